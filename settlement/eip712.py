@@ -1,0 +1,250 @@
+"""EIP-712 typed structs as frozen dataclasses: one schema gives bounds, digest and JSON.
+
+Source: EIP-712 (Ethereum typed structured data hashing and signing). Supported members: uintN,
+bytesN, address, a struct, an array of structs.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import Field, dataclass, fields
+from typing import Any, ClassVar, Self, cast
+
+from eth_hash.auto import keccak
+
+from settlement.errors import FieldError
+
+ZERO_ADDRESS = "0x" + "0" * 40
+_HEX = re.compile(r"0x[0-9a-fA-F]*\Z")
+_DECIMAL = re.compile(r"(0|[1-9][0-9]*)\Z")
+_UINT_DIGITS_MAX = 78  # decimal digits of 2^256
+
+
+def checksum(address: str) -> str:
+    """Write an address in its EIP-55 mixed case."""
+    digits = address.removeprefix("0x").lower()
+    bits = keccak(digits.encode()).hex()
+    pairs = zip(digits, bits, strict=False)
+    return "0x" + "".join(c.upper() if int(h, 16) >= 8 else c for c, h in pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """The contract and chain that a signature is bound to."""
+
+    chain_id: int
+    verifying_contract: str
+    name: str = "Coulomb"
+    version: str = "1"
+
+    def separator(self) -> bytes:
+        """Hash of the EIP712Domain struct."""
+        kind = "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
+        words = (
+            keccak(kind.encode()),
+            keccak(self.name.encode()),
+            keccak(self.version.encode()),
+            self.chain_id.to_bytes(32, "big"),
+            _encode_address("/verifyingContract", self.verifying_contract),
+        )
+        return keccak(b"".join(words))
+
+    def to_json(self) -> dict[str, Any]:
+        """The `domain` member of a typed-data document."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "chainId": self.chain_id,
+            "verifyingContract": checksum(self.verifying_contract),
+        }
+
+
+class Struct:
+    """Base of every signed type. `schema` lists (Solidity type, JSON name) in signing order.
+
+    Python fields stand in the same order under snake_case names. Values are checked on creation
+    and raise FieldError; addresses are normalised to EIP-55.
+    """
+
+    __slots__ = ()
+    primary: ClassVar[str]
+    schema: ClassVar[tuple[tuple[str, str], ...]]
+    members: ClassVar[dict[str, type[Struct]]] = {}
+
+    def __post_init__(self) -> None:
+        for (kind, name), field in zip(self.schema, _fields(self), strict=True):
+            value = _checked(f"/{name}", kind, getattr(self, field.name), self.members)
+            object.__setattr__(self, field.name, value)
+
+    def struct_hash(self) -> bytes:
+        """keccak256(typeHash ‖ encodeData), 32 bytes."""
+        words = [type_hash(type(self))]
+        for (kind, name), field in zip(self.schema, _fields(self), strict=True):
+            words.append(_encode(f"/{name}", kind, getattr(self, field.name)))
+        return keccak(b"".join(words))
+
+    def digest(self, domain: Domain) -> bytes:
+        """The 32 bytes that are signed."""
+        return keccak(b"\x19\x01" + domain.separator() + self.struct_hash())
+
+    def to_message(self) -> dict[str, Any]:
+        """JSON form: integers above 2^53 and all uint128/256 as decimal strings, bytes as hex."""
+        out: dict[str, Any] = {}
+        for (kind, name), field in zip(self.schema, _fields(self), strict=True):
+            out[name] = _to_json(kind, getattr(self, field.name))
+        return out
+
+    @classmethod
+    def from_message(cls, message: Any, pointer: str = "") -> Self:
+        """Parse the JSON form; unknown, missing or malformed members raise FieldError."""
+        if not isinstance(message, dict):
+            raise FieldError(pointer, f"expected an object with the members of {cls.primary}")
+        names = [name for _, name in cls.schema]
+        for name in message:
+            if name not in names:
+                raise FieldError(f"{pointer}/{name}", f"unknown member of {cls.primary}")
+        values = []
+        for kind, name in cls.schema:
+            if name not in message:
+                raise FieldError(f"{pointer}/{name}", "missing")
+            values.append(_from_json(f"{pointer}/{name}", kind, message[name], cls.members))
+        try:
+            return cls(*values)
+        except FieldError as error:
+            raise FieldError(pointer + error.pointer, error.detail) from None
+
+    def typed_data(self, domain: Domain) -> dict[str, Any]:
+        """The whole document that `eth_signTypedData_v4` and `cast wallet sign --data` take."""
+        types = {
+            "EIP712Domain": [
+                {"name": "name", "type": "string"},
+                {"name": "version", "type": "string"},
+                {"name": "chainId", "type": "uint256"},
+                {"name": "verifyingContract", "type": "address"},
+            ]
+        }
+        for struct in (type(self), *self.members.values()):
+            types[struct.primary] = [{"name": n, "type": k} for k, n in struct.schema]
+        return {
+            "types": types,
+            "primaryType": self.primary,
+            "domain": domain.to_json(),
+            "message": self.to_message(),
+        }
+
+
+def _fields(struct: Struct) -> tuple[Field[Any], ...]:
+    return fields(cast(Any, struct))
+
+
+def encode_type(struct: type[Struct]) -> str:
+    """`Name(type member,…)`, followed by the referenced structs in alphabetical order."""
+    parts = [struct, *sorted(struct.members.values(), key=lambda s: s.primary)]
+    return "".join(f"{s.primary}({','.join(f'{k} {n}' for k, n in s.schema)})" for s in parts)
+
+
+_type_hashes: dict[type[Struct], bytes] = {}
+
+
+def type_hash(struct: type[Struct]) -> bytes:
+    """keccak256 of the encoded type, computed once per type."""
+    if struct not in _type_hashes:
+        _type_hashes[struct] = keccak(encode_type(struct).encode())
+    return _type_hashes[struct]
+
+
+def text32(text: str) -> bytes:
+    """ASCII text as bytes32, zero-padded on the right. Raises FieldError above 32 bytes."""
+    if not text.isascii() or not text.isprintable() or len(text) > 32:
+        raise FieldError("", f"{text!r} is not printable ASCII of at most 32 characters")
+    return text.encode().ljust(32, b"\0")
+
+
+def from_text32(word: bytes) -> str:
+    """The text of a bytes32 made by `text32`; FieldError where it is not printable ASCII."""
+    raw = word.rstrip(b"\0")
+    if not raw.isascii() or not raw.decode("ascii", "replace").isprintable():
+        raise FieldError("", "not printable ASCII text padded with zeros")
+    return raw.decode()
+
+
+def _checked(pointer: str, kind: str, value: Any, members: dict[str, type[Struct]]) -> Any:
+    if kind.startswith("uint"):
+        bits = int(kind[4:])
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << bits:
+            raise FieldError(pointer, f"must be an integer between 0 and 2^{bits}-1")
+    elif kind == "address":
+        return _checked_address(pointer, value)
+    elif kind.startswith("bytes"):
+        if not isinstance(value, bytes) or len(value) != int(kind[5:]):
+            raise FieldError(pointer, f"must be exactly {kind[5:]} bytes")
+    elif kind.endswith("[]"):
+        if not isinstance(value, tuple) or not all(
+            isinstance(item, members[kind[:-2]]) for item in value
+        ):
+            raise FieldError(pointer, f"must be a list of {kind[:-2]}")
+    elif not isinstance(value, members[kind]):
+        raise FieldError(pointer, f"must be a {kind}")
+    return value
+
+
+def _checked_address(pointer: str, value: Any) -> str:
+    if not isinstance(value, str) or len(value) != 42 or not _HEX.match(value):
+        raise FieldError(pointer, "must be an address: 0x and 40 hexadecimal digits")
+    digits = value[2:]
+    normal = checksum(value)
+    if digits not in (digits.lower(), digits.upper()) and value != normal:
+        raise FieldError(pointer, f"has a wrong EIP-55 checksum; did you mean {normal}?")
+    return normal
+
+
+def _encode_address(pointer: str, value: str) -> bytes:
+    return bytes(12) + bytes.fromhex(_checked_address(pointer, value)[2:])
+
+
+def _encode(pointer: str, kind: str, value: Any) -> bytes:
+    if kind.startswith("uint"):
+        return int(value).to_bytes(32, "big")
+    if kind == "address":
+        return _encode_address(pointer, value)
+    if kind.startswith("bytes"):
+        return bytes(value).ljust(32, b"\0")
+    if kind.endswith("[]"):
+        return keccak(b"".join(item.struct_hash() for item in value))
+    return bytes(value.struct_hash())
+
+
+def _to_json(kind: str, value: Any) -> Any:
+    if kind.startswith("uint"):
+        return str(value) if int(kind[4:]) > 48 else value
+    if kind == "address":
+        return value
+    if kind.startswith("bytes"):
+        return "0x" + value.hex()
+    if kind.endswith("[]"):
+        return [item.to_message() for item in value]
+    return value.to_message()
+
+
+def _from_json(pointer: str, kind: str, value: Any, members: dict[str, type[Struct]]) -> Any:
+    if kind.startswith("uint"):
+        if (
+            isinstance(value, str)
+            and len(value) <= _UINT_DIGITS_MAX
+            and value.isascii()
+            and _DECIMAL.match(value)
+        ):
+            return int(value)
+        return value
+    if kind.startswith("bytes"):
+        if not isinstance(value, str) or not _HEX.match(value) or len(value) % 2:
+            raise FieldError(pointer, f"must be 0x and {2 * int(kind[5:])} hexadecimal digits")
+        return bytes.fromhex(value[2:])
+    if kind.endswith("[]"):
+        if not isinstance(value, list):
+            raise FieldError(pointer, f"must be a list of {kind[:-2]}")
+        item = members[kind[:-2]]
+        return tuple(item.from_message(v, f"{pointer}/{i}") for i, v in enumerate(value))
+    if kind in members:
+        return members[kind].from_message(value, pointer)
+    return value

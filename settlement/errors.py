@@ -1,0 +1,73 @@
+"""What can go wrong in settlement, as one tree.
+
+SettlementError
+├── FieldError            a value is out of its bounds or of the wrong form (also a ValueError)
+├── SignatureError        a signature is malformed, malleable or not the expected signer's
+├── ChainError            the chain could not be reached or answered with an error
+│   ├── WrongChain        the node serves another chain than the one expected
+│   └── CallReverted      the contract refused; carries the custom error's name and arguments
+├── KeystoreError         a key file cannot be read or its password is wrong
+└── DeploymentError       no deployment, or one that does not match the shipped artifacts
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class SettlementError(Exception):
+    """Root of everything this package raises; `code` is stable for programs."""
+
+    code = "settlement_error"
+
+
+class FieldError(SettlementError, ValueError):
+    """A field is out of bounds or malformed; `pointer` is an RFC 6901 path into the input."""
+
+    code = "invalid_field"
+
+    def __init__(self, pointer: str, detail: str) -> None:
+        super().__init__(f"{pointer or '/'}: {detail}")
+        self.pointer = pointer
+        self.detail = detail
+
+
+class SignatureError(SettlementError):
+    """A signature is malformed, malleable, or was made by another key."""
+
+    code = "invalid_signature"
+
+
+class ChainError(SettlementError):
+    """The chain is unreachable or answered with an error."""
+
+    code = "chain_error"
+
+
+class WrongChain(ChainError):
+    """The node serves another chain id than the deployment names."""
+
+    code = "wrong_chain"
+
+
+class CallReverted(ChainError):
+    """The contract refused a call."""
+
+    code = "call_reverted"
+
+    def __init__(self, name: str, args: tuple[Any, ...] = ()) -> None:
+        super().__init__(f"{name}({', '.join(str(a) for a in args)})")
+        self.name = name
+        self.arguments = args
+
+
+class KeystoreError(SettlementError):
+    """A key file is missing, unreadable or locked with another password."""
+
+    code = "keystore_error"
+
+
+class DeploymentError(SettlementError):
+    """The contracts are not deployed here, or differ from the shipped artifacts."""
+
+    code = "deployment_error"

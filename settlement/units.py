@@ -1,0 +1,116 @@
+"""Prices, sizes, rates and costs as integers: the arithmetic of `ComputeEscrow`, mirrored.
+
+Units: a price is 1e-9 token (per hour, per GiB, or per unit), a size is in thousandths of a
+resource (or MiB), a rate is 1e-12 token per hour, a cost is in atoms of the token. Nothing here is a float.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from settlement.errors import FieldError
+
+UINT16_MAX = 2**16 - 1
+UINT32_MAX = 2**32 - 1
+UINT40_MAX = 2**40 - 1
+UINT64_MAX = 2**64 - 1
+MS_PER_HOUR = 3_600_000
+RATE_SCALE = 10**12  # one token per hour, as a rate
+PRICE_SCALE = 10**9  # one token, as a price
+BPS = 10_000
+MAX_FEE_BPS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What a lease allocates for its whole life."""
+
+    gpu_milli: int
+    cpu_milli: int = 0
+    memory_mib: int = 0
+    storage_mib: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TimedPrices:
+    """Prices of timed resources, 1e-9 token per hour per GPU, core, GiB, GiB."""
+
+    gpu_hour: int
+    cpu_hour: int = 0
+    memory_gib_hour: int = 0
+    storage_gib_hour: int = 0
+
+
+def rate_of(prices: TimedPrices, sizes: Sizes) -> int:
+    """Add timed prices up to one rate in 1e-12 token per hour, rounded down.
+
+    Memory and storage are sized in MiB and priced per GiB: 1000/1024 = 125/128 turns MiB into
+    thousandths of a GiB. Raises FieldError above uint64. Source: `Units.rate` in contracts.
+    """
+    mib = prices.memory_gib_hour * sizes.memory_mib + prices.storage_gib_hour * sizes.storage_mib
+    rate = prices.gpu_hour * sizes.gpu_milli + prices.cpu_hour * sizes.cpu_milli + mib * 125 // 128
+    if rate > UINT64_MAX:
+        raise FieldError("/prices", f"rate {rate} exceeds 2^64-1 (1e-12 token per hour)")
+    return rate
+
+
+def cost(rate: int, ms: int, decimals: int = 18) -> int:
+    """Atoms owed for `ms` milliseconds at `rate`, rounded down on the cumulative figure."""
+    return rate * ms * 10**decimals // (MS_PER_HOUR * RATE_SCALE)
+
+
+def cost_up(rate: int, ms: int, decimals: int = 18) -> int:
+    """Like `cost`, rounded up: what must be locked so that every floor is covered."""
+    return -(-rate * ms * 10**decimals // (MS_PER_HOUR * RATE_SCALE))
+
+
+def billed_ms(ms: int, min_charge_seconds: int) -> int:
+    """Milliseconds paid for `ms` used: nothing when nothing ran, else at least the minimum."""
+    return 0 if ms == 0 else max(ms, min_charge_seconds * 1000)
+
+
+def time_cost(rate: int, ms: int, min_charge_seconds: int = 0, decimals: int = 18) -> int:
+    """Atoms owed in all for cumulative `ms`, the minimum charge included."""
+    return cost(rate, billed_ms(ms, min_charge_seconds), decimals)
+
+
+def time_lock(rate: int, funded_seconds: int, min_charge_seconds: int = 0, dec: int = 18) -> int:
+    """Atoms an open lease locks for time; never less than any payment it may still make."""
+    return cost_up(rate, max(funded_seconds, min_charge_seconds) * 1000, dec)
+
+
+def _counted_numerator(egress_gib: int, unit: int, egress_mib: int, units: int) -> int:
+    return egress_gib * egress_mib + unit * units * 1024
+
+
+def counted_cost(
+    egress_gib: int, unit: int, egress_mib: int, units: int, decimals: int = 18
+) -> int:
+    """Atoms owed for counted resources (prices in 1e-9 token), rounded down once on the sum."""
+    numerator = _counted_numerator(egress_gib, unit, egress_mib, units) * 10**decimals
+    return numerator // (1024 * PRICE_SCALE)
+
+
+def counted_lock(
+    egress_gib: int, unit: int, egress_cap_mib: int, units_cap: int, decimals: int = 18
+) -> int:
+    """Atoms locked for the caps of counted resources, rounded up."""
+    numerator = _counted_numerator(egress_gib, unit, egress_cap_mib, units_cap) * 10**decimals
+    return -(-numerator // (1024 * PRICE_SCALE))
+
+
+def affordable_seconds(rate: int, atoms: int, decimals: int = 18) -> int:
+    """Whole seconds whose lock fits into `atoms`; 2^32-1 where the rate is zero."""
+    if rate == 0:
+        return UINT32_MAX
+    return min(UINT32_MAX, atoms * MS_PER_HOUR * RATE_SCALE // (rate * 1000 * 10**decimals))
+
+
+def fee_of(gross_total: int, fee_bps: int) -> int:
+    """The operator's part of a cumulative gross amount, rounded down."""
+    return gross_total * fee_bps // BPS
+
+
+def gpu_ms(ms: int, gpu_milli: int) -> int:
+    """GPU-milliseconds used, rounded down; GPU-seconds are a thousandth of it."""
+    return ms * gpu_milli // 1000
