@@ -230,7 +230,7 @@ def terms_of(
     """
     left = bid.budget if budget_left is None else budget_left
     rate = arithmetic.rate_of(prices.timed(), bid.sizes())
-    counted = units.counted_lock(
+    counted = arithmetic.counted_lock(
         prices.egress_gib, prices.unit, bid.egress_mib, bid.units, decimals
     )
     wanted = bid.max_seconds + ask.start_limit_seconds

@@ -1,7 +1,7 @@
 """Prices, sizes, rates and costs as integers: the arithmetic of `ComputeEscrow`, mirrored.
 
 Units: a price is 1e-9 token (per hour, per GiB, or per unit), a size is in thousandths of a
-resource (or MiB), a rate is 1e-12 token per hour, a cost is in atoms of the token. Nothing here is a float.
+resource (or MiB), a rate is 1e-12 token per hour, a cost is in atoms of the token. No floats here.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ class TimedPrices:
     storage_gib_hour: int = 0
 
 
+def _one(decimals: int) -> int:
+    return int(10**decimals)
+
+
 def rate_of(prices: TimedPrices, sizes: Sizes) -> int:
     """Add timed prices up to one rate in 1e-12 token per hour, rounded down.
 
@@ -56,12 +60,12 @@ def rate_of(prices: TimedPrices, sizes: Sizes) -> int:
 
 def cost(rate: int, ms: int, decimals: int = 18) -> int:
     """Atoms owed for `ms` milliseconds at `rate`, rounded down on the cumulative figure."""
-    return rate * ms * 10**decimals // (MS_PER_HOUR * RATE_SCALE)
+    return rate * ms * _one(decimals) // (MS_PER_HOUR * RATE_SCALE)
 
 
 def cost_up(rate: int, ms: int, decimals: int = 18) -> int:
     """Like `cost`, rounded up: what must be locked so that every floor is covered."""
-    return -(-rate * ms * 10**decimals // (MS_PER_HOUR * RATE_SCALE))
+    return -(-rate * ms * _one(decimals) // (MS_PER_HOUR * RATE_SCALE))
 
 
 def billed_ms(ms: int, min_charge_seconds: int) -> int:
@@ -87,7 +91,7 @@ def counted_cost(
     egress_gib: int, unit: int, egress_mib: int, units: int, decimals: int = 18
 ) -> int:
     """Atoms owed for counted resources (prices in 1e-9 token), rounded down once on the sum."""
-    numerator = _counted_numerator(egress_gib, unit, egress_mib, units) * 10**decimals
+    numerator = _counted_numerator(egress_gib, unit, egress_mib, units) * _one(decimals)
     return numerator // (1024 * PRICE_SCALE)
 
 
@@ -95,7 +99,7 @@ def counted_lock(
     egress_gib: int, unit: int, egress_cap_mib: int, units_cap: int, decimals: int = 18
 ) -> int:
     """Atoms locked for the caps of counted resources, rounded up."""
-    numerator = _counted_numerator(egress_gib, unit, egress_cap_mib, units_cap) * 10**decimals
+    numerator = _counted_numerator(egress_gib, unit, egress_cap_mib, units_cap) * _one(decimals)
     return -(-numerator // (1024 * PRICE_SCALE))
 
 
@@ -103,7 +107,7 @@ def affordable_seconds(rate: int, atoms: int, decimals: int = 18) -> int:
     """Whole seconds whose lock fits into `atoms`; 2^32-1 where the rate is zero."""
     if rate == 0:
         return UINT32_MAX
-    return min(UINT32_MAX, atoms * MS_PER_HOUR * RATE_SCALE // (rate * 1000 * 10**decimals))
+    return min(UINT32_MAX, atoms * MS_PER_HOUR * RATE_SCALE // (rate * 1000 * _one(decimals)))
 
 
 def fee_of(gross_total: int, fee_bps: int) -> int:
