@@ -6,7 +6,9 @@ SettlementError
 ├── ChainError            the chain could not be reached or answered with an error
 │   ├── WrongChain        the node serves another chain than the one expected
 │   └── CallReverted      the contract refused; carries the custom error's name and arguments
+├── OutboxConflict        the store holds something else: another payload, a later state, a nonce
 ├── KeystoreError         a key file cannot be read or its password is wrong
+├── CompileError          no compiler, a contract that does not compile, or an artifact out of date
 └── DeploymentError       no deployment, or one that does not match the shipped artifacts
 """
 
@@ -61,10 +63,22 @@ class CallReverted(ChainError):
         self.arguments = args
 
 
+class OutboxConflict(SettlementError):
+    """A key has another payload, an intent has moved on, or a nonce is already given away."""
+
+    code = "outbox_conflict"
+
+
 class KeystoreError(SettlementError):
     """A key file is missing, unreadable or locked with another password."""
 
     code = "keystore_error"
+
+
+class CompileError(SettlementError):
+    """No compiler, a contract that does not compile, or artifacts other than the sources give."""
+
+    code = "compile_error"
 
 
 class DeploymentError(SettlementError):

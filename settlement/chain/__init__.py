@@ -1,0 +1,1 @@
+"""Everything that touches a chain or a compiler: the adapters of settlement."""

@@ -1,0 +1,256 @@
+"""Compiles contracts/src into the artifacts that ship: `python -m settlement.chain.compile`.
+
+Works in a checkout with its tools installed. The settings are foundry.toml's, so what ships is what
+the Solidity tests ran. Source: solc's standard JSON interface; EIP-170 for the size limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import posixpath
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import requests
+import solcx
+from eth_utils.crypto import keccak
+from solcx.exceptions import SolcError, SolcInstallationError
+
+from settlement.errors import CompileError
+
+ROOT = Path(__file__).resolve().parents[2]
+ARTIFACTS = ROOT / "settlement" / "artifacts"
+CODE_BYTES_MAX = 24_576
+"""Largest deployed code a chain accepts. Source: EIP-170."""
+
+_IMPORT = re.compile(r"""^\s*import\s(?:[^;"']*\sfrom\s*)?["']([^"']+)["']""", re.MULTILINE)
+_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
+_VERSION = re.compile(r"\d+\.\d+\.\d+\+commit\.[0-9a-f]+")
+
+
+@dataclass(frozen=True)
+class Project:
+    """A Foundry project (foundry.toml, src) inside a repository that pins solc in package.json."""
+
+    root: Path
+
+    @property
+    def contracts(self) -> Path:
+        return self.root / "contracts"
+
+    @cached_property
+    def profile(self) -> dict[str, Any]:
+        config = tomllib.loads((self.contracts / "foundry.toml").read_text())
+        profile: dict[str, Any] = config["profile"]["default"]
+        return profile
+
+    @property
+    def solc_version(self) -> str:
+        pins = json.loads((self.root / "package.json").read_text())
+        return str(pins["dependencies"]["solc"])
+
+    @property
+    def wasm_solc(self) -> Path:
+        """The executable forge compiles with; it needs Node and node_modules."""
+        return self.contracts / str(self.profile["solc"])
+
+    @property
+    def names(self) -> list[str]:
+        """Contracts that ship: one per file directly in src, named like its file."""
+        return sorted(path.stem for path in (self.contracts / "src").glob("*.sol"))
+
+
+def compiler_settings(profile: Mapping[str, Any]) -> dict[str, Any]:
+    """foundry.toml's profile as solc settings."""
+    return {
+        "optimizer": {"enabled": profile["optimizer"], "runs": profile["optimizer_runs"]},
+        "evmVersion": profile["evm_version"],
+        "viaIR": profile["via_ir"],
+        "metadata": {"bytecodeHash": profile["bytecode_hash"]},
+        "outputSelection": {"*": {"*": ["abi", "evm.bytecode", "evm.deployedBytecode"]}},
+    }
+
+
+def imports(source: str, unit: str) -> list[str]:
+    """Source units that `source` imports; relative paths are resolved against `unit`."""
+    found = _IMPORT.findall(_COMMENT.sub("", source))
+    return [
+        posixpath.normpath(posixpath.join(posixpath.dirname(unit), path))
+        if path.startswith(".")
+        else path
+        for path in found
+    ]
+
+
+def standard_input(project: Project) -> dict[str, Any]:
+    """The complete compiler input, every imported file included: it compiles anywhere.
+
+    Raises CompileError where an import leads nowhere.
+    """
+    remappings = dict(line.split("=", 1) for line in project.profile["remappings"])
+    sources: dict[str, dict[str, str]] = {}
+    waiting = [f"src/{name}.sol" for name in project.names]
+    while waiting:
+        unit = waiting.pop()
+        if unit in sources:
+            continue
+        prefix = max((p for p in remappings if unit.startswith(p)), key=len, default="")
+        path = project.contracts / (remappings.get(prefix, "") + unit.removeprefix(prefix))
+        try:
+            content = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise CompileError(f"cannot read {unit}: {error}") from error
+        sources[unit] = {"content": content}
+        waiting.extend(imports(content, unit))
+    return {
+        "language": "Solidity",
+        "sources": dict(sorted(sources.items())),
+        "settings": compiler_settings(project.profile),
+    }
+
+
+def find_compiler(project: Project) -> Path:
+    """The pinned native compiler if py-solc-x has it, else node_modules' one, else a download.
+
+    The download comes last so that a checkout that is set up needs no network. Raises CompileError.
+    """
+    version = project.solc_version
+    if version in {str(installed) for installed in solcx.get_installed_solc_versions()}:
+        return solcx.install.get_executable(version)
+    if (project.root / "node_modules" / "solc").is_dir():
+        return project.wasm_solc
+    try:
+        solcx.install_solc(version)
+    except (SolcInstallationError, requests.RequestException) as error:
+        fix = "run scripts/test once to install the tools, or connect to the network"
+        raise CompileError(f"no solc {version} here ({error}): {fix}") from error
+    return solcx.install.get_executable(version)
+
+
+def compile_contracts(project: Project, solc: Path) -> dict[str, dict[str, Any]]:
+    """Artifacts by contract name, the same on every machine. Raises CompileError on any warning."""
+    request = standard_input(project)
+    try:
+        version = solcx.wrapper.get_version_str_from_solc_binary(solc)
+        output = solcx.compile_standard(request, solc_binary=solc)
+    except SolcError as error:
+        raise CompileError(f"{error.message}\n{error.stderr_data or ''}".strip()) from error
+    except (OSError, subprocess.SubprocessError) as error:
+        raise CompileError(f"{solc} does not run: {error}") from error
+    notices = [n for n in output.get("errors", []) if n["severity"] != "info"]
+    if notices:
+        raise CompileError("\n".join(notice["formattedMessage"] for notice in notices))
+    settings_hash = _sha256(request["settings"])
+    return {
+        name: _artifact(name, output["contracts"][f"src/{name}.sol"][name], version, settings_hash)
+        for name in project.names
+    }
+
+
+def _artifact(
+    name: str, built: Mapping[str, Any], compiler: str, settings_hash: str
+) -> dict[str, Any]:
+    evm = built["evm"]
+    places = evm["deployedBytecode"].get("immutableReferences", {}).values()
+    return {
+        "contractName": name,
+        "compiler": compiler,
+        "settingsHash": settings_hash,
+        "abiHash": abi_hash(built["abi"]),
+        "abi": built["abi"],
+        "bytecode": "0x" + evm["bytecode"]["object"],
+        "deployedBytecode": "0x" + evm["deployedBytecode"]["object"],
+        "immutables": sorted(
+            ({"start": p["start"], "length": p["length"]} for ps in places for p in ps),
+            key=lambda place: place["start"],
+        ),
+    }
+
+
+def abi_hash(abi: Sequence[Mapping[str, Any]]) -> str:
+    """Keccak-256 of the ABI as compact JSON with sorted keys, 0x-prefixed."""
+    return "0x" + keccak(text=_canonical(abi)).hex()
+
+
+def code_bytes(artifact: Mapping[str, Any]) -> int:
+    """Size of the deployed code in bytes."""
+    return len(str(artifact["deployedBytecode"]).removeprefix("0x")) // 2
+
+
+def render(artifact: Mapping[str, Any]) -> str:
+    return json.dumps(artifact, indent=1) + "\n"
+
+
+def differences(built: Mapping[str, Mapping[str, Any]], folder: Path) -> list[str]:
+    """One line per shipped artifact that is missing, stale or of no contract; empty if none is."""
+    lines = []
+    for name, artifact in built.items():
+        path = folder / f"{name}.json"
+        if not path.is_file():
+            lines.append(f"{name}: no artifact")
+        elif path.read_text(encoding="utf-8") != render(artifact):
+            lines.append(f"{name}: its artifact is stale")
+    extra = {path.stem for path in folder.glob("*.json")} - set(built)
+    return lines + [f"{name}: an artifact without a contract" for name in sorted(extra)]
+
+
+def write(built: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.json"):
+        if path.stem not in built:
+            path.unlink()
+    for name, artifact in built.items():
+        (folder / f"{name}.json").write_text(render(artifact), encoding="utf-8")
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _sha256(value: object) -> str:
+    return "0x" + hashlib.sha256(_canonical(value).encode()).hexdigest()
+
+
+def _report(built: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Prints each contract's size; returns a line for each one over EIP-170's limit."""
+    over = []
+    for name, artifact in built.items():
+        size = code_bytes(artifact)
+        print(f"{name}: {size:,} of {CODE_BYTES_MAX:,} bytes ({size / CODE_BYTES_MAX:.1%})")
+        if size > CODE_BYTES_MAX:
+            over.append(f"{name}: {size - CODE_BYTES_MAX:,} bytes over the limit of EIP-170")
+    return over
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m settlement.chain.compile")
+    parser.add_argument("--check", action="store_true", help="compare only, write nothing")
+    check: bool = parser.parse_args(arguments).check
+    project = Project(ROOT)
+    try:
+        solc = find_compiler(project)
+        built = compile_contracts(project, solc)
+    except CompileError as error:
+        print(error, file=sys.stderr)
+        return 1
+    failures = _report(built)
+    if check:
+        failures += differences(built, ARTIFACTS)
+    else:
+        write(built, ARTIFACTS)
+    for line in failures:
+        print(line, file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,24 @@
+"""How hard the tests search: a little by default, a lot at night (scripts/test --nightly)."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+
+NIGHTLY = os.environ.get("COULOMB_NIGHTLY") == "1"
+
+settings.register_profile("default", deadline=None)
+settings.register_profile("nightly", deadline=None, max_examples=5_000)
+settings.load_profile("nightly" if NIGHTLY else "default")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves tests marked `nightly` out by day."""
+    if NIGHTLY:
+        return
+    nightly = [item for item in items if item.get_closest_marker("nightly")]
+    if nightly:
+        config.hook.pytest_deselected(items=nightly)
+        items[:] = [item for item in items if item not in nightly]

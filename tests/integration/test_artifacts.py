@@ -1,0 +1,64 @@
+"""What ships is what the sources give: artifacts rebuilt here, and compared with forge's build."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from settlement.chain import compile as door
+from settlement.errors import CompileError
+
+PROJECT = door.Project(door.ROOT)
+FORGE = door.ROOT / ".setup" / "bin" / "forge"
+WARNS = """// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+contract Warns {
+    function f() external pure {
+        uint256 unused = 1;
+    }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def built() -> dict[str, dict[str, Any]]:
+    return door.compile_contracts(PROJECT, door.find_compiler(PROJECT))
+
+
+@pytest.mark.timeout(300)
+def test_artifacts_rebuilt_are_the_shipped_ones(built: dict[str, dict[str, Any]]) -> None:
+    assert built, "no contracts under contracts/src"
+    fix = "run `python -m settlement.chain.compile`"
+    assert door.differences(built, door.ARTIFACTS) == [], fix
+
+
+def test_contracts_fit_on_chain(built: dict[str, dict[str, Any]]) -> None:
+    sizes = {name: door.code_bytes(artifact) for name, artifact in built.items()}
+    assert {name: size for name, size in sizes.items() if size > door.CODE_BYTES_MAX} == {}
+
+
+@pytest.mark.timeout(300)
+def test_artifacts_are_the_code_that_forge_tests(
+    built: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    build = [FORGE, "build", "src", "--out", tmp_path / "out", "--cache-path", tmp_path / "cache"]
+    subprocess.run(build, cwd=PROJECT.contracts, check=True, capture_output=True)
+    for name, artifact in built.items():
+        forged = json.loads((tmp_path / f"out/{name}.sol/{name}.json").read_text())
+        assert forged["bytecode"]["object"] == artifact["bytecode"], name
+        assert forged["abi"] == artifact["abi"], name
+
+
+def test_compile_contracts_treats_a_warning_as_an_error(tmp_path: Path) -> None:
+    source = tmp_path / "contracts" / "src" / "Warns.sol"
+    source.parent.mkdir(parents=True)
+    source.write_text(WARNS)
+    (tmp_path / "package.json").write_text((door.ROOT / "package.json").read_text())
+    settings = (PROJECT.contracts / "foundry.toml").read_text()
+    (tmp_path / "contracts" / "foundry.toml").write_text(settings)
+    with pytest.raises(CompileError, match="Unused local variable"):
+        door.compile_contracts(door.Project(tmp_path), door.find_compiler(PROJECT))
