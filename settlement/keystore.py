@@ -1,0 +1,68 @@
+"""Encrypted key files in the version 3 format that Foundry, geth and eth-account read."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Literal
+
+from settlement.errors import KeystoreError, SignatureError
+from settlement.signing import LocalSigner
+
+Kdf = Literal["scrypt", "pbkdf2"]
+
+
+def create(
+    path: Path,
+    password: str,
+    signer: LocalSigner | None = None,
+    kdf: Kdf = "scrypt",
+    iterations: int | None = None,
+) -> LocalSigner:
+    """Write a key (fresh unless given) to a new file that only its owner reads (mode 0600).
+
+    `iterations` is scrypt's work factor n or PBKDF2's count; the library's default when left out.
+    Raises KeystoreError where the file exists: a key is never overwritten.
+    """
+    from eth_account import Account  # half a second: not when only the module is imported
+
+    key = signer or LocalSigner.create()
+    document = Account.encrypt(key.secret(), password, kdf=kdf, iterations=iterations)
+    text = json.dumps(document).encode()
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise KeystoreError(f"{path} exists; a key file is never overwritten") from None
+    except OSError as error:
+        raise KeystoreError(f"{path} cannot be written: {error.strerror}") from error
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    return key
+
+
+def load(path: Path, password: str) -> LocalSigner:
+    """Unlock a key file. Raises KeystoreError: missing, unreadable, malformed, wrong password."""
+    from eth_account import Account
+
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise KeystoreError(f"{path} cannot be read: {error}") from error
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise KeystoreError(f"{path} is not a keystore: {error}") from error
+    if not isinstance(document, dict):
+        raise KeystoreError(f"{path} is not a keystore")
+    try:
+        return LocalSigner(bytes(Account.decrypt(document, password)))
+    except SignatureError as error:
+        raise KeystoreError(f"{path} holds no valid key") from error
+    except ValueError as error:  # eth-keyfile's word for a MAC that does not match
+        raise KeystoreError(f"{path}: wrong password or damaged file") from error
+    except (KeyError, TypeError, NotImplementedError) as error:
+        raise KeystoreError(f"{path} is not a version 3 keystore") from error
