@@ -1,0 +1,109 @@
+"""Money and prices at the edges: decimal text on one side, integers on the other.
+
+A price is an integer of 1e-9 token ("nano"), money an integer of atoms. Decimal text is exact: too
+many digits are an error, never rounded away.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from marketplace.errors import InvalidInput, Problem
+from settlement.orders import Prices
+from settlement.units import UINT64_MAX
+
+CURRENCY = "CMP"
+DECIMALS = 18
+PRICE_DECIMALS = 9
+_DECIMAL = re.compile(r"(0|[1-9][0-9]{0,59})(?:\.([0-9]{1,36}))?\Z")
+_PRICE_NAMES = ("gpu_hour", "cpu_hour", "memory_gib_hour", "storage_gib_hour", "egress_gib", "unit")
+
+
+def to_scaled(text: object, decimals: int, pointer: str = "") -> int:
+    """Decimal text as an integer of 10^-decimals; raises InvalidInput when that is not exact."""
+    match = _DECIMAL.match(text) if isinstance(text, str) and text.isascii() else None
+    if match is None:
+        detail = f'must be a decimal number in quotes, such as "2.50", not {text!r}'
+        raise InvalidInput([Problem(pointer, detail)])
+    whole, fraction = match.group(1), (match.group(2) or "").rstrip("0")
+    if len(fraction) > decimals:
+        raise InvalidInput([Problem(pointer, f"has more than {decimals} decimal places")])
+    return int(whole + fraction.ljust(decimals, "0"))
+
+
+def from_scaled(value: int, decimals: int) -> str:
+    """The shortest decimal text of an integer of 10^-decimals."""
+    sign, digits = ("-", -value) if value < 0 else ("", value)
+    whole, fraction = divmod(digits, 10**decimals)
+    tail = str(fraction).rjust(decimals, "0").rstrip("0") if fraction else ""
+    return f"{sign}{whole}.{tail}" if tail else f"{sign}{whole}"
+
+
+def to_nano(text: object, pointer: str = "") -> int:
+    """A price's decimal text as 1e-9 token, at most 2^64-1."""
+    value = to_scaled(text, PRICE_DECIMALS, pointer)
+    if value > UINT64_MAX:
+        raise InvalidInput([Problem(pointer, "is above the largest price, 18446744073.709551615")])
+    return value
+
+
+def from_nano(value: int) -> str:
+    """A price in 1e-9 token as decimal text."""
+    return from_scaled(value, PRICE_DECIMALS)
+
+
+def to_atoms(text: object, pointer: str = "", decimals: int = DECIMALS) -> int:
+    """An amount's decimal text as atoms."""
+    return to_scaled(text, decimals, pointer)
+
+
+def rate_per_hour(rate: int) -> str:
+    """A rate (1e-12 token per hour) as decimal tokens per hour."""
+    return from_scaled(rate, 12)
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """An amount of the market's token."""
+
+    atoms: int
+    currency: str = CURRENCY
+    decimals: int = DECIMALS
+
+    @property
+    def amount(self) -> str:
+        """Decimal text for people; exact."""
+        return from_scaled(self.atoms, self.decimals)
+
+    def to_json(self) -> dict[str, str]:
+        """{amount, currency, atoms}: text for people, atoms for machines."""
+        return {"amount": self.amount, "currency": self.currency, "atoms": str(self.atoms)}
+
+
+def prices_from_json(data: Mapping[str, Any], pointer: str = "") -> Prices:
+    """Prices from decimal texts; raises InvalidInput listing every wrong member."""
+    problems = [
+        Problem(f"{pointer}/{name}", f"unknown price; known are {', '.join(_PRICE_NAMES)}")
+        for name in data
+        if name not in _PRICE_NAMES
+    ]
+    values = dict.fromkeys(_PRICE_NAMES, 0)
+    for name in _PRICE_NAMES:
+        try:
+            if data.get(name) is not None:
+                values[name] = to_nano(data[name], f"{pointer}/{name}")
+        except InvalidInput as error:
+            problems += error.problems
+    if data.get("gpu_hour") is None:
+        problems.append(Problem(f"{pointer}/gpu_hour", "missing"))
+    if problems:
+        raise InvalidInput(problems)
+    return Prices(**values)
+
+
+def prices_to_json(prices: Prices) -> dict[str, str]:
+    """Every price as decimal text of tokens."""
+    return {name: from_nano(getattr(prices, name)) for name in _PRICE_NAMES}

@@ -1,0 +1,172 @@
+"""Reading untrusted JSON: every mistake is collected with its pointer, none stops the reading."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from marketplace.errors import InvalidInput, Problem
+
+T = TypeVar("T")
+_DURATION = re.compile(r"([0-9]{1,9})(s|m|h|d)\Z")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZE = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,3}))?\s?(M|G|T)i?B\Z", re.IGNORECASE)
+_MIB = {"M": 1, "G": 1024, "T": 1024 * 1024}
+
+
+def escape(key: str) -> str:
+    """A member's name as one step of an RFC 6901 pointer."""
+    return key.replace("~", "~0").replace("/", "~1")
+
+
+def seconds_of(text: object) -> int:
+    """A duration such as "90s", "10m", "6h" or "2d" in seconds; ValueError says what is allowed."""
+    match = _DURATION.match(text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(f'must be a duration such as "90s", "10m" or "6h", not {text!r}')
+    return int(match.group(1)) * _SECONDS[match.group(2)]
+
+
+def duration_text(seconds: int) -> str:
+    """The shortest text that `seconds_of` reads back."""
+    for unit in ("d", "h", "m"):
+        if seconds and seconds % _SECONDS[unit] == 0:
+            return f"{seconds // _SECONDS[unit]}{unit}"
+    return f"{seconds}s"
+
+
+def mib_of(text: object) -> int:
+    """A size such as "64GB" or "512MiB" in MiB; GB and GiB both mean 1024 MiB.
+
+    Raises ValueError where the text is not a size or not a whole number of MiB.
+    """
+    match = _SIZE.match(text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(f'must be a size such as "64GB" or "512MiB", not {text!r}')
+    whole, fraction, unit = match.group(1), match.group(2) or "", match.group(3).upper()
+    scaled = int(whole + fraction) * _MIB[unit]
+    if scaled % 10 ** len(fraction):
+        raise ValueError(f"{text!r} is not a whole number of MiB")
+    return scaled // 10 ** len(fraction)
+
+
+def size_text(mib: int) -> str:
+    """The shortest text that `mib_of` reads back."""
+    for unit in ("T", "G"):
+        if mib and mib % _MIB[unit] == 0:
+            return f"{mib // _MIB[unit]}{unit}B"
+    return f"{mib}MB"
+
+
+class Reader:
+    """One object of the input. `problems` is shared with every reader made from it."""
+
+    def __init__(
+        self, data: object, known: Iterable[str], problems: list[Problem], pointer: str = ""
+    ) -> None:
+        self.problems = problems
+        self.pointer = pointer
+        self.known = tuple(known)
+        if not isinstance(data, dict):
+            self.problem("", f"must be an object with members such as {', '.join(self.known)}")
+            data = {}
+        self.data: dict[str, Any] = {str(key): value for key, value in data.items()}
+        for key in self.data:
+            if key not in self.known:
+                self._unknown(key)
+
+    def _unknown(self, key: str) -> None:
+        close = get_close_matches(key, self.known, n=1, cutoff=0.6)
+        hint = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(self.known)}"
+        self.problem(key, f"unknown key{hint}")
+
+    def problem(self, key: str, detail: str) -> None:
+        """Note what is wrong with a member (or with this object, for "")."""
+        pointer = f"{self.pointer}/{escape(key)}" if key else self.pointer
+        self.problems.append(Problem(pointer, detail))
+
+    def has(self, key: str) -> bool:
+        """Whether the member is there and not null."""
+        return self.data.get(key) is not None
+
+    def child(self, key: str, known: Iterable[str]) -> Reader:
+        """A reader of a member object; an absent one reads as empty."""
+        pointer = f"{self.pointer}/{escape(key)}"
+        return Reader(self.data[key] if self.has(key) else {}, known, self.problems, pointer)
+
+    def read(self, key: str, parse: Callable[[object], T], default: T) -> T:
+        """The member through `parse`, whose ValueError becomes a problem; `default` when absent."""
+        if not self.has(key):
+            return default
+        try:
+            return parse(self.data[key])
+        except InvalidInput as error:
+            for problem in error.problems:
+                self.problem(key, problem.detail)
+        except ValueError as error:
+            self.problem(key, str(error))
+        return default
+
+    def need(self, key: str, parse: Callable[[object], T], default: T) -> T:
+        """Like `read`, where absence is a problem too; the default only keeps reading going."""
+        if not self.has(key):
+            self.problem(key, "missing")
+        return self.read(key, parse, default)
+
+
+def text_of(maximum: int, pattern: str = r".*") -> Callable[[object], str]:
+    """A parser of printable text of 1 to `maximum` characters that matches the whole pattern."""
+    allowed = re.compile(pattern, re.DOTALL)
+
+    def parse(value: object) -> str:
+        if not isinstance(value, str) or not 1 <= len(value) <= maximum:
+            raise ValueError(f"must be text of 1 to {maximum} characters")
+        if not allowed.fullmatch(value):
+            raise ValueError(f"{value!r} must match {pattern}")
+        return value
+
+    return parse
+
+
+def choice_of(*allowed: str) -> Callable[[object], str]:
+    """A parser of one of the given words."""
+
+    def parse(value: object) -> str:
+        if not isinstance(value, str) or value not in allowed:
+            close = get_close_matches(str(value), allowed, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(f"must be one of {', '.join(allowed)}{hint}")
+        return value
+
+    return parse
+
+
+def whole_of(minimum: int, maximum: int) -> Callable[[object], int]:
+    """A parser of a whole number within inclusive bounds."""
+
+    def parse(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+            raise ValueError(f"must be a whole number from {minimum} to {maximum}")
+        return value
+
+    return parse
+
+
+def list_of(parse: Callable[[object], T], maximum: int) -> Callable[[object], tuple[T, ...]]:
+    """A parser of a list of at most `maximum` items."""
+
+    def read(value: object) -> tuple[T, ...]:
+        if not isinstance(value, list) or len(value) > maximum:
+            raise ValueError(f"must be a list of at most {maximum} items")
+        return tuple(parse(item) for item in value)
+
+    return read
+
+
+def bool_of(value: object) -> bool:
+    """A parser of true or false."""
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value

@@ -1,0 +1,112 @@
+"""Tiers: classes of GPU that asks name and jobs select by GPU name and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from marketplace.domain.pricing import from_nano, to_nano
+from settlement.eip712 import text32
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """One class of GPU and what real markets asked for it.
+
+    Prices are in 1e-9 USD per GPU and hour over `listings` listings of `markets`; reference only.
+    """
+
+    name: str
+    gpu: str
+    memory_gib: int
+    median_nano_per_hour: int = 0
+    low_nano_per_hour: int = 0
+    high_nano_per_hour: int = 0
+    listings: int = 0
+    markets: tuple[str, ...] = ()
+
+    @property
+    def word(self) -> bytes:
+        """The tier's name as orders carry it."""
+        return text32(self.name)
+
+    def to_json(self) -> dict[str, Any]:
+        """The shape of the shipped table's rows, which `TierRegistry.from_json` reads back."""
+        return {
+            "name": self.name,
+            "gpu": self.gpu,
+            "memory_gib": self.memory_gib,
+            "usd_per_gpu_hour": {
+                "median": from_nano(self.median_nano_per_hour),
+                "low": from_nano(self.low_nano_per_hour),
+                "high": from_nano(self.high_nano_per_hour),
+            },
+            "listings": self.listings,
+            "markets": list(self.markets),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TierRegistry:
+    """All tiers of a market, by name, in the order they were listed."""
+
+    tiers: Mapping[str, Tier]
+    source: str = ""
+
+    @classmethod
+    def of(cls, tiers: Iterable[Tier], source: str = "") -> TierRegistry:
+        """A registry of the given tiers."""
+        return cls({tier.name: tier for tier in tiers}, source)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TierRegistry:
+        """Read {source, tiers: [row of `Tier.to_json`]}; prices are dollars per GPU and hour."""
+        tiers = []
+        for row in data["tiers"]:
+            price = {key: to_nano(text) for key, text in row["usd_per_gpu_hour"].items()}
+            tiers.append(
+                Tier(
+                    name=row["name"],
+                    gpu=row["gpu"],
+                    memory_gib=row["memory_gib"],
+                    median_nano_per_hour=price["median"],
+                    low_nano_per_hour=price["low"],
+                    high_nano_per_hour=price["high"],
+                    listings=row["listings"],
+                    markets=tuple(row["markets"]),
+                )
+            )
+        return cls.of(tiers, data.get("source", ""))
+
+    def __iter__(self) -> Iterator[Tier]:
+        return iter(self.tiers.values())
+
+    def get(self, name: str) -> Tier | None:
+        """The tier of exactly this name."""
+        return self.tiers.get(name)
+
+    def named(self, name: str) -> tuple[Tier, ...]:
+        """Tiers of this GPU or tier name, in any case, spaces and hyphens aside; empty if unknown."""
+        wanted = _plain(name)
+        return tuple(t for t in self if wanted in (_plain(t.gpu), _plain(t.name)))
+
+    def suggest(self, name: str) -> str | None:
+        """The known GPU or tier name that looks most like `name`."""
+        known = {_plain(n): n for t in self for n in (t.name, t.gpu)}
+        close = get_close_matches(_plain(name), known, n=1, cutoff=0.5)
+        return known[close[0]] if close else None
+
+    def select(
+        self, names: Iterable[str], memory_gib_min: int | None, memory_gib_max: int | None
+    ) -> tuple[Tier, ...]:
+        """Tiers of any of the names (all, if none is given) within the memory bounds, by name."""
+        wanted = {t.name for name in names for t in self.named(name)} or set(self.tiers)
+        low, high = memory_gib_min or 0, memory_gib_max if memory_gib_max is not None else 1 << 32
+        found = (t for t in self if t.name in wanted and low <= t.memory_gib <= high)
+        return tuple(sorted(found, key=lambda t: t.name))
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.upper() if c.isalnum())
