@@ -33,7 +33,11 @@ class Withdrawn:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A lease began: its terms are frozen and `locked` atoms left the buyer's free balance."""
+    """A lease began: its terms are frozen and `locked` atoms left the buyer's free balance.
+
+    `rate` is 1e-12 token/h, `end` chain time in seconds, `funded` seconds; `bid_salt` is the
+    buyer's nonce bit.
+    """
 
     name: ClassVar[str] = "Opened"
     lease_no: bytes
@@ -50,6 +54,7 @@ class Opened:
     funded: int
     min_charge_seconds: int
     locked: int
+    bid_salt: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +126,10 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class FeesCollected:
-    """Fees went to the recipient's free balance."""
+    """Fees held on a provider's income went to the recipient's free balance."""
 
     name: ClassVar[str] = "FeesCollected"
+    provider: str
     recipient: str
     amount: int
 

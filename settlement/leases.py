@@ -61,6 +61,7 @@ class LeaseState:
     end: int
     funded: int
     min_charge_seconds: int
+    bid_salt: int
     status: LeaseStatus = LeaseStatus.ACTIVE
     used_ms: int = 0
     egress_gib: int = 0
@@ -134,6 +135,7 @@ def opened(event: Opened) -> LeaseState:
         end=event.end,
         funded=event.funded,
         min_charge_seconds=event.min_charge_seconds,
+        bid_salt=event.bid_salt,
     )
 
 
@@ -180,14 +182,13 @@ def fold(events: Iterable[ChainEvent]) -> LeaseState | None:
 
 @dataclass(slots=True)
 class EscrowState:
-    """The whole escrow: leases by number, free balances, fees owed, capacity in use."""
+    """The whole escrow: leases by number, free balances, fees not yet collected, capacity."""
 
     params: Params
     leases: dict[bytes, LeaseState] = field(default_factory=dict)
     balances: dict[str, int] = field(default_factory=dict)
     fees: dict[str, int] = field(default_factory=dict)
     capacity: dict[tuple[str, int], int] = field(default_factory=dict)
-    collected: int = 0
 
     def take(self, event: ChainEvent) -> None:
         """Move on by one event, in chain order."""
@@ -197,7 +198,7 @@ class EscrowState:
             self._credit(event.account, -event.amount)
         elif isinstance(event, FeesCollected):
             self._credit(event.recipient, event.amount)
-            self.collected += event.amount
+            self.fees[event.provider] -= event.amount
         elif isinstance(event, Opened):
             self.leases[event.lease_no] = opened(event)
             self._credit(event.buyer, -event.locked)
@@ -209,14 +210,10 @@ class EscrowState:
         else:
             self._move(event.lease_no, event)
 
-    def fees_owed(self) -> int:
-        """Fees on all income so far that were not collected yet."""
-        return sum(self.fees.values()) - self.collected
-
     def held(self) -> int:
         """Atoms the escrow must hold: free balances, uncollected fees and locks."""
         locked = sum(lease.locked(self.params) for lease in self.leases.values())
-        return sum(self.balances.values()) + self.fees_owed() + locked
+        return sum(self.balances.values()) + sum(self.fees.values()) + locked
 
     def _move(self, number: bytes, event: ChainEvent) -> None:
         before = self.leases[number]
