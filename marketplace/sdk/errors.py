@@ -1,0 +1,287 @@
+"""What can go wrong when talking to Coulomb, as one tree.
+
+CoulombError
+├── ConfigError                 no profile, no key, or a setting that makes no sense
+├── InputError                  a job file, a folder or an argument is wrong; nothing was sent
+├── VerificationError           the server's document differs from what was asked; not signed
+├── ProtocolError               the server's answer is not what the API promises
+├── TransportError              no answer; `sent` tells whether the server may have acted
+│   ├── ConnectFailed           never reached the server
+│   └── TimedOut                no answer in time
+├── WaitTimeout                 a wait ended before its job did
+└── ApiError                    the server refused (RFC 9457 problem)
+    ├── AuthError
+    │   ├── Unauthenticated     401 no key, or one that is unknown, expired or revoked
+    │   └── Forbidden           403 the key lacks the scope
+    ├── NotFound                404
+    ├── Conflict                409 the object's state forbids it
+    │   └── InFlight            409 the same Idempotency-Key is being worked on
+    ├── FundsError
+    │   ├── InsufficientBalance 402 the free escrow balance does not cover the lock
+    │   └── BudgetExceeded      402 more than the budget or the key's spend cap
+    ├── Rejected                400, 413, 415, 422 the request itself is wrong
+    │   ├── InvalidSignature    422 the signature is not the expected signer's
+    │   └── IdempotencyMismatch 422 the same Idempotency-Key with another body
+    ├── RateLimited             429
+    └── ServerError             5xx
+        ├── Unavailable         502, 503, 504 come again later
+        └── ChainUnavailable    5xx the server cannot reach the chain
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "ApiError",
+    "AuthError",
+    "BudgetExceeded",
+    "ChainUnavailable",
+    "ConfigError",
+    "Conflict",
+    "ConnectFailed",
+    "CoulombError",
+    "FieldProblem",
+    "Forbidden",
+    "FundsError",
+    "IdempotencyMismatch",
+    "InFlight",
+    "InputError",
+    "InsufficientBalance",
+    "InvalidSignature",
+    "NotFound",
+    "Problem",
+    "ProtocolError",
+    "RateLimited",
+    "Rejected",
+    "ServerError",
+    "TimedOut",
+    "TransportError",
+    "Unauthenticated",
+    "Unavailable",
+    "VerificationError",
+    "WaitTimeout",
+    "error_of",
+]
+
+
+class CoulombError(Exception):
+    """Root of everything the SDK raises on purpose. `fix` says what to do, where we know."""
+
+    def __init__(self, message: str, fix: str = "") -> None:
+        super().__init__(message)
+        self.fix = fix
+
+
+class ConfigError(CoulombError):
+    """A profile, key or setting is missing or makes no sense."""
+
+
+class InputError(CoulombError):
+    """What the caller gave is wrong; `pointer` is where (RFC 6901), where that is known."""
+
+    def __init__(self, message: str, fix: str = "", pointer: str = "") -> None:
+        super().__init__(message, fix)
+        self.pointer = pointer
+
+
+class VerificationError(CoulombError):
+    """The server asked to sign something else than what was meant; nothing was signed."""
+
+
+class ProtocolError(CoulombError):
+    """The server's answer is not what the API promises."""
+
+
+class TransportError(CoulombError):
+    """No answer arrived. `sent`: whether the server may have received the request."""
+
+    sent = True
+
+
+class ConnectFailed(TransportError):
+    """The server was never reached."""
+
+    sent = False
+
+
+class TimedOut(TransportError):
+    """No answer arrived in time."""
+
+
+class WaitTimeout(CoulombError):
+    """A wait ended before its job did; the job goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldProblem:
+    """One wrong field of a request."""
+
+    pointer: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An RFC 9457 document as the API writes it; `extra` holds members beyond the standard ones."""
+
+    status: int
+    code: str
+    title: str
+    detail: str = ""
+    request_id: str = ""
+    retryable: bool = False
+    errors: tuple[FieldProblem, ...] = ()
+    retry_after: float | None = None
+    extra: Mapping[str, Any] | None = None
+
+    @classmethod
+    def parse(cls, status: int, body: Any, retry_after: float | None = None) -> Problem:
+        """Read a problem document; anything else becomes one that only knows its status."""
+        if not isinstance(body, dict):
+            return cls(status, "unknown", f"HTTP {status}", retry_after=retry_after)
+        known = {"type", "title", "status", "detail", "instance", "code", "request_id"}
+        known |= {"retryable", "errors"}
+        listed = body.get("errors")
+        fields = tuple(
+            FieldProblem(str(item.get("pointer", "")), str(item.get("detail", "")))
+            for item in (listed if isinstance(listed, list) else [])
+            if isinstance(item, dict)
+        )
+        return cls(
+            status=status,
+            code=str(body.get("code", "unknown")),
+            title=str(body.get("title", f"HTTP {status}")),
+            detail=str(body.get("detail") or ""),
+            request_id=str(body.get("request_id") or ""),
+            retryable=body.get("retryable") is True,
+            errors=fields,
+            retry_after=retry_after,
+            extra={k: v for k, v in body.items() if k not in known},
+        )
+
+
+class ApiError(CoulombError):
+    """The server refused; `problem` is its whole answer, `code` is stable."""
+
+    def __init__(self, problem: Problem) -> None:
+        lines = [problem.detail or problem.title]
+        lines += [f"  {field.pointer or '/'}: {field.detail}" for field in problem.errors]
+        super().__init__("\n".join(lines))
+        self.problem = problem
+
+    @property
+    def code(self) -> str:
+        """The stable code of the problem."""
+        return self.problem.code
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return self.problem.status
+
+    @property
+    def request_id(self) -> str:
+        """What to quote to the operator."""
+        return self.problem.request_id
+
+
+class AuthError(ApiError):
+    """Who is asking is unknown or may not."""
+
+
+class Unauthenticated(AuthError):
+    """No key, or one that is unknown, expired or revoked."""
+
+
+class Forbidden(AuthError):
+    """The key lacks the scope this needs."""
+
+
+class NotFound(ApiError):
+    """No such object, or not yours to see."""
+
+
+class Conflict(ApiError):
+    """The object's state forbids it."""
+
+
+class InFlight(Conflict):
+    """Another request with the same Idempotency-Key is being worked on."""
+
+
+class FundsError(ApiError):
+    """Money is missing, or more than allowed."""
+
+
+class InsufficientBalance(FundsError):
+    """The free escrow balance does not cover the lock."""
+
+
+class BudgetExceeded(FundsError):
+    """More than the budget or the key's spend cap."""
+
+
+class Rejected(ApiError):
+    """The request itself is wrong; the same again will be refused again."""
+
+
+class InvalidSignature(Rejected):
+    """The signature is malformed or another signer's."""
+
+
+class IdempotencyMismatch(Rejected):
+    """The same Idempotency-Key was used with another body."""
+
+
+class RateLimited(ApiError):
+    """Too many requests; `problem.retry_after` says when to come again."""
+
+
+class ServerError(ApiError):
+    """The server failed."""
+
+
+class Unavailable(ServerError):
+    """The server cannot answer now; come again later."""
+
+
+class ChainUnavailable(ServerError):
+    """The server cannot reach the chain."""
+
+
+# A code is more exact than a status, so codes are looked up first.
+BY_CODE: dict[str, type[ApiError]] = {
+    "budget_exceeded": BudgetExceeded,
+    "spend_cap_exceeded": BudgetExceeded,
+    "insufficient_balance": InsufficientBalance,
+    "invalid_signature": InvalidSignature,
+    "idempotency_key_mismatch": IdempotencyMismatch,
+    "idempotency_key_in_flight": InFlight,
+    "chain_unavailable": ChainUnavailable,
+}
+BY_STATUS: dict[int, type[ApiError]] = {
+    400: Rejected,
+    401: Unauthenticated,
+    402: FundsError,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    413: Rejected,
+    415: Rejected,
+    422: Rejected,
+    429: RateLimited,
+    502: Unavailable,
+    503: Unavailable,
+    504: Unavailable,
+}
+
+
+def error_of(problem: Problem) -> ApiError:
+    """The exception for a problem: by its code, else by its status, else by its hundred."""
+    kind = BY_CODE.get(problem.code) or BY_STATUS.get(problem.status)
+    if kind is None:
+        kind = ServerError if problem.status >= 500 else Rejected
+    return kind(problem)

@@ -1,0 +1,149 @@
+"""The two thin shells: they perform what a flow asks for over httpx and decide nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, TypeVar
+
+import httpx
+
+from marketplace.sdk.errors import ConnectFailed, CoulombError, TimedOut, TransportError
+from marketplace.sdk.flow import Call, Effect, Flow, Query, Request, Response, Sleep
+from marketplace.sdk.transfer import RetryPolicy, json_of, send
+from settlement.errors import SettlementError
+
+T = TypeVar("T")
+
+DEFAULT_TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+LIMITS = httpx.Limits(max_connections=20, max_keepalive_connections=10)
+
+
+def wire(request: Request) -> dict[str, Any]:
+    """The arguments httpx takes for a request."""
+    headers = dict(request.headers)
+    if request.idempotency_key is not None:
+        headers["Idempotency-Key"] = request.idempotency_key
+    params = {k: v for k, v in request.params.items() if v is not None}
+    out: dict[str, Any] = {"method": request.method, "url": request.path, "headers": headers}
+    if params:
+        out["params"] = params
+    if request.json is not None:
+        out["json"] = request.json
+    if request.content is not None:
+        out["content"] = request.content
+    return out
+
+
+def answer_of(response: httpx.Response) -> Response:
+    """An httpx answer, read to its end, as the core's."""
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return Response(response.status_code, headers, response.content)
+
+
+def transport_error(
+    error: httpx.TransportError, request: httpx.Request | Request
+) -> TransportError:
+    """The SDK's error for one of httpx's."""
+    where = f"{request.method} {getattr(request, 'path', '')}".strip()
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
+        return ConnectFailed(f"{where}: cannot reach the server ({error})")
+    if isinstance(error, httpx.TimeoutException):
+        return TimedOut(f"{where}: no answer in time")
+    return TransportError(f"{where}: the connection broke ({error})")
+
+
+def page_flow(
+    query: Query[T], cursor: str | None, policy: RetryPolicy
+) -> Flow[tuple[list[T], str | None]]:
+    """One page of a list."""
+    response = yield from send(query.page(cursor), policy)
+    return query.read(json_of(response))
+
+
+class SyncShell:
+    """Performs flows on the calling thread."""
+
+    def __init__(self, http: httpx.Client, policy: RetryPolicy) -> None:
+        self.http = http
+        self.policy = policy
+
+    def drive(self, flow: Flow[T]) -> T:
+        """Run a flow to its end."""
+        try:
+            effect = next(flow)
+            while True:
+                try:
+                    outcome = self._perform(effect)
+                except (CoulombError, SettlementError) as error:
+                    effect = flow.throw(error)
+                else:
+                    effect = flow.send(outcome)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        finally:
+            flow.close()
+
+    def pages(self, query: Query[T]) -> Iterator[T]:
+        """Every item of every page."""
+        cursor: str | None = None
+        while True:
+            items, cursor = self.drive(page_flow(query, cursor, self.policy))
+            yield from items
+            if cursor is None:
+                return
+
+    def _perform(self, effect: Effect) -> Any:
+        if isinstance(effect, Sleep):
+            return time.sleep(effect.seconds)
+        if isinstance(effect, Call):
+            return effect.work()
+        try:
+            return answer_of(self.http.request(**wire(effect)))
+        except httpx.TransportError as error:
+            raise transport_error(error, effect) from error
+
+
+class AsyncShell:
+    """Performs flows on the running event loop; blocking work goes to a thread."""
+
+    def __init__(self, http: httpx.AsyncClient, policy: RetryPolicy) -> None:
+        self.http = http
+        self.policy = policy
+
+    async def drive(self, flow: Flow[T]) -> T:
+        """Run a flow to its end."""
+        try:
+            effect = next(flow)
+            while True:
+                try:
+                    outcome = await self._perform(effect)
+                except (CoulombError, SettlementError) as error:
+                    effect = flow.throw(error)
+                else:
+                    effect = flow.send(outcome)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        finally:
+            flow.close()
+
+    async def pages(self, query: Query[T]) -> AsyncIterator[T]:
+        """Every item of every page."""
+        cursor: str | None = None
+        while True:
+            items, cursor = await self.drive(page_flow(query, cursor, self.policy))
+            for item in items:
+                yield item
+            if cursor is None:
+                return
+
+    async def _perform(self, effect: Effect) -> Any:
+        if isinstance(effect, Sleep):
+            return await asyncio.sleep(effect.seconds)
+        if isinstance(effect, Call):
+            return await asyncio.to_thread(effect.work)
+        try:
+            return answer_of(await self.http.request(**wire(effect)))
+        except httpx.TransportError as error:
+            raise transport_error(error, effect) from error
