@@ -1,19 +1,19 @@
 """What can go wrong in the market, as one tree; `code` is stable and is what the API answers.
 
 MarketError                      market_error
-├── InvalidInput                 invalid_request         one or more members are wrong, all listed
+├── InvalidInput                 invalid_request         members are wrong; all are listed
 │   ├── InvalidJob               invalid_job             a job spec is malformed
-│   └── InvalidOrder             invalid_order           an ask or bid contradicts node, job or market
+│   └── InvalidOrder             invalid_order           an order contradicts its node or job
 ├── InvalidSignature             invalid_signature       not made by the key that must have made it
 ├── Unauthenticated              unauthenticated         no credentials, or unknown or expired ones
 ├── Forbidden                    forbidden               known, but not allowed to do this
-├── NotFound                     not_found               no such object, or not visible to the caller
+├── NotFound                     not_found               no such object, or not for the caller
 ├── Conflict                     conflict                the object is in another state
 │   ├── IllegalTransition        illegal_transition      a job or lease cannot go there from here
 │   ├── AlreadyExists            already_exists          a unique name, salt or UUID is taken
 │   ├── IdempotencyMismatch      idempotency_mismatch    the key was used with another body
 │   └── IdempotencyInFlight      idempotency_in_flight   the first request with the key still runs
-├── InsufficientBalance          insufficient_balance    escrow balance below the lock; says by how much
+├── InsufficientBalance          insufficient_balance    balance below the lock; how much
 ├── BudgetExceeded               budget_exceeded         a budget or spend cap would be passed
 ├── NoCapacity                   no_capacity             nothing matches; says why
 ├── AttestationRefused           attestation_refused     a reading goes back, ahead or elsewhere

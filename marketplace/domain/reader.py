@@ -12,6 +12,7 @@ from marketplace.errors import InvalidInput, Problem
 T = TypeVar("T")
 _DURATION = re.compile(r"([0-9]{1,9})(s|m|h|d)\Z")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_NUMBER = re.compile(r"([0-9]{1,7})(?:\.([0-9]{1,3}))?\Z")
 _SIZE = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,3}))?\s?(M|G|T)i?B\Z", re.IGNORECASE)
 _MIB = {"M": 1, "G": 1024, "T": 1024 * 1024}
 
@@ -49,7 +50,7 @@ def mib_of(text: object) -> int:
     scaled = int(whole + fraction) * _MIB[unit]
     if scaled % 10 ** len(fraction):
         raise ValueError(f"{text!r} is not a whole number of MiB")
-    return scaled // 10 ** len(fraction)
+    return int(scaled // 10 ** len(fraction))
 
 
 def size_text(mib: int) -> str:
@@ -160,7 +161,47 @@ def list_of(parse: Callable[[object], T], maximum: int) -> Callable[[object], tu
     def read(value: object) -> tuple[T, ...]:
         if not isinstance(value, list) or len(value) > maximum:
             raise ValueError(f"must be a list of at most {maximum} items")
-        return tuple(parse(item) for item in value)
+        items = []
+        for index, item in enumerate(value):
+            try:
+                items.append(parse(item))
+            except ValueError as error:
+                raise ValueError(f"item {index} {error}") from None
+        return tuple(items)
+
+    return read
+
+
+def thousandths_of(minimum: int, maximum: int) -> Callable[[object], int]:
+    """A parser of a number with at most three decimals, as thousandths; bounds inclusive."""
+
+    def parse(value: object) -> int:
+        text = str(value) if isinstance(value, (int, float)) else value
+        match = _NUMBER.match(text) if isinstance(text, str) else None
+        if match is None or isinstance(value, bool):
+            raise ValueError(f"must be a number with at most three decimals, not {value!r}")
+        milli = int(match.group(1)) * 1000 + int((match.group(2) or "").ljust(3, "0"))
+        if not minimum <= milli <= maximum:
+            raise ValueError(f"must be from {minimum / 1000:g} to {maximum / 1000:g}")
+        return milli
+
+    return parse
+
+
+def milli_text(milli: int) -> str:
+    """Thousandths as the shortest decimal text."""
+    whole, fraction = divmod(milli, 1000)
+    return f"{whole}.{fraction:03d}".rstrip("0") if fraction else str(whole)
+
+
+def lower_bound_of(parse: Callable[[object], T]) -> Callable[[object], T]:
+    """A parser of `X` or `X..`: what is bought is exactly X, so no upper bound can be given."""
+
+    def read(value: object) -> T:
+        text = value.removesuffix("..") if isinstance(value, str) else value
+        if isinstance(text, str) and ".." in text:
+            raise ValueError(f"has an upper bound in {value!r}; the lower is bought: use X..")
+        return parse(text)
 
     return read
 

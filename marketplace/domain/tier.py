@@ -88,7 +88,7 @@ class TierRegistry:
         return self.tiers.get(name)
 
     def named(self, name: str) -> tuple[Tier, ...]:
-        """Tiers of this GPU or tier name, in any case, spaces and hyphens aside; empty if unknown."""
+        """Tiers of this GPU or tier name, in any case, hyphens aside; may be empty."""
         wanted = _plain(name)
         return tuple(t for t in self if wanted in (_plain(t.gpu), _plain(t.name)))
 
