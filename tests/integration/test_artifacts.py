@@ -24,6 +24,11 @@ contract Warns {
 """
 
 
+def entries(abi: list[dict[str, Any]]) -> list[str]:
+    """An ABI without its order, which forge changes."""
+    return sorted(json.dumps(entry, sort_keys=True) for entry in abi)
+
+
 @pytest.fixture(scope="module")
 def built() -> dict[str, dict[str, Any]]:
     return door.compile_contracts(PROJECT, door.find_compiler(PROJECT))
@@ -50,7 +55,7 @@ def test_artifacts_are_the_code_that_forge_tests(
     for name, artifact in built.items():
         forged = json.loads((tmp_path / f"out/{name}.sol/{name}.json").read_text())
         assert forged["bytecode"]["object"] == artifact["bytecode"], name
-        assert forged["abi"] == artifact["abi"], name
+        assert entries(forged["abi"]) == entries(artifact["abi"]), name
 
 
 def test_compile_contracts_treats_a_warning_as_an_error(tmp_path: Path) -> None:
