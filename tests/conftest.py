@@ -10,7 +10,7 @@ from hypothesis import settings
 NIGHTLY = os.environ.get("COULOMB_NIGHTLY") == "1"
 
 settings.register_profile("default", deadline=None)
-settings.register_profile("nightly", deadline=None, max_examples=5_000)
+settings.register_profile("nightly", deadline=None, max_examples=2_000)
 settings.load_profile("nightly" if NIGHTLY else "default")
 
 
