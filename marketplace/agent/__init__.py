@@ -1,0 +1,1 @@
+"""The agent: runs jobs on a provider's node, measures them and signs what it measured."""

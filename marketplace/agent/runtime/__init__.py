@@ -1,0 +1,1 @@
+"""Where jobs run: a port (`base`) and the runtimes behind it."""
