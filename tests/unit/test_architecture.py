@@ -18,12 +18,14 @@ PURE_SETTLEMENT = (
     "settlement.attestation",
     "settlement.eip712",
     "settlement.errors",
+    "settlement.events",
     "settlement.leases",
     "settlement.orders",
     "settlement.units",
     "settlement.usage",
 )
 PURE_OURS = (*PURE_SETTLEMENT, "marketplace.domain", "marketplace.errors")
+DATA = "marketplace.data"  # tables that ship in the package
 PURE_OUTSIDE = ("eth_hash",)
 IMPURE_STDLIB = (
     "asyncio", "datetime.now", "http", "multiprocessing", "os", "pathlib", "random", "secrets",
@@ -35,18 +37,31 @@ STORES = ("sqlalchemy", "sqlmodel", "alembic")
 EDGES = ("fastapi", "starlette", "typer", "rich", "httpx", "uvicorn")
 CHAIN = ("web3", "eth_tester")
 RULES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "marketplace.services": ((*PURE_OURS, "settlement"), (*STORES, *EDGES, *CHAIN)),
+    "marketplace.services": ((*PURE_OURS, DATA, "settlement"), (*STORES, *EDGES, *CHAIN)),
     "marketplace.db": (
-        (*PURE_OURS, "marketplace.services", "settlement.ports"),
+        (*PURE_OURS, DATA, "marketplace.services", "settlement.ports"),
         (*EDGES, *CHAIN),
     ),
-    "marketplace.api": ((*PURE_OURS, "marketplace.services", "settlement"), (*STORES, *CHAIN)),
-    "marketplace.sdk": ((*PURE_OURS, "settlement", "marketplace.witness"), (*STORES, "fastapi")),
-    "marketplace.witness": ((*PURE_OURS, "settlement", "marketplace.sdk"), (*STORES, "fastapi")),
-    "marketplace.agent": ((*PURE_OURS, "settlement", "marketplace.sdk"), (*STORES, "fastapi")),
+    "marketplace.api": (
+        (*PURE_OURS, DATA, "marketplace.services", "settlement"),
+        (*STORES, *CHAIN),
+    ),
+    "marketplace.sdk": (
+        (*PURE_OURS, DATA, "settlement", "marketplace.witness"),
+        (*STORES, "fastapi"),
+    ),
+    "marketplace.witness": (
+        (*PURE_OURS, DATA, "settlement", "marketplace.sdk"),
+        (*STORES, "fastapi"),
+    ),
+    "marketplace.agent": (
+        (*PURE_OURS, DATA, "settlement", "marketplace.sdk"),
+        (*STORES, "fastapi"),
+    ),
     "marketplace.cli": (
         (
             *PURE_OURS,
+            DATA,
             "settlement",
             "marketplace.sdk",
             "marketplace.witness",
