@@ -22,14 +22,16 @@ DEPTH_MAX = 64
 CONTENT_BYTES_MAX = 4 * 1024 * 1024 * 1024
 _CHUNK = 1024 * 1024
 _HEADER_BYTES_MAX = 1024 * 1024  # the most that one read of an archive's header may ask for
+# RecursionError: tarfile follows a chain of extension headers by recursion.
+_NOT_AN_ARCHIVE = (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile, RecursionError)
 _FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def unpack(archive: bytes, sha256: str, folder: Path, content_bytes_max: int) -> None:
     """Unpack files and folders into an empty folder.
 
-    Raises BundleError, before anything is written, where the SHA-256 differs; later, on links,
-    devices, names that leave the folder, more than `content_bytes_max` bytes or ENTRIES_MAX entries.
+    Raises BundleError, before anything is written, where the SHA-256 differs; later, on
+    links, devices, names that leave the folder, above `content_bytes_max` bytes or ENTRIES_MAX entries.
     """
     found = hashlib.sha256(archive).hexdigest()
     if found != sha256.lower():
@@ -62,7 +64,7 @@ def pack(root: Path, paths: tuple[str, ...], target: Path) -> str | None:
             return None
         with target.open("wb") as raw:
             bounded = _BoundedWriter(raw, ARCHIVE_BYTES_MAX)
-            with gzip.GzipFile(filename="", fileobj=bounded, mode="wb", mtime=0) as zipped:  # type: ignore[call-overload]
+            with gzip.GzipFile(filename="", fileobj=bounded, mode="wb", mtime=0) as zipped:
                 with tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as tar:
                     for name in names:
                         _pack_one(tar, root_fd, name)
@@ -182,7 +184,7 @@ def _pack_one(tar: tarfile.TarFile, root_fd: int, name: str) -> None:
         if tar.offset + status.st_size > CONTENT_BYTES_MAX:
             limit = CONTENT_BYTES_MAX // 1024**3
             raise BundleError("outputs_too_large", f"outputs exceed {limit} GiB before packing")
-        info = tarfile.TarInfo(os.fsencode(name).decode(errors="surrogateescape"))
+        info = tarfile.TarInfo(name)
         info.size = status.st_size
         info.mode = 0o755 if status.st_mode & 0o100 else 0o644
         tar.addfile(info, file)
