@@ -1,0 +1,102 @@
+"""Finding and unlocking keys: Foundry-compatible keystores by name or file, never a raw key."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from marketplace.sdk.errors import ConfigError
+from marketplace.sdk.profile import config_dir, state_dir
+
+if TYPE_CHECKING:
+    from settlement.signing import LocalSigner
+
+Prompt = Callable[[str], str]
+
+
+def keystore_dirs() -> list[Path]:
+    """Where a key's name is looked up: our own folder, then Foundry's."""
+    return [config_dir() / "keystores", Path.home() / ".foundry" / "keystores"]
+
+
+def find_keystore(name_or_file: str) -> Path:
+    """The file of a keystore. Raises ConfigError where there is none."""
+    direct = Path(name_or_file).expanduser()
+    if "/" in name_or_file or direct.suffix == ".json":
+        if direct.is_file():
+            return direct
+        raise ConfigError(f"no keystore at {direct}")
+    for folder in keystore_dirs():
+        if (folder / name_or_file).is_file():
+            return folder / name_or_file
+    looked = " and ".join(str(folder) for folder in keystore_dirs())
+    raise ConfigError(
+        f"no keystore named {name_or_file!r} (looked in {looked})",
+        fix=f"make one with `coulomb wallet new {name_or_file}` or `cast wallet new`",
+    )
+
+
+def ask_password(what: str) -> str:
+    """Ask on the terminal. Raises ConfigError where there is none."""
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            f"the password of {what} is needed and there is no terminal to ask on",
+            fix="name a file with --password-file or COULOMB_PASSWORD_FILE",
+        )
+    return getpass.getpass(f"Password of {what}: ")
+
+
+def read_password(file: str) -> str:
+    """A password file's first line. Raises ConfigError where it cannot be read."""
+    try:
+        return Path(file).expanduser().read_text(encoding="utf-8").splitlines()[0]
+    except (OSError, IndexError, UnicodeDecodeError) as error:
+        raise ConfigError(f"no password in {file}: {error}") from error
+
+
+def unlock(
+    name_or_file: str, password_file: str | None = None, prompt: Prompt = ask_password
+) -> LocalSigner:
+    """The signer of a keystore, its password from a file or the terminal."""
+    from settlement import keystore
+
+    path = find_keystore(name_or_file)
+    password = read_password(password_file) if password_file else prompt(f"{path.name} ({path})")
+    return keystore.load(path, password)
+
+
+def witness_key(folder: Path | None = None) -> LocalSigner:
+    """The machine's own witness key, made on first use.
+
+    It is hot: its random password lies beside it, readable by its owner only. It can sign usage of
+    its own buyer's leases and move no funds beyond those leases' locks.
+    """
+    from settlement import keystore
+
+    folder = folder or state_dir() / "witness"
+    path, password_path = folder / "key.json", folder / "key.password"
+    if path.is_file():
+        return keystore.load(path, read_password(str(password_path)))
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    password = _write_password(password_path)
+    # 256 random bits need no slow derivation, and the key must load within milliseconds.
+    return keystore.create(path, password, kdf="pbkdf2", iterations=1_000)
+
+
+def _write_password(path: Path) -> str:
+    """Write a random password, or read the one that another process just wrote."""
+    password = secrets.token_hex(32)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return read_password(str(path))
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(password + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return password

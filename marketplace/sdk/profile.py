@@ -1,0 +1,155 @@
+"""Profiles: where a market is and who is asking, from a file in the XDG folders and the environment.
+
+`$XDG_CONFIG_HOME/coulomb/config.yaml` holds the profiles (mode 0600: API keys are in it), the
+environment overrides: COULOMB_PROFILE, COULOMB_API_URL, COULOMB_API_KEY, COULOMB_PASSWORD_FILE,
+ETH_RPC_URL.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from marketplace.sdk.errors import ConfigError
+
+DEFAULT_NAME = "default"
+DEFAULT_API_URL = "http://127.0.0.1:8000"
+FILE_NAME = "config.yaml"
+
+
+def _home(variable: str, default: str, env: Mapping[str, str]) -> Path:
+    base = env.get(variable) or ""
+    root = Path(base) if base.startswith("/") else Path(env.get("HOME") or Path.home()) / default
+    return root / "coulomb"
+
+
+def config_dir(env: Mapping[str, str] | None = None) -> Path:
+    """$XDG_CONFIG_HOME/coulomb."""
+    return _home("XDG_CONFIG_HOME", ".config", os.environ if env is None else env)
+
+
+def state_dir(env: Mapping[str, str] | None = None) -> Path:
+    """$XDG_STATE_HOME/coulomb."""
+    return _home("XDG_STATE_HOME", ".local/state", os.environ if env is None else env)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One market and one identity on it.
+
+    `keystore` and `witness_keystore` are names or files; `chain_id`, `escrow` and `token` pin the
+    contracts that this profile signs for, so that no server can point it at others later.
+    """
+
+    name: str = DEFAULT_NAME
+    api_url: str = DEFAULT_API_URL
+    api_key: str | None = None
+    account: str | None = None
+    keystore: str | None = None
+    password_file: str | None = None
+    witness_keystore: str | None = None
+    witness_password_file: str | None = None
+    rpc_url: str | None = None
+    chain_id: int | None = None
+    escrow: str | None = None
+    token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Profile({self.name}, {self.api_url})"
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it says which contracts it signs for."""
+        return self.chain_id is not None and self.escrow is not None
+
+
+class ProfileFile:
+    """The file of profiles; a missing one holds none."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or config_dir() / FILE_NAME
+
+    def names(self) -> list[str]:
+        """Names of the profiles in the file."""
+        return sorted(self._read().get("profiles", {}))
+
+    def current(self) -> str:
+        """The profile used when none is named."""
+        return str(self._read().get("current", DEFAULT_NAME))
+
+    def get(self, name: str | None = None, env: Mapping[str, str] | None = None) -> Profile:
+        """A profile with the environment's overrides.
+
+        Raises ConfigError where a profile was named that is not there, or holds unknown settings.
+        """
+        env = os.environ if env is None else env
+        wanted = name or env.get("COULOMB_PROFILE")
+        document = self._read()
+        chosen = wanted or str(document.get("current", DEFAULT_NAME))
+        stored = document.get("profiles", {}).get(chosen)
+        if stored is None and wanted is not None:
+            known = ", ".join(sorted(document.get("profiles", {}))) or "none"
+            raise ConfigError(f"no profile {chosen!r} in {self.path} (known: {known})")
+        profile = self._parse(chosen, stored or {})
+        overrides = {
+            "api_url": env.get("COULOMB_API_URL"),
+            "api_key": env.get("COULOMB_API_KEY"),
+            "password_file": env.get("COULOMB_PASSWORD_FILE"),
+            "rpc_url": env.get("ETH_RPC_URL"),
+        }
+        return replace(profile, **{k: v for k, v in overrides.items() if v})
+
+    def save(self, profile: Profile, make_current: bool = False) -> None:
+        """Write a profile, leaving the others alone; atomic, mode 0600."""
+        document = self._read()
+        values = {k: v for k, v in asdict(profile).items() if k != "name" and v is not None}
+        document.setdefault("profiles", {})[profile.name] = values
+        if make_current or "current" not in document:
+            document["current"] = profile.name
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            yaml.safe_dump(document, file, sort_keys=True)
+        fresh.replace(self.path)
+
+    def update(self, name: str, **values: Any) -> None:
+        """Change some settings of a stored profile, not those that came from the environment."""
+        self.save(replace(self.get(name if name in self.names() else None, {}), **values))
+
+    def _parse(self, name: str, stored: Any) -> Profile:
+        known = {f.name: f.type for f in fields(Profile) if f.name != "name"}
+        if not isinstance(stored, dict):
+            raise ConfigError(f"{self.path}: profile {name!r} is not a table of settings")
+        for key, value in stored.items():
+            if key not in known:
+                raise ConfigError(
+                    f"{self.path}: profile {name!r} has the unknown setting {key!r}",
+                    fix=f"known settings are {', '.join(known)}",
+                )
+            wanted = int if key == "chain_id" else str
+            if not isinstance(value, wanted):
+                raise ConfigError(f"{self.path}: {name}/{key} must be a {wanted.__name__}")
+        return Profile(name=name, **stored)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be read: {error.strerror}") from error
+        try:
+            document = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{self.path} is not YAML: {error}") from error
+        if document is None:
+            return {}
+        if not isinstance(document, dict) or not isinstance(document.get("profiles", {}), dict):
+            raise ConfigError(f"{self.path} must be a table with `profiles`")
+        return document

@@ -1,0 +1,1 @@
+"""The buyer's witness: it checks a provider's usage against what it saw itself, then signs."""

@@ -1,0 +1,218 @@
+"""The witness at work: it admits leases, watches them, and signs what the policy lets through.
+
+No network here. Whoever fetches what is pending hands it over as plain values and sends on what
+comes back.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from marketplace.witness.journal import Checkpoint, Journal, JournalConflict
+from marketplace.witness.policy import (
+    Deal,
+    Mark,
+    Refusal,
+    Watch,
+    first_watch,
+    judge_attestation,
+    judge_close,
+    judge_deal,
+)
+from settlement.attestation import Close, Stop, UsageAttestation, Voucher, voucher_for
+from settlement.eip712 import Domain
+from settlement.errors import SignatureError
+from settlement.orders import Ask, Bid, Prices
+from settlement.signing import Signer, sign, verify
+
+SAVE_EVERY_MS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A lease as the market describes it, with its signed orders; nothing here is believed yet."""
+
+    lease_no: bytes
+    bid: Bid
+    bid_signature: bytes
+    ask: Ask
+    prices: Prices
+    interval_ms: int
+    opened_unix: int
+
+
+@dataclass(slots=True)
+class _Case:
+    """One admitted lease: `origin` is the monotonic time at which its watch stood at zero."""
+
+    deal: Deal
+    opened_unix: int
+    origin_ms: int | None = None
+    alive_ms: int = 0
+    heartbeats: int = 0
+    saved_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Two clocks: one that only runs forward, and the wall's for the gap of a restart."""
+
+    monotonic_ms: Callable[[], int] = field(default=lambda: time.monotonic_ns() // 1_000_000)
+    unix_ms: Callable[[], int] = field(default=lambda: time.time_ns() // 1_000_000)
+
+
+class Desk:
+    """Signs for one witness key, for bids of the given buyers only (none given: of its own)."""
+
+    def __init__(
+        self,
+        signer: Signer,
+        domain: Domain,
+        journal: Journal,
+        buyers: Iterable[str],
+        clock: Clock | None = None,
+    ) -> None:
+        self.signer = signer
+        self.domain = domain
+        self.buyers = frozenset(buyers)
+        self._journal = journal
+        self._clock = clock or Clock()
+        self._lock = threading.Lock()
+        self._cases: dict[bytes, _Case] = {}
+
+    def knows(self, lease_no: bytes) -> bool:
+        """Whether a lease is admitted."""
+        return lease_no in self._cases
+
+    def mark(self, lease_no: bytes) -> Mark:
+        """The most signed so far on a lease."""
+        return self._journal.mark(lease_no)
+
+    def admit(self, claim: Claim) -> Refusal | None:
+        """Take on a lease if its bid is signed by a buyer of ours and binds exactly this lease."""
+        if claim.bid.buyer not in self.buyers:
+            return Refusal.UNKNOWN_JOB
+        deal = Deal(
+            claim.bid,
+            claim.ask,
+            claim.prices,
+            metered=claim.bid.egress_mib > 0 or claim.bid.units > 0,
+            interval_ms=claim.interval_ms,
+        )
+        refusal = judge_deal(
+            deal, self.signer.address, claim.bid.buyer, claim.ask.provider, claim.lease_no
+        )
+        if refusal is not None:
+            return refusal
+        try:
+            verify(claim.bid, self.domain, claim.bid_signature, claim.bid.buyer)
+        except SignatureError:
+            return Refusal.BAD_SIGNATURE
+        self._cases[claim.lease_no] = _Case(deal, claim.opened_unix)
+        return None
+
+    def adopt(self, lease_no: bytes, sequence: int, voucher: Voucher, signature: bytes) -> None:
+        """Learn from an own voucher that this journal has forgotten. Others' are ignored."""
+        try:
+            verify(voucher, self.domain, signature, self.signer.address)
+        except SignatureError:
+            return
+        egress = getattr(voucher, "egress_mib", 0)
+        units = getattr(voucher, "units", 0)
+        self._journal.adopt(lease_no, Mark(sequence, voucher.ms, egress, units))
+
+    def countersign(
+        self, reading: UsageAttestation, meter_signature: bytes, heartbeats: int
+    ) -> tuple[Voucher, bytes] | Refusal:
+        """Answer an attestation with a voucher, put down before it is signed, or a refusal."""
+        case = self._cases.get(reading.lease_no)
+        if case is None:
+            return Refusal.UNKNOWN_JOB
+        try:
+            verify(reading, self.domain, meter_signature, case.deal.ask.meter)
+        except SignatureError:
+            return Refusal.BAD_SIGNATURE
+        mark = self._journal.mark(reading.lease_no)
+        watch = self._observe(reading.lease_no, case, reading.ms, heartbeats)
+        voucher = voucher_for(reading, case.deal.metered)
+        repeated = reading.sequence == mark.sequence
+        if not repeated:
+            refusal = judge_attestation(case.deal, mark, watch, reading)
+            if refusal is not None:
+                return refusal
+        try:
+            self._journal.record(
+                reading.lease_no,
+                Mark(reading.sequence, reading.ms, reading.egress_mib, reading.units),
+                voucher.to_message(),
+            )
+        except JournalConflict:
+            return Refusal.SEQUENCE_USED
+        return voucher, sign(voucher, self.domain, self.signer)
+
+    def close(self, close: Close, meter_signature: bytes, heartbeats: int) -> bytes | Refusal:
+        """Sign the end of a lease, put down before it is signed, or refuse."""
+        case = self._cases.get(close.lease_no)
+        if case is None:
+            return Refusal.UNKNOWN_JOB
+        try:
+            verify(close, self.domain, meter_signature, case.deal.ask.meter)
+        except SignatureError:
+            return Refusal.BAD_SIGNATURE
+        mark = self._journal.mark(close.lease_no)
+        watch = self._observe(close.lease_no, case, close.ms, heartbeats)
+        refusal = judge_close(case.deal, mark, watch, close)
+        if refusal is not None:
+            return refusal
+        final = Mark(mark.sequence, close.ms, close.egress_mib, close.units)
+        try:
+            self._journal.record_close(close.lease_no, final, close.to_message())
+        except JournalConflict:
+            return Refusal.ALREADY_CLOSED
+        return sign(close, self.domain, self.signer)
+
+    def stop(self, lease_no: bytes) -> tuple[Stop, bytes] | Refusal:
+        """Sign the stop of a lease: it ends now and what is not used is freed."""
+        case = self._cases.get(lease_no)
+        if case is None:
+            return Refusal.UNKNOWN_JOB
+        stop = Stop(case.deal.bid.buyer, case.deal.ask.provider, lease_no)
+        return stop, sign(stop, self.domain, self.signer)
+
+    def watch(self, lease_no: bytes, heartbeats: int) -> None:
+        """Note signs of life between attestations; the watch itself starts with the first one."""
+        case = self._cases.get(lease_no)
+        if case is not None and case.origin_ms is not None:
+            self._observe(lease_no, case, 0, heartbeats)
+
+    def _observe(self, lease_no: bytes, case: _Case, claimed_ms: int, heartbeats: int) -> Watch:
+        """The watch now. It starts, or goes on after a restart, when a lease is first seen here."""
+        with self._lock:
+            now = self._clock.monotonic_ms()
+            if case.origin_ms is None:
+                watch = self._resume(lease_no, case, claimed_ms)
+                case.origin_ms, case.alive_ms = now - watch.elapsed_ms, watch.alive_ms
+                case.saved_ms = -SAVE_EVERY_MS
+            elapsed = now - case.origin_ms
+            if heartbeats > case.heartbeats:
+                case.heartbeats, case.alive_ms = heartbeats, elapsed
+            if elapsed - case.saved_ms >= SAVE_EVERY_MS:
+                case.saved_ms = elapsed
+                unix_ms = self._clock.unix_ms()
+                point = Checkpoint(elapsed, case.alive_ms, case.heartbeats, unix_ms)
+                self._journal.save(lease_no, point)
+            return Watch(elapsed, case.alive_ms)
+
+    def _resume(self, lease_no: bytes, case: _Case, claimed_ms: int) -> Watch:
+        unix_ms = self._clock.unix_ms()
+        saved = self._journal.checkpoint(lease_no)
+        if saved is None:
+            mark = self._journal.mark(lease_no)
+            since_opened = unix_ms - case.opened_unix * 1000
+            return first_watch(case.deal, mark, claimed_ms, since_opened)
+        case.heartbeats = saved.heartbeats
+        gap = max(0, unix_ms - saved.at_unix_ms)
+        return Watch(saved.elapsed_ms + gap, saved.alive_ms)
