@@ -4,7 +4,9 @@ SettlementError
 ├── FieldError            a value is out of its bounds or of the wrong form (also a ValueError)
 ├── SignatureError        a signature is malformed, malleable or not the expected signer's
 ├── ChainError            the chain could not be reached or answered with an error
+│   ├── ChainUnavailable  no usable answer: whether a transaction just sent arrived is unknown
 │   ├── WrongChain        the node serves another chain than the one expected
+│   ├── SendRejected      the node refused a signed transaction; `reason` says why
 │   └── CallReverted      the contract refused; carries the custom error's name and arguments
 ├── OutboxConflict        the store holds something else: another payload, a later state, a nonce
 ├── KeystoreError         a key file cannot be read or its password is wrong
@@ -14,6 +16,7 @@ SettlementError
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
 
@@ -46,10 +49,35 @@ class ChainError(SettlementError):
     code = "chain_error"
 
 
+class ChainUnavailable(ChainError):
+    """The node is down, slow, overloaded or talks garbage; what was sent may have arrived."""
+
+    code = "chain_unavailable"
+
+
 class WrongChain(ChainError):
     """The node serves another chain id than the deployment names."""
 
     code = "wrong_chain"
+
+
+class SendReason(StrEnum):
+    """Why a node refuses a signed transaction."""
+
+    NONCE_TOO_LOW = "nonce_too_low"
+    UNDERPRICED = "underpriced"
+    INSUFFICIENT_FUNDS = "insufficient_funds"
+    OTHER = "other"
+
+
+class SendRejected(ChainError):
+    """The node refused a signed transaction: it is not in its pool."""
+
+    code = "send_rejected"
+
+    def __init__(self, reason: SendReason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
 
 
 class CallReverted(ChainError):

@@ -1,0 +1,149 @@
+"""Calldata, results, events and errors by the ABIs that ship, without web3.
+
+Source: the Solidity contract ABI specification.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from eth_abi.abi import decode, encode
+from eth_abi.exceptions import DecodingError
+from eth_hash.auto import keccak
+
+from settlement.eip712 import checksum
+from settlement.errors import CallReverted, DeploymentError
+
+_BUILTIN_ERRORS: tuple[dict[str, Any], ...] = (
+    {"type": "error", "name": "Error", "inputs": [{"name": "message", "type": "string"}]},
+    {"type": "error", "name": "Panic", "inputs": [{"name": "code", "type": "uint256"}]},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A compiled contract as it ships. `immutables` are (start, length) in the deployed code."""
+
+    name: str
+    abi: tuple[dict[str, Any], ...]
+    abi_hash: str
+    bytecode: bytes
+    deployed: bytes
+    immutables: tuple[tuple[int, int], ...]
+
+    def matches(self, code: bytes) -> bool:
+        """Whether code on chain is this contract, whatever its immutables hold."""
+        return self._blank(code) == self._blank(self.deployed)
+
+    def _blank(self, code: bytes) -> bytes:
+        out = bytearray(code)
+        for start, length in self.immutables:
+            out[start : start + length] = bytes(length)
+        return bytes(out)
+
+
+@cache
+def artifact(name: str) -> Artifact:
+    """The shipped artifact of a contract. Raises DeploymentError where there is none."""
+    source = files("settlement") / "artifacts" / f"{name}.json"
+    try:
+        document = json.loads(source.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DeploymentError(f"no artifact of {name} ships here") from None
+    return Artifact(
+        name,
+        tuple(document["abi"]),
+        document["abiHash"],
+        bytes.fromhex(document["bytecode"][2:]),
+        bytes.fromhex(document["deployedBytecode"][2:]),
+        tuple((place["start"], place["length"]) for place in document["immutables"]),
+    )
+
+
+def canonical(parameter: Mapping[str, Any]) -> str:
+    """The type of a parameter as signatures write it: tuples as their members."""
+    kind = str(parameter["type"])
+    if not kind.startswith("tuple"):
+        return kind
+    members = ",".join(canonical(c) for c in parameter["components"])
+    return f"({members}){kind.removeprefix('tuple')}"
+
+
+class Abi:
+    """Encodes and decodes for one contract."""
+
+    def __init__(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        self._functions: dict[str, tuple[bytes, list[str], list[Mapping[str, Any]]]] = {}
+        self._events: dict[bytes, tuple[str, list[Mapping[str, Any]]]] = {}
+        self._errors: dict[bytes, tuple[str, list[str]]] = {}
+        self._constructor: list[str] = []
+        for entry in (*_BUILTIN_ERRORS, *entries):
+            types = [canonical(p) for p in entry.get("inputs", [])]
+            topic = keccak(f"{entry.get('name', '')}({','.join(types)})".encode())
+            match entry["type"]:
+                case "function":
+                    self._functions[entry["name"]] = (topic[:4], types, entry["outputs"])
+                case "event":
+                    self._events[topic] = (entry["name"], entry["inputs"])
+                case "error":
+                    self._errors[topic[:4]] = (entry["name"], types)
+                case "constructor":
+                    self._constructor = types
+
+    def call(self, name: str, *arguments: Any) -> bytes:
+        """Calldata of one function."""
+        selector, types, _ = self._functions[name]
+        return selector + encode(types, arguments)
+
+    def arguments(self, name: str, calldata: bytes) -> tuple[Any, ...]:
+        """The arguments inside calldata of one function; ValueError where it is another's."""
+        selector, types, _ = self._functions[name]
+        if calldata[:4] != selector:
+            raise ValueError(f"not a call of {name}")
+        return tuple(decode(types, calldata[4:]))
+
+    def result(self, name: str, data: bytes) -> Any:
+        """What a function returned: one value, or a tuple of several."""
+        outputs = self._functions[name][2]
+        values = decode([canonical(p) for p in outputs], data)
+        return values[0] if len(values) == 1 else values
+
+    def constructor(self, *arguments: Any) -> bytes:
+        """Constructor arguments, to be appended to the bytecode."""
+        return encode(self._constructor, arguments)
+
+    def event(self, topics: Sequence[bytes], data: bytes) -> tuple[str, dict[str, Any]] | None:
+        """A log's event name and arguments; None where the ABI has no such event."""
+        if not topics or topics[0] not in self._events:
+            return None
+        name, inputs = self._events[topics[0]]
+        plain = [p for p in inputs if not p["indexed"]]
+        members = decode([canonical(p) for p in plain], data)
+        values = dict(zip([p["name"] for p in plain], members, strict=True))
+        indexed = [p for p in inputs if p["indexed"]]
+        for parameter, topic in zip(indexed, topics[1:], strict=True):
+            values[parameter["name"]] = decode([parameter["type"]], topic)[0]
+        kinds = {p["name"]: p["type"] for p in inputs}
+        return name, {n: checksum(v) if kinds[n] == "address" else v for n, v in values.items()}
+
+    def reverted(self, data: bytes) -> CallReverted:
+        """What revert data says; `unknown` with the raw data where no error fits."""
+        known = self._errors.get(data[:4])
+        if known is not None:
+            name, types = known
+            try:
+                return CallReverted(name, tuple(decode(types, data[4:])))
+            except DecodingError:
+                return CallReverted(name, ("0x" + data[4:].hex(),))
+        return CallReverted("unknown", ("0x" + data.hex(),) if data else ())
+
+
+@cache
+def abi(name: str) -> Abi:
+    """The ABI of a shipped contract."""
+    return Abi(artifact(name).abi)

@@ -1,0 +1,277 @@
+"""Calldata for every call of the escrow, built without a node.
+
+Packed entries mirror `Settling` in contracts: runs of provider 20 | count 2, then per entry
+buyer 20 | leaseNo 16 | ms 5 (| egressMib 4 | units 4) | r 32 | vs 32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from settlement.attestation import Close, MeteredUsage, Usage, Voucher
+from settlement.chain.abi import Abi, abi
+from settlement.eip712 import ZERO_ADDRESS, Struct, checksum
+from settlement.errors import FieldError
+from settlement.orders import Ask, Bid, Prices, Quote
+from settlement.signing import compact, expand
+
+MAX_ENTRIES = 1_000
+MAX_METERED = 500
+MAX_OPENS = 200
+_HEADER = 22
+_USAGE_BYTES = 105
+_METERED_BYTES = 113
+_UINT40_MAX = 2**40 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Previous:
+    """The lease a bid had before; left out on its first open."""
+
+    provider: str
+    ask_hash: bytes
+    meter: str
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One ask and one bid with their signatures; a quote's prices if one is given."""
+
+    ask: Ask
+    bid: Bid
+    ask_signature: bytes
+    bid_signature: bytes
+    quote: Quote | None = None
+    quote_signature: bytes = b""
+    previous: Previous | None = None
+
+    @property
+    def prices(self) -> Prices:
+        """The prices the lease executes at."""
+        return self.quote.prices if self.quote is not None else self.ask.floor
+
+
+@dataclass(frozen=True, slots=True)
+class SignedVoucher:
+    """A voucher and its witness's 65-byte signature."""
+
+    voucher: Voucher
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRef:
+    """What names a lease on chain."""
+
+    buyer: str
+    provider: str
+    witness: str
+    lease_no: bytes
+
+
+class EscrowCalls:
+    """Builds calldata for one escrow. Pure: the same input gives the same bytes."""
+
+    def __init__(self, address: str) -> None:
+        self.address = checksum(address)
+        self._abi: Abi = abi("ComputeEscrow")
+
+    def payload(self, data: bytes) -> dict[str, Any]:
+        """An outbox payload that carries the call."""
+        return {"to": self.address, "data": "0x" + data.hex()}
+
+    def deposit(self, amount: int) -> bytes:
+        """Moves approved tokens of the sender to its balance."""
+        return self._abi.call("deposit", amount)
+
+    def deposit_with_permit(self, amount: int, deadline: int, signature: bytes) -> bytes:
+        """Deposits by the sender's EIP-2612 permit (65 bytes)."""
+        compact(signature)  # refuses what the token would refuse
+        return self._abi.call(
+            "depositWithPermit",
+            amount,
+            deadline,
+            signature[64],
+            signature[:32],
+            signature[32:64],
+        )
+
+    def withdraw(self, to: str, amount: int) -> bytes:
+        """Moves the sender's free balance out to `to`."""
+        return self._abi.call("withdraw", to, amount)
+
+    def collect_fees(self, providers: Sequence[str]) -> bytes:
+        """Moves the fees held on these providers' income to the recipient's balance."""
+        return self._abi.call("collectFees", list(providers))
+
+    def open(self, match: Match) -> bytes:
+        """Opens one lease; reverts where the orders do not fit."""
+        return self._abi.call("open", _match(match))
+
+    def open_batch(self, matches: Sequence[Match]) -> bytes:
+        """Opens many, skipping those that fail. Raises FieldError above 200."""
+        if len(matches) > MAX_OPENS:
+            raise FieldError("", f"{len(matches)} matches; a batch takes {MAX_OPENS}")
+        return self._abi.call("openBatch", [_match(match) for match in matches])
+
+    def settle(self, vouchers: Sequence[SignedVoucher]) -> bytes:
+        """Pays `Usage` vouchers, grouped by provider. Raises FieldError above 1,000."""
+        return self._abi.call("settle", pack_entries(vouchers, metered=False))
+
+    def settle_metered(self, vouchers: Sequence[SignedVoucher]) -> bytes:
+        """Pays `MeteredUsage` vouchers, grouped by provider. Raises FieldError above 500."""
+        return self._abi.call("settleMetered", pack_entries(vouchers, metered=True))
+
+    def stop(self, lease: LeaseRef) -> bytes:
+        """Ends a lease now; the sender is its buyer, provider or witness."""
+        return self._abi.call("stop", lease.buyer, lease.provider, lease.witness, lease.lease_no)
+
+    def stop_by_signature(
+        self, lease: LeaseRef, bid_hash: bytes, ask_hash: bytes, signature: bytes
+    ) -> bytes:
+        """Ends a lease now by a `Stop` of its witness or meter; anyone may send it."""
+        short = compact(signature)
+        return self._abi.call(
+            "stopBySignature",
+            lease.buyer,
+            lease.provider,
+            lease.witness,
+            lease.lease_no,
+            bid_hash,
+            ask_hash,
+            short[:32],
+            short[32:],
+        )
+
+    def close(
+        self,
+        close: Close,
+        bid_hash: bytes,
+        ask_hash: bytes,
+        meter_signature: bytes,
+        witness_signature: bytes,
+    ) -> bytes:
+        """Closes a lease at usage that meter and witness both signed."""
+        data = (
+            close.buyer,
+            close.provider,
+            close.lease_no,
+            bid_hash,
+            ask_hash,
+            close.ms,
+            close.egress_mib,
+            close.units,
+        )
+        meter, witness = compact(meter_signature), compact(witness_signature)
+        return self._abi.call("close", data, meter[:32], meter[32:], witness[:32], witness[32:])
+
+    def refund(self, lease: LeaseRef) -> bytes:
+        """Closes a lease whose settle window is over; anyone may send it."""
+        return self._abi.call("refund", lease.buyer, lease.provider, lease.witness, lease.lease_no)
+
+    def vouchers(self, calldata: bytes) -> tuple[SignedVoucher, ...]:
+        """The vouchers inside settle or settleMetered calldata, in entry order.
+
+        Raises ValueError where it is another call or malformed.
+        """
+        for name, metered in (("settle", False), ("settleMetered", True)):
+            if calldata[:4] == self._abi.call(name, b"")[:4]:
+                (entries,) = self._abi.arguments(name, calldata)
+                return unpack_entries(entries, metered)
+        raise ValueError("not a settlement")
+
+
+def pack_entries(vouchers: Sequence[SignedVoucher], metered: bool) -> bytes:
+    """Entries as the escrow reads them, in runs by provider, order kept inside a run."""
+    most = MAX_METERED if metered else MAX_ENTRIES
+    if not 0 < len(vouchers) <= most:
+        raise FieldError("", f"{len(vouchers)} vouchers; a batch takes 1 to {most}")
+    out: list[bytes] = []
+    for provider, run in runs_of(vouchers).items():
+        out += (_address(provider), len(run).to_bytes(2, "big"))
+        out += (_entry(signed, metered) for signed in run)
+    return b"".join(out)
+
+
+def runs_of(vouchers: Iterable[SignedVoucher]) -> dict[str, list[SignedVoucher]]:
+    """Vouchers by provider, in the order in which they are packed."""
+    runs: dict[str, list[SignedVoucher]] = {}
+    for signed in vouchers:
+        runs.setdefault(signed.voucher.provider, []).append(signed)
+    return runs
+
+
+def unpack_entries(entries: bytes, metered: bool) -> tuple[SignedVoucher, ...]:
+    """Inverse of `pack_entries`, in entry order. Raises ValueError where runs do not fit."""
+    size = _METERED_BYTES if metered else _USAGE_BYTES
+    out: list[SignedVoucher] = []
+    offset = 0
+    while offset < len(entries):
+        count = int.from_bytes(entries[offset + 20 : offset + _HEADER], "big")
+        provider = checksum(entries[offset : offset + 20].hex())
+        offset += _HEADER
+        if count == 0 or offset + count * size > len(entries):
+            raise ValueError(f"malformed run before offset {offset}")
+        for _ in range(count):
+            out.append(_voucher(provider, entries[offset : offset + size], metered))
+            offset += size
+    return tuple(out)
+
+
+def skipped_indexes(bitmap: bytes, count: int) -> frozenset[int]:
+    """The entries a bitmap marks; bit i is bit i mod 8, lowest first, of byte i / 8."""
+    return frozenset(i for i in range(count) if bitmap[i >> 3] >> (i & 7) & 1)
+
+
+def _entry(signed: SignedVoucher, metered: bool) -> bytes:
+    voucher = signed.voucher
+    if isinstance(voucher, MeteredUsage) is not metered:
+        raise FieldError("", f"a {voucher.primary} cannot be in this batch")
+    if voucher.ms > _UINT40_MAX:
+        raise FieldError("/ms", "must fit 40 bits")
+    figures = voucher.ms.to_bytes(5, "big")
+    if isinstance(voucher, MeteredUsage):
+        figures += voucher.egress_mib.to_bytes(4, "big") + voucher.units.to_bytes(4, "big")
+    return _address(voucher.buyer) + voucher.lease_no + figures + compact(signed.signature)
+
+
+def _voucher(provider: str, entry: bytes, metered: bool) -> SignedVoucher:
+    buyer, number = checksum(entry[:20].hex()), entry[20:36]
+    ms = int.from_bytes(entry[36:41], "big")
+    signature = expand(entry[-64:])
+    if not metered:
+        return SignedVoucher(Usage(buyer, provider, number, ms), signature)
+    egress_mib = int.from_bytes(entry[41:45], "big")
+    units = int.from_bytes(entry[45:49], "big")
+    return SignedVoucher(MeteredUsage(buyer, provider, number, ms, egress_mib, units), signature)
+
+
+def _match(match: Match) -> tuple[Any, ...]:
+    quote = match.quote or Quote(bytes(32), Prices(0), 0)
+    previous = match.previous or Previous(ZERO_ADDRESS, bytes(32), ZERO_ADDRESS)
+    if (match.quote is None) is not (match.quote_signature == b""):
+        raise FieldError("/quote", "a quote and its signature come together")
+    return (
+        _tuple(match.ask),
+        _tuple(match.bid),
+        _tuple(quote),
+        (previous.provider, previous.ask_hash, previous.meter),
+        match.ask_signature,
+        match.bid_signature,
+        match.quote_signature,
+    )
+
+
+def _tuple(value: Any) -> Any:
+    """A signed struct as eth-abi takes it: members in signing order, which is the ABI's."""
+    if isinstance(value, tuple):
+        return [_tuple(item) for item in value]
+    if isinstance(value, Struct):
+        return tuple(_tuple(getattr(value, f.name)) for f in fields(value))  # type: ignore[arg-type]
+    return value
+
+
+def _address(value: str) -> bytes:
+    return bytes.fromhex(value[2:])

@@ -1,0 +1,394 @@
+"""One node over JSON-RPC: reads, simulations, raw sends. Nothing is retried behind your back.
+
+Every failure is a ChainError: no answer is ChainUnavailable, a refusal by the node SendRejected, a
+refusal by a contract CallReverted. Source: Ethereum JSON-RPC (execution-apis), EIP-1559.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hexbytes import HexBytes
+from web3 import HTTPProvider, Web3
+from web3.exceptions import (
+    BlockNotFound,
+    ContractCustomError,
+    ContractLogicError,
+    ContractPanicError,
+    TransactionNotFound,
+    Web3Exception,
+    Web3RPCError,
+)
+from web3.providers.base import BaseProvider
+from web3.types import RPCEndpoint, TxParams
+
+from settlement.chain.abi import Abi, artifact
+from settlement.errors import (
+    CallReverted,
+    ChainError,
+    ChainUnavailable,
+    DeploymentError,
+    SendReason,
+    SendRejected,
+    WrongChain,
+)
+from settlement.ports import BlockRef
+from settlement.signing import TransactionSigner
+
+BlockTag = Literal["latest", "pending"]
+GAS_MARGIN_PERCENT = 25  # what time-dependent paths may cost more than when estimated
+_OVERLOAD_CODES = (-32005, 429)  # JSON-RPC "limit exceeded" and what some hosts answer instead
+_REASONS = (
+    ("nonce too low", SendReason.NONCE_TOO_LOW),
+    ("underpriced", SendReason.UNDERPRICED),
+    ("fee cap", SendReason.UNDERPRICED),
+    ("max fee per gas less than block base fee", SendReason.UNDERPRICED),
+    ("insufficient funds", SendReason.INSUFFICIENT_FUNDS),
+)
+# What reading an answer raises where it is not the JSON, or not the members, of the specification.
+_GARBAGE = (ValueError, KeyError, TypeError, AttributeError)
+_KNOWN = ("already known", "already imported", "known transaction")
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Where a transaction was mined and what became of it. `contract` is what it created."""
+
+    tx_hash: str
+    block_number: int
+    block_hash: str
+    succeeded: bool
+    gas_used: int
+    gas_price: int
+    contract: str | None
+    logs: tuple[Log, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One log as the chain has it."""
+
+    address: str
+    topics: tuple[bytes, ...]
+    data: bytes
+    block_number: int
+    block_hash: str
+    tx_hash: str
+    log_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fees:
+    """What the next block asks, in wei per gas."""
+
+    base: int
+    priority: int
+
+
+class ChainClient:
+    """A node, by URL or by an in-process provider. One instance may serve many threads."""
+
+    def __init__(
+        self,
+        rpc_url: str,
+        chain_id: int,
+        timeout_seconds: float = 10.0,
+        provider: BaseProvider | None = None,
+    ) -> None:
+        self.rpc_url = rpc_url
+        self.chain_id = chain_id
+        self._web3 = Web3(
+            provider
+            or HTTPProvider(
+                rpc_url,
+                request_kwargs={"timeout": timeout_seconds},
+                exception_retry_configuration=None,
+            )
+        )
+        self._errors = _shipped_errors()
+
+    def check(self) -> None:
+        """Pass if the node serves the expected chain. Raises WrongChain."""
+        with self._talk():
+            served = self._web3.eth.chain_id
+        if served != self.chain_id:
+            raise WrongChain(f"expected chain {self.chain_id}, the node serves {served}")
+
+    def block(self, at: int | BlockTag = "latest") -> BlockRef | None:
+        """A block by number or tag; None where the node has none."""
+        with self._talk():
+            try:
+                found = self._web3.eth.get_block(at)
+            except BlockNotFound:
+                return None
+            return BlockRef(
+                int(found["number"]),
+                _hex(found["hash"]),
+                _hex(found["parentHash"]),
+                int(found["timestamp"]),
+            )
+
+    def head(self) -> BlockRef:
+        """The newest block."""
+        found = self.block("latest")
+        if found is None:
+            raise ChainUnavailable("the node has no latest block")
+        return found
+
+    def timestamp(self) -> int:
+        """Chain time: the newest block's, in seconds."""
+        return self.head().timestamp
+
+    def balance(self, address: str) -> int:
+        """Native balance in wei."""
+        with self._talk():
+            return int(self._web3.eth.get_balance(Web3.to_checksum_address(address)))
+
+    def nonce(self, address: str, at: BlockTag = "latest") -> int:
+        """Transactions of an account: mined ("latest"), or with those in the pool ("pending")."""
+        with self._talk():
+            return int(self._web3.eth.get_transaction_count(Web3.to_checksum_address(address), at))
+
+    def code(self, address: str) -> bytes:
+        """Code at an address; empty where there is none."""
+        with self._talk():
+            return bytes(self._web3.eth.get_code(Web3.to_checksum_address(address)))
+
+    def call(
+        self,
+        to: str,
+        data: bytes,
+        sender: str | None = None,
+        at: int | BlockTag = "latest",
+        value: int = 0,
+    ) -> bytes:
+        """Run a call without a transaction. Raises CallReverted with the decoded error."""
+        with self._talk():
+            return bytes(self._web3.eth.call(_fields(to, data, sender, value), at))
+
+    def estimate_gas(self, to: str | None, data: bytes, sender: str, value: int = 0) -> int:
+        """Gas the call would take now. Raises CallReverted."""
+        with self._talk():
+            return int(self._web3.eth.estimate_gas(_fields(to, data, sender, value)))
+
+    def fees(self) -> Fees:
+        """Base fee of the newest block and the node's advice for the priority fee."""
+        with self._talk():
+            block = self._web3.eth.get_block("latest")
+            return Fees(int(block["baseFeePerGas"]), int(self._web3.eth.max_priority_fee))
+
+    def send_raw(self, raw: bytes) -> None:
+        """Hand signed bytes to the node's pool; bytes it already holds count as sent.
+
+        Raises SendRejected where the node refuses, ChainUnavailable where nobody knows.
+        """
+        try:
+            with self._talk():
+                self._web3.eth.send_raw_transaction(raw)
+        except CallReverted as error:  # pools that run a transaction before they take it
+            raise SendRejected(SendReason.OTHER, str(error)) from error
+        except (ChainUnavailable, WrongChain):
+            raise
+        except ChainError as error:
+            text = str(error).lower()
+            if any(known in text for known in _KNOWN):
+                return
+            reason = next((r for words, r in _REASONS if words in text), SendReason.OTHER)
+            raise SendRejected(reason, str(error)) from error
+
+    def knows(self, tx_hash: str) -> bool:
+        """Whether the node has the transaction, mined or in its pool."""
+        with self._talk():
+            try:
+                self._web3.eth.get_transaction(_hash(tx_hash))
+            except TransactionNotFound:
+                return False
+        return True
+
+    def receipt(self, tx_hash: str) -> Receipt | None:
+        """What became of a transaction; None while it is not mined."""
+        with self._talk():
+            try:
+                found = self._web3.eth.get_transaction_receipt(_hash(tx_hash))
+            except TransactionNotFound:
+                return None
+            return Receipt(
+                tx_hash=_hex(found["transactionHash"]),
+                block_number=int(found["blockNumber"]),
+                block_hash=_hex(found["blockHash"]),
+                succeeded=int(found["status"]) == 1,
+                gas_used=int(found["gasUsed"]),
+                gas_price=int(found.get("effectiveGasPrice", 0)),
+                contract=found.get("contractAddress"),
+                logs=tuple(_log(entry) for entry in found["logs"]),
+            )
+
+    def logs(self, address: str, first: int, last: int) -> tuple[Log, ...]:
+        """An address's logs in the blocks first to last, both included, in chain order."""
+        with self._talk():
+            found = self._web3.eth.get_logs(
+                {
+                    "address": Web3.to_checksum_address(address),
+                    "fromBlock": first,
+                    "toBlock": last,
+                }
+            )
+            logs = [_log(entry) for entry in found]
+        return tuple(sorted(logs, key=lambda log: (log.block_number, log.log_index)))
+
+    def rpc(self, method: str, *parameters: Any) -> Any:
+        """Any method of the node: for development chains (`anvil_…`, `evm_…`)."""
+        with self._talk():
+            answer = self._web3.provider.make_request(RPCEndpoint(method), list(parameters))
+        if "error" in answer:
+            raise ChainError(f"{method}: {answer['error']}")
+        return answer.get("result")
+
+    def transact(
+        self,
+        signer: TransactionSigner,
+        to: str | None,
+        data: bytes = b"",
+        value: int = 0,
+        timeout_seconds: float = 60.0,
+    ) -> Receipt:
+        """Simulate, sign, send and wait: for people at a prompt and for deployments.
+
+        `to` None creates a contract. Raises CallReverted, before anything is signed where the
+        simulation tells. Not for the relayer: nothing is stored, so a crash forgets.
+        """
+        gas = self.estimate_gas(to, data, signer.address, value)
+        fees = self.fees()
+        fields = transaction_fields(
+            self.chain_id, to, data, value, with_margin(gas), 2 * fees.base, fees.priority
+        )
+        fields["nonce"] = self.nonce(signer.address, "pending")
+        raw, tx_hash = signer.sign_transaction(fields)
+        self.send_raw(raw)
+        receipt = self.wait(tx_hash, timeout_seconds)
+        if not receipt.succeeded:
+            raise self.why_reverted(receipt, to, data, signer.address, value)
+        return receipt
+
+    def wait(self, tx_hash: str, timeout_seconds: float = 60.0) -> Receipt:
+        """The receipt, once mined. Raises ChainUnavailable after the time-out."""
+        until = time.monotonic() + timeout_seconds
+        while True:
+            receipt = self.receipt(tx_hash)
+            if receipt is not None:
+                return receipt
+            if time.monotonic() > until:
+                raise ChainUnavailable(f"{tx_hash} was not mined in {timeout_seconds:g} s")
+            time.sleep(0.05)
+
+    def why_reverted(
+        self, receipt: Receipt, to: str | None, data: bytes, sender: str, value: int = 0
+    ) -> CallReverted:
+        """The error behind a failed receipt, found by running the call again at its block."""
+        if to is not None:
+            try:
+                self.call(to, data, sender, receipt.block_number, value)
+            except CallReverted as error:
+                return error
+        return CallReverted("unknown", (f"transaction {receipt.tx_hash} failed",))
+
+    @contextmanager
+    def _talk(self) -> Iterator[None]:
+        """Turn whatever the libraries raise into the ChainError tree."""
+        try:
+            yield
+        except (ContractCustomError, ContractLogicError, ContractPanicError) as error:
+            raise self._reverted(error) from error
+        except Web3RPCError as error:
+            raise _refused(error) from error
+        except Web3Exception as error:
+            raise ChainUnavailable(f"{type(error).__name__}: {error}") from error
+        except (OSError, *_GARBAGE) as error:  # requests' exceptions are OSErrors
+            raise ChainUnavailable(f"{type(error).__name__}: {error}") from error
+
+    def _reverted(self, error: ContractLogicError) -> CallReverted:
+        data = error.data
+        if isinstance(data, str) and data.startswith("0x"):
+            return self._errors.reverted(bytes.fromhex(data[2:]))
+        return CallReverted("unknown", (str(error),))
+
+
+def with_margin(gas: int) -> int:
+    """An estimate and the margin for what may have changed when it runs."""
+    return gas + gas * GAS_MARGIN_PERCENT // 100
+
+
+def transaction_fields(
+    chain_id: int,
+    to: str | None,
+    data: bytes,
+    value: int,
+    gas: int,
+    max_fee: int,
+    priority_fee: int,
+) -> dict[str, Any]:
+    """The fields of an EIP-1559 transaction but for its nonce. Fees: wei per gas."""
+    fields: dict[str, Any] = {
+        "type": 2,
+        "chainId": chain_id,
+        "data": data,
+        "value": value,
+        "gas": gas,
+        "maxFeePerGas": max(max_fee, priority_fee),
+        "maxPriorityFeePerGas": priority_fee,
+    }
+    if to is not None:
+        fields["to"] = Web3.to_checksum_address(to)
+    return fields
+
+
+def _shipped_errors() -> Abi:
+    """The errors of every contract that ships; the built-in ones where none does yet."""
+    try:
+        entries = (*artifact("ComputeEscrow").abi, *artifact("ComputeToken").abi)
+    except DeploymentError:
+        return Abi(())
+    return Abi(tuple(e for e in entries if e["type"] == "error"))
+
+
+def _refused(error: Web3RPCError) -> ChainError:
+    answer: Any = (error.rpc_response or {}).get("error")
+    if not isinstance(answer, dict):
+        return ChainError(str(error))
+    code, text = answer.get("code"), answer.get("message", str(error))
+    if code in _OVERLOAD_CODES:
+        return ChainUnavailable(f"the node is overloaded: {text}")
+    return ChainError(str(text))
+
+
+def _fields(to: str | None, data: bytes, sender: str | None, value: int) -> TxParams:
+    fields: TxParams = {"data": data, "value": Web3.to_wei(value, "wei")}
+    if to is not None:
+        fields["to"] = Web3.to_checksum_address(to)
+    if sender is not None:
+        fields["from"] = Web3.to_checksum_address(sender)
+    return fields
+
+
+def _log(entry: Any) -> Log:
+    return Log(
+        address=entry["address"],
+        topics=tuple(bytes(topic) for topic in entry["topics"]),
+        data=bytes(entry["data"]),
+        block_number=int(entry["blockNumber"]),
+        block_hash=_hex(entry["blockHash"]),
+        tx_hash=_hex(entry["transactionHash"]),
+        log_index=int(entry["logIndex"]),
+    )
+
+
+def _hex(value: Any) -> str:
+    return "0x" + bytes(value).hex()
+
+
+def _hash(value: str) -> HexBytes:
+    return HexBytes(value)

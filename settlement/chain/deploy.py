@@ -1,0 +1,171 @@
+"""Puts the contracts on a chain, writes down where, and checks that what is there is what ships.
+
+A deployment's file is deployments/<chainId>.json: chain id, block, and per contract its address,
+the transaction that made it and the hash of its ABI.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from settlement.chain.abi import Abi, artifact
+from settlement.chain.client import ChainClient
+from settlement.chain.contracts import Escrow, Token
+from settlement.eip712 import checksum
+from settlement.errors import DeploymentError, WrongChain
+from settlement.signing import TransactionSigner
+
+DEFAULT_SUPPLY = 1_000_000_000 * 10**18
+HOUR = 3_600
+
+
+@dataclass(frozen=True, slots=True)
+class EscrowSettings:
+    """What an escrow fixes for good. Windows in seconds, fee in basis points (at most 1000)."""
+
+    fee_bps: int = 0
+    fee_recipient: str = "0x" + "0" * 40
+    settle_window: int = HOUR
+    dispute_window: int = 24 * HOUR
+    ruling_window: int = 72 * HOUR
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """One contract on chain."""
+
+    address: str
+    tx_hash: str
+    abi_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """The contracts of one chain. `block` is the first that may hold their events."""
+
+    chain_id: int
+    block: int
+    token: Deployed
+    escrow: Deployed
+
+    def to_json(self) -> dict[str, Any]:
+        """The form of deployments/<chainId>.json."""
+        return {
+            "chainId": self.chain_id,
+            "block": self.block,
+            "contracts": {
+                name: {"address": at.address, "txHash": at.tx_hash, "abiHash": at.abi_hash}
+                for name, at in (("ComputeToken", self.token), ("ComputeEscrow", self.escrow))
+            },
+        }
+
+    @classmethod
+    def from_json(cls, document: Any) -> Deployment:
+        """Inverse of `to_json`. Raises DeploymentError on anything else."""
+        try:
+            places = document["contracts"]
+            token, escrow = (
+                Deployed(checksum(str(p["address"])), str(p["txHash"]), str(p["abiHash"]))
+                for p in (places["ComputeToken"], places["ComputeEscrow"])
+            )
+            return cls(int(document["chainId"]), int(document["block"]), token, escrow)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DeploymentError(f"not a deployment: {error!r}") from error
+
+    def save(self, folder: Path) -> Path:
+        """Write deployments/<chainId>.json, whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.chain_id}.json"
+        beside = path.with_suffix(".json.new")
+        beside.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+        beside.replace(path)
+        return path
+
+    def open(self, client: ChainClient) -> tuple[Escrow, Token]:
+        """Both contracts through a client."""
+        return Escrow(client, self.escrow.address), Token(client, self.token.address)
+
+
+def deploy(
+    client: ChainClient,
+    signer: TransactionSigner,
+    settings: EscrowSettings | None = None,
+    token: str | None = None,
+    holder: str | None = None,
+    supply: int = DEFAULT_SUPPLY,
+) -> Deployment:
+    """Deploy an escrow, and a ComputeToken first unless `token` names one that is there.
+
+    `holder` (the signer unless given) receives the whole `supply` in atoms of a new token.
+    """
+    client.check()
+    first = client.head().number + 1
+    if token is None:
+        placed = _create(client, signer, "ComputeToken", (holder or signer.address, supply))
+    else:
+        placed = Deployed(checksum(token), "", artifact("ComputeToken").abi_hash)
+    chosen = settings or EscrowSettings()
+    escrow = _create(
+        client,
+        signer,
+        "ComputeEscrow",
+        (
+            placed.address,
+            chosen.fee_bps,
+            chosen.fee_recipient,
+            chosen.settle_window,
+            chosen.dispute_window,
+            chosen.ruling_window,
+        ),
+    )
+    return Deployment(client.chain_id, first, placed, escrow)
+
+
+def load_deployment(folder: Path, chain_id: int) -> Deployment:
+    """Read deployments/<chainId>.json. Raises DeploymentError: missing, malformed, other chain."""
+    path = folder / f"{chain_id}.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DeploymentError(f"nothing is deployed on chain {chain_id}: no {path}") from None
+    except (OSError, ValueError) as error:
+        raise DeploymentError(f"{path} cannot be read: {error}") from error
+    deployment = Deployment.from_json(document)
+    if deployment.chain_id != chain_id:
+        raise DeploymentError(f"{path} is of chain {deployment.chain_id}, not {chain_id}")
+    return deployment
+
+
+def check_deployment(client: ChainClient, deployment: Deployment) -> None:
+    """Pass if the escrow on chain is the one that ships and pays in the deployment's token.
+
+    Raises WrongChain, or DeploymentError with what differs.
+    """
+    client.check()
+    if client.chain_id != deployment.chain_id:
+        raise WrongChain(f"the deployment is of chain {deployment.chain_id}")
+    shipped, escrow = artifact("ComputeEscrow"), deployment.escrow
+    if escrow.abi_hash != shipped.abi_hash:
+        raise DeploymentError("the escrow was deployed with another ABI than the one that ships")
+    code = client.code(escrow.address)
+    if not code:
+        raise DeploymentError(f"no contract at {escrow.address}")
+    if not shipped.matches(code):
+        raise DeploymentError(f"the code at {escrow.address} is not the escrow that ships")
+    token = Escrow(client, escrow.address).config().token
+    if token != deployment.token.address:
+        raise DeploymentError(f"the escrow pays in {token}, not in {deployment.token.address}")
+
+
+def _create(
+    client: ChainClient, signer: TransactionSigner, name: str, arguments: tuple[Any, ...]
+) -> Deployed:
+    shipped = artifact(name)
+    data = shipped.bytecode + Abi(shipped.abi).constructor(*arguments)
+    receipt = client.transact(signer, None, data)
+    if receipt.contract is None:
+        raise DeploymentError(f"{receipt.tx_hash} created no contract")
+    return Deployed(checksum(receipt.contract), receipt.tx_hash, shipped.abi_hash)

@@ -1,0 +1,167 @@
+"""A local chain to develop and test on: Anvil, started here or found running.
+
+Warning: the keys of DEV_ACCOUNTS are in every copy of Anvil. Whatever they hold anywhere else is
+anybody's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from settlement.chain.client import ChainClient
+from settlement.errors import ChainError, ChainUnavailable
+from settlement.signing import LocalSigner
+
+DEV_MNEMONIC = "test test test test test test test test test test test junk"
+DEV_CHAIN_ID = 31337
+DEV_HARDFORK = "prague"
+_PATH = "m/44'/60'/0'/0/{}"
+_LISTENING = re.compile(r"Listening on (?:[\d.]+|\[[\da-f:]+\]):(\d+)")
+_ROOT = Path(__file__).resolve().parents[2]
+_START_SECONDS = 20.0
+_STOP_SECONDS = 5.0
+
+
+@cache
+def dev_account(index: int) -> LocalSigner:
+    """Anvil's well-known account number `index`, from 0. For development chains alone."""
+    from eth_account import Account
+
+    Account.enable_unaudited_hdwallet_features()
+    account = Account.from_mnemonic(DEV_MNEMONIC, account_path=_PATH.format(index))
+    return LocalSigner(bytes(account.key))
+
+
+def find_anvil() -> Path:
+    """The native Anvil: on PATH, else where a checkout keeps it. Raises ChainError.
+
+    npm's shim of the same name in node_modules/.bin is left out: it hides failures.
+    """
+    found = shutil.which("anvil")
+    if found is not None and Path(found).parent.name != ".bin":
+        return Path(found)
+    own = _ROOT / ".setup" / "bin" / "anvil"
+    if own.exists():
+        return own
+    raise ChainError("no anvil on PATH: run scripts/test once in a checkout, or install Foundry")
+
+
+@dataclass(slots=True)
+class Devnet:
+    """An Anvil of our own, on a port that the system picks, for the length of a `with` block.
+
+    `block_seconds` zero mines each transaction at once. `state` keeps the chain between runs.
+    """
+
+    block_seconds: int = 1
+    chain_id: int = DEV_CHAIN_ID
+    hardfork: str = DEV_HARDFORK
+    port: int = 0
+    state: Path | None = None
+    extra: tuple[str, ...] = ()
+    rpc_url: str = ""
+    _process: subprocess.Popen[bytes] | None = None
+    _log: IO[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running node."""
+        if self._process is None:
+            raise ChainError("the devnet is not running")
+        return self._process.pid
+
+    def start(self) -> Self:
+        """Start the node and wait until it answers. Raises ChainError with its last words."""
+        self._log = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(  # noqa: S603 - our own arguments, no shell
+            self._command(),
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # a Ctrl-C at the prompt is ours to handle
+            env={**os.environ, "NO_COLOR": "1"},
+        )
+        try:
+            self.rpc_url = f"http://127.0.0.1:{self._wait_for_port()}"
+            self.client().check()
+        except ChainError:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """End the node by its process id, and wait for it. Safe to call twice."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.terminate()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def client(self, timeout_seconds: float = 10.0) -> ChainClient:
+        """A client for this chain."""
+        return ChainClient(self.rpc_url, self.chain_id, timeout_seconds)
+
+    def _command(self) -> list[str]:
+        command = [str(find_anvil()), "--port", str(self.port), "--hardfork", self.hardfork]
+        command += ["--chain-id", str(self.chain_id), "--mnemonic", DEV_MNEMONIC]
+        if self.block_seconds:
+            command += ["--block-time", str(self.block_seconds)]
+        if self.state is not None:
+            command += ["--state", str(self.state)]
+        return [*command, *self.extra]
+
+    def _wait_for_port(self) -> int:
+        until = time.monotonic() + _START_SECONDS
+        process, log = self._process, self._log
+        if process is None or log is None:
+            raise ChainError("the devnet is not running")
+        while time.monotonic() < until:
+            log.seek(0)
+            text = log.read().decode(errors="replace")
+            found = _LISTENING.search(text)
+            if found:
+                return int(found.group(1))
+            if process.poll() is not None:
+                raise ChainError(f"anvil ended at once: {text.strip()[-400:]}")
+            time.sleep(0.02)
+        raise ChainUnavailable(f"anvil did not listen within {_START_SECONDS:g} s")
+
+
+def attach(rpc_url: str, chain_id: int = DEV_CHAIN_ID) -> ChainClient | None:
+    """A client for a node that already runs there; None where nothing answers.
+
+    Raises WrongChain where another chain does.
+    """
+    client = ChainClient(rpc_url, chain_id, timeout_seconds=2.0)
+    try:
+        client.check()
+    except ChainUnavailable:
+        return None
+    return client
