@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
+import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
+import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
+
+import {Ask, Bid, IComputeEscrow, LeaseState, Match, Previous, Prices, Quote} from "../interfaces/IComputeEscrow.sol";
+import {Entries} from "../libraries/Entries.sol";
+import {CountedSlots, LeaseSlot, LeaseSlots} from "../libraries/LeaseSlot.sol";
+import {Orders} from "../libraries/Orders.sol";
+import {Units} from "../libraries/Units.sol";
+import {Leases} from "./Leases.sol";
+
+/// @title Opening
+/// @notice Leases from signed orders.
+abstract contract Opening is Leases {
+    using Entries for bytes;
+    using Orders for *;
+
+    /// @dev Longest funded time; its milliseconds fit 40 bits.
+    uint256 public constant MAX_FUNDED_SECONDS = 1_000_000_000;
+    uint256 public constant MAX_OPENS = 200;
+    /// @dev Gas that one item of a batch may use, so that a contract wallet cannot burn what the others need.
+    uint256 public constant OPEN_GAS = 600_000;
+
+    /// @dev Written from a bid's second lease on.
+    struct BidRecord {
+        bytes16 latest;
+        uint128 spentBefore;
+    }
+
+    mapping(address buyer => mapping(uint256 word => uint256)) private _nonces;
+    mapping(bytes32 bidHash => BidRecord) private _bids;
+
+    /// @dev A lease on its way: what the orders say of it, then what follows from them.
+    struct Draft {
+        address buyer;
+        address provider;
+        address witness;
+        address meter;
+        bytes32 bidHash;
+        bytes32 askHash;
+        uint32 gpuMilli;
+        uint24 node;
+        uint16 minChargeSeconds;
+        bool hasCounted;
+        uint256 bidSalt;
+        bytes16 leaseNo;
+        uint64 rate;
+        uint40 end;
+        uint32 funded;
+        uint256 locked;
+    }
+
+    /* OPENING */
+
+    /// @inheritdoc IComputeEscrow
+    function open(Match calldata order) external returns (bytes16 leaseNo) {
+        Ask calldata ask = order.ask;
+        Bid calldata bid = order.bid;
+        Prices calldata prices = order.quoteSignature.length == 0 ? ask.floor : order.quote.prices;
+        Draft memory draft = _draft(ask, bid);
+        leaseNo = draft.leaseNo;
+        bytes32 key = _keyOf(draft.buyer, draft.provider, draft.witness, leaseNo);
+
+        if (_leases[key].state() != LeaseState.None) revert LeaseExists(leaseNo);
+        ask.opener.requireOpener();
+        bid.opener.requireOpener();
+        ask.requireFit(bid, feeBps);
+        _requireSigned(order, draft);
+        draft.rate = prices.rate(bid);
+        bid.requireWithinLimits(ask.tier, prices, draft.rate);
+        _fund(draft, ask, bid, prices, _followBid(draft, order.previous));
+
+        _debit(draft.buyer, draft.locked);
+        _reserve(draft.provider, draft.node, draft.gpuMilli, ask.gpuMilli);
+        _leases[key] = _slotOf(draft);
+        _emitOpened(draft);
+        if (draft.hasCounted) {
+            _counted[key] = CountedSlots.pack(prices.egressGib, prices.unit, bid.egressMib, bid.units);
+            emit OpenedCounted(leaseNo, prices.egressGib, prices.unit, bid.egressMib, bid.units);
+        }
+    }
+
+    /// @inheritdoc IComputeEscrow
+    /// @dev Each item is a call of this code by this code for the same sender, so that a failure undoes it alone.
+    function openBatch(Match[] calldata orders) external returns (bytes memory skipped) {
+        if (orders.length > MAX_OPENS) revert BatchTooLarge(MAX_OPENS, orders.length);
+        skipped = Entries.bitmap(orders.length);
+        for (uint256 i = 0; i < orders.length; i++) {
+            if (!_tryOpen(orders[i], i + 1 < orders.length ? orders[i + 1] : orders[i])) skipped.setBit(i);
+        }
+    }
+
+    /// @dev Calls `open` with the calldata of `order` as it is: up to `next` where that lies behind it, else to the end.
+    function _tryOpen(Match calldata order, Match calldata next) private returns (bool opened) {
+        bytes4 selector = this.open.selector;
+        uint256 gasLimit = OPEN_GAS;
+        assembly ("memory-safe") {
+            let size := sub(calldatasize(), order)
+            if gt(next, order) { size := sub(next, order) }
+            let ptr := mload(0x40)
+            mstore(ptr, selector)
+            mstore(add(ptr, 0x04), 0x20) // where the order starts
+            calldatacopy(add(ptr, 0x24), order, size)
+            opened := delegatecall(gasLimit, address(), ptr, add(size, 0x24), 0, 0)
+        }
+    }
+
+    /// @dev The part of a lease that the orders alone settle.
+    function _draft(Ask calldata ask, Bid calldata bid) private pure returns (Draft memory draft) {
+        draft.buyer = bid.buyer;
+        draft.provider = ask.provider;
+        draft.witness = bid.witness;
+        draft.meter = ask.meter;
+        draft.bidHash = bid.hash();
+        draft.askHash = ask.hash();
+        draft.gpuMilli = bid.gpuMilli;
+        draft.node = ask.node;
+        draft.minChargeSeconds = ask.minChargeSeconds;
+        draft.hasCounted = bid.egressMib > 0 || bid.units > 0;
+        draft.bidSalt = bid.salt;
+        draft.leaseNo = Orders.leaseNo(draft.bidHash, draft.askHash, draft.meter);
+    }
+
+    /// @dev Both orders by their accounts, the quote, if any, by the ask's meter.
+    function _requireSigned(Match calldata order, Draft memory draft) private view {
+        bytes32 domain = _domainSeparatorV4();
+        _requireSignature(order.ask.provider, domain, draft.askHash, order.askSignature);
+        _requireSignature(order.bid.buyer, domain, draft.bidHash, order.bidSignature);
+        if (order.quoteSignature.length == 0) return;
+        Quote calldata quote = order.quote;
+        if (quote.askHash != draft.askHash) revert QuoteForOtherAsk(draft.askHash, quote.askHash);
+        Orders.requireLive(quote.expiry);
+        order.ask.floor.requireAboveFloor(quote.prices);
+        bytes32 digest = MessageHashUtils.toTypedDataHash(domain, quote.hash());
+        (address signer,,) = ECDSA.tryRecoverCalldata(digest, order.quoteSignature);
+        if (signer != order.ask.meter) revert InvalidSignature(order.ask.meter);
+    }
+
+    function _requireSignature(address signer, bytes32 domain, bytes32 structHash, bytes calldata signature)
+        private
+        view
+    {
+        bytes32 digest = MessageHashUtils.toTypedDataHash(domain, structHash);
+        if (!SignatureChecker.isValidSignatureNowCalldata(signer, digest, signature)) revert InvalidSignature(signer);
+    }
+
+    /// @dev Flips the buyer's nonce bit on a bid's first lease; on later ones moves on from the latest.
+    /// @return spent Atoms that the bid's earlier leases have paid or may still pay.
+    function _followBid(Draft memory draft, Previous calldata previous) private returns (uint256 spent) {
+        if (previous.provider == address(0)) {
+            (uint256 word, uint256 bit) = (draft.bidSalt >> 8, 1 << (draft.bidSalt & 0xff));
+            uint256 bits = _nonces[draft.buyer][word];
+            if (bits & bit != 0) revert NonceUsed(draft.buyer, draft.bidSalt);
+            _nonces[draft.buyer][word] = bits | bit;
+            return 0;
+        }
+        BidRecord storage record = _bids[draft.bidHash];
+        bytes16 latest = Orders.leaseNo(draft.bidHash, previous.askHash, previous.meter);
+        if (record.latest != 0 && record.latest != latest) revert NotLatestLease(record.latest, latest);
+        bytes32 key = _keyOf(draft.buyer, previous.provider, draft.witness, latest);
+        LeaseSlot slot = _leases[key];
+        LeaseState state = slot.state();
+        if (state == LeaseState.None) revert UnknownLease(latest);
+        if (state != LeaseState.Closed && block.timestamp < slot.end()) {
+            revert LeaseRunning(slot.end(), block.timestamp);
+        }
+        spent = record.spentBefore + (state == LeaseState.Closed ? _released(key, slot) : _fullCost(key, slot));
+        (record.latest, record.spentBefore) = (draft.leaseNo, uint128(spent));
+    }
+
+    /// @dev Funds the bid's longest time and the start allowance, or what the rest of the budget pays for.
+    function _fund(Draft memory draft, Ask calldata ask, Bid calldata bid, Prices calldata prices, uint256 spent)
+        private
+        view
+    {
+        uint256 budget = bid.budget > spent ? bid.budget - spent : 0;
+        uint256 countedLock = Units.countedUp(prices.egressGib, prices.unit, bid.egressMib, bid.units, SCALE);
+        if (countedLock > budget) revert BudgetTooSmall(countedLock, budget);
+
+        uint256 allowance = ask.startLimitSeconds;
+        uint256 funded = _min(bid.maxSeconds + allowance, MAX_FUNDED_SECONDS);
+        funded = _min(funded, Units.affordableSeconds(draft.rate, budget - countedLock, SCALE));
+        uint256 least = _max(_max(ask.minSeconds + allowance, ask.minChargeSeconds), 1);
+        if (funded < least) {
+            revert BudgetTooSmall(Units.costUp(draft.rate, least * Units.MS, SCALE) + countedLock, budget);
+        }
+
+        draft.funded = uint32(funded);
+        draft.end = uint40(block.timestamp + funded);
+        draft.locked = Units.costUp(draft.rate, funded * Units.MS, SCALE) + countedLock;
+    }
+
+    function _slotOf(Draft memory draft) private pure returns (LeaseSlot) {
+        return LeaseSlots.pack(
+            draft.rate, draft.end, draft.funded, draft.minChargeSeconds, draft.gpuMilli, draft.node, draft.hasCounted
+        );
+    }
+
+    /// @dev All from one struct: the compiler's stack holds no more beside the event's fifteen values.
+    function _emitOpened(Draft memory draft) private {
+        emit Opened(
+            draft.leaseNo,
+            draft.buyer,
+            draft.provider,
+            draft.witness,
+            draft.meter,
+            draft.bidHash,
+            draft.askHash,
+            draft.rate,
+            draft.gpuMilli,
+            draft.node,
+            draft.end,
+            draft.funded,
+            draft.minChargeSeconds,
+            draft.locked,
+            draft.bidSalt
+        );
+    }
+
+    /* VIEWS */
+
+    /// @inheritdoc IComputeEscrow
+    function isNonceUsed(address buyer, uint256 salt) external view returns (bool) {
+        return _nonces[buyer][salt >> 8] & (1 << (salt & 0xff)) != 0;
+    }
+
+    /// @inheritdoc IComputeEscrow
+    function bidRecord(bytes32 bidHash) external view returns (bytes16, uint128) {
+        return (_bids[bidHash].latest, _bids[bidHash].spentBefore);
+    }
+
+    /// @inheritdoc IComputeEscrow
+    function hashAsk(Ask calldata ask) external pure returns (bytes32) {
+        return ask.hash();
+    }
+
+    /// @inheritdoc IComputeEscrow
+    function hashBid(Bid calldata bid) external pure returns (bytes32) {
+        return bid.hash();
+    }
+
+    /// @inheritdoc IComputeEscrow
+    function hashQuote(Quote calldata quote) external pure returns (bytes32) {
+        return quote.hash();
+    }
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import {IComputeEscrow} from "../interfaces/IComputeEscrow.sol";
+
+/// @title Entries
+/// @notice Reads packed settlement entries from calldata, and writes packed event payloads and bitmaps.
+/// @dev `count` proves the layout of the whole array once; the reads after it are inside its bounds, but for words
+/// that reach past the end, whose surplus low bits callers drop.
+library Entries {
+    uint256 internal constant HEADER_BYTES = 22;
+
+    /// @notice Number of entries of `size` bytes in all runs; reverts where the runs do not end with the array.
+    function count(bytes calldata entries, uint256 size, uint256 most) internal pure returns (uint256 total) {
+        uint256 offset = 0;
+        while (offset < entries.length) {
+            uint256 inRun = runLength(entries, offset);
+            if (inRun == 0 || offset + HEADER_BYTES > entries.length) revert IComputeEscrow.MalformedEntries(offset);
+            total += inRun;
+            offset += HEADER_BYTES + inRun * size;
+        }
+        if (offset != entries.length) revert IComputeEscrow.MalformedEntries(offset);
+        if (total > most) revert IComputeEscrow.BatchTooLarge(most, total);
+    }
+
+    /// @notice The 32 bytes at `offset`.
+    function word(bytes calldata entries, uint256 offset) internal pure returns (bytes32 value) {
+        assembly ("memory-safe") {
+            value := calldataload(add(entries.offset, offset))
+        }
+    }
+
+    /// @notice The provider that the run at `offset` pays.
+    function runProvider(bytes calldata entries, uint256 offset) internal pure returns (address) {
+        return address(bytes20(word(entries, offset)));
+    }
+
+    /// @notice The number of entries in the run at `offset`.
+    function runLength(bytes calldata entries, uint256 offset) internal pure returns (uint256) {
+        return uint16(bytes2(word(entries, offset + 20)));
+    }
+
+    /// @notice An empty array with room for `size` bytes, and for the word that `push` writes last.
+    function room(uint256 size) internal pure returns (bytes memory array) {
+        array = new bytes(size + 32);
+        assembly ("memory-safe") {
+            mstore(array, 0)
+        }
+    }
+
+    /// @notice Appends the high `size` bytes of `value`. The array must have `room`.
+    function push(bytes memory array, bytes32 value, uint256 size) internal pure {
+        assembly ("memory-safe") {
+            let length := mload(array)
+            mstore(add(add(array, 0x20), length), value)
+            mstore(array, add(length, size))
+        }
+    }
+
+    /// @notice A bitmap of `bits` zeros, lowest bit of the first byte first.
+    function bitmap(uint256 bits) internal pure returns (bytes memory) {
+        return new bytes((bits + 7) / 8);
+    }
+
+    function setBit(bytes memory bits, uint256 index) internal pure {
+        bits[index >> 3] |= bytes1(uint8(1 << (index & 7)));
+    }
+}

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import {LeaseState} from "../interfaces/IComputeEscrow.sol";
+import {Units} from "./Units.sol";
+
+/// @notice A lease in one storage word. From the highest bit down:
+/// rate 64 | usedMs 40 | end 40 | funded 32 | minCharge 16 | gpuMilli 32 | node 24 | counted 1 | state 7.
+type LeaseSlot is uint256;
+
+using LeaseSlots for LeaseSlot global;
+
+/// @notice What a lease's counted resources cost, used and may use, in one storage word. From the highest bit down:
+/// egress price 64 | unit price 64 | egressMib used 32 | units used 32 | egressMib cap 32 | units cap 32.
+type CountedSlot is uint256;
+
+using CountedSlots for CountedSlot global;
+
+/// @title LeaseSlots
+/// @notice Fields of a packed lease. Callers keep every value within its width.
+library LeaseSlots {
+    uint256 private constant USED_SHIFT = 152;
+    uint256 private constant END_SHIFT = 112;
+    uint256 private constant FUNDED_SHIFT = 80;
+    uint256 private constant MIN_CHARGE_SHIFT = 64;
+    uint256 private constant GPU_SHIFT = 32;
+    uint256 private constant NODE_SHIFT = 8;
+    uint256 private constant COUNTED_BIT = 0x80;
+    uint256 private constant STATE_MASK = 0x7f;
+
+    function pack(
+        uint64 rate_,
+        uint40 end_,
+        uint32 funded_,
+        uint16 minCharge_,
+        uint32 gpuMilli_,
+        uint24 node_,
+        bool hasCounted_
+    ) internal pure returns (LeaseSlot) {
+        uint256 word =
+            (uint256(rate_) << 192) | (uint256(end_) << END_SHIFT) | (uint256(funded_) << FUNDED_SHIFT);
+        word |= (uint256(minCharge_) << MIN_CHARGE_SHIFT) | (uint256(gpuMilli_) << GPU_SHIFT);
+        word |= (uint256(node_) << NODE_SHIFT) | (hasCounted_ ? COUNTED_BIT : 0) | uint256(LeaseState.Active);
+        return LeaseSlot.wrap(word);
+    }
+
+    /// @return 1e-12 token per hour.
+    function rate(LeaseSlot self) internal pure returns (uint256) {
+        return LeaseSlot.unwrap(self) >> 192;
+    }
+
+    function usedMs(LeaseSlot self) internal pure returns (uint256) {
+        return uint40(LeaseSlot.unwrap(self) >> USED_SHIFT);
+    }
+
+    /// @return First second that no longer counts as use.
+    function end(LeaseSlot self) internal pure returns (uint256) {
+        return uint40(LeaseSlot.unwrap(self) >> END_SHIFT);
+    }
+
+    /// @return Seconds from start to end.
+    function funded(LeaseSlot self) internal pure returns (uint256) {
+        return uint32(LeaseSlot.unwrap(self) >> FUNDED_SHIFT);
+    }
+
+    function start(LeaseSlot self) internal pure returns (uint256) {
+        return self.end() - self.funded();
+    }
+
+    function minCharge(LeaseSlot self) internal pure returns (uint256) {
+        return uint16(LeaseSlot.unwrap(self) >> MIN_CHARGE_SHIFT);
+    }
+
+    function gpuMilli(LeaseSlot self) internal pure returns (uint256) {
+        return uint32(LeaseSlot.unwrap(self) >> GPU_SHIFT);
+    }
+
+    function node(LeaseSlot self) internal pure returns (uint24) {
+        return uint24(LeaseSlot.unwrap(self) >> NODE_SHIFT);
+    }
+
+    function hasCounted(LeaseSlot self) internal pure returns (bool) {
+        return LeaseSlot.unwrap(self) & COUNTED_BIT != 0;
+    }
+
+    function state(LeaseSlot self) internal pure returns (LeaseState) {
+        return LeaseState(LeaseSlot.unwrap(self) & STATE_MASK);
+    }
+
+    /// @return Whether usage can still be paid: active or stopped.
+    function isOpen(LeaseSlot self) internal pure returns (bool) {
+        uint256 state_ = LeaseSlot.unwrap(self) & STATE_MASK;
+        return state_ == uint256(LeaseState.Active) || state_ == uint256(LeaseState.Stopped);
+    }
+
+    function withUsedMs(LeaseSlot self, uint256 usedMs_) internal pure returns (LeaseSlot) {
+        uint256 word = LeaseSlot.unwrap(self) & ~(uint256(type(uint40).max) << USED_SHIFT);
+        return LeaseSlot.wrap(word | (usedMs_ << USED_SHIFT));
+    }
+
+    /// @dev The end moves and the start stays.
+    function withEnd(LeaseSlot self, uint256 end_) internal pure returns (LeaseSlot) {
+        uint256 funded_ = end_ - self.start();
+        uint256 word = LeaseSlot.unwrap(self) & ~(uint256(type(uint40).max) << END_SHIFT);
+        word &= ~(uint256(type(uint32).max) << FUNDED_SHIFT);
+        return LeaseSlot.wrap(word | (end_ << END_SHIFT) | (funded_ << FUNDED_SHIFT));
+    }
+
+    function withState(LeaseSlot self, LeaseState state_) internal pure returns (LeaseSlot) {
+        return LeaseSlot.wrap((LeaseSlot.unwrap(self) & ~STATE_MASK) | uint256(state_));
+    }
+
+    /// @return Atoms that time has earned so far, rounded down.
+    function paidTime(LeaseSlot self, uint256 scale) internal pure returns (uint256) {
+        return Units.costDown(self.rate(), Units.billedMs(self.usedMs(), self.minCharge()), scale);
+    }
+
+    /// @return Most atoms that time may ever cost, rounded up.
+    function fullTime(LeaseSlot self, uint256 scale) internal pure returns (uint256) {
+        uint256 seconds_ = self.funded();
+        if (seconds_ < self.minCharge()) seconds_ = self.minCharge();
+        return Units.costUp(self.rate(), seconds_ * Units.MS, scale);
+    }
+}
+
+/// @title CountedSlots
+/// @notice Fields of a lease's packed counted resources.
+library CountedSlots {
+    uint256 private constant USED_MASK = uint256(type(uint64).max) << 64;
+
+    function pack(uint64 egressPrice_, uint64 unitPrice_, uint32 egressCap_, uint32 unitsCap_)
+        internal
+        pure
+        returns (CountedSlot)
+    {
+        return CountedSlot.wrap(
+            (uint256(egressPrice_) << 192) | (uint256(unitPrice_) << 128) | (uint256(egressCap_) << 32)
+                | uint256(unitsCap_)
+        );
+    }
+
+    /// @return 1e-9 token per GiB.
+    function egressPrice(CountedSlot self) internal pure returns (uint256) {
+        return CountedSlot.unwrap(self) >> 192;
+    }
+
+    /// @return 1e-9 token per unit.
+    function unitPrice(CountedSlot self) internal pure returns (uint256) {
+        return uint64(CountedSlot.unwrap(self) >> 128);
+    }
+
+    function egressUsed(CountedSlot self) internal pure returns (uint256) {
+        return uint32(CountedSlot.unwrap(self) >> 96);
+    }
+
+    function unitsUsed(CountedSlot self) internal pure returns (uint256) {
+        return uint32(CountedSlot.unwrap(self) >> 64);
+    }
+
+    function egressCap(CountedSlot self) internal pure returns (uint256) {
+        return uint32(CountedSlot.unwrap(self) >> 32);
+    }
+
+    function unitsCap(CountedSlot self) internal pure returns (uint256) {
+        return uint32(CountedSlot.unwrap(self));
+    }
+
+    function withUsed(CountedSlot self, uint256 egressMib, uint256 units) internal pure returns (CountedSlot) {
+        return CountedSlot.wrap((CountedSlot.unwrap(self) & ~USED_MASK) | (egressMib << 96) | (units << 64));
+    }
+
+    /// @return Atoms that counted resources have earned so far, rounded down.
+    function paid(CountedSlot self, uint256 scale) internal pure returns (uint256) {
+        return Units.countedDown(self.egressPrice(), self.unitPrice(), self.egressUsed(), self.unitsUsed(), scale);
+    }
+
+    /// @return Most atoms that counted resources may ever cost, rounded up.
+    function full(CountedSlot self, uint256 scale) internal pure returns (uint256) {
+        return Units.countedUp(self.egressPrice(), self.unitPrice(), self.egressCap(), self.unitsCap(), scale);
+    }
+}
