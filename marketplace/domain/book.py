@@ -1,0 +1,360 @@
+"""The book: resting asks and bids, and what each command does to them.
+
+Commands are applied one at a time and carry the time (Unix seconds), so the same commands give the
+same events wherever and whenever they are replayed. A bid takes the fitting ask of the lowest
+all-in rate, the earliest of equals, at the ask's prices. Supply that appears later (a new ask,
+freed capacity, an ask that starts) goes to resting bids by limit per GPU, then arrival.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from heapq import heapify, heappop, heappush
+from typing import Any
+
+from marketplace.domain.capacity import NodeUse
+from marketplace.domain.commands import (
+    AddAsk,
+    AddBid,
+    CancelAsk,
+    CancelBid,
+    Cause,
+    Command,
+    Event,
+    Filled,
+    Free,
+    Refused,
+    Removed,
+    Reserve,
+    Rested,
+    SetNode,
+    Tick,
+)
+from marketplace.domain.index import Index
+from marketplace.domain.matching import (
+    AskView,
+    BidView,
+    Fill,
+    RejectReason,
+    bucket_key,
+    rate_if_match,
+)
+from marketplace.domain.order import Market, RestingAsk, RestingBid
+from settlement.orders import terms_of
+from settlement.units import Sizes
+
+
+class Book:
+    """One market's orders in memory. Not thread-safe: one matcher owns it."""
+
+    def __init__(self, market: Market | None = None) -> None:
+        self.market = market or Market()
+        self.now = 0
+        self._index = Index()
+        self._asks: dict[str, AskView] = {}
+        self._bids: dict[str, BidView] = {}
+        self._nodes: dict[tuple[str, int], NodeUse] = {}
+        self._asks_on: dict[tuple[str, int], list[AskView]] = {}
+        self._node_of: dict[tuple[str, str], NodeUse] = {}
+        self._held_by: dict[str, set[str]] = {}
+        self._ask_ends: list[tuple[int, int, str]] = []
+        self._bid_ends: list[tuple[int, int, str]] = []
+        self._starts: list[tuple[int, int, str]] = []
+        self._handlers: dict[type[Any], Callable[[Any, list[Event]], None]] = {
+            AddAsk: self._add_ask,
+            CancelAsk: self._cancel_ask,
+            AddBid: self._add_bid,
+            CancelBid: self._cancel_bid,
+            Free: self._free,
+            Reserve: self._reserve,
+            SetNode: self._set_node,
+            Tick: lambda _command, _events: None,
+        }
+
+    def apply(self, command: Command) -> list[Event]:
+        """Do one command and say everything it did, in order. Time never goes back."""
+        events: list[Event] = []
+        if command.at > self.now:
+            self.now = command.at
+            self._pass_time(events)
+        self._handlers[type(command)](command, events)
+        return events
+
+    # What rests, for views and explanations
+
+    def asks(self) -> Iterator[AskView]:
+        """Every ask in the book, also full ones and ones that have not started."""
+        return iter(self._asks.values())
+
+    def bids(self) -> Iterator[BidView]:
+        """Every resting bid."""
+        return iter(self._bids.values())
+
+    def ask(self, ask_id: str) -> AskView | None:
+        """The ask of this id, if it is in the book."""
+        return self._asks.get(ask_id)
+
+    def use_of(self, provider: str, node: int) -> NodeUse | None:
+        """What open leases hold of a node."""
+        return self._nodes.get((provider, node))
+
+    def view(self, order: RestingBid) -> BidView:
+        """A bid as the search sees it, without adding it."""
+        return BidView(order, self.market)
+
+    def quote(self, order: RestingBid) -> list[Fill]:
+        """What each fitting ask would give the bid now, best first; nothing changes."""
+        bid, found = self.view(order), []
+        tried = order.tried
+        while (match := self._index.best(bid)) is not None:
+            fill = self._fill(bid, *match)
+            found.append(fill)
+            tried |= {fill.ask_id}
+            bid.order = replace(order, tried=tried)
+        return found
+
+    def next_time(self) -> int | None:
+        """The first time at which a `Tick` may change something; None: time changes nothing."""
+        ends = [heap[0][0] + 1 for heap in (self._ask_ends, self._bid_ends) if heap]
+        starts = [heap[0][0] for heap in (self._starts,) if heap]
+        return min((*ends, *starts), default=None)
+
+    # Commands
+
+    def _add_ask(self, command: AddAsk, events: list[Event]) -> None:
+        order, ask = command.order, command.order.ask
+        reason = self._refuse_ask(order)
+        if reason is not None:
+            events.append(Refused(order.id, reason))
+            return
+        place = (ask.provider, ask.node)
+        use = self._nodes.setdefault(place, NodeUse(*place))
+        view = self._asks[order.id] = AskView(order, use)
+        self._asks_on.setdefault(place, []).append(view)
+        heappush(self._ask_ends, (ask.expiry, order.seq, order.id))
+        events.append(Rested(order.id))
+        if ask.starts_at > self.now:
+            heappush(self._starts, (ask.starts_at, order.seq, order.id))
+        else:
+            self._start(view, events)
+
+    def _refuse_ask(self, order: RestingAsk) -> RejectReason | None:
+        ask = order.ask
+        if order.id in self._asks:
+            return RejectReason.DUPLICATE
+        if ask.gpu_milli < 1 or (ask.gpu_milli % 1000 and not order.shared):
+            return RejectReason.GPU_SIZE
+        return self._refuse_order(ask.expiry, ask.max_fee_bps, ask.opener)
+
+    def _refuse_order(self, expiry: int, max_fee_bps: int, opener: str) -> RejectReason | None:
+        if expiry < self.now:
+            return RejectReason.EXPIRED
+        if max_fee_bps < self.market.fee_bps:
+            return RejectReason.FEE
+        return None if self.market.opens(opener) else RejectReason.OPENER
+
+    def _start(self, ask: AskView, events: list[Event]) -> None:
+        ask.started = True
+        if not ask.use.is_full_for(ask.ask):
+            self._index.add_ask(ask)
+            self._offer([ask], events)
+
+    def _cancel_ask(self, command: CancelAsk, events: list[Event]) -> None:
+        ask = self._asks.get(command.ask_id)
+        if ask is None:
+            events.append(Refused(command.ask_id, RejectReason.UNKNOWN_ORDER))
+        else:
+            self._drop_ask(ask, Cause.CANCELLED, events)
+
+    def _drop_ask(self, ask: AskView, cause: Cause, events: list[Event]) -> None:
+        if ask.live:
+            self._index.remove_ask(ask)
+        place = (ask.ask.provider, ask.ask.node)
+        del self._asks[ask.order.id]
+        self._asks_on[place].remove(ask)
+        self._forget_idle(place)
+        self._ask_ends = _without_gone(self._ask_ends, self._asks)
+        events.append(Removed(ask.order.id, cause))
+
+    def _forget_idle(self, place: tuple[str, int]) -> None:
+        if not self._asks_on.get(place) and not self._nodes[place].leases:
+            self._asks_on.pop(place, None)
+            del self._nodes[place]
+
+    def _add_bid(self, command: AddBid, events: list[Event]) -> None:
+        order = command.order
+        reason = self._refuse_bid(order)
+        if reason is not None:
+            events.append(Refused(order.id, reason))
+            return
+        held = self._held_by.get(order.id)
+        if held:  # a pair of orders has one lease, whatever the caller remembers
+            order = replace(order, tried=order.tried.union(held))
+        bid = BidView(order, self.market)
+        match = self._index.best(bid)
+        if match is not None:
+            self._take(bid, *match, events)
+        elif not order.wants.rests:
+            events.append(Refused(order.id, RejectReason.NO_MATCH))
+        else:
+            self._bids[order.id] = bid
+            self._index.add_bid(bid)
+            deadline = self.now + order.wants.start_deadline_seconds
+            bid.ends = min(deadline, order.bid.expiry)
+            heappush(self._bid_ends, (bid.ends, order.seq, order.id))
+            events.append(Rested(order.id))
+
+    def _refuse_bid(self, order: RestingBid) -> RejectReason | None:
+        bid = order.bid
+        if order.id in self._bids:
+            return RejectReason.DUPLICATE
+        if bid.nodes != 1:
+            return RejectReason.NODES
+        if bid.gpu_milli < 1 or (bid.gpu_milli > 1000 and bid.gpu_milli % 1000):
+            return RejectReason.GPU_SIZE
+        return self._refuse_order(bid.expiry, bid.max_fee_bps, bid.opener)
+
+    def _cancel_bid(self, command: CancelBid, events: list[Event]) -> None:
+        bid = self._bids.get(command.bid_id)
+        if bid is None:
+            events.append(Refused(command.bid_id, RejectReason.UNKNOWN_ORDER))
+        else:
+            self._drop_bid(bid)
+            self._index.sweep(bid)
+            events.append(Removed(command.bid_id, Cause.CANCELLED))
+
+    def _drop_bid(self, bid: BidView) -> None:
+        del self._bids[bid.order.id]
+        self._index.remove_bid(bid)
+        self._bid_ends = _without_gone(self._bid_ends, self._bids)
+
+    def _free(self, command: Free, events: list[Event]) -> None:
+        use = self._node_of.pop((command.bid_id, command.ask_id), None)
+        if use is None:
+            events.append(Refused(command.bid_id, RejectReason.UNKNOWN_ORDER))
+            return
+        use.free((command.bid_id, command.ask_id))
+        self._held_by[command.bid_id].discard(command.ask_id)
+        if not self._held_by[command.bid_id]:
+            del self._held_by[command.bid_id]
+        place = (use.provider, use.node)
+        asks = [a for a in self._asks_on.get(place, ()) if a.started]
+        for ask in asks:
+            if not ask.live and not use.is_full_for(ask.ask):
+                self._index.add_ask(ask)
+        self._offer([a for a in asks if a.live], events)
+        self._forget_idle(place)
+
+    def _reserve(self, command: Reserve, events: list[Event]) -> None:
+        place, key = (command.provider, command.node), (command.bid_id, command.ask_id)
+        if key in self._node_of:
+            events.append(Refused(command.bid_id, RejectReason.DUPLICATE))
+            return
+        use = self._nodes.setdefault(place, NodeUse(*place))
+        self._hold(use, key, command.sizes, command.gpus)
+
+    def _set_node(self, command: SetNode, events: list[Event]) -> None:
+        changed = []
+        for ask in self._asks_on.get((command.provider, command.node), ()):
+            was_live = ask.live
+            if was_live:
+                self._index.remove_ask(ask)
+            ask.order = replace(ask.order, node=command.facts)
+            ask.node = command.facts
+            key = bucket_key(ask.order)
+            if key != ask.key:
+                self._index.move_ask(ask, key)
+            if was_live:
+                self._index.add_ask(ask)
+                changed.append(ask)
+        self._offer(changed, events)
+
+    # Matching
+
+    def _offer(self, asks: list[AskView], events: list[Event]) -> None:
+        """Give resting bids the supply that appeared, until it or they are used up.
+
+        A resting bid fits nothing else in the book, else it would have been filled before.
+        """
+        filled = []
+        for bid in self._index.bids_for(asks):
+            rates = ((rate_if_match(ask, bid), ask.seq, ask) for ask in asks)
+            match = min(((r, seq, ask) for r, seq, ask in rates if r is not None), default=None)
+            if match is not None:
+                self._drop_bid(bid)
+                filled.append(bid)
+                self._take(bid, match[2], match[0], events)
+                if not any(ask.live for ask in asks):
+                    break
+        for bid in filled:
+            self._index.sweep(bid)
+
+    def _take(self, bid: BidView, ask: AskView, rate: int, events: list[Event]) -> None:
+        fill = self._fill(bid, ask, rate)
+        key = (fill.bid_id, fill.ask_id)
+        self._hold(ask.use, key, bid.bid.sizes(), fill.gpus)
+        events.append(Filled(fill))
+
+    def _hold(
+        self, use: NodeUse, key: tuple[str, str], sizes: Sizes, gpus: tuple[int, ...]
+    ) -> None:
+        use.hold(key, sizes, gpus)
+        self._node_of[key] = use
+        self._held_by.setdefault(key[0], set()).add(key[1])
+        for ask in self._asks_on.get((use.provider, use.node), ()):
+            if ask.live and use.is_full_for(ask.ask):
+                self._index.remove_ask(ask)
+
+    def _fill(self, bid: BidView, ask: AskView, rate: int) -> Fill:
+        signed, floor = ask.ask, ask.ask.floor
+        gpus = ask.use.place(signed, bid.bid)
+        if gpus is None:
+            raise AssertionError("a fill was made without room")
+        return Fill(
+            bid_id=bid.order.id,
+            job_id=bid.order.job_id,
+            ask_id=ask.order.id,
+            provider=signed.provider,
+            node=signed.node,
+            node_id=ask.node.node_id,
+            tier=signed.tier_name,
+            rate=rate,
+            prices=floor,
+            terms=terms_of(signed, bid.bid, floor, bid.budget, self.market.decimals),
+            gpus=gpus,
+            at=self.now,
+        )
+
+    # Time
+
+    def _pass_time(self, events: list[Event]) -> None:
+        """Expire what is over, then start what begins: in order of time, then of arrival."""
+        while self._ask_ends and self._ask_ends[0][0] < self.now:
+            ask = self._asks.get(heappop(self._ask_ends)[2])
+            if ask is not None and ask.ask.expiry < self.now:
+                self._drop_ask(ask, Cause.EXPIRED, events)
+        while self._bid_ends and self._bid_ends[0][0] < self.now:
+            end, _, bid_id = heappop(self._bid_ends)
+            bid = self._bids.get(bid_id)
+            if bid is not None and bid.ends == end:
+                self._drop_bid(bid)
+                self._index.sweep(bid)
+                expired = bid.bid.expiry <= end
+                cause = Cause.EXPIRED if expired else Cause.START_DEADLINE
+                events.append(Removed(bid_id, cause))
+        while self._starts and self._starts[0][0] <= self.now:
+            ask = self._asks.get(heappop(self._starts)[2])
+            if ask is not None and not ask.started and ask.ask.starts_at <= self.now:
+                self._start(ask, events)
+
+
+def _without_gone(
+    ends: list[tuple[int, int, str]], alive: dict[str, Any]
+) -> list[tuple[int, int, str]]:
+    """The heap itself, or a new one without cancelled orders once they are the most of it."""
+    if len(ends) < 64 or len(ends) < 2 * len(alive):
+        return ends
+    kept = [item for item in ends if item[2] in alive]
+    heapify(kept)
+    return kept

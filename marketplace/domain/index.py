@@ -1,0 +1,283 @@
+"""Where resting orders are found: per tier, buckets of asks and queues of bids.
+
+An ask lives in the bucket of its attributes, on a price level, in order of arrival. A search merges
+the buckets a bid may use, cheapest first, and never looks at the others. Cancelling marks; marked
+entries are swept when they outnumber the rest, so both are O(1) amortised.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator
+from heapq import heapify, heappop, heapreplace, merge
+from operator import attrgetter
+
+from marketplace.domain.matching import AskView, BidView, BucketKey, Shape, fits, shape_fits
+
+_SWEEP_MIN = 16
+_PRICE_UNITS = 10**6  # finer than any price, so that limits per GPU sort without fractions
+_by_seq = attrgetter("seq")
+
+
+class Level:
+    """Asks of one price per GPU-hour, in order of arrival; some may be dead."""
+
+    __slots__ = ("asks", "dead")
+
+    def __init__(self) -> None:
+        self.asks: list[AskView] = []
+        self.dead = 0
+
+    def add(self, ask: AskView) -> None:
+        """Put an ask at its place; one that was only marked dead comes back to life there."""
+        ask.live = True
+        if ask.in_level:
+            self.dead -= 1
+            return
+        ask.in_level = True
+        if not self.asks or self.asks[-1].seq < ask.seq:
+            self.asks.append(ask)
+        else:
+            insort(self.asks, ask, key=_by_seq)
+
+    def remove(self, ask: AskView) -> None:
+        """Mark dead, and sweep when most are."""
+        ask.live = False
+        self.dead += 1
+        if self.dead > _SWEEP_MIN and self.dead * 2 > len(self.asks):
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Drop the dead."""
+        for ask in self.asks:
+            ask.in_level = ask.live
+        self.asks = [ask for ask in self.asks if ask.live]
+        self.dead = 0
+
+
+class Bucket:
+    """Asks that share every indexed attribute, by price and then arrival."""
+
+    __slots__ = ("key", "levels", "prices")
+
+    def __init__(self, key: BucketKey) -> None:
+        self.key = key
+        self.prices: list[int] = []
+        self.levels: dict[int, Level] = {}
+
+    def add(self, ask: AskView) -> None:
+        """Index an ask."""
+        level = self.levels.get(ask.gpu_hour)
+        if level is None:
+            level = self.levels[ask.gpu_hour] = Level()
+            insort(self.prices, ask.gpu_hour)
+        level.add(ask)
+
+    def remove(self, ask: AskView) -> None:
+        """Take an ask out."""
+        level = self.levels[ask.gpu_hour]
+        level.remove(ask)
+        if level.dead == len(level.asks):
+            level.sweep()
+            self._drop(ask.gpu_hour)
+
+    def forget(self, ask: AskView) -> None:
+        """Drop the dead reference to an ask that is about to change its bucket."""
+        level = self.levels[ask.gpu_hour]
+        level.sweep()
+        if not level.asks:
+            self._drop(ask.gpu_hour)
+
+    def _drop(self, price: int) -> None:
+        del self.levels[price]
+        del self.prices[bisect_left(self.prices, price)]
+
+    def walk(self) -> Iterator[AskView]:
+        """Live asks, cheapest GPU-hour first; the bucket must not change meanwhile."""
+        levels = self.levels
+        for price in self.prices:
+            for ask in levels[price].asks:
+                if ask.live:
+                    yield ask
+
+
+class BidQueue:
+    """Resting bids of one tier and shape: highest limit per GPU first, then arrival."""
+
+    __slots__ = ("bids", "dead", "shape")
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        self.bids: list[tuple[int, int, BidView]] = []
+        self.dead = 0
+
+    def add(self, bid: BidView, rate: int) -> None:
+        """Queue a bid whose limit in this tier is `rate`."""
+        insort(self.bids, (-(rate * _PRICE_UNITS // bid.gpu_milli), bid.seq, bid))
+
+    def sweep(self) -> None:
+        """Drop the dead when they are the most."""
+        if self.dead > _SWEEP_MIN and self.dead * 2 > len(self.bids):
+            self.bids = [item for item in self.bids if item[2].live]
+            self.dead = 0
+
+    def walk(self) -> Iterator[tuple[int, int, BidView]]:
+        """Live bids in priority; marking bids dead meanwhile is allowed, sweeping is not."""
+        return (item for item in self.bids if item[2].live)
+
+
+class Tier:
+    """One tier's buckets and queues, and which of them fit each other."""
+
+    __slots__ = ("_buckets_of", "_queues_of", "buckets", "queues")
+
+    def __init__(self) -> None:
+        self.buckets: dict[BucketKey, Bucket] = {}
+        self.queues: dict[Shape, BidQueue] = {}
+        self._buckets_of: dict[Shape, tuple[Bucket, ...]] = {}
+        self._queues_of: dict[BucketKey, tuple[BidQueue, ...]] = {}
+
+    def bucket(self, key: BucketKey) -> Bucket:
+        """The bucket of this key, made when new."""
+        bucket = self.buckets.get(key)
+        if bucket is None:
+            bucket = self.buckets[key] = Bucket(key)
+            self._buckets_of.clear()
+        return bucket
+
+    def queue(self, shape: Shape) -> BidQueue:
+        """The queue of this shape, made when new."""
+        queue = self.queues.get(shape)
+        if queue is None:
+            queue = self.queues[shape] = BidQueue(shape)
+            self._queues_of.clear()
+        return queue
+
+    def buckets_of(self, shape: Shape) -> tuple[Bucket, ...]:
+        """Buckets that a bid of this shape may search."""
+        found = self._buckets_of.get(shape)
+        if found is None:
+            found = tuple(b for b in self.buckets.values() if shape_fits(shape, b.key))
+            self._buckets_of[shape] = found
+        return found
+
+    def queues_of(self, key: BucketKey) -> tuple[BidQueue, ...]:
+        """Queues whose bids may search a bucket of this key."""
+        found = self._queues_of.get(key)
+        if found is None:
+            found = tuple(q for q in self.queues.values() if shape_fits(q.shape, key))
+            self._queues_of[key] = found
+        return found
+
+
+class Index:
+    """All tiers."""
+
+    __slots__ = ("tiers",)
+
+    def __init__(self) -> None:
+        self.tiers: dict[bytes, Tier] = {}
+
+    def tier(self, name: bytes) -> Tier:
+        """The tier of this name, made when new."""
+        tier = self.tiers.get(name)
+        if tier is None:
+            tier = self.tiers[name] = Tier()
+        return tier
+
+    def add_ask(self, ask: AskView) -> None:
+        """Open an ask for matches."""
+        self.tier(ask.ask.tier).bucket(ask.key).add(ask)
+
+    def remove_ask(self, ask: AskView) -> None:
+        """Close a live ask for matches."""
+        self.tiers[ask.ask.tier].buckets[ask.key].remove(ask)
+
+    def add_bid(self, bid: BidView) -> None:
+        """Queue a bid in every tier it accepts."""
+        bid.live = True
+        for name, limit in bid.limits.items():
+            self.tier(name).queue(bid.shape).add(bid, limit.rate)
+
+    def remove_bid(self, bid: BidView) -> None:
+        """Take a bid out of its queues."""
+        bid.live = False
+        for name in bid.limits:
+            self.tiers[name].queues[bid.shape].dead += 1
+
+    def sweep(self, bid: BidView) -> None:
+        """Sweep the queues a dead bid was in; not while one of them is being walked."""
+        for name in bid.limits:
+            self.tiers[name].queues[bid.shape].sweep()
+
+    def move_ask(self, ask: AskView, key: BucketKey) -> None:
+        """Give a dead ask another bucket."""
+        if ask.in_level:
+            self.tiers[ask.ask.tier].buckets[ask.key].forget(ask)
+        ask.key = key
+
+    def best(self, bid: BidView) -> tuple[AskView, int] | None:
+        """The fitting ask of the lowest all-in rate, then earliest arrival, and that rate.
+
+        The price of the GPUs alone bounds the rate from below and orders the merge, so the search
+        ends when the next bound cannot beat what was found.
+        """
+        heap = self._heads(bid)
+        gpu_milli = bid.gpu_milli
+        best: AskView | None = None
+        best_rate = best_seq = 0
+        while heap:
+            bound, seq, limit, ask, walk = heap[0]
+            if best is not None and (bound, seq) > (best_rate, best_seq):
+                break
+            if bound > limit:
+                heappop(heap)
+                continue
+            rate = bound if ask.flat else ask.rate(bid)
+            beats = best is None or (rate, seq) < (best_rate, best_seq)
+            if beats and rate <= limit and fits(ask, bid, rate):
+                best, best_rate, best_seq = ask, rate, seq
+            following = next(walk, None)
+            if following is None:
+                heappop(heap)
+            else:
+                bound = following.gpu_hour * gpu_milli
+                heapreplace(heap, (bound, following.seq, limit, following, walk))
+        return None if best is None else (best, best_rate)
+
+    def _heads(self, bid: BidView) -> list[tuple[int, int, int, AskView, Iterator[AskView]]]:
+        heap = []
+        for name, limit in bid.limits.items():
+            tier = self.tiers.get(name)
+            if tier is None:
+                continue
+            for bucket in tier.buckets_of(bid.shape):
+                walk = bucket.walk()
+                first = next(walk, None)
+                if first is not None:
+                    bound = first.gpu_hour * bid.gpu_milli
+                    heap.append((bound, first.seq, limit.rate, first, walk))
+        heapify(heap)
+        return heap
+
+    def bids_for(self, asks: Iterable[AskView]) -> Iterator[BidView]:
+        """Resting bids that may search the bucket of any of these asks, by priority, each once.
+
+        A bid that accepts several tiers stands at its best place. Ends where limits fall below the
+        cheapest of the asks.
+        """
+        queues: dict[int, BidQueue] = {}
+        cheapest: int | None = None
+        for ask in asks:
+            for queue in self.tier(ask.ask.tier).queues_of(ask.key):
+                queues[id(queue)] = queue
+            cheapest = ask.gpu_hour if cheapest is None else min(cheapest, ask.gpu_hour)
+        if cheapest is None:
+            return
+        seen: set[int] = set()
+        for negative_limit, seq, bid in merge(*(q.walk() for q in queues.values())):
+            if -negative_limit < cheapest * _PRICE_UNITS:
+                return
+            if bid.live and seq not in seen:
+                seen.add(seq)
+                yield bid

@@ -1,0 +1,304 @@
+"""Which ask fits which bid: every constraint once as a named refusal, and the views they read.
+
+The book's indexes only save work; `fits` decides. Source of the constraints that the chain checks
+again when a lease opens: `Orders.requireFit`, `Opening._fund` in contracts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from marketplace.domain.capacity import NodeUse
+from marketplace.domain.order import Market, RestingAsk, RestingBid, region_matches
+from settlement.orders import FLAG_SHARED, Prices, Terms, TierLimit
+from settlement.units import MS_PER_HOUR, RATE_SCALE, counted_lock
+
+
+class RejectReason(StrEnum):
+    """Why an order is refused or an ask does not fit a bid. Stable codes."""
+
+    TIER = "tier_not_accepted"
+    RUNTIME = "runtime_differs"
+    REGION = "region_not_accepted"
+    SHARE = "share_not_sold"
+    VERIFIED = "node_not_verified"
+    RELIABILITY = "reliability_too_low"
+    ARBITER = "arbiter_differs"
+    PARTY = "witness_or_arbiter_is_a_party"
+    UNIT = "unit_differs"
+    GPU_COUNT = "too_few_gpus"
+    CPU = "too_little_cpu"
+    MEMORY = "too_little_memory"
+    STORAGE = "too_little_storage"
+    DURATION_LONG = "duration_above_maximum"
+    DURATION_SHORT = "duration_below_minimum"
+    MIN_CHARGE = "minimum_charge_above_duration"
+    START_LIMIT = "starts_too_late"
+    ALREADY_TRIED = "already_tried"
+    NOT_STARTED = "ask_not_started"
+    CAPACITY = "no_capacity"
+    RATE = "rate_above_limit"
+    EGRESS_PRICE = "egress_price_above_limit"
+    UNIT_PRICE = "unit_price_above_limit"
+    BUDGET = "budget_too_small"
+    # of one order alone
+    DUPLICATE = "duplicate_order"
+    UNKNOWN_ORDER = "unknown_order"
+    EXPIRED = "expired"
+    FEE = "fee_not_accepted"
+    OPENER = "opener_differs"
+    GPU_SIZE = "invalid_gpu_size"
+    NODES = "nodes_unsupported"
+    NO_MATCH = "no_match"
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """One match: the bid takes these GPUs (indices on the node) at the ask's prices.
+
+    `rate` in 1e-12 token per hour. The pair (bid, ask) names the capacity until it is freed.
+    """
+
+    bid_id: str
+    job_id: str
+    ask_id: str
+    provider: str
+    node: int
+    node_id: str
+    tier: str
+    rate: int
+    prices: Prices
+    terms: Terms
+    gpus: tuple[int, ...]
+    at: int
+
+
+class AskView:
+    """An ask's fields laid flat for the search, and its place in the index."""
+
+    __slots__ = (
+        "ask", "cpu_hour", "flat", "gpu_hour", "in_level", "key", "live", "memory_hour", "node",
+        "order", "seq", "started", "storage_hour", "use",
+    )  # fmt: skip
+
+    def __init__(self, order: RestingAsk, use: NodeUse) -> None:
+        ask = order.ask
+        self.order = order
+        self.ask = ask
+        self.seq = order.seq
+        self.use = use
+        self.node = order.node
+        self.gpu_hour = ask.floor.gpu_hour
+        self.cpu_hour = ask.floor.cpu_hour
+        self.memory_hour = ask.floor.memory_gib_hour
+        self.storage_hour = ask.floor.storage_gib_hour
+        self.flat = not (self.cpu_hour or self.memory_hour or self.storage_hour)
+        self.key = bucket_key(order)
+        self.live = False  # in the index and open for matches
+        self.in_level = False  # a reference is (still) in a price level
+        self.started = False
+
+    def rate(self, bid: BidView) -> int:
+        """All-in rate for the bid's sizes. Mirrors `settlement.units.rate_of`."""
+        rate = self.gpu_hour * bid.gpu_milli
+        if self.flat:
+            return rate
+        mib = self.memory_hour * bid.memory_mib + self.storage_hour * bid.storage_mib
+        return rate + self.cpu_hour * bid.cpu_milli + mib * 125 // 128
+
+
+# What an ask's bucket is named by, beside its tier.
+BucketKey = tuple[str, str, bool, bool, str, bytes, int]
+# What of a bid decides which buckets it may search.
+Shape = tuple[tuple[str, ...], str, bool, bool, str, bytes | None, int]
+
+
+def bucket_key(order: RestingAsk) -> BucketKey:
+    """Region, runtime, shared, verified, arbiter, unit and GPUs offered."""
+    ask, node = order.ask, order.node
+    return (
+        node.region, node.runtime, order.shared, node.verified, ask.arbiter, ask.unit,
+        ask.gpu_milli,
+    )  # fmt: skip
+
+
+def shape_fits(shape: Shape, key: BucketKey) -> bool:
+    """Whether a bid of this shape may match asks of this bucket."""
+    regions, runtime, needs_share, verified_only, arbiter, unit, gpu_milli = shape
+    region, bucket_runtime, shared, verified, bucket_arbiter, bucket_unit, offered = key
+    return (
+        bucket_runtime == runtime
+        and offered >= gpu_milli
+        and bucket_arbiter == arbiter
+        and (shared or not needs_share)
+        and (verified or not verified_only)
+        and (unit is None or unit == bucket_unit)
+        and region_matches(regions, region)
+    )
+
+
+class BidView:
+    """A bid's fields laid flat for the search, and its place in the index."""
+
+    __slots__ = (
+        "bid", "budget", "cpu_milli", "decimals", "ends", "gpu_milli", "limits", "live",
+        "memory_mib", "order", "seq", "shape", "storage_mib", "wants",
+    )  # fmt: skip
+
+    def __init__(self, order: RestingBid, market: Market) -> None:
+        bid, wants = order.bid, order.wants
+        self.order = order
+        self.bid = bid
+        self.wants = wants
+        self.seq = order.seq
+        self.gpu_milli = bid.gpu_milli
+        self.cpu_milli = bid.cpu_milli
+        self.memory_mib = bid.memory_mib
+        self.storage_mib = bid.storage_mib
+        self.decimals = market.decimals
+        self.budget = bid.budget if order.budget_left is None else order.budget_left
+        self.limits: dict[bytes, TierLimit] = {}
+        for limit in bid.limits:
+            self.limits.setdefault(limit.tier, limit)  # the chain takes the first, too
+        self.shape: Shape = (
+            wants.regions,
+            wants.runtime,
+            bid.gpu_milli < 1000,
+            wants.verified_only,
+            bid.arbiter,
+            bid.unit if bid.units else None,
+            bid.gpu_milli,
+        )
+        self.live = False
+        self.ends = 0  # when it leaves the book unfilled
+
+
+def least_seconds(ask: AskView) -> int:
+    """The shortest funded time the chain opens this ask for. Source: `Opening._fund`."""
+    terms = ask.ask
+    return max(1, terms.min_seconds + terms.start_limit_seconds, terms.min_charge_seconds)
+
+
+def affords(ask: AskView, bid: BidView, rate: int) -> bool:
+    """Whether the budget funds the least time after the counted caps are locked."""
+    left = bid.budget
+    signed = bid.bid
+    if signed.egress_mib or signed.units:
+        floor = ask.ask.floor
+        left -= counted_lock(
+            floor.egress_gib, floor.unit, signed.egress_mib, signed.units, bid.decimals
+        )
+    per_second = rate * 1000 * int(10**bid.decimals)
+    return left >= 0 and left * MS_PER_HOUR * RATE_SCALE >= least_seconds(ask) * per_second
+
+
+Check = Callable[[AskView, BidView], bool]
+
+
+def _limit_passed(ask: AskView, bid: BidView) -> bool:
+    limit = bid.limits.get(ask.ask.tier)
+    return limit is not None and ask.rate(bid) > limit.rate
+
+
+def _egress_passed(ask: AskView, bid: BidView) -> bool:
+    limit = bid.limits.get(ask.ask.tier)
+    passed = limit is not None and ask.ask.floor.egress_gib > limit.egress_gib
+    return bid.bid.egress_mib > 0 and passed
+
+
+def _unit_passed(ask: AskView, bid: BidView) -> bool:
+    limit = bid.limits.get(ask.ask.tier)
+    return bid.bid.units > 0 and limit is not None and ask.ask.floor.unit > limit.unit
+
+
+def _is_party(ask: AskView, bid: BidView) -> bool:
+    parties = (ask.ask.provider, ask.ask.meter)
+    return bid.bid.witness in parties or ask.ask.arbiter in parties
+
+
+def _share_refused(ask: AskView, bid: BidView) -> bool:
+    return bid.gpu_milli < 1000 and not ask.ask.flags & bid.bid.flags & FLAG_SHARED
+
+
+def _unit_differs(ask: AskView, bid: BidView) -> bool:
+    return bid.bid.units > 0 and bid.bid.unit != ask.ask.unit
+
+
+# In the order they are reported; each says when the ask is refused.
+CHECKS: tuple[tuple[RejectReason, Check], ...] = (
+    (RejectReason.TIER, lambda a, b: a.ask.tier not in b.limits),
+    (RejectReason.RUNTIME, lambda a, b: a.node.runtime != b.wants.runtime),
+    (RejectReason.REGION, lambda a, b: not region_matches(b.wants.regions, a.node.region)),
+    (RejectReason.SHARE, _share_refused),
+    (RejectReason.VERIFIED, lambda a, b: b.wants.verified_only and not a.node.verified),
+    (
+        RejectReason.RELIABILITY,
+        lambda a, b: a.node.reliability_milli < b.wants.min_reliability_milli,
+    ),
+    (RejectReason.ARBITER, lambda a, b: a.ask.arbiter != b.bid.arbiter),
+    (RejectReason.PARTY, _is_party),
+    (RejectReason.UNIT, _unit_differs),
+    (RejectReason.GPU_COUNT, lambda a, b: a.ask.gpu_milli < b.gpu_milli),
+    (RejectReason.CPU, lambda a, b: a.ask.cpu_milli < b.cpu_milli),
+    (RejectReason.MEMORY, lambda a, b: a.ask.memory_mib < b.memory_mib),
+    (RejectReason.STORAGE, lambda a, b: a.ask.storage_mib < b.storage_mib),
+    (RejectReason.DURATION_LONG, lambda a, b: a.ask.max_seconds < b.bid.max_seconds),
+    (RejectReason.DURATION_SHORT, lambda a, b: a.ask.min_seconds > b.bid.max_seconds),
+    (RejectReason.MIN_CHARGE, lambda a, b: a.ask.min_charge_seconds > b.bid.max_seconds),
+    (
+        RejectReason.START_LIMIT,
+        lambda a, b: a.ask.start_limit_seconds > b.wants.start_deadline_seconds,
+    ),
+    (RejectReason.ALREADY_TRIED, lambda a, b: a.order.id in b.order.tried),
+    (RejectReason.NOT_STARTED, lambda a, b: not a.started),
+    (RejectReason.CAPACITY, lambda a, b: a.use.place(a.ask, b.bid) is None),
+    (RejectReason.RATE, _limit_passed),
+    (RejectReason.EGRESS_PRICE, _egress_passed),
+    (RejectReason.UNIT_PRICE, _unit_passed),
+    (RejectReason.BUDGET, lambda a, b: not affords(a, b, a.rate(b))),
+)
+
+
+def refusals(ask: AskView, bid: BidView) -> Iterator[RejectReason]:
+    """Every reason why this ask does not fit this bid; none where it fits."""
+    return (reason for reason, refused in CHECKS if refused(ask, bid))
+
+
+def rate_if_match(ask: AskView, bid: BidView) -> int | None:
+    """The all-in rate at which this live ask fits the bid, or None where it does not."""
+    limit = bid.limits.get(ask.ask.tier)
+    if limit is None or not ask.live or not shape_fits(bid.shape, ask.key):
+        return None
+    rate = ask.rate(bid)
+    return rate if rate <= limit.rate and fits(ask, bid, rate) else None
+
+
+def fits(ask: AskView, bid: BidView, rate: int) -> bool:
+    """Whether a started ask of a bucket that the bid may search fits it.
+
+    Same answer as `refusals` being empty, cheapest checks first; tier, rate limit and what
+    `shape_fits` covers are the caller's.
+    """
+    terms, signed, wants = ask.ask, bid.bid, bid.wants
+    if (
+        terms.max_seconds < signed.max_seconds
+        or terms.min_seconds > signed.max_seconds
+        or terms.min_charge_seconds > signed.max_seconds
+        or terms.memory_mib < bid.memory_mib
+        or terms.cpu_milli < bid.cpu_milli
+        or terms.storage_mib < bid.storage_mib
+        or terms.start_limit_seconds > wants.start_deadline_seconds
+        or ask.node.reliability_milli < wants.min_reliability_milli
+        or ask.order.id in bid.order.tried
+    ):
+        return False
+    return not (
+        _is_party(ask, bid)
+        or _share_refused(ask, bid)
+        or _egress_passed(ask, bid)
+        or _unit_passed(ask, bid)
+        or not affords(ask, bid, rate)
+        or ask.use.place(terms, signed) is None
+    )
