@@ -15,13 +15,15 @@ CoulombError
     │   └── Forbidden           403 the key lacks the scope
     ├── NotFound                404
     ├── Conflict                409 the object's state forbids it
-    │   └── InFlight            409 the same Idempotency-Key is being worked on
+    │   ├── InFlight            409 the same Idempotency-Key is being worked on
+    │   └── IdempotencyMismatch 409, 422 the same Idempotency-Key with another body
     ├── FundsError
     │   ├── InsufficientBalance 402 the free escrow balance does not cover the lock
     │   └── BudgetExceeded      402 more than the budget or the key's spend cap
     ├── Rejected                400, 413, 415, 422 the request itself is wrong
     │   ├── InvalidSignature    422 the signature is not the expected signer's
-    │   └── IdempotencyMismatch 422 the same Idempotency-Key with another body
+    │   └── AttestationRefused  422 a reading goes back, ahead or elsewhere
+    ├── NoCapacity              nothing on the book matches; the problem says why
     ├── RateLimited             429
     └── ServerError             5xx
         ├── Unavailable         502, 503, 504 come again later
@@ -36,6 +38,7 @@ from typing import Any
 
 __all__ = [
     "ApiError",
+    "AttestationRefused",
     "AuthError",
     "BudgetExceeded",
     "ChainUnavailable",
@@ -51,6 +54,7 @@ __all__ = [
     "InputError",
     "InsufficientBalance",
     "InvalidSignature",
+    "NoCapacity",
     "NotFound",
     "Problem",
     "ProtocolError",
@@ -212,6 +216,10 @@ class InFlight(Conflict):
     """Another request with the same Idempotency-Key is being worked on."""
 
 
+class IdempotencyMismatch(Conflict):
+    """The same Idempotency-Key was used with another body."""
+
+
 class FundsError(ApiError):
     """Money is missing, or more than allowed."""
 
@@ -232,8 +240,12 @@ class InvalidSignature(Rejected):
     """The signature is malformed or another signer's."""
 
 
-class IdempotencyMismatch(Rejected):
-    """The same Idempotency-Key was used with another body."""
+class AttestationRefused(Rejected):
+    """A reading goes back, is ahead of the clock, or belongs elsewhere."""
+
+
+class NoCapacity(ApiError):
+    """Nothing on the book matches."""
 
 
 class RateLimited(ApiError):
@@ -254,13 +266,14 @@ class ChainUnavailable(ServerError):
 
 # A code is more exact than a status, so codes are looked up first.
 BY_CODE: dict[str, type[ApiError]] = {
+    "attestation_refused": AttestationRefused,
     "budget_exceeded": BudgetExceeded,
-    "spend_cap_exceeded": BudgetExceeded,
+    "chain_unavailable": ChainUnavailable,
+    "idempotency_in_flight": InFlight,
+    "idempotency_mismatch": IdempotencyMismatch,
     "insufficient_balance": InsufficientBalance,
     "invalid_signature": InvalidSignature,
-    "idempotency_key_mismatch": IdempotencyMismatch,
-    "idempotency_key_in_flight": InFlight,
-    "chain_unavailable": ChainUnavailable,
+    "no_capacity": NoCapacity,
 }
 BY_STATUS: dict[int, type[ApiError]] = {
     400: Rejected,

@@ -9,9 +9,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    cast,
+    overload,
+)
 
 from marketplace.sdk.errors import ProtocolError
+from marketplace.sdk.session import Session
+
+if TYPE_CHECKING:
+    from marketplace.sdk.sse import EventSource, ServerEvent
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -97,12 +111,16 @@ class Shell(Protocol):
     def pages(self, query: Query[Any]) -> Any:
         """An iterable over all pages of a list."""
 
+    def events(self, source: EventSource) -> Any:
+        """An iterable over the events of a stream."""
+
 
 class Resource(Generic[S]):
     """A group of operations bound to one shell."""
 
-    def __init__(self, shell: Shell) -> None:
+    def __init__(self, shell: Shell, session: Session) -> None:
         self._shell = shell
+        self._session = session
 
 
 class op(Generic[P, T]):
@@ -173,6 +191,34 @@ class listing(Generic[P, T]):
 
         def bound(*args: P.args, **kwargs: P.kwargs) -> Any:
             return shell.pages(self.query(obj, *args, **kwargs))
+
+        bound.__doc__, bound.__name__ = self.__doc__, self.__name__
+        return bound
+
+
+class streaming(Generic[P]):
+    """Makes an event source a method that iterates over its events."""
+
+    def __init__(self, source: Callable[Concatenate[Any, P], EventSource]) -> None:
+        self.source = source
+        self.__doc__ = source.__doc__
+        self.__name__ = source.__name__
+
+    @overload
+    def __get__(self, obj: None, owner: type) -> streaming[P]: ...
+    @overload
+    def __get__(self, obj: Resource[Sync], owner: type) -> Callable[P, Iterator[ServerEvent]]: ...
+    @overload
+    def __get__(
+        self, obj: Resource[Async], owner: type
+    ) -> Callable[P, AsyncIterator[ServerEvent]]: ...
+    def __get__(self, obj: Resource[Any] | None, owner: type) -> Any:
+        if obj is None:
+            return self
+        shell = obj._shell
+
+        def bound(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return shell.events(self.source(obj, *args, **kwargs))
 
         bound.__doc__, bound.__name__ = self.__doc__, self.__name__
         return bound

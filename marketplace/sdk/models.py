@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -291,3 +292,111 @@ class Account:
     free: Money
     locked: Money
     next_salt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One ask that a job could take now, and what it would cost there at most."""
+
+    ask_id: str
+    tier: str
+    region: str
+    simulated: bool
+    price: Mapping[str, Any]
+    rate: int
+    max_cost: Money
+    funded_seconds: int
+    provider: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QuoteAnswer:
+    """What a job finds on the book: matches, best first, or why there is none."""
+
+    matches: tuple[Match, ...]
+    no_match: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a job would cost before it is bought."""
+
+    matches: tuple[Match, ...]
+    price: Mapping[str, Any] | None = None
+    max_cost: Money | None = None
+    balance: Money | None = None
+    shortfall: Money | None = None
+    no_match: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedBid:
+    """A bid the server wrote out, with the plan it follows from."""
+
+    typed_data: Mapping[str, Any]
+    hash: str
+    job_hash: str
+    plan: Plan
+    bid: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The workload a bid buys compute for, and how far it has come."""
+
+    id: str
+    state: str
+    name: str = ""
+    reason: str | None = None
+    detail: str | None = None
+    account: str = ""
+    bid_id: str | None = None
+    lease_id: str | None = None
+    job_hash: str = ""
+    ending: str | None = None
+    exit_code: int | None = None
+    outputs: str | None = None
+    explanation: Mapping[str, Any] | None = None
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    budget: Money | None = None
+    created_at: datetime | None = None
+    matched_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it has ended for good."""
+        return self.state in JOB_FINAL
+
+
+@dataclass(frozen=True, slots=True)
+class LogPiece:
+    """A piece of a job's output; `offset` counts the stream's bytes before it."""
+
+    stream: str
+    offset: int
+    text: str
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """One tier's book: asks best first, how many bids rest, how deep it is."""
+
+    asks: tuple[Mapping[str, Any], ...]
+    bids: int = 0
+    depth: Any = None
+    tier: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Usage → rate → cost → transactions of one lease, as the market wrote it."""
+
+    job_id: str
+    document: Mapping[str, Any]
+    id: str = ""
+
+    def __str__(self) -> str:
+        return json.dumps(dict(self.document), indent=2, ensure_ascii=False)

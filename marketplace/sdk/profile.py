@@ -1,4 +1,4 @@
-"""Profiles: where a market is and who is asking, from a file in the XDG folders and the environment.
+"""Profiles: where a market is and who is asking, from a file and the environment.
 
 `$XDG_CONFIG_HOME/coulomb/config.yaml` holds the profiles (mode 0600: API keys are in it), the
 environment overrides: COULOMB_PROFILE, COULOMB_API_URL, COULOMB_API_KEY, COULOMB_PASSWORD_FILE,
@@ -96,7 +96,7 @@ class ProfileFile:
             known = ", ".join(sorted(document.get("profiles", {}))) or "none"
             raise ConfigError(f"no profile {chosen!r} in {self.path} (known: {known})")
         profile = self._parse(chosen, stored or {})
-        overrides = {
+        overrides: dict[str, Any] = {
             "api_url": env.get("COULOMB_API_URL"),
             "api_key": env.get("COULOMB_API_KEY"),
             "password_file": env.get("COULOMB_PASSWORD_FILE"),

@@ -9,14 +9,23 @@ from typing import Any, TypeVar
 
 import httpx
 
-from marketplace.sdk.errors import ConnectFailed, CoulombError, TimedOut, TransportError
+from marketplace.sdk.errors import (
+    ApiError,
+    ConnectFailed,
+    CoulombError,
+    TimedOut,
+    TransportError,
+    error_of,
+)
 from marketplace.sdk.flow import Call, Effect, Flow, Query, Request, Response, Sleep
-from marketplace.sdk.transfer import RetryPolicy, json_of, send
+from marketplace.sdk.sse import EventSource, ServerEvent
+from marketplace.sdk.transfer import RetryPolicy, json_of, problem_of, send
 from settlement.errors import SettlementError
 
 T = TypeVar("T")
 
 DEFAULT_TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+STREAM_TIMEOUT = httpx.Timeout(60.0, connect=5.0)  # the server sends a comment sooner than that
 LIMITS = httpx.Limits(max_connections=20, max_keepalive_connections=10)
 
 
@@ -94,6 +103,26 @@ class SyncShell:
             if cursor is None:
                 return
 
+    def events(self, source: EventSource) -> Iterator[ServerEvent]:
+        """Every event of a stream, over as many connections as it takes."""
+        while not source.over:
+            request, response = source.request(), None
+            try:
+                with self.http.stream(**wire(request), timeout=STREAM_TIMEOUT) as stream:
+                    if stream.status_code >= 400:
+                        stream.read()
+                        response = answer_of(stream)
+                        raise error_of(problem_of(response))
+                    source.opened(stream.headers)
+                    for chunk in stream.iter_bytes():
+                        yield from source.feed(chunk)
+                wait = source.ended()
+            except httpx.TransportError as error:
+                wait = source.broke(transport_error(error, request))
+            except ApiError as error:
+                wait = source.broke(error, response)
+            time.sleep(wait)
+
     def _perform(self, effect: Effect) -> Any:
         if isinstance(effect, Sleep):
             return time.sleep(effect.seconds)
@@ -137,6 +166,27 @@ class AsyncShell:
                 yield item
             if cursor is None:
                 return
+
+    async def events(self, source: EventSource) -> AsyncIterator[ServerEvent]:
+        """Every event of a stream, over as many connections as it takes."""
+        while not source.over:
+            request, response = source.request(), None
+            try:
+                async with self.http.stream(**wire(request), timeout=STREAM_TIMEOUT) as stream:
+                    if stream.status_code >= 400:
+                        await stream.aread()
+                        response = answer_of(stream)
+                        raise error_of(problem_of(response))
+                    source.opened(stream.headers)
+                    async for chunk in stream.aiter_bytes():
+                        for event in source.feed(chunk):
+                            yield event
+                wait = source.ended()
+            except httpx.TransportError as error:
+                wait = source.broke(transport_error(error, request))
+            except ApiError as error:
+                wait = source.broke(error, response)
+            await asyncio.sleep(wait)
 
     async def _perform(self, effect: Effect) -> Any:
         if isinstance(effect, Sleep):

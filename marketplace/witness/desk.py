@@ -83,6 +83,10 @@ class Desk:
         self._lock = threading.Lock()
         self._cases: dict[bytes, _Case] = {}
 
+    def close(self) -> None:
+        """Close the journal."""
+        self._journal.close()
+
     def knows(self, lease_no: bytes) -> bool:
         """Whether a lease is admitted."""
         return lease_no in self._cases
@@ -153,7 +157,7 @@ class Desk:
             return Refusal.SEQUENCE_USED
         return voucher, sign(voucher, self.domain, self.signer)
 
-    def close(self, close: Close, meter_signature: bytes, heartbeats: int) -> bytes | Refusal:
+    def sign_close(self, close: Close, meter_signature: bytes, heartbeats: int) -> bytes | Refusal:
         """Sign the end of a lease, put down before it is signed, or refuse."""
         case = self._cases.get(close.lease_no)
         if case is None:
@@ -174,7 +178,7 @@ class Desk:
             return Refusal.ALREADY_CLOSED
         return sign(close, self.domain, self.signer)
 
-    def stop(self, lease_no: bytes) -> tuple[Stop, bytes] | Refusal:
+    def sign_stop(self, lease_no: bytes) -> tuple[Stop, bytes] | Refusal:
         """Sign the stop of a lease: it ends now and what is not used is freed."""
         case = self._cases.get(lease_no)
         if case is None:

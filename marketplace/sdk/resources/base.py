@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from marketplace.sdk.decode import decode
 from marketplace.sdk.flow import Flow, Request, Resource, Response, S
+from marketplace.sdk.models import MarketConfig
 from marketplace.sdk.transfer import json_of, send
 
 T = TypeVar("T")
@@ -26,6 +27,14 @@ class ApiResource(Resource[S]):
     def _read(self, kind: type[T], request: Request) -> Flow[T]:
         body = yield from self._json(request)
         return decode(kind, body)
+
+    def _market(self, fresh: bool = False) -> Flow[MarketConfig]:
+        """The market's config, fetched once and checked against the pins."""
+        known = self._session.market
+        if known is not None and not fresh:
+            return known
+        found = yield from self._read(MarketConfig, Request("GET", "/v1/config"))
+        return self._session.accept(found)
 
 
 def hex0x(data: bytes) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from marketplace.sdk.checks import check_ask, read_document
 from marketplace.sdk.decode import decode
-from marketplace.sdk.flow import Flow, Query, Request, S, listing, op
+from marketplace.sdk.flow import Flow, Query, Request, S, call, listing, op
 from marketplace.sdk.models import AskInfo, Node, Prepared
 from marketplace.sdk.resources.base import ApiResource, hex0x
 from settlement.orders import Ask
+from settlement.signing import Signer, sign
 
 
 class Nodes(ApiResource[S]):
@@ -65,6 +68,26 @@ class Asks(ApiResource[S]):
         body = {"ask": ask.to_message(), "signature": hex0x(signature)}
         request = Request("POST", "/v1/asks", json=body, idempotency_key=idempotency_key)
         return (yield from self._read(AskInfo, request))
+
+    @op
+    def offer(
+        self,
+        node_id: str,
+        terms: Mapping[str, Any],
+        *,
+        signer: Signer | None = None,
+        idempotency_key: str | None = None,
+    ) -> Flow[AskInfo]:
+        """Have an ask written out, check it, sign it and put it on the book."""
+        yield from self._market()
+        who = signer or (yield from call(self._session.signer))
+        prepared = yield from Asks.prepare.flow(self, node_id, terms)
+        ask = read_document(Ask, prepared, self._session.domain())
+        meter = str(terms.get("meter", ""))
+        check_ask(ask, dict(terms), provider=who.address, meter=meter, now=int(time.time()))
+        signature = yield from call(partial(sign, ask, self._session.domain(), who))
+        key = idempotency_key or "ask-" + ask.struct_hash().hex()
+        return (yield from Asks.create.flow(self, ask, signature, idempotency_key=key))
 
     @op
     def get(self, ask_id: str) -> Flow[AskInfo]:

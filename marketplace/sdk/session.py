@@ -1,0 +1,118 @@
+"""What a client knows beside its connection: who signs, who witnesses, for which contracts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from marketplace.sdk.errors import ConfigError, VerificationError
+from marketplace.sdk.models import MarketConfig
+from marketplace.sdk.profile import state_dir
+from marketplace.witness.desk import Desk
+from marketplace.witness.journal import Journal
+from settlement.eip712 import Domain, checksum
+from settlement.signing import Signer
+
+SignerSource = Callable[[], Signer]
+Pin = Callable[[int, str, str], None]
+
+
+class Session:
+    """Signers, found when first needed, and the contracts that are signed for.
+
+    `chain_id` and `escrow` pin the contracts; without them the first answer of the server is pinned
+    for as long as this session lives, and handed to `on_pin`.
+    """
+
+    def __init__(
+        self,
+        signer: SignerSource | None = None,
+        witness: SignerSource | None = None,
+        *,
+        chain_id: int | None = None,
+        escrow: str | None = None,
+        on_pin: Pin | None = None,
+        rpc_url: str | None = None,
+        state: Path | None = None,
+    ) -> None:
+        self.rpc_url = rpc_url
+        self._signer_source = signer
+        self._witness_source = witness
+        self._signer: Signer | None = None
+        self._witness: Signer | None = None
+        self._chain_id = chain_id
+        self._escrow = checksum(escrow) if escrow else None
+        self._on_pin = on_pin
+        self._state = state
+        self._desk: Desk | None = None
+        self.market: MarketConfig | None = None
+
+    def signer(self) -> Signer:
+        """Who signs orders. Raises ConfigError where no key is set up."""
+        if self._signer is None:
+            if self._signer_source is None:
+                raise ConfigError(
+                    "this needs a signature and no key is set up",
+                    fix="pass signer=…, or name a keystore in the profile",
+                )
+            self._signer = self._signer_source()
+        return self._signer
+
+    def witness(self) -> Signer:
+        """Who countersigns usage; the machine's own hot key unless another was given."""
+        if self._witness is None:
+            if self._witness_source is None:
+                from marketplace.sdk.keyring import witness_key
+
+                self._witness = witness_key(self._state_dir() / "witness")
+            else:
+                self._witness = self._witness_source()
+        return self._witness
+
+    def accept(self, market: MarketConfig) -> MarketConfig:
+        """Take the server's word for a market once; never for another one afterwards.
+
+        Raises VerificationError where chain or contract differ from what is pinned.
+        """
+        escrow = checksum(market.contracts["ComputeEscrow"])
+        token = checksum(market.contracts["ComputeToken"])
+        for what, pinned, stated in (
+            ("chain", self._chain_id, market.chain_id),
+            ("escrow contract", self._escrow, escrow),
+        ):
+            if pinned is not None and pinned != stated:
+                raise VerificationError(
+                    f"the server is on {what} {stated}, this profile is pinned to {pinned}",
+                    fix="use another profile, or remove chain_id and escrow from this one",
+                )
+        if self._chain_id is None or self._escrow is None:
+            self._chain_id, self._escrow = market.chain_id, escrow
+            if self._on_pin is not None:
+                self._on_pin(market.chain_id, escrow, token)
+        self.market = market
+        return market
+
+    def domain(self) -> Domain:
+        """What signatures are bound to; known once a market was accepted or pinned."""
+        if self._chain_id is None or self._escrow is None:
+            raise ConfigError("no market is known yet", fix="ask the server for its config first")
+        return Domain(self._chain_id, self._escrow)
+
+    def desk(self, buyers: Iterable[str]) -> Desk:
+        """The witness's desk with its durable journal, opened once."""
+        if self._desk is None:
+            signer, domain = self.witness(), self.domain()
+            escrow = domain.verifying_contract.lower()
+            name = f"{domain.chain_id}-{escrow}-{signer.address.lower()}.db"
+            journal = Journal(self._state_dir() / "witness" / name)
+            self._desk = Desk(signer, domain, journal, buyers)
+        return self._desk
+
+    def close(self) -> None:
+        """Close the journal, where one was opened."""
+        if self._desk is not None:
+            self._desk.close()
+            self._desk = None
+
+    def _state_dir(self) -> Path:
+        return self._state or state_dir()
