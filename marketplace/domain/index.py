@@ -8,7 +8,7 @@ entries are swept when they outnumber the rest, so both are O(1) amortised.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heapreplace, merge
 from operator import attrgetter
 
@@ -102,7 +102,10 @@ class Bucket:
 
 
 class BidQueue:
-    """Resting bids of one tier and shape: highest limit per GPU first, then arrival."""
+    """Resting bids of one tier and shape, the next in line last: highest limit, then arrival.
+
+    Fills take from the end, where dropping the dead is free.
+    """
 
     __slots__ = ("bids", "dead", "shape")
 
@@ -113,17 +116,25 @@ class BidQueue:
 
     def add(self, bid: BidView, rate: int) -> None:
         """Queue a bid whose limit in this tier is `rate`."""
-        insort(self.bids, (-(rate * _PRICE_UNITS // bid.gpu_milli), bid.seq, bid))
+        insort(self.bids, (rate * _PRICE_UNITS // bid.gpu_milli, -bid.seq, bid))
 
     def sweep(self) -> None:
-        """Drop the dead when they are the most."""
-        if self.dead > _SWEEP_MIN and self.dead * 2 > len(self.bids):
-            self.bids = [item for item in self.bids if item[2].live]
+        """Drop the dead at the end, and all of them when they are the most."""
+        bids = self.bids
+        while bids and not bids[-1][2].live:
+            bids.pop()
+            self.dead -= 1
+        if self.dead > _SWEEP_MIN and self.dead * 2 > len(bids):
+            self.bids = [item for item in bids if item[2].live]
             self.dead = 0
+
+    def reaches(self, price: int) -> bool:
+        """Whether the highest limit is at least this price per GPU-hour."""
+        return bool(self.bids) and self.bids[-1][0] >= price * _PRICE_UNITS
 
     def walk(self) -> Iterator[tuple[int, int, BidView]]:
         """Live bids in priority; marking bids dead meanwhile is allowed, sweeping is not."""
-        return (item for item in self.bids if item[2].live)
+        return (item for item in reversed(self.bids) if item[2].live)
 
 
 class Tier:
@@ -260,24 +271,22 @@ class Index:
         heapify(heap)
         return heap
 
-    def bids_for(self, asks: Iterable[AskView]) -> Iterator[BidView]:
+    def bids_for(self, asks: Sequence[AskView]) -> Iterator[BidView]:
         """Resting bids that may search the bucket of any of these asks, by priority, each once.
 
         A bid that accepts several tiers stands at its best place. Ends where limits fall below the
         cheapest of the asks.
         """
+        cheapest = min((ask.gpu_hour for ask in asks), default=0)
         queues: dict[int, BidQueue] = {}
-        cheapest: int | None = None
         for ask in asks:
             for queue in self.tier(ask.ask.tier).queues_of(ask.key):
-                queues[id(queue)] = queue
-            cheapest = ask.gpu_hour if cheapest is None else min(cheapest, ask.gpu_hour)
-        if cheapest is None:
-            return
+                if queue.reaches(cheapest):
+                    queues[id(queue)] = queue
         seen: set[int] = set()
-        for negative_limit, seq, bid in merge(*(q.walk() for q in queues.values())):
-            if -negative_limit < cheapest * _PRICE_UNITS:
+        for limit, _, bid in merge(*(q.walk() for q in queues.values()), reverse=True):
+            if limit < cheapest * _PRICE_UNITS:
                 return
-            if bid.live and seq not in seen:
-                seen.add(seq)
+            if bid.live and bid.seq not in seen:
+                seen.add(bid.seq)
                 yield bid
