@@ -83,8 +83,8 @@ class LeaseState:
         return self.egress_cap_mib > 0 or self.units_cap > 0
 
     def elapsed_ms(self, now: int) -> int:
-        """The most usage the chain accepts at chain time `now`."""
-        return max(0, min(now, self.end) - self.start) * 1000
+        """The most usage the chain accepts at chain time `now`; it pays up to `funded`."""
+        return max(0, now - self.start) * 1000
 
     def released(self, params: Params) -> int:
         """Gross atoms paid so far, the fee included."""
@@ -182,13 +182,17 @@ def fold(events: Iterable[ChainEvent]) -> LeaseState | None:
 
 @dataclass(slots=True)
 class EscrowState:
-    """The whole escrow: leases by number, free balances, fees not yet collected, capacity."""
+    """The whole escrow: leases by number, free balances, fees not yet collected, capacity in use,
+    nonce bits flipped, and of each bid with several leases the latest and what came before it."""
 
     params: Params
     leases: dict[bytes, LeaseState] = field(default_factory=dict)
     balances: dict[str, int] = field(default_factory=dict)
     fees: dict[str, int] = field(default_factory=dict)
     capacity: dict[tuple[str, int], int] = field(default_factory=dict)
+    nonces: set[tuple[str, int]] = field(default_factory=set)
+    bids: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
+    _latest: dict[bytes, bytes] = field(default_factory=dict)
 
     def take(self, event: ChainEvent) -> None:
         """Move on by one event, in chain order."""
@@ -200,10 +204,7 @@ class EscrowState:
             self._credit(event.recipient, event.amount)
             self.fees[event.provider] -= event.amount
         elif isinstance(event, Opened):
-            self.leases[event.lease_no] = opened(event)
-            self._credit(event.buyer, -event.locked)
-            place = (event.provider, event.node)
-            self.capacity[place] = self.capacity.get(place, 0) + event.gpu_milli
+            self._open(event)
         elif isinstance(event, Settled | SettledMetered):
             for number in {entry.lease_no for entry in event.entries}:
                 self._move(number, event)
@@ -214,6 +215,22 @@ class EscrowState:
         """Atoms the escrow must hold: free balances, uncollected fees and locks."""
         locked = sum(lease.locked(self.params) for lease in self.leases.values())
         return sum(self.balances.values()) + sum(self.fees.values()) + locked
+
+    def _open(self, event: Opened) -> None:
+        before = self._latest.get(event.bid_hash)
+        if before is None:
+            self.nonces.add((event.buyer, event.bid_salt))
+        else:
+            last = self.leases[before]
+            closed = last.status is LeaseStatus.CLOSED
+            spent = last.released(self.params) if closed else last.lock(self.params)
+            earlier = self.bids.get(event.bid_hash, (b"", 0))[1]
+            self.bids[event.bid_hash] = (event.lease_no, earlier + spent)
+        self._latest[event.bid_hash] = event.lease_no
+        self.leases[event.lease_no] = opened(event)
+        self._credit(event.buyer, -event.locked)
+        place = (event.provider, event.node)
+        self.capacity[place] = self.capacity.get(place, 0) + event.gpu_milli
 
     def _move(self, number: bytes, event: ChainEvent) -> None:
         before = self.leases[number]

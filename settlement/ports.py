@@ -92,6 +92,10 @@ class OutboxStore(Protocol):
         """One above the greatest nonce ever stored for the sender; None if there is none."""
         ...
 
+    def by_nonce(self, sender: str, nonce: int) -> Intent | None:
+        """The intent that this nonce of the sender was given to, whatever its state now."""
+        ...
+
     def amend(self, intent_id: int, payload: dict[str, Any], later: dict[str, Any] | None) -> None:
         """Narrow a pending intent's payload; `later` becomes a new pending intent of its own,
         with the key `<key>/later`, in the same transaction."""

@@ -56,6 +56,10 @@ class MemoryOutbox:
         ]
         return max(used) + 1 if used else None
 
+    def by_nonce(self, sender: str, nonce: int) -> Intent | None:
+        found = (i for i in self.intents.values() if (i.sender, i.nonce) == (sender, nonce))
+        return next(found, None)
+
     def amend(self, intent_id: int, payload: dict[str, Any], later: dict[str, Any] | None) -> None:
         intent = self._expect(intent_id, _S.PENDING)
         if later is not None:

@@ -17,7 +17,7 @@ from eth_abi.exceptions import DecodingError
 from eth_hash.auto import keccak
 
 from settlement.eip712 import checksum
-from settlement.errors import CallReverted, DeploymentError
+from settlement.errors import CallReverted, DeploymentError, FieldError
 
 _BUILTIN_ERRORS: tuple[dict[str, Any], ...] = (
     {"type": "error", "name": "Error", "inputs": [{"name": "message", "type": "string"}]},
@@ -101,11 +101,14 @@ class Abi:
         return selector + encode(types, arguments)
 
     def arguments(self, name: str, calldata: bytes) -> tuple[Any, ...]:
-        """The arguments inside calldata of one function; ValueError where it is another's."""
+        """The arguments in calldata of one function. Raises FieldError: another's, malformed."""
         selector, types, _ = self._functions[name]
         if calldata[:4] != selector:
-            raise ValueError(f"not a call of {name}")
-        return tuple(decode(types, calldata[4:]))
+            raise FieldError("/data", f"not a call of {name}")
+        try:
+            return tuple(decode(types, calldata[4:]))
+        except DecodingError as error:
+            raise FieldError("/data", f"malformed call of {name}: {error}") from error
 
     def result(self, name: str, data: bytes) -> Any:
         """What a function returned: one value, or a tuple of several."""

@@ -174,13 +174,13 @@ class EscrowCalls:
     def vouchers(self, calldata: bytes) -> tuple[SignedVoucher, ...]:
         """The vouchers inside settle or settleMetered calldata, in entry order.
 
-        Raises ValueError where it is another call or malformed.
+        Raises FieldError where it is another call or malformed.
         """
         for name, metered in (("settle", False), ("settleMetered", True)):
             if calldata[:4] == self._abi.call(name, b"")[:4]:
                 (entries,) = self._abi.arguments(name, calldata)
                 return unpack_entries(entries, metered)
-        raise ValueError("not a settlement")
+        raise FieldError("/data", "not a settlement")
 
 
 def pack_entries(vouchers: Sequence[SignedVoucher], metered: bool) -> bytes:
@@ -204,7 +204,7 @@ def runs_of(vouchers: Iterable[SignedVoucher]) -> dict[str, list[SignedVoucher]]
 
 
 def unpack_entries(entries: bytes, metered: bool) -> tuple[SignedVoucher, ...]:
-    """Inverse of `pack_entries`, in entry order. Raises ValueError where runs do not fit."""
+    """Inverse of `pack_entries`, in entry order. Raises FieldError where runs do not fit."""
     size = _METERED_BYTES if metered else _USAGE_BYTES
     out: list[SignedVoucher] = []
     offset = 0
@@ -213,7 +213,7 @@ def unpack_entries(entries: bytes, metered: bool) -> tuple[SignedVoucher, ...]:
         provider = checksum(entries[offset : offset + 20].hex())
         offset += _HEADER
         if count == 0 or offset + count * size > len(entries):
-            raise ValueError(f"malformed run before offset {offset}")
+            raise FieldError("/entries", f"malformed run before offset {offset}")
         for _ in range(count):
             out.append(_voucher(provider, entries[offset : offset + size], metered))
             offset += size

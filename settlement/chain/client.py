@@ -170,10 +170,17 @@ class ChainClient:
         with self._talk():
             return bytes(self._web3.eth.call(_fields(to, data, sender, value), at))
 
-    def estimate_gas(self, to: str | None, data: bytes, sender: str, value: int = 0) -> int:
+    def estimate_gas(
+        self,
+        to: str | None,
+        data: bytes,
+        sender: str,
+        value: int = 0,
+        at: BlockTag = "pending",
+    ) -> int:
         """Gas the call would take now. Raises CallReverted."""
         with self._talk():
-            return int(self._web3.eth.estimate_gas(_fields(to, data, sender, value)))
+            return int(self._web3.eth.estimate_gas(_fields(to, data, sender, value), at))
 
     def fees(self) -> Fees:
         """Base fee of the newest block and the node's advice for the priority fee."""

@@ -146,14 +146,15 @@ class Escrow:
 
     def simulate_settle(
         self, vouchers: Sequence[SignedVoucher], metered: bool, sender: str, at: BlockTag
-    ) -> tuple[SignedVoucher, ...]:
-        """The vouchers that a settlement sent now would skip."""
+    ) -> tuple[list[SignedVoucher], list[SignedVoucher]]:
+        """What a settlement sent now would pay, and what it would skip."""
         name = "settleMetered" if metered else "settle"
         build = self.calls.settle_metered if metered else self.calls.settle
         answer = self.client.call(self.address, build(vouchers), sender, at)
         packed = [signed for run in runs_of(vouchers).values() for signed in run]
         skipped = skipped_indexes(bytes(self._abi.result(name, answer)), len(packed))
-        return tuple(packed[i] for i in sorted(skipped))
+        paid = [signed for i, signed in enumerate(packed) if i not in skipped]
+        return paid, [packed[i] for i in sorted(skipped)]
 
     def events(self, first: int, last: int) -> tuple[LoggedEvent, ...]:
         """What happened in the blocks first to last, both included, in chain order."""

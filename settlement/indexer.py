@@ -1,0 +1,115 @@
+"""Reads the escrow's events into a store, block by block, and takes back what a reorg took.
+
+Near the head every block is linked to its parent's hash before it is stored; what lies deeper than
+any reorg is read in ranges. A node that is merely behind rolls nothing back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from settlement.chain.client import ChainClient
+from settlement.chain.contracts import Escrow
+from settlement.errors import ChainUnavailable
+from settlement.ports import BlockRef, EventStore, LoggedEvent
+
+REORG_DEPTH = 64  # blocks below the head that are linked one by one
+RANGE_BLOCKS = 2_000  # what common nodes answer in one eth_getLogs
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What one tick did. `behind`: blocks known but not yet read, or read but not yet known."""
+
+    blocks: int = 0
+    events: int = 0
+    rolled_back: int = 0
+    behind: int = 0
+
+
+class Indexer:
+    """Follows one escrow from its first block. Not for two threads at once."""
+
+    def __init__(
+        self,
+        store: EventStore,
+        client: ChainClient,
+        escrow: Escrow,
+        first_block: int = 0,
+        confirmations: int = 0,
+    ) -> None:
+        self._store = store
+        self._client = client
+        self._escrow = escrow
+        self._first = first_block
+        self._confirmations = confirmations
+
+    def tick(self) -> Progress:
+        """Read one range, or the new blocks near the head. Raises ChainUnavailable."""
+        head = self._client.head()
+        rolled_back = self._follow_reorg(head)
+        cursor = self._store.cursor()
+        first = self._first if cursor is None else cursor.number + 1
+        target = head.number - self._confirmations
+        if target < first:
+            return Progress(rolled_back=rolled_back, behind=max(0, first - 1 - head.number))
+        deep = min(target, head.number - REORG_DEPTH)
+        if first <= deep:
+            last = min(deep, first + RANGE_BLOCKS - 1)
+            events = self._read_range(first, last)
+        else:
+            last = target
+            events = self._read_linked(first, last, cursor)
+        return Progress(last - first + 1, events, rolled_back, target - last)
+
+    def _follow_reorg(self, head: BlockRef) -> int:
+        """Roll back to the newest stored block that the chain still has; how many were dropped."""
+        stored = self._store.blocks(REORG_DEPTH + 1)
+        reachable = [block for block in stored if block.number <= head.number]
+        dropped = 0
+        for block in reachable:
+            if self._is_canonical(block):
+                break
+            dropped += 1
+        if dropped == 0:
+            return 0
+        if dropped == len(reachable):
+            # Deeper than what was linked one by one: start over rather than guess.
+            self._store.rollback(self._first - 1)
+        else:
+            self._store.rollback(reachable[dropped].number)
+        return dropped + len(stored) - len(reachable)
+
+    def _is_canonical(self, block: BlockRef) -> bool:
+        found = self._client.block(block.number)
+        return found is not None and found.hash == block.hash
+
+    def _read_range(self, first: int, last: int) -> int:
+        end = self._require(last)
+        events = self._escrow.events(first, last)
+        if self._require(last).hash != end.hash:
+            raise ChainUnavailable(f"block {last} changed while it was read")
+        self._store.append(end, events)
+        return len(events)
+
+    def _read_linked(self, first: int, last: int, cursor: BlockRef | None) -> int:
+        """Store block after block, each the child of the one before and with its own events."""
+        by_block: dict[int, list[LoggedEvent]] = {}
+        for event in self._escrow.events(first, last):
+            by_block.setdefault(event.block_number, []).append(event)
+        parent = cursor
+        for number in range(first, last + 1):
+            block = self._require(number)
+            events = by_block.get(number, [])
+            moved = parent is not None and block.parent_hash != parent.hash
+            if moved or any(event.block_hash != block.hash for event in events):
+                raise ChainUnavailable(f"block {number} changed while it was read")
+            self._store.append(block, events)
+            parent = block
+        return sum(len(events) for events in by_block.values())
+
+    def _require(self, number: int) -> BlockRef:
+        block = self._client.block(number)
+        if block is None:
+            raise ChainUnavailable(f"the node lost block {number}")
+        return block

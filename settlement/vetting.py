@@ -1,0 +1,145 @@
+"""What the chain would do with an intent if it were sent now, asked before anything is signed.
+
+A certain revert costs nothing this way, and vouchers that would be skipped don't pay for calldata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from settlement.attestation import MeteredUsage
+from settlement.chain.calls import EscrowCalls, LeaseRef, SignedVoucher
+from settlement.chain.client import with_margin
+from settlement.chain.contracts import Escrow
+from settlement.eip712 import checksum
+from settlement.errors import CallReverted, FieldError, SignatureError
+from settlement.leases import LeaseStatus
+from settlement.ports import Intent, IntentKind
+from settlement.signing import recover
+
+NOTHING_TO_SETTLE = "nothing_to_settle"
+# Reverts that only mean "not yet": how often to look again before giving up; None is for ever.
+NOT_YET: dict[str, int | None] = {"UsageAheadOfTime": 120, "RefundTooEarly": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """Send it with this much gas. Where `payload` is given the intent is narrowed to it first, and
+    `later`, if any, becomes an intent of its own."""
+
+    gas: int
+    payload: dict[str, Any] | None = None
+    later: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Not yet; give up after `limit` looks, or never."""
+
+    reason: str
+    limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """It would revert, or do nothing, now and later."""
+
+    reason: str
+
+
+Verdict = Go | Wait | Refuse
+
+
+class Vetting:
+    """Asks the escrow, on the pending block, on behalf of one sender."""
+
+    def __init__(self, escrow: Escrow, sender: str) -> None:
+        self._escrow = escrow
+        self._sender = sender
+
+    def vet(self, intent: Intent) -> Verdict:
+        """Judge one pending intent. Raises ChainError where the node doesn't answer."""
+        try:
+            if intent.kind in (IntentKind.SETTLE, IntentKind.SETTLE_METERED):
+                return self._vet_settle(intent)
+            return self._vet_call(intent.payload)
+        except CallReverted as error:
+            if error.name in NOT_YET:
+                return Wait(str(error), NOT_YET[error.name])
+            return Refuse(str(error))
+        except (FieldError, SignatureError) as error:
+            return Refuse(f"malformed intent: {error}")
+
+    def _vet_call(self, payload: dict[str, Any]) -> Go:
+        call, client = call_of(payload), self._escrow.client
+        if call.gas is not None:
+            client.call(call.to, call.data, self._sender, "pending", call.value)
+            return Go(call.gas)
+        gas = client.estimate_gas(call.to, call.data, self._sender, call.value, "pending")
+        return Go(with_margin(gas))
+
+    def _vet_settle(self, intent: Intent) -> Verdict:
+        calls, metered = self._escrow.calls, intent.kind is IntentKind.SETTLE_METERED
+        vouchers = calls.vouchers(call_of(intent.payload).data)
+        kept, skipped = self._escrow.simulate_settle(vouchers, metered, self._sender, "pending")
+        if not skipped:
+            return self._vet_call(intent.payload)
+        later = [signed for signed in skipped if self._is_early(signed)]
+        if not kept:
+            early = Wait("UsageAheadOfTime", NOT_YET["UsageAheadOfTime"])
+            return early if later else Refuse(NOTHING_TO_SETTLE)
+        payload = _payload(calls, kept, metered)
+        gas = self._vet_call(payload).gas
+        return Go(gas, payload, _payload(calls, later, metered) if later else None)
+
+    def _is_early(self, signed: SignedVoucher) -> bool:
+        """Whether a skipped voucher will count once the chain's clock has caught up."""
+        voucher = signed.voucher
+        try:
+            witness = recover(voucher, self._escrow.domain(), signed.signature)
+        except SignatureError:
+            return False
+        ref = LeaseRef(voucher.buyer, voucher.provider, witness, voucher.lease_no)
+        lease = self._escrow.lease(ref)
+        if lease.status not in (LeaseStatus.ACTIVE, LeaseStatus.STOPPED):
+            return False
+        news = min(voucher.ms, lease.funded * 1000) > lease.used_ms
+        if isinstance(voucher, MeteredUsage) and not news:
+            counted = self._escrow.counted(ref)
+            news = min(voucher.egress_mib, counted.egress_cap_mib) > counted.egress_mib
+            news = news or min(voucher.units, counted.units_cap) > counted.units
+        now = self._escrow.client.timestamp()
+        return news and voucher.ms > (now - lease.start) * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An intent's payload, read."""
+
+    to: str
+    data: bytes
+    value: int
+    gas: int | None
+
+
+def call_of(payload: dict[str, Any]) -> Call:
+    """Read a payload. Raises FieldError where it is malformed."""
+    try:
+        gas = payload.get("gas")
+        return Call(
+            checksum(str(payload["to"])),
+            bytes.fromhex(str(payload["data"]).removeprefix("0x")),
+            int(payload.get("value", 0)),
+            None if gas is None else int(gas),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise FieldError("/payload", f"not a call: {error!r}") from error
+
+
+def _payload(
+    calls: EscrowCalls, vouchers: Iterable[SignedVoucher], metered: bool
+) -> dict[str, Any]:
+    chosen = list(vouchers)
+    return calls.payload(calls.settle_metered(chosen) if metered else calls.settle(chosen))

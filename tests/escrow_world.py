@@ -1,0 +1,288 @@
+"""A deployed escrow with actors that have keys and money, on an in-process chain or on Anvil."""
+
+from __future__ import annotations
+
+import ast
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any, Protocol
+
+from eth_hash.auto import keccak
+from eth_tester import EthereumTester, PyEVMBackend  # type: ignore[import-untyped]
+from eth_tester.exceptions import TransactionFailed  # type: ignore[import-untyped]
+from web3 import EthereumTesterProvider
+
+from settlement.attestation import Close, MeteredUsage, Stop, Usage
+from settlement.chain.calls import LeaseRef, Match, SignedVoucher
+from settlement.chain.client import ChainClient, Receipt
+from settlement.chain.contracts import Escrow, Token
+from settlement.chain.deploy import Deployment, EscrowSettings, deploy
+from settlement.chain.devnet import DEV_MNEMONIC, Devnet, dev_account
+from settlement.eip712 import ZERO_ADDRESS, text32
+from settlement.events import Opened
+from settlement.orders import Ask, Bid, Prices, TierLimit, lease_no
+from settlement.permit import Permit
+from settlement.signing import LocalSigner, sign
+
+TOKEN = 10**18
+TIER = text32("H100-80GB-SXM")
+FAR = 2**40 - 1
+TESTER_CHAIN_ID = 131277322940537
+SETTINGS = EscrowSettings(
+    fee_bps=250, fee_recipient="0x" + "fe" * 20, settle_window=120, dispute_window=60,
+    ruling_window=60,
+)  # fmt: skip
+
+
+class Chain(Protocol):
+    """A chain whose clock a test can move."""
+
+    client: ChainClient
+
+    def warp(self, seconds: int) -> None:
+        """Mine a block `seconds` after the newest."""
+        ...
+
+
+class _RevertData(EthereumTesterProvider):
+    """Answers a revert with its data, as nodes do; eth-tester's own hides it in a message.
+
+    Estimates are made on the latest block: eth-tester makes none on the pending one.
+    """
+
+    def make_request(self, method: Any, params: Any) -> Any:
+        if method == "eth_estimateGas":
+            params = params[:1]
+        try:
+            return super().make_request(method, params)
+        except TransactionFailed as error:
+            text = str(error).removeprefix("execution reverted: ")
+            data = ast.literal_eval(text) if text.startswith(("b'", 'b"')) else b""
+            return {
+                "jsonrpc": "2.0",
+                "id": 0,
+                "error": {"code": 3, "message": "execution reverted", "data": "0x" + data.hex()},
+            }
+
+
+class TesterChain:
+    """py-evm in this process: no socket, no second process; every transaction is a block."""
+
+    def __init__(self) -> None:
+        backend = PyEVMBackend.from_mnemonic(
+            DEV_MNEMONIC, num_accounts=10, hd_path="m/44'/60'/0'/0"
+        )
+        self.tester = EthereumTester(backend)
+        self.client = ChainClient("tester", TESTER_CHAIN_ID, provider=_RevertData(self.tester))
+
+    def warp(self, seconds: int) -> None:
+        self.tester.time_travel(self.client.timestamp() + seconds)
+        self.tester.mine_block()
+
+
+class AnvilChain:
+    """Anvil, mining each transaction at once unless told otherwise."""
+
+    def __init__(self, net: Devnet) -> None:
+        self.net = net
+        self.client = net.client()
+
+    def warp(self, seconds: int) -> None:
+        at = self.client.timestamp() + seconds
+        self.client.rpc("evm_setNextBlockTimestamp", at)
+        self.client.rpc("evm_mine")
+
+
+@contextmanager
+def anvil(block_seconds: int = 0, *extra: str) -> Iterator[AnvilChain]:
+    """An Anvil for the length of a `with` block."""
+    with Devnet(block_seconds=block_seconds, extra=extra) as net:
+        yield AnvilChain(net)
+
+
+def key(name: str) -> LocalSigner:
+    """The same signer for the same name, in every run."""
+    return LocalSigner(keccak(f"coulomb test key {name}".encode()))
+
+
+@dataclass(slots=True)
+class World:
+    """One deployment and who acts on it. `relayer` pays gas for what anyone may send."""
+
+    chain: Chain
+    deployment: Deployment
+    escrow: Escrow
+    token: Token
+    buyer: LocalSigner = field(default_factory=lambda: dev_account(1))
+    provider: LocalSigner = field(default_factory=lambda: dev_account(2))
+    relayer: LocalSigner = field(default_factory=lambda: dev_account(3))
+    stranger: LocalSigner = field(default_factory=lambda: dev_account(4))
+    meter: LocalSigner = field(default_factory=lambda: key("meter"))
+    witness: LocalSigner = field(default_factory=lambda: key("witness"))
+    _salts: Iterator[int] = field(default_factory=count)
+
+    @property
+    def client(self) -> ChainClient:
+        return self.chain.client
+
+    def send(self, signer: LocalSigner, data: bytes, to: str | None = None) -> Receipt:
+        """A call of the escrow (or of `to`), mined."""
+        return self.client.transact(signer, to or self.escrow.address, data)
+
+    def fund(self, amount: int, account: LocalSigner | None = None) -> None:
+        """Give the buyer tokens and deposit them by approval."""
+        buyer = account or self.buyer
+        self.send(dev_account(0), self.token.transfer(buyer.address, amount), self.token.address)
+        self.send(buyer, self.token.approve(self.escrow.address, amount), self.token.address)
+        self.send(buyer, self.escrow.calls.deposit(amount))
+
+    def permit(self, amount: int, deadline: int = FAR) -> bytes:
+        """The buyer's permit for a deposit of `amount`."""
+        owner = self.buyer.address
+        nonce = self.token.permit_nonce(owner)
+        permit = Permit(owner, self.escrow.address, amount, nonce, deadline)
+        return sign(permit, self.token.domain(), self.buyer)
+
+    def ask(self, **changes: Any) -> Ask:
+        """An ask for eight whole GPUs at 2.50 an hour; `changes` by field name."""
+        base = Ask(
+            provider=self.provider.address,
+            meter=self.meter.address,
+            arbiter=ZERO_ADDRESS,
+            opener=ZERO_ADDRESS,
+            node=1,
+            tier=TIER,
+            gpu_milli=8_000,
+            cpu_milli=64_000,
+            memory_mib=1 << 20,
+            storage_mib=1 << 20,
+            floor=Prices(2_500_000_000),
+            min_seconds=1,
+            max_seconds=86_400,
+            start_limit_seconds=0,
+            min_charge_seconds=0,
+            unit=text32("request"),
+            starts_at=0,
+            flags=1,
+            max_fee_bps=1_000,
+            expiry=FAR,
+            salt=next(self._salts),
+        )
+        return replace(base, **changes)
+
+    def bid(self, **changes: Any) -> Bid:
+        """A bid for one GPU for an hour, with a salt of its own."""
+        base = Bid(
+            buyer=self.buyer.address,
+            witness=self.witness.address,
+            arbiter=ZERO_ADDRESS,
+            opener=ZERO_ADDRESS,
+            job_hash=keccak(b"job"),
+            limits=(TierLimit(TIER, 2**64 - 1, 2**64 - 1, 2**64 - 1),),
+            gpu_milli=1_000,
+            cpu_milli=8_000,
+            memory_mib=65_536,
+            storage_mib=0,
+            egress_mib=0,
+            units=0,
+            unit=bytes(32),
+            max_seconds=3_600,
+            budget=1_000 * TOKEN,
+            nodes=1,
+            flags=1,
+            max_fee_bps=1_000,
+            expiry=FAR,
+            salt=next(self._salts),
+        )
+        return replace(base, **changes)
+
+    def metered_bid(self, **changes: Any) -> Bid:
+        """A bid that also buys up to 10 GiB of egress and 1,000 requests."""
+        return self.bid(egress_mib=10_240, units=1_000, unit=text32("request"), **changes)
+
+    def match(self, ask: Ask | None = None, bid: Bid | None = None, **more: Any) -> Match:
+        """An ask and a bid, signed by whom they name if that is one of ours."""
+        ask, bid = ask or self.ask(), bid or self.bid()
+        domain = self.escrow.domain()
+        return Match(
+            ask, bid, sign(ask, domain, self.provider), sign(bid, domain, self.buyer), **more
+        )
+
+    def open(self, match: Match | None = None) -> Lease:
+        """Open a lease, sent by the relayer."""
+        match = match or self.match()
+        receipt = self.send(self.relayer, self.escrow.calls.open(match))
+        events = [self.escrow.decode(log) for log in receipt.logs]
+        (opened,) = (event for event in events if isinstance(event, Opened))
+        return Lease(self, match, opened)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """An open lease and what its keys can sign."""
+
+    world: World
+    match: Match
+    opened: Opened
+
+    @property
+    def ref(self) -> LeaseRef:
+        bid, ask = self.match.bid, self.match.ask
+        return LeaseRef(bid.buyer, ask.provider, bid.witness, self.number)
+
+    @property
+    def number(self) -> bytes:
+        bid, ask = self.match.bid, self.match.ask
+        return lease_no(bid.struct_hash(), ask.struct_hash(), ask.meter)
+
+    @property
+    def _names(self) -> tuple[str, str, bytes]:
+        return self.ref.buyer, self.ref.provider, self.number
+
+    def voucher(self, ms: int, signer: LocalSigner | None = None) -> SignedVoucher:
+        usage = Usage(*self._names, ms)
+        domain = self.world.escrow.domain()
+        return SignedVoucher(usage, sign(usage, domain, signer or self.world.witness))
+
+    def metered(self, ms: int, egress_mib: int, units: int) -> SignedVoucher:
+        usage = MeteredUsage(*self._names, ms, egress_mib, units)
+        return SignedVoucher(usage, sign(usage, self.world.escrow.domain(), self.world.witness))
+
+    def close(self, ms: int, egress_mib: int = 0, units: int = 0, **signers: Any) -> bytes:
+        """Calldata of a close; `meter` and `witness` replace the keys that sign."""
+        close, domain = Close(*self._names, ms, egress_mib, units), self.world.escrow.domain()
+        return self.world.escrow.calls.close(
+            close,
+            self.opened.bid_hash,
+            self.opened.ask_hash,
+            sign(close, domain, signers.get("meter", self.world.meter)),
+            sign(close, domain, signers.get("witness", self.world.witness)),
+        )
+
+    def stop(self, signer: LocalSigner) -> bytes:
+        """Calldata of a stop by signature."""
+        signature = sign(Stop(*self._names), self.world.escrow.domain(), signer)
+        return self.world.escrow.calls.stop_by_signature(
+            self.ref, self.opened.bid_hash, self.opened.ask_hash, signature
+        )
+
+    def view(self) -> Any:
+        return self.world.escrow.lease(self.ref)
+
+
+def found(chain: Chain, settings: EscrowSettings = SETTINGS) -> World:
+    """Deploy on a fresh chain."""
+    deployment = deploy(chain.client, dev_account(0), settings)
+    return World(chain, deployment, *deployment.open(chain.client))
+
+
+def eventually(check: Any, seconds: float = 15.0) -> None:
+    """Wait until `check()` holds; fail after `seconds`."""
+    until = time.monotonic() + seconds
+    while not check():
+        if time.monotonic() > until:
+            raise AssertionError(f"did not happen within {seconds:g} s")
+        time.sleep(0.05)
