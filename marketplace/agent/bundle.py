@@ -30,8 +30,8 @@ _FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXE
 def unpack(archive: bytes, sha256: str, folder: Path, content_bytes_max: int) -> None:
     """Unpack files and folders into an empty folder.
 
-    Raises BundleError, before anything is written, where the SHA-256 differs; later, on
-    links, devices, names that leave the folder, above `content_bytes_max` bytes or ENTRIES_MAX entries.
+    Raises BundleError where the SHA-256 differs, before anything is written; later on links,
+    devices, names that leave the folder, and above `content_bytes_max` bytes, ENTRIES_MAX entries.
     """
     found = hashlib.sha256(archive).hexdigest()
     if found != sha256.lower():
