@@ -23,7 +23,7 @@ from marketplace.witness.policy import (
     judge_deal,
 )
 from settlement.attestation import Close, Stop, UsageAttestation, Voucher, voucher_for
-from settlement.eip712 import Domain
+from settlement.eip712 import Domain, checksum
 from settlement.errors import SignatureError
 from settlement.orders import Ask, Bid, Prices
 from settlement.signing import Signer, sign, verify
@@ -77,7 +77,7 @@ class Desk:
     ) -> None:
         self.signer = signer
         self.domain = domain
-        self.buyers = frozenset(buyers)
+        self.buyers = frozenset(checksum(buyer) for buyer in buyers)
         self._journal = journal
         self._clock = clock or Clock()
         self._lock = threading.Lock()

@@ -59,11 +59,15 @@ class Checkpoint:
 class Journal:
     """The durable memory of one witness key. Safe for several threads and processes."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def __init__(self, path: Path | None) -> None:
+        """Open or create the file, readable by its owner only; None keeps all in memory."""
+        if path is not None:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600)
         self._lock = threading.Lock()
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
-        path.chmod(0o600)
+        self._db = sqlite3.connect(
+            path or ":memory:", isolation_level=None, check_same_thread=False, timeout=10
+        )
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.executescript(SCHEMA)
@@ -157,14 +161,10 @@ class Journal:
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+        """One durable transaction; the connection's own context commits it or rolls it back."""
+        with self._lock, self._db as db:
+            db.execute("BEGIN IMMEDIATE")
+            yield db
 
 
 def _covers(later: Mark, earlier: Mark) -> bool:

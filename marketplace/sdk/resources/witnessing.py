@@ -59,7 +59,7 @@ class Witness(ApiResource[S]):
     def _answer(self, desk: Desk, item: Pending) -> Flow[list[Act]]:
         """What one lease wants. A refusal by the market stops this lease, not the others."""
         lease = item.lease
-        if lease.witness != desk.signer.address:
+        if lease.witness.lower() != desk.signer.address.lower():
             return []
         acts: list[Act] = []
         try:

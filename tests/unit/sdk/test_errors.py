@@ -1,0 +1,142 @@
+"""The drawn tree is the tree, and every problem the market knows has its exception."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+
+import marketplace.errors as market
+from marketplace.sdk import errors
+from marketplace.sdk.errors import BY_CODE, BY_STATUS, ApiError, CoulombError, Problem, error_of
+
+
+def classes() -> dict[str, type[CoulombError]]:
+    return {
+        name: value
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and issubclass(value, CoulombError)
+    }
+
+
+def drawn() -> dict[str, str | None]:
+    """Each class of the docstring's drawing and the class it hangs from."""
+    stack: list[tuple[int, str]] = []
+    found: dict[str, str | None] = {}
+    for line in (errors.__doc__ or "").splitlines():
+        match = re.match(r"([│├└─ ]*)([A-Z]\w+)(?:\s|$)", line)
+        if match is None or line.startswith("What"):
+            continue
+        depth, name = len(match.group(1)) // 4, match.group(2)
+        del stack[depth:]
+        found[name] = stack[-1][1] if stack else None
+        stack.append((depth, name))
+    return found
+
+
+def test_drawing_is_the_tree() -> None:
+    actual = {
+        name: None if kind is CoulombError else kind.__mro__[1].__name__
+        for name, kind in classes().items()
+    }
+    assert drawn() == actual
+
+
+def test_all_lists_every_public_name() -> None:
+    expected = {*classes(), "FieldProblem", "Problem", "error_of"}
+    assert set(errors.__all__) == expected
+    assert errors.__all__ == sorted(errors.__all__)
+
+
+def test_every_kind_of_api_error_can_happen() -> None:
+    leaves = {k for k in classes().values() if issubclass(k, ApiError) and not k.__subclasses__()}
+    assert leaves <= {*BY_CODE.values(), *BY_STATUS.values()}
+
+
+def market_errors() -> list[type[market.MarketError]]:
+    found, waiting = [], [market.MarketError]
+    while waiting:
+        kind = waiting.pop()
+        found.append(kind)
+        waiting += kind.__subclasses__()
+    return found
+
+
+EXPECTED = {
+    "market_error": "ServerError",
+    "invalid_request": "Rejected",
+    "invalid_job": "Rejected",
+    "invalid_order": "Rejected",
+    "invalid_signature": "InvalidSignature",
+    "unauthenticated": "Unauthenticated",
+    "forbidden": "Forbidden",
+    "not_found": "NotFound",
+    "conflict": "Conflict",
+    "illegal_transition": "Conflict",
+    "already_exists": "Conflict",
+    "idempotency_mismatch": "IdempotencyMismatch",
+    "idempotency_in_flight": "InFlight",
+    "insufficient_balance": "InsufficientBalance",
+    "budget_exceeded": "BudgetExceeded",
+    "no_capacity": "NoCapacity",
+    "attestation_refused": "AttestationRefused",
+    "too_large": "Rejected",
+    "rate_limited": "RateLimited",
+    "unavailable": "Unavailable",
+}
+STATUSES = {
+    "Conflict": 409,
+    "Forbidden": 403,
+    "NotFound": 404,
+    "RateLimited": 429,
+    "Rejected": 422,
+    "ServerError": 500,
+    "Unauthenticated": 401,
+    "Unavailable": 503,
+}
+
+
+def test_every_code_of_the_market_is_expected() -> None:
+    codes = {kind.code for kind in market_errors() if kind.__module__ == market.__name__}
+    assert codes == set(EXPECTED)
+
+
+@pytest.mark.parametrize("code", sorted(EXPECTED))
+def test_code_of_the_market_maps_to_its_exception(code: str) -> None:
+    name = EXPECTED[code]
+    error = error_of(Problem(STATUSES.get(name, 409), code, "title"))
+    assert type(error).__name__ == name
+
+
+@pytest.mark.parametrize(
+    ("status", "name"),
+    [(418, "Rejected"), (500, "ServerError"), (599, "ServerError"), (402, "FundsError")],
+)
+def test_unknown_code_maps_by_status(status: int, name: str) -> None:
+    assert type(error_of(Problem(status, "new_code", "t"))).__name__ == name
+
+
+def test_problem_is_read_with_every_member() -> None:
+    body = {
+        "type": "https://x",
+        "title": "Wrong",
+        "status": 422,
+        "detail": "two things",
+        "code": "invalid_job",
+        "request_id": "req_1",
+        "retryable": False,
+        "errors": [{"pointer": "/name", "detail": "too long"}, "junk"],
+        "shortfall": {"atoms": "5"},
+    }
+    error = error_of(Problem.parse(422, body))
+    assert str(error) == "two things\n  /name: too long"
+    assert (error.code, error.status, error.request_id) == ("invalid_job", 422, "req_1")
+    assert error.problem.extra == {"shortfall": {"atoms": "5"}}
+
+
+@pytest.mark.parametrize("body", [None, [], "x", 5])
+def test_body_that_is_no_problem_keeps_its_status(body: object) -> None:
+    error = error_of(Problem.parse(503, body))
+    assert type(error).__name__ == "Unavailable"
+    assert str(error) == "HTTP 503"

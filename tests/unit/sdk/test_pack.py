@@ -1,0 +1,126 @@
+"""Folders pack to the same bytes anywhere, and archives unpack only inside their folder."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from marketplace.sdk import pack as module
+from marketplace.sdk.errors import InputError
+from marketplace.sdk.pack import pack, unpack
+
+
+def make_tree(root: Path) -> Path:
+    (root / "src").mkdir(parents=True)
+    (root / "src" / "b.py").write_text("b")
+    (root / "a.sh").write_text("#!/bin/sh\n")
+    (root / "a.sh").chmod(0o700)
+    (root / "empty").mkdir()
+    (root / "link").symlink_to("src/b.py")
+    return root
+
+
+def archive(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as tar:
+        for info, content in members:
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return gzip.compress(raw.getvalue())
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    return info
+
+
+def test_same_content_packs_to_the_same_bytes(tmp_path: Path) -> None:
+    first, second = make_tree(tmp_path / "one"), make_tree(tmp_path / "two")
+    os.utime(second / "a.sh", (1, 1))
+    (second / "src").chmod(0o700)
+    assert pack(first) == pack(second)
+
+
+def test_changed_content_packs_to_other_bytes(tmp_path: Path) -> None:
+    folder = make_tree(tmp_path / "one")
+    before = pack(folder)
+    (folder / "src" / "b.py").write_text("c")
+    assert pack(folder) != before
+
+
+def test_packed_folder_unpacks_to_itself(tmp_path: Path) -> None:
+    content = pack(make_tree(tmp_path / "in"))
+    names = unpack(content, tmp_path / "out")
+    assert names == ["a.sh", "src/b.py"]
+    assert (tmp_path / "out/link").readlink() == Path("src/b.py")
+    assert (tmp_path / "out/empty").is_dir()
+    assert (tmp_path / "out/a.sh").stat().st_mode & 0o777 == 0o755
+
+
+def test_clutter_and_ignored_files_stay_out(tmp_path: Path) -> None:
+    folder = make_tree(tmp_path / "in")
+    for name in (".git", "__pycache__", ".venv", "data"):
+        (folder / name).mkdir()
+        (folder / name / "f").write_text("x")
+    (folder / "src" / "big.bin").write_text("x")
+    (folder / ".coulombignore").write_text("# large\n*.bin\ndata/\n\n")
+    assert unpack(pack(folder), tmp_path / "out") == [".coulombignore", "a.sh", "src/b.py"]
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../outside"])
+def test_link_out_of_the_folder_is_refused(tmp_path: Path, target: str) -> None:
+    folder = make_tree(tmp_path / "in")
+    (folder / "bad").symlink_to(target)
+    with pytest.raises(InputError, match="outside"):
+        pack(folder)
+
+
+def test_device_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="neither"):
+        pack(tmp_path)
+
+
+def test_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a folder"):
+        pack(tmp_path / "none")
+
+
+def test_too_large_a_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PACKED_BYTES_MAX", 10_000)
+    (tmp_path / "noise").write_bytes(os.urandom(20_000))
+    with pytest.raises(InputError, match="64 MiB"):
+        pack(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        archive((member("../evil"), b"x")),
+        archive((member("/etc/evil"), b"x"), (member("../../e"), b"")),
+        archive((member("l", tarfile.SYMTYPE, "/etc"), b""), (member("l/evil"), b"x")),
+        archive((member("dev", tarfile.CHRTYPE), b"")),
+        b"not gzip",
+        gzip.compress(b"not tar" * 100),
+        archive((member("a"), b"x" * 100))[:-40],
+    ],
+)
+def test_hostile_archive_is_refused(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(InputError):
+        unpack(content, tmp_path / "out")
+    assert not (tmp_path / "evil").exists()
+    assert not (tmp_path.parent / "e").exists()
+
+
+def test_archive_that_unpacks_too_large_is_refused(tmp_path: Path) -> None:
+    bomb = archive((member("zeros"), bytes(1_000_000)))
+    assert len(bomb) < 5_000
+    with pytest.raises(InputError, match="more than"):
+        unpack(bomb, tmp_path / "out", bytes_max=500_000)
+    assert not (tmp_path / "out" / "zeros").exists()

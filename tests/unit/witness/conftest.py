@@ -1,0 +1,110 @@
+"""A lease with real keys on every side, and a desk whose clocks a test turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from marketplace.witness.desk import Claim, Clock, Desk
+from marketplace.witness.journal import Journal
+from settlement.attestation import Close, UsageAttestation
+from settlement.eip712 import Domain
+from settlement.orders import Ask, Bid, lease_no
+from settlement.signing import LocalSigner, sign
+from tests.factories import make_ask, make_bid
+
+DOMAIN = Domain(31337, "0x" + "e" * 40)
+OPENED = 1_800_000_000
+
+
+def key(number: int) -> LocalSigner:
+    return LocalSigner(number.to_bytes(32, "big"))
+
+
+BUYER, WITNESS, PROVIDER, METER, STRANGER = (key(n) for n in range(1, 6))
+
+
+@dataclass
+class Time:
+    """Both clocks of a desk, in ms."""
+
+    monotonic: int = 0
+    unix: int = OPENED * 1000
+
+    def go(self, ms: int) -> None:
+        self.monotonic += ms
+        self.unix += ms
+
+    def clock(self) -> Clock:
+        return Clock(lambda: self.monotonic, lambda: self.unix)
+
+
+@dataclass
+class Lease:
+    """The signed orders of one lease and what its meter signs."""
+
+    bid: Bid = field(default_factory=lambda: make_bid(buyer=BUYER.address, witness=WITNESS.address))
+    ask: Ask = field(
+        default_factory=lambda: make_ask(provider=PROVIDER.address, meter=METER.address)
+    )
+
+    @property
+    def number(self) -> bytes:
+        return lease_no(self.bid.struct_hash(), self.ask.struct_hash(), self.ask.meter)
+
+    def claim(self, **changes: Any) -> Claim:
+        fields: dict[str, Any] = {
+            "lease_no": self.number,
+            "bid": self.bid,
+            "bid_signature": sign(self.bid, DOMAIN, BUYER),
+            "ask": self.ask,
+            "prices": self.ask.floor,
+            "interval_ms": 1_000,
+            "opened_unix": OPENED,
+        }
+        return Claim(**{**fields, **changes})
+
+    def reading(
+        self, sequence: int, ms: int, meter: LocalSigner = METER, **changes: Any
+    ) -> tuple[UsageAttestation, bytes]:
+        counted = {"egress_mib": 0, "units": 0, **changes}
+        statement = UsageAttestation(
+            self.bid.buyer, self.ask.provider, self.number, sequence, 0, ms, ms, 0, 0, 0,
+            counted["egress_mib"], counted["units"], bytes(32),
+        )  # fmt: skip
+        return statement, sign(statement, DOMAIN, meter)
+
+    def closing(self, ms: int, meter: LocalSigner = METER) -> tuple[Close, bytes]:
+        close = Close(self.bid.buyer, self.ask.provider, self.number, ms, 0, 0)
+        return close, sign(close, DOMAIN, meter)
+
+
+OpenDesk = Callable[..., Desk]
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def lease() -> Lease:
+    return Lease()
+
+
+@pytest.fixture
+def open_desk(tmp_path: Path, time: Time) -> Any:
+    """Opens desks on one journal file, as restarts of one witness would."""
+    journals: list[Journal] = []
+
+    def open_one(name: str = "journal.db", clock: Clock | None = None) -> Desk:
+        journals.append(Journal(tmp_path / name))
+        return Desk(WITNESS, DOMAIN, journals[-1], [BUYER.address], clock or time.clock())
+
+    yield open_one
+    for journal in journals:
+        journal.close()

@@ -1,0 +1,229 @@
+"""The desk signs for its own leases only, remembers what it signed, and survives restarts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from marketplace.witness.desk import Desk
+from marketplace.witness.policy import Mark, Refusal
+from settlement.attestation import MeteredUsage, Usage
+from settlement.signing import sign, verify
+from tests.factories import make_bid
+from tests.unit.witness.conftest import (
+    BUYER,
+    DOMAIN,
+    OPENED,
+    STRANGER,
+    WITNESS,
+    Lease,
+    OpenDesk,
+    Time,
+)
+
+
+def accepted(answer: Any) -> tuple[Any, bytes]:
+    assert not isinstance(answer, Refusal), answer
+    return answer
+
+
+def running(desk: Desk, lease: Lease) -> Desk:
+    """Admit a lease and countersign its ready reading."""
+    assert desk.admit(lease.claim()) is None
+    accepted(desk.countersign(*lease.reading(0, 0), 0))
+    return desk
+
+
+def test_voucher_is_signed_for_what_was_watched(
+    open_desk: OpenDesk, lease: Lease, time: Time
+) -> None:
+    desk = running(open_desk(), lease)
+    time.go(5_000)
+    voucher, signature = accepted(desk.countersign(*lease.reading(1, 5_000), 5))
+    assert voucher == Usage(lease.bid.buyer, lease.ask.provider, lease.number, 5_000)
+    verify(voucher, DOMAIN, signature, WITNESS.address)
+    assert desk.mark(lease.number) == Mark(1, 5_000, 0, 0)
+
+
+def test_metered_lease_gets_a_metered_voucher(open_desk: OpenDesk) -> None:
+    bid = make_bid(buyer=BUYER.address, witness=WITNESS.address, egress_mib=9)
+    lease = Lease(bid=bid)
+    desk = running(open_desk(), lease)
+    voucher, _ = accepted(desk.countersign(*lease.reading(1, 0, egress_mib=3), 1))
+    assert voucher == MeteredUsage(bid.buyer, lease.ask.provider, lease.number, 0, 3, 0)
+
+
+def test_unknown_lease_is_not_signed_for(open_desk: OpenDesk, lease: Lease) -> None:
+    desk = open_desk()
+    assert desk.countersign(*lease.reading(0, 0), 0) is Refusal.UNKNOWN_JOB
+    assert desk.sign_close(*lease.closing(0), 0) is Refusal.UNKNOWN_JOB
+    assert desk.sign_stop(lease.number) is Refusal.UNKNOWN_JOB
+
+
+def test_bid_of_a_stranger_is_not_admitted(open_desk: OpenDesk) -> None:
+    lease = Lease(bid=make_bid(buyer=STRANGER.address, witness=WITNESS.address))
+    signed = sign(lease.bid, DOMAIN, STRANGER)
+    assert open_desk().admit(lease.claim(bid_signature=signed)) is Refusal.UNKNOWN_JOB
+
+
+def test_bid_its_buyer_did_not_sign_is_not_admitted(open_desk: OpenDesk, lease: Lease) -> None:
+    forged = sign(lease.bid, DOMAIN, STRANGER)
+    desk = open_desk()
+    assert desk.admit(lease.claim(bid_signature=forged)) is Refusal.BAD_SIGNATURE
+    assert not desk.knows(lease.number)
+
+
+def test_lease_number_of_other_orders_is_not_admitted(open_desk: OpenDesk, lease: Lease) -> None:
+    other = Lease(bid=make_bid(buyer=BUYER.address, witness=WITNESS.address, salt=99))
+    claim = lease.claim(lease_no=other.number)
+    assert open_desk().admit(claim) is Refusal.OTHER_LEASE
+
+
+def test_reading_the_meter_did_not_sign_is_refused(open_desk: OpenDesk, lease: Lease) -> None:
+    desk = running(open_desk(), lease)
+    answer = desk.countersign(*lease.reading(1, 10, meter=STRANGER), 1)
+    assert answer is Refusal.BAD_SIGNATURE
+    assert desk.sign_close(*lease.closing(0, meter=STRANGER), 1) is Refusal.BAD_SIGNATURE
+
+
+def test_reading_ahead_of_the_watch_is_refused_until_time_has_passed(
+    open_desk: OpenDesk, lease: Lease, time: Time
+) -> None:
+    desk = running(open_desk(), lease)
+    early = lease.reading(1, 10_000)
+    time.go(5_000)
+    assert desk.countersign(*early, 5) is Refusal.AHEAD_OF_CLOCK
+    time.go(5_000)
+    accepted(desk.countersign(*early, 10))
+
+
+def test_silent_job_is_not_signed_for(open_desk: OpenDesk, lease: Lease, time: Time) -> None:
+    desk = running(open_desk(), lease)
+    time.go(10_000)
+    desk.watch(lease.number, 10)
+    time.go(60_000)
+    assert desk.countersign(*lease.reading(1, 70_000), 10) is Refusal.NO_HEARTBEAT
+    accepted(desk.countersign(*lease.reading(1, 70_000), 11))
+
+
+def test_same_reading_again_gives_the_same_signature(
+    open_desk: OpenDesk, lease: Lease, time: Time
+) -> None:
+    desk = running(open_desk(), lease)
+    time.go(1_000)
+    first = accepted(desk.countersign(*lease.reading(1, 1_000), 1))
+    assert accepted(desk.countersign(*lease.reading(1, 1_000), 1)) == first
+
+
+def test_other_value_at_a_signed_sequence_is_refused(
+    open_desk: OpenDesk, lease: Lease, time: Time
+) -> None:
+    desk = running(open_desk(), lease)
+    time.go(9_000)
+    accepted(desk.countersign(*lease.reading(1, 1_000), 9))
+    assert desk.countersign(*lease.reading(1, 2_000), 9) is Refusal.SEQUENCE_USED
+    assert desk.countersign(*lease.reading(0, 2_000), 9) is Refusal.SEQUENCE_USED
+
+
+def test_close_is_signed_once(open_desk: OpenDesk, lease: Lease, time: Time) -> None:
+    desk = running(open_desk(), lease)
+    time.go(9_000)
+    first = desk.sign_close(*lease.closing(8_000), 9)
+    assert isinstance(first, bytes)
+    verify(lease.closing(8_000)[0], DOMAIN, first, WITNESS.address)
+    assert desk.sign_close(*lease.closing(8_000), 9) == first
+    assert desk.sign_close(*lease.closing(9_000), 9) is Refusal.ALREADY_CLOSED
+    assert desk.countersign(*lease.reading(1, 9_000), 9) is Refusal.SEQUENCE_USED
+
+
+def test_close_beyond_the_watch_is_refused(open_desk: OpenDesk, lease: Lease, time: Time) -> None:
+    desk = running(open_desk(), lease)
+    time.go(1_000)
+    assert desk.sign_close(*lease.closing(60_000), 1) is Refusal.AHEAD_OF_CLOCK
+
+
+def test_stop_is_signed(open_desk: OpenDesk, lease: Lease) -> None:
+    desk = running(open_desk(), lease)
+    stop, signature = accepted(desk.sign_stop(lease.number))
+    assert stop.lease_no == lease.number
+    verify(stop, DOMAIN, signature, WITNESS.address)
+
+
+def test_restart_keeps_the_mark_and_the_watch(
+    open_desk: OpenDesk, lease: Lease, time: Time
+) -> None:
+    desk = running(open_desk(), lease)
+    time.go(5_000)
+    accepted(desk.countersign(*lease.reading(1, 5_000), 5))
+    time.go(4_000)
+    time.monotonic = 77  # another process, another monotonic clock
+    desk = open_desk()
+    assert desk.mark(lease.number) == Mark(1, 5_000, 0, 0)
+    assert desk.admit(lease.claim()) is None
+    assert desk.countersign(*lease.reading(1, 6_000), 9) is Refusal.SEQUENCE_USED
+    assert desk.countersign(*lease.reading(2, 60_000), 9) is Refusal.AHEAD_OF_CLOCK
+    accepted(desk.countersign(*lease.reading(2, 9_000), 9))
+
+
+def test_wall_clock_set_back_across_a_restart_gives_no_credit(
+    open_desk: OpenDesk, lease: Lease, time: Time
+) -> None:
+    desk = running(open_desk(), lease)
+    time.go(5_000)
+    accepted(desk.countersign(*lease.reading(1, 5_000), 5))
+    time.unix = OPENED * 1000
+    desk = open_desk()
+    assert desk.admit(lease.claim()) is None
+    assert desk.countersign(*lease.reading(2, 9_000), 9) is Refusal.AHEAD_OF_CLOCK
+
+
+def test_witness_without_a_journal_believes_a_grace_only(
+    open_desk: OpenDesk, lease: Lease, time: Time
+) -> None:
+    time.go(600_000)
+    desk = open_desk()
+    assert desk.admit(lease.claim()) is None
+    assert desk.countersign(*lease.reading(9, 600_000), 600) is Refusal.AHEAD_OF_CLOCK
+    accepted(desk.countersign(*lease.reading(9, 15_000), 601))
+
+
+def test_restored_old_journal_learns_what_it_signed(
+    open_desk: OpenDesk, lease: Lease, time: Time, tmp_path: Path
+) -> None:
+    desk = running(open_desk(), lease)
+    time.go(5_000)
+    voucher, signature = accepted(desk.countersign(*lease.reading(1, 5_000), 5))
+    restored = open_desk("other.db")
+    assert restored.mark(lease.number) == Mark()
+    restored.adopt(lease.number, 1, voucher, signature)
+    assert restored.mark(lease.number) == Mark(1, 5_000, 0, 0)
+    assert restored.admit(lease.claim()) is None
+    assert restored.countersign(*lease.reading(1, 5_001), 5) is Refusal.SEQUENCE_USED
+    assert restored.countersign(*lease.reading(2, 4_000), 5) is Refusal.WENT_BACK
+
+
+def test_voucher_of_another_key_is_not_adopted(open_desk: OpenDesk, lease: Lease) -> None:
+    desk = open_desk()
+    voucher = Usage(lease.bid.buyer, lease.ask.provider, lease.number, 5_000)
+    desk.adopt(lease.number, 1, voucher, sign(voucher, DOMAIN, STRANGER))
+    assert desk.mark(lease.number) == Mark()
+
+
+def test_watch_starts_with_the_first_reading_not_before(
+    open_desk: OpenDesk, lease: Lease, time: Time
+) -> None:
+    desk = open_desk()
+    assert desk.admit(lease.claim()) is None
+    desk.watch(lease.number, 1)
+    time.go(300_000)
+    desk.watch(lease.number, 300)
+    accepted(desk.countersign(*lease.reading(0, 0), 300))
+    assert desk.countersign(*lease.reading(1, 300_000), 301) is Refusal.AHEAD_OF_CLOCK
+
+
+def test_copied_journal_is_whole(open_desk: OpenDesk, lease: Lease, tmp_path: Path) -> None:
+    desk = running(open_desk(), lease)
+    desk.close()
+    shutil.copy(tmp_path / "journal.db", tmp_path / "copy.db")
+    assert open_desk("copy.db").mark(lease.number) == Mark(0, 0, 0, 0)

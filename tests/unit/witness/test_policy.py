@@ -1,0 +1,201 @@
+"""What a witness signs and refuses, rule by rule."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from marketplace.witness.policy import (
+    TOLERANCE_MS,
+    Deal,
+    Mark,
+    Refusal,
+    Watch,
+    first_watch,
+    judge_attestation,
+    judge_close,
+    judge_deal,
+)
+from settlement.attestation import Close, UsageAttestation
+from settlement.orders import Prices, TierLimit
+from settlement.units import UINT64_MAX
+from tests.factories import NANO, address, make_ask, make_bid
+
+HOUR_MS = 3_600_000
+LIMIT = TierLimit(make_ask().tier, 3 * NANO * 1000, egress_gib=7, unit=9)
+DEAL = Deal(
+    make_bid(egress_mib=10, units=5, unit="request", limits=(LIMIT,)),
+    make_ask(),
+    Prices(2 * NANO, egress_gib=7, unit=9),
+    metered=True,
+    interval_ms=1_000,
+)
+BUYER, WITNESS, PROVIDER = DEAL.bid.buyer, DEAL.bid.witness, DEAL.ask.provider
+
+
+def reading(**changes: Any) -> UsageAttestation:
+    fields: dict[str, Any] = {
+        "buyer": BUYER,
+        "provider": PROVIDER,
+        "lease_no": DEAL.lease_no,
+        "sequence": 3,
+        "observed_at_ms": 0,
+        "ms": 10_000,
+        "gpu_ms": 10_000,
+        "cpu_core_ms": 0,
+        "memory_mib_ms": 0,
+        "storage_mib_ms": 0,
+        "egress_mib": 2,
+        "units": 1,
+        "evidence": bytes(32),
+    }
+    return UsageAttestation(**{**fields, **changes})
+
+
+def closing(**changes: Any) -> Close:
+    return Close(**{
+        "buyer": BUYER, "provider": PROVIDER, "lease_no": DEAL.lease_no,
+        "ms": 10_000, "egress_mib": 2, "units": 1, **changes,
+    })  # fmt: skip
+
+
+MARK = Mark(sequence=2, ms=9_000, egress_mib=2, units=1)
+WATCH = Watch(elapsed_ms=10_000, alive_ms=10_000)
+
+
+def judge(deal: Deal, **changes: Any) -> Refusal | None:
+    fields = {"witness": WITNESS, "buyer": BUYER, "provider": PROVIDER, "number": deal.lease_no}
+    return judge_deal(deal, **{**fields, **changes})
+
+
+def test_deal_of_the_signed_orders_is_accepted() -> None:
+    assert judge(DEAL) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "refusal"),
+    [
+        ({"witness": address(9)}, Refusal.NOT_OUR_WITNESS),
+        ({"buyer": address(9)}, Refusal.OTHER_PARTIES),
+        ({"provider": address(9)}, Refusal.OTHER_PARTIES),
+        ({"number": bytes(16)}, Refusal.OTHER_LEASE),
+    ],
+)
+def test_deal_with_others_is_refused(changes: dict[str, Any], refusal: Refusal) -> None:
+    assert judge(DEAL, **changes) is refusal
+
+
+@pytest.mark.parametrize("field", ["provider", "meter"])
+def test_witness_that_is_the_providers_is_refused(field: str) -> None:
+    deal = replace(DEAL, ask=make_ask(**{field: WITNESS}))
+    assert judge(deal, provider=deal.ask.provider) is Refusal.OTHER_PARTIES
+
+
+@pytest.mark.parametrize(
+    "prices",
+    [
+        Prices(3 * NANO + 1),
+        Prices(2 * NANO, egress_gib=8),
+        Prices(2 * NANO, unit=10),
+        Prices(UINT64_MAX),
+        Prices(2 * NANO, cpu_hour=NANO + 1),
+    ],
+)
+def test_price_above_the_bids_limit_is_refused(prices: Prices) -> None:
+    assert judge(replace(DEAL, prices=prices)) is Refusal.ABOVE_LIMIT
+
+
+def test_price_of_what_the_bid_does_not_take_is_free() -> None:
+    deal = replace(DEAL, bid=make_bid(), prices=Prices(3 * NANO, egress_gib=NANO, unit=NANO))
+    assert judge(deal) is None
+
+
+def test_tier_the_bid_does_not_name_is_refused() -> None:
+    deal = replace(DEAL, ask=make_ask(tier="A100-80GB-SXM"))
+    assert judge(deal) is Refusal.ABOVE_LIMIT
+
+
+def test_honest_reading_is_accepted() -> None:
+    assert judge_attestation(DEAL, MARK, WATCH, reading()) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "refusal"),
+    [
+        ({"lease_no": bytes(16)}, Refusal.OTHER_LEASE),
+        ({"buyer": address(9)}, Refusal.OTHER_PARTIES),
+        ({"provider": address(9)}, Refusal.OTHER_PARTIES),
+        ({"sequence": 2}, Refusal.SEQUENCE_USED),
+        ({"sequence": 1}, Refusal.SEQUENCE_USED),
+        ({"ms": 8_999}, Refusal.WENT_BACK),
+        ({"egress_mib": 1}, Refusal.WENT_BACK),
+        ({"units": 0}, Refusal.WENT_BACK),
+        ({"egress_mib": 11}, Refusal.ABOVE_CAP),
+        ({"units": 6}, Refusal.ABOVE_CAP),
+        ({"ms": 10_000 + TOLERANCE_MS + 3}, Refusal.AHEAD_OF_CLOCK),
+    ],
+)
+def test_wrong_reading_is_refused(changes: dict[str, Any], refusal: Refusal) -> None:
+    assert judge_attestation(DEAL, MARK, WATCH, reading(**changes)) is refusal
+
+
+def test_reading_within_tolerance_is_accepted() -> None:
+    assert judge_attestation(DEAL, MARK, WATCH, reading(ms=10_000 + TOLERANCE_MS + 2)) is None
+
+
+def test_reading_beyond_the_longest_lease_is_refused() -> None:
+    most = (DEAL.bid.max_seconds + DEAL.ask.start_limit_seconds) * 1000
+    watch = Watch(most + HOUR_MS, most + HOUR_MS)
+    assert judge_attestation(DEAL, MARK, watch, reading(ms=most)) is None
+    assert judge_attestation(DEAL, MARK, watch, reading(ms=most + 1)) is Refusal.ABOVE_CAP
+
+
+@pytest.mark.parametrize(
+    ("interval_ms", "silence_ms"), [(1_000, 20_000), (10_000, 30_000), (10**9, 180_000)]
+)
+def test_billing_stops_within_the_silence_after_the_last_heartbeat(
+    interval_ms: int, silence_ms: int
+) -> None:
+    deal = replace(DEAL, interval_ms=interval_ms)
+    watch = Watch(elapsed_ms=HOUR_MS, alive_ms=60_000)
+    last = 60_000 + silence_ms + watch.tolerance_ms
+    assert judge_attestation(deal, MARK, watch, reading(ms=last)) is None
+    assert judge_attestation(deal, MARK, watch, reading(ms=last + 1)) is Refusal.NO_HEARTBEAT
+
+
+@pytest.mark.parametrize(
+    ("changes", "refusal"),
+    [
+        ({}, None),
+        ({"ms": 9_000}, None),
+        ({"ms": 8_999}, Refusal.WENT_BACK),
+        ({"ms": 14_000}, Refusal.AHEAD_OF_CLOCK),
+        ({"units": 6}, Refusal.ABOVE_CAP),
+        ({"egress_mib": 1}, Refusal.WENT_BACK),
+        ({"lease_no": bytes(16)}, Refusal.OTHER_LEASE),
+        ({"provider": address(9)}, Refusal.OTHER_PARTIES),
+    ],
+)
+def test_close_obeys_the_same_rules(changes: dict[str, Any], refusal: Refusal | None) -> None:
+    assert judge_close(DEAL, MARK, WATCH, closing(**changes)) is refusal
+
+
+@pytest.mark.parametrize(
+    ("mark_ms", "claimed_ms", "opened_ms", "believed_ms"),
+    [
+        (0, 0, HOUR_MS, 0),
+        (0, 5_000, HOUR_MS, 5_000),
+        (0, HOUR_MS, HOUR_MS, 15_000),
+        (60_000, 70_000, HOUR_MS, 70_000),
+        (60_000, HOUR_MS, HOUR_MS, 75_000),
+        (0, 5_000, 2_000, 2_000),
+        (0, 5_000, -2_000, 0),
+    ],
+)
+def test_late_witness_believes_no_more_than_it_can_have_missed(
+    mark_ms: int, claimed_ms: int, opened_ms: int, believed_ms: int
+) -> None:
+    watch = first_watch(DEAL, Mark(ms=mark_ms), claimed_ms, opened_ms)
+    assert watch == Watch(believed_ms, believed_ms)
