@@ -42,6 +42,11 @@ class JobFolders:
         return self.root / "out"
 
     @property
+    def logs(self) -> Path:
+        """The job's output until the server has it; the job does not see it."""
+        return self.root / "logs"
+
+    @property
     def run(self) -> Path:
         """Holds the socket and the small system files made for the job."""
         return self.root / "run"
