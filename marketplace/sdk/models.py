@@ -231,6 +231,7 @@ class Lease:
     stop_requested: str | None = None
     final: CloseRequest | None = None
     job: JobBrief | None = None
+    gpus: tuple[int, ...] = ()  # which of the node's GPUs, by their place in its list
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from marketplace.sdk.decode import decode
 from marketplace.sdk.flow import Flow, Query, Request, S, listing, op
-from marketplace.sdk.models import Attestation, AttestationAnswer, Lease
+from marketplace.sdk.models import Attestation, AttestationAnswer, BidInfo, Lease
 from marketplace.sdk.resources.base import ApiResource, hex0x
 from settlement.attestation import Close, Stop, UsageAttestation, Voucher
 
@@ -32,6 +32,11 @@ class Leases(ApiResource[S]):
         """Leases by role (`provider` or `buyer`), state and node."""
         params = {"role": role, "state": state, "node_id": node_id, "limit": limit}
         return Query("/v1/leases", partial(decode, Lease), params)
+
+    @op
+    def bid(self, bid_id: str) -> Flow[BidInfo]:
+        """The signed bid that a lease of the caller serves."""
+        return (yield from self._read(BidInfo, Request("GET", f"/v1/bids/{bid_id}")))
 
     @op
     def attest(
