@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,8 +10,6 @@ from typing import Any
 
 from settlement.attestation import Close, UsageAttestation
 from settlement.orders import Ask, Bid, Prices
-
-JOB_FINAL = frozenset({"succeeded", "failed", "cancelled", "over_budget", "no_match", "lost"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +69,13 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """A class of GPU."""
+    """A class of GPU and what real markets asked for it, USD per GPU and hour; reference only."""
 
     name: str
-    vendor: str = ""
-    model: str = ""
-    memory_mib: int = 0
-    simulated: bool = False
+    gpu: str
+    memory_gib: int
+    usd_per_gpu_hour: Mapping[str, str] = field(default_factory=dict)
+    listings: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +120,14 @@ class AskInfo:
     hash: str
     node_id: str
     state: str
+    reason: str | None = None
+    tier: str = ""
     region: str = ""
     simulated: bool = False
+    shared: bool = False
+    prices: Mapping[str, str] = field(default_factory=dict)
+    unit: str | None = None
+    expires_at: datetime | None = None
     created_at: datetime | None = None
 
 
@@ -194,8 +197,9 @@ class Used:
 class JobBrief:
     """The job of a lease, as its parties see it."""
 
+    id: str
+    state: str
     spec: Mapping[str, Any]
-    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +225,7 @@ class Lease:
     witness: str
     meter: str
     state: str
+    reason: str | None = None
     terms: Terms | None = None
     used: Used = Used()
     countersigned: Used = Used()
@@ -228,9 +233,15 @@ class Lease:
     released: Money | None = None
     refunded: Money | None = None
     interval_ms: int = 60_000
+    cost: Money | None = None
     stop_requested: str | None = None
+    outcome: Mapping[str, Any] | None = None
     final: CloseRequest | None = None
     job: JobBrief | None = None
+    opened_tx: str | None = None
+    closed_tx: str | None = None
+    created_at: datetime | None = None
+    closed_at: datetime | None = None
     gpus: tuple[int, ...] = ()  # which of the node's GPUs, by their place in its list
 
 
@@ -293,111 +304,3 @@ class Account:
     free: Money
     locked: Money
     next_salt: int
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """One ask that a job could take now, and what it would cost there at most."""
-
-    ask_id: str
-    tier: str
-    region: str
-    simulated: bool
-    price: Mapping[str, Any]
-    rate: int
-    max_cost: Money
-    funded_seconds: int
-    provider: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class QuoteAnswer:
-    """What a job finds on the book: matches, best first, or why there is none."""
-
-    matches: tuple[Match, ...]
-    no_match: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a job would cost before it is bought."""
-
-    matches: tuple[Match, ...]
-    price: Mapping[str, Any] | None = None
-    max_cost: Money | None = None
-    balance: Money | None = None
-    shortfall: Money | None = None
-    no_match: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedBid:
-    """A bid the server wrote out, with the plan it follows from."""
-
-    typed_data: Mapping[str, Any]
-    hash: str
-    job_hash: str
-    plan: Plan
-    bid: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """The workload a bid buys compute for, and how far it has come."""
-
-    id: str
-    state: str
-    name: str = ""
-    reason: str | None = None
-    detail: str | None = None
-    account: str = ""
-    bid_id: str | None = None
-    lease_id: str | None = None
-    job_hash: str = ""
-    ending: str | None = None
-    exit_code: int | None = None
-    outputs: str | None = None
-    explanation: Mapping[str, Any] | None = None
-    spec: Mapping[str, Any] = field(default_factory=dict)
-    budget: Money | None = None
-    created_at: datetime | None = None
-    matched_at: datetime | None = None
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-
-    @property
-    def is_final(self) -> bool:
-        """Whether it has ended for good."""
-        return self.state in JOB_FINAL
-
-
-@dataclass(frozen=True, slots=True)
-class LogPiece:
-    """A piece of a job's output; `offset` counts the stream's bytes before it."""
-
-    stream: str
-    offset: int
-    text: str
-    truncated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Book:
-    """One tier's book: asks best first, how many bids rest, how deep it is."""
-
-    asks: tuple[Mapping[str, Any], ...]
-    bids: int = 0
-    depth: Any = None
-    tier: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """Usage → rate → cost → transactions of one lease, as the market wrote it."""
-
-    job_id: str
-    document: Mapping[str, Any]
-    id: str = ""
-
-    def __str__(self) -> str:
-        return json.dumps(dict(self.document), indent=2, ensure_ascii=False)

@@ -13,7 +13,7 @@ from typing import Any
 
 from marketplace.sdk.errors import CoulombError, ProtocolError, TransportError
 from marketplace.sdk.flow import Request, Response
-from marketplace.sdk.models import JOB_FINAL
+from marketplace.sdk.purchases import JOB_FINAL
 from marketplace.sdk.transfer import RetryPolicy
 
 EVENT_BYTES_MAX = 1024 * 1024

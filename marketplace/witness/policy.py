@@ -35,6 +35,7 @@ class Refusal(StrEnum):
     ABOVE_CAP = "above_cap"
     SEQUENCE_USED = "sequence_used"
     ALREADY_CLOSED = "already_closed"
+    NOT_YET = "not_yet"
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,9 @@ from marketplace.sdk.flow import (
     streaming,
 )
 from marketplace.sdk.jobfile import JobSource, load_job
-from marketplace.sdk.models import Job, Lease, LogPiece, Plan, Prepared, PreparedBid, Receipt
+from marketplace.sdk.models import Lease, Prepared
 from marketplace.sdk.pack import pack, unpack
+from marketplace.sdk.purchases import Job, LogPiece, Plan, PreparedBid, Receipt
 from marketplace.sdk.resources.base import ApiResource, hex0x
 from marketplace.sdk.resources.blobs import Blobs
 from marketplace.sdk.resources.witnessing import Act, Witness

@@ -8,7 +8,8 @@ from typing import Any
 
 from marketplace.sdk.decode import decode
 from marketplace.sdk.flow import Flow, Query, Request, S, listing, op
-from marketplace.sdk.models import Account, Book, MarketConfig, QuoteAnswer, Tier
+from marketplace.sdk.models import Account, MarketConfig, Tier
+from marketplace.sdk.purchases import Book, QuoteAnswer
 from marketplace.sdk.resources.base import ApiResource
 
 

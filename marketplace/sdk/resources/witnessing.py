@@ -137,7 +137,9 @@ class Witness(ApiResource[S]):
         return Act(lease.id, "close", item.message.ms)
 
     def _stop(self, desk: Desk, lease: Lease) -> Flow[Act]:
-        answer = yield from call(partial(desk.sign_stop, _number(lease)))
+        answer = yield from call(
+            partial(desk.sign_stop, _number(lease), lease.stop_requested or "")
+        )
         if isinstance(answer, Refusal):
             return Act(lease.id, "stop", refusal=answer)
         stop, signature = answer

@@ -58,7 +58,7 @@ def test_unknown_lease_is_not_signed_for(open_desk: OpenDesk, lease: Lease) -> N
     desk = open_desk()
     assert desk.countersign(*lease.reading(0, 0), 0) is Refusal.UNKNOWN_JOB
     assert desk.sign_close(*lease.closing(0), 0) is Refusal.UNKNOWN_JOB
-    assert desk.sign_stop(lease.number) is Refusal.UNKNOWN_JOB
+    assert desk.sign_stop(lease.number, "lost") is Refusal.UNKNOWN_JOB
 
 
 def test_bid_of_a_stranger_is_not_admitted(open_desk: OpenDesk) -> None:
@@ -143,11 +143,22 @@ def test_close_beyond_the_watch_is_refused(open_desk: OpenDesk, lease: Lease, ti
     assert desk.sign_close(*lease.closing(60_000), 1) is Refusal.AHEAD_OF_CLOCK
 
 
-def test_stop_is_signed(open_desk: OpenDesk, lease: Lease) -> None:
+def test_stop_of_a_lost_lease_is_signed_at_once(open_desk: OpenDesk, lease: Lease) -> None:
     desk = running(open_desk(), lease)
-    stop, signature = accepted(desk.sign_stop(lease.number))
+    stop, signature = accepted(desk.sign_stop(lease.number, "lost"))
     assert stop.lease_no == lease.number
     verify(stop, DOMAIN, signature, WITNESS.address)
+
+
+def test_cancelled_job_is_given_time_to_close(
+    open_desk: OpenDesk, lease: Lease, time: Time
+) -> None:
+    desk = running(open_desk(), lease)
+    assert desk.sign_stop(lease.number, "cancelled") is Refusal.NOT_YET
+    time.go(14_999)
+    assert desk.sign_stop(lease.number, "cancelled") is Refusal.NOT_YET
+    time.go(1)
+    accepted(desk.sign_stop(lease.number, "cancelled"))
 
 
 def test_restart_keeps_the_mark_and_the_watch(

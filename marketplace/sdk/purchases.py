@@ -1,0 +1,190 @@
+"""What a buyer gets to see: quotes, plans, jobs, their cost, receipts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from marketplace.sdk.models import Money
+
+JOB_FINAL = frozenset({"succeeded", "failed", "cancelled", "over_budget", "no_match", "lost"})
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One ask that a job could take now, and what it would cost there at most.
+
+    `price` per resource and `rate_per_hour` (all in) are decimal tokens.
+    """
+
+    ask_id: str
+    provider: str
+    tier: str
+    region: str
+    simulated: bool
+    price: Mapping[str, str]
+    rate_per_hour: str
+    max_cost: Money
+    funded_seconds: int
+    budget_limited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class QuoteAnswer:
+    """What a job finds on the book: matches, best first, or why there is none."""
+
+    matches: tuple[Match, ...]
+    no_match: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a job would cost before it is bought; `shortfall` is what the balance lacks for it."""
+
+    matches: tuple[Match, ...]
+    max_cost: Money
+    balance: Money
+    shortfall: Money
+    rate_per_hour: str | None = None
+    no_match: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedBid:
+    """A bid the server wrote out, with the plan it follows from."""
+
+    typed_data: Mapping[str, Any]
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a job has cost so far and may cost."""
+
+    accrued: Money
+    rate_per_hour: str
+    locked: Money
+    projected: Money
+    budget_left: Money
+    ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The workload a bid buys compute for, and how far it has come."""
+
+    id: str
+    name: str
+    state: str
+    account: str
+    bid_id: str
+    job_hash: str
+    spec: Mapping[str, Any]
+    reason: str | None = None
+    detail: str | None = None
+    ending: str | None = None
+    lease_id: str | None = None
+    no_match: Mapping[str, Any] | None = None
+    exit_code: int | None = None
+    outputs: str | None = None
+    max_cost: Money | None = None
+    cost: Cost | None = None
+    created_at: datetime | None = None
+    matched_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it has ended for good."""
+        return self.state in JOB_FINAL
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptLine:
+    """One resource on a receipt: how much, at which price, what it cost."""
+
+    resource: str
+    quantity: str
+    unit: str
+    price: str
+    price_unit: str
+    cost: Money
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptTransaction:
+    """One transaction that moved a lease's money."""
+
+    kind: str
+    tx_hash: str
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Usage → rate → cost → transactions of one lease. `conserved`: locked = released + refunded,
+    and released is what the usage costs.
+    """
+
+    id: str
+    job_id: str
+    lease_id: str
+    tier: str
+    simulated: bool
+    readings: int
+    used_ms: int
+    billed_ms: int
+    gpu_seconds: str
+    rate: str
+    lines: tuple[ReceiptLine, ...]
+    gross: Money
+    fee: Money
+    net: Money
+    locked: Money
+    released: Money
+    refunded: Money
+    conserved: bool
+    transactions: tuple[ReceiptTransaction, ...]
+    buyer: str = ""
+    provider: str = ""
+    created_at: datetime | None = None
+
+    def __str__(self) -> str:
+        head = f"Receipt {self.id} · job {self.job_id} · {self.tier}"
+        rows = [head + (" · simulated GPU" if self.simulated else "")]
+        rows.append(
+            f"  measured {self.used_ms} ms in {self.readings} readings, {self.gpu_seconds} GPU-s, "
+            f"at {self.rate} {self.gross.currency}/h"
+        )
+        for line in self.lines:
+            rows.append(
+                f"  {line.resource:<8} {line.quantity} {line.unit} at {line.price} "
+                f"{line.price_unit} = {line.cost}"
+            )
+        rows.append(f"  released {self.released} (fee {self.fee}), refunded {self.refunded}")
+        rows.append(f"  locked {self.locked}: {'conserved' if self.conserved else 'NOT CONSERVED'}")
+        rows += [f"  {t.kind:<8} {t.tx_hash} in block {t.block}" for t in self.transactions]
+        return "\n".join(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class LogPiece:
+    """A piece of a job's output; `offset` counts the stream's bytes before it."""
+
+    stream: str
+    offset: int
+    text: str
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """One tier's book: asks best first, how many bids rest, how deep it is."""
+
+    asks: tuple[Mapping[str, Any], ...]
+    bids: int = 0
+    depth: Any = None
+    tier: str | None = None
