@@ -78,7 +78,7 @@ class Jobs(ApiResource[S]):
         spec, folder = yield from call(partial(load_job, source))
         if spec.workdir is not None:
             content = yield from call(partial(pack, folder / spec.workdir))
-            blob = yield from Blobs.put.flow(self, content)
+            blob = yield from Blobs.put.flow(Blobs[S](self._shell, self._session), content)
             spec = spec.packed(blob.sha256, blob.size)
         market = yield from self._market()
         buyer = signer or (yield from call(self._session.signer))
@@ -247,13 +247,13 @@ class JobHandle(ApiResource[S]):
         job = yield from JobHandle.refresh.flow(self)
         if job.outputs is None:
             raise InputError(f"{job.id} ({job.state}) has no outputs")
-        content = yield from Blobs.get.flow(self, job.outputs)
+        content = yield from Blobs.get.flow(Blobs[S](self._shell, self._session), job.outputs)
         return (yield from call(partial(unpack, content, Path(into))))
 
     def _witness(self) -> Flow[tuple[Act, ...]]:
         if not self.witnessed:
             return ()
-        return (yield from Witness.tick.flow(self))
+        return (yield from Witness.tick.flow(Witness[S](self._shell, self._session)))
 
     def _is_settled(self) -> Flow[bool]:
         lease = yield from JobHandle.lease.flow(self)
