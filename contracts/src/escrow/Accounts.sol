@@ -9,7 +9,7 @@ import {ReentrancyGuard} from "@openzeppelin/contracts/utils/ReentrancyGuard.sol
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 
 import {IComputeEscrow} from "../interfaces/IComputeEscrow.sol";
-import {Units} from "../libraries/Units.sol";
+import {Check} from "../libraries/Check.sol";
 
 /// @title Accounts
 /// @notice Tokens in and out, and the balances between. Everything fixed at deployment is here.
@@ -21,9 +21,9 @@ abstract contract Accounts is IComputeEscrow, EIP712, ReentrancyGuard {
     /* CONSTANTS */
 
     uint256 public constant MAX_FEE_BPS = 1000;
-    uint256 public constant MIN_WINDOW_SECONDS = 1 minutes;
-    uint256 public constant MAX_WINDOW_SECONDS = 30 days;
-    uint256 public constant MAX_DECIMALS = 18;
+    uint256 private constant MIN_WINDOW_SECONDS = 1 minutes;
+    uint256 private constant MAX_WINDOW_SECONDS = 30 days;
+    uint256 private constant MAX_DECIMALS = 18;
 
     /* IMMUTABLES */
 
@@ -58,8 +58,8 @@ abstract contract Accounts is IComputeEscrow, EIP712, ReentrancyGuard {
     ) {
         if (token_.code.length == 0) revert TokenWithoutCode(token_);
         uint256 decimals = IERC20Metadata(token_).decimals();
-        if (decimals > MAX_DECIMALS) revert DecimalsTooMany(MAX_DECIMALS, decimals);
-        if (feeBps_ > MAX_FEE_BPS) revert FeeTooHigh(MAX_FEE_BPS, feeBps_);
+        Check.atMost(MAX_DECIMALS, decimals, DecimalsTooMany.selector);
+        Check.atMost(MAX_FEE_BPS, feeBps_, FeeTooHigh.selector);
         if (feeBps_ > 0 && feeRecipient_ == address(0)) revert FeeRecipientMissing(feeBps_);
         TOKEN = IERC20(token_);
         SCALE = 10 ** decimals;
@@ -89,7 +89,7 @@ abstract contract Accounts is IComputeEscrow, EIP712, ReentrancyGuard {
         try IERC20Permit(address(TOKEN)).permit(msg.sender, address(this), amount, deadline, v, r, s) {}
         catch {
             uint256 allowance = TOKEN.allowance(msg.sender, address(this));
-            if (allowance < amount) revert PermitFailed(amount, allowance);
+            Check.atLeast(amount, allowance, PermitFailed.selector);
         }
         _deposit(amount);
     }
@@ -126,10 +126,8 @@ abstract contract Accounts is IComputeEscrow, EIP712, ReentrancyGuard {
         uint256 before = TOKEN.balanceOf(address(this));
         TOKEN.safeTransferFrom(msg.sender, address(this), amount);
         uint256 holdings = TOKEN.balanceOf(address(this));
-        if (holdings > type(uint128).max) revert HoldingsTooLarge(type(uint128).max, holdings);
-        if (holdings < before || holdings - before != amount) {
-            revert TransferMismatch(amount, holdings < before ? 0 : holdings - before);
-        }
+        Check.atMost(type(uint128).max, holdings, HoldingsTooLarge.selector);
+        if (holdings != before + amount) Check.fail(before + amount, holdings, TransferMismatch.selector);
 
         _credit(msg.sender, amount);
 
@@ -137,21 +135,22 @@ abstract contract Accounts is IComputeEscrow, EIP712, ReentrancyGuard {
     }
 
     function _credit(address account, uint256 amount) internal {
-        _accounts[account].balance += uint128(amount);
+        if (amount > 0) _accounts[account].balance += uint128(amount);
     }
 
     function _debit(address account, uint256 amount) internal {
         uint256 available = _accounts[account].balance;
-        if (amount > available) revert InsufficientBalance(amount, available);
+        Check.atMost(available, amount, InsufficientBalance.selector);
         _accounts[account].balance = uint128(available - amount);
     }
 
     /// @dev Credits a provider with the growth of its earnings, the fee held apart.
     function _pay(address provider, uint256 gross, uint256 fee) internal {
         if (gross == 0) return;
-        Account storage account = _accounts[provider];
-        (uint128 balance, uint128 fees) = (account.balance + uint128(gross - fee), account.fees + uint128(fee));
-        (account.balance, account.fees) = (balance, fees);
+        Account memory account = _accounts[provider];
+        account.balance += uint128(gross - fee);
+        account.fees += uint128(fee);
+        _accounts[provider] = account;
     }
 
     /* VIEWS */

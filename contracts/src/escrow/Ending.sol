@@ -2,7 +2,11 @@
 pragma solidity 0.8.30;
 
 import {CloseData, IComputeEscrow, LeaseState} from "../interfaces/IComputeEscrow.sol";
+import {Check} from "../libraries/Check.sol";
+import {Hashes} from "../libraries/Hashes.sol";
 import {CountedSlot, LeaseSlot} from "../libraries/LeaseSlot.sol";
+import {Orders} from "../libraries/Orders.sol";
+import {Signatures} from "../libraries/Signatures.sol";
 import {Units} from "../libraries/Units.sol";
 import {Leases} from "./Leases.sol";
 
@@ -12,6 +16,8 @@ abstract contract Ending is Leases {
     bytes32 private constant STOP_TYPEHASH = keccak256("Stop(address buyer,address provider,bytes16 leaseNo)");
     bytes32 private constant CLOSE_TYPEHASH =
         keccak256("Close(address buyer,address provider,bytes16 leaseNo,uint64 ms,uint32 egressMib,uint32 units)");
+
+    /* STOP */
 
     /// @inheritdoc IComputeEscrow
     function stop(address buyer, address provider, address witness, bytes16 leaseNo) external {
@@ -30,48 +36,14 @@ abstract contract Ending is Leases {
         bytes32 r,
         bytes32 vs
     ) external {
-        address signer = _recover(keccak256(abi.encode(STOP_TYPEHASH, buyer, provider, leaseNo)), r, vs);
+        bytes32 structHash = keccak256(abi.encode(STOP_TYPEHASH, buyer, provider, leaseNo));
+        address signer = Signatures.recover(_domainSeparatorV4(), structHash, r, vs);
         if (signer != witness) _requireMeter(signer, bidHash, askHash, leaseNo);
         _stop(buyer, provider, witness, leaseNo);
     }
 
-    /// @inheritdoc IComputeEscrow
-    function close(CloseData calldata data, bytes32 meterR, bytes32 meterVs, bytes32 witnessR, bytes32 witnessVs)
-        external
-    {
-        _close(_closeKey(data, meterR, meterVs, witnessR, witnessVs), data);
-    }
-
-    function _close(bytes32 key, CloseData calldata data) private {
-        LeaseSlot slot = _leases[key];
-
-        if (!slot.isOpen()) revert LeaseNotOpen(data.leaseNo, slot.state());
-        if (data.ms < slot.usedMs()) revert UsageBelowSettled(slot.usedMs(), data.ms);
-        uint256 elapsedMs = (block.timestamp - slot.start()) * Units.MS;
-        if (data.ms > elapsedMs) revert UsageAheadOfTime(elapsedMs, data.ms);
-
-        LeaseSlot next = slot.withUsedMs(_min(data.ms, slot.funded() * Units.MS));
-        (uint256 gross, uint256 fee) = _growth(slot.paidTime(SCALE), next.paidTime(SCALE));
-        (uint256 countedGross, uint256 countedFee) = _closeCounted(key, slot, data);
-
-        _pay(data.provider, gross + countedGross, fee + countedFee);
-        _finish(key, next, data.buyer, data.provider, data.leaseNo);
-    }
-
-    /// @inheritdoc IComputeEscrow
-    function refund(address buyer, address provider, address witness, bytes16 leaseNo) external {
-        bytes32 key = _keyOf(buyer, provider, witness, leaseNo);
-        LeaseSlot slot = _leases[key];
-
-        if (!slot.isOpen()) revert LeaseNotOpen(leaseNo, slot.state());
-        uint256 deadline = slot.end() + settleWindow;
-        if (block.timestamp <= deadline) revert RefundTooEarly(deadline, block.timestamp);
-
-        _finish(key, slot, buyer, provider, leaseNo);
-    }
-
     function _stop(address buyer, address provider, address witness, bytes16 leaseNo) private {
-        bytes32 key = _keyOf(buyer, provider, witness, leaseNo);
+        bytes32 key = Hashes.leaseKey(witness, buyer, provider, leaseNo);
         LeaseSlot slot = _leases[key];
 
         if (slot.state() != LeaseState.Active) revert LeaseNotActive(leaseNo, slot.state());
@@ -81,38 +53,77 @@ abstract contract Ending is Leases {
         uint256 unlocked = slot.fullTime(SCALE) - next.fullTime(SCALE);
 
         _leases[key] = next;
-        if (unlocked > 0) _credit(buyer, unlocked);
+        _credit(buyer, unlocked);
 
         emit Stopped(leaseNo, buyer, provider, uint40(end), unlocked);
     }
 
-    /// @dev Key of the lease that both signatures close: the first proves the meter, the second names the witness.
-    function _closeKey(CloseData calldata data, bytes32 meterR, bytes32 meterVs, bytes32 witnessR, bytes32 witnessVs)
-        private
-        view
-        returns (bytes32)
+    /* CLOSE */
+
+    /// @inheritdoc IComputeEscrow
+    function close(CloseData calldata data, bytes32 meterR, bytes32 meterVs, bytes32 witnessR, bytes32 witnessVs)
+        external
     {
-        bytes32 structHash = keccak256(
-            abi.encode(CLOSE_TYPEHASH, data.buyer, data.provider, data.leaseNo, data.ms, data.egressMib, data.units)
-        );
-        _requireMeter(_recover(structHash, meterR, meterVs), data.bidHash, data.askHash, data.leaseNo);
-        return _keyOf(data.buyer, data.provider, _recover(structHash, witnessR, witnessVs), data.leaseNo);
+        CloseData memory end = data;
+        bytes32 domain = _domainSeparatorV4();
+        bytes32 structHash =
+            Hashes.metered(CLOSE_TYPEHASH, end.buyer, end.provider, end.leaseNo, end.ms, end.egressMib, end.units);
+        address meter = Signatures.recover(domain, structHash, meterR, meterVs);
+        _requireMeter(meter, end.bidHash, end.askHash, end.leaseNo);
+        address witness = Signatures.recover(domain, structHash, witnessR, witnessVs);
+        _close(Hashes.leaseKey(witness, end.buyer, end.provider, end.leaseNo), end);
+    }
+
+    /// @inheritdoc IComputeEscrow
+    function refund(address buyer, address provider, address witness, bytes16 leaseNo) external {
+        bytes32 key = Hashes.leaseKey(witness, buyer, provider, leaseNo);
+        LeaseSlot slot = _leases[key];
+
+        _requireOpen(slot, leaseNo);
+        uint256 deadline = slot.end() + settleWindow;
+        if (block.timestamp <= deadline) Check.fail(deadline, block.timestamp, RefundTooEarly.selector);
+
+        _finish(key, slot, buyer, provider, leaseNo);
+    }
+
+    /// @dev Pays what both signatures agree on, then closes.
+    function _close(bytes32 key, CloseData memory data) private {
+        LeaseSlot slot = _leases[key];
+
+        _requireOpen(slot, data.leaseNo);
+        Check.atLeast(slot.usedMs(), data.ms, UsageBelowSettled.selector);
+        Check.atMost((block.timestamp - slot.start()) * Units.MS, data.ms, UsageAheadOfTime.selector);
+
+        LeaseSlot next = slot.withUsedMs(_min(data.ms, slot.funded() * Units.MS));
+        (uint256 gross, uint256 fee) = _growth(slot.paidTime(SCALE), next.paidTime(SCALE));
+        (uint256 countedGross, uint256 countedFee) = _closeCounted(key, slot, data);
+
+        _pay(data.provider, gross + countedGross, fee + countedFee);
+        _finish(key, next, data.buyer, data.provider, data.leaseNo);
     }
 
     /// @dev Records the final counted figures and returns the growth of what they earned.
-    function _closeCounted(bytes32 key, LeaseSlot slot, CloseData calldata data)
+    function _closeCounted(bytes32 key, LeaseSlot slot, CloseData memory data)
         private
         returns (uint256 gross, uint256 fee)
     {
         if (!slot.hasCounted()) {
-            if (data.egressMib > 0 || data.units > 0) revert LeaseNotCounted(data.leaseNo);
+            if (data.egressMib | data.units != 0) revert LeaseNotCounted(data.leaseNo);
             return (0, 0);
         }
         CountedSlot used = _counted[key];
-        if (data.egressMib < used.egressUsed()) revert UsageBelowSettled(used.egressUsed(), data.egressMib);
-        if (data.units < used.unitsUsed()) revert UsageBelowSettled(used.unitsUsed(), data.units);
+        Check.atLeast(used.egressUsed(), data.egressMib, UsageBelowSettled.selector);
+        Check.atLeast(used.unitsUsed(), data.units, UsageBelowSettled.selector);
         CountedSlot next = used.withUsed(_min(data.egressMib, used.egressCap()), _min(data.units, used.unitsCap()));
         (gross, fee) = _growth(used.paid(SCALE), next.paid(SCALE));
-        if (CountedSlot.unwrap(next) != CountedSlot.unwrap(used)) _counted[key] = next;
+        _counted[key] = next;
+    }
+
+    function _requireMeter(address signer, bytes32 bidHash, bytes32 askHash, bytes16 leaseNo) private pure {
+        if (signer == address(0) || Orders.leaseNo(bidHash, askHash, signer) != leaseNo) revert NotMeter(signer);
+    }
+
+    function _requireOpen(LeaseSlot slot, bytes16 leaseNo) private pure {
+        if (!slot.isOpen()) revert LeaseNotOpen(leaseNo, slot.state());
     }
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
-
 import {Counted, IComputeEscrow, Lease, LeaseState} from "../interfaces/IComputeEscrow.sol";
+import {Check} from "../libraries/Check.sol";
+import {Hashes} from "../libraries/Hashes.sol";
 import {CountedSlot, LeaseSlot} from "../libraries/LeaseSlot.sol";
 import {Orders} from "../libraries/Orders.sol";
 import {Units} from "../libraries/Units.sol";
@@ -18,21 +18,6 @@ abstract contract Leases is Accounts {
     mapping(bytes32 key => LeaseSlot) internal _leases;
     mapping(bytes32 key => CountedSlot) internal _counted;
     mapping(address provider => mapping(uint24 node => uint256)) private _capacity;
-
-    /* KEYS */
-
-    function _keyOf(address buyer, address provider, address witness, bytes16 leaseNo) internal pure returns (bytes32) {
-        return keccak256(abi.encode(witness, buyer, provider, leaseNo));
-    }
-
-    /// @dev Signer of a struct; zero where the signature is bad.
-    function _recover(bytes32 structHash, bytes32 r, bytes32 vs) internal view returns (address signer) {
-        (signer,,) = ECDSA.tryRecover(_hashTypedDataV4(structHash), r, vs);
-    }
-
-    function _requireMeter(address signer, bytes32 bidHash, bytes32 askHash, bytes16 leaseNo) internal pure {
-        if (signer == address(0) || Orders.leaseNo(bidHash, askHash, signer) != leaseNo) revert NotMeter(signer);
-    }
 
     /* MONEY */
 
@@ -49,16 +34,19 @@ abstract contract Leases is Accounts {
     }
 
     /// @dev Growth of a total and of the fee in it; both are differences of floored totals, so splitting never adds.
+    /// Unchecked: usage never falls, nor do the totals.
     function _growth(uint256 paid, uint256 total) internal view returns (uint256 gross, uint256 fee) {
-        gross = total - paid;
-        if (feeBps != 0) fee = Units.feeDown(total, feeBps) - Units.feeDown(paid, feeBps);
+        unchecked {
+            gross = total - paid;
+            if (feeBps != 0) fee = Units.feeDown(total, feeBps) - Units.feeDown(paid, feeBps);
+        }
     }
 
     /* CAPACITY */
 
     function _reserve(address provider, uint24 node, uint256 gpuMilli, uint256 offered) internal {
         uint256 used = _capacity[provider][node] & ~CAPACITY_TOUCHED;
-        if (used + gpuMilli > offered) revert NodeFull(offered > used ? offered - used : 0, gpuMilli);
+        if (used + gpuMilli > offered) Check.fail(offered > used ? offered - used : 0, gpuMilli, NodeFull.selector);
         _capacity[provider][node] = CAPACITY_TOUCHED | (used + gpuMilli);
     }
 
@@ -73,7 +61,7 @@ abstract contract Leases is Accounts {
 
         _leases[key] = slot.withState(LeaseState.Closed);
         _capacity[provider][slot.node()] -= slot.gpuMilli();
-        if (refunded > 0) _credit(buyer, refunded);
+        _credit(buyer, refunded);
 
         emit Closed(
             leaseNo, buyer, provider, uint64(slot.usedMs()), uint32(egressMib), uint32(units), released, refunded
@@ -103,7 +91,7 @@ abstract contract Leases is Accounts {
         view
         returns (Lease memory view_)
     {
-        bytes32 key = _keyOf(buyer, provider, witness, leaseNo);
+        bytes32 key = Hashes.leaseKey(witness, buyer, provider, leaseNo);
         LeaseSlot slot = _leases[key];
         view_.state = slot.state();
         view_.hasCounted = slot.hasCounted();
@@ -125,7 +113,7 @@ abstract contract Leases is Accounts {
         view
         returns (Counted memory)
     {
-        CountedSlot slot = _counted[_keyOf(buyer, provider, witness, leaseNo)];
+        CountedSlot slot = _counted[Hashes.leaseKey(witness, buyer, provider, leaseNo)];
         return Counted({
             egressGib: uint64(slot.egressPrice()),
             unit: uint64(slot.unitPrice()),

@@ -2,11 +2,12 @@
 pragma solidity 0.8.30;
 
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
-import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
 import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
 
 import {Ask, Bid, IComputeEscrow, LeaseState, Match, Previous, Prices, Quote} from "../interfaces/IComputeEscrow.sol";
+import {Check} from "../libraries/Check.sol";
 import {Entries} from "../libraries/Entries.sol";
+import {Hashes} from "../libraries/Hashes.sol";
 import {CountedSlots, LeaseSlot, LeaseSlots} from "../libraries/LeaseSlot.sol";
 import {Orders} from "../libraries/Orders.sol";
 import {Units} from "../libraries/Units.sol";
@@ -16,13 +17,12 @@ import {Leases} from "./Leases.sol";
 /// @notice Leases from signed orders.
 abstract contract Opening is Leases {
     using Entries for bytes;
-    using Orders for *;
 
     /// @dev Longest funded time; its milliseconds fit 40 bits.
-    uint256 public constant MAX_FUNDED_SECONDS = 1_000_000_000;
-    uint256 public constant MAX_OPENS = 200;
+    uint256 private constant MAX_FUNDED_SECONDS = 1_000_000_000;
+    uint256 private constant MAX_OPENS = 200;
     /// @dev Gas that one item of a batch may use, so that a contract wallet cannot burn what the others need.
-    uint256 public constant OPEN_GAS = 600_000;
+    uint256 private constant OPEN_GAS = 600_000;
 
     /// @dev Written from a bid's second lease on.
     struct BidRecord {
@@ -57,20 +57,18 @@ abstract contract Opening is Leases {
 
     /// @inheritdoc IComputeEscrow
     function open(Match calldata order) external returns (bytes16 leaseNo) {
-        Ask calldata ask = order.ask;
-        Bid calldata bid = order.bid;
-        Prices calldata prices = order.quoteSignature.length == 0 ? ask.floor : order.quote.prices;
+        (Ask memory ask, Bid memory bid) = (order.ask, order.bid);
         Draft memory draft = _draft(ask, bid);
         leaseNo = draft.leaseNo;
-        bytes32 key = _keyOf(draft.buyer, draft.provider, draft.witness, leaseNo);
+        bytes32 key = Hashes.leaseKey(draft.witness, draft.buyer, draft.provider, leaseNo);
 
         if (_leases[key].state() != LeaseState.None) revert LeaseExists(leaseNo);
-        ask.opener.requireOpener();
-        bid.opener.requireOpener();
-        ask.requireFit(bid, feeBps);
-        _requireSigned(order, draft);
-        draft.rate = prices.rate(bid);
-        bid.requireWithinLimits(ask.tier, prices, draft.rate);
+        Orders.requireFit(ask, bid, feeBps);
+        _requireSignature(draft.provider, draft.askHash, order.askSignature);
+        _requireSignature(draft.buyer, draft.bidHash, order.bidSignature);
+        Prices memory prices = _prices(order, ask, draft.askHash);
+        draft.rate = Orders.rate(prices, bid);
+        Orders.requireWithinLimits(bid, ask.tier, prices, draft.rate);
         _fund(draft, ask, bid, prices, _followBid(draft, order.previous));
 
         _debit(draft.buyer, draft.locked);
@@ -86,7 +84,7 @@ abstract contract Opening is Leases {
     /// @inheritdoc IComputeEscrow
     /// @dev Each item is a call of this code by this code for the same sender, so that a failure undoes it alone.
     function openBatch(Match[] calldata orders) external returns (bytes memory skipped) {
-        if (orders.length > MAX_OPENS) revert BatchTooLarge(MAX_OPENS, orders.length);
+        Check.atMost(MAX_OPENS, orders.length, BatchTooLarge.selector);
         skipped = Entries.bitmap(orders.length);
         for (uint256 i = 0; i < orders.length; i++) {
             if (!_tryOpen(orders[i], i + 1 < orders.length ? orders[i + 1] : orders[i])) skipped.setBit(i);
@@ -109,13 +107,13 @@ abstract contract Opening is Leases {
     }
 
     /// @dev The part of a lease that the orders alone settle.
-    function _draft(Ask calldata ask, Bid calldata bid) private pure returns (Draft memory draft) {
+    function _draft(Ask memory ask, Bid memory bid) private pure returns (Draft memory draft) {
         draft.buyer = bid.buyer;
         draft.provider = ask.provider;
         draft.witness = bid.witness;
         draft.meter = ask.meter;
-        draft.bidHash = bid.hash();
-        draft.askHash = ask.hash();
+        draft.bidHash = Orders.hash(bid);
+        draft.askHash = Orders.hash(ask);
         draft.gpuMilli = bid.gpuMilli;
         draft.node = ask.node;
         draft.minChargeSeconds = ask.minChargeSeconds;
@@ -124,27 +122,22 @@ abstract contract Opening is Leases {
         draft.leaseNo = Orders.leaseNo(draft.bidHash, draft.askHash, draft.meter);
     }
 
-    /// @dev Both orders by their accounts, the quote, if any, by the ask's meter.
-    function _requireSigned(Match calldata order, Draft memory draft) private view {
-        bytes32 domain = _domainSeparatorV4();
-        _requireSignature(order.ask.provider, domain, draft.askHash, order.askSignature);
-        _requireSignature(order.bid.buyer, domain, draft.bidHash, order.bidSignature);
-        if (order.quoteSignature.length == 0) return;
-        Quote calldata quote = order.quote;
-        if (quote.askHash != draft.askHash) revert QuoteForOtherAsk(draft.askHash, quote.askHash);
-        Orders.requireLive(quote.expiry);
-        order.ask.floor.requireAboveFloor(quote.prices);
-        bytes32 digest = MessageHashUtils.toTypedDataHash(domain, quote.hash());
-        (address signer,,) = ECDSA.tryRecoverCalldata(digest, order.quoteSignature);
-        if (signer != order.ask.meter) revert InvalidSignature(order.ask.meter);
+    /// @dev By the account's key, or by ERC-1271 where the account has code.
+    function _requireSignature(address signer, bytes32 structHash, bytes calldata signature) private view {
+        bytes32 digest = _hashTypedDataV4(structHash);
+        if (!SignatureChecker.isValidSignatureNowCalldata(signer, digest, signature)) revert InvalidSignature(signer);
     }
 
-    function _requireSignature(address signer, bytes32 domain, bytes32 structHash, bytes calldata signature)
-        private
-        view
-    {
-        bytes32 digest = MessageHashUtils.toTypedDataHash(domain, structHash);
-        if (!SignatureChecker.isValidSignatureNowCalldata(signer, digest, signature)) revert InvalidSignature(signer);
+    /// @dev The ask's own prices, or those that its meter quotes.
+    function _prices(Match calldata order, Ask memory ask, bytes32 askHash) private view returns (Prices memory) {
+        if (order.quoteSignature.length == 0) return ask.floor;
+        Quote memory quote = order.quote;
+        if (quote.askHash != askHash) revert QuoteForOtherAsk(askHash, quote.askHash);
+        Orders.requireLive(quote.expiry);
+        Orders.requireAboveFloor(ask.floor, quote.prices);
+        (address signer,,) = ECDSA.tryRecoverCalldata(_hashTypedDataV4(Orders.hash(quote)), order.quoteSignature);
+        if (signer != ask.meter) revert InvalidSignature(ask.meter);
+        return quote.prices;
     }
 
     /// @dev Flips the buyer's nonce bit on a bid's first lease; on later ones moves on from the latest.
@@ -160,32 +153,30 @@ abstract contract Opening is Leases {
         BidRecord storage record = _bids[draft.bidHash];
         bytes16 latest = Orders.leaseNo(draft.bidHash, previous.askHash, previous.meter);
         if (record.latest != 0 && record.latest != latest) revert NotLatestLease(record.latest, latest);
-        bytes32 key = _keyOf(draft.buyer, previous.provider, draft.witness, latest);
+        bytes32 key = Hashes.leaseKey(draft.witness, draft.buyer, previous.provider, latest);
         LeaseSlot slot = _leases[key];
         LeaseState state = slot.state();
         if (state == LeaseState.None) revert UnknownLease(latest);
-        if (state != LeaseState.Closed && block.timestamp < slot.end()) {
-            revert LeaseRunning(slot.end(), block.timestamp);
-        }
+        if (state != LeaseState.Closed) Check.atLeast(slot.end(), block.timestamp, LeaseRunning.selector);
         spent = record.spentBefore + (state == LeaseState.Closed ? _released(key, slot) : _fullCost(key, slot));
         (record.latest, record.spentBefore) = (draft.leaseNo, uint128(spent));
     }
 
     /// @dev Funds the bid's longest time and the start allowance, or what the rest of the budget pays for.
-    function _fund(Draft memory draft, Ask calldata ask, Bid calldata bid, Prices calldata prices, uint256 spent)
+    function _fund(Draft memory draft, Ask memory ask, Bid memory bid, Prices memory prices, uint256 spent)
         private
         view
     {
         uint256 budget = bid.budget > spent ? bid.budget - spent : 0;
         uint256 countedLock = Units.countedUp(prices.egressGib, prices.unit, bid.egressMib, bid.units, SCALE);
-        if (countedLock > budget) revert BudgetTooSmall(countedLock, budget);
+        Check.atLeast(countedLock, budget, BudgetTooSmall.selector);
 
         uint256 allowance = ask.startLimitSeconds;
         uint256 funded = _min(bid.maxSeconds + allowance, MAX_FUNDED_SECONDS);
         funded = _min(funded, Units.affordableSeconds(draft.rate, budget - countedLock, SCALE));
         uint256 least = _max(_max(ask.minSeconds + allowance, ask.minChargeSeconds), 1);
         if (funded < least) {
-            revert BudgetTooSmall(Units.costUp(draft.rate, least * Units.MS, SCALE) + countedLock, budget);
+            Check.fail(Units.costUp(draft.rate, least * Units.MS, SCALE) + countedLock, budget, BudgetTooSmall.selector);
         }
 
         draft.funded = uint32(funded);
@@ -233,17 +224,17 @@ abstract contract Opening is Leases {
     }
 
     /// @inheritdoc IComputeEscrow
-    function hashAsk(Ask calldata ask) external pure returns (bytes32) {
-        return ask.hash();
+    function hashAsk(Ask memory ask) external pure returns (bytes32) {
+        return Orders.hash(ask);
     }
 
     /// @inheritdoc IComputeEscrow
-    function hashBid(Bid calldata bid) external pure returns (bytes32) {
-        return bid.hash();
+    function hashBid(Bid memory bid) external pure returns (bytes32) {
+        return Orders.hash(bid);
     }
 
     /// @inheritdoc IComputeEscrow
-    function hashQuote(Quote calldata quote) external pure returns (bytes32) {
-        return quote.hash();
+    function hashQuote(Quote memory quote) external pure returns (bytes32) {
+        return Orders.hash(quote);
     }
 }

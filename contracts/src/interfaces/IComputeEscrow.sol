@@ -222,8 +222,8 @@ interface IComputeEscrow {
     // Funds
     error ZeroAmount();
     error InvalidRecipient(address to);
-    error InsufficientBalance(uint256 required, uint256 available);
-    error TransferMismatch(uint256 amount, uint256 received);
+    error InsufficientBalance(uint256 available, uint256 amount);
+    error TransferMismatch(uint256 expectedHoldings, uint256 holdings);
     error HoldingsTooLarge(uint256 most, uint256 holdings);
     error PermitFailed(uint256 required, uint256 allowance);
 

@@ -2,6 +2,7 @@
 pragma solidity 0.8.30;
 
 import {IComputeEscrow} from "../interfaces/IComputeEscrow.sol";
+import {Check} from "./Check.sol";
 
 /// @title Entries
 /// @notice Reads packed settlement entries from calldata, and writes packed event payloads and bitmaps.
@@ -11,16 +12,19 @@ library Entries {
     uint256 internal constant HEADER_BYTES = 22;
 
     /// @notice Number of entries of `size` bytes in all runs; reverts where the runs do not end with the array.
+    /// @dev Unchecked: a run spans less than 2^23 bytes.
     function count(bytes calldata entries, uint256 size, uint256 most) internal pure returns (uint256 total) {
-        uint256 offset = 0;
-        while (offset < entries.length) {
-            uint256 inRun = runLength(entries, offset);
-            if (inRun == 0 || offset + HEADER_BYTES > entries.length) revert IComputeEscrow.MalformedEntries(offset);
-            total += inRun;
-            offset += HEADER_BYTES + inRun * size;
+        unchecked {
+            uint256 offset = 0;
+            while (offset < entries.length) {
+                uint256 inRun = runLength(entries, offset);
+                uint256 next = offset + HEADER_BYTES + inRun * size;
+                if (inRun == 0 || next > entries.length) revert IComputeEscrow.MalformedEntries(offset);
+                total += inRun;
+                offset = next;
+            }
         }
-        if (offset != entries.length) revert IComputeEscrow.MalformedEntries(offset);
-        if (total > most) revert IComputeEscrow.BatchTooLarge(most, total);
+        Check.atMost(most, total, IComputeEscrow.BatchTooLarge.selector);
     }
 
     /// @notice The 32 bytes at `offset`.
@@ -59,7 +63,9 @@ library Entries {
 
     /// @notice A bitmap of `bits` zeros, lowest bit of the first byte first.
     function bitmap(uint256 bits) internal pure returns (bytes memory) {
-        return new bytes((bits + 7) / 8);
+        unchecked {
+            return new bytes((bits + 7) / 8);
+        }
     }
 
     function setBit(bytes memory bits, uint256 index) internal pure {

@@ -17,7 +17,7 @@ type CountedSlot is uint256;
 using CountedSlots for CountedSlot global;
 
 /// @title LeaseSlots
-/// @notice Fields of a packed lease. Callers keep every value within its width.
+/// @notice Fields of a packed lease. Callers keep every value within its width, and an end at or behind the start.
 library LeaseSlots {
     uint256 private constant USED_SHIFT = 152;
     uint256 private constant END_SHIFT = 112;
@@ -64,7 +64,9 @@ library LeaseSlots {
     }
 
     function start(LeaseSlot self) internal pure returns (uint256) {
-        return self.end() - self.funded();
+        unchecked {
+            return self.end() - self.funded();
+        }
     }
 
     function minCharge(LeaseSlot self) internal pure returns (uint256) {
@@ -100,7 +102,10 @@ library LeaseSlots {
 
     /// @dev The end moves and the start stays.
     function withEnd(LeaseSlot self, uint256 end_) internal pure returns (LeaseSlot) {
-        uint256 funded_ = end_ - self.start();
+        uint256 funded_;
+        unchecked {
+            funded_ = end_ - self.start();
+        }
         uint256 word = LeaseSlot.unwrap(self) & ~(uint256(type(uint40).max) << END_SHIFT);
         word &= ~(uint256(type(uint32).max) << FUNDED_SHIFT);
         return LeaseSlot.wrap(word | (end_ << END_SHIFT) | (funded_ << FUNDED_SHIFT));
@@ -119,7 +124,9 @@ library LeaseSlots {
     function fullTime(LeaseSlot self, uint256 scale) internal pure returns (uint256) {
         uint256 seconds_ = self.funded();
         if (seconds_ < self.minCharge()) seconds_ = self.minCharge();
-        return Units.costUp(self.rate(), seconds_ * Units.MS, scale);
+        unchecked {
+            return Units.costUp(self.rate(), seconds_ * Units.MS, scale);
+        }
     }
 }
 

@@ -2,11 +2,11 @@
 pragma solidity 0.8.30;
 
 import {Ask, Bid, IComputeEscrow, Prices, Quote, TierLimit} from "../interfaces/IComputeEscrow.sol";
+import {Check} from "./Check.sol";
 
 /// @title Orders
 /// @notice EIP-712 struct hashes of orders, and whether an ask and a bid fit.
-/// @dev Hashing copies the words of a struct as they lie in calldata: a word with stray high bits hashes to something
-/// that nobody signed.
+/// @dev Orders come from the ABI decoder, which refuses values beyond their types.
 library Orders {
     uint256 internal constant SHARED = 1;
     uint256 internal constant MAX_LIMITS = 32;
@@ -35,50 +35,48 @@ library Orders {
         "TierLimit(bytes32 tier,uint64 rate,uint64 egressGib,uint64 unit)"
     );
 
-    /* HASHES */
+    /* HASHES: the members as they lie in memory, references replaced by hashes */
 
-    function hash(Prices calldata prices) internal pure returns (bytes32 digest) {
+    function hash(Prices memory prices) internal pure returns (bytes32 digest) {
         bytes32 typeHash = PRICES_TYPEHASH;
         assembly ("memory-safe") {
             let ptr := mload(0x40)
             mstore(ptr, typeHash)
-            calldatacopy(add(ptr, 0x20), prices, 0xc0) // 6 words
+            mcopy(add(ptr, 0x20), prices, 0xc0) // 6 members
             digest := keccak256(ptr, 0xe0)
         }
     }
 
-    function hash(Ask calldata ask) internal pure returns (bytes32 digest) {
+    function hash(Ask memory ask) internal pure returns (bytes32 digest) {
         bytes32 typeHash = ASK_TYPEHASH;
         bytes32 floorHash = hash(ask.floor);
         assembly ("memory-safe") {
             let ptr := mload(0x40)
             mstore(ptr, typeHash)
-            calldatacopy(add(ptr, 0x20), ask, 0x140) // 10 words: provider to storageMib
+            mcopy(add(ptr, 0x20), ask, 0x2a0) // 21 members
             mstore(add(ptr, 0x160), floorHash)
-            calldatacopy(add(ptr, 0x180), add(ask, 0x200), 0x140) // 10 words: minSeconds to salt
             digest := keccak256(ptr, 0x2c0)
         }
     }
 
-    function hash(Quote calldata quote) internal pure returns (bytes32) {
+    function hash(Quote memory quote) internal pure returns (bytes32) {
         return keccak256(abi.encode(QUOTE_TYPEHASH, quote.askHash, hash(quote.prices), quote.expiry));
     }
 
-    function hash(Bid calldata bid) internal pure returns (bytes32 digest) {
+    function hash(Bid memory bid) internal pure returns (bytes32 digest) {
         bytes32 typeHash = BID_TYPEHASH;
         bytes32 limitsHash = hash(bid.limits);
         assembly ("memory-safe") {
             let ptr := mload(0x40)
             mstore(ptr, typeHash)
-            calldatacopy(add(ptr, 0x20), bid, 0xa0) // 5 words: buyer to jobHash
+            mcopy(add(ptr, 0x20), bid, 0x280) // 20 members
             mstore(add(ptr, 0xc0), limitsHash)
-            calldatacopy(add(ptr, 0xe0), add(bid, 0xc0), 0x1c0) // 14 words: gpuMilli to salt
             digest := keccak256(ptr, 0x2a0)
         }
     }
 
-    function hash(TierLimit[] calldata limits) internal pure returns (bytes32) {
-        if (limits.length > MAX_LIMITS) revert IComputeEscrow.TooManyLimits(MAX_LIMITS, limits.length);
+    function hash(TierLimit[] memory limits) internal pure returns (bytes32) {
+        Check.atMost(MAX_LIMITS, limits.length, IComputeEscrow.TooManyLimits.selector);
         bytes32[] memory hashes = new bytes32[](limits.length);
         for (uint256 i = 0; i < limits.length; i++) {
             hashes[i] = keccak256(abi.encode(LIMIT_TYPEHASH, limits[i]));
@@ -93,74 +91,75 @@ library Orders {
     /* FIT */
 
     /// @notice Reverts unless both orders are live, name fit parties and sizes, and accept the fee.
-    function requireFit(Ask calldata ask, Bid calldata bid, uint256 feeBps) internal view {
+    function requireFit(Ask memory ask, Bid memory bid, uint256 feeBps) internal view {
+        requireOpener(ask.opener);
+        requireOpener(bid.opener);
         _requireParties(ask, bid);
         requireLive(ask.expiry);
         requireLive(bid.expiry);
-        if (block.timestamp < ask.startsAt) revert IComputeEscrow.AskNotStarted(ask.startsAt, block.timestamp);
-        _requireFeeAccepted(ask.maxFeeBps, feeBps);
-        _requireFeeAccepted(bid.maxFeeBps, feeBps);
-        if (bid.nodes != 1) revert IComputeEscrow.NodesUnsupported(1, bid.nodes);
+        Check.atLeast(ask.startsAt, block.timestamp, IComputeEscrow.AskNotStarted.selector);
+        Check.atMost(ask.maxFeeBps, feeBps, IComputeEscrow.FeeNotAccepted.selector);
+        Check.atMost(bid.maxFeeBps, feeBps, IComputeEscrow.FeeNotAccepted.selector);
+        if (bid.nodes != 1) Check.fail(1, bid.nodes, IComputeEscrow.NodesUnsupported.selector);
         _requireSizes(ask, bid);
-        if (bid.maxSeconds > ask.maxSeconds) revert IComputeEscrow.DurationTooLong(ask.maxSeconds, bid.maxSeconds);
-        if (bid.maxSeconds < ask.minSeconds) revert IComputeEscrow.DurationTooShort(ask.minSeconds, bid.maxSeconds);
-        if (ask.minChargeSeconds > bid.maxSeconds) {
-            revert IComputeEscrow.MinChargeTooLong(bid.maxSeconds, ask.minChargeSeconds);
-        }
+        Check.atMost(ask.maxSeconds, bid.maxSeconds, IComputeEscrow.DurationTooLong.selector);
+        Check.atLeast(ask.minSeconds, bid.maxSeconds, IComputeEscrow.DurationTooShort.selector);
+        Check.atMost(bid.maxSeconds, ask.minChargeSeconds, IComputeEscrow.MinChargeTooLong.selector);
     }
 
     /// @notice Orders are live up to and including their expiry.
     function requireLive(uint256 expiry) internal view {
-        if (block.timestamp > expiry) revert IComputeEscrow.OrderExpired(expiry, block.timestamp);
+        Check.atMost(expiry, block.timestamp, IComputeEscrow.OrderExpired.selector);
     }
 
-    /// @notice The opener of one order, zero being anyone.
+    /// @notice The sender may open for an order that names it, or nobody.
     function requireOpener(address opener) internal view {
         if (opener != address(0) && opener != msg.sender) revert IComputeEscrow.NotOpener(opener, msg.sender);
     }
 
     /// @notice Reverts unless every quoted price is at least the ask's.
-    function requireAboveFloor(Prices calldata floor, Prices calldata prices) internal pure {
-        _requireAtLeast(floor.gpuHour, prices.gpuHour);
-        _requireAtLeast(floor.cpuHour, prices.cpuHour);
-        _requireAtLeast(floor.memoryGibHour, prices.memoryGibHour);
-        _requireAtLeast(floor.storageGibHour, prices.storageGibHour);
-        _requireAtLeast(floor.egressGib, prices.egressGib);
-        _requireAtLeast(floor.unit, prices.unit);
+    function requireAboveFloor(Prices memory floor, Prices memory prices) internal pure {
+        bytes4 selector = IComputeEscrow.QuoteBelowFloor.selector;
+        Check.atLeast(floor.gpuHour, prices.gpuHour, selector);
+        Check.atLeast(floor.cpuHour, prices.cpuHour, selector);
+        Check.atLeast(floor.memoryGibHour, prices.memoryGibHour, selector);
+        Check.atLeast(floor.storageGibHour, prices.storageGibHour, selector);
+        Check.atLeast(floor.egressGib, prices.egressGib, selector);
+        Check.atLeast(floor.unit, prices.unit, selector);
     }
 
     /// @notice What all timed resources of the bid cost together, in 1e-12 token per hour; the MiB part rounded down.
-    function rate(Prices calldata prices, Bid calldata bid) internal pure returns (uint64) {
-        uint256 sum = uint256(prices.gpuHour) * bid.gpuMilli + uint256(prices.cpuHour) * bid.cpuMilli;
-        uint256 mib = uint256(prices.memoryGibHour) * bid.memoryMib + uint256(prices.storageGibHour) * bid.storageMib;
-        sum += (mib * 125) / 128; // a MiB is 1000/1024 thousandths of a GiB
-        if (sum > type(uint64).max) revert IComputeEscrow.RateTooLarge(type(uint64).max, sum);
+    /// @dev Prices are below 2^64 and sizes below 2^32: nothing here overflows 256 bits.
+    function rate(Prices memory prices, Bid memory bid) internal pure returns (uint64) {
+        uint256 sum;
+        unchecked {
+            sum = uint256(prices.memoryGibHour) * bid.memoryMib + uint256(prices.storageGibHour) * bid.storageMib;
+            sum = (sum * 125) / 128; // a MiB is 1000/1024 thousandths of a GiB
+            sum += uint256(prices.gpuHour) * bid.gpuMilli + uint256(prices.cpuHour) * bid.cpuMilli;
+        }
+        Check.atMost(type(uint64).max, sum, IComputeEscrow.RateTooLarge.selector);
         return uint64(sum);
     }
 
     /// @notice Reverts unless the bid's first limit for the tier covers the rate and the counted prices it caps.
-    function requireWithinLimits(Bid calldata bid, bytes32 tier, Prices calldata prices, uint256 rate_) internal pure {
-        TierLimit[] calldata limits = bid.limits;
-        for (uint256 i = 0; i < limits.length; i++) {
-            TierLimit calldata limit = limits[i];
+    function requireWithinLimits(Bid memory bid, bytes32 tier, Prices memory prices, uint256 rate_) internal pure {
+        bytes4 selector = IComputeEscrow.PriceAboveLimit.selector;
+        for (uint256 i = 0; i < bid.limits.length; i++) {
+            TierLimit memory limit = bid.limits[i];
             if (limit.tier != tier) continue;
-            _requireAtMost(limit.rate, rate_);
-            if (bid.egressMib > 0) _requireAtMost(limit.egressGib, prices.egressGib);
-            if (bid.units > 0) _requireAtMost(limit.unit, prices.unit);
+            Check.atMost(limit.rate, rate_, selector);
+            if (bid.egressMib > 0) Check.atMost(limit.egressGib, prices.egressGib, selector);
+            if (bid.units > 0) Check.atMost(limit.unit, prices.unit, selector);
             return;
         }
         revert IComputeEscrow.TierNotInBid(tier);
     }
 
-    function _requireFeeAccepted(uint256 most, uint256 feeBps) private pure {
-        if (feeBps > most) revert IComputeEscrow.FeeNotAccepted(most, feeBps);
-    }
-
-    function _requireParties(Ask calldata ask, Bid calldata bid) private pure {
+    function _requireParties(Ask memory ask, Bid memory bid) private pure {
         (address provider, address meter) = (ask.provider, ask.meter);
-        (address buyer, address witness, address arbiter) = (bid.buyer, bid.witness, bid.arbiter);
+        (address witness, address arbiter) = (bid.witness, bid.arbiter);
         if (arbiter != ask.arbiter) revert IComputeEscrow.ArbiterMismatch(ask.arbiter, arbiter);
-        if (provider == address(0) || meter == address(0) || buyer == address(0)) {
+        if (provider == address(0) || meter == address(0) || bid.buyer == address(0)) {
             revert IComputeEscrow.InvalidParty(address(0));
         }
         if (witness == address(0) || witness == provider || witness == meter) {
@@ -171,32 +170,23 @@ library Orders {
         }
     }
 
-    function _requireSizes(Ask calldata ask, Bid calldata bid) private pure {
+    function _requireSizes(Ask memory ask, Bid memory bid) private pure {
         uint256 gpuMilli = bid.gpuMilli;
-        if (gpuMilli == 0) revert IComputeEscrow.InvalidGpuSize(gpuMilli);
         if (gpuMilli < WHOLE_GPU_MILLI) {
-            if (ask.flags & bid.flags & SHARED == 0) revert IComputeEscrow.ShareNotAccepted(ask.flags, bid.flags);
+            if (gpuMilli == 0) revert IComputeEscrow.InvalidGpuSize(gpuMilli);
+            if (ask.flags & bid.flags & SHARED == 0) {
+                Check.fail(ask.flags, bid.flags, IComputeEscrow.ShareNotAccepted.selector);
+            }
         } else if (gpuMilli % WHOLE_GPU_MILLI != 0) {
             revert IComputeEscrow.InvalidGpuSize(gpuMilli);
         }
-        _requireFits(ask.gpuMilli, gpuMilli);
-        _requireFits(ask.cpuMilli, bid.cpuMilli);
-        _requireFits(ask.memoryMib, bid.memoryMib);
-        _requireFits(ask.storageMib, bid.storageMib);
+        bytes4 selector = IComputeEscrow.SizeTooLarge.selector;
+        Check.atMost(ask.gpuMilli, gpuMilli, selector);
+        Check.atMost(ask.cpuMilli, bid.cpuMilli, selector);
+        Check.atMost(ask.memoryMib, bid.memoryMib, selector);
+        Check.atMost(ask.storageMib, bid.storageMib, selector);
         if (bid.units > 0 && (bid.unit == 0 || bid.unit != ask.unit)) {
-            revert IComputeEscrow.UnitMismatch(ask.unit, bid.unit);
+            Check.fail(uint256(ask.unit), uint256(bid.unit), IComputeEscrow.UnitMismatch.selector);
         }
-    }
-
-    function _requireFits(uint256 most, uint256 size) private pure {
-        if (size > most) revert IComputeEscrow.SizeTooLarge(most, size);
-    }
-
-    function _requireAtLeast(uint256 floor, uint256 price) private pure {
-        if (price < floor) revert IComputeEscrow.QuoteBelowFloor(floor, price);
-    }
-
-    function _requireAtMost(uint256 limit, uint256 price) private pure {
-        if (price > limit) revert IComputeEscrow.PriceAboveLimit(limit, price);
     }
 }

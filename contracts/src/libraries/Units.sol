@@ -53,8 +53,10 @@ library Units {
 
     /// @notice Milliseconds to pay for: nothing until something was used, then at least the minimum charge.
     function billedMs(uint256 usedMs, uint256 minChargeSeconds) internal pure returns (uint256) {
-        uint256 leastMs = minChargeSeconds * MS;
-        return usedMs == 0 || usedMs > leastMs ? usedMs : leastMs;
+        unchecked {
+            uint256 leastMs = minChargeSeconds * MS;
+            return usedMs == 0 || usedMs > leastMs ? usedMs : leastMs;
+        }
     }
 
     /// @notice Whole seconds at `rate` that `atoms` pay for, rounded down; unbounded when the rate is zero.

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+/// @title Check
+/// @notice Bounds that revert with a custom error of two words: what was expected, what was given.
+/// @dev One place builds those reverts, because each written out would add to a contract that is near its size limit.
+library Check {
+    /// @notice Reverts with `selector(most, given)` where `given` is above `most`.
+    function atMost(uint256 most, uint256 given, bytes4 selector) internal pure {
+        if (given > most) fail(most, given, selector);
+    }
+
+    /// @notice Reverts with `selector(least, given)` where `given` is below `least`.
+    function atLeast(uint256 least, uint256 given, bytes4 selector) internal pure {
+        if (given < least) fail(least, given, selector);
+    }
+
+    /// @notice Reverts with `selector(expected, given)`.
+    function fail(uint256 expected, uint256 given, bytes4 selector) internal pure {
+        assembly ("memory-safe") {
+            let ptr := mload(0x40)
+            mstore(ptr, selector)
+            mstore(add(ptr, 0x04), expected)
+            mstore(add(ptr, 0x24), given)
+            revert(ptr, 0x44)
+        }
+    }
+}

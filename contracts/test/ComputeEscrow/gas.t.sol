@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import {console} from "forge-std/console.sol";
+
+import {Ask, Bid, CloseData, Match} from "../../src/interfaces/IComputeEscrow.sol";
+import {EscrowTest} from "../support/EscrowTest.sol";
+import {TypedData} from "../support/TypedData.sol";
+
+/// @notice What actions cost as whole transactions, in a steady state: the slots that last are not zero.
+/// forge-config: default.isolate = true
+contract GasTest is EscrowTest {
+    uint256 private constant BUYERS = 100;
+
+    bytes16[] private _leaseNos;
+    address[] private _buyers;
+
+    function setUp() public override {
+        super.setUp();
+        (Ask memory ask, Bid memory bid) = (_ask(), _bid());
+        bid.salt = 250; // of the same word as later ones
+        escrow.open(_match(ask, bid));
+        vm.warp(block.timestamp + 1000);
+        _close(ask, bid, 900_000, 0, 0);
+        vm.prank(provider);
+        escrow.withdraw(provider, 1);
+    }
+
+    /// @dev Gas of a call as a transaction of its own.
+    function _transact(bytes memory data) private returns (uint256 gas) {
+        (bool ok, bytes memory answer) = address(escrow).call(data);
+        gas = vm.lastCallGas().gasTotalUsed;
+        assertTrue(ok, string(answer));
+    }
+
+    /// @dev As `_transact` for a batch of which nothing may be skipped.
+    function _transactAll(bytes memory data) private returns (uint256 gas) {
+        (bool ok, bytes memory answer) = address(escrow).call(data);
+        gas = vm.lastCallGas().gasTotalUsed;
+        assertTrue(ok, string(answer));
+        bytes memory skipped = abi.decode(answer, (bytes));
+        assertEq(skipped, new bytes(skipped.length), "skipped");
+    }
+
+    function _manyLeases(uint256 count, bool metered) private returns (Match[] memory orders) {
+        orders = new Match[](count);
+        for (uint256 i = 0; i < count; i++) {
+            Ask memory ask;
+            Bid memory bid;
+            if (metered) (ask, bid) = _countedOrders();
+            else (ask, bid) = (_ask(), _bid());
+            (address account, uint256 key) = makeAddrAndKey(string(abi.encodePacked("buyer", i)));
+            if (escrow.balanceOf(account) == 0) {
+                _fund(account, FUNDS);
+            }
+            ask.gpuMilli = 1_000_000;
+            bid.buyer = account;
+            (buyer, buyerKey) = (account, key);
+            // a first bid of each buyer flips another bit of the same nonce word
+            bid.salt = 5;
+            escrow.open(_match(ask, bid));
+            bid = metered ? bid : _bid();
+            bid.buyer = account;
+            bid.salt = 6;
+            orders[i] = _match(ask, bid);
+            _leaseNos.push(_leaseNo(ask, bid));
+            _buyers.push(account);
+        }
+    }
+
+    function test_gas_open() public {
+        Bid memory bid = _bid();
+        console.log("open", _transact(abi.encodeCall(escrow.open, (_match(_ask(), bid)))));
+    }
+
+    function test_gas_open_batch() public {
+        Match[] memory orders = _manyLeases(50, false);
+        console.log("open batch of 50, each", _transactAll(abi.encodeCall(escrow.openBatch, (orders))) / 50);
+    }
+
+    function test_gas_settle() public {
+        bytes16 leaseNo = _open();
+        vm.warp(block.timestamp + 120);
+        _settle(leaseNo, 60_000);
+        console.log("settle", _transactAll(abi.encodeCall(escrow.settle, (_single(_entry(leaseNo, 120_000))))));
+    }
+
+    function test_gas_settle_batch() public {
+        Match[] memory orders = _manyLeases(BUYERS, false);
+        escrow.openBatch(orders);
+        vm.warp(block.timestamp + 120);
+        for (uint256 round = 1; round < 3; round++) {
+            bytes memory entries = abi.encodePacked(provider, uint16(BUYERS));
+            for (uint256 i = 0; i < BUYERS; i++) {
+                bytes memory entry =
+                    _entryBy(witnessKey, _buyers[i], provider, _leaseNos[i], uint64(round * 40_123 + i));
+                entries = abi.encodePacked(entries, entry);
+            }
+            uint256 gas = _transactAll(abi.encodeCall(escrow.settle, (entries)));
+            if (round == 2) console.log("settle batch of 100, each", gas / BUYERS);
+        }
+    }
+
+    function test_gas_settle_metered_batch() public {
+        Match[] memory orders = _manyLeases(BUYERS, true);
+        escrow.openBatch(orders);
+        vm.warp(block.timestamp + 120);
+        for (uint256 round = 1; round < 3; round++) {
+            bytes memory entries = abi.encodePacked(provider, uint16(BUYERS));
+            for (uint256 i = 0; i < BUYERS; i++) {
+                buyer = _buyers[i];
+                bytes memory entry =
+                    _meteredEntry(_leaseNos[i], uint64(round * 40_123 + i), uint32(1111 * round), uint32(222 * round));
+                entries = abi.encodePacked(entries, entry);
+            }
+            uint256 gas = _transactAll(abi.encodeCall(escrow.settleMetered, (entries)));
+            if (round == 2) console.log("metered batch of 100, each", gas / BUYERS);
+        }
+    }
+
+    function test_gas_close() public {
+        (Ask memory ask, Bid memory bid) = (_ask(), _bid());
+        bytes16 leaseNo = escrow.open(_match(ask, bid));
+        vm.warp(block.timestamp + 120);
+        _settle(leaseNo, 60_000);
+        CloseData memory data = _closeData(ask, bid, 90_000, 0, 0);
+        (bytes32 meterR, bytes32 meterVs) = _compact(meterKey, TypedData.close(data));
+        (bytes32 witnessR, bytes32 witnessVs) = _compact(witnessKey, TypedData.close(data));
+        bytes memory call = abi.encodeCall(escrow.close, (data, meterR, meterVs, witnessR, witnessVs));
+        console.log("close", _transact(call));
+    }
+}
