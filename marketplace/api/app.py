@@ -1,0 +1,77 @@
+"""The HTTP application: routes under /v1, problem documents, limits, OpenAPI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import APIRouter, FastAPI
+from starlette.types import ASGIApp
+
+from marketplace.api import problems
+from marketplace.api.edge import Edge
+from marketplace.api.limits import Gate, Limits
+from marketplace.api.routes import (
+    accounts,
+    asks,
+    attestations,
+    bids,
+    blobs,
+    book,
+    jobs,
+    keys,
+    leases,
+    meta,
+    nodes,
+    receipts,
+    witness,
+)
+from marketplace.services.catalog import Catalog
+from marketplace.services.ports import Database
+
+BODY_BYTES_MAX = 1024 * 1024
+NOUNS = (
+    meta, keys, accounts, nodes, asks, book, bids, jobs, leases, attestations, witness, receipts,
+    blobs,
+)  # fmt: skip
+DESCRIPTION = """Coulomb is a market for GPU compute that is paid by the measured second.
+
+Sign in with a key request (`POST /v1/keys/prepare`, sign, `POST /v1/keys`); send the key as
+`Authorization: Bearer coul_…`. Orders, vouchers, stops and closes carry their own EIP-712
+signatures. Errors are RFC 9457 documents; `GET /v1/problems` lists every code.
+"""
+
+
+class MarketApi(FastAPI):
+    """FastAPI inside the gate, so that even a fault's answer carries the gate's headers."""
+
+    limits: Limits = Limits()
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """The usual stack with the gate around it."""
+        return Gate(super().build_middleware_stack(), self.limits)
+
+
+def create_api(
+    catalog: Catalog,
+    database: Database,
+    limits: Limits | None = None,
+    wake: Callable[[], None] = lambda: None,
+) -> MarketApi:
+    """The application over ready-made services; it starts no thread and opens nothing."""
+    app = MarketApi(
+        title="Coulomb",
+        version="1",
+        description=DESCRIPTION,
+        openapi_url="/v1/openapi.json",
+        docs_url="/v1/docs",
+        redoc_url=None,
+        max_body_size=BODY_BYTES_MAX,
+    )
+    app.limits = limits or Limits()
+    app.state.edge = Edge(catalog, database, wake)
+    problems.install(app)
+    root = APIRouter(prefix="/v1")
+    for noun in NOUNS:
+        root.include_router(noun.router)
+    app.include_router(root)
+    return app

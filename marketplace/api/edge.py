@@ -1,0 +1,249 @@
+"""What routes stand on: the caller, one transaction per request, idempotency, pages."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Header, Query, Request
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from marketplace.api.problems import KINDS, MEDIA_TYPE
+from marketplace.api.schemas.base import ProblemDocument
+from marketplace.errors import (
+    Forbidden,
+    IdempotencyInFlight,
+    IdempotencyMismatch,
+    InvalidInput,
+    Problem,
+    Unauthenticated,
+)
+from marketplace.services.catalog import Catalog
+from marketplace.services.common import Principal
+from marketplace.services.ports import Database, Store
+from marketplace.services.records import IdempotentReply
+
+T = TypeVar("T")
+KEY_MAX = 128
+PAGE_MAX = 100
+bearer = HTTPBearer(auto_error=False, description="API key: `coul_…`")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a route answers: status, JSON, headers."""
+
+    body: dict[str, Any]
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def response(self, **more: str) -> JSONResponse:
+        """As an HTTP response."""
+        return JSONResponse(self.body, self.status, {**self.headers, **more})
+
+
+class Edge:
+    """The services behind the routes, their transactions, and the requests in flight."""
+
+    def __init__(self, catalog: Catalog, database: Database, wake: Callable[[], None]) -> None:
+        self.catalog = catalog
+        self.database = database
+        self.wake = wake
+        self.streams = 0
+        self._flying: set[str] = set()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def one_at_a_time(self, name: str) -> Iterator[None]:
+        """Raises IdempotencyInFlight while another request holds the same name."""
+        with self._lock:
+            if name in self._flying:
+                raise IdempotencyInFlight("the first request with this key has not finished")
+            self._flying.add(name)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._flying.discard(name)
+
+
+def edge_of(request: Request) -> Edge:
+    """The application's edge."""
+    edge: Edge = request.app.state.edge
+    return edge
+
+
+EdgeDep = Annotated[Edge, Depends(edge_of)]
+
+
+async def raw_body(request: Request) -> bytes:
+    """The request's body as it came."""
+    return await request.body()
+
+
+def caller_with(*scopes: str) -> Any:
+    """A dependency: the caller, if its key has one of the scopes (any scope, if none is named).
+
+    Raises Unauthenticated, Forbidden.
+    """
+
+    def find(
+        edge: EdgeDep,
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+    ) -> Principal:
+        if credentials is None:
+            raise Unauthenticated("send an API key: Authorization: Bearer coul_…")
+        with edge.database.read() as store:
+            caller = edge.catalog.accounts.authenticate(store, credentials.credentials)
+        if scopes and not set(scopes) & set(caller.scopes):
+            raise Forbidden(f"the API key lacks the scope {' or '.join(scopes)}")
+        return caller
+
+    return Depends(find)
+
+
+Anyone = Annotated[Principal, caller_with()]
+Buyer = Annotated[Principal, caller_with("buyer")]
+Provider = Annotated[Principal, caller_with("provider")]
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """One request that changes something."""
+
+    edge: Edge
+    request: Request
+    body: bytes
+    key: str | None
+
+    def run(
+        self,
+        caller: Principal,
+        action: Callable[[Store], Reply],
+        keep: Callable[[], bool] = lambda: True,
+    ) -> JSONResponse:
+        """Do it in one transaction and answer once that is durable; by key, at most once.
+
+        The same key with the same request answers what was answered first, with
+        `Idempotency-Replayed`. Refusals store no answer (`keep` false: none of an action that
+        returned), so they may be tried again. Raises IdempotencyMismatch, IdempotencyInFlight.
+        """
+        if self.key is None:
+            with self.edge.database.write() as store:
+                reply = action(store)
+        else:
+            name = _digest(caller.account, self.key)
+            with self.edge.one_at_a_time(name), self.edge.database.write() as store:
+                stored = self._stored(store, name)
+                if stored is not None:
+                    return stored
+                reply = action(store)
+                if keep():
+                    store.replies.add(self._record(name, reply))
+        self.edge.wake()
+        return reply.response()
+
+    def replay(self, caller: Principal) -> JSONResponse | None:
+        """The stored answer to this request's key, before anything else is checked."""
+        if self.key is None:
+            return None
+        with self.edge.database.read() as store:
+            return self._stored(store, _digest(caller.account, self.key))
+
+    def _stored(self, store: Store, name: str) -> JSONResponse | None:
+        stored = store.replies.get(name)
+        if stored is None:
+            return None
+        if stored.body_hash != self._mark():
+            raise IdempotencyMismatch("the Idempotency-Key was used with another request")
+        reply = Reply(stored.body, stored.status, stored.headers)
+        return reply.response(**{"Idempotency-Replayed": "true"})
+
+    def _record(self, name: str, reply: Reply) -> IdempotentReply:
+        now_ms = self.edge.catalog.clock()
+        return IdempotentReply(name, self._mark(), reply.status, reply.headers, reply.body, now_ms)
+
+    def _mark(self) -> str:
+        url = self.request.url
+        return _digest(self.request.method, url.path, url.query, self.body.hex())
+
+
+def writing(
+    edge: EdgeDep,
+    request: Request,
+    body: Annotated[bytes, Depends(raw_body)],
+    idempotency_key: Annotated[
+        str | None, Header(max_length=KEY_MAX, min_length=1, description="makes a retry safe")
+    ] = None,
+) -> Writing:
+    """A dependency for routes that change something."""
+    return Writing(edge, request, body, idempotency_key)
+
+
+WritingDep = Annotated[Writing, Depends(writing)]
+Limit = Annotated[int, Query(ge=1, le=PAGE_MAX, description="most items on a page")]
+Cursor = Annotated[str | None, Query(max_length=200, description="next_cursor of the last page")]
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def decode_cursor(cursor: str | None) -> str | None:
+    """The key a cursor stands for. Raises InvalidInput."""
+    if cursor is None:
+        return None
+    try:
+        return base64.urlsafe_b64decode(cursor.encode("ascii")).decode("ascii")
+    except ValueError as error:
+        raise InvalidInput([Problem("/cursor", "is no cursor of this list")]) from error
+
+
+def page(
+    rows: Sequence[T], limit: int, key: Callable[[T], str], show: Callable[[T], dict[str, Any]]
+) -> dict[str, Any]:
+    """A page from one row more than its limit."""
+    shown = list(rows[:limit])
+    more = len(rows) > limit
+    cursor = base64.urlsafe_b64encode(key(shown[-1]).encode()).decode() if more else None
+    return {"data": [show(row) for row in shown], "has_more": more, "next_cursor": cursor}
+
+
+def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI error responses for codes; what every route may answer is added."""
+    by_status: dict[int, list[str]] = {}
+    for code in ("invalid_request", "rate_limited", "unavailable", *codes):
+        by_status.setdefault(KINDS[code].status, []).append(code)
+    return {
+        status: {
+            "model": ProblemDocument,
+            "description": " · ".join(f"`{code}`: {KINDS[code].meaning}" for code in found),
+            "content": {MEDIA_TYPE: {"example": _example(found[0])}},
+        }
+        for status, found in sorted(by_status.items())
+    }
+
+
+def _example(code: str) -> dict[str, Any]:
+    kind = KINDS[code]
+    return {
+        "type": f"/v1/problems/{code}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": kind.meaning,
+        "instance": "/v1/…",
+        "code": code,
+        "request_id": "req_…",
+        "retryable": kind.retryable,
+        "errors": [],
+    }
+
+
+AUTH = ("unauthenticated", "forbidden")
+OWNED = (*AUTH, "not_found")

@@ -1,0 +1,156 @@
+"""Request ids, rate limits and the bound on requests in flight, as one ASGI layer."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from fastapi import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uuid_utils import uuid7
+
+from marketplace.api.problems import answer
+
+WINDOW_S = 60
+CALLERS_MAX = 20_000
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+log = structlog.get_logger("api")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Requests a minute per key or address, and the most that are worked on at once."""
+
+    per_minute: int = 6_000
+    failed_logins_per_minute: int = 60
+    in_flight: int = 256
+
+
+class Windows:
+    """Counts per caller in fixed windows; forgets the least recent caller when full."""
+
+    def __init__(self, limit: int, now: Callable[[], float] = time.monotonic) -> None:
+        self.limit = limit
+        self._now = now
+        self._counts: OrderedDict[str, tuple[int, int]] = OrderedDict()
+
+    def _count(self, caller: str) -> tuple[int, int]:
+        window = int(self._now() // WINDOW_S)
+        start, count = self._counts.get(caller, (window, 0))
+        return window, count if start == window else 0
+
+    def left(self, caller: str) -> int:
+        """How many more requests the caller has in this window."""
+        return max(0, self.limit - self._count(caller)[1])
+
+    def take(self, caller: str) -> bool:
+        """Count one request; False where the window has none left."""
+        window, count = self._count(caller)
+        self._counts[caller] = (window, count + 1)
+        self._counts.move_to_end(caller)
+        if len(self._counts) > CALLERS_MAX:
+            self._counts.popitem(last=False)
+        return count < self.limit
+
+    def resets_in(self) -> int:
+        """Seconds until the next window, at least one."""
+        return max(1, WINDOW_S - int(self._now() % WINDOW_S))
+
+
+class Gate:
+    """The outermost layer: every response carries X-Request-Id and RateLimit."""
+
+    def __init__(self, app: ASGIApp, limits: Limits) -> None:
+        self._app = app
+        self._limits = limits
+        self._requests = Windows(limits.per_minute)
+        self._failures = Windows(limits.failed_logins_per_minute)
+        self._working = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        given = request.headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.match(given) else f"req_{uuid7().hex}"
+        request.state.request_id = request_id
+        address = request.client.host if request.client else "-"
+        credential = request.headers.get("authorization")
+        caller = _digest(credential) if credential else f"ip:{address}"
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                self._headers(message, caller, request_id)
+            await send(message)
+
+        refused = self._refusal(request, caller, address)
+        if refused is not None:
+            await refused(scope, receive, send_with_headers)
+            return
+        await self._forward(scope, receive, send_with_headers, request)
+        if status == 401:
+            self._failures.take(address)
+
+    async def _forward(self, scope: Scope, receive: Receive, send: Send, request: Request) -> None:
+        """Run the application; a stream stops counting as in flight once it is a stream."""
+        held = True
+        started = time.monotonic()
+        self._working += 1
+
+        def release() -> None:
+            nonlocal held
+            self._working -= held
+            held = False
+
+        async def watch(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers: list[tuple[bytes, bytes]] = message.get("headers", [])
+                if any(b"text/event-stream" in value for _, value in headers):
+                    release()
+                log.debug(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=message["status"],
+                    ms=round((time.monotonic() - started) * 1000, 1),
+                    request_id=request.state.request_id,
+                )
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        finally:
+            release()
+
+    def _refusal(self, request: Request, caller: str, address: str) -> ASGIApp | None:
+        facts: dict[str, Any] = {"retry_after_seconds": self._requests.resets_in()}
+        if not self._requests.take(caller) or not self._failures.left(address):
+            return answer(request, "rate_limited", "too many requests", facts=facts)
+        if self._working >= self._limits.in_flight:
+            return answer(request, "unavailable", "too many requests at once; come back")
+        return None
+
+    def _headers(self, message: MutableMapping[str, Any], caller: str, request_id: str) -> None:
+        left, reset = self._requests.left(caller), self._requests.resets_in()
+        policy = f'"default";q={self._requests.limit};w={WINDOW_S}'
+        message["headers"] = [
+            *message.get("headers", []),
+            (b"x-request-id", request_id.encode()),
+            (b"ratelimit-policy", policy.encode()),
+            (b"ratelimit", f'"default";r={left};t={reset}'.encode()),
+        ]
+
+
+def _digest(credential: str) -> str:
+    """A caller's bucket, so that no key is kept in memory."""
+    return hashlib.sha256(credential.encode()).hexdigest()

@@ -1,0 +1,24 @@
+"""Money of accounts in the escrow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from marketplace.api.edge import OWNED, Anyone, EdgeDep, problems
+from marketplace.api.schemas.offers import Account
+
+router = APIRouter(prefix="/accounts", tags=["accounts"])
+
+
+@router.get(
+    "/{address}",
+    operation_id="get_account",
+    response_model=Account,
+    responses=problems(*OWNED, "chain_unavailable"),
+)
+def get(edge: EdgeDep, caller: Anyone, address: str) -> Any:
+    """Free and locked money of the caller's account, and its next salt."""
+    with edge.database.read() as store:
+        return edge.catalog.accounts.funds(store, caller, address)

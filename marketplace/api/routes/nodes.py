@@ -1,0 +1,103 @@
+"""Nodes: machines that providers list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from marketplace.api.edge import (
+    AUTH,
+    OWNED,
+    Cursor,
+    EdgeDep,
+    Limit,
+    Provider,
+    Reply,
+    WritingDep,
+    decode_cursor,
+    page,
+    problems,
+)
+from marketplace.api.schemas.offers import Node, NodeIn, NodePage
+from marketplace.services.nodes import NewGpu, NewNode
+from marketplace.services.ports import Store
+
+router = APIRouter(prefix="/nodes", tags=["nodes"])
+
+
+@router.post(
+    "",
+    status_code=201,
+    operation_id="register_node",
+    response_model=Node,
+    responses=problems(*AUTH, "already_exists", "idempotency_mismatch", "idempotency_in_flight"),
+)
+def register(edge: EdgeDep, caller: Provider, body: NodeIn, write: WritingDep) -> Any:
+    """List a machine. The same number with the same GPUs again brings it up to date."""
+    nodes = edge.catalog.nodes
+    gpus = tuple(NewGpu(g.uuid, g.model, g.memory_mib, g.simulated) for g in body.gpus)
+    new = NewNode(
+        number=body.number,
+        name=body.name,
+        region=body.region,
+        tier=body.tier,
+        gpus=gpus,
+        cpu_milli=body.cpu_milli,
+        memory_mib=body.memory_mib,
+        storage_mib=body.storage_mib,
+        runtime=body.runtime,
+        shared=body.shared,
+        interval_ms=body.interval_ms,
+    )
+
+    def act(store: Store) -> Reply:
+        node = nodes.register(store, caller, new)
+        return Reply(nodes.to_json(store, node), 201, {"Location": f"/v1/nodes/{node.id}"})
+
+    return write.run(caller, act)
+
+
+@router.get("", operation_id="list_nodes", response_model=NodePage, responses=problems(*AUTH))
+def list_nodes(edge: EdgeDep, caller: Provider, limit: Limit = 50, cursor: Cursor = None) -> Any:
+    """The caller's nodes, newest first."""
+    nodes = edge.catalog.nodes
+    with edge.database.read() as store:
+        rows = nodes.mine(store, caller, limit + 1, decode_cursor(cursor))
+        return page(rows, limit, lambda row: row.id, lambda row: nodes.to_json(store, row))
+
+
+@router.get("/{node_id}", operation_id="get_node", response_model=Node, responses=problems(*OWNED))
+def get(edge: EdgeDep, caller: Provider, node_id: str) -> Any:
+    """One node of the caller."""
+    with edge.database.read() as store:
+        return edge.catalog.nodes.to_json(store, edge.catalog.nodes.get(store, caller, node_id))
+
+
+@router.post(
+    "/{node_id}/heartbeat",
+    operation_id="heartbeat_node",
+    response_model=Node,
+    responses=problems(*OWNED),
+)
+def heartbeat(edge: EdgeDep, caller: Provider, node_id: str, write: WritingDep) -> Any:
+    """Say that the node is alive."""
+    nodes = edge.catalog.nodes
+
+    def act(store: Store) -> Reply:
+        return Reply(nodes.to_json(store, nodes.heartbeat(store, caller, node_id)))
+
+    return write.run(caller, act)
+
+
+@router.post(
+    "/{node_id}/drain", operation_id="drain_node", response_model=Node, responses=problems(*OWNED)
+)
+def drain(edge: EdgeDep, caller: Provider, node_id: str, write: WritingDep) -> Any:
+    """Take no new jobs on the node; what runs goes on."""
+    nodes = edge.catalog.nodes
+
+    def act(store: Store) -> Reply:
+        return Reply(nodes.to_json(store, nodes.drain(store, caller, node_id)))
+
+    return write.run(caller, act)

@@ -1,0 +1,1 @@
+"""The services' stores on SQLite or PostgreSQL."""

@@ -1,0 +1,84 @@
+"""Connections and transactions on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+
+from marketplace.db.store import SqlStore
+
+BUSY_MS = 10_000
+POOL_SIZE = 24
+
+
+def _sqlite_pragmas(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver would begin transactions by itself
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        f"busy_timeout={BUSY_MS}",
+    ):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    writing = connection.get_execution_options().get("writing", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+def make_engine(url: str) -> Engine:
+    """An engine with durable commits: SQLite in WAL mode, synchronous FULL; or PostgreSQL."""
+    if make_url(url).get_backend_name() != "sqlite":
+        return create_engine(url, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, pool_pre_ping=True)
+    engine = create_engine(
+        url,
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_SIZE,
+        connect_args={"check_same_thread": False},
+    )
+    event.listen(engine, "connect", _sqlite_pragmas)
+    event.listen(engine, "begin", _sqlite_begin)
+    return engine
+
+
+class Database:
+    """Transactions on one database. Implements `marketplace.services.ports.Database`.
+
+    SQLite has one writer at a time: within a process they queue at a lock, because its own waiting
+    is by sleeping; between processes it is the busy timeout.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.engine = make_engine(url)
+        self.url = url
+        sqlite = self.engine.dialect.name == "sqlite"
+        self._turn: threading.Lock | nullcontext[None] = (
+            threading.Lock() if sqlite else nullcontext()
+        )
+
+    @contextmanager
+    def read(self) -> Iterator[SqlStore]:
+        """One consistent view."""
+        options = (
+            {} if self.engine.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
+        )
+        with self.engine.connect().execution_options(**options) as connection, connection.begin():
+            yield SqlStore(connection)
+
+    @contextmanager
+    def write(self) -> Iterator[SqlStore]:
+        """One durable transaction, undone by an exception."""
+        with self._turn, self.engine.connect() as connection:
+            connection = connection.execution_options(writing=True)
+            with connection.begin():
+                yield SqlStore(connection)
+
+    def close(self) -> None:
+        """Give every connection back."""
+        self.engine.dispose()

@@ -1,0 +1,229 @@
+"""The relayer's outbox in the database. Every change of state compares and sets."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import SQLModel
+
+from marketplace.db.tables import IntentRow
+from settlement.errors import OutboxConflict
+from settlement.ports import Intent, IntentKind, IntentState
+
+if TYPE_CHECKING:
+    from marketplace.db.engine import Database
+
+INTENTS = SQLModel.metadata.tables[str(IntentRow.__tablename__)]
+LIVE = (IntentState.SIGNED, IntentState.SENT, IntentState.CONFIRMED)
+
+
+def _intent(row: Any) -> Intent:
+    return Intent(
+        id=row.id,
+        kind=IntentKind(row.kind),
+        key=row.key,
+        payload=row.payload,
+        state=IntentState(row.state),
+        created_at=datetime.fromtimestamp(row.created_ms / 1000, UTC),
+        sender=row.sender,
+        nonce=row.nonce,
+        raw=row.raw,
+        tx_hash=row.tx_hash,
+        replaced=tuple(row.replaced),
+        mined_hash=row.mined_hash,
+        block_number=row.block_number,
+        block_hash=row.block_hash,
+        attempts=row.attempts,
+        error=row.error,
+    )
+
+
+def by_key(connection: Connection, key: str) -> Intent | None:
+    """The intent with this key."""
+    row = connection.execute(select(INTENTS).where(INTENTS.c.key == key)).first()
+    return None if row is None else _intent(row)
+
+
+def enqueue(connection: Connection, kind: IntentKind, key: str, payload: dict[str, Any]) -> Intent:
+    """Insert a pending intent, or return the one that has this key, kind and first payload."""
+    query = select(INTENTS).where(INTENTS.c.key == key)
+    row = connection.execute(query).first()
+    if row is None:
+        values: dict[str, Any] = {
+            "kind": kind.value,
+            "key": key,
+            "payload": payload,
+            "first_payload": payload,
+            "state": IntentState.PENDING.value,
+            "created_ms": time.time_ns() // 1_000_000,
+            "replaced": [],
+            "attempts": 0,
+        }
+        connection.execute(insert(INTENTS).values(values))
+        row = connection.execute(query).one()
+    elif row.kind != kind.value or _canonical(row.first_payload) != _canonical(payload):
+        raise OutboxConflict(f"intent {key} is already there with another effect")
+    return _intent(row)
+
+
+def _canonical(payload: dict[str, Any]) -> str:
+    return json.dumps(payload, sort_keys=True)
+
+
+class SqlOutbox:
+    """Implements `settlement.ports.OutboxStore`; each method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def enqueue(self, kind: IntentKind, key: str, payload: dict[str, Any]) -> Intent:
+        """Add a pending intent; the same key and payload again returns the first one."""
+        with self._database.write() as store:
+            return enqueue(store.connection, kind, key, payload)
+
+    def get(self, intent_id: int) -> Intent:
+        """The intent as stored now. Raises KeyError."""
+        with self._database.read() as store:
+            return self._get(store.connection, intent_id)
+
+    def pending(self, limit: int) -> Sequence[Intent]:
+        """Pending intents, oldest first."""
+        query = select(INTENTS).where(INTENTS.c.state == IntentState.PENDING)
+        return self._list(query.order_by(INTENTS.c.id).limit(limit))
+
+    def in_flight(self, sender: str) -> Sequence[Intent]:
+        """This sender's signed, sent and confirmed intents, by nonce."""
+        query = select(INTENTS).where(INTENTS.c.state.in_(LIVE), INTENTS.c.sender == sender)
+        return self._list(query.order_by(INTENTS.c.nonce))
+
+    def by_nonce(self, sender: str, nonce: int) -> Intent | None:
+        """The intent that was signed with this nonce of the sender, in whatever state it is."""
+        query = select(INTENTS).where(INTENTS.c.sender == sender, INTENTS.c.nonce == nonce)
+        return next(iter(self._list(query)), None)
+
+    def next_nonce(self, sender: str) -> int | None:
+        """One above the greatest nonce ever stored for the sender; None if there is none."""
+        query = select(func.max(INTENTS.c.nonce)).where(INTENTS.c.sender == sender)
+        with self._database.read() as store:
+            found = store.connection.execute(query).scalar_one()
+        return None if found is None else int(found) + 1
+
+    def amend(self, intent_id: int, payload: dict[str, Any], later: dict[str, Any] | None) -> None:
+        """Narrow a pending intent; `later` becomes an intent with the key `<key>/later`."""
+        with self._database.write() as store:
+            intent = self._get(store.connection, intent_id)
+            self._move(store.connection, intent_id, (IntentState.PENDING,), {"payload": payload})
+            if later is not None:
+                enqueue(store.connection, intent.kind, f"{intent.key}/later", later)
+
+    def mark_signed(
+        self, intent_id: int, sender: str, nonce: int, raw: bytes, tx_hash: str
+    ) -> None:
+        """pending → signed, once per (sender, nonce) by database constraint."""
+        values: dict[str, Any] = {
+            "state": IntentState.SIGNED.value,
+            "sender": sender,
+            "nonce": nonce,
+            "raw": raw,
+            "tx_hash": tx_hash,
+        }
+        self._set(intent_id, (IntentState.PENDING,), values)
+
+    def mark_replaced(self, intent_id: int, old_hash: str, raw: bytes, tx_hash: str) -> None:
+        """signed, sent → signed with other fees and the same nonce."""
+        with self._database.write() as store:
+            intent = self._get(store.connection, intent_id)
+            if intent.tx_hash != old_hash:
+                raise OutboxConflict(f"intent {intent_id} was last signed as {intent.tx_hash}")
+            values = {
+                "state": IntentState.SIGNED.value,
+                "raw": raw,
+                "tx_hash": tx_hash,
+                "replaced": [*intent.replaced, old_hash],
+            }
+            states = (IntentState.SIGNED, IntentState.SENT)
+            self._move(store.connection, intent_id, states, values)
+
+    def mark_sent(self, intent_id: int) -> None:
+        """signed → sent; on sent it changes nothing."""
+        states = (IntentState.SIGNED, IntentState.SENT)
+        self._set(intent_id, states, {"state": IntentState.SENT.value})
+
+    def mark_confirmed(
+        self, intent_id: int, mined_hash: str, block_number: int, block_hash: str
+    ) -> None:
+        """signed, sent, confirmed → confirmed in this block."""
+        values: dict[str, Any] = {
+            "state": IntentState.CONFIRMED.value,
+            "mined_hash": mined_hash,
+            "block_number": block_number,
+            "block_hash": block_hash,
+        }
+        self._set(intent_id, LIVE, values)
+
+    def mark_unconfirmed(self, intent_id: int) -> None:
+        """confirmed → sent."""
+        values: dict[str, Any] = {
+            "state": IntentState.SENT.value,
+            "mined_hash": None,
+            "block_number": None,
+            "block_hash": None,
+        }
+        self._set(intent_id, (IntentState.CONFIRMED,), values)
+
+    def mark_final(self, intent_id: int) -> None:
+        """confirmed → final."""
+        self._set(intent_id, (IntentState.CONFIRMED,), {"state": IntentState.FINAL.value})
+
+    def mark_dead(self, intent_id: int, error: str) -> None:
+        """Anything but final → dead, with the reason."""
+        states = tuple(s for s in IntentState if s is not IntentState.FINAL)
+        self._set(intent_id, states, {"state": IntentState.DEAD.value, "error": error})
+
+    def note_attempt(self, intent_id: int, error: str) -> int:
+        """Count one attempt that led nowhere and keep its reason."""
+        with self._database.write() as store:
+            attempts = self._get(store.connection, intent_id).attempts + 1
+            values = {"attempts": attempts, "error": error}
+            self._move(store.connection, intent_id, tuple(IntentState), values)
+        return attempts
+
+    def _list(self, query: Any) -> list[Intent]:
+        with self._database.read() as store:
+            return [_intent(row) for row in store.connection.execute(query)]
+
+    def _get(self, connection: Connection, intent_id: int) -> Intent:
+        row = connection.execute(select(INTENTS).where(INTENTS.c.id == intent_id)).first()
+        if row is None:
+            raise KeyError(intent_id)
+        return _intent(row)
+
+    def _set(self, intent_id: int, states: tuple[IntentState, ...], values: dict[str, Any]) -> None:
+        with self._database.write() as store:
+            self._move(store.connection, intent_id, states, values)
+
+    def _move(
+        self,
+        connection: Connection,
+        intent_id: int,
+        states: tuple[IntentState, ...],
+        values: dict[str, Any],
+    ) -> None:
+        statement = (
+            update(INTENTS)
+            .where(INTENTS.c.id == intent_id, INTENTS.c.state.in_([s.value for s in states]))
+            .values(values)
+        )
+        try:
+            moved = connection.execute(statement).rowcount
+        except IntegrityError as error:
+            raise OutboxConflict(f"intent {intent_id}: the nonce belongs to another") from error
+        if moved != 1:
+            now = self._get(connection, intent_id).state
+            raise OutboxConflict(f"intent {intent_id} is {now}, not one of {', '.join(states)}")

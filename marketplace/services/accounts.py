@@ -1,0 +1,203 @@
+"""Accounts and their API keys: asked for by signature, shown once, kept as hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from marketplace.domain.key_request import SCOPES, KeyRequest
+from marketplace.errors import (
+    AlreadyExists,
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    Problem,
+    Unauthenticated,
+)
+from marketplace.services.common import Principal, check_signature, iso, money, new_id, parse_struct
+from marketplace.services.ports import Clock, Duplicate, EscrowReads, Market, Store
+from marketplace.services.records import JOB_LIVE, Account, ApiKey
+from settlement.eip712 import checksum, from_text32, text32
+from settlement.errors import FieldError
+
+KEY_PREFIX = "coul_"
+REQUEST_AGE_MAX_S = 600
+CLOCK_SKEW_S = 60
+KEYS_MAX = 100
+
+
+def hash_key(key: str) -> str:
+    """What is stored of a key: it is random, so a plain SHA-256 gives nothing away."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def account_row(store: Store, address: str, now_ms: int, *, lock: bool = False) -> Account:
+    """The account, created on first sight."""
+    found = store.accounts.get(address, lock=lock)
+    return found or store.accounts.add(Account(address, 0, now_ms))
+
+
+def take_salt(store: Store, address: str, now_ms: int) -> int:
+    """The account's next salt, which no later call returns again."""
+    account = account_row(store, address, now_ms, lock=True)
+    store.accounts.put(replace(account, next_salt=account.next_salt + 1))
+    return account.next_salt
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """Who may call, and what they own on chain."""
+
+    market: Market
+    clock: Clock
+    reads: EscrowReads
+
+    def prepare_key(
+        self,
+        account: str,
+        name: str,
+        scopes: Sequence[str],
+        expires_s: int | None,
+        spend_cap: int | None,
+    ) -> KeyRequest:
+        """The message to sign for a new key. Raises InvalidInput."""
+        try:
+            return KeyRequest(
+                account=account,
+                name=text32(name),
+                scopes=text32(",".join(scopes)),
+                issued_at=self.clock() // 1000,
+                expires_at=expires_s or 0,
+                spend_cap=spend_cap or 0,
+                nonce=secrets.randbits(128),
+            )
+        except FieldError as error:
+            raise InvalidInput([Problem(error.pointer or "/name", error.detail)]) from error
+
+    def create_key(self, store: Store, message: Any, signature: bytes) -> tuple[ApiKey, str]:
+        """Make a key from a signed request; returns its row and the key itself, just this once."""
+        request = parse_struct(KeyRequest, message, "/message")
+        now_ms = self.clock()
+        self._check(request, now_ms // 1000)
+        check_signature(request, signature, request.account, self.market)
+        account_row(store, request.account, now_ms)
+        if len(store.keys.find(account=request.account, revoked_ms=None)) >= KEYS_MAX:
+            raise Conflict(f"an account has at most {KEYS_MAX} keys; revoke one first")
+        key = KEY_PREFIX + secrets.token_urlsafe(32)
+        row = ApiKey(
+            id=new_id("key"),
+            account=request.account,
+            name=from_text32(request.name),
+            secret_hash=hash_key(key),
+            hint=key[-4:],
+            scopes=",".join(request.scope_names),
+            nonce=str(request.nonce),
+            created_ms=now_ms,
+            expires_ms=request.expires_at * 1000 or None,
+            revoked_ms=None,
+            spend_cap=request.spend_cap or None,
+            spent=0,
+        )
+        try:
+            return store.keys.add(row), key
+        except Duplicate as error:
+            raise AlreadyExists("this signed request has made a key before") from error
+
+    def _check(self, request: KeyRequest, now_s: int) -> None:
+        problems = []
+        try:
+            from_text32(request.name)
+            unknown = [s for s in request.scope_names if s not in SCOPES]
+        except FieldError:
+            unknown = ["?"]
+        if unknown:
+            detail = f"must be names of {', '.join(SCOPES)} joined by commas"
+            problems.append(Problem("/message/scopes", detail))
+        if not now_s - REQUEST_AGE_MAX_S <= request.issued_at <= now_s + CLOCK_SKEW_S:
+            detail = f"must lie within the last {REQUEST_AGE_MAX_S} seconds; prepare a new request"
+            problems.append(Problem("/message/issuedAt", detail))
+        if 0 < request.expires_at <= now_s:
+            problems.append(Problem("/message/expiresAt", "has passed"))
+        if problems:
+            raise InvalidInput(problems)
+        operators = {checksum(address) for address in self.market.operators}
+        if "operator" in request.scope_names and request.account not in operators:
+            raise Forbidden("this account is not an operator of this market")
+
+    def authenticate(self, store: Store, key: str) -> Principal:
+        """Who a key belongs to. Raises Unauthenticated: unknown, revoked or expired."""
+        row = store.keys.one(secret_hash=hash_key(key)) if key.startswith(KEY_PREFIX) else None
+        if row is None:
+            raise Unauthenticated("the API key is unknown")
+        if row.revoked_ms is not None:
+            raise Unauthenticated("the API key was revoked")
+        if row.expires_ms is not None and row.expires_ms <= self.clock():
+            raise Unauthenticated("the API key has expired")
+        return Principal(row.account, tuple(row.scopes.split(",")), row.id)
+
+    def keys(self, store: Store, caller: Principal, limit: int, before: str | None) -> list[ApiKey]:
+        """The caller's keys, newest first."""
+        return store.keys.find(account=caller.account, newest=True, before=before, limit=limit)
+
+    def revoke(self, store: Store, caller: Principal, key_id: str) -> ApiKey:
+        """Make a key of the caller useless at once."""
+        row = store.keys.get(key_id, lock=True)
+        if row is None or row.account != caller.account:
+            raise NotFound("no such key")
+        if row.revoked_ms is None:
+            row = replace(row, revoked_ms=self.clock())
+            store.keys.put(row)
+        return row
+
+    def funds(self, store: Store, caller: Principal, address: str) -> dict[str, Any]:
+        """Free and locked atoms of the caller's own account, and its next salt.
+
+        Raises NotFound for another's, ChainError where the chain cannot be reached.
+        """
+        if checksum_or_none(address) != caller.account:
+            raise NotFound("no such account, or not yours")
+        row = store.accounts.get(caller.account)
+        open_leases = store.leases.find(
+            buyer=caller.account, state=("active", "stopped", "claimed", "contested")
+        )
+        locked = sum(lease.lock - lease.released for lease in open_leases)
+        return {
+            "address": caller.account,
+            "free": money(self.market, self.reads.balance_of(caller.account)),
+            "locked": money(self.market, max(0, locked)),
+            "reserved": money(self.market, reserved(store, caller.account)),
+            "next_salt": row.next_salt if row else 0,
+        }
+
+    def to_json(self, row: ApiKey) -> dict[str, Any]:
+        """A key as the API shows it; the key itself is not among it."""
+        cap = None if row.spend_cap is None else money(self.market, row.spend_cap)
+        return {
+            "id": row.id,
+            "account": row.account,
+            "name": row.name,
+            "scopes": row.scopes.split(","),
+            "hint": row.hint,
+            "created_at": iso(row.created_ms),
+            "expires_at": iso(row.expires_ms),
+            "revoked_at": iso(row.revoked_ms),
+            "spend_cap": cap,
+            "spent": money(self.market, row.spent),
+        }
+
+
+def reserved(store: Store, account: str) -> int:
+    """Atoms that jobs of an account will lock and that the chain does not show as locked yet."""
+    return sum(job.reserve for job in store.jobs.find(account=account, state=JOB_LIVE))
+
+
+def checksum_or_none(address: str) -> str | None:
+    """An address in EIP-55 form; None where it is not one."""
+    digits = address.removeprefix("0x").lower()
+    if len(address) != 42 or any(c not in "0123456789abcdef" for c in digits):
+        return None
+    return checksum(address)

@@ -1,0 +1,240 @@
+"""Asks: written out for a provider to sign, checked against its node, put on the book."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+from typing import Any
+
+from marketplace.domain.pricing import prices_from_json, prices_to_json
+from marketplace.domain.reader import Reader, seconds_of, text_of, whole_of
+from marketplace.errors import (
+    AlreadyExists,
+    Conflict,
+    InvalidInput,
+    InvalidOrder,
+    NotFound,
+    Problem,
+)
+from marketplace.services.common import (
+    Principal,
+    check_signature,
+    iso,
+    new_id,
+    parse_struct,
+    to_hex,
+)
+from marketplace.services.orderlog import log_ask, log_ask_closed
+from marketplace.services.ports import Clock, Duplicate, Market, Store
+from marketplace.services.records import AskRecord, Node
+from settlement.eip712 import ZERO_ADDRESS, from_text32, text32
+from settlement.errors import FieldError
+from settlement.orders import FLAG_SHARED, Ask, Prices
+from settlement.units import MAX_FEE_BPS, UINT16_MAX, UINT32_MAX
+
+DAY_S = 86_400
+EXPIRY_MAX_S = 400 * DAY_S
+DEFAULTS = {
+    "min_duration": 0,
+    "max_duration": 30 * DAY_S,
+    "start_limit": 600,
+    "min_charge": 0,
+    "expires_in": 30 * DAY_S,
+}
+TERMS = (*DEFAULTS, "meter", "prices", "unit", "max_fee_bps", "arbiter", "opener")
+
+
+def _duration(maximum: int) -> Any:
+    def parse(value: object) -> int:
+        seconds = seconds_of(value)
+        if seconds > maximum:
+            raise ValueError(f"must be at most {maximum}s")
+        return seconds
+
+    return parse
+
+
+@dataclass(frozen=True, slots=True)
+class Asks:
+    """Signed offers of nodes."""
+
+    market: Market
+    clock: Clock
+
+    def prepare(self, node: Node, terms: dict[str, Any]) -> Ask:
+        """The ask that a provider would sign for a node. Raises InvalidInput with all mistakes."""
+        problems: list[Problem] = []
+        reader = Reader(terms, TERMS, problems)
+        seconds = {
+            name: reader.read(name, _duration(self._most(name)), default)
+            for name, default in DEFAULTS.items()
+        }
+        prices = self._prices(terms.get("prices"), problems)
+        unit = reader.read("unit", text_of(32, r"[A-Za-z][A-Za-z0-9_-]*"), "")
+        fee = reader.read("max_fee_bps", whole_of(0, MAX_FEE_BPS), self.market.fee_bps)
+        address = text_of(42)
+        meter = reader.need("meter", address, ZERO_ADDRESS)
+        arbiter = reader.read("arbiter", address, self.market.arbiter)
+        opener = reader.read("opener", address, self.market.opener)
+        if problems:
+            raise InvalidInput(problems)
+        try:
+            return Ask(
+                provider=node.provider,
+                meter=meter,
+                arbiter=arbiter,
+                opener=opener,
+                node=node.number,
+                tier=text32(node.tier),
+                gpu_milli=node.gpu_count * 1000,
+                cpu_milli=node.cpu_milli,
+                memory_mib=node.memory_mib,
+                storage_mib=node.storage_mib,
+                floor=prices,
+                min_seconds=seconds["min_duration"],
+                max_seconds=seconds["max_duration"],
+                start_limit_seconds=seconds["start_limit"],
+                min_charge_seconds=seconds["min_charge"],
+                unit=text32(unit) if unit else bytes(32),
+                starts_at=0,
+                flags=FLAG_SHARED if node.shared else 0,
+                max_fee_bps=fee,
+                expiry=self.clock() // 1000 + seconds["expires_in"],
+                salt=secrets.randbits(128),
+            )
+        except FieldError as error:
+            raise InvalidInput([Problem(error.pointer, error.detail)]) from error
+
+    def _most(self, name: str) -> int:
+        limits = {"min_charge": UINT16_MAX, "expires_in": EXPIRY_MAX_S}
+        return limits.get(name, UINT32_MAX)
+
+    def _prices(self, data: Any, problems: list[Problem]) -> Prices:
+        if not isinstance(data, dict):
+            problems.append(Problem("/prices", "must be an object of prices per resource"))
+            return Prices(0)
+        try:
+            return prices_from_json(data, "/prices")
+        except InvalidInput as error:
+            problems += error.problems
+            return Prices(0)
+
+    def create(self, store: Store, caller: Principal, message: Any, signature: bytes) -> AskRecord:
+        """Put a signed ask on the book. Nothing is stored of one that is refused.
+
+        Raises InvalidInput, InvalidOrder, InvalidSignature, AlreadyExists, Conflict.
+        """
+        ask = parse_struct(Ask, message, "/ask")
+        node = store.nodes.one(provider=caller.account, number=ask.node)
+        problems = self._problems(ask, caller, node)
+        if problems or node is None:
+            raise InvalidOrder(problems)
+        check_signature(ask, signature, ask.provider, self.market)
+        if node.state != "active":
+            raise Conflict("the node is draining; it takes no new asks")
+        now_ms = self.clock()
+        row = AskRecord(
+            id=new_id("ask"),
+            provider=ask.provider,
+            node_id=node.id,
+            hash=to_hex(ask.struct_hash()),
+            tier=ask.tier_name,
+            meter=ask.meter,
+            message=ask.to_message(),
+            signature=to_hex(signature),
+            state="open",
+            reason=None,
+            expiry_s=ask.expiry,
+            created_ms=now_ms,
+        )
+        try:
+            store.asks.add(row)
+        except Duplicate as error:
+            raise AlreadyExists("this ask is on the book already, or was") from error
+        log_ask(store, row, node, now_ms)
+        return row
+
+    def _problems(self, ask: Ask, caller: Principal, node: Node | None) -> list[Problem]:
+        now_s = self.clock() // 1000
+        found = []
+
+        def expect(holds: bool, member: str, detail: str) -> None:
+            if not holds:
+                found.append(Problem(f"/ask/{member}", detail))
+
+        expect(ask.provider == caller.account, "provider", "must be the account of the API key")
+        expect(ask.meter != ZERO_ADDRESS, "meter", "must be a key that signs usage")
+        expect(ask.arbiter not in (ask.provider, ask.meter), "arbiter", "must be a third party")
+        openers = (ZERO_ADDRESS, self.market.opener)
+        expect(ask.opener in openers, "opener", f"must be {self.market.opener}, or zero: anyone")
+        expect(ask.expiry > now_s, "expiry", "has passed")
+        expect(ask.expiry <= now_s + EXPIRY_MAX_S, "expiry", "lies more than 400 days ahead")
+        expect(ask.starts_at <= ask.expiry, "startsAt", "lies after the expiry")
+        expect(ask.max_fee_bps >= self.market.fee_bps, "maxFeeBps", "is below the market's fee")
+        expect(ask.min_seconds <= ask.max_seconds, "maxSeconds", "is below minSeconds")
+        expect(ask.start_limit_seconds > 0, "startLimitSeconds", "must be above zero")
+        try:
+            expect(from_text32(ask.unit).isprintable(), "unit", "is not text")
+        except FieldError as error:
+            expect(False, "unit", error.detail)
+        if node is None:
+            expect(False, "node", "is no node of yours")
+            return found
+        expect(ask.tier == text32(node.tier), "tier", f"must be {node.tier}, as the node")
+        expect(0 < ask.gpu_milli <= node.gpu_count * 1000, "gpuMilli", "is not what the node has")
+        expect(ask.gpu_milli % 1000 == 0, "gpuMilli", "must be whole GPUs")
+        expect(ask.cpu_milli <= node.cpu_milli, "cpuMilli", "is more than the node has")
+        expect(ask.memory_mib <= node.memory_mib, "memoryMib", "is more than the node has")
+        expect(ask.storage_mib <= node.storage_mib, "storageMib", "is more than the node has")
+        expect(not ask.flags & ~FLAG_SHARED, "flags", "has unknown bits set")
+        expect(not ask.flags & FLAG_SHARED or node.shared, "flags", "the node sells no shares")
+        return found
+
+    def get(self, store: Store, ask_id: str) -> AskRecord:
+        """Any ask. Raises NotFound."""
+        row = store.asks.get(ask_id)
+        if row is None:
+            raise NotFound("no such ask")
+        return row
+
+    def cancel(self, store: Store, caller: Principal, ask_id: str) -> AskRecord:
+        """Take an ask off the book: no new fills; leases it opened go on."""
+        row = store.asks.get(ask_id, lock=True)
+        if row is None or row.provider != caller.account:
+            raise NotFound("no such ask")
+        if row.state in ("open", "suspended"):
+            if row.state == "open":
+                log_ask_closed(store, row.id, self.clock())
+            row = replace(row, state="cancelled", reason="cancelled")
+            store.asks.put(row)
+        return row
+
+    def to_json(self, store: Store, row: AskRecord) -> dict[str, Any]:
+        """An ask as everyone sees it."""
+        ask = Ask.from_message(row.message)
+        node = store.nodes.get(row.node_id)
+        unit = from_text32(ask.unit)
+        return {
+            "id": row.id,
+            "ask": row.message,
+            "signature": row.signature,
+            "hash": row.hash,
+            "node_id": row.node_id,
+            "provider": row.provider,
+            "meter": row.meter,
+            "tier": row.tier,
+            "region": node.region if node else "",
+            "runtime": node.runtime if node else "",
+            "simulated": bool(node and node.simulated),
+            "shared": bool(ask.flags & FLAG_SHARED),
+            "gpu_milli": ask.gpu_milli,
+            "prices": prices_to_json(ask.floor),
+            "unit": unit or None,
+            "state": "expired" if self._expired(row) else row.state,
+            "reason": row.reason,
+            "expires_at": iso(row.expiry_s * 1000),
+            "created_at": iso(row.created_ms),
+        }
+
+    def _expired(self, row: AskRecord) -> bool:
+        return row.state == "open" and row.expiry_s <= self.clock() // 1000

@@ -1,0 +1,277 @@
+"""Attestations: taken in from the meter, refused with a reason, answered by the witness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from marketplace.errors import AttestationRefused, Conflict, InvalidInput, NotFound, Problem
+from marketplace.services.common import (
+    Principal,
+    check_signature,
+    emit,
+    iso,
+    new_id,
+    parse_struct,
+    to_hex,
+)
+from marketplace.services.jobstates import cost_event, set_state
+from marketplace.services.leases import buyer_of, lease_bytes, provider_of, usage_json
+from marketplace.services.ports import Clock, Market, Store
+from marketplace.services.records import AttestationRecord, LeaseRecord, VoucherRecord
+from settlement.attestation import MeteredUsage, Usage, UsageAttestation, Voucher, voucher_for
+from settlement.errors import SignatureError
+from settlement.signing import verify
+from settlement.usage import UsageVector
+
+TOLERANCE_MS = 2_000
+VOUCHERS_TAKEN = ("active", "stopped", "claimed", "contested")
+
+
+class Refusal(StrEnum):
+    """Why an attestation is refused. Stable."""
+
+    SIGNATURE = "invalid_signature"
+    PARTIES = "wrong_parties"
+    NOT_OPEN = "not_open"
+    NOT_READY = "not_ready"
+    LATE_START = "start_limit_passed"
+    SEQUENCE = "sequence_used"
+    BACKWARDS = "backwards"
+    AHEAD = "ahead_of_clock"
+    OUTSIDE = "outside_lease"
+    CAP = "above_cap"
+
+
+_MEANING = {
+    Refusal.SIGNATURE: "it was not signed by the ask's meter key",
+    Refusal.PARTIES: "it names other parties or another lease",
+    Refusal.NOT_OPEN: "the lease is not open on chain",
+    Refusal.NOT_READY: "the first attestation must be the ready reading: sequence 0, 0 ms",
+    Refusal.LATE_START: "the start limit had passed before the job was ready",
+    Refusal.SEQUENCE: "its sequence number was used with other content",
+    Refusal.BACKWARDS: "cumulative usage or the sequence went back",
+    Refusal.AHEAD: "it is ahead of the server's clock or of the time since the ready reading",
+    Refusal.OUTSIDE: "it claims more time than the lease has been open",
+    Refusal.CAP: "counted usage is above its cap",
+}
+
+
+def refused(reason: Refusal, row: AttestationRecord) -> AttestationRefused:
+    """The error that answers a refused attestation; the row stays recorded."""
+    facts = {"reason": reason.value, "attestation_id": row.id, "sequence": row.sequence}
+    return AttestationRefused(f"attestation refused: {_MEANING[reason]}", facts=facts)
+
+
+@dataclass(frozen=True, slots=True)
+class Attestations:
+    """The meter's statements and the witness's answers."""
+
+    market: Market
+    clock: Clock
+
+    def take(
+        self, store: Store, caller: Principal, lease_id: str, message: Any, signature: bytes
+    ) -> tuple[AttestationRecord, Refusal | None]:
+        """Record an attestation, accepted or refused; the caller commits before it answers.
+
+        The same content again is the same attestation. Raises NotFound, InvalidInput.
+        """
+        lease = provider_of(store, caller, lease_id)
+        statement = parse_struct(UsageAttestation, message, "/attestation")
+        known = store.attestations.one(
+            lease_id=lease.id, sequence=statement.sequence, state="accepted"
+        )
+        if known is not None and known.message == statement.to_message():
+            return known, None
+        now_ms = self.clock()
+        if known is not None:
+            reason: Refusal | None = Refusal.SEQUENCE
+        else:
+            reason = self._refusal(lease, statement, signature, now_ms)
+        row = AttestationRecord(
+            id=new_id("att"),
+            lease_id=lease.id,
+            sequence=statement.sequence,
+            state="accepted" if reason is None else "refused",
+            code=reason.value if reason else None,
+            ms=statement.ms,
+            message=statement.to_message(),
+            signature=to_hex(signature),
+            received_ms=now_ms,
+            voucher=None,
+            voucher_signature=None,
+        )
+        store.attestations.add(row)
+        if reason is None:
+            self._accept(store, lease, statement, now_ms)
+        return row, reason
+
+    def _refusal(
+        self, lease: LeaseRecord, said: UsageAttestation, signature: bytes, now_ms: int
+    ) -> Refusal | None:
+        parties = (lease.buyer, lease.provider, lease_bytes(lease))
+        if (said.buyer, said.provider, said.lease_no) != parties:
+            return Refusal.PARTIES
+        try:
+            verify(said, self.market.domain, signature, lease.meter)
+        except SignatureError:
+            return Refusal.SIGNATURE
+        if lease.state not in ("active", "stopped") or lease.start_s is None:
+            return Refusal.NOT_OPEN
+        if lease.sequence < 0 and (said.sequence, said.ms) != (0, 0):
+            return Refusal.NOT_READY
+        if said.sequence <= lease.sequence or not _covers(said.usage(), lease.attested):
+            return Refusal.BACKWARDS
+        if lease.metered and (
+            said.egress_mib > lease.egress_cap_mib or said.units > lease.units_cap
+        ):
+            return Refusal.CAP
+        return self._refuse_time(lease, said, now_ms)
+
+    def _refuse_time(
+        self, lease: LeaseRecord, said: UsageAttestation, now_ms: int
+    ) -> Refusal | None:
+        start_ms = (lease.start_s or 0) * 1000
+        end_ms = (lease.end_s or 0) * 1000
+        if said.observed_at_ms > now_ms + TOLERANCE_MS:
+            return Refusal.AHEAD
+        limit_ms = start_ms + lease.start_limit_seconds * 1000
+        if lease.ready_ms is None and min(now_ms, said.observed_at_ms) > limit_ms + TOLERANCE_MS:
+            return Refusal.LATE_START
+        if said.ms > min(now_ms, end_ms) - start_ms + TOLERANCE_MS:
+            return Refusal.OUTSIDE
+        ready_ms = said.observed_at_ms if lease.ready_ms is None else lease.ready_ms
+        if said.ms > said.observed_at_ms - ready_ms + TOLERANCE_MS:
+            return Refusal.AHEAD
+        return None
+
+    def _accept(
+        self, store: Store, lease: LeaseRecord, said: UsageAttestation, now_ms: int
+    ) -> None:
+        first = lease.ready_ms is None
+        lease = replace(
+            lease,
+            sequence=said.sequence,
+            attested=_vector_json(said.usage()),
+            seen_ms=now_ms,
+            ready_ms=said.observed_at_ms if first else lease.ready_ms,
+        )
+        store.leases.put(lease)
+        job = store.jobs.get(lease.job_id, lock=True)
+        if job is None:
+            raise KeyError(lease.job_id)
+        if first and job.state == "starting":
+            job = replace(job, started_ms=job.started_ms or now_ms)
+            job = set_state(store, job, "running", now_ms)
+        usage = {**_vector_json(said.usage()), "sequence": said.sequence}
+        emit(store, job.id, "metric", {"lease_id": lease.id, **usage}, now_ms)
+        cost_event(store, self.market, job, lease, now_ms)
+
+    def countersign(
+        self, store: Store, caller: Principal, attestation_id: str, message: Any, signature: bytes
+    ) -> AttestationRecord:
+        """Store the witness's voucher for an accepted attestation; the best one is what settles.
+
+        Raises NotFound, Conflict, InvalidInput, InvalidSignature.
+        """
+        row = store.attestations.get(attestation_id, lock=True)
+        lease = buyer_of(store, caller, row.lease_id) if row else None
+        if row is None or lease is None:
+            raise NotFound("no such attestation")
+        if row.state != "accepted":
+            raise Conflict("a refused attestation takes no countersignature")
+        if lease.state not in VOUCHERS_TAKEN:
+            raise Conflict(f"the lease is {lease.state}; it takes no vouchers")
+        kind: type[Usage | MeteredUsage] = MeteredUsage if lease.metered else Usage
+        voucher = parse_struct(kind, message, "/voucher")
+        expected = voucher_for(UsageAttestation.from_message(row.message), lease.metered)
+        if voucher != expected:
+            detail = "must state exactly what the attestation does"
+            raise InvalidInput([Problem("/voucher", detail)])
+        check_signature(voucher, signature, lease.witness, self.market)
+        if row.voucher_signature is None:
+            row = replace(row, voucher=voucher.to_message(), voucher_signature=to_hex(signature))
+            store.attestations.put(row)
+            self._keep_best(store, lease, row, voucher, signature)
+        return row
+
+    def _keep_best(
+        self,
+        store: Store,
+        lease: LeaseRecord,
+        row: AttestationRecord,
+        voucher: Voucher,
+        signature: bytes,
+    ) -> None:
+        now_ms = self.clock()
+        counted = (
+            (voucher.egress_mib, voucher.units) if isinstance(voucher, MeteredUsage) else (0, 0)
+        )
+        best = store.vouchers.get(lease.id, lock=True)
+        lease = replace(lease, witness_ms=now_ms)
+        if best is None or (best.ms, best.egress_mib, best.units) < (voucher.ms, *counted):
+            new = VoucherRecord(
+                lease_id=lease.id,
+                attestation_id=row.id,
+                ms=voucher.ms,
+                egress_mib=counted[0],
+                units=counted[1],
+                signature=to_hex(signature),
+                received_ms=now_ms,
+                paid=voucher.ms == 0 and counted == (0, 0),
+                intent=best.intent if best else None,
+            )
+            (store.vouchers.put if best else store.vouchers.add)(new)
+            lease = replace(lease, countersigned=usage_json(voucher.ms, *counted))
+        store.leases.put(lease)
+
+    def heartbeat(
+        self, store: Store, caller: Principal, lease_id: str, count: int
+    ) -> dict[str, Any]:
+        """Forward a job's signs of life; the count never falls."""
+        lease = provider_of(store, caller, lease_id)
+        now_ms = self.clock()
+        grown = count > lease.heartbeat_count
+        lease = replace(
+            lease,
+            heartbeat_count=max(count, lease.heartbeat_count),
+            heartbeat_ms=now_ms if grown or lease.heartbeat_ms is None else lease.heartbeat_ms,
+            seen_ms=now_ms,
+        )
+        store.leases.put(lease)
+        return {"count": lease.heartbeat_count, "last_at": iso(lease.heartbeat_ms)}
+
+    def to_json(self, row: AttestationRecord) -> dict[str, Any]:
+        """An attestation as its lease's parties see it."""
+        voucher = None
+        if row.voucher is not None:
+            voucher = {"message": row.voucher, "signature": row.voucher_signature}
+        return {
+            "id": row.id,
+            "lease_id": row.lease_id,
+            "sequence": row.sequence,
+            "state": "countersigned" if voucher else row.state,
+            "code": row.code,
+            "message": row.message,
+            "signature": row.signature,
+            "voucher": voucher,
+            "created_at": iso(row.received_ms),
+        }
+
+
+def _vector_json(usage: UsageVector) -> dict[str, int]:
+    return {
+        "ms": usage.ms,
+        "gpu_ms": usage.gpu_ms,
+        "cpu_core_ms": usage.cpu_core_ms,
+        "memory_mib_ms": usage.memory_mib_ms,
+        "storage_mib_ms": usage.storage_mib_ms,
+        "egress_mib": usage.egress_mib,
+        "units": usage.units,
+    }
+
+
+def _covers(usage: UsageVector, earlier: dict[str, Any]) -> bool:
+    return usage.covers(UsageVector(**earlier)) if earlier else True

@@ -1,0 +1,161 @@
+"""Every service of the market over one set of ports, and what the market tells of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from marketplace.domain.tier import TierRegistry
+from marketplace.errors import NotFound
+from marketplace.services.accounts import Accounts
+from marketplace.services.asks import Asks
+from marketplace.services.attestations import Attestations
+from marketplace.services.blobs import Blobs
+from marketplace.services.bookkeeper import Bookkeeper
+from marketplace.services.common import Principal, iso
+from marketplace.services.conclude import Conclusions
+from marketplace.services.ends import Ends
+from marketplace.services.jobs import Jobs
+from marketplace.services.leases import Leases
+from marketplace.services.matcher import Matcher
+from marketplace.services.nodes import Nodes
+from marketplace.services.ports import (
+    BlobFiles,
+    Clock,
+    Database,
+    EscrowReads,
+    Market,
+    Store,
+)
+from marketplace.services.projection import Projection
+from marketplace.services.quotes import Quotes
+from marketplace.services.records import ReceiptRecord
+from marketplace.services.settling import Settling
+from marketplace.services.streams import Streams
+from marketplace.services.watchdog import Watchdog
+from marketplace.services.witnessing import Witnessing
+from settlement.chain.calls import EscrowCalls
+
+
+@dataclass(frozen=True, slots=True)
+class Receipts:
+    """Receipts of closed leases."""
+
+    market: Market
+
+    def of_job(self, store: Store, caller: Principal, job_id: str) -> list[ReceiptRecord]:
+        """Receipts of a job's leases, oldest first: for its buyer and its providers."""
+        rows = store.receipts.find(job_id=job_id)
+        mine = [r for r in rows if caller.is_operator or caller.account in (r.buyer, r.provider)]
+        if not mine:
+            raise NotFound("no receipt yet: it is written when the lease is closed on chain")
+        return mine
+
+    def mine(
+        self, store: Store, caller: Principal, limit: int, before: str | None
+    ) -> list[ReceiptRecord]:
+        """The caller's receipts, as buyer or provider, newest first."""
+        found: dict[str, ReceiptRecord] = {}
+        for role in ("buyer", "provider"):
+            mine: dict[str, Any] = {role: caller.account}
+            rows = store.receipts.find(newest=True, before=before, limit=limit, **mine)
+            found.update((row.id, row) for row in rows)
+        return [found[key] for key in sorted(found, reverse=True)][:limit]
+
+    def to_json(self, row: ReceiptRecord) -> dict[str, Any]:
+        """A receipt as its parties see it."""
+        return {
+            "id": row.id,
+            "buyer": row.buyer,
+            "provider": row.provider,
+            **row.document,
+            "created_at": iso(row.created_ms),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """All services, made by `catalog_of`."""
+
+    market: Market
+    clock: Clock
+    tiers: TierRegistry
+    accounts: Accounts
+    nodes: Nodes
+    asks: Asks
+    quotes: Quotes
+    jobs: Jobs
+    leases: Leases
+    attestations: Attestations
+    witnessing: Witnessing
+    ends: Ends
+    blobs: Blobs
+    streams: Streams
+    receipts: Receipts
+    matcher: Matcher
+    projection: Projection
+    settling: Settling
+    watchdog: Watchdog
+
+    def config(self) -> dict[str, Any]:
+        """What a client has to know before it signs anything for this market."""
+        market = self.market
+        return {
+            "chain_id": market.domain.chain_id,
+            "rpc_url": market.rpc_url,
+            "contracts": {
+                "ComputeToken": market.token,
+                "ComputeEscrow": market.domain.verifying_contract,
+            },
+            "currency": market.currency,
+            "decimals": market.decimals,
+            "fee_bps": market.fee_bps,
+            "windows": {
+                "settle_seconds": market.settle_window_s,
+                "dispute_seconds": market.dispute_window_s,
+                "ruling_seconds": market.ruling_window_s,
+            },
+            "opener": market.opener,
+            "arbiter": market.arbiter,
+            "interval_ms": market.interval_ms,
+            "settle_every_seconds": market.settle_every_s,
+            "confirmations": market.confirmations,
+            "server_time": iso(self.clock()),
+        }
+
+
+def catalog_of(
+    market: Market,
+    clock: Clock,
+    tiers: TierRegistry,
+    database: Database,
+    reads: EscrowReads,
+    files: BlobFiles,
+) -> Catalog:
+    """Put the services together; nothing is opened or started."""
+    calls = EscrowCalls(market.domain.verifying_contract)
+    attestations = Attestations(market, clock)
+    conclusions = Conclusions(market, clock, tiers)
+    quotes = Quotes(market, clock, tiers, Bookkeeper(market))
+    leases = Leases(market)
+    return Catalog(
+        market=market,
+        clock=clock,
+        tiers=tiers,
+        accounts=Accounts(market, clock, reads),
+        nodes=Nodes(market, clock, tiers),
+        asks=Asks(market, clock),
+        quotes=quotes,
+        jobs=Jobs(market, clock, reads, quotes),
+        leases=leases,
+        attestations=attestations,
+        witnessing=Witnessing(leases, attestations),
+        ends=Ends(market, clock, attestations, calls),
+        blobs=Blobs(files, clock),
+        streams=Streams(clock),
+        receipts=Receipts(market),
+        matcher=Matcher(market, clock, database, Bookkeeper(market), quotes, calls),
+        projection=Projection(market, clock, conclusions),
+        settling=Settling(market, clock, database, calls, conclusions),
+        watchdog=Watchdog(market, clock, database, conclusions),
+    )

@@ -1,0 +1,96 @@
+"""What several services share: ids, times, the caller, reading signed structs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from uuid_utils import uuid7
+
+from marketplace.domain.pricing import Money
+from marketplace.errors import InvalidInput, InvalidSignature, Problem
+from marketplace.services.ports import Market, Store
+from marketplace.services.records import JobEvent
+from settlement.eip712 import Struct
+from settlement.errors import FieldError, SignatureError
+from settlement.signing import verify
+
+S = TypeVar("S", bound=Struct)
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is calling: an account, through an API key with scopes."""
+
+    account: str
+    scopes: tuple[str, ...]
+    key_id: str | None
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether it may see what belongs to others."""
+        return "operator" in self.scopes
+
+
+def new_id(prefix: str) -> str:
+    """A sortable id: prefix and a UUID of version 7."""
+    return f"{prefix}_{uuid7().hex}"
+
+
+def iso(ms: int | None) -> str | None:
+    """Unix milliseconds as RFC 3339 UTC text."""
+    if ms is None:
+        return None
+    moment = datetime.fromtimestamp(ms / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def money(market: Market, atoms: int) -> dict[str, str]:
+    """Atoms as {amount, currency, atoms}."""
+    return Money(atoms, market.currency, market.decimals).to_json()
+
+
+def to_hex(data: bytes) -> str:
+    """Bytes as 0x hex."""
+    return "0x" + data.hex()
+
+
+def from_hex(text: str, pointer: str, size: int | None = None) -> bytes:
+    """0x hex as bytes, of exactly `size` if given. Raises InvalidInput."""
+    try:
+        data = bytes.fromhex(text[2:]) if text.startswith("0x") else None
+    except ValueError:
+        data = None
+    if data is None or (size is not None and len(data) != size):
+        form = "0x and hexadecimal digits" if size is None else f"0x and {2 * size} hex digits"
+        raise InvalidInput([Problem(pointer, f"must be {form}")])
+    return data
+
+
+def parse_struct(kind: type[S], message: Any, pointer: str) -> S:
+    """Read a signed type's JSON form. Raises InvalidInput with the pointer of the wrong member."""
+    try:
+        return kind.from_message(message, pointer)
+    except FieldError as error:
+        raise InvalidInput([Problem(error.pointer, error.detail)]) from error
+
+
+def check_signature(struct: Struct, signature: bytes, expected: str, market: Market) -> None:
+    """Pass if `expected` signed this struct for this market's contract and chain.
+
+    Raises InvalidSignature, which says what the signature is bound to instead where that is known.
+    """
+    try:
+        verify(struct, market.domain, signature, expected)
+    except SignatureError as error:
+        detail = (
+            f"{error}; it must be signed by {expected} for contract "
+            f"{market.domain.verifying_contract} on chain {market.domain.chain_id}"
+        )
+        raise InvalidSignature(detail, problems=[Problem("/signature", str(error))]) from error
+
+
+def emit(store: Store, job_id: str, kind: str, data: dict[str, Any], now_ms: int) -> None:
+    """Append one event to a job's stream."""
+    store.events.add(JobEvent(seq=0, job_id=job_id, type=kind, data=data, at_ms=now_ms))

@@ -1,0 +1,182 @@
+"""How a job ends once its lease is over, or begins anew on the next ask; and its receipt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from marketplace.domain.job import JobSpec, full_budget
+from marketplace.domain.jobfile import parse_job
+from marketplace.domain.order import Wants
+from marketplace.domain.receipt import ChainEvent, ReceiptInput, build_receipt
+from marketplace.domain.tier import TierRegistry
+from marketplace.services.common import emit, new_id
+from marketplace.services.jobstates import set_state, tell
+from marketplace.services.orderlog import log_bid
+from marketplace.services.ports import Clock, Market, Store
+from marketplace.services.records import JOB_ENDED, JobRecord, LeaseRecord, ReceiptRecord
+from settlement.events import Opened
+from settlement.orders import Bid, Prices
+from settlement.usage import UsageVector
+
+RETRY_SECONDS_DEFAULT = 3_600
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusions:
+    """What follows from a lease being over on chain."""
+
+    market: Market
+    clock: Clock
+    tiers: TierRegistry
+
+    def over(self, store: Store, lease: LeaseRecord) -> None:
+        """A lease was stopped or closed: end its job or queue it again; write the receipt."""
+        job = store.jobs.get(lease.job_id, lock=True)
+        if job is None:
+            raise KeyError(lease.job_id)
+        if job.lease_id == lease.id and job.state not in (*JOB_ENDED, "queued"):
+            self.end(store, job, lease)
+        if job.requeue_after == lease.id and job.state == "queued":
+            self.resume(store, job)
+        if lease.state == "closed":
+            self._receipt(store, lease)
+
+    def end(self, store: Store, job: JobRecord, lease: LeaseRecord) -> None:
+        """Give a job the outcome that its agent reported, or that its lease's end implies."""
+        now_ms = self.clock()
+        report = lease.outcome or {}
+        outcome = report.get("outcome") or job.ending or "cancelled"
+        reason = report.get("reason") or job.reason or lease.stop_requested
+        if not report and job.ending is None:
+            reason = "lease_stopped"  # by a party's own transaction, past this server
+        job = replace(
+            job, exit_code=report.get("exit_code"), outputs=report.get("outputs"), reason=reason
+        )
+        if self._retries(job, outcome):
+            self.requeue(store, job, lease, outcome)
+            return
+        if job.state == "matched":
+            job = set_state(store, job, "starting", now_ms)
+        if outcome == "over_budget" and job.state == "starting":
+            job = set_state(store, job, "running", now_ms)
+        set_state(store, job, str(outcome), now_ms, reason)
+
+    def _retries(self, job: JobRecord, outcome: str) -> bool:
+        event = {"lost": "interruption", "failed": "error"}.get(outcome)
+        retry = job.spec.get("retry", {})
+        if event is None or event not in retry.get("on_events", []):
+            return False
+        return job.retry_until_ms is None or self.clock() < job.retry_until_ms
+
+    def requeue(self, store: Store, job: JobRecord, lease: LeaseRecord, outcome: str) -> None:
+        """Send a job to the next ask with the budget its earlier leases leave over."""
+        now_ms = self.clock()
+        spec = self._spec(job)
+        if job.state != "lost":
+            if job.state == "running":  # the state machine goes through lost
+                job = set_state(store, job, "lost", now_ms, job.reason or outcome)
+            elif job.state == "matched":
+                job = set_state(store, job, "starting", now_ms)
+        seconds = spec.retry_seconds or RETRY_SECONDS_DEFAULT
+        job = replace(
+            job,
+            ending=None,
+            requeue_after=lease.id,
+            retry_until_ms=job.retry_until_ms or now_ms + seconds * 1000,
+        )
+        job = set_state(store, job, "queued", now_ms, outcome, "looking for another ask")
+        if lease.state in ("stopped", "closed", "failed_to_open"):
+            self.resume(store, job)
+
+    def queue_again(self, store: Store, job_id: str) -> None:
+        """Put a queued job's bid back on the book after an opening that never was."""
+        job = store.jobs.get(job_id, lock=True)
+        if job is None:
+            raise KeyError(job_id)
+        spec = self._spec(job)
+        now_ms = self.clock()
+        until_ms = job.retry_until_ms or job.rest_until_ms or now_ms
+        rests = spec.rests or job.retry_until_ms is not None
+        self._log(store, job, until_ms, rests)
+
+    def resume(self, store: Store, job: JobRecord) -> None:
+        """Put the bid back on the book; the chain demands that its last lease is over."""
+        job = replace(job, requeue_after=None)
+        self._log(store, job, job.retry_until_ms or self.clock(), True)
+
+    def _log(self, store: Store, job: JobRecord, until_ms: int, rests: bool) -> None:
+        now_ms = self.clock()
+        bid_row = store.bids.get(job.bid_id)
+        if bid_row is None:
+            raise KeyError(job.bid_id)
+        spent = sum(
+            row.released if row.state == "closed" else row.lock
+            for row in store.leases.find(bid_id=job.bid_id)
+            if row.opened_tx is not None
+        )
+        bid = Bid.from_message(bid_row.message)
+        left = max(0, bid.budget - spent)
+        job = replace(job, spent=spent, reserve=min(left, full_budget(self._spec(job))))
+        store.jobs.put(job)
+        tell(store, job, now_ms)
+        wants = replace(
+            Wants.of(self._spec(job)),
+            rests=rests,
+            start_deadline_seconds=max(1, (until_ms - now_ms) // 1000),
+        )
+        log_bid(store, bid_row, job, wants, left, now_ms)
+
+    def _spec(self, job: JobRecord) -> JobSpec:
+        return parse_job(job.spec, packed=True, tiers=self.tiers)
+
+    def _receipt(self, store: Store, lease: LeaseRecord) -> None:
+        if store.receipts.one(lease_id=lease.id) is not None:
+            return
+        document = self.receipt(store, lease)
+        now_ms = self.clock()
+        store.receipts.add(
+            ReceiptRecord(
+                id=new_id("rcpt"),
+                job_id=lease.job_id,
+                lease_id=lease.id,
+                buyer=lease.buyer,
+                provider=lease.provider,
+                document=document,
+                created_ms=now_ms,
+            )
+        )
+        emit(store, lease.job_id, "receipt", document, now_ms)
+
+    def receipt(self, store: Store, lease: LeaseRecord) -> dict[str, object]:
+        """Usage → rate → cost → transactions of a closed lease."""
+        bid_row, node = store.bids.get(lease.bid_id), store.nodes.get(lease.node_id)
+        ask_row = store.asks.get(lease.ask_id)
+        if bid_row is None or ask_row is None:
+            raise KeyError(lease.id)
+        events = store.chain_events(lease.lease_no)
+        bid = Bid.from_message(bid_row.message)
+        opened = next(x.event for x in events if isinstance(x.event, Opened))
+        counted = {"egress_mib": 0, "units": 0}
+        used = {**counted, **lease.settled}
+        seen: dict[tuple[str, str], ChainEvent] = {}
+        for x in events:
+            seen[(x.event.name, x.tx_hash)] = ChainEvent(x.event.name, x.tx_hash, x.block_number)
+        source = ReceiptInput(
+            lease_id=lease.id,
+            job_id=lease.job_id,
+            tier=ask_row.tier,
+            simulated=bool(node and node.simulated),
+            prices=Prices.from_message(lease.prices),
+            sizes=bid.sizes(),
+            unit=lease.unit,
+            min_charge_seconds=lease.min_charge_seconds,
+            used=UsageVector(ms=used["ms"], egress_mib=used["egress_mib"], units=used["units"]),
+            readings=len(store.attestations.find(lease_id=lease.id, state="accepted")),
+            locked=opened.locked,
+            released=lease.released,
+            refunded=lease.refunded,
+            fee_bps=self.market.fee_bps,
+            transactions=tuple(seen.values()),
+            decimals=self.market.decimals,
+        )
+        return build_receipt(source).to_json()

@@ -1,0 +1,172 @@
+"""How a lease is ended by signatures: the agent's report, the witness's Close, anyone's Stop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from marketplace.errors import Conflict, InvalidInput, InvalidSignature, NotFound, Problem
+from marketplace.services.attestations import Attestations, Refusal
+from marketplace.services.common import Principal, check_signature, parse_struct, to_hex
+from marketplace.services.jobstates import tell
+from marketplace.services.leases import (
+    buyer_of,
+    close_message,
+    hash_pair,
+    lease_bytes,
+    party,
+    provider_of,
+    ref_of,
+)
+from marketplace.services.ports import Clock, Market, Store
+from marketplace.services.records import AttestationRecord, LeaseRecord
+from settlement.attestation import Close, Stop, UsageAttestation
+from settlement.chain.calls import EscrowCalls
+from settlement.errors import SignatureError
+from settlement.ports import IntentKind
+from settlement.signing import recover
+
+OUTCOMES = ("succeeded", "failed", "cancelled", "over_budget")
+REASON_MAX = 500
+OVER_BUDGET_SLACK_INTERVALS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an agent says at a job's end. Messages and signatures as they came."""
+
+    outcome: str
+    exit_code: int | None
+    reason: str
+    outputs: str | None
+    attestation: Any
+    signature: bytes
+    close: Any
+    close_signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Ending leases."""
+
+    market: Market
+    clock: Clock
+    attestations: Attestations
+    calls: EscrowCalls
+
+    def finish(
+        self, store: Store, caller: Principal, lease_id: str, report: Report
+    ) -> tuple[LeaseRecord, AttestationRecord, Refusal | None]:
+        """Take in the last attestation, the outcome and the meter's half of the Close.
+
+        The last attestation is recorded even where it is refused; then nothing else happens.
+        Raises NotFound, InvalidInput, InvalidSignature, Conflict.
+        """
+        lease = provider_of(store, caller, lease_id)
+        close = parse_struct(Close, report.close, "/close/message")
+        self._check(store, lease, report, close)
+        check_signature(close, report.close_signature, lease.meter, self.market)
+        row, refusal = self.attestations.take(
+            store, caller, lease_id, report.attestation, report.signature
+        )
+        if refusal is not None:
+            return lease, row, refusal
+        lease = provider_of(store, caller, lease_id)
+        last = UsageAttestation.from_message(row.message)
+        counted = (last.egress_mib, last.units) if lease.metered else (0, 0)
+        expected = Close(lease.buyer, lease.provider, lease_bytes(lease), last.ms, *counted)
+        if close != expected:
+            detail = "must close at the usage of the last attestation"
+            raise InvalidInput([Problem("/close/message", detail)])
+        now_ms = self.clock()
+        lease = replace(
+            lease,
+            outcome={
+                "outcome": report.outcome,
+                "exit_code": report.exit_code,
+                "reason": report.reason[:REASON_MAX] or None,
+                "outputs": report.outputs,
+            },
+            close=close.to_message(),
+            meter_signature=to_hex(report.close_signature),
+            finished_ms=now_ms,
+            seen_ms=now_ms,
+        )
+        store.leases.put(lease)
+        job = store.jobs.get(lease.job_id, lock=True)
+        if job is not None and job.lease_id == lease.id and job.state in ("starting", "running"):
+            job = replace(job, ending=report.outcome)
+            store.jobs.put(job)
+            tell(store, job, now_ms)
+        return lease, row, None
+
+    def _check(self, store: Store, lease: LeaseRecord, report: Report, close: Close) -> None:
+        if lease.state not in ("active", "stopped"):
+            raise Conflict(f"the lease is {lease.state}; it takes no report")
+        if lease.outcome is not None and close.to_message() != lease.close:
+            raise Conflict("the lease has another final report already")
+        if report.outcome not in OUTCOMES:
+            raise InvalidInput([Problem("/outcome", f"must be one of {', '.join(OUTCOMES)}")])
+        slack_ms = OVER_BUDGET_SLACK_INTERVALS * lease.interval_ms
+        reached = close.ms >= lease.funded_seconds * 1000 - slack_ms
+        if report.outcome == "over_budget" and not (lease.budget_limited and reached):
+            detail = "the budget did not limit this lease, or its funded time was not reached"
+            raise InvalidInput([Problem("/outcome", detail)])
+        if report.outputs is not None:
+            blob = store.blobs.one(owner=lease.provider, sha256=report.outputs)
+            if blob is None:
+                detail = "is no blob of yours: upload it first with POST /v1/blobs"
+                raise InvalidInput([Problem("/outputs", detail)])
+
+    def close(
+        self, store: Store, caller: Principal, lease_id: str, signature: bytes
+    ) -> LeaseRecord:
+        """Take the witness's half of the Close and send both to the chain.
+
+        Raises NotFound, InvalidSignature, Conflict.
+        """
+        lease = buyer_of(store, caller, lease_id)
+        message = close_message(lease)
+        check_signature(message, signature, lease.witness, self.market)
+        if lease.state not in ("active", "stopped"):
+            raise Conflict(f"the lease is {lease.state}")
+        if lease.witness_signature is not None or lease.meter_signature is None:
+            return lease
+        lease = replace(lease, witness_signature=to_hex(signature), witness_ms=self.clock())
+        store.leases.put(lease)
+        bid_hash, ask_hash = hash_pair(store, lease)
+        meter_signature = bytes.fromhex((lease.meter_signature or "")[2:])
+        data = self.calls.close(message, bid_hash, ask_hash, meter_signature, signature)
+        store.enqueue(IntentKind.CLOSE, f"close:{lease.id}", self.calls.payload(data))
+        return lease
+
+    def stop(
+        self, store: Store, caller: Principal, lease_id: str, message: Any, signature: bytes
+    ) -> LeaseRecord:
+        """Send a Stop signed by witness or meter to the chain.
+
+        Raises NotFound, InvalidInput, InvalidSignature, Conflict.
+        """
+        lease = party(store, caller, lease_id, lock=True)
+        if caller.account not in (lease.buyer, lease.provider, lease.witness):
+            raise NotFound("no such lease")
+        stop = parse_struct(Stop, message, "/stop")
+        if stop != Stop(lease.buyer, lease.provider, lease_bytes(lease)):
+            raise InvalidInput([Problem("/stop", "names another lease")])
+        try:
+            signer = recover(stop, self.market.domain, signature)
+        except SignatureError as error:
+            problem = Problem("/signature", str(error))
+            raise InvalidSignature(str(error), problems=[problem]) from error
+        if signer not in (lease.witness, lease.meter):
+            detail = f"signed by {signer}, which is neither its witness nor its meter"
+            raise InvalidSignature(detail, problems=[Problem("/signature", detail)])
+        if lease.stop_signature is not None:
+            return lease
+        if lease.state != "active":
+            raise Conflict(f"the lease is {lease.state}; only an active one can be stopped")
+        lease = replace(lease, stop_signature=to_hex(signature))
+        store.leases.put(lease)
+        data = self.calls.stop_by_signature(ref_of(lease), *hash_pair(store, lease), signature)
+        store.enqueue(IntentKind.STOP, f"stop:{lease.id}", self.calls.payload(data))
+        return lease

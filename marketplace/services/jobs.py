@@ -1,0 +1,265 @@
+"""Jobs: submitted with a signed bid, watched, cancelled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from marketplace.domain.bidding import bid_problems
+from marketplace.domain.job import JobSpec, full_budget
+from marketplace.domain.order import Wants
+from marketplace.errors import (
+    AlreadyExists,
+    BudgetExceeded,
+    Conflict,
+    InsufficientBalance,
+    InvalidInput,
+    InvalidOrder,
+    NotFound,
+    Problem,
+)
+from marketplace.services.accounts import account_row, reserved
+from marketplace.services.asks import EXPIRY_MAX_S
+from marketplace.services.common import (
+    Principal,
+    check_signature,
+    iso,
+    money,
+    new_id,
+    parse_struct,
+    to_hex,
+)
+from marketplace.services.jobstates import cost_of, set_state, tell
+from marketplace.services.orderlog import log_bid, log_bid_closed
+from marketplace.services.ports import Clock, Duplicate, EscrowReads, Market, Store
+from marketplace.services.quotes import Quotes
+from marketplace.services.records import JOB_ENDED, BidRecord, JobRecord
+from settlement.eip712 import ZERO_ADDRESS
+from settlement.orders import Bid
+
+SALT_AHEAD_MAX = 1 << 20  # salts stay dense: nonce words on chain are shared by 256 bids
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A job and its signed bid, checked as far as no store is needed."""
+
+    spec: JobSpec
+    bid: Bid
+    signature: bytes
+    balance: int
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """What buyers do."""
+
+    market: Market
+    clock: Clock
+    reads: EscrowReads
+    quotes: Quotes
+
+    def check(self, caller: Principal, job: Any, message: Any, signature: bytes) -> Submission:
+        """Check a submission and ask the chain, before any transaction is begun.
+
+        Raises InvalidJob, InvalidInput, InvalidOrder, InvalidSignature, AlreadyExists, ChainError.
+        """
+        spec = self.quotes.spec(job)
+        bid = parse_struct(Bid, message, "/bid")
+        problems = [*bid_problems(bid, spec, self.quotes.tiers), *self._problems(caller, bid)]
+        if problems:
+            raise InvalidOrder(problems)
+        check_signature(bid, signature, bid.buyer, self.market)
+        if self.reads.is_nonce_used(bid.buyer, bid.salt):
+            problem = Problem("/bid/salt", "has opened a lease before")
+            raise AlreadyExists("the bid's salt is used", problems=[problem])
+        return Submission(spec, bid, signature, self.reads.balance_of(bid.buyer))
+
+    def _problems(self, caller: Principal, bid: Bid) -> list[Problem]:
+        now_s = self.clock() // 1000
+        found = []
+
+        def expect(holds: bool, member: str, detail: str) -> None:
+            if not holds:
+                found.append(Problem(f"/bid/{member}", detail))
+
+        expect(bid.buyer == caller.account, "buyer", "must be the account of the API key")
+        expect(bid.witness != ZERO_ADDRESS, "witness", "must be a key that countersigns usage")
+        expect(bid.arbiter == self.market.arbiter, "arbiter", f"must be {self.market.arbiter}")
+        openers = (ZERO_ADDRESS, self.market.opener)
+        expect(bid.opener in openers, "opener", f"must be {self.market.opener}, or zero: anyone")
+        expect(bid.expiry > now_s, "expiry", "has passed")
+        expect(bid.expiry <= now_s + EXPIRY_MAX_S, "expiry", "lies more than 400 days ahead")
+        expect(bid.max_fee_bps >= self.market.fee_bps, "maxFeeBps", "is below the market's fee")
+        return found
+
+    def submit(self, store: Store, caller: Principal, order: Submission) -> JobRecord:
+        """Store a job, its bid and its row of the order log. Of a refused one nothing is stored.
+
+        Raises AlreadyExists, InvalidInput, InsufficientBalance, BudgetExceeded.
+        """
+        now_ms = self.clock()
+        self._take_salt(store, order.bid, now_ms)
+        self._check_inputs(store, caller, order.spec)
+        reserve = self._reserve(store, order)
+        free = order.balance - reserved(store, caller.account)
+        if free < reserve:
+            facts = {
+                "required": money(self.market, reserve),
+                "balance": money(self.market, max(0, free)),
+                "shortfall": money(self.market, reserve - free),
+            }
+            raise InsufficientBalance("the free escrow balance is below the lock", facts=facts)
+        self._charge_key(store, caller, reserve)
+        job_id, bid_id = new_id("job"), new_id("bid")
+        spec = order.spec
+        bid = BidRecord(
+            id=bid_id,
+            account=caller.account,
+            job_id=job_id,
+            hash=to_hex(order.bid.struct_hash()),
+            salt=str(order.bid.salt),
+            message=order.bid.to_message(),
+            signature=to_hex(order.signature),
+            expiry_s=order.bid.expiry,
+            created_ms=now_ms,
+        )
+        try:
+            store.bids.add(bid)
+        except Duplicate as error:
+            problem = Problem("/bid/salt", "is used by another bid of yours")
+            raise AlreadyExists("the bid's salt is used", problems=[problem]) from error
+        job = _new_job(job_id, bid_id, caller, spec, reserve, now_ms)
+        store.jobs.add(job)
+        log_bid(store, bid, job, Wants.of(spec), order.bid.budget, now_ms)
+        tell(store, job, now_ms)
+        return job
+
+    def _take_salt(self, store: Store, bid: Bid, now_ms: int) -> None:
+        account = account_row(store, bid.buyer, now_ms, lock=True)
+        if bid.salt > account.next_salt + SALT_AHEAD_MAX:
+            detail = f"is far ahead of the next one, {account.next_salt}"
+            raise InvalidInput([Problem("/bid/salt", detail)])
+        if bid.salt >= account.next_salt:
+            store.accounts.put(replace(account, next_salt=bid.salt + 1))
+
+    def _check_inputs(self, store: Store, caller: Principal, spec: JobSpec) -> None:
+        if spec.inputs is None:
+            return
+        blob = store.blobs.one(owner=caller.account, sha256=spec.inputs.sha256)
+        if blob is None:
+            detail = "is no blob of yours: upload it first with POST /v1/blobs"
+            raise InvalidInput([Problem("/job/inputs/sha256", detail)])
+        if blob.size != spec.inputs.size:
+            raise InvalidInput([Problem("/job/inputs/size", f"the blob has {blob.size} bytes")])
+
+    def _reserve(self, store: Store, order: Submission) -> int:
+        """What the job will lock: at its best match, else at its own limits while it waits."""
+        found, _ = self.quotes.matches(store, order.spec, order.bid)
+        if found:
+            return found[0].terms.lock
+        return min(order.bid.budget, full_budget(order.spec)) if order.spec.rests else 0
+
+    def _charge_key(self, store: Store, caller: Principal, amount: int) -> None:
+        key = store.keys.get(caller.key_id, lock=True) if caller.key_id else None
+        if key is None:
+            return
+        if key.spend_cap is not None and key.spent + amount > key.spend_cap:
+            facts = {
+                "spend_cap": money(self.market, key.spend_cap),
+                "spent": money(self.market, key.spent),
+                "required": money(self.market, amount),
+            }
+            raise BudgetExceeded("the API key's spend cap would be passed", facts=facts)
+        store.keys.put(replace(key, spent=key.spent + amount))
+
+    def get(self, store: Store, caller: Principal, job_id: str, *, lock: bool = False) -> JobRecord:
+        """A job of the caller (any, for an operator). Raises NotFound."""
+        job = store.jobs.get(job_id, lock=lock)
+        if job is None or (job.account != caller.account and not caller.is_operator):
+            raise NotFound("no such job")
+        return job
+
+    def cancel(self, store: Store, caller: Principal, job_id: str) -> JobRecord:
+        """Begin to end a job: off the book at once, or by asking its agent to stop.
+
+        Raises NotFound; Conflict where it has ended.
+        """
+        job = self.get(store, caller, job_id, lock=True)
+        if job.state in JOB_ENDED:
+            raise Conflict(f"the job has ended: {job.state}")
+        if job.ending is not None:
+            return job
+        now_ms = self.clock()
+        job = replace(job, ending="cancelled")
+        if job.state == "queued" and job.requeue_after:
+            return set_state(store, replace(job, requeue_after=None), "cancelled", now_ms)
+        store.jobs.put(job)
+        if job.state == "queued":
+            log_bid_closed(store, job.bid_id, now_ms)
+        lease = store.leases.get(job.lease_id, lock=True) if job.lease_id else None
+        if lease and lease.state == "active" and lease.stop_requested is None:
+            store.leases.put(replace(lease, stop_requested="cancelled", stop_requested_ms=now_ms))
+        tell(store, job, now_ms)
+        return job
+
+    def to_json(self, store: Store, job: JobRecord) -> dict[str, Any]:
+        """A job as its buyer sees it."""
+        lease = store.leases.get(job.lease_id) if job.lease_id else None
+        bid = store.bids.get(job.bid_id)
+        budget = int(bid.message["budget"]) if bid else 0
+        return {
+            "id": job.id,
+            "account": job.account,
+            "name": job.name,
+            "state": job.state,
+            "reason": job.reason,
+            "detail": job.detail,
+            "ending": job.ending,
+            "bid_id": job.bid_id,
+            "lease_id": job.lease_id,
+            "job_hash": job.job_hash,
+            "spec": job.spec,
+            "no_match": job.explanation,
+            "exit_code": job.exit_code,
+            "outputs": job.outputs,
+            "max_cost": money(self.market, lease.lock if lease else job.reserve),
+            "cost": cost_of(self.market, job, lease, budget) if lease else None,
+            "created_at": iso(job.created_ms),
+            "matched_at": iso(job.matched_ms),
+            "started_at": iso(job.started_ms),
+            "finished_at": iso(job.finished_ms),
+        }
+
+
+def _new_job(
+    job_id: str, bid_id: str, caller: Principal, spec: JobSpec, reserve: int, now_ms: int
+) -> JobRecord:
+    return JobRecord(
+        id=job_id,
+        account=caller.account,
+        key_id=caller.key_id,
+        bid_id=bid_id,
+        name=spec.name,
+        state="queued",
+        reason=None,
+        detail=None,
+        spec=spec.to_json(),
+        job_hash=to_hex(spec.hash()),
+        lease_id=None,
+        ending=None,
+        requeue_after=None,
+        excluded=[],
+        explanation=None,
+        exit_code=None,
+        outputs=None,
+        reserve=reserve,
+        spent=0,
+        key_charge=reserve,
+        created_ms=now_ms,
+        rest_until_ms=now_ms + spec.start_deadline_seconds * 1000,
+        retry_until_ms=None,
+        matched_ms=None,
+        started_ms=None,
+        finished_ms=None,
+    )

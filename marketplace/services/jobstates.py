@@ -1,0 +1,79 @@
+"""A job's steps from state to state, each told to whoever watches, and what it has cost so far."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from marketplace.domain.job import JobState, step
+from marketplace.domain.pricing import rate_per_hour
+from marketplace.services.common import emit, iso, money
+from marketplace.services.leases import accrued
+from marketplace.services.ports import Market, Store
+from marketplace.services.records import JOB_ENDED, JobRecord, LeaseRecord
+from settlement.units import time_cost
+
+
+def set_state(
+    store: Store,
+    job: JobRecord,
+    state: str,
+    now_ms: int,
+    reason: str | None = None,
+    detail: str | None = None,
+) -> JobRecord:
+    """Move a job to its next state, store it and tell its watchers. Raises IllegalTransition."""
+    step(JobState(job.state), JobState(state))
+    ended = state in JOB_ENDED
+    job = replace(
+        job,
+        state=state,
+        reason=reason,
+        detail=detail,
+        finished_ms=now_ms if ended else None,
+        reserve=0 if ended else job.reserve,
+    )
+    store.jobs.put(job)
+    tell(store, job, now_ms)
+    return job
+
+
+def tell(store: Store, job: JobRecord, now_ms: int) -> None:
+    """A `status` event of the job as it stands."""
+    data = {
+        "state": job.state,
+        "reason": job.reason,
+        "detail": job.detail,
+        "ending": job.ending,
+        "lease_id": job.lease_id,
+        "at": iso(now_ms),
+    }
+    emit(store, job.id, "status", data, now_ms)
+
+
+def cost_of(market: Market, job: JobRecord, lease: LeaseRecord, budget: int) -> dict[str, Any]:
+    """Accrued, rate per hour, locked, projected at the maximum duration, and budget left."""
+    used = accrued(market, lease, lease.attested)
+    projected = time_cost(
+        lease.rate,
+        min(lease.max_seconds, lease.funded_seconds) * 1000,
+        lease.min_charge_seconds,
+        market.decimals,
+    )
+    return {
+        "accrued": money(market, used),
+        "rate_per_hour": rate_per_hour(lease.rate),
+        "locked": money(market, lease.lock),
+        "projected": money(market, projected),
+        "budget_left": money(market, max(0, budget - job.spent - used)),
+        "ms": int(lease.attested.get("ms", 0)),
+    }
+
+
+def cost_event(
+    store: Store, market: Market, job: JobRecord, lease: LeaseRecord, now_ms: int
+) -> None:
+    """A `cost` event of the job's present lease."""
+    bid = store.bids.get(job.bid_id)
+    budget = int(bid.message["budget"]) if bid else 0
+    emit(store, job.id, "cost", cost_of(market, job, lease, budget), now_ms)

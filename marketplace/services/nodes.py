@@ -1,0 +1,179 @@
+"""Nodes: the machines that providers list, with their GPUs by UUID."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from marketplace.domain.tier import TierRegistry
+from marketplace.errors import AlreadyExists, InvalidInput, NotFound, Problem
+from marketplace.services.common import Principal, iso, new_id
+from marketplace.services.orderlog import log_ask_closed
+from marketplace.services.ports import Clock, Duplicate, Market, Store
+from marketplace.services.records import Gpu, Node
+
+
+@dataclass(frozen=True, slots=True)
+class NewGpu:
+    """One GPU as its provider lists it."""
+
+    uuid: str
+    model: str
+    memory_mib: int
+    simulated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NewNode:
+    """A node as its provider lists it. `interval_ms` None: the market's."""
+
+    number: int
+    name: str
+    region: str
+    tier: str
+    gpus: tuple[NewGpu, ...]
+    cpu_milli: int
+    memory_mib: int
+    storage_mib: int
+    runtime: str
+    shared: bool
+    interval_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """Listing, seeing and draining nodes."""
+
+    market: Market
+    clock: Clock
+    tiers: TierRegistry
+
+    def register(self, store: Store, caller: Principal, new: NewNode) -> Node:
+        """List a node; the same number with the same GPUs again brings the node up to date.
+
+        Raises InvalidInput, AlreadyExists: its number or one of its UUIDs is taken.
+        """
+        problems = []
+        if self.tiers.get(new.tier) is None:
+            close = self.tiers.suggest(new.tier)
+            hint = f"; did you mean {close}?" if close else ""
+            problems.append(Problem("/tier", f"{new.tier!r} is no tier of this market{hint}"))
+        if len({gpu.uuid for gpu in new.gpus}) != len(new.gpus):
+            problems.append(Problem("/gpus", "name one GPU twice"))
+        if problems:
+            raise InvalidInput(problems)
+        now_ms = self.clock()
+        node = Node(
+            id=new_id("node"),
+            provider=caller.account,
+            number=new.number,
+            name=new.name,
+            region=new.region,
+            tier=new.tier,
+            gpu_count=len(new.gpus),
+            simulated=any(gpu.simulated for gpu in new.gpus),
+            cpu_milli=new.cpu_milli,
+            memory_mib=new.memory_mib,
+            storage_mib=new.storage_mib,
+            runtime=new.runtime,
+            shared=new.shared,
+            interval_ms=new.interval_ms or self.market.interval_ms,
+            state="active",
+            seen_ms=now_ms,
+            created_ms=now_ms,
+        )
+        old = store.nodes.one(provider=caller.account, number=new.number)
+        if old is not None and self._same_gpus(store, old, new.gpus):
+            node = replace(node, id=old.id, created_ms=old.created_ms)
+            store.nodes.put(node)
+        else:
+            self._add(store, node, new.gpus)
+        return node
+
+    def _same_gpus(self, store: Store, node: Node, gpus: tuple[NewGpu, ...]) -> bool:
+        listed = {
+            (g.uuid, g.model, g.memory_mib, g.simulated) for g in store.gpus.find(node_id=node.id)
+        }
+        return listed == {(g.uuid, g.model, g.memory_mib, g.simulated) for g in gpus}
+
+    def _add(self, store: Store, node: Node, gpus: tuple[NewGpu, ...]) -> None:
+        try:
+            store.nodes.add(node)
+        except Duplicate as error:
+            problem = Problem("/number", "is another node of yours")
+            raise AlreadyExists("the node number is taken", problems=[problem]) from error
+        for position, gpu in enumerate(gpus):
+            try:
+                store.gpus.add(
+                    Gpu(gpu.uuid, node.id, position, gpu.model, gpu.memory_mib, gpu.simulated)
+                )
+            except Duplicate as error:
+                problem = Problem(f"/gpus/{position}/uuid", "is listed in the market already")
+                raise AlreadyExists("a GPU is listed once", problems=[problem]) from error
+
+    def get(self, store: Store, caller: Principal, node_id: str, *, lock: bool = False) -> Node:
+        """A node of the caller (any, for an operator). Raises NotFound."""
+        node = store.nodes.get(node_id, lock=lock)
+        if node is None or (node.provider != caller.account and not caller.is_operator):
+            raise NotFound("no such node")
+        return node
+
+    def mine(self, store: Store, caller: Principal, limit: int, before: str | None) -> list[Node]:
+        """The caller's nodes, newest first."""
+        return store.nodes.find(provider=caller.account, newest=True, before=before, limit=limit)
+
+    def heartbeat(self, store: Store, caller: Principal, node_id: str) -> Node:
+        """Note that the node is alive."""
+        node = self._own(store, caller, node_id)
+        node = replace(node, seen_ms=self.clock())
+        store.nodes.put(node)
+        return node
+
+    def drain(self, store: Store, caller: Principal, node_id: str) -> Node:
+        """Take no new jobs on the node: its open asks are cancelled, what runs goes on."""
+        node = self._own(store, caller, node_id)
+        if node.state != "draining":
+            node = replace(node, state="draining")
+            store.nodes.put(node)
+            for ask in store.asks.find(node_id=node.id, state="open"):
+                store.asks.put(replace(ask, state="cancelled", reason="node_draining"))
+                log_ask_closed(store, ask.id, self.clock())
+        return node
+
+    def _own(self, store: Store, caller: Principal, node_id: str) -> Node:
+        node = self.get(store, caller, node_id, lock=True)
+        if node.provider != caller.account:
+            raise NotFound("no such node")
+        return node
+
+    def to_json(self, store: Store, node: Node) -> dict[str, Any]:
+        """A node as its provider sees it."""
+        gpus = sorted(store.gpus.find(node_id=node.id), key=lambda gpu: gpu.position)
+        return {
+            "id": node.id,
+            "provider": node.provider,
+            "number": node.number,
+            "name": node.name,
+            "region": node.region,
+            "tier": node.tier,
+            "gpus": [
+                {
+                    "uuid": gpu.uuid,
+                    "model": gpu.model,
+                    "memory_mib": gpu.memory_mib,
+                    "simulated": gpu.simulated,
+                }
+                for gpu in gpus
+            ],
+            "gpu_milli": node.gpu_count * 1000,
+            "cpu_milli": node.cpu_milli,
+            "memory_mib": node.memory_mib,
+            "storage_mib": node.storage_mib,
+            "runtime": node.runtime,
+            "shared": node.shared,
+            "simulated": node.simulated,
+            "interval_ms": node.interval_ms,
+            "state": node.state,
+            "last_heartbeat_at": iso(node.seen_ms),
+            "created_at": iso(node.created_ms),
+        }

@@ -1,0 +1,120 @@
+"""The order log: every command to the book as a row, in the order in which the book takes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marketplace.domain.commands import (
+    AddAsk,
+    AddBid,
+    CancelAsk,
+    CancelBid,
+    Command,
+    Free,
+    Tick,
+)
+from marketplace.domain.order import NodeFacts, RestingAsk, RestingBid, Wants
+from marketplace.services.ports import Store
+from marketplace.services.records import AskRecord, BidRecord, JobRecord, Node, OrderEntry
+from settlement.orders import Ask, Bid
+
+ASK, ASK_CLOSED, BID, BID_CLOSED, FREE, TICK = (
+    "ask",
+    "ask_closed",
+    "bid",
+    "bid_closed",
+    "free",
+    "tick",
+)
+
+
+def log_ask(store: Store, row: AskRecord, node: Node, now_ms: int) -> None:
+    """An ask enters the book."""
+    payload = {
+        "ask": row.message,
+        "node_id": node.id,
+        "region": node.region,
+        "runtime": node.runtime,
+        "simulated": node.simulated,
+    }
+    _log(store, ASK, row.id, payload, now_ms)
+
+
+def log_ask_closed(store: Store, ask_id: str, now_ms: int) -> None:
+    """An ask takes no new fills."""
+    _log(store, ASK_CLOSED, ask_id, {}, now_ms)
+
+
+def log_bid(
+    store: Store, row: BidRecord, job: JobRecord, wants: Wants, budget_left: int, now_ms: int
+) -> None:
+    """A bid enters the book, for the first time or again; `job.excluded` are the asks it tried."""
+    payload = {
+        "bid": row.message,
+        "job_id": job.id,
+        "wants": {
+            "regions": list(wants.regions),
+            "runtime": wants.runtime,
+            "verified_only": wants.verified_only,
+            "min_reliability_milli": wants.min_reliability_milli,
+            "start_deadline_seconds": wants.start_deadline_seconds,
+            "rests": wants.rests,
+        },
+        "tried": job.excluded,
+        "budget_left": str(budget_left),
+    }
+    _log(store, BID, row.id, payload, now_ms)
+
+
+def log_bid_closed(store: Store, bid_id: str, now_ms: int) -> None:
+    """A resting bid leaves."""
+    _log(store, BID_CLOSED, bid_id, {}, now_ms)
+
+
+def log_free(store: Store, bid_id: str, ask_id: str, now_ms: int) -> None:
+    """What the lease of this pair held is free again."""
+    _log(store, FREE, bid_id, {"ask_id": ask_id}, now_ms)
+
+
+def log_tick(store: Store, at_s: int) -> None:
+    """Time alone changes the book."""
+    _log(store, TICK, "", {}, at_s * 1000)
+
+
+def _log(store: Store, kind: str, subject: str, payload: dict[str, Any], now_ms: int) -> None:
+    store.order_log.add(OrderEntry(0, kind, subject, payload, now_ms))
+
+
+def command_of(entry: OrderEntry) -> Command:
+    """The book's command that a row stands for; the same row always gives the same command."""
+    at, payload = entry.at_ms // 1000, entry.payload
+    if entry.kind == ASK:
+        node = NodeFacts(
+            payload["node_id"], payload["region"], payload["runtime"], payload["simulated"]
+        )
+        ask = Ask.from_message(payload["ask"])
+        return AddAsk(at, RestingAsk(entry.subject, ask, node, entry.seq))
+    if entry.kind == BID:
+        return AddBid(at, resting_bid(entry))
+    if entry.kind == ASK_CLOSED:
+        return CancelAsk(at, entry.subject)
+    if entry.kind == BID_CLOSED:
+        return CancelBid(at, entry.subject)
+    if entry.kind == FREE:
+        return Free(at, entry.subject, payload["ask_id"])
+    return Tick(at)
+
+
+def resting_bid(entry: OrderEntry) -> RestingBid:
+    """The bid of a BID row as the book holds it."""
+    payload = entry.payload
+    wants = payload["wants"]
+    return RestingBid(
+        id=entry.subject,
+        job_id=payload["job_id"],
+        bid=Bid.from_message(payload["bid"]),
+        wants=Wants(**{**wants, "regions": tuple(wants["regions"])}),
+        seq=entry.seq,
+        tried=frozenset(payload["tried"]),
+        budget_left=int(payload["budget_left"]),
+    )

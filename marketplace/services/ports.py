@@ -1,0 +1,195 @@
+"""What the services need from outside: a store, the chain, a clock, a place for bytes.
+
+`Database.write()` is one durable transaction: what is done inside is there entirely after it, or
+not at all. Nothing in it is visible to others before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from marketplace.errors import AlreadyExists
+from marketplace.services import records
+from settlement.eip712 import Domain
+from settlement.ports import BlockRef, Intent, IntentKind, LoggedEvent
+
+R = TypeVar("R")
+
+
+class Duplicate(AlreadyExists):
+    """A unique constraint of the store refused a row; `table` says whose."""
+
+    def __init__(self, table: str) -> None:
+        super().__init__(f"another row of {table} has the same unique value")
+        self.table = table
+
+
+class Table(Protocol[R]):
+    """Rows of one record type by key. `equal` filters: None is null, a tuple is any of."""
+
+    def get(self, key: str, *, lock: bool = False) -> R | None:
+        """The row with this key; `lock` keeps other writers off it until the end."""
+        ...
+
+    def one(self, **equal: Any) -> R | None:
+        """The first row that matches."""
+        ...
+
+    def find(
+        self,
+        *,
+        limit: int | None = None,
+        newest: bool = False,
+        before: Any = None,
+        after: Any = None,
+        least: dict[str, int] | None = None,
+        **equal: Any,
+    ) -> list[R]:
+        """Rows in key order (`newest`: reversed), between `after` and `before`, both exclusive.
+
+        `least` names integer columns and the smallest value of each.
+        """
+        ...
+
+    def add(self, record: R) -> R:
+        """Insert; a store-given key is in the result. Raises Duplicate."""
+        ...
+
+    def put(self, record: R) -> None:
+        """Replace the row with the record's key. Raises KeyError if there is none."""
+        ...
+
+    def remove(self, **equal: Any) -> int:
+        """Delete matching rows; returns how many."""
+        ...
+
+
+class Store(Protocol):
+    """Everything one transaction can reach."""
+
+    @property
+    def accounts(self) -> Table[records.Account]: ...
+    @property
+    def keys(self) -> Table[records.ApiKey]: ...
+    @property
+    def nodes(self) -> Table[records.Node]: ...
+    @property
+    def gpus(self) -> Table[records.Gpu]: ...
+    @property
+    def asks(self) -> Table[records.AskRecord]: ...
+    @property
+    def bids(self) -> Table[records.BidRecord]: ...
+    @property
+    def jobs(self) -> Table[records.JobRecord]: ...
+    @property
+    def order_log(self) -> Table[records.OrderEntry]: ...
+    @property
+    def fills(self) -> Table[records.FillRecord]: ...
+    @property
+    def leases(self) -> Table[records.LeaseRecord]: ...
+    @property
+    def attestations(self) -> Table[records.AttestationRecord]: ...
+    @property
+    def vouchers(self) -> Table[records.VoucherRecord]: ...
+    @property
+    def receipts(self) -> Table[records.ReceiptRecord]: ...
+    @property
+    def events(self) -> Table[records.JobEvent]: ...
+    @property
+    def blobs(self) -> Table[records.Blob]: ...
+    @property
+    def replies(self) -> Table[records.IdempotentReply]: ...
+    @property
+    def marks(self) -> Table[records.Mark]: ...
+
+    def enqueue(self, kind: IntentKind, key: str, payload: dict[str, Any]) -> Intent:
+        """Add an intent to the outbox in this transaction; the same key again returns the first."""
+        ...
+
+    def intent(self, key: str) -> Intent | None:
+        """The intent with this key."""
+        ...
+
+    def chain_events(self, lease_no: str) -> Sequence[LoggedEvent]:
+        """The events of one lease in chain order."""
+        ...
+
+    def chain_cursor(self) -> BlockRef | None:
+        """The newest block the indexer has taken in."""
+        ...
+
+    def forget_replies(self, before_ms: int) -> int:
+        """Delete stored answers older than a time; returns how many."""
+        ...
+
+    def lead(self, name: str) -> bool:
+        """Become the only holder of `name` until this transaction ends; False if another is."""
+        ...
+
+
+class Database(Protocol):
+    """Where transactions come from."""
+
+    def read(self) -> AbstractContextManager[Store]:
+        """One consistent view."""
+        ...
+
+    def write(self) -> AbstractContextManager[Store]:
+        """One durable transaction; an exception undoes it."""
+        ...
+
+
+class Clock(Protocol):
+    """Wall time of the server."""
+
+    def __call__(self) -> int:
+        """Unix time in ms."""
+        ...
+
+
+class BlobFiles(Protocol):
+    """Where the bytes of blobs lie, by their SHA-256 in hex."""
+
+    def write(self, sha256: str, body: bytes) -> None:
+        """Keep the bytes durably; the same bytes again change nothing."""
+        ...
+
+    def open(self, sha256: str) -> Iterator[bytes]:
+        """The bytes in pieces. Raises KeyError if they are not here."""
+        ...
+
+
+class EscrowReads(Protocol):
+    """Reads of the chain. Raise ChainError where it cannot be reached."""
+
+    def balance_of(self, account: str) -> int:
+        """Free atoms of an account in the escrow."""
+        ...
+
+    def is_nonce_used(self, buyer: str, salt: int) -> bool:
+        """Whether a bid of this buyer with this salt has opened a lease."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """What one deployment and one operator fix for everyone."""
+
+    domain: Domain
+    token: str
+    currency: str
+    decimals: int
+    fee_bps: int
+    settle_window_s: int
+    dispute_window_s: int
+    ruling_window_s: int
+    opener: str
+    arbiter: str
+    interval_ms: int
+    confirmations: int
+    settle_every_s: int
+    operators: tuple[str, ...]
+    rpc_url: str

@@ -1,0 +1,162 @@
+"""Vouchers into settlements, leases whose time is over into refunds, openings that failed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from marketplace.services.common import new_id
+from marketplace.services.conclude import Conclusions
+from marketplace.services.jobstates import set_state
+from marketplace.services.leases import lease_bytes, ref_of
+from marketplace.services.orderlog import log_ask_closed, log_free
+from marketplace.services.ports import Clock, Database, Market, Store
+from marketplace.services.records import JobRecord, LeaseRecord, VoucherRecord
+from settlement.attestation import MeteredUsage, Usage
+from settlement.chain.calls import MAX_ENTRIES, MAX_METERED, EscrowCalls, SignedVoucher
+from settlement.ports import BlockRef, Intent, IntentKind, IntentState
+
+# What the buyer's side alone can be blamed for: another ask would fail, too.
+BUYERS_FAULTS = ("InsufficientBalance", "BudgetTooSmall", "NonceUsed", "NotLatestLease")
+# What makes an ask useless for every bid, not only for this one.
+ASKS_FAULTS = ("InvalidSignature", "OrderExpired", "InvalidParty")
+_NAME = re.compile(r"[A-Za-z]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """What the server sends to the chain of its own accord. It holds no key of any party."""
+
+    market: Market
+    clock: Clock
+    database: Database
+    calls: EscrowCalls
+    conclusions: Conclusions
+
+    def settle(self) -> int:
+        """Put unpaid vouchers into settlement intents; returns how many vouchers."""
+        with self.database.write() as store:
+            if not store.lead("settling"):
+                return 0
+            head = store.chain_cursor()
+            ready = []
+            for row in store.vouchers.find(paid=False):
+                lease = store.leases.get(row.lease_id)
+                if lease is not None and self._settles(store, row, lease, head):
+                    ready.append((row, lease))
+            for metered, most in ((False, MAX_ENTRIES), (True, MAX_METERED)):
+                batch = [pair for pair in ready if pair[1].metered is metered]
+                for start in range(0, len(batch), most):
+                    self._enqueue(store, batch[start : start + most], metered)
+        return len(ready)
+
+    def _settles(
+        self, store: Store, row: VoucherRecord, lease: LeaseRecord, head: BlockRef | None
+    ) -> bool:
+        if lease.state not in ("active", "stopped") or lease.end_s is None or head is None:
+            return False
+        if head.timestamp > lease.end_s + self.market.settle_window_s:
+            return False
+        if lease.witness_signature is not None:
+            close = store.intent(f"close:{lease.id}")
+            if close is not None and close.state is not IntentState.DEAD:
+                return False  # the Close pays all of it
+        last = store.intent(row.intent) if row.intent else None
+        return last is None or _indexed(last, head)
+
+    def _enqueue(
+        self, store: Store, batch: list[tuple[VoucherRecord, LeaseRecord]], metered: bool
+    ) -> None:
+        vouchers = [_signed(row, lease) for row, lease in batch]
+        kind = IntentKind.SETTLE_METERED if metered else IntentKind.SETTLE
+        call = self.calls.settle_metered if metered else self.calls.settle
+        key = new_id("settle")
+        store.enqueue(kind, key, self.calls.payload(call(vouchers)))
+        for row, _ in batch:
+            store.vouchers.put(replace(row, intent=key))
+
+    def refund(self) -> int:
+        """Ask for the refund of leases whose settle window is over; returns how many."""
+        count = 0
+        with self.database.read() as store:
+            head = store.chain_cursor()
+            due = [
+                lease
+                for lease in store.leases.find(state=("active", "stopped"))
+                if head is not None
+                and lease.end_s is not None
+                and head.timestamp > lease.end_s + self.market.settle_window_s
+                and store.intent(f"refund:{lease.id}") is None
+            ]
+        for lease in due:
+            with self.database.write() as store:
+                payload = self.calls.payload(self.calls.refund(ref_of(lease)))
+                store.enqueue(IntentKind.REFUND, f"refund:{lease.id}", payload)
+            count += 1
+        return count
+
+    def failed_opens(self) -> int:
+        """Follow up openings that the chain refused; returns how many."""
+        with self.database.read() as store:
+            dead = []
+            for lease in store.leases.find(state="opening"):
+                intent = store.intent(f"open:{lease.id}")
+                if intent is not None and intent.state is IntentState.DEAD:
+                    dead.append((lease.id, intent.error or "unknown"))
+        for lease_id, error in dead:
+            with self.database.write() as store:
+                locked = store.leases.get(lease_id, lock=True)
+                if locked is not None and locked.state == "opening":
+                    self._failed(store, locked, error)
+        return len(dead)
+
+    def _failed(self, store: Store, lease: LeaseRecord, error: str) -> None:
+        now_ms = self.clock()
+        found = _NAME.search(error)
+        name = found.group() if found else "unknown"
+        store.leases.put(replace(lease, state="failed_to_open", reason=error[:500]))
+        job = store.jobs.get(lease.job_id, lock=True)
+        ask = store.asks.get(lease.ask_id, lock=True)
+        if job is None or ask is None:
+            raise KeyError(lease.job_id)
+        if self._is_asks_fault(name, error, lease) and ask.state == "open":
+            store.asks.put(replace(ask, state="suspended", reason=error[:500]))
+            log_ask_closed(store, ask.id, now_ms)
+        log_free(store, lease.bid_id, lease.ask_id, now_ms)
+        if job.lease_id != lease.id or job.state != "matched":
+            return
+        if job.ending == "cancelled":
+            set_state(store, job, "cancelled", now_ms, "cancelled")
+        elif name in BUYERS_FAULTS or lease.buyer.lower() in error.lower():
+            set_state(store, job, "failed", now_ms, "open_failed", error[:500])
+        else:
+            self._next_ask(store, job, error)
+
+    def _is_asks_fault(self, name: str, error: str, lease: LeaseRecord) -> bool:
+        return name in ASKS_FAULTS and lease.buyer.lower() not in error.lower()
+
+    def _next_ask(self, store: Store, job: JobRecord, error: str) -> None:
+        """The bid goes back to the book; asks it has been matched with are left out."""
+        now_ms = self.clock()
+        before = next(
+            (x for x in store.leases.find(bid_id=job.bid_id, newest=True) if x.opened_tx), None
+        )
+        job = replace(job, lease_id=before.id if before else None)
+        set_state(store, job, "queued", now_ms, "open_failed", error[:500])
+        self.conclusions.queue_again(store, job.id)
+
+
+def _indexed(intent: Intent, head: BlockRef) -> bool:
+    """Whether an intent is over and the indexer has seen what it did."""
+    if intent.state is IntentState.DEAD:
+        return True
+    mined = intent.state in (IntentState.CONFIRMED, IntentState.FINAL)
+    return mined and intent.block_number is not None and intent.block_number <= head.number
+
+
+def _signed(row: VoucherRecord, lease: LeaseRecord) -> SignedVoucher:
+    parties = (lease.buyer, lease.provider, lease_bytes(lease))
+    signature = bytes.fromhex(row.signature[2:])
+    if lease.metered:
+        return SignedVoucher(MeteredUsage(*parties, row.ms, row.egress_mib, row.units), signature)
+    return SignedVoucher(Usage(*parties, row.ms), signature)

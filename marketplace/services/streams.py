@@ -1,0 +1,64 @@
+"""What people watch of a job: its events, and its output as a stream of log events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from marketplace.errors import InvalidInput, Problem
+from marketplace.services.common import Principal, emit
+from marketplace.services.leases import party, provider_of
+from marketplace.services.ports import Clock, Store
+from marketplace.services.records import JobEvent, LeaseRecord
+
+LOG_BYTES_MAX = 16 * 1024 * 1024  # kept per stream; what comes after is counted, not kept
+STREAMS = ("stdout", "stderr", "agent")
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Job events in order."""
+
+    clock: Clock
+
+    def after(self, store: Store, job_id: str, seq: int, limit: int) -> list[JobEvent]:
+        """Events of a job that come after a number, in order."""
+        return store.events.find(job_id=job_id, after=seq, limit=limit)
+
+    def logs(self, store: Store, job_id: str, seq: int, limit: int) -> list[JobEvent]:
+        """Log events of a job that come after a number, in order."""
+        return store.events.find(job_id=job_id, type="log", after=seq, limit=limit)
+
+    def append_log(
+        self, store: Store, caller: Principal, lease_id: str, stream: str, offset: int, text: str
+    ) -> dict[str, Any]:
+        """Add output of a job. `offset`: UTF-8 bytes sent before; what is known is skipped.
+
+        Returns the offset that comes next. Raises NotFound, InvalidInput.
+        """
+        lease = provider_of(store, caller, lease_id)
+        if stream not in STREAMS:
+            raise InvalidInput([Problem("/stream", f"must be one of {', '.join(STREAMS)}")])
+        known = int(lease.log_next.get(stream, 0))
+        data = text.encode()
+        end = offset + len(data)
+        if end > known:
+            fresh = data[max(0, known - offset) :] if offset < known else data
+            self._keep(store, lease, stream, max(offset, known), fresh)
+            store.leases.put(replace(lease, log_next={**lease.log_next, stream: end}))
+        return {"stream": stream, "next_offset": max(end, known)}
+
+    def _keep(
+        self, store: Store, lease: LeaseRecord, stream: str, offset: int, data: bytes
+    ) -> None:
+        if offset >= LOG_BYTES_MAX:
+            return
+        kept = data[: LOG_BYTES_MAX - offset].decode(errors="replace")
+        body: dict[str, Any] = {"stream": stream, "offset": offset, "text": kept}
+        if offset + len(data) >= LOG_BYTES_MAX:
+            body["truncated"] = True
+        emit(store, lease.job_id, "log", body, self.clock())
+
+    def may_watch(self, store: Store, caller: Principal, lease_id: str) -> LeaseRecord:
+        """The lease, if the caller is one of its parties. Raises NotFound."""
+        return party(store, caller, lease_id)

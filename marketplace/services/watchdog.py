@@ -1,0 +1,129 @@
+"""Silence: providers that are lost, late starters, witnesses that never close.
+
+The server holds no key of any party: it asks witness or meter for a Stop and waits for the chain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from marketplace.services.conclude import Conclusions
+from marketplace.services.ports import Clock, Database, Market, Store
+from marketplace.services.records import LeaseRecord
+
+SILENCE_MIN_MS = 20_000
+SILENCE_INTERVALS = 3
+REPLIES_KEPT_MS = 48 * 3_600_000
+
+
+def silence_ms(interval_ms: int) -> int:
+    """How long a party may be silent: the greater of three intervals and 20 s."""
+    return max(SILENCE_INTERVALS * interval_ms, SILENCE_MIN_MS)
+
+
+@dataclass(frozen=True, slots=True)
+class Watchdog:
+    """Looks at every open lease once a tick."""
+
+    market: Market
+    clock: Clock
+    database: Database
+    conclusions: Conclusions
+
+    def tick(self) -> int:
+        """Note what is overdue; returns how many leases changed."""
+        with self.database.read() as store:
+            suspects = [
+                lease.id
+                for lease in store.leases.find(state="active")
+                if self._verdict(store, lease) is not None
+            ]
+        changed = 0
+        for lease_id in suspects:
+            with self.database.write() as store:
+                locked = store.leases.get(lease_id, lock=True)
+                if locked is not None:
+                    changed += self._act(store, locked)
+        return changed
+
+    def _act(self, store: Store, lease: LeaseRecord) -> bool:
+        """Write the verdict, judged again under the lock."""
+        verdict = self._verdict(store, lease) if lease.state == "active" else None
+        if verdict is None:
+            return False
+        if verdict == "gone":
+            self._gone(store, lease)
+            return True
+        now_ms = self.clock()
+        store.leases.put(replace(lease, stop_requested=verdict, stop_requested_ms=now_ms))
+        job = store.jobs.get(lease.job_id, lock=True)
+        lost = verdict in ("lost", "start_limit") and job is not None
+        if lost and job is not None and job.lease_id == lease.id and job.ending is None:
+            reason = "provider_lost" if verdict == "lost" else "start_limit_passed"
+            store.jobs.put(replace(job, ending="lost", reason=reason))
+        return True
+
+    def _verdict(self, store: Store, lease: LeaseRecord) -> str | None:
+        """What is overdue about a lease and not yet asked for."""
+        now_ms = self.clock()
+        grace_ms = silence_ms(lease.interval_ms)
+        if lease.finished_ms is not None:
+            overdue = now_ms - lease.finished_ms > grace_ms
+            unsigned = lease.witness_signature is None and lease.stop_requested != "unwitnessed"
+            return "unwitnessed" if overdue and unsigned else None
+        asked = lease.stop_requested in ("lost", "start_limit")
+        if asked and self._over_by_itself(lease, now_ms, grace_ms):
+            job = store.jobs.get(lease.job_id)
+            waits = job is not None and job.lease_id == lease.id
+            return "gone" if waits and job is not None and job.ending is not None else None
+        if asked:
+            return None
+        if self._late(lease, now_ms):
+            return "start_limit"
+        return "lost" if now_ms - self._heard_ms(store, lease) > grace_ms else None
+
+    def _late(self, lease: LeaseRecord, now_ms: int) -> bool:
+        if lease.ready_ms is not None or lease.start_s is None:
+            return False
+        return now_ms > (lease.start_s + lease.start_limit_seconds) * 1000
+
+    def _heard_ms(self, store: Store, lease: LeaseRecord) -> int:
+        """When the provider was last heard of; before the ready reading its node speaks for it."""
+        if lease.ready_ms is not None:
+            return lease.seen_ms
+        node = store.nodes.get(lease.node_id)
+        return max(lease.seen_ms, node.seen_ms if node else 0)
+
+    def _over_by_itself(self, lease: LeaseRecord, now_ms: int, grace_ms: int) -> bool:
+        """A Stop was asked for and none came: the job is given up, or its lease ran out."""
+        asked_ms = lease.stop_requested_ms or now_ms
+        ended = lease.end_s is not None and now_ms > lease.end_s * 1000
+        return lease.stop_signature is None and (ended or now_ms - asked_ms > grace_ms)
+
+    def _gone(self, store: Store, lease: LeaseRecord) -> None:
+        """Nobody stopped a lost lease: its job ends, or waits for the lease to run out."""
+        job = store.jobs.get(lease.job_id, lock=True)
+        if job is not None and job.lease_id == lease.id and job.state in ("starting", "running"):
+            self.conclusions.end(store, job, lease)
+
+    def revive(self) -> int:
+        """Queue jobs again whose lost lease has run out without a Stop; returns how many."""
+        with self.database.read() as store:
+            head = store.chain_cursor()
+            waiting = [j for j in store.jobs.find(state="queued") if j.requeue_after is not None]
+        revived = 0
+        for waiter in waiting:
+            with self.database.write() as store:
+                job = store.jobs.get(waiter.id, lock=True)
+                lease = store.leases.get(waiter.requeue_after or "")
+                if job is None or lease is None or lease.end_s is None or head is None:
+                    continue
+                if job.requeue_after == lease.id and head.timestamp >= lease.end_s:
+                    self.conclusions.resume(store, job)
+                    revived += 1
+        return revived
+
+    def forget(self) -> int:
+        """Delete stored replies older than 48 h; returns how many."""
+        with self.database.write() as store:
+            return store.forget_replies(self.clock() - REPLIES_KEPT_MS)
