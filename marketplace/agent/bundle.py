@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from marketplace.agent.errors import BundleError
+from marketplace.agent.folders import TooDeep, walk
 
 ARCHIVE_BYTES_MAX = 64 * 1024 * 1024
 ENTRIES_MAX = 100_000
@@ -57,11 +58,11 @@ def pack(root: Path, paths: tuple[str, ...], target: Path) -> str | None:
     following one could take a file of the node along. Returns the archive's SHA-256, or None where
     there was nothing to pack. Raises BundleError above ARCHIVE_BYTES_MAX.
     """
+    names = _names(root, paths)
+    if not names:
+        return None
     root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        names = _names(root_fd, paths)
-        if not names:
-            return None
         with target.open("wb") as raw:
             bounded = _BoundedWriter(raw, ARCHIVE_BYTES_MAX)
             with gzip.GzipFile(filename="", fileobj=bounded, mode="wb", mtime=0) as zipped:
@@ -161,23 +162,25 @@ def _write_file(path: Path, source: IO[bytes], mode: int) -> None:
         os.fchmod(target.fileno(), mode)
 
 
-def _names(root_fd: int, paths: tuple[str, ...]) -> list[str]:
+def _names(root: Path, paths: tuple[str, ...]) -> list[str]:
     """Every regular file under the wanted paths, sorted; links are neither followed nor listed."""
     wanted = [path.strip("/") for path in paths]
     found = []
-    for base, _, files, base_fd in os.fwalk(".", dir_fd=root_fd, follow_symlinks=False):
-        for file in files:
-            name = os.path.normpath(os.path.join(base, file))
+    try:
+        for entry in walk(root):
+            name = entry.path
             inside = any(not w or name == w or name.startswith(w + "/") for w in wanted)
-            if inside and stat.S_ISREG(os.lstat(file, dir_fd=base_fd).st_mode):
+            if inside and stat.S_ISREG(entry.status.st_mode):
                 found.append(name)
-        if len(found) > ENTRIES_MAX:
-            raise BundleError("outputs_too_large", f"outputs have more than {ENTRIES_MAX} files")
+            if len(found) > ENTRIES_MAX:
+                raise BundleError("outputs_too_large", f"more than {ENTRIES_MAX} output files")
+    except TooDeep as error:
+        raise BundleError("outputs_too_large", f"outputs: {error}") from error
     return sorted(found, key=os.fsencode)
 
 
 def _pack_one(tar: tarfile.TarFile, root_fd: int, name: str) -> None:
-    # The job is dead, so no folder on the way can turn into a link any more.
+    # The job is dead, so no folder on the way turns into a link any more.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with os.fdopen(os.open(name, flags, dir_fd=root_fd), "rb") as file:
         status = os.fstat(file.fileno())

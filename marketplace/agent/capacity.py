@@ -37,12 +37,20 @@ class Capacity:
         )
 
     def take(
-        self, lease_id: str, gpu_milli: int, memory_mib: int, storage_mib: int
+        self,
+        lease_id: str,
+        gpu_milli: int,
+        memory_mib: int,
+        storage_mib: int,
+        wanted: tuple[int, ...] = (),
     ) -> Grant | None:
-        """Reserve for a lease, or None where it does not fit; a lease's grant never changes."""
+        """Reserve for a lease, or None where it does not fit; a lease's grant never changes.
+
+        `wanted` are the places of the GPUs the market reserved: they are taken if they are free.
+        """
         if lease_id in self._grants:
             return self._grants[lease_id]
-        gpus = self._choose(gpu_milli)
+        gpus = self._wanted(wanted, gpu_milli) or self._choose(gpu_milli)
         if not gpus or not self._fits(memory_mib, storage_mib):
             return None
         grant = Grant(gpus, min(gpu_milli, WHOLE), memory_mib, storage_mib, self._free_slot())
@@ -52,6 +60,16 @@ class Capacity:
     def release(self, lease_id: str) -> None:
         """Give back what a lease held, if it held anything."""
         self._grants.pop(lease_id, None)
+
+    def _wanted(self, places: tuple[int, ...], gpu_milli: int) -> tuple[Gpu, ...]:
+        everything = self._inventory.gpus
+        each = min(gpu_milli, WHOLE)
+        if len(set(places)) != len(places) or len(places) * each != gpu_milli:
+            return ()
+        if any(place >= len(everything) for place in places) or (each < WHOLE and not self._shared):
+            return ()
+        gpus = tuple(everything[place] for place in places)
+        return gpus if all(self.used_milli(gpu.uuid) + each <= WHOLE for gpu in gpus) else ()
 
     def _choose(self, gpu_milli: int) -> tuple[Gpu, ...]:
         if gpu_milli >= WHOLE:

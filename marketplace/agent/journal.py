@@ -28,7 +28,7 @@ CREATE TABLE IF NOT EXISTS leases (
     lease_id TEXT PRIMARY KEY, job_id TEXT NOT NULL, buyer TEXT NOT NULL, provider TEXT NOT NULL,
     lease_no BLOB NOT NULL, chain_id INTEGER NOT NULL, contract TEXT NOT NULL,
     phase TEXT NOT NULL CHECK (phase IN ('running', 'ended', 'reported', 'done')),
-    process TEXT, ending TEXT
+    outputs TEXT NOT NULL, process TEXT, ending TEXT
 ) STRICT;
 CREATE TABLE IF NOT EXISTS readings (
     lease_id TEXT NOT NULL REFERENCES leases, number INTEGER NOT NULL,
@@ -48,7 +48,10 @@ CREATE TABLE IF NOT EXISTS closes (
 
 @dataclass(frozen=True, slots=True)
 class LeaseEntry:
-    """A lease this node has worked on: who, and in which contract's domain it signs."""
+    """A lease this node has worked on, and in which contract's domain it signs for it.
+
+    `outputs` are the paths under /out that the job's buyer wants back.
+    """
 
     lease_id: str
     job_id: str
@@ -56,6 +59,7 @@ class LeaseEntry:
     provider: str
     lease_no: bytes
     domain: Domain
+    outputs: tuple[str, ...] = ()
     phase: str = "running"
 
 
@@ -106,10 +110,11 @@ class Journal:
         values = (
             entry.lease_id, entry.job_id, entry.buyer, entry.provider, entry.lease_no,
             entry.domain.chain_id, entry.domain.verifying_contract, entry.phase,
+            json.dumps(entry.outputs),
         )  # fmt: skip
         with self._write() as db:
             try:
-                db.execute("INSERT INTO leases VALUES (?,?,?,?,?,?,?,?,NULL,NULL)", values)
+                db.execute("INSERT INTO leases VALUES (?,?,?,?,?,?,?,?,?,NULL,NULL)", values)
             except sqlite3.IntegrityError:
                 raise JournalConflict(f"{entry.lease_id} was already taken up here") from None
 
@@ -283,6 +288,12 @@ class Journal:
             db.execute("INSERT INTO closes VALUES (?,?,NULL)", (lease_id, text))
         return close
 
+    def adopt_close(self, lease_id: str, close: Close, signature: bytes) -> None:
+        """Take over a Close of this node's key that this journal lost. Raises JournalConflict."""
+        if self.propose_close(lease_id, close) != close:
+            raise JournalConflict(f"{lease_id}: the server holds another signed Close")
+        self.keep_close_signature(lease_id, signature)
+
     def keep_close_signature(self, lease_id: str, signature: bytes) -> None:
         """Store the signature of the lease's Close."""
         with self._write() as db:
@@ -323,9 +334,10 @@ def chain(head: bytes, row: str) -> bytes:
 
 
 def _lease_of(row: Any) -> LeaseEntry:
-    lease_id, job_id, buyer, provider, lease_no, chain_id, contract, phase = row[:8]
+    lease_id, job_id, buyer, provider, lease_no, chain_id, contract, phase, outputs = row[:9]
     domain = Domain(chain_id, contract)
-    return LeaseEntry(lease_id, job_id, buyer, provider, lease_no, domain, phase)
+    paths = tuple(json.loads(outputs))
+    return LeaseEntry(lease_id, job_id, buyer, provider, lease_no, domain, paths, phase)
 
 
 def _attestation_of(row: Any) -> AttestationEntry:

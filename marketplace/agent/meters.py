@@ -172,16 +172,13 @@ class Reading:
 class JobMeter:
     """Cumulative usage of one job.
 
-    `ms_max` caps running time: beyond it nothing was sold. Memory and storage are integrated over
-    running time from samples, each holding until the next.
+    Memory and storage are integrated over running time from samples, each holding until the next.
     """
 
-    def __init__(
-        self, gpu_milli: int, ms_max: int, units_max: int, clock: Clock = time.monotonic_ns
-    ) -> None:
+    def __init__(self, gpu_milli: int, units_max: int, clock: Clock = time.monotonic_ns) -> None:
         self._clock = clock
         self._gpu_milli = gpu_milli
-        self._ms_max = ms_max
+        self._ms_max = 0
         self._units_max = units_max
         self._started_ns: int | None = None
         self._stopped_ns: int | None = None
@@ -190,8 +187,9 @@ class JobMeter:
         self._memory_mib = 0
         self._storage_mib = 0
 
-    def start(self, seen: CpuMemory | None) -> None:
-        """The job is ready: time runs from now, processor time from what was used until now."""
+    def start(self, seen: CpuMemory | None, ms_max: int) -> None:
+        """The job is ready: time runs from now on, up to `ms_max`: beyond it nothing was sold."""
+        self._ms_max = max(0, ms_max)
         self._started_ns = self._clock()
         self._cpu_base_ms = seen.cpu_ms if seen is not None else 0
 

@@ -98,6 +98,10 @@ class Running(Protocol):
         """Processor time and memory of all its processes."""
         ...
 
+    def hidden_bytes(self, device: int) -> int:
+        """Bytes on a device in files that its processes hold open although they are deleted."""
+        ...
+
     def out_of_memory(self) -> bool:
         """Whether the kernel ended a process of it for want of memory."""
         ...

@@ -7,7 +7,7 @@ import select
 import signal
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -239,6 +239,15 @@ class RunningProcess:
         """Processor time and memory of all its processes."""
         return self._source.read()
 
+    def hidden_bytes(self, device: int) -> int:
+        """Bytes on a device in files that its processes hold open although they are deleted."""
+        sizes: dict[int, int] = {}
+        for process in self._table.tree(self._process.pid):
+            for status in _open_files(process.pid):
+                if status.st_dev == device and status.st_nlink == 0:
+                    sizes[status.st_ino] = status.st_blocks * 512
+        return sum(sizes.values())
+
     def out_of_memory(self) -> bool:
         """Whether the kernel ended a process of it for want of memory."""
         return self._group is not None and self._group.killed_for_memory()
@@ -253,6 +262,17 @@ def _detached(stream: IO[bytes] | None) -> int:
         raise StartFailed("sandbox_failed", "the job has no output")
     with stream:
         return os.dup(stream.fileno())
+
+
+def _open_files(pid: int) -> Iterator[os.stat_result]:
+    folder = f"/proc/{pid}/fd"
+    try:
+        names = os.listdir(folder)
+    except OSError:  # the process is gone
+        return
+    for name in names:
+        with suppress(OSError):  # closed in the meantime
+            yield os.stat(f"{folder}/{name}")
 
 
 def _kill_tree(pid: int, table: ProcessTable) -> None:

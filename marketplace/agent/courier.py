@@ -1,0 +1,249 @@
+"""Carries what the journal holds of one lease to the server, in order, for as long as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from marketplace.agent.bundle import pack
+from marketplace.agent.errors import ApiDown, BundleError, JournalConflict, JournalError
+from marketplace.agent.folders import remove_tree
+from marketplace.agent.journal import Ending, LeaseEntry
+from marketplace.agent.logs import JobLogs, LogFile
+from marketplace.agent.node import Node
+from marketplace.agent.progress import Order, Progress
+from marketplace.sdk.errors import ApiError, CoulombError, NotFound
+from settlement.attestation import Close, UsageAttestation
+from settlement.errors import SignatureError
+from settlement.signing import verify
+
+log = structlog.get_logger("coulomb.agent")
+LIVE = ("opening", "active")
+_WAIT_MIN_S = 0.25
+_WAIT_MAX_S = 5.0
+_CHUNKS_PER_STEP = 16
+# Refusals after which nothing that the job still does can be paid.
+_HOPELESS = (
+    "not_open",
+    "outside_lease",
+    "start_limit_passed",
+    "wrong_parties",
+    "invalid_signature",
+)
+
+
+class Courier:
+    """One lease's way to the server, on a thread of its own. It outlives the job, and a restart.
+
+    `recovered` says that an earlier agent was killed in the middle: the server is then first asked
+    what it holds, in case this journal is an old copy, and the lease ends at the last signed usage.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        entry: LeaseEntry,
+        progress: Progress,
+        logs: JobLogs | None,
+        recovered: bool = False,
+    ) -> None:
+        self._node = node
+        self._entry = entry
+        self._id = entry.lease_id
+        self._progress = progress
+        self._logs = logs
+        self._recovered = recovered
+        self._attestor = node.attestor(entry)
+        self._offsets: dict[str, int] = {}
+        self._beats_sent = 0
+        self._stop_sent = False
+        self._reported = False
+        self._log = log.bind(lease=entry.lease_id)
+
+    def run(self, leave: Callable[[], bool]) -> None:
+        """Work until the lease is over, or `leave` says that the agent goes."""
+        failed = 0
+        while not leave():
+            try:
+                if self.step():
+                    return
+                failed = 0
+            except NotFound as error:
+                self._log.error("lease_unknown", detail=str(error))
+                self._node.journal.set_phase(self._id, "done")
+                return
+            except JournalConflict as error:
+                self._log.critical("will_not_sign", detail=str(error))
+                return
+            except (ApiDown, ApiError, JournalError) as error:
+                failed += 1
+                self._log.warning("will_try_again", error=str(error), failed=failed)
+            self._progress.wait_for_news(self._pause_s(failed))
+
+    def _pause_s(self, failed: int) -> float:
+        if failed:
+            return min(_WAIT_MAX_S, _WAIT_MIN_S * 2.0 ** min(failed, 10))
+        return self._node.poll_s if self._reported else _WAIT_MIN_S
+
+    def step(self) -> bool:
+        """Send what there is to send; whether the lease needs nothing more.
+
+        Raises ApiDown, JournalError, ApiError.
+        """
+        if self._recovered:
+            self._settle_with_server()
+            self._recovered = False
+        entry = self._node.journal.lease(self._id)
+        self._reported = entry is None or entry.phase in ("reported", "done")
+        if not self._reported:
+            self._send_attestations()
+            self._send_beats()
+            self._send_logs()
+            if self._node.journal.ending(self._id) is None or not self._report():
+                return False
+            self._reported = True
+        return self._see_it_over()
+
+    # -- while the job runs -----------------------------------------------------------------------
+
+    def _send_attestations(self) -> None:
+        for held in self._node.journal.unsent(self._id):
+            if held.signature is None:
+                continue
+            sequence = held.message.sequence
+            try:
+                self._node.api.attest(self._id, held.message, held.signature)
+            except ApiError as error:
+                self._refused(sequence, error)
+            else:
+                self._node.journal.note_answer(self._id, sequence, "sent", None)
+
+    def _refused(self, sequence: int, error: ApiError) -> None:
+        extra = error.problem.extra or {}
+        code = str(extra.get("reason") or error.code)
+        self._node.journal.note_answer(self._id, sequence, "refused", code)
+        self._log.error("attestation_refused", sequence=sequence, code=code)
+        self._say(f"the server refused attestation {sequence}: {code}")
+        if code in _HOPELESS:
+            self._progress.stop(Order("failed", f"attestation_refused_{code}"))
+
+    def _send_beats(self) -> None:
+        beats = self._progress.beats
+        if beats.count > self._beats_sent:
+            try:
+                self._node.api.heartbeat(self._id, beats.count, beats.last_at)
+            except ApiError as error:
+                self._log.warning("heartbeat_refused", code=error.code)
+            self._beats_sent = beats.count
+
+    def _send_logs(self) -> None:
+        for name, stream in self._streams():
+            for _ in range(_CHUNKS_PER_STEP):
+                offset = self._offsets.get(name, 0)
+                text = stream.chunk(offset)
+                if not text:
+                    break
+                try:
+                    self._node.api.log(self._id, name, offset, text)
+                except ApiError as error:
+                    self._log.warning("log_refused", stream=name, code=error.code)
+                self._offsets[name] = offset + len(text.encode())
+
+    def _streams(self) -> tuple[tuple[str, LogFile], ...]:
+        return self._logs.streams() if self._logs is not None else ()
+
+    def _say(self, text: str) -> None:
+        if self._logs is not None:
+            self._logs.say(text)
+
+    # -- once it has ended ------------------------------------------------------------------------
+
+    def _report(self) -> bool:
+        """Store the outputs, report the end; whether that is done."""
+        ending = self._node.journal.ending(self._id)
+        if ending is None:
+            return False
+        if ending.outputs is None and self._entry.outputs:
+            ending = self._with_outputs(ending)
+            self._node.journal.amend_ending(self._id, ending)
+        if any(stream.chunk(self._offsets.get(name, 0)) for name, stream in self._streams()):
+            self._progress.tell()  # the rest of the output first
+            return False
+        try:
+            self._node.api.finish(self._id, ending, self._attestor.final(), self._attestor.close())
+        except ApiError as error:
+            self._log.error("finish_refused", code=error.code, detail=str(error))
+        else:
+            self._log.info("job_reported", outcome=ending.outcome, reason=ending.reason)
+        self._node.journal.set_phase(self._id, "reported")
+        self._clean_up()
+        return True
+
+    def _with_outputs(self, ending: Ending) -> Ending:
+        """The ending, with the outputs stored; a job whose outputs cannot be kept has failed."""
+        folders = self._node.folders(self._id)
+        target = folders.root / "outputs.tar.gz"
+        paths = tuple(path.removeprefix("/out").strip("/") for path in self._entry.outputs)
+        if not folders.out.is_dir():
+            return ending
+        try:
+            if pack(folders.out, paths, target) is None:
+                return ending
+            digest = self._node.api.put_blob(target.read_bytes())
+        except (BundleError, CoulombError, OSError) as error:
+            self._say(f"outputs: {error}")
+            reason = error.reason if isinstance(error, BundleError) else "outputs_not_stored"
+            outcome = "failed" if ending.outcome == "succeeded" else ending.outcome
+            kept = ending.reason if ending.outcome != "succeeded" else reason
+            return Ending(outcome, kept, ending.exit_code, None, ending.stop)
+        finally:
+            target.unlink(missing_ok=True)
+        return Ending(ending.outcome, ending.reason, ending.exit_code, digest, ending.stop)
+
+    def _see_it_over(self) -> bool:
+        """Wait for the end on chain; sign a Stop where no witness is there for the Close."""
+        lease = self._node.api.lease(self._id)
+        ending = self._node.journal.ending(self._id)
+        if lease.state not in LIVE:
+            self._node.journal.set_phase(self._id, "done")
+            self._log.info("lease_over", state=lease.state)
+            return True
+        wanted = lease.stop_requested == "unwitnessed" or (ending is not None and ending.stop)
+        if wanted and not self._stop_sent:
+            stop, signature = self._attestor.stop()
+            try:
+                self._node.api.stop(self._id, stop, signature)
+            except ApiError as error:
+                self._log.warning("stop_refused", code=error.code)
+            self._stop_sent = True
+        return False
+
+    def _clean_up(self) -> None:
+        if self._logs is not None:
+            self._logs.close()
+        remove_tree(self._node.folders(self._id).root)
+
+    # -- after a restart --------------------------------------------------------------------------
+
+    def _settle_with_server(self) -> None:
+        """Learn what this node signed and its journal has forgotten, then end the lease there."""
+        journal, entry = self._node.journal, self._entry
+        for held in self._node.api.attestations(self._id):
+            if self._is_ours(held.message, held.signature):
+                journal.adopt(self._id, held.message, held.signature)
+        final = self._node.api.lease(self._id).final
+        if final is not None and self._is_ours(final.message, final.meter_signature):
+            journal.adopt_close(self._id, final.message, final.meter_signature)
+            journal.end(self._id, Ending("failed", "agent_restarted"))
+            journal.set_phase(self._id, "reported")
+        elif journal.ending(self._id) is None:
+            self._attestor.conclude(Ending("failed", "agent_restarted"))
+        self._log.info("lease_recovered", job=entry.job_id)
+
+    def _is_ours(self, message: UsageAttestation | Close, signature: bytes) -> bool:
+        try:
+            verify(message, self._entry.domain, signature, self._node.signer.address)
+        except SignatureError:
+            return False
+        return True

@@ -1,0 +1,187 @@
+"""A job's folders: made for it, measured while it runs, and taken away without a trace.
+
+What a job leaves behind is hostile: links, devices it could not make but tried to, folders without
+permissions, folders nested deeper than any path is long. Nothing here follows a link or recurses.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from marketplace.agent.runtime.base import JobFolders
+
+MIB = 1024 * 1024
+DEPTH_MAX = 128
+TOO_MUCH_MIB = 2**32 - 1
+_ENTRY_BYTES_MIN = 1024  # an empty file fills no block, but takes an inode and a name
+_PAUSE_FACTOR = 20  # measuring takes at most a twentieth of the time
+_PAUSE_MIN_S = 0.25
+_OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class TooDeep(OSError):
+    """Folders are nested deeper than DEPTH_MAX."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Something below a folder: its path from there, and the open folder it is in."""
+
+    path: str
+    name: str
+    folder_fd: int
+    status: os.stat_result
+
+
+def walk(top: Path) -> Iterator[Entry]:
+    """Everything below a folder, which may change meanwhile. Raises TooDeep."""
+    stack = [(os.open(top, _OPEN_FOLDER), "")]
+    opened = [stack[0][0]]
+    iterators = [os.scandir(opened[0])]
+    try:
+        while iterators:
+            folder_fd, prefix = stack[-1]
+            item = next(iterators[-1], None)
+            if item is None:
+                iterators.pop().close()
+                os.close(opened.pop())
+                stack.pop()
+                continue
+            try:
+                status = item.stat(follow_symlinks=False)
+                yield Entry(prefix + item.name, item.name, folder_fd, status)
+                if stat.S_ISDIR(status.st_mode):
+                    if len(stack) >= DEPTH_MAX:
+                        raise TooDeep(f"more than {DEPTH_MAX} folders deep")
+                    descriptor = os.open(item.name, _OPEN_FOLDER, dir_fd=folder_fd)
+                    opened.append(descriptor)
+                    iterators.append(os.scandir(descriptor))
+                    stack.append((descriptor, f"{prefix}{item.name}/"))
+            except (FileNotFoundError, NotADirectoryError, PermissionError):
+                continue  # gone or closed in the meantime
+    finally:
+        for iterator in iterators:
+            iterator.close()
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+def make_folders(folders: JobFolders) -> None:
+    """Make a job's folders, empty; only the agent's user can enter them from outside."""
+    remove_tree(folders.root)
+    folders.root.mkdir(mode=0o700, parents=True)
+    for folder in (folders.work, folders.out, folders.run, folders.logs):
+        folder.mkdir(mode=0o755)
+
+
+def give_to(folders: JobFolders, owner: tuple[int, int] | None) -> None:
+    """Let the job's user own what it may write to."""
+    if owner is None:
+        return
+    for top in (folders.work, folders.out):
+        os.chown(top, *owner)
+        for entry in walk(top):
+            os.chown(entry.name, *owner, dir_fd=entry.folder_fd, follow_symlinks=False)
+
+
+def remove_tree(root: Path) -> None:
+    """Take a folder away with all that is in it, however deep; nothing happens if it is not there.
+
+    Folders in folders are moved up before they are emptied, so depth never matters.
+    """
+    if not root.is_dir() or root.is_symlink():
+        return
+    top_fd = os.open(root, _OPEN_FOLDER)
+    try:
+        while names := _some_names(top_fd):
+            for name in names:
+                _remove(top_fd, name)
+    finally:
+        os.close(top_fd)
+    root.rmdir()
+
+
+def _remove(top_fd: int, name: str) -> None:
+    """Remove one entry of the top folder; folders it holds are moved up beside it first."""
+    if not _opened_up(top_fd, name):
+        os.unlink(name, dir_fd=top_fd)
+        return
+    folder_fd = os.open(name, _OPEN_FOLDER, dir_fd=top_fd)
+    try:
+        while children := _some_names(folder_fd):
+            for child in children:
+                if _opened_up(folder_fd, child):
+                    beside = f".removed-{secrets.token_hex(16)}"
+                    os.rename(child, beside, src_dir_fd=folder_fd, dst_dir_fd=top_fd)
+                else:
+                    os.unlink(child, dir_fd=folder_fd)
+    finally:
+        os.close(folder_fd)
+    os.rmdir(name, dir_fd=top_fd)
+
+
+def _opened_up(folder_fd: int, name: str) -> bool:
+    """Whether the entry is a folder; if so its owner may enter and change it from now on."""
+    mode = os.lstat(name, dir_fd=folder_fd).st_mode
+    if not stat.S_ISDIR(mode):
+        return False
+    if stat.S_IMODE(mode) & 0o700 != 0o700:
+        os.chmod(name, 0o700, dir_fd=folder_fd)
+    return True
+
+
+def _some_names(folder_fd: int) -> list[str]:
+    with os.scandir(folder_fd) as items:
+        return [item.name for item, _ in zip(items, range(10_000), strict=False)]
+
+
+class DiskWatch:
+    """How much disk a job uses, measured now and then by the blocks that its files fill.
+
+    `hidden_bytes` adds what no folder shows: files that are deleted but still open. Folders that
+    are nested too deep count as more than any limit.
+    """
+
+    def __init__(
+        self,
+        tops: tuple[Path, ...],
+        hidden_bytes: Callable[[], int],
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tops = tops
+        self._hidden_bytes = hidden_bytes
+        self._clock_s = clock_s
+        self._next_s = 0.0
+        self._mib = 0
+
+    @property
+    def mib(self) -> int:
+        """The last measurement, rounded up, renewed when it is old enough."""
+        began = self._clock_s()
+        if began >= self._next_s:
+            self._mib = self._measure()
+            ended = self._clock_s()
+            self._next_s = ended + max(_PAUSE_MIN_S, (ended - began) * _PAUSE_FACTOR)
+        return self._mib
+
+    def _measure(self) -> int:
+        used = self._hidden_bytes()
+        seen: set[int] = set()  # files with several names count once
+        try:
+            for top in self._tops:
+                for entry in walk(top):
+                    status = entry.status
+                    if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+                        if status.st_ino in seen:
+                            continue
+                        seen.add(status.st_ino)
+                    used += max(_ENTRY_BYTES_MIN, status.st_blocks * 512)
+        except TooDeep:
+            return TOO_MUCH_MIB
+        return -(-used // MIB)

@@ -1,0 +1,164 @@
+"""A job while it runs: measured, attested every interval, and stopped when it has to be."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from marketplace.agent.assignment import Assignment
+from marketplace.agent.attestor import Attestor
+from marketplace.agent.capacity import Grant
+from marketplace.agent.channel import JobChannel
+from marketplace.agent.folders import DiskWatch
+from marketplace.agent.journal import Ending
+from marketplace.agent.meters import MIB, CpuMemory, JobMeter, Reading
+from marketplace.agent.node import Node
+from marketplace.agent.progress import Beats, Order, Progress
+from marketplace.agent.runtime.base import Running
+
+_TICK_S = 0.05
+
+
+class Watch:
+    """Watches one running job; `to_the_end` is the whole of its life."""
+
+    def __init__(
+        self,
+        node: Node,
+        job: Assignment,
+        grant: Grant,
+        attestor: Attestor,
+        progress: Progress,
+        running: Running,
+        channel: JobChannel,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._node = node
+        self._job = job
+        self._attestor = attestor
+        self._progress = progress
+        self._running = running
+        self._channel = channel
+        self._real_gpus = tuple(gpu.uuid for gpu in grant.gpus if not gpu.simulated)
+        self._meter = JobMeter(job.gpu_milli, job.units_cap, clock_ns)
+        self._limit_ms = 0
+        self._at_limit = Order("failed", "max_duration")
+        self._due_ms = job.interval_ms
+        self._silent_checks = 0
+        self._seen: CpuMemory | None = None
+        folders = node.folders(job.lease_id)
+        device = folders.work.stat().st_dev
+        self._disk = DiskWatch((folders.work, folders.out), lambda: running.hidden_bytes(device))
+
+    def to_the_end(self) -> Ending:
+        """Watch until the job has ended or was stopped, and sign its final usage.
+
+        Raises JournalError; the job is dead then as well.
+        """
+        try:
+            ending = self._until_over()
+        finally:
+            self._meter.stop()
+            self._sample()
+            self._running.close()
+            self._channel.finish()
+        if self._meter.started:
+            self._attest()
+        return ending
+
+    def _until_over(self) -> Ending:
+        while True:
+            self._note_ready()
+            code = self._running.wait(_TICK_S)
+            if code is not None:
+                return self._ended(code)
+            order = self._progress.order or self._breach()
+            if order is not None:
+                return self._stopped(order)
+            if self._meter.started and self._meter.ms >= self._due_ms:
+                self._due_ms += self._job.interval_ms
+                self._attest()
+
+    def _note_ready(self) -> None:
+        """Start the clock of usage at the first sign that the job is ready."""
+        at_once = self._job.spec.ready == "start"
+        if self._meter.started or not (at_once or self._channel.signs.ready):
+            return
+        most_ms = self._job.max_seconds * 1000
+        funded_ms = max(0, self._job.end * 1000 - self._node.wall_ms())
+        if funded_ms < most_ms and self._job.budget_limited:
+            self._at_limit = Order("over_budget", "budget")
+        self._limit_ms = min(most_ms, funded_ms)
+        self._meter.start(self._sample(), self._limit_ms)
+        self._progress.start_covering()
+        self._attest()
+
+    def _breach(self) -> Order | None:
+        """Why the job has to stop now, if it has to."""
+        if not self._meter.started:
+            late = self._node.wall_ms() > self._job.start_deadline_ms
+            return Order("failed", "start_limit") if late else None
+        if self._meter.ms >= self._limit_ms:
+            return self._at_limit
+        if self._progress.uncovered_ms > self._job.grace_ms:
+            return Order("failed", "witness_silent")
+        return self._excess()
+
+    def _excess(self) -> Order | None:
+        """What the job uses beyond its limits; it gets no time to use more."""
+        if self._disk.mib > self._job.storage_mib:
+            return Order("failed", "storage_limit", grace=False)
+        seen = self._sample()
+        if seen is not None and (seen.memory_bytes or 0) > self._job.memory_mib * MIB:
+            return Order("failed", "memory_limit", grace=False)
+        return None
+
+    def _sample(self) -> CpuMemory | None:
+        """Processor time and memory now; once the processes are gone, as last seen."""
+        self._seen = self._running.read() or self._seen
+        return self._seen
+
+    def _ended(self, code: int) -> Ending:
+        self._meter.stop()
+        if self._running.out_of_memory():
+            return Ending("failed", "memory_limit", code)
+        if not self._meter.started and not self._channel.signs.ready:
+            return Ending("failed", "never_ready", code)
+        return (
+            Ending("succeeded", "completed", 0)
+            if code == 0
+            else Ending("failed", "exit_code", code)
+        )
+
+    def _stopped(self, order: Order) -> Ending:
+        """Stop the clock, then the job: the time it takes to end is not sold."""
+        self._meter.stop()
+        code = None
+        if order.grace:
+            self._running.terminate()
+            code = self._running.wait(self._node.stop_grace_s)
+        self._running.kill()
+        stop = order.reason == "witness_silent"
+        return Ending(order.outcome, order.reason, code, stop=stop)
+
+    def _attest(self) -> None:
+        signs = self._channel.signs
+        if signs.heartbeats == 0:  # it says nothing: what we can vouch for is that it lives
+            self._silent_checks += 1
+        beats = signs.heartbeats + self._silent_checks
+        self._progress.beat(Beats(beats, signs.last_at or self._node.wall_ms() / 1000))
+        storage_mib = self._disk.mib
+        usage = self._meter.take(self._seen, storage_mib, signs.units)
+        gpus = self._node.nvml.sample(self._real_gpus) if self._node.nvml else ()
+        reading = Reading(
+            at_ms=self._node.wall_ms(),
+            ms=usage.ms,
+            cpu_ms=usage.cpu_core_ms,
+            memory_mib=self._meter.memory_mib,
+            storage_mib=storage_mib,
+            units=usage.units,
+            heartbeats=signs.heartbeats,
+            gpus=gpus,
+        )
+        self._attestor.attest(usage, reading)
+        self._progress.tell()
