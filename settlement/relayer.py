@@ -193,7 +193,8 @@ class Relayer:
 
     # Sending
 
-    def _broadcast(self, intent: Intent, done: Tick) -> None:
+    def _broadcast(self, intent: Intent, done: Tick) -> bool:
+        """Hand the stored bytes to the node; whether it took them."""
         if intent.raw is None:
             raise OutboxConflict(f"intent {intent.id} is {intent.state} without signed bytes")
         try:
@@ -204,11 +205,12 @@ class Relayer:
                 self._replace(intent, done)
             elif error.reason is not SendReason.NONCE_TOO_LOW:  # the next look tells who used it
                 self._alert(intent, str(error))
-            return
+            return False
         self._failpoint("broadcast")
         self._store.mark_sent(intent.id)
         done.sent += 1
         self._failpoint("marked_sent")
+        return True
 
     def _replace(self, intent: Intent, done: Tick) -> None:
         """Sign once more for a higher fee: same nonce, same call."""
@@ -247,12 +249,13 @@ class Relayer:
             if offer is None:
                 self._alert(intent, f"fee_above_cap: the base fee is {fees.base} wei per gas")
                 return
-            room -= self._launch_one(intent, offer, done)
-            if room <= 0:
+            took = self._launch_one(intent, offer, done)
+            room -= took is not None
+            if took is False or room <= 0:
                 return
 
-    def _launch_one(self, intent: Intent, offer: FeeOffer, done: Tick) -> bool:
-        """Vet, sign, store, send. Whether a nonce was given away."""
+    def _launch_one(self, intent: Intent, offer: FeeOffer, done: Tick) -> bool | None:
+        """Vet, sign, store, send. None where no nonce was given, else whether the node took it."""
         try:
             verdict = self._vetting.vet(intent)
         except ChainUnavailable:
@@ -262,23 +265,22 @@ class Relayer:
         ) as error:  # the node can't estimate: a thing to look at, not to give up on
             self._hold(intent, str(error), None, done)
             self._alert(intent, str(error))
-            return False
+            return None
         self._failpoint("vetted")
         if isinstance(verdict, Refuse):
             self._kill(intent, verdict.reason, done)
-            return False
+            return None
         if isinstance(verdict, Wait):
             self._hold(intent, verdict.reason, verdict.limit, done)
-            return False
+            return None
         self._held_until.pop(intent.id, None)
         if verdict.payload is not None:
             self._store.amend(intent.id, verdict.payload, verdict.later)
             intent = replace(intent, payload=verdict.payload)
         signed = self._sign(intent, verdict.gas, offer)
         if signed is None:
-            return False
-        self._broadcast(signed, done)
-        return True
+            return None
+        return self._broadcast(signed, done)
 
     def _sign(self, intent: Intent, gas: int, offer: FeeOffer) -> Intent | None:
         """Give the intent a nonce and store its signed bytes; None where another was faster."""

@@ -5,6 +5,7 @@ A certain revert costs nothing this way, and vouchers that would be skipped don'
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from settlement.leases import LeaseStatus
 from settlement.ports import Intent, IntentKind
 from settlement.signing import recover
 
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 NOTHING_TO_SETTLE = "nothing_to_settle"
 # Reverts that only mean "not yet": how often to look again before giving up; None is for ever.
 NOT_YET: dict[str, int | None] = {"UsageAheadOfTime": 120, "RefundTooEarly": None}
@@ -127,13 +129,17 @@ class Call:
 def call_of(payload: dict[str, Any]) -> Call:
     """Read a payload. Raises FieldError where it is malformed."""
     try:
-        gas = payload.get("gas")
+        gas, to = payload.get("gas"), str(payload["to"])
+        if not _ADDRESS.fullmatch(to):
+            raise FieldError("/payload/to", f"{to!r} is no address")
         return Call(
-            checksum(str(payload["to"])),
+            checksum(to),
             bytes.fromhex(str(payload["data"]).removeprefix("0x")),
             int(payload.get("value", 0)),
             None if gas is None else int(gas),
         )
+    except FieldError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise FieldError("/payload", f"not a call: {error!r}") from error
 

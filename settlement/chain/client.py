@@ -145,18 +145,21 @@ class ChainClient:
 
     def balance(self, address: str) -> int:
         """Native balance in wei."""
+        account = Web3.to_checksum_address(address)
         with self._talk():
-            return int(self._web3.eth.get_balance(Web3.to_checksum_address(address)))
+            return int(self._web3.eth.get_balance(account))
 
     def nonce(self, address: str, at: BlockTag = "latest") -> int:
         """Transactions of an account: mined ("latest"), or with those in the pool ("pending")."""
+        account = Web3.to_checksum_address(address)
         with self._talk():
-            return int(self._web3.eth.get_transaction_count(Web3.to_checksum_address(address), at))
+            return int(self._web3.eth.get_transaction_count(account, at))
 
     def code(self, address: str) -> bytes:
         """Code at an address; empty where there is none."""
+        account = Web3.to_checksum_address(address)
         with self._talk():
-            return bytes(self._web3.eth.get_code(Web3.to_checksum_address(address)))
+            return bytes(self._web3.eth.get_code(account))
 
     def call(
         self,
@@ -167,8 +170,9 @@ class ChainClient:
         value: int = 0,
     ) -> bytes:
         """Run a call without a transaction. Raises CallReverted with the decoded error."""
+        fields = _fields(to, data, sender, value)
         with self._talk():
-            return bytes(self._web3.eth.call(_fields(to, data, sender, value), at))
+            return bytes(self._web3.eth.call(fields, at))
 
     def estimate_gas(
         self,
@@ -179,8 +183,9 @@ class ChainClient:
         at: BlockTag = "pending",
     ) -> int:
         """Gas the call would take now. Raises CallReverted."""
+        fields = _fields(to, data, sender, value)
         with self._talk():
-            return int(self._web3.eth.estimate_gas(_fields(to, data, sender, value), at))
+            return int(self._web3.eth.estimate_gas(fields, at))
 
     def fees(self) -> Fees:
         """Base fee of the newest block and the node's advice for the priority fee."""
@@ -236,13 +241,10 @@ class ChainClient:
 
     def logs(self, address: str, first: int, last: int) -> tuple[Log, ...]:
         """An address's logs in the blocks first to last, both included, in chain order."""
+        account = Web3.to_checksum_address(address)
         with self._talk():
             found = self._web3.eth.get_logs(
-                {
-                    "address": Web3.to_checksum_address(address),
-                    "fromBlock": first,
-                    "toBlock": last,
-                }
+                {"address": account, "fromBlock": first, "toBlock": last}
             )
             logs = [_log(entry) for entry in found]
         return tuple(sorted(logs, key=lambda log: (log.block_number, log.log_index)))

@@ -1,0 +1,81 @@
+"""A relayer in processes of its own, made to be killed: `python -m tests.relayer_process`.
+
+Reads one JSON request a line and forks a child for it, which ticks on the SQLite outbox `db` until
+nothing is left to do. The child sends itself SIGKILL when it passes the failpoint `kill_at` for the
+`nth` time, or `kill_after` seconds. Answers with the child's wait status.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from settlement.chain.client import ChainClient
+from settlement.chain.contracts import Escrow
+from settlement.chain.devnet import DEV_CHAIN_ID
+from settlement.ports import IntentState
+from settlement.relayer import Relayer, RelayerSettings
+from settlement.signing import LocalSigner
+from settlement.vetting import Vetting
+from tests.sqlite_outbox import SqliteOutbox
+
+DONE = (IntentState.FINAL, IntentState.DEAD)
+
+
+def die_after(seconds: float) -> None:
+    """SIGKILL at a moment that the rest of the process does not choose."""
+    time.sleep(seconds)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def work(request: dict[str, Any]) -> None:
+    """Tick until every intent is final or dead, or this process is killed."""
+    store = SqliteOutbox(Path(request["db"]))
+    client = ChainClient(request["rpc_url"], DEV_CHAIN_ID)
+    signer = LocalSigner(bytes.fromhex(request["key"]))
+    passed = 0
+
+    def failpoint(name: str) -> None:
+        nonlocal passed
+        if name == request["kill_at"]:
+            passed += 1
+            if passed == request["nth"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    relayer = Relayer(
+        store,
+        client,
+        signer,
+        Vetting(Escrow(client, request["escrow"]), signer.address),
+        RelayerSettings(confirmations=0),
+        failpoint=failpoint,
+    )
+    if request["kill_after"] is not None:
+        threading.Thread(target=die_after, args=(request["kill_after"],), daemon=True).start()
+    while any(intent.state not in DONE for intent in store.intents.values()):
+        relayer.tick()
+        time.sleep(0.01)
+
+
+def main() -> None:
+    for line in sys.stdin:
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            try:
+                work(request)
+            finally:
+                sys.stdout.flush()
+                os._exit(0 if sys.exc_info()[0] is None else 1)
+        _, status = os.waitpid(child, 0)
+        print(json.dumps({"status": status}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

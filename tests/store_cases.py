@@ -1,0 +1,229 @@
+"""What every OutboxStore and EventStore must do: run by the fakes and by the real adapters alike.
+
+Subclass and give a `store` fixture; each test gets a fresh one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from settlement.errors import OutboxConflict
+from settlement.events import Deposited, Settled, SettledEntry
+from settlement.ports import (
+    BlockRef,
+    EventStore,
+    IntentKind,
+    IntentState,
+    LoggedEvent,
+    OutboxStore,
+)
+
+A, B = "0x" + "aa" * 20, "0x" + "bb" * 20
+PAYLOAD: dict[str, Any] = {"to": A, "data": "0x01"}
+
+
+class OutboxCases:
+    """Promises of an OutboxStore."""
+
+    def signed(self, store: OutboxStore, key: str = "k", nonce: int = 0) -> int:
+        intent = store.enqueue(IntentKind.OPEN, key, PAYLOAD)
+        store.mark_signed(intent.id, A, nonce, b"\x02raw", f"0x{nonce:064x}")
+        return intent.id
+
+    def test_enqueue_gives_a_pending_intent(self, store: OutboxStore) -> None:
+        intent = store.enqueue(IntentKind.CLOSE, "k", PAYLOAD)
+        assert (intent.kind, intent.key, intent.payload) == (IntentKind.CLOSE, "k", PAYLOAD)
+        assert (intent.state, intent.nonce, intent.raw) == (IntentState.PENDING, None, None)
+        assert intent.created_at.tzinfo is not None
+        assert store.get(intent.id) == intent
+
+    def test_enqueue_again_returns_the_first(self, store: OutboxStore) -> None:
+        first = store.enqueue(IntentKind.OPEN, "k", PAYLOAD)
+        assert store.enqueue(IntentKind.OPEN, "k", dict(PAYLOAD)) == first
+        assert [i.id for i in store.pending(10)] == [first.id]
+
+    def test_enqueue_again_with_another_payload_is_refused(self, store: OutboxStore) -> None:
+        store.enqueue(IntentKind.OPEN, "k", PAYLOAD)
+        with pytest.raises(OutboxConflict):
+            store.enqueue(IntentKind.OPEN, "k", {**PAYLOAD, "data": "0x02"})
+        with pytest.raises(OutboxConflict):
+            store.enqueue(IntentKind.CLOSE, "k", PAYLOAD)
+
+    def test_pending_is_oldest_first_and_bounded(self, store: OutboxStore) -> None:
+        ids = [store.enqueue(IntentKind.OPEN, f"k{i}", PAYLOAD).id for i in range(4)]
+        assert [i.id for i in store.pending(3)] == ids[:3]
+
+    def test_signed_bytes_nonce_and_hash_are_stored_together(self, store: OutboxStore) -> None:
+        number = self.signed(store, nonce=7)
+        intent = store.get(number)
+        assert (intent.state, intent.sender, intent.nonce) == (IntentState.SIGNED, A, 7)
+        assert (intent.raw, intent.tx_hash) == (b"\x02raw", f"0x{7:064x}")
+        assert store.pending(10) == [] or list(store.pending(10)) == []
+        assert store.next_nonce(A) == 8
+        assert store.next_nonce(B) is None
+
+    def test_a_nonce_is_given_once_per_sender(self, store: OutboxStore) -> None:
+        self.signed(store, "k", nonce=7)
+        other = store.enqueue(IntentKind.OPEN, "other", PAYLOAD)
+        with pytest.raises(OutboxConflict):
+            store.mark_signed(other.id, A, 7, b"", "0x01")
+        assert store.get(other.id).state is IntentState.PENDING
+        store.mark_signed(other.id, B, 7, b"", "0x01")
+        owner = store.by_nonce(B, 7)
+        assert owner is not None
+        assert owner.id == other.id
+        assert store.by_nonce(B, 8) is None
+
+    def test_an_intent_is_signed_once(self, store: OutboxStore) -> None:
+        number = self.signed(store)
+        with pytest.raises(OutboxConflict):
+            store.mark_signed(number, A, 1, b"", "0x01")
+        assert store.get(number).nonce == 0
+
+    def test_the_way_to_final(self, store: OutboxStore) -> None:
+        number = self.signed(store)
+        store.mark_sent(number)
+        store.mark_sent(number)
+        assert store.get(number).state is IntentState.SENT
+        store.mark_confirmed(number, "0xaa", 5, "0xbb")
+        store.mark_confirmed(number, "0xaa", 6, "0xcc")
+        intent = store.get(number)
+        assert (intent.state, intent.mined_hash) == (IntentState.CONFIRMED, "0xaa")
+        assert (intent.block_number, intent.block_hash) == (6, "0xcc")
+        assert [i.id for i in store.in_flight(A)] == [number]
+        store.mark_final(number)
+        assert store.get(number).state is IntentState.FINAL
+        assert list(store.in_flight(A)) == []
+        assert store.next_nonce(A) == 1
+
+    def test_a_reorg_takes_confirmed_back_to_sent(self, store: OutboxStore) -> None:
+        number = self.signed(store)
+        store.mark_confirmed(number, "0xaa", 5, "0xbb")
+        store.mark_unconfirmed(number)
+        intent = store.get(number)
+        assert (intent.state, intent.mined_hash) == (IntentState.SENT, None)
+        assert (intent.block_number, intent.block_hash) == (None, None)
+        assert intent.raw == b"\x02raw"
+
+    def test_a_replacement_keeps_nonce_and_remembers_hashes(self, store: OutboxStore) -> None:
+        number = self.signed(store, nonce=3)
+        store.mark_sent(number)
+        store.mark_replaced(number, f"0x{3:064x}", b"two", "0x02")
+        store.mark_replaced(number, "0x02", b"three", "0x03")
+        intent = store.get(number)
+        assert (intent.state, intent.nonce, intent.raw) == (IntentState.SIGNED, 3, b"three")
+        assert (intent.tx_hash, intent.replaced) == ("0x03", (f"0x{3:064x}", "0x02"))
+        with pytest.raises(OutboxConflict):
+            store.mark_replaced(number, "0x02", b"four", "0x04")
+
+    def test_in_flight_is_by_nonce(self, store: OutboxStore) -> None:
+        late, early = self.signed(store, "late", 9), self.signed(store, "early", 2)
+        assert [i.id for i in store.in_flight(A)] == [early, late]
+        assert list(store.in_flight(B)) == []
+
+    @pytest.mark.parametrize("step", ["mark_sent", "mark_unconfirmed", "mark_final"])
+    def test_a_step_from_the_wrong_state_is_refused(self, store: OutboxStore, step: str) -> None:
+        intent = store.enqueue(IntentKind.OPEN, "k", PAYLOAD)
+        with pytest.raises(OutboxConflict):
+            getattr(store, step)(intent.id)
+
+    def test_final_is_final(self, store: OutboxStore) -> None:
+        number = self.signed(store)
+        store.mark_confirmed(number, "0xaa", 5, "0xbb")
+        store.mark_final(number)
+        with pytest.raises(OutboxConflict):
+            store.mark_dead(number, "no")
+        with pytest.raises(OutboxConflict):
+            store.mark_confirmed(number, "0xaa", 6, "0xcc")
+
+    def test_dead_keeps_its_reason_and_its_nonce(self, store: OutboxStore) -> None:
+        number = self.signed(store, nonce=4)
+        store.mark_dead(number, "NodeFull(0, 1000)")
+        intent = store.get(number)
+        assert (intent.state, intent.error) == (IntentState.DEAD, "NodeFull(0, 1000)")
+        assert store.next_nonce(A) == 5
+        assert list(store.in_flight(A)) == []
+
+    def test_attempts_are_counted(self, store: OutboxStore) -> None:
+        intent = store.enqueue(IntentKind.OPEN, "k", PAYLOAD)
+        assert store.note_attempt(intent.id, "one") == 1
+        assert store.note_attempt(intent.id, "two") == 2
+        assert store.get(intent.id).error == "two"
+        assert store.get(intent.id).state is IntentState.PENDING
+
+    def test_amend_narrows_and_sets_aside(self, store: OutboxStore) -> None:
+        intent = store.enqueue(IntentKind.SETTLE, "k", PAYLOAD)
+        store.amend(intent.id, {**PAYLOAD, "data": "0x02"}, {**PAYLOAD, "data": "0x03"})
+        narrowed, later = store.pending(10)
+        assert (narrowed.key, narrowed.payload["data"]) == ("k", "0x02")
+        assert (later.key, later.payload["data"]) == ("k/later", "0x03")
+        assert later.kind is IntentKind.SETTLE
+        assert store.enqueue(IntentKind.SETTLE, "k", PAYLOAD).id == intent.id
+
+    def test_amend_after_signing_is_refused_whole(self, store: OutboxStore) -> None:
+        number = self.signed(store)
+        with pytest.raises(OutboxConflict):
+            store.amend(number, PAYLOAD, PAYLOAD)
+        assert list(store.pending(10)) == []
+
+    def test_an_unknown_intent_is_a_key_error(self, store: OutboxStore) -> None:
+        with pytest.raises(KeyError):
+            store.get(12345)
+
+
+def block(number: int, branch: int = 0) -> BlockRef:
+    """Block `number` of one of several branches."""
+    return BlockRef(
+        number, f"0x{branch:02x}{number:062x}", f"0x{branch:02x}{number - 1:062x}", 100 + number
+    )
+
+
+def deposit(at: BlockRef, index: int = 0) -> LoggedEvent:
+    return LoggedEvent(at.number, at.hash, f"0x{index:064x}", index, Deposited(A, 2**100 + index))
+
+
+class EventCases:
+    """Promises of an EventStore."""
+
+    def test_an_empty_store_has_no_cursor(self, store: EventStore) -> None:
+        assert store.cursor() is None
+        assert list(store.blocks(10)) == []
+        assert list(store.events()) == []
+
+    def test_append_moves_the_cursor_and_keeps_events(self, store: EventStore) -> None:
+        store.append(block(1), [deposit(block(1), 0), deposit(block(1), 3)])
+        store.append(block(2), [])
+        assert store.cursor() == block(2)
+        assert list(store.events()) == [deposit(block(1), 0), deposit(block(1), 3)]
+        assert list(store.blocks(1)) == [block(2)]
+
+    def test_a_range_may_skip_blocks(self, store: EventStore) -> None:
+        store.append(block(9), [deposit(block(3)), deposit(block(7))])
+        assert store.cursor() == block(9)
+        assert [e.block_number for e in store.events()] == [3, 7]
+
+    def test_rollback_forgets_what_is_above(self, store: EventStore) -> None:
+        for number in (1, 2, 3):
+            store.append(block(number), [deposit(block(number))])
+        store.rollback(1)
+        assert store.cursor() == block(1)
+        assert [e.block_number for e in store.events()] == [1]
+        store.append(block(2, branch=1), [deposit(block(2, branch=1))])
+        assert [e.block_hash for e in store.events()] == [block(1).hash, block(2, 1).hash]
+
+    def test_rollback_below_everything_empties_it(self, store: EventStore) -> None:
+        store.append(block(5), [deposit(block(5))])
+        store.rollback(-1)
+        assert store.cursor() is None
+        assert list(store.events()) == []
+
+    def test_events_of_one_lease_are_found_inside_batches(self, store: EventStore) -> None:
+        one, two = b"\x01" * 16, b"\x02" * 16
+        batch = Settled(B, (SettledEntry(one, 5), SettledEntry(two, 2**39)))
+        logged = LoggedEvent(1, block(1).hash, "0x00", 1, batch)
+        store.append(block(1), [deposit(block(1)), logged])
+        assert list(store.events(one)) == [logged]
+        assert list(store.events(two)) == [logged]
+        assert list(store.events(b"\x03" * 16)) == []
