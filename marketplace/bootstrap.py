@@ -127,6 +127,7 @@ class Loop:
 
     def __init__(self, name: str, tick: Callable[[], object], period_s: float) -> None:
         self.name = name
+        self.on_fault: Callable[[], None] = lambda: None
         self._tick = tick
         self._period_s = period_s
         self._wake = threading.Event()
@@ -142,6 +143,10 @@ class Loop:
         """Tick now rather than at the end of the period."""
         self._wake.set()
 
+    def is_alive(self) -> bool:
+        """Whether the loop still ticks."""
+        return self._thread.is_alive()
+
     def stop(self, timeout_s: float = 10.0) -> None:
         """Finish the tick at hand and end."""
         self._stopping = True
@@ -150,7 +155,16 @@ class Loop:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        self.broken = True  # until the loop ends in good order
+        """Tick until stopped. A fault nobody foresaw ends the loop, and the process is told."""
+        self.broken = True
+        try:
+            self._loop()
+            self.broken = False
+        finally:
+            if self.broken:
+                self.on_fault()
+
+    def _loop(self) -> None:
         failures = 0
         while not self._stopping:
             self._wake.clear()
@@ -160,8 +174,7 @@ class Loop:
             except (ChainError, OperationalError, OutboxConflict) as error:
                 failures += 1
                 log.warning("tick failed", role=self.name, error=str(error), failures=failures)
-            self._wake.wait(min(self._period_s * 2**failures, max(self._period_s, 15.0)))
-        self.broken = False
+            self._wake.wait(min(self._period_s * 2 ** min(failures, 20), max(self._period_s, 15.0)))
 
 
 @dataclass(slots=True)
@@ -187,18 +200,13 @@ class Runtime:
     @property
     def broken(self) -> list[str]:
         """Loops that ended by a fault."""
-        return [name for name, loop in self.loops.items() if _ended_badly(loop)]
+        return [name for name, loop in self.loops.items() if loop.broken and not loop.is_alive()]
 
     def stop(self) -> None:
         """End every loop, then give the database back."""
         for loop in self.loops.values():
             loop.stop()
         self.database.close()
-
-
-def _ended_badly(loop: Loop) -> bool:
-    thread = loop._thread
-    return loop.broken and thread.ident is not None and not thread.is_alive()
 
 
 def now_ms() -> int:
@@ -288,7 +296,9 @@ def build(
     )
     loops: dict[str, Loop] = {}
     if "matcher" in settings.roles:
-        loops["matcher"] = Loop("matcher", catalog.matcher.tick, min(0.05, settings.poll_s))
+        loops["matcher"] = Loop(
+            "matcher", lambda: _match(catalog, loops), min(0.05, settings.poll_s)
+        )
         loops["watchdog"] = Loop("watchdog", lambda: _watch(catalog), 1.0)
     if "indexer" in settings.roles:
         events = SqlEventStore(database, catalog.projection)
@@ -306,6 +316,11 @@ def build(
         loops["relayer"] = Loop("relayer", relayer.tick, settings.poll_s)
         loops["settling"] = Loop("settling", lambda: _settle(catalog), settings.settle_every_s)
     return Runtime(settings, database, catalog, loops)
+
+
+def _match(catalog: Catalog, loops: Mapping[str, Loop]) -> None:
+    if catalog.matcher.tick() and "relayer" in loops:
+        loops["relayer"].wake()
 
 
 def _watch(catalog: Catalog) -> None:
@@ -359,6 +374,12 @@ def run_roles(
     host = f"[{settings.host}]" if family == socket.AF_INET6 else settings.host
     config = uvicorn.Config(app_of(runtime), log_level="warning", timeout_graceful_shutdown=3)
     server = uvicorn.Server(config)
+
+    def end() -> None:
+        server.should_exit = True
+
+    for loop in runtime.loops.values():
+        loop.on_fault = end
     ready(f"http://{host}:{listener.getsockname()[1]}")
     server.run(sockets=[listener])
     return 1 if runtime.broken else 0

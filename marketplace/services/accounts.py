@@ -28,6 +28,7 @@ KEY_PREFIX = "coul_"
 REQUEST_AGE_MAX_S = 600
 CLOCK_SKEW_S = 60
 KEYS_MAX = 100
+SECONDS_MAX = 253_402_300_799  # the end of the year 9999
 
 
 def hash_key(key: str) -> str:
@@ -122,6 +123,8 @@ class Accounts:
             problems.append(Problem("/message/issuedAt", detail))
         if 0 < request.expires_at <= now_s:
             problems.append(Problem("/message/expiresAt", "has passed"))
+        if request.expires_at > SECONDS_MAX:
+            problems.append(Problem("/message/expiresAt", "lies after the year 9999"))
         if problems:
             raise InvalidInput(problems)
         operators = {checksum(address) for address in self.market.operators}

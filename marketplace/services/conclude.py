@@ -10,7 +10,7 @@ from marketplace.domain.order import Wants
 from marketplace.domain.receipt import ChainEvent, ReceiptInput, build_receipt
 from marketplace.domain.tier import TierRegistry
 from marketplace.services.common import emit, new_id
-from marketplace.services.jobstates import set_state, tell
+from marketplace.services.jobstates import recharge, set_state, tell
 from marketplace.services.orderlog import log_bid
 from marketplace.services.ports import Clock, Market, Store
 from marketplace.services.records import JOB_ENDED, JobRecord, LeaseRecord, ReceiptRecord
@@ -40,6 +40,9 @@ class Conclusions:
             self.resume(store, job)
         if lease.state == "closed":
             self._receipt(store, lease)
+            job = store.jobs.get(lease.job_id, lock=True)
+            if job is not None and job.state in JOB_ENDED:
+                recharge(store, job)
 
     def end(self, store: Store, job: JobRecord, lease: LeaseRecord) -> None:
         """Give a job the outcome that its agent reported, or that its lease's end implies."""

@@ -85,7 +85,6 @@ class Jobs:
 
         expect(bid.buyer == caller.account, "buyer", "must be the account of the API key")
         expect(bid.witness != ZERO_ADDRESS, "witness", "must be a key that countersigns usage")
-        expect(bid.arbiter == self.market.arbiter, "arbiter", f"must be {self.market.arbiter}")
         openers = (ZERO_ADDRESS, self.market.opener)
         expect(bid.opener in openers, "opener", f"must be {self.market.opener}, or zero: anyone")
         expect(bid.expiry > now_s, "expiry", "has passed")
@@ -110,7 +109,7 @@ class Jobs:
                 "shortfall": money(self.market, reserve - free),
             }
             raise InsufficientBalance("the free escrow balance is below the lock", facts=facts)
-        self._charge_key(store, caller, reserve)
+        charge = self._charge_key(store, caller, order, reserve)
         job_id, bid_id = new_id("job"), new_id("bid")
         spec = order.spec
         bid = BidRecord(
@@ -129,7 +128,7 @@ class Jobs:
         except Duplicate as error:
             problem = Problem("/bid/salt", "is used by another bid of yours")
             raise AlreadyExists("the bid's salt is used", problems=[problem]) from error
-        job = _new_job(job_id, bid_id, caller, spec, reserve, now_ms)
+        job = _new_job(job_id, bid_id, caller, spec, (reserve, charge), now_ms)
         store.jobs.add(job)
         log_bid(store, bid, job, Wants.of(spec), order.bid.budget, now_ms)
         tell(store, job, now_ms)
@@ -160,10 +159,13 @@ class Jobs:
             return found[0].terms.lock
         return min(order.bid.budget, full_budget(order.spec)) if order.spec.rests else 0
 
-    def _charge_key(self, store: Store, caller: Principal, amount: int) -> None:
+    def _charge_key(self, store: Store, caller: Principal, order: Submission, reserve: int) -> int:
+        """Count a job against its key's spend cap: all it may cost, fail-over included."""
+        moves_on = set(order.spec.retry_on) & {"interruption", "error"}
+        amount = order.bid.budget if moves_on else reserve
         key = store.keys.get(caller.key_id, lock=True) if caller.key_id else None
         if key is None:
-            return
+            return 0
         if key.spend_cap is not None and key.spent + amount > key.spend_cap:
             facts = {
                 "spend_cap": money(self.market, key.spend_cap),
@@ -172,6 +174,7 @@ class Jobs:
             }
             raise BudgetExceeded("the API key's spend cap would be passed", facts=facts)
         store.keys.put(replace(key, spent=key.spent + amount))
+        return amount
 
     def get(self, store: Store, caller: Principal, job_id: str, *, lock: bool = False) -> JobRecord:
         """A job of the caller (any, for an operator). Raises NotFound."""
@@ -233,8 +236,14 @@ class Jobs:
 
 
 def _new_job(
-    job_id: str, bid_id: str, caller: Principal, spec: JobSpec, reserve: int, now_ms: int
+    job_id: str,
+    bid_id: str,
+    caller: Principal,
+    spec: JobSpec,
+    reserve_and_charge: tuple[int, int],
+    now_ms: int,
 ) -> JobRecord:
+    reserve, charge = reserve_and_charge
     return JobRecord(
         id=job_id,
         account=caller.account,
@@ -255,7 +264,7 @@ def _new_job(
         outputs=None,
         reserve=reserve,
         spent=0,
-        key_charge=reserve,
+        key_charge=charge,
         created_ms=now_ms,
         rest_until_ms=now_ms + spec.start_deadline_seconds * 1000,
         retry_until_ms=None,

@@ -34,7 +34,25 @@ def set_state(
         reserve=0 if ended else job.reserve,
     )
     store.jobs.put(job)
+    if ended:
+        job = recharge(store, job)
     tell(store, job, now_ms)
+    return job
+
+
+def recharge(store: Store, job: JobRecord) -> JobRecord:
+    """Count an ended job against its key's spend cap at what it cost, or may still cost."""
+    actual = sum(
+        lease.released if lease.state == "closed" else lease.lock
+        for lease in store.leases.find(bid_id=job.bid_id)
+        if lease.opened_tx is not None
+    )
+    key = store.keys.get(job.key_id, lock=True) if job.key_id else None
+    if key is None or actual == job.key_charge:
+        return job
+    store.keys.put(replace(key, spent=max(0, key.spent - job.key_charge + actual)))
+    job = replace(job, key_charge=actual)
+    store.jobs.put(job)
     return job
 
 

@@ -20,6 +20,7 @@ from settlement.ports import BlockRef, Intent, IntentKind, IntentState
 BUYERS_FAULTS = ("InsufficientBalance", "BudgetTooSmall", "NonceUsed", "NotLatestLease")
 # What makes an ask useless for every bid, not only for this one.
 ASKS_FAULTS = ("InvalidSignature", "OrderExpired", "InvalidParty")
+RETRY_MS = 60_000  # before a voucher goes into another settlement after the chain refused one
 _NAME = re.compile(r"[A-Za-z]+")
 
 
@@ -62,6 +63,8 @@ class Settling:
             if close is not None and close.state is not IntentState.DEAD:
                 return False  # the Close pays all of it
         last = store.intent(row.intent) if row.intent else None
+        if last is not None and last.state is IntentState.DEAD:
+            return self.clock() - last.created_at.timestamp() * 1000 > RETRY_MS
         return last is None or _indexed(last, head)
 
     def _enqueue(
@@ -148,8 +151,6 @@ class Settling:
 
 def _indexed(intent: Intent, head: BlockRef) -> bool:
     """Whether an intent is over and the indexer has seen what it did."""
-    if intent.state is IntentState.DEAD:
-        return True
     mined = intent.state in (IntentState.CONFIRMED, IntentState.FINAL)
     return mined and intent.block_number is not None and intent.block_number <= head.number
 

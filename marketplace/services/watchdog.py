@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from marketplace.services.conclude import Conclusions
 from marketplace.services.ports import Clock, Database, Market, Store
 from marketplace.services.records import LeaseRecord
+from settlement.ports import IntentState
 
 SILENCE_MIN_MS = 20_000
 SILENCE_INTERVALS = 3
@@ -69,8 +70,8 @@ class Watchdog:
         grace_ms = silence_ms(lease.interval_ms)
         if lease.finished_ms is not None:
             overdue = now_ms - lease.finished_ms > grace_ms
-            unsigned = lease.witness_signature is None and lease.stop_requested != "unwitnessed"
-            return "unwitnessed" if overdue and unsigned else None
+            asked = lease.stop_requested == "unwitnessed"
+            return "unwitnessed" if overdue and not asked and self._unclosed(store, lease) else None
         asked = lease.stop_requested in ("lost", "start_limit")
         if asked and self._over_by_itself(lease, now_ms, grace_ms):
             job = store.jobs.get(lease.job_id)
@@ -81,6 +82,11 @@ class Watchdog:
         if self._late(lease, now_ms):
             return "start_limit"
         return "lost" if now_ms - self._heard_ms(store, lease) > grace_ms else None
+
+    def _unclosed(self, store: Store, lease: LeaseRecord) -> bool:
+        """Whether no Close is under way: the witness signed none, or the chain refused it."""
+        close = store.intent(f"close:{lease.id}")
+        return close is None or close.state is IntentState.DEAD
 
     def _late(self, lease: LeaseRecord, now_ms: int) -> bool:
         if lease.ready_ms is not None or lease.start_s is None:

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from marketplace.api.edge import OWNED, Anyone, EdgeDep, problems
+from marketplace.api.schemas.base import Id
 from marketplace.api.schemas.offers import Account
 
 router = APIRouter(prefix="/accounts", tags=["accounts"])
@@ -18,7 +19,7 @@ router = APIRouter(prefix="/accounts", tags=["accounts"])
     response_model=Account,
     responses=problems(*OWNED, "chain_unavailable"),
 )
-def get(edge: EdgeDep, caller: Anyone, address: str) -> Any:
+def get(edge: EdgeDep, caller: Anyone, address: Id) -> Any:
     """Free and locked money of the caller's account, and its next salt."""
     with edge.database.read() as store:
         return edge.catalog.accounts.funds(store, caller, address)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 
 from marketplace.api.edge import (
     AUTH,
@@ -19,6 +19,7 @@ from marketplace.api.edge import (
     page,
     problems,
 )
+from marketplace.api.schemas.base import Id, Words
 from marketplace.api.schemas.offers import Ask, AskDraft, AskPage, PreparedAsk, SignedAsk
 from marketplace.services.common import from_hex, to_hex
 from marketplace.services.ports import Store
@@ -75,10 +76,10 @@ def create(edge: EdgeDep, caller: Provider, body: SignedAsk, write: WritingDep) 
 @router.get("", operation_id="list_asks", response_model=AskPage, responses=problems())
 def list_asks(
     edge: EdgeDep,
-    provider: Annotated[str | None, Query(max_length=42)] = None,
-    node_id: Annotated[str | None, Query(max_length=40)] = None,
-    tier: Annotated[str | None, Query(max_length=32)] = None,
-    state: Annotated[str | None, Query(max_length=64, description="by comma")] = None,
+    provider: Annotated[str | None, Words] = None,
+    node_id: Annotated[str | None, Words] = None,
+    tier: Annotated[str | None, Words] = None,
+    state: Annotated[str | None, Words] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Any:
@@ -96,7 +97,7 @@ def list_asks(
 @router.get(
     "/{ask_id}", operation_id="get_ask", response_model=Ask, responses=problems("not_found")
 )
-def get(edge: EdgeDep, ask_id: str) -> Any:
+def get(edge: EdgeDep, ask_id: Id) -> Any:
     """One ask."""
     with edge.database.read() as store:
         return edge.catalog.asks.to_json(store, edge.catalog.asks.get(store, ask_id))
@@ -105,7 +106,7 @@ def get(edge: EdgeDep, ask_id: str) -> Any:
 @router.delete(
     "/{ask_id}", operation_id="cancel_ask", response_model=Ask, responses=problems(*OWNED)
 )
-def cancel(edge: EdgeDep, caller: Provider, ask_id: str, write: WritingDep) -> Any:
+def cancel(edge: EdgeDep, caller: Provider, ask_id: Id, write: WritingDep) -> Any:
     """Take an ask off the book: no new fills; leases it opened go on."""
     asks = edge.catalog.asks
 

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from marketplace.api.edge import OWNED, Buyer, EdgeDep, Reply, WritingDep, problems
+from marketplace.api.schemas.base import Id
 from marketplace.api.schemas.work import Attestation, Countersignature
 from marketplace.services.common import from_hex
 from marketplace.services.ports import Store
@@ -21,7 +22,7 @@ router = APIRouter(prefix="/attestations", tags=["attestations"])
     responses=problems(*OWNED, "invalid_signature", "conflict"),
 )
 def countersign(
-    edge: EdgeDep, caller: Buyer, attestation_id: str, body: Countersignature, write: WritingDep
+    edge: EdgeDep, caller: Buyer, attestation_id: Id, body: Countersignature, write: WritingDep
 ) -> Any:
     """Answer an attestation with the witness's voucher; it is durable when this answers."""
     service = edge.catalog.attestations

@@ -18,6 +18,7 @@ from marketplace.api.edge import (
     page,
     problems,
 )
+from marketplace.api.schemas.base import Id
 from marketplace.api.schemas.work import Bid, BidDraft, BidPage, PreparedBid
 from marketplace.errors import InvalidInput, Problem
 from marketplace.services.accounts import checksum_or_none, take_salt
@@ -79,7 +80,7 @@ def list_bids(edge: EdgeDep, caller: Buyer, limit: Limit = 50, cursor: Cursor = 
 
 
 @router.get("/{bid_id}", operation_id="get_bid", response_model=Bid, responses=problems(*OWNED))
-def get(edge: EdgeDep, caller: Anyone, bid_id: str) -> Any:
+def get(edge: EdgeDep, caller: Anyone, bid_id: Id) -> Any:
     """A bid, for its buyer, its witness and the providers of its leases."""
     with edge.database.read() as store:
         return show(edge.catalog.leases.bid(store, caller, bid_id))

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import StreamingResponse
 
 from marketplace.api.edge import AUTH, OWNED, Anyone, EdgeDep, Reply, problems, raw_body
+from marketplace.api.schemas.base import Id
 from marketplace.api.schemas.work import Blob
 from marketplace.services.blobs import BLOB_BYTES_MAX
 
@@ -40,7 +41,7 @@ def put(edge: EdgeDep, caller: Anyone, body: Annotated[bytes, Depends(raw_body)]
     response_class=StreamingResponse,
     responses={**problems(*OWNED), 200: {"content": _RAW}},
 )
-def get(edge: EdgeDep, caller: Anyone, sha256: str) -> Any:
+def get(edge: EdgeDep, caller: Anyone, sha256: Id) -> Any:
     """A file, for whoever uploaded it and the parties of a lease whose job names it."""
     with edge.database.read() as store:
         pieces = edge.catalog.blobs.open(store, caller, sha256)

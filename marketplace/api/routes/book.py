@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 
 from marketplace.api.edge import EdgeDep, problems
+from marketplace.api.schemas.base import Words
 from marketplace.api.schemas.offers import BookView, Quote, QuoteIn
 
 router = APIRouter(tags=["book"])
-TierName = Annotated[str | None, Query(max_length=32)]
+TierName = Annotated[str | None, Words]
 
 
 @router.get("/book", operation_id="get_book", response_model=BookView, responses=problems())

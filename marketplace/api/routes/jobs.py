@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Header, Request
 
 from marketplace.api.edge import (
     AUTH,
@@ -20,6 +20,7 @@ from marketplace.api.edge import (
     page,
     problems,
 )
+from marketplace.api.schemas.base import Id, Words
 from marketplace.api.schemas.work import Job, JobEventPage, JobIn, JobPage, Receipt
 from marketplace.api.sse import event_json, event_stream, watch
 from marketplace.errors import InvalidInput, Problem
@@ -27,7 +28,11 @@ from marketplace.services.common import from_hex
 from marketplace.services.ports import Store
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
-SEQ_MAX = 2**62
+_DIGITS_MAX = 18
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX
 
 
 @router.post(
@@ -67,7 +72,7 @@ def submit(edge: EdgeDep, caller: Buyer, body: JobIn, write: WritingDep) -> Any:
 def list_jobs(
     edge: EdgeDep,
     caller: Buyer,
-    state: Annotated[str | None, Query(max_length=128, description="by comma")] = None,
+    state: Annotated[str | None, Words] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Any:
@@ -86,7 +91,7 @@ def list_jobs(
 
 
 @router.get("/{job_id}", operation_id="get_job", response_model=Job, responses=problems(*OWNED))
-def get(edge: EdgeDep, caller: Buyer, job_id: str) -> Any:
+def get(edge: EdgeDep, caller: Buyer, job_id: Id) -> Any:
     """One job of the caller."""
     jobs = edge.catalog.jobs
     with edge.database.read() as store:
@@ -100,7 +105,7 @@ def get(edge: EdgeDep, caller: Buyer, job_id: str) -> Any:
     response_model=Job,
     responses=problems(*OWNED, "conflict", "idempotency_mismatch", "idempotency_in_flight"),
 )
-def cancel(edge: EdgeDep, caller: Buyer, job_id: str, write: WritingDep) -> Any:
+def cancel(edge: EdgeDep, caller: Buyer, job_id: Id, write: WritingDep) -> Any:
     """Begin to end a job; what was used until then is paid, the rest goes back."""
     jobs = edge.catalog.jobs
 
@@ -123,13 +128,13 @@ async def events(
     edge: EdgeDep,
     caller: Buyer,
     request: Request,
-    job_id: str,
+    job_id: Id,
     last_event_id: Annotated[str | None, Header(max_length=20)] = None,
 ) -> Any:
     """Server-sent events `status, log, metric, cost, receipt`; resumes after Last-Event-ID."""
     after = 0
     if last_event_id:
-        if not last_event_id.isascii() or not last_event_id.isdigit():
+        if not _is_number(last_event_id):
             raise InvalidInput([Problem("/Last-Event-ID", "must be the id of an event")])
         after = int(last_event_id)
     await watch(edge, caller, job_id)
@@ -143,12 +148,12 @@ async def events(
     responses=problems(*OWNED),
 )
 def logs(
-    edge: EdgeDep, caller: Buyer, job_id: str, limit: Limit = 100, cursor: Cursor = None
+    edge: EdgeDep, caller: Buyer, job_id: Id, limit: Limit = 100, cursor: Cursor = None
 ) -> Any:
     """Output of a job in order."""
     catalog = edge.catalog
     after = decode_cursor(cursor)
-    if after is not None and not after.isdigit():
+    if after is not None and not _is_number(after):
         raise InvalidInput([Problem("/cursor", "is no cursor of this list")])
     with edge.database.read() as store:
         catalog.jobs.get(store, caller, job_id)
@@ -162,7 +167,7 @@ def logs(
     response_model=Receipt,
     responses=problems(*OWNED),
 )
-def receipt(edge: EdgeDep, caller: Anyone, job_id: str) -> Any:
+def receipt(edge: EdgeDep, caller: Anyone, job_id: Id) -> Any:
     """The receipt of the job's last lease; `earlier` are those of leases that were lost."""
     receipts = edge.catalog.receipts
     with edge.database.read() as store:

@@ -19,7 +19,7 @@ from marketplace.api.edge import (
     page,
     problems,
 )
-from marketplace.api.schemas.base import Prepared
+from marketplace.api.schemas.base import Id, Prepared
 from marketplace.api.schemas.offers import ApiKey, KeyDraft, KeyPage, NewApiKey, SignedKeyRequest
 from marketplace.domain.key_request import SCOPES
 from marketplace.domain.pricing import to_atoms
@@ -74,7 +74,7 @@ def list_keys(edge: EdgeDep, caller: Anyone, limit: Limit = 50, cursor: Cursor =
 @router.delete(
     "/{key_id}", operation_id="revoke_key", response_model=ApiKey, responses=problems(*OWNED)
 )
-def revoke(edge: EdgeDep, caller: Anyone, key_id: str, write: WritingDep) -> Any:
+def revoke(edge: EdgeDep, caller: Anyone, key_id: Id, write: WritingDep) -> Any:
     """Make a key useless at once."""
     accounts = edge.catalog.accounts
 

@@ -20,6 +20,7 @@ from marketplace.api.edge import (
     page,
     problems,
 )
+from marketplace.api.schemas.base import Id, Words
 from marketplace.api.schemas.work import (
     AttestationAnswer,
     AttestationIn,
@@ -48,8 +49,8 @@ def list_leases(
     edge: EdgeDep,
     caller: Anyone,
     role: Annotated[str | None, Query(pattern="^(provider|buyer|witness)$")] = None,
-    state: Annotated[str | None, Query(max_length=128, description="by comma")] = None,
-    node_id: Annotated[str | None, Query(max_length=40)] = None,
+    state: Annotated[str | None, Words] = None,
+    node_id: Annotated[str | None, Words] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Any:
@@ -64,7 +65,7 @@ def list_leases(
 @router.get(
     "/{lease_id}", operation_id="get_lease", response_model=Lease, responses=problems(*OWNED)
 )
-def get(edge: EdgeDep, caller: Anyone, lease_id: str) -> Any:
+def get(edge: EdgeDep, caller: Anyone, lease_id: Id) -> Any:
     """One lease, for its parties."""
     with edge.database.read() as store:
         return edge.catalog.leases.to_json(store, party(store, caller, lease_id))
@@ -78,7 +79,7 @@ def get(edge: EdgeDep, caller: Anyone, lease_id: str) -> Any:
     responses=problems(*OWNED, "attestation_refused"),
 )
 def attest(
-    edge: EdgeDep, caller: Provider, lease_id: str, body: AttestationIn, write: WritingDep
+    edge: EdgeDep, caller: Provider, lease_id: Id, body: AttestationIn, write: WritingDep
 ) -> Any:
     """Hand in cumulative usage signed by the meter; sequence 0 at 0 ms is the ready reading.
 
@@ -103,7 +104,7 @@ def attest(
 def attestations(
     edge: EdgeDep,
     caller: Anyone,
-    lease_id: str,
+    lease_id: Id,
     after_sequence: Annotated[int | None, Query(ge=-1, le=2**32)] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
@@ -128,7 +129,7 @@ def attestations(
     responses=problems(*OWNED),
 )
 def heartbeats(
-    edge: EdgeDep, caller: Provider, lease_id: str, body: HeartbeatIn, write: WritingDep
+    edge: EdgeDep, caller: Provider, lease_id: Id, body: HeartbeatIn, write: WritingDep
 ) -> Any:
     """Forward a job's signs of life; liveness, not honesty."""
     service = edge.catalog.attestations
@@ -143,7 +144,7 @@ def heartbeats(
     response_model=LogAnswer,
     responses=problems(*OWNED),
 )
-def logs(edge: EdgeDep, caller: Provider, lease_id: str, body: LogIn, write: WritingDep) -> Any:
+def logs(edge: EdgeDep, caller: Provider, lease_id: Id, body: LogIn, write: WritingDep) -> Any:
     """Add output of a job; `offset` makes a repeat harmless."""
     streams = edge.catalog.streams
 
@@ -168,9 +169,7 @@ def logs(edge: EdgeDep, caller: Provider, lease_id: str, body: LogIn, write: Wri
         "idempotency_in_flight",
     ),
 )
-def finish(
-    edge: EdgeDep, caller: Provider, lease_id: str, body: FinishIn, write: WritingDep
-) -> Any:
+def finish(edge: EdgeDep, caller: Provider, lease_id: Id, body: FinishIn, write: WritingDep) -> Any:
     """Report a job's end: outcome, last attestation, and the meter's half of the Close."""
     catalog = edge.catalog
     report = Report(
@@ -204,9 +203,7 @@ def finish(
     response_model=Lease,
     responses=problems(*OWNED, "invalid_signature", "conflict"),
 )
-def close(
-    edge: EdgeDep, caller: Anyone, lease_id: str, body: SignatureIn, write: WritingDep
-) -> Any:
+def close(edge: EdgeDep, caller: Anyone, lease_id: Id, body: SignatureIn, write: WritingDep) -> Any:
     """Hand in the witness's half of the Close; both halves go to the chain."""
     catalog = edge.catalog
     signature = from_hex(body.signature, "/signature")
@@ -224,7 +221,7 @@ def close(
     response_model=Lease,
     responses=problems(*OWNED, "invalid_signature", "conflict"),
 )
-def stop(edge: EdgeDep, caller: Anyone, lease_id: str, body: StopIn, write: WritingDep) -> Any:
+def stop(edge: EdgeDep, caller: Anyone, lease_id: Id, body: StopIn, write: WritingDep) -> Any:
     """Hand in a Stop signed by witness or meter; it goes to the chain."""
     catalog = edge.catalog
     signature = from_hex(body.signature, "/signature")

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from marketplace.api.edge import EdgeDep, problems
 from marketplace.api.problems import KINDS
-from marketplace.api.schemas.base import Answer, ProblemKind
+from marketplace.api.schemas.base import Answer, Id, ProblemKind
 from marketplace.api.schemas.offers import TierList
 from marketplace.errors import NotFound
 
@@ -79,7 +79,7 @@ def list_problems() -> dict[str, Any]:
     response_model=ProblemKind,
     responses=problems("not_found"),
 )
-def get_problem(code: str) -> dict[str, Any]:
+def get_problem(code: Id) -> dict[str, Any]:
     """One stable error code."""
     if code not in KINDS:
         raise NotFound("no such code")

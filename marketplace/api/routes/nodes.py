@@ -19,6 +19,7 @@ from marketplace.api.edge import (
     page,
     problems,
 )
+from marketplace.api.schemas.base import Id
 from marketplace.api.schemas.offers import Node, NodeIn, NodePage
 from marketplace.services.nodes import NewGpu, NewNode
 from marketplace.services.ports import Store
@@ -68,7 +69,7 @@ def list_nodes(edge: EdgeDep, caller: Provider, limit: Limit = 50, cursor: Curso
 
 
 @router.get("/{node_id}", operation_id="get_node", response_model=Node, responses=problems(*OWNED))
-def get(edge: EdgeDep, caller: Provider, node_id: str) -> Any:
+def get(edge: EdgeDep, caller: Provider, node_id: Id) -> Any:
     """One node of the caller."""
     with edge.database.read() as store:
         return edge.catalog.nodes.to_json(store, edge.catalog.nodes.get(store, caller, node_id))
@@ -80,7 +81,7 @@ def get(edge: EdgeDep, caller: Provider, node_id: str) -> Any:
     response_model=Node,
     responses=problems(*OWNED),
 )
-def heartbeat(edge: EdgeDep, caller: Provider, node_id: str, write: WritingDep) -> Any:
+def heartbeat(edge: EdgeDep, caller: Provider, node_id: Id, write: WritingDep) -> Any:
     """Say that the node is alive."""
     nodes = edge.catalog.nodes
 
@@ -93,7 +94,7 @@ def heartbeat(edge: EdgeDep, caller: Provider, node_id: str, write: WritingDep) 
 @router.post(
     "/{node_id}/drain", operation_id="drain_node", response_model=Node, responses=problems(*OWNED)
 )
-def drain(edge: EdgeDep, caller: Provider, node_id: str, write: WritingDep) -> Any:
+def drain(edge: EdgeDep, caller: Provider, node_id: Id, write: WritingDep) -> Any:
     """Take no new jobs on the node; what runs goes on."""
     nodes = edge.catalog.nodes
 

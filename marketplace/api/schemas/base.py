@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import Path, Query
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Address = Annotated[str, Field(pattern=r"^0x[0-9a-fA-F]{40}$", examples=["0x" + "ab" * 20])]
 Signature = Annotated[
@@ -16,15 +18,45 @@ Signature = Annotated[
     ),
 ]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", examples=["e3" * 32])]
+Id = Annotated[
+    str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["job_0190c0de0000700080000000000000aa"])
+]
+Words = Query(max_length=160, pattern=r"^[A-Za-z0-9._,-]*$", description="by comma")
 Message = Annotated[
     dict[str, Any], Field(description="EIP-712 message in its JSON form, camelCase members")
 ]
+
+
+DEPTH_MAX = 32
+
+
+def check_json(value: Any, depth: int = 0) -> None:
+    """Raise ValueError for what JSON can carry and neither database nor signature can."""
+    if depth > DEPTH_MAX:
+        raise ValueError(f"is nested deeper than {DEPTH_MAX} levels")
+    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+        raise ValueError("holds half of a surrogate pair, which is no text")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("holds a number that JSON does not have")
+    if isinstance(value, dict):
+        for name, member in value.items():
+            check_json(name, depth + 1)
+            check_json(member, depth + 1)
+    elif isinstance(value, list):
+        for member in value:
+            check_json(member, depth + 1)
 
 
 class Body(BaseModel):
     """A request body: unknown members are refused, nothing is coerced."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_sound(cls, value: Any) -> Any:
+        check_json(value)
+        return value
 
 
 class Answer(BaseModel):

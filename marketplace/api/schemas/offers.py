@@ -18,6 +18,7 @@ from marketplace.api.schemas.base import (
 )
 
 MIB_MAX = 2**32 - 1
+SECONDS_MAX = 253_402_300_799  # the end of the year 9999
 Text = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[ -~]+$")]
 Word = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -28,7 +29,7 @@ class KeyDraft(Body):
     account: Address
     name: Word = Field(examples=["laptop"])
     scopes: list[str] = Field(min_length=1, max_length=3, examples=[["buyer"]])
-    expires_at: int | None = Field(None, ge=1, le=2**40 - 1, description="Unix seconds")
+    expires_at: int | None = Field(None, ge=1, le=SECONDS_MAX, description="Unix seconds")
     spend_cap: str | None = Field(None, examples=["20"], description="decimal amount of the token")
 
 
