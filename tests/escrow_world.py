@@ -68,7 +68,7 @@ class _RevertData(EthereumTesterProvider):
             }
 
 
-class TesterChain:
+class EvmChain:
     """py-evm in this process: no socket, no second process; every transaction is a block."""
 
     def __init__(self) -> None:

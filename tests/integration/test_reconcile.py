@@ -1,0 +1,148 @@
+"""Reconciliation against Anvil: nothing to report on an honest life, each lie is found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from settlement.events import Deposited, Opened
+from settlement.indexer import Indexer
+from settlement.ports import IntentKind, LoggedEvent
+from settlement.reconcile import Finding, FindingKind, reconcile, stuck_intents
+from tests.escrow_world import SETTINGS, TOKEN, Lease, World, anvil, found
+from tests.fakes_settlement import MemoryEvents, MemoryOutbox
+
+
+@pytest.fixture(scope="module")
+def deployed() -> Iterator[World]:
+    with anvil() as chain:
+        world = found(chain, SETTINGS)
+        world.fund(10_000 * TOKEN)
+        yield world
+
+
+@pytest.fixture
+def world(deployed: World) -> Iterator[World]:
+    snapshot = deployed.client.rpc("evm_snapshot")
+    yield deployed
+    assert deployed.client.rpc("evm_revert", snapshot)
+
+
+def findings(
+    world: World, store: MemoryEvents, running: set[bytes] | None = None
+) -> list[tuple[FindingKind, str]]:
+    report = reconcile(store, world.escrow, world.token, running or set())
+    return [(finding.kind, finding.subject) for finding in report.findings]
+
+
+def read(world: World) -> MemoryEvents:
+    store = MemoryEvents()
+    Indexer(store, world.client, world.escrow, world.deployment.block).tick()
+    return store
+
+
+def alter(store: MemoryEvents, kind: type, **changes: object) -> None:
+    """Change the first stored event of a kind, as a bug would."""
+    at = next(i for i, e in enumerate(store.logged) if isinstance(e.event, kind))
+    wrong = replace(store.logged[at].event, **changes)  # type: ignore[arg-type]
+    store.logged[at] = replace(store.logged[at], event=wrong)
+
+
+def name(lease: Lease) -> str:
+    return "0x" + lease.number.hex()
+
+
+def test_an_honest_life_has_no_findings(world: World) -> None:
+    one, two = world.open(), world.open(world.match(bid=world.metered_bid()))
+    world.chain.warp(100)
+    calls = world.escrow.calls
+    world.send(world.relayer, calls.settle([one.voucher(50_000)]))
+    world.send(world.relayer, calls.settle_metered([two.metered(60_000, 9, 8)]))
+    world.send(world.relayer, one.close(70_000))
+    world.send(world.relayer, calls.collect_fees([world.provider.address]))
+    world.send(world.provider, calls.withdraw(world.provider.address, 5))
+    report = reconcile(read(world), world.escrow, world.token, {two.number})
+    assert report.findings == ()
+    assert (report.leases, report.block_number) == (2, world.client.head().number)
+    assert report.accounts == 3
+
+
+def test_an_empty_store_has_nothing_to_compare(world: World) -> None:
+    report = reconcile(MemoryEvents(), world.escrow, world.token, set())
+    assert (report.block_number, report.findings) == (-1, ())
+
+
+def test_a_lease_remembered_wrong_is_found(world: World) -> None:
+    lease = world.open()
+    store = read(world)
+    alter(store, Opened, rate=lease.opened.rate + 1)
+    assert findings(world, store, {lease.number}) == [
+        (FindingKind.LEASE_DIFFERS, name(lease)),
+        (FindingKind.HOLDINGS_SHORT, world.escrow.address),
+    ]
+
+
+def test_a_missed_deposit_is_found(world: World) -> None:
+    store = read(world)
+    alter(store, Deposited, amount=9_999 * TOKEN)
+    assert findings(world, store) == [(FindingKind.BALANCE_DIFFERS, world.buyer.address)]
+
+
+def test_an_event_counted_twice_is_found(world: World) -> None:
+    store = read(world)
+    twice: LoggedEvent = store.logged[0]
+    store.logged.append(twice)
+    kinds = {kind for kind, _ in findings(world, store)}
+    assert kinds == {FindingKind.BALANCE_DIFFERS, FindingKind.HOLDINGS_SHORT}
+
+
+def test_a_node_remembered_fuller_than_it_is_is_found(world: World) -> None:
+    lease = world.open()
+    store = read(world)
+    alter(store, Opened, gpu_milli=2_000)
+    assert (FindingKind.CAPACITY_DIFFERS, f"{world.provider.address}/1") in findings(
+        world, store, {lease.number}
+    )
+
+
+def test_a_job_on_no_lease_and_a_lease_without_a_job_are_found(world: World) -> None:
+    idle, stopped = world.open(), world.open()
+    world.send(world.buyer, world.escrow.calls.stop(stopped.ref))
+    unknown = b"\x01" * 16
+    assert sorted(findings(world, read(world), {stopped.number, unknown})) == sorted(
+        [
+            (FindingKind.RUNNING_WITHOUT_LEASE, name(stopped)),
+            (FindingKind.RUNNING_WITHOUT_LEASE, "0x" + unknown.hex()),
+            (FindingKind.LEASE_WITHOUT_JOB, name(idle)),
+        ]
+    )
+
+
+def test_a_refund_that_nobody_asked_for_is_found(world: World) -> None:
+    lease = world.open(world.match(bid=world.bid(max_seconds=60)))
+    world.chain.warp(60 + SETTINGS.settle_window)
+    assert findings(world, read(world)) == []
+    world.chain.warp(1)
+    assert findings(world, read(world)) == [(FindingKind.REFUND_DUE, name(lease))]
+    world.send(world.stranger, world.escrow.calls.refund(lease.ref))
+    assert findings(world, read(world)) == []
+
+
+def test_an_intent_that_waits_too_long_is_found() -> None:
+    store = MemoryOutbox()
+    intent = store.enqueue(IntentKind.CLOSE, "close-1", {"to": "0x", "data": "0x"})
+    store.note_attempt(intent.id, "UsageAheadOfTime(1, 2)")
+    soon, late = (datetime.now(UTC) + timedelta(seconds=s) for s in (10, 100))
+    limit = timedelta(seconds=60)
+    assert stuck_intents(store.pending(10), soon, limit) == []
+    assert stuck_intents(store.pending(10), late, limit) == [
+        Finding(
+            FindingKind.INTENT_STUCK,
+            "close-1",
+            "final within 60 s",
+            "pending after 100 s: UsageAheadOfTime(1, 2)",
+        )
+    ]
