@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+import httpx
+
 from marketplace.agent.errors import ApiDown
 from marketplace.agent.journal import Ending
 from marketplace.sdk import NO_RETRIES, Coulomb
@@ -98,8 +100,12 @@ class AgentApi(Protocol):
 class SdkApi:
     """The server over HTTP. It retries nothing: the agent's own loops come again."""
 
-    def __init__(self, api_url: str, api_key: str) -> None:
-        self._client = Coulomb(api_url, api_key, retry=NO_RETRIES, timeout=TIMEOUT_S)
+    def __init__(
+        self, api_url: str, api_key: str, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        self._client = Coulomb(
+            api_url, api_key, retry=NO_RETRIES, timeout=TIMEOUT_S, transport=transport
+        )
 
     def close(self) -> None:
         """Close the connections."""
@@ -187,7 +193,7 @@ class SdkApi:
                 signature=final[1],
                 close=close[0],
                 close_signature=close[1],
-                idempotency_key=f"finish-{lease_id}",
+                idempotency_key=f"finish-{lease_id}-{ending.outcome}",
             )
 
     def stop(self, lease_id: str, stop: Stop, signature: bytes) -> None:

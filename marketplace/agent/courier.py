@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
@@ -13,7 +14,7 @@ from marketplace.agent.journal import Ending, LeaseEntry
 from marketplace.agent.logs import JobLogs, LogFile
 from marketplace.agent.node import Node
 from marketplace.agent.progress import Order, Progress
-from marketplace.sdk.errors import ApiError, CoulombError, NotFound
+from marketplace.sdk.errors import ApiError, CoulombError, NotFound, Rejected
 from settlement.attestation import Close, UsageAttestation
 from settlement.errors import SignatureError
 from settlement.signing import verify
@@ -174,6 +175,11 @@ class Courier:
             self._node.api.finish(self._id, ending, self._attestor.final(), self._attestor.close())
         except ApiError as error:
             self._log.error("finish_refused", code=error.code, detail=str(error))
+            if ending.outcome == "over_budget" and isinstance(error, Rejected):
+                # The server's clock says that there was time left: then it is a plain failure.
+                self._node.journal.amend_ending(self._id, replace(ending, outcome="failed"))
+                self._progress.tell()
+                return False
         else:
             self._log.info("job_reported", outcome=ending.outcome, reason=ending.reason)
         self._node.journal.set_phase(self._id, "reported")
@@ -194,12 +200,12 @@ class Courier:
         except (BundleError, CoulombError, OSError) as error:
             self._say(f"outputs: {error}")
             reason = error.reason if isinstance(error, BundleError) else "outputs_not_stored"
-            outcome = "failed" if ending.outcome == "succeeded" else ending.outcome
-            kept = ending.reason if ending.outcome != "succeeded" else reason
-            return Ending(outcome, kept, ending.exit_code, None, ending.stop)
+            if ending.outcome == "succeeded":
+                return replace(ending, outcome="failed", reason=reason)
+            return ending
         finally:
             target.unlink(missing_ok=True)
-        return Ending(ending.outcome, ending.reason, ending.exit_code, digest, ending.stop)
+        return replace(ending, outputs=digest)
 
     def _see_it_over(self) -> bool:
         """Wait for the end on chain; sign a Stop where no witness is there for the Close."""

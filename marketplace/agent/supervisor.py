@@ -83,15 +83,16 @@ class Supervisor:
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set, then end the jobs that run and leave."""
+        failed = 0
         while not stop.is_set():
             try:
                 self.tick()
-            except ApiDown as error:
-                log.warning("server_away", error=str(error))
-            except ApiError as error:
-                log.error("server_refused", code=error.code, detail=str(error))
-            except JournalError as error:
-                log.error("journal_failed", error=str(error))
+                failed = 0
+            except (ApiDown, ApiError, JournalError) as error:
+                failed += 1
+                if failed & (failed - 1) == 0:  # the 1st, 2nd, 4th, 8th… time in a row
+                    kind = type(error).__name__
+                    log.warning("will_try_again", kind=kind, error=str(error), failed=failed)
             stop.wait(self._node.poll_s)
         self.leave()
 

@@ -1,10 +1,11 @@
 """The first thing that runs inside a job's sandbox: drops the last rights, then becomes the job.
 
-Stands alone (standard library, no import of ours). Usage: launch.py ORDER_FD ERROR_FD. The order is
-one JSON object {argv, env, uid, gid, rlimits: {name: value}, alone}, read to its end: the agent
+Stands alone (standard library, no import of ours). Usage: launch.py ORDER_FD ANSWER_FD. The order
+is one JSON object {argv, env, uid, gid, rlimits: {name: value}, alone}, read to its end: the agent
 writes it once accounting is in place, so nothing of the job runs before. The job's environment
 comes this way too: a variable such as LD_PRELOAD must not act on this file while it has rights.
-ERROR_FD gets "ok" just before the exec, and what went wrong if that or anything else fails.
+ANSWER_FD gets "up" and a line feed at once, "ok" just before the exec, and what went wrong if that
+or anything else fails.
 """
 
 import ctypes
@@ -35,8 +36,9 @@ def _drop_rights(uid: int, gid: int) -> None:
 
 def main() -> None:
     """Read the order, obey it, exec."""
-    order_fd, error_fd = int(sys.argv[1]), int(sys.argv[2])
-    os.set_inheritable(error_fd, False)
+    order_fd, answer_fd = int(sys.argv[1]), int(sys.argv[2])
+    os.set_inheritable(answer_fd, False)
+    os.write(answer_fd, b"up\n")
     with os.fdopen(order_fd, "rb") as file:
         raw = file.read()
     if not raw:
@@ -52,10 +54,10 @@ def main() -> None:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if order["uid"] is not None:
             _drop_rights(order["uid"], order["gid"])
-        os.write(error_fd, b"ok")
+        os.write(answer_fd, b"ok")
         os.execvpe(order["argv"][0], order["argv"], order["env"])  # noqa: S606
     except (OSError, ValueError) as error:
-        os.write(error_fd, f"{error}"[:500].encode(errors="replace"))
+        os.write(answer_fd, f"{error}"[:500].encode(errors="replace"))
         os._exit(127)
 
 

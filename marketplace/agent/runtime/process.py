@@ -127,7 +127,7 @@ class ProcessRuntime:
             group = Cgroup.create(
                 self._cgroups, launch.lease_id, limits.memory_mib, limits.pids, limits.cpu_milli
             )
-        starting = Starting(launch, group)
+        starting = Starting(launch, group, self._table)
         try:
             if self._sandbox is None:
                 started = starting.bare(self._prefix)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from marketplace.agent.errors import StartFailed
+from marketplace.agent.meters import ProcessTable
 from marketplace.agent.runtime import bubblewrap, seccomp
 from marketplace.agent.runtime.base import WORK, Launch
 from marketplace.agent.runtime.cgroup import Cgroup
@@ -42,9 +43,10 @@ class Started:
 class Starting:
     """One start. Raises StartFailed or OSError; `abandon` then leaves nothing of it."""
 
-    def __init__(self, launch: Launch, group: Cgroup | None) -> None:
+    def __init__(self, launch: Launch, group: Cgroup | None, table: ProcessTable) -> None:
         self._launch = launch
         self._group = group
+        self._table = table
         self._process: subprocess.Popen[bytes] | None = None
 
     def bare(self, prefix: Path) -> Started:
@@ -59,7 +61,7 @@ class Starting:
             command = [f"{prefix}/bin/python", "-I", "-S", str(launcher), *pipes.words]
             process = self._spawn(command, pipes.passed, work)
             pipes.close_passed()
-            self._let_go(process, None, order, pipes)
+            self._let_go(process, order, pipes)
             return Started(process)
 
     def sandboxed(self, sandbox: bubblewrap.Bubblewrap, prefix: Path) -> Started:
@@ -87,7 +89,7 @@ class Starting:
             pipes.close_passed()
             status.close(status.writer)
             inner = self._inner_pid(process, status)
-            self._let_go(process, inner, order, pipes)
+            self._let_go(process, order, pipes)
             return Started(process, inner, os.dup(status.reader))
 
     def abandon(self) -> None:
@@ -127,16 +129,18 @@ class Starting:
     def _let_go(
         self,
         process: subprocess.Popen[bytes],
-        inner: int | None,
         order: dict[str, Any],
         pipes: _Pipes,
     ) -> None:
         """Put the job into its cgroup, then let it go and hear whether it could."""
-        for pid in (process.pid, inner):
-            if self._group is not None and pid is not None:
-                self._group.add(pid)
+        if pipes.answer.read_until(b"\n") != b"up\n":
+            raise StartFailed("sandbox_failed", self._complaint(process))
+        # Only now is the launcher there for sure: what it becomes is counted from its first step.
+        if self._group is not None:
+            for stat in self._table.tree(process.pid, fresh=True):
+                self._group.add(stat.pid)
         pipes.order.write_all(json.dumps(order).encode())
-        answer = pipes.error.read_until(None)
+        answer = pipes.answer.read_until(None)
         if answer == b"ok":
             return
         detail = answer.removeprefix(b"ok").decode(errors="replace")
@@ -191,17 +195,17 @@ class _Pipe:
 
 
 class _Pipes:
-    """The launcher's two: its order comes by one, its errors go by the other."""
+    """The launcher's two: its order comes by one, its answers go by the other."""
 
     def __init__(self, stack: ExitStack) -> None:
-        self.order, self.error = _Pipe(stack), _Pipe(stack)
-        self.passed = (self.order.reader, self.error.writer)
+        self.order, self.answer = _Pipe(stack), _Pipe(stack)
+        self.passed = (self.order.reader, self.answer.writer)
         self.words = [str(end) for end in self.passed]
 
     def close_passed(self) -> None:
         """Close our copies of the ends that the launcher has."""
         self.order.close(self.order.reader)
-        self.error.close(self.error.writer)
+        self.answer.close(self.answer.writer)
 
 
 def _order(launch: Launch, home: str, path: str) -> dict[str, Any]:

@@ -1,0 +1,325 @@
+"""A market as an agent meets it: the /v1 endpoints that it calls, over one dictionary of leases.
+
+`FakeMarket.handle` answers a request; `transport` puts it behind the SDK within one process and
+`serve` behind a real port for agents that run as processes of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import httpx
+
+from marketplace.domain.jobfile import parse_job
+from settlement.attestation import Close, Stop, UsageAttestation
+from settlement.eip712 import Domain
+from settlement.orders import Ask, Bid, lease_no
+from settlement.signing import LocalSigner, recover, verify
+from tests.factories import job_json, make_ask, make_bid
+
+DOMAIN = Domain(31337, "0x" + "e5" * 20)
+NODE_ID = "node_1"
+Answer = tuple[int, Any]
+
+
+class FakeMarket:
+    """A market with one node. Everything the meter signed is kept, also what came twice."""
+
+    def __init__(self, meter: LocalSigner, interval_ms: int = 1_000) -> None:
+        self.meter = meter
+        self.interval_ms = interval_ms
+        self.leases: dict[str, dict[str, Any]] = {}
+        self.asks: dict[str, Ask] = {}
+        self.bids: dict[str, Bid] = {}
+        self.blobs: dict[str, bytes] = {}
+        self.attestations: dict[str, list[dict[str, Any]]] = {}
+        self.signed: dict[tuple[str, int], set[str]] = {}
+        self.finished: dict[str, dict[str, Any]] = {}
+        self.stops: dict[str, Stop] = {}
+        self.logs: dict[tuple[str, str], bytes] = {}
+        self.beats: dict[str, list[int]] = {}
+        self.nodes: list[dict[str, Any]] = []
+        self.node_beats = 0
+        self.countersigning = True
+        self.closing = True
+        self.down = False
+        self.refuse_with: str | None = None
+        self._lock = threading.RLock()
+
+    # -- set-up -----------------------------------------------------------------------------------
+
+    def open_lease(
+        self, command: list[str] | str, *, lease_id: str | None = None, **changes: Any
+    ) -> str:
+        """Open a lease for a job; changes go to `terms`, `job`, `sizes` or the lease itself."""
+        with self._lock:
+            number = len(self.leases) + 1
+            spec = parse_job(job_json(command=command, **changes.pop("job", {})), packed=True)
+            sizes = {"memory_mib": 512, "storage_mib": 64, **changes.pop("sizes", {})}
+            gpu_milli = changes.pop("gpu_milli", 1000)
+            ask = make_ask(meter=self.meter.address, salt=number)
+            bid = make_bid(
+                job_hash=spec.hash(), gpu_milli=gpu_milli, salt=number,
+                units=changes.pop("units", 0), **sizes,
+            )  # fmt: skip
+            now = int(time.time())
+            funded = changes.pop("funded_seconds", 600)
+            lease_id = lease_id or f"lease_{number}"
+            terms = {
+                "rate": "2000000000000",
+                "prices": ask.floor.to_message(),
+                "funded_seconds": funded,
+                "start": now,
+                "end": now + funded,
+                "gpu_milli": gpu_milli,
+                "lock": {"amount": "1", "currency": "CMP", "atoms": "1000000000000000000"},
+                "start_limit_seconds": 60,
+                "max_seconds": 300,
+                "budget_limited": False,
+                **changes.pop("terms", {}),
+            }
+            self.asks[f"ask_{number}"], self.bids[f"bid_{number}"] = ask, bid
+            key = lease_no(bid.struct_hash(), ask.struct_hash(), ask.meter)
+            self.leases[lease_id] = {
+                "id": lease_id,
+                "lease_no": "0x" + key.hex(),
+                "job_id": f"job_{number}",
+                "ask_id": f"ask_{number}",
+                "bid_id": f"bid_{number}",
+                "node_id": NODE_ID,
+                "buyer": bid.buyer,
+                "provider": ask.provider,
+                "witness": bid.witness,
+                "meter": ask.meter,
+                "state": "active",
+                "interval_ms": self.interval_ms,
+                "terms": terms,
+                "job": {"id": f"job_{number}", "state": "starting", "spec": spec.to_json()},
+                **changes,
+            }
+            return lease_id
+
+    def request_stop(self, lease_id: str, reason: str = "cancelled") -> None:
+        """Wish for a lease's end, as `POST /v1/jobs/{id}/cancel` does."""
+        with self._lock:
+            self.leases[lease_id]["stop_requested"] = reason
+
+    def last(self, lease_id: str) -> UsageAttestation:
+        """The newest attestation taken in."""
+        with self._lock:
+            return UsageAttestation.from_message(self.attestations[lease_id][-1]["message"])
+
+    def taken(self, lease_id: str) -> list[UsageAttestation]:
+        """Every attestation taken in."""
+        with self._lock:
+            rows = list(self.attestations.get(lease_id, []))
+        return [UsageAttestation.from_message(row["message"]) for row in rows]
+
+    def text(self, lease_id: str, stream: str) -> str:
+        """The output received so far."""
+        with self._lock:
+            return self.logs.get((lease_id, stream), b"").decode()
+
+    # -- the endpoints ----------------------------------------------------------------------------
+
+    def handle(self, method: str, url: str, body: bytes) -> Answer:
+        """Answer one request."""
+        if self.down:
+            return _problem(503, "unavailable")
+        split = urlsplit(url)
+        parts = split.path.strip("/").split("/")[1:]
+        query = dict(parse_qsl(split.query))
+        with self._lock:
+            match (method, *parts):
+                case ("GET", "config"):
+                    return 200, self._config()
+                case ("POST", "nodes"):
+                    self.nodes.append(json.loads(body))
+                    return 201, {**self.nodes[-1], "id": NODE_ID, "state": "active"}
+                case ("POST", "nodes", _, "heartbeat"):
+                    self.node_beats += 1
+                    return 200, {}
+                case ("GET", "leases"):
+                    return 200, self._list(query)
+                case ("GET", "leases", lease_id):
+                    return self._lease(lease_id)
+                case ("GET", "asks", ask_id):
+                    return 200, self._order(ask_id, "ask", self.asks[ask_id])
+                case ("GET", "bids", bid_id):
+                    return 200, self._order(bid_id, "bid", self.bids[bid_id])
+                case ("GET", "blobs", digest):
+                    found = self.blobs.get(digest)
+                    return (200, found) if found is not None else _problem(404, "not_found")
+                case ("POST", "blobs"):
+                    digest = hashlib.sha256(body).hexdigest()
+                    self.blobs[digest] = body
+                    return 201, {"sha256": digest, "size": len(body)}
+                case ("GET", "leases", lease_id, "attestations"):
+                    return 200, {"data": self.attestations.get(lease_id, []), "has_more": False}
+                case ("POST", "leases", lease_id, what):
+                    return self._post(lease_id, what, json.loads(body))
+        return _problem(404, "not_found")
+
+    def _post(self, lease_id: str, what: str, body: dict[str, Any]) -> Answer:
+        if lease_id not in self.leases:
+            return _problem(404, "not_found")
+        if what == "attestations":
+            return self._attest(lease_id, body)
+        if what == "heartbeats":
+            self.beats.setdefault(lease_id, []).append(body["count"])
+        elif what == "logs":
+            known = self.logs.get((lease_id, body["stream"]), b"")
+            data = body["text"].encode()
+            if body["offset"] <= len(known):
+                self.logs[lease_id, body["stream"]] = known[: body["offset"]] + data
+        elif what == "finish":
+            return self._finish(lease_id, body)
+        elif what == "stop":
+            stop = Stop.from_message(body["stop"])
+            verify(stop, DOMAIN, bytes.fromhex(body["signature"][2:]), self.meter.address)
+            self.stops[lease_id] = stop
+            self.leases[lease_id]["state"] = "stopped"
+        return 200, {}
+
+    def _attest(self, lease_id: str, body: dict[str, Any]) -> Answer:
+        message, signature = body["attestation"], body["signature"]
+        said = UsageAttestation.from_message(message)
+        verify(said, DOMAIN, bytes.fromhex(signature[2:]), self.meter.address)
+        self.signed.setdefault((lease_id, said.sequence), set()).add(json.dumps(message))
+        if self.refuse_with is not None:
+            return _problem(422, "attestation_refused", reason=self.refuse_with)
+        rows = self.attestations.setdefault(lease_id, [])
+        known = next((r for r in rows if r["sequence"] == said.sequence), None)
+        if known is None:
+            known = {
+                "id": f"att_{lease_id}_{said.sequence}",
+                "lease_id": lease_id,
+                "sequence": said.sequence,
+                "state": "accepted",
+                "message": message,
+                "signature": signature,
+            }
+            rows.append(known)
+            used = {"ms": said.ms, "egress_mib": 0, "units": said.units}
+            self.leases[lease_id]["used"] = used
+            if self.countersigning:
+                self.leases[lease_id]["countersigned"] = used
+        return 201, {k: known[k] for k in ("id", "sequence", "state")}
+
+    def _finish(self, lease_id: str, body: dict[str, Any]) -> Answer:
+        close = Close.from_message(body["close"]["message"])
+        signature = bytes.fromhex(body["close"]["signature"][2:])
+        assert recover(close, DOMAIN, signature) == self.meter.address
+        self._attest(lease_id, body)
+        final = UsageAttestation.from_message(body["attestation"])
+        assert (final.ms, final.units) == (close.ms, close.units)
+        self.finished[lease_id] = body
+        lease = self.leases[lease_id]
+        lease["final"] = {
+            "message": body["close"]["message"],
+            "meter_signature": body["close"]["signature"],
+        }
+        if self.closing:
+            lease["state"] = "closed"
+        return 200, {}
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "chain_id": DOMAIN.chain_id,
+            "contracts": {
+                "ComputeEscrow": DOMAIN.verifying_contract,
+                "ComputeToken": "0x" + "70" * 20,
+            },
+            "currency": "CMP",
+            "decimals": 18,
+            "fee_bps": 0,
+            "windows": {"settle_seconds": 1, "dispute_seconds": 1, "ruling_seconds": 1},
+            "opener": "0x" + "00" * 20,
+            "arbiter": "0x" + "00" * 20,
+            "interval_ms": self.interval_ms,
+            "confirmations": 0,
+            "server_time": "2026-01-01T00:00:00+00:00",
+        }
+
+    def _list(self, query: dict[str, str]) -> dict[str, Any]:
+        state = query.get("state")
+        rows = [lease for lease in self.leases.values() if state in (None, lease["state"])]
+        return {"data": rows, "has_more": False, "next_cursor": None}
+
+    def _lease(self, lease_id: str) -> Answer:
+        lease = self.leases.get(lease_id)
+        return (200, lease) if lease is not None else _problem(404, "not_found")
+
+    def _order(self, order_id: str, kind: str, order: Ask | Bid) -> dict[str, Any]:
+        return {
+            "id": order_id,
+            kind: order.to_message(),
+            "signature": "0x" + "00" * 65,
+            "hash": "0x" + order.struct_hash().hex(),
+            "node_id": NODE_ID,
+            "state": "open",
+            "job_id": order_id.replace("bid", "job"),
+        }
+
+    # -- in front of it ---------------------------------------------------------------------------
+
+    def transport(self) -> httpx.MockTransport:
+        """The market without a network."""
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            if self.down:
+                raise httpx.ConnectError("the market is down", request=request)
+            status, body = self.handle(request.method, str(request.url), request.read())
+            if isinstance(body, bytes):
+                return httpx.Response(status, content=body)
+            return httpx.Response(status, json=body)
+
+        return httpx.MockTransport(answer)
+
+    @contextmanager
+    def serve(self) -> Iterator[str]:
+        """The market on a port of its own; its URL."""
+        market = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                self._answer(b"")
+
+            def do_POST(self) -> None:
+                self._answer(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+
+            def _answer(self, body: bytes) -> None:
+                status, found = market.handle(self.command, self.path, body)
+                raw = found if isinstance(found, bytes) else json.dumps(found).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(raw)))
+                self.end_headers()
+                self.wfile.write(raw)
+
+            def log_message(self, *_: Any) -> None:
+                return
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+
+def _problem(status: int, code: str, **extra: Any) -> Answer:
+    return status, {"type": "about:blank", "title": code, "status": status, "code": code, **extra}
