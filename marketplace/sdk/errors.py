@@ -3,6 +3,7 @@
 CoulombError
 ├── ConfigError                 no profile, no key, or a setting that makes no sense
 ├── InputError                  a job file, a folder or an argument is wrong; nothing was sent
+│   └── NotEnough               more money than the account holds
 ├── VerificationError           the server's document differs from what was asked; not signed
 ├── ProtocolError               the server's answer is not what the API promises
 ├── TransportError              no answer; `sent` tells whether the server may have acted
@@ -55,6 +56,7 @@ __all__ = [
     "InsufficientBalance",
     "InvalidSignature",
     "NoCapacity",
+    "NotEnough",
     "NotFound",
     "Problem",
     "ProtocolError",
@@ -89,6 +91,10 @@ class InputError(CoulombError):
     def __init__(self, message: str, fix: str = "", pointer: str = "") -> None:
         super().__init__(message, fix)
         self.pointer = pointer
+
+
+class NotEnough(InputError):
+    """More money is asked for than the account holds."""
 
 
 class VerificationError(CoulombError):

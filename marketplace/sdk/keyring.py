@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import secrets
 import sys
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from marketplace.sdk.errors import ConfigError
 from marketplace.sdk.profile import config_dir, state_dir
+from settlement.eip712 import checksum
 
 if TYPE_CHECKING:
     from settlement.signing import LocalSigner
@@ -39,6 +41,17 @@ def find_keystore(name_or_file: str) -> Path:
         f"no keystore named {name_or_file!r} (looked in {looked})",
         fix=f"make one with `coulomb wallet new {name_or_file}` or `cast wallet new`",
     )
+
+
+def address_of(keystore: Path) -> str:
+    """The address a keystore states; unlocking nothing. Raises ConfigError without one."""
+    try:
+        stated = json.loads(keystore.read_text(encoding="utf-8"))["address"]
+        return checksum(str(stated))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f"{keystore} does not say its address", fix="put `account: 0x…` into the profile"
+        ) from None
 
 
 def ask_password(what: str) -> str:
@@ -73,16 +86,22 @@ def unlock(
 def witness_key(folder: Path | None = None) -> LocalSigner:
     """The machine's own witness key, made on first use.
 
-    It is hot: its random password lies beside it, readable by its owner only. It can sign usage of
-    its own buyer's leases and move no funds beyond those leases' locks.
+    It can sign usage of its own buyer's leases and move no funds beyond those leases' locks.
+    """
+    folder = folder or state_dir() / "witness"
+    return hot_key(folder / "key.json", folder / "key.password")
+
+
+def hot_key(path: Path, password_path: Path) -> LocalSigner:
+    """A key that is used without asking, made on first use: a meter's or a witness's.
+
+    Its random password lies in a file beside it, readable by its owner only, as the keystore is.
     """
     from settlement import keystore
 
-    folder = folder or state_dir() / "witness"
-    path, password_path = folder / "key.json", folder / "key.password"
     if path.is_file():
         return keystore.load(path, read_password(str(password_path)))
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     password = _write_password(password_path)
     # 256 random bits need no slow derivation, and the key must load within milliseconds.
     return keystore.create(path, password, kdf="pbkdf2", iterations=1_000)

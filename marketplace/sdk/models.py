@@ -72,8 +72,8 @@ class Tier:
     """A class of GPU and what real markets asked for it, USD per GPU and hour; reference only."""
 
     name: str
-    gpu: str
-    memory_gib: int
+    model: str
+    memory_mib: int
     usd_per_gpu_hour: Mapping[str, str] = field(default_factory=dict)
     listings: int = 0
 

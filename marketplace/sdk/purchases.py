@@ -181,10 +181,37 @@ class LogPiece:
 
 
 @dataclass(frozen=True, slots=True)
-class Book:
-    """One tier's book: asks best first, how many bids rest, how deep it is."""
+class LogEvent:
+    """A log event as lists show it."""
 
-    asks: tuple[Mapping[str, Any], ...]
-    bids: int = 0
-    depth: Any = None
+    id: int
+    data: LogPiece
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class BookAsk:
+    """An ask in the book and what is free of it; `price` in decimal tokens."""
+
+    ask_id: str
+    provider: str
+    tier: str
+    region: str
+    runtime: str
+    simulated: bool
+    shared: bool
+    price: Mapping[str, str]
+    gpu_milli: int
+    free_gpu_milli: int
+    max_seconds: int
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """Asks best first, how many bids rest, and free GPUs (thousandths) per tier."""
+
+    asks: tuple[BookAsk, ...]
+    bids: int
+    depth: Mapping[str, int]
     tier: str | None = None

@@ -39,6 +39,7 @@ class Session:
         self._signer_source = signer
         self._witness_source = witness
         self._signer: Signer | None = None
+        self._address: str | None = None
         self._witness: Signer | None = None
         self._chain_id = chain_id
         self._escrow = checksum(escrow) if escrow else None
@@ -57,6 +58,15 @@ class Session:
                 )
             self._signer = self._signer_source()
         return self._signer
+
+    def sign_as(self, signer: Signer | None, address: str) -> None:
+        """Act for an account: with its key, or (None) only where its address is enough."""
+        self._signer = signer
+        self._address = checksum(address)
+
+    def address(self) -> str:
+        """The account acted for. Raises ConfigError where none is known."""
+        return self._address or self.signer().address
 
     def witness(self) -> Signer:
         """Who countersigns usage; the machine's own hot key unless another was given."""

@@ -18,6 +18,7 @@ from marketplace.sdk.transfer import RetryPolicy
 
 EVENT_BYTES_MAX = 1024 * 1024
 RETRY_MS_MAX = 60_000
+EMPTY_ENDS_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,8 @@ class Parser:
 class EventSource:
     """A job's events over as many connections as it takes; a shell moves the bytes.
 
-    The stream is over when the server ends it after the job's final status.
+    The stream is over when the server ends it after the job's final status, or over and
+    over without an event: there was nothing to come after the id it was resumed from.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class EventSource:
         self._parser.last_id = self._parser._pending_id = last_id
         self._failures = 0
         self._final = False
+        self._empty_ends = 0
 
     def request(self) -> Request:
         """The request that opens the stream, or reopens it after the last event seen."""
@@ -147,7 +150,7 @@ class EventSource:
     def feed(self, chunk: bytes) -> Iterator[ServerEvent]:
         """The events that ended with this piece."""
         for event in self._parser.feed(chunk):
-            self._failures = 0
+            self._failures = self._empty_ends = 0
             if event.type == "status":
                 status = event.json()
                 state = status.get("state") if isinstance(status, dict) else None
@@ -157,7 +160,8 @@ class EventSource:
     def ended(self) -> float:
         """The server ended the stream: over if the job is, else seconds until the next try."""
         self._parser.drop_partial()
-        self.over = self._final
+        self._empty_ends += 1
+        self.over = self._final or self._empty_ends > EMPTY_ENDS_MAX
         return 0.0 if self.over else self._wait(None)
 
     def broke(self, error: CoulombError, response: Response | None = None) -> float:

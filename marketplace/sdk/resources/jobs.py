@@ -36,7 +36,7 @@ from marketplace.sdk.flow import (
 from marketplace.sdk.jobfile import JobSource, load_job
 from marketplace.sdk.models import Lease, Prepared
 from marketplace.sdk.pack import pack, unpack
-from marketplace.sdk.purchases import Job, LogPiece, Plan, PreparedBid, Receipt
+from marketplace.sdk.purchases import Job, LogEvent, LogPiece, Plan, PreparedBid, Receipt
 from marketplace.sdk.resources.base import ApiResource, hex0x
 from marketplace.sdk.resources.blobs import Blobs
 from marketplace.sdk.resources.witnessing import Act, Witness
@@ -54,12 +54,15 @@ Watcher = Callable[[Job, tuple[Act, ...]], None]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A job ready to be bought: its packed spec, the checked bid, and what it would cost."""
+    """A job ready to be bought: its packed spec, the checked bid, and what it would cost.
+
+    `signer` None: the session's.
+    """
 
     spec: JobSpec
     bid: Bid
     plan: Plan
-    signer: Signer
+    signer: Signer | None
     hosted_witness: bool
 
 
@@ -81,9 +84,9 @@ class Jobs(ApiResource[S]):
             blob = yield from Blobs.put.flow(Blobs[S](self._shell, self._session), content)
             spec = spec.packed(blob.sha256, blob.size)
         market = yield from self._market()
-        buyer = signer or (yield from call(self._session.signer))
+        buyer = signer.address if signer else (yield from call(self._session.address))
         own = (yield from call(self._session.witness)).address if witness is None else witness
-        body = {"job": spec.to_json(), "witness": own, "account": buyer.address}
+        body = {"job": spec.to_json(), "witness": own, "account": buyer}
         request = Request("POST", "/v1/bids/prepare", json=body, repeatable=True)
         prepared = yield from self._read(PreparedBid, request)
         document = Prepared(prepared.typed_data)
@@ -93,11 +96,11 @@ class Jobs(ApiResource[S]):
             spec,
             load_tiers(),
             market,
-            buyer=buyer.address,
+            buyer=buyer,
             witness=own,
             now=int(time.time()),
         )
-        return Order(spec, bid, prepared.plan, buyer, witness is not None)
+        return Order(spec, bid, prepared.plan, signer, witness is not None)
 
     @op
     def place(self, order: Order, *, idempotency_key: str | None = None) -> Flow[JobHandle[S]]:
@@ -106,7 +109,8 @@ class Jobs(ApiResource[S]):
 
     def _place(self, order: Order, idempotency_key: str | None) -> Flow[JobHandle[S]]:
         domain = self._session.domain()
-        signature = yield from call(partial(sign, order.bid, domain, order.signer))
+        signer = order.signer or (yield from call(self._session.signer))
+        signature = yield from call(partial(sign, order.bid, domain, signer))
         body = {
             "job": order.spec.to_json(),
             "bid": order.bid.to_message(),
@@ -234,7 +238,7 @@ class JobHandle(ApiResource[S]):
     @listing
     def logs(self) -> Query[LogPiece]:
         """Its output so far."""
-        return Query(f"/v1/jobs/{self.id}/logs", partial(decode, LogPiece))
+        return Query(f"/v1/jobs/{self.id}/logs", lambda row: decode(LogEvent, row).data)
 
     @streaming
     def events(self, last_id: str = "") -> EventSource:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 from marketplace.domain.key_request import KeyRequest
+from marketplace.domain.pricing import from_scaled
 from marketplace.sdk.checks import check_key_request, read_document
 from marketplace.sdk.decode import decode
 from marketplace.sdk.flow import Flow, Query, Request, S, call, listing, op
@@ -31,14 +32,14 @@ class Keys(ApiResource[S]):
         spend_cap_atoms: int | None = None,
     ) -> Flow[ApiKey]:
         """Sign for a new key and fetch it; its `key` is in this answer and never again."""
-        yield from self._market()
+        market = yield from self._market()
         who = signer or (yield from call(self._session.signer))
         expires = int(expires_at.timestamp()) if expires_at else 0
         body: dict[str, Any] = {"account": who.address, "name": name, "scopes": list(scopes)}
         if expires_at:
-            body["expires_at"] = datetime.fromtimestamp(expires, UTC).isoformat()
+            body["expires_at"] = expires
         if spend_cap_atoms:
-            body["spend_cap"] = str(spend_cap_atoms)
+            body["spend_cap"] = from_scaled(spend_cap_atoms, market.decimals)
         request = Request("POST", "/v1/keys/prepare", json=body, repeatable=True)
         prepared = yield from self._read(Prepared, request)
         message = read_document(KeyRequest, prepared, self._session.domain())

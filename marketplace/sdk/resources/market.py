@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from marketplace.sdk.decode import decode
-from marketplace.sdk.flow import Flow, Query, Request, S, listing, op
+from marketplace.sdk.flow import Flow, Query, Request, S, call, listing, op
+from marketplace.sdk.jobfile import JobSource, load_job
 from marketplace.sdk.models import Account, MarketConfig, Tier
 from marketplace.sdk.purchases import Book, QuoteAnswer
 from marketplace.sdk.resources.base import ApiResource
@@ -38,9 +40,11 @@ class Market(ApiResource[S]):
         return (yield from self._read(Book, Request("GET", "/v1/book", {"tier": tier})))
 
     @op
-    def quote(self, job: Mapping[str, Any]) -> Flow[QuoteAnswer]:
-        """What a job spec would find on the book now."""
-        request = Request("POST", "/v1/quotes", json={"job": dict(job)}, repeatable=True)
+    def quote(self, source: JobSource) -> Flow[QuoteAnswer]:
+        """What a job would find on the book now; its folder is neither packed nor sent."""
+        spec, _ = yield from call(partial(load_job, source))
+        body = {"job": replace(spec, workdir=None).to_json()}
+        request = Request("POST", "/v1/quotes", json=body, repeatable=True)
         return (yield from self._read(QuoteAnswer, request))
 
     @op

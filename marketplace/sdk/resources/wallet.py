@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from marketplace.sdk.errors import ConfigError, InputError
+from marketplace.sdk.errors import ConfigError, NotEnough
 from marketplace.sdk.flow import Flow, S, call, op
 from marketplace.sdk.models import MarketConfig
 from marketplace.sdk.resources.base import ApiResource
@@ -48,7 +48,7 @@ class Wallet(ApiResource[S]):
     def funds(self, address: str | None = None) -> Flow[Funds]:
         """What an account (the signer's unless given) holds, read from the chain."""
         market = yield from self._market()
-        who = address or (yield from call(self._session.signer)).address
+        who = address or (yield from call(self._session.address))
         return (yield from call(partial(self._funds, market, who)))
 
     @op
@@ -115,7 +115,7 @@ class Wallet(ApiResource[S]):
         escrow, _ = self._chain(market)
         free = escrow.balance_of(who.address)
         if free < atoms:
-            raise InputError(f"{atoms} atoms asked for, {free} are free in the escrow")
+            raise NotEnough(f"{atoms} atoms asked for, {free} are free in the escrow")
         data = escrow.calls.withdraw(to, atoms)
         return _moved(escrow.client.transact(who, escrow.address, data), atoms)
 
@@ -123,7 +123,7 @@ class Wallet(ApiResource[S]):
 def _require_tokens(token: Token, address: str, atoms: int) -> None:
     held = token.balance_of(address)
     if held < atoms:
-        raise InputError(f"{atoms} atoms to deposit, {address} holds {held}")
+        raise NotEnough(f"{atoms} atoms to deposit, {address} holds {held}")
 
 
 def _moved(receipt: Any, atoms: int) -> Moved:

@@ -42,7 +42,7 @@ class Witness(ApiResource[S]):
     def tick(self, buyers: Iterable[str] = ()) -> Flow[tuple[Act, ...]]:
         """Look once at everything pending and answer it. Buyers: whose bids to witness for."""
         yield from self._market()
-        named = tuple(buyers) or ((yield from call(self._session.signer)).address,)
+        named = tuple(buyers) or ((yield from call(self._session.address)),)
         desk = yield from call(partial(self._session.desk, named))
         pending = yield from self._pending()
         acts: list[Act] = []

@@ -141,3 +141,12 @@ def test_event_json_must_be_json() -> None:
     assert ServerEvent("cost", '{"a":1}').json() == {"a": 1}
     with pytest.raises(ProtocolError):
         ServerEvent("cost", "nope", "3").json()
+
+
+def test_stream_with_nothing_left_ends() -> None:
+    stream = source()
+    for _ in range(3):
+        stream.ended()
+        assert not stream.over
+    stream.ended()
+    assert stream.over

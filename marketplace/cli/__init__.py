@@ -1,0 +1,1 @@
+"""The `coulomb` command: one file per noun, over the SDK."""

@@ -1,0 +1,96 @@
+"""`coulomb contract`: putting the contracts on a chain, and checking what is there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from marketplace.cli.context import confirm, current
+from marketplace.cli.output import columns, note, show
+
+if TYPE_CHECKING:
+    from settlement.chain.deploy import Deployment
+
+app = typer.Typer(name="contract", help="The contracts.", no_args_is_help=True)
+PLACES = columns(
+    "chain=chainId", "block", "escrow=contracts.ComputeEscrow.address",
+    "token=contracts.ComputeToken.address", "file",
+)  # fmt: skip
+Folder = Annotated[
+    Path | None, typer.Option("--deployments", help="Folder of <chain id>.json files.")
+]
+ChainId = Annotated[int | None, typer.Option("--chain-id", help="Default: the profile's.")]
+
+
+@app.command()
+def deploy(
+    chain_id: ChainId = None,
+    token: Annotated[
+        str | None, typer.Option(help="An ERC-20 that is there (default: a new token).")
+    ] = None,
+    holder: Annotated[
+        str | None, typer.Option(help="Who gets the new token's supply (default: the signer).")
+    ] = None,
+    fee_bps: Annotated[int, typer.Option(min=0, max=1000, help="Fee, for good.")] = 0,
+    fee_recipient: Annotated[str | None, typer.Option(help="Who gets it, for good.")] = None,
+    settle_window: Annotated[int, typer.Option(min=1, help="Seconds.")] = 3_600,
+    dispute_window: Annotated[int, typer.Option(min=1, help="Seconds.")] = 86_400,
+    ruling_window: Annotated[int, typer.Option(min=1, help="Seconds.")] = 259_200,
+    deployments: Folder = None,
+) -> None:
+    """Deploy escrow and token. Fee and windows can never be changed; there is no owner."""
+    from settlement.chain.deploy import EscrowSettings
+    from settlement.chain.deploy import deploy as place
+
+    cli = current()
+    client = cli.chain(chain_id)
+    client.check()
+    settings = EscrowSettings(
+        fee_bps=fee_bps,
+        fee_recipient=fee_recipient or "0x" + "0" * 40,
+        settle_window=settle_window,
+        dispute_window=dispute_window,
+        ruling_window=ruling_window,
+    )
+    note(f"deploy to chain {client.chain_id}: {settings}")
+    if cli.dry_run:
+        return
+    signer = cli.signer()
+    confirm(f"Deploy as {signer.address}?")
+    made = place(client, signer, settings, token=token, holder=holder)
+    path = made.save(_folder(deployments))
+    show({**made.to_json(), "file": path}, PLACES)
+
+
+@app.command()
+def verify(chain_id: ChainId = None, deployments: Folder = None) -> None:
+    """Check that the code on chain is what this version ships."""
+    from settlement.chain.deploy import check_deployment
+
+    found = _load(deployments, chain_id)
+    check_deployment(current().chain(found.chain_id), found)
+    note(f"chain {found.chain_id}: the escrow is the one that ships")
+    show(found.to_json(), PLACES)
+
+
+@app.command()
+def addresses(chain_id: ChainId = None, deployments: Folder = None) -> None:
+    """Where the contracts are."""
+    show(_load(deployments, chain_id).to_json(), PLACES)
+
+
+def _folder(given: Path | None) -> Path:
+    return given or Path(os.environ.get("COULOMB_DEPLOYMENTS", "deployments"))
+
+
+def _load(given: Path | None, chain_id: int | None) -> Deployment:
+    from marketplace.sdk.errors import ConfigError
+    from settlement.chain.deploy import load_deployment
+
+    wanted = chain_id or current().profile().chain_id
+    if wanted is None:
+        raise ConfigError("which chain?", fix="say --chain-id, or use a profile with one")
+    return load_deployment(_folder(given), wanted)

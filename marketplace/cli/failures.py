@@ -1,0 +1,103 @@
+"""Errors for people and exit codes for programs.
+
+0 ok · 1 error · 2 usage · 3 auth · 4 not found · 5 conflict · 6 funds or budget · 7 no capacity ·
+8 job failed · 9 chain · 75 retry later · 124 wait timed out · 130 interrupted
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a command ends with."""
+
+    OK = 0
+    ERROR = 1
+    USAGE = 2
+    AUTH = 3
+    NOT_FOUND = 4
+    CONFLICT = 5
+    FUNDS = 6
+    NO_CAPACITY = 7
+    JOB_FAILED = 8
+    CHAIN = 9
+    RETRY_LATER = 75
+    TIMED_OUT = 124
+    INTERRUPTED = 130
+
+
+def known_errors() -> tuple[type[Exception], ...]:
+    """Every error that is shown in words; anything else is a fault of ours, with its trace."""
+    from marketplace.agent.errors import AgentError
+    from marketplace.errors import MarketError
+    from marketplace.sdk.errors import CoulombError
+    from settlement.errors import SettlementError
+
+    return CoulombError, SettlementError, MarketError, AgentError
+
+
+def exit_code_of(error: Exception) -> ExitCode:
+    """The exit code of an error: the first entry of the table that it is an instance of."""
+    from marketplace.sdk import errors as sdk
+    from settlement import errors as settlement
+
+    table: tuple[tuple[type[Exception], ExitCode], ...] = (
+        (sdk.AuthError, ExitCode.AUTH),
+        (sdk.NotFound, ExitCode.NOT_FOUND),
+        (sdk.InFlight, ExitCode.RETRY_LATER),
+        (sdk.Conflict, ExitCode.CONFLICT),
+        (sdk.FundsError, ExitCode.FUNDS),
+        (sdk.NoCapacity, ExitCode.NO_CAPACITY),
+        (sdk.ChainUnavailable, ExitCode.CHAIN),
+        (sdk.RateLimited, ExitCode.RETRY_LATER),
+        (sdk.Unavailable, ExitCode.RETRY_LATER),
+        (sdk.TransportError, ExitCode.RETRY_LATER),
+        (sdk.WaitTimeout, ExitCode.TIMED_OUT),
+        (sdk.NotEnough, ExitCode.FUNDS),
+        (sdk.ConfigError, ExitCode.USAGE),
+        (sdk.InputError, ExitCode.USAGE),
+        (settlement.KeystoreError, ExitCode.AUTH),
+        (settlement.ChainError, ExitCode.CHAIN),
+        (settlement.DeploymentError, ExitCode.CHAIN),
+        (settlement.FieldError, ExitCode.USAGE),
+    )
+    return next((code for kind, code in table if isinstance(error, kind)), _other(error))
+
+
+def _other(error: Exception) -> ExitCode:
+    """Domain errors that a command met before it sent anything are mistakes in its input."""
+    from marketplace.agent.errors import AgentConfigError
+    from marketplace.errors import InvalidInput
+
+    return ExitCode.USAGE if isinstance(error, InvalidInput | AgentConfigError) else ExitCode.ERROR
+
+
+def describe(error: Exception) -> list[str]:
+    """What is wrong, where, and what to do: one line each, as far as known."""
+    lines = [str(error) or type(error).__name__]
+    problem = getattr(error, "problem", None)
+    if problem is not None:
+        shown = [f"code {problem.code}"]
+        shown += [f"request {problem.request_id}"] if problem.request_id else []
+        lines.append("  " + ", ".join(shown))
+        extra = problem.extra or {}
+        shortfall = extra.get("shortfall")
+        if isinstance(shortfall, dict):
+            lines.append(f"  short of {shortfall.get('amount')} {shortfall.get('currency')}")
+    fix = getattr(error, "fix", "") or _fix_of(error)
+    if fix:
+        lines.append(f"  fix: {fix}")
+    return lines
+
+
+def _fix_of(error: Exception) -> str:
+    from marketplace.sdk import errors as sdk
+
+    fixes: tuple[tuple[type[Exception], str], ...] = (
+        (sdk.Unauthenticated, "make a key with `coulomb key create`, or set COULOMB_API_KEY"),
+        (sdk.Forbidden, "make a key with the scope with `coulomb key create --scope …`"),
+        (sdk.InsufficientBalance, "`coulomb wallet deposit AMOUNT`"),
+        (sdk.ConnectFailed, "check api_url in the profile, or COULOMB_API_URL; is the server up?"),
+    )
+    return next((fix for kind, fix in fixes if isinstance(error, kind)), "")

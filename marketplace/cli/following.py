@@ -1,0 +1,70 @@
+"""Following a job beside waiting for it: its states and output on stderr as they come."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from marketplace.cli.output import note, printable, warn
+
+if TYPE_CHECKING:
+    from marketplace.sdk.flow import Sync
+    from marketplace.sdk.purchases import Job
+    from marketplace.sdk.resources.jobs import JobHandle
+    from marketplace.sdk.resources.witnessing import Act
+
+GRACE_SECONDS = 2.0
+
+
+class Follower:
+    """Shows a job's events in a thread of its own while the caller waits and witnesses."""
+
+    def __init__(self, job: JobHandle[Sync], quiet: bool) -> None:
+        self._job = job
+        self._quiet = quiet
+        self._refusals: set[str] = set()
+        self._state = ""
+        self._thread = threading.Thread(target=self._follow, name="job-events", daemon=True)
+
+    def __enter__(self) -> Self:
+        if not self._quiet:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._thread.ident is not None and error is None:
+            self._thread.join(GRACE_SECONDS)
+
+    def watch(self, job: Job, acts: tuple[Act, ...]) -> None:
+        """Say what changed; each refusal of the witness is said once."""
+        if self._quiet and job.state != self._state:
+            note(f"{job.id} {job.state}")
+        self._state = job.state
+        for act in acts:
+            why = act.refusal or act.problem
+            if why and f"{act.kind} {why}" not in self._refusals:
+                self._refusals.add(f"{act.kind} {why}")
+                warn(f"the witness did not {act.kind} {act.lease_id}: {why}")
+
+    def _follow(self) -> None:
+        from marketplace.sdk.errors import CoulombError
+
+        try:
+            for event in self._job.events():
+                body = event.json()
+                if event.type == "log":
+                    sys.stderr.write(str(body.get("text", "")))
+                    sys.stderr.flush()
+                elif event.type == "status":
+                    reason = body.get("reason")
+                    why = f" ({printable(str(reason))})" if reason else ""
+                    note(f"{self._job.id} {body.get('state')}{why}")
+        except CoulombError as error:
+            warn(f"the event stream ended: {error}")

@@ -1,0 +1,274 @@
+"""`coulomb job`: buy compute, follow it, fetch what came out."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from marketplace.cli.book import explain
+from marketplace.cli.context import Format, confirm, current
+from marketplace.cli.failures import ExitCode
+from marketplace.cli.following import Follower
+from marketplace.cli.output import columns, note, printable, show, show_rows, stream_rows, warn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from marketplace.sdk.flow import Sync
+    from marketplace.sdk.purchases import Job
+    from marketplace.sdk.resources.jobs import JobHandle, Order
+
+app = typer.Typer(name="job", help="Buy compute and follow it.", no_args_is_help=True)
+LIST = columns("id", "name", "state", "reason", "created=created_at", "maximum cost=max_cost")
+SHOW = columns(
+    "id", "name", "state", "reason", "detail", "exit code=exit_code", "lease=lease_id",
+    "maximum cost=max_cost", "accrued=cost.accrued", "rate/h=cost.rate_per_hour",
+    "projected=cost.projected", "budget left=cost.budget_left", "measured ms=cost.ms", "outputs",
+    "created=created_at", "started=started_at", "finished=finished_at",
+)  # fmt: skip
+EVENT = columns(
+    "id", "type", "data.state", "data.reason", "data.ms", "accrued=data.accrued",
+    "rate/h=data.rate_per_hour", "budget left=data.budget_left", "data.stream", "data.text",
+)  # fmt: skip
+PLAN = columns(
+    "name", "ask", "tier", "region", "price_per_gpu_hour", "rate_per_hour", "maximum_cost",
+    "budget", "maximum_duration", "balance", "shortfall", "witness", "simulated",
+)  # fmt: skip
+JobId = Annotated[str, typer.Argument(help="The job's id.")]
+
+
+@app.command()
+def run(
+    job_file: Annotated[Path, typer.Argument(help="The job file.")],
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Do not wait; a witness must run elsewhere.")
+    ] = False,
+    witness: Annotated[
+        str | None,
+        typer.Option(help="Address of a hosted witness: you trust its host with your money."),
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait at most.")] = None,
+    result: Annotated[Path | None, typer.Option(help="Folder to fetch the outputs into.")] = None,
+) -> None:
+    """Show the plan, buy, witness the job, print its receipt.
+
+    The witness countersigns from this process: while it is away, the job soon stops.
+    """
+    cli = current()
+    signer = None if cli.dry_run else cli.signer()
+    with cli.client() as client:
+        client.session.sign_as(signer, cli.account())
+        order = client.jobs.prepare(str(job_file), witness=witness)
+        plan = _plan_row(order, client.market.config().currency)
+        if cli.dry_run:
+            show(plan, PLAN)
+            _require_match(order)
+            return
+        _show_plan(plan)
+        _require_match(order)
+        confirm("Buy?")
+        job = client.jobs.place(order)
+        note(f"job {job.id}")
+        if detach:
+            warn("nobody witnesses this job here: run `coulomb witness run`")
+            show(job.job, SHOW)
+            return
+        ended = _wait(job, timeout, quiet=False)
+        if result is not None and ended.outputs is not None:
+            note(f"outputs: {', '.join(job.result(result))} in {result}")
+        _finish(job, ended)
+
+
+@app.command(name="list")
+def list_(
+    state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
+) -> None:
+    """The account's jobs, newest first."""
+    with current().client() as client:
+        show_rows(client.jobs.list(state=state), LIST)
+
+
+@app.command(name="show")
+def show_job(job_id: JobId) -> None:
+    """One job: state, cost so far, what it may still cost."""
+    with current().client() as client:
+        job = client.jobs.get(job_id).job
+    show(job, SHOW)
+    if job.no_match:
+        explain(job.no_match)
+
+
+@app.command()
+def logs(
+    job_id: JobId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends.")] = False,
+    stream: Annotated[str | None, typer.Option(help="stdout, stderr or agent.")] = None,
+) -> None:
+    """A job's output, as it wrote it."""
+    with current().client() as client:
+        job = client.jobs.get(job_id)
+        pieces = _followed_logs(job) if follow else (_piece(p) for p in job.logs())
+        chosen = (p for p in pieces if stream is None or p["stream"] == stream)
+        if current().output is Format.TABLE:
+            for piece in chosen:
+                sys.stdout.write(str(piece["text"]))
+                sys.stdout.flush()
+        else:
+            stream_rows(chosen, columns("stream", "offset", "text"))
+
+
+@app.command()
+def watch(job_id: JobId) -> None:
+    """Every event of a job until it ends: states, usage, cost, output."""
+    with current().client() as client:
+        job = client.jobs.get(job_id)
+        rows = ({"id": e.id, "type": e.type, "data": e.json()} for e in job.events())
+        stream_rows(rows, EVENT)
+
+
+@app.command()
+def wait(
+    job_id: JobId,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait at most.")] = None,
+    propagate: Annotated[
+        bool, typer.Option("--propagate", help="End with the job's own exit code.")
+    ] = False,
+    no_witness: Annotated[
+        bool, typer.Option("--no-witness", help="Another process witnesses this job.")
+    ] = False,
+) -> None:
+    """Witness a job and wait for its end."""
+    cli = current()
+    with cli.client() as client:
+        client.session.sign_as(None, cli.account())
+        job = client.jobs.get(job_id)
+        job.witnessed = not no_witness
+        ended = _wait(job, timeout, quiet=True)
+        if propagate and ended.exit_code is not None:
+            show(ended, SHOW)
+            raise typer.Exit(ended.exit_code)
+        _finish(job, ended)
+
+
+@app.command()
+def cancel(job_id: JobId) -> None:
+    """End a job; what ran is paid, the rest comes back."""
+    if current().dry_run:
+        note(f"would cancel {job_id}")
+        return
+    confirm(f"Cancel {job_id}?")
+    with current().client() as client:
+        show(client.jobs.get(job_id).cancel(), SHOW)
+
+
+@app.command()
+def result(
+    job_id: JobId,
+    to: Annotated[Path, typer.Option("--to", help="Folder to unpack into.")] = Path("."),
+) -> None:
+    """Fetch a job's outputs, check them against their hash, unpack them."""
+    with current().client() as client:
+        names = client.jobs.get(job_id).result(to)
+    show_rows([{"file": str(to / name)} for name in names], columns("file"))
+
+
+def _plan_row(order: Order, currency: str) -> dict[str, Any]:
+    """The plan as one row: the price, the most it can cost, the total set aside for it."""
+    from marketplace.domain.pricing import Money
+    from marketplace.domain.reader import duration_text
+
+    plan, spec = order.plan, order.spec
+    row: dict[str, Any] = {
+        "name": spec.name,
+        "maximum_cost": plan.max_cost,
+        "budget": Money(spec.max_total_atoms, currency).to_json(),
+        "maximum_duration": duration_text(spec.max_seconds),
+        "balance": plan.balance,
+        "shortfall": plan.shortfall,
+        "witness": order.bid.witness + (" (hosted)" if order.hosted_witness else ""),
+        "no_match": plan.no_match,
+    }
+    if plan.matches:
+        best = plan.matches[0]
+        row |= {
+            "ask": best.ask_id,
+            "tier": best.tier,
+            "region": best.region,
+            "price_per_gpu_hour": best.price.get("gpu_hour"),
+            "rate_per_hour": best.rate_per_hour,
+            "simulated": best.simulated,
+        }
+    return row
+
+
+def _show_plan(row: dict[str, Any]) -> None:
+    from marketplace.cli.output import cell, plain
+
+    document = plain(row)
+    note("Plan")
+    for column in PLAN:
+        text = cell(document, column.path)
+        if text:
+            note(f"  {column.header:<18} {text}")
+    if row.get("simulated"):
+        warn("the GPU is simulated: it stands in where a machine has none")
+
+
+def _require_match(order: Order) -> None:
+    """Without a match only a job that waits for one is worth placing."""
+    if order.plan.no_match is None:
+        return
+    explain(order.plan.no_match)
+    if not order.spec.rests:
+        raise typer.Exit(ExitCode.NO_CAPACITY)
+    note("the job waits in the book for an ask, as its `retry` says")
+
+
+def _wait(job: JobHandle[Sync], timeout: float | None, quiet: bool) -> Job:
+    with Follower(job, quiet=quiet) as follower:
+        return job.wait(timeout, watcher=follower.watch)
+
+
+def _finish(job: JobHandle[Sync], ended: Job) -> None:
+    """The receipt where there is one, and an exit code that says how it went."""
+    from marketplace.sdk.errors import NotFound
+
+    if ended.state == "succeeded" or ended.lease_id is not None:
+        try:
+            receipt = job.receipt()
+        except NotFound:
+            warn("no receipt yet: the lease is not closed on chain")
+            show(ended, SHOW)
+        else:
+            _print_receipt(receipt)
+    else:
+        show(ended, SHOW)
+    note(f"job {ended.id} {ended.state}{f': {printable(ended.reason)}' if ended.reason else ''}")
+    if ended.no_match:
+        explain(ended.no_match)
+    if ended.state == "no_match":
+        raise typer.Exit(ExitCode.NO_CAPACITY)
+    if ended.state != "succeeded":
+        raise typer.Exit(ExitCode.JOB_FAILED)
+
+
+def _print_receipt(receipt: Any) -> None:
+    from marketplace.cli.receipt import TABLE
+
+    if current().output is Format.TABLE:
+        print(receipt)
+    else:
+        show(receipt, TABLE)
+
+
+def _piece(piece: Any) -> dict[str, Any]:
+    return {"stream": piece.stream, "offset": piece.offset, "text": piece.text}
+
+
+def _followed_logs(job: JobHandle[Sync]) -> Iterator[dict[str, Any]]:
+    for event in job.events():
+        if event.type == "log":
+            yield event.json()

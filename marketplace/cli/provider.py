@@ -1,0 +1,196 @@
+"""`coulomb provider`: a machine that sells compute."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from marketplace.cli.context import confirm, current
+from marketplace.cli.failures import ExitCode
+from marketplace.cli.output import columns, note, show, show_rows, warn
+
+if TYPE_CHECKING:
+    from marketplace.agent.config import AgentConfig
+    from marketplace.sdk.models import Node
+
+app = typer.Typer(name="provider", help="Sell compute from this machine.", no_args_is_help=True)
+FINDINGS = columns("code", "status", "evidence", "fix")
+NODES = columns(
+    "node=id", "name", "tier", "gpus=gpu_count", "region", "state", "heard of=last_heartbeat_at",
+    "simulated", "leases",
+)  # fmt: skip
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="The agent's file (default: in the XDG folder).")
+]
+
+
+def folder() -> Path:
+    """Where the agent's file and keys are."""
+    from marketplace.sdk.profile import config_dir
+
+    return config_dir() / "provider"
+
+
+def load(config: Path | None) -> AgentConfig:
+    """The agent's configuration. Raises AgentConfigError."""
+    from marketplace.agent.config import load_config
+
+    return load_config(config or folder() / "agent.yaml")
+
+
+def meter_address() -> str:
+    """The address of this machine's meter key."""
+    from marketplace.sdk.keyring import address_of
+
+    return address_of(load(None).meter_keystore)
+
+
+@app.command()
+def doctor(config: ConfigFile = None) -> None:
+    """Check driver, sandbox, disk, clock, server, chain, gas and keys; say how to fix each."""
+    from marketplace.cli.doctor import examine
+
+    findings = examine(current(), config or folder() / "agent.yaml")
+    show_rows(findings, FINDINGS)
+    if any(finding.status == "fail" for finding in findings):
+        raise typer.Exit(ExitCode.ERROR)
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Option(help="The node's name.")],
+    region: Annotated[str, typer.Option(help="Such as eu-west.")],
+    tier: Annotated[str, typer.Option(help="Its tier, as `coulomb tier list` names it.")],
+    number: Annotated[int, typer.Option(min=0, help="Different for each of your nodes.")] = 1,
+    simulated: Annotated[
+        str | None,
+        typer.Option(help='Stand-ins for GPUs the machine has not, such as "1xH100"; shown as so.'),
+    ] = None,
+    shared: Annotated[bool, typer.Option("--shared", help="Sell fractions of a GPU.")] = False,
+    interval_ms: Annotated[int | None, typer.Option(help="Time between attestations.")] = None,
+    allow_unsandboxed: Annotated[
+        bool, typer.Option("--allow-unsandboxed", help="Run jobs bare where there is no sandbox.")
+    ] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Make the meter key and an API key, and write the agent's file."""
+    from marketplace.agent.config import AgentConfig, NodeConfig, save_config
+    from marketplace.sdk.errors import InputError
+    from marketplace.sdk.keyring import hot_key
+    from marketplace.sdk.profile import state_dir
+
+    cli = current()
+    path = config or folder() / "agent.yaml"
+    if path.exists():
+        raise InputError(f"{path} exists", fix="edit it, or remove it to begin anew")
+    if cli.dry_run:
+        note(f"would make a meter key and an API key and write {path}")
+        return
+    signer = cli.signer()
+    keys = path.parent
+    meter = hot_key(keys / "meter.json", keys / "meter.password")
+    with cli.client() as client:
+        made = client.keys.create(f"node-{name}"[:32], ("provider",), signer=signer)
+    _write_secret(keys / "api.key", made.key or "")
+    save_config(
+        AgentConfig(
+            api_url=cli.profile().api_url,
+            api_key_file=keys / "api.key",
+            node=NodeConfig(
+                number=number,
+                name=name,
+                region=region,
+                tier=tier,
+                simulated=simulated,
+                shared=shared,
+            ),
+            meter_keystore=keys / "meter.json",
+            meter_password_file=keys / "meter.password",
+            state_dir=state_dir() / "provider" / name,
+            interval_ms=interval_ms,
+            allow_unsandboxed=allow_unsandboxed,
+        ),
+        path,
+    )
+    if simulated:
+        warn("simulated GPUs are shown as simulated everywhere and are never verified")
+    note("next: `coulomb provider doctor`, `coulomb provider start`, then `coulomb ask create`")
+    row = {"config": path, "account": made.account, "meter": meter.address}
+    show(row, columns("config", "account", "meter"))
+
+
+@app.command()
+def start(config: ConfigFile = None) -> None:
+    """Run the agent in the foreground until it is stopped."""
+    from marketplace.agent.main import run_agent
+
+    raise typer.Exit(run_agent(load(config)))
+
+
+@app.command()
+def status(config: ConfigFile = None) -> None:
+    """The account's nodes as the market sees them, and the agent on this machine."""
+    from marketplace.agent.state import running_pid
+
+    with current().client() as client:
+        nodes = list(client.nodes.list())
+        leases = list(client.leases.list(role="provider", state="active"))
+    rows = [_node_row(n, sum(lease.node_id == n.id for lease in leases)) for n in nodes]
+    show_rows(rows, NODES)
+    path = config or folder() / "agent.yaml"
+    if path.is_file():
+        pid = running_pid(load(path).state_dir)
+        note(f"the agent runs here (process {pid})" if pid else "no agent runs here")
+
+
+@app.command()
+def stop(config: ConfigFile = None) -> None:
+    """Tell the agent on this machine to end its jobs and itself."""
+    from marketplace.agent.state import running_pid
+    from marketplace.sdk.errors import InputError
+
+    pid = running_pid(load(config).state_dir)
+    if pid is None:
+        raise InputError("no agent runs here")
+    if current().dry_run:
+        note(f"would stop process {pid}")
+        return
+    confirm(f"Stop the agent (process {pid})? Its running jobs end.")
+    os.kill(pid, signal.SIGTERM)
+    note(f"process {pid} is told to stop")
+
+
+@app.command()
+def drain(
+    node: Annotated[str, typer.Argument(help="The node's id or name.")],
+) -> None:
+    """Take no new jobs on a node; what runs goes on."""
+    from marketplace.sdk.errors import InputError
+
+    with current().client() as client:
+        found = [n for n in client.nodes.list() if node in (n.id, n.name)]
+        if len(found) != 1:
+            raise InputError(f"{len(found)} nodes are called {node!r}", fix="use the node's id")
+        if current().dry_run:
+            note(f"would drain {found[0].id}")
+            return
+        confirm(f"Drain {found[0].name}? Its asks are taken off the book.")
+        drained = client.nodes.drain(found[0].id)
+    show(_node_row(drained, None), NODES)
+
+
+def _node_row(node: Node, leases: int | None) -> dict[str, object]:
+    fields = ("id", "name", "tier", "region", "state", "last_heartbeat_at", "simulated")
+    row: dict[str, object] = {name: getattr(node, name) for name in fields}
+    return {**row, "gpu_count": len(node.gpus), "leases": leases}
+
+
+def _write_secret(path: Path, secret: str) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(secret + "\n")

@@ -1,0 +1,71 @@
+"""`coulomb witness`: the buyer's side of metering, as a program of its own."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from marketplace.cli.context import current
+from marketplace.cli.output import columns, note, show, stream_rows, warn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from marketplace.sdk import Coulomb
+
+app = typer.Typer(name="witness", help="Countersign what a job really used.", no_args_is_help=True)
+ACTS = columns("at", "lease=lease_id", "kind", "sequence", "ms", "refused=refusal", "problem")
+
+
+@app.command()
+def run(
+    buyer: Annotated[
+        list[str] | None,
+        typer.Option(help="Buyers to witness for (default: the profile's account)."),
+    ] = None,
+    poll_seconds: Annotated[float, typer.Option(min=0.1, help="How often to look.")] = 0.5,
+    once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
+) -> None:
+    """Check and countersign the usage of one's jobs until stopped.
+
+    What it signed is in its journal before it is signed, so it may be killed and started again.
+    """
+    cli = current()
+    buyers = tuple(buyer or (cli.account(),))
+    with cli.client() as client:
+        note(f"witness {client.witness.address()} for {', '.join(buyers)}")
+        stream_rows(acts(client, buyers, poll_seconds, once), ACTS)
+
+
+@app.command()
+def address() -> None:
+    """The address of this machine's witness key, made on first use."""
+    with current().client() as client:
+        show({"address": client.witness.address()}, columns("address"))
+
+
+def acts(
+    client: Coulomb, buyers: Iterable[str], poll_seconds: float, once: bool
+) -> Iterator[dict[str, Any]]:
+    """What the witness does, as it does it; bears with a server that is away."""
+    from marketplace.cli.output import plain
+    from marketplace.sdk.resources.jobs import PASSING
+
+    refused: dict[tuple[str, str], str] = {}
+    while True:
+        try:
+            for act in client.witness.tick(buyers):
+                at = datetime.now(UTC).isoformat(timespec="seconds")
+                why = str(act.refusal or act.problem or "")
+                if why and refused.get((act.lease_id, act.kind)) == why:
+                    continue
+                refused[act.lease_id, act.kind] = why
+                yield {"at": at, **plain(act)}
+        except PASSING as error:
+            warn(f"{error}; trying again")
+        if once:
+            return
+        time.sleep(poll_seconds)
