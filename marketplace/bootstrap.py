@@ -11,9 +11,10 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -41,11 +42,14 @@ from settlement.errors import ChainError, OutboxConflict
 from settlement.indexer import Indexer
 from settlement.keystore import load
 from settlement.ports import Intent
+from settlement.reconcile import Reconciliation, reconcile, stuck_intents
 from settlement.relayer import Relayer, RelayerSettings
 from settlement.signing import TransactionSigner
 from settlement.vetting import Vetting
 
 ROLES = ("api", "matcher", "relayer", "indexer")
+STUCK_AFTER = timedelta(minutes=10)
+INTENTS_COMPARED = 10_000
 log = structlog.get_logger("market")
 
 
@@ -400,3 +404,50 @@ def _run_loops(runtime: Runtime, ready: Callable[[str], None]) -> int:
     broken = runtime.broken
     runtime.stop()
     return 1 if broken else 0
+
+
+def migrate(database_url: str) -> None:
+    """Bring a database's schema to this version; safe to call again."""
+    upgrade(database_url)
+
+
+def settle_now(settings: Settings) -> tuple[int, int]:
+    """Put unpaid vouchers and due refunds into the outbox; returns how many of each."""
+    runtime = build(replace(settings, roles=("api",)))
+    try:
+        return runtime.catalog.settling.settle(), runtime.catalog.settling.refund()
+    finally:
+        runtime.stop()
+
+
+def recent_intents(settings: Settings, limit: int) -> Sequence[Intent]:
+    """The newest intents of the outbox, newest first."""
+    database = Database(settings.database_url)
+    try:
+        return SqlOutbox(database).recent(limit)
+    finally:
+        database.close()
+
+
+def compare(settings: Settings) -> Reconciliation:
+    """Chain against database against running jobs, and intents that wait for too long."""
+    client = ChainClient(settings.rpc_url, settings.chain_id)
+    deployment = load_deployment(settings.deployments, settings.chain_id)
+    check_deployment(client, deployment)
+    escrow, token = deployment.open(client)
+    database = Database(settings.database_url)
+    try:
+        with database.read() as store:
+            leases = store.leases.find(state="active")
+            jobs = {lease.id: store.jobs.get(lease.job_id) for lease in leases}
+        running = [
+            bytes.fromhex(lease.lease_no[2:])
+            for lease in leases
+            if (job := jobs[lease.id]) is not None and job.state in ("starting", "running")
+        ]
+        seen = reconcile(SqlEventStore(database), escrow, token, running, token.decimals())
+        intents = SqlOutbox(database).recent(INTENTS_COMPARED)
+        stuck = stuck_intents(intents, datetime.now(UTC), STUCK_AFTER)
+        return replace(seen, findings=(*seen.findings, *stuck))
+    finally:
+        database.close()

@@ -97,6 +97,10 @@ class SqlOutbox:
         query = select(INTENTS).where(INTENTS.c.state == IntentState.PENDING)
         return self._list(query.order_by(INTENTS.c.id).limit(limit))
 
+    def recent(self, limit: int) -> Sequence[Intent]:
+        """The newest intents, newest first."""
+        return self._list(select(INTENTS).order_by(INTENTS.c.id.desc()).limit(limit))
+
     def in_flight(self, sender: str) -> Sequence[Intent]:
         """This sender's signed, sent and confirmed intents, by nonce."""
         query = select(INTENTS).where(INTENTS.c.state.in_(LIVE), INTENTS.c.sender == sender)
@@ -164,6 +168,7 @@ class SqlOutbox:
             "mined_hash": mined_hash,
             "block_number": block_number,
             "block_hash": block_hash,
+            "error": None,
         }
         self._set(intent_id, LIVE, values)
 
