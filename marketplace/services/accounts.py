@@ -156,6 +156,10 @@ class Accounts:
             store.keys.put(row)
         return row
 
+    def salt(self, store: Store, address: str) -> int:
+        """The account's next salt, which no later call returns again."""
+        return take_salt(store, address, self.clock())
+
     def funds(self, store: Store, caller: Principal, address: str) -> dict[str, Any]:
         """Free and locked atoms of the caller's own account, and its next salt.
 

@@ -21,7 +21,7 @@ from marketplace.api.edge import (
 from marketplace.api.schemas.base import Id
 from marketplace.api.schemas.work import Bid, BidDraft, BidPage, PreparedBid
 from marketplace.errors import InvalidInput, Problem
-from marketplace.services.accounts import checksum_or_none, take_salt
+from marketplace.services.accounts import checksum_or_none
 from marketplace.services.common import iso, to_hex
 from marketplace.services.records import BidRecord
 
@@ -55,7 +55,7 @@ def prepare(edge: EdgeDep, caller: Buyer, draft: BidDraft) -> Any:
     spec = catalog.quotes.spec(draft.job)
     balance = catalog.jobs.reads.balance_of(caller.account)
     with edge.database.write() as store:
-        salt = take_salt(store, caller.account, catalog.clock())
+        salt = catalog.accounts.salt(store, caller.account)
         bid = catalog.quotes.draft(spec, caller.account, draft.witness, salt)
         plan = catalog.quotes.plan(store, caller, spec, bid, balance)
     return {

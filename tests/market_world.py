@@ -1,0 +1,324 @@
+"""A whole market for tests: services over a store, a fake chain, and parties with keys.
+
+The store is in memory or SQLite; the same helpers drive both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from eth_hash.auto import keccak
+
+from marketplace.data import load_tiers
+from marketplace.db.chain_events import SqlEventStore
+from marketplace.db.engine import Database
+from marketplace.db.outbox import SqlOutbox
+from marketplace.db.upgrade import upgrade
+from marketplace.services.attestations import Refusal
+from marketplace.services.catalog import Catalog, catalog_of
+from marketplace.services.common import Principal
+from marketplace.services.ends import Report
+from marketplace.services.nodes import NewGpu, NewNode
+from marketplace.services.ports import Market
+from marketplace.services.records import AttestationRecord, JobRecord, LeaseRecord
+from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
+from settlement.chain.calls import EscrowCalls
+from settlement.eip712 import ZERO_ADDRESS, Domain
+from settlement.signing import LocalSigner, sign
+from tests.fakes import FakeChain, ManualClock, MemoryBlobFiles, MemoryDatabase, ProjectedEvents
+
+TOKEN = 10**18
+H100 = "H100-80GB-SXM"
+
+
+def key_of(name: str) -> LocalSigner:
+    """The same signer for the same name in every run."""
+    return LocalSigner(keccak(f"market test key {name}".encode()))
+
+
+def market(**changes: Any) -> Market:
+    """A market without fee on a chain nobody else has."""
+    fields: dict[str, Any] = {
+        "domain": Domain(31_337, "0x" + "ec" * 20),
+        "token": "0x" + "cc" * 20,
+        "currency": "CMP",
+        "decimals": 18,
+        "fee_bps": 0,
+        "settle_window_s": 120,
+        "dispute_window_s": 60,
+        "ruling_window_s": 60,
+        "opener": ZERO_ADDRESS,
+        "arbiter": ZERO_ADDRESS,
+        "interval_ms": 1_000,
+        "confirmations": 0,
+        "settle_every_s": 5,
+        "operators": (),
+        "rpc_url": "http://localhost:0",
+    }
+    return Market(**{**fields, **changes})
+
+
+def job_spec(**changes: Any) -> dict[str, Any]:
+    """One H100 for ten minutes at 3 an hour at most, 5 in all."""
+    return {
+        "name": "train",
+        "command": ["python", "train.py"],
+        "resources": {"gpu": "H100:1"},
+        "pricing": {"max_gpu_hour": "3.00"},
+        "max_duration": "10m",
+        "budget": {"max_total": "5"},
+        **changes,
+    }
+
+
+@dataclass(slots=True)
+class World:
+    """The services and who uses them."""
+
+    catalog: Catalog
+    database: Any
+    chain: FakeChain
+    clock: ManualClock
+    buyer: LocalSigner = field(default_factory=lambda: key_of("buyer"))
+    provider: LocalSigner = field(default_factory=lambda: key_of("provider"))
+    meter: LocalSigner = field(default_factory=lambda: key_of("meter"))
+    witness: LocalSigner = field(default_factory=lambda: key_of("witness"))
+    stranger: LocalSigner = field(default_factory=lambda: key_of("stranger"))
+    _numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    @property
+    def domain(self) -> Domain:
+        return self.catalog.market.domain
+
+    def caller(self, signer: LocalSigner, *scopes: str) -> Principal:
+        return Principal(signer.address, scopes or ("buyer", "provider"), None)
+
+    # Supply and demand
+
+    def node(self, provider: LocalSigner | None = None, gpus: int = 1, **changes: Any) -> str:
+        """List a node; returns its id."""
+        number = next(self._numbers)
+        fields: dict[str, Any] = {
+            "number": number,
+            "name": f"n{number}",
+            "region": "eu-west",
+            "tier": H100,
+            "gpus": tuple(NewGpu(f"GPU-{number}-{i}", "H100", 81_920, True) for i in range(gpus)),
+            "cpu_milli": 64_000,
+            "memory_mib": 262_144,
+            "storage_mib": 262_144,
+            "runtime": "process",
+            "shared": True,
+            "interval_ms": None,
+        }
+        caller = self.caller(provider or self.provider)
+        with self.database.write() as store:
+            return self.catalog.nodes.register(store, caller, NewNode(**{**fields, **changes})).id
+
+    def ask(
+        self,
+        node_id: str | None = None,
+        price: str = "2.50",
+        provider: LocalSigner | None = None,
+        **terms: Any,
+    ) -> str:
+        """Put an ask on the book; returns its id."""
+        owner = provider or self.provider
+        caller = self.caller(owner)
+        node_id = node_id or self.node(owner)
+        given = {
+            "meter": self.meter.address,
+            "prices": {"gpu_hour": price, **terms.pop("prices", {})},
+            "start_limit": "60s",
+            **terms,
+        }
+        with self.database.write() as store:
+            node = self.catalog.nodes.get(store, caller, node_id)
+            ask = self.catalog.asks.prepare(node, given)
+            signature = sign(ask, self.domain, owner)
+            return self.catalog.asks.create(store, caller, ask.to_message(), signature).id
+
+    def fund(self, tokens: int = 100, account: LocalSigner | None = None) -> None:
+        """Put tokens into the escrow for an account."""
+        address = (account or self.buyer).address
+        self.chain.balances[address] = self.chain.balances.get(address, 0) + tokens * TOKEN
+
+    def submit(self, buyer: LocalSigner | None = None, **changes: Any) -> str:
+        """Submit a job; returns its id."""
+        owner = buyer or self.buyer
+        caller = self.caller(owner)
+        spec = self.catalog.quotes.spec(job_spec(**changes))
+        with self.database.write() as store:
+            salt = self.catalog.accounts.salt(store, owner.address)
+        bid = self.catalog.quotes.draft(spec, owner.address, self.witness.address, salt)
+        order = self.catalog.jobs.check(
+            caller, spec.to_json(), bid.to_message(), sign(bid, self.domain, owner)
+        )
+        with self.database.write() as store:
+            return self.catalog.jobs.submit(store, caller, order).id
+
+    def match(self) -> None:
+        """Let the matcher do what there is to do."""
+        while self.catalog.matcher.tick():
+            continue
+
+    def open(self, **changes: Any) -> tuple[str, str]:
+        """Submit a job and let the chain open its lease: (job id, lease id)."""
+        job_id = self.submit(**changes)
+        self.match()
+        self.chain.mine()
+        lease_id = self.job(job_id).lease_id
+        assert lease_id is not None
+        return job_id, lease_id
+
+    # Looking
+
+    def job(self, job_id: str) -> JobRecord:
+        with self.database.read() as store:
+            found = store.jobs.get(job_id)
+        assert found is not None
+        return found
+
+    def lease(self, lease_id: str) -> LeaseRecord:
+        with self.database.read() as store:
+            found = store.leases.get(lease_id)
+        assert found is not None
+        return found
+
+    # Meter and witness
+
+    def statement(self, lease_id: str, sequence: int, ms: int, **changes: Any) -> UsageAttestation:
+        lease = self.lease(lease_id)
+        fields: dict[str, Any] = {
+            "buyer": lease.buyer,
+            "provider": lease.provider,
+            "lease_no": bytes.fromhex(lease.lease_no[2:]),
+            "sequence": sequence,
+            "observed_at_ms": self.clock(),
+            "ms": ms,
+            "gpu_ms": ms,
+            "cpu_core_ms": 0,
+            "memory_mib_ms": 0,
+            "storage_mib_ms": 0,
+            "egress_mib": 0,
+            "units": 0,
+            "evidence": bytes(32),
+        }
+        return UsageAttestation(**{**fields, **changes})
+
+    def attest(
+        self,
+        lease_id: str,
+        sequence: int,
+        ms: int,
+        signer: LocalSigner | None = None,
+        **changes: Any,
+    ) -> tuple[AttestationRecord, Refusal | None]:
+        """Hand in a meter's statement, signed by the meter unless said."""
+        said = self.statement(lease_id, sequence, ms, **changes)
+        signature = sign(said, self.domain, signer or self.meter)
+        with self.database.write() as store:
+            return self.catalog.attestations.take(
+                store, self.caller(self.provider), lease_id, said.to_message(), signature
+            )
+
+    def countersign(self, row: AttestationRecord, signer: LocalSigner | None = None) -> None:
+        """Let the witness answer an attestation."""
+        lease = self.lease(row.lease_id)
+        voucher = voucher_for(UsageAttestation.from_message(row.message), lease.metered)
+        signature = sign(voucher, self.domain, signer or self.witness)
+        with self.database.write() as store:
+            self.catalog.attestations.countersign(
+                store, self.caller(self.buyer), row.id, voucher.to_message(), signature
+            )
+
+    def use(self, lease_id: str, sequence: int, ms: int, **changes: Any) -> None:
+        """An accepted attestation and its countersignature."""
+        row, refusal = self.attest(lease_id, sequence, ms, **changes)
+        assert refusal is None, refusal
+        self.countersign(row)
+
+    def report(self, lease_id: str, sequence: int, ms: int, **changes: Any) -> Report:
+        """An agent's final report, whole and signed."""
+        said = self.statement(lease_id, sequence, ms, **changes.pop("usage", {}))
+        metered = self.lease(lease_id).metered
+        counted = (said.egress_mib, said.units) if metered else (0, 0)
+        close = Close(said.buyer, said.provider, said.lease_no, ms, *counted)
+        fields: dict[str, Any] = {
+            "outcome": "succeeded",
+            "exit_code": 0,
+            "reason": "",
+            "outputs": None,
+            "attestation": said.to_message(),
+            "signature": sign(said, self.domain, self.meter),
+            "close": close.to_message(),
+            "close_signature": sign(close, self.domain, self.meter),
+        }
+        return Report(**{**fields, **changes})
+
+    def finish(self, lease_id: str, sequence: int, ms: int, **changes: Any) -> None:
+        """The agent reports the end."""
+        report = self.report(lease_id, sequence, ms, **changes)
+        with self.database.write() as store:
+            _, _, refusal = self.catalog.ends.finish(
+                store, self.caller(self.provider), lease_id, report
+            )
+        assert refusal is None, refusal
+
+    def close(self, lease_id: str) -> None:
+        """The witness signs the Close that the meter signed."""
+        message = self.lease(lease_id).close
+        signature = sign(Close.from_message(message), self.domain, self.witness)
+        with self.database.write() as store:
+            self.catalog.ends.close(store, self.caller(self.buyer), lease_id, signature)
+
+    def stop(self, lease_id: str, signer: LocalSigner | None = None) -> None:
+        """The witness (or another) signs a Stop."""
+        lease = self.lease(lease_id)
+        message = Stop(lease.buyer, lease.provider, bytes.fromhex(lease.lease_no[2:]))
+        signature = sign(message, self.domain, signer or self.witness)
+        with self.database.write() as store:
+            self.catalog.ends.stop(
+                store, self.caller(self.buyer), lease_id, message.to_message(), signature
+            )
+
+    def run(self, seconds: float, **changes: Any) -> tuple[str, str]:
+        """A job that runs so long, succeeds and is closed on chain: (job id, lease id)."""
+        job_id, lease_id = self.open(**changes)
+        self.use(lease_id, 0, 0)
+        self.clock.advance(seconds)
+        self.finish(lease_id, 1, int(seconds * 1000))
+        self.close(lease_id)
+        self.chain.mine()
+        return job_id, lease_id
+
+
+def memory_world(**changes: Any) -> World:
+    """A market in memory."""
+    clock, database = ManualClock(), MemoryDatabase()
+    events = ProjectedEvents(database)
+    world = _world(clock, database, database.outbox, events, market(**changes))
+    events.project = world.catalog.projection
+    return world
+
+
+def sqlite_world(folder: Path, **changes: Any) -> World:
+    """A market on SQLite in a folder; one that is there already is opened again."""
+    url = f"sqlite:///{folder}/market.db"
+    upgrade(url)
+    clock, database = ManualClock(), Database(url)
+    fixed = market(**changes)
+    world = _world(clock, database, SqlOutbox(database), None, fixed)
+    world.chain.events = SqlEventStore(database, world.catalog.projection)
+    return world
+
+
+def _world(clock: ManualClock, database: Any, outbox: Any, events: Any, fixed: Market) -> World:
+    calls = EscrowCalls(fixed.domain.verifying_contract)
+    chain = FakeChain(database, outbox, events, clock, calls)
+    catalog = catalog_of(fixed, clock, load_tiers(), database, chain, MemoryBlobFiles())
+    return World(catalog, database, chain, clock)

@@ -1,0 +1,168 @@
+"""Keys: made by signature, kept as hashes, scoped, capped, revoked, expired."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from marketplace.domain.key_request import KeyRequest
+from marketplace.errors import (
+    AlreadyExists,
+    BudgetExceeded,
+    Forbidden,
+    InvalidInput,
+    InvalidSignature,
+    NotFound,
+    Unauthenticated,
+)
+from marketplace.services.common import Principal
+from marketplace.services.records import ApiKey
+from settlement.eip712 import text32
+from settlement.signing import LocalSigner, sign
+from tests.market_world import TOKEN, World, memory_world
+
+
+def request_of(world: World, signer: LocalSigner, **changes: Any) -> KeyRequest:
+    made = world.catalog.accounts.prepare_key(signer.address, "laptop", ["buyer"], None, None)
+    return replace(made, **changes)
+
+
+def make(world: World, request: KeyRequest, signer: LocalSigner) -> tuple[ApiKey, str]:
+    signature = sign(request, world.domain, signer)
+    with world.database.write() as store:
+        return world.catalog.accounts.create_key(store, request.to_message(), signature)
+
+
+def caller(world: World, key: str) -> Principal:
+    with world.database.read() as store:
+        return world.catalog.accounts.authenticate(store, key)
+
+
+def test_a_key_says_who_calls_and_is_kept_as_a_hash(world: World) -> None:
+    row, key = make(world, request_of(world, world.buyer), world.buyer)
+    assert caller(world, key) == Principal(world.buyer.address, ("buyer",), row.id)
+    assert key not in repr(row)
+    shown = world.catalog.accounts.to_json(row)
+    assert key not in repr(shown)
+    assert row.secret_hash not in repr(shown)
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"scopes": text32("root")}, "/message/scopes"),
+        ({"scopes": b"\xff" * 32}, "/message/scopes"),
+        ({"issued_at": 1}, "/message/issuedAt"),
+        ({"issued_at": 2**40 - 1}, "/message/issuedAt"),
+        ({"expires_at": 1}, "/message/expiresAt"),
+        ({"expires_at": 2**40 - 1}, "/message/expiresAt"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_refused(
+    world: World, changes: dict[str, Any], pointer: str
+) -> None:
+    request = request_of(world, world.buyer, **changes)
+    with pytest.raises(InvalidInput) as refusal:
+        make(world, request, world.buyer)
+    assert [p.pointer for p in refusal.value.problems] == [pointer]
+
+
+def test_a_request_signed_by_another_is_refused(world: World) -> None:
+    with pytest.raises(InvalidSignature):
+        make(world, request_of(world, world.buyer), world.stranger)
+
+
+def test_a_request_makes_one_key(world: World) -> None:
+    request = request_of(world, world.buyer)
+    make(world, request, world.buyer)
+    with pytest.raises(AlreadyExists):
+        make(world, request, world.buyer)
+
+
+def test_the_operator_scope_is_for_operators(world: World) -> None:
+    request = request_of(world, world.buyer, scopes=text32("operator"))
+    with pytest.raises(Forbidden):
+        make(world, request, world.buyer)
+    mine = memory_world(operators=(world.buyer.address,))
+    _, key = make(mine, request_of(mine, world.buyer, scopes=text32("operator")), world.buyer)
+    assert caller(mine, key).is_operator
+
+
+@pytest.mark.parametrize("key", ["", "coul_", "coul_unknown", "sk_live_1"])
+def test_an_unknown_key_is_nobody(world: World, key: str) -> None:
+    with pytest.raises(Unauthenticated):
+        caller(world, key)
+
+
+def test_a_key_ends_when_it_expires_or_is_revoked(world: World) -> None:
+    soon = world.clock() // 1000 + 60
+    _, expiring = make(world, request_of(world, world.buyer, expires_at=soon), world.buyer)
+    row, revoked = make(world, request_of(world, world.buyer), world.buyer)
+    caller(world, expiring)
+    world.clock.advance(60)
+    with pytest.raises(Unauthenticated, match="expired"):
+        caller(world, expiring)
+    with world.database.write() as store, pytest.raises(NotFound):
+        world.catalog.accounts.revoke(store, world.caller(world.stranger), row.id)
+    with world.database.write() as store:
+        world.catalog.accounts.revoke(store, world.caller(world.buyer), row.id)
+    with pytest.raises(Unauthenticated, match="revoked"):
+        caller(world, revoked)
+
+
+def test_a_spend_cap_counts_what_jobs_may_cost_then_what_they_cost(world: World) -> None:
+    world.ask(world.node(gpus=3))
+    world.fund()
+    row, key = make(world, request_of(world, world.buyer, spend_cap=TOKEN), world.buyer)
+    me = caller(world, key)
+
+    def submit(salt: int) -> str:
+        spec = world.catalog.quotes.spec(
+            {
+                "command": ["x"],
+                "resources": {"gpu": "H100:1"},
+                "pricing": {"max_gpu_hour": "3"},
+                "max_duration": "10m",
+            }
+        )
+        bid = world.catalog.quotes.draft(spec, me.account, world.witness.address, salt)
+        signature = sign(bid, world.domain, world.buyer)
+        order = world.catalog.jobs.check(me, spec.to_json(), bid.to_message(), signature)
+        with world.database.write() as store:
+            return world.catalog.jobs.submit(store, me, order).id
+
+    def spent() -> int:
+        with world.database.read() as store:
+            return int(store.keys.get(row.id).spent)
+
+    first, _ = submit(0), submit(1)
+    lock = 660 * 2500 * TOKEN // 3_600_000 + 1
+    assert spent() == 2 * lock
+    with pytest.raises(BudgetExceeded):
+        submit(2)
+    world.match()
+    world.chain.mine()
+    lease_id = world.job(first).lease_id or ""
+    world.use(lease_id, 0, 0)
+    world.clock.advance(36)
+    world.finish(lease_id, 1, 36_000)
+    world.close(lease_id)
+    world.chain.mine()
+    assert spent() == lock + TOKEN * 25 // 1000
+    submit(2)
+
+
+def test_funds_are_shown_to_their_owner_only(world: World) -> None:
+    world.ask()
+    world.fund(10)
+    world.open()
+    with world.database.read() as store:
+        accounts = world.catalog.accounts
+        funds = accounts.funds(store, world.caller(world.buyer), world.buyer.address.lower())
+        with pytest.raises(NotFound):
+            accounts.funds(store, world.caller(world.stranger), world.buyer.address)
+    lock = 660 * 2500 * TOKEN // 3_600_000 + 1
+    assert funds["free"]["atoms"] == str(10 * TOKEN - lock)
+    assert (funds["locked"]["atoms"], funds["next_salt"]) == (str(lock), 1)

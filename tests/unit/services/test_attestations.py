@@ -1,0 +1,208 @@
+"""Attestations: what is accepted, what is refused and recorded, what the witness's answer makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from marketplace.errors import Conflict, InvalidInput, InvalidSignature, NotFound
+from marketplace.services.attestations import Refusal
+from settlement.attestation import Usage, UsageAttestation, voucher_for
+from settlement.signing import sign
+from tests.market_world import World
+
+
+@pytest.fixture
+def lease_id(world: World) -> str:
+    """An open lease without its ready reading."""
+    world.ask()
+    world.fund()
+    return world.open()[1]
+
+
+def rows(world: World, lease_id: str, **equal: Any) -> list[Any]:
+    with world.database.read() as store:
+        return store.attestations.find(lease_id=lease_id, **equal)
+
+
+def test_the_ready_reading_starts_the_job_and_costs_nothing(world: World, lease_id: str) -> None:
+    assert world.job(world.lease(lease_id).job_id).state == "starting"
+    world.clock.advance(5)
+    row, refusal = world.attest(lease_id, 0, 0)
+    assert (row.state, refusal) == ("accepted", None)
+    lease = world.lease(lease_id)
+    assert (lease.ready_ms, lease.sequence) == (world.clock(), 0)
+    assert world.job(lease.job_id).state == "running"
+
+
+def test_the_same_attestation_again_is_the_same_attestation(world: World, lease_id: str) -> None:
+    world.attest(lease_id, 0, 0)
+    world.clock.advance(1)
+    said = world.statement(lease_id, 1, 1_000)
+    signed = (said.to_message(), sign(said, world.domain, world.meter))
+    caller = world.caller(world.provider)
+    seen = set()
+    for _ in range(3):
+        with world.database.write() as store:
+            row, refusal = world.catalog.attestations.take(store, caller, lease_id, *signed)
+        seen.add((row.id, refusal))
+    assert len(seen) == 1
+    assert len(rows(world, lease_id)) == 2
+
+
+@pytest.mark.parametrize(
+    ("sequence", "ms", "changes", "reason"),
+    [
+        (1, 999, {}, Refusal.SEQUENCE),
+        (0, 0, {"evidence": b"\x01" * 32}, Refusal.SEQUENCE),
+        (2, 999, {}, Refusal.BACKWARDS),
+        (2, 2_000, {"gpu_ms": 999}, Refusal.BACKWARDS),
+        (2, 5_000, {}, Refusal.OUTSIDE),
+        (2, 2_000, {"observed_at_ms": "+3000"}, Refusal.AHEAD),
+        (2, 3_900, {"observed_at_ms": "-500"}, Refusal.AHEAD),
+        (2, 2_000, {"buyer": "0x" + "77" * 20}, Refusal.PARTIES),
+        (2, 2_000, {"provider": "0x" + "77" * 20}, Refusal.PARTIES),
+        (2, 2_000, {"lease_no": bytes(16)}, Refusal.PARTIES),
+    ],
+)
+def test_what_cannot_be_true_is_refused_and_recorded(
+    world: World, lease_id: str, sequence: int, ms: int, changes: dict[str, Any], reason: Refusal
+) -> None:
+    world.attest(lease_id, 0, 0)
+    world.clock.advance(1)
+    world.attest(lease_id, 1, 1_000)
+    world.clock.advance(1)
+    if isinstance(changes.get("observed_at_ms"), str):
+        changes = {**changes, "observed_at_ms": world.clock() + int(changes["observed_at_ms"])}
+    before = world.lease(lease_id)
+    row, refusal = world.attest(lease_id, sequence, ms, **changes)
+    assert refusal is reason
+    stored = rows(world, lease_id, state="refused")
+    assert [(r.id, r.code) for r in stored] == [(row.id, reason.value)]
+    assert world.lease(lease_id) == before
+
+
+def test_another_key_than_the_meter_is_refused_and_recorded(world: World, lease_id: str) -> None:
+    for signer in (world.witness, world.provider, world.stranger):
+        _, refusal = world.attest(lease_id, 0, 0, signer)
+        assert refusal is Refusal.SIGNATURE
+    assert [r.code for r in rows(world, lease_id)] == ["invalid_signature"] * 3
+    assert world.lease(lease_id).sequence == -1
+
+
+def test_usage_before_the_ready_reading_is_refused(world: World, lease_id: str) -> None:
+    world.clock.advance(1)
+    for sequence, ms in ((1, 0), (0, 500), (1, 500)):
+        assert world.attest(lease_id, sequence, ms)[1] is Refusal.NOT_READY
+
+
+def test_a_ready_reading_after_the_start_limit_is_refused(world: World, lease_id: str) -> None:
+    world.clock.advance(63)
+    assert world.attest(lease_id, 0, 0)[1] is Refusal.LATE_START
+
+
+def test_time_after_the_lease_ended_cannot_be_claimed(world: World, lease_id: str) -> None:
+    world.attest(lease_id, 0, 0)
+    world.clock.advance(700)
+    assert world.attest(lease_id, 1, 663_000)[1] is Refusal.OUTSIDE
+    assert world.attest(lease_id, 1, 660_000)[1] is None
+
+
+def test_a_lease_that_is_not_open_takes_no_attestation(world: World) -> None:
+    world.ask()
+    world.fund()
+    job_id = world.submit()
+    world.match()
+    lease_id = world.job(job_id).lease_id or ""
+    assert world.attest(lease_id, 0, 0)[1] is Refusal.NOT_OPEN
+
+
+def test_only_the_leases_provider_may_attest(world: World, lease_id: str) -> None:
+    said = world.statement(lease_id, 0, 0)
+    signature = sign(said, world.domain, world.meter)
+    for caller in (world.caller(world.buyer), world.caller(world.stranger)):
+        with world.database.write() as store, pytest.raises(NotFound):
+            world.catalog.attestations.take(store, caller, lease_id, said.to_message(), signature)
+
+
+def test_a_voucher_is_stored_as_the_best_and_never_falls(world: World, lease_id: str) -> None:
+    world.attest(lease_id, 0, 0)
+    answers = []
+    for sequence in (1, 2, 3):
+        world.clock.advance(1)
+        answers.append(world.attest(lease_id, sequence, sequence * 1_000)[0])
+    for row in (answers[1], answers[0], answers[2], answers[1]):
+        world.countersign(row)
+        with world.database.read() as store:
+            best = store.vouchers.get(lease_id)
+        assert best.ms >= 2_000
+    assert (best.ms, best.attestation_id) == (3_000, answers[2].id)
+    assert world.lease(lease_id).countersigned["ms"] == 3_000
+
+
+def test_a_countersignature_must_say_what_the_attestation_says(world: World, lease_id: str) -> None:
+    world.attest(lease_id, 0, 0)
+    world.clock.advance(2)
+    row, _ = world.attest(lease_id, 1, 2_000)
+    said = UsageAttestation.from_message(row.message)
+    right = voucher_for(said, metered=False)
+    other = Usage(said.buyer, said.provider, said.lease_no, 1_999)
+    caller = world.caller(world.buyer)
+    service = world.catalog.attestations
+    signature = sign(other, world.domain, world.witness)
+    with world.database.write() as store, pytest.raises(InvalidInput):
+        service.countersign(store, caller, row.id, other.to_message(), signature)
+    with pytest.raises(InvalidSignature):
+        world.countersign(row, world.meter)
+    signature = sign(right, world.domain, world.witness)
+    stranger = world.caller(world.stranger)
+    with world.database.write() as store, pytest.raises(NotFound):
+        service.countersign(store, stranger, row.id, right.to_message(), signature)
+    refused, _ = world.attest(lease_id, 2, 0)
+    with pytest.raises(Conflict):
+        world.countersign(refused)
+    with world.database.read() as store:
+        assert store.vouchers.get(lease_id) is None
+
+
+def test_a_pending_witness_sees_the_newest_statement_once(world: World, lease_id: str) -> None:
+    world.attest(lease_id, 0, 0)
+    world.clock.advance(1)
+    row, _ = world.attest(lease_id, 1, 1_000)
+
+    def pending(signer: Any) -> list[dict[str, Any]]:
+        with world.database.read() as store:
+            return world.catalog.witnessing.pending(store, world.caller(signer))
+
+    (entry,) = pending(world.buyer)
+    assert entry["attestation"]["id"] == row.id
+    assert pending(world.witness)[0]["lease"]["id"] == lease_id
+    assert pending(world.stranger) == []
+    world.countersign(row)
+    assert pending(world.buyer)[0]["attestation"] is None
+
+
+def test_heartbeats_count_up_and_say_when_the_last_came(world: World, lease_id: str) -> None:
+    caller = world.caller(world.provider)
+
+    def beat(count: int) -> dict[str, Any]:
+        with world.database.write() as store:
+            return world.catalog.attestations.heartbeat(store, caller, lease_id, count)
+
+    first = beat(1)
+    world.clock.advance(5)
+    assert beat(1) == first
+    grown = beat(4)
+    assert (grown["count"], grown["last_at"] > first["last_at"]) == (4, True)
+    assert beat(2)["count"] == 4
+
+
+def test_counted_usage_above_its_cap_is_refused(world: World) -> None:
+    world.ask(prices={"unit": "0.001"}, unit="request")
+    world.fund()
+    _, lease_id = world.open(units={"name": "request", "max": 10, "max_price": "0.01"})
+    world.attest(lease_id, 0, 0)
+    world.clock.advance(1)
+    assert world.attest(lease_id, 1, 1_000, units=11)[1] is Refusal.CAP
+    assert world.attest(lease_id, 1, 1_000, units=10)[1] is None

@@ -1,0 +1,329 @@
+"""Every other way a lease ends: stopped, lost, never witnessed, run out, moved to the next ask."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from marketplace.errors import Conflict, InvalidInput, InvalidSignature
+from settlement.attestation import Close
+from settlement.events import Stopped
+from settlement.ports import BlockRef, LoggedEvent
+from settlement.signing import sign
+from tests.market_world import TOKEN, World, key_of
+
+RETRY = {"on_events": ["interruption"], "duration": "1h"}
+
+
+@pytest.fixture
+def running(world: World) -> tuple[str, str]:
+    """A job that has been running for ten seconds, all of it countersigned."""
+    world.ask()
+    world.fund()
+    job_id, lease_id = world.open()
+    ten_seconds(world, lease_id)
+    return job_id, lease_id
+
+
+def ten_seconds(world: World, lease_id: str) -> None:
+    world.use(lease_id, 0, 0)
+    world.clock.advance(10)
+    world.use(lease_id, 1, 10_000)
+
+
+def watch(world: World) -> None:
+    world.catalog.settling.failed_opens()
+    world.catalog.watchdog.tick()
+    world.catalog.watchdog.revive()
+
+
+def settle(world: World) -> None:
+    world.catalog.settling.settle()
+    world.catalog.settling.refund()
+    world.chain.mine()
+
+
+def test_a_silent_provider_is_lost_and_the_witness_is_asked_to_stop(
+    world: World, running: tuple[str, str]
+) -> None:
+    job_id, lease_id = running
+    world.clock.advance(20)
+    watch(world)
+    assert world.lease(lease_id).stop_requested is None
+    world.clock.advance(1)
+    watch(world)
+    assert world.lease(lease_id).stop_requested == "lost"
+    assert world.job(job_id).state == "running"
+    world.stop(lease_id)
+    settle(world)
+    job, lease = world.job(job_id), world.lease(lease_id)
+    assert (job.state, job.reason, lease.state) == ("lost", "provider_lost", "stopped")
+    ten = 10_000 * 2500 * TOKEN // 3_600_000_000
+    assert world.chain.balances[world.provider.address] == ten
+    world.clock.advance(200)
+    world.chain.mine()
+    settle(world)
+    assert world.lease(lease_id).state == "closed"
+    assert world.chain.balances[world.buyer.address] == 100 * TOKEN - ten
+
+
+def test_heartbeats_and_attestations_keep_a_provider_from_being_lost(
+    world: World, running: tuple[str, str]
+) -> None:
+    _, lease_id = running
+    for count in range(4):
+        world.clock.advance(15)
+        with world.database.write() as store:
+            world.catalog.attestations.heartbeat(
+                store, world.caller(world.provider), lease_id, count
+            )
+        watch(world)
+    assert world.lease(lease_id).stop_requested is None
+
+
+def test_silence_is_measured_in_intervals_when_they_are_long(world: World) -> None:
+    world.ask(world.node(interval_ms=60_000))
+    world.fund()
+    _, lease_id = world.open()
+    world.use(lease_id, 0, 0)
+    world.clock.advance(170)
+    watch(world)
+    assert world.lease(lease_id).stop_requested is None
+    world.clock.advance(11)
+    watch(world)
+    assert world.lease(lease_id).stop_requested == "lost"
+
+
+def test_a_late_starter_is_stopped_and_pays_nothing(world: World) -> None:
+    node = world.node()
+    world.ask(node)
+    world.fund()
+    job_id, lease_id = world.open()
+    for _ in range(7):
+        world.clock.advance(9)
+        with world.database.write() as store:
+            world.catalog.nodes.heartbeat(store, world.caller(world.provider), node)
+        watch(world)
+    assert world.lease(lease_id).stop_requested == "start_limit"
+    world.stop(lease_id)
+    world.chain.mine()
+    assert (world.job(job_id).state, world.job(job_id).reason) == ("lost", "start_limit_passed")
+    assert world.lease(lease_id).released == 0
+
+
+def test_a_lost_job_moves_to_the_next_ask_with_what_is_left(world: World) -> None:
+    first = world.ask(price="2.00")
+    second = world.ask(price="2.50")
+    world.fund()
+    job_id, lease_id = world.open(retry=RETRY)
+    ten_seconds(world, lease_id)
+    world.clock.advance(25)
+    watch(world)
+    world.stop(lease_id)
+    settle(world)
+    job, old = world.job(job_id), world.lease(lease_id)
+    assert (job.state, job.excluded, job.spent) == ("queued", [first], old.lock)
+    world.match()
+    world.chain.mine()
+    job = world.job(job_id)
+    lease = world.lease(job.lease_id or "")
+    assert (job.state, lease.ask_id) == ("starting", second)
+    assert lease.previous is not None
+    assert lease.previous["provider"] == world.provider.address
+    with world.database.read() as store:
+        entry = store.order_log.find(kind="bid", newest=True)[0]
+    assert int(entry.payload["budget_left"]) == 5 * TOKEN - old.lock
+    ten_seconds(world, lease.id)
+    world.finish(lease.id, 2, 10_000)
+    world.close(lease.id)
+    world.chain.mine()
+    assert world.job(job_id).state == "succeeded"
+
+
+def test_a_lost_job_without_another_ask_fails_at_the_end_of_its_retry(world: World) -> None:
+    world.ask()
+    world.fund()
+    job_id, lease_id = world.open(retry={"on_events": ["interruption"], "duration": "60s"})
+    ten_seconds(world, lease_id)
+    world.clock.advance(25)
+    watch(world)
+    world.stop(lease_id)
+    world.chain.mine()
+    world.match()
+    assert world.job(job_id).state == "queued"
+    world.clock.advance(62)
+    world.match()
+    job = world.job(job_id)
+    assert (job.state, job.reason, job.reserve) == ("failed", "start_deadline_passed", 0)
+
+
+def test_a_lost_lease_that_nobody_stops_frees_the_job_when_it_runs_out(world: World) -> None:
+    world.ask(price="2.00")
+    world.ask(price="2.50")
+    world.fund()
+    job_id, lease_id = world.open(retry=RETRY, max_duration="2m")
+    ten_seconds(world, lease_id)
+    world.clock.advance(25)
+    watch(world)
+    world.clock.advance(25)
+    watch(world)
+    assert (world.job(job_id).state, world.job(job_id).requeue_after) == ("queued", lease_id)
+    world.match()
+    assert world.job(job_id).state == "queued"
+    world.clock.advance(200)
+    world.chain.mine()
+    watch(world)
+    world.match()
+    assert world.job(job_id).state == "matched"
+
+
+def test_a_lost_job_that_does_not_retry_ends_even_if_no_witness_answers(
+    world: World, running: tuple[str, str]
+) -> None:
+    job_id, lease_id = running
+    world.clock.advance(25)
+    watch(world)
+    world.clock.advance(25)
+    watch(world)
+    assert world.job(job_id).state == "lost"
+    assert world.lease(lease_id).state == "active"
+
+
+def test_without_a_witness_for_the_close_the_meter_is_asked_to_stop(
+    world: World, running: tuple[str, str]
+) -> None:
+    job_id, lease_id = running
+    world.finish(lease_id, 2, 10_000)
+    world.clock.advance(21)
+    watch(world)
+    assert world.lease(lease_id).stop_requested == "unwitnessed"
+    lease = world.lease(lease_id)
+    world.stop(lease_id, world.meter)
+    settle(world)
+    assert (world.job(job_id).state, world.lease(lease_id).state) == ("succeeded", "stopped")
+    world.clock.advance(200)
+    world.chain.mine()
+    settle(world)
+    assert world.lease(lease_id).state == "closed"
+    assert world.lease(lease_id).released == 10_000 * 2500 * TOKEN // 3_600_000_000
+    assert lease.outcome["outcome"] == "succeeded"
+
+
+def test_a_stop_by_anyone_but_witness_and_meter_is_refused(
+    world: World, running: tuple[str, str]
+) -> None:
+    _, lease_id = running
+    for signer in (world.buyer, world.provider, world.stranger):
+        with pytest.raises(InvalidSignature):
+            world.stop(lease_id, signer)
+    world.stop(lease_id)
+    world.stop(lease_id)
+    world.chain.mine()
+    assert world.lease(lease_id).state == "stopped"
+
+
+def test_a_report_is_taken_once_and_again_only_the_same(
+    world: World, running: tuple[str, str]
+) -> None:
+    _, lease_id = running
+    world.clock.advance(1)
+    report = world.report(lease_id, 2, 11_000)
+    caller = world.caller(world.provider)
+    for _ in range(2):
+        with world.database.write() as store:
+            _, _, refusal = world.catalog.ends.finish(store, caller, lease_id, report)
+        assert refusal is None
+    other = world.report(lease_id, 3, 11_500)
+    with world.database.write() as store, pytest.raises(Conflict):
+        world.catalog.ends.finish(store, caller, lease_id, other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"outcome": "lost"}, InvalidInput),
+        ({"outcome": "over_budget"}, InvalidInput),
+        ({"outputs": "ab" * 32}, InvalidInput),
+    ],
+)
+def test_a_report_that_cannot_be_true_is_refused(
+    world: World, running: tuple[str, str], changes: dict[str, Any], error: type[Exception]
+) -> None:
+    _, lease_id = running
+    with pytest.raises(error):
+        world.finish(lease_id, 2, 10_000, **changes)
+    assert world.lease(lease_id).outcome is None
+
+
+def test_a_close_at_other_usage_than_the_last_attestation_is_refused(
+    world: World, running: tuple[str, str]
+) -> None:
+    _, lease_id = running
+    report = world.report(lease_id, 2, 10_000)
+    close = replace(Close.from_message(report.close), ms=9_000)
+    bad = replace(
+        report,
+        close=close.to_message(),
+        close_signature=sign(close, world.domain, world.meter),
+    )
+    with pytest.raises(InvalidInput), world.database.write() as store:
+        world.catalog.ends.finish(store, world.caller(world.provider), lease_id, bad)
+    forged = replace(report, close_signature=sign(close, world.domain, key_of("stranger")))
+    with pytest.raises(InvalidSignature), world.database.write() as store:
+        world.catalog.ends.finish(store, world.caller(world.provider), lease_id, forged)
+
+
+def test_a_job_that_outruns_its_budget_ends_over_budget(world: World) -> None:
+    world.ask(start_limit="10s")
+    world.fund()
+    job_id, lease_id = world.open(budget={"max_total": "0.05"}, max_duration="10m")
+    assert world.lease(lease_id).budget_limited
+    assert world.lease(lease_id).funded_seconds == 72
+    world.use(lease_id, 0, 0)
+    world.clock.advance(72)
+    world.finish(lease_id, 1, 72_000, outcome="over_budget", exit_code=None)
+    world.close(lease_id)
+    world.chain.mine()
+    assert world.job(job_id).state == "over_budget"
+    assert world.chain.balances[world.provider.address] == TOKEN // 20
+
+
+def test_a_lease_stopped_past_the_server_ends_its_job(
+    world: World, running: tuple[str, str]
+) -> None:
+    job_id, lease_id = running
+    lease = world.lease(lease_id)
+    number = bytes.fromhex(lease.lease_no[2:])
+    stopped = Stopped(number, lease.buyer, lease.provider, world.clock() // 1000, 0)
+    height = world.chain.height + 1
+    ref = BlockRef(height, f"0x{height:064x}", f"0x{height - 1:064x}", world.clock() // 1000)
+    world.chain.events.append(ref, [LoggedEvent(height, ref.hash, "0x01", 0, stopped)])
+    assert (world.job(job_id).state, world.job(job_id).reason) == ("cancelled", "lease_stopped")
+
+
+def test_a_reorg_takes_the_opening_back_and_the_job_waits(world: World) -> None:
+    world.ask()
+    world.fund()
+    job_id, lease_id = world.open()
+    world.chain.events.rollback(0)
+    lease = world.lease(lease_id)
+    assert (lease.state, lease.start_s, world.job(job_id).state) == ("opening", None, "matched")
+    assert world.job(job_id).reserve == lease.lock
+
+
+def test_the_failed_close_of_a_witness_counts_as_none(
+    world: World, running: tuple[str, str]
+) -> None:
+    _, lease_id = running
+    world.finish(lease_id, 2, 10_000)
+    world.chain.refusals[f"close:{lease_id}"] = "InvalidSignature()"
+    world.close(lease_id)
+    settle(world)
+    assert world.lease(lease_id).settled["ms"] == 0
+    settle(world)
+    assert world.lease(lease_id).settled["ms"] == 10_000
+    world.clock.advance(21)
+    watch(world)
+    assert world.lease(lease_id).stop_requested == "unwitnessed"

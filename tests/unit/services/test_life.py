@@ -1,0 +1,304 @@
+"""A job's whole life through the services: matched, opened, used, settled, closed, receipted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from marketplace.errors import (
+    AlreadyExists,
+    Conflict,
+    InsufficientBalance,
+    InvalidInput,
+    InvalidOrder,
+    InvalidSignature,
+    NotFound,
+)
+from settlement.eip712 import Domain
+from settlement.signing import sign
+from tests.market_world import TOKEN, World, job_spec, key_of
+
+
+def statuses(world: World, job_id: str) -> list[str]:
+    with world.database.read() as store:
+        events = store.events.find(job_id=job_id, type="status")
+    return [event.data["state"] for event in events]
+
+
+def receipt(world: World, job_id: str) -> dict[str, object]:
+    with world.database.read() as store:
+        rows = world.catalog.receipts.of_job(store, world.caller(world.buyer), job_id)
+    return rows[-1].document
+
+
+def test_a_job_that_succeeds_pays_what_was_measured_and_refunds_the_rest(world: World) -> None:
+    world.ask()
+    world.fund(10)
+    job_id, lease_id = world.run(36)
+    job, lease = world.job(job_id), world.lease(lease_id)
+    assert (job.state, job.exit_code, lease.state) == ("succeeded", 0, "closed")
+    assert world.chain.balances[world.provider.address] == TOKEN * 25 // 1000  # 36 s at 2.50/h
+    assert world.chain.balances[world.buyer.address] == 10 * TOKEN - TOKEN * 25 // 1000
+    assert receipt(world, job_id)["conserved"] is True
+    assert lease.released + lease.refunded == 660 * 2500 * TOKEN // 3_600_000 + 1
+    assert statuses(world, job_id) == [
+        "queued", "matched", "starting", "running", "running", "succeeded",
+    ]  # fmt: skip
+
+
+def test_the_cheapest_ask_wins_at_its_own_price(world: World) -> None:
+    world.ask(price="2.80")
+    cheap = world.ask(price="1.90")
+    world.fund()
+    job_id = world.submit()
+    world.match()
+    lease = world.lease(world.job(job_id).lease_id or "")
+    assert (lease.ask_id, lease.rate) == (cheap, 1_900_000_000_000)
+
+
+def test_submission_without_money_is_refused_and_stores_nothing(world: World) -> None:
+    world.ask()
+    world.chain.balances[world.buyer.address] = TOKEN // 10
+    with pytest.raises(InsufficientBalance) as refusal:
+        world.submit()
+    lock = 660 * 2500 * TOKEN // 3_600_000 + 1
+    assert int(refusal.value.facts["shortfall"]["atoms"]) == lock - TOKEN // 10
+    with world.database.read() as store:
+        assert store.jobs.find() == []
+        assert store.bids.find() == []
+        assert [row.kind for row in store.order_log.find()] == ["ask"]
+
+
+def test_money_reserved_by_one_job_does_not_cover_another(world: World) -> None:
+    world.ask(world.node(gpus=2))
+    lock = 660 * 2500 * TOKEN // 3_600_000 + 1
+    world.chain.balances[world.buyer.address] = 2 * lock - 1
+    first = world.submit()
+    with pytest.raises(InsufficientBalance):
+        world.submit()
+    world.match()
+    world.chain.mine()
+    assert world.job(first).reserve == 0
+    world.fund(1)
+    world.submit()
+
+
+def test_nothing_fits_and_the_job_does_not_rest(world: World) -> None:
+    world.ask(price="9.00")
+    world.fund()
+    job_id = world.submit()
+    world.match()
+    job = world.job(job_id)
+    assert (job.state, job.reason, job.reserve) == ("no_match", "no_match", 0)
+    assert job.explanation is not None
+    assert job.explanation["relaxations"][0]["changes"][0]["pointer"] == "/pricing/max_gpu_hour"
+
+
+def test_a_resting_job_takes_supply_that_comes_later(world: World) -> None:
+    world.fund()
+    job_id = world.submit(retry={"on_events": ["no-capacity"], "duration": "1h"})
+    world.match()
+    assert world.job(job_id).state == "queued"
+    world.ask()
+    world.match()
+    assert world.job(job_id).state == "matched"
+
+
+def test_a_resting_job_gives_up_at_its_start_deadline(world: World) -> None:
+    world.fund()
+    retry = {"on_events": ["no-capacity"], "duration": "1h"}
+    job_id = world.submit(retry=retry, start_deadline="30s")
+    world.match()
+    world.clock.advance(32)
+    world.match()
+    job = world.job(job_id)
+    assert (job.state, job.reason) == ("no_match", "start_deadline_passed")
+
+
+def test_cancelling_a_resting_job_takes_it_off_the_book(world: World) -> None:
+    world.fund()
+    job_id = world.submit(retry={"on_events": ["no-capacity"], "duration": "1h"})
+    world.match()
+    with world.database.write() as store:
+        world.catalog.jobs.cancel(store, world.caller(world.buyer), job_id)
+    world.match()
+    assert world.job(job_id).state == "cancelled"
+    world.ask()
+    world.match()
+    assert world.job(job_id).lease_id is None
+    with world.database.write() as store, pytest.raises(Conflict):
+        world.catalog.jobs.cancel(store, world.caller(world.buyer), job_id)
+
+
+def test_cancelling_a_running_job_asks_the_agent_and_pays_what_ran(world: World) -> None:
+    world.ask()
+    world.fund()
+    job_id, lease_id = world.open()
+    world.use(lease_id, 0, 0)
+    world.clock.advance(10)
+    with world.database.write() as store:
+        world.catalog.jobs.cancel(store, world.caller(world.buyer), job_id)
+    assert world.lease(lease_id).stop_requested == "cancelled"
+    world.finish(lease_id, 1, 10_000, outcome="cancelled", exit_code=None)
+    world.close(lease_id)
+    world.chain.mine()
+    assert world.job(job_id).state == "cancelled"
+    assert world.chain.balances[world.provider.address] == 10_000 * 2500 * TOKEN // 3_600_000_000
+
+
+def test_a_job_cancelled_between_fill_and_opening_is_stopped_when_it_opens(world: World) -> None:
+    world.ask()
+    world.fund()
+    job_id = world.submit()
+    world.match()
+    with world.database.write() as store:
+        world.catalog.jobs.cancel(store, world.caller(world.buyer), job_id)
+    world.chain.mine()
+    lease = world.lease(world.job(job_id).lease_id or "")
+    assert (lease.state, lease.stop_requested) == ("active", "cancelled")
+
+
+def test_capacity_is_free_again_once_the_lease_is_closed(world: World) -> None:
+    world.ask()
+    world.fund()
+    world.run(5)
+    second = world.submit(retry={"on_events": ["no-capacity"], "duration": "1h"})
+    world.match()
+    assert world.job(second).state == "matched"
+    third = world.submit()
+    world.match()
+    assert world.job(third).state == "no_match"
+
+
+def test_an_opening_that_the_ask_spoils_moves_the_job_to_the_next_ask(world: World) -> None:
+    bad, good = world.ask(price="1.00"), world.ask(price="2.00")
+    world.fund()
+    job_id = world.submit()
+    world.match()
+    lease_id = world.job(job_id).lease_id or ""
+    world.chain.refusals[f"open:{lease_id}"] = f"InvalidSignature({world.provider.address})"
+    world.chain.mine()
+    world.catalog.settling.failed_opens()
+    assert world.lease(lease_id).state == "failed_to_open"
+    world.match()
+    world.chain.mine()
+    job = world.job(job_id)
+    assert job.state == "starting"
+    assert world.lease(job.lease_id or "").ask_id == good
+    with world.database.read() as store:
+        spoiled = store.asks.get(bad)
+    assert (spoiled.state, spoiled.reason[:16]) == ("suspended", "InvalidSignature")
+
+
+def test_an_opening_that_the_buyer_spoils_fails_the_job_with_the_reason(world: World) -> None:
+    ask = world.ask()
+    world.fund()
+    job_id = world.submit()
+    world.match()
+    lease_id = world.job(job_id).lease_id or ""
+    world.chain.refusals[f"open:{lease_id}"] = "InsufficientBalance(5, 4)"
+    world.chain.mine()
+    world.catalog.settling.failed_opens()
+    job = world.job(job_id)
+    assert (job.state, job.reason, job.detail) == (
+        "failed", "open_failed", "InsufficientBalance(5, 4)",
+    )  # fmt: skip
+    assert job.reserve == 0
+    with world.database.read() as store:
+        assert store.asks.get(ask).state == "open"
+    again = world.submit()
+    world.match()
+    assert world.job(again).state == "matched"
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"buyer": key_of("stranger").address}, InvalidOrder),
+        ({"max_seconds": 601}, InvalidOrder),
+        ({"budget": 1}, InvalidOrder),
+        ({"job_hash": bytes(32)}, InvalidOrder),
+        ({"opener": "0x" + "77" * 20}, InvalidOrder),
+        ({"witness": "0x" + "00" * 20}, InvalidOrder),
+        ({"expiry": 1}, InvalidOrder),
+    ],
+)
+def test_a_bid_that_contradicts_its_job_or_market_is_refused(
+    world: World, changes: dict[str, object], error: type[Exception]
+) -> None:
+    spec = world.catalog.quotes.spec(job_spec())
+    bid = replace(
+        world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 0), **changes
+    )
+    with pytest.raises(error) as refusal:
+        world.catalog.jobs.check(
+            world.caller(world.buyer),
+            spec.to_json(),
+            bid.to_message(),
+            sign(bid, world.domain, world.buyer),
+        )
+    assert refusal.value.problems[0].pointer.startswith("/bid/")
+
+
+def test_a_bid_signed_by_another_key_or_for_another_chain_is_refused(world: World) -> None:
+    spec = world.catalog.quotes.spec(job_spec())
+    bid = world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 0)
+    contract = world.domain.verifying_contract
+    for domain, signer in (
+        (world.domain, world.stranger),
+        (Domain(1, contract), world.buyer),
+        (Domain(world.domain.chain_id, "0x" + "ed" * 20), world.buyer),
+    ):
+        with pytest.raises(InvalidSignature):
+            world.catalog.jobs.check(
+                world.caller(world.buyer),
+                spec.to_json(),
+                bid.to_message(),
+                sign(bid, domain, signer),
+            )
+
+
+def test_a_salt_is_used_once(world: World) -> None:
+    world.fund()
+    spec = world.catalog.quotes.spec(job_spec())
+    caller = world.caller(world.buyer)
+    bid = world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 7)
+    signed = (spec.to_json(), bid.to_message(), sign(bid, world.domain, world.buyer))
+    order = world.catalog.jobs.check(caller, *signed)
+    with world.database.write() as store:
+        world.catalog.jobs.submit(store, caller, order)
+    with pytest.raises(AlreadyExists), world.database.write() as store:
+        world.catalog.jobs.submit(store, caller, order)
+    world.chain.nonces.add((world.buyer.address, 7))
+    with pytest.raises(AlreadyExists):
+        world.catalog.jobs.check(caller, *signed)
+    far = world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 1 << 200)
+    signed = (spec.to_json(), far.to_message(), sign(far, world.domain, world.buyer))
+    order = world.catalog.jobs.check(caller, *signed)
+    with pytest.raises(InvalidInput), world.database.write() as store:
+        world.catalog.jobs.submit(store, caller, order)
+
+
+def test_an_input_must_be_a_blob_of_the_buyer(world: World) -> None:
+    world.ask()
+    world.fund()
+    sha256 = world.catalog.blobs.keep(b"folder")
+    with pytest.raises(InvalidInput):
+        world.submit(inputs={"sha256": sha256, "size": 6})
+    with world.database.write() as store:
+        world.catalog.blobs.own(store, world.caller(world.buyer), sha256, 6)
+    with pytest.raises(InvalidInput):
+        world.submit(inputs={"sha256": sha256, "size": 7})
+    job_id = world.submit(inputs={"sha256": sha256, "size": 6})
+    with world.database.read() as store:
+        provider = world.caller(world.provider)
+        with pytest.raises(NotFound):
+            world.catalog.blobs.open(store, provider, sha256)
+    world.match()
+    world.chain.mine()
+    assert world.job(job_id).state == "starting"
+    with world.database.read() as store:
+        assert b"".join(world.catalog.blobs.open(store, provider, sha256)) == b"folder"
+        with pytest.raises(NotFound):
+            world.catalog.blobs.open(store, world.caller(world.stranger), sha256)

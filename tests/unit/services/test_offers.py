@@ -1,0 +1,232 @@
+"""Nodes, asks, the book and quotes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from marketplace.errors import (
+    AlreadyExists,
+    Conflict,
+    InvalidInput,
+    InvalidOrder,
+    InvalidSignature,
+    NotFound,
+)
+from marketplace.services.nodes import NewGpu, NewNode
+from settlement.eip712 import Domain, text32
+from settlement.orders import Ask
+from settlement.signing import sign
+from tests.market_world import H100, World, job_spec
+
+
+def drafted(world: World, node_id: str, **terms: Any) -> Ask:
+    given = {"meter": world.meter.address, "prices": {"gpu_hour": "2.50"}, **terms}
+    with world.database.read() as store:
+        node = world.catalog.nodes.get(store, world.caller(world.provider), node_id)
+    return world.catalog.asks.prepare(node, given)
+
+
+def create(world: World, ask: Ask, signature: bytes | None = None) -> str:
+    signature = signature or sign(ask, world.domain, world.provider)
+    caller = world.caller(world.provider)
+    with world.database.write() as store:
+        return world.catalog.asks.create(store, caller, ask.to_message(), signature).id
+
+
+def test_a_gpu_is_listed_once_in_the_whole_market(world: World) -> None:
+    first = world.node()
+    with world.database.read() as store:
+        taken = store.gpus.find(node_id=first)[0].uuid
+    new, clash = (NewGpu(uuid, "H100", 81_920, False) for uuid in ("GPU-new", taken))
+    with pytest.raises(AlreadyExists) as refusal:
+        _register(world, (new, clash))
+    assert refusal.value.problems[0].pointer == "/gpus/1/uuid"
+    with world.database.read() as store:
+        assert store.gpus.get("GPU-new") is None
+        assert store.nodes.one(number=77) is None
+
+
+def _register(world: World, gpus: tuple[NewGpu, ...], **changes: Any) -> Any:
+    fields: dict[str, Any] = {
+        "number": 77,
+        "name": "clash",
+        "region": "eu",
+        "tier": H100,
+        "gpus": gpus,
+        "cpu_milli": 1,
+        "memory_mib": 1,
+        "storage_mib": 1,
+        "runtime": "process",
+        "shared": False,
+        "interval_ms": None,
+    }
+    with world.database.write() as store:
+        return world.catalog.nodes.register(
+            store, world.caller(world.stranger), NewNode(**{**fields, **changes})
+        )
+
+
+def test_a_node_listed_again_with_its_gpus_is_brought_up_to_date(world: World) -> None:
+    gpus = (NewGpu("GPU-x", "H100", 81_920, True),)
+    first = _register(world, gpus)
+    again = _register(world, gpus, region="us-east", cpu_milli=5)
+    assert (again.id, again.region, again.cpu_milli) == (first.id, "us-east", 5)
+    with pytest.raises(AlreadyExists) as refusal:
+        _register(world, (NewGpu("GPU-y", "H100", 81_920, True),))
+    assert refusal.value.problems[0].pointer == "/number"
+
+
+def test_a_node_of_an_unknown_tier_is_refused_with_a_hint(world: World) -> None:
+    with pytest.raises(InvalidInput, match="H100"):
+        _register(world, (NewGpu("GPU-x", "H100", 1, True),), tier="H10-80GB-SXM")
+    with pytest.raises(InvalidInput, match="twice"):
+        _register(world, (NewGpu("GPU-x", "a", 1, True), NewGpu("GPU-x", "a", 1, True)))
+
+
+def test_draining_takes_a_nodes_asks_off_the_book(world: World) -> None:
+    node = world.node(gpus=2)
+    ask = world.ask(node)
+    world.fund()
+    _, lease_id = world.open()
+    with world.database.write() as store:
+        world.catalog.nodes.drain(store, world.caller(world.provider), node)
+    job_id = world.submit()
+    world.match()
+    assert world.job(job_id).state == "no_match"
+    assert world.lease(lease_id).state == "active"
+    with world.database.read() as store:
+        assert (store.asks.get(ask).state, store.asks.get(ask).reason) == (
+            "cancelled",
+            "node_draining",
+        )
+    with pytest.raises(Conflict):
+        world.ask(node)
+
+
+def test_a_cancelled_ask_takes_no_new_fills(world: World) -> None:
+    ask = world.ask()
+    with world.database.write() as store, pytest.raises(NotFound):
+        world.catalog.asks.cancel(store, world.caller(world.stranger), ask)
+    with world.database.write() as store:
+        world.catalog.asks.cancel(store, world.caller(world.provider), ask)
+        world.catalog.asks.cancel(store, world.caller(world.provider), ask)
+    world.fund()
+    job_id = world.submit()
+    world.match()
+    assert world.job(job_id).state == "no_match"
+
+
+def test_an_ask_that_expires_leaves_the_book_and_says_so(world: World) -> None:
+    ask = world.ask(expires_in="60s")
+    world.match()
+    world.clock.advance(62)
+    world.match()
+    with world.database.read() as store:
+        assert store.asks.get(ask).state == "expired"
+
+
+@pytest.mark.parametrize(
+    ("changes", "member"),
+    [
+        ({"provider": "0x" + "77" * 20}, "provider"),
+        ({"meter": "0x" + "00" * 20}, "meter"),
+        ({"opener": "0x" + "77" * 20}, "opener"),
+        ({"node": 999}, "node"),
+        ({"tier": text32("A100-80GB-SXM")}, "tier"),
+        ({"gpu_milli": 2_000}, "gpuMilli"),
+        ({"gpu_milli": 500}, "gpuMilli"),
+        ({"gpu_milli": 0}, "gpuMilli"),
+        ({"cpu_milli": 64_001}, "cpuMilli"),
+        ({"memory_mib": 2**32 - 1}, "memoryMib"),
+        ({"storage_mib": 2**32 - 1}, "storageMib"),
+        ({"min_seconds": 10, "max_seconds": 9}, "maxSeconds"),
+        ({"start_limit_seconds": 0}, "startLimitSeconds"),
+        ({"flags": 2}, "flags"),
+        ({"expiry": 1}, "expiry"),
+        ({"expiry": 2**40 - 1}, "expiry"),
+        ({"unit": b"\xff" * 32}, "unit"),
+    ],
+)
+def test_an_ask_that_contradicts_its_node_or_market_is_refused(
+    world: World, changes: dict[str, Any], member: str
+) -> None:
+    ask = replace(drafted(world, world.node()), **changes)
+    with pytest.raises(InvalidOrder) as refusal:
+        create(world, ask)
+    assert f"/ask/{member}" in [p.pointer for p in refusal.value.problems]
+    with world.database.read() as store:
+        assert store.asks.find() == []
+        assert store.order_log.find() == []
+
+
+def test_an_ask_signed_by_another_or_for_another_contract_is_refused(world: World) -> None:
+    ask = drafted(world, world.node())
+    elsewhere = Domain(world.domain.chain_id, "0x" + "ed" * 20)
+    for signature in (
+        sign(ask, world.domain, world.meter),
+        sign(ask, elsewhere, world.provider),
+        b"\x00" * 65,
+        b"",
+    ):
+        with pytest.raises(InvalidSignature):
+            create(world, ask, signature or b"\x01")
+
+
+def test_an_ask_goes_on_the_book_once(world: World) -> None:
+    ask = drafted(world, world.node())
+    create(world, ask)
+    with pytest.raises(AlreadyExists):
+        create(world, ask)
+
+
+@pytest.mark.parametrize(
+    ("terms", "pointer"),
+    [
+        ({"prices": {"gpu_hour": 2.5}}, "/prices/gpu_hour"),
+        ({"prices": {"gpu_hour": "-1"}}, "/prices/gpu_hour"),
+        ({"prices": {}}, "/prices/gpu_hour"),
+        ({"prices": {"gpu_hour": "1", "gpu": "1"}}, "/prices/gpu"),
+        ({"max_duration": "forever"}, "/max_duration"),
+        ({"min_charge": "2d"}, "/min_charge"),
+        ({"expires_in": "500d"}, "/expires_in"),
+        ({"max_fee_bps": 1_001}, "/max_fee_bps"),
+        ({"meter": "0x12"}, "/meter"),
+        ({"unit": "a request"}, "/unit"),
+    ],
+)
+def test_terms_of_a_draft_are_checked_with_pointers(
+    world: World, terms: dict[str, Any], pointer: str
+) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        drafted(world, world.node(), **terms)
+    assert pointer in [p.pointer for p in refusal.value.problems]
+
+
+def test_the_book_is_shown_best_price_first_with_what_is_free(world: World) -> None:
+    dear, cheap = world.ask(price="2.80"), world.ask(world.node(gpus=2), price="1.90")
+    world.fund()
+    world.open()
+    with world.database.read() as store:
+        book = world.catalog.quotes.book(store, None)
+        assert world.catalog.quotes.book(store, "A100-80GB-SXM")["asks"] == []
+    assert [row["ask_id"] for row in book["asks"]] == [cheap, dear]
+    assert [row["free_gpu_milli"] for row in book["asks"]] == [1_000, 1_000]
+    assert book["depth"] == {H100: 2_000}
+
+
+def test_a_quote_lists_what_fits_and_changes_nothing(world: World) -> None:
+    world.ask(price="2.80")
+    cheap = world.ask(price="1.90")
+    with world.database.read() as store:
+        quote = world.catalog.quotes.quote(store, job_spec())
+        again = world.catalog.quotes.quote(store, job_spec())
+    assert quote == again
+    assert (len(quote["matches"]), quote["matches"][0]["ask_id"]) == (2, cheap)
+    assert quote["matches"][0]["max_cost"]["atoms"] == str(660 * 19 * 10**17 // 3_600 + 1)
+    with world.database.read() as store:
+        none = world.catalog.quotes.quote(store, job_spec(pricing={"max_gpu_hour": "1"}))
+    assert none["matches"] == []
+    assert none["no_match"]["considered"] == 2

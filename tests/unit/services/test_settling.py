@@ -1,0 +1,156 @@
+"""Vouchers into settlements: the best one, once, in batches, again after a refusal."""
+
+from __future__ import annotations
+
+from settlement.ports import IntentKind, IntentState
+from tests.market_world import TOKEN, World
+
+
+def intents(world: World, kind: IntentKind) -> list[str]:
+    """Keys of all intents of a kind, oldest first."""
+    found, number = [], 1
+    while True:
+        try:
+            intent = world.chain.outbox.get(number)
+        except KeyError:
+            return found
+        if intent.kind is kind:
+            found.append(intent.key)
+        number += 1
+
+
+def running(world: World, **changes: object) -> str:
+    _, lease_id = world.open(**changes)
+    world.use(lease_id, 0, 0)
+    return lease_id
+
+
+def test_only_the_greatest_voucher_is_sent_and_each_step_is_paid_once(world: World) -> None:
+    world.ask()
+    world.fund()
+    lease_id = running(world)
+    for sequence in (1, 2, 3):
+        world.clock.advance(1)
+        world.use(lease_id, sequence, sequence * 1_000)
+    assert world.catalog.settling.settle() == 1
+    assert world.catalog.settling.settle() == 0
+    world.chain.mine()
+    assert world.lease(lease_id).settled["ms"] == 3_000
+    assert world.catalog.settling.settle() == 0
+    world.clock.advance(1)
+    world.use(lease_id, 4, 4_000)
+    assert world.catalog.settling.settle() == 1
+    world.chain.mine()
+    assert world.chain.balances[world.provider.address] == 4_000 * 2500 * TOKEN // 3_600_000_000
+    assert len(intents(world, IntentKind.SETTLE)) == 2
+
+
+def test_many_leases_go_into_one_batch(world: World) -> None:
+    world.ask(world.node(gpus=5))
+    world.fund()
+    leases = [running(world) for _ in range(5)]
+    world.clock.advance(2)
+    for lease_id in leases:
+        world.use(lease_id, 1, 2_000)
+    assert world.catalog.settling.settle() == 5
+    world.chain.mine()
+    assert len(intents(world, IntentKind.SETTLE)) == 1
+    assert all(world.lease(x).settled["ms"] == 2_000 for x in leases)
+
+
+def test_a_voucher_that_comes_while_one_is_in_flight_waits_for_it(world: World) -> None:
+    world.ask()
+    world.fund()
+    lease_id = running(world)
+    world.clock.advance(1)
+    world.use(lease_id, 1, 1_000)
+    world.catalog.settling.settle()
+    world.clock.advance(1)
+    world.use(lease_id, 2, 2_000)
+    assert world.catalog.settling.settle() == 0
+    world.chain.mine()
+    assert world.lease(lease_id).settled["ms"] == 1_000
+    assert world.catalog.settling.settle() == 1
+    world.chain.mine()
+    assert world.lease(lease_id).settled["ms"] == 2_000
+
+
+def test_a_refused_settlement_is_tried_again_after_a_while(world: World) -> None:
+    world.ask()
+    world.fund()
+    lease_id = running(world)
+    world.clock.advance(1)
+    world.use(lease_id, 1, 1_000)
+    world.catalog.settling.settle()
+    (key,) = intents(world, IntentKind.SETTLE)
+    world.chain.refusals[key] = "UsageAheadOfTime(1, 2)"
+    world.chain.mine()
+    with world.database.read() as store:
+        assert store.intent(key).state is IntentState.DEAD
+        created_ms = int(store.intent(key).created_at.timestamp() * 1000)
+    world.clock.ms = created_ms + 59_000
+    assert world.catalog.settling.settle() == 0
+    world.clock.ms = created_ms + 61_000
+    world.chain.mine()
+    assert world.catalog.settling.settle() == 1
+
+
+def test_a_close_under_way_pays_everything_so_nothing_is_settled_beside_it(world: World) -> None:
+    world.ask()
+    world.fund()
+    lease_id = running(world)
+    world.clock.advance(3)
+    world.use(lease_id, 1, 3_000)
+    world.finish(lease_id, 2, 3_000)
+    world.close(lease_id)
+    assert world.catalog.settling.settle() == 0
+    world.chain.mine()
+    assert world.lease(lease_id).state == "closed"
+    assert world.catalog.settling.settle() == 0
+
+
+def test_counted_usage_goes_its_own_way(world: World) -> None:
+    world.ask(prices={"unit": "0.001"}, unit="request")
+    world.fund()
+    lease_id = running(world, units={"name": "request", "max": 100, "max_price": "0.01"})
+    world.clock.advance(2)
+    world.use(lease_id, 1, 2_000, units=40)
+    assert world.catalog.settling.settle() == 1
+    world.chain.mine()
+    assert intents(world, IntentKind.SETTLE) == []
+    assert len(intents(world, IntentKind.SETTLE_METERED)) == 1
+    assert world.lease(lease_id).settled == {"ms": 2_000, "egress_mib": 0, "units": 40}
+    time = 2_000 * 2500 * TOKEN // 3_600_000_000
+    assert world.chain.balances[world.provider.address] == time + TOKEN * 40 // 1000
+
+
+def test_a_minimum_charge_is_paid_from_the_first_voucher(world: World) -> None:
+    world.ask(min_charge="60s")
+    world.fund()
+    lease_id = running(world)
+    world.clock.advance(1)
+    world.use(lease_id, 1, 1_000)
+    world.catalog.settling.settle()
+    world.chain.mine()
+    assert world.chain.balances[world.provider.address] == 60_000 * 2500 * TOKEN // 3_600_000_000
+
+
+def test_after_end_and_window_the_rest_is_refunded_without_anyone(world: World) -> None:
+    world.ask()
+    world.fund()
+    lease_id = running(world)
+    world.clock.advance(5)
+    world.use(lease_id, 1, 5_000)
+    world.catalog.settling.settle()
+    world.chain.mine()
+    assert world.catalog.settling.refund() == 0
+    world.clock.advance(660 + 120)
+    world.chain.mine()
+    assert world.catalog.settling.refund() == 1
+    assert world.catalog.settling.refund() == 0
+    world.chain.mine()
+    paid = 5_000 * 2500 * TOKEN // 3_600_000_000
+    assert world.chain.balances[world.buyer.address] == 100 * TOKEN - paid
+    with world.database.read() as store:
+        (row,) = store.receipts.find()
+    assert row.document["conserved"] is True
