@@ -109,6 +109,12 @@ abstract contract EscrowTest is Test {
         bid.salt = 1;
     }
 
+    /// @dev Another bid of the usual buyer.
+    function _bidOf(uint256 salt) internal view returns (Bid memory bid) {
+        bid = _bid();
+        bid.salt = salt;
+    }
+
     /// @dev As `_ask` and `_bid`, with egress at 0.08 per GiB and requests at 0.001.
     function _countedOrders() internal view returns (Ask memory ask, Bid memory bid) {
         (ask, bid) = (_ask(), _bid());
@@ -221,6 +227,21 @@ abstract contract EscrowTest is Test {
             egressMib: egressMib,
             units: units
         });
+    }
+
+    /* EXPECTING */
+
+    /// @dev The next call must revert with this error of two words: what was expected, what was given.
+    function _expect(bytes4 selector, uint256 expected, uint256 given) internal {
+        vm.expectRevert(abi.encodeWithSelector(selector, expected, given));
+    }
+
+    function _expect(bytes4 selector, bytes32 word) internal {
+        vm.expectRevert(abi.encodeWithSelector(selector, word));
+    }
+
+    function _expect(bytes4 selector, address account) internal {
+        vm.expectRevert(abi.encodeWithSelector(selector, account));
     }
 
     /* READING */

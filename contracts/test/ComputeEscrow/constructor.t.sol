@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import {ComputeEscrow} from "../../src/ComputeEscrow.sol";
+import {IComputeEscrow} from "../../src/interfaces/IComputeEscrow.sol";
+import {EscrowTest} from "../support/EscrowTest.sol";
+import {PlainToken} from "../support/Tokens.sol";
+import {TypedData} from "../support/TypedData.sol";
+
+contract ConstructorTest is EscrowTest {
+    function _deploy(address token_, uint256 feeBps, address recipient, uint256[3] memory windows)
+        private
+        returns (ComputeEscrow)
+    {
+        return new ComputeEscrow(token_, feeBps, recipient, windows[0], windows[1], windows[2]);
+    }
+
+    function _windows() private pure returns (uint256[3] memory) {
+        return [uint256(1 minutes), 1 hours, 30 days];
+    }
+
+    function test_token_without_code_reverts() public {
+        _expect(IComputeEscrow.TokenWithoutCode.selector, stranger);
+        _deploy(stranger, 0, address(0), _windows());
+    }
+
+    function test_too_many_decimals_revert() public {
+        address token_ = address(new PlainToken(19));
+        _expect(IComputeEscrow.DecimalsTooMany.selector, 18, 19);
+        _deploy(token_, 0, address(0), _windows());
+    }
+
+    function test_fee_above_the_constant_reverts() public {
+        _expect(IComputeEscrow.FeeTooHigh.selector, 1000, 1001);
+        _deploy(address(token), 1001, feeRecipient, _windows());
+    }
+
+    function test_fee_for_nobody_reverts() public {
+        _expect(IComputeEscrow.FeeRecipientMissing.selector, bytes32(uint256(1)));
+        _deploy(address(token), 1, address(0), _windows());
+    }
+
+    function test_window_out_of_bounds_reverts() public {
+        uint256[2] memory wrong = [uint256(1 minutes - 1), 30 days + 1];
+        for (uint256 i = 0; i < 3; i++) {
+            for (uint256 j = 0; j < 2; j++) {
+                uint256[3] memory windows = _windows();
+                windows[i] = wrong[j];
+                vm.expectRevert(
+                    abi.encodeWithSelector(IComputeEscrow.WindowOutOfBounds.selector, 1 minutes, 30 days, wrong[j])
+                );
+                _deploy(address(token), 0, address(0), windows);
+            }
+        }
+    }
+
+    function test_terms_are_readable_and_bounds_inclusive() public {
+        ComputeEscrow other = _deploy(address(token), 1000, feeRecipient, _windows());
+        assertEq(other.token(), address(token));
+        assertEq(other.feeBps(), 1000);
+        assertEq(other.MAX_FEE_BPS(), 1000);
+        assertEq(other.feeRecipient(), feeRecipient);
+        assertEq(other.settleWindow(), 1 minutes);
+        assertEq(other.disputeWindow(), 1 hours);
+        assertEq(other.rulingWindow(), 30 days);
+    }
+
+    function test_no_fee_needs_no_recipient() public {
+        assertEq(_deploy(address(token), 0, address(0), _windows()).feeRecipient(), address(0));
+    }
+
+    function test_domain_names_chain_and_contract() public view {
+        assertEq(escrow.domainSeparator(), TypedData.domain(block.chainid, address(escrow)));
+        (, string memory name, string memory version, uint256 chainId, address verifier,,) = escrow.eip712Domain();
+        assertEq(name, "Coulomb");
+        assertEq(version, "1");
+        assertEq(chainId, block.chainid);
+        assertEq(verifier, address(escrow));
+    }
+
+    function test_domain_follows_the_chain_id() public {
+        vm.chainId(424_242);
+        assertEq(escrow.domainSeparator(), TypedData.domain(424_242, address(escrow)));
+    }
+
+    function test_contract_fits_the_size_limit() public view {
+        assertLe(address(escrow).code.length, 24_576);
+    }
+}

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import {Test} from "forge-std/Test.sol";
+
+import {LeaseState} from "../src/interfaces/IComputeEscrow.sol";
+import {CountedSlot, CountedSlots, LeaseSlot, LeaseSlots} from "../src/libraries/LeaseSlot.sol";
+import {Units} from "../src/libraries/Units.sol";
+
+/// @notice Units: exact to the atom at every edge.
+contract UnitsTest is Test {
+    uint256 private constant MOST_MS = type(uint40).max;
+
+    function testFuzz_cost_is_the_floor_of_the_exact(uint64 rate, uint40 ms, uint8 decimals) public pure {
+        uint256 scale = 10 ** bound(decimals, 0, 18);
+        uint256 exact = uint256(rate) * ms * scale; // checked here
+        assertEq(Units.costDown(rate, ms, scale), exact / 3.6e18);
+        assertEq(Units.costUp(rate, ms, scale), exact / 3.6e18 + (exact % 3.6e18 == 0 ? 0 : 1));
+    }
+
+    function test_cost_at_the_widest() public pure {
+        uint256 exact = uint256(type(uint64).max) * MOST_MS * 1e18;
+        assertEq(Units.costDown(type(uint64).max, MOST_MS, 1e18), exact / 3.6e18);
+        assertLt(Units.costUp(type(uint64).max, MOST_MS, 1e18), type(uint128).max);
+        assertEq(Units.costUp(0, MOST_MS, 1e18), 0);
+        assertEq(Units.costUp(type(uint64).max, 0, 1e18), 0);
+        assertEq(Units.costUp(1, 1, 1), 1);
+        assertEq(Units.costDown(1, 1, 1), 0);
+    }
+
+    /// @dev Differences of floored totals add up to the floored total.
+    function testFuzz_splits_never_add(uint64 rate, uint40[8] memory ms, uint16 feeBps) public pure {
+        feeBps = uint16(bound(feeBps, 0, 1000));
+        (uint256 at, uint256 paid, uint256 fees) = (0, 0, 0);
+        for (uint256 i = 0; i < ms.length; i++) {
+            if (ms[i] <= at) continue;
+            (uint256 before, uint256 total) = (Units.costDown(rate, at, 1e18), Units.costDown(rate, ms[i], 1e18));
+            assertGe(total, before);
+            paid += total - before;
+            fees += Units.feeDown(total, feeBps) - Units.feeDown(before, feeBps);
+            at = ms[i];
+        }
+        assertEq(paid, Units.costDown(rate, at, 1e18));
+        assertEq(fees, Units.feeDown(paid, feeBps));
+        assertLe(fees, paid);
+    }
+
+    function testFuzz_counted_is_the_floor_of_the_exact(uint64[2] memory prices, uint32[2] memory sizes) public pure {
+        uint256 exact = (uint256(prices[0]) * sizes[0] + uint256(prices[1]) * sizes[1] * 1024) * 1e18;
+        uint256 down = Units.countedDown(prices[0], prices[1], sizes[0], sizes[1], 1e18);
+        assertEq(down, exact / 1.024e12);
+        assertEq(
+            Units.countedUp(prices[0], prices[1], sizes[0], sizes[1], 1e18), down + (exact % 1.024e12 == 0 ? 0 : 1)
+        );
+        assertLt(down, type(uint128).max);
+    }
+
+    function testFuzz_billed_time_starts_at_the_minimum(uint40 ms, uint16 minCharge) public pure {
+        uint256 billed = Units.billedMs(ms, minCharge);
+        if (ms == 0) assertEq(billed, 0);
+        else assertEq(billed, ms > uint256(minCharge) * 1000 ? ms : uint256(minCharge) * 1000);
+    }
+
+    function testFuzz_affordable_time_is_the_most(uint64 rate, uint128 atoms, uint8 decimals) public pure {
+        uint256 scale = 10 ** bound(decimals, 0, 18);
+        uint256 seconds_ = Units.affordableSeconds(rate, atoms, scale);
+        if (rate == 0) {
+            assertEq(seconds_, type(uint256).max);
+            return;
+        }
+        if (seconds_ > 1e9) return; // longer than any lease
+        assertLe(Units.costUp(rate, seconds_ * 1000, scale), atoms);
+        assertGt(uint256(rate) * (seconds_ + 1) * 1000 * scale, uint256(atoms) * 3.6e18);
+    }
+
+    function testFuzz_fee_is_a_part(uint128 gross, uint16 feeBps) public pure {
+        feeBps = uint16(bound(feeBps, 0, 10_000));
+        assertLe(Units.feeDown(gross, feeBps), gross);
+        assertEq(Units.feeDown(gross, feeBps), uint256(gross) * feeBps / 10_000);
+    }
+}
+
+/// @notice Packed words: every field keeps its value at its edges and leaves its neighbours alone.
+contract SlotsTest is Test {
+    struct Fields {
+        uint64 rate;
+        uint40 usedMs;
+        uint40 end;
+        uint32 funded;
+        uint16 minCharge;
+        uint32 gpuMilli;
+        uint24 node;
+        bool counted;
+        uint8 state;
+    }
+
+    function _pack(Fields memory f) private pure returns (LeaseSlot) {
+        return LeaseSlots.pack(f.rate, f.end, f.funded, f.minCharge, f.gpuMilli, f.node, f.counted).withUsedMs(f.usedMs)
+            .withState(LeaseState(f.state));
+    }
+
+    function _assertFields(LeaseSlot slot, Fields memory f) private pure {
+        assertEq(slot.rate(), f.rate, "rate");
+        assertEq(slot.usedMs(), f.usedMs, "usedMs");
+        assertEq(slot.end(), f.end, "end");
+        assertEq(slot.funded(), f.funded, "funded");
+        assertEq(slot.start(), uint256(f.end) - f.funded, "start");
+        assertEq(slot.minCharge(), f.minCharge, "minCharge");
+        assertEq(slot.gpuMilli(), f.gpuMilli, "gpuMilli");
+        assertEq(slot.node(), f.node, "node");
+        assertEq(slot.hasCounted(), f.counted, "counted");
+        assertEq(uint256(slot.state()), f.state, "state");
+        assertEq(slot.isOpen(), f.state == 1 || f.state == 2, "open");
+    }
+
+    function _bound(Fields memory f) private pure {
+        f.state = uint8(bound(f.state, 0, uint256(type(LeaseState).max)));
+        if (f.end < f.funded) f.end += f.funded;
+    }
+
+    function testFuzz_fields_keep_their_values(Fields memory f) public pure {
+        _bound(f);
+        _assertFields(_pack(f), f);
+    }
+
+    function testFuzz_each_change_leaves_the_rest(Fields memory f, uint40 usedMs, uint40 end, uint8 state) public pure {
+        _bound(f);
+        LeaseSlot slot = _pack(f);
+        f.usedMs = usedMs;
+        slot = slot.withUsedMs(usedMs);
+        _assertFields(slot, f);
+        uint256 start = slot.start();
+        f.end = uint40(bound(end, start, f.end));
+        f.funded = uint32(f.end - start);
+        slot = slot.withEnd(f.end);
+        _assertFields(slot, f);
+        f.state = uint8(bound(state, 0, uint256(type(LeaseState).max)));
+        _assertFields(slot.withState(LeaseState(f.state)), f);
+    }
+
+    function test_every_field_at_its_greatest() public pure {
+        Fields memory f = Fields(
+            type(uint64).max,
+            type(uint40).max,
+            type(uint40).max,
+            type(uint32).max,
+            type(uint16).max,
+            type(uint32).max,
+            type(uint24).max,
+            true,
+            uint8(type(LeaseState).max)
+        );
+        _assertFields(_pack(f), f);
+        Fields memory zero;
+        _assertFields(_pack(zero), zero);
+    }
+
+    function test_layout_is_as_documented() public pure {
+        Fields memory f = Fields(1, 2, 3, 3, 5, 6, 7, true, 1);
+        bytes memory packed =
+            abi.encodePacked(uint64(1), uint40(2), uint40(3), uint32(3), uint16(5), uint32(6), uint24(7), uint8(0x81));
+        assertEq(bytes32(LeaseSlot.unwrap(_pack(f))), bytes32(packed));
+        CountedSlot counted = CountedSlots.pack(1, 2, 5, 6).withUsed(3, 4);
+        packed = abi.encodePacked(uint64(1), uint64(2), uint32(3), uint32(4), uint32(5), uint32(6));
+        assertEq(bytes32(CountedSlot.unwrap(counted)), bytes32(packed));
+    }
+
+    function testFuzz_counted_fields_keep_their_values(uint64[2] memory prices, uint32[4] memory sizes) public pure {
+        CountedSlot slot = CountedSlots.pack(prices[0], prices[1], sizes[0], sizes[1]);
+        assertEq(slot.egressUsed() + slot.unitsUsed(), 0);
+        slot = slot.withUsed(sizes[2], sizes[3]);
+        assertEq(slot.egressPrice(), prices[0]);
+        assertEq(slot.unitPrice(), prices[1]);
+        assertEq(slot.egressCap(), sizes[0]);
+        assertEq(slot.unitsCap(), sizes[1]);
+        assertEq(slot.egressUsed(), sizes[2]);
+        assertEq(slot.unitsUsed(), sizes[3]);
+        assertEq(slot.paid(1e18), Units.countedDown(prices[0], prices[1], sizes[2], sizes[3], 1e18));
+        assertEq(slot.full(1e18), Units.countedUp(prices[0], prices[1], sizes[0], sizes[1], 1e18));
+    }
+
+    /// @dev Whatever is used within the funded time, what is earned never exceeds what was locked.
+    function testFuzz_earned_is_within_the_lock(Fields memory f) public pure {
+        _bound(f);
+        if (f.funded > 1e9) f.funded = 1e9;
+        f.usedMs = uint40(bound(f.usedMs, 0, uint256(f.funded) * 1000));
+        LeaseSlot slot = _pack(f);
+        assertLe(slot.paidTime(1e18), slot.fullTime(1e18));
+    }
+}
