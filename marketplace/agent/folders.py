@@ -7,7 +7,6 @@ permissions, folders nested deeper than any path is long. Nothing here follows a
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -93,37 +92,39 @@ def give_to(folders: JobFolders, owner: tuple[int, int] | None) -> None:
 def remove_tree(root: Path) -> None:
     """Take a folder away with all that is in it, however deep; nothing happens if it is not there.
 
-    Folders in folders are moved up before they are emptied, so depth never matters.
+    It goes down and up again by one open folder at a time, so depth costs neither stack nor
+    descriptors. Nothing else may work in the folder meanwhile.
     """
     if not root.is_dir() or root.is_symlink():
         return
-    top_fd = os.open(root, _OPEN_FOLDER)
+    here = os.open(root, _OPEN_FOLDER)
+    depth = 0
     try:
-        while names := _some_names(top_fd):
-            for name in names:
-                _remove(top_fd, name)
+        while True:
+            below = _clear(here)
+            if below is None and depth == 0:
+                break
+            there = os.open(below or "..", _OPEN_FOLDER, dir_fd=here)
+            os.close(here)
+            here = there
+            depth += 1 if below else -1
     finally:
-        os.close(top_fd)
+        os.close(here)
     root.rmdir()
 
 
-def _remove(top_fd: int, name: str) -> None:
-    """Remove one entry of the top folder; folders it holds are moved up beside it first."""
-    if not _opened_up(top_fd, name):
-        os.unlink(name, dir_fd=top_fd)
-        return
-    folder_fd = os.open(name, _OPEN_FOLDER, dir_fd=top_fd)
-    try:
-        while children := _some_names(folder_fd):
-            for child in children:
-                if _opened_up(folder_fd, child):
-                    beside = f".removed-{secrets.token_hex(16)}"
-                    os.rename(child, beside, src_dir_fd=folder_fd, dst_dir_fd=top_fd)
-                else:
-                    os.unlink(child, dir_fd=folder_fd)
-    finally:
-        os.close(folder_fd)
-    os.rmdir(name, dir_fd=top_fd)
+def _clear(folder_fd: int) -> str | None:
+    """Remove what is in a folder, up to one folder that has to be cleared first: its name."""
+    while names := _some_names(folder_fd):
+        for name in names:
+            if not _opened_up(folder_fd, name):
+                os.unlink(name, dir_fd=folder_fd)
+                continue
+            try:
+                os.rmdir(name, dir_fd=folder_fd)
+            except OSError:  # not empty
+                return name
+    return None
 
 
 def _opened_up(folder_fd: int, name: str) -> bool:

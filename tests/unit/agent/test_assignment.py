@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from marketplace.agent.assignment import Assignment, NotOurs, assign
+from marketplace.agent.inventory import Inventory, simulated_gpus
+from marketplace.sdk.decode import decode
+from marketplace.sdk.models import Lease
+from settlement.orders import Ask, Bid
+from settlement.signing import LocalSigner
+from tests.factories import address
+from tests.fakes_agent import FakeMarket
+
+METER = LocalSigner(b"\1" * 32)
+NODE = Inventory(simulated_gpus("4xH100", "o"), 32_000, 64_000, 128_000)
+
+
+def opened(**changes: Any) -> tuple[Lease, Ask, Bid]:
+    market = FakeMarket(METER)
+    lease_id = market.open_lease(["true"], **changes)
+    lease = decode(Lease, market.leases[lease_id])
+    return lease, market.asks["ask_1"], market.bids["bid_1"]
+
+
+def assigned(lease: Lease, ask: Ask, bid: Bid) -> Assignment:
+    return assign(lease, ask, bid, METER.address, NODE)
+
+
+def test_a_lease_that_follows_from_its_orders_is_ours() -> None:
+    lease, ask, bid = opened(units=7, terms={"start_limit_seconds": 30}, funded_seconds=100)
+    job = assigned(lease, ask, bid)
+    assert (job.gpu_milli, job.cpu_milli, job.memory_mib, job.units_cap) == (1000, 1000, 512, 7)
+    assert job.end - job.start == 100
+    assert job.start_deadline_ms == (job.start + 30) * 1000
+    assert job.spec.command == ("true",)
+
+
+def test_sizes_that_the_bid_leaves_open_are_its_share_of_the_node() -> None:
+    sizes = {"cpu_milli": 0, "memory_mib": 0, "storage_mib": 0}
+    job = assigned(*opened(sizes=sizes, gpu_milli=2000))
+    assert (job.cpu_milli, job.memory_mib, job.storage_mib) == (16_000, 32_000, 64_000)
+
+
+@pytest.mark.parametrize(("interval_ms", "grace_ms"), [(1_000, 15_000), (60_000, 120_000)])
+def test_the_grace_is_two_intervals_but_not_below_15_s(interval_ms: int, grace_ms: int) -> None:
+    assert assigned(*opened(interval_ms=interval_ms)).grace_ms == grace_ms
+
+
+def test_another_lease_number_is_not_ours() -> None:
+    lease, ask, bid = opened()
+    with pytest.raises(NotOurs, match="another lease"):
+        assigned(replace(lease, lease_no="0x" + "ab" * 16), ask, bid)
+
+
+def test_orders_for_another_meter_are_not_ours() -> None:
+    lease, ask, bid = opened()
+    with pytest.raises(NotOurs, match="another lease"):
+        assign(lease, ask, bid, address(7), NODE)
+    with pytest.raises(NotOurs, match="another lease"):
+        assigned(lease, replace(ask, salt=99), bid)
+
+
+@pytest.mark.parametrize("party", ["buyer", "provider"])
+def test_other_parties_than_the_signers_are_not_ours(party: str) -> None:
+    lease, ask, bid = opened()
+    with pytest.raises(NotOurs, match="who signed"):
+        assigned(replace(lease, **{party: address(9)}), ask, bid)
+
+
+def test_a_job_the_buyer_did_not_sign_is_not_run() -> None:
+    lease, ask, bid = opened()
+    assert lease.job is not None
+    spec = {**lease.job.spec, "command": ["curl", "evil.example"]}
+    with pytest.raises(NotOurs, match="hash the buyer signed"):
+        assigned(replace(lease, job=replace(lease.job, spec=spec)), ask, bid)
+    with pytest.raises(NotOurs, match="cannot be read"):
+        assigned(replace(lease, job=replace(lease.job, spec={"command": 3})), ask, bid)
+
+
+def test_a_lease_without_terms_waits() -> None:
+    lease, ask, bid = opened()
+    with pytest.raises(NotOurs, match="no terms"):
+        assigned(replace(lease, terms=None), ask, bid)
+
+
+def test_the_buyers_limit_on_time_holds_whatever_the_server_says() -> None:
+    lease, ask, bid = opened(terms={"max_seconds": 10**6})
+    assert assigned(lease, ask, bid).max_seconds == bid.max_seconds

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from marketplace.agent import channel as channels
+from marketplace.agent.channel import SOCKET_NAME, JobChannel, Signs
+from marketplace.agent.logs import JobLogs, LogFile
+
+
+class Job:
+    """The job's end of a channel: two pipes and a socket."""
+
+    def __init__(self, tmp_path: Path, units_max: int = 100) -> None:
+        self.folder = tmp_path / ("very-long-folder-name-" * 5) / "run"  # above 108 bytes
+        self.folder.mkdir(parents=True)
+        self.logs = JobLogs(tmp_path / "logs")
+        self.channel = JobChannel(self.folder, self.logs, units_max)
+        (out_r, self.out), (err_r, self.err) = os.pipe(), os.pipe()
+        self.channel.start(out_r, err_r)
+        self.sockets: list[socket.socket] = []
+
+    def connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        folder = os.open(self.folder, os.O_PATH)
+        connection.connect(f"/proc/self/fd/{folder}/{SOCKET_NAME}")
+        os.close(folder)
+        self.sockets.append(connection)
+        return connection
+
+    def say(self, *messages: object) -> None:
+        lines = "".join(json.dumps(message) + "\n" for message in messages)
+        self.connect().sendall(lines.encode())
+
+    def until(self, condition: Callable[[Signs], bool]) -> Signs:
+        deadline = time.monotonic() + 5
+        while not condition(self.channel.signs):
+            assert time.monotonic() < deadline, self.channel.signs
+            time.sleep(0.005)
+        return self.channel.signs
+
+    def end(self) -> Signs:
+        os.close(self.out)
+        os.close(self.err)
+        for connection in self.sockets:
+            connection.close()
+        self.channel.finish()
+        return self.channel.signs
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Iterator[Job]:
+    job = Job(tmp_path)
+    yield job
+    job.logs.close()
+
+
+def test_lines_become_signs(job: Job) -> None:
+    job.say({"heartbeat": 1}, {"ready": True}, {"units": 3}, {"units": 2, "progress": "half way"})
+    signs = job.until(lambda s: s.heartbeats == 4)
+    assert (signs.ready, signs.units, signs.ignored_lines) == (True, 5, 0)
+    assert signs.last_at is not None
+    assert abs(signs.last_at - time.time()) < 60
+    job.end()
+    assert job.logs.agent.chunk(0) == "progress: half way\n"
+
+
+def test_units_are_capped(job: Job) -> None:
+    job.say({"units": 60}, {"units": 60})
+    assert job.until(lambda s: s.heartbeats == 2).units == 100
+    job.end()
+
+
+@pytest.mark.parametrize(
+    "units", [-1, True, 1.5, "3", None, channels.UNITS_PER_LINE_MAX + 1], ids=str
+)
+def test_units_that_are_no_count_are_nothing(job: Job, units: object) -> None:
+    job.say({"units": units})
+    assert job.until(lambda s: s.heartbeats == 1).units == 0
+    job.end()
+
+
+def test_what_is_no_message_is_ignored(job: Job) -> None:
+    job.connect().sendall(b'\n[]\n"x"\n{broken\n\xff\xfe\n' + b"[" * 4000 + b'\n{"heartbeat":1}\n')
+    signs = job.until(lambda s: s.heartbeats == 1)
+    assert signs.ignored_lines == 6
+    assert not signs.ready
+    job.end()
+
+
+def test_a_line_without_end_costs_the_connection(job: Job) -> None:
+    connection = job.connect()
+    connection.settimeout(5)
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        connection.sendall(b"x" * 8_000_000)
+    job.say({"heartbeat": 1})
+    job.until(lambda s: s.heartbeats == 1)
+    job.end()
+
+
+def test_a_flood_is_slowed_down_but_nothing_is_lost(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job.channel._units_max = 10_000
+    connection = job.connect()
+    connection.settimeout(5)
+    began = time.monotonic()
+    connection.sendall(b'{"units":1}\n' * 400)
+    time.sleep(0.1)
+    assert job.channel.signs.units < 300
+    signs = job.until(lambda s: s.units == 400)
+    assert time.monotonic() - began > 0.5
+    assert signs.ignored_lines == 0
+    job.end()
+
+
+def test_what_was_sent_just_before_the_end_counts(job: Job) -> None:
+    for _ in range(5):
+        job.say(*({"units": 1} for _ in range(20)))
+    assert job.end().units == 100
+
+
+def test_connections_are_bounded(job: Job) -> None:
+    held = [job.connect() for _ in range(channels.CONNECTIONS_MAX + 4)]
+    time.sleep(0.3)
+    readable, _, _ = select.select(held, [], [], 0)
+    assert [connection.recv(1) for connection in readable] == [b""] * 4
+    job.end()
+
+
+def test_output_is_logged_by_stream(job: Job) -> None:
+    os.write(job.out, b"to out\n")
+    os.write(job.err, b"to err\n")
+    job.end()
+    assert (job.logs.stdout.chunk(0), job.logs.stderr.chunk(0)) == ("to out\n", "to err\n")
+
+
+def test_nothing_stays_open(job: Job) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    job.say({"ready": True})
+    job.until(lambda s: s.ready)
+    job.end()
+    assert len(set(os.listdir("/proc/self/fd")) - before) == 0
+
+
+def test_a_log_is_valid_utf8_whatever_was_written(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "log")
+    raw = "ä€😀".encode()
+    for byte in raw:
+        log.append(bytes([byte]))
+    log.append(b"\xff\0end")
+    log.append(b"\xe2\x82", final=True)
+    text = log.chunk(0)
+    assert text == "ä€😀\ufffd\ufffdend\ufffd"
+    assert log.chunk(len(text.encode())) == ""
+    log.close()
+
+
+def test_a_log_is_sent_in_chunks_that_join_to_the_whole(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "log")
+    text = "é" * 50_001
+    log.append(text.encode())
+    found, offset = "", 0
+    while chunk := log.chunk(offset):
+        found += chunk
+        offset += len(chunk.encode())
+    assert found == text
+    log.close()
+
+
+def test_a_log_above_its_limit_says_so_once_and_stops(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "log", bytes_max=10)
+    for _ in range(3):
+        log.append("ééé".encode())
+    text = log.chunk(0)
+    assert text.startswith("ééééé\n[output above")
+    assert text.count("[output above") == 1
+    log.close()
+
+
+def test_a_log_goes_on_where_it_was(tmp_path: Path) -> None:
+    before = LogFile(tmp_path / "log")
+    before.append(b"one ")
+    before.close()
+    log = LogFile(tmp_path / "log")
+    log.append(b"two")
+    assert log.chunk(0) == "one two"
+    log.close()

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from marketplace.agent.config import AgentConfig, NodeConfig, load_config, read_secret, save_config
+from marketplace.agent.errors import AgentConfigError
+
+WHOLE = AgentConfig(
+    api_url="http://127.0.0.1:8000",
+    api_key_file=Path("/etc/coulomb/key"),
+    node=NodeConfig(0, "box", "eu", "H100-80GB-SXM", simulated="4xH100", shared=True),
+    meter_keystore=Path("/etc/coulomb/meter.json"),
+    meter_password_file=Path("/etc/coulomb/password"),
+    state_dir=Path("/var/lib/coulomb"),
+    interval_ms=1_000,
+    poll_ms=300,
+    stop_grace_ms=0,
+    pids_max=64,
+    allow_unsandboxed=True,
+    python_prefix=Path("/opt/env"),
+)
+PLAIN = AgentConfig(
+    api_url="https://market.example",
+    api_key_file=Path("/k"),
+    node=NodeConfig(3, "box", "us", "H100-80GB-SXM", gpus=("GPU-1", "GPU-2"), cpu_milli=8000),
+    meter_keystore=Path("/m"),
+    meter_password_file=Path("/p"),
+    state_dir=Path("/s"),
+)
+
+
+@pytest.mark.parametrize("config", [WHOLE, PLAIN], ids=["everything", "defaults"])
+def test_saved_config_reads_back_equal(tmp_path: Path, config: AgentConfig) -> None:
+    path = tmp_path / "agent.yaml"
+    save_config(config, path)
+    assert load_config(path) == config
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_relative_paths_start_at_the_files_folder(tmp_path: Path) -> None:
+    path = tmp_path / "agent.yaml"
+    save_config(PLAIN, path)
+    path.write_text(path.read_text().replace("state_dir: /s", "state_dir: state"))
+    assert load_config(path).state_dir == tmp_path / "state"
+
+
+def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "agent.yaml"
+    save_config(WHOLE, path)
+    text = (
+        path.read_text().replace("poll_ms: 300", "pol_ms: 300").replace("region: eu", "region: 7")
+    )
+    path.write_text(text.replace("simulated: 4xH100", "simulated: 4xH100\n  gpus: [GPU-1]"))
+    with pytest.raises(AgentConfigError) as caught:
+        load_config(path)
+    assert "/pol_ms: unknown key; did you mean poll_ms?" in str(caught.value)
+    assert "/node/region: must be text" in str(caught.value)
+    assert "/node/gpus: names real GPUs, but the node is simulated" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "a: [", "\0"])
+def test_a_file_that_is_no_config_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text(content)
+    with pytest.raises(AgentConfigError):
+        load_config(path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AgentConfigError, match="cannot be read"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_a_secret_others_can_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("coul_1\n")
+    path.chmod(0o640)
+    with pytest.raises(AgentConfigError, match="chmod 600"):
+        read_secret(path)
+    path.chmod(0o600)
+    assert read_secret(path) == "coul_1"
+
+
+@pytest.mark.parametrize("content", ["", "\n", "a\nb\n"])
+def test_a_secret_is_one_line(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "key"
+    path.write_text(content)
+    path.chmod(0o600)
+    with pytest.raises(AgentConfigError, match="exactly one line"):
+        read_secret(path)

@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import stat
+import threading
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from marketplace.agent.attestor import Attestor
+from marketplace.agent.errors import JournalConflict, JournalError
+from marketplace.agent.journal import GENESIS, Ending, Journal, LeaseEntry
+from marketplace.agent.meters import Reading
+from settlement.attestation import Close, Stop, UsageAttestation
+from settlement.eip712 import Domain
+from settlement.signing import LocalSigner, verify
+from settlement.usage import UsageVector
+from tests.factories import BUYER, PROVIDER
+
+DOMAIN = Domain(31337, "0x" + "e5" * 20)
+ENTRY = LeaseEntry("lease_1", "job_1", BUYER, PROVIDER, b"n" * 16, DOMAIN, ("/out",))
+FIGURES = ("ms", "cpu_ms", "memory_mib", "storage_mib", "units", "heartbeats")
+READING = Reading(at_ms=1, **dict.fromkeys(FIGURES, 0))
+
+
+def statement(sequence: int, ms: int, **changes: int) -> UsageAttestation:
+    fields = dict.fromkeys(
+        ("gpu_ms", "cpu_core_ms", "memory_mib_ms", "storage_mib_ms", "egress_mib", "units"), 0
+    )
+    return UsageAttestation(
+        BUYER, PROVIDER, b"n" * 16, sequence, 1, ms, **{**fields, **changes}, evidence=GENESIS
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.db"
+
+
+@pytest.fixture
+def journal(path: Path) -> Journal:
+    journal = Journal(path)
+    journal.begin(ENTRY)
+    return journal
+
+
+class SpyingSigner:
+    """Signs, and looks at each signing whether the journal's file already holds the message."""
+
+    def __init__(self, path: Path) -> None:
+        self.inner = LocalSigner.create()
+        self.address = self.inner.address
+        self.path = path
+        self.durable: list[bool] = []
+        self.signed: list[bytes] = []
+
+    def sign_digest(self, digest: bytes) -> bytes:
+        other = sqlite3.connect(self.path)
+        rows = [UsageAttestation.from_message(json.loads(m)) for (m,) in other.execute(
+            "SELECT message FROM attestations"
+        )]  # fmt: skip
+        closes = [Close.from_message(json.loads(m)) for (m,) in other.execute(
+            "SELECT message FROM closes"
+        )]  # fmt: skip
+        other.close()
+        self.durable.append(digest in {m.digest(DOMAIN) for m in (*rows, *closes)})
+        self.signed.append(digest)
+        return self.inner.sign_digest(digest)
+
+
+def test_values_are_committed_before_they_are_signed(journal: Journal, path: Path) -> None:
+    signer = SpyingSigner(path)
+    attestor = Attestor(journal, signer, ENTRY)
+    for ms in (0, 1000, 2000):
+        attestor.attest(UsageVector(ms=ms), READING)
+    attestor.conclude(Ending("succeeded", "completed", 0))
+    assert signer.durable == [True] * 4
+
+
+def test_the_journal_is_the_owners_and_syncs_every_commit(journal: Journal, path: Path) -> None:
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert journal._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert journal._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_sequence_has_one_value_for_good(journal: Journal) -> None:
+    journal.propose("lease_1", statement(0, 0))
+    journal.propose("lease_1", statement(0, 0))
+    with pytest.raises(JournalConflict, match="1 is next"):
+        journal.propose("lease_1", statement(0, 1))
+
+
+@pytest.mark.parametrize(
+    "following",
+    [statement(2, 1000), statement(1, 999), statement(1, 1000, units=4)],
+    ids=["gap", "time falls", "units fall"],
+)
+def test_what_does_not_follow_is_refused(journal: Journal, following: UsageAttestation) -> None:
+    journal.propose("lease_1", statement(0, 1000, units=5))
+    with pytest.raises(JournalConflict):
+        journal.propose("lease_1", following)
+    last = journal.last("lease_1")
+    assert last is not None
+    assert last.message == statement(0, 1000, units=5)
+
+
+def test_a_crash_between_journal_and_signature_signs_the_same_value(
+    journal: Journal, path: Path
+) -> None:
+    journal.propose("lease_1", statement(0, 0))
+    journal.close()  # the agent died here
+    signer = SpyingSigner(path)
+    final, signature = Attestor(Journal(path), signer, ENTRY).final()
+    assert final == statement(0, 0)
+    verify(final, DOMAIN, signature, signer.address)
+
+
+def test_signed_bytes_are_kept_and_repeated(journal: Journal, path: Path) -> None:
+    signer = SpyingSigner(path)
+    attestor = Attestor(journal, signer, ENTRY)
+    attestor.attest(UsageVector(ms=5), READING)
+    first = attestor.final()
+    assert attestor.final() == first
+    assert journal.unsent("lease_1")[0].signature == first[1]
+    assert len(signer.signed) == 1
+    journal.note_answer("lease_1", 0, "sent", None)
+    assert journal.unsent("lease_1") == []
+
+
+def test_a_lease_is_taken_up_once(journal: Journal, path: Path) -> None:
+    with pytest.raises(JournalConflict, match="already"):
+        journal.begin(ENTRY)
+    journal.close()
+    with pytest.raises(JournalConflict):
+        Journal(path).begin(ENTRY)
+
+
+def test_leases_read_back_as_they_were_begun(journal: Journal) -> None:
+    assert journal.lease("lease_1") == ENTRY
+    assert journal.lease("lease_2") is None
+    journal.set_phase("lease_1", "reported")
+    assert journal.open_leases() == [replace(ENTRY, phase="reported")]
+    journal.set_phase("lease_1", "done")
+    assert journal.open_leases() == []
+
+
+def test_the_first_ending_stands(journal: Journal) -> None:
+    first = Ending("failed", "exit_code", 3)
+    assert journal.end("lease_1", first) == first
+    assert journal.end("lease_1", Ending("succeeded", "completed", 0)) == first
+    journal.amend_ending("lease_1", replace(first, outputs="ab" * 32))
+    journal.set_phase("lease_1", "reported")
+    journal.amend_ending("lease_1", Ending("succeeded", "completed", 0))
+    assert journal.ending("lease_1") == replace(first, outputs="ab" * 32)
+
+
+def test_a_lease_has_one_close_for_good(journal: Journal, path: Path) -> None:
+    attestor = Attestor(journal, SpyingSigner(path), ENTRY)
+    attestor.attest(UsageVector(ms=7), READING)
+    attestor.conclude(Ending("succeeded", "completed", 0))
+    close, signature = attestor.close()
+    attestor.attest(UsageVector(ms=9), READING)
+    attestor.conclude(Ending("succeeded", "completed", 0))
+    assert attestor.close() == (close, signature)
+    assert close.ms == 7
+    with pytest.raises(JournalConflict, match="another signed Close"):
+        journal.adopt_close("lease_1", replace(close, ms=8), signature)
+
+
+def test_a_job_that_never_ran_closes_at_nothing(journal: Journal, path: Path) -> None:
+    attestor = Attestor(journal, SpyingSigner(path), ENTRY)
+    attestor.conclude(Ending("failed", "start_limit"))
+    final, _ = attestor.final()
+    assert (final.sequence, final.usage()) == (0, UsageVector())
+    assert attestor.close()[0] == Close(BUYER, PROVIDER, b"n" * 16, 0, 0, 0)
+
+
+def test_a_stop_is_for_its_lease(journal: Journal, path: Path) -> None:
+    signer = SpyingSigner(path)
+    stop, signature = Attestor(journal, signer, ENTRY).stop()
+    assert stop == Stop(BUYER, PROVIDER, b"n" * 16)
+    verify(stop, DOMAIN, signature, signer.address)
+
+
+def test_evidence_is_a_hash_chain_over_the_kept_readings(journal: Journal, path: Path) -> None:
+    attestor = Attestor(journal, SpyingSigner(path), ENTRY)
+    for ms in (0, 1000, 2000):
+        last = attestor.attest(UsageVector(ms=ms), replace(READING, ms=ms))
+    head = GENESIS
+    for row in journal.readings("lease_1"):
+        head = hashlib.sha256(head + row.encode()).digest()
+    assert last.evidence == head
+    assert [json.loads(row)["ms"] for row in journal.readings("lease_1")] == [0, 1000, 2000]
+
+
+def test_what_the_server_holds_is_adopted_but_never_contradicted(journal: Journal) -> None:
+    journal.propose("lease_1", statement(0, 0))
+    journal.adopt("lease_1", statement(0, 0), b"s" * 65)
+    journal.adopt("lease_1", statement(1, 1000), b"t" * 65)
+    last = journal.last("lease_1")
+    assert last is not None
+    assert (last.message, last.signature) == (statement(1, 1000), b"t" * 65)
+    with pytest.raises(JournalConflict, match="another signed value for 1"):
+        journal.adopt("lease_1", statement(1, 1001), b"u" * 65)
+
+
+def test_after_a_restore_nothing_below_the_servers_mark_is_signed(
+    journal: Journal, path: Path
+) -> None:
+    """The journal is an old copy; the server's newer statements raise its mark first."""
+    signer = SpyingSigner(path)
+    attestor = Attestor(journal, signer, ENTRY)
+    attestor.attest(UsageVector(ms=0), READING)
+    newer = statement(1, 5000)
+    journal.adopt("lease_1", newer, signer.inner.sign_digest(newer.digest(DOMAIN)))
+    signer.signed.clear()
+    attestor.conclude(Ending("failed", "agent_restarted"))
+    assert attestor.final()[0] == newer
+    assert attestor.close()[0].ms == 5000
+    assert signer.signed == [attestor.close()[0].digest(DOMAIN)]
+
+
+def test_an_unwritable_journal_signs_nothing(journal: Journal, path: Path) -> None:
+    signer = SpyingSigner(path)
+    attestor = Attestor(journal, signer, ENTRY)
+    attestor.attest(UsageVector(ms=0), READING)
+    pages = journal._db.execute("PRAGMA page_count").fetchone()[0]
+    journal._db.execute(f"PRAGMA max_page_count = {pages}")  # as on a full disk
+    readings = (Reading(at_ms=ms, **dict.fromkeys(FIGURES, 0)) for ms in range(1, 200))
+    with pytest.raises(JournalError):
+        list(map(partial(attestor.attest, UsageVector(ms=1)), readings))
+    last = journal.last("lease_1")
+    assert last is not None
+    assert len(signer.signed) <= last.message.sequence + 1
+    assert all(signer.durable)
+    assert not journal._db.in_transaction
+
+
+def test_threads_share_a_journal(journal: Journal, path: Path) -> None:
+    attestor = Attestor(journal, SpyingSigner(path), ENTRY)
+    threads = [
+        threading.Thread(target=lambda: [journal.last("lease_1") for _ in range(50)])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for ms in range(20):
+        attestor.attest(UsageVector(ms=ms), READING)
+    for thread in threads:
+        thread.join()
+    assert [entry.message.sequence for entry in journal.unsent("lease_1")] == list(range(20))
+
+
+def test_a_file_that_is_no_journal_is_refused(path: Path) -> None:
+    path.write_bytes(b"this is no database" * 100)
+    with pytest.raises(JournalError):
+        Journal(path)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from marketplace.agent.progress import Beats, Order, Progress
+from marketplace.sdk.models import Lease, Used
+from tests.factories import BUYER, METER, PROVIDER, WITNESS
+
+LEASE = Lease(
+    "lease_1", "0x00", "job_1", "ask_1", "bid_1", "node_1", BUYER, PROVIDER, WITNESS, METER,
+    "active",
+)  # fmt: skip
+
+
+def test_countersignatures_renew_the_grace_only_when_they_grow() -> None:
+    now = [0.0]
+    progress = Progress(lambda: now[0])
+    progress.start_covering()
+    now[0] = 10.0
+    progress.observe(replace(LEASE, countersigned=Used(ms=1000)))
+    now[0] = 17.5
+    progress.observe(replace(LEASE, countersigned=Used(ms=1000)))
+    assert progress.uncovered_ms == 7_500
+
+
+@pytest.mark.parametrize(
+    ("changes", "order"),
+    [
+        ({"stop_requested": "cancelled"}, Order("cancelled", "cancelled")),
+        ({"stop_requested": "lost"}, Order("failed", "lost")),
+        ({"stop_requested": "over_budget"}, Order("over_budget", "budget")),
+        ({"state": "stopped"}, Order("failed", "lease_stopped")),
+        ({"state": "closed", "stop_requested": "cancelled"}, Order("cancelled", "cancelled")),
+        ({"state": "active"}, None),
+        ({"state": "opening"}, None),
+    ],
+)
+def test_what_the_server_says_becomes_an_order(
+    changes: dict[str, str], order: Order | None
+) -> None:
+    progress = Progress()
+    progress.observe(replace(LEASE, **changes))
+    assert progress.order == order
+
+
+def test_the_first_order_stands_and_wakes() -> None:
+    progress = Progress()
+    progress.stop(Order("failed", "witness_silent"))
+    progress.observe(replace(LEASE, stop_requested="cancelled"))
+    progress.wait_for_order(60)
+    assert progress.order == Order("failed", "witness_silent")
+
+
+def test_signs_of_life_never_fall() -> None:
+    progress = Progress()
+    progress.beat(Beats(3, 1.0))
+    progress.beat(Beats(2, 2.0))
+    assert progress.beats == Beats(3, 1.0)
+
+
+def test_news_are_heard_once() -> None:
+    progress = Progress()
+    progress.tell()
+    progress.wait_for_news(60)
+    progress.wait_for_news(0)
