@@ -1,0 +1,30 @@
+"""Compares a file with the checksum that came with it, finds them different, and ends with 3."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import agent
+
+ROUNDS = 400_000
+MISMATCH = 3
+
+
+def main() -> int:
+    agent.ready()
+    here = Path(__file__).parent
+    stated = (here / "weights.sha256").read_text(encoding="utf-8").strip()
+    digest = (here / "weights.txt").read_bytes()
+    agent.progress("stretching the checksum")
+    for _ in range(ROUNDS):  # a hash of hashes, as slow checksums are
+        digest = hashlib.sha256(digest).digest()
+    if digest.hex() != stated:
+        print(f"weights.txt: {digest.hex()} found, {stated} stated", file=sys.stderr)
+        return MISMATCH
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
