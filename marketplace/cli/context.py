@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it: `coulomb --help` is fast.
 
 from __future__ import annotations
 
+import os
 import sys
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -47,7 +48,9 @@ class Cli:
 
         found = ProfileFile().get(self.profile_name)
         if self.keystore:
-            found = replace(found, keystore=self.keystore, password_file=None)
+            # The profile's password is of the profile's key; one from the environment is of any.
+            password_file = os.environ.get("COULOMB_PASSWORD_FILE")
+            found = replace(found, keystore=self.keystore, password_file=password_file)
         if self.password_file:
             found = replace(found, password_file=self.password_file)
         return found

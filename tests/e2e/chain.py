@@ -1,0 +1,123 @@
+"""What the chain says about a world, read without the server: storage, events, and `cast`."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from marketplace.sdk.models import Lease
+from marketplace.sdk.purchases import Receipt
+from settlement.chain.calls import LeaseRef
+from settlement.chain.contracts import LeaseView
+from settlement.events import ChainEvent, Deposited, Withdrawn
+from settlement.leases import EscrowState, replay
+from settlement.units import fee_of, time_cost
+from tests.e2e.programs import ROOT
+from tests.e2e.world import World
+
+
+def events(world: World) -> tuple[ChainEvent, ...]:
+    """Every event of the escrow."""
+    head = world.chain_client.head().number
+    return tuple(logged.event for logged in world.escrow.events(0, head))
+
+
+def books(world: World) -> EscrowState:
+    """The escrow's storage, rebuilt from its events."""
+    return replay(events(world), world.escrow.params())
+
+
+def ref_of(lease: Lease) -> LeaseRef:
+    """Where a lease is on chain."""
+    number = bytes.fromhex(lease.lease_no.removeprefix("0x"))
+    return LeaseRef(lease.buyer, lease.provider, lease.witness, number)
+
+
+def on_chain(world: World, lease: Lease) -> LeaseView:
+    """A lease's storage."""
+    return world.escrow.lease(ref_of(lease))
+
+
+@dataclass(frozen=True, slots=True)
+class Flows:
+    """Atoms that went into the escrow and came out of it."""
+
+    deposited: int
+    withdrawn: int
+
+
+def flows(found: Iterable[ChainEvent]) -> Flows:
+    """Sums over all accounts."""
+    seen = tuple(found)
+    return Flows(
+        deposited=sum(e.amount for e in seen if isinstance(e, Deposited)),
+        withdrawn=sum(e.amount for e in seen if isinstance(e, Withdrawn)),
+    )
+
+
+def assert_receipt_adds_up(receipt: Receipt, fee_bps: int) -> None:
+    """A receipt's lines sum to what was released; nothing of the lock is missing."""
+    gross = sum(line.cost.atoms for line in receipt.lines)
+    assert gross == receipt.gross.atoms == receipt.released.atoms
+    assert receipt.fee.atoms + receipt.net.atoms == receipt.gross.atoms
+    assert receipt.locked.atoms == receipt.released.atoms + receipt.refunded.atoms
+    assert receipt.conserved
+    if {line.resource for line in receipt.lines} == {"gpu"}:
+        assert receipt.fee.atoms == fee_of(gross, fee_bps)
+
+
+def assert_paid_for_usage(view: LeaseView, receipt: Receipt) -> None:
+    """What the chain released is the cost of the measured time at the frozen rate."""
+    assert receipt.used_ms == view.used_ms
+    paid = time_cost(view.rate, view.used_ms, view.min_charge_seconds, 18)
+    assert view.released == receipt.released.atoms == paid
+
+
+def assert_books_balance(world: World) -> EscrowState:
+    """Deposits less withdrawals = balances + fees + locks = the tokens the escrow holds, and every
+    account's storage is what the events add up to."""
+    found = events(world)
+    state = replay(found, world.escrow.params())
+    moved = flows(found)
+    held = world.token.balance_of(world.escrow.address)
+    assert moved.deposited - moved.withdrawn == state.held() == held
+    for account, atoms in state.balances.items():
+        assert world.escrow.balance_of(account) == atoms
+    for provider, atoms in state.fees.items():
+        assert world.escrow.fees_of(provider) == atoms
+    for (provider, node), milli in state.capacity.items():
+        assert world.escrow.capacity_used(provider, node) == milli
+    return state
+
+
+def find_cast() -> Path:
+    """The native cast; never npm's shim, which hides failures."""
+    found = shutil.which("cast")
+    if found is not None and Path(found).parent.name != ".bin":
+        return Path(found)
+    own = ROOT / ".setup" / "bin" / "cast"
+    assert own.exists(), "no cast on PATH: run scripts/test once, or install Foundry"
+    return own
+
+
+def cast(*words: str) -> str:
+    """What cast answers. Fails on any exit code but 0."""
+    done = subprocess.run(
+        [str(find_cast()), *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, f"cast {words[0]}: {done.stderr}"
+    return done.stdout.strip()
+
+
+def cast_number(world: World, contract: str, signature: str, *arguments: str) -> int:
+    """A number that a contract's view returns, read by cast."""
+    answer = cast("call", contract, signature, *arguments, "--rpc-url", world.chain.rpc_url)
+    return int(answer.split()[0])

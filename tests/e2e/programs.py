@@ -1,0 +1,157 @@
+"""Programs that tests start, kill and start again: each by its own process id, its log in a file."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+ROOT = Path(__file__).resolve().parents[2]
+COULOMB = str(Path(sys.executable).with_name("coulomb"))
+STOP_SECONDS = 15.0
+T = TypeVar("T")
+
+
+def wait_for(
+    what: str,
+    ask: Callable[[], T | None],
+    seconds: float = 60.0,
+    every: float = 0.1,
+    about: Callable[[], str] = lambda: "",
+) -> T:
+    """The first true answer of `ask`; fails with `what` and what `about` tells after `seconds`."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        answer = ask()
+        if answer:
+            return answer
+        time.sleep(every)
+    raise AssertionError(f"not within {seconds:g} s: {what}\n{about()}")
+
+
+def clean_env(home: Path, **more: str) -> dict[str, str]:
+    """An environment without anything of ours, whose XDG folders lie in `home`."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "TZ") if name in os.environ}
+    return {
+        **kept,
+        "HOME": str(home),
+        "XDG_CONFIG_HOME": str(home / "config"),
+        "XDG_STATE_HOME": str(home / "state"),
+        "NO_COLOR": "1",
+        "PYTHONUNBUFFERED": "1",
+        **more,
+    }
+
+
+@dataclass(slots=True)
+class Program:
+    """One program: started, killed and started again with the same words and environment."""
+
+    name: str
+    words: Sequence[str]
+    env: Mapping[str, str]
+    log: Path
+    _process: subprocess.Popen[bytes] | None = None
+    _offset: int = 0
+
+    def start(self) -> Program:
+        """Start it; its output is added to its log."""
+        self._offset = self.log.stat().st_size if self.log.exists() else 0
+        with self.log.open("ab") as out:
+            self._process = subprocess.Popen(
+                list(self.words),
+                env=dict(self.env),
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return self
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None, f"{self.name} was not started"
+        return self._process.pid
+
+    @property
+    def code(self) -> int | None:
+        """How it ended; None while it runs."""
+        assert self._process is not None, f"{self.name} was not started"
+        return self._process.poll()
+
+    def output(self) -> str:
+        """What it has said since it was last started."""
+        return self.log.read_bytes()[self._offset :].decode(errors="replace")
+
+    def says(self, pattern: str, seconds: float = 60.0) -> str:
+        """Wait until its output has `pattern`; its first group. Fails if the program ends first."""
+
+        def look() -> re.Match[str] | None:
+            found = re.search(pattern, self.output())
+            assert found or self.code is None, f"{self.name} ended ({self.code}):\n{self.tail()}"
+            return found
+
+        return wait_for(f"{self.name} says {pattern!r}", look, seconds, about=self.tail).group(1)
+
+    def tail(self, lines: int = 40) -> str:
+        """The end of its output."""
+        return f"--- {self.name}\n" + "\n".join(self.output().splitlines()[-lines:])
+
+    def ends(self, seconds: float = 60.0) -> int:
+        """Wait for its end; its exit code."""
+        assert self._process is not None
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} runs on\n{self.tail()}") from None
+
+    def kill(self) -> None:
+        """SIGKILL, to it alone: whatever it started is its own to clean up."""
+        assert self._process is not None
+        assert self._process.poll() is None, f"{self.name} has ended by itself\n{self.tail()}"
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+
+    def stop(self) -> None:
+        """SIGTERM, then SIGKILL. Safe to call twice."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@dataclass(slots=True)
+class Programs:
+    """All programs of one world; ended in the opposite order of their start."""
+
+    folder: Path
+    started: list[Program] = field(default_factory=list)
+
+    def start(self, name: str, words: Sequence[str], env: Mapping[str, str]) -> Program:
+        """Start a program that ends with the world."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        program = Program(name, words, env, self.folder / f"{name}.log")
+        self.started.append(program)
+        return program.start()
+
+    def stop(self) -> None:
+        """End them all."""
+        for program in reversed(self.started):
+            program.stop()
+
+    def tails(self) -> str:
+        """The ends of all their outputs."""
+        return "\n".join(program.tail() for program in self.started)

@@ -1,0 +1,375 @@
+"""A whole market of real processes for tests: Anvil, the server, agents, people with keys.
+
+    with World(folder) as world:
+        node = world.provider("north", gpus="4xH100")   # a real agent, its ask on the book
+        buyer = world.buyer("ada")                      # a funded account with an API key
+        with world.client(buyer) as client:
+            job = client.jobs.submit({...})
+            job.wait(60)
+
+Everything lies in one folder; ports are picked by the system; every process ends with the world.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from marketplace.agent.config import AgentConfig, NodeConfig, save_config
+from marketplace.sdk import Coulomb
+from marketplace.sdk.profile import Profile, ProfileFile
+from marketplace.sdk.session import Session
+from settlement import keystore
+from settlement.chain.client import ChainClient
+from settlement.chain.contracts import Escrow, Token
+from settlement.chain.deploy import EscrowSettings, deploy
+from settlement.chain.devnet import Devnet, dev_account
+from settlement.signing import LocalSigner
+from tests.e2e.programs import COULOMB, ROOT, Program, Programs, clean_env, wait_for
+
+ONE = 10**18
+PASSWORD = "end-to-end"
+FEE_BPS = 250
+SETTLE_WINDOW = 60
+TIER = "H100-80GB-SXM"
+GAS = 10 * ONE
+OPERATOR, RELAYER = 0, 1
+SETTLE_EVERY_S = 1
+
+
+@dataclass(slots=True)
+class Party:
+    """Someone with an account: a folder for its settings, a key, a witness key, an API key."""
+
+    name: str
+    home: Path
+    signer: LocalSigner
+    witness: LocalSigner
+    api_key: str = ""
+
+    @property
+    def address(self) -> str:
+        """Its account."""
+        return self.signer.address
+
+    @property
+    def password_file(self) -> Path:
+        """The password of all its keystores."""
+        return self.home / "password"
+
+    @property
+    def keystore(self) -> Path:
+        """The account's keystore."""
+        return self.home / "config" / "coulomb" / "keystores" / self.name
+
+
+@dataclass(slots=True)
+class Provider:
+    """A party that sells: its agent, its node and its ask."""
+
+    party: Party
+    agent: Program
+    meter: LocalSigner
+    node_id: str
+    ask_id: str
+    state_dir: Path
+
+    @property
+    def address(self) -> str:
+        """Its account."""
+        return self.party.address
+
+
+@dataclass(slots=True)
+class World:
+    """A market in `folder`. `interval_ms` is the time between attestations."""
+
+    folder: Path
+    interval_ms: int = 1_000
+    chain: Devnet = field(default_factory=lambda: Devnet(block_seconds=0))
+    api_url: str = ""
+    parties: dict[str, Party] = field(default_factory=dict)
+    programs: Programs = field(init=False)
+    server: Program = field(init=False)
+    escrow: Escrow = field(init=False)
+    token: Token = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.programs = Programs(self.folder / "logs")
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    # -- the market -------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Chain, contracts, server. Blocks come every second from then on."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.chain.start()
+        operator = dev_account(OPERATOR)
+        deployment = deploy(
+            self.chain_client,
+            operator,
+            EscrowSettings(
+                fee_bps=FEE_BPS,
+                fee_recipient=operator.address,
+                settle_window=SETTLE_WINDOW,
+                dispute_window=60,
+                ruling_window=60,
+            ),
+        )
+        deployment.save(self.folder)
+        self.escrow, self.token = deployment.open(self.chain_client)
+        self.chain_client.rpc("evm_setAutomine", False)
+        self.chain_client.rpc("evm_setIntervalMining", 1)
+        self._start_server()
+        return self
+
+    def stop(self) -> None:
+        """End every process of this world."""
+        self.programs.stop()
+        self.chain.stop()
+
+    @property
+    def chain_client(self) -> ChainClient:
+        """A client of the chain."""
+        return self.chain.client()
+
+    def _start_server(self) -> None:
+        home = self.folder / "server"
+        home.mkdir()
+        password = home / "password"
+        _write_secret(password, PASSWORD)
+        relayer = dev_account(RELAYER)
+        keystore.create(home / "relayer.json", PASSWORD, relayer, "pbkdf2", 1)
+        env = clean_env(
+            home,
+            COULOMB_DATABASE_URL=f"sqlite:///{home / 'coulomb.db'}",
+            COULOMB_CHAIN_ID=str(self.chain.chain_id),
+            COULOMB_DEPLOYMENTS=str(self.folder),
+            COULOMB_BLOBS=str(home / "blobs"),
+            COULOMB_RELAYER_KEYSTORE=str(home / "relayer.json"),
+            COULOMB_RELAYER_PASSWORD=str(password),
+            COULOMB_INTERVAL_MS=str(self.interval_ms),
+            COULOMB_SETTLE_EVERY_S=str(SETTLE_EVERY_S),
+            COULOMB_CONFIRMATIONS="0",
+            COULOMB_POLL_S="0.2",
+            ETH_RPC_URL=self.chain.rpc_url,
+        )
+        self.server = self.programs.start("server", [COULOMB, "serve", "--port", "0"], env)
+        self.api_url = self.server.says(r"ready (http://\S+)")
+        # Started again, it listens where its clients know it to be.
+        self.server.words = [COULOMB, "serve", "--port", self.api_url.rpartition(":")[2]]
+
+    def restart_server(self) -> None:
+        """Start a killed server again, at the same address."""
+        self.server.start().says(r"(ready) http")
+
+    @property
+    def database(self) -> Path:
+        """The server's SQLite file."""
+        return self.folder / "server" / "coulomb.db"
+
+    # -- people -----------------------------------------------------------------------------------
+
+    def party(self, name: str, scopes: tuple[str, ...], tokens: int = 0) -> Party:
+        """Someone with gas, a profile with an API key, and `tokens` atoms outside the escrow."""
+        made = self._write_party(name)
+        self.fund(made.address, tokens)
+        with Coulomb(self.api_url, signer=made.signer) as client:
+            made.api_key = client.keys.create(name, scopes).key or ""
+            market = client.market.config()
+        ProfileFile(made.home / "config" / "coulomb" / "config.yaml").save(
+            Profile(
+                api_url=self.api_url,
+                api_key=made.api_key,
+                account=made.address,
+                keystore=name,
+                password_file=str(made.password_file),
+                rpc_url=self.chain.rpc_url,
+                chain_id=market.chain_id,
+                escrow=market.contracts["ComputeEscrow"],
+                token=market.contracts["ComputeToken"],
+            )
+        )
+        self.parties[name] = made
+        return made
+
+    def buyer(self, name: str, deposit: int = 100 * ONE) -> Party:
+        """A buyer with `deposit` atoms in the escrow."""
+        made = self.party(name, ("buyer",), deposit)
+        with self.client(made) as client:
+            client.wallet.deposit(deposit)
+        return made
+
+    def fund(self, address: str, tokens: int) -> None:
+        """Gas and tokens for an account."""
+        chain = self.chain_client
+        chain.rpc("anvil_setBalance", address, hex(GAS))
+        if tokens:
+            data = "0x" + self.token.transfer(address, tokens).hex()
+            sender = dev_account(OPERATOR).address  # Anvil signs for it and counts its nonce
+            call = {"from": sender, "to": self.token.address, "data": data}
+            assert chain.wait(chain.rpc("eth_sendTransaction", call)).succeeded
+
+    def _write_party(self, name: str) -> Party:
+        home = self.folder / "people" / name
+        home.mkdir(parents=True)
+        made = Party(name, home, LocalSigner.create(), LocalSigner.create())
+        _write_secret(made.password_file, PASSWORD)
+        keystore.create(made.keystore, PASSWORD, made.signer, "pbkdf2", 1)
+        return made
+
+    def client(self, party: Party) -> Coulomb:
+        """A client of the SDK in this process, with a witness journal of its own."""
+        session = Session(
+            lambda: party.signer,
+            lambda: party.witness,
+            rpc_url=self.chain.rpc_url,
+            state=party.home / "sdk",
+        )
+        return Coulomb(self.api_url, party.api_key, session=session)
+
+    def env(self, party: Party) -> dict[str, str]:
+        """The environment of a party's commands; their settings are in its profile."""
+        return clean_env(party.home)
+
+    def cli(
+        self,
+        party: Party,
+        *words: str,
+        code: int = 0,
+        seconds: float = 60.0,
+        env: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Run a `coulomb` command to its end; its JSON. Fails on any exit code but `code`."""
+        said = self.cli_text(party, *words, "-o", "json", code=code, seconds=seconds, env=env)
+        return json.loads(said) if said.strip() else None
+
+    def cli_text(
+        self,
+        party: Party,
+        *words: str,
+        code: int = 0,
+        seconds: float = 60.0,
+        env: Mapping[str, str] | None = None,
+    ) -> str:
+        """Run a `coulomb` command to its end; its stdout. Fails on any exit code but `code`."""
+        done = subprocess.run(
+            [COULOMB, *words],
+            env={**self.env(party), **(env or {})},
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+        said = f"coulomb {' '.join(words)}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == code, f"exit code {done.returncode}, not {code}: {said}"
+        return done.stdout
+
+    def start_cli(
+        self, party: Party, name: str, *words: str, env: Mapping[str, str] | None = None
+    ) -> Program:
+        """Start a `coulomb` command that runs beside the test."""
+        return self.programs.start(name, [COULOMB, *words], {**self.env(party), **(env or {})})
+
+    # -- providers --------------------------------------------------------------------------------
+
+    def provider(
+        self,
+        name: str,
+        gpus: str = "4xH100",
+        *,
+        number: int = 1,
+        terms: Mapping[str, Any] | None = None,
+        **node: Any,
+    ) -> Provider:
+        """A provider with a running agent on simulated GPUs and an ask on the book."""
+        party = self.party(name, ("provider",))
+        meter, config = self._write_agent(party, gpus, number, node)
+        state_dir = party.home / "state" / "agent"
+        agent = self.programs.start(
+            f"agent-{name}",
+            [COULOMB, "provider", "start", "--config", str(config)],
+            self.env(party),
+        )
+        node_id = agent.says(r'"node": "(node_[^"]+)"')
+        prices = {"gpu_hour": "2.50"}
+        offered = {
+            "meter": meter.address, "prices": prices, "start_limit": "30s", **(terms or {}),
+        }  # fmt: skip
+        with self.client(party) as client:
+            ask = client.asks.offer(node_id, offered)
+        return Provider(party, agent, meter, node_id, ask.id, state_dir)
+
+    def _write_agent(
+        self, party: Party, gpus: str, number: int, node: Mapping[str, Any]
+    ) -> tuple[LocalSigner, Path]:
+        meter = LocalSigner.create()
+        keystore.create(party.home / "meter.json", PASSWORD, meter, "pbkdf2", 1)
+        _write_secret(party.home / "api.key", party.api_key)
+        settings: dict[str, Any] = {
+            "number": number, "name": party.name, "region": "eu-west", "tier": TIER,
+            "simulated": gpus, "cpu_milli": 16_000, "memory_mib": 16_384, "storage_mib": 16_384,
+        }  # fmt: skip
+        config = party.home / "agent.yaml"
+        save_config(
+            AgentConfig(
+                api_url=self.api_url,
+                api_key_file=party.home / "api.key",
+                node=NodeConfig(**{**settings, **node}),
+                meter_keystore=party.home / "meter.json",
+                meter_password_file=party.password_file,
+                state_dir=party.home / "state" / "agent",
+                interval_ms=self.interval_ms,
+                poll_ms=200,
+                stop_grace_ms=1_000,
+            ),
+            config,
+        )
+        return meter, config
+
+    # -- looking ----------------------------------------------------------------------------------
+
+    def wait_for(self, what: str, ask: Callable[[], Any], seconds: float = 60.0) -> Any:
+        """The first true answer; fails with the ends of all logs."""
+        return wait_for(what, ask, seconds, about=self.programs.tails)
+
+
+def job_of(command: str, **more: Any) -> dict[str, Any]:
+    """A job file's object: a shell command on one GPU for at most two minutes."""
+    return {
+        "name": "job",
+        "command": command,
+        "resources": {"gpu": "H100:1"},
+        "pricing": {"max_gpu_hour": "3.00"},
+        "max_duration": "2m",
+        "start_deadline": "1m",
+        **more,
+    }
+
+
+def _write_secret(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text + "\n")
