@@ -384,8 +384,8 @@ def run_roles(
 
     for loop in runtime.loops.values():
         loop.on_fault = end
-    # uvicorn raises the signal it was stopped by once more; the default would end the process before
-    # its callers could stop what they had started.
+    # uvicorn raises the signal it was stopped by once more; the default would end the process
+    # before its callers could stop what they had started.
     handlers = {n: signal.signal(n, lambda *_: end()) for n in (signal.SIGINT, signal.SIGTERM)}
     ready(f"http://{host}:{listener.getsockname()[1]}")
     try:
