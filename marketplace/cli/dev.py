@@ -28,14 +28,15 @@ def up(
 
     The accounts are Anvil's well-known ones: their keys are public, their money is play money.
     """
-    from marketplace.cli.devmarket import DevMarket
-    from marketplace.cli.serve import quiet_logs
     from marketplace.sdk.profile import state_dir
 
     place = folder or state_dir() / "dev"
     if current().dry_run:
         note(f"would start a chain on port {rpc_port} and a server on port {port} in {place}")
         return
+    from marketplace.cli.devmarket import DevMarket
+    from marketplace.cli.serve import quiet_logs
+
     quiet_logs()
     market = DevMarket(place, port, rpc_port, interval_ms=interval_ms, fee_bps=fee_bps)
     raise typer.Exit(market.run(fresh=not keep))

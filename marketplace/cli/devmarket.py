@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import threading
+from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +29,7 @@ BLOCK_SECONDS = 1
 PASSWORD = "coulomb-dev"  # noqa: S105 - the keys it guards are public
 # Anvil's accounts by index; the operator deploys, relays and opens.
 OPERATOR, PROVIDER, BUYER = 0, 1, 2
-NAMES = {OPERATOR: "dev-operator", PROVIDER: "dev-provider", BUYER: "dev-buyer"}
+NAMES = {BUYER: "dev-buyer", PROVIDER: "dev-provider", OPERATOR: "dev-operator"}
 SCOPES = {OPERATOR: "operator", PROVIDER: "provider", BUYER: "buyer"}
 WINDOWS = {"settle_window": 60, "dispute_window": 60, "ruling_window": 60}
 PLACES = columns("api_url", "rpc_url", "chain_id", "escrow", "token", "folder")
@@ -44,7 +46,19 @@ class DevMarket:
     fee_bps: int = 100
 
     def run(self, fresh: bool = True) -> int:
-        """Start everything, say where it is, and serve until stopped; returns the exit code."""
+        """Start everything, say where it is, and serve until stopped; returns the exit code.
+
+        Being told to end (SIGTERM) is the same as Ctrl-C, so that the chain is never left behind.
+        """
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            return self._run(fresh)
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _run(self, fresh: bool) -> int:
         if fresh and self.folder.exists():
             shutil.rmtree(self.folder)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -103,8 +117,9 @@ class DevMarket:
 
     def _announce(self, url: str, settings: Settings, deployment: Deployment) -> None:
         """Make keys and profiles once the server answers, and say how to use them."""
-        args = (url, settings.rpc_url, deployment)
-        threading.Thread(target=self._set_up, args=args, name="dev-profiles", daemon=True).start()
+        options = copy_context()  # a thread does not inherit the command's options by itself
+        args = (self._set_up, url, settings.rpc_url, deployment)
+        threading.Thread(target=options.run, args=args, name="dev-profiles", daemon=True).start()
 
     def _set_up(self, url: str, rpc_url: str, deployment: Deployment) -> None:
         try:

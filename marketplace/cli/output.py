@@ -55,7 +55,9 @@ def _scalar(value: Any) -> Any:
         return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, bytes):
         return "0x" + value.hex()
-    if isinstance(value, Decimal | Path):
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, Path):
         return str(value)
     if isinstance(value, Enum):
         return value.value

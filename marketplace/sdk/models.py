@@ -21,7 +21,7 @@ class Money:
     atoms: int
 
     def __str__(self) -> str:
-        return f"{self.amount} {self.currency}"
+        return f"{self.amount:f} {self.currency}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,8 @@ class ProfileFile:
 
     def update(self, name: str, **values: Any) -> None:
         """Change some settings of a stored profile, not those that came from the environment."""
-        self.save(replace(self.get(name if name in self.names() else None, {}), **values))
+        stored = self.get(name, {}) if name in self.names() else Profile(name=name)
+        self.save(replace(stored, **values))
 
     def _parse(self, name: str, stored: Any) -> Profile:
         known = {f.name: f.type for f in fields(Profile) if f.name != "name"}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from marketplace.domain.pricing import from_scaled
 from marketplace.sdk.errors import ConfigError, NotEnough
 from marketplace.sdk.flow import Flow, S, call, op
 from marketplace.sdk.models import MarketConfig
@@ -93,7 +94,7 @@ class Wallet(ApiResource[S]):
         from settlement.permit import Permit
 
         escrow, token = self._chain(market)
-        _require_tokens(token, who.address, atoms)
+        _require_tokens(market, token, who.address, atoms)
         deadline = escrow.client.timestamp() + PERMIT_SECONDS
         nonce = token.permit_nonce(who.address)
         permit = Permit(who.address, escrow.address, atoms, nonce, deadline)
@@ -105,7 +106,7 @@ class Wallet(ApiResource[S]):
         self, market: MarketConfig, who: TransactionSigner, atoms: int
     ) -> Moved:
         escrow, token = self._chain(market)
-        _require_tokens(token, who.address, atoms)
+        _require_tokens(market, token, who.address, atoms)
         if token.allowance(who.address, escrow.address) < atoms:
             escrow.client.transact(who, token.address, token.approve(escrow.address, atoms))
         data = escrow.calls.deposit(atoms)
@@ -115,15 +116,21 @@ class Wallet(ApiResource[S]):
         escrow, _ = self._chain(market)
         free = escrow.balance_of(who.address)
         if free < atoms:
-            raise NotEnough(f"{atoms} atoms asked for, {free} are free in the escrow")
+            asked, there = _text(market, atoms), _text(market, free)
+            raise NotEnough(f"{asked} asked for, {there} are free in the escrow")
         data = escrow.calls.withdraw(to, atoms)
         return _moved(escrow.client.transact(who, escrow.address, data), atoms)
 
 
-def _require_tokens(token: Token, address: str, atoms: int) -> None:
+def _require_tokens(market: MarketConfig, token: Token, address: str, atoms: int) -> None:
     held = token.balance_of(address)
     if held < atoms:
-        raise NotEnough(f"{atoms} atoms to deposit, {address} holds {held}")
+        asked, there = _text(market, atoms), _text(market, held)
+        raise NotEnough(f"{asked} to deposit, {address} holds {there}")
+
+
+def _text(market: MarketConfig, atoms: int) -> str:
+    return f"{from_scaled(atoms, market.decimals)} {market.currency}"
 
 
 def _moved(receipt: Any, atoms: int) -> Moved:

@@ -124,6 +124,8 @@ class FakeMarket:
                 "spec": body["job"],
             }
             return 202, {**self.jobs["job_1"], "state": "queued"}
+        if rest[1:] == ["receipt"]:
+            return 404, {"code": "not_found", "title": "Not found", "detail": "no receipt yet"}
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         return 200, {**self.jobs[rest[0]], "state": state}
 

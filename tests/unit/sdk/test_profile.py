@@ -59,6 +59,8 @@ def test_environment_overrides_the_file_but_is_not_saved(file: ProfileFile) -> N
     assert (read.api_url, read.api_key, read.rpc_url) == ("http://e", "coul_e", "http://r")
     file.update("dev", chain_id=1)
     assert file.get("dev", {}) == Profile("dev", "http://x", api_key="coul_k", chain_id=1)
+    file.update("new", api_url="http://n")
+    assert file.get("new", {}) == Profile("new", "http://n")
 
 
 def test_environment_names_the_profile(file: ProfileFile) -> None:

@@ -1,0 +1,90 @@
+"""The command line against a market behind a transport: `run` is one whole invocation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from marketplace.cli.context import Cli
+from marketplace.cli.main import main
+from marketplace.sdk import Coulomb, RetryPolicy
+from marketplace.sdk.client import session_of
+from marketplace.sdk.profile import Profile, ProfileFile
+from settlement import keystore
+from tests.unit.sdk.market import BUYER, FakeMarket
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one invocation left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def market() -> FakeMarket:
+    return FakeMarket()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of its own with one profile and its keystore."""
+    for name in (
+        "COULOMB_API_URL",
+        "COULOMB_API_KEY",
+        "COULOMB_PROFILE",
+        "ETH_RPC_URL",
+        "NO_COLOR",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    folder = tmp_path / "config" / "coulomb" / "keystores"
+    keystore.create(folder / "buyer", "pw", BUYER, kdf="pbkdf2", iterations=1)
+    (tmp_path / "pw").write_text("pw\n")
+    ProfileFile().save(
+        Profile(
+            api_url="http://market",
+            api_key="coul_k",
+            keystore="buyer",
+            password_file=str(tmp_path / "pw"),
+        )
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def run(
+    home: Path,
+    market: FakeMarket,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Run:
+    def client(cli: Cli) -> Coulomb:
+        profile = cli.profile()
+        return Coulomb(
+            profile.api_url,
+            profile.api_key,
+            session=session_of(profile, ProfileFile()),
+            transport=httpx.MockTransport(market),
+            retry=RetryPolicy(attempts=1),
+        )
+
+    monkeypatch.setattr(Cli, "client", client)
+
+    def invoke(*words: str) -> Ran:
+        code = main(words)
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return invoke

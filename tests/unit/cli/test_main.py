@@ -1,0 +1,225 @@
+"""The entry point: what it offers, where options may stand, what it imports, how it fails."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from marketplace import errors as market_errors
+from marketplace.agent.errors import AgentConfigError, RuntimeUnavailable
+from marketplace.cli.failures import ExitCode, describe, exit_code_of
+from marketplace.cli.main import app, hoist, main
+from marketplace.sdk import errors as sdk
+from settlement import errors as settlement
+from tests.unit.cli.conftest import Run
+
+ROOT = Path(__file__).resolve().parents[3]
+NOUNS = {
+    "ask": {"create", "list", "reprice", "cancel"},
+    "book": {"show"},
+    "contract": {"deploy", "verify", "addresses"},
+    "db": {"upgrade"},
+    "dev": {"up"},
+    "earnings": {"show", "withdraw"},
+    "job": {"run", "list", "show", "logs", "watch", "wait", "cancel", "result"},
+    "key": {"create", "list", "revoke"},
+    "profile": {"list", "show", "use"},
+    "provider": {"doctor", "init", "start", "status", "stop", "drain"},
+    "receipt": {"show", "list"},
+    "settle": {"run", "status"},
+    "tier": {"list"},
+    "wallet": {"new", "show", "deposit", "withdraw"},
+    "witness": {"run", "address"},
+}
+VERBS = {"quote", "serve", "reconcile"}
+
+
+def commands() -> dict[str, Any]:
+    return dict(getattr(get_command(app), "commands"))  # noqa: B009 - typer's class is private
+
+
+def leaves() -> Iterator[tuple[str, Any]]:
+    for name, command in commands().items():
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            yield name, command
+        for verb, leaf in (inner or {}).items():
+            yield f"{name} {verb}", leaf
+
+
+def test_every_noun_and_verb_is_there() -> None:
+    found = {
+        name: set(command.commands)
+        for name, command in commands().items()
+        if hasattr(command, "commands")
+    }
+    assert found == NOUNS
+    assert set(commands()) == {*NOUNS, *VERBS}
+
+
+def test_every_command_and_option_says_what_it_does() -> None:
+    for name, leaf in leaves():
+        assert leaf.help, name
+        for parameter in leaf.params:
+            if parameter.name != "help":
+                assert parameter.help, f"{name}: {parameter.name}"
+
+
+def test_no_command_takes_a_raw_key() -> None:
+    forbidden = ("private", "secret", "mnemonic", "seed", "password")
+    names = [f"{name} {p.name}" for name, leaf in leaves() for p in leaf.params]
+    assert [n for n in names if any(word in n for word in forbidden)] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["job", "list", "-o", "json"], ["-o", "json", "job", "list"]),
+        (["job", "list", "--output=csv", "-y"], ["--output=csv", "-y", "job", "list"]),
+        (["job", "run", "x", "--dry-run"], ["--dry-run", "job", "run", "x"]),
+        (["--profile", "a", "key", "list"], ["--profile", "a", "key", "list"]),
+        (["x", "--", "-o", "json"], ["x", "--", "-o", "json"]),
+        (["x", "-o"], ["-o", "x"]),
+        (["job", "result", "j", "--to", "d"], ["job", "result", "j", "--to", "d"]),
+    ],
+)
+def test_global_options_may_stand_anywhere(words: list[str], expected: list[str]) -> None:
+    assert hoist(words) == expected
+
+
+def test_no_command_shadows_a_global_option() -> None:
+    shared = {"-o", "--output", "--profile", "--account", "--keystore", "--password-file", "-y"}
+    shared |= {"--yes", "--dry-run"}
+    clashes = [
+        f"{name} {option}" for name, leaf in leaves() for p in leaf.params for option in p.opts
+        if option in shared
+    ]  # fmt: skip
+    assert clashes == []
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom marketplace.cli.main import main\nmain(['--help'])\n"
+        "heavy = ('web3', 'httpx', 'eth_account', 'sqlalchemy', 'fastapi', 'marketplace.sdk')\n"
+        "print([name for name in heavy if name in sys.modules], file=sys.stderr)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ran.stderr.strip() == "[]"
+    assert "job" in ran.stdout
+
+
+def test_buying_and_asking_import_no_web3() -> None:
+    code = (
+        "import sys\nimport marketplace.sdk\n"
+        "from marketplace.cli import ask, book, job, key, witness\n"
+        "print([name for name in ('web3', 'eth_account') if name in sys.modules])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("words", [(), ("job",), ("nope",), ("job", "nope"), ("-o", "xml", "job")])
+def test_wrong_usage_ends_with_2(words: tuple[str, ...], run: Run) -> None:
+    assert run(*words).code == ExitCode.USAGE
+
+
+def test_help_and_version_end_with_0(run: Run) -> None:
+    assert run("--help").code == 0
+    assert run("job", "run", "--help").code == 0
+    assert run("--version").out.strip() == "0.1.0"
+
+
+def api(code: str, status: int) -> sdk.ApiError:
+    return sdk.error_of(sdk.Problem(status, code, "t", "d"))
+
+
+CODES: list[tuple[Exception, ExitCode]] = [
+    (api("unauthenticated", 401), ExitCode.AUTH),
+    (api("forbidden", 403), ExitCode.AUTH),
+    (api("not_found", 404), ExitCode.NOT_FOUND),
+    (api("conflict", 409), ExitCode.CONFLICT),
+    (api("already_exists", 409), ExitCode.CONFLICT),
+    (api("idempotency_mismatch", 422), ExitCode.CONFLICT),
+    (api("idempotency_in_flight", 409), ExitCode.RETRY_LATER),
+    (api("insufficient_balance", 402), ExitCode.FUNDS),
+    (api("budget_exceeded", 402), ExitCode.FUNDS),
+    (api("no_capacity", 409), ExitCode.NO_CAPACITY),
+    (api("invalid_signature", 422), ExitCode.ERROR),
+    (api("attestation_refused", 422), ExitCode.ERROR),
+    (api("invalid_request", 422), ExitCode.ERROR),
+    (api("rate_limited", 429), ExitCode.RETRY_LATER),
+    (api("unavailable", 503), ExitCode.RETRY_LATER),
+    (api("chain_unavailable", 503), ExitCode.CHAIN),
+    (api("market_error", 500), ExitCode.ERROR),
+    (sdk.ConnectFailed("x"), ExitCode.RETRY_LATER),
+    (sdk.TimedOut("x"), ExitCode.RETRY_LATER),
+    (sdk.WaitTimeout("x"), ExitCode.TIMED_OUT),
+    (sdk.ConfigError("x"), ExitCode.USAGE),
+    (sdk.InputError("x"), ExitCode.USAGE),
+    (sdk.NotEnough("x"), ExitCode.FUNDS),
+    (sdk.VerificationError("x"), ExitCode.ERROR),
+    (sdk.ProtocolError("x"), ExitCode.ERROR),
+    (settlement.KeystoreError("x"), ExitCode.AUTH),
+    (settlement.ChainUnavailable("x"), ExitCode.CHAIN),
+    (settlement.WrongChain("x"), ExitCode.CHAIN),
+    (settlement.CallReverted("InsufficientBalance", (1, 0)), ExitCode.CHAIN),
+    (settlement.DeploymentError("x"), ExitCode.CHAIN),
+    (settlement.FieldError("/x", "y"), ExitCode.USAGE),
+    (settlement.SignatureError("x"), ExitCode.ERROR),
+    (market_errors.InvalidInput([market_errors.Problem("/x", "y")]), ExitCode.USAGE),
+    (AgentConfigError("x"), ExitCode.USAGE),
+    (RuntimeUnavailable("x"), ExitCode.ERROR),
+]
+
+
+@pytest.mark.parametrize(("error", "code"), CODES, ids=lambda v: type(v).__name__)
+def test_every_error_has_its_exit_code(error: Exception, code: ExitCode) -> None:
+    assert exit_code_of(error) is code
+
+
+def test_every_sdk_error_is_listed_above() -> None:
+    tested = {type(error) for error, _ in CODES}
+    inner = {sdk.CoulombError, sdk.ApiError, sdk.AuthError, sdk.FundsError, sdk.TransportError}
+    every = {k for k in vars(sdk).values() if isinstance(k, type) and issubclass(k, Exception)}
+    assert every - tested - inner == set()
+
+
+def test_error_says_what_where_and_what_to_do() -> None:
+    body = {
+        "code": "insufficient_balance",
+        "detail": "the free escrow balance is below the lock",
+        "request_id": "req_1",
+        "shortfall": {"amount": "1.5", "currency": "CMP", "atoms": "15"},
+    }
+    assert describe(sdk.error_of(sdk.Problem.parse(402, body))) == [
+        "the free escrow balance is below the lock",
+        "  code insufficient_balance, request req_1",
+        "  short of 1.5 CMP",
+        "  fix: `coulomb wallet deposit AMOUNT`",
+    ]
+
+
+def test_known_error_is_shown_in_words_on_stderr(run: Run) -> None:
+    ran = run("--profile", "nobody", "key", "list")
+    assert ran.code == ExitCode.USAGE
+    assert ran.out == ""
+    assert ran.err.startswith("error: no profile 'nobody'")
+
+
+def test_fault_of_ours_keeps_its_trace(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("marketplace.sdk.resources.keys.Keys.list", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["key", "list"])
