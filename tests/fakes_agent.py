@@ -44,13 +44,14 @@ class FakeMarket:
         self.signed: dict[tuple[str, int], set[str]] = {}
         self.finished: dict[str, dict[str, Any]] = {}
         self.stops: dict[str, Stop] = {}
-        self.logs: dict[tuple[str, str], bytes] = {}
+        self.logs: dict[tuple[str, str], bytearray] = {}
         self.beats: dict[str, list[int]] = {}
         self.nodes: list[dict[str, Any]] = []
         self.node_beats = 0
         self.countersigning = True
         self.closing = True
         self.down = False
+        self.unauthorized = False
         self.refuse_with: str | None = None
         self._lock = threading.RLock()
 
@@ -134,6 +135,8 @@ class FakeMarket:
         """Answer one request."""
         if self.down:
             return _problem(503, "unavailable")
+        if self.unauthorized and method == "POST":
+            return _problem(401, "unauthenticated")
         split = urlsplit(url)
         parts = split.path.strip("/").split("/")[1:]
         query = dict(parse_qsl(split.query))
@@ -176,10 +179,9 @@ class FakeMarket:
         if what == "heartbeats":
             self.beats.setdefault(lease_id, []).append(body["count"])
         elif what == "logs":
-            known = self.logs.get((lease_id, body["stream"]), b"")
-            data = body["text"].encode()
+            known = self.logs.setdefault((lease_id, body["stream"]), bytearray())
             if body["offset"] <= len(known):
-                self.logs[lease_id, body["stream"]] = known[: body["offset"]] + data
+                known[body["offset"] :] = body["text"].encode()
         elif what == "finish":
             return self._finish(lease_id, body)
         elif what == "stop":

@@ -12,6 +12,8 @@ from marketplace.errors import InvalidJob
 from marketplace.sdk.models import Lease, Terms
 from settlement.orders import Ask, Bid, lease_no
 
+GRACE_MS_MIN = 15_000
+
 
 class NotOurs(AgentError):
     """A lease that this node must not work on: its orders do not say what the server says."""
@@ -50,7 +52,7 @@ class Assignment:
     @property
     def grace_ms(self) -> int:
         """How long work goes on without a countersignature: max(2 intervals, 15 s)."""
-        return max(2 * self.interval_ms, 15_000)
+        return max(2 * self.interval_ms, GRACE_MS_MIN)
 
 
 def assign(lease: Lease, ask: Ask, bid: Bid, meter: str, inventory: Inventory) -> Assignment:

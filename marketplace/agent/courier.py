@@ -150,6 +150,8 @@ class Courier:
                 except ApiError as error:
                     self._log.warning("log_refused", stream=name, code=error.code)
                 self._offsets[name] = offset + len(text.encode())
+            else:
+                self._progress.tell()  # there is more: go on at once
 
     def _streams(self) -> tuple[tuple[str, LogFile], ...]:
         return self._logs.streams() if self._logs is not None else ()
@@ -169,8 +171,8 @@ class Courier:
             ending = self._with_outputs(ending)
             self._node.journal.amend_ending(self._id, ending)
         if any(stream.chunk(self._offsets.get(name, 0)) for name, stream in self._streams()):
-            self._progress.tell()  # the rest of the output first
-            return False
+            self._progress.tell()
+            return False  # the rest of the output first
         try:
             self._node.api.finish(self._id, ending, self._attestor.final(), self._attestor.close())
         except ApiError as error:

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from marketplace.agent.runtime.process import ProcessRuntime
+from tests.sandboxes import Bench
+
+
+@pytest.fixture(scope="session")
+def runtime() -> ProcessRuntime:
+    """The sandbox of this machine; scripts/test installs bubblewrap where it is missing."""
+    return ProcessRuntime.open(allow_unsandboxed=False)
+
+
+@pytest.fixture
+def bench(runtime: ProcessRuntime, tmp_path: Path) -> Iterator[Bench]:
+    with Bench(runtime, tmp_path) as bench:
+        yield bench

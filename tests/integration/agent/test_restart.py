@@ -1,0 +1,255 @@
+"""Agents as processes of their own, killed at any moment: what was signed stays the only truth."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from marketplace.agent.config import AgentConfig, NodeConfig, save_config
+from marketplace.agent.state import running_pid
+from settlement import keystore
+from settlement.attestation import Close
+from settlement.signing import LocalSigner
+from tests.fakes_agent import FakeMarket
+from tests.sandboxes import processes_with, until
+
+ROOT = Path(__file__).resolve().parents[3]
+MAIN = """
+import sys
+from pathlib import Path
+from marketplace.agent.config import load_config
+from marketplace.agent.main import run_agent
+sys.exit(run_agent(load_config(Path(sys.argv[1]))))
+"""
+API_KEY = "coul_canary_api_key_5f1d"
+PASSWORD = "canary password 77"
+KEY = bytes.fromhex("c0ffee" * 10 + "1234")
+
+
+class AgentProcess:
+    """A node's configuration and keys, and the agent that runs on them from time to time."""
+
+    def __init__(self, folder: Path, url: str, **changes: object) -> None:
+        self.folder = folder
+        self.state = folder / "state"
+        self.output = folder / "agent.log"
+        keystore.create(folder / "meter.json", PASSWORD, LocalSigner(KEY), "pbkdf2", 1)
+        for name, text in (("key", API_KEY), ("password", PASSWORD)):
+            (folder / name).write_text(text)
+            (folder / name).chmod(0o600)
+        node = NodeConfig(1, "box", "eu", "H100-80GB-SXM", "2xH100", memory_mib=4096, shared=True)
+        config = AgentConfig(
+            api_url=url,
+            api_key_file=folder / "key",
+            node=node,
+            meter_keystore=folder / "meter.json",
+            meter_password_file=folder / "password",
+            state_dir=self.state,
+            poll_ms=100,
+            stop_grace_ms=500,
+            **changes,  # type: ignore[arg-type]
+        )
+        save_config(config, folder / "agent.yaml")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, path: str | None = None) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "COULOMB_API_KEY": API_KEY}
+        if path is not None:
+            environment["PATH"] = path
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", MAIN, str(self.folder / "agent.yaml")],
+                env=environment,
+                stdout=output,
+                stderr=output,
+            )
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def terminate(self) -> int:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+
+@contextmanager
+def agent_on(market: FakeMarket, folder: Path, **changes: object) -> Iterator[AgentProcess]:
+    with market.serve() as url:
+        agent = AgentProcess(folder, url, **changes)
+        try:
+            yield agent
+        finally:
+            if agent.process is not None and agent.process.poll() is None:
+                agent.kill()
+
+
+@pytest.fixture
+def market() -> FakeMarket:
+    return FakeMarket(LocalSigner(KEY), interval_ms=100)
+
+
+def sleeper(market: FakeMarket, marker: str) -> str:
+    command = ["sh", "-c", f"while :; do sleep 0.05; done # {marker}"]
+    return market.open_lease(command, gpu_milli=500)
+
+
+def assert_one_value_each(market: FakeMarket) -> None:
+    assert market.signed
+    assert {key: len(values) for key, values in market.signed.items() if len(values) != 1} == {}
+
+
+def assert_ended_at_the_last_signed(market: FakeMarket, lease_id: str) -> None:
+    report = market.finished[lease_id]
+    assert (report["outcome"], report["reason"]) == ("failed", "agent_restarted")
+    close = Close.from_message(report["close"]["message"])
+    taken = market.taken(lease_id)
+    assert close.ms == taken[-1].ms
+    assert [a.sequence for a in taken] == list(range(len(taken)))
+
+
+def test_an_agent_killed_again_and_again_never_signs_two_values(
+    market: FakeMarket, tmp_path: Path
+) -> None:
+    chance = random.Random(4)  # noqa: S311 - moments to kill at
+    leases = []
+    with agent_on(market, tmp_path) as agent:
+        for number in range(4):
+            marker = f"restart-{os.getpid()}-{number}"
+            lease_id = sleeper(market, marker)
+            leases.append(lease_id)
+            agent.start()
+            until(lambda one=lease_id: len(market.taken(one)) >= 2, 20, "attestations")
+            time.sleep(chance.random() * 0.3)
+            agent.kill()
+            until(lambda m=marker: processes_with(m) == [], what="the job outlives its agent")
+        agent.start()
+        until(lambda: set(market.finished) == set(leases), 20, "reports")
+        until(lambda: list((agent.state / "jobs").iterdir()) == [], what="folders left")
+        assert agent.terminate() == 0
+    assert_one_value_each(market)
+    for lease_id in leases:
+        assert_ended_at_the_last_signed(market, lease_id)
+
+
+def test_a_restored_old_journal_signs_no_second_value(market: FakeMarket, tmp_path: Path) -> None:
+    marker = f"restore-{os.getpid()}"
+    lease_id = sleeper(market, marker)
+    with agent_on(market, tmp_path) as agent:
+        agent.start()
+        until(lambda: len(market.taken(lease_id)) >= 2, 20)
+        old = sqlite3.connect(tmp_path / "old.db")
+        with sqlite3.connect(agent.state / "journal.db") as now:
+            now.backup(old)
+        now.close()
+        old.close()
+        kept = len(market.taken(lease_id))
+        until(lambda: len(market.taken(lease_id)) >= kept + 3)
+        agent.kill()
+        for file in agent.state.glob("journal.db*"):
+            file.unlink()
+        shutil.copy(tmp_path / "old.db", agent.state / "journal.db")
+        agent.start()
+        until(lambda: lease_id in market.finished, 20)
+        agent.kill()
+        for file in agent.state.glob("journal.db*"):  # and now it is lost altogether
+            file.unlink()
+        market.leases[lease_id]["state"] = "active"
+        other = sleeper(market, marker)
+        agent.start()
+        until(lambda: len(market.taken(other)) >= 1, 20)
+        assert agent.terminate() == 0
+    assert_one_value_each(market)
+    assert_ended_at_the_last_signed(market, lease_id)
+
+
+def test_a_bare_job_and_its_daemon_are_ended_by_the_next_agent(
+    market: FakeMarket, tmp_path: Path
+) -> None:
+    """Without bubblewrap nothing dies with the agent: its successor has to find the rest."""
+    marker = f"orphan-{os.getpid()}"
+    daemon = f"(while :; do sleep 0.05; done # {marker}\n) & wait"
+    lease_id = market.open_lease(["sh", "-c", daemon])
+    with agent_on(market, tmp_path, allow_unsandboxed=True) as agent:
+        nowhere = tmp_path / "bin"
+        nowhere.mkdir()
+        agent.start(path=str(nowhere))
+        until(lambda: len(market.taken(lease_id)) >= 1, 20)
+        agent.kill()
+        assert processes_with(marker) != []
+        agent.start(path=str(nowhere))
+        until(lambda: processes_with(marker) == [], 20)
+        until(lambda: lease_id in market.finished, 20)
+        assert agent.terminate() == 0
+    assert_ended_at_the_last_signed(market, lease_id)
+    assert "no_sandbox" in agent.output.read_text()
+
+
+def test_keys_are_nowhere_but_in_their_files(market: FakeMarket, tmp_path: Path) -> None:
+    """A canary for each: journal, logs, command lines, environments, and what the job sees."""
+    snoop = (
+        "env; cat /proc/*/cmdline /proc/*/environ 2>/dev/null | tr '\\0' '\\n';"
+        " find / -xdev -name 'meter.json' -o -xdev -name agent.yaml 2>/dev/null; sleep 0.3"
+    )
+    with agent_on(market, tmp_path) as agent:
+        lease_id = market.open_lease(["sh", "-c", snoop])
+        agent.start()
+        until(lambda: market.taken(lease_id), 20)
+        assert running_pid(agent.state) == agent.process.pid  # type: ignore[union-attr]
+        lines = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in [agent.process.pid]]  # type: ignore[union-attr]
+        until(lambda: lease_id in market.finished, 20)
+        second = AgentProcess.start
+        second(agent_two := _beside(agent))
+        assert agent_two.process is not None
+        assert agent_two.process.wait(20) == 1
+        assert agent.terminate() == 0
+        assert running_pid(agent.state) is None
+    written = [path.read_bytes() for path in (tmp_path / "state").rglob("*") if path.is_file()]
+    seen = [bytes(log) for log in market.logs.values()]
+    everything = b"\n".join([*lines, *written, *seen, agent.output.read_bytes()])
+    assert b"node_ready" in everything
+    assert b"state_locked" in everything
+    assert b"COULOMB_JOB_ID" in everything
+    for canary in (API_KEY.encode(), PASSWORD.encode(), KEY, KEY.hex().encode()):
+        assert canary not in everything
+
+
+def _beside(agent: AgentProcess) -> AgentProcess:
+    """The same node started a second time: refused, as it would sign with the same journal."""
+    other = object.__new__(AgentProcess)
+    other.__dict__.update({**agent.__dict__, "process": None})
+    return other
+
+
+def test_a_wrong_api_key_ends_the_agent_with_3(market: FakeMarket, tmp_path: Path) -> None:
+    market.unauthorized = True
+    with agent_on(market, tmp_path) as agent:
+        agent.start()
+        assert agent.process is not None
+        assert agent.process.wait(20) == 3
+    assert "not_authorized" in agent.output.read_text()
+
+
+def test_a_server_that_comes_late_is_waited_for(market: FakeMarket, tmp_path: Path) -> None:
+    market.down = True
+    with agent_on(market, tmp_path) as agent:
+        agent.start()
+        until(lambda: agent.output.exists() and "server_away" in agent.output.read_text(), 20)
+        market.down = False
+        until(lambda: market.nodes, 20)
+        assert agent.terminate() == 0
+    assert market.nodes[0]["gpus"][0]["simulated"] is True
+    assert market.nodes[0]["runtime"] == "process"

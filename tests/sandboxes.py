@@ -1,0 +1,189 @@
+"""Jobs in the real sandbox, and a whole node over a market in memory."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from marketplace.agent.api import SdkApi
+from marketplace.agent.folders import give_to, make_folders, remove_tree
+from marketplace.agent.inventory import Inventory, simulated_gpus
+from marketplace.agent.journal import Journal
+from marketplace.agent.node import Node
+from marketplace.agent.runtime.base import JobFolders, Launch, Limits, Running
+from marketplace.agent.runtime.process import ProcessRuntime
+from marketplace.agent.supervisor import Supervisor
+from settlement.signing import LocalSigner
+from tests.fakes_agent import DOMAIN, NODE_ID, FakeMarket
+
+LIMITS = Limits(memory_mib=512, storage_mib=64, pids=128, cpu_seconds=60)
+INVENTORY = Inventory(simulated_gpus("2xH100", "tests"), 8_000, 4_096, 4_096)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a job left to see."""
+
+    code: int | None
+    out: str
+    err: str
+
+
+@contextmanager
+def started(
+    runtime: ProcessRuntime,
+    root: Path,
+    argv: list[str],
+    env: Mapping[str, str] | None = None,
+    limits: Limits = LIMITS,
+    slot: int = 0,
+) -> Iterator[Running]:
+    """A job in its folders; at the end nothing of it is left."""
+    folders = JobFolders(root / f"job-{slot}")
+    make_folders(folders)
+    give_to(folders, runtime.owner(slot))
+    name = f"test-{os.getpid()}-{slot}-{time.monotonic_ns()}"
+    launch = Launch(name, tuple(argv), env or {}, folders, limits, (), slot)
+    running = runtime.start(launch)
+    try:
+        yield running
+    finally:
+        running.close()
+        os.close(running.stdout)
+        os.close(running.stderr)
+        remove_tree(folders.root)
+
+
+def ran(
+    runtime: ProcessRuntime,
+    root: Path,
+    argv: list[str],
+    env: Mapping[str, str] | None = None,
+    limits: Limits = LIMITS,
+) -> Ran:
+    """Run a short job (with little output) to its end."""
+    with started(runtime, root, argv, env, limits) as running:
+        code = running.wait(20)
+        return Ran(code, _text(running.stdout), _text(running.stderr))
+
+
+def _text(descriptor: int) -> str:
+    os.set_blocking(descriptor, False)
+    try:
+        return os.read(descriptor, 65536).decode()
+    except BlockingIOError:
+        return ""
+
+
+class Bench:
+    """A node with two simulated GPUs whose supervisor runs on a thread."""
+
+    def __init__(self, runtime: ProcessRuntime, root: Path, interval_ms: int = 250) -> None:
+        self.market = FakeMarket(LocalSigner(b"\7" * 32), interval_ms)
+        self.root = root
+        self.runtime = runtime
+        self.stopping = threading.Event()
+        self.journal = Journal(root / "journal.db")
+        self.node = Node(
+            api=SdkApi("http://market.test", "coul_test", self.market.transport()),
+            journal=self.journal,
+            runtime=runtime,
+            signer=self.market.meter,
+            jobs_folder=root / "jobs",
+            stop_grace_s=1.0,
+            pids_max=64,
+            poll_s=0.05,
+        )
+        self.supervisor = Supervisor(self.node, NODE_ID, DOMAIN, INVENTORY, shared=True)
+        self.thread = threading.Thread(target=self.supervisor.run, args=(self.stopping,))
+
+    def __enter__(self) -> Bench:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+        self.journal.close()
+
+    def leave(self) -> None:
+        """Stop the supervisor as SIGTERM does, and wait until it has let go."""
+        self.stopping.set()
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+
+    def finished(self, lease_id: str, timeout_s: float = 15) -> dict[str, object]:
+        """The report of a job's end, as (outcome, reason, exit code)."""
+        until(lambda: lease_id in self.market.finished, timeout_s, lease_id)
+        return self.market.finished[lease_id]
+
+    def ended(self, lease_id: str, timeout_s: float = 15) -> tuple[object, object]:
+        """Outcome and reason of a job's end."""
+        report = self.finished(lease_id, timeout_s)
+        return report["outcome"], report["reason"]
+
+
+def until(condition: Callable[[], object], timeout_s: float = 10, what: object = "") -> None:
+    """Wait for something that must come."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"did not come in {timeout_s} s: {what}"
+        time.sleep(0.01)
+
+
+def processes_with(marker: str) -> list[int]:
+    """Processes of the machine whose command line holds a text, this one aside."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                line = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if marker.encode() in line:
+                found.append(int(entry.name))
+    return found
+
+
+def names_in(archive: bytes) -> list[str]:
+    """Names of an archive's members."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        return tar.getnames()
+
+
+def mounts() -> set[str]:
+    """Mount points of this process's namespace."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return {line.split(" ")[4] for line in lines}
+
+
+# An ordinary user who can reach this Python even where it is installed in root's home.
+_AS_USER = """
+home="$1"; shift
+if [ -n "$home" ]; then
+    hold=$(mktemp -d)
+    mount --bind "$home" "$hold"
+    mount -t tmpfs -o mode=755 none /root
+    mkdir -p "$home"
+    mount --bind "$hold" "$home"
+    umount "$hold"
+    rmdir "$hold"
+fi
+exec setpriv --reuid 4242 --regid 4242 --clear-groups --inh-caps=-all --bounding-set=-all "$@"
+"""
+
+
+def as_ordinary_user(command: list[str], python_home: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user without rights: root does so in a mount namespace of its own."""
+    if os.geteuid() != 0:
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    hidden = str(python_home) if python_home.is_relative_to("/root") else ""
+    words = ["unshare", "-m", "sh", "-e", "-c", _AS_USER, "sh", hidden, *command]
+    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
