@@ -13,7 +13,7 @@ from marketplace.bootstrap import Settings, run_roles
 from marketplace.cli.context import Format, current
 from marketplace.cli.output import columns, note, show, warn
 from marketplace.sdk import Coulomb
-from marketplace.sdk.errors import CoulombError
+from marketplace.sdk.errors import ConfigError, CoulombError
 from marketplace.sdk.profile import Profile, ProfileFile, config_dir
 from settlement import keystore
 from settlement.chain.client import ChainClient
@@ -59,10 +59,11 @@ class DevMarket:
             signal.signal(signal.SIGTERM, before)
 
     def _run(self, fresh: bool) -> int:
+        state = self.folder / "chain.json"
         if fresh and self.folder.exists():
+            self._require_ours(state)
             shutil.rmtree(self.folder)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        state = self.folder / "chain.json"
         # Each transaction is mined at once while setting up, then a block comes every second.
         with Devnet(block_seconds=0, port=self.rpc_port, state=state) as chain:
             deployment = self._deployment(chain.client())
@@ -71,6 +72,15 @@ class DevMarket:
             self._write_keystores()
             settings = self._settings(chain.rpc_url)
             return run_roles(settings, ready=lambda url: self._announce(url, settings, deployment))
+
+    def _require_ours(self, state: Path) -> None:
+        """Starting afresh empties the folder: only one that a market was kept in, or an empty one."""
+        ours = state.exists() or (self.folder / f"{DEV_CHAIN_ID}.json").exists()
+        if not ours and any(self.folder.iterdir()):
+            raise ConfigError(
+                f"{self.folder} holds other files and would be emptied",
+                fix="name an empty folder, or one of an earlier `coulomb dev up`",
+            )
 
     def _settings(self, rpc_url: str) -> Settings:
         return Settings(
