@@ -74,7 +74,7 @@ class DevMarket:
             return run_roles(settings, ready=lambda url: self._announce(url, settings, deployment))
 
     def _require_ours(self, state: Path) -> None:
-        """Starting afresh empties the folder: only one that a market was kept in, or an empty one."""
+        """Raise ConfigError where the folder holds anything but an earlier market."""
         ours = state.exists() or (self.folder / f"{DEV_CHAIN_ID}.json").exists()
         if not ours and any(self.folder.iterdir()):
             raise ConfigError(
