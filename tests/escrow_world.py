@@ -46,6 +46,11 @@ class Chain(Protocol):
         """Mine a block `seconds` after the newest."""
         ...
 
+    @contextmanager
+    def put_back(self) -> Iterator[None]:
+        """Undo everything that the `with` block does to the chain."""
+        ...
+
 
 class _RevertData(EthereumTesterProvider):
     """Answers a revert with its data, as nodes do; eth-tester's own hides it in a message.
@@ -82,6 +87,14 @@ class EvmChain:
         self.tester.time_travel(self.client.timestamp() + seconds)
         self.tester.mine_block()
 
+    @contextmanager
+    def put_back(self) -> Iterator[None]:
+        snapshot = self.tester.take_snapshot()
+        try:
+            yield
+        finally:
+            self.tester.revert_to_snapshot(snapshot)
+
 
 class AnvilChain:
     """Anvil, mining each transaction at once unless told otherwise."""
@@ -94,6 +107,14 @@ class AnvilChain:
         at = self.client.timestamp() + seconds
         self.client.rpc("evm_setNextBlockTimestamp", at)
         self.client.rpc("evm_mine")
+
+    @contextmanager
+    def put_back(self) -> Iterator[None]:
+        snapshot = self.client.rpc("evm_snapshot")
+        try:
+            yield
+        finally:
+            assert self.client.rpc("evm_revert", snapshot)
 
 
 @contextmanager
@@ -128,9 +149,11 @@ class World:
     def client(self) -> ChainClient:
         return self.chain.client
 
-    def send(self, signer: LocalSigner, data: bytes, to: str | None = None) -> Receipt:
+    def send(
+        self, signer: LocalSigner, data: bytes, to: str | None = None, gas: int | None = None
+    ) -> Receipt:
         """A call of the escrow (or of `to`), mined."""
-        return self.client.transact(signer, to or self.escrow.address, data)
+        return self.client.transact(signer, to or self.escrow.address, data, gas=gas)
 
     def fund(self, amount: int, account: LocalSigner | None = None) -> None:
         """Give the buyer tokens and deposit them by approval."""

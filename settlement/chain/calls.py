@@ -20,6 +20,8 @@ from settlement.signing import compact, expand
 MAX_ENTRIES = 1_000
 MAX_METERED = 500
 MAX_OPENS = 200
+_BATCH_GAS = 700_000  # 600,000 for one item, which a contract wallet's signature may need, and room
+_OPEN_GAS = 150_000  # what an item takes where keys sign, calldata included
 _HEADER = 22
 _USAGE_BYTES = 105
 _METERED_BYTES = 113
@@ -78,9 +80,10 @@ class EscrowCalls:
         self.address = checksum(address)
         self._abi: Abi = abi("ComputeEscrow")
 
-    def payload(self, data: bytes) -> dict[str, Any]:
-        """An outbox payload that carries the call."""
-        return {"to": self.address, "data": "0x" + data.hex()}
+    def payload(self, data: bytes, gas: int | None = None) -> dict[str, Any]:
+        """An outbox payload that carries the call; without `gas` the node's estimate is taken."""
+        call = {"to": self.address, "data": "0x" + data.hex()}
+        return call if gas is None else {**call, "gas": gas}
 
     def deposit(self, amount: int) -> bytes:
         """Moves approved tokens of the sender to its balance."""
@@ -111,7 +114,11 @@ class EscrowCalls:
         return self._abi.call("open", _match(match))
 
     def open_batch(self, matches: Sequence[Match]) -> bytes:
-        """Opens many, skipping those that fail. Raises FieldError above 200."""
+        """Opens many, skipping those that fail. Raises FieldError above 200.
+
+        Send it with `open_batch_gas`: an estimate is the least gas that doesn't revert, and a batch
+        that runs short doesn't revert, it skips.
+        """
         if len(matches) > MAX_OPENS:
             raise FieldError("", f"{len(matches)} matches; a batch takes {MAX_OPENS}")
         return self._abi.call("openBatch", [_match(match) for match in matches])
@@ -181,6 +188,11 @@ class EscrowCalls:
                 (entries,) = self._abi.arguments(name, calldata)
                 return unpack_entries(entries, metered)
         raise FieldError("/data", "not a settlement")
+
+
+def open_batch_gas(count: int) -> int:
+    """Gas for a batch of `count`, so that what the escrow allows an item is there for the last."""
+    return _BATCH_GAS + count * _OPEN_GAS
 
 
 def pack_entries(vouchers: Sequence[SignedVoucher], metered: bool) -> bytes:
@@ -254,9 +266,9 @@ def _match(match: Match) -> tuple[Any, ...]:
     if (match.quote is None) is not (match.quote_signature == b""):
         raise FieldError("/quote", "a quote and its signature come together")
     return (
-        _tuple(match.ask),
-        _tuple(match.bid),
-        _tuple(quote),
+        as_tuple(match.ask),
+        as_tuple(match.bid),
+        as_tuple(quote),
         (previous.provider, previous.ask_hash, previous.meter),
         match.ask_signature,
         match.bid_signature,
@@ -264,12 +276,12 @@ def _match(match: Match) -> tuple[Any, ...]:
     )
 
 
-def _tuple(value: Any) -> Any:
+def as_tuple(value: Any) -> Any:
     """A signed struct as eth-abi takes it: members in signing order, which is the ABI's."""
     if isinstance(value, tuple):
-        return [_tuple(item) for item in value]
+        return [as_tuple(item) for item in value]
     if isinstance(value, Struct):
-        return tuple(_tuple(getattr(value, f.name)) for f in fields(value))  # type: ignore[arg-type]
+        return tuple(as_tuple(getattr(value, f.name)) for f in fields(value))  # type: ignore[arg-type]
     return value
 
 

@@ -107,14 +107,15 @@ class ChainClient:
                 rpc_url,
                 request_kwargs={"timeout": timeout_seconds},
                 exception_retry_configuration=None,
-            )
+            ),
+            middleware=(),  # they look up names and ask for the chain id before every call
         )
         self._errors = _shipped_errors()
 
     def check(self) -> None:
         """Pass if the node serves the expected chain. Raises WrongChain."""
         with self._talk():
-            served = self._web3.eth.chain_id
+            served = _int(self._web3.eth.chain_id)
         if served != self.chain_id:
             raise WrongChain(f"expected chain {self.chain_id}, the node serves {served}")
 
@@ -126,10 +127,10 @@ class ChainClient:
             except BlockNotFound:
                 return None
             return BlockRef(
-                int(found["number"]),
+                _int(found["number"]),
                 _hex(found["hash"]),
                 _hex(found["parentHash"]),
-                int(found["timestamp"]),
+                _int(found["timestamp"]),
             )
 
     def head(self) -> BlockRef:
@@ -147,13 +148,13 @@ class ChainClient:
         """Native balance in wei."""
         account = Web3.to_checksum_address(address)
         with self._talk():
-            return int(self._web3.eth.get_balance(account))
+            return _int(self._web3.eth.get_balance(account))
 
     def nonce(self, address: str, at: BlockTag = "latest") -> int:
         """Transactions of an account: mined ("latest"), or with those in the pool ("pending")."""
         account = Web3.to_checksum_address(address)
         with self._talk():
-            return int(self._web3.eth.get_transaction_count(account, at))
+            return _int(self._web3.eth.get_transaction_count(account, at))
 
     def code(self, address: str) -> bytes:
         """Code at an address; empty where there is none."""
@@ -185,13 +186,13 @@ class ChainClient:
         """Gas the call would take now. Raises CallReverted."""
         fields = _fields(to, data, sender, value)
         with self._talk():
-            return int(self._web3.eth.estimate_gas(fields, at))
+            return _int(self._web3.eth.estimate_gas(fields, at))
 
     def fees(self) -> Fees:
         """Base fee of the newest block and the node's advice for the priority fee."""
         with self._talk():
             block = self._web3.eth.get_block("latest")
-            return Fees(int(block["baseFeePerGas"]), int(self._web3.eth.max_priority_fee))
+            return Fees(_int(block["baseFeePerGas"]), _int(self._web3.eth.max_priority_fee))
 
     def send_raw(self, raw: bytes) -> None:
         """Hand signed bytes to the node's pool; bytes it already holds count as sent.
@@ -216,10 +217,10 @@ class ChainClient:
         """Whether the node has the transaction, mined or in its pool."""
         with self._talk():
             try:
-                self._web3.eth.get_transaction(_hash(tx_hash))
+                found = self._web3.eth.get_transaction(_hash(tx_hash))
             except TransactionNotFound:
                 return False
-        return True
+            return _hex(found["hash"]) == tx_hash.lower()
 
     def receipt(self, tx_hash: str) -> Receipt | None:
         """What became of a transaction; None while it is not mined."""
@@ -230,11 +231,11 @@ class ChainClient:
                 return None
             return Receipt(
                 tx_hash=_hex(found["transactionHash"]),
-                block_number=int(found["blockNumber"]),
+                block_number=_int(found["blockNumber"]),
                 block_hash=_hex(found["blockHash"]),
-                succeeded=int(found["status"]) == 1,
-                gas_used=int(found["gasUsed"]),
-                gas_price=int(found.get("effectiveGasPrice", 0)),
+                succeeded=_int(found["status"]) == 1,
+                gas_used=_int(found["gasUsed"]),
+                gas_price=_int(found.get("effectiveGasPrice", 0)),
                 contract=found.get("contractAddress"),
                 logs=tuple(_log(entry) for entry in found["logs"]),
             )
@@ -264,16 +265,18 @@ class ChainClient:
         data: bytes = b"",
         value: int = 0,
         timeout_seconds: float = 60.0,
+        gas: int | None = None,
     ) -> Receipt:
         """Simulate, sign, send and wait: for people at a prompt and for deployments.
 
-        `to` None creates a contract. Raises CallReverted, before anything is signed where the
-        simulation tells. Not for the relayer: nothing is stored, so a crash forgets.
+        `to` None creates a contract. Given `gas`, nothing is simulated. Raises CallReverted, before
+        anything is signed where the simulation tells. Not for the relayer: nothing is stored, so
+        a crash forgets.
         """
-        gas = self.estimate_gas(to, data, signer.address, value)
+        limit = gas or with_margin(self.estimate_gas(to, data, signer.address, value))
         fees = self.fees()
         fields = transaction_fields(
-            self.chain_id, to, data, value, with_margin(gas), 2 * fees.base, fees.priority
+            self.chain_id, to, data, value, limit, 2 * fees.base, fees.priority
         )
         fields["nonce"] = self.nonce(signer.address, "pending")
         raw, tx_hash = signer.sign_transaction(fields)
@@ -388,11 +391,18 @@ def _log(entry: Any) -> Log:
         address=entry["address"],
         topics=tuple(bytes(topic) for topic in entry["topics"]),
         data=bytes(entry["data"]),
-        block_number=int(entry["blockNumber"]),
+        block_number=_int(entry["blockNumber"]),
         block_hash=_hex(entry["blockHash"]),
         tx_hash=_hex(entry["transactionHash"]),
-        log_index=int(entry["logIndex"]),
+        log_index=_int(entry["logIndex"]),
     )
+
+
+def _int(value: Any) -> int:
+    """A number as the specification writes numbers: whole. Raises ValueError on anything else."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{value!r} is no quantity")
+    return value
 
 
 def _hex(value: Any) -> str:

@@ -11,6 +11,7 @@ from settlement.chain.calls import (
     EscrowCalls,
     LeaseRef,
     SignedVoucher,
+    as_tuple,
     runs_of,
     skipped_indexes,
 )
@@ -30,6 +31,7 @@ from settlement.events import (
     Withdrawn,
 )
 from settlement.leases import LeaseStatus, Params
+from settlement.orders import Ask, Bid, Quote
 from settlement.ports import LoggedEvent
 
 _SETTLED_BYTES = 21
@@ -139,6 +141,14 @@ class Escrow:
     def cost(self, rate: int, ms: int) -> int:
         """The contract's own `cost`, for comparison with `units.cost`."""
         return int(self._read("cost", rate, ms))
+
+    def hash_of(self, order: Ask | Bid | Quote) -> bytes:
+        """The contract's own struct hash, for comparison with `order.struct_hash()`."""
+        return bytes(self._read(f"hash{order.primary}", as_tuple(order)))
+
+    def lease_no_of(self, bid_hash: bytes, ask_hash: bytes, meter: str) -> bytes:
+        """The contract's own lease number, for comparison with `orders.lease_no`."""
+        return bytes(self._read("leaseNoOf", bid_hash, ask_hash, meter))
 
     def domain_separator(self) -> bytes:
         """The contract's own, for comparison with `domain().separator()`."""

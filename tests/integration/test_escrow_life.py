@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 
 from settlement import units
-from settlement.chain.calls import Previous
+from settlement.chain.calls import Previous, open_batch_gas
 from settlement.chain.devnet import dev_account
 from settlement.leases import EscrowState, LeaseStatus, Params, replay
 from settlement.orders import Prices, Quote, terms_of
@@ -23,21 +24,16 @@ PARAMS = Params(18, SETTINGS.fee_bps)
 
 @pytest.fixture(scope="module", params=["tester", "anvil"])
 def deployed(request: pytest.FixtureRequest) -> Iterator[World]:
-    if request.param == "tester":
-        yield found(EvmChain())
-        return
-    with anvil() as chain:
-        yield found(chain)
+    with nullcontext(EvmChain()) if request.param == "tester" else anvil() as chain:
+        world = found(chain)
+        world.fund(1_000 * TOKEN)
+        yield world
 
 
 @pytest.fixture
-def world(deployed: World) -> World:
-    """The world with 1,000 tokens on the buyer's balance, whatever tests before it left there."""
-    held = deployed.escrow.balance_of(deployed.buyer.address)
-    if held:
-        deployed.send(deployed.buyer, deployed.escrow.calls.withdraw(FAR_AWAY, held))
-    deployed.fund(1_000 * TOKEN)
-    return deployed
+def world(deployed: World) -> Iterator[World]:
+    with deployed.chain.put_back():
+        yield deployed
 
 
 def mirror(world: World) -> EscrowState:
@@ -210,7 +206,7 @@ def test_open_batch_skips_what_does_not_fit(world: World) -> None:
     bad = world.match(world.ask(expiry=1))
     data = world.escrow.calls.open_batch([good[0], bad, good[1]])
     before = len(mirror(world).leases)
-    world.send(world.relayer, data)
+    world.send(world.relayer, data, gas=open_batch_gas(3))
     state = assert_mirrored(world)
     assert len(state.leases) == before + 2
     for match in good:
@@ -230,12 +226,12 @@ def test_fees_are_collected_to_the_recipient(world: World) -> None:
     assert_mirrored(world)
 
 
-def test_the_whole_story_reconciles(world: World) -> None:
-    store = MemoryEvents()
-    head = world.client.head()
+def test_a_life_reconciles(world: World) -> None:
+    one, two = world.open(), world.open(world.match(bid=world.metered_bid()))
+    world.chain.warp(60)
+    world.send(world.relayer, world.escrow.calls.settle([one.voucher(10_000)]))
+    world.send(world.relayer, two.close(20_000, 30, 40))
+    store, head = MemoryEvents(), world.client.head()
     store.append(head, list(world.escrow.events(0, head.number)))
-    open_now = {
-        n for n, lease in mirror(world).leases.items() if lease.status is LeaseStatus.ACTIVE
-    }
-    report = reconcile(store, world.escrow, world.token, open_now)
-    assert [f for f in report.findings if f.kind != "refund_due"] == []
+    report = reconcile(store, world.escrow, world.token, {one.number})
+    assert (report.leases, report.findings) == (2, ())

@@ -29,9 +29,8 @@ def world() -> Iterator[World]:
 
 @pytest.fixture(autouse=True)
 def put_back(world: World) -> Iterator[None]:
-    snapshot = world.client.rpc("evm_snapshot")
-    yield
-    assert world.client.rpc("evm_revert", snapshot)
+    with world.chain.put_back():
+        yield
 
 
 @pytest.fixture

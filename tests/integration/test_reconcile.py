@@ -26,9 +26,8 @@ def deployed() -> Iterator[World]:
 
 @pytest.fixture
 def world(deployed: World) -> Iterator[World]:
-    snapshot = deployed.client.rpc("evm_snapshot")
-    yield deployed
-    assert deployed.client.rpc("evm_revert", snapshot)
+    with deployed.chain.put_back():
+        yield deployed
 
 
 def findings(

@@ -119,12 +119,11 @@ def world() -> Iterator[World]:
 @pytest.fixture
 def bench(world: World, request: pytest.FixtureRequest) -> Iterator[Bench]:
     """A bench on a chain that is put back afterwards."""
-    snapshot = world.client.rpc("evm_snapshot")
     signer = key(f"relayer {request.node.name}")
-    world.client.rpc("anvil_setBalance", signer.address, hex(100 * TOKEN))
-    yield Bench(world, signer)
-    world.client.rpc("evm_setAutomine", True)
-    assert world.client.rpc("evm_revert", snapshot)
+    with world.chain.put_back():
+        world.client.rpc("anvil_setBalance", signer.address, hex(100 * TOKEN))
+        yield Bench(world, signer)
+        world.client.rpc("evm_setAutomine", True)
     world.client.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))  # a revert leaves it
 
 

@@ -122,9 +122,8 @@ class Run:
 def run(
     world: World, killable: Killable, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Run]:
-    snapshot = world.client.rpc("evm_snapshot")
-    yield Run(world, killable, tmp_path / "outbox.db", request.node.name)
-    assert world.client.rpc("evm_revert", snapshot)
+    with world.chain.put_back():
+        yield Run(world, killable, tmp_path / "outbox.db", request.node.name)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,333 @@
+"""Every call that moves funds: by the wrong caller, a second time, and broken off half-way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from settlement.attestation import Usage
+from settlement.chain.abi import abi
+from settlement.chain.calls import Previous, SignedVoucher, open_batch_gas
+from settlement.chain.devnet import dev_account
+from settlement.errors import CallReverted
+from settlement.leases import EscrowState, replay
+from settlement.signing import LocalSigner, sign
+from tests.escrow_world import FAR, SETTINGS, TOKEN, Lease, World, anvil, found, key
+
+NOBODY = "0x" + "77" * 20
+GWEI = 10**9
+
+
+@pytest.fixture(scope="module")
+def deployed() -> Iterator[World]:
+    with anvil() as chain:
+        world = found(chain)
+        world.fund(1_000 * TOKEN)
+        yield world
+
+
+@pytest.fixture
+def world(deployed: World) -> Iterator[World]:
+    with deployed.chain.put_back():
+        yield deployed
+
+
+def books(world: World) -> tuple[EscrowState, int]:
+    """Everything the escrow remembers, and the tokens it holds."""
+    events = world.escrow.events(0, world.client.head().number)
+    state = replay((logged.event for logged in events), world.escrow.params())
+    return state, world.token.balance_of(world.escrow.address)
+
+
+def refused(world: World, sender: LocalSigner, data: bytes) -> CallReverted:
+    """The error of a call that must fail and change nothing."""
+    before = books(world)
+    with pytest.raises(CallReverted) as caught:
+        world.send(sender, data)
+    assert books(world) == before
+    return caught.value
+
+
+@dataclass(frozen=True)
+class Act:
+    """One call that works in the world it was made for."""
+
+    sender: LocalSigner
+    data: bytes
+    gas: int | None = None
+
+
+def running(world: World, seconds: int = 100, **changes: Any) -> Lease:
+    """A lease that has run for a while."""
+    lease = world.open(world.match(bid=world.bid(**changes)))
+    world.chain.warp(seconds)
+    return lease
+
+
+def deposit(world: World) -> Act:
+    amount = 7 * TOKEN
+    transfer = world.token.transfer(world.buyer.address, amount)
+    world.send(dev_account(0), transfer, world.token.address)
+    approve = world.token.approve(world.escrow.address, amount)
+    world.send(world.buyer, approve, world.token.address)
+    return Act(world.buyer, world.escrow.calls.deposit(amount))
+
+
+def deposit_with_permit(world: World) -> Act:
+    amount = 7 * TOKEN
+    transfer = world.token.transfer(world.buyer.address, amount)
+    world.send(dev_account(0), transfer, world.token.address)
+    signature = world.permit(amount)
+    return Act(world.buyer, world.escrow.calls.deposit_with_permit(amount, FAR, signature))
+
+
+def withdraw(world: World) -> Act:
+    everything = world.escrow.balance_of(world.buyer.address)
+    return Act(world.buyer, world.escrow.calls.withdraw(NOBODY, everything))
+
+
+def collect_fees(world: World) -> Act:
+    lease = running(world)
+    world.send(world.relayer, lease.close(50_000))
+    return Act(world.stranger, world.escrow.calls.collect_fees([world.provider.address]))
+
+
+def open_lease(world: World) -> Act:
+    return Act(world.relayer, world.escrow.calls.open(world.match()))
+
+
+def open_batch(world: World) -> Act:
+    return Act(world.relayer, world.escrow.calls.open_batch([world.match()]), open_batch_gas(1))
+
+
+def settle(world: World) -> Act:
+    return Act(world.relayer, world.escrow.calls.settle([running(world).voucher(50_000)]))
+
+
+def settle_metered(world: World) -> Act:
+    lease = world.open(world.match(bid=world.metered_bid()))
+    world.chain.warp(100)
+    data = world.escrow.calls.settle_metered([lease.metered(50_000, 5, 6)])
+    return Act(world.relayer, data)
+
+
+def stop(world: World) -> Act:
+    return Act(world.buyer, world.escrow.calls.stop(running(world).ref))
+
+
+def stop_by_signature(world: World) -> Act:
+    return Act(world.stranger, running(world).stop(world.witness))
+
+
+def close(world: World) -> Act:
+    return Act(world.stranger, running(world).close(50_000))
+
+
+def refund(world: World) -> Act:
+    lease = running(world, 60 + SETTINGS.settle_window + 1, max_seconds=60)
+    return Act(world.stranger, world.escrow.calls.refund(lease.ref))
+
+
+# What the same call answers when it comes again. None: it succeeds and moves nothing.
+ACTS: list[tuple[Callable[[World], Act], str | None]] = [
+    (deposit, "ERC20InsufficientAllowance"),
+    (deposit_with_permit, "PermitFailed"),
+    (withdraw, "InsufficientBalance"),
+    (collect_fees, None),
+    (open_lease, "LeaseExists"),
+    (open_batch, None),
+    (settle, None),
+    (settle_metered, None),
+    (stop, "LeaseNotActive"),
+    (stop_by_signature, "LeaseNotActive"),
+    (close, "LeaseNotOpen"),
+    (refund, "LeaseNotOpen"),
+]
+
+
+def name_of(value: Any) -> str:
+    return value.__name__ if callable(value) else str(value)
+
+
+@pytest.mark.parametrize(("prepare", "again"), ACTS, ids=name_of)
+def test_a_second_call_moves_nothing(
+    world: World, prepare: Callable[[World], Act], again: str | None
+) -> None:
+    act = prepare(world)
+    before = books(world)
+    world.send(act.sender, act.data, gas=act.gas)
+    after = books(world)
+    assert after != before
+    if again is None:
+        world.send(act.sender, act.data, gas=act.gas)
+        assert books(world) == after
+    else:
+        assert refused(world, act.sender, act.data).name == again
+
+
+@pytest.mark.parametrize(("prepare", "again"), ACTS, ids=name_of)
+def test_a_call_broken_off_half_way_moves_nothing_and_works_later(
+    world: World, prepare: Callable[[World], Act], again: str | None
+) -> None:
+    act = prepare(world)
+    before = books(world)
+    needed = world.client.estimate_gas(world.escrow.address, act.data, act.sender.address)
+    for percent in (60, 80, 95):
+        fields = {
+            "type": 2,
+            "chainId": world.client.chain_id,
+            "to": world.escrow.address,
+            "data": act.data,
+            "value": 0,
+            "gas": max(21_000 + 40 * len(act.data), needed * percent // 100),
+            "maxFeePerGas": 10 * GWEI,
+            "maxPriorityFeePerGas": GWEI,
+            "nonce": world.client.nonce(act.sender.address),
+        }
+        raw, tx_hash = act.sender.sign_transaction(fields)
+        world.client.send_raw(raw)
+        receipt = world.client.wait(tx_hash)
+        assert not receipt.succeeded or prepare is open_batch  # which skips what it has no gas for
+        assert books(world) == before
+    world.send(act.sender, act.data, gas=act.gas)
+    assert books(world) != before
+
+
+def test_deposit_takes_from_the_sender_alone(world: World) -> None:
+    act = deposit(world)
+    assert refused(world, world.stranger, act.data).name == "ERC20InsufficientAllowance"
+
+
+def test_a_permit_is_the_senders_own(world: World) -> None:
+    act = deposit_with_permit(world)
+    error = refused(world, world.stranger, act.data)
+    assert (error.name, error.arguments) == ("PermitFailed", (7 * TOKEN, 0))
+
+
+def test_a_permit_that_was_front_run_still_deposits(world: World) -> None:
+    act = deposit_with_permit(world)
+    signature = world.permit(7 * TOKEN)
+    used = abi("ComputeToken").call(
+        "permit", world.buyer.address, world.escrow.address, 7 * TOKEN, FAR,
+        signature[64], signature[:32], signature[32:64],
+    )  # fmt: skip
+    world.send(world.stranger, used, world.token.address)
+    before = world.escrow.balance_of(world.buyer.address)
+    world.send(act.sender, act.data)
+    assert world.escrow.balance_of(world.buyer.address) == before + 7 * TOKEN
+
+
+def test_withdraw_reaches_the_senders_balance_alone(world: World) -> None:
+    error = refused(world, world.stranger, world.escrow.calls.withdraw(NOBODY, 1))
+    assert (error.name, error.arguments) == ("InsufficientBalance", (0, 1))
+
+
+def test_open_is_for_the_named_opener(world: World) -> None:
+    ask = world.ask(opener=world.relayer.address)
+    data = world.escrow.calls.open(world.match(ask))
+    error = refused(world, world.stranger, data)
+    assert error.name == "NotOpener"
+    assert [str(a).lower() for a in error.arguments] == [
+        world.relayer.address.lower(),
+        world.stranger.address.lower(),
+    ]
+    world.send(world.relayer, data)
+
+
+@pytest.mark.parametrize("order", ["ask", "bid"])
+def test_open_needs_both_signatures(world: World, order: str) -> None:
+    match = world.match()
+    domain = world.escrow.domain()
+    if order == "ask":
+        match = replace(match, ask_signature=sign(match.ask, domain, world.stranger))
+    else:
+        match = replace(match, bid_signature=sign(match.bid, domain, world.stranger))
+    data = world.escrow.calls.open(match)
+    assert refused(world, world.relayer, data).name == "InvalidSignature"
+
+
+def test_open_again_needs_the_first_lease_over(world: World) -> None:
+    lease = running(world)
+    bid = lease.match.bid
+    before = Previous(lease.ref.provider, lease.opened.ask_hash, world.meter.address)
+    follower = world.match(world.ask(node=2), bid, previous=before)
+    assert refused(world, world.relayer, world.escrow.calls.open(follower)).name == "LeaseRunning"
+    fresh = world.match(world.ask(node=2), bid)
+    assert refused(world, world.relayer, world.escrow.calls.open(fresh)).name == "NonceUsed"
+
+
+@pytest.mark.parametrize("signer", ["meter", "provider", "buyer", "stranger"])
+def test_a_voucher_counts_by_the_witness_alone(world: World, signer: str) -> None:
+    lease = running(world)
+    before = books(world)
+    voucher = lease.voucher(50_000, getattr(world, signer))
+    paid, skipped = world.escrow.simulate_settle(
+        [voucher, lease.voucher(40_000)], False, world.relayer.address, "pending"
+    )
+    assert (paid, skipped) == ([lease.voucher(40_000)], [voucher])
+    world.send(world.relayer, world.escrow.calls.settle([voucher]))
+    assert books(world) == before
+
+
+def test_a_voucher_of_another_lease_chain_or_escrow_counts_nowhere(world: World) -> None:
+    lease, other = running(world), running(world)
+    domain, voucher = world.escrow.domain(), lease.voucher(50_000)
+    assert isinstance(voucher.voucher, Usage)
+    moved = replace(voucher.voucher, lease_no=other.number)
+    elsewhere = [
+        SignedVoucher(moved, voucher.signature),
+        SignedVoucher(replace(voucher.voucher, ms=50_001), voucher.signature),
+        SignedVoucher(replace(voucher.voucher, buyer=NOBODY), voucher.signature),
+        SignedVoucher(replace(voucher.voucher, provider=NOBODY), voucher.signature),
+        *(
+            SignedVoucher(voucher.voucher, sign(voucher.voucher, wrong, world.witness))
+            for wrong in (replace(domain, chain_id=1), replace(domain, verifying_contract=NOBODY))
+        ),
+    ]
+    paid, skipped = world.escrow.simulate_settle(elsewhere, False, world.relayer.address, "pending")
+    assert (paid, len(skipped)) == ([], len(elsewhere))
+
+
+@pytest.mark.parametrize("caller", ["buyer", "provider"])
+def test_stop_is_for_the_parties(world: World, caller: str) -> None:
+    lease = running(world)
+    data = world.escrow.calls.stop(lease.ref)
+    assert refused(world, world.stranger, data).name == "NotAParty"
+    assert refused(world, world.relayer, data).name == "NotAParty"
+    world.send(getattr(world, caller), data)
+
+
+@pytest.mark.parametrize("signer", ["buyer", "provider", "stranger"])
+def test_stop_by_signature_is_for_witness_and_meter(world: World, signer: str) -> None:
+    lease = running(world)
+    assert refused(world, world.relayer, lease.stop(getattr(world, signer))).name == "NotMeter"
+    world.send(world.relayer, lease.stop(world.meter))
+
+
+def test_close_needs_meter_and_witness_both(world: World) -> None:
+    lease, other = running(world), key("other")
+    by_witness_twice = lease.close(50_000, meter=world.witness)
+    assert refused(world, world.relayer, by_witness_twice).name == "NotMeter"
+    by_meter_twice = lease.close(50_000, witness=world.meter)
+    assert refused(world, world.relayer, by_meter_twice).name == "LeaseNotOpen"
+    assert refused(world, world.buyer, lease.close(0, meter=other)).name == "NotMeter"
+    assert refused(world, world.provider, lease.close(0, witness=other)).name == "LeaseNotOpen"
+
+
+def test_close_stays_between_what_was_settled_and_the_clock(world: World) -> None:
+    lease = running(world)
+    world.send(world.relayer, world.escrow.calls.settle([lease.voucher(50_000)]))
+    assert refused(world, world.relayer, lease.close(49_999)).name == "UsageBelowSettled"
+    assert refused(world, world.relayer, lease.close(10**9)).name == "UsageAheadOfTime"
+    world.send(world.relayer, lease.close(50_000))
+
+
+def test_refund_waits_for_the_settle_window(world: World) -> None:
+    lease = running(world, 60, max_seconds=60)
+    data = world.escrow.calls.refund(lease.ref)
+    assert refused(world, world.buyer, data).name == "RefundTooEarly"
+    world.chain.warp(SETTINGS.settle_window + 1)
+    world.send(world.stranger, data)

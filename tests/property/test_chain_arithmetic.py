@@ -1,0 +1,222 @@
+"""The contract computes what Python computes, to the atom, on terms drawn at random.
+
+Views are compared where there are any; the rest by opening, settling and closing real leases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import strategies as st
+
+from settlement import units
+from settlement.chain.calls import Match
+from settlement.errors import CallReverted
+from settlement.leases import replay
+from settlement.orders import Ask, Bid, Prices, Quote, Terms, TierLimit, lease_no, terms_of
+from settlement.reconcile import expected_view, ref_of
+from tests.conftest import NIGHTLY
+from tests.escrow_world import SETTINGS, TIER, TOKEN, World, anvil, found
+from tests.struct_strategies import structs_of
+
+LIVES = settings(
+    max_examples=300 if NIGHTLY else 20,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking a life takes minutes
+    suppress_health_check=[HealthCheck.too_slow],
+)
+VIEWS = settings(max_examples=1_000 if NIGHTLY else 30)
+
+PATIENT = replace(SETTINGS, settle_window=30 * 86_400)  # the shortest lease stays open to settle
+
+prices = st.builds(
+    Prices,
+    gpu_hour=st.integers(0, 50 * 10**9),
+    cpu_hour=st.integers(0, 10**9),
+    memory_gib_hour=st.integers(0, 10**9),
+    storage_gib_hour=st.integers(0, 10**8),
+    egress_gib=st.integers(0, 10**9),
+    unit=st.integers(0, 10**8),
+)
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with anvil() as chain:
+        world = found(chain, PATIENT)
+        world.fund(10_000_000 * TOKEN)
+        yield world
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a life is drawn from."""
+
+    floor: Prices
+    gpu_milli: int
+    cpu_milli: int
+    memory_mib: int
+    storage_mib: int
+    egress_mib: int
+    units: int
+    max_seconds: int
+    start_limit: int
+    min_charge: int
+    budget: int
+
+
+shapes = st.builds(
+    Shape,
+    floor=prices,
+    gpu_milli=st.integers(1, 999) | st.integers(1, 8).map(lambda n: n * 1_000),
+    cpu_milli=st.integers(0, 64_000),
+    memory_mib=st.integers(0, 1 << 20),
+    storage_mib=st.integers(0, 1 << 20),
+    egress_mib=st.integers(0, 1 << 20),
+    units=st.integers(0, 10**6),
+    max_seconds=st.integers(1, 86_400),
+    start_limit=st.integers(0, 600),
+    min_charge=st.integers(0, 300),
+    budget=st.integers(0, 3_000 * TOKEN),
+)
+
+
+def orders(world: World, shape: Shape) -> tuple[Ask, Bid]:
+    ask = world.ask(
+        floor=shape.floor,
+        start_limit_seconds=shape.start_limit,
+        min_charge_seconds=min(shape.min_charge, shape.max_seconds),
+    )
+    bid = world.bid(
+        gpu_milli=shape.gpu_milli,
+        cpu_milli=shape.cpu_milli,
+        memory_mib=shape.memory_mib,
+        storage_mib=shape.storage_mib,
+        egress_mib=shape.egress_mib,
+        units=shape.units,
+        unit=ask.unit if shape.units else bytes(32),
+        max_seconds=shape.max_seconds,
+        budget=shape.budget,
+    )
+    return ask, bid
+
+
+def can_open(ask: Ask, bid: Bid, terms: Terms) -> bool:
+    """Whether the budget covers what `ComputeEscrow.open` asks for at least."""
+    least = max(ask.min_seconds + ask.start_limit_seconds, ask.min_charge_seconds, 1)
+    return terms.counted_lock <= bid.budget and terms.funded_seconds >= least
+
+
+@VIEWS
+@given(rate=st.integers(0, 2**64 - 1), ms=st.integers(0, 2**40 - 1))
+def test_cost_equals_the_contracts(world: World, rate: int, ms: int) -> None:
+    assert world.escrow.cost(rate, ms) == units.cost(rate, ms)
+
+
+@VIEWS
+@given(data=st.data())
+def test_struct_hashes_equal_the_contracts(world: World, data: st.DataObject) -> None:
+    for kind in (Ask, Bid, Quote):
+        order = data.draw(structs_of(kind))
+        assert world.escrow.hash_of(order) == order.struct_hash()
+
+
+@VIEWS
+@given(bid_hash=st.binary(min_size=32, max_size=32), ask_hash=st.binary(min_size=32, max_size=32))
+def test_lease_number_equals_the_contracts(world: World, bid_hash: bytes, ask_hash: bytes) -> None:
+    meter = world.meter.address
+    assert world.escrow.lease_no_of(bid_hash, ask_hash, meter) == lease_no(
+        bid_hash, ask_hash, meter
+    )
+
+
+def test_domain_separators_equal_the_contracts(world: World) -> None:
+    assert world.escrow.domain_separator() == world.escrow.domain().separator()
+    assert world.token.domain_separator() == world.token.domain().separator()
+
+
+@LIVES
+@given(shape=shapes)
+def test_terms_equal_what_open_freezes(world: World, shape: Shape) -> None:
+    ask, bid = orders(world, shape)
+    terms = terms_of(ask, bid, ask.floor)
+    with world.chain.put_back():
+        if not can_open(ask, bid, terms):
+            with pytest.raises(CallReverted, match="BudgetTooSmall"):
+                world.open(world.match(ask, bid))
+            return
+        opened = world.open(world.match(ask, bid)).opened
+        assert (opened.rate, opened.funded, opened.locked) == (
+            terms.rate,
+            terms.funded_seconds,
+            terms.lock,
+        )
+        assert opened.locked <= bid.budget
+
+
+@LIVES
+@given(
+    shape=shapes,
+    uses=st.lists(
+        st.tuples(st.integers(0, 10**6), st.integers(0, 1 << 21), st.integers(0, 2 * 10**6)),
+        min_size=1,
+        max_size=4,
+    ),
+)
+def test_payments_equal_whatever_is_settled(
+    world: World, shape: Shape, uses: list[tuple[int, int, int]]
+) -> None:
+    ask, bid = orders(world, replace(shape, budget=10**6 * TOKEN))
+    assume(can_open(ask, bid, terms_of(ask, bid, ask.floor)))
+    with world.chain.put_back():
+        live(world, world.match(ask, bid), uses)
+
+
+def live(world: World, match: Match, uses: list[tuple[int, int, int]]) -> None:
+    """Settle each use as it comes, close at the greatest, and compare at every step."""
+    lease = world.open(match)
+    prices, bid, funded_ms = match.prices, match.bid, lease.opened.funded * 1_000
+    metered = bid.egress_mib > 0 or bid.units > 0
+    world.chain.warp(1_001)
+    ms = egress = count = paid = fees = 0
+    start = world.escrow.balance_of(world.provider.address)
+    for use_ms, use_egress, use_units in uses:
+        calls = world.escrow.calls
+        if metered:
+            voucher = lease.metered(use_ms, use_egress, use_units)
+            world.send(world.relayer, calls.settle_metered([voucher]))
+            egress = max(egress, min(use_egress, bid.egress_mib))
+            count = max(count, min(use_units, bid.units))
+        else:
+            world.send(world.relayer, calls.settle([lease.voucher(use_ms)]))
+        ms = max(ms, min(use_ms, funded_ms))
+        time = units.time_cost(lease.opened.rate, ms, lease.opened.min_charge_seconds)
+        counted = units.counted_cost(prices.egress_gib, prices.unit, egress, count)
+        paid = time + counted
+        fees = sum(units.fee_of(part, SETTINGS.fee_bps) for part in (time, counted))
+        assert world.escrow.balance_of(world.provider.address) == start + paid - fees
+        assert world.escrow.fees_of(world.provider.address) == fees
+        assert lease.view().released == paid
+    world.send(world.relayer, lease.close(ms, egress, count))
+    view = lease.view()
+    assert (view.released, view.locked) == (paid, 0)
+    assert lease.opened.locked >= paid
+    logged = world.escrow.events(0, world.client.head().number)
+    state = replay((e.event for e in logged), world.escrow.params())
+    folded = state.leases[lease.number]
+    assert expected_view(folded, state.params) == view
+    assert folded.refunded == lease.opened.locked - paid
+    assert ref_of(folded) == lease.ref
+    assert world.token.balance_of(world.escrow.address) == state.held()
+
+
+def test_a_limit_below_the_rate_is_refused_at_its_edge(world: World) -> None:
+    ask = world.ask()
+    rate = terms_of(ask, world.bid(), ask.floor).rate
+    low = world.bid(limits=(TierLimit(TIER, rate - 1),))
+    with pytest.raises(CallReverted, match="PriceAboveLimit"):
+        world.open(world.match(ask, low))
+    exact = world.bid(limits=(TierLimit(TIER, rate),))
+    assert world.open(world.match(world.ask(), exact)).opened.rate == rate

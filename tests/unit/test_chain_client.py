@@ -1,0 +1,185 @@
+"""What a node may answer, and which error of ours it becomes: no node, no socket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import requests
+from web3.providers.base import JSONBaseProvider
+
+from settlement.chain.abi import Abi, artifact
+from settlement.chain.client import ChainClient, transaction_fields, with_margin
+from settlement.errors import (
+    CallReverted,
+    ChainError,
+    ChainUnavailable,
+    SendReason,
+    SendRejected,
+    WrongChain,
+)
+
+HASH = "0x" + "ab" * 32
+ADDRESS = "0x" + "11" * 20
+Reply = Callable[[str], Any]
+
+
+class Scripted(JSONBaseProvider):
+    """Answers every request with what a test gives it."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__()
+        self.reply = reply
+        self.asked: list[str] = []
+
+    def make_request(self, method: Any, params: Any) -> Any:
+        self.asked.append(method)
+        return {"jsonrpc": "2.0", "id": 1} | self.reply(method)
+
+
+def client(reply: Reply) -> ChainClient:
+    return ChainClient("scripted", 31337, provider=Scripted(reply))
+
+
+def result(value: Any) -> Reply:
+    return lambda _: {"result": value}
+
+
+def error(message: str, code: int = -32000, **more: Any) -> Reply:
+    return lambda _: {"error": {"code": code, "message": message, **more}}
+
+
+def raising(exception: Exception) -> Reply:
+    def reply(_: str) -> Any:
+        raise exception
+
+    return reply
+
+
+READS: dict[str, Callable[[ChainClient], Any]] = {
+    "check": lambda c: c.check(),
+    "head": lambda c: c.head(),
+    "balance": lambda c: c.balance(ADDRESS),
+    "nonce": lambda c: c.nonce(ADDRESS),
+    "call": lambda c: c.call(ADDRESS, b""),
+    "estimate": lambda c: c.estimate_gas(ADDRESS, b"", ADDRESS),
+    "fees": lambda c: c.fees(),
+    "knows": lambda c: c.knows(HASH),
+    "receipt": lambda c: c.receipt(HASH),
+    "logs": lambda c: c.logs(ADDRESS, 0, 1),
+    "send": lambda c: c.send_raw(b"\x02"),
+}
+FAILURES: dict[str, Reply] = {
+    "refused": raising(requests.ConnectionError("connection refused")),
+    "slow": raising(requests.Timeout("read timed out")),
+    "http 429": raising(requests.HTTPError("429 Too Many Requests")),
+    "not json": raising(requests.exceptions.JSONDecodeError("Expecting value", "<html>", 0)),
+    "overload": error("limit exceeded", code=-32005),
+}
+
+
+@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize("failure", FAILURES)
+def test_no_answer_is_unavailable_for_every_call(read: str, failure: str) -> None:
+    with pytest.raises(ChainUnavailable):
+        READS[read](client(FAILURES[failure]))
+
+
+@pytest.mark.parametrize("read", [name for name in READS if name not in ("call", "send")])
+def test_an_answer_of_the_wrong_form_is_unavailable(read: str) -> None:
+    answers: tuple[Any, ...] = ("nonsense", 12.5, {"a": 1}, [{}])
+    for nonsense in answers:
+        with pytest.raises(ChainUnavailable):
+            READS[read](client(result(nonsense)))
+
+
+def test_another_chain_is_refused() -> None:
+    with pytest.raises(WrongChain, match="expected chain 31337, the node serves 5"):
+        client(result("0x5")).check()
+    client(result("0x7a69")).check()
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("nonce too low", SendReason.NONCE_TOO_LOW),
+        ("nonce too low: next nonce 5, tx nonce 4", SendReason.NONCE_TOO_LOW),
+        ("replacement transaction underpriced", SendReason.UNDERPRICED),
+        ("transaction underpriced", SendReason.UNDERPRICED),
+        ("max fee per gas less than block base fee", SendReason.UNDERPRICED),
+        ("Insufficient funds for gas * price + value", SendReason.INSUFFICIENT_FUNDS),
+        ("exceeds block gas limit", SendReason.OTHER),
+    ],
+)
+def test_a_refused_send_says_why(message: str, reason: SendReason) -> None:
+    with pytest.raises(SendRejected) as caught:
+        client(error(message)).send_raw(b"\x02")
+    assert caught.value.reason is reason
+
+
+@pytest.mark.parametrize("message", ["already known", "transaction already imported"])
+def test_bytes_the_node_has_count_as_sent(message: str) -> None:
+    client(error(message)).send_raw(b"\x02")
+
+
+def test_a_send_is_tried_once() -> None:
+    provider = Scripted(raising(requests.ConnectionError("reset")))
+    with pytest.raises(ChainUnavailable):
+        ChainClient("scripted", 1, provider=provider).send_raw(b"\x02")
+    assert provider.asked == ["eth_sendRawTransaction"]
+
+
+def test_a_refusal_by_the_node_is_an_error_and_not_an_outage() -> None:
+    with pytest.raises(ChainError) as caught:
+        client(error("method not supported", code=-32601)).balance(ADDRESS)
+    assert not isinstance(caught.value, ChainUnavailable)
+
+
+def custom_error(name: str, *arguments: int) -> str:
+    entry = next(
+        e for e in artifact("ComputeEscrow").abi if e["type"] == "error" and e["name"] == name
+    )
+    as_function = entry | {"type": "function", "outputs": []}
+    return "0x" + Abi((as_function,)).call(name, *arguments).hex()
+
+
+@pytest.mark.parametrize("read", ["call", "estimate"])
+def test_a_custom_error_is_decoded(read: str) -> None:
+    data = custom_error("RefundTooEarly", 100, 99)
+    with pytest.raises(CallReverted) as caught:
+        READS[read](client(error("execution reverted", code=3, data=data)))
+    assert (caught.value.name, caught.value.arguments) == ("RefundTooEarly", (100, 99))
+    assert str(caught.value) == "RefundTooEarly(100, 99)"
+
+
+def test_a_revert_without_data_is_unknown() -> None:
+    with pytest.raises(CallReverted) as caught:
+        client(error("execution reverted", code=3, data="0x")).call(ADDRESS, b"")
+    assert caught.value.name == "unknown"
+
+
+def test_a_revert_with_a_message_keeps_it() -> None:
+    data = (
+        "0x08c379a0" + (32).to_bytes(32, "big").hex() + (4).to_bytes(32, "big").hex()
+        + b"nope".ljust(32, b"\0").hex()
+    )  # fmt: skip
+    with pytest.raises(CallReverted) as caught:
+        client(error("execution reverted: nope", code=3, data=data)).call(ADDRESS, b"")
+    assert (caught.value.name, caught.value.arguments) == ("Error", ("nope",))
+
+
+def test_what_is_not_there_is_none() -> None:
+    nothing = client(result(None))
+    assert nothing.block(5) is None
+    assert nothing.receipt(HASH) is None
+    assert not nothing.knows(HASH)
+    with pytest.raises(ChainUnavailable):
+        nothing.head()
+
+
+def test_fields_never_offer_a_tip_above_the_maximum() -> None:
+    fields = transaction_fields(1, ADDRESS, b"", 0, 21_000, max_fee=5, priority_fee=9)
+    assert fields["maxFeePerGas"] == 9
+    assert "to" not in transaction_fields(1, None, b"", 0, 1, 1, 1)
+    assert with_margin(100_000) == 125_000

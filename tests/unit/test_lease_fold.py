@@ -1,0 +1,204 @@
+"""The fold from events to leases and books, on events written by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from settlement import units
+from settlement.errors import FieldError
+from settlement.events import (
+    KINDS,
+    ChainEvent,
+    Closed,
+    Deposited,
+    FeesCollected,
+    Opened,
+    OpenedCounted,
+    Settled,
+    SettledEntry,
+    SettledMetered,
+    Stopped,
+    Withdrawn,
+    event_from_json,
+    event_to_json,
+    lease_numbers,
+)
+from settlement.leases import LeaseStatus, Params, fold, replay
+
+BUYER, PROVIDER, WITNESS, METER, BOSS = ("0x" + f"{i:02x}" * 20 for i in range(1, 6))
+NUMBER, OTHER = b"\x0a" * 16, b"\x0b" * 16
+RATE = 2_500_000_000_007
+PARAMS = Params(18, 333)
+OPENED = Opened(
+    NUMBER, BUYER, PROVIDER, WITNESS, METER, b"\x01" * 32, b"\x02" * 32, RATE, 1_000, 7, 10_600,
+    600, 30, units.time_lock(RATE, 600, 30) + units.counted_lock(11, 13, 2_000, 50), 42,
+)  # fmt: skip
+COUNTED = OpenedCounted(NUMBER, 11, 13, 2_000, 50)
+DEPOSIT = Deposited(BUYER, 10**20)
+
+
+def settled(ms: int, number: bytes = NUMBER) -> Settled:
+    return Settled(PROVIDER, (SettledEntry(number, ms),))
+
+
+def metered(ms: int, egress: int, count: int) -> SettledMetered:
+    return SettledMetered(PROVIDER, (SettledEntry(NUMBER, ms, egress, count),))
+
+
+def test_fold_without_an_opening_is_nothing() -> None:
+    assert fold([settled(5)]) is None
+    assert fold([]) is None
+
+
+def test_fold_of_a_fresh_lease_has_its_terms() -> None:
+    lease = fold([OPENED])
+    assert lease is not None
+    assert (lease.start, lease.end, lease.funded) == (10_000, 10_600, 600)
+    assert (lease.status, lease.used_ms, lease.metered) == (LeaseStatus.ACTIVE, 0, False)
+    assert lease.locked(PARAMS) == units.time_lock(RATE, 600, 30)
+    assert lease.released(PARAMS) == 0
+
+
+def test_fold_ignores_other_leases() -> None:
+    lease = fold([OPENED, settled(5_000, OTHER), Stopped(OTHER, BUYER, PROVIDER, 10_001, 1)])
+    assert lease == fold([OPENED])
+
+
+@pytest.mark.parametrize(("now", "elapsed"), [(9_999, 0), (10_000, 0), (10_001, 1_000)])
+def test_elapsed_counts_from_the_start(now: int, elapsed: int) -> None:
+    lease = fold([OPENED])
+    assert lease is not None
+    assert lease.elapsed_ms(now) == elapsed
+
+
+def test_minimum_charge_is_paid_once_something_ran() -> None:
+    lease = fold([OPENED, settled(1)])
+    assert lease is not None
+    assert lease.released(PARAMS) == units.cost(RATE, 30_000)
+    later = fold([OPENED, settled(1), settled(31_000)])
+    assert later is not None
+    assert later.released(PARAMS) == units.cost(RATE, 31_000)
+
+
+def test_stop_moves_end_and_keeps_start() -> None:
+    lease = fold([OPENED, settled(4_000), Stopped(NUMBER, BUYER, PROVIDER, 10_100, 5)])
+    assert lease is not None
+    assert (lease.status, lease.start, lease.funded) == (LeaseStatus.STOPPED, 10_000, 100)
+    assert lease.lock(PARAMS) == units.time_lock(RATE, 100, 30)
+
+
+def test_closed_holds_nothing() -> None:
+    lease = fold([OPENED, COUNTED, Closed(NUMBER, BUYER, PROVIDER, 9_000, 3, 4, 1, 2)])
+    assert lease is not None
+    assert (lease.status, lease.locked(PARAMS), lease.refunded) == (LeaseStatus.CLOSED, 0, 2)
+    assert (lease.used_ms, lease.egress_mib, lease.units) == (9_000, 3, 4)
+
+
+def life() -> list[ChainEvent]:
+    """A deposit, a metered lease settled, stopped and closed; with honest amounts."""
+    gross = units.time_cost(RATE, 90_000, 30) + units.counted_cost(11, 13, 30, 7)
+    stopped_lock = units.time_lock(RATE, 100, 30)
+    counted_lock = units.counted_lock(11, 13, 2_000, 50)
+    return [
+        DEPOSIT,
+        OPENED,
+        COUNTED,
+        metered(40_000, 20, 5),
+        settled(50_000),
+        Stopped(NUMBER, BUYER, PROVIDER, 10_100, units.time_lock(RATE, 600, 30) - stopped_lock),
+        metered(60_000, 25, 5),
+        Closed(NUMBER, BUYER, PROVIDER, 90_000, 30, 7, gross, stopped_lock + counted_lock - gross),
+    ]
+
+
+def test_replay_keeps_the_sum_at_every_step() -> None:
+    events = life()
+    for i in (1, *range(3, len(events) + 1)):  # an opening and its counted part come together
+        state = replay(events[:i], PARAMS)
+        assert state.held() == DEPOSIT.amount
+        assert all(amount >= 0 for amount in (*state.balances.values(), *state.fees.values()))
+
+
+def test_replay_pays_net_and_holds_the_fee() -> None:
+    state = replay(life(), PARAMS)
+    time, counted = units.time_cost(RATE, 90_000, 30), units.counted_cost(11, 13, 30, 7)
+    fee = units.fee_of(time, 333) + units.fee_of(counted, 333)
+    assert state.balances[PROVIDER] == time + counted - fee
+    assert state.fees[PROVIDER] == fee
+    assert state.balances[BUYER] == DEPOSIT.amount - time - counted
+    assert state.capacity == {(PROVIDER, 7): 0}
+    assert state.nonces == {(BUYER, 42)}
+    assert state.bids == {}
+
+
+def test_replay_moves_collected_fees_and_withdrawals() -> None:
+    state = replay(life(), PARAMS)
+    fee, income = state.fees[PROVIDER], state.balances[PROVIDER]
+    state.take(FeesCollected(PROVIDER, BOSS, fee))
+    state.take(Withdrawn(PROVIDER, METER, income))
+    assert (state.fees[PROVIDER], state.balances[BOSS], state.balances[PROVIDER]) == (0, fee, 0)
+    assert state.held() == DEPOSIT.amount - income
+
+
+def test_replay_counts_what_earlier_leases_of_a_bid_may_cost() -> None:
+    second = replace(OPENED, lease_no=OTHER, ask_hash=b"\x03" * 32, locked=10)
+    third = replace(OPENED, lease_no=b"\x0c" * 16, ask_hash=b"\x04" * 32, locked=10)
+    closed = Closed(OTHER, BUYER, PROVIDER, 40_000, 0, 0, units.cost(RATE, 40_000), 1)
+    stop = Stopped(NUMBER, BUYER, PROVIDER, 10_100, 0)
+    state = replay([DEPOSIT, OPENED, stop, second], PARAMS)
+    first_cost = units.time_lock(RATE, 100, 30)
+    assert state.bids == {OPENED.bid_hash: (OTHER, first_cost)}
+    for event in (closed, third):
+        state.take(event)
+    spent = first_cost + units.cost(RATE, 40_000)
+    assert state.bids == {OPENED.bid_hash: (third.lease_no, spent)}
+    assert state.nonces == {(BUYER, 42)}
+
+
+def test_lease_numbers_are_those_touched() -> None:
+    batch = Settled(PROVIDER, (SettledEntry(NUMBER, 1), SettledEntry(OTHER, 2)))
+    assert lease_numbers(batch) == (NUMBER, OTHER)
+    assert lease_numbers(OPENED) == (NUMBER,)
+    assert lease_numbers(DEPOSIT) == ()
+
+
+amounts = st.integers(0, 2**256 - 1)
+entries = st.builds(
+    SettledEntry,
+    st.binary(min_size=16, max_size=16),
+    st.integers(0, 2**40 - 1),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**32 - 1),
+)
+anything = st.one_of(
+    st.sampled_from(life()),
+    st.builds(Deposited, st.just(BUYER), amounts),
+    st.builds(Withdrawn, st.just(BUYER), st.just(BOSS), amounts),
+    st.builds(FeesCollected, st.just(PROVIDER), st.just(BOSS), amounts),
+    st.builds(Settled, st.just(PROVIDER), st.lists(entries, max_size=3).map(tuple)),
+    st.builds(SettledMetered, st.just(PROVIDER), st.lists(entries, max_size=3).map(tuple)),
+)
+
+
+@given(event=anything)
+def test_an_event_survives_json(event: ChainEvent) -> None:
+    text = json.dumps(event_to_json(event))
+    assert event_from_json(event.name, json.loads(text)) == event
+
+
+def test_json_numbers_beyond_doubles_are_strings() -> None:
+    assert event_to_json(Deposited(BUYER, 2**53))["amount"] == str(2**53)
+    assert event_to_json(Deposited(BUYER, 2**53 - 1))["amount"] == 2**53 - 1
+
+
+def test_unknown_events_and_missing_fields_are_refused() -> None:
+    with pytest.raises(FieldError, match="no event of the escrow"):
+        event_from_json("Transfer", {})
+    with pytest.raises(FieldError, match="/amount: missing"):
+        event_from_json("Deposited", {"account": BUYER})
+    assert set(KINDS) == {kind.__name__ for kind in KINDS.values()}

@@ -1,0 +1,181 @@
+"""Signers and their key files."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import stat
+import traceback
+from pathlib import Path
+
+import pytest
+from eth_account import Account
+
+from settlement import keystore
+from settlement.attestation import Stop
+from settlement.eip712 import ZERO_ADDRESS, Domain
+from settlement.errors import KeystoreError, SignatureError
+from settlement.signing import (
+    CURVE_ORDER,
+    HALF_ORDER,
+    LocalSigner,
+    expand,
+    recover_digest,
+    sign,
+    verify,
+)
+
+KEY = bytes(range(1, 33))
+CANARY = KEY.hex()
+DOMAIN = Domain(1, "0x" + "11" * 20)
+STOP = Stop("0x" + "22" * 20, "0x" + "33" * 20, b"\x44" * 16)
+PASSWORD = "correct horse"
+
+
+def test_the_key_is_in_no_string_of_a_signer() -> None:
+    signer = LocalSigner(KEY)
+    texts = [repr(signer), str(signer), f"{signer}", repr([signer]), repr({"s": signer})]
+    try:
+        raise ValueError(signer)
+    except ValueError as error:
+        texts.append("".join(traceback.format_exception(error)))
+    assert not any(CANARY in text.lower() for text in texts)
+    assert signer.address in texts[0]
+
+
+def test_a_signer_is_not_pickled_or_copied() -> None:
+    signer = LocalSigner(KEY)
+    with pytest.raises(TypeError):
+        pickle.dumps(signer)
+    with pytest.raises(TypeError):
+        copy.copy(signer)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [b"", KEY[:31], KEY + b"\0", bytes(32), CURVE_ORDER.to_bytes(32, "big"), b"\xff" * 32],
+    ids=["empty", "short", "long", "zero", "order", "above"],
+)
+def test_a_key_that_is_none_is_refused_without_being_shown(key: bytes) -> None:
+    with pytest.raises(SignatureError) as caught:
+        LocalSigner(key)
+    assert key.hex() == "" or key.hex() not in str(caught.value)
+
+
+def test_created_signers_differ() -> None:
+    assert LocalSigner.create().address != LocalSigner.create().address
+
+
+def test_signing_is_deterministic_with_low_s() -> None:
+    signer = LocalSigner(KEY)
+    for i in range(20):
+        signature = signer.sign_digest(bytes((i,)) * 32)
+        assert signature == signer.sign_digest(bytes((i,)) * 32)
+        assert len(signature) == 65
+        assert int.from_bytes(signature[32:64], "big") <= HALF_ORDER
+        assert signature[64] in (27, 28)
+
+
+@pytest.mark.parametrize("length", [0, 31, 33])
+def test_a_digest_of_another_length_is_not_signed(length: int) -> None:
+    with pytest.raises(SignatureError):
+        LocalSigner(KEY).sign_digest(bytes(length))
+
+
+def test_verify_names_both_signers() -> None:
+    signature = sign(STOP, DOMAIN, LocalSigner(KEY))
+    other = LocalSigner.create().address
+    with pytest.raises(SignatureError, match=f"Stop was signed by 0x.*, not by {other}"):
+        verify(STOP, DOMAIN, signature, other)
+    verify(STOP, DOMAIN, signature, LocalSigner(KEY).address.lower())
+
+
+def test_zero_is_never_the_expected_signer() -> None:
+    signature = sign(STOP, DOMAIN, LocalSigner(KEY))
+    with pytest.raises(SignatureError, match="zero address"):
+        verify(STOP, DOMAIN, signature, ZERO_ADDRESS)
+
+
+@pytest.mark.parametrize("length", [0, 63, 65])
+def test_a_compact_signature_has_64_bytes(length: int) -> None:
+    with pytest.raises(SignatureError):
+        expand(bytes(length))
+
+
+def test_a_compact_signature_with_high_s_is_refused() -> None:
+    high = (HALF_ORDER + 1).to_bytes(32, "big")
+    with pytest.raises(SignatureError, match="lower half"):
+        expand(b"\1" * 32 + high)
+
+
+def test_s_of_exactly_half_the_order_is_well_formed() -> None:
+    edge = b"\1" * 32 + HALF_ORDER.to_bytes(32, "big") + b"\x1b"
+    assert recover_digest(b"\5" * 32, edge).startswith("0x")
+
+
+def new_keystore(path: Path, signer: LocalSigner | None = None) -> LocalSigner:
+    return keystore.create(path, PASSWORD, signer, kdf="pbkdf2", iterations=2)
+
+
+def test_keystore_is_for_its_owner_alone_and_opens_again(tmp_path: Path) -> None:
+    path = tmp_path / "keys" / "meter.json"
+    signer = new_keystore(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert keystore.load(path, PASSWORD).address == signer.address
+    assert signer.secret().hex() not in path.read_text()
+
+
+def test_keystore_is_the_format_of_other_tools(tmp_path: Path) -> None:
+    path = tmp_path / "k.json"
+    new_keystore(path, LocalSigner(KEY))
+    document = json.loads(path.read_text())
+    assert document["version"] == 3
+    assert bytes(Account.decrypt(document, PASSWORD)) == KEY
+    theirs = Account.encrypt(KEY, PASSWORD, kdf="scrypt", iterations=2)
+    path.write_text(json.dumps(theirs))
+    assert keystore.load(path, PASSWORD).address == LocalSigner(KEY).address
+
+
+def test_keystore_is_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "k.json"
+    new_keystore(path, LocalSigner(KEY))
+    before = path.read_text()
+    with pytest.raises(KeystoreError, match="never overwritten"):
+        new_keystore(path)
+    assert path.read_text() == before
+
+
+def test_keystore_in_a_place_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(KeystoreError):
+        new_keystore(tmp_path / "file" / "k.json")
+
+
+def test_a_wrong_password_says_so_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "k.json"
+    new_keystore(path, LocalSigner(KEY))
+    with pytest.raises(KeystoreError, match="wrong password") as caught:
+        keystore.load(path, "tr0ub4dor")
+    assert "tr0ub4dor" not in str(caught.value)
+    assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "not json", "[]", "{}", '{"version": 3}', '{"version": 1, "crypto": {}}', '"text"'],
+)
+def test_a_file_that_is_no_keystore_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "k.json"
+    path.write_text(text)
+    with pytest.raises(KeystoreError):
+        keystore.load(path, PASSWORD)
+
+
+def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KeystoreError, match="cannot be read"):
+        keystore.load(tmp_path / "none.json", PASSWORD)
+    (tmp_path / "k.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(KeystoreError, match="cannot be read"):
+        keystore.load(tmp_path / "k.json", PASSWORD)
