@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from eth_hash.auto import keccak
@@ -308,13 +310,24 @@ def memory_world(**changes: Any) -> World:
 
 def sqlite_world(folder: Path, **changes: Any) -> World:
     """A market on SQLite in a folder; one that is there already is opened again."""
-    url = f"sqlite:///{folder}/market.db"
-    upgrade(url)
+    path = folder / "market.db"
+    url = f"sqlite:///{path}"
+    if not path.exists():
+        path.write_bytes(_empty_database())
     clock, database = ManualClock(), Database(url)
     fixed = market(**changes)
     world = _world(clock, database, SqlOutbox(database), None, fixed)
     world.chain.events = SqlEventStore(database, world.catalog.projection)
     return world
+
+
+@cache
+def _empty_database() -> bytes:
+    """A migrated database without rows, made once per process: migrating takes most of a test."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "empty.db"
+        upgrade(f"sqlite:///{path}")
+        return path.read_bytes()
 
 
 def _world(clock: ManualClock, database: Any, outbox: Any, events: Any, fixed: Market) -> World:

@@ -28,7 +28,6 @@ from marketplace.api.routes import (
 from marketplace.services.catalog import Catalog
 from marketplace.services.ports import Database
 
-BODY_BYTES_MAX = 1024 * 1024
 NOUNS = (
     meta, keys, accounts, nodes, asks, book, bids, jobs, leases, attestations, witness, receipts,
     blobs,
@@ -65,7 +64,6 @@ def create_api(
         openapi_url="/v1/openapi.json",
         docs_url="/v1/docs",
         redoc_url=None,
-        max_body_size=BODY_BYTES_MAX,
     )
     app.limits = limits or Limits()
     app.state.edge = Edge(catalog, database, wake)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Header, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi import Depends, Header, HTTPException, Query, Request
+from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from marketplace.api.problems import KINDS, MEDIA_TYPE
@@ -31,6 +33,7 @@ from marketplace.services.records import IdempotentReply
 
 T = TypeVar("T")
 KEY_MAX = 128
+RAW_DEPTH_MAX = 64
 PAGE_MAX = 100
 bearer = HTTPBearer(auto_error=False, description="API key: `coul_…`")
 
@@ -80,6 +83,36 @@ def edge_of(request: Request) -> Edge:
 
 
 EdgeDep = Annotated[Edge, Depends(edge_of)]
+
+
+class SoundRoute(APIRoute):
+    """A route that refuses JSON nested too deep before a parser's stack meets it."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The usual handler behind the check."""
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            if "json" in request.headers.get("content-type", "json"):
+                check_depth(await request.body())
+            return await handler(request)
+
+        return handle
+
+
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\Z)|[\[{\]}]', re.DOTALL)
+
+
+def check_depth(body: bytes) -> None:
+    """Raise HTTPException 400 where brackets nest deeper than any request of ours."""
+    if body.count(b"[") + body.count(b"{") <= RAW_DEPTH_MAX:
+        return
+    depth = 0
+    for token in _TOKENS.finditer(body):
+        mark = token.group()
+        depth += (mark in b"[{") - (mark in b"]}")
+        if depth > RAW_DEPTH_MAX:
+            raise HTTPException(400, f"the JSON nests deeper than {RAW_DEPTH_MAX} levels")
 
 
 async def raw_body(request: Request) -> bytes:

@@ -12,21 +12,27 @@ from typing import Any
 
 import structlog
 from fastapi import Request
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
 from marketplace.api.problems import answer
+from marketplace.services.blobs import BLOB_BYTES_MAX
 
 WINDOW_S = 60
 CALLERS_MAX = 20_000
+BLOBS = "/v1/blobs"
+_DIGITS_MAX = 18
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 log = structlog.get_logger("api")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Requests a minute per key or address, and the most that are worked on at once."""
+    """Sizes of bodies, requests a minute per key or address, the most worked on at once."""
 
+    body_bytes: int = 1024 * 1024
+    blob_bytes: int = BLOB_BYTES_MAX
     per_minute: int = 6_000
     failed_logins_per_minute: int = 60
     in_flight: int = 256
@@ -93,11 +99,12 @@ class Gate:
                 self._headers(message, caller, request_id)
             await send(message)
 
-        refused = self._refusal(request, caller, address)
+        most = self._limits.blob_bytes if scope["path"] == BLOBS else self._limits.body_bytes
+        refused = self._refusal(request, caller, address, most)
         if refused is not None:
             await refused(scope, receive, send_with_headers)
             return
-        await self._forward(scope, receive, send_with_headers, request)
+        await self._forward(scope, _bounded(receive, most), send_with_headers, request)
         if status == 401:
             self._failures.take(address)
 
@@ -132,12 +139,15 @@ class Gate:
         finally:
             release()
 
-    def _refusal(self, request: Request, caller: str, address: str) -> ASGIApp | None:
+    def _refusal(self, request: Request, caller: str, address: str, most: int) -> ASGIApp | None:
         facts: dict[str, Any] = {"retry_after_seconds": self._requests.resets_in()}
         if not self._requests.take(caller) or not self._failures.left(address):
             return answer(request, "rate_limited", "too many requests", facts=facts)
         if self._working >= self._limits.in_flight:
             return answer(request, "unavailable", "too many requests at once; come back")
+        length = request.headers.get("content-length", "0")
+        if not length.isdigit() or int(length[:_DIGITS_MAX]) > most:
+            return answer(request, "too_large", _too_large(most))
         return None
 
     def _headers(self, message: MutableMapping[str, Any], caller: str, request_id: str) -> None:
@@ -149,6 +159,25 @@ class Gate:
             (b"ratelimit-policy", policy.encode()),
             (b"ratelimit", f'"default";r={left};t={reset}'.encode()),
         ]
+
+
+def _too_large(most: int) -> str:
+    return f"a body has at most {most} bytes here"
+
+
+def _bounded(receive: Receive, most: int) -> Receive:
+    """Receive that refuses a body which turns out larger than allowed, whatever it had said."""
+    left = most
+
+    async def bounded() -> Message:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise HTTPException(413, _too_large(most))
+        return message
+
+    return bounded
 
 
 def _digest(credential: str) -> str:

@@ -6,11 +6,11 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from marketplace.api.edge import OWNED, Anyone, EdgeDep, problems
+from marketplace.api.edge import OWNED, Anyone, EdgeDep, SoundRoute, problems
 from marketplace.api.schemas.base import Id
 from marketplace.api.schemas.offers import Account
 
-router = APIRouter(prefix="/accounts", tags=["accounts"])
+router = APIRouter(route_class=SoundRoute, prefix="/accounts", tags=["accounts"])
 
 
 @router.get(

@@ -14,6 +14,7 @@ from marketplace.api.edge import (
     Limit,
     Provider,
     Reply,
+    SoundRoute,
     WritingDep,
     decode_cursor,
     page,
@@ -24,7 +25,7 @@ from marketplace.api.schemas.offers import Ask, AskDraft, AskPage, PreparedAsk, 
 from marketplace.services.common import from_hex, to_hex
 from marketplace.services.ports import Store
 
-router = APIRouter(prefix="/asks", tags=["asks"])
+router = APIRouter(route_class=SoundRoute, prefix="/asks", tags=["asks"])
 
 
 @router.post(

@@ -6,13 +6,13 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from marketplace.api.edge import OWNED, Buyer, EdgeDep, Reply, WritingDep, problems
+from marketplace.api.edge import OWNED, Buyer, EdgeDep, Reply, SoundRoute, WritingDep, problems
 from marketplace.api.schemas.base import Id
 from marketplace.api.schemas.work import Attestation, Countersignature
 from marketplace.services.common import from_hex
 from marketplace.services.ports import Store
 
-router = APIRouter(prefix="/attestations", tags=["attestations"])
+router = APIRouter(route_class=SoundRoute, prefix="/attestations", tags=["attestations"])
 
 
 @router.post(

@@ -14,6 +14,7 @@ from marketplace.api.edge import (
     Cursor,
     EdgeDep,
     Limit,
+    SoundRoute,
     decode_cursor,
     page,
     problems,
@@ -25,7 +26,7 @@ from marketplace.services.accounts import checksum_or_none
 from marketplace.services.common import iso, to_hex
 from marketplace.services.records import BidRecord
 
-router = APIRouter(prefix="/bids", tags=["bids"])
+router = APIRouter(route_class=SoundRoute, prefix="/bids", tags=["bids"])
 
 
 def show(row: BidRecord) -> dict[str, Any]:

@@ -7,12 +7,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from fastapi.responses import StreamingResponse
 
-from marketplace.api.edge import AUTH, OWNED, Anyone, EdgeDep, Reply, problems, raw_body
+from marketplace.api.edge import AUTH, OWNED, Anyone, EdgeDep, Reply, SoundRoute, problems, raw_body
 from marketplace.api.schemas.base import Id
 from marketplace.api.schemas.work import Blob
-from marketplace.services.blobs import BLOB_BYTES_MAX
 
-router = APIRouter(prefix="/blobs", tags=["blobs"])
+router = APIRouter(route_class=SoundRoute, prefix="/blobs", tags=["blobs"])
 _RAW = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
@@ -23,7 +22,6 @@ _RAW = {"application/octet-stream": {"schema": {"type": "string", "format": "bin
     response_model=Blob,
     responses=problems(*AUTH, "too_large"),
     openapi_extra={"requestBody": {"required": True, "content": _RAW}},
-    max_body_size=BLOB_BYTES_MAX,
 )
 def put(edge: EdgeDep, caller: Anyone, body: Annotated[bytes, Depends(raw_body)]) -> Any:
     """Store a file of up to 64 MiB by its SHA-256; the same file again changes nothing."""

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter
 
-from marketplace.api.edge import EdgeDep, problems
+from marketplace.api.edge import EdgeDep, SoundRoute, problems
 from marketplace.api.schemas.base import Words
 from marketplace.api.schemas.offers import BookView, Quote, QuoteIn
 
-router = APIRouter(tags=["book"])
+router = APIRouter(route_class=SoundRoute, tags=["book"])
 TierName = Annotated[str | None, Words]
 
 

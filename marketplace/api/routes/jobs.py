@@ -15,6 +15,7 @@ from marketplace.api.edge import (
     EdgeDep,
     Limit,
     Reply,
+    SoundRoute,
     WritingDep,
     decode_cursor,
     page,
@@ -27,7 +28,7 @@ from marketplace.errors import InvalidInput, Problem
 from marketplace.services.common import from_hex
 from marketplace.services.ports import Store
 
-router = APIRouter(prefix="/jobs", tags=["jobs"])
+router = APIRouter(route_class=SoundRoute, prefix="/jobs", tags=["jobs"])
 _DIGITS_MAX = 18
 
 

@@ -14,6 +14,7 @@ from marketplace.api.edge import (
     EdgeDep,
     Limit,
     Reply,
+    SoundRoute,
     WritingDep,
     decode_cursor,
     page,
@@ -27,7 +28,7 @@ from marketplace.errors import InvalidInput, Problem
 from marketplace.services.common import from_hex
 from marketplace.services.ports import Store
 
-router = APIRouter(prefix="/keys", tags=["keys"])
+router = APIRouter(route_class=SoundRoute, prefix="/keys", tags=["keys"])
 
 
 @router.post("/prepare", operation_id="prepare_key", response_model=Prepared, responses=problems())

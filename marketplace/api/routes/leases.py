@@ -15,6 +15,7 @@ from marketplace.api.edge import (
     Limit,
     Provider,
     Reply,
+    SoundRoute,
     WritingDep,
     decode_cursor,
     page,
@@ -41,7 +42,7 @@ from marketplace.services.ends import Report
 from marketplace.services.leases import party
 from marketplace.services.ports import Store
 
-router = APIRouter(prefix="/leases", tags=["leases"])
+router = APIRouter(route_class=SoundRoute, prefix="/leases", tags=["leases"])
 
 
 @router.get("", operation_id="list_leases", response_model=LeasePage, responses=problems(*AUTH))

@@ -7,13 +7,13 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from marketplace.api.edge import EdgeDep, problems
+from marketplace.api.edge import EdgeDep, SoundRoute, problems
 from marketplace.api.problems import KINDS
 from marketplace.api.schemas.base import Answer, Id, ProblemKind
 from marketplace.api.schemas.offers import TierList
 from marketplace.errors import NotFound
 
-router = APIRouter(tags=["market"], responses=problems())
+router = APIRouter(route_class=SoundRoute, tags=["market"], responses=problems())
 
 
 class Health(Answer):

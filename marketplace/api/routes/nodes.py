@@ -14,6 +14,7 @@ from marketplace.api.edge import (
     Limit,
     Provider,
     Reply,
+    SoundRoute,
     WritingDep,
     decode_cursor,
     page,
@@ -24,7 +25,7 @@ from marketplace.api.schemas.offers import Node, NodeIn, NodePage
 from marketplace.services.nodes import NewGpu, NewNode
 from marketplace.services.ports import Store
 
-router = APIRouter(prefix="/nodes", tags=["nodes"])
+router = APIRouter(route_class=SoundRoute, prefix="/nodes", tags=["nodes"])
 
 
 @router.post(

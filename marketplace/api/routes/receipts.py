@@ -12,13 +12,14 @@ from marketplace.api.edge import (
     Cursor,
     EdgeDep,
     Limit,
+    SoundRoute,
     decode_cursor,
     page,
     problems,
 )
 from marketplace.api.schemas.work import ReceiptPage
 
-router = APIRouter(prefix="/receipts", tags=["receipts"])
+router = APIRouter(route_class=SoundRoute, prefix="/receipts", tags=["receipts"])
 
 
 @router.get("", operation_id="list_receipts", response_model=ReceiptPage, responses=problems(*AUTH))

@@ -6,10 +6,10 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from marketplace.api.edge import AUTH, Buyer, EdgeDep, problems
+from marketplace.api.edge import AUTH, Buyer, EdgeDep, SoundRoute, problems
 from marketplace.api.schemas.work import WitnessPending
 
-router = APIRouter(prefix="/witness", tags=["witness"])
+router = APIRouter(route_class=SoundRoute, prefix="/witness", tags=["witness"])
 
 
 @router.get(

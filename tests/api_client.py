@@ -1,0 +1,139 @@
+"""Calls the HTTP application in this process: as anyone, with or without an API key."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from marketplace.api.app import MarketApi, create_api
+from marketplace.api.limits import Limits
+from marketplace.domain.key_request import KeyRequest
+from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
+from settlement.eip712 import Struct
+from settlement.orders import Bid
+from settlement.signing import LocalSigner, sign
+from tests.market_world import World, job_spec
+
+MANY = Limits(per_minute=1_000_000, failed_logins_per_minute=1_000_000)
+
+
+@dataclass(slots=True)
+class Api:
+    """A client of one market; `keys` remembers the API keys it has made."""
+
+    world: World
+    runner: asyncio.Runner
+    limits: Limits = MANY
+    app: MarketApi = field(init=False)
+    http: httpx.AsyncClient = field(init=False)
+    keys: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.app = create_api(self.world.catalog, self.world.database, self.limits)
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        self.http = httpx.AsyncClient(transport=transport, base_url="http://market/v1")
+
+    def close(self) -> None:
+        self.runner.run(self.http.aclose())
+
+    def call(
+        self, method: str, path: str, key: str | None = None, **options: Any
+    ) -> httpx.Response:
+        """One request; `key` is an API key."""
+        headers = dict(options.pop("headers", {}))
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
+        return self.runner.run(self.http.request(method, path, headers=headers, **options))
+
+    def together(self, *requests: tuple[str, str, dict[str, Any]]) -> list[httpx.Response]:
+        """Requests that run at the same time."""
+
+        async def gather() -> list[httpx.Response]:
+            calls = [self.http.request(m, path, **options) for m, path, options in requests]
+            return await asyncio.gather(*calls)
+
+        return self.runner.run(gather())
+
+    def ok(self, response: httpx.Response) -> Any:
+        """The JSON of a success."""
+        assert response.status_code < 300, (response.status_code, response.text)
+        return response.json()
+
+    def key(self, signer: LocalSigner, *scopes: str) -> str:
+        """An API key of an account, made through the API."""
+        name = (signer.address, ",".join(scopes))
+        if name not in self.keys:
+            draft = {"account": signer.address, "name": "test", "scopes": list(scopes)}
+            message = self.ok(self.call("POST", "/keys/prepare", json=draft))["message"]
+            signed = {"message": message, "signature": self.sign_message(message, signer)}
+            self.keys[name] = self.ok(self.call("POST", "/keys", json=signed))["key"]
+        return self.keys[name]
+
+    def sign_message(self, message: dict[str, Any], signer: LocalSigner) -> str:
+        """The signature over a key request."""
+        return self.sign(KeyRequest.from_message(message), signer)
+
+    def sign(self, struct: Struct, signer: LocalSigner) -> str:
+        return "0x" + sign(struct, self.world.domain, signer).hex()
+
+    @property
+    def buyer(self) -> str:
+        return self.key(self.world.buyer, "buyer")
+
+    @property
+    def provider(self) -> str:
+        return self.key(self.world.provider, "provider")
+
+    # Bodies
+
+    def submission(self, buyer: LocalSigner | None = None, **changes: Any) -> dict[str, Any]:
+        """A signed job, ready for POST /jobs."""
+        owner = buyer or self.world.buyer
+        draft = {"job": job_spec(**changes), "witness": self.world.witness.address}
+        prepared = self.ok(self.call("POST", "/bids/prepare", self.key(owner, "buyer"), json=draft))
+        bid = Bid.from_message(prepared["bid"])
+        return {"job": draft["job"], "bid": prepared["bid"], "signature": self.sign(bid, owner)}
+
+    def attestation(
+        self, lease_id: str, sequence: int, ms: int, signer: LocalSigner | None = None, **more: Any
+    ) -> dict[str, Any]:
+        said = self.world.statement(lease_id, sequence, ms, **more)
+        return {
+            "attestation": said.to_message(),
+            "signature": self.sign(said, signer or self.world.meter),
+        }
+
+    def voucher(self, attestation: dict[str, Any]) -> dict[str, Any]:
+        said = UsageAttestation.from_message(attestation["message"])
+        voucher = voucher_for(said, metered=False)
+        return {
+            "voucher": voucher.to_message(),
+            "signature": self.sign(voucher, self.world.witness),
+        }
+
+    def finish(self, lease_id: str, sequence: int, ms: int) -> dict[str, Any]:
+        said = self.world.statement(lease_id, sequence, ms)
+        close = Close(said.buyer, said.provider, said.lease_no, ms, 0, 0)
+        return {
+            "outcome": "succeeded",
+            "exit_code": 0,
+            "reason": "",
+            "outputs": None,
+            **self.attestation(lease_id, sequence, ms),
+            "close": {
+                "message": close.to_message(),
+                "signature": self.sign(close, self.world.meter),
+            },
+        }
+
+    def close_half(self, lease_id: str) -> dict[str, Any]:
+        close = Close.from_message(self.world.lease(lease_id).close)
+        return {"signature": self.sign(close, self.world.witness)}
+
+    def stop(self, lease_id: str) -> dict[str, Any]:
+        lease = self.world.lease(lease_id)
+        stop = Stop(lease.buyer, lease.provider, bytes.fromhex(lease.lease_no[2:]))
+        return {"stop": stop.to_message(), "signature": self.sign(stop, self.world.witness)}

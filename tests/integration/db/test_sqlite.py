@@ -1,0 +1,243 @@
+"""The database: settings, constraints, types, migrations, and the store contracts on SQLite."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+from sqlalchemy.dialects.sqlite import dialect
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import SQLModel
+
+from marketplace.db.blob_files import BlobFolder
+from marketplace.db.chain_events import SqlEventStore
+from marketplace.db.engine import Database
+from marketplace.db.outbox import SqlOutbox
+from marketplace.db.store import PAIRS, table_of
+from marketplace.db.types import Atoms
+from marketplace.db.upgrade import upgrade
+from marketplace.services.ports import Duplicate
+from marketplace.services.records import (
+    Account,
+    ApiKey,
+    AttestationRecord,
+    Gpu,
+    JobEvent,
+    Mark,
+    Node,
+    OrderEntry,
+)
+from tests.market_world import sqlite_world
+from tests.store_cases import EventCases, OutboxCases
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    made = f"sqlite:///{tmp_path}/market.db"
+    upgrade(made)
+    return made
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    made = Database(url)
+    yield made
+    made.close()
+
+
+class TestSqlOutbox(OutboxCases):
+    @pytest.fixture
+    def store(self, database: Database) -> SqlOutbox:
+        return SqlOutbox(database)
+
+
+class TestSqlEventStore(EventCases):
+    @pytest.fixture
+    def store(self, database: Database) -> SqlEventStore:
+        return SqlEventStore(database)
+
+
+def test_commits_are_durable_and_constraints_are_on(database: Database) -> None:
+    with database.read() as store:
+        connection = store.connection
+
+        def pragma(name: str) -> Any:
+            return connection.execute(text(f"PRAGMA {name}")).scalar_one()
+
+        assert pragma("journal_mode") == "wal"
+        assert pragma("synchronous") == 2
+        assert pragma("foreign_keys") == 1
+        assert pragma("busy_timeout") == 10_000
+
+
+def test_migrations_from_empty_give_the_declared_schema(database: Database) -> None:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, SQLModel.metadata) == []
+
+
+def test_upgrading_again_changes_nothing(url: str) -> None:
+    upgrade(url)
+    upgrade(url)
+
+
+@pytest.mark.parametrize("record", list(PAIRS), ids=lambda r: r.__name__)
+def test_rows_have_the_fields_of_their_records_in_order(record: type[Any]) -> None:
+    table = table_of(PAIRS[record])
+    assert [c.name for c in table.columns] == [f.name for f in fields(record)]
+    assert [c.name for c in table.primary_key.columns] == [fields(record)[0].name]
+
+
+def test_atoms_keep_every_digit_and_sort_as_numbers(database: Database) -> None:
+    values = [0, 5, 40, 2**64, 2**128 - 1, 10**78 - 1]
+    with database.write() as store:
+        for i, value in enumerate(reversed(values)):
+            row = ApiKey(f"k{i}", "a", "n", f"h{i}", "", "", str(i), 1, None, None, None, value)
+            store.keys.add(row)
+    with database.read() as store:
+        assert sorted(k.spent for k in store.keys.find()) == values
+        rows = store.connection.execute(text("SELECT id FROM api_keys ORDER BY spent")).scalars()
+        assert list(rows) == [f"k{i}" for i in reversed(range(len(values)))]
+
+
+@pytest.mark.parametrize("value", [-1, 10**78])
+def test_atoms_out_of_bounds_are_refused(value: int) -> None:
+    with pytest.raises(ValueError, match="not between"):
+        Atoms().process_bind_param(value, dialect())
+
+
+def a_node(node_id: str, number: int, provider: str = "p") -> Node:
+    return Node(
+        id=node_id,
+        provider=provider,
+        number=number,
+        name="n",
+        region="eu",
+        tier="t",
+        gpu_count=1,
+        simulated=False,
+        cpu_milli=1,
+        memory_mib=1,
+        storage_mib=1,
+        runtime="process",
+        shared=False,
+        interval_ms=1000,
+        state="active",
+        seen_ms=1,
+        created_ms=1,
+    )
+
+
+def test_a_gpu_uuid_is_in_the_market_once_by_constraint(database: Database) -> None:
+    with database.write() as store:
+        store.nodes.add(a_node("n1", 1))
+        store.nodes.add(a_node("n2", 2, "q"))
+        store.gpus.add(Gpu("GPU-1", "n1", 0, "H100", 1, False))
+    with pytest.raises(Duplicate), database.write() as store:
+        store.gpus.add(Gpu("GPU-1", "n2", 0, "H100", 1, False))
+    insert = text("INSERT INTO gpus VALUES ('GPU-1', 'n2', 0, 'H100', 1, 0)")
+    with pytest.raises(IntegrityError), database.write() as store:
+        store.connection.execute(insert)
+    with pytest.raises(Duplicate), database.write() as store:
+        store.gpus.add(Gpu("GPU-2", "no such node", 0, "H100", 1, False))
+
+
+def test_of_a_lease_and_sequence_one_attestation_is_accepted(tmp_path: Path) -> None:
+    world = sqlite_world(tmp_path)
+    world.ask()
+    world.fund()
+    _, lease_id = world.open()
+
+    def row(number: int, state: str) -> AttestationRecord:
+        return AttestationRecord(f"a{number}", lease_id, 0, state, None, 0, {}, "0x", 1, None, None)
+
+    with world.database.write() as store:
+        store.attestations.add(row(1, "refused"))
+        store.attestations.add(row(2, "refused"))
+        store.attestations.add(row(3, "accepted"))
+    with pytest.raises(Duplicate), world.database.write() as store:
+        store.attestations.add(row(4, "accepted"))
+    world.database.close()
+
+
+def test_an_exception_undoes_everything(database: Database) -> None:
+    def fail() -> None:
+        with database.write() as store:
+            store.accounts.add(Account("0x1", 0, 1))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with database.read() as store:
+        assert store.accounts.find() == []
+
+
+def test_nothing_is_visible_before_the_commit(database: Database) -> None:
+    with database.write() as writer:
+        writer.accounts.add(Account("0x1", 0, 1))
+        with database.read() as reader:
+            assert reader.accounts.get("0x1") is None
+    with database.read() as reader:
+        assert reader.accounts.get("0x1") is not None
+
+
+def test_writers_from_many_threads_lose_no_update(database: Database) -> None:
+    with database.write() as store:
+        store.marks.add(Mark("m", 0))
+
+    def work() -> None:
+        for _ in range(20):
+            with database.write() as store:
+                mark = store.marks.get("m", lock=True)
+                store.marks.put(Mark("m", mark.value + 1))
+                store.order_log.add(OrderEntry(0, "tick", "", {}, 1))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with database.read() as store:
+        assert store.marks.get("m").value == 160
+        assert [row.seq for row in store.order_log.find()] == list(range(1, 161))
+
+
+def test_a_number_of_the_order_log_is_not_given_again_after_a_delete(database: Database) -> None:
+    with database.write() as store:
+        for _ in range(3):
+            store.events.add(JobEvent(0, "j", "log", {}, 1))
+        store.events.remove(seq=3)
+        assert store.events.add(JobEvent(0, "j", "log", {}, 1)).seq == 4
+
+
+def test_find_filters_by_null_list_bounds_and_order(database: Database) -> None:
+    with database.write() as store:
+        for i in range(6):
+            store.accounts.add(Account(f"0x{i}", i, 1))
+    with database.read() as store:
+        find = store.accounts.find
+        assert [a.address for a in find(after="0x1", before="0x4")] == ["0x2", "0x3"]
+        assert [a.address for a in find(newest=True, limit=2)] == ["0x5", "0x4"]
+        assert [a.address for a in find(next_salt=(1, 4))] == ["0x1", "0x4"]
+        assert [a.address for a in find(least={"next_salt": 4})] == ["0x4", "0x5"]
+        assert find(address=None) == []
+        with pytest.raises(KeyError):
+            store.accounts.put(Account("0x9", 1, 1))
+
+
+def test_blobs_are_written_whole_and_read_back(tmp_path: Path) -> None:
+    folder = BlobFolder(tmp_path / "blobs")
+    name = "ab" * 32
+    folder.write(name, b"x" * 600_000)
+    folder.write(name, b"x" * 600_000)
+    assert b"".join(folder.open(name)) == b"x" * 600_000
+    assert [p.name for p in (tmp_path / "blobs" / "ab").iterdir()] == [name]
+    with pytest.raises(KeyError):
+        folder.open("cd" * 32)
