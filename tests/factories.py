@@ -8,7 +8,7 @@ from marketplace.data import load_tiers
 from marketplace.domain.job import JobSpec
 from marketplace.domain.jobfile import parse_job
 from marketplace.domain.order import NodeFacts, RestingAsk, RestingBid, Wants
-from settlement.eip712 import ZERO_ADDRESS, text32
+from settlement.eip712 import ZERO_ADDRESS, checksum, text32
 from settlement.orders import FLAG_SHARED, Ask, Bid, Prices, TierLimit
 
 NOW = 1_800_000_000
@@ -19,8 +19,8 @@ NANO = 10**9
 
 
 def address(number: int) -> str:
-    """A distinct account."""
-    return f"0x{number:040x}"
+    """A distinct account, as orders write it."""
+    return checksum(f"0x{number:040x}")
 
 
 PROVIDER, METER, BUYER, WITNESS = (address(n) for n in (0xA1, 0xA2, 0xB1, 0xB2))
@@ -88,15 +88,15 @@ def make_bid(**changes: Any) -> Bid:
 
 
 def resting_ask(
-    number: int, *, node: NodeFacts | None = None, price: int | None = None, **changes: Any
+    number: int, *, facts: NodeFacts | None = None, price: int | None = None, **changes: Any
 ) -> RestingAsk:
     """`ask_<number>`, arrived as number; each on its own node unless said; `price` per GPU-hour."""
     changes.setdefault("node", number)
     changes.setdefault("salt", number)
     if price is not None:
         changes.setdefault("floor", Prices(price))
-    facts = node or NodeFacts(f"node_{changes['node']}", "eu")
-    return RestingAsk(f"ask_{number}", make_ask(**changes), facts, number)
+    known = facts or NodeFacts(f"node_{changes['node']}", "eu")
+    return RestingAsk(f"ask_{number}", make_ask(**changes), known, number)
 
 
 def resting_bid(

@@ -103,11 +103,11 @@ class Book:
         """A bid as the search sees it, without adding it."""
         return BidView(order, self.market)
 
-    def quote(self, order: RestingBid) -> list[Fill]:
-        """What each fitting ask would give the bid now, best first; nothing changes."""
-        bid, found = self.view(order), []
-        tried = order.tried
-        while (match := self._index.best(bid)) is not None:
+    def quote(self, order: RestingBid, most: int = 20) -> list[Fill]:
+        """What up to `most` fitting asks would give the bid now, best first; nothing changes."""
+        bid, tried = self.view(order), order.tried
+        found: list[Fill] = []
+        while len(found) < most and (match := self._index.best(bid)) is not None:
             fill = self._fill(bid, *match)
             found.append(fill)
             tried |= {fill.ask_id}

@@ -164,6 +164,8 @@ def _relax(book: Book, order: RestingBid, ask: AskView) -> Relaxation | None:
             return None
         order, change = _RELAX[reason](order, ask, bid)
         changes.append(change)
+    else:
+        return None
     bid = book.view(order)
     terms = terms_of(ask.ask, order.bid, ask.ask.floor, bid.budget, bid.decimals)
     return Relaxation(

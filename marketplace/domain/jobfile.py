@@ -14,6 +14,7 @@ from marketplace.domain.reader import (
     bool_of,
     choice_of,
     escape,
+    is_unicode,
     list_of,
     lower_bound_of,
     mib_of,
@@ -167,7 +168,9 @@ def _pairs(
     if not isinstance(data, dict) or len(data) > 128:
         top.problem(key, "must be an object of at most 128 texts")
         return ()
-    reader = Reader(data, (str(k) for k in data), top.problems, f"{top.pointer}/{escape(key)}")
+    reader = Reader(
+        data, (k for k in data if isinstance(k, str)), top.problems, f"{top.pointer}/{escape(key)}"
+    )
     for word, value in reader.data.items():
         if not name.match(word):
             reader.problem(word, "is not an allowed name")
@@ -175,8 +178,8 @@ def _pairs(
             reader.problem(word, "names beginning with COULOMB_ are set by the agent")
         if not isinstance(value, str):
             reader.problem(word, f"must be text: write it in quotes, not {value!r}")
-        elif len(value) > maximum or "\0" in value:
-            reader.problem(word, f"must be text of at most {maximum} characters without NUL")
+        elif len(value) > maximum or "\0" in value or not is_unicode(value):
+            reader.problem(word, f"must be Unicode text of at most {maximum} characters, no NUL")
     return tuple(sorted((k, v) for k, v in reader.data.items() if isinstance(v, str)))
 
 

@@ -22,6 +22,11 @@ def escape(key: str) -> str:
     return key.replace("~", "~0").replace("/", "~1")
 
 
+def is_unicode(text: str) -> bool:
+    """Whether the text can be written as UTF-8: JSON lets lone surrogates through."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
+
+
 def seconds_of(text: object) -> int:
     """A duration such as "90s", "10m", "6h" or "2d" in seconds; ValueError says what is allowed."""
     match = _DURATION.match(text) if isinstance(text, str) else None
@@ -73,9 +78,13 @@ class Reader:
         if not isinstance(data, dict):
             self.problem("", f"must be an object with members such as {', '.join(self.known)}")
             data = {}
-        self.data: dict[str, Any] = {str(key): value for key, value in data.items()}
-        for key in self.data:
-            if key not in self.known:
+        self.data: dict[str, Any] = {}
+        for key, value in data.items():
+            if not isinstance(key, str) or not is_unicode(key):
+                self.problem(ascii(key), "a key must be text: write it in quotes")
+            elif key in self.known:
+                self.data[key] = value
+            else:
                 self._unknown(key)
 
     def _unknown(self, key: str) -> None:
@@ -124,6 +133,8 @@ def text_of(maximum: int, pattern: str = r".*") -> Callable[[object], str]:
     def parse(value: object) -> str:
         if not isinstance(value, str) or not 1 <= len(value) <= maximum:
             raise ValueError(f"must be text of 1 to {maximum} characters")
+        if "\0" in value or not is_unicode(value):
+            raise ValueError("must be Unicode text without NUL")
         if not allowed.fullmatch(value):
             raise ValueError(f"{value!r} must match {pattern}")
         return value

@@ -1,0 +1,188 @@
+"""The book written the slow, plain way: lists, linear scans, every rule spelled out once more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from marketplace.domain.order import Market, NodeFacts, RestingAsk, RestingBid
+from settlement.orders import Bid
+
+Place = tuple[str, int]
+Said = tuple[object, ...]
+
+
+@dataclass
+class Lease:
+    bid: Bid
+    gpus: tuple[int, ...]
+
+
+@dataclass
+class NaiveBook:
+    """Says the same as `Book` about the same commands, as tuples."""
+
+    market: Market
+    now: int = 0
+    asks: list[RestingAsk] = field(default_factory=list)
+    started: set[str] = field(default_factory=set)
+    bids: list[tuple[RestingBid, int]] = field(default_factory=list)
+    leases: dict[tuple[str, str], tuple[Place, Lease]] = field(default_factory=dict)
+    said: list[Said] = field(default_factory=list)
+
+    def leases_on(self, place: Place) -> list[Lease]:
+        return [lease for where, lease in self.leases.values() if where == place]
+
+    def used_on_gpu(self, place: Place, gpu: int) -> int:
+        here = [lease.bid.gpu_milli for lease in self.leases_on(place) if gpu in lease.gpus]
+        return sum(min(1000, milli) for milli in here)
+
+    def place(self, ask: RestingAsk, bid: Bid) -> tuple[int, ...] | None:
+        where, offered = (ask.ask.provider, ask.ask.node), ask.ask
+        for name in ("gpu_milli", "cpu_milli", "memory_mib", "storage_mib"):
+            used = sum(getattr(lease.bid, name) for lease in self.leases_on(where))
+            if used + getattr(bid, name) > getattr(offered, name):
+                return None
+        sizes = [1000] * (offered.gpu_milli // 1000)
+        if offered.gpu_milli % 1000:
+            sizes.append(offered.gpu_milli % 1000)
+        if bid.gpu_milli >= 1000:
+            idle = [i for i, size in enumerate(sizes) if size == 1000]
+            idle = [i for i in idle if self.used_on_gpu(where, i) == 0]
+            count = bid.gpu_milli // 1000
+            return tuple(idle[:count]) if len(idle) >= count else None
+        room = [
+            (-self.used_on_gpu(where, i), i)
+            for i, size in enumerate(sizes)
+            if self.used_on_gpu(where, i) + bid.gpu_milli <= size
+        ]
+        return (min(room)[1],) if room else None
+
+    def rate(self, ask: RestingAsk, bid: Bid) -> int:
+        floor = ask.ask.floor
+        mib = floor.memory_gib_hour * bid.memory_mib + floor.storage_gib_hour * bid.storage_mib
+        return floor.gpu_hour * bid.gpu_milli + floor.cpu_hour * bid.cpu_milli + mib * 1000 // 1024
+
+    def fits(self, ask: RestingAsk, order: RestingBid) -> bool:
+        a, b, wants, node = ask.ask, order.bid, order.wants, ask.node
+        limit = next((x for x in b.limits if x.tier == a.tier), None)
+        if limit is None or self.rate(ask, b) > limit.rate:
+            return False
+        shared = bool(a.flags & 1) and bool(b.flags & 1)
+        least = max(1, a.min_seconds + a.start_limit_seconds, a.min_charge_seconds)
+        budget = b.budget if order.budget_left is None else order.budget_left
+        regions = wants.regions
+        counted = a.floor.egress_gib * b.egress_mib + a.floor.unit * b.units * 1024
+        counted = -(-counted * 10**18 // (1024 * 10**9))
+        locked = -(-self.rate(ask, b) * least * 10**18 // (3600 * 10**12)) + counted
+        return all(
+            (
+                ask.id in self.started,
+                ask.id not in order.tried,
+                (order.id, ask.id) not in self.leases,
+                node.runtime == wants.runtime,
+                not regions or any((node.region + "-").startswith(r + "-") for r in regions),
+                b.gpu_milli >= 1000 or shared,
+                node.verified or not wants.verified_only,
+                node.reliability_milli >= wants.min_reliability_milli,
+                a.arbiter == b.arbiter,
+                b.witness not in (a.provider, a.meter),
+                a.arbiter not in (a.provider, a.meter),
+                b.units == 0 or a.unit == b.unit,
+                a.min_seconds <= b.max_seconds <= a.max_seconds,
+                a.min_charge_seconds <= b.max_seconds,
+                a.start_limit_seconds <= wants.start_deadline_seconds,
+                b.egress_mib == 0 or a.floor.egress_gib <= limit.egress_gib,
+                b.units == 0 or a.floor.unit <= limit.unit,
+                locked <= budget,
+                self.place(ask, b) is not None,
+            )
+        )
+
+    def best(self, order: RestingBid) -> RestingAsk | None:
+        fitting = [ask for ask in self.asks if self.fits(ask, order)]
+        return min(fitting, key=lambda a: (self.rate(a, order.bid), a.seq), default=None)
+
+    def take(self, order: RestingBid, ask: RestingAsk) -> None:
+        gpus = self.place(ask, order.bid)
+        assert gpus is not None
+        where = (ask.ask.provider, ask.ask.node)
+        self.leases[order.id, ask.id] = (where, Lease(order.bid, gpus))
+        self.said.append(("filled", order.id, ask.id, self.rate(ask, order.bid), gpus))
+
+    def offer(self, tier: bytes) -> None:
+        """Resting bids that accept the tier, best limit per GPU first, search the whole book."""
+
+        def priority(item: tuple[RestingBid, int]) -> tuple[int, int]:
+            bid = item[0].bid
+            limit = next(x.rate for x in bid.limits if x.tier == tier)
+            return (-(limit * 10**6 // bid.gpu_milli), item[0].seq)
+
+        waiting = [i for i in self.bids if any(x.tier == tier for x in i[0].bid.limits)]
+        for item in sorted(waiting, key=priority):
+            ask = self.best(item[0])
+            if ask is not None:
+                self.bids.remove(item)
+                self.take(item[0], ask)
+
+    def start(self, ask: RestingAsk) -> None:
+        self.started.add(ask.id)
+        self.offer(ask.ask.tier)
+
+    # Commands
+
+    def pass_time(self, at: int) -> None:
+        if at <= self.now:
+            return
+        self.now = at
+        for ask in sorted(self.asks, key=lambda a: (a.ask.expiry, a.seq)):
+            if ask.ask.expiry < at:
+                self.asks.remove(ask)
+                self.said.append(("removed", ask.id, "expired"))
+        for item in sorted(self.bids, key=lambda i: (min(i[1], i[0].bid.expiry), i[0].seq)):
+            order, deadline = item
+            if min(deadline, order.bid.expiry) < at:
+                self.bids.remove(item)
+                late = order.bid.expiry > deadline
+                self.said.append(
+                    ("removed", order.id, "start_deadline_passed" if late else "expired")
+                )
+        for ask in sorted(self.asks, key=lambda a: (a.ask.starts_at, a.seq)):
+            if ask.id not in self.started and ask.ask.starts_at <= at:
+                self.start(ask)
+
+    def add_ask(self, ask: RestingAsk) -> None:
+        self.asks.append(ask)
+        self.said.append(("rested", ask.id))
+        if ask.ask.starts_at <= self.now:
+            self.start(ask)
+
+    def cancel_ask(self, ask_id: str) -> None:
+        self.asks = [ask for ask in self.asks if ask.id != ask_id]
+        self.said.append(("removed", ask_id, "cancelled"))
+
+    def add_bid(self, order: RestingBid) -> None:
+        ask = self.best(order)
+        if ask is not None:
+            self.take(order, ask)
+        elif order.wants.rests:
+            self.bids.append((order, self.now + order.wants.start_deadline_seconds))
+            self.said.append(("rested", order.id))
+        else:
+            self.said.append(("refused", order.id, "no_match"))
+
+    def cancel_bid(self, bid_id: str) -> None:
+        self.bids = [item for item in self.bids if item[0].id != bid_id]
+        self.said.append(("removed", bid_id, "cancelled"))
+
+    def free(self, key: tuple[str, str]) -> None:
+        place, _ = self.leases.pop(key)
+        here = [a for a in self.asks if (a.ask.provider, a.ask.node) == place]
+        if here:
+            self.offer(here[0].ask.tier)
+
+    def set_node(self, place: Place, facts: NodeFacts) -> None:
+        here = [i for i, a in enumerate(self.asks) if (a.ask.provider, a.ask.node) == place]
+        for index in here:
+            self.asks[index] = replace(self.asks[index], node=facts)
+        if here:
+            self.offer(self.asks[here[0]].ask.tier)

@@ -1,0 +1,68 @@
+"""Money and prices at the edges: exact, or refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from marketplace.domain.pricing import (
+    Money,
+    from_nano,
+    from_scaled,
+    prices_from_json,
+    prices_to_json,
+    rate_per_hour,
+    to_atoms,
+    to_nano,
+)
+from marketplace.errors import InvalidInput
+from settlement.orders import Prices
+
+
+@pytest.mark.parametrize(
+    ("text", "nano"),
+    [("2.50", 2_500_000_000), ("0", 0), ("0.000000001", 1), ("18446744073.709551615", 2**64 - 1)],
+)
+def test_price_text_is_read_exactly(text: str, nano: int) -> None:
+    assert to_nano(text) == nano
+    assert to_nano(from_nano(nano)) == nano
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "-1", "1e3", "1,5", ".5", "5.", "01", "0.0000000001", "18446744073.709551616", "٣", "1 ",
+     2.5, 2, None, True, "1" * 80],
+)  # fmt: skip
+def test_price_that_is_not_exact_decimal_text_is_refused(text: object) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        to_nano(text, "/price")
+    assert [problem.pointer for problem in caught.value.problems] == ["/price"]
+
+
+def test_money_shows_text_for_people_and_atoms_for_machines() -> None:
+    assert Money(1_234_567_000_000_000_000).to_json() == {
+        "amount": "1.234567", "currency": "CMP", "atoms": "1234567000000000000",
+    }  # fmt: skip
+    assert Money(1).amount == "0.000000000000000001"
+    assert Money(150, decimals=2).amount == "1.5"
+    assert to_atoms("1.5", decimals=2) == 150
+
+
+def test_negative_amounts_keep_their_sign() -> None:
+    assert from_scaled(-1, 3) == "-0.001"
+
+
+def test_rate_is_shown_in_tokens_per_hour() -> None:
+    assert rate_per_hour(2_500_000_000_000) == "2.5"
+
+
+def test_prices_read_back_what_they_show() -> None:
+    prices = Prices(2_500_000_000, 1, 20, 300, 4000, 500_000)
+    assert prices_from_json(prices_to_json(prices)) == prices
+    assert prices_from_json({"gpu_hour": "1", "unit": None}) == Prices(10**9)
+
+
+def test_every_wrong_price_is_named() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        prices_from_json({"cpu_hour": "x", "gpuhour": "1"}, "/prices")
+    pointers = {problem.pointer for problem in caught.value.problems}
+    assert pointers == {"/prices/cpu_hour", "/prices/gpuhour", "/prices/gpu_hour"}

@@ -1,0 +1,101 @@
+"""Receipts: worked examples; that lines always add up is a property test."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from marketplace.domain.receipt import ChainEvent, ReceiptInput, build_receipt, gpu_seconds, split
+from settlement.orders import Prices
+from settlement.units import Sizes
+from settlement.usage import UsageVector
+from tests.factories import NANO
+
+ONE = 10**18
+PLAIN = ReceiptInput(
+    lease_id="lease_1",
+    job_id="job_1",
+    tier="H100-80GB-SXM",
+    simulated=True,
+    prices=Prices(2 * NANO),
+    sizes=Sizes(1000),
+    unit="",
+    min_charge_seconds=0,
+    used=UsageVector(ms=1_800_000, gpu_ms=1_800_000),
+    readings=30,
+    locked=2 * ONE,
+    released=ONE,
+    refunded=ONE,
+    fee_bps=100,
+    transactions=(ChainEvent("open", "0x01", 7),),
+)
+
+
+def test_half_an_hour_at_two_tokens_costs_one() -> None:
+    receipt = build_receipt(PLAIN)
+    assert (receipt.gross, receipt.fee, receipt.net) == (ONE, ONE // 100, ONE - ONE // 100)
+    assert receipt.conserved
+    [line] = receipt.lines
+    assert (line.resource, line.quantity, line.unit) == ("gpu", "1800", "GPU-seconds")
+    assert (line.price, line.price_unit, line.cost.atoms) == ("2", "per GPU-hour", ONE)
+
+
+def test_receipt_json_leads_from_readings_to_transactions() -> None:
+    shown = build_receipt(PLAIN).to_json()
+    assert shown["readings"] == 30
+    assert shown["simulated"] is True
+    assert shown["gpu_seconds"] == "1800"
+    assert (shown["rate"], shown["rate_unit"]) == ("2", "token per hour")
+    assert shown["gross"]["amount"] == "1"
+    assert shown["fee"]["amount"] == "0.01"
+    assert shown["net"]["amount"] == "0.99"
+    assert shown["conserved"] is True
+    assert shown["transactions"] == [{"kind": "open", "tx_hash": "0x01", "block": 7}]
+
+
+def test_every_resource_has_its_line() -> None:
+    source = replace(
+        PLAIN,
+        prices=Prices(2 * NANO, NANO // 10, NANO // 100, NANO // 1000, NANO, NANO // 2),
+        sizes=Sizes(500, 2000, 1024, 2048),
+        unit="request",
+        used=UsageVector(ms=3_600_000, egress_mib=512, units=3),
+    )
+    lines = {line.resource: line for line in build_receipt(source).lines}
+    assert {name: line.cost.amount for name, line in lines.items()} == {
+        "gpu": "1", "cpu": "0.2", "memory": "0.01", "storage": "0.002", "egress": "0.5",
+        "units": "1.5",
+    }  # fmt: skip
+    assert {name: (line.quantity, line.unit) for name, line in lines.items()} == {
+        "gpu": ("1800", "GPU-seconds"), "cpu": ("7200", "core-seconds"),
+        "memory": ("3600", "GiB-seconds"), "storage": ("7200", "GiB-seconds"),
+        "egress": ("0.5", "GiB"), "units": ("3", "request"),
+    }  # fmt: skip
+
+
+def test_minimum_charge_is_billed_once_something_ran() -> None:
+    short = replace(PLAIN, min_charge_seconds=60, used=UsageVector(ms=1))
+    assert build_receipt(short).billed_ms == 60_000
+    assert build_receipt(short).gross == 2 * ONE * 60 // 3600
+    idle = build_receipt(replace(short, used=UsageVector()))
+    assert (idle.billed_ms, idle.gross) == (0, 0)
+
+
+@pytest.mark.parametrize("change", [{"released": ONE - 1}, {"refunded": ONE + 1}, {"locked": 1}])
+def test_receipt_that_does_not_balance_says_so(change: dict[str, int]) -> None:
+    assert not build_receipt(replace(PLAIN, **change)).conserved
+
+
+def test_largest_remainders_get_the_rest_and_equal_ones_go_first() -> None:
+    assert split(10, [1, 1, 1]) == (4, 3, 3)
+    assert split(11, [1, 2, 3]) == (2, 4, 5)
+    assert split(2, [1, 1, 98]) == (0, 0, 2)
+    assert split(0, [0, 0]) == (0, 0)
+    with pytest.raises(ValueError, match="among nothing"):
+        split(1, [0])
+
+
+def test_gpu_seconds_of_a_share() -> None:
+    assert gpu_seconds(1500, 250) == "0.375"
+    assert gpu_seconds(60_000, 8000) == "480"

@@ -1,0 +1,63 @@
+"""Tiers: the shipped table, choosing by name and memory, and where its prices come from."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from marketplace.data import load_tiers
+from marketplace.domain.tier import TierRegistry
+
+ROOT = Path(__file__).resolve().parents[3]
+DATA = Path(os.environ.get("COULOMB_DATA", ROOT.parent / "shared" / "data"))
+TIERS = load_tiers()
+
+
+def test_every_tier_fits_an_order_and_has_real_prices() -> None:
+    assert len({tier.word for tier in TIERS}) == len(list(TIERS)) <= 32
+    for tier in TIERS:
+        prices = (tier.low_nano_per_hour, tier.median_nano_per_hour, tier.high_nano_per_hour)
+        assert 0 < prices[0] <= prices[1] <= prices[2]
+        assert tier.listings
+        assert tier.markets
+        assert tier.name.startswith(f"{tier.gpu}-{tier.memory_gib}GB")
+    assert TIERS.source == "skypilot-catalog v8, vast and shadeform listings"
+
+
+def test_table_reads_back_from_its_json() -> None:
+    rows = {"source": TIERS.source, "tiers": [tier.to_json() for tier in TIERS]}
+    assert TierRegistry.from_json(rows) == TIERS
+
+
+def test_names_are_found_in_any_spelling_and_guessed_when_wrong() -> None:
+    assert [t.name for t in TIERS.named("h100")] == [
+        "H100-80GB-SXM", "H100-80GB-PCIE", "H100-94GB-NVL",
+    ]  # fmt: skip
+    assert [t.name for t in TIERS.named("rtx-4090")] == ["RTX4090-24GB"]
+    assert [t.name for t in TIERS.named("H100-94GB-NVL")] == ["H100-94GB-NVL"]
+    assert TIERS.named("H1000") == ()
+    assert TIERS.suggest("H1000") == "H100"
+    assert TIERS.suggest("zzzz") is None
+    assert TIERS.get("L4-24GB") is not None
+    assert TIERS.get("L4") is None
+
+
+def test_memory_bounds_are_inclusive_and_no_name_means_any() -> None:
+    assert {t.gpu for t in TIERS.select((), 141, None)} == {"H200", "B200"}
+    assert {t.gpu for t in TIERS.select((), None, 12)} == {"RTX3080", "RTX3060"}
+    assert [t.name for t in TIERS.select(("A100",), 40, 40)] == ["A100-40GB-SXM"]
+    assert TIERS.select(("A100",), 81, None) == ()
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no market listings at {DATA}")
+def test_shipped_table_is_what_the_listings_give() -> None:
+    script = [sys.executable, "scripts/lib/tiers.py", str(DATA / "gpu_prices.csv")]
+    built = subprocess.run(script, cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    shipped = files("marketplace.data").joinpath("tiers.json").read_text()
+    assert json.loads(built) == json.loads(shipped)

@@ -1,0 +1,42 @@
+"""The tree drawn in the errors module is the tree in the code."""
+
+from __future__ import annotations
+
+import re
+
+import marketplace.errors as errors
+from marketplace.errors import InvalidInput, MarketError, Problem
+
+
+def subtree(kind: type[MarketError], depth: int = 0) -> list[tuple[int, str, str]]:
+    rows = [(depth, kind.__name__, kind.code)]
+    for child in kind.__subclasses__():
+        if child.__module__ == errors.__name__:
+            rows += subtree(child, depth + 1)
+    return rows
+
+
+def drawn() -> list[tuple[int, str, str]]:
+    rows = []
+    for line in (errors.__doc__ or "").splitlines():
+        match = re.match(r"([│├└─ ]*)([A-Z]\w+)\s{2,}([a-z_]+)(\s|$)", line)
+        if match:
+            rows.append((len(match.group(1)) // 4, match.group(2), match.group(3)))
+    return rows
+
+
+def test_docstring_draws_every_error_with_its_code_in_place() -> None:
+    assert drawn() == subtree(MarketError)
+
+
+def test_codes_are_unique() -> None:
+    codes = [code for _, _, code in subtree(MarketError)]
+    assert len(set(codes)) == len(codes)
+
+
+def test_invalid_input_lists_every_problem() -> None:
+    error = InvalidInput([Problem("/a", "is wrong"), Problem("", "is worse")])
+    assert str(error) == "/a: is wrong; /: is worse"
+    assert [p.to_json() for p in error.problems] == [
+        {"pointer": "/a", "detail": "is wrong"}, {"pointer": "", "detail": "is worse"},
+    ]  # fmt: skip
