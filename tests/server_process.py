@@ -1,0 +1,47 @@
+"""A market server as a process of its own, so that a test can kill it: prints its URL, then serves.
+
+Usage: python -m tests.server_process FOLDER RPC_URL [FAULT]. The relayer's key is a development
+key that every Anvil knows.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import structlog
+
+from marketplace.bootstrap import Settings, run_roles
+from settlement.chain.devnet import DEV_CHAIN_ID, dev_account
+
+
+def settings(folder: Path, rpc_url: str) -> Settings:
+    """Fast intervals, no confirmations, everything below one folder."""
+    return Settings(
+        database_url=f"sqlite:///{folder}/market.db",
+        rpc_url=rpc_url,
+        chain_id=DEV_CHAIN_ID,
+        deployments=folder,
+        blobs=folder / "blobs",
+        port=0,
+        interval_ms=1_000,
+        settle_every_s=1,
+        confirmations=0,
+        poll_s=0.1,
+    )
+
+
+def main() -> int:
+    """Serve until told to stop."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+
+    def ready(url: str) -> None:
+        print(url, flush=True)
+
+    folder, rpc_url = Path(sys.argv[1]), sys.argv[2]
+    return run_roles(settings(folder, rpc_url), dev_account(3), ready)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
