@@ -1,6 +1,6 @@
 """Answers the requests of requests.txt round after round, and counts each answer as one unit.
 
-Ends with exit code 1 where fewer than nine answers in ten are right.
+Ends with exit code 1 where fewer than eight answers in ten are right.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import agent
 from model import NAMES, features, probabilities, train
 
-REPORT_EVERY = 100
+REPORT_EVERY = 250
 
 
 def load(path: Path) -> list[tuple[str, str]]:
@@ -22,7 +22,7 @@ def load(path: Path) -> list[tuple[str, str]]:
 
 
 def main() -> int:
-    count = int(os.environ.get("REQUESTS", "4000"))
+    count = int(os.environ.get("REQUESTS", "20000"))
     requests = load(Path(__file__).with_name("requests.txt"))
     weights = train()
     agent.ready()
@@ -39,7 +39,7 @@ def main() -> int:
     agent.progress(f"answered {count} requests in {seconds:.1f} s, {right / count:.1%} right")
     result = {"requests": count, "right": right, "seconds": round(seconds, 3)}
     agent.write_result("answers.json", result)
-    return 0 if right >= 0.9 * count else 1
+    return 0 if right >= 0.8 * count else 1
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def from_count(inside: int, thrown: int) -> tuple[float, float]:
 
 
 def main() -> int:
-    samples, seed = int(os.environ.get("SAMPLES", "160000000")), int(os.environ.get("SEED", "1"))
+    samples, seed = int(os.environ.get("SAMPLES", "100000000")), int(os.environ.get("SEED", "1"))
     agent.ready()
     pi, error, thrown = estimate(samples, seed)
     result = {"pi": pi, "standard_error": error, "points": thrown, "seed": seed}

@@ -10,10 +10,10 @@ import os
 import agent
 import numpy as np
 
-POINTS = 2_000
-HIDDEN = 64
-STEPS_PER_EPOCH = 120
-RATE, BETA1, BETA2, EPSILON = 0.01, 0.9, 0.999, 1e-8
+POINTS = 500
+HIDDEN = 32
+STEPS_PER_EPOCH = 150
+RATE, BETA1, BETA2, EPSILON = 0.003, 0.9, 0.999, 1e-8
 
 
 def spirals(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +74,7 @@ def train(epochs: int, seed: int) -> list[float]:
 
 
 def main() -> int:
-    epochs, seed = int(os.environ.get("EPOCHS", "6")), int(os.environ.get("SEED", "1"))
+    epochs, seed = int(os.environ.get("EPOCHS", "20")), int(os.environ.get("SEED", "1"))
     agent.ready()
     losses = train(epochs, seed)
     agent.write_result("training.json", {"epochs": epochs, "seed": seed, "losses": losses})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import agent
 
-ROUNDS = 400_000
+ROUNDS = 4_000_000
 MISMATCH = 3
 
 

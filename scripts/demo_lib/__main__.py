@@ -1,0 +1,178 @@
+"""Runs the demonstration: `python -m scripts.demo_lib [--json] [--keep]`.
+
+stdout has the JSON object alone, and only with --json; everything for people is on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import structlog
+
+from marketplace.errors import MarketError
+from marketplace.sdk.errors import CoulombError
+from scripts.demo_lib.books import Books, compare_receipt, read_books
+from scripts.demo_lib.cases import CASES
+from scripts.demo_lib.children import DemoError
+from scripts.demo_lib.market import FEE_BPS, INTERVAL_MS, Market
+from scripts.demo_lib.people import (
+    BUYERS,
+    DEPOSIT,
+    OFFERS,
+    Buyer,
+    Provider,
+    make_buyer,
+    put_on_book,
+    start_provider,
+)
+from scripts.demo_lib.result import document
+from scripts.demo_lib.shopping import Purchase, buy, follow
+from scripts.demo_lib.show import Screen, cmp, show_offers, show_receipt, show_sheet
+from settlement.errors import SettlementError
+
+FAULTS = (DemoError, CoulombError, SettlementError, MarketError, OSError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it; 0 where everything was as it should be, 130 after Ctrl-C, else 1."""
+    parser = argparse.ArgumentParser(prog="scripts/demo", description="A market, start to end.")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--keep", action="store_true", help="keep it all running until Ctrl-C")
+    chosen = parser.parse_args(arguments)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    signal.signal(signal.SIGTERM, _interrupt)
+    screen = Screen()
+    folder = Path(tempfile.mkdtemp(prefix="coulomb-demo-"))
+    market = Market(folder)
+    code = 1
+    try:
+        code = Demo(market, screen).run(as_json=chosen.json)
+        if chosen.keep:
+            _keep(market, screen)
+    except FAULTS as error:
+        screen.say(f"failed: {error}", "bold red")
+    except KeyboardInterrupt:
+        code = code if chosen.keep and code == 0 else 130
+        screen.say("interrupted; stopping what was started")
+    finally:
+        market.stop()
+    if code in (0, 130):
+        shutil.rmtree(folder)
+    else:
+        screen.say(f"logs: {market.children.logs}", "bold red")
+    return code
+
+
+class Demo:
+    """One run."""
+
+    def __init__(self, market: Market, screen: Screen) -> None:
+        self._market = market
+        self._screen = screen
+        self._providers: list[Provider] = []
+        self._buyers: dict[str, Buyer] = {}
+
+    def run(self, as_json: bool) -> int:
+        """Set up, trade, read the books; the exit code."""
+        try:
+            self._set_up()
+            purchases = self._trade()
+        finally:
+            for buyer in self._buyers.values():
+                buyer.witness.stop()
+                buyer.client.close()
+        books = self._read_books()
+        problems = [text for purchase in purchases for text in purchase.problems()]
+        problems += books.problems + _differences(purchases, books)
+        for purchase in purchases:
+            show_receipt(self._screen, purchase)
+        show_sheet(self._screen, books.sheet, not problems)
+        for text in problems:
+            self._screen.say(text, "bold red")
+        if as_json:
+            print(json.dumps(document(self._market, purchases, books, not problems)), flush=True)
+        states = ", ".join(sorted({p.job.state for p in purchases}))
+        self._screen.say(f"{len(purchases)} jobs ended: {states}")
+        return 1 if problems else 0
+
+    def _set_up(self) -> None:
+        say, market = self._screen.say, self._market
+        say("1 CMP stands for 1 USD here; prices are medians of real listings; the GPUs are")
+        say("simulated: jobs run on this machine's processor, in a sandbox of their own")
+        market.start_chain()
+        market.start_server()
+        say(f"chain at {market.chain.rpc_url}, server at {market.api_url}, fee {FEE_BPS / 100} %")
+        self._providers = [start_provider(market, offer) for offer in OFFERS]
+        for name, account in BUYERS:
+            self._buyers[name] = make_buyer(market, name, account)
+            say(f"{name:<8} deposited {cmp(DEPOSIT)} by permit: {self._buyers[name].deposit_tx}")
+        market.mine_every_second()
+        for provider in self._providers:
+            put_on_book(market, provider)
+        show_offers(self._screen, self._providers)
+
+    def _trade(self) -> list[Purchase]:
+        say = self._screen.say
+        purchases = [buy(case, self._buyers) for case in CASES]
+        say(f"{len(purchases)} jobs bought; usage is signed every {INTERVAL_MS / 1000:g} s")
+        with self._screen as screen:
+            follow(purchases, lambda: screen.update(purchases), self._market.children.check)
+        for name, buyer in self._buyers.items():
+            say(f"{name:<8} countersigned {buyer.witness.countersigned} attestations")
+            for refusal in dict.fromkeys(buyer.witness.refusals):
+                say(f"{name:<8} refused to {refusal}", "yellow")
+        return purchases
+
+    def _read_books(self) -> Books:
+        market = self._market
+        escrow, token = market.contracts()
+        return read_books(
+            escrow,
+            token,
+            market.deployment.block,
+            [provider.signer.address for provider in self._providers],
+            [buyer.address for buyer in self._buyers.values()],
+        )
+
+
+def _differences(purchases: Sequence[Purchase], books: Books) -> list[str]:
+    """In what the server's receipts differ from the chain, both ways."""
+    found: list[str] = []
+    seen: set[bytes] = set()
+    for purchase in purchases:
+        if purchase.receipt is not None and purchase.lease is not None:
+            number = bytes.fromhex(purchase.lease.lease_no.removeprefix("0x"))
+            seen.add(number)
+            found += compare_receipt(purchase.receipt, books.leases.get(number))
+    return found + [f"lease 0x{n.hex()} has no receipt" for n in books.leases if n not in seen]
+
+
+def _keep(market: Market, screen: Screen) -> None:
+    """Say how to look for oneself, and wait for Ctrl-C."""
+    escrow, token = market.deployment.escrow.address, market.deployment.token.address
+    screen.say("kept running until Ctrl-C; look for yourself (cast is in .setup/bin):")
+    for call in (f"{token} 'balanceOf(address)(uint256)' {escrow}",):
+        screen.console.print(f"  cast call --rpc-url {market.chain.rpc_url} {call}", soft_wrap=True)
+    screen.console.print(
+        f"  cast call --rpc-url {market.chain.rpc_url} {escrow} "
+        "'balanceOf(address)(uint256)' ACCOUNT",
+        soft_wrap=True,
+    )
+    signal.pause()
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

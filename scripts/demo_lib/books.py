@@ -1,0 +1,175 @@
+"""The books, read from the chain alone: events and balances at one block; then held against the
+receipts that the server wrote. Amounts are atoms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from marketplace.sdk.purchases import Receipt
+from settlement.chain.calls import LeaseRef
+from settlement.chain.contracts import Escrow, Token
+from settlement.events import Closed, Opened, Settled, SettledMetered, Stopped, lease_numbers
+from settlement.leases import EscrowState, LeaseState, Params, replay
+from settlement.ports import LoggedEvent
+
+
+@dataclass(frozen=True, slots=True)
+class ChainLease:
+    """One lease as its events tell. `cost` is what its measured usage costs at its rate, worked
+    out here; `released` is what the contract says it paid, fee included.
+    """
+
+    state: LeaseState
+    locked: int
+    cost: int
+    released: int
+    refunded: int
+    transactions: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """Where every deposited atom is. `earned` is net of `fees`; `untouched` was never locked."""
+
+    deposits: int
+    earned: int
+    fees: int
+    refunds: int
+    untouched: int
+    locked: int
+    held: int
+    block: int
+
+    @property
+    def accounted(self) -> int:
+        """What the deposits have become."""
+        return self.earned + self.fees + self.refunds + self.untouched
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """The chain's books and everything in them that is not as it should be."""
+
+    leases: dict[bytes, ChainLease]
+    sheet: Sheet
+    problems: list[str] = field(default_factory=list)
+
+
+def read_books(
+    escrow: Escrow,
+    token: Token,
+    first_block: int,
+    providers: Sequence[str],
+    buyers: Sequence[str],
+) -> Books:
+    """Every event since the deployment, and the balances at the block of the last one read."""
+    at = escrow.client.head().number
+    logged = escrow.events(first_block, at)
+    params = escrow.params(token.decimals())
+    state = replay((item.event for item in logged), params)
+    leases = {number: _lease(lease, params, logged) for number, lease in state.leases.items()}
+    deposits = sum(i.event.amount for i in logged if i.event.name == "Deposited")
+    sheet = Sheet(
+        deposits=deposits,
+        earned=sum(escrow.balance_of(p, at) for p in providers),
+        fees=sum(escrow.fees_of(p, at) for p in providers),
+        refunds=sum(lease.refunded for lease in leases.values()),
+        untouched=deposits - sum(lease.locked for lease in leases.values()),
+        locked=sum(lease.state.locked(params) for lease in leases.values()),
+        held=token.balance_of(escrow.address, at),
+        block=at,
+    )
+    problems = [
+        *_sums(sheet, sum(escrow.balance_of(b, at) for b in buyers)),
+        *_storage(escrow, state, at, (*providers, *buyers)),
+        *(text for number, lease in leases.items() for text in _one(escrow, number, lease, at)),
+    ]
+    return Books(leases, sheet, problems)
+
+
+def _lease(lease: LeaseState, params: Params, logged: Sequence[LoggedEvent]) -> ChainLease:
+    own = [item for item in logged if lease.lease_no in lease_numbers(item.event)]
+    events = [item.event for item in own]
+    closed = [e for e in events if isinstance(e, Closed)]
+    paying = (Opened, Settled, SettledMetered, Stopped, Closed)
+    seen = dict.fromkeys(
+        (item.event.name, item.tx_hash) for item in own if isinstance(item.event, paying)
+    )
+    return ChainLease(
+        state=lease,
+        locked=sum(e.locked for e in events if isinstance(e, Opened)),
+        cost=lease.released(params),
+        released=sum(e.released for e in closed),
+        refunded=sum(e.refunded for e in closed)
+        + sum(e.unlocked for e in events if isinstance(e, Stopped)),
+        transactions=tuple(seen),
+    )
+
+
+def _sums(sheet: Sheet, buyers_hold: int) -> list[str]:
+    """What has to add up over the whole escrow."""
+    parts = (
+        ("earnings + fees + refunds + untouched", sheet.accounted, sheet.deposits, "deposits"),
+        ("refunds + untouched", sheet.refunds + sheet.untouched, buyers_hold, "buyers' balances"),
+        ("balances + fees", sheet.earned + sheet.fees + buyers_hold, sheet.held, "tokens held"),
+        ("still locked", sheet.locked, 0, "nothing"),
+    )
+    return [f"{name} = {a}, but {other} = {b}" for name, a, b, other in parts if a != b]
+
+
+def _storage(escrow: Escrow, state: EscrowState, at: int, accounts: Sequence[str]) -> list[str]:
+    """Balances and fees in the contract's storage against the sum of its events."""
+    found = []
+    for account in accounts:
+        pairs = (
+            ("balance", escrow.balance_of(account, at), state.balances.get(account, 0)),
+            ("fees", escrow.fees_of(account, at), state.fees.get(account, 0)),
+        )
+        found += [
+            f"{account}: {what} is {held}, its events say {summed}"
+            for what, held, summed in pairs
+            if held != summed
+        ]
+    return found
+
+
+def _one(escrow: Escrow, number: bytes, lease: ChainLease, at: int) -> list[str]:
+    """One lease: paid what it cost, gave the rest back, and is a tombstone."""
+    state = lease.state
+    ref = LeaseRef(state.buyer, state.provider, state.witness, number)
+    parts = (
+        ("released", lease.released, lease.cost, "its cost"),
+        ("released + refunded", lease.released + lease.refunded, lease.locked, "its lock"),
+        ("state", escrow.lease(ref, at).status.value, 5, "closed"),
+    )
+    return [
+        f"lease 0x{number.hex()}: {name} = {a}, but {other} = {b}"
+        for name, a, b, other in parts
+        if a != b
+    ]
+
+
+def compare_receipt(receipt: Receipt, lease: ChainLease | None) -> list[str]:
+    """In what a server's receipt differs from the chain."""
+    if lease is None:
+        return [f"{receipt.lease_id}: the chain has no such lease"]
+    hashes = {(t.kind, t.tx_hash.lower()) for t in receipt.transactions}
+    on_chain = {(kind, tx.lower()) for kind, tx in lease.transactions}
+    pairs = (
+        ("usage in ms", receipt.used_ms, lease.state.used_ms),
+        ("cost", receipt.gross.atoms, lease.cost),
+        ("lines' sum", sum(line.cost.atoms for line in receipt.lines), lease.cost),
+        ("released", receipt.released.atoms, lease.released),
+        ("refunded", receipt.refunded.atoms, lease.refunded),
+        ("locked", receipt.locked.atoms, lease.locked),
+        ("conserved", receipt.conserved, True),
+        ("missing transactions", sorted(on_chain - hashes), []),
+        ("transactions of nobody", sorted(t for t in hashes - on_chain), []),
+    )
+    return [
+        f"{receipt.lease_id}: {what} is {said} on the receipt, {found} on chain"
+        for what, said, found in pairs
+        if said != found
+    ]

@@ -1,0 +1,49 @@
+"""Which jobs are bought, by whom, and how each is meant to end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from marketplace.domain.job import JobSpec
+from marketplace.sdk.jobfile import load_job
+from scripts.demo_lib.children import ROOT
+
+EXAMPLES = ROOT / "examples"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One job. `cancel_at_ms`: the buyer cancels it once so much usage was countersigned."""
+
+    name: str
+    buyer: str
+    file: str
+    state: str = "succeeded"
+    reason: str | None = None
+    exit_code: int | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    cancel_at_ms: int | None = None
+
+    def spec(self) -> JobSpec:
+        """The job file's spec under this case's name, with this case's variables."""
+        spec, folder = load_job(EXAMPLES / self.file)
+        workdir = None if spec.workdir is None else str((folder / Path(spec.workdir)).resolve())
+        env = tuple(sorted({**dict(spec.env), **self.env}.items()))
+        return replace(spec, name=self.name, workdir=workdir, env=env)
+
+
+# The long ones first, so that the others run beside them.
+CASES = (
+    Case("over-budget", "lab", "endings/search/over-budget.yaml", "over_budget", "budget"),
+    Case("cancelled", "studio", "endings/search/cancelled.yaml", "cancelled", cancel_at_ms=3_000),
+    Case("train", "lab", "train/job.yaml"),
+    Case("inference", "studio", "inference/job.yaml"),
+    Case("pi", "lab", "pi/job.yaml"),
+    Case("failing", "studio", "endings/failing/job.yaml", "failed", "exit_code", 3),
+    Case("pipeline", "studio", "pipeline/job.yaml"),
+    Case("pi-again", "studio", "pi/job.yaml", env={"SEED": "2"}),
+    Case("train-again", "lab", "train/job.yaml", env={"SEED": "2"}),
+    Case("inference-small", "lab", "inference/job.yaml", env={"REQUESTS": "5000"}),
+    Case("no-match", "lab", "endings/no-match/job.yaml", "no_match"),
+)

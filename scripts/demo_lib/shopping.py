@@ -1,0 +1,109 @@
+"""Buying the jobs and following each to its end on chain."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from marketplace.sdk.flow import Sync
+from marketplace.sdk.models import Lease
+from marketplace.sdk.purchases import Job, Receipt
+from marketplace.sdk.resources.jobs import JobHandle
+from scripts.demo_lib.cases import Case
+from scripts.demo_lib.children import DemoError
+from scripts.demo_lib.people import Buyer
+
+LOOK_SECONDS = 0.4
+LIMIT_SECONDS = 150.0
+
+
+@dataclass(slots=True)
+class Purchase:
+    """One job that was bought. `receipt` is None where nothing was leased."""
+
+    case: Case
+    buyer: Buyer
+    handle: JobHandle[Sync]
+    lease: Lease | None = None
+    receipt: Receipt | None = None
+    cancelled: bool = False
+    is_over: bool = False
+
+    @property
+    def job(self) -> Job:
+        """The job as last seen."""
+        return self.handle.job
+
+    @property
+    def outcome(self) -> str:
+        """State and reason in words."""
+        job = self.job
+        reason = f" ({job.reason})" if job.reason else ""
+        code = f", exit code {job.exit_code}" if job.exit_code else ""
+        return f"{job.state}{reason}{code}"
+
+    def problems(self) -> list[str]:
+        """In what it is not as it should be."""
+        job, case = self.job, self.case
+        found = []
+        if job.state != case.state:
+            found.append(f"{case.name}: {self.outcome} instead of {case.state}")
+        if case.reason is not None and job.reason != case.reason:
+            found.append(f"{case.name}: the reason is {job.reason!r} instead of {case.reason!r}")
+        if case.exit_code is not None and job.exit_code != case.exit_code:
+            found.append(f"{case.name}: exit code {job.exit_code} instead of {case.exit_code}")
+        if case.state == "no_match":
+            if not (job.no_match and job.no_match.get("relaxations")):
+                found.append(f"{case.name}: was not told why nothing matched and what would")
+        elif self.receipt is None:
+            found.append(f"{case.name}: has no receipt")
+        return found
+
+    def look(self) -> None:
+        """Ask how it is; cancel it where that is due; fetch the receipt at its end."""
+        if self.is_over:
+            return
+        job = self.handle.refresh()
+        self._cancel_if_due(job)
+        if not job.is_final:
+            return
+        self.lease = self.handle.lease()
+        if self.lease is None:
+            self.is_over = True
+        elif self.lease.state == "closed":
+            self.receipt = self.handle.receipt()
+            self.is_over = True
+
+    def _cancel_if_due(self, job: Job) -> None:
+        due = self.case.cancel_at_ms
+        if due is None or self.cancelled or job.cost is None or job.state != "running":
+            return
+        if job.cost.ms >= due:
+            self.handle.cancel()
+            self.cancelled = True
+
+
+def buy(case: Case, buyers: Mapping[str, Buyer]) -> Purchase:
+    """Sign a job's bid and buy it."""
+    buyer = buyers[case.buyer]
+    return Purchase(case, buyer, buyer.client.jobs.submit(case.spec()))
+
+
+def follow(purchases: list[Purchase], watch: Callable[[], None], check: Callable[[], None]) -> None:
+    """Until every lease is closed on chain. `check` raises where a program died; so does a job
+    that takes too long (DemoError).
+    """
+    until = time.monotonic() + LIMIT_SECONDS
+    while True:
+        for purchase in purchases:
+            purchase.look()
+        watch()
+        waiting = [p for p in purchases if not p.is_over]
+        if not waiting:
+            return
+        check()
+        if time.monotonic() > until:
+            names = ", ".join(f"{p.case.name} ({p.outcome})" for p in waiting)
+            raise DemoError(f"not over after {LIMIT_SECONDS:g} s: {names}")
+        time.sleep(LOOK_SECONDS)

@@ -1,0 +1,170 @@
+"""What people see, all of it on stderr: progress while it runs, then receipts and the books."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from marketplace.domain.pricing import Money, from_scaled
+from marketplace.domain.receipt import gpu_seconds
+from scripts.demo_lib.books import Sheet
+from scripts.demo_lib.people import Provider
+from scripts.demo_lib.shopping import Purchase
+
+COLOURS = {
+    "succeeded": "green", "running": "cyan", "failed": "red", "cancelled": "yellow",
+    "over_budget": "yellow", "no_match": "yellow", "lost": "red",
+}  # fmt: skip
+
+
+def cmp(atoms: int) -> str:
+    """Atoms for people."""
+    return f"{from_scaled(atoms, 18)} CMP"
+
+
+class Screen:
+    """A live table on a terminal; a line per change where stderr is none."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self._began = time.monotonic()
+        self._live: Live | None = None
+        self._told: dict[str, str] = {}
+
+    def say(self, text: str, style: str = "") -> None:
+        """One line with the seconds since the start."""
+        seconds = time.monotonic() - self._began
+        self.console.print(
+            f"[dim]{seconds:5.1f} s[/dim]  {escape(text)}", style=style, soft_wrap=True
+        )
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, refresh_per_second=4)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def update(self, purchases: Sequence[Purchase]) -> None:
+        """Show how far every job is."""
+        if self._live is not None:
+            self._live.update(_progress(purchases))
+            return
+        for purchase in purchases:
+            text = purchase.outcome + (", lease closed on chain" if purchase.receipt else "")
+            if self._told.get(purchase.case.name) != text:
+                self._told[purchase.case.name] = text
+                self.say(f"{purchase.case.name:<16} {text}")
+
+
+def _progress(purchases: Sequence[Purchase]) -> Table:
+    table = Table("job", "buyer", "state", "measured", "accrued", "lease", box=None)
+    for purchase in purchases:
+        job, cost = purchase.job, purchase.job.cost
+        colour = COLOURS.get(job.state, "white")
+        table.add_row(
+            purchase.case.name,
+            purchase.case.buyer,
+            f"[{colour}]{escape(purchase.outcome)}[/{colour}]",
+            f"{cost.ms / 1000:.1f} s" if cost else "",
+            f"{cost.accrued.amount:.8f} CMP" if cost else "",
+            "closed" if purchase.receipt else (job.lease_id or "")[:14],
+        )
+    return table
+
+
+def show_offers(screen: Screen, providers: Sequence[Provider]) -> None:
+    """Who sells what for how much."""
+    for provider in providers:
+        offer = provider.offer
+        unit = f" and {offer.unit_price} per {offer.unit}" if offer.unit else ""
+        shared = ", shared" if offer.shared else ""
+        screen.say(
+            f"{offer.name:<8} {offer.gpus} × {offer.tier} (simulated{shared}) in {offer.region} "
+            f"at {offer.gpu_hour} CMP per GPU-hour{unit}"
+        )
+
+
+def show_receipt(screen: Screen, purchase: Purchase) -> None:
+    """Readings → GPU-seconds → rate → cost → transactions; or why there is nothing to pay."""
+    print_ = screen.console.print
+    colour = COLOURS.get(purchase.job.state, "white")
+    head = f"[bold]{purchase.case.name}[/bold] · {purchase.case.buyer}"
+    print_(f"\n{head} · [{colour}]{escape(purchase.outcome)}[/{colour}]", soft_wrap=True)
+    receipt = purchase.receipt
+    if receipt is None:
+        for line in no_match_lines(purchase):
+            print_(f"  {escape(line)}", soft_wrap=True)
+        return
+    gpu = f"{receipt.tier}{' (simulated)' if receipt.simulated else ''}"
+    rows = [
+        f"{receipt.readings} readings, {receipt.used_ms} ms on {gpu} "
+        f"= {receipt.gpu_seconds} GPU-seconds, at {receipt.rate} CMP per hour"
+    ]
+    rows += [
+        f"{line.resource:<7} {line.quantity} {line.unit} at {line.price} {line.price_unit} "
+        f"= {cmp(line.cost.atoms)}"
+        for line in receipt.lines
+    ]
+    rows.append(
+        f"cost    {cmp(receipt.gross.atoms)} = {cmp(receipt.net.atoms)} to the provider "
+        f"+ {cmp(receipt.fee.atoms)} fee; {cmp(receipt.refunded.atoms)} back to the buyer"
+    )
+    rows += [f"{t.kind:<14} {t.tx_hash} (block {t.block})" for t in receipt.transactions]
+    for row in rows:
+        print_(f"  {escape(row)}", soft_wrap=True)
+
+
+def no_match_lines(purchase: Purchase) -> list[str]:
+    """Why nothing matched: what each constraint refuses, and the cheapest change."""
+    why = purchase.job.no_match or {}
+    lines = [f"no match: {why.get('considered', 0)} asks were considered; nothing was locked"]
+    lines += [
+        f"{row.get('reason')}: refuses {row.get('alone')}, leaves {row.get('left')}"
+        for row in why.get("eliminations", ())
+        if row.get("alone")
+    ]
+    return lines + [f"what would match: {r.get('text')}" for r in why.get("relaxations", ())[:1]]
+
+
+def show_sheet(screen: Screen, sheet: Sheet, sound: bool) -> None:
+    """The closing balance sheet."""
+    table = Table("read from the chain", "CMP", "atoms", box=None, title_justify="left")
+    rows = (
+        ("deposits", sheet.deposits),
+        ("= released to providers", sheet.earned),
+        ("+ fees", sheet.fees),
+        ("+ refunds, back with the buyers", sheet.refunds),
+        ("+ balances never locked", sheet.untouched),
+        ("difference", sheet.deposits - sheet.accounted),
+        ("tokens the escrow holds", sheet.held),
+    )
+    for name, atoms in rows:
+        table.add_row(name, Money(atoms).to_json()["amount"], str(atoms))
+    screen.console.print()
+    screen.console.print(table)
+    verdict = "every atom is accounted for" if sound else "THE BOOKS DO NOT ADD UP"
+    style = "bold green" if sound else "bold red"
+    screen.console.print(f"Block {sheet.block}: {verdict}.", style=style)
+
+
+def total_gpu_seconds(purchases: Sequence[Purchase]) -> str:
+    """GPU-seconds over all leases, decimal text."""
+    ms = sum(round(float(p.receipt.gpu_seconds) * 1000) for p in purchases if p.receipt)
+    return gpu_seconds(ms, 1000)
