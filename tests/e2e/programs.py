@@ -1,4 +1,4 @@
-"""Programs that tests start, kill and start again: each by its own process id, its log in a file."""
+"""Programs that tests start, kill and start again: each by its process id, its log in a file."""
 
 from __future__ import annotations
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -20,8 +21,7 @@ from tests.e2e.chain import (
     on_chain,
 )
 from tests.e2e.conftest import Stories
-from tests.e2e.programs import Program
-from tests.e2e.world import FEE_BPS, ONE, PASSWORD, TIER, Party, Provider, World, job_of
+from tests.e2e.world import FEE_BPS, ONE, TIER, Party, Provider, World, job_of
 
 pytestmark = pytest.mark.xdist_group("e2e-money")
 
@@ -76,98 +76,104 @@ def sdk_story(world: World) -> Bought:
         assert lease is not None, job
         receipt = handle.receipt()
         handle.result(folder / "result")
-        logs = "".join(piece.text for piece in handle.logs())
+        logs = "".join(piece.text for piece in handle.logs() if piece.stream == "stdout")
     return Bought(buyer, provider, job, lease, receipt, logs, folder / "result", 3 * ONE)
 
 
 @dataclass(frozen=True, slots=True)
 class Commands:
-    """What the commands of a provider and a buyer answered."""
+    """What the commands of a provider and a buyer answered; `earned` atoms before withdrawing."""
 
     buyer: str
     provider: str
     findings: dict[str, str]
-    receipt: dict[str, object]
-    listed: list[dict[str, object]]
+    quote: Any
+    receipt: dict[str, Any]
+    listed: list[dict[str, Any]]
     result: Path
     said: str
-    withdrawn: int
     earned: int
-    tokens: int
-    agent: Program
 
 
-def _newcomer(world: World, name: str) -> Party:
-    """Someone with a folder and a password, and nothing else yet."""
-    home = world.folder / "people" / name
-    (home / "config" / "coulomb").mkdir(parents=True)
-    party = Party(name, home, None, None)  # type: ignore[arg-type]  # keys are made by commands
-    party.password_file.touch(mode=0o600)
-    party.password_file.write_text(PASSWORD + "\n")
-    return party
+@dataclass(slots=True)
+class Shell:
+    """One person at a command line: a folder, a key, an environment, and no profile yet."""
+
+    world: World
+    party: Party
+    env: dict[str, str]
+
+    @classmethod
+    def of(cls, world: World, name: str) -> Shell:
+        """Someone new; the key lies in a keystore as Foundry makes them."""
+        party = world.newcomer(name)
+        env = {"COULOMB_API_URL": world.api_url, "ETH_RPC_URL": world.chain.rpc_url}
+        return cls(world, party, {**env, "COULOMB_PASSWORD_FILE": str(party.password_file)})
+
+    def run(self, *words: str) -> Any:
+        """A command's JSON."""
+        return self.world.cli(self.party, *words, env=self.env)
+
+    def text(self, *words: str) -> str:
+        """A command's output as people see it."""
+        return self.world.cli_text(self.party, *words, env=self.env)
 
 
-def _wallet(world: World, party: Party, tokens: int) -> tuple[dict[str, str], str]:
-    """A new key, funded; the environment to act as it."""
-    env = {"COULOMB_API_URL": world.api_url, "ETH_RPC_URL": world.chain.rpc_url}
-    env["COULOMB_PASSWORD_FILE"] = str(party.password_file)
-    made = world.cli(
-        party, "wallet", "new", party.name, "--password-file", str(party.password_file), env=env
-    )
-    world.fund(made["account"], tokens)
-    return env, made["account"]
+def _offer(world: World) -> tuple[Shell, dict[str, str]]:
+    """A provider from nothing to an ask on the book; what its doctor found."""
+    sal = Shell.of(world, "sal")
+    world.fund(sal.party.address, 0)
+    sal.run(
+        "provider", "init", "--name", "shed", "--region", "eu-north", "--tier", TIER,
+        "--simulated", "1xH100", "--account", "sal",
+    )  # fmt: skip
+    agent = world.start_cli(sal.party, "agent-shed", "provider", "start", env=sal.env)
+    found = sal.run("provider", "doctor", "--account", "sal")
+    agent.says(r"(node_ready)")
+    sal.run("key", "create", "desk", "--scope", "provider", "--account", "sal")
+    sal.run("ask", "create", "--gpu-hour", "1.75", "--start-limit", "30s", "--yes")
+    return sal, {finding["code"]: finding["status"] for finding in found}
+
+
+def _pay_in(world: World) -> tuple[Shell, str]:
+    """A buyer from nothing to money in the escrow; its account."""
+    pia = Shell.of(world, "pia")
+    pia.party.keystore.unlink()
+    made = pia.run("wallet", "new", "pia", "--password-file", str(pia.party.password_file))
+    world.fund(made["account"], 2 * ONE)
+    pia.run("key", "create", "laptop", "--account", "pia")
+    pia.run("wallet", "deposit", "1.5", "--yes")
+    return pia, made["account"]
 
 
 def cli_story(world: World) -> Commands:
-    """A provider and a buyer that know nothing but the command line."""
-    seller, payer = _newcomer(world, "sal"), _newcomer(world, "pia")
-    sal_env, sal = _wallet(world, seller, 0)
-    pia_env, pia = _wallet(world, payer, 2 * ONE)
-
-    world.cli(
-        seller, "provider", "init", "--name", "shed", "--region", "eu-north", "--tier", TIER,
-        "--simulated", "1xH100", "--account", "sal", env=sal_env,
-    )  # fmt: skip
-    found = world.cli(seller, "provider", "doctor", "--account", "sal", env=sal_env)
-    agent = world.start_cli(seller, "agent-shed", "provider", "start", env=sal_env)
-    agent.says(r"(node_ready)")
-    world.cli(seller, "key", "create", "desk", "--scope", "provider", "--account", "sal",
-              env=sal_env)  # fmt: skip
-    world.cli(seller, "ask", "create", "--gpu-hour", "1.75", "--start-limit", "30s", "--yes",
-              env=sal_env)  # fmt: skip
-
-    world.cli(payer, "key", "create", "laptop", "--account", "pia", env=pia_env)
-    world.cli(payer, "wallet", "deposit", "1.5", "--yes", env=pia_env)
+    """A provider and a buyer that use nothing but the command line."""
+    with ThreadPoolExecutor(2) as pool:
+        offered, paid_in = pool.submit(_offer, world), pool.submit(_pay_in, world)
+        sal, findings = offered.result()
+        pia, buyer = paid_in.result()
     folder = world.folder / "pia-files"
     _write_inputs(folder)
-    job_file = folder / "job.yaml"
     placed = {"placement": {"regions": ["eu-north"]}, "env": {"PAUSE": "1.5"}}
     spec = job_of("python main.py", workdir="work", outputs=[{"path": "/out"}], **placed)
-    job_file.write_text(yaml.safe_dump(spec))
-    quote = world.cli(payer, "quote", str(job_file), env=pia_env)
-    assert quote, "no quote"
-    run = world.cli(
-        payer, "job", "run", str(job_file), "--yes", "--result", str(folder / "result"),
-        env=pia_env,
-    )  # fmt: skip
-    listed = world.cli(payer, "job", "list", env=pia_env)
-    said = world.cli_text(payer, "job", "logs", listed[0]["id"], env=pia_env)
-
-    earned = world.escrow.balance_of(sal)
-    world.cli(seller, "earnings", "withdraw", "all", "--yes", env=sal_env)
-    world.cli(payer, "wallet", "withdraw", "0.5", "--yes", env=pia_env)
+    job_file = str(folder / "job.yaml")
+    Path(job_file).write_text(yaml.safe_dump(spec))
+    quote = pia.run("quote", job_file)
+    receipt = pia.run("job", "run", job_file, "--yes", "--result", str(folder / "result"))
+    listed = pia.run("job", "list")
+    said = pia.text("job", "logs", listed[0]["id"], "--stream", "stdout")
+    earned = world.escrow.balance_of(sal.party.address)
+    sal.run("earnings", "withdraw", "all", "--yes")
     return Commands(
-        buyer=pia,
-        provider=sal,
-        findings={finding["code"]: finding["status"] for finding in found},
-        receipt=run,
+        buyer=buyer,
+        provider=sal.party.address,
+        findings=findings,
+        quote=quote,
+        receipt=receipt,
         listed=listed,
         result=folder / "result",
         said=said,
-        withdrawn=ONE // 2,
         earned=earned,
-        tokens=world.token.balance_of(sal),
-        agent=agent,
     )
 
 
@@ -223,16 +229,16 @@ def test_market_used_by_commands_alone_sells_runs_and_pays_a_job(
 ) -> None:
     seen: Commands = stories.outcome(cli_story)
     assert "fail" not in seen.findings.values(), seen.findings
+    assert [row["price"]["gpu_hour"] for row in seen.quote["matches"]] == ["1.75"]
     assert [job["state"] for job in seen.listed] == ["succeeded"]
     assert (seen.result / "sum.txt").read_text() == "55\n"
     assert seen.said == "read 10 numbers\ndone\n"
-    receipt = json.loads(json.dumps(seen.receipt))
-    assert receipt["simulated"] is True
-    released, net = (int(receipt[name]["atoms"]) for name in ("released", "net"))
-    assert released == sum(int(line["cost"]["atoms"]) for line in receipt["lines"])
-    assert world.escrow.balance_of(seen.buyer) == 3 * ONE // 2 - released - seen.withdrawn
-    assert world.token.balance_of(seen.buyer) == ONE // 2 + seen.withdrawn
-    assert seen.earned == seen.tokens == net
+    assert seen.receipt["simulated"] is True
+    released, net = (int(seen.receipt[name]["atoms"]) for name in ("released", "net"))
+    assert released == sum(int(line["cost"]["atoms"]) for line in seen.receipt["lines"])
+    assert world.escrow.balance_of(seen.buyer) == 3 * ONE // 2 - released
+    assert world.token.balance_of(seen.buyer) == ONE // 2
+    assert seen.earned == world.token.balance_of(seen.provider) == net > 0
     assert world.escrow.balance_of(seen.provider) == 0
 
 

@@ -64,6 +64,11 @@ class Party:
         return self.home / "password"
 
     @property
+    def state(self) -> Path:
+        """Where its programs keep what they must not forget, such as the witness's journal."""
+        return self.home / "state" / "coulomb"
+
+    @property
     def keystore(self) -> Path:
         """The account's keystore."""
         return self.home / "config" / "coulomb" / "keystores" / self.name
@@ -192,7 +197,7 @@ class World:
 
     def party(self, name: str, scopes: tuple[str, ...], tokens: int = 0) -> Party:
         """Someone with gas, a profile with an API key, and `tokens` atoms outside the escrow."""
-        made = self._write_party(name)
+        made = self.newcomer(name)
         self.fund(made.address, tokens)
         with Coulomb(self.api_url, signer=made.signer) as client:
             made.api_key = client.keys.create(name, scopes).key or ""
@@ -230,21 +235,25 @@ class World:
             call = {"from": sender, "to": self.token.address, "data": data}
             assert chain.wait(chain.rpc("eth_sendTransaction", call)).succeeded
 
-    def _write_party(self, name: str) -> Party:
+    def newcomer(self, name: str) -> Party:
+        """Someone with a key in a keystore that is quick to open, and nothing else yet."""
         home = self.folder / "people" / name
         home.mkdir(parents=True)
         made = Party(name, home, LocalSigner.create(), LocalSigner.create())
         _write_secret(made.password_file, PASSWORD)
         keystore.create(made.keystore, PASSWORD, made.signer, "pbkdf2", 1)
+        witness = made.state / "witness"
+        keystore.create(witness / "key.json", PASSWORD, made.witness, "pbkdf2", 1)
+        _write_secret(witness / "key.password", PASSWORD)
         return made
 
     def client(self, party: Party) -> Coulomb:
-        """A client of the SDK in this process, with a witness journal of its own."""
+        """A client of the SDK in this process; it shares key and journal with the commands."""
         session = Session(
             lambda: party.signer,
             lambda: party.witness,
             rpc_url=self.chain.rpc_url,
-            state=party.home / "sdk",
+            state=party.state,
         )
         return Coulomb(self.api_url, party.api_key, session=session)
 

@@ -1,0 +1,259 @@
+"""The buyer's client against real processes: a killed witness, asyncio, streams, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from marketplace.sdk import AsyncCoulomb
+from marketplace.sdk.models import Attestation
+from marketplace.sdk.purchases import Job, Receipt
+from marketplace.sdk.session import Session
+from tests.e2e.conftest import Stories
+from tests.e2e.programs import COULOMB, Program, Programs, clean_env, wait_for
+from tests.e2e.world import ONE, Party, World, job_of
+
+PASSWORD_FILE = "dev.password"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def seller(world: World) -> None:
+    """One node with room for every story; asked for before any of them begins."""
+    world.provider("north", "8xH100")
+
+
+@dataclass(frozen=True)
+class Killed:
+    """A job whose witness was killed and started again."""
+
+    job: Job
+    marks: list[int]
+    vouchers: dict[int, dict[str, Any]]
+    attestations: list[Attestation]
+    receipt: Receipt
+
+
+def killed_witness_story(world: World) -> Killed:
+    """Buy detached, witness from a program of its own, kill that twice."""
+    buyer = world.buyer("killed")
+    spec = world.folder / "killed.json"
+    spec.write_text(json.dumps(job_of("sleep 12")))
+    placed = world.cli(buyer, "job", "run", str(spec), "--yes", "--detach")
+    witness = world.start_cli(buyer, "witness", "witness", "run", "-o", "jsonl")
+    marks = []
+    for _ in range(2):
+        witness.says(r'"kind": "countersign", "ms": [1-9]\d*, "sequence": (\d+),')
+        witness.kill()
+        marks.append(max(vouchers_of(buyer)))
+        witness.start()
+    with world.client(buyer) as client:
+        handle = client.jobs.get(placed["id"])
+        handle.witnessed = False
+        job = handle.wait(60)
+        receipt = handle.receipt()
+        attestations = list(client.leases.attestations(job.lease_id or ""))
+    witness.stop()
+    return Killed(job, marks, vouchers_of(buyer), attestations, receipt)
+
+
+def vouchers_of(buyer: Party) -> dict[int, dict[str, Any]]:
+    """What the journal of a buyer's only witness holds, by sequence."""
+    (path,) = (buyer.home / "state" / "coulomb" / "witness").glob("*.db")
+    with closing(sqlite3.connect(path)) as db:
+        return {
+            n: json.loads(text) for n, text in db.execute("SELECT sequence, message FROM voucher")
+        }
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A job bought and followed on one event loop."""
+
+    job: Job
+    receipt: Receipt
+    events: list[str]
+    ids: list[int]
+    resumed: list[int]
+    logs: str
+    files: list[str]
+
+
+def async_story(world: World) -> Streamed:
+    """Buy, wait, follow and fetch with the async client, all at once."""
+    return asyncio.run(_async_story(world, world.buyer("async")))
+
+
+async def _async_story(world: World, buyer: Party) -> Streamed:
+    session = Session(lambda: buyer.signer, lambda: buyer.witness, state=buyer.home / "sdk")
+    async with AsyncCoulomb(world.api_url, buyer.api_key, session=session) as client:
+        command = "echo one; sleep 2; echo two; echo result > $COULOMB_OUT/r"
+        handle = await client.jobs.submit(job_of(command, outputs=[{"path": "/out"}]))
+        events = []
+
+        async def follow() -> None:
+            async for event in handle.events():
+                events.append(event)
+
+        job, _ = await asyncio.gather(handle.wait(60), follow())
+        middle = len(events) // 2
+        resumed = [event async for event in handle.events(last_id=events[middle].id)]
+        return Streamed(
+            job=job,
+            receipt=await handle.receipt(),
+            events=[event.type for event in events],
+            ids=[int(event.id) for event in events],
+            resumed=[int(event.id) for event in resumed],
+            logs="".join([p.text async for p in handle.logs() if p.stream == "stdout"]),
+            files=await handle.result(buyer.home / "result"),
+        )
+
+
+def cancel_story(world: World) -> tuple[int, dict[str, Any]]:
+    """Buy in one terminal, cancel from another."""
+    buyer = world.buyer("cancels")
+    spec = world.folder / "cancels.json"
+    spec.write_text(json.dumps(job_of("sleep 100")))
+    first = world.start_cli(buyer, "cancelled", "job", "run", str(spec), "--yes", "-o", "json")
+    job_id = first.says(r"(job_\w+) running")
+    world.cli(buyer, "job", "cancel", job_id, "--yes")
+    code = first.ends()
+    return code, world.cli(buyer, "receipt", "show", job_id)
+
+
+def codes_story(world: World) -> dict[str, int]:
+    """What goes wrong and the exit code that says so: each checked by `cli_text` itself."""
+    buyer = world.buyer("codes", deposit=ONE // 10)
+    specs = {
+        "failing": job_of("exit 3", max_duration="1m"),
+        "cheap": job_of("true", pricing={"max_gpu_hour": "0.01"}),
+        "dear": job_of("true", max_duration="10h"),
+    }
+    files = {}
+    for name, spec in specs.items():
+        files[name] = str(world.folder / f"{name}.json")
+        Path(files[name]).write_text(json.dumps(spec))
+    world.cli_text(buyer, "job", "run", files["failing"], "--yes", code=8)
+    failed = world.cli(buyer, "job", "list")[0]["id"]
+    world.cli_text(buyer, "job", "wait", failed, "--propagate", code=3)
+    world.cli_text(buyer, "job", "run", files["cheap"], "--yes", code=7)
+    world.cli_text(buyer, "job", "run", files["dear"], "--yes", code=6)
+    world.cli_text(buyer, "job", "show", "job_nope", code=4)
+    world.cli_text(buyer, "job", "cancel", failed, "--yes", code=5)
+    world.cli_text(buyer, "job", "run", files["failing"], code=2)
+    world.cli_text(buyer, "wallet", "withdraw", "1000", "--yes", code=6)
+    world.cli_text(buyer, "job", "list", code=3, env={"COULOMB_API_KEY": "coul_x"})
+    world.cli_text(buyer, "job", "list", code=75, env={"COULOMB_API_URL": "http://127.0.0.1:9"})
+    world.cli_text(buyer, "wallet", "show", code=9, env={"ETH_RPC_URL": "http://127.0.0.1:9"})
+    return {job["name"] + job["state"]: 1 for job in world.cli(buyer, "job", "list")}
+
+
+def wallet_story(world: World) -> tuple[int, int]:
+    """In by approval and by permit, all out again: (free, outside) at the end."""
+    party = world.party("wallet", ("buyer",), 10 * ONE)
+    world.cli(party, "wallet", "deposit", "2.5", "--approve", "--yes")
+    world.cli(party, "wallet", "deposit", "1.25", "--yes")
+    held = world.cli(party, "wallet", "show")
+    assert (held["free_atoms"], held["tokens_atoms"]) == (
+        str(375 * ONE // 100),
+        str(625 * ONE // 100),
+    )
+    world.cli(party, "wallet", "withdraw", "all", "--yes")
+    return world.escrow.balance_of(party.address), world.token.balance_of(party.address)
+
+
+STORIES = [killed_witness_story, async_story, cancel_story, codes_story, wallet_story]
+
+
+def test_killed_witness_goes_on_from_its_mark(stories: Stories) -> None:
+    seen: Killed = stories.outcome(killed_witness_story)
+    assert seen.job.state == "succeeded"
+    assert seen.marks == sorted(seen.marks)
+    assert seen.marks[0] >= 1
+    assert seen.receipt.conserved
+    assert seen.receipt.used_ms >= 12_000
+
+
+def test_killed_witness_never_signed_two_values_for_one_sequence(stories: Stories) -> None:
+    seen: Killed = stories.outcome(killed_witness_story)
+    stored = {a.sequence: a.voucher.message for a in seen.attestations if a.voucher is not None}
+    assert len(stored) >= 3
+    assert {n: dict(message) for n, message in stored.items()} == {
+        n: seen.vouchers[n] for n in stored
+    }
+
+
+def test_async_client_buys_and_follows_on_one_loop(stories: Stories) -> None:
+    seen: Streamed = stories.outcome(async_story)
+    assert seen.job.state == "succeeded"
+    assert seen.logs == "one\ntwo\n"
+    assert seen.files == ["r"]
+    assert {"status", "log", "metric", "cost", "receipt"} <= set(seen.events)
+    assert seen.receipt.conserved
+
+
+def test_event_stream_resumes_after_the_last_id(stories: Stories) -> None:
+    seen: Streamed = stories.outcome(async_story)
+    assert seen.ids == sorted(set(seen.ids))
+    assert seen.resumed == seen.ids[len(seen.ids) // 2 + 1 :]
+
+
+def test_cancelled_job_pays_for_what_ran(stories: Stories) -> None:
+    code, receipt = stories.outcome(cancel_story)
+    assert code == 8
+    assert receipt["conserved"] is True
+    assert int(receipt["refunded"]["atoms"]) > int(receipt["released"]["atoms"]) > 0
+
+
+def test_exit_codes_say_what_went_wrong(stories: Stories) -> None:
+    assert stories.outcome(codes_story) == {"jobfailed": 1}
+
+
+def test_tokens_go_in_and_out_of_the_escrow(stories: Stories) -> None:
+    assert stories.outcome(wallet_story) == (0, 10 * ONE)
+
+
+@pytest.fixture
+def dev(tmp_path: Path) -> Iterator[tuple[Program, dict[str, str]]]:
+    """`coulomb dev up` on ports the system picks."""
+    programs = Programs(tmp_path / "logs")
+    env = clean_env(tmp_path)
+    words = [COULOMB, "dev", "up", "--port", "0", "--rpc-port", "0"]
+    yield programs.start("dev", words, env), env
+    programs.stop()
+
+
+def test_dev_up_gives_a_funded_market_and_leaves_nothing_behind(
+    dev: tuple[Program, dict[str, str]], tmp_path: Path
+) -> None:
+    program, env = dev
+    rpc_url = program.says(r"export ETH_RPC_URL=(\S+)")
+    assert "public" in program.output()
+    programs = Programs(tmp_path / "more")
+    held = programs.start("wallet", [COULOMB, "-o", "json", "wallet", "show"], env)
+    assert held.ends() == 0, held.tail()
+    assert json.loads(held.output())["free"] == "1000 CMP"
+    keystores = tmp_path / "config" / "coulomb" / "keystores"
+    assert {p.name for p in keystores.iterdir()} == {
+        "dev-buyer", "dev-operator", "dev-provider", PASSWORD_FILE,
+    }  # fmt: skip
+    port = rpc_url.rpartition(":")[2]
+    assert listens(port)
+    os.kill(program.pid, signal.SIGTERM)
+    assert program.ends(20) == 0
+    wait_for("the chain's port is free", lambda: not listens(port), 10)
+
+
+def listens(port: str) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", int(port))) == 0
