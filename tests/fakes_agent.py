@@ -53,6 +53,7 @@ class FakeMarket:
         self.down = False
         self.unauthorized = False
         self.refuse_with: str | None = None
+        self.refuse_finish: dict[str, tuple[int, str]] = {}  # by outcome
         self._lock = threading.RLock()
 
     # -- set-up -----------------------------------------------------------------------------------
@@ -220,6 +221,8 @@ class FakeMarket:
         close = Close.from_message(body["close"]["message"])
         signature = bytes.fromhex(body["close"]["signature"][2:])
         assert recover(close, DOMAIN, signature) == self.meter.address
+        if body["outcome"] in self.refuse_finish:
+            return _problem(*self.refuse_finish[body["outcome"]])
         self._attest(lease_id, body)
         final = UsageAttestation.from_message(body["attestation"])
         assert (final.ms, final.units) == (close.ms, close.units)

@@ -59,6 +59,7 @@ class Courier:
         self._offsets: dict[str, int] = {}
         self._beats_sent = 0
         self._stop_sent = False
+        self._packed = False
         self._reported = False
         self._log = log.bind(lease=entry.lease_id)
 
@@ -167,9 +168,10 @@ class Courier:
         ending = self._node.journal.ending(self._id)
         if ending is None:
             return False
-        if ending.outputs is None and self._entry.outputs:
+        if not self._packed and ending.outputs is None and self._entry.outputs:
             ending = self._with_outputs(ending)
             self._node.journal.amend_ending(self._id, ending)
+        self._packed = True
         if any(stream.chunk(self._offsets.get(name, 0)) for name, stream in self._streams()):
             self._progress.tell()
             return False  # the rest of the output first
@@ -250,6 +252,11 @@ class Courier:
         self._log.info("lease_recovered", job=entry.job_id)
 
     def _is_ours(self, message: UsageAttestation | Close, signature: bytes) -> bool:
+        """Whether our key signed it for this very lease."""
+        entry = self._entry
+        parties = (message.buyer, message.provider, message.lease_no)
+        if parties != (entry.buyer, entry.provider, entry.lease_no):
+            return False
         try:
             verify(message, self._entry.domain, signature, self._node.signer.address)
         except SignatureError:

@@ -187,11 +187,12 @@ class JobMeter:
         self._memory_mib = 0
         self._storage_mib = 0
 
-    def start(self, seen: CpuMemory | None, ms_max: int) -> None:
+    def start(self, seen: CpuMemory | None, storage_mib: int, ms_max: int) -> None:
         """The job is ready: time runs from now on, up to `ms_max`: beyond it nothing was sold."""
         self._ms_max = max(0, ms_max)
-        self._started_ns = self._clock()
         self._cpu_base_ms = seen.cpu_ms if seen is not None else 0
+        self._note(seen, storage_mib)
+        self._started_ns = self._clock()
 
     def stop(self) -> None:
         """The job is over: time stands still. Only the first call counts."""
@@ -211,6 +212,11 @@ class JobMeter:
         until = self._stopped_ns if self._stopped_ns is not None else self._clock()
         return min(max(0, until - self._started_ns) // 1_000_000, self._ms_max)
 
+    def take_ready(self, seen: CpuMemory | None, storage_mib: int) -> UsageVector:
+        """The ready reading: nothing is used yet, however long it took to look."""
+        self._hold(seen, storage_mib)
+        return self._usage
+
     def take(self, seen: CpuMemory | None, storage_mib: int, units: int) -> UsageVector:
         """Sample: usage up to now. Without figures (`seen` None) the last ones hold."""
         ms = max(self.ms, self._usage.ms)
@@ -228,10 +234,13 @@ class JobMeter:
             egress_mib=0,  # the sandbox has no network
             units=max(before.units, min(units, self._units_max)),
         )
+        self._hold(seen, storage_mib)
+        return self._usage
+
+    def _hold(self, seen: CpuMemory | None, storage_mib: int) -> None:
         if seen is not None and seen.memory_bytes is not None:
             self._memory_mib = -(-seen.memory_bytes // MIB)
         self._storage_mib = storage_mib
-        return self._usage
 
     @property
     def memory_mib(self) -> int:

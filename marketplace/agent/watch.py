@@ -91,7 +91,7 @@ class Watch:
         self._limit_ms = min(most_ms, funded_ms)
         self._meter.start(self._sample(), self._limit_ms)
         self._progress.start_covering()
-        self._attest()
+        self._attest(ready=True)
 
     def _breach(self) -> Order | None:
         """Why the job has to stop now, if it has to."""
@@ -141,14 +141,17 @@ class Watch:
         stop = order.reason == "witness_silent"
         return Ending(order.outcome, order.reason, code, stop=stop)
 
-    def _attest(self) -> None:
+    def _attest(self, ready: bool = False) -> None:
         signs = self._channel.signs
         if signs.heartbeats == 0:  # it says nothing: what we can vouch for is that it lives
             self._silent_checks += 1
         beats = signs.heartbeats + self._silent_checks
         self._progress.beat(Beats(beats, signs.last_at or self._node.wall_ms() / 1000))
         storage_mib = self._disk.mib
-        usage = self._meter.take(self._seen, storage_mib, signs.units)
+        if ready:
+            usage = self._meter.take_ready(self._seen, storage_mib)
+        else:
+            usage = self._meter.take(self._seen, storage_mib, signs.units)
         gpus = self._node.nvml.sample(self._real_gpus) if self._node.nvml else ()
         reading = Reading(
             at_ms=self._node.wall_ms(),

@@ -61,14 +61,24 @@ class AgentProcess:
             **changes,  # type: ignore[arg-type]
         )
         save_config(config, folder / "agent.yaml")
-        self.process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The agent that was started last."""
+        assert self._process is not None
+        return self._process
 
     def start(self, path: str | None = None) -> None:
+        self._process = self.spawn(path)
+
+    def spawn(self, path: str | None = None) -> subprocess.Popen[bytes]:
+        """One more agent on this node's configuration."""
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "COULOMB_API_KEY": API_KEY}
         if path is not None:
             environment["PATH"] = path
         with self.output.open("ab") as output:
-            self.process = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-c", MAIN, str(self.folder / "agent.yaml")],
                 env=environment,
                 stdout=output,
@@ -76,12 +86,11 @@ class AgentProcess:
             )
 
     def kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
     def terminate(self) -> int:
-        assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(20)
 
@@ -93,8 +102,7 @@ def agent_on(market: FakeMarket, folder: Path, **changes: object) -> Iterator[Ag
         try:
             yield agent
         finally:
-            if agent.process is not None and agent.process.poll() is None:
-                agent.kill()
+            agent.kill()
 
 
 @pytest.fixture
@@ -127,7 +135,7 @@ def test_an_agent_killed_again_and_again_never_signs_two_values(
     chance = random.Random(4)  # noqa: S311 - moments to kill at
     leases = []
     with agent_on(market, tmp_path) as agent:
-        for number in range(4):
+        for number in range(3):
             marker = f"restart-{os.getpid()}-{number}"
             lease_id = sleeper(market, marker)
             leases.append(lease_id)
@@ -208,18 +216,16 @@ def test_keys_are_nowhere_but_in_their_files(market: FakeMarket, tmp_path: Path)
         lease_id = market.open_lease(["sh", "-c", snoop])
         agent.start()
         until(lambda: market.taken(lease_id), 20)
-        assert running_pid(agent.state) == agent.process.pid  # type: ignore[union-attr]
-        lines = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in [agent.process.pid]]  # type: ignore[union-attr]
+        pid = agent.process.pid
+        assert running_pid(agent.state) == pid
+        command_line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert agent.spawn().wait(20) == 1  # a second one would sign with the same journal
         until(lambda: lease_id in market.finished, 20)
-        second = AgentProcess.start
-        second(agent_two := _beside(agent))
-        assert agent_two.process is not None
-        assert agent_two.process.wait(20) == 1
         assert agent.terminate() == 0
         assert running_pid(agent.state) is None
     written = [path.read_bytes() for path in (tmp_path / "state").rglob("*") if path.is_file()]
     seen = [bytes(log) for log in market.logs.values()]
-    everything = b"\n".join([*lines, *written, *seen, agent.output.read_bytes()])
+    everything = b"\n".join([command_line, *written, *seen, agent.output.read_bytes()])
     assert b"node_ready" in everything
     assert b"state_locked" in everything
     assert b"COULOMB_JOB_ID" in everything
@@ -227,18 +233,10 @@ def test_keys_are_nowhere_but_in_their_files(market: FakeMarket, tmp_path: Path)
         assert canary not in everything
 
 
-def _beside(agent: AgentProcess) -> AgentProcess:
-    """The same node started a second time: refused, as it would sign with the same journal."""
-    other = object.__new__(AgentProcess)
-    other.__dict__.update({**agent.__dict__, "process": None})
-    return other
-
-
 def test_a_wrong_api_key_ends_the_agent_with_3(market: FakeMarket, tmp_path: Path) -> None:
     market.unauthorized = True
     with agent_on(market, tmp_path) as agent:
         agent.start()
-        assert agent.process is not None
         assert agent.process.wait(20) == 3
     assert "not_authorized" in agent.output.read_text()
 

@@ -94,6 +94,17 @@ def test_memory_and_storage_are_integrated_over_running_time(hands: Hands) -> No
     assert meter.memory_mib == 20
 
 
+def test_the_ready_reading_is_of_no_time_however_long_it_took(hands: Hands) -> None:
+    meter = JobMeter(1000, 5, hands)
+    meter.start(CpuMemory(100, 0), 10_000)
+    hands.ns += 31 * MS
+    assert meter.take_ready(CpuMemory(120, 10 * MIB), 3) == UsageVector()
+    hands.ns += 969 * MS
+    usage = meter.take(CpuMemory(600, 0), 3, 2)
+    assert (usage.ms, usage.cpu_core_ms, usage.units) == (1000, 500, 2)
+    assert usage.memory_mib_ms == 10 * 1000
+
+
 def test_units_are_capped_and_never_fall(hands: Hands) -> None:
     meter = JobMeter(1000, 5, hands)
     meter.start(None, 10_000)

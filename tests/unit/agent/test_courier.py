@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from marketplace.agent.api import SdkApi
+from marketplace.agent.courier import Courier
+from marketplace.agent.errors import ApiDown, JournalConflict
+from marketplace.agent.folders import make_folders
+from marketplace.agent.journal import Ending, Journal, LeaseEntry
+from marketplace.agent.logs import JobLogs
+from marketplace.agent.meters import Reading
+from marketplace.agent.node import Node
+from marketplace.agent.progress import Beats, Progress
+from settlement.attestation import UsageAttestation
+from settlement.signing import LocalSigner, sign
+from settlement.usage import UsageVector
+from tests.fakes_agent import DOMAIN, FakeMarket
+
+READING = Reading(at_ms=1, ms=0, cpu_ms=0, memory_mib=0, storage_mib=0, units=0, heartbeats=0)
+DONE = Ending("succeeded", "completed", 0)
+
+
+class Desk:
+    """A lease in hand without a job: only its courier works."""
+
+    def __init__(self, tmp_path: Path, **lease: Any) -> None:
+        tmp_path.mkdir(exist_ok=True)
+        self.market = FakeMarket(LocalSigner(b"\3" * 32))
+        self.id = self.market.open_lease(["true"], **lease)
+        held = self.market.leases[self.id]
+        self.journal = Journal(tmp_path / "journal.db")
+        api = SdkApi("http://market.test", "k", self.market.transport())
+        self.node = Node(api, self.journal, None, self.market.meter, tmp_path / "jobs")  # type: ignore[arg-type]
+        number = bytes.fromhex(held["lease_no"][2:])
+        self.entry = LeaseEntry(
+            self.id, "job_1", held["buyer"], held["provider"], number, DOMAIN, ("/out",)
+        )
+        self.journal.begin(self.entry)
+        self.folders = self.node.folders(self.id)
+        make_folders(self.folders)
+        self.logs = JobLogs(self.folders.logs)
+        self.progress = Progress()
+        self.pen = self.node.attestor(self.entry)
+        self.courier = self.courier_of()
+
+    def courier_of(self, **changes: Any) -> Courier:
+        return Courier(self.node, self.entry, self.progress, self.logs, **changes)
+
+    def run(self) -> None:
+        self.courier.run(lambda: False)
+
+    @property
+    def phase(self) -> str:
+        entry = self.journal.lease(self.id)
+        assert entry is not None
+        return entry.phase
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    desk = Desk(tmp_path)
+    yield desk
+    desk.logs.close()
+    desk.journal.close()
+
+
+def test_what_is_journaled_arrives_in_order_and_once(desk: Desk) -> None:
+    for ms in (0, 10, 20):
+        desk.pen.attest(UsageVector(ms=ms), READING)
+    desk.logs.stdout.append(b"hello\n")
+    desk.progress.beat(Beats(3, 1.5))
+    assert desk.courier.step() is False
+    assert desk.courier.step() is False
+    assert [a.ms for a in desk.market.taken(desk.id)] == [0, 10, 20]
+    assert desk.market.text(desk.id, "stdout") == "hello\n"
+    assert desk.market.beats[desk.id] == [3]
+
+
+def test_a_server_that_is_away_gets_the_same_bytes_later(desk: Desk) -> None:
+    desk.pen.attest(UsageVector(ms=0), READING)
+    signature = desk.pen.final()[1]
+    desk.market.down = True
+    with pytest.raises(ApiDown):
+        desk.courier.step()
+    desk.market.down = False
+    desk.courier.step()
+    assert desk.market.attestations[desk.id][0]["signature"] == "0x" + signature.hex()
+
+
+@pytest.mark.parametrize(
+    ("reason", "stops"), [("ahead_of_clock", False), ("outside_lease", True), ("not_open", True)]
+)
+def test_only_a_hopeless_refusal_stops_the_job(desk: Desk, reason: str, stops: bool) -> None:
+    desk.market.refuse_with = reason
+    desk.pen.attest(UsageVector(ms=0), READING)
+    desk.courier.step()
+    assert (desk.progress.order is not None) is stops
+    assert desk.journal.unsent(desk.id) == []
+    desk.courier.step()
+    assert f"attestation 0: {reason}" in desk.market.text(desk.id, "agent")
+
+
+def test_an_end_is_reported_with_outputs_and_everything_is_cleared(desk: Desk) -> None:
+    (desk.folders.out / "result").write_text("42")
+    desk.logs.stdout.append(b"x" * 100_000)
+    desk.pen.attest(UsageVector(ms=5), READING)
+    desk.pen.conclude(DONE)
+    desk.run()
+    report = desk.market.finished[desk.id]
+    assert (report["outcome"], report["exit_code"]) == ("succeeded", 0)
+    assert report["outputs"] in desk.market.blobs
+    assert len(desk.market.text(desk.id, "stdout")) == 100_000
+    assert desk.phase == "done"
+    assert not desk.folders.root.exists()
+
+
+def test_outputs_too_large_to_keep_fail_the_job(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marketplace.agent.bundle.ARCHIVE_BYTES_MAX", 1000)
+    (desk.folders.out / "noise").write_bytes(os.urandom(5000))
+    desk.pen.conclude(DONE)
+    desk.run()
+    report = desk.market.finished[desk.id]
+    assert (report["outcome"], report["reason"]) == ("failed", "outputs_too_large")
+    assert report["outputs"] is None
+    assert "outputs exceed" in desk.market.text(desk.id, "agent")
+
+
+def test_over_budget_that_the_server_does_not_see_is_a_failure(desk: Desk) -> None:
+    desk.market.refuse_finish["over_budget"] = (422, "invalid_request")
+    desk.pen.attest(UsageVector(ms=5), READING)
+    desk.pen.conclude(Ending("over_budget", "budget"))
+    desk.run()
+    report = desk.market.finished[desk.id]
+    assert (report["outcome"], report["reason"]) == ("failed", "budget")
+
+
+def test_a_refused_report_is_left_to_the_server(desk: Desk) -> None:
+    desk.market.refuse_finish["succeeded"] = (409, "conflict")
+    desk.pen.conclude(DONE)
+    desk.courier.step()
+    assert desk.phase == "reported"
+    desk.market.leases[desk.id]["state"] = "stopped"
+    assert desk.courier.step() is True
+    assert desk.phase == "done"
+
+
+def test_a_stop_follows_where_no_witness_is(desk: Desk) -> None:
+    desk.market.closing = False
+    desk.pen.conclude(Ending("failed", "witness_silent", stop=True))
+    desk.run()
+    assert desk.market.stops[desk.id] == desk.pen.stop()[0]
+
+
+def test_a_lease_the_server_does_not_know_is_given_up(desk: Desk) -> None:
+    desk.pen.conclude(DONE)
+    desk.courier.step()
+    desk.journal.set_phase(desk.id, "reported")
+    del desk.market.leases[desk.id]
+    desk.run()
+    assert desk.phase == "done"
+
+
+def test_after_a_restart_the_lease_ends_at_the_last_signed_usage(desk: Desk) -> None:
+    for ms in (0, 10):
+        desk.pen.attest(UsageVector(ms=ms), READING)
+    desk.courier = desk.courier_of(recovered=True)
+    desk.run()
+    report = desk.market.finished[desk.id]
+    assert (report["outcome"], report["reason"]) == ("failed", "agent_restarted")
+    assert desk.market.last(desk.id).ms == 10
+
+
+def statement(desk: Desk, sequence: int, ms: int) -> UsageAttestation:
+    entry = desk.entry
+    zeros = (0,) * 6
+    return UsageAttestation(
+        entry.buyer, entry.provider, entry.lease_no, sequence, 1, ms, *zeros, evidence=bytes(32)
+    )
+
+
+def hold(desk: Desk, message: UsageAttestation, signer: LocalSigner | None = None) -> None:
+    """Have the server hold a statement that the journal does not know."""
+    signature = sign(message, DOMAIN, signer or desk.market.meter)
+    desk.market.attestations.setdefault(desk.id, []).append(
+        {
+            "id": f"att_{message.sequence}",
+            "lease_id": desk.id,
+            "sequence": message.sequence,
+            "state": "accepted",
+            "message": message.to_message(),
+            "signature": "0x" + signature.hex(),
+        }
+    )
+
+
+def test_an_old_journal_learns_from_the_server_before_it_ends_anything(desk: Desk) -> None:
+    desk.pen.attest(UsageVector(ms=0), READING)
+    for held in desk.journal.unsent(desk.id):
+        hold(desk, held.message)
+    hold(desk, statement(desk, 1, 9_000))
+    hold(desk, statement(desk, 2, 10**9), LocalSigner(b"\4" * 32))  # not by our key
+    hold(desk, replace(statement(desk, 2, 10**9), lease_no=b"o" * 16))  # not for this lease
+    desk.courier = desk.courier_of(recovered=True)
+    desk.run()
+    assert desk.journal.close_of(desk.id) is not None
+    assert desk.pen.close()[0].ms == 9_000
+
+
+def test_a_server_that_holds_another_value_ends_all_signing(desk: Desk) -> None:
+    desk.pen.attest(UsageVector(ms=7), READING)
+    first = desk.journal.unsent(desk.id)[0].message
+    hold(desk, replace(first, ms=8))
+    courier = desk.courier_of(recovered=True)
+    with pytest.raises(JournalConflict, match="another signed value"):
+        courier.step()
+    courier.run(lambda: False)
+    assert desk.journal.close_of(desk.id) is None
+    assert desk.market.finished == {}
+
+
+def test_a_close_the_journal_lost_is_taken_over_not_signed_again(desk: Desk) -> None:
+    desk.pen.attest(UsageVector(ms=5), READING)
+    desk.pen.conclude(DONE)
+    desk.market.closing = False
+    desk.courier.step()
+    close, signature = desk.pen.close()
+    lost = Desk(desk.node.jobs_folder.parent / "elsewhere")
+    lost.market.leases[lost.id].update(desk.market.leases[desk.id])
+    lost.market.attestations = {lost.id: desk.market.attestations[desk.id]}
+    lost.courier = lost.courier_of(recovered=True)
+    lost.courier.step()
+    assert lost.journal.close_of(lost.id) == (close, signature)
+    assert lost.phase == "reported"
+    assert lost.market.finished == {}
+    lost.logs.close()
+    lost.journal.close()
