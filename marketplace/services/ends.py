@@ -108,7 +108,8 @@ class Ends:
         if report.outcome not in OUTCOMES:
             raise InvalidInput([Problem("/outcome", f"must be one of {', '.join(OUTCOMES)}")])
         slack_ms = OVER_BUDGET_SLACK_INTERVALS * lease.interval_ms
-        reached = close.ms >= lease.funded_seconds * 1000 - slack_ms
+        # By the clock: what the start took of the funded time is not in the usage.
+        reached = lease.end_s is not None and self.clock() >= lease.end_s * 1000 - slack_ms
         if report.outcome == "over_budget" and not (lease.budget_limited and reached):
             detail = "the budget did not limit this lease, or its funded time was not reached"
             raise InvalidInput([Problem("/outcome", detail)])

@@ -327,3 +327,19 @@ def test_the_failed_close_of_a_witness_counts_as_none(
     world.clock.advance(21)
     watch(world)
     assert world.lease(lease_id).stop_requested == "unwitnessed"
+
+
+def test_over_budget_is_judged_by_the_clock_not_by_the_usage(world: World) -> None:
+    world.ask(start_limit="10s")
+    world.fund()
+    _, lease_id = world.open(budget={"max_total": "0.05"}, max_duration="10m")
+    world.clock.advance(9)
+    world.use(lease_id, 0, 0)
+    world.clock.advance(30)
+    with pytest.raises(InvalidInput):
+        world.finish(lease_id, 1, 30_000, outcome="over_budget", exit_code=None)
+    world.clock.advance(33)
+    world.finish(lease_id, 1, 63_000, outcome="over_budget", exit_code=None)
+    outcome = world.lease(lease_id).outcome
+    assert outcome is not None
+    assert outcome["outcome"] == "over_budget"
