@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from marketplace.sdk.purchases import Receipt
 from settlement.chain.calls import LeaseRef
 from settlement.chain.contracts import Escrow, Token
-from settlement.events import Closed, Opened, Settled, SettledMetered, Stopped, lease_numbers
+from settlement.events import Closed, Opened, Stopped, lease_numbers
 from settlement.leases import EscrowState, LeaseState, Params, replay
 from settlement.ports import LoggedEvent
 
@@ -93,10 +93,6 @@ def _lease(lease: LeaseState, params: Params, logged: Sequence[LoggedEvent]) -> 
     own = [item for item in logged if lease.lease_no in lease_numbers(item.event)]
     events = [item.event for item in own]
     closed = [e for e in events if isinstance(e, Closed)]
-    paying = (Opened, Settled, SettledMetered, Stopped, Closed)
-    seen = dict.fromkeys(
-        (item.event.name, item.tx_hash) for item in own if isinstance(item.event, paying)
-    )
     return ChainLease(
         state=lease,
         locked=sum(e.locked for e in events if isinstance(e, Opened)),
@@ -104,7 +100,7 @@ def _lease(lease: LeaseState, params: Params, logged: Sequence[LoggedEvent]) -> 
         released=sum(e.released for e in closed),
         refunded=sum(e.refunded for e in closed)
         + sum(e.unlocked for e in events if isinstance(e, Stopped)),
-        transactions=tuple(seen),
+        transactions=tuple(dict.fromkeys((item.event.name, item.tx_hash) for item in own)),
     )
 
 

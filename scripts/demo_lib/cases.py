@@ -33,8 +33,9 @@ class Case:
         return replace(spec, name=self.name, workdir=workdir, env=env)
 
 
-# The long ones first, so that the others run beside them.
+# First the one that shall fail on its price alone, then the long ones: the others run beside them.
 CASES = (
+    Case("no-match", "lab", "endings/no-match/job.yaml", "no_match"),
     Case("over-budget", "lab", "endings/search/over-budget.yaml", "over_budget", "budget"),
     Case("cancelled", "studio", "endings/search/cancelled.yaml", "cancelled", cancel_at_ms=3_000),
     Case("train", "lab", "train/job.yaml"),
@@ -45,5 +46,4 @@ CASES = (
     Case("pi-again", "studio", "pi/job.yaml", env={"SEED": "2"}),
     Case("train-again", "lab", "train/job.yaml", env={"SEED": "2"}),
     Case("inference-small", "lab", "inference/job.yaml", env={"REQUESTS": "5000"}),
-    Case("no-match", "lab", "endings/no-match/job.yaml", "no_match"),
 )

@@ -72,7 +72,7 @@ class Buyer:
 
 
 class WitnessThread(threading.Thread):
-    """A buyer's witness: looks, checks and countersigns on a connection and with a key of its own."""
+    """A buyer's witness: looks, checks and countersigns with connection and key of its own."""
 
     def __init__(self, client: Coulomb, buyer: str) -> None:
         super().__init__(name=f"witness of {buyer}", daemon=True)

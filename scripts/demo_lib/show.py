@@ -96,7 +96,7 @@ def show_offers(screen: Screen, providers: Sequence[Provider]) -> None:
         unit = f" and {offer.unit_price} per {offer.unit}" if offer.unit else ""
         shared = ", shared" if offer.shared else ""
         screen.say(
-            f"{offer.name:<8} {offer.gpus} × {offer.tier} (simulated{shared}) in {offer.region} "
+            f"{offer.name:<8} {offer.gpus} x {offer.tier} (simulated{shared}) in {offer.region} "
             f"at {offer.gpu_hour} CMP per GPU-hour{unit}"
         )
 
