@@ -45,7 +45,8 @@ class Indexer:
         self._confirmations = confirmations
 
     def tick(self) -> Progress:
-        """Read one range, or the new blocks near the head. Raises ChainUnavailable."""
+        """Read one range, or the new blocks near the head. Raises ChainUnavailable, WrongChain."""
+        self._client.check()
         head = self._client.head()
         rolled_back = self._follow_reorg(head)
         cursor = self._store.cursor()

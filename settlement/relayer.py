@@ -100,8 +100,9 @@ class Relayer:
     def tick(self) -> Tick:
         """Move every intent on as far as the chain allows now.
 
-        Raises ChainUnavailable: try again later, nothing is lost.
+        Raises ChainUnavailable and WrongChain: try again later, nothing is lost.
         """
+        self._client.check()  # another chain would tell lies about every nonce
         done = Tick()
         self._watch(done)
         self._launch(done)
@@ -162,11 +163,18 @@ class Relayer:
                 self._store.mark_sent(intent.id)
             self._raise_if_stuck(intent, mined, head, done)
         elif intent.nonce is not None and intent.nonce < mined:
-            looks = self._strangers[intent.id] = self._strangers.get(intent.id, 0) + 1
-            if looks >= self._settings.lost_looks:
-                self._kill(intent, f"nonce {intent.nonce} went to an unknown transaction", done)
+            self._suspect_stranger(intent, intent.nonce, head, done)
         else:  # never arrived, or dropped, or an older signing still waits in its place
             self._broadcast(intent, done)
+
+    def _suspect_stranger(self, intent: Intent, nonce: int, head: BlockRef, done: Tick) -> None:
+        """The nonce is used, and by none of ours that the node knows: dead once that is settled."""
+        deep = max(0, head.number - self._settings.confirmations)
+        if self._client.nonce(self._signer.address, deep) <= nonce:
+            return
+        looks = self._strangers[intent.id] = self._strangers.get(intent.id, 0) + 1
+        if looks >= self._settings.lost_looks:
+            self._kill(intent, f"nonce {nonce} went to an unknown transaction", done)
 
     def _repair_gaps(self, flying: set[int | None], mined: int) -> None:
         """Send again what a deep reorg took out from below those in flight."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from web3.providers.base import BaseProvider
 from web3.types import RPCEndpoint, TxParams
 
 from settlement.chain.abi import Abi, artifact
+from settlement.chain.breaker import Breaker
 from settlement.errors import (
     CallReverted,
     ChainError,
@@ -98,9 +99,11 @@ class ChainClient:
         chain_id: int,
         timeout_seconds: float = 10.0,
         provider: BaseProvider | None = None,
+        breaker: Breaker | None = None,
     ) -> None:
         self.rpc_url = rpc_url
         self.chain_id = chain_id
+        self._breaker = breaker or Breaker(time.monotonic)
         self._web3 = Web3(
             provider
             or HTTPProvider(
@@ -150,8 +153,8 @@ class ChainClient:
         with self._talk():
             return _int(self._web3.eth.get_balance(account))
 
-    def nonce(self, address: str, at: BlockTag = "latest") -> int:
-        """Transactions of an account: mined ("latest"), or with those in the pool ("pending")."""
+    def nonce(self, address: str, at: int | BlockTag = "latest") -> int:
+        """Transactions of an account: mined by a block, or with those in the pool ("pending")."""
         account = Web3.to_checksum_address(address)
         with self._talk():
             return _int(self._web3.eth.get_transaction_count(account, at))
@@ -287,15 +290,15 @@ class ChainClient:
         return receipt
 
     def wait(self, tx_hash: str, timeout_seconds: float = 60.0) -> Receipt:
-        """The receipt, once mined. Raises ChainUnavailable after the time-out."""
+        """The receipt, once mined. Raises ChainUnavailable after the time-out, never before."""
         until = time.monotonic() + timeout_seconds
-        while True:
-            receipt = self.receipt(tx_hash)
-            if receipt is not None:
-                return receipt
-            if time.monotonic() > until:
-                raise ChainUnavailable(f"{tx_hash} was not mined in {timeout_seconds:g} s")
+        while time.monotonic() <= until:
+            with suppress(ChainUnavailable):  # a node that is back in time is soon enough
+                receipt = self.receipt(tx_hash)
+                if receipt is not None:
+                    return receipt
             time.sleep(0.05)
+        raise ChainUnavailable(f"{tx_hash} was not mined in {timeout_seconds:g} s")
 
     def why_reverted(
         self, receipt: Receipt, to: str | None, data: bytes, sender: str, value: int = 0
@@ -310,23 +313,39 @@ class ChainClient:
 
     @contextmanager
     def _talk(self) -> Iterator[None]:
-        """Turn whatever the libraries raise into the ChainError tree."""
+        """Turn whatever the libraries raise into the ChainError tree, and tell the breaker."""
+        self._breaker.admit()
         try:
-            yield
-        except (ContractCustomError, ContractLogicError, ContractPanicError) as error:
-            raise self._reverted(error) from error
-        except Web3RPCError as error:
-            raise _refused(error) from error
-        except Web3Exception as error:
-            raise ChainUnavailable(f"{type(error).__name__}: {error}") from error
-        except (OSError, *_GARBAGE) as error:  # requests' exceptions are OSErrors
-            raise ChainUnavailable(f"{type(error).__name__}: {error}") from error
+            with _as_chain_errors(self._errors):
+                yield
+        except ChainUnavailable:
+            self._breaker.unanswered()
+            raise
+        except ChainError:
+            self._breaker.answered()
+            raise
+        self._breaker.answered()
 
-    def _reverted(self, error: ContractLogicError) -> CallReverted:
-        data = error.data
-        if isinstance(data, str) and data.startswith("0x"):
-            return self._errors.reverted(bytes.fromhex(data[2:]))
-        return CallReverted("unknown", (str(error),))
+
+@contextmanager
+def _as_chain_errors(errors: Abi) -> Iterator[None]:
+    try:
+        yield
+    except (ContractCustomError, ContractLogicError, ContractPanicError) as error:
+        raise _reverted(error, errors) from error
+    except Web3RPCError as error:
+        raise _refused(error) from error
+    except Web3Exception as error:
+        raise ChainUnavailable(f"{type(error).__name__}: {error}") from error
+    except (OSError, *_GARBAGE) as error:  # requests' exceptions are OSErrors
+        raise ChainUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+def _reverted(error: ContractLogicError, errors: Abi) -> CallReverted:
+    data = error.data
+    if isinstance(data, str) and data.startswith("0x"):
+        return errors.reverted(bytes.fromhex(data[2:]))
+    return CallReverted("unknown", (str(error),))
 
 
 def with_margin(gas: int) -> int:

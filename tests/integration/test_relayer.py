@@ -11,7 +11,7 @@ import pytest
 from settlement.chain.client import ChainClient
 from settlement.chain.deploy import EscrowSettings
 from settlement.chain.devnet import dev_account
-from settlement.errors import ChainUnavailable
+from settlement.errors import ChainUnavailable, WrongChain
 from settlement.events import Closed, Opened, Settled
 from settlement.fees import FeePolicy
 from settlement.leases import LeaseStatus
@@ -329,6 +329,38 @@ def test_a_node_out_of_order_changes_nothing(bench: Bench, proxy: RpcProxy, faul
     assert bench.opened(bid_hash) == 1
 
 
+def test_another_chain_behind_the_url_changes_nothing(bench: Bench, proxy: RpcProxy) -> None:
+    bench.automine(False)
+    number, bid_hash = bench.enqueue_open()
+    bench.tick()
+    before = bench.store.get(number)
+    with proxy.faulty("wrong_chain"):
+        for _ in range(5):
+            with pytest.raises(WrongChain):
+                bench.tick()
+    assert bench.store.get(number) == before
+    bench.mine()
+    bench.tick_until(number)
+    assert bench.opened(bid_hash) == 1
+
+
+def test_a_node_that_forgets_its_pool_gets_each_nonce_once(bench: Bench) -> None:
+    class Forgetful(ChainClient):
+        def nonce(self, address: str, at: int | str = "latest") -> int:
+            return super().nonce(address, "latest")
+
+    bench.client = Forgetful(bench.world.client.rpc_url, 31337)
+    bench.automine(False)
+    bids = []
+    for sent in range(3):
+        bids.append(bench.enqueue_open()[1])
+        assert bench.tick().sent == 1, sent
+    bench.mine()
+    bench.tick_until(*bench.store.intents)
+    assert [i.nonce for i in bench.store.intents.values()] == [0, 1, 2]
+    assert [bench.opened(bid) for bid in bids] == [1, 1, 1]
+
+
 def test_a_dropped_transaction_goes_out_again_as_the_same_bytes(bench: Bench) -> None:
     bench.automine(False)
     number, bid_hash = bench.enqueue_open()
@@ -449,11 +481,18 @@ def test_a_nonce_that_a_stranger_used_is_dead_and_told(bench: Bench) -> None:
     number, bid_hash = bench.enqueue_open()
     bench.tick()
     bench.failpoint = None
+    bench.settings = RelayerSettings(confirmations=2)
     bench.restart()
+    for _ in range(5):  # used, but not yet for good
+        bench.tick()
+    assert bench.state(number) is IntentState.SIGNED
+    bench.mine(2)
     for _ in range(3):
         assert bench.state(number) is IntentState.SIGNED
         bench.tick()
     assert bench.state(number) is IntentState.DEAD
+    bench.settings = DEVNET
+    bench.restart()
     assert bench.alerts[-1] == (number, "nonce 0 went to an unknown transaction")
     assert bench.opened(bid_hash) == 0
     after, bid_hash = bench.enqueue_open()

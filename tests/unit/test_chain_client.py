@@ -10,6 +10,7 @@ import requests
 from web3.providers.base import JSONBaseProvider
 
 from settlement.chain.abi import Abi, artifact
+from settlement.chain.breaker import Breaker, BreakerSettings
 from settlement.chain.client import ChainClient, transaction_fields, with_margin
 from settlement.errors import (
     CallReverted,
@@ -183,3 +184,63 @@ def test_fields_never_offer_a_tip_above_the_maximum() -> None:
     assert fields["maxFeePerGas"] == 9
     assert "to" not in transaction_fields(1, None, b"", 0, 1, 1, 1)
     assert with_margin(100_000) == 125_000
+
+
+class Clock:
+    """A clock that a test turns."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_breaker_opens_refuses_tries_and_closes() -> None:
+    clock, down = Clock(), raising(requests.ConnectionError("refused"))
+    provider = Scripted(down)
+    chain = ChainClient("scripted", 1, provider=provider, breaker=Breaker(clock))
+
+    def fail(times: int) -> None:
+        for _ in range(times):
+            with pytest.raises(ChainUnavailable):
+                chain.balance(ADDRESS)
+
+    fail(5)
+    assert len(provider.asked) == 5
+    fail(10)
+    assert len(provider.asked) == 5  # nobody waits for a node that is down
+    clock.now += 0.51
+    fail(3)
+    assert len(provider.asked) == 6  # one trial
+    clock.now += 0.51
+    fail(1)
+    assert len(provider.asked) == 6  # which failed: the pause has doubled
+    for _ in range(20):
+        clock.now += 15.01  # and never grows beyond this
+        fail(1)
+    assert len(provider.asked) == 26
+    provider.reply = result("0x7")
+    clock.now += 15.01
+    assert [chain.balance(ADDRESS) for _ in range(3)] == [7, 7, 7]
+
+
+def test_refusals_keep_the_breaker_closed() -> None:
+    provider = Scripted(error("execution reverted", code=3, data="0x"))
+    chain = ChainClient("scripted", 1, provider=provider)
+    for _ in range(20):
+        with pytest.raises(CallReverted):
+            chain.call(ADDRESS, b"")
+    assert len(provider.asked) == 20
+
+
+def test_a_trial_is_for_one_caller() -> None:
+    clock = Clock()
+    breaker = Breaker(clock, BreakerSettings(failures=1))
+    breaker.unanswered()
+    clock.now += 1
+    breaker.admit()
+    with pytest.raises(ChainUnavailable, match="next try in"):
+        breaker.admit()
+    breaker.answered()
+    breaker.admit()
