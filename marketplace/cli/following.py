@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from marketplace.sdk.resources.witnessing import Act
 
 GRACE_SECONDS = 2.0
+AGAIN_SECONDS = 1.0
 
 
 class Follower:
@@ -26,6 +28,7 @@ class Follower:
         self._quiet = quiet
         self._refusals: set[str] = set()
         self._state = ""
+        self._last_id = ""
         self._thread = threading.Thread(target=self._follow, name="job-events", daemon=True)
 
     def __enter__(self) -> Self:
@@ -55,16 +58,27 @@ class Follower:
 
     def _follow(self) -> None:
         from marketplace.sdk.errors import CoulombError
+        from marketplace.sdk.resources.jobs import PASSING
 
-        try:
-            for event in self._job.events():
-                body = event.json()
-                if event.type == "log":
-                    sys.stderr.write(str(body.get("text", "")))
-                    sys.stderr.flush()
-                elif event.type == "status":
-                    reason = body.get("reason")
-                    why = f" ({printable(str(reason))})" if reason else ""
-                    note(f"{self._job.id} {body.get('state')}{why}")
-        except CoulombError as error:
-            warn(f"the event stream ended: {error}")
+        while True:
+            try:
+                self._show()
+                return
+            except PASSING:  # a server that is away: the wait beside this decides for how long
+                time.sleep(AGAIN_SECONDS)
+            except CoulombError as error:
+                warn(f"the event stream ended: {error}")
+                return
+
+    def _show(self) -> None:
+        """Show events until the stream ends, beginning after the last one shown."""
+        for event in self._job.events(self._last_id):
+            body = event.json()
+            if event.type == "log":
+                sys.stderr.write(str(body.get("text", "")))
+                sys.stderr.flush()
+            elif event.type == "status":
+                reason = body.get("reason")
+                why = f" ({printable(str(reason))})" if reason else ""
+                note(f"{self._job.id} {body.get('state')}{why}")
+            self._last_id = event.id

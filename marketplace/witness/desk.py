@@ -142,7 +142,9 @@ class Desk:
         except SignatureError:
             return Refusal.BAD_SIGNATURE
         mark = self._journal.mark(reading.lease_no)
-        watch = self._observe(reading.lease_no, case, reading.ms, heartbeats)
+        # News may come late, as after an outage: by its meter the job ran on since it was read.
+        age_ms = max(0, self._clock.unix_ms() - reading.observed_at_ms)
+        watch = self._observe(reading.lease_no, case, reading.ms + age_ms, heartbeats)
         voucher = voucher_for(reading, case.deal.metered)
         repeated = reading.sequence == mark.sequence
         if not repeated:

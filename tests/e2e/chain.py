@@ -19,15 +19,10 @@ from tests.e2e.programs import ROOT
 from tests.e2e.world import World
 
 
-def events(world: World) -> tuple[ChainEvent, ...]:
-    """Every event of the escrow."""
-    head = world.chain_client.head().number
-    return tuple(logged.event for logged in world.escrow.events(0, head))
-
-
-def books(world: World) -> EscrowState:
-    """The escrow's storage, rebuilt from its events."""
-    return replay(events(world), world.escrow.params())
+def events(world: World, last: int | None = None) -> tuple[ChainEvent, ...]:
+    """Every event of the escrow up to block `last` (the newest unless given)."""
+    last = world.chain_client.head().number if last is None else last
+    return tuple(logged.event for logged in world.escrow.events(0, last))
 
 
 def ref_of(lease: Lease) -> LeaseRef:
@@ -77,19 +72,20 @@ def assert_paid_for_usage(view: LeaseView, receipt: Receipt) -> None:
 
 
 def assert_books_balance(world: World) -> EscrowState:
-    """Deposits less withdrawals = balances + fees + locks = the tokens the escrow holds, and every
-    account's storage is what the events add up to."""
-    found = events(world)
-    state = replay(found, world.escrow.params())
+    """At the newest block, deposits less withdrawals = balances + fees + locks = the tokens that
+    the escrow holds, and every account's storage is what the events add up to."""
+    escrow, last = world.escrow, world.chain_client.head().number
+    found = events(world, last)
+    state = replay(found, escrow.params())
     moved = flows(found)
-    held = world.token.balance_of(world.escrow.address)
+    held = world.token.balance_of(escrow.address, last)
     assert moved.deposited - moved.withdrawn == state.held() == held
     for account, atoms in state.balances.items():
-        assert world.escrow.balance_of(account) == atoms
+        assert escrow.balance_of(account, last) == atoms
     for provider, atoms in state.fees.items():
-        assert world.escrow.fees_of(provider) == atoms
+        assert escrow.fees_of(provider, last) == atoms
     for (provider, node), milli in state.capacity.items():
-        assert world.escrow.capacity_used(provider, node) == milli
+        assert escrow.capacity_used(provider, node, last) == milli
     return state
 
 

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from marketplace.agent.config import AgentConfig, NodeConfig, save_config
-from marketplace.sdk import Coulomb
+from marketplace.sdk import Coulomb, RetryPolicy
 from marketplace.sdk.profile import Profile, ProfileFile
 from marketplace.sdk.session import Session
 from settlement import keystore
@@ -41,6 +41,7 @@ TIER = "H100-80GB-SXM"
 GAS = 10 * ONE
 OPERATOR, RELAYER = 0, 1
 SETTLE_EVERY_S = 1
+PATIENT = RetryPolicy(attempts=60, wait_max=0.5)  # other tests kill the server
 
 
 @dataclass(slots=True)
@@ -255,7 +256,7 @@ class World:
             rpc_url=self.chain.rpc_url,
             state=party.state,
         )
-        return Coulomb(self.api_url, party.api_key, session=session)
+        return Coulomb(self.api_url, party.api_key, session=session, retry=PATIENT)
 
     def env(self, party: Party) -> dict[str, str]:
         """The environment of a party's commands; their settings are in its profile."""

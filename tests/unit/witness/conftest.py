@@ -71,10 +71,10 @@ class Lease:
     def reading(
         self, sequence: int, ms: int, meter: LocalSigner = METER, **changes: Any
     ) -> tuple[UsageAttestation, bytes]:
-        counted = {"egress_mib": 0, "units": 0, **changes}
+        told = {"egress_mib": 0, "units": 0, "observed_at_ms": 0, **changes}
         statement = UsageAttestation(
-            self.bid.buyer, self.ask.provider, self.number, sequence, 0, ms, ms, 0, 0, 0,
-            counted["egress_mib"], counted["units"], bytes(32),
+            self.bid.buyer, self.ask.provider, self.number, sequence, told["observed_at_ms"],
+            ms, ms, 0, 0, 0, told["egress_mib"], told["units"], bytes(32),
         )  # fmt: skip
         return statement, sign(statement, DOMAIN, meter)
 

@@ -98,6 +98,28 @@ def test_reading_ahead_of_the_watch_is_refused_until_time_has_passed(
     accepted(desk.countersign(*early, 10))
 
 
+def test_watch_that_starts_with_late_news_covers_the_time_it_was_under_way(
+    open_desk: OpenDesk, lease: Lease, time: Time
+) -> None:
+    ready = lease.reading(0, 0, observed_at_ms=time.unix)
+    time.go(9_000)  # nothing came through for nine seconds, then everything at once
+    desk = open_desk()
+    assert desk.admit(lease.claim()) is None
+    accepted(desk.countersign(*ready, 1))
+    accepted(desk.countersign(*lease.reading(9, 9_000, observed_at_ms=time.unix), 9))
+
+
+def test_late_news_is_believed_for_no_longer_than_a_job_runs_unseen(
+    open_desk: OpenDesk, lease: Lease, time: Time
+) -> None:
+    time.go(3_600_000)
+    desk = open_desk()
+    assert desk.admit(lease.claim()) is None
+    accepted(desk.countersign(*lease.reading(0, 0, observed_at_ms=OPENED * 1000), 1))
+    answer = desk.countersign(*lease.reading(1, 60_000, observed_at_ms=time.unix), 2)
+    assert answer is Refusal.AHEAD_OF_CLOCK
+
+
 def test_silent_job_is_not_signed_for(open_desk: OpenDesk, lease: Lease, time: Time) -> None:
     desk = running(open_desk(), lease)
     time.go(10_000)
