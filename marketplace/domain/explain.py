@@ -155,18 +155,14 @@ def _cheapest(
 
 def _relax(book: Book, order: RestingBid, ask: AskView) -> Relaxation | None:
     changes: list[Change] = []
-    for _ in range(2 * len(_RELAX)):  # one change may uncover another, such as a budget too small
-        bid = book.view(order)
-        reason = next(refusals(ask, bid), None)
-        if reason is None:
-            break
+    bid = book.view(order)
+    while (reason := next(refusals(ask, bid), None)) is not None:
+        # one change may uncover another, such as a budget too small, but none comes twice
         if reason not in _RELAX or reason in {change.reason for change in changes}:
             return None
         order, change = _RELAX[reason](order, ask, bid)
         changes.append(change)
-    else:
-        return None
-    bid = book.view(order)
+        bid = book.view(order)
     terms = terms_of(ask.ask, order.bid, ask.ask.floor, bid.budget, bid.decimals)
     return Relaxation(
         ask_id=ask.order.id,

@@ -191,7 +191,7 @@ def affords(ask: AskView, bid: BidView, rate: int) -> bool:
             floor.egress_gib, floor.unit, signed.egress_mib, signed.units, bid.decimals
         )
     per_second = rate * 1000 * int(10**bid.decimals)
-    return left >= 0 and left * MS_PER_HOUR * RATE_SCALE >= least_seconds(ask) * per_second
+    return left * MS_PER_HOUR * RATE_SCALE >= least_seconds(ask) * per_second
 
 
 Check = Callable[[AskView, BidView], bool]
@@ -220,6 +220,18 @@ def _is_party(ask: AskView, bid: BidView) -> bool:
 
 def _share_refused(ask: AskView, bid: BidView) -> bool:
     return bid.gpu_milli < 1000 and not ask.ask.flags & bid.bid.flags & FLAG_SHARED
+
+
+def _is_taken(ask: AskView, bid: BidView) -> bool:
+    """The ask offers enough, but others hold too much of it now."""
+    terms = ask.ask
+    offers = (
+        terms.gpu_milli >= bid.gpu_milli
+        and terms.cpu_milli >= bid.cpu_milli
+        and terms.memory_mib >= bid.memory_mib
+        and terms.storage_mib >= bid.storage_mib
+    )
+    return offers and ask.use.place(terms, bid.bid) is None
 
 
 def _unit_differs(ask: AskView, bid: BidView) -> bool:
@@ -253,7 +265,7 @@ CHECKS: tuple[tuple[RejectReason, Check], ...] = (
     ),
     (RejectReason.ALREADY_TRIED, lambda a, b: a.order.id in b.order.tried),
     (RejectReason.NOT_STARTED, lambda a, b: not a.started),
-    (RejectReason.CAPACITY, lambda a, b: a.use.place(a.ask, b.bid) is None),
+    (RejectReason.CAPACITY, _is_taken),
     (RejectReason.RATE, _limit_passed),
     (RejectReason.EGRESS_PRICE, _egress_passed),
     (RejectReason.UNIT_PRICE, _unit_passed),

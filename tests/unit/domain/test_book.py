@@ -167,6 +167,15 @@ def test_share_is_not_spread_over_gpus_nor_a_whole_gpu_over_shares() -> None:
     assert add(one_share, resting_bid(4, wants=IMPATIENT)) == impatient
 
 
+def test_last_part_of_an_odd_offer_holds_no_more_than_is_offered_of_that_gpu() -> None:
+    book = book_with(resting_ask(1, gpu_milli=2500, flags=FLAG_SHARED))
+    for number in (2, 3):
+        add(book, resting_bid(number, gpu_milli=700))
+    impatient = [Refused("bid_4", RejectReason.NO_MATCH)]
+    assert add(book, resting_bid(4, gpu_milli=600, wants=IMPATIENT)) == impatient
+    assert only_fill(add(book, resting_bid(5, gpu_milli=500))).gpus == (2,)
+
+
 def test_bid_that_does_not_rest_is_refused_at_once_and_leaves_no_trace() -> None:
     book = book_with()
     assert add(book, resting_bid(1, wants=IMPATIENT)) == [Refused("bid_1", RejectReason.NO_MATCH)]
