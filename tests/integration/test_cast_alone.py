@@ -1,0 +1,116 @@
+"""With nothing but `cast`: it opens our keystores, signs what we sign, and every exit works."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from settlement import keystore
+from settlement.attestation import Usage
+from settlement.chain.calls import SignedVoucher, pack_entries
+from settlement.leases import LeaseStatus
+from settlement.orders import Ask, Bid
+from settlement.signing import LocalSigner, sign
+from tests.escrow_world import SETTINGS, TOKEN, World, anvil, found
+
+CAST = Path(__file__).resolve().parents[2] / ".setup" / "bin" / "cast"
+PASSWORD = "for tests"
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with anvil() as chain:
+        world = found(chain, SETTINGS)
+        world.fund(100 * TOKEN)
+        yield world
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    (tmp_path / "password").write_text(PASSWORD)
+    return tmp_path
+
+
+def cast(*arguments: str) -> str:
+    done = subprocess.run([CAST, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def store(keys: Path, signer: LocalSigner) -> list[str]:
+    """The signer's keystore in cast's words."""
+    path = keys / f"{signer.address}.json"
+    if not path.exists():
+        keystore.create(path, PASSWORD, signer, kdf="scrypt", iterations=2)
+    return ["--keystore", str(path), "--password-file", str(keys / "password")]
+
+
+def send(world: World, keys: Path, signer: LocalSigner, signature: str, *values: str) -> None:
+    """One transaction to the escrow, mined and successful."""
+    answer = cast(
+        "send", world.escrow.address, signature, *values,
+        "--rpc-url", world.client.rpc_url, "--json", *store(keys, signer),
+    )  # fmt: skip
+    assert json.loads(answer)["status"] in ("0x1", 1)
+
+
+def test_cast_opens_a_keystore_of_ours_and_we_open_one_of_casts(keys: Path) -> None:
+    signer = LocalSigner.create()
+    assert cast("wallet", "address", *store(keys, signer)) == signer.address
+    cast("wallet", "new", str(keys), "theirs", "--unsafe-password", PASSWORD)
+    (theirs,) = (path for path in keys.iterdir() if path.name.startswith("theirs"))
+    address = cast("wallet", "address", "--keystore", str(theirs), "--password", PASSWORD)
+    assert keystore.load(theirs, PASSWORD).address == address
+
+
+@pytest.mark.parametrize("kind", [Ask, Bid, Usage])
+def test_cast_signs_what_we_sign(world: World, keys: Path, kind: type[Ask | Bid | Usage]) -> None:
+    structs = {
+        Ask: world.ask(),
+        Bid: world.metered_bid(),
+        Usage: Usage(world.buyer.address, world.provider.address, b"\x07" * 16, 2**40 - 1),
+    }
+    struct, domain = structs[kind], world.escrow.domain()
+    document = keys / "typed.json"
+    document.write_text(json.dumps(struct.typed_data(domain)))
+    signed = cast(
+        "wallet", "sign", "--data", "--from-file", str(document), *store(keys, world.witness)
+    )
+    assert bytes.fromhex(signed[2:]) == sign(struct, domain, world.witness)
+
+
+def test_stop_settle_refund_and_withdraw_without_us(world: World, keys: Path) -> None:
+    lease = world.open()
+    world.chain.warp(60)
+    names = (world.buyer.address, world.provider.address, "0x" + lease.number.hex())
+    send(
+        world, keys, world.buyer, "stop(address,address,address,bytes16)",
+        names[0], names[1], world.witness.address, names[2],
+    )  # fmt: skip
+    usage = Usage(world.buyer.address, world.provider.address, lease.number, 50_000)
+    document = keys / "usage.json"
+    document.write_text(json.dumps(usage.typed_data(world.escrow.domain())))
+    voucher = cast(
+        "wallet", "sign", "--data", "--from-file", str(document), *store(keys, world.witness)
+    )
+    entries = pack_entries([SignedVoucher(usage, bytes.fromhex(voucher[2:]))], metered=False)
+    send(world, keys, world.stranger, "settle(bytes)", "0x" + entries.hex())
+    assert lease.view().used_ms == 50_000
+    world.chain.warp(SETTINGS.settle_window + 1)
+    send(
+        world, keys, world.stranger, "refund(address,address,address,bytes16)",
+        names[0], names[1], world.witness.address, names[2],
+    )  # fmt: skip
+    assert lease.view().status is LeaseStatus.CLOSED
+    for signer in (world.buyer, world.provider):
+        amount = world.escrow.balance_of(signer.address)
+        before = world.token.balance_of(signer.address)
+        send(world, keys, signer, "withdraw(address,uint256)", signer.address, str(amount))
+        assert world.token.balance_of(signer.address) == before + amount > before
+    send(world, keys, world.stranger, "collectFees(address[])", f"[{world.provider.address}]")
+    recipient = world.escrow.config().fee_recipient
+    assert world.token.balance_of(world.escrow.address) == world.escrow.balance_of(recipient)
