@@ -39,11 +39,12 @@ from scripts.demo_lib.shopping import Purchase, buy, follow
 from scripts.demo_lib.show import Screen, cmp, show_offers, show_receipt, show_sheet
 from settlement.errors import SettlementError
 
+INTERRUPTED = 130
 FAULTS = (DemoError, CoulombError, SettlementError, MarketError, OSError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it; 0 where everything was as it should be, 130 after Ctrl-C, else 1."""
+    """Run it; 0 where everything was as it should be, 130 where it was cut short, else 1."""
     parser = argparse.ArgumentParser(prog="scripts/demo", description="A market, start to end.")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--keep", action="store_true", help="keep it all running until Ctrl-C")
@@ -51,24 +52,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     signal.signal(signal.SIGTERM, _interrupt)
     screen = Screen()
-    folder = Path(tempfile.mkdtemp(prefix="coulomb-demo-"))
-    market = Market(folder)
+    market = Market(Path(tempfile.mkdtemp(prefix="coulomb-demo-")))
     code = 1
     try:
-        code = Demo(market, screen).run(as_json=chosen.json)
+        demo = Demo(market, screen)
+        code = demo.run(as_json=chosen.json)
         if chosen.keep:
-            _keep(market, screen)
+            demo.keep()
     except FAULTS as error:
         screen.say(f"failed: {error}", "bold red")
     except KeyboardInterrupt:
-        code = code if chosen.keep and code == 0 else 130
-        screen.say("interrupted; stopping what was started")
+        code = 0 if chosen.keep and code == 0 else INTERRUPTED
+        screen.say("stopping what was started")
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # nothing is left behind, however impatient
         market.stop()
-    if code in (0, 130):
-        shutil.rmtree(folder)
-    else:
-        screen.say(f"logs: {market.children.logs}", "bold red")
+        if code == 1:
+            screen.say(f"logs: {market.children.logs}", "bold red")
+        else:
+            shutil.rmtree(market.folder)
     return code
 
 
@@ -91,18 +94,31 @@ class Demo:
                 buyer.witness.stop()
                 buyer.client.close()
         books = self._read_books()
-        problems = [text for purchase in purchases for text in purchase.problems()]
-        problems += books.problems + _differences(purchases, books)
+        amiss = books.problems + _differences(purchases, books)
+        problems = [text for purchase in purchases for text in purchase.problems()] + amiss
         for purchase in purchases:
             show_receipt(self._screen, purchase)
-        show_sheet(self._screen, books.sheet, not problems)
+        show_sheet(self._screen, books.sheet, not amiss)
         for text in problems:
             self._screen.say(text, "bold red")
         if as_json:
-            print(json.dumps(document(self._market, purchases, books, not problems)), flush=True)
+            print(json.dumps(document(self._market, purchases, books, not amiss)), flush=True)
         states = ", ".join(sorted({p.job.state for p in purchases}))
         self._screen.say(f"{len(purchases)} jobs ended: {states}")
         return 1 if problems else 0
+
+    def keep(self) -> None:
+        """Say how to look for oneself, and wait for Ctrl-C."""
+        made, rpc = self._market.deployment, self._market.chain.rpc_url
+        self._screen.say("kept running until Ctrl-C; look for yourself (cast is in .setup/bin):")
+        accounts = [(p.offer.name, p.signer.address) for p in self._providers]
+        accounts += [(buyer.name, buyer.address) for buyer in self._buyers.values()]
+        calls = [("the escrow's tokens", made.token.address, made.escrow.address)]
+        calls += [(name, made.escrow.address, address) for name, address in accounts]
+        for name, contract, address in calls:
+            words = f"cast call --rpc-url {rpc} {contract} 'balanceOf(address)(uint256)' {address}"
+            self._screen.console.print(f"  {words}  # {name}", soft_wrap=True)
+        signal.pause()
 
     def _set_up(self) -> None:
         say, market = self._screen.say, self._market
@@ -154,20 +170,6 @@ def _differences(purchases: Sequence[Purchase], books: Books) -> list[str]:
             seen.add(number)
             found += compare_receipt(purchase.receipt, books.leases.get(number))
     return found + [f"lease 0x{n.hex()} has no receipt" for n in books.leases if n not in seen]
-
-
-def _keep(market: Market, screen: Screen) -> None:
-    """Say how to look for oneself, and wait for Ctrl-C."""
-    escrow, token = market.deployment.escrow.address, market.deployment.token.address
-    screen.say("kept running until Ctrl-C; look for yourself (cast is in .setup/bin):")
-    for call in (f"{token} 'balanceOf(address)(uint256)' {escrow}",):
-        screen.console.print(f"  cast call --rpc-url {market.chain.rpc_url} {call}", soft_wrap=True)
-    screen.console.print(
-        f"  cast call --rpc-url {market.chain.rpc_url} {escrow} "
-        "'balanceOf(address)(uint256)' ACCOUNT",
-        soft_wrap=True,
-    )
-    signal.pause()
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

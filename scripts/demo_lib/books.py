@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from marketplace.sdk.purchases import Receipt
 from settlement.chain.calls import LeaseRef
 from settlement.chain.contracts import Escrow, Token
-from settlement.events import Closed, Opened, Stopped, lease_numbers
+from settlement.events import Closed, Deposited, Opened, Stopped, lease_numbers
 from settlement.leases import EscrowState, LeaseState, Params, replay
 from settlement.ports import LoggedEvent
 
@@ -70,7 +70,7 @@ def read_books(
     params = escrow.params(token.decimals())
     state = replay((item.event for item in logged), params)
     leases = {number: _lease(lease, params, logged) for number, lease in state.leases.items()}
-    deposits = sum(i.event.amount for i in logged if i.event.name == "Deposited")
+    deposits = sum(i.event.amount for i in logged if isinstance(i.event, Deposited))
     sheet = Sheet(
         deposits=deposits,
         earned=sum(escrow.balance_of(p, at) for p in providers),
@@ -153,7 +153,7 @@ def compare_receipt(receipt: Receipt, lease: ChainLease | None) -> list[str]:
         return [f"{receipt.lease_id}: the chain has no such lease"]
     hashes = {(t.kind, t.tx_hash.lower()) for t in receipt.transactions}
     on_chain = {(kind, tx.lower()) for kind, tx in lease.transactions}
-    pairs = (
+    pairs: tuple[tuple[str, object, object], ...] = (
         ("usage in ms", receipt.used_ms, lease.state.used_ms),
         ("cost", receipt.gross.atoms, lease.cost),
         ("lines' sum", sum(line.cost.atoms for line in receipt.lines), lease.cost),

@@ -13,7 +13,9 @@ from scripts.demo_lib.shopping import Purchase
 def document(
     market: Market, purchases: Sequence[Purchase], books: Books, conserved: bool
 ) -> dict[str, Any]:
-    """Chain, contracts, leases and jobs; `conserved` is true where nothing at all was amiss."""
+    """Chain, contracts, leases and jobs. `conserved`: the chain's books add up to the atom and the
+    receipts say the same.
+    """
     deployment, sheet = market.deployment, books.sheet
     return {
         "chain": {"rpc": market.chain.rpc_url, "chain_id": deployment.chain_id},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from marketplace.sdk.flow import Sync
@@ -60,11 +60,9 @@ class Purchase:
             found.append(f"{case.name}: has no receipt")
         return found
 
-    def look(self) -> None:
-        """Ask how it is; cancel it where that is due; fetch the receipt at its end."""
-        if self.is_over:
-            return
-        job = self.handle.refresh()
+    def see(self, job: Job) -> None:
+        """Take in how it is; cancel it where that is due; fetch the receipt at its end."""
+        self.handle.job = job
         self._cancel_if_due(job)
         if not job.is_final:
             return
@@ -90,14 +88,22 @@ def buy(case: Case, buyers: Mapping[str, Buyer]) -> Purchase:
     return Purchase(case, buyer, buyer.client.jobs.submit(case.spec()))
 
 
+def look(purchases: Sequence[Purchase]) -> None:
+    """Ask once per buyer how the jobs are."""
+    waiting = {p.job.id: p for p in purchases if not p.is_over}
+    for client in {id(p.buyer): p.buyer.client for p in waiting.values()}.values():
+        for job in client.jobs.list(limit=100):
+            if job.id in waiting:
+                waiting[job.id].see(job)
+
+
 def follow(purchases: list[Purchase], watch: Callable[[], None], check: Callable[[], None]) -> None:
     """Until every lease is closed on chain. `check` raises where a program died; so does a job
     that takes too long (DemoError).
     """
     until = time.monotonic() + LIMIT_SECONDS
     while True:
-        for purchase in purchases:
-            purchase.look()
+        look(purchases)
         watch()
         waiting = [p for p in purchases if not p.is_over]
         if not waiting:

@@ -13,7 +13,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from marketplace.domain.pricing import Money, from_scaled
-from marketplace.domain.receipt import gpu_seconds
 from scripts.demo_lib.books import Sheet
 from scripts.demo_lib.people import Provider
 from scripts.demo_lib.shopping import Purchase
@@ -162,9 +161,3 @@ def show_sheet(screen: Screen, sheet: Sheet, sound: bool) -> None:
     verdict = "every atom is accounted for" if sound else "THE BOOKS DO NOT ADD UP"
     style = "bold green" if sound else "bold red"
     screen.console.print(f"Block {sheet.block}: {verdict}.", style=style)
-
-
-def total_gpu_seconds(purchases: Sequence[Purchase]) -> str:
-    """GPU-seconds over all leases, decimal text."""
-    ms = sum(round(float(p.receipt.gpu_seconds) * 1000) for p in purchases if p.receipt)
-    return gpu_seconds(ms, 1000)

@@ -1,0 +1,134 @@
+"""The demonstration, run as people run it; what it claims is checked against its chain."""
+
+from __future__ import annotations
+
+import json
+import selectors
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from settlement.chain.client import ChainClient
+from settlement.chain.contracts import Escrow, Token
+from settlement.chain.devnet import attach
+from settlement.events import Closed, Deposited
+from tests.e2e.programs import ROOT
+
+SECONDS = 110
+WORDS = [sys.executable, "-m", "scripts.demo_lib", "--json", "--keep"]
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo") / "stderr"
+
+
+@pytest.fixture(scope="module")
+def running(errors: Path) -> Iterator[subprocess.Popen[str]]:
+    """The demonstration, kept running until the tests are over."""
+    with errors.open("w") as out:
+        process = subprocess.Popen(
+            WORDS, cwd=ROOT, stdout=subprocess.PIPE, stderr=out, text=True, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait(30)
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def result(running: subprocess.Popen[str], errors: Path) -> dict[str, Any]:
+    """The JSON object on stdout."""
+    line = _first_line(running)
+    assert line, errors.read_text()
+    document: dict[str, Any] = json.loads(line)
+    assert document["conserved"] is True, errors.read_text()
+    return document
+
+
+def _first_line(process: subprocess.Popen[str]) -> str:
+    """What it prints first; empty where it ends or takes too long."""
+    assert process.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        return process.stdout.readline() if selector.select(SECONDS) else ""
+
+
+def _chain(result: dict[str, Any]) -> tuple[ChainClient, Escrow, Token]:
+    client = ChainClient(result["chain"]["rpc"], result["chain"]["chain_id"])
+    contracts = result["contracts"]
+    escrow = Escrow(client, contracts["ComputeEscrow"])
+    return client, escrow, Token(client, contracts["ComputeToken"])
+
+
+@pytest.mark.timeout(SECONDS + 60)
+def test_jobs_end_in_every_way(result: dict[str, Any]) -> None:
+    states = Counter(job["state"] for job in result["jobs"])
+    assert states["succeeded"] >= 6
+    others = {"failed": 1, "cancelled": 1, "over_budget": 1, "no_match": 1}
+    assert {state: count for state, count in states.items() if state != "succeeded"} == others
+    reasons = {job["state"]: job["reason"] for job in result["jobs"]}
+    assert reasons["failed"] == "exit_code"
+    assert "then ask_" in reasons["no_match"]
+
+
+def test_leases_pay_what_the_chain_says_they_paid(result: dict[str, Any]) -> None:
+    client, escrow, _ = _chain(result)
+    logged = escrow.events(0, client.head().number)
+    closed = {
+        "0x" + item.event.lease_no.hex(): item.event
+        for item in logged
+        if isinstance(item.event, Closed)
+    }
+    assert {lease["lease_no"] for lease in result["leases"]} == set(closed)
+    assert len(result["leases"]) == len(result["jobs"]) - 1  # all but the one without a match
+    for lease in result["leases"]:
+        event = closed[lease["lease_no"]]
+        assert lease["simulated"] is True
+        assert int(lease["cost_atoms"]) == int(lease["released_atoms"]) == event.released > 0
+        assert int(lease["refunded_atoms"]) >= event.refunded
+        assert all((receipt := client.receipt(tx)) and receipt.succeeded for tx in lease["tx"])
+
+
+def test_deposits_are_somewhere_to_the_atom(result: dict[str, Any]) -> None:
+    client, escrow, token = _chain(result)
+    events = [item.event for item in escrow.events(0, client.head().number)]
+    accounts = {event.account for event in events if isinstance(event, Deposited)}
+    providers = {event.provider for event in events if isinstance(event, Closed)}
+    deposits = sum(event.amount for event in events if isinstance(event, Deposited))
+    released = sum(event.released for event in events if isinstance(event, Closed))
+    assert len(accounts) == 2
+    assert len(providers) == 3
+    fees = sum(escrow.fees_of(provider) for provider in providers)
+    earned = sum(escrow.balance_of(provider) for provider in providers)
+    assert earned + fees == released > 0
+    assert sum(escrow.balance_of(account) for account in accounts) + released == deposits
+    assert token.balance_of(escrow.address) == deposits
+    sheet = {name: int(atoms) for name, atoms in result["sheet"].items()}
+    assert (sheet["deposits_atoms"], sheet["earned_atoms"]) == (deposits, earned)
+    parts = ("earned_atoms", "fees_atoms", "refunds_atoms", "untouched_atoms")
+    assert sum(sheet[part] for part in parts) == deposits
+
+
+def test_ctrl_c_ends_everything_it_started(
+    result: dict[str, Any], running: subprocess.Popen[str], errors: Path
+) -> None:
+    started = psutil.Process(running.pid).children(recursive=True)
+    assert len(started) >= 5  # chain, server, three agents
+    running.send_signal(signal.SIGINT)
+    assert running.wait(30) == 0, errors.read_text()
+    assert running.stdout is not None
+    assert running.stdout.read() == ""  # one object, nothing else
+    assert [process for process in started if process.is_running()] == []
+    assert attach(result["chain"]["rpc"]) is None
