@@ -157,5 +157,5 @@ def catalog_of(
         matcher=Matcher(market, clock, database, Bookkeeper(market), quotes, calls),
         projection=Projection(market, clock, conclusions),
         settling=Settling(market, clock, database, calls, conclusions),
-        watchdog=Watchdog(market, clock, database, conclusions),
+        watchdog=Watchdog(market, clock, database, conclusions, since_ms=clock()),
     )

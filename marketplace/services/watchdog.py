@@ -24,12 +24,16 @@ def silence_ms(interval_ms: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Watchdog:
-    """Looks at every open lease once a tick."""
+    """Looks at every open lease once a tick.
+
+    `since_ms`: when the market began to listen. Nobody is blamed for what it was away for.
+    """
 
     market: Market
     clock: Clock
     database: Database
     conclusions: Conclusions
+    since_ms: int
 
     def tick(self) -> int:
         """Note what is overdue; returns how many leases changed."""
@@ -69,7 +73,7 @@ class Watchdog:
         now_ms = self.clock()
         grace_ms = silence_ms(lease.interval_ms)
         if lease.finished_ms is not None:
-            overdue = now_ms - lease.finished_ms > grace_ms
+            overdue = now_ms - max(lease.finished_ms, self.since_ms) > grace_ms
             asked = lease.stop_requested == "unwitnessed"
             return "unwitnessed" if overdue and not asked and self._unclosed(store, lease) else None
         asked = lease.stop_requested in ("lost", "start_limit")
@@ -91,18 +95,22 @@ class Watchdog:
     def _late(self, lease: LeaseRecord, now_ms: int) -> bool:
         if lease.ready_ms is not None or lease.start_s is None:
             return False
-        return now_ms > (lease.start_s + lease.start_limit_seconds) * 1000
+        limit_ms = (lease.start_s + lease.start_limit_seconds) * 1000
+        if self.since_ms > lease.start_s * 1000:  # the ready reading may be on its way still
+            limit_ms = max(limit_ms, self.since_ms + silence_ms(lease.interval_ms))
+        return now_ms > limit_ms
 
     def _heard_ms(self, store: Store, lease: LeaseRecord) -> int:
         """When the provider was last heard of; before the ready reading its node speaks for it."""
+        heard_ms = max(lease.seen_ms, self.since_ms)
         if lease.ready_ms is not None:
-            return lease.seen_ms
+            return heard_ms
         node = store.nodes.get(lease.node_id)
-        return max(lease.seen_ms, node.seen_ms if node else 0)
+        return max(heard_ms, node.seen_ms if node else 0)
 
     def _over_by_itself(self, lease: LeaseRecord, now_ms: int, grace_ms: int) -> bool:
         """A Stop was asked for and none came: the job is given up, or its lease ran out."""
-        asked_ms = lease.stop_requested_ms or now_ms
+        asked_ms = max(lease.stop_requested_ms or now_ms, self.since_ms)
         ended = lease.end_s is not None and now_ms > lease.end_s * 1000
         return lease.stop_signature is None and (ended or now_ms - asked_ms > grace_ms)
 
