@@ -49,21 +49,17 @@ class SqliteOutbox(MemoryOutbox):
         if self._db.in_transaction:
             yield
             return
-        self._db.execute("BEGIN IMMEDIATE")
         before = dict(self.intents)
-        try:
+        with self._db:  # commits, or rolls back what raised
+            self._db.execute("BEGIN IMMEDIATE")
             yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        for number, intent in self.intents.items():
-            if before.get(number) != intent:
-                row, first = json.dumps(_write(intent)), self.first_payloads[intent.key]
-                self._db.execute(
-                    "INSERT OR REPLACE INTO intent VALUES (?, ?, ?)",
-                    (number, row, json.dumps(first)),
-                )
-        self._db.execute("COMMIT")
+            for number, intent in self.intents.items():
+                if before.get(number) != intent:
+                    row, first = json.dumps(_write(intent)), self.first_payloads[intent.key]
+                    self._db.execute(
+                        "INSERT OR REPLACE INTO intent VALUES (?, ?, ?)",
+                        (number, row, json.dumps(first)),
+                    )
 
 
 def _write(intent: Intent) -> dict[str, Any]:

@@ -19,10 +19,10 @@ from settlement.leases import replay
 from settlement.ports import IntentKind, IntentState
 from settlement.relayer import FAILPOINTS
 from settlement.signing import LocalSigner
-from tests.escrow_world import SETTINGS, TOKEN, Lease, World, anvil, found, key
+from tests.escrow_world import TOKEN, Lease, World, key
 from tests.sqlite_outbox import SqliteOutbox
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LEASES = 3
 
 
@@ -55,14 +55,6 @@ class Killable:
             assert pipe is not None
             pipe.close()
         self._process.wait(10)
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with anvil() as chain:
-        world = found(chain, SETTINGS)
-        world.fund(10_000 * TOKEN)
-        yield world
 
 
 @pytest.fixture(scope="module")
