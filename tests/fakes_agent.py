@@ -51,6 +51,7 @@ class FakeMarket:
         self.countersigning = True
         self.closing = True
         self.down = False
+        self.refused_calls = 0
         self.unauthorized = False
         self.refuse_with: str | None = None
         self.refuse_finish: dict[str, tuple[int, str]] = {}  # by outcome
@@ -135,6 +136,7 @@ class FakeMarket:
     def handle(self, method: str, url: str, body: bytes) -> Answer:
         """Answer one request."""
         if self.down:
+            self.refused_calls += 1
             return _problem(503, "unavailable")
         if self.unauthorized and method == "POST":
             return _problem(401, "unauthenticated")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from marketplace.agent.errors import AgentError
@@ -13,6 +14,7 @@ from marketplace.sdk.models import Lease, Terms
 from settlement.orders import Ask, Bid, lease_no
 
 GRACE_MS_MIN = 15_000
+_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 
 class NotOurs(AgentError):
@@ -61,6 +63,8 @@ def assign(lease: Lease, ask: Ask, bid: Bid, meter: str, inventory: Inventory) -
     What the server says beyond them decides nothing: the lease number must follow from the orders
     and our meter key, and the job must have the hash that the buyer signed. Raises NotOurs.
     """
+    if not _ID.fullmatch(lease.id):  # it names a folder and a cgroup here
+        raise NotOurs(f"{lease.id!r:.100} is no lease id")
     number = lease_no(bid.struct_hash(), ask.struct_hash(), meter)
     if ask.meter != meter or "0x" + number.hex() != lease.lease_no.lower():
         raise NotOurs(f"{lease.id}: the orders and our meter key open another lease")

@@ -59,6 +59,7 @@ class Courier:
         self._offsets: dict[str, int] = {}
         self._beats_sent = 0
         self._stop_sent = False
+        self.done = False  # nothing is left to do, or nothing that may be done
         self._packed = False
         self._reported = False
         self._log = log.bind(lease=entry.lease_id)
@@ -69,14 +70,17 @@ class Courier:
         while not leave():
             try:
                 if self.step():
+                    self.done = True
                     return
                 failed = 0
             except NotFound as error:
                 self._log.error("lease_unknown", detail=str(error))
                 self._node.journal.set_phase(self._id, "done")
+                self.done = True
                 return
             except JournalConflict as error:
                 self._log.critical("will_not_sign", detail=str(error))
+                self.done = True
                 return
             except (ApiDown, ApiError, JournalError) as error:
                 failed += 1

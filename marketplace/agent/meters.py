@@ -187,11 +187,10 @@ class JobMeter:
         self._memory_mib = 0
         self._storage_mib = 0
 
-    def start(self, seen: CpuMemory | None, storage_mib: int, ms_max: int) -> None:
+    def start(self, seen: CpuMemory | None, ms_max: int) -> None:
         """The job is ready: time runs from now on, up to `ms_max`: beyond it nothing was sold."""
         self._ms_max = max(0, ms_max)
         self._cpu_base_ms = seen.cpu_ms if seen is not None else 0
-        self._note(seen, storage_mib)
         self._started_ns = self._clock()
 
     def stop(self) -> None:

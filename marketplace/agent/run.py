@@ -75,6 +75,9 @@ class JobRun:
         self._attestor.conclude(ending)
 
     def _run(self) -> Ending:
+        needed, here = self._job.spec.runtime, self._node.runtime.name
+        if needed != here:
+            raise StartFailed("wrong_runtime", f"the job needs {needed}, this node runs {here}")
         order = self._fetch_inputs()
         if order is not None:
             return Ending(order.outcome, order.reason)

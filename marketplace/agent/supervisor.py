@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -33,12 +33,13 @@ _LEAVE_S = 10.0
 
 @dataclass(slots=True)
 class _Held:
-    """A lease in hand: the job's thread (None: there is none to run) and the courier's."""
+    """A lease in hand: its job's thread (None: there is none), its courier and its thread."""
 
     entry: LeaseEntry
     progress: Progress
     job: threading.Thread | None
-    courier: threading.Thread
+    courier: Courier
+    carrying: threading.Thread
 
 
 class Supervisor:
@@ -124,7 +125,7 @@ class Supervisor:
                 held.job.join()
         for held in self._held.values():
             held.progress.tell()
-            held.courier.join()
+            held.carrying.join()
 
     @property
     def jobs(self) -> int:
@@ -137,14 +138,6 @@ class Supervisor:
             return
         if lease.terms is None or lease.job is None:
             return
-        entry = LeaseEntry(
-            lease_id=lease.id,
-            job_id=lease.job_id,
-            buyer=lease.buyer,
-            provider=lease.provider,
-            lease_no=bytes.fromhex(lease.lease_no.removeprefix("0x")),
-            domain=self._domain,
-        )
         try:
             ask, bid = self._node.api.orders(lease)
             job = assign(lease, ask, bid, self._node.signer.address, self._inventory)
@@ -152,9 +145,17 @@ class Supervisor:
             log.error("lease_ignored", lease=lease.id, why=str(error))
             self._ignored.add(lease.id)
             return
+        entry = LeaseEntry(
+            job.lease_id,
+            job.job_id,
+            job.buyer,
+            job.provider,
+            job.lease_no,
+            self._domain,
+            job.spec.outputs,
+        )
         progress = Progress()
         progress.observe(lease)
-        entry = replace(entry, outputs=job.spec.outputs)
         held = self._node.api.attestations(lease.id)
         if lease.final is not None or any(a.state != "refused" for a in held):
             # Our key has signed for it, our journal does not know: it was lost or is an old copy.
@@ -191,17 +192,21 @@ class Supervisor:
         recovered: bool = False,
     ) -> None:
         courier = Courier(self._node, entry, progress, logs, recovered)
+        carrying = self._courier_thread(courier, entry.lease_id)
+        self._held[entry.lease_id] = _Held(entry, progress, job, courier, carrying)
+
+    def _courier_thread(self, courier: Courier, lease_id: str) -> threading.Thread:
         thread = threading.Thread(
             target=courier.run,
-            args=(lambda: self._may_leave(entry.lease_id),),
-            name=f"courier-{entry.lease_id}",
+            args=(lambda: self._may_leave(lease_id),),
+            name=f"courier-{lease_id}",
             daemon=True,
         )
-        self._held[entry.lease_id] = _Held(entry, progress, job, thread)
         thread.start()
+        return thread
 
     def _sweep(self) -> None:
-        """Free what ended jobs held; end a lease whose thread died without saying how it ended."""
+        """Free what ended jobs held, and go on where a thread died before its work was done."""
         for lease_id, held in list(self._held.items()):
             if held.job is not None and not held.job.is_alive():
                 self._capacity.release(lease_id)
@@ -210,8 +215,12 @@ class Supervisor:
                     self._node.attestor(held.entry).conclude(Ending("failed", "agent_error"))
                     held.progress.tell()
                 held.job = None
-            if held.job is None and not held.courier.is_alive():
-                del self._held[lease_id]
+            if held.job is None and not held.carrying.is_alive():
+                if held.courier.done:
+                    del self._held[lease_id]
+                else:
+                    log.error("courier_died", lease=lease_id)
+                    held.carrying = self._courier_thread(held.courier, lease_id)
 
     def _may_leave(self, lease_id: str) -> bool:
         if self._leave_at_s is None:

@@ -16,6 +16,7 @@ import signal
 import sys
 import warnings  # noqa: F401 - execvpe imports it, when it may be out of reach
 
+_NICE = 5  # where processors are short, the agent comes first: it has to watch
 _PR_SET_PDEATHSIG = 1
 _PR_CAPBSET_DROP = 24
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -50,6 +51,7 @@ def main() -> None:
         with open("/proc/self/oom_score_adj", "w") as adjust:
             adjust.write("1000")  # short of memory, the kernel takes jobs before the agent
         os.umask(0o022)
+        os.nice(_NICE)
         if order["alone"]:  # no sandbox that dies with the agent
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if order["uid"] is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -226,7 +227,8 @@ class RunningProcess:
     def close(self) -> None:
         """Kill what is left, collect it, and take its cgroup away."""
         self.kill()
-        self._process.wait(_KILL_WAIT_S)
+        with suppress(subprocess.TimeoutExpired):  # stuck in the kernel: it dies when it wakes
+            self._process.wait(_KILL_WAIT_S)
         if self._inner is None:
             _kill_tree(self._process.pid, self._table)
         if self._group is not None:

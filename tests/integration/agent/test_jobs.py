@@ -120,6 +120,11 @@ def test_a_command_that_is_not_there_costs_nothing(bench: Bench) -> None:
     assert "no-such-program" in bench.market.text(lease_id, "agent")
 
 
+def test_a_job_for_another_runtime_is_not_run(bench: Bench) -> None:
+    lease_id = bench.market.open_lease(["true"], job={"image": "repo/img@sha256:" + "ab" * 32})
+    assert bench.ended(lease_id) == ("failed", "wrong_runtime")
+
+
 def test_a_cancelled_job_stops_and_the_time_it_takes_is_free(bench: Bench) -> None:
     lease_id = bench.market.open_lease(["sh", "-c", "trap '' TERM; while :; do sleep 0.01; done"])
     until(lambda: len(bench.market.taken(lease_id)) >= 2)

@@ -9,14 +9,18 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 
 from marketplace.agent.config import AgentConfig, NodeConfig, save_config
+from marketplace.agent.journal import Journal
+from marketplace.agent.main import run_agent
 from marketplace.agent.state import running_pid
 from settlement import keystore
 from settlement.attestation import Close
@@ -60,6 +64,7 @@ class AgentProcess:
             stop_grace_ms=500,
             **changes,  # type: ignore[arg-type]
         )
+        self.config = config
         save_config(config, folder / "agent.yaml")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -110,9 +115,9 @@ def market() -> FakeMarket:
     return FakeMarket(LocalSigner(KEY), interval_ms=100)
 
 
-def sleeper(market: FakeMarket, marker: str) -> str:
+def sleeper(market: FakeMarket, marker: str, **changes: str) -> str:
     command = ["sh", "-c", f"while :; do sleep 0.05; done # {marker}"]
-    return market.open_lease(command, gpu_milli=500)
+    return market.open_lease(command, gpu_milli=500, **changes)
 
 
 def assert_one_value_each(market: FakeMarket) -> None:
@@ -137,7 +142,7 @@ def test_an_agent_killed_again_and_again_never_signs_two_values(
     with agent_on(market, tmp_path) as agent:
         for number in range(3):
             marker = f"restart-{os.getpid()}-{number}"
-            lease_id = sleeper(market, marker)
+            lease_id = sleeper(market, marker, lease_id=f"lease_{os.getpid()}_{number}")
             leases.append(lease_id)
             agent.start()
             until(lambda one=lease_id: len(market.taken(one)) >= 2, 20, "attestations")
@@ -149,6 +154,10 @@ def test_an_agent_killed_again_and_again_never_signs_two_values(
         until(lambda: list((agent.state / "jobs").iterdir()) == [], what="folders left")
         assert agent.terminate() == 0
     assert_one_value_each(market)
+    journal = Journal(agent.state / "journal.db")
+    groups = [(journal.process(lease_id) or {})["cgroup"] for lease_id in leases]
+    journal.close()
+    assert [group for group in groups if group is not None and Path(group).exists()] == []
     for lease_id in leases:
         assert_ended_at_the_last_signed(market, lease_id)
 
@@ -233,21 +242,45 @@ def test_keys_are_nowhere_but_in_their_files(market: FakeMarket, tmp_path: Path)
         assert canary not in everything
 
 
+@pytest.fixture
+def quiet_logs() -> Iterator[None]:
+    """`run_agent` sets logging up for its process; here it is ours."""
+    structlog.configure(processors=[structlog.testing.LogCapture()])
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("quiet_logs")
 def test_a_wrong_api_key_ends_the_agent_with_3(market: FakeMarket, tmp_path: Path) -> None:
     market.unauthorized = True
     with agent_on(market, tmp_path) as agent:
-        agent.start()
-        assert agent.process.wait(20) == 3
-    assert "not_authorized" in agent.output.read_text()
+        assert run_agent(agent.config) == 3
 
 
-def test_a_server_that_comes_late_is_waited_for(market: FakeMarket, tmp_path: Path) -> None:
-    market.down = True
+@pytest.mark.usefixtures("quiet_logs")
+def test_a_wrong_password_ends_the_agent_with_1(market: FakeMarket, tmp_path: Path) -> None:
     with agent_on(market, tmp_path) as agent:
-        agent.start()
-        until(lambda: agent.output.exists() and "server_away" in agent.output.read_text(), 20)
+        (tmp_path / "password").write_text("another")
+        assert run_agent(agent.config) == 1
+    assert market.nodes == []
+
+
+@pytest.mark.usefixtures("quiet_logs")
+def test_a_server_that_comes_late_is_waited_for(
+    market: FakeMarket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marketplace.agent.main._AGAIN_S", 0.1)
+    market.down = True
+    stop = threading.Event()
+    codes: list[int] = []
+    with agent_on(market, tmp_path) as agent:
+        thread = threading.Thread(target=lambda: codes.append(run_agent(agent.config, stop)))
+        thread.start()
+        until(lambda: market.refused_calls >= 2)
         market.down = False
-        until(lambda: market.nodes, 20)
-        assert agent.terminate() == 0
+        until(lambda: market.node_beats)
+        stop.set()
+        thread.join(20)
+    assert codes == [0]
     assert market.nodes[0]["gpus"][0]["simulated"] is True
     assert market.nodes[0]["runtime"] == "process"

@@ -89,3 +89,10 @@ def test_a_lease_without_terms_waits() -> None:
 def test_the_buyers_limit_on_time_holds_whatever_the_server_says() -> None:
     lease, ask, bid = opened(terms={"max_seconds": 10**6})
     assert assigned(lease, ask, bid).max_seconds == bid.max_seconds
+
+
+@pytest.mark.parametrize("lease_id", ["../../etc", "a/b", "", "x" * 81, "a\0b"])
+def test_an_id_that_is_no_plain_name_is_not_ours(lease_id: str) -> None:
+    lease, ask, bid = opened()
+    with pytest.raises(NotOurs, match="no lease id"):
+        assigned(replace(lease, id=lease_id), ask, bid)
