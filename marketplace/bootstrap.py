@@ -21,7 +21,6 @@ from typing import Protocol
 
 import structlog
 import uvicorn
-from sqlalchemy.exc import OperationalError
 
 from marketplace.api.app import MarketApi, create_api
 from marketplace.api.limits import Limits
@@ -32,6 +31,7 @@ from marketplace.db.engine import Database
 from marketplace.db.outbox import SqlOutbox
 from marketplace.db.upgrade import upgrade
 from marketplace.domain.pricing import CURRENCY
+from marketplace.errors import Unavailable
 from marketplace.services.catalog import Catalog, catalog_of
 from marketplace.services.ports import Market
 from settlement.chain.client import ChainClient
@@ -175,7 +175,7 @@ class Loop:
             try:
                 self._tick()
                 failures = 0
-            except (ChainError, OperationalError, OutboxConflict) as error:
+            except (ChainError, Unavailable, OutboxConflict) as error:
                 failures += 1
                 log.warning("tick failed", role=self.name, error=str(error), failures=failures)
             self._wake.wait(min(self._period_s * 2 ** min(failures, 20), max(self._period_s, 15.0)))

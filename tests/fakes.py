@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, TypeVar
@@ -104,11 +104,16 @@ class MemoryTable(Generic[R]):
         ]
         return found[:limit]
 
+    def append(self, record: R) -> None:
+        key = max(self._rows, default=0) + 1
+        self._rows[key] = replace(record, seq=key)  # type: ignore[type-var]
+
+    def ensure(self, record: R) -> None:
+        with suppress(Duplicate):
+            self.add(record)
+
     def add(self, record: R) -> R:
         key = getattr(record, self._key)
-        if self._key == "seq" and key == 0:
-            key = max(self._rows, default=0) + 1
-            record = replace(record, seq=key)  # type: ignore[type-var]
         if key in self._rows:
             raise Duplicate(self._kind.__name__)
         self._check_unique(key, record)

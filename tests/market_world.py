@@ -330,6 +330,11 @@ def _empty_database() -> bytes:
         return path.read_bytes()
 
 
+def world_on(database: Any, outbox: Any) -> World:
+    """A market over a database that is there; its chain still needs an event store."""
+    return _world(ManualClock(), database, outbox, None, market())
+
+
 def _world(clock: ManualClock, database: Any, outbox: Any, events: Any, fixed: Market) -> World:
     calls = EscrowCalls(fixed.domain.verifying_contract)
     chain = FakeChain(database, outbox, events, clock, calls)

@@ -28,7 +28,7 @@ from marketplace.errors import (
 )
 from marketplace.services.catalog import Catalog
 from marketplace.services.common import Principal
-from marketplace.services.ports import Database, Store
+from marketplace.services.ports import Database, Duplicate, Store
 from marketplace.services.records import IdempotentReply
 
 T = TypeVar("T")
@@ -178,7 +178,7 @@ class Writing:
                     return stored
                 reply = action(store)
                 if keep():
-                    store.replies.add(self._record(name, reply))
+                    self._keep(store, self._record(name, reply))
         self.edge.wake()
         return reply.response()
 
@@ -197,6 +197,12 @@ class Writing:
             raise IdempotencyMismatch("the Idempotency-Key was used with another request")
         reply = Reply(stored.body, stored.status, stored.headers)
         return reply.response(**{"Idempotency-Replayed": "true"})
+
+    def _keep(self, store: Store, record: IdempotentReply) -> None:
+        try:
+            store.replies.add(record)
+        except Duplicate as error:  # another process was first; what was done here is undone
+            raise IdempotencyInFlight("the first request with this key has just begun") from error
 
     def _record(self, name: str, reply: Reply) -> IdempotentReply:
         now_ms = self.edge.catalog.clock()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from marketplace.db.store import SqlStore
+from marketplace.errors import Unavailable
 
 BUSY_MS = 10_000
 POOL_SIZE = 24
@@ -34,8 +37,13 @@ def _sqlite_begin(connection: Connection) -> None:
 
 def make_engine(url: str) -> Engine:
     """An engine with durable commits: SQLite in WAL mode, synchronous FULL; or PostgreSQL."""
-    if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, pool_pre_ping=True)
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        return create_engine(
+            parsed, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, pool_pre_ping=True
+        )
     engine = create_engine(
         url,
         pool_size=POOL_SIZE,
@@ -45,6 +53,15 @@ def make_engine(url: str) -> Engine:
     event.listen(engine, "connect", _sqlite_pragmas)
     event.listen(engine, "begin", _sqlite_begin)
     return engine
+
+
+@contextmanager
+def _available() -> Iterator[None]:
+    """A database that is away, locked, full or out of connections becomes Unavailable."""
+    try:
+        yield
+    except (OperationalError, PoolTimeout) as error:
+        raise Unavailable("the database cannot do this now") from error
 
 
 class Database:
@@ -57,27 +74,29 @@ class Database:
     def __init__(self, url: str) -> None:
         self.engine = make_engine(url)
         self.url = url
-        sqlite = self.engine.dialect.name == "sqlite"
-        self._turn: threading.Lock | nullcontext[None] = (
-            threading.Lock() if sqlite else nullcontext()
+        self._is_sqlite = self.engine.dialect.name == "sqlite"
+        self._turn: AbstractContextManager[Any] = (
+            threading.Lock() if self._is_sqlite else nullcontext()
         )
 
     @contextmanager
     def read(self) -> Iterator[SqlStore]:
-        """One consistent view."""
-        options = (
-            {} if self.engine.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
-        )
-        with self.engine.connect().execution_options(**options) as connection, connection.begin():
-            yield SqlStore(connection)
+        """One consistent view. Raises Unavailable: come back."""
+        options = {} if self._is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        with _available(), self.engine.connect() as connection:
+            connection = connection.execution_options(**options)
+            with connection.begin():
+                yield SqlStore(connection)
 
     @contextmanager
     def write(self) -> Iterator[SqlStore]:
-        """One durable transaction, undone by an exception."""
-        with self._turn, self.engine.connect() as connection:
+        """One durable transaction, undone by an exception. Raises Unavailable: come back."""
+        with self._turn, _available(), self.engine.connect() as connection:
             connection = connection.execution_options(writing=True)
             with connection.begin():
-                yield SqlStore(connection)
+                store = SqlStore(connection)
+                yield store
+                store.finish()
 
     def close(self) -> None:
         """Give every connection back."""

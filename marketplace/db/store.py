@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import (
@@ -20,6 +20,7 @@ from sqlalchemy import (
     true,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import SQLModel
 
@@ -117,20 +118,18 @@ class SqlTable(Generic[R]):
         return [self._record(*row) for row in self._connection.execute(query)]
 
     def add(self, record: R) -> R:
-        """Insert one record; a `seq` of zero is given by the database."""
-        values = self._values(record)
-        numbered = self._names[0] == "seq" and values["seq"] == 0
-        if numbered:
-            del values["seq"]
-            self._serialise()
+        """Insert one record."""
         try:
-            result = self._connection.execute(insert(self._table).values(values))
+            self._connection.execute(insert(self._table).values(self._values(record)))
         except IntegrityError as error:
             raise Duplicate(self._table.name) from error
-        if not numbered:
-            return record
-        key = result.inserted_primary_key
-        return replace(record, seq=int(key[0]))  # type: ignore[type-var, index]
+        return record
+
+    def ensure(self, record: R) -> None:
+        """Insert unless one of its unique values is there already."""
+        dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
+        statement = dialect.insert(self._table).values(self._values(record))
+        self._connection.execute(statement.on_conflict_do_nothing())
 
     def put(self, record: R) -> None:
         """Write every member of a record over its row."""
@@ -164,11 +163,35 @@ class SqlTable(Generic[R]):
                 terms.append(column == value)
         return and_(true(), *terms)
 
-    def _serialise(self) -> None:
-        """Numbers must become visible in order: a reader that saw 6 never gets a later 5."""
-        if self._connection.dialect.name == "postgresql":
-            key = lock_id(self._table.name)
-            self._connection.execute(select(func.pg_advisory_xact_lock(key)))
+
+class SqlLog(SqlTable[R]):
+    """One numbered table. Implements `marketplace.services.ports.Log`.
+
+    Rows wait until the transaction ends. Then one transaction at a time numbers its rows and
+    commits, so numbers become visible in order; having all its row locks by then, it waits for
+    nobody who waits for it.
+    """
+
+    def __init__(self, connection: Connection, record: type[R]) -> None:
+        super().__init__(connection, record)
+        self._waiting: list[dict[str, Any]] = []
+
+    def append(self, record: R) -> None:
+        """Add a row when this transaction ends."""
+        values = self._values(record)
+        del values["seq"]
+        self._waiting.append(values)
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether rows wait for the end."""
+        return bool(self._waiting)
+
+    def flush(self) -> None:
+        """Write the waiting rows."""
+        for values in self._waiting:
+            self._connection.execute(insert(self._table).values(values))
+        self._waiting.clear()
 
 
 class SqlStore:
@@ -183,16 +206,24 @@ class SqlStore:
         self.asks = SqlTable(connection, records.AskRecord)
         self.bids = SqlTable(connection, records.BidRecord)
         self.jobs = SqlTable(connection, records.JobRecord)
-        self.order_log = SqlTable(connection, records.OrderEntry)
+        self.order_log = SqlLog(connection, records.OrderEntry)
         self.fills = SqlTable(connection, records.FillRecord)
         self.leases = SqlTable(connection, records.LeaseRecord)
         self.attestations = SqlTable(connection, records.AttestationRecord)
         self.vouchers = SqlTable(connection, records.VoucherRecord)
         self.receipts = SqlTable(connection, records.ReceiptRecord)
-        self.events = SqlTable(connection, records.JobEvent)
+        self.events = SqlLog(connection, records.JobEvent)
         self.blobs = SqlTable(connection, records.Blob)
         self.replies = SqlTable(connection, records.IdempotentReply)
         self.marks = SqlTable(connection, records.Mark)
+
+    def finish(self) -> None:
+        """What is left to do before the commit: number what was appended."""
+        logs = [log for log in (self.order_log, self.events) if log.has_waiting]
+        if logs and self.connection.dialect.name == "postgresql":
+            self.connection.execute(select(func.pg_advisory_xact_lock(lock_id("logs"))))
+        for log in logs:
+            log.flush()
 
     def enqueue(self, kind: IntentKind, key: str, payload: dict[str, Any]) -> Intent:
         """Add an intent in this transaction; the same key and payload again returns the first."""

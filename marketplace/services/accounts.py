@@ -39,7 +39,12 @@ def hash_key(key: str) -> str:
 def account_row(store: Store, address: str, now_ms: int, *, lock: bool = False) -> Account:
     """The account, created on first sight."""
     found = store.accounts.get(address, lock=lock)
-    return found or store.accounts.add(Account(address, 0, now_ms))
+    if found is None:
+        store.accounts.ensure(Account(address, 0, now_ms))
+        found = store.accounts.get(address, lock=lock)
+    if found is None:
+        raise KeyError(address)
+    return found
 
 
 def take_salt(store: Store, address: str, now_ms: int) -> int:

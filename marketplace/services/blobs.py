@@ -33,9 +33,9 @@ class Blobs:
 
     def own(self, store: Store, caller: Principal, sha256: str, size: int) -> Blob:
         """Note that the caller has uploaded these bytes; again changes nothing."""
-        found = store.blobs.one(owner=caller.account, sha256=sha256)
         row = Blob(new_id("blob"), sha256, caller.account, size, self.clock())
-        return found or store.blobs.add(row)
+        store.blobs.ensure(row)
+        return store.blobs.one(owner=caller.account, sha256=sha256) or row
 
     def open(self, store: Store, caller: Principal, sha256: str) -> Iterator[bytes]:
         """The bytes in pieces. Raises NotFound, also where the caller may not know of them."""

@@ -93,4 +93,4 @@ def check_signature(struct: Struct, signature: bytes, expected: str, market: Mar
 
 def emit(store: Store, job_id: str, kind: str, data: dict[str, Any], now_ms: int) -> None:
     """Append one event to a job's stream."""
-    store.events.add(JobEvent(seq=0, job_id=job_id, type=kind, data=data, at_ms=now_ms))
+    store.events.append(JobEvent(seq=0, job_id=job_id, type=kind, data=data, at_ms=now_ms))

@@ -17,6 +17,7 @@ from marketplace.errors import (
     InvalidOrder,
     NotFound,
     Problem,
+    Unavailable,
 )
 from marketplace.services.accounts import account_row, reserved
 from marketplace.services.asks import EXPIRY_MAX_S
@@ -188,7 +189,11 @@ class Jobs:
 
         Raises NotFound; Conflict where it has ended.
         """
+        lease_id = self.get(store, caller, job_id).lease_id
+        lease = store.leases.get(lease_id, lock=True) if lease_id else None  # leases before jobs
         job = self.get(store, caller, job_id, lock=True)
+        if job.lease_id != lease_id:
+            raise Unavailable("the job has just moved to another lease; try again")
         if job.state in JOB_ENDED:
             raise Conflict(f"the job has ended: {job.state}")
         if job.ending is not None:
@@ -200,7 +205,6 @@ class Jobs:
         store.jobs.put(job)
         if job.state == "queued":
             log_bid_closed(store, job.bid_id, now_ms)
-        lease = store.leases.get(job.lease_id, lock=True) if job.lease_id else None
         if lease and lease.state == "active" and lease.stop_requested is None:
             store.leases.put(replace(lease, stop_requested="cancelled", stop_requested_ms=now_ms))
         tell(store, job, now_ms)

@@ -56,11 +56,15 @@ class Matcher:
         return count
 
     def _has_work(self) -> bool:
-        with self.database.read() as store:
-            if store.order_log.find(after=self.books.applied, limit=1):
-                return True
+        """Whether there are rows to apply; where time alone is due, a row says so first."""
         due = self.books.book.next_time()
-        return due is not None and due <= self.clock() // 1000
+        now_s = self.clock() // 1000
+        if due is not None and due <= now_s:
+            with self.database.write() as store:
+                log_tick(store, now_s)
+            return True
+        with self.database.read() as store:
+            return bool(store.order_log.find(after=self.books.applied, limit=1))
 
     def _apply(self) -> int:
         with self.database.write() as store:
@@ -70,10 +74,6 @@ class Matcher:
             if mark is None:
                 mark = store.marks.add(Mark(APPLIED, 0))
             self.books.catch_up(store, until=mark.value)
-            due = self.books.book.next_time()
-            now_s = self.clock() // 1000
-            if due is not None and due <= now_s:
-                log_tick(store, now_s)
             rows = store.order_log.find(after=self.books.applied, limit=BATCH)
             for row in rows:
                 for event in self.books.take(row):

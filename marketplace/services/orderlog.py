@@ -82,7 +82,7 @@ def log_tick(store: Store, at_s: int) -> None:
 
 
 def _log(store: Store, kind: str, subject: str, payload: dict[str, Any], now_ms: int) -> None:
-    store.order_log.add(OrderEntry(0, kind, subject, payload, now_ms))
+    store.order_log.append(OrderEntry(0, kind, subject, payload, now_ms))
 
 
 def command_of(entry: OrderEntry) -> Command:

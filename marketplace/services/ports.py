@@ -55,7 +55,11 @@ class Table(Protocol[R]):
         ...
 
     def add(self, record: R) -> R:
-        """Insert; a store-given key is in the result. Raises Duplicate."""
+        """Insert, and return what was inserted. Raises Duplicate."""
+        ...
+
+    def ensure(self, record: R) -> None:
+        """Insert unless one of its unique values is there already; no error either way."""
         ...
 
     def put(self, record: R) -> None:
@@ -64,6 +68,29 @@ class Table(Protocol[R]):
 
     def remove(self, **equal: Any) -> int:
         """Delete matching rows; returns how many."""
+        ...
+
+
+class Log(Protocol[R]):
+    """Rows that the store numbers (`seq`) in the order in which transactions become visible.
+
+    A reader that has seen a number never gets a smaller one later.
+    """
+
+    def append(self, record: R) -> None:
+        """Add a row when this transaction ends; it is numbered then, and not found before."""
+        ...
+
+    def find(
+        self,
+        *,
+        limit: int | None = None,
+        newest: bool = False,
+        before: Any = None,
+        after: Any = None,
+        **equal: Any,
+    ) -> list[R]:
+        """Rows in order of their numbers, as in `Table.find`."""
         ...
 
 
@@ -85,7 +112,7 @@ class Store(Protocol):
     @property
     def jobs(self) -> Table[records.JobRecord]: ...
     @property
-    def order_log(self) -> Table[records.OrderEntry]: ...
+    def order_log(self) -> Log[records.OrderEntry]: ...
     @property
     def fills(self) -> Table[records.FillRecord]: ...
     @property
@@ -97,7 +124,7 @@ class Store(Protocol):
     @property
     def receipts(self) -> Table[records.ReceiptRecord]: ...
     @property
-    def events(self) -> Table[records.JobEvent]: ...
+    def events(self) -> Log[records.JobEvent]: ...
     @property
     def blobs(self) -> Table[records.Blob]: ...
     @property

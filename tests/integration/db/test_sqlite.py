@@ -197,7 +197,7 @@ def test_writers_from_many_threads_lose_no_update(database: Database) -> None:
             with database.write() as store:
                 mark = store.marks.get("m", lock=True)
                 store.marks.put(Mark("m", mark.value + 1))
-                store.order_log.add(OrderEntry(0, "tick", "", {}, 1))
+                store.order_log.append(OrderEntry(0, "tick", "", {}, 1))
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -212,9 +212,14 @@ def test_writers_from_many_threads_lose_no_update(database: Database) -> None:
 def test_a_number_of_the_order_log_is_not_given_again_after_a_delete(database: Database) -> None:
     with database.write() as store:
         for _ in range(3):
-            store.events.add(JobEvent(0, "j", "log", {}, 1))
+            store.events.append(JobEvent(0, "j", "log", {}, 1))
+        assert store.events.find() == []
+    with database.write() as store:
+        assert [row.seq for row in store.events.find()] == [1, 2, 3]
         store.events.remove(seq=3)
-        assert store.events.add(JobEvent(0, "j", "log", {}, 1)).seq == 4
+        store.events.append(JobEvent(0, "j", "log", {}, 1))
+    with database.read() as store:
+        assert [row.seq for row in store.events.find()] == [1, 2, 4]
 
 
 def test_find_filters_by_null_list_bounds_and_order(database: Database) -> None:

@@ -1,0 +1,180 @@
+"""The same database promises on PostgreSQL, and many clients and matchers at once on it."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+from sqlmodel import SQLModel
+
+from marketplace.db.chain_events import SqlEventStore
+from marketplace.db.engine import Database
+from marketplace.db.outbox import SqlOutbox
+from marketplace.db.upgrade import upgrade
+from marketplace.services.bookkeeper import Bookkeeper
+from marketplace.services.matcher import Matcher
+from marketplace.services.ports import Duplicate
+from marketplace.services.records import JobEvent
+from tests.market_world import TOKEN, World, world_on
+from tests.postgres_server import postgres
+from tests.store_cases import EventCases, OutboxCases
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with postgres() as made:
+        upgrade(made)
+        yield made
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    """The one database of this module, emptied."""
+    made = Database(url)
+    tables = ", ".join(SQLModel.metadata.tables)
+    with made.write() as store:
+        store.connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def world(database: Database) -> World:
+    made = world_on(database, SqlOutbox(database))
+    made.chain.events = SqlEventStore(database, made.catalog.projection)
+    return made
+
+
+class TestPostgresOutbox(OutboxCases):
+    @pytest.fixture
+    def store(self, database: Database) -> SqlOutbox:
+        return SqlOutbox(database)
+
+
+class TestPostgresEvents(EventCases):
+    @pytest.fixture
+    def store(self, database: Database) -> SqlEventStore:
+        return SqlEventStore(database)
+
+
+def test_migrations_from_empty_give_the_declared_schema(database: Database, url: str) -> None:
+    upgrade(url)
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, SQLModel.metadata) == []
+
+
+def test_a_job_lives_from_ask_to_receipt(world: World) -> None:
+    world.ask()
+    world.fund(10)
+    job_id, lease_id = world.run(36)
+    assert (world.job(job_id).state, world.lease(lease_id).state) == ("succeeded", "closed")
+    assert world.chain.balances[world.provider.address] == TOKEN * 25 // 1000
+    with pytest.raises(Duplicate), world.database.write() as store:
+        store.gpus.add(store.gpus.find()[0])
+
+
+def at_once(work: list[Callable[[], Any]]) -> list[Any]:
+    """Run everything at the same time, on a thread each."""
+    barrier = threading.Barrier(len(work))
+
+    def run(action: Callable[[], Any]) -> Any:
+        barrier.wait()
+        return action()
+
+    with ThreadPoolExecutor(len(work)) as pool:
+        return list(pool.map(run, work))
+
+
+def test_32_clients_and_4_matchers_never_book_a_gpu_twice(world: World) -> None:
+    capacity = 10
+    world.ask(world.node(gpus=6))
+    world.ask(world.node(gpus=4))
+    world.fund(1_000)
+    catalog = world.catalog
+
+    def matcher() -> Matcher:
+        return Matcher(
+            catalog.market,
+            world.clock,
+            world.database,
+            Bookkeeper(catalog.market),
+            catalog.quotes,
+            catalog.matcher.calls,
+        )
+
+    matchers = [matcher() for _ in range(4)]
+    stop = threading.Event()
+
+    def keep_matching(mine: Matcher) -> None:
+        while not stop.is_set():
+            mine.tick()
+
+    threads = [threading.Thread(target=keep_matching, args=(m,)) for m in matchers]
+    for thread in threads:
+        thread.start()
+    try:
+        ids = at_once([world.submit] * 32)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    for mine in matchers:
+        while mine.tick():
+            continue
+    assert len(set(ids)) == 32
+    states = Counter(world.job(job_id).state for job_id in ids)
+    assert states == {"matched": capacity, "no_match": 32 - capacity}
+    with world.database.read() as store:
+        fills = store.fills.find()
+        held = Counter((store.asks.get(f.ask_id).node_id, gpu) for f in fills for gpu in f.gpus)
+        assert len(held) == capacity
+        assert set(held.values()) == {1}
+        assert [row.seq for row in store.order_log.find()] == list(range(1, 35))
+
+
+def test_one_accepted_attestation_per_sequence_whoever_is_first(world: World) -> None:
+    world.ask()
+    world.fund()
+    _, lease_id = world.open()
+    world.attest(lease_id, 0, 0)
+    world.clock.advance(5)
+    answers = at_once(
+        [lambda ms=ms: world.attest(lease_id, 1, ms) for ms in range(4_000, 4_016)]  # type: ignore[misc]
+    )
+    assert sum(refusal is None for _, refusal in answers) == 1
+    with world.database.read() as store:
+        assert len(store.attestations.find(lease_id=lease_id, state="accepted")) == 2
+
+
+def test_numbers_of_events_become_visible_in_order(database: Database) -> None:
+    seen: list[int] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.is_set():
+            with database.read() as store:
+                last = seen[-1] if seen else 0
+                seen.extend(row.seq for row in store.events.find(after=last))
+
+    def write() -> None:
+        for _ in range(10):
+            with database.write() as store:
+                store.events.append(JobEvent(0, "j", "log", {}, 1))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    at_once([write] * 8)
+    stop.set()
+    watcher.join()
+    with database.read() as store:
+        written = [row.seq for row in store.events.find()]
+    assert len(written) == 80
+    assert seen == written[: len(seen)]
