@@ -96,6 +96,32 @@ def test_silence_is_measured_in_intervals_when_they_are_long(world: World) -> No
     assert world.lease(lease_id).stop_requested == "lost"
 
 
+def test_a_market_that_was_away_blames_no_provider_for_its_own_silence(
+    world: World, running: tuple[str, str]
+) -> None:
+    _, lease_id = running
+    world.clock.advance(60)
+    back = replace(world.catalog.watchdog, since_ms=world.clock())
+    assert back.tick() == 0
+    world.clock.advance(20)
+    assert back.tick() == 0
+    world.clock.advance(1)
+    assert back.tick() == 1
+    assert world.lease(lease_id).stop_requested == "lost"
+
+
+def test_a_market_that_was_away_waits_for_ready_readings_on_their_way(world: World) -> None:
+    world.ask()
+    world.fund()
+    _, lease_id = world.open()
+    world.clock.advance(3_600)
+    back = replace(world.catalog.watchdog, since_ms=world.clock())
+    assert back.tick() == 0
+    world.clock.advance(21)
+    assert back.tick() == 1
+    assert world.lease(lease_id).stop_requested == "start_limit"
+
+
 def test_a_late_starter_is_stopped_and_pays_nothing(world: World) -> None:
     node = world.node()
     world.ask(node)
