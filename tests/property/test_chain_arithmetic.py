@@ -210,6 +210,9 @@ def live(world: World, match: Match, uses: list[tuple[int, int, int]]) -> None:
     assert folded.refunded == lease.opened.locked - paid
     assert ref_of(folded) == lease.ref
     assert world.token.balance_of(world.escrow.address) == state.held()
+    for account, amount in state.balances.items():
+        assert world.escrow.balance_of(account) == amount
+    assert state.fees == {world.provider.address: fees}
 
 
 def test_a_limit_below_the_rate_is_refused_at_its_edge(world: World) -> None:
