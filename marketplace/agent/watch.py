@@ -76,7 +76,8 @@ class Watch:
             if order is not None:
                 return self._stopped(order)
             if self._meter.started and self._meter.ms >= self._due_ms:
-                self._due_ms += self._job.interval_ms
+                whole = self._meter.ms // self._job.interval_ms  # one, also where some were missed
+                self._due_ms = (whole + 1) * self._job.interval_ms
                 self._attest()
 
     def _note_ready(self) -> None:
@@ -124,11 +125,9 @@ class Watch:
             return Ending("failed", "memory_limit", code)
         if not self._meter.started and not self._channel.signs.ready:
             return Ending("failed", "never_ready", code)
-        return (
-            Ending("succeeded", "completed", 0)
-            if code == 0
-            else Ending("failed", "exit_code", code)
-        )
+        if code != 0:
+            return Ending("failed", "exit_code", code)
+        return Ending("succeeded", "completed", 0)
 
     def _stopped(self, order: Order) -> Ending:
         """Stop the clock, then the job: the time it takes to end is not sold."""
