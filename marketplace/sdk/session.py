@@ -115,7 +115,8 @@ class Session:
             escrow = domain.verifying_contract.lower()
             name = f"{domain.chain_id}-{escrow}-{signer.address.lower()}.db"
             journal = Journal(self._state_dir() / "witness" / name)
-            self._desk = Desk(signer, domain, journal, buyers)
+            self._desk = Desk(signer, domain, journal, ())
+        self._desk.witness_for(buyers)
         return self._desk
 
     def close(self) -> None:

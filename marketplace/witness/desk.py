@@ -84,14 +84,26 @@ class Desk:
         self._clock = clock or Clock()
         self._lock = threading.Lock()
         self._cases: dict[bytes, _Case] = {}
+        self._refused: dict[bytes, Refusal] = {}
 
     def close(self) -> None:
         """Close the journal."""
         self._journal.close()
 
+    def witness_for(self, buyers: Iterable[str]) -> None:
+        """Sign for bids of these buyers, too."""
+        added = frozenset(checksum(buyer) for buyer in buyers) - self.buyers
+        if added:
+            self.buyers |= added
+            self._refused.clear()
+
     def knows(self, lease_no: bytes) -> bool:
         """Whether a lease is admitted."""
         return lease_no in self._cases
+
+    def refused(self, lease_no: bytes) -> Refusal | None:
+        """Why a lease was not admitted; signed orders do not change, so asking again is idle."""
+        return self._refused.get(lease_no)
 
     def mark(self, lease_no: bytes) -> Mark:
         """The most signed so far on a lease."""
@@ -99,6 +111,12 @@ class Desk:
 
     def admit(self, claim: Claim) -> Refusal | None:
         """Take on a lease if its bid is signed by a buyer of ours and binds exactly this lease."""
+        refusal = self._admit(claim)
+        if refusal is not None:
+            self._refused[claim.lease_no] = refusal
+        return refusal
+
+    def _admit(self, claim: Claim) -> Refusal | None:
         if claim.bid.buyer not in self.buyers:
             return Refusal.UNKNOWN_JOB
         deal = Deal(

@@ -64,7 +64,7 @@ class Witness(ApiResource[S]):
         acts: list[Act] = []
         try:
             if not desk.knows(_number(lease)):
-                refusal = yield from self._admit(desk, lease)
+                refusal = desk.refused(_number(lease)) or (yield from self._admit(desk, lease))
                 if refusal is not None:
                     return [Act(lease.id, "admit", refusal=refusal)]
             beats = item.heartbeat.count if item.heartbeat else 0
@@ -74,7 +74,7 @@ class Witness(ApiResource[S]):
             if item.close is not None:
                 acts.append((yield from self._close(desk, lease, item.close, beats)))
             elif lease.stop_requested and lease.state == "active":
-                acts.append((yield from self._stop(desk, lease)))
+                acts += yield from self._stop(desk, lease)
         except ApiError as error:
             acts.append(Act(lease.id, "send", problem=f"{error.code}: {error}"))
         return acts
@@ -136,17 +136,18 @@ class Witness(ApiResource[S]):
         yield from self._json(Request("POST", path, json=body, repeatable=True))
         return Act(lease.id, "close", item.message.ms)
 
-    def _stop(self, desk: Desk, lease: Lease) -> Flow[Act]:
-        answer = yield from call(
-            partial(desk.sign_stop, _number(lease), lease.stop_requested or "")
-        )
+    def _stop(self, desk: Desk, lease: Lease) -> Flow[list[Act]]:
+        reason = lease.stop_requested or ""
+        answer = yield from call(partial(desk.sign_stop, _number(lease), reason))
+        if answer is Refusal.NOT_YET:
+            return []
         if isinstance(answer, Refusal):
-            return Act(lease.id, "stop", refusal=answer)
+            return [Act(lease.id, "stop", refusal=answer)]
         stop, signature = answer
         body = {"stop": stop.to_message(), "signature": hex0x(signature)}
         path = f"/v1/leases/{lease.id}/stop"
         yield from self._json(Request("POST", path, json=body, repeatable=True))
-        return Act(lease.id, "stop")
+        return [Act(lease.id, "stop")]
 
 
 def _number(lease: Lease) -> bytes:

@@ -67,6 +67,20 @@ def test_bid_of_a_stranger_is_not_admitted(open_desk: OpenDesk) -> None:
     assert open_desk().admit(lease.claim(bid_signature=signed)) is Refusal.UNKNOWN_JOB
 
 
+def test_refused_lease_is_remembered_until_its_buyer_is_added(open_desk: OpenDesk) -> None:
+    lease = Lease(bid=make_bid(buyer=STRANGER.address, witness=WITNESS.address))
+    claim = lease.claim(bid_signature=sign(lease.bid, DOMAIN, STRANGER))
+    desk = open_desk()
+    assert desk.refused(lease.number) is None
+    desk.admit(claim)
+    assert desk.refused(lease.number) is Refusal.UNKNOWN_JOB
+    desk.witness_for([BUYER.address])
+    assert desk.refused(lease.number) is Refusal.UNKNOWN_JOB
+    desk.witness_for([STRANGER.address.lower()])
+    assert desk.refused(lease.number) is None
+    assert desk.admit(claim) is None
+
+
 def test_bid_its_buyer_did_not_sign_is_not_admitted(open_desk: OpenDesk, lease: Lease) -> None:
     forged = sign(lease.bid, DOMAIN, STRANGER)
     desk = open_desk()
