@@ -235,7 +235,7 @@ def terms_of(
     )
     wanted = bid.max_seconds + ask.start_limit_seconds
     affordable = arithmetic.affordable_seconds(rate, max(0, left - counted), decimals)
-    funded = min(wanted, affordable)
+    funded = min(wanted, affordable, arithmetic.MAX_FUNDED_SECONDS)
     return Terms(
         rate=rate,
         funded_seconds=funded,

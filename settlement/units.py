@@ -19,6 +19,7 @@ RATE_SCALE = 10**12  # one token per hour, as a rate
 PRICE_SCALE = 10**9  # one token, as a price
 BPS = 10_000
 MAX_FEE_BPS = 1_000
+MAX_FUNDED_SECONDS = 10**9  # its milliseconds fit the 40 bits of a lease's slot
 
 
 @dataclass(frozen=True, slots=True)
