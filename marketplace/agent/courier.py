@@ -176,9 +176,9 @@ class Courier:
             ending = self._with_outputs(ending)
             self._node.journal.amend_ending(self._id, ending)
         self._packed = True
-        if any(stream.chunk(self._offsets.get(name, 0)) for name, stream in self._streams()):
+        if self._has_more():
             self._progress.tell()
-            return False  # the rest of the output first
+            return False
         try:
             self._node.api.finish(self._id, ending, self._attestor.final(), self._attestor.close())
         except ApiError as error:
@@ -193,6 +193,12 @@ class Courier:
         self._node.journal.set_phase(self._id, "reported")
         self._clean_up()
         return True
+
+    def _has_more(self) -> bool:
+        """Whether usage or output came up since they were last sent: they go before the end."""
+        if any(held.signature is not None for held in self._node.journal.unsent(self._id)):
+            return True
+        return any(stream.chunk(self._offsets.get(name, 0)) for name, stream in self._streams())
 
     def _with_outputs(self, ending: Ending) -> Ending:
         """The ending, with the outputs stored; a job whose outputs cannot be kept has failed."""

@@ -120,6 +120,23 @@ def test_an_end_is_reported_with_outputs_and_everything_is_cleared(desk: Desk) -
     assert not desk.folders.root.exists()
 
 
+def test_usage_that_comes_up_while_other_things_are_sent_goes_before_the_end(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def whole_job() -> None:
+        monkeypatch.undo()
+        for ms in (0, 10):
+            desk.pen.attest(UsageVector(ms=ms), READING)
+        desk.pen.conclude(DONE)
+
+    monkeypatch.setattr(desk.courier, "_send_beats", whole_job)
+    assert desk.courier.step() is False
+    assert desk.market.finished == {}
+    desk.courier.step()
+    assert [a.ms for a in desk.market.taken(desk.id)][:2] == [0, 10]
+    assert desk.market.finished[desk.id]["outcome"] == "succeeded"
+
+
 def test_outputs_too_large_to_keep_fail_the_job(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
