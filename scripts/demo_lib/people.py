@@ -36,6 +36,7 @@ class Offer:
     shared: bool = False
     unit: str | None = None
     unit_price: str | None = None
+    start_limit: str = "60s"
 
     @property
     def gpu_hour(self) -> str:
@@ -44,7 +45,8 @@ class Offer:
 
 
 OFFERS = (
-    Offer("harbor", 1, "RTX4090-24GB", "eu-west", shared=True),
+    # Its lease has to be funded for longer than it may take to start: a small budget is, here.
+    Offer("harbor", 1, "RTX4090-24GB", "eu-west", shared=True, start_limit="15s"),
     Offer("ridge", 2, "L40S-48GB", "us-east"),
     Offer("summit", 3, "H100-80GB-SXM", "eu-north", unit="request", unit_price="0.000002"),
 )
@@ -144,7 +146,12 @@ def put_on_book(market: Market, provider: Provider) -> None:
     node_id = provider.agent.says(r'"node": "(node_[^"]+)"')
     meter = provider.agent.says(r'"meter": "(0x[^"]+)"')
     prices = {"gpu_hour": offer.gpu_hour}
-    terms = {"meter": meter, "prices": prices, "start_limit": "15s", "max_duration": "1h"}
+    terms = {
+        "meter": meter,
+        "prices": prices,
+        "start_limit": offer.start_limit,
+        "max_duration": "1h",
+    }
     if offer.unit and offer.unit_price:
         prices["unit"] = offer.unit_price
         terms["unit"] = offer.unit
