@@ -1,4 +1,4 @@
-"""SIGKILL to server, agent and witness in the middle of jobs: nothing lost, nothing paid twice."""
+"""SIGKILL to agent and witness in the middle of jobs: both sides lose two intervals at most."""
 
 from __future__ import annotations
 
@@ -9,129 +9,41 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from marketplace.sdk import Coulomb
-from marketplace.sdk.flow import Sync
 from marketplace.sdk.models import Attestation, Lease
 from marketplace.sdk.purchases import Job, Receipt
-from marketplace.sdk.resources.jobs import JobHandle
 from settlement.attestation import UsageAttestation
 from settlement.chain.contracts import LeaseView
-from settlement.chain.devnet import dev_account
-from settlement.events import Closed, Opened, Settled
 from settlement.leases import LeaseStatus
 from settlement.units import time_cost
 from tests.e2e.chain import (
     assert_books_balance,
     assert_paid_for_usage,
     assert_receipt_adds_up,
-    events,
     on_chain,
 )
 from tests.e2e.conftest import Stories
-from tests.e2e.programs import Program
-from tests.e2e.world import FEE_BPS, RELAYER, SETTLE_WINDOW, Provider, World, job_of
+from tests.e2e.jobs import (
+    COUNTING,
+    counted,
+    job_in,
+    tell_to_end,
+    until_countersigned,
+    until_running,
+    vouchers_ms,
+)
+from tests.e2e.world import FEE_BPS, SETTLE_WINDOW, Provider, World
 
 pytestmark = pytest.mark.xdist_group("e2e-kills")
 
-TICKS = 9
 GRACE_MS = 15_000  # how long work goes on without a countersignature, at short intervals
 SILENCE_MS = 20_000  # after how much silence a provider is lost, at short intervals
 
 
-def _job(region: str, command: str, **more: Any) -> dict[str, Any]:
-    return job_of(command, placement={"regions": [region]}, **more)
-
-
-def _until_running(world: World, handle: JobHandle[Sync]) -> Lease:
-    """Wait until a job runs; its lease."""
-
-    def running() -> bool:
-        job = handle.refresh()
-        assert not job.is_final, job
-        return job.state == "running"
-
-    world.wait_for(f"{handle.id} runs", running, 30)
-    lease = handle.lease()
-    assert lease is not None
-    return lease
-
-
-def _countersigned(world: World, client: Coulomb, lease_id: str, count: int) -> list[Attestation]:
-    """Wait until so many attestations of a lease are countersigned; these."""
-
-    def enough() -> list[Attestation] | None:
-        found = [a for a in client.leases.attestations(lease_id) if a.voucher is not None]
-        return found if len(found) >= count else None
-
-    found: list[Attestation] = world.wait_for(f"{count} vouchers of {lease_id}", enough, 30)
-    return found
-
-
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-# -- the server -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Survived:
-    """A job over which the server was killed twice."""
-
-    job: Job
-    lease: Lease
-    receipt: Receipt
-    logs: str
-    acknowledged: dict[int, int]  # by sequence, the ms of vouchers the server had answered for
-    held: dict[int, int]  # those that it knew of after each restart
-    provider: Provider
-
-
-def _acknowledged(witness: Program) -> dict[int, int]:
-    """Vouchers that a witness was told had arrived: ms by sequence."""
-    acts = []
-    for line in witness.output().splitlines():
-        if line.startswith("{") and line.endswith("}"):
-            acts.append(json.loads(line))
-    return {
-        act["sequence"]: act["ms"]
-        for act in acts
-        if act["kind"] == "countersign" and not act["refusal"] and not act["problem"]
-    }
-
-
-def server_story(world: World) -> Survived:
-    """Kill the server twice while a job runs, its witness in a process of its own."""
-    provider = world.provider("south", region="south")
-    bob = world.buyer("bob")
-    witness = world.start_cli(bob, "witness-bob", "witness", "run", "-o", "jsonl")
-    command = f"for i in $(seq {TICKS}); do echo tick $i; sleep 1; done"
-    acknowledged: dict[int, int] = {}
-    held: dict[int, int] = {}
-    with world.client(bob) as client:
-        handle = client.jobs.submit(_job("south", command), witness=bob.witness.address)
-        lease = _until_running(world, handle)
-        for _ in range(2):
-            before = len(_acknowledged(witness))
-            enough = before + 2
-            world.wait_for("more vouchers", lambda n=enough: len(_acknowledged(witness)) >= n, 30)
-            world.server.kill()
-            known = _acknowledged(witness)
-            world.restart_server()
-            after = {a.sequence: a for a in client.leases.attestations(lease.id)}
-            held |= {s: a.message.ms for s, a in after.items() if a.voucher and s in known}
-            acknowledged |= known
-        job = handle.wait(60)
-        closed = handle.lease()
-        assert closed is not None
-        receipt = handle.receipt()
-        logs = "".join(piece.text for piece in handle.logs() if piece.stream == "stdout")
-    witness.stop()
-    return Survived(job, closed, receipt, logs, acknowledged, held, provider)
 
 
 # -- the agent ------------------------------------------------------------------------------------
@@ -182,10 +94,10 @@ def agent_story(world: World) -> Restarted:
     carl = world.buyer("carl")
     nap = "sleep 7919.0625"
     with world.client(carl) as client, ThreadPoolExecutor(1) as pool:
-        handle = client.jobs.submit(_job("west", f"{nap} & {nap}"))
+        handle = client.jobs.submit(job_in("west", f"{nap} & {nap}"))
         waiting = pool.submit(handle.wait, 90)
-        lease = _until_running(world, client.jobs.get(handle.id))
-        _countersigned(world, client, lease.id, 3)
+        lease = until_running(world, client.jobs.get(handle.id))
+        until_countersigned(world, client, lease.id, 3)
         before = _processes(nap.split()[1])
         provider.agent.kill()
         killed_ms = _now_ms()
@@ -196,13 +108,9 @@ def agent_story(world: World) -> Restarted:
         closed = handle.lease()
         assert closed is not None
         receipt = handle.receipt()
-        countersigned = max(
-            int(a.voucher.message["ms"])
-            for a in client.leases.attestations(lease.id)
-            if a.voucher is not None
-        )
+        countersigned = max(vouchers_ms(client, lease.id))
         orphans = _processes(nap.split()[1])
-        again = client.jobs.submit(_job("west", "echo again; sleep 1"))
+        again = client.jobs.submit(job_in("west", "echo again; sleep 1"))
         next_job = again.wait(60)
     left_over = [folder.name for folder in (provider.state_dir / "jobs").iterdir()]
     return Restarted(
@@ -227,26 +135,23 @@ class Moved:
 def lost_story(world: World) -> Moved:
     """Kill an agent for good: the job goes to the next ask with what is left of its budget."""
     first = world.provider("cheap", "1xH100", region="lost")
+    world.provider("dear", "1xH100", region="lost", terms={"prices": {"gpu_hour": "2.75"}})
     carol = world.buyer("carol")
     command = "sleep 6; echo made it > /out/result"
     retry = {"on_events": ["interruption"], "duration": "5m"}
     with world.client(carol) as client, ThreadPoolExecutor(1) as pool:
         handle = client.jobs.submit(
-            _job("lost", command, retry=retry, outputs=[{"path": "/out"}], max_duration="1m")
+            job_in("lost", command, retry=retry, outputs=[{"path": "/out"}], max_duration="1m")
         )
         waiting = pool.submit(handle.wait, 100)
-        lease = _until_running(world, client.jobs.get(handle.id))
-        vouchers = _countersigned(world, client, lease.id, 2)
+        lease = until_running(world, client.jobs.get(handle.id))
+        until_countersigned(world, client, lease.id, 2)
         first.agent.kill()
         killed_ms = _now_ms()
-        world.provider("dear", "1xH100", region="lost", terms={"prices": {"gpu_hour": "2.75"}})
         job = waiting.result()
         receipt = handle.receipt()
         leases = [x for x in client.leases.list(role="buyer") if x.job_id == handle.id]
-        countersigned = max(a.message.ms for a in vouchers)
-        for item in client.leases.attestations(lease.id):
-            if item.voucher is not None:
-                countersigned = max(countersigned, item.message.ms)
+        countersigned = max(vouchers_ms(client, lease.id))
         budget = client.leases.bid(lease.bid_id).bid.budget
     leases.sort(key=lambda x: str(x.created_at))
     return Moved(job, leases, receipt, killed_ms, countersigned, first, budget)
@@ -264,31 +169,30 @@ class Rejoined:
     receipt: Receipt
     code: int
     vouchers: list[int]
-    said: dict[str, Any]
+    logs: str
 
 
 def client_story(world: World) -> Rejoined:
     """Kill `job run`, then go on with `job wait` on the same machine."""
-    world.provider("east", "1xH100", region="east")
+    provider = world.provider("east", "1xH100", region="east")
     dora = world.buyer("dora")
     job_file = dora.home / "job.yaml"
-    job_file.write_text(json.dumps(_job("east", "echo begun; sleep 8; echo over; exit 0")))
+    job_file.write_text(json.dumps(job_in("east", COUNTING)))
     run = world.start_cli(dora, "run-dora", "job", "run", str(job_file), "--yes")
     job_id = run.says(r"job (job_\w+)")
     with world.client(dora) as client:
         handle = client.jobs.get(job_id)
-        lease = _until_running(world, handle)
-        _countersigned(world, client, lease.id, 2)
+        lease = until_running(world, handle)
+        seen = until_countersigned(world, client, lease.id, 2)
         run.kill()
-        said = world.cli(dora, "job", "wait", job_id, "--propagate")
+        wait = world.start_cli(dora, "wait-dora", "job", "wait", job_id, "--propagate")
+        until_countersigned(world, client, lease.id, len(seen) + 2)
+        tell_to_end(provider, lease)
+        code = wait.ends()
         job, closed, receipt = handle.refresh(), handle.lease(), handle.receipt()
         assert closed is not None
-        vouchers = [
-            int(a.voucher.message["ms"])
-            for a in client.leases.attestations(lease.id)
-            if a.voucher is not None
-        ]
-    return Rejoined(job, closed, receipt, 0, vouchers, said)
+        logs = "".join(piece.text for piece in handle.logs() if piece.stream == "stdout")
+        return Rejoined(job, closed, receipt, code, vouchers_ms(client, lease.id), logs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,13 +214,13 @@ def abandoned_story(world: World) -> Abandoned:
     evan = world.buyer("evan")
     job_file = evan.home / "job.yaml"
     nap = "sleep 7919.1875"
-    job_file.write_text(json.dumps(_job("far", nap)))
+    job_file.write_text(json.dumps(job_in("far", nap)))
     run = world.start_cli(evan, "run-evan", "job", "run", str(job_file), "--yes")
     job_id = run.says(r"job (job_\w+)")
     with world.client(evan) as client:
         handle = client.jobs.get(job_id)
-        lease = _until_running(world, handle)
-        _countersigned(world, client, lease.id, 2)
+        lease = until_running(world, handle)
+        until_countersigned(world, client, lease.id, 2)
         run.kill()
         killed_ms = _now_ms()
         world.wait_for("the agent stops the job", lambda: not _processes(nap.split()[1]), 40)
@@ -340,41 +244,10 @@ def abandoned_story(world: World) -> Abandoned:
         )
 
 
-STORIES = [server_story, agent_story, lost_story, client_story, abandoned_story]
+STORIES = [agent_story, lost_story, client_story, abandoned_story]
 
 
 # -- what must hold -------------------------------------------------------------------------------
-
-
-def test_server_killed_twice_loses_no_acknowledged_voucher_and_the_job_finishes(
-    stories: Stories, world: World
-) -> None:
-    seen: Survived = stories.outcome(server_story)
-    assert len(seen.acknowledged) >= 4
-    assert seen.held == seen.acknowledged
-    assert (seen.job.state, seen.job.exit_code) == ("succeeded", 0)
-    assert seen.logs == "".join(f"tick {i}\n" for i in range(1, TICKS + 1))
-    assert seen.receipt.used_ms >= TICKS * 1000  # work went on while the server was away
-    assert seen.receipt.used_ms >= max(seen.acknowledged.values())
-
-
-def test_server_killed_twice_pays_nothing_twice(stories: Stories, world: World) -> None:
-    seen: Survived = stories.outcome(server_story)
-    assert_receipt_adds_up(seen.receipt, FEE_BPS)
-    assert_paid_for_usage(on_chain(world, seen.lease), seen.receipt)
-    assert world.escrow.balance_of(seen.provider.address) == seen.receipt.net.atoms
-    number = bytes.fromhex(seen.lease.lease_no[2:])
-    found = events(world)
-    assert sum(isinstance(e, Opened) and e.lease_no == number for e in found) == 1
-    assert sum(isinstance(e, Closed) and e.lease_no == number for e in found) == 1
-    settled = [
-        entry.ms
-        for event in found
-        if isinstance(event, Settled)
-        for entry in event.entries
-        if entry.lease_no == number
-    ]
-    assert settled == sorted(set(settled))
 
 
 def test_agent_killed_ends_the_lease_at_the_last_signed_reading(
@@ -442,7 +315,8 @@ def test_client_killed_and_restarted_goes_on_witnessing_the_same_job(
 ) -> None:
     seen: Rejoined = stories.outcome(client_story)
     assert (seen.job.state, seen.job.exit_code) == ("succeeded", 0)
-    assert seen.receipt.used_ms >= 8_000
+    assert seen.code == 0
+    assert seen.receipt.used_ms >= 500 * counted(seen.logs) - 500
     assert seen.vouchers == sorted(set(seen.vouchers))
     assert_receipt_adds_up(seen.receipt, FEE_BPS)
     assert_paid_for_usage(on_chain(world, seen.lease), seen.receipt)
@@ -455,27 +329,11 @@ def test_witness_that_never_returns_makes_the_agent_stop_within_its_grace(
     assert (seen.job.state, seen.job.reason) == ("failed", "witness_silent")
     assert seen.processes == []
     uncovered = seen.last.message.ms - seen.countersigned.message.ms
-    assert GRACE_MS - 2_000 <= uncovered <= GRACE_MS + 2 * world.interval_ms
+    assert GRACE_MS // 2 <= uncovered <= GRACE_MS + 2 * world.interval_ms
     assert seen.ran_ms <= GRACE_MS + 6_000
     assert seen.view.status is LeaseStatus.STOPPED
     assert seen.view.used_ms == seen.countersigned.message.ms
     assert seen.view.released == time_cost(seen.view.rate, seen.countersigned.message.ms)
-
-
-def test_relayer_killed_in_the_middle_used_every_nonce_for_one_intent(
-    stories: Stories, world: World
-) -> None:
-    stories.all()
-    with closing(sqlite3.connect(f"file:{world.database}?mode=ro", uri=True)) as db:
-        rows = db.execute(
-            "SELECT key, state, nonce, error FROM intents WHERE nonce IS NOT NULL ORDER BY nonce"
-        ).fetchall()
-    assert [row[2] for row in rows] == list(range(len(rows)))
-    relayer = dev_account(RELAYER).address
-    assert world.chain_client.nonce(relayer) == len(rows)
-    assert {row[1] for row in rows} <= {"confirmed", "final", "dead"}
-    dead = [row for row in rows if row[1] == "dead"]
-    assert dead == []
 
 
 def test_lease_that_nobody_closed_is_refunded_after_its_window(

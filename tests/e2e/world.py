@@ -18,11 +18,13 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
 from marketplace.agent.config import AgentConfig, NodeConfig, save_config
 from marketplace.sdk import Coulomb, RetryPolicy
+from marketplace.sdk.models import Lease
 from marketplace.sdk.profile import Profile, ProfileFile
 from marketplace.sdk.session import Session
 from settlement import keystore
@@ -105,6 +107,7 @@ class World:
     server: Program = field(init=False)
     escrow: Escrow = field(init=False)
     token: Token = field(init=False)
+    _purse: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
         self.programs = Programs(self.folder / "logs")
@@ -232,9 +235,11 @@ class World:
         chain.rpc("anvil_setBalance", address, hex(GAS))
         if tokens:
             data = "0x" + self.token.transfer(address, tokens).hex()
-            sender = dev_account(OPERATOR).address  # Anvil signs for it and counts its nonce
+            sender = dev_account(OPERATOR).address
             call = {"from": sender, "to": self.token.address, "data": data}
-            assert chain.wait(chain.rpc("eth_sendTransaction", call)).succeeded
+            with self._purse:  # Anvil signs and counts the nonce, one call at a time
+                sent = chain.rpc("eth_sendTransaction", call)
+            assert chain.wait(sent).succeeded
 
     def newcomer(self, name: str) -> Party:
         """Someone with a key in a keystore that is quick to open, and nothing else yet."""
@@ -358,6 +363,11 @@ class World:
             config,
         )
         return meter, config
+
+    def leases_of(self, provider: Provider) -> list[Lease]:
+        """The leases that are open on a provider's nodes."""
+        with self.client(provider.party) as client:
+            return list(client.leases.list(role="provider", state="active"))
 
     # -- looking ----------------------------------------------------------------------------------
 

@@ -1,0 +1,65 @@
+"""Jobs on their way: where they are to run, and waiting for them to get somewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marketplace.sdk import Coulomb
+from marketplace.sdk.flow import Sync
+from marketplace.sdk.models import Attestation, Lease
+from marketplace.sdk.resources.jobs import JobHandle
+from tests.e2e.world import Provider, World, job_of
+
+# Counts twice a second until a file appears in its working folder: see `tell_to_end`.
+COUNTING = "i=0; while [ ! -e /work/end ]; do i=$((i+1)); echo tick $i; sleep 0.5; done; echo over"
+
+
+def job_in(region: str, command: str, **more: Any) -> dict[str, Any]:
+    """A job for the one provider of a region."""
+    return job_of(command, placement={"regions": [region]}, **more)
+
+
+def tell_to_end(provider: Provider, lease: Lease) -> None:
+    """Let a COUNTING job end by itself, whatever the machine's pace."""
+    (provider.state_dir / "jobs" / lease.id / "work" / "end").touch()
+
+
+def counted(output: str) -> int:
+    """How far a COUNTING job came; fails if a line is missing, doubled or out of order."""
+    lines = output.splitlines()
+    assert lines[-1] == "over", output
+    assert lines[:-1] == [f"tick {i + 1}" for i in range(len(lines) - 1)], output
+    return len(lines) - 1
+
+
+def until_running(world: World, handle: JobHandle[Sync]) -> Lease:
+    """Wait until a job runs; its lease."""
+
+    def running() -> bool:
+        job = handle.refresh()
+        assert not job.is_final, job
+        return job.state == "running"
+
+    world.wait_for(f"{handle.id} runs", running, 30)
+    lease = handle.lease()
+    assert lease is not None
+    return lease
+
+
+def until_countersigned(
+    world: World, client: Coulomb, lease_id: str, count: int
+) -> list[Attestation]:
+    """Wait until so many attestations of a lease are countersigned; these."""
+
+    def enough() -> list[Attestation] | None:
+        found = [a for a in client.leases.attestations(lease_id) if a.voucher is not None]
+        return found if len(found) >= count else None
+
+    found: list[Attestation] = world.wait_for(f"{count} vouchers of {lease_id}", enough, 30)
+    return found
+
+
+def vouchers_ms(client: Coulomb, lease_id: str) -> list[int]:
+    """The ms of every voucher of a lease, in the order of their attestations."""
+    found = client.leases.attestations(lease_id)
+    return [int(a.voucher.message["ms"]) for a in found if a.voucher is not None]

@@ -1,0 +1,159 @@
+"""SIGKILL to the server in the middle of jobs: no acknowledged voucher lost, nothing paid twice."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from contextlib import closing
+from dataclasses import dataclass
+
+import pytest
+
+from marketplace.sdk.models import Lease
+from marketplace.sdk.purchases import Job, Receipt
+from settlement.chain.devnet import dev_account
+from settlement.events import Closed, Opened, Settled
+from settlement.leases import LeaseStatus
+from tests.e2e.chain import (
+    assert_books_balance,
+    assert_paid_for_usage,
+    assert_receipt_adds_up,
+    events,
+    on_chain,
+)
+from tests.e2e.conftest import Stories
+from tests.e2e.jobs import COUNTING, counted, job_in, tell_to_end, until_running
+from tests.e2e.programs import Program
+from tests.e2e.world import FEE_BPS, RELAYER, Provider, World
+
+pytestmark = pytest.mark.xdist_group("e2e-server")
+
+
+@dataclass(frozen=True, slots=True)
+class Survived:
+    """A job over which the server was killed twice."""
+
+    job: Job
+    lease: Lease
+    receipt: Receipt
+    logs: str
+    acknowledged: dict[int, int]  # by sequence, the ms of vouchers the server had answered for
+    held: dict[int, int]  # those that it knew of after each restart
+    provider: Provider
+    away_ms: int  # how long the server was away, both times together
+    client_code: int
+    client_said: str
+
+
+def _acknowledged(witness: Program) -> dict[int, int]:
+    """Vouchers that a witness was told had arrived: ms by sequence."""
+    lines = witness.output().splitlines()
+    acts = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+    return {
+        act["sequence"]: act["ms"]
+        for act in acts
+        if act["kind"] == "countersign" and not act["refusal"] and not act["problem"]
+    }
+
+
+def server_story(world: World) -> Survived:
+    """Kill the server twice while two jobs run: one with a witness in a process of its own, the
+    other followed and witnessed by `job run`."""
+    provider = world.provider("south", "2xH100", region="south")
+    bob, fay = world.buyer("bob"), world.buyer("fay")
+    witness = world.start_cli(bob, "witness-bob", "witness", "run", "-o", "jsonl")
+    job_file = fay.home / "job.yaml"
+    job_file.write_text(json.dumps(job_in("south", COUNTING)))
+    run = world.start_cli(fay, "run-fay", "job", "run", str(job_file), "--yes")
+    acknowledged: dict[int, int] = {}
+    held: dict[int, int] = {}
+    away_ms = 0
+    with world.client(bob) as client:
+        handle = client.jobs.submit(job_in("south", COUNTING), witness=bob.witness.address)
+        lease = until_running(world, handle)
+        run.says(r"job_\w+ (running)")
+        for _ in range(2):
+            enough = len(_acknowledged(witness)) + 2
+            world.wait_for("more vouchers", lambda n=enough: len(_acknowledged(witness)) >= n, 30)
+            world.server.kill()
+            since = time.monotonic()
+            known = _acknowledged(witness)
+            world.restart_server()
+            away_ms += int((time.monotonic() - since) * 1000)
+            after = {a.sequence: a for a in client.leases.attestations(lease.id)}
+            held |= {s: a.message.ms for s, a in after.items() if a.voucher and s in known}
+            acknowledged |= known
+        for mine in world.leases_of(provider):
+            tell_to_end(provider, mine)
+        job = handle.wait(60)
+        closed = handle.lease()
+        assert closed is not None
+        receipt = handle.receipt()
+        logs = "".join(piece.text for piece in handle.logs() if piece.stream == "stdout")
+    code = run.ends()
+    witness.stop()
+    return Survived(
+        job, closed, receipt, logs, acknowledged, held, provider, away_ms, code, run.output()
+    )  # fmt: skip
+
+
+STORIES = [server_story]
+
+
+def test_server_killed_twice_loses_no_acknowledged_voucher(stories: Stories, world: World) -> None:
+    seen: Survived = stories.outcome(server_story)
+    assert len(seen.acknowledged) >= 4
+    assert seen.held == seen.acknowledged
+    assert seen.receipt.used_ms >= max(seen.acknowledged.values())
+
+
+def test_server_killed_twice_stops_no_job(stories: Stories, world: World) -> None:
+    seen: Survived = stories.outcome(server_story)
+    assert (seen.job.state, seen.job.exit_code) == ("succeeded", 0)
+    ticks = counted(seen.logs)
+    assert seen.receipt.used_ms >= 500 * ticks - 500
+    assert seen.receipt.used_ms > seen.away_ms  # what ran while the server was away is paid, too
+
+
+def test_server_killed_twice_leaves_job_run_following_its_job(
+    stories: Stories, world: World
+) -> None:
+    seen: Survived = stories.outcome(server_story)
+    assert seen.client_code == 0
+    said = [line for line in seen.client_said.splitlines() if line.startswith(("tick", "over"))]
+    assert counted("\n".join(said)) > 4
+
+
+def test_server_killed_twice_pays_nothing_twice(stories: Stories, world: World) -> None:
+    seen: Survived = stories.outcome(server_story)
+    assert_receipt_adds_up(seen.receipt, FEE_BPS)
+    assert_paid_for_usage(on_chain(world, seen.lease), seen.receipt)
+    number = bytes.fromhex(seen.lease.lease_no[2:])
+    found = events(world)
+    assert sum(isinstance(e, Opened) and e.lease_no == number for e in found) == 1
+    assert sum(isinstance(e, Closed) and e.lease_no == number for e in found) == 1
+    settled = [
+        entry.ms
+        for event in found
+        if isinstance(event, Settled)
+        for entry in event.entries
+        if entry.lease_no == number
+    ]
+    assert settled == sorted(set(settled))
+    state = assert_books_balance(world)
+    assert [lease.status for lease in state.leases.values()] == [LeaseStatus.CLOSED] * 2
+    earned = sum(x.released(state.params) - x.fees(state.params) for x in state.leases.values())
+    assert world.escrow.balance_of(seen.provider.address) == earned
+
+
+def test_relayer_killed_in_the_middle_uses_every_nonce_for_one_intent(
+    stories: Stories, world: World
+) -> None:
+    stories.all()
+    query = "SELECT key, state, nonce FROM intents WHERE nonce IS NOT NULL ORDER BY nonce"
+    with closing(sqlite3.connect(f"file:{world.database}?mode=ro", uri=True)) as db:
+        rows = db.execute(query).fetchall()
+    assert [nonce for _, _, nonce in rows] == list(range(len(rows)))
+    assert world.chain_client.nonce(dev_account(RELAYER).address) == len(rows)
+    assert {state for _, state, _ in rows} <= {"confirmed", "final"}, rows
