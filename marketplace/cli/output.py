@@ -151,7 +151,10 @@ def _print_table(documents: Sequence[Any], table: Sequence[Column]) -> None:
     for document in documents:
         grid.add_row(*(Text(cell(document, column.path)) for column in table))
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 1_000)
-    console.print(grid)
+    with console.capture() as drawn:
+        console.print(grid)
+    for line in drawn.get().splitlines():
+        print(line.rstrip())
     if not documents:
         note("nothing to show")
 

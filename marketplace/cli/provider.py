@@ -14,7 +14,8 @@ from marketplace.cli.failures import ExitCode
 from marketplace.cli.output import columns, note, show, show_rows, warn
 
 if TYPE_CHECKING:
-    from marketplace.agent.config import AgentConfig
+    from marketplace.agent.config import AgentConfig, NodeConfig
+    from marketplace.cli.context import Cli
     from marketplace.sdk.models import Node
 
 app = typer.Typer(name="provider", help="Sell compute from this machine.", no_args_is_help=True)
@@ -78,10 +79,8 @@ def init(
     config: ConfigFile = None,
 ) -> None:
     """Make the meter key and an API key, and write the agent's file."""
-    from marketplace.agent.config import AgentConfig, NodeConfig, save_config
+    from marketplace.agent.config import NodeConfig
     from marketplace.sdk.errors import InputError
-    from marketplace.sdk.keyring import hot_key
-    from marketplace.sdk.profile import state_dir
 
     cli = current()
     path = config or folder() / "agent.yaml"
@@ -90,36 +89,13 @@ def init(
     if cli.dry_run:
         note(f"would make a meter key and an API key and write {path}")
         return
-    signer = cli.signer()
-    keys = path.parent
-    meter = hot_key(keys / "meter.json", keys / "meter.password")
-    with cli.client() as client:
-        made = client.keys.create(f"node-{name}"[:32], ("provider",), signer=signer)
-    _write_secret(keys / "api.key", made.key or "")
-    save_config(
-        AgentConfig(
-            api_url=cli.profile().api_url,
-            api_key_file=keys / "api.key",
-            node=NodeConfig(
-                number=number,
-                name=name,
-                region=region,
-                tier=tier,
-                simulated=simulated,
-                shared=shared,
-            ),
-            meter_keystore=keys / "meter.json",
-            meter_password_file=keys / "meter.password",
-            state_dir=state_dir() / "provider" / name,
-            interval_ms=interval_ms,
-            allow_unsandboxed=allow_unsandboxed,
-        ),
-        path,
+    node = NodeConfig(
+        number=number, name=name, region=region, tier=tier, simulated=simulated, shared=shared
     )
+    row = _set_up(cli, path, node, interval_ms, allow_unsandboxed)
     if simulated:
         warn("simulated GPUs are shown as simulated everywhere and are never verified")
     note("next: `coulomb provider doctor`, `coulomb provider start`, then `coulomb ask create`")
-    row = {"config": path, "account": made.account, "meter": meter.address}
     show(row, columns("config", "account", "meter"))
 
 
@@ -181,6 +157,33 @@ def drain(
         confirm(f"Drain {found[0].name}? Its asks are taken off the book.")
         drained = client.nodes.drain(found[0].id)
     show(_node_row(drained, None), NODES)
+
+
+def _set_up(
+    cli: Cli, path: Path, node: NodeConfig, interval_ms: int | None, allow_unsandboxed: bool
+) -> dict[str, object]:
+    """Make the meter key, sign for an API key, write the agent's file beside them."""
+    from marketplace.agent.config import AgentConfig, save_config
+    from marketplace.sdk.keyring import hot_key
+    from marketplace.sdk.profile import state_dir
+
+    signer, keys = cli.signer(), path.parent
+    meter = hot_key(keys / "meter.json", keys / "meter.password")
+    with cli.client() as client:
+        made = client.keys.create(f"node-{node.name}"[:32], ("provider",), signer=signer)
+    _write_secret(keys / "api.key", made.key or "")
+    agent = AgentConfig(
+        api_url=cli.profile().api_url,
+        api_key_file=keys / "api.key",
+        node=node,
+        meter_keystore=keys / "meter.json",
+        meter_password_file=keys / "meter.password",
+        state_dir=state_dir() / "provider" / node.name,
+        interval_ms=interval_ms,
+        allow_unsandboxed=allow_unsandboxed,
+    )
+    save_config(agent, path)
+    return {"config": path, "account": made.account, "meter": meter.address}
 
 
 def _node_row(node: Node, leases: int | None) -> dict[str, object]:

@@ -240,3 +240,24 @@ def test_contract_addresses_without_a_deployment_end_with_9(run: Run, tmp_path: 
     ran = run("contract", "addresses", "--chain-id", "7", "--deployments", str(tmp_path))
     assert ran.code == ExitCode.CHAIN
     assert "nothing is deployed on chain 7" in ran.err
+
+
+def test_provider_init_makes_keys_that_only_their_owner_reads(
+    run: Run, market: FakeMarket, home: Path
+) -> None:
+    words = ("provider", "init", "--name", "n1", "--region", "eu", "--tier", "H100-80GB-SXM")
+    ran = run("-o", "json", *words, "--simulated", "1xH100")
+    assert ran.code == 0, ran.err
+    made = json.loads(ran.out)
+    folder = home / "config/coulomb/provider"
+    assert made["config"] == str(folder / "agent.yaml")
+    assert {p.name: p.stat().st_mode & 0o777 for p in folder.iterdir()} == dict.fromkeys(
+        ("agent.yaml", "api.key", "meter.json", "meter.password"), 0o600
+    )
+    assert (folder / "api.key").read_text() == "coul_secret\n"
+    assert "coul_secret" not in ran.out + ran.err + (folder / "agent.yaml").read_text()
+    assert market.seen[-1][2]["message"]["account"] == BUYER.address
+    assert "simulated" in ran.err
+    again = run(*words)
+    assert again.code == ExitCode.USAGE
+    assert "exists" in again.err
