@@ -7,6 +7,8 @@ and pids controllers; without them a group still counts processor time and kills
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,12 +44,24 @@ def find_parent() -> CgroupParent | None:
         _try_write(own / "cgroup.subtree_control", f"+{controller}")
     try:
         granted = frozenset((own / "cgroup.subtree_control").read_text().split())
-        probe = own / f"coulomb-probe-{os.getpid()}"
-        probe.mkdir()
-        probe.rmdir()
     except OSError:
         return None
-    return CgroupParent(own, granted & frozenset(_CONTROLLERS))
+    parent = CgroupParent(own, granted & frozenset(_CONTROLLERS))
+    return parent if _takes_processes(parent) else None
+
+
+def _takes_processes(parent: CgroupParent) -> bool:
+    """Whether a process can be put into a group below: permissions on groups are intricate."""
+    group = Cgroup.create(parent, f"probe-{os.getpid()}-{time.monotonic_ns()}", 64, 8, 1000)
+    if group is None:
+        return False
+    idle = [sys.executable, "-I", "-S", "-c", "input()"]
+    with subprocess.Popen(  # noqa: S603 - a fixed program
+        idle, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        taken = group.add(process.pid)
+        process.kill()
+    return group.remove() and taken
 
 
 class Cgroup:
@@ -148,7 +162,13 @@ def _pids(group: Path) -> list[int]:
 
 def _try_write(path: Path, text: str) -> bool:
     try:
-        path.write_text(text)
+        descriptor = os.open(path, os.O_WRONLY)  # the kernel's files: none is made by writing
     except OSError:
         return False
+    try:
+        os.write(descriptor, text.encode())
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
     return True

@@ -137,8 +137,9 @@ class Starting:
             raise StartFailed("sandbox_failed", self._complaint(process))
         # Only now is the launcher there for sure: what it becomes is counted from its first step.
         if self._group is not None:
-            for stat in self._table.tree(process.pid, fresh=True):
-                self._group.add(stat.pid)
+            pids = [stat.pid for stat in self._table.tree(process.pid, fresh=True)]
+            if not all([self._group.add(pid) for pid in pids]):
+                raise StartFailed("sandbox_failed", "the job cannot be put into its cgroup")
         pipes.order.write_all(json.dumps(order).encode())
         answer = pipes.answer.read_until(None)
         if answer == b"ok":
