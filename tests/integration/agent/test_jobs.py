@@ -128,12 +128,12 @@ def test_a_job_for_another_runtime_is_not_run(bench: Bench) -> None:
 def test_a_cancelled_job_stops_and_the_time_it_takes_is_free(bench: Bench) -> None:
     lease_id = bench.market.open_lease(["sh", "-c", "trap '' TERM; while :; do sleep 0.01; done"])
     until(lambda: len(bench.market.taken(lease_id)) >= 2)
-    last_ms, asked_at = bench.market.last(lease_id).ms, time.monotonic()
     bench.market.request_stop(lease_id)
     assert bench.ended(lease_id) == ("cancelled", "cancelled")
-    passed_ms = (time.monotonic() - asked_at) * 1000
-    assert passed_ms > 1000  # the job is deaf: it was killed after the grace of 1 s
-    assert closed_at(bench, lease_id).ms - last_ms < passed_ms - 400
+    usage = closed_at(bench, lease_id)
+    taken = bench.market.taken(lease_id)
+    passed_ms = taken[-1].observed_at_ms - taken[0].observed_at_ms
+    assert passed_ms - usage.ms > 500  # it is deaf: of the grace of 1 s until it was killed
 
 
 def test_a_job_cancelled_before_its_start_never_runs(bench: Bench) -> None:
