@@ -45,7 +45,7 @@ from settlement.ports import Intent
 from settlement.reconcile import Reconciliation, reconcile, stuck_intents
 from settlement.relayer import Relayer, RelayerSettings
 from settlement.signing import TransactionSigner
-from settlement.vetting import Vetting
+from settlement.vetting import NOTHING_TO_SETTLE, Vetting
 
 ROLES = ("api", "matcher", "relayer", "indexer")
 STUCK_AFTER = timedelta(minutes=10)
@@ -59,7 +59,9 @@ class Settings:
 
     `deployments` is the folder with <chainId>.json. `relayer_password` is a file. Without a relayer
     key the role relayer cannot run, and orders may be opened by anyone. `poll_s`: how often the
-    chain is looked at. `host`, `port`: where the API listens; port 0 picks one.
+    chain is looked at. `host`, `port`: where the API listens; port 0 picks one. `opener`: who is
+    to open leases in orders that the server writes out; the relayer unless said, so an API that
+    runs without the relayer's key has to be told.
     """
 
     database_url: str
@@ -76,6 +78,7 @@ class Settings:
     settle_every_s: int = 300
     confirmations: int = 12
     poll_s: float = 1.0
+    opener: str | None = None
     arbiter: str = ZERO_ADDRESS
     operators: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
@@ -108,6 +111,7 @@ class Settings:
             settle_every_s=int(env.get("COULOMB_SETTLE_EVERY_S", "300")),
             confirmations=int(env.get("COULOMB_CONFIRMATIONS", "12")),
             poll_s=float(env.get("COULOMB_POLL_S", "1")),
+            opener=env.get("COULOMB_OPENER"),
             arbiter=env.get("COULOMB_ARBITER", ZERO_ADDRESS),
             operators=tuple(a for a in env.get("COULOMB_OPERATORS", "").split(",") if a),
         )
@@ -123,6 +127,9 @@ class Alarm(Protocol):
 
 def _log_alarm(intent: Intent | None, reason: str) -> None:
     key = intent.key if intent else None
+    if NOTHING_TO_SETTLE in reason:  # every voucher in it had been paid by a later one
+        log.info("settlement was not needed", intent=key)
+        return
     log.error("intent needs attention", intent=key, reason=reason)
 
 
@@ -286,7 +293,7 @@ def build(
     check_deployment(client, deployment)
     if "relayer" in settings.roles and signer is None:
         raise ValueError("the role relayer needs a keystore")
-    opener = signer.address if signer else ZERO_ADDRESS
+    opener = settings.opener or (signer.address if signer else ZERO_ADDRESS)
     upgrade(settings.database_url)
     database = Database(settings.database_url)
     escrow, _ = deployment.open(client)

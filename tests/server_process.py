@@ -1,6 +1,6 @@
 """A market server as a process of its own, so that a test can kill it: prints its URL, then serves.
 
-Usage: python -m tests.server_process FOLDER RPC_URL [FAULT]. The relayer's key is a development
+Usage: python -m tests.server_process FOLDER RPC_URL [ROLES]. The relayer's key is a development
 key that every Anvil knows.
 """
 
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import structlog
 
-from marketplace.bootstrap import Settings, run_roles
+from marketplace.bootstrap import ROLES, Settings, run_roles
 from settlement.chain.devnet import DEV_CHAIN_ID, dev_account
 
 
-def settings(folder: Path, rpc_url: str) -> Settings:
+def settings(folder: Path, rpc_url: str, roles: tuple[str, ...]) -> Settings:
     """Fast intervals, no confirmations, everything below one folder."""
     return Settings(
         database_url=f"sqlite:///{folder}/market.db",
@@ -24,6 +24,8 @@ def settings(folder: Path, rpc_url: str) -> Settings:
         chain_id=DEV_CHAIN_ID,
         deployments=folder,
         blobs=folder / "blobs",
+        roles=roles,
+        opener=dev_account(3).address,
         port=0,
         interval_ms=1_000,
         settle_every_s=1,
@@ -40,7 +42,9 @@ def main() -> int:
         print(url, flush=True)
 
     folder, rpc_url = Path(sys.argv[1]), sys.argv[2]
-    return run_roles(settings(folder, rpc_url), dev_account(3), ready)
+    roles = tuple(sys.argv[3].split(",")) if len(sys.argv) > 3 else ROLES
+    signer = dev_account(3) if "relayer" in roles else None
+    return run_roles(settings(folder, rpc_url, roles), signer, ready)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from marketplace.services.jobstates import set_state
 from marketplace.services.leases import lease_bytes, ref_of
 from marketplace.services.orderlog import log_ask_closed, log_free
 from marketplace.services.ports import Clock, Database, Market, Store
-from marketplace.services.records import JobRecord, LeaseRecord, VoucherRecord
+from marketplace.services.records import BidRecord, JobRecord, LeaseRecord, VoucherRecord
 from settlement.attestation import MeteredUsage, Usage
 from settlement.chain.calls import MAX_ENTRIES, MAX_METERED, EscrowCalls, SignedVoucher
 from settlement.ports import BlockRef, Intent, IntentKind, IntentState
@@ -19,8 +19,8 @@ from settlement.ports import BlockRef, Intent, IntentKind, IntentState
 # What the buyer's side alone can be blamed for: another ask would fail, too.
 BUYERS_FAULTS = ("InsufficientBalance", "BudgetTooSmall", "NonceUsed", "NotLatestLease")
 # What makes an ask useless for every bid, not only for this one.
-ASKS_FAULTS = ("InvalidSignature", "OrderExpired", "InvalidParty")
-RETRY_MS = 60_000  # before a voucher goes into another settlement after the chain refused one
+ASKS_FAULTS = ("InvalidSignature", "OrderExpired")
+RETRY_S_MIN, RETRY_S_MAX = 5, 60
 _NAME = re.compile(r"[A-Za-z]+")
 
 
@@ -64,7 +64,8 @@ class Settling:
                 return False  # the Close pays all of it
         last = store.intent(row.intent) if row.intent else None
         if last is not None and last.state is IntentState.DEAD:
-            return self.clock() - last.created_at.timestamp() * 1000 > RETRY_MS
+            retry_s = min(RETRY_S_MAX, max(RETRY_S_MIN, 3 * self.market.settle_every_s))
+            return self.clock() - last.created_at.timestamp() * 1000 > retry_s * 1000
         return last is None or _indexed(last, head)
 
     def _enqueue(
@@ -115,14 +116,13 @@ class Settling:
 
     def _failed(self, store: Store, lease: LeaseRecord, error: str) -> None:
         now_ms = self.clock()
-        found = _NAME.search(error)
-        name = found.group() if found else "unknown"
         store.leases.put(replace(lease, state="failed_to_open", reason=error[:500]))
         job = store.jobs.get(lease.job_id, lock=True)
-        ask = store.asks.get(lease.ask_id, lock=True)
-        if job is None or ask is None:
+        ask, bid = store.asks.get(lease.ask_id, lock=True), store.bids.get(lease.bid_id)
+        if job is None or ask is None or bid is None:
             raise KeyError(lease.job_id)
-        if self._is_asks_fault(name, error, lease) and ask.state == "open":
+        buyers = self._is_buyers_fault(error, bid)
+        if not buyers and _name(error) in ASKS_FAULTS and ask.state == "open":
             store.asks.put(replace(ask, state="suspended", reason=error[:500]))
             log_ask_closed(store, ask.id, now_ms)
         log_free(store, lease.bid_id, lease.ask_id, now_ms)
@@ -130,13 +130,16 @@ class Settling:
             return
         if job.ending == "cancelled":
             set_state(store, job, "cancelled", now_ms, "cancelled")
-        elif name in BUYERS_FAULTS or lease.buyer.lower() in error.lower():
+        elif buyers:
             set_state(store, job, "failed", now_ms, "open_failed", error[:500])
         else:
             self._next_ask(store, job, error)
 
-    def _is_asks_fault(self, name: str, error: str, lease: LeaseRecord) -> bool:
-        return name in ASKS_FAULTS and lease.buyer.lower() not in error.lower()
+    def _is_buyers_fault(self, error: str, bid: BidRecord) -> bool:
+        """Whether another ask would fail, too: the balance, the budget, the bid's own signature."""
+        if _name(error) == "OrderExpired":
+            return bid.expiry_s <= self.clock() // 1000
+        return _name(error) in BUYERS_FAULTS or bid.account.lower() in error.lower()
 
     def _next_ask(self, store: Store, job: JobRecord, error: str) -> None:
         """The bid goes back to the book; asks it has been matched with are left out."""
@@ -147,6 +150,11 @@ class Settling:
         job = replace(job, lease_id=before.id if before else None)
         set_state(store, job, "queued", now_ms, "open_failed", error[:500])
         self.conclusions.queue_again(store, job.id)
+
+
+def _name(error: str) -> str:
+    found = _NAME.search(error)
+    return found.group() if found else "unknown"
 
 
 def _indexed(intent: Intent, head: BlockRef) -> bool:

@@ -46,16 +46,22 @@ class Server:
     keys: dict[str, str] = field(default_factory=dict)
     http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=10))
 
-    def start(self) -> None:
-        command = [sys.executable, "-m", "tests.server_process", str(self.folder), self.net.rpc_url]
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True
-            )
-        assert self.process.stdout is not None
-        self.url = self.process.stdout.readline().strip()
+    def start(self, *roles: str) -> None:
+        """Start with the given roles, all of them unless said; returns once it serves."""
+        self.process, self.url = self.spawn(*roles)
         assert self.url, (self.folder / "server.log").read_text()
         self.restarts += 1
+
+    def spawn(self, *roles: str) -> tuple[subprocess.Popen[str], str]:
+        """A process of the market and the URL it prints."""
+        command = [sys.executable, "-m", "tests.server_process", str(self.folder), self.net.rpc_url]
+        command += [",".join(roles)] if roles else []
+        with (self.folder / "server.log").open("ab") as log:
+            process = subprocess.Popen(
+                command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        assert process.stdout is not None
+        return process, process.stdout.readline().strip()
 
     def kill(self) -> None:
         """SIGKILL: nothing is flushed, nothing said."""
@@ -118,6 +124,9 @@ class Server:
 
 BUYER, PROVIDER = 1, 2
 METER, WITNESS = key_of("meter"), key_of("witness")
+
+
+pytestmark = pytest.mark.timeout(400)  # starts many processes, on machines that are busy
 
 
 @pytest.fixture
@@ -322,6 +331,31 @@ def test_a_server_killed_at_any_moment_loses_no_acknowledged_voucher_and_pays_no
 def submit_again(server: Server) -> str:
     """The job's id as its key's stored answer says, without signing anything new."""
     return str(server.call("GET", "/jobs", "buyer")["data"][0]["id"])
+
+
+def test_roles_run_in_processes_of_their_own_on_one_database(server: Server) -> None:
+    """The API alone in one process, everything else in another that is killed and started again."""
+    server.kill()
+    server.start("api")
+    others = ("matcher", "relayer", "indexer")
+    process, _ = server.spawn(*others)
+    try:
+        offer(server)
+        job_id = submit(server)
+        parties = started(server, job_id)
+        process.kill()
+        process.communicate()
+        parties.begin()
+        time.sleep(0.5)
+        parties.use()
+        process, _ = server.spawn(*others)
+        ms = parties.finish()
+        server.wait(f"/jobs/{job_id}", "buyer", lambda j: j["state"] == "succeeded")
+        assert provider_balance(server) == cost(RATE, ms)
+    finally:
+        process.terminate()
+        process.communicate()
+    assert process.returncode == 0
 
 
 def test_a_stop_by_the_witness_ends_the_lease_and_the_best_voucher_is_still_paid(

@@ -191,6 +191,39 @@ def test_an_opening_that_the_ask_spoils_moves_the_job_to_the_next_ask(world: Wor
     assert (spoiled.state, spoiled.reason[:16]) == ("suspended", "InvalidSignature")
 
 
+@pytest.mark.parametrize("error", ["NodeFull(0, 1000)", "OrderExpired(1, 2)", "LeaseExists(0x)"])
+def test_an_opening_that_fails_for_this_pair_alone_tries_the_next_ask(
+    world: World, error: str
+) -> None:
+    first, second = world.ask(price="1.00"), world.ask(price="2.00")
+    world.fund()
+    job_id = world.submit()
+    world.match()
+    world.chain.refusals[f"open:{world.job(job_id).lease_id}"] = error
+    world.chain.mine()
+    world.catalog.settling.failed_opens()
+    world.match()
+    lease = world.lease(world.job(job_id).lease_id or "")
+    assert (lease.ask_id, world.job(job_id).excluded) == (second, [first, second])
+    with world.database.read() as store:
+        expected = "suspended" if error.startswith("OrderExpired") else "open"
+        assert store.asks.get(first).state == expected
+
+
+def test_a_bid_that_expired_before_its_opening_fails_and_blames_no_ask(world: World) -> None:
+    ask = world.ask()
+    world.fund()
+    job_id = world.submit()
+    world.match()
+    world.chain.refusals[f"open:{world.job(job_id).lease_id}"] = "OrderExpired(1, 2)"
+    world.chain.mine()
+    world.clock.advance(7 * 24 * 3600)
+    world.catalog.settling.failed_opens()
+    assert (world.job(job_id).state, world.job(job_id).reason) == ("failed", "open_failed")
+    with world.database.read() as store:
+        assert store.asks.get(ask).state == "open"
+
+
 def test_an_opening_that_the_buyer_spoils_fails_the_job_with_the_reason(world: World) -> None:
     ask = world.ask()
     world.fund()

@@ -88,9 +88,9 @@ def test_a_refused_settlement_is_tried_again_after_a_while(world: World) -> None
     with world.database.read() as store:
         assert store.intent(key).state is IntentState.DEAD
         created_ms = int(store.intent(key).created_at.timestamp() * 1000)
-    world.clock.ms = created_ms + 59_000
+    world.clock.ms = created_ms + 14_000
     assert world.catalog.settling.settle() == 0
-    world.clock.ms = created_ms + 61_000
+    world.clock.ms = created_ms + 16_000
     world.chain.mine()
     assert world.catalog.settling.settle() == 1
 
