@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
 from marketplace.sdk.models import Lease
 from marketplace.sdk.purchases import Job, Receipt
+from settlement import keystore
 from settlement.leases import LeaseStatus
+from settlement.units import time_cost
+from tests.e2e.bare import BareBuyer
 from tests.e2e.chain import (
     assert_books_balance,
     assert_paid_for_usage,
@@ -21,10 +25,11 @@ from tests.e2e.chain import (
     on_chain,
 )
 from tests.e2e.conftest import Stories
-from tests.e2e.world import FEE_BPS, ONE, TIER, Party, Provider, World, job_of
+from tests.e2e.world import FEE_BPS, ONE, PASSWORD, TIER, Party, Provider, World, job_of
 
 pytestmark = pytest.mark.xdist_group("e2e-money")
 
+RATE = 2_500_000_000_000  # one GPU at 2.50 an hour, in 1e-12 token per hour
 SCRIPT = """
 import os, pathlib, time
 text = pathlib.Path("numbers.txt").read_text()
@@ -177,7 +182,41 @@ def cli_story(world: World) -> Commands:
     )
 
 
-STORIES = [sdk_story, cli_story]
+# -- HTTP and cast --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Bare:
+    """What a buyer with nothing of ours got, and what its keys are to our own reader."""
+
+    job: dict[str, Any]
+    lease: dict[str, Any]
+    receipt: dict[str, Any]
+    balance: int
+    account: str
+    read_by_us: str
+
+
+def bare_story(world: World) -> Bare:
+    """Deposit, log in, buy and close with an HTTP client and cast."""
+    world.provider("plain", "1xH100", region="plain")
+    folder = world.folder / "bare"
+    password = folder / "password"
+    folder.mkdir()
+    password.write_text(PASSWORD + "\n")
+    with httpx.Client(base_url=world.api_url, timeout=20) as http:
+        buyer = BareBuyer.of(world, http, folder / "keys", password)
+        world.fund(buyer.account.address, ONE)
+        buyer.deposit(ONE)
+        buyer.log_in()
+        job_id = buyer.buy(job_of("sleep 1", placement={"regions": ["plain"]}))
+        lease = buyer.close(job_id)
+        job, receipt = buyer.get(f"/v1/jobs/{job_id}"), buyer.get(f"/v1/jobs/{job_id}/receipt")
+        read = keystore.load(buyer.account.file, PASSWORD).address
+        return Bare(job, lease, receipt, buyer.balance(), buyer.account.address, read)
+
+
+STORIES = [sdk_story, cli_story, bare_story]
 
 
 def test_job_bought_through_the_sdk_succeeds_and_brings_its_outputs_back(
@@ -255,10 +294,22 @@ def test_cast_reads_the_balances_that_the_receipts_add_up_to(
     assert read["provider"] == seen.receipt.net.atoms
 
 
+def test_buyer_with_http_and_cast_alone_buys_and_closes_a_job(
+    stories: Stories, world: World
+) -> None:
+    seen: Bare = stories.outcome(bare_story)
+    assert seen.job["state"] == "succeeded"
+    released = int(seen.receipt["released"]["atoms"])
+    assert released == time_cost(RATE, seen.receipt["used_ms"]) > 0
+    assert seen.balance == ONE - released
+    assert seen.lease["settled"]["ms"] == seen.receipt["used_ms"]
+    assert seen.read_by_us == seen.account  # Foundry's keystore is ours
+
+
 def test_deposits_equal_releases_fees_refunds_and_balances(stories: Stories, world: World) -> None:
     stories.all()
     state = assert_books_balance(world)
-    assert len(state.leases) == 2
+    assert len(state.leases) == 3
     for lease in state.leases.values():
         assert lease.status is LeaseStatus.CLOSED
         paid = lease.released(state.params)
