@@ -129,7 +129,7 @@ class Book:
             events.append(Refused(order.id, reason))
             return
         place = (ask.provider, ask.node)
-        use = self._nodes.setdefault(place, NodeUse(*place))
+        use = self._use(place)
         view = self._asks[order.id] = AskView(order, use)
         self._asks_on.setdefault(place, []).append(view)
         heappush(self._ask_ends, (ask.expiry, order.seq, order.id))
@@ -138,6 +138,12 @@ class Book:
             heappush(self._starts, (ask.starts_at, order.seq, order.id))
         else:
             self._start(view, events)
+
+    def _use(self, place: tuple[str, int]) -> NodeUse:
+        use = self._nodes.get(place)
+        if use is None:
+            use = self._nodes[place] = NodeUse(*place)
+        return use
 
     def _refuse_ask(self, order: RestingAsk) -> RejectReason | None:
         ask = order.ask
@@ -251,7 +257,7 @@ class Book:
         if key in self._node_of:
             events.append(Refused(command.bid_id, RejectReason.DUPLICATE))
             return
-        use = self._nodes.setdefault(place, NodeUse(*place))
+        use = self._use(place)
         self._hold(use, key, command.sizes, command.gpus)
 
     def _set_node(self, command: SetNode, events: list[Event]) -> None:
@@ -277,6 +283,8 @@ class Book:
 
         A resting bid fits nothing else in the book, else it would have been filled before.
         """
+        if not self._bids:
+            return
         filled = []
         for bid in self._index.bids_for(asks):
             rates = ((rate_if_match(ask, bid), ask.seq, ask) for ask in asks)

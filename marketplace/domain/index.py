@@ -20,31 +20,43 @@ _by_seq = attrgetter("seq")
 
 
 class Level:
-    """Asks of one price per GPU-hour, in order of arrival; some may be dead."""
+    """Asks of one price per GPU-hour, in order of arrival; some may be dead.
 
-    __slots__ = ("asks", "dead")
+    Everything before `head` is dead, so that a search never wades through what was taken.
+    """
+
+    __slots__ = ("asks", "dead", "head")
 
     def __init__(self) -> None:
         self.asks: list[AskView] = []
         self.dead = 0
+        self.head = 0
 
     def add(self, ask: AskView) -> None:
         """Put an ask at its place; one that was only marked dead comes back to life there."""
         ask.live = True
+        asks = self.asks
         if ask.in_level:
             self.dead -= 1
+            self.head = min(self.head, bisect_left(asks, ask.seq, key=_by_seq))
             return
         ask.in_level = True
-        if not self.asks or self.asks[-1].seq < ask.seq:
-            self.asks.append(ask)
+        if not asks or asks[-1].seq < ask.seq:
+            asks.append(ask)
         else:
-            insort(self.asks, ask, key=_by_seq)
+            place = bisect_left(asks, ask.seq, key=_by_seq)
+            asks.insert(place, ask)
+            self.head = min(self.head, place)
 
     def remove(self, ask: AskView) -> None:
         """Mark dead, and sweep when most are."""
         ask.live = False
         self.dead += 1
-        if self.dead > _SWEEP_MIN and self.dead * 2 > len(self.asks):
+        asks, head = self.asks, self.head
+        while head < len(asks) and not asks[head].live:
+            head += 1
+        self.head = head
+        if self.dead > _SWEEP_MIN and self.dead * 2 > len(asks):
             self.sweep()
 
     def sweep(self) -> None:
@@ -52,7 +64,7 @@ class Level:
         for ask in self.asks:
             ask.in_level = ask.live
         self.asks = [ask for ask in self.asks if ask.live]
-        self.dead = 0
+        self.dead = self.head = 0
 
 
 class Bucket:
@@ -94,9 +106,11 @@ class Bucket:
 
     def walk(self) -> Iterator[AskView]:
         """Live asks, cheapest GPU-hour first; the bucket must not change meanwhile."""
-        levels = self.levels
         for price in self.prices:
-            for ask in levels[price].asks:
+            level = self.levels[price]
+            asks = level.asks
+            for place in range(level.head, len(asks)):
+                ask = asks[place]
                 if ask.live:
                     yield ask
 
@@ -263,12 +277,15 @@ class Index:
             if tier is None:
                 continue
             for bucket in tier.buckets_of(bid.shape):
-                walk = bucket.walk()
-                first = next(walk, None)
-                if first is not None:
-                    bound = first.gpu_hour * bid.gpu_milli
+                if not bucket.prices:
+                    continue
+                bound = bucket.prices[0] * bid.gpu_milli
+                if bound <= limit.rate:  # a level holds at least one live ask
+                    walk = bucket.walk()
+                    first = next(walk)
                     heap.append((bound, first.seq, limit.rate, first, walk))
-        heapify(heap)
+        if len(heap) > 1:
+            heapify(heap)
         return heap
 
     def bids_for(self, asks: Sequence[AskView]) -> Iterator[BidView]:
@@ -280,9 +297,11 @@ class Index:
         cheapest = min((ask.gpu_hour for ask in asks), default=0)
         queues: dict[int, BidQueue] = {}
         for ask in asks:
-            for queue in self.tier(ask.ask.tier).queues_of(ask.key):
+            for queue in self.tiers[ask.ask.tier].queues_of(ask.key):
                 if queue.reaches(cheapest):
                     queues[id(queue)] = queue
+        if not queues:
+            return
         seen: set[int] = set()
         for limit, _, bid in merge(*(q.walk() for q in queues.values()), reverse=True):
             if limit < cheapest * _PRICE_UNITS:
