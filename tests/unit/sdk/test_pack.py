@@ -110,6 +110,7 @@ def test_too_large_a_folder_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         gzip.compress(b"not tar" * 100),
         archive((member("a"), b"x" * 100))[:-40],
     ],
+    ids=["parent", "absolute", "link", "device", "not-gzip", "not-tar", "cut-short"],
 )
 def test_hostile_archive_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(InputError):
