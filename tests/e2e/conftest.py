@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,8 +37,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def stories(request: pytest.FixtureRequest, world: World) -> Iterator[Stories]:
-    """The module's STORIES, begun together."""
+    """The module's STORIES, begun together after what its `prepare` does, if it has one."""
     told: list[Story] = request.module.STORIES
+    prepare: Story = getattr(request.module, "prepare", lambda _world: None)
+    prepare(world)
     with ThreadPoolExecutor(len(told)) as pool:
         yield Stories(world, told, pool)
 
@@ -53,9 +54,3 @@ def pytest_runtest_makereport(
     if report.failed and isinstance(world, World):
         report.sections.append(("programs", world.programs.tails()))
     return report
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """An empty folder."""
-    return tmp_path

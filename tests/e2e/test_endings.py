@@ -36,7 +36,8 @@ from tests.e2e.world import FEE_BPS, ONE, Party, World
 pytestmark = pytest.mark.xdist_group("e2e-endings")
 
 UNIT_PRICE = "0.0005"
-TEN_SECONDS = "0.0069444444"  # of one GPU at 2.50 an hour
+UNIT = "request"
+BUDGET = "0.0066"  # 9.9 seconds of one GPU at 2.40 an hour
 DEPOSIT = 100 * ONE
 SPENDER = """
 import json, os, socket, time
@@ -65,9 +66,16 @@ def _ended(buyer: Party, handle: JobHandle[Any], result: Path | None = None) -> 
     return Ended(buyer, handle.refresh(), lease, handle.receipt(), result)
 
 
+def prepare(world: World) -> None:
+    """One node with two asks: the cheaper one is for jobs of at most a minute that start fast."""
+    prices = {"gpu_hour": "2.50", "unit": UNIT_PRICE}
+    mill = world.provider("mill", "6xH100", region="mill", terms={"prices": prices, "unit": UNIT})
+    quick = {"prices": {"gpu_hour": "2.40"}, "start_limit": "5s", "max_duration": "1m"}
+    world.offer(mill, quick)
+
+
 def cancelled_story(world: World) -> Ended:
     """Cancel a job that, told to end, still saves its work."""
-    world.provider("mill", "1xH100", region="mill")
     ida = world.buyer("ida")
     command = "trap 'echo saved > /out/state; exit 0' TERM; while :; do sleep 0.1; done"
     with world.client(ida) as client, ThreadPoolExecutor(1) as pool:
@@ -83,10 +91,11 @@ def cancelled_story(world: World) -> Ended:
 
 
 def over_budget_story(world: World) -> Ended:
-    """A budget for ten seconds, and a job that never ends by itself."""
-    world.provider("lean", "1xH100", region="lean", terms={"start_limit": "5s"})
+    """A budget for some seconds, and a job that never ends by itself."""
     joe = world.buyer("joe")
-    spec = job_in("lean", "while :; do sleep 0.1; done", budget={"max_total": TEN_SECONDS})
+    spec = job_in(
+        "mill", "while :; do sleep 0.1; done", budget={"max_total": BUDGET}, max_duration="1m"
+    )
     with world.client(joe) as client:
         handle = client.jobs.submit(spec)
         handle.wait(60)
@@ -95,15 +104,13 @@ def over_budget_story(world: World) -> Ended:
 
 def counted_story(world: World) -> tuple[Ended, CountedView]:
     """A job that sells units, told of on its socket."""
-    prices = {"gpu_hour": "2.50", "unit": UNIT_PRICE}
-    world.provider("toll", "1xH100", region="toll", terms={"prices": prices, "unit": "request"})
     kim = world.buyer("kim")
     folder = kim.home / "work"
     folder.mkdir()
     (folder / "spender.py").write_text(SPENDER)
     spec = job_in(
-        "toll", "python spender.py", workdir=str(folder), ready="socket",
-        units={"name": "request", "max": 10, "max_price": UNIT_PRICE},
+        "mill", "python spender.py", workdir=str(folder), ready="socket",
+        units={"name": UNIT, "max": 10, "max_price": UNIT_PRICE},
     )  # fmt: skip
     with world.client(kim) as client:
         handle = client.jobs.submit(spec)
@@ -124,10 +131,9 @@ class Failed:
 
 def failed_story(world: World) -> Failed:
     """A job that ends with an exit code of its own: commands end with 8, or with that code."""
-    world.provider("glum", "1xH100", region="glum")
     lou = world.buyer("lou")
     job_file = lou.home / "job.yaml"
-    job_file.write_text(json.dumps(job_in("glum", "echo no >&2; sleep 1; exit 3")))
+    job_file.write_text(json.dumps(job_in("mill", "echo no >&2; sleep 1; exit 3")))
     receipt = world.cli(lou, "job", "run", str(job_file), "--yes", code=8)
     told = world.cli(lou, "job", "wait", receipt["job_id"], "--propagate", code=3)
     with world.client(lou) as client:
@@ -149,16 +155,15 @@ class Unmatched:
 
 def unmatched_story(world: World) -> Unmatched:
     """A limit below every ask; and a buyer without money."""
-    world.provider("posh", "1xH100", region="posh")
     may, poor = world.buyer("may"), world.party("poor", ("buyer",))
-    spec = job_in("posh", "true", pricing={"max_gpu_hour": "1.00"})
+    spec = job_in("mill", "true", pricing={"max_gpu_hour": "1.00"})
     job_file = may.home / "job.yaml"
     job_file.write_text(json.dumps(spec))
     with world.client(may) as client:
         job = client.jobs.submit(spec).wait(30)
     stdout = world.cli_text(may, "job", "run", str(job_file), "--yes", code=7)
     with world.client(poor) as client, pytest.raises(InsufficientBalance) as caught:
-        client.jobs.submit(job_in("posh", "true"))
+        client.jobs.submit(job_in("mill", "true"))
     return Unmatched(job, stdout, world.escrow.balance_of(may.address), caught.value)
 
 
@@ -261,7 +266,7 @@ def test_job_over_its_budget_ends_there_and_costs_no_more(stories: Stories, worl
     seen: Ended = stories.outcome(over_budget_story)
     assert (seen.job.state, seen.job.reason) == ("over_budget", "budget")
     _assert_settled(world, seen)
-    budget = int(Decimal(TEN_SECONDS) * ONE)
+    budget = int(Decimal(BUDGET) * ONE)
     assert seen.receipt.released.atoms <= seen.receipt.locked.atoms <= budget
     assert on_chain(world, seen.lease).funded == 9  # whole seconds that the budget affords
     assert seen.receipt.used_ms <= 9_000
@@ -274,7 +279,7 @@ def test_units_are_billed_as_counted(stories: Stories, world: World) -> None:
     lines = {line.resource: line for line in seen.receipt.lines}
     price_nano = int(Decimal(UNIT_PRICE) * 10**9)
     assert counted.unit == price_nano
-    assert lines["request"].cost.atoms == counted_cost(0, price_nano, 0, 7)
+    assert lines["units"].cost.atoms == counted_cost(0, price_nano, 0, 7)
     view = on_chain(world, seen.lease)
     assert lines["gpu"].cost.atoms == time_cost(view.rate, view.used_ms)
     _assert_settled(world, seen)

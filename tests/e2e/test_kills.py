@@ -34,7 +34,7 @@ from tests.e2e.jobs import (
     until_running,
     vouchers_ms,
 )
-from tests.e2e.world import FEE_BPS, SETTLE_WINDOW, Provider, World
+from tests.e2e.world import FEE_BPS, SETTLE_WINDOW, Provider, World, job_of
 
 pytestmark = pytest.mark.xdist_group("e2e-kills")
 
@@ -88,6 +88,12 @@ def _last_signed(provider: Provider) -> UsageAttestation:
     return UsageAttestation.from_message(json.loads(message))
 
 
+def prepare(world: World) -> None:
+    """A node that stays, dearer than those that are killed."""
+    prices = {"gpu_hour": "2.75"}
+    world.provider("calm", "4xH100", region="calm", terms={"prices": prices})
+
+
 def agent_story(world: World) -> Restarted:
     """Kill an agent while its job runs, start it again, and use the node once more."""
     provider = world.provider("west", "1xH100", region="west")
@@ -135,14 +141,17 @@ class Moved:
 def lost_story(world: World) -> Moved:
     """Kill an agent for good: the job goes to the next ask with what is left of its budget."""
     first = world.provider("cheap", "1xH100", region="lost")
-    world.provider("dear", "1xH100", region="lost", terms={"prices": {"gpu_hour": "2.75"}})
     carol = world.buyer("carol")
     command = "sleep 6; echo made it > /out/result"
-    retry = {"on_events": ["interruption"], "duration": "5m"}
+    spec = job_of(
+        command,
+        placement={"regions": ["lost", "calm"]},
+        retry={"on_events": ["interruption"], "duration": "5m"},
+        outputs=[{"path": "/out"}],
+        max_duration="1m",
+    )
     with world.client(carol) as client, ThreadPoolExecutor(1) as pool:
-        handle = client.jobs.submit(
-            job_in("lost", command, retry=retry, outputs=[{"path": "/out"}], max_duration="1m")
-        )
+        handle = client.jobs.submit(spec)
         waiting = pool.submit(handle.wait, 100)
         lease = until_running(world, client.jobs.get(handle.id))
         until_countersigned(world, client, lease.id, 2)
@@ -174,10 +183,9 @@ class Rejoined:
 
 def client_story(world: World) -> Rejoined:
     """Kill `job run`, then go on with `job wait` on the same machine."""
-    provider = world.provider("east", "1xH100", region="east")
     dora = world.buyer("dora")
     job_file = dora.home / "job.yaml"
-    job_file.write_text(json.dumps(job_in("east", COUNTING)))
+    job_file.write_text(json.dumps(job_in("calm", COUNTING)))
     run = world.start_cli(dora, "run-dora", "job", "run", str(job_file), "--yes")
     job_id = run.says(r"job (job_\w+)")
     with world.client(dora) as client:
@@ -187,7 +195,7 @@ def client_story(world: World) -> Rejoined:
         run.kill()
         wait = world.start_cli(dora, "wait-dora", "job", "wait", job_id, "--propagate")
         until_countersigned(world, client, lease.id, len(seen) + 2)
-        tell_to_end(provider, lease)
+        tell_to_end(world.providers["calm"], lease)
         code = wait.ends()
         job, closed, receipt = handle.refresh(), handle.lease(), handle.receipt()
         assert closed is not None
@@ -210,11 +218,10 @@ class Abandoned:
 
 def abandoned_story(world: World) -> Abandoned:
     """Kill a buyer's client for good."""
-    world.provider("far", "1xH100", region="far")
     evan = world.buyer("evan")
     job_file = evan.home / "job.yaml"
     nap = "sleep 7919.1875"
-    job_file.write_text(json.dumps(job_in("far", nap)))
+    job_file.write_text(json.dumps(job_in("calm", nap)))
     run = world.start_cli(evan, "run-evan", "job", "run", str(job_file), "--yes")
     job_id = run.says(r"job (job_\w+)")
     with world.client(evan) as client:

@@ -40,6 +40,7 @@ PASSWORD = "end-to-end"
 FEE_BPS = 250
 SETTLE_WINDOW = 60
 TIER = "H100-80GB-SXM"
+PRICES = {"gpu_hour": "2.50"}
 GAS = 10 * ONE
 OPERATOR, RELAYER = 0, 1
 SETTLE_EVERY_S = 1
@@ -79,13 +80,12 @@ class Party:
 
 @dataclass(slots=True)
 class Provider:
-    """A party that sells: its agent, its node and its ask."""
+    """A party that sells: its agent and its node."""
 
     party: Party
     agent: Program
     meter: LocalSigner
     node_id: str
-    ask_id: str
     state_dir: Path
 
     @property
@@ -102,7 +102,7 @@ class World:
     interval_ms: int = 1_000
     chain: Devnet = field(default_factory=lambda: Devnet(block_seconds=0))
     api_url: str = ""
-    parties: dict[str, Party] = field(default_factory=dict)
+    providers: dict[str, Provider] = field(default_factory=dict)
     programs: Programs = field(init=False)
     server: Program = field(init=False)
     escrow: Escrow = field(init=False)
@@ -219,7 +219,6 @@ class World:
                 token=market.contracts["ComputeToken"],
             )
         )
-        self.parties[name] = made
         return made
 
     def buyer(self, name: str, deposit: int = 100 * ONE) -> Party:
@@ -329,13 +328,16 @@ class World:
             self.env(party),
         )
         node_id = agent.says(r'"node": "(node_[^"]+)"')
-        prices = {"gpu_hour": "2.50"}
-        offered = {
-            "meter": meter.address, "prices": prices, "start_limit": "30s", **(terms or {}),
-        }  # fmt: skip
-        with self.client(party) as client:
-            ask = client.asks.offer(node_id, offered)
-        return Provider(party, agent, meter, node_id, ask.id, state_dir)
+        made = Provider(party, agent, meter, node_id, state_dir)
+        self.offer(made, terms or {})
+        self.providers[name] = made
+        return made
+
+    def offer(self, provider: Provider, terms: Mapping[str, Any]) -> None:
+        """One more ask for a provider's node, at 2.50 an hour unless told otherwise."""
+        usual = {"meter": provider.meter.address, "prices": PRICES, "start_limit": "30s"}
+        with self.client(provider.party) as client:
+            client.asks.offer(provider.node_id, {**usual, **terms})
 
     def _write_agent(
         self, party: Party, gpus: str, number: int, node: Mapping[str, Any]
