@@ -95,7 +95,8 @@ def init(
     row = _set_up(cli, path, node, interval_ms, allow_unsandboxed)
     if simulated:
         warn("simulated GPUs are shown as simulated everywhere and are never verified")
-    note("next: `coulomb provider doctor`, `coulomb provider start`, then `coulomb ask create`")
+    note("next: `coulomb provider doctor`, `coulomb provider start`, then, from another shell,")
+    note("`coulomb key create desk --scope provider` and `coulomb ask create`")
     show(row, columns("config", "account", "meter"))
 
 
