@@ -5,6 +5,7 @@ import {Test} from "forge-std/Test.sol";
 
 import {LeaseState} from "../src/interfaces/IComputeEscrow.sol";
 import {CountedSlot, CountedSlots, LeaseSlot, LeaseSlots} from "../src/libraries/LeaseSlot.sol";
+import {Signatures} from "../src/libraries/Signatures.sol";
 import {Units} from "../src/libraries/Units.sol";
 
 /// @notice Units: exact to the atom at every edge.
@@ -37,11 +38,11 @@ contract UnitsTest is Test {
             (uint256 before, uint256 total) = (Units.costDown(rate, at, 1e18), Units.costDown(rate, ms[i], 1e18));
             assertGe(total, before);
             paid += total - before;
-            fees += Units.feeDown(total, feeBps) - Units.feeDown(before, feeBps);
+            fees += total * feeBps / 10_000 - before * feeBps / 10_000;
             at = ms[i];
         }
         assertEq(paid, Units.costDown(rate, at, 1e18));
-        assertEq(fees, Units.feeDown(paid, feeBps));
+        assertEq(fees, paid * feeBps / 10_000);
         assertLe(fees, paid);
     }
 
@@ -55,12 +56,6 @@ contract UnitsTest is Test {
         assertLt(down, type(uint128).max);
     }
 
-    function testFuzz_billed_time_starts_at_the_minimum(uint40 ms, uint16 minCharge) public pure {
-        uint256 billed = Units.billedMs(ms, minCharge);
-        if (ms == 0) assertEq(billed, 0);
-        else assertEq(billed, ms > uint256(minCharge) * 1000 ? ms : uint256(minCharge) * 1000);
-    }
-
     function testFuzz_affordable_time_is_the_most(uint64 rate, uint128 atoms, uint8 decimals) public pure {
         uint256 scale = 10 ** bound(decimals, 0, 18);
         uint256 seconds_ = Units.affordableSeconds(rate, atoms, scale);
@@ -72,11 +67,47 @@ contract UnitsTest is Test {
         assertLe(Units.costUp(rate, seconds_ * 1000, scale), atoms);
         assertGt(uint256(rate) * (seconds_ + 1) * 1000 * scale, uint256(atoms) * 3.6e18);
     }
+}
 
-    function testFuzz_fee_is_a_part(uint128 gross, uint16 feeBps) public pure {
-        feeBps = uint16(bound(feeBps, 0, 10_000));
-        assertLe(Units.feeDown(gross, feeBps), gross);
-        assertEq(Units.feeDown(gross, feeBps), uint256(gross) * feeBps / 10_000);
+/// @notice Signatures: only the lower of the two forms names a signer.
+contract SignaturesLibraryTest is Test {
+    bytes32 private constant R = 0x79BE667EF9DCBBAC55A06295CE870B07029BFCDB2DCE28D959F2815B16F81798;
+    uint256 private constant HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0;
+    bytes32 private constant DOMAIN = keccak256("domain");
+    bytes32 private constant STRUCT = keccak256("struct");
+
+    function testFuzz_recovers_what_the_precompile_does(bytes32 domain, bytes32 structHash, bytes32 r, bytes32 vs)
+        public
+        view
+    {
+        uint256 s = uint256(vs) & (type(uint256).max >> 1);
+        bytes32 digest = keccak256(abi.encodePacked(hex"1901", domain, structHash));
+        address expected =
+            s > HALF_ORDER ? address(0) : ecrecover(digest, 27 + uint8(uint256(vs) >> 255), r, bytes32(s));
+        assertEq(Signatures.recover(domain, structHash, r, vs), expected);
+    }
+
+    function testFuzz_recovers_the_signer(uint256 key, bytes32 domain, bytes32 structHash) public view {
+        key = bound(key, 1, 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364140);
+        bytes32 digest = keccak256(abi.encodePacked(hex"1901", domain, structHash));
+        (bytes32 r, bytes32 vs) = vm.signCompact(key, digest);
+        assertEq(Signatures.recover(domain, structHash, r, vs), vm.addr(key));
+    }
+
+    function test_half_the_order_is_the_most() public view {
+        for (uint256 v = 0; v < 2; v++) {
+            bytes32 most = bytes32((v << 255) | HALF_ORDER);
+            assertNotEq(Signatures.recover(DOMAIN, STRUCT, R, most), address(0));
+            bytes32 above = bytes32((v << 255) | (HALF_ORDER + 1));
+            assertNotEq(ecrecover(STRUCT, 27 + uint8(v), R, bytes32(HALF_ORDER + 1)), address(0), "elsewhere it counts");
+            assertEq(Signatures.recover(DOMAIN, STRUCT, R, above), address(0));
+        }
+    }
+
+    function test_nothing_signs_nothing() public view {
+        assertEq(Signatures.recover(DOMAIN, STRUCT, 0, 0), address(0));
+        assertEq(Signatures.recover(DOMAIN, STRUCT, R, 0), address(0));
+        assertEq(Signatures.recover(DOMAIN, STRUCT, bytes32(type(uint256).max), bytes32(uint256(1))), address(0));
     }
 }
 
@@ -177,6 +208,17 @@ contract SlotsTest is Test {
         assertEq(slot.unitsUsed(), sizes[3]);
         assertEq(slot.paid(1e18), Units.countedDown(prices[0], prices[1], sizes[2], sizes[3], 1e18));
         assertEq(slot.full(1e18), Units.countedUp(prices[0], prices[1], sizes[0], sizes[1], 1e18));
+    }
+
+    /// @dev Nothing until something was used, then at least the minimum charge.
+    function testFuzz_earned_starts_at_the_minimum(Fields memory f, uint40 ms) public pure {
+        _bound(f);
+        uint256 least = uint256(f.minCharge) * 1000;
+        (uint256 paid, uint256 total) = _pack(f).earned(ms, 1e18);
+        assertEq(paid, f.usedMs == 0 ? 0 : Units.costDown(f.rate, f.usedMs > least ? f.usedMs : least, 1e18));
+        assertEq(total, ms == 0 ? 0 : Units.costDown(f.rate, ms > least ? ms : least, 1e18));
+        assertEq(_pack(f).paidTime(1e18), paid);
+        if (ms >= f.usedMs) assertGe(total, paid);
     }
 
     /// @dev Whatever is used within the funded time, what is earned never exceeds what was locked.

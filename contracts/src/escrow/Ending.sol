@@ -44,7 +44,7 @@ abstract contract Ending is Leases {
 
     function _stop(address buyer, address provider, address witness, bytes16 leaseNo) private {
         bytes32 key = Hashes.leaseKey(witness, buyer, provider, leaseNo);
-        LeaseSlot slot = _leases[key];
+        LeaseSlot slot = _leases[key].slot;
 
         if (slot.state() != LeaseState.Active) revert LeaseNotActive(leaseNo, slot.state());
 
@@ -52,7 +52,7 @@ abstract contract Ending is Leases {
         LeaseSlot next = slot.withEnd(end).withState(LeaseState.Stopped);
         uint256 unlocked = slot.fullTime(SCALE) - next.fullTime(SCALE);
 
-        _leases[key] = next;
+        _leases[key].slot = next;
         _credit(buyer, unlocked);
 
         emit Stopped(leaseNo, buyer, provider, uint40(end), unlocked);
@@ -77,7 +77,7 @@ abstract contract Ending is Leases {
     /// @inheritdoc IComputeEscrow
     function refund(address buyer, address provider, address witness, bytes16 leaseNo) external {
         bytes32 key = Hashes.leaseKey(witness, buyer, provider, leaseNo);
-        LeaseSlot slot = _leases[key];
+        LeaseSlot slot = _leases[key].slot;
 
         _requireOpen(slot, leaseNo);
         uint256 deadline = slot.end() + settleWindow;
@@ -88,18 +88,18 @@ abstract contract Ending is Leases {
 
     /// @dev Pays what both signatures agree on, then closes.
     function _close(bytes32 key, CloseData memory data) private {
-        LeaseSlot slot = _leases[key];
+        LeaseSlot slot = _leases[key].slot;
 
         _requireOpen(slot, data.leaseNo);
         Check.atLeast(slot.usedMs(), data.ms, UsageBelowSettled.selector);
         Check.atMost((block.timestamp - slot.start()) * Units.MS, data.ms, UsageAheadOfTime.selector);
 
-        LeaseSlot next = slot.withUsedMs(_min(data.ms, slot.funded() * Units.MS));
-        (uint256 gross, uint256 fee) = _growth(slot.paidTime(SCALE), next.paidTime(SCALE));
-        (uint256 countedGross, uint256 countedFee) = _closeCounted(key, slot, data);
+        uint256 ms = _min(data.ms, slot.funded() * Units.MS);
+        (uint256 paid, uint256 total) = slot.earned(ms, SCALE);
+        (uint256 gross, uint256 fee) = _closeCounted(key, slot, data);
 
-        _pay(data.provider, gross + countedGross, fee + countedFee);
-        _finish(key, next, data.buyer, data.provider, data.leaseNo);
+        _pay(data.provider, gross + total - paid, fee + _feeGrowth(paid, total));
+        _finish(key, slot.withUsedMs(ms), data.buyer, data.provider, data.leaseNo);
     }
 
     /// @dev Records the final counted figures and returns the growth of what they earned.
@@ -115,8 +115,9 @@ abstract contract Ending is Leases {
         Check.atLeast(used.egressUsed(), data.egressMib, UsageBelowSettled.selector);
         Check.atLeast(used.unitsUsed(), data.units, UsageBelowSettled.selector);
         CountedSlot next = used.withUsed(_min(data.egressMib, used.egressCap()), _min(data.units, used.unitsCap()));
-        (gross, fee) = _growth(used.paid(SCALE), next.paid(SCALE));
+        (uint256 paid, uint256 total) = (used.paid(SCALE), next.paid(SCALE));
         _counted[key] = next;
+        return (total - paid, _feeGrowth(paid, total));
     }
 
     function _requireMeter(address signer, bytes32 bidHash, bytes32 askHash, bytes16 leaseNo) private pure {

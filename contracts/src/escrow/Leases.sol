@@ -15,7 +15,12 @@ abstract contract Leases is Accounts {
     /// @dev Keeps a node's capacity word from returning to zero, which would cost the next lease a fresh slot.
     uint256 private constant CAPACITY_TOUCHED = 1 << 255;
 
-    mapping(bytes32 key => LeaseSlot) internal _leases;
+    /// @dev In a struct, so that one place in storage is worked out once and read and written through it.
+    struct LeaseBox {
+        LeaseSlot slot;
+    }
+
+    mapping(bytes32 key => LeaseBox) internal _leases;
     mapping(bytes32 key => CountedSlot) internal _counted;
     mapping(address provider => mapping(uint24 node => uint256)) private _capacity;
 
@@ -33,12 +38,12 @@ abstract contract Leases is Accounts {
         if (slot.hasCounted()) sum += _counted[key].full(SCALE);
     }
 
-    /// @dev Growth of a total and of the fee in it; both are differences of floored totals, so splitting never adds.
-    /// Unchecked: usage never falls, nor do the totals.
-    function _growth(uint256 paid, uint256 total) internal view returns (uint256 gross, uint256 fee) {
+    /// @dev Growth of the fee when what a lease earned grows from `paid` to `total`: a difference of floored totals, as
+    /// every payment is, so that splitting never adds. Unchecked: earnings never fall.
+    function _feeGrowth(uint256 paid, uint256 total) internal view returns (uint256) {
+        if (feeBps == 0) return 0;
         unchecked {
-            gross = total - paid;
-            if (feeBps != 0) fee = Units.feeDown(total, feeBps) - Units.feeDown(paid, feeBps);
+            return (total * feeBps) / Units.BPS - (paid * feeBps) / Units.BPS;
         }
     }
 
@@ -59,7 +64,7 @@ abstract contract Leases is Accounts {
         (uint256 egressMib, uint256 units) = (0, 0);
         if (slot.hasCounted()) (egressMib, units) = (_counted[key].egressUsed(), _counted[key].unitsUsed());
 
-        _leases[key] = slot.withState(LeaseState.Closed);
+        _leases[key].slot = slot.withState(LeaseState.Closed);
         _capacity[provider][slot.node()] -= slot.gpuMilli();
         _credit(buyer, refunded);
 
@@ -92,7 +97,7 @@ abstract contract Leases is Accounts {
         returns (Lease memory view_)
     {
         bytes32 key = Hashes.leaseKey(witness, buyer, provider, leaseNo);
-        LeaseSlot slot = _leases[key];
+        LeaseSlot slot = _leases[key].slot;
         view_.state = slot.state();
         view_.hasCounted = slot.hasCounted();
         view_.rate = uint64(slot.rate());

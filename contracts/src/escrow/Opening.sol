@@ -62,7 +62,7 @@ abstract contract Opening is Leases {
         leaseNo = draft.leaseNo;
         bytes32 key = Hashes.leaseKey(draft.witness, draft.buyer, draft.provider, leaseNo);
 
-        if (_leases[key].state() != LeaseState.None) revert LeaseExists(leaseNo);
+        if (_leases[key].slot.state() != LeaseState.None) revert LeaseExists(leaseNo);
         Orders.requireFit(ask, bid, feeBps);
         _requireSignature(draft.provider, draft.askHash, order.askSignature);
         _requireSignature(draft.buyer, draft.bidHash, order.bidSignature);
@@ -73,7 +73,7 @@ abstract contract Opening is Leases {
 
         _debit(draft.buyer, draft.locked);
         _reserve(draft.provider, draft.node, draft.gpuMilli, ask.gpuMilli);
-        _leases[key] = _slotOf(draft);
+        _leases[key].slot = _slotOf(draft);
         _emitOpened(draft);
         if (draft.hasCounted) {
             _counted[key] = CountedSlots.pack(prices.egressGib, prices.unit, bid.egressMib, bid.units);
@@ -154,7 +154,7 @@ abstract contract Opening is Leases {
         bytes16 latest = Orders.leaseNo(draft.bidHash, previous.askHash, previous.meter);
         if (record.latest != 0 && record.latest != latest) revert NotLatestLease(record.latest, latest);
         bytes32 key = Hashes.leaseKey(draft.witness, draft.buyer, previous.provider, latest);
-        LeaseSlot slot = _leases[key];
+        LeaseSlot slot = _leases[key].slot;
         LeaseState state = slot.state();
         if (state == LeaseState.None) revert UnknownLease(latest);
         if (state != LeaseState.Closed) Check.atLeast(slot.end(), block.timestamp, LeaseRunning.selector);

@@ -21,23 +21,6 @@ library Hashes {
         }
     }
 
-    /// @notice Struct hash of `Usage`.
-    function usage(bytes32 typeHash, address buyer, address provider, bytes16 leaseNo, uint256 ms)
-        internal
-        pure
-        returns (bytes32 digest)
-    {
-        assembly ("memory-safe") {
-            let ptr := mload(0x40)
-            mstore(ptr, typeHash)
-            mstore(add(ptr, 0x20), shr(96, shl(96, buyer)))
-            mstore(add(ptr, 0x40), shr(96, shl(96, provider)))
-            mstore(add(ptr, 0x60), shl(128, shr(128, leaseNo)))
-            mstore(add(ptr, 0x80), ms)
-            digest := keccak256(ptr, 0xa0)
-        }
-    }
-
     /// @notice Struct hash of `MeteredUsage` and of `Close`, which differ in their type alone.
     function metered(
         bytes32 typeHash,

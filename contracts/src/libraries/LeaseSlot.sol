@@ -91,8 +91,9 @@ library LeaseSlots {
 
     /// @return Whether usage can still be paid: active or stopped.
     function isOpen(LeaseSlot self) internal pure returns (bool) {
-        uint256 state_ = LeaseSlot.unwrap(self) & STATE_MASK;
-        return state_ == uint256(LeaseState.Active) || state_ == uint256(LeaseState.Stopped);
+        unchecked {
+            return (LeaseSlot.unwrap(self) & STATE_MASK) - uint256(LeaseState.Active) < 2; // they follow each other
+        }
     }
 
     function withUsedMs(LeaseSlot self, uint256 usedMs_) internal pure returns (LeaseSlot) {
@@ -115,9 +116,22 @@ library LeaseSlots {
         return LeaseSlot.wrap((LeaseSlot.unwrap(self) & ~STATE_MASK) | uint256(state_));
     }
 
-    /// @return Atoms that time has earned so far, rounded down.
-    function paidTime(LeaseSlot self, uint256 scale) internal pure returns (uint256) {
-        return Units.costDown(self.rate(), Units.billedMs(self.usedMs(), self.minCharge()), scale);
+    /// @return paid Atoms that time has earned so far: nothing until something was used, then at least the minimum
+    /// charge; rounded down.
+    /// @return total The same once `ms` milliseconds were used.
+    function earned(LeaseSlot self, uint256 ms, uint256 scale) internal pure returns (uint256 paid, uint256 total) {
+        unchecked {
+            uint256 perMs = self.rate() * scale;
+            uint256 leastMs = self.minCharge() * Units.MS;
+            uint256 used = self.usedMs();
+            if (used > 0) paid = (perMs * (used < leastMs ? leastMs : used)) / Units.RATE_MS_PER_TOKEN;
+            if (ms > 0) total = (perMs * (ms < leastMs ? leastMs : ms)) / Units.RATE_MS_PER_TOKEN;
+        }
+    }
+
+    /// @return paid As in `earned`.
+    function paidTime(LeaseSlot self, uint256 scale) internal pure returns (uint256 paid) {
+        (paid,) = self.earned(0, scale);
     }
 
     /// @return Most atoms that time may ever cost, rounded up.

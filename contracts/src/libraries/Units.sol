@@ -51,26 +51,11 @@ library Units {
         }
     }
 
-    /// @notice Milliseconds to pay for: nothing until something was used, then at least the minimum charge.
-    function billedMs(uint256 usedMs, uint256 minChargeSeconds) internal pure returns (uint256) {
-        unchecked {
-            uint256 leastMs = minChargeSeconds * MS;
-            return usedMs == 0 || usedMs > leastMs ? usedMs : leastMs;
-        }
-    }
-
     /// @notice Whole seconds at `rate` that `atoms` pay for, rounded down; unbounded when the rate is zero.
     function affordableSeconds(uint256 rate, uint256 atoms, uint256 scale) internal pure returns (uint256) {
         if (rate == 0) return type(uint256).max;
         unchecked {
             return (atoms * RATE_MS_PER_TOKEN) / (rate * MS * scale);
-        }
-    }
-
-    /// @notice Part of `gross` that is the fee, rounded down.
-    function feeDown(uint256 gross, uint256 feeBps) internal pure returns (uint256) {
-        unchecked {
-            return (gross * feeBps) / BPS;
         }
     }
 

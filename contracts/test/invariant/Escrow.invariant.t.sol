@@ -35,7 +35,7 @@ contract EscrowInvariants is StdInvariant, Test {
     }
 
     /// @dev After every action. One campaign for all: each `invariant_` function would run one of its own.
-    /// forge-config: default.invariant.runs = 32
+    /// forge-config: default.invariant.runs = 20
     /// forge-config: default.invariant.depth = 100
     function invariant_money_and_capacity() public view {
         _1_holdings_are_owed();
