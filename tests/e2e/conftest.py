@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,14 @@ class Stories:
         """Wait until every story is over, however it ended."""
         for future in self._told.values():
             future.exception(110.0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One world per module: its tests stay on one worker (`--dist loadgroup`)."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.parent == here:
+            item.add_marker(pytest.mark.xdist_group(f"e2e-{item.path.stem}"))
 
 
 @pytest.fixture(scope="module")

@@ -33,8 +33,6 @@ from tests.e2e.jobs import job_in, until_countersigned, until_running
 from tests.e2e.liar import Liar, bare_node
 from tests.e2e.world import FEE_BPS, ONE, Party, World
 
-pytestmark = pytest.mark.xdist_group("e2e-endings")
-
 UNIT_PRICE = "0.0005"
 UNIT = "request"
 BUDGET = "0.0066"  # 9.9 seconds of one GPU at 2.40 an hour

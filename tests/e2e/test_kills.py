@@ -10,8 +10,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from marketplace.sdk.models import Attestation, Lease
 from marketplace.sdk.purchases import Job, Receipt
 from settlement.attestation import UsageAttestation
@@ -35,8 +33,6 @@ from tests.e2e.jobs import (
     vouchers_ms,
 )
 from tests.e2e.world import FEE_BPS, SETTLE_WINDOW, Provider, World, job_of
-
-pytestmark = pytest.mark.xdist_group("e2e-kills")
 
 GRACE_MS = 15_000  # how long work goes on without a countersignature, at short intervals
 SILENCE_MS = 20_000  # after how much silence a provider is lost, at short intervals

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import yaml
 
 from marketplace.sdk.models import Lease
@@ -26,8 +25,6 @@ from tests.e2e.chain import (
 )
 from tests.e2e.conftest import Stories
 from tests.e2e.world import FEE_BPS, ONE, PASSWORD, TIER, Party, Provider, World, job_of
-
-pytestmark = pytest.mark.xdist_group("e2e-money")
 
 RATE = 2_500_000_000_000  # one GPU at 2.50 an hour, in 1e-12 token per hour
 SCRIPT = """

@@ -8,8 +8,6 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 
-import pytest
-
 from marketplace.sdk.models import Lease
 from marketplace.sdk.purchases import Job, Receipt
 from settlement.chain.devnet import dev_account
@@ -26,8 +24,6 @@ from tests.e2e.conftest import Stories
 from tests.e2e.jobs import COUNTING, counted, job_in, tell_to_end, until_running
 from tests.e2e.programs import Program
 from tests.e2e.world import FEE_BPS, RELAYER, Provider, World
-
-pytestmark = pytest.mark.xdist_group("e2e-server")
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,7 @@ class World:
     interval_ms: int = 1_000
     chain: Devnet = field(default_factory=lambda: Devnet(block_seconds=0))
     api_url: str = ""
+    parties: dict[str, Party] = field(default_factory=dict)
     providers: dict[str, Provider] = field(default_factory=dict)
     programs: Programs = field(init=False)
     server: Program = field(init=False)
@@ -219,6 +220,7 @@ class World:
                 token=market.contracts["ComputeToken"],
             )
         )
+        self.parties[name] = made
         return made
 
     def buyer(self, name: str, deposit: int = 100 * ONE) -> Party:
