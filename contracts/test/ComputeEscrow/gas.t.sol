@@ -68,21 +68,27 @@ contract GasTest is EscrowTest {
         }
     }
 
+    /// @dev Says what it cost, and fails where that is more than it was. Not targets: opening in a batch, metered entries
+    /// and closing are still above theirs (82,000, 18,500 and 55,000).
+    function _report(string memory action, uint256 gas, uint256 most) private pure {
+        console.log(action, gas);
+        assertLe(gas, most, action);
+    }
+
     function test_gas_open() public {
-        Bid memory bid = _bid();
-        console.log("open", _transact(abi.encodeCall(escrow.open, (_match(_ask(), bid)))));
+        _report("open", _transact(abi.encodeCall(escrow.open, (_match(_ask(), _bid())))), 115_000);
     }
 
     function test_gas_open_batch() public {
         Match[] memory orders = _manyLeases(50, false);
-        console.log("open batch of 50, each", _transactAll(abi.encodeCall(escrow.openBatch, (orders))) / 50);
+        _report("open batch of 50, each", _transactAll(abi.encodeCall(escrow.openBatch, (orders))) / 50, 84_000);
     }
 
     function test_gas_settle() public {
         bytes16 leaseNo = _open();
         vm.warp(block.timestamp + 120);
         _settle(leaseNo, 60_000);
-        console.log("settle", _transactAll(abi.encodeCall(escrow.settle, (_single(_entry(leaseNo, 120_000))))));
+        _report("settle", _transactAll(abi.encodeCall(escrow.settle, (_single(_entry(leaseNo, 120_000))))), 45_000);
     }
 
     function test_gas_settle_batch() public {
@@ -97,7 +103,7 @@ contract GasTest is EscrowTest {
                 entries = abi.encodePacked(entries, entry);
             }
             uint256 gas = _transactAll(abi.encodeCall(escrow.settle, (entries)));
-            if (round == 2) console.log("settle batch of 100, each", gas / BUYERS);
+            if (round == 2) _report("settle batch of 100, each", gas / BUYERS, 12_400);
         }
     }
 
@@ -114,19 +120,27 @@ contract GasTest is EscrowTest {
                 entries = abi.encodePacked(entries, entry);
             }
             uint256 gas = _transactAll(abi.encodeCall(escrow.settleMetered, (entries)));
-            if (round == 2) console.log("metered batch of 100, each", gas / BUYERS);
+            if (round == 2) _report("metered batch of 100, each", gas / BUYERS, 19_500);
         }
     }
 
-    function test_gas_close() public {
+    /// @dev Closes a lease that has settled 60 s, at `ms`.
+    function _closeGas(uint64 ms) private returns (uint256) {
         (Ask memory ask, Bid memory bid) = (_ask(), _bid());
         bytes16 leaseNo = escrow.open(_match(ask, bid));
         vm.warp(block.timestamp + 120);
         _settle(leaseNo, 60_000);
-        CloseData memory data = _closeData(ask, bid, 90_000, 0, 0);
+        CloseData memory data = _closeData(ask, bid, ms, 0, 0);
         (bytes32 meterR, bytes32 meterVs) = _compact(meterKey, TypedData.close(data));
         (bytes32 witnessR, bytes32 witnessVs) = _compact(witnessKey, TypedData.close(data));
-        bytes memory call = abi.encodeCall(escrow.close, (data, meterR, meterVs, witnessR, witnessVs));
-        console.log("close", _transact(call));
+        return _transact(abi.encodeCall(escrow.close, (data, meterR, meterVs, witnessR, witnessVs)));
+    }
+
+    function test_gas_close_that_pays() public {
+        _report("close that pays", _closeGas(90_000), 63_500);
+    }
+
+    function test_gas_close_of_what_is_settled() public {
+        _report("close of what is settled", _closeGas(60_000), 58_000);
     }
 }
