@@ -20,6 +20,7 @@ from marketplace.domain.reader import (
 from marketplace.errors import InvalidJob
 
 word = st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True)
+text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=200)
 money = st.decimals("0.001", "99999", places=3).map(str)
 duration = st.sampled_from(("1s", "90s", "10m", "6h", "2d"))
 gpu = st.sampled_from(("H100", "A100,H100:80GB..", "24GB..48GB:2", "H100:0.5", "RTX4090:8", "1"))
@@ -29,7 +30,7 @@ optional: dict[str, st.SearchStrategy[Any]] = {
         {"sha256": st.text("0123456789abcdef", min_size=64, max_size=64), "size": st.just(5)}
     ),
     "image": st.just("ghcr.io/lab/train@sha256:01"),
-    "env": st.dictionaries(word.map(str.upper), st.text(st.characters(exclude_characters="\0"))),
+    "env": st.dictionaries(word.map(str.upper), text),
     "placement": st.fixed_dictionaries(
         {}, optional={"regions": st.lists(word), "verified_only": st.booleans(),
                       "min_reliability": st.sampled_from((0.98, "0.5", 1))}
@@ -38,7 +39,7 @@ optional: dict[str, st.SearchStrategy[Any]] = {
     "start_deadline": duration,
     "retry": st.fixed_dictionaries({"on_events": st.just(["no-capacity"]), "duration": duration}),
     "outputs": st.just([{"path": "/out/a"}]),
-    "tags": st.dictionaries(word, st.text()),
+    "tags": st.dictionaries(word, text),
     "units": st.fixed_dictionaries({"name": word, "max": st.integers(1, 99), "max_price": money}),
     "egress": st.fixed_dictionaries({"max": st.just("3GB"), "max_price": money}),
     "ready": st.sampled_from(("start", "socket")),
