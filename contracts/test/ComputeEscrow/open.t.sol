@@ -264,6 +264,10 @@ contract OpenTest is EscrowTest {
         bid.limits[0] = TierLimit(TIER, 2.5e12, 0.08e9, 0.001e9 - 1);
         _refuse(ask, bid, selector, 0.001e9 - 1, 0.001e9);
         bid.limits[0] = TierLimit(TIER, 2.5e12, 0, 0);
+        (bid.egressMib, bid.units) = (1, 0);
+        _refuse(ask, bid, selector, 0, 0.08e9);
+        (bid.egressMib, bid.units) = (0, 1);
+        _refuse(ask, bid, selector, 0, 0.001e9);
         (bid.egressMib, bid.units) = (0, 0); // nothing counted: those limits do not matter
         escrow.open(_match(ask, bid));
     }
