@@ -23,8 +23,16 @@ DEPTH_MAX = 64
 CONTENT_BYTES_MAX = 4 * 1024 * 1024 * 1024
 _CHUNK = 1024 * 1024
 _HEADER_BYTES_MAX = 1024 * 1024  # the most that one read of an archive's header may ask for
-# RecursionError: tarfile follows a chain of extension headers by recursion.
-_NOT_AN_ARCHIVE = (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile, RecursionError)
+# RecursionError: tarfile follows a chain of extension headers by recursion. ValueError: numbers in
+# headers that are none.
+_NOT_AN_ARCHIVE = (
+    tarfile.TarError,
+    zlib.error,
+    EOFError,
+    gzip.BadGzipFile,
+    RecursionError,
+    ValueError,
+)
 _FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -43,7 +51,7 @@ def unpack(archive: bytes, sha256: str, folder: Path, content_bytes_max: int) ->
         with gzip.GzipFile(fileobj=io.BytesIO(archive)) as raw:
             with tarfile.open(fileobj=_Bounded(raw, total), mode="r:") as tar:  # type: ignore[call-overload]
                 _unpack_all(tar, folder, content_bytes_max)
-    except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
+    except _NOT_AN_ARCHIVE as error:
         raise BundleError(
             "inputs_malformed", f"inputs are not a tar.gz archive: {error}"
         ) from error
@@ -143,7 +151,7 @@ def _unpack_all(tar: tarfile.TarFile, folder: Path, content_bytes_max: int) -> N
 
 def _safe_parts(name: str) -> tuple[str, ...]:
     """The steps of a name inside an archive. Raises BundleError where it could lead outside."""
-    if name.startswith("/") or "\0" in name or len(name.encode()) > NAME_BYTES_MAX:
+    if name.startswith("/") or "\0" in name or len(os.fsencode(name)) > NAME_BYTES_MAX:
         raise BundleError("inputs_unsafe", f"{name!r:.200} is no safe name")
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
     if ".." in parts or len(parts) > DEPTH_MAX:

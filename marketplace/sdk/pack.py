@@ -6,6 +6,7 @@ import fnmatch
 import gzip
 import io
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,6 +115,6 @@ def unpack(content: bytes, into: Path, bytes_max: int = UNPACKED_BYTES_MAX) -> l
                 archive.extract(member, into, filter="data")
                 if member.isfile():
                     names.append(member.name)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot unpack the archive: {error}") from error
     return names

@@ -33,6 +33,19 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, **changes: object) -> tarfi
     return info
 
 
+def chain_of_headers() -> bytes:
+    """An archive of nothing but headers that each extend the next one's name."""
+    header = member("././@LongLink", tarfile.GNUTYPE_LONGNAME, size=2)
+    return gzip.compress((header.tobuf(tarfile.GNU_FORMAT) + b"x\0".ljust(512, b"\0")) * 2000)
+
+
+def no_number() -> bytes:
+    """An archive whose header has letters where a number belongs."""
+    record = b"28 GNU.sparse.map=no,number\n"
+    header = member("pax", tarfile.XHDTYPE, size=len(record))
+    return gzip.compress(header.tobuf() + record.ljust(512, b"\0") + member("a").tobuf())
+
+
 CUT_OFF = archive((member("a"), os.urandom(5000)))[:2000]
 
 
@@ -50,6 +63,11 @@ def test_files_and_folders_are_unpacked_with_plain_modes(tmp_path: Path) -> None
     assert (tmp_path / "b/c/d.txt").read_bytes() == b"text"
     assert (tmp_path / "a/run.sh").stat().st_mode & 0o7777 == 0o755
     assert (tmp_path / "b/c/d.txt").stat().st_mode & 0o7777 == 0o644
+
+
+def test_a_name_that_is_no_text_is_kept(tmp_path: Path) -> None:
+    open_up(archive((member(os.fsdecode(b"a\xff")), b"1")), tmp_path)
+    assert os.listdir(os.fsencode(tmp_path)) == [b"a\xff"]
 
 
 def test_another_digest_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -120,8 +138,8 @@ def test_a_giant_header_is_refused_without_being_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"not gzip", gzip.compress(b"not tar" * 200), CUT_OFF],
-    ids=["empty", "not gzip", "not tar", "cut off"],
+    [b"", b"not gzip", gzip.compress(b"not tar" * 200), CUT_OFF, chain_of_headers(), no_number()],
+    ids=["empty", "not gzip", "not tar", "cut off", "chain of headers", "no number"],
 )
 def test_what_is_no_archive_is_refused(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(BundleError) as caught:

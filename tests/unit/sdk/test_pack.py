@@ -99,6 +99,11 @@ def test_too_large_a_folder_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         pack(tmp_path)
 
 
+LONG_NAME = tarfile.TarInfo("././@LongLink")
+LONG_NAME.type, LONG_NAME.size = tarfile.GNUTYPE_LONGNAME, 2
+HEADERS_ALONE = (LONG_NAME.tobuf(tarfile.GNU_FORMAT) + b"x\0".ljust(512, b"\0")) * 2000
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -109,8 +114,9 @@ def test_too_large_a_folder_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         b"not gzip",
         gzip.compress(b"not tar" * 100),
         archive((member("a"), b"x" * 100))[:-40],
+        gzip.compress(HEADERS_ALONE),
     ],
-    ids=["parent", "absolute", "link", "device", "not-gzip", "not-tar", "cut-short"],
+    ids=["parent", "absolute", "link", "device", "not-gzip", "not-tar", "cut-short", "headers"],
 )
 def test_hostile_archive_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(InputError):
