@@ -1,7 +1,8 @@
 """Wires the market together: the only place that sees every layer.
 
-`create_app(settings)` gives the HTTP application with its roles running inside; `serve(settings)`
-runs the roles as a process. Roles: api, matcher, relayer, indexer.
+`build(settings)` opens database and chain and puts the roles together, `app_of(runtime)` is the
+HTTP application over them, `run_roles(settings)` runs them as a process. Roles: api, matcher,
+relayer, indexer.
 """
 
 from __future__ import annotations
@@ -92,10 +93,8 @@ class Settings:
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
         """Settings from COULOMB_… variables and ETH_RPC_URL. Raises ValueError, KeyError."""
         env = os.environ if env is None else env
-        keystore, password = (
-            env.get("COULOMB_RELAYER_KEYSTORE"),
-            env.get("COULOMB_RELAYER_PASSWORD"),
-        )
+        keystore = env.get("COULOMB_RELAYER_KEYSTORE")
+        password = env.get("COULOMB_RELAYER_PASSWORD")
         return cls(
             database_url=env.get("COULOMB_DATABASE_URL", "sqlite:///coulomb.db"),
             rpc_url=env["ETH_RPC_URL"],
@@ -360,11 +359,6 @@ def app_of(runtime: Runtime) -> MarketApi:
 
     app.router.lifespan_context = lifespan
     return app
-
-
-def create_app(settings: Settings, signer: TransactionSigner | None = None) -> MarketApi:
-    """The HTTP application for an ASGI server; its lifespan runs the settings' other roles."""
-    return app_of(build(settings, signer))
 
 
 def run_roles(

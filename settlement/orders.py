@@ -198,12 +198,6 @@ def lease_no(bid_hash: bytes, ask_hash: bytes, meter: str) -> bytes:
     return keccak(bid_hash + ask_hash + word)[:16]
 
 
-def lease_key(witness: str, buyer: str, provider: str, lease_number: bytes) -> bytes:
-    """The storage key of a lease in the escrow."""
-    words = (bytes(12) + bytes.fromhex(a[2:]) for a in (witness, buyer, provider))
-    return keccak(b"".join(words) + lease_number.ljust(32, b"\0"))
-
-
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What one ask and one bid agree to if a lease opens with `budget_left` atoms to spend."""

@@ -42,7 +42,6 @@ class Progress:
         self._countersigned_ms = 0
         self._covered_at_s = clock_s()
         self._beats = Beats()
-        self._lease_state = "active"
         self._wish: str | None = None
 
     def observe(self, lease: Lease) -> None:
@@ -52,7 +51,6 @@ class Progress:
                 self._countersigned_ms = lease.countersigned.ms
                 self._covered_at_s = self._clock_s()
             self._wish = lease.stop_requested
-            self._lease_state = lease.state
         if lease.stop_requested is not None:
             outcome, reason = _WISHES.get(lease.stop_requested, ("failed", lease.stop_requested))
             self.stop(Order(outcome, reason))
@@ -98,12 +96,6 @@ class Progress:
         """Signs of life so far."""
         with self._lock:
             return self._beats
-
-    @property
-    def lease_state(self) -> str:
-        """The lease's state when the server was last heard."""
-        with self._lock:
-            return self._lease_state
 
     @property
     def wish(self) -> str | None:

@@ -62,7 +62,6 @@ class ApiKey:
     created_at: datetime
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
-    last_used_at: datetime | None = None
     spend_cap: Money | None = None
     key: str | None = field(default=None, repr=False)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from marketplace.domain.book import Book
@@ -67,6 +67,3 @@ class Bookkeeper:
         """Keep other threads off the book."""
         with self._lock:
             yield
-
-
-Wake = Callable[[], None]

@@ -7,7 +7,7 @@ from typing import Any
 
 from marketplace.errors import InvalidInput, Problem
 from marketplace.services.common import Principal, emit
-from marketplace.services.leases import party, provider_of
+from marketplace.services.leases import provider_of
 from marketplace.services.ports import Clock, Store
 from marketplace.services.records import JobEvent, LeaseRecord
 
@@ -58,7 +58,3 @@ class Streams:
         if offset + len(data) >= LOG_BYTES_MAX:
             body["truncated"] = True
         emit(store, lease.job_id, "log", body, self.clock())
-
-    def may_watch(self, store: Store, caller: Principal, lease_id: str) -> LeaseRecord:
-        """The lease, if the caller is one of its parties. Raises NotFound."""
-        return party(store, caller, lease_id)

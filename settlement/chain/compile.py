@@ -35,7 +35,6 @@ _CODE_SIZE_WARNING = "5574"  # sizes are measured and reported here, every time
 
 _IMPORT = re.compile(r"""^\s*import\s(?:[^;"']*\sfrom\s*)?["']([^"']+)["']""", re.MULTILINE)
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
-_VERSION = re.compile(r"\d+\.\d+\.\d+\+commit\.[0-9a-f]+")
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,9 @@ import pytest
 import yaml
 
 from marketplace.data import load_tiers
-from marketplace.domain import lease
 from marketplace.domain.bidding import bid_problems, bid_template
 from marketplace.domain.job import ENDED, JOB_STEPS, JobState, step
 from marketplace.domain.jobfile import parse_job, tiers_of
-from marketplace.domain.lease import LEASE_STEPS, LeaseState
 from marketplace.errors import IllegalTransition, InvalidJob
 from settlement.orders import FLAG_SHARED, terms_of
 from settlement.units import counted_lock
@@ -267,14 +265,3 @@ def test_job_steps_lead_from_queued_to_every_state_and_end_where_they_should() -
 def test_illegal_job_step_is_refused(state: JobState, to: JobState) -> None:
     with pytest.raises(IllegalTransition, match=f"{state} cannot become {to}"):
         step(state, to)
-
-
-def test_lease_steps_cover_every_state_and_nothing_leaves_the_end() -> None:
-    assert set(LEASE_STEPS) == set(LeaseState)
-    over = {LeaseState.CLOSED, LeaseState.FAILED_TO_OPEN}
-    assert {s for s in LeaseState if lease.is_over(s)} == over
-    assert {s for s in LeaseState if not lease.holds_capacity(s)} == over
-    assert lease.step(LeaseState.ACTIVE, LeaseState.CLOSED) is LeaseState.CLOSED
-    for state in over:
-        with pytest.raises(IllegalTransition):
-            lease.step(state, LeaseState.ACTIVE)
