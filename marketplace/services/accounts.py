@@ -20,7 +20,7 @@ from marketplace.errors import (
 )
 from marketplace.services.common import Principal, check_signature, iso, money, new_id, parse_struct
 from marketplace.services.ports import Clock, Duplicate, EscrowReads, Market, Store
-from marketplace.services.records import JOB_LIVE, Account, ApiKey
+from marketplace.services.records import JOB_LIVE, LEASE_OPEN, Account, ApiKey
 from settlement.eip712 import checksum, from_text32, text32
 from settlement.errors import FieldError
 
@@ -173,9 +173,7 @@ class Accounts:
         if checksum_or_none(address) != caller.account:
             raise NotFound("no such account, or not yours")
         row = store.accounts.get(caller.account)
-        open_leases = store.leases.find(
-            buyer=caller.account, state=("active", "stopped", "claimed", "contested")
-        )
+        open_leases = store.leases.find(buyer=caller.account, state=LEASE_OPEN)
         locked = sum(lease.lock - lease.released for lease in open_leases)
         return {
             "address": caller.account,

@@ -19,14 +19,18 @@ from marketplace.services.common import (
 from marketplace.services.jobstates import cost_event, set_state
 from marketplace.services.leases import buyer_of, lease_bytes, provider_of, usage_json
 from marketplace.services.ports import Clock, Market, Store
-from marketplace.services.records import AttestationRecord, LeaseRecord, VoucherRecord
+from marketplace.services.records import (
+    LEASE_OPEN,
+    AttestationRecord,
+    LeaseRecord,
+    VoucherRecord,
+)
 from settlement.attestation import MeteredUsage, Usage, UsageAttestation, Voucher, voucher_for
 from settlement.errors import SignatureError
 from settlement.signing import verify
 from settlement.usage import UsageVector
 
 TOLERANCE_MS = 2_000
-VOUCHERS_TAKEN = ("active", "stopped", "claimed", "contested")
 
 
 class Refusal(StrEnum):
@@ -182,7 +186,7 @@ class Attestations:
             raise NotFound("no such attestation")
         if row.state != "accepted":
             raise Conflict("a refused attestation takes no countersignature")
-        if lease.state not in VOUCHERS_TAKEN:
+        if lease.state not in LEASE_OPEN:
             raise Conflict(f"the lease is {lease.state}; it takes no vouchers")
         kind: type[Usage | MeteredUsage] = MeteredUsage if lease.metered else Usage
         voucher = parse_struct(kind, message, "/voucher")

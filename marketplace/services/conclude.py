@@ -10,7 +10,7 @@ from marketplace.domain.order import Wants
 from marketplace.domain.receipt import ChainEvent, ReceiptInput, build_receipt
 from marketplace.domain.tier import TierRegistry
 from marketplace.services.common import emit, new_id
-from marketplace.services.jobstates import recharge, set_state, tell
+from marketplace.services.jobstates import committed, recharge, set_state, tell
 from marketplace.services.orderlog import log_bid
 from marketplace.services.ports import Clock, Market, Store
 from marketplace.services.records import JOB_ENDED, JobRecord, LeaseRecord, ReceiptRecord
@@ -112,11 +112,7 @@ class Conclusions:
         bid_row = store.bids.get(job.bid_id)
         if bid_row is None:
             raise KeyError(job.bid_id)
-        spent = sum(
-            row.released if row.state == "closed" else row.lock
-            for row in store.leases.find(bid_id=job.bid_id)
-            if row.opened_tx is not None
-        )
+        spent = committed(store, job.bid_id)
         bid = Bid.from_message(bid_row.message)
         left = max(0, bid.budget - spent)
         job = replace(job, spent=spent, reserve=min(left, full_budget(self._spec(job))))

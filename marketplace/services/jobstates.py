@@ -42,11 +42,7 @@ def set_state(
 
 def recharge(store: Store, job: JobRecord) -> JobRecord:
     """Count an ended job against its key's spend cap at what it cost, or may still cost."""
-    actual = sum(
-        lease.released if lease.state == "closed" else lease.lock
-        for lease in store.leases.find(bid_id=job.bid_id)
-        if lease.opened_tx is not None
-    )
+    actual = committed(store, job.bid_id)
     key = store.keys.get(job.key_id, lock=True) if job.key_id else None
     if key is None or actual == job.key_charge:
         return job
@@ -54,6 +50,15 @@ def recharge(store: Store, job: JobRecord) -> JobRecord:
     job = replace(job, key_charge=actual)
     store.jobs.put(job)
     return job
+
+
+def committed(store: Store, bid_id: str) -> int:
+    """Atoms that the opened leases of a bid have cost, or may still cost."""
+    return sum(
+        lease.released if lease.state == "closed" else lease.lock
+        for lease in store.leases.find(bid_id=bid_id)
+        if lease.opened_tx is not None
+    )
 
 
 def tell(store: Store, job: JobRecord, now_ms: int) -> None:

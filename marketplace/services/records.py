@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from marketplace.domain.job import ENDED, JobState
+
 Json = dict[str, Any]
 
-JOB_LIVE: Final = ("queued", "matched", "starting", "running")
-JOB_ENDED: Final = ("succeeded", "failed", "cancelled", "over_budget", "no_match", "lost")
-LEASE_OPEN: Final = ("opening", "active", "stopped", "claimed", "contested")
+JOB_LIVE: Final = tuple(state.value for state in JobState if state not in ENDED)
+JOB_ENDED: Final = tuple(state.value for state in JobState if state in ENDED)
+LEASE_OPEN: Final = ("active", "stopped", "claimed", "contested")  # on chain, and not closed
 
 
 @dataclass(frozen=True, slots=True)
