@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 
 from marketplace.witness.journal import Checkpoint, Journal, JournalConflict
 from marketplace.witness.policy import (
-    Deal,
+    LeaseTerms,
     Mark,
     Refusal,
     Watch,
     first_watch,
     judge_attestation,
     judge_close,
-    judge_deal,
+    judge_lease,
 )
 from settlement.attestation import Close, Stop, UsageAttestation, Voucher, voucher_for
 from settlement.eip712 import Domain, checksum
@@ -49,7 +49,7 @@ class Claim:
 class _Case:
     """One admitted lease: `origin` is the monotonic time at which its watch stood at zero."""
 
-    deal: Deal
+    terms: LeaseTerms
     opened_unix: int
     origin_ms: int | None = None
     alive_ms: int = 0
@@ -119,15 +119,15 @@ class Desk:
     def _admit(self, claim: Claim) -> Refusal | None:
         if claim.bid.buyer not in self.buyers:
             return Refusal.UNKNOWN_JOB
-        deal = Deal(
+        terms = LeaseTerms(
             claim.bid,
             claim.ask,
             claim.prices,
             metered=claim.bid.egress_mib > 0 or claim.bid.units > 0,
             interval_ms=claim.interval_ms,
         )
-        refusal = judge_deal(
-            deal, self.signer.address, claim.bid.buyer, claim.ask.provider, claim.lease_no
+        refusal = judge_lease(
+            terms, self.signer.address, claim.bid.buyer, claim.ask.provider, claim.lease_no
         )
         if refusal is not None:
             return refusal
@@ -135,7 +135,7 @@ class Desk:
             verify(claim.bid, self.domain, claim.bid_signature, claim.bid.buyer)
         except SignatureError:
             return Refusal.BAD_SIGNATURE
-        self._cases[claim.lease_no] = _Case(deal, claim.opened_unix)
+        self._cases[claim.lease_no] = _Case(terms, claim.opened_unix)
         return None
 
     def adopt(self, lease_no: bytes, sequence: int, voucher: Voucher, signature: bytes) -> None:
@@ -156,17 +156,17 @@ class Desk:
         if case is None:
             return Refusal.UNKNOWN_JOB
         try:
-            verify(reading, self.domain, meter_signature, case.deal.ask.meter)
+            verify(reading, self.domain, meter_signature, case.terms.ask.meter)
         except SignatureError:
             return Refusal.BAD_SIGNATURE
         mark = self._journal.mark(reading.lease_no)
         # News may come late, as after an outage: by its meter the job ran on since it was read.
         age_ms = max(0, self._clock.unix_ms() - reading.observed_at_ms)
         watch = self._observe(reading.lease_no, case, reading.ms + age_ms, heartbeats)
-        voucher = voucher_for(reading, case.deal.metered)
+        voucher = voucher_for(reading, case.terms.metered)
         repeated = reading.sequence == mark.sequence
         if not repeated:
-            refusal = judge_attestation(case.deal, mark, watch, reading)
+            refusal = judge_attestation(case.terms, mark, watch, reading)
             if refusal is not None:
                 return refusal
         try:
@@ -185,12 +185,12 @@ class Desk:
         if case is None:
             return Refusal.UNKNOWN_JOB
         try:
-            verify(close, self.domain, meter_signature, case.deal.ask.meter)
+            verify(close, self.domain, meter_signature, case.terms.ask.meter)
         except SignatureError:
             return Refusal.BAD_SIGNATURE
         mark = self._journal.mark(close.lease_no)
         watch = self._observe(close.lease_no, case, close.ms, heartbeats)
-        refusal = judge_close(case.deal, mark, watch, close)
+        refusal = judge_close(case.terms, mark, watch, close)
         if refusal is not None:
             return refusal
         final = Mark(mark.sequence, close.ms, close.egress_mib, close.units)
@@ -211,9 +211,9 @@ class Desk:
             return Refusal.UNKNOWN_JOB
         now = self._clock.monotonic_ms()
         case.stop_asked_ms = now if case.stop_asked_ms is None else case.stop_asked_ms
-        if reason == CANCELLED and now - case.stop_asked_ms < case.deal.unseen_ms:
+        if reason == CANCELLED and now - case.stop_asked_ms < case.terms.unseen_ms:
             return Refusal.NOT_YET
-        stop = Stop(case.deal.bid.buyer, case.deal.ask.provider, lease_no)
+        stop = Stop(case.terms.bid.buyer, case.terms.ask.provider, lease_no)
         return stop, sign(stop, self.domain, self.signer)
 
     def watch(self, lease_no: bytes, heartbeats: int) -> None:
@@ -246,7 +246,7 @@ class Desk:
         if saved is None:
             mark = self._journal.mark(lease_no)
             since_opened = unix_ms - case.opened_unix * 1000
-            return first_watch(case.deal, mark, claimed_ms, since_opened)
+            return first_watch(case.terms, mark, claimed_ms, since_opened)
         case.heartbeats = saved.heartbeats
         gap = max(0, unix_ms - saved.at_unix_ms)
         return Watch(saved.elapsed_ms + gap, saved.alive_ms)

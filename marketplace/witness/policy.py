@@ -39,7 +39,7 @@ class Refusal(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Deal:
+class LeaseTerms:
     """One lease as its signed orders bind it; `prices` are the ones it executes at."""
 
     bid: Bid
@@ -91,28 +91,28 @@ class Watch:
         return TOLERANCE_MS + self.elapsed_ms // DRIFT_PER_MS
 
 
-def judge_deal(
-    deal: Deal, witness: str, buyer: str, provider: str, number: bytes
+def judge_lease(
+    terms: LeaseTerms, witness: str, buyer: str, provider: str, number: bytes
 ) -> Refusal | None:
     """Check that a lease is the one this buyer's bid opened, at prices within the bid's limits.
 
     The escrow checks prices again when it opens; checking here keeps a witness from helping a lease
     its buyer did not want.
     """
-    if deal.bid.witness != witness:
+    if terms.bid.witness != witness:
         return Refusal.NOT_OUR_WITNESS
-    if deal.bid.buyer != buyer or deal.ask.provider != provider:
+    if terms.bid.buyer != buyer or terms.ask.provider != provider:
         return Refusal.OTHER_PARTIES
-    if witness in (deal.ask.provider, deal.ask.meter):
+    if witness in (terms.ask.provider, terms.ask.meter):
         return Refusal.OTHER_PARTIES
-    if deal.lease_no != number:
+    if terms.lease_no != number:
         return Refusal.OTHER_LEASE
-    return _judge_prices(deal)
+    return _judge_prices(terms)
 
 
-def _judge_prices(deal: Deal) -> Refusal | None:
-    bid, prices = deal.bid, deal.prices
-    limit = next((at for at in bid.limits if at.tier == deal.ask.tier), None)
+def _judge_prices(terms: LeaseTerms) -> Refusal | None:
+    bid, prices = terms.bid, terms.prices
+    limit = next((at for at in bid.limits if at.tier == terms.ask.tier), None)
     if limit is None:
         return Refusal.ABOVE_LIMIT
     try:
@@ -128,48 +128,48 @@ def _judge_prices(deal: Deal) -> Refusal | None:
 
 
 def judge_attestation(
-    deal: Deal, mark: Mark, watch: Watch, reading: UsageAttestation
+    terms: LeaseTerms, mark: Mark, watch: Watch, reading: UsageAttestation
 ) -> Refusal | None:
     """Check cumulative usage: it grows, it is not ahead of the watch, and its caps hold."""
-    if reading.lease_no != deal.lease_no:
+    if reading.lease_no != terms.lease_no:
         return Refusal.OTHER_LEASE
-    if reading.buyer != deal.bid.buyer or reading.provider != deal.ask.provider:
+    if reading.buyer != terms.bid.buyer or reading.provider != terms.ask.provider:
         return Refusal.OTHER_PARTIES
     if reading.sequence <= mark.sequence:
         return Refusal.SEQUENCE_USED
-    return _judge_amounts(deal, mark, watch, reading.ms, reading.egress_mib, reading.units)
+    return _judge_amounts(terms, mark, watch, reading.ms, reading.egress_mib, reading.units)
 
 
-def judge_close(deal: Deal, mark: Mark, watch: Watch, close: Close) -> Refusal | None:
+def judge_close(terms: LeaseTerms, mark: Mark, watch: Watch, close: Close) -> Refusal | None:
     """Check final usage by the same rules as any other: it may not exceed what was watched."""
-    if close.lease_no != deal.lease_no:
+    if close.lease_no != terms.lease_no:
         return Refusal.OTHER_LEASE
-    if close.buyer != deal.bid.buyer or close.provider != deal.ask.provider:
+    if close.buyer != terms.bid.buyer or close.provider != terms.ask.provider:
         return Refusal.OTHER_PARTIES
-    return _judge_amounts(deal, mark, watch, close.ms, close.egress_mib, close.units)
+    return _judge_amounts(terms, mark, watch, close.ms, close.egress_mib, close.units)
 
 
 def _judge_amounts(
-    deal: Deal, mark: Mark, watch: Watch, ms: int, egress_mib: int, units: int
+    terms: LeaseTerms, mark: Mark, watch: Watch, ms: int, egress_mib: int, units: int
 ) -> Refusal | None:
     if ms < mark.ms or egress_mib < mark.egress_mib or units < mark.units:
         return Refusal.WENT_BACK
-    if egress_mib > deal.bid.egress_mib or units > deal.bid.units:
+    if egress_mib > terms.bid.egress_mib or units > terms.bid.units:
         return Refusal.ABOVE_CAP
-    if ms > (deal.bid.max_seconds + deal.ask.start_limit_seconds) * 1000:
+    if ms > (terms.bid.max_seconds + terms.ask.start_limit_seconds) * 1000:
         return Refusal.ABOVE_CAP
     if ms > watch.elapsed_ms + watch.tolerance_ms:
         return Refusal.AHEAD_OF_CLOCK
-    if ms > watch.alive_ms + deal.silence_ms + watch.tolerance_ms:
+    if ms > watch.alive_ms + terms.silence_ms + watch.tolerance_ms:
         return Refusal.NO_HEARTBEAT
     return None
 
 
-def first_watch(deal: Deal, mark: Mark, claimed_ms: int, since_opened_ms: int) -> Watch:
+def first_watch(terms: LeaseTerms, mark: Mark, claimed_ms: int, since_opened_ms: int) -> Watch:
     """The watch of a witness that sees a lease for the first time, when it already claims some ms.
 
     It believes what it can have missed and no more: a job runs on for `unseen_ms` beyond the last
     countersignature, and never longer than its lease is open.
     """
-    believable = min(claimed_ms, mark.ms + deal.unseen_ms, max(0, since_opened_ms))
+    believable = min(claimed_ms, mark.ms + terms.unseen_ms, max(0, since_opened_ms))
     return Watch(believable, believable)

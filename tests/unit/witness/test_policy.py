@@ -9,14 +9,14 @@ import pytest
 
 from marketplace.witness.policy import (
     TOLERANCE_MS,
-    Deal,
+    LeaseTerms,
     Mark,
     Refusal,
     Watch,
     first_watch,
     judge_attestation,
     judge_close,
-    judge_deal,
+    judge_lease,
 )
 from settlement.attestation import Close, UsageAttestation
 from settlement.orders import Prices, TierLimit
@@ -25,21 +25,21 @@ from tests.factories import NANO, address, make_ask, make_bid
 
 HOUR_MS = 3_600_000
 LIMIT = TierLimit(make_ask().tier, 3 * NANO * 1000, egress_gib=7, unit=9)
-DEAL = Deal(
+TERMS = LeaseTerms(
     make_bid(egress_mib=10, units=5, unit="request", limits=(LIMIT,)),
     make_ask(),
     Prices(2 * NANO, egress_gib=7, unit=9),
     metered=True,
     interval_ms=1_000,
 )
-BUYER, WITNESS, PROVIDER = DEAL.bid.buyer, DEAL.bid.witness, DEAL.ask.provider
+BUYER, WITNESS, PROVIDER = TERMS.bid.buyer, TERMS.bid.witness, TERMS.ask.provider
 
 
 def reading(**changes: Any) -> UsageAttestation:
     fields: dict[str, Any] = {
         "buyer": BUYER,
         "provider": PROVIDER,
-        "lease_no": DEAL.lease_no,
+        "lease_no": TERMS.lease_no,
         "sequence": 3,
         "observed_at_ms": 0,
         "ms": 10_000,
@@ -56,7 +56,7 @@ def reading(**changes: Any) -> UsageAttestation:
 
 def closing(**changes: Any) -> Close:
     return Close(**{
-        "buyer": BUYER, "provider": PROVIDER, "lease_no": DEAL.lease_no,
+        "buyer": BUYER, "provider": PROVIDER, "lease_no": TERMS.lease_no,
         "ms": 10_000, "egress_mib": 2, "units": 1, **changes,
     })  # fmt: skip
 
@@ -65,13 +65,13 @@ MARK = Mark(sequence=2, ms=9_000, egress_mib=2, units=1)
 WATCH = Watch(elapsed_ms=10_000, alive_ms=10_000)
 
 
-def judge(deal: Deal, **changes: Any) -> Refusal | None:
-    fields = {"witness": WITNESS, "buyer": BUYER, "provider": PROVIDER, "number": deal.lease_no}
-    return judge_deal(deal, **{**fields, **changes})
+def judge(terms: LeaseTerms, **changes: Any) -> Refusal | None:
+    fields = {"witness": WITNESS, "buyer": BUYER, "provider": PROVIDER, "number": terms.lease_no}
+    return judge_lease(terms, **{**fields, **changes})
 
 
-def test_deal_of_the_signed_orders_is_accepted() -> None:
-    assert judge(DEAL) is None
+def test_lease_of_the_signed_orders_is_accepted() -> None:
+    assert judge(TERMS) is None
 
 
 @pytest.mark.parametrize(
@@ -83,14 +83,14 @@ def test_deal_of_the_signed_orders_is_accepted() -> None:
         ({"number": bytes(16)}, Refusal.OTHER_LEASE),
     ],
 )
-def test_deal_with_others_is_refused(changes: dict[str, Any], refusal: Refusal) -> None:
-    assert judge(DEAL, **changes) is refusal
+def test_lease_with_others_is_refused(changes: dict[str, Any], refusal: Refusal) -> None:
+    assert judge(TERMS, **changes) is refusal
 
 
 @pytest.mark.parametrize("field", ["provider", "meter"])
 def test_witness_that_is_the_providers_is_refused(field: str) -> None:
-    deal = replace(DEAL, ask=make_ask(**{field: WITNESS}))
-    assert judge(deal, provider=deal.ask.provider) is Refusal.OTHER_PARTIES
+    terms = replace(TERMS, ask=make_ask(**{field: WITNESS}))
+    assert judge(terms, provider=terms.ask.provider) is Refusal.OTHER_PARTIES
 
 
 @pytest.mark.parametrize(
@@ -104,21 +104,21 @@ def test_witness_that_is_the_providers_is_refused(field: str) -> None:
     ],
 )
 def test_price_above_the_bids_limit_is_refused(prices: Prices) -> None:
-    assert judge(replace(DEAL, prices=prices)) is Refusal.ABOVE_LIMIT
+    assert judge(replace(TERMS, prices=prices)) is Refusal.ABOVE_LIMIT
 
 
 def test_price_of_what_the_bid_does_not_take_is_free() -> None:
-    deal = replace(DEAL, bid=make_bid(), prices=Prices(3 * NANO, egress_gib=NANO, unit=NANO))
-    assert judge(deal) is None
+    terms = replace(TERMS, bid=make_bid(), prices=Prices(3 * NANO, egress_gib=NANO, unit=NANO))
+    assert judge(terms) is None
 
 
 def test_tier_the_bid_does_not_name_is_refused() -> None:
-    deal = replace(DEAL, ask=make_ask(tier="A100-80GB-SXM"))
-    assert judge(deal) is Refusal.ABOVE_LIMIT
+    terms = replace(TERMS, ask=make_ask(tier="A100-80GB-SXM"))
+    assert judge(terms) is Refusal.ABOVE_LIMIT
 
 
 def test_honest_reading_is_accepted() -> None:
-    assert judge_attestation(DEAL, MARK, WATCH, reading()) is None
+    assert judge_attestation(TERMS, MARK, WATCH, reading()) is None
 
 
 @pytest.mark.parametrize(
@@ -138,18 +138,18 @@ def test_honest_reading_is_accepted() -> None:
     ],
 )
 def test_wrong_reading_is_refused(changes: dict[str, Any], refusal: Refusal) -> None:
-    assert judge_attestation(DEAL, MARK, WATCH, reading(**changes)) is refusal
+    assert judge_attestation(TERMS, MARK, WATCH, reading(**changes)) is refusal
 
 
 def test_reading_within_tolerance_is_accepted() -> None:
-    assert judge_attestation(DEAL, MARK, WATCH, reading(ms=10_000 + TOLERANCE_MS + 2)) is None
+    assert judge_attestation(TERMS, MARK, WATCH, reading(ms=10_000 + TOLERANCE_MS + 2)) is None
 
 
 def test_reading_beyond_the_longest_lease_is_refused() -> None:
-    most = (DEAL.bid.max_seconds + DEAL.ask.start_limit_seconds) * 1000
+    most = (TERMS.bid.max_seconds + TERMS.ask.start_limit_seconds) * 1000
     watch = Watch(most + HOUR_MS, most + HOUR_MS)
-    assert judge_attestation(DEAL, MARK, watch, reading(ms=most)) is None
-    assert judge_attestation(DEAL, MARK, watch, reading(ms=most + 1)) is Refusal.ABOVE_CAP
+    assert judge_attestation(TERMS, MARK, watch, reading(ms=most)) is None
+    assert judge_attestation(TERMS, MARK, watch, reading(ms=most + 1)) is Refusal.ABOVE_CAP
 
 
 @pytest.mark.parametrize(
@@ -158,11 +158,11 @@ def test_reading_beyond_the_longest_lease_is_refused() -> None:
 def test_billing_stops_within_the_silence_after_the_last_heartbeat(
     interval_ms: int, silence_ms: int
 ) -> None:
-    deal = replace(DEAL, interval_ms=interval_ms)
+    terms = replace(TERMS, interval_ms=interval_ms)
     watch = Watch(elapsed_ms=HOUR_MS, alive_ms=60_000)
     last = 60_000 + silence_ms + watch.tolerance_ms
-    assert judge_attestation(deal, MARK, watch, reading(ms=last)) is None
-    assert judge_attestation(deal, MARK, watch, reading(ms=last + 1)) is Refusal.NO_HEARTBEAT
+    assert judge_attestation(terms, MARK, watch, reading(ms=last)) is None
+    assert judge_attestation(terms, MARK, watch, reading(ms=last + 1)) is Refusal.NO_HEARTBEAT
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_billing_stops_within_the_silence_after_the_last_heartbeat(
     ],
 )
 def test_close_obeys_the_same_rules(changes: dict[str, Any], refusal: Refusal | None) -> None:
-    assert judge_close(DEAL, MARK, WATCH, closing(**changes)) is refusal
+    assert judge_close(TERMS, MARK, WATCH, closing(**changes)) is refusal
 
 
 @pytest.mark.parametrize(
@@ -197,5 +197,5 @@ def test_close_obeys_the_same_rules(changes: dict[str, Any], refusal: Refusal | 
 def test_late_witness_believes_no_more_than_it_can_have_missed(
     mark_ms: int, claimed_ms: int, opened_ms: int, believed_ms: int
 ) -> None:
-    watch = first_watch(DEAL, Mark(ms=mark_ms), claimed_ms, opened_ms)
+    watch = first_watch(TERMS, Mark(ms=mark_ms), claimed_ms, opened_ms)
     assert watch == Watch(believed_ms, believed_ms)
