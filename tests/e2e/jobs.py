@@ -46,6 +46,17 @@ def until_running(world: World, handle: JobHandle[Sync]) -> Lease:
     return lease
 
 
+def until_opened(world: World, handle: JobHandle[Sync]) -> Lease:
+    """Wait until a job's lease is open on chain; the lease."""
+
+    def opened() -> Lease | None:
+        lease = handle.lease()
+        return lease if lease is not None and lease.terms is not None else None
+
+    found: Lease = world.wait_for(f"the lease of {handle.id} opens", opened, 30)
+    return found
+
+
 def until_countersigned(
     world: World, client: Coulomb, lease_id: str, count: int
 ) -> list[Attestation]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from marketplace.sdk import Coulomb
 from marketplace.sdk.errors import ApiError, InsufficientBalance
 from marketplace.sdk.models import Attestation, Lease
 from marketplace.sdk.purchases import Job, Receipt
@@ -29,7 +28,7 @@ from tests.e2e.chain import (
     ref_of,
 )
 from tests.e2e.conftest import Stories
-from tests.e2e.jobs import job_in, until_countersigned, until_running
+from tests.e2e.jobs import job_in, until_countersigned, until_opened, until_running
 from tests.e2e.liar import Liar, bare_node
 from tests.e2e.world import FEE_BPS, ONE, Party, World
 
@@ -204,8 +203,7 @@ def attacked_story(world: World) -> Attacked:
         lying.asks.offer(lying.nodes.register(bare_node(world, "rex")).id, terms)
         handle = buying.jobs.submit(job_in("rex", "true"))
         waiting = pool.submit(handle.wait, 60)
-        world.wait_for("the lease opens", lambda: lying.leases.get(_lease_of(buying, handle)).terms)
-        liar = Liar(lying, meter, lying.leases.get(_lease_of(buying, handle)))
+        liar = Liar(lying, meter, until_opened(world, buying.jobs.get(handle.id)))
         stealing.market.config()
         theft = Liar(stealing, meter, liar.lease)
         answers = {
@@ -227,12 +225,6 @@ def attacked_story(world: World) -> Attacked:
         waiting.result()
         recorded = list(buying.leases.attestations(liar.lease.id))
         return Attacked(answers, recorded, _ended(ned, handle), honest_ms, rex.address)
-
-
-def _lease_of(client: Coulomb, handle: JobHandle[Any]) -> str:
-    lease = client.jobs.get(handle.id).lease()
-    assert lease is not None
-    return lease.id
 
 
 STORIES = [
