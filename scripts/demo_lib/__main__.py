@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     signal.signal(signal.SIGTERM, _interrupt)
-    screen = Screen()
+    screen = Screen(as_json=chosen.json)
     market = Market(Path(tempfile.mkdtemp(prefix="coulomb-demo-")))
     code = 1
     try:

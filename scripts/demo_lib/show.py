@@ -29,10 +29,15 @@ def cmp(atoms: int) -> str:
 
 
 class Screen:
-    """A live table on a terminal; a line per change where stderr is none."""
+    """A live table on a terminal; a line per change where stderr is none.
 
-    def __init__(self) -> None:
+    Progress goes to stderr, `results` (receipts and the closing sheet) to stdout, unless stdout is
+    kept for JSON.
+    """
+
+    def __init__(self, as_json: bool = False) -> None:
         self.console = Console(stderr=True, highlight=False)
+        self.results = self.console if as_json else Console(highlight=False)
         self._began = time.monotonic()
         self._live: Live | None = None
         self._told: dict[str, str] = {}
@@ -102,7 +107,7 @@ def show_offers(screen: Screen, providers: Sequence[Provider]) -> None:
 
 def show_receipt(screen: Screen, purchase: Purchase) -> None:
     """Readings → GPU-seconds → rate → cost → transactions; or why there is nothing to pay."""
-    print_ = screen.console.print
+    print_ = screen.results.print
     colour = COLOURS.get(purchase.job.state, "white")
     head = f"[bold]{purchase.case.name}[/bold] · {purchase.case.buyer}"
     print_(f"\n{head} · [{colour}]{escape(purchase.outcome)}[/{colour}]", soft_wrap=True)
@@ -156,8 +161,8 @@ def show_sheet(screen: Screen, sheet: Sheet, sound: bool) -> None:
     )
     for name, atoms in rows:
         table.add_row(name, Money(atoms).to_json()["amount"], str(atoms))
-    screen.console.print()
-    screen.console.print(table)
+    screen.results.print()
+    screen.results.print(table)
     verdict = "every atom is accounted for" if sound else "THE BOOKS DO NOT ADD UP"
     style = "bold green" if sound else "bold red"
-    screen.console.print(f"Block {sheet.block}: {verdict}.", style=style)
+    screen.results.print(f"Block {sheet.block}: {verdict}.", style=style)
