@@ -22,7 +22,7 @@ from settlement.signing import verify
 log = structlog.get_logger("coulomb.agent")
 LIVE = ("opening", "active")
 _WAIT_MIN_S = 0.25
-_WAIT_MAX_S = 5.0
+_WAIT_MAX_S = 2.0  # well inside the grace: an outage costs little more than it lasts
 _CHUNKS_PER_STEP = 16
 # Refusals after which nothing that the job still does can be paid.
 _HOPELESS = (
