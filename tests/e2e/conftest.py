@@ -27,7 +27,7 @@ class Stories:
     def all(self) -> None:
         """Wait until every story is over, however it ended."""
         for future in self._told.values():
-            future.exception(110.0)
+            future.exception(280.0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

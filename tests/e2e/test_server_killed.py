@@ -8,6 +8,8 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 
+import pytest
+
 from marketplace.sdk.models import Lease
 from marketplace.sdk.purchases import Job, Receipt
 from settlement.chain.devnet import dev_account
@@ -23,7 +25,12 @@ from tests.e2e.chain import (
 from tests.e2e.conftest import Stories
 from tests.e2e.jobs import COUNTING, counted, job_in, tell_to_end, until_running
 from tests.e2e.programs import Program
-from tests.e2e.world import FEE_BPS, RELAYER, Provider, World
+from tests.e2e.world import FEE_BPS, RELAYER, Party, Provider, World
+
+pytestmark = pytest.mark.timeout(300)
+
+ATTEMPTS = 3
+AWAY_MS_MAX = 9_000  # of the agents' grace of 15 s, what leaves time to catch up in
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,49 +44,70 @@ class Survived:
     acknowledged: dict[int, int]  # by sequence, the ms of vouchers the server had answered for
     held: dict[int, int]  # those that it knew of after each restart
     provider: Provider
-    away_ms: int  # how long the server was away, both times together
+    away_ms: list[int]  # how long the server was away, each time
     client_code: int
     client_said: str
 
 
-def _acknowledged(witness: Program) -> dict[int, int]:
-    """Vouchers that a witness was told had arrived: ms by sequence."""
+def _acknowledged(witness: Program, lease: Lease) -> dict[int, int]:
+    """Vouchers of a lease that a witness was told had arrived: ms by sequence."""
     lines = witness.output().splitlines()
     acts = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
     return {
         act["sequence"]: act["ms"]
         for act in acts
-        if act["kind"] == "countersign" and not act["refusal"] and not act["problem"]
+        if act["lease_id"] == lease.id and act["kind"] == "countersign"
+        if not act["refusal"] and not act["problem"]
     }
 
 
 def server_story(world: World) -> Survived:
     """Kill the server twice while two jobs run: one with a witness in a process of its own, the
-    other followed and witnessed by `job run`."""
+    other followed and witnessed by `job run`.
+
+    A server that is away for longer than the agents' grace stops jobs, rightly: on a machine so
+    busy that it starts that slowly, it is tried again.
+    """
     provider = world.provider("south", "2xH100", region="south")
-    bob, fay = world.buyer("bob"), world.buyer("fay")
-    witness = world.start_cli(bob, "witness-bob", "witness", "run", "-o", "jsonl")
+    buyers = world.buyer("bob"), world.buyer("fay")
+    away_ms = []
+    for attempt in range(ATTEMPTS):
+        seen = _attempt(world, provider, *buyers, f"{attempt}")
+        if max(seen.away_ms) <= AWAY_MS_MAX:
+            return seen
+        away_ms += seen.away_ms
+    raise AssertionError(f"the server never started fast enough here: {away_ms} ms")
+
+
+def _attempt(world: World, provider: Provider, bob: Party, fay: Party, name: str) -> Survived:
+    witness = world.start_cli(bob, f"witness-bob-{name}", "witness", "run", "-o", "jsonl")
     job_file = fay.home / "job.yaml"
     job_file.write_text(json.dumps(job_in("south", COUNTING)))
-    run = world.start_cli(fay, "run-fay", "job", "run", str(job_file), "--yes")
+    run = world.start_cli(fay, f"run-fay-{name}", "job", "run", str(job_file), "--yes")
     acknowledged: dict[int, int] = {}
     held: dict[int, int] = {}
-    away_ms = 0
+    away_ms = []
     with world.client(bob) as client:
         handle = client.jobs.submit(job_in("south", COUNTING), witness=bob.witness.address)
         lease = until_running(world, handle)
         run.says(r"job_\w+ (running)")
         for _ in range(2):
-            enough = len(_acknowledged(witness)) + 2
-            world.wait_for("more vouchers", lambda n=enough: len(_acknowledged(witness)) >= n, 30)
+            before = _acknowledged(witness, lease)
+            world.wait_for(
+                "more vouchers",
+                lambda n=len(before) + 2: len(_acknowledged(witness, lease)) >= n,
+                30,
+            )
             world.server.kill()
             since = time.monotonic()
-            known = _acknowledged(witness)
+            known = _acknowledged(witness, lease)
             world.restart_server()
-            away_ms += int((time.monotonic() - since) * 1000)
+            away_ms.append(int((time.monotonic() - since) * 1000))
             after = {a.sequence: a for a in client.leases.attestations(lease.id)}
             held |= {s: a.message.ms for s, a in after.items() if a.voucher and s in known}
             acknowledged |= known
+            if away_ms[-1] > AWAY_MS_MAX:
+                break
         for mine in world.leases_of(provider):
             tell_to_end(provider, mine)
         job = handle.wait(60)
@@ -98,31 +126,31 @@ STORIES = [server_story]
 
 
 def test_server_killed_twice_loses_no_acknowledged_voucher(stories: Stories, world: World) -> None:
-    seen: Survived = stories.outcome(server_story)
+    seen: Survived = stories.outcome(server_story, 280)
     assert len(seen.acknowledged) >= 4
     assert seen.held == seen.acknowledged
     assert seen.receipt.used_ms >= max(seen.acknowledged.values())
 
 
 def test_server_killed_twice_stops_no_job(stories: Stories, world: World) -> None:
-    seen: Survived = stories.outcome(server_story)
+    seen: Survived = stories.outcome(server_story, 280)
     assert (seen.job.state, seen.job.exit_code) == ("succeeded", 0)
     ticks = counted(seen.logs)
     assert seen.receipt.used_ms >= 500 * ticks - 500
-    assert seen.receipt.used_ms > seen.away_ms  # what ran while the server was away is paid, too
+    assert seen.receipt.used_ms > sum(seen.away_ms)  # it ran on, and that is paid, too
 
 
 def test_server_killed_twice_leaves_job_run_following_its_job(
     stories: Stories, world: World
 ) -> None:
-    seen: Survived = stories.outcome(server_story)
+    seen: Survived = stories.outcome(server_story, 280)
     assert seen.client_code == 0
     said = [line for line in seen.client_said.splitlines() if line.startswith(("tick", "over"))]
     assert counted("\n".join(said)) > 4
 
 
 def test_server_killed_twice_pays_nothing_twice(stories: Stories, world: World) -> None:
-    seen: Survived = stories.outcome(server_story)
+    seen: Survived = stories.outcome(server_story, 280)
     assert_receipt_adds_up(seen.receipt, FEE_BPS)
     assert_paid_for_usage(on_chain(world, seen.lease), seen.receipt)
     number = bytes.fromhex(seen.lease.lease_no[2:])
@@ -138,7 +166,7 @@ def test_server_killed_twice_pays_nothing_twice(stories: Stories, world: World) 
     ]
     assert settled == sorted(set(settled))
     state = assert_books_balance(world)
-    assert [lease.status for lease in state.leases.values()] == [LeaseStatus.CLOSED] * 2
+    assert {lease.status for lease in state.leases.values()} == {LeaseStatus.CLOSED}
     earned = sum(x.released(state.params) - x.fees(state.params) for x in state.leases.values())
     assert world.escrow.balance_of(seen.provider.address) == earned
 
