@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {CloseData, IComputeEscrow, LeaseState} from "../interfaces/IComputeEscrow.sol";
+import {CloseData, IEscrowCore, LeaseState} from "../interfaces/IComputeEscrow.sol";
 import {Check} from "../libraries/Check.sol";
 import {Hashes} from "../libraries/Hashes.sol";
 import {CountedSlot, LeaseSlot} from "../libraries/LeaseSlot.sol";
@@ -12,33 +12,32 @@ import {Leases} from "./Leases.sol";
 
 /// @title Ending
 /// @notice How leases stop and close.
-abstract contract Ending is Leases {
+abstract contract Ending is Leases, IEscrowCore {
     bytes32 private constant STOP_TYPEHASH = keccak256("Stop(address buyer,address provider,bytes16 leaseNo)");
     bytes32 private constant CLOSE_TYPEHASH =
         keccak256("Close(address buyer,address provider,bytes16 leaseNo,uint64 ms,uint32 egressMib,uint32 units)");
 
     /* STOP */
 
-    /// @inheritdoc IComputeEscrow
+    /// @inheritdoc IEscrowCore
     function stop(address buyer, address provider, address witness, bytes16 leaseNo) external {
         if (msg.sender != buyer && msg.sender != provider && msg.sender != witness) revert NotAParty(msg.sender);
         _stop(buyer, provider, witness, leaseNo);
     }
 
-    /// @inheritdoc IComputeEscrow
+    /// @inheritdoc IEscrowCore
     function stopBySignature(
         address buyer,
         address provider,
         address witness,
         bytes16 leaseNo,
-        bytes32 bidHash,
-        bytes32 askHash,
+        bytes32 ordersHash,
         bytes32 r,
         bytes32 vs
     ) external {
         bytes32 structHash = keccak256(abi.encode(STOP_TYPEHASH, buyer, provider, leaseNo));
         address signer = Signatures.recover(_domainSeparatorV4(), structHash, r, vs);
-        if (signer != witness) _requireMeter(signer, bidHash, askHash, leaseNo);
+        if (signer != witness) _requireMeter(signer, ordersHash, leaseNo);
         _stop(buyer, provider, witness, leaseNo);
     }
 
@@ -60,7 +59,7 @@ abstract contract Ending is Leases {
 
     /* CLOSE */
 
-    /// @inheritdoc IComputeEscrow
+    /// @inheritdoc IEscrowCore
     function close(CloseData calldata data, bytes32 meterR, bytes32 meterVs, bytes32 witnessR, bytes32 witnessVs)
         external
     {
@@ -69,18 +68,18 @@ abstract contract Ending is Leases {
         bytes32 structHash =
             Hashes.metered(CLOSE_TYPEHASH, end.buyer, end.provider, end.leaseNo, end.ms, end.egressMib, end.units);
         address meter = Signatures.recover(domain, structHash, meterR, meterVs);
-        _requireMeter(meter, end.bidHash, end.askHash, end.leaseNo);
+        _requireMeter(meter, end.ordersHash, end.leaseNo);
         address witness = Signatures.recover(domain, structHash, witnessR, witnessVs);
         _close(Hashes.leaseKey(witness, end.buyer, end.provider, end.leaseNo), end);
     }
 
-    /// @inheritdoc IComputeEscrow
+    /// @inheritdoc IEscrowCore
     function refund(address buyer, address provider, address witness, bytes16 leaseNo) external {
         bytes32 key = Hashes.leaseKey(witness, buyer, provider, leaseNo);
         LeaseSlot slot = _leases[key].slot;
 
         _requireOpen(slot, leaseNo);
-        uint256 deadline = slot.end() + settleWindow;
+        uint256 deadline = slot.end() + SETTLE_WINDOW;
         if (block.timestamp <= deadline) Check.fail(deadline, block.timestamp, RefundTooEarly.selector);
 
         _finish(key, slot, buyer, provider, leaseNo);
@@ -120,11 +119,23 @@ abstract contract Ending is Leases {
         return (total - paid, _feeGrowth(paid, total));
     }
 
-    function _requireMeter(address signer, bytes32 bidHash, bytes32 askHash, bytes16 leaseNo) private pure {
-        if (signer == address(0) || Orders.leaseNo(bidHash, askHash, signer) != leaseNo) revert NotMeter(signer);
+    function _requireMeter(address signer, bytes32 ordersHash, bytes16 leaseNo) private pure {
+        if (signer == address(0) || Orders.leaseNo(ordersHash, signer) != leaseNo) revert NotMeter(signer);
     }
 
-    function _requireOpen(LeaseSlot slot, bytes16 leaseNo) private pure {
-        if (!slot.isOpen()) revert LeaseNotOpen(leaseNo, slot.state());
+    /// @dev Closes a lease whose usage is final: returns the rest of its lock and frees its capacity.
+    function _finish(bytes32 key, LeaseSlot slot, address buyer, address provider, bytes16 leaseNo) private {
+        uint256 released = _released(key, slot);
+        uint256 refunded = _fullCost(key, slot) - released;
+        (uint256 egressMib, uint256 units) = (0, 0);
+        if (slot.hasCounted()) (egressMib, units) = (_counted[key].egressUsed(), _counted[key].unitsUsed());
+
+        _leases[key].slot = slot.withState(LeaseState.Closed);
+        _free(provider, slot);
+        _credit(buyer, refunded);
+
+        emit Closed(
+            leaseNo, buyer, provider, uint64(slot.usedMs()), uint32(egressMib), uint32(units), released, refunded
+        );
     }
 }

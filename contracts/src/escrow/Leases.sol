@@ -1,28 +1,53 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Counted, IComputeEscrow, Lease, LeaseState} from "../interfaces/IComputeEscrow.sol";
+import {Claim, LeaseState} from "../interfaces/IComputeEscrow.sol";
 import {Check} from "../libraries/Check.sol";
-import {Hashes} from "../libraries/Hashes.sol";
 import {CountedSlot, LeaseSlot} from "../libraries/LeaseSlot.sol";
-import {Orders} from "../libraries/Orders.sol";
 import {Units} from "../libraries/Units.sol";
-import {Accounts} from "./Accounts.sol";
+import {Ledger} from "./Ledger.sol";
 
 /// @title Leases
-/// @notice Where leases are kept, what they have earned and hold, and how they close.
-abstract contract Leases is Accounts {
-    /// @dev Keeps a node's capacity word from returning to zero, which would cost the next lease a fresh slot.
-    uint256 private constant CAPACITY_TOUCHED = 1 << 255;
+/// @notice Where leases and orders are kept, what leases have earned and hold, and how they close.
+/// @dev The escrow and its extension both stand on this: it has all the storage, in one order.
+abstract contract Leases is Ledger {
+    /* STORAGE */
 
     /// @dev In a struct, so that one place in storage is worked out once and read and written through it.
     struct LeaseBox {
         LeaseSlot slot;
     }
 
+    /// @dev A seat of a bid: its latest lease, and atoms that the leases before that one may have paid. A bid of one
+    /// node has a record from its second lease on.
+    struct BidRecord {
+        bytes16 latest;
+        uint128 spentBefore;
+    }
+
     mapping(bytes32 key => LeaseBox) internal _leases;
     mapping(bytes32 key => CountedSlot) internal _counted;
-    mapping(address provider => mapping(uint24 node => uint256)) private _capacity;
+    mapping(bytes32 key => Claim) internal _claims;
+    mapping(address provider => mapping(uint24 node => uint256)) internal _capacity;
+    /// @dev Two bits for each order: whether a bid of this salt has opened, and whether the order was cancelled.
+    mapping(address account => mapping(uint256 word => uint256)) internal _orders;
+    mapping(bytes32 seatKey => BidRecord) internal _bids;
+
+    /// @dev Keeps a node's capacity word from returning to zero, which would cost the next lease a fresh slot.
+    uint256 internal constant CAPACITY_TOUCHED = 1 << 255;
+
+    /* ORDERS */
+
+    /// @dev Where the two bits of an order are: its word, and the lower bit, which says that a bid has opened. The next
+    /// higher one says that the order was cancelled.
+    function _orderBits(uint64 salt) internal pure returns (uint256 word, uint256 opened) {
+        return (salt >> 7, 1 << (2 * (salt & 127)));
+    }
+
+    /// @dev Key of a seat's record. A bid of one node has seat 0.
+    function _seatKey(bytes32 bidHash, uint16 seat) internal pure returns (bytes32) {
+        return seat == 0 ? bidHash : keccak256(abi.encode(bidHash, seat));
+    }
 
     /* MONEY */
 
@@ -30,20 +55,28 @@ abstract contract Leases is Accounts {
     function _released(bytes32 key, LeaseSlot slot) internal view returns (uint256 sum) {
         sum = slot.paidTime(SCALE);
         if (slot.hasCounted()) sum += _counted[key].paid(SCALE);
+        if (slot.wasClaimed() && slot.state() == LeaseState.Closed) sum += _claims[key].amount;
     }
 
-    /// @dev Most atoms that a lease may ever earn: what was released and what is still locked, until it closes.
+    /// @dev Atoms that the terms of a lease reserve for it: what was released and what is locked, while it is open.
     function _fullCost(bytes32 key, LeaseSlot slot) internal view returns (uint256 sum) {
         sum = slot.fullTime(SCALE);
         if (slot.hasCounted()) sum += _counted[key].full(SCALE);
     }
 
+    /// @dev Most atoms that a lease may come to in the end.
+    function _mostReleased(bytes32 key, LeaseSlot slot) internal view returns (uint256) {
+        if (slot.isOpen()) return _fullCost(key, slot);
+        uint256 released = _released(key, slot);
+        return slot.state() == LeaseState.Closed ? released : released + _claims[key].amount;
+    }
+
     /// @dev Growth of the fee when what a lease earned grows from `paid` to `total`: a difference of floored totals, as
     /// every payment is, so that splitting never adds. Unchecked: earnings never fall.
     function _feeGrowth(uint256 paid, uint256 total) internal view returns (uint256) {
-        if (feeBps == 0) return 0;
+        if (FEE_BPS == 0) return 0;
         unchecked {
-            return (total * feeBps) / Units.BPS - (paid * feeBps) / Units.BPS;
+            return (total * FEE_BPS) / Units.BPS - (paid * FEE_BPS) / Units.BPS;
         }
     }
 
@@ -55,22 +88,8 @@ abstract contract Leases is Accounts {
         _capacity[provider][node] = CAPACITY_TOUCHED | (used + gpuMilli);
     }
 
-    /* CLOSING */
-
-    /// @dev Closes a lease whose usage is final: returns the rest of its lock and frees its capacity.
-    function _finish(bytes32 key, LeaseSlot slot, address buyer, address provider, bytes16 leaseNo) internal {
-        uint256 released = _released(key, slot);
-        uint256 refunded = _fullCost(key, slot) - released;
-        (uint256 egressMib, uint256 units) = (0, 0);
-        if (slot.hasCounted()) (egressMib, units) = (_counted[key].egressUsed(), _counted[key].unitsUsed());
-
-        _leases[key].slot = slot.withState(LeaseState.Closed);
+    function _free(address provider, LeaseSlot slot) internal {
         _capacity[provider][slot.node()] -= slot.gpuMilli();
-        _credit(buyer, refunded);
-
-        emit Closed(
-            leaseNo, buyer, provider, uint64(slot.usedMs()), uint32(egressMib), uint32(units), released, refunded
-        );
     }
 
     /* ARITHMETIC */
@@ -83,59 +102,9 @@ abstract contract Leases is Accounts {
         return a > b ? a : b;
     }
 
-    /* VIEWS */
+    /* REQUIREMENTS */
 
-    /// @inheritdoc IComputeEscrow
-    function capacityUsed(address provider, uint24 node) external view returns (uint256) {
-        return _capacity[provider][node] & ~CAPACITY_TOUCHED;
-    }
-
-    /// @inheritdoc IComputeEscrow
-    function lease(address buyer, address provider, address witness, bytes16 leaseNo)
-        external
-        view
-        returns (Lease memory view_)
-    {
-        bytes32 key = Hashes.leaseKey(witness, buyer, provider, leaseNo);
-        LeaseSlot slot = _leases[key].slot;
-        view_.state = slot.state();
-        view_.hasCounted = slot.hasCounted();
-        view_.rate = uint64(slot.rate());
-        view_.usedMs = uint64(slot.usedMs());
-        view_.start = uint40(slot.start());
-        view_.end = uint40(slot.end());
-        view_.fundedSeconds = uint32(slot.funded());
-        view_.minChargeSeconds = uint16(slot.minCharge());
-        view_.gpuMilli = uint32(slot.gpuMilli());
-        view_.node = slot.node();
-        view_.released = _released(key, slot);
-        view_.locked = slot.state() == LeaseState.Closed ? 0 : _fullCost(key, slot) - view_.released;
-    }
-
-    /// @inheritdoc IComputeEscrow
-    function counted(address buyer, address provider, address witness, bytes16 leaseNo)
-        external
-        view
-        returns (Counted memory)
-    {
-        CountedSlot slot = _counted[Hashes.leaseKey(witness, buyer, provider, leaseNo)];
-        return Counted({
-            egressGib: uint64(slot.egressPrice()),
-            unit: uint64(slot.unitPrice()),
-            egressMib: uint32(slot.egressUsed()),
-            units: uint32(slot.unitsUsed()),
-            egressMibCap: uint32(slot.egressCap()),
-            unitsCap: uint32(slot.unitsCap())
-        });
-    }
-
-    /// @inheritdoc IComputeEscrow
-    function leaseNoOf(bytes32 bidHash, bytes32 askHash, address meter) external pure returns (bytes16) {
-        return Orders.leaseNo(bidHash, askHash, meter);
-    }
-
-    /// @inheritdoc IComputeEscrow
-    function cost(uint64 rate, uint64 ms) external view returns (uint256) {
-        return Units.costDown(rate, ms, SCALE);
+    function _requireOpen(LeaseSlot slot, bytes16 leaseNo) internal pure {
+        if (!slot.isOpen()) revert LeaseNotOpen(leaseNo, slot.state());
     }
 }

@@ -4,7 +4,7 @@ pragma solidity 0.8.30;
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
 
-import {Ask, Bid, IComputeEscrow, LeaseState, Match, Previous, Prices, Quote} from "../interfaces/IComputeEscrow.sol";
+import {Ask, Bid, IEscrowCore, LeaseState, Match, Prices, Quote} from "../interfaces/IComputeEscrow.sol";
 import {Check} from "../libraries/Check.sol";
 import {Entries} from "../libraries/Entries.sol";
 import {Hashes} from "../libraries/Hashes.sol";
@@ -15,23 +15,12 @@ import {Leases} from "./Leases.sol";
 
 /// @title Opening
 /// @notice Leases from signed orders.
-abstract contract Opening is Leases {
+abstract contract Opening is Leases, IEscrowCore {
     using Entries for bytes;
 
-    /// @dev Longest funded time; its milliseconds fit 40 bits.
-    uint256 private constant MAX_FUNDED_SECONDS = 1_000_000_000;
     uint256 private constant MAX_OPENS = 200;
     /// @dev Gas that one item of a batch may use, so that a contract wallet cannot burn what the others need.
     uint256 private constant OPEN_GAS = 600_000;
-
-    /// @dev Written from a bid's second lease on.
-    struct BidRecord {
-        bytes16 latest;
-        uint128 spentBefore;
-    }
-
-    mapping(address buyer => mapping(uint256 word => uint256)) private _nonces;
-    mapping(bytes32 bidHash => BidRecord) private _bids;
 
     /// @dev A lease on its way: what the orders say of it, then what follows from them.
     struct Draft {
@@ -45,7 +34,9 @@ abstract contract Opening is Leases {
         uint24 node;
         uint16 minChargeSeconds;
         bool hasCounted;
-        uint256 bidSalt;
+        uint16 nodes;
+        uint16 seat;
+        uint64 bidSalt;
         bytes16 leaseNo;
         uint64 rate;
         uint40 end;
@@ -55,33 +46,47 @@ abstract contract Opening is Leases {
 
     /* OPENING */
 
-    /// @inheritdoc IComputeEscrow
-    function open(Match calldata order) external returns (bytes16 leaseNo) {
+    /// @inheritdoc IEscrowCore
+    function open(Match calldata order) external returns (bytes16) {
+        return _open(order);
+    }
+
+    /// @inheritdoc IEscrowCore
+    function openAll(Match[] calldata orders) external {
+        Check.atMost(MAX_OPENS, orders.length, BatchTooLarge.selector);
+        for (uint256 i = 0; i < orders.length; i++) {
+            _open(orders[i]);
+        }
+    }
+
+    function _open(Match calldata order) private returns (bytes16 leaseNo) {
         (Ask memory ask, Bid memory bid) = (order.ask, order.bid);
-        Draft memory draft = _draft(ask, bid);
+        Draft memory draft = _draft(ask, bid, order.seat);
         leaseNo = draft.leaseNo;
         bytes32 key = Hashes.leaseKey(draft.witness, draft.buyer, draft.provider, leaseNo);
 
         if (_leases[key].slot.state() != LeaseState.None) revert LeaseExists(leaseNo);
-        Orders.requireFit(ask, bid, feeBps);
+        Orders.requireFit(ask, bid, draft.seat, FEE_BPS);
+        _requireLive(draft.provider, ask.salt);
         _requireSignature(draft.provider, draft.askHash, order.askSignature);
         _requireSignature(draft.buyer, draft.bidHash, order.bidSignature);
         Prices memory prices = _prices(order, ask, draft.askHash);
         draft.rate = Orders.rate(prices, bid);
         Orders.requireWithinLimits(bid, ask.tier, prices, draft.rate);
-        _fund(draft, ask, bid, prices, _followBid(draft, order.previous));
+        _fund(draft, ask, bid, prices, _takeSeat(draft, order));
 
         _debit(draft.buyer, draft.locked);
         _reserve(draft.provider, draft.node, draft.gpuMilli, ask.gpuMilli);
         _leases[key].slot = _slotOf(draft);
         _emitOpened(draft);
+        if (draft.nodes > 1) emit OpenedSeat(leaseNo, draft.bidHash, draft.seat);
         if (draft.hasCounted) {
             _counted[key] = CountedSlots.pack(prices.egressGib, prices.unit, bid.egressMib, bid.units);
             emit OpenedCounted(leaseNo, prices.egressGib, prices.unit, bid.egressMib, bid.units);
         }
     }
 
-    /// @inheritdoc IComputeEscrow
+    /// @inheritdoc IEscrowCore
     /// @dev Each item is a call of this code by this code for the same sender, so that a failure undoes it alone.
     function openBatch(Match[] calldata orders) external returns (bytes memory skipped) {
         Check.atMost(MAX_OPENS, orders.length, BatchTooLarge.selector);
@@ -107,7 +112,7 @@ abstract contract Opening is Leases {
     }
 
     /// @dev The part of a lease that the orders alone settle.
-    function _draft(Ask memory ask, Bid memory bid) private pure returns (Draft memory draft) {
+    function _draft(Ask memory ask, Bid memory bid, uint16 seat) private pure returns (Draft memory draft) {
         draft.buyer = bid.buyer;
         draft.provider = ask.provider;
         draft.witness = bid.witness;
@@ -118,8 +123,9 @@ abstract contract Opening is Leases {
         draft.node = ask.node;
         draft.minChargeSeconds = ask.minChargeSeconds;
         draft.hasCounted = bid.egressMib > 0 || bid.units > 0;
+        (draft.nodes, draft.seat) = (bid.nodes, seat);
         draft.bidSalt = bid.salt;
-        draft.leaseNo = Orders.leaseNo(draft.bidHash, draft.askHash, draft.meter);
+        draft.leaseNo = Orders.leaseNo(Orders.pairHash(draft.bidHash, draft.askHash), draft.meter);
     }
 
     /// @dev By the account's key, or by ERC-1271 where the account has code.
@@ -140,25 +146,52 @@ abstract contract Opening is Leases {
         return quote.prices;
     }
 
-    /// @dev Flips the buyer's nonce bit on a bid's first lease; on later ones moves on from the latest.
-    /// @return spent Atoms that the bid's earlier leases have paid or may still pay.
-    function _followBid(Draft memory draft, Previous calldata previous) private returns (uint256 spent) {
-        if (previous.provider == address(0)) {
-            (uint256 word, uint256 bit) = (draft.bidSalt >> 8, 1 << (draft.bidSalt & 0xff));
-            uint256 bits = _nonces[draft.buyer][word];
-            if (bits & bit != 0) revert NonceUsed(draft.buyer, draft.bidSalt);
-            _nonces[draft.buyer][word] = bits | bit;
-            return 0;
+    /// @dev Reverts where the account cancelled its order.
+    function _requireLive(address account, uint64 salt) private view returns (uint256 bits) {
+        (uint256 word, uint256 opened) = _orderBits(salt);
+        bits = _orders[account][word];
+        if (bits & (opened << 1) != 0 || salt < _accounts[account].ordersFrom) revert CancelledOrder(account, salt);
+    }
+
+    /// @dev Takes the bid's seat: for its first lease, or for one that follows the latest, which must have ended.
+    /// @return spent Atoms that the seat's earlier leases have paid or may still pay.
+    function _takeSeat(Draft memory draft, Match calldata order) private returns (uint256 spent) {
+        uint256 bits = _requireLive(draft.buyer, draft.bidSalt);
+        bool first = order.previous.provider == address(0);
+        if (draft.nodes == 1) {
+            return first ? _takeBid(draft, bits) : _follow(draft, order, _bids[draft.bidHash], false);
         }
-        BidRecord storage record = _bids[draft.bidHash];
-        bytes16 latest = Orders.leaseNo(draft.bidHash, previous.askHash, previous.meter);
-        if (record.latest != 0 && record.latest != latest) revert NotLatestLease(record.latest, latest);
-        bytes32 key = Hashes.leaseKey(draft.witness, draft.buyer, previous.provider, latest);
+
+        BidRecord storage record = _bids[_seatKey(draft.bidHash, draft.seat)];
+        if (!first) return _follow(draft, order, record, true);
+        if (record.latest != 0) revert SeatTaken(draft.bidHash, draft.seat);
+        record.latest = draft.leaseNo;
+        (uint256 word, uint256 opened) = _orderBits(draft.bidSalt);
+        _orders[draft.buyer][word] = bits | opened;
+    }
+
+    /// @dev A bid of one node has no record for its first lease: one bit says that it has opened.
+    function _takeBid(Draft memory draft, uint256 bits) private returns (uint256) {
+        (uint256 word, uint256 opened) = _orderBits(draft.bidSalt);
+        if (bits & opened != 0) revert NonceUsed(draft.buyer, draft.bidSalt);
+        _orders[draft.buyer][word] = bits | opened;
+        return 0;
+    }
+
+    /// @param recorded Whether the record names the latest lease already; else the bid's first one is, whichever it was.
+    function _follow(Draft memory draft, Match calldata order, BidRecord storage record, bool recorded)
+        private
+        returns (uint256 spent)
+    {
+        bytes32 ordersHash = Orders.pairHash(draft.bidHash, order.previous.askHash);
+        bytes16 latest = Orders.leaseNo(ordersHash, order.previous.meter);
+        if ((recorded || record.latest != 0) && record.latest != latest) revert NotLatestLease(record.latest, latest);
+        bytes32 key = Hashes.leaseKey(draft.witness, draft.buyer, order.previous.provider, latest);
         LeaseSlot slot = _leases[key].slot;
         LeaseState state = slot.state();
         if (state == LeaseState.None) revert UnknownLease(latest);
         if (state != LeaseState.Closed) Check.atLeast(slot.end(), block.timestamp, LeaseRunning.selector);
-        spent = record.spentBefore + (state == LeaseState.Closed ? _released(key, slot) : _fullCost(key, slot));
+        spent = record.spentBefore + _mostReleased(key, slot);
         (record.latest, record.spentBefore) = (draft.leaseNo, uint128(spent));
     }
 
@@ -167,12 +200,13 @@ abstract contract Opening is Leases {
         private
         view
     {
-        uint256 budget = bid.budget > spent ? bid.budget - spent : 0;
+        uint256 budget = bid.budget / bid.nodes;
+        budget = budget > spent ? budget - spent : 0;
         uint256 countedLock = Units.countedUp(prices.egressGib, prices.unit, bid.egressMib, bid.units, SCALE);
         Check.atLeast(countedLock, budget, BudgetTooSmall.selector);
 
         uint256 allowance = ask.startLimitSeconds;
-        uint256 funded = _min(bid.maxSeconds + allowance, MAX_FUNDED_SECONDS);
+        uint256 funded = _min(bid.maxSeconds + allowance, Orders.MAX_FUNDED_SECONDS);
         funded = _min(funded, Units.affordableSeconds(draft.rate, budget - countedLock, SCALE));
         uint256 least = _max(_max(ask.minSeconds + allowance, ask.minChargeSeconds), 1);
         if (funded < least) {
@@ -209,32 +243,5 @@ abstract contract Opening is Leases {
             draft.locked,
             draft.bidSalt
         );
-    }
-
-    /* VIEWS */
-
-    /// @inheritdoc IComputeEscrow
-    function isNonceUsed(address buyer, uint256 salt) external view returns (bool) {
-        return _nonces[buyer][salt >> 8] & (1 << (salt & 0xff)) != 0;
-    }
-
-    /// @inheritdoc IComputeEscrow
-    function bidRecord(bytes32 bidHash) external view returns (bytes16, uint128) {
-        return (_bids[bidHash].latest, _bids[bidHash].spentBefore);
-    }
-
-    /// @inheritdoc IComputeEscrow
-    function hashAsk(Ask memory ask) external pure returns (bytes32) {
-        return Orders.hash(ask);
-    }
-
-    /// @inheritdoc IComputeEscrow
-    function hashBid(Bid memory bid) external pure returns (bytes32) {
-        return Orders.hash(bid);
-    }
-
-    /// @inheritdoc IComputeEscrow
-    function hashQuote(Quote memory quote) external pure returns (bytes32) {
-        return Orders.hash(quote);
     }
 }

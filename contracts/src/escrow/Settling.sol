@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {IComputeEscrow} from "../interfaces/IComputeEscrow.sol";
+import {IEscrowCore} from "../interfaces/IComputeEscrow.sol";
 import {Entries} from "../libraries/Entries.sol";
 import {CountedSlot, LeaseSlot} from "../libraries/LeaseSlot.sol";
 import {Units} from "../libraries/Units.sol";
@@ -12,7 +12,7 @@ import {Leases} from "./Leases.sol";
 /// @notice Payments for usage that witnesses signed, in batches.
 /// @dev Unchecked: offsets stay within the calldata that `Entries.count` walked, sums of a run within the locks of its
 /// leases, and those within the tokens held.
-abstract contract Settling is Leases {
+abstract contract Settling is Leases, IEscrowCore {
     using Entries for bytes;
     using Vouchers for Voucher;
 
@@ -33,7 +33,7 @@ abstract contract Settling is Leases {
         uint256 fee;
     }
 
-    /// @inheritdoc IComputeEscrow
+    /// @inheritdoc IEscrowCore
     function settle(bytes calldata entries) external returns (bytes memory) {
         Batch memory batch = _newBatch(entries.count(Vouchers.USAGE_BYTES, MAX_ENTRIES));
         uint256 offset = 0;
@@ -44,7 +44,7 @@ abstract contract Settling is Leases {
         return batch.skipped;
     }
 
-    /// @inheritdoc IComputeEscrow
+    /// @inheritdoc IEscrowCore
     function settleMetered(bytes calldata entries) external returns (bytes memory) {
         Batch memory batch = _newBatch(entries.count(Vouchers.METERED_BYTES, MAX_METERED));
         uint256 offset = 0;
@@ -143,7 +143,7 @@ abstract contract Settling is Leases {
     function _isPayable(LeaseSlot slot, uint256 ms) private view returns (bool) {
         unchecked {
             uint256 end = slot.end();
-            return slot.isOpen() && block.timestamp <= end + settleWindow
+            return slot.isOpen() && block.timestamp <= end + SETTLE_WINDOW
                 && ms <= (block.timestamp - end + slot.funded()) * Units.MS;
         }
     }

@@ -31,6 +31,7 @@ struct TierLimit {
 
 /// @notice A provider's signed offer of one node. Sizes: thousandths of a GPU and of a core, MiB.
 /// @dev `floor` is the price where no quote is given. `opener` zero: anyone may open. `arbiter` zero: no claims.
+/// `salt`: the order's number at its signer, by which it is cancelled.
 struct Ask {
     address provider;
     address meter;
@@ -52,7 +53,7 @@ struct Ask {
     uint16 flags;
     uint16 maxFeeBps;
     uint40 expiry;
-    uint256 salt;
+    uint64 salt;
 }
 
 /// @notice Prices above an ask's floor, signed by its meter.
@@ -62,7 +63,8 @@ struct Quote {
     uint40 expiry;
 }
 
-/// @notice A buyer's signed order. `budget`: atoms, over every lease the bid opens. `salt`: the buyer's nonce bit.
+/// @notice A buyer's signed order. `budget`: atoms, over every lease the bid opens; `nodes` seats share it equally.
+/// `salt`: the order's number at its signer, by which it opens once and is cancelled.
 struct Bid {
     address buyer;
     address witness;
@@ -83,40 +85,49 @@ struct Bid {
     uint16 flags;
     uint16 maxFeeBps;
     uint40 expiry;
-    uint256 salt;
+    uint64 salt;
 }
 
-/// @notice The lease that a bid had before; all zero on its first open.
+/// @notice The lease that a bid's seat had before; all zero on its first open.
 struct Previous {
     address provider;
     bytes32 askHash;
     address meter;
 }
 
-/// @notice One ask and one bid to open a lease from. `quoteSignature` empty: no quote.
+/// @notice One ask and one bid to open a lease from. `seat`: which of the bid's nodes, from 0. `quoteSignature` empty:
+/// no quote.
 struct Match {
     Ask ask;
     Bid bid;
     Quote quote;
     Previous previous;
+    uint16 seat;
     bytes askSignature;
     bytes bidSignature;
     bytes quoteSignature;
 }
 
-/// @notice Final usage, cumulative, that meter and witness both sign.
+/// @notice Final usage, cumulative, that meter and witness both sign. `ordersHash` proves the meter.
 struct CloseData {
     address buyer;
     address provider;
     bytes16 leaseNo;
-    bytes32 bidHash;
-    bytes32 askHash;
+    bytes32 ordersHash;
     uint64 ms;
     uint32 egressMib;
     uint32 units;
 }
 
-/// @notice A lease, unpacked. `released` and `locked`: atoms, fee included.
+/// @notice A lease by the orders that it was opened from: with the ask resent, all of it can be checked.
+struct LeaseOrders {
+    Ask ask;
+    bytes32 bidHash;
+    address buyer;
+    address witness;
+}
+
+/// @notice A lease, unpacked. `released` and `locked`: atoms, fee included, bonds not.
 struct Lease {
     LeaseState state;
     bool hasCounted;
@@ -142,20 +153,16 @@ struct Counted {
     uint32 unitsCap;
 }
 
-/// @title IComputeEscrow
-/// @notice Holds buyers' tokens and releases them to providers on usage that the buyer's witness signed.
-/// @dev A lease is named by (witness, buyer, provider, leaseNo); `leaseNo` is the first half of
-/// keccak256(abi.encode(bidHash, askHash, meter)). Amounts are atoms of the token. Payments round down, locks up.
-///
-/// Assumptions. Warning: where one is broken, so is what it holds up.
-/// - The token moves exactly the amount asked for, or fails; its balances change by transfers alone. A token that
-///   shrinks balances makes the escrow unable to pay all; one that takes a fee on transfer cannot be deposited.
-/// - The token cannot stop transfers to an account other than the one it names. A payee that the token refuses
-///   keeps its balance here and stops nobody else.
-/// - `feeBps`, `feeRecipient` and the windows never change, and there is no owner.
-/// - The witness key is honest towards the buyer: what it signs is paid, up to time elapsed and to the lock.
-/// - The chain's timestamp is right to within seconds.
-interface IComputeEscrow {
+/// @notice A provider's claim. `amount`: atoms claimed, of which each bond is as much; what was awarded, once the lease is
+/// closed. `until`: last second to contest a claim, or to rule on a contested one.
+struct Claim {
+    uint128 amount;
+    uint40 until;
+}
+
+/// @title IEscrowBase
+/// @notice What the escrow says: its events and errors.
+interface IEscrowBase {
     /* EVENTS */
 
     event Deposited(address indexed account, uint256 amount);
@@ -208,6 +215,49 @@ interface IComputeEscrow {
         uint256 refunded
     );
 
+    /// @notice Follows `Opened` where the bid has several nodes.
+    event OpenedSeat(bytes16 indexed leaseNo, bytes32 indexed bidHash, uint16 seat);
+
+    /// @param end First second after the longer funded time.
+    /// @param locked Atoms that left the buyer's balance for it.
+    event ToppedUp(
+        bytes16 indexed leaseNo, address indexed buyer, address indexed provider, uint40 end, uint256 locked
+    );
+
+    /// @param end Where the lease ended.
+    /// @param amount Atoms claimed; the provider's bond is as much again.
+    /// @param refunded Atoms that went back to the buyer's balance: the lock less what was paid and what is claimed.
+    /// @param until Last second to contest.
+    event Claimed(
+        bytes16 indexed leaseNo,
+        address indexed buyer,
+        address indexed provider,
+        uint64 ms,
+        uint40 end,
+        uint256 amount,
+        uint256 refunded,
+        uint40 until
+    );
+    /// @param bond Atoms that left the buyer's balance.
+    /// @param until Last second to rule.
+    event Contested(
+        bytes16 indexed leaseNo, address indexed buyer, address indexed provider, uint256 bond, uint40 until
+    );
+    /// @param awarded Atoms of the claim that were released to the provider, fee included.
+    /// @param bonds Atoms of bonds that went to the provider's balance.
+    /// @param refunded Atoms of claim and bonds that went to the buyer's balance.
+    event ClaimClosed(
+        bytes16 indexed leaseNo,
+        address indexed buyer,
+        address indexed provider,
+        uint256 awarded,
+        uint256 bonds,
+        uint256 refunded
+    );
+
+    /// @notice The account's order of this number is void; where `andOlder`, all of lower numbers are, too.
+    event OrderCancelled(address indexed account, uint64 salt, bool andOlder);
+
     event FeesCollected(address indexed provider, address indexed recipient, uint256 amount);
 
     /* ERRORS: what was expected comes first */
@@ -234,7 +284,9 @@ interface IComputeEscrow {
     error OrderExpired(uint256 expiry, uint256 time);
     error AskNotStarted(uint256 startsAt, uint256 time);
     error FeeNotAccepted(uint256 most, uint256 feeBps);
-    error NodesUnsupported(uint256 nodes, uint256 given);
+    error SeatOutOfRange(uint256 nodes, uint256 seat);
+    error SeatTaken(bytes32 bidHash, uint256 seat);
+    error CancelledOrder(address account, uint256 salt);
     error InvalidGpuSize(uint256 gpuMilli);
     error ShareNotAccepted(uint256 askFlags, uint256 bidFlags);
     error SizeTooLarge(uint256 most, uint256 size);
@@ -268,7 +320,42 @@ interface IComputeEscrow {
     error UsageBelowSettled(uint256 settled, uint256 given);
     error UsageAheadOfTime(uint256 elapsedMs, uint256 givenMs);
     error RefundTooEarly(uint256 after_, uint256 time);
+    error LeaseEnded(uint256 end, uint256 time);
+    error NotBuyer(address buyer, address sender);
 
+    // Claims
+    error NotProvider(address provider, address sender);
+    error NoArbiter();
+    error ClaimTooLate(uint256 last, uint256 time);
+    error NothingClaimed(uint256 settledMs, uint256 claimedMs);
+    error ClaimTooLarge(uint256 mostMs, uint256 claimedMs);
+    error LeaseNotClaimed(bytes16 leaseNo, LeaseState state);
+    error LeaseNotContested(bytes16 leaseNo, LeaseState state);
+    error ContestTooLate(uint256 last, uint256 time);
+    error RulingTooLate(uint256 last, uint256 time);
+    error AwardTooLarge(uint256 most, uint256 award);
+    error ClaimCloseTooEarly(uint256 after_, uint256 time);
+
+    // The extension
+    error NotTheEscrow(address escrow, address here);
+    error SaltTooLarge(uint256 most, uint256 salt);
+    error BidMismatch(bytes32 orders, bytes32 given);
+}
+
+/// @title IEscrowCore
+/// @notice The escrow's own code: what is called often.
+/// @dev A lease is named by (witness, buyer, provider, leaseNo); `leaseNo` is the first half of
+/// keccak256(abi.encode(ordersHash, meter)), `ordersHash` keccak256(abi.encode(bidHash, askHash)). Amounts are atoms of the token. Payments round down, locks up.
+///
+/// Assumptions. Warning: where one is broken, so is what it holds up.
+/// - The token moves exactly the amount asked for, or fails; its balances change by transfers alone. A token that
+///   shrinks balances makes the escrow unable to pay all; one that takes a fee on transfer cannot be deposited.
+/// - The token cannot stop transfers to an account other than the one it names. A payee that the token refuses
+///   keeps its balance here and stops nobody else.
+/// - `feeBps`, `feeRecipient` and the windows never change, and there is no owner.
+/// - The witness key is honest towards the buyer: what it signs is paid, up to time elapsed and to the lock.
+/// - The chain's timestamp is right to within seconds.
+interface IEscrowCore is IEscrowBase {
     /* FUNDS */
 
     /// @notice Moves `amount` from the sender, which has approved it, to the sender's balance here.
@@ -281,9 +368,6 @@ interface IComputeEscrow {
     /// @notice Moves `amount` of the sender's free balance to `to`. No state of any lease stops this.
     function withdraw(address to, uint256 amount) external;
 
-    /// @notice Moves the fees held on these providers' income to the fee recipient's balance. Anyone may call.
-    function collectFees(address[] calldata providers) external;
-
     /* LEASES */
 
     /// @notice Opens a lease from an ask and a bid that fit: reserves capacity, locks the most it may cost.
@@ -291,6 +375,9 @@ interface IComputeEscrow {
     /// the budget ends sooner. Parties that are contracts sign by ERC-1271, now and never again.
     /// @return leaseNo Number of the lease.
     function open(Match calldata order) external returns (bytes16 leaseNo);
+
+    /// @notice As `open` for each, at most `MAX_OPENS`; all of them or none. For bids of several nodes.
+    function openAll(Match[] calldata orders) external;
 
     /// @notice As `open` for each, at most `MAX_OPENS`; one that fails is skipped, whatever made it fail.
     /// @return skipped Bit i (of byte i / 8, lowest first) is set where the i-th was skipped.
@@ -314,14 +401,13 @@ interface IComputeEscrow {
     function stop(address buyer, address provider, address witness, bytes16 leaseNo) external;
 
     /// @notice As `stop`, by a `Stop` that the witness or the meter signed. Anyone may call.
-    /// @param bidHash With `askHash`, proves the meter; ignored where the witness signed.
+    /// @param ordersHash Proves the meter; ignored where the witness signed.
     function stopBySignature(
         address buyer,
         address provider,
         address witness,
         bytes16 leaseNo,
-        bytes32 bidHash,
-        bytes32 askHash,
+        bytes32 ordersHash,
         bytes32 r,
         bytes32 vs
     ) external;
@@ -339,6 +425,80 @@ interface IComputeEscrow {
 
     function balanceOf(address account) external view returns (uint256);
 
+    function domainSeparator() external view returns (bytes32);
+    function token() external view returns (address);
+    function feeBps() external view returns (uint256);
+    function feeRecipient() external view returns (address);
+    function settleWindow() external view returns (uint256);
+    function disputeWindow() external view returns (uint256);
+    function rulingWindow() external view returns (uint256);
+
+    /// @return The contract whose code the escrow runs for `IEscrowExtension`.
+    function extension() external view returns (address);
+}
+
+/// @title IEscrowExtension
+/// @notice What is called seldom, and what only reads. The escrow runs it from the extension's code, on its own storage:
+/// call it at the escrow's address.
+interface IEscrowExtension is IEscrowBase {
+    /* FUNDS */
+
+    /// @notice Deposits by an EIP-3009 authorization that `from` signed for this escrow. Anyone may call; it is `from`'s
+    /// balance that grows.
+    function depositWithAuthorization(
+        address from,
+        uint256 amount,
+        uint256 validAfter,
+        uint256 validBefore,
+        bytes32 nonce,
+        uint8 v,
+        bytes32 r,
+        bytes32 s
+    ) external;
+
+    /// @notice Deposits by a Permit2 transfer that `from` signed for this escrow, whole. Anyone may call; it is `from`'s
+    /// balance that grows.
+    /// @dev Source: Uniswap's Permit2, `ISignatureTransfer`, at its one address on every chain.
+    function depositWithPermit2(address from, uint256 amount, uint256 nonce, uint256 deadline, bytes calldata signature)
+        external;
+
+    /// @notice Moves the fees held on these providers' income to the fee recipient's balance. Anyone may call.
+    function collectFees(address[] calldata providers) external;
+
+    /* ORDERS */
+
+    /// @notice Makes the account's order of this number void, bid or ask: no lease opens from it again. With `andOlder`,
+    /// every order of a lower number as well. Leases that are open go on.
+    /// @param signature The account's on `Cancel`, ERC-1271 included; ignored where the account itself calls.
+    function cancel(address account, uint64 salt, bool andOlder, bytes calldata signature) external;
+
+    /// @notice Extends an active lease by `seconds_` of funded time. For the buyer, before the end, up to the ask's
+    /// longest time and its start allowance, and within what the bid's budget has left.
+    /// @param bid The order that it was opened from, as `orders.bidHash` says.
+    function topUp(LeaseOrders calldata orders, Bid calldata bid, uint16 seat, uint32 seconds_) external;
+
+    /* CLAIMS: for usage without a countersignature. Claimed time is released, the minimum charge is not. */
+
+    /// @notice Claims time up to `ms` on top of what was settled: at most `CLAIM_MS_MAX` more, within the lease. For the
+    /// provider, while usage may be settled; the orders must name an arbiter.
+    /// @dev Ends the lease and frees the node. The amount stays locked, as much of the provider's balance becomes a
+    /// bond, all else goes back to the buyer. Settle every voucher first: a claimed lease takes no more.
+    function claim(LeaseOrders calldata orders, uint64 ms) external;
+
+    /// @notice Contests a claim. For the buyer, whose bond is as large, until the dispute window ends.
+    function contest(address buyer, address provider, address witness, bytes16 leaseNo) external;
+
+    /// @notice Divides a contested claim and both bonds: `award` of the claimed amount is the provider's, and of both
+    /// bonds the same part; the rest is the buyer's. For the arbiter, until the ruling window ends.
+    /// @param signature The arbiter's on `Ruling`, ERC-1271 included; ignored where the arbiter itself calls.
+    function rule(LeaseOrders calldata orders, uint128 award, bytes calldata signature) external;
+
+    /// @notice Closes a claim whose window is over. Anyone may call. One that nobody contested is released, with its bond;
+    /// one on which nobody ruled goes back to the buyer, and each bond to who put it up.
+    function closeClaim(address buyer, address provider, address witness, bytes16 leaseNo) external;
+
+    /* VIEWS */
+
     /// @return Fees held on the provider's income, not yet collected.
     function feesOf(address provider) external view returns (uint256);
 
@@ -355,12 +515,21 @@ interface IComputeEscrow {
         view
         returns (Counted memory);
 
-    /// @return Whether the buyer's nonce bit `salt` was flipped.
-    function isNonceUsed(address buyer, uint256 salt) external view returns (bool);
+    function claimOf(address buyer, address provider, address witness, bytes16 leaseNo)
+        external
+        view
+        returns (Claim memory);
 
-    /// @return latest Latest lease of a bid that opened more than one; else zero.
+    /// @return used Whether a bid of the account with this salt has opened.
+    /// @return cancelled Whether the account cancelled its order of this salt, alone or with all older ones.
+    function orderState(address account, uint64 salt) external view returns (bool used, bool cancelled);
+
+    /// @return Lowest salt that the account's orders may have.
+    function ordersFrom(address account) external view returns (uint64);
+
+    /// @return latest Latest lease of a seat that had more than one, or whose bid has several nodes; else zero.
     /// @return spentBefore Atoms that the leases before it may have paid.
-    function bidRecord(bytes32 bidHash) external view returns (bytes16 latest, uint128 spentBefore);
+    function bidRecord(bytes32 bidHash, uint16 seat) external view returns (bytes16 latest, uint128 spentBefore);
 
     function hashAsk(Ask calldata ask) external pure returns (bytes32);
     function hashBid(Bid calldata bid) external pure returns (bytes32);
@@ -370,12 +539,9 @@ interface IComputeEscrow {
     /// @param rate 1e-12 token per hour.
     /// @return Atoms, rounded down.
     function cost(uint64 rate, uint64 ms) external view returns (uint256);
-
-    function domainSeparator() external view returns (bytes32);
-    function token() external view returns (address);
-    function feeBps() external view returns (uint256);
-    function feeRecipient() external view returns (address);
-    function settleWindow() external view returns (uint256);
-    function disputeWindow() external view returns (uint256);
-    function rulingWindow() external view returns (uint256);
 }
+
+/// @title IComputeEscrow
+/// @notice Holds buyers' tokens and releases them to providers on usage that the buyer's witness signed: all that can be
+/// called at the escrow's address.
+interface IComputeEscrow is IEscrowCore, IEscrowExtension {}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {IComputeEscrow} from "../interfaces/IComputeEscrow.sol";
+import {IEscrowBase} from "../interfaces/IComputeEscrow.sol";
 import {Check} from "./Check.sol";
 
 /// @title Entries
@@ -19,12 +19,12 @@ library Entries {
             while (offset < entries.length) {
                 uint256 inRun = runLength(entries, offset);
                 uint256 next = offset + HEADER_BYTES + inRun * size;
-                if (inRun == 0 || next > entries.length) revert IComputeEscrow.MalformedEntries(offset);
+                if (inRun == 0 || next > entries.length) revert IEscrowBase.MalformedEntries(offset);
                 total += inRun;
                 offset = next;
             }
         }
-        Check.atMost(most, total, IComputeEscrow.BatchTooLarge.selector);
+        Check.atMost(most, total, IEscrowBase.BatchTooLarge.selector);
     }
 
     /// @notice The 32 bytes at `offset`.

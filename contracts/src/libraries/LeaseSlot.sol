@@ -5,7 +5,7 @@ import {LeaseState} from "../interfaces/IComputeEscrow.sol";
 import {Units} from "./Units.sol";
 
 /// @notice A lease in one storage word. From the highest bit down:
-/// rate 64 | usedMs 40 | end 40 | funded 32 | minCharge 16 | gpuMilli 32 | node 24 | counted 1 | state 7.
+/// rate 64 | usedMs 40 | end 40 | funded 32 | minCharge 16 | gpuMilli 32 | node 24 | counted 1 | claimed 1 | state 6.
 type LeaseSlot is uint256;
 
 using LeaseSlots for LeaseSlot global;
@@ -26,7 +26,8 @@ library LeaseSlots {
     uint256 private constant GPU_SHIFT = 32;
     uint256 private constant NODE_SHIFT = 8;
     uint256 private constant COUNTED_BIT = 0x80;
-    uint256 private constant STATE_MASK = 0x7f;
+    uint256 private constant CLAIMED_BIT = 0x40;
+    uint256 private constant STATE_MASK = 0x3f;
 
     function pack(
         uint64 rate_,
@@ -85,6 +86,11 @@ library LeaseSlots {
         return LeaseSlot.unwrap(self) & COUNTED_BIT != 0;
     }
 
+    /// @return Whether time beyond what was settled was claimed, at any time.
+    function wasClaimed(LeaseSlot self) internal pure returns (bool) {
+        return LeaseSlot.unwrap(self) & CLAIMED_BIT != 0;
+    }
+
     function state(LeaseSlot self) internal pure returns (LeaseState) {
         return LeaseState(LeaseSlot.unwrap(self) & STATE_MASK);
     }
@@ -114,6 +120,11 @@ library LeaseSlots {
 
     function withState(LeaseSlot self, LeaseState state_) internal pure returns (LeaseSlot) {
         return LeaseSlot.wrap((LeaseSlot.unwrap(self) & ~STATE_MASK) | uint256(state_));
+    }
+
+    /// @dev The mark stays, whatever the state becomes.
+    function withClaim(LeaseSlot self) internal pure returns (LeaseSlot) {
+        return LeaseSlot.wrap(LeaseSlot.unwrap(self) | CLAIMED_BIT).withState(LeaseState.Claimed);
     }
 
     /// @return paid Atoms that time has earned so far: nothing until something was used, then at least the minimum

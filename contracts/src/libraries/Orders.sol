@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Ask, Bid, IComputeEscrow, Prices, Quote, TierLimit} from "../interfaces/IComputeEscrow.sol";
+import {Ask, Bid, IEscrowBase, Prices, Quote, TierLimit} from "../interfaces/IComputeEscrow.sol";
 import {Check} from "./Check.sol";
 
 /// @title Orders
@@ -11,6 +11,8 @@ library Orders {
     uint256 internal constant SHARED = 1;
     uint256 internal constant MAX_LIMITS = 32;
     uint256 internal constant WHOLE_GPU_MILLI = 1000;
+    /// @dev Longest funded time; its milliseconds fit 40 bits.
+    uint256 internal constant MAX_FUNDED_SECONDS = 1_000_000_000;
 
     bytes32 internal constant PRICES_TYPEHASH = keccak256(
         "Prices(uint64 gpuHour,uint64 cpuHour,uint64 memoryGibHour,uint64 storageGibHour,uint64 egressGib,uint64 unit)"
@@ -21,7 +23,7 @@ library Orders {
         "Ask(address provider,address meter,address arbiter,address opener,uint24 node,bytes32 tier,uint32 gpuMilli,"
         "uint32 cpuMilli,uint32 memoryMib,uint32 storageMib,Prices floor,uint32 minSeconds,uint32 maxSeconds,"
         "uint32 startLimitSeconds,uint16 minChargeSeconds,bytes32 unit,uint40 startsAt,uint16 flags,uint16 maxFeeBps,"
-        "uint40 expiry,uint256 salt)"
+        "uint40 expiry,uint64 salt)"
         "Prices(uint64 gpuHour,uint64 cpuHour,uint64 memoryGibHour,uint64 storageGibHour,uint64 egressGib,uint64 unit)"
     );
     bytes32 internal constant QUOTE_TYPEHASH = keccak256(
@@ -31,7 +33,7 @@ library Orders {
     bytes32 internal constant BID_TYPEHASH = keccak256(
         "Bid(address buyer,address witness,address arbiter,address opener,bytes32 jobHash,TierLimit[] limits,"
         "uint32 gpuMilli,uint32 cpuMilli,uint32 memoryMib,uint32 storageMib,uint32 egressMib,uint32 units,bytes32 unit,"
-        "uint32 maxSeconds,uint128 budget,uint16 nodes,uint16 flags,uint16 maxFeeBps,uint40 expiry,uint256 salt)"
+        "uint32 maxSeconds,uint128 budget,uint16 nodes,uint16 flags,uint16 maxFeeBps,uint40 expiry,uint64 salt)"
         "TierLimit(bytes32 tier,uint64 rate,uint64 egressGib,uint64 unit)"
     );
 
@@ -76,7 +78,7 @@ library Orders {
     }
 
     function hash(TierLimit[] memory limits) internal pure returns (bytes32) {
-        Check.atMost(MAX_LIMITS, limits.length, IComputeEscrow.TooManyLimits.selector);
+        Check.atMost(MAX_LIMITS, limits.length, IEscrowBase.TooManyLimits.selector);
         bytes32[] memory hashes = new bytes32[](limits.length);
         for (uint256 i = 0; i < limits.length; i++) {
             hashes[i] = keccak256(abi.encode(LIMIT_TYPEHASH, limits[i]));
@@ -84,42 +86,48 @@ library Orders {
         return keccak256(abi.encodePacked(hashes));
     }
 
-    function leaseNo(bytes32 bidHash, bytes32 askHash, address meter) internal pure returns (bytes16) {
-        return bytes16(keccak256(abi.encode(bidHash, askHash, meter)));
+    /// @notice Both orders in one word.
+    function pairHash(bytes32 bidHash, bytes32 askHash) internal pure returns (bytes32) {
+        return keccak256(abi.encode(bidHash, askHash));
+    }
+
+    /// @notice Number of the lease from a pair of orders, whose ask names the meter.
+    function leaseNo(bytes32 ordersHash, address meter) internal pure returns (bytes16) {
+        return bytes16(keccak256(abi.encode(ordersHash, meter)));
     }
 
     /* FIT */
 
     /// @notice Reverts unless both orders are live, name fit parties and sizes, and accept the fee.
-    function requireFit(Ask memory ask, Bid memory bid, uint256 feeBps) internal view {
+    function requireFit(Ask memory ask, Bid memory bid, uint16 seat, uint256 feeBps) internal view {
         requireOpener(ask.opener);
         requireOpener(bid.opener);
         _requireParties(ask, bid);
         requireLive(ask.expiry);
         requireLive(bid.expiry);
-        Check.atLeast(ask.startsAt, block.timestamp, IComputeEscrow.AskNotStarted.selector);
-        Check.atMost(ask.maxFeeBps, feeBps, IComputeEscrow.FeeNotAccepted.selector);
-        Check.atMost(bid.maxFeeBps, feeBps, IComputeEscrow.FeeNotAccepted.selector);
-        if (bid.nodes != 1) Check.fail(1, bid.nodes, IComputeEscrow.NodesUnsupported.selector);
+        Check.atLeast(ask.startsAt, block.timestamp, IEscrowBase.AskNotStarted.selector);
+        Check.atMost(ask.maxFeeBps, feeBps, IEscrowBase.FeeNotAccepted.selector);
+        Check.atMost(bid.maxFeeBps, feeBps, IEscrowBase.FeeNotAccepted.selector);
+        if (seat >= bid.nodes) Check.fail(bid.nodes, seat, IEscrowBase.SeatOutOfRange.selector);
         _requireSizes(ask, bid);
-        Check.atMost(ask.maxSeconds, bid.maxSeconds, IComputeEscrow.DurationTooLong.selector);
-        Check.atLeast(ask.minSeconds, bid.maxSeconds, IComputeEscrow.DurationTooShort.selector);
-        Check.atMost(bid.maxSeconds, ask.minChargeSeconds, IComputeEscrow.MinChargeTooLong.selector);
+        Check.atMost(ask.maxSeconds, bid.maxSeconds, IEscrowBase.DurationTooLong.selector);
+        Check.atLeast(ask.minSeconds, bid.maxSeconds, IEscrowBase.DurationTooShort.selector);
+        Check.atMost(bid.maxSeconds, ask.minChargeSeconds, IEscrowBase.MinChargeTooLong.selector);
     }
 
     /// @notice Orders are live up to and including their expiry.
     function requireLive(uint256 expiry) internal view {
-        Check.atMost(expiry, block.timestamp, IComputeEscrow.OrderExpired.selector);
+        Check.atMost(expiry, block.timestamp, IEscrowBase.OrderExpired.selector);
     }
 
     /// @notice The sender may open for an order that names it, or nobody.
     function requireOpener(address opener) internal view {
-        if (opener != address(0) && opener != msg.sender) revert IComputeEscrow.NotOpener(opener, msg.sender);
+        if (opener != address(0) && opener != msg.sender) revert IEscrowBase.NotOpener(opener, msg.sender);
     }
 
     /// @notice Reverts unless every quoted price is at least the ask's.
     function requireAboveFloor(Prices memory floor, Prices memory prices) internal pure {
-        bytes4 selector = IComputeEscrow.QuoteBelowFloor.selector;
+        bytes4 selector = IEscrowBase.QuoteBelowFloor.selector;
         Check.atLeast(floor.gpuHour, prices.gpuHour, selector);
         Check.atLeast(floor.cpuHour, prices.cpuHour, selector);
         Check.atLeast(floor.memoryGibHour, prices.memoryGibHour, selector);
@@ -137,13 +145,13 @@ library Orders {
             sum = (sum * 125) / 128; // a MiB is 1000/1024 thousandths of a GiB
             sum += uint256(prices.gpuHour) * bid.gpuMilli + uint256(prices.cpuHour) * bid.cpuMilli;
         }
-        Check.atMost(type(uint64).max, sum, IComputeEscrow.RateTooLarge.selector);
+        Check.atMost(type(uint64).max, sum, IEscrowBase.RateTooLarge.selector);
         return uint64(sum);
     }
 
     /// @notice Reverts unless the bid's first limit for the tier covers the rate and the counted prices it caps.
     function requireWithinLimits(Bid memory bid, bytes32 tier, Prices memory prices, uint256 rate_) internal pure {
-        bytes4 selector = IComputeEscrow.PriceAboveLimit.selector;
+        bytes4 selector = IEscrowBase.PriceAboveLimit.selector;
         for (uint256 i = 0; i < bid.limits.length; i++) {
             TierLimit memory limit = bid.limits[i];
             if (limit.tier != tier) continue;
@@ -152,41 +160,41 @@ library Orders {
             if (bid.units > 0) Check.atMost(limit.unit, prices.unit, selector);
             return;
         }
-        revert IComputeEscrow.TierNotInBid(tier);
+        revert IEscrowBase.TierNotInBid(tier);
     }
 
     function _requireParties(Ask memory ask, Bid memory bid) private pure {
         (address provider, address meter) = (ask.provider, ask.meter);
         (address witness, address arbiter) = (bid.witness, bid.arbiter);
-        if (arbiter != ask.arbiter) revert IComputeEscrow.ArbiterMismatch(ask.arbiter, arbiter);
+        if (arbiter != ask.arbiter) revert IEscrowBase.ArbiterMismatch(ask.arbiter, arbiter);
         if (provider == address(0) || meter == address(0) || bid.buyer == address(0)) {
-            revert IComputeEscrow.InvalidParty(address(0));
+            revert IEscrowBase.InvalidParty(address(0));
         }
         if (witness == address(0) || witness == provider || witness == meter) {
-            revert IComputeEscrow.InvalidParty(witness);
+            revert IEscrowBase.InvalidParty(witness);
         }
         if (arbiter != address(0) && (arbiter == provider || arbiter == meter)) {
-            revert IComputeEscrow.InvalidParty(arbiter);
+            revert IEscrowBase.InvalidParty(arbiter);
         }
     }
 
     function _requireSizes(Ask memory ask, Bid memory bid) private pure {
         uint256 gpuMilli = bid.gpuMilli;
         if (gpuMilli < WHOLE_GPU_MILLI) {
-            if (gpuMilli == 0) revert IComputeEscrow.InvalidGpuSize(gpuMilli);
+            if (gpuMilli == 0) revert IEscrowBase.InvalidGpuSize(gpuMilli);
             if (ask.flags & bid.flags & SHARED == 0) {
-                Check.fail(ask.flags, bid.flags, IComputeEscrow.ShareNotAccepted.selector);
+                Check.fail(ask.flags, bid.flags, IEscrowBase.ShareNotAccepted.selector);
             }
         } else if (gpuMilli % WHOLE_GPU_MILLI != 0) {
-            revert IComputeEscrow.InvalidGpuSize(gpuMilli);
+            revert IEscrowBase.InvalidGpuSize(gpuMilli);
         }
-        bytes4 selector = IComputeEscrow.SizeTooLarge.selector;
+        bytes4 selector = IEscrowBase.SizeTooLarge.selector;
         Check.atMost(ask.gpuMilli, gpuMilli, selector);
         Check.atMost(ask.cpuMilli, bid.cpuMilli, selector);
         Check.atMost(ask.memoryMib, bid.memoryMib, selector);
         Check.atMost(ask.storageMib, bid.storageMib, selector);
         if (bid.units > 0 && (bid.unit == 0 || bid.unit != ask.unit)) {
-            Check.fail(uint256(ask.unit), uint256(bid.unit), IComputeEscrow.UnitMismatch.selector);
+            Check.fail(uint256(ask.unit), uint256(bid.unit), IEscrowBase.UnitMismatch.selector);
         }
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Ask, Bid, CloseData, IComputeEscrow, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
+import {Ask, Bid, CloseData, IEscrowBase, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
 import {TypedData} from "../support/TypedData.sol";
 
@@ -53,7 +53,7 @@ contract CloseTest is EscrowTest {
     }
 
     function _expectNotOpen(bytes16 leaseNo, LeaseState state) private {
-        vm.expectRevert(abi.encodeWithSelector(IComputeEscrow.LeaseNotOpen.selector, leaseNo, state));
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.LeaseNotOpen.selector, leaseNo, state));
     }
 
     /* CLOSE: REFUSED */
@@ -61,7 +61,7 @@ contract CloseTest is EscrowTest {
     function test_close_needs_the_meter() public {
         uint256[3] memory keys = [witnessKey, buyerKey, providerKey];
         for (uint256 i = 0; i < 3; i++) {
-            _expect(IComputeEscrow.NotMeter.selector, vm.addr(keys[i]));
+            _expect(IEscrowBase.NotMeter.selector, vm.addr(keys[i]));
             _closeBy(_data(0), _data(0), keys[i], witnessKey);
         }
     }
@@ -77,7 +77,7 @@ contract CloseTest is EscrowTest {
     function test_close_by_bad_signatures() public {
         CloseData memory data = _data(0);
         (bytes32 r, bytes32 vs) = _compact(meterKey, TypedData.close(data));
-        _expect(IComputeEscrow.NotMeter.selector, address(0));
+        _expect(IEscrowBase.NotMeter.selector, address(0));
         escrow.close(data, r, 0, r, vs);
         _expectNotOpen(_no, LeaseState.None);
         escrow.close(data, r, vs, r, 0);
@@ -85,18 +85,17 @@ contract CloseTest is EscrowTest {
 
     function test_every_member_is_signed() public {
         vm.warp(_start + 1000);
-        for (uint256 i = 0; i < 8; i++) {
+        for (uint256 i = 0; i < 7; i++) {
             CloseData memory signed = _dataOfCounted(1000, 10, 10);
             CloseData memory sent = _dataOfCounted(1000, 10, 10);
             if (i == 0) sent.buyer = stranger;
             if (i == 1) sent.provider = stranger;
             if (i == 2) sent.leaseNo = _no;
-            if (i == 3) sent.bidHash = keccak256("bid");
-            if (i == 4) sent.askHash = keccak256("ask");
-            if (i == 5) sent.ms++;
-            if (i == 6) sent.egressMib++;
-            if (i == 7) sent.units++;
-            vm.expectPartialRevert(IComputeEscrow.NotMeter.selector);
+            if (i == 3) sent.ordersHash = keccak256("orders");
+            if (i == 4) sent.ms++;
+            if (i == 5) sent.egressMib++;
+            if (i == 6) sent.units++;
+            vm.expectPartialRevert(IEscrowBase.NotMeter.selector);
             _closeBy(sent, signed, meterKey, witnessKey);
         }
         _closeNow(_dataOfCounted(1000, 10, 10));
@@ -107,38 +106,38 @@ contract CloseTest is EscrowTest {
         (bytes32 meterR, bytes32 meterVs) = _compact(meterKey, TypedData.close(data));
         (bytes32 witnessR, bytes32 witnessVs) = _compact(witnessKey, TypedData.close(data));
         vm.chainId(block.chainid + 1);
-        vm.expectPartialRevert(IComputeEscrow.NotMeter.selector);
+        vm.expectPartialRevert(IEscrowBase.NotMeter.selector);
         escrow.close(data, meterR, meterVs, witnessR, witnessVs);
     }
 
     function test_close_below_what_was_settled() public {
         vm.warp(_start + 100);
         assertTrue(_settle(_no, 50_000));
-        _expect(IComputeEscrow.UsageBelowSettled.selector, 50_000, 49_999);
+        _expect(IEscrowBase.UsageBelowSettled.selector, 50_000, 49_999);
         _closeNow(_data(49_999));
 
         assertTrue(_settleMetered(_countedNo, 1000, 20, 30));
-        _expect(IComputeEscrow.UsageBelowSettled.selector, 20, 19);
+        _expect(IEscrowBase.UsageBelowSettled.selector, 20, 19);
         _closeNow(_dataOfCounted(1000, 19, 30));
-        _expect(IComputeEscrow.UsageBelowSettled.selector, 30, 29);
+        _expect(IEscrowBase.UsageBelowSettled.selector, 30, 29);
         _closeNow(_dataOfCounted(1000, 20, 29));
     }
 
     function test_close_ahead_of_time() public {
         vm.warp(_start + 100);
-        _expect(IComputeEscrow.UsageAheadOfTime.selector, 100_000, 100_001);
+        _expect(IEscrowBase.UsageAheadOfTime.selector, 100_000, 100_001);
         _closeNow(_data(100_001));
-        _expect(IComputeEscrow.UsageAheadOfTime.selector, 100_000, type(uint64).max);
+        _expect(IEscrowBase.UsageAheadOfTime.selector, 100_000, type(uint64).max);
         _closeNow(_data(type(uint64).max));
     }
 
     function test_close_with_figures_of_nothing() public {
         CloseData memory data = _data(0);
         data.egressMib = 1;
-        _expect(IComputeEscrow.LeaseNotCounted.selector, bytes32(_no));
+        _expect(IEscrowBase.LeaseNotCounted.selector, bytes32(_no));
         _closeNow(data);
         (data.egressMib, data.units) = (0, 1);
-        _expect(IComputeEscrow.LeaseNotCounted.selector, bytes32(_no));
+        _expect(IEscrowBase.LeaseNotCounted.selector, bytes32(_no));
         _closeNow(data);
     }
 
@@ -160,7 +159,7 @@ contract CloseTest is EscrowTest {
         uint256 before = escrow.balanceOf(buyer);
         uint256 locked = _lease(_no).locked;
         vm.expectEmit(address(escrow));
-        emit IComputeEscrow.Closed(_no, buyer, provider, 1_440_000, 0, 0, 1e18, locked - 0.5e18);
+        emit IEscrowBase.Closed(_no, buyer, provider, 1_440_000, 0, 0, 1e18, locked - 0.5e18);
         _closeNow(_data(1_440_000));
         _assertState(_no, LeaseState.Closed);
         assertEq(_lease(_no).released, 1e18);
@@ -196,7 +195,7 @@ contract CloseTest is EscrowTest {
     function test_close_counted_pays_up_to_the_caps() public {
         vm.warp(_start + 1440);
         vm.expectEmit(true, true, true, false, address(escrow));
-        emit IComputeEscrow.Closed(_countedNo, buyer, provider, 1_440_000, 10_240, 2000, 3.8e18, 0);
+        emit IEscrowBase.Closed(_countedNo, buyer, provider, 1_440_000, 10_240, 2000, 3.8e18, 0);
         _closeNow(_dataOfCounted(1_440_000, 20_000, 2000));
         assertEq(_lease(_countedNo).released, 1e18 + 0.8e18 + 2e18);
         assertEq(_counted(_countedNo).egressMib, 10_240);
@@ -230,7 +229,7 @@ contract CloseTest is EscrowTest {
         uint256[3] memory times = [_start, _start + 4200, deadline];
         for (uint256 i = 0; i < 3; i++) {
             vm.warp(times[i]);
-            _expect(IComputeEscrow.RefundTooEarly.selector, deadline, times[i]);
+            _expect(IEscrowBase.RefundTooEarly.selector, deadline, times[i]);
             escrow.refund(buyer, provider, witness, _no);
         }
         vm.warp(deadline + 1);
@@ -242,7 +241,7 @@ contract CloseTest is EscrowTest {
         vm.prank(provider);
         escrow.stop(buyer, provider, witness, _no);
         vm.warp(_start + 100 + SETTLE_WINDOW);
-        _expect(IComputeEscrow.RefundTooEarly.selector, block.timestamp, block.timestamp);
+        _expect(IEscrowBase.RefundTooEarly.selector, block.timestamp, block.timestamp);
         escrow.refund(buyer, provider, witness, _no);
         vm.warp(_start + 101 + SETTLE_WINDOW);
         escrow.refund(buyer, provider, witness, _no);
@@ -254,7 +253,7 @@ contract CloseTest is EscrowTest {
         (uint256 before, uint256 locked) = (escrow.balanceOf(buyer), _lease(_countedNo).locked);
         vm.warp(_start + 4200 + SETTLE_WINDOW + 1);
         vm.expectEmit(address(escrow));
-        emit IComputeEscrow.Closed(_countedNo, buyer, provider, 1_440_000, 1024, 1000, 2.08e18, locked);
+        emit IEscrowBase.Closed(_countedNo, buyer, provider, 1_440_000, 1024, 1000, 2.08e18, locked);
         vm.prank(stranger);
         escrow.refund(buyer, provider, witness, _countedNo);
         _assertState(_countedNo, LeaseState.Closed);

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
+import {IERC5267} from "@openzeppelin/contracts/interfaces/IERC5267.sol";
+
 import {ComputeEscrow} from "../../src/ComputeEscrow.sol";
-import {IComputeEscrow} from "../../src/interfaces/IComputeEscrow.sol";
+import {Terms} from "../../src/escrow/Ledger.sol";
+import {IEscrowBase} from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
 import {PlainToken} from "../support/Tokens.sol";
 import {TypedData} from "../support/TypedData.sol";
@@ -12,7 +15,7 @@ contract ConstructorTest is EscrowTest {
         private
         returns (ComputeEscrow)
     {
-        return new ComputeEscrow(token_, feeBps, recipient, windows[0], windows[1], windows[2]);
+        return new ComputeEscrow(Terms(token_, feeBps, recipient, windows[0], windows[1], windows[2]));
     }
 
     function _windows() private pure returns (uint256[3] memory) {
@@ -20,23 +23,23 @@ contract ConstructorTest is EscrowTest {
     }
 
     function test_token_without_code_reverts() public {
-        _expect(IComputeEscrow.TokenWithoutCode.selector, stranger);
+        _expect(IEscrowBase.TokenWithoutCode.selector, stranger);
         _deploy(stranger, 0, address(0), _windows());
     }
 
     function test_too_many_decimals_revert() public {
         address token_ = address(new PlainToken(19));
-        _expect(IComputeEscrow.DecimalsTooMany.selector, 18, 19);
+        _expect(IEscrowBase.DecimalsTooMany.selector, 18, 19);
         _deploy(token_, 0, address(0), _windows());
     }
 
     function test_fee_above_the_constant_reverts() public {
-        _expect(IComputeEscrow.FeeTooHigh.selector, 1000, 1001);
+        _expect(IEscrowBase.FeeTooHigh.selector, 1000, 1001);
         _deploy(address(token), 1001, feeRecipient, _windows());
     }
 
     function test_fee_for_nobody_reverts() public {
-        _expect(IComputeEscrow.FeeRecipientMissing.selector, bytes32(uint256(1)));
+        _expect(IEscrowBase.FeeRecipientMissing.selector, bytes32(uint256(1)));
         _deploy(address(token), 1, address(0), _windows());
     }
 
@@ -47,7 +50,7 @@ contract ConstructorTest is EscrowTest {
                 uint256[3] memory windows = _windows();
                 windows[i] = wrong[j];
                 vm.expectRevert(
-                    abi.encodeWithSelector(IComputeEscrow.WindowOutOfBounds.selector, 1 minutes, 30 days, wrong[j])
+                    abi.encodeWithSelector(IEscrowBase.WindowOutOfBounds.selector, 1 minutes, 30 days, wrong[j])
                 );
                 _deploy(address(token), 0, address(0), windows);
             }
@@ -58,7 +61,6 @@ contract ConstructorTest is EscrowTest {
         ComputeEscrow other = _deploy(address(token), 1000, feeRecipient, _windows());
         assertEq(other.token(), address(token));
         assertEq(other.feeBps(), 1000);
-        assertEq(other.MAX_FEE_BPS(), 1000);
         assertEq(other.feeRecipient(), feeRecipient);
         assertEq(other.settleWindow(), 1 minutes);
         assertEq(other.disputeWindow(), 1 hours);
@@ -71,7 +73,8 @@ contract ConstructorTest is EscrowTest {
 
     function test_domain_names_chain_and_contract() public view {
         assertEq(escrow.domainSeparator(), TypedData.domain(block.chainid, address(escrow)));
-        (, string memory name, string memory version, uint256 chainId, address verifier,,) = escrow.eip712Domain();
+        (, string memory name, string memory version, uint256 chainId, address verifier,,) =
+            IERC5267(address(escrow)).eip712Domain();
         assertEq(name, "Coulomb");
         assertEq(version, "1");
         assertEq(chainId, block.chainid);
@@ -85,5 +88,6 @@ contract ConstructorTest is EscrowTest {
 
     function test_contract_fits_the_size_limit() public view {
         assertLe(address(escrow).code.length, 24_576);
+        assertLe(escrow.extension().code.length, 24_576);
     }
 }

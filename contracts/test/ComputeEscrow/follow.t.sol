@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Ask, Bid, IComputeEscrow, Match, Previous} from "../../src/interfaces/IComputeEscrow.sol";
+import {Ask, Bid, IEscrowBase, Match, Previous} from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
 import {TypedData} from "../support/TypedData.sol";
 
@@ -9,7 +9,7 @@ import {TypedData} from "../support/TypedData.sol";
 contract FollowTest is EscrowTest {
     uint256 private constant BUDGET = 4e18;
 
-    uint256 private _salt = 1;
+    uint64 private _salt = 1;
     uint40 private _expiry = type(uint40).max;
 
     function _theBid() private view returns (Bid memory bid) {
@@ -22,7 +22,7 @@ contract FollowTest is EscrowTest {
     /// @dev The n-th ask, on a node of its own.
     function _askOf(uint256 n) private view returns (Ask memory ask) {
         ask = _ask();
-        ask.salt = n;
+        ask.salt = uint64(n);
         ask.node = uint24(n);
         ask.startLimitSeconds = 0;
         ask.expiry = type(uint40).max;
@@ -48,16 +48,16 @@ contract FollowTest is EscrowTest {
         escrow.open(_orderOf(1, 0));
         uint256 end = _lease(_leaseNoOf(1)).end;
         Match memory order = _orderOf(2, 1);
-        _expect(IComputeEscrow.LeaseRunning.selector, end, block.timestamp);
+        _expect(IEscrowBase.LeaseRunning.selector, end, block.timestamp);
         escrow.open(order);
         vm.warp(end - 1);
-        _expect(IComputeEscrow.LeaseRunning.selector, end, end - 1);
+        _expect(IEscrowBase.LeaseRunning.selector, end, end - 1);
         escrow.open(order);
     }
 
     function test_unknown_lease_cannot_be_followed() public {
         Match memory order = _orderOf(2, 1);
-        vm.expectRevert(abi.encodeWithSelector(IComputeEscrow.UnknownLease.selector, _leaseNoOf(1)));
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.UnknownLease.selector, _leaseNoOf(1)));
         escrow.open(order);
     }
 
@@ -67,7 +67,7 @@ contract FollowTest is EscrowTest {
         escrow.open(_match(_askOf(1), other));
         _salt = 3;
         Match memory order = _orderOf(2, 1);
-        vm.expectRevert(abi.encodeWithSelector(IComputeEscrow.UnknownLease.selector, _leaseNoOf(1)));
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.UnknownLease.selector, _leaseNoOf(1)));
         escrow.open(order);
     }
 
@@ -75,7 +75,7 @@ contract FollowTest is EscrowTest {
         escrow.open(_orderOf(1, 0));
         Match memory order = _orderOf(2, 1);
         order.previous.provider = stranger;
-        vm.expectRevert(abi.encodeWithSelector(IComputeEscrow.UnknownLease.selector, _leaseNoOf(1)));
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.UnknownLease.selector, _leaseNoOf(1)));
         escrow.open(order);
     }
 
@@ -87,7 +87,7 @@ contract FollowTest is EscrowTest {
         vm.warp(block.timestamp + 60);
         _stopNow(2);
         Match memory order = _orderOf(3, 1);
-        vm.expectRevert(abi.encodeWithSelector(IComputeEscrow.NotLatestLease.selector, _leaseNoOf(2), _leaseNoOf(1)));
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.NotLatestLease.selector, _leaseNoOf(2), _leaseNoOf(1)));
         escrow.open(order);
         escrow.open(_orderOf(3, 2));
     }
@@ -100,7 +100,7 @@ contract FollowTest is EscrowTest {
         vm.warp(block.timestamp + 2160);
         Match memory order = _orderOf(3, 2);
         uint256 least = (uint256(2.5e18) * 60 + 3599) / 3600;
-        _expect(IComputeEscrow.BudgetTooSmall.selector, least, 0);
+        _expect(IEscrowBase.BudgetTooSmall.selector, least, 0);
         escrow.open(order);
     }
 
@@ -111,7 +111,7 @@ contract FollowTest is EscrowTest {
         vm.warp(block.timestamp + 1440);
         _stopNow(1); // may still pay 1
         escrow.open(_orderOf(2, 1));
-        (bytes16 latest, uint128 spent) = escrow.bidRecord(TypedData.hash(_theBid()));
+        (bytes16 latest, uint128 spent) = escrow.bidRecord(TypedData.hash(_theBid()), 0);
         assertEq(latest, _leaseNoOf(2));
         assertEq(spent, 1e18);
         assertEq(_lease(_leaseNoOf(2)).locked, 2.5e18);
@@ -123,7 +123,7 @@ contract FollowTest is EscrowTest {
         vm.warp(block.timestamp + 1440);
         _close(_askOf(1), _theBid(), 720_000, 0, 0);
         escrow.open(_orderOf(2, 1));
-        (, uint128 spent) = escrow.bidRecord(TypedData.hash(_theBid()));
+        (, uint128 spent) = escrow.bidRecord(TypedData.hash(_theBid()), 0);
         assertEq(spent, 0.5e18);
     }
 
@@ -131,13 +131,13 @@ contract FollowTest is EscrowTest {
         escrow.open(_orderOf(1, 0));
         vm.warp(block.timestamp + 3600);
         escrow.open(_orderOf(2, 1));
-        (, uint128 spent) = escrow.bidRecord(TypedData.hash(_theBid()));
+        (, uint128 spent) = escrow.bidRecord(TypedData.hash(_theBid()), 0);
         assertEq(spent, 2.5e18);
     }
 
     function test_first_lease_leaves_no_record() public {
         escrow.open(_orderOf(1, 0));
-        (bytes16 latest, uint128 spent) = escrow.bidRecord(TypedData.hash(_theBid()));
+        (bytes16 latest, uint128 spent) = escrow.bidRecord(TypedData.hash(_theBid()), 0);
         assertEq(latest, bytes16(0));
         assertEq(spent, 0);
     }
@@ -148,7 +148,7 @@ contract FollowTest is EscrowTest {
         vm.warp(block.timestamp + 101);
         _stopNow(1);
         Match memory order = _orderOf(2, 1);
-        _expect(IComputeEscrow.OrderExpired.selector, _expiry, block.timestamp);
+        _expect(IEscrowBase.OrderExpired.selector, _expiry, block.timestamp);
         escrow.open(order);
     }
 

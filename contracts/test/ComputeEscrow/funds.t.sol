@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {IComputeEscrow} from "../../src/interfaces/IComputeEscrow.sol";
+import {IEscrowBase} from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
 
 /// @notice deposit, depositWithPermit, withdraw and collectFees with an ordinary token.
@@ -28,7 +28,7 @@ contract FundsTest is EscrowTest {
     /* DEPOSIT */
 
     function test_deposit_of_nothing_reverts() public {
-        vm.expectRevert(IComputeEscrow.ZeroAmount.selector);
+        vm.expectRevert(IEscrowBase.ZeroAmount.selector);
         escrow.deposit(0);
     }
 
@@ -43,7 +43,7 @@ contract FundsTest is EscrowTest {
         vm.startPrank(_owner);
         token.approve(address(escrow), amount);
         vm.expectEmit(address(escrow));
-        emit IComputeEscrow.Deposited(_owner, amount);
+        emit IEscrowBase.Deposited(_owner, amount);
         escrow.deposit(amount);
         assertEq(escrow.balanceOf(_owner), amount);
         assertEq(escrow.balanceOf(buyer), FUNDS);
@@ -54,21 +54,21 @@ contract FundsTest is EscrowTest {
 
     function test_permit_of_another_amount_reverts() public {
         (uint8 v, bytes32 r, bytes32 s) = _permit(AMOUNT - 1, block.timestamp);
-        _expect(IComputeEscrow.PermitFailed.selector, AMOUNT, 0);
+        _expect(IEscrowBase.PermitFailed.selector, AMOUNT, 0);
         vm.prank(_owner);
         escrow.depositWithPermit(AMOUNT, block.timestamp, v, r, s);
     }
 
     function test_permit_of_another_account_reverts() public {
         (uint8 v, bytes32 r, bytes32 s) = _permit(AMOUNT, block.timestamp);
-        _expect(IComputeEscrow.PermitFailed.selector, AMOUNT, 0);
+        _expect(IEscrowBase.PermitFailed.selector, AMOUNT, 0);
         vm.prank(stranger);
         escrow.depositWithPermit(AMOUNT, block.timestamp, v, r, s);
     }
 
     function test_expired_permit_reverts() public {
         (uint8 v, bytes32 r, bytes32 s) = _permit(AMOUNT, block.timestamp - 1);
-        _expect(IComputeEscrow.PermitFailed.selector, AMOUNT, 0);
+        _expect(IEscrowBase.PermitFailed.selector, AMOUNT, 0);
         vm.prank(_owner);
         escrow.depositWithPermit(AMOUNT, block.timestamp - 1, v, r, s);
     }
@@ -93,14 +93,14 @@ contract FundsTest is EscrowTest {
 
     function test_withdraw_to_nobody_or_the_escrow_reverts() public {
         vm.startPrank(buyer);
-        _expect(IComputeEscrow.InvalidRecipient.selector, address(0));
+        _expect(IEscrowBase.InvalidRecipient.selector, address(0));
         escrow.withdraw(address(0), 1);
-        _expect(IComputeEscrow.InvalidRecipient.selector, address(escrow));
+        _expect(IEscrowBase.InvalidRecipient.selector, address(escrow));
         escrow.withdraw(address(escrow), 1);
     }
 
     function test_withdraw_of_nothing_reverts() public {
-        vm.expectRevert(IComputeEscrow.ZeroAmount.selector);
+        vm.expectRevert(IEscrowBase.ZeroAmount.selector);
         vm.prank(buyer);
         escrow.withdraw(buyer, 0);
     }
@@ -108,13 +108,13 @@ contract FundsTest is EscrowTest {
     function test_withdraw_of_more_than_free_reverts() public {
         bytes16 leaseNo = _open();
         uint256 free = FUNDS - _lease(leaseNo).locked;
-        _expect(IComputeEscrow.InsufficientBalance.selector, free, free + 1);
+        _expect(IEscrowBase.InsufficientBalance.selector, free, free + 1);
         vm.prank(buyer);
         escrow.withdraw(buyer, free + 1);
     }
 
     function test_stranger_withdraws_nothing() public {
-        _expect(IComputeEscrow.InsufficientBalance.selector, 0, 1);
+        _expect(IEscrowBase.InsufficientBalance.selector, 0, 1);
         vm.prank(stranger);
         escrow.withdraw(stranger, 1);
     }
@@ -124,7 +124,7 @@ contract FundsTest is EscrowTest {
         uint256 free = FUNDS - _lease(leaseNo).locked;
         amount = bound(amount, 1, free);
         vm.expectEmit(address(escrow));
-        emit IComputeEscrow.Withdrawn(buyer, stranger, amount);
+        emit IEscrowBase.Withdrawn(buyer, stranger, amount);
         vm.prank(buyer);
         escrow.withdraw(stranger, amount);
         assertEq(token.balanceOf(stranger), amount);
@@ -143,7 +143,7 @@ contract FundsTest is EscrowTest {
 
     function test_fees_are_not_the_providers() public {
         _earn();
-        _expect(IComputeEscrow.InsufficientBalance.selector, 0.975e18, 1e18);
+        _expect(IEscrowBase.InsufficientBalance.selector, 0.975e18, 1e18);
         vm.prank(provider);
         escrow.withdraw(provider, 1e18);
     }
@@ -153,7 +153,7 @@ contract FundsTest is EscrowTest {
         address[] memory providers = new address[](3);
         (providers[0], providers[1], providers[2]) = (provider, stranger, provider);
         vm.expectEmit(address(escrow));
-        emit IComputeEscrow.FeesCollected(provider, feeRecipient, fees);
+        emit IEscrowBase.FeesCollected(provider, feeRecipient, fees);
         vm.recordLogs();
         vm.prank(stranger);
         escrow.collectFees(providers);

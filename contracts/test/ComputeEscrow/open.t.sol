@@ -5,7 +5,7 @@ import {
     Ask,
     Bid,
     Counted,
-    IComputeEscrow,
+    IEscrowBase,
     Lease,
     LeaseState,
     Match,
@@ -24,12 +24,12 @@ contract OpenTest is EscrowTest {
         (Ask memory ask, Bid memory bid) = (_ask(), _bid());
         ask.opener = stranger;
         Match memory order = _match(ask, bid);
-        vm.expectRevert(abi.encodeWithSelector(IComputeEscrow.NotOpener.selector, stranger, address(this)));
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.NotOpener.selector, stranger, address(this)));
         escrow.open(order);
 
         (ask.opener, bid.opener) = (address(0), stranger);
         order = _match(ask, bid);
-        vm.expectRevert(abi.encodeWithSelector(IComputeEscrow.NotOpener.selector, stranger, address(this)));
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.NotOpener.selector, stranger, address(this)));
         escrow.open(order);
 
         ask.opener = stranger;
@@ -42,13 +42,13 @@ contract OpenTest is EscrowTest {
         (Ask memory ask, Bid memory bid) = (_ask(), _bid());
         bid.arbiter = stranger;
         Match memory order = _match(ask, bid);
-        vm.expectRevert(abi.encodeWithSelector(IComputeEscrow.ArbiterMismatch.selector, arbiter, stranger));
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.ArbiterMismatch.selector, arbiter, stranger));
         escrow.open(order);
     }
 
     function _refuseParty(Ask memory ask, Bid memory bid, address account) private {
         Match memory order = _match(ask, bid);
-        _expect(IComputeEscrow.InvalidParty.selector, account);
+        _expect(IEscrowBase.InvalidParty.selector, account);
         escrow.open(order);
     }
 
@@ -111,9 +111,9 @@ contract OpenTest is EscrowTest {
     function test_expired_orders() public {
         (Ask memory ask, Bid memory bid) = (_ask(), _bid());
         ask.expiry = uint40(block.timestamp - 1);
-        _refuse(ask, bid, IComputeEscrow.OrderExpired.selector, ask.expiry, block.timestamp);
+        _refuse(ask, bid, IEscrowBase.OrderExpired.selector, ask.expiry, block.timestamp);
         (ask.expiry, bid.expiry) = (uint40(block.timestamp), uint40(block.timestamp - 1));
-        _refuse(ask, bid, IComputeEscrow.OrderExpired.selector, bid.expiry, block.timestamp);
+        _refuse(ask, bid, IEscrowBase.OrderExpired.selector, bid.expiry, block.timestamp);
         bid.expiry = uint40(block.timestamp); // the last second counts
         escrow.open(_match(ask, bid));
     }
@@ -121,7 +121,7 @@ contract OpenTest is EscrowTest {
     function test_ask_that_has_not_started() public {
         Ask memory ask = _ask();
         ask.startsAt = uint40(block.timestamp + 1);
-        _refuse(ask, _bid(), IComputeEscrow.AskNotStarted.selector, ask.startsAt, block.timestamp);
+        _refuse(ask, _bid(), IEscrowBase.AskNotStarted.selector, ask.startsAt, block.timestamp);
         ask.startsAt = uint40(block.timestamp);
         escrow.open(_match(ask, _bid()));
     }
@@ -129,9 +129,9 @@ contract OpenTest is EscrowTest {
     function test_fee_above_what_an_order_accepts() public {
         (Ask memory ask, Bid memory bid) = (_ask(), _bid());
         ask.maxFeeBps = uint16(FEE_BPS - 1);
-        _refuse(ask, bid, IComputeEscrow.FeeNotAccepted.selector, FEE_BPS - 1, FEE_BPS);
+        _refuse(ask, bid, IEscrowBase.FeeNotAccepted.selector, FEE_BPS - 1, FEE_BPS);
         (ask.maxFeeBps, bid.maxFeeBps) = (uint16(FEE_BPS), uint16(FEE_BPS - 1));
-        _refuse(ask, bid, IComputeEscrow.FeeNotAccepted.selector, FEE_BPS - 1, FEE_BPS);
+        _refuse(ask, bid, IEscrowBase.FeeNotAccepted.selector, FEE_BPS - 1, FEE_BPS);
         bid.maxFeeBps = uint16(FEE_BPS);
         escrow.open(_match(ask, bid));
     }
@@ -139,26 +139,24 @@ contract OpenTest is EscrowTest {
     function test_duration_outside_the_asks() public {
         (Ask memory ask, Bid memory bid) = (_ask(), _bid());
         bid.maxSeconds = ask.maxSeconds + 1;
-        _refuse(ask, bid, IComputeEscrow.DurationTooLong.selector, ask.maxSeconds, bid.maxSeconds);
+        _refuse(ask, bid, IEscrowBase.DurationTooLong.selector, ask.maxSeconds, bid.maxSeconds);
         bid.maxSeconds = ask.minSeconds - 1;
-        _refuse(ask, bid, IComputeEscrow.DurationTooShort.selector, ask.minSeconds, bid.maxSeconds);
+        _refuse(ask, bid, IEscrowBase.DurationTooShort.selector, ask.minSeconds, bid.maxSeconds);
     }
 
     function test_minimum_charge_beyond_the_bids_time() public {
         (Ask memory ask, Bid memory bid) = (_ask(), _bid());
         bid.maxSeconds = 100;
         ask.minChargeSeconds = 101;
-        _refuse(ask, bid, IComputeEscrow.MinChargeTooLong.selector, 100, 101);
+        _refuse(ask, bid, IEscrowBase.MinChargeTooLong.selector, 100, 101);
         ask.minChargeSeconds = 100;
         escrow.open(_match(ask, bid));
     }
 
-    function test_more_nodes_than_one() public {
+    function test_bid_of_no_node() public {
         Bid memory bid = _bid();
-        bid.nodes = 2;
-        _refuse(_ask(), bid, IComputeEscrow.NodesUnsupported.selector, 1, 2);
         bid.nodes = 0;
-        _refuse(_ask(), bid, IComputeEscrow.NodesUnsupported.selector, 1, 0);
+        _refuse(_ask(), bid, IEscrowBase.SeatOutOfRange.selector, 0, 0);
     }
 
     /* REFUSED: SIZES */
@@ -167,11 +165,11 @@ contract OpenTest is EscrowTest {
         Bid memory bid = _bid();
         bid.gpuMilli = 0;
         Match memory order = _match(_ask(), bid);
-        _expect(IComputeEscrow.InvalidGpuSize.selector, bytes32(0));
+        _expect(IEscrowBase.InvalidGpuSize.selector, bytes32(0));
         escrow.open(order);
         bid.gpuMilli = 1500;
         order = _match(_ask(), bid);
-        _expect(IComputeEscrow.InvalidGpuSize.selector, bytes32(uint256(1500)));
+        _expect(IEscrowBase.InvalidGpuSize.selector, bytes32(uint256(1500)));
         escrow.open(order);
     }
 
@@ -179,16 +177,16 @@ contract OpenTest is EscrowTest {
         (Ask memory ask, Bid memory bid) = (_ask(), _bid());
         bid.gpuMilli = 999;
         ask.flags = 1;
-        _refuse(ask, bid, IComputeEscrow.ShareNotAccepted.selector, 1, 0);
+        _refuse(ask, bid, IEscrowBase.ShareNotAccepted.selector, 1, 0);
         (ask.flags, bid.flags) = (2, 3);
-        _refuse(ask, bid, IComputeEscrow.ShareNotAccepted.selector, 2, 3);
+        _refuse(ask, bid, IEscrowBase.ShareNotAccepted.selector, 2, 3);
         ask.flags = 0xffff;
         escrow.open(_match(ask, bid));
     }
 
     function test_sizes_beyond_the_asks() public {
         Ask memory ask = _ask();
-        bytes4 selector = IComputeEscrow.SizeTooLarge.selector;
+        bytes4 selector = IEscrowBase.SizeTooLarge.selector;
         Bid memory bid = _bid();
         bid.gpuMilli = 9000;
         _refuse(ask, bid, selector, 8000, 9000);
@@ -206,9 +204,9 @@ contract OpenTest is EscrowTest {
     function test_units_that_differ_or_have_no_name() public {
         (Ask memory ask, Bid memory bid) = _countedOrders();
         bid.unit = "token";
-        _refuse(ask, bid, IComputeEscrow.UnitMismatch.selector, uint256(UNIT), uint256(bytes32("token")));
+        _refuse(ask, bid, IEscrowBase.UnitMismatch.selector, uint256(UNIT), uint256(bytes32("token")));
         (ask.unit, bid.unit) = (0, 0);
-        _refuse(ask, bid, IComputeEscrow.UnitMismatch.selector, 0, 0);
+        _refuse(ask, bid, IEscrowBase.UnitMismatch.selector, 0, 0);
         bid.units = 0;
         escrow.open(_match(ask, bid));
     }
@@ -220,9 +218,9 @@ contract OpenTest is EscrowTest {
         escrow.open(_match(ask, bid));
         bid.gpuMilli = 2000;
         bid.salt = 2;
-        _refuse(ask, bid, IComputeEscrow.NodeFull.selector, 1000, 2000);
+        _refuse(ask, bid, IEscrowBase.NodeFull.selector, 1000, 2000);
         ask.gpuMilli = 3000; // another ask for less of the same node
-        _refuse(ask, bid, IComputeEscrow.NodeFull.selector, 0, 2000);
+        _refuse(ask, bid, IEscrowBase.NodeFull.selector, 0, 2000);
         (ask.node, ask.gpuMilli) = (8, 2000);
         escrow.open(_match(ask, bid));
         assertEq(escrow.capacityUsed(provider, 7), 7000);
@@ -235,14 +233,14 @@ contract OpenTest is EscrowTest {
         Ask memory ask = _ask();
         ask.tier = "A100";
         Match memory order = _match(ask, _bid());
-        _expect(IComputeEscrow.TierNotInBid.selector, bytes32("A100"));
+        _expect(IEscrowBase.TierNotInBid.selector, bytes32("A100"));
         escrow.open(order);
     }
 
     function test_too_many_limits() public {
         Bid memory bid = _bid();
         bid.limits = new TierLimit[](33);
-        _refuse(_ask(), bid, IComputeEscrow.TooManyLimits.selector, 32, 33);
+        _refuse(_ask(), bid, IEscrowBase.TooManyLimits.selector, 32, 33);
         bid.limits = new TierLimit[](32);
         bid.limits[31] = TierLimit(TIER, 2.5e12, 0, 0);
         escrow.open(_match(_ask(), bid));
@@ -253,12 +251,12 @@ contract OpenTest is EscrowTest {
         bid.limits = new TierLimit[](2);
         bid.limits[0] = TierLimit(TIER, 2.5e12 - 1, 0, 0);
         bid.limits[1] = TierLimit(TIER, type(uint64).max, 0, 0);
-        _refuse(_ask(), bid, IComputeEscrow.PriceAboveLimit.selector, 2.5e12 - 1, 2.5e12);
+        _refuse(_ask(), bid, IEscrowBase.PriceAboveLimit.selector, 2.5e12 - 1, 2.5e12);
     }
 
     function test_prices_above_the_limits() public {
         (Ask memory ask, Bid memory bid) = _countedOrders();
-        bytes4 selector = IComputeEscrow.PriceAboveLimit.selector;
+        bytes4 selector = IEscrowBase.PriceAboveLimit.selector;
         bid.limits[0] = TierLimit(TIER, 2.5e12, 0.08e9 - 1, 0.001e9);
         _refuse(ask, bid, selector, 0.08e9 - 1, 0.08e9);
         bid.limits[0] = TierLimit(TIER, 2.5e12, 0.08e9, 0.001e9 - 1);
@@ -276,14 +274,14 @@ contract OpenTest is EscrowTest {
         (Ask memory ask, Bid memory bid) = (_ask(), _bid());
         ask.floor.gpuHour = type(uint64).max;
         uint256 rate = uint256(type(uint64).max) * 1000;
-        _refuse(ask, bid, IComputeEscrow.RateTooLarge.selector, type(uint64).max, rate);
+        _refuse(ask, bid, IEscrowBase.RateTooLarge.selector, type(uint64).max, rate);
     }
 
     function test_budget_that_cannot_fund_the_least_time() public {
         (Ask memory ask, Bid memory bid) = (_ask(), _bid());
         uint256 least = (uint256(2.5e18) * 660 + 3599) / 3600; // 60 s and the start allowance
         bid.budget = uint128(least - 1);
-        _refuse(ask, bid, IComputeEscrow.BudgetTooSmall.selector, least, least - 1);
+        _refuse(ask, bid, IEscrowBase.BudgetTooSmall.selector, least, least - 1);
         bid.budget = uint128(least);
         bytes16 leaseNo = escrow.open(_match(ask, bid));
         assertEq(_lease(leaseNo).fundedSeconds, 660);
@@ -292,14 +290,14 @@ contract OpenTest is EscrowTest {
     function test_budget_that_cannot_fund_the_counted() public {
         (Ask memory ask, Bid memory bid) = _countedOrders();
         bid.budget = 5.8e18 - 1;
-        _refuse(ask, bid, IComputeEscrow.BudgetTooSmall.selector, 5.8e18, 5.8e18 - 1);
+        _refuse(ask, bid, IEscrowBase.BudgetTooSmall.selector, 5.8e18, 5.8e18 - 1);
     }
 
     function test_budget_that_cannot_fund_the_minimum_charge() public {
         (Ask memory ask, Bid memory bid) = (_ask(), _bid());
         (ask.minSeconds, ask.startLimitSeconds, ask.minChargeSeconds) = (0, 0, 1440);
         bid.budget = 1e18 - 1;
-        _refuse(ask, bid, IComputeEscrow.BudgetTooSmall.selector, 1e18, 1e18 - 1);
+        _refuse(ask, bid, IEscrowBase.BudgetTooSmall.selector, 1e18, 1e18 - 1);
         bid.budget = 1e18;
         assertEq(_lease(escrow.open(_match(ask, bid))).locked, 1e18);
     }
@@ -308,7 +306,7 @@ contract OpenTest is EscrowTest {
         (Ask memory ask, Bid memory bid) = (_ask(), _bid());
         (ask.minSeconds, ask.startLimitSeconds, ask.minChargeSeconds, bid.maxSeconds) = (0, 0, 0, 0);
         uint256 second = (uint256(2.5e18) + 3599) / 3600;
-        _refuse(ask, bid, IComputeEscrow.BudgetTooSmall.selector, second, bid.budget);
+        _refuse(ask, bid, IEscrowBase.BudgetTooSmall.selector, second, bid.budget);
     }
 
     function test_balance_below_the_lock() public {
@@ -316,9 +314,9 @@ contract OpenTest is EscrowTest {
         vm.prank(buyer);
         escrow.withdraw(buyer, FUNDS - 1);
         uint256 lock = uint256(2.5e18) * 4200 / 3600 + 1;
-        _refuse(_ask(), _bid(), IComputeEscrow.InsufficientBalance.selector, 1, lock);
+        _refuse(_ask(), _bid(), IEscrowBase.InsufficientBalance.selector, 1, lock);
         _assertState(leaseNo, LeaseState.None);
-        assertFalse(escrow.isNonceUsed(buyer, 1));
+        assertFalse(_isUsed(buyer, 1));
     }
 
     /* REFUSED: AGAIN */
@@ -326,7 +324,7 @@ contract OpenTest is EscrowTest {
     function test_pair_opens_once() public {
         Match memory order = _match(_ask(), _bid());
         bytes16 leaseNo = escrow.open(order);
-        vm.expectRevert(abi.encodeWithSelector(IComputeEscrow.LeaseExists.selector, leaseNo));
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.LeaseExists.selector, leaseNo));
         escrow.open(order);
     }
 
@@ -334,40 +332,40 @@ contract OpenTest is EscrowTest {
         Match memory order = _match(_ask(), _bid());
         bytes16 leaseNo = escrow.open(order);
         _close(order.ask, order.bid, 0, 0, 0);
-        vm.expectRevert(abi.encodeWithSelector(IComputeEscrow.LeaseExists.selector, leaseNo));
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.LeaseExists.selector, leaseNo));
         escrow.open(order);
         order.previous.provider = provider;
         order.previous.askHash = TypedData.hash(order.ask);
         order.previous.meter = meter;
-        vm.expectRevert(abi.encodeWithSelector(IComputeEscrow.LeaseExists.selector, leaseNo));
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.LeaseExists.selector, leaseNo));
         escrow.open(order);
     }
 
     function test_nonce_is_used_once() public {
         _open();
-        assertTrue(escrow.isNonceUsed(buyer, 1));
+        assertTrue(_isUsed(buyer, 1));
         (Ask memory ask, Bid memory bid) = (_ask(), _bid());
         ask.salt = 2; // same bid, other ask, no previous lease named
         Match memory order = _match(ask, bid);
-        vm.expectRevert(abi.encodeWithSelector(IComputeEscrow.NonceUsed.selector, buyer, 1));
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.NonceUsed.selector, buyer, 1));
         escrow.open(order);
         bid.jobHash = 0; // another bid with the same salt
         order = _match(ask, bid);
-        vm.expectRevert(abi.encodeWithSelector(IComputeEscrow.NonceUsed.selector, buyer, 1));
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.NonceUsed.selector, buyer, 1));
         escrow.open(order);
     }
 
-    function testFuzz_nonces_are_apart(uint256 salt, uint256 other) public {
+    function testFuzz_nonces_are_apart(uint64 salt, uint64 other) public {
         vm.assume(salt != other);
         Bid memory bid = _bid();
         bid.salt = salt;
         escrow.open(_match(_ask(), bid));
-        assertTrue(escrow.isNonceUsed(buyer, salt));
-        assertFalse(escrow.isNonceUsed(buyer, other));
-        assertFalse(escrow.isNonceUsed(stranger, salt));
+        assertTrue(_isUsed(buyer, salt));
+        assertFalse(_isUsed(buyer, other));
+        assertFalse(_isUsed(stranger, salt));
         bid.salt = other;
         escrow.open(_match(_ask(), bid));
-        assertTrue(escrow.isNonceUsed(buyer, other));
+        assertTrue(_isUsed(buyer, other));
     }
 
     /* OPENED */
@@ -378,7 +376,7 @@ contract OpenTest is EscrowTest {
         uint256 lock = uint256(2.5e18) * 4200 / 3600 + 1;
         uint40 end = uint40(block.timestamp + 4200);
         vm.expectEmit(address(escrow));
-        emit IComputeEscrow.Opened(
+        emit IEscrowBase.Opened(
             leaseNo,
             buyer,
             provider,
@@ -420,7 +418,7 @@ contract OpenTest is EscrowTest {
     function test_opened_counted_lease_has_caps_and_prices() public {
         (Ask memory ask, Bid memory bid) = _countedOrders();
         vm.expectEmit(address(escrow));
-        emit IComputeEscrow.OpenedCounted(_leaseNo(ask, bid), 0.08e9, 0.001e9, 10_240, 5000);
+        emit IEscrowBase.OpenedCounted(_leaseNo(ask, bid), 0.08e9, 0.001e9, 10_240, 5000);
         bytes16 leaseNo = escrow.open(_match(ask, bid));
         assertTrue(_lease(leaseNo).hasCounted);
         Counted memory counted = _counted(leaseNo);
@@ -517,7 +515,7 @@ contract OpenTest is EscrowTest {
         order.quoteSignature = _sign(meterKey, TypedData.hash(order.quote));
         vm.expectRevert(
             abi.encodeWithSelector(
-                IComputeEscrow.QuoteForOtherAsk.selector, TypedData.hash(order.ask), order.quote.askHash
+                IEscrowBase.QuoteForOtherAsk.selector, TypedData.hash(order.ask), order.quote.askHash
             )
         );
         escrow.open(order);
@@ -527,7 +525,7 @@ contract OpenTest is EscrowTest {
         Match memory order = _quoted(Prices(3e9, 0, 0, 0, 0, 0));
         order.quote.expiry = uint40(block.timestamp - 1);
         order.quoteSignature = _sign(meterKey, TypedData.hash(order.quote));
-        _expect(IComputeEscrow.OrderExpired.selector, block.timestamp - 1, block.timestamp);
+        _expect(IEscrowBase.OrderExpired.selector, block.timestamp - 1, block.timestamp);
         escrow.open(order);
     }
 
@@ -541,7 +539,7 @@ contract OpenTest is EscrowTest {
             order.quote =
                 Quote(TypedData.hash(ask), Prices(p[0], p[1], p[2], p[3], p[4], p[5]), uint40(block.timestamp));
             order.quoteSignature = _sign(meterKey, TypedData.hash(order.quote));
-            _expect(IComputeEscrow.QuoteBelowFloor.selector, 10 + i, 9 + i);
+            _expect(IEscrowBase.QuoteBelowFloor.selector, 10 + i, 9 + i);
             escrow.open(order);
         }
     }
@@ -549,7 +547,7 @@ contract OpenTest is EscrowTest {
     function test_quote_by_another_key() public {
         Match memory order = _quoted(Prices(3e9, 0, 0, 0, 0, 0));
         order.quoteSignature = _sign(providerKey, TypedData.hash(order.quote));
-        _expect(IComputeEscrow.InvalidSignature.selector, meter);
+        _expect(IEscrowBase.InvalidSignature.selector, meter);
         escrow.open(order);
     }
 
@@ -563,7 +561,7 @@ contract OpenTest is EscrowTest {
             if (i == 4) order.quote.prices.egressGib++;
             if (i == 5) order.quote.prices.unit++;
             if (i == 6) order.quote.expiry++;
-            _expect(IComputeEscrow.InvalidSignature.selector, meter);
+            _expect(IEscrowBase.InvalidSignature.selector, meter);
             escrow.open(order);
         }
     }

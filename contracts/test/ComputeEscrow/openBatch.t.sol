@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Ask, Bid, IComputeEscrow, LeaseState, Match} from "../../src/interfaces/IComputeEscrow.sol";
+import {Ask, Bid, IEscrowBase, LeaseState, Match} from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
 import {TypedData} from "../support/TypedData.sol";
 import {BadWallet} from "../support/Wallets.sol";
@@ -12,13 +12,13 @@ contract OpenBatchTest is EscrowTest {
         for (uint256 i = 0; i < count; i++) {
             Ask memory ask = _ask();
             ask.node = uint24(i);
-            orders[i] = _match(ask, _bidOf(i));
+            orders[i] = _match(ask, _bidOf(uint64(i)));
         }
     }
 
     function test_too_many_reverts() public {
         Match[] memory orders = new Match[](201);
-        _expect(IComputeEscrow.BatchTooLarge.selector, 200, 201);
+        _expect(IEscrowBase.BatchTooLarge.selector, 200, 201);
         escrow.openBatch(orders);
     }
 
@@ -37,7 +37,7 @@ contract OpenBatchTest is EscrowTest {
         for (uint256 i = 0; i < 16; i++) {
             bool opened = _lease(_leaseNo(orders[i].ask, orders[i].bid)).state == LeaseState.Active;
             assertEq(opened, bad >> i & 1 == 0);
-            assertEq(escrow.isNonceUsed(buyer, i), opened);
+            assertEq(_isUsed(buyer, uint64(i)), opened);
         }
     }
 

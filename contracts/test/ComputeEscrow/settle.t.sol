@@ -3,7 +3,7 @@ pragma solidity 0.8.30;
 
 import {Vm} from "forge-std/Vm.sol";
 
-import {Ask, Bid, IComputeEscrow, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
+import {Ask, Bid, IEscrowBase, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
 
 contract SettleTest is EscrowTest {
@@ -27,7 +27,7 @@ contract SettleTest is EscrowTest {
     /* MALFORMED */
 
     function _refuseEntries(bytes memory entries, uint256 offset) private {
-        _expect(IComputeEscrow.MalformedEntries.selector, bytes32(offset));
+        _expect(IEscrowBase.MalformedEntries.selector, bytes32(offset));
         escrow.settle(entries);
     }
 
@@ -55,11 +55,11 @@ contract SettleTest is EscrowTest {
 
     function test_more_entries_than_a_batch_revert() public {
         bytes memory entries = abi.encodePacked(provider, uint16(1001), new bytes(1001 * 105));
-        _expect(IComputeEscrow.BatchTooLarge.selector, 1000, 1001);
+        _expect(IEscrowBase.BatchTooLarge.selector, 1000, 1001);
         escrow.settle(entries);
         entries =
             abi.encodePacked(provider, uint16(600), new bytes(600 * 105), provider, uint16(401), new bytes(401 * 105));
-        _expect(IComputeEscrow.BatchTooLarge.selector, 1000, 1001);
+        _expect(IEscrowBase.BatchTooLarge.selector, 1000, 1001);
         escrow.settle(entries);
     }
 
@@ -195,7 +195,7 @@ contract SettleTest is EscrowTest {
     function test_payment_event_and_balances() public {
         vm.warp(_start + 1440);
         vm.expectEmit(address(escrow));
-        emit IComputeEscrow.Settled(provider, abi.encodePacked(_no, uint40(1_440_000)));
+        emit IEscrowBase.Settled(provider, abi.encodePacked(_no, uint40(1_440_000)));
         vm.recordLogs();
         vm.prank(stranger);
         escrow.settle(_single(_entry(_no, 1_440_000)));
@@ -228,7 +228,7 @@ contract SettleTest is EscrowTest {
     function test_usage_beyond_the_funded_is_paid_as_the_funded() public {
         vm.warp(_start + 5000);
         vm.expectEmit(address(escrow));
-        emit IComputeEscrow.Settled(provider, abi.encodePacked(_no, uint40(4_200_000)));
+        emit IEscrowBase.Settled(provider, abi.encodePacked(_no, uint40(4_200_000)));
         assertTrue(_settle(_no, 4_999_000));
         assertEq(_lease(_no).usedMs, 4_200_000);
         assertLe(_lease(_no).locked, 1);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Counted, IComputeEscrow} from "../../src/interfaces/IComputeEscrow.sol";
+import {Counted, IEscrowBase} from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
 
 contract SettleMeteredTest is EscrowTest {
@@ -25,15 +25,15 @@ contract SettleMeteredTest is EscrowTest {
 
     function test_malformed_entries_revert() public {
         bytes memory run = _single(_meteredEntry(_no, 1000, 1, 1));
-        _expect(IComputeEscrow.MalformedEntries.selector, bytes32(0));
+        _expect(IEscrowBase.MalformedEntries.selector, bytes32(0));
         escrow.settleMetered(abi.encodePacked(provider, uint16(2), _meteredEntry(_no, 1000, 1, 1)));
-        _expect(IComputeEscrow.MalformedEntries.selector, bytes32(run.length * 2));
+        _expect(IEscrowBase.MalformedEntries.selector, bytes32(run.length * 2));
         escrow.settleMetered(abi.encodePacked(run, run, hex"01"));
     }
 
     function test_more_entries_than_a_batch_revert() public {
         bytes memory entries = abi.encodePacked(provider, uint16(501), new bytes(501 * 113));
-        _expect(IComputeEscrow.BatchTooLarge.selector, 500, 501);
+        _expect(IEscrowBase.BatchTooLarge.selector, 500, 501);
         escrow.settleMetered(entries);
     }
 
@@ -89,9 +89,7 @@ contract SettleMeteredTest is EscrowTest {
     function test_counted_figures_are_paid_at_their_prices() public {
         vm.warp(_start + 1440);
         vm.expectEmit(address(escrow));
-        emit IComputeEscrow.SettledMetered(
-            provider, abi.encodePacked(_no, uint40(1_440_000), uint32(1024), uint32(2000))
-        );
+        emit IEscrowBase.SettledMetered(provider, abi.encodePacked(_no, uint40(1_440_000), uint32(1024), uint32(2000)));
         assertTrue(_settleMetered(_no, 1_440_000, 1024, 2000));
         uint256 gross = 1e18 + 0.08e18 + 2e18;
         assertEq(_lease(_no).released, gross);
@@ -115,7 +113,7 @@ contract SettleMeteredTest is EscrowTest {
         assertTrue(_settleMetered(_no, 1000, 10, 30));
         _assertUsed(5000, 20, 30);
         vm.expectEmit(address(escrow));
-        emit IComputeEscrow.SettledMetered(provider, abi.encodePacked(_no, uint40(6000), uint32(20), uint32(30)));
+        emit IEscrowBase.SettledMetered(provider, abi.encodePacked(_no, uint40(6000), uint32(20), uint32(30)));
         assertTrue(_settleMetered(_no, 6000, 0, 0));
     }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Ask, Bid, IComputeEscrow, LeaseState, Match, Quote, TierLimit} from "../../src/interfaces/IComputeEscrow.sol";
+import {Ask, Bid, IEscrowBase, LeaseState, Match, Quote, TierLimit} from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
 import {TypedData} from "../support/TypedData.sol";
 import {BadWallet, OwnedWallet} from "../support/Wallets.sol";
@@ -29,7 +29,8 @@ contract SignaturesTest is EscrowTest {
     }
 
     function testFuzz_lease_number_is_half_a_hash(bytes32 bidHash, bytes32 askHash, address meter_) public view {
-        assertEq(escrow.leaseNoOf(bidHash, askHash, meter_), bytes16(keccak256(abi.encode(bidHash, askHash, meter_))));
+        bytes32 ordersHash = keccak256(abi.encode(bidHash, askHash));
+        assertEq(escrow.leaseNoOf(bidHash, askHash, meter_), bytes16(keccak256(abi.encode(ordersHash, meter_))));
     }
 
     /// @dev A value that does not fit its type is no order at all.
@@ -74,7 +75,7 @@ contract SignaturesTest is EscrowTest {
             Match memory order = _match(_ask(), _bid());
             _changeAsk(order.ask, i);
             assertNotEq(TypedData.hash(order.ask), TypedData.hash(_ask()), "changed");
-            _expect(IComputeEscrow.InvalidSignature.selector, provider);
+            _expect(IEscrowBase.InvalidSignature.selector, provider);
             escrow.open(order);
         }
     }
@@ -82,17 +83,17 @@ contract SignaturesTest is EscrowTest {
     function test_change_of_an_asks_provider() public {
         Match memory order = _match(_ask(), _bid());
         order.ask.provider = stranger;
-        _expect(IComputeEscrow.InvalidSignature.selector, stranger);
+        _expect(IEscrowBase.InvalidSignature.selector, stranger);
         escrow.open(order);
     }
 
     function test_change_of_both_arbiters() public {
         Match memory order = _match(_ask(), _bid());
         (order.ask.arbiter, order.bid.arbiter) = (stranger, stranger);
-        _expect(IComputeEscrow.InvalidSignature.selector, provider);
+        _expect(IEscrowBase.InvalidSignature.selector, provider);
         escrow.open(order);
         order.askSignature = _sign(providerKey, TypedData.hash(order.ask));
-        _expect(IComputeEscrow.InvalidSignature.selector, buyer);
+        _expect(IEscrowBase.InvalidSignature.selector, buyer);
         escrow.open(order);
     }
 
@@ -129,7 +130,7 @@ contract SignaturesTest is EscrowTest {
             Match memory order = _match(_ask(), _bid());
             _changeBid(order.bid, i);
             assertNotEq(TypedData.hash(order.bid), TypedData.hash(_bid()), "changed");
-            _expect(IComputeEscrow.InvalidSignature.selector, buyer);
+            _expect(IEscrowBase.InvalidSignature.selector, buyer);
             escrow.open(order);
         }
     }
@@ -137,7 +138,7 @@ contract SignaturesTest is EscrowTest {
     function test_change_of_a_bids_buyer() public {
         Match memory order = _match(_ask(), _bid());
         order.bid.buyer = stranger;
-        _expect(IComputeEscrow.InvalidSignature.selector, stranger);
+        _expect(IEscrowBase.InvalidSignature.selector, stranger);
         escrow.open(order);
     }
 
@@ -145,7 +146,7 @@ contract SignaturesTest is EscrowTest {
         Match memory order = _match(_ask(), _bid());
         (order.ask.tier, order.bid.limits[0].tier) = ("A100", "A100");
         order.askSignature = _sign(providerKey, TypedData.hash(order.ask));
-        _expect(IComputeEscrow.InvalidSignature.selector, buyer);
+        _expect(IEscrowBase.InvalidSignature.selector, buyer);
         escrow.open(order);
     }
 
@@ -153,7 +154,7 @@ contract SignaturesTest is EscrowTest {
         (Ask memory ask, Bid memory bid) = _countedOrders();
         Match memory order = _match(ask, bid);
         order.bid.units++;
-        _expect(IComputeEscrow.InvalidSignature.selector, buyer);
+        _expect(IEscrowBase.InvalidSignature.selector, buyer);
         escrow.open(order);
     }
 
@@ -162,7 +163,7 @@ contract SignaturesTest is EscrowTest {
     function test_orders_of_another_chain() public {
         Match memory order = _match(_ask(), _bid());
         vm.chainId(block.chainid + 1);
-        _expect(IComputeEscrow.InvalidSignature.selector, provider);
+        _expect(IEscrowBase.InvalidSignature.selector, provider);
         escrow.open(order);
     }
 
@@ -170,14 +171,14 @@ contract SignaturesTest is EscrowTest {
         Match memory order = _match(_ask(), _bid());
         escrow = _newEscrow(address(token), FEE_BPS);
         _fund(buyer, FUNDS);
-        _expect(IComputeEscrow.InvalidSignature.selector, provider);
+        _expect(IEscrowBase.InvalidSignature.selector, provider);
         escrow.open(order);
     }
 
     function test_signature_of_the_other_order() public {
         Match memory order = _match(_ask(), _bid());
         order.askSignature = _sign(providerKey, TypedData.hash(order.bid));
-        _expect(IComputeEscrow.InvalidSignature.selector, provider);
+        _expect(IEscrowBase.InvalidSignature.selector, provider);
         escrow.open(order);
     }
 
@@ -203,14 +204,14 @@ contract SignaturesTest is EscrowTest {
         bytes memory good = order.askSignature;
         for (uint256 i = 0; i < forms.length; i++) {
             order.askSignature = forms[i];
-            _expect(IComputeEscrow.InvalidSignature.selector, provider);
+            _expect(IEscrowBase.InvalidSignature.selector, provider);
             escrow.open(order);
         }
         order.askSignature = good;
         forms = _badForms(buyerKey, TypedData.hash(order.bid));
         for (uint256 i = 0; i < forms.length; i++) {
             order.bidSignature = forms[i];
-            _expect(IComputeEscrow.InvalidSignature.selector, buyer);
+            _expect(IEscrowBase.InvalidSignature.selector, buyer);
             escrow.open(order);
         }
     }
@@ -222,7 +223,7 @@ contract SignaturesTest is EscrowTest {
         for (uint256 i = 0; i < forms.length; i++) {
             if (forms[i].length == 0) continue; // no signature: no quote
             order.quoteSignature = forms[i];
-            _expect(IComputeEscrow.InvalidSignature.selector, meter);
+            _expect(IEscrowBase.InvalidSignature.selector, meter);
             escrow.open(order);
         }
     }
@@ -254,7 +255,7 @@ contract SignaturesTest is EscrowTest {
         Bid memory bid = _bid();
         bid.buyer = address(buying);
         Match memory order = _match(_ask(), bid);
-        _expect(IComputeEscrow.InvalidSignature.selector, address(buying));
+        _expect(IEscrowBase.InvalidSignature.selector, address(buying));
         escrow.open(order);
     }
 
@@ -267,7 +268,7 @@ contract SignaturesTest is EscrowTest {
             vm.expectRevert();
             escrow.open{gas: 3_000_000}(order);
             if (kind == uint256(BadWallet.Kind.BurnsGas)) continue; // out of gas, or this error: both refuse
-            _expect(IComputeEscrow.InvalidSignature.selector, wallet);
+            _expect(IEscrowBase.InvalidSignature.selector, wallet);
             escrow.open(order);
         }
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Ask, Bid, IComputeEscrow, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
+import {Ask, Bid, IEscrowBase, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
 import {TypedData} from "../support/TypedData.sol";
 
@@ -10,12 +10,11 @@ contract StopTest is EscrowTest {
     bytes16 private _no;
     uint256 private _start;
     uint256 private _lock;
-    bytes32 private _bidHash;
-    bytes32 private _askHash;
+    bytes32 private _orders;
 
     function setUp() public override {
         super.setUp();
-        (_bidHash, _askHash) = (TypedData.hash(_bid()), TypedData.hash(_ask()));
+        _orders = _ordersHash(_ask(), _bid());
         _no = _open();
         _start = block.timestamp;
         _lock = _lease(_no).locked;
@@ -29,7 +28,7 @@ contract StopTest is EscrowTest {
     function _stopBy(uint256 key) private {
         (bytes32 r, bytes32 vs) = _compact(key, TypedData.stop(buyer, provider, _no));
         vm.prank(stranger);
-        escrow.stopBySignature(buyer, provider, witness, _no, _bidHash, _askHash, r, vs);
+        escrow.stopBySignature(buyer, provider, witness, _no, _orders, r, vs);
     }
 
     function _expectState(bytes4 selector, LeaseState state) private {
@@ -41,7 +40,7 @@ contract StopTest is EscrowTest {
     function test_others_cannot_stop() public {
         address[4] memory others = [stranger, meter, arbiter, feeRecipient];
         for (uint256 i = 0; i < others.length; i++) {
-            _expect(IComputeEscrow.NotAParty.selector, others[i]);
+            _expect(IEscrowBase.NotAParty.selector, others[i]);
             _stopAs(others[i]);
         }
     }
@@ -51,7 +50,7 @@ contract StopTest is EscrowTest {
         address[3][3] memory parties =
             [[stranger, provider, witness], [buyer, stranger, witness], [buyer, provider, stranger]];
         for (uint256 i = 0; i < 3; i++) {
-            _expectState(IComputeEscrow.LeaseNotActive.selector, LeaseState.None);
+            _expectState(IEscrowBase.LeaseNotActive.selector, LeaseState.None);
             escrow.stop(parties[i][0], parties[i][1], parties[i][2], _no);
         }
     }
@@ -60,9 +59,9 @@ contract StopTest is EscrowTest {
         vm.warp(_start + 100);
         _stopAs(buyer);
         vm.warp(_start + 200);
-        _expectState(IComputeEscrow.LeaseNotActive.selector, LeaseState.Stopped);
+        _expectState(IEscrowBase.LeaseNotActive.selector, LeaseState.Stopped);
         _stopAs(provider);
-        _expectState(IComputeEscrow.LeaseNotActive.selector, LeaseState.Stopped);
+        _expectState(IEscrowBase.LeaseNotActive.selector, LeaseState.Stopped);
         _stopBy(witnessKey);
         assertEq(_lease(_no).end, _start + 100);
     }
@@ -70,50 +69,50 @@ contract StopTest is EscrowTest {
     function test_closed_lease_cannot_stop() public {
         (Ask memory ask, Bid memory bid) = (_ask(), _bid());
         _close(ask, bid, 0, 0, 0);
-        _expectState(IComputeEscrow.LeaseNotActive.selector, LeaseState.Closed);
+        _expectState(IEscrowBase.LeaseNotActive.selector, LeaseState.Closed);
         _stopAs(buyer);
     }
 
     function test_signature_of_others_cannot_stop() public {
         uint256[2] memory keys = [buyerKey, providerKey];
         for (uint256 i = 0; i < 2; i++) {
-            _expect(IComputeEscrow.NotMeter.selector, vm.addr(keys[i]));
+            _expect(IEscrowBase.NotMeter.selector, vm.addr(keys[i]));
             _stopBy(keys[i]);
         }
     }
 
     function test_meter_of_other_orders_cannot_stop() public {
-        _bidHash = keccak256("other");
-        _expect(IComputeEscrow.NotMeter.selector, meter);
+        _orders = keccak256("other");
+        _expect(IEscrowBase.NotMeter.selector, meter);
         _stopBy(meterKey);
     }
 
     function test_bad_signature_cannot_stop() public {
         (bytes32 r,) = _compact(witnessKey, TypedData.stop(buyer, provider, _no));
-        _expect(IComputeEscrow.NotMeter.selector, address(0));
-        escrow.stopBySignature(buyer, provider, witness, _no, _bidHash, _askHash, r, bytes32(0));
+        _expect(IEscrowBase.NotMeter.selector, address(0));
+        escrow.stopBySignature(buyer, provider, witness, _no, _orders, r, bytes32(0));
     }
 
     function test_signer_zero_stops_nothing() public {
-        _expectState(IComputeEscrow.LeaseNotActive.selector, LeaseState.None);
-        escrow.stopBySignature(buyer, provider, address(0), _no, _bidHash, _askHash, 0, 0);
+        _expectState(IEscrowBase.LeaseNotActive.selector, LeaseState.None);
+        escrow.stopBySignature(buyer, provider, address(0), _no, _orders, 0, 0);
     }
 
     function test_stop_of_another_lease_cannot_stop() public {
         (bytes32 r, bytes32 vs) = _compact(witnessKey, TypedData.stop(buyer, provider, bytes16(uint128(1))));
-        vm.expectPartialRevert(IComputeEscrow.NotMeter.selector);
-        escrow.stopBySignature(buyer, provider, witness, _no, _bidHash, _askHash, r, vs);
+        vm.expectPartialRevert(IEscrowBase.NotMeter.selector);
+        escrow.stopBySignature(buyer, provider, witness, _no, _orders, r, vs);
     }
 
     function test_stop_on_another_chain_or_contract_cannot_stop() public {
         (bytes32 r, bytes32 vs) = _compact(witnessKey, TypedData.stop(buyer, provider, _no));
         vm.chainId(block.chainid + 1);
-        vm.expectPartialRevert(IComputeEscrow.NotMeter.selector);
-        escrow.stopBySignature(buyer, provider, witness, _no, _bidHash, _askHash, r, vs);
+        vm.expectPartialRevert(IEscrowBase.NotMeter.selector);
+        escrow.stopBySignature(buyer, provider, witness, _no, _orders, r, vs);
         bytes32 other = TypedData.domain(block.chainid, address(token));
         (r, vs) = vm.signCompact(witnessKey, TypedData.digest(other, TypedData.stop(buyer, provider, _no)));
-        vm.expectPartialRevert(IComputeEscrow.NotMeter.selector);
-        escrow.stopBySignature(buyer, provider, witness, _no, _bidHash, _askHash, r, vs);
+        vm.expectPartialRevert(IEscrowBase.NotMeter.selector);
+        escrow.stopBySignature(buyer, provider, witness, _no, _orders, r, vs);
     }
 
     /* STOPPED */
@@ -153,7 +152,7 @@ contract StopTest is EscrowTest {
     }
 
     function test_witness_needs_no_orders() public {
-        (_bidHash, _askHash) = (0, 0);
+        _orders = 0;
         vm.warp(_start + 100);
         _stopBy(witnessKey);
         _assertStopped(_start + 100);
@@ -163,14 +162,14 @@ contract StopTest is EscrowTest {
         vm.warp(_start + 100);
         uint256 lock = (uint256(2.5e18) * 100 + 3599) / 3600;
         vm.expectEmit(address(escrow));
-        emit IComputeEscrow.Stopped(_no, buyer, provider, uint40(_start + 100), _lock - lock);
+        emit IEscrowBase.Stopped(_no, buyer, provider, uint40(_start + 100), _lock - lock);
         _stopAs(buyer);
     }
 
     function test_stop_after_the_end_moves_nothing() public {
         vm.warp(_start + 5000);
         vm.expectEmit(address(escrow));
-        emit IComputeEscrow.Stopped(_no, buyer, provider, uint40(_start + 4200), 0);
+        emit IEscrowBase.Stopped(_no, buyer, provider, uint40(_start + 4200), 0);
         _stopAs(provider);
         _assertStopped(_start + 4200);
     }

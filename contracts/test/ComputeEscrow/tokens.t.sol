@@ -5,7 +5,7 @@ import {ReentrancyGuard} from "@openzeppelin/contracts/utils/ReentrancyGuard.sol
 
 import {ComputeEscrow} from "../../src/ComputeEscrow.sol";
 import {ComputeToken} from "../../src/ComputeToken.sol";
-import {IComputeEscrow} from "../../src/interfaces/IComputeEscrow.sol";
+import {IEscrowBase} from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
 import {
     BlockingToken,
@@ -34,7 +34,7 @@ contract TokensTest is EscrowTest {
         taking.mint(buyer, AMOUNT);
         vm.startPrank(buyer);
         taking.approve(address(escrow), AMOUNT);
-        _expect(IComputeEscrow.TransferMismatch.selector, AMOUNT, AMOUNT - AMOUNT / 100);
+        _expect(IEscrowBase.TransferMismatch.selector, AMOUNT, AMOUNT - AMOUNT / 100);
         escrow.deposit(AMOUNT);
     }
 
@@ -51,7 +51,7 @@ contract TokensTest is EscrowTest {
         escrow.withdraw(buyer, 1);
 
         lying.lie(true, true);
-        _expect(IComputeEscrow.TransferMismatch.selector, AMOUNT + 1, AMOUNT);
+        _expect(IEscrowBase.TransferMismatch.selector, AMOUNT + 1, AMOUNT);
         escrow.deposit(1);
         assertEq(escrow.balanceOf(buyer), AMOUNT);
     }
@@ -137,24 +137,24 @@ contract TokensTest is EscrowTest {
         assertEq(escrow.balanceOf(address(escrow)), 0);
         _fund(stranger, 1e18);
         assertEq(escrow.balanceOf(stranger), 1e18);
-        _expect(IComputeEscrow.InsufficientBalance.selector, 1e18, 1e18 + 1);
+        _expect(IEscrowBase.InsufficientBalance.selector, 1e18, 1e18 + 1);
         vm.prank(stranger);
         escrow.withdraw(stranger, 1e18 + 1);
     }
 
-    function test_holdings_beyond_128_bits_are_refused() public {
+    function test_holdings_beyond_96_bits_are_refused() public {
         PlainToken plain = new PlainToken(18);
         escrow = _newEscrow(address(plain), FEE_BPS);
-        _deposit(plain, buyer, type(uint128).max);
+        _deposit(plain, buyer, type(uint96).max);
         plain.mint(stranger, 1);
         vm.startPrank(stranger);
         plain.approve(address(escrow), 1);
-        uint256 most = type(uint128).max;
-        _expect(IComputeEscrow.HoldingsTooLarge.selector, most, most + 1);
+        uint256 most = type(uint96).max;
+        _expect(IEscrowBase.HoldingsTooLarge.selector, most, most + 1);
         escrow.deposit(1);
         vm.stopPrank();
         vm.prank(buyer);
-        escrow.withdraw(buyer, type(uint128).max);
+        escrow.withdraw(buyer, type(uint96).max);
     }
 
     function testFuzz_decimals_scale_every_amount(uint8 decimals) public {

@@ -6,7 +6,8 @@ import {Test} from "forge-std/Test.sol";
 
 import {ComputeEscrow} from "../../src/ComputeEscrow.sol";
 import {ComputeToken} from "../../src/ComputeToken.sol";
-import {Counted, Lease, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
+import {Terms} from "../../src/escrow/Ledger.sol";
+import {Counted, IComputeEscrow, Lease, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
 import {Handler} from "./Handler.sol";
 import {Replay} from "./Replay.sol";
 
@@ -16,7 +17,7 @@ contract EscrowInvariants is StdInvariant, Test {
     uint256 private constant NODE_GPU_MILLI = 4000;
 
     ComputeToken private _token;
-    ComputeEscrow private _escrow;
+    IComputeEscrow private _escrow;
     Handler private _handler;
     Replay private _replay;
 
@@ -24,7 +25,8 @@ contract EscrowInvariants is StdInvariant, Test {
         vm.warp(1_700_000_000);
         address feeRecipient = makeAddr("fee recipient");
         _token = new ComputeToken(address(this), 1e30);
-        _escrow = new ComputeEscrow(address(_token), 300, feeRecipient, 30 minutes, 1 hours, 1 hours);
+        Terms memory terms = Terms(address(_token), 300, feeRecipient, 30 minutes, 1 hours, 1 hours);
+        _escrow = IComputeEscrow(address(new ComputeEscrow(terms)));
         _handler = new Handler(_token, _escrow, feeRecipient);
         _replay = _handler.REPLAY();
         _token.transfer(address(_handler), 1e30);
@@ -77,7 +79,7 @@ contract EscrowInvariants is StdInvariant, Test {
         }
         uint256 followed = 0;
         for (uint256 i = 0; i < _handler.count(); i++) {
-            (bytes16 latest,) = _escrow.bidRecord(_handler.known(i).bidHash);
+            (bytes16 latest,) = _escrow.bidRecord(_handler.known(i).bidHash, 0);
             if (latest == _handler.known(i).leaseNo) followed++;
         }
         assertGt(followed, 3, "follow");
@@ -207,8 +209,9 @@ contract EscrowInvariants is StdInvariant, Test {
             for (uint24 node = 0; node < NODES; node++) {
                 assertEq(_escrow.capacityUsed(accounts[i], node), _replay.capacity(accounts[i], node), "capacity");
             }
-            for (uint256 salt = 0; salt < 2 * _handler.count() + 2; salt++) {
-                assertEq(_escrow.isNonceUsed(accounts[i], salt), _replay.nonces(accounts[i], salt), "nonce");
+            for (uint64 salt = 0; salt < 2 * _handler.count() + 2; salt++) {
+                (bool used,) = _escrow.orderState(accounts[i], salt);
+                assertEq(used, _replay.nonces(accounts[i], salt), "nonce");
             }
         }
         for (uint256 i = 0; i < _handler.count(); i++) {
@@ -233,7 +236,7 @@ contract EscrowInvariants is StdInvariant, Test {
         assertEq(counted.units, model.units, "units");
         assertEq(counted.egressMibCap, model.egressCap, "egressMibCap");
         assertEq(counted.unitsCap, model.unitsCap, "unitsCap");
-        (bytes16 latest, uint128 spentBefore) = _escrow.bidRecord(k.bidHash);
+        (bytes16 latest, uint128 spentBefore) = _escrow.bidRecord(k.bidHash, 0);
         (bytes16 last, uint256 leases, uint256 spent) = _replay.records(k.bidHash);
         assertEq(latest, leases > 1 ? last : bytes16(0), "latest");
         assertEq(spentBefore, spent, "spentBefore");

@@ -5,13 +5,13 @@ import {CommonBase} from "forge-std/Base.sol";
 import {StdUtils} from "forge-std/StdUtils.sol";
 import {Vm} from "forge-std/Vm.sol";
 
-import {ComputeEscrow} from "../../src/ComputeEscrow.sol";
 import {ComputeToken} from "../../src/ComputeToken.sol";
 import {
     Ask,
     Bid,
     CloseData,
     Counted,
+    IComputeEscrow,
     Lease,
     LeaseState,
     Match,
@@ -53,7 +53,7 @@ contract Handler is CommonBase, StdUtils {
     uint256 private constant NODE_GPU_MILLI = 4000;
 
     ComputeToken private immutable TOKEN;
-    ComputeEscrow private immutable ESCROW;
+    IComputeEscrow private immutable ESCROW;
     Replay public immutable REPLAY;
 
     Actor[3] public buyers;
@@ -66,7 +66,7 @@ contract Handler is CommonBase, StdUtils {
     Known[] private _known;
     bytes[] private _vouchers; // settle's, each a run of one
     bytes[] private _meteredVouchers;
-    uint256 private _salt;
+    uint64 private _salt;
 
     uint256 public donated;
     uint256 public deposited;
@@ -77,7 +77,7 @@ contract Handler is CommonBase, StdUtils {
     error UsageMoved(bytes16 leaseNo, uint256 was, uint256 is_);
     error BalanceMoved(address account, uint256 was, uint256 is_);
 
-    constructor(ComputeToken token, ComputeEscrow escrow, address feeRecipient_) {
+    constructor(ComputeToken token, IComputeEscrow escrow, address feeRecipient_) {
         (TOKEN, ESCROW, feeRecipient) = (token, escrow, feeRecipient_);
         REPLAY = new Replay(escrow.feeBps());
         for (uint256 i = 0; i < 3; i++) {
@@ -222,7 +222,7 @@ contract Handler is CommonBase, StdUtils {
         if (_known.length == 0) return;
         Known memory k = _pick(seed);
         Bid memory bid = abi.decode(k.bid, (Bid));
-        (bytes16 latest,) = ESCROW.bidRecord(k.bidHash);
+        (bytes16 latest,) = ESCROW.bidRecord(k.bidHash, 0);
         Lease memory lease = ESCROW.lease(k.buyer, k.provider, k.witness, k.leaseNo);
         bool may = (latest == 0 || latest == k.leaseNo)
             && (lease.state == LeaseState.Closed || vm.getBlockTimestamp() >= lease.end);
@@ -285,8 +285,12 @@ contract Handler is CommonBase, StdUtils {
         k.witnessKey = order.bid.witness == witnesses[0].account ? witnesses[0].key : witnesses[1].key;
         k.meterKey = order.ask.meter == meters[0].account ? meters[0].key : meters[1].key;
         (k.bidHash, k.askHash) = (TypedData.hash(order.bid), TypedData.hash(order.ask));
-        k.leaseNo = bytes16(keccak256(abi.encode(k.bidHash, k.askHash, order.ask.meter)));
+        k.leaseNo = bytes16(keccak256(abi.encode(_ordersHash(k), order.ask.meter)));
         (k.bid, k.node, k.budget) = (abi.encode(order.bid), order.ask.node, order.bid.budget);
+    }
+
+    function _ordersHash(Known storage k) private view returns (bytes32) {
+        return keccak256(abi.encode(k.bidHash, k.askHash));
     }
 
     /* SETTLING */
@@ -378,9 +382,8 @@ contract Handler is CommonBase, StdUtils {
 
     function _stopData(Known storage k, uint256 key) private view returns (bytes memory) {
         (bytes32 r, bytes32 vs) = _compact(key, TypedData.stop(k.buyer, k.provider, k.leaseNo));
-        return abi.encodeCall(
-            ESCROW.stopBySignature, (k.buyer, k.provider, k.witness, k.leaseNo, k.bidHash, k.askHash, r, vs)
-        );
+        return
+            abi.encodeCall(ESCROW.stopBySignature, (k.buyer, k.provider, k.witness, k.leaseNo, _ordersHash(k), r, vs));
     }
 
     function close(uint256 seed, uint256 ms, uint32 egressMib, uint32 units) external acting("close") {
@@ -402,7 +405,7 @@ contract Handler is CommonBase, StdUtils {
         view
         returns (bytes memory)
     {
-        CloseData memory data = CloseData(k.buyer, k.provider, k.leaseNo, k.bidHash, k.askHash, ms, egressMib, units);
+        CloseData memory data = CloseData(k.buyer, k.provider, k.leaseNo, _ordersHash(k), ms, egressMib, units);
         (bytes32 meterR, bytes32 meterVs) = _compact(first, TypedData.close(data));
         (bytes32 witnessR, bytes32 witnessVs) = _compact(second, TypedData.close(data));
         return abi.encodeCall(ESCROW.close, (data, meterR, meterVs, witnessR, witnessVs));

@@ -3,7 +3,7 @@ pragma solidity 0.8.30;
 
 import {Vm} from "forge-std/Vm.sol";
 
-import {IComputeEscrow, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
+import {IEscrowBase, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
 
 /// @notice The escrow's storage rebuilt from its events alone, with arithmetic of its own.
 contract Replay {
@@ -63,15 +63,15 @@ contract Replay {
 
     function apply_(Vm.Log calldata log) external {
         bytes32 topic = log.topics[0];
-        if (topic == IComputeEscrow.Deposited.selector) balances[_address(log.topics[1])] += _word(log.data);
-        else if (topic == IComputeEscrow.Withdrawn.selector) _withdrawn(log);
-        else if (topic == IComputeEscrow.FeesCollected.selector) _collected(log);
-        else if (topic == IComputeEscrow.Opened.selector) _opened(log);
-        else if (topic == IComputeEscrow.OpenedCounted.selector) _openedCounted(log);
-        else if (topic == IComputeEscrow.Settled.selector) _settled(log, 21);
-        else if (topic == IComputeEscrow.SettledMetered.selector) _settled(log, 29);
-        else if (topic == IComputeEscrow.Stopped.selector) _stopped(log);
-        else if (topic == IComputeEscrow.Closed.selector) _closed(log);
+        if (topic == IEscrowBase.Deposited.selector) balances[_address(log.topics[1])] += _word(log.data);
+        else if (topic == IEscrowBase.Withdrawn.selector) _withdrawn(log);
+        else if (topic == IEscrowBase.FeesCollected.selector) _collected(log);
+        else if (topic == IEscrowBase.Opened.selector) _opened(log);
+        else if (topic == IEscrowBase.OpenedCounted.selector) _openedCounted(log);
+        else if (topic == IEscrowBase.Settled.selector) _settled(log, 21);
+        else if (topic == IEscrowBase.SettledMetered.selector) _settled(log, 29);
+        else if (topic == IEscrowBase.Stopped.selector) _stopped(log);
+        else if (topic == IEscrowBase.Closed.selector) _closed(log);
         else revert UnknownEvent(topic);
     }
 

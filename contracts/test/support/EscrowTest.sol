@@ -5,11 +5,13 @@ import {Test} from "forge-std/Test.sol";
 
 import {ComputeEscrow} from "../../src/ComputeEscrow.sol";
 import {ComputeToken} from "../../src/ComputeToken.sol";
+import {Terms} from "../../src/escrow/Ledger.sol";
 import {
     Ask,
     Bid,
     CloseData,
     Counted,
+    IComputeEscrow,
     Lease,
     LeaseState,
     Match,
@@ -29,7 +31,7 @@ abstract contract EscrowTest is Test {
     uint256 internal constant FUNDS = 10_000e18;
 
     ComputeToken internal token;
-    ComputeEscrow internal escrow;
+    IComputeEscrow internal escrow;
 
     uint256 internal buyerKey;
     uint256 internal providerKey;
@@ -54,8 +56,9 @@ abstract contract EscrowTest is Test {
         _fund(buyer, FUNDS);
     }
 
-    function _newEscrow(address token_, uint256 feeBps) internal returns (ComputeEscrow) {
-        return new ComputeEscrow(token_, feeBps, feeRecipient, SETTLE_WINDOW, DISPUTE_WINDOW, RULING_WINDOW);
+    function _newEscrow(address token_, uint256 feeBps) internal returns (IComputeEscrow) {
+        Terms memory terms = Terms(token_, feeBps, feeRecipient, SETTLE_WINDOW, DISPUTE_WINDOW, RULING_WINDOW);
+        return IComputeEscrow(address(new ComputeEscrow(terms)));
     }
 
     /// @dev Gives the account a free balance in the escrow.
@@ -110,7 +113,7 @@ abstract contract EscrowTest is Test {
     }
 
     /// @dev Another bid of the usual buyer.
-    function _bidOf(uint256 salt) internal view returns (Bid memory bid) {
+    function _bidOf(uint64 salt) internal view returns (Bid memory bid) {
         bid = _bid();
         bid.salt = salt;
     }
@@ -143,8 +146,12 @@ abstract contract EscrowTest is Test {
         return escrow.open(_match(ask, bid));
     }
 
+    function _ordersHash(Ask memory ask, Bid memory bid) internal pure returns (bytes32) {
+        return keccak256(abi.encode(TypedData.hash(bid), TypedData.hash(ask)));
+    }
+
     function _leaseNo(Ask memory ask, Bid memory bid) internal pure returns (bytes16) {
-        return bytes16(keccak256(abi.encode(TypedData.hash(bid), TypedData.hash(ask), ask.meter)));
+        return bytes16(keccak256(abi.encode(_ordersHash(ask, bid), ask.meter)));
     }
 
     /* SIGNATURES */
@@ -221,8 +228,7 @@ abstract contract EscrowTest is Test {
             buyer: bid.buyer,
             provider: ask.provider,
             leaseNo: _leaseNo(ask, bid),
-            bidHash: TypedData.hash(bid),
-            askHash: TypedData.hash(ask),
+            ordersHash: _ordersHash(ask, bid),
             ms: ms,
             egressMib: egressMib,
             units: units
@@ -252,6 +258,11 @@ abstract contract EscrowTest is Test {
 
     function _counted(bytes16 leaseNo) internal view returns (Counted memory) {
         return escrow.counted(buyer, provider, witness, leaseNo);
+    }
+
+    /// @dev Whether a bid of the account with this salt has opened.
+    function _isUsed(address account, uint64 salt) internal view returns (bool used) {
+        (used,) = escrow.orderState(account, salt);
     }
 
     /// @dev Fails unless the escrow holds exactly what it owes to the usual accounts and for these leases.

@@ -9,10 +9,10 @@ library TypedData {
         "Prices(uint64 gpuHour,uint64 cpuHour,uint64 memoryGibHour,uint64 storageGibHour,uint64 egressGib,uint64 unit)";
     string internal constant LIMIT = "TierLimit(bytes32 tier,uint64 rate,uint64 egressGib,uint64 unit)";
     string internal constant ASK =
-        "Ask(address provider,address meter,address arbiter,address opener,uint24 node,bytes32 tier,uint32 gpuMilli,uint32 cpuMilli,uint32 memoryMib,uint32 storageMib,Prices floor,uint32 minSeconds,uint32 maxSeconds,uint32 startLimitSeconds,uint16 minChargeSeconds,bytes32 unit,uint40 startsAt,uint16 flags,uint16 maxFeeBps,uint40 expiry,uint256 salt)";
+        "Ask(address provider,address meter,address arbiter,address opener,uint24 node,bytes32 tier,uint32 gpuMilli,uint32 cpuMilli,uint32 memoryMib,uint32 storageMib,Prices floor,uint32 minSeconds,uint32 maxSeconds,uint32 startLimitSeconds,uint16 minChargeSeconds,bytes32 unit,uint40 startsAt,uint16 flags,uint16 maxFeeBps,uint40 expiry,uint64 salt)";
     string internal constant QUOTE = "Quote(bytes32 askHash,Prices prices,uint40 expiry)";
     string internal constant BID =
-        "Bid(address buyer,address witness,address arbiter,address opener,bytes32 jobHash,TierLimit[] limits,uint32 gpuMilli,uint32 cpuMilli,uint32 memoryMib,uint32 storageMib,uint32 egressMib,uint32 units,bytes32 unit,uint32 maxSeconds,uint128 budget,uint16 nodes,uint16 flags,uint16 maxFeeBps,uint40 expiry,uint256 salt)";
+        "Bid(address buyer,address witness,address arbiter,address opener,bytes32 jobHash,TierLimit[] limits,uint32 gpuMilli,uint32 cpuMilli,uint32 memoryMib,uint32 storageMib,uint32 egressMib,uint32 units,bytes32 unit,uint32 maxSeconds,uint128 budget,uint16 nodes,uint16 flags,uint16 maxFeeBps,uint40 expiry,uint64 salt)";
     string internal constant USAGE = "Usage(address buyer,address provider,bytes16 leaseNo,uint64 ms)";
     string internal constant METERED =
         "MeteredUsage(address buyer,address provider,bytes16 leaseNo,uint64 ms,uint32 egressMib,uint32 units)";

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import {Ask, Bid, Claim, Counted, IEscrowExtension, Lease, LeaseState, Quote} from "../interfaces/IComputeEscrow.sol";
+import {Hashes} from "../libraries/Hashes.sol";
+import {CountedSlot, LeaseSlot} from "../libraries/LeaseSlot.sol";
+import {Orders} from "../libraries/Orders.sol";
+import {Units} from "../libraries/Units.sol";
+import {Extended} from "./Extended.sol";
+
+/// @title Views
+/// @notice What storage says, unpacked.
+abstract contract Views is Extended, IEscrowExtension {
+    /// @inheritdoc IEscrowExtension
+    function feesOf(address provider) external view returns (uint256) {
+        return _accounts[provider].fees;
+    }
+
+    /// @inheritdoc IEscrowExtension
+    function ordersFrom(address account) external view returns (uint64) {
+        return _accounts[account].ordersFrom;
+    }
+
+    /// @inheritdoc IEscrowExtension
+    function orderState(address account, uint64 salt) external view returns (bool used, bool cancelled) {
+        (uint256 word, uint256 opened) = _orderBits(salt);
+        uint256 bits = _orders[account][word];
+        used = bits & opened != 0;
+        cancelled = bits & (opened << 1) != 0 || salt < _accounts[account].ordersFrom;
+    }
+
+    /// @inheritdoc IEscrowExtension
+    function bidRecord(bytes32 bidHash, uint16 seat) external view returns (bytes16, uint128) {
+        BidRecord memory record = _bids[_seatKey(bidHash, seat)];
+        return (record.latest, record.spentBefore);
+    }
+
+    /// @inheritdoc IEscrowExtension
+    function capacityUsed(address provider, uint24 node) external view returns (uint256) {
+        return _capacity[provider][node] & ~CAPACITY_TOUCHED;
+    }
+
+    /// @inheritdoc IEscrowExtension
+    function lease(address buyer, address provider, address witness, bytes16 leaseNo)
+        external
+        view
+        returns (Lease memory view_)
+    {
+        bytes32 key = Hashes.leaseKey(witness, buyer, provider, leaseNo);
+        LeaseSlot slot = _leases[key].slot;
+        view_.state = slot.state();
+        view_.hasCounted = slot.hasCounted();
+        view_.rate = uint64(slot.rate());
+        view_.usedMs = uint64(slot.usedMs());
+        view_.start = uint40(slot.start());
+        view_.end = uint40(slot.end());
+        view_.fundedSeconds = uint32(slot.funded());
+        view_.minChargeSeconds = uint16(slot.minCharge());
+        view_.gpuMilli = uint32(slot.gpuMilli());
+        view_.node = slot.node();
+        view_.released = _released(key, slot);
+        view_.locked = _mostReleased(key, slot) - view_.released;
+    }
+
+    /// @inheritdoc IEscrowExtension
+    function counted(address buyer, address provider, address witness, bytes16 leaseNo)
+        external
+        view
+        returns (Counted memory)
+    {
+        CountedSlot slot = _counted[Hashes.leaseKey(witness, buyer, provider, leaseNo)];
+        return Counted({
+            egressGib: uint64(slot.egressPrice()),
+            unit: uint64(slot.unitPrice()),
+            egressMib: uint32(slot.egressUsed()),
+            units: uint32(slot.unitsUsed()),
+            egressMibCap: uint32(slot.egressCap()),
+            unitsCap: uint32(slot.unitsCap())
+        });
+    }
+
+    /// @inheritdoc IEscrowExtension
+    function claimOf(address buyer, address provider, address witness, bytes16 leaseNo)
+        external
+        view
+        returns (Claim memory)
+    {
+        return _claims[Hashes.leaseKey(witness, buyer, provider, leaseNo)];
+    }
+
+    /// @inheritdoc IEscrowExtension
+    function hashAsk(Ask memory ask) external pure returns (bytes32) {
+        return Orders.hash(ask);
+    }
+
+    /// @inheritdoc IEscrowExtension
+    function hashBid(Bid memory bid) external pure returns (bytes32) {
+        return Orders.hash(bid);
+    }
+
+    /// @inheritdoc IEscrowExtension
+    function hashQuote(Quote memory quote) external pure returns (bytes32) {
+        return Orders.hash(quote);
+    }
+
+    /// @inheritdoc IEscrowExtension
+    function leaseNoOf(bytes32 bidHash, bytes32 askHash, address meter) external pure returns (bytes16) {
+        return Orders.leaseNo(Orders.pairHash(bidHash, askHash), meter);
+    }
+
+    /// @inheritdoc IEscrowExtension
+    function cost(uint64 rate, uint64 ms) external view returns (uint256) {
+        return Units.costDown(rate, ms, SCALE);
+    }
+}
