@@ -33,8 +33,8 @@ abstract contract Amending is Extended, IEscrowExtension {
 
     /// @inheritdoc IEscrowExtension
     function topUp(LeaseOrders calldata orders, Bid calldata bid, uint16 seat, uint32 seconds_) external forEscrow {
-        (bytes16 leaseNo, bytes32 key) = _resolve(orders);
-        LeaseSlot slot = _leases[key].slot;
+        (bytes16 leaseNo, LeaseBox storage box) = _resolve(orders);
+        LeaseSlot slot = box.slot;
 
         if (msg.sender != orders.buyer) revert NotBuyer(orders.buyer, msg.sender);
         if (slot.state() != LeaseState.Active) revert LeaseNotActive(leaseNo, slot.state());
@@ -46,10 +46,10 @@ abstract contract Amending is Extended, IEscrowExtension {
         LeaseSlot next = slot.withEnd(slot.end() + seconds_);
         uint256 locked = next.fullTime(SCALE) - slot.fullTime(SCALE);
         uint256 budget = bid.budget / bid.nodes;
-        Check.atMost(budget, _spentBefore(orders, bid, seat, leaseNo) + _fullCost(key, next), BudgetTooSmall.selector);
+        Check.atMost(budget, _spentBefore(orders, bid, seat, leaseNo) + _fullCost(box, next), BudgetTooSmall.selector);
 
         _debit(orders.buyer, locked);
-        _leases[key].slot = next;
+        box.slot = next;
 
         emit ToppedUp(leaseNo, orders.buyer, orders.ask.provider, uint40(next.end()), locked);
     }

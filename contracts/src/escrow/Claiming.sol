@@ -23,8 +23,8 @@ abstract contract Claiming is Extended, IEscrowExtension {
 
     /// @inheritdoc IEscrowExtension
     function claim(LeaseOrders calldata orders, uint64 ms) external forEscrow {
-        (bytes16 leaseNo, bytes32 key) = _resolve(orders);
-        LeaseSlot slot = _leases[key].slot;
+        (bytes16 leaseNo, LeaseBox storage box) = _resolve(orders);
+        LeaseSlot slot = box.slot;
 
         if (msg.sender != orders.ask.provider) revert NotProvider(orders.ask.provider, msg.sender);
         if (orders.ask.arbiter == address(0)) revert NoArbiter();
@@ -32,11 +32,11 @@ abstract contract Claiming is Extended, IEscrowExtension {
         Check.atMost(slot.end() + SETTLE_WINDOW, block.timestamp, ClaimTooLate.selector);
         LeaseSlot next = slot.withEnd(_min(slot.end(), block.timestamp)).withClaim();
         uint256 amount = _claimable(next, ms);
-        uint256 refunded = _fullCost(key, slot) - _released(key, slot) - amount;
+        uint256 refunded = _fullCost(box, slot) - _released(box, slot) - amount;
         uint40 until = uint40(block.timestamp + DISPUTE_WINDOW);
 
-        _leases[key].slot = next;
-        _claims[key] = Claim(uint128(amount), until);
+        box.slot = next;
+        box.claimed = Claim(uint128(amount), until);
         _debit(msg.sender, amount);
         _free(msg.sender, slot);
         _credit(orders.buyer, refunded);
@@ -58,17 +58,17 @@ abstract contract Claiming is Extended, IEscrowExtension {
 
     /// @inheritdoc IEscrowExtension
     function contest(address buyer, address provider, address witness, bytes16 leaseNo) external forEscrow {
-        bytes32 key = Hashes.leaseKey(witness, buyer, provider, leaseNo);
-        LeaseSlot slot = _leases[key].slot;
-        Claim memory claimed = _claims[key];
+        LeaseBox storage box = _leases[Hashes.leaseKey(witness, buyer, provider, leaseNo)];
+        LeaseSlot slot = box.slot;
+        Claim memory claimed = box.claimed;
 
         if (msg.sender != buyer) revert NotBuyer(buyer, msg.sender);
         if (slot.state() != LeaseState.Claimed) revert LeaseNotClaimed(leaseNo, slot.state());
         Check.atMost(claimed.until, block.timestamp, ContestTooLate.selector);
         uint40 until = uint40(block.timestamp + RULING_WINDOW);
 
-        _leases[key].slot = slot.withState(LeaseState.Contested);
-        _claims[key].until = until;
+        box.slot = slot.withState(LeaseState.Contested);
+        box.claimed.until = until;
         _debit(buyer, claimed.amount);
 
         emit Contested(leaseNo, buyer, provider, claimed.amount, until);
@@ -78,9 +78,9 @@ abstract contract Claiming is Extended, IEscrowExtension {
 
     /// @inheritdoc IEscrowExtension
     function rule(LeaseOrders calldata orders, uint128 award, bytes calldata signature) external forEscrow {
-        (bytes16 leaseNo, bytes32 key) = _resolve(orders);
-        LeaseState state = _leases[key].slot.state();
-        Claim memory claimed = _claims[key];
+        (bytes16 leaseNo, LeaseBox storage box) = _resolve(orders);
+        LeaseState state = box.slot.state();
+        Claim memory claimed = box.claimed;
 
         _requireConsent(
             orders.ask.arbiter,
@@ -92,14 +92,14 @@ abstract contract Claiming is Extended, IEscrowExtension {
         Check.atMost(claimed.amount, award, AwardTooLarge.selector);
 
         uint256 refunded = 3 * (uint256(claimed.amount) - award);
-        _end(key, leaseNo, orders.buyer, orders.ask.provider, Shares(award, 2 * uint256(award), refunded));
+        _end(box, leaseNo, orders.buyer, orders.ask.provider, Shares(award, 2 * uint256(award), refunded));
     }
 
     /// @inheritdoc IEscrowExtension
     function closeClaim(address buyer, address provider, address witness, bytes16 leaseNo) external forEscrow {
-        bytes32 key = Hashes.leaseKey(witness, buyer, provider, leaseNo);
-        LeaseState state = _leases[key].slot.state();
-        Claim memory claimed = _claims[key];
+        LeaseBox storage box = _leases[Hashes.leaseKey(witness, buyer, provider, leaseNo)];
+        LeaseState state = box.slot.state();
+        Claim memory claimed = box.claimed;
 
         bool contested = state == LeaseState.Contested;
         if (!contested && state != LeaseState.Claimed) revert LeaseNotClaimed(leaseNo, state);
@@ -109,7 +109,7 @@ abstract contract Claiming is Extended, IEscrowExtension {
 
         uint256 amount = claimed.amount;
         Shares memory shares = contested ? Shares(0, amount, 2 * amount) : Shares(amount, amount, 0);
-        _end(key, leaseNo, buyer, provider, shares);
+        _end(box, leaseNo, buyer, provider, shares);
     }
 
     /// @dev How amount and bonds are divided: `awarded` and `bonds` to the provider, `refunded` to the buyer.
@@ -119,12 +119,14 @@ abstract contract Claiming is Extended, IEscrowExtension {
         uint256 refunded;
     }
 
-    function _end(bytes32 key, bytes16 leaseNo, address buyer, address provider, Shares memory shares) private {
-        LeaseSlot slot = _leases[key].slot;
+    function _end(LeaseBox storage box, bytes16 leaseNo, address buyer, address provider, Shares memory shares)
+        private
+    {
+        LeaseSlot slot = box.slot;
         uint256 paid = slot.paidTime(SCALE);
 
-        _leases[key].slot = slot.withState(LeaseState.Closed);
-        _claims[key] = Claim(uint128(shares.awarded), 0);
+        box.slot = slot.withState(LeaseState.Closed);
+        box.claimed = Claim(uint128(shares.awarded), 0);
         _pay(provider, shares.awarded, _feeGrowth(paid, paid + shares.awarded));
         _credit(provider, shares.bonds);
         _credit(buyer, shares.refunded);

@@ -42,8 +42,8 @@ abstract contract Ending is Leases, IEscrowCore {
     }
 
     function _stop(address buyer, address provider, address witness, bytes16 leaseNo) private {
-        bytes32 key = Hashes.leaseKey(witness, buyer, provider, leaseNo);
-        LeaseSlot slot = _leases[key].slot;
+        LeaseBox storage box = _leases[Hashes.leaseKey(witness, buyer, provider, leaseNo)];
+        LeaseSlot slot = box.slot;
 
         if (slot.state() != LeaseState.Active) revert LeaseNotActive(leaseNo, slot.state());
 
@@ -51,7 +51,7 @@ abstract contract Ending is Leases, IEscrowCore {
         LeaseSlot next = slot.withEnd(end).withState(LeaseState.Stopped);
         uint256 unlocked = slot.fullTime(SCALE) - next.fullTime(SCALE);
 
-        _leases[key].slot = next;
+        box.slot = next;
         _credit(buyer, unlocked);
 
         emit Stopped(leaseNo, buyer, provider, uint40(end), unlocked);
@@ -70,24 +70,24 @@ abstract contract Ending is Leases, IEscrowCore {
         address meter = Signatures.recover(domain, structHash, meterR, meterVs);
         _requireMeter(meter, end.ordersHash, end.leaseNo);
         address witness = Signatures.recover(domain, structHash, witnessR, witnessVs);
-        _close(Hashes.leaseKey(witness, end.buyer, end.provider, end.leaseNo), end);
+        _close(_leases[Hashes.leaseKey(witness, end.buyer, end.provider, end.leaseNo)], end);
     }
 
     /// @inheritdoc IEscrowCore
     function refund(address buyer, address provider, address witness, bytes16 leaseNo) external {
-        bytes32 key = Hashes.leaseKey(witness, buyer, provider, leaseNo);
-        LeaseSlot slot = _leases[key].slot;
+        LeaseBox storage box = _leases[Hashes.leaseKey(witness, buyer, provider, leaseNo)];
+        LeaseSlot slot = box.slot;
 
         _requireOpen(slot, leaseNo);
         uint256 deadline = slot.end() + SETTLE_WINDOW;
         if (block.timestamp <= deadline) Check.fail(deadline, block.timestamp, RefundTooEarly.selector);
 
-        _finish(key, slot, buyer, provider, leaseNo);
+        _finish(box, slot, buyer, provider, leaseNo);
     }
 
     /// @dev Pays what both signatures agree on, then closes.
-    function _close(bytes32 key, CloseData memory data) private {
-        LeaseSlot slot = _leases[key].slot;
+    function _close(LeaseBox storage box, CloseData memory data) private {
+        LeaseSlot slot = box.slot;
 
         _requireOpen(slot, data.leaseNo);
         Check.atLeast(slot.usedMs(), data.ms, UsageBelowSettled.selector);
@@ -95,14 +95,14 @@ abstract contract Ending is Leases, IEscrowCore {
 
         uint256 ms = _min(data.ms, slot.funded() * Units.MS);
         (uint256 paid, uint256 total) = slot.earned(ms, SCALE);
-        (uint256 gross, uint256 fee) = _closeCounted(key, slot, data);
+        (uint256 gross, uint256 fee) = _closeCounted(box, slot, data);
 
         _pay(data.provider, gross + total - paid, fee + _feeGrowth(paid, total));
-        _finish(key, slot.withUsedMs(ms), data.buyer, data.provider, data.leaseNo);
+        _finish(box, slot.withUsedMs(ms), data.buyer, data.provider, data.leaseNo);
     }
 
     /// @dev Records the final counted figures and returns the growth of what they earned.
-    function _closeCounted(bytes32 key, LeaseSlot slot, CloseData memory data)
+    function _closeCounted(LeaseBox storage box, LeaseSlot slot, CloseData memory data)
         private
         returns (uint256 gross, uint256 fee)
     {
@@ -110,12 +110,12 @@ abstract contract Ending is Leases, IEscrowCore {
             if (data.egressMib | data.units != 0) revert LeaseNotCounted(data.leaseNo);
             return (0, 0);
         }
-        CountedSlot used = _counted[key];
+        CountedSlot used = box.counted;
         Check.atLeast(used.egressUsed(), data.egressMib, UsageBelowSettled.selector);
         Check.atLeast(used.unitsUsed(), data.units, UsageBelowSettled.selector);
         CountedSlot next = used.withUsed(_min(data.egressMib, used.egressCap()), _min(data.units, used.unitsCap()));
         (uint256 paid, uint256 total) = (used.paid(SCALE), next.paid(SCALE));
-        _counted[key] = next;
+        box.counted = next;
         return (total - paid, _feeGrowth(paid, total));
     }
 
@@ -124,13 +124,13 @@ abstract contract Ending is Leases, IEscrowCore {
     }
 
     /// @dev Closes a lease whose usage is final: returns the rest of its lock and frees its capacity.
-    function _finish(bytes32 key, LeaseSlot slot, address buyer, address provider, bytes16 leaseNo) private {
-        uint256 released = _released(key, slot);
-        uint256 refunded = _fullCost(key, slot) - released;
+    function _finish(LeaseBox storage box, LeaseSlot slot, address buyer, address provider, bytes16 leaseNo) private {
+        uint256 released = _released(box, slot);
+        uint256 refunded = _fullCost(box, slot) - released;
         (uint256 egressMib, uint256 units) = (0, 0);
-        if (slot.hasCounted()) (egressMib, units) = (_counted[key].egressUsed(), _counted[key].unitsUsed());
+        if (slot.hasCounted()) (egressMib, units) = (box.counted.egressUsed(), box.counted.unitsUsed());
 
-        _leases[key].slot = slot.withState(LeaseState.Closed);
+        box.slot = slot.withState(LeaseState.Closed);
         _free(provider, slot);
         _credit(buyer, refunded);
 

@@ -21,10 +21,10 @@ abstract contract Extended is Leases {
         }
     }
 
-    /// @dev Number and key of the lease that was opened from these orders.
-    function _resolve(LeaseOrders calldata orders) internal pure returns (bytes16 leaseNo, bytes32 key) {
+    /// @dev The lease that was opened from these orders.
+    function _resolve(LeaseOrders calldata orders) internal view returns (bytes16 leaseNo, LeaseBox storage box) {
         bytes32 ordersHash = Orders.pairHash(orders.bidHash, Orders.hash(orders.ask));
         leaseNo = Orders.leaseNo(ordersHash, orders.ask.meter);
-        key = Hashes.leaseKey(orders.witness, orders.buyer, orders.ask.provider, leaseNo);
+        box = _leases[Hashes.leaseKey(orders.witness, orders.buyer, orders.ask.provider, leaseNo)];
     }
 }

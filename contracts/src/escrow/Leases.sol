@@ -13,9 +13,11 @@ import {Ledger} from "./Ledger.sol";
 abstract contract Leases is Ledger {
     /* STORAGE */
 
-    /// @dev In a struct, so that one place in storage is worked out once and read and written through it.
+    /// @dev All that is kept of a lease. `counted` and `claimed` are touched by leases that have them alone.
     struct LeaseBox {
         LeaseSlot slot;
+        CountedSlot counted;
+        Claim claimed;
     }
 
     /// @dev A seat of a bid: its latest lease, and atoms that the leases before that one may have paid. A bid of one
@@ -26,8 +28,6 @@ abstract contract Leases is Ledger {
     }
 
     mapping(bytes32 key => LeaseBox) internal _leases;
-    mapping(bytes32 key => CountedSlot) internal _counted;
-    mapping(bytes32 key => Claim) internal _claims;
     mapping(address provider => mapping(uint24 node => uint256)) internal _capacity;
     /// @dev Two bits for each order: whether a bid of this salt has opened, and whether the order was cancelled.
     mapping(address account => mapping(uint256 word => uint256)) internal _orders;
@@ -52,23 +52,23 @@ abstract contract Leases is Ledger {
     /* MONEY */
 
     /// @dev Atoms that a lease has earned so far.
-    function _released(bytes32 key, LeaseSlot slot) internal view returns (uint256 sum) {
+    function _released(LeaseBox storage box, LeaseSlot slot) internal view returns (uint256 sum) {
         sum = slot.paidTime(SCALE);
-        if (slot.hasCounted()) sum += _counted[key].paid(SCALE);
-        if (slot.wasClaimed() && slot.state() == LeaseState.Closed) sum += _claims[key].amount;
+        if (slot.hasCounted()) sum += box.counted.paid(SCALE);
+        if (slot.wasClaimed() && slot.state() == LeaseState.Closed) sum += box.claimed.amount;
     }
 
     /// @dev Atoms that the terms of a lease reserve for it: what was released and what is locked, while it is open.
-    function _fullCost(bytes32 key, LeaseSlot slot) internal view returns (uint256 sum) {
+    function _fullCost(LeaseBox storage box, LeaseSlot slot) internal view returns (uint256 sum) {
         sum = slot.fullTime(SCALE);
-        if (slot.hasCounted()) sum += _counted[key].full(SCALE);
+        if (slot.hasCounted()) sum += box.counted.full(SCALE);
     }
 
     /// @dev Most atoms that a lease may come to in the end.
-    function _mostReleased(bytes32 key, LeaseSlot slot) internal view returns (uint256) {
-        if (slot.isOpen()) return _fullCost(key, slot);
-        uint256 released = _released(key, slot);
-        return slot.state() == LeaseState.Closed ? released : released + _claims[key].amount;
+    function _mostReleased(LeaseBox storage box, LeaseSlot slot) internal view returns (uint256) {
+        if (slot.isOpen()) return _fullCost(box, slot);
+        uint256 released = _released(box, slot);
+        return slot.state() == LeaseState.Closed ? released : released + box.claimed.amount;
     }
 
     /// @dev Growth of the fee when what a lease earned grows from `paid` to `total`: a difference of floored totals, as

@@ -63,9 +63,9 @@ abstract contract Opening is Leases, IEscrowCore {
         (Ask memory ask, Bid memory bid) = (order.ask, order.bid);
         Draft memory draft = _draft(ask, bid, order.seat);
         leaseNo = draft.leaseNo;
-        bytes32 key = Hashes.leaseKey(draft.witness, draft.buyer, draft.provider, leaseNo);
+        LeaseBox storage box = _leases[Hashes.leaseKey(draft.witness, draft.buyer, draft.provider, leaseNo)];
 
-        if (_leases[key].slot.state() != LeaseState.None) revert LeaseExists(leaseNo);
+        if (box.slot.state() != LeaseState.None) revert LeaseExists(leaseNo);
         Orders.requireFit(ask, bid, draft.seat, FEE_BPS);
         _requireLive(draft.provider, ask.salt);
         _requireSignature(draft.provider, draft.askHash, order.askSignature);
@@ -77,11 +77,11 @@ abstract contract Opening is Leases, IEscrowCore {
 
         _debit(draft.buyer, draft.locked);
         _reserve(draft.provider, draft.node, draft.gpuMilli, ask.gpuMilli);
-        _leases[key].slot = _slotOf(draft);
+        box.slot = _slotOf(draft);
         _emitOpened(draft);
         if (draft.nodes > 1) emit OpenedSeat(leaseNo, draft.bidHash, draft.seat);
         if (draft.hasCounted) {
-            _counted[key] = CountedSlots.pack(prices.egressGib, prices.unit, bid.egressMib, bid.units);
+            box.counted = CountedSlots.pack(prices.egressGib, prices.unit, bid.egressMib, bid.units);
             emit OpenedCounted(leaseNo, prices.egressGib, prices.unit, bid.egressMib, bid.units);
         }
     }
@@ -186,12 +186,12 @@ abstract contract Opening is Leases, IEscrowCore {
         bytes32 ordersHash = Orders.pairHash(draft.bidHash, order.previous.askHash);
         bytes16 latest = Orders.leaseNo(ordersHash, order.previous.meter);
         if ((recorded || record.latest != 0) && record.latest != latest) revert NotLatestLease(record.latest, latest);
-        bytes32 key = Hashes.leaseKey(draft.witness, draft.buyer, order.previous.provider, latest);
-        LeaseSlot slot = _leases[key].slot;
+        LeaseBox storage box = _leases[Hashes.leaseKey(draft.witness, draft.buyer, order.previous.provider, latest)];
+        LeaseSlot slot = box.slot;
         LeaseState state = slot.state();
         if (state == LeaseState.None) revert UnknownLease(latest);
         if (state != LeaseState.Closed) Check.atLeast(slot.end(), block.timestamp, LeaseRunning.selector);
-        spent = record.spentBefore + _mostReleased(key, slot);
+        spent = record.spentBefore + _mostReleased(box, slot);
         (record.latest, record.spentBefore) = (draft.leaseNo, uint128(spent));
     }
 

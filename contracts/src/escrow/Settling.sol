@@ -94,57 +94,55 @@ abstract contract Settling is Leases, IEscrowCore {
     function _settleOne(Batch memory batch, bytes calldata entries, uint256 offset) private returns (bytes32) {
         unchecked {
             Voucher memory voucher = batch.voucher;
-            LeaseBox storage lease = _leases[voucher.readUsage(entries, offset, batch.domain)];
-            LeaseSlot slot = lease.slot;
-            uint256 ms = voucher.ms;
-
-            if (!_isPayable(slot, ms)) return 0;
-            uint256 fundedMs = slot.funded() * Units.MS;
-            if (ms > fundedMs) ms = fundedMs;
-            if (ms <= slot.usedMs()) return 0;
+            LeaseBox storage box = _leases[voucher.readUsage(entries, offset, batch.domain)];
+            LeaseSlot slot = box.slot;
+            (bool due, uint256 ms) = _payable(slot, voucher.ms);
+            if (!due || ms <= slot.usedMs()) return 0;
 
             (uint256 paid, uint256 total) = slot.earned(ms, SCALE);
             _earn(batch, paid, total);
-            lease.slot = slot.withUsedMs(ms);
+            box.slot = slot.withUsedMs(ms);
             return bytes32(voucher.leaseNo) | bytes32(ms << 88);
         }
     }
 
     /// @return Packed leaseNo 16 | ms 5 | egressMib 4 | units 4 as stored.
     function _settleMeteredOne(Batch memory batch, bytes calldata entries, uint256 offset) private returns (bytes32) {
-        Voucher memory voucher = batch.voucher;
-        bytes32 key = voucher.readMetered(entries, offset, batch.domain);
-        LeaseBox storage lease = _leases[key];
-        LeaseSlot slot = lease.slot;
+        unchecked {
+            Voucher memory voucher = batch.voucher;
+            LeaseBox storage box = _leases[voucher.readMetered(entries, offset, batch.domain)];
+            LeaseSlot slot = box.slot;
+            (bool due, uint256 ms) = _payable(slot, voucher.ms);
+            if (!due || !slot.hasCounted()) return 0;
 
-        if (!_isPayable(slot, voucher.ms) || !slot.hasCounted()) return 0;
-        CountedSlot used = _counted[key];
-        CountedSlot next = used.withUsed(
-            _max(used.egressUsed(), _min(voucher.egressMib, used.egressCap())),
-            _max(used.unitsUsed(), _min(voucher.units, used.unitsCap()))
-        );
-        bool counts = CountedSlot.unwrap(next) != CountedSlot.unwrap(used);
-        uint256 ms = _max(slot.usedMs(), _min(voucher.ms, slot.funded() * Units.MS));
-        if (ms == slot.usedMs() && !counts) return 0;
-
-        if (ms > slot.usedMs()) {
-            (uint256 paid, uint256 total) = slot.earned(ms, SCALE);
-            _earn(batch, paid, total);
-            lease.slot = slot.withUsedMs(ms);
+            CountedSlot used = box.counted;
+            CountedSlot next = used.raised(voucher.egressMib, voucher.units);
+            bool counts = CountedSlot.unwrap(next) != CountedSlot.unwrap(used);
+            if (ms > slot.usedMs()) {
+                (uint256 paid, uint256 total) = slot.earned(ms, SCALE);
+                _earn(batch, paid, total);
+                box.slot = slot.withUsedMs(ms);
+            } else if (counts) {
+                ms = slot.usedMs();
+            } else {
+                return 0;
+            }
+            if (counts) {
+                _earn(batch, used.paid(SCALE), next.paid(SCALE));
+                box.counted = next;
+            }
+            return bytes32(voucher.leaseNo) | bytes32((ms << 88) | next.usedBits(24));
         }
-        if (counts) {
-            _earn(batch, used.paid(SCALE), next.paid(SCALE));
-            _counted[key] = next;
-        }
-        return bytes32(voucher.leaseNo) | bytes32((ms << 88) | (next.egressUsed() << 56) | (next.unitsUsed() << 24));
     }
 
-    /// @dev Whether usage of `ms` may be paid now: not too late, nor ahead of the time since the lease opened.
-    function _isPayable(LeaseSlot slot, uint256 ms) private view returns (bool) {
+    /// @return due Whether usage of `ms` may be paid now: not too late, nor ahead of the time since the lease opened.
+    /// @return What of it is paid: at most the funded time.
+    function _payable(LeaseSlot slot, uint256 ms) private view returns (bool due, uint256) {
         unchecked {
-            uint256 end = slot.end();
-            return slot.isOpen() && block.timestamp <= end + SETTLE_WINDOW
-                && ms <= (block.timestamp - end + slot.funded()) * Units.MS;
+            (uint256 end, uint256 fundedMs) = (slot.end(), slot.funded() * Units.MS);
+            due = slot.isOpen() && block.timestamp <= end + SETTLE_WINDOW
+                && ms <= (block.timestamp - end) * Units.MS + fundedMs;
+            return (due, ms < fundedMs ? ms : fundedMs);
         }
     }
 

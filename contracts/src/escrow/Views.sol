@@ -46,8 +46,8 @@ abstract contract Views is Extended, IEscrowExtension {
         view
         returns (Lease memory view_)
     {
-        bytes32 key = Hashes.leaseKey(witness, buyer, provider, leaseNo);
-        LeaseSlot slot = _leases[key].slot;
+        LeaseBox storage box = _leases[Hashes.leaseKey(witness, buyer, provider, leaseNo)];
+        LeaseSlot slot = box.slot;
         view_.state = slot.state();
         view_.hasCounted = slot.hasCounted();
         view_.rate = uint64(slot.rate());
@@ -58,8 +58,8 @@ abstract contract Views is Extended, IEscrowExtension {
         view_.minChargeSeconds = uint16(slot.minCharge());
         view_.gpuMilli = uint32(slot.gpuMilli());
         view_.node = slot.node();
-        view_.released = _released(key, slot);
-        view_.locked = _mostReleased(key, slot) - view_.released;
+        view_.released = _released(box, slot);
+        view_.locked = _mostReleased(box, slot) - view_.released;
     }
 
     /// @inheritdoc IEscrowExtension
@@ -68,7 +68,7 @@ abstract contract Views is Extended, IEscrowExtension {
         view
         returns (Counted memory)
     {
-        CountedSlot slot = _counted[Hashes.leaseKey(witness, buyer, provider, leaseNo)];
+        CountedSlot slot = _leases[Hashes.leaseKey(witness, buyer, provider, leaseNo)].counted;
         return Counted({
             egressGib: uint64(slot.egressPrice()),
             unit: uint64(slot.unitPrice()),
@@ -85,7 +85,7 @@ abstract contract Views is Extended, IEscrowExtension {
         view
         returns (Claim memory)
     {
-        return _claims[Hashes.leaseKey(witness, buyer, provider, leaseNo)];
+        return _leases[Hashes.leaseKey(witness, buyer, provider, leaseNo)].claimed;
     }
 
     /// @inheritdoc IEscrowExtension

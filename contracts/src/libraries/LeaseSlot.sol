@@ -201,6 +201,22 @@ library CountedSlots {
         return CountedSlot.wrap((CountedSlot.unwrap(self) & ~USED_MASK) | (egressMib << 96) | (units << 64));
     }
 
+    /// @return The slot with each figure that is the highest so far, at most its cap.
+    function raised(CountedSlot self, uint256 egressMib, uint256 units) internal pure returns (CountedSlot) {
+        (uint256 cap, uint256 used) = (self.egressCap(), self.egressUsed());
+        if (egressMib > cap) egressMib = cap;
+        if (egressMib < used) egressMib = used;
+        (cap, used) = (self.unitsCap(), self.unitsUsed());
+        if (units > cap) units = cap;
+        if (units < used) units = used;
+        return self.withUsed(egressMib, units);
+    }
+
+    /// @return egressMib 4 bytes | units 4 bytes, shifted left by `shift` bits.
+    function usedBits(CountedSlot self, uint256 shift) internal pure returns (uint256) {
+        return uint256(uint64(CountedSlot.unwrap(self) >> 64)) << shift;
+    }
+
     /// @return Atoms that counted resources have earned so far, rounded down.
     function paid(CountedSlot self, uint256 scale) internal pure returns (uint256) {
         return Units.countedDown(self.egressPrice(), self.unitPrice(), self.egressUsed(), self.unitsUsed(), scale);
