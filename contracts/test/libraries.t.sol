@@ -214,11 +214,16 @@ contract SlotsTest is Test {
     function testFuzz_earned_starts_at_the_minimum(Fields memory f, uint40 ms) public pure {
         _bound(f);
         uint256 least = uint256(f.minCharge) * 1000;
-        (uint256 paid, uint256 total) = _pack(f).earned(ms, 1e18);
-        assertEq(paid, f.usedMs == 0 ? 0 : Units.costDown(f.rate, f.usedMs > least ? f.usedMs : least, 1e18));
-        assertEq(total, ms == 0 ? 0 : Units.costDown(f.rate, ms > least ? ms : least, 1e18));
-        assertEq(_pack(f).paidTime(1e18), paid);
-        if (ms >= f.usedMs) assertGe(total, paid);
+        LeaseSlot slot = _pack(f);
+        uint256 paid = f.usedMs == 0 ? 0 : Units.costDown(f.rate, f.usedMs > least ? f.usedMs : least, 1e18);
+        uint256 total = ms == 0 ? 0 : Units.costDown(f.rate, ms > least ? ms : least, 1e18);
+        assertEq(slot.paidTime(1e18), paid);
+        assertEq(slot.timeCost(ms, 1e18), total);
+        if (ms <= f.usedMs) return;
+        assertGe(total, paid);
+        (uint256 paid_, uint256 total_) = slot.earned(ms, 1e18);
+        assertEq(paid_, paid);
+        assertEq(total_, total);
     }
 
     /// @dev Whatever is used within the funded time, what is earned never exceeds what was locked.

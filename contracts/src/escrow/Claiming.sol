@@ -58,7 +58,7 @@ abstract contract Claiming is Extended, IEscrowExtension {
 
     /// @inheritdoc IEscrowExtension
     function contest(address buyer, address provider, address witness, bytes16 leaseNo) external forEscrow {
-        LeaseBox storage box = _leases[Hashes.leaseKey(witness, buyer, provider, leaseNo)];
+        LeaseBox storage box = _lease(buyer, provider, witness, leaseNo);
         LeaseSlot slot = box.slot;
         Claim memory claimed = box.claimed;
 
@@ -97,7 +97,7 @@ abstract contract Claiming is Extended, IEscrowExtension {
 
     /// @inheritdoc IEscrowExtension
     function closeClaim(address buyer, address provider, address witness, bytes16 leaseNo) external forEscrow {
-        LeaseBox storage box = _leases[Hashes.leaseKey(witness, buyer, provider, leaseNo)];
+        LeaseBox storage box = _lease(buyer, provider, witness, leaseNo);
         LeaseState state = box.slot.state();
         Claim memory claimed = box.claimed;
 

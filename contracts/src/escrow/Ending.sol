@@ -42,7 +42,7 @@ abstract contract Ending is Leases, IEscrowCore {
     }
 
     function _stop(address buyer, address provider, address witness, bytes16 leaseNo) private {
-        LeaseBox storage box = _leases[Hashes.leaseKey(witness, buyer, provider, leaseNo)];
+        LeaseBox storage box = _lease(buyer, provider, witness, leaseNo);
         LeaseSlot slot = box.slot;
 
         if (slot.state() != LeaseState.Active) revert LeaseNotActive(leaseNo, slot.state());
@@ -67,56 +67,58 @@ abstract contract Ending is Leases, IEscrowCore {
         bytes32 domain = _domainSeparatorV4();
         bytes32 structHash =
             Hashes.metered(CLOSE_TYPEHASH, end.buyer, end.provider, end.leaseNo, end.ms, end.egressMib, end.units);
-        address meter = Signatures.recover(domain, structHash, meterR, meterVs);
-        _requireMeter(meter, end.ordersHash, end.leaseNo);
+        _requireMeter(Signatures.recover(domain, structHash, meterR, meterVs), end.ordersHash, end.leaseNo);
         address witness = Signatures.recover(domain, structHash, witnessR, witnessVs);
-        _close(_leases[Hashes.leaseKey(witness, end.buyer, end.provider, end.leaseNo)], end);
+        _close(_lease(end.buyer, end.provider, witness, end.leaseNo), end);
     }
 
     /// @inheritdoc IEscrowCore
     function refund(address buyer, address provider, address witness, bytes16 leaseNo) external {
-        LeaseBox storage box = _leases[Hashes.leaseKey(witness, buyer, provider, leaseNo)];
+        LeaseBox storage box = _lease(buyer, provider, witness, leaseNo);
         LeaseSlot slot = box.slot;
 
         _requireOpen(slot, leaseNo);
         uint256 deadline = slot.end() + SETTLE_WINDOW;
         if (block.timestamp <= deadline) Check.fail(deadline, block.timestamp, RefundTooEarly.selector);
 
-        _finish(box, slot, buyer, provider, leaseNo);
+        _finish(box, slot, buyer, provider, leaseNo, _released(box, slot));
     }
 
     /// @dev Pays what both signatures agree on, then closes.
     function _close(LeaseBox storage box, CloseData memory data) private {
         LeaseSlot slot = box.slot;
+        uint256 ms = data.ms;
 
         _requireOpen(slot, data.leaseNo);
-        Check.atLeast(slot.usedMs(), data.ms, UsageBelowSettled.selector);
-        Check.atMost((block.timestamp - slot.start()) * Units.MS, data.ms, UsageAheadOfTime.selector);
+        Check.atLeast(slot.usedMs(), ms, UsageBelowSettled.selector);
+        Check.atMost((block.timestamp - slot.start()) * Units.MS, ms, UsageAheadOfTime.selector);
 
-        uint256 ms = _min(data.ms, slot.funded() * Units.MS);
-        (uint256 paid, uint256 total) = slot.earned(ms, SCALE);
-        (uint256 gross, uint256 fee) = _closeCounted(box, slot, data);
+        ms = slot.fundedOf(ms);
+        (uint256 paid, uint256 total) = (slot.paidTime(SCALE), slot.timeCost(ms, SCALE));
+        Counts memory counts;
+        if (slot.hasCounted()) counts = _closeCounted(box, data);
+        else if (data.egressMib | data.units != 0) revert LeaseNotCounted(data.leaseNo);
 
-        _pay(data.provider, gross + total - paid, fee + _feeGrowth(paid, total));
-        _finish(box, slot.withUsedMs(ms), data.buyer, data.provider, data.leaseNo);
+        _pay(data.provider, total - paid + counts.gross, _feeGrowth(paid, total) + counts.fee);
+        _finish(box, slot.withUsedMs(ms), data.buyer, data.provider, data.leaseNo, total + counts.total);
     }
 
-    /// @dev Records the final counted figures and returns the growth of what they earned.
-    function _closeCounted(LeaseBox storage box, LeaseSlot slot, CloseData memory data)
-        private
-        returns (uint256 gross, uint256 fee)
-    {
-        if (!slot.hasCounted()) {
-            if (data.egressMib | data.units != 0) revert LeaseNotCounted(data.leaseNo);
-            return (0, 0);
-        }
+    /// @dev What counted resources have earned in all, and by how much that and the fee on it have grown.
+    struct Counts {
+        uint256 total;
+        uint256 gross;
+        uint256 fee;
+    }
+
+    /// @dev Records the final counted figures.
+    function _closeCounted(LeaseBox storage box, CloseData memory data) private returns (Counts memory) {
         CountedSlot used = box.counted;
         Check.atLeast(used.egressUsed(), data.egressMib, UsageBelowSettled.selector);
         Check.atLeast(used.unitsUsed(), data.units, UsageBelowSettled.selector);
-        CountedSlot next = used.withUsed(_min(data.egressMib, used.egressCap()), _min(data.units, used.unitsCap()));
+        CountedSlot next = used.raised(data.egressMib, data.units);
         (uint256 paid, uint256 total) = (used.paid(SCALE), next.paid(SCALE));
         box.counted = next;
-        return (total - paid, _feeGrowth(paid, total));
+        return Counts(total, total - paid, _feeGrowth(paid, total));
     }
 
     function _requireMeter(address signer, bytes32 ordersHash, bytes16 leaseNo) private pure {
@@ -124,18 +126,24 @@ abstract contract Ending is Leases, IEscrowCore {
     }
 
     /// @dev Closes a lease whose usage is final: returns the rest of its lock and frees its capacity.
-    function _finish(LeaseBox storage box, LeaseSlot slot, address buyer, address provider, bytes16 leaseNo) private {
-        uint256 released = _released(box, slot);
+    function _finish(
+        LeaseBox storage box,
+        LeaseSlot slot,
+        address buyer,
+        address provider,
+        bytes16 leaseNo,
+        uint256 released
+    ) private {
         uint256 refunded = _fullCost(box, slot) - released;
-        (uint256 egressMib, uint256 units) = (0, 0);
-        if (slot.hasCounted()) (egressMib, units) = (box.counted.egressUsed(), box.counted.unitsUsed());
 
         box.slot = slot.withState(LeaseState.Closed);
         _free(provider, slot);
         _credit(buyer, refunded);
 
-        emit Closed(
-            leaseNo, buyer, provider, uint64(slot.usedMs()), uint32(egressMib), uint32(units), released, refunded
-        );
+        emit Closed(leaseNo, buyer, provider, uint64(slot.usedMs()), released, refunded);
+        if (slot.hasCounted()) {
+            CountedSlot counted = box.counted;
+            emit ClosedCounted(leaseNo, uint32(counted.egressUsed()), uint32(counted.unitsUsed()));
+        }
     }
 }

@@ -22,9 +22,9 @@ abstract contract Extended is Leases {
     }
 
     /// @dev The lease that was opened from these orders.
-    function _resolve(LeaseOrders calldata orders) internal view returns (bytes16 leaseNo, LeaseBox storage box) {
+    function _resolve(LeaseOrders calldata orders) internal pure returns (bytes16 leaseNo, LeaseBox storage box) {
         bytes32 ordersHash = Orders.pairHash(orders.bidHash, Orders.hash(orders.ask));
         leaseNo = Orders.leaseNo(ordersHash, orders.ask.meter);
-        box = _leases[Hashes.leaseKey(orders.witness, orders.buyer, orders.ask.provider, leaseNo)];
+        box = _lease(orders.buyer, orders.ask.provider, orders.witness, leaseNo);
     }
 }

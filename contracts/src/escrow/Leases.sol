@@ -3,6 +3,7 @@ pragma solidity 0.8.30;
 
 import {Claim, LeaseState} from "../interfaces/IComputeEscrow.sol";
 import {Check} from "../libraries/Check.sol";
+import {Hashes} from "../libraries/Hashes.sol";
 import {CountedSlot, LeaseSlot} from "../libraries/LeaseSlot.sol";
 import {Units} from "../libraries/Units.sol";
 import {Ledger} from "./Ledger.sol";
@@ -27,7 +28,6 @@ abstract contract Leases is Ledger {
         uint128 spentBefore;
     }
 
-    mapping(bytes32 key => LeaseBox) internal _leases;
     mapping(address provider => mapping(uint24 node => uint256)) internal _capacity;
     /// @dev Two bits for each order: whether a bid of this salt has opened, and whether the order was cancelled.
     mapping(address account => mapping(uint256 word => uint256)) internal _orders;
@@ -35,6 +35,24 @@ abstract contract Leases is Ledger {
 
     /// @dev Keeps a node's capacity word from returning to zero, which would cost the next lease a fresh slot.
     uint256 internal constant CAPACITY_TOUCHED = 1 << 255;
+
+    /* LEASES */
+
+    /// @dev Where a lease lies: at its key itself, which is a hash of four words. A mapping would hash that key once more,
+    /// with its slot, for every entry of a batch; no other place in storage is the hash of four words.
+    function _lease(bytes32 key) internal pure returns (LeaseBox storage box) {
+        assembly ("memory-safe") {
+            box.slot := key
+        }
+    }
+
+    function _lease(address buyer, address provider, address witness, bytes16 leaseNo)
+        internal
+        pure
+        returns (LeaseBox storage)
+    {
+        return _lease(Hashes.leaseKey(witness, buyer, provider, leaseNo));
+    }
 
     /* ORDERS */
 
@@ -74,7 +92,6 @@ abstract contract Leases is Ledger {
     /// @dev Growth of the fee when what a lease earned grows from `paid` to `total`: a difference of floored totals, as
     /// every payment is, so that splitting never adds. Unchecked: earnings never fall.
     function _feeGrowth(uint256 paid, uint256 total) internal view returns (uint256) {
-        if (FEE_BPS == 0) return 0;
         unchecked {
             return (total * FEE_BPS) / Units.BPS - (paid * FEE_BPS) / Units.BPS;
         }
@@ -89,7 +106,9 @@ abstract contract Leases is Ledger {
     }
 
     function _free(address provider, LeaseSlot slot) internal {
-        _capacity[provider][slot.node()] -= slot.gpuMilli();
+        unchecked {
+            _capacity[provider][slot.node()] -= slot.gpuMilli(); // what `_reserve` added
+        }
     }
 
     /* ARITHMETIC */

@@ -102,7 +102,9 @@ abstract contract Ledger is IEscrowBase, EIP712, ReentrancyGuard {
     }
 
     function _credit(address account, uint256 amount) internal {
-        if (amount > 0) _accounts[account].balance += uint96(amount);
+        unchecked {
+            if (amount > 0) _accounts[account].balance += uint96(amount);
+        }
     }
 
     function _debit(address account, uint256 amount) internal {
@@ -115,8 +117,10 @@ abstract contract Ledger is IEscrowBase, EIP712, ReentrancyGuard {
     function _pay(address provider, uint256 gross, uint256 fee) internal {
         if (gross == 0) return;
         Account memory account = _accounts[provider];
-        account.balance += uint96(gross - fee);
-        account.fees += uint96(fee);
+        unchecked {
+            account.balance += uint96(gross - fee);
+            account.fees += uint96(fee);
+        }
         _accounts[provider] = account;
     }
 }

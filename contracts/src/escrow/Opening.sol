@@ -63,7 +63,7 @@ abstract contract Opening is Leases, IEscrowCore {
         (Ask memory ask, Bid memory bid) = (order.ask, order.bid);
         Draft memory draft = _draft(ask, bid, order.seat);
         leaseNo = draft.leaseNo;
-        LeaseBox storage box = _leases[Hashes.leaseKey(draft.witness, draft.buyer, draft.provider, leaseNo)];
+        LeaseBox storage box = _lease(draft.buyer, draft.provider, draft.witness, leaseNo);
 
         if (box.slot.state() != LeaseState.None) revert LeaseExists(leaseNo);
         Orders.requireFit(ask, bid, draft.seat, FEE_BPS);
@@ -186,7 +186,7 @@ abstract contract Opening is Leases, IEscrowCore {
         bytes32 ordersHash = Orders.pairHash(draft.bidHash, order.previous.askHash);
         bytes16 latest = Orders.leaseNo(ordersHash, order.previous.meter);
         if ((recorded || record.latest != 0) && record.latest != latest) revert NotLatestLease(record.latest, latest);
-        LeaseBox storage box = _leases[Hashes.leaseKey(draft.witness, draft.buyer, order.previous.provider, latest)];
+        LeaseBox storage box = _lease(draft.buyer, order.previous.provider, draft.witness, latest);
         LeaseSlot slot = box.slot;
         LeaseState state = slot.state();
         if (state == LeaseState.None) revert UnknownLease(latest);

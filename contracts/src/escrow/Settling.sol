@@ -35,10 +35,10 @@ abstract contract Settling is Leases, IEscrowCore {
 
     /// @inheritdoc IEscrowCore
     function settle(bytes calldata entries) external returns (bytes memory) {
-        Batch memory batch = _newBatch(entries.count(Vouchers.USAGE_BYTES, MAX_ENTRIES));
-        uint256 offset = 0;
-        while (offset < entries.length) {
-            offset = _settleRun(batch, entries, offset, Vouchers.USAGE_BYTES, SETTLED_BYTES, _settleOne);
+        (uint256 at, uint256 end, uint256 count) = entries.walk(Vouchers.USAGE_BYTES, MAX_ENTRIES);
+        Batch memory batch = _newBatch(count);
+        while (at < end) {
+            at = _settleRun(batch, at, Vouchers.USAGE_BYTES, SETTLED_BYTES, _settleOne);
             if (batch.settled.length > 0) emit Settled(batch.voucher.provider, batch.settled);
         }
         return batch.skipped;
@@ -46,11 +46,10 @@ abstract contract Settling is Leases, IEscrowCore {
 
     /// @inheritdoc IEscrowCore
     function settleMetered(bytes calldata entries) external returns (bytes memory) {
-        Batch memory batch = _newBatch(entries.count(Vouchers.METERED_BYTES, MAX_METERED));
-        uint256 offset = 0;
-        while (offset < entries.length) {
-            offset =
-                _settleRun(batch, entries, offset, Vouchers.METERED_BYTES, SETTLED_METERED_BYTES, _settleMeteredOne);
+        (uint256 at, uint256 end, uint256 count) = entries.walk(Vouchers.METERED_BYTES, MAX_METERED);
+        Batch memory batch = _newBatch(count);
+        while (at < end) {
+            at = _settleRun(batch, at, Vouchers.METERED_BYTES, SETTLED_METERED_BYTES, _settleMeteredOne);
             if (batch.settled.length > 0) emit SettledMetered(batch.voucher.provider, batch.settled);
         }
         return batch.skipped;
@@ -61,25 +60,24 @@ abstract contract Settling is Leases, IEscrowCore {
         batch.skipped = Entries.bitmap(count);
     }
 
-    /// @dev Settles the run at `offset`, pays its provider once, and returns the offset of the next run.
-    /// @param settleOne Settles one entry and returns what the event says of it, zero where it is skipped.
+    /// @dev Settles the run at `at`, pays its provider once, and returns where the next run begins.
+    /// @param settleOne Settles the entry at a place and returns what the event says of it, zero where it is skipped.
     function _settleRun(
         Batch memory batch,
-        bytes calldata entries,
-        uint256 offset,
+        uint256 at,
         uint256 entryBytes,
         uint256 settledBytes,
-        function(Batch memory, bytes calldata, uint256) internal returns (bytes32) settleOne
+        function(Batch memory, uint256) internal returns (bytes32) settleOne
     ) private returns (uint256) {
         unchecked {
-            uint256 length = entries.runLength(offset);
-            (batch.voucher.provider, batch.gross, batch.fee) = (entries.runProvider(offset), 0, 0);
+            uint256 length = Entries.runLength(at);
+            (batch.voucher.provider, batch.gross, batch.fee) = (Entries.runProvider(at), 0, 0);
             batch.settled = Entries.room(length * settledBytes);
-            offset += Entries.HEADER_BYTES;
-            uint256 end = offset + length * entryBytes;
+            at += Entries.HEADER_BYTES;
+            uint256 end = at + length * entryBytes;
             uint256 index = batch.index;
-            for (; offset < end; offset += entryBytes) {
-                bytes32 settled = settleOne(batch, entries, offset);
+            for (; at < end; at += entryBytes) {
+                bytes32 settled = settleOne(batch, at);
                 if (settled == 0) batch.skipped.setBit(index);
                 else batch.settled.push(settled, settledBytes);
                 index++;
@@ -87,18 +85,21 @@ abstract contract Settling is Leases, IEscrowCore {
             batch.index = index;
         }
         _pay(batch.voucher.provider, batch.gross, batch.fee);
-        return offset;
+        return at;
     }
 
     /// @return Packed leaseNo 16 | ms 5 as stored.
-    function _settleOne(Batch memory batch, bytes calldata entries, uint256 offset) private returns (bytes32) {
+    function _settleOne(Batch memory batch, uint256 at) private returns (bytes32) {
         unchecked {
             Voucher memory voucher = batch.voucher;
-            LeaseBox storage box = _leases[voucher.readUsage(entries, offset, batch.domain)];
+            LeaseBox storage box = _lease(voucher.readUsage(at, batch.domain));
             LeaseSlot slot = box.slot;
-            (bool due, uint256 ms) = _payable(slot, voucher.ms);
-            if (!due || ms <= slot.usedMs()) return 0;
+            uint256 ms = voucher.ms;
+            if (!_isDue(slot, ms)) return 0;
 
+            uint256 most = slot.funded() * Units.MS;
+            if (ms > most) ms = most;
+            if (ms <= slot.usedMs()) return 0;
             (uint256 paid, uint256 total) = slot.earned(ms, SCALE);
             _earn(batch, paid, total);
             box.slot = slot.withUsedMs(ms);
@@ -107,42 +108,41 @@ abstract contract Settling is Leases, IEscrowCore {
     }
 
     /// @return Packed leaseNo 16 | ms 5 | egressMib 4 | units 4 as stored.
-    function _settleMeteredOne(Batch memory batch, bytes calldata entries, uint256 offset) private returns (bytes32) {
+    function _settleMeteredOne(Batch memory batch, uint256 at) private returns (bytes32) {
         unchecked {
             Voucher memory voucher = batch.voucher;
-            LeaseBox storage box = _leases[voucher.readMetered(entries, offset, batch.domain)];
+            LeaseBox storage box = _lease(voucher.readMetered(at, batch.domain));
             LeaseSlot slot = box.slot;
-            (bool due, uint256 ms) = _payable(slot, voucher.ms);
-            if (!due || !slot.hasCounted()) return 0;
+            uint256 ms = voucher.ms;
+            if (!_isDue(slot, ms) || !slot.hasCounted()) return 0;
 
-            CountedSlot used = box.counted;
-            CountedSlot next = used.raised(voucher.egressMib, voucher.units);
-            bool counts = CountedSlot.unwrap(next) != CountedSlot.unwrap(used);
-            if (ms > slot.usedMs()) {
+            CountedSlot counts = box.counted;
+            CountedSlot next = counts.raised(voucher.egressMib, voucher.units);
+            bool raised = CountedSlot.unwrap(next) != CountedSlot.unwrap(counts);
+            ms = slot.fundedOf(ms);
+            uint256 used = slot.usedMs();
+            if (ms > used) {
                 (uint256 paid, uint256 total) = slot.earned(ms, SCALE);
                 _earn(batch, paid, total);
                 box.slot = slot.withUsedMs(ms);
-            } else if (counts) {
-                ms = slot.usedMs();
             } else {
-                return 0;
+                if (!raised) return 0;
+                ms = used;
             }
-            if (counts) {
-                _earn(batch, used.paid(SCALE), next.paid(SCALE));
+            if (raised) {
+                _earn(batch, counts.paid(SCALE), next.paid(SCALE));
                 box.counted = next;
             }
             return bytes32(voucher.leaseNo) | bytes32((ms << 88) | next.usedBits(24));
         }
     }
 
-    /// @return due Whether usage of `ms` may be paid now: not too late, nor ahead of the time since the lease opened.
-    /// @return What of it is paid: at most the funded time.
-    function _payable(LeaseSlot slot, uint256 ms) private view returns (bool due, uint256) {
+    /// @dev Whether usage of `ms` may be paid now: not too late, nor ahead of the time since the lease opened.
+    function _isDue(LeaseSlot slot, uint256 ms) private view returns (bool) {
         unchecked {
-            (uint256 end, uint256 fundedMs) = (slot.end(), slot.funded() * Units.MS);
-            due = slot.isOpen() && block.timestamp <= end + SETTLE_WINDOW
-                && ms <= (block.timestamp - end) * Units.MS + fundedMs;
-            return (due, ms < fundedMs ? ms : fundedMs);
+            uint256 end = slot.end();
+            return slot.isOpen() && block.timestamp <= end + SETTLE_WINDOW
+                && ms <= (block.timestamp - end + slot.funded()) * Units.MS;
         }
     }
 

@@ -46,7 +46,7 @@ abstract contract Views is Extended, IEscrowExtension {
         view
         returns (Lease memory view_)
     {
-        LeaseBox storage box = _leases[Hashes.leaseKey(witness, buyer, provider, leaseNo)];
+        LeaseBox storage box = _lease(buyer, provider, witness, leaseNo);
         LeaseSlot slot = box.slot;
         view_.state = slot.state();
         view_.hasCounted = slot.hasCounted();
@@ -68,7 +68,7 @@ abstract contract Views is Extended, IEscrowExtension {
         view
         returns (Counted memory)
     {
-        CountedSlot slot = _leases[Hashes.leaseKey(witness, buyer, provider, leaseNo)].counted;
+        CountedSlot slot = _lease(buyer, provider, witness, leaseNo).counted;
         return Counted({
             egressGib: uint64(slot.egressPrice()),
             unit: uint64(slot.unitPrice()),
@@ -85,7 +85,7 @@ abstract contract Views is Extended, IEscrowExtension {
         view
         returns (Claim memory)
     {
-        return _leases[Hashes.leaseKey(witness, buyer, provider, leaseNo)].claimed;
+        return _lease(buyer, provider, witness, leaseNo).claimed;
     }
 
     /// @inheritdoc IEscrowExtension

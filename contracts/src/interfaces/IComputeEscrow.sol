@@ -209,11 +209,11 @@ interface IEscrowBase {
         address indexed buyer,
         address indexed provider,
         uint64 ms,
-        uint32 egressMib,
-        uint32 units,
         uint256 released,
         uint256 refunded
     );
+    /// @notice Follows `Closed` where the lease has counted resources: what of them was used in the end.
+    event ClosedCounted(bytes16 indexed leaseNo, uint32 egressMib, uint32 units);
 
     /// @notice Follows `Opened` where the bid has several nodes.
     event OpenedSeat(bytes16 indexed leaseNo, bytes32 indexed bidHash, uint16 seat);

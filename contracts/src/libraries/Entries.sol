@@ -6,42 +6,51 @@ import {Check} from "./Check.sol";
 
 /// @title Entries
 /// @notice Reads packed settlement entries from calldata, and writes packed event payloads and bitmaps.
-/// @dev `count` proves the layout of the whole array once; the reads after it are inside its bounds, but for words
-/// that reach past the end, whose surplus low bits callers drop.
+/// @dev Places are byte offsets into calldata as a whole. `walk` proves the layout of the array once; the reads after it
+/// are inside its bounds, but for words that reach past the end, whose surplus low bits callers drop.
 library Entries {
     uint256 internal constant HEADER_BYTES = 22;
 
-    /// @notice Number of entries of `size` bytes in all runs; reverts where the runs do not end with the array.
+    /// @notice Where the array begins and ends, and the number of entries of `size` bytes in all runs; reverts where the
+    /// runs do not end with the array.
     /// @dev Unchecked: a run spans less than 2^23 bytes.
-    function count(bytes calldata entries, uint256 size, uint256 most) internal pure returns (uint256 total) {
+    function walk(bytes calldata entries, uint256 size, uint256 most)
+        internal
+        pure
+        returns (uint256 begin, uint256 end, uint256 total)
+    {
         unchecked {
-            uint256 offset = 0;
-            while (offset < entries.length) {
-                uint256 inRun = runLength(entries, offset);
-                uint256 next = offset + HEADER_BYTES + inRun * size;
-                if (inRun == 0 || next > entries.length) revert IEscrowBase.MalformedEntries(offset);
+            assembly ("memory-safe") {
+                begin := entries.offset
+            }
+            end = begin + entries.length;
+            uint256 at = begin;
+            while (at < end) {
+                uint256 inRun = runLength(at);
+                uint256 next = at + HEADER_BYTES + inRun * size;
+                if (inRun == 0 || next > end) revert IEscrowBase.MalformedEntries(at - begin);
                 total += inRun;
-                offset = next;
+                at = next;
             }
         }
         Check.atMost(most, total, IEscrowBase.BatchTooLarge.selector);
     }
 
-    /// @notice The 32 bytes at `offset`.
-    function word(bytes calldata entries, uint256 offset) internal pure returns (bytes32 value) {
+    /// @notice The 32 bytes at a place in calldata.
+    function word(uint256 at) internal pure returns (bytes32 value) {
         assembly ("memory-safe") {
-            value := calldataload(add(entries.offset, offset))
+            value := calldataload(at)
         }
     }
 
-    /// @notice The provider that the run at `offset` pays.
-    function runProvider(bytes calldata entries, uint256 offset) internal pure returns (address) {
-        return address(bytes20(word(entries, offset)));
+    /// @notice The provider that the run at `at` pays.
+    function runProvider(uint256 at) internal pure returns (address) {
+        return address(bytes20(word(at)));
     }
 
-    /// @notice The number of entries in the run at `offset`.
-    function runLength(bytes calldata entries, uint256 offset) internal pure returns (uint256) {
-        return uint16(bytes2(word(entries, offset + 20)));
+    /// @notice The number of entries in the run at `at`.
+    function runLength(uint256 at) internal pure returns (uint256) {
+        return uint16(bytes2(word(at + 20)));
     }
 
     /// @notice An empty array with room for `size` bytes, and for the word that `push` writes last.

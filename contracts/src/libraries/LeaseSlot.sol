@@ -127,22 +127,43 @@ library LeaseSlots {
         return LeaseSlot.wrap(LeaseSlot.unwrap(self) | CLAIMED_BIT).withState(LeaseState.Claimed);
     }
 
-    /// @return paid Atoms that time has earned so far: nothing until something was used, then at least the minimum
-    /// charge; rounded down.
-    /// @return total The same once `ms` milliseconds were used.
-    function earned(LeaseSlot self, uint256 ms, uint256 scale) internal pure returns (uint256 paid, uint256 total) {
+    /// @return `ms`, at most the funded time.
+    function fundedOf(LeaseSlot self, uint256 ms) internal pure returns (uint256) {
         unchecked {
-            uint256 perMs = self.rate() * scale;
-            uint256 leastMs = self.minCharge() * Units.MS;
-            uint256 used = self.usedMs();
-            if (used > 0) paid = (perMs * (used < leastMs ? leastMs : used)) / Units.RATE_MS_PER_TOKEN;
-            if (ms > 0) total = (perMs * (ms < leastMs ? leastMs : ms)) / Units.RATE_MS_PER_TOKEN;
+            uint256 most = self.funded() * Units.MS;
+            return ms < most ? ms : most;
         }
     }
 
-    /// @return paid As in `earned`.
-    function paidTime(LeaseSlot self, uint256 scale) internal pure returns (uint256 paid) {
-        (paid,) = self.earned(0, scale);
+    /// @return Atoms that `ms` milliseconds cost: nothing for none, else at least the minimum charge; rounded down.
+    function timeCost(LeaseSlot self, uint256 ms, uint256 scale) internal pure returns (uint256) {
+        unchecked {
+            if (ms == 0) return 0;
+            uint256 least = self.minCharge() * Units.MS;
+            return Units.costDown(self.rate(), ms < least ? least : ms, scale);
+        }
+    }
+
+    /// @return paid Atoms that time has earned so far.
+    /// @return total The same once `ms` milliseconds were used, which is more than now: `timeCost` of both in one go.
+    function earned(LeaseSlot self, uint256 ms, uint256 scale) internal pure returns (uint256 paid, uint256 total) {
+        unchecked {
+            uint256 perMs = self.rate() * scale;
+            uint256 least = self.minCharge() * Units.MS;
+            uint256 used = self.usedMs();
+            if (used < least) {
+                if (used != 0) paid = (perMs * least) / Units.RATE_MS_PER_TOKEN;
+                if (ms < least) ms = least;
+            } else {
+                paid = (perMs * used) / Units.RATE_MS_PER_TOKEN;
+            }
+            total = (perMs * ms) / Units.RATE_MS_PER_TOKEN;
+        }
+    }
+
+    /// @return Atoms that time has earned so far.
+    function paidTime(LeaseSlot self, uint256 scale) internal pure returns (uint256) {
+        return self.timeCost(self.usedMs(), scale);
     }
 
     /// @return Most atoms that time may ever cost, rounded up.

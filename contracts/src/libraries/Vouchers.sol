@@ -26,51 +26,41 @@ library Vouchers {
     uint256 internal constant USAGE_BYTES = 105;
     uint256 internal constant METERED_BYTES = 113;
 
-    /// @notice Reads buyer 20 | leaseNo 16 | ms 5 | r 32 | vs 32 and returns the key of the lease that the signer
+    /// @notice Reads, at a place in calldata, buyer 20 | leaseNo 16 | ms 5 | r 32 | vs 32 and returns the key of the lease that the signer
     /// witnesses: of no lease, where the signature is bad.
-    function readUsage(Voucher memory voucher, bytes calldata entries, uint256 offset, bytes32 domain)
-        internal
-        view
-        returns (bytes32)
-    {
+    function readUsage(Voucher memory voucher, uint256 at, bytes32 domain) internal view returns (bytes32) {
         bytes32 typeHash = USAGE_TYPEHASH;
         bytes32 structHash;
         bytes32 r;
         bytes32 vs;
         assembly ("memory-safe") {
-            let entry := add(entries.offset, offset)
             mstore(voucher, typeHash)
-            mstore(add(voucher, 0x20), shr(96, calldataload(entry)))
-            mstore(add(voucher, 0x60), shl(128, calldataload(add(entry, 4)))) // bytes 20 to 35
-            mstore(add(voucher, 0x80), shr(216, calldataload(add(entry, 36))))
+            mstore(add(voucher, 0x20), shr(96, calldataload(at)))
+            mstore(add(voucher, 0x60), shl(128, calldataload(add(at, 4)))) // bytes 20 to 35
+            mstore(add(voucher, 0x80), shr(216, calldataload(add(at, 36))))
             structHash := keccak256(voucher, 0xa0)
-            r := calldataload(add(entry, 41))
-            vs := calldataload(add(entry, 73))
+            r := calldataload(add(at, 41))
+            vs := calldataload(add(at, 73))
         }
         return _key(voucher, Signatures.recover(domain, structHash, r, vs));
     }
 
     /// @notice As `readUsage` for buyer 20 | leaseNo 16 | ms 5 | egressMib 4 | units 4 | r 32 | vs 32.
-    function readMetered(Voucher memory voucher, bytes calldata entries, uint256 offset, bytes32 domain)
-        internal
-        view
-        returns (bytes32)
-    {
+    function readMetered(Voucher memory voucher, uint256 at, bytes32 domain) internal view returns (bytes32) {
         bytes32 typeHash = METERED_TYPEHASH;
         bytes32 structHash;
         bytes32 r;
         bytes32 vs;
         assembly ("memory-safe") {
-            let entry := add(entries.offset, offset)
             mstore(voucher, typeHash)
-            mstore(add(voucher, 0x20), shr(96, calldataload(entry)))
-            mstore(add(voucher, 0x60), shl(128, calldataload(add(entry, 4))))
-            mstore(add(voucher, 0x80), shr(216, calldataload(add(entry, 36))))
-            mstore(add(voucher, 0xa0), shr(224, calldataload(add(entry, 41))))
-            mstore(add(voucher, 0xc0), shr(224, calldataload(add(entry, 45))))
+            mstore(add(voucher, 0x20), shr(96, calldataload(at)))
+            mstore(add(voucher, 0x60), shl(128, calldataload(add(at, 4))))
+            mstore(add(voucher, 0x80), shr(216, calldataload(add(at, 36))))
+            mstore(add(voucher, 0xa0), shr(224, calldataload(add(at, 41))))
+            mstore(add(voucher, 0xc0), shr(224, calldataload(add(at, 45))))
             structHash := keccak256(voucher, 0xe0)
-            r := calldataload(add(entry, 49))
-            vs := calldataload(add(entry, 81))
+            r := calldataload(add(at, 49))
+            vs := calldataload(add(at, 81))
         }
         return _key(voucher, Signatures.recover(domain, structHash, r, vs));
     }

@@ -72,6 +72,7 @@ contract Replay {
         else if (topic == IEscrowBase.SettledMetered.selector) _settled(log, 29);
         else if (topic == IEscrowBase.Stopped.selector) _stopped(log);
         else if (topic == IEscrowBase.Closed.selector) _closed(log);
+        else if (topic == IEscrowBase.ClosedCounted.selector) _closedCounted(log);
         else revert UnknownEvent(topic);
     }
 
