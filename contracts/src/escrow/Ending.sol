@@ -140,10 +140,10 @@ abstract contract Ending is Leases, IEscrowCore {
         _free(provider, slot);
         _credit(buyer, refunded);
 
-        emit Closed(leaseNo, buyer, provider, uint64(slot.usedMs()), released, refunded);
         if (slot.hasCounted()) {
             CountedSlot counted = box.counted;
             emit ClosedCounted(leaseNo, uint32(counted.egressUsed()), uint32(counted.unitsUsed()));
         }
+        emit Closed(leaseNo, buyer, provider, uint64(slot.usedMs()), released, refunded);
     }
 }

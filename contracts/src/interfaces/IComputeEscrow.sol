@@ -202,6 +202,9 @@ interface IEscrowBase {
         bytes16 indexed leaseNo, address indexed buyer, address indexed provider, uint40 end, uint256 unlocked
     );
 
+    /// @notice Precedes `Closed` where the lease has counted resources: what of them was used in the end.
+    event ClosedCounted(bytes16 indexed leaseNo, uint32 egressMib, uint32 units);
+
     /// @param released Atoms earned over the lease's whole life, fee included.
     /// @param refunded Atoms that went back to the buyer's balance now.
     event Closed(
@@ -212,8 +215,6 @@ interface IEscrowBase {
         uint256 released,
         uint256 refunded
     );
-    /// @notice Follows `Closed` where the lease has counted resources: what of them was used in the end.
-    event ClosedCounted(bytes16 indexed leaseNo, uint32 egressMib, uint32 units);
 
     /// @notice Follows `Opened` where the bid has several nodes.
     event OpenedSeat(bytes16 indexed leaseNo, bytes32 indexed bidHash, uint16 seat);

@@ -149,15 +149,20 @@ contract Replay {
 
     function _closed(Vm.Log calldata log) private {
         Model storage model = _leases[bytes16(log.topics[1])];
-        (uint256 ms, uint256 egressMib, uint256 units, uint256 released, uint256 refunded) =
-            abi.decode(log.data, (uint256, uint256, uint256, uint256, uint256));
-        _use(model, ms, egressMib, units);
+        (uint256 ms, uint256 released, uint256 refunded) = abi.decode(log.data, (uint256, uint256, uint256));
+        _use(model, ms, model.egressMib, model.units);
         if (released != _earned(model)) revert ReleasedOtherwise(_earned(model), released);
         if (refunded != _full(model) - released) revert RefundedOtherwise(_full(model) - released, refunded);
         (model.state, model.released) = (LeaseState.Closed, released);
         balances[model.buyer] += refunded;
         model.refunded += refunded;
         capacity[model.provider][model.node] -= model.gpuMilli;
+    }
+
+    function _closedCounted(Vm.Log calldata log) private {
+        Model storage model = _leases[bytes16(log.topics[1])];
+        (uint256 egressMib, uint256 units) = abi.decode(log.data, (uint256, uint256));
+        _use(model, model.usedMs, egressMib, units);
     }
 
     /* ARITHMETIC */
