@@ -128,10 +128,15 @@ abstract contract Opening is Leases, IEscrowCore {
         draft.leaseNo = Orders.leaseNo(Orders.pairHash(draft.bidHash, draft.askHash), draft.meter);
     }
 
-    /// @dev By the account's key, or by ERC-1271 where the account has code.
+    /// @dev By the account's key, or else by ERC-1271. The key is tried first: asking whether the account has code costs
+    /// as much as recovering the signer.
     function _requireSignature(address signer, bytes32 structHash, bytes calldata signature) private view {
         bytes32 digest = _hashTypedDataV4(structHash);
-        if (!SignatureChecker.isValidSignatureNowCalldata(signer, digest, signature)) revert InvalidSignature(signer);
+        (address recovered,,) = ECDSA.tryRecoverCalldata(digest, signature);
+        if (recovered == signer) return; // no order names account zero, which is what a bad signature recovers
+        if (!SignatureChecker.isValidERC1271SignatureNowCalldata(signer, digest, signature)) {
+            revert InvalidSignature(signer);
+        }
     }
 
     /// @dev The ask's own prices, or those that its meter quotes.

@@ -77,11 +77,21 @@ library Orders {
         }
     }
 
+    function hash(TierLimit memory limit) internal pure returns (bytes32 digest) {
+        bytes32 typeHash = LIMIT_TYPEHASH;
+        assembly ("memory-safe") {
+            let ptr := mload(0x40)
+            mstore(ptr, typeHash)
+            mcopy(add(ptr, 0x20), limit, 0x80) // 4 members
+            digest := keccak256(ptr, 0xa0)
+        }
+    }
+
     function hash(TierLimit[] memory limits) internal pure returns (bytes32) {
         Check.atMost(MAX_LIMITS, limits.length, IEscrowBase.TooManyLimits.selector);
         bytes32[] memory hashes = new bytes32[](limits.length);
         for (uint256 i = 0; i < limits.length; i++) {
-            hashes[i] = keccak256(abi.encode(LIMIT_TYPEHASH, limits[i]));
+            hashes[i] = hash(limits[i]);
         }
         return keccak256(abi.encodePacked(hashes));
     }
