@@ -146,6 +146,7 @@ def test_locks_name_public_registries_only() -> None:
 def test_node_pins_are_exact_and_locked() -> None:
     package = json.loads((ROOT / "package.json").read_text())
     locked = json.loads((ROOT / "package-lock.json").read_text())["packages"]
-    for name, version in (package["dependencies"] | package["optionalDependencies"]).items():
+    pins = package["dependencies"] | package["devDependencies"] | package["optionalDependencies"]
+    for name, version in pins.items():
         assert locked[f"node_modules/{name}"]["version"] == version, name
         assert locked[f"node_modules/{name}"]["integrity"].startswith("sha512-"), name

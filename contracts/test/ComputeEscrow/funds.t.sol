@@ -89,6 +89,36 @@ contract FundsTest is EscrowTest {
         assertEq(escrow.balanceOf(_owner), AMOUNT);
     }
 
+    /* HOLDINGS */
+
+    /// @dev Balances have 96 bits and sums of them are never checked again, so the sum of all is, donations included.
+    function testFuzz_holdings_are_bounded_at_96_bits(uint256 held, uint256 amount, bool permit) public {
+        uint256 most = type(uint96).max;
+        held = bound(held, most - AMOUNT, most);
+        amount = bound(amount, 1, AMOUNT);
+        deal(address(token), address(escrow), held);
+        (uint8 v, bytes32 r, bytes32 s) = _permit(amount, block.timestamp);
+        vm.startPrank(_owner);
+        token.approve(address(escrow), amount);
+        bool fits = held + amount <= most;
+        if (!fits) _expect(IEscrowBase.HoldingsTooLarge.selector, most, held + amount);
+        if (permit) escrow.depositWithPermit(amount, block.timestamp, v, r, s);
+        else escrow.deposit(amount);
+        assertEq(escrow.balanceOf(_owner), fits ? amount : 0);
+    }
+
+    function test_holdings_of_exactly_96_bits_are_taken() public {
+        deal(address(token), address(escrow), type(uint96).max - AMOUNT);
+        vm.startPrank(_owner);
+        token.approve(address(escrow), AMOUNT);
+        escrow.deposit(AMOUNT);
+        escrow.withdraw(_owner, AMOUNT);
+        token.approve(address(escrow), AMOUNT + 1);
+        deal(address(token), _owner, AMOUNT + 1);
+        _expect(IEscrowBase.HoldingsTooLarge.selector, type(uint96).max, uint256(type(uint96).max) + 1);
+        escrow.deposit(AMOUNT + 1);
+    }
+
     /* WITHDRAW */
 
     function test_withdraw_to_nobody_or_the_escrow_reverts() public {

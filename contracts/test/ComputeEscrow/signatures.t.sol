@@ -1,15 +1,43 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Ask, Bid, IEscrowBase, LeaseState, Match, Quote, TierLimit} from "../../src/interfaces/IComputeEscrow.sol";
+import {
+    Ask,
+    Bid,
+    IEscrowBase,
+    LeaseOrders,
+    LeaseState,
+    Match,
+    Quote,
+    TierLimit
+} from "../../src/interfaces/IComputeEscrow.sol";
+import {ClaimTest} from "../support/ClaimTest.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
 import {TypedData} from "../support/TypedData.sol";
 import {BadWallet, OwnedWallet} from "../support/Wallets.sol";
 
-/// @notice What signatures on orders bind, and which ones are refused. Entries, Stop and Close: with their actions.
-contract SignaturesTest is EscrowTest {
+/// @notice Signatures by the right key in forms that must not pass.
+abstract contract BadForms is EscrowTest {
     uint256 private constant N = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141;
 
+    function _badForms(uint256 key, bytes32 structHash) internal view returns (bytes[] memory forms) {
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(key, _digest(structHash));
+        (, bytes32 vs) = _compact(key, structHash);
+        forms = new bytes[](9);
+        forms[0] = abi.encodePacked(r, bytes32(N - uint256(s)), v == 27 ? uint8(28) : uint8(27)); // high s
+        forms[1] = abi.encodePacked(r, s, v == 27 ? uint8(28) : uint8(27)); // wrong v
+        forms[2] = abi.encodePacked(r, s, v - 27); // v of 0 or 1
+        forms[3] = abi.encodePacked(r, s); // no v
+        forms[4] = abi.encodePacked(r, vs); // compact
+        forms[5] = abi.encodePacked(r, s, v, uint8(0)); // too long
+        forms[6] = new bytes(65); // zeros
+        forms[7] = ""; // nothing
+        forms[8] = abi.encodePacked(r, bytes32(0), v); // no s
+    }
+}
+
+/// @notice What signatures on orders bind, and which ones are refused. Entries, Stop and Close: with their actions.
+contract SignaturesTest is BadForms {
     /* HASHES */
 
     function testFuzz_ask_hash_is_by_the_book(Ask memory ask) public view {
@@ -182,22 +210,6 @@ contract SignaturesTest is EscrowTest {
         escrow.open(order);
     }
 
-    /// @dev Signatures by the right key in forms that must not pass.
-    function _badForms(uint256 key, bytes32 structHash) private view returns (bytes[] memory forms) {
-        (uint8 v, bytes32 r, bytes32 s) = vm.sign(key, _digest(structHash));
-        (, bytes32 vs) = _compact(key, structHash);
-        forms = new bytes[](9);
-        forms[0] = abi.encodePacked(r, bytes32(N - uint256(s)), v == 27 ? uint8(28) : uint8(27)); // high s
-        forms[1] = abi.encodePacked(r, s, v == 27 ? uint8(28) : uint8(27)); // wrong v
-        forms[2] = abi.encodePacked(r, s, v - 27); // v of 0 or 1
-        forms[3] = abi.encodePacked(r, s); // no v
-        forms[4] = abi.encodePacked(r, vs); // compact
-        forms[5] = abi.encodePacked(r, s, v, uint8(0)); // too long
-        forms[6] = new bytes(65); // zeros
-        forms[7] = ""; // nothing
-        forms[8] = abi.encodePacked(r, bytes32(0), v); // no s
-    }
-
     function test_bad_forms_of_order_signatures() public {
         Match memory order = _match(_ask(), _bid());
         bytes[] memory forms = _badForms(providerKey, TypedData.hash(order.ask));
@@ -271,5 +283,178 @@ contract SignaturesTest is EscrowTest {
             _expect(IEscrowBase.InvalidSignature.selector, wallet);
             escrow.open(order);
         }
+    }
+}
+
+/// @notice What signatures on Cancel and Ruling bind, and which ones are refused.
+contract ConsentTest is BadForms, ClaimTest {
+    uint128 private constant AWARD = 0.02e18;
+
+    function setUp() public override(EscrowTest, ClaimTest) {
+        ClaimTest.setUp();
+    }
+
+    function _expectRefusedOf(address account) private {
+        _expect(IEscrowBase.InvalidSignature.selector, account);
+    }
+
+    /* CANCEL */
+
+    function testFuzz_every_member_of_a_cancel_is_signed(address account, uint64 salt, bool andOlder) public {
+        vm.assume(account != buyer && account.code.length == 0 && account != address(this));
+        salt = uint64(bound(salt, 0, type(uint64).max - 2));
+        bytes memory signature = _sign(buyerKey, TypedData.cancel(buyer, salt, andOlder));
+        _expectRefusedOf(account);
+        escrow.cancel(account, salt, andOlder, signature);
+        _expectRefusedOf(buyer);
+        escrow.cancel(buyer, salt + 1, andOlder, signature);
+        _expectRefusedOf(buyer);
+        escrow.cancel(buyer, salt, !andOlder, signature);
+        escrow.cancel(buyer, salt, andOlder, signature);
+        (, bool cancelled) = escrow.orderState(buyer, salt);
+        assertTrue(cancelled);
+    }
+
+    function test_cancel_on_another_chain() public {
+        bytes memory signature = _sign(buyerKey, TypedData.cancel(buyer, 1, true));
+        vm.chainId(block.chainid + 1);
+        _expectRefusedOf(buyer);
+        escrow.cancel(buyer, 1, true, signature);
+    }
+
+    function test_cancel_on_another_contract() public {
+        bytes memory signature = _sign(buyerKey, TypedData.cancel(buyer, 1, true));
+        escrow = _newEscrow(address(token), FEE_BPS);
+        _expectRefusedOf(buyer);
+        escrow.cancel(buyer, 1, true, signature);
+    }
+
+    function test_bad_forms_of_a_cancels_signature() public {
+        bytes[] memory forms = _badForms(buyerKey, TypedData.cancel(buyer, 1, true));
+        for (uint256 i = 0; i < forms.length; i++) {
+            _expectRefusedOf(buyer);
+            escrow.cancel(buyer, 1, true, forms[i]);
+        }
+    }
+
+    function test_wallet_cancels_by_its_owners_signature() public {
+        address wallet = address(new OwnedWallet(buyer));
+        bytes memory signature = _sign(buyerKey, TypedData.cancel(wallet, 1, true));
+        _expectRefusedOf(buyer); // of the owner it is no cancel
+        escrow.cancel(buyer, 1, true, signature);
+        escrow.cancel(wallet, 1, true, signature);
+        assertEq(escrow.ordersFrom(wallet), 2);
+        signature = _sign(providerKey, TypedData.cancel(wallet, 2, true));
+        _expectRefusedOf(wallet);
+        escrow.cancel(wallet, 2, true, signature);
+    }
+
+    function test_bad_wallets_cancel_nothing() public {
+        for (uint256 kind = 0; kind <= uint256(type(BadWallet.Kind).max); kind++) {
+            address wallet = address(new BadWallet(BadWallet.Kind(kind)));
+            bytes memory signature = _sign(buyerKey, TypedData.cancel(wallet, 1, true));
+            if (kind == uint256(BadWallet.Kind.BurnsGas)) vm.expectRevert(); // out of gas, or as below: both refuse
+            else _expectRefusedOf(wallet);
+            escrow.cancel{gas: 3_000_000}(wallet, 1, true, signature);
+            assertEq(escrow.ordersFrom(wallet), 0);
+        }
+    }
+
+    /* RULING */
+
+    function _ruleBy(bytes memory signature) private {
+        vm.prank(stranger);
+        escrow.rule(_theOrders(), AWARD, signature);
+    }
+
+    function test_every_member_of_a_ruling_is_signed() public {
+        _contested();
+        bytes32[4] memory others = [
+            TypedData.ruling(stranger, provider, _no, AWARD),
+            TypedData.ruling(buyer, stranger, _no, AWARD),
+            TypedData.ruling(buyer, provider, bytes16(uint128(_no) + 1), AWARD),
+            TypedData.ruling(buyer, provider, _no, AWARD + 1)
+        ];
+        for (uint256 i = 0; i < 4; i++) {
+            bytes memory signature = _sign(_arbiterKey, others[i]);
+            _expectRefusedOf(arbiter);
+            _ruleBy(signature);
+        }
+        _ruleBy(_sign(_arbiterKey, TypedData.ruling(buyer, provider, _no, AWARD)));
+        assertEq(_lease(_no).released, PAID + AWARD);
+    }
+
+    function test_ruling_by_another_key() public {
+        _contested();
+        uint256[4] memory keys = [buyerKey, providerKey, witnessKey, meterKey];
+        for (uint256 i = 0; i < 4; i++) {
+            bytes memory signature = _sign(keys[i], TypedData.ruling(buyer, provider, _no, AWARD));
+            _expectRefusedOf(arbiter);
+            _ruleBy(signature);
+        }
+    }
+
+    function test_ruling_on_another_chain() public {
+        _contested();
+        bytes memory signature = _sign(_arbiterKey, TypedData.ruling(buyer, provider, _no, AWARD));
+        vm.chainId(block.chainid + 1);
+        _expectRefusedOf(arbiter);
+        _ruleBy(signature);
+    }
+
+    function test_ruling_on_another_contract() public {
+        _contested();
+        bytes32 domain = TypedData.domain(block.chainid, escrow.extension());
+        bytes32 digest = TypedData.digest(domain, TypedData.ruling(buyer, provider, _no, AWARD));
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(_arbiterKey, digest);
+        _expectRefusedOf(arbiter);
+        _ruleBy(abi.encodePacked(r, s, v));
+    }
+
+    function test_bad_forms_of_a_rulings_signature() public {
+        _contested();
+        bytes[] memory forms = _badForms(_arbiterKey, TypedData.ruling(buyer, provider, _no, AWARD));
+        for (uint256 i = 0; i < forms.length; i++) {
+            _expectRefusedOf(arbiter);
+            _ruleBy(forms[i]);
+        }
+    }
+
+    /// @dev A contested claim of the usual amount, on a lease that names this arbiter.
+    function _contestedUnder(address arbiter_) private returns (LeaseOrders memory orders, bytes16 leaseNo) {
+        (Ask memory ask, Bid memory bid) = (_theAsk(), _theBid());
+        (ask.arbiter, bid.arbiter, bid.salt) = (arbiter_, arbiter_, 2);
+        leaseNo = escrow.open(_match(ask, bid));
+        orders = _leaseOrders(ask, bid);
+        vm.warp(block.timestamp + 100);
+        vm.prank(provider);
+        escrow.claim(orders, 72_000);
+        vm.prank(buyer);
+        escrow.contest(buyer, provider, witness, leaseNo);
+    }
+
+    function test_wallet_rules_by_its_owners_signature() public {
+        (LeaseOrders memory orders, bytes16 leaseNo) = _contestedUnder(address(new OwnedWallet(arbiter)));
+        bytes32 structHash = TypedData.ruling(buyer, provider, leaseNo, AWARD);
+        bytes memory signature = _sign(buyerKey, structHash);
+        _expectRefusedOf(orders.ask.arbiter);
+        escrow.rule(orders, AWARD, signature);
+        escrow.rule(orders, AWARD, _sign(_arbiterKey, structHash));
+        assertEq(_lease(leaseNo).released, AWARD);
+    }
+
+    /// @dev The claim is not stuck: once the ruling window is over, it goes back.
+    function testFuzz_bad_wallets_rule_nothing(uint8 kind) public {
+        kind %= uint8(type(BadWallet.Kind).max) + 1;
+        address wallet = address(new BadWallet(BadWallet.Kind(kind)));
+        (LeaseOrders memory orders, bytes16 leaseNo) = _contestedUnder(wallet);
+        bytes memory signature = _sign(_arbiterKey, TypedData.ruling(buyer, provider, leaseNo, AWARD));
+        if (kind == uint8(BadWallet.Kind.BurnsGas)) vm.expectRevert();
+        else _expectRefusedOf(wallet);
+        escrow.rule{gas: 3_000_000}(orders, AWARD, signature);
+        _assertState(leaseNo, LeaseState.Contested);
+        vm.warp(block.timestamp + RULING_WINDOW + 1);
+        escrow.closeClaim(buyer, provider, witness, leaseNo);
+        assertEq(_lease(leaseNo).released, 0);
     }
 }

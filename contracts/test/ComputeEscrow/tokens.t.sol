@@ -5,7 +5,7 @@ import {ReentrancyGuard} from "@openzeppelin/contracts/utils/ReentrancyGuard.sol
 
 import {ComputeEscrow} from "../../src/ComputeEscrow.sol";
 import {ComputeToken} from "../../src/ComputeToken.sol";
-import {IEscrowBase} from "../../src/interfaces/IComputeEscrow.sol";
+import {Ask, Bid, IEscrowBase} from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
 import {
     BlockingToken,
@@ -130,6 +130,38 @@ contract TokensTest is EscrowTest {
         vm.prank(buyer);
         escrow.withdraw(buyer, 100e18);
         assertEq(blocking.balanceOf(buyer), 100e18);
+    }
+
+    /// @dev A claim that is contested and ruled on moves no token: only who withdraws meets the list.
+    function test_blocked_party_stops_neither_claim_nor_ruling() public {
+        uint256 snapshot = vm.snapshotState();
+        for (uint256 i = 0; i < 2; i++) {
+            (address blocked, address other) = i == 0 ? (provider, buyer) : (buyer, provider);
+            BlockingToken blocking = new BlockingToken();
+            escrow = _newEscrow(address(blocking), FEE_BPS);
+            _deposit(blocking, buyer, AMOUNT);
+            _deposit(blocking, provider, AMOUNT);
+            (Ask memory ask, Bid memory bid) = _lastingOrders();
+            bytes16 leaseNo = escrow.open(_match(ask, bid));
+            vm.warp(block.timestamp + 100);
+            blocking.setBlocked(blocked);
+            vm.prank(provider);
+            escrow.claim(_leaseOrders(ask, bid), 72_000);
+            vm.prank(buyer);
+            escrow.contest(buyer, provider, witness, leaseNo);
+            vm.prank(arbiter);
+            escrow.rule(_leaseOrders(ask, bid), 0.02e18, "");
+
+            uint256 balance = escrow.balanceOf(other);
+            vm.prank(other);
+            escrow.withdraw(other, balance);
+            assertEq(blocking.balanceOf(other), balance);
+            balance = escrow.balanceOf(blocked);
+            vm.expectRevert(abi.encodeWithSelector(BlockingToken.Blocked.selector, blocked));
+            vm.prank(blocked);
+            escrow.withdraw(blocked, balance);
+            vm.revertToState(snapshot);
+        }
     }
 
     function test_donation_belongs_to_nobody() public {

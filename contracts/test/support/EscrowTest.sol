@@ -13,6 +13,7 @@ import {
     Counted,
     IComputeEscrow,
     Lease,
+    LeaseOrders,
     LeaseState,
     Match,
     Prices,
@@ -118,6 +119,12 @@ abstract contract EscrowTest is Test {
         bid.salt = salt;
     }
 
+    /// @dev As `_ask` and `_bid`, the same at any time.
+    function _lastingOrders() internal view returns (Ask memory ask, Bid memory bid) {
+        (ask, bid) = (_ask(), _bid());
+        (ask.expiry, bid.expiry) = (type(uint40).max, type(uint40).max);
+    }
+
     /// @dev As `_ask` and `_bid`, with egress at 0.08 per GiB and requests at 0.001.
     function _countedOrders() internal view returns (Ask memory ask, Bid memory bid) {
         (ask, bid) = (_ask(), _bid());
@@ -144,6 +151,10 @@ abstract contract EscrowTest is Test {
     function _openCounted() internal returns (bytes16) {
         (Ask memory ask, Bid memory bid) = _countedOrders();
         return escrow.open(_match(ask, bid));
+    }
+
+    function _leaseOrders(Ask memory ask, Bid memory bid) internal pure returns (LeaseOrders memory) {
+        return LeaseOrders(ask, TypedData.hash(bid), bid.buyer, bid.witness);
     }
 
     function _ordersHash(Ask memory ask, Bid memory bid) internal pure returns (bytes32) {
@@ -248,6 +259,11 @@ abstract contract EscrowTest is Test {
 
     function _expect(bytes4 selector, address account) internal {
         vm.expectRevert(abi.encodeWithSelector(selector, account));
+    }
+
+    /// @dev The next call must revert with this error of a lease and the state that it is in.
+    function _expectState(bytes4 selector, bytes16 leaseNo, LeaseState state) internal {
+        vm.expectRevert(abi.encodeWithSelector(selector, leaseNo, state));
     }
 
     /* READING */

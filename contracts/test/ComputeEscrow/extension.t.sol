@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import {IERC5267} from "@openzeppelin/contracts/interfaces/IERC5267.sol";
+
+import {ComputeEscrow} from "../../src/ComputeEscrow.sol";
+import {Terms} from "../../src/escrow/Ledger.sol";
+import {
+    Ask,
+    Bid,
+    IComputeEscrow,
+    IEscrowBase,
+    IEscrowCore,
+    IEscrowExtension,
+    LeaseOrders
+} from "../../src/interfaces/IComputeEscrow.sol";
+import {EscrowTest} from "../support/EscrowTest.sol";
+import {PlainToken} from "../support/Tokens.sol";
+import {TypedData} from "../support/TypedData.sol";
+
+/// @notice Answers every call with its selector, in the extension's place.
+contract Echo {
+    fallback(bytes calldata) external returns (bytes memory) {
+        return abi.encode("echo", msg.sig);
+    }
+}
+
+/// @notice Runs another contract's code as its own.
+contract Borrower {
+    function run(address code, bytes calldata data) external returns (bool ok, bytes memory answer) {
+        return code.delegatecall(data);
+    }
+}
+
+/// @notice What the escrow answers itself, what its extension answers for it, and nothing else.
+contract ExtensionTest is EscrowTest {
+    address private _extension;
+
+    function setUp() public override {
+        super.setUp();
+        _extension = escrow.extension();
+    }
+
+    /* WHO ANSWERS WHAT */
+
+    function _coreSelectors() private pure returns (bytes4[21] memory) {
+        return [
+            IEscrowCore.deposit.selector,
+            IEscrowCore.depositWithPermit.selector,
+            IEscrowCore.withdraw.selector,
+            IEscrowCore.open.selector,
+            IEscrowCore.openAll.selector,
+            IEscrowCore.openBatch.selector,
+            IEscrowCore.settle.selector,
+            IEscrowCore.settleMetered.selector,
+            IEscrowCore.stop.selector,
+            IEscrowCore.stopBySignature.selector,
+            IEscrowCore.close.selector,
+            IEscrowCore.refund.selector,
+            IEscrowCore.balanceOf.selector,
+            IEscrowCore.domainSeparator.selector,
+            IEscrowCore.token.selector,
+            IEscrowCore.feeBps.selector,
+            IEscrowCore.feeRecipient.selector,
+            IEscrowCore.settleWindow.selector,
+            IEscrowCore.disputeWindow.selector,
+            IEscrowCore.rulingWindow.selector,
+            IEscrowCore.extension.selector
+        ];
+    }
+
+    function _viewSelectors() private pure returns (bytes4[13] memory) {
+        return [
+            IEscrowExtension.feesOf.selector,
+            IEscrowExtension.capacityUsed.selector,
+            IEscrowExtension.lease.selector,
+            IEscrowExtension.counted.selector,
+            IEscrowExtension.claimOf.selector,
+            IEscrowExtension.orderState.selector,
+            IEscrowExtension.ordersFrom.selector,
+            IEscrowExtension.bidRecord.selector,
+            IEscrowExtension.hashAsk.selector,
+            IEscrowExtension.hashBid.selector,
+            IEscrowExtension.hashQuote.selector,
+            IEscrowExtension.leaseNoOf.selector,
+            IEscrowExtension.cost.selector
+        ];
+    }
+
+    /// @dev A call of every function of the extension that writes.
+    function _writes() private view returns (bytes[9] memory) {
+        (Ask memory ask, Bid memory bid) = _lastingOrders();
+        LeaseOrders memory orders = _leaseOrders(ask, bid);
+        bytes32 zero;
+        return [
+            abi.encodeCall(escrow.depositWithAuthorization, (buyer, 1, 0, 1, zero, 27, zero, zero)),
+            abi.encodeCall(escrow.depositWithPermit2, (buyer, 1, 0, 1, "")),
+            abi.encodeCall(escrow.collectFees, (new address[](0))),
+            abi.encodeCall(escrow.cancel, (buyer, 1, false, "")),
+            abi.encodeCall(escrow.topUp, (orders, bid, 0, 60)),
+            abi.encodeCall(escrow.claim, (orders, 1)),
+            abi.encodeCall(escrow.contest, (buyer, provider, witness, bytes16(0))),
+            abi.encodeCall(escrow.rule, (orders, 1, "")),
+            abi.encodeCall(escrow.closeClaim, (buyer, provider, witness, bytes16(0)))
+        ];
+    }
+
+    /// @dev An interface's id is all of its selectors, each flipped in once: none is missing from the lists here.
+    function test_every_function_is_listed() public view {
+        bytes4 core;
+        bytes4[21] memory coreSelectors = _coreSelectors();
+        for (uint256 i = 0; i < 21; i++) {
+            core ^= coreSelectors[i];
+        }
+        assertEq(core, type(IEscrowCore).interfaceId);
+
+        bytes4 extension;
+        bytes4[13] memory viewSelectors = _viewSelectors();
+        for (uint256 i = 0; i < 13; i++) {
+            extension ^= viewSelectors[i];
+        }
+        bytes[9] memory writes = _writes();
+        for (uint256 i = 0; i < 9; i++) {
+            extension ^= bytes4(writes[i]);
+        }
+        assertEq(extension, type(IEscrowExtension).interfaceId);
+    }
+
+    /// @dev With an echo in the extension's place, what the escrow answers itself does not echo.
+    function test_escrow_answers_all_of_the_core_itself() public {
+        vm.etch(_extension, address(new Echo()).code);
+        bytes4[21] memory selectors = _coreSelectors();
+        for (uint256 i = 0; i < 21; i++) {
+            (, bytes memory answer) = address(escrow).call(abi.encodeWithSelector(selectors[i]));
+            assertNotEq(answer, abi.encode("echo", selectors[i]));
+        }
+        (, bytes memory domain) = address(escrow).call(abi.encodeCall(IERC5267.eip712Domain, ()));
+        assertNotEq(domain, abi.encode("echo", IERC5267.eip712Domain.selector));
+    }
+
+    function _assertEchoes(bytes4 selector) private {
+        (bool ok, bytes memory answer) = address(escrow).call(abi.encodeWithSelector(selector));
+        assertTrue(ok);
+        assertEq(answer, abi.encode("echo", selector));
+    }
+
+    function test_extension_alone_answers_the_rest() public {
+        bytes memory code = _extension.code;
+        vm.etch(_extension, address(new Echo()).code);
+        bytes4[13] memory views = _viewSelectors();
+        for (uint256 i = 0; i < 13; i++) {
+            _assertEchoes(views[i]);
+        }
+        bytes[9] memory writes = _writes();
+        for (uint256 i = 0; i < 9; i++) {
+            _assertEchoes(bytes4(writes[i]));
+        }
+        vm.etch(_extension, code);
+        assertEq(escrow.ordersFrom(buyer), 0);
+    }
+
+    function test_errors_and_answers_come_through_whole() public {
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.InvalidSignature.selector, buyer));
+        escrow.cancel(buyer, 1, false, "");
+        (Ask memory ask,) = _lastingOrders();
+        assertEq(escrow.hashAsk(ask), TypedData.hash(ask));
+        assertEq(escrow.lease(buyer, provider, witness, bytes16(0)).locked, 0);
+    }
+
+    function test_sender_is_who_called_the_escrow() public {
+        vm.prank(buyer);
+        escrow.cancel(buyer, 1, false, "");
+        (, bool cancelled) = escrow.orderState(buyer, 1);
+        assertTrue(cancelled);
+        (, cancelled) = IComputeEscrow(_extension).orderState(buyer, 1);
+        assertFalse(cancelled, "the extension's own storage stays empty");
+    }
+
+    /* THE EXTENSION ALONE */
+
+    function test_extension_refuses_to_write_at_its_own_address() public {
+        bytes memory refusal = abi.encodeWithSelector(IEscrowBase.NotTheEscrow.selector, address(escrow), _extension);
+        address[4] memory senders = [buyer, provider, arbiter, address(escrow)];
+        bytes[9] memory writes = _writes();
+        for (uint256 i = 0; i < 9; i++) {
+            for (uint256 j = 0; j < 4; j++) {
+                vm.prank(senders[j]);
+                (bool ok, bytes memory answer) = _extension.call(writes[i]);
+                assertFalse(ok);
+                assertEq(answer, refusal);
+            }
+        }
+    }
+
+    function test_extension_refuses_to_write_for_another_contract() public {
+        Borrower borrower = new Borrower();
+        bytes memory refusal =
+            abi.encodeWithSelector(IEscrowBase.NotTheEscrow.selector, address(escrow), address(borrower));
+        bytes[9] memory writes = _writes();
+        for (uint256 i = 0; i < 9; i++) {
+            (bool ok, bytes memory answer) = borrower.run(_extension, writes[i]);
+            assertFalse(ok);
+            assertEq(answer, refusal);
+        }
+    }
+
+    function test_extension_has_nothing_of_the_core() public {
+        bytes4[21] memory selectors = _coreSelectors();
+        for (uint256 i = 0; i < 21; i++) {
+            (bool ok, bytes memory answer) = _extension.call(bytes.concat(selectors[i], new bytes(1024)));
+            assertFalse(ok);
+            assertEq(answer, "");
+        }
+    }
+
+    /* NOTHING ELSE */
+
+    function test_unknown_selectors_revert() public {
+        bytes[4] memory calls = [bytes(hex"deadbeef"), hex"00000000", hex"de", ""];
+        for (uint256 i = 0; i < 4; i++) {
+            (bool ok, bytes memory answer) = address(escrow).call(calls[i]);
+            assertFalse(ok);
+            assertEq(answer, "");
+            (ok,) = _extension.call(calls[i]);
+            assertFalse(ok);
+        }
+    }
+
+    function test_ether_is_refused() public {
+        vm.deal(address(this), 1 ether);
+        bytes[4] memory calls = [
+            bytes(""), hex"deadbeef", abi.encodeCall(escrow.balanceOf, (buyer)), abi.encodeCall(escrow.feesOf, (buyer))
+        ];
+        for (uint256 i = 0; i < 4; i++) {
+            (bool ok,) = address(escrow).call{value: 1}(calls[i]);
+            assertFalse(ok);
+            (ok,) = _extension.call{value: 1}(calls[i]);
+            assertFalse(ok);
+        }
+        assertEq(address(escrow).balance + _extension.balance, 0);
+    }
+
+    /* ONE SET OF TERMS */
+
+    /// @dev Both codes have immutables of their own: what one keeps, the other one holds to.
+    function testFuzz_terms_are_the_same_in_both(uint16 feeBps, uint32[3] memory windows, uint8 decimals) public {
+        feeBps = uint16(bound(feeBps, 1, 1000));
+        for (uint256 i = 0; i < 3; i++) {
+            windows[i] = uint32(bound(windows[i], 1 minutes, 30 days));
+        }
+        PlainToken plain = new PlainToken(uint8(bound(decimals, 6, 18)));
+        escrow = IComputeEscrow(
+            address(new ComputeEscrow(Terms(address(plain), feeBps, feeRecipient, windows[0], windows[1], windows[2])))
+        );
+        uint256 unit = 10 ** plain.decimals();
+        assertEq(escrow.cost(2.5e12, 1_440_000), unit);
+        assertEq(IComputeEscrow(escrow.extension()).cost(2.5e12, 1_440_000), unit);
+        _claimUnder(plain, unit);
+        assertEq(escrow.feesOf(provider), unit * feeBps / 20_000, "of half a token");
+        address[] memory providers = new address[](1);
+        providers[0] = provider;
+        escrow.collectFees(providers);
+        assertEq(escrow.balanceOf(feeRecipient), unit * feeBps / 20_000);
+    }
+
+    /// @dev Claims 0.05 on top of 0.45 in the last second of every window, and has it awarded.
+    function _claimUnder(PlainToken plain, uint256 unit) private {
+        (Ask memory ask, Bid memory bid) = _lastingOrders();
+        (ask.maxFeeBps, bid.maxFeeBps, bid.budget) = (1000, 1000, uint128(100 * unit));
+        _fund(plain, buyer, 10 * unit);
+        _fund(plain, provider, unit);
+        bytes16 leaseNo = escrow.open(_match(ask, bid));
+        uint256 end = block.timestamp + 4200;
+        vm.warp(end);
+        assertTrue(_settle(leaseNo, 648_000));
+        vm.warp(end + escrow.settleWindow() + 1);
+        LeaseOrders memory orders = _leaseOrders(ask, bid);
+        _expect(IEscrowBase.ClaimTooLate.selector, block.timestamp - 1, block.timestamp);
+        vm.prank(provider);
+        escrow.claim(orders, 720_000);
+        vm.warp(block.timestamp - 1);
+        vm.prank(provider);
+        escrow.claim(orders, 720_000);
+        uint256 until = escrow.claimOf(buyer, provider, witness, leaseNo).until;
+        assertEq(until, block.timestamp + escrow.disputeWindow());
+        vm.warp(until);
+        vm.prank(buyer);
+        escrow.contest(buyer, provider, witness, leaseNo);
+        until = escrow.claimOf(buyer, provider, witness, leaseNo).until;
+        assertEq(until, block.timestamp + escrow.rulingWindow());
+        vm.prank(arbiter);
+        escrow.rule(orders, uint128(unit / 20), "");
+    }
+
+    function _fund(PlainToken plain, address account, uint256 amount) private {
+        plain.mint(account, amount);
+        vm.startPrank(account);
+        plain.approve(address(escrow), amount);
+        escrow.deposit(amount);
+        vm.stopPrank();
+    }
+
+    /* ONE DOMAIN */
+
+    function test_domain_is_described_by_erc_5267() public view {
+        (
+            bytes1 fields,
+            string memory name,
+            string memory version,
+            uint256 chainId,
+            address verifyingContract,
+            bytes32 salt,
+            uint256[] memory extensions
+        ) = IERC5267(address(escrow)).eip712Domain();
+        assertEq(fields, hex"0f"); // name, version, chain and contract
+        assertEq(name, "Coulomb");
+        assertEq(version, "1");
+        assertEq(chainId, block.chainid);
+        assertEq(verifyingContract, address(escrow));
+        assertEq(salt, bytes32(0));
+        assertEq(extensions.length, 0);
+        assertEq(escrow.domainSeparator(), TypedData.domain(block.chainid, address(escrow)));
+    }
+
+    /// @dev The extension's code takes signatures for the escrow, not for itself.
+    function test_signature_for_the_extensions_address_is_refused() public {
+        bytes32 domain = TypedData.domain(block.chainid, _extension);
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(buyerKey, TypedData.digest(domain, TypedData.cancel(buyer, 1, false)));
+        _expect(IEscrowBase.InvalidSignature.selector, buyer);
+        escrow.cancel(buyer, 1, false, abi.encodePacked(r, s, v));
+    }
+
+    /// @dev Invariant 10, in both codes.
+    function testFuzz_domain_follows_the_chain(uint64 chainId) public {
+        vm.assume(chainId != block.chainid && chainId > 0);
+        bytes memory before = _sign(buyerKey, TypedData.cancel(buyer, 1, false));
+        vm.chainId(chainId);
+        assertEq(escrow.domainSeparator(), TypedData.domain(chainId, address(escrow)));
+        (,,, uint256 described,,,) = IERC5267(address(escrow)).eip712Domain();
+        assertEq(described, chainId);
+        _expect(IEscrowBase.InvalidSignature.selector, buyer);
+        escrow.cancel(buyer, 1, false, before);
+        escrow.cancel(buyer, 1, false, _sign(buyerKey, TypedData.cancel(buyer, 1, false)));
+        (, bool cancelled) = escrow.orderState(buyer, 1);
+        assertTrue(cancelled);
+    }
+}

@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import {
+    Ask,
+    Bid,
+    Counted,
+    IEscrowBase,
+    Lease,
+    LeaseOrders,
+    LeaseState,
+    Match,
+    Previous
+} from "../../src/interfaces/IComputeEscrow.sol";
+import {EscrowTest} from "../support/EscrowTest.sol";
+import {TypedData} from "../support/TypedData.sol";
+
+/// @notice topUp of the usual lease, which is funded for 4200 s.
+contract TopUpTest is EscrowTest {
+    bytes16 private _no;
+    uint256 private _start;
+    uint256 private _lock;
+
+    function setUp() public override {
+        super.setUp();
+        (Ask memory ask, Bid memory bid) = _lastingOrders();
+        _no = escrow.open(_match(ask, bid));
+        _start = block.timestamp;
+        _lock = _lockOf(4200);
+        assertEq(_lease(_no).locked, _lock);
+    }
+
+    function _lockOf(uint256 seconds_) private pure returns (uint256) {
+        return (uint256(2.5e18) * seconds_ + 3599) / 3600;
+    }
+
+    function _topUp(uint32 seconds_) private {
+        (Ask memory ask, Bid memory bid) = _lastingOrders();
+        vm.prank(buyer);
+        escrow.topUp(_leaseOrders(ask, bid), bid, 0, seconds_);
+    }
+
+    function _openOther(Ask memory ask, Bid memory bid) private returns (bytes16) {
+        bid.salt = 2;
+        return escrow.open(_match(ask, bid));
+    }
+
+    /* REFUSED */
+
+    function test_others_cannot_top_up() public {
+        (Ask memory ask, Bid memory bid) = _lastingOrders();
+        address[6] memory others = [provider, witness, meter, arbiter, feeRecipient, stranger];
+        for (uint256 i = 0; i < others.length; i++) {
+            vm.expectRevert(abi.encodeWithSelector(IEscrowBase.NotBuyer.selector, buyer, others[i]));
+            vm.prank(others[i]);
+            escrow.topUp(_leaseOrders(ask, bid), bid, 0, 60);
+        }
+    }
+
+    /// @dev An ask with a longer time, say, is another ask, and no lease was opened from it.
+    function test_top_up_by_another_ask_finds_no_lease() public {
+        (Ask memory ask, Bid memory bid) = _lastingOrders();
+        ask.maxSeconds++;
+        LeaseOrders memory orders = _leaseOrders(ask, bid);
+        _expectState(IEscrowBase.LeaseNotActive.selector, _leaseNo(ask, bid), LeaseState.None);
+        vm.prank(buyer);
+        escrow.topUp(orders, bid, 0, 60);
+    }
+
+    function test_top_up_of_other_parties_finds_no_lease() public {
+        (Ask memory ask, Bid memory bid) = _lastingOrders();
+        LeaseOrders memory orders = _leaseOrders(ask, bid);
+        orders.buyer = stranger;
+        _expectState(IEscrowBase.LeaseNotActive.selector, _no, LeaseState.None);
+        vm.prank(stranger);
+        escrow.topUp(orders, bid, 0, 60);
+        (orders.buyer, orders.witness) = (buyer, stranger);
+        _expectState(IEscrowBase.LeaseNotActive.selector, _no, LeaseState.None);
+        vm.prank(buyer);
+        escrow.topUp(orders, bid, 0, 60);
+    }
+
+    /// @dev A bid with a larger budget is not the one that the lease was opened from.
+    function test_top_up_by_another_bid_reverts() public {
+        (Ask memory ask, Bid memory bid) = _lastingOrders();
+        LeaseOrders memory orders = _leaseOrders(ask, bid);
+        bid.budget++;
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.BidMismatch.selector, orders.bidHash, TypedData.hash(bid)));
+        vm.prank(buyer);
+        escrow.topUp(orders, bid, 0, 60);
+    }
+
+    function test_stopped_lease_cannot_be_topped_up() public {
+        vm.warp(_start + 100);
+        vm.prank(buyer);
+        escrow.stop(buyer, provider, witness, _no);
+        _expectState(IEscrowBase.LeaseNotActive.selector, _no, LeaseState.Stopped);
+        _topUp(60);
+    }
+
+    function test_closed_lease_cannot_be_topped_up() public {
+        (Ask memory ask, Bid memory bid) = _lastingOrders();
+        _close(ask, bid, 0, 0, 0);
+        _expectState(IEscrowBase.LeaseNotActive.selector, _no, LeaseState.Closed);
+        _topUp(60);
+    }
+
+    function test_lease_at_its_end_cannot_be_topped_up() public {
+        vm.warp(_start + 4200);
+        _expect(IEscrowBase.LeaseEnded.selector, _start + 4200, _start + 4200);
+        _topUp(60);
+    }
+
+    function test_top_up_of_nothing_reverts() public {
+        vm.expectRevert(IEscrowBase.ZeroAmount.selector);
+        _topUp(0);
+    }
+
+    function test_top_up_beyond_the_asks_longest_time_reverts() public {
+        uint256 most = 24 hours + 600;
+        _expect(IEscrowBase.DurationTooLong.selector, most, most + 1);
+        _topUp(uint32(most + 1 - 4200));
+        _expect(IEscrowBase.DurationTooLong.selector, most, uint256(4200) + type(uint32).max);
+        _topUp(type(uint32).max);
+    }
+
+    function test_top_up_beyond_the_longest_time_of_all_reverts() public {
+        (Ask memory ask, Bid memory bid) = _lastingOrders();
+        (ask.maxSeconds, ask.floor.gpuHour) = (type(uint32).max, 0);
+        _openOther(ask, bid);
+        _expect(IEscrowBase.DurationTooLong.selector, 1_000_000_000, 1_000_000_001);
+        vm.prank(buyer);
+        escrow.topUp(_leaseOrders(ask, bid), bid, 0, 1_000_000_001 - 4200);
+        vm.prank(buyer);
+        escrow.topUp(_leaseOrders(ask, bid), bid, 0, 1_000_000_000 - 4200);
+    }
+
+    function test_top_up_beyond_the_budget_reverts() public {
+        (Ask memory ask, Bid memory bid) = _lastingOrders();
+        bid.budget = uint128(_lockOf(5000)) - 1;
+        bytes16 leaseNo = _openOther(ask, bid);
+        _expect(IEscrowBase.BudgetTooSmall.selector, bid.budget, _lockOf(5000));
+        vm.prank(buyer);
+        escrow.topUp(_leaseOrders(ask, bid), bid, 0, 800);
+        vm.prank(buyer);
+        escrow.topUp(_leaseOrders(ask, bid), bid, 0, 799);
+        assertEq(_lease(leaseNo).fundedSeconds, 4999);
+    }
+
+    function test_top_up_beyond_the_free_balance_reverts() public {
+        uint256 more = _lockOf(4260) - _lock;
+        vm.startPrank(buyer);
+        escrow.withdraw(buyer, escrow.balanceOf(buyer) - more + 1);
+        vm.stopPrank();
+        _expect(IEscrowBase.InsufficientBalance.selector, more - 1, more);
+        _topUp(60);
+    }
+
+    function test_seat_that_the_bid_has_not_cannot_be_topped_up() public {
+        (Ask memory ask, Bid memory bid) = _lastingOrders();
+        _expect(IEscrowBase.SeatOutOfRange.selector, 1, 1);
+        vm.prank(buyer);
+        escrow.topUp(_leaseOrders(ask, bid), bid, 1, 60);
+    }
+
+    /* TOPPED UP */
+
+    function test_top_up_moves_end_and_lock() public {
+        vm.warp(_start + 1000);
+        assertTrue(_settle(_no, 720_000));
+        uint256 more = _lockOf(4260) - _lock;
+        vm.expectEmit(address(escrow));
+        emit IEscrowBase.ToppedUp(_no, buyer, provider, uint40(_start + 4260), more);
+        vm.recordLogs();
+        _topUp(60);
+        assertEq(vm.getRecordedLogs().length, 1);
+
+        Lease memory lease = _lease(_no);
+        assertEq(uint256(lease.state), uint256(LeaseState.Active));
+        assertEq(lease.start, _start);
+        assertEq(lease.end, _start + 4260);
+        assertEq(lease.fundedSeconds, 4260);
+        assertEq(lease.usedMs, 720_000);
+        assertEq(lease.released, 0.5e18);
+        assertEq(lease.locked, _lockOf(4260) - 0.5e18);
+        assertEq(escrow.balanceOf(buyer), FUNDS - _lockOf(4260));
+        assertEq(escrow.capacityUsed(provider, 7), 1000);
+    }
+
+    function test_top_up_in_the_last_second() public {
+        vm.warp(_start + 4199);
+        _topUp(60);
+        vm.warp(_start + 4260);
+        assertTrue(_settle(_no, 4_260_000), "the time is used");
+        assertEq(_lease(_no).released, uint256(2.5e18) * 4260 / 3600);
+    }
+
+    function test_top_up_to_the_asks_longest_time() public {
+        _topUp(24 hours + 600 - 4200);
+        assertEq(_lease(_no).fundedSeconds, 24 hours + 600);
+    }
+
+    function test_top_up_of_the_whole_budget() public {
+        (Ask memory ask, Bid memory bid) = _lastingOrders();
+        bid.budget = uint128(_lockOf(5000));
+        bytes16 leaseNo = _openOther(ask, bid);
+        vm.prank(buyer);
+        escrow.topUp(_leaseOrders(ask, bid), bid, 0, 800);
+        assertEq(_lease(leaseNo).locked, bid.budget);
+    }
+
+    function test_top_up_with_the_last_of_the_free_balance() public {
+        uint256 more = _lockOf(4260) - _lock;
+        vm.startPrank(buyer);
+        escrow.withdraw(buyer, escrow.balanceOf(buyer) - more);
+        vm.stopPrank();
+        _topUp(60);
+        assertEq(escrow.balanceOf(buyer), 0);
+    }
+
+    function test_lease_of_cancelled_orders_is_topped_up() public {
+        vm.prank(provider);
+        escrow.cancel(provider, 1, true, "");
+        vm.prank(buyer);
+        escrow.cancel(buyer, 1, true, "");
+        _topUp(60);
+        assertEq(_lease(_no).fundedSeconds, 4260);
+    }
+
+    function test_top_up_leaves_counted_resources() public {
+        (Ask memory ask, Bid memory bid) = _countedOrders();
+        (bid.budget, bid.salt) = (uint128(_lockOf(5000) + 5.8e18), 2);
+        bytes16 leaseNo = escrow.open(_match(ask, bid));
+        LeaseOrders memory orders = _leaseOrders(ask, bid);
+        _expect(IEscrowBase.BudgetTooSmall.selector, bid.budget, _lockOf(5001) + 5.8e18);
+        vm.prank(buyer);
+        escrow.topUp(orders, bid, 0, 801);
+        vm.prank(buyer);
+        escrow.topUp(orders, bid, 0, 800);
+        Counted memory counted = _counted(leaseNo);
+        assertEq(counted.egressMibCap, 10 * 1024);
+        assertEq(counted.unitsCap, 5000);
+        assertEq(_lease(leaseNo).locked, _lockOf(5000) + 5.8e18);
+    }
+
+    /// @dev Locks are differences of totals that are rounded up once: splitting never adds an atom.
+    function testFuzz_split_top_ups_lock_what_one_would(uint16[4] memory seconds_) public {
+        uint256 funded = 4200;
+        for (uint256 i = 0; i < 4; i++) {
+            uint256 more = uint256(seconds_[i]) % 20_000 + 1;
+            _topUp(uint32(more));
+            funded += more;
+            assertEq(_lease(_no).locked, _lockOf(funded));
+            assertEq(escrow.balanceOf(buyer), FUNDS - _lockOf(funded));
+        }
+        (Ask memory ask, Bid memory bid) = _lastingOrders();
+        vm.warp(_start + funded);
+        _close(ask, bid, uint64(funded) * 1000, 0, 0);
+        uint256 paid = uint256(2.5e18) * funded / 3600;
+        assertEq(escrow.balanceOf(buyer), FUNDS - paid, "dust comes back");
+    }
+
+    /* BUDGETS OF SEVERAL LEASES */
+
+    function test_top_up_of_a_following_lease_counts_its_predecessors() public {
+        (Ask memory ask, Bid memory bid) = _lastingOrders();
+        bid.budget = uint128(1e18 + _lockOf(4300));
+        _openOther(ask, bid);
+        vm.warp(_start + 1440);
+        _close(ask, bid, 1_440_000, 0, 0); // paid 1
+        Previous memory previous = Previous(provider, TypedData.hash(ask), meter);
+        ask.salt = 2;
+        Match memory order = _match(ask, bid);
+        order.previous = previous;
+        bytes16 leaseNo = escrow.open(order);
+        assertEq(_lease(leaseNo).fundedSeconds, 4200);
+
+        LeaseOrders memory orders = _leaseOrders(ask, bid);
+        _expect(IEscrowBase.BudgetTooSmall.selector, bid.budget, 1e18 + _lockOf(4301));
+        vm.prank(buyer);
+        escrow.topUp(orders, bid, 0, 101);
+        vm.prank(buyer);
+        escrow.topUp(orders, bid, 0, 100);
+        assertEq(_lease(leaseNo).locked, _lockOf(4300));
+    }
+
+    function _gangBid() private view returns (Bid memory bid) {
+        (, bid) = _lastingOrders();
+        (bid.nodes, bid.budget, bid.salt) = (2, uint128(2 * _lockOf(4300) + 1), 2);
+    }
+
+    function test_top_up_of_a_seat_has_its_part_of_the_budget() public {
+        (Ask memory ask,) = _lastingOrders();
+        Bid memory bid = _gangBid();
+        Match memory order = _match(ask, bid);
+        order.seat = 1;
+        bytes16 leaseNo = escrow.open(order);
+        LeaseOrders memory orders = _leaseOrders(ask, bid);
+        _expect(IEscrowBase.BudgetTooSmall.selector, _lockOf(4300), _lockOf(4301));
+        vm.prank(buyer);
+        escrow.topUp(orders, bid, 1, 101);
+        vm.prank(buyer);
+        escrow.topUp(orders, bid, 1, 100);
+        assertEq(_lease(leaseNo).locked, _lockOf(4300));
+    }
+
+    /// @dev Else a lease could be topped up from the part of another seat, which has spent less.
+    function test_lease_of_one_seat_cannot_be_topped_up_as_another() public {
+        (Ask memory ask,) = _lastingOrders();
+        Bid memory bid = _gangBid();
+        bytes16 first = escrow.open(_match(ask, bid));
+        LeaseOrders memory orders = _leaseOrders(ask, bid);
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.NotLatestLease.selector, bytes16(0), first));
+        vm.prank(buyer);
+        escrow.topUp(orders, bid, 1, 60);
+
+        (Ask memory other,) = _lastingOrders();
+        other.salt = 2;
+        Match memory order = _match(other, bid);
+        order.seat = 1;
+        bytes16 second = escrow.open(order);
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.NotLatestLease.selector, second, first));
+        vm.prank(buyer);
+        escrow.topUp(orders, bid, 1, 60);
+        vm.prank(buyer);
+        escrow.topUp(orders, bid, 0, 60);
+        assertEq(_lease(first).fundedSeconds, 4260);
+        assertEq(_lease(second).fundedSeconds, 4200);
+    }
+}
