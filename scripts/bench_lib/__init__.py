@@ -1,0 +1,1 @@
+"""Benchmarks that `scripts/bench` runs: each is one module with `rows()`."""

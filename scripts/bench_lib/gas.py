@@ -1,0 +1,153 @@
+"""What each action of the escrow costs, as the whole transaction that a real Anvil charged for.
+
+Steady state: slots that last (balances, order words, node capacities, a provider's account) are not
+zero before the transaction that is measured.
+"""
+
+from __future__ import annotations
+
+from scripts.bench_lib.gas_world import FUNDS, GasWorld, gas_world
+from scripts.bench_lib.rows import Against, Row
+from settlement.eip712 import Struct
+from settlement.permit import Permit
+
+# Full transactions of other systems, per action or per item of a batch of 100.
+PUBLISHED = "measured from each system's published contracts on Anvil, Osaka"
+X402 = Against("x402 batch settlement, claim", 45_814, PUBLISHED)
+X402_OF_100 = Against("x402 batch settlement, claim in a batch of 100", 19_244, PUBLISHED)
+FILECOIN_OPEN = Against("Filecoin Pay V1, createRail", 211_733, PUBLISHED)
+SABLIER_OPEN = Against("Sablier Flow 3.0.1, create", 138_750, PUBLISHED)
+SABLIER_DEPOSIT = Against("Sablier Flow 3.0.1, deposit", 60_996, PUBLISHED)
+SABLIER_OUT = Against("Sablier Flow 3.0.1, withdrawMax", 73_892, PUBLISHED)
+OTHERS = (
+    Row("settle_single@graphtally", 144_332, "gas"),
+    Row("settle_single@tap_escrow", 115_154, "gas"),
+    Row("settle_single@sablier_flow", 73_892, "gas"),
+    Row("settle_single@filecoin_pay", 91_641, "gas"),
+    Row("settle_single@livepeer", 107_876, "gas"),
+    Row("settle_single@x402", 45_814, "gas"),
+    Row("settle_single@bound", 38_862, "gas"),
+    Row("settle_batch_100_per_lease@x402", 19_244, "gas"),
+    Row("settle_batch_100_per_lease@sablier_flow", 33_624, "gas"),
+    Row("settle_batch_100_per_lease@livepeer", 57_291, "gas"),
+    Row("settle_batch_100_per_lease@bound", 10_200, "gas"),
+    Row("open_single@filecoin_pay", 211_733, "gas"),
+    Row("open_single@sablier_flow", 138_750, "gas"),
+    Row("open_single@superfluid_cfa", 306_055, "gas"),
+    Row("open_single@iexec_poco", 635_590, "gas"),
+)
+BUYERS = 1_000
+
+
+def rows() -> list[Row]:
+    """Ours, measured now, then the others', as published."""
+    with gas_world() as world:
+        world.add_buyers(BUYERS)
+        ours = [
+            *_opening(world), *_settling(world), *_ending(world), *_claiming(world),
+            *_depositing(world),
+        ]  # fmt: skip
+    return ours + list(OTHERS)
+
+
+def _opening(world: GasWorld) -> list[Row]:
+    world.open(world.matches(50))  # each buyer has had a bid, the node a lease
+    batch = world.matches(50)
+    per_lease = world.gas(
+        world.sender, world.escrow.calls.open_batch([x.match for x in batch])
+    ) / len(batch)
+    (one,) = world.matches(1)
+    single = world.gas(world.sender, world.escrow.calls.open(one.match))
+    return [
+        Row("open_single", single, "gas", "lower", SABLIER_OPEN, 115_000, 100_000),
+        Row("open_batch_50_per_lease", per_lease, "gas", "lower", FILECOIN_OPEN, 82_000, 69_000),
+    ]
+
+
+def _settling(world: GasWorld) -> list[Row]:
+    calls, sender = world.escrow.calls, world.sender
+    leases = world.matches(BUYERS)
+    world.open(leases)
+    world.later(300)
+    of_1000 = 0.0
+    for ms in (60_123, 120_246):  # the first settlement makes the provider's account and each lease's usage last
+        vouchers = [world.voucher(x, ms) for x in leases]
+        of_1000 = world.gas(sender, calls.settle(vouchers)) / len(vouchers)
+    vouchers = [world.voucher(x, 180_369) for x in leases[:100]]
+    of_100 = world.gas(sender, calls.settle(vouchers)) / len(vouchers)
+    single = world.gas(sender, calls.settle([world.voucher(leases[200], 180_369)]))
+
+    counted = world.matches(100, metered=True)
+    world.open(counted)
+    world.later(300)
+    metered = 0.0
+    for i in (1, 2):
+        entries = [world.metered(x, i * 60_123, i * 1_111, i * 222) for x in counted]
+        metered = world.gas(sender, calls.settle_metered(entries)) / len(entries)
+    return [
+        Row("settle_single", single, "gas", "lower", X402, 45_000, 42_500),
+        Row("settle_batch_100_per_lease", of_100, "gas", "lower", X402_OF_100, 12_400, 11_200),
+        Row("settle_batch_1000_per_lease", of_1000, "gas", "lower", X402_OF_100, 11_700, 10_700),
+        Row(
+            "settle_metered_batch_100_per_lease", metered, "gas", "lower", X402_OF_100,
+            18_500, 17_000,
+        ),
+    ]  # fmt: skip
+
+
+def _ending(world: GasWorld) -> list[Row]:
+    """Close at what was settled, which leaves the provider's account alone, and beyond it."""
+    calls, sender = world.escrow.calls, world.sender
+    settled, paying, stopped, left = world.matches(4)
+    world.open([settled, paying, stopped, left])
+    world.later(300)
+    world.gas(sender, calls.settle([world.voucher(x, 120_000) for x in (settled, paying, left)]))
+    close = world.gas(sender, world.close_data(settled, 120_000))
+    close_that_pays = world.gas(sender, world.close_data(paying, 240_000))
+    stop = world.gas(sender, world.stop_data(stopped))
+    world.later(86_400)
+    refund = world.gas(sender, calls.refund(left.ref))
+    return [
+        Row("close", close, "gas", "lower", SABLIER_OUT, 55_000, 47_000),
+        Row("close_that_pays", close_that_pays, "gas", "lower", SABLIER_OUT),
+        Row("stop", stop, "gas"),
+        Row("refund", refund, "gas"),
+    ]
+
+
+def _claiming(world: GasWorld) -> list[Row]:
+    calls, provider = world.escrow.calls, world.provider
+    (lease,) = world.matches(1)
+    world.open([lease])
+    world.later(300)
+    world.gas(provider, calls.settle([world.voucher(lease, 60_000)]))
+    claim = world.gas(provider, calls.claim(lease.orders, 120_000))
+    world.later(25 * 3_600)
+    end = world.gas(world.sender, calls.close_claim(lease.ref))
+    return [Row("claim", claim, "gas"), Row("close_claim", end, "gas")]
+
+
+def _depositing(world: GasWorld) -> list[Row]:
+    """Into a balance that is not empty, from tokens that stay so."""
+    calls, operator = world.escrow.calls, world.sender
+    amount = FUNDS // 1_000
+    approve = world.token.approve(world.escrow.address, 10 * amount)
+    world.client.transact(operator, world.token.address, approve)
+    world.gas(operator, calls.deposit(amount))
+    by_approval = world.gas(operator, calls.deposit(amount))
+    by_permit = 0
+    for _ in range(2):
+        nonce = world.token.permit_nonce(operator.address)
+        permit: Struct = Permit(operator.address, world.escrow.address, amount, nonce, 2**40)
+        signature = _signed(world, permit)
+        by_permit = world.gas(operator, calls.deposit_with_permit(amount, 2**40, signature))
+    return [
+        Row("deposit_approve", by_approval, "gas", "lower", SABLIER_DEPOSIT, None, 49_000),
+        Row("deposit_permit", by_permit, "gas", "lower", SABLIER_DEPOSIT, None, 66_000),
+    ]
+
+
+def _signed(world: GasWorld, permit: Struct) -> bytes:
+    from settlement.signing import sign
+
+    return sign(permit, world.token.domain(), world.sender)

@@ -1,0 +1,194 @@
+"""An escrow on a real Anvil with many buyers, in the state it is in after it has been used for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from settlement.attestation import Close, MeteredUsage, Stop, Usage
+from settlement.chain.calls import LeaseOrders, LeaseRef, Match, SignedVoucher
+from settlement.chain.client import ChainClient
+from settlement.chain.contracts import Escrow, Token
+from settlement.chain.deploy import EscrowSettings, deploy
+from settlement.chain.devnet import Devnet, dev_account
+from settlement.eip712 import ZERO_ADDRESS, Domain, Struct, text32
+from settlement.orders import Ask, Bid, Prices, TierLimit, lease_no
+from settlement.signing import LocalSigner, sign
+
+ONE = 10**18
+GAS_MAX = 16_777_216
+"""Most that one transaction may use. Source: EIP-7825."""
+TIER = text32("H100-80GB-SXM")
+UNIT = text32("request")
+FUNDS = 10_000 * ONE
+NODE_GPU_MILLI = 100_000_000
+_CALLS_AT_ONCE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """An open lease and who signs for it."""
+
+    buyer: LocalSigner
+    match: Match
+
+    @property
+    def orders_hash(self) -> bytes:
+        """Both orders in one word."""
+        from eth_hash.auto import keccak
+
+        return keccak(self.match.bid.struct_hash() + self.match.ask.struct_hash())
+
+    @property
+    def orders(self) -> LeaseOrders:
+        """What a claim resends."""
+        match = self.match
+        return LeaseOrders(match.ask, match.bid.struct_hash(), match.bid.buyer, match.bid.witness)
+
+    @property
+    def ref(self) -> LeaseRef:
+        """What names it on chain."""
+        return self.orders.ref
+
+    @property
+    def number(self) -> bytes:
+        """Its number."""
+        match = self.match
+        return lease_no(match.bid.struct_hash(), match.ask.struct_hash(), match.ask.meter)
+
+
+@dataclass(slots=True)
+class GasWorld:
+    """Escrow, parties, and what it takes to send transactions and read what they cost."""
+
+    client: ChainClient
+    escrow: Escrow
+    token: Token
+    sender: LocalSigner = field(default_factory=lambda: dev_account(0))
+    provider: LocalSigner = field(default_factory=lambda: dev_account(1))
+    meter: LocalSigner = field(default_factory=LocalSigner.create)
+    witness: LocalSigner = field(default_factory=LocalSigner.create)
+    arbiter: LocalSigner = field(default_factory=lambda: dev_account(2))
+    buyers: list[LocalSigner] = field(default_factory=list)
+    _salt: int = 0
+
+    @property
+    def domain(self) -> Domain:
+        """What everybody signs under."""
+        return self.escrow.domain()
+
+    def gas(self, signer: LocalSigner, data: bytes, gas: int = GAS_MAX - 1) -> int:
+        """Gas of one transaction to the escrow, from its receipt. Raises where it reverts."""
+        return self.client.transact(signer, self.escrow.address, data, gas=gas).gas_used
+
+    def later(self, seconds: int) -> None:
+        """Let chain time pass."""
+        self.client.rpc("evm_increaseTime", seconds)
+        self.client.rpc("evm_mine")
+
+    def signed(self, struct: Struct, signer: LocalSigner) -> bytes:
+        """A signature under this escrow's domain."""
+        return sign(struct, self.domain, signer)
+
+    # -- people -----------------------------------------------------------------------------------
+
+    def add_buyers(self, count: int) -> None:
+        """So many more accounts with gas, tokens, an allowance and a deposit, each by its own calls."""
+        new = [LocalSigner.create() for _ in range(count)]
+        approve = "0x" + self.token.approve(self.escrow.address, 2 * FUNDS).hex()
+        deposit = "0x" + self.escrow.calls.deposit(FUNDS).hex()
+        calls: list[tuple[str, list[object]]] = []
+        for buyer in new:
+            give = "0x" + self.token.transfer(buyer.address, 2 * FUNDS).hex()
+            calls += [
+                ("anvil_setBalance", [buyer.address, hex(ONE)]),
+                ("anvil_impersonateAccount", [buyer.address]),
+                _send(self.sender.address, self.token.address, give),
+                _send(buyer.address, self.token.address, approve),
+                _send(buyer.address, self.escrow.address, deposit),
+            ]
+        for method, parameters in calls:
+            self.client.rpc(method, *parameters)
+        self.buyers += new
+
+    # -- orders -----------------------------------------------------------------------------------
+
+    def ask(self, metered: bool = False) -> Ask:
+        """An H100 at 2.50; with egress at 0.08 per GiB and requests at 0.001 where `metered`."""
+        prices = Prices(2_500_000_000, egress_gib=80_000_000 * metered, unit=1_000_000 * metered)
+        return Ask(
+            provider=self.provider.address, meter=self.meter.address, arbiter=self.arbiter.address,
+            opener=ZERO_ADDRESS, node=7, tier=TIER, gpu_milli=NODE_GPU_MILLI, cpu_milli=64_000,
+            memory_mib=524_288, storage_mib=1_048_576, floor=prices, min_seconds=60,
+            max_seconds=86_400, start_limit_seconds=600, min_charge_seconds=30,
+            unit=UNIT if metered else bytes(32), starts_at=0, flags=0, max_fee_bps=500,
+            expiry=2**40 - 1, salt=1,
+        )  # fmt: skip
+
+    def match(self, buyer: LocalSigner, salt: int, metered: bool = False) -> Match:
+        """A signed pair of orders."""
+        ask = self.ask(metered)
+        bid = Bid(
+            buyer=buyer.address, witness=self.witness.address, arbiter=self.arbiter.address,
+            opener=ZERO_ADDRESS, job_hash=TIER, limits=(TierLimit(TIER, 10**13, 10**9, 10**9),),
+            gpu_milli=1000, cpu_milli=8000, memory_mib=65_536, storage_mib=131_072,
+            egress_mib=10_240 * metered, units=5_000 * metered,
+            unit=UNIT if metered else bytes(32), max_seconds=3_600, budget=100 * ONE, nodes=1,
+            flags=0, max_fee_bps=500, expiry=2**40 - 1, salt=salt,
+        )  # fmt: skip
+        return Match(ask, bid, self.signed(ask, self.provider), self.signed(bid, buyer))
+
+    def matches(self, count: int, metered: bool = False) -> list[Lease]:
+        """Pairs for so many distinct buyers, not yet open."""
+        self._salt += 1
+        return [Lease(b, self.match(b, self._salt, metered)) for b in self.buyers[:count]]
+
+    def open(self, leases: Sequence[Lease]) -> None:
+        """Open them, fifty in a transaction."""
+        for i in range(0, len(leases), 50):
+            self.gas(
+                self.sender,
+                self.escrow.calls.open_batch([x.match for x in leases[i : i + 50]]),
+            )
+
+    # -- usage ------------------------------------------------------------------------------------
+
+    def voucher(self, lease: Lease, ms: int) -> SignedVoucher:
+        """Time, countersigned."""
+        usage = Usage(lease.buyer.address, self.provider.address, lease.number, ms)
+        return SignedVoucher(usage, self.signed(usage, self.witness))
+
+    def metered(self, lease: Lease, ms: int, egress_mib: int, units: int) -> SignedVoucher:
+        """Time and counted resources, countersigned."""
+        parties = (lease.buyer.address, self.provider.address, lease.number)
+        usage = MeteredUsage(*parties, ms, egress_mib, units)
+        return SignedVoucher(usage, self.signed(usage, self.witness))
+
+    def close_data(self, lease: Lease, ms: int) -> bytes:
+        """A close that meter and witness signed."""
+        close = Close(lease.buyer.address, self.provider.address, lease.number, ms, 0, 0)
+        meter, witness = self.signed(close, self.meter), self.signed(close, self.witness)
+        return self.escrow.calls.close(close, lease.orders_hash, meter, witness)
+
+    def stop_data(self, lease: Lease) -> bytes:
+        """A stop that the meter signed."""
+        stop = Stop(lease.buyer.address, self.provider.address, lease.number)
+        signature = self.signed(stop, self.meter)
+        return self.escrow.calls.stop_by_signature(lease.ref, lease.orders_hash, signature)
+
+
+def _send(sender: str, to: str, data: str) -> tuple[str, list[object]]:
+    call = {"from": sender, "to": to, "data": data, "gas": hex(200_000)}
+    return "eth_sendTransaction", [call]
+
+
+@contextmanager
+def gas_world() -> Iterator[GasWorld]:
+    """A fresh chain by the rules of Osaka and an escrow that takes a fee of 2.5 %."""
+    with Devnet(block_seconds=0, hardfork="osaka") as chain:
+        client = chain.client(timeout_seconds=60.0)
+        operator = dev_account(0)
+        settings = EscrowSettings(fee_bps=250, fee_recipient=operator.address)
+        escrow, token = deploy(client, operator, settings).open(client)
+        yield GasWorld(client, escrow, token)
