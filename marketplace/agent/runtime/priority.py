@@ -1,4 +1,4 @@
-"""Jobs run when nothing else wants the processor: agent and server have to watch and to answer.
+"""Jobs give way where processors are short: agent and server have to watch and to answer.
 
 A kernel with autogroups weighs sessions, not processes: whatever its processes' nice values, every
 session gets as much as any other. So it is the sessions of a job whose weight is lowered, those
@@ -15,7 +15,8 @@ from pathlib import Path
 
 from marketplace.agent.meters import ProcessStat
 
-NICE = 19  # launch.py, which stands alone, says the same to kernels without autogroups
+# A tenth of the weight of others: at the lowest priority, a busy machine would silence jobs.
+NICE = 10  # launch.py, which stands alone, says the same to kernels without autogroups
 
 
 class LowPriority:

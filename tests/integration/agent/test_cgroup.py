@@ -38,7 +38,7 @@ def test_limits_are_written_for_the_controllers_there_are(
         "memory.swap.max": "0",
         "memory.oom.group": "1",
         "pids.max": "32",
-        "cpu.weight.nice": "19",
+        "cpu.weight.nice": "10",
         "cpu.max": "150000 100000",
     }
 

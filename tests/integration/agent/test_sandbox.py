@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from marketplace.agent.errors import RuntimeUnavailable, StartFailed
+from marketplace.agent.runtime.priority import NICE
 from marketplace.agent.runtime.process import ProcessRuntime
 from tests.sandboxes import (
     LIMITS,
@@ -224,20 +225,18 @@ def niceness(pid: int) -> int:
     return int(Path(f"/proc/{pid}/autogroup").read_text().split()[-1])
 
 
-def test_every_session_of_a_job_has_the_lowest_priority(
-    runtime: ProcessRuntime, tmp_path: Path
-) -> None:
+def test_every_session_of_a_job_has_a_low_priority(runtime: ProcessRuntime, tmp_path: Path) -> None:
     marker = marked_seconds()
     ours = niceness(os.getpid())
     with started(runtime, tmp_path, ["python", "-c", SESSIONS, marker]) as running:
-        assert niceness(running.pid) == (19 if AUTOGROUPS else ours)
+        assert niceness(running.pid) == (NICE if AUTOGROUPS else ours)
         assert os.read(running.stdout, 3) == b"up\n"
         mine = processes_with(marker)
         assert len({os.getsid(pid) for pid in mine}) == len(mine) == 2
 
         def all_lowered() -> bool:
             running.read()
-            return {niceness(pid) for pid in mine} == {19}
+            return {niceness(pid) for pid in mine} == {NICE}
 
         until(all_lowered, what="the session made by the job is lowered")
     assert niceness(os.getpid()) == ours
@@ -344,6 +343,7 @@ def test_processor_time_and_memory_of_a_known_load_are_seen(
 ORDINARY = """
 import json, os, sys, tempfile
 from pathlib import Path
+from marketplace.agent.runtime.priority import NICE
 from marketplace.agent.runtime.process import ProcessRuntime
 from tests.sandboxes import LIMITS, ran
 runtime = ProcessRuntime.open(allow_unsandboxed=False)

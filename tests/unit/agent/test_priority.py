@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from marketplace.agent.meters import ProcessStat
-from marketplace.agent.runtime.priority import LowPriority
+from marketplace.agent.runtime.priority import NICE, LowPriority
 
 
 def process(pid: int, session: int, zombie: bool = False) -> ProcessStat:
@@ -20,7 +20,8 @@ def with_files(root: Path, *pids: int) -> None:
 
 
 def lowered(root: Path) -> set[int]:
-    return {int(file.parent.name) for file in root.glob("*/autogroup") if file.read_text() == "19"}
+    files = root.glob("*/autogroup")
+    return {int(file.parent.name) for file in files if file.read_text() == str(NICE)}
 
 
 def test_every_session_is_lowered_once(tmp_path: Path) -> None:
