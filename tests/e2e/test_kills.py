@@ -14,6 +14,7 @@ from marketplace.sdk.purchases import Job, Receipt
 from settlement.attestation import UsageAttestation
 from settlement.chain.contracts import LeaseView
 from settlement.leases import LeaseStatus
+from settlement.silence import silence_ms, unseen_ms
 from settlement.units import time_cost
 from tests.e2e.chain import (
     assert_books_balance,
@@ -34,9 +35,9 @@ from tests.e2e.jobs import (
 from tests.e2e.world import FEE_BPS, SETTLE_WINDOW, Provider, World, job_of
 from tests.sandboxes import marked_seconds, processes_with
 
-GRACE_MS = 15_000  # how long work goes on without a countersignature, at short intervals
+GRACE_MS = unseen_ms(1_000)
 HEARING_MS = 5_000  # from a reading to its agent hearing that it was countersigned, at most
-SILENCE_MS = 20_000  # after how much silence a provider is lost, at short intervals
+SILENCE_MS = silence_ms(1_000)
 
 
 def _now_ms() -> int:
