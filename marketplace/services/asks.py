@@ -131,7 +131,7 @@ class Asks:
             raise InvalidOrder(problems)
         check_signature(ask, signature, ask.provider, self.market)
         if node.state != "active":
-            raise Conflict("the node is draining; it takes no new asks")
+            raise Conflict("the node is draining; resume it before it takes asks")
         now_ms = self.clock()
         row = AskRecord(
             id=new_id("ask"),

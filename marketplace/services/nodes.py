@@ -51,6 +51,8 @@ class Nodes:
     def register(self, store: Store, caller: Principal, new: NewNode) -> Node:
         """List a node; the same number with the same GPUs again brings the node up to date.
 
+        A drained node stays drained: a restart of its agent is no word of its provider.
+
         Raises InvalidInput, AlreadyExists: its number or one of its UUIDs is taken.
         """
         problems = []
@@ -84,7 +86,7 @@ class Nodes:
         )
         old = store.nodes.one(provider=caller.account, number=new.number)
         if old is not None and self._same_gpus(store, old, new.gpus):
-            node = replace(node, id=old.id, created_ms=old.created_ms)
+            node = replace(node, id=old.id, created_ms=old.created_ms, state=old.state)
             store.nodes.put(node)
         else:
             self._add(store, node, new.gpus)
@@ -138,6 +140,14 @@ class Nodes:
             for ask in store.asks.find(node_id=node.id, state="open"):
                 store.asks.put(replace(ask, state="cancelled", reason="node_draining"))
                 log_ask_closed(store, ask.id, self.clock())
+        return node
+
+    def resume(self, store: Store, caller: Principal, node_id: str) -> Node:
+        """Let a drained node take jobs again; it needs new asks."""
+        node = self._own(store, caller, node_id)
+        if node.state != "active":
+            node = replace(node, state="active")
+            store.nodes.put(node)
         return node
 
     def _own(self, store: Store, caller: Principal, node_id: str) -> Node:
