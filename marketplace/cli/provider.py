@@ -23,7 +23,7 @@ app = typer.Typer(name="provider", help="Sell compute from this machine.", no_ar
 FINDINGS = columns("code", "status", "evidence", "fix")
 NODES = columns(
     "node=id", "name", "tier", "gpus=gpu_count", "region", "state", "heard of=last_heartbeat_at",
-    "simulated", "leases",
+    "simulated", "reliability", "leases",
 )  # fmt: skip
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="The agent's file (default: in the XDG folder).")
@@ -208,7 +208,16 @@ def _set_up(
 
 
 def _node_row(node: Node, leases: int | None) -> dict[str, object]:
-    fields = ("id", "name", "tier", "region", "state", "last_heartbeat_at", "simulated")
+    fields = (
+        "id",
+        "name",
+        "tier",
+        "region",
+        "state",
+        "last_heartbeat_at",
+        "simulated",
+        "reliability",
+    )
     row: dict[str, object] = {name: getattr(node, name) for name in fields}
     return {**row, "gpu_count": len(node.gpus), "leases": leases}
 
