@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import httpx
 
 from marketplace.api.app import MarketApi, create_api
+from marketplace.api.edge import Edge
 from marketplace.api.limits import Limits
 from marketplace.domain.key_request import KeyRequest
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.eip712 import Struct
 from settlement.orders import Bid
 from settlement.signing import LocalSigner, sign
-from tests.market_world import World, job_spec
+from tests.market_world import World, job_spec, memory_world
 
 MANY = Limits(per_minute=1_000_000, failed_logins_per_minute=1_000_000)
+
+
+@cache
+def _application() -> MarketApi:
+    """One application per process: making its routes takes longer than most tests."""
+    world = memory_world()
+    return create_api(world.catalog, world.database)
 
 
 @dataclass(slots=True)
@@ -29,12 +38,22 @@ class Api:
     limits: Limits = MANY
     app: MarketApi = field(init=False)
     http: httpx.AsyncClient = field(init=False)
+    _edge: Edge = field(init=False)
     keys: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.app = create_api(self.world.catalog, self.world.database, self.limits)
+        self.app = _application()
+        self._edge = Edge(self.world.catalog, self.world.database, lambda: None)
+        self._bind()
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://market/v1")
+
+    def _bind(self) -> None:
+        """Let the application serve this world, behind a gate that has counted nothing yet."""
+        if self.app.state.edge is not self._edge:
+            self.app.state.edge = self._edge
+            self.app.limits = self.limits
+            self.app.middleware_stack = None
 
     def close(self) -> None:
         self.runner.run(self.http.aclose())
@@ -43,6 +62,7 @@ class Api:
         self, method: str, path: str, key: str | None = None, **options: Any
     ) -> httpx.Response:
         """One request; `key` is an API key."""
+        self._bind()
         headers = dict(options.pop("headers", {}))
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
@@ -50,6 +70,7 @@ class Api:
 
     def together(self, *requests: tuple[str, str, dict[str, Any]]) -> list[httpx.Response]:
         """Requests that run at the same time."""
+        self._bind()
 
         async def gather() -> list[httpx.Response]:
             calls = [self.http.request(m, path, **options) for m, path, options in requests]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 NIGHTLY = os.environ.get("COULOMB_NIGHTLY") == "1"
 
-settings.register_profile("default", deadline=None)
-settings.register_profile("nightly", deadline=None, max_examples=2_000)
+# Explaining a failure runs the test many more times: after minutes it tells less than the example.
+PHASES = tuple(phase for phase in Phase if phase is not Phase.explain)
+
+settings.register_profile("default", deadline=None, phases=PHASES, max_examples=100)
+settings.register_profile("nightly", deadline=None, phases=PHASES, max_examples=2_000)
 settings.load_profile("nightly" if NIGHTLY else "default")
 
 

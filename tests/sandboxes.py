@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from marketplace.agent.api import SdkApi
 from marketplace.agent.folders import give_to, make_folders, remove_tree
@@ -138,8 +139,16 @@ def until(condition: Callable[[], object], timeout_s: float = 10, what: object =
         time.sleep(0.01)
 
 
+def marked_seconds(whole: int = 7919) -> str:
+    """Seconds to sleep, as text that no other process of this machine has in its command line."""
+    return f"{whole}.{uuid4().int % 10**12:012}"
+
+
 def processes_with(marker: str) -> list[int]:
-    """Processes of the machine whose command line holds a text, this one aside."""
+    """Processes of the machine whose command line holds a text, this one aside.
+
+    Others may run the same tests at the same time: a marker has to be made for one run.
+    """
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():

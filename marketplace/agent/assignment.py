@@ -12,8 +12,8 @@ from marketplace.domain.jobfile import parse_job
 from marketplace.errors import InvalidJob
 from marketplace.sdk.models import Lease, Terms
 from settlement.orders import Ask, Bid, lease_no
+from settlement.silence import unseen_ms
 
-GRACE_MS_MIN = 15_000
 _ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 
@@ -53,8 +53,8 @@ class Assignment:
 
     @property
     def grace_ms(self) -> int:
-        """How long work goes on without a countersignature: max(2 intervals, 15 s)."""
-        return max(2 * self.interval_ms, GRACE_MS_MIN)
+        """How long work goes on without a countersignature."""
+        return unseen_ms(self.interval_ms)
 
 
 def assign(lease: Lease, ask: Ask, bid: Bid, meter: str, inventory: Inventory) -> Assignment:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 app = typer.Typer(name="ask", help="A provider's signed offers.", no_args_is_help=True)
 TABLE = columns(
     "id", "tier", "region", "state", "reason", "GPU-hour=prices.gpu_hour", "unit",
-    "unit price=prices.unit", "shared", "simulated", "expires=expires_at", "provider=ask.provider",
+    "unit price=prices.unit", "shared", "simulated", "reliability",
+    "expires=expires_at", "provider=ask.provider",
 )  # fmt: skip
 Price = Annotated[str | None, typer.Option(help="Tokens.")]
 

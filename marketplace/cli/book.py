@@ -23,6 +23,7 @@ BOOK = columns(
     "free GPUs (thousandths)=free_gpu_milli",
     "shared",
     "simulated",
+    "reliability",
 )
 MATCHES = columns(
     "ask=ask_id",

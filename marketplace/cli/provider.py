@@ -16,13 +16,14 @@ from marketplace.cli.output import columns, note, show, show_rows, warn
 if TYPE_CHECKING:
     from marketplace.agent.config import AgentConfig, NodeConfig
     from marketplace.cli.context import Cli
+    from marketplace.sdk import Coulomb
     from marketplace.sdk.models import Node
 
 app = typer.Typer(name="provider", help="Sell compute from this machine.", no_args_is_help=True)
 FINDINGS = columns("code", "status", "evidence", "fix")
 NODES = columns(
     "node=id", "name", "tier", "gpus=gpu_count", "region", "state", "heard of=last_heartbeat_at",
-    "simulated", "leases",
+    "simulated", "reliability", "leases",
 )  # fmt: skip
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="The agent's file (default: in the XDG folder).")
@@ -145,19 +146,38 @@ def stop(config: ConfigFile = None) -> None:
 def drain(
     node: Annotated[str, typer.Argument(help="The node's id or name.")],
 ) -> None:
-    """Take no new jobs on a node; what runs goes on."""
+    """Take no new jobs on a node until it is resumed; what runs goes on."""
+    with current().client() as client:
+        found = _named(client, node)
+        if current().dry_run:
+            note(f"would drain {found.id}")
+            return
+        confirm(f"Drain {found.name}? Its asks are taken off the book.")
+        drained = client.nodes.drain(found.id)
+    show(_node_row(drained, None), NODES)
+
+
+@app.command()
+def resume(
+    node: Annotated[str, typer.Argument(help="The node's id or name.")],
+) -> None:
+    """Let a drained node take jobs again; put it on the book with `ask create`."""
+    with current().client() as client:
+        found = _named(client, node)
+        if current().dry_run:
+            note(f"would resume {found.id}")
+            return
+        resumed = client.nodes.resume(found.id)
+    show(_node_row(resumed, None), NODES)
+
+
+def _named(client: Coulomb, node: str) -> Node:
     from marketplace.sdk.errors import InputError
 
-    with current().client() as client:
-        found = [n for n in client.nodes.list() if node in (n.id, n.name)]
-        if len(found) != 1:
-            raise InputError(f"{len(found)} nodes are called {node!r}", fix="use the node's id")
-        if current().dry_run:
-            note(f"would drain {found[0].id}")
-            return
-        confirm(f"Drain {found[0].name}? Its asks are taken off the book.")
-        drained = client.nodes.drain(found[0].id)
-    show(_node_row(drained, None), NODES)
+    found = [n for n in client.nodes.list() if node in (n.id, n.name)]
+    if len(found) != 1:
+        raise InputError(f"{len(found)} nodes are called {node!r}", fix="use the node's id")
+    return found[0]
 
 
 def _set_up(
@@ -188,7 +208,16 @@ def _set_up(
 
 
 def _node_row(node: Node, leases: int | None) -> dict[str, object]:
-    fields = ("id", "name", "tier", "region", "state", "last_heartbeat_at", "simulated")
+    fields = (
+        "id",
+        "name",
+        "tier",
+        "region",
+        "state",
+        "last_heartbeat_at",
+        "simulated",
+        "reliability",
+    )
     row: dict[str, object] = {name: getattr(node, name) for name in fields}
     return {**row, "gpu_count": len(node.gpus), "leases": leases}
 

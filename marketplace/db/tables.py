@@ -78,6 +78,7 @@ class NodeRow(SQLModel, table=True):
     state: str
     seen_ms: int = _big()
     created_ms: int = _big()
+    reliability_milli: int = Field(sa_column_kwargs={"server_default": "950"})
 
 
 class GpuRow(SQLModel, table=True):

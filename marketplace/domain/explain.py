@@ -102,7 +102,13 @@ class Explanation:
             return "no asks are in the book"
         worst = "; ".join(f"{e.reason}: {e.alone}" for e in self.eliminations if e.alone)
         hint = self.relaxations[0].text if self.relaxations else "no change to the job helps now"
-        return f"{self.considered} asks, refused by {worst or 'nothing'}. {hint}"
+        note = " No node is verified yet." if self._none_verified else ""
+        return f"{self.considered} asks, refused by {worst or 'nothing'}.{note} {hint}"
+
+    @property
+    def _none_verified(self) -> bool:
+        refusing = (e for e in self.eliminations if e.reason is RejectReason.VERIFIED)
+        return any(e.alone == self.considered for e in refusing)
 
     def to_json(self) -> dict[str, Any]:
         """The form that quotes, jobs and the command line show."""

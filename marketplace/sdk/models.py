@@ -104,6 +104,8 @@ class Node:
     state: str
     shared: bool = False
     simulated: bool = False
+    verified: bool = False
+    reliability: str = ""
     provider: str = ""
     interval_ms: int | None = None
     last_heartbeat_at: datetime | None = None
@@ -123,6 +125,8 @@ class AskInfo:
     tier: str = ""
     region: str = ""
     simulated: bool = False
+    verified: bool = False
+    reliability: str = ""
     shared: bool = False
     prices: Mapping[str, str] = field(default_factory=dict)
     unit: str | None = None

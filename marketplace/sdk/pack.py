@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import gzip
 import io
+import os
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from marketplace.sdk.errors import InputError
 PACKED_BYTES_MAX = 64 * 1024 * 1024
 UNPACKED_BYTES_MAX = 4 * 1024 * 1024 * 1024
 FILES_MAX = 100_000
+# Agents unpack no longer and no deeper names.
+NAME_BYTES_MAX = 1024
+DEPTH_MAX = 64
 IGNORE_FILE = ".coulombignore"
 ALWAYS_LEFT_OUT = (".git", ".venv", "__pycache__")
 
@@ -35,16 +39,19 @@ def pack(folder: Path) -> bytes:
     """A tar.gz of a folder whose bytes depend on nothing but names, modes and content.
 
     Left out: .git, .venv, __pycache__ and what a .coulombignore file matches (one shell pattern a
-    line). Raises InputError: no folder, above 64 MiB, or a link that leads outside.
+    line). A link to a file inside becomes a copy of it, as agents unpack no links. Raises
+    InputError: no folder, above 64 MiB or 100,000 entries, or a link that leads elsewhere.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder", fix="correct `workdir` in the job file")
+        raise _refused(folder, "is not a folder", "correct `workdir` in the job file")
     buffer = _Bounded()
     with (
         gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, compresslevel=6) as zipped,
         tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
-        for path in _members(folder):
+        for count, path in enumerate(_members(folder)):
+            if count >= FILES_MAX:
+                raise _refused(folder, f"has more than {FILES_MAX} entries", "leave some out")
             _add(archive, folder, path)
     return buffer.getvalue()
 
@@ -73,12 +80,13 @@ def _patterns(folder: Path) -> list[str]:
 
 
 def _add(archive: tarfile.TarFile, folder: Path, path: Path) -> None:
-    info = tarfile.TarInfo(path.relative_to(folder).as_posix())
+    name = path.relative_to(folder).as_posix()
+    if len(os.fsencode(name)) > NAME_BYTES_MAX or name.count("/") >= DEPTH_MAX:
+        raise _refused(path, "lies too deep or has too long a name", "leave it out")
+    info = tarfile.TarInfo(name)
     if path.is_symlink():
-        _refuse_escape(folder, path)
-        info.type, info.linkname = tarfile.SYMTYPE, str(path.readlink())
-        archive.addfile(info)
-    elif path.is_dir():
+        _check_link(folder, path)
+    if path.is_dir():
         info.type, info.mode = tarfile.DIRTYPE, 0o755
         archive.addfile(info)
     elif path.is_file():
@@ -87,14 +95,24 @@ def _add(archive: tarfile.TarFile, folder: Path, path: Path) -> None:
         info.mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
         archive.addfile(info, io.BytesIO(content))
     else:
-        raise InputError(f"{path} is neither a file, a folder nor a link; leave it out")
+        raise _refused(path, "is neither a file, a folder nor a link", "leave it out")
 
 
-def _refuse_escape(folder: Path, path: Path) -> None:
+def _check_link(folder: Path, path: Path) -> None:
+    """Refuse a link to anything but a file of the folder. It need not be one that is packed."""
     target = path.readlink()
-    leads_to = (path.parent / target).resolve()
+    try:
+        leads_to = (path.parent / target).resolve()
+    except (OSError, RuntimeError):
+        raise _refused(path, f"links to {target} in a circle", "leave it out") from None
     if target.is_absolute() or not leads_to.is_relative_to(folder.resolve()):
-        raise InputError(f"{path} links to {target}, outside the folder; copy the file instead")
+        raise _refused(path, f"links to {target}, outside the folder", "copy the file instead")
+    if not leads_to.is_file():
+        raise _refused(path, f"links to {target}, which is no file", "links to files are packed")
+
+
+def _refused(path: Path, what: str, fix: str) -> InputError:
+    return InputError(f"{path} {what}", fix=fix, pointer="/workdir")
 
 
 def unpack(content: bytes, into: Path, bytes_max: int = UNPACKED_BYTES_MAX) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from marketplace.domain.pricing import prices_from_json, prices_to_json
-from marketplace.domain.reader import Reader, seconds_of, text_of, whole_of
+from marketplace.domain.reader import Reader, milli_text, seconds_of, text_of, whole_of
 from marketplace.errors import (
     AlreadyExists,
     Conflict,
@@ -131,7 +131,7 @@ class Asks:
             raise InvalidOrder(problems)
         check_signature(ask, signature, ask.provider, self.market)
         if node.state != "active":
-            raise Conflict("the node is draining; it takes no new asks")
+            raise Conflict("the node is draining; resume it before it takes asks")
         now_ms = self.clock()
         row = AskRecord(
             id=new_id("ask"),
@@ -226,6 +226,8 @@ class Asks:
             "region": node.region if node else "",
             "runtime": node.runtime if node else "",
             "simulated": bool(node and node.simulated),
+            "verified": bool(node and node.verified),
+            "reliability": milli_text(node.reliability_milli if node else 0),
             "shared": bool(ask.flags & FLAG_SHARED),
             "gpu_milli": ask.gpu_milli,
             "prices": prices_to_json(ask.floor),

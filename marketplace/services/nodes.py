@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from marketplace.domain.reader import milli_text
+from marketplace.domain.reliability import NEWCOMER_MILLI
 from marketplace.domain.tier import TierRegistry
 from marketplace.errors import AlreadyExists, InvalidInput, NotFound, Problem
 from marketplace.services.common import Principal, iso, new_id
-from marketplace.services.orderlog import log_ask_closed
+from marketplace.services.orderlog import log_ask_closed, log_node
 from marketplace.services.ports import Clock, Duplicate, Market, Store
 from marketplace.services.records import Gpu, Node
 
@@ -51,6 +53,8 @@ class Nodes:
     def register(self, store: Store, caller: Principal, new: NewNode) -> Node:
         """List a node; the same number with the same GPUs again brings the node up to date.
 
+        A drained node stays drained: a restart of its agent is no word of its provider.
+
         Raises InvalidInput, AlreadyExists: its number or one of its UUIDs is taken.
         """
         problems = []
@@ -84,10 +88,25 @@ class Nodes:
         )
         old = store.nodes.one(provider=caller.account, number=new.number)
         if old is not None and self._same_gpus(store, old, new.gpus):
-            node = replace(node, id=old.id, created_ms=old.created_ms)
-            store.nodes.put(node)
+            node = self._renewed(store, old, node)
         else:
+            other = store.nodes.one(provider=caller.account)
+            known = other.reliability_milli if other is not None else NEWCOMER_MILLI
+            node = replace(node, reliability_milli=known)
             self._add(store, node, new.gpus)
+        return node
+
+    def _renewed(self, store: Store, old: Node, new: Node) -> Node:
+        node = replace(
+            new,
+            id=old.id,
+            created_ms=old.created_ms,
+            state=old.state,
+            reliability_milli=old.reliability_milli,
+        )
+        store.nodes.put(node)
+        if (node.region, node.runtime) != (old.region, old.runtime):
+            log_node(store, node, self.clock())
         return node
 
     def _same_gpus(self, store: Store, node: Node, gpus: tuple[NewGpu, ...]) -> bool:
@@ -140,6 +159,14 @@ class Nodes:
                 log_ask_closed(store, ask.id, self.clock())
         return node
 
+    def resume(self, store: Store, caller: Principal, node_id: str) -> Node:
+        """Let a drained node take jobs again; it needs new asks."""
+        node = self._own(store, caller, node_id)
+        if node.state != "active":
+            node = replace(node, state="active")
+            store.nodes.put(node)
+        return node
+
     def _own(self, store: Store, caller: Principal, node_id: str) -> Node:
         node = self.get(store, caller, node_id, lock=True)
         if node.provider != caller.account:
@@ -173,6 +200,8 @@ class Nodes:
             "shared": node.shared,
             "simulated": node.simulated,
             "interval_ms": node.interval_ms,
+            "verified": node.verified,
+            "reliability": milli_text(node.reliability_milli),
             "state": node.state,
             "last_heartbeat_at": iso(node.seen_ms),
             "created_at": iso(node.created_ms),

@@ -11,16 +11,19 @@ from marketplace.domain.commands import (
     CancelBid,
     Command,
     Free,
+    SetNode,
     Tick,
 )
 from marketplace.domain.order import NodeFacts, RestingAsk, RestingBid, Wants
+from marketplace.domain.reliability import NEWCOMER_MILLI
 from marketplace.services.ports import Store
 from marketplace.services.records import AskRecord, BidRecord, JobRecord, Node, OrderEntry
 from settlement.orders import Ask, Bid
 
-ASK, ASK_CLOSED, BID, BID_CLOSED, FREE, TICK = (
+ASK, ASK_CLOSED, NODE, BID, BID_CLOSED, FREE, TICK = (
     "ask",
     "ask_closed",
+    "node",
     "bid",
     "bid_closed",
     "free",
@@ -30,14 +33,13 @@ ASK, ASK_CLOSED, BID, BID_CLOSED, FREE, TICK = (
 
 def log_ask(store: Store, row: AskRecord, node: Node, now_ms: int) -> None:
     """An ask enters the book."""
-    payload = {
-        "ask": row.message,
-        "node_id": node.id,
-        "region": node.region,
-        "runtime": node.runtime,
-        "simulated": node.simulated,
-    }
-    _log(store, ASK, row.id, payload, now_ms)
+    _log(store, ASK, row.id, {"ask": row.message, **_facts(node)}, now_ms)
+
+
+def log_node(store: Store, node: Node, now_ms: int) -> None:
+    """What the market knows of a node changed, for all its asks."""
+    payload = {"provider": node.provider, "number": node.number, **_facts(node)}
+    _log(store, NODE, node.id, payload, now_ms)
 
 
 def log_ask_closed(store: Store, ask_id: str, now_ms: int) -> None:
@@ -85,15 +87,36 @@ def _log(store: Store, kind: str, subject: str, payload: dict[str, Any], now_ms:
     store.order_log.append(OrderEntry(0, kind, subject, payload, now_ms))
 
 
+def _facts(node: Node) -> dict[str, Any]:
+    return {
+        "node_id": node.id,
+        "region": node.region,
+        "runtime": node.runtime,
+        "simulated": node.simulated,
+        "verified": node.verified,
+        "reliability_milli": node.reliability_milli,
+    }
+
+
+def _read_facts(payload: dict[str, Any]) -> NodeFacts:
+    return NodeFacts(
+        node_id=payload["node_id"],
+        region=payload["region"],
+        runtime=payload["runtime"],
+        simulated=payload["simulated"],
+        verified=payload.get("verified", False),  # rows of earlier versions know neither
+        reliability_milli=payload.get("reliability_milli", NEWCOMER_MILLI),
+    )
+
+
 def command_of(entry: OrderEntry) -> Command:
     """The book's command that a row stands for; the same row always gives the same command."""
     at, payload = entry.at_ms // 1000, entry.payload
     if entry.kind == ASK:
-        node = NodeFacts(
-            payload["node_id"], payload["region"], payload["runtime"], payload["simulated"]
-        )
         ask = Ask.from_message(payload["ask"])
-        return AddAsk(at, RestingAsk(entry.subject, ask, node, entry.seq))
+        return AddAsk(at, RestingAsk(entry.subject, ask, _read_facts(payload), entry.seq))
+    if entry.kind == NODE:
+        return SetNode(at, payload["provider"], payload["number"], _read_facts(payload))
     if entry.kind == BID:
         return AddBid(at, resting_bid(entry))
     if entry.kind == ASK_CLOSED:

@@ -11,6 +11,7 @@ from marketplace.services.leases import usage_json
 from marketplace.services.orderlog import log_free
 from marketplace.services.ports import Clock, Market, Store
 from marketplace.services.records import JobRecord, LeaseRecord
+from marketplace.services.reputation import judge
 from settlement.events import Closed, Opened, Stopped
 from settlement.leases import LeaseState, LeaseStatus, Params, fold
 from settlement.ports import LoggedEvent
@@ -61,6 +62,7 @@ class Projection:
         if new.state == "closed" and lease.state != "closed":
             log_free(store, new.bid_id, new.ask_id, self.clock())
         if new.state in ("stopped", "closed") and new.state != lease.state:
+            judge(store, new.provider, self.clock())
             self.conclusions.over(store, new)
 
     def _updated(

@@ -13,6 +13,7 @@ from marketplace.domain.jobfile import parse_job
 from marketplace.domain.matching import Fill
 from marketplace.domain.order import RestingBid, Wants
 from marketplace.domain.pricing import prices_to_json, rate_per_hour
+from marketplace.domain.reader import milli_text
 from marketplace.domain.tier import TierRegistry
 from marketplace.errors import InvalidInput, Problem
 from marketplace.services.accounts import reserved
@@ -88,6 +89,8 @@ class Quotes:
                         "region": view.node.region,
                         "runtime": view.node.runtime,
                         "simulated": view.node.simulated,
+                        "verified": view.node.verified,
+                        "reliability": milli_text(view.node.reliability_milli),
                         "shared": view.order.shared,
                         "price": prices_to_json(ask.floor),
                         "gpu_milli": ask.gpu_milli,

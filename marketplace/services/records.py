@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from marketplace.domain.job import ENDED, JobState
+from marketplace.domain.reliability import NEWCOMER_MILLI
 
 Json = dict[str, Any]
 
@@ -66,6 +67,12 @@ class Node:
     state: str
     seen_ms: int
     created_ms: int
+    reliability_milli: int = NEWCOMER_MILLI
+
+    @property
+    def verified(self) -> bool:
+        """Whether somebody has checked its hardware: that is not possible yet."""
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,9 @@ from marketplace.services.conclude import Conclusions
 from marketplace.services.ports import Clock, Database, Market, Store
 from marketplace.services.records import LeaseRecord
 from settlement.ports import IntentState
+from settlement.silence import silence_ms
 
-SILENCE_MIN_MS = 20_000
-SILENCE_INTERVALS = 3
 REPLIES_KEPT_MS = 48 * 3_600_000
-
-
-def silence_ms(interval_ms: int) -> int:
-    """How long a party may be silent: the greater of three intervals and 20 s."""
-    return max(SILENCE_INTERVALS * interval_ms, SILENCE_MIN_MS)
 
 
 @dataclass(frozen=True, slots=True)

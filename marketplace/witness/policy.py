@@ -13,6 +13,7 @@ from enum import StrEnum
 from settlement.attestation import Close, UsageAttestation
 from settlement.errors import FieldError
 from settlement.orders import Ask, Bid, Prices, lease_no
+from settlement.silence import silence_ms, unseen_ms
 from settlement.units import rate_of
 
 TOLERANCE_MS = 3_000
@@ -59,13 +60,13 @@ class LeaseTerms:
 
     @property
     def silence_ms(self) -> int:
-        """How long after the last sign of life usage still counts: max(3 intervals, 20 s)."""
-        return max(3 * self._interval, 20_000)
+        """How long after the last sign of life usage still counts."""
+        return silence_ms(self._interval)
 
     @property
     def unseen_ms(self) -> int:
-        """The longest a job runs without a countersignature: max(2 intervals, 15 s)."""
-        return max(2 * self._interval, 15_000)
+        """The longest a job runs without a countersignature."""
+        return unseen_ms(self._interval)
 
 
 @dataclass(frozen=True, slots=True)

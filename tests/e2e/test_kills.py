@@ -8,13 +8,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 from marketplace.sdk.models import Attestation, Lease
 from marketplace.sdk.purchases import Job, Receipt
 from settlement.attestation import UsageAttestation
 from settlement.chain.contracts import LeaseView
 from settlement.leases import LeaseStatus
+from settlement.silence import silence_ms, unseen_ms
 from settlement.units import time_cost
 from tests.e2e.chain import (
     assert_books_balance,
@@ -33,10 +33,11 @@ from tests.e2e.jobs import (
     vouchers_ms,
 )
 from tests.e2e.world import FEE_BPS, SETTLE_WINDOW, Provider, World, job_of
+from tests.sandboxes import marked_seconds, processes_with
 
-GRACE_MS = 15_000  # how long work goes on without a countersignature, at short intervals
+GRACE_MS = unseen_ms(1_000)
 HEARING_MS = 5_000  # from a reading to its agent hearing that it was countersigned, at most
-SILENCE_MS = 20_000  # after how much silence a provider is lost, at short intervals
+SILENCE_MS = silence_ms(1_000)
 
 
 def _now_ms() -> int:
@@ -63,20 +64,6 @@ class Restarted:
     next_job: Job
 
 
-def _processes(marker: str) -> list[int]:
-    """Processes whose command line has a marker."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue  # it ended while we looked
-            if marker.encode() in words:
-                found.append(int(entry.name))
-    return found
-
-
 def _last_signed(provider: Provider) -> UsageAttestation:
     """The newest attestation in an agent's journal."""
     with closing(sqlite3.connect(f"file:{provider.state_dir}/journal.db?mode=ro", uri=True)) as db:
@@ -95,24 +82,24 @@ def agent_story(world: World) -> Restarted:
     """Kill an agent while its job runs, start it again, and use the node once more."""
     provider = world.provider("west", "1xH100", region="west")
     carl = world.buyer("carl")
-    nap = "sleep 7919.0625"
+    nap = f"sleep {(marker := marked_seconds())}"
     with world.client(carl) as client, ThreadPoolExecutor(1) as pool:
         handle = client.jobs.submit(job_in("west", f"{nap} & {nap}"))
         waiting = pool.submit(handle.wait, 90)
         lease = until_running(world, client.jobs.get(handle.id))
         until_countersigned(world, client, lease.id, 3)
-        before = _processes(nap.split()[1])
+        before = processes_with(marker)
         provider.agent.kill()
         killed_ms = _now_ms()
         last_signed = _last_signed(provider)
-        world.wait_for("orphans end", lambda: not _processes(nap.split()[1]), 10)
+        world.wait_for("orphans end", lambda: not processes_with(marker), 10)
         provider.agent.start().says(r"(node_ready)")
         job = waiting.result()
         closed = handle.lease()
         assert closed is not None
         receipt = handle.receipt()
         countersigned = max(vouchers_ms(client, lease.id))
-        orphans = _processes(nap.split()[1])
+        orphans = processes_with(marker)
         again = client.jobs.submit(job_in("west", "echo again; sleep 1"))
         next_job = again.wait(60)
     left_over = [folder.name for folder in (provider.state_dir / "jobs").iterdir()]
@@ -217,7 +204,7 @@ def abandoned_story(world: World) -> Abandoned:
     """Kill a buyer's client for good."""
     evan = world.buyer("evan")
     job_file = evan.home / "job.yaml"
-    nap = "sleep 7919.1875"
+    nap = f"sleep {(marker := marked_seconds())}"
     job_file.write_text(json.dumps(job_in("calm", nap)))
     run = world.start_cli(evan, "run-evan", "job", "run", str(job_file), "--yes")
     job_id = run.says(r"job (job_\w+)")
@@ -227,7 +214,7 @@ def abandoned_story(world: World) -> Abandoned:
         until_countersigned(world, client, lease.id, 2)
         run.kill()
         killed_ms = _now_ms()
-        world.wait_for("the agent stops the job", lambda: not _processes(nap.split()[1]), 40)
+        world.wait_for("the agent stops the job", lambda: not processes_with(marker), 40)
         ran_ms = _now_ms() - killed_ms
         world.wait_for("the job's end", lambda: handle.refresh().is_final, 30)
         found = list(client.leases.attestations(lease.id))
@@ -243,7 +230,7 @@ def abandoned_story(world: World) -> Abandoned:
             on_chain(world, lease),
             signed,
             found[-1],
-            _processes(nap.split()[1]),
+            processes_with(marker),
             ran_ms,
         )
 

@@ -61,6 +61,12 @@ def _acknowledged(witness: Program, lease: Lease) -> dict[int, int]:
     }
 
 
+def _until_more_acknowledged(world: World, witness: Program, lease: Lease) -> None:
+    """Wait until a witness was told that two more vouchers had arrived."""
+    enough = len(_acknowledged(witness, lease)) + 2
+    world.wait_for("more vouchers", lambda: len(_acknowledged(witness, lease)) >= enough, 30)
+
+
 def server_story(world: World) -> Survived:
     """Kill the server twice while two jobs run: one with a witness in a process of its own, the
     other followed and witnessed by `job run`.
@@ -92,12 +98,7 @@ def _attempt(world: World, provider: Provider, bob: Party, fay: Party, name: str
         lease = until_running(world, handle)
         run.says(r"job_\w+ (running)")
         for _ in range(2):
-            before = _acknowledged(witness, lease)
-            world.wait_for(
-                "more vouchers",
-                lambda n=len(before) + 2: len(_acknowledged(witness, lease)) >= n,
-                30,
-            )
+            _until_more_acknowledged(world, witness, lease)
             world.server.kill()
             since = time.monotonic()
             known = _acknowledged(witness, lease)

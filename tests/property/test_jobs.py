@@ -19,7 +19,8 @@ from marketplace.domain.reader import (
 )
 from marketplace.errors import InvalidJob
 
-word = st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True)
+letters = "abcdefghijklmnopqrstuvwxyz"
+word = st.builds(str.__add__, st.sampled_from(letters), st.text(letters + "0123456789", max_size=8))
 text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=200)
 money = st.decimals("0.001", "99999", places=3).map(str)
 duration = st.sampled_from(("1s", "90s", "10m", "6h", "2d"))
@@ -27,26 +28,26 @@ gpu = st.sampled_from(("H100", "A100,H100:80GB..", "24GB..48GB:2", "H100:0.5", "
 optional: dict[str, st.SearchStrategy[Any]] = {
     "name": word,
     "inputs": st.fixed_dictionaries(
-        {"sha256": st.text("0123456789abcdef", min_size=64, max_size=64), "size": st.just(5)}
+        {"sha256": st.binary(min_size=32, max_size=32).map(bytes.hex), "size": st.just(5)}
     ),
     "image": st.just("ghcr.io/lab/train@sha256:01"),
-    "env": st.dictionaries(word.map(str.upper), text),
+    "env": st.dictionaries(word.map(str.upper), text, max_size=128),
     "placement": st.fixed_dictionaries(
-        {}, optional={"regions": st.lists(word), "verified_only": st.booleans(),
+        {}, optional={"regions": st.lists(word, max_size=32), "verified_only": st.booleans(),
                       "min_reliability": st.sampled_from((0.98, "0.5", 1))}
     ),
     "budget": st.fixed_dictionaries({"max_total": money}),
     "start_deadline": duration,
     "retry": st.fixed_dictionaries({"on_events": st.just(["no-capacity"]), "duration": duration}),
     "outputs": st.just([{"path": "/out/a"}]),
-    "tags": st.dictionaries(word, text),
+    "tags": st.dictionaries(word, text, max_size=128),
     "units": st.fixed_dictionaries({"name": word, "max": st.integers(1, 99), "max_price": money}),
     "egress": st.fixed_dictionaries({"max": st.just("3GB"), "max_price": money}),
     "ready": st.sampled_from(("start", "socket")),
 }  # fmt: skip
 jobs = st.fixed_dictionaries(
     {
-        "command": st.one_of(st.lists(word, min_size=1), word),
+        "command": st.one_of(st.lists(word, min_size=1, max_size=256), word),
         "resources": st.fixed_dictionaries(
             {"gpu": gpu}, optional={"cpu": st.integers(0, 64), "memory": st.just("1.5GB..")}
         ),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from marketplace.agent.meters import CpuMemory
+from marketplace.agent.runtime.priority import NICE
 
 _CONTROLLERS = ("cpu", "memory", "pids")
 _KILL_WAIT_S = 5.0
@@ -88,8 +89,10 @@ class Cgroup:
             _try_write(path / "memory.oom.group", "1")
         if "pids" in group.controllers:
             _try_write(path / "pids.max", str(pids))
-        if "cpu" in group.controllers and cpu_milli:
-            _try_write(path / "cpu.max", f"{cpu_milli * 100} 100000")
+        if "cpu" in group.controllers:
+            _try_write(path / "cpu.weight.nice", str(NICE))
+            if cpu_milli:
+                _try_write(path / "cpu.max", f"{cpu_milli * 100} 100000")
         return group
 
     def add(self, pid: int) -> bool:

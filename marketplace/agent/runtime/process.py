@@ -168,6 +168,7 @@ class RunningProcess:
         self._process = process = started.process
         self._inner = inner = started.inner
         self._status = started.status
+        self._priority = started.priority
         self._group = group
         self._table = table
         # Descriptors outlive the streams they come from: whoever reads them closes them.
@@ -239,6 +240,8 @@ class RunningProcess:
 
     def read(self) -> CpuMemory | None:
         """Processor time and memory of all its processes."""
+        if self._group is None or "cpu" not in self._group.controllers:
+            self._priority.apply(self._table.tree(self._process.pid))
         return self._source.read()
 
     def hidden_bytes(self, device: int) -> int:

@@ -17,6 +17,7 @@ from marketplace.agent.meters import ProcessTable
 from marketplace.agent.runtime import bubblewrap, seccomp
 from marketplace.agent.runtime.base import WORK, Launch
 from marketplace.agent.runtime.cgroup import Cgroup
+from marketplace.agent.runtime.priority import LowPriority
 
 MIB = 1024 * 1024
 _SETUP_TIMEOUT_S = 15.0
@@ -36,6 +37,7 @@ class Started:
     """
 
     process: subprocess.Popen[bytes]
+    priority: LowPriority
     inner: int | None = None
     status: int | None = None
 
@@ -47,6 +49,7 @@ class Starting:
         self._launch = launch
         self._group = group
         self._table = table
+        self._priority = LowPriority()
         self._process: subprocess.Popen[bytes] | None = None
 
     def bare(self, prefix: Path) -> Started:
@@ -62,7 +65,7 @@ class Starting:
             process = self._spawn(command, pipes.passed, work)
             pipes.close_passed()
             self._let_go(process, order, pipes)
-            return Started(process)
+            return Started(process, self._priority)
 
     def sandboxed(self, sandbox: bubblewrap.Bubblewrap, prefix: Path) -> Started:
         """Start inside bubblewrap."""
@@ -90,7 +93,7 @@ class Starting:
             status.close(status.writer)
             inner = self._inner_pid(process, status)
             self._let_go(process, order, pipes)
-            return Started(process, inner, os.dup(status.reader))
+            return Started(process, self._priority, inner, os.dup(status.reader))
 
     def abandon(self) -> None:
         """Leave nothing of a start that failed."""
@@ -136,9 +139,10 @@ class Starting:
         if pipes.answer.read_until(b"\n") != b"up\n":
             raise StartFailed("sandbox_failed", self._complaint(process))
         # Only now is the launcher there for sure: what it becomes is counted from its first step.
+        tree = self._table.tree(process.pid, fresh=True)
+        self._priority.apply(tree)
         if self._group is not None:
-            pids = [stat.pid for stat in self._table.tree(process.pid, fresh=True)]
-            if not all([self._group.add(pid) for pid in pids]):
+            if not all([self._group.add(stat.pid) for stat in tree]):
                 raise StartFailed("sandbox_failed", "the job cannot be put into its cgroup")
         pipes.order.write_all(json.dumps(order).encode())
         answer = pipes.answer.read_until(None)

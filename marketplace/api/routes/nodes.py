@@ -96,10 +96,23 @@ def heartbeat(edge: EdgeDep, caller: Provider, node_id: Id, write: WritingDep) -
     "/{node_id}/drain", operation_id="drain_node", response_model=Node, responses=problems(*OWNED)
 )
 def drain(edge: EdgeDep, caller: Provider, node_id: Id, write: WritingDep) -> Any:
-    """Take no new jobs on the node; what runs goes on."""
+    """Take no new jobs on the node until it is resumed; what runs goes on."""
     nodes = edge.catalog.nodes
 
     def act(store: Store) -> Reply:
         return Reply(nodes.to_json(store, nodes.drain(store, caller, node_id)))
+
+    return write.run(caller, act)
+
+
+@router.post(
+    "/{node_id}/resume", operation_id="resume_node", response_model=Node, responses=problems(*OWNED)
+)
+def resume(edge: EdgeDep, caller: Provider, node_id: Id, write: WritingDep) -> Any:
+    """Let a drained node take jobs again, from new asks."""
+    nodes = edge.catalog.nodes
+
+    def act(store: Store) -> Reply:
+        return Reply(nodes.to_json(store, nodes.resume(store, caller, node_id)))
 
     return write.run(caller, act)

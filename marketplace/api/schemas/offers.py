@@ -137,6 +137,8 @@ class Node(Answer):
     runtime: str
     shared: bool
     simulated: bool
+    verified: bool = Field(description="whether its hardware was checked; not possible yet")
+    reliability: str = Field(description="share of its provider's leases kept, 0 to 1")
     interval_ms: int
     state: str
     last_heartbeat_at: str | None
@@ -194,6 +196,8 @@ class Ask(Answer):
     region: str
     runtime: str
     simulated: bool
+    verified: bool = Field(description="whether its hardware was checked; not possible yet")
+    reliability: str = Field(description="share of its provider's leases kept, 0 to 1")
     shared: bool
     gpu_milli: int
     prices: dict[str, str]

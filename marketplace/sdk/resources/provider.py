@@ -45,8 +45,14 @@ class Nodes(ApiResource[S]):
 
     @op
     def drain(self, node_id: str) -> Flow[Node]:
-        """Take no new jobs on this node; what runs goes on."""
+        """Take no new jobs on this node until it is resumed; what runs goes on."""
         request = Request("POST", f"/v1/nodes/{node_id}/drain", json={}, repeatable=True)
+        return (yield from self._read(Node, request))
+
+    @op
+    def resume(self, node_id: str) -> Flow[Node]:
+        """Let a drained node take jobs again, from new asks."""
+        request = Request("POST", f"/v1/nodes/{node_id}/resume", json={}, repeatable=True)
         return (yield from self._read(Node, request))
 
 

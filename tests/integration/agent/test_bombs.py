@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
+from uuid import uuid4
 
 import pytest
 
@@ -52,7 +52,7 @@ def test_address_space_alone_is_refused_to_the_job(bench: Bench) -> None:
 
 
 def test_a_fork_bomb_is_held_and_dies_at_its_end(bench: Bench) -> None:
-    marker = f"forked-by-{os.getpid()}"
+    marker = f"forked-{uuid4()}"
     bomb = lease(
         bench,
         f"""

@@ -6,6 +6,7 @@ import os
 import subprocess
 import threading
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -37,6 +38,7 @@ def test_limits_are_written_for_the_controllers_there_are(
         "memory.swap.max": "0",
         "memory.oom.group": "1",
         "pids.max": "32",
+        "cpu.weight.nice": "10",
         "cpu.max": "150000 100000",
     }
 
@@ -72,7 +74,7 @@ def test_a_job_that_cannot_be_counted_does_not_start(
     groups = tmp_path / "groups"
     groups.mkdir()
     unfit = ProcessRuntime(runtime._sandbox, runtime._prefix, CgroupParent(groups, frozenset()))
-    marker = f"never-{tmp_path.name}"
+    marker = f"never-{uuid4()}"
     with pytest.raises(StartFailed) as caught:
         start_with_group(unfit, tmp_path, marker)
     assert caught.value.reason == "sandbox_failed"

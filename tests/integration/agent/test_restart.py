@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import structlog
@@ -141,7 +142,7 @@ def test_an_agent_killed_again_and_again_never_signs_two_values(
     leases = []
     with agent_on(market, tmp_path) as agent:
         for number in range(3):
-            marker = f"restart-{os.getpid()}-{number}"
+            marker = f"restart-{uuid4()}"
             lease_id = sleeper(market, marker, lease_id=f"lease_{os.getpid()}_{number}")
             leases.append(lease_id)
             agent.start()
@@ -163,7 +164,7 @@ def test_an_agent_killed_again_and_again_never_signs_two_values(
 
 
 def test_a_restored_old_journal_signs_no_second_value(market: FakeMarket, tmp_path: Path) -> None:
-    marker = f"restore-{os.getpid()}"
+    marker = f"restore-{uuid4()}"
     lease_id = sleeper(market, marker)
     with agent_on(market, tmp_path) as agent:
         agent.start()
@@ -197,7 +198,7 @@ def test_a_bare_job_and_its_daemon_are_ended_by_the_next_agent(
     market: FakeMarket, tmp_path: Path
 ) -> None:
     """Without bubblewrap nothing dies with the agent: its successor has to find the rest."""
-    marker = f"orphan-{os.getpid()}"
+    marker = f"orphan-{uuid4()}"
     daemon = f"(while :; do sleep 0.05; done # {marker}\n) & wait"
     lease_id = market.open_lease(["sh", "-c", daemon])
     with agent_on(market, tmp_path, allow_unsandboxed=True) as agent:

@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 
 from marketplace.agent.errors import RuntimeUnavailable, StartFailed
+from marketplace.agent.runtime.priority import NICE
 from marketplace.agent.runtime.process import ProcessRuntime
 from tests.sandboxes import (
     LIMITS,
     Ran,
     as_ordinary_user,
+    marked_seconds,
     mounts,
     processes_with,
     ran,
@@ -205,8 +207,43 @@ time.sleep(float(sys.argv[1]))
 """
 
 
+SESSIONS = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    sys.stdout.write("up\\n"); sys.stdout.flush()
+    time.sleep(1000)
+time.sleep(float(sys.argv[1]))
+"""
+AUTOGROUPS = Path("/proc/self/autogroup").exists()
+
+
+def niceness(pid: int) -> int:
+    """What the scheduler goes by between sessions or, where it ignores these, processes."""
+    if not AUTOGROUPS:
+        return os.getpriority(os.PRIO_PROCESS, pid)
+    return int(Path(f"/proc/{pid}/autogroup").read_text().split()[-1])
+
+
+def test_every_session_of_a_job_has_a_low_priority(runtime: ProcessRuntime, tmp_path: Path) -> None:
+    marker = marked_seconds()
+    ours = niceness(os.getpid())
+    with started(runtime, tmp_path, ["python", "-c", SESSIONS, marker]) as running:
+        assert niceness(running.pid) == (NICE if AUTOGROUPS else ours)
+        assert os.read(running.stdout, 3) == b"up\n"
+        mine = processes_with(marker)
+        assert len({os.getsid(pid) for pid in mine}) == len(mine) == 2
+
+        def all_lowered() -> bool:
+            running.read()
+            return {niceness(pid) for pid in mine} == {NICE}
+
+        until(all_lowered, what="the session made by the job is lowered")
+    assert niceness(os.getpid()) == ours
+
+
 def test_nothing_is_left_when_a_job_ends(runtime: ProcessRuntime, tmp_path: Path) -> None:
-    marker = f"{os.getpid()}.5"  # seconds to sleep, and a text to find the processes by
+    marker = marked_seconds()
     before = mounts()
     with started(runtime, tmp_path, ["python", "-c", DAEMON, marker]) as running:
         assert os.read(running.stdout, 3) == b"up\n"
@@ -221,10 +258,10 @@ def test_nothing_is_left_when_a_job_ends(runtime: ProcessRuntime, tmp_path: Path
 def test_a_daemon_does_not_outlive_its_jobs_command(
     runtime: ProcessRuntime, tmp_path: Path
 ) -> None:
-    marker = "0.125"
+    marker = marked_seconds(0)
     with started(runtime, tmp_path, ["python", "-c", DAEMON, marker]) as running:
         assert running.wait(10) == 0
-        until(lambda: processes_with(DAEMON[:40]) == [])
+        until(lambda: processes_with(marker) == [])
 
 
 def test_a_polite_job_gets_time_to_end(runtime: ProcessRuntime, tmp_path: Path) -> None:
@@ -261,11 +298,12 @@ def test_a_command_that_cannot_be_run_is_said_and_leaves_nothing(
     runtime: ProcessRuntime, tmp_path: Path, argv: list[str], text: str
 ) -> None:
     descriptors = len(os.listdir("/proc/self/fd"))
+    argv = [*argv, marker := marked_seconds()]
     with pytest.raises(StartFailed, match=text) as caught, started(runtime, tmp_path, argv):
         pass
     assert caught.value.reason == "command_not_found"
     assert len(os.listdir("/proc/self/fd")) == descriptors
-    assert processes_with(argv[0]) == []
+    assert processes_with(marker) == []
 
 
 def test_a_large_environment_reaches_the_job(runtime: ProcessRuntime, tmp_path: Path) -> None:
@@ -305,6 +343,7 @@ def test_processor_time_and_memory_of_a_known_load_are_seen(
 ORDINARY = """
 import json, os, sys, tempfile
 from pathlib import Path
+from marketplace.agent.runtime.priority import NICE
 from marketplace.agent.runtime.process import ProcessRuntime
 from tests.sandboxes import LIMITS, ran
 runtime = ProcessRuntime.open(allow_unsandboxed=False)
@@ -354,7 +393,7 @@ def test_a_sandbox_that_does_not_work_is_refused_with_its_complaint(
 
 def test_a_bare_job_and_its_daemons_end_with_it(tmp_path: Path) -> None:
     bare = ProcessRuntime(None, Path(sys.prefix), None)
-    marker = f"{os.getpid()}.25"
+    marker = marked_seconds()
     limits = replace(LIMITS, memory_mib=4096)
     with started(bare, tmp_path, ["python", "-c", DAEMON, marker], limits=limits) as running:
         assert os.read(running.stdout, 3) == b"up\n"

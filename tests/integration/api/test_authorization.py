@@ -141,6 +141,7 @@ TABLE: dict[tuple[str, str], Row] = {
     ("GET", "/v1/nodes/{node_id}"): Row("provider", 404, 403),
     ("POST", "/v1/nodes/{node_id}/heartbeat"): Row("provider", 404, 403, nothing),
     ("POST", "/v1/nodes/{node_id}/drain"): Row("provider", 404, 403, nothing),
+    ("POST", "/v1/nodes/{node_id}/resume"): Row("provider", 404, 403, nothing),
     ("POST", "/v1/asks/prepare"): Row("provider", 404, 403, ask_draft),
     ("POST", "/v1/asks"): Row("provider", 422, 403, signed_ask, 201),
     ("DELETE", "/v1/asks/{ask_id}"): Row("provider", 404, 403),
@@ -201,6 +202,15 @@ def routes(api: Api) -> set[tuple[str, str]]:
 
 @pytest.fixture
 def objects(api: Api) -> Objects:
+    return objects_in(api)
+
+
+@pytest.fixture(scope="module")
+def still_objects(still_api: Api) -> Objects:
+    return objects_in(still_api)
+
+
+def objects_in(api: Api) -> Objects:
     """A running job with one unanswered attestation, and a closed one with a receipt."""
     world = api.world
     node = world.node(gpus=4)
@@ -260,10 +270,10 @@ def test_whoever_has_the_right_gets_through(
 
 @pytest.mark.parametrize("route", PROTECTED, ids=ids)
 def test_anonymous_and_unknown_keys_are_401(
-    api: Api, objects: Objects, route: tuple[str, str]
+    still_api: Api, still_objects: Objects, route: tuple[str, str]
 ) -> None:
     for key in (None, "coul_unknown", "garbage"):
-        assert request(api, objects, route, key) == 401
+        assert request(still_api, still_objects, route, key) == 401
 
 
 @pytest.mark.parametrize("route", PROTECTED, ids=ids)
@@ -275,11 +285,14 @@ def test_another_account_does_not_learn_of_the_object(
 
 
 @pytest.mark.parametrize("route", [r for r in PROTECTED if TABLE[r].scope is not None], ids=ids)
-def test_a_key_without_the_scope_is_403(api: Api, objects: Objects, route: tuple[str, str]) -> None:
+def test_a_key_without_the_scope_is_403(
+    still_api: Api, still_objects: Objects, route: tuple[str, str]
+) -> None:
     row = TABLE[route]
-    owner = api.world.buyer if row.right == "buyer" else api.world.provider
+    world = still_api.world
+    owner = world.buyer if row.right == "buyer" else world.provider
     wrong = "provider" if row.right == "buyer" else "buyer"
-    assert request(api, objects, route, api.key(owner, wrong)) == row.scope
+    assert request(still_api, still_objects, route, still_api.key(owner, wrong)) == row.scope
 
 
 @pytest.mark.parametrize("path", OWN_LISTS)

@@ -30,7 +30,7 @@ NOUNS = {
     "job": {"run", "list", "show", "logs", "watch", "wait", "cancel", "result"},
     "key": {"create", "list", "revoke"},
     "profile": {"list", "show", "use"},
-    "provider": {"doctor", "init", "start", "status", "stop", "drain"},
+    "provider": {"doctor", "init", "start", "status", "stop", "drain", "resume"},
     "receipt": {"show", "list"},
     "settle": {"run", "status"},
     "tier": {"list"},

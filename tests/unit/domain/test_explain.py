@@ -27,6 +27,14 @@ def only_change(found: Explanation) -> tuple[str, str, str]:
     return (str(change.reason), change.pointer, change.value)
 
 
+def test_when_no_node_is_verified_the_summary_says_so() -> None:
+    wants = Wants(verified_only=True, regions=("nowhere",))
+    for verified in (False, True):
+        facts = NodeFacts("n", "eu", verified=verified)
+        why = explained([resting_ask(1, facts=facts), resting_ask(2)], wants)
+        assert ("No node is verified yet." in why.summary) is not verified
+
+
 def test_counts_tell_alone_and_in_turn() -> None:
     asks = [
         resting_ask(1, price=9 * NANO, tier=A100),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
 import tarfile
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from marketplace.agent import bundle
 from marketplace.sdk import pack as module
 from marketplace.sdk.errors import InputError
 from marketplace.sdk.pack import pack, unpack
@@ -57,8 +59,9 @@ def test_changed_content_packs_to_other_bytes(tmp_path: Path) -> None:
 def test_packed_folder_unpacks_to_itself(tmp_path: Path) -> None:
     content = pack(make_tree(tmp_path / "in"))
     names = unpack(content, tmp_path / "out")
-    assert names == ["a.sh", "src/b.py"]
-    assert (tmp_path / "out/link").readlink() == Path("src/b.py")
+    assert names == ["a.sh", "link", "src/b.py"]
+    assert not (tmp_path / "out/link").is_symlink()
+    assert (tmp_path / "out/link").read_bytes() == (tmp_path / "in/src/b.py").read_bytes()
     assert (tmp_path / "out/empty").is_dir()
     assert (tmp_path / "out/a.sh").stat().st_mode & 0o777 == 0o755
 
@@ -70,15 +73,61 @@ def test_clutter_and_ignored_files_stay_out(tmp_path: Path) -> None:
         (folder / name / "f").write_text("x")
     (folder / "src" / "big.bin").write_text("x")
     (folder / ".coulombignore").write_text("# large\n*.bin\ndata/\n\n")
-    assert unpack(pack(folder), tmp_path / "out") == [".coulombignore", "a.sh", "src/b.py"]
+    assert unpack(pack(folder), tmp_path / "out") == [".coulombignore", "a.sh", "link", "src/b.py"]
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../outside"])
 def test_link_out_of_the_folder_is_refused(tmp_path: Path, target: str) -> None:
     folder = make_tree(tmp_path / "in")
     (folder / "bad").symlink_to(target)
-    with pytest.raises(InputError, match="outside"):
+    with pytest.raises(InputError, match="outside") as refusal:
         pack(folder)
+    assert refusal.value.pointer == "/workdir"
+    assert str(folder / "bad") in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "why"), [("src", "no file"), ("gone", "no file"), ("bad", "circle")]
+)
+def test_link_to_anything_but_a_file_is_refused(tmp_path: Path, target: str, why: str) -> None:
+    folder = make_tree(tmp_path / "in")
+    (folder / "bad").symlink_to(target)
+    with pytest.raises(InputError, match=why):
+        pack(folder)
+
+
+def test_agents_unpack_what_is_packed(tmp_path: Path) -> None:
+    folder = make_tree(tmp_path / "in")
+    (folder / "src" / "up").symlink_to("../link")
+    content = pack(folder)
+    (tmp_path / "work").mkdir()
+    bundle.unpack(content, hashlib.sha256(content).hexdigest(), tmp_path / "work", 10_000)
+    assert (tmp_path / "work/src/up").read_text() == (folder / "src/b.py").read_text()
+    assert sorted(p.name for p in (tmp_path / "work").iterdir()) == ["a.sh", "empty", "link", "src"]
+
+
+@pytest.mark.parametrize(
+    "name", ["/".join(["d"] * 65), "n" * 200 + "/" + "/".join(["m" * 250] * 4)]
+)
+def test_names_that_agents_refuse_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text("x")
+    with pytest.raises(InputError, match="too deep"):
+        pack(tmp_path)
+
+
+def test_bounds_are_those_of_agents() -> None:
+    assert module.FILES_MAX == bundle.ENTRIES_MAX
+    assert module.PACKED_BYTES_MAX == bundle.ARCHIVE_BYTES_MAX
+    assert (module.NAME_BYTES_MAX, module.DEPTH_MAX) == (bundle.NAME_BYTES_MAX, bundle.DEPTH_MAX)
+
+
+def test_more_entries_than_agents_unpack_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FILES_MAX", 4)
+    with pytest.raises(InputError, match="more than 4 entries"):
+        pack(make_tree(tmp_path / "in"))
 
 
 def test_device_is_refused(tmp_path: Path) -> None:

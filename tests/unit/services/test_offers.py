@@ -106,6 +106,27 @@ def test_draining_takes_a_nodes_asks_off_the_book(world: World) -> None:
         world.ask(node)
 
 
+def test_a_drained_node_listed_again_stays_drained_until_it_is_resumed(world: World) -> None:
+    gpus = (NewGpu("GPU-x", "H100", 81_920, True),)
+    node, caller = _register(world, gpus), world.caller(world.stranger)
+    with world.database.write() as store:
+        world.catalog.nodes.drain(store, caller, node.id)
+    assert _register(world, gpus).state == "draining"
+    with world.database.write() as store:
+        assert world.catalog.nodes.resume(store, caller, node.id).state == "active"
+    assert _register(world, gpus).state == "active"
+
+
+def test_a_resumed_node_takes_asks_again(world: World) -> None:
+    node = world.node()
+    with world.database.write() as store:
+        world.catalog.nodes.drain(store, world.caller(world.provider), node)
+        with pytest.raises(NotFound):
+            world.catalog.nodes.resume(store, world.caller(world.stranger), node)
+        world.catalog.nodes.resume(store, world.caller(world.provider), node)
+    assert world.ask(node)
+
+
 def test_a_cancelled_ask_takes_no_new_fills(world: World) -> None:
     ask = world.ask()
     with world.database.write() as store, pytest.raises(NotFound):
