@@ -25,6 +25,8 @@ class IntentKind(StrEnum):
     CLOSE = "close"
     STOP = "stop"
     REFUND = "refund"
+    CANCEL = "cancel"
+    CLOSE_CLAIM = "close_claim"
 
 
 class IntentState(StrEnum):

@@ -28,7 +28,7 @@ from settlement.events import (
     SettledMetered,
     Stopped,
 )
-from settlement.leases import LeaseState, LeaseStatus, Params, fold
+from settlement.leases import LeaseState, LeaseStatus, OrderState, Params, fold
 from settlement.orders import Bid, Prices
 from settlement.ports import (
     BlockRef,
@@ -286,8 +286,8 @@ class MemoryBlobFiles:
 class FakeChain:
     """Relayer, escrow and indexer in one: `mine` carries out what the outbox holds.
 
-    Free balances and used nonces are kept here; `refusals` names intents (by key) that revert, and
-    with which error. Times are chain seconds, equal to the clock's.
+    Free balances and what became of orders are kept here; `refusals` names intents (by key) that
+    revert, and with which error. Times are chain seconds, equal to the clock's.
     """
 
     database: Database
@@ -297,7 +297,8 @@ class FakeChain:
     calls: EscrowCalls
     params: Params = field(default_factory=Params)
     balances: dict[str, int] = field(default_factory=dict)
-    nonces: set[tuple[str, int]] = field(default_factory=set)
+    used: set[tuple[str, int]] = field(default_factory=set)
+    cancelled: set[tuple[str, int]] = field(default_factory=set)
     refusals: dict[str, str] = field(default_factory=dict)
     height: int = 0
     sent: int = 0
@@ -310,10 +311,11 @@ class FakeChain:
             raise self.down
         return self.balances.get(account, 0)
 
-    def is_nonce_used(self, buyer: str, salt: int) -> bool:
+    def order_state(self, account: str, salt: int) -> OrderState:
         if self.down is not None:
             raise self.down
-        return (buyer, salt) in self.nonces
+        order = (account, salt)
+        return OrderState(order in self.used, order in self.cancelled)
 
     # Mining
 
@@ -367,7 +369,7 @@ class FakeChain:
         assert node is not None
         bid, prices = Bid.from_message(bid_row.message), Prices.from_message(lease.prices)
         self.balances[lease.buyer] -= lease.lock
-        self.nonces.add((lease.buyer, bid.salt))
+        self.used.add((lease.buyer, bid.salt))
         events: list[ChainEvent] = [
             Opened(
                 lease_no=_number(lease),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,7 +60,7 @@ class Asks:
     market: Market
     clock: Clock
 
-    def prepare(self, node: Node, terms: dict[str, Any]) -> Ask:
+    def prepare(self, node: Node, terms: dict[str, Any], salt: int) -> Ask:
         """The ask that a provider would sign for a node. Raises InvalidInput with all mistakes."""
         problems: list[Problem] = []
         reader = Reader(terms, TERMS, problems)
@@ -100,7 +99,7 @@ class Asks:
                 flags=FLAG_SHARED if node.shared else 0,
                 max_fee_bps=fee,
                 expiry=self.clock() // 1000 + seconds["expires_in"],
-                salt=secrets.randbits(128),
+                salt=salt,
             )
         except FieldError as error:
             raise InvalidInput([Problem(error.pointer, error.detail)]) from error

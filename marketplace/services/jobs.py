@@ -38,7 +38,7 @@ from marketplace.services.records import JOB_ENDED, BidRecord, JobRecord
 from settlement.eip712 import ZERO_ADDRESS
 from settlement.orders import Bid
 
-SALT_AHEAD_MAX = 1 << 20  # salts stay dense: nonce words on chain are shared by 256 bids
+SALT_AHEAD_MAX = 1 << 20  # salts stay dense: words on chain are shared by 128 orders
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,10 @@ class Jobs:
         if problems:
             raise InvalidOrder(problems)
         check_signature(bid, signature, bid.buyer, self.market)
-        if self.reads.is_nonce_used(bid.buyer, bid.salt):
-            problem = Problem("/bid/salt", "has opened a lease before")
+        state = self.reads.order_state(bid.buyer, bid.salt)
+        if state.used or state.cancelled:
+            detail = "has opened a lease before" if state.used else "is cancelled"
+            problem = Problem("/bid/salt", detail)
             raise AlreadyExists("the bid's salt is used", problems=[problem])
         return Submission(spec, bid, signature, self.reads.balance_of(bid.buyer))
 

@@ -11,7 +11,7 @@ from marketplace.services.ports import Market, Store
 from marketplace.services.records import BidRecord, LeaseRecord
 from settlement.attestation import Close
 from settlement.chain.calls import LeaseRef
-from settlement.orders import Prices
+from settlement.orders import Prices, orders_hash
 from settlement.units import counted_cost, time_cost
 
 STATES = ("opening", "active", "stopped", "claimed", "contested", "closed", "failed_to_open")
@@ -186,9 +186,9 @@ class Leases:
         return row
 
 
-def hash_pair(store: Store, lease: LeaseRecord) -> tuple[bytes, bytes]:
-    """(bid hash, ask hash) of a lease's orders."""
+def orders_hash_of(store: Store, lease: LeaseRecord) -> bytes:
+    """Both orders of a lease in one word, which proves its meter."""
     bid, ask = store.bids.get(lease.bid_id), store.asks.get(lease.ask_id)
     if bid is None or ask is None:
         raise KeyError(lease.id)
-    return bytes.fromhex(bid.hash[2:]), bytes.fromhex(ask.hash[2:])
+    return orders_hash(bytes.fromhex(bid.hash[2:]), bytes.fromhex(ask.hash[2:]))

@@ -19,7 +19,7 @@ from settlement.ports import BlockRef, Intent, IntentKind, IntentState
 # What the buyer's side alone can be blamed for: another ask would fail, too.
 BUYERS_FAULTS = ("InsufficientBalance", "BudgetTooSmall", "NonceUsed", "NotLatestLease")
 # What makes an ask useless for every bid, not only for this one.
-ASKS_FAULTS = ("InvalidSignature", "OrderExpired")
+ASKS_FAULTS = ("InvalidSignature", "OrderExpired", "CancelledOrder")
 RETRY_S_MIN, RETRY_S_MAX = 5, 60
 _NAME = re.compile(r"[A-Za-z]+")
 
