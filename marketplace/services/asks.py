@@ -15,6 +15,7 @@ from marketplace.errors import (
     NotFound,
     Problem,
 )
+from marketplace.services.accounts import note_salt
 from marketplace.services.common import (
     Principal,
     check_signature,
@@ -132,6 +133,7 @@ class Asks:
         if node.state != "active":
             raise Conflict("the node is draining; it takes no new asks")
         now_ms = self.clock()
+        note_salt(store, ask.provider, ask.salt, "/ask/salt", now_ms)
         row = AskRecord(
             id=new_id("ask"),
             provider=ask.provider,

@@ -19,7 +19,7 @@ from marketplace.errors import (
     Problem,
     Unavailable,
 )
-from marketplace.services.accounts import account_row, reserved
+from marketplace.services.accounts import note_salt, reserved
 from marketplace.services.asks import EXPIRY_MAX_S
 from marketplace.services.common import (
     Principal,
@@ -37,8 +37,6 @@ from marketplace.services.quotes import Quotes
 from marketplace.services.records import JOB_ENDED, BidRecord, JobRecord
 from settlement.eip712 import ZERO_ADDRESS
 from settlement.orders import Bid
-
-SALT_AHEAD_MAX = 1 << 20  # salts stay dense: words on chain are shared by 128 orders
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +99,7 @@ class Jobs:
         Raises AlreadyExists, InvalidInput, InsufficientBalance, BudgetExceeded.
         """
         now_ms = self.clock()
-        self._take_salt(store, order.bid, now_ms)
+        note_salt(store, order.bid.buyer, order.bid.salt, "/bid/salt", now_ms)
         self._check_inputs(store, caller, order.spec)
         reserve = self._reserve(store, order)
         free = order.balance - reserved(store, caller.account)
@@ -136,14 +134,6 @@ class Jobs:
         log_bid(store, bid, job, Wants.of(spec), order.bid.budget, now_ms)
         tell(store, job, now_ms)
         return job
-
-    def _take_salt(self, store: Store, bid: Bid, now_ms: int) -> None:
-        account = account_row(store, bid.buyer, now_ms, lock=True)
-        if bid.salt > account.next_salt + SALT_AHEAD_MAX:
-            detail = f"is far ahead of the next one, {account.next_salt}"
-            raise InvalidInput([Problem("/bid/salt", detail)])
-        if bid.salt >= account.next_salt:
-            store.accounts.put(replace(account, next_salt=bid.salt + 1))
 
     def _check_inputs(self, store: Store, caller: Principal, spec: JobSpec) -> None:
         if spec.inputs is None:

@@ -78,7 +78,7 @@ def signed_ask(api: Api, objects: Objects) -> dict[str, Any]:
         node = store.nodes.get(objects.node_id)
     draft = ask_draft(api, objects)["json"]
     del draft["node_id"]
-    ask = api.world.catalog.asks.prepare(node, draft)
+    ask = api.world.catalog.asks.prepare(node, draft, 1)
     return {"json": {"ask": ask.to_message(), "signature": api.sign(ask, api.world.provider)}}
 
 
