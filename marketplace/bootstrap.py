@@ -344,6 +344,7 @@ def _watch(catalog: Catalog) -> None:
 def _settle(catalog: Catalog) -> None:
     catalog.settling.settle()
     catalog.settling.refund()
+    catalog.settling.close_claims()
 
 
 def app_of(runtime: Runtime) -> MarketApi:

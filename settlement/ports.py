@@ -27,6 +27,7 @@ class IntentKind(StrEnum):
     REFUND = "refund"
     CANCEL = "cancel"
     CLOSE_CLAIM = "close_claim"
+    RULE = "rule"
 
 
 class IntentState(StrEnum):

@@ -17,16 +17,23 @@ from typing import Any, Generic, TypeVar
 from marketplace.services import records
 from marketplace.services.ports import Database, Duplicate, Store
 from settlement.attestation import MeteredUsage
+from settlement.chain.abi import abi
 from settlement.chain.calls import EscrowCalls, SignedVoucher
+from settlement.eip712 import checksum
 from settlement.events import (
     ChainEvent,
+    ClaimClosed,
+    Claimed,
     Closed,
+    Contested,
     Opened,
     OpenedCounted,
+    OrderCancelled,
     Settled,
     SettledEntry,
     SettledMetered,
     Stopped,
+    lease_numbers,
 )
 from settlement.leases import LeaseState, LeaseStatus, OrderState, Params, fold
 from settlement.orders import Bid, Prices
@@ -259,14 +266,8 @@ class ProjectedEvents(MemoryEvents):
 
 def touched(events: Sequence[LoggedEvent]) -> list[str]:
     """Numbers of the leases that events are about."""
-    numbers: dict[str, None] = {}
-    for logged in events:
-        event = logged.event
-        if isinstance(event, Settled | SettledMetered):
-            numbers.update({"0x" + entry.lease_no.hex(): None for entry in event.entries})
-        elif isinstance(event, Opened | OpenedCounted | Stopped | Closed):
-            numbers["0x" + event.lease_no.hex()] = None
-    return list(numbers)
+    found = (number for logged in events for number in lease_numbers(logged.event))
+    return list(dict.fromkeys("0x" + number.hex() for number in found))
 
 
 class MemoryBlobFiles:
@@ -300,6 +301,7 @@ class FakeChain:
     used: set[tuple[str, int]] = field(default_factory=set)
     cancelled: set[tuple[str, int]] = field(default_factory=set)
     refusals: dict[str, str] = field(default_factory=dict)
+    direct: list[ChainEvent] = field(default_factory=list)
     height: int = 0
     sent: int = 0
     down: Exception | None = None
@@ -326,6 +328,11 @@ class FakeChain:
         ref = BlockRef(self.height, _hash(self.height), _hash(self.height - 1), now_s)
         logged: list[LoggedEvent] = []
         done: list[Intent] = []
+        for event in self.direct:
+            logged.append(
+                LoggedEvent(ref.number, ref.hash, _hash(10**7 + self.height), len(logged), event)
+            )
+        self.direct = []
         for intent in list(self.outbox.pending(1_000)):
             refusal = self.refusals.get(intent.key)
             events = [] if refusal else self._run(intent, now_s)
@@ -348,7 +355,9 @@ class FakeChain:
         return len(done)
 
     def _run(self, intent: Intent, now_s: int) -> list[ChainEvent]:
-        name = intent.key.partition(":")[2]
+        if intent.kind is IntentKind.CANCEL:
+            return self._cancel(intent)
+        name = intent.key.split(":")[1] if ":" in intent.key else ""
         with self.database.read() as store:
             lease = store.leases.get(name) if name else None
             if intent.kind is IntentKind.OPEN:
@@ -359,6 +368,11 @@ class FakeChain:
         assert lease is not None
         if intent.kind is IntentKind.STOP:
             return self._stop(lease, now_s)
+        if intent.kind is IntentKind.RULE:
+            arguments = abi("ComputeEscrow").arguments("rule", _data(intent))
+            return self._end_claim(lease, int(arguments[1]))
+        if intent.kind is IntentKind.CLOSE_CLAIM:
+            return self._end_claim(lease, None)
         return self._close(lease, intent.kind is IntentKind.REFUND)
 
     def _open(self, store: Store, lease: records.LeaseRecord, now_s: int) -> list[ChainEvent]:
@@ -439,6 +453,47 @@ class FakeChain:
             lease.egress_gib, lease.unit, egress, units, self.params.decimals
         )
 
+    def _cancel(self, intent: Intent) -> list[ChainEvent]:
+        account, salt, and_older, _ = abi("ComputeEscrow").arguments("cancel", _data(intent))
+        self.cancelled.add((checksum(account), salt))
+        return [OrderCancelled(checksum(account), salt, and_older)]
+
+    def claim(self, row: records.LeaseRecord, ms: int, window_s: int = 60) -> None:
+        """The provider's own transaction, in the next block; its bond is taken."""
+        lease, now_s = self.state(_number(row)), self.clock() // 1000
+        end = min(lease.end, now_s)
+        amount = self.paid(lease, ms, 0, 0) - lease.released(self.params)
+        back = lease.lock(self.params) - lease.released(self.params) - amount
+        self.balances[lease.buyer] += back
+        self.balances[lease.provider] = self.balances.get(lease.provider, 0) - amount
+        parties = (lease.lease_no, lease.buyer, lease.provider)
+        self.direct.append(Claimed(*parties, ms, end, amount, back, now_s + window_s))
+
+    def contest(self, row: records.LeaseRecord, window_s: int = 60) -> None:
+        """The buyer's own transaction, in the next block; its bond is taken."""
+        lease = self.state(_number(row))
+        self.balances[lease.buyer] -= lease.claim
+        until = self.clock() // 1000 + window_s
+        parties = (lease.lease_no, lease.buyer, lease.provider)
+        self.direct.append(Contested(*parties, lease.claim, until))
+
+    def _end_claim(self, row: records.LeaseRecord, award: int | None) -> list[ChainEvent]:
+        lease = self.state(_number(row))
+        contested = lease.status is LeaseStatus.CONTESTED
+        if award is not None:
+            shares = (award, 2 * award, 3 * (lease.claim - award)) if contested else None
+        elif self.clock() // 1000 <= lease.claim_until:
+            shares = None
+        elif contested:
+            shares = (0, lease.claim, 2 * lease.claim)
+        else:
+            shares = (lease.claim, lease.claim, 0)
+        if shares is None or lease.claim == 0 or lease.status is LeaseStatus.CLOSED:
+            return []
+        self.balances[lease.provider] += shares[0] + shares[1]
+        self.balances[lease.buyer] += shares[2]
+        return [ClaimClosed(lease.lease_no, lease.buyer, lease.provider, *shares)]
+
     def _stop(self, row: records.LeaseRecord, now_s: int) -> list[ChainEvent]:
         lease = self.state(_number(row))
         if lease.status is not LeaseStatus.ACTIVE:
@@ -462,6 +517,10 @@ class FakeChain:
         refunded = lease.lock(self.params) - released
         self.balances[lease.buyer] += refunded
         return [Closed(lease.lease_no, lease.buyer, lease.provider, *used, released, refunded)]
+
+
+def _data(intent: Intent) -> bytes:
+    return bytes.fromhex(intent.payload["data"][2:])
 
 
 def _hash(number: int) -> str:

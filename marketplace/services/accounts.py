@@ -58,6 +58,8 @@ def take_salt(store: Store, address: str, now_ms: int) -> int:
 def note_salt(store: Store, address: str, salt: int, pointer: str, now_ms: int) -> None:
     """An order of this salt is in use: later ones get others. Raises InvalidInput far ahead."""
     account = account_row(store, address, now_ms, lock=True)
+    if salt < account.orders_from:
+        raise InvalidInput([Problem(pointer, "was cancelled together with all older orders")])
     if salt > account.next_salt + SALT_AHEAD_MAX:
         detail = f"is far ahead of the next one, {account.next_salt}"
         raise InvalidInput([Problem(pointer, detail)])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from marketplace.errors import InvalidInput, NotFound, Problem
+from marketplace.services.claims import claim_json
 from marketplace.services.common import Principal, iso, money
 from marketplace.services.ports import Market, Store
 from marketplace.services.records import BidRecord, LeaseRecord
@@ -140,6 +141,7 @@ class Leases:
             "cost": money(self.market, accrued(self.market, lease, lease.attested)),
             "released": money(self.market, lease.released),
             "refunded": money(self.market, lease.refunded),
+            "claim": claim_json(self.market, lease),
             "stop_requested": lease.stop_requested,
             "outcome": lease.outcome,
             "final": final,

@@ -216,6 +216,10 @@ class EscrowCalls:
         """Claims time up to cumulative `ms` without a voucher; the sender is the provider."""
         return self._abi.call("claim", _lease_orders(orders), ms)
 
+    def claimed_ms(self, calldata: bytes) -> int:
+        """The time that a claim's calldata claims. Raises FieldError where it is another call."""
+        return int(self._abi.arguments("claim", calldata)[1])
+
     def contest(self, lease: LeaseRef) -> bytes:
         """Contests a claim, for a bond as large; the sender is the buyer."""
         return self._abi.call("contest", *ref_tuple(lease))
