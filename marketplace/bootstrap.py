@@ -42,6 +42,7 @@ from settlement.eip712 import ZERO_ADDRESS
 from settlement.errors import ChainError, OutboxConflict
 from settlement.indexer import Indexer
 from settlement.keystore import load
+from settlement.leases import OrderState
 from settlement.ports import Intent
 from settlement.reconcile import Reconciliation, reconcile, stuck_intents
 from settlement.relayer import Relayer, RelayerSettings
@@ -234,9 +235,9 @@ class ChainReads:
         """Free atoms of an account in the escrow."""
         return self._escrow.balance_of(account)
 
-    def is_nonce_used(self, buyer: str, salt: int) -> bool:
-        """Whether a bid of this buyer with this salt has opened a lease."""
-        return self._escrow.is_nonce_used(buyer, salt)
+    def order_state(self, account: str, salt: int) -> OrderState:
+        """Whether a bid of this account and salt has opened a lease; whether it is void."""
+        return self._escrow.order_state(account, salt)
 
 
 def relayer_signer(settings: Settings) -> TransactionSigner | None:
@@ -343,6 +344,7 @@ def _watch(catalog: Catalog) -> None:
 def _settle(catalog: Catalog) -> None:
     catalog.settling.settle()
     catalog.settling.refund()
+    catalog.settling.close_claims()
 
 
 def app_of(runtime: Runtime) -> MarketApi:

@@ -1,7 +1,7 @@
 """EIP-712 typed structs as frozen dataclasses: one schema gives bounds, digest and JSON.
 
 Source: EIP-712 (Ethereum typed structured data hashing and signing). Supported members: uintN,
-bytesN, address, a struct, an array of structs.
+bytesN, bool, address, a struct, an array of structs.
 """
 
 from __future__ import annotations
@@ -175,6 +175,9 @@ def _checked(pointer: str, kind: str, value: Any, members: dict[str, type[Struct
             raise FieldError(pointer, f"must be an integer between 0 and 2^{bits}-1")
     elif kind == "address":
         return _checked_address(pointer, value)
+    elif kind == "bool":
+        if not isinstance(value, bool):
+            raise FieldError(pointer, "must be true or false")
     elif kind.startswith("bytes"):
         if not isinstance(value, bytes) or len(value) != int(kind[5:]):
             raise FieldError(pointer, f"must be exactly {kind[5:]} bytes")
@@ -203,7 +206,7 @@ def _encode_address(pointer: str, value: str) -> bytes:
 
 
 def _encode(pointer: str, kind: str, value: Any) -> bytes:
-    if kind.startswith("uint"):
+    if kind.startswith("uint") or kind == "bool":
         return int(value).to_bytes(32, "big")
     if kind == "address":
         return _encode_address(pointer, value)
@@ -217,7 +220,7 @@ def _encode(pointer: str, kind: str, value: Any) -> bytes:
 def _to_json(kind: str, value: Any) -> Any:
     if kind.startswith("uint"):
         return str(value) if int(kind[4:]) > 48 else value
-    if kind == "address":
+    if kind in ("address", "bool"):
         return value
     if kind.startswith("bytes"):
         return "0x" + value.hex()

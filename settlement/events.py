@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from settlement.errors import FieldError
 
@@ -35,8 +35,8 @@ class Withdrawn:
 class Opened:
     """A lease began: its terms are frozen and `locked` atoms left the buyer's free balance.
 
-    `rate` is 1e-12 token/h, `end` chain time in seconds, `funded` seconds; `bid_salt` is the
-    buyer's nonce bit.
+    `rate` is 1e-12 token/h, `end` chain time in seconds, `funded` seconds; `bid_salt` is the bid's
+    number at its buyer.
     """
 
     name: ClassVar[str] = "Opened"
@@ -110,6 +110,16 @@ class Stopped:
 
 
 @dataclass(frozen=True, slots=True)
+class ClosedCounted:
+    """What of its counted resources a lease has used in the end; its Closed follows."""
+
+    name: ClassVar[str] = "ClosedCounted"
+    lease_no: bytes
+    egress_mib: int
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     """The lease is over. `released` is gross over its whole life, `refunded` what went back now."""
 
@@ -118,10 +128,82 @@ class Closed:
     buyer: str
     provider: str
     ms: int
-    egress_mib: int
-    units: int
     released: int
     refunded: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSeat:
+    """The lease just opened is one of several nodes of a bid: which one, from 0."""
+
+    name: ClassVar[str] = "OpenedSeat"
+    lease_no: bytes
+    bid_hash: bytes
+    seat: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToppedUp:
+    """The lease ends later, at `end`; `locked` atoms more left the buyer's free balance."""
+
+    name: ClassVar[str] = "ToppedUp"
+    lease_no: bytes
+    buyer: str
+    provider: str
+    end: int
+    locked: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The provider claims `amount` atoms for time up to `ms`, on a bond as large; may be contested
+    up to `until` (chain time, seconds). `refunded` atoms went back to the buyer."""
+
+    name: ClassVar[str] = "Claimed"
+    lease_no: bytes
+    buyer: str
+    provider: str
+    ms: int
+    end: int
+    amount: int
+    refunded: int
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contested:
+    """The buyer contests a claim on a bond of its own; the arbiter rules up to `until`."""
+
+    name: ClassVar[str] = "Contested"
+    lease_no: bytes
+    buyer: str
+    provider: str
+    bond: int
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimClosed:
+    """A claim is over: `awarded` atoms of it were released, the provider got `bonds`, the buyer
+    `refunded`, its bond included."""
+
+    name: ClassVar[str] = "ClaimClosed"
+    lease_no: bytes
+    buyer: str
+    provider: str
+    awarded: int
+    bonds: int
+    refunded: int
+
+
+@dataclass(frozen=True, slots=True)
+class OrderCancelled:
+    """The account's order of this salt is void; with `and_older` all of lower salts are, too."""
+
+    name: ClassVar[str] = "OrderCancelled"
+    account: str
+    salt: int
+    and_older: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,38 +216,30 @@ class FeesCollected:
     amount: int
 
 
-ChainEvent = (
-    Deposited
-    | Withdrawn
-    | Opened
+LeaseEvent = (
+    Opened
+    | OpenedSeat
     | OpenedCounted
-    | Settled
-    | SettledMetered
+    | ToppedUp
     | Stopped
+    | ClosedCounted
     | Closed
-    | FeesCollected
+    | Claimed
+    | Contested
+    | ClaimClosed
 )
-KINDS: dict[str, type[ChainEvent]] = {
-    kind.name: kind
-    for kind in (
-        Deposited,
-        Withdrawn,
-        Opened,
-        OpenedCounted,
-        Settled,
-        SettledMetered,
-        Stopped,
-        Closed,
-        FeesCollected,
-    )
-}
+"""Events of one lease each."""
+ChainEvent = (
+    LeaseEvent | Settled | SettledMetered | Deposited | Withdrawn | OrderCancelled | FeesCollected
+)
+KINDS: dict[str, type[ChainEvent]] = {kind.name: kind for kind in get_args(ChainEvent)}
 
 
 def lease_numbers(event: ChainEvent) -> tuple[bytes, ...]:
     """The leases an event touches, in its own order."""
     if isinstance(event, Settled | SettledMetered):
         return tuple(entry.lease_no for entry in event.entries)
-    if isinstance(event, Opened | OpenedCounted | Stopped | Closed):
+    if isinstance(event, LeaseEvent):
         return (event.lease_no,)
     return ()
 

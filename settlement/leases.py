@@ -12,15 +12,23 @@ from enum import IntEnum
 from settlement import units
 from settlement.events import (
     ChainEvent,
+    ClaimClosed,
+    Claimed,
     Closed,
+    ClosedCounted,
+    Contested,
     Deposited,
     FeesCollected,
+    LeaseEvent,
     Opened,
     OpenedCounted,
+    OpenedSeat,
+    OrderCancelled,
     Settled,
     SettledEntry,
     SettledMetered,
     Stopped,
+    ToppedUp,
     Withdrawn,
 )
 
@@ -37,6 +45,14 @@ class LeaseStatus(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class OrderState:
+    """What became of an order: whether a bid of this salt has opened, whether it is cancelled."""
+
+    used: bool
+    cancelled: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Params:
     """What one deployment fixed for good: token decimals and the fee in basis points."""
 
@@ -46,7 +62,12 @@ class Params:
 
 @dataclass(frozen=True, slots=True)
 class LeaseState:
-    """One lease as the chain has it. `end` is chain time; seconds, ms and atoms as named."""
+    """One lease as the chain has it. `end` is chain time; seconds, ms and atoms as named.
+
+    `claim` is what was claimed, once closed what of it was awarded; `claimed_ms` the usage that it
+    was for, zero where nothing was ever claimed; `claim_until` the last second of the window.
+    `refunded` went back to the buyer when the lease ended, bonds apart.
+    """
 
     lease_no: bytes
     buyer: str
@@ -71,6 +92,10 @@ class LeaseState:
     egress_mib: int = 0
     units: int = 0
     refunded: int = 0
+    seat: int = 0
+    claim: int = 0
+    claimed_ms: int = 0
+    claim_until: int = 0
 
     @property
     def start(self) -> int:
@@ -88,7 +113,23 @@ class LeaseState:
 
     def released(self, params: Params) -> int:
         """Gross atoms paid so far, the fee included."""
-        return self.time_paid(params) + self.counted_paid(params)
+        return self.time_paid(params) + self.counted_paid(params) + self.awarded
+
+    @property
+    def awarded(self) -> int:
+        """Gross atoms that a closed claim released."""
+        return self.claim if self.status is LeaseStatus.CLOSED else 0
+
+    @property
+    def bonds(self) -> int:
+        """Atoms of bonds held: the provider's for a claim, the buyer's as well once contested."""
+        held = {LeaseStatus.CLAIMED: 1, LeaseStatus.CONTESTED: 2}
+        return held.get(self.status, 0) * self.claim
+
+    @property
+    def is_open(self) -> bool:
+        """Whether usage can still be paid."""
+        return self.status in (LeaseStatus.ACTIVE, LeaseStatus.STOPPED)
 
     def time_paid(self, params: Params) -> int:
         """Gross atoms paid for time."""
@@ -102,14 +143,19 @@ class LeaseState:
 
     def fees(self, params: Params) -> int:
         """The fee inside `released`: rounded down on time and on counted separately."""
-        time = units.fee_of(self.time_paid(params), params.fee_bps)
+        time = units.fee_of(self.time_paid(params) + self.awarded, params.fee_bps)
         return time + units.fee_of(self.counted_paid(params), params.fee_bps)
 
     def locked(self, params: Params) -> int:
-        """Atoms still held for this lease: its locks less what was paid; zero once closed."""
-        if self.status is LeaseStatus.CLOSED:
-            return 0
-        return self.lock(params) - self.released(params)
+        """Atoms still held for this lease, bonds apart: what it may yet release."""
+        return self.most_released(params) - self.released(params)
+
+    def most_released(self, params: Params) -> int:
+        """The most that it may come to in the end."""
+        if self.is_open:
+            return self.lock(params)
+        closed = self.status is LeaseStatus.CLOSED
+        return self.released(params) + (0 if closed else self.claim)
 
     def lock(self, params: Params) -> int:
         """Atoms its present terms lock in all, paid or not."""
@@ -146,27 +192,64 @@ def apply(lease: LeaseState, event: ChainEvent) -> LeaseState:
             if entry.lease_no == lease.lease_no:
                 lease = _settled(lease, entry, isinstance(event, SettledMetered))
         return lease
-    if isinstance(event, OpenedCounted) and event.lease_no == lease.lease_no:
-        return replace(
-            lease,
-            egress_gib=event.egress_gib,
-            unit=event.unit,
-            egress_cap_mib=event.egress_cap_mib,
-            units_cap=event.units_cap,
-        )
-    if isinstance(event, Stopped) and event.lease_no == lease.lease_no:
-        start = lease.start
-        return replace(lease, status=LeaseStatus.STOPPED, end=event.end, funded=event.end - start)
-    if isinstance(event, Closed) and event.lease_no == lease.lease_no:
-        return replace(
-            lease,
-            status=LeaseStatus.CLOSED,
-            used_ms=event.ms,
-            egress_mib=event.egress_mib,
-            units=event.units,
-            refunded=event.refunded,
-        )
+    if isinstance(event, LeaseEvent) and event.lease_no == lease.lease_no:
+        return _changed(lease, event)
     return lease
+
+
+def _changed(lease: LeaseState, event: LeaseEvent) -> LeaseState:
+    match event:
+        case OpenedSeat():
+            return replace(lease, seat=event.seat)
+        case OpenedCounted():
+            return replace(
+                lease,
+                egress_gib=event.egress_gib,
+                unit=event.unit,
+                egress_cap_mib=event.egress_cap_mib,
+                units_cap=event.units_cap,
+            )
+        case ToppedUp():
+            return _ending(lease, event.end)
+        case Stopped():
+            return replace(_ending(lease, event.end), status=LeaseStatus.STOPPED)
+        case ClosedCounted():
+            return replace(lease, egress_mib=event.egress_mib, units=event.units)
+        case Closed():
+            return replace(
+                lease, status=LeaseStatus.CLOSED, used_ms=event.ms, refunded=event.refunded
+            )
+        case Claimed() | Contested() | ClaimClosed():
+            return _claimed(lease, event)
+    return lease
+
+
+def _claimed(lease: LeaseState, event: Claimed | Contested | ClaimClosed) -> LeaseState:
+    match event:
+        case Claimed():
+            return replace(
+                _ending(lease, event.end),
+                status=LeaseStatus.CLAIMED,
+                claim=event.amount,
+                claimed_ms=event.ms,
+                claim_until=event.until,
+                refunded=event.refunded,
+            )
+        case Contested():
+            return replace(lease, status=LeaseStatus.CONTESTED, claim_until=event.until)
+        case ClaimClosed():
+            return replace(
+                lease,
+                status=LeaseStatus.CLOSED,
+                claim=event.awarded,
+                claim_until=0,
+                refunded=lease.refunded + lease.claim - event.awarded,
+            )
+
+
+def _ending(lease: LeaseState, end: int) -> LeaseState:
+    """The lease with another end and the same start."""
+    return replace(lease, end=end, funded=end - lease.start)
 
 
 def fold(events: Iterable[ChainEvent]) -> LeaseState | None:
@@ -180,57 +263,94 @@ def fold(events: Iterable[ChainEvent]) -> LeaseState | None:
     return lease
 
 
+Seat = tuple[bytes, int]
+"""A bid's hash and which of its nodes, from 0."""
+
+
 @dataclass(slots=True)
 class EscrowState:
-    """The whole escrow: leases by number, free balances, fees not yet collected, capacity in use,
-    nonce bits flipped, and of each bid with several leases the latest and what came before it."""
+    """The whole escrow: leases by number, free balances, fees not yet collected, capacity in use.
+
+    Of orders, by account and salt: those that opened, those that were cancelled, and the lowest
+    salts still allowed. Of each seat that has a record the latest lease and what came before it.
+    """
 
     params: Params
     leases: dict[bytes, LeaseState] = field(default_factory=dict)
     balances: dict[str, int] = field(default_factory=dict)
     fees: dict[str, int] = field(default_factory=dict)
     capacity: dict[tuple[str, int], int] = field(default_factory=dict)
-    nonces: set[tuple[str, int]] = field(default_factory=set)
-    bids: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
-    _latest: dict[bytes, bytes] = field(default_factory=dict)
+    used_orders: set[tuple[str, int]] = field(default_factory=set)
+    cancelled_orders: set[tuple[str, int]] = field(default_factory=set)
+    orders_from: dict[str, int] = field(default_factory=dict)
+    seats: dict[Seat, tuple[bytes, int]] = field(default_factory=dict)
+    _latest: dict[Seat, bytes] = field(default_factory=dict)
+    _unseated: tuple[bytes | None, tuple[bytes, int] | None] = (None, None)
 
     def take(self, event: ChainEvent) -> None:
         """Move on by one event, in chain order."""
-        if isinstance(event, Deposited):
-            self._credit(event.account, event.amount)
-        elif isinstance(event, Withdrawn):
-            self._credit(event.account, -event.amount)
-        elif isinstance(event, FeesCollected):
-            self._credit(event.recipient, event.amount)
-            self.fees[event.provider] -= event.amount
-        elif isinstance(event, Opened):
-            self._open(event)
-        elif isinstance(event, Settled | SettledMetered):
-            for number in {entry.lease_no for entry in event.entries}:
-                self._move(number, event)
-        else:
-            self._move(event.lease_no, event)
+        match event:
+            case Deposited():
+                self._credit(event.account, event.amount)
+            case Withdrawn():
+                self._credit(event.account, -event.amount)
+            case FeesCollected():
+                self._credit(event.recipient, event.amount)
+                self.fees[event.provider] -= event.amount
+            case OrderCancelled():
+                self._cancel(event)
+            case Opened():
+                self._open(event)
+            case Settled() | SettledMetered():
+                for number in {entry.lease_no for entry in event.entries}:
+                    self._move(number, event)
+            case _:
+                self._move(event.lease_no, event)
 
     def held(self) -> int:
-        """Atoms the escrow must hold: free balances, uncollected fees and locks."""
-        locked = sum(lease.locked(self.params) for lease in self.leases.values())
-        return sum(self.balances.values()) + sum(self.fees.values()) + locked
+        """Atoms the escrow must hold: free balances, uncollected fees, locks and bonds."""
+        leases = self.leases.values()
+        in_leases = sum(lease.locked(self.params) + lease.bonds for lease in leases)
+        return sum(self.balances.values()) + sum(self.fees.values()) + in_leases
+
+    def _cancel(self, event: OrderCancelled) -> None:
+        if event.and_older:
+            lowest = max(self.orders_from.get(event.account, 0), event.salt + 1)
+            self.orders_from[event.account] = lowest
+        else:
+            self.cancelled_orders.add((event.account, event.salt))
 
     def _open(self, event: Opened) -> None:
-        before = self._latest.get(event.bid_hash)
-        if before is None:
-            self.nonces.add((event.buyer, event.bid_salt))
-        else:
-            last = self.leases[before]
-            closed = last.status is LeaseStatus.CLOSED
-            spent = last.released(self.params) if closed else last.lock(self.params)
-            earlier = self.bids.get(event.bid_hash, (b"", 0))[1]
-            self.bids[event.bid_hash] = (event.lease_no, earlier + spent)
-        self._latest[event.bid_hash] = event.lease_no
+        self.used_orders.add((event.buyer, event.bid_salt))
+        seat = (event.bid_hash, 0)
+        self._unseated = self._latest.get(seat), self.seats.get(seat)
+        self._sit(seat, event.lease_no, several=False)
         self.leases[event.lease_no] = opened(event)
         self._credit(event.buyer, -event.locked)
         place = (event.provider, event.node)
         self.capacity[place] = self.capacity.get(place, 0) + event.gpu_milli
+
+    def _reseat(self, event: OpenedSeat) -> None:
+        """The lease just opened took another seat than a bid of one node has: seat it again."""
+        seat, (latest, record) = (event.bid_hash, 0), self._unseated
+        self._latest.pop(seat)
+        self.seats.pop(seat, None)
+        if latest is not None:
+            self._latest[seat] = latest
+        if record is not None:
+            self.seats[seat] = record
+        self._sit((event.bid_hash, event.seat), event.lease_no, several=True)
+
+    def _sit(self, seat: Seat, number: bytes, several: bool) -> None:
+        """A seat's latest lease. Only a bid of `several` nodes has a record of its first ones."""
+        before = self._latest.get(seat)
+        if before is not None:
+            earlier = self.seats.get(seat, (b"", 0))[1]
+            spent = self.leases[before].most_released(self.params)
+            self.seats[seat] = (number, earlier + spent)
+        elif several:
+            self.seats[seat] = (number, 0)
+        self._latest[seat] = number
 
     def _move(self, number: bytes, event: ChainEvent) -> None:
         before = self.leases[number]
@@ -239,10 +359,24 @@ class EscrowState:
         fee = after.fees(self.params) - before.fees(self.params)
         self._credit(after.provider, gross - fee)
         self.fees[after.provider] = self.fees.get(after.provider, 0) + fee
-        if isinstance(event, Stopped):
-            self._credit(after.buyer, event.unlocked)
-        if isinstance(event, Closed):
-            self._credit(after.buyer, event.refunded)
+        match event:
+            case OpenedSeat():
+                self._reseat(event)
+            case ToppedUp():
+                self._credit(after.buyer, -event.locked)
+            case Stopped():
+                self._credit(after.buyer, event.unlocked)
+            case Contested():
+                self._credit(after.buyer, -event.bond)
+            case Claimed():
+                self._credit(after.provider, -event.amount)
+                self._credit(after.buyer, event.refunded)
+            case ClaimClosed():
+                self._credit(after.provider, event.bonds)
+                self._credit(after.buyer, event.refunded)
+            case Closed():
+                self._credit(after.buyer, event.refunded)
+        if before.is_open and not after.is_open:
             self.capacity[(after.provider, after.node)] -= after.gpu_milli
         self.leases[number] = after
 

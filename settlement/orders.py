@@ -1,4 +1,5 @@
-"""The signed orders: a provider's Ask, its Quote, a buyer's Bid, and what a pair of them binds.
+"""The signed orders: a provider's Ask, its Quote, a buyer's Bid, what a pair of them binds, and
+the Cancel that makes them void.
 
 Mirrors `IComputeEscrow` field by field; see `settlement.units` for the units of every number.
 """
@@ -89,7 +90,7 @@ class Ask(Struct):
         ("uint16", "flags"),
         ("uint16", "maxFeeBps"),
         ("uint40", "expiry"),
-        ("uint256", "salt"),
+        ("uint64", "salt"),
     )
 
     provider: str
@@ -163,7 +164,7 @@ class Bid(Struct):
         ("uint16", "flags"),
         ("uint16", "maxFeeBps"),
         ("uint40", "expiry"),
-        ("uint256", "salt"),
+        ("uint64", "salt"),
     )
 
     buyer: str
@@ -192,10 +193,31 @@ class Bid(Struct):
         return arithmetic.Sizes(self.gpu_milli, self.cpu_milli, self.memory_mib, self.storage_mib)
 
 
+@dataclass(frozen=True, slots=True)
+class Cancel(Struct):
+    """Makes the account's order of this salt void, bid or ask; `and_older`: lower salts, too."""
+
+    primary: ClassVar[str] = "Cancel"
+    schema: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("address", "account"),
+        ("uint64", "salt"),
+        ("bool", "andOlder"),
+    )
+
+    account: str
+    salt: int
+    and_older: bool
+
+
+def orders_hash(bid_hash: bytes, ask_hash: bytes) -> bytes:
+    """Both orders of a lease in one word. Source: `Orders.pairHash` in contracts."""
+    return keccak(bid_hash + ask_hash)
+
+
 def lease_no(bid_hash: bytes, ask_hash: bytes, meter: str) -> bytes:
     """The 16 bytes that name the lease of one bid on one ask. Source: `leaseNoOf` in contracts."""
     word = bytes(12) + bytes.fromhex(meter[2:])
-    return keccak(bid_hash + ask_hash + word)[:16]
+    return keccak(orders_hash(bid_hash, ask_hash) + word)[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +242,10 @@ def terms_of(
 ) -> Terms:
     """Work out the terms that `ComputeEscrow.open` would freeze; may fund zero seconds.
 
-    The caller compares `funded_seconds` with the ask's minimum. Source: `ComputeEscrow.open`.
+    Each of a bid's nodes has an equal share of its budget. The caller compares `funded_seconds`
+    with the ask's minimum. Source: `ComputeEscrow.open`.
     """
-    left = bid.budget if budget_left is None else budget_left
+    left = bid.budget // max(1, bid.nodes) if budget_left is None else budget_left
     rate = arithmetic.rate_of(prices.timed(), bid.sizes())
     counted = arithmetic.counted_lock(
         prices.egress_gib, prices.unit, bid.egress_mib, bid.units, decimals

@@ -25,6 +25,9 @@ class IntentKind(StrEnum):
     CLOSE = "close"
     STOP = "stop"
     REFUND = "refund"
+    CANCEL = "cancel"
+    CLOSE_CLAIM = "close_claim"
+    RULE = "rule"
 
 
 class IntentState(StrEnum):

@@ -23,7 +23,11 @@ from settlement.signing import recover
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 NOTHING_TO_SETTLE = "nothing_to_settle"
 # Reverts that only mean "not yet": how often to look again before giving up; None is for ever.
-NOT_YET: dict[str, int | None] = {"UsageAheadOfTime": 120, "RefundTooEarly": None}
+NOT_YET: dict[str, int | None] = {
+    "UsageAheadOfTime": 120,
+    "RefundTooEarly": None,
+    "ClaimCloseTooEarly": None,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,15 +15,15 @@ from eth_tester import EthereumTester, PyEVMBackend  # type: ignore[import-untyp
 from eth_tester.exceptions import TransactionFailed  # type: ignore[import-untyped]
 from web3 import EthereumTesterProvider
 
-from settlement.attestation import Close, MeteredUsage, Stop, Usage
-from settlement.chain.calls import LeaseRef, Match, SignedVoucher
+from settlement.attestation import Close, MeteredUsage, Ruling, Stop, Usage
+from settlement.chain.calls import LeaseOrders, LeaseRef, Match, SignedVoucher
 from settlement.chain.client import ChainClient, Receipt
 from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import Deployment, EscrowSettings, deploy
 from settlement.chain.devnet import DEV_MNEMONIC, Devnet, dev_account
 from settlement.eip712 import ZERO_ADDRESS, text32
 from settlement.events import Opened
-from settlement.orders import Ask, Bid, Prices, TierLimit, lease_no
+from settlement.orders import Ask, Bid, Cancel, Prices, TierLimit, lease_no, orders_hash
 from settlement.permit import Permit
 from settlement.signing import LocalSigner, sign
 
@@ -141,6 +141,7 @@ class World:
     provider: LocalSigner = field(default_factory=lambda: dev_account(2))
     relayer: LocalSigner = field(default_factory=lambda: dev_account(3))
     stranger: LocalSigner = field(default_factory=lambda: dev_account(4))
+    arbiter: LocalSigner = field(default_factory=lambda: dev_account(5))
     meter: LocalSigner = field(default_factory=lambda: key("meter"))
     witness: LocalSigner = field(default_factory=lambda: key("witness"))
     _salts: Iterator[int] = field(default_factory=count)
@@ -234,6 +235,19 @@ class World:
             ask, bid, sign(ask, domain, self.provider), sign(bid, domain, self.buyer), **more
         )
 
+    def cancel(
+        self, salt: int, and_older: bool = False, signer: LocalSigner | None = None
+    ) -> bytes:
+        """Calldata of a Cancel that the account (the buyer) signed."""
+        account = signer or self.buyer
+        cancel = Cancel(account.address, salt, and_older)
+        return self.escrow.calls.cancel(cancel, sign(cancel, self.escrow.domain(), account))
+
+    def arbitrated(self, **changes: Any) -> Match:
+        """An ask and a bid that both name the arbiter."""
+        named = self.arbiter.address
+        return self.match(self.ask(arbiter=named), self.bid(arbiter=named, **changes))
+
     def open(self, match: Match | None = None) -> Lease:
         """Open a lease, sent by the relayer."""
         match = match or self.match()
@@ -262,6 +276,15 @@ class Lease:
         return lease_no(bid.struct_hash(), ask.struct_hash(), ask.meter)
 
     @property
+    def orders(self) -> LeaseOrders:
+        bid = self.match.bid
+        return LeaseOrders(self.match.ask, bid.struct_hash(), bid.buyer, bid.witness)
+
+    @property
+    def orders_hash(self) -> bytes:
+        return orders_hash(self.match.bid.struct_hash(), self.match.ask.struct_hash())
+
+    @property
     def _names(self) -> tuple[str, str, bytes]:
         return self.ref.buyer, self.ref.provider, self.number
 
@@ -279,8 +302,7 @@ class Lease:
         close, domain = Close(*self._names, ms, egress_mib, units), self.world.escrow.domain()
         return self.world.escrow.calls.close(
             close,
-            self.opened.bid_hash,
-            self.opened.ask_hash,
+            self.orders_hash,
             sign(close, domain, signers.get("meter", self.world.meter)),
             sign(close, domain, signers.get("witness", self.world.witness)),
         )
@@ -288,9 +310,13 @@ class Lease:
     def stop(self, signer: LocalSigner) -> bytes:
         """Calldata of a stop by signature."""
         signature = sign(Stop(*self._names), self.world.escrow.domain(), signer)
-        return self.world.escrow.calls.stop_by_signature(
-            self.ref, self.opened.bid_hash, self.opened.ask_hash, signature
-        )
+        return self.world.escrow.calls.stop_by_signature(self.ref, self.orders_hash, signature)
+
+    def ruling(self, award: int, signer: LocalSigner | None = None) -> bytes:
+        """Calldata of a ruling that the arbiter signed."""
+        world, ruling = self.world, Ruling(*self._names, award)
+        signature = sign(ruling, world.escrow.domain(), signer or world.arbiter)
+        return world.escrow.calls.rule(self.orders, award, signature)
 
     def view(self) -> Any:
         return self.world.escrow.lease(self.ref)

@@ -17,18 +17,26 @@ from typing import Any, Generic, TypeVar
 from marketplace.services import records
 from marketplace.services.ports import Database, Duplicate, Store
 from settlement.attestation import MeteredUsage
+from settlement.chain.abi import abi
 from settlement.chain.calls import EscrowCalls, SignedVoucher
+from settlement.eip712 import checksum
 from settlement.events import (
     ChainEvent,
+    ClaimClosed,
+    Claimed,
     Closed,
+    ClosedCounted,
+    Contested,
     Opened,
     OpenedCounted,
+    OrderCancelled,
     Settled,
     SettledEntry,
     SettledMetered,
     Stopped,
+    lease_numbers,
 )
-from settlement.leases import LeaseState, LeaseStatus, Params, fold
+from settlement.leases import LeaseState, LeaseStatus, OrderState, Params, fold
 from settlement.orders import Bid, Prices
 from settlement.ports import (
     BlockRef,
@@ -259,14 +267,8 @@ class ProjectedEvents(MemoryEvents):
 
 def touched(events: Sequence[LoggedEvent]) -> list[str]:
     """Numbers of the leases that events are about."""
-    numbers: dict[str, None] = {}
-    for logged in events:
-        event = logged.event
-        if isinstance(event, Settled | SettledMetered):
-            numbers.update({"0x" + entry.lease_no.hex(): None for entry in event.entries})
-        elif isinstance(event, Opened | OpenedCounted | Stopped | Closed):
-            numbers["0x" + event.lease_no.hex()] = None
-    return list(numbers)
+    found = (number for logged in events for number in lease_numbers(logged.event))
+    return list(dict.fromkeys("0x" + number.hex() for number in found))
 
 
 class MemoryBlobFiles:
@@ -286,8 +288,8 @@ class MemoryBlobFiles:
 class FakeChain:
     """Relayer, escrow and indexer in one: `mine` carries out what the outbox holds.
 
-    Free balances and used nonces are kept here; `refusals` names intents (by key) that revert, and
-    with which error. Times are chain seconds, equal to the clock's.
+    Free balances and what became of orders are kept here; `refusals` names intents (by key) that
+    revert, and with which error. Times are chain seconds, equal to the clock's.
     """
 
     database: Database
@@ -297,8 +299,10 @@ class FakeChain:
     calls: EscrowCalls
     params: Params = field(default_factory=Params)
     balances: dict[str, int] = field(default_factory=dict)
-    nonces: set[tuple[str, int]] = field(default_factory=set)
+    used: set[tuple[str, int]] = field(default_factory=set)
+    cancelled: set[tuple[str, int]] = field(default_factory=set)
     refusals: dict[str, str] = field(default_factory=dict)
+    direct: list[ChainEvent] = field(default_factory=list)
     height: int = 0
     sent: int = 0
     down: Exception | None = None
@@ -310,10 +314,11 @@ class FakeChain:
             raise self.down
         return self.balances.get(account, 0)
 
-    def is_nonce_used(self, buyer: str, salt: int) -> bool:
+    def order_state(self, account: str, salt: int) -> OrderState:
         if self.down is not None:
             raise self.down
-        return (buyer, salt) in self.nonces
+        order = (account, salt)
+        return OrderState(order in self.used, order in self.cancelled)
 
     # Mining
 
@@ -324,6 +329,11 @@ class FakeChain:
         ref = BlockRef(self.height, _hash(self.height), _hash(self.height - 1), now_s)
         logged: list[LoggedEvent] = []
         done: list[Intent] = []
+        for event in self.direct:
+            logged.append(
+                LoggedEvent(ref.number, ref.hash, _hash(10**7 + self.height), len(logged), event)
+            )
+        self.direct = []
         for intent in list(self.outbox.pending(1_000)):
             refusal = self.refusals.get(intent.key)
             events = [] if refusal else self._run(intent, now_s)
@@ -346,7 +356,9 @@ class FakeChain:
         return len(done)
 
     def _run(self, intent: Intent, now_s: int) -> list[ChainEvent]:
-        name = intent.key.partition(":")[2]
+        if intent.kind is IntentKind.CANCEL:
+            return self._cancel(intent)
+        name = intent.key.split(":")[1] if ":" in intent.key else ""
         with self.database.read() as store:
             lease = store.leases.get(name) if name else None
             if intent.kind is IntentKind.OPEN:
@@ -357,6 +369,11 @@ class FakeChain:
         assert lease is not None
         if intent.kind is IntentKind.STOP:
             return self._stop(lease, now_s)
+        if intent.kind is IntentKind.RULE:
+            arguments = abi("ComputeEscrow").arguments("rule", _data(intent))
+            return self._end_claim(lease, int(arguments[1]))
+        if intent.kind is IntentKind.CLOSE_CLAIM:
+            return self._end_claim(lease, None)
         return self._close(lease, intent.kind is IntentKind.REFUND)
 
     def _open(self, store: Store, lease: records.LeaseRecord, now_s: int) -> list[ChainEvent]:
@@ -367,7 +384,7 @@ class FakeChain:
         assert node is not None
         bid, prices = Bid.from_message(bid_row.message), Prices.from_message(lease.prices)
         self.balances[lease.buyer] -= lease.lock
-        self.nonces.add((lease.buyer, bid.salt))
+        self.used.add((lease.buyer, bid.salt))
         events: list[ChainEvent] = [
             Opened(
                 lease_no=_number(lease),
@@ -437,6 +454,47 @@ class FakeChain:
             lease.egress_gib, lease.unit, egress, units, self.params.decimals
         )
 
+    def _cancel(self, intent: Intent) -> list[ChainEvent]:
+        account, salt, and_older, _ = abi("ComputeEscrow").arguments("cancel", _data(intent))
+        self.cancelled.add((checksum(account), salt))
+        return [OrderCancelled(checksum(account), salt, and_older)]
+
+    def claim(self, row: records.LeaseRecord, ms: int, window_s: int = 60) -> None:
+        """The provider's own transaction, in the next block; its bond is taken."""
+        lease, now_s = self.state(_number(row)), self.clock() // 1000
+        end = min(lease.end, now_s)
+        amount = self.paid(lease, ms, 0, 0) - lease.released(self.params)
+        back = lease.lock(self.params) - lease.released(self.params) - amount
+        self.balances[lease.buyer] += back
+        self.balances[lease.provider] = self.balances.get(lease.provider, 0) - amount
+        parties = (lease.lease_no, lease.buyer, lease.provider)
+        self.direct.append(Claimed(*parties, ms, end, amount, back, now_s + window_s))
+
+    def contest(self, row: records.LeaseRecord, window_s: int = 60) -> None:
+        """The buyer's own transaction, in the next block; its bond is taken."""
+        lease = self.state(_number(row))
+        self.balances[lease.buyer] -= lease.claim
+        until = self.clock() // 1000 + window_s
+        parties = (lease.lease_no, lease.buyer, lease.provider)
+        self.direct.append(Contested(*parties, lease.claim, until))
+
+    def _end_claim(self, row: records.LeaseRecord, award: int | None) -> list[ChainEvent]:
+        lease = self.state(_number(row))
+        contested = lease.status is LeaseStatus.CONTESTED
+        if award is not None:
+            shares = (award, 2 * award, 3 * (lease.claim - award)) if contested else None
+        elif self.clock() // 1000 <= lease.claim_until:
+            shares = None
+        elif contested:
+            shares = (0, lease.claim, 2 * lease.claim)
+        else:
+            shares = (lease.claim, lease.claim, 0)
+        if shares is None or lease.claim == 0 or lease.status is LeaseStatus.CLOSED:
+            return []
+        self.balances[lease.provider] += shares[0] + shares[1]
+        self.balances[lease.buyer] += shares[2]
+        return [ClaimClosed(lease.lease_no, lease.buyer, lease.provider, *shares)]
+
     def _stop(self, row: records.LeaseRecord, now_s: int) -> list[ChainEvent]:
         lease = self.state(_number(row))
         if lease.status is not LeaseStatus.ACTIVE:
@@ -459,7 +517,14 @@ class FakeChain:
         released = self.paid(lease, *used)
         refunded = lease.lock(self.params) - released
         self.balances[lease.buyer] += refunded
-        return [Closed(lease.lease_no, lease.buyer, lease.provider, *used, released, refunded)]
+        counted = [ClosedCounted(lease.lease_no, *used[1:])] if lease.metered else []
+        ms = used[0]
+        closed = Closed(lease.lease_no, lease.buyer, lease.provider, ms, released, refunded)
+        return [*counted, closed]
+
+
+def _data(intent: Intent) -> bytes:
+    return bytes.fromhex(intent.payload["data"][2:])
 
 
 def _hash(number: int) -> str:

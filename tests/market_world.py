@@ -140,7 +140,8 @@ class World:
         }
         with self.database.write() as store:
             node = self.catalog.nodes.get(store, caller, node_id)
-            ask = self.catalog.asks.prepare(node, given)
+            salt = self.catalog.accounts.salt(store, owner.address)
+            ask = self.catalog.asks.prepare(node, given, salt)
             signature = sign(ask, self.domain, owner)
             return self.catalog.asks.create(store, caller, ask.to_message(), signature).id
 

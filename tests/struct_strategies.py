@@ -6,9 +6,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from settlement.attestation import Close, MeteredUsage, Stop, Usage, UsageAttestation
+from settlement.attestation import Close, MeteredUsage, Ruling, Stop, Usage, UsageAttestation
 from settlement.eip712 import Domain, Struct, checksum
-from settlement.orders import Ask, Bid, Prices, Quote, TierLimit
+from settlement.orders import Ask, Bid, Cancel, Prices, Quote, TierLimit
 from settlement.permit import Permit
 
 STRUCTS: tuple[type[Struct], ...] = (
@@ -23,6 +23,8 @@ STRUCTS: tuple[type[Struct], ...] = (
     Stop,
     Close,
     Permit,
+    Cancel,
+    Ruling,
 )
 
 addresses = st.binary(min_size=20, max_size=20).map(lambda raw: checksum("0x" + raw.hex()))
@@ -36,6 +38,8 @@ def values(kind: str, members: dict[str, type[Struct]]) -> st.SearchStrategy[Any
         return st.sampled_from((0, 1, most - 1, most)) | st.integers(0, most)
     if kind == "address":
         return addresses
+    if kind == "bool":
+        return st.booleans()
     if kind.startswith("bytes"):
         return st.binary(min_size=int(kind[5:]), max_size=int(kind[5:]))
     if kind.endswith("[]"):

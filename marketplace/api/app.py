@@ -17,11 +17,13 @@ from marketplace.api.routes import (
     bids,
     blobs,
     book,
+    claims,
     jobs,
     keys,
     leases,
     meta,
     nodes,
+    orders,
     receipts,
     witness,
 )
@@ -29,8 +31,8 @@ from marketplace.services.catalog import Catalog
 from marketplace.services.ports import Database
 
 NOUNS = (
-    meta, keys, accounts, nodes, asks, book, bids, jobs, leases, attestations, witness, receipts,
-    blobs,
+    meta, keys, accounts, nodes, asks, book, bids, jobs, leases, attestations, claims, orders,
+    witness, receipts, blobs,
 )  # fmt: skip
 DESCRIPTION = """Coulomb is a market for GPU compute that is paid by the measured second.
 

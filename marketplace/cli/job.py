@@ -27,6 +27,7 @@ SHOW = columns(
     "id", "name", "state", "reason", "detail", "exit code=exit_code", "lease=lease_id",
     "maximum cost=max_cost", "accrued=cost.accrued", "rate/h=cost.rate_per_hour",
     "projected=cost.projected", "budget left=cost.budget_left", "measured ms=cost.ms", "outputs",
+    "claimed=claim.amount", "awarded=claim.awarded",
     "created=created_at", "started=started_at", "finished=finished_at",
 )  # fmt: skip
 EVENT = columns(
@@ -162,6 +163,24 @@ def cancel(job_id: JobId) -> None:
     confirm(f"Cancel {job_id}?")
     with current().client() as client:
         show(client.jobs.get(job_id).cancel(), SHOW)
+
+
+@app.command(name="top-up")
+def top_up(
+    job_id: JobId,
+    duration: Annotated[str, typer.Argument(help="How much longer, such as 30m.")],
+) -> None:
+    """Let a running job run longer, within its budget and the ask's longest time."""
+    from marketplace.cli.wallet import SENT
+
+    cli = current()
+    with cli.client() as client:
+        plan = client.top_ups.prepare(job_id, duration)
+        note(f"{job_id} may run {duration} longer; locks up to {plan.lock}")
+        if cli.dry_run:
+            return
+        confirm("Top up?")
+        show_rows(client.top_ups.create(job_id, duration, signer=cli.signer()), SENT)
 
 
 @app.command()

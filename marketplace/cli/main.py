@@ -13,12 +13,15 @@ from typer.main import get_command
 from marketplace.cli import (
     ask,
     book,
+    claim,
     contract,
     db,
     dev,
+    dispute,
     earnings,
     job,
     key,
+    order,
     profile,
     provider,
     receipt,
@@ -44,8 +47,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for noun in (
-    provider, ask, earnings, tier, book, job, wallet, key, receipt, witness, profile, dev,
-    contract, db, settle,
+    provider, ask, earnings, claim, tier, book, job, order, dispute, wallet, key, receipt, witness,
+    profile, dev, contract, db, settle,
 ):  # fmt: skip
     app.add_typer(noun.app)
 app.command(name="quote")(book.quote)

@@ -11,6 +11,7 @@ from marketplace.cli.output import columns, note, show
 
 app = typer.Typer(name="wallet", help="Keys and tokens.", no_args_is_help=True)
 FUNDS = columns("account", "in the escrow=free", "outside=tokens", "gas (ETH)=gas")
+SENT = columns("tx_hash", "block=block_number", "gas_used")
 MOVED = columns("tx_hash", "block=block_number", "gas_used", "amount")
 
 

@@ -35,6 +35,7 @@ class AccountRow(SQLModel, table=True):
     address: str = Field(primary_key=True, max_length=42)
     next_salt: int = _big()
     created_ms: int = _big()
+    orders_from: int = _big()
 
 
 class ApiKeyRow(SQLModel, table=True):
@@ -125,6 +126,7 @@ class BidRow(SQLModel, table=True):
     signature: str
     expiry_s: int = _big()
     created_ms: int = _big()
+    cancelled_ms: int | None = _big()
 
 
 class JobRow(SQLModel, table=True):
@@ -245,6 +247,9 @@ class LeaseRow(SQLModel, table=True):
     opened_tx: str | None
     closed_tx: str | None
     closed_ms: int | None = _big()
+    arbiter: str = Field(index=True, max_length=42)
+    claimed_ms: int = _big()
+    claim: Json | None = _json()
 
 
 class AttestationRow(SQLModel, table=True):

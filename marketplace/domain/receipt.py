@@ -6,7 +6,7 @@ total by largest remainder, so the lines add up to the chain's figure exactly.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,19 @@ class ChainEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class ReceiptClaim:
+    """What a claim came to: cumulative time claimed, atoms claimed and awarded, and of both bonds
+    what each side got."""
+
+    ms: int
+    amount: int
+    awarded: int
+    contested: bool
+    bonds_to_provider: int
+    bonds_to_buyer: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReceiptInput:
     """What a receipt is made from, all of it stored or on chain.
 
@@ -61,6 +74,7 @@ class ReceiptInput:
     fee_bps: int
     transactions: tuple[ChainEvent, ...]
     decimals: int = 18
+    claim: ReceiptClaim | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +122,19 @@ class Receipt:
         source = self.source
         return source.locked == source.released + source.refunded and source.released == self.gross
 
+    def _claim(self, money: Callable[[int], dict[str, str]]) -> dict[str, Any] | None:
+        claim = self.source.claim
+        if claim is None:
+            return None
+        return {
+            "ms": claim.ms,
+            "amount": money(claim.amount),
+            "awarded": money(claim.awarded),
+            "contested": claim.contested,
+            "bonds_to_provider": money(claim.bonds_to_provider),
+            "bonds_to_buyer": money(claim.bonds_to_buyer),
+        }
+
     def to_json(self) -> dict[str, Any]:
         """The form the API answers."""
         source = self.source
@@ -134,6 +161,7 @@ class Receipt:
             "released": money(source.released),
             "refunded": money(source.refunded),
             "conserved": self.conserved,
+            "claim": self._claim(money),
             "transactions": [event.to_json() for event in source.transactions],
         }
 
@@ -168,10 +196,15 @@ def build_receipt(source: ReceiptInput) -> Receipt:
     counted = counted_cost(
         prices.egress_gib, prices.unit, used.egress_mib, used.units, source.decimals
     )
-    fee = fee_of(time, source.fee_bps) + fee_of(counted, source.fee_bps)
+    awarded = source.claim.awarded if source.claim is not None else 0
+    fee = fee_of(time + awarded, source.fee_bps) + fee_of(counted, source.fee_bps)
     billed = billed_ms(used.ms, source.min_charge_seconds)
-    lines = (*_time_lines(source, time, billed), *_counted_lines(source, counted))
-    return Receipt(source, rate, billed, lines, time + counted, fee)
+    lines = (
+        *_time_lines(source, time, billed),
+        *_counted_lines(source, counted),
+        *_claim_lines(source),
+    )
+    return Receipt(source, rate, billed, lines, time + counted + awarded, fee)
 
 
 def _time_lines(source: ReceiptInput, total: int, billed: int) -> list[Line]:
@@ -209,6 +242,17 @@ def _time_lines(source: ReceiptInput, total: int, billed: int) -> list[Line]:
             Line(name, quantity, f"{unit}-seconds", from_nano(price), f"per {unit}-hour", money)
         )
     return lines
+
+
+def _claim_lines(source: ReceiptInput) -> list[Line]:
+    """Time that no witness signed, so far as it was awarded; its price is the rate."""
+    claim = source.claim
+    if claim is None or not claim.awarded:
+        return []
+    seconds = from_scaled(claim.ms - source.used.ms, 3)
+    rate = rate_per_hour(rate_of(source.prices.timed(), source.sizes))
+    money = Money(claim.awarded, decimals=source.decimals)
+    return [Line("claim", seconds, "seconds", rate, "per hour", money)]
 
 
 def _counted_lines(source: ReceiptInput, total: int) -> list[Line]:

@@ -13,6 +13,7 @@ from marketplace.sdk.errors import ConfigError
 from marketplace.sdk.flow import Async, S, Shell, Sync
 from marketplace.sdk.profile import Profile, ProfileFile
 from marketplace.sdk.resources.blobs import Blobs
+from marketplace.sdk.resources.disputes import Claims, Orders, TopUps
 from marketplace.sdk.resources.jobs import Jobs
 from marketplace.sdk.resources.keys import Keys
 from marketplace.sdk.resources.leases import Attestations, Leases
@@ -43,6 +44,9 @@ class Api(Generic[S]):
         self.blobs: Blobs[S] = Blobs(shell, session)
         self.witness: Witness[S] = Witness(shell, session)
         self.wallet: Wallet[S] = Wallet(shell, session)
+        self.claims: Claims[S] = Claims(shell, session)
+        self.top_ups: TopUps[S] = TopUps(shell, session)
+        self.orders: Orders[S] = Orders(shell, session)
 
 
 def http_options(

@@ -214,6 +214,63 @@ class CloseRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """Time claimed without a countersignature. `until`: the last moment to contest it, or once
+    contested to rule. What became of it is None until it is closed."""
+
+    lease_id: str
+    job_id: str
+    buyer: str
+    provider: str
+    arbiter: str
+    state: str
+    ms: int
+    settled_ms: int
+    amount: Money
+    bond: Money
+    contested: bool
+    until: datetime
+    awarded: Money | None = None
+    bonds_to_provider: Money | None = None
+    refunded: Money | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """A call that the server wrote out for the caller's account to send."""
+
+    call: str
+    to: str
+    data: bytes
+    gas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transactions:
+    """What to send, one after the other."""
+
+    lease_id: str
+    transactions: tuple[Transaction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TopUp:
+    """What to send to run a job longer, and what it locks at most."""
+
+    lease_id: str
+    transactions: tuple[Transaction, ...]
+    lock: Money
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Orders that a cancel took off the book; the chain follows."""
+
+    orders: tuple[str, ...]
+    cancel: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """The entitlement a fill opened."""
 
@@ -235,6 +292,7 @@ class Lease:
     settled: Used = Used()
     released: Money | None = None
     refunded: Money | None = None
+    claim: Claim | None = None
     interval_ms: int = 60_000
     cost: Money | None = None
     stop_requested: str | None = None

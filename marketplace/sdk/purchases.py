@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from marketplace.sdk.models import Money
+from marketplace.sdk.models import Claim, Money
 
 JOB_FINAL = frozenset({"succeeded", "failed", "cancelled", "over_budget", "no_match", "lost"})
 
@@ -91,6 +91,7 @@ class Job:
     outputs: str | None = None
     max_cost: Money | None = None
     cost: Cost | None = None
+    claim: Claim | None = None
     created_at: datetime | None = None
     matched_at: datetime | None = None
     started_at: datetime | None = None

@@ -28,6 +28,7 @@ KEY_PREFIX = "coul_"
 REQUEST_AGE_MAX_S = 600
 CLOCK_SKEW_S = 60
 KEYS_MAX = 100
+SALT_AHEAD_MAX = 1 << 20  # salts stay dense: words on chain are shared by 128 orders
 SECONDS_MAX = 253_402_300_799  # the end of the year 9999
 
 
@@ -52,6 +53,18 @@ def take_salt(store: Store, address: str, now_ms: int) -> int:
     account = account_row(store, address, now_ms, lock=True)
     store.accounts.put(replace(account, next_salt=account.next_salt + 1))
     return account.next_salt
+
+
+def note_salt(store: Store, address: str, salt: int, pointer: str, now_ms: int) -> None:
+    """An order of this salt is in use: later ones get others. Raises InvalidInput far ahead."""
+    account = account_row(store, address, now_ms, lock=True)
+    if salt < account.orders_from:
+        raise InvalidInput([Problem(pointer, "was cancelled together with all older orders")])
+    if salt > account.next_salt + SALT_AHEAD_MAX:
+        detail = f"is far ahead of the next one, {account.next_salt}"
+        raise InvalidInput([Problem(pointer, detail)])
+    if salt >= account.next_salt:
+        store.accounts.put(replace(account, next_salt=salt + 1))
 
 
 @dataclass(frozen=True, slots=True)

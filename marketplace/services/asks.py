@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from marketplace.errors import (
     NotFound,
     Problem,
 )
+from marketplace.services.accounts import note_salt
 from marketplace.services.common import (
     Principal,
     check_signature,
@@ -61,7 +61,7 @@ class Asks:
     market: Market
     clock: Clock
 
-    def prepare(self, node: Node, terms: dict[str, Any]) -> Ask:
+    def prepare(self, node: Node, terms: dict[str, Any], salt: int) -> Ask:
         """The ask that a provider would sign for a node. Raises InvalidInput with all mistakes."""
         problems: list[Problem] = []
         reader = Reader(terms, TERMS, problems)
@@ -100,7 +100,7 @@ class Asks:
                 flags=FLAG_SHARED if node.shared else 0,
                 max_fee_bps=fee,
                 expiry=self.clock() // 1000 + seconds["expires_in"],
-                salt=secrets.randbits(128),
+                salt=salt,
             )
         except FieldError as error:
             raise InvalidInput([Problem(error.pointer, error.detail)]) from error
@@ -133,6 +133,7 @@ class Asks:
         if node.state != "active":
             raise Conflict("the node is draining; resume it before it takes asks")
         now_ms = self.clock()
+        note_salt(store, ask.provider, ask.salt, "/ask/salt", now_ms)
         row = AskRecord(
             id=new_id("ask"),
             provider=ask.provider,

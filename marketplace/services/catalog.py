@@ -12,8 +12,10 @@ from marketplace.services.asks import Asks
 from marketplace.services.attestations import Attestations
 from marketplace.services.blobs import Blobs
 from marketplace.services.bookkeeper import Bookkeeper
+from marketplace.services.cancels import Cancels
 from marketplace.services.common import Principal, iso
 from marketplace.services.conclude import Conclusions
+from marketplace.services.disputes import Disputes
 from marketplace.services.ends import Ends
 from marketplace.services.jobs import Jobs
 from marketplace.services.leases import Leases
@@ -96,6 +98,8 @@ class Catalog:
     projection: Projection
     settling: Settling
     watchdog: Watchdog
+    disputes: Disputes
+    cancels: Cancels
 
     def config(self) -> dict[str, Any]:
         """What a client has to know before it signs anything for this market."""
@@ -138,15 +142,16 @@ def catalog_of(
     conclusions = Conclusions(market, clock, tiers)
     quotes = Quotes(market, clock, tiers, Bookkeeper(market))
     leases = Leases(market)
+    asks, jobs = Asks(market, clock), Jobs(market, clock, reads, quotes)
     return Catalog(
         market=market,
         clock=clock,
         tiers=tiers,
         accounts=Accounts(market, clock, reads),
         nodes=Nodes(market, clock, tiers),
-        asks=Asks(market, clock),
+        asks=asks,
         quotes=quotes,
-        jobs=Jobs(market, clock, reads, quotes),
+        jobs=jobs,
         leases=leases,
         attestations=attestations,
         witnessing=Witnessing(leases, attestations),
@@ -158,4 +163,6 @@ def catalog_of(
         projection=Projection(market, clock, conclusions),
         settling=Settling(market, clock, database, calls, conclusions),
         watchdog=Watchdog(market, clock, database, conclusions, since_ms=clock()),
+        disputes=Disputes(market, calls),
+        cancels=Cancels(market, clock, calls, asks, jobs),
     )

@@ -9,12 +9,13 @@ from marketplace.domain.jobfile import parse_job
 from marketplace.domain.order import Wants
 from marketplace.domain.receipt import ChainEvent, ReceiptInput, build_receipt
 from marketplace.domain.tier import TierRegistry
+from marketplace.services.claims import receipt_claim
 from marketplace.services.common import emit, new_id
-from marketplace.services.jobstates import committed, recharge, set_state, tell
+from marketplace.services.jobstates import committed, is_cancelled, recharge, set_state, tell
 from marketplace.services.orderlog import log_bid
 from marketplace.services.ports import Clock, Market, Store
 from marketplace.services.records import JOB_ENDED, JobRecord, LeaseRecord, ReceiptRecord
-from settlement.events import Opened
+from settlement.events import Opened, ToppedUp
 from settlement.orders import Bid, Prices
 from settlement.usage import UsageVector
 
@@ -30,7 +31,8 @@ class Conclusions:
     tiers: TierRegistry
 
     def over(self, store: Store, lease: LeaseRecord) -> None:
-        """A lease was stopped or closed: end its job or queue it again; write the receipt."""
+        """A lease was stopped, claimed or closed: end its job or queue it again; write the
+        receipt."""
         job = store.jobs.get(lease.job_id, lock=True)
         if job is None:
             raise KeyError(lease.job_id)
@@ -51,11 +53,12 @@ class Conclusions:
         outcome = report.get("outcome") or job.ending or "cancelled"
         reason = report.get("reason") or job.reason or lease.stop_requested
         if not report and job.ending is None:
-            reason = "lease_stopped"  # by a party's own transaction, past this server
+            # by a party's own transaction, past this server
+            reason = "lease_claimed" if lease.claim is not None else "lease_stopped"
         job = replace(
             job, exit_code=report.get("exit_code"), outputs=report.get("outputs"), reason=reason
         )
-        if self._retries(job, outcome):
+        if self._retries(store, job, outcome):
             self.requeue(store, job, lease, outcome)
             return
         if job.state == "matched":
@@ -64,7 +67,9 @@ class Conclusions:
             job = set_state(store, job, "running", now_ms)
         set_state(store, job, str(outcome), now_ms, reason)
 
-    def _retries(self, job: JobRecord, outcome: str) -> bool:
+    def _retries(self, store: Store, job: JobRecord, outcome: str) -> bool:
+        if is_cancelled(store, job):
+            return False
         event = {"lost": "interruption", "failed": "error"}.get(outcome)
         retry = job.spec.get("retry", {})
         if event is None or event not in retry.get("on_events", []):
@@ -88,7 +93,7 @@ class Conclusions:
             retry_until_ms=job.retry_until_ms or now_ms + seconds * 1000,
         )
         job = set_state(store, job, "queued", now_ms, outcome, "looking for another ask")
-        if lease.state in ("stopped", "closed", "failed_to_open"):
+        if lease.state in ("stopped", "claimed", "contested", "closed", "failed_to_open"):
             self.resume(store, job)
 
     def queue_again(self, store: Store, job_id: str) -> None:
@@ -98,6 +103,9 @@ class Conclusions:
             raise KeyError(job_id)
         spec = self._spec(job)
         now_ms = self.clock()
+        if is_cancelled(store, job):
+            set_state(store, job, "cancelled", now_ms, "order_cancelled")
+            return
         until_ms = job.retry_until_ms or job.rest_until_ms or now_ms
         rests = spec.rests or job.retry_until_ms is not None
         self._log(store, job, until_ms, rests)
@@ -105,6 +113,9 @@ class Conclusions:
     def resume(self, store: Store, job: JobRecord) -> None:
         """Put the bid back on the book; the chain demands that its last lease is over."""
         job = replace(job, requeue_after=None)
+        if is_cancelled(store, job):
+            set_state(store, job, "cancelled", self.clock(), "order_cancelled")
+            return
         self._log(store, job, job.retry_until_ms or self.clock(), True)
 
     def _log(self, store: Store, job: JobRecord, until_ms: int, rests: bool) -> None:
@@ -155,6 +166,7 @@ class Conclusions:
         events = store.chain_events(lease.lease_no)
         bid = Bid.from_message(bid_row.message)
         opened = next(x.event for x in events if isinstance(x.event, Opened))
+        added = sum(x.event.locked for x in events if isinstance(x.event, ToppedUp))
         counted = {"egress_mib": 0, "units": 0}
         used = {**counted, **lease.settled}
         seen: dict[tuple[str, str], ChainEvent] = {}
@@ -171,7 +183,8 @@ class Conclusions:
             min_charge_seconds=lease.min_charge_seconds,
             used=UsageVector(ms=used["ms"], egress_mib=used["egress_mib"], units=used["units"]),
             readings=len(store.attestations.find(lease_id=lease.id, state="accepted")),
-            locked=opened.locked,
+            locked=opened.locked + added,
+            claim=receipt_claim(lease),
             released=lease.released,
             refunded=lease.refunded,
             fee_bps=self.market.fee_bps,

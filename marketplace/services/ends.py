@@ -12,8 +12,8 @@ from marketplace.services.jobstates import tell
 from marketplace.services.leases import (
     buyer_of,
     close_message,
-    hash_pair,
     lease_bytes,
+    orders_hash_of,
     party,
     provider_of,
     ref_of,
@@ -135,9 +135,9 @@ class Ends:
             return lease
         lease = replace(lease, witness_signature=to_hex(signature), witness_ms=self.clock())
         store.leases.put(lease)
-        bid_hash, ask_hash = hash_pair(store, lease)
+        orders_hash = orders_hash_of(store, lease)
         meter_signature = bytes.fromhex((lease.meter_signature or "")[2:])
-        data = self.calls.close(message, bid_hash, ask_hash, meter_signature, signature)
+        data = self.calls.close(message, orders_hash, meter_signature, signature)
         store.enqueue(IntentKind.CLOSE, f"close:{lease.id}", self.calls.payload(data))
         return lease
 
@@ -168,6 +168,7 @@ class Ends:
             raise Conflict(f"the lease is {lease.state}; only an active one can be stopped")
         lease = replace(lease, stop_signature=to_hex(signature))
         store.leases.put(lease)
-        data = self.calls.stop_by_signature(ref_of(lease), *hash_pair(store, lease), signature)
+        orders_hash = orders_hash_of(store, lease)
+        data = self.calls.stop_by_signature(ref_of(lease), orders_hash, signature)
         store.enqueue(IntentKind.STOP, f"stop:{lease.id}", self.calls.payload(data))
         return lease

@@ -19,8 +19,9 @@ from marketplace.errors import (
     Problem,
     Unavailable,
 )
-from marketplace.services.accounts import account_row, reserved
+from marketplace.services.accounts import note_salt, reserved
 from marketplace.services.asks import EXPIRY_MAX_S
+from marketplace.services.claims import claim_json
 from marketplace.services.common import (
     Principal,
     check_signature,
@@ -37,8 +38,6 @@ from marketplace.services.quotes import Quotes
 from marketplace.services.records import JOB_ENDED, BidRecord, JobRecord
 from settlement.eip712 import ZERO_ADDRESS
 from settlement.orders import Bid
-
-SALT_AHEAD_MAX = 1 << 20  # salts stay dense: nonce words on chain are shared by 256 bids
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +70,10 @@ class Jobs:
         if problems:
             raise InvalidOrder(problems)
         check_signature(bid, signature, bid.buyer, self.market)
-        if self.reads.is_nonce_used(bid.buyer, bid.salt):
-            problem = Problem("/bid/salt", "has opened a lease before")
+        state = self.reads.order_state(bid.buyer, bid.salt)
+        if state.used or state.cancelled:
+            detail = "has opened a lease before" if state.used else "is cancelled"
+            problem = Problem("/bid/salt", detail)
             raise AlreadyExists("the bid's salt is used", problems=[problem])
         return Submission(spec, bid, signature, self.reads.balance_of(bid.buyer))
 
@@ -99,7 +100,7 @@ class Jobs:
         Raises AlreadyExists, InvalidInput, InsufficientBalance, BudgetExceeded.
         """
         now_ms = self.clock()
-        self._take_salt(store, order.bid, now_ms)
+        note_salt(store, order.bid.buyer, order.bid.salt, "/bid/salt", now_ms)
         self._check_inputs(store, caller, order.spec)
         reserve = self._reserve(store, order)
         free = order.balance - reserved(store, caller.account)
@@ -134,14 +135,6 @@ class Jobs:
         log_bid(store, bid, job, Wants.of(spec), order.bid.budget, now_ms)
         tell(store, job, now_ms)
         return job
-
-    def _take_salt(self, store: Store, bid: Bid, now_ms: int) -> None:
-        account = account_row(store, bid.buyer, now_ms, lock=True)
-        if bid.salt > account.next_salt + SALT_AHEAD_MAX:
-            detail = f"is far ahead of the next one, {account.next_salt}"
-            raise InvalidInput([Problem("/bid/salt", detail)])
-        if bid.salt >= account.next_salt:
-            store.accounts.put(replace(account, next_salt=bid.salt + 1))
 
     def _check_inputs(self, store: Store, caller: Principal, spec: JobSpec) -> None:
         if spec.inputs is None:
@@ -232,6 +225,7 @@ class Jobs:
             "outputs": job.outputs,
             "max_cost": money(self.market, lease.lock if lease else job.reserve),
             "cost": cost_of(self.market, job, lease, budget) if lease else None,
+            "claim": claim_json(self.market, lease) if lease else None,
             "created_at": iso(job.created_ms),
             "matched_at": iso(job.matched_ms),
             "started_at": iso(job.started_ms),

@@ -52,6 +52,12 @@ def recharge(store: Store, job: JobRecord) -> JobRecord:
     return job
 
 
+def is_cancelled(store: Store, job: JobRecord) -> bool:
+    """Whether the buyer made the job's bid void: it opens no further lease."""
+    bid = store.bids.get(job.bid_id)
+    return bid is not None and bid.cancelled_ms is not None
+
+
 def committed(store: Store, bid_id: str) -> int:
     """Atoms that the opened leases of a bid have cost, or may still cost."""
     return sum(

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from marketplace.errors import InvalidInput, NotFound, Problem
+from marketplace.services.claims import claim_json
 from marketplace.services.common import Principal, iso, money
 from marketplace.services.ports import Market, Store
 from marketplace.services.records import BidRecord, LeaseRecord
 from settlement.attestation import Close
 from settlement.chain.calls import LeaseRef
-from settlement.orders import Prices
+from settlement.orders import Prices, orders_hash
 from settlement.units import counted_cost, time_cost
 
 STATES = ("opening", "active", "stopped", "claimed", "contested", "closed", "failed_to_open")
@@ -140,6 +141,7 @@ class Leases:
             "cost": money(self.market, accrued(self.market, lease, lease.attested)),
             "released": money(self.market, lease.released),
             "refunded": money(self.market, lease.refunded),
+            "claim": claim_json(self.market, lease),
             "stop_requested": lease.stop_requested,
             "outcome": lease.outcome,
             "final": final,
@@ -186,9 +188,9 @@ class Leases:
         return row
 
 
-def hash_pair(store: Store, lease: LeaseRecord) -> tuple[bytes, bytes]:
-    """(bid hash, ask hash) of a lease's orders."""
+def orders_hash_of(store: Store, lease: LeaseRecord) -> bytes:
+    """Both orders of a lease in one word, which proves its meter."""
     bid, ask = store.bids.get(lease.bid_id), store.asks.get(lease.ask_id)
     if bid is None or ask is None:
         raise KeyError(lease.id)
-    return bytes.fromhex(bid.hash[2:]), bytes.fromhex(ask.hash[2:])
+    return orders_hash(bytes.fromhex(bid.hash[2:]), bytes.fromhex(ask.hash[2:]))

@@ -134,14 +134,15 @@ class Matcher:
     def _filled(self, store: Store, seq: int, fill: Fill) -> None:
         job = self._job(store, fill.bid_id)
         now_ms = self.clock()
-        if job.state != "queued" or job.ending == "cancelled":
+        ask, bid = store.asks.get(fill.ask_id), store.bids.get(fill.bid_id)
+        if ask is None or bid is None:
+            raise KeyError(fill.ask_id)
+        void = job.ending == "cancelled" or bid.cancelled_ms is not None
+        if job.state != "queued" or void:
             log_free(store, fill.bid_id, fill.ask_id, now_ms)
             if job.state == "queued":
                 set_state(store, job, "cancelled", now_ms, "cancelled")
             return
-        ask, bid = store.asks.get(fill.ask_id), store.bids.get(fill.bid_id)
-        if ask is None or bid is None:
-            raise KeyError(fill.ask_id)
         lease = self._lease(store, fill, ask, bid, job, now_ms)
         store.leases.add(lease)
         store.fills.add(_fill_record(fill, seq, lease.id, now_ms))
@@ -178,6 +179,7 @@ class Matcher:
             provider=ask.provider,
             witness=bid.witness,
             meter=ask.meter,
+            arbiter=ask.arbiter,
             state="opening",
             reason=None,
             rate=fill.rate,

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from marketplace.errors import AlreadyExists
 from marketplace.services import records
 from settlement.eip712 import Domain
+from settlement.leases import OrderState
 from settlement.ports import BlockRef, Intent, IntentKind, LoggedEvent
 
 R = TypeVar("R")
@@ -196,8 +197,8 @@ class EscrowReads(Protocol):
         """Free atoms of an account in the escrow."""
         ...
 
-    def is_nonce_used(self, buyer: str, salt: int) -> bool:
-        """Whether a bid of this buyer with this salt has opened a lease."""
+    def order_state(self, account: str, salt: int) -> OrderState:
+        """Whether a bid of this account and salt has opened a lease; whether it is void."""
         ...
 
 

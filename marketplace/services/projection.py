@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from marketplace.services.claims import claim_of
 from marketplace.services.conclude import Conclusions
 from marketplace.services.jobstates import cost_event, set_state, tell
 from marketplace.services.leases import usage_json
@@ -12,7 +13,7 @@ from marketplace.services.orderlog import log_free
 from marketplace.services.ports import Clock, Market, Store
 from marketplace.services.records import JobRecord, LeaseRecord
 from marketplace.services.reputation import judge
-from settlement.events import Closed, Opened, Stopped
+from settlement.events import Opened, Stopped
 from settlement.leases import LeaseState, LeaseStatus, Params, fold
 from settlement.ports import LoggedEvent
 
@@ -23,6 +24,7 @@ _STATES = {
     LeaseStatus.CONTESTED: "contested",
     LeaseStatus.CLOSED: "closed",
 }
+FREED = ("claimed", "contested", "closed")  # states in which the lease holds no capacity
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,9 @@ class Projection:
             new = store.leases.get(new.id) or new
         if new.settled != lease.settled or new.state != lease.state:
             cost_event(store, self.market, job, new, self.clock())
-        if new.state == "closed" and lease.state != "closed":
+        if new.state in FREED and lease.state not in FREED:
             log_free(store, new.bid_id, new.ask_id, self.clock())
-        if new.state in ("stopped", "closed") and new.state != lease.state:
+        if new.state in ("stopped", "claimed", "closed") and new.state != lease.state:
             judge(store, new.provider, self.clock())
             self.conclusions.over(store, new)
 
@@ -72,19 +74,20 @@ class Projection:
         first = next(x for x in events if isinstance(x.event, Opened))
         last = events[-1]
         closed = state.status is LeaseStatus.CLOSED
+        in_claim = state.status in (LeaseStatus.CLAIMED, LeaseStatus.CONTESTED)
         unlocked = sum(x.event.unlocked for x in events if isinstance(x.event, Stopped))
-        refunded = sum(x.event.refunded for x in events if isinstance(x.event, Closed))
-        released = sum(x.event.released for x in events if isinstance(x.event, Closed))
         return replace(
             lease,
             state=_STATES[state.status],
             start_s=state.start,
             end_s=state.end,
             funded_seconds=state.funded,
-            lock=state.lock(params),
+            lock=state.most_released(params) if in_claim else state.lock(params),
             settled=usage_json(state.used_ms, state.egress_mib, state.units),
-            released=released if closed else state.released(params),
-            refunded=unlocked + refunded,
+            released=state.released(params),
+            refunded=unlocked + state.refunded,
+            claimed_ms=state.claimed_ms,
+            claim=claim_of(x.event for x in events),
             seen_ms=lease.seen_ms or self.clock(),
             opened_tx=first.tx_hash,
             closed_tx=last.tx_hash if closed else None,
@@ -114,6 +117,8 @@ class Projection:
                 settled={},
                 released=0,
                 refunded=0,
+                claimed_ms=0,
+                claim=None,
             )
         )
         if job.lease_id == lease.id and job.state == "starting":

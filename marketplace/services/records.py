@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from marketplace.domain.job import ENDED, JobState
 from marketplace.domain.reliability import NEWCOMER_MILLI
+from settlement.eip712 import ZERO_ADDRESS
 
 Json = dict[str, Any]
 
@@ -21,11 +22,13 @@ LEASE_OPEN: Final = ("active", "stopped", "claimed", "contested")  # on chain, a
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An address that has used the market. `next_salt` is the next unused bid or ask salt."""
+    """An address that has used the market. `next_salt` is the next unused bid or ask salt, and
+    `orders_from` the lowest that it has not cancelled together with all older ones."""
 
     address: str
     next_salt: int
     created_ms: int
+    orders_from: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,7 @@ class AskRecord:
 
 @dataclass(frozen=True, slots=True)
 class BidRecord:
-    """A signed bid; (buyer, salt) is unique."""
+    """A signed bid; (buyer, salt) is unique. A cancelled one opens no further lease."""
 
     id: str
     account: str
@@ -118,6 +121,7 @@ class BidRecord:
     signature: str
     expiry_s: int
     created_ms: int
+    cancelled_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +190,10 @@ class FillRecord:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRecord:
-    """The entitlement a fill opens on chain: its terms, and how far it has come."""
+    """The entitlement a fill opens on chain: its terms, and how far it has come.
+
+    `claimed_ms` is the cumulative time that its provider claimed, zero where it claimed nothing.
+    """
 
     id: str
     lease_no: str
@@ -241,6 +248,9 @@ class LeaseRecord:
     opened_tx: str | None = None
     closed_tx: str | None = None
     closed_ms: int | None = None
+    arbiter: str = ZERO_ADDRESS
+    claimed_ms: int = 0
+    claim: Json | None = None
 
 
 @dataclass(frozen=True, slots=True)

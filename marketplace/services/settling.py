@@ -19,7 +19,7 @@ from settlement.ports import BlockRef, Intent, IntentKind, IntentState
 # What the buyer's side alone can be blamed for: another ask would fail, too.
 BUYERS_FAULTS = ("InsufficientBalance", "BudgetTooSmall", "NonceUsed", "NotLatestLease")
 # What makes an ask useless for every bid, not only for this one.
-ASKS_FAULTS = ("InvalidSignature", "OrderExpired")
+ASKS_FAULTS = ("InvalidSignature", "OrderExpired", "CancelledOrder")
 RETRY_S_MIN, RETRY_S_MAX = 5, 60
 _NAME = re.compile(r"[A-Za-z]+")
 
@@ -71,7 +71,7 @@ class Settling:
     def _enqueue(
         self, store: Store, batch: list[tuple[VoucherRecord, LeaseRecord]], metered: bool
     ) -> None:
-        vouchers = [_signed(row, lease) for row, lease in batch]
+        vouchers = [signed_voucher(row, lease) for row, lease in batch]
         kind = IntentKind.SETTLE_METERED if metered else IntentKind.SETTLE
         call = self.calls.settle_metered if metered else self.calls.settle
         key = new_id("settle")
@@ -98,6 +98,23 @@ class Settling:
                 store.enqueue(IntentKind.REFUND, f"refund:{lease.id}", payload)
             count += 1
         return count
+
+    def close_claims(self) -> int:
+        """Ask for the end of claims whose window is over; returns how many."""
+        with self.database.read() as store:
+            head = store.chain_cursor()
+            due = [
+                (lease, key)
+                for lease in store.leases.find(state=("claimed", "contested"))
+                if head is not None and lease.claim is not None
+                if head.timestamp > lease.claim["until"]
+                if store.intent(key := f"close_claim:{lease.id}:{lease.state}") is None
+            ]
+        for lease, key in due:
+            with self.database.write() as store:
+                payload = self.calls.payload(self.calls.close_claim(ref_of(lease)))
+                store.enqueue(IntentKind.CLOSE_CLAIM, key, payload)
+        return len(due)
 
     def failed_opens(self) -> int:
         """Follow up openings that the chain refused; returns how many."""
@@ -163,7 +180,8 @@ def _indexed(intent: Intent, head: BlockRef) -> bool:
     return mined and intent.block_number is not None and intent.block_number <= head.number
 
 
-def _signed(row: VoucherRecord, lease: LeaseRecord) -> SignedVoucher:
+def signed_voucher(row: VoucherRecord, lease: LeaseRecord) -> SignedVoucher:
+    """A stored voucher as the escrow takes it."""
     parties = (lease.buyer, lease.provider, lease_bytes(lease))
     signature = bytes.fromhex(row.signature[2:])
     if lease.metered:

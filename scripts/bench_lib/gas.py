@@ -70,7 +70,10 @@ def _settling(world: GasWorld) -> list[Row]:
     world.open(leases)
     world.later(300)
     of_1000 = 0.0
-    for ms in (60_123, 120_246):  # the first settlement makes the provider's account and each lease's usage last
+    for ms in (
+        60_123,
+        120_246,
+    ):  # the first settlement makes the provider's account and each lease's usage last
         vouchers = [world.voucher(x, ms) for x in leases]
         of_1000 = world.gas(sender, calls.settle(vouchers)) / len(vouchers)
     vouchers = [world.voucher(x, 180_369) for x in leases[:100]]

@@ -1,4 +1,4 @@
-"""An escrow on a real Anvil with many buyers, in the state it is in after it has been used for a while."""
+"""An escrow on a real Anvil with many buyers, in the state it has after some use."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class GasWorld:
     # -- people -----------------------------------------------------------------------------------
 
     def add_buyers(self, count: int) -> None:
-        """So many more accounts with gas, tokens, an allowance and a deposit, each by its own calls."""
+        """More accounts with gas, tokens, an allowance and a deposit, each by its own calls."""
         new = [LocalSigner.create() for _ in range(count)]
         approve = "0x" + self.token.approve(self.escrow.address, 2 * FUNDS).hex()
         deposit = "0x" + self.escrow.calls.deposit(FUNDS).hex()

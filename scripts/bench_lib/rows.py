@@ -1,4 +1,4 @@
-"""What a benchmark says: rows of figures, each beside a rival's or a limit, with a gate and an aim."""
+"""What a benchmark says: figures, each beside a rival's or a limit, with a gate and an aim."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True)
 class Against:
-    """A figure to compare with. `source`: where it was published, if this run did not measure it."""
+    """A figure to compare with. `source`: where it is from, if this run did not measure it."""
 
     name: str
     value: float

@@ -40,6 +40,10 @@ class Artifact:
         """Whether code on chain is this contract, whatever its immutables hold."""
         return self._blank(code) == self._blank(self.deployed)
 
+    def immutable_words(self, code: bytes) -> set[int]:
+        """What the immutables hold in code on chain."""
+        return {int.from_bytes(code[at : at + size], "big") for at, size in self.immutables}
+
     def _blank(self, code: bytes) -> bytes:
         out = bytearray(code)
         for start, length in self.immutables:
@@ -94,6 +98,11 @@ class Abi:
                     self._errors[topic[:4]] = (entry["name"], types)
                 case "constructor":
                     self._constructor = types
+
+    @property
+    def selectors(self) -> frozenset[bytes]:
+        """The first four bytes of every call that can be made."""
+        return frozenset(selector for selector, _, _ in self._functions.values())
 
     def call(self, name: str, *arguments: Any) -> bytes:
         """Calldata of one function."""

@@ -14,7 +14,7 @@ from settlement.attestation import Close, MeteredUsage, Usage, Voucher
 from settlement.chain.abi import Abi, abi
 from settlement.eip712 import ZERO_ADDRESS, Struct, checksum
 from settlement.errors import FieldError
-from settlement.orders import Ask, Bid, Prices, Quote
+from settlement.orders import Ask, Bid, Cancel, Prices, Quote, lease_no
 from settlement.signing import compact, expand
 
 MAX_ENTRIES = 1_000
@@ -39,7 +39,10 @@ class Previous:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One ask and one bid with their signatures; a quote's prices if one is given."""
+    """One ask and one bid with their signatures; a quote's prices if one is given.
+
+    `seat`: which of the bid's nodes, from 0.
+    """
 
     ask: Ask
     bid: Bid
@@ -48,6 +51,7 @@ class Match:
     quote: Quote | None = None
     quote_signature: bytes = b""
     previous: Previous | None = None
+    seat: int = 0
 
     @property
     def prices(self) -> Prices:
@@ -73,6 +77,22 @@ class LeaseRef:
     lease_no: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class LeaseOrders:
+    """A lease by the orders that it was opened from: what a claim, a ruling and a top-up resend."""
+
+    ask: Ask
+    bid_hash: bytes
+    buyer: str
+    witness: str
+
+    @property
+    def ref(self) -> LeaseRef:
+        """What names the lease on chain."""
+        number = lease_no(self.bid_hash, self.ask.struct_hash(), self.ask.meter)
+        return LeaseRef(self.buyer, self.ask.provider, self.witness, number)
+
+
 class EscrowCalls:
     """Builds calldata for one escrow. Pure: the same input gives the same bytes."""
 
@@ -91,15 +111,26 @@ class EscrowCalls:
 
     def deposit_with_permit(self, amount: int, deadline: int, signature: bytes) -> bytes:
         """Deposits by the sender's EIP-2612 permit (65 bytes)."""
-        compact(signature)  # refuses what the token would refuse
-        return self._abi.call(
-            "depositWithPermit",
-            amount,
-            deadline,
-            signature[64],
-            signature[:32],
-            signature[32:64],
-        )
+        return self._abi.call("depositWithPermit", amount, deadline, *_vrs(signature))
+
+    def deposit_with_authorization(
+        self,
+        account: str,
+        amount: int,
+        valid_after: int,
+        valid_before: int,
+        nonce: bytes,
+        signature: bytes,
+    ) -> bytes:
+        """Deposits by an account's EIP-3009 authorization (65 bytes); anyone may send it."""
+        signed = (account, amount, valid_after, valid_before, nonce)
+        return self._abi.call("depositWithAuthorization", *signed, *_vrs(signature))
+
+    def deposit_with_permit2(
+        self, account: str, amount: int, nonce: int, deadline: int, signature: bytes
+    ) -> bytes:
+        """Deposits by a Permit2 transfer that the account signed; anyone may send it."""
+        return self._abi.call("depositWithPermit2", account, amount, nonce, deadline, signature)
 
     def withdraw(self, to: str, amount: int) -> bytes:
         """Moves the sender's free balance out to `to`."""
@@ -113,15 +144,31 @@ class EscrowCalls:
         """Opens one lease; reverts where the orders do not fit."""
         return self._abi.call("open", _match(match))
 
+    def open_all(self, matches: Sequence[Match]) -> bytes:
+        """Opens all or none, as a bid of several nodes wants it. Raises FieldError above 200."""
+        return self._open_many("openAll", matches)
+
     def open_batch(self, matches: Sequence[Match]) -> bytes:
         """Opens many, skipping those that fail. Raises FieldError above 200.
 
         Send it with `open_batch_gas`: an estimate is the least gas that doesn't revert, and a batch
         that runs short doesn't revert, it skips.
         """
+        return self._open_many("openBatch", matches)
+
+    def _open_many(self, name: str, matches: Sequence[Match]) -> bytes:
         if len(matches) > MAX_OPENS:
             raise FieldError("", f"{len(matches)} matches; a batch takes {MAX_OPENS}")
-        return self._abi.call("openBatch", [_match(match) for match in matches])
+        return self._abi.call(name, [_match(match) for match in matches])
+
+    def cancel(self, cancel: Cancel, signature: bytes = b"") -> bytes:
+        """Makes orders void; anyone may send it with the account's signature, itself without."""
+        values = (cancel.account, cancel.salt, cancel.and_older)
+        return self._abi.call("cancel", *values, signature)
+
+    def top_up(self, orders: LeaseOrders, bid: Bid, seconds: int, seat: int = 0) -> bytes:
+        """Extends an active lease by whole seconds; the sender is its buyer."""
+        return self._abi.call("topUp", _lease_orders(orders), as_tuple(bid), seat, seconds)
 
     def settle(self, vouchers: Sequence[SignedVoucher]) -> bytes:
         """Pays `Usage` vouchers, grouped by provider. Raises FieldError above 1,000."""
@@ -133,30 +180,18 @@ class EscrowCalls:
 
     def stop(self, lease: LeaseRef) -> bytes:
         """Ends a lease now; the sender is its buyer, provider or witness."""
-        return self._abi.call("stop", lease.buyer, lease.provider, lease.witness, lease.lease_no)
+        return self._abi.call("stop", *ref_tuple(lease))
 
-    def stop_by_signature(
-        self, lease: LeaseRef, bid_hash: bytes, ask_hash: bytes, signature: bytes
-    ) -> bytes:
+    def stop_by_signature(self, lease: LeaseRef, orders_hash: bytes, signature: bytes) -> bytes:
         """Ends a lease now by a `Stop` of its witness or meter; anyone may send it."""
         short = compact(signature)
-        return self._abi.call(
-            "stopBySignature",
-            lease.buyer,
-            lease.provider,
-            lease.witness,
-            lease.lease_no,
-            bid_hash,
-            ask_hash,
-            short[:32],
-            short[32:],
-        )
+        values = (*ref_tuple(lease), orders_hash, short[:32], short[32:])
+        return self._abi.call("stopBySignature", *values)
 
     def close(
         self,
         close: Close,
-        bid_hash: bytes,
-        ask_hash: bytes,
+        orders_hash: bytes,
         meter_signature: bytes,
         witness_signature: bytes,
     ) -> bytes:
@@ -165,8 +200,7 @@ class EscrowCalls:
             close.buyer,
             close.provider,
             close.lease_no,
-            bid_hash,
-            ask_hash,
+            orders_hash,
             close.ms,
             close.egress_mib,
             close.units,
@@ -176,7 +210,28 @@ class EscrowCalls:
 
     def refund(self, lease: LeaseRef) -> bytes:
         """Closes a lease whose settle window is over; anyone may send it."""
-        return self._abi.call("refund", lease.buyer, lease.provider, lease.witness, lease.lease_no)
+        return self._abi.call("refund", *ref_tuple(lease))
+
+    def claim(self, orders: LeaseOrders, ms: int) -> bytes:
+        """Claims time up to cumulative `ms` without a voucher; the sender is the provider."""
+        return self._abi.call("claim", _lease_orders(orders), ms)
+
+    def claimed_ms(self, calldata: bytes) -> int:
+        """The time that a claim's calldata claims. Raises FieldError where it is another call."""
+        return int(self._abi.arguments("claim", calldata)[1])
+
+    def contest(self, lease: LeaseRef) -> bytes:
+        """Contests a claim, for a bond as large; the sender is the buyer."""
+        return self._abi.call("contest", *ref_tuple(lease))
+
+    def rule(self, orders: LeaseOrders, award: int, signature: bytes = b"") -> bytes:
+        """Divides a contested claim; anyone may send it with the arbiter's signature on `Ruling`,
+        the arbiter itself without."""
+        return self._abi.call("rule", _lease_orders(orders), award, signature)
+
+    def close_claim(self, lease: LeaseRef) -> bytes:
+        """Closes a claim whose window is over; anyone may send it."""
+        return self._abi.call("closeClaim", *ref_tuple(lease))
 
     def vouchers(self, calldata: bytes) -> tuple[SignedVoucher, ...]:
         """The vouchers inside settle or settleMetered calldata, in entry order.
@@ -270,10 +325,25 @@ def _match(match: Match) -> tuple[Any, ...]:
         as_tuple(match.bid),
         as_tuple(quote),
         (previous.provider, previous.ask_hash, previous.meter),
+        match.seat,
         match.ask_signature,
         match.bid_signature,
         match.quote_signature,
     )
+
+
+def _lease_orders(orders: LeaseOrders) -> tuple[Any, ...]:
+    return as_tuple(orders.ask), orders.bid_hash, orders.buyer, orders.witness
+
+
+def ref_tuple(lease: LeaseRef) -> tuple[str, str, str, bytes]:
+    """What names a lease, in the order in which the escrow takes it."""
+    return lease.buyer, lease.provider, lease.witness, lease.lease_no
+
+
+def _vrs(signature: bytes) -> tuple[int, bytes, bytes]:
+    compact(signature)  # refuses what the token would refuse
+    return signature[64], signature[:32], signature[32:64]
 
 
 def as_tuple(value: Any) -> Any:

@@ -31,6 +31,10 @@ ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "settlement" / "artifacts"
 CODE_BYTES_MAX = 24_576
 """Largest deployed code a chain accepts. Source: EIP-170."""
+INIT_CODE_BYTES_MAX = 49_152
+"""Largest code that a transaction may create a contract with. Source: EIP-3860."""
+ANSWERED_BY = {"ComputeEscrow": "EscrowExtension"}
+"""Contracts that run another's code for calls they don't answer: callers need both ABIs."""
 _CODE_SIZE_WARNING = "5574"  # sizes are measured and reported here, every time
 
 _IMPORT = re.compile(r"""^\s*import\s(?:[^;"']*\sfrom\s*)?["']([^"']+)["']""", re.MULTILINE)
@@ -154,23 +158,35 @@ def compile_contracts(project: Project, solc: Path) -> dict[str, dict[str, Any]]
     if notices:
         raise CompileError("\n".join(notice["formattedMessage"] for notice in notices))
     settings_hash = _sha256(request["settings"])
+    built = {name: output["contracts"][f"src/{name}.sol"][name] for name in project.names}
+    abis = {name: contract["abi"] for name, contract in built.items()}
     return {
-        name: _artifact(name, output["contracts"][f"src/{name}.sol"][name], version, settings_hash)
-        for name in project.names
+        name: _artifact(name, contract["evm"], callable_abi(name, abis), version, settings_hash)
+        for name, contract in built.items()
     }
 
 
+def callable_abi(name: str, abis: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """All that can be called at a contract's address: its own ABI, then what another answers."""
+    own = list(abis[name])
+    other = abis.get(ANSWERED_BY.get(name, ""), ())
+    return own + [e for e in other if e["type"] != "constructor" and e not in own]
+
+
 def _artifact(
-    name: str, built: Mapping[str, Any], compiler: str, settings_hash: str
+    name: str,
+    evm: Mapping[str, Any],
+    abi: Sequence[Mapping[str, Any]],
+    compiler: str,
+    settings_hash: str,
 ) -> dict[str, Any]:
-    evm = built["evm"]
     places = evm["deployedBytecode"].get("immutableReferences", {}).values()
     return {
         "contractName": name,
         "compiler": compiler,
         "settingsHash": settings_hash,
-        "abiHash": abi_hash(built["abi"]),
-        "abi": built["abi"],
+        "abiHash": abi_hash(abi),
+        "abi": list(abi),
         "bytecode": "0x" + evm["bytecode"]["object"],
         "deployedBytecode": "0x" + evm["deployedBytecode"]["object"],
         "immutables": sorted(
@@ -188,6 +204,17 @@ def abi_hash(abi: Sequence[Mapping[str, Any]]) -> str:
 def code_bytes(artifact: Mapping[str, Any]) -> int:
     """Size of the deployed code in bytes."""
     return len(str(artifact["deployedBytecode"]).removeprefix("0x")) // 2
+
+
+def init_code_bytes(artifact: Mapping[str, Any]) -> int:
+    """Size in bytes of what creates the contract, arguments included, of a word each."""
+    words = sum(
+        len(parameter.get("components", (parameter,)))
+        for entry in artifact.get("abi", ())
+        if entry["type"] == "constructor"
+        for parameter in entry["inputs"]
+    )
+    return len(str(artifact.get("bytecode", "0x")).removeprefix("0x")) // 2 + 32 * words
 
 
 def render(artifact: Mapping[str, Any]) -> str:
@@ -225,13 +252,16 @@ def _sha256(value: object) -> str:
 
 
 def _report(built: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Prints each contract's size; returns a line for each one over EIP-170's limit."""
+    """Prints each contract's size; returns a line for each one over a chain's limits."""
     over = []
     for name, artifact in built.items():
-        size = code_bytes(artifact)
+        size, made_with = code_bytes(artifact), init_code_bytes(artifact)
         print(f"{name}: {size:,} of {CODE_BYTES_MAX:,} bytes ({size / CODE_BYTES_MAX:.1%})")
         if size > CODE_BYTES_MAX:
             over.append(f"{name}: {size - CODE_BYTES_MAX:,} bytes over the limit of EIP-170")
+        if made_with > INIT_CODE_BYTES_MAX:
+            extra = made_with - INIT_CODE_BYTES_MAX
+            over.append(f"{name}: {extra:,} bytes of init code over the limit of EIP-3860")
     return over
 
 

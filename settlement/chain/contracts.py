@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,30 +13,20 @@ from settlement.chain.calls import (
     LeaseRef,
     SignedVoucher,
     as_tuple,
+    ref_tuple,
     runs_of,
     skipped_indexes,
 )
 from settlement.chain.client import BlockTag, ChainClient, Log
 from settlement.eip712 import Domain, checksum
-from settlement.events import (
-    ChainEvent,
-    Closed,
-    Deposited,
-    FeesCollected,
-    Opened,
-    OpenedCounted,
-    Settled,
-    SettledEntry,
-    SettledMetered,
-    Stopped,
-    Withdrawn,
-)
-from settlement.leases import LeaseStatus, Params
+from settlement.events import KINDS, ChainEvent, SettledEntry
+from settlement.leases import LeaseStatus, OrderState, Params
 from settlement.orders import Ask, Bid, Quote
 from settlement.ports import LoggedEvent
 
 _SETTLED_BYTES = 21
-_SETTLED_METERED_BYTES = 29
+_ENTRY_BYTES = {"Settled": _SETTLED_BYTES, "SettledMetered": 29}
+_RENAMED = {"egressMibCap": "egress_cap_mib"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +57,14 @@ class CountedView:
     units: int
     egress_cap_mib: int
     units_cap: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimView:
+    """A claim: atoms claimed, or awarded once it is closed; the last second of its window."""
+
+    amount: int
+    until: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,21 +121,35 @@ class Escrow:
 
     def lease(self, ref: LeaseRef, at: int | BlockTag = "latest") -> LeaseView:
         """One lease; its status is NONE where there is none."""
-        values = self._read("lease", *_ref(ref), at=at)
+        values = self._read("lease", *ref_tuple(ref), at=at)
         return LeaseView(LeaseStatus(values[0]), *values[1:])
 
     def counted(self, ref: LeaseRef, at: int | BlockTag = "latest") -> CountedView:
         """One lease's counted resources; all zero where it has none."""
-        return CountedView(*self._read("counted", *_ref(ref), at=at))
+        return CountedView(*self._read("counted", *ref_tuple(ref), at=at))
 
-    def is_nonce_used(self, buyer: str, salt: int, at: int | BlockTag = "latest") -> bool:
-        """Whether a buyer's bid with this salt has opened."""
-        return bool(self._read("isNonceUsed", buyer, salt, at=at))
+    def claim_of(self, ref: LeaseRef, at: int | BlockTag = "latest") -> ClaimView:
+        """One lease's claim; all zero where there is none."""
+        return ClaimView(*self._read("claimOf", *ref_tuple(ref), at=at))
 
-    def bid_record(self, bid_hash: bytes, at: int | BlockTag = "latest") -> tuple[bytes, int]:
-        """Latest lease of a bid that opened more than one, and what came before it may cost."""
-        latest, spent = self._read("bidRecord", bid_hash, at=at)
+    def order_state(self, account: str, salt: int, at: int | BlockTag = "latest") -> OrderState:
+        """Whether an account's bid of this salt has opened, and whether its order is void."""
+        return OrderState(*self._read("orderState", account, salt, at=at))
+
+    def orders_from(self, account: str, at: int | BlockTag = "latest") -> int:
+        """The lowest salt that an account's orders may have."""
+        return int(self._read("ordersFrom", account, at=at))
+
+    def bid_record(
+        self, bid_hash: bytes, seat: int = 0, at: int | BlockTag = "latest"
+    ) -> tuple[bytes, int]:
+        """Latest lease of a seat that has a record, and what came before it may cost."""
+        latest, spent = self._read("bidRecord", bid_hash, seat, at=at)
         return bytes(latest), int(spent)
+
+    def extension(self) -> str:
+        """The contract whose code answers what the escrow's own does not."""
+        return checksum(self._read("extension"))
 
     def cost(self, rate: int, ms: int) -> int:
         """The contract's own `cost`, for comparison with `units.cost`."""
@@ -242,73 +255,17 @@ class Token:
         return self._abi.result(name, self.client.call(self.address, data, at=at))
 
 
-def _ref(ref: LeaseRef) -> tuple[str, str, str, bytes]:
-    return ref.buyer, ref.provider, ref.witness, ref.lease_no
-
-
 def _event(name: str, values: dict[str, Any]) -> ChainEvent | None:
-    match name:
-        case "Opened":
-            return Opened(**{_OPENED[key]: value for key, value in values.items()})
-        case "OpenedCounted":
-            return OpenedCounted(
-                values["leaseNo"],
-                values["egressGib"],
-                values["unit"],
-                values["egressMibCap"],
-                values["unitsCap"],
-            )
-        case "Settled":
-            return Settled(values["provider"], _settled(values["entries"], _SETTLED_BYTES))
-        case "SettledMetered":
-            entries = _settled(values["entries"], _SETTLED_METERED_BYTES)
-            return SettledMetered(values["provider"], entries)
-        case "Stopped":
-            return Stopped(
-                values["leaseNo"],
-                values["buyer"],
-                values["provider"],
-                values["end"],
-                values["unlocked"],
-            )
-        case "Closed":
-            return Closed(**{_CLOSED[key]: value for key, value in values.items()})
-        case "Deposited":
-            return Deposited(values["account"], values["amount"])
-        case "Withdrawn":
-            return Withdrawn(values["account"], values["to"], values["amount"])
-        case "FeesCollected":
-            return FeesCollected(values["provider"], values["recipient"], values["amount"])
-    return None  # EIP712DomainChanged and the like move no money
+    if name not in KINDS:
+        return None  # EIP712DomainChanged and the like move no money
+    if name in _ENTRY_BYTES:
+        values = {**values, "entries": _settled(values["entries"], _ENTRY_BYTES[name])}
+    return KINDS[name](**{_snake(key): value for key, value in values.items()})
 
 
-_OPENED = {
-    "leaseNo": "lease_no",
-    "buyer": "buyer",
-    "provider": "provider",
-    "witness": "witness",
-    "meter": "meter",
-    "bidHash": "bid_hash",
-    "askHash": "ask_hash",
-    "rate": "rate",
-    "gpuMilli": "gpu_milli",
-    "node": "node",
-    "end": "end",
-    "funded": "funded",
-    "minChargeSeconds": "min_charge_seconds",
-    "locked": "locked",
-    "bidSalt": "bid_salt",
-}
-_CLOSED = {
-    "leaseNo": "lease_no",
-    "buyer": "buyer",
-    "provider": "provider",
-    "ms": "ms",
-    "egressMib": "egress_mib",
-    "units": "units",
-    "released": "released",
-    "refunded": "refunded",
-}
+def _snake(name: str) -> str:
+    """A name of the ABI as our events write it: units end a name."""
+    return _RENAMED.get(name) or re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower()
 
 
 def _settled(packed: bytes, size: int) -> tuple[SettledEntry, ...]:

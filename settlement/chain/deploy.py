@@ -13,7 +13,7 @@ from typing import Any
 
 from settlement.chain.abi import Abi, artifact
 from settlement.chain.client import ChainClient
-from settlement.chain.contracts import Escrow, Token
+from settlement.chain.contracts import Escrow, EscrowConfig, Token
 from settlement.eip712 import checksum
 from settlement.errors import DeploymentError, WrongChain
 from settlement.signing import TransactionSigner
@@ -107,19 +107,11 @@ def deploy(
         placed = _create(client, signer, "ComputeToken", (holder or signer.address, supply))
     else:
         placed = Deployed(checksum(token), "", artifact("ComputeToken").abi_hash)
-    chosen = settings or EscrowSettings()
     escrow = _create(
         client,
         signer,
         "ComputeEscrow",
-        (
-            placed.address,
-            chosen.fee_bps,
-            chosen.fee_recipient,
-            chosen.settle_window,
-            chosen.dispute_window,
-            chosen.ruling_window,
-        ),
+        (_terms(placed.address, settings or EscrowSettings()),),
     )
     return Deployment(client.chain_id, first, placed, escrow)
 
@@ -155,9 +147,37 @@ def check_deployment(client: ChainClient, deployment: Deployment) -> None:
         raise DeploymentError(f"no contract at {escrow.address}")
     if not shipped.matches(code):
         raise DeploymentError(f"the code at {escrow.address} is not the escrow that ships")
-    token = Escrow(client, escrow.address).config().token
-    if token != deployment.token.address:
-        raise DeploymentError(f"the escrow pays in {token}, not in {deployment.token.address}")
+    config = Escrow(client, escrow.address).config()
+    _check_extension(client, escrow.address, config)
+    if config.token != deployment.token.address:
+        paid_in, named = config.token, deployment.token.address
+        raise DeploymentError(f"the escrow pays in {paid_in}, not in {named}")
+
+
+def _check_extension(client: ChainClient, escrow: str, config: EscrowConfig) -> None:
+    """The escrow runs the extension's code on its own storage: it must be what ships, made for
+    this escrow, on the same terms."""
+    shipped, place = artifact("EscrowExtension"), Escrow(client, escrow).extension()
+    code = client.code(place)
+    if not shipped.matches(code):
+        raise DeploymentError(f"the code at {place} is not the extension that ships")
+    fixed = shipped.immutable_words(code)
+    windows = (config.settle_window, config.dispute_window, config.ruling_window)
+    wanted = {int(a, 16) for a in (escrow, config.token, config.fee_recipient)}
+    if not fixed >= wanted | {config.fee_bps, *windows}:
+        raise DeploymentError(f"the extension at {place} was not made by the escrow at {escrow}")
+
+
+def _terms(token: str, settings: EscrowSettings) -> tuple[Any, ...]:
+    """The constructor's `Terms`."""
+    return (
+        token,
+        settings.fee_bps,
+        settings.fee_recipient,
+        settings.settle_window,
+        settings.dispute_window,
+        settings.ruling_window,
+    )
 
 
 def _create(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from settlement.chain import compile as door
+from settlement.chain.abi import Abi, artifact
 from settlement.errors import CompileError
 
 PROJECT = door.Project(door.ROOT)
@@ -26,7 +27,7 @@ contract Warns {
 
 def entries(abi: list[dict[str, Any]]) -> list[str]:
     """An ABI without its order, which forge changes."""
-    return sorted(json.dumps(entry, sort_keys=True) for entry in abi)
+    return sorted(map(entry_text, abi))
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,10 @@ def test_artifacts_rebuilt_are_the_shipped_ones(built: dict[str, dict[str, Any]]
 
 
 def test_contracts_fit_on_chain(built: dict[str, dict[str, Any]]) -> None:
-    sizes = {name: door.code_bytes(artifact) for name, artifact in built.items()}
+    sizes = {name: door.code_bytes(one) for name, one in built.items()}
     assert {name: size for name, size in sizes.items() if size > door.CODE_BYTES_MAX} == {}
+    made_with = {name: door.init_code_bytes(one) for name, one in built.items()}
+    assert {n: size for n, size in made_with.items() if size > door.INIT_CODE_BYTES_MAX} == {}
 
 
 @pytest.mark.timeout(300)
@@ -52,10 +55,32 @@ def test_artifacts_are_the_code_that_forge_tests(
 ) -> None:
     build = [FORGE, "build", "src", "--out", tmp_path / "out", "--cache-path", tmp_path / "cache"]
     subprocess.run(build, cwd=PROJECT.contracts, check=True, capture_output=True)
-    for name, artifact in built.items():
+    for name, shipped in built.items():
         forged = json.loads((tmp_path / f"out/{name}.sol/{name}.json").read_text())
-        assert forged["bytecode"]["object"] == artifact["bytecode"], name
-        assert entries(forged["abi"]) == entries(artifact["abi"]), name
+        assert forged["bytecode"]["object"] == shipped["bytecode"], name
+        own = entries(forged["abi"])
+        assert own == entries([e for e in shipped["abi"] if entry_text(e) in own]), name
+
+
+def entry_text(entry: dict[str, Any]) -> str:
+    return json.dumps(entry, sort_keys=True)
+
+
+@pytest.mark.timeout(300)
+def test_the_escrows_abi_has_every_function_of_its_interface(tmp_path: Path) -> None:
+    where = ["--out", tmp_path / "out", "--cache-path", tmp_path / "cache"]
+    interface = "src/interfaces/IComputeEscrow.sol"
+    subprocess.run(
+        [FORGE, "build", interface, *where], cwd=PROJECT.contracts, check=True, capture_output=True
+    )
+    forged = json.loads((tmp_path / "out/IComputeEscrow.sol/IComputeEscrow.json").read_text())
+    shipped = Abi(artifact("ComputeEscrow").abi).selectors
+    wanted = {bytes.fromhex(text) for text in forged["methodIdentifiers"].values()}
+    assert len(wanted) > 40
+    assert wanted <= shipped
+    kinds = ("event", "error")
+    declared = entries([e for e in forged["abi"] if e["type"] in kinds])
+    assert set(declared) <= set(entries(list(artifact("ComputeEscrow").abi)))
 
 
 def test_compile_contracts_treats_a_warning_as_an_error(tmp_path: Path) -> None:

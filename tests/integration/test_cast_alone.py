@@ -6,12 +6,14 @@ import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from settlement import keystore
 from settlement.attestation import Usage
-from settlement.chain.calls import SignedVoucher, pack_entries
+from settlement.chain.abi import artifact, canonical
+from settlement.chain.calls import SignedVoucher, as_tuple, pack_entries
 from settlement.leases import LeaseStatus
 from settlement.orders import Ask, Bid
 from settlement.signing import LocalSigner, sign
@@ -81,6 +83,48 @@ def test_cast_signs_what_we_sign(world: World, keys: Path, kind: type[Ask | Bid 
         "wallet", "sign", "--data", "--from-file", str(document), *store(keys, world.witness)
     )
     assert bytes.fromhex(signed[2:]) == sign(struct, domain, world.witness)
+
+
+def words(value: Any) -> str:
+    """A value of the ABI as cast reads it: tuples in brackets."""
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    if isinstance(value, tuple | list):
+        return "(" + ",".join(map(words, value)) + ")"
+    return str(value)
+
+
+def kind(name: str) -> str:
+    """A function's signature with its types in full, from the ABI that ships."""
+    entry = next(e for e in artifact("ComputeEscrow").abi if e.get("name") == name)
+    return f"{name}({','.join(canonical(p) for p in entry['inputs'])})"
+
+
+def test_a_claim_contested_or_not_ends_without_us(world: World, keys: Path) -> None:
+    world.fund(TOKEN, world.provider)
+    left, ruled = (world.open(world.arbitrated()) for _ in range(2))
+    world.chain.warp(60)
+    for lease in (left, ruled):
+        orders = (as_tuple(lease.orders.ask), lease.orders.bid_hash, lease.ref.buyer)
+        named = words((*orders, lease.ref.witness))
+        send(world, keys, world.provider, kind("claim"), named, "50000")
+    parties = [world.buyer.address, world.provider.address, world.witness.address]
+    send(world, keys, world.buyer, kind("contest"), *parties, words(ruled.number))
+    award = world.escrow.claim_of(ruled.ref).amount // 2
+    orders = (as_tuple(ruled.orders.ask), ruled.orders.bid_hash, *parties[::2])
+    send(world, keys, world.arbiter, kind("rule"), words(orders), str(award), "0x")
+    world.chain.warp(SETTINGS.dispute_window + 1)
+    send(world, keys, world.stranger, kind("closeClaim"), *parties, words(left.number))
+    assert left.view().status is ruled.view().status is LeaseStatus.CLOSED
+    assert ruled.view().released == award
+    assert left.view().released in (2 * award, 2 * award + 1)
+
+
+def test_an_order_is_cancelled_without_us(world: World, keys: Path) -> None:
+    match = world.match()
+    salt = str(match.bid.salt)
+    send(world, keys, world.buyer, kind("cancel"), world.buyer.address, salt, "false", "0x")
+    assert world.escrow.order_state(world.buyer.address, match.bid.salt).cancelled
 
 
 def test_stop_settle_refund_and_withdraw_without_us(world: World, keys: Path) -> None:

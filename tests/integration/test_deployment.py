@@ -156,3 +156,19 @@ def test_check_refuses_what_is_not_the_shipped_escrow(world: World) -> None:
     expect(replace(good, token=replace(good.token, address="0x" + "77" * 20)), "pays in")
     with pytest.raises(WrongChain):
         check_deployment(world.client, replace(good, chain_id=1))
+
+
+def test_check_refuses_an_extension_that_is_not_its_own(world: World) -> None:
+    other = deploy(world.client, dev_account(0), SETTINGS, token=world.token.address)
+    client, place = world.client, world.escrow.extension()
+    own, foreign = client.code(place), client.code(other.open(client)[0].extension())
+    for code, words in (
+        (b"\x00", "not the extension that ships"),
+        (own[:-1] + bytes([own[-1] ^ 1]), "not the extension that ships"),
+        (foreign, "was not made by the escrow"),
+    ):
+        with world.chain.put_back():
+            client.rpc("anvil_setCode", place, "0x" + code.hex())
+            with pytest.raises(DeploymentError, match=words):
+                check_deployment(client, world.deployment)
+    check_deployment(client, world.deployment)

@@ -14,11 +14,13 @@ from settlement.chain.calls import Previous, SignedVoucher, open_batch_gas
 from settlement.chain.devnet import dev_account
 from settlement.errors import CallReverted
 from settlement.leases import EscrowState, replay
+from settlement.orders import Cancel
 from settlement.signing import LocalSigner, sign
 from tests.escrow_world import FAR, SETTINGS, TOKEN, Lease, World, anvil, found, key
 
 NOBODY = "0x" + "77" * 20
 GWEI = 10**9
+SIGNED_BY_NOBODY = bytes(64) + b"\x1b"
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +133,59 @@ def refund(world: World) -> Act:
     return Act(world.stranger, world.escrow.calls.refund(lease.ref))
 
 
+def open_all(world: World) -> Act:
+    bid = world.bid(nodes=2)
+    seats = [world.match(world.ask(node=31 + i), bid, seat=i) for i in range(2)]
+    return Act(world.relayer, world.escrow.calls.open_all(seats))
+
+
+def cancel(world: World) -> Act:
+    return Act(world.stranger, world.cancel(world.bid().salt))
+
+
+def top_up(world: World) -> Act:
+    lease = running(world, max_seconds=86_000)
+    data = world.escrow.calls.top_up(lease.orders, lease.match.bid, 400)  # the ask's longest time
+    return Act(world.buyer, data)
+
+
+def claimable(world: World) -> Lease:
+    lease = world.open(world.arbitrated())
+    world.chain.warp(100)
+    world.fund(TOKEN, world.provider)
+    return lease
+
+
+def claim(world: World) -> Act:
+    return Act(world.provider, world.escrow.calls.claim(claimable(world).orders, 50_000))
+
+
+def claimed(world: World) -> Lease:
+    lease = claimable(world)
+    world.send(world.provider, world.escrow.calls.claim(lease.orders, 50_000))
+    return lease
+
+
+def contest(world: World) -> Act:
+    return Act(world.buyer, world.escrow.calls.contest(claimed(world).ref))
+
+
+def contested(world: World) -> Lease:
+    lease = claimed(world)
+    world.send(world.buyer, world.escrow.calls.contest(lease.ref))
+    return lease
+
+
+def rule(world: World) -> Act:
+    return Act(world.stranger, contested(world).ruling(10**15))
+
+
+def close_claim(world: World) -> Act:
+    lease = claimed(world)
+    world.chain.warp(SETTINGS.dispute_window + 1)
+    return Act(world.stranger, world.escrow.calls.close_claim(lease.ref))
+
+
 # What the same call answers when it comes again. None: it succeeds and moves nothing.
 ACTS: list[tuple[Callable[[World], Act], str | None]] = [
     (deposit, "ERC20InsufficientAllowance"),
@@ -145,6 +200,13 @@ ACTS: list[tuple[Callable[[World], Act], str | None]] = [
     (stop_by_signature, "LeaseNotActive"),
     (close, "LeaseNotOpen"),
     (refund, "LeaseNotOpen"),
+    (open_all, "LeaseExists"),
+    (cancel, None),
+    (top_up, "DurationTooLong"),
+    (claim, "LeaseNotOpen"),
+    (contest, "LeaseNotClaimed"),
+    (rule, "LeaseNotContested"),
+    (close_claim, "LeaseNotClaimed"),
 ]
 
 
@@ -175,6 +237,7 @@ def test_a_call_broken_off_half_way_moves_nothing_and_works_later(
     act = prepare(world)
     before = books(world)
     needed = world.client.estimate_gas(world.escrow.address, act.data, act.sender.address)
+    floor = 21_000 + sum(40 if byte else 10 for byte in act.data)  # EIP-7623
     for percent in (60, 80, 95):
         fields = {
             "type": 2,
@@ -182,7 +245,7 @@ def test_a_call_broken_off_half_way_moves_nothing_and_works_later(
             "to": world.escrow.address,
             "data": act.data,
             "value": 0,
-            "gas": max(21_000 + 40 * len(act.data), needed * percent // 100),
+            "gas": max(floor, needed * percent // 100),
             "maxFeePerGas": 10 * GWEI,
             "maxPriorityFeePerGas": GWEI,
             "nonce": world.client.nonce(act.sender.address),
@@ -298,6 +361,68 @@ def test_stop_is_for_the_parties(world: World, caller: str) -> None:
     assert refused(world, world.stranger, data).name == "NotAParty"
     assert refused(world, world.relayer, data).name == "NotAParty"
     world.send(getattr(world, caller), data)
+
+
+def test_cancel_is_for_the_account_or_by_its_signature(world: World) -> None:
+    salt, calls = world.bid().salt, world.escrow.calls
+    own = calls.cancel(Cancel(world.buyer.address, salt, False))
+    assert refused(world, world.stranger, own).name == "InvalidSignature"
+    foreign = calls.cancel(Cancel(world.buyer.address, salt, True), SIGNED_BY_NOBODY)
+    assert refused(world, world.stranger, foreign).name == "InvalidSignature"
+    world.send(world.buyer, own)
+    assert world.escrow.order_state(world.buyer.address, salt).cancelled
+
+
+def test_top_up_is_for_the_buyer_and_within_the_budget(world: World) -> None:
+    lease = running(world, budget=3 * TOKEN)
+    bid, calls = lease.match.bid, world.escrow.calls
+    data = calls.top_up(lease.orders, bid, 60)
+    for other in (world.provider, world.stranger, world.relayer):
+        assert refused(world, other, data).name == "NotBuyer"
+    more = calls.top_up(lease.orders, bid, 3_600)
+    assert refused(world, world.buyer, more).name == "BudgetTooSmall"
+    wrong = calls.top_up(lease.orders, replace(bid, budget=99 * TOKEN), 60)
+    assert refused(world, world.buyer, wrong).name == "BidMismatch"
+    world.send(world.buyer, data)
+
+
+def test_claim_is_for_the_provider_under_an_arbiter(world: World) -> None:
+    lease, calls = claimable(world), world.escrow.calls
+    data = calls.claim(lease.orders, 50_000)
+    for other in (world.buyer, world.arbiter, world.stranger):
+        assert refused(world, other, data).name == "NotProvider"
+    assert refused(world, world.provider, calls.claim(lease.orders, 10**6)).name == "ClaimTooLarge"
+    bare = running(world)
+    assert refused(world, world.provider, calls.claim(bare.orders, 50_000)).name == "NoArbiter"
+    world.send(world.provider, data)
+
+
+def test_contest_is_for_the_buyer_in_time(world: World) -> None:
+    lease = claimed(world)
+    data = world.escrow.calls.contest(lease.ref)
+    for other in (world.provider, world.arbiter, world.stranger):
+        assert refused(world, other, data).name == "NotBuyer"
+    world.chain.warp(SETTINGS.dispute_window + 1)
+    assert refused(world, world.buyer, data).name == "ContestTooLate"
+
+
+def test_a_ruling_is_the_arbiters_on_this_lease_and_award(world: World) -> None:
+    lease, calls = contested(world), world.escrow.calls
+    for other in (world.buyer, world.provider, world.stranger):
+        forged = lease.ruling(5, signer=other)
+        assert refused(world, world.stranger, forged).name == "InvalidSignature"
+    swapped = lease.ruling(5)[:-128] + lease.ruling(6)[-128:]  # the other signature
+    assert refused(world, world.stranger, swapped).name == "InvalidSignature"
+    assert refused(world, world.stranger, lease.ruling(TOKEN)).name == "AwardTooLarge"
+    world.send(world.arbiter, calls.rule(lease.orders, 5))
+
+
+def test_a_claim_is_closed_after_its_window(world: World) -> None:
+    lease = claimed(world)
+    data = world.escrow.calls.close_claim(lease.ref)
+    assert refused(world, world.provider, data).name == "ClaimCloseTooEarly"
+    world.chain.warp(SETTINGS.dispute_window + 1)
+    world.send(world.stranger, data)
 
 
 @pytest.mark.parametrize("signer", ["buyer", "provider", "stranger"])

@@ -10,12 +10,15 @@ import pytest
 
 from settlement import units
 from settlement.chain.calls import Previous, open_batch_gas
+from settlement.chain.contracts import ClaimView
 from settlement.chain.devnet import dev_account
-from settlement.leases import EscrowState, LeaseStatus, Params, replay
-from settlement.orders import Prices, Quote, terms_of
+from settlement.errors import CallReverted
+from settlement.events import Opened
+from settlement.leases import EscrowState, LeaseStatus, OrderState, Params, replay
+from settlement.orders import Prices, Quote, lease_no, terms_of
 from settlement.reconcile import expected_view, reconcile, ref_of
 from settlement.signing import sign
-from tests.escrow_world import FAR, SETTINGS, TOKEN, EvmChain, World, anvil, found
+from tests.escrow_world import FAR, SETTINGS, TOKEN, EvmChain, Lease, World, anvil, found
 from tests.fakes_settlement import MemoryEvents
 
 FAR_AWAY = "0x" + "77" * 20
@@ -52,12 +55,18 @@ def assert_mirrored(world: World) -> EscrowState:
         assert escrow.fees_of(provider) == amount
     for (provider, node), milli in state.capacity.items():
         assert escrow.capacity_used(provider, node) == milli
-    for buyer, salt in state.nonces:
-        assert escrow.is_nonce_used(buyer, salt)
-    for bid_hash, record in state.bids.items():
-        assert escrow.bid_record(bid_hash) == record
+    for account, salt in state.used_orders | state.cancelled_orders:
+        order = (account, salt)
+        void = order in state.cancelled_orders or salt < state.orders_from.get(account, 0)
+        expected = OrderState(order in state.used_orders, void)
+        assert escrow.order_state(account, salt) == expected
+    for account, lowest in state.orders_from.items():
+        assert escrow.orders_from(account) == lowest
+    for (bid_hash, seat), record in state.seats.items():
+        assert escrow.bid_record(bid_hash, seat) == record
     for lease in state.leases.values():
         assert expected_view(lease, PARAMS) == escrow.lease(ref_of(lease))
+        assert escrow.claim_of(ref_of(lease)) == ClaimView(lease.claim, lease.claim_until)
     assert world.token.balance_of(escrow.address) == state.held()
     return state
 
@@ -195,7 +204,7 @@ def test_a_second_lease_of_a_bid_spends_what_the_first_left(world: World) -> Non
     terms = terms_of(ask, bid, again.prices, left)
     assert (second.opened.funded, second.opened.locked) == (terms.funded_seconds, terms.lock)
     state = assert_mirrored(world)
-    assert state.bids[bid.struct_hash()][0] == second.number
+    assert state.seats[(bid.struct_hash(), 0)][0] == second.number
     world.send(world.relayer, second.close(0))
     world.send(world.relayer, first.close(550_000))
     assert_mirrored(world)
@@ -210,7 +219,7 @@ def test_open_batch_skips_what_does_not_fit(world: World) -> None:
     state = assert_mirrored(world)
     assert len(state.leases) == before + 2
     for match in good:
-        assert (world.buyer.address, match.bid.salt) in state.nonces
+        assert (world.buyer.address, match.bid.salt) in state.used_orders
 
 
 def test_fees_are_collected_to_the_recipient(world: World) -> None:
@@ -223,6 +232,106 @@ def test_fees_are_collected_to_the_recipient(world: World) -> None:
     world.send(world.stranger, world.escrow.calls.collect_fees([provider, FAR_AWAY]))
     assert world.escrow.fees_of(provider) == 0
     assert world.escrow.balance_of(recipient) == before + owed
+    assert_mirrored(world)
+
+
+def claimed(world: World) -> Lease:
+    """A lease with 40 s settled, of which the provider claims 20 s more on its bond."""
+    lease = world.open(world.arbitrated())
+    world.chain.warp(100)
+    world.fund(TOKEN, world.provider)
+    world.send(world.relayer, world.escrow.calls.settle([lease.voucher(40_000)]))
+    world.send(world.provider, world.escrow.calls.claim(lease.orders, 60_000))
+    return lease
+
+
+def test_a_claim_that_nobody_contests_is_released(world: World) -> None:
+    lease, calls = claimed(world), world.escrow.calls
+    rate = lease.opened.rate
+    amount = units.cost(rate, 60_000) - units.cost(rate, 40_000)
+    state = assert_mirrored(world)
+    assert (state.leases[lease.number].claim, lease.view().status) == (amount, LeaseStatus.CLAIMED)
+    world.chain.warp(SETTINGS.dispute_window + 1)
+    world.send(world.stranger, calls.close_claim(lease.ref))
+    assert lease.view().released == units.cost(rate, 60_000)
+    assert_mirrored(world)
+
+
+@pytest.mark.parametrize("award", ["nothing", "a third", "all"])
+def test_a_contested_claim_is_divided_by_the_arbiter(world: World, award: str) -> None:
+    lease, calls = claimed(world), world.escrow.calls
+    world.send(world.buyer, calls.contest(lease.ref))
+    amount = assert_mirrored(world).leases[lease.number].claim
+    part = {"nothing": 0, "a third": amount // 3, "all": amount}[award]
+    world.send(world.stranger, lease.ruling(part))
+    view = lease.view()
+    assert view.status is LeaseStatus.CLOSED
+    assert view.released == units.cost(lease.opened.rate, 40_000) + part
+    assert_mirrored(world)
+
+
+def test_a_contest_without_a_ruling_goes_back_to_each(world: World) -> None:
+    lease, calls = claimed(world), world.escrow.calls
+    world.send(world.buyer, calls.contest(lease.ref))
+    world.chain.warp(SETTINGS.ruling_window + 1)
+    world.send(world.stranger, calls.close_claim(lease.ref))
+    assert lease.view().released == units.cost(lease.opened.rate, 40_000)
+    assert_mirrored(world)
+
+
+def test_a_top_up_extends_the_lease_and_locks_more(world: World) -> None:
+    bid = world.bid(max_seconds=600)
+    lease = world.open(world.match(bid=bid))
+    before = lease.view()
+    world.send(world.buyer, world.escrow.calls.top_up(lease.orders, bid, 300))
+    after = lease.view()
+    assert (after.end, after.start) == (before.end + 300, before.start)
+    assert after.locked == units.time_lock(lease.opened.rate, after.funded)
+    world.chain.warp(after.funded)
+    world.send(world.relayer, world.escrow.calls.settle([lease.voucher(850_000)]))
+    assert lease.view().used_ms == 850_000
+    assert_mirrored(world)
+
+
+def test_a_bid_of_two_nodes_opens_both_seats_or_none(world: World) -> None:
+    bid = world.bid(nodes=2, budget=8 * TOKEN)
+    asks = [world.ask(node=21), world.ask(node=22)]
+    seats = [world.match(ask, bid, seat=i) for i, ask in enumerate(asks)]
+    broken = [seats[0], replace(seats[1], seat=0)]
+    with pytest.raises(CallReverted, match="SeatTaken"):
+        world.send(world.relayer, world.escrow.calls.open_all(broken))
+    world.send(world.relayer, world.escrow.calls.open_all(seats[::-1]))
+    state = assert_mirrored(world)
+    numbers = [lease_no(bid.struct_hash(), ask.struct_hash(), ask.meter) for ask in asks]
+    assert [state.leases[number].seat for number in numbers] == [0, 1]
+    terms = terms_of(asks[0], bid, asks[0].floor)
+    assert state.leases[numbers[0]].lock(PARAMS) == terms.lock
+    lost = Lease(world, seats[1], world_opened(world, numbers[1]))
+    world.send(world.buyer, world.escrow.calls.stop(lost.ref))
+    previous = Previous(lost.ref.provider, asks[1].struct_hash(), asks[1].meter)
+    again = world.match(world.ask(node=23), bid, seat=1, previous=previous)
+    world.send(world.relayer, world.escrow.calls.open(again))
+    assert_mirrored(world)
+
+
+def world_opened(world: World, number: bytes) -> Opened:
+    """How a lease was opened."""
+    events = (logged.event for logged in world.escrow.events(0, world.client.head().number))
+    return next(e for e in events if isinstance(e, Opened) and e.lease_no == number)
+
+
+def test_cancelled_orders_open_nothing_and_older_ones_neither(world: World) -> None:
+    kept, one, two = (world.match() for _ in range(3))
+    salts = [match.bid.salt for match in (kept, one, two)]
+    world.send(world.stranger, world.cancel(salts[1]))
+    with pytest.raises(CallReverted, match="CancelledOrder"):
+        world.open(one)
+    world.open(kept)
+    world.send(world.stranger, world.cancel(two.ask.salt, signer=world.provider))
+    with pytest.raises(CallReverted, match="CancelledOrder"):
+        world.open(two)
+    world.send(world.stranger, world.cancel(salts[2], and_older=True))
+    assert world.escrow.orders_from(world.buyer.address) == salts[2] + 1
     assert_mirrored(world)
 
 

@@ -14,15 +14,22 @@ from settlement.errors import FieldError
 from settlement.events import (
     KINDS,
     ChainEvent,
+    ClaimClosed,
+    Claimed,
     Closed,
+    ClosedCounted,
+    Contested,
     Deposited,
     FeesCollected,
     Opened,
     OpenedCounted,
+    OpenedSeat,
+    OrderCancelled,
     Settled,
     SettledEntry,
     SettledMetered,
     Stopped,
+    ToppedUp,
     Withdrawn,
     event_from_json,
     event_to_json,
@@ -39,6 +46,7 @@ OPENED = Opened(
     600, 30, units.time_lock(RATE, 600, 30) + units.counted_lock(11, 13, 2_000, 50), 42,
 )  # fmt: skip
 COUNTED = OpenedCounted(NUMBER, 11, 13, 2_000, 50)
+USED = ClosedCounted(NUMBER, 3, 4)
 DEPOSIT = Deposited(BUYER, 10**20)
 
 
@@ -93,7 +101,7 @@ def test_stop_moves_end_and_keeps_start() -> None:
 
 
 def test_closed_holds_nothing() -> None:
-    lease = fold([OPENED, COUNTED, Closed(NUMBER, BUYER, PROVIDER, 9_000, 3, 4, 1, 2)])
+    lease = fold([OPENED, COUNTED, USED, Closed(NUMBER, BUYER, PROVIDER, 9_000, 1, 2)])
     assert lease is not None
     assert (lease.status, lease.locked(PARAMS), lease.refunded) == (LeaseStatus.CLOSED, 0, 2)
     assert (lease.used_ms, lease.egress_mib, lease.units) == (9_000, 3, 4)
@@ -112,7 +120,8 @@ def life() -> list[ChainEvent]:
         settled(50_000),
         Stopped(NUMBER, BUYER, PROVIDER, 10_100, units.time_lock(RATE, 600, 30) - stopped_lock),
         metered(60_000, 25, 5),
-        Closed(NUMBER, BUYER, PROVIDER, 90_000, 30, 7, gross, stopped_lock + counted_lock - gross),
+        ClosedCounted(NUMBER, 30, 7),
+        Closed(NUMBER, BUYER, PROVIDER, 90_000, gross, stopped_lock + counted_lock - gross),
     ]
 
 
@@ -132,8 +141,8 @@ def test_replay_pays_net_and_holds_the_fee() -> None:
     assert state.fees[PROVIDER] == fee
     assert state.balances[BUYER] == DEPOSIT.amount - time - counted
     assert state.capacity == {(PROVIDER, 7): 0}
-    assert state.nonces == {(BUYER, 42)}
-    assert state.bids == {}
+    assert state.used_orders == {(BUYER, 42)}
+    assert state.seats == {}
 
 
 def test_replay_moves_collected_fees_and_withdrawals() -> None:
@@ -148,23 +157,120 @@ def test_replay_moves_collected_fees_and_withdrawals() -> None:
 def test_replay_counts_what_earlier_leases_of_a_bid_may_cost() -> None:
     second = replace(OPENED, lease_no=OTHER, ask_hash=b"\x03" * 32, locked=10)
     third = replace(OPENED, lease_no=b"\x0c" * 16, ask_hash=b"\x04" * 32, locked=10)
-    closed = Closed(OTHER, BUYER, PROVIDER, 40_000, 0, 0, units.cost(RATE, 40_000), 1)
+    closed = Closed(OTHER, BUYER, PROVIDER, 40_000, units.cost(RATE, 40_000), 1)
     stop = Stopped(NUMBER, BUYER, PROVIDER, 10_100, 0)
     state = replay([DEPOSIT, OPENED, stop, second], PARAMS)
     first_cost = units.time_lock(RATE, 100, 30)
-    assert state.bids == {OPENED.bid_hash: (OTHER, first_cost)}
+    assert state.seats == {(OPENED.bid_hash, 0): (OTHER, first_cost)}
     for event in (closed, third):
         state.take(event)
     spent = first_cost + units.cost(RATE, 40_000)
-    assert state.bids == {OPENED.bid_hash: (third.lease_no, spent)}
-    assert state.nonces == {(BUYER, 42)}
+    assert state.seats == {(OPENED.bid_hash, 0): (third.lease_no, spent)}
+    assert state.used_orders == {(BUYER, 42)}
+
+
+def test_a_top_up_moves_the_end_and_locks_more() -> None:
+    more = units.time_lock(RATE, 900, 30) - units.time_lock(RATE, 600, 30)
+    state = replay([DEPOSIT, OPENED, ToppedUp(NUMBER, BUYER, PROVIDER, 10_900, more)], PARAMS)
+    lease = state.leases[NUMBER]
+    assert (lease.start, lease.end, lease.funded) == (10_000, 10_900, 900)
+    assert lease.locked(PARAMS) == units.time_lock(RATE, 900, 30)
+    assert state.balances[BUYER] == DEPOSIT.amount - OPENED.locked - more
+
+
+def claim_of(settled_ms: int = 40_000, claimed_ms: int = 100_000) -> Claimed:
+    """A claim at chain time 10,200 of what the lease of `OPENED` alone costs, with honest sums."""
+    paid = units.time_cost(RATE, settled_ms, 30)
+    amount = units.cost(RATE, claimed_ms) - paid
+    back = units.time_lock(RATE, 600, 30) - paid - amount
+    return Claimed(NUMBER, BUYER, PROVIDER, claimed_ms, 10_200, amount, back, 10_260)
+
+
+CLAIM = claim_of()
+BARE = replace(OPENED, locked=units.time_lock(RATE, 600, 30))
+BEFORE: list[ChainEvent] = [DEPOSIT, Deposited(PROVIDER, 10**20), BARE, settled(40_000), CLAIM]
+CONTEST = Contested(NUMBER, BUYER, PROVIDER, CLAIM.amount, 10_300)
+
+
+def test_a_claim_holds_its_amount_and_a_bond_and_frees_the_node() -> None:
+    state = replay(BEFORE, PARAMS)
+    lease = state.leases[NUMBER]
+    assert (lease.status, lease.end, lease.funded) == (LeaseStatus.CLAIMED, 10_200, 200)
+    assert (lease.claimed_ms, lease.claim_until, lease.used_ms) == (100_000, 10_260, 40_000)
+    assert (lease.locked(PARAMS), lease.bonds) == (CLAIM.amount, CLAIM.amount)
+    assert state.capacity == {(PROVIDER, 7): 0}
+    assert state.held() == 2 * 10**20
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_a_ruling_divides_claim_and_bonds(part: int) -> None:
+    award = CLAIM.amount * part // 2
+    end = ClaimClosed(NUMBER, BUYER, PROVIDER, award, 2 * award, 3 * (CLAIM.amount - award))
+    before, state = replay([*BEFORE, CONTEST], PARAMS), replay([*BEFORE, CONTEST, end], PARAMS)
+    assert before.leases[NUMBER].bonds == 2 * CLAIM.amount
+    lease = state.leases[NUMBER]
+    paid = units.time_cost(RATE, 40_000, 30)
+    assert (lease.status, lease.locked(PARAMS), lease.bonds) == (LeaseStatus.CLOSED, 0, 0)
+    assert lease.released(PARAMS) == paid + award
+    assert state.fees[PROVIDER] == units.fee_of(paid + award, 333)
+    gained = state.balances[PROVIDER] - before.balances[PROVIDER]
+    assert gained == 3 * award - (state.fees[PROVIDER] - before.fees[PROVIDER])
+    assert lease.refunded == CLAIM.refunded + CLAIM.amount - award
+    assert before.held() == state.held() == 2 * 10**20
+
+
+def test_an_uncontested_claim_is_released_with_its_bond() -> None:
+    end = ClaimClosed(NUMBER, BUYER, PROVIDER, CLAIM.amount, CLAIM.amount, 0)
+    state = replay([*BEFORE, end], PARAMS)
+    paid = units.time_cost(RATE, 40_000, 30)
+    assert state.leases[NUMBER].released(PARAMS) == paid + CLAIM.amount
+    assert state.held() == 2 * 10**20
+
+
+def test_a_later_lease_counts_what_a_claim_before_it_may_still_release() -> None:
+    second = replace(BARE, lease_no=OTHER, ask_hash=b"\x03" * 32, locked=10)
+    state = replay([*BEFORE, second], PARAMS)
+    most = units.time_cost(RATE, 40_000, 30) + CLAIM.amount
+    assert state.seats == {(OPENED.bid_hash, 0): (OTHER, most)}
+
+
+def test_seats_of_one_bid_are_kept_apart() -> None:
+    one = replace(BARE, lease_no=OTHER, ask_hash=b"\x03" * 32)
+    again = replace(BARE, lease_no=b"\x0c" * 16, ask_hash=b"\x04" * 32)
+    opening = [
+        DEPOSIT, one, OpenedSeat(OTHER, OPENED.bid_hash, 1),
+        BARE, OpenedSeat(NUMBER, OPENED.bid_hash, 0),
+    ]  # fmt: skip
+    state = replay(opening, PARAMS)
+    seats = {(OPENED.bid_hash, 0): (NUMBER, 0), (OPENED.bid_hash, 1): (OTHER, 0)}
+    assert state.seats == seats
+    assert state.leases[OTHER].seat == 1
+    for event in (
+        Stopped(OTHER, BUYER, PROVIDER, 10_100, 0),
+        again,
+        OpenedSeat(again.lease_no, OPENED.bid_hash, 1),
+    ):
+        state.take(event)
+    spent = units.time_lock(RATE, 100, 30)
+    assert state.seats == {**seats, (OPENED.bid_hash, 1): (again.lease_no, spent)}
+
+
+def test_cancels_of_one_order_and_of_all_older_are_kept_apart() -> None:
+    events = [
+        OrderCancelled(BUYER, 3, False), OrderCancelled(BUYER, 9, True),
+        OrderCancelled(BUYER, 5, True),
+    ]  # fmt: skip
+    state = replay(events, PARAMS)
+    assert (state.cancelled_orders, state.orders_from) == ({(BUYER, 3)}, {BUYER: 10})
 
 
 def test_lease_numbers_are_those_touched() -> None:
     batch = Settled(PROVIDER, (SettledEntry(NUMBER, 1), SettledEntry(OTHER, 2)))
     assert lease_numbers(batch) == (NUMBER, OTHER)
     assert lease_numbers(OPENED) == (NUMBER,)
+    assert lease_numbers(CLAIM) == (NUMBER,)
     assert lease_numbers(DEPOSIT) == ()
+    assert lease_numbers(OrderCancelled(BUYER, 3, False)) == ()
 
 
 amounts = st.integers(0, 2**256 - 1)
@@ -179,6 +285,24 @@ anything = st.one_of(
     st.sampled_from(life()),
     st.builds(Deposited, st.just(BUYER), amounts),
     st.builds(Withdrawn, st.just(BUYER), st.just(BOSS), amounts),
+    st.builds(OrderCancelled, st.just(BUYER), st.integers(0, 2**64 - 1), st.booleans()),
+    st.builds(
+        Claimed,
+        st.just(NUMBER),
+        st.just(BUYER),
+        st.just(PROVIDER),
+        amounts,
+        amounts,
+        amounts,
+        amounts,
+        amounts,
+    ),
+    st.builds(Contested, st.just(NUMBER), st.just(BUYER), st.just(PROVIDER), amounts, amounts),
+    st.builds(
+        ClaimClosed, st.just(NUMBER), st.just(BUYER), st.just(PROVIDER), amounts, amounts, amounts
+    ),
+    st.builds(ToppedUp, st.just(NUMBER), st.just(BUYER), st.just(PROVIDER), amounts, amounts),
+    st.builds(OpenedSeat, st.just(NUMBER), st.just(b"\x01" * 32), st.integers(0, 2**16 - 1)),
     st.builds(FeesCollected, st.just(PROVIDER), st.just(BOSS), amounts),
     st.builds(Settled, st.just(PROVIDER), st.lists(entries, max_size=3).map(tuple)),
     st.builds(SettledMetered, st.just(PROVIDER), st.lists(entries, max_size=3).map(tuple)),
@@ -201,4 +325,5 @@ def test_unknown_events_and_missing_fields_are_refused() -> None:
         event_from_json("Transfer", {})
     with pytest.raises(FieldError, match="/amount: missing"):
         event_from_json("Deposited", {"account": BUYER})
+    assert len(KINDS) == 15
     assert set(KINDS) == {kind.__name__ for kind in KINDS.values()}

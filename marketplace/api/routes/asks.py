@@ -37,9 +37,10 @@ router = APIRouter(route_class=SoundRoute, prefix="/asks", tags=["asks"])
 def prepare(edge: EdgeDep, caller: Provider, draft: AskDraft) -> Any:
     """Write out an ask for a node; sign it with the node's account and post it."""
     terms = draft.model_dump(exclude={"node_id"}, exclude_none=True)
-    with edge.database.read() as store:
+    with edge.database.write() as store:
         node = edge.catalog.nodes.get(store, caller, draft.node_id)
-    ask = edge.catalog.asks.prepare(node, terms)
+        salt = edge.catalog.accounts.salt(store, caller.account)
+    ask = edge.catalog.asks.prepare(node, terms, salt)
     return {
         "typed_data": ask.typed_data(edge.catalog.market.domain),
         "message": ask.to_message(),

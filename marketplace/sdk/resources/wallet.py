@@ -42,7 +42,28 @@ class Moved:
     atoms: int
 
 
-class Wallet(ApiResource[S]):
+class ChainResource(ApiResource[S]):
+    """A resource that reaches the chain by itself, past the server."""
+
+    def _chain(self, market: MarketConfig) -> tuple[Escrow, Token]:
+        from settlement.chain.client import ChainClient
+        from settlement.chain.contracts import Escrow, Token
+
+        url = self._session.rpc_url or market.rpc_url
+        if not url:
+            raise ConfigError("no chain is known", fix="set ETH_RPC_URL or rpc_url in the profile")
+        domain = self._session.domain()
+        client = ChainClient(url, domain.chain_id)
+        client.check()
+        escrow = Escrow(client, domain.verifying_contract)
+        return escrow, Token(client, escrow.config().token)
+
+    def _transact(self, escrow: Escrow, who: TransactionSigner, data: bytes) -> Moved:
+        """One call of the escrow, simulated, sent and mined."""
+        return _moved(escrow.client.transact(who, escrow.address, data), 0)
+
+
+class Wallet(ChainResource[S]):
     """The signer's tokens."""
 
     @op
@@ -60,7 +81,7 @@ class Wallet(ApiResource[S]):
         market = yield from self._market()
         who = signer or (yield from call(self._session.signer))
         move = self._deposit_by_permit if permit else self._deposit_by_approval
-        return (yield from call(partial(move, market, _transacting(who), atoms)))
+        return (yield from call(partial(move, market, transacting(who), atoms)))
 
     @op
     def withdraw(
@@ -69,21 +90,8 @@ class Wallet(ApiResource[S]):
         """Move free balance out of the escrow, to the signer unless told otherwise."""
         market = yield from self._market()
         who = signer or (yield from call(self._session.signer))
-        work = partial(self._withdraw, market, _transacting(who), to or who.address, atoms)
+        work = partial(self._withdraw, market, transacting(who), to or who.address, atoms)
         return (yield from call(work))
-
-    def _chain(self, market: MarketConfig) -> tuple[Escrow, Token]:
-        from settlement.chain.client import ChainClient
-        from settlement.chain.contracts import Escrow, Token
-
-        url = self._session.rpc_url or market.rpc_url
-        if not url:
-            raise ConfigError("no chain is known", fix="set ETH_RPC_URL or rpc_url in the profile")
-        domain = self._session.domain()
-        client = ChainClient(url, domain.chain_id)
-        client.check()
-        escrow = Escrow(client, domain.verifying_contract)
-        return escrow, Token(client, escrow.config().token)
 
     def _funds(self, market: MarketConfig, address: str) -> Funds:
         escrow, token = self._chain(market)
@@ -137,7 +145,8 @@ def _moved(receipt: Any, atoms: int) -> Moved:
     return Moved(receipt.tx_hash, receipt.block_number, receipt.gas_used, atoms)
 
 
-def _transacting(signer: Signer) -> TransactionSigner:
+def transacting(signer: Signer) -> TransactionSigner:
+    """A signer that also sends. Raises ConfigError."""
     if not hasattr(signer, "sign_transaction"):
         raise ConfigError(f"{signer.address} can sign orders but no transactions")
     return cast(TransactionSigner, signer)

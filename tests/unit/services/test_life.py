@@ -303,10 +303,10 @@ def test_a_salt_is_used_once(world: World) -> None:
         world.catalog.jobs.submit(store, caller, order)
     with pytest.raises(AlreadyExists), world.database.write() as store:
         world.catalog.jobs.submit(store, caller, order)
-    world.chain.nonces.add((world.buyer.address, 7))
+    world.chain.used.add((world.buyer.address, 7))
     with pytest.raises(AlreadyExists):
         world.catalog.jobs.check(caller, *signed)
-    far = world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 1 << 200)
+    far = world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 1 << 63)
     signed = (spec.to_json(), far.to_message(), sign(far, world.domain, world.buyer))
     order = world.catalog.jobs.check(caller, *signed)
     with pytest.raises(InvalidInput), world.database.write() as store:

@@ -24,9 +24,10 @@ from tests.market_world import H100, World, job_spec
 
 def drafted(world: World, node_id: str, **terms: Any) -> Ask:
     given = {"meter": world.meter.address, "prices": {"gpu_hour": "2.50"}, **terms}
-    with world.database.read() as store:
+    with world.database.write() as store:
         node = world.catalog.nodes.get(store, world.caller(world.provider), node_id)
-    return world.catalog.asks.prepare(node, given)
+        salt = world.catalog.accounts.salt(store, node.provider)
+    return world.catalog.asks.prepare(node, given, salt)
 
 
 def create(world: World, ask: Ask, signature: bytes | None = None) -> str:

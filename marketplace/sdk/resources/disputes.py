@@ -1,0 +1,233 @@
+"""Claims, contests, rulings, top-ups and cancels.
+
+What moves money of the caller's own account is a transaction that the server writes out, this
+client checks against one it writes itself, and the account sends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from marketplace.sdk.checks import read_document
+from marketplace.sdk.decode import decode
+from marketplace.sdk.errors import VerificationError
+from marketplace.sdk.flow import Flow, Query, Request, S, call, listing, op
+from marketplace.sdk.models import (
+    AskInfo,
+    BidInfo,
+    Cancelled,
+    Claim,
+    Lease,
+    Prepared,
+    TopUp,
+    Transaction,
+    Transactions,
+)
+from marketplace.sdk.resources.base import hex0x
+from marketplace.sdk.resources.wallet import ChainResource, Moved, transacting
+from settlement.attestation import Ruling
+from settlement.eip712 import checksum
+from settlement.errors import FieldError
+from settlement.orders import Cancel
+from settlement.signing import Signer, sign
+
+if TYPE_CHECKING:
+    from settlement.chain.calls import EscrowCalls, LeaseOrders, LeaseRef
+
+
+class Sending(ChainResource[S]):
+    """Sends what was written out for the signer's own account."""
+
+    def _orders(self, lease: Lease) -> Flow[tuple[LeaseOrders, BidInfo]]:
+        """The signed orders of a lease, which name it. Raises VerificationError if they do not."""
+        from settlement.chain.calls import LeaseOrders
+
+        ask = yield from self._read(AskInfo, Request("GET", f"/v1/asks/{lease.ask_id}"))
+        bid = yield from self._read(BidInfo, Request("GET", f"/v1/bids/{lease.bid_id}"))
+        orders = LeaseOrders(ask.ask, bid.bid.struct_hash(), bid.bid.buyer, bid.bid.witness)
+        if hex0x(orders.ref.lease_no) != lease.lease_no:
+            raise VerificationError(f"the orders of {lease.id} name another lease than it does")
+        return orders, bid
+
+    def _lease(self, lease_id: str) -> Flow[Lease]:
+        return (yield from self._read(Lease, Request("GET", f"/v1/leases/{lease_id}")))
+
+    def _send_all(
+        self, steps: Sequence[Transaction], own: bytes, signer: Signer | None
+    ) -> Flow[tuple[Moved, ...]]:
+        """Check and send, in order: settlements, which anyone may send, then exactly `own`."""
+        market = yield from self._market()
+        who = transacting(signer or (yield from call(self._session.signer)))
+        calls = yield from call(self._calls)
+        for step in steps:
+            _require_ours(calls, step, own if step is steps[-1] else None)
+
+        def send() -> tuple[Moved, ...]:
+            escrow, _ = self._chain(market)
+            return tuple(self._transact(escrow, who, step.data) for step in steps)
+
+        return (yield from call(send))
+
+    def _calls(self) -> EscrowCalls:
+        from settlement.chain.calls import EscrowCalls
+
+        return EscrowCalls(self._session.domain().verifying_contract)
+
+
+class Claims(Sending[S]):
+    """Time that no witness signed: claimed by a provider, contested by a buyer, ruled on."""
+
+    @listing
+    def list(
+        self, *, role: str | None = None, state: str | None = None, limit: int | None = None
+    ) -> Query[Claim]:
+        """Claims that the caller made, has to pay or rules on (`provider, buyer, arbiter`)."""
+        params = {"role": role, "state": state, "limit": limit}
+        return Query("/v1/claims", partial(decode, Claim), params)
+
+    @op
+    def get(self, lease_id: str) -> Flow[Claim]:
+        """A lease's claim."""
+        return (yield from self._read(Claim, Request("GET", f"/v1/leases/{lease_id}/claim")))
+
+    @op
+    def create(
+        self, lease_id: str, ms: int | None = None, *, signer: Signer | None = None
+    ) -> Flow[tuple[Moved, ...]]:
+        """Claim time up to `ms` (all that was attested, if left out) from the payout account.
+
+        Settles the best voucher first. Takes a bond as large as the claim from the free balance.
+        """
+        yield from self._market()
+        found = yield from self._prepare(lease_id, "/prepare", {"ms": ms})
+        lease = yield from self._lease(lease_id)
+        orders, _ = yield from self._orders(lease)
+        calls = yield from call(self._calls)
+        wanted = ms if ms is not None else _claimed_ms(calls, found.transactions[-1])
+        if wanted > max(lease.used.ms, ms or 0):
+            raise VerificationError(f"the server claims {wanted} ms, {lease.used.ms} were attested")
+        return (yield from self._send_all(found.transactions, calls.claim(orders, wanted), signer))
+
+    @op
+    def contest(self, lease_id: str, *, signer: Signer | None = None) -> Flow[tuple[Moved, ...]]:
+        """Contest a claim from the buyer's account, on a bond as large as the claim."""
+        yield from self._market()
+        found = yield from self._prepare(lease_id, "/contest/prepare", None)
+        lease, calls = (yield from self._lease(lease_id)), (yield from call(self._calls))
+        own = calls.contest(_ref(lease))
+        return (yield from self._send_all(found.transactions, own, signer))
+
+    @op
+    def close(self, lease_id: str, *, signer: Signer | None = None) -> Flow[tuple[Moved, ...]]:
+        """Close a claim whose window is over; the market does so by itself, too."""
+        yield from self._market()
+        found = yield from self._prepare(lease_id, "/close/prepare", None)
+        lease, calls = (yield from self._lease(lease_id)), (yield from call(self._calls))
+        own = calls.close_claim(_ref(lease))
+        return (yield from self._send_all(found.transactions, own, signer))
+
+    @op
+    def rule(self, lease_id: str, award: str, *, signer: Signer | None = None) -> Flow[Claim]:
+        """Divide a contested claim as its arbiter: `award` tokens of it are the provider's."""
+        market = yield from self._market()
+        who = signer or (yield from call(self._session.signer))
+        path = f"/v1/leases/{lease_id}/claim/ruling"
+        request = Request("POST", f"{path}/prepare", json={"award": award}, repeatable=True)
+        prepared = yield from self._read(Prepared, request)
+        ruling = read_document(Ruling, prepared, self._session.domain())
+        claim = yield from self._read(Claim, Request("GET", f"/v1/leases/{lease_id}/claim"))
+        parties = (checksum(claim.buyer), checksum(claim.provider))
+        if (ruling.buyer, ruling.provider) != parties or ruling.award != _atoms(award, market):
+            raise VerificationError("the server's ruling is another than asked for")
+        signature = yield from call(partial(sign, ruling, self._session.domain(), who))
+        body = {"ruling": ruling.to_message(), "signature": hex0x(signature)}
+        key = "ruling-" + ruling.struct_hash().hex()
+        request = Request("POST", path, json=body, idempotency_key=key)
+        return (yield from self._read(Claim, request))
+
+    def _prepare(self, lease_id: str, path: str, body: Any) -> Flow[Transactions]:
+        where = f"/v1/leases/{lease_id}/claim{path}"
+        request = Request("POST", where, json=body, repeatable=True)
+        return (yield from self._read(Transactions, request))
+
+
+class TopUps(Sending[S]):
+    """Jobs that are to run longer."""
+
+    @op
+    def prepare(self, job_id: str, duration: str) -> Flow[TopUp]:
+        """What running a job longer would lock, and the transaction that does it."""
+        path = f"/v1/jobs/{job_id}/top-up/prepare"
+        request = Request("POST", path, json={"duration": duration}, repeatable=True)
+        return (yield from self._read(TopUp, request))
+
+    @op
+    def create(
+        self, job_id: str, duration: str, *, signer: Signer | None = None
+    ) -> Flow[tuple[Moved, ...]]:
+        """Let a job run longer, such as `30m`, from the buyer's account."""
+        from marketplace.domain.reader import seconds_of
+
+        yield from self._market()
+        found = yield from TopUps.prepare.flow(self, job_id, duration)
+        orders, bid = yield from self._orders((yield from self._lease(found.lease_id)))
+        calls = yield from call(self._calls)
+        own = calls.top_up(orders, bid.bid, seconds_of(duration))
+        return (yield from self._send_all(found.transactions, own, signer))
+
+
+class Orders(Sending[S]):
+    """Orders of either side, made void."""
+
+    @op
+    def cancel(self, order_id: str | None, *, signer: Signer | None = None) -> Flow[Cancelled]:
+        """Make an ask, a bid or a job's bid void; None: every order so far. Leases go on."""
+        yield from self._market()
+        who = signer or (yield from call(self._session.signer))
+        body = {"order_id": order_id}
+        request = Request("POST", "/v1/orders/cancel/prepare", json=body, repeatable=True)
+        prepared = yield from self._read(Prepared, request)
+        cancel = read_document(Cancel, prepared, self._session.domain())
+        if (cancel.account, cancel.and_older) != (who.address, order_id is None):
+            raise VerificationError("the server's cancel is another than asked for")
+        signature = yield from call(partial(sign, cancel, self._session.domain(), who))
+        signed = {"cancel": cancel.to_message(), "signature": hex0x(signature)}
+        key = "cancel-" + cancel.struct_hash().hex()
+        request = Request("POST", "/v1/orders/cancel", json=signed, idempotency_key=key)
+        return (yield from self._read(Cancelled, request))
+
+
+def _require_ours(calls: EscrowCalls, step: Transaction, own: bytes | None) -> None:
+    """Raise VerificationError where a transaction is not what this client would write."""
+    if checksum(step.to) != calls.address:
+        raise VerificationError(f"the server wants a call of {step.to}, not of the escrow")
+    if own is not None:
+        if step.data != own:
+            raise VerificationError(f"the server's {step.call} is another call than asked for")
+        return
+    try:
+        calls.vouchers(step.data)
+    except FieldError as error:
+        raise VerificationError(f"the server's {step.call} settles nothing: {error}") from error
+
+
+def _claimed_ms(calls: EscrowCalls, step: Transaction) -> int:
+    try:
+        return calls.claimed_ms(step.data)
+    except FieldError as error:
+        raise VerificationError(f"the server's claim is none: {error}") from error
+
+
+def _ref(lease: Lease) -> LeaseRef:
+    from settlement.chain.calls import LeaseRef
+
+    number = bytes.fromhex(lease.lease_no.removeprefix("0x"))
+    return LeaseRef(lease.buyer, lease.provider, lease.witness, number)
+
+
+def _atoms(amount: str, market: Any) -> int:
+    from marketplace.domain.pricing import to_atoms
+
+    return to_atoms(amount, decimals=market.decimals)

@@ -1,0 +1,103 @@
+"""Orders made void: off the book at once, and on chain by the account's own signature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from marketplace.errors import Conflict, InvalidInput, NotFound, Problem
+from marketplace.services.accounts import account_row
+from marketplace.services.asks import Asks
+from marketplace.services.common import Principal, check_signature, parse_struct
+from marketplace.services.jobs import Jobs
+from marketplace.services.ports import Clock, Market, Store
+from marketplace.services.records import JOB_LIVE
+from settlement.chain.calls import EscrowCalls
+from settlement.orders import Cancel
+from settlement.ports import IntentKind
+
+UNOPENED = ("queued", "matched")
+
+
+@dataclass(frozen=True, slots=True)
+class Cancels:
+    """Asks and bids that open no further lease; leases that are open go on."""
+
+    market: Market
+    clock: Clock
+    calls: EscrowCalls
+    asks: Asks
+    jobs: Jobs
+
+    def prepare(self, store: Store, caller: Principal, order_id: str | None) -> Cancel:
+        """The Cancel to sign: of one ask, bid or job, or (None) of every order so far.
+
+        Raises NotFound; Conflict where there is none.
+        """
+        if order_id is not None:
+            return Cancel(caller.account, self._salt(store, caller, order_id), False)
+        account = store.accounts.get(caller.account)
+        if account is None or account.next_salt <= account.orders_from:
+            raise Conflict("the account has no orders that could be cancelled")
+        return Cancel(caller.account, account.next_salt - 1, True)
+
+    def _salt(self, store: Store, caller: Principal, order_id: str) -> int:
+        if order_id.startswith("ask_"):
+            ask = store.asks.get(order_id)
+            if ask is not None and ask.provider == caller.account:
+                return int(ask.message["salt"])
+        else:
+            job = store.jobs.get(order_id)
+            bid = store.bids.get(job.bid_id if job is not None else order_id)
+            if bid is not None and bid.account == caller.account:
+                return int(bid.salt)
+        raise NotFound("no such order")
+
+    def submit(
+        self, store: Store, caller: Principal, message: Any, signature: bytes
+    ) -> dict[str, Any]:
+        """Take the orders off the book and send the Cancel to the chain.
+
+        Raises InvalidInput, InvalidSignature, Unavailable.
+        """
+        cancel = parse_struct(Cancel, message, "/cancel")
+        if cancel.account != caller.account:
+            problem = Problem("/cancel/account", "must be the account of the API key")
+            raise InvalidInput([problem])
+        check_signature(cancel, signature, cancel.account, self.market)
+        account = account_row(store, cancel.account, self.clock(), lock=True)
+        if cancel.and_older:
+            if cancel.salt >= account.next_salt:
+                detail = f"must be below {account.next_salt}, the next order's"
+                raise InvalidInput([Problem("/cancel/salt", detail)])
+            lowest = max(account.orders_from, cancel.salt + 1)
+            store.accounts.put(replace(account, orders_from=lowest))
+        cancelled = [*self._asks(store, caller, cancel), *self._bids(store, caller, cancel)]
+        data = self.calls.cancel(cancel, signature)
+        key = f"cancel:{cancel.account}:{cancel.salt}:{int(cancel.and_older)}"
+        store.enqueue(IntentKind.CANCEL, key, self.calls.payload(data))
+        return {"cancel": cancel.to_message(), "orders": cancelled}
+
+    def _asks(self, store: Store, caller: Principal, cancel: Cancel) -> list[str]:
+        rows = store.asks.find(provider=caller.account, state=("open", "suspended"))
+        chosen = [row.id for row in rows if _covers(cancel, int(row.message["salt"]))]
+        for ask_id in chosen:
+            self.asks.cancel(store, caller, ask_id)
+        return chosen
+
+    def _bids(self, store: Store, caller: Principal, cancel: Cancel) -> list[str]:
+        """Mark the bids of live jobs; end the jobs that have no lease yet."""
+        chosen = []
+        for job in store.jobs.find(account=caller.account, state=JOB_LIVE):
+            bid = store.bids.get(job.bid_id)
+            if bid is None or not _covers(cancel, int(bid.salt)):
+                continue
+            if job.state in UNOPENED:
+                self.jobs.cancel(store, caller, job.id)
+            store.bids.put(replace(bid, cancelled_ms=bid.cancelled_ms or self.clock()))
+            chosen.append(bid.id)
+        return chosen
+
+
+def _covers(cancel: Cancel, salt: int) -> bool:
+    return salt == cancel.salt or (cancel.and_older and salt < cancel.salt)
