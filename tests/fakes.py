@@ -17,19 +17,13 @@ from typing import Any, Generic, TypeVar
 from marketplace.services import records
 from marketplace.services.ports import Database, Duplicate, Store
 from settlement.attestation import MeteredUsage
-from settlement.chain.abi import abi
 from settlement.chain.calls import EscrowCalls, SignedVoucher
-from settlement.eip712 import checksum
 from settlement.events import (
     ChainEvent,
-    ClaimClosed,
-    Claimed,
     Closed,
     ClosedCounted,
-    Contested,
     Opened,
     OpenedCounted,
-    OrderCancelled,
     Settled,
     SettledEntry,
     SettledMetered,
@@ -47,6 +41,7 @@ from settlement.ports import (
     OutboxStore,
 )
 from settlement.units import counted_cost, time_cost
+from tests.fakes_claims import FakeClaims
 from tests.fakes_settlement import MemoryEvents, MemoryOutbox
 
 R = TypeVar("R")
@@ -285,7 +280,7 @@ class MemoryBlobFiles:
 
 
 @dataclass(slots=True)
-class FakeChain:
+class FakeChain(FakeClaims):
     """Relayer, escrow and indexer in one: `mine` carries out what the outbox holds.
 
     Free balances and what became of orders are kept here; `refusals` names intents (by key) that
@@ -370,8 +365,7 @@ class FakeChain:
         if intent.kind is IntentKind.STOP:
             return self._stop(lease, now_s)
         if intent.kind is IntentKind.RULE:
-            arguments = abi("ComputeEscrow").arguments("rule", _data(intent))
-            return self._end_claim(lease, int(arguments[1]))
+            return self._rule(lease, intent)
         if intent.kind is IntentKind.CLOSE_CLAIM:
             return self._end_claim(lease, None)
         return self._close(lease, intent.kind is IntentKind.REFUND)
@@ -454,47 +448,6 @@ class FakeChain:
             lease.egress_gib, lease.unit, egress, units, self.params.decimals
         )
 
-    def _cancel(self, intent: Intent) -> list[ChainEvent]:
-        account, salt, and_older, _ = abi("ComputeEscrow").arguments("cancel", _data(intent))
-        self.cancelled.add((checksum(account), salt))
-        return [OrderCancelled(checksum(account), salt, and_older)]
-
-    def claim(self, row: records.LeaseRecord, ms: int, window_s: int = 60) -> None:
-        """The provider's own transaction, in the next block; its bond is taken."""
-        lease, now_s = self.state(_number(row)), self.clock() // 1000
-        end = min(lease.end, now_s)
-        amount = self.paid(lease, ms, 0, 0) - lease.released(self.params)
-        back = lease.lock(self.params) - lease.released(self.params) - amount
-        self.balances[lease.buyer] += back
-        self.balances[lease.provider] = self.balances.get(lease.provider, 0) - amount
-        parties = (lease.lease_no, lease.buyer, lease.provider)
-        self.direct.append(Claimed(*parties, ms, end, amount, back, now_s + window_s))
-
-    def contest(self, row: records.LeaseRecord, window_s: int = 60) -> None:
-        """The buyer's own transaction, in the next block; its bond is taken."""
-        lease = self.state(_number(row))
-        self.balances[lease.buyer] -= lease.claim
-        until = self.clock() // 1000 + window_s
-        parties = (lease.lease_no, lease.buyer, lease.provider)
-        self.direct.append(Contested(*parties, lease.claim, until))
-
-    def _end_claim(self, row: records.LeaseRecord, award: int | None) -> list[ChainEvent]:
-        lease = self.state(_number(row))
-        contested = lease.status is LeaseStatus.CONTESTED
-        if award is not None:
-            shares = (award, 2 * award, 3 * (lease.claim - award)) if contested else None
-        elif self.clock() // 1000 <= lease.claim_until:
-            shares = None
-        elif contested:
-            shares = (0, lease.claim, 2 * lease.claim)
-        else:
-            shares = (lease.claim, lease.claim, 0)
-        if shares is None or lease.claim == 0 or lease.status is LeaseStatus.CLOSED:
-            return []
-        self.balances[lease.provider] += shares[0] + shares[1]
-        self.balances[lease.buyer] += shares[2]
-        return [ClaimClosed(lease.lease_no, lease.buyer, lease.provider, *shares)]
-
     def _stop(self, row: records.LeaseRecord, now_s: int) -> list[ChainEvent]:
         lease = self.state(_number(row))
         if lease.status is not LeaseStatus.ACTIVE:
@@ -521,10 +474,6 @@ class FakeChain:
         ms = used[0]
         closed = Closed(lease.lease_no, lease.buyer, lease.provider, ms, released, refunded)
         return [*counted, closed]
-
-
-def _data(intent: Intent) -> bytes:
-    return bytes.fromhex(intent.payload["data"][2:])
 
 
 def _hash(number: int) -> str:

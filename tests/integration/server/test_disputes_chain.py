@@ -33,6 +33,7 @@ from tests.integration.server.test_real_chain import (
 from tests.market_world import TOKEN
 
 ARBITER = 5
+WINDOW_S = 900  # longer than a busy machine takes between two steps
 ROLES = {"buyer": BUYER, "provider": PROVIDER, "arbiter": ARBITER}
 pytestmark = pytest.mark.timeout(400)
 Run = Callable[..., list[dict[str, Any]]]
@@ -44,7 +45,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("COULOMB_ARBITER", dev_account(ARBITER).address)
     with Devnet(block_seconds=1) as net:
         client, owner = net.client(), dev_account(0)
-        windows = EscrowSettings(settle_window=60, dispute_window=60, ruling_window=60)
+        windows = EscrowSettings(settle_window=60, dispute_window=WINDOW_S, ruling_window=WINDOW_S)
         deployment = deploy(client, owner, windows)
         deployment.save(tmp_path)
         escrow, token = deployment.open(client)
@@ -138,8 +139,9 @@ def test_a_provider_claims_and_the_market_closes_it_after_the_window(
     assert (shown["ms"], shown["amount"]["atoms"]) == (ms, str(amount))
     assert lease["settled"]["ms"] == parties.acknowledged_ms
     job = server.call("GET", f"/jobs/{job_id}", "buyer")
-    assert (job["state"], job["claim"]["lease_id"]) == ("cancelled", lease_id)
-    later(server, 61)
+    assert job["state"] in ("cancelled", "lost")  # lost, where the claim took its time
+    assert job["claim"]["lease_id"] == lease_id
+    later(server, WINDOW_S + 1)
     server.wait(parties.path, "buyer", lambda x: x["state"] == "closed")
     assert provider_balance(server) >= before + amount
     assert provider_balance(server) == 10 * TOKEN + cost(RATE, ms)
@@ -182,7 +184,7 @@ def test_a_party_closes_a_claim_that_the_market_did_not(server: Server, coulomb:
     server.start("api", "indexer")
     coulomb("buyer", "claim", "contest", lease_id)
     server.wait(parties.path, "buyer", lambda x: x["state"] == "contested")
-    later(server, 61)
+    later(server, WINDOW_S + 1)
     server.wait(parties.path, "buyer", lambda x: claim_is_over(server, x))
     coulomb("buyer", "claim", "close", lease_id)
     lease = server.wait(parties.path, "buyer", lambda x: x["state"] == "closed")
