@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from marketplace.services import records
@@ -23,11 +24,8 @@ class FakeClaims:
     cancelled: set[tuple[str, int]]
     direct: list[ChainEvent]
 
-    def state(self, lease_no: bytes) -> LeaseState:
-        raise NotImplementedError
-
-    def paid(self, lease: LeaseState, ms: int, egress: int, units: int) -> int:
-        raise NotImplementedError
+    state: Callable[[bytes], LeaseState]
+    paid: Callable[[LeaseState, int, int, int], int]
 
     def _rule(self, row: records.LeaseRecord, intent: Intent) -> list[ChainEvent]:
         arguments = abi("ComputeEscrow").arguments("rule", _data(intent))

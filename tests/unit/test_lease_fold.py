@@ -325,5 +325,5 @@ def test_unknown_events_and_missing_fields_are_refused() -> None:
         event_from_json("Transfer", {})
     with pytest.raises(FieldError, match="/amount: missing"):
         event_from_json("Deposited", {"account": BUYER})
-    assert len(KINDS) == 15
+    assert len(KINDS) == 16
     assert set(KINDS) == {kind.__name__ for kind in KINDS.values()}

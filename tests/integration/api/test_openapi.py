@@ -109,6 +109,7 @@ def test_answers_are_as_documented(api: Api) -> None:
     check(work.AttestationPage, get(f"/leases/{second}/attestations", api.buyer))
     check(work.WitnessPending, get("/witness/pending", api.buyer))
     check(base.ProblemDocument, api.call("GET", "/jobs").json())
+    world.ask()
     _, third = world.open()
     world.fund(1, world.provider)
     world.use(third, 0, 0)

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[3]
 NOUNS = {
     "ask": {"create", "list", "reprice", "cancel"},
     "book": {"show"},
-    "claim": {"create", "show", "list", "contest", "close"},
+    "claim": {"create", "list", "show", "contest", "close"},
     "contract": {"deploy", "verify", "addresses"},
     "db": {"upgrade"},
     "dev": {"up"},
