@@ -19,6 +19,8 @@ library TypedData {
     string internal constant STOP = "Stop(address buyer,address provider,bytes16 leaseNo)";
     string internal constant CLOSE =
         "Close(address buyer,address provider,bytes16 leaseNo,uint64 ms,uint32 egressMib,uint32 units)";
+    string internal constant CANCEL = "Cancel(address account,uint64 salt,bool andOlder)";
+    string internal constant RULING = "Ruling(address buyer,address provider,bytes16 leaseNo,uint128 award)";
     string internal constant DOMAIN =
         "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)";
 
@@ -95,5 +97,13 @@ library TypedData {
     function close(CloseData memory c) internal pure returns (bytes32) {
         return
             keccak256(abi.encode(keccak256(bytes(CLOSE)), c.buyer, c.provider, c.leaseNo, c.ms, c.egressMib, c.units));
+    }
+
+    function cancel(address account, uint64 salt, bool andOlder) internal pure returns (bytes32) {
+        return keccak256(abi.encode(keccak256(bytes(CANCEL)), account, salt, andOlder));
+    }
+
+    function ruling(address buyer, address provider, bytes16 leaseNo, uint128 award) internal pure returns (bytes32) {
+        return keccak256(abi.encode(keccak256(bytes(RULING)), buyer, provider, leaseNo, award));
     }
 }
