@@ -56,15 +56,15 @@ contract Handler is FundsActions, OrderActions, UsageActions, EndActions, ClaimA
             this.open.selector,
             this.open.selector,
             this.follow.selector,
+            this.cancel.selector,
             this.settle.selector,
             this.settleMetered.selector,
             this.relay.selector,
             this.claim.selector,
             this.claim.selector,
+            this.closeClaim.selector,
             this.contest.selector,
             this.contest.selector,
-            this.contest.selector,
-            this.rule.selector,
             this.rule.selector,
             this.rule.selector
         ];

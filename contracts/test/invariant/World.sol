@@ -248,6 +248,14 @@ abstract contract World is Actors {
         _owedToAccounts = sum;
     }
 
+    /* TIME */
+
+    /// @dev Once in `n` it is the last second of something, or the first one after it, if that is not far off.
+    function _edge(uint256 n, uint256 last) internal {
+        uint256 time = vm.getBlockTimestamp();
+        if (_once(n) && time <= last && last < time + 3 hours) vm.warp(last + _draw(2));
+    }
+
     /* LEASES */
 
     function _isOpen(Lease memory lease) internal pure returns (bool) {

@@ -14,6 +14,7 @@ abstract contract ClaimActions is World {
         if (_known.length == 0) return;
         uint256 index = _pick(_openSet());
         Known storage k = _known[index];
+        if (_isOpen(k.seen)) _edge(12, k.seen.end + ESCROW.settleWindow());
         LeaseOrders memory orders = _orders(k);
         if (_once(8)) orders.ask.arbiter = stranger; // another ask: another lease
         address sender = _once(6) ? _anyone() : k.provider;
@@ -38,6 +39,7 @@ abstract contract ClaimActions is World {
         if (_known.length == 0) return;
         uint256 index = _pick(_set(LeaseState.Claimed));
         Known storage k = _known[index];
+        if (k.seen.state == LeaseState.Claimed) _edge(8, k.claim.until);
         address sender = _once(6) ? _anyone() : k.buyer;
         bool may = sender == k.buyer && k.seen.state == LeaseState.Claimed && vm.getBlockTimestamp() <= k.claim.until
             && _balances[k.buyer] >= k.claim.amount;
@@ -50,6 +52,7 @@ abstract contract ClaimActions is World {
         if (_known.length == 0) return;
         uint256 index = _pick(_set(LeaseState.Contested));
         Known storage k = _known[index];
+        if (k.seen.state == LeaseState.Contested) _edge(8, k.claim.until);
         uint128 amount = k.claim.amount;
         uint128 award = [0, amount, uint128(_draw(uint256(amount) + 1)), amount + 1][_draw(4)];
         (address sender, bytes memory signature, bool consents) = _consent(k, award);
@@ -82,7 +85,7 @@ abstract contract ClaimActions is World {
         Known storage k = _known[index];
         LeaseState state = k.seen.state;
         bool pending = state == LeaseState.Claimed || state == LeaseState.Contested;
-        if (pending && _once(6) && vm.getBlockTimestamp() <= k.claim.until) vm.warp(k.claim.until + _draw(2));
+        if (pending) _edge(2, k.claim.until);
         bool may = pending && vm.getBlockTimestamp() > k.claim.until;
         _touch(index, may);
         _do(

@@ -74,7 +74,7 @@ abstract contract EndActions is World {
         uint256 index = _pick(_openSet());
         Known storage k = _known[index];
         uint256 deadline = k.seen.end + ESCROW.settleWindow();
-        if (_once(8) && vm.getBlockTimestamp() <= deadline) vm.warp(deadline + _draw(2));
+        if (_isOpen(k.seen)) _edge(3, deadline);
         bool may = _isOpen(k.seen) && vm.getBlockTimestamp() > deadline;
         _touch(index, may);
         _do("refund", may, _anyone(), _named(ESCROW.refund, k));

@@ -23,6 +23,7 @@ abstract contract OrderActions is Market {
         if (_known.length == 0) return;
         Known storage k = _known[_pick(_set(LeaseState.Closed) | _set(LeaseState.Stopped))];
         Bid memory bid = abi.decode(k.bid, (Bid));
+        if (k.seen.state != LeaseState.Closed) _edge(4, k.seen.end - 1);
         Match memory order = _pair(_askFor(bid), bid);
         (order.seat, order.previous) = (k.seat, Previous(k.provider, k.askHash, k.meter));
         if (_once(8)) order.previous.provider = providers[_draw(PROVIDERS)];
@@ -31,6 +32,8 @@ abstract contract OrderActions is Market {
     }
 
     function _open(bytes32 action, Match memory order, address sender, bool genuine) private {
+        _edge(12, _least(order.ask.expiry, order.bid.expiry));
+        if (order.quoteSignature.length > 0) genuine = genuine && vm.getBlockTimestamp() <= order.quote.expiry;
         bool may = _foresee(order, sender, genuine);
         _do(action, may, sender, abi.encodeCall(ESCROW.open, (order)));
         _forgetLocking();
@@ -115,7 +118,8 @@ abstract contract OrderActions is Market {
     function cancel(uint256 seed) external acting(seed) {
         if (_bids.length == 0 || _asks.length == 0) return;
         (address account, uint64 salt) = _someOrder();
-        bool andOlder = _once(3);
+        bool andOlder = _once(2);
+        if (andOlder && _once(2)) salt = uint64(_draw(_ordersFrom[account] + 1)); // what is void stays void
         if (_once(16)) salt = type(uint64).max; // no salt is above it
         uint256 how = _draw(3);
         address signer = how == 2 ? _anyone() : account;
@@ -145,6 +149,7 @@ abstract contract OrderActions is Market {
         uint256 index = _pick(_set(LeaseState.Active));
         Known storage k = _known[index];
         Bid memory bid = abi.decode(_once(8) ? _bids[_draw(_bids.length)] : k.bid, (Bid));
+        if (k.seen.state == LeaseState.Active) _edge(12, k.seen.end - 1);
         uint16 seat = _once(8) ? uint16(_draw(4)) : k.seat;
         address sender = _once(6) ? _anyone() : k.buyer;
         uint32 seconds_ = uint32(_draw(_once(2) ? 60 : 1 hours));

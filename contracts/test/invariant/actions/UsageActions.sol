@@ -46,7 +46,7 @@ abstract contract UsageActions is World {
                 batch[i] = _voucher(metered);
             }
             if (i > 0 && _once(6)) batch[i] = batch[i - 1];
-            if (_once(5)) batch[i] = _spoiled(batch[i]);
+            if (batch[i].genuine && _once(5)) batch[i] = _spoiled(batch[i]); // twice might mend it
         }
         _send(metered ? bytes32("relayMetered") : bytes32("relay"), metered, batch);
     }
@@ -61,6 +61,7 @@ abstract contract UsageActions is World {
         uint256 index = metered ? _pickCounted() : _pick(_openSet());
         Known storage k = _known[index];
         (entry.lease, entry.provider) = (index, k.provider);
+        if (_isOpen(k.seen)) _edge(24, k.seen.end + ESCROW.settleWindow());
         entry.ms = _someMs(k.seen);
         if (metered) (entry.egressMib, entry.units) = (_draw(6000), _draw(1200));
         bytes32 structHash = metered
