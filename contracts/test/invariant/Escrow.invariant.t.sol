@@ -5,222 +5,237 @@ import {StdInvariant} from "forge-std/StdInvariant.sol";
 import {Test} from "forge-std/Test.sol";
 
 import {ComputeEscrow} from "../../src/ComputeEscrow.sol";
-import {ComputeToken} from "../../src/ComputeToken.sol";
 import {Terms} from "../../src/escrow/Ledger.sol";
-import {Counted, IComputeEscrow, Lease, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
+import {Ask, Bid, Claim, Counted, IComputeEscrow, Lease, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
 import {Handler} from "./Handler.sol";
+import {MoodyToken} from "./MoodyToken.sol";
 import {Replay} from "./Replay.sol";
+import {World} from "./World.sol";
 
-/// @notice The invariants that README.md numbers.
+/// @notice The invariants that README.md numbers, in an escrow of a token of 18 decimals.
 contract EscrowInvariants is StdInvariant, Test {
     uint256 private constant NODES = 2;
     uint256 private constant NODE_GPU_MILLI = 4000;
+    uint256 private constant DEPLOYER_KEY = 0xd0;
+    uint256 private constant FEE_RECIPIENT_KEY = 0xfe;
 
-    ComputeToken private _token;
+    MoodyToken private _token;
     IComputeEscrow private _escrow;
     Handler private _handler;
     Replay private _replay;
 
     function setUp() public {
         vm.warp(1_700_000_000);
-        address feeRecipient = makeAddr("fee recipient");
-        _token = new ComputeToken(address(this), 1e30);
-        Terms memory terms = Terms(address(_token), 300, feeRecipient, 30 minutes, 1 hours, 1 hours);
+        (uint8 decimals, uint256 feeBps) = _setting();
+        _token = new MoodyToken(decimals);
+        address feeRecipient = vm.addr(FEE_RECIPIENT_KEY);
+        Terms memory terms = Terms(address(_token), feeBps, feeRecipient, 30 minutes, 45 minutes, 1 hours);
+        vm.prank(vm.addr(DEPLOYER_KEY));
         _escrow = IComputeEscrow(address(new ComputeEscrow(terms)));
-        _handler = new Handler(_token, _escrow, feeRecipient);
+        _handler = new Handler(_token, _escrow, DEPLOYER_KEY, FEE_RECIPIENT_KEY);
         _replay = _handler.REPLAY();
-        _token.transfer(address(_handler), 1e30);
-        for (uint256 i = 0; i < 3; i++) {
-            _handler.deposit(i, 1000e18);
+        for (uint256 i = 0; i < 12; i++) {
+            _handler.deposit(uint256(keccak256(abi.encode("deposit", i))));
         }
         targetContract(address(_handler));
+        targetSelector(FuzzSelector(address(_handler), _handler.actions()));
     }
 
-    /// @dev After every action. One campaign for all: each `invariant_` function would run one of its own.
-    /// forge-config: default.invariant.runs = 20
-    /// forge-config: default.invariant.depth = 100
-    function invariant_money_and_capacity() public view {
-        _1_holdings_are_owed();
-        _14_no_one_takes();
-        _22_capacity_is_kept();
+    function _setting() internal pure virtual returns (uint8 decimals, uint256 feeBps) {
+        return (18, 300);
     }
 
-    /// @dev After every course of actions: what takes longer to look at.
-    function afterInvariant() public view {
-        _2_locks_are_conserved();
-        _3_released_is_bounded();
-        _5_usage_is_monotone();
-        _6_usage_is_bounded();
-        _7_ended_leases_rest();
-        _24_events_rebuild_storage();
+    /// @dev After every action. One campaign for all: each `invariant_` function would run one of its own. What else
+    /// holds after every action the handler looks at, and reverts where it does not: 5, 7, 13 to 16, 18, 22, 23.
+    function invariant_holdings_are_owed() public view {
+        assertEq(_token.balanceOf(address(_escrow)), _handler.owed());
     }
 
-    /// @dev The actors must get somewhere: a fixed course of actions makes every kind of them succeed.
-    function test_actors_get_somewhere() public {
-        for (uint256 i = 0; i < 400; i++) {
-            _act(uint256(keccak256(abi.encode(i))));
+    /// @dev After every course of actions: what takes longer to look at. It ends with everybody leaving.
+    function afterInvariant() public {
+        World.Known[] memory all = _all();
+        Lease[] memory leases = _leases(all);
+        _1_holdings_are_owed(all, leases);
+        _2_locks_are_conserved(all, leases);
+        _3_released_is_bounded(all, leases);
+        _6_usage_is_bounded(all, leases);
+        _18_leases_are_as_last_seen(all, leases);
+        _22_capacity_is_kept(all, leases);
+        _23_money_moves_along_leases(all, leases);
+        _24_events_rebuild_storage(all, leases);
+        _12_everybody_gets_out(all);
+    }
+
+    function _all() private view returns (World.Known[] memory all) {
+        all = new World.Known[](_handler.count());
+        for (uint256 i = 0; i < all.length; i++) {
+            all[i] = _handler.known(i);
         }
-        invariant_money_and_capacity();
-        afterInvariant();
-        bytes32[10] memory actions = [
-            bytes32("deposit"),
-            "withdraw",
-            "collectFees",
-            "open",
-            "settle",
-            "settleMetered",
-            "stop",
-            "stopBySignature",
-            "close",
-            "refund"
-        ];
-        for (uint256 i = 0; i < actions.length; i++) {
-            assertGt(_handler.succeeded(actions[i]), 3, string(abi.encodePacked(actions[i])));
+    }
+
+    function _leases(World.Known[] memory all) private view returns (Lease[] memory leases) {
+        leases = new Lease[](all.length);
+        for (uint256 i = 0; i < all.length; i++) {
+            leases[i] = _escrow.lease(all[i].buyer, all[i].provider, all[i].witness, all[i].leaseNo);
         }
-        uint256 followed = 0;
-        for (uint256 i = 0; i < _handler.count(); i++) {
-            (bytes16 latest,) = _escrow.bidRecord(_handler.known(i).bidHash, 0);
-            if (latest == _handler.known(i).leaseNo) followed++;
-        }
-        assertGt(followed, 3, "follow");
     }
 
-    function _act(uint256 seed) private {
-        (uint256 a, uint256 b) = (uint256(keccak256(abi.encode(seed))), uint256(keccak256(abi.encode(seed, 1))));
-        uint256 kind = seed % 16;
-        if (kind == 0) _handler.deposit(a, b);
-        else if (kind == 1) _handler.withdraw(a, b);
-        else if (kind == 2) _handler.collectFees();
-        else if (kind == 3) _handler.donate(a);
-        else if (kind <= 5) _handler.wait_(a);
-        else if (kind <= 7) _handler.open(a, b, seed);
-        else if (kind == 8) _handler.follow(a, b);
-        else if (kind == 9) _handler.settle(a, b);
-        else if (kind == 10) _handler.settleMetered(a, b, uint32(seed >> 32), uint32(seed >> 64));
-        else if (kind == 11) _handler.replay(a, b % 2 == 0);
-        else if (kind == 12) _handler.stop(a, b);
-        else if (kind == 13) _handler.close(a, b, uint32(seed >> 32), uint32(seed >> 64));
-        else if (kind == 14) _handler.refund(a, b % 2 == 0);
-        else _handler.attack(a, b);
-    }
-
-    function _lease(Handler.Known memory k) private view returns (Lease memory) {
-        return _escrow.lease(k.buyer, k.provider, k.witness, k.leaseNo);
-    }
-
-    function _1_holdings_are_owed() private view {
+    function _1_holdings_are_owed(World.Known[] memory all, Lease[] memory leases) private view {
         address[] memory accounts = _handler.accounts();
         uint256 owed = _handler.donated();
         for (uint256 i = 0; i < accounts.length; i++) {
             owed += _escrow.balanceOf(accounts[i]) + _escrow.feesOf(accounts[i]);
         }
-        for (uint256 i = 0; i < _handler.count(); i++) {
-            owed += _lease(_handler.known(i)).locked;
+        for (uint256 i = 0; i < all.length; i++) {
+            owed += leases[i].locked + _bonds(all[i], leases[i]);
         }
-        assertEq(_token.balanceOf(address(_escrow)), owed);
+        assertEq(_token.balanceOf(address(_escrow)), owed, "1");
     }
 
-    function _2_locks_are_conserved() private view {
-        for (uint256 i = 0; i < _handler.count(); i++) {
-            Handler.Known memory k = _handler.known(i);
-            Replay.Model memory model = _replay.lease(k.leaseNo);
-            Lease memory lease = _lease(k);
-            assertEq(model.opened, lease.released + model.refunded + lease.locked);
+    function _bonds(World.Known memory k, Lease memory lease) private view returns (uint256) {
+        uint256 amount = _escrow.claimOf(k.buyer, k.provider, k.witness, k.leaseNo).amount;
+        if (lease.state == LeaseState.Claimed) return amount;
+        return lease.state == LeaseState.Contested ? 2 * amount : 0;
+    }
+
+    function _2_locks_are_conserved(World.Known[] memory all, Lease[] memory leases) private view {
+        for (uint256 i = 0; i < all.length; i++) {
+            Replay.Model memory model = _replay.lease(all[i].leaseNo);
+            assertEq(model.opened, leases[i].released + model.refunded + leases[i].locked, "2");
         }
     }
 
-    function _3_released_is_bounded() private view {
-        for (uint256 i = 0; i < _handler.count(); i++) {
-            Handler.Known memory k = _handler.known(i);
-            assertLe(_lease(k).released, _replay.lease(k.leaseNo).opened);
-            uint256 ofBid = 0;
-            for (uint256 j = 0; j < _handler.count(); j++) {
-                Handler.Known memory other = _handler.known(j);
-                Lease memory lease = _lease(other);
-                if (other.bidHash == k.bidHash) ofBid += lease.released + lease.locked;
+    /// @dev Per lease by its lock, per seat by its share of the budget, so per bid by its budget.
+    function _3_released_is_bounded(World.Known[] memory all, Lease[] memory leases) private view {
+        for (uint256 i = 0; i < all.length; i++) {
+            assertLe(leases[i].released, _replay.lease(all[i].leaseNo).opened, "3 lease");
+            (uint256 ofSeat, uint256 ofBid) = (0, 0);
+            for (uint256 j = 0; j < all.length; j++) {
+                if (all[j].bidHash != all[i].bidHash) continue;
+                ofBid += leases[j].released + leases[j].locked;
+                if (all[j].seat == all[i].seat) ofSeat += leases[j].released + leases[j].locked;
             }
-            assertLe(ofBid, k.budget);
+            Bid memory bid = abi.decode(all[i].bid, (Bid));
+            assertLe(ofSeat, bid.budget / bid.nodes, "3 seat");
+            assertLe(ofBid, bid.budget, "3 bid");
         }
     }
 
-    /// @dev The handler looks at every lease after every action, and reverts where usage fell.
-    function _5_usage_is_monotone() private view {
-        for (uint256 i = 0; i < _handler.count(); i++) {
-            Handler.Known memory k = _handler.known(i);
-            assertEq(_lease(k).usedMs, k.usedMs);
-            assertEq(_lease(k).released, k.released);
-        }
-    }
-
-    function _6_usage_is_bounded() private view {
-        for (uint256 i = 0; i < _handler.count(); i++) {
-            Handler.Known memory k = _handler.known(i);
-            Lease memory lease = _lease(k);
-            assertLe(lease.usedMs, (vm.getBlockTimestamp() - lease.start) * 1000);
-            assertLe(lease.usedMs, uint256(lease.fundedSeconds) * 1000);
+    function _6_usage_is_bounded(World.Known[] memory all, Lease[] memory leases) private view {
+        for (uint256 i = 0; i < all.length; i++) {
+            (World.Known memory k, Lease memory lease) = (all[i], leases[i]);
+            assertLe(lease.usedMs, (vm.getBlockTimestamp() - lease.start) * 1000, "6 elapsed");
+            assertLe(lease.usedMs, uint256(lease.fundedSeconds) * 1000, "6 funded");
             Counted memory counted = _escrow.counted(k.buyer, k.provider, k.witness, k.leaseNo);
-            assertLe(counted.egressMib, counted.egressMibCap);
-            assertLe(counted.units, counted.unitsCap);
+            assertLe(counted.egressMib, counted.egressMibCap, "6 egress");
+            assertLe(counted.units, counted.unitsCap, "6 units");
         }
     }
 
-    function _7_ended_leases_rest() private view {
-        for (uint256 i = 0; i < _handler.count(); i++) {
-            Handler.Known memory k = _handler.known(i);
-            Lease memory lease = _lease(k);
-            assertEq(lease.start + lease.fundedSeconds, lease.end);
-            if (lease.state != LeaseState.Active) assertLe(lease.usedMs, uint256(lease.end - lease.start) * 1000);
-            if (lease.state == LeaseState.Stopped) assertLe(lease.end, vm.getBlockTimestamp());
-            if (k.closed) assertEq(uint256(lease.state), uint256(LeaseState.Closed));
-            if (k.closed) assertEq(lease.locked, 0);
+    /// @dev The handler looks at a lease after each action that is about it: nothing else touched one.
+    function _18_leases_are_as_last_seen(World.Known[] memory all, Lease[] memory leases) private view {
+        for (uint256 i = 0; i < all.length; i++) {
+            World.Known memory k = all[i];
+            assertEq(keccak256(abi.encode(leases[i])), keccak256(abi.encode(k.seen)), "18 lease");
+            Counted memory counted = _escrow.counted(k.buyer, k.provider, k.witness, k.leaseNo);
+            assertEq(keccak256(abi.encode(counted)), keccak256(abi.encode(k.counted)), "18 counted");
+            Claim memory claim = _escrow.claimOf(k.buyer, k.provider, k.witness, k.leaseNo);
+            assertEq(keccak256(abi.encode(claim)), keccak256(abi.encode(k.claim)), "18 claim");
         }
     }
 
-    function _14_no_one_takes() private view {
-        uint256 held = _token.balanceOf(address(_escrow));
-        assertEq(held, _handler.deposited() + _handler.donated() - _handler.withdrawn());
-        address[] memory accounts = _handler.accounts();
-        for (uint256 i = 0; i < accounts.length; i++) {
-            assertEq(_token.balanceOf(accounts[i]), _replay.withdrawn(accounts[i]));
-        }
-    }
-
-    function _22_capacity_is_kept() private view {
+    function _22_capacity_is_kept(World.Known[] memory all, Lease[] memory leases) private view {
         for (uint256 p = 0; p < 2; p++) {
-            (address provider,) = _handler.providers(p);
+            address provider = _handler.providers(p);
             for (uint24 node = 0; node < NODES; node++) {
                 uint256 used = 0;
-                for (uint256 i = 0; i < _handler.count(); i++) {
-                    Handler.Known memory k = _handler.known(i);
-                    Lease memory lease = _lease(k);
-                    if (k.provider == provider && k.node == node && !k.closed) used += lease.gpuMilli;
+                for (uint256 i = 0; i < all.length; i++) {
+                    bool holds = leases[i].state == LeaseState.Active || leases[i].state == LeaseState.Stopped;
+                    if (all[i].provider == provider && leases[i].node == node && holds) used += leases[i].gpuMilli;
                 }
-                assertEq(_escrow.capacityUsed(provider, node), used);
-                assertLe(used, NODE_GPU_MILLI);
+                assertEq(_escrow.capacityUsed(provider, node), used, "22 used");
+                assertLe(used, NODE_GPU_MILLI, "22 size");
             }
         }
     }
 
-    function _24_events_rebuild_storage() private view {
+    /// @dev An account has what it brought, earned and was refunded, less what it took, pays and put up: its own leases
+    /// explain all of it, so nobody else's did, whoever plays together.
+    function _23_money_moves_along_leases(World.Known[] memory all, Lease[] memory leases) private view {
+        address[] memory accounts = _handler.accounts();
+        for (uint256 a = 0; a < accounts.length; a++) {
+            address account = accounts[a];
+            int256 has = int256(_handler.deposited(account)) - int256(_handler.withdrawn(account));
+            uint256 fees = 0;
+            for (uint256 i = 0; i < all.length; i++) {
+                (int256 moved, uint256 fee) = _moved(all[i], leases[i], account);
+                (has, fees) = (has + moved, fees + fee);
+            }
+            if (account == _handler.feeRecipient()) {
+                for (uint256 p = 0; p < 2; p++) {
+                    has += int256(_handler.collected(_handler.providers(p)));
+                }
+            }
+            assertEq(int256(_escrow.balanceOf(account)), has, "23 balance");
+            assertEq(_escrow.feesOf(account) + _handler.collected(account), fees, "23 fees");
+            assertEq(_token.balanceOf(account), _handler.withdrawn(account), "23 outside");
+        }
+    }
+
+    /// @return moved Atoms that the lease brought the account.
+    /// @return fee Atoms of fees that it held back from the account.
+    function _moved(World.Known memory k, Lease memory lease, address account)
+        private
+        view
+        returns (int256 moved, uint256 fee)
+    {
+        uint256 bonds = _bonds(k, lease);
+        uint256 ofProvider = lease.state == LeaseState.Contested ? bonds / 2 : bonds;
+        if (account == k.provider) {
+            Counted memory c = k.counted;
+            uint256 things = (uint256(c.egressGib) * c.egressMib + uint256(c.unit) * c.units * 1024) * 10
+                ** _token.decimals() / 1024e9;
+            fee = (lease.released - things) * _escrow.feeBps() / 10_000 + things * _escrow.feeBps() / 10_000;
+            moved += int256(lease.released - fee) + k.won - int256(ofProvider);
+        }
+        if (account == k.buyer) moved -= int256(lease.released + lease.locked + bonds - ofProvider) + k.won;
+    }
+
+    /* 24 */
+
+    function _24_events_rebuild_storage(World.Known[] memory all, Lease[] memory leases) private view {
         address[] memory accounts = _handler.accounts();
         for (uint256 i = 0; i < accounts.length; i++) {
             assertEq(_escrow.balanceOf(accounts[i]), _replay.balances(accounts[i]), "balance");
             assertEq(_escrow.feesOf(accounts[i]), _replay.fees(accounts[i]), "fees");
+            assertEq(_escrow.ordersFrom(accounts[i]), _replay.ordersFrom(accounts[i]), "ordersFrom");
             for (uint24 node = 0; node < NODES; node++) {
                 assertEq(_escrow.capacityUsed(accounts[i], node), _replay.capacity(accounts[i], node), "capacity");
             }
-            for (uint64 salt = 0; salt < 2 * _handler.count() + 2; salt++) {
-                (bool used,) = _escrow.orderState(accounts[i], salt);
-                assertEq(used, _replay.nonces(accounts[i], salt), "nonce");
-            }
         }
-        for (uint256 i = 0; i < _handler.count(); i++) {
-            _assertRebuilt(_handler.known(i));
+        bytes[] memory orders = _handler.asks();
+        for (uint256 i = 0; i < orders.length; i++) {
+            Ask memory ask = abi.decode(orders[i], (Ask));
+            _assertOrderRebuilt(ask.provider, ask.salt);
+        }
+        orders = _handler.bids();
+        for (uint256 i = 0; i < orders.length; i++) {
+            Bid memory bid = abi.decode(orders[i], (Bid));
+            _assertOrderRebuilt(bid.buyer, bid.salt);
+        }
+        for (uint256 i = 0; i < all.length; i++) {
+            _assertLeaseRebuilt(all[i], leases[i]);
+            _assertRestRebuilt(all[i], leases[i]);
         }
     }
 
-    function _assertRebuilt(Handler.Known memory k) private view {
-        Lease memory lease = _lease(k);
+    function _assertOrderRebuilt(address account, uint64 salt) private view {
+        (bool used, bool cancelled) = _escrow.orderState(account, salt);
+        assertEq(used, _replay.opened(account, salt), "opened");
+        assertEq(cancelled, _replay.cancelled(account, salt), "cancelled");
+    }
+
+    function _assertLeaseRebuilt(World.Known memory k, Lease memory lease) private view {
         Replay.Model memory model = _replay.lease(k.leaseNo);
         assertEq(uint256(lease.state), uint256(model.state), "state");
         assertEq(lease.rate, model.rate, "rate");
@@ -231,14 +246,86 @@ contract EscrowInvariants is StdInvariant, Test {
         assertEq(lease.gpuMilli, model.gpuMilli, "gpuMilli");
         assertEq(lease.node, model.node, "node");
         assertEq(lease.hasCounted, model.egressCap + model.unitsCap > 0, "counted");
+    }
+
+    function _assertRestRebuilt(World.Known memory k, Lease memory lease) private view {
+        Replay.Model memory model = _replay.lease(k.leaseNo);
         Counted memory counted = _escrow.counted(k.buyer, k.provider, k.witness, k.leaseNo);
+        assertEq(counted.egressGib, model.egressPrice, "egressGib");
+        assertEq(counted.unit, model.unitPrice, "unit");
         assertEq(counted.egressMib, model.egressMib, "egressMib");
         assertEq(counted.units, model.units, "units");
         assertEq(counted.egressMibCap, model.egressCap, "egressMibCap");
         assertEq(counted.unitsCap, model.unitsCap, "unitsCap");
-        (bytes16 latest, uint128 spentBefore) = _escrow.bidRecord(k.bidHash, 0);
-        (bytes16 last, uint256 leases, uint256 spent) = _replay.records(k.bidHash);
-        assertEq(latest, leases > 1 ? last : bytes16(0), "latest");
+        Claim memory claim = _escrow.claimOf(k.buyer, k.provider, k.witness, k.leaseNo);
+        assertEq(claim.amount, model.claimed, "claim");
+        assertEq(claim.until, model.until, "until");
+        if (lease.state == LeaseState.Claimed) assertEq(lease.locked, model.claimed, "locked");
+        (bytes16 latest, uint128 spentBefore) = _escrow.bidRecord(k.bidHash, k.seat);
+        (bytes16 last, uint256 leases, uint256 spent, bool ofMany) = _replay.records(k.bidHash, k.seat);
+        assertEq(latest, ofMany || leases > 1 ? last : bytes16(0), "latest");
         assertEq(spentBefore, spent, "spentBefore");
+    }
+
+    /* 12 */
+
+    /// @dev Once every window is over a stranger ends what is left, everyone takes all it has, and only gifts remain.
+    function _12_everybody_gets_out(World.Known[] memory all) private {
+        vm.warp(vm.getBlockTimestamp() + 3 days);
+        vm.startPrank(_handler.stranger());
+        for (uint256 i = 0; i < all.length; i++) {
+            (World.Known memory k, LeaseState state) = (all[i], all[i].seen.state);
+            if (state == LeaseState.Claimed || state == LeaseState.Contested) {
+                _escrow.closeClaim(k.buyer, k.provider, k.witness, k.leaseNo);
+            } else if (state != LeaseState.Closed) {
+                _escrow.refund(k.buyer, k.provider, k.witness, k.leaseNo);
+            }
+        }
+        address[] memory accounts = _handler.accounts();
+        _escrow.collectFees(accounts);
+        vm.stopPrank();
+        for (uint256 i = 0; i < accounts.length; i++) {
+            uint256 balance = _escrow.balanceOf(accounts[i]);
+            if (balance == 0) continue;
+            vm.prank(accounts[i]);
+            _escrow.withdraw(address(0xbeef), balance); // the token may refuse the account itself
+        }
+        assertEq(_token.balanceOf(address(_escrow)), _handler.donated(), "12");
+    }
+
+    /* THAT THE ACTIONS ARE NOT EMPTY */
+
+    /// @dev A fixed course of actions, in which every kind succeeded, and was refused where it can be.
+    function test_no_action_is_empty() public {
+        bytes4[] memory actions = _handler.actions();
+        for (uint256 i = 0; i < 2000; i++) {
+            uint256 seed = uint256(keccak256(abi.encode(i)));
+            (bool ok, bytes memory answer) =
+                address(_handler).call(abi.encodeWithSelector(actions[seed % actions.length], seed));
+            assertTrue(ok, string(abi.encodePacked("action ", vm.toString(i), " ", vm.toString(answer))));
+        }
+        invariant_holdings_are_owed();
+        string memory both =
+            "deposit depositWithPermit depositWithAuthorization withdraw open follow openAll openBatch cancel cancelOlder topUp settle settleMetered relay relayMetered stop stopBySignature close refund claim contest rule closeClaim closeContested";
+        _assertCounted(both, true, true);
+        _assertCounted("collectFees openBatchCall settleCall", true, false);
+        _assertCounted("openBadly callExtension ownIt misname", false, true);
+        afterInvariant();
+    }
+
+    function _assertCounted(string memory names, bool succeeds, bool fails) private view {
+        string[] memory each = vm.split(names, " ");
+        for (uint256 i = 0; i < each.length; i++) {
+            bytes32 action = bytes32(bytes(each[i]));
+            if (succeeds) assertGt(_handler.succeeded(action), 0, string.concat(each[i], " never succeeded"));
+            if (fails) assertGt(_handler.refused(action), 0, string.concat(each[i], " was never refused"));
+        }
+    }
+}
+
+/// @notice The same with 6 decimals, where roundings show, and the highest fee.
+contract SixDecimalsInvariants is EscrowInvariants {
+    function _setting() internal pure override returns (uint8 decimals, uint256 feeBps) {
+        return (6, 1000);
     }
 }

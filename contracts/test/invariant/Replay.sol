@@ -25,55 +25,83 @@ contract Replay {
         uint256 units;
         uint256 egressCap;
         uint256 unitsCap;
-        uint256 opened; // atoms locked when it opened
-        uint256 refunded; // atoms that went back to the buyer, in all
-        uint256 released; // as its `Closed` says
+        uint256 opened; // atoms locked when it opened and by top-ups
+        uint256 refunded; // atoms of the lock that went back to the buyer, in all
+        uint256 claimed; // atoms claimed; awarded, once it is closed
+        uint256 until;
     }
 
+    /// @dev A seat of a bid.
     struct Record {
-        bytes16 last; // latest lease of the bid
+        bytes16 last; // its latest lease
         uint256 leases;
         uint256 spentBefore;
+        bool ofMany; // the bid has several
     }
 
     uint256 private immutable FEE_BPS;
+    uint256 private immutable SCALE; // atoms of one token
 
     mapping(address => uint256) public balances;
     mapping(address => uint256) public fees;
     mapping(address => uint256) public withdrawn;
     mapping(address => mapping(uint24 => uint256)) public capacity;
-    mapping(address => mapping(uint256 => bool)) public nonces;
-    mapping(bytes32 => Record) public records;
+    mapping(address => mapping(uint256 => bool)) public opened;
+    mapping(address => mapping(uint256 => bool)) private _cancelled;
+    mapping(address => uint256) public ordersFrom;
+    mapping(bytes32 => mapping(uint256 => Record)) public records;
     mapping(bytes16 => Model) private _leases;
 
     error OpenedTwice(bytes16 leaseNo);
     error UnlockedOtherwise(uint256 expected, uint256 said);
     error RefundedOtherwise(uint256 expected, uint256 said);
     error ReleasedOtherwise(uint256 expected, uint256 said);
+    error LockedOtherwise(uint256 expected, uint256 said);
+    error ClaimedOtherwise(uint256 expected, uint256 said);
     error UsageFell(uint256 was, uint256 said);
     error UnknownEvent(bytes32 topic);
 
-    constructor(uint256 feeBps) {
-        FEE_BPS = feeBps;
+    constructor(uint256 feeBps, uint256 scale) {
+        (FEE_BPS, SCALE) = (feeBps, scale);
     }
 
     function lease(bytes16 leaseNo) external view returns (Model memory) {
         return _leases[leaseNo];
     }
 
-    function apply_(Vm.Log calldata log) external {
+    function cancelled(address account, uint256 salt) external view returns (bool) {
+        return _cancelled[account][salt] || salt < ordersFrom[account];
+    }
+
+    /// @notice Reads what the escrow said, in order.
+    function read(address escrow, Vm.Log[] calldata logs) external {
+        for (uint256 i = 0; i < logs.length; i++) {
+            if (logs[i].emitter != escrow) continue;
+            // a lease's seat is said right after it opened
+            bool ofMany = i + 1 < logs.length && logs[i + 1].topics[0] == IEscrowBase.OpenedSeat.selector;
+            if (logs[i].topics[0] != IEscrowBase.Opened.selector) _read(logs[i]);
+            else if (ofMany) _opened(logs[i], _word(logs[i + 1].data), true);
+            else _opened(logs[i], 0, false);
+        }
+    }
+
+    function _read(Vm.Log calldata log) private {
         bytes32 topic = log.topics[0];
         if (topic == IEscrowBase.Deposited.selector) balances[_address(log.topics[1])] += _word(log.data);
         else if (topic == IEscrowBase.Withdrawn.selector) _withdrawn(log);
         else if (topic == IEscrowBase.FeesCollected.selector) _collected(log);
-        else if (topic == IEscrowBase.Opened.selector) _opened(log);
+        else if (topic == IEscrowBase.OrderCancelled.selector) _orderCancelled(log);
         else if (topic == IEscrowBase.OpenedCounted.selector) _openedCounted(log);
+        else if (topic == IEscrowBase.ToppedUp.selector) _toppedUp(log);
         else if (topic == IEscrowBase.Settled.selector) _settled(log, 21);
         else if (topic == IEscrowBase.SettledMetered.selector) _settled(log, 29);
         else if (topic == IEscrowBase.Stopped.selector) _stopped(log);
-        else if (topic == IEscrowBase.Closed.selector) _closed(log);
         else if (topic == IEscrowBase.ClosedCounted.selector) _closedCounted(log);
-        else revert UnknownEvent(topic);
+        else if (topic == IEscrowBase.Closed.selector) _closed(log);
+        else if (topic == IEscrowBase.Claimed.selector) _claimed(log);
+        else if (topic == IEscrowBase.Contested.selector) _contested(log);
+        else if (topic == IEscrowBase.ClaimClosed.selector) _claimClosed(log);
+        else if (topic != IEscrowBase.OpenedSeat.selector) revert UnknownEvent(topic);
     }
 
     /* EVENTS */
@@ -89,7 +117,13 @@ contract Replay {
         balances[_address(log.topics[2])] += _word(log.data);
     }
 
-    function _opened(Vm.Log calldata log) private {
+    function _orderCancelled(Vm.Log calldata log) private {
+        (address account, uint256 salt) = (_address(log.topics[1]), uint256(bytes32(log.data[0:32])));
+        if (uint256(bytes32(log.data[32:64])) == 0) _cancelled[account][salt] = true;
+        else if (ordersFrom[account] <= salt) ordersFrom[account] = salt + 1;
+    }
+
+    function _opened(Vm.Log calldata log, uint256 seat, bool ofMany) private {
         bytes16 leaseNo = bytes16(log.topics[1]);
         Model storage model = _leases[leaseNo];
         if (model.state != LeaseState.None) revert OpenedTwice(leaseNo);
@@ -105,20 +139,27 @@ contract Replay {
         model.opened = uint256(bytes32(log.data[320:352]));
         balances[model.buyer] -= model.opened;
         capacity[model.provider][model.node] += model.gpuMilli;
-        nonces[model.buyer][uint256(bytes32(log.data[352:384]))] = true;
+        opened[model.buyer][uint256(bytes32(log.data[352:384]))] = true;
 
-        Record storage record = records[model.bidHash];
-        if (record.leases > 0) {
-            Model storage previous = _leases[record.last];
-            record.spentBefore += previous.state == LeaseState.Closed ? _earned(previous) : _full(previous);
-        }
-        (record.last, record.leases) = (leaseNo, record.leases + 1);
+        Record storage record = records[model.bidHash][seat];
+        if (record.leases > 0) record.spentBefore += _most(_leases[record.last]);
+        (record.last, record.leases, record.ofMany) = (leaseNo, record.leases + 1, ofMany);
     }
 
     function _openedCounted(Vm.Log calldata log) private {
         Model storage model = _leases[bytes16(log.topics[1])];
         (model.egressPrice, model.unitPrice, model.egressCap, model.unitsCap) =
             abi.decode(log.data, (uint256, uint256, uint256, uint256));
+    }
+
+    function _toppedUp(Vm.Log calldata log) private {
+        Model storage model = _leases[bytes16(log.topics[1])];
+        (uint256 end, uint256 locked) = abi.decode(log.data, (uint256, uint256));
+        uint256 before = _full(model);
+        (model.funded, model.end) = (model.funded + end - model.end, end);
+        if (locked != _full(model) - before) revert LockedOtherwise(_full(model) - before, locked);
+        balances[model.buyer] -= locked;
+        model.opened += locked;
     }
 
     function _settled(Vm.Log calldata log, uint256 size) private {
@@ -147,22 +188,61 @@ contract Replay {
         model.refunded += unlocked;
     }
 
+    function _closedCounted(Vm.Log calldata log) private {
+        Model storage model = _leases[bytes16(log.topics[1])];
+        (uint256 egressMib, uint256 units) = abi.decode(log.data, (uint256, uint256));
+        _use(model, model.usedMs, egressMib, units);
+    }
+
     function _closed(Vm.Log calldata log) private {
         Model storage model = _leases[bytes16(log.topics[1])];
         (uint256 ms, uint256 released, uint256 refunded) = abi.decode(log.data, (uint256, uint256, uint256));
         _use(model, ms, model.egressMib, model.units);
         if (released != _earned(model)) revert ReleasedOtherwise(_earned(model), released);
         if (refunded != _full(model) - released) revert RefundedOtherwise(_full(model) - released, refunded);
-        (model.state, model.released) = (LeaseState.Closed, released);
+        model.state = LeaseState.Closed;
         balances[model.buyer] += refunded;
         model.refunded += refunded;
         capacity[model.provider][model.node] -= model.gpuMilli;
     }
 
-    function _closedCounted(Vm.Log calldata log) private {
+    function _claimed(Vm.Log calldata log) private {
         Model storage model = _leases[bytes16(log.topics[1])];
-        (uint256 egressMib, uint256 units) = abi.decode(log.data, (uint256, uint256));
-        _use(model, model.usedMs, egressMib, units);
+        (uint256 ms, uint256 end, uint256 amount, uint256 refunded, uint256 until) =
+            abi.decode(log.data, (uint256, uint256, uint256, uint256, uint256));
+        uint256 expected = _cost(model.rate * ms) - _time(model);
+        if (amount != expected) revert ClaimedOtherwise(expected, amount);
+        uint256 rest = _full(model) - _earned(model) - amount;
+        if (refunded != rest) revert RefundedOtherwise(rest, refunded);
+        (model.state, model.claimed, model.until) = (LeaseState.Claimed, amount, until);
+        (model.funded, model.end) = (model.funded - (model.end - end), end);
+        balances[model.provider] -= amount;
+        balances[model.buyer] += refunded;
+        model.refunded += refunded;
+        capacity[model.provider][model.node] -= model.gpuMilli;
+    }
+
+    function _contested(Vm.Log calldata log) private {
+        Model storage model = _leases[bytes16(log.topics[1])];
+        (uint256 bond, uint256 until) = abi.decode(log.data, (uint256, uint256));
+        if (bond != model.claimed) revert ClaimedOtherwise(model.claimed, bond);
+        (model.state, model.until) = (LeaseState.Contested, until);
+        balances[model.buyer] -= bond;
+    }
+
+    /// @dev The amount and each bond put up are divided, and no more; awarded and bonds as the rules divide them.
+    function _claimClosed(Vm.Log calldata log) private {
+        Model storage model = _leases[bytes16(log.topics[1])];
+        (uint256 awarded, uint256 bonds, uint256 refunded) = abi.decode(log.data, (uint256, uint256, uint256));
+        uint256 pot = (model.state == LeaseState.Contested ? 3 : 2) * model.claimed;
+        if (awarded + bonds + refunded != pot) revert ClaimedOtherwise(pot, awarded + bonds + refunded);
+        uint256 time = _time(model);
+        uint256 fee = _fee(time + awarded) - _fee(time);
+        balances[model.provider] += awarded - fee + bonds;
+        fees[model.provider] += fee;
+        balances[model.buyer] += refunded;
+        model.refunded += model.claimed - awarded;
+        (model.state, model.claimed, model.until) = (LeaseState.Closed, awarded, 0);
     }
 
     /* ARITHMETIC */
@@ -183,6 +263,17 @@ contract Replay {
         return gross * FEE_BPS / 10_000;
     }
 
+    /// @dev Rates are 1e-12 token an hour of 3.6e6 ms.
+    function _cost(uint256 rateMs) private view returns (uint256) {
+        return rateMs * SCALE / 3.6e18;
+    }
+
+    /// @dev Most that the lease comes to in the end: its lock while it is open, then what it earned and claims.
+    function _most(Model storage model) private view returns (uint256) {
+        bool isOpen = model.state == LeaseState.Active || model.state == LeaseState.Stopped;
+        return isOpen ? _full(model) : _earned(model) + model.claimed;
+    }
+
     function _earned(Model storage model) private view returns (uint256) {
         return _time(model) + _things(model);
     }
@@ -190,18 +281,18 @@ contract Replay {
     function _time(Model storage model) private view returns (uint256) {
         uint256 ms = model.usedMs;
         if (ms > 0 && ms < model.minChargeSeconds * 1000) ms = model.minChargeSeconds * 1000;
-        return model.rate * ms * 10 / 36; // rates are 1e-12 token an hour, atoms 1e-18 token: 1e6 to 3.6e6 ms
+        return _cost(model.rate * ms);
     }
 
     function _things(Model storage model) private view returns (uint256) {
         uint256 nano = model.egressPrice * model.egressMib + model.unitPrice * model.units * 1024;
-        return nano * 1e9 / 1024;
+        return nano * SCALE / 1024e9;
     }
 
     function _full(Model storage model) private view returns (uint256) {
         uint256 seconds_ = model.funded > model.minChargeSeconds ? model.funded : model.minChargeSeconds;
         uint256 nano = model.egressPrice * model.egressCap + model.unitPrice * model.unitsCap * 1024;
-        return _up(model.rate * seconds_ * 10_000, 36) + _up(nano * 1e9, 1024);
+        return _up(model.rate * seconds_ * 1000 * SCALE, 3.6e18) + _up(nano * SCALE, 1024e9);
     }
 
     function _up(uint256 a, uint256 b) private pure returns (uint256) {
