@@ -14,7 +14,7 @@ import random
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 
 from scripts.mutate_lib.lanes import GAS_TESTS, INVARIANT_TESTS, Lane, Stage, make_lanes
@@ -205,7 +205,9 @@ def run_mutants(
             lanes.put(lane)
 
     with ThreadPoolExecutor(jobs) as pool:
-        for done, (mutant, verdict, seconds) in enumerate(pool.map(judge, todo), 1):
+        results = as_completed([pool.submit(judge, mutant) for mutant in todo])
+        for done, result in enumerate(results, 1):
+            mutant, verdict, seconds = result.result()
             run.verdicts.put(mutant, verdict)
             what = f"{done}/{len(todo)} {seconds:.1f}s {verdict.outcome} {verdict.by}"
             say(what, mutant.name, repr(mutant.text))

@@ -15,6 +15,7 @@ from scripts.mutate_lib.syntax import CONTRACTS, ROOT, SOLC, WORK, MutateError, 
 
 FORGE = ROOT / ".setup" / "bin" / "forge"
 GAS_TESTS = "test/ComputeEscrow/gas.t.sol"  # bounds for optimized code
+SIZE_TESTS = "size_limit"  # likewise
 INVARIANT_TESTS = "test/invariant/*"
 BUILD_SECONDS = 1800
 TEST_SECONDS = 600
@@ -65,7 +66,8 @@ class Lane:
         """
         for kept in ("fuzz", "invariant"):
             shutil.rmtree(self.folder / "cache" / kept, ignore_errors=True)
-        arguments = [*stage.arguments(), "--fuzz-seed", SEED, "--threads", "1"]
+        arguments = [*stage.arguments(), "--no-match-test", SIZE_TESTS]
+        arguments += ["--fuzz-seed", SEED, "--threads", "1"]
         arguments += ["--fail-fast"] if fail_fast else []
         try:
             result = self._run(
@@ -83,18 +85,19 @@ class Lane:
 
     def build(self) -> None:
         """Compile what has changed. Raises MutateError."""
-        result = self._run([FORGE, "build"], BUILD_SECONDS)
+        result = self._run([FORGE, "test", "--list"], BUILD_SECONDS)
         if result.returncode != 0:
-            raise MutateError(f"forge build: {(result.stdout + result.stderr)[-2000:]}")
+            raise MutateError(f"tests do not compile: {(result.stdout + result.stderr)[-2000:]}")
 
     def _run(
         self, command: Sequence[str | Path], seconds: int, **more: str
     ) -> subprocess.CompletedProcess[str]:
-        settings = {"FOUNDRY_SOLC": str(SOLC), "FOUNDRY_CODE_SIZE_LIMIT": "1000000", **more}
+        settings = {"FOUNDRY_SOLC": str(SOLC), "FOUNDRY_CODE_SIZE_LIMIT": "1000000"}
+        settings |= {"FOUNDRY_OPTIMIZER": "false"}  # compiles in a quarter of the time
         return subprocess.run(
             command,
             cwd=self.folder,
-            env=environment(**settings),
+            env=environment(**settings, **more),
             capture_output=True,
             text=True,
             check=False,
@@ -109,9 +112,6 @@ def make_lanes(count: int, folder: Path = WORK) -> list[Lane]:
     for name in ("src", "test"):
         shutil.rmtree(first.folder / name, ignore_errors=True)
         shutil.copytree(CONTRACTS / name, first.folder / name)
-    for name in ("out", "cache"):
-        if not (first.folder / name).exists() and (CONTRACTS / name).exists():
-            shutil.copytree(CONTRACTS / name, first.folder / name)
     shutil.copy(CONTRACTS / "foundry.toml", first.folder)
     link = first.folder / "node_modules"
     link.unlink(missing_ok=True)

@@ -203,13 +203,13 @@ class Mutator:
     def _call(self, node: Node, parent: Node) -> Iterator[_Change]:
         if parent["nodeType"] == "TryStatement":
             return
-        arguments: list[Node] = node["arguments"]
+        name = self._text(node["expression"])
+        arguments: list[Node] = [] if name in SWAPPED_NAMES else node["arguments"]
         for i, first in enumerate(arguments):
             for second in arguments[i + 1 :]:
                 same = type_of(first) == type_of(second) and "_const" not in type_of(first)
                 if same and self._text(first) != self._text(second):
                     yield self._swap(node, parent, first, second)
-        name = self._text(node["expression"])
         if name in SWAPPED_NAMES:
             _, end = span(node["expression"])
             rest = self._source[end : span(node)[1]].decode()
