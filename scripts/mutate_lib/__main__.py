@@ -137,6 +137,8 @@ class Run:
         """Run the tests on a mutant, up to the first that fails."""
         lane.put(schema, schema.numbers[mutant])
         for stage in self.stages(function):
+            if stage.paths == (INVARIANT_TESTS,) and self.verdicts.reason(mutant):
+                break  # the slowest tests are for those that might be real
             if failing := lane.failing(stage):
                 return Verdict(KILLED, failing[0])
         return Verdict(SURVIVED, tests=self._tests)
@@ -232,6 +234,8 @@ def report(run: Run, verdicts: dict[Mutant, Verdict], *, as_json: bool) -> int:
             f"  equivalent {counts.equivalent}, explained {counts.explained},"
             f" survived {counts.survived}"
         )
+    for reason in run.verdicts.unused_reasons(run.all):
+        say("a reason for no mutant:", reason)
     alive = [mutant for mutant, verdict in verdicts.items() if verdict.outcome == SURVIVED]
     for mutant in alive:
         say("survived", mutant.name, repr(mutant.text))

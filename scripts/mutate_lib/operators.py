@@ -19,6 +19,7 @@ RELATIONS: dict[str, tuple[str, ...]] = {
     "==": ("<=", ">=", "false"),
     "!=": ("<", ">", "true"),
 }
+SAME_AT_ZERO = {(">", "!="), ("==", "<="), ("!=", ">")}  # nothing is below zero
 ARITHMETIC = {"+": "-", "-": "+", "*": "/", "/": "*", "%": "*", "<<": ">>", ">>": "<<"}
 BITS = {"&": "|", "|": "&", "^": "&"}
 LOGIC = {"&&": "||", "||": "&&"}
@@ -188,6 +189,8 @@ class Mutator:
         elif operator in ARITHMETIC | BITS:
             others = ((ARITHMETIC | BITS)[operator],)
         for other in others:
+            if self._text(right) == "0" and (operator, other) in SAME_AT_ZERO:
+                continue
             text = other
             if other not in ("true", "false"):
                 text = f"{self._text(left)} {other} {self._text(right)}"
@@ -249,8 +252,8 @@ class Mutator:
         type_ = self._expected(node, parent)
         if not type_.startswith("uint"):
             return
-        values = [int(number) + 1, int(number) - 1, 0]
-        for value in dict.fromkeys(value for value in values if value >= 0):
+        values = {int(number) + 1, int(number) - 1, 0} - {int(number), -1}
+        for value in sorted(values):
             yield self._change("literal", node, f"{type_}({value})")
 
     def _expected(self, node: Node, parent: Node) -> str:
