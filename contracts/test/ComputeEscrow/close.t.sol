@@ -83,6 +83,15 @@ contract CloseTest is EscrowTest {
         escrow.close(data, r, vs, r, 0);
     }
 
+    /// @dev A bad signature recovers to zero: a number made with meter zero must not let it pass for one.
+    function test_bad_signature_is_not_meter_zero() public {
+        CloseData memory data = _data(0);
+        data.leaseNo = bytes16(keccak256(abi.encode(data.ordersHash, address(0))));
+        (bytes32 r, bytes32 vs) = _compact(witnessKey, TypedData.close(data));
+        _expect(IEscrowBase.NotMeter.selector, address(0));
+        escrow.close(data, r, 0, r, vs);
+    }
+
     function test_every_member_is_signed() public {
         vm.warp(_start + 1000);
         for (uint256 i = 0; i < 7; i++) {

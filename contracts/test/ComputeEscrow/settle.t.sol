@@ -67,6 +67,17 @@ contract SettleTest is EscrowTest {
         assertEq(escrow.settle(""), "");
     }
 
+    function test_bytes_behind_the_entries_are_not_read() public {
+        vm.warp(_start + 100);
+        bytes memory run = _single(_entry(_no, 50_000));
+        bytes memory behind = _single(_entry(_no, 100_000));
+        bytes memory call = abi.encodePacked(escrow.settle.selector, uint256(0x20), run.length, run, behind);
+        (bool ok, bytes memory answer) = address(escrow).call(call);
+        assertTrue(ok);
+        assertEq(abi.decode(answer, (bytes)), hex"00");
+        assertEq(_lease(_no).usedMs, 50_000);
+    }
+
     function test_full_batch_of_nonsense_is_skipped() public {
         bytes memory skipped = escrow.settle(abi.encodePacked(provider, uint16(1000), new bytes(1000 * 105)));
         assertEq(skipped.length, 125);

@@ -37,6 +37,17 @@ contract SettleMeteredTest is EscrowTest {
         escrow.settleMetered(entries);
     }
 
+    function test_bytes_behind_the_entries_are_not_read() public {
+        vm.warp(_start + 100);
+        bytes memory run = _single(_meteredEntry(_no, 50_000, 1, 1));
+        bytes memory behind = _single(_meteredEntry(_no, 100_000, 2, 2));
+        bytes memory call = abi.encodePacked(escrow.settleMetered.selector, uint256(0x20), run.length, run, behind);
+        (bool ok, bytes memory answer) = address(escrow).call(call);
+        assertTrue(ok);
+        assertEq(abi.decode(answer, (bytes)), hex"00");
+        _assertUsed(50_000, 1, 1);
+    }
+
     function test_full_batch_of_nonsense_is_skipped() public {
         bytes memory skipped = escrow.settleMetered(abi.encodePacked(provider, uint16(500), new bytes(500 * 113)));
         assertEq(skipped.length, 63);

@@ -1,0 +1,171 @@
+"""All mutants in one program, each behind a switch.
+
+`Mutant.on(k)` compares k with a word of the bytecode that is chosen when a mutant's turn comes.
+Compiled without the optimizer, which would take the word for the constant that it looks like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scripts.mutate_lib.operators import Mutant, Place
+from scripts.mutate_lib.syntax import (
+    ESCROW,
+    LIBRARY_TESTS,
+    MutateError,
+    Node,
+    Sources,
+    compile_sources,
+    errors_of,
+)
+
+SWITCH_PATH = "mutate/Mutant.sol"
+WORD = "c0" + "5a17e1" * 10 + "77"
+SWITCH = f"""// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+library Mutant {{
+    function on(uint256 k) internal pure returns (bool is_) {{
+        assembly {{
+            is_ := eq(0x{WORD}, k)
+        }}
+    }}
+}}
+"""
+ARTIFACTS = (
+    (ESCROW, "ComputeEscrow"),
+    (LIBRARY_TESTS, "UnitsTest"),
+    (LIBRARY_TESTS, "SignaturesLibraryTest"),
+    (LIBRARY_TESTS, "SlotsTest"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """Bytecode with all mutants. `numbers`: which k is whose."""
+
+    code: Mapping[tuple[str, str], str]
+    numbers: Mapping[Mutant, int]
+    refused: Mapping[Mutant, str]
+
+    def artifact(self, name: tuple[str, str], number: int) -> str:
+        """Creation code in which the mutant of this number is on; none is, at zero."""
+        return self.code[name].replace(WORD, f"{number:064x}")
+
+
+def build(sources: Sources, mutants: Sequence[Mutant]) -> Schema:
+    """Compile all mutants at once, but for those that the compiler refuses."""
+    selection: dict[str, dict[str, list[str]]] = {}
+    for path, contract in ARTIFACTS:
+        if path in sources:
+            selection.setdefault(path, {})[contract] = ["evm.bytecode.object"]
+    refused: dict[Mutant, str] = {}
+    while True:
+        left = [mutant for mutant in mutants if mutant not in refused]
+        numbers = {mutant: number for number, mutant in enumerate(left, 1)}
+        texts, regions = _render(sources, numbers)
+        answer = compile_sources(texts, selection)
+        wrong = _blamed(errors_of(answer), regions)
+        if not wrong:
+            break
+        refused |= wrong
+    code = {
+        (path, contract): answer["contracts"][path][contract]["evm"]["bytecode"]["object"]
+        for path, names in selection.items()
+        for contract in names
+    }
+    return Schema(code, numbers, refused)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Where a mutant is in the program of all: the whole of its switch, and in it its own text."""
+
+    mutant: Mutant
+    whole: tuple[int, int]
+    own: tuple[int, int]
+
+
+def _within(inner: tuple[int, int], outer: tuple[int, int]) -> bool:
+    return outer[0] <= inner[0] and inner[1] <= outer[1]
+
+
+def _blamed(errors: Iterable[Node], regions: Mapping[str, list[Region]]) -> dict[Mutant, str]:
+    """Whose each error is: the mutant's in whose text it is, else the switches' that it spans.
+
+    Else it is the one's around. Raises MutateError where there is none.
+    """
+    blamed: dict[Mutant, str] = {}
+    for error in errors:
+        location: dict[str, Any] = error.get("sourceLocation") or {}
+        at = (location.get("start", -1), location.get("end", -1))
+        there = regions.get(location.get("file", ""), [])
+        around = [region for region in there if _within(at, region.whole)]
+        guilty = [region for region in around if _within(at, region.own)]
+        guilty = guilty or [region for region in there if _within(region.whole, at)] or around
+        if not guilty:
+            raise MutateError(error["formattedMessage"])
+        inner = guilty if guilty != around else [min(around, key=lambda r: r.whole[1] - r.whole[0])]
+        blamed |= {region.mutant: error["message"] for region in inner}
+    return blamed
+
+
+def _render(
+    sources: Sources, numbers: Mapping[Mutant, int]
+) -> tuple[Sources, dict[str, list[Region]]]:
+    texts: Sources = {**sources, SWITCH_PATH: SWITCH.encode()}
+    regions: dict[str, list[Region]] = {}
+    for path in sources:
+        own = [mutant for mutant in numbers if f"src/{mutant.file}" == path]
+        if own:
+            texts[path], regions[path] = render_file(sources[path], own, numbers)
+    return texts, regions
+
+
+def _wrapping(mutant: Mutant, number: int, original: str) -> tuple[str, str, str, str]:
+    """What stands before the mutant's text, that, what follows it, what follows the old text."""
+    on, word = f"Mutant.on({number})", f"eq(0x{WORD}, {number})"
+    match mutant.place:
+        case Place.EXPRESSION:
+            return f"({on} ? (", mutant.text, ") : (", "))"
+        case Place.STATEMENT:
+            return f"{{ if ({on}) {{ ", mutant.text, " } else { ", " } }"
+        case Place.YUL_STATEMENT:
+            return f"if iszero({word}) {{ ", "", "", " }"
+        case Place.YUL_EXPRESSION:  # both are worked out: neither has effects
+            return f"xor(mul({word}, xor({original}, ", mutant.text, ")), ", ")"
+
+
+def render_file(
+    source: bytes, mutants: Sequence[Mutant], numbers: Mapping[Mutant, int]
+) -> tuple[bytes, list[Region]]:
+    """The file with a switch around all that a mutant replaces, inner ones inside outer ones."""
+    ordered = sorted(mutants, key=lambda m: (m.start, -m.end, m.place is not Place.STATEMENT))
+    out = bytearray()
+    regions: list[Region] = []
+
+    def render(start: int, end: int, inside: Sequence[Mutant]) -> None:
+        position, i = start, 0
+        while i < len(inside):
+            outer = inside[i]
+            below = [mutant for mutant in inside[i + 1 :] if mutant.start < outer.end]
+            out.extend(source[position : outer.start])
+            original = source[outer.start : outer.end].decode()
+            before, own, between, behind = _wrapping(outer, numbers[outer], original)
+            whole = len(out)
+            out.extend(before.encode())
+            mine = (len(out), len(out) + len(own.encode()))
+            out.extend((own + between).encode())
+            render(outer.start, outer.end, below)
+            out.extend(behind.encode())
+            regions.append(Region(outer, (whole, len(out)), mine))
+            position = outer.end
+            i += 1 + len(below)
+        out.extend(source[position:end])
+
+    pragma = source.index(b";", source.index(b"pragma solidity")) + 1
+    out.extend(source[:pragma] + f' import {{Mutant}} from "{SWITCH_PATH}";'.encode())
+    render(pragma, len(source), ordered)
+    return bytes(out), regions

@@ -1,0 +1,61 @@
+"""Bugs that people make, put into the escrow one at a time: the Solidity tests notice each."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from scripts.mutate_lib.lanes import Lane, Stage, make_lanes
+from scripts.mutate_lib.planted import Bug, read_bugs
+from scripts.mutate_lib.schema import Schema, build
+from scripts.mutate_lib.syntax import WORK, MutateError, read_sources
+
+BUGS = read_bugs()
+SOME = BUGS if os.environ.get("COULOMB_NIGHTLY") else BUGS[::3]
+
+pytestmark = [pytest.mark.xdist_group("planted bugs"), pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def schema() -> Schema:
+    """All the bugs in one program: one that does not fit the sources any more fails every test."""
+    sources = read_sources()
+    made = build(sources, [bug.mutant(sources) for bug in BUGS])
+    assert not made.refused
+    return made
+
+
+@pytest.fixture(scope="module")
+def lane() -> Lane:
+    return make_lanes(1, WORK / "planted")[0]
+
+
+def failing(lane: Lane, schema: Schema, number: int, *paths: str) -> list[str]:
+    lane.put(schema, number)
+    return lane.failing(Stage(paths=paths), fail_fast=False)
+
+
+def test_without_a_bug_the_tests_pass(lane: Lane, schema: Schema) -> None:
+    assert failing(lane, schema, 0, *sorted({bug.tests_path for bug in SOME})) == []
+
+
+@pytest.mark.parametrize("bug", SOME, ids=lambda bug: bug.name.replace(" ", "-"))
+def test_planted_bug_fails_a_test(bug: Bug, lane: Lane, schema: Schema) -> None:
+    number = schema.numbers[bug.mutant(read_sources())]
+    assert bug.by in failing(lane, schema, number, bug.tests_path)
+
+
+def test_bug_that_does_not_fit_the_sources_is_refused() -> None:
+    sources = read_sources()
+    for old in ("", "no such text", "uint256"):
+        with pytest.raises(MutateError, match="times"):
+            replace(BUGS[0], old=old).mutant(sources)
+
+
+def test_planted_bugs_are_at_least_ten_in_every_part(tmp_path: Path) -> None:
+    files = {Path(bug.file).stem for bug in BUGS}
+    assert len({bug.name for bug in BUGS}) == len(BUGS) >= 10
+    assert files >= {"Settling", "Ending", "Opening", "Funds", "Claiming", "Amending"}
