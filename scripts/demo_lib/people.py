@@ -46,7 +46,7 @@ class Offer:
 
 OFFERS = (
     # Its lease has to be funded for longer than it may take to start: a small budget is, here.
-    Offer("harbor", 1, "RTX4090-24GB", "eu-west", shared=True, start_limit="15s"),
+    Offer("harbor", 1, "RTX4090-24GB", "eu-west", shared=True, start_limit="30s"),
     Offer("ridge", 2, "L40S-48GB", "us-east"),
     Offer("summit", 3, "H100-80GB-SXM", "eu-north", unit="request", unit_price="0.000002"),
 )
