@@ -298,7 +298,7 @@ contract EscrowInvariants is StdInvariant, Test {
     /// @dev A fixed course of actions, in which every kind succeeded, and was refused where it can be.
     function test_no_action_is_empty() public {
         bytes4[] memory actions = _handler.actions();
-        for (uint256 i = 0; i < 2000; i++) {
+        for (uint256 i = 0; i < 2400; i++) {
             uint256 seed = uint256(keccak256(abi.encode(i)));
             (bool ok, bytes memory answer) =
                 address(_handler).call(abi.encodeWithSelector(actions[seed % actions.length], seed));

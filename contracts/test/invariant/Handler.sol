@@ -51,12 +51,13 @@ contract Handler is FundsActions, OrderActions, UsageActions, EndActions, ClaimA
             this.ownIt.selector,
             this.misname.selector
         ];
-        bytes4[15] memory again = [
+        bytes4[16] memory again = [
             this.wait_.selector,
             this.open.selector,
             this.open.selector,
             this.follow.selector,
             this.cancel.selector,
+            this.topUp.selector,
             this.settle.selector,
             this.settleMetered.selector,
             this.relay.selector,

@@ -85,7 +85,7 @@ abstract contract ClaimActions is World {
         Known storage k = _known[index];
         LeaseState state = k.seen.state;
         bool pending = state == LeaseState.Claimed || state == LeaseState.Contested;
-        if (pending) _edge(2, k.claim.until);
+        if (pending) _edge(3, k.claim.until);
         bool may = pending && vm.getBlockTimestamp() > k.claim.until;
         _touch(index, may);
         _do(

@@ -146,17 +146,37 @@ abstract contract OrderActions is Market {
 
     function topUp(uint256 seed) external acting(seed) {
         if (_known.length == 0) return;
-        uint256 index = _pick(_set(LeaseState.Active));
+        uint256 index = _once(2) ? _pick(_set(LeaseState.Active)) : _pickFollower();
         Known storage k = _known[index];
         Bid memory bid = abi.decode(_once(8) ? _bids[_draw(_bids.length)] : k.bid, (Bid));
         if (k.seen.state == LeaseState.Active) _edge(12, k.seen.end - 1);
         uint16 seat = _once(8) ? uint16(_draw(4)) : k.seat;
         address sender = _once(6) ? _anyone() : k.buyer;
-        uint32 seconds_ = uint32(_draw(_once(2) ? 60 : 1 hours));
+        uint32 seconds_ = _once(2) ? _secondsLeft(k, bid) : uint32(_draw(1 hours));
         bool may = sender == k.buyer && _extendsBy(index, bid, seat, seconds_);
         _touch(index, may);
-        _mayExtend();
+        if (may) _mayExtend();
         _do("topUp", may, sender, abi.encodeCall(ESCROW.topUp, (_orders(k), bid, seat, seconds_)));
+    }
+
+    /// @dev An active lease that followed another, if there is one.
+    function _pickFollower() private returns (uint256) {
+        uint256 first = _pick(_set(LeaseState.Active));
+        for (uint256 i = 0; i < _known.length; i++) {
+            uint256 index = (first + i) % _known.length;
+            Known storage k = _known[index];
+            if (k.seen.state == LeaseState.Active && _seats[k.bidHash][k.seat].spent > 0) return index;
+        }
+        return first;
+    }
+
+    /// @dev As many seconds as the budget has left, or one more; or as many as if nothing had been spent.
+    function _secondsLeft(Known storage k, Bid memory bid) private returns (uint32) {
+        uint256 gone = _fullCounted(k.counted) + (_once(3) ? 0 : _seats[k.bidHash][k.seat].spent);
+        uint256 budget = bid.budget / bid.nodes;
+        if (k.seen.rate == 0 || budget < gone) return 1;
+        uint256 funded = (budget - gone) * 3.6e15 / (k.seen.rate * SCALE);
+        return funded > k.seen.fundedSeconds ? uint32(_least(funded - k.seen.fundedSeconds + _draw(2), 1 days)) : 1;
     }
 
     function _extendsBy(uint256 index, Bid memory bid, uint16 seat, uint256 seconds_) private view returns (bool) {
