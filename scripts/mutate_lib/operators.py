@@ -26,6 +26,8 @@ LOGIC = {"&&": "||", "||": "&&"}
 COMPOUND = {"+=": "-=", "-=": "+=", "*=": "/=", "/=": "*=", "|=": "&=", "&=": "|="}
 YUL_SWAPS = {"add": "sub", "sub": "add", "shl": "shr", "shr": "shl", "eq": "lt", "gt": "lt"}
 SWAPPED_NAMES = {"_min": "_max", "_max": "_min"}
+# Of these the order of arguments does not matter: the last two are products of all of them.
+ORDER_FREE = ("_min", "_max", "Units.costDown", "Units.costUp")
 UNORDERED = ("address", "bool", "enum", "contract")
 
 
@@ -207,7 +209,7 @@ class Mutator:
         if parent["nodeType"] == "TryStatement":
             return
         name = self._text(node["expression"])
-        arguments: list[Node] = [] if name in SWAPPED_NAMES else node["arguments"]
+        arguments: list[Node] = [] if name in ORDER_FREE else node["arguments"]
         for i, first in enumerate(arguments):
             for second in arguments[i + 1 :]:
                 same = type_of(first) == type_of(second) and "_const" not in type_of(first)
