@@ -47,7 +47,6 @@ abstract contract Claiming is Extended, IEscrowExtension {
     /// @dev Atoms that time up to `ms` costs on top of what was paid: by the rate alone.
     function _claimable(LeaseSlot slot, uint256 ms) private view returns (uint256 amount) {
         uint256 used = slot.usedMs();
-        if (ms <= used) Check.fail(used, ms, NothingClaimed.selector);
         Check.atMost(_min(used + CLAIM_MS_MAX, slot.funded() * Units.MS), ms, ClaimTooLarge.selector);
         (uint256 paid, uint256 total) = (slot.paidTime(SCALE), Units.costDown(slot.rate(), ms, SCALE));
         if (total <= paid) Check.fail(used, ms, NothingClaimed.selector);
