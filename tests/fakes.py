@@ -8,6 +8,7 @@ events to an event store, doing the sums that the escrow does.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, TypeVar
 
 from marketplace.services import records
-from marketplace.services.ports import Database, Duplicate, Store
+from marketplace.services.ports import Database, Duplicate, Store, Tally
 from settlement.attestation import MeteredUsage
 from settlement.chain.calls import EscrowCalls, SignedVoucher
 from settlement.events import (
@@ -194,6 +195,18 @@ class MemoryStore:
 
     def chain_cursor(self) -> BlockRef | None:
         return self._events.cursor()
+
+    def tally(self, now_s: int) -> Tally:
+        intents = self._outbox.intents.values()
+        left = [i.created_at for i in intents if i.state.value not in ("final", "dead")]
+        asks = self._rows["asks"].values()
+        return Tally(
+            jobs=Counter(job.state for job in self._rows["jobs"].values()),
+            leases=Counter(lease.state for lease in self._rows["leases"].values()),
+            intents=Counter(intent.state.value for intent in intents),
+            oldest_intent_ms=int(min(left).timestamp() * 1000) if left else None,
+            asks_resting=sum(ask.state == "open" and ask.expiry_s > now_s for ask in asks),
+        )
 
     def forget_replies(self, before_ms: int) -> int:
         old = [k for k, r in self._rows["replies"].items() if r.created_ms < before_ms]

@@ -6,7 +6,7 @@ not at all. Nothing in it is visible to others before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -94,6 +94,20 @@ class Log(Protocol[R]):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many rows there are: jobs, leases and intents by state, asks on the book.
+
+    `oldest_intent_ms` is when the oldest intent was added that is neither final nor dead.
+    """
+
+    jobs: Mapping[str, int]
+    leases: Mapping[str, int]
+    intents: Mapping[str, int]
+    oldest_intent_ms: int | None
+    asks_resting: int
+
+
 class Store(Protocol):
     """Everything one transaction can reach."""
 
@@ -146,6 +160,10 @@ class Store(Protocol):
 
     def chain_cursor(self) -> BlockRef | None:
         """The newest block the indexer has taken in."""
+        ...
+
+    def tally(self, now_s: int) -> Tally:
+        """Counts for operators, made by the store; an ask that has expired by `now_s` is none."""
         ...
 
     def forget_replies(self, before_ms: int) -> int:

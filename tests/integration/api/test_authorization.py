@@ -120,6 +120,7 @@ def closed(api: Api, objects: Objects) -> dict[str, Any]:
 
 PUBLIC: Any = Row(None, None, None)
 TABLE: dict[tuple[str, str], Row] = {
+    ("GET", "/metrics"): PUBLIC,
     ("GET", "/v1/health"): PUBLIC,
     ("GET", "/v1/config"): PUBLIC,
     ("GET", "/v1/problems"): PUBLIC,
@@ -242,7 +243,7 @@ def request(api: Api, objects: Objects, route: tuple[str, str], key: str | None)
     values = {name: getattr(objects, name) for name in Objects.__slots__}
     row = TABLE[route]
     options = row.body(api, objects) if row.body else {}
-    target = path.removeprefix("/v1").format(**values)
+    target = "http://market" + path.format(**values)
     if path.endswith("/receipt"):
         with api.world.database.read() as store:
             target = f"/jobs/{store.receipts.find()[0].job_id}/receipt"
