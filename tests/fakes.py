@@ -19,6 +19,7 @@ from marketplace.services import records
 from marketplace.services.ports import Database, Duplicate, Store, Tally
 from settlement.attestation import MeteredUsage
 from settlement.chain.calls import EscrowCalls, SignedVoucher
+from settlement.errors import SignatureError
 from settlement.events import (
     ChainEvent,
     Closed,
@@ -39,6 +40,7 @@ from settlement.ports import (
     LoggedEvent,
     OutboxStore,
 )
+from settlement.signing import recover_digest
 from settlement.units import counted_cost, time_cost
 from tests.fakes_settlement import MemoryEvents, MemoryOutbox
 
@@ -315,6 +317,7 @@ class FakeChain:
     height: int = 0
     sent: int = 0
     down: Exception | None = None
+    wallets: dict[str, str] = field(default_factory=dict)  # contract accounts, and their owners
 
     # EscrowReads
 
@@ -327,6 +330,13 @@ class FakeChain:
         if self.down is not None:
             raise self.down
         return (buyer, salt) in self.nonces
+
+    def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool:
+        if self.down is not None:
+            raise self.down
+        with suppress(SignatureError):
+            return self.wallets.get(account) == recover_digest(digest, signature)
+        return False
 
     # Mining
 

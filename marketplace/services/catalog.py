@@ -144,7 +144,7 @@ def catalog_of(
         tiers=tiers,
         accounts=Accounts(market, clock, reads),
         nodes=Nodes(market, clock, tiers),
-        asks=Asks(market, clock),
+        asks=Asks(market, clock, reads),
         quotes=quotes,
         jobs=Jobs(market, clock, reads, quotes),
         leases=leases,

@@ -23,7 +23,7 @@ from marketplace.services.accounts import account_row, reserved
 from marketplace.services.asks import EXPIRY_MAX_S
 from marketplace.services.common import (
     Principal,
-    check_signature,
+    account_refusal,
     iso,
     money,
     new_id,
@@ -70,7 +70,9 @@ class Jobs:
         problems = [*bid_problems(bid, spec, self.quotes.tiers), *self._problems(caller, bid)]
         if problems:
             raise InvalidOrder(problems)
-        check_signature(bid, signature, bid.buyer, self.market)
+        refusal = account_refusal(bid, signature, bid.buyer, self.market, self.reads)
+        if refusal is not None:
+            raise refusal
         if self.reads.is_nonce_used(bid.buyer, bid.salt):
             problem = Problem("/bid/salt", "has opened a lease before")
             raise AlreadyExists("the bid's salt is used", problems=[problem])
