@@ -38,6 +38,7 @@ from marketplace.services.ports import Market
 from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import Deployment, check_deployment, load_deployment
+from settlement.chain.wallets import accepts
 from settlement.eip712 import ZERO_ADDRESS
 from settlement.errors import ChainError, OutboxConflict
 from settlement.indexer import Indexer
@@ -238,6 +239,10 @@ class ChainReads:
     def order_state(self, account: str, salt: int) -> OrderState:
         """Whether a bid of this account and salt has opened a lease; whether it is void."""
         return self._escrow.order_state(account, salt)
+
+    def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool:
+        """Whether the contract at an account says the signature is its own (ERC-1271)."""
+        return accepts(self._escrow.client, account, digest, signature)
 
 
 def relayer_signer(settings: Settings) -> TransactionSigner | None:

@@ -25,7 +25,7 @@ def create(
     `iterations` is scrypt's work factor n or PBKDF2's count; the library's default when left out.
     Raises KeystoreError where the file exists: a key is never overwritten.
     """
-    from eth_account import Account  # half a second: not when only the module is imported
+    from eth_account import Account  # over a second: not when only the module is imported
 
     key = signer or LocalSigner.create()
     document = Account.encrypt(key.secret(), password, kdf=kdf, iterations=iterations)

@@ -1,4 +1,4 @@
-"""Signatures over EIP-712 structs: made by eth-account, checked by libsecp256k1.
+"""Signatures over EIP-712 structs, made and checked by libsecp256k1.
 
 A signature here is always 65 bytes r ‖ s ‖ v with v 27 or 28 and s in the lower half of the curve
 order; anything else is refused although the curve would accept it, because the escrow refuses it.
@@ -8,17 +8,13 @@ Source: EIP-712, EIP-2 (low s), EIP-2098 (compact form).
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from coincurve import PublicKey
+from coincurve import PrivateKey, PublicKey
 from eth_hash.auto import keccak
-from eth_typing import Hash32
 
 from settlement.eip712 import ZERO_ADDRESS, Domain, Struct, checksum
 from settlement.errors import SignatureError
-
-if TYPE_CHECKING:
-    from eth_account.signers.local import LocalAccount
 
 CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 HALF_ORDER = CURVE_ORDER // 2
@@ -49,15 +45,13 @@ class TransactionSigner(Signer, Protocol):
 class LocalSigner:
     """A signer whose key is in this process. The key is in no string it gives of itself."""
 
-    __slots__ = ("_account", "address")
+    __slots__ = ("_key", "address")
 
     def __init__(self, private_key: bytes) -> None:
         if len(private_key) != 32 or not 0 < int.from_bytes(private_key, "big") < CURVE_ORDER:
             raise SignatureError("a private key is 32 bytes between 1 and the curve order")
-        from eth_account import Account  # half a second: only those who sign pay it
-
-        self._account: LocalAccount = Account.from_key(private_key)
-        self.address: str = self._account.address
+        self._key = PrivateKey(private_key)
+        self.address = _address(self._key.public_key)
 
     @classmethod
     def create(cls) -> LocalSigner:
@@ -74,16 +68,19 @@ class LocalSigner:
         """Sign 32 bytes: 65 bytes r ‖ s ‖ v. Deterministic (RFC 6979)."""
         if len(digest) != 32:
             raise SignatureError(f"a digest is 32 bytes, not {len(digest)}")
-        return bytes(self._account.unsafe_sign_hash(Hash32(digest)).signature)
+        made = self._key.sign_recoverable(digest, hasher=None)
+        return made[:64] + bytes((27 + made[64],))
 
     def sign_transaction(self, fields: dict[str, Any]) -> tuple[bytes, str]:
         """Sign one transaction: its raw bytes and its hash as 0x hex."""
-        signed = self._account.sign_transaction(fields)
+        from eth_account import Account  # over a second: only those who send pay it
+
+        signed = Account.sign_transaction(fields, self.secret())
         return bytes(signed.raw_transaction), "0x" + bytes(signed.hash).hex()
 
     def secret(self) -> bytes:
         """The private key itself, for writing a keystore and nothing else."""
-        return bytes(self._account.key)
+        return bytes(self._key.secret)
 
 
 def sign(struct: Struct, domain: Domain, signer: Signer) -> bytes:
@@ -105,7 +102,7 @@ def recover_digest(digest: bytes, signature: bytes) -> str:
         )
     except ValueError as error:  # r is no point's x, or the point is at infinity
         raise SignatureError("the signature belongs to no key") from error
-    return checksum(keccak(key.format(compressed=False)[1:])[12:].hex())
+    return _address(key)
 
 
 def verify(struct: Struct, domain: Domain, signature: bytes, expected: str) -> None:
@@ -133,6 +130,10 @@ def expand(compact_signature: bytes) -> bytes:
     signature = compact_signature[:32] + s.to_bytes(32, "big") + bytes((27 + (vs >> 255),))
     _checked(signature)
     return signature
+
+
+def _address(key: PublicKey) -> str:
+    return checksum(keccak(key.format(compressed=False)[1:])[12:].hex())
 
 
 def _checked(signature: bytes) -> int:

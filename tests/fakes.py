@@ -8,6 +8,7 @@ events to an event store, doing the sums that the escrow does.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -15,9 +16,10 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, TypeVar
 
 from marketplace.services import records
-from marketplace.services.ports import Database, Duplicate, Store
+from marketplace.services.ports import Database, Duplicate, Store, Tally
 from settlement.attestation import MeteredUsage
 from settlement.chain.calls import EscrowCalls, SignedVoucher
+from settlement.errors import SignatureError
 from settlement.events import (
     ChainEvent,
     Closed,
@@ -40,6 +42,7 @@ from settlement.ports import (
     LoggedEvent,
     OutboxStore,
 )
+from settlement.signing import recover_digest
 from settlement.units import counted_cost, time_cost
 from tests.fakes_claims import FakeClaims
 from tests.fakes_settlement import MemoryEvents, MemoryOutbox
@@ -198,6 +201,18 @@ class MemoryStore:
     def chain_cursor(self) -> BlockRef | None:
         return self._events.cursor()
 
+    def tally(self, now_s: int) -> Tally:
+        intents = self._outbox.intents.values()
+        left = [i.created_at for i in intents if i.state.value not in ("final", "dead")]
+        asks = self._rows["asks"].values()
+        return Tally(
+            jobs=Counter(job.state for job in self._rows["jobs"].values()),
+            leases=Counter(lease.state for lease in self._rows["leases"].values()),
+            intents=Counter(intent.state.value for intent in intents),
+            oldest_intent_ms=int(min(left).timestamp() * 1000) if left else None,
+            asks_resting=sum(ask.state == "open" and ask.expiry_s > now_s for ask in asks),
+        )
+
     def forget_replies(self, before_ms: int) -> int:
         old = [k for k, r in self._rows["replies"].items() if r.created_ms < before_ms]
         for key in old:
@@ -301,6 +316,7 @@ class FakeChain(FakeClaims):
     height: int = 0
     sent: int = 0
     down: Exception | None = None
+    wallets: dict[str, str] = field(default_factory=dict)  # contract accounts, and their owners
 
     # EscrowReads
 
@@ -314,6 +330,13 @@ class FakeChain(FakeClaims):
             raise self.down
         order = (account, salt)
         return OrderState(order in self.used, order in self.cancelled)
+
+    def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool:
+        if self.down is not None:
+            raise self.down
+        with suppress(SignatureError):
+            return self.wallets.get(account) == recover_digest(digest, signature)
+        return False
 
     # Mining
 

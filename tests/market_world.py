@@ -143,7 +143,8 @@ class World:
             salt = self.catalog.accounts.salt(store, owner.address)
             ask = self.catalog.asks.prepare(node, given, salt)
             signature = sign(ask, self.domain, owner)
-            return self.catalog.asks.create(store, caller, ask.to_message(), signature).id
+            signed = self.catalog.asks.read(ask.to_message(), signature)
+            return self.catalog.asks.create(store, caller, signed).id
 
     def fund(self, tokens: int = 100, account: LocalSigner | None = None) -> None:
         """Put tokens into the escrow for an account."""

@@ -1,14 +1,17 @@
 """What every OutboxStore and EventStore must do: run by the fakes and by the real adapters alike.
 
-Subclass and give a `store` fixture; each test gets a fresh one.
+Subclass and give a `store` fixture; each test gets a fresh one. `count_a_small_market` is what
+every Store must count.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
+from marketplace.services.ports import Tally
 from settlement.errors import OutboxConflict
 from settlement.events import Deposited, Settled, SettledEntry
 from settlement.ports import (
@@ -19,6 +22,7 @@ from settlement.ports import (
     LoggedEvent,
     OutboxStore,
 )
+from tests.market_world import World
 
 A, B = "0x" + "aa" * 20, "0x" + "bb" * 20
 PAYLOAD: dict[str, Any] = {"to": A, "data": "0x01"}
@@ -227,3 +231,29 @@ class EventCases:
         assert list(store.events(one)) == [logged]
         assert list(store.events(two)) == [logged]
         assert list(store.events(b"\x03" * 16)) == []
+
+
+def count_a_small_market(world: World) -> None:
+    """One job that runs, one that waits and two asks, of which one expires."""
+
+    def tally() -> Tally:
+        with world.database.read() as store:
+            return store.tally(world.clock() // 1000)
+
+    before = int(time.time() * 1000)
+    assert tally() == Tally({}, {}, {}, None, 0)
+    world.fund(100)
+    world.ask(price="2.50", expires_in="60s")
+    job_id = world.submit()
+    world.match()
+    waiting = tally()
+    assert (waiting.jobs, waiting.leases) == ({"matched": 1}, {"opening": 1})
+    assert (waiting.intents, waiting.asks_resting) == ({"pending": 1}, 1)
+    assert before <= (waiting.oldest_intent_ms or 0) <= time.time() * 1000
+    world.chain.mine()
+    assert world.job(job_id).state == "starting"
+    world.ask(price="9.00")
+    world.submit()
+    assert tally() == Tally({"starting": 1, "queued": 1}, {"active": 1}, {"final": 1}, None, 2)
+    world.clock.advance(60)
+    assert tally().asks_resting == 1

@@ -8,8 +8,10 @@ from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp
 
 from marketplace.api import problems
-from marketplace.api.edge import Edge
+from marketplace.api.edge import PREFIX, Edge
 from marketplace.api.limits import Gate, Limits
+from marketplace.api.metrics import Metrics
+from marketplace.api.metrics import router as scraped
 from marketplace.api.routes import (
     accounts,
     asks,
@@ -49,7 +51,7 @@ class MarketApi(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """The usual stack with the gate around it."""
-        return Gate(super().build_middleware_stack(), self.limits)
+        return Gate(super().build_middleware_stack(), self.limits, self.state.metrics)
 
 
 def create_api(
@@ -63,15 +65,17 @@ def create_api(
         title="Coulomb",
         version="1",
         description=DESCRIPTION,
-        openapi_url="/v1/openapi.json",
-        docs_url="/v1/docs",
+        openapi_url=f"{PREFIX}/openapi.json",
+        docs_url=f"{PREFIX}/docs",
         redoc_url=None,
     )
     app.limits = limits or Limits()
     app.state.edge = Edge(catalog, database, wake)
+    app.state.metrics = Metrics()
     problems.install(app)
-    root = APIRouter(prefix="/v1")
+    root = APIRouter(prefix=PREFIX)
     for noun in NOUNS:
         root.include_router(noun.router)
     app.include_router(root)
+    app.include_router(scraped)
     return app

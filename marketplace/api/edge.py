@@ -28,10 +28,12 @@ from marketplace.errors import (
 )
 from marketplace.services.catalog import Catalog
 from marketplace.services.common import Principal
-from marketplace.services.ports import Database, Duplicate, Store
+from marketplace.services.ports import Database, Duplicate, Store, Tally
 from marketplace.services.records import IdempotentReply
 
 T = TypeVar("T")
+PREFIX = "/v1"
+TALLY_MS = 1_000
 KEY_MAX = 128
 RAW_DEPTH_MAX = 64
 PAGE_MAX = 100
@@ -61,6 +63,8 @@ class Edge:
         self.streams = 0
         self._flying: set[str] = set()
         self._lock = threading.Lock()
+        self._counting = threading.Lock()
+        self._tally: tuple[int, Tally] | None = None
 
     @contextmanager
     def one_at_a_time(self, name: str) -> Iterator[None]:
@@ -74,6 +78,15 @@ class Edge:
         finally:
             with self._lock:
                 self._flying.discard(name)
+
+    def tally(self) -> Tally:
+        """What the database counts, by one reader once in TALLY_MS, however many ask."""
+        with self._counting:
+            now_ms = self.catalog.clock()
+            if self._tally is None or not 0 <= now_ms - self._tally[0] < TALLY_MS:
+                with self.database.read() as store:
+                    self._tally = (now_ms, store.tally(now_ms // 1000))
+            return self._tally[1]
 
 
 def edge_of(request: Request) -> Edge:

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
+from marketplace.api.metrics import Metrics
 from marketplace.api.problems import answer
 from marketplace.services.blobs import BLOB_BYTES_MAX
 
@@ -70,11 +71,12 @@ class Windows:
 
 
 class Gate:
-    """The outermost layer: every response carries X-Request-Id and RateLimit."""
+    """The outermost layer: every response carries X-Request-Id and RateLimit, and is counted."""
 
-    def __init__(self, app: ASGIApp, limits: Limits) -> None:
+    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
         self._app = app
         self._limits = limits
+        self._metrics = metrics
         self._requests = Windows(limits.per_minute)
         self._failures = Windows(limits.failed_logins_per_minute)
         self._working = 0
@@ -90,13 +92,14 @@ class Gate:
         address = request.client.host if request.client else "-"
         credential = request.headers.get("authorization")
         caller = _digest(credential) if credential else f"ip:{address}"
-        status = 0
+        status, began = 0, time.monotonic()
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 self._headers(message, caller, request_id)
+                self._metrics.answered(scope, status, time.monotonic() - began)
             await send(message)
 
         most = self._limits.blob_bytes if scope["path"] == BLOBS else self._limits.body_bytes

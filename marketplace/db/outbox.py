@@ -72,6 +72,14 @@ def enqueue(connection: Connection, kind: IntentKind, key: str, payload: dict[st
     return _intent(row)
 
 
+def oldest_ms(connection: Connection) -> int | None:
+    """When the oldest intent was added that is neither final nor dead."""
+    unfinished = [state.value for state in (IntentState.PENDING, *LIVE)]
+    query = select(func.min(INTENTS.c.created_ms)).where(INTENTS.c.state.in_(unfinished))
+    found: int | None = connection.execute(query).scalar_one()
+    return found
+
+
 def _canonical(payload: dict[str, Any]) -> str:
     return json.dumps(payload, sort_keys=True)
 

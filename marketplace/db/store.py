@@ -26,7 +26,7 @@ from sqlmodel import SQLModel
 
 from marketplace.db import outbox, tables
 from marketplace.services import records
-from marketplace.services.ports import Duplicate
+from marketplace.services.ports import Duplicate, Tally
 from settlement.events import event_from_json
 from settlement.ports import BlockRef, Intent, IntentKind, LoggedEvent
 
@@ -250,6 +250,22 @@ class SqlStore:
         query = select(block.c.number, block.c.hash, block.c.parent_hash, block.c.timestamp)
         row = self.connection.execute(query.order_by(block.c.number.desc()).limit(1)).first()
         return None if row is None else BlockRef(*row)
+
+    def tally(self, now_s: int) -> Tally:
+        """Counts for operators: each from an index on the state."""
+        asks = table_of(tables.AskRow)
+        resting = select(func.count()).where(asks.c.state == "open", asks.c.expiry_s > now_s)
+        return Tally(
+            jobs=self._by_state(table_of(tables.JobRow)),
+            leases=self._by_state(table_of(tables.LeaseRow)),
+            intents=self._by_state(outbox.INTENTS),
+            oldest_intent_ms=outbox.oldest_ms(self.connection),
+            asks_resting=self.connection.execute(resting).scalar_one(),
+        )
+
+    def _by_state(self, table: Table) -> dict[str, int]:
+        query = select(table.c.state, func.count()).group_by(table.c.state)
+        return {state: count for state, count in self.connection.execute(query)}
 
     def forget_replies(self, before_ms: int) -> int:
         """Delete stored answers older than a time; returns how many."""

@@ -18,7 +18,14 @@ from marketplace.errors import (
     Problem,
     Unauthenticated,
 )
-from marketplace.services.common import Principal, check_signature, iso, money, new_id, parse_struct
+from marketplace.services.common import (
+    Principal,
+    account_refusal,
+    iso,
+    money,
+    new_id,
+    parse_struct,
+)
 from marketplace.services.ports import Clock, Duplicate, EscrowReads, Market, Store
 from marketplace.services.records import JOB_LIVE, LEASE_OPEN, Account, ApiKey
 from settlement.eip712 import checksum, from_text32, text32
@@ -97,12 +104,21 @@ class Accounts:
         except FieldError as error:
             raise InvalidInput([Problem(error.pointer or "/name", error.detail)]) from error
 
-    def create_key(self, store: Store, message: Any, signature: bytes) -> tuple[ApiKey, str]:
-        """Make a key from a signed request; returns its row and the key itself, just this once."""
+    def check_key(self, message: Any, signature: bytes) -> KeyRequest:
+        """Check a signed request, if need be by the chain, before any transaction is begun.
+
+        Raises InvalidInput, Forbidden, InvalidSignature, ChainError.
+        """
         request = parse_struct(KeyRequest, message, "/message")
+        self._check(request, self.clock() // 1000)
+        refusal = account_refusal(request, signature, request.account, self.market, self.reads)
+        if refusal is not None:
+            raise refusal
+        return request
+
+    def create_key(self, store: Store, request: KeyRequest) -> tuple[ApiKey, str]:
+        """Make a key from a checked request; returns its row and the key itself, just this once."""
         now_ms = self.clock()
-        self._check(request, now_ms // 1000)
-        check_signature(request, signature, request.account, self.market)
         account_row(store, request.account, now_ms)
         if len(store.keys.find(account=request.account, revoked_ms=None)) >= KEYS_MAX:
             raise Conflict(f"an account has at most {KEYS_MAX} keys; revoke one first")

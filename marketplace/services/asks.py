@@ -12,20 +12,21 @@ from marketplace.errors import (
     Conflict,
     InvalidInput,
     InvalidOrder,
+    InvalidSignature,
     NotFound,
     Problem,
 )
 from marketplace.services.accounts import note_salt
 from marketplace.services.common import (
     Principal,
-    check_signature,
+    account_refusal,
     iso,
     new_id,
     parse_struct,
     to_hex,
 )
 from marketplace.services.orderlog import log_ask, log_ask_closed
-from marketplace.services.ports import Clock, Duplicate, Market, Store
+from marketplace.services.ports import Clock, Duplicate, EscrowReads, Market, Store
 from marketplace.services.records import AskRecord, Node
 from settlement.eip712 import ZERO_ADDRESS, from_text32, text32
 from settlement.errors import FieldError
@@ -55,11 +56,21 @@ def _duration(maximum: int) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
+class SignedAsk:
+    """An ask, its signature, and why that does not count, as far as no store is needed."""
+
+    ask: Ask
+    signature: bytes
+    refusal: InvalidSignature | None
+
+
+@dataclass(frozen=True, slots=True)
 class Asks:
     """Signed offers of nodes."""
 
     market: Market
     clock: Clock
+    reads: EscrowReads
 
     def prepare(self, node: Node, terms: dict[str, Any], salt: int) -> Ask:
         """The ask that a provider would sign for a node. Raises InvalidInput with all mistakes."""
@@ -119,17 +130,27 @@ class Asks:
             problems += error.problems
             return Prices(0)
 
-    def create(self, store: Store, caller: Principal, message: Any, signature: bytes) -> AskRecord:
-        """Put a signed ask on the book. Nothing is stored of one that is refused.
+    def read(self, message: Any, signature: bytes) -> SignedAsk:
+        """Read an ask and its signature, if need be by the chain, before any transaction is begun.
 
-        Raises InvalidInput, InvalidOrder, InvalidSignature, AlreadyExists, Conflict.
+        Raises InvalidInput, ChainError.
         """
         ask = parse_struct(Ask, message, "/ask")
+        refusal = account_refusal(ask, signature, ask.provider, self.market, self.reads)
+        return SignedAsk(ask, signature, refusal)
+
+    def create(self, store: Store, caller: Principal, signed: SignedAsk) -> AskRecord:
+        """Put a signed ask on the book. Nothing is stored of one that is refused.
+
+        Raises InvalidOrder, InvalidSignature, AlreadyExists, Conflict.
+        """
+        ask = signed.ask
         node = store.nodes.one(provider=caller.account, number=ask.node)
         problems = self._problems(ask, caller, node)
         if problems or node is None:
             raise InvalidOrder(problems)
-        check_signature(ask, signature, ask.provider, self.market)
+        if signed.refusal is not None:
+            raise signed.refusal
         if node.state != "active":
             raise Conflict("the node is draining; resume it before it takes asks")
         now_ms = self.clock()
@@ -142,7 +163,7 @@ class Asks:
             tier=ask.tier_name,
             meter=ask.meter,
             message=ask.to_message(),
-            signature=to_hex(signature),
+            signature=to_hex(signed.signature),
             state="open",
             reason=None,
             expiry_s=ask.expiry,

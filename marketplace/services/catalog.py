@@ -142,7 +142,7 @@ def catalog_of(
     conclusions = Conclusions(market, clock, tiers)
     quotes = Quotes(market, clock, tiers, Bookkeeper(market))
     leases = Leases(market)
-    asks, jobs = Asks(market, clock), Jobs(market, clock, reads, quotes)
+    asks, jobs = Asks(market, clock, reads), Jobs(market, clock, reads, quotes)
     return Catalog(
         market=market,
         clock=clock,

@@ -10,7 +10,7 @@ from uuid_utils import uuid7
 
 from marketplace.domain.pricing import Money
 from marketplace.errors import InvalidInput, InvalidSignature, Problem
-from marketplace.services.ports import Market, Store
+from marketplace.services.ports import EscrowReads, Market, Store
 from marketplace.services.records import JobEvent
 from settlement.eip712 import Struct
 from settlement.errors import FieldError, SignatureError
@@ -89,6 +89,21 @@ def check_signature(struct: Struct, signature: bytes, expected: str, market: Mar
             f"{market.domain.verifying_contract} on chain {market.domain.chain_id}"
         )
         raise InvalidSignature(detail, problems=[Problem("/signature", str(error))]) from error
+
+
+def account_refusal(
+    struct: Struct, signature: bytes, account: str, market: Market, reads: EscrowReads
+) -> InvalidSignature | None:
+    """Why an account's signature does not count: neither its key nor, if any, its contract signed.
+
+    Asks the chain only where the key did not: call it outside of transactions. Raises ChainError.
+    """
+    try:
+        check_signature(struct, signature, account, market)
+    except InvalidSignature as refusal:
+        digest = struct.digest(market.domain)
+        return None if reads.accepts_signature(account, digest, signature) else refusal
+    return None
 
 
 def emit(store: Store, job_id: str, kind: str, data: dict[str, Any], now_ms: int) -> None:

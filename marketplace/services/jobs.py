@@ -24,7 +24,7 @@ from marketplace.services.asks import EXPIRY_MAX_S
 from marketplace.services.claims import claim_json
 from marketplace.services.common import (
     Principal,
-    check_signature,
+    account_refusal,
     iso,
     money,
     new_id,
@@ -69,7 +69,9 @@ class Jobs:
         problems = [*bid_problems(bid, spec, self.quotes.tiers), *self._problems(caller, bid)]
         if problems:
             raise InvalidOrder(problems)
-        check_signature(bid, signature, bid.buyer, self.market)
+        refusal = account_refusal(bid, signature, bid.buyer, self.market, self.reads)
+        if refusal is not None:
+            raise refusal
         state = self.reads.order_state(bid.buyer, bid.salt)
         if state.used or state.cancelled:
             detail = "has opened a lease before" if state.used else "is cancelled"

@@ -6,7 +6,7 @@ not at all. Nothing in it is visible to others before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -95,6 +95,20 @@ class Log(Protocol[R]):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many rows there are: jobs, leases and intents by state, asks on the book.
+
+    `oldest_intent_ms` is when the oldest intent was added that is neither final nor dead.
+    """
+
+    jobs: Mapping[str, int]
+    leases: Mapping[str, int]
+    intents: Mapping[str, int]
+    oldest_intent_ms: int | None
+    asks_resting: int
+
+
 class Store(Protocol):
     """Everything one transaction can reach."""
 
@@ -149,6 +163,10 @@ class Store(Protocol):
         """The newest block the indexer has taken in."""
         ...
 
+    def tally(self, now_s: int) -> Tally:
+        """Counts for operators, made by the store; an ask that has expired by `now_s` is none."""
+        ...
+
     def forget_replies(self, before_ms: int) -> int:
         """Delete stored answers older than a time; returns how many."""
         ...
@@ -199,6 +217,13 @@ class EscrowReads(Protocol):
 
     def order_state(self, account: str, salt: int) -> OrderState:
         """Whether a bid of this account and salt has opened a lease; whether it is void."""
+        ...
+
+    def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool:
+        """Whether the contract at an account says the signature is its own (ERC-1271).
+
+        False where there is no contract, and where its code fails.
+        """
         ...
 
 

@@ -172,9 +172,15 @@ class ChainClient:
         sender: str | None = None,
         at: int | BlockTag = "latest",
         value: int = 0,
+        gas: int | None = None,
     ) -> bytes:
-        """Run a call without a transaction. Raises CallReverted with the decoded error."""
+        """Run a call without a transaction, in at most `gas` where given.
+
+        Raises CallReverted with the decoded error.
+        """
         fields = _fields(to, data, sender, value)
+        if gas is not None:
+            fields["gas"] = gas
         with self._talk():
             return bytes(self._web3.eth.call(fields, at))
 

@@ -6,11 +6,14 @@ import copy
 import json
 import pickle
 import stat
+import subprocess
+import sys
 import traceback
 from pathlib import Path
 
 import pytest
 from eth_account import Account
+from eth_typing import Hash32
 
 from settlement import keystore
 from settlement.attestation import Stop
@@ -75,6 +78,28 @@ def test_signing_is_deterministic_with_low_s() -> None:
         assert len(signature) == 65
         assert int.from_bytes(signature[32:64], "big") <= HALF_ORDER
         assert signature[64] in (27, 28)
+
+
+def test_addresses_and_signatures_are_those_of_eth_account() -> None:
+    keys = [KEY, (1).to_bytes(32, "big"), (CURVE_ORDER - 1).to_bytes(32, "big")]
+    keys += [LocalSigner.create().secret() for _ in range(20)]
+    for key in keys:
+        signer, account = LocalSigner(key), Account.from_key(key)
+        assert signer.address == account.address
+        for digest in (bytes(32), b"\xff" * 32, key):
+            theirs = account.unsafe_sign_hash(Hash32(digest)).signature
+            assert signer.sign_digest(digest) == bytes(theirs)
+
+
+def test_signing_a_digest_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom settlement.signing import LocalSigner, recover_digest\n"
+        "signer = LocalSigner.create()\n"
+        "assert recover_digest(bytes(32), signer.sign_digest(bytes(32))) == signer.address\n"
+        "print([name for name in ('eth_account', 'eth_keys', 'py_ecc') if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("length", [0, 31, 33])

@@ -56,6 +56,7 @@ def prepare(edge: EdgeDep, caller: Provider, draft: AskDraft) -> Any:
     response_model=Ask,
     responses=problems(
         *AUTH,
+        "chain_unavailable",
         "invalid_order",
         "invalid_signature",
         "already_exists",
@@ -67,9 +68,13 @@ def prepare(edge: EdgeDep, caller: Provider, draft: AskDraft) -> Any:
 def create(edge: EdgeDep, caller: Provider, body: SignedAsk, write: WritingDep) -> Any:
     """Put a signed ask on the book."""
     asks = edge.catalog.asks
+    stored = write.replay(caller)
+    if stored is not None:
+        return stored
+    signed = asks.read(body.ask, from_hex(body.signature, "/signature"))
 
     def act(store: Store) -> Reply:
-        row = asks.create(store, caller, body.ask, from_hex(body.signature, "/signature"))
+        row = asks.create(store, caller, signed)
         return Reply(asks.to_json(store, row), 201, {"Location": f"/v1/asks/{row.id}"})
 
     return write.run(caller, act)

@@ -51,15 +51,16 @@ def prepare(edge: EdgeDep, draft: KeyDraft) -> dict[str, Any]:
     status_code=201,
     operation_id="create_key",
     response_model=NewApiKey,
-    responses=problems("invalid_signature", "forbidden", "already_exists", "conflict"),
+    responses=problems(
+        "invalid_signature", "forbidden", "already_exists", "conflict", "chain_unavailable"
+    ),
 )
 def create(edge: EdgeDep, signed: SignedKeyRequest) -> Any:
     """Make a key from a signed request. The key itself is shown in this answer only."""
     accounts = edge.catalog.accounts
+    request = accounts.check_key(signed.message, from_hex(signed.signature, "/signature"))
     with edge.database.write() as store:
-        row, key = accounts.create_key(
-            store, signed.message, from_hex(signed.signature, "/signature")
-        )
+        row, key = accounts.create_key(store, request)
     return Reply({**accounts.to_json(row), "key": key}, 201).response()
 
 

@@ -17,6 +17,16 @@ Signature = Annotated[
         examples=["0x" + "11" * 64 + "1b"],
     ),
 ]
+AccountSignature = Annotated[
+    str,
+    Field(
+        pattern=r"^0x(?:[0-9a-fA-F]{2})*$",
+        max_length=2 + 2 * 2_048,  # calldata that leaves the account's contract gas to answer
+        description="65 bytes r ‖ s ‖ v of the account's key; where the account is a contract, "
+        "what it accepts by ERC-1271",
+        examples=["0x" + "11" * 64 + "1b"],
+    ),
+]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", examples=["e3" * 32])]
 Id = Annotated[
     str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["job_0190c0de0000700080000000000000aa"])

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from marketplace.api.schemas.base import (
+    AccountSignature,
     Address,
     Answer,
     Body,
@@ -14,7 +15,6 @@ from marketplace.api.schemas.base import (
     Money,
     Page,
     Prepared,
-    Signature,
 )
 
 MIB_MAX = 2**32 - 1
@@ -37,7 +37,7 @@ class SignedKeyRequest(Body):
     """A key request, signed by its account."""
 
     message: Message
-    signature: Signature
+    signature: AccountSignature
 
 
 class ApiKey(Answer):
@@ -179,7 +179,7 @@ class SignedAsk(Body):
     """An ask and its provider's signature."""
 
     ask: Message
-    signature: Signature
+    signature: AccountSignature
 
 
 class Ask(Answer):

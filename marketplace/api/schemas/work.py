@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from marketplace.api.schemas.base import (
+    AccountSignature,
     Address,
     Answer,
     Body,
@@ -78,7 +79,7 @@ class JobIn(Body):
 
     job: dict[str, Any]
     bid: Message
-    signature: Signature
+    signature: AccountSignature
 
 
 class Cost(Answer):

@@ -139,6 +139,7 @@ def cancel(api: Api, objects: Objects) -> dict[str, Any]:
 
 PUBLIC: Any = Row(None, None, None)
 TABLE: dict[tuple[str, str], Row] = {
+    ("GET", "/metrics"): PUBLIC,
     ("GET", "/v1/health"): PUBLIC,
     ("GET", "/v1/config"): PUBLIC,
     ("GET", "/v1/problems"): PUBLIC,
@@ -307,7 +308,7 @@ def request(api: Api, objects: Objects, route: tuple[str, str], key: str | None)
     values = {name: getattr(named, name) for name in Objects.__slots__}
     row = TABLE[route]
     options = row.body(api, objects) if row.body else {}
-    target = path.removeprefix("/v1").format(**values)
+    target = "http://market" + path.format(**values)
     if path.endswith("/receipt"):
         with api.world.database.read() as store:
             target = f"/jobs/{store.receipts.find()[0].job_id}/receipt"

@@ -259,7 +259,9 @@ def with_bid(body: dict[str, Any], **members: Any) -> dict[str, Any]:
     ("spoil", "status", "code"),
     [
         (lambda b: {**b, "signature": "0x" + "00" * 65}, 422, "invalid_signature"),
-        (lambda b: {**b, "signature": "0x00"}, 422, "invalid_request"),
+        (lambda b: {**b, "signature": "0x0"}, 422, "invalid_request"),
+        (lambda b: {**b, "signature": "0x00"}, 422, "invalid_signature"),
+        (lambda b: {**b, "signature": "0x" + "00" * 2_049}, 422, "invalid_request"),
         (lambda b: {**b, "extra": 1}, 422, "invalid_request"),
         (lambda b: with_bid(b, extra=1), 422, "invalid_request"),
         (lambda b: with_bid(b, gpuMilli=-1), 422, "invalid_request"),

@@ -24,7 +24,7 @@ from marketplace.services.ports import Duplicate
 from marketplace.services.records import JobEvent
 from tests.market_world import TOKEN, World, world_on
 from tests.postgres_server import postgres
-from tests.store_cases import EventCases, OutboxCases
+from tests.store_cases import EventCases, OutboxCases, count_a_small_market
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,10 @@ def test_migrations_from_empty_give_the_declared_schema(database: Database, url:
     with database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, SQLModel.metadata) == []
+
+
+def test_the_store_counts_what_operators_watch(world: World) -> None:
+    count_a_small_market(world)
 
 
 def test_a_job_lives_from_ask_to_receipt(world: World) -> None:

@@ -28,6 +28,7 @@ from settlement.orders import Ask, Bid
 from settlement.signing import LocalSigner, sign
 from settlement.units import cost
 from tests.market_world import TOKEN, job_spec, key_of
+from tests.wallet_contracts import execute, owned_wallet
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE_S = 30.0
@@ -105,8 +106,9 @@ class Server:
         assert answer.status_code < 300, (path, answer.status_code, answer.text)
         return answer.json()
 
-    def login(self, name: str, signer: LocalSigner) -> None:
-        draft = {"account": signer.address, "name": name, "scopes": [name]}
+    def login(self, name: str, signer: LocalSigner, account: str = "") -> None:
+        """An API key of the signer's account, or of the contract account that it signs for."""
+        draft = {"account": account or signer.address, "name": name, "scopes": [name]}
         message = self.call("POST", "/keys/prepare", json=draft)["message"]
         signature = self.sign(KeyRequest.from_message(message), signer)
         made = self.call("POST", "/keys", json={"message": message, "signature": signature})
@@ -383,3 +385,27 @@ def test_a_stop_by_the_witness_ends_the_lease_and_the_best_voucher_is_still_paid
     assert provider_balance(server) == cost(RATE, parties.acknowledged_ms)
     job = server.call("GET", f"/jobs/{job_id}", "buyer")
     assert (job["state"], job["reason"]) == ("cancelled", "lease_stopped")
+
+
+def test_contract_accounts_buy_and_sell_by_what_their_contracts_accept(server: Server) -> None:
+    client, (owner, provider) = server.net.client(), (dev_account(BUYER), dev_account(PROVIDER))
+    escrow, token = server.deployment.open(client)
+    buying, selling = owned_wallet(client, owner), owned_wallet(client, provider)
+    client.transact(dev_account(0), token.address, token.transfer(buying, 10 * TOKEN))
+    execute(client, owner, buying, token.address, token.approve(escrow.address, 10 * TOKEN))
+    execute(client, owner, buying, escrow.address, escrow.calls.deposit(10 * TOKEN))
+    server.login("buyer", owner, buying)
+    server.login("provider", provider, selling)
+    offer(server)
+    job_id = submit(server)
+    parties = started(server, job_id)
+    assert parties.ids[:2] == (buying, selling)
+    parties.begin()
+    time.sleep(1.0)
+    parties.use()
+    ms = parties.finish()
+    server.wait(f"/jobs/{job_id}", "buyer", lambda j: j["state"] == "succeeded")
+    opened = [event for event in chain_events(server) if isinstance(event, Opened)]
+    assert [(event.buyer, event.provider) for event in opened] == [(buying, selling)]
+    assert escrow.balance_of(selling) == cost(RATE, ms)
+    assert escrow.balance_of(buying) == 10 * TOKEN - cost(RATE, ms)

@@ -31,8 +31,10 @@ def request_of(world: World, signer: LocalSigner, **changes: Any) -> KeyRequest:
 
 def make(world: World, request: KeyRequest, signer: LocalSigner) -> tuple[ApiKey, str]:
     signature = sign(request, world.domain, signer)
+    accounts = world.catalog.accounts
+    checked = accounts.check_key(request.to_message(), signature)
     with world.database.write() as store:
-        return world.catalog.accounts.create_key(store, request.to_message(), signature)
+        return accounts.create_key(store, checked)
 
 
 def caller(world: World, key: str) -> Principal:

@@ -34,7 +34,8 @@ def create(world: World, ask: Ask, signature: bytes | None = None) -> str:
     signature = signature or sign(ask, world.domain, world.provider)
     caller = world.caller(world.provider)
     with world.database.write() as store:
-        return world.catalog.asks.create(store, caller, ask.to_message(), signature).id
+        signed = world.catalog.asks.read(ask.to_message(), signature)
+        return world.catalog.asks.create(store, caller, signed).id
 
 
 def test_a_gpu_is_listed_once_in_the_whole_market(world: World) -> None:

@@ -1,0 +1,112 @@
+"""What operators watch, in the text format of Prometheus: requests, and what the database counts.
+
+No label names a wallet, a job or a key: routes are templates, methods and states are among a few.
+Source: Prometheus exposition format 0.0.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.types import Scope
+
+from marketplace.api.edge import PREFIX, EdgeDep, SoundRoute
+from marketplace.services.leases import STATES as LEASE_STATES
+from marketplace.services.ports import Tally
+from marketplace.services.records import JOB_ENDED, JOB_LIVE
+from settlement.ports import IntentState
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+OTHER = "other"
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+disable_created_metrics()  # type: ignore[no-untyped-call]  # when a series began helps nobody
+
+router = APIRouter()
+
+
+class Metrics:
+    """The requests of one application."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "coulomb_http_requests_total",
+            "Answers begun.",
+            ("method", "route", "status"),
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            "coulomb_http_request_seconds",
+            "Seconds until an answer began; for event streams, until the stream did.",
+            ("route",),
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+
+    def answered(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count one answer."""
+        route = template_of(scope)
+        method = scope["method"] if scope["method"] in METHODS else OTHER
+        self._requests.labels(method, route, status).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def text(self, tally: Tally, now_ms: int) -> bytes:
+        """The requests so far and what the database counts."""
+        gauges = CollectorRegistry()
+        gauges.register(Gauges(tally, now_ms))
+        return generate_latest(self._registry) + generate_latest(gauges)
+
+
+class Gauges(Collector):
+    """One tally as gauges; states without rows are zero rather than absent."""
+
+    def __init__(self, tally: Tally, now_ms: int) -> None:
+        self._tally = tally
+        self._now_ms = now_ms
+
+    def collect(self) -> Iterator[Metric]:
+        """The gauges."""
+        tally, oldest = self._tally, self._tally.oldest_intent_ms
+        yield _by_state("coulomb_jobs", "Jobs.", (*JOB_LIVE, *JOB_ENDED), tally.jobs)
+        yield _by_state("coulomb_leases", "Leases.", LEASE_STATES, tally.leases)
+        yield _by_state(
+            "coulomb_outbox_intents", "Effects wanted on chain.", tuple(IntentState), tally.intents
+        )
+        age_ms = 0 if oldest is None else max(0, self._now_ms - oldest)
+        yield GaugeMetricFamily(
+            "coulomb_outbox_oldest_intent_age_seconds",
+            "Age of the oldest intent that is neither final nor dead; 0 where there is none.",
+            age_ms / 1000,
+        )
+        yield GaugeMetricFamily("coulomb_asks_resting", "Asks on the book.", tally.asks_resting)
+
+
+def _by_state(
+    name: str, help_text: str, states: tuple[str, ...], counts: Mapping[str, int]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, help_text, labels=("state",))
+    for state, count in {**dict.fromkeys(states, 0), **counts}.items():
+        family.add_metric([state], count)
+    return family
+
+
+def template_of(scope: Scope) -> str:
+    """The route that a request met, with names where its path has values; `other` for none."""
+    route = scope.get("route")
+    path = getattr(route, "path", OTHER)
+    return PREFIX + path if isinstance(route, SoundRoute) else str(path)
+
+
+@router.get("/metrics", include_in_schema=False)
+def scrape(request: Request, edge: EdgeDep) -> Response:
+    """Requests so far, and jobs, leases, intents and asks as the database has them."""
+    metrics: Metrics = request.app.state.metrics
+    body = metrics.text(edge.tally(), edge.catalog.clock())
+    return Response(body, media_type=CONTENT_TYPE_PLAIN_0_0_4)

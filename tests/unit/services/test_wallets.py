@@ -1,0 +1,124 @@
+"""Contract accounts: keys, asks and bids that the account's contract signs for, not its key."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from marketplace.errors import InvalidOrder, InvalidSignature
+from marketplace.services.common import Principal
+from settlement.eip712 import checksum
+from settlement.errors import ChainUnavailable
+from settlement.signing import LocalSigner, sign
+from tests.fakes import FakeChain
+from tests.market_world import World, job_spec, key_of, memory_world
+from tests.wallet_cases import BAD, OWNER, WalletCases, Wallets
+
+WALLET = checksum("0x" + "c0" * 20)
+
+
+def known(**more: Any) -> FakeChain:
+    """A chain on which OWNER owns WALLET."""
+    chain = memory_world().chain
+    chain.wallets[WALLET] = OWNER.address
+    return replace(chain, **more)
+
+
+class TestFakeWallets(WalletCases):
+    @pytest.fixture
+    def wallets(self) -> Wallets:
+        bad = {kind: key_of(kind).address for kind in BAD}
+        return Wallets(known(), known(down=ChainUnavailable("away")), WALLET, bad)
+
+
+def caller(*scopes: str) -> Principal:
+    return Principal(WALLET, scopes, None)
+
+
+@pytest.fixture
+def owned(world: World) -> World:
+    """A market on whose chain OWNER owns the account."""
+    world.chain.wallets[WALLET] = OWNER.address
+    return world
+
+
+def make_key(world: World, signer: LocalSigner) -> Principal:
+    accounts = world.catalog.accounts
+    request = accounts.prepare_key(WALLET, "laptop", ["buyer"], None, None)
+    checked = accounts.check_key(request.to_message(), sign(request, world.domain, signer))
+    with world.database.write() as store:
+        return accounts.authenticate(store, accounts.create_key(store, checked)[1])
+
+
+def put_ask(world: World, signer: LocalSigner, who: Principal) -> str:
+    node_id = world.node()
+    with world.database.write() as store:
+        node = replace(store.nodes.get(node_id), provider=WALLET)
+        store.nodes.put(node)
+    terms = {"meter": world.meter.address, "prices": {"gpu_hour": "2.50"}}
+    ask = world.catalog.asks.prepare(node, terms)
+    signed = world.catalog.asks.read(ask.to_message(), sign(ask, world.domain, signer))
+    with world.database.write() as store:
+        return world.catalog.asks.create(store, who, signed).id
+
+
+def put_job(world: World, signer: LocalSigner) -> str:
+    spec = world.catalog.quotes.spec(job_spec())
+    bid = world.catalog.quotes.draft(spec, WALLET, world.witness.address, 0)
+    signature = sign(bid, world.domain, signer)
+    buyer = caller("buyer")
+    order = world.catalog.jobs.check(buyer, spec.to_json(), bid.to_message(), signature)
+    with world.database.write() as store:
+        return world.catalog.jobs.submit(store, buyer, order).id
+
+
+def test_keys_asks_and_bids_of_a_contract_account_are_signed_by_its_owner(owned: World) -> None:
+    assert make_key(owned, OWNER).account == WALLET
+    put_ask(owned, OWNER, caller("provider"))
+    owned.chain.balances[WALLET] = 10**20
+    job_id = put_job(owned, OWNER)
+    owned.match()
+    owned.chain.mine()
+    assert owned.job(job_id).state == "starting"
+    lease_id = owned.job(job_id).lease_id
+    assert lease_id is not None
+    lease = owned.lease(lease_id)
+    assert (lease.buyer, lease.provider) == (WALLET, WALLET)
+
+
+def test_what_the_contract_does_not_accept_is_an_invalid_signature(owned: World) -> None:
+    stranger = owned.stranger
+    for act in (
+        lambda: make_key(owned, stranger),
+        lambda: put_ask(owned, stranger, caller("provider")),
+        lambda: put_job(owned, stranger),
+    ):
+        with pytest.raises(InvalidSignature, match=WALLET):
+            act()
+
+
+def test_an_ask_of_another_account_is_refused_for_that_first(owned: World) -> None:
+    with pytest.raises(InvalidOrder):
+        put_ask(owned, owned.stranger, owned.caller(owned.provider))
+
+
+def test_while_the_chain_is_away_nothing_is_refused_for_good(owned: World) -> None:
+    owned.chain.down = ChainUnavailable("away")
+    for act in (
+        lambda: make_key(owned, OWNER),
+        lambda: put_ask(owned, OWNER, caller("provider")),
+        lambda: put_job(owned, OWNER),
+    ):
+        with pytest.raises(ChainUnavailable):
+            act()
+
+
+def test_what_the_accounts_own_key_signed_needs_no_chain(world: World) -> None:
+    world.chain.down = ChainUnavailable("away")
+    world.ask()
+    accounts = world.catalog.accounts
+    request = accounts.prepare_key(world.buyer.address, "laptop", ["buyer"], None, None)
+    signature = sign(request, world.domain, world.buyer)
+    assert accounts.check_key(request.to_message(), signature) == request

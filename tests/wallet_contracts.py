@@ -1,0 +1,51 @@
+"""The wallets of contracts/test/support/Wallets.sol, compiled and deployed for a test."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import solcx
+from eth_abi.abi import encode
+from eth_hash.auto import keccak
+
+from settlement.chain import compile as door
+from settlement.chain.client import ChainClient
+from settlement.eip712 import checksum
+from settlement.signing import TransactionSigner
+from tests.wallet_cases import BAD
+
+UNIT = "test/support/Wallets.sol"
+
+
+@cache
+def _built() -> dict[str, Any]:
+    project = door.Project(door.ROOT)
+    request = door.standard_input(project, (UNIT,))
+    output = solcx.compile_standard(request, solc_binary=door.find_compiler(project))
+    return dict(output["contracts"][UNIT])
+
+
+def _deploy(client: ChainClient, payer: TransactionSigner, name: str, argument: bytes) -> str:
+    code = bytes.fromhex(_built()[name]["evm"]["bytecode"]["object"])
+    made = client.transact(payer, None, code + argument).contract
+    assert made is not None
+    return checksum(made)
+
+
+def owned_wallet(client: ChainClient, owner: TransactionSigner) -> str:
+    """A contract account of the owner, who also pays for it."""
+    return _deploy(client, owner, "OwnedWallet", encode(("address",), (owner.address,)))
+
+
+def bad_wallet(client: ChainClient, payer: TransactionSigner, kind: str) -> str:
+    """A contract whose answers must never pass."""
+    return _deploy(client, payer, "BadWallet", encode(("uint8",), (BAD.index(kind),)))
+
+
+def execute(
+    client: ChainClient, owner: TransactionSigner, wallet: str, to: str, data: bytes
+) -> None:
+    """Let a wallet of the owner send a call."""
+    selector = keccak(b"execute(address,bytes)")[:4]
+    client.transact(owner, wallet, selector + encode(("address", "bytes"), (to, data)))
