@@ -281,19 +281,6 @@ def touched(events: Sequence[LoggedEvent]) -> list[str]:
     return list(dict.fromkeys("0x" + number.hex() for number in found))
 
 
-class MemoryBlobFiles:
-    """Bytes in a dict."""
-
-    def __init__(self) -> None:
-        self.bodies: dict[str, bytes] = {}
-
-    def write(self, sha256: str, body: bytes) -> None:
-        self.bodies[sha256] = body
-
-    def open(self, sha256: str) -> Iterator[bytes]:
-        return iter([self.bodies[sha256]])
-
-
 @dataclass(slots=True)
 class FakeChain(FakeClaims):
     """Relayer, escrow and indexer in one: `mine` carries out what the outbox holds.

@@ -31,7 +31,8 @@ from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.chain.calls import EscrowCalls
 from settlement.eip712 import ZERO_ADDRESS, Domain
 from settlement.signing import LocalSigner, sign
-from tests.fakes import FakeChain, ManualClock, MemoryBlobFiles, MemoryDatabase, ProjectedEvents
+from tests.fakes import FakeChain, ManualClock, MemoryDatabase, ProjectedEvents
+from tests.fakes_blobs import MemoryBlobFiles
 
 TOKEN = 10**18
 H100 = "H100-80GB-SXM"

@@ -32,6 +32,8 @@ abstract contract Leases is Ledger {
     /// @dev Two bits for each order: whether a bid of this salt has opened, and whether the order was cancelled.
     mapping(address account => mapping(uint256 word => uint256)) internal _orders;
     mapping(bytes32 seatKey => BidRecord) internal _bids;
+    /// @dev Whether a bid of several nodes has taken its number, which all of its seats share.
+    mapping(bytes32 bidHash => bool) internal _seated;
 
     /// @dev Keeps a node's capacity word from returning to zero, which would cost the next lease a fresh slot.
     uint256 internal constant CAPACITY_TOUCHED = 1 << 255;

@@ -171,11 +171,13 @@ abstract contract Opening is Leases, IEscrowCore {
         if (!first) return _follow(draft, order, record, true);
         if (record.latest != 0) revert SeatTaken(draft.bidHash, draft.seat);
         record.latest = draft.leaseNo;
-        (uint256 word, uint256 opened) = _orderBits(draft.bidSalt);
-        _orders[draft.buyer][word] = bits | opened;
+        if (!_seated[draft.bidHash]) {
+            _seated[draft.bidHash] = true;
+            _takeBid(draft, bits);
+        }
     }
 
-    /// @dev A bid of one node has no record for its first lease: one bit says that it has opened.
+    /// @dev Takes the bid's number, which one bid has alone.
     function _takeBid(Draft memory draft, uint256 bits) private returns (uint256) {
         (uint256 word, uint256 opened) = _orderBits(draft.bidSalt);
         if (bits & opened != 0) revert NonceUsed(draft.buyer, draft.bidSalt);

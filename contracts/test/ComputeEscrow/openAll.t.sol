@@ -169,6 +169,28 @@ contract OpenAllTest is EscrowTest {
     }
 
     /// @dev A lease is of one pair of orders, whatever the seat.
+    /// @dev A number is one bid's alone, however many nodes that bid and the other have.
+    function test_number_of_a_bid_with_seats_opens_no_other_bid() public {
+        escrow.open(_seatOf(1, 0));
+        for (uint16 nodes = 1; nodes < 3; nodes++) {
+            _nodes = nodes; // another bid, signed under the same number
+            Match memory order = _seatOf(2, 0);
+            vm.expectRevert(abi.encodeWithSelector(IEscrowBase.NonceUsed.selector, buyer, _theBid().salt));
+            escrow.open(order);
+        }
+        _nodes = 3;
+        escrow.open(_seatOf(3, 2));
+    }
+
+    function test_number_of_a_bid_of_one_node_opens_no_seat() public {
+        _nodes = 1;
+        escrow.open(_seatOf(1, 0));
+        _nodes = 3;
+        Match memory order = _seatOf(2, 1);
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.NonceUsed.selector, buyer, _theBid().salt));
+        escrow.open(order);
+    }
+
     function test_one_ask_takes_one_seat() public {
         escrow.open(_seatOf(1, 0));
         Match memory order = _seatOf(1, 1);

@@ -58,7 +58,7 @@ def put_ask(world: World, signer: LocalSigner, who: Principal) -> str:
         node = replace(store.nodes.get(node_id), provider=WALLET)
         store.nodes.put(node)
     terms = {"meter": world.meter.address, "prices": {"gpu_hour": "2.50"}}
-    ask = world.catalog.asks.prepare(node, terms)
+    ask = world.catalog.asks.prepare(node, terms, 1)
     signed = world.catalog.asks.read(ask.to_message(), sign(ask, world.domain, signer))
     with world.database.write() as store:
         return world.catalog.asks.create(store, who, signed).id
