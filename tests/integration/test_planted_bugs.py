@@ -11,7 +11,7 @@ import pytest
 from scripts.mutate_lib.lanes import Lane, Stage, make_lanes
 from scripts.mutate_lib.planted import Bug, read_bugs
 from scripts.mutate_lib.schema import Schema, build
-from scripts.mutate_lib.syntax import WORK, MutateError, read_sources
+from scripts.mutate_lib.syntax import MutateError, read_sources
 
 BUGS = read_bugs()
 SOME = BUGS if os.environ.get("COULOMB_NIGHTLY") else BUGS[::3]
@@ -29,8 +29,8 @@ def schema() -> Schema:
 
 
 @pytest.fixture(scope="module")
-def lane() -> Lane:
-    return make_lanes(1, WORK / "planted")[0]
+def lane(tmp_path_factory: pytest.TempPathFactory) -> Lane:
+    return make_lanes(1, tmp_path_factory.mktemp("planted"))[0]
 
 
 def failing(lane: Lane, schema: Schema, number: int, *paths: str) -> list[str]:
