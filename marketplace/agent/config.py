@@ -71,6 +71,12 @@ class AgentConfig:
     allow_unsandboxed: bool = False
     python_prefix: Path | None = None
 
+    @property
+    def private_folders(self) -> tuple[Path, ...]:
+        """Folders that no job may see: the agent's state, and where its keys are."""
+        files = (self.api_key_file, self.meter_keystore, self.meter_password_file)
+        return (self.state_dir, *(file.parent for file in files))
+
 
 def load_config(path: Path) -> AgentConfig:
     """Read a configuration file; relative paths in it start at its folder.

@@ -5,6 +5,7 @@ AgentError                 agent_error
 ├── StateLocked            state_locked         another agent works on the same state folder
 ├── InventoryError         inventory            no GPU was found and none may be simulated
 ├── RuntimeUnavailable     runtime_unavailable  no sandbox here, and jobs may not run without one
+│   └── FoldersExposed     folders_exposed      the sandbox would show jobs private folders
 ├── StartFailed            start_failed         a job could not be started; says why
 ├── BundleError            bundle               an archive is unsafe, too large or another one
 ├── JournalError           journal              the journal cannot be read or written
@@ -46,6 +47,12 @@ class RuntimeUnavailable(AgentError):
     """Jobs cannot run here in a sandbox, and may not run without one."""
 
     code = "runtime_unavailable"
+
+
+class FoldersExposed(RuntimeUnavailable):
+    """The Python installation bound into jobs holds private folders; running bare hides no more."""
+
+    code = "folders_exposed"
 
 
 class StartFailed(AgentError):

@@ -78,7 +78,9 @@ def _serve(
     stop: threading.Event,
 ) -> int:
     signer = load_meter(config)
-    runtime = ProcessRuntime.open(config.allow_unsandboxed, config.python_prefix)
+    runtime = ProcessRuntime.open(
+        config.allow_unsandboxed, config.python_prefix, config.private_folders
+    )
     nvml = None if config.node.simulated else Nvml.open()
     inventory = take_inventory(config.node, config.state_dir, signer.address, nvml)
     if not runtime.sandboxed:

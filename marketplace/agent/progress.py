@@ -85,6 +85,11 @@ class Progress:
         with self._lock:
             return int((self._clock_s() - self._covered_at_s) * 1000)
 
+    def unsigned_ms(self, metered_ms: int) -> int:
+        """How much of the usage metered so far no witness has countersigned."""
+        with self._lock:
+            return max(0, metered_ms - self._countersigned_ms)
+
     def beat(self, beats: Beats) -> None:
         """Note signs of life; the count never falls."""
         with self._lock:

@@ -101,9 +101,18 @@ class Watch:
             return Order("failed", "start_limit") if late else None
         if self._meter.ms >= self._limit_ms:
             return self._at_limit
-        if self._progress.uncovered_ms > self._job.grace_ms:
+        if self._unwitnessed():
             return Order("failed", "witness_silent")
         return self._excess()
+
+    def _unwitnessed(self) -> bool:
+        """Whether countersignatures stay away, or fall too far behind the meter.
+
+        One that grows by a little in every grace is no silence, and yet leaves most of it unpaid.
+        """
+        grace_ms = self._job.grace_ms
+        unsigned_ms = self._progress.unsigned_ms(self._meter.ms)
+        return self._progress.uncovered_ms > grace_ms or unsigned_ms > grace_ms
 
     def _excess(self) -> Order | None:
         """What the job uses beyond its limits; it gets no time to use more."""

@@ -138,15 +138,30 @@ class Desk:
         self._cases[claim.lease_no] = _Case(terms, claim.opened_unix)
         return None
 
-    def adopt(self, lease_no: bytes, sequence: int, voucher: Voucher, signature: bytes) -> None:
-        """Learn from an own voucher that this journal has forgotten. Others' are ignored."""
+    def adopt(
+        self, lease_no: bytes, sequence: int, voucher: Voucher, signature: bytes
+    ) -> Refusal | None:
+        """Learn from an own voucher for an admitted lease that this journal has forgotten.
+
+        The market hands it in, so it must say itself which lease it is for: one for another lease
+        would raise this mark, and with it what the first watch believes. That the lease names this
+        witness was checked when it was admitted.
+        """
+        case = self._cases.get(lease_no)
+        if case is None:
+            return Refusal.UNKNOWN_JOB
+        if voucher.lease_no != lease_no:
+            return Refusal.OTHER_LEASE
+        if (voucher.buyer, voucher.provider) != (case.terms.bid.buyer, case.terms.ask.provider):
+            return Refusal.OTHER_PARTIES
         try:
             verify(voucher, self.domain, signature, self.signer.address)
         except SignatureError:
-            return
+            return Refusal.BAD_SIGNATURE
         egress = getattr(voucher, "egress_mib", 0)
         units = getattr(voucher, "units", 0)
         self._journal.adopt(lease_no, Mark(sequence, voucher.ms, egress, units))
+        return None
 
     def countersign(
         self, reading: UsageAttestation, meter_signature: bytes, heartbeats: int

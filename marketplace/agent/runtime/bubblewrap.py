@@ -122,11 +122,15 @@ def _system(launch: Launch) -> list[str]:
 def _python(prefix: Path) -> list[str]:
     """The interpreter under /opt/python, and the installation a virtual environment stands on."""
     words = [*_made_folders(PYTHON), "--ro-bind", str(prefix), PYTHON]
-    for base in sorted(_bases(prefix)):
-        if not base.is_relative_to("/usr"):
-            words += [*_made_folders(str(base.parent)), "--ro-bind", str(base.resolve()), str(base)]
+    for base in sorted(bound_bases(prefix)):
+        words += [*_made_folders(str(base.parent)), "--ro-bind", str(base.resolve()), str(base)]
     launcher = Path(__file__).with_name("launch.py")
     return [*words, *_made_folders("/opt/coulomb"), "--ro-bind", str(launcher), LAUNCHER]
+
+
+def bound_bases(prefix: Path) -> set[Path]:
+    """Installations an environment stands on that are bound as well; /usr always is."""
+    return {base for base in _bases(prefix) if not base.is_relative_to("/usr")}
 
 
 def _bases(prefix: Path) -> set[Path]:

@@ -8,13 +8,13 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from marketplace.agent.errors import RuntimeUnavailable, StartFailed
+from marketplace.agent.errors import FoldersExposed, RuntimeUnavailable, StartFailed
 from marketplace.agent.meters import (
     CpuMemory,
     CpuMemorySource,
@@ -26,6 +26,7 @@ from marketplace.agent.meters import (
 from marketplace.agent.runtime import bubblewrap
 from marketplace.agent.runtime.base import OUT, WORK, JobFolders, Launch, Limits
 from marketplace.agent.runtime.cgroup import Cgroup, CgroupParent, find_parent
+from marketplace.agent.runtime.exposure import refuse_exposed
 from marketplace.agent.runtime.spawn import Started, Starting
 
 _PROBE_TIMEOUT_S = 15.0
@@ -59,17 +60,23 @@ class ProcessRuntime:
         self._table = ProcessTable()
 
     @classmethod
-    def open(cls, allow_unsandboxed: bool, prefix: Path | None = None) -> ProcessRuntime:
+    def open(
+        cls, allow_unsandboxed: bool, prefix: Path | None = None, private: Iterable[Path] = ()
+    ) -> ProcessRuntime:
         """The runtime of this machine, tried out once.
 
-        Raises RuntimeUnavailable where no sandbox works, unless jobs may run without one.
+        Raises RuntimeUnavailable where no sandbox works, unless jobs may run without one, and where
+        a working one would show jobs a home folder or a `private` one.
         """
         place = prefix or bubblewrap.default_prefix()
         cgroups = find_parent()
         try:
             runtime = cls(bubblewrap.Bubblewrap.find(), place, cgroups)
+            refuse_exposed(place, bubblewrap.bound_bases(place), private)
             runtime.probe()
             return runtime
+        except FoldersExposed:
+            raise
         except RuntimeUnavailable:
             if allow_unsandboxed:
                 return cls(None, place, cgroups)

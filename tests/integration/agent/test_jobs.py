@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from marketplace.agent import assignment
+from settlement import silence
 from settlement.attestation import Close
 from settlement.usage import UsageVector
 from tests.sandboxes import INVENTORY, Bench, names_in, until
@@ -38,7 +38,7 @@ def closed_at(bench: Bench, lease_id: str) -> UsageVector:
 
 @pytest.fixture
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assignment, "GRACE_MS_MIN", 700)
+    monkeypatch.setattr(silence, "UNSEEN_MIN_MS", 700)
 
 
 def test_a_job_runs_with_its_inputs_and_brings_outputs_back(bench: Bench) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from marketplace.witness.desk import Desk
 from marketplace.witness.policy import Mark, Refusal
@@ -243,18 +246,63 @@ def test_restored_old_journal_learns_what_it_signed(
     voucher, signature = accepted(desk.countersign(*lease.reading(1, 5_000), 5))
     restored = open_desk("other.db")
     assert restored.mark(lease.number) == Mark()
-    restored.adopt(lease.number, 1, voucher, signature)
-    assert restored.mark(lease.number) == Mark(1, 5_000, 0, 0)
     assert restored.admit(lease.claim()) is None
+    assert restored.adopt(lease.number, 1, voucher, signature) is None
+    assert restored.mark(lease.number) == Mark(1, 5_000, 0, 0)
     assert restored.countersign(*lease.reading(1, 5_001), 5) is Refusal.SEQUENCE_USED
     assert restored.countersign(*lease.reading(2, 4_000), 5) is Refusal.WENT_BACK
 
 
 def test_voucher_of_another_key_is_not_adopted(open_desk: OpenDesk, lease: Lease) -> None:
     desk = open_desk()
+    assert desk.admit(lease.claim()) is None
     voucher = Usage(lease.bid.buyer, lease.ask.provider, lease.number, 5_000)
-    desk.adopt(lease.number, 1, voucher, sign(voucher, DOMAIN, STRANGER))
+    signature = sign(voucher, DOMAIN, STRANGER)
+    assert desk.adopt(lease.number, 1, voucher, signature) is Refusal.BAD_SIGNATURE
     assert desk.mark(lease.number) == Mark()
+
+
+@pytest.mark.parametrize(
+    ("changes", "refusal"),
+    [
+        ({"lease_no": bytes(15) + b"\1"}, Refusal.OTHER_LEASE),
+        ({"buyer": STRANGER.address}, Refusal.OTHER_PARTIES),
+        ({"provider": STRANGER.address}, Refusal.OTHER_PARTIES),
+    ],
+)
+def test_own_voucher_for_another_lease_is_not_adopted(
+    open_desk: OpenDesk, lease: Lease, time: Time, changes: dict[str, Any], refusal: Refusal
+) -> None:
+    time.go(3_600_000)
+    desk = open_desk()
+    assert desk.admit(lease.claim()) is None
+    ours = Usage(lease.bid.buyer, lease.ask.provider, lease.number, 3_600_000)
+    other = replace(ours, **changes)
+    assert desk.adopt(lease.number, 1, other, sign(other, DOMAIN, WITNESS)) is refusal
+    assert desk.mark(lease.number) == Mark()
+    assert desk.countersign(*lease.reading(2, 3_600_000), 9) is Refusal.AHEAD_OF_CLOCK
+
+
+def test_voucher_for_a_lease_that_is_not_admitted_is_not_adopted(
+    open_desk: OpenDesk, lease: Lease
+) -> None:
+    desk = open_desk()
+    voucher = Usage(lease.bid.buyer, lease.ask.provider, lease.number, 5_000)
+    signature = sign(voucher, DOMAIN, WITNESS)
+    assert desk.adopt(lease.number, 1, voucher, signature) is Refusal.UNKNOWN_JOB
+    assert desk.mark(lease.number) == Mark()
+
+
+def test_watch_after_an_adopted_voucher_is_no_longer_than_the_lease_is_open(
+    open_desk: OpenDesk, lease: Lease, time: Time
+) -> None:
+    time.go(10_000)
+    desk = open_desk()
+    assert desk.admit(lease.claim()) is None
+    voucher = Usage(lease.bid.buyer, lease.ask.provider, lease.number, 8_000)
+    assert desk.adopt(lease.number, 1, voucher, sign(voucher, DOMAIN, WITNESS)) is None
+    assert desk.countersign(*lease.reading(2, 20_000), 20) is Refusal.AHEAD_OF_CLOCK
+    accepted(desk.countersign(*lease.reading(2, 10_000), 21))
 
 
 def test_watch_starts_with_the_first_reading_not_before(
