@@ -29,6 +29,14 @@ class IntentKind(StrEnum):
     CLOSE_CLAIM = "close_claim"
     RULE = "rule"
 
+    @property
+    def urgent(self) -> bool:
+        """Whether it goes before the others: it pays or frees money of leases that are open.
+
+        Anyone may ask for opens and cancels at will; they must not keep those waiting.
+        """
+        return self not in (IntentKind.OPEN, IntentKind.CANCEL)
+
 
 class IntentState(StrEnum):
     """Where an intent stands."""
@@ -84,7 +92,7 @@ class OutboxStore(Protocol):
         ...
 
     def pending(self, limit: int) -> Sequence[Intent]:
-        """Pending intents, oldest first."""
+        """Pending intents: urgent kinds first, of these and of the others the oldest first."""
         ...
 
     def in_flight(self, sender: str) -> Sequence[Intent]:

@@ -43,7 +43,8 @@ class MemoryOutbox:
         return self.intents[intent_id]
 
     def pending(self, limit: int) -> Sequence[Intent]:
-        return [i for i in self.intents.values() if i.state is _S.PENDING][:limit]
+        found = [i for i in self.intents.values() if i.state is _S.PENDING]
+        return sorted(found, key=lambda i: not i.kind.urgent)[:limit]
 
     def in_flight(self, sender: str) -> Sequence[Intent]:
         live = (_S.SIGNED, _S.SENT, _S.CONFIRMED)

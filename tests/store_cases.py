@@ -59,6 +59,15 @@ class OutboxCases:
         ids = [store.enqueue(IntentKind.OPEN, f"k{i}", PAYLOAD).id for i in range(4)]
         assert [i.id for i in store.pending(3)] == ids[:3]
 
+    def test_pending_puts_what_pays_before_opens_and_cancels(self, store: OutboxStore) -> None:
+        kinds = [IntentKind.CANCEL, IntentKind.OPEN, *IntentKind, IntentKind.CANCEL]
+        added = [store.enqueue(kind, f"k{i}", PAYLOAD) for i, kind in enumerate(kinds)]
+        late = (IntentKind.CANCEL, IntentKind.OPEN)
+        first = [i.id for i in added if i.kind not in late]
+        last = [i.id for i in added if i.kind in late]
+        assert [i.id for i in store.pending(len(kinds))] == [*first, *last]
+        assert [i.id for i in store.pending(2)] == first[:2]
+
     def test_signed_bytes_nonce_and_hash_are_stored_together(self, store: OutboxStore) -> None:
         number = self.signed(store, nonce=7)
         intent = store.get(number)

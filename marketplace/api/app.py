@@ -51,7 +51,8 @@ class MarketApi(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """The usual stack with the gate around it."""
-        return Gate(super().build_middleware_stack(), self.limits, self.state.metrics)
+        inner, edge = super().build_middleware_stack(), self.state.edge
+        return Gate(inner, self.limits, self.state.metrics, edge.verifies)
 
 
 def create_api(

@@ -79,6 +79,15 @@ class Edge:
             with self._lock:
                 self._flying.discard(name)
 
+    def verifies(self, key: str) -> bool:
+        """Whether an API key is somebody's."""
+        try:
+            with self.database.read() as store:
+                self.catalog.accounts.authenticate(store, key)
+        except Unauthenticated:
+            return False
+        return True
+
     def tally(self) -> Tally:
         """What the database counts, by one reader once in TALLY_MS, however many ask."""
         with self._counting:

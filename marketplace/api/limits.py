@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from fastapi import Request
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
@@ -30,13 +32,25 @@ log = structlog.get_logger("api")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes of bodies, requests a minute per key or address, the most worked on at once."""
+    """Sizes of bodies, requests a minute per key or address, the most worked on at once.
+
+    A body has `body_seconds` to arrive, and a blob one second more per `blob_bytes_per_second`.
+    """
 
     body_bytes: int = 1024 * 1024
     blob_bytes: int = BLOB_BYTES_MAX
     per_minute: int = 6_000
     failed_logins_per_minute: int = 60
     in_flight: int = 256
+    in_flight_per_address: int = 64
+    body_seconds: float = 10
+    blob_bytes_per_second: int = 512 * 1024
+
+    def body_of(self, path: str) -> tuple[int, float]:
+        """The most bytes of a body on a path, and the seconds it may take to arrive."""
+        if path != BLOBS:
+            return self.body_bytes, self.body_seconds
+        return self.blob_bytes, self.body_seconds + self.blob_bytes / self.blob_bytes_per_second
 
 
 class Windows:
@@ -73,13 +87,16 @@ class Windows:
 class Gate:
     """The outermost layer: every response carries X-Request-Id and RateLimit, and is counted."""
 
-    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, limits: Limits, metrics: Metrics, verifies: Callable[[str], bool]
+    ) -> None:
         self._app = app
+        self._verifies = verifies
         self._limits = limits
         self._metrics = metrics
         self._requests = Windows(limits.per_minute)
         self._failures = Windows(limits.failed_logins_per_minute)
-        self._working = 0
+        self._working: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -102,24 +119,28 @@ class Gate:
                 self._metrics.answered(scope, status, time.monotonic() - began)
             await send(message)
 
-        most = self._limits.blob_bytes if scope["path"] == BLOBS else self._limits.body_bytes
+        most, seconds = self._limits.body_of(scope["path"])
         refused = self._refusal(request, caller, address, most)
         if refused is not None:
             await refused(scope, receive, send_with_headers)
             return
-        await self._forward(scope, _bounded(receive, most), send_with_headers, request)
+        bounded = _bounded(receive, most, seconds)
+        await self._forward(scope, bounded, send_with_headers, request, address)
         if status == 401:
             self._failures.take(address)
 
-    async def _forward(self, scope: Scope, receive: Receive, send: Send, request: Request) -> None:
+    async def _forward(
+        self, scope: Scope, receive: Receive, send: Send, request: Request, address: str
+    ) -> None:
         """Run the application; a stream stops counting as in flight once it is a stream."""
         held = True
         started = time.monotonic()
-        self._working += 1
+        self._working[address] += 1
 
         def release() -> None:
             nonlocal held
-            self._working -= held
+            if held:
+                self._working -= Counter({address: 1})  # forgets an address that has none left
             held = False
 
         async def watch(message: Message) -> None:
@@ -138,20 +159,37 @@ class Gate:
             await send(message)
 
         try:
-            await self._app(scope, receive, watch)
+            app = (
+                self._app
+                if await self._trusted(request, address)
+                else self._come_back(request, self._failures.resets_in())
+            )
+            await app(scope, receive, watch)
         finally:
             release()
 
+    async def _trusted(self, request: Request, address: str) -> bool:
+        """Whether an address may go on: it has not failed to log in often, or its key is good."""
+        if self._failures.left(address):
+            return True
+        kind, _, key = request.headers.get("authorization", "").partition(" ")
+        return kind.lower() == "bearer" and await run_in_threadpool(self._verifies, key.strip())
+
     def _refusal(self, request: Request, caller: str, address: str, most: int) -> ASGIApp | None:
-        facts: dict[str, Any] = {"retry_after_seconds": self._requests.resets_in()}
-        if not self._requests.take(caller) or not self._failures.left(address):
-            return answer(request, "rate_limited", "too many requests", facts=facts)
-        if self._working >= self._limits.in_flight:
+        if not self._requests.take(caller):
+            return self._come_back(request, self._requests.resets_in())
+        if self._working[address] >= self._limits.in_flight_per_address:
+            return self._come_back(request, 1)
+        if self._working.total() >= self._limits.in_flight:
             return answer(request, "unavailable", "too many requests at once; come back")
         length = request.headers.get("content-length", "0")
         if not length.isdigit() or int(length[:_DIGITS_MAX]) > most:
             return answer(request, "too_large", _too_large(most))
         return None
+
+    def _come_back(self, request: Request, seconds: int) -> ASGIApp:
+        facts: dict[str, Any] = {"retry_after_seconds": seconds}
+        return answer(request, "rate_limited", "too many requests", facts=facts)
 
     def _headers(self, message: MutableMapping[str, Any], caller: str, request_id: str) -> None:
         left, reset = self._requests.left(caller), self._requests.resets_in()
@@ -168,16 +206,27 @@ def _too_large(most: int) -> str:
     return f"a body has at most {most} bytes here"
 
 
-def _bounded(receive: Receive, most: int) -> Receive:
-    """Receive that refuses a body which turns out larger than allowed, whatever it had said."""
-    left = most
+def _bounded(receive: Receive, most: int, seconds: float) -> Receive:
+    """Receive that refuses a body which turns out larger than allowed, whatever it had said, or
+    which is not all there in time. Once it is, what is received is the end of the connection.
+    """
+    left, complete = most, False
+    deadline = time.monotonic() + seconds
 
     async def bounded() -> Message:
-        nonlocal left
-        message = await receive()
+        nonlocal left, complete
+        if complete:
+            return await receive()
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                message = await receive()
+        except TimeoutError:
+            detail = f"a body has {seconds:g} seconds to arrive here"
+            raise HTTPException(408, detail, {"Connection": "close"}) from None
         left -= len(message.get("body", b""))
         if left < 0:
             raise HTTPException(413, _too_large(most))
+        complete = not message.get("more_body", False)
         return message
 
     return bounded

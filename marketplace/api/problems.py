@@ -9,8 +9,9 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from marketplace.errors import MarketError, Problem
 from settlement.errors import ChainError, OutboxConflict
@@ -80,13 +81,20 @@ _TABLE = (
         "The reading was recorded as refused; `reason` says why.",
     ),
     Kind("too_large", 413, "Too large", "The body is above the limit of this route."),
+    Kind("too_slow", 408, "Too slow", "The body did not arrive in time; send it again.", True),
     Kind("rate_limited", 429, "Rate limited", "Too many requests; see Retry-After.", True),
     Kind("unavailable", 503, "Unavailable", "Overloaded or restarting; see Retry-After.", True),
     Kind("chain_unavailable", 503, "Chain unavailable", "The chain does not answer.", True),
     Kind("market_error", 500, "Internal error", "A fault of this server; it was logged.", True),
 )  # fmt: skip
 KINDS = {kind.code: kind for kind in _TABLE}
-_BY_STATUS = {400: "malformed_json", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+_BY_STATUS = {
+    400: "malformed_json",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "too_slow",
+    413: "too_large",
+}
 
 
 def answer(
@@ -153,6 +161,12 @@ def _outbox_conflict(request: Request, error: OutboxConflict) -> JSONResponse:
     return answer(request, "conflict", str(error))
 
 
+def _gone(request: Request, error: ClientDisconnect) -> Response:
+    """Nobody is there to read an answer, and nothing is wrong here."""
+    log.debug("client gone", path=request.url.path)
+    return Response(status_code=400)
+
+
 def unexpected(request: Request, error: Exception) -> JSONResponse:
     """A fault: the caller learns its request id, the log learns the rest."""
     log.error("unexpected error", path=request.url.path, exc_info=error)
@@ -166,4 +180,5 @@ def install(app: FastAPI) -> None:
     app.exception_handler(HTTPException)(_http_error)
     app.exception_handler(ChainError)(_chain_error)
     app.exception_handler(OutboxConflict)(_outbox_conflict)
+    app.exception_handler(ClientDisconnect)(_gone)
     app.exception_handler(Exception)(unexpected)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from marketplace.db.engine import Database
 
 INTENTS = SQLModel.metadata.tables[str(IntentRow.__tablename__)]
+LATER = INTENTS.c.kind.in_([kind.value for kind in IntentKind if not kind.urgent])
 LIVE = (IntentState.SIGNED, IntentState.SENT, IntentState.CONFIRMED)
 
 
@@ -101,9 +102,9 @@ class SqlOutbox:
             return self._get(store.connection, intent_id)
 
     def pending(self, limit: int) -> Sequence[Intent]:
-        """Pending intents, oldest first."""
+        """Pending intents: urgent kinds first, of these and of the others the oldest first."""
         query = select(INTENTS).where(INTENTS.c.state == IntentState.PENDING)
-        return self._list(query.order_by(INTENTS.c.id).limit(limit))
+        return self._list(query.order_by(LATER, INTENTS.c.id).limit(limit))
 
     def recent(self, limit: int) -> Sequence[Intent]:
         """The newest intents, newest first."""

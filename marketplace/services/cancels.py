@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from marketplace.errors import Conflict, InvalidInput, NotFound, Problem
+from marketplace.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Problem
 from marketplace.services.accounts import account_row
 from marketplace.services.asks import Asks
 from marketplace.services.common import Principal, check_signature, parse_struct
 from marketplace.services.jobs import Jobs
 from marketplace.services.ports import Clock, Market, Store
-from marketplace.services.records import JOB_LIVE
+from marketplace.services.records import JOB_LIVE, Account
 from settlement.chain.calls import EscrowCalls
 from settlement.orders import Cancel
 from settlement.ports import IntentKind
@@ -37,9 +37,10 @@ class Cancels:
         if order_id is not None:
             return Cancel(caller.account, self._salt(store, caller, order_id), False)
         account = store.accounts.get(caller.account)
-        if account is None or account.next_salt <= account.orders_from:
+        left = [] if account is None else self._left(store, account)
+        if not left:
             raise Conflict("the account has no orders that could be cancelled")
-        return Cancel(caller.account, account.next_salt - 1, True)
+        return Cancel(caller.account, max(left), True)
 
     def _salt(self, store: Store, caller: Principal, order_id: str) -> int:
         if order_id.startswith("ask_"):
@@ -58,7 +59,7 @@ class Cancels:
     ) -> dict[str, Any]:
         """Take the orders off the book and send the Cancel to the chain.
 
-        Raises InvalidInput, InvalidSignature, Unavailable.
+        Raises InvalidInput, InvalidSignature, AlreadyExists, Unavailable.
         """
         cancel = parse_struct(Cancel, message, "/cancel")
         if cancel.account != caller.account:
@@ -66,17 +67,43 @@ class Cancels:
             raise InvalidInput([problem])
         check_signature(cancel, signature, cancel.account, self.market)
         account = account_row(store, cancel.account, self.clock(), lock=True)
+        self._check_worth(store, account, cancel)
         if cancel.and_older:
-            if cancel.salt >= account.next_salt:
-                detail = f"must be below {account.next_salt}, the next order's"
-                raise InvalidInput([Problem("/cancel/salt", detail)])
             lowest = max(account.orders_from, cancel.salt + 1)
             store.accounts.put(replace(account, orders_from=lowest))
         cancelled = [*self._asks(store, caller, cancel), *self._bids(store, caller, cancel)]
         data = self.calls.cancel(cancel, signature)
-        key = f"cancel:{cancel.account}:{cancel.salt}:{int(cancel.and_older)}"
-        store.enqueue(IntentKind.CANCEL, key, self.calls.payload(data))
+        store.enqueue(IntentKind.CANCEL, _key(cancel), self.calls.payload(data))
         return {"cancel": cancel.to_message(), "orders": cancelled}
+
+    def _check_worth(self, store: Store, account: Account, cancel: Cancel) -> None:
+        """The relayer pays for a Cancel: it must make an order void that is not void already.
+
+        Raises InvalidInput, AlreadyExists.
+        """
+        if cancel.salt < account.orders_from or store.intent(_key(cancel)) is not None:
+            problem = Problem("/cancel/salt", "is cancelled already, or about to be")
+            raise AlreadyExists("the orders are cancelled already", problems=[problem])
+        if not cancel.and_older:
+            if cancel.salt not in self._salts(store, account.address):
+                raise InvalidInput([Problem("/cancel/salt", "is no order of yours here")])
+            return
+        if cancel.salt >= account.next_salt:
+            detail = f"must be below {account.next_salt}, the next order's"
+            raise InvalidInput([Problem("/cancel/salt", detail)])
+        if not any(salt <= cancel.salt for salt in self._left(store, account)):
+            detail = "has no order of yours at or below it that is not cancelled"
+            raise InvalidInput([Problem("/cancel/salt", detail)])
+
+    def _left(self, store: Store, account: Account) -> list[int]:
+        """Salts of the account's orders that no Cancel has made void."""
+        salts = (s for s in self._salts(store, account.address) if s >= account.orders_from)
+        return [s for s in salts if store.intent(_key(Cancel(account.address, s, False))) is None]
+
+    def _salts(self, store: Store, account: str) -> set[int]:
+        """Salts of every ask and bid of an account, whatever became of them."""
+        asks = {int(row.message["salt"]) for row in store.asks.find(provider=account)}
+        return asks | {int(row.salt) for row in store.bids.find(account=account)}
 
     def _asks(self, store: Store, caller: Principal, cancel: Cancel) -> list[str]:
         rows = store.asks.find(provider=caller.account, state=("open", "suspended"))
@@ -101,3 +128,8 @@ class Cancels:
 
 def _covers(cancel: Cancel, salt: int) -> bool:
     return salt == cancel.salt or (cancel.and_older and salt < cancel.salt)
+
+
+def _key(cancel: Cancel) -> str:
+    """The outbox's key: one transaction for one Cancel, however often it is signed."""
+    return f"cancel:{cancel.account}:{cancel.salt}:{int(cancel.and_older)}"

@@ -45,7 +45,12 @@ def prepare(edge: EdgeDep, caller: Anyone, draft: CancelDraft) -> Any:
     operation_id="cancel_orders",
     response_model=Cancelled,
     responses=problems(
-        *OWNED, "conflict", "invalid_signature", "idempotency_mismatch", "idempotency_in_flight"
+        *OWNED,
+        "conflict",
+        "already_exists",
+        "invalid_signature",
+        "idempotency_mismatch",
+        "idempotency_in_flight",
     ),
 )
 def cancel(edge: EdgeDep, caller: Anyone, body: CancelIn, write: WritingDep) -> Any:

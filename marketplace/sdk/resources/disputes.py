@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from marketplace.sdk.checks import read_document
 from marketplace.sdk.decode import decode
-from marketplace.sdk.errors import VerificationError
+from marketplace.sdk.errors import Forbidden, VerificationError
 from marketplace.sdk.flow import Flow, Query, Request, S, call, listing, op
 from marketplace.sdk.models import (
     AskInfo,
@@ -20,21 +20,25 @@ from marketplace.sdk.models import (
     Cancelled,
     Claim,
     Lease,
+    MarketConfig,
     Prepared,
     TopUp,
     Transaction,
     Transactions,
 )
+from marketplace.sdk.purchases import Job
 from marketplace.sdk.resources.base import hex0x
 from marketplace.sdk.resources.wallet import ChainResource, Moved, transacting
 from settlement.attestation import Ruling
 from settlement.eip712 import checksum
-from settlement.errors import FieldError
+from settlement.errors import FieldError, SignatureError
 from settlement.orders import Cancel
-from settlement.signing import Signer, sign
+from settlement.signing import Signer, sign, verify
 
 if TYPE_CHECKING:
     from settlement.chain.calls import EscrowCalls, LeaseOrders, LeaseRef
+
+CANCEL_AHEAD_MAX = 2**20
 
 
 class Sending(ChainResource[S]):
@@ -184,7 +188,7 @@ class Orders(Sending[S]):
     @op
     def cancel(self, order_id: str | None, *, signer: Signer | None = None) -> Flow[Cancelled]:
         """Make an ask, a bid or a job's bid void; None: every order so far. Leases go on."""
-        yield from self._market()
+        market = yield from self._market()
         who = signer or (yield from call(self._session.signer))
         body = {"order_id": order_id}
         request = Request("POST", "/v1/orders/cancel/prepare", json=body, repeatable=True)
@@ -192,11 +196,76 @@ class Orders(Sending[S]):
         cancel = read_document(Cancel, prepared, self._session.domain())
         if (cancel.account, cancel.and_older) != (who.address, order_id is None):
             raise VerificationError("the server's cancel is another than asked for")
+        if order_id is None:
+            yield from self._check_all(cancel, market)
+        else:
+            order = yield from self._order(order_id)
+            if self._salt(order, cancel.account) != cancel.salt:
+                raise VerificationError(f"the server's cancel is of another order than {order_id}")
         signature = yield from call(partial(sign, cancel, self._session.domain(), who))
         signed = {"cancel": cancel.to_message(), "signature": hex0x(signature)}
         key = "cancel-" + cancel.struct_hash().hex()
         request = Request("POST", "/v1/orders/cancel", json=signed, idempotency_key=key)
         return (yield from self._read(Cancelled, request))
+
+    def _order(self, order_id: str) -> Flow[AskInfo | BidInfo]:
+        if order_id.startswith("ask_"):
+            return (yield from self._read(AskInfo, Request("GET", f"/v1/asks/{order_id}")))
+        bid_id = order_id
+        if not order_id.startswith("bid_"):
+            bid_id = (yield from self._read(Job, Request("GET", f"/v1/jobs/{order_id}"))).bid_id
+        return (yield from self._read(BidInfo, Request("GET", f"/v1/bids/{bid_id}")))
+
+    def _salt(self, order: AskInfo | BidInfo, account: str) -> int | None:
+        """The salt of an order that the account itself has signed; None where it has not."""
+        signed = order.ask if isinstance(order, AskInfo) else order.bid
+        try:
+            verify(signed, self._session.domain(), order.signature, account)
+        except SignatureError:
+            return None
+        return signed.salt
+
+    def _check_all(self, cancel: Cancel, market: MarketConfig) -> Flow[None]:
+        """Every order so far: up to the newest that the account has signed, and no further.
+
+        A greater salt would use up salts of orders that are still to come, in the end all of them.
+        """
+        if not (yield from self._reached(cancel)):
+            raise VerificationError(f"the server's cancel goes beyond your orders: {cancel.salt}")
+        if not self._session.rpc_url:
+            return
+
+        def first() -> int:
+            escrow, _ = self._chain(market)
+            return escrow.orders_from(cancel.account)
+
+        if cancel.salt > (yield from call(first)) + CANCEL_AHEAD_MAX:
+            raise VerificationError(f"the server's cancel is far ahead of the chain: {cancel.salt}")
+
+    def _reached(self, cancel: Cancel) -> Flow[bool]:
+        """Whether one of the account's orders has the salt of a cancel, or a greater one."""
+        asks: Query[AskInfo | BidInfo] = Query(
+            "/v1/asks", partial(decode, AskInfo), {"provider": cancel.account}
+        )
+        bids: Query[AskInfo | BidInfo] = Query("/v1/bids", partial(decode, BidInfo))
+        for orders in (asks, bids):
+            if (yield from self._any_reaches(orders, cancel)):
+                return True
+        return False
+
+    def _any_reaches(self, orders: Query[AskInfo | BidInfo], cancel: Cancel) -> Flow[bool]:
+        cursor: str | None = None
+        while True:
+            try:
+                body = yield from self._json(orders.page(cursor))
+            except Forbidden:  # a key for asks alone sees no bids
+                return False
+            found, cursor = orders.read(body)
+            salts = (self._salt(order, cancel.account) for order in found)
+            if any(salt is not None and salt >= cancel.salt for salt in salts):
+                return True
+            if cursor is None:
+                return False
 
 
 def _require_ours(calls: EscrowCalls, step: Transaction, own: bytes | None) -> None:

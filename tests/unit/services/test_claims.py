@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from marketplace.errors import Conflict, InvalidInput, InvalidSignature, NotFound
+from marketplace.errors import (
+    AlreadyExists,
+    Conflict,
+    InvalidInput,
+    InvalidSignature,
+    MarketError,
+    NotFound,
+)
 from marketplace.services.records import LeaseRecord
 from settlement.chain.calls import EscrowCalls
 from settlement.orders import Cancel
@@ -273,3 +280,60 @@ def test_a_cancel_is_the_accounts_own(world: World) -> None:
         for order_id in (ask_id, "job_none", None):
             with pytest.raises((NotFound, Conflict)):
                 cancels.prepare(store, world.caller(world.stranger), order_id)
+
+
+def submit(world: World, signer: LocalSigner, salt: int, *, and_older: bool = False) -> None:
+    """Sign a Cancel that nobody wrote out, and hand it in."""
+    message = Cancel(signer.address, salt, and_older)
+    with world.database.write() as store:
+        signature = sign(message, world.domain, signer)
+        caller = world.caller(signer)
+        world.catalog.cancels.submit(store, caller, message.to_message(), signature)
+
+
+def refused(world: World, error: type[MarketError], salt: int, *, and_older: bool = False) -> None:
+    """The provider's Cancel is refused, with a pointer, and leaves nothing to pay for."""
+    before = [intent.key for intent in world.chain.outbox.pending(100)]
+    with pytest.raises(error) as caught:
+        submit(world, world.provider, salt, and_older=and_older)
+    assert [problem.pointer for problem in caught.value.problems] == ["/cancel/salt"]
+    assert [intent.key for intent in world.chain.outbox.pending(100)] == before
+
+
+def test_a_cancel_of_no_order_here_is_not_paid_for(world: World) -> None:
+    world.ask()
+    for salt in (1, 2**63):
+        refused(world, InvalidInput, salt)
+    submit(world, world.provider, 0)
+    with world.database.write() as store:
+        unused = world.catalog.accounts.salt(store, world.stranger.address)
+    with pytest.raises(InvalidInput):
+        submit(world, world.stranger, unused)
+    with pytest.raises(InvalidInput):
+        submit(world, world.stranger, unused, and_older=True)
+    with world.database.read() as store, pytest.raises(Conflict):
+        world.catalog.cancels.prepare(store, world.caller(world.stranger), None)
+
+
+def test_a_cancel_is_paid_for_once(world: World) -> None:
+    world.ask()
+    submit(world, world.provider, 0)
+    refused(world, AlreadyExists, 0)
+    refused(world, InvalidInput, 0, and_older=True)
+    world.chain.mine()
+    refused(world, AlreadyExists, 0)
+    world.ask()
+    world.ask()
+    submit(world, world.provider, 1, and_older=True)
+    for salt in (0, 1):
+        refused(world, AlreadyExists, salt)
+        refused(world, AlreadyExists, salt, and_older=True)
+    submit(world, world.provider, 2)
+
+
+def test_all_orders_are_cancelled_up_to_the_newest_that_is_left(world: World) -> None:
+    world.ask()
+    with world.database.write() as store:
+        world.catalog.accounts.salt(store, world.provider.address)
+        written = world.catalog.cancels.prepare(store, world.caller(world.provider), None)
+    assert (written.salt, written.and_older) == (0, True)
