@@ -1,4 +1,5 @@
-"""Sets up what the other scripts need: .venv, node_modules, native Foundry tools, bubblewrap.
+"""Sets up what the other scripts need: .venv, node_modules, native Foundry tools, bubblewrap; with the
+argument `auditors`, what proves and audits the contracts instead.
 
 Standard library only, run by the system's Python. Safe to run twice or twice at once; once the lock
 files have been installed it touches no network. Says on stderr what it installs; on failure exits 1
@@ -29,6 +30,7 @@ STATE = ROOT / ".setup"
 TOOLS = STATE / "tools"
 BIN = STATE / "bin"
 VENV = ROOT / ".venv"
+AUDITORS = STATE / "auditors"
 NODE_MODULES = ROOT / "node_modules"
 
 
@@ -98,18 +100,20 @@ def install_tool(requirement: str) -> None:
     stamp.touch()
 
 
-def set_up_python() -> None:
-    stamp = VENV / ".stamp"
-    wanted = digest(ROOT / "uv.lock", ROOT / "pyproject.toml", sys.version, UV_VERSION)
-    if is_stamped(stamp, wanted) and (VENV / "bin" / "python").exists():
+def sync(project: Path, environment: Path) -> None:
+    """Installs the Python packages of a project's lock file into an environment."""
+    stamp = environment / ".stamp"
+    wanted = digest(project / "uv.lock", project / "pyproject.toml", sys.version, UV_VERSION)
+    if is_stamped(stamp, wanted) and (environment / "bin" / "python").exists():
         return
     install_tool(f"uv=={UV_VERSION}")
-    say("installing the Python packages of uv.lock into .venv")
+    lock, place = (project / "uv.lock").relative_to(ROOT), environment.relative_to(ROOT)
+    say(f"installing the Python packages of {lock} into {place}")
     env = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"}
-    env |= {"UV_PROJECT_ENVIRONMENT": str(VENV), "UV_PYTHON_DOWNLOADS": "never"}
+    env |= {"UV_PROJECT_ENVIRONMENT": str(environment), "UV_PYTHON_DOWNLOADS": "never"}
     uv = [str(TOOLS / "bin" / "uv"), "--quiet", "--no-config", "sync", "--frozen"]
     fix = "check the network (pypi.org, files.pythonhosted.org), then run this again"
-    run([*uv, "--python", sys.executable], fix, env)
+    run([*uv, "--python", sys.executable, "--project", str(project)], fix, env)
     stamp.write_text(wanted)
 
 
@@ -198,7 +202,11 @@ def main() -> int:
             say("waiting for another set-up of this folder")
             fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            set_up_python()
+            if sys.argv[1:] == ["auditors"]:
+                # Apart from .venv, since Slither needs an older web3; only two scripts want them.
+                sync(ROOT / "scripts" / "auditors", AUDITORS)
+                return 0
+            sync(ROOT, VENV)
             set_up_node()
             set_up_bubblewrap()
         except SetupError as error:
