@@ -45,8 +45,8 @@ abstract contract Amending is Extended, IEscrowExtension {
 
         LeaseSlot next = slot.withEnd(slot.end() + seconds_);
         uint256 locked = next.fullTime(SCALE) - slot.fullTime(SCALE);
-        uint256 cost = _spentBefore(orders, bid, seat, leaseNo) + _fullCost(box, next);
-        Check.atMost(bid.budget / bid.nodes, cost, BudgetTooSmall.selector);
+        uint256 most = _spentBefore(orders, bid, seat, leaseNo) + _fullCost(box, next);
+        Check.atMost(bid.budget / bid.nodes, most, BudgetTooSmall.selector);
 
         _debit(orders.buyer, locked);
         box.slot = next;
