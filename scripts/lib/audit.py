@@ -1,4 +1,4 @@
-"""Holds Slither's findings against what contracts/SLITHER.md explains. Usage: audit.py FINDINGS.json"""
+"""Holds Slither's findings against contracts/SLITHER.md. Usage: audit.py FINDINGS.json"""
 
 from __future__ import annotations
 
