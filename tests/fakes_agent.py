@@ -19,10 +19,10 @@ from urllib.parse import parse_qsl, urlsplit
 import httpx
 
 from marketplace.domain.jobfile import parse_job
-from settlement.attestation import Close, Stop, UsageAttestation
+from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.eip712 import Domain
 from settlement.orders import Ask, Bid, lease_no
-from settlement.signing import LocalSigner, recover, verify
+from settlement.signing import LocalSigner, recover, sign, verify
 from tests.factories import job_json, make_ask, make_bid
 
 DOMAIN = Domain(31337, "0x" + "e5" * 20)
@@ -36,6 +36,7 @@ class FakeMarket:
     def __init__(self, meter: LocalSigner, interval_ms: int = 1_000) -> None:
         self.meter = meter
         self.interval_ms = interval_ms
+        self.witness = LocalSigner(b"\5" * 32)
         self.leases: dict[str, dict[str, Any]] = {}
         self.asks: dict[str, Ask] = {}
         self.bids: dict[str, Bid] = {}
@@ -71,7 +72,7 @@ class FakeMarket:
             ask = make_ask(meter=self.meter.address, salt=number)
             bid = make_bid(
                 job_hash=spec.hash(), gpu_milli=gpu_milli, salt=number,
-                units=changes.pop("units", 0), **sizes,
+                witness=self.witness.address, units=changes.pop("units", 0), **sizes,
             )  # fmt: skip
             now = int(time.time())
             funded = changes.pop("funded_seconds", 600)
@@ -216,8 +217,20 @@ class FakeMarket:
             used = {"ms": said.ms, "egress_mib": 0, "units": said.units}
             self.leases[lease_id]["used"] = used
             if self.countersigning:
-                self.leases[lease_id]["countersigned"] = used
+                self.countersign(lease_id, said.sequence)
         return 201, {k: known[k] for k in ("id", "sequence", "state")}
+
+    def countersign(self, lease_id: str, sequence: int, key: LocalSigner | None = None) -> None:
+        """Answer an attestation as the witness does, or with another key."""
+        rows = self.attestations[lease_id]
+        row = next(row for row in rows if row["sequence"] == sequence)
+        said = UsageAttestation.from_message(row["message"])
+        bid = self.bids[self.leases[lease_id]["bid_id"]]
+        voucher = voucher_for(said, bid.egress_mib > 0 or bid.units > 0)
+        signature = sign(voucher, DOMAIN, key or self.witness)
+        row["voucher"] = {"message": voucher.to_message(), "signature": "0x" + signature.hex()}
+        counted = {"ms": said.ms, "egress_mib": 0, "units": said.units}
+        self.leases[lease_id]["countersigned"] = counted
 
     def _finish(self, lease_id: str, body: dict[str, Any]) -> Answer:
         close = Close.from_message(body["close"]["message"])

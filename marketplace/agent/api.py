@@ -58,8 +58,8 @@ class AgentApi(Protocol):
         """The signed orders that a lease was opened from."""
         ...
 
-    def attestations(self, lease_id: str) -> list[Attestation]:
-        """What the server holds of a lease, in order."""
+    def attestations(self, lease_id: str, after: int | None = None) -> list[Attestation]:
+        """What the server holds of a lease, in order; `after` leaves out sequences up to it."""
         ...
 
     def get_blob(self, sha256: str) -> bytes:
@@ -143,10 +143,10 @@ class SdkApi:
             ask = self._client.asks.get(lease.ask_id).ask
             return ask, self._client.leases.bid(lease.bid_id).bid
 
-    def attestations(self, lease_id: str) -> list[Attestation]:
-        """What the server holds of a lease, in order."""
+    def attestations(self, lease_id: str, after: int | None = None) -> list[Attestation]:
+        """What the server holds of a lease, in order; `after` leaves out sequences up to it."""
         with _answers():
-            return list(self._client.leases.attestations(lease_id))
+            return list(self._client.leases.attestations(lease_id, after_sequence=after))
 
     def get_blob(self, sha256: str) -> bytes:
         """A stored file."""

@@ -31,6 +31,7 @@ class Assignment:
     job_id: str
     buyer: str
     provider: str
+    witness: str
     lease_no: bytes
     spec: JobSpec
     gpu_milli: int
@@ -44,6 +45,7 @@ class Assignment:
     max_seconds: int
     budget_limited: bool
     units_cap: int
+    metered: bool
     gpus: tuple[int, ...] = ()
 
     @property
@@ -93,6 +95,7 @@ def _assignment(
         job_id=lease.job_id,
         buyer=lease.buyer,
         provider=lease.provider,
+        witness=bid.witness,
         lease_no=bytes.fromhex(lease.lease_no.removeprefix("0x")),
         spec=spec,
         gpu_milli=bid.gpu_milli,
@@ -106,5 +109,6 @@ def _assignment(
         max_seconds=min(terms.max_seconds or bid.max_seconds, bid.max_seconds),
         budget_limited=terms.budget_limited,
         units_cap=bid.units,
+        metered=bid.egress_mib > 0 or bid.units > 0,
         gpus=lease.gpus,
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from marketplace.agent.errors import JournalConflict, JournalError
-from settlement.attestation import Close, UsageAttestation
+from settlement.attestation import Close, UsageAttestation, Voucher
 from settlement.eip712 import Domain
 
 GENESIS = bytes(32)  # the head of an empty chain of readings
@@ -42,6 +42,10 @@ CREATE TABLE IF NOT EXISTS attestations (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS closes (
     lease_id TEXT PRIMARY KEY REFERENCES leases, message TEXT NOT NULL, signature BLOB
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS vouchers (
+    lease_id TEXT PRIMARY KEY REFERENCES leases, sequence INTEGER NOT NULL,
+    message TEXT NOT NULL, signature BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
 
@@ -273,6 +277,22 @@ class Journal:
             lease_id,
         )
         return [_attestation_of(row) for row in rows]
+
+    # -- vouchers --------------------------------------------------------------------------------
+
+    def keep_voucher(
+        self, lease_id: str, sequence: int, voucher: Voucher, signature: bytes
+    ) -> None:
+        """Keep a lease's best voucher, in place of the one before: the node is paid on it."""
+        text = json.dumps(voucher.to_message(), sort_keys=True)
+        with self._write() as db:
+            values = (lease_id, sequence, text, signature)
+            db.execute("INSERT OR REPLACE INTO vouchers VALUES (?,?,?,?)", values)
+
+    def voucher(self, lease_id: str) -> tuple[dict[str, Any], bytes] | None:
+        """The message of a lease's best voucher and its witness's signature."""
+        rows = self._read("SELECT message, signature FROM vouchers WHERE lease_id = ?", lease_id)
+        return (dict(json.loads(rows[0][0])), bytes(rows[0][1])) if rows else None
 
     # -- closes ----------------------------------------------------------------------------------
 

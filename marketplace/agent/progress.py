@@ -45,11 +45,8 @@ class Progress:
         self._wish: str | None = None
 
     def observe(self, lease: Lease) -> None:
-        """Take in what the server knows: countersignatures, a wish to stop, the lease's end."""
+        """Take in what the server knows: a wish to stop, the lease's end."""
         with self._lock:
-            if lease.countersigned.ms > self._countersigned_ms:
-                self._countersigned_ms = lease.countersigned.ms
-                self._covered_at_s = self._clock_s()
             self._wish = lease.stop_requested
         if lease.stop_requested is not None:
             outcome, reason = _WISHES.get(lease.stop_requested, ("failed", lease.stop_requested))
@@ -78,6 +75,13 @@ class Progress:
         """The job is ready: from now on countersignatures are due."""
         with self._lock:
             self._covered_at_s = self._clock_s()
+
+    def cover(self, countersigned_ms: int) -> None:
+        """Take in how much the witness has countersigned; only growth renews the grace."""
+        with self._lock:
+            if countersigned_ms > self._countersigned_ms:
+                self._countersigned_ms = countersigned_ms
+                self._covered_at_s = self._clock_s()
 
     @property
     def uncovered_ms(self) -> int:

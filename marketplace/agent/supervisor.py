@@ -22,6 +22,7 @@ from marketplace.agent.logs import JobLogs
 from marketplace.agent.node import Node
 from marketplace.agent.progress import Order, Progress
 from marketplace.agent.run import JobRun, prepare
+from marketplace.agent.vouchers import Vouchers
 from marketplace.sdk.errors import ApiError
 from marketplace.sdk.models import Lease
 from settlement.eip712 import Domain
@@ -40,6 +41,16 @@ class _Held:
     job: threading.Thread | None
     courier: Courier
     carrying: threading.Thread
+    vouchers: Vouchers | None = None
+
+    def observe(self, lease: Lease) -> None:
+        """Pass on what the server says, and what the witness verifiably signed.
+
+        Raises ApiDown, ApiError, JournalError.
+        """
+        self.progress.observe(lease)
+        if self.vouchers is not None and self.job is not None:
+            self.progress.cover(self.vouchers.learn(lease))
 
 
 class Supervisor:
@@ -108,12 +119,12 @@ class Supervisor:
             seen.add(lease.id)
             held = self._held.get(lease.id)
             if held is not None:
-                held.progress.observe(lease)
+                held.observe(lease)
             elif lease.id not in self._ignored:
                 self._take_up(lease)
         for lease_id, held in list(self._held.items()):
             if lease_id not in seen and held.job is not None and held.job.is_alive():
-                held.progress.observe(self._node.api.lease(lease_id))
+                held.observe(self._node.api.lease(lease_id))
 
     def leave(self) -> None:
         """Stop the jobs, report their ends as far as the server listens, and let go."""
@@ -180,6 +191,7 @@ class Supervisor:
         # bubblewrap ends with the thread that started it: this one lives as long as the job.
         thread = threading.Thread(target=run.run, name=f"job-{lease_id}", daemon=True)
         self._carry(entry, progress, logs, thread)
+        self._held[lease_id].vouchers = Vouchers(self._node, entry, job)
         thread.start()
         log.info("job_taken_up", lease=lease_id, gpus=[gpu.uuid for gpu in grant.gpus])
 

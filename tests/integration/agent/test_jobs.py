@@ -13,6 +13,7 @@ import pytest
 
 from settlement import silence
 from settlement.attestation import Close
+from settlement.signing import LocalSigner
 from settlement.usage import UsageVector
 from tests.sandboxes import INVENTORY, Bench, names_in, until
 
@@ -184,6 +185,14 @@ def test_without_countersignatures_work_stops_and_the_meter_signs_a_stop(bench: 
     assert bench.ended(lease_id) == ("failed", "witness_silent")
     assert closed_at(bench, lease_id).ms < 1500
     until(lambda: lease_id in bench.market.stops)
+
+
+@pytest.mark.usefixtures("short_grace")
+def test_countersignatures_that_are_not_the_witnesss_own_are_none(bench: Bench) -> None:
+    lease_id = bench.market.open_lease(["sleep", "100"])
+    bench.market.witness = LocalSigner(b"\6" * 32)  # the server makes up what it says of it
+    assert bench.ended(lease_id) == ("failed", "witness_silent")
+    assert closed_at(bench, lease_id).ms < 1500
 
 
 @pytest.mark.usefixtures("short_grace")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from marketplace.agent.progress import Beats, Order, Progress
-from marketplace.sdk.models import Lease, Used
+from marketplace.sdk.models import Lease
 from tests.factories import BUYER, METER, PROVIDER, WITNESS
 
 LEASE = Lease(
@@ -19,9 +19,9 @@ def test_countersignatures_renew_the_grace_only_when_they_grow() -> None:
     progress = Progress(lambda: now[0])
     progress.start_covering()
     now[0] = 10.0
-    progress.observe(replace(LEASE, countersigned=Used(ms=1000)))
+    progress.cover(1000)
     now[0] = 17.5
-    progress.observe(replace(LEASE, countersigned=Used(ms=1000)))
+    progress.cover(1000)
     assert progress.uncovered_ms == 7_500
 
 

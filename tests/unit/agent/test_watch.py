@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from marketplace.agent.node import Node
 from marketplace.agent.progress import Progress
 from marketplace.agent.watch import Watch
 from marketplace.sdk.decode import decode
-from marketplace.sdk.models import Lease, Used
+from marketplace.sdk.models import Lease
 from settlement.signing import LocalSigner
 from tests.fakes_agent import DOMAIN, FakeMarket
 
@@ -80,8 +79,7 @@ class Bench:
 
     def go(self, ms: int) -> None:
         self.now_ms += ms
-        ms = self.witness(self)
-        self.progress.observe(replace(self.lease, countersigned=Used(ms=ms)))
+        self.progress.cover(self.witness(self))
 
     def run(self) -> tuple[Ending, int]:
         """How the job ended and the ms its meter signed last."""

@@ -1,0 +1,120 @@
+"""The countersigned usage is what the witness signed, whatever the server says it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from marketplace.agent.api import SdkApi
+from marketplace.agent.assignment import assign
+from marketplace.agent.inventory import Inventory, simulated_gpus
+from marketplace.agent.journal import Journal, LeaseEntry
+from marketplace.agent.meters import Reading
+from marketplace.agent.node import Node
+from marketplace.agent.vouchers import Vouchers
+from marketplace.sdk.decode import decode
+from marketplace.sdk.models import Lease, Used
+from settlement.attestation import Usage
+from settlement.signing import LocalSigner, sign
+from settlement.usage import UsageVector
+from tests.factories import address
+from tests.fakes_agent import DOMAIN, FakeMarket
+
+NODE = Inventory(simulated_gpus("1xH100", "o"), 8_000, 4_096, 4_096)
+READING = Reading(at_ms=1, ms=0, cpu_ms=0, memory_mib=0, storage_mib=0, units=0, heartbeats=0)
+STRANGER = LocalSigner(b"\6" * 32)
+
+
+class Bench:
+    """One lease with readings at 0, 1000 and 2000 ms that no one has countersigned."""
+
+    def __init__(self, folder: Path, units: int = 0) -> None:
+        self.market = FakeMarket(LocalSigner(b"\3" * 32))
+        self.market.countersigning = False
+        self.id = self.market.open_lease(["true"], units=units)
+        self.journal = Journal(folder / "journal.db")
+        api = SdkApi("http://market.test", "k", self.market.transport())
+        node = Node(api, self.journal, None, self.market.meter, folder / "jobs")  # type: ignore[arg-type]
+        orders = self.market.asks["ask_1"], self.market.bids["bid_1"]
+        job = assign(self.lease, *orders, self.market.meter.address, NODE)
+        entry = LeaseEntry(
+            job.lease_id, job.job_id, job.buyer, job.provider, job.lease_no, DOMAIN, ()
+        )
+        self.journal.begin(entry)
+        self.vouchers = Vouchers(node, entry, job)
+        pen = node.attestor(entry)
+        for ms in (0, 1_000, 2_000):
+            pen.attest(UsageVector(ms=ms), READING)
+            api.attest(self.id, *pen.final())
+
+    @property
+    def lease(self) -> Lease:
+        return decode(Lease, self.market.leases[self.id])
+
+    def answer(self, sequence: int, **changes: Any) -> None:
+        """Put a voucher of the witness for something else in the place of the right one."""
+        self.market.countersign(self.id, sequence)
+        row = self.market.attestations[self.id][sequence]
+        voucher = replace(Usage.from_message(row["voucher"]["message"]), **changes)
+        signature = sign(voucher, DOMAIN, self.market.witness)
+        row["voucher"] = {"message": voucher.to_message(), "signature": "0x" + signature.hex()}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.journal.close()
+
+
+def test_a_number_without_a_voucher_counts_for_nothing(bench: Bench) -> None:
+    assert bench.vouchers.learn(replace(bench.lease, countersigned=Used(ms=2_000))) == 0
+    assert bench.journal.voucher(bench.id) is None
+
+
+def test_a_voucher_of_the_witness_counts_and_is_kept(bench: Bench) -> None:
+    bench.market.countersign(bench.id, 1)
+    assert bench.vouchers.learn(bench.lease) == 1_000
+    bench.market.countersign(bench.id, 2)
+    assert bench.vouchers.learn(bench.lease) == 2_000
+    held = bench.market.attestations[bench.id][2]["voucher"]
+    kept = bench.journal.voucher(bench.id)
+    assert kept == (held["message"], bytes.fromhex(held["signature"][2:]))
+
+
+def test_a_voucher_of_a_metered_lease_counts(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, units=7)
+    bench.market.countersign(bench.id, 2)
+    assert bench.vouchers.learn(bench.lease) == 2_000
+    bench.journal.close()
+
+
+def test_a_voucher_of_another_key_does_not_count(bench: Bench) -> None:
+    bench.market.countersign(bench.id, 1)
+    bench.market.countersign(bench.id, 2, STRANGER)
+    assert bench.vouchers.learn(bench.lease) == 1_000
+
+
+@pytest.mark.parametrize(
+    "changes", [{"lease_no": b"\1" * 16}, {"buyer": address(9)}, {"provider": address(9)}]
+)
+def test_a_voucher_for_another_lease_does_not_count(bench: Bench, changes: dict[str, Any]) -> None:
+    bench.answer(2, **changes)
+    assert bench.vouchers.learn(bench.lease) == 0
+
+
+def test_a_voucher_that_cannot_be_read_does_not_count(bench: Bench) -> None:
+    bench.market.countersign(bench.id, 2)
+    bench.market.attestations[bench.id][2]["voucher"]["message"] = {"ms": "many"}
+    assert bench.vouchers.learn(bench.lease) == 0
+
+
+def test_the_server_is_asked_only_where_it_speaks_of_more(bench: Bench) -> None:
+    bench.market.countersign(bench.id, 1)
+    assert bench.vouchers.learn(bench.lease) == 1_000
+    bench.market.down = True
+    assert bench.vouchers.learn(replace(bench.lease, countersigned=Used(ms=1_000))) == 1_000
