@@ -44,6 +44,10 @@ class Follower:
     ) -> None:
         if self._thread.ident is not None and error is None:
             self._thread.join(GRACE_SECONDS)
+        if kind is KeyboardInterrupt and not self._job.job.is_final:
+            name = self._job.id
+            note(f"{name} goes on, but nobody countersigns it here any more:")
+            note(f"  coulomb job wait {name}     or     coulomb job cancel {name}")
 
     def watch(self, job: Job, acts: tuple[Act, ...]) -> None:
         """Say what changed; each refusal of the witness is said once."""

@@ -8,7 +8,7 @@ from typing import Any
 from marketplace.domain.job import JobState, step
 from marketplace.domain.pricing import rate_per_hour
 from marketplace.services.common import emit, iso, money
-from marketplace.services.leases import accrued
+from marketplace.services.leases import billed, cost_now
 from marketplace.services.ports import Market, Store
 from marketplace.services.records import JOB_ENDED, JobRecord, LeaseRecord
 from settlement.units import time_cost
@@ -82,7 +82,7 @@ def tell(store: Store, job: JobRecord, now_ms: int) -> None:
 
 def cost_of(market: Market, job: JobRecord, lease: LeaseRecord, budget: int) -> dict[str, Any]:
     """Accrued, rate per hour, locked, projected at the maximum duration, and budget left."""
-    used = accrued(market, lease, lease.attested)
+    used = cost_now(market, lease)
     projected = time_cost(
         lease.rate,
         min(lease.max_seconds, lease.funded_seconds) * 1000,
@@ -95,7 +95,7 @@ def cost_of(market: Market, job: JobRecord, lease: LeaseRecord, budget: int) -> 
         "locked": money(market, lease.lock),
         "projected": money(market, projected),
         "budget_left": money(market, max(0, budget - job.spent - used)),
-        "ms": int(lease.attested.get("ms", 0)),
+        "ms": int(billed(lease).get("ms", 0)),
     }
 
 

@@ -59,6 +59,19 @@ def usage_json(ms: int = 0, egress_mib: int = 0, units: int = 0) -> dict[str, in
     return {"ms": ms, "egress_mib": egress_mib, "units": units}
 
 
+def billed(lease: LeaseRecord) -> dict[str, Any]:
+    """The usage that counts: what is attested while the lease runs, once it has ended what was
+    countersigned, and in the end what the chain settled."""
+    if lease.state in ("opening", "active"):
+        return lease.attested
+    return lease.settled if lease.state == "closed" else lease.countersigned
+
+
+def cost_now(market: Market, lease: LeaseRecord) -> int:
+    """Atoms that the lease costs as far as is known: when it is closed, what was released."""
+    return lease.released if lease.state == "closed" else accrued(market, lease, billed(lease))
+
+
 def accrued(market: Market, lease: LeaseRecord, usage: dict[str, Any]) -> int:
     """Atoms that cumulative usage costs under the lease's terms."""
     time = time_cost(lease.rate, int(usage.get("ms", 0)), lease.min_charge_seconds, market.decimals)
@@ -138,7 +151,7 @@ class Leases:
             "used": {**usage_json(), **lease.attested},
             "countersigned": {**usage_json(), **lease.countersigned},
             "settled": {**usage_json(), **lease.settled},
-            "cost": money(self.market, accrued(self.market, lease, lease.attested)),
+            "cost": money(self.market, cost_now(self.market, lease)),
             "released": money(self.market, lease.released),
             "refunded": money(self.market, lease.refunded),
             "claim": claim_json(self.market, lease),
