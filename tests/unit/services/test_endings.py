@@ -237,6 +237,31 @@ def test_without_a_witness_for_the_close_the_meter_is_asked_to_stop(
     assert lease.outcome["outcome"] == "succeeded"
 
 
+def test_once_it_has_ended_a_lease_costs_what_was_countersigned_and_not_what_was_attested(
+    world: World, running: tuple[str, str]
+) -> None:
+    job_id, lease_id = running
+    world.clock.advance(5)
+    world.attest(lease_id, 2, 15_000)
+
+    def shown() -> tuple[str, str, int]:
+        with world.database.read() as store:
+            job = world.catalog.jobs.to_json(store, store.jobs.get(job_id))
+            lease = world.catalog.leases.to_json(store, store.leases.get(lease_id))
+        return job["cost"]["accrued"]["atoms"], lease["cost"]["atoms"], job["cost"]["ms"]
+
+    attested, countersigned = (str(ms * 2500 * TOKEN // 3_600_000_000) for ms in (15_000, 10_000))
+    assert shown() == (attested, attested, 15_000)
+    world.stop(lease_id, world.meter)
+    settle(world)
+    assert shown() == (countersigned, countersigned, 10_000)
+    world.clock.advance(200)
+    world.chain.mine()
+    settle(world)
+    assert world.lease(lease_id).state == "closed"
+    assert shown() == (countersigned, countersigned, 10_000)
+
+
 def test_a_stop_by_anyone_but_witness_and_meter_is_refused(
     world: World, running: tuple[str, str]
 ) -> None:
