@@ -58,22 +58,22 @@ def with_node(setup: ModuleType, monkeypatch: pytest.MonkeyPatch, major: int) ->
     monkeypatch.setattr(setup, "system_node_major", lambda: major)
 
 
-def test_set_up_python_twice_installs_once(setup: ModuleType, commands: list[Command]) -> None:
-    setup.set_up_python()
+def test_sync_twice_installs_once(setup: ModuleType, commands: list[Command]) -> None:
+    setup.sync(setup.ROOT, setup.VENV)
     assert any("sync" in command and "--frozen" in command for command in commands)
     commands.clear()
-    setup.set_up_python()
+    setup.sync(setup.ROOT, setup.VENV)
     assert commands == []
 
 
 @pytest.mark.parametrize("lock", ["uv.lock", "pyproject.toml"])
-def test_set_up_python_after_a_lock_change_installs_again(
+def test_sync_after_a_lock_change_installs_again(
     setup: ModuleType, commands: list[Command], lock: str
 ) -> None:
-    setup.set_up_python()
+    setup.sync(setup.ROOT, setup.VENV)
     commands.clear()
     (setup.ROOT / lock).write_text("changed")
-    setup.set_up_python()
+    setup.sync(setup.ROOT, setup.VENV)
     assert len(commands) == 1
 
 
@@ -121,10 +121,10 @@ def test_run_that_fails_names_the_fix(setup: ModuleType, command: Command) -> No
 def test_main_that_fails_says_so_in_one_line_on_stderr(
     setup: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail() -> None:
+    def fail(*_: object) -> None:
         raise setup.SetupError("no network: connect it")
 
-    monkeypatch.setattr(setup, "set_up_python", fail)
+    monkeypatch.setattr(setup, "sync", fail)
     assert setup.main() == 1
     assert capsys.readouterr() == ("", "setup: no network: connect it\n")
 
