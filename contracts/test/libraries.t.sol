@@ -46,6 +46,20 @@ contract UnitsTest is Test {
         assertLe(fees, paid);
     }
 
+    /// @dev What the proofs take for granted, since division is hard to solve for.
+    function testFuzz_costs_and_fees_grow_with_time(uint64 rate, uint40[2] memory ms, uint16 feeBps)
+        public
+        pure
+    {
+        feeBps = uint16(bound(feeBps, 0, 1000));
+        if (ms[0] > ms[1]) (ms[0], ms[1]) = (ms[1], ms[0]);
+        (uint256 less, uint256 more) = (Units.costDown(rate, ms[0], 1e18), Units.costDown(rate, ms[1], 1e18));
+        assertLe(less, more);
+        assertLe(more, Units.costUp(rate, ms[1], 1e18));
+        assertLe(Units.costUp(rate, ms[0], 1e18), Units.costUp(rate, ms[1], 1e18));
+        assertLe(more * feeBps / 10_000 - less * feeBps / 10_000, more - less);
+    }
+
     function testFuzz_counted_is_the_floor_of_the_exact(uint64[2] memory prices, uint32[2] memory sizes) public pure {
         uint256 exact = (uint256(prices[0]) * sizes[0] + uint256(prices[1]) * sizes[1] * 1024) * 1e18;
         uint256 down = Units.countedDown(prices[0], prices[1], sizes[0], sizes[1], 1e18);

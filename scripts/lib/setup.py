@@ -1,5 +1,5 @@
 """Sets up what the other scripts need: .venv, node_modules, native Foundry tools, bubblewrap; with
-the argument `auditors`, what audits the contracts instead.
+the argument `auditors`, what proves and audits the contracts instead.
 
 Standard library only, run by the system's Python. Safe to run twice or twice at once; once the lock
 files have been installed it touches no network. Says on stderr what it installs; on failure exits 1

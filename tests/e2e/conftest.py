@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,16 +29,9 @@ class Stories:
             future.exception(280.0)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One world per module: its tests stay on one worker (`--dist loadgroup`)."""
-    here = Path(__file__).parent
-    for item in items:
-        if item.path.parent == here:
-            item.add_marker(pytest.mark.xdist_group(f"e2e-{item.path.stem}"))
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """One per module, whose tests stay on one worker (`--dist loadfile`)."""
     with World(tmp_path_factory.mktemp("world")) as made:
         yield made
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from scripts.mutate_lib.lanes import make_lanes
 from settlement.chain import compile as door
 from settlement.chain.abi import Abi, artifact
 from settlement.errors import CompileError
@@ -53,10 +54,9 @@ def test_contracts_fit_on_chain(built: dict[str, dict[str, Any]]) -> None:
 def test_artifacts_are_the_code_that_forge_tests(
     built: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    build = [FORGE, "build", "src", "--out", tmp_path / "out", "--cache-path", tmp_path / "cache"]
-    subprocess.run(build, cwd=PROJECT.contracts, check=True, capture_output=True)
+    lane = make_lanes(1, tmp_path)[0]
     for name, shipped in built.items():
-        forged = json.loads((tmp_path / f"out/{name}.sol/{name}.json").read_text())
+        forged = json.loads((lane.folder / f"out/{name}.sol/{name}.json").read_text())
         assert forged["bytecode"]["object"] == shipped["bytecode"], name
         own = entries(forged["abi"])
         assert own == entries([e for e in shipped["abi"] if entry_text(e) in own]), name

@@ -13,10 +13,13 @@ import pytest
 from settlement import keystore
 from settlement.attestation import Usage
 from settlement.chain.abi import artifact, canonical
-from settlement.chain.calls import SignedVoucher, as_tuple, pack_entries
+from settlement.chain.calls import LeaseRef, Match, SignedVoucher, as_tuple, pack_entries
+from settlement.chain.devnet import dev_account
+from settlement.eip712 import Struct
 from settlement.leases import LeaseStatus
-from settlement.orders import Ask, Bid
+from settlement.orders import Ask, Bid, lease_no
 from settlement.signing import LocalSigner, sign
+from settlement.units import time_cost
 from tests.escrow_world import SETTINGS, TOKEN, World, anvil, found
 
 CAST = Path(__file__).resolve().parents[2] / ".setup" / "bin" / "cast"
@@ -51,10 +54,12 @@ def store(keys: Path, signer: LocalSigner) -> list[str]:
     return ["--keystore", str(path), "--password-file", str(keys / "password")]
 
 
-def send(world: World, keys: Path, signer: LocalSigner, signature: str, *values: str) -> None:
-    """One transaction to the escrow, mined and successful."""
+def send(
+    world: World, keys: Path, signer: LocalSigner, signature: str, *values: str, to: str = ""
+) -> None:
+    """One transaction to the escrow (or `to`), mined and successful."""
     answer = cast(
-        "send", world.escrow.address, signature, *values,
+        "send", to or world.escrow.address, signature, *values,
         "--rpc-url", world.client.rpc_url, "--json", *store(keys, signer),
     )  # fmt: skip
     assert json.loads(answer)["status"] in ("0x1", 1)
@@ -76,13 +81,8 @@ def test_cast_signs_what_we_sign(world: World, keys: Path, kind: type[Ask | Bid 
         Bid: world.metered_bid(),
         Usage: Usage(world.buyer.address, world.provider.address, b"\x07" * 16, 2**40 - 1),
     }
-    struct, domain = structs[kind], world.escrow.domain()
-    document = keys / "typed.json"
-    document.write_text(json.dumps(struct.typed_data(domain)))
-    signed = cast(
-        "wallet", "sign", "--data", "--from-file", str(document), *store(keys, world.witness)
-    )
-    assert bytes.fromhex(signed[2:]) == sign(struct, domain, world.witness)
+    signed = sign_by_cast(world, keys, world.witness, structs[kind])
+    assert signed == sign(structs[kind], world.escrow.domain(), world.witness)
 
 
 def words(value: Any) -> str:
@@ -98,6 +98,57 @@ def kind(name: str) -> str:
     """A function's signature with its types in full, from the ABI that ships."""
     entry = next(e for e in artifact("ComputeEscrow").abi if e.get("name") == name)
     return f"{name}({','.join(canonical(p) for p in entry['inputs'])})"
+
+
+def sign_by_cast(world: World, keys: Path, signer: LocalSigner, struct: Struct) -> bytes:
+    """What cast signs of a document in our notation."""
+    document = keys / "typed.json"
+    document.write_text(json.dumps(struct.typed_data(world.escrow.domain())))
+    words = ["wallet", "sign", "--data", "--from-file", str(document), *store(keys, signer)]
+    return bytes.fromhex(cast(*words)[2:])
+
+
+def deposit(world: World, keys: Path, signer: LocalSigner, atoms: int) -> None:
+    """By approval, of tokens that the account is given here."""
+    escrow, token = world.escrow.address, world.token
+    world.send(dev_account(0), token.transfer(signer.address, atoms), token.address)
+    approve = "approve(address,uint256)"
+    send(world, keys, signer, approve, escrow, str(atoms), to=token.address)
+    send(world, keys, signer, "deposit(uint256)", str(atoms))
+
+
+def test_a_lease_opened_by_cast_is_claimed_and_withdrawn_by_cast(world: World, keys: Path) -> None:
+    free = world.escrow.balance_of(world.buyer.address)
+    deposit(world, keys, world.buyer, 10 * TOKEN)
+    deposit(world, keys, world.provider, TOKEN)
+    ask = world.ask(arbiter=world.arbiter.address)
+    bid = world.bid(arbiter=world.arbiter.address)
+    match = Match(
+        ask,
+        bid,
+        sign_by_cast(world, keys, world.provider, ask),
+        sign_by_cast(world, keys, world.buyer, bid),
+    )
+    send(world, keys, world.stranger, kind("open"), words(as_tuple(match)))
+    world.chain.warp(60)
+    named = words((as_tuple(ask), bid.struct_hash(), bid.buyer, bid.witness))
+    send(world, keys, world.provider, kind("claim"), named, "50000")
+    number = lease_no(bid.struct_hash(), ask.struct_hash(), ask.meter)
+    ref = LeaseRef(bid.buyer, ask.provider, bid.witness, number)
+    claimed = world.escrow.claim_of(ref).amount
+    assert claimed == time_cost(world.escrow.lease(ref).rate, 50_000)
+    world.chain.warp(SETTINGS.dispute_window + 1)
+    parties = [ref.buyer, ref.provider, ref.witness]
+    send(world, keys, world.stranger, kind("closeClaim"), *parties, words(number))
+    assert world.escrow.lease(ref).status is LeaseStatus.CLOSED
+    fee = claimed * SETTINGS.fee_bps // 10_000
+    assert world.escrow.balance_of(world.buyer.address) == free + 10 * TOKEN - claimed
+    assert world.escrow.balance_of(world.provider.address) == TOKEN + claimed - fee
+    for signer in (world.buyer, world.provider):
+        amount = str(world.escrow.balance_of(signer.address))
+        send(world, keys, signer, "withdraw(address,uint256)", signer.address, amount)
+        assert world.token.balance_of(signer.address) == int(amount) > 0
+        assert world.escrow.balance_of(signer.address) == 0
 
 
 def test_a_claim_contested_or_not_ends_without_us(world: World, keys: Path) -> None:
@@ -136,12 +187,8 @@ def test_stop_settle_refund_and_withdraw_without_us(world: World, keys: Path) ->
         names[0], names[1], world.witness.address, names[2],
     )  # fmt: skip
     usage = Usage(world.buyer.address, world.provider.address, lease.number, 50_000)
-    document = keys / "usage.json"
-    document.write_text(json.dumps(usage.typed_data(world.escrow.domain())))
-    voucher = cast(
-        "wallet", "sign", "--data", "--from-file", str(document), *store(keys, world.witness)
-    )
-    entries = pack_entries([SignedVoucher(usage, bytes.fromhex(voucher[2:]))], metered=False)
+    voucher = SignedVoucher(usage, sign_by_cast(world, keys, world.witness, usage))
+    entries = pack_entries([voucher], metered=False)
     send(world, keys, world.stranger, "settle(bytes)", "0x" + entries.hex())
     assert lease.view().used_ms == 50_000
     world.chain.warp(SETTINGS.settle_window + 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +13,8 @@ from scripts.mutate_lib.schema import Schema, build
 from scripts.mutate_lib.syntax import MutateError, read_sources
 
 BUGS = read_bugs()
-SOME = BUGS if os.environ.get("COULOMB_NIGHTLY") else BUGS[::3]
 
-pytestmark = [pytest.mark.xdist_group("planted bugs"), pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +37,10 @@ def failing(lane: Lane, schema: Schema, number: int, *paths: str) -> list[str]:
 
 
 def test_without_a_bug_the_tests_pass(lane: Lane, schema: Schema) -> None:
-    assert failing(lane, schema, 0, *sorted({bug.tests_path for bug in SOME})) == []
+    assert failing(lane, schema, 0, *sorted({bug.tests_path for bug in BUGS})) == []
 
 
-@pytest.mark.parametrize("bug", SOME, ids=lambda bug: bug.name.replace(" ", "-"))
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name.replace(" ", "-"))
 def test_planted_bug_fails_a_test(bug: Bug, lane: Lane, schema: Schema) -> None:
     number = schema.numbers[bug.mutant(read_sources())]
     assert bug.by in failing(lane, schema, number, bug.tests_path)

@@ -3,19 +3,19 @@ pragma solidity 0.8.30;
 
 import {IERC5267} from "@openzeppelin/contracts/interfaces/IERC5267.sol";
 
-import {ComputeEscrow} from "../../src/ComputeEscrow.sol";
 import {Terms} from "../../src/escrow/Ledger.sol";
-import {IEscrowBase} from "../../src/interfaces/IComputeEscrow.sol";
+import {IComputeEscrow, IEscrowBase} from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
+import {newEscrow} from "../support/Shipped.sol";
 import {PlainToken} from "../support/Tokens.sol";
 import {TypedData} from "../support/TypedData.sol";
 
 contract ConstructorTest is EscrowTest {
     function _deploy(address token_, uint256 feeBps, address recipient, uint256[3] memory windows)
         private
-        returns (ComputeEscrow)
+        returns (IComputeEscrow)
     {
-        return new ComputeEscrow(Terms(token_, feeBps, recipient, windows[0], windows[1], windows[2]));
+        return newEscrow(vm, Terms(token_, feeBps, recipient, windows[0], windows[1], windows[2]));
     }
 
     function _windows() private pure returns (uint256[3] memory) {
@@ -58,7 +58,7 @@ contract ConstructorTest is EscrowTest {
     }
 
     function test_terms_are_readable_and_bounds_inclusive() public {
-        ComputeEscrow other = _deploy(address(token), 1000, feeRecipient, _windows());
+        IComputeEscrow other = _deploy(address(token), 1000, feeRecipient, _windows());
         assertEq(other.token(), address(token));
         assertEq(other.feeBps(), 1000);
         assertEq(other.feeRecipient(), feeRecipient);

@@ -3,7 +3,6 @@ pragma solidity 0.8.30;
 
 import {IERC5267} from "@openzeppelin/contracts/interfaces/IERC5267.sol";
 
-import {ComputeEscrow} from "../../src/ComputeEscrow.sol";
 import {Terms} from "../../src/escrow/Ledger.sol";
 import {
     Ask,
@@ -15,6 +14,7 @@ import {
     LeaseOrders
 } from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
+import {newEscrow} from "../support/Shipped.sol";
 import {PlainToken} from "../support/Tokens.sol";
 import {TypedData} from "../support/TypedData.sol";
 
@@ -249,9 +249,7 @@ contract ExtensionTest is EscrowTest {
             windows[i] = uint32(bound(windows[i], 1 minutes, 30 days));
         }
         PlainToken plain = new PlainToken(uint8(bound(decimals, 6, 18)));
-        escrow = IComputeEscrow(
-            address(new ComputeEscrow(Terms(address(plain), feeBps, feeRecipient, windows[0], windows[1], windows[2])))
-        );
+        escrow = newEscrow(vm, Terms(address(plain), feeBps, feeRecipient, windows[0], windows[1], windows[2]));
         uint256 unit = 10 ** plain.decimals();
         assertEq(escrow.cost(2.5e12, 1_440_000), unit);
         assertEq(IComputeEscrow(escrow.extension()).cost(2.5e12, 1_440_000), unit);

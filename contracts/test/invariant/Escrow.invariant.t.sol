@@ -4,9 +4,9 @@ pragma solidity 0.8.30;
 import {StdInvariant} from "forge-std/StdInvariant.sol";
 import {Test} from "forge-std/Test.sol";
 
-import {ComputeEscrow} from "../../src/ComputeEscrow.sol";
 import {Terms} from "../../src/escrow/Ledger.sol";
 import {Ask, Bid, Claim, Counted, IComputeEscrow, Lease, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
+import {newEscrow} from "../support/Shipped.sol";
 import {Handler} from "./Handler.sol";
 import {MoodyToken} from "./MoodyToken.sol";
 import {Replay} from "./Replay.sol";
@@ -31,7 +31,7 @@ contract EscrowInvariants is StdInvariant, Test {
         address feeRecipient = vm.addr(FEE_RECIPIENT_KEY);
         Terms memory terms = Terms(address(_token), feeBps, feeRecipient, 30 minutes, 45 minutes, 1 hours);
         vm.prank(vm.addr(DEPLOYER_KEY));
-        _escrow = IComputeEscrow(address(new ComputeEscrow(terms)));
+        _escrow = newEscrow(vm, terms);
         _handler = new Handler(_token, _escrow, DEPLOYER_KEY, FEE_RECIPIENT_KEY);
         _replay = _handler.REPLAY();
         for (uint256 i = 0; i < 12; i++) {

@@ -3,7 +3,6 @@ pragma solidity 0.8.30;
 
 import {Test} from "forge-std/Test.sol";
 
-import {ComputeEscrow} from "../../src/ComputeEscrow.sol";
 import {ComputeToken} from "../../src/ComputeToken.sol";
 import {Terms} from "../../src/escrow/Ledger.sol";
 import {
@@ -19,6 +18,7 @@ import {
     Prices,
     TierLimit
 } from "../../src/interfaces/IComputeEscrow.sol";
+import {newEscrow} from "./Shipped.sol";
 import {TypedData} from "./TypedData.sol";
 
 /// @notice A deployed escrow, funded parties with keys, and builders of orders, entries and signatures.
@@ -59,7 +59,7 @@ abstract contract EscrowTest is Test {
 
     function _newEscrow(address token_, uint256 feeBps) internal returns (IComputeEscrow) {
         Terms memory terms = Terms(token_, feeBps, feeRecipient, SETTLE_WINDOW, DISPUTE_WINDOW, RULING_WINDOW);
-        return IComputeEscrow(address(new ComputeEscrow(terms)));
+        return newEscrow(vm, terms);
     }
 
     /// @dev Gives the account a free balance in the escrow.

@@ -219,10 +219,10 @@ AUTOGROUPS = Path("/proc/self/autogroup").exists()
 
 
 def niceness(pid: int) -> int:
-    """What the scheduler goes by between sessions or, where it ignores these, processes."""
-    if not AUTOGROUPS:
-        return os.getpriority(os.PRIO_PROCESS, pid)
-    return int(Path(f"/proc/{pid}/autogroup").read_text().split()[-1])
+    """What the scheduler goes by between sessions or, where it ignores these, processes. A session
+    that is as old as the kernel is in no autogroup: its file is empty."""
+    grouped = Path(f"/proc/{pid}/autogroup").read_text() if AUTOGROUPS else ""
+    return int(grouped.split()[-1]) if grouped else os.getpriority(os.PRIO_PROCESS, pid)
 
 
 def test_every_session_of_a_job_has_a_low_priority(runtime: ProcessRuntime, tmp_path: Path) -> None:
