@@ -47,10 +47,7 @@ contract UnitsTest is Test {
     }
 
     /// @dev What the proofs take for granted, since division is hard to solve for.
-    function testFuzz_costs_and_fees_grow_with_time(uint64 rate, uint40[2] memory ms, uint16 feeBps)
-        public
-        pure
-    {
+    function testFuzz_costs_and_fees_grow_with_time(uint64 rate, uint40[2] memory ms, uint16 feeBps) public pure {
         feeBps = uint16(bound(feeBps, 0, 1000));
         if (ms[0] > ms[1]) (ms[0], ms[1]) = (ms[1], ms[0]);
         (uint256 less, uint256 more) = (Units.costDown(rate, ms[0], 1e18), Units.costDown(rate, ms[1], 1e18));

@@ -13,11 +13,11 @@ import pytest
 from settlement import keystore
 from settlement.attestation import Usage
 from settlement.chain.abi import artifact, canonical
-from settlement.chain.calls import LeaseRef, Match, SignedVoucher, as_tuple, pack_entries
+from settlement.chain.calls import LeaseRef, SignedVoucher, as_tuple, pack_entries
 from settlement.chain.devnet import dev_account
-from settlement.eip712 import Struct
+from settlement.eip712 import ZERO_ADDRESS, Struct
 from settlement.leases import LeaseStatus
-from settlement.orders import Ask, Bid, lease_no
+from settlement.orders import Ask, Bid, Prices, lease_no
 from settlement.signing import LocalSigner, sign
 from settlement.units import time_cost
 from tests.escrow_world import SETTINGS, TOKEN, World, anvil, found
@@ -86,10 +86,12 @@ def test_cast_signs_what_we_sign(world: World, keys: Path, kind: type[Ask | Bid 
 
 
 def words(value: Any) -> str:
-    """A value of the ABI as cast reads it: tuples in brackets."""
+    """A value of the ABI as cast reads it: lists in square brackets, structs in round ones."""
     if isinstance(value, bytes):
         return "0x" + value.hex()
-    if isinstance(value, tuple | list):
+    if isinstance(value, list):
+        return "[" + ",".join(map(words, value)) + "]"
+    if isinstance(value, tuple):
         return "(" + ",".join(map(words, value)) + ")"
     return str(value)
 
@@ -123,13 +125,13 @@ def test_a_lease_opened_by_cast_is_claimed_and_withdrawn_by_cast(world: World, k
     deposit(world, keys, world.provider, TOKEN)
     ask = world.ask(arbiter=world.arbiter.address)
     bid = world.bid(arbiter=world.arbiter.address)
-    match = Match(
-        ask,
-        bid,
-        sign_by_cast(world, keys, world.provider, ask),
-        sign_by_cast(world, keys, world.buyer, bid),
-    )
-    send(world, keys, world.stranger, kind("open"), words(as_tuple(match)))
+    by_provider = sign_by_cast(world, keys, world.provider, ask)
+    by_buyer = sign_by_cast(world, keys, world.buyer, bid)
+    no_quote = (bytes(32), as_tuple(Prices(0)), 0)
+    none_before = (ZERO_ADDRESS, bytes(32), ZERO_ADDRESS)
+    signed = (by_provider, by_buyer, b"")
+    match = words((as_tuple(ask), as_tuple(bid), no_quote, none_before, 0, *signed))
+    send(world, keys, world.stranger, kind("open"), match)
     world.chain.warp(60)
     named = words((as_tuple(ask), bid.struct_hash(), bid.buyer, bid.witness))
     send(world, keys, world.provider, kind("claim"), named, "50000")
@@ -144,11 +146,10 @@ def test_a_lease_opened_by_cast_is_claimed_and_withdrawn_by_cast(world: World, k
     fee = claimed * SETTINGS.fee_bps // 10_000
     assert world.escrow.balance_of(world.buyer.address) == free + 10 * TOKEN - claimed
     assert world.escrow.balance_of(world.provider.address) == TOKEN + claimed - fee
-    for signer in (world.buyer, world.provider):
-        amount = str(world.escrow.balance_of(signer.address))
-        send(world, keys, signer, "withdraw(address,uint256)", signer.address, amount)
-        assert world.token.balance_of(signer.address) == int(amount) > 0
-        assert world.escrow.balance_of(signer.address) == 0
+    for signer, amount in ((world.buyer, 10 * TOKEN - claimed), (world.provider, TOKEN)):
+        send(world, keys, signer, "withdraw(address,uint256)", signer.address, str(amount))
+        assert world.token.balance_of(signer.address) == amount > 0
+    assert world.escrow.balance_of(world.provider.address) == claimed - fee
 
 
 def test_a_claim_contested_or_not_ends_without_us(world: World, keys: Path) -> None:
