@@ -362,7 +362,7 @@ class World:
                 meter_password_file=party.password_file,
                 state_dir=party.home / "state" / "agent",
                 interval_ms=self.interval_ms,
-                poll_ms=200,
+                poll_ms=300,
                 stop_grace_ms=1_000,
             ),
             config,
