@@ -20,8 +20,8 @@ INVARIANT_TESTS = "test/invariant/*"
 BUILD_SECONDS = 1800
 TEST_SECONDS = 600
 SEED = "0x1"
-# An invariant's name stands below the actions that broke it.
-_FAILED = re.compile(r"^\[FAIL[^\n]*?\] (\w+)\(|^ (invariant_\w+)\(", re.MULTILINE)
+# Reasons have lines of their own at times, and the actions that broke an invariant always.
+_FAILED = re.compile(r"^\[FAIL.*?\]\s+(\w+)\(", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Lane:
             )
         except subprocess.TimeoutExpired:
             return ["out of time"]
-        failed = [one or other for one, other in _FAILED.findall(result.stdout)]
+        failed = _FAILED.findall(result.stdout)
         if result.returncode != 0 and not failed:
             raise MutateError(f"forge did not test: {(result.stdout + result.stderr)[-2000:]}")
         return list(dict.fromkeys(failed))

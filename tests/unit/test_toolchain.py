@@ -7,11 +7,12 @@ import os
 import re
 import shutil
 import subprocess
-import time
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from tests.e2e.programs import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 LIB = ROOT / "scripts" / "lib"
@@ -100,11 +101,15 @@ def test_what_runs_beside_the_stages_counts_as_one(end: str, code: int) -> None:
 
 def test_what_runs_beside_ends_with_the_script() -> None:
     result = shell('. scripts/lib/stages.sh; beside sleep 1000; echo "$beside_pid"')
-    group, until = int(result.stdout), time.monotonic() + 10
-    with pytest.raises(ProcessLookupError):
-        while time.monotonic() < until:
-            os.killpg(group, 0)
-            time.sleep(0.05)
+    wait_for("the group is gone", lambda: not group_exists(int(result.stdout)), 10)
+
+
+def group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_scripts_test_with_an_unknown_option_is_a_usage_error() -> None:
