@@ -11,8 +11,8 @@ import typer
 from marketplace.cli.book import explain
 from marketplace.cli.context import Format, confirm, current
 from marketplace.cli.failures import ExitCode
-from marketplace.cli.following import Follower
-from marketplace.cli.output import columns, note, printable, show, show_rows, stream_rows, warn
+from marketplace.cli.following import Follower, why_text
+from marketplace.cli.output import columns, note, show, show_rows, stream_rows, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -265,7 +265,8 @@ def _finish(job: JobHandle[Sync], ended: Job) -> None:
             _print_receipt(receipt)
     else:
         show(ended, SHOW)
-    note(f"job {ended.id} {ended.state}{f': {printable(ended.reason)}' if ended.reason else ''}")
+    why = why_text(ended.reason, ended.exit_code)
+    note(f"job {ended.id} {ended.state}{f': {why}' if why else ''}")
     if ended.no_match:
         explain(ended.no_match)
     if ended.state == "no_match":

@@ -68,6 +68,14 @@ class Profile:
         return self.chain_id is not None and self.escrow is not None
 
 
+def write_secret(path: Path, secret: str) -> None:
+    """A file with one secret in it, readable by its owner only."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(secret + "\n")
+
+
 class ProfileFile:
     """The file of profiles; a missing one holds none."""
 
