@@ -93,12 +93,14 @@ def describe(error: Exception) -> list[str]:
 
 
 def _fix_of(error: Exception) -> str:
+    from marketplace.errors import Unavailable
     from marketplace.sdk import errors as sdk
     from settlement import errors as settlement
 
     fixes: tuple[tuple[type[Exception], str], ...] = (
         (sdk.Unauthenticated, "make a key with `coulomb key create`, or set COULOMB_API_KEY"),
         (sdk.Forbidden, "make a key with the scope with `coulomb key create --scope …`"),
+        (Unavailable, "check COULOMB_DATABASE_URL; `coulomb db upgrade` makes a new database"),
         (sdk.InsufficientBalance, "`coulomb wallet deposit AMOUNT`"),
         (sdk.ConnectFailed, "check api_url in the profile, or COULOMB_API_URL; is the server up?"),
         (

@@ -28,6 +28,7 @@ SHOW = columns(
     "maximum cost=max_cost", "accrued=cost.accrued", "rate/h=cost.rate_per_hour",
     "projected=cost.projected", "budget left=cost.budget_left", "measured ms=cost.ms", "outputs",
     "claimed=claim.amount", "awarded=claim.awarded",
+    "lease number=lease_no", "buyer=account", "provider", "witness",
     "created=created_at", "started=started_at", "finished=finished_at",
 )  # fmt: skip
 EVENT = columns(
