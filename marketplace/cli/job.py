@@ -12,7 +12,16 @@ from marketplace.cli.book import explain
 from marketplace.cli.context import Format, confirm, current
 from marketplace.cli.failures import ExitCode
 from marketplace.cli.following import Follower, why_text
-from marketplace.cli.output import columns, note, show, show_rows, stream_rows, warn
+from marketplace.cli.output import (
+    cell,
+    columns,
+    note,
+    plain,
+    show,
+    show_rows,
+    stream_rows,
+    warn,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +80,8 @@ def run(
             return
         _show_plan(plan)
         _require_match(order)
-        confirm("Buy?")
+        most = cell(plain(plan), "maximum_cost" if order.plan.matches else "budget")
+        confirm(f"Buy, for at most {most}?")
         job = client.jobs.place(order)
         note(f"job {job.id}")
         if detach:
@@ -213,6 +223,8 @@ def _plan_row(order: Order, currency: str) -> dict[str, Any]:
     }
     if plan.matches:
         best = plan.matches[0]
+        if best.funded_seconds > spec.max_seconds:
+            row["start_limit"] = duration_text(best.funded_seconds - spec.max_seconds)
         row |= {
             "ask": best.ask_id,
             "tier": best.tier,
@@ -225,14 +237,15 @@ def _plan_row(order: Order, currency: str) -> dict[str, Any]:
 
 
 def _show_plan(row: dict[str, Any]) -> None:
-    from marketplace.cli.output import cell, plain
-
     document = plain(row)
     note("Plan")
     for column in PLAN:
         text = cell(document, column.path)
         if text:
             note(f"  {column.header:<18} {text}")
+    if row.get("start_limit"):
+        note(f"  The maximum covers {row['start_limit']} that the provider may take to start in;")
+        note("  time counts from when the job is ready, and what is not used comes back.")
     if row.get("simulated"):
         warn("the GPU is simulated: it stands in where a machine has none")
 

@@ -18,7 +18,7 @@ import yaml
 from marketplace.sdk.errors import ConfigError
 
 DEFAULT_NAME = "default"
-DEFAULT_API_URL = "http://127.0.0.1:8000"
+DEFAULT_API_URL = "http://127.0.0.1:8420"
 FILE_NAME = "config.yaml"
 
 

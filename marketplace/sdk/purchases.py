@@ -173,9 +173,9 @@ class Receipt:
             )
         rows.append(f"  released {self.released} (fee {self.fee}), refunded {self.refunded}")
         rows.append(f"  locked {self.locked}: {'conserved' if self.conserved else 'NOT CONSERVED'}")
-        rows.append(f"  lease    {self.lease_no} on chain")
-        for role in ("buyer", "provider", "witness"):
-            rows.append(f"  {role:<8} {getattr(self, role)}")
+        for name in ("lease_no", "buyer", "provider", "witness"):
+            if value := getattr(self, name):  # receipts of earlier versions lack some
+                rows.append(f"  {name.removesuffix('_no'):<8} {value}")
         rows += [f"  {line}" for line in transaction_lines(self.transactions)]
         return "\n".join(rows)
 

@@ -57,9 +57,11 @@ def test_dry_run_shows_the_plan_as_data_and_buys_nothing(
 
 
 def test_plan_is_shown_before_the_question(run: Run, market: FakeMarket, job_file: str) -> None:
-    market.bend["POST bids/prepare"] = plan()
+    market.bend["POST bids/prepare"] = plan(matches=[{**MATCH, "funded_seconds": 660}])
     ran = run("job", "run", job_file)
     assert ran.code == ExitCode.USAGE
+    assert "The maximum covers 1m that the provider may take to start in" in ran.err
+    assert "Buy, for at most 1 CMP?" in ran.err
     assert ran.out == ""
     assert "maximum cost       1 CMP" in ran.err
     assert "simulated" in ran.err
@@ -180,6 +182,22 @@ def test_profiles_are_listed_and_switched(run: Run) -> None:
     assert run("profile", "use", "other").code == 0
     rows = json.loads(run("-o", "json", "profile", "list").out)
     assert {row["name"]: row["current"] for row in rows} == {"default": False, "other": True}
+
+
+def test_a_market_is_joined_by_a_profile_and_a_key(run: Run, home: Path) -> None:
+    words = ("profile", "add", "lab", "--api-url", "http://lab", "--rpc-url", "http://node")
+    secret = ("--account", "buyer", "--password-file", str(home / "pw"))
+    assert run(*words, *secret).code == 0
+    assert run("key", "create", "laptop").code == 0
+    kept = ProfileFile().get()
+    assert (kept.name, kept.api_url, kept.rpc_url) == ("lab", "http://lab", "http://node")
+    assert (kept.account, kept.api_key, kept.chain_id) == (BUYER.address, "coul_secret", 31337)
+    again = run(*words)
+    assert again.code == ExitCode.USAGE
+    assert "take another name" in again.err
+    unknown = run("profile", "add", "other", "--api-url", "http://lab", "--account", "nobody")
+    assert unknown.code == ExitCode.USAGE
+    assert "no keystore named 'nobody'" in unknown.err
 
 
 def test_witness_address_is_stable(run: Run) -> None:
