@@ -64,7 +64,8 @@ def add(
         rpc_url=rpc_url,
     )
     file.save(profile, make_current=True)
-    note(f"{name} is the current profile; next: `coulomb key create NAME`, to sell with --scope provider")
+    note(f"{name} is the current profile")
+    note("next: `coulomb key create NAME`; to sell, with --scope provider")
 
 
 @app.command()

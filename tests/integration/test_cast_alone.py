@@ -17,7 +17,14 @@ from eth_hash.auto import keccak
 from settlement import keystore
 from settlement.attestation import Usage
 from settlement.chain.abi import artifact, canonical
-from settlement.chain.calls import LeaseRef, Match, SignedVoucher, as_tuple, pack_entries
+from settlement.chain.calls import (
+    LeaseRef,
+    Match,
+    SignedVoucher,
+    _match,
+    as_tuple,
+    pack_entries,
+)
 from settlement.chain.devnet import dev_account
 from settlement.eip712 import Struct
 from settlement.leases import LeaseStatus
@@ -92,10 +99,12 @@ def test_cast_signs_what_we_sign(world: World, keys: Path, kind: type[Ask | Bid 
 
 
 def words(value: Any) -> str:
-    """A value of the ABI as cast reads it: tuples in brackets."""
+    """A value of the ABI as cast reads it: tuples in round brackets, arrays in square ones."""
     if isinstance(value, bytes):
         return "0x" + value.hex()
-    if isinstance(value, tuple | list):
+    if isinstance(value, list):
+        return "[" + ",".join(map(words, value)) + "]"
+    if isinstance(value, tuple):
         return "(" + ",".join(map(words, value)) + ")"
     return str(value)
 
@@ -135,7 +144,7 @@ def test_a_lease_opened_by_cast_is_claimed_and_withdrawn_by_cast(world: World, k
         sign_by_cast(world, keys, world.provider, ask),
         sign_by_cast(world, keys, world.buyer, bid),
     )
-    send(world, keys, world.stranger, kind("open"), words(as_tuple(match)))
+    send(world, keys, world.stranger, kind("open"), words(_match(match)))
     world.chain.warp(60)
     named = words((as_tuple(ask), bid.struct_hash(), bid.buyer, bid.witness))
     send(world, keys, world.provider, kind("claim"), named, "50000")
@@ -158,6 +167,7 @@ def test_a_lease_opened_by_cast_is_claimed_and_withdrawn_by_cast(world: World, k
 
 
 def test_a_claim_contested_or_not_ends_without_us(world: World, keys: Path) -> None:
+    world.fund(10 * TOKEN)
     world.fund(TOKEN, world.provider)
     left, ruled = (world.open(world.arbitrated()) for _ in range(2))
     world.chain.warp(60)
@@ -185,6 +195,7 @@ def test_an_order_is_cancelled_without_us(world: World, keys: Path) -> None:
 
 
 def test_stop_settle_refund_and_withdraw_without_us(world: World, keys: Path) -> None:
+    world.fund(10 * TOKEN)
     lease = world.open()
     world.chain.warp(60)
     names = (world.buyer.address, world.provider.address, "0x" + lease.number.hex())
@@ -262,6 +273,7 @@ def test_the_page_moves_tokens_in_and_out(world: World) -> None:
 
 
 def test_the_page_ends_a_lease_and_settles_it(world: World) -> None:
+    world.fund(10 * TOKEN)
     lease = world.open()
     names = located(world, world.buyer, lease)
     world.chain.warp(60)
@@ -278,6 +290,7 @@ def test_the_page_ends_a_lease_and_settles_it(world: World) -> None:
 
 
 def test_the_page_claims_contests_rules_and_closes(world: World) -> None:
+    world.fund(20 * TOKEN)
     world.fund(TOKEN, world.provider)
     ruled, left = (world.open(world.arbitrated()) for _ in range(2))
     orders, claim, contest, rule, close = commands("Claims")

@@ -1,7 +1,8 @@
 """The wallet: tokens into and out of the escrow, straight on the chain, no server between.
 
-Looking and withdrawing work with the server down, where the profile says chain, escrow and RPC node:
-an exit needs nobody. A deposit asks the server first, so that none goes into an escrow it has left.
+Looking and withdrawing work with the server down, where the profile says chain, escrow and RPC
+node: an exit needs nobody. A deposit asks the server first, so that none goes into an escrow that
+the market has left.
 
 web3 is imported by the first call that needs the chain.
 """
