@@ -119,6 +119,15 @@ contract SignaturesLibraryTest is Test {
         }
     }
 
+    /// @dev Whatever lay in memory where the precompile would have answered.
+    function test_a_bad_signature_recovers_nothing_left_behind() public view {
+        assembly ("memory-safe") {
+            mstore(0x00, not(0))
+        }
+        address signer = Signatures.recover(DOMAIN, STRUCT, R, 0);
+        assertEq(signer, address(0));
+    }
+
     function test_nothing_signs_nothing() public view {
         assertEq(Signatures.recover(DOMAIN, STRUCT, 0, 0), address(0));
         assertEq(Signatures.recover(DOMAIN, STRUCT, R, 0), address(0));

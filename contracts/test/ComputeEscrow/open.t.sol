@@ -205,10 +205,43 @@ contract OpenTest is EscrowTest {
         (Ask memory ask, Bid memory bid) = _countedOrders();
         bid.unit = "token";
         _refuse(ask, bid, IEscrowBase.UnitMismatch.selector, uint256(UNIT), uint256(bytes32("token")));
+        bid.unit = bytes32(uint256(UNIT) + 1);
+        _refuse(ask, bid, IEscrowBase.UnitMismatch.selector, uint256(UNIT), uint256(UNIT) + 1);
+        (bid.unit, bid.units) = (bytes32(uint256(UNIT) - 1), 1);
+        _refuse(ask, bid, IEscrowBase.UnitMismatch.selector, uint256(UNIT), uint256(UNIT) - 1);
         (ask.unit, bid.unit) = (0, 0);
         _refuse(ask, bid, IEscrowBase.UnitMismatch.selector, 0, 0);
         bid.units = 0;
         escrow.open(_match(ask, bid));
+    }
+
+    /// @dev A node's thousandths are counted one by one.
+    function test_odd_shares_of_a_node() public {
+        (Ask memory ask, Bid memory bid) = (_ask(), _bid());
+        (ask.flags, bid.flags, ask.gpuMilli, bid.gpuMilli) = (1, 1, 1000, 333);
+        for (uint64 i = 1; i < 4; i++) {
+            bid.salt = i;
+            escrow.open(_match(ask, bid));
+            assertEq(escrow.capacityUsed(provider, 7), 333 * i);
+        }
+        bid.salt = 4;
+        _refuse(ask, bid, IEscrowBase.NodeFull.selector, 1, 333);
+    }
+
+    /// @dev One resource of the least size is enough for a lease to have counted ones.
+    function test_either_counted_resource_is_counted() public {
+        (Ask memory ask, Bid memory bid) = _countedOrders();
+        uint256 time = (uint256(2.5e18) * 4200 + 3599) / 3600;
+        (bid.egressMib, bid.units) = (1, 0);
+        bytes16 leaseNo = escrow.open(_match(ask, bid));
+        assertTrue(_lease(leaseNo).hasCounted);
+        assertEq(_lease(leaseNo).locked, time + uint256(0.08e18) / 1024);
+        assertEq(_counted(leaseNo).egressMibCap, 1);
+        (bid.egressMib, bid.units, bid.salt) = (0, 1, 2);
+        leaseNo = escrow.open(_match(ask, bid));
+        assertTrue(_lease(leaseNo).hasCounted);
+        assertEq(_lease(leaseNo).locked, time + 0.001e18);
+        assertEq(_counted(leaseNo).unitsCap, 1);
     }
 
     function test_full_node() public {
@@ -291,6 +324,9 @@ contract OpenTest is EscrowTest {
         (Ask memory ask, Bid memory bid) = _countedOrders();
         bid.budget = 5.8e18 - 1;
         _refuse(ask, bid, IEscrowBase.BudgetTooSmall.selector, 5.8e18, 5.8e18 - 1);
+        uint256 least = (uint256(2.5e18) * 660 + 3599) / 3600 + 5.8e18;
+        bid.budget = uint128(least - 1);
+        _refuse(ask, bid, IEscrowBase.BudgetTooSmall.selector, least, least - 1);
     }
 
     function test_budget_that_cannot_fund_the_minimum_charge() public {
@@ -511,14 +547,14 @@ contract OpenTest is EscrowTest {
 
     function test_quote_for_another_ask() public {
         Match memory order = _quoted(Prices(3e9, 0, 0, 0, 0, 0));
-        order.quote.askHash = keccak256("other");
-        order.quoteSignature = _sign(meterKey, TypedData.hash(order.quote));
-        vm.expectRevert(
-            abi.encodeWithSelector(
-                IEscrowBase.QuoteForOtherAsk.selector, TypedData.hash(order.ask), order.quote.askHash
-            )
-        );
-        escrow.open(order);
+        bytes32 asked = TypedData.hash(order.ask);
+        for (uint256 i = 0; i < 2; i++) {
+            bytes32 other = i == 0 ? bytes32(uint256(asked) - 1) : bytes32(uint256(asked) + 1);
+            order.quote.askHash = other;
+            order.quoteSignature = _sign(meterKey, TypedData.hash(order.quote));
+            vm.expectRevert(abi.encodeWithSelector(IEscrowBase.QuoteForOtherAsk.selector, asked, other));
+            escrow.open(order);
+        }
     }
 
     function test_expired_quote() public {

@@ -109,6 +109,9 @@ contract TopUpTest is EscrowTest {
         vm.warp(_start + 4200);
         _expect(IEscrowBase.LeaseEnded.selector, _start + 4200, _start + 4200);
         _topUp(60);
+        vm.warp(_start + 4207);
+        _expect(IEscrowBase.LeaseEnded.selector, _start + 4200, _start + 4207);
+        _topUp(60);
     }
 
     function test_top_up_of_nothing_reverts() public {
@@ -158,9 +161,11 @@ contract TopUpTest is EscrowTest {
 
     function test_seat_that_the_bid_has_not_cannot_be_topped_up() public {
         (Ask memory ask, Bid memory bid) = _lastingOrders();
-        _expect(IEscrowBase.SeatOutOfRange.selector, 1, 1);
-        vm.prank(buyer);
-        escrow.topUp(_leaseOrders(ask, bid), bid, 1, 60);
+        for (uint16 seat = 1; seat < 3; seat++) {
+            _expect(IEscrowBase.SeatOutOfRange.selector, 1, seat);
+            vm.prank(buyer);
+            escrow.topUp(_leaseOrders(ask, bid), bid, seat, 60);
+        }
     }
 
     /* TOPPED UP */
@@ -322,6 +327,10 @@ contract TopUpTest is EscrowTest {
         vm.expectRevert(abi.encodeWithSelector(IEscrowBase.NotLatestLease.selector, second, first));
         vm.prank(buyer);
         escrow.topUp(orders, bid, 1, 60);
+        LeaseOrders memory others = _leaseOrders(other, bid);
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.NotLatestLease.selector, first, second));
+        vm.prank(buyer);
+        escrow.topUp(others, bid, 0, 60);
         vm.prank(buyer);
         escrow.topUp(orders, bid, 0, 60);
         assertEq(_lease(first).fundedSeconds, 4260);
