@@ -61,10 +61,9 @@ class Settings:
     """Everything an operator chooses. Relative paths are relative to the working folder.
 
     `deployments` is the folder with <chainId>.json. `relayer_password` is a file. Without a relayer
-    key the role relayer cannot run, and orders may be opened by anyone. `poll_s`: how often the
-    chain is looked at. `host`, `port`: where the API listens; port 0 picks one. `opener`: who is
-    to open leases in orders that the server writes out; the relayer unless said, so an API that
-    runs without the relayer's key has to be told.
+    key the role relayer cannot run. `poll_s`: how often the chain is looked at. `host`, `port`:
+    where the API listens; port 0 picks one. `opener`: who alone opens the bids of this market; the
+    relayer unless said, so an API that runs without the relayer's key has to be told.
     """
 
     database_url: str
@@ -353,7 +352,12 @@ def _settle(catalog: Catalog) -> None:
 
 
 def app_of(runtime: Runtime) -> MarketApi:
-    """The HTTP application over a runtime; it starts and stops the runtime's loops with itself."""
+    """The HTTP application over a runtime; it starts and stops the runtime's loops with itself.
+
+    Raises ValueError where no opener is known: bids are not taken that anyone may open.
+    """
+    if runtime.catalog.market.opener == ZERO_ADDRESS:
+        raise ValueError("the role api needs COULOMB_OPENER, the relayer's address, or its keystore")
     app = create_api(runtime.catalog, runtime.database, runtime.settings.limits, runtime.wake)
 
     @asynccontextmanager

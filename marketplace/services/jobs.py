@@ -89,8 +89,8 @@ class Jobs:
 
         expect(bid.buyer == caller.account, "buyer", "must be the account of the API key")
         expect(bid.witness != ZERO_ADDRESS, "witness", "must be a key that countersigns usage")
-        openers = (ZERO_ADDRESS, self.market.opener)
-        expect(bid.opener in openers, "opener", f"must be {self.market.opener}, or zero: anyone")
+        # One that anyone may open could be opened again after its job: its budget is not spent.
+        expect(bid.opener == self.market.opener, "opener", f"must be {self.market.opener}")
         expect(bid.expiry > now_s, "expiry", "has passed")
         expect(bid.expiry <= now_s + EXPIRY_MAX_S, "expiry", "lies more than 400 days ahead")
         expect(bid.max_fee_bps >= self.market.fee_bps, "maxFeeBps", "is below the market's fee")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from marketplace.bootstrap import ROLES, Loop, Settings
+from marketplace.bootstrap import ROLES, Loop, Settings, app_of
+from settlement.eip712 import ZERO_ADDRESS
 from settlement.errors import ChainUnavailable
+from tests.market_world import market
 
 
 def test_settings_come_from_the_environment() -> None:
@@ -34,6 +38,12 @@ def test_unknown_roles_are_refused(roles: str) -> None:
     env = {"ETH_RPC_URL": "x", "COULOMB_CHAIN_ID": "1", "COULOMB_ROLES": roles}
     with pytest.raises(ValueError, match="roles are"):
         Settings.from_env(env)
+
+
+def test_an_api_that_knows_no_opener_does_not_start() -> None:
+    runtime: Any = SimpleNamespace(catalog=SimpleNamespace(market=market(opener=ZERO_ADDRESS)))
+    with pytest.raises(ValueError, match="COULOMB_OPENER"):
+        app_of(runtime)
 
 
 def test_a_chain_that_is_away_slows_a_loop_down_and_ends_it_not() -> None:

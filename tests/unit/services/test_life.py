@@ -15,7 +15,7 @@ from marketplace.errors import (
     InvalidSignature,
     NotFound,
 )
-from settlement.eip712 import Domain
+from settlement.eip712 import ZERO_ADDRESS, Domain
 from settlement.signing import sign
 from tests.market_world import TOKEN, World, job_spec, key_of
 
@@ -272,6 +272,18 @@ def test_a_bid_that_contradicts_its_job_or_market_is_refused(
             sign(bid, world.domain, world.buyer),
         )
     assert refusal.value.problems[0].pointer.startswith("/bid/")
+
+
+def test_a_bid_that_anyone_may_open_is_refused_where_the_market_has_an_opener(world: World) -> None:
+    named = replace(world.catalog.market, opener="0x" + "77" * 20)
+    jobs = replace(world.catalog.jobs, market=named)
+    spec = world.catalog.quotes.spec(job_spec())
+    bid = world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 0)
+    assert bid.opener == ZERO_ADDRESS
+    signature = sign(bid, world.domain, world.buyer)
+    with pytest.raises(InvalidOrder) as refusal:
+        jobs.check(world.caller(world.buyer), spec.to_json(), bid.to_message(), signature)
+    assert [problem.pointer for problem in refusal.value.problems] == ["/bid/opener"]
 
 
 def test_a_bid_signed_by_another_key_or_for_another_chain_is_refused(world: World) -> None:
