@@ -33,7 +33,9 @@ NOUNS = {
     "key": {"create", "list", "revoke"},
     "order": {"cancel"},
     "profile": {"list", "show", "use"},
-    "provider": {"doctor", "init", "start", "status", "stop", "drain", "resume"},
+    "provider": {
+        "doctor", "init", "start", "status", "stop", "drain", "resume", "vouchers", "settle",
+    },  # fmt: skip
     "receipt": {"show", "list"},
     "settle": {"run", "status"},
     "tier": {"list"},
