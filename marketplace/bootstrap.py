@@ -357,7 +357,7 @@ def app_of(runtime: Runtime) -> MarketApi:
     Raises ValueError where no opener is known: bids are not taken that anyone may open.
     """
     if runtime.catalog.market.opener == ZERO_ADDRESS:
-        raise ValueError("the role api needs COULOMB_OPENER, the relayer's address, or its keystore")
+        raise ValueError("the role api needs the relayer's keystore, or COULOMB_OPENER, its address")
     app = create_api(runtime.catalog, runtime.database, runtime.settings.limits, runtime.wake)
 
     @asynccontextmanager

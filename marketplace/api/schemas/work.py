@@ -161,6 +161,7 @@ class Lease(Answer):
     used: Usage
     countersigned: Usage
     settled: Usage
+    refused_attestations: int
     cost: Money
     released: Money
     refunded: Money

@@ -34,8 +34,9 @@ NOUNS = {
     "order": {"cancel"},
     "profile": {"list", "show", "use"},
     "provider": {
-        "doctor", "init", "start", "status", "stop", "drain", "resume", "vouchers", "settle",
-    },  # fmt: skip
+        *("doctor", "init", "start", "status", "stop", "drain", "resume"),
+        *("vouchers", "settle"),
+    },
     "receipt": {"show", "list"},
     "settle": {"run", "status"},
     "tier": {"list"},
