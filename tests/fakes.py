@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, TypeVar
 
 from marketplace.services import records
-from marketplace.services.ports import Database, Duplicate, Store, Tally
+from marketplace.services.ports import BLOB_ROW_BYTES, Database, Duplicate, Store, Tally
 from settlement.attestation import MeteredUsage
 from settlement.chain.calls import EscrowCalls, SignedVoucher
 from settlement.errors import SignatureError
@@ -218,6 +218,11 @@ class MemoryStore:
         for key in old:
             del self._rows["replies"][key]
         return len(old)
+
+    def blob_bytes(self, owner: str, since_ms: int) -> int:
+        rows = self._rows["blobs"].values()
+        mine = [row for row in rows if row.owner == owner and row.created_ms >= since_ms]
+        return sum(row.size + BLOB_ROW_BYTES for row in mine)
 
     def lead(self, name: str) -> bool:
         return True

@@ -26,7 +26,7 @@ from sqlmodel import SQLModel
 
 from marketplace.db import outbox, tables
 from marketplace.services import records
-from marketplace.services.ports import Duplicate, Tally
+from marketplace.services.ports import BLOB_ROW_BYTES, Duplicate, Tally
 from settlement.events import event_from_json
 from settlement.ports import BlockRef, Intent, IntentKind, LoggedEvent
 
@@ -271,6 +271,13 @@ class SqlStore:
         """Delete stored answers older than a time; returns how many."""
         table = table_of(tables.IdempotentReplyRow)
         return self.connection.execute(delete(table).where(table.c.created_ms < before_ms)).rowcount
+
+    def blob_bytes(self, owner: str, since_ms: int) -> int:
+        """What an account has uploaded since, with BLOB_ROW_BYTES for each blob."""
+        table = table_of(tables.BlobRow)
+        total = func.coalesce(func.sum(table.c.size + BLOB_ROW_BYTES), 0)
+        query = select(total).where(table.c.owner == owner, table.c.created_ms >= since_ms)
+        return int(self.connection.execute(query).scalar_one())
 
     def lead(self, name: str) -> bool:
         """Advisory lock for this transaction; on SQLite the one writer always leads."""

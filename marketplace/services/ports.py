@@ -18,6 +18,8 @@ from settlement.leases import OrderState
 from settlement.ports import BlockRef, Intent, IntentKind, LoggedEvent
 
 R = TypeVar("R")
+BLOB_ROW_BYTES = 4096
+"""What a blob costs beside its bytes, so that many small ones count, too."""
 
 
 class Duplicate(AlreadyExists):
@@ -171,6 +173,10 @@ class Store(Protocol):
         """Delete stored answers older than a time; returns how many."""
         ...
 
+    def blob_bytes(self, owner: str, since_ms: int) -> int:
+        """Bytes of the blobs that an account has uploaded since, and BLOB_ROW_BYTES for each."""
+        ...
+
     def lead(self, name: str) -> bool:
         """Become the only holder of `name` until this transaction ends; False if another is."""
         ...
@@ -196,11 +202,23 @@ class Clock(Protocol):
         ...
 
 
+class BlobDraft(Protocol):
+    """Bytes of a blob that are still coming in."""
+
+    def write(self, piece: bytes) -> None:
+        """Add bytes. Raises Unavailable where there is no room."""
+        ...
+
+    def keep(self, sha256: str) -> None:
+        """Keep them durably by their SHA-256 in hex; the same bytes again change nothing."""
+        ...
+
+
 class BlobFiles(Protocol):
     """Where the bytes of blobs lie, by their SHA-256 in hex."""
 
-    def write(self, sha256: str, body: bytes) -> None:
-        """Keep the bytes durably; the same bytes again change nothing."""
+    def draft(self) -> AbstractContextManager[BlobDraft]:
+        """A place for bytes that come in; at its end they are gone unless they were kept."""
         ...
 
     def open(self, sha256: str) -> Iterator[bytes]:

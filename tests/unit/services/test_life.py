@@ -14,7 +14,10 @@ from marketplace.errors import (
     InvalidOrder,
     InvalidSignature,
     NotFound,
+    TooLarge,
 )
+from marketplace.services.blobs import BLOB_BYTES_MAX, DAY_MS
+from marketplace.services.ports import BLOB_ROW_BYTES
 from settlement.eip712 import ZERO_ADDRESS, Domain
 from settlement.signing import sign
 from tests.market_world import TOKEN, World, job_spec, key_of
@@ -325,10 +328,36 @@ def test_a_salt_is_used_once(world: World) -> None:
         world.catalog.jobs.submit(store, caller, order)
 
 
+def test_an_account_uploads_so_much_a_day_and_again_the_next(world: World) -> None:
+    blobs = replace(world.catalog.blobs, day_bytes_max=2 * (BLOB_ROW_BYTES + 10))
+    buyer = world.caller(world.buyer)
+
+    def own(number: int, size: int = 10) -> None:
+        with world.database.write() as store:
+            blobs.own(store, buyer, f"{number:064x}", size)
+
+    own(1)
+    own(1)
+    own(2, 0)
+    with pytest.raises(TooLarge, match="24 hours"):
+        own(3, 11)
+    own(1)
+    with world.database.write() as store:
+        blobs.own(store, world.caller(world.stranger), "3" * 64, 11)
+    world.clock.advance(DAY_MS / 1000 + 1)
+    own(3, 11)
+
+
+def test_a_blob_above_its_limit_is_refused_while_it_comes(world: World) -> None:
+    with pytest.raises(TooLarge), world.catalog.blobs.receive() as upload:
+        for _ in range(BLOB_BYTES_MAX // 2**20 + 1):
+            upload.write(b"x" * 2**20)
+
+
 def test_an_input_must_be_a_blob_of_the_buyer(world: World) -> None:
     world.ask()
     world.fund()
-    sha256 = world.catalog.blobs.keep(b"folder")
+    sha256 = world.keep_blob(b"folder")
     with pytest.raises(InvalidInput):
         world.submit(inputs={"sha256": sha256, "size": 6})
     with world.database.write() as store:
