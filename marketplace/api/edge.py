@@ -115,7 +115,8 @@ class SoundRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            if "json" in request.headers.get("content-type", "json"):
+            parsed = self.body_field is not None  # where it is not, a body may be large
+            if parsed and "json" in request.headers.get("content-type", "json"):
                 check_depth(await request.body())
             return await handler(request)
 

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from marketplace.api.edge import AUTH, OWNED, Anyone, EdgeDep, Reply, problems
+from marketplace.api.edge import AUTH, OWNED, Anyone, EdgeDep, Reply, SoundRoute, problems
 from marketplace.api.schemas.base import Id
 from marketplace.api.schemas.work import Blob
 
-router = APIRouter(prefix="/blobs", tags=["blobs"])  # no SoundRoute: it reads bodies whole
+router = APIRouter(route_class=SoundRoute, prefix="/blobs", tags=["blobs"])
 _RAW = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
