@@ -8,9 +8,9 @@ from typing import Any
 from marketplace.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Problem
 from marketplace.services.accounts import account_row
 from marketplace.services.asks import Asks
-from marketplace.services.common import Principal, check_signature, parse_struct
+from marketplace.services.common import Principal, account_refusal, parse_struct
 from marketplace.services.jobs import Jobs
-from marketplace.services.ports import Clock, Market, Store
+from marketplace.services.ports import Clock, EscrowReads, Market, Store
 from marketplace.services.records import JOB_LIVE, Account
 from settlement.chain.calls import EscrowCalls
 from settlement.orders import Cancel
@@ -20,11 +20,20 @@ UNOPENED = ("queued", "matched")
 
 
 @dataclass(frozen=True, slots=True)
+class SignedCancel:
+    """A Cancel that its account signed."""
+
+    cancel: Cancel
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Cancels:
     """Asks and bids that open no further lease; leases that are open go on."""
 
     market: Market
     clock: Clock
+    reads: EscrowReads
     calls: EscrowCalls
     asks: Asks
     jobs: Jobs
@@ -54,25 +63,33 @@ class Cancels:
                 return int(bid.salt)
         raise NotFound("no such order")
 
-    def submit(
-        self, store: Store, caller: Principal, message: Any, signature: bytes
-    ) -> dict[str, Any]:
-        """Take the orders off the book and send the Cancel to the chain.
+    def read(self, caller: Principal, message: Any, signature: bytes) -> SignedCancel:
+        """Check a Cancel, if need be by the chain, before any transaction is begun.
 
-        Raises InvalidInput, InvalidSignature, AlreadyExists, Unavailable.
+        Raises InvalidInput, InvalidSignature, ChainError.
         """
         cancel = parse_struct(Cancel, message, "/cancel")
         if cancel.account != caller.account:
             problem = Problem("/cancel/account", "must be the account of the API key")
             raise InvalidInput([problem])
-        check_signature(cancel, signature, cancel.account, self.market)
+        refusal = account_refusal(cancel, signature, cancel.account, self.market, self.reads)
+        if refusal is not None:
+            raise refusal
+        return SignedCancel(cancel, signature)
+
+    def submit(self, store: Store, caller: Principal, signed: SignedCancel) -> dict[str, Any]:
+        """Take the orders off the book and send the Cancel to the chain.
+
+        Raises InvalidInput, AlreadyExists, Unavailable.
+        """
+        cancel = signed.cancel
         account = account_row(store, cancel.account, self.clock(), lock=True)
         self._check_worth(store, account, cancel)
         if cancel.and_older:
             lowest = max(account.orders_from, cancel.salt + 1)
             store.accounts.put(replace(account, orders_from=lowest))
         cancelled = [*self._asks(store, caller, cancel), *self._bids(store, caller, cancel)]
-        data = self.calls.cancel(cancel, signature)
+        data = self.calls.cancel(cancel, signed.signature)
         store.enqueue(IntentKind.CANCEL, _key(cancel), self.calls.payload(data))
         return {"cancel": cancel.to_message(), "orders": cancelled}
 
