@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, TypeVar
 
 from marketplace.services import records
-from marketplace.services.ports import BLOB_ROW_BYTES, Database, Duplicate, Store, Tally
+from marketplace.services.ports import BLOB_ROW_BYTES, CANCEL_KEY, Database, Duplicate, Store, Tally
 from settlement.attestation import MeteredUsage
 from settlement.chain.calls import EscrowCalls, SignedVoucher
 from settlement.errors import SignatureError
@@ -218,6 +218,19 @@ class MemoryStore:
         for key in old:
             del self._rows["replies"][key]
         return len(old)
+
+    def order_salts(self, account: str, lowest: int, highest: int) -> tuple[int, int] | None:
+        asks = (r for r in self._rows["asks"].values() if r.provider == account)
+        bids = (r for r in self._rows["bids"].values() if r.account == account)
+        salts = {int(r.message["salt"]) for r in asks} | {int(r.salt) for r in bids}
+        void = {i.key for i in self._outbox.intents.values()}
+        left = [
+            salt
+            for salt in salts
+            if lowest <= salt <= highest
+            and CANCEL_KEY.format(account=account, salt=salt, and_older=0) not in void
+        ]
+        return (min(left), max(left)) if left else None
 
     def blob_bytes(self, owner: str, since_ms: int) -> int:
         rows = self._rows["blobs"].values()

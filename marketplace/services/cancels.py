@@ -10,7 +10,7 @@ from marketplace.services.accounts import account_row
 from marketplace.services.asks import Asks
 from marketplace.services.common import Principal, account_refusal, parse_struct
 from marketplace.services.jobs import Jobs
-from marketplace.services.ports import Clock, EscrowReads, Market, Store
+from marketplace.services.ports import CANCEL_KEY, Clock, EscrowReads, Market, Store
 from marketplace.services.records import JOB_LIVE, Account
 from settlement.chain.calls import EscrowCalls
 from settlement.orders import Cancel
@@ -46,10 +46,12 @@ class Cancels:
         if order_id is not None:
             return Cancel(caller.account, self._salt(store, caller, order_id), False)
         account = store.accounts.get(caller.account)
-        left = [] if account is None else self._left(store, account)
+        left = account and store.order_salts(
+            account.address, account.orders_from, account.next_salt
+        )
         if not left:
             raise Conflict("the account has no orders that could be cancelled")
-        return Cancel(caller.account, max(left), True)
+        return Cancel(caller.account, left[1], True)
 
     def _salt(self, store: Store, caller: Principal, order_id: str) -> int:
         if order_id.startswith("ask_"):
@@ -102,25 +104,16 @@ class Cancels:
             problem = Problem("/cancel/salt", "is cancelled already, or about to be")
             raise AlreadyExists("the orders are cancelled already", problems=[problem])
         if not cancel.and_older:
-            if cancel.salt not in self._salts(store, account.address):
+            known = cancel.salt < account.next_salt
+            if not known or not store.order_salts(account.address, cancel.salt, cancel.salt):
                 raise InvalidInput([Problem("/cancel/salt", "is no order of yours here")])
             return
         if cancel.salt >= account.next_salt:
             detail = f"must be below {account.next_salt}, the next order's"
             raise InvalidInput([Problem("/cancel/salt", detail)])
-        if not any(salt <= cancel.salt for salt in self._left(store, account)):
+        if not store.order_salts(account.address, account.orders_from, cancel.salt):
             detail = "has no order of yours at or below it that is not cancelled"
             raise InvalidInput([Problem("/cancel/salt", detail)])
-
-    def _left(self, store: Store, account: Account) -> list[int]:
-        """Salts of the account's orders that no Cancel has made void."""
-        salts = (s for s in self._salts(store, account.address) if s >= account.orders_from)
-        return [s for s in salts if store.intent(_key(Cancel(account.address, s, False))) is None]
-
-    def _salts(self, store: Store, account: str) -> set[int]:
-        """Salts of every ask and bid of an account, whatever became of them."""
-        asks = {int(row.message["salt"]) for row in store.asks.find(provider=account)}
-        return asks | {int(row.salt) for row in store.bids.find(account=account)}
 
     def _asks(self, store: Store, caller: Principal, cancel: Cancel) -> list[str]:
         rows = store.asks.find(provider=caller.account, state=("open", "suspended"))
@@ -148,5 +141,5 @@ def _covers(cancel: Cancel, salt: int) -> bool:
 
 
 def _key(cancel: Cancel) -> str:
-    """The outbox's key: one transaction for one Cancel, however often it is signed."""
-    return f"cancel:{cancel.account}:{cancel.salt}:{int(cancel.and_older)}"
+    names = {"account": cancel.account, "salt": cancel.salt, "and_older": int(cancel.and_older)}
+    return CANCEL_KEY.format(**names)

@@ -22,6 +22,10 @@ BLOB_ROW_BYTES = 4096
 """What a blob costs beside its bytes, so that many small ones count, too."""
 
 
+CANCEL_KEY = "cancel:{account}:{salt}:{and_older}"
+"""The outbox's key of a Cancel: one transaction for each, however often it is signed."""
+
+
 class Duplicate(AlreadyExists):
     """A unique constraint of the store refused a row; `table` says whose."""
 
@@ -171,6 +175,12 @@ class Store(Protocol):
 
     def forget_replies(self, before_ms: int) -> int:
         """Delete stored answers older than a time; returns how many."""
+        ...
+
+    def order_salts(self, account: str, lowest: int, highest: int) -> tuple[int, int] | None:
+        """The least and the greatest salt in a range, ends included, of the account's asks and bids
+        that no Cancel of their own makes void, whatever became of them; None where there is none.
+        """
         ...
 
     def blob_bytes(self, owner: str, since_ms: int) -> int:

@@ -47,6 +47,7 @@ def _is_number(text: str) -> bool:
         "invalid_order",
         "invalid_signature",
         "already_exists",
+        "conflict",
         "insufficient_balance",
         "budget_exceeded",
         "chain_unavailable",

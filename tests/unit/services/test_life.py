@@ -16,6 +16,7 @@ from marketplace.errors import (
     NotFound,
     TooLarge,
 )
+from marketplace.services import asks, jobs
 from marketplace.services.blobs import BLOB_BYTES_MAX, DAY_MS
 from marketplace.services.ports import BLOB_ROW_BYTES
 from settlement.eip712 import ZERO_ADDRESS, Domain
@@ -326,6 +327,33 @@ def test_a_salt_is_used_once(world: World) -> None:
     order = world.catalog.jobs.check(caller, *signed)
     with pytest.raises(InvalidInput), world.database.write() as store:
         world.catalog.jobs.submit(store, caller, order)
+
+
+def test_a_node_has_a_bounded_number_of_open_asks(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asks, "OPEN_MAX", 2)
+    node_id = world.node()
+    first, _ = world.ask(node_id), world.ask(node_id)
+    with pytest.raises(Conflict, match="at most 2 open asks"):
+        world.ask(node_id)
+    world.ask()
+    with world.database.write() as store:
+        world.catalog.asks.cancel(store, world.caller(world.provider), first)
+    world.ask(node_id)
+
+
+def test_an_account_has_a_bounded_number_of_live_jobs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "LIVE_MAX", 2)
+    world.fund()
+    for _ in range(2):
+        world.submit(start_deadline="1h")
+    with pytest.raises(Conflict, match="at most 2 live jobs"):
+        world.submit(start_deadline="1h")
+    world.fund(account=world.stranger)
+    world.submit(world.stranger)
 
 
 def test_an_account_uploads_so_much_a_day_and_again_the_next(world: World) -> None:
