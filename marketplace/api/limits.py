@@ -49,7 +49,7 @@ class Limits:
     failed_logins_per_minute: int = 60
     in_flight: int = 256
     in_flight_per_address: int = 64
-    streams: int = 400
+    streams: int = 200
     streams_per_account: int = 32
     streams_per_address: int = 64
     body_seconds: float = 10
