@@ -35,7 +35,7 @@ from settlement.units import MAX_FEE_BPS, UINT16_MAX, UINT32_MAX
 
 DAY_S = 86_400
 EXPIRY_MAX_S = 400 * DAY_S
-OPEN_MAX = 64  # of a node: every search of the book looks at them
+ASKS_MAX = 64  # of a node, open or suspended: every search of the book looks at them
 DEFAULTS = {
     "min_duration": 0,
     "max_duration": 30 * DAY_S,
@@ -154,8 +154,6 @@ class Asks:
             raise signed.refusal
         if node.state != "active":
             raise Conflict("the node is draining; resume it before it takes asks")
-        if len(store.asks.find(node_id=node.id, state="open", limit=OPEN_MAX)) == OPEN_MAX:
-            raise Conflict(f"a node has at most {OPEN_MAX} open asks; cancel one first")
         now_ms = self.clock()
         note_salt(store, ask.provider, ask.salt, "/ask/salt", now_ms)
         row = AskRecord(
@@ -172,6 +170,9 @@ class Asks:
             expiry_s=ask.expiry,
             created_ms=now_ms,
         )
+        others = store.asks.find(node_id=node.id, state=("open", "suspended"), limit=ASKS_MAX)
+        if len(others) == ASKS_MAX:
+            raise Conflict(f"a node has at most {ASKS_MAX} asks; cancel one first")
         try:
             store.asks.add(row)
         except Duplicate as error:
