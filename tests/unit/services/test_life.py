@@ -329,9 +329,7 @@ def test_a_salt_is_used_once(world: World) -> None:
         world.catalog.jobs.submit(store, caller, order)
 
 
-def test_a_node_has_a_bounded_number_of_asks(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_has_a_bounded_number_of_asks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asks, "ASKS_MAX", 2)
     node_id = world.node()
     first, _ = world.ask(node_id), world.ask(node_id)
