@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, TypeVar
 
 from marketplace.services import records
-from marketplace.services.ports import BLOB_ROW_BYTES, CANCEL_KEY, Database, Duplicate, Store, Tally
+from marketplace.services.ports import Database, Duplicate, Store, Tally
 from settlement.attestation import MeteredUsage
 from settlement.chain.calls import EscrowCalls, SignedVoucher
 from settlement.errors import SignatureError
@@ -44,6 +44,7 @@ from settlement.ports import (
 )
 from settlement.signing import recover_digest
 from settlement.units import counted_cost, time_cost
+from tests import fakes_sums as sums
 from tests.fakes_claims import FakeClaims
 from tests.fakes_settlement import MemoryEvents, MemoryOutbox
 
@@ -220,22 +221,11 @@ class MemoryStore:
         return len(old)
 
     def order_salts(self, account: str, lowest: int, highest: int) -> tuple[int, int] | None:
-        asks = (r for r in self._rows["asks"].values() if r.provider == account)
-        bids = (r for r in self._rows["bids"].values() if r.account == account)
-        salts = {int(r.message["salt"]) for r in asks} | {int(r.salt) for r in bids}
-        void = {i.key for i in self._outbox.intents.values()}
-        left = [
-            salt
-            for salt in salts
-            if lowest <= salt <= highest
-            and CANCEL_KEY.format(account=account, salt=salt, and_older=0) not in void
-        ]
-        return (min(left), max(left)) if left else None
+        void = {intent.key for intent in self._outbox.intents.values()}
+        return sums.order_salts(self._rows, void, account, range(lowest, highest + 1))
 
     def blob_bytes(self, owner: str, since_ms: int) -> int:
-        rows = self._rows["blobs"].values()
-        mine = [row for row in rows if row.owner == owner and row.created_ms >= since_ms]
-        return sum(row.size + BLOB_ROW_BYTES for row in mine)
+        return sums.blob_bytes(self._rows, owner, since_ms)
 
     def lead(self, name: str) -> bool:
         return True
