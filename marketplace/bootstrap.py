@@ -8,6 +8,7 @@ relayer, indexer.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -39,7 +40,7 @@ from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import Deployment, check_deployment, load_deployment
 from settlement.chain.wallets import accepts
-from settlement.eip712 import ZERO_ADDRESS
+from settlement.eip712 import ZERO_ADDRESS, checksum
 from settlement.errors import ChainError, OutboxConflict
 from settlement.indexer import Indexer
 from settlement.keystore import load
@@ -114,10 +115,21 @@ class Settings:
             confirmations=int(env.get("COULOMB_CONFIRMATIONS", "12")),
             poll_s=float(env.get("COULOMB_POLL_S", "1")),
             opener=env.get("COULOMB_OPENER"),
-            arbiter=env.get("COULOMB_ARBITER", ZERO_ADDRESS),
+            arbiter=arbiter_of(env),
             operators=tuple(a for a in env.get("COULOMB_OPERATORS", "").split(",") if a),
             proxies=env.get("COULOMB_PROXIES", ""),
         )
+
+
+def arbiter_of(env: Mapping[str, str]) -> str:
+    """Who divides contested claims, from COULOMB_ARBITER; nobody where it is not set.
+
+    Raises ValueError.
+    """
+    given = env.get("COULOMB_ARBITER") or ZERO_ADDRESS
+    if re.fullmatch(r"0x[0-9a-fA-F]{40}", given) is None:
+        raise ValueError(f"COULOMB_ARBITER is {given!r}, not an address")
+    return checksum(given)
 
 
 class Alarm(Protocol):

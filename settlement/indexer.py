@@ -43,17 +43,22 @@ class Indexer:
         self._escrow = escrow
         self._first = first_block
         self._confirmations = confirmations
+        self._read: tuple[BlockRef, BlockRef | None] | None = None
 
     def tick(self) -> Progress:
         """Read one range, or the new blocks near the head. Raises ChainUnavailable, WrongChain."""
         self._client.check()
         head = self._client.head()
+        if (head, self._store.cursor()) == self._read:  # a hash names all blocks below it
+            return Progress()
         rolled_back = self._follow_reorg(head)
         cursor = self._store.cursor()
         first = self._first if cursor is None else cursor.number + 1
         target = head.number - self._confirmations
         if target < first:
-            return Progress(rolled_back=rolled_back, behind=max(0, first - 1 - head.number))
+            behind = max(0, first - 1 - head.number)
+            self._read = None if behind else (head, cursor)
+            return Progress(rolled_back=rolled_back, behind=behind)
         deep = min(target, head.number - REORG_DEPTH)
         if first <= deep:
             last = min(deep, first + RANGE_BLOCKS - 1)
@@ -61,6 +66,7 @@ class Indexer:
         else:
             last = target
             events = self._read_linked(first, last, cursor)
+        self._read = (head, self._store.cursor()) if last == target else None
         return Progress(last - first + 1, events, rolled_back, target - last)
 
     def _follow_reorg(self, head: BlockRef) -> int:

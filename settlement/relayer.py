@@ -96,6 +96,7 @@ class Relayer:
         self._held_until: dict[int, float] = {}
         self._strangers: dict[int, int] = {}
         self._pooled_at: dict[str, int] = {}
+        self._seen: BlockRef | None = None
 
     def tick(self) -> Tick:
         """Move every intent on as far as the chain allows now.
@@ -112,9 +113,11 @@ class Relayer:
 
     def _watch(self, done: Tick) -> None:
         address = self._signer.address
+        flying = self._store.in_flight(address)
+        if not flying and self._client.head() == self._seen:
+            return
         mined = self._client.nonce(address)  # before the receipts: too low is safe, too high not
         head = self._client.head()
-        flying = self._store.in_flight(address)
         self._repair_gaps({i.nonce for i in flying}, mined)
         for intent in flying:
             receipt = self._receipt(intent)
@@ -122,6 +125,7 @@ class Relayer:
                 self._mined(intent, receipt, head, done)
             else:
                 self._unmined(intent, mined, head, done)
+        self._seen = head
 
     def _receipt(self, intent: Intent) -> Receipt | None:
         for tx_hash in _hashes(intent):
@@ -247,10 +251,13 @@ class Relayer:
         room = self._settings.max_in_flight - len(flying)
         if room <= 0 or any(intent.state is IntentState.SIGNED for intent in flying):
             return  # what the node won't take now is not buried under more
+        waiting = self._store.pending(room + len(self._held_until))
+        if not waiting:
+            return
         fees = self._client.fees()
         offer = self._settings.fees.offer(fees.base, fees.priority)
         now = self._clock()
-        for intent in self._store.pending(room + len(self._held_until)):
+        for intent in waiting:
             if self._held_until.get(intent.id, now) > now:
                 done.held += 1
                 continue

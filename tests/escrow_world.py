@@ -124,6 +124,12 @@ def anvil(block_seconds: int = 0, *extra: str) -> Iterator[AnvilChain]:
         yield AnvilChain(net)
 
 
+def mine_every_second(client: ChainClient) -> None:
+    """From now on, on an Anvil that mined each transaction at once until all was set up."""
+    client.rpc("evm_setAutomine", False)
+    client.rpc("evm_setIntervalMining", 1)
+
+
 def key(name: str) -> LocalSigner:
     """The same signer for the same name, in every run."""
     return LocalSigner(keccak(f"coulomb test key {name}".encode()))

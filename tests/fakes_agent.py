@@ -49,6 +49,7 @@ class FakeMarket:
         self.beats: dict[str, list[int]] = {}
         self.nodes: list[dict[str, Any]] = []
         self.node_beats = 0
+        self.left: list[str] = []
         self.countersigning = True
         self.closing = True
         self.down = False
@@ -153,6 +154,9 @@ class FakeMarket:
                     return 201, {**self.nodes[-1], "id": NODE_ID, "state": "active"}
                 case ("POST", "nodes", _, "heartbeat"):
                     self.node_beats += 1
+                    return 200, {}
+                case ("POST", "nodes", node_id, "leave"):
+                    self.left.append(node_id)
                     return 200, {}
                 case ("GET", "leases"):
                     return 200, self._list(query)

@@ -9,6 +9,8 @@ import {Signatures} from "../src/libraries/Signatures.sol";
 import {Units} from "../src/libraries/Units.sol";
 
 /// @notice Units: exact to the atom at every edge.
+/// forge-config: default.fuzz.runs = 10000
+/// forge-config: nightly.fuzz.runs = 50000
 contract UnitsTest is Test {
     uint256 private constant MOST_MS = type(uint40).max;
 
@@ -47,10 +49,7 @@ contract UnitsTest is Test {
     }
 
     /// @dev What the proofs take for granted, since division is hard to solve for.
-    function testFuzz_costs_and_fees_grow_with_time(uint64 rate, uint40[2] memory ms, uint16 feeBps)
-        public
-        pure
-    {
+    function testFuzz_costs_and_fees_grow_with_time(uint64 rate, uint40[2] memory ms, uint16 feeBps) public pure {
         feeBps = uint16(bound(feeBps, 0, 1000));
         if (ms[0] > ms[1]) (ms[0], ms[1]) = (ms[1], ms[0]);
         (uint256 less, uint256 more) = (Units.costDown(rate, ms[0], 1e18), Units.costDown(rate, ms[1], 1e18));
@@ -84,6 +83,8 @@ contract UnitsTest is Test {
 }
 
 /// @notice Signatures: only the lower of the two forms names a signer.
+/// forge-config: default.fuzz.runs = 10000
+/// forge-config: nightly.fuzz.runs = 50000
 contract SignaturesLibraryTest is Test {
     bytes32 private constant R = 0x79BE667EF9DCBBAC55A06295CE870B07029BFCDB2DCE28D959F2815B16F81798;
     uint256 private constant HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0;
@@ -126,6 +127,8 @@ contract SignaturesLibraryTest is Test {
 }
 
 /// @notice Packed words: every field keeps its value at its edges and leaves its neighbours alone.
+/// forge-config: default.fuzz.runs = 10000
+/// forge-config: nightly.fuzz.runs = 50000
 contract SlotsTest is Test {
     struct Fields {
         uint64 rate;

@@ -46,6 +46,10 @@ class AgentApi(Protocol):
         """Say that the node is alive."""
         ...
 
+    def leave(self, node_id: str) -> None:
+        """Say that the agent ends, so that nobody is matched to the node until it is back."""
+        ...
+
     def active_leases(self, node_id: str) -> list[Lease]:
         """Leases of the node that are open on chain."""
         ...
@@ -125,6 +129,11 @@ class SdkApi:
         """Say that the node is alive."""
         with _answers():
             self._client.nodes.heartbeat(node_id)
+
+    def leave(self, node_id: str) -> None:
+        """Say that the agent ends, so that nobody is matched to the node until it is back."""
+        with _answers():
+            self._client.nodes.leave(node_id)
 
     def active_leases(self, node_id: str) -> list[Lease]:
         """Leases of the node that are open on chain."""

@@ -71,7 +71,8 @@ class JobRun:
         except OSError as error:  # the node's disk or process table is full, most likely
             self._logs.say(f"the node could not run the job: {error}")
             ending = Ending("failed", "node_error")
-        self._logs.say(f"job {ending.outcome}: {ending.reason}")
+        code = f" {ending.exit_code}" if ending.reason == "exit_code" else ""
+        self._logs.say(f"job {ending.outcome}: {ending.reason}{code}")
         self._attestor.conclude(ending)
 
     def _run(self) -> Ending:

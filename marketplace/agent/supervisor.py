@@ -127,7 +127,11 @@ class Supervisor:
                 held.observe(self._node.api.lease(lease_id))
 
     def leave(self) -> None:
-        """Stop the jobs, report their ends as far as the server listens, and let go."""
+        """Get off the book, stop the jobs, report their ends as far as the server listens."""
+        try:
+            self._node.api.leave(self._node_id)
+        except (ApiDown, ApiError) as error:  # the jobs end all the same
+            log.warning("leave_not_told", error=str(error))
         self._leave_at_s = self._clock_s() + _LEAVE_S + self._node.stop_grace_s
         for held in self._held.values():
             held.progress.stop(Order("failed", "agent_stopped"))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from marketplace.sdk import Coulomb
     from marketplace.sdk.models import MarketConfig
     from marketplace.sdk.profile import Profile
+    from marketplace.sdk.resources.wallet import Unit
     from settlement.chain.client import ChainClient
     from settlement.signing import LocalSigner
 
@@ -130,15 +131,15 @@ def confirm(question: str) -> None:
     typer.confirm(question, abort=True, err=True)
 
 
-def atoms_of(amount: str, market: MarketConfig) -> int:
+def atoms_of(amount: str, unit: MarketConfig | Unit) -> int:
     """An amount such as "12.5" in atoms of the market's token."""
     from marketplace.domain.pricing import to_atoms
 
-    return to_atoms(amount, decimals=market.decimals)
+    return to_atoms(amount, decimals=unit.decimals)
 
 
-def money_text(atoms: int, market: MarketConfig) -> str:
+def money_text(atoms: int, unit: MarketConfig | Unit) -> str:
     """Atoms for people."""
     from marketplace.domain.pricing import from_scaled
 
-    return f"{from_scaled(atoms, market.decimals)} {market.currency}"
+    return f"{from_scaled(atoms, unit.decimals)} {unit.currency}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from marketplace.bootstrap import Settings, run_roles
 from marketplace.cli.context import Format, current
 from marketplace.cli.output import columns, note, show, warn
+from marketplace.cli.serve import require_free
 from marketplace.sdk import Coulomb
 from marketplace.sdk.errors import ConfigError, CoulombError
 from marketplace.sdk.profile import Profile, ProfileFile, config_dir
@@ -20,6 +21,7 @@ from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import Deployment, EscrowSettings, deploy, load_deployment
 from settlement.chain.devnet import DEV_CHAIN_ID, Devnet, dev_account
+from settlement.eip712 import ZERO_ADDRESS
 from settlement.errors import SettlementError
 
 ONE = 10**18
@@ -44,6 +46,7 @@ class DevMarket:
     rpc_port: int
     interval_ms: int = 1_000
     fee_bps: int = 100
+    arbiter: str = ZERO_ADDRESS
 
     def run(self, fresh: bool = True) -> int:
         """Start everything, say where it is, and serve until stopped; returns the exit code.
@@ -59,6 +62,8 @@ class DevMarket:
             signal.signal(signal.SIGTERM, before)
 
     def _run(self, fresh: bool) -> int:
+        for port, option in ((self.port, "--port"), (self.rpc_port, "--rpc-port")):
+            require_free("127.0.0.1", port, option)  # before anything of an earlier run is removed
         state = self.folder / "chain.json"
         if fresh and self.folder.exists():
             self._require_ours(state)
@@ -96,6 +101,7 @@ class DevMarket:
             settle_every_s=5,
             confirmations=0,
             poll_s=0.2,
+            arbiter=self.arbiter,
             operators=(dev_account(OPERATOR).address,),
         )
 
@@ -128,10 +134,11 @@ class DevMarket:
     def _announce(self, url: str, settings: Settings, deployment: Deployment) -> None:
         """Make keys and profiles once the server answers, and say how to use them."""
         options = copy_context()  # a thread does not inherit the command's options by itself
-        args = (self._set_up, url, settings.rpc_url, deployment)
+        args = (self._set_up, url, settings, deployment)
         threading.Thread(target=options.run, args=args, name="dev-profiles", daemon=True).start()
 
-    def _set_up(self, url: str, rpc_url: str, deployment: Deployment) -> None:
+    def _set_up(self, url: str, settings: Settings, deployment: Deployment) -> None:
+        rpc_url = settings.rpc_url
         try:
             for index in NAMES:
                 self._write_profile(index, url, rpc_url, deployment)
@@ -140,6 +147,9 @@ class DevMarket:
             return
         warn("the keys of these accounts are Anvil's: public, for play money only")
         note(f"profiles: {', '.join(NAMES.values())}; stop with Ctrl-C")
+        note("for `reconcile` and `settle`, with the profile dev-operator, say this as well:")
+        note(f"  export COULOMB_DATABASE_URL={settings.database_url}")
+        note(f"  export COULOMB_DEPLOYMENTS={settings.deployments}")
         if current().output is Format.TABLE:
             print(f"export COULOMB_PROFILE={NAMES[BUYER]}", flush=True)
             print(f"export COULOMB_API_URL={url}", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -46,7 +47,7 @@ def examine(cli: Cli, config_path: Path) -> list[Finding]:
         config = load_config(config_path)
         found = [ok("config", str(config_path))]
     except AgentConfigError as error:
-        fix = "run `coulomb provider init`, or correct the file"
+        fix = "correct the file" if config_path.exists() else "run `coulomb provider init`"
         found = [Finding("config", "fail", str(error), fix)]
     found += [_gpu(config), _sandbox(config), _disk(config)]
     if config is not None:
@@ -80,12 +81,16 @@ def _sandbox(config: AgentConfig | None) -> Finding:
     allowed = config.allow_unsandboxed if config else False
     fix = "install bubblewrap (Debian: apt-get install bubblewrap) and allow user namespaces"
     try:
-        runtime = ProcessRuntime.open(allowed, config.python_prefix if config else None)
+        runtime = ProcessRuntime.open(
+            allowed,
+            config.python_prefix if config else None,
+            config.private_folders if config else (),
+        )
     except RuntimeUnavailable as error:
         return Finding("sandbox", "fail", str(error), fix)
     if not runtime.sandboxed:
         return Finding("sandbox", "warn", "jobs run bare: they may do anything here", fix)
-    return ok("sandbox", runtime.name)
+    return ok("sandbox", "jobs run in bubblewrap")
 
 
 def _disk(config: AgentConfig | None) -> Finding:
@@ -108,7 +113,8 @@ def _meter(config: AgentConfig) -> Finding:
     try:
         return ok("meter_key", load_meter(config).address)
     except AgentConfigError as error:
-        return Finding("meter_key", "fail", str(error), "check the files, or run init anew")
+        fix = "check the files; to begin anew, remove them and the agent's file, and run init"
+        return Finding("meter_key", "fail", str(error), fix)
 
 
 def _market(cli: Cli, config: AgentConfig | None) -> list[Finding]:
@@ -148,9 +154,10 @@ def _api_key(config: AgentConfig | None) -> Finding:
     from marketplace.sdk import NO_RETRIES, Coulomb
     from marketplace.sdk.errors import CoulombError
 
-    fix = "run `coulomb provider init`, or make a key with --scope provider"
     if config is None:
+        fix = "see the finding `config`"
         return Finding("api_key", "fail", "no agent configuration names one", fix)
+    fix = new_key_fix(config)
     try:
         key = read_secret(config.api_key_file)
         with Coulomb(config.api_url, key, retry=NO_RETRIES) as agent:
@@ -158,6 +165,13 @@ def _api_key(config: AgentConfig | None) -> Finding:
     except (AgentConfigError, CoulombError) as error:
         return Finding("api_key", "fail", str(error), fix)
     return ok("api_key", f"valid; {count} nodes are listed")
+
+
+def new_key_fix(config: AgentConfig) -> str:
+    """How an agent gets another API key: the old one ran out, or its market began anew."""
+    name = f"node-{config.node.name}"[:32]
+    to = shlex.quote(str(config.api_key_file))
+    return f"`coulomb key create {name} --scope provider --to {to}`, then restart the agent"
 
 
 def _chain(client: Coulomb, market: MarketConfig) -> Finding:

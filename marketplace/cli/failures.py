@@ -77,10 +77,11 @@ def describe(error: Exception) -> list[str]:
     """What is wrong, where, and what to do: one line each, as far as known."""
     lines = [str(error) or type(error).__name__]
     problem = getattr(error, "problem", None)
+    code = getattr(error, "code", "")
+    if code:
+        request = f", request {problem.request_id}" if problem and problem.request_id else ""
+        lines.append(f"  code {code}{request}")
     if problem is not None:
-        shown = [f"code {problem.code}"]
-        shown += [f"request {problem.request_id}"] if problem.request_id else []
-        lines.append("  " + ", ".join(shown))
         extra = problem.extra or {}
         shortfall = extra.get("shortfall")
         if isinstance(shortfall, dict):
@@ -92,12 +93,24 @@ def describe(error: Exception) -> list[str]:
 
 
 def _fix_of(error: Exception) -> str:
+    from marketplace.errors import Unavailable
     from marketplace.sdk import errors as sdk
+    from settlement import errors as settlement
 
     fixes: tuple[tuple[type[Exception], str], ...] = (
         (sdk.Unauthenticated, "make a key with `coulomb key create`, or set COULOMB_API_KEY"),
         (sdk.Forbidden, "make a key with the scope with `coulomb key create --scope …`"),
+        (Unavailable, "check COULOMB_DATABASE_URL; `coulomb db upgrade` makes a new database"),
         (sdk.InsufficientBalance, "`coulomb wallet deposit AMOUNT`"),
         (sdk.ConnectFailed, "check api_url in the profile, or COULOMB_API_URL; is the server up?"),
+        (
+            settlement.ChainUnavailable,
+            "check ETH_RPC_URL, or rpc_url in the profile; is the node up?",
+        ),
+        (settlement.WrongChain, "set ETH_RPC_URL, or rpc_url in the profile, to a node of it"),
+        (
+            settlement.DeploymentError,
+            "name the folder with --deployments or COULOMB_DEPLOYMENTS; see `contract deploy`",
+        ),
     )
     return next((fix for kind, fix in fixes if isinstance(error, kind)), "")

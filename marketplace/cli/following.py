@@ -20,6 +20,13 @@ GRACE_SECONDS = 2.0
 AGAIN_SECONDS = 1.0
 
 
+def why_text(reason: str | None, exit_code: int | None) -> str:
+    """Why a job is in its state; of an exit code, which."""
+    if reason == "exit_code" and exit_code is not None:
+        return f"exit code {exit_code}"
+    return printable(str(reason)) if reason else ""
+
+
 class Follower:
     """Shows a job's events in a thread of its own while the caller waits and witnesses."""
 
@@ -28,6 +35,7 @@ class Follower:
         self._quiet = quiet
         self._refusals: set[str] = set()
         self._state = ""
+        self._shown = ""
         self._last_id = ""
         self._thread = threading.Thread(target=self._follow, name="job-events", daemon=True)
 
@@ -82,7 +90,9 @@ class Follower:
                 sys.stderr.write(str(body.get("text", "")))
                 sys.stderr.flush()
             elif event.type == "status":
-                reason = body.get("reason")
-                why = f" ({printable(str(reason))})" if reason else ""
-                note(f"{self._job.id} {body.get('state')}{why}")
+                # A job that is ending tells so without leaving its state: nothing new to show.
+                if body.get("state") != self._shown:
+                    self._shown = str(body.get("state"))
+                    why = why_text(body.get("reason"), body.get("exit_code"))
+                    note(f"{self._job.id} {self._shown}{f' ({why})' if why else ''}")
             self._last_id = event.id

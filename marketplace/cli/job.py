@@ -11,8 +11,17 @@ import typer
 from marketplace.cli.book import explain
 from marketplace.cli.context import Format, confirm, current
 from marketplace.cli.failures import ExitCode
-from marketplace.cli.following import Follower
-from marketplace.cli.output import columns, note, printable, show, show_rows, stream_rows, warn
+from marketplace.cli.following import Follower, why_text
+from marketplace.cli.output import (
+    cell,
+    columns,
+    note,
+    plain,
+    show,
+    show_rows,
+    stream_rows,
+    warn,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +37,7 @@ SHOW = columns(
     "maximum cost=max_cost", "accrued=cost.accrued", "rate/h=cost.rate_per_hour",
     "projected=cost.projected", "budget left=cost.budget_left", "measured ms=cost.ms", "outputs",
     "claimed=claim.amount", "awarded=claim.awarded",
+    "lease number=lease_no", "buyer=account", "provider", "witness",
     "created=created_at", "started=started_at", "finished=finished_at",
 )  # fmt: skip
 EVENT = columns(
@@ -70,7 +80,8 @@ def run(
             return
         _show_plan(plan)
         _require_match(order)
-        confirm("Buy?")
+        most = cell(plain(plan), "maximum_cost" if order.plan.matches else "budget")
+        confirm(f"Buy, for at most {most}?")
         job = client.jobs.place(order)
         note(f"job {job.id}")
         if detach:
@@ -212,6 +223,8 @@ def _plan_row(order: Order, currency: str) -> dict[str, Any]:
     }
     if plan.matches:
         best = plan.matches[0]
+        if best.funded_seconds > spec.max_seconds:
+            row["start_limit"] = duration_text(best.funded_seconds - spec.max_seconds)
         row |= {
             "ask": best.ask_id,
             "tier": best.tier,
@@ -224,14 +237,15 @@ def _plan_row(order: Order, currency: str) -> dict[str, Any]:
 
 
 def _show_plan(row: dict[str, Any]) -> None:
-    from marketplace.cli.output import cell, plain
-
     document = plain(row)
     note("Plan")
     for column in PLAN:
         text = cell(document, column.path)
         if text:
             note(f"  {column.header:<18} {text}")
+    if row.get("start_limit"):
+        note(f"  The maximum covers {row['start_limit']} that the provider may take to start in;")
+        note("  time counts from when the job is ready, and what is not used comes back.")
     if row.get("simulated"):
         warn("the GPU is simulated: it stands in where a machine has none")
 
@@ -265,7 +279,8 @@ def _finish(job: JobHandle[Sync], ended: Job) -> None:
             _print_receipt(receipt)
     else:
         show(ended, SHOW)
-    note(f"job {ended.id} {ended.state}{f': {printable(ended.reason)}' if ended.reason else ''}")
+    why = why_text(ended.reason, ended.exit_code)
+    note(f"job {ended.id} {ended.state}{f': {why}' if why else ''}")
     if ended.no_match:
         explain(ended.no_match)
     if ended.state == "no_match":

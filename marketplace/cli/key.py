@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from marketplace.cli.context import atoms_of, confirm, current
 from marketplace.cli.output import columns, note, show, show_rows
+
+if TYPE_CHECKING:
+    from marketplace.cli.context import Cli
+    from marketplace.sdk.models import ApiKey, MarketConfig
 
 app = typer.Typer(name="key", help="API keys.", no_args_is_help=True)
 TABLE = columns(
@@ -25,9 +30,12 @@ def create(
     expires_days: Annotated[int | None, typer.Option(min=1, help="Days until it expires.")] = None,
     spend_cap: Annotated[str | None, typer.Option(help="The most it may ever lock.")] = None,
     save: Annotated[bool, typer.Option(help="Keep the key in the profile.")] = True,
+    to: Annotated[
+        Path | None, typer.Option(help="Keep it in this file instead, such as an agent's.")
+    ] = None,
 ) -> None:
     """Sign for a key. It is shown once; with --save (the default) the profile keeps it."""
-    from marketplace.sdk.profile import ProfileFile
+    from marketplace.sdk.profile import write_secret
 
     cli = current()
     scopes = tuple(scope or ("buyer",))
@@ -45,21 +53,33 @@ def create(
             expires_at=expires,
             spend_cap_atoms=atoms_of(spend_cap, market) if spend_cap else None,
         )
-    if save:
-        profile = cli.profile()
-        values = {"keystore": profile.keystore} if cli.keystore else {}
-        ProfileFile().update(
-            profile.name,
-            api_url=profile.api_url,
-            api_key=made.key,
-            account=made.account,
-            chain_id=market.chain_id,
-            escrow=market.contracts["ComputeEscrow"],
-            token=market.contracts["ComputeToken"],
-            **values,
-        )
-        note(f"the key is in profile {profile.name!r} ({ProfileFile().path})")
+    if to is not None:
+        write_secret(to, made.key or "")
+        note(f"the key is in {to}")
+    elif save:
+        _keep(cli, made, market)
     show(made, MADE)
+
+
+def _keep(cli: Cli, made: ApiKey, market: MarketConfig) -> None:
+    """Put a key and what it is for into the profile."""
+    from marketplace.sdk.profile import ProfileFile
+
+    profile = cli.profile()
+    values: dict[str, str | None] = {}
+    if cli.keystore:
+        values = {"keystore": cli.keystore, "password_file": profile.password_file}
+    ProfileFile().update(
+        profile.name,
+        api_url=profile.api_url,
+        api_key=made.key,
+        account=made.account,
+        chain_id=market.chain_id,
+        escrow=market.contracts["ComputeEscrow"],
+        token=market.contracts["ComputeToken"],
+        **values,
+    )
+    note(f"the key is in profile {profile.name!r} ({ProfileFile().path})")
 
 
 @app.command(name="list")

@@ -10,7 +10,9 @@ from marketplace.cli.context import current
 from marketplace.cli.output import columns, note, show, show_rows
 
 app = typer.Typer(name="profile", help="Markets and identities.", no_args_is_help=True)
-FIELDS = ("name", "api_url", "account", "keystore", "chain_id", "escrow", "rpc_url", "has_key")
+FIELDS = (
+    "name", "api_url", "account", "keystore", "chain_id", "escrow", "token", "rpc_url", "has_key",
+)  # fmt: skip
 
 
 @app.command(name="list")
@@ -28,6 +30,42 @@ def show_profile() -> None:
     profile = current().profile()
     row = {name: getattr(profile, name, None) for name in FIELDS}
     show({**row, "has_key": profile.api_key is not None}, columns(*FIELDS))
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="What to call it here.")],
+    api_url: Annotated[str, typer.Option(help="Where the market's API is.")],
+    rpc_url: Annotated[
+        str | None, typer.Option(help="A node of its chain; with it, you leave without the market.")
+    ] = None,
+) -> None:
+    """Join a market that somebody runs: a profile of it, with --account's key, and use it.
+
+    Its contracts are pinned by the first command that asks it, such as `coulomb key create`.
+    """
+    from marketplace.sdk.errors import InputError
+    from marketplace.sdk.keyring import find_keystore
+    from marketplace.sdk.profile import Profile, ProfileFile
+
+    cli, file = current(), ProfileFile()
+    if name in file.names():
+        raise InputError(f"a profile {name!r} exists in {file.path}", fix="take another name")
+    if cli.keystore:
+        find_keystore(cli.keystore)  # a wrong name is told now, not when something is to be signed
+    if cli.dry_run:
+        note(f"would add {name} at {api_url} to {file.path}")
+        return
+    profile = Profile(
+        name=name,
+        api_url=api_url,
+        keystore=cli.keystore,
+        password_file=cli.password_file,
+        rpc_url=rpc_url,
+    )
+    file.save(profile, make_current=True)
+    note(f"{name} is the current profile")
+    note("next: `coulomb key create NAME`; to sell, with --scope provider")
 
 
 @app.command()

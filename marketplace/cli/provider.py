@@ -88,7 +88,10 @@ def init(
     cli = current()
     path = config or folder() / "agent.yaml"
     if path.exists():
-        raise InputError(f"{path} exists", fix="edit it, or remove it to begin anew")
+        raise InputError(
+            f"{path} exists: this machine is set up",
+            fix="edit it, or remove it to begin anew; `coulomb provider doctor` says what it lacks",
+        )
     if cli.dry_run:
         note(f"would make a meter key and an API key and write {path}")
         return
@@ -245,13 +248,13 @@ def _set_up(
     """Make the meter key, sign for an API key, write the agent's file beside them."""
     from marketplace.agent.config import AgentConfig, save_config
     from marketplace.sdk.keyring import hot_key
-    from marketplace.sdk.profile import state_dir
+    from marketplace.sdk.profile import state_dir, write_secret
 
     signer, keys = cli.signer(), path.parent
     meter = hot_key(keys / "meter.json", keys / "meter.password")
     with cli.client() as client:
         made = client.keys.create(f"node-{node.name}"[:32], ("provider",), signer=signer)
-    _write_secret(keys / "api.key", made.key or "")
+    write_secret(keys / "api.key", made.key or "")
     agent = AgentConfig(
         api_url=cli.profile().api_url,
         api_key_file=keys / "api.key",
@@ -279,10 +282,3 @@ def _node_row(node: Node, leases: int | None) -> dict[str, object]:
     )
     row: dict[str, object] = {name: getattr(node, name) for name in fields}
     return {**row, "gpu_count": len(node.gpus), "leases": leases}
-
-
-def _write_secret(path: Path, secret: str) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(secret + "\n")

@@ -47,17 +47,16 @@ def new(
 def show_funds(
     address: Annotated[str | None, typer.Argument(help="Another account than one's own.")] = None,
 ) -> None:
-    """What an account holds, read from the chain."""
+    """What an account holds, read from the chain; works with the server down."""
     from marketplace.domain.pricing import from_scaled
 
     cli = current()
     with cli.client() as client:
-        market = client.market.config()
-        funds = client.wallet.funds(address or cli.account())
+        unit, funds = client.wallet.unit(), client.wallet.funds(address or cli.account())
     row = {
         "account": funds.address,
-        "free": money_text(funds.free, market),
-        "tokens": money_text(funds.tokens, market),
+        "free": money_text(funds.free, unit),
+        "tokens": money_text(funds.tokens, unit),
         "gas": from_scaled(funds.wei, 18),
         "free_atoms": str(funds.free),
         "tokens_atoms": str(funds.tokens),
@@ -91,7 +90,7 @@ def withdraw(
     amount: Annotated[str, typer.Argument(help="Tokens, or `all`.")],
     to: Annotated[str | None, typer.Option(help="Another address than one's own.")] = None,
 ) -> None:
-    """Move free balance out of the escrow."""
+    """Move free balance out of the escrow; works with the server down."""
     take_out(amount, to)
 
 
@@ -99,17 +98,17 @@ def take_out(amount: str, to: str | None) -> None:
     """Withdraw free balance, for buyers and providers alike."""
     cli = current()
     with cli.client() as client:
-        market = client.market.config()
+        unit = client.wallet.unit()
         if amount == "all":
             atoms = client.wallet.funds(cli.account()).free
         else:
-            atoms = atoms_of(amount, market)
-        note(f"withdraw {money_text(atoms, market)} to {to or cli.account()}")
+            atoms = atoms_of(amount, unit)
+        note(f"withdraw {money_text(atoms, unit)} to {to or cli.account()}")
         if cli.dry_run:
             return
         confirm("Withdraw?")
         moved = client.wallet.withdraw(atoms, to=to, signer=cli.signer())
-    show(_row(moved, money_text(atoms, market)), MOVED)
+    show(_row(moved, money_text(atoms, unit)), MOVED)
 
 
 def _row(moved: object, amount: str) -> dict[str, object]:

@@ -177,9 +177,11 @@ class ApiError(CoulombError):
     """The server refused; `problem` is its whole answer, `code` is stable."""
 
     def __init__(self, problem: Problem) -> None:
-        lines = [problem.detail or problem.title]
-        lines += [f"  {field.pointer or '/'}: {field.detail}" for field in problem.errors]
-        super().__init__("\n".join(lines))
+        fields = [f"{field.pointer or '/'}: {field.detail}" for field in problem.errors]
+        head = problem.detail or problem.title
+        if head == "; ".join(fields):  # the server's summary of the same mistakes: said once
+            head, fields = (head, []) if len(fields) == 1 else (problem.title, fields)
+        super().__init__("\n  ".join((head, *fields)))
         self.problem = problem
 
     @property

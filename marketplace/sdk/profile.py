@@ -18,7 +18,7 @@ import yaml
 from marketplace.sdk.errors import ConfigError
 
 DEFAULT_NAME = "default"
-DEFAULT_API_URL = "http://127.0.0.1:8000"
+DEFAULT_API_URL = "http://127.0.0.1:8420"
 FILE_NAME = "config.yaml"
 
 
@@ -66,6 +66,14 @@ class Profile:
     def pinned(self) -> bool:
         """Whether it says which contracts it signs for."""
         return self.chain_id is not None and self.escrow is not None
+
+
+def write_secret(path: Path, secret: str) -> None:
+    """A file with one secret in it, readable by its owner only."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(secret + "\n")
 
 
 class ProfileFile:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 
 from marketplace.sdk.models import Claim, Money
@@ -86,6 +87,9 @@ class Job:
     detail: str | None = None
     ending: str | None = None
     lease_id: str | None = None
+    lease_no: str | None = None
+    provider: str | None = None
+    witness: str | None = None
     no_match: Mapping[str, Any] | None = None
     exit_code: int | None = None
     outputs: str | None = None
@@ -151,6 +155,8 @@ class Receipt:
     transactions: tuple[ReceiptTransaction, ...]
     buyer: str = ""
     provider: str = ""
+    lease_no: str = ""
+    witness: str = ""
     created_at: datetime | None = None
 
     def __str__(self) -> str:
@@ -167,8 +173,25 @@ class Receipt:
             )
         rows.append(f"  released {self.released} (fee {self.fee}), refunded {self.refunded}")
         rows.append(f"  locked {self.locked}: {'conserved' if self.conserved else 'NOT CONSERVED'}")
-        rows += [f"  {t.kind:<8} {t.tx_hash} in block {t.block}" for t in self.transactions]
+        for name in ("lease_no", "buyer", "provider", "witness"):
+            if value := getattr(self, name):  # receipts of earlier versions lack some
+                rows.append(f"  {name.removesuffix('_no'):<8} {value}")
+        rows += [f"  {line}" for line in transaction_lines(self.transactions)]
         return "\n".join(rows)
+
+
+def transaction_lines(transactions: Sequence[ReceiptTransaction]) -> list[str]:
+    """One line per transaction; of three and more of a kind in a row the first and the last."""
+    lines: list[str] = []
+    for kind, group in groupby(transactions, key=lambda t: t.kind):
+        run = list(group)
+        shown = [f"{kind:<8} {t.tx_hash} in block {t.block}" for t in (run[0], run[-1])]
+        if len(run) == 1:
+            shown = shown[:1]
+        elif len(run) > 2:
+            shown.insert(1, f"{kind:<8} … {len(run) - 2} more, in JSON …")
+        lines += shown
+    return lines
 
 
 @dataclass(frozen=True, slots=True)

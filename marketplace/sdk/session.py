@@ -95,12 +95,17 @@ class Session:
                     f"the server is on {what} {stated}, this profile is pinned to {pinned}",
                     fix="use another profile, or remove chain_id and escrow from this one",
                 )
-        if self._chain_id is None or self._escrow is None:
+        if not self.knows_contracts:
             self._chain_id, self._escrow = market.chain_id, escrow
             if self._on_pin is not None:
                 self._on_pin(market.chain_id, escrow, token)
         self.market = market
         return market
+
+    @property
+    def knows_contracts(self) -> bool:
+        """Whether chain and escrow are pinned, so that no server need be asked for them."""
+        return self._chain_id is not None and self._escrow is not None
 
     def domain(self) -> Domain:
         """What signatures are bound to; known once a market was accepted or pinned."""

@@ -25,6 +25,7 @@ from marketplace.services.common import (
     parse_struct,
     to_hex,
 )
+from marketplace.services.nodes import AWAY
 from marketplace.services.orderlog import log_ask, log_ask_closed
 from marketplace.services.ports import Clock, Duplicate, EscrowReads, Market, Store
 from marketplace.services.records import AskRecord, Node
@@ -141,7 +142,8 @@ class Asks:
         return SignedAsk(ask, signature, refusal)
 
     def create(self, store: Store, caller: Principal, signed: SignedAsk) -> AskRecord:
-        """Put a signed ask on the book. Nothing is stored of one that is refused.
+        """Put a signed ask on the book; where its node is away, once it is back. Nothing is stored
+        of one that is refused.
 
         Raises InvalidOrder, InvalidSignature, AlreadyExists, Conflict.
         """
@@ -152,8 +154,9 @@ class Asks:
             raise InvalidOrder(problems)
         if signed.refusal is not None:
             raise signed.refusal
-        if node.state != "active":
+        if node.state == "draining":
             raise Conflict("the node is draining; resume it before it takes asks")
+        away = node.state == "away"
         now_ms = self.clock()
         note_salt(store, ask.provider, ask.salt, "/ask/salt", now_ms)
         row = AskRecord(
@@ -165,8 +168,8 @@ class Asks:
             meter=ask.meter,
             message=ask.to_message(),
             signature=to_hex(signed.signature),
-            state="open",
-            reason=None,
+            state="suspended" if away else "open",
+            reason=AWAY if away else None,
             expiry_s=ask.expiry,
             created_ms=now_ms,
         )
@@ -177,7 +180,8 @@ class Asks:
             store.asks.add(row)
         except Duplicate as error:
             raise AlreadyExists("this ask is on the book already, or was") from error
-        log_ask(store, row, node, now_ms)
+        if not away:
+            log_ask(store, row, node, now_ms)
         return row
 
     def _problems(self, ask: Ask, caller: Principal, node: Node | None) -> list[Problem]:

@@ -191,4 +191,5 @@ class Conclusions:
             transactions=tuple(seen.values()),
             decimals=self.market.decimals,
         )
-        return build_receipt(source).to_json()
+        named = {"lease_no": lease.lease_no, "witness": lease.witness}
+        return {**build_receipt(source).to_json(), **named}

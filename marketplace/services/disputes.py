@@ -11,7 +11,7 @@ from typing import Any
 
 from marketplace.errors import Conflict, InvalidInput, InvalidSignature, NotFound, Problem
 from marketplace.services.claims import claim_json
-from marketplace.services.common import Principal, account_refusal, money, parse_struct
+from marketplace.services.common import Principal, account_refusal, money, money_text, parse_struct
 from marketplace.services.leases import lease_bytes, party, ref_of
 from marketplace.services.ports import EscrowReads, Market, Store
 from marketplace.services.records import LeaseRecord
@@ -162,7 +162,8 @@ class Disputes:
         more -= time_lock(spent[0], lease.funded_seconds, *spent[1:])
         if job.spent + lease.lock + more > bid.budget:
             left = max(0, bid.budget - job.spent - lease.lock)
-            detail = f"costs up to {more} atoms; the bid's budget has {left} left"
+            costs, left_over = money_text(self.market, more), money_text(self.market, left)
+            detail = f"costs up to {costs}; the bid's budget has {left_over} left"
             raise InvalidInput([Problem("/duration", detail)])
         step = self._step("top_up", self.calls.top_up(orders, bid, seconds))
         return lease, [step], money(self.market, more)
@@ -172,7 +173,8 @@ class Disputes:
         lease = self._arbitrated(store, caller, lease_id)
         most = int((lease.claim or {}).get("amount", 0))
         if not 0 <= award <= most:
-            raise InvalidInput([Problem("/award", f"must be between 0 and {most} atoms")])
+            detail = f"must be between 0 and {money_text(self.market, most)}"
+            raise InvalidInput([Problem("/award", detail)])
         return Ruling(lease.buyer, lease.provider, lease_bytes(lease), award)
 
     def read(self, caller: Principal, message: Any, signature: bytes) -> SignedRuling:

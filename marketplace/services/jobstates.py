@@ -73,6 +73,7 @@ def tell(store: Store, job: JobRecord, now_ms: int) -> None:
         "state": job.state,
         "reason": job.reason,
         "detail": job.detail,
+        "exit_code": job.exit_code,
         "ending": job.ending,
         "lease_id": job.lease_id,
         "at": iso(now_ms),

@@ -10,9 +10,11 @@ from marketplace.domain.reliability import NEWCOMER_MILLI
 from marketplace.domain.tier import TierRegistry
 from marketplace.errors import AlreadyExists, InvalidInput, NotFound, Problem
 from marketplace.services.common import Principal, iso, new_id
-from marketplace.services.orderlog import log_ask_closed, log_node
+from marketplace.services.orderlog import log_ask, log_ask_closed, log_node
 from marketplace.services.ports import Clock, Duplicate, Market, Store
 from marketplace.services.records import Gpu, Node
+
+AWAY = "node_away"  # why asks of a node rest whose agent has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ class Nodes:
     def register(self, store: Store, caller: Principal, new: NewNode) -> Node:
         """List a node; the same number with the same GPUs again brings the node up to date.
 
-        A drained node stays drained: a restart of its agent is no word of its provider.
+        A drained node stays drained: a restart of its agent is no word of its provider. One that
+        was away is back, and with it the asks that rested meanwhile.
 
         Raises InvalidInput, AlreadyExists: its number or one of its UUIDs is taken.
         """
@@ -101,10 +104,15 @@ class Nodes:
             new,
             id=old.id,
             created_ms=old.created_ms,
-            state=old.state,
+            state="active" if old.state == "away" else old.state,
             reliability_milli=old.reliability_milli,
         )
         store.nodes.put(node)
+        if old.state == "away":
+            for ask in store.asks.find(node_id=node.id, state="suspended", reason=AWAY):
+                ask = replace(ask, state="open", reason=None)
+                store.asks.put(ask)
+                log_ask(store, ask, node, self.clock())
         if (node.region, node.runtime) != (old.region, old.runtime):
             log_node(store, node, self.clock())
         return node
@@ -148,12 +156,28 @@ class Nodes:
         store.nodes.put(node)
         return node
 
+    def leave(self, store: Store, caller: Principal, node_id: str) -> Node:
+        """The node's agent ends: its open asks rest until it registers again.
+
+        So nobody is matched to a machine that answers no more. Its leases end as it reports them.
+        """
+        node = self._own(store, caller, node_id)
+        if node.state == "active":
+            node = replace(node, state="away")
+            store.nodes.put(node)
+            for ask in store.asks.find(node_id=node.id, state="open"):
+                store.asks.put(replace(ask, state="suspended", reason=AWAY))
+                log_ask_closed(store, ask.id, self.clock())
+        return node
+
     def drain(self, store: Store, caller: Principal, node_id: str) -> Node:
         """Take no new jobs on the node: its open asks are cancelled, what runs goes on."""
         node = self._own(store, caller, node_id)
         if node.state != "draining":
             node = replace(node, state="draining")
             store.nodes.put(node)
+            for ask in store.asks.find(node_id=node.id, state="suspended", reason=AWAY):
+                store.asks.put(replace(ask, state="cancelled", reason="node_draining"))
             for ask in store.asks.find(node_id=node.id, state="open"):
                 store.asks.put(replace(ask, state="cancelled", reason="node_draining"))
                 log_ask_closed(store, ask.id, self.clock())
@@ -162,7 +186,7 @@ class Nodes:
     def resume(self, store: Store, caller: Principal, node_id: str) -> Node:
         """Let a drained node take jobs again; it needs new asks."""
         node = self._own(store, caller, node_id)
-        if node.state != "active":
+        if node.state == "draining":
             node = replace(node, state="active")
             store.nodes.put(node)
         return node

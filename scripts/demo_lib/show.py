@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from marketplace.domain.pricing import Money, from_scaled
+from marketplace.sdk.purchases import transaction_lines
 from scripts.demo_lib.books import Sheet
 from scripts.demo_lib.people import Provider
 from scripts.demo_lib.shopping import Purchase
@@ -130,7 +131,7 @@ def show_receipt(screen: Screen, purchase: Purchase) -> None:
         f"cost    {cmp(receipt.gross.atoms)} = {cmp(receipt.net.atoms)} to the provider "
         f"+ {cmp(receipt.fee.atoms)} fee; {cmp(receipt.refunded.atoms)} back to the buyer"
     )
-    rows += [f"{t.kind:<14} {t.tx_hash} (block {t.block})" for t in receipt.transactions]
+    rows += transaction_lines(receipt.transactions)
     for row in rows:
         print_(f"  {escape(row)}", soft_wrap=True)
 

@@ -208,11 +208,14 @@ def run_mutants(
 
     with ThreadPoolExecutor(jobs) as pool:
         results = as_completed([pool.submit(judge, mutant) for mutant in todo])
-        for done, result in enumerate(results, 1):
-            mutant, verdict, seconds = result.result()
-            run.verdicts.put(mutant, verdict)
-            what = f"{done}/{len(todo)} {seconds:.1f}s {verdict.outcome} {verdict.by}"
-            say(what, mutant.name, repr(mutant.text))
+        try:
+            for done, result in enumerate(results, 1):
+                mutant, verdict, seconds = result.result()
+                run.verdicts.put(mutant, verdict)
+                what = f"{done}/{len(todo)} {seconds:.1f}s {verdict.outcome} {verdict.by}"
+                say(what, mutant.name, repr(mutant.text))
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error nobody would keep their verdicts
 
 
 def settle_survivors(run: Run, mutants: Sequence[Mutant]) -> None:

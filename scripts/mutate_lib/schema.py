@@ -95,7 +95,8 @@ def _within(inner: tuple[int, int], outer: tuple[int, int]) -> bool:
 def _blamed(errors: Iterable[Node], regions: Mapping[str, list[Region]]) -> dict[Mutant, str]:
     """Whose each error is: the mutant's in whose text it is, else the switches' that it spans.
 
-    Else it is the one's around. Raises MutateError where there is none.
+    Else it is the one's around, else the one's that drops what a function's head asks for. Raises
+    MutateError where there is none.
     """
     blamed: dict[Mutant, str] = {}
     for error in errors:
@@ -105,11 +106,23 @@ def _blamed(errors: Iterable[Node], regions: Mapping[str, list[Region]]) -> dict
         around = [region for region in there if _within(at, region.whole)]
         guilty = [region for region in around if _within(at, region.own)]
         guilty = guilty or [region for region in there if _within(region.whole, at)] or around
+        guilty = guilty or _last_drop(there, at)
         if not guilty:
             raise MutateError(error["formattedMessage"])
         inner = guilty if guilty != around else [min(around, key=lambda r: r.whole[1] - r.whole[0])]
         blamed |= {region.mutant: error["message"] for region in inner}
     return blamed
+
+
+def _last_drop(there: Sequence[Region], head: tuple[int, int]) -> list[Region]:
+    """The last dropped statement of the function that begins there: it may have set what the head
+    returns; a wrong guess is followed by the next error."""
+    behind = [region for region in there if region.whole[0] >= head[1]]
+    if not behind:
+        return []
+    function = min(behind, key=lambda region: region.whole[0]).mutant.function
+    drops = [r for r in behind if (r.mutant.function, r.mutant.operator) == (function, "drop")]
+    return [max(drops, key=lambda region: region.whole[0])] if drops else []
 
 
 def _render(

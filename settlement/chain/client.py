@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
+import requests
 from hexbytes import HexBytes
 from web3 import HTTPProvider, Web3
 from web3.exceptions import (
@@ -334,7 +336,7 @@ class ChainClient:
         """Turn whatever the libraries raise into the ChainError tree, and tell the breaker."""
         self._breaker.admit()
         try:
-            with _as_chain_errors(self._errors):
+            with _as_chain_errors(self._errors, self.rpc_url):
                 yield
         except ChainUnavailable:
             self._breaker.unanswered()
@@ -346,7 +348,7 @@ class ChainClient:
 
 
 @contextmanager
-def _as_chain_errors(errors: Abi) -> Iterator[None]:
+def _as_chain_errors(errors: Abi, rpc_url: str) -> Iterator[None]:
     try:
         yield
     except (ContractCustomError, ContractLogicError, ContractPanicError) as error:
@@ -356,7 +358,23 @@ def _as_chain_errors(errors: Abi) -> Iterator[None]:
     except Web3Exception as error:
         raise ChainUnavailable(f"{type(error).__name__}: {error}") from error
     except (OSError, *_GARBAGE) as error:  # requests' exceptions are OSErrors
-        raise ChainUnavailable(f"{type(error).__name__}: {error}") from error
+        raise ChainUnavailable(f"the chain's node at {_host(rpc_url)} {_why(error)}") from error
+
+
+def _host(rpc_url: str) -> str:
+    """A node's place without path and user: hosts of nodes put their customers' keys there."""
+    parts = urlsplit(rpc_url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else repr(rpc_url)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, requests.Timeout | TimeoutError):
+        return "does not answer in time"
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"answers with HTTP {error.response.status_code}"
+    if isinstance(error, requests.ConnectionError):
+        return "cannot be reached"
+    return f"gives no usable answer: {type(error).__name__}: {error}"
 
 
 def _reverted(error: ContractLogicError, errors: Abi) -> CallReverted:

@@ -61,8 +61,7 @@ def killed_witness_story(world: World) -> Killed:
         handle.witnessed = False
         for kept in (0, 1):  # first as soon as it signed, then when the server has it
             witness.says(r'"kind": "countersign", "ms": [1-9]\d*, "sequence": (\d+),')
-            lease = handle.refresh().lease_id or ""
-            wait_for("the server has a voucher", lambda: kept <= len(stored_of(client, lease)))
+            until_stored(client, handle.refresh().lease_id or "", kept)
             witness.kill()
             marks.append(max(vouchers_of(buyer)))
             witness.start()
@@ -76,6 +75,11 @@ def killed_witness_story(world: World) -> Killed:
 def stored_of(client: Coulomb, lease_id: str) -> list[Attestation]:
     """The attestations of a lease whose vouchers the server has."""
     return [a for a in client.leases.attestations(lease_id) if a.voucher is not None]
+
+
+def until_stored(client: Coulomb, lease_id: str, count: int) -> None:
+    """Wait until the server has that many vouchers of a lease."""
+    wait_for(f"{count} vouchers at the server", lambda: len(stored_of(client, lease_id)) >= count)
 
 
 def vouchers_of(buyer: Party) -> dict[int, dict[str, Any]]:

@@ -35,6 +35,7 @@ from settlement.chain.deploy import EscrowSettings, deploy
 from settlement.chain.devnet import Devnet, dev_account
 from settlement.signing import LocalSigner
 from tests.e2e.programs import COULOMB, ROOT, Program, Programs, clean_env, wait_for
+from tests.escrow_world import mine_every_second
 
 ONE = 10**18
 PASSWORD = "end-to-end"
@@ -149,8 +150,7 @@ class World:
         )
         deployment.save(self.folder)
         self.escrow, self.token = deployment.open(self.chain_client)
-        self.chain_client.rpc("evm_setAutomine", False)
-        self.chain_client.rpc("evm_setIntervalMining", 1)
+        mine_every_second(self.chain_client)
         self._start_server()
         return self
 
@@ -362,7 +362,7 @@ class World:
                 meter_password_file=party.password_file,
                 state_dir=party.home / "state" / "agent",
                 interval_ms=self.interval_ms,
-                poll_ms=200,
+                poll_ms=300,
                 stop_grace_ms=1_000,
             ),
             config,

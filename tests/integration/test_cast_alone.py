@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from eth_hash.auto import keccak
 
 from settlement import keystore
 from settlement.attestation import Usage
 from settlement.chain.abi import artifact, canonical
-from settlement.chain.calls import LeaseRef, Match, SignedVoucher, as_tuple, pack_entries
+from settlement.chain.calls import LeaseRef, SignedVoucher, as_tuple, pack_entries
 from settlement.chain.devnet import dev_account
-from settlement.eip712 import Struct
+from settlement.eip712 import ZERO_ADDRESS, Struct
 from settlement.leases import LeaseStatus
-from settlement.orders import Ask, Bid, lease_no
+from settlement.orders import Ask, Bid, Prices, lease_no
 from settlement.signing import LocalSigner, sign
 from settlement.units import time_cost
 from tests.escrow_world import SETTINGS, TOKEN, World, anvil, found
 
-CAST = Path(__file__).resolve().parents[2] / ".setup" / "bin" / "cast"
+ROOT = Path(__file__).resolve().parents[2]
+CAST = ROOT / ".setup" / "bin" / "cast"
+PAGE = (ROOT / "docs" / "escrow.md").read_text().partition("## Exits without us")[2]
 PASSWORD = "for tests"
 
 
@@ -86,10 +92,12 @@ def test_cast_signs_what_we_sign(world: World, keys: Path, kind: type[Ask | Bid 
 
 
 def words(value: Any) -> str:
-    """A value of the ABI as cast reads it: tuples in brackets."""
+    """A value of the ABI as cast reads it: lists in square brackets, structs in round ones."""
     if isinstance(value, bytes):
         return "0x" + value.hex()
-    if isinstance(value, tuple | list):
+    if isinstance(value, list):
+        return "[" + ",".join(map(words, value)) + "]"
+    if isinstance(value, tuple):
         return "(" + ",".join(map(words, value)) + ")"
     return str(value)
 
@@ -123,13 +131,13 @@ def test_a_lease_opened_by_cast_is_claimed_and_withdrawn_by_cast(world: World, k
     deposit(world, keys, world.provider, TOKEN)
     ask = world.ask(arbiter=world.arbiter.address)
     bid = world.bid(arbiter=world.arbiter.address)
-    match = Match(
-        ask,
-        bid,
-        sign_by_cast(world, keys, world.provider, ask),
-        sign_by_cast(world, keys, world.buyer, bid),
-    )
-    send(world, keys, world.stranger, kind("open"), words(as_tuple(match)))
+    by_provider = sign_by_cast(world, keys, world.provider, ask)
+    by_buyer = sign_by_cast(world, keys, world.buyer, bid)
+    no_quote = (bytes(32), as_tuple(Prices(0)), 0)
+    none_before = (ZERO_ADDRESS, bytes(32), ZERO_ADDRESS)
+    signed = (by_provider, by_buyer, b"")
+    match = words((as_tuple(ask), as_tuple(bid), no_quote, none_before, 0, *signed))
+    send(world, keys, world.stranger, kind("open"), match)
     world.chain.warp(60)
     named = words((as_tuple(ask), bid.struct_hash(), bid.buyer, bid.witness))
     send(world, keys, world.provider, kind("claim"), named, "50000")
@@ -144,14 +152,14 @@ def test_a_lease_opened_by_cast_is_claimed_and_withdrawn_by_cast(world: World, k
     fee = claimed * SETTINGS.fee_bps // 10_000
     assert world.escrow.balance_of(world.buyer.address) == free + 10 * TOKEN - claimed
     assert world.escrow.balance_of(world.provider.address) == TOKEN + claimed - fee
-    for signer in (world.buyer, world.provider):
-        amount = str(world.escrow.balance_of(signer.address))
-        send(world, keys, signer, "withdraw(address,uint256)", signer.address, amount)
-        assert world.token.balance_of(signer.address) == int(amount) > 0
-        assert world.escrow.balance_of(signer.address) == 0
+    for signer, amount in ((world.buyer, 10 * TOKEN - claimed), (world.provider, TOKEN)):
+        send(world, keys, signer, "withdraw(address,uint256)", signer.address, str(amount))
+        assert world.token.balance_of(signer.address) == amount > 0
+    assert world.escrow.balance_of(world.provider.address) == claimed - fee
 
 
 def test_a_claim_contested_or_not_ends_without_us(world: World, keys: Path) -> None:
+    world.fund(10 * TOKEN)
     world.fund(TOKEN, world.provider)
     left, ruled = (world.open(world.arbitrated()) for _ in range(2))
     world.chain.warp(60)
@@ -179,6 +187,7 @@ def test_an_order_is_cancelled_without_us(world: World, keys: Path) -> None:
 
 
 def test_stop_settle_refund_and_withdraw_without_us(world: World, keys: Path) -> None:
+    world.fund(10 * TOKEN)
     lease = world.open()
     world.chain.warp(60)
     names = (world.buyer.address, world.provider.address, "0x" + lease.number.hex())
@@ -205,3 +214,96 @@ def test_stop_settle_refund_and_withdraw_without_us(world: World, keys: Path) ->
     send(world, keys, world.stranger, "collectFees(address[])", f"[{world.provider.address}]")
     recipient = world.escrow.config().fee_recipient
     assert world.token.balance_of(world.escrow.address) == world.escrow.balance_of(recipient)
+
+
+# The page docs/escrow.md: its commands, run as they stand there.
+
+
+def commands(heading: str) -> list[str]:
+    """The shell blocks under one of the page's headings."""
+    part = PAGE.partition(f"### {heading}\n")[2].partition("\n### ")[0]
+    return re.findall(r"^```sh\n(.*?)^```$", part, re.DOTALL | re.MULTILINE)
+
+
+def shell(world: World, signer: LocalSigner, code: str, **values: object) -> str:
+    """Run a block of the page with the names that it explains; what it printed."""
+    if shutil.which("jq") is None:
+        pytest.skip("the page's commands need jq")
+    names = {
+        "RPC": world.client.rpc_url, "ESCROW": world.escrow.address, "TOKEN": world.token.address,
+        "KEY": "0x" + signer.secret().hex(), "ACCOUNT": signer.address, "BLOCK": 0,
+        "PATH": f"{CAST.parent}:{os.environ['PATH']}", **values,
+    }  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", code],
+        env={name: str(value) for name, value in names.items()},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def located(world: World, signer: LocalSigner, lease: Any) -> dict[str, object]:
+    """What names a lease, as the page finds it for one of its parties."""
+    ref = lease.ref
+    named = {"BUYER": ref.buyer, "PROVIDER": ref.provider, "WITNESS": ref.witness}
+    (code,) = commands("Find your leases")
+    printed = shell(world, signer, code, **named, LEASE_NO=words(ref.lease_no))
+    *rows, state = printed.splitlines()
+    assert state.startswith("(1,")
+    row = next(r for r in map(json.loads, rows) if r["lease_no"] == words(ref.lease_no))
+    assert {name: row[name.lower()] for name in named} == {k: v.lower() for k, v in named.items()}
+    found = {name: row[name.lower()] for name in ("LEASE_NO", "BID_HASH", "OPENED_TX")}
+    return {**named, **found}
+
+
+def test_the_page_moves_tokens_in_and_out(world: World) -> None:
+    world.send(dev_account(0), world.token.transfer(world.arbiter.address, 5), world.token.address)
+    (code,) = commands("Tokens in and out")
+    shell(world, world.arbiter, code, ATOMS=5)
+    assert world.token.balance_of(world.arbiter.address) == 5
+
+
+def test_the_page_ends_a_lease_and_settles_it(world: World) -> None:
+    world.fund(10 * TOKEN)
+    lease = world.open()
+    names = located(world, world.buyer, lease)
+    world.chain.warp(60)
+    stop, refund = commands("End a lease")
+    shell(world, world.buyer, stop, **names)
+    usage = Usage(world.buyer.address, world.provider.address, lease.number, 50_000)
+    signature = words(sign(usage, world.escrow.domain(), world.witness))
+    (settle,) = commands("Settle what was countersigned")
+    shell(world, world.stranger, settle, **names, MS=50_000, SIGNATURE=signature)
+    assert lease.view().used_ms == 50_000
+    world.chain.warp(SETTINGS.settle_window + 1)
+    shell(world, world.stranger, refund, **names)
+    assert lease.view().status is LeaseStatus.CLOSED
+
+
+def test_the_page_claims_contests_rules_and_closes(world: World) -> None:
+    world.fund(20 * TOKEN)
+    world.fund(TOKEN, world.provider)
+    ruled, left = (world.open(world.arbitrated()) for _ in range(2))
+    orders, claim, contest, rule, close = commands("Claims")
+    world.chain.warp(60)
+    named = {lease.number: located(world, world.buyer, lease) for lease in (ruled, left)}
+    for names in named.values():
+        shell(world, world.provider, orders + claim, **names, MS=50_000)
+    award = world.escrow.claim_of(ruled.ref).amount // 2
+    shell(world, world.buyer, contest, **named[ruled.number])
+    shell(world, world.arbiter, orders + rule, **named[ruled.number], ATOMS=award)
+    world.chain.warp(SETTINGS.dispute_window + 1)
+    shell(world, world.stranger, close, **named[left.number])
+    assert (ruled.view().status, left.view().status) == (LeaseStatus.CLOSED, LeaseStatus.CLOSED)
+    assert ruled.view().released == award
+
+
+def test_the_page_lists_every_selector() -> None:
+    listed = dict(re.findall(r"`(\w+)` \| `(0x[0-9a-f]{8})`", PAGE))
+    writing = [
+        e["name"]
+        for e in artifact("ComputeEscrow").abi
+        if e["type"] == "function" and e["stateMutability"] == "nonpayable"
+    ]
+    assert listed == {name: words(keccak(kind(name).encode())[:4]) for name in writing}

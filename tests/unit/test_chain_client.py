@@ -244,3 +244,19 @@ def test_a_trial_is_for_one_caller() -> None:
         breaker.admit()
     breaker.answered()
     breaker.admit()
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (requests.ConnectionError("refused"), "cannot be reached"),
+        (requests.ReadTimeout("slow"), "does not answer in time"),
+        (ValueError("not JSON"), "gives no usable answer: ValueError: not JSON"),
+    ],
+)
+def test_an_absent_node_is_named_without_the_key_in_its_url(failure: Exception, words: str) -> None:
+    provider = Scripted(raising(failure))
+    url = "https://user:secret@node.example:8545/v3/another-secret"
+    with pytest.raises(ChainUnavailable) as refusal:
+        ChainClient(url, 1, provider=provider).check()
+    assert str(refusal.value) == f"the chain's node at https://node.example:8545 {words}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
+from tests.e2e.programs import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 LIB = ROOT / "scripts" / "lib"
@@ -77,10 +80,36 @@ def test_stages_after_a_failure_go_on_and_sum_up_on_stderr() -> None:
 
 def test_scripts_test_runs_every_kind_of_check() -> None:
     script = (ROOT / "scripts" / "test").read_text()
-    stages = re.findall(r"^stage .*?((?:scripts/|pytest)\S*)", script, re.MULTILINE)
+    stages = re.findall(r"^ *stage .*?((?:scripts/|pytest|join)\S*)", script, re.MULTILINE)
     assert stages == [
-        "scripts/lint", "scripts/audit", "scripts/lib/forge-test", "pytest", "pytest",
+        "scripts/lint", "scripts/audit", "scripts/prove",
+        "scripts/lib/forge-test", "pytest", "pytest", "join",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("end", "code"), [("true", 0), ("false", 1)])
+def test_what_runs_beside_the_stages_counts_as_one(end: str, code: int) -> None:
+    result = shell(
+        f". scripts/lib/stages.sh; both() {{ stage a echo said; stage b {end}; finish; }}; "
+        "beside both; stage first true; stage checks join; finish"
+    )
+    assert result.returncode == code
+    assert "said" in result.stderr
+    last = result.stderr.rpartition("== summary\n")[2].splitlines()
+    assert [line.split()[0] for line in last] == ["first", "checks"]
+
+
+def test_what_runs_beside_ends_with_the_script() -> None:
+    result = shell('. scripts/lib/stages.sh; beside sleep 1000; echo "$beside_pid"')
+    wait_for("the group is gone", lambda: not group_exists(int(result.stdout)), 10)
+
+
+def group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_scripts_test_with_an_unknown_option_is_a_usage_error() -> None:

@@ -342,6 +342,8 @@ contract SettleTest is EscrowTest {
         assertLe(_lease(_no).usedMs, uint256(warp) * 1000);
     }
 
+    /// forge-config: default.fuzz.runs = 10000
+    /// forge-config: nightly.fuzz.runs = 50000
     function testFuzz_random_bytes_never_pay(bytes memory entries) public {
         vm.warp(_start + 4000);
         (bool ok,) = address(escrow).call(abi.encodeCall(escrow.settle, (entries)));

@@ -164,6 +164,8 @@ contract SettleMeteredTest is EscrowTest {
         assertEq(escrow.feesOf(provider), time * FEE_BPS / 10_000 + things * FEE_BPS / 10_000);
     }
 
+    /// forge-config: default.fuzz.runs = 10000
+    /// forge-config: nightly.fuzz.runs = 50000
     function testFuzz_random_bytes_never_pay(bytes memory entries) public {
         vm.warp(_start + 4000);
         (bool ok,) = address(escrow).call(abi.encodeCall(escrow.settleMetered, (entries)));

@@ -40,6 +40,8 @@ abstract contract BadForms is EscrowTest {
 contract SignaturesTest is BadForms {
     /* HASHES */
 
+    /// forge-config: default.fuzz.runs = 10000
+    /// forge-config: nightly.fuzz.runs = 50000
     function testFuzz_ask_hash_is_by_the_book(Ask memory ask) public view {
         assertEq(escrow.hashAsk(ask), TypedData.hash(ask));
     }
@@ -52,10 +54,14 @@ contract SignaturesTest is BadForms {
         assertEq(escrow.hashBid(bid), TypedData.hash(bid));
     }
 
+    /// forge-config: default.fuzz.runs = 10000
+    /// forge-config: nightly.fuzz.runs = 50000
     function testFuzz_quote_hash_is_by_the_book(Quote memory quote) public view {
         assertEq(escrow.hashQuote(quote), TypedData.hash(quote));
     }
 
+    /// forge-config: default.fuzz.runs = 10000
+    /// forge-config: nightly.fuzz.runs = 50000
     function testFuzz_lease_number_is_half_a_hash(bytes32 bidHash, bytes32 askHash, address meter_) public view {
         bytes32 ordersHash = keccak256(abi.encode(bidHash, askHash));
         assertEq(escrow.leaseNoOf(bidHash, askHash, meter_), bytes16(keccak256(abi.encode(ordersHash, meter_))));

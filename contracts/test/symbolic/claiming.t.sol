@@ -82,6 +82,25 @@ contract ClaimingProofs is EscrowProofs {
         assert(_bits(open.slotOf(key)) == _bits(slot.withClaim()));
     }
 
+    /// @notice In the window, its last second included, the provider's claim goes through with the bond, not without.
+    /// @dev Assumed: 2.50 an hour for an hour, and the longest claim after a minute was settled, or the shortest after
+    /// nothing was, since products of two unknowns are hard to solve for.
+    function check_longest_claim_is_live_in_the_window(uint40 time, uint96 has) external {
+        _claimIsLive(60_000, 180_000, time, has);
+    }
+
+    function check_shortest_claim_is_live_in_the_window(uint40 time, uint96 has) external {
+        _claimIsLive(0, 1, time, has);
+    }
+
+    function _claimIsLive(uint40 used, uint40 ms, uint40 time, uint96 has) private {
+        vm.assume(END <= time);
+        vm.assume(time <= END + SETTLE_WINDOW);
+        uint256 bond = Units.costDown(2.5e12, ms, SCALE) - Units.costDown(2.5e12, used, SCALE);
+        _begin(_ended(2.5e12, used, 3600), time, 0, has);
+        assert(_try(PROVIDER, _claim(ms)) == (has >= bond));
+    }
+
     /// @notice A claim is the provider's alone.
     function check_claim_is_for_the_provider(uint256 word, uint40 time, uint64 ms, address sender) external {
         vm.assume(sender != PROVIDER);

@@ -93,6 +93,19 @@ def heartbeat(edge: EdgeDep, caller: Provider, node_id: Id, write: WritingDep) -
 
 
 @router.post(
+    "/{node_id}/leave", operation_id="leave_node", response_model=Node, responses=problems(*OWNED)
+)
+def leave(edge: EdgeDep, caller: Provider, node_id: Id, write: WritingDep) -> Any:
+    """Say that the node's agent ends: its asks rest until the node is registered again."""
+    nodes = edge.catalog.nodes
+
+    def act(store: Store) -> Reply:
+        return Reply(nodes.to_json(store, nodes.leave(store, caller, node_id)))
+
+    return write.run(caller, act)
+
+
+@router.post(
     "/{node_id}/drain", operation_id="drain_node", response_model=Node, responses=problems(*OWNED)
 )
 def drain(edge: EdgeDep, caller: Provider, node_id: Id, write: WritingDep) -> Any:

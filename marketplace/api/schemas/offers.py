@@ -140,7 +140,7 @@ class Node(Answer):
     verified: bool = Field(description="whether its hardware was checked; not possible yet")
     reliability: str = Field(description="share of its provider's leases kept, 0 to 1")
     interval_ms: int
-    state: str
+    state: str = Field(description="active, draining or away")
     last_heartbeat_at: str | None
     created_at: str
 

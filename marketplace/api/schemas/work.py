@@ -105,6 +105,9 @@ class Job(Answer):
     ending: str | None
     bid_id: str
     lease_id: str | None
+    lease_no: str | None = Field(description="with account, provider, witness: the lease on chain")
+    provider: str | None
+    witness: str | None
     job_hash: str
     spec: dict[str, Any]
     no_match: dict[str, Any] | None
@@ -308,8 +311,10 @@ class Receipt(Answer):
     id: str
     job_id: str
     lease_id: str
+    lease_no: str = Field("", description="with buyer, provider, witness: the lease on chain")
     buyer: str
     provider: str
+    witness: str = ""
     created_at: str
 
 

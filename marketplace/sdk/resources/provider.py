@@ -44,6 +44,12 @@ class Nodes(ApiResource[S]):
         return (yield from self._json(request))
 
     @op
+    def leave(self, node_id: str) -> Flow[Any]:
+        """Say that the node's agent ends: its asks rest until the node is registered again."""
+        request = Request("POST", f"/v1/nodes/{node_id}/leave", json={}, repeatable=True)
+        return (yield from self._json(request))
+
+    @op
     def drain(self, node_id: str) -> Flow[Node]:
         """Take no new jobs on this node until it is resumed; what runs goes on."""
         request = Request("POST", f"/v1/nodes/{node_id}/drain", json={}, repeatable=True)

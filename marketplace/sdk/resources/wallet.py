@@ -1,5 +1,9 @@
 """The wallet: tokens into and out of the escrow, straight on the chain, no server between.
 
+Looking and withdrawing work with the server down, where the profile says chain, escrow and RPC
+node: an exit needs nobody. A deposit asks the server first, so that none goes into an escrow that
+the market has left.
+
 web3 is imported by the first call that needs the chain.
 """
 
@@ -33,6 +37,14 @@ class Funds:
 
 
 @dataclass(frozen=True, slots=True)
+class Unit:
+    """What the escrow's token counts in, as the token says it."""
+
+    currency: str
+    decimals: int
+
+
+@dataclass(frozen=True, slots=True)
 class Moved:
     """One transfer that was mined."""
 
@@ -45,11 +57,17 @@ class Moved:
 class ChainResource(ApiResource[S]):
     """A resource that reaches the chain by itself, past the server."""
 
-    def _chain(self, market: MarketConfig) -> tuple[Escrow, Token]:
+    def _known_market(self) -> Flow[MarketConfig | None]:
+        """The market, asked for only where the session doesn't know its contracts and a node."""
+        if self._session.rpc_url and self._session.knows_contracts:
+            return self._session.market
+        return (yield from self._market())
+
+    def _chain(self, market: MarketConfig | None) -> tuple[Escrow, Token]:
         from settlement.chain.client import ChainClient
         from settlement.chain.contracts import Escrow, Token
 
-        url = self._session.rpc_url or market.rpc_url
+        url = self._session.rpc_url or (market.rpc_url if market else None)
         if not url:
             raise ConfigError("no chain is known", fix="set ETH_RPC_URL or rpc_url in the profile")
         domain = self._session.domain()
@@ -69,9 +87,15 @@ class Wallet(ChainResource[S]):
     @op
     def funds(self, address: str | None = None) -> Flow[Funds]:
         """What an account (the signer's unless given) holds, read from the chain."""
-        market = yield from self._market()
+        market = yield from self._known_market()
         who = address or (yield from call(self._session.address))
         return (yield from call(partial(self._funds, market, who)))
+
+    @op
+    def unit(self) -> Flow[Unit]:
+        """What amounts are in, read from the chain."""
+        market = yield from self._known_market()
+        return (yield from call(lambda: _unit(self._chain(market)[1])))
 
     @op
     def deposit(
@@ -88,12 +112,12 @@ class Wallet(ChainResource[S]):
         self, atoms: int, *, to: str | None = None, signer: Signer | None = None
     ) -> Flow[Moved]:
         """Move free balance out of the escrow, to the signer unless told otherwise."""
-        market = yield from self._market()
+        market = yield from self._known_market()
         who = signer or (yield from call(self._session.signer))
         work = partial(self._withdraw, market, transacting(who), to or who.address, atoms)
         return (yield from call(work))
 
-    def _funds(self, market: MarketConfig, address: str) -> Funds:
+    def _funds(self, market: MarketConfig | None, address: str) -> Funds:
         escrow, token = self._chain(market)
         wei = escrow.client.balance(address)
         return Funds(address, token.balance_of(address), escrow.balance_of(address), wei)
@@ -120,11 +144,14 @@ class Wallet(ChainResource[S]):
         data = escrow.calls.deposit(atoms)
         return _moved(escrow.client.transact(who, escrow.address, data), atoms)
 
-    def _withdraw(self, market: MarketConfig, who: TransactionSigner, to: str, atoms: int) -> Moved:
-        escrow, _ = self._chain(market)
+    def _withdraw(
+        self, market: MarketConfig | None, who: TransactionSigner, to: str, atoms: int
+    ) -> Moved:
+        escrow, token = self._chain(market)
         free = escrow.balance_of(who.address)
         if free < atoms:
-            asked, there = _text(market, atoms), _text(market, free)
+            unit = _unit(token)
+            asked, there = _text(unit, atoms), _text(unit, free)
             raise NotEnough(f"{asked} asked for, {there} are free in the escrow")
         data = escrow.calls.withdraw(to, atoms)
         return _moved(escrow.client.transact(who, escrow.address, data), atoms)
@@ -137,8 +164,12 @@ def _require_tokens(market: MarketConfig, token: Token, address: str, atoms: int
         raise NotEnough(f"{asked} to deposit, {address} holds {there}")
 
 
-def _text(market: MarketConfig, atoms: int) -> str:
-    return f"{from_scaled(atoms, market.decimals)} {market.currency}"
+def _unit(token: Token) -> Unit:
+    return Unit(token.symbol(), token.decimals())
+
+
+def _text(unit: Unit | MarketConfig, atoms: int) -> str:
+    return f"{from_scaled(atoms, unit.decimals)} {unit.currency}"
 
 
 def _moved(receipt: Any, atoms: int) -> Moved:

@@ -15,6 +15,7 @@ from settlement import silence
 from settlement.attestation import Close
 from settlement.signing import LocalSigner
 from settlement.usage import UsageVector
+from tests.fakes_agent import NODE_ID
 from tests.sandboxes import INVENTORY, Bench, names_in, until
 
 SAY = """
@@ -283,6 +284,7 @@ def test_told_to_stop_the_agent_ends_its_jobs_and_reports_them(bench: Bench) -> 
     until(lambda: bench.market.taken(lease_id))
     bench.leave()
     assert bench.ended(lease_id, 0.1) == ("failed", "agent_stopped")
+    assert bench.market.left == [NODE_ID]
     assert bench.supervisor.jobs == 0
 
 

@@ -18,6 +18,7 @@ from settlement.chain.deploy import EscrowSettings, deploy
 from settlement.chain.devnet import Devnet, dev_account
 from settlement.events import ClaimClosed, Opened
 from settlement.units import cost
+from tests.escrow_world import mine_every_second
 from tests.integration.server.test_real_chain import (
     BUYER,
     PROVIDER,
@@ -43,7 +44,7 @@ Run = Callable[..., list[dict[str, Any]]]
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A market with an arbiter; provider and buyer have money in the escrow."""
     monkeypatch.setenv("COULOMB_ARBITER", dev_account(ARBITER).address)
-    with Devnet(block_seconds=1) as net:
+    with Devnet(block_seconds=0) as net:
         client, owner = net.client(), dev_account(0)
         windows = EscrowSettings(settle_window=60, dispute_window=WINDOW_S, ruling_window=WINDOW_S)
         deployment = deploy(client, owner, windows)
@@ -54,6 +55,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             client.transact(owner, token.address, token.transfer(account.address, 10 * TOKEN))
             client.transact(account, token.address, token.approve(escrow.address, 10 * TOKEN))
             client.transact(account, escrow.address, escrow.calls.deposit(10 * TOKEN))
+        mine_every_second(client)
         made = Server(tmp_path, net, deployment)
         made.start()
         try:

@@ -27,6 +27,7 @@ from settlement.leases import LeaseStatus
 from settlement.orders import Ask, Bid
 from settlement.signing import LocalSigner, sign
 from settlement.units import cost
+from tests.escrow_world import mine_every_second
 from tests.market_world import TOKEN, job_spec, key_of
 from tests.wallet_contracts import execute, owned_wallet
 
@@ -133,7 +134,7 @@ pytestmark = pytest.mark.timeout(400)  # starts many processes, on machines that
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    with Devnet(block_seconds=1) as net:
+    with Devnet(block_seconds=0) as net:
         client, owner = net.client(), dev_account(0)
         windows = EscrowSettings(settle_window=60, dispute_window=60, ruling_window=60)
         deployment = deploy(client, owner, windows)
@@ -143,6 +144,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         client.transact(owner, token.address, token.transfer(buyer.address, 100 * TOKEN))
         client.transact(buyer, token.address, token.approve(escrow.address, 100 * TOKEN))
         client.transact(buyer, escrow.address, escrow.calls.deposit(100 * TOKEN))
+        mine_every_second(client)
         made = Server(tmp_path, net, deployment)
         made.start()
         try:

@@ -57,9 +57,11 @@ def test_dry_run_shows_the_plan_as_data_and_buys_nothing(
 
 
 def test_plan_is_shown_before_the_question(run: Run, market: FakeMarket, job_file: str) -> None:
-    market.bend["POST bids/prepare"] = plan()
+    market.bend["POST bids/prepare"] = plan(matches=[{**MATCH, "funded_seconds": 660}])
     ran = run("job", "run", job_file)
     assert ran.code == ExitCode.USAGE
+    assert "The maximum covers 1m that the provider may take to start in" in ran.err
+    assert "Buy, for at most 1 CMP?" in ran.err
     assert ran.out == ""
     assert "maximum cost       1 CMP" in ran.err
     assert "simulated" in ran.err
@@ -113,7 +115,8 @@ def test_wait_ends_as_the_job_did(
     run("job", "run", job_file, "--yes", "--detach")
     market.states = [state]
     market.jobs["job_1"]["exit_code"] = exit_code
-    assert run("job", "wait", "job_1", *words).code == code
+    ran = run("job", "wait", "job_1", *words)
+    assert ran.code == code
 
 
 def test_wait_times_out_with_124(run: Run, market: FakeMarket, job_file: str) -> None:
@@ -139,6 +142,15 @@ def test_made_key_is_shown_once_and_kept_in_the_profile(run: Run) -> None:
     assert (kept.api_key, kept.account) == ("coul_secret", BUYER.address)
     assert kept.chain_id == 31337
     assert "coul_secret" not in run("profile", "show").out
+
+
+def test_an_agents_key_is_made_anew_in_its_file(run: Run, home: Path) -> None:
+    file = home / "agent" / "api.key"
+    ran = run("key", "create", "node-n1", "--scope", "provider", "--to", str(file))
+    assert ran.code == 0, ran.err
+    assert file.read_text() == "coul_secret\n"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert ProfileFile().get().api_key == "coul_k"
 
 
 def test_wrong_password_ends_with_3(run: Run, home: Path) -> None:
@@ -170,6 +182,22 @@ def test_profiles_are_listed_and_switched(run: Run) -> None:
     assert run("profile", "use", "other").code == 0
     rows = json.loads(run("-o", "json", "profile", "list").out)
     assert {row["name"]: row["current"] for row in rows} == {"default": False, "other": True}
+
+
+def test_a_market_is_joined_by_a_profile_and_a_key(run: Run, home: Path) -> None:
+    words = ("profile", "add", "lab", "--api-url", "http://lab", "--rpc-url", "http://node")
+    secret = ("--account", "buyer", "--password-file", str(home / "pw"))
+    assert run(*words, *secret).code == 0
+    assert run("key", "create", "laptop").code == 0
+    kept = ProfileFile().get()
+    assert (kept.name, kept.api_url, kept.rpc_url) == ("lab", "http://lab", "http://node")
+    assert (kept.account, kept.api_key, kept.chain_id) == (BUYER.address, "coul_secret", 31337)
+    again = run(*words)
+    assert again.code == ExitCode.USAGE
+    assert "take another name" in again.err
+    unknown = run("profile", "add", "other", "--api-url", "http://lab", "--account", "nobody")
+    assert unknown.code == ExitCode.USAGE
+    assert "no keystore named 'nobody'" in unknown.err
 
 
 def test_witness_address_is_stable(run: Run) -> None:
@@ -224,6 +252,40 @@ def test_operator_commands_name_what_is_not_set(
     ran = run(*words)
     assert ran.code == ExitCode.USAGE
     assert "ETH_RPC_URL is not set" in ran.err
+
+
+def test_operator_commands_take_the_chain_from_the_profile(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COULOMB_DEPLOYMENTS", str(tmp_path))
+    ProfileFile().update("default", rpc_url="http://127.0.0.1:9", chain_id=7)
+    ran = run("reconcile")
+    assert ran.code == ExitCode.CHAIN
+    assert "nothing is deployed on chain 7" in ran.err
+    assert "fix: name the folder with --deployments or COULOMB_DEPLOYMENTS" in ran.err
+
+
+def test_dev_up_names_the_options_that_move_taken_ports(
+    run: Run, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    def taken(address: tuple[str, int], **_options: Any) -> None:
+        raise OSError(98, "Address already in use")
+
+    monkeypatch.setattr("socket.create_server", taken)
+    monkeypatch.setattr("marketplace.cli.serve.quiet_logs", lambda: None)
+    ran = run("dev", "up")
+    assert ran.code == ExitCode.USAGE
+    assert "port 8420 of 127.0.0.1: Address already in use" in ran.err
+    assert "fix: name another with --port" in ran.err
+
+
+def test_dev_up_refuses_an_arbiter_that_is_no_address(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COULOMB_ARBITER", "0x12")
+    ran = run("dev", "up")
+    assert ran.code == ExitCode.USAGE
+    assert "COULOMB_ARBITER is '0x12', not an address" in ran.err
 
 
 def test_provider_without_a_configuration_is_told_what_to_do(run: Run) -> None:

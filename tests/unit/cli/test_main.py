@@ -32,7 +32,7 @@ NOUNS = {
     "job": {"run", "list", "show", "logs", "watch", "wait", "cancel", "result", "top-up"},
     "key": {"create", "list", "revoke"},
     "order": {"cancel"},
-    "profile": {"list", "show", "use"},
+    "profile": {"add", "list", "show", "use"},
     "provider": {
         *("doctor", "init", "start", "status", "stop", "drain", "resume"),
         *("vouchers", "settle"),

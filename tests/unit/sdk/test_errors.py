@@ -140,3 +140,17 @@ def test_body_that_is_no_problem_keeps_its_status(body: object) -> None:
     error = error_of(Problem.parse(503, body))
     assert type(error).__name__ == "Unavailable"
     assert str(error) == "HTTP 503"
+
+
+@pytest.mark.parametrize(
+    ("detail", "fields", "text"),
+    [
+        ("/a: is wrong", ["a"], "/a: is wrong"),
+        ("/a: is wrong; /b: is wrong", ["a", "b"], "Invalid\n  /a: is wrong\n  /b: is wrong"),
+        ("the number is taken", ["a"], "the number is taken\n  /a: is wrong"),
+    ],
+)
+def test_a_mistake_is_said_once(detail: str, fields: list[str], text: str) -> None:
+    errors = [{"pointer": f"/{name}", "detail": "is wrong"} for name in fields]
+    body = {"code": "invalid_request", "title": "Invalid", "detail": detail, "errors": errors}
+    assert str(error_of(Problem.parse(422, body))) == text

@@ -184,7 +184,9 @@ def test_a_top_up_is_written_out_within_the_budget(world: World) -> None:
         _, steps, lock = disputes.top_up(store, world.caller(world.buyer), job_id, 60)
         assert names(steps) == ["top_up"]
         assert 0 < int(lock["atoms"]) < TOKEN
-        for seconds in (0, 7_200, 40 * 86_400):
+        with pytest.raises(InvalidInput, match=r"costs up to [\d.]+ CMP; .* has [\d.]+ CMP left"):
+            disputes.top_up(store, world.caller(world.buyer), job_id, 7_200)
+        for seconds in (0, 40 * 86_400):
             with pytest.raises(InvalidInput):
                 disputes.top_up(store, world.caller(world.buyer), job_id, seconds)
         with pytest.raises(NotFound):

@@ -44,7 +44,10 @@ def test_a_job_that_succeeds_pays_what_was_measured_and_refunds_the_rest(world: 
     assert (job.state, job.exit_code, lease.state) == ("succeeded", 0, "closed")
     assert world.chain.balances[world.provider.address] == TOKEN * 25 // 1000  # 36 s at 2.50/h
     assert world.chain.balances[world.buyer.address] == 10 * TOKEN - TOKEN * 25 // 1000
-    assert receipt(world, job_id)["conserved"] is True
+    document = receipt(world, job_id)
+    assert document["conserved"] is True
+    named = (lease.lease_no, world.witness.address)
+    assert (document["lease_no"], document["witness"]) == named
     assert lease.released + lease.refunded == 660 * 2500 * TOKEN // 3_600_000 + 1
     assert statuses(world, job_id) == [
         "queued", "matched", "starting", "running", "running", "succeeded",

@@ -18,7 +18,7 @@ from marketplace.errors import (
 from marketplace.services.nodes import NewGpu, NewNode
 from settlement.eip712 import Domain, text32
 from settlement.orders import Ask
-from settlement.signing import sign
+from settlement.signing import LocalSigner, sign
 from tests.market_world import H100, World, job_spec
 
 
@@ -51,7 +51,9 @@ def test_a_gpu_is_listed_once_in_the_whole_market(world: World) -> None:
         assert store.nodes.one(number=77) is None
 
 
-def _register(world: World, gpus: tuple[NewGpu, ...], **changes: Any) -> Any:
+def _register(
+    world: World, gpus: tuple[NewGpu, ...], by: LocalSigner | None = None, **changes: Any
+) -> Any:
     fields: dict[str, Any] = {
         "number": 77,
         "name": "clash",
@@ -67,8 +69,14 @@ def _register(world: World, gpus: tuple[NewGpu, ...], **changes: Any) -> Any:
     }
     with world.database.write() as store:
         return world.catalog.nodes.register(
-            store, world.caller(world.stranger), NewNode(**{**fields, **changes})
+            store, world.caller(by or world.stranger), NewNode(**{**fields, **changes})
         )
+
+
+def _provide(world: World) -> Any:
+    """The provider's node, listed for the first time or again."""
+    sizes = {"cpu_milli": 64_000, "memory_mib": 262_144, "storage_mib": 262_144}
+    return _register(world, (NewGpu("GPU-x", "H100", 81_920, True),), world.provider, **sizes)
 
 
 def test_a_node_listed_again_with_its_gpus_is_brought_up_to_date(world: World) -> None:
@@ -106,6 +114,41 @@ def test_draining_takes_a_nodes_asks_off_the_book(world: World) -> None:
         )
     with pytest.raises(Conflict):
         world.ask(node)
+
+
+def test_a_node_whose_agent_left_matches_nothing_until_it_is_back(world: World) -> None:
+    node = _provide(world).id
+    before = world.ask(node)
+    world.fund()
+    with world.database.write() as store:
+        caller = world.caller(world.provider)
+        assert world.catalog.nodes.leave(store, caller, node).state == "away"
+    meanwhile = world.ask(node)
+    job_id = world.submit()
+    world.match()
+    assert world.job(job_id).state == "no_match"
+    with world.database.read() as store:
+        for ask in (before, meanwhile):
+            row = store.asks.get(ask)
+            assert (row.state, row.reason) == ("suspended", "node_away")
+    assert _provide(world).state == "active"
+    job_id = world.submit()
+    world.match()
+    assert world.job(job_id).state == "matched"
+    with world.database.read() as store:
+        assert {store.asks.get(ask).state for ask in (before, meanwhile)} == {"open"}
+
+
+def test_draining_a_node_that_is_away_cancels_the_asks_that_rest(world: World) -> None:
+    node, caller = _provide(world).id, world.caller(world.provider)
+    ask = world.ask(node)
+    with world.database.write() as store:
+        world.catalog.nodes.leave(store, caller, node)
+        assert world.catalog.nodes.resume(store, caller, node).state == "away"
+        world.catalog.nodes.drain(store, caller, node)
+        assert world.catalog.nodes.leave(store, caller, node).state == "draining"
+        assert store.asks.get(ask).state == "cancelled"
+    assert _provide(world).state == "draining"
 
 
 def test_a_drained_node_listed_again_stays_drained_until_it_is_resumed(world: World) -> None:

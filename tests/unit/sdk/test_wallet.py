@@ -1,0 +1,71 @@
+"""The wallet with the server away: an exit needs the chain and nobody else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from marketplace.sdk import Coulomb, RetryPolicy
+from marketplace.sdk.errors import ConnectFailed, NotEnough
+from marketplace.sdk.resources.wallet import ChainResource, Unit
+from marketplace.sdk.session import Session
+from tests.unit.sdk.market import BUYER, DOMAIN
+
+SENT = SimpleNamespace(tx_hash="0x1", block_number=2, gas_used=3)
+
+
+def away(request: httpx.Request) -> httpx.Response:
+    raise httpx.ConnectError("refused", request=request)
+
+
+def chain(_self: Any, market: Any) -> tuple[Any, Any]:
+    """An escrow with 5 atoms of the account's, and a token with 2 decimals."""
+    assert market is None
+    client = SimpleNamespace(balance=lambda _who: 7, transact=lambda *_call: SENT)
+    calls = SimpleNamespace(withdraw=lambda _to, _atoms: b"")
+    escrow = SimpleNamespace(
+        client=client, calls=calls, address=DOMAIN.verifying_contract, balance_of=lambda _who: 5
+    )
+    token = SimpleNamespace(balance_of=lambda _who: 6, symbol=lambda: "CMP", decimals=lambda: 2)
+    return escrow, token
+
+
+def client(tmp_path: Path, **known: Any) -> Coulomb:
+    session = Session(lambda: BUYER, state=tmp_path, **known)
+    transport, retry = httpx.MockTransport(away), RetryPolicy(attempts=1)
+    return Coulomb("http://market", session=session, transport=transport, retry=retry)
+
+
+def test_a_pinned_wallet_looks_and_withdraws_without_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ChainResource, "_chain", chain)
+    pinned = {"chain_id": DOMAIN.chain_id, "escrow": DOMAIN.verifying_contract}
+    with client(tmp_path, rpc_url="http://node", **pinned) as coulomb:
+        funds = coulomb.wallet.funds()
+        assert (funds.free, funds.tokens, funds.wei) == (5, 6, 7)
+        assert coulomb.wallet.unit() == Unit("CMP", 2)
+        assert coulomb.wallet.withdraw(5).tx_hash == "0x1"
+        with pytest.raises(NotEnough, match=r"0\.06 CMP asked for, 0\.05 CMP are free"):
+            coulomb.wallet.withdraw(6)
+        with pytest.raises(ConnectFailed):  # which escrow the market uses now, only it knows
+            coulomb.wallet.deposit(1)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"rpc_url": "http://node"},
+        {"chain_id": DOMAIN.chain_id, "escrow": DOMAIN.verifying_contract},
+    ],
+    ids=["no contracts", "no node"],
+)
+def test_a_wallet_that_lacks_something_asks_the_server_for_it(
+    tmp_path: Path, known: dict[str, Any]
+) -> None:
+    with client(tmp_path, **known) as coulomb, pytest.raises(ConnectFailed):
+        coulomb.wallet.funds()
