@@ -62,10 +62,10 @@ class Settings:
     """Everything an operator chooses. Relative paths are relative to the working folder.
 
     `deployments` is the folder with <chainId>.json. `relayer_password` is a file. Without a relayer
-    key the role relayer cannot run, and orders may be opened by anyone. `poll_s`: how often the
-    chain is looked at. `host`, `port`: where the API listens; port 0 picks one. `opener`: who is
-    to open leases in orders that the server writes out; the relayer unless said, so an API that
-    runs without the relayer's key has to be told.
+    key the role relayer cannot run. `poll_s`: how often the chain is looked at. `host`, `port`:
+    where the API listens; port 0 picks one. `opener`: who alone opens the bids of this market; the
+    relayer unless said, so an API that runs without the relayer's key has to be told. `proxies`:
+    addresses, separated by commas, whose X-Forwarded-For says where requests come from.
     """
 
     database_url: str
@@ -85,6 +85,7 @@ class Settings:
     opener: str | None = None
     arbiter: str = ZERO_ADDRESS
     operators: tuple[str, ...] = ()
+    proxies: str = ""
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -116,6 +117,7 @@ class Settings:
             opener=env.get("COULOMB_OPENER"),
             arbiter=arbiter_of(env),
             operators=tuple(a for a in env.get("COULOMB_OPERATORS", "").split(",") if a),
+            proxies=env.get("COULOMB_PROXIES", ""),
         )
 
 
@@ -365,7 +367,12 @@ def _settle(catalog: Catalog) -> None:
 
 
 def app_of(runtime: Runtime) -> MarketApi:
-    """The HTTP application over a runtime; it starts and stops the runtime's loops with itself."""
+    """The HTTP application over a runtime; it starts and stops the runtime's loops with itself.
+
+    Raises ValueError where no opener is known: bids are not taken that anyone may open.
+    """
+    if runtime.catalog.market.opener == ZERO_ADDRESS:
+        raise ValueError("the role api needs COULOMB_OPENER, the address of the relayer")
     app = create_api(runtime.catalog, runtime.database, runtime.settings.limits, runtime.wake)
 
     @asynccontextmanager
@@ -378,6 +385,17 @@ def app_of(runtime: Runtime) -> MarketApi:
 
     app.router.lifespan_context = lifespan
     return app
+
+
+def server_config(app: MarketApi, proxies: str) -> uvicorn.Config:
+    """How the API is served: nobody but a proxy that the operator named speaks for an address."""
+    return uvicorn.Config(
+        app,
+        log_level="warning",
+        timeout_graceful_shutdown=3,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=proxies,
+    )
 
 
 def run_roles(
@@ -396,7 +414,7 @@ def run_roles(
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.create_server((settings.host, settings.port), family=family)
     host = f"[{settings.host}]" if family == socket.AF_INET6 else settings.host
-    config = uvicorn.Config(app_of(runtime), log_level="warning", timeout_graceful_shutdown=3)
+    config = server_config(app_of(runtime), settings.proxies)
     server = uvicorn.Server(config)
 
     def end() -> None:

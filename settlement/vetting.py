@@ -12,15 +12,26 @@ from typing import Any
 
 from settlement.attestation import MeteredUsage
 from settlement.chain.calls import EscrowCalls, LeaseRef, SignedVoucher
-from settlement.chain.client import with_margin
+from settlement.chain.client import code_failed, with_margin
 from settlement.chain.contracts import Escrow
 from settlement.eip712 import checksum
-from settlement.errors import CallReverted, FieldError, SignatureError
+from settlement.errors import (
+    CallReverted,
+    ChainError,
+    ChainUnavailable,
+    FieldError,
+    SignatureError,
+    WrongChain,
+)
 from settlement.leases import LeaseStatus
 from settlement.ports import Intent, IntentKind
 from settlement.signing import recover
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
+# What may run an account's own code (ERC-1271), which could burn all the gas there is: no more than
+# opening with two such accounts takes. What it fails by is refused, and stops nothing behind it.
+CONSENTED = (IntentKind.OPEN, IntentKind.CANCEL, IntentKind.RULE)
+CONSENT_GAS_MAX = 1_000_000
 NOTHING_TO_SETTLE = "nothing_to_settle"
 # Reverts that only mean "not yet": how often to look again before giving up; None is for ever.
 NOT_YET: dict[str, int | None] = {
@@ -70,20 +81,27 @@ class Vetting:
         try:
             if intent.kind in (IntentKind.SETTLE, IntentKind.SETTLE_METERED):
                 return self._vet_settle(intent)
-            return self._vet_call(intent.payload)
+            most = CONSENT_GAS_MAX if intent.kind in CONSENTED else None
+            return self._vet_call(intent.payload, most)
         except CallReverted as error:
             if error.name in NOT_YET:
                 return Wait(str(error), NOT_YET[error.name])
             return Refuse(str(error))
+        except (ChainUnavailable, WrongChain):
+            raise
+        except ChainError as error:
+            if intent.kind in CONSENTED and code_failed(error):
+                return Refuse(f"gas above {CONSENT_GAS_MAX}: {error}")
+            raise
         except (FieldError, SignatureError) as error:
             return Refuse(f"malformed intent: {error}")
 
-    def _vet_call(self, payload: dict[str, Any]) -> Go:
+    def _vet_call(self, payload: dict[str, Any], most: int | None = None) -> Go:
         call, client = call_of(payload), self._escrow.client
         if call.gas is not None:
             client.call(call.to, call.data, self._sender, "pending", call.value)
             return Go(call.gas)
-        gas = client.estimate_gas(call.to, call.data, self._sender, call.value, "pending")
+        gas = client.estimate_gas(call.to, call.data, self._sender, call.value, "pending", most)
         return Go(with_margin(gas))
 
     def _vet_settle(self, intent: Intent) -> Verdict:

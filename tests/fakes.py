@@ -44,6 +44,7 @@ from settlement.ports import (
 )
 from settlement.signing import recover_digest
 from settlement.units import counted_cost, time_cost
+from tests import fakes_sums as sums
 from tests.fakes_claims import FakeClaims
 from tests.fakes_settlement import MemoryEvents, MemoryOutbox
 
@@ -214,10 +215,15 @@ class MemoryStore:
         )
 
     def forget_replies(self, before_ms: int) -> int:
-        old = [k for k, r in self._rows["replies"].items() if r.created_ms < before_ms]
-        for key in old:
-            del self._rows["replies"][key]
-        return len(old)
+        replies = self._rows["replies"]
+        old = [key for key, row in replies.items() if row.created_ms < before_ms]
+        return len([replies.pop(key) for key in old])
+
+    def order_salts(self, account: str, lowest: int, highest: int) -> tuple[int, int] | None:
+        return sums.order_salts(self._rows, self._outbox, account, range(lowest, highest + 1))
+
+    def blob_bytes(self, owner: str, since_ms: int) -> int:
+        return sums.blob_bytes(self._rows, owner, since_ms)
 
     def lead(self, name: str) -> bool:
         return True

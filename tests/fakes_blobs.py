@@ -3,6 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class MemoryDraft:
+    """Bytes that have no name yet."""
+
+    def __init__(self, bodies: dict[str, bytes]) -> None:
+        self._bodies = bodies
+        self._body = bytearray()
+
+    def write(self, piece: bytes) -> None:
+        self._body += piece
+
+    def keep(self, sha256: str) -> None:
+        self._bodies[sha256] = bytes(self._body)
 
 
 class MemoryBlobFiles:
@@ -11,8 +26,9 @@ class MemoryBlobFiles:
     def __init__(self) -> None:
         self.bodies: dict[str, bytes] = {}
 
-    def write(self, sha256: str, body: bytes) -> None:
-        self.bodies[sha256] = body
+    @contextmanager
+    def draft(self) -> Iterator[MemoryDraft]:
+        yield MemoryDraft(self.bodies)
 
     def open(self, sha256: str) -> Iterator[bytes]:
         return iter([self.bodies[sha256]])

@@ -180,6 +180,12 @@ class World:
         assert lease_id is not None
         return job_id, lease_id
 
+    def keep_blob(self, body: bytes) -> str:
+        """Store bytes that no row names yet; returns their SHA-256."""
+        with self.catalog.blobs.receive() as upload:
+            upload.write(body)
+            return upload.keep()
+
     # Looking
 
     def job(self, job_id: str) -> JobRecord:

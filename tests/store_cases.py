@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from marketplace.services.ports import Tally
+from marketplace.services.ports import BLOB_ROW_BYTES, CANCEL_KEY, Tally
 from settlement.errors import OutboxConflict
 from settlement.events import Deposited, Settled, SettledEntry
 from settlement.ports import (
@@ -266,3 +266,26 @@ def count_a_small_market(world: World) -> None:
     assert tally() == Tally({"starting": 1, "queued": 1}, {"active": 1}, {"final": 1}, None, 2)
     world.clock.advance(60)
     assert tally().asks_resting == 1
+
+
+def add_up_an_account(world: World) -> None:
+    """What a store works out of an account's rows: salts that no Cancel voids, bytes uploaded."""
+    world.ask()
+    world.ask(provider=world.buyer)
+    world.fund(100)
+    world.submit()
+    provider, buyer = world.provider.address, world.buyer.address
+    with world.database.write() as store:
+        assert store.order_salts(provider, 0, 9) == (0, 0)
+        assert store.order_salts(buyer, 0, 9) == (0, 1)
+        assert store.order_salts(buyer, 1, 9) == (1, 1)
+        assert store.order_salts(buyer, 2, 9) is None
+        key = CANCEL_KEY.format(account=buyer, salt=1, and_older=0)
+        store.enqueue(IntentKind.CANCEL, key, PAYLOAD)
+    caller, day = world.caller(world.buyer), world.clock()
+    with world.database.write() as store:
+        assert store.order_salts(buyer, 0, 9) == (0, 0)
+        world.catalog.blobs.own(store, caller, "a" * 64, 10)
+        world.catalog.blobs.own(store, caller, "b" * 64, 5)
+        assert store.blob_bytes(buyer, day) == 15 + 2 * BLOB_ROW_BYTES
+        assert store.blob_bytes(buyer, day + 1) == store.blob_bytes(provider, 0) == 0

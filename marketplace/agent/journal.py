@@ -294,6 +294,17 @@ class Journal:
         rows = self._read("SELECT message, signature FROM vouchers WHERE lease_id = ?", lease_id)
         return (dict(json.loads(rows[0][0])), bytes(rows[0][1])) if rows else None
 
+    def vouchers(self) -> list[tuple[LeaseEntry, dict[str, Any], bytes]]:
+        """Every lease that has a voucher, oldest first, with its best one's message and signature.
+
+        What has been paid of them is not known here.
+        """
+        rows = self._read(
+            "SELECT leases.*, vouchers.message, vouchers.signature"
+            " FROM vouchers JOIN leases USING (lease_id) ORDER BY leases.rowid"
+        )
+        return [(_lease_of(row), dict(json.loads(row[-2])), bytes(row[-1])) for row in rows]
+
     # -- closes ----------------------------------------------------------------------------------
 
     def propose_close(self, lease_id: str, close: Close) -> Close:

@@ -29,7 +29,7 @@ class StateFolder:
     @property
     def journal(self) -> Path:
         """The journal's file."""
-        return self.path / "journal.db"
+        return journal_of(self.path)
 
     @property
     def jobs(self) -> Path:
@@ -40,6 +40,11 @@ class StateFolder:
         """Let the folder go."""
         os.ftruncate(self._lock_fd, 0)
         os.close(self._lock_fd)
+
+
+def journal_of(path: Path) -> Path:
+    """The journal's file in a state folder."""
+    return path / "journal.db"
 
 
 def running_pid(path: Path) -> int | None:

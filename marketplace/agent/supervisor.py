@@ -49,7 +49,7 @@ class _Held:
         Raises ApiDown, ApiError, JournalError.
         """
         self.progress.observe(lease)
-        if self.vouchers is not None and self.job is not None:
+        if self.vouchers is not None:  # also once the job has ended: the last one pays the most
             self.progress.cover(self.vouchers.learn(lease))
 
 

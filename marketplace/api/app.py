@@ -52,7 +52,7 @@ class MarketApi(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """The usual stack with the gate around it."""
         inner, edge = super().build_middleware_stack(), self.state.edge
-        return Gate(inner, self.limits, self.state.metrics, edge.verifies)
+        return Gate(inner, self.limits, self.state.metrics, edge.account_of)
 
 
 def create_api(
@@ -71,7 +71,7 @@ def create_api(
         redoc_url=None,
     )
     app.limits = limits or Limits()
-    app.state.edge = Edge(catalog, database, wake)
+    app.state.edge = Edge(catalog, database, app.limits, wake)
     app.state.metrics = Metrics()
     problems.install(app)
     root = APIRouter(prefix=PREFIX)

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from marketplace.api.limits import Limits, Streams
 from marketplace.api.problems import KINDS, MEDIA_TYPE
 from marketplace.api.schemas.base import ProblemDocument
 from marketplace.errors import (
@@ -56,11 +57,13 @@ class Reply:
 class Edge:
     """The services behind the routes, their transactions, and the requests in flight."""
 
-    def __init__(self, catalog: Catalog, database: Database, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, catalog: Catalog, database: Database, limits: Limits, wake: Callable[[], None]
+    ) -> None:
         self.catalog = catalog
         self.database = database
         self.wake = wake
-        self.streams = 0
+        self.streams = Streams(limits)
         self._flying: set[str] = set()
         self._lock = threading.Lock()
         self._counting = threading.Lock()
@@ -79,14 +82,13 @@ class Edge:
             with self._lock:
                 self._flying.discard(name)
 
-    def verifies(self, key: str) -> bool:
-        """Whether an API key is somebody's."""
+    def account_of(self, key: str) -> str | None:
+        """Whose API key it is; None where it is nobody's."""
         try:
             with self.database.read() as store:
-                self.catalog.accounts.authenticate(store, key)
+                return self.catalog.accounts.authenticate(store, key).account
         except Unauthenticated:
-            return False
-        return True
+            return None
 
     def tally(self) -> Tally:
         """What the database counts, by one reader once in TALLY_MS, however many ask."""
@@ -115,7 +117,8 @@ class SoundRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            if "json" in request.headers.get("content-type", "json"):
+            parsed = self.body_field is not None  # where it is not, a body may be large
+            if parsed and "json" in request.headers.get("content-type", "json"):
                 check_depth(await request.body())
             return await handler(request)
 

@@ -7,9 +7,10 @@ import hashlib
 import re
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from fastapi import Request
@@ -18,11 +19,15 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
-from marketplace.api.metrics import Metrics
 from marketplace.api.problems import answer
+from marketplace.errors import RateLimited, Unavailable
 from marketplace.services.blobs import BLOB_BYTES_MAX
 
+if TYPE_CHECKING:
+    from marketplace.api.metrics import Metrics
+
 WINDOW_S = 60
+STREAM_RETRY_S = 5
 CALLERS_MAX = 20_000
 BLOBS = "/v1/blobs"
 _DIGITS_MAX = 18
@@ -32,7 +37,8 @@ log = structlog.get_logger("api")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes of bodies, requests a minute per key or address, the most worked on at once.
+    """Sizes of bodies, requests a minute per account or address, the most worked on at once, the
+    most event streams open.
 
     A body has `body_seconds` to arrive, and a blob one second more per `blob_bytes_per_second`.
     """
@@ -43,6 +49,9 @@ class Limits:
     failed_logins_per_minute: int = 60
     in_flight: int = 256
     in_flight_per_address: int = 64
+    streams: int = 200
+    streams_per_account: int = 32
+    streams_per_address: int = 64
     body_seconds: float = 10
     blob_bytes_per_second: int = 512 * 1024
 
@@ -84,19 +93,60 @@ class Windows:
         return max(1, WINDOW_S - int(self._now() % WINDOW_S))
 
 
+class Streams:
+    """Open event streams, counted by account and by address."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._open: Counter[str] = Counter()
+        self._count = 0
+
+    def check(self, account: str, address: str) -> None:
+        """Pass if one more may open. Raises RateLimited, Unavailable."""
+        if self._open[account] >= self._limits.streams_per_account:
+            raise _too_many("the account has", self._limits.streams_per_account)
+        if self._open[f"ip:{address}"] >= self._limits.streams_per_address:
+            raise _too_many("your address has", self._limits.streams_per_address)
+        if self._count >= self._limits.streams:
+            raise Unavailable("too many event streams are open; come back")
+
+    @contextmanager
+    def hold(self, account: str, address: str) -> Iterator[None]:
+        """Count one stream as open. Raises as `check` does."""
+        self.check(account, address)
+        names = Counter((account, f"ip:{address}"))
+        self._open += names
+        self._count += 1
+        try:
+            yield
+        finally:
+            self._open -= names  # forgets what has none left
+            self._count -= 1
+
+
+def _too_many(whose: str, most: int) -> RateLimited:
+    facts = {"retry_after_seconds": STREAM_RETRY_S}
+    return RateLimited(f"{whose} {most} event streams open; close one first", facts=facts)
+
+
 class Gate:
     """The outermost layer: every response carries X-Request-Id and RateLimit, and is counted."""
 
     def __init__(
-        self, app: ASGIApp, limits: Limits, metrics: Metrics, verifies: Callable[[str], bool]
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        metrics: Metrics,
+        account_of: Callable[[str], str | None],
     ) -> None:
         self._app = app
-        self._verifies = verifies
+        self._account_of = account_of
         self._limits = limits
         self._metrics = metrics
         self._requests = Windows(limits.per_minute)
         self._failures = Windows(limits.failed_logins_per_minute)
         self._working: Counter[str] = Counter()
+        self._known: OrderedDict[str, tuple[str, float]] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -106,21 +156,20 @@ class Gate:
         given = request.headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.match(given) else f"req_{uuid7().hex}"
         request.state.request_id = request_id
-        address = request.client.host if request.client else "-"
-        credential = request.headers.get("authorization")
-        caller = _digest(credential) if credential else f"ip:{address}"
+        address = address_of(request)
+        request.state.caller = f"ip:{address}"
         status, began = 0, time.monotonic()
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._headers(message, caller, request_id)
+                self._headers(message, request.state.caller, request_id)
                 self._metrics.answered(scope, status, time.monotonic() - began)
             await send(message)
 
         most, seconds = self._limits.body_of(scope["path"])
-        refused = self._refusal(request, caller, address, most)
+        refused = self._refusal(request, address, most)
         if refused is not None:
             await refused(scope, receive, send_with_headers)
             return
@@ -159,25 +208,45 @@ class Gate:
             await send(message)
 
         try:
-            app = (
-                self._app
-                if await self._trusted(request, address)
-                else self._come_back(request, self._failures.resets_in())
-            )
+            app = await self._admit(request, address)
             await app(scope, receive, watch)
         finally:
             release()
 
-    async def _trusted(self, request: Request, address: str) -> bool:
-        """Whether an address may go on: it has not failed to log in often, or its key is good."""
-        if self._failures.left(address):
-            return True
-        kind, _, key = request.headers.get("authorization", "").partition(" ")
-        return kind.lower() == "bearer" and await run_in_threadpool(self._verifies, key.strip())
+    async def _admit(self, request: Request, address: str) -> ASGIApp:
+        """The application, or a refusal where account or address ask too often.
 
-    def _refusal(self, request: Request, caller: str, address: str, most: int) -> ASGIApp | None:
-        if not self._requests.take(caller):
+        A request counts for its key's account, and for its address where no key is good: made-up
+        keys gain nothing. Where many fail to log in, a good key alone goes on.
+        """
+        guessed = not self._failures.left(address)
+        account = await self._account(request, fresh=guessed)
+        if account is not None:
+            request.state.caller = account
+        if not self._requests.take(request.state.caller):
             return self._come_back(request, self._requests.resets_in())
+        if guessed and account is None:
+            return self._come_back(request, self._failures.resets_in())
+        return self._app
+
+    async def _account(self, request: Request, fresh: bool) -> str | None:
+        """Whose API key a request carries; looked up once a minute unless `fresh`."""
+        kind, _, key = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() != "bearer":
+            return None
+        digest, now = _digest(key.strip()), time.monotonic()
+        found, until = self._known.get(digest, (None, 0.0))
+        if found is not None and now < until and not fresh:
+            return found
+        account = await run_in_threadpool(self._account_of, key.strip())
+        if account is not None:
+            self._known[digest] = (account, now + WINDOW_S)
+            self._known.move_to_end(digest)
+            if len(self._known) > CALLERS_MAX:
+                self._known.popitem(last=False)
+        return account
+
+    def _refusal(self, request: Request, address: str, most: int) -> ASGIApp | None:
         if self._working[address] >= self._limits.in_flight_per_address:
             return self._come_back(request, 1)
         if self._working.total() >= self._limits.in_flight:
@@ -200,6 +269,11 @@ class Gate:
             (b"ratelimit-policy", policy.encode()),
             (b"ratelimit", f'"default";r={left};t={reset}'.encode()),
         ]
+
+
+def address_of(request: Request) -> str:
+    """Where a request comes from; behind a trusted proxy, what the proxy says."""
+    return request.client.host if request.client else "-"
 
 
 def _too_large(most: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from typing import Any
 
 from fastapi import Request
@@ -13,14 +14,14 @@ from sse_starlette.sse import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from marketplace.api.edge import Edge
-from marketplace.errors import Unavailable
+from marketplace.api.limits import address_of
+from marketplace.errors import RateLimited, Unavailable
 from marketplace.services.common import Principal, iso
 from marketplace.services.records import JOB_ENDED, JobEvent
 
 POLL_S = 0.25
 BATCH = 200
 PING_S = 15
-STREAMS_MAX = 200
 
 
 def event_json(event: JobEvent) -> dict[str, Any]:
@@ -28,21 +29,35 @@ def event_json(event: JobEvent) -> dict[str, Any]:
     return {"id": event.seq, "type": event.type, "data": event.data, "at": iso(event.at_ms)}
 
 
-async def watch(edge: Edge, caller: Principal, job_id: str) -> None:
-    """Pass if the caller may watch the job. Raises NotFound, Unavailable."""
+async def watch(edge: Edge, caller: Principal, request: Request, job_id: str) -> None:
+    """Pass if the caller may watch the job. Raises NotFound, RateLimited, Unavailable."""
 
     def check() -> None:
         with edge.database.read() as store:
             edge.catalog.jobs.get(store, caller, job_id)
 
     await run_in_threadpool(check)
-    if edge.streams >= STREAMS_MAX:
-        raise Unavailable("too many event streams are open; come back")
+    edge.streams.check(caller.account, address_of(request))
 
 
-def event_stream(edge: Edge, request: Request, job_id: str, after: int) -> EventSourceResponse:
+def event_stream(
+    edge: Edge, caller: Principal, request: Request, job_id: str, after: int
+) -> EventSourceResponse:
     """The events after a number, then new ones as they come, until the job is quite over."""
-    return EventSourceResponse(_events(edge, request, job_id, after), ping=PING_S)
+    return EventSourceResponse(_held(edge, caller, request, job_id, after), ping=PING_S)
+
+
+async def _held(
+    edge: Edge, caller: Principal, request: Request, job_id: str, after: int
+) -> AsyncIterator[ServerSentEvent]:
+    """The stream while it counts as open. One that others overtook since `watch` ends at once."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(edge.streams.hold(caller.account, address_of(request)))
+        except (RateLimited, Unavailable):
+            return
+        async for event in _events(edge, request, job_id, after):
+            yield event
 
 
 async def _events(
@@ -56,17 +71,13 @@ async def _events(
             closed = lease is None or lease.state in ("closed", "failed_to_open")
             return rows, job is None or (job.state in JOB_ENDED and closed)
 
-    edge.streams += 1
-    try:
-        while not await request.is_disconnected():
-            rows, over = await run_in_threadpool(fetch, after)
-            for row in rows:
-                after = row.seq
-                data = json.dumps({**row.data, "at": iso(row.at_ms)}, separators=(",", ":"))
-                yield ServerSentEvent(data, event=row.type, id=str(row.seq))
-            if over and not rows:
-                return
-            if len(rows) < BATCH:
-                await asyncio.sleep(POLL_S)
-    finally:
-        edge.streams -= 1
+    while not await request.is_disconnected():
+        rows, over = await run_in_threadpool(fetch, after)
+        for row in rows:
+            after = row.seq
+            data = json.dumps({**row.data, "at": iso(row.at_ms)}, separators=(",", ":"))
+            yield ServerSentEvent(data, event=row.type, id=str(row.seq))
+        if over and not rows:
+            return
+        if len(rows) < BATCH:
+            await asyncio.sleep(POLL_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from marketplace.cli.output import columns, note, show, show_rows, warn
 
 if TYPE_CHECKING:
     from marketplace.agent.config import AgentConfig, NodeConfig
+    from marketplace.agent.journal import Journal
     from marketplace.cli.context import Cli
     from marketplace.sdk import Coulomb
     from marketplace.sdk.models import Node
@@ -172,6 +174,63 @@ def resume(
             return
         resumed = client.nodes.resume(found.id)
     show(_node_row(resumed, None), NODES)
+
+
+@app.command()
+def vouchers(config: ConfigFile = None) -> None:
+    """What this machine's leases were countersigned for, and the call that settles each.
+
+    Needs neither server nor chain: `cast send CONTRACT DATA` from any account does the rest.
+    """
+    from marketplace.agent.exits import held
+
+    with closing(_journal(config)) as journal:
+        rows = [
+            {
+                "lease": item.lease_id,
+                "ms": item.signed.voucher.ms,
+                "chain": item.domain.chain_id,
+                "contract": item.domain.verifying_contract,
+                "data": "0x" + item.calldata.hex(),
+            }
+            for item in held(journal)
+        ]
+    show_rows(rows, columns("lease", "ms", "chain", "contract", "data"))
+
+
+@app.command()
+def settle(config: ConfigFile = None) -> None:
+    """Settle what this machine's leases were countersigned for, straight on the chain.
+
+    The market does so by itself; this is for when it, or the witness, is gone. The account pays the
+    gas, and the usage is paid to each lease's provider.
+    """
+    from marketplace.agent.exits import held, payable
+    from marketplace.cli.wallet import SENT
+
+    cli = current()
+    with closing(_journal(config)) as journal:
+        found = held(journal)
+    batches = payable(found, cli.chain, cli.account())
+    count = sum(len(batch.signed) for batch in batches)
+    note(f"{count} of {len(found)} vouchers would be paid now")
+    if cli.dry_run or not count:
+        return
+    signer = cli.signer()
+    confirm(f"Settle {count} vouchers in {len(batches)} transactions?")
+    show_rows([batch.send(signer) for batch in batches], SENT)
+
+
+def _journal(config: Path | None) -> Journal:
+    """This machine's journal; an agent may be at work on it."""
+    from marketplace.agent.journal import Journal
+    from marketplace.agent.state import journal_of
+    from marketplace.sdk.errors import InputError
+
+    path = journal_of(load(config).state_dir)
+    if not path.is_file():
+        raise InputError(f"{path} is no journal", fix="name the agent's file with --config")
+    return Journal(path)
 
 
 def _named(client: Coulomb, node: str) -> Node:

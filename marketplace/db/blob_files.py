@@ -4,10 +4,50 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from marketplace.errors import Unavailable
+
 PIECE_BYTES = 256 * 1024
+FREE_BYTES_MIN = 512 * 1024 * 1024  # left to the database, which may lie on the same disk
+
+
+class FileDraft:
+    """A file without its name yet. Implements `marketplace.services.ports.BlobDraft`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._path = folder / f"{secrets.token_hex(16)}.new"
+        self._file = self._path.open("xb")
+
+    def write(self, piece: bytes) -> None:
+        """Add bytes. Raises Unavailable where the disk is almost full."""
+        if shutil.disk_usage(self._folder).free < FREE_BYTES_MIN + len(piece):
+            raise Unavailable("the blob store is full; its operator has to make room")
+        self._file.write(piece)
+
+    def keep(self, sha256: str) -> None:
+        """Make the bytes durable under their name: synced, then renamed into place."""
+        path = path_of(self._folder, sha256)
+        if path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._path.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def discard(self) -> None:
+        """Close the file; what was not kept is gone."""
+        self._file.close()
+        self._path.unlink(missing_ok=True)
 
 
 class BlobFolder:
@@ -16,34 +56,20 @@ class BlobFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def _path(self, sha256: str) -> Path:
-        return self._folder / sha256[:2] / sha256
-
-    def write(self, sha256: str, body: bytes) -> None:
-        """Keep the bytes durably: a file beside, synced, renamed into place."""
-        path = self._path(sha256)
-        if path.exists():
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f"{sha256}.{secrets.token_hex(8)}.new")
+    @contextmanager
+    def draft(self) -> Iterator[FileDraft]:
+        """A new file, gone at the end unless it was kept."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        made = FileDraft(self._folder)
         try:
-            with beside.open("xb") as file:
-                file.write(body)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
+            yield made
         finally:
-            beside.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            made.discard()
 
     def open(self, sha256: str) -> Iterator[bytes]:
         """The bytes in pieces. Raises KeyError if they are not here."""
         try:
-            file = self._path(sha256).open("rb")
+            file = path_of(self._folder, sha256).open("rb")
         except FileNotFoundError:
             raise KeyError(sha256) from None
 
@@ -53,3 +79,8 @@ class BlobFolder:
                     yield piece
 
         return pieces()
+
+
+def path_of(folder: Path, sha256: str) -> Path:
+    """Where a blob's bytes lie."""
+    return folder / sha256[:2] / sha256

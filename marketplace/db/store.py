@@ -8,16 +8,22 @@ from dataclasses import fields
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
+    String,
     Table,
     and_,
+    cast,
     delete,
+    exists,
     func,
     insert,
+    literal,
     select,
     text,
     true,
+    union_all,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -26,7 +32,7 @@ from sqlmodel import SQLModel
 
 from marketplace.db import outbox, tables
 from marketplace.services import records
-from marketplace.services.ports import Duplicate, Tally
+from marketplace.services.ports import BLOB_ROW_BYTES, CANCEL_KEY, Duplicate, Tally
 from settlement.events import event_from_json
 from settlement.ports import BlockRef, Intent, IntentKind, LoggedEvent
 
@@ -271,6 +277,32 @@ class SqlStore:
         """Delete stored answers older than a time; returns how many."""
         table = table_of(tables.IdempotentReplyRow)
         return self.connection.execute(delete(table).where(table.c.created_ms < before_ms)).rowcount
+
+    def order_salts(self, account: str, lowest: int, highest: int) -> tuple[int, int] | None:
+        """Least and greatest salt of the account's orders in a range that no Cancel voids."""
+        asks, bids = table_of(tables.AskRow), table_of(tables.BidRow)
+        intents = table_of(tables.IntentRow)
+        asked = cast(asks.c.message["salt"].as_string(), BigInteger).label("salt")
+        bidden = cast(bids.c.salt, BigInteger).label("salt")
+        salts = union_all(
+            select(asked).where(asks.c.provider == account),
+            select(bidden).where(bids.c.account == account),
+        ).subquery()
+        before, after = CANCEL_KEY.format(account=account, salt="\0", and_older=0).split("\0")
+        key = literal(before) + cast(salts.c.salt, String) + literal(after)
+        void = exists().where(intents.c.key == key)
+        query = select(func.min(salts.c.salt), func.max(salts.c.salt)).where(
+            salts.c.salt >= lowest, salts.c.salt <= highest, ~void
+        )
+        least, greatest = self.connection.execute(query).one()
+        return None if least is None else (int(least), int(greatest))
+
+    def blob_bytes(self, owner: str, since_ms: int) -> int:
+        """What an account has uploaded since, with BLOB_ROW_BYTES for each blob."""
+        table = table_of(tables.BlobRow)
+        total = func.coalesce(func.sum(table.c.size + BLOB_ROW_BYTES), 0)
+        query = select(total).where(table.c.owner == owner, table.c.created_ms >= since_ms)
+        return int(self.connection.execute(query).scalar_one())
 
     def lead(self, name: str) -> bool:
         """Advisory lock for this transaction; on SQLite the one writer always leads."""

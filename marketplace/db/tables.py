@@ -250,6 +250,7 @@ class LeaseRow(SQLModel, table=True):
     arbiter: str = Field(index=True, max_length=42)
     claimed_ms: int = _big()
     claim: Json | None = _json()
+    refused_count: int = Field(sa_column_kwargs={"server_default": "0"})
 
 
 class AttestationRow(SQLModel, table=True):

@@ -8,7 +8,7 @@ from pathlib import Path
 from marketplace.sdk.errors import ConfigError, VerificationError
 from marketplace.sdk.models import MarketConfig
 from marketplace.sdk.profile import state_dir
-from marketplace.witness.desk import Desk
+from marketplace.witness.desk import Accepts, Desk
 from marketplace.witness.journal import Journal
 from settlement.eip712 import Domain, checksum
 from settlement.signing import Signer
@@ -120,9 +120,24 @@ class Session:
             escrow = domain.verifying_contract.lower()
             name = f"{domain.chain_id}-{escrow}-{signer.address.lower()}.db"
             journal = Journal(self._state_dir() / "witness" / name)
-            self._desk = Desk(signer, domain, journal, ())
+            self._desk = Desk(signer, domain, journal, (), accepts=self._contract_accepts())
         self._desk.witness_for(buyers)
         return self._desk
+
+    def _contract_accepts(self) -> Accepts | None:
+        """Asks a buyer that is a contract whether it signed; None where no chain is known."""
+        url = self.rpc_url or (self.market.rpc_url if self.market else None)
+        if not url:
+            return None
+        chain_id = self.domain().chain_id
+
+        def ask(account: str, digest: bytes, signature: bytes) -> bool:
+            from settlement.chain.client import ChainClient
+            from settlement.chain.wallets import accepts
+
+            return accepts(ChainClient(url, chain_id), account, digest, signature)
+
+        return ask
 
     def close(self) -> None:
         """Close the journal, where one was opened."""

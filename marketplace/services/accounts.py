@@ -194,19 +194,22 @@ class Accounts:
         """The account's next salt, which no later call returns again."""
         return take_salt(store, address, self.clock())
 
-    def funds(self, store: Store, caller: Principal, address: str) -> dict[str, Any]:
-        """Free and locked atoms of the caller's own account, and its next salt.
-
-        Raises NotFound for another's, ChainError where the chain cannot be reached.
+    def free(self, caller: Principal, address: str) -> int:
+        """Free atoms of the caller's own account: asked before any transaction is begun, which a
+        slow chain would keep open. Raises NotFound for another's, ChainError.
         """
         if checksum_or_none(address) != caller.account:
             raise NotFound("no such account, or not yours")
+        return self.reads.balance_of(caller.account)
+
+    def funds(self, store: Store, caller: Principal, free: int) -> dict[str, Any]:
+        """Free and locked atoms of the caller's account, and its next salt."""
         row = store.accounts.get(caller.account)
         open_leases = store.leases.find(buyer=caller.account, state=LEASE_OPEN)
         locked = sum(lease.lock - lease.released for lease in open_leases)
         return {
             "address": caller.account,
-            "free": money(self.market, self.reads.balance_of(caller.account)),
+            "free": money(self.market, free),
             "locked": money(self.market, max(0, locked)),
             "reserved": money(self.market, reserved(store, caller.account)),
             "next_salt": row.next_salt if row else 0,

@@ -36,6 +36,7 @@ from settlement.units import MAX_FEE_BPS, UINT16_MAX, UINT32_MAX
 
 DAY_S = 86_400
 EXPIRY_MAX_S = 400 * DAY_S
+ASKS_MAX = 64  # of a node, open or suspended: every search of the book looks at them
 DEFAULTS = {
     "min_duration": 0,
     "max_duration": 30 * DAY_S,
@@ -172,6 +173,9 @@ class Asks:
             expiry_s=ask.expiry,
             created_ms=now_ms,
         )
+        others = store.asks.find(node_id=node.id, state=("open", "suspended"), limit=ASKS_MAX)
+        if len(others) == ASKS_MAX:
+            raise Conflict(f"a node has at most {ASKS_MAX} asks; cancel one first")
         try:
             store.asks.add(row)
         except Duplicate as error:

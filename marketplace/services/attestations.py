@@ -31,6 +31,7 @@ from settlement.signing import verify
 from settlement.usage import UsageVector
 
 TOLERANCE_MS = 2_000
+REFUSED_KEPT = 20  # of a lease, the newest: enough to see what its meter does wrong
 
 
 class Refusal(StrEnum):
@@ -110,7 +111,16 @@ class Attestations:
         store.attestations.add(row)
         if reason is None:
             self._accept(store, lease, statement, now_ms)
+        else:
+            self._refuse(store, lease)
         return row, reason
+
+    def _refuse(self, store: Store, lease: LeaseRecord) -> None:
+        """Count one more refused; a provider that repeats itself does not fill the table."""
+        store.leases.put(replace(lease, refused_count=lease.refused_count + 1))
+        kept = store.attestations.find(lease_id=lease.id, state="refused")
+        for old in kept[:-REFUSED_KEPT]:
+            store.attestations.remove(id=old.id)
 
     def _refusal(
         self, lease: LeaseRecord, said: UsageAttestation, signature: bytes, now_ms: int

@@ -5,15 +5,42 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from marketplace.errors import NotFound, TooLarge
+from marketplace.services.accounts import account_row
 from marketplace.services.common import Principal, new_id
-from marketplace.services.ports import BlobFiles, Clock, Store
+from marketplace.services.ports import BlobDraft, BlobFiles, Clock, Store
 from marketplace.services.records import Blob
 
 BLOB_BYTES_MAX = 64 * 1024 * 1024
+DAY_MS = 86_400_000
+DAY_BYTES_MAX = 16 * 1024**3  # of an account in 24 hours
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+
+
+class Upload:
+    """One blob on its way in: hashed and counted as it comes, so it is never whole in memory."""
+
+    def __init__(self, draft: BlobDraft) -> None:
+        self._draft = draft
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def write(self, piece: bytes) -> None:
+        """Take the next bytes. Raises TooLarge, Unavailable."""
+        self.size += len(piece)
+        if self.size > BLOB_BYTES_MAX:
+            raise TooLarge(f"a blob has at most {BLOB_BYTES_MAX} bytes")
+        self._hash.update(piece)
+        self._draft.write(piece)
+
+    def keep(self) -> str:
+        """Make the bytes durable, before any row names them; returns their SHA-256."""
+        sha256 = self._hash.hexdigest()
+        self._draft.keep(sha256)
+        return sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +49,30 @@ class Blobs:
 
     files: BlobFiles
     clock: Clock
+    day_bytes_max: int = DAY_BYTES_MAX
 
-    def keep(self, body: bytes) -> str:
-        """Write the bytes durably, before any row names them; returns their SHA-256."""
-        if len(body) > BLOB_BYTES_MAX:
-            raise TooLarge(f"a blob has at most {BLOB_BYTES_MAX} bytes")
-        sha256 = hashlib.sha256(body).hexdigest()
-        self.files.write(sha256, body)
-        return sha256
+    @contextmanager
+    def receive(self) -> Iterator[Upload]:
+        """An upload; nothing stays of one that is not kept. Raises Unavailable."""
+        with self.files.draft() as draft:
+            yield Upload(draft)
+
+    def check_room(self, store: Store, caller: Principal, size: int) -> None:
+        """Pass if the caller may upload so many bytes now. Raises TooLarge."""
+        used = store.blob_bytes(caller.account, self.clock() - DAY_MS)
+        if used + size > self.day_bytes_max:
+            left = max(0, self.day_bytes_max - used)
+            detail = f"an account uploads at most {self.day_bytes_max} bytes in 24 hours"
+            raise TooLarge(f"{detail}; {left} are left, of which every blob takes a few KiB more")
 
     def own(self, store: Store, caller: Principal, sha256: str, size: int) -> Blob:
-        """Note that the caller has uploaded these bytes; again changes nothing."""
-        row = Blob(new_id("blob"), sha256, caller.account, size, self.clock())
-        store.blobs.ensure(row)
-        return store.blobs.one(owner=caller.account, sha256=sha256) or row
+        """Note that the caller has uploaded these bytes; again changes nothing. Raises TooLarge."""
+        account_row(store, caller.account, self.clock(), lock=True)  # uploads are counted in turn
+        known = store.blobs.one(owner=caller.account, sha256=sha256)
+        if known is not None:
+            return known
+        self.check_room(store, caller, size)
+        return store.blobs.add(Blob(new_id("blob"), sha256, caller.account, size, self.clock()))
 
     def open(self, store: Store, caller: Principal, sha256: str) -> Iterator[bytes]:
         """The bytes in pieces. Raises NotFound, also where the caller may not know of them."""

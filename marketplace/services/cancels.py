@@ -8,9 +8,9 @@ from typing import Any
 from marketplace.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Problem
 from marketplace.services.accounts import account_row
 from marketplace.services.asks import Asks
-from marketplace.services.common import Principal, check_signature, parse_struct
+from marketplace.services.common import Principal, account_refusal, parse_struct
 from marketplace.services.jobs import Jobs
-from marketplace.services.ports import Clock, Market, Store
+from marketplace.services.ports import CANCEL_KEY, Clock, EscrowReads, Market, Store
 from marketplace.services.records import JOB_LIVE, Account
 from settlement.chain.calls import EscrowCalls
 from settlement.orders import Cancel
@@ -20,11 +20,20 @@ UNOPENED = ("queued", "matched")
 
 
 @dataclass(frozen=True, slots=True)
+class SignedCancel:
+    """A Cancel that its account signed."""
+
+    cancel: Cancel
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Cancels:
     """Asks and bids that open no further lease; leases that are open go on."""
 
     market: Market
     clock: Clock
+    reads: EscrowReads
     calls: EscrowCalls
     asks: Asks
     jobs: Jobs
@@ -37,10 +46,12 @@ class Cancels:
         if order_id is not None:
             return Cancel(caller.account, self._salt(store, caller, order_id), False)
         account = store.accounts.get(caller.account)
-        left = [] if account is None else self._left(store, account)
+        left = account and store.order_salts(
+            account.address, account.orders_from, account.next_salt
+        )
         if not left:
             raise Conflict("the account has no orders that could be cancelled")
-        return Cancel(caller.account, max(left), True)
+        return Cancel(caller.account, left[1], True)
 
     def _salt(self, store: Store, caller: Principal, order_id: str) -> int:
         if order_id.startswith("ask_"):
@@ -54,25 +65,33 @@ class Cancels:
                 return int(bid.salt)
         raise NotFound("no such order")
 
-    def submit(
-        self, store: Store, caller: Principal, message: Any, signature: bytes
-    ) -> dict[str, Any]:
-        """Take the orders off the book and send the Cancel to the chain.
+    def read(self, caller: Principal, message: Any, signature: bytes) -> SignedCancel:
+        """Check a Cancel, if need be by the chain, before any transaction is begun.
 
-        Raises InvalidInput, InvalidSignature, AlreadyExists, Unavailable.
+        Raises InvalidInput, InvalidSignature, ChainError.
         """
         cancel = parse_struct(Cancel, message, "/cancel")
         if cancel.account != caller.account:
             problem = Problem("/cancel/account", "must be the account of the API key")
             raise InvalidInput([problem])
-        check_signature(cancel, signature, cancel.account, self.market)
+        refusal = account_refusal(cancel, signature, cancel.account, self.market, self.reads)
+        if refusal is not None:
+            raise refusal
+        return SignedCancel(cancel, signature)
+
+    def submit(self, store: Store, caller: Principal, signed: SignedCancel) -> dict[str, Any]:
+        """Take the orders off the book and send the Cancel to the chain.
+
+        Raises InvalidInput, AlreadyExists, Unavailable.
+        """
+        cancel = signed.cancel
         account = account_row(store, cancel.account, self.clock(), lock=True)
         self._check_worth(store, account, cancel)
         if cancel.and_older:
             lowest = max(account.orders_from, cancel.salt + 1)
             store.accounts.put(replace(account, orders_from=lowest))
         cancelled = [*self._asks(store, caller, cancel), *self._bids(store, caller, cancel)]
-        data = self.calls.cancel(cancel, signature)
+        data = self.calls.cancel(cancel, signed.signature)
         store.enqueue(IntentKind.CANCEL, _key(cancel), self.calls.payload(data))
         return {"cancel": cancel.to_message(), "orders": cancelled}
 
@@ -85,25 +104,16 @@ class Cancels:
             problem = Problem("/cancel/salt", "is cancelled already, or about to be")
             raise AlreadyExists("the orders are cancelled already", problems=[problem])
         if not cancel.and_older:
-            if cancel.salt not in self._salts(store, account.address):
+            known = cancel.salt < account.next_salt
+            if not known or not store.order_salts(account.address, cancel.salt, cancel.salt):
                 raise InvalidInput([Problem("/cancel/salt", "is no order of yours here")])
             return
         if cancel.salt >= account.next_salt:
             detail = f"must be below {account.next_salt}, the next order's"
             raise InvalidInput([Problem("/cancel/salt", detail)])
-        if not any(salt <= cancel.salt for salt in self._left(store, account)):
+        if not store.order_salts(account.address, account.orders_from, cancel.salt):
             detail = "has no order of yours at or below it that is not cancelled"
             raise InvalidInput([Problem("/cancel/salt", detail)])
-
-    def _left(self, store: Store, account: Account) -> list[int]:
-        """Salts of the account's orders that no Cancel has made void."""
-        salts = (s for s in self._salts(store, account.address) if s >= account.orders_from)
-        return [s for s in salts if store.intent(_key(Cancel(account.address, s, False))) is None]
-
-    def _salts(self, store: Store, account: str) -> set[int]:
-        """Salts of every ask and bid of an account, whatever became of them."""
-        asks = {int(row.message["salt"]) for row in store.asks.find(provider=account)}
-        return asks | {int(row.salt) for row in store.bids.find(account=account)}
 
     def _asks(self, store: Store, caller: Principal, cancel: Cancel) -> list[str]:
         rows = store.asks.find(provider=caller.account, state=("open", "suspended"))
@@ -131,5 +141,5 @@ def _covers(cancel: Cancel, salt: int) -> bool:
 
 
 def _key(cancel: Cancel) -> str:
-    """The outbox's key: one transaction for one Cancel, however often it is signed."""
-    return f"cancel:{cancel.account}:{cancel.salt}:{int(cancel.and_older)}"
+    names = {"account": cancel.account, "salt": cancel.salt, "and_older": int(cancel.and_older)}
+    return CANCEL_KEY.format(**names)

@@ -163,6 +163,6 @@ def catalog_of(
         projection=Projection(market, clock, conclusions),
         settling=Settling(market, clock, database, calls, conclusions),
         watchdog=Watchdog(market, clock, database, conclusions, since_ms=clock()),
-        disputes=Disputes(market, calls),
-        cancels=Cancels(market, clock, calls, asks, jobs),
+        disputes=Disputes(market, reads, calls),
+        cancels=Cancels(market, clock, reads, calls, asks, jobs),
     )

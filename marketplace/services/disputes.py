@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from marketplace.errors import Conflict, InvalidInput, NotFound, Problem
+from marketplace.errors import Conflict, InvalidInput, InvalidSignature, NotFound, Problem
 from marketplace.services.claims import claim_json
-from marketplace.services.common import Principal, check_signature, money, money_text, parse_struct
+from marketplace.services.common import Principal, account_refusal, money, money_text, parse_struct
 from marketplace.services.leases import lease_bytes, party, ref_of
-from marketplace.services.ports import Market, Store
+from marketplace.services.ports import EscrowReads, Market, Store
 from marketplace.services.records import LeaseRecord
 from marketplace.services.settling import signed_voucher
 from settlement.attestation import Ruling
@@ -31,10 +31,20 @@ VOUCHER_GAS = 150_000
 
 
 @dataclass(frozen=True, slots=True)
+class SignedRuling:
+    """A ruling, its signature, and why that is not the caller's, as far as no store is needed."""
+
+    ruling: Ruling
+    signature: bytes
+    refusal: InvalidSignature | None
+
+
+@dataclass(frozen=True, slots=True)
 class Disputes:
     """What follows where meter and witness do not agree."""
 
     market: Market
+    reads: EscrowReads
     calls: EscrowCalls
 
     def find(
@@ -167,19 +177,28 @@ class Disputes:
             raise InvalidInput([Problem("/award", detail)])
         return Ruling(lease.buyer, lease.provider, lease_bytes(lease), award)
 
+    def read(self, caller: Principal, message: Any, signature: bytes) -> SignedRuling:
+        """Read a ruling and its signature, if need be by the chain, before any transaction is
+        begun. Raises InvalidInput, ChainError.
+        """
+        ruling = parse_struct(Ruling, message, "/ruling")
+        refusal = account_refusal(ruling, signature, caller.account, self.market, self.reads)
+        return SignedRuling(ruling, signature, refusal)
+
     def rule(
-        self, store: Store, caller: Principal, lease_id: str, message: Any, signature: bytes
+        self, store: Store, caller: Principal, lease_id: str, signed: SignedRuling
     ) -> LeaseRecord:
-        """Send the arbiter's signed ruling to the chain.
+        """Send the ruling that the caller signed as the lease's arbiter to the chain.
 
         Raises NotFound, Conflict, InvalidInput, InvalidSignature.
         """
         lease = self._arbitrated(store, caller, lease_id)
-        ruling = parse_struct(Ruling, message, "/ruling")
+        ruling = signed.ruling
         if ruling != self.prepare_ruling(store, caller, lease_id, ruling.award):
             raise InvalidInput([Problem("/ruling", "names another lease")])
-        check_signature(ruling, signature, lease.arbiter, self.market)
-        data = self.calls.rule(orders_of(store, lease), ruling.award, signature)
+        if signed.refusal is not None:
+            raise signed.refusal
+        data = self.calls.rule(orders_of(store, lease), ruling.award, signed.signature)
         key = f"rule:{lease.id}:{ruling.award}"
         store.enqueue(IntentKind.RULE, key, self.calls.payload(data))
         return lease

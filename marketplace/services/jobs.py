@@ -35,9 +35,11 @@ from marketplace.services.jobstates import cost_of, set_state, tell
 from marketplace.services.orderlog import log_bid, log_bid_closed
 from marketplace.services.ports import Clock, Duplicate, EscrowReads, Market, Store
 from marketplace.services.quotes import Quotes
-from marketplace.services.records import JOB_ENDED, BidRecord, JobRecord
+from marketplace.services.records import JOB_ENDED, JOB_LIVE, BidRecord, JobRecord
 from settlement.eip712 import ZERO_ADDRESS
 from settlement.orders import Bid
+
+LIVE_MAX = 2_000  # jobs of an account: each submission adds up what they may lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +91,8 @@ class Jobs:
 
         expect(bid.buyer == caller.account, "buyer", "must be the account of the API key")
         expect(bid.witness != ZERO_ADDRESS, "witness", "must be a key that countersigns usage")
-        openers = (ZERO_ADDRESS, self.market.opener)
-        expect(bid.opener in openers, "opener", f"must be {self.market.opener}, or zero: anyone")
+        # One that anyone may open could be opened again after its job: its budget is not spent.
+        expect(bid.opener == self.market.opener, "opener", f"must be {self.market.opener}")
         expect(bid.expiry > now_s, "expiry", "has passed")
         expect(bid.expiry <= now_s + EXPIRY_MAX_S, "expiry", "lies more than 400 days ahead")
         expect(bid.max_fee_bps >= self.market.fee_bps, "maxFeeBps", "is below the market's fee")
@@ -99,11 +101,13 @@ class Jobs:
     def submit(self, store: Store, caller: Principal, order: Submission) -> JobRecord:
         """Store a job, its bid and its row of the order log. Of a refused one nothing is stored.
 
-        Raises AlreadyExists, InvalidInput, InsufficientBalance, BudgetExceeded.
+        Raises AlreadyExists, Conflict, InvalidInput, InsufficientBalance, BudgetExceeded.
         """
         now_ms = self.clock()
         note_salt(store, order.bid.buyer, order.bid.salt, "/bid/salt", now_ms)
         self._check_inputs(store, caller, order.spec)
+        if len(store.jobs.find(account=caller.account, state=JOB_LIVE, limit=LIVE_MAX)) == LIVE_MAX:
+            raise Conflict(f"an account has at most {LIVE_MAX} live jobs; let some end first")
         reserve = self._reserve(store, order)
         free = order.balance - reserved(store, caller.account)
         if free < reserve:

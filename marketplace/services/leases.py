@@ -151,6 +151,7 @@ class Leases:
             "used": {**usage_json(), **lease.attested},
             "countersigned": {**usage_json(), **lease.countersigned},
             "settled": {**usage_json(), **lease.settled},
+            "refused_attestations": lease.refused_count,
             "cost": money(self.market, cost_now(self.market, lease)),
             "released": money(self.market, lease.released),
             "refunded": money(self.market, lease.refunded),

@@ -18,6 +18,12 @@ from settlement.leases import OrderState
 from settlement.ports import BlockRef, Intent, IntentKind, LoggedEvent
 
 R = TypeVar("R")
+BLOB_ROW_BYTES = 4096
+"""What a blob costs beside its bytes, so that many small ones count, too."""
+
+
+CANCEL_KEY = "cancel:{account}:{salt}:{and_older}"
+"""The outbox's key of a Cancel: one transaction for each, however often it is signed."""
 
 
 class Duplicate(AlreadyExists):
@@ -171,6 +177,16 @@ class Store(Protocol):
         """Delete stored answers older than a time; returns how many."""
         ...
 
+    def order_salts(self, account: str, lowest: int, highest: int) -> tuple[int, int] | None:
+        """The least and the greatest salt in a range, ends included, of the account's asks and bids
+        that no Cancel of their own makes void, whatever became of them; None where there is none.
+        """
+        ...
+
+    def blob_bytes(self, owner: str, since_ms: int) -> int:
+        """Bytes of the blobs that an account has uploaded since, and BLOB_ROW_BYTES for each."""
+        ...
+
     def lead(self, name: str) -> bool:
         """Become the only holder of `name` until this transaction ends; False if another is."""
         ...
@@ -196,11 +212,23 @@ class Clock(Protocol):
         ...
 
 
+class BlobDraft(Protocol):
+    """Bytes of a blob that are still coming in."""
+
+    def write(self, piece: bytes) -> None:
+        """Add bytes. Raises Unavailable where there is no room."""
+        ...
+
+    def keep(self, sha256: str) -> None:
+        """Keep them durably by their SHA-256 in hex; the same bytes again change nothing."""
+        ...
+
+
 class BlobFiles(Protocol):
     """Where the bytes of blobs lie, by their SHA-256 in hex."""
 
-    def write(self, sha256: str, body: bytes) -> None:
-        """Keep the bytes durably; the same bytes again change nothing."""
+    def draft(self) -> AbstractContextManager[BlobDraft]:
+        """A place for bytes that come in; at its end they are gone unless they were kept."""
         ...
 
     def open(self, sha256: str) -> Iterator[bytes]:

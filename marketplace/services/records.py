@@ -251,11 +251,15 @@ class LeaseRecord:
     arbiter: str = ZERO_ADDRESS
     claimed_ms: int = 0
     claim: Json | None = None
+    refused_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class AttestationRecord:
-    """One attestation as it came, accepted or refused, and the voucher that answered it."""
+    """One attestation as it came, accepted or refused, and the voucher that answered it.
+
+    Of a lease's refused ones the newest few are kept; the lease's `refused_count` has them all.
+    """
 
     id: str
     lease_id: str

@@ -24,11 +24,12 @@ from marketplace.witness.policy import (
 )
 from settlement.attestation import Close, Stop, UsageAttestation, Voucher, voucher_for
 from settlement.eip712 import Domain, checksum
-from settlement.errors import SignatureError
+from settlement.errors import ChainError, SignatureError
 from settlement.orders import Ask, Bid, Prices
 from settlement.signing import Signer, sign, verify
 
 SAVE_EVERY_MS = 1_000
+Accepts = Callable[[str, bytes, bytes], bool]  # account, digest, signature; raises ChainError
 CANCELLED = "cancelled"
 
 
@@ -76,7 +77,10 @@ class Desk:
         journal: Journal,
         buyers: Iterable[str],
         clock: Clock | None = None,
+        accepts: Accepts | None = None,
     ) -> None:
+        """`accepts` asks a buyer's contract whether it signed; without it, keys alone sign."""
+        self._accepts = accepts
         self.signer = signer
         self.domain = domain
         self.buyers = frozenset(checksum(buyer) for buyer in buyers)
@@ -112,9 +116,15 @@ class Desk:
     def admit(self, claim: Claim) -> Refusal | None:
         """Take on a lease if its bid is signed by a buyer of ours and binds exactly this lease."""
         refusal = self._admit(claim)
-        if refusal is not None:
+        unasked = refusal is Refusal.UNCHECKED_BUYER and self._accepts is not None
+        if refusal is not None and not unasked:  # a chain that is away comes back
             self._refused[claim.lease_no] = refusal
         return refusal
+
+    def dismiss(self, lease_no: bytes, refusal: Refusal) -> None:
+        """Sign nothing more on a lease: what the market says of it cannot be."""
+        self._cases.pop(lease_no, None)
+        self._refused[lease_no] = refusal
 
     def _admit(self, claim: Claim) -> Refusal | None:
         if claim.bid.buyer not in self.buyers:
@@ -134,9 +144,21 @@ class Desk:
         try:
             verify(claim.bid, self.domain, claim.bid_signature, claim.bid.buyer)
         except SignatureError:
-            return Refusal.BAD_SIGNATURE
-        self._cases[claim.lease_no] = _Case(terms, claim.opened_unix)
-        return None
+            refusal = self._ask_contract(claim)
+        if refusal is None:
+            self._cases[claim.lease_no] = _Case(terms, claim.opened_unix)
+        return refusal
+
+    def _ask_contract(self, claim: Claim) -> Refusal | None:
+        """Whether the buyer is a contract that says that it signed. Source: ERC-1271."""
+        if self._accepts is None:
+            return Refusal.UNCHECKED_BUYER
+        digest = claim.bid.digest(self.domain)
+        try:
+            signed = self._accepts(claim.bid.buyer, digest, claim.bid_signature)
+        except ChainError:
+            return Refusal.UNCHECKED_BUYER
+        return None if signed else Refusal.BAD_SIGNATURE
 
     def adopt(
         self, lease_no: bytes, sequence: int, voucher: Voucher, signature: bytes

@@ -30,6 +30,7 @@ class Refusal(StrEnum):
     OTHER_LEASE = "other_lease"
     ABOVE_LIMIT = "above_limit"
     BAD_SIGNATURE = "bad_signature"
+    UNCHECKED_BUYER = "unchecked_buyer"  # not its key's signature, and no chain to ask its contract
     WENT_BACK = "went_back"
     AHEAD_OF_CLOCK = "ahead_of_clock"
     NO_HEARTBEAT = "no_heartbeat"

@@ -6,6 +6,7 @@ refusal by a contract CallReverted. Source: Ethereum JSON-RPC (execution-apis), 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -54,6 +55,12 @@ _REASONS = (
 )
 # What reading an answer raises where it is not the JSON, or not the members, of the specification.
 _GARBAGE = (ValueError, KeyError, TypeError, AttributeError)
+# How nodes name a failure of the code they ran, where it is no revert.
+_CODE_FAILED = re.compile(
+    r"out of ?gas|gas required|intrinsic gas|evm error|invalid (fe)?opcode|invalid jump"
+    r"|stack (under|over)flow|stack limit|write protection|return ?data|bad instruction",
+    re.IGNORECASE,
+)
 _KNOWN = ("already known", "already imported", "known transaction")
 
 
@@ -193,9 +200,14 @@ class ChainClient:
         sender: str,
         value: int = 0,
         at: BlockTag = "pending",
+        gas: int | None = None,
     ) -> int:
-        """Gas the call would take now. Raises CallReverted."""
+        """Gas the call would take now. Raises CallReverted, also where it needs more than `gas`;
+        some nodes name that otherwise: see `code_failed`.
+        """
         fields = _fields(to, data, sender, value)
+        if gas is not None:
+            fields["gas"] = gas
         with self._talk():
             return _int(self._web3.eth.estimate_gas(fields, at))
 
@@ -370,6 +382,11 @@ def _reverted(error: ContractLogicError, errors: Abi) -> CallReverted:
     if isinstance(data, str) and data.startswith("0x"):
         return errors.reverted(bytes.fromhex(data[2:]))
     return CallReverted("unknown", (str(error),))
+
+
+def code_failed(error: ChainError) -> bool:
+    """Whether a node says that the code it ran failed without a revert, as where gas ran out."""
+    return _CODE_FAILED.search(str(error)) is not None
 
 
 def with_margin(gas: int) -> int:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 from eth_abi.abi import encode
 
-from settlement.chain.client import ChainClient
+from settlement.chain.client import ChainClient, code_failed
 from settlement.errors import CallReverted, ChainError, ChainUnavailable, WrongChain
 
 MAGIC = bytes.fromhex("1626ba7e")  # selector of isValidSignature(bytes32,bytes), and its "yes"
 GAS_MAX = 300_000
 """Gas for call and calldata together: below what opening a lease leaves for one signature."""
-# How nodes name a failure of the code they ran, where it is no revert.
-_CODE_FAILED = re.compile(
-    r"out of ?gas|gas required|intrinsic gas|evm error|invalid (fe)?opcode|invalid jump"
-    r"|stack (under|over)flow|stack limit|write protection|return ?data|bad instruction",
-    re.IGNORECASE,
-)
 
 
 def accepts(client: ChainClient, account: str, digest: bytes, signature: bytes) -> bool:
@@ -34,7 +26,7 @@ def accepts(client: ChainClient, account: str, digest: bytes, signature: bytes) 
     except (ChainUnavailable, WrongChain):
         raise
     except ChainError as error:
-        if _CODE_FAILED.search(str(error)):
+        if code_failed(error):
             return False
         raise
     return answer == MAGIC.ljust(32, b"\0")

@@ -300,6 +300,18 @@ def test_open_is_for_the_named_opener(world: World) -> None:
     world.send(world.relayer, data)
 
 
+def test_a_bid_that_names_its_opener_is_not_opened_again_by_a_stranger(world: World) -> None:
+    lease = world.open(world.match(world.ask(), world.bid(opener=world.relayer.address)))
+    world.chain.warp(2)
+    world.send(world.relayer, lease.close(1_000))
+    free = world.escrow.balance_of(world.buyer.address)
+    before = Previous(lease.ref.provider, lease.opened.ask_hash, world.meter.address)
+    again = world.match(world.ask(node=2), lease.match.bid, previous=before)
+    error = refused(world, world.stranger, world.escrow.calls.open(again))
+    assert error.name == "NotOpener"
+    assert world.escrow.balance_of(world.buyer.address) == free
+
+
 @pytest.mark.parametrize("order", ["ask", "bid"])
 def test_open_needs_both_signatures(world: World, order: str) -> None:
     match = world.match()

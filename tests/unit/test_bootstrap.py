@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from marketplace.bootstrap import ROLES, Loop, Settings
+from marketplace.bootstrap import ROLES, Loop, Settings, app_of, server_config
+from settlement.eip712 import ZERO_ADDRESS
 from settlement.errors import ChainUnavailable
+from tests.market_world import market
 
 
 def test_settings_come_from_the_environment() -> None:
@@ -34,6 +39,38 @@ def test_unknown_roles_are_refused(roles: str) -> None:
     env = {"ETH_RPC_URL": "x", "COULOMB_CHAIN_ID": "1", "COULOMB_ROLES": roles}
     with pytest.raises(ValueError, match="roles are"):
         Settings.from_env(env)
+
+
+def test_an_api_that_knows_no_opener_does_not_start() -> None:
+    runtime: Any = SimpleNamespace(catalog=SimpleNamespace(market=market(opener=ZERO_ADDRESS)))
+    with pytest.raises(ValueError, match="COULOMB_OPENER"):
+        app_of(runtime)
+
+
+@pytest.mark.parametrize(
+    ("proxies", "peer", "seen"),
+    [
+        ("", "127.0.0.1", "127.0.0.1"),
+        ("10.0.0.9", "10.0.0.9", "6.6.6.6"),
+        ("10.0.0.9", "127.0.0.1", "127.0.0.1"),
+    ],
+)
+def test_an_address_is_what_the_peer_is_or_what_a_named_proxy_says(
+    proxies: str, peer: str, seen: str
+) -> None:
+    found = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        found.append(scope["client"][0])
+
+    config = server_config(cast(Any, app), proxies)
+    config.load()
+    scope = {
+        "type": "http", "scheme": "http", "client": (peer, 1),
+        "headers": [(b"x-forwarded-for", b"6.6.6.6")],
+    }  # fmt: skip
+    asyncio.run(config.loaded_app(scope, None, None))
+    assert found == [seen]
 
 
 def test_a_chain_that_is_away_slows_a_loop_down_and_ends_it_not() -> None:

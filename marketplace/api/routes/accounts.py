@@ -21,5 +21,7 @@ router = APIRouter(route_class=SoundRoute, prefix="/accounts", tags=["accounts"]
 )
 def get(edge: EdgeDep, caller: Anyone, address: Id) -> Any:
     """Free and locked money of the caller's account, and its next salt."""
+    accounts = edge.catalog.accounts
+    free = accounts.free(caller, address)
     with edge.database.read() as store:
-        return edge.catalog.accounts.funds(store, caller, address)
+        return accounts.funds(store, caller, free)

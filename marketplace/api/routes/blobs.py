@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
 
-from marketplace.api.edge import AUTH, OWNED, Anyone, EdgeDep, Reply, SoundRoute, problems, raw_body
+from marketplace.api.edge import AUTH, OWNED, Anyone, EdgeDep, Reply, SoundRoute, problems
 from marketplace.api.schemas.base import Id
 from marketplace.api.schemas.work import Blob
 
@@ -23,14 +24,31 @@ _RAW = {"application/octet-stream": {"schema": {"type": "string", "format": "bin
     responses=problems(*AUTH, "too_large"),
     openapi_extra={"requestBody": {"required": True, "content": _RAW}},
 )
-def put(edge: EdgeDep, caller: Anyone, body: Annotated[bytes, Depends(raw_body)]) -> Any:
-    """Store a file of up to 64 MiB by its SHA-256; the same file again changes nothing."""
+async def put(edge: EdgeDep, caller: Anyone, request: Request) -> Any:
+    """Store a file of up to 64 MiB by its SHA-256; the same file again changes nothing.
+
+    An account uploads up to 16 GiB in 24 hours.
+    """
     blobs = edge.catalog.blobs
-    sha256 = blobs.keep(body)
-    with edge.database.write() as store:
-        row = blobs.own(store, caller, sha256, len(body))
-    headers = {"Location": f"/v1/blobs/{sha256}"}
-    return Reply({"sha256": row.sha256, "size": row.size}, 201, headers).response()
+
+    def check(size: int) -> None:
+        with edge.database.read() as store:
+            blobs.check_room(store, caller, size)
+
+    await run_in_threadpool(check, 0)
+    with blobs.receive() as upload:
+        async for piece in request.stream():
+            await run_in_threadpool(upload.write, piece)
+
+        def keep() -> Reply:
+            check(upload.size)  # before the bytes stay
+            sha256 = upload.keep()
+            with edge.database.write() as store:
+                row = blobs.own(store, caller, sha256, upload.size)
+            headers = {"Location": f"/v1/blobs/{sha256}"}
+            return Reply({"sha256": row.sha256, "size": row.size}, 201, headers)
+
+        return (await run_in_threadpool(keep)).response()
 
 
 @router.get(

@@ -139,16 +139,24 @@ def prepare_ruling(edge: EdgeDep, caller: Anyone, lease_id: Id, draft: RulingDra
     operation_id="rule_claim",
     response_model=Claim,
     responses=problems(
-        *OWNED, "conflict", "invalid_signature", "idempotency_mismatch", "idempotency_in_flight"
+        *OWNED,
+        "chain_unavailable",
+        "conflict",
+        "invalid_signature",
+        "idempotency_mismatch",
+        "idempotency_in_flight",
     ),
 )
 def rule(edge: EdgeDep, caller: Anyone, lease_id: Id, body: RulingIn, write: WritingDep) -> Any:
     """Hand in a signed ruling; it goes to the chain."""
     disputes = edge.catalog.disputes
-    signature = from_hex(body.signature, "/signature")
+    stored = write.replay(caller)
+    if stored is not None:
+        return stored
+    signed = disputes.read(caller, body.ruling, from_hex(body.signature, "/signature"))
 
     def act(store: Store) -> Reply:
-        lease = disputes.rule(store, caller, lease_id, body.ruling, signature)
+        lease = disputes.rule(store, caller, lease_id, signed)
         return Reply(disputes.to_json(lease), 202, {"Location": f"/v1/leases/{lease.id}/claim"})
 
     return write.run(caller, act)

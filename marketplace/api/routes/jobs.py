@@ -47,6 +47,7 @@ def _is_number(text: str) -> bool:
         "invalid_order",
         "invalid_signature",
         "already_exists",
+        "conflict",
         "insufficient_balance",
         "budget_exceeded",
         "chain_unavailable",
@@ -138,8 +139,8 @@ async def events(
         if not _is_number(last_event_id):
             raise InvalidInput([Problem("/Last-Event-ID", "must be the id of an event")])
         after = int(last_event_id)
-    await watch(edge, caller, job_id)
-    return event_stream(edge, request, job_id, after)
+    await watch(edge, caller, request, job_id)
+    return event_stream(edge, caller, request, job_id, after)
 
 
 @router.get(

@@ -46,6 +46,7 @@ def prepare(edge: EdgeDep, caller: Anyone, draft: CancelDraft) -> Any:
     response_model=Cancelled,
     responses=problems(
         *OWNED,
+        "chain_unavailable",
         "conflict",
         "already_exists",
         "invalid_signature",
@@ -55,9 +56,13 @@ def prepare(edge: EdgeDep, caller: Anyone, draft: CancelDraft) -> Any:
 )
 def cancel(edge: EdgeDep, caller: Anyone, body: CancelIn, write: WritingDep) -> Any:
     """Make orders void: off the book now, on chain soon. Leases that are open go on."""
-    signature = from_hex(body.signature, "/signature")
+    cancels = edge.catalog.cancels
+    stored = write.replay(caller)
+    if stored is not None:
+        return stored
+    signed = cancels.read(caller, body.cancel, from_hex(body.signature, "/signature"))
 
     def act(store: Store) -> Reply:
-        return Reply(edge.catalog.cancels.submit(store, caller, body.cancel, signature), 202)
+        return Reply(cancels.submit(store, caller, signed), 202)
 
     return write.run(caller, act)

@@ -164,6 +164,7 @@ class Lease(Answer):
     used: Usage
     countersigned: Usage
     settled: Usage
+    refused_attestations: int
     cost: Money
     released: Money
     refunded: Money
@@ -247,7 +248,7 @@ class LogIn(Body):
 
     stream: str = Field(max_length=16, examples=["stdout"])
     offset: int = Field(ge=0, le=OFFSET_MAX, description="UTF-8 bytes of the stream before this")
-    text: str = Field(max_length=LOG_TEXT_MAX)
+    text: str = Field(min_length=1, max_length=LOG_TEXT_MAX)
 
 
 class LogAnswer(Answer):

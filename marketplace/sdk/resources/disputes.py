@@ -16,6 +16,7 @@ from marketplace.sdk.errors import Forbidden, VerificationError
 from marketplace.sdk.flow import Flow, Query, Request, S, call, listing, op
 from marketplace.sdk.models import (
     AskInfo,
+    Attestation,
     BidInfo,
     Cancelled,
     Claim,
@@ -29,23 +30,31 @@ from marketplace.sdk.models import (
 from marketplace.sdk.purchases import Job
 from marketplace.sdk.resources.base import hex0x
 from marketplace.sdk.resources.wallet import ChainResource, Moved, transacting
-from settlement.attestation import Ruling
-from settlement.eip712 import checksum
+from marketplace.sdk.resources.witnessing import voucher_of
+from settlement.attestation import MeteredUsage, Ruling, Voucher
+from settlement.eip712 import Domain, checksum
 from settlement.errors import FieldError, SignatureError
-from settlement.orders import Cancel
-from settlement.signing import Signer, sign, verify
+from settlement.orders import Ask, Bid, Cancel
+from settlement.signing import Signer, TransactionSigner, sign, verify
 
 if TYPE_CHECKING:
-    from settlement.chain.calls import EscrowCalls, LeaseOrders, LeaseRef
+    from settlement.chain.calls import EscrowCalls, LeaseOrders, LeaseRef, SignedVoucher
 
 CANCEL_AHEAD_MAX = 2**20
+SETTLE_FIRST = "settle what this machine holds first, with `coulomb provider settle`"
 
 
 class Sending(ChainResource[S]):
     """Sends what was written out for the signer's own account."""
 
-    def _orders(self, lease: Lease) -> Flow[tuple[LeaseOrders, BidInfo]]:
-        """The signed orders of a lease, which name it. Raises VerificationError if they do not."""
+    def _orders(
+        self, lease: Lease, own: type[Ask | Bid], who: str
+    ) -> Flow[tuple[LeaseOrders, Bid]]:
+        """The orders of a lease, which name it, and of which `who` signed its `own`.
+
+        A lease is what the server says; what it can't make up is our signature, and its number
+        follows from what we signed. Raises VerificationError.
+        """
         from settlement.chain.calls import LeaseOrders
 
         ask = yield from self._read(AskInfo, Request("GET", f"/v1/asks/{lease.ask_id}"))
@@ -53,17 +62,19 @@ class Sending(ChainResource[S]):
         orders = LeaseOrders(ask.ask, bid.bid.struct_hash(), bid.bid.buyer, bid.bid.witness)
         if hex0x(orders.ref.lease_no) != lease.lease_no:
             raise VerificationError(f"the orders of {lease.id} name another lease than it does")
-        return orders, bid
+        order: AskInfo | BidInfo = ask if own is Ask else bid
+        if signed_by(order, self._session.domain(), who) is None:
+            raise VerificationError(f"{who} did not sign the {own.primary} of {lease.id}")
+        return orders, bid.bid
 
     def _lease(self, lease_id: str) -> Flow[Lease]:
         return (yield from self._read(Lease, Request("GET", f"/v1/leases/{lease_id}")))
 
     def _send_all(
-        self, steps: Sequence[Transaction], own: bytes, signer: Signer | None
+        self, steps: Sequence[Transaction], own: bytes, who: TransactionSigner
     ) -> Flow[tuple[Moved, ...]]:
         """Check and send, in order: settlements, which anyone may send, then exactly `own`."""
         market = yield from self._market()
-        who = transacting(signer or (yield from call(self._session.signer)))
         calls = yield from call(self._calls)
         for step in steps:
             _require_ours(calls, step, own if step is steps[-1] else None)
@@ -73,6 +84,10 @@ class Sending(ChainResource[S]):
             return tuple(self._transact(escrow, who, step.data) for step in steps)
 
         return (yield from call(send))
+
+    def _sender(self, signer: Signer | None) -> Flow[TransactionSigner]:
+        """Who sends, and is meant by what is sent."""
+        return transacting(signer or (yield from call(self._session.signer)))
 
     def _calls(self) -> EscrowCalls:
         from settlement.chain.calls import EscrowCalls
@@ -105,32 +120,114 @@ class Claims(Sending[S]):
         Settles the best voucher first. Takes a bond as large as the claim from the free balance.
         """
         yield from self._market()
-        found = yield from self._prepare(lease_id, "/prepare", {"ms": ms})
+        who = yield from self._sender(signer)
         lease = yield from self._lease(lease_id)
-        orders, _ = yield from self._orders(lease)
+        orders, _ = yield from self._orders(lease, Ask, who.address)
+        best = yield from self._best_voucher(lease, orders)
+        found = yield from self._prepare(lease_id, "/prepare", {"ms": ms})
+        if best is not None:
+            yield from self._require_settled(best, found.transactions[:-1], who.address)
         calls = yield from call(self._calls)
         wanted = ms if ms is not None else _claimed_ms(calls, found.transactions[-1])
         if wanted > max(lease.used.ms, ms or 0):
             raise VerificationError(f"the server claims {wanted} ms, {lease.used.ms} were attested")
-        return (yield from self._send_all(found.transactions, calls.claim(orders, wanted), signer))
+        return (yield from self._send_all(found.transactions, calls.claim(orders, wanted), who))
+
+    def _best_voucher(self, lease: Lease, orders: LeaseOrders) -> Flow[SignedVoucher | None]:
+        """The best of the vouchers that the server shows and the bid's witness did sign.
+
+        Raises VerificationError where the server speaks of more than it shows.
+        """
+        path = f"/v1/leases/{lease.id}/attestations"
+        query: Query[Attestation] = Query(path, partial(decode, Attestation))
+        best: SignedVoucher | None = None
+        cursor: str | None = None
+        while True:
+            found, cursor = query.read((yield from self._json(query.page(cursor))))
+            for item in found:
+                signed = self._verified(item, orders.ref)
+                if signed is not None and (best is None or _covers(signed.voucher, best.voucher)):
+                    best = signed
+            if cursor is None:
+                break
+        if lease.countersigned.ms > (best.voucher.ms if best else 0):
+            raise VerificationError(
+                f"the server speaks of {lease.countersigned.ms} ms countersigned on {lease.id}, "
+                "and shows no voucher for them",
+                fix=SETTLE_FIRST,
+            )
+        return best
+
+    def _verified(self, item: Attestation, ref: LeaseRef) -> SignedVoucher | None:
+        """An attestation's voucher, if the witness signed it for this very lease."""
+        from settlement.chain.calls import SignedVoucher
+
+        if item.voucher is None:
+            return None
+        voucher, signature = voucher_of(item.voucher.message), item.voucher.signature
+        try:
+            verify(voucher, self._session.domain(), signature, ref.witness)
+        except SignatureError:
+            return None
+        names = (voucher.buyer, voucher.provider, voucher.lease_no)
+        ours = names == (ref.buyer, ref.provider, ref.lease_no)
+        return SignedVoucher(voucher, signature) if ours else None
+
+    def _require_settled(
+        self, best: SignedVoucher, steps: Sequence[Transaction], who: str
+    ) -> Flow[None]:
+        """A claim is the last that a lease pays: what was countersigned has to be paid before.
+
+        Raises VerificationError where the best voucher is neither among `steps` nor paid.
+        """
+        calls, market = (yield from call(self._calls)), (yield from self._market())
+        planned = [signed.voucher for step in steps for signed in _vouchers(calls, step)]
+        same = (v for v in planned if v.lease_no == best.voucher.lease_no)
+        if any(_covers(voucher, best.voucher) for voucher in same):
+            return
+
+        def pays() -> bool:
+            escrow, _ = self._chain(market)
+            metered = isinstance(best.voucher, MeteredUsage)
+            return bool(escrow.simulate_settle([best], metered, who, "latest")[0])
+
+        if (yield from call(pays)):
+            raise VerificationError(
+                f"the server's plan leaves {best.voucher.ms} ms unpaid that were countersigned",
+                fix=SETTLE_FIRST,
+            )
 
     @op
     def contest(self, lease_id: str, *, signer: Signer | None = None) -> Flow[tuple[Moved, ...]]:
         """Contest a claim from the buyer's account, on a bond as large as the claim."""
-        yield from self._market()
+        market = yield from self._market()
+        who = yield from self._sender(signer)
         found = yield from self._prepare(lease_id, "/contest/prepare", None)
         lease, calls = (yield from self._lease(lease_id)), (yield from call(self._calls))
-        own = calls.contest(_ref(lease))
-        return (yield from self._send_all(found.transactions, own, signer))
+        orders, _ = yield from self._orders(lease, Bid, who.address)
+        claim = yield from self._read(Claim, Request("GET", f"/v1/leases/{lease_id}/claim"))
+
+        def claimed() -> int:
+            escrow, _ = self._chain(market)
+            return escrow.claim_of(orders.ref).amount
+
+        if (yield from call(claimed)) != claim.bond.atoms:
+            raise VerificationError(f"the claim on {lease_id} is another than the server says")
+        return (yield from self._send_all(found.transactions, calls.contest(orders.ref), who))
 
     @op
     def close(self, lease_id: str, *, signer: Signer | None = None) -> Flow[tuple[Moved, ...]]:
-        """Close a claim whose window is over; the market does so by itself, too."""
+        """Close a claim whose window is over; the market does so by itself, too.
+
+        Whichever lease the server names: anyone may close any claim, and the claim says who gets
+        what.
+        """
         yield from self._market()
+        who = yield from self._sender(signer)
         found = yield from self._prepare(lease_id, "/close/prepare", None)
         lease, calls = (yield from self._lease(lease_id)), (yield from call(self._calls))
         own = calls.close_claim(_ref(lease))
-        return (yield from self._send_all(found.transactions, own, signer))
+        return (yield from self._send_all(found.transactions, own, who))
 
     @op
     def rule(self, lease_id: str, award: str, *, signer: Signer | None = None) -> Flow[Claim]:
@@ -175,11 +272,13 @@ class TopUps(Sending[S]):
         from marketplace.domain.reader import seconds_of
 
         yield from self._market()
+        who = yield from self._sender(signer)
         found = yield from TopUps.prepare.flow(self, job_id, duration)
-        orders, bid = yield from self._orders((yield from self._lease(found.lease_id)))
+        lease = yield from self._lease(found.lease_id)
+        orders, bid = yield from self._orders(lease, Bid, who.address)
         calls = yield from call(self._calls)
-        own = calls.top_up(orders, bid.bid, seconds_of(duration))
-        return (yield from self._send_all(found.transactions, own, signer))
+        own = calls.top_up(orders, bid, seconds_of(duration))
+        return (yield from self._send_all(found.transactions, own, who))
 
 
 class Orders(Sending[S]):
@@ -218,12 +317,8 @@ class Orders(Sending[S]):
 
     def _salt(self, order: AskInfo | BidInfo, account: str) -> int | None:
         """The salt of an order that the account itself has signed; None where it has not."""
-        signed = order.ask if isinstance(order, AskInfo) else order.bid
-        try:
-            verify(signed, self._session.domain(), order.signature, account)
-        except SignatureError:
-            return None
-        return signed.salt
+        signed = signed_by(order, self._session.domain(), account)
+        return None if signed is None else signed.salt
 
     def _check_all(self, cancel: Cancel, market: MarketConfig) -> Flow[None]:
         """Every order so far: up to the newest that the account has signed, and no further.
@@ -268,6 +363,33 @@ class Orders(Sending[S]):
                 return False
 
 
+def signed_by(order: AskInfo | BidInfo, domain: Domain, account: str) -> Ask | Bid | None:
+    """An order that the account is named in and has signed; None where that is not so."""
+    if isinstance(order, AskInfo):
+        signed: Ask | Bid = order.ask
+        named = order.ask.provider
+    else:
+        signed, named = order.bid, order.bid.buyer
+    try:
+        verify(signed, domain, order.signature, account)
+    except SignatureError:
+        return None
+    return signed if named == account else None
+
+
+def _covers(later: Voucher, earlier: Voucher) -> bool:
+    """Whether a voucher pays for at least as much as another of its lease."""
+    names = ("ms", "egress_mib", "units")
+    return all(getattr(later, name, 0) >= getattr(earlier, name, 0) for name in names)
+
+
+def _vouchers(calls: EscrowCalls, step: Transaction) -> tuple[SignedVoucher, ...]:
+    try:
+        return calls.vouchers(step.data)
+    except FieldError as error:
+        raise VerificationError(f"the server's {step.call} settles nothing: {error}") from error
+
+
 def _require_ours(calls: EscrowCalls, step: Transaction, own: bytes | None) -> None:
     """Raise VerificationError where a transaction is not what this client would write."""
     if checksum(step.to) != calls.address:
@@ -276,10 +398,7 @@ def _require_ours(calls: EscrowCalls, step: Transaction, own: bytes | None) -> N
         if step.data != own:
             raise VerificationError(f"the server's {step.call} is another call than asked for")
         return
-    try:
-        calls.vouchers(step.data)
-    except FieldError as error:
-        raise VerificationError(f"the server's {step.call} settles nothing: {error}") from error
+    _vouchers(calls, step)
 
 
 def _claimed_ms(calls: EscrowCalls, step: Transaction) -> int:

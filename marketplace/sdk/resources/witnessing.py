@@ -95,11 +95,14 @@ class Witness(ApiResource[S]):
         )
         refusal = yield from call(partial(desk.admit, claim))
         if refusal is None and lease.countersigned.ms > desk.mark(claim.lease_no).ms:
-            yield from self._catch_up(desk, lease)
+            refusal = yield from self._catch_up(desk, lease)
         return refusal
 
-    def _catch_up(self, desk: Desk, lease: Lease) -> Flow[None]:
-        """Learn own vouchers that the journal has forgotten: it was restored from an old copy."""
+    def _catch_up(self, desk: Desk, lease: Lease) -> Flow[Refusal | None]:
+        """Learn own vouchers that the journal has forgotten: it was restored from an old copy.
+
+        A market that shows one as ours that is none hides what we signed: nothing is signed then.
+        """
         cursor: str | None = None
         while True:
             params = {"after_sequence": desk.mark(_number(lease)).sequence, "cursor": cursor}
@@ -107,14 +110,17 @@ class Witness(ApiResource[S]):
             body = yield from self._json(Request("GET", path, params))
             for item in [decode(Attestation, row) for row in body["data"]]:
                 if item.voucher is not None:
-                    voucher = _voucher(item.voucher.message)
+                    voucher = voucher_of(item.voucher.message)
                     signature = item.voucher.signature
                     number = _number(lease)
                     adopt = partial(desk.adopt, number, item.sequence, voucher, signature)
-                    yield from call(adopt)
+                    refusal = yield from call(adopt)
+                    if refusal is not None:
+                        yield from call(partial(desk.dismiss, number, refusal))
+                        return refusal
             cursor = body.get("next_cursor") if body.get("has_more") else None
             if cursor is None:
-                return
+                return None
 
     def _countersign(self, desk: Desk, lease: Lease, item: Attestation, beats: int) -> Flow[Act]:
         answer = yield from call(partial(desk.countersign, item.message, item.signature, beats))
@@ -154,7 +160,7 @@ def _number(lease: Lease) -> bytes:
     return bytes.fromhex(lease.lease_no.removeprefix("0x"))
 
 
-def _voucher(message: object) -> Voucher:
+def voucher_of(message: object) -> Voucher:
     """A voucher by its members; which of the two it is shows in them."""
     metered = isinstance(message, dict) and "egressMib" in message
     try:

@@ -258,7 +258,7 @@ def objects_in(api: Api) -> Objects:
     world.attest(lease_id, 0, 0)
     world.clock.advance(1.5)
     row, _ = world.attest(lease_id, 1, 1_000)
-    sha256 = world.catalog.blobs.keep(b"content")
+    sha256 = world.keep_blob(b"content")
     with world.database.write() as store:
         world.catalog.blobs.own(store, world.caller(world.buyer), sha256, 7)
         rowid = store.receipts.find(job_id=closed_job)[0].id

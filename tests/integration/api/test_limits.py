@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import pytest
 from starlette.types import Message
 from structlog.testing import capture_logs
 
-from marketplace.api.limits import Limits
+from marketplace.api.limits import Limits, Streams
+from marketplace.errors import RateLimited, Unavailable
 from tests.api_client import Api
 from tests.market_world import sqlite_world
 
@@ -119,3 +120,38 @@ def test_a_good_key_is_served_where_others_guess(opened: Opened) -> None:
             (row,) = store.keys.find(account=api.world.buyer.address)
             api.world.catalog.accounts.revoke(store, api.world.caller(api.world.buyer), row.id)
         assert code("GET", key) == 429
+
+
+def test_made_up_keys_share_the_window_of_their_address(opened: Opened) -> None:
+    with opened(Limits(per_minute=5, failed_logins_per_minute=1_000)) as api:
+        good = api.key(api.world.provider, "provider")  # two requests of the five
+
+        def code(key: str | None) -> int:
+            return api.call("GET", "/health", key).status_code
+
+        assert [code(f"coul_made_up_{i}") for i in range(5)] == [200] * 3 + [429] * 2
+        assert code(None) == 429
+        assert [code(good) for _ in range(6)] == [200] * 5 + [429]
+
+
+def test_the_keys_of_an_account_share_its_window(opened: Opened) -> None:
+    with opened(Limits(per_minute=6)) as api:
+        keys = (api.key(api.world.buyer, "buyer"), api.key(api.world.buyer, "provider"))
+        codes = [api.call("GET", "/keys", keys[i % 2]).status_code for i in range(7)]
+        assert codes == [200] * 6 + [429]
+
+
+def test_event_streams_are_counted_by_account_and_address() -> None:
+    streams = Streams(Limits(streams=4, streams_per_account=2, streams_per_address=3))
+    with ExitStack() as held:
+        for _ in range(2):
+            held.enter_context(streams.hold("alice", "1.1.1.1"))
+        with pytest.raises(RateLimited, match="account"):
+            streams.check("alice", "2.2.2.2")
+        held.enter_context(streams.hold("bob", "1.1.1.1"))
+        with pytest.raises(RateLimited, match="address"):
+            streams.check("carol", "1.1.1.1")
+        held.enter_context(streams.hold("carol", "2.2.2.2"))
+        with pytest.raises(Unavailable), streams.hold("dave", "3.3.3.3"):
+            pass
+    streams.check("alice", "1.1.1.1")

@@ -412,8 +412,11 @@ def test_logs_are_kept_once_whatever_is_sent_again(api: Api) -> None:
     rows = api.ok(api.call("GET", f"/jobs/{job_id}/logs", api.buyer))["data"]
     out = "".join(row["data"]["text"] for row in rows if row["data"]["stream"] == "stdout")
     assert out == "hello wörld\n"
-    bad = {"stream": "net", "offset": 0, "text": ""}
-    problem(api.call("POST", path, api.provider, json=bad), 422, "invalid_request")
+    for stream, text in (("net", "x"), ("stdout", ""), ("stdout", "\ud800")):
+        bad = json.dumps({"stream": stream, "offset": 13, "text": text})
+        headers = {"Content-Type": "application/json"}
+        answer = api.call("POST", path, api.provider, content=bad, headers=headers)
+        assert answer.status_code in (400, 422), (stream, text, answer.text)
 
 
 def events(text: str) -> list[tuple[int, str, dict[str, Any]]]:

@@ -24,7 +24,7 @@ from marketplace.services.ports import Duplicate
 from marketplace.services.records import JobEvent
 from tests.market_world import TOKEN, World, world_on
 from tests.postgres_server import postgres
-from tests.store_cases import EventCases, OutboxCases, count_a_small_market
+from tests.store_cases import EventCases, OutboxCases, add_up_an_account, count_a_small_market
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +182,7 @@ def test_numbers_of_events_become_visible_in_order(database: Database) -> None:
         written = [row.seq for row in store.events.find()]
     assert len(written) == 80
     assert seen == written[: len(seen)]
+
+
+def test_the_store_adds_up_an_account(world: World) -> None:
+    add_up_an_account(world)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import fields
@@ -16,13 +17,14 @@ from sqlalchemy.dialects.sqlite import dialect
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import SQLModel
 
-from marketplace.db.blob_files import BlobFolder
+from marketplace.db.blob_files import FREE_BYTES_MIN, BlobFolder
 from marketplace.db.chain_events import SqlEventStore
 from marketplace.db.engine import Database
 from marketplace.db.outbox import SqlOutbox
 from marketplace.db.store import PAIRS, table_of
 from marketplace.db.types import Atoms
 from marketplace.db.upgrade import upgrade
+from marketplace.errors import Unavailable
 from marketplace.services.ports import Duplicate
 from marketplace.services.records import (
     Account,
@@ -240,9 +242,24 @@ def test_find_filters_by_null_list_bounds_and_order(database: Database) -> None:
 def test_blobs_are_written_whole_and_read_back(tmp_path: Path) -> None:
     folder = BlobFolder(tmp_path / "blobs")
     name = "ab" * 32
-    folder.write(name, b"x" * 600_000)
-    folder.write(name, b"x" * 600_000)
+    for _ in range(2):
+        with folder.draft() as draft:
+            draft.write(b"x" * 500_000)
+            draft.write(b"x" * 100_000)
+            draft.keep(name)
+    with folder.draft() as left:
+        left.write(b"y")
+    assert [p.name for p in (tmp_path / "blobs").iterdir()] == ["ab"]
     assert b"".join(folder.open(name)) == b"x" * 600_000
     assert [p.name for p in (tmp_path / "blobs" / "ab").iterdir()] == [name]
     with pytest.raises(KeyError):
         folder.open("cd" * 32)
+
+
+def test_blobs_leave_the_disk_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = BlobFolder(tmp_path)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=FREE_BYTES_MIN))
+    with pytest.raises(Unavailable, match="full"), folder.draft() as draft:
+        draft.write(b"x")
+    assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from settlement.chain.deploy import EscrowSettings
 from settlement.chain.devnet import dev_account
+from settlement.chain.wallets import MAGIC
+from settlement.eip712 import checksum
 from settlement.events import Closed, Opened, Settled
 from settlement.leases import LeaseStatus
 from settlement.ports import IntentKind, IntentState
@@ -59,6 +61,21 @@ def test_a_certain_revert_is_dead_with_its_error_and_costs_nothing(bench: Bench)
     assert (intent.error or "").startswith("OrderExpired(1, ")
     assert bench.alerts == [(number, intent.error)]
     bench.tick_until(healthy)
+    assert bench.opened(bid_hash) == 1
+    assert bench.sent_transactions() == 1
+
+
+def test_an_account_that_burns_gas_is_refused_and_costs_nobody_anything(bench: Bench) -> None:
+    burner = checksum("0x" + "c2" * 20)
+    count_down = "6203d0905b6001900380600457"  # 250,000 times, some 6.5 million gas
+    yes = f"5063{MAGIC.hex()}60e01b5f5260205ff3"
+    bench.world.client.rpc("anvil_setCode", burner, "0x" + count_down + yes)
+    match = bench.world.match(bench.world.ask(provider=burner))
+    number = bench.enqueue(IntentKind.OPEN, bench.world.escrow.calls.open(match))
+    healthy, bid_hash = bench.enqueue_open()
+    bench.tick_until(healthy)
+    intent = bench.store.get(number)
+    assert (intent.state, intent.nonce) == (IntentState.DEAD, None)
     assert bench.opened(bid_hash) == 1
     assert bench.sent_transactions() == 1
 

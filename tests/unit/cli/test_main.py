@@ -33,7 +33,10 @@ NOUNS = {
     "key": {"create", "list", "revoke"},
     "order": {"cancel"},
     "profile": {"add", "list", "show", "use"},
-    "provider": {"doctor", "init", "start", "status", "stop", "drain", "resume"},
+    "provider": {
+        *("doctor", "init", "start", "status", "stop", "drain", "resume"),
+        *("vouchers", "settle"),
+    },
     "receipt": {"show", "list"},
     "settle": {"run", "status"},
     "tier": {"list"},

@@ -28,7 +28,7 @@ from marketplace.sdk.flow import Resource, listing, op, streaming
 from marketplace.sdk.profile import Profile, ProfileFile
 from marketplace.sdk.resources.blobs import Blobs
 from marketplace.sdk.session import Session
-from settlement.eip712 import Domain, text32
+from settlement.eip712 import ZERO_ADDRESS, Domain, text32
 from settlement.signing import LocalSigner
 from tests.factories import job_json
 from tests.unit.sdk.market import BUYER, DOMAIN, METER, PROVIDER, WITNESS, FakeMarket
@@ -127,6 +127,7 @@ BENT_BIDS: dict[str, Callable[[dict[str, Any]], None]] = {
     "witness": set_message(witness=STRANGER),
     "arbiter": set_message(arbiter=STRANGER),
     "opener": set_message(opener=STRANGER),
+    "anyone": set_message(opener=ZERO_ADDRESS),
     "jobHash": set_message(jobHash="0x" + "00" * 32),
     "gpuMilli": set_message(gpuMilli=2000),
     "cpuMilli": set_message(cpuMilli=2000),

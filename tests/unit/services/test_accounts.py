@@ -162,9 +162,10 @@ def test_funds_are_shown_to_their_owner_only(world: World) -> None:
     world.open()
     with world.database.read() as store:
         accounts = world.catalog.accounts
-        funds = accounts.funds(store, world.caller(world.buyer), world.buyer.address.lower())
         with pytest.raises(NotFound):
-            accounts.funds(store, world.caller(world.stranger), world.buyer.address)
+            accounts.free(world.caller(world.stranger), world.buyer.address)
+        free = accounts.free(world.caller(world.buyer), world.buyer.address.lower())
+        funds = accounts.funds(store, world.caller(world.buyer), free)
     lock = 660 * 2500 * TOKEN // 3_600_000 + 1
     assert funds["free"]["atoms"] == str(10 * TOKEN - lock)
     assert (funds["locked"]["atoms"], funds["next_salt"]) == (str(lock), 1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from marketplace.errors import Conflict, InvalidInput, InvalidSignature, NotFound
-from marketplace.services.attestations import Refusal
+from marketplace.services.attestations import REFUSED_KEPT, Refusal
 from settlement.attestation import Usage, UsageAttestation, voucher_for
 from settlement.signing import sign
 from tests.market_world import World
@@ -51,6 +52,18 @@ def test_the_same_attestation_again_is_the_same_attestation(world: World, lease_
     assert len(rows(world, lease_id)) == 2
 
 
+def test_of_a_leases_refused_ones_the_newest_are_kept_and_all_are_counted(
+    world: World, lease_id: str
+) -> None:
+    world.attest(lease_id, 0, 0)
+    for number in range(REFUSED_KEPT + 5):
+        assert world.attest(lease_id, number + 1, 10**9)[1] is Refusal.OUTSIDE
+    kept = rows(world, lease_id, state="refused")
+    assert [row.sequence for row in kept] == list(range(6, REFUSED_KEPT + 6))
+    assert world.lease(lease_id).refused_count == REFUSED_KEPT + 5
+    assert len(rows(world, lease_id, state="accepted")) == 1
+
+
 @pytest.mark.parametrize(
     ("sequence", "ms", "changes", "reason"),
     [
@@ -80,7 +93,7 @@ def test_what_cannot_be_true_is_refused_and_recorded(
     assert refusal is reason
     stored = rows(world, lease_id, state="refused")
     assert [(r.id, r.code) for r in stored] == [(row.id, reason.value)]
-    assert world.lease(lease_id) == before
+    assert world.lease(lease_id) == replace(before, refused_count=1)
 
 
 def test_another_key_than_the_meter_is_refused_and_recorded(world: World, lease_id: str) -> None:

@@ -153,7 +153,8 @@ def test_a_contested_claim_is_divided_by_its_arbiter_alone(arbitrated: World) ->
             ruling = disputes.prepare_ruling(store, world.caller(ARBITER), lease.id, award)
             message = {**ruling.to_message(), "award": str(atoms)}
             signature = sign(ruling, world.domain, signer)
-            disputes.rule(store, world.caller(caller), lease.id, message, signature)
+            signed = disputes.read(world.caller(caller), message, signature)
+            disputes.rule(store, world.caller(caller), lease.id, signed)
 
     for signer, caller, error in (
         (ARBITER, world.buyer, NotFound),
@@ -198,7 +199,8 @@ def cancel(world: World, signer: LocalSigner, order_id: str | None) -> list[str]
     with world.database.write() as store:
         message = cancels.prepare(store, caller, order_id)
         signature = sign(message, world.domain, signer)
-        done = cancels.submit(store, caller, message.to_message(), signature)
+        signed = cancels.read(caller, message.to_message(), signature)
+        done = cancels.submit(store, caller, signed)
     world.match()
     world.chain.mine()
     return list(done["orders"])
@@ -258,8 +260,9 @@ def test_all_older_orders_are_cancelled_and_a_later_one_is_not(world: World) -> 
     early = Cancel(world.provider.address, 99, True)
     signature = sign(early, world.domain, world.provider)
     caller, cancels = world.caller(world.provider), world.catalog.cancels
+    signed = cancels.read(caller, early.to_message(), signature)
     with world.database.write() as store, pytest.raises(InvalidInput):
-        cancels.submit(store, caller, early.to_message(), signature)
+        cancels.submit(store, caller, signed)
     job_id, _ = world.open()
     with world.database.read() as store:
         lease = store.leases.one(job_id=job_id)
@@ -278,7 +281,7 @@ def test_a_cancel_is_the_accounts_own(world: World) -> None:
         ):
             signature = sign(message, world.domain, signer)
             with pytest.raises(error):
-                cancels.submit(store, world.caller(caller), message.to_message(), signature)
+                cancels.read(world.caller(caller), message.to_message(), signature)
         for order_id in (ask_id, "job_none", None):
             with pytest.raises((NotFound, Conflict)):
                 cancels.prepare(store, world.caller(world.stranger), order_id)
@@ -290,7 +293,8 @@ def submit(world: World, signer: LocalSigner, salt: int, *, and_older: bool = Fa
     with world.database.write() as store:
         signature = sign(message, world.domain, signer)
         caller = world.caller(signer)
-        world.catalog.cancels.submit(store, caller, message.to_message(), signature)
+        signed = world.catalog.cancels.read(caller, message.to_message(), signature)
+        world.catalog.cancels.submit(store, caller, signed)
 
 
 def refused(world: World, error: type[MarketError], salt: int, *, and_older: bool = False) -> None:

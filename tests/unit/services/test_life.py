@@ -14,8 +14,12 @@ from marketplace.errors import (
     InvalidOrder,
     InvalidSignature,
     NotFound,
+    TooLarge,
 )
-from settlement.eip712 import Domain
+from marketplace.services import asks, jobs
+from marketplace.services.blobs import BLOB_BYTES_MAX, DAY_MS
+from marketplace.services.ports import BLOB_ROW_BYTES
+from settlement.eip712 import ZERO_ADDRESS, Domain
 from settlement.signing import sign
 from tests.market_world import TOKEN, World, job_spec, key_of
 
@@ -277,6 +281,18 @@ def test_a_bid_that_contradicts_its_job_or_market_is_refused(
     assert refusal.value.problems[0].pointer.startswith("/bid/")
 
 
+def test_a_bid_that_anyone_may_open_is_refused_where_the_market_has_an_opener(world: World) -> None:
+    named = replace(world.catalog.market, opener="0x" + "77" * 20)
+    jobs = replace(world.catalog.jobs, market=named)
+    spec = world.catalog.quotes.spec(job_spec())
+    bid = world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 0)
+    assert bid.opener == ZERO_ADDRESS
+    signature = sign(bid, world.domain, world.buyer)
+    with pytest.raises(InvalidOrder) as refusal:
+        jobs.check(world.caller(world.buyer), spec.to_json(), bid.to_message(), signature)
+    assert [problem.pointer for problem in refusal.value.problems] == ["/bid/opener"]
+
+
 def test_a_bid_signed_by_another_key_or_for_another_chain_is_refused(world: World) -> None:
     spec = world.catalog.quotes.spec(job_spec())
     bid = world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 0)
@@ -316,10 +332,63 @@ def test_a_salt_is_used_once(world: World) -> None:
         world.catalog.jobs.submit(store, caller, order)
 
 
+def test_a_node_has_a_bounded_number_of_asks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asks, "ASKS_MAX", 2)
+    node_id = world.node()
+    first, _ = world.ask(node_id), world.ask(node_id)
+    with pytest.raises(Conflict, match="at most 2 asks"):
+        world.ask(node_id)
+    world.ask()
+    with world.database.write() as store:
+        world.catalog.asks.cancel(store, world.caller(world.provider), first)
+    world.ask(node_id)
+
+
+def test_an_account_has_a_bounded_number_of_live_jobs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "LIVE_MAX", 2)
+    world.fund()
+    for _ in range(2):
+        world.submit(start_deadline="1h")
+    with pytest.raises(Conflict, match="at most 2 live jobs"):
+        world.submit(start_deadline="1h")
+    world.fund(account=world.stranger)
+    world.submit(world.stranger)
+
+
+def test_an_account_uploads_so_much_a_day_and_again_the_next(world: World) -> None:
+    blobs = replace(world.catalog.blobs, day_bytes_max=2 * (BLOB_ROW_BYTES + 10))
+    buyer = world.caller(world.buyer)
+
+    def own(number: int, size: int = 10) -> None:
+        with world.database.write() as store:
+            blobs.own(store, buyer, f"{number:064x}", size)
+
+    own(1)
+    own(1)
+    own(2, 0)
+    with pytest.raises(TooLarge, match="24 hours"):
+        own(3, 11)
+    own(1)
+    with world.database.write() as store:
+        blobs.own(store, world.caller(world.stranger), "3" * 64, 11)
+    world.clock.advance(DAY_MS / 1000 + 1)
+    own(3, 11)
+
+
+def test_a_blob_above_its_limit_is_refused_while_it_comes(world: World) -> None:
+    with world.catalog.blobs.receive() as upload:
+        for _ in range(BLOB_BYTES_MAX // 2**20):
+            upload.write(b"x" * 2**20)
+        with pytest.raises(TooLarge):
+            upload.write(b"x")
+
+
 def test_an_input_must_be_a_blob_of_the_buyer(world: World) -> None:
     world.ask()
     world.fund()
-    sha256 = world.catalog.blobs.keep(b"folder")
+    sha256 = world.keep_blob(b"folder")
     with pytest.raises(InvalidInput):
         world.submit(inputs={"sha256": sha256, "size": 6})
     with world.database.write() as store:

@@ -9,6 +9,7 @@ import pytest
 
 from marketplace.errors import InvalidOrder, InvalidSignature
 from marketplace.services.common import Principal
+from settlement.attestation import Ruling
 from settlement.eip712 import checksum
 from settlement.errors import ChainUnavailable
 from settlement.signing import LocalSigner, sign
@@ -86,6 +87,31 @@ def test_keys_asks_and_bids_of_a_contract_account_are_signed_by_its_owner(owned:
     assert lease_id is not None
     lease = owned.lease(lease_id)
     assert (lease.buyer, lease.provider) == (WALLET, WALLET)
+
+
+def cancel_all(world: World, signer: LocalSigner) -> list[str]:
+    cancels, who = world.catalog.cancels, caller("provider")
+    with world.database.read() as store:
+        cancel = cancels.prepare(store, who, None)
+    signed = cancels.read(who, cancel.to_message(), sign(cancel, world.domain, signer))
+    with world.database.write() as store:
+        return list(cancels.submit(store, who, signed)["orders"])
+
+
+def test_a_contract_account_cancels_its_orders(owned: World) -> None:
+    ask_id = put_ask(owned, OWNER, caller("provider"))
+    with pytest.raises(InvalidSignature, match=WALLET):
+        cancel_all(owned, owned.stranger)
+    assert cancel_all(owned, OWNER) == [ask_id]
+
+
+def test_a_contract_account_rules_as_an_arbiter(owned: World) -> None:
+    disputes, who = owned.catalog.disputes, caller("buyer")
+    ruling = Ruling(owned.buyer.address, owned.provider.address, bytes(16), 1)
+    for signer, passes in ((OWNER, True), (owned.stranger, False)):
+        signature = sign(ruling, owned.domain, signer)
+        signed = disputes.read(who, ruling.to_message(), signature)
+        assert (signed.refusal is None) is passes
 
 
 def test_what_the_contract_does_not_accept_is_an_invalid_signature(owned: World) -> None:

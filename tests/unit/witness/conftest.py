@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from marketplace.witness.desk import Claim, Clock, Desk
+from marketplace.witness.desk import Accepts, Claim, Clock, Desk
 from marketplace.witness.journal import Journal
 from settlement.attestation import Close, UsageAttestation
 from settlement.eip712 import Domain
@@ -101,9 +101,11 @@ def open_desk(tmp_path: Path, time: Time) -> Any:
     """Opens desks on one journal file, as restarts of one witness would."""
     journals: list[Journal] = []
 
-    def open_one(name: str = "journal.db", clock: Clock | None = None) -> Desk:
+    def open_one(
+        name: str = "journal.db", clock: Clock | None = None, accepts: Accepts | None = None
+    ) -> Desk:
         journals.append(Journal(tmp_path / name))
-        return Desk(WITNESS, DOMAIN, journals[-1], [BUYER.address], clock or time.clock())
+        return Desk(WITNESS, DOMAIN, journals[-1], [BUYER.address], clock or time.clock(), accepts)
 
     yield open_one
     for journal in journals:

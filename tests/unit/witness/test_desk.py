@@ -12,6 +12,7 @@ import pytest
 from marketplace.witness.desk import Desk
 from marketplace.witness.policy import Mark, Refusal
 from settlement.attestation import MeteredUsage, Usage
+from settlement.errors import ChainUnavailable
 from settlement.signing import sign, verify
 from tests.factories import make_bid
 from tests.unit.witness.conftest import (
@@ -87,8 +88,53 @@ def test_refused_lease_is_remembered_until_its_buyer_is_added(open_desk: OpenDes
 def test_bid_its_buyer_did_not_sign_is_not_admitted(open_desk: OpenDesk, lease: Lease) -> None:
     forged = sign(lease.bid, DOMAIN, STRANGER)
     desk = open_desk()
-    assert desk.admit(lease.claim(bid_signature=forged)) is Refusal.BAD_SIGNATURE
+    assert desk.admit(lease.claim(bid_signature=forged)) is Refusal.UNCHECKED_BUYER
+    assert desk.refused(lease.number) is Refusal.UNCHECKED_BUYER
     assert not desk.knows(lease.number)
+
+
+@pytest.mark.parametrize(
+    ("says", "refusal"), [(True, None), (False, Refusal.BAD_SIGNATURE)], ids=["signed", "not"]
+)
+def test_bid_of_a_contract_is_admitted_where_it_says_that_it_signed(
+    open_desk: OpenDesk, lease: Lease, says: bool, refusal: Refusal | None
+) -> None:
+    asked = []
+
+    def accepts(account: str, digest: bytes, signature: bytes) -> bool:
+        asked.append((account, digest, signature))
+        return says
+
+    desk = open_desk(accepts=accepts)
+    assert desk.admit(lease.claim(bid_signature=b"any bytes")) is refusal
+    assert asked == [(BUYER.address, lease.bid.digest(DOMAIN), b"any bytes")]
+    assert desk.knows(lease.number) is says
+
+
+def test_bid_of_a_contract_is_asked_for_again_when_the_chain_is_back(
+    open_desk: OpenDesk, lease: Lease
+) -> None:
+    answers = iter([ChainUnavailable("away"), None])
+
+    def accepts(*asked: object) -> bool:
+        if error := next(answers):
+            raise error
+        return True
+
+    desk = open_desk(accepts=accepts)
+    claim = lease.claim(bid_signature=b"any bytes")
+    assert desk.admit(claim) is Refusal.UNCHECKED_BUYER
+    assert desk.refused(lease.number) is None
+    assert desk.admit(claim) is None
+
+
+def test_a_lease_that_was_dismissed_is_signed_for_no_more(
+    open_desk: OpenDesk, lease: Lease
+) -> None:
+    desk = running(open_desk(), lease)
+    desk.dismiss(lease.number, Refusal.BAD_SIGNATURE)
+    assert desk.refused(lease.number) is Refusal.BAD_SIGNATURE
+    assert desk.countersign(*lease.reading(1, 1_000), 1) is Refusal.UNKNOWN_JOB
 
 
 def test_lease_number_of_other_orders_is_not_admitted(open_desk: OpenDesk, lease: Lease) -> None:

@@ -1,0 +1,88 @@
+"""A provider's way out without the market: its journal's best vouchers, straight to the escrow.
+
+Anyone may settle, so any account that can pay for gas will do, and neither server nor witness is
+asked. Vouchers of one lease are cumulative: the best one pays for all that was countersigned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from marketplace.agent.journal import Journal
+from settlement.attestation import MeteredUsage, Usage
+from settlement.chain.calls import EscrowCalls, SignedVoucher
+from settlement.chain.client import ChainClient, Receipt
+from settlement.chain.contracts import Escrow
+from settlement.eip712 import Domain
+from settlement.signing import TransactionSigner
+
+BATCH = 200  # vouchers a transaction: far below what the escrow takes, and what a block does
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The best voucher of one lease, and the contract it was signed for."""
+
+    lease_id: str
+    domain: Domain
+    signed: SignedVoucher
+
+    @property
+    def metered(self) -> bool:
+        """Whether it counts more than time."""
+        return isinstance(self.signed.voucher, MeteredUsage)
+
+    @property
+    def calldata(self) -> bytes:
+        """What settles it, sent to the domain's contract by anyone."""
+        calls = EscrowCalls(self.domain.verifying_contract)
+        return (calls.settle_metered if self.metered else calls.settle)([self.signed])
+
+
+def held(journal: Journal) -> list[Held]:
+    """The best voucher of every lease that has one, oldest lease first."""
+    found = []
+    for entry, message, signature in journal.vouchers():
+        kind = MeteredUsage if "egressMib" in message else Usage
+        signed = SignedVoucher(kind.from_message(message), signature)
+        found.append(Held(entry.lease_id, entry.domain, signed))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Vouchers that one transaction settles; those that would pay nothing now are left out."""
+
+    escrow: Escrow
+    signed: tuple[SignedVoucher, ...]
+    metered: bool
+
+    def send(self, sender: TransactionSigner) -> Receipt:
+        """Send it from an account that pays the gas. Raises ChainError."""
+        calls, vouchers = self.escrow.calls, list(self.signed)
+        data = calls.settle_metered(vouchers) if self.metered else calls.settle(vouchers)
+        return self.escrow.client.transact(sender, self.escrow.address, data)
+
+
+def payable(
+    vouchers: Iterable[Held], chain: Callable[[int], ChainClient], sender: str
+) -> list[Batch]:
+    """What the chains would pay of these vouchers now. Raises ChainError.
+
+    One that is paid already, or whose lease is closed, is left out: the escrow says so itself.
+    """
+    groups: dict[tuple[Domain, bool], list[SignedVoucher]] = {}
+    for item in vouchers:
+        groups.setdefault((item.domain, item.metered), []).append(item.signed)
+    batches = []
+    for (domain, metered), signed in groups.items():
+        client = chain(domain.chain_id)
+        client.check()
+        escrow = Escrow(client, domain.verifying_contract)
+        for at in range(0, len(signed), BATCH):
+            part = signed[at : at + BATCH]
+            paid, _ = escrow.simulate_settle(part, metered, sender, "pending")
+            if paid:
+                batches.append(Batch(escrow, tuple(paid), metered))
+    return batches
