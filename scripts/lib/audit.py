@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 EXPLAINED = Path(__file__).resolve().parents[2] / "contracts" / "SLITHER.md"
-ROW = re.compile(r"^\| `([\w-]+)` \| `([\w.]+)` \| \S.*\|$", re.MULTILINE)
+ROW = re.compile(r"^\| `([\w-]+)` \| `([\w.]+)`(?: x (\d+))? \| \S.*\|$", re.MULTILINE)
 
 
 def place(finding: dict[str, Any]) -> tuple[str, str]:
@@ -24,14 +25,17 @@ def main() -> int:
     if not report["success"]:
         print(f"slither failed: {report['error']}", file=sys.stderr)
         return 1
-    findings = {place(each): each for each in report["results"].get("detectors", [])}
-    rows = set(ROW.findall(EXPLAINED.read_text()))
-    for key in sorted(findings.keys() - rows):
-        print(f"not explained: {' '.join(key)}\n{findings[key]['description']}", file=sys.stderr)
-    for key in sorted(rows - findings.keys()):
-        print(f"explained, but not found: {' '.join(key)}", file=sys.stderr)
-    print(f"slither: {len(findings)} findings, {len(findings.keys() & rows)} explained")
-    return int(findings.keys() != rows)
+    found = report["results"].get("detectors", [])
+    findings = Counter(map(place, found))
+    explained = ROW.findall(EXPLAINED.read_text())
+    rows = Counter({(what, where): int(n or 1) for what, where, n in explained})
+    for each in found:
+        if findings[place(each)] > rows[place(each)]:
+            print(f"not explained: {' '.join(place(each))}\n{each['description']}", file=sys.stderr)
+    for key in rows - findings:
+        print(f"explained more often than found: {' '.join(key)}", file=sys.stderr)
+    print(f"slither: {findings.total()} findings, {(findings & rows).total()} explained")
+    return int(findings != rows)
 
 
 if __name__ == "__main__":

@@ -381,6 +381,8 @@ interface IEscrowCore is IEscrowBase {
     function openAll(Match[] calldata orders) external;
 
     /// @notice As `open` for each, at most `MAX_OPENS`; one that fails is skipped, whatever made it fail.
+    /// @dev Warning: running out of gas is a failure too, so the least gas that does not revert, which nodes estimate,
+    /// opens less than all. Send 600,000 for each.
     /// @return skipped Bit i (of byte i / 8, lowest first) is set where the i-th was skipped.
     function openBatch(Match[] calldata orders) external returns (bytes memory skipped);
 

@@ -3,7 +3,7 @@ pragma solidity 0.8.30;
 
 import {console} from "forge-std/console.sol";
 
-import {Ask, Bid, CloseData, Match} from "../../src/interfaces/IComputeEscrow.sol";
+import {Ask, Bid, CloseData, LeaseOrders, Match} from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
 import {TypedData} from "../support/TypedData.sol";
 
@@ -141,5 +141,60 @@ contract GasTest is EscrowTest {
 
     function test_gas_close_of_what_is_settled() public {
         _report("close of what is settled", _closeGas(60_000), 55_000);
+    }
+
+    /// @dev A lease that has run for two minutes and settled one of them.
+    function _running() private returns (bytes16 leaseNo) {
+        leaseNo = _open();
+        vm.warp(block.timestamp + 120);
+        _settle(leaseNo, 60_000);
+    }
+
+    /// @dev As `_transact`, by one of the parties.
+    function _transactAs(address sender, bytes memory data) private returns (uint256) {
+        vm.prank(sender);
+        return _transact(data);
+    }
+
+    function test_gas_stop() public {
+        bytes memory call = abi.encodeCall(escrow.stop, (buyer, provider, witness, _running()));
+        _report("stop", _transactAs(buyer, call), 44_000);
+    }
+
+    function test_gas_refund() public {
+        bytes memory call = abi.encodeCall(escrow.refund, (buyer, provider, witness, _running()));
+        vm.warp(block.timestamp + 4200 + SETTLE_WINDOW);
+        _report("refund", _transact(call), 44_000);
+    }
+
+    function test_gas_claim_and_close_claim() public {
+        LeaseOrders memory orders = _leaseOrders(_ask(), _bid());
+        bytes16 leaseNo = _running();
+        _report("claim", _transactAs(provider, abi.encodeCall(escrow.claim, (orders, 90_000))), 86_000);
+        vm.warp(block.timestamp + DISPUTE_WINDOW + 1);
+        _report(
+            "close claim", _transact(abi.encodeCall(escrow.closeClaim, (buyer, provider, witness, leaseNo))), 47_500
+        );
+    }
+
+    function test_gas_deposit() public {
+        token.transfer(buyer, 2e18);
+        vm.prank(buyer);
+        token.approve(address(escrow), 2e18);
+        _report("deposit", _transactAs(buyer, abi.encodeCall(escrow.deposit, (1e18))), 56_500);
+    }
+
+    function test_gas_deposit_by_permit() public {
+        token.transfer(buyer, 2e18);
+        bytes32 typeHash =
+            keccak256("Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)");
+        for (uint256 nonce = 0; nonce < 2; nonce++) {
+            bytes32 structHash = keccak256(abi.encode(typeHash, buyer, address(escrow), 1e18, nonce, type(uint256).max));
+            bytes32 digest = keccak256(abi.encodePacked(hex"1901", token.DOMAIN_SEPARATOR(), structHash));
+            (uint8 v, bytes32 r, bytes32 s) = vm.sign(buyerKey, digest);
+            bytes memory call = abi.encodeCall(escrow.depositWithPermit, (1e18, type(uint256).max, v, r, s));
+            uint256 gas = _transactAs(buyer, call);
+            if (nonce == 1) _report("deposit by permit", gas, 75_000);
+        }
     }
 }
