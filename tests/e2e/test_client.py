@@ -9,6 +9,7 @@ import signal
 import socket
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +31,13 @@ PASSWORD_FILE = "dev.password"
 @pytest.fixture(scope="module", autouse=True)
 def seller(world: World) -> None:
     """One node with room for every story and everyone's accounts, before any of them begins."""
-    world.provider("north", "8xH100")
-    for name in ("killed", "async", "cancels"):
-        world.buyer(name)
-    world.buyer("codes", deposit=ONE // 10)
-    world.party("wallet", ("buyer",), 10 * ONE)
+    with ThreadPoolExecutor() as pool:
+        made: list[Future[Any]] = [pool.submit(world.provider, "north", "8xH100")]
+        made += [pool.submit(world.buyer, name) for name in ("killed", "async", "cancels")]
+        made.append(pool.submit(world.buyer, "codes", deposit=ONE // 10))
+        made.append(pool.submit(world.party, "wallet", ("buyer",), 10 * ONE))
+    for each in made:
+        each.result()
 
 
 @dataclass(frozen=True)
