@@ -69,6 +69,12 @@ contract UnitsTest is Test {
         assertLt(down, type(uint128).max);
     }
 
+    /// @dev A second less than one is none.
+    function test_affordable_time_is_rounded_down_at_the_finest() public pure {
+        assertEq(Units.affordableSeconds(3.6e18 + 1, 1000, 1), 0);
+        assertEq(Units.affordableSeconds(3.6e18, 1000, 1), 1);
+    }
+
     function testFuzz_affordable_time_is_the_most(uint64 rate, uint128 atoms, uint8 decimals) public pure {
         uint256 scale = 10 ** bound(decimals, 0, 18);
         uint256 seconds_ = Units.affordableSeconds(rate, atoms, scale);

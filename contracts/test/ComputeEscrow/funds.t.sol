@@ -52,6 +52,14 @@ contract FundsTest is EscrowTest {
 
     /* DEPOSIT WITH PERMIT */
 
+    /// @dev A selector and two words, and nothing behind them.
+    function test_errors_are_as_long_as_their_words() public {
+        vm.prank(stranger);
+        (bool ok, bytes memory data) = address(escrow).call(abi.encodeCall(escrow.withdraw, (stranger, 1)));
+        assertFalse(ok);
+        assertEq(data, abi.encodeWithSelector(IEscrowBase.InsufficientBalance.selector, 0, 1));
+    }
+
     function test_permit_of_another_amount_reverts() public {
         (uint8 v, bytes32 r, bytes32 s) = _permit(AMOUNT - 1, block.timestamp);
         _expect(IEscrowBase.PermitFailed.selector, AMOUNT, 0);

@@ -121,6 +121,8 @@ contract SettleMeteredTest is EscrowTest {
     function test_each_figure_counts_where_it_is_highest() public {
         vm.warp(_start + 100);
         assertTrue(_settleMetered(_no, 5000, 20, 1));
+        vm.expectEmit(address(escrow));
+        emit IEscrowBase.SettledMetered(provider, abi.encodePacked(_no, uint40(5000), uint32(20), uint32(30)));
         assertTrue(_settleMetered(_no, 1000, 10, 30));
         _assertUsed(5000, 20, 30);
         vm.expectEmit(address(escrow));

@@ -11,6 +11,7 @@ import {
     BlockingToken,
     CallbackToken,
     FeeOnTransferToken,
+    GenerousToken,
     LyingToken,
     PlainToken,
     SilentToken
@@ -35,6 +36,16 @@ contract TokensTest is EscrowTest {
         vm.startPrank(buyer);
         taking.approve(address(escrow), AMOUNT);
         _expect(IEscrowBase.TransferMismatch.selector, AMOUNT, AMOUNT - AMOUNT / 100);
+        escrow.deposit(AMOUNT);
+    }
+
+    function test_more_than_was_sent_is_refused() public {
+        GenerousToken giving = new GenerousToken();
+        escrow = _newEscrow(address(giving), FEE_BPS);
+        giving.mint(buyer, AMOUNT);
+        vm.startPrank(buyer);
+        giving.approve(address(escrow), AMOUNT);
+        _expect(IEscrowBase.TransferMismatch.selector, AMOUNT, AMOUNT + AMOUNT / 100);
         escrow.deposit(AMOUNT);
     }
 

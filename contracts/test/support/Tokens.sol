@@ -28,6 +28,14 @@ contract FeeOnTransferToken is PlainToken(18) {
     }
 }
 
+/// @notice Gives the receiver a hundredth more than was sent.
+contract GenerousToken is PlainToken(18) {
+    function _update(address from, address to, uint256 amount) internal override {
+        super._update(from, to, amount);
+        if (from != address(0)) super._update(address(0), to, amount / 100);
+    }
+}
+
 /// @notice Answers false instead of reverting, or true although nothing moved.
 contract LyingToken is PlainToken(18) {
     bool public answer;
