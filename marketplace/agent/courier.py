@@ -14,7 +14,9 @@ from marketplace.agent.journal import Ending, LeaseEntry
 from marketplace.agent.logs import JobLogs, LogFile
 from marketplace.agent.node import Node
 from marketplace.agent.progress import Order, Progress
+from marketplace.agent.vouchers import Vouchers
 from marketplace.sdk.errors import ApiError, CoulombError, NotFound, Rejected
+from marketplace.sdk.models import Lease
 from settlement.attestation import Close, UsageAttestation
 from settlement.errors import SignatureError
 from settlement.signing import verify
@@ -47,6 +49,7 @@ class Courier:
         entry: LeaseEntry,
         progress: Progress,
         logs: JobLogs | None,
+        vouchers: Vouchers,
         recovered: bool = False,
     ) -> None:
         self._node = node
@@ -54,6 +57,7 @@ class Courier:
         self._id = entry.lease_id
         self._progress = progress
         self._logs = logs
+        self._vouchers = vouchers
         self._recovered = recovered
         self._attestor = node.attestor(entry)
         self._offsets: dict[str, int] = {}
@@ -226,6 +230,8 @@ class Courier:
         lease = self._node.api.lease(self._id)
         ending = self._node.journal.ending(self._id)
         if lease.state not in LIVE:
+            if not self._has_vouchers(lease):
+                return False
             self._node.journal.set_phase(self._id, "done")
             self._log.info("lease_over", state=lease.state)
             return True
@@ -238,6 +244,17 @@ class Courier:
                 self._log.warning("stop_refused", code=error.code)
             self._stop_sent = True
         return False
+
+    def _has_vouchers(self, lease: Lease) -> bool:
+        """Keep what was countersigned last; whether no better voucher is to be expected.
+
+        On a stopped lease the witness may answer the last attestation yet, until its close.
+        """
+        self._vouchers.learn(lease)
+        last = self._node.journal.last(self._id)
+        if lease.state != "stopped" or last is None or last.state != "sent":
+            return True
+        return self._vouchers.cover(last.message)
 
     def _clean_up(self) -> None:
         if self._logs is not None:

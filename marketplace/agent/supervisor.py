@@ -41,7 +41,7 @@ class _Held:
     job: threading.Thread | None
     courier: Courier
     carrying: threading.Thread
-    vouchers: Vouchers | None = None
+    vouchers: Vouchers
 
     def observe(self, lease: Lease) -> None:
         """Pass on what the server says, and what the witness verifiably signed.
@@ -49,8 +49,8 @@ class _Held:
         Raises ApiDown, ApiError, JournalError.
         """
         self.progress.observe(lease)
-        if self.vouchers is not None:  # also once the job has ended: the last one pays the most
-            self.progress.cover(self.vouchers.learn(lease))
+        # Also once the job has ended: the last voucher pays the most.
+        self.progress.cover(self.vouchers.learn(lease))
 
 
 class Supervisor:
@@ -167,6 +167,8 @@ class Supervisor:
             job.provider,
             job.lease_no,
             self._domain,
+            job.witness,
+            job.metered,
             job.spec.outputs,
         )
         progress = Progress()
@@ -195,7 +197,6 @@ class Supervisor:
         # bubblewrap ends with the thread that started it: this one lives as long as the job.
         thread = threading.Thread(target=run.run, name=f"job-{lease_id}", daemon=True)
         self._carry(entry, progress, logs, thread)
-        self._held[lease_id].vouchers = Vouchers(self._node, entry, job)
         thread.start()
         log.info("job_taken_up", lease=lease_id, gpus=[gpu.uuid for gpu in grant.gpus])
 
@@ -207,9 +208,10 @@ class Supervisor:
         job: threading.Thread | None = None,
         recovered: bool = False,
     ) -> None:
-        courier = Courier(self._node, entry, progress, logs, recovered)
+        vouchers = Vouchers(self._node, entry)
+        courier = Courier(self._node, entry, progress, logs, vouchers, recovered)
         carrying = self._courier_thread(courier, entry.lease_id)
-        self._held[entry.lease_id] = _Held(entry, progress, job, courier, carrying)
+        self._held[entry.lease_id] = _Held(entry, progress, job, courier, carrying, vouchers)
 
     def _courier_thread(self, courier: Courier, lease_id: str) -> threading.Thread:
         thread = threading.Thread(

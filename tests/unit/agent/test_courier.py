@@ -17,6 +17,7 @@ from marketplace.agent.logs import JobLogs
 from marketplace.agent.meters import Reading
 from marketplace.agent.node import Node
 from marketplace.agent.progress import Beats, Progress
+from marketplace.agent.vouchers import Vouchers
 from settlement.attestation import UsageAttestation
 from settlement.signing import LocalSigner, sign
 from settlement.usage import UsageVector
@@ -39,8 +40,9 @@ class Desk:
         self.node = Node(api, self.journal, None, self.market.meter, tmp_path / "jobs")  # type: ignore[arg-type]
         number = bytes.fromhex(held["lease_no"][2:])
         self.entry = LeaseEntry(
-            self.id, "job_1", held["buyer"], held["provider"], number, DOMAIN, ("/out",)
-        )
+            self.id, "job_1", held["buyer"], held["provider"], number, DOMAIN,
+            held["witness"], False, ("/out",),
+        )  # fmt: skip
         self.journal.begin(self.entry)
         self.folders = self.node.folders(self.id)
         make_folders(self.folders)
@@ -50,7 +52,8 @@ class Desk:
         self.courier = self.courier_of()
 
     def courier_of(self, **changes: Any) -> Courier:
-        return Courier(self.node, self.entry, self.progress, self.logs, **changes)
+        vouchers = Vouchers(self.node, self.entry)
+        return Courier(self.node, self.entry, self.progress, self.logs, vouchers, **changes)
 
     def run(self) -> None:
         self.courier.run(lambda: False)
@@ -174,6 +177,42 @@ def test_a_stop_follows_where_no_witness_is(desk: Desk) -> None:
     desk.pen.conclude(Ending("failed", "witness_silent", stop=True))
     desk.run()
     assert desk.market.stops[desk.id] == desk.pen.stop()[0]
+
+
+def test_a_lease_closed_before_anyone_looked_leaves_its_last_voucher(desk: Desk) -> None:
+    desk.pen.attest(UsageVector(ms=0), READING)
+    desk.pen.attest(UsageVector(ms=5), READING)
+    desk.pen.conclude(DONE)
+    desk.run()
+    kept = desk.journal.voucher(desk.id)
+    assert kept is not None
+    assert kept[0]["ms"] == "5"
+
+
+def test_a_stopped_lease_is_watched_until_its_last_usage_is_countersigned(desk: Desk) -> None:
+    desk.market.countersigning = desk.market.closing = False
+    for ms in (0, 5):
+        desk.pen.attest(UsageVector(ms=ms), READING)
+    desk.pen.conclude(DONE)
+    desk.market.leases[desk.id]["state"] = "stopped"
+    assert desk.courier.step() is False
+    desk.market.countersign(desk.id, 1)
+    assert desk.courier.step() is True
+    kept = desk.journal.voucher(desk.id)
+    assert kept is not None
+    assert kept[0]["ms"] == "5"
+
+
+def test_a_stopped_lease_that_no_one_countersigns_is_over_once_it_is_closed(desk: Desk) -> None:
+    desk.market.countersigning = desk.market.closing = False
+    for ms in (0, 5):
+        desk.pen.attest(UsageVector(ms=ms), READING)
+    desk.pen.conclude(DONE)
+    desk.market.leases[desk.id]["state"] = "stopped"
+    assert desk.courier.step() is False
+    desk.market.leases[desk.id]["state"] = "closed"
+    assert desk.courier.step() is True
+    assert desk.phase == "done"
 
 
 def test_a_lease_the_server_does_not_know_is_given_up(desk: Desk) -> None:
