@@ -9,9 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from marketplace.agent import supervisor as supervising
 from marketplace.agent.api import SdkApi
+from marketplace.agent.errors import JournalError
 from marketplace.agent.inventory import Inventory, simulated_gpus
 from marketplace.agent.journal import Journal, LeaseEntry
+from marketplace.agent.logs import JobLogs
 from marketplace.agent.meters import Reading
 from marketplace.agent.node import Node
 from marketplace.agent.supervisor import Supervisor
@@ -59,6 +62,41 @@ def box(tmp_path: Path) -> Iterator[Box]:
     yield box
     box.until(lambda: not box.supervisor._held)
     box.journal.close()
+
+
+def test_a_job_whose_folders_cannot_be_made_ends_alone(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(node: Node, lease_id: str) -> JobLogs:
+        monkeypatch.undo()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(supervising, "prepare", prepare)
+    first, second = (box.market.open_lease(["true"]) for _ in range(2))
+    assert box.reason(first) == "node_error"
+    assert box.reason(second) == "wrong_runtime"  # it got the GPU that the first one gave back
+
+
+@pytest.mark.parametrize("reason", ["node_error", "no_capacity"])
+def test_an_end_that_the_journal_did_not_take_is_put_down_later(
+    box: Box, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    def full(*_: object) -> None:
+        raise JournalError("the journal cannot be written")
+
+    def prepare(node: Node, lease_id: str) -> JobLogs:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(supervising, "prepare", prepare)
+    if reason == "no_capacity":
+        monkeypatch.setattr("marketplace.agent.capacity.Capacity.take", lambda *_: None)
+    lease_id = box.market.open_lease(["true"])
+    with monkeypatch.context() as broken:
+        broken.setattr(Journal, "propose_close", full)
+        for _ in range(2):
+            with pytest.raises(JournalError):
+                box.supervisor.tick()
+    assert box.reason(lease_id) == reason
 
 
 def test_what_is_countersigned_after_a_restart_is_kept(box: Box) -> None:
