@@ -18,6 +18,7 @@ from marketplace.agent.meters import Reading
 from marketplace.agent.node import Node
 from marketplace.agent.progress import Beats, Progress
 from marketplace.agent.vouchers import Vouchers
+from marketplace.sdk.errors import Conflict
 from settlement.attestation import UsageAttestation
 from settlement.signing import LocalSigner, sign
 from settlement.usage import UsageVector
@@ -162,14 +163,61 @@ def test_over_budget_that_the_server_does_not_see_is_a_failure(desk: Desk) -> No
     assert (report["outcome"], report["reason"]) == ("failed", "budget")
 
 
-def test_a_refused_report_is_left_to_the_server(desk: Desk) -> None:
-    desk.market.refuse_finish["succeeded"] = (409, "conflict")
+@pytest.mark.parametrize(
+    "refusal", [(422, "invalid_request"), (422, "idempotency_mismatch"), (409, "conflict")]
+)
+def test_a_report_refused_for_good_is_left_to_the_server(
+    desk: Desk, refusal: tuple[int, str]
+) -> None:
+    desk.market.refuse_finish["succeeded"] = refusal
     desk.pen.conclude(DONE)
+    if refusal[0] == 409:  # a conflict with another final report, and not with the lease's state
+        close, signature = desk.pen.close()
+        other = {"message": close.to_message(), "meter_signature": "0x" + signature.hex()}
+        desk.market.leases[desk.id]["final"] = other
     desk.courier.step()
     assert desk.phase == "reported"
     desk.market.leases[desk.id]["state"] = "stopped"
     assert desk.courier.step() is True
     assert desk.phase == "done"
+
+
+def test_a_report_refused_while_the_lease_reopens_is_sent_again(desk: Desk) -> None:
+    desk.pen.conclude(DONE)
+    desk.market.leases[desk.id]["state"] = "opening"
+    for _ in range(2):
+        with pytest.raises(Conflict):
+            desk.courier.step()
+    assert desk.phase == "ended"
+    desk.market.leases[desk.id]["state"] = "active"
+    desk.run()
+    assert desk.market.finished[desk.id]["outcome"] == "succeeded"
+
+
+def test_a_stop_refused_while_the_lease_reopens_is_sent_again(desk: Desk) -> None:
+    desk.market.closing = False
+    desk.pen.conclude(Ending("failed", "witness_silent", stop=True))
+    desk.courier.step()
+    desk.market.stops.clear()
+    desk.market.leases[desk.id]["state"] = "opening"
+    desk.courier = desk.courier_of()  # it has sent no Stop yet
+    for _ in range(2):
+        with pytest.raises(Conflict):
+            desk.courier.step()
+    desk.market.leases[desk.id]["state"] = "active"
+    desk.run()
+    assert desk.market.stops[desk.id] == desk.pen.stop()[0]
+
+
+def test_a_stop_refused_for_good_is_sent_once(desk: Desk) -> None:
+    desk.market.closing, desk.market.refuse_stop = False, True
+    desk.pen.conclude(Ending("failed", "witness_silent", stop=True))
+    desk.courier.step()
+    desk.market.refuse_stop = False
+    desk.courier.step()
+    assert desk.market.stops == {}
+    desk.market.leases[desk.id]["state"] = "closed"
+    assert desk.courier.step() is True
 
 
 def test_a_stop_follows_where_no_witness_is(desk: Desk) -> None:
