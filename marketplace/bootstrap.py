@@ -356,6 +356,7 @@ def _match(catalog: Catalog, loops: Mapping[str, Loop]) -> None:
 def _watch(catalog: Catalog) -> None:
     catalog.settling.failed_opens()
     catalog.watchdog.tick()
+    catalog.watchdog.rest_silent()
     catalog.watchdog.revive()
     catalog.watchdog.forget()
 

@@ -57,6 +57,7 @@ class FakeMarket:
         self.unauthorized = False
         self.refuse_with: str | None = None
         self.refuse_finish: dict[str, tuple[int, str]] = {}  # by outcome
+        self.refuse_stop = False
         self._lock = threading.RLock()
 
     # -- set-up -----------------------------------------------------------------------------------
@@ -193,6 +194,10 @@ class FakeMarket:
         elif what == "finish":
             return self._finish(lease_id, body)
         elif what == "stop":
+            if self.leases[lease_id]["state"] != "active":
+                return _problem(409, "conflict")
+            if self.refuse_stop:
+                return _problem(422, "invalid_request")
             stop = Stop.from_message(body["stop"])
             verify(stop, DOMAIN, bytes.fromhex(body["signature"][2:]), self.meter.address)
             self.stops[lease_id] = stop
@@ -240,6 +245,8 @@ class FakeMarket:
         close = Close.from_message(body["close"]["message"])
         signature = bytes.fromhex(body["close"]["signature"][2:])
         assert recover(close, DOMAIN, signature) == self.meter.address
+        if self.leases[lease_id]["state"] not in ("active", "stopped"):
+            return _problem(409, "conflict")
         if body["outcome"] in self.refuse_finish:
             return _problem(*self.refuse_finish[body["outcome"]])
         self._attest(lease_id, body)

@@ -18,7 +18,10 @@ def unix_ms() -> int:
 
 
 class Attestor:
-    """Signs for one lease. Every method may be repeated: it then yields the same bytes."""
+    """Signs for one lease.
+
+    `attest` adds a reading each time; any other method may be repeated and yields the same bytes.
+    """
 
     def __init__(
         self,

@@ -14,7 +14,16 @@ from marketplace.agent.journal import Ending, LeaseEntry
 from marketplace.agent.logs import JobLogs, LogFile
 from marketplace.agent.node import Node
 from marketplace.agent.progress import Order, Progress
-from marketplace.sdk.errors import ApiError, CoulombError, NotFound, Rejected
+from marketplace.agent.vouchers import Vouchers
+from marketplace.sdk.errors import (
+    ApiError,
+    Conflict,
+    CoulombError,
+    IdempotencyMismatch,
+    NotFound,
+    Rejected,
+)
+from marketplace.sdk.models import Lease
 from settlement.attestation import Close, UsageAttestation
 from settlement.errors import SignatureError
 from settlement.signing import verify
@@ -47,6 +56,7 @@ class Courier:
         entry: LeaseEntry,
         progress: Progress,
         logs: JobLogs | None,
+        vouchers: Vouchers,
         recovered: bool = False,
     ) -> None:
         self._node = node
@@ -54,6 +64,7 @@ class Courier:
         self._id = entry.lease_id
         self._progress = progress
         self._logs = logs
+        self._vouchers = vouchers
         self._recovered = recovered
         self._attestor = node.attestor(entry)
         self._offsets: dict[str, int] = {}
@@ -168,7 +179,10 @@ class Courier:
     # -- once it has ended ------------------------------------------------------------------------
 
     def _report(self) -> bool:
-        """Store the outputs, report the end; whether that is done."""
+        """Store the outputs, report the end; whether that is done.
+
+        Raises ApiError where the report is to be sent again.
+        """
         ending = self._node.journal.ending(self._id)
         if ending is None:
             return False
@@ -182,6 +196,8 @@ class Courier:
         try:
             self._node.api.finish(self._id, ending, self._attestor.final(), self._attestor.close())
         except ApiError as error:
+            if _may_pass(error) and self._takes_report():
+                raise
             self._log.error("finish_refused", code=error.code, detail=str(error))
             if ending.outcome == "over_budget" and isinstance(error, Rejected):
                 # The server's clock says that there was time left: then it is a plain failure.
@@ -193,6 +209,11 @@ class Courier:
         self._node.journal.set_phase(self._id, "reported")
         self._clean_up()
         return True
+
+    def _takes_report(self) -> bool:
+        """Whether the lease is at no end and has no final report: what kept ours off will pass."""
+        lease = self._node.api.lease(self._id)
+        return lease.state in (*LIVE, "stopped") and lease.final is None
 
     def _has_more(self) -> bool:
         """Whether usage or output came up since they were last sent: they go before the end."""
@@ -226,6 +247,8 @@ class Courier:
         lease = self._node.api.lease(self._id)
         ending = self._node.journal.ending(self._id)
         if lease.state not in LIVE:
+            if not self._has_vouchers(lease):
+                return False
             self._node.journal.set_phase(self._id, "done")
             self._log.info("lease_over", state=lease.state)
             return True
@@ -235,9 +258,22 @@ class Courier:
             try:
                 self._node.api.stop(self._id, stop, signature)
             except ApiError as error:
-                self._log.warning("stop_refused", code=error.code)
+                if _may_pass(error):  # or the next look finds that the lease is over
+                    raise
+                self._log.error("stop_refused", code=error.code, detail=str(error))
             self._stop_sent = True
         return False
+
+    def _has_vouchers(self, lease: Lease) -> bool:
+        """Keep what was countersigned last; whether no better voucher is to be expected.
+
+        On a stopped lease the witness may answer the last attestation yet, until its close.
+        """
+        self._vouchers.learn(lease)
+        last = self._node.journal.last(self._id)
+        if lease.state != "stopped" or last is None or last.state != "sent":
+            return True
+        return self._vouchers.cover(last.message)
 
     def _clean_up(self) -> None:
         if self._logs is not None:
@@ -272,3 +308,8 @@ class Courier:
         except SignatureError:
             return False
         return True
+
+
+def _may_pass(error: ApiError) -> bool:
+    """Whether a refusal is about a state that may change by itself, as while a lease reopens."""
+    return isinstance(error, Conflict) and not isinstance(error, IdempotencyMismatch)

@@ -28,7 +28,8 @@ CREATE TABLE IF NOT EXISTS leases (
     lease_id TEXT PRIMARY KEY, job_id TEXT NOT NULL, buyer TEXT NOT NULL, provider TEXT NOT NULL,
     lease_no BLOB NOT NULL, chain_id INTEGER NOT NULL, contract TEXT NOT NULL,
     phase TEXT NOT NULL CHECK (phase IN ('running', 'ended', 'reported', 'done')),
-    outputs TEXT NOT NULL, process TEXT, ending TEXT
+    outputs TEXT NOT NULL, witness TEXT NOT NULL, metered INTEGER NOT NULL,
+    process TEXT, ending TEXT
 ) STRICT;
 CREATE TABLE IF NOT EXISTS readings (
     lease_id TEXT NOT NULL REFERENCES leases, number INTEGER NOT NULL,
@@ -54,7 +55,8 @@ CREATE TABLE IF NOT EXISTS vouchers (
 class LeaseEntry:
     """A lease this node has worked on, and in which contract's domain it signs for it.
 
-    `outputs` are the paths under /out that the job's buyer wants back.
+    `outputs` are the paths under /out that the job's buyer wants back. `witness` signs its
+    vouchers, which state more than time where it is `metered`.
     """
 
     lease_id: str
@@ -63,6 +65,8 @@ class LeaseEntry:
     provider: str
     lease_no: bytes
     domain: Domain
+    witness: str
+    metered: bool
     outputs: tuple[str, ...] = ()
     phase: str = "running"
 
@@ -114,11 +118,11 @@ class Journal:
         values = (
             entry.lease_id, entry.job_id, entry.buyer, entry.provider, entry.lease_no,
             entry.domain.chain_id, entry.domain.verifying_contract, entry.phase,
-            json.dumps(entry.outputs),
+            json.dumps(entry.outputs), entry.witness, entry.metered,
         )  # fmt: skip
         with self._write() as db:
             try:
-                db.execute("INSERT INTO leases VALUES (?,?,?,?,?,?,?,?,?,NULL,NULL)", values)
+                db.execute("INSERT INTO leases VALUES (?,?,?,?,?,?,?,?,?,?,?,NULL,NULL)", values)
             except sqlite3.IntegrityError:
                 raise JournalConflict(f"{entry.lease_id} was already taken up here") from None
 
@@ -366,9 +370,11 @@ def chain(head: bytes, row: str) -> bytes:
 
 def _lease_of(row: Any) -> LeaseEntry:
     lease_id, job_id, buyer, provider, lease_no, chain_id, contract, phase, outputs = row[:9]
-    domain = Domain(chain_id, contract)
-    paths = tuple(json.loads(outputs))
-    return LeaseEntry(lease_id, job_id, buyer, provider, lease_no, domain, paths, phase)
+    witness, metered = row[9:11]
+    return LeaseEntry(
+        lease_id, job_id, buyer, provider, lease_no, Domain(chain_id, contract),
+        witness, bool(metered), tuple(json.loads(outputs)), phase,
+    )  # fmt: skip
 
 
 def _attestation_of(row: Any) -> AttestationEntry:

@@ -41,7 +41,8 @@ class _Held:
     job: threading.Thread | None
     courier: Courier
     carrying: threading.Thread
-    vouchers: Vouchers | None = None
+    vouchers: Vouchers
+    unended: Ending | None = None  # how it ends, until the journal has that
 
     def observe(self, lease: Lease) -> None:
         """Pass on what the server says, and what the witness verifiably signed.
@@ -49,8 +50,8 @@ class _Held:
         Raises ApiDown, ApiError, JournalError.
         """
         self.progress.observe(lease)
-        if self.vouchers is not None:  # also once the job has ended: the last one pays the most
-            self.progress.cover(self.vouchers.learn(lease))
+        # Also once the job has ended: the last voucher pays the most.
+        self.progress.cover(self.vouchers.learn(lease))
 
 
 class Supervisor:
@@ -167,6 +168,8 @@ class Supervisor:
             job.provider,
             job.lease_no,
             self._domain,
+            job.witness,
+            job.metered,
             job.spec.outputs,
         )
         progress = Progress()
@@ -181,23 +184,41 @@ class Supervisor:
 
     def _start(self, entry: LeaseEntry, job: Assignment, progress: Progress) -> None:
         lease_id = entry.lease_id
+        self._node.journal.begin(entry)
         grant = self._capacity.take(
             lease_id, job.gpu_milli, job.memory_mib, job.storage_mib, job.gpus
         )
-        self._node.journal.begin(entry)
         if grant is None:
             log.error("no_capacity", lease=lease_id, gpu_milli=job.gpu_milli)
-            self._node.attestor(entry).conclude(Ending("failed", "no_capacity"))
-            self._carry(entry, progress, None)
+            self._refuse(entry, progress, "no_capacity")
             return
-        logs = prepare(self._node, lease_id)
+        try:
+            logs = prepare(self._node, lease_id)
+        except OSError as error:  # the disk is full, most likely: it is this lease's end alone
+            log.error("job_not_prepared", lease=lease_id, error=str(error))
+            self._capacity.release(lease_id)
+            self._refuse(entry, progress, "node_error")
+            return
         run = JobRun(self._node, job, grant, entry, progress, logs)
         # bubblewrap ends with the thread that started it: this one lives as long as the job.
         thread = threading.Thread(target=run.run, name=f"job-{lease_id}", daemon=True)
         self._carry(entry, progress, logs, thread)
-        self._held[lease_id].vouchers = Vouchers(self._node, entry, job)
         thread.start()
         log.info("job_taken_up", lease=lease_id, gpus=[gpu.uuid for gpu in grant.gpus])
+
+    def _refuse(self, entry: LeaseEntry, progress: Progress, reason: str) -> None:
+        """End a lease that never gets a job; it is in hand first, so a sweep can come again."""
+        self._carry(entry, progress, None)
+        held = self._held[entry.lease_id]
+        held.unended = Ending("failed", reason)
+        self._conclude(held)
+
+    def _conclude(self, held: _Held) -> None:
+        """Journal an ending that is decided here. Raises JournalError; then it is tried again."""
+        if held.unended is not None:
+            self._node.attestor(held.entry).conclude(held.unended)
+            held.unended = None
+            held.progress.tell()
 
     def _carry(
         self,
@@ -207,9 +228,10 @@ class Supervisor:
         job: threading.Thread | None = None,
         recovered: bool = False,
     ) -> None:
-        courier = Courier(self._node, entry, progress, logs, recovered)
+        vouchers = Vouchers(self._node, entry)
+        courier = Courier(self._node, entry, progress, logs, vouchers, recovered)
         carrying = self._courier_thread(courier, entry.lease_id)
-        self._held[entry.lease_id] = _Held(entry, progress, job, courier, carrying)
+        self._held[entry.lease_id] = _Held(entry, progress, job, courier, carrying, vouchers)
 
     def _courier_thread(self, courier: Courier, lease_id: str) -> threading.Thread:
         thread = threading.Thread(
@@ -228,9 +250,9 @@ class Supervisor:
                 self._capacity.release(lease_id)
                 if self._node.journal.ending(lease_id) is None:
                     log.error("job_thread_died", lease=lease_id)
-                    self._node.attestor(held.entry).conclude(Ending("failed", "agent_error"))
-                    held.progress.tell()
+                    held.unended = Ending("failed", "agent_error")
                 held.job = None
+            self._conclude(held)
             if held.job is None and not held.carrying.is_alive():
                 if held.courier.done:
                     del self._held[lease_id]

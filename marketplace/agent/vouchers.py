@@ -6,57 +6,83 @@ for nothing, so the node checks each one itself and keeps the best.
 
 from __future__ import annotations
 
+import threading
+
 import structlog
 
-from marketplace.agent.assignment import Assignment
 from marketplace.agent.journal import LeaseEntry
 from marketplace.agent.node import Node
-from marketplace.sdk.models import Lease, SignedVoucher
-from settlement.attestation import MeteredUsage, Usage, Voucher
+from marketplace.sdk.models import Lease, SignedVoucher, Used
+from settlement.attestation import MeteredUsage, Usage, UsageAttestation, Voucher
 from settlement.errors import FieldError, SignatureError
 from settlement.signing import verify
 
 log = structlog.get_logger("coulomb.agent")
+Counts = tuple[int, int, int]  # ms, egress MiB, units: compared in this order, as the server does
 
 
 class Vouchers:
-    """The vouchers of one lease whose job runs here."""
+    """The vouchers of one lease, whether its job runs here or ran under an earlier agent.
 
-    def __init__(self, node: Node, entry: LeaseEntry, job: Assignment) -> None:
+    Safe to use from several threads.
+    """
+
+    def __init__(self, node: Node, entry: LeaseEntry) -> None:
         self._node = node
         self._entry = entry
-        self._witness = job.witness
-        self._kind: type[Usage | MeteredUsage] = MeteredUsage if job.metered else Usage
+        self._kind: type[Usage | MeteredUsage] = MeteredUsage if entry.metered else Usage
+        self._lock = threading.Lock()
         self._sequence = -1
-        self._ms = 0
+        self._best: Counts | None = None  # None: the journal was not read yet
 
     def learn(self, lease: Lease) -> int:
         """The countersigned ms by now; asks for vouchers only where the server speaks of more.
 
         Raises ApiDown, ApiError, JournalError.
         """
-        if lease.countersigned.ms > self._ms:
-            for held in self._node.api.attestations(self._entry.lease_id, self._sequence):
-                if held.voucher is not None:
-                    self._take(held.sequence, held.voucher)
-        return self._ms
+        with self._lock:
+            if self._best is None:
+                self._best = self._kept()
+            if self._counts(lease.countersigned) > self._best:
+                for held in self._node.api.attestations(self._entry.lease_id, self._sequence):
+                    if held.voucher is not None:
+                        self._best = self._take(held.sequence, held.voucher, self._best)
+            return self._best[0]
 
-    def _take(self, sequence: int, signed: SignedVoucher) -> None:
+    def cover(self, said: UsageAttestation) -> bool:
+        """Whether what was learned so far pays for all that an attestation states."""
+        with self._lock:
+            return self._best is not None and self._best >= self._counts(said)
+
+    def _kept(self) -> Counts:
+        kept = self._node.journal.voucher(self._entry.lease_id)
+        return (0, 0, 0) if kept is None else self._counts(self._kind.from_message(kept[0]))
+
+    def _take(self, sequence: int, signed: SignedVoucher, best: Counts) -> Counts:
+        """The best one after this one, which is kept where it is better."""
         voucher = self._verified(signed)
         if voucher is None:
             log.error("voucher_ignored", lease=self._entry.lease_id, sequence=sequence)
-        elif voucher.ms > self._ms:
+        elif self._counts(voucher) > best:
             self._node.journal.keep_voucher(
                 self._entry.lease_id, sequence, voucher, signed.signature
             )
-            self._sequence, self._ms = sequence, voucher.ms
+            self._sequence = sequence
+            return self._counts(voucher)
+        return best
+
+    def _counts(self, used: Used | Voucher | UsageAttestation) -> Counts:
+        """What of it this lease's vouchers state."""
+        if isinstance(used, Usage) or not self._entry.metered:
+            return used.ms, 0, 0
+        return used.ms, used.egress_mib, used.units
 
     def _verified(self, signed: SignedVoucher) -> Voucher | None:
         """The voucher, if the witness that the buyer named signed it for this very lease."""
         entry = self._entry
         try:
             voucher = self._kind.from_message(signed.message)
-            verify(voucher, entry.domain, signed.signature, self._witness)
+            verify(voucher, entry.domain, signed.signature, entry.witness)
         except (FieldError, SignatureError):
             return None
         parties = (voucher.buyer, voucher.provider, voucher.lease_no)

@@ -176,7 +176,7 @@ class Attestations:
         job = store.jobs.get(lease.job_id, lock=True)
         if job is None:
             raise KeyError(lease.job_id)
-        if first and job.state == "starting":
+        if first and job.state == "starting" and job.lease_id == lease.id:
             job = replace(job, started_ms=job.started_ms or now_ms)
             job = set_state(store, job, "running", now_ms)
         usage = {**_vector_json(said.usage()), "sequence": said.sequence}

@@ -14,7 +14,7 @@ from marketplace.services.orderlog import log_ask, log_ask_closed, log_node
 from marketplace.services.ports import Clock, Duplicate, Market, Store
 from marketplace.services.records import Gpu, Node
 
-AWAY = "node_away"  # why asks of a node rest whose agent has ended
+AWAY = "node_away"  # why asks of a node rest whose agent has ended or fell silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +109,17 @@ class Nodes:
         )
         store.nodes.put(node)
         if old.state == "away":
-            for ask in store.asks.find(node_id=node.id, state="suspended", reason=AWAY):
-                ask = replace(ask, state="open", reason=None)
-                store.asks.put(ask)
-                log_ask(store, ask, node, self.clock())
+            self._reopen(store, node)
         if (node.region, node.runtime) != (old.region, old.runtime):
             log_node(store, node, self.clock())
         return node
+
+    def _reopen(self, store: Store, node: Node) -> None:
+        """Put the asks back on the book that rested while the node was away."""
+        for ask in store.asks.find(node_id=node.id, state="suspended", reason=AWAY):
+            ask = replace(ask, state="open", reason=None)
+            store.asks.put(ask)
+            log_ask(store, ask, node, self.clock())
 
     def _same_gpus(self, store: Store, node: Node, gpus: tuple[NewGpu, ...]) -> bool:
         listed = {
@@ -150,25 +154,22 @@ class Nodes:
         return store.nodes.find(provider=caller.account, newest=True, before=before, limit=limit)
 
     def heartbeat(self, store: Store, caller: Principal, node_id: str) -> Node:
-        """Note that the node is alive."""
-        node = self._own(store, caller, node_id)
-        node = replace(node, seen_ms=self.clock())
+        """Note that the node is alive; one that was away is back, and with it its asks."""
+        old = self._own(store, caller, node_id)
+        state = "active" if old.state == "away" else old.state
+        node = replace(old, state=state, seen_ms=self.clock())
         store.nodes.put(node)
+        if old.state == "away":
+            self._reopen(store, node)
         return node
 
     def leave(self, store: Store, caller: Principal, node_id: str) -> Node:
-        """The node's agent ends: its open asks rest until it registers again.
+        """The node's agent ends: its open asks rest until it is heard of again.
 
         So nobody is matched to a machine that answers no more. Its leases end as it reports them.
         """
         node = self._own(store, caller, node_id)
-        if node.state == "active":
-            node = replace(node, state="away")
-            store.nodes.put(node)
-            for ask in store.asks.find(node_id=node.id, state="open"):
-                store.asks.put(replace(ask, state="suspended", reason=AWAY))
-                log_ask_closed(store, ask.id, self.clock())
-        return node
+        return rest(store, node, self.clock()) if node.state == "active" else node
 
     def drain(self, store: Store, caller: Principal, node_id: str) -> Node:
         """Take no new jobs on the node: its open asks are cancelled, what runs goes on."""
@@ -230,3 +231,13 @@ class Nodes:
             "last_heartbeat_at": iso(node.seen_ms),
             "created_at": iso(node.created_ms),
         }
+
+
+def rest(store: Store, node: Node, now_ms: int) -> Node:
+    """Mark an active node as away and take its open asks off the book until it is back."""
+    node = replace(node, state="away")
+    store.nodes.put(node)
+    for ask in store.asks.find(node_id=node.id, state="open"):
+        store.asks.put(replace(ask, state="suspended", reason=AWAY))
+        log_ask_closed(store, ask.id, now_ms)
+    return node

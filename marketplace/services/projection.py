@@ -96,6 +96,9 @@ class Projection:
 
     def _opened(self, store: Store, lease: LeaseRecord, job: JobRecord) -> JobRecord:
         now_ms = self.clock()
+        if job.lease_id != lease.id:  # the opening was given up, and its job has gone on
+            store.leases.put(replace(lease, stop_requested="cancelled", stop_requested_ms=now_ms))
+            return job
         job = replace(job, reserve=0)
         if job.state == "matched":
             job = set_state(store, job, "starting", now_ms)

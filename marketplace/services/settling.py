@@ -20,6 +20,7 @@ from settlement.ports import BlockRef, Intent, IntentKind, IntentState
 BUYERS_FAULTS = ("InsufficientBalance", "BudgetTooSmall", "NonceUsed", "NotLatestLease")
 # What makes an ask useless for every bid, not only for this one.
 ASKS_FAULTS = ("InvalidSignature", "OrderExpired", "CancelledOrder")
+OPEN_ALREADY = "LeaseExists"  # no failure: another transaction opened this very lease
 RETRY_S_MIN, RETRY_S_MAX = 5, 60
 _NAME = re.compile(r"[A-Za-z]+")
 
@@ -117,13 +118,20 @@ class Settling:
         return len(due)
 
     def failed_opens(self) -> int:
-        """Follow up openings that the chain refused; returns how many."""
+        """Follow up openings that the chain refused; returns how many.
+
+        A lease that is open already stays `opening` until its events come: its job must not run
+        twice, and the lease bills.
+        """
         with self.database.read() as store:
             dead = []
             for lease in store.leases.find(state="opening"):
                 intent = store.intent(f"open:{lease.id}")
-                if intent is not None and intent.state is IntentState.DEAD:
-                    dead.append((lease.id, intent.error or "unknown"))
+                if intent is None or intent.state is not IntentState.DEAD:
+                    continue
+                error = intent.error or "unknown"
+                if _name(error) != OPEN_ALREADY:
+                    dead.append((lease.id, error))
         for lease_id, error in dead:
             with self.database.write() as store:
                 locked = store.leases.get(lease_id, lock=True)

@@ -1,4 +1,4 @@
-"""Silence: providers that are lost, late starters, witnesses that never close.
+"""Silence: nodes and providers that are lost, late starters, witnesses that never close.
 
 The server holds no key of any party: it asks witness or meter for a Stop and waits for the chain.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from marketplace.services.conclude import Conclusions
+from marketplace.services.nodes import rest
 from marketplace.services.ports import Clock, Database, Market, Store
-from marketplace.services.records import LeaseRecord
+from marketplace.services.records import LeaseRecord, Node
 from settlement.ports import IntentState
 from settlement.silence import silence_ms
 
@@ -130,6 +131,26 @@ class Watchdog:
                     self.conclusions.resume(store, job)
                     revived += 1
         return revived
+
+    def rest_silent(self) -> int:
+        """Rest the asks of nodes that fell silent without a word; returns how many nodes.
+
+        A machine that was killed cannot leave, and whoever is matched to it waits for nothing.
+        """
+        with self.database.read() as store:
+            silent = [n.id for n in store.nodes.find(state="active") if self._is_silent(n)]
+        rested = 0
+        for node_id in silent:
+            with self.database.write() as store:
+                node = store.nodes.get(node_id, lock=True)
+                if node is not None and node.state == "active" and self._is_silent(node):
+                    rest(store, node, self.clock())
+                    rested += 1
+        return rested
+
+    def _is_silent(self, node: Node) -> bool:
+        heard_ms = max(node.seen_ms, self.since_ms)
+        return self.clock() - heard_ms > silence_ms(node.interval_ms)
 
     def forget(self) -> int:
         """Delete stored replies older than 48 h; returns how many."""

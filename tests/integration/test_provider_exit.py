@@ -49,7 +49,7 @@ def keep(journal: Journal, lease: Lease, ms: int) -> None:
     voucher = lease.voucher(ms)
     parties = (lease.ref.buyer, lease.ref.provider, lease.number)
     lease_id = f"lease_{lease.number.hex()}"
-    journal.begin(LeaseEntry(lease_id, "job_1", *parties, lease.world.escrow.domain()))
+    journal.begin(LeaseEntry(lease_id, "job_1", *parties, lease.world.escrow.domain(), "", False))
     journal.keep_voucher(lease_id, 3, voucher.voucher, voucher.signature)
 
 

@@ -17,6 +17,8 @@ from marketplace.agent.logs import JobLogs
 from marketplace.agent.meters import Reading
 from marketplace.agent.node import Node
 from marketplace.agent.progress import Beats, Progress
+from marketplace.agent.vouchers import Vouchers
+from marketplace.sdk.errors import Conflict
 from settlement.attestation import UsageAttestation
 from settlement.signing import LocalSigner, sign
 from settlement.usage import UsageVector
@@ -39,8 +41,9 @@ class Desk:
         self.node = Node(api, self.journal, None, self.market.meter, tmp_path / "jobs")  # type: ignore[arg-type]
         number = bytes.fromhex(held["lease_no"][2:])
         self.entry = LeaseEntry(
-            self.id, "job_1", held["buyer"], held["provider"], number, DOMAIN, ("/out",)
-        )
+            self.id, "job_1", held["buyer"], held["provider"], number, DOMAIN,
+            held["witness"], False, ("/out",),
+        )  # fmt: skip
         self.journal.begin(self.entry)
         self.folders = self.node.folders(self.id)
         make_folders(self.folders)
@@ -50,7 +53,8 @@ class Desk:
         self.courier = self.courier_of()
 
     def courier_of(self, **changes: Any) -> Courier:
-        return Courier(self.node, self.entry, self.progress, self.logs, **changes)
+        vouchers = Vouchers(self.node, self.entry)
+        return Courier(self.node, self.entry, self.progress, self.logs, vouchers, **changes)
 
     def run(self) -> None:
         self.courier.run(lambda: False)
@@ -159,9 +163,18 @@ def test_over_budget_that_the_server_does_not_see_is_a_failure(desk: Desk) -> No
     assert (report["outcome"], report["reason"]) == ("failed", "budget")
 
 
-def test_a_refused_report_is_left_to_the_server(desk: Desk) -> None:
-    desk.market.refuse_finish["succeeded"] = (409, "conflict")
+@pytest.mark.parametrize(
+    "refusal", [(422, "invalid_request"), (422, "idempotency_mismatch"), (409, "conflict")]
+)
+def test_a_report_refused_for_good_is_left_to_the_server(
+    desk: Desk, refusal: tuple[int, str]
+) -> None:
+    desk.market.refuse_finish["succeeded"] = refusal
     desk.pen.conclude(DONE)
+    if refusal[0] == 409:  # a conflict with another final report, and not with the lease's state
+        close, signature = desk.pen.close()
+        other = {"message": close.to_message(), "meter_signature": "0x" + signature.hex()}
+        desk.market.leases[desk.id]["final"] = other
     desk.courier.step()
     assert desk.phase == "reported"
     desk.market.leases[desk.id]["state"] = "stopped"
@@ -169,11 +182,85 @@ def test_a_refused_report_is_left_to_the_server(desk: Desk) -> None:
     assert desk.phase == "done"
 
 
+def test_a_report_refused_while_the_lease_reopens_is_sent_again(desk: Desk) -> None:
+    desk.pen.conclude(DONE)
+    desk.market.leases[desk.id]["state"] = "opening"
+    for _ in range(2):
+        with pytest.raises(Conflict):
+            desk.courier.step()
+    assert desk.phase == "ended"
+    desk.market.leases[desk.id]["state"] = "active"
+    desk.run()
+    assert desk.market.finished[desk.id]["outcome"] == "succeeded"
+
+
+def test_a_stop_refused_while_the_lease_reopens_is_sent_again(desk: Desk) -> None:
+    desk.market.closing = False
+    desk.pen.conclude(Ending("failed", "witness_silent", stop=True))
+    desk.courier.step()
+    desk.market.stops.clear()
+    desk.market.leases[desk.id]["state"] = "opening"
+    desk.courier = desk.courier_of()  # it has sent no Stop yet
+    for _ in range(2):
+        with pytest.raises(Conflict):
+            desk.courier.step()
+    desk.market.leases[desk.id]["state"] = "active"
+    desk.run()
+    assert desk.market.stops[desk.id] == desk.pen.stop()[0]
+
+
+def test_a_stop_refused_for_good_is_sent_once(desk: Desk) -> None:
+    desk.market.closing, desk.market.refuse_stop = False, True
+    desk.pen.conclude(Ending("failed", "witness_silent", stop=True))
+    desk.courier.step()
+    desk.market.refuse_stop = False
+    desk.courier.step()
+    assert desk.market.stops == {}
+    desk.market.leases[desk.id]["state"] = "closed"
+    assert desk.courier.step() is True
+
+
 def test_a_stop_follows_where_no_witness_is(desk: Desk) -> None:
     desk.market.closing = False
     desk.pen.conclude(Ending("failed", "witness_silent", stop=True))
     desk.run()
     assert desk.market.stops[desk.id] == desk.pen.stop()[0]
+
+
+def test_a_lease_closed_before_anyone_looked_leaves_its_last_voucher(desk: Desk) -> None:
+    desk.pen.attest(UsageVector(ms=0), READING)
+    desk.pen.attest(UsageVector(ms=5), READING)
+    desk.pen.conclude(DONE)
+    desk.run()
+    kept = desk.journal.voucher(desk.id)
+    assert kept is not None
+    assert kept[0]["ms"] == "5"
+
+
+def test_a_stopped_lease_is_watched_until_its_last_usage_is_countersigned(desk: Desk) -> None:
+    desk.market.countersigning = desk.market.closing = False
+    for ms in (0, 5):
+        desk.pen.attest(UsageVector(ms=ms), READING)
+    desk.pen.conclude(DONE)
+    desk.market.leases[desk.id]["state"] = "stopped"
+    assert desk.courier.step() is False
+    desk.market.countersign(desk.id, 1)
+    assert desk.courier.step() is True
+    kept = desk.journal.voucher(desk.id)
+    assert kept is not None
+    assert kept[0]["ms"] == "5"
+
+
+def test_a_stopped_lease_that_no_one_countersigns_is_over_once_it_is_closed(desk: Desk) -> None:
+    desk.market.countersigning = desk.market.closing = False
+    for ms in (0, 5):
+        desk.pen.attest(UsageVector(ms=ms), READING)
+    desk.pen.conclude(DONE)
+    desk.market.leases[desk.id]["state"] = "stopped"
+    assert desk.courier.step() is False
+    desk.market.leases[desk.id]["state"] = "closed"
+    assert desk.courier.step() is True
+    assert desk.phase == "done"
 
 
 def test_a_lease_the_server_does_not_know_is_given_up(desk: Desk) -> None:

@@ -19,10 +19,12 @@ from settlement.attestation import Close, Stop, UsageAttestation
 from settlement.eip712 import Domain
 from settlement.signing import LocalSigner, verify
 from settlement.usage import UsageVector
-from tests.factories import BUYER, PROVIDER
+from tests.factories import BUYER, PROVIDER, WITNESS
 
 DOMAIN = Domain(31337, "0x" + "e5" * 20)
-ENTRY = LeaseEntry("lease_1", "job_1", BUYER, PROVIDER, b"n" * 16, DOMAIN, ("/out",))
+ENTRY = LeaseEntry(
+    "lease_1", "job_1", BUYER, PROVIDER, b"n" * 16, DOMAIN, WITNESS, False, ("/out",)
+)
 FIGURES = ("ms", "cpu_ms", "memory_mib", "storage_mib", "units", "heartbeats")
 READING = Reading(at_ms=1, **dict.fromkeys(FIGURES, 0))
 

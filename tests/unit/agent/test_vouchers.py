@@ -42,14 +42,17 @@ class Bench:
         orders = self.market.asks["ask_1"], self.market.bids["bid_1"]
         job = assign(self.lease, *orders, self.market.meter.address, NODE)
         entry = LeaseEntry(
-            job.lease_id, job.job_id, job.buyer, job.provider, job.lease_no, DOMAIN, ()
-        )
+            job.lease_id, job.job_id, job.buyer, job.provider, job.lease_no, DOMAIN,
+            job.witness, job.metered,
+        )  # fmt: skip
         self.journal.begin(entry)
-        self.vouchers = Vouchers(node, entry, job)
-        pen = node.attestor(entry)
+        self.successor = lambda: Vouchers(node, entry)
+        self.vouchers = self.successor()
+        self.pen = node.attestor(entry)
+        self.hand_in = lambda: api.attest(self.id, *self.pen.final())
         for ms in (0, 1_000, 2_000):
-            pen.attest(UsageVector(ms=ms), READING)
-            api.attest(self.id, *pen.final())
+            self.pen.attest(UsageVector(ms=ms), READING)
+            self.hand_in()
 
     @property
     def lease(self) -> Lease:
@@ -91,6 +94,31 @@ def test_a_voucher_of_a_metered_lease_counts(tmp_path: Path) -> None:
     bench.market.countersign(bench.id, 2)
     assert bench.vouchers.learn(bench.lease) == 2_000
     bench.journal.close()
+
+
+def test_more_units_in_the_same_time_make_a_better_voucher(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, units=7)
+    bench.market.countersign(bench.id, 2)
+    bench.vouchers.learn(bench.lease)
+    bench.pen.attest(UsageVector(ms=2_000, units=5), READING)
+    bench.hand_in()
+    bench.market.countersign(bench.id, 3)
+    assert bench.vouchers.learn(bench.lease) == 2_000
+    kept = bench.journal.voucher(bench.id)
+    assert kept is not None
+    assert kept[0]["units"] == 5
+    bench.journal.close()
+
+
+def test_an_agent_started_anew_goes_on_from_the_voucher_in_its_journal(bench: Bench) -> None:
+    bench.market.countersign(bench.id, 1)
+    bench.vouchers.learn(bench.lease)
+    bench.vouchers = bench.successor()
+    bench.market.down = True  # there is nothing to ask for
+    assert bench.vouchers.learn(bench.lease) == 1_000
+    bench.market.down = False
+    bench.market.countersign(bench.id, 2)
+    assert bench.vouchers.learn(bench.lease) == 2_000
 
 
 def test_a_voucher_of_another_key_does_not_count(bench: Bench) -> None:

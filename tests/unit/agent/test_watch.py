@@ -104,7 +104,10 @@ class Bench:
 
 
 def _entry(job: Assignment) -> LeaseEntry:
-    return LeaseEntry(job.lease_id, job.job_id, job.buyer, job.provider, job.lease_no, DOMAIN, ())
+    return LeaseEntry(
+        job.lease_id, job.job_id, job.buyer, job.provider, job.lease_no, DOMAIN,
+        job.witness, job.metered,
+    )  # fmt: skip
 
 
 @pytest.fixture

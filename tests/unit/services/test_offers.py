@@ -139,6 +139,53 @@ def test_a_node_whose_agent_left_matches_nothing_until_it_is_back(world: World) 
         assert {store.asks.get(ask).state for ask in (before, meanwhile)} == {"open"}
 
 
+def test_a_silent_node_matches_nothing_until_it_is_heard_of_again(world: World) -> None:
+    node, caller = world.node(), world.caller(world.provider)
+    ask = world.ask(node)
+    world.fund()
+    world.clock.advance(20)
+    assert world.catalog.watchdog.rest_silent() == 0
+    world.clock.advance(1)
+    assert world.catalog.watchdog.rest_silent() == 1
+    assert world.catalog.watchdog.rest_silent() == 0
+    job_id = world.submit()
+    world.match()
+    assert world.job(job_id).state == "no_match"
+    with world.database.read() as store:
+        row = store.asks.get(ask)
+    assert (row.state, row.reason) == ("suspended", "node_away")
+    with world.database.write() as store:
+        assert world.catalog.nodes.heartbeat(store, caller, node).state == "active"
+    job_id = world.submit()
+    world.match()
+    assert world.job(job_id).state == "matched"
+
+
+def test_a_node_that_says_it_lives_keeps_its_asks_and_a_drained_one_stays_drained(
+    world: World,
+) -> None:
+    node, drained = world.node(), world.node()
+    caller = world.caller(world.provider)
+    ask = world.ask(node)
+    with world.database.write() as store:
+        world.catalog.nodes.drain(store, caller, drained)
+    for _ in range(3):
+        world.clock.advance(20)
+        with world.database.write() as store:
+            world.catalog.nodes.heartbeat(store, caller, node)
+            assert world.catalog.nodes.heartbeat(store, caller, drained).state == "draining"
+        assert world.catalog.watchdog.rest_silent() == 0
+    with world.database.read() as store:
+        assert store.asks.get(ask).state == "open"
+
+
+def test_a_market_that_was_away_calls_no_node_silent_for_that(world: World) -> None:
+    world.node()
+    world.clock.advance(3600)
+    back = replace(world.catalog.watchdog, since_ms=world.clock())
+    assert back.rest_silent() == 0
+
+
 def test_draining_a_node_that_is_away_cancels_the_asks_that_rest(world: World) -> None:
     node, caller = _provide(world).id, world.caller(world.provider)
     ask = world.ask(node)
