@@ -190,6 +190,14 @@ contract CancelTest is EscrowTest {
     }
 
     /// @dev Orders share words of two bits each: one is set and no other one changes.
+    /// @dev Numbers of 64 bits, down to a difference in any one of them.
+    function test_numbers_that_differ_in_one_bit_are_apart() public {
+        _cancelAs(buyer, 5, false);
+        for (uint256 bit = 0; bit < 64; bit++) {
+            assertFalse(_isCancelled(buyer, uint64(5 ^ (1 << bit))));
+        }
+    }
+
     function testFuzz_numbers_do_not_touch_each_other(uint64 salt, uint64 other, bool near) public {
         if (near) other = uint64(bound(other, salt < 256 ? 0 : salt - 256, salt));
         vm.assume(salt != other);
