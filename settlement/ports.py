@@ -49,6 +49,9 @@ class IntentState(StrEnum):
     DEAD = "dead"
 
 
+OVER = (IntentState.FINAL, IntentState.DEAD)  # nothing more happens to these
+
+
 @dataclass(frozen=True, slots=True)
 class Intent:
     """One effect wanted on chain, and all that is known of the transaction that carries it.

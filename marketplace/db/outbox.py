@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 INTENTS = SQLModel.metadata.tables[str(IntentRow.__tablename__)]
 LATER = INTENTS.c.kind.in_([kind.value for kind in IntentKind if not kind.urgent])
 LIVE = (IntentState.SIGNED, IntentState.SENT, IntentState.CONFIRMED)
+UNFINISHED = (IntentState.PENDING, *LIVE)
 
 
 def _intent(row: Any) -> Intent:
@@ -75,8 +76,7 @@ def enqueue(connection: Connection, kind: IntentKind, key: str, payload: dict[st
 
 def oldest_ms(connection: Connection) -> int | None:
     """When the oldest intent was added that is neither final nor dead."""
-    unfinished = [state.value for state in (IntentState.PENDING, *LIVE)]
-    query = select(func.min(INTENTS.c.created_ms)).where(INTENTS.c.state.in_(unfinished))
+    query = select(func.min(INTENTS.c.created_ms)).where(INTENTS.c.state.in_(UNFINISHED))
     found: int | None = connection.execute(query).scalar_one()
     return found
 
@@ -109,6 +109,11 @@ class SqlOutbox:
     def recent(self, limit: int) -> Sequence[Intent]:
         """The newest intents, newest first."""
         return self._list(select(INTENTS).order_by(INTENTS.c.id.desc()).limit(limit))
+
+    def unfinished(self, limit: int) -> Sequence[Intent]:
+        """Intents that are neither final nor dead, oldest first."""
+        query = select(INTENTS).where(INTENTS.c.state.in_(UNFINISHED))
+        return self._list(query.order_by(INTENTS.c.id).limit(limit))
 
     def in_flight(self, sender: str) -> Sequence[Intent]:
         """This sender's signed, sent and confirmed intents, by nonce."""
