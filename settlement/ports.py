@@ -122,7 +122,8 @@ class OutboxStore(Protocol):
         ...
 
     def mark_replaced(self, intent_id: int, old_hash: str, raw: bytes, tx_hash: str) -> None:
-        """signed, sent → signed: other fees, same nonce; `old_hash` joins `replaced`."""
+        """signed, sent → signed: other fees, or an empty call in its place, and the same nonce;
+        `old_hash` joins `replaced`."""
         ...
 
     def mark_sent(self, intent_id: int) -> None:

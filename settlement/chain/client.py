@@ -36,15 +36,19 @@ from settlement.errors import (
     ChainError,
     ChainUnavailable,
     DeploymentError,
+    FeeAboveCap,
+    OutcomeUnknown,
     SendReason,
     SendRejected,
     WrongChain,
 )
+from settlement.fees import GWEI, FeePolicy
 from settlement.ports import BlockRef
 from settlement.signing import TransactionSigner
 
 BlockTag = Literal["latest", "pending"]
 GAS_MARGIN_PERCENT = 25  # what time-dependent paths may cost more than when estimated
+GAS_CAP = 2**24  # of one transaction. Source: EIP-7825
 _OVERLOAD_CODES = (-32005, 429)  # JSON-RPC "limit exceeded" and what some hosts answer instead
 _REASONS = (
     ("nonce too low", SendReason.NONCE_TOO_LOW),
@@ -52,6 +56,8 @@ _REASONS = (
     ("fee cap", SendReason.UNDERPRICED),
     ("max fee per gas less than block base fee", SendReason.UNDERPRICED),
     ("insufficient funds", SendReason.INSUFFICIENT_FUNDS),
+    ("pool is full", SendReason.BUSY),
+    ("nonce too high", SendReason.BUSY),
 )
 # What reading an answer raises where it is not the JSON, or not the members, of the specification.
 _GARBAGE = (ValueError, KeyError, TypeError, AttributeError)
@@ -61,12 +67,16 @@ _CODE_FAILED = re.compile(
     r"|stack (under|over)flow|stack limit|write protection|return ?data|bad instruction",
     re.IGNORECASE,
 )
+_RESEND_SECONDS = 0.25
 _KNOWN = ("already known", "already imported", "known transaction")
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Where a transaction was mined and what became of it. `contract` is what it created."""
+    """Where a transaction was mined and what became of it.
+
+    `contract` is what it created, `to` whom it called.
+    """
 
     tx_hash: str
     block_number: int
@@ -76,6 +86,7 @@ class Receipt:
     gas_price: int
     contract: str | None
     logs: tuple[Log, ...]
+    to: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +272,7 @@ class ChainClient:
                 gas_price=_int(found.get("effectiveGasPrice", 0)),
                 contract=found.get("contractAddress"),
                 logs=tuple(_log(entry) for entry in found["logs"]),
+                to=found.get("to"),
             )
 
     def logs(self, address: str, first: int, last: int) -> tuple[Log, ...]:
@@ -293,32 +305,56 @@ class ChainClient:
         """Simulate, sign, send and wait: for people at a prompt and for deployments.
 
         `to` None creates a contract. Given `gas`, nothing is simulated. Raises CallReverted, before
-        anything is signed where the simulation tells. Not for the relayer: nothing is stored, so
-        a crash forgets.
+        anything is signed where the simulation tells; FeeAboveCap; OutcomeUnknown once signed. Not
+        for the relayer: nothing is stored, so a crash forgets.
         """
         limit = gas or with_margin(self.estimate_gas(to, data, signer.address, value))
-        fees = self.fees()
+        fees, policy = self.fees(), FeePolicy()
+        offer = policy.offer(fees.base, fees.priority)
+        if offer is None:
+            base, cap = fees.base / GWEI, policy.cap / GWEI
+            raise FeeAboveCap(
+                f"the node asks {base:g} gwei per gas, above the cap of {cap:g}; nothing was sent"
+            )
         fields = transaction_fields(
-            self.chain_id, to, data, value, limit, 2 * fees.base, fees.priority
+            self.chain_id, to, data, value, limit, offer.maximum, offer.priority
         )
         fields["nonce"] = self.nonce(signer.address, "pending")
         raw, tx_hash = signer.sign_transaction(fields)
-        self.send_raw(raw)
-        receipt = self.wait(tx_hash, timeout_seconds)
+        until = time.monotonic() + timeout_seconds
+        self._send_until(raw, tx_hash, until)
+        receipt = self.wait(tx_hash, max(0.0, until - time.monotonic()))
         if not receipt.succeeded:
             raise self.why_reverted(receipt, to, data, signer.address, value)
         return receipt
 
+    def _send_until(self, raw: bytes, tx_hash: str, until: float) -> None:
+        """Hand over the same bytes until an answer comes: they have one effect at most."""
+        lost = False
+        while True:
+            try:
+                return self.send_raw(raw)
+            except ChainUnavailable as error:
+                lost = True
+                if time.monotonic() >= until:
+                    raise OutcomeUnknown(tx_hash, f"the node's answer was lost: {error}") from error
+            except SendRejected:
+                if lost:  # perhaps because the first bytes arrived: the receipt tells
+                    return None
+                raise
+            time.sleep(_RESEND_SECONDS)
+
     def wait(self, tx_hash: str, timeout_seconds: float = 60.0) -> Receipt:
-        """The receipt, once mined. Raises ChainUnavailable after the time-out, never before."""
+        """The receipt, once mined. Raises OutcomeUnknown after the time-out, never before."""
         until = time.monotonic() + timeout_seconds
-        while time.monotonic() <= until:
+        while True:
             with suppress(ChainUnavailable):  # a node that is back in time is soon enough
                 receipt = self.receipt(tx_hash)
                 if receipt is not None:
                     return receipt
+            if time.monotonic() >= until:
+                raise OutcomeUnknown(tx_hash, f"not seen mined in {timeout_seconds:.3g} s")
             time.sleep(0.05)
-        raise ChainUnavailable(f"{tx_hash} was not mined in {timeout_seconds:g} s")
 
     def why_reverted(
         self, receipt: Receipt, to: str | None, data: bytes, sender: str, value: int = 0
@@ -390,8 +426,11 @@ def code_failed(error: ChainError) -> bool:
 
 
 def with_margin(gas: int) -> int:
-    """An estimate and the margin for what may have changed when it runs."""
-    return gas + gas * GAS_MARGIN_PERCENT // 100
+    """An estimate and the margin for what may have changed when it runs, within GAS_CAP.
+
+    An estimate above the cap stays: chains without one take it, the others say no themselves.
+    """
+    return max(gas, min(gas + gas * GAS_MARGIN_PERCENT // 100, GAS_CAP))
 
 
 def transaction_fields(
