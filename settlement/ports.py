@@ -7,6 +7,8 @@ A reorg takes `confirmed` back to `sent`. Every method of a store is one durable
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -80,6 +82,13 @@ class Intent:
     error: str | None = None
 
 
+def later_key(key: str, later: dict[str, Any]) -> str:
+    """The key of what is set aside from an intent: another one for another payload, because an
+    intent that is vetted twice may leave out other vouchers. As short for one set aside twice."""
+    digest = hashlib.sha256(json.dumps(later, sort_keys=True).encode()).hexdigest()
+    return f"{key.partition('/later/')[0]}/later/{digest[:16]}"
+
+
 class OutboxStore(Protocol):
     """Where intents live. Changes of state compare and set: OutboxConflict where it moved on."""
 
@@ -112,7 +121,7 @@ class OutboxStore(Protocol):
 
     def amend(self, intent_id: int, payload: dict[str, Any], later: dict[str, Any] | None) -> None:
         """Narrow a pending intent's payload; `later` becomes a new pending intent of its own,
-        with the key `<key>/later`, in the same transaction."""
+        with the key that `later_key` gives, in the same transaction."""
         ...
 
     def mark_signed(

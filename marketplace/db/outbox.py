@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import SQLModel
 
 from marketplace.db.tables import IntentRow
 from settlement.errors import OutboxConflict
-from settlement.ports import Intent, IntentKind, IntentState
+from settlement.ports import Intent, IntentKind, IntentState, later_key
 
 if TYPE_CHECKING:
     from marketplace.db.engine import Database
@@ -67,9 +68,12 @@ def enqueue(connection: Connection, kind: IntentKind, key: str, payload: dict[st
             "replaced": [],
             "attempts": 0,
         }
-        connection.execute(insert(INTENTS).values(values))
+        # Another process may add the same key between the look and the insert: then its row counts.
+        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+        statement = dialect.insert(INTENTS).values(values)
+        connection.execute(statement.on_conflict_do_nothing(index_elements=["key"]))
         row = connection.execute(query).one()
-    elif row.kind != kind.value or _canonical(row.first_payload) != _canonical(payload):
+    if row.kind != kind.value or _canonical(row.first_payload) != _canonical(payload):
         raise OutboxConflict(f"intent {key} is already there with another effect")
     return _intent(row)
 
@@ -133,12 +137,12 @@ class SqlOutbox:
         return None if found is None else int(found) + 1
 
     def amend(self, intent_id: int, payload: dict[str, Any], later: dict[str, Any] | None) -> None:
-        """Narrow a pending intent; `later` becomes an intent with the key `<key>/later`."""
+        """Narrow a pending intent; `later` becomes an intent with a key of its own."""
         with self._database.write() as store:
             intent = self._get(store.connection, intent_id)
             self._move(store.connection, intent_id, (IntentState.PENDING,), {"payload": payload})
             if later is not None:
-                enqueue(store.connection, intent.kind, f"{intent.key}/later", later)
+                enqueue(store.connection, intent.kind, later_key(intent.key, later), later)
 
     def mark_signed(
         self, intent_id: int, sender: str, nonce: int, raw: bytes, tx_hash: str
