@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from marketplace.services.common import try_key
 from marketplace.services.ports import BLOB_ROW_BYTES, CANCEL_KEY, Tally
 from settlement.errors import OutboxConflict
 from settlement.events import Deposited, Settled, SettledEntry
@@ -293,7 +294,13 @@ def add_up_an_account(world: World) -> None:
         assert store.order_salts(buyer, 1, 9) == (1, 1)
         assert store.order_salts(buyer, 2, 9) is None
         key = CANCEL_KEY.format(account=buyer, salt=1, and_older=0)
-        store.enqueue(IntentKind.CANCEL, key, PAYLOAD)
+        first = store.enqueue(IntentKind.CANCEL, key, PAYLOAD)
+    with world.database.write() as store:
+        assert store.order_salts(buyer, 0, 9) == (0, 0)
+    world.chain.outbox.mark_dead(first.id, "refused")
+    with world.database.write() as store:
+        assert store.order_salts(buyer, 0, 9) == (0, 1)
+        store.enqueue(IntentKind.CANCEL, try_key(key, 2), PAYLOAD)
     caller, day = world.caller(world.buyer), world.clock()
     with world.database.write() as store:
         assert store.order_salts(buyer, 0, 9) == (0, 0)
