@@ -51,7 +51,8 @@ class RelayerSettings:
 
     `stuck_blocks`: blocks a transaction may wait in the pool before its fee is raised.
     `lost_looks`: looks in a row that find a nonce used by a stranger before the intent is dead.
-    `refusals`: of the same bytes, for no passing reason, before an empty transaction goes instead.
+    `refusals`: of the same bytes, over `refused_seconds` at least and for no passing reason, before
+    an empty transaction goes instead.
     """
 
     confirmations: int = 12
@@ -59,6 +60,7 @@ class RelayerSettings:
     stuck_blocks: int = 10
     lost_looks: int = 3
     refusals: int = 5
+    refused_seconds: float = 60.0
     fees: FeePolicy = field(default_factory=FeePolicy)
 
 
@@ -99,7 +101,7 @@ class Relayer:
         self._held_until: dict[int, float] = {}
         self._strangers: dict[int, int] = {}
         self._pooled_at: dict[str, int] = {}
-        self._refusals: dict[str, int] = {}
+        self._refusals: dict[str, tuple[int, float]] = {}
         self._seen: BlockRef | None = None
 
     def tick(self) -> Tick:
@@ -229,6 +231,7 @@ class Relayer:
                 if error.reason is SendReason.OTHER:
                     self._refused(intent, done)
             return False
+        self._refusals.pop(intent.tx_hash or "", None)
         self._failpoint("broadcast")
         self._store.mark_sent(intent.id)
         done.sent += 1
@@ -259,8 +262,11 @@ class Relayer:
         """Free those behind from bytes that the node won't ever take: an empty transaction takes
         their nonce, so they can't be mined any more. Once it is final the intent is dead."""
         tx_hash = intent.tx_hash or ""
-        looks = self._refusals[tx_hash] = self._refusals.get(tx_hash, 0) + 1
-        if looks < self._settings.refusals or self._calls_itself(_to(intent)):
+        count, since = self._refusals.get(tx_hash, (0, self._clock()))
+        self._refusals[tx_hash] = (count + 1, since)
+        if count + 1 < self._settings.refusals or self._calls_itself(_to(intent)):
+            return
+        if self._clock() - since < self._settings.refused_seconds:
             return
         if any(self._client.knows(older) for older in intent.replaced):
             return  # an older signing waits in the pool: it may yet do what is wanted

@@ -258,6 +258,37 @@ def test_an_empty_transaction_that_was_stored_and_not_sent_goes_out_again(bench:
     assert bench.opened(bid_hash) == 0
 
 
+def test_refusals_within_a_moment_give_nothing_up(bench: Bench) -> None:
+    url, chain_id = bench.world.client.rpc_url, bench.world.client.chain_id
+    bench.client = ChainClient(url, chain_id, provider=Capped(url))
+    number, _ = bench.enqueue_open()
+    relayer = bench.restart()
+    for _ in range(9):
+        relayer.tick()
+    assert bench.store.get(number).replaced == ()
+    bench.tick()
+    assert len(bench.store.get(number).replaced) == 1
+
+
+def test_a_raised_signing_that_is_refused_leaves_the_older_one_to_be_mined(bench: Bench) -> None:
+    bench.automine(False)
+    number, bid_hash = bench.enqueue_open()
+    bench.tick()
+    first = bench.store.get(number)
+    url, chain_id = bench.world.client.rpc_url, bench.world.client.chain_id
+    bench.client = ChainClient(url, chain_id, provider=Capped(url))
+    bench.settings = RelayerSettings(confirmations=0, stuck_blocks=0)
+    bench.restart()
+    for _ in range(9):
+        bench.tick()
+    raised = bench.store.get(number)
+    assert raised.replaced == (first.tx_hash,)  # the pool still holds it
+    bench.mine()
+    bench.tick_until(number)
+    assert bench.store.get(number).mined_hash == first.tx_hash
+    assert bench.opened(bid_hash) == 1
+
+
 @pytest.mark.parametrize("words", ["txpool is full", "insufficient funds for gas"])
 def test_a_refusal_that_passes_gives_nothing_up(bench: Bench, words: str) -> None:
     url, chain_id = bench.world.client.rpc_url, bench.world.client.chain_id
