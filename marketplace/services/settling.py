@@ -21,8 +21,8 @@ BUYERS_FAULTS = ("InsufficientBalance", "BudgetTooSmall", "NonceUsed", "NotLates
 # What makes an ask useless for every bid, not only for this one.
 ASKS_FAULTS = ("InvalidSignature", "OrderExpired", "CancelledOrder")
 RETRY_S_MIN, RETRY_S_MAX = 5, 60
-# So that gas fits one transaction (2**24, EIP-7825) and geth's fee cap of 1 ether up to 95 gwei: an
-# entry of another provider and counted takes 42,000, and the relayer adds a quarter.
+# So that gas fits one transaction (2**24, EIP-7825), and geth's cap of 1 ether up to 90 gwei: the
+# dearest entry, counted and a new provider's first, takes 44,000, and the relayer adds a quarter.
 BATCH_MAX = 200
 # An intent that was tried and could not be sent for so long no longer holds its vouchers. They are
 # cumulative: where it goes out after all, the one that comes second pays nothing.

@@ -163,7 +163,7 @@ def test_after_end_and_window_the_rest_is_refunded_without_anyone(world: World) 
 def test_a_batch_is_as_small_as_one_transaction_takes(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert settling.BATCH_MAX * 42_000 * 5 // 4 < 2**24
+    assert settling.BATCH_MAX * 44_000 * 5 // 4 < 2**24
     monkeypatch.setattr(settling, "BATCH_MAX", 2)
     world.ask(world.node(gpus=5))
     world.fund()
