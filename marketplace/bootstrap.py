@@ -492,7 +492,7 @@ def compare(settings: Settings) -> Reconciliation:
             if (job := jobs[lease.id]) is not None and job.state in ("starting", "running")
         ]
         seen = reconcile(SqlEventStore(database), escrow, token, running, token.decimals())
-        intents = SqlOutbox(database).recent(INTENTS_COMPARED)
+        intents = SqlOutbox(database).unfinished(INTENTS_COMPARED)
         stuck = stuck_intents(intents, datetime.now(UTC), STUCK_AFTER)
         return replace(seen, findings=(*seen.findings, *stuck))
     finally:

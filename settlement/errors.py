@@ -7,6 +7,8 @@ SettlementError
 │   ├── ChainUnavailable  no usable answer: whether a transaction just sent arrived is unknown
 │   ├── WrongChain        the node serves another chain than the one expected
 │   ├── SendRejected      the node refused a signed transaction; `reason` says why
+│   ├── FeeAboveCap       the base fee is above what is ever offered; nothing was signed
+│   ├── OutcomeUnknown    signed and handed over, not seen mined: it may be, look before repeating
 │   └── CallReverted      the contract refused; carries the custom error's name and arguments
 ├── OutboxConflict        the store holds something else: another payload, a later state, a nonce
 ├── KeystoreError         a key file cannot be read or its password is wrong
@@ -67,6 +69,7 @@ class SendReason(StrEnum):
     NONCE_TOO_LOW = "nonce_too_low"
     UNDERPRICED = "underpriced"
     INSUFFICIENT_FUNDS = "insufficient_funds"
+    BUSY = "busy"  # a full pool, or an earlier nonce is missing: the same bytes pass later
     OTHER = "other"
 
 
@@ -78,6 +81,27 @@ class SendRejected(ChainError):
     def __init__(self, reason: SendReason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
+
+
+class FeeAboveCap(ChainError):
+    """The base fee is above the most that is ever offered; nothing was signed."""
+
+    code = "fee_above_cap"
+
+
+class OutcomeUnknown(ChainError):
+    """A transaction was signed and handed over, and nobody saw it mined: it may still be.
+
+    No ChainUnavailable: what is safe to try again there would pay twice here.
+    """
+
+    code = "outcome_unknown"
+
+    def __init__(self, tx_hash: str, why: str) -> None:
+        super().__init__(
+            f"transaction {tx_hash}: {why}; it may still be mined: look it up before you repeat"
+        )
+        self.tx_hash = tx_hash
 
 
 class CallReverted(ChainError):

@@ -7,6 +7,8 @@ A reorg takes `confirmed` back to `sent`. Every method of a store is one durable
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -49,6 +51,9 @@ class IntentState(StrEnum):
     DEAD = "dead"
 
 
+OVER = (IntentState.FINAL, IntentState.DEAD)  # nothing more happens to these
+
+
 @dataclass(frozen=True, slots=True)
 class Intent:
     """One effect wanted on chain, and all that is known of the transaction that carries it.
@@ -75,6 +80,13 @@ class Intent:
     block_hash: str | None = None
     attempts: int = 0
     error: str | None = None
+
+
+def later_key(key: str, later: dict[str, Any]) -> str:
+    """The key of what is set aside from an intent: another one for another payload, because an
+    intent that is vetted twice may leave out other vouchers. As short for one set aside twice."""
+    digest = hashlib.sha256(json.dumps(later, sort_keys=True).encode()).hexdigest()
+    return f"{key.partition('/later/')[0]}/later/{digest[:16]}"
 
 
 class OutboxStore(Protocol):
@@ -109,7 +121,7 @@ class OutboxStore(Protocol):
 
     def amend(self, intent_id: int, payload: dict[str, Any], later: dict[str, Any] | None) -> None:
         """Narrow a pending intent's payload; `later` becomes a new pending intent of its own,
-        with the key `<key>/later`, in the same transaction."""
+        with the key that `later_key` gives, in the same transaction."""
         ...
 
     def mark_signed(
@@ -119,7 +131,8 @@ class OutboxStore(Protocol):
         ...
 
     def mark_replaced(self, intent_id: int, old_hash: str, raw: bytes, tx_hash: str) -> None:
-        """signed, sent → signed: other fees, same nonce; `old_hash` joins `replaced`."""
+        """signed, sent → signed: other fees, or an empty call in its place, and the same nonce;
+        `old_hash` joins `replaced`."""
         ...
 
     def mark_sent(self, intent_id: int) -> None:

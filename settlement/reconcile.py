@@ -13,7 +13,7 @@ from enum import StrEnum
 from settlement.chain.calls import LeaseRef
 from settlement.chain.contracts import ClaimView, Escrow, LeaseView, Token
 from settlement.leases import EscrowState, LeaseState, LeaseStatus, Params, replay
-from settlement.ports import EventStore, Intent
+from settlement.ports import OVER, EventStore, Intent
 
 
 class FindingKind(StrEnum):
@@ -86,7 +86,7 @@ def stuck_intents(intents: Iterable[Intent], now: datetime, older_than: timedelt
             + (f": {intent.error}" if intent.error else ""),
         )
         for intent in intents
-        if now - intent.created_at > older_than
+        if intent.state not in OVER and now - intent.created_at > older_than
     ]
 
 

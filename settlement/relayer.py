@@ -2,7 +2,8 @@
 
 The nonce, the signed bytes and their hash are stored in one commit before anything is broadcast, so
 after a crash the same bytes go out again. A lost answer is looked up by hash and nonce. Another
-signing happens for other fees alone, with the same nonce, so only one of the signings can be mined.
+signing happens for other fees, or to give a nonce up that the node refuses, always with the same
+nonce, so only one of the signings can be mined.
 """
 
 from __future__ import annotations
@@ -50,12 +51,16 @@ class RelayerSettings:
 
     `stuck_blocks`: blocks a transaction may wait in the pool before its fee is raised.
     `lost_looks`: looks in a row that find a nonce used by a stranger before the intent is dead.
+    `refusals`: of the same bytes, over `refused_seconds` at least and for no passing reason, before
+    an empty transaction goes instead.
     """
 
     confirmations: int = 12
     max_in_flight: int = 32
     stuck_blocks: int = 10
     lost_looks: int = 3
+    refusals: int = 5
+    refused_seconds: float = 60.0
     fees: FeePolicy = field(default_factory=FeePolicy)
 
 
@@ -96,6 +101,7 @@ class Relayer:
         self._held_until: dict[int, float] = {}
         self._strangers: dict[int, int] = {}
         self._pooled_at: dict[str, int] = {}
+        self._refusals: dict[str, tuple[int, float]] = {}
         self._seen: BlockRef | None = None
 
     def tick(self) -> Tick:
@@ -136,6 +142,11 @@ class Relayer:
 
     def _mined(self, intent: Intent, receipt: Receipt, head: BlockRef, done: Tick) -> None:
         self._strangers.pop(intent.id, None)
+        deep = head.number - receipt.block_number >= self._settings.confirmations
+        if self._calls_itself(receipt.to):
+            if deep:
+                self._kill(intent, f"the node refused the call: {intent.error}", done)
+            return
         if intent.block_hash != receipt.block_hash:
             self._failpoint("receipt_seen")
             self._store.mark_confirmed(
@@ -143,7 +154,7 @@ class Relayer:
             )
             done.confirmed += 1
             self._failpoint("marked_confirmed")
-        if head.number - receipt.block_number < self._settings.confirmations:
+        if not deep:
             return
         self._failpoint("final_due")
         if receipt.succeeded:
@@ -212,12 +223,15 @@ class Relayer:
         try:
             self._client.send_raw(intent.raw)
         except SendRejected as error:
-            self._store.note_attempt(intent.id, str(error))
+            self._note(intent, error)
             if error.reason is SendReason.UNDERPRICED:
                 self._replace(intent, done)
             elif error.reason is not SendReason.NONCE_TOO_LOW:  # the next look tells who used it
                 self._alert(intent, str(error))
+                if error.reason is SendReason.OTHER:
+                    self._refused(intent, done)
             return False
+        self._refusals.pop(intent.tx_hash or "", None)
         self._failpoint("broadcast")
         self._store.mark_sent(intent.id)
         done.sent += 1
@@ -240,9 +254,41 @@ class Relayer:
         try:
             self._client.send_raw(raw)
         except SendRejected as error:
-            self._store.note_attempt(intent.id, str(error))
+            self._note(replace(intent, raw=raw), error)
             return
         self._store.mark_sent(intent.id)
+
+    def _refused(self, intent: Intent, done: Tick) -> None:
+        """Free those behind from bytes that the node won't ever take: an empty transaction takes
+        their nonce, so they can't be mined any more. Once it is final the intent is dead."""
+        tx_hash = intent.tx_hash or ""
+        count, since = self._refusals.get(tx_hash, (0, self._clock()))
+        self._refusals[tx_hash] = (count + 1, since)
+        if count + 1 < self._settings.refusals or self._calls_itself(_to(intent)):
+            return
+        if self._clock() - since < self._settings.refused_seconds:
+            return
+        if any(self._client.knows(older) for older in intent.replaced):
+            return  # an older signing waits in the pool: it may yet do what is wanted
+        del self._refusals[tx_hash]
+        self._alert(intent, f"given up, an empty transaction takes nonce {intent.nonce}")
+        fields = _decode(intent.raw or b"")
+        address = self._signer.address
+        gas = self._client.estimate_gas(address, b"", address)
+        fields |= {"to": bytes.fromhex(address[2:]), "data": b"", "value": 0, "gas": gas}
+        raw, tx_hash = self._signer.sign_transaction(fields)
+        self._store.mark_replaced(intent.id, intent.tx_hash or "", raw, tx_hash)
+        done.replaced += 1
+        self._broadcast(self._store.get(intent.id), done)
+
+    def _calls_itself(self, to: str | None) -> bool:
+        """Whether a transaction to `to` is an empty one: no intent calls the relayer."""
+        return to is not None and to.lower() == self._signer.address.lower()
+
+    def _note(self, intent: Intent, error: SendRejected) -> None:
+        """Keep the node's words, but not those about an empty transaction over those before."""
+        if not self._calls_itself(_to(intent)):
+            self._store.note_attempt(intent.id, str(error))
 
     # New ones
 
@@ -349,6 +395,11 @@ def _decode(raw: bytes) -> dict[str, Any]:
 
     fields: dict[str, Any] = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
     return {k: v for k, v in fields.items() if k not in ("v", "r", "s", "accessList")}
+
+
+def _to(intent: Intent) -> str:
+    """Whom the newest signing calls."""
+    return "0x" + bytes(_decode(intent.raw or b"")["to"]).hex()
 
 
 def _quiet(intent: Intent | None, reason: str) -> None:

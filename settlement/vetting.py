@@ -12,8 +12,9 @@ from typing import Any
 
 from settlement.attestation import MeteredUsage
 from settlement.chain.calls import EscrowCalls, LeaseRef, SignedVoucher
-from settlement.chain.client import code_failed, with_margin
+from settlement.chain.client import with_margin
 from settlement.chain.contracts import Escrow
+from settlement.chain.translate import code_failed
 from settlement.eip712 import checksum
 from settlement.errors import (
     CallReverted,

@@ -369,7 +369,7 @@ class FakeChain(FakeClaims):
     def _run(self, intent: Intent, now_s: int) -> list[ChainEvent]:
         if intent.kind is IntentKind.CANCEL:
             return self._cancel(intent)
-        name = intent.key.split(":")[1] if ":" in intent.key else ""
+        name = intent.key.split(":")[1].partition("/")[0] if ":" in intent.key else ""
         with self.database.read() as store:
             lease = store.leases.get(name) if name else None
             if intent.kind is IntentKind.OPEN:

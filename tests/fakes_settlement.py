@@ -15,6 +15,7 @@ from settlement.ports import (
     IntentKind,
     IntentState,
     LoggedEvent,
+    later_key,
 )
 
 _S = IntentState
@@ -64,7 +65,7 @@ class MemoryOutbox:
     def amend(self, intent_id: int, payload: dict[str, Any], later: dict[str, Any] | None) -> None:
         intent = self._expect(intent_id, _S.PENDING)
         if later is not None:
-            self.enqueue(intent.kind, f"{intent.key}/later", later)
+            self.enqueue(intent.kind, later_key(intent.key, later), later)
         self.intents[intent_id] = replace(intent, payload=dict(payload))
 
     def mark_signed(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from marketplace.services.ports import BLOB_ROW_BYTES, CANCEL_KEY
+from settlement.ports import IntentState
 from tests.fakes_settlement import MemoryOutbox
 
 Rows = dict[str, dict[Any, Any]]
@@ -17,7 +19,8 @@ def order_salts(
     asks = (row for row in rows["asks"].values() if row.provider == account)
     bids = (row for row in rows["bids"].values() if row.account == account)
     salts = {int(row.message["salt"]) for row in asks} | {int(row.salt) for row in bids}
-    void = {intent.key for intent in outbox.intents.values()}
+    live = (i for i in outbox.intents.values() if i.state is not IntentState.DEAD)
+    void = {re.sub(r"/\d+$", "", intent.key) for intent in live}
 
     def left(salt: int) -> bool:
         key = CANCEL_KEY.format(account=account, salt=salt, and_older=0)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from marketplace.services.common import try_key
 from marketplace.services.ports import BLOB_ROW_BYTES, CANCEL_KEY, Tally
 from settlement.errors import OutboxConflict
 from settlement.events import Deposited, Settled, SettledEntry
@@ -21,6 +22,7 @@ from settlement.ports import (
     IntentState,
     LoggedEvent,
     OutboxStore,
+    later_key,
 )
 from tests.market_world import World
 
@@ -171,9 +173,20 @@ class OutboxCases:
         store.amend(intent.id, {**PAYLOAD, "data": "0x02"}, {**PAYLOAD, "data": "0x03"})
         narrowed, later = store.pending(10)
         assert (narrowed.key, narrowed.payload["data"]) == ("k", "0x02")
-        assert (later.key, later.payload["data"]) == ("k/later", "0x03")
+        assert (later.key, later.payload["data"]) == (later_key("k", later.payload), "0x03")
         assert later.kind is IntentKind.SETTLE
         assert store.enqueue(IntentKind.SETTLE, "k", PAYLOAD).id == intent.id
+
+    def test_amend_again_sets_something_else_aside(self, store: OutboxStore) -> None:
+        intent = store.enqueue(IntentKind.SETTLE, "k", PAYLOAD)
+        one, other = ({**PAYLOAD, "data": data} for data in ("0x03", "0x04"))
+        store.amend(intent.id, PAYLOAD, one)
+        store.amend(intent.id, PAYLOAD, other)
+        store.amend(intent.id, PAYLOAD, other)
+        _, first, second = store.pending(10)
+        assert [first.payload, second.payload] == [one, other]
+        store.amend(first.id, PAYLOAD, {**PAYLOAD, "data": "0x05"})
+        assert len(store.pending(10)[-1].key) == len(first.key)
 
     def test_amend_after_signing_is_refused_whole(self, store: OutboxStore) -> None:
         number = self.signed(store)
@@ -281,7 +294,13 @@ def add_up_an_account(world: World) -> None:
         assert store.order_salts(buyer, 1, 9) == (1, 1)
         assert store.order_salts(buyer, 2, 9) is None
         key = CANCEL_KEY.format(account=buyer, salt=1, and_older=0)
-        store.enqueue(IntentKind.CANCEL, key, PAYLOAD)
+        first = store.enqueue(IntentKind.CANCEL, key, PAYLOAD)
+    with world.database.write() as store:
+        assert store.order_salts(buyer, 0, 9) == (0, 0)
+    world.chain.outbox.mark_dead(first.id, "refused")
+    with world.database.write() as store:
+        assert store.order_salts(buyer, 0, 9) == (0, 1)
+        store.enqueue(IntentKind.CANCEL, try_key(key, 2), PAYLOAD)
     caller, day = world.caller(world.buyer), world.clock()
     with world.database.write() as store:
         assert store.order_salts(buyer, 0, 9) == (0, 0)

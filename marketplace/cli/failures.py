@@ -107,6 +107,16 @@ def _fix_of(error: Exception) -> str:
             settlement.ChainUnavailable,
             "check ETH_RPC_URL, or rpc_url in the profile; is the node up?",
         ),
+        (
+            settlement.OutcomeUnknown,
+            "`cast receipt HASH` or a block explorer says whether it was mined; until it is, or "
+            "another transaction has its nonce, a repeat may pay twice",
+        ),
+        (
+            settlement.FeeAboveCap,
+            "wait until fees fall; if other nodes ask for less, change ETH_RPC_URL, or rpc_url in "
+            "the profile",
+        ),
         (settlement.WrongChain, "set ETH_RPC_URL, or rpc_url in the profile, to a node of it"),
         (
             settlement.DeploymentError,

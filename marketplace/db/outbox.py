@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import SQLModel
 
 from marketplace.db.tables import IntentRow
 from settlement.errors import OutboxConflict
-from settlement.ports import Intent, IntentKind, IntentState
+from settlement.ports import Intent, IntentKind, IntentState, later_key
 
 if TYPE_CHECKING:
     from marketplace.db.engine import Database
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 INTENTS = SQLModel.metadata.tables[str(IntentRow.__tablename__)]
 LATER = INTENTS.c.kind.in_([kind.value for kind in IntentKind if not kind.urgent])
 LIVE = (IntentState.SIGNED, IntentState.SENT, IntentState.CONFIRMED)
+UNFINISHED = (IntentState.PENDING, *LIVE)
 
 
 def _intent(row: Any) -> Intent:
@@ -66,17 +68,19 @@ def enqueue(connection: Connection, kind: IntentKind, key: str, payload: dict[st
             "replaced": [],
             "attempts": 0,
         }
-        connection.execute(insert(INTENTS).values(values))
+        # Another process may add the same key between the look and the insert: then its row counts.
+        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+        statement = dialect.insert(INTENTS).values(values)
+        connection.execute(statement.on_conflict_do_nothing(index_elements=["key"]))
         row = connection.execute(query).one()
-    elif row.kind != kind.value or _canonical(row.first_payload) != _canonical(payload):
+    if row.kind != kind.value or _canonical(row.first_payload) != _canonical(payload):
         raise OutboxConflict(f"intent {key} is already there with another effect")
     return _intent(row)
 
 
 def oldest_ms(connection: Connection) -> int | None:
     """When the oldest intent was added that is neither final nor dead."""
-    unfinished = [state.value for state in (IntentState.PENDING, *LIVE)]
-    query = select(func.min(INTENTS.c.created_ms)).where(INTENTS.c.state.in_(unfinished))
+    query = select(func.min(INTENTS.c.created_ms)).where(INTENTS.c.state.in_(UNFINISHED))
     found: int | None = connection.execute(query).scalar_one()
     return found
 
@@ -110,6 +114,11 @@ class SqlOutbox:
         """The newest intents, newest first."""
         return self._list(select(INTENTS).order_by(INTENTS.c.id.desc()).limit(limit))
 
+    def unfinished(self, limit: int) -> Sequence[Intent]:
+        """Intents that are neither final nor dead, oldest first."""
+        query = select(INTENTS).where(INTENTS.c.state.in_(UNFINISHED))
+        return self._list(query.order_by(INTENTS.c.id).limit(limit))
+
     def in_flight(self, sender: str) -> Sequence[Intent]:
         """This sender's signed, sent and confirmed intents, by nonce."""
         query = select(INTENTS).where(INTENTS.c.state.in_(LIVE), INTENTS.c.sender == sender)
@@ -128,12 +137,12 @@ class SqlOutbox:
         return None if found is None else int(found) + 1
 
     def amend(self, intent_id: int, payload: dict[str, Any], later: dict[str, Any] | None) -> None:
-        """Narrow a pending intent; `later` becomes an intent with the key `<key>/later`."""
+        """Narrow a pending intent; `later` becomes an intent with a key of its own."""
         with self._database.write() as store:
             intent = self._get(store.connection, intent_id)
             self._move(store.connection, intent_id, (IntentState.PENDING,), {"payload": payload})
             if later is not None:
-                enqueue(store.connection, intent.kind, f"{intent.key}/later", later)
+                enqueue(store.connection, intent.kind, later_key(intent.key, later), later)
 
     def mark_signed(
         self, intent_id: int, sender: str, nonce: int, raw: bytes, tx_hash: str

@@ -32,9 +32,10 @@ from sqlmodel import SQLModel
 
 from marketplace.db import outbox, tables
 from marketplace.services import records
-from marketplace.services.ports import BLOB_ROW_BYTES, CANCEL_KEY, Duplicate, Tally
+from marketplace.services.common import try_key
+from marketplace.services.ports import BLOB_ROW_BYTES, CANCEL_KEY, CANCEL_TRIES, Duplicate, Tally
 from settlement.events import event_from_json
-from settlement.ports import BlockRef, Intent, IntentKind, LoggedEvent
+from settlement.ports import BlockRef, Intent, IntentKind, IntentState, LoggedEvent
 
 R = TypeVar("R")
 
@@ -290,7 +291,8 @@ class SqlStore:
         ).subquery()
         before, after = CANCEL_KEY.format(account=account, salt="\0", and_older=0).split("\0")
         key = literal(before) + cast(salts.c.salt, String) + literal(after)
-        void = exists().where(intents.c.key == key)
+        keys = [key + try_key("", number) for number in range(1, CANCEL_TRIES + 1)]
+        void = exists().where(intents.c.key.in_(keys), intents.c.state != IntentState.DEAD.value)
         query = select(func.min(salts.c.salt), func.max(salts.c.salt)).where(
             salts.c.salt >= lowest, salts.c.salt <= highest, ~void
         )

@@ -8,9 +8,9 @@ from typing import Any
 from marketplace.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Problem
 from marketplace.services.accounts import account_row
 from marketplace.services.asks import Asks
-from marketplace.services.common import Principal, account_refusal, parse_struct
+from marketplace.services.common import Principal, account_refusal, parse_struct, tries_of
 from marketplace.services.jobs import Jobs
-from marketplace.services.ports import CANCEL_KEY, Clock, EscrowReads, Market, Store
+from marketplace.services.ports import CANCEL_KEY, CANCEL_TRIES, Clock, EscrowReads, Market, Store
 from marketplace.services.records import JOB_LIVE, Account
 from settlement.chain.calls import EscrowCalls
 from settlement.orders import Cancel
@@ -47,7 +47,7 @@ class Cancels:
             return Cancel(caller.account, self._salt(store, caller, order_id), False)
         account = store.accounts.get(caller.account)
         left = account and store.order_salts(
-            account.address, account.orders_from, account.next_salt
+            account.address, self._lowest(store, account), account.next_salt
         )
         if not left:
             raise Conflict("the account has no orders that could be cancelled")
@@ -82,7 +82,7 @@ class Cancels:
     def submit(self, store: Store, caller: Principal, signed: SignedCancel) -> dict[str, Any]:
         """Take the orders off the book and send the Cancel to the chain.
 
-        Raises InvalidInput, AlreadyExists, Unavailable.
+        Raises InvalidInput, AlreadyExists, Conflict, Unavailable.
         """
         cancel = signed.cancel
         account = account_row(store, cancel.account, self.clock(), lock=True)
@@ -92,17 +92,25 @@ class Cancels:
             store.accounts.put(replace(account, orders_from=lowest))
         cancelled = [*self._asks(store, caller, cancel), *self._bids(store, caller, cancel)]
         data = self.calls.cancel(cancel, signed.signature)
-        store.enqueue(IntentKind.CANCEL, _key(cancel), self.calls.payload(data))
+        store.enqueue(
+            IntentKind.CANCEL, tries_of(store, _key(cancel)).key, self.calls.payload(data)
+        )
         return {"cancel": cancel.to_message(), "orders": cancelled}
 
     def _check_worth(self, store: Store, account: Account, cancel: Cancel) -> None:
         """The relayer pays for a Cancel: it must make an order void that is not void already.
 
-        Raises InvalidInput, AlreadyExists.
+        Raises InvalidInput, AlreadyExists, Conflict.
         """
-        if cancel.salt < account.orders_from or store.intent(_key(cancel)) is not None:
+        lowest, tries = self._lowest(store, account), tries_of(store, _key(cancel))
+        if cancel.salt < lowest or not tries.is_free:
             problem = Problem("/cancel/salt", "is cancelled already, or about to be")
             raise AlreadyExists("the orders are cancelled already", problems=[problem])
+        if tries.last is not None and tries.dead >= CANCEL_TRIES:
+            raise Conflict(
+                f"the chain refused this Cancel {tries.dead} times, last with "
+                f"{tries.last.error}; send it to the escrow from the account itself"
+            )
         if not cancel.and_older:
             known = cancel.salt < account.next_salt
             if not known or not store.order_salts(account.address, cancel.salt, cancel.salt):
@@ -111,9 +119,17 @@ class Cancels:
         if cancel.salt >= account.next_salt:
             detail = f"must be below {account.next_salt}, the next order's"
             raise InvalidInput([Problem("/cancel/salt", detail)])
-        if not store.order_salts(account.address, account.orders_from, cancel.salt):
+        if not store.order_salts(account.address, lowest, cancel.salt):
             detail = "has no order of yours at or below it that is not cancelled"
             raise InvalidInput([Problem("/cancel/salt", detail)])
+
+    def _lowest(self, store: Store, account: Account) -> int:
+        """Salts below it are void, or about to be. Where the Cancel that said so died, the chain
+        still takes those orders."""
+        if account.orders_from == 0:
+            return 0
+        tries = tries_of(store, _key(Cancel(account.address, account.orders_from - 1, True)))
+        return 0 if tries.dead and tries.is_free else account.orders_from
 
     def _asks(self, store: Store, caller: Principal, cancel: Cancel) -> list[str]:
         rows = store.asks.find(provider=caller.account, state=("open", "suspended"))

@@ -7,7 +7,7 @@ from typing import Any
 
 from marketplace.errors import Conflict, InvalidInput, InvalidSignature, NotFound, Problem
 from marketplace.services.attestations import Attestations, Refusal
-from marketplace.services.common import Principal, check_signature, parse_struct, to_hex
+from marketplace.services.common import Principal, check_signature, parse_struct, to_hex, tries_of
 from marketplace.services.jobstates import tell
 from marketplace.services.leases import (
     buyer_of,
@@ -162,7 +162,9 @@ class Ends:
         if signer not in (lease.witness, lease.meter):
             detail = f"signed by {signer}, which is neither its witness nor its meter"
             raise InvalidSignature(detail, problems=[Problem("/signature", detail)])
-        if lease.stop_signature is not None:
+        tries = tries_of(store, f"stop:{lease.id}")
+        died = tries.is_free and lease.state == "active"
+        if lease.stop_signature is not None and not died:
             return lease
         if lease.state != "active":
             raise Conflict(f"the lease is {lease.state}; only an active one can be stopped")
@@ -170,5 +172,5 @@ class Ends:
         store.leases.put(lease)
         orders_hash = orders_hash_of(store, lease)
         data = self.calls.stop_by_signature(ref_of(lease), orders_hash, signature)
-        store.enqueue(IntentKind.STOP, f"stop:{lease.id}", self.calls.payload(data))
+        store.enqueue(IntentKind.STOP, tries.key, self.calls.payload(data))
         return lease

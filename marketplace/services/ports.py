@@ -24,6 +24,8 @@ BLOB_ROW_BYTES = 4096
 
 CANCEL_KEY = "cancel:{account}:{salt}:{and_older}"
 """The outbox's key of a Cancel: one transaction for each, however often it is signed."""
+CANCEL_TRIES = 4
+"""How often a Cancel is taken whose transactions died."""
 
 
 class Duplicate(AlreadyExists):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from marketplace.services.common import new_id
+from marketplace.services.common import new_id, tries_of
 from marketplace.services.conclude import Conclusions
 from marketplace.services.jobstates import set_state
 from marketplace.services.leases import lease_bytes, ref_of
@@ -13,7 +13,7 @@ from marketplace.services.orderlog import log_ask_closed, log_free
 from marketplace.services.ports import Clock, Database, Market, Store
 from marketplace.services.records import BidRecord, JobRecord, LeaseRecord, VoucherRecord
 from settlement.attestation import MeteredUsage, Usage
-from settlement.chain.calls import MAX_ENTRIES, MAX_METERED, EscrowCalls, SignedVoucher
+from settlement.chain.calls import EscrowCalls, SignedVoucher
 from settlement.ports import BlockRef, Intent, IntentKind, IntentState
 
 # What the buyer's side alone can be blamed for: another ask would fail, too.
@@ -22,6 +22,12 @@ BUYERS_FAULTS = ("InsufficientBalance", "BudgetTooSmall", "NonceUsed", "NotLates
 ASKS_FAULTS = ("InvalidSignature", "OrderExpired", "CancelledOrder")
 OPEN_ALREADY = "LeaseExists"  # no failure: another transaction opened this very lease
 RETRY_S_MIN, RETRY_S_MAX = 5, 60
+# So that gas fits one transaction (2**24, EIP-7825), and geth's cap of 1 ether up to 90 gwei: the
+# dearest entry, counted and a new provider's first, takes 44,000, and the relayer adds a quarter.
+BATCH_MAX = 200
+# An intent that was tried and could not be sent for so long no longer holds its vouchers. They are
+# cumulative: where it goes out after all, the one that comes second pays nothing.
+UNSENT_S_MAX = 600
 _NAME = re.compile(r"[A-Za-z]+")
 
 
@@ -46,10 +52,10 @@ class Settling:
                 lease = store.leases.get(row.lease_id)
                 if lease is not None and self._settles(store, row, lease, head):
                     ready.append((row, lease))
-            for metered, most in ((False, MAX_ENTRIES), (True, MAX_METERED)):
+            for metered in (False, True):
                 batch = [pair for pair in ready if pair[1].metered is metered]
-                for start in range(0, len(batch), most):
-                    self._enqueue(store, batch[start : start + most], metered)
+                for start in range(0, len(batch), BATCH_MAX):
+                    self._enqueue(store, batch[start : start + BATCH_MAX], metered)
         return len(ready)
 
     def _settles(
@@ -66,8 +72,13 @@ class Settling:
         last = store.intent(row.intent) if row.intent else None
         if last is not None and last.state is IntentState.DEAD:
             retry_s = min(RETRY_S_MAX, max(RETRY_S_MIN, 3 * self.market.settle_every_s))
-            return self.clock() - last.created_at.timestamp() * 1000 > retry_s * 1000
+            return self._older(last, retry_s)
+        if last is not None and last.state is IntentState.PENDING and last.attempts:
+            return self._older(last, UNSENT_S_MAX)
         return last is None or _indexed(last, head)
+
+    def _older(self, intent: Intent, seconds: int) -> bool:
+        return self.clock() - intent.created_at.timestamp() * 1000 > seconds * 1000
 
     def _enqueue(
         self, store: Store, batch: list[tuple[VoucherRecord, LeaseRecord]], metered: bool
@@ -82,40 +93,45 @@ class Settling:
 
     def refund(self) -> int:
         """Ask for the refund of leases whose settle window is over; returns how many."""
-        count = 0
-        with self.database.read() as store:
+        with self.database.write() as store:
             head = store.chain_cursor()
-            due = [
-                lease
+            if head is None or not store.lead("settling"):
+                return 0
+            return sum(
+                self._ask(
+                    store, IntentKind.REFUND, f"refund:{lease.id}", self.calls.refund(ref_of(lease))
+                )
                 for lease in store.leases.find(state=("active", "stopped"))
-                if head is not None
-                and lease.end_s is not None
+                if lease.end_s is not None
                 and head.timestamp > lease.end_s + self.market.settle_window_s
-                and store.intent(f"refund:{lease.id}") is None
-            ]
-        for lease in due:
-            with self.database.write() as store:
-                payload = self.calls.payload(self.calls.refund(ref_of(lease)))
-                store.enqueue(IntentKind.REFUND, f"refund:{lease.id}", payload)
-            count += 1
-        return count
+            )
 
     def close_claims(self) -> int:
         """Ask for the end of claims whose window is over; returns how many."""
-        with self.database.read() as store:
+        with self.database.write() as store:
             head = store.chain_cursor()
-            due = [
-                (lease, key)
+            if head is None or not store.lead("settling"):
+                return 0
+            return sum(
+                self._ask(
+                    store,
+                    IntentKind.CLOSE_CLAIM,
+                    f"close_claim:{lease.id}:{lease.state}",
+                    self.calls.close_claim(ref_of(lease)),
+                )
                 for lease in store.leases.find(state=("claimed", "contested"))
-                if head is not None and lease.claim is not None
-                if head.timestamp > lease.claim["until"]
-                if store.intent(key := f"close_claim:{lease.id}:{lease.state}") is None
-            ]
-        for lease, key in due:
-            with self.database.write() as store:
-                payload = self.calls.payload(self.calls.close_claim(ref_of(lease)))
-                store.enqueue(IntentKind.CLOSE_CLAIM, key, payload)
-        return len(due)
+                if lease.claim is not None and head.timestamp > lease.claim["until"]
+            )
+
+    def _ask(self, store: Store, kind: IntentKind, key: str, data: bytes) -> bool:
+        """Enqueue what is neither there nor on its way; after each death the pause doubles."""
+        tries = tries_of(store, key)
+        if not tries.is_free:
+            return False
+        if tries.last and not self._older(tries.last, RETRY_S_MAX * 2 ** (tries.dead - 1)):
+            return False
+        store.enqueue(kind, tries.key, self.calls.payload(data))
+        return True
 
     def failed_opens(self) -> int:
         """Follow up openings that the chain refused; returns how many.

@@ -6,67 +6,59 @@ refusal by a contract CallReverted. Source: Ethereum JSON-RPC (execution-apis), 
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
-import requests
 from hexbytes import HexBytes
 from web3 import HTTPProvider, Web3
 from web3.exceptions import (
     BlockNotFound,
-    ContractCustomError,
-    ContractLogicError,
-    ContractPanicError,
     TransactionNotFound,
-    Web3Exception,
-    Web3RPCError,
 )
 from web3.providers.base import BaseProvider
 from web3.types import RPCEndpoint, TxParams
 
-from settlement.chain.abi import Abi, artifact
 from settlement.chain.breaker import Breaker
+from settlement.chain.translate import as_chain_errors, shipped_errors
 from settlement.errors import (
     CallReverted,
     ChainError,
     ChainUnavailable,
-    DeploymentError,
+    FeeAboveCap,
+    OutcomeUnknown,
     SendReason,
     SendRejected,
     WrongChain,
 )
+from settlement.fees import GWEI, FeePolicy
 from settlement.ports import BlockRef
 from settlement.signing import TransactionSigner
 
 BlockTag = Literal["latest", "pending"]
 GAS_MARGIN_PERCENT = 25  # what time-dependent paths may cost more than when estimated
-_OVERLOAD_CODES = (-32005, 429)  # JSON-RPC "limit exceeded" and what some hosts answer instead
+GAS_CAP = 2**24  # of one transaction. Source: EIP-7825
 _REASONS = (
     ("nonce too low", SendReason.NONCE_TOO_LOW),
     ("underpriced", SendReason.UNDERPRICED),
     ("fee cap", SendReason.UNDERPRICED),
     ("max fee per gas less than block base fee", SendReason.UNDERPRICED),
     ("insufficient funds", SendReason.INSUFFICIENT_FUNDS),
+    ("pool is full", SendReason.BUSY),
+    ("nonce too high", SendReason.BUSY),
 )
-# What reading an answer raises where it is not the JSON, or not the members, of the specification.
-_GARBAGE = (ValueError, KeyError, TypeError, AttributeError)
-# How nodes name a failure of the code they ran, where it is no revert.
-_CODE_FAILED = re.compile(
-    r"out of ?gas|gas required|intrinsic gas|evm error|invalid (fe)?opcode|invalid jump"
-    r"|stack (under|over)flow|stack limit|write protection|return ?data|bad instruction",
-    re.IGNORECASE,
-)
+_RESEND_SECONDS = 0.25
 _KNOWN = ("already known", "already imported", "known transaction")
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Where a transaction was mined and what became of it. `contract` is what it created."""
+    """Where a transaction was mined and what became of it.
+
+    `contract` is what it created, `to` whom it called.
+    """
 
     tx_hash: str
     block_number: int
@@ -76,6 +68,7 @@ class Receipt:
     gas_price: int
     contract: str | None
     logs: tuple[Log, ...]
+    to: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +115,7 @@ class ChainClient:
             ),
             middleware=(),  # they look up names and ask for the chain id before every call
         )
-        self._errors = _shipped_errors()
+        self._errors = shipped_errors()
 
     def check(self) -> None:
         """Pass if the node serves the expected chain. Raises WrongChain."""
@@ -203,7 +196,7 @@ class ChainClient:
         gas: int | None = None,
     ) -> int:
         """Gas the call would take now. Raises CallReverted, also where it needs more than `gas`;
-        some nodes name that otherwise: see `code_failed`.
+        some nodes name that otherwise: see `translate.code_failed`.
         """
         fields = _fields(to, data, sender, value)
         if gas is not None:
@@ -261,6 +254,7 @@ class ChainClient:
                 gas_price=_int(found.get("effectiveGasPrice", 0)),
                 contract=found.get("contractAddress"),
                 logs=tuple(_log(entry) for entry in found["logs"]),
+                to=found.get("to"),
             )
 
     def logs(self, address: str, first: int, last: int) -> tuple[Log, ...]:
@@ -293,32 +287,56 @@ class ChainClient:
         """Simulate, sign, send and wait: for people at a prompt and for deployments.
 
         `to` None creates a contract. Given `gas`, nothing is simulated. Raises CallReverted, before
-        anything is signed where the simulation tells. Not for the relayer: nothing is stored, so
-        a crash forgets.
+        anything is signed where the simulation tells; FeeAboveCap; OutcomeUnknown once signed. Not
+        for the relayer: nothing is stored, so a crash forgets.
         """
         limit = gas or with_margin(self.estimate_gas(to, data, signer.address, value))
-        fees = self.fees()
+        fees, policy = self.fees(), FeePolicy()
+        offer = policy.offer(fees.base, fees.priority)
+        if offer is None:
+            base, cap = fees.base / GWEI, policy.cap / GWEI
+            raise FeeAboveCap(
+                f"the node asks {base:g} gwei per gas, above the cap of {cap:g}; nothing was sent"
+            )
         fields = transaction_fields(
-            self.chain_id, to, data, value, limit, 2 * fees.base, fees.priority
+            self.chain_id, to, data, value, limit, offer.maximum, offer.priority
         )
         fields["nonce"] = self.nonce(signer.address, "pending")
         raw, tx_hash = signer.sign_transaction(fields)
-        self.send_raw(raw)
-        receipt = self.wait(tx_hash, timeout_seconds)
+        until = time.monotonic() + timeout_seconds
+        self._send_until(raw, tx_hash, until)
+        receipt = self.wait(tx_hash, max(0.0, until - time.monotonic()))
         if not receipt.succeeded:
             raise self.why_reverted(receipt, to, data, signer.address, value)
         return receipt
 
+    def _send_until(self, raw: bytes, tx_hash: str, until: float) -> None:
+        """Hand over the same bytes until an answer comes: they have one effect at most."""
+        lost = False
+        while True:
+            try:
+                return self.send_raw(raw)
+            except ChainUnavailable as error:
+                lost = True
+                if time.monotonic() >= until:
+                    raise OutcomeUnknown(tx_hash, f"the node's answer was lost: {error}") from error
+            except SendRejected:
+                if lost:  # perhaps because the first bytes arrived: the receipt tells
+                    return None
+                raise
+            time.sleep(_RESEND_SECONDS)
+
     def wait(self, tx_hash: str, timeout_seconds: float = 60.0) -> Receipt:
-        """The receipt, once mined. Raises ChainUnavailable after the time-out, never before."""
+        """The receipt, once mined. Raises OutcomeUnknown after the time-out, never before."""
         until = time.monotonic() + timeout_seconds
-        while time.monotonic() <= until:
+        while True:
             with suppress(ChainUnavailable):  # a node that is back in time is soon enough
                 receipt = self.receipt(tx_hash)
                 if receipt is not None:
                     return receipt
+            if time.monotonic() >= until:
+                raise OutcomeUnknown(tx_hash, f"not seen mined in {timeout_seconds:.3g} s")
             time.sleep(0.05)
-        raise ChainUnavailable(f"{tx_hash} was not mined in {timeout_seconds:g} s")
 
     def why_reverted(
         self, receipt: Receipt, to: str | None, data: bytes, sender: str, value: int = 0
@@ -336,7 +354,7 @@ class ChainClient:
         """Turn whatever the libraries raise into the ChainError tree, and tell the breaker."""
         self._breaker.admit()
         try:
-            with _as_chain_errors(self._errors, self.rpc_url):
+            with as_chain_errors(self._errors, self.rpc_url):
                 yield
         except ChainUnavailable:
             self._breaker.unanswered()
@@ -347,51 +365,12 @@ class ChainClient:
         self._breaker.answered()
 
 
-@contextmanager
-def _as_chain_errors(errors: Abi, rpc_url: str) -> Iterator[None]:
-    try:
-        yield
-    except (ContractCustomError, ContractLogicError, ContractPanicError) as error:
-        raise _reverted(error, errors) from error
-    except Web3RPCError as error:
-        raise _refused(error) from error
-    except Web3Exception as error:
-        raise ChainUnavailable(f"{type(error).__name__}: {error}") from error
-    except (OSError, *_GARBAGE) as error:  # requests' exceptions are OSErrors
-        raise ChainUnavailable(f"the chain's node at {_host(rpc_url)} {_why(error)}") from error
-
-
-def _host(rpc_url: str) -> str:
-    """A node's place without path and user: hosts of nodes put their customers' keys there."""
-    parts = urlsplit(rpc_url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else repr(rpc_url)
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, requests.Timeout | TimeoutError):
-        return "does not answer in time"
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return f"answers with HTTP {error.response.status_code}"
-    if isinstance(error, requests.ConnectionError):
-        return "cannot be reached"
-    return f"gives no usable answer: {type(error).__name__}: {error}"
-
-
-def _reverted(error: ContractLogicError, errors: Abi) -> CallReverted:
-    data = error.data
-    if isinstance(data, str) and data.startswith("0x"):
-        return errors.reverted(bytes.fromhex(data[2:]))
-    return CallReverted("unknown", (str(error),))
-
-
-def code_failed(error: ChainError) -> bool:
-    """Whether a node says that the code it ran failed without a revert, as where gas ran out."""
-    return _CODE_FAILED.search(str(error)) is not None
-
-
 def with_margin(gas: int) -> int:
-    """An estimate and the margin for what may have changed when it runs."""
-    return gas + gas * GAS_MARGIN_PERCENT // 100
+    """An estimate and the margin for what may have changed when it runs, within GAS_CAP.
+
+    An estimate above the cap stays: chains without one take it, the others say no themselves.
+    """
+    return max(gas, min(gas + gas * GAS_MARGIN_PERCENT // 100, GAS_CAP))
 
 
 def transaction_fields(
@@ -416,25 +395,6 @@ def transaction_fields(
     if to is not None:
         fields["to"] = Web3.to_checksum_address(to)
     return fields
-
-
-def _shipped_errors() -> Abi:
-    """The errors of every contract that ships; the built-in ones where none does yet."""
-    try:
-        entries = (*artifact("ComputeEscrow").abi, *artifact("ComputeToken").abi)
-    except DeploymentError:
-        return Abi(())
-    return Abi(tuple(e for e in entries if e["type"] == "error"))
-
-
-def _refused(error: Web3RPCError) -> ChainError:
-    answer: Any = (error.rpc_response or {}).get("error")
-    if not isinstance(answer, dict):
-        return ChainError(str(error))
-    code, text = answer.get("code"), answer.get("message", str(error))
-    if code in _OVERLOAD_CODES:
-        return ChainUnavailable(f"the node is overloaded: {text}")
-    return ChainError(str(text))
 
 
 def _fields(to: str | None, data: bytes, sender: str | None, value: int) -> TxParams:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from eth_abi.abi import encode
 
-from settlement.chain.client import ChainClient, code_failed
+from settlement.chain.client import ChainClient
+from settlement.chain.translate import code_failed
 from settlement.errors import CallReverted, ChainError, ChainUnavailable, WrongChain
 
 MAGIC = bytes.fromhex("1626ba7e")  # selector of isValidSignature(bytes32,bytes), and its "yes"

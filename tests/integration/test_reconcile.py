@@ -145,3 +145,17 @@ def test_an_intent_that_waits_too_long_is_found() -> None:
             "pending after 100 s: UsageAheadOfTime(1, 2)",
         )
     ]
+
+
+def test_an_old_intent_that_is_over_is_not_stuck() -> None:
+    store = MemoryOutbox()
+    final, dead = (
+        store.enqueue(IntentKind.CLOSE, key, {"to": "0x", "data": "0x"}).id for key in ("f", "d")
+    )
+    store.mark_signed(final, "0x01", 0, b"", "0x02")
+    store.mark_confirmed(final, "0x02", 1, "0x03")
+    late = datetime.now(UTC) + timedelta(seconds=100)
+    assert len(stuck_intents(store.intents.values(), late, timedelta(seconds=60))) == 2
+    store.mark_final(final)
+    store.mark_dead(dead, "refused")
+    assert stuck_intents(store.intents.values(), late, timedelta(seconds=60)) == []

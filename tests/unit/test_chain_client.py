@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
+from eth_hash.auto import keccak
 from web3.providers.base import JSONBaseProvider
 
 from settlement.chain.abi import Abi, artifact
@@ -16,10 +18,14 @@ from settlement.errors import (
     CallReverted,
     ChainError,
     ChainUnavailable,
+    FeeAboveCap,
+    OutcomeUnknown,
     SendReason,
     SendRejected,
     WrongChain,
 )
+from settlement.relayer import _decode
+from settlement.signing import LocalSigner
 
 HASH = "0x" + "ab" * 32
 ADDRESS = "0x" + "11" * 20
@@ -111,6 +117,9 @@ def test_another_chain_is_refused() -> None:
         ("max fee per gas less than block base fee", SendReason.UNDERPRICED),
         ("Insufficient funds for gas * price + value", SendReason.INSUFFICIENT_FUNDS),
         ("exceeds block gas limit", SendReason.OTHER),
+        ("tx fee (1.16 ether) exceeds the configured cap (1.00 ether)", SendReason.OTHER),
+        ("txpool is full", SendReason.BUSY),
+        ("nonce too high", SendReason.BUSY),
     ],
 )
 def test_a_refused_send_says_why(message: str, reason: SendReason) -> None:
@@ -183,7 +192,103 @@ def test_fields_never_offer_a_tip_above_the_maximum() -> None:
     fields = transaction_fields(1, ADDRESS, b"", 0, 21_000, max_fee=5, priority_fee=9)
     assert fields["maxFeePerGas"] == 9
     assert "to" not in transaction_fields(1, None, b"", 0, 1, 1, 1)
-    assert with_margin(100_000) == 125_000
+
+
+@pytest.mark.parametrize(
+    ("gas", "limit"),
+    [(100_000, 125_000), (14_000_000, 2**24), (2**24, 2**24), (20_000_000, 20_000_000)],
+)
+def test_the_margin_stays_within_what_one_transaction_may_take(gas: int, limit: int) -> None:
+    assert with_margin(gas) == limit
+
+
+class Chain:
+    """Answers as a node on which one person sends one transaction."""
+
+    def __init__(self, base: int = 10**9) -> None:
+        self.base, self.sent = base, list[str]()
+        self.answers: list[Any] = []
+        self.mined_after = 1
+
+    def client(self) -> ChainClient:
+        chain = self
+
+        class Provider(JSONBaseProvider):
+            def make_request(self, method: Any, params: Any) -> Any:
+                return {"jsonrpc": "2.0", "id": 1} | chain.answer(method, params)
+
+        breaker = Breaker(time.monotonic, BreakerSettings(failures=1_000))
+        return ChainClient("scripted", 31337, provider=Provider(), breaker=breaker)
+
+    def answer(self, method: str, params: Any) -> Any:
+        block = {"number": hex(1), "hash": HASH, "baseFeePerGas": hex(self.base)}
+        simple = {
+            "eth_estimateGas": hex(50_000), "eth_maxPriorityFeePerGas": hex(10**9),
+            "eth_getTransactionCount": "0x0", "eth_getBlockByNumber": block,
+        }  # fmt: skip
+        if method in simple:
+            return {"result": simple[method]}
+        if method == "eth_sendRawTransaction":
+            self.sent.append(params[0])
+            answer = self.answers.pop(0) if self.answers else HASH
+            if isinstance(answer, Exception):
+                raise answer
+            return {"error": answer} if isinstance(answer, dict) else {"result": answer}
+        if len(self.sent) < self.mined_after:
+            return {"result": None}
+        receipt = {
+            "transactionHash": params[0], "blockNumber": "0x1", "blockHash": HASH, "status": "0x1",
+            "gasUsed": "0x5208", "effectiveGasPrice": "0x1", "contractAddress": None, "logs": [],
+        }  # fmt: skip
+        return {"result": receipt}
+
+
+LOST = requests.Timeout("read timed out")
+TOO_LOW = {"code": -32000, "message": "nonce too low"}
+PERSON = LocalSigner(bytes.fromhex("01" * 32))
+
+
+@pytest.mark.parametrize("then", [HASH, TOO_LOW])
+def test_a_lost_answer_to_a_send_is_followed_by_the_same_bytes(then: Any) -> None:
+    chain = Chain()
+    chain.answers, chain.mined_after = [LOST, then], 2
+    assert chain.client().transact(PERSON, ADDRESS, timeout_seconds=5).succeeded
+    assert len(chain.sent) == 2
+    assert len(set(chain.sent)) == 1
+
+
+def test_a_refusal_of_the_first_send_is_told_at_once() -> None:
+    chain = Chain()
+    chain.answers = [TOO_LOW]
+    with pytest.raises(SendRejected):
+        chain.client().transact(PERSON, ADDRESS)
+    assert len(chain.sent) == 1
+
+
+@pytest.mark.parametrize("answers", [[], [LOST] * 9])
+def test_a_transaction_that_nobody_saw_mined_is_named_and_not_called_absent(
+    answers: list[Any],
+) -> None:
+    chain = Chain()
+    chain.answers, chain.mined_after = answers, 99
+    with pytest.raises(OutcomeUnknown, match="may still be mined: look it up") as caught:
+        chain.client().transact(PERSON, ADDRESS, timeout_seconds=0.3)
+    sent = "0x" + bytes(keccak(bytes.fromhex(chain.sent[0][2:]))).hex()
+    assert caught.value.tx_hash == sent
+    assert sent in str(caught.value)
+    assert not isinstance(caught.value, ChainUnavailable)
+    assert caught.value.code == "outcome_unknown"
+
+
+def test_people_offer_no_fee_above_the_cap_whatever_the_node_asks() -> None:
+    chain = Chain(base=201 * 10**9)
+    with pytest.raises(FeeAboveCap, match="201 gwei per gas, above the cap of 200"):
+        chain.client().transact(PERSON, ADDRESS)
+    assert chain.sent == []
+    chain.base = 150 * 10**9
+    assert chain.client().transact(PERSON, ADDRESS).succeeded
+    offer = _decode(bytes.fromhex(chain.sent[0][2:]))
+    assert offer["maxFeePerGas"] == 200 * 10**9
 
 
 class Clock:

@@ -22,6 +22,8 @@ from marketplace.services.bookkeeper import Bookkeeper
 from marketplace.services.matcher import Matcher
 from marketplace.services.ports import Duplicate
 from marketplace.services.records import JobEvent
+from settlement.errors import OutboxConflict
+from settlement.ports import IntentKind
 from tests.market_world import TOKEN, World, world_on
 from tests.postgres_server import postgres
 from tests.store_cases import EventCases, OutboxCases, add_up_an_account, count_a_small_market
@@ -95,6 +97,16 @@ def at_once(work: list[Callable[[], Any]]) -> list[Any]:
 
     with ThreadPoolExecutor(len(work)) as pool:
         return list(pool.map(run, work))
+
+
+def test_many_processes_that_enqueue_one_key_get_one_intent(database: Database) -> None:
+    payload = {"to": "0x", "data": "0x"}
+    outbox = SqlOutbox(database)
+    for key in ("one", "two", "three"):
+        made = at_once([lambda key=key: outbox.enqueue(IntentKind.REFUND, key, payload)] * 16)
+        assert len({intent.id for intent in made}) == 1
+    with pytest.raises(OutboxConflict):
+        outbox.enqueue(IntentKind.CLOSE, "one", payload)
 
 
 def test_32_clients_and_4_matchers_never_book_a_gpu_twice(world: World) -> None:

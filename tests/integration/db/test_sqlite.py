@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -17,6 +18,7 @@ from sqlalchemy.dialects.sqlite import dialect
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import SQLModel
 
+from marketplace import bootstrap
 from marketplace.db.blob_files import FREE_BYTES_MIN, BlobFolder
 from marketplace.db.chain_events import SqlEventStore
 from marketplace.db.engine import Database
@@ -36,6 +38,8 @@ from marketplace.services.records import (
     Node,
     OrderEntry,
 )
+from settlement.ports import IntentKind
+from settlement.reconcile import FindingKind
 from tests.market_world import sqlite_world
 from tests.store_cases import EventCases, OutboxCases
 
@@ -58,6 +62,27 @@ class TestSqlOutbox(OutboxCases):
     @pytest.fixture
     def store(self, database: Database) -> SqlOutbox:
         return SqlOutbox(database)
+
+
+def test_compare_passes_over_old_intents_that_are_over(
+    database: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = SqlOutbox(database)
+    payload = {"to": "0x", "data": "0x"}
+    waits, final, dead = (outbox.enqueue(IntentKind.CLOSE, k, payload).id for k in "wfd")
+    outbox.mark_signed(final, "0x01", 0, b"", "0x02")
+    outbox.mark_confirmed(final, "0x02", 1, "0x03")
+    outbox.mark_final(final)
+    outbox.mark_dead(dead, "refused")
+    assert [intent.id for intent in outbox.unfinished(9)] == [waits]
+    with database.write() as store:
+        store.connection.execute(text("UPDATE intents SET created_ms = 0"))
+    for name in ("ChainClient", "load_deployment", "check_deployment"):
+        chain = MagicMock(**{"return_value.open.return_value": (MagicMock(), MagicMock())})
+        monkeypatch.setattr(bootstrap, name, chain)
+    settings = bootstrap.Settings(url, "http://nowhere", 1, tmp_path)
+    found = bootstrap.compare(settings).findings
+    assert [(one.kind, one.subject) for one in found] == [(FindingKind.INTENT_STUCK, "w")]
 
 
 class TestSqlEventStore(EventCases):

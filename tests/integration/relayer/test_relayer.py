@@ -8,7 +8,7 @@ from settlement.chain.wallets import MAGIC
 from settlement.eip712 import checksum
 from settlement.events import Closed, Opened, Settled
 from settlement.leases import LeaseStatus
-from settlement.ports import IntentKind, IntentState
+from settlement.ports import IntentKind, IntentState, later_key
 from settlement.relayer import RelayerSettings
 from settlement.vetting import NOTHING_TO_SETTLE
 from tests.escrow_world import SETTINGS, Lease, World
@@ -133,7 +133,7 @@ def test_settle_drops_stale_vouchers_and_sends_early_ones_later(bench: Bench) ->
     data = bytes.fromhex(intent.payload["data"][2:])
     assert world.escrow.calls.vouchers(data) == (vouchers[1],)
     (later,) = bench.store.pending(10)
-    assert later.key == f"{intent.key}/later"
+    assert later.key == later_key(intent.key, later.payload)
     assert fresh.view().used_ms == 20_000
     assert early.view().used_ms == 0
     world.chain.warp(400)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from hexbytes import HexBytes
+from web3 import HTTPProvider
 
 from settlement.chain.client import ChainClient
 from settlement.errors import ChainUnavailable, WrongChain
 from settlement.fees import FeePolicy
 from settlement.ports import IntentKind, IntentState
-from settlement.relayer import RelayerSettings
+from settlement.relayer import RelayerSettings, _decode
 from tests.escrow_world import TOKEN
 from tests.fakes_settlement import MemoryOutbox
 from tests.relayer_bench import DEVNET, FAR_AWAY, GWEI, Bench
@@ -193,6 +197,111 @@ def test_a_relayer_out_of_gas_money_says_so_and_others_still_settle(bench: Bench
     world.client.rpc("anvil_setBalance", bench.signer.address, hex(TOKEN))
     bench.tick_until(number, behind)
     assert lease.view().used_ms == 30_000
+
+
+class Capped(HTTPProvider):
+    """A node that refuses transactions of more gas than it likes."""
+
+    cap = 30_000
+    words = "tx fee (1.16 ether) exceeds the configured cap (1.00 ether)"
+
+    def make_request(self, method: Any, params: Any) -> Any:
+        if method == "eth_sendRawTransaction" and _decode(HexBytes(params[0]))["gas"] > self.cap:
+            return {"jsonrpc": "2.0", "id": 1, "error": {"code": -32000, "message": self.words}}
+        return super().make_request(method, params)
+
+
+def test_what_the_node_never_takes_gives_its_nonce_up_and_others_flow(bench: Bench) -> None:
+    url, chain_id = bench.world.client.rpc_url, bench.world.client.chain_id
+    node = Capped(url)
+    bench.client = ChainClient(url, chain_id, provider=node)
+    bench.settings = RelayerSettings(confirmations=1)
+    number, bid_hash = bench.enqueue_open()
+    behind, other_bid = bench.enqueue_open()
+    for _ in range(4):
+        bench.tick()
+    first = bench.store.get(number)
+    assert (first.state, first.replaced) == (IntentState.SIGNED, ())
+    node.words = "transaction gas limit too high (cap: 16777216, tx: 20000000)"
+    bench.tick()
+    emptied = bench.store.get(number)
+    assert (emptied.nonce, emptied.replaced) == (first.nonce, (first.tx_hash,))
+    node.cap = 10**9
+    bench.restart()  # what it must remember is in the store
+    bench.tick()
+    assert bench.state(number) is not IntentState.DEAD  # a reorg could still bring the first back
+    assert bench.store.get(behind).nonce == (first.nonce or 0) + 1
+    bench.mine()
+    bench.tick_until(behind)
+    dead = bench.store.get(number)
+    assert dead.state is IntentState.DEAD
+    assert "transaction gas limit too high" in (dead.error or "")
+    assert any(reason.startswith("the node refused the call") for _, reason in bench.alerts)
+    assert (bench.opened(bid_hash), bench.opened(other_bid)) == (0, 1)
+    assert bench.sent_transactions() == 2
+
+
+def test_an_empty_transaction_that_was_stored_and_not_sent_goes_out_again(bench: Bench) -> None:
+    url, chain_id = bench.world.client.rpc_url, bench.world.client.chain_id
+    node = Capped(url)
+    node.cap = 0
+    bench.client = ChainClient(url, chain_id, provider=node)
+    number, bid_hash = bench.enqueue_open()
+    for _ in range(9):  # the empty one is refused as well: nothing else is signed
+        bench.tick()
+    emptied = bench.store.get(number)
+    assert (emptied.state, len(emptied.replaced)) == (IntentState.SIGNED, 1)
+    node.cap = 30_000
+    bench.restart()
+    bench.tick_until(number, state=IntentState.DEAD)
+    assert bench.store.get(number).raw == emptied.raw
+    assert bench.opened(bid_hash) == 0
+
+
+def test_refusals_within_a_moment_give_nothing_up(bench: Bench) -> None:
+    url, chain_id = bench.world.client.rpc_url, bench.world.client.chain_id
+    bench.client = ChainClient(url, chain_id, provider=Capped(url))
+    number, _ = bench.enqueue_open()
+    relayer = bench.restart()
+    for _ in range(9):
+        relayer.tick()
+    assert bench.store.get(number).replaced == ()
+    bench.tick()
+    assert len(bench.store.get(number).replaced) == 1
+
+
+def test_a_raised_signing_that_is_refused_leaves_the_older_one_to_be_mined(bench: Bench) -> None:
+    bench.automine(False)
+    number, bid_hash = bench.enqueue_open()
+    bench.tick()
+    first = bench.store.get(number)
+    url, chain_id = bench.world.client.rpc_url, bench.world.client.chain_id
+    bench.client = ChainClient(url, chain_id, provider=Capped(url))
+    bench.settings = RelayerSettings(confirmations=0, stuck_blocks=0)
+    bench.restart()
+    for _ in range(9):
+        bench.tick()
+    raised = bench.store.get(number)
+    assert raised.replaced == (first.tx_hash,)  # the pool still holds it
+    bench.mine()
+    bench.tick_until(number)
+    assert bench.store.get(number).mined_hash == first.tx_hash
+    assert bench.opened(bid_hash) == 1
+
+
+@pytest.mark.parametrize("words", ["txpool is full", "insufficient funds for gas"])
+def test_a_refusal_that_passes_gives_nothing_up(bench: Bench, words: str) -> None:
+    url, chain_id = bench.world.client.rpc_url, bench.world.client.chain_id
+    node = Capped(url)
+    node.words = words
+    bench.client = ChainClient(url, chain_id, provider=node)
+    number, bid_hash = bench.enqueue_open()
+    for _ in range(9):
+        bench.tick()
+    assert bench.store.get(number).replaced == ()
+    node.cap = 10**9
+    bench.tick_until(number)
+    assert bench.opened(bid_hash) == 1
 
 
 def test_a_nonce_that_a_stranger_used_is_dead_and_told(bench: Bench) -> None:

@@ -178,6 +178,8 @@ CODES: list[tuple[Exception, ExitCode]] = [
     (settlement.KeystoreError("x"), ExitCode.AUTH),
     (settlement.ChainUnavailable("x"), ExitCode.CHAIN),
     (settlement.WrongChain("x"), ExitCode.CHAIN),
+    (settlement.OutcomeUnknown("0x01", "x"), ExitCode.CHAIN),
+    (settlement.FeeAboveCap("x"), ExitCode.CHAIN),
     (settlement.CallReverted("InsufficientBalance", (1, 0)), ExitCode.CHAIN),
     (settlement.DeploymentError("x"), ExitCode.CHAIN),
     (settlement.FieldError("/x", "y"), ExitCode.USAGE),
@@ -198,6 +200,14 @@ def test_every_sdk_error_is_listed_above() -> None:
     inner = {sdk.CoulombError, sdk.ApiError, sdk.AuthError, sdk.FundsError, sdk.TransportError}
     every = {k for k in vars(sdk).values() if isinstance(k, type) and issubclass(k, Exception)}
     assert every - tested - inner == set()
+
+
+def test_a_transaction_whose_end_nobody_saw_is_not_called_an_absent_node() -> None:
+    lines = describe(settlement.OutcomeUnknown("0x01", "not seen mined in 60 s"))
+    assert lines[0].startswith("transaction 0x01: not seen mined in 60 s; it may still be mined")
+    assert lines[1] == "  code outcome_unknown"
+    assert "cast receipt" in lines[2]
+    assert "node up" not in " ".join(lines)
 
 
 def test_error_says_what_where_and_what_to_do() -> None:

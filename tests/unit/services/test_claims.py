@@ -14,9 +14,11 @@ from marketplace.errors import (
     MarketError,
     NotFound,
 )
+from marketplace.services.ports import CANCEL_TRIES
 from marketplace.services.records import LeaseRecord
 from settlement.chain.calls import EscrowCalls
 from settlement.orders import Cancel
+from settlement.ports import IntentKind
 from settlement.signing import LocalSigner, sign
 from tests.market_world import TOKEN, World, key_of, memory_world
 
@@ -335,6 +337,70 @@ def test_a_cancel_is_paid_for_once(world: World) -> None:
         refused(world, AlreadyExists, salt)
         refused(world, AlreadyExists, salt, and_older=True)
     submit(world, world.provider, 2)
+
+
+def die(world: World, kind: IntentKind) -> str:
+    """The pending intent of a kind dies; returns its key."""
+    (intent,) = [one for one in world.chain.outbox.pending(100) if one.kind is kind]
+    world.chain.outbox.mark_dead(intent.id, "the node refused the call")
+    return intent.key
+
+
+def test_a_cancel_that_died_is_taken_again_but_not_for_ever(world: World) -> None:
+    world.ask()
+    keys = []
+    for _ in range(CANCEL_TRIES):
+        submit(world, world.provider, 0)
+        refused(world, AlreadyExists, 0)
+        keys.append(die(world, IntentKind.CANCEL))
+    assert len(set(keys)) == CANCEL_TRIES
+    with pytest.raises(Conflict, match="refused this Cancel 4 times, last with the node refused"):
+        submit(world, world.provider, 0)
+
+
+def test_a_cancel_of_a_second_try_voids_the_order(world: World) -> None:
+    world.ask()
+    submit(world, world.provider, 0)
+    die(world, IntentKind.CANCEL)
+    with world.database.read() as store:
+        assert store.order_salts(world.provider.address, 0, 9) == (0, 0)
+    submit(world, world.provider, 0)
+    with world.database.read() as store:
+        assert store.order_salts(world.provider.address, 0, 9) is None
+    world.chain.mine()
+    assert world.chain.cancelled == {(world.provider.address, 0)}
+
+
+def test_a_cancel_of_all_orders_that_died_is_written_out_again(world: World) -> None:
+    world.ask()
+    world.ask()
+    submit(world, world.provider, 1, and_older=True)
+    refused(world, AlreadyExists, 0)
+    die(world, IntentKind.CANCEL)
+    with world.database.read() as store:
+        written = world.catalog.cancels.prepare(store, world.caller(world.provider), None)
+    assert (written.salt, written.and_older) == (1, True)
+    submit(world, world.provider, 0)  # one of them alone, too
+    submit(world, world.provider, 1, and_older=True)
+    refused(world, AlreadyExists, 1)
+    with world.database.read() as store, pytest.raises(Conflict):
+        world.catalog.cancels.prepare(store, world.caller(world.provider), None)
+
+
+def test_a_stop_that_died_is_sent_again(world: World) -> None:
+    world.ask()
+    world.fund()
+    _, lease_id = world.open()
+    world.stop(lease_id)
+    world.stop(lease_id)
+    die(world, IntentKind.STOP)
+    world.stop(lease_id)
+    world.stop(lease_id)
+    assert die(world, IntentKind.STOP) == f"stop:{lease_id}/2"
+    world.stop(lease_id)
+    world.chain.mine()
+    assert world.lease(lease_id).state == "stopped"
+    world.stop(lease_id)
 
 
 def test_all_orders_are_cancelled_up_to_the_newest_that_is_left(world: World) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+from marketplace.services import settling
+from marketplace.services.common import tries_of
 from settlement.ports import IntentKind, IntentState
 from tests.market_world import TOKEN, World
 
@@ -154,3 +158,80 @@ def test_after_end_and_window_the_rest_is_refunded_without_anyone(world: World) 
     with world.database.read() as store:
         (row,) = store.receipts.find()
     assert row.document["conserved"] is True
+
+
+def test_a_batch_is_as_small_as_one_transaction_takes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert settling.BATCH_MAX * 44_000 * 5 // 4 < 2**24
+    monkeypatch.setattr(settling, "BATCH_MAX", 2)
+    world.ask(world.node(gpus=5))
+    world.fund()
+    leases = [running(world) for _ in range(5)]
+    world.clock.advance(2)
+    for lease_id in leases:
+        world.use(lease_id, 1, 2_000)
+    assert world.catalog.settling.settle() == 5
+    assert len(intents(world, IntentKind.SETTLE)) == 3
+    world.chain.mine()
+    assert all(world.lease(x).settled["ms"] == 2_000 for x in leases)
+
+
+def test_vouchers_of_an_intent_that_cannot_be_sent_go_into_another_one(world: World) -> None:
+    world.ask()
+    world.fund()
+    lease_id = running(world)
+    world.clock.advance(1)
+    world.use(lease_id, 1, 1_000)
+    world.catalog.settling.settle()
+    with world.database.read() as store:
+        intent = store.intent(*intents(world, IntentKind.SETTLE))
+    world.clock.ms = int(intent.created_at.timestamp() * 1000) + 601_000
+    assert world.catalog.settling.settle() == 0  # nobody tried it: the relayer is away
+    world.chain.outbox.note_attempt(intent.id, "gas required exceeds allowance")
+    world.clock.ms -= 2_000
+    assert world.catalog.settling.settle() == 0
+    world.clock.ms += 2_000
+    assert world.catalog.settling.settle() == 1
+    assert world.catalog.settling.settle() == 0
+
+
+def test_a_refund_that_died_is_asked_for_again_at_ever_longer_pauses(world: World) -> None:
+    world.ask()
+    world.fund()
+    lease_id = running(world)
+    world.clock.advance(660 + 120 + 5)
+    world.chain.mine()
+    ask, name = world.catalog.settling.refund, f"refund:{lease_id}"
+    for number, pause_s in ((1, 60), (2, 120), (3, 240)):
+        assert ask() == 1
+        assert ask() == 0
+        key = intents(world, IntentKind.REFUND)[-1]
+        assert key == (name if number == 1 else f"{name}/{number}")
+        with world.database.read() as store:
+            intent = store.intent(key)
+        world.chain.outbox.mark_dead(intent.id, "the node refused the call")
+        world.clock.ms = int(intent.created_at.timestamp() * 1000) + pause_s * 1000 - 500
+        assert ask() == 0
+        world.clock.ms += 1_000
+    assert ask() == 1
+    world.chain.mine()
+    assert world.lease(lease_id).state == "closed"
+    with world.database.read() as store:
+        tries = tries_of(store, name)
+    assert (tries.key, tries.dead, tries.is_free) == (f"{name}/4", 3, False)
+
+
+def test_only_who_leads_asks_for_refunds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.ask()
+    world.fund()
+    running(world)
+    world.clock.advance(660 + 120 + 5)
+    world.chain.mine()
+    with world.database.read() as store:
+        kind = type(store)
+    with monkeypatch.context() as follows:
+        follows.setattr(kind, "lead", lambda self, name: False)
+        assert world.catalog.settling.refund() == 0
+        assert world.catalog.settling.close_claims() == 0
+    assert world.catalog.settling.refund() == 1
