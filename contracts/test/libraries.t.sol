@@ -218,6 +218,13 @@ contract SlotsTest is Test {
         _assertFields(_pack(zero), zero);
     }
 
+    /// @dev The end's highest bit goes like the others.
+    function test_end_moves_below_its_highest_bit() public pure {
+        LeaseSlot slot = LeaseSlots.pack(1, 1 << 39, 10, 0, 1000, 7, false).withEnd((1 << 39) - 4);
+        assertEq(slot.end(), (1 << 39) - 4);
+        assertEq(slot.funded(), 6);
+    }
+
     function test_layout_is_as_documented() public pure {
         Fields memory f = Fields(1, 2, 3, 3, 5, 6, 7, true, 1);
         bytes memory packed =
