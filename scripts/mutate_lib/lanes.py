@@ -95,6 +95,7 @@ class Lane:
         self, command: Sequence[str | Path], seconds: int, **more: str
     ) -> subprocess.CompletedProcess[str]:
         settings = {"FOUNDRY_SOLC": str(SOLC), "FOUNDRY_CODE_SIZE_LIMIT": "1000000"}
+        settings["FOUNDRY_PROFILE"] = "mutants"  # in which no test asks for more runs than others
         return subprocess.run(
             command,
             cwd=self.folder,

@@ -44,13 +44,14 @@ class Verdicts:
         self._reasons: dict[str, str] = json.loads(REASONS.read_text()) if REASONS.exists() else {}
 
     def of(self, mutant: Mutant, tests: str) -> Verdict | None:
-        """What is known. A survivor of other tests than these is not: `tests` is their digest."""
+        """What is known. A survivor of other tests than these, whose digest is `tests`, is not,
+        unless somebody has said why it survives."""
         verdict = self._kept.get(mutant.key)
-        if verdict is None or (verdict.outcome == SURVIVED and verdict.tests != tests):
-            return None
-        if verdict.outcome == SURVIVED and (reason := self.reason(mutant)):
+        if verdict is None or verdict.outcome != SURVIVED:
+            return verdict
+        if reason := self.reason(mutant):
             return Verdict(EXPLAINED, reason)
-        return verdict
+        return verdict if verdict.tests == tests else None
 
     def reason(self, mutant: Mutant) -> str:
         """Why it changes nothing that a test could see; empty where nobody says."""
