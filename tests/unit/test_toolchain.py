@@ -82,8 +82,8 @@ def test_scripts_test_runs_every_kind_of_check() -> None:
     script = (ROOT / "scripts" / "test").read_text()
     stages = re.findall(r"^ *stage .*?((?:scripts/|pytest|join)\S*)", script, re.MULTILINE)
     assert stages == [
-        "scripts/lib/forge-test", "scripts/lint", "scripts/audit", "scripts/prove",
-        "pytest", "pytest", "join",
+        "scripts/lint", "scripts/audit", "scripts/prove",
+        "scripts/lib/forge-test", "pytest", "pytest", "join",
     ]  # fmt: skip
 
 
