@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", action="store_true", help="keep it all running until Ctrl-C")
     chosen = parser.parse_args(arguments)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell's `&` had it ignore one
+        signal.signal(number, _interrupt)
     screen = Screen(as_json=chosen.json)
     market = Market(Path(tempfile.mkdtemp(prefix="coulomb-demo-")))
     code = 1
