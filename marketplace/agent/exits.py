@@ -36,8 +36,7 @@ class Held:
     @property
     def calldata(self) -> bytes:
         """What settles it, sent to the domain's contract by anyone."""
-        calls = EscrowCalls(self.domain.verifying_contract)
-        return (calls.settle_metered if self.metered else calls.settle)([self.signed])
+        return EscrowCalls(self.domain.verifying_contract).settle_all([self.signed], self.metered)
 
 
 def held(journal: Journal) -> list[Held]:
@@ -60,8 +59,7 @@ class Batch:
 
     def send(self, sender: TransactionSigner) -> Receipt:
         """Send it from an account that pays the gas. Raises ChainError."""
-        calls, vouchers = self.escrow.calls, list(self.signed)
-        data = calls.settle_metered(vouchers) if self.metered else calls.settle(vouchers)
+        data = self.escrow.calls.settle_all(self.signed, self.metered)
         return self.escrow.client.transact(sender, self.escrow.address, data)
 
 

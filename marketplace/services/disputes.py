@@ -109,9 +109,8 @@ class Disputes:
         steps = []
         if best is not None and not best.paid:
             settled = max(settled, best.ms)
-            vouchers = [signed_voucher(best, lease)]
-            settle = self.calls.settle_metered if lease.metered else self.calls.settle
-            steps.append(self._step("settle", settle(vouchers), VOUCHER_GAS))
+            data = self.calls.settle_all([signed_voucher(best, lease)], lease.metered)
+            steps.append(self._step("settle", data, VOUCHER_GAS))
         most = min(settled + CLAIM_MS_MAX, lease.funded_seconds * 1000)
         wanted = min(int(lease.attested.get("ms", 0)), most) if ms is None else ms
         if not settled < wanted <= most:

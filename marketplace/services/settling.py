@@ -85,9 +85,9 @@ class Settling:
     ) -> None:
         vouchers = [signed_voucher(row, lease) for row, lease in batch]
         kind = IntentKind.SETTLE_METERED if metered else IntentKind.SETTLE
-        call = self.calls.settle_metered if metered else self.calls.settle
         key = new_id("settle")
-        store.enqueue(kind, key, self.calls.payload(call(vouchers)))
+        data = self.calls.settle_all(vouchers, metered)
+        store.enqueue(kind, key, self.calls.payload(data))
         for row, _ in batch:
             store.vouchers.put(replace(row, intent=key))
 

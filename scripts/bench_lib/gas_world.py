@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from eth_hash.auto import keccak
+
 from settlement.attestation import Close, MeteredUsage, Stop, Usage
 from settlement.chain.calls import LeaseOrders, LeaseRef, Match, SignedVoucher
 from settlement.chain.client import ChainClient
@@ -13,7 +15,7 @@ from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import EscrowSettings, deploy
 from settlement.chain.devnet import Devnet, dev_account
 from settlement.eip712 import ZERO_ADDRESS, Domain, Struct, text32
-from settlement.orders import Ask, Bid, Prices, TierLimit, lease_no
+from settlement.orders import Ask, Bid, Prices, TierLimit, lease_no, orders_hash
 from settlement.signing import LocalSigner, sign
 
 ONE = 10**18
@@ -36,9 +38,7 @@ class Lease:
     @property
     def orders_hash(self) -> bytes:
         """Both orders in one word."""
-        from eth_hash.auto import keccak
-
-        return keccak(self.match.bid.struct_hash() + self.match.ask.struct_hash())
+        return orders_hash(self.match.bid.struct_hash(), self.match.ask.struct_hash())
 
     @property
     def orders(self) -> LeaseOrders:
@@ -67,8 +67,8 @@ class GasWorld:
     token: Token
     sender: LocalSigner = field(default_factory=lambda: dev_account(0))
     provider: LocalSigner = field(default_factory=lambda: dev_account(1))
-    meter: LocalSigner = field(default_factory=LocalSigner.create)
-    witness: LocalSigner = field(default_factory=LocalSigner.create)
+    meter: LocalSigner = field(default_factory=lambda: _key("meter"))
+    witness: LocalSigner = field(default_factory=lambda: _key("witness"))
     arbiter: LocalSigner = field(default_factory=lambda: dev_account(2))
     buyers: list[LocalSigner] = field(default_factory=list)
     _salt: int = 0
@@ -95,7 +95,7 @@ class GasWorld:
 
     def add_buyers(self, count: int) -> None:
         """More accounts with gas, tokens, an allowance and a deposit, each by its own calls."""
-        new = [LocalSigner.create() for _ in range(count)]
+        new = [_key(f"buyer {len(self.buyers) + i}") for i in range(count)]
         approve = "0x" + self.token.approve(self.escrow.address, 2 * FUNDS).hex()
         deposit = "0x" + self.escrow.calls.deposit(FUNDS).hex()
         calls: list[tuple[str, list[object]]] = []
@@ -176,6 +176,11 @@ class GasWorld:
         stop = Stop(lease.buyer.address, self.provider.address, lease.number)
         signature = self.signed(stop, self.meter)
         return self.escrow.calls.stop_by_signature(lease.ref, lease.orders_hash, signature)
+
+
+def _key(name: str) -> LocalSigner:
+    """The same for the same name: gas depends on which bytes are zero."""
+    return LocalSigner(keccak(f"coulomb bench key {name}".encode()))
 
 
 def _send(sender: str, to: str, data: str) -> tuple[str, list[object]]:

@@ -178,6 +178,10 @@ class EscrowCalls:
         """Pays `MeteredUsage` vouchers, grouped by provider. Raises FieldError above 500."""
         return self._abi.call("settleMetered", pack_entries(vouchers, metered=True))
 
+    def settle_all(self, vouchers: Sequence[SignedVoucher], metered: bool) -> bytes:
+        """`settle_metered` or `settle`: a batch is of one kind."""
+        return (self.settle_metered if metered else self.settle)(vouchers)
+
     def stop(self, lease: LeaseRef) -> bytes:
         """Ends a lease now; the sender is its buyer, provider or witness."""
         return self._abi.call("stop", *ref_tuple(lease))

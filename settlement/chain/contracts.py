@@ -172,8 +172,8 @@ class Escrow:
     ) -> tuple[list[SignedVoucher], list[SignedVoucher]]:
         """What a settlement sent now would pay, and what it would skip."""
         name = "settleMetered" if metered else "settle"
-        build = self.calls.settle_metered if metered else self.calls.settle
-        answer = self.client.call(self.address, build(vouchers), sender, at)
+        data = self.calls.settle_all(vouchers, metered)
+        answer = self.client.call(self.address, data, sender, at)
         packed = [signed for run in runs_of(vouchers).values() for signed in run]
         skipped = skipped_indexes(bytes(self._abi.result(name, answer)), len(packed))
         paid = [signed for i, signed in enumerate(packed) if i not in skipped]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter
@@ -24,6 +25,7 @@ from marketplace.api.schemas.base import Id
 from marketplace.api.schemas.offers import Node, NodeIn, NodePage
 from marketplace.services.nodes import NewGpu, NewNode
 from marketplace.services.ports import Store
+from marketplace.services.records import Node as NodeRecord
 
 router = APIRouter(route_class=SoundRoute, prefix="/nodes", tags=["nodes"])
 
@@ -84,12 +86,7 @@ def get(edge: EdgeDep, caller: Provider, node_id: Id) -> Any:
 )
 def heartbeat(edge: EdgeDep, caller: Provider, node_id: Id, write: WritingDep) -> Any:
     """Say that the node is alive."""
-    nodes = edge.catalog.nodes
-
-    def act(store: Store) -> Reply:
-        return Reply(nodes.to_json(store, nodes.heartbeat(store, caller, node_id)))
-
-    return write.run(caller, act)
+    return _changed(edge, caller, node_id, write, edge.catalog.nodes.heartbeat)
 
 
 @router.post(
@@ -97,12 +94,7 @@ def heartbeat(edge: EdgeDep, caller: Provider, node_id: Id, write: WritingDep) -
 )
 def leave(edge: EdgeDep, caller: Provider, node_id: Id, write: WritingDep) -> Any:
     """Say that the node's agent ends: its asks rest until the node is registered again."""
-    nodes = edge.catalog.nodes
-
-    def act(store: Store) -> Reply:
-        return Reply(nodes.to_json(store, nodes.leave(store, caller, node_id)))
-
-    return write.run(caller, act)
+    return _changed(edge, caller, node_id, write, edge.catalog.nodes.leave)
 
 
 @router.post(
@@ -110,12 +102,7 @@ def leave(edge: EdgeDep, caller: Provider, node_id: Id, write: WritingDep) -> An
 )
 def drain(edge: EdgeDep, caller: Provider, node_id: Id, write: WritingDep) -> Any:
     """Take no new jobs on the node until it is resumed; what runs goes on."""
-    nodes = edge.catalog.nodes
-
-    def act(store: Store) -> Reply:
-        return Reply(nodes.to_json(store, nodes.drain(store, caller, node_id)))
-
-    return write.run(caller, act)
+    return _changed(edge, caller, node_id, write, edge.catalog.nodes.drain)
 
 
 @router.post(
@@ -123,9 +110,19 @@ def drain(edge: EdgeDep, caller: Provider, node_id: Id, write: WritingDep) -> An
 )
 def resume(edge: EdgeDep, caller: Provider, node_id: Id, write: WritingDep) -> Any:
     """Let a drained node take jobs again, from new asks."""
-    nodes = edge.catalog.nodes
+    return _changed(edge, caller, node_id, write, edge.catalog.nodes.resume)
+
+
+def _changed(
+    edge: EdgeDep,
+    caller: Provider,
+    node_id: Id,
+    write: WritingDep,
+    change: Callable[[Store, Provider, Id], NodeRecord],
+) -> Any:
+    """The caller's node after a change of its state."""
 
     def act(store: Store) -> Reply:
-        return Reply(nodes.to_json(store, nodes.resume(store, caller, node_id)))
+        return Reply(edge.catalog.nodes.to_json(store, change(store, caller, node_id)))
 
     return write.run(caller, act)

@@ -237,13 +237,17 @@ def test_a_lease_closed_before_anyone_looked_leaves_its_last_voucher(desk: Desk)
     assert kept[0]["ms"] == "5"
 
 
-def test_a_stopped_lease_is_watched_until_its_last_usage_is_countersigned(desk: Desk) -> None:
+def stop_before_the_last_is_countersigned(desk: Desk) -> None:
     desk.market.countersigning = desk.market.closing = False
     for ms in (0, 5):
         desk.pen.attest(UsageVector(ms=ms), READING)
     desk.pen.conclude(DONE)
     desk.market.leases[desk.id]["state"] = "stopped"
     assert desk.courier.step() is False
+
+
+def test_a_stopped_lease_is_watched_until_its_last_usage_is_countersigned(desk: Desk) -> None:
+    stop_before_the_last_is_countersigned(desk)
     desk.market.countersign(desk.id, 1)
     assert desk.courier.step() is True
     kept = desk.journal.voucher(desk.id)
@@ -252,12 +256,7 @@ def test_a_stopped_lease_is_watched_until_its_last_usage_is_countersigned(desk: 
 
 
 def test_a_stopped_lease_that_no_one_countersigns_is_over_once_it_is_closed(desk: Desk) -> None:
-    desk.market.countersigning = desk.market.closing = False
-    for ms in (0, 5):
-        desk.pen.attest(UsageVector(ms=ms), READING)
-    desk.pen.conclude(DONE)
-    desk.market.leases[desk.id]["state"] = "stopped"
-    assert desk.courier.step() is False
+    stop_before_the_last_is_countersigned(desk)
     desk.market.leases[desk.id]["state"] = "closed"
     assert desk.courier.step() is True
     assert desk.phase == "done"

@@ -29,6 +29,15 @@ def running(world: World, **changes: object) -> str:
     return lease_id
 
 
+def five_used(world: World) -> list[str]:
+    """Running leases, each with two seconds countersigned."""
+    leases = [running(world) for _ in range(5)]
+    world.clock.advance(2)
+    for lease_id in leases:
+        world.use(lease_id, 1, 2_000)
+    return leases
+
+
 def test_only_the_greatest_voucher_is_sent_and_each_step_is_paid_once(world: World) -> None:
     world.ask()
     world.fund()
@@ -52,10 +61,7 @@ def test_only_the_greatest_voucher_is_sent_and_each_step_is_paid_once(world: Wor
 def test_many_leases_go_into_one_batch(world: World) -> None:
     world.ask(world.node(gpus=5))
     world.fund()
-    leases = [running(world) for _ in range(5)]
-    world.clock.advance(2)
-    for lease_id in leases:
-        world.use(lease_id, 1, 2_000)
+    leases = five_used(world)
     assert world.catalog.settling.settle() == 5
     world.chain.mine()
     assert len(intents(world, IntentKind.SETTLE)) == 1
@@ -167,10 +173,7 @@ def test_a_batch_is_as_small_as_one_transaction_takes(
     monkeypatch.setattr(settling, "BATCH_MAX", 2)
     world.ask(world.node(gpus=5))
     world.fund()
-    leases = [running(world) for _ in range(5)]
-    world.clock.advance(2)
-    for lease_id in leases:
-        world.use(lease_id, 1, 2_000)
+    leases = five_used(world)
     assert world.catalog.settling.settle() == 5
     assert len(intents(world, IntentKind.SETTLE)) == 3
     world.chain.mine()
