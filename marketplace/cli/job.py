@@ -10,7 +10,6 @@ import typer
 
 from marketplace.cli.book import explain
 from marketplace.cli.context import Format, confirm, current
-from marketplace.cli.failures import ExitCode
 from marketplace.cli.following import Follower, why_text
 from marketplace.cli.output import (
     cell,
@@ -22,6 +21,7 @@ from marketplace.cli.output import (
     stream_rows,
     warn,
 )
+from marketplace.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
