@@ -2,16 +2,15 @@
 pragma solidity 0.8.30;
 
 import {Amending} from "./escrow/Amending.sol";
-import {Claiming} from "./escrow/Claiming.sol";
 import {Deposits} from "./escrow/Deposits.sol";
 import {Ledger, Terms} from "./escrow/Ledger.sol";
 import {Views} from "./escrow/Views.sol";
 
 /// @title EscrowExtension
-/// @notice The escrow's code for what is called seldom and for what only reads: claims, top-ups, cancelling, two more
-/// ways to deposit. It is run by the escrow, on the escrow's storage.
+/// @notice The escrow's code for what is called seldom and for what only reads: top-ups, cancelling, two more ways to
+/// deposit. It is run by the escrow, on the escrow's storage.
 /// @dev Called at its own address it refuses whatever would write. Its immutables equal the escrow's, which makes it.
-contract EscrowExtension is Deposits, Amending, Claiming, Views {
+contract EscrowExtension is Deposits, Amending, Views {
     address private immutable ESCROW;
 
     constructor(Terms memory terms) Ledger(terms) {

@@ -19,7 +19,6 @@ from marketplace.api.routes import (
     bids,
     blobs,
     book,
-    claims,
     jobs,
     keys,
     leases,
@@ -33,8 +32,8 @@ from marketplace.services.catalog import Catalog
 from marketplace.services.ports import Database
 
 NOUNS = (
-    meta, keys, accounts, nodes, asks, book, bids, jobs, leases, attestations, claims, orders,
-    witness, receipts, blobs,
+    meta, keys, accounts, nodes, asks, book, bids, jobs, leases, attestations, orders, witness,
+    receipts, blobs,
 )  # fmt: skip
 DESCRIPTION = """Coulomb is a market for GPU compute that is paid by the measured second.
 

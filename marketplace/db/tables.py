@@ -79,7 +79,7 @@ class NodeRow(SQLModel, table=True):
     state: str
     seen_ms: int = _big()
     created_ms: int = _big()
-    reliability_milli: int = Field(sa_column_kwargs={"server_default": "950"})
+    reliability_milli: int
 
 
 class GpuRow(SQLModel, table=True):
@@ -213,7 +213,6 @@ class LeaseRow(SQLModel, table=True):
     funded_seconds: int = _big()
     max_seconds: int = _big()
     start_limit_seconds: int = _big()
-    min_charge_seconds: int
     budget_limited: bool
     metered: bool
     unit: str
@@ -247,10 +246,7 @@ class LeaseRow(SQLModel, table=True):
     opened_tx: str | None
     closed_tx: str | None
     closed_ms: int | None = _big()
-    arbiter: str = Field(index=True, max_length=42)
-    claimed_ms: int = _big()
-    claim: Json | None = _json()
-    refused_count: int = Field(sa_column_kwargs={"server_default": "0"})
+    refused_count: int
 
 
 class AttestationRow(SQLModel, table=True):

@@ -32,7 +32,7 @@ from marketplace.services.records import AskRecord, Node
 from settlement.eip712 import ZERO_ADDRESS, from_text32, text32
 from settlement.errors import FieldError
 from settlement.orders import FLAG_SHARED, Ask, Prices
-from settlement.units import MAX_FEE_BPS, UINT16_MAX, UINT32_MAX
+from settlement.units import MAX_FEE_BPS, UINT32_MAX
 
 DAY_S = 86_400
 EXPIRY_MAX_S = 400 * DAY_S
@@ -41,10 +41,9 @@ DEFAULTS = {
     "min_duration": 0,
     "max_duration": 30 * DAY_S,
     "start_limit": 600,
-    "min_charge": 0,
     "expires_in": 30 * DAY_S,
 }
-TERMS = (*DEFAULTS, "meter", "prices", "unit", "max_fee_bps", "arbiter", "opener")
+TERMS = (*DEFAULTS, "meter", "prices", "unit", "max_fee_bps", "opener")
 
 
 def _duration(maximum: int) -> Any:
@@ -78,8 +77,9 @@ class Asks:
         """The ask that a provider would sign for a node. Raises InvalidInput with all mistakes."""
         problems: list[Problem] = []
         reader = Reader(terms, TERMS, problems)
+        most = {"expires_in": EXPIRY_MAX_S}
         seconds = {
-            name: reader.read(name, _duration(self._most(name)), default)
+            name: reader.read(name, _duration(most.get(name, UINT32_MAX)), default)
             for name, default in DEFAULTS.items()
         }
         prices = self._prices(terms.get("prices"), problems)
@@ -87,7 +87,6 @@ class Asks:
         fee = reader.read("max_fee_bps", whole_of(0, MAX_FEE_BPS), self.market.fee_bps)
         address = text_of(42)
         meter = reader.need("meter", address, ZERO_ADDRESS)
-        arbiter = reader.read("arbiter", address, self.market.arbiter)
         opener = reader.read("opener", address, self.market.opener)
         if problems:
             raise InvalidInput(problems)
@@ -95,7 +94,6 @@ class Asks:
             return Ask(
                 provider=node.provider,
                 meter=meter,
-                arbiter=arbiter,
                 opener=opener,
                 node=node.number,
                 tier=text32(node.tier),
@@ -107,7 +105,6 @@ class Asks:
                 min_seconds=seconds["min_duration"],
                 max_seconds=seconds["max_duration"],
                 start_limit_seconds=seconds["start_limit"],
-                min_charge_seconds=seconds["min_charge"],
                 unit=text32(unit) if unit else bytes(32),
                 starts_at=0,
                 flags=FLAG_SHARED if node.shared else 0,
@@ -117,10 +114,6 @@ class Asks:
             )
         except FieldError as error:
             raise InvalidInput([Problem(error.pointer, error.detail)]) from error
-
-    def _most(self, name: str) -> int:
-        limits = {"min_charge": UINT16_MAX, "expires_in": EXPIRY_MAX_S}
-        return limits.get(name, UINT32_MAX)
 
     def _prices(self, data: Any, problems: list[Problem]) -> Prices:
         if not isinstance(data, dict):
@@ -194,7 +187,6 @@ class Asks:
 
         expect(ask.provider == caller.account, "provider", "must be the account of the API key")
         expect(ask.meter != ZERO_ADDRESS, "meter", "must be a key that signs usage")
-        expect(ask.arbiter not in (ask.provider, ask.meter), "arbiter", "must be a third party")
         openers = (ZERO_ADDRESS, self.market.opener)
         expect(ask.opener in openers, "opener", f"must be {self.market.opener}, or zero: anyone")
         expect(ask.expiry > now_s, "expiry", "has passed")

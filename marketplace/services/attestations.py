@@ -58,7 +58,7 @@ _MEANING = {
     Refusal.SEQUENCE: "its sequence number was used with other content",
     Refusal.BACKWARDS: "cumulative usage or the sequence went back",
     Refusal.AHEAD: "it is ahead of the server's clock or of the time since the ready reading",
-    Refusal.OUTSIDE: "it claims more time than the lease has been open",
+    Refusal.OUTSIDE: "it states more time than the lease has been open",
     Refusal.CAP: "counted usage is above its cap",
 }
 

@@ -15,7 +15,6 @@ from marketplace.services.bookkeeper import Bookkeeper
 from marketplace.services.cancels import Cancels
 from marketplace.services.common import Principal, iso
 from marketplace.services.conclude import Conclusions
-from marketplace.services.disputes import Disputes
 from marketplace.services.ends import Ends
 from marketplace.services.jobs import Jobs
 from marketplace.services.leases import Leases
@@ -34,6 +33,7 @@ from marketplace.services.quotes import Quotes
 from marketplace.services.records import ReceiptRecord
 from marketplace.services.settling import Settling
 from marketplace.services.streams import Streams
+from marketplace.services.topups import TopUps
 from marketplace.services.watchdog import Watchdog
 from marketplace.services.witnessing import Witnessing
 from settlement.chain.calls import EscrowCalls
@@ -98,7 +98,7 @@ class Catalog:
     projection: Projection
     settling: Settling
     watchdog: Watchdog
-    disputes: Disputes
+    topups: TopUps
     cancels: Cancels
 
     def config(self) -> dict[str, Any]:
@@ -114,13 +114,8 @@ class Catalog:
             "currency": market.currency,
             "decimals": market.decimals,
             "fee_bps": market.fee_bps,
-            "windows": {
-                "settle_seconds": market.settle_window_s,
-                "dispute_seconds": market.dispute_window_s,
-                "ruling_seconds": market.ruling_window_s,
-            },
+            "windows": {"settle_seconds": market.settle_window_s},
             "opener": market.opener,
-            "arbiter": market.arbiter,
             "interval_ms": market.interval_ms,
             "settle_every_seconds": market.settle_every_s,
             "confirmations": market.confirmations,
@@ -163,6 +158,6 @@ def catalog_of(
         projection=Projection(market, clock, conclusions),
         settling=Settling(market, clock, database, calls, conclusions),
         watchdog=Watchdog(market, clock, database, conclusions, since_ms=clock()),
-        disputes=Disputes(market, reads, calls),
+        topups=TopUps(market, calls),
         cancels=Cancels(market, clock, reads, calls, asks, jobs),
     )

@@ -9,7 +9,6 @@ from marketplace.domain.jobfile import parse_job
 from marketplace.domain.order import Wants
 from marketplace.domain.receipt import ChainEvent, ReceiptInput, build_receipt
 from marketplace.domain.tier import TierRegistry
-from marketplace.services.claims import receipt_claim
 from marketplace.services.common import emit, new_id
 from marketplace.services.jobstates import committed, is_cancelled, recharge, set_state, tell
 from marketplace.services.orderlog import log_bid
@@ -31,8 +30,7 @@ class Conclusions:
     tiers: TierRegistry
 
     def over(self, store: Store, lease: LeaseRecord) -> None:
-        """A lease was stopped, claimed or closed: end its job or queue it again; write the
-        receipt."""
+        """A lease was stopped or closed: end its job or queue it again; write the receipt."""
         job = store.jobs.get(lease.job_id, lock=True)
         if job is None:
             raise KeyError(lease.job_id)
@@ -53,8 +51,7 @@ class Conclusions:
         outcome = report.get("outcome") or job.ending or "cancelled"
         reason = report.get("reason") or job.reason or lease.stop_requested
         if not report and job.ending is None:
-            # by a party's own transaction, past this server
-            reason = "lease_claimed" if lease.claim is not None else "lease_stopped"
+            reason = "lease_stopped"  # by a party's own transaction, past this server
         job = replace(
             job, exit_code=report.get("exit_code"), outputs=report.get("outputs"), reason=reason
         )
@@ -93,7 +90,7 @@ class Conclusions:
             retry_until_ms=job.retry_until_ms or now_ms + seconds * 1000,
         )
         job = set_state(store, job, "queued", now_ms, outcome, "looking for another ask")
-        if lease.state in ("stopped", "claimed", "contested", "closed", "failed_to_open"):
+        if lease.state in ("stopped", "closed", "failed_to_open"):
             self.resume(store, job)
 
     def queue_again(self, store: Store, job_id: str) -> None:
@@ -180,11 +177,9 @@ class Conclusions:
             prices=Prices.from_message(lease.prices),
             sizes=bid.sizes(),
             unit=lease.unit,
-            min_charge_seconds=lease.min_charge_seconds,
             used=UsageVector(ms=used["ms"], egress_mib=used["egress_mib"], units=used["units"]),
             readings=len(store.attestations.find(lease_id=lease.id, state="accepted")),
             locked=opened.locked + added,
-            claim=receipt_claim(lease),
             released=lease.released,
             refunded=lease.refunded,
             fee_bps=self.market.fee_bps,

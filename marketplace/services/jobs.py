@@ -21,7 +21,6 @@ from marketplace.errors import (
 )
 from marketplace.services.accounts import note_salt, reserved
 from marketplace.services.asks import EXPIRY_MAX_S
-from marketplace.services.claims import claim_json
 from marketplace.services.common import (
     Principal,
     account_refusal,
@@ -234,7 +233,6 @@ class Jobs:
             "outputs": job.outputs,
             "max_cost": money(self.market, lease.lock if lease else job.reserve),
             "cost": cost_of(self.market, job, lease, budget) if lease else None,
-            "claim": claim_json(self.market, lease) if lease else None,
             "created_at": iso(job.created_ms),
             "matched_at": iso(job.matched_ms),
             "started_at": iso(job.started_ms),

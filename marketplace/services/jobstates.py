@@ -11,7 +11,7 @@ from marketplace.services.common import emit, iso, money
 from marketplace.services.leases import billed, cost_now
 from marketplace.services.ports import Market, Store
 from marketplace.services.records import JOB_ENDED, JobRecord, LeaseRecord
-from settlement.units import time_cost
+from settlement.units import cost
 
 
 def set_state(
@@ -84,12 +84,8 @@ def tell(store: Store, job: JobRecord, now_ms: int) -> None:
 def cost_of(market: Market, job: JobRecord, lease: LeaseRecord, budget: int) -> dict[str, Any]:
     """Accrued, rate per hour, locked, projected at the maximum duration, and budget left."""
     used = cost_now(market, lease)
-    projected = time_cost(
-        lease.rate,
-        min(lease.max_seconds, lease.funded_seconds) * 1000,
-        lease.min_charge_seconds,
-        market.decimals,
-    )
+    longest_ms = min(lease.max_seconds, lease.funded_seconds) * 1000
+    projected = cost(lease.rate, longest_ms, market.decimals)
     return {
         "accrued": money(market, used),
         "rate_per_hour": rate_per_hour(lease.rate),

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from marketplace.errors import InvalidInput, NotFound, Problem
-from marketplace.services.claims import claim_json
 from marketplace.services.common import Principal, iso, money
 from marketplace.services.ports import Market, Store
 from marketplace.services.records import BidRecord, LeaseRecord
 from settlement.attestation import Close
 from settlement.chain.calls import LeaseRef
 from settlement.orders import Prices, orders_hash
-from settlement.units import counted_cost, time_cost
+from settlement.units import cost, counted_cost
 
-STATES = ("opening", "active", "stopped", "claimed", "contested", "closed", "failed_to_open")
+STATES = ("opening", "active", "stopped", "closed", "failed_to_open")
 
 
 def party(store: Store, caller: Principal, lease_id: str, *, lock: bool = False) -> LeaseRecord:
@@ -74,7 +73,7 @@ def cost_now(market: Market, lease: LeaseRecord) -> int:
 
 def accrued(market: Market, lease: LeaseRecord, usage: dict[str, Any]) -> int:
     """Atoms that cumulative usage costs under the lease's terms."""
-    time = time_cost(lease.rate, int(usage.get("ms", 0)), lease.min_charge_seconds, market.decimals)
+    time = cost(lease.rate, int(usage.get("ms", 0)), market.decimals)
     if not lease.metered:
         return time
     prices = Prices.from_message(lease.prices)
@@ -155,7 +154,6 @@ class Leases:
             "cost": money(self.market, cost_now(self.market, lease)),
             "released": money(self.market, lease.released),
             "refunded": money(self.market, lease.refunded),
-            "claim": claim_json(self.market, lease),
             "stop_requested": lease.stop_requested,
             "outcome": lease.outcome,
             "final": final,
@@ -180,7 +178,6 @@ class Leases:
             "gpu_milli": lease.gpu_milli,
             "budget_limited": lease.budget_limited,
             "metered": lease.metered,
-            "min_charge_seconds": lease.min_charge_seconds,
             "start_limit_seconds": lease.start_limit_seconds,
             "max_seconds": lease.max_seconds,
             "unit": lease.unit or None,

@@ -267,10 +267,7 @@ class Market:
     decimals: int
     fee_bps: int
     settle_window_s: int
-    dispute_window_s: int
-    ruling_window_s: int
     opener: str
-    arbiter: str
     interval_ms: int
     confirmations: int
     settle_every_s: int

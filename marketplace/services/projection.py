@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from marketplace.services.claims import claim_of
 from marketplace.services.conclude import Conclusions
 from marketplace.services.jobstates import cost_event, set_state, tell
 from marketplace.services.leases import usage_json
@@ -20,11 +19,8 @@ from settlement.ports import LoggedEvent
 _STATES = {
     LeaseStatus.ACTIVE: "active",
     LeaseStatus.STOPPED: "stopped",
-    LeaseStatus.CLAIMED: "claimed",
-    LeaseStatus.CONTESTED: "contested",
     LeaseStatus.CLOSED: "closed",
 }
-FREED = ("claimed", "contested", "closed")  # states in which the lease holds no capacity
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +57,9 @@ class Projection:
             new = store.leases.get(new.id) or new
         if new.settled != lease.settled or new.state != lease.state:
             cost_event(store, self.market, job, new, self.clock())
-        if new.state in FREED and lease.state not in FREED:
+        if new.state == "closed" and lease.state != "closed":
             log_free(store, new.bid_id, new.ask_id, self.clock())
-        if new.state in ("stopped", "claimed", "closed") and new.state != lease.state:
+        if new.state in ("stopped", "closed") and new.state != lease.state:
             judge(store, new.provider, self.clock())
             self.conclusions.over(store, new)
 
@@ -74,7 +70,6 @@ class Projection:
         first = next(x for x in events if isinstance(x.event, Opened))
         last = events[-1]
         closed = state.status is LeaseStatus.CLOSED
-        in_claim = state.status in (LeaseStatus.CLAIMED, LeaseStatus.CONTESTED)
         unlocked = sum(x.event.unlocked for x in events if isinstance(x.event, Stopped))
         return replace(
             lease,
@@ -82,12 +77,10 @@ class Projection:
             start_s=state.start,
             end_s=state.end,
             funded_seconds=state.funded,
-            lock=state.most_released(params) if in_claim else state.lock(params),
+            lock=state.lock(params),
             settled=usage_json(state.used_ms, state.egress_mib, state.units),
             released=state.released(params),
             refunded=unlocked + state.refunded,
-            claimed_ms=state.claimed_ms,
-            claim=claim_of(x.event for x in events),
             seen_ms=lease.seen_ms or self.clock(),
             opened_tx=first.tx_hash,
             closed_tx=last.tx_hash if closed else None,
@@ -120,8 +113,6 @@ class Projection:
                 settled={},
                 released=0,
                 refunded=0,
-                claimed_ms=0,
-                claim=None,
             )
         )
         if job.lease_id == lease.id and job.state == "starting":

@@ -55,7 +55,6 @@ class Quotes:
                 expiry=self.clock() // 1000 + seconds + EXPIRY_SLACK_S,
                 salt=salt,
                 opener=self.market.opener,
-                arbiter=self.market.arbiter,
             )
         except FieldError as error:
             raise InvalidInput([Problem(error.pointer, error.detail)]) from error

@@ -11,13 +11,12 @@ from typing import Any, Final
 
 from marketplace.domain.job import ENDED, JobState
 from marketplace.domain.reliability import NEWCOMER_MILLI
-from settlement.eip712 import ZERO_ADDRESS
 
 Json = dict[str, Any]
 
 JOB_LIVE: Final = tuple(state.value for state in JobState if state not in ENDED)
 JOB_ENDED: Final = tuple(state.value for state in JobState if state in ENDED)
-LEASE_OPEN: Final = ("active", "stopped", "claimed", "contested")  # on chain, and not closed
+LEASE_OPEN: Final = ("active", "stopped")  # on chain, and not closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +189,7 @@ class FillRecord:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRecord:
-    """The entitlement a fill opens on chain: its terms, and how far it has come.
-
-    `claimed_ms` is the cumulative time that its provider claimed, zero where it claimed nothing.
-    """
+    """The entitlement a fill opens on chain: its terms, and how far it has come."""
 
     id: str
     lease_no: str
@@ -214,7 +210,6 @@ class LeaseRecord:
     funded_seconds: int
     max_seconds: int
     start_limit_seconds: int
-    min_charge_seconds: int
     budget_limited: bool
     metered: bool
     unit: str
@@ -248,9 +243,6 @@ class LeaseRecord:
     opened_tx: str | None = None
     closed_tx: str | None = None
     closed_ms: int | None = None
-    arbiter: str = ZERO_ADDRESS
-    claimed_ms: int = 0
-    claim: Json | None = None
     refused_count: int = 0
 
 

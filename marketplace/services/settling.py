@@ -106,23 +106,6 @@ class Settling:
                 and head.timestamp > lease.end_s + self.market.settle_window_s
             )
 
-    def close_claims(self) -> int:
-        """Ask for the end of claims whose window is over; returns how many."""
-        with self.database.write() as store:
-            head = store.chain_cursor()
-            if head is None or not store.lead("settling"):
-                return 0
-            return sum(
-                self._ask(
-                    store,
-                    IntentKind.CLOSE_CLAIM,
-                    f"close_claim:{lease.id}:{lease.state}",
-                    self.calls.close_claim(ref_of(lease)),
-                )
-                for lease in store.leases.find(state=("claimed", "contested"))
-                if lease.claim is not None and head.timestamp > lease.claim["until"]
-            )
-
     def _ask(self, store: Store, kind: IntentKind, key: str, data: bytes) -> bool:
         """Enqueue what is neither there nor on its way; after each death the pause doubles."""
         tries = tries_of(store, key)

@@ -19,18 +19,15 @@ from settlement.errors import DeploymentError, WrongChain
 from settlement.signing import TransactionSigner
 
 DEFAULT_SUPPLY = 1_000_000_000 * 10**18
-HOUR = 3_600
 
 
 @dataclass(frozen=True, slots=True)
 class EscrowSettings:
-    """What an escrow fixes for good. Windows in seconds, fee in basis points (at most 1000)."""
+    """What an escrow fixes for good: fee in basis points (at most 1000), window in seconds."""
 
     fee_bps: int = 0
     fee_recipient: str = "0x" + "0" * 40
-    settle_window: int = HOUR
-    dispute_window: int = 24 * HOUR
-    ruling_window: int = 72 * HOUR
+    settle_window: int = 3_600
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,22 +159,14 @@ def _check_extension(client: ChainClient, escrow: str, config: EscrowConfig) -> 
     if not shipped.matches(code):
         raise DeploymentError(f"the code at {place} is not the extension that ships")
     fixed = shipped.immutable_words(code)
-    windows = (config.settle_window, config.dispute_window, config.ruling_window)
     wanted = {int(a, 16) for a in (escrow, config.token, config.fee_recipient)}
-    if not fixed >= wanted | {config.fee_bps, *windows}:
+    if not fixed >= wanted | {config.fee_bps, config.settle_window}:
         raise DeploymentError(f"the extension at {place} was not made by the escrow at {escrow}")
 
 
 def _terms(token: str, settings: EscrowSettings) -> tuple[Any, ...]:
     """The constructor's `Terms`."""
-    return (
-        token,
-        settings.fee_bps,
-        settings.fee_recipient,
-        settings.settle_window,
-        settings.dispute_window,
-        settings.ruling_window,
-    )
+    return token, settings.fee_bps, settings.fee_recipient, settings.settle_window
 
 
 def _create(

@@ -78,14 +78,4 @@ abstract contract Funds is Ledger, IEscrowCore {
     function settleWindow() external view returns (uint256) {
         return SETTLE_WINDOW;
     }
-
-    /// @inheritdoc IEscrowCore
-    function disputeWindow() external view returns (uint256) {
-        return DISPUTE_WINDOW;
-    }
-
-    /// @inheritdoc IEscrowCore
-    function rulingWindow() external view returns (uint256) {
-        return RULING_WINDOW;
-    }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Claim, LeaseState} from "../interfaces/IComputeEscrow.sol";
+import {LeaseState} from "../interfaces/IComputeEscrow.sol";
 import {Check} from "../libraries/Check.sol";
 import {Hashes} from "../libraries/Hashes.sol";
 import {CountedSlot, LeaseSlot} from "../libraries/LeaseSlot.sol";
@@ -14,11 +14,10 @@ import {Ledger} from "./Ledger.sol";
 abstract contract Leases is Ledger {
     /* STORAGE */
 
-    /// @dev All that is kept of a lease. `counted` and `claimed` are touched by leases that have them alone.
+    /// @dev All that is kept of a lease. Only leases with counted resources touch `counted`.
     struct LeaseBox {
         LeaseSlot slot;
         CountedSlot counted;
-        Claim claimed;
     }
 
     /// @dev A seat of a bid: its latest lease, and atoms that the leases before that one may have paid. A bid of one
@@ -75,7 +74,6 @@ abstract contract Leases is Ledger {
     function _released(LeaseBox storage box, LeaseSlot slot) internal view returns (uint256 sum) {
         sum = slot.paidTime(SCALE);
         if (slot.hasCounted()) sum += box.counted.paid(SCALE);
-        if (slot.wasClaimed() && slot.state() == LeaseState.Closed) sum += box.claimed.amount;
     }
 
     /// @dev Atoms that the terms of a lease reserve for it: what was released and what is locked, while it is open.
@@ -86,9 +84,7 @@ abstract contract Leases is Ledger {
 
     /// @dev Most atoms that a lease may come to in the end.
     function _mostReleased(LeaseBox storage box, LeaseSlot slot) internal view returns (uint256) {
-        if (slot.isOpen()) return _fullCost(box, slot);
-        uint256 released = _released(box, slot);
-        return slot.state() == LeaseState.Closed ? released : released + box.claimed.amount;
+        return slot.isOpen() ? _fullCost(box, slot) : _released(box, slot);
     }
 
     /// @dev Growth of the fee when what a lease earned grows from `paid` to `total`: a difference of floored totals, as

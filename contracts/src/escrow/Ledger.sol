@@ -11,15 +11,12 @@ import {Check} from "../libraries/Check.sol";
 
 /// @notice Everything that is fixed when an escrow is deployed.
 /// @dev `token`: at most 18 decimals. `feeBps`: part of providers' income held for the fee recipient, at most 1000.
-/// `settleWindow`: seconds after a lease's end in which usage is still settled and may be claimed. `disputeWindow`:
-/// seconds after a claim in which it may be contested. `rulingWindow`: seconds after a contest in which the arbiter rules.
+/// `settleWindow`: seconds after a lease's end in which usage is still settled.
 struct Terms {
     address token;
     uint256 feeBps;
     address feeRecipient;
     uint256 settleWindow;
-    uint256 disputeWindow;
-    uint256 rulingWindow;
 }
 
 /// @title Ledger
@@ -42,8 +39,6 @@ abstract contract Ledger is IEscrowBase, EIP712, ReentrancyGuard {
     uint256 internal immutable FEE_BPS;
     address internal immutable FEE_RECIPIENT;
     uint256 internal immutable SETTLE_WINDOW;
-    uint256 internal immutable DISPUTE_WINDOW;
-    uint256 internal immutable RULING_WINDOW;
 
     /* STORAGE */
 
@@ -69,16 +64,11 @@ abstract contract Ledger is IEscrowBase, EIP712, ReentrancyGuard {
         SCALE = 10 ** decimals;
         FEE_BPS = terms.feeBps;
         FEE_RECIPIENT = terms.feeRecipient;
-        SETTLE_WINDOW = _requireWindow(terms.settleWindow);
-        DISPUTE_WINDOW = _requireWindow(terms.disputeWindow);
-        RULING_WINDOW = _requireWindow(terms.rulingWindow);
-    }
-
-    function _requireWindow(uint256 window) private pure returns (uint256) {
+        uint256 window = terms.settleWindow;
         if (window < MIN_WINDOW_SECONDS || window > MAX_WINDOW_SECONDS) {
             revert WindowOutOfBounds(MIN_WINDOW_SECONDS, MAX_WINDOW_SECONDS, window);
         }
-        return window;
+        SETTLE_WINDOW = window;
     }
 
     /* BALANCES */

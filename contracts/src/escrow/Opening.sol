@@ -32,7 +32,6 @@ abstract contract Opening is Leases, IEscrowCore {
         bytes32 askHash;
         uint32 gpuMilli;
         uint24 node;
-        uint16 minChargeSeconds;
         bool hasCounted;
         uint16 nodes;
         uint16 seat;
@@ -121,7 +120,6 @@ abstract contract Opening is Leases, IEscrowCore {
         draft.askHash = Orders.hash(ask);
         draft.gpuMilli = bid.gpuMilli;
         draft.node = ask.node;
-        draft.minChargeSeconds = ask.minChargeSeconds;
         draft.hasCounted = bid.egressMib > 0 || bid.units > 0;
         (draft.nodes, draft.seat) = (bid.nodes, seat);
         draft.bidSalt = bid.salt;
@@ -215,7 +213,7 @@ abstract contract Opening is Leases, IEscrowCore {
         uint256 allowance = ask.startLimitSeconds;
         uint256 funded = _min(bid.maxSeconds + allowance, Orders.MAX_FUNDED_SECONDS);
         funded = _min(funded, Units.affordableSeconds(draft.rate, budget - countedLock, SCALE));
-        uint256 least = _max(_max(ask.minSeconds + allowance, ask.minChargeSeconds), 1);
+        uint256 least = _max(ask.minSeconds + allowance, 1);
         if (funded < least) {
             Check.fail(Units.costUp(draft.rate, least * Units.MS, SCALE) + countedLock, budget, BudgetTooSmall.selector);
         }
@@ -226,12 +224,10 @@ abstract contract Opening is Leases, IEscrowCore {
     }
 
     function _slotOf(Draft memory draft) private pure returns (LeaseSlot) {
-        return LeaseSlots.pack(
-            draft.rate, draft.end, draft.funded, draft.minChargeSeconds, draft.gpuMilli, draft.node, draft.hasCounted
-        );
+        return LeaseSlots.pack(draft.rate, draft.end, draft.funded, draft.gpuMilli, draft.node, draft.hasCounted);
     }
 
-    /// @dev All from one struct: the compiler's stack holds no more beside the event's fifteen values.
+    /// @dev All from one struct: the compiler's stack holds no more beside the event's fourteen values.
     function _emitOpened(Draft memory draft) private {
         emit Opened(
             draft.leaseNo,
@@ -246,7 +242,6 @@ abstract contract Opening is Leases, IEscrowCore {
             draft.node,
             draft.end,
             draft.funded,
-            draft.minChargeSeconds,
             draft.locked,
             draft.bidSalt
         );

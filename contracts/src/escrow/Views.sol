@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Ask, Bid, Claim, Counted, IEscrowExtension, Lease, LeaseState, Quote} from "../interfaces/IComputeEscrow.sol";
+import {Ask, Bid, Counted, IEscrowExtension, Lease, LeaseState, Quote} from "../interfaces/IComputeEscrow.sol";
 import {Hashes} from "../libraries/Hashes.sol";
 import {CountedSlot, LeaseSlot} from "../libraries/LeaseSlot.sol";
 import {Orders} from "../libraries/Orders.sol";
@@ -55,7 +55,6 @@ abstract contract Views is Extended, IEscrowExtension {
         view_.start = uint40(slot.start());
         view_.end = uint40(slot.end());
         view_.fundedSeconds = uint32(slot.funded());
-        view_.minChargeSeconds = uint16(slot.minCharge());
         view_.gpuMilli = uint32(slot.gpuMilli());
         view_.node = slot.node();
         view_.released = _released(box, slot);
@@ -77,15 +76,6 @@ abstract contract Views is Extended, IEscrowExtension {
             egressMibCap: uint32(slot.egressCap()),
             unitsCap: uint32(slot.unitsCap())
         });
-    }
-
-    /// @inheritdoc IEscrowExtension
-    function claimOf(address buyer, address provider, address witness, bytes16 leaseNo)
-        external
-        view
-        returns (Claim memory)
-    {
-        return _lease(buyer, provider, witness, leaseNo).claimed;
     }
 
     /// @inheritdoc IEscrowExtension

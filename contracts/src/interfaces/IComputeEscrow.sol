@@ -6,8 +6,6 @@ enum LeaseState {
     None,
     Active,
     Stopped,
-    Claimed,
-    Contested,
     Closed
 }
 
@@ -30,12 +28,11 @@ struct TierLimit {
 }
 
 /// @notice A provider's signed offer of one node. Sizes: thousandths of a GPU and of a core, MiB.
-/// @dev `floor` is the price where no quote is given. `opener` zero: anyone may open. `arbiter` zero: no claims.
+/// @dev `floor` is the price where no quote is given. `opener` zero: anyone may open.
 /// `salt`: the order's number at its signer, by which it is cancelled.
 struct Ask {
     address provider;
     address meter;
-    address arbiter;
     address opener;
     uint24 node;
     bytes32 tier;
@@ -47,7 +44,6 @@ struct Ask {
     uint32 minSeconds;
     uint32 maxSeconds;
     uint32 startLimitSeconds;
-    uint16 minChargeSeconds;
     bytes32 unit;
     uint40 startsAt;
     uint16 flags;
@@ -68,7 +64,6 @@ struct Quote {
 struct Bid {
     address buyer;
     address witness;
-    address arbiter;
     address opener;
     bytes32 jobHash;
     TierLimit[] limits;
@@ -127,7 +122,7 @@ struct LeaseOrders {
     address witness;
 }
 
-/// @notice A lease, unpacked. `released` and `locked`: atoms, fee included, bonds not.
+/// @notice A lease, unpacked. `released` and `locked`: atoms, fee included.
 struct Lease {
     LeaseState state;
     bool hasCounted;
@@ -136,7 +131,6 @@ struct Lease {
     uint40 start;
     uint40 end;
     uint32 fundedSeconds;
-    uint16 minChargeSeconds;
     uint32 gpuMilli;
     uint24 node;
     uint256 released;
@@ -151,13 +145,6 @@ struct Counted {
     uint32 units;
     uint32 egressMibCap;
     uint32 unitsCap;
-}
-
-/// @notice A provider's claim. `amount`: atoms claimed, of which each bond is as much; what was awarded, once the lease is
-/// closed. `until`: last second to contest a claim, or to rule on a contested one.
-struct Claim {
-    uint128 amount;
-    uint40 until;
 }
 
 /// @title IEscrowBase
@@ -185,7 +172,6 @@ interface IEscrowBase {
         uint24 node,
         uint40 end,
         uint32 funded,
-        uint16 minChargeSeconds,
         uint256 locked,
         uint256 bidSalt
     );
@@ -225,37 +211,6 @@ interface IEscrowBase {
         bytes16 indexed leaseNo, address indexed buyer, address indexed provider, uint40 end, uint256 locked
     );
 
-    /// @param end Where the lease ended.
-    /// @param amount Atoms claimed; the provider's bond is as much again.
-    /// @param refunded Atoms that went back to the buyer's balance: the lock less what was paid and what is claimed.
-    /// @param until Last second to contest.
-    event Claimed(
-        bytes16 indexed leaseNo,
-        address indexed buyer,
-        address indexed provider,
-        uint64 ms,
-        uint40 end,
-        uint256 amount,
-        uint256 refunded,
-        uint40 until
-    );
-    /// @param bond Atoms that left the buyer's balance.
-    /// @param until Last second to rule.
-    event Contested(
-        bytes16 indexed leaseNo, address indexed buyer, address indexed provider, uint256 bond, uint40 until
-    );
-    /// @param awarded Atoms of the claim that were released to the provider, fee included.
-    /// @param bonds Atoms of bonds that went to the provider's balance.
-    /// @param refunded Atoms of claim and bonds that went to the buyer's balance.
-    event ClaimClosed(
-        bytes16 indexed leaseNo,
-        address indexed buyer,
-        address indexed provider,
-        uint256 awarded,
-        uint256 bonds,
-        uint256 refunded
-    );
-
     /// @notice The account's order of this number is void; where `andOlder`, all of lower numbers are, too.
     event OrderCancelled(address indexed account, uint64 salt, bool andOlder);
 
@@ -281,7 +236,6 @@ interface IEscrowBase {
     // Opening
     error NotOpener(address opener, address sender);
     error InvalidParty(address account);
-    error ArbiterMismatch(address ask, address bid);
     error OrderExpired(uint256 expiry, uint256 time);
     error AskNotStarted(uint256 startsAt, uint256 time);
     error FeeNotAccepted(uint256 most, uint256 feeBps);
@@ -294,7 +248,6 @@ interface IEscrowBase {
     error UnitMismatch(bytes32 ask, bytes32 bid);
     error DurationTooLong(uint256 most, uint256 duration);
     error DurationTooShort(uint256 least, uint256 duration);
-    error MinChargeTooLong(uint256 most, uint256 minChargeSeconds);
     error TooManyLimits(uint256 most, uint256 count);
     error TierNotInBid(bytes32 tier);
     error PriceAboveLimit(uint256 limit, uint256 price);
@@ -324,19 +277,6 @@ interface IEscrowBase {
     error LeaseEnded(uint256 end, uint256 time);
     error NotBuyer(address buyer, address sender);
 
-    // Claims
-    error NotProvider(address provider, address sender);
-    error NoArbiter();
-    error ClaimTooLate(uint256 last, uint256 time);
-    error NothingClaimed(uint256 settledMs, uint256 claimedMs);
-    error ClaimTooLarge(uint256 mostMs, uint256 claimedMs);
-    error LeaseNotClaimed(bytes16 leaseNo, LeaseState state);
-    error LeaseNotContested(bytes16 leaseNo, LeaseState state);
-    error ContestTooLate(uint256 last, uint256 time);
-    error RulingTooLate(uint256 last, uint256 time);
-    error AwardTooLarge(uint256 most, uint256 award);
-    error ClaimCloseTooEarly(uint256 after_, uint256 time);
-
     // The extension
     error NotTheEscrow(address escrow, address here);
     error SaltTooLarge(uint256 most, uint256 salt);
@@ -353,7 +293,7 @@ interface IEscrowBase {
 ///   shrinks balances makes the escrow unable to pay all; one that takes a fee on transfer cannot be deposited.
 /// - The token cannot stop transfers to an account other than the one it names. A payee that the token refuses
 ///   keeps its balance here and stops nobody else.
-/// - `feeBps`, `feeRecipient` and the windows never change, and there is no owner.
+/// - `feeBps`, `feeRecipient` and `settleWindow` never change, and there is no owner.
 /// - The witness key is honest towards the buyer: what it signs is paid, up to time elapsed and to the lock.
 /// - The chain's timestamp is right to within seconds.
 interface IEscrowCore is IEscrowBase {
@@ -433,8 +373,6 @@ interface IEscrowCore is IEscrowBase {
     function feeBps() external view returns (uint256);
     function feeRecipient() external view returns (address);
     function settleWindow() external view returns (uint256);
-    function disputeWindow() external view returns (uint256);
-    function rulingWindow() external view returns (uint256);
 
     /// @return The contract whose code the escrow runs for `IEscrowExtension`.
     function extension() external view returns (address);
@@ -480,26 +418,6 @@ interface IEscrowExtension is IEscrowBase {
     /// @param bid The order that it was opened from, as `orders.bidHash` says.
     function topUp(LeaseOrders calldata orders, Bid calldata bid, uint16 seat, uint32 seconds_) external;
 
-    /* CLAIMS: for usage without a countersignature. Claimed time is released, the minimum charge is not. */
-
-    /// @notice Claims time up to `ms` on top of what was settled: at most `CLAIM_MS_MAX` more, within the lease. For the
-    /// provider, while usage may be settled; the orders must name an arbiter.
-    /// @dev Ends the lease and frees the node. The amount stays locked, as much of the provider's balance becomes a
-    /// bond, all else goes back to the buyer. Settle every voucher first: a claimed lease takes no more.
-    function claim(LeaseOrders calldata orders, uint64 ms) external;
-
-    /// @notice Contests a claim. For the buyer, whose bond is as large, until the dispute window ends.
-    function contest(address buyer, address provider, address witness, bytes16 leaseNo) external;
-
-    /// @notice Divides a contested claim and both bonds: `award` of the claimed amount is the provider's, and of both
-    /// bonds the same part; the rest is the buyer's. For the arbiter, until the ruling window ends.
-    /// @param signature The arbiter's on `Ruling`, ERC-1271 included; ignored where the arbiter itself calls.
-    function rule(LeaseOrders calldata orders, uint128 award, bytes calldata signature) external;
-
-    /// @notice Closes a claim whose window is over. Anyone may call. One that nobody contested is released, with its bond;
-    /// one on which nobody ruled goes back to the buyer, and each bond to who put it up.
-    function closeClaim(address buyer, address provider, address witness, bytes16 leaseNo) external;
-
     /* VIEWS */
 
     /// @return Fees held on the provider's income, not yet collected.
@@ -517,11 +435,6 @@ interface IEscrowExtension is IEscrowBase {
         external
         view
         returns (Counted memory);
-
-    function claimOf(address buyer, address provider, address witness, bytes16 leaseNo)
-        external
-        view
-        returns (Claim memory);
 
     /// @return used Whether a bid of the account with this salt has opened.
     /// @return cancelled Whether the account cancelled its order of this salt, alone or with all older ones.

@@ -5,7 +5,7 @@ import {LeaseState} from "../interfaces/IComputeEscrow.sol";
 import {Units} from "./Units.sol";
 
 /// @notice A lease in one storage word. From the highest bit down:
-/// rate 64 | usedMs 40 | end 40 | funded 32 | minCharge 16 | gpuMilli 32 | node 24 | counted 1 | claimed 1 | state 6.
+/// rate 64 | usedMs 40 | end 40 | funded 32 | unused 16, zero | gpuMilli 32 | node 24 | counted 1 | state 7.
 type LeaseSlot is uint256;
 
 using LeaseSlots for LeaseSlot global;
@@ -22,26 +22,20 @@ library LeaseSlots {
     uint256 private constant USED_SHIFT = 152;
     uint256 private constant END_SHIFT = 112;
     uint256 private constant FUNDED_SHIFT = 80;
-    uint256 private constant MIN_CHARGE_SHIFT = 64;
     uint256 private constant GPU_SHIFT = 32;
     uint256 private constant NODE_SHIFT = 8;
     uint256 private constant COUNTED_BIT = 0x80;
-    uint256 private constant CLAIMED_BIT = 0x40;
-    uint256 private constant STATE_MASK = 0x3f;
+    uint256 private constant STATE_MASK = 0x7f;
 
-    function pack(
-        uint64 rate_,
-        uint40 end_,
-        uint32 funded_,
-        uint16 minCharge_,
-        uint32 gpuMilli_,
-        uint24 node_,
-        bool hasCounted_
-    ) internal pure returns (LeaseSlot) {
+    function pack(uint64 rate_, uint40 end_, uint32 funded_, uint32 gpuMilli_, uint24 node_, bool hasCounted_)
+        internal
+        pure
+        returns (LeaseSlot)
+    {
         uint256 word =
             (uint256(rate_) << 192) | (uint256(end_) << END_SHIFT) | (uint256(funded_) << FUNDED_SHIFT);
-        word |= (uint256(minCharge_) << MIN_CHARGE_SHIFT) | (uint256(gpuMilli_) << GPU_SHIFT);
-        word |= (uint256(node_) << NODE_SHIFT) | (hasCounted_ ? COUNTED_BIT : 0) | uint256(LeaseState.Active);
+        word |= (uint256(gpuMilli_) << GPU_SHIFT) | (uint256(node_) << NODE_SHIFT);
+        word |= (hasCounted_ ? COUNTED_BIT : 0) | uint256(LeaseState.Active);
         return LeaseSlot.wrap(word);
     }
 
@@ -70,10 +64,6 @@ library LeaseSlots {
         }
     }
 
-    function minCharge(LeaseSlot self) internal pure returns (uint256) {
-        return uint16(LeaseSlot.unwrap(self) >> MIN_CHARGE_SHIFT);
-    }
-
     function gpuMilli(LeaseSlot self) internal pure returns (uint256) {
         return uint32(LeaseSlot.unwrap(self) >> GPU_SHIFT);
     }
@@ -84,11 +74,6 @@ library LeaseSlots {
 
     function hasCounted(LeaseSlot self) internal pure returns (bool) {
         return LeaseSlot.unwrap(self) & COUNTED_BIT != 0;
-    }
-
-    /// @return Whether time beyond what was settled was claimed, at any time.
-    function wasClaimed(LeaseSlot self) internal pure returns (bool) {
-        return LeaseSlot.unwrap(self) & CLAIMED_BIT != 0;
     }
 
     function state(LeaseSlot self) internal pure returns (LeaseState) {
@@ -122,11 +107,6 @@ library LeaseSlots {
         return LeaseSlot.wrap((LeaseSlot.unwrap(self) & ~STATE_MASK) | uint256(state_));
     }
 
-    /// @dev The mark stays, whatever the state becomes.
-    function withClaim(LeaseSlot self) internal pure returns (LeaseSlot) {
-        return LeaseSlot.wrap(LeaseSlot.unwrap(self) | CLAIMED_BIT).withState(LeaseState.Claimed);
-    }
-
     /// @return `ms`, at most the funded time.
     function fundedOf(LeaseSlot self, uint256 ms) internal pure returns (uint256) {
         unchecked {
@@ -135,13 +115,9 @@ library LeaseSlots {
         }
     }
 
-    /// @return Atoms that `ms` milliseconds cost: nothing for none, else at least the minimum charge; rounded down.
+    /// @return Atoms that `ms` milliseconds cost, rounded down.
     function timeCost(LeaseSlot self, uint256 ms, uint256 scale) internal pure returns (uint256) {
-        unchecked {
-            if (ms == 0) return 0;
-            uint256 least = self.minCharge() * Units.MS;
-            return Units.costDown(self.rate(), ms < least ? least : ms, scale);
-        }
+        return Units.costDown(self.rate(), ms, scale);
     }
 
     /// @return paid Atoms that time has earned so far.
@@ -149,14 +125,7 @@ library LeaseSlots {
     function earned(LeaseSlot self, uint256 ms, uint256 scale) internal pure returns (uint256 paid, uint256 total) {
         unchecked {
             uint256 perMs = self.rate() * scale;
-            uint256 least = self.minCharge() * Units.MS;
-            uint256 used = self.usedMs();
-            if (used < least) {
-                if (used != 0) paid = (perMs * least) / Units.RATE_MS_PER_TOKEN;
-                if (ms < least) ms = least;
-            } else {
-                paid = (perMs * used) / Units.RATE_MS_PER_TOKEN;
-            }
+            paid = (perMs * self.usedMs()) / Units.RATE_MS_PER_TOKEN;
             total = (perMs * ms) / Units.RATE_MS_PER_TOKEN;
         }
     }
@@ -168,10 +137,8 @@ library LeaseSlots {
 
     /// @return Most atoms that time may ever cost, rounded up.
     function fullTime(LeaseSlot self, uint256 scale) internal pure returns (uint256) {
-        uint256 seconds_ = self.funded();
-        if (seconds_ < self.minCharge()) seconds_ = self.minCharge();
         unchecked {
-            return Units.costUp(self.rate(), seconds_ * Units.MS, scale);
+            return Units.costUp(self.rate(), self.funded() * Units.MS, scale);
         }
     }
 }

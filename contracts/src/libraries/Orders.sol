@@ -20,10 +20,9 @@ library Orders {
     bytes32 internal constant LIMIT_TYPEHASH =
         keccak256("TierLimit(bytes32 tier,uint64 rate,uint64 egressGib,uint64 unit)");
     bytes32 internal constant ASK_TYPEHASH = keccak256(
-        "Ask(address provider,address meter,address arbiter,address opener,uint24 node,bytes32 tier,uint32 gpuMilli,"
+        "Ask(address provider,address meter,address opener,uint24 node,bytes32 tier,uint32 gpuMilli,"
         "uint32 cpuMilli,uint32 memoryMib,uint32 storageMib,Prices floor,uint32 minSeconds,uint32 maxSeconds,"
-        "uint32 startLimitSeconds,uint16 minChargeSeconds,bytes32 unit,uint40 startsAt,uint16 flags,uint16 maxFeeBps,"
-        "uint40 expiry,uint64 salt)"
+        "uint32 startLimitSeconds,bytes32 unit,uint40 startsAt,uint16 flags,uint16 maxFeeBps,uint40 expiry,uint64 salt)"
         "Prices(uint64 gpuHour,uint64 cpuHour,uint64 memoryGibHour,uint64 storageGibHour,uint64 egressGib,uint64 unit)"
     );
     bytes32 internal constant QUOTE_TYPEHASH = keccak256(
@@ -31,7 +30,7 @@ library Orders {
         "Prices(uint64 gpuHour,uint64 cpuHour,uint64 memoryGibHour,uint64 storageGibHour,uint64 egressGib,uint64 unit)"
     );
     bytes32 internal constant BID_TYPEHASH = keccak256(
-        "Bid(address buyer,address witness,address arbiter,address opener,bytes32 jobHash,TierLimit[] limits,"
+        "Bid(address buyer,address witness,address opener,bytes32 jobHash,TierLimit[] limits,"
         "uint32 gpuMilli,uint32 cpuMilli,uint32 memoryMib,uint32 storageMib,uint32 egressMib,uint32 units,bytes32 unit,"
         "uint32 maxSeconds,uint128 budget,uint16 nodes,uint16 flags,uint16 maxFeeBps,uint40 expiry,uint64 salt)"
         "TierLimit(bytes32 tier,uint64 rate,uint64 egressGib,uint64 unit)"
@@ -55,9 +54,9 @@ library Orders {
         assembly ("memory-safe") {
             let ptr := mload(0x40)
             mstore(ptr, typeHash)
-            mcopy(add(ptr, 0x20), ask, 0x2a0) // 21 members
-            mstore(add(ptr, 0x160), floorHash)
-            digest := keccak256(ptr, 0x2c0)
+            mcopy(add(ptr, 0x20), ask, 0x260) // 19 members
+            mstore(add(ptr, 0x140), floorHash)
+            digest := keccak256(ptr, 0x280)
         }
     }
 
@@ -71,9 +70,9 @@ library Orders {
         assembly ("memory-safe") {
             let ptr := mload(0x40)
             mstore(ptr, typeHash)
-            mcopy(add(ptr, 0x20), bid, 0x280) // 20 members
-            mstore(add(ptr, 0xc0), limitsHash)
-            digest := keccak256(ptr, 0x2a0)
+            mcopy(add(ptr, 0x20), bid, 0x260) // 19 members
+            mstore(add(ptr, 0xa0), limitsHash)
+            digest := keccak256(ptr, 0x280)
         }
     }
 
@@ -122,7 +121,6 @@ library Orders {
         _requireSizes(ask, bid);
         Check.atMost(ask.maxSeconds, bid.maxSeconds, IEscrowBase.DurationTooLong.selector);
         Check.atLeast(ask.minSeconds, bid.maxSeconds, IEscrowBase.DurationTooShort.selector);
-        Check.atMost(bid.maxSeconds, ask.minChargeSeconds, IEscrowBase.MinChargeTooLong.selector);
     }
 
     /// @notice Orders are live up to and including their expiry.
@@ -174,17 +172,12 @@ library Orders {
     }
 
     function _requireParties(Ask memory ask, Bid memory bid) private pure {
-        (address provider, address meter) = (ask.provider, ask.meter);
-        (address witness, address arbiter) = (bid.witness, bid.arbiter);
-        if (arbiter != ask.arbiter) revert IEscrowBase.ArbiterMismatch(ask.arbiter, arbiter);
+        (address provider, address meter, address witness) = (ask.provider, ask.meter, bid.witness);
         if (provider == address(0) || meter == address(0) || bid.buyer == address(0)) {
             revert IEscrowBase.InvalidParty(address(0));
         }
         if (witness == address(0) || witness == provider || witness == meter) {
             revert IEscrowBase.InvalidParty(witness);
-        }
-        if (arbiter != address(0) && (arbiter == provider || arbiter == meter)) {
-            revert IEscrowBase.InvalidParty(arbiter);
         }
     }
 

@@ -22,8 +22,10 @@ from marketplace.api.edge import (
     problems,
 )
 from marketplace.api.schemas.base import Id, Words
+from marketplace.api.schemas.orders import TopUp, TopUpIn
 from marketplace.api.schemas.work import Job, JobEventPage, JobIn, JobPage, Receipt
 from marketplace.api.sse import event_json, event_stream, watch
+from marketplace.domain.reader import seconds_of
 from marketplace.errors import InvalidInput, Problem
 from marketplace.services.common import from_hex
 from marketplace.services.ports import Store
@@ -175,3 +177,19 @@ def receipt(edge: EdgeDep, caller: Anyone, job_id: Id) -> Any:
     with edge.database.read() as store:
         rows = [receipts.to_json(row) for row in receipts.of_job(store, caller, job_id)]
     return {**rows[-1], "earlier": rows[:-1]}
+
+
+@router.post(
+    "/{job_id}/top-up/prepare",
+    operation_id="prepare_top_up",
+    response_model=TopUp,
+    responses=problems(*OWNED, "conflict"),
+)
+def top_up(edge: EdgeDep, caller: Buyer, job_id: Id, body: TopUpIn) -> Any:
+    """Write out what the buyer sends to let a job run longer, within the bid's budget."""
+    try:
+        seconds = seconds_of(body.duration)
+    except ValueError as error:
+        raise InvalidInput([Problem("/duration", str(error))]) from error
+    with edge.database.read() as store:
+        return edge.catalog.topups.prepare(store, caller, job_id, seconds)

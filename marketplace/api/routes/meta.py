@@ -35,7 +35,6 @@ class Config(Answer):
     fee_bps: int
     windows: dict[str, int]
     opener: str
-    arbiter: str
     interval_ms: int
     settle_every_seconds: int
     confirmations: int

@@ -16,7 +16,7 @@ from marketplace.api.edge import (
     problems,
 )
 from marketplace.api.schemas.base import Prepared
-from marketplace.api.schemas.claims import CancelDraft, CancelIn, Cancelled
+from marketplace.api.schemas.orders import CancelDraft, CancelIn, Cancelled
 from marketplace.services.common import from_hex
 from marketplace.services.ports import Store
 
