@@ -15,9 +15,10 @@ from starlette.concurrency import run_in_threadpool
 
 from marketplace.api.edge import Edge
 from marketplace.api.limits import address_of
+from marketplace.domain.life import JOB_ENDED
 from marketplace.errors import RateLimited, Unavailable
 from marketplace.services.common import Principal, iso
-from marketplace.services.records import JOB_ENDED, JobEvent
+from marketplace.services.records import JobEvent
 
 POLL_S = 0.25
 BATCH = 200

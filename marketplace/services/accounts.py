@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from marketplace.domain.key_request import SCOPES, KeyRequest
+from marketplace.domain.life import JOB_LIVE, LEASE_OPEN
 from marketplace.errors import (
     AlreadyExists,
     Conflict,
@@ -27,7 +28,7 @@ from marketplace.services.common import (
     parse_struct,
 )
 from marketplace.services.ports import Clock, Duplicate, EscrowReads, Market, Store
-from marketplace.services.records import JOB_LIVE, LEASE_OPEN, Account, ApiKey
+from marketplace.services.records import Account, ApiKey
 from settlement.eip712 import checksum, from_text32, text32
 from settlement.errors import FieldError
 

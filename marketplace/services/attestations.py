@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from marketplace.domain.life import LEASE_OPEN
 from marketplace.errors import AttestationRefused, Conflict, InvalidInput, NotFound, Problem
 from marketplace.services.common import (
     Principal,
@@ -19,12 +20,7 @@ from marketplace.services.common import (
 from marketplace.services.jobstates import cost_event, set_state
 from marketplace.services.leases import buyer_of, lease_bytes, provider_of, usage_json
 from marketplace.services.ports import Clock, Market, Store
-from marketplace.services.records import (
-    LEASE_OPEN,
-    AttestationRecord,
-    LeaseRecord,
-    VoucherRecord,
-)
+from marketplace.services.records import AttestationRecord, LeaseRecord, VoucherRecord
 from settlement.attestation import MeteredUsage, Usage, UsageAttestation, Voucher, voucher_for
 from settlement.errors import SignatureError
 from settlement.signing import verify

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from marketplace.domain.life import JOB_LIVE
 from marketplace.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Problem
 from marketplace.services.accounts import account_row
 from marketplace.services.asks import Asks
 from marketplace.services.common import Principal, account_refusal, parse_struct, tries_of
 from marketplace.services.jobs import Jobs
 from marketplace.services.ports import CANCEL_KEY, CANCEL_TRIES, Clock, EscrowReads, Market, Store
-from marketplace.services.records import JOB_LIVE, Account
+from marketplace.services.records import Account
 from settlement.chain.calls import EscrowCalls
 from settlement.orders import Cancel
 from settlement.ports import IntentKind

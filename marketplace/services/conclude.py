@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from marketplace.domain.job import JobSpec, full_budget
 from marketplace.domain.jobfile import parse_job
+from marketplace.domain.life import JOB_ENDED
 from marketplace.domain.order import Wants
 from marketplace.domain.receipt import ChainEvent, ReceiptInput, build_receipt
 from marketplace.domain.tier import TierRegistry
@@ -13,7 +14,7 @@ from marketplace.services.common import emit, new_id
 from marketplace.services.jobstates import committed, is_cancelled, recharge, set_state, tell
 from marketplace.services.orderlog import log_bid
 from marketplace.services.ports import Clock, Market, Store
-from marketplace.services.records import JOB_ENDED, JobRecord, LeaseRecord, ReceiptRecord
+from marketplace.services.records import JobRecord, LeaseRecord, ReceiptRecord
 from settlement.events import Opened, ToppedUp
 from settlement.orders import Bid, Prices
 from settlement.usage import UsageVector

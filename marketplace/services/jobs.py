@@ -7,6 +7,7 @@ from typing import Any
 
 from marketplace.domain.bidding import bid_problems
 from marketplace.domain.job import JobSpec, full_budget
+from marketplace.domain.life import JOB_ENDED, JOB_LIVE
 from marketplace.domain.order import Wants
 from marketplace.errors import (
     AlreadyExists,
@@ -34,7 +35,7 @@ from marketplace.services.jobstates import cost_of, set_state, tell
 from marketplace.services.orderlog import log_bid, log_bid_closed
 from marketplace.services.ports import Clock, Duplicate, EscrowReads, Market, Store
 from marketplace.services.quotes import Quotes
-from marketplace.services.records import JOB_ENDED, JOB_LIVE, BidRecord, JobRecord
+from marketplace.services.records import BidRecord, JobRecord
 from settlement.eip712 import ZERO_ADDRESS
 from settlement.orders import Bid
 

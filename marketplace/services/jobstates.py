@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from marketplace.domain.job import JobState, step
+from marketplace.domain.advance import JOB_STEPS
+from marketplace.domain.life import JOB_ENDED, JobState
 from marketplace.domain.pricing import rate_per_hour
+from marketplace.errors import IllegalTransition
 from marketplace.services.common import emit, iso, money
 from marketplace.services.leases import billed, cost_now
 from marketplace.services.ports import Market, Store
-from marketplace.services.records import JOB_ENDED, JobRecord, LeaseRecord
+from marketplace.services.records import JobRecord, LeaseRecord
 from settlement.units import cost
 
 
@@ -23,7 +25,8 @@ def set_state(
     detail: str | None = None,
 ) -> JobRecord:
     """Move a job to its next state, store it and tell its watchers. Raises IllegalTransition."""
-    step(JobState(job.state), JobState(state))
+    if state not in JOB_STEPS[JobState(job.state)]:
+        raise IllegalTransition(f"a job that is {job.state} cannot become {state}")
     ended = state in JOB_ENDED
     job = replace(
         job,

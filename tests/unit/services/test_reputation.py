@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from marketplace.domain.life import BROKEN_REASONS
 from marketplace.services.bookkeeper import Bookkeeper
-from marketplace.services.reputation import BROKEN_REASONS, is_broken
+from marketplace.services.reputation import is_broken
 from tests.market_world import World, market
 
 PICKY = {"placement": {"min_reliability": "0.95"}}
