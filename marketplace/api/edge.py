@@ -284,10 +284,18 @@ def decode_cursor(cursor: str | None) -> str | None:
         raise InvalidInput([Problem("/cursor", "is no cursor of this list")]) from error
 
 
+def _id_of(row: Any) -> str:
+    return str(row.id)
+
+
 def page(
-    kind: type[P], rows: Sequence[T], limit: int, key: Callable[[T], str], show: Callable[[T], Any]
+    kind: type[P],
+    rows: Sequence[T],
+    limit: int,
+    show: Callable[[T], Any],
+    key: Callable[[T], str] = _id_of,
 ) -> P:
-    """A page from one row more than its limit."""
+    """A page from one row more than its limit; the cursor is the last row's key."""
     shown = list(rows[:limit])
     more = len(rows) > limit
     cursor = base64.urlsafe_b64encode(key(shown[-1]).encode()).decode() if more else None
