@@ -28,8 +28,8 @@ from marketplace.api.limits import Limits
 from marketplace.data import load_tiers
 from marketplace.db.blob_files import BlobFolder
 from marketplace.db.chain_events import SqlEventStore
-from marketplace.db.engine import Database
 from marketplace.db.outbox import SqlOutbox
+from marketplace.db.store import Database
 from marketplace.db.upgrade import upgrade
 from marketplace.domain.pricing import CURRENCY
 from marketplace.errors import Unavailable
@@ -466,12 +466,9 @@ def compare(settings: Settings) -> Reconciliation:
     database = Database(settings.database_url)
     try:
         with database.read() as store:
-            leases = store.leases.find(state="active")
-            jobs = {lease.id: store.jobs.get(lease.job_id) for lease in leases}
+            active = store.leases.active()
         running = [
-            bytes.fromhex(lease.lease_no[2:])
-            for lease in leases
-            if (job := jobs[lease.id]) is not None and job.state in ("starting", "running")
+            lease.lease_bytes for lease, job, _ in active if job.state in ("starting", "running")
         ]
         seen = reconcile(SqlEventStore(database), escrow, token, running, token.decimals())
         intents = SqlOutbox(database).unfinished(INTENTS_COMPARED)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 from sqlalchemy import delete, func, or_
 from sqlmodel import col, select
@@ -20,7 +19,6 @@ from marketplace.db.tables import (
     VoucherRow,
 )
 
-Role = Literal["buyer", "provider", "witness"]
 _PARTIES = {"buyer": LeaseRow.buyer, "provider": LeaseRow.provider, "witness": LeaseRow.witness}
 
 
@@ -39,13 +37,14 @@ class LeaseRows(Rows[LeaseRow]):
     def page(
         self,
         account: str,
-        roles: Iterable[Role],
+        roles: Iterable[str],
         states: Sequence[str],
         node_id: str | None,
         limit: int,
         before: str | None,
     ) -> list[LeaseRow]:
-        """Leases in which an account has one of the roles, newest first, by what else is given."""
+        """Leases in which an account is one of `buyer`, `provider`, `witness`, newest first, by
+        states and node if given."""
         query = select(LeaseRow).where(or_(*(col(_PARTIES[role]) == account for role in roles)))
         if states:
             query = query.where(col(LeaseRow.state).in_(states))
@@ -176,6 +175,10 @@ class VoucherRows(Rows[VoucherRow]):
     """The best voucher of each lease."""
 
     row = VoucherRow
+
+    def put(self, voucher: VoucherRow) -> None:
+        """Add a lease's voucher, or replace the one that it has."""
+        self._session.merge(voucher)
 
     def unpaid(self) -> list[tuple[VoucherRow, LeaseRow]]:
         """Vouchers that the chain has not paid, each with its lease, oldest lease first."""
