@@ -8,7 +8,6 @@ relayer, indexer.
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import threading
@@ -29,8 +28,8 @@ from marketplace.api.limits import Limits
 from marketplace.data import load_tiers
 from marketplace.db.blob_files import BlobFolder
 from marketplace.db.chain_events import SqlEventStore
-from marketplace.db.engine import Database
 from marketplace.db.outbox import SqlOutbox
+from marketplace.db.store import Database
 from marketplace.db.upgrade import upgrade
 from marketplace.domain.pricing import CURRENCY
 from marketplace.errors import Unavailable
@@ -40,7 +39,7 @@ from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import Deployment, check_deployment, load_deployment
 from settlement.chain.wallets import accepts
-from settlement.eip712 import ZERO_ADDRESS, checksum
+from settlement.eip712 import ZERO_ADDRESS
 from settlement.errors import ChainError, OutboxConflict
 from settlement.indexer import Indexer
 from settlement.keystore import load
@@ -78,12 +77,11 @@ class Settings:
     roles: tuple[str, ...] = ROLES
     host: str = "127.0.0.1"
     port: int = 8420
-    interval_ms: int = 60_000
+    interval_ms: int = 10_000
     settle_every_s: int = 300
     confirmations: int = 12
     poll_s: float = 1.0
     opener: str | None = None
-    arbiter: str = ZERO_ADDRESS
     operators: tuple[str, ...] = ()
     proxies: str = ""
     limits: Limits = field(default_factory=Limits)
@@ -110,26 +108,14 @@ class Settings:
             roles=tuple(env.get("COULOMB_ROLES", ",".join(ROLES)).split(",")),
             host=env.get("COULOMB_HOST", "127.0.0.1"),
             port=int(env.get("COULOMB_PORT", "8420")),
-            interval_ms=int(env.get("COULOMB_INTERVAL_MS", "60000")),
+            interval_ms=int(env.get("COULOMB_INTERVAL_MS", "10000")),
             settle_every_s=int(env.get("COULOMB_SETTLE_EVERY_S", "300")),
             confirmations=int(env.get("COULOMB_CONFIRMATIONS", "12")),
             poll_s=float(env.get("COULOMB_POLL_S", "1")),
             opener=env.get("COULOMB_OPENER"),
-            arbiter=arbiter_of(env),
             operators=tuple(a for a in env.get("COULOMB_OPERATORS", "").split(",") if a),
             proxies=env.get("COULOMB_PROXIES", ""),
         )
-
-
-def arbiter_of(env: Mapping[str, str]) -> str:
-    """Who divides contested claims, from COULOMB_ARBITER; nobody where it is not set.
-
-    Raises ValueError.
-    """
-    given = env.get("COULOMB_ARBITER") or ZERO_ADDRESS
-    if re.fullmatch(r"0x[0-9a-fA-F]{40}", given) is None:
-        raise ValueError(f"COULOMB_ARBITER is {given!r}, not an address")
-    return checksum(given)
 
 
 class Alarm(Protocol):
@@ -282,10 +268,7 @@ def market_of(
         decimals=token.decimals(),
         fee_bps=fixed.fee_bps,
         settle_window_s=fixed.settle_window,
-        dispute_window_s=fixed.dispute_window,
-        ruling_window_s=fixed.ruling_window,
         opener=opener,
-        arbiter=settings.arbiter,
         interval_ms=settings.interval_ms,
         confirmations=settings.confirmations,
         settle_every_s=settings.settle_every_s,
@@ -364,7 +347,6 @@ def _watch(catalog: Catalog) -> None:
 def _settle(catalog: Catalog) -> None:
     catalog.settling.settle()
     catalog.settling.refund()
-    catalog.settling.close_claims()
 
 
 def app_of(runtime: Runtime) -> MarketApi:
@@ -484,12 +466,9 @@ def compare(settings: Settings) -> Reconciliation:
     database = Database(settings.database_url)
     try:
         with database.read() as store:
-            leases = store.leases.find(state="active")
-            jobs = {lease.id: store.jobs.get(lease.job_id) for lease in leases}
+            active = store.leases.active()
         running = [
-            bytes.fromhex(lease.lease_no[2:])
-            for lease in leases
-            if (job := jobs[lease.id]) is not None and job.state in ("starting", "running")
+            lease.lease_bytes for lease, job, _ in active if job.state in ("starting", "running")
         ]
         seen = reconcile(SqlEventStore(database), escrow, token, running, token.decimals())
         intents = SqlOutbox(database).unfinished(INTENTS_COMPARED)

@@ -1,4 +1,4 @@
-"""What meter, witness and arbiter sign: attestations off chain, the rest for the chain.
+"""What meter and witness sign: attestations off chain, the rest for the chain.
 
 `UsageAttestation` is the meter's statement and never reaches the chain; the witness answers it
 with `Usage` or `MeteredUsage`, the voucher the escrow pays on. Source: `IComputeEscrow`.
@@ -131,19 +131,6 @@ class Close(Struct):
     ms: int
     egress_mib: int
     units: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ruling(Struct):
-    """An arbiter's division of a contested claim: `award` atoms of it are the provider's."""
-
-    primary: ClassVar[str] = "Ruling"
-    schema: ClassVar[tuple[tuple[str, str], ...]] = (*_LEASE, ("uint128", "award"))
-
-    buyer: str
-    provider: str
-    lease_no: bytes
-    award: int
 
 
 Voucher = Usage | MeteredUsage

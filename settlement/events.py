@@ -52,7 +52,6 @@ class Opened:
     node: int
     end: int
     funded: int
-    min_charge_seconds: int
     locked: int
     bid_salt: int
 
@@ -155,48 +154,6 @@ class ToppedUp:
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """The provider claims `amount` atoms for time up to `ms`, on a bond as large; may be contested
-    up to `until` (chain time, seconds). `refunded` atoms went back to the buyer."""
-
-    name: ClassVar[str] = "Claimed"
-    lease_no: bytes
-    buyer: str
-    provider: str
-    ms: int
-    end: int
-    amount: int
-    refunded: int
-    until: int
-
-
-@dataclass(frozen=True, slots=True)
-class Contested:
-    """The buyer contests a claim on a bond of its own; the arbiter rules up to `until`."""
-
-    name: ClassVar[str] = "Contested"
-    lease_no: bytes
-    buyer: str
-    provider: str
-    bond: int
-    until: int
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimClosed:
-    """A claim is over: `awarded` atoms of it were released, the provider got `bonds`, the buyer
-    `refunded`, its bond included."""
-
-    name: ClassVar[str] = "ClaimClosed"
-    lease_no: bytes
-    buyer: str
-    provider: str
-    awarded: int
-    bonds: int
-    refunded: int
-
-
-@dataclass(frozen=True, slots=True)
 class OrderCancelled:
     """The account's order of this salt is void; with `and_older` all of lower salts are, too."""
 
@@ -216,18 +173,7 @@ class FeesCollected:
     amount: int
 
 
-LeaseEvent = (
-    Opened
-    | OpenedSeat
-    | OpenedCounted
-    | ToppedUp
-    | Stopped
-    | ClosedCounted
-    | Closed
-    | Claimed
-    | Contested
-    | ClaimClosed
-)
+LeaseEvent = Opened | OpenedSeat | OpenedCounted | ToppedUp | Stopped | ClosedCounted | Closed
 """Events of one lease each."""
 ChainEvent = (
     LeaseEvent | Settled | SettledMetered | Deposited | Withdrawn | OrderCancelled | FeesCollected

@@ -12,11 +12,8 @@ from enum import IntEnum
 from settlement import units
 from settlement.events import (
     ChainEvent,
-    ClaimClosed,
-    Claimed,
     Closed,
     ClosedCounted,
-    Contested,
     Deposited,
     FeesCollected,
     LeaseEvent,
@@ -39,9 +36,7 @@ class LeaseStatus(IntEnum):
     NONE = 0
     ACTIVE = 1
     STOPPED = 2
-    CLAIMED = 3
-    CONTESTED = 4
-    CLOSED = 5
+    CLOSED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +59,7 @@ class Params:
 class LeaseState:
     """One lease as the chain has it. `end` is chain time; seconds, ms and atoms as named.
 
-    `claim` is what was claimed, once closed what of it was awarded; `claimed_ms` the usage that it
-    was for, zero where nothing was ever claimed; `claim_until` the last second of the window.
-    `refunded` went back to the buyer when the lease ended, bonds apart.
+    `refunded` went back to the buyer when the lease closed.
     """
 
     lease_no: bytes
@@ -81,7 +74,6 @@ class LeaseState:
     node: int
     end: int
     funded: int
-    min_charge_seconds: int
     bid_salt: int
     status: LeaseStatus = LeaseStatus.ACTIVE
     used_ms: int = 0
@@ -93,9 +85,6 @@ class LeaseState:
     units: int = 0
     refunded: int = 0
     seat: int = 0
-    claim: int = 0
-    claimed_ms: int = 0
-    claim_until: int = 0
 
     @property
     def start(self) -> int:
@@ -113,18 +102,7 @@ class LeaseState:
 
     def released(self, params: Params) -> int:
         """Gross atoms paid so far, the fee included."""
-        return self.time_paid(params) + self.counted_paid(params) + self.awarded
-
-    @property
-    def awarded(self) -> int:
-        """Gross atoms that a closed claim released."""
-        return self.claim if self.status is LeaseStatus.CLOSED else 0
-
-    @property
-    def bonds(self) -> int:
-        """Atoms of bonds held: the provider's for a claim, the buyer's as well once contested."""
-        held = {LeaseStatus.CLAIMED: 1, LeaseStatus.CONTESTED: 2}
-        return held.get(self.status, 0) * self.claim
+        return self.time_paid(params) + self.counted_paid(params)
 
     @property
     def is_open(self) -> bool:
@@ -133,7 +111,7 @@ class LeaseState:
 
     def time_paid(self, params: Params) -> int:
         """Gross atoms paid for time."""
-        return units.time_cost(self.rate, self.used_ms, self.min_charge_seconds, params.decimals)
+        return units.cost(self.rate, self.used_ms, params.decimals)
 
     def counted_paid(self, params: Params) -> int:
         """Gross atoms paid for egress and units."""
@@ -143,23 +121,20 @@ class LeaseState:
 
     def fees(self, params: Params) -> int:
         """The fee inside `released`: rounded down on time and on counted separately."""
-        time = units.fee_of(self.time_paid(params) + self.awarded, params.fee_bps)
+        time = units.fee_of(self.time_paid(params), params.fee_bps)
         return time + units.fee_of(self.counted_paid(params), params.fee_bps)
 
     def locked(self, params: Params) -> int:
-        """Atoms still held for this lease, bonds apart: what it may yet release."""
+        """Atoms still held for this lease: what it may yet release."""
         return self.most_released(params) - self.released(params)
 
     def most_released(self, params: Params) -> int:
         """The most that it may come to in the end."""
-        if self.is_open:
-            return self.lock(params)
-        closed = self.status is LeaseStatus.CLOSED
-        return self.released(params) + (0 if closed else self.claim)
+        return self.lock(params) if self.is_open else self.released(params)
 
     def lock(self, params: Params) -> int:
         """Atoms its present terms lock in all, paid or not."""
-        time = units.time_lock(self.rate, self.funded, self.min_charge_seconds, params.decimals)
+        time = units.time_lock(self.rate, self.funded, params.decimals)
         return time + units.counted_lock(
             self.egress_gib, self.unit, self.egress_cap_mib, self.units_cap, params.decimals
         )
@@ -180,7 +155,6 @@ def opened(event: Opened) -> LeaseState:
         node=event.node,
         end=event.end,
         funded=event.funded,
-        min_charge_seconds=event.min_charge_seconds,
         bid_salt=event.bid_salt,
     )
 
@@ -219,32 +193,7 @@ def _changed(lease: LeaseState, event: LeaseEvent) -> LeaseState:
             return replace(
                 lease, status=LeaseStatus.CLOSED, used_ms=event.ms, refunded=event.refunded
             )
-        case Claimed() | Contested() | ClaimClosed():
-            return _claimed(lease, event)
     return lease
-
-
-def _claimed(lease: LeaseState, event: Claimed | Contested | ClaimClosed) -> LeaseState:
-    match event:
-        case Claimed():
-            return replace(
-                _ending(lease, event.end),
-                status=LeaseStatus.CLAIMED,
-                claim=event.amount,
-                claimed_ms=event.ms,
-                claim_until=event.until,
-                refunded=event.refunded,
-            )
-        case Contested():
-            return replace(lease, status=LeaseStatus.CONTESTED, claim_until=event.until)
-        case ClaimClosed():
-            return replace(
-                lease,
-                status=LeaseStatus.CLOSED,
-                claim=event.awarded,
-                claim_until=0,
-                refunded=lease.refunded + lease.claim - event.awarded,
-            )
 
 
 def _ending(lease: LeaseState, end: int) -> LeaseState:
@@ -308,9 +257,8 @@ class EscrowState:
                 self._move(event.lease_no, event)
 
     def held(self) -> int:
-        """Atoms the escrow must hold: free balances, uncollected fees, locks and bonds."""
-        leases = self.leases.values()
-        in_leases = sum(lease.locked(self.params) + lease.bonds for lease in leases)
+        """Atoms the escrow must hold: free balances, uncollected fees and locks."""
+        in_leases = sum(lease.locked(self.params) for lease in self.leases.values())
         return sum(self.balances.values()) + sum(self.fees.values()) + in_leases
 
     def _cancel(self, event: OrderCancelled) -> None:
@@ -366,14 +314,6 @@ class EscrowState:
                 self._credit(after.buyer, -event.locked)
             case Stopped():
                 self._credit(after.buyer, event.unlocked)
-            case Contested():
-                self._credit(after.buyer, -event.bond)
-            case Claimed():
-                self._credit(after.provider, -event.amount)
-                self._credit(after.buyer, event.refunded)
-            case ClaimClosed():
-                self._credit(after.provider, event.bonds)
-                self._credit(after.buyer, event.refunded)
             case Closed():
                 self._credit(after.buyer, event.refunded)
         if before.is_open and not after.is_open:

@@ -72,7 +72,6 @@ class Ask(Struct):
     schema: ClassVar[tuple[tuple[str, str], ...]] = (
         ("address", "provider"),
         ("address", "meter"),
-        ("address", "arbiter"),
         ("address", "opener"),
         ("uint24", "node"),
         ("bytes32", "tier"),
@@ -84,7 +83,6 @@ class Ask(Struct):
         ("uint32", "minSeconds"),
         ("uint32", "maxSeconds"),
         ("uint32", "startLimitSeconds"),
-        ("uint16", "minChargeSeconds"),
         ("bytes32", "unit"),
         ("uint40", "startsAt"),
         ("uint16", "flags"),
@@ -95,7 +93,6 @@ class Ask(Struct):
 
     provider: str
     meter: str
-    arbiter: str
     opener: str
     node: int
     tier: bytes
@@ -107,7 +104,6 @@ class Ask(Struct):
     min_seconds: int
     max_seconds: int
     start_limit_seconds: int
-    min_charge_seconds: int
     unit: bytes
     starts_at: int
     flags: int
@@ -147,7 +143,6 @@ class Bid(Struct):
     schema: ClassVar[tuple[tuple[str, str], ...]] = (
         ("address", "buyer"),
         ("address", "witness"),
-        ("address", "arbiter"),
         ("address", "opener"),
         ("bytes32", "jobHash"),
         ("TierLimit[]", "limits"),
@@ -169,7 +164,6 @@ class Bid(Struct):
 
     buyer: str
     witness: str
-    arbiter: str
     opener: str
     job_hash: bytes
     limits: tuple[TierLimit, ...]
@@ -228,7 +222,6 @@ class Terms:
     funded_seconds: int
     time_lock: int
     counted_lock: int
-    min_charge_seconds: int
     budget_limited: bool
 
     @property
@@ -256,8 +249,7 @@ def terms_of(
     return Terms(
         rate=rate,
         funded_seconds=funded,
-        time_lock=arithmetic.time_lock(rate, funded, ask.min_charge_seconds, decimals),
+        time_lock=arithmetic.time_lock(rate, funded, decimals),
         counted_lock=counted,
-        min_charge_seconds=ask.min_charge_seconds,
         budget_limited=affordable < wanted,
     )

@@ -28,8 +28,6 @@ class IntentKind(StrEnum):
     STOP = "stop"
     REFUND = "refund"
     CANCEL = "cancel"
-    CLOSE_CLAIM = "close_claim"
-    RULE = "rule"
 
     @property
     def urgent(self) -> bool:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from settlement.chain.calls import LeaseRef
-from settlement.chain.contracts import ClaimView, Escrow, LeaseView, Token
+from settlement.chain.contracts import Escrow, LeaseView, Token
 from settlement.leases import EscrowState, LeaseState, LeaseStatus, Params, replay
 from settlement.ports import OVER, EventStore, Intent
 
@@ -25,9 +25,7 @@ class FindingKind(StrEnum):
     HOLDINGS_SHORT = "holdings_short"
     RUNNING_WITHOUT_LEASE = "running_without_lease"
     LEASE_WITHOUT_JOB = "lease_without_job"
-    CLAIM_DIFFERS = "claim_differs"
     REFUND_DUE = "refund_due"
-    CLAIM_CLOSE_DUE = "claim_close_due"
     INTENT_STUCK = "intent_stuck"
 
 
@@ -96,7 +94,6 @@ def _chain_findings(state: EscrowState, escrow: Escrow, token: Token, at: int) -
         have = escrow.lease(ref_of(lease), at)
         if want != have:
             yield Finding(FindingKind.LEASE_DIFFERS, _number(lease.lease_no), str(want), str(have))
-        yield from _claim_findings(lease, escrow, at)
     for account, amount in state.balances.items():
         yield from _differs(
             FindingKind.BALANCE_DIFFERS, account, amount, escrow.balance_of(account, at)
@@ -122,14 +119,6 @@ def _chain_findings(state: EscrowState, escrow: Escrow, token: Token, at: int) -
         )
 
 
-def _claim_findings(lease: LeaseState, escrow: Escrow, at: int) -> Iterator[Finding]:
-    if lease.claimed_ms == 0:
-        return
-    want, have = ClaimView(lease.claim, lease.claim_until), escrow.claim_of(ref_of(lease), at)
-    if want != have:
-        yield Finding(FindingKind.CLAIM_DIFFERS, _number(lease.lease_no), str(want), str(have))
-
-
 def _running_findings(state: EscrowState, running: set[bytes], now: int) -> Iterator[Finding]:
     live = {n for n, lease in state.leases.items() if _is_live(lease, now)}
     for number in sorted(running - live):
@@ -142,10 +131,10 @@ def _running_findings(state: EscrowState, running: set[bytes], now: int) -> Iter
 
 def _refund_findings(state: EscrowState, settle_window: int, now: int) -> Iterator[Finding]:
     for lease in state.leases.values():
-        due = lease.end + settle_window if lease.is_open else lease.claim_until
-        if lease.status is not LeaseStatus.CLOSED and now > due:
+        due = lease.end + settle_window
+        if lease.is_open and now > due:
             yield Finding(
-                FindingKind.REFUND_DUE if lease.is_open else FindingKind.CLAIM_CLOSE_DUE,
+                FindingKind.REFUND_DUE,
                 _number(lease.lease_no),
                 f"closed after {due}",
                 f"{lease.locked(state.params)} atoms still locked at {now}",
@@ -162,7 +151,6 @@ def expected_view(lease: LeaseState, params: Params) -> LeaseView:
         start=lease.start,
         end=lease.end,
         funded=lease.funded,
-        min_charge_seconds=lease.min_charge_seconds,
         gpu_milli=lease.gpu_milli,
         node=lease.node,
         released=lease.released(params),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-UNSEEN_INTERVALS, UNSEEN_MIN_MS = 2, 15_000
+UNSEEN_INTERVALS, UNSEEN_MIN_MS = 2, 20_000
 SILENCE_INTERVALS, SILENCE_MIN_MS = 3, 20_000
 
 
 def unseen_ms(interval_ms: int) -> int:
-    """The longest a job runs without a countersignature: two intervals, at least 15 s."""
+    """The longest a job runs without a countersignature: two intervals, at least 20 s."""
     return max(UNSEEN_INTERVALS * interval_ms, UNSEEN_MIN_MS)
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from settlement.errors import FieldError
 
-UINT16_MAX = 2**16 - 1
 UINT32_MAX = 2**32 - 1
 UINT40_MAX = 2**40 - 1
 UINT64_MAX = 2**64 - 1
@@ -69,19 +68,9 @@ def cost_up(rate: int, ms: int, decimals: int = 18) -> int:
     return -(-rate * ms * _one(decimals) // (MS_PER_HOUR * RATE_SCALE))
 
 
-def billed_ms(ms: int, min_charge_seconds: int) -> int:
-    """Milliseconds paid for `ms` used: nothing when nothing ran, else at least the minimum."""
-    return 0 if ms == 0 else max(ms, min_charge_seconds * 1000)
-
-
-def time_cost(rate: int, ms: int, min_charge_seconds: int = 0, decimals: int = 18) -> int:
-    """Atoms owed in all for cumulative `ms`, the minimum charge included."""
-    return cost(rate, billed_ms(ms, min_charge_seconds), decimals)
-
-
-def time_lock(rate: int, funded_seconds: int, min_charge_seconds: int = 0, dec: int = 18) -> int:
+def time_lock(rate: int, funded_seconds: int, decimals: int = 18) -> int:
     """Atoms an open lease locks for time; never less than any payment it may still make."""
-    return cost_up(rate, max(funded_seconds, min_charge_seconds) * 1000, dec)
+    return cost_up(rate, funded_seconds * 1000, decimals)
 
 
 def _counted_numerator(egress_gib: int, unit: int, egress_mib: int, units: int) -> int:

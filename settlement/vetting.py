@@ -31,14 +31,13 @@ from settlement.signing import recover
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 # What may run an account's own code (ERC-1271), which could burn all the gas there is: no more than
 # opening with two such accounts takes. What it fails by is refused, and stops nothing behind it.
-CONSENTED = (IntentKind.OPEN, IntentKind.CANCEL, IntentKind.RULE)
+CONSENTED = (IntentKind.OPEN, IntentKind.CANCEL)
 CONSENT_GAS_MAX = 1_000_000
 NOTHING_TO_SETTLE = "nothing_to_settle"
 # Reverts that only mean "not yet": how often to look again before giving up; None is for ever.
 NOT_YET: dict[str, int | None] = {
     "UsageAheadOfTime": 120,
     "RefundTooEarly": None,
-    "ClaimCloseTooEarly": None,
 }
 
 

@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.sqlite_outbox import SqliteOutbox
+
 from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow
 from settlement.chain.devnet import DEV_CHAIN_ID
@@ -23,7 +25,6 @@ from settlement.ports import IntentState
 from settlement.relayer import Relayer, RelayerSettings
 from settlement.signing import LocalSigner
 from settlement.vetting import Vetting
-from tests.sqlite_outbox import SqliteOutbox
 
 DONE = (IntentState.FINAL, IntentState.DEAD)
 

@@ -19,7 +19,6 @@ from marketplace.api.routes import (
     bids,
     blobs,
     book,
-    claims,
     jobs,
     keys,
     leases,
@@ -29,12 +28,12 @@ from marketplace.api.routes import (
     receipts,
     witness,
 )
+from marketplace.db.store import Database
 from marketplace.services.catalog import Catalog
-from marketplace.services.ports import Database
 
 NOUNS = (
-    meta, keys, accounts, nodes, asks, book, bids, jobs, leases, attestations, claims, orders,
-    witness, receipts, blobs,
+    meta, keys, accounts, nodes, asks, book, bids, jobs, leases, attestations, orders, witness,
+    receipts, blobs,
 )  # fmt: skip
 DESCRIPTION = """Coulomb is a market for GPU compute that is paid by the measured second.
 

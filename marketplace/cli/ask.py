@@ -56,7 +56,6 @@ def create(
     min_duration: Annotated[str | None, typer.Option(help="Such as 1m.")] = None,
     max_duration: Annotated[str | None, typer.Option(help="Such as 24h.")] = None,
     start_limit: Annotated[str | None, typer.Option(help="Time to become ready in.")] = None,
-    min_charge: Annotated[str | None, typer.Option(help="Shortest time charged.")] = None,
     expires_in: Annotated[str | None, typer.Option(help="Such as 30d.")] = None,
     meter: Annotated[
         str | None, typer.Option(help="Address of the meter key (default: this machine's).")
@@ -73,7 +72,6 @@ def create(
         "min_duration": min_duration,
         "max_duration": max_duration,
         "start_limit": start_limit,
-        "min_charge": min_charge,
         "expires_in": expires_in,
     }
     with current().client() as client:
@@ -165,9 +163,7 @@ def _terms_of(ask: Ask, prices: dict[str, str]) -> dict[str, Any]:
         "min_duration": duration_text(ask.min_seconds),
         "max_duration": duration_text(ask.max_seconds),
         "start_limit": duration_text(ask.start_limit_seconds),
-        "min_charge": duration_text(ask.min_charge_seconds),
         "max_fee_bps": ask.max_fee_bps,
-        "arbiter": ask.arbiter,
         "opener": ask.opener,
     }
     unit = from_text32(ask.unit)

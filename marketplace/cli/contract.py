@@ -37,11 +37,9 @@ def deploy(
     fee_bps: Annotated[int, typer.Option(min=0, max=1000, help="Fee, for good.")] = 0,
     fee_recipient: Annotated[str | None, typer.Option(help="Who gets it, for good.")] = None,
     settle_window: Annotated[int, typer.Option(min=1, help="Seconds.")] = 3_600,
-    dispute_window: Annotated[int, typer.Option(min=1, help="Seconds.")] = 86_400,
-    ruling_window: Annotated[int, typer.Option(min=1, help="Seconds.")] = 259_200,
     deployments: Folder = None,
 ) -> None:
-    """Deploy escrow and token. Fee and windows can never be changed; there is no owner."""
+    """Deploy escrow and token. Fee and window can never be changed; there is no owner."""
     from settlement.chain.deploy import EscrowSettings
     from settlement.chain.deploy import deploy as place
 
@@ -52,8 +50,6 @@ def deploy(
         fee_bps=fee_bps,
         fee_recipient=fee_recipient or "0x" + "0" * 40,
         settle_window=settle_window,
-        dispute_window=dispute_window,
-        ruling_window=ruling_window,
     )
     note(f"deploy to chain {client.chain_id}: {settings}")
     if cli.dry_run:

@@ -36,7 +36,6 @@ SHOW = columns(
     "id", "name", "state", "reason", "detail", "exit code=exit_code", "lease=lease_id",
     "maximum cost=max_cost", "accrued=cost.accrued", "rate/h=cost.rate_per_hour",
     "projected=cost.projected", "budget left=cost.budget_left", "measured ms=cost.ms", "outputs",
-    "claimed=claim.amount", "awarded=claim.awarded",
     "lease number=lease_no", "buyer=account", "provider", "witness",
     "created=created_at", "started=started_at", "finished=finished_at",
 )  # fmt: skip
@@ -191,7 +190,7 @@ def top_up(
         if cli.dry_run:
             return
         confirm("Top up?")
-        show_rows(client.top_ups.create(job_id, duration, signer=cli.signer()), SENT)
+        show(client.top_ups.create(job_id, duration, signer=cli.signer()), SENT)
 
 
 @app.command()

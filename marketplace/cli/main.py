@@ -13,11 +13,9 @@ from typer.main import get_command
 from marketplace.cli import (
     ask,
     book,
-    claim,
     contract,
     db,
     dev,
-    dispute,
     earnings,
     job,
     key,
@@ -47,8 +45,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for noun in (
-    provider, ask, earnings, claim, tier, book, job, order, dispute, wallet, key, receipt, witness,
-    profile, dev, contract, db, settle,
+    provider, ask, earnings, tier, book, job, order, wallet, key, receipt, witness, profile, dev,
+    contract, db, settle,
 ):  # fmt: skip
     app.add_typer(noun.app)
 app.command(name="quote")(book.quote)

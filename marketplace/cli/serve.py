@@ -60,17 +60,6 @@ def settings_of_env() -> Settings:
         raise ConfigError(f"a COULOMB_… variable is wrong: {error}") from None
 
 
-def arbiter_of_env() -> str:
-    """COULOMB_ARBITER, zero where it is not set. Raises ConfigError where it is no address."""
-    from marketplace.bootstrap import arbiter_of
-    from marketplace.sdk.errors import ConfigError
-
-    try:
-        return arbiter_of(os.environ)
-    except ValueError as error:
-        raise ConfigError(str(error), fix="export an address, or unset it") from None
-
-
 def require_free(host: str, port: int, option: str) -> None:
     """Raise ConfigError where nothing can listen on a port; `option` is what names another."""
     from marketplace.sdk.errors import ConfigError

@@ -13,7 +13,7 @@ from settlement.orders import FLAG_SHARED, Bid, TierLimit
 
 _NO_UNIT = bytes(32)
 # What the buyer and the market choose freely; everything else follows from the job.
-_FREE = ("buyer", "witness", "arbiter", "opener", "max_fee_bps", "expiry", "salt")
+_FREE = ("buyer", "witness", "opener", "max_fee_bps", "expiry", "salt")
 
 
 def limits_of(spec: JobSpec, tiers: TierRegistry) -> tuple[TierLimit, ...]:
@@ -35,7 +35,6 @@ def bid_template(
     expiry: int,
     salt: int,
     opener: str = ZERO_ADDRESS,
-    arbiter: str = ZERO_ADDRESS,
 ) -> Bid:
     """The bid for a job: sizes, limits, duration, budget and hash from the spec, the rest as given.
 
@@ -44,7 +43,6 @@ def bid_template(
     return Bid(
         buyer=buyer,
         witness=witness,
-        arbiter=arbiter,
         opener=opener,
         job_hash=spec.hash(),
         limits=limits_of(spec, tiers),

@@ -285,7 +285,6 @@ _RELAX: dict[RejectReason, Relax] = {
     RejectReason.STORAGE: _relax_size(RejectReason.STORAGE, "storage_mib", "disk"),
     RejectReason.DURATION_LONG: _relax_duration(RejectReason.DURATION_LONG, "max_seconds"),
     RejectReason.DURATION_SHORT: _relax_duration(RejectReason.DURATION_SHORT, "min_seconds"),
-    RejectReason.MIN_CHARGE: _relax_duration(RejectReason.MIN_CHARGE, "min_charge_seconds"),
     RejectReason.START_LIMIT: _relax_start,
     RejectReason.RATE: _relax_rate,
     RejectReason.EGRESS_PRICE: _relax_counted(

@@ -25,8 +25,7 @@ class RejectReason(StrEnum):
     SHARE = "share_not_sold"
     VERIFIED = "node_not_verified"
     RELIABILITY = "reliability_too_low"
-    ARBITER = "arbiter_differs"
-    PARTY = "witness_or_arbiter_is_a_party"
+    PARTY = "witness_is_a_party"
     UNIT = "unit_differs"
     GPU_COUNT = "too_few_gpus"
     CPU = "too_little_cpu"
@@ -34,7 +33,6 @@ class RejectReason(StrEnum):
     STORAGE = "too_little_storage"
     DURATION_LONG = "duration_above_maximum"
     DURATION_SHORT = "duration_below_minimum"
-    MIN_CHARGE = "minimum_charge_above_duration"
     START_LIMIT = "starts_too_late"
     ALREADY_TRIED = "already_tried"
     NOT_STARTED = "ask_not_started"
@@ -122,28 +120,24 @@ class AskView:
 
 
 # What an ask's bucket is named by, beside its tier.
-BucketKey = tuple[str, str, bool, bool, str, bytes, int]
+BucketKey = tuple[str, str, bool, bool, bytes, int]
 # What of a bid decides which buckets it may search.
-Shape = tuple[tuple[str, ...], str, bool, bool, str, bytes | None, int]
+Shape = tuple[tuple[str, ...], str, bool, bool, bytes | None, int]
 
 
 def bucket_key(order: RestingAsk) -> BucketKey:
-    """Region, runtime, shared, verified, arbiter, unit and GPUs offered."""
+    """Region, runtime, shared, verified, unit and GPUs offered."""
     ask, node = order.ask, order.node
-    return (
-        node.region, node.runtime, order.shared, node.verified, ask.arbiter, ask.unit,
-        ask.gpu_milli,
-    )  # fmt: skip
+    return node.region, node.runtime, order.shared, node.verified, ask.unit, ask.gpu_milli
 
 
 def shape_fits(shape: Shape, key: BucketKey) -> bool:
     """Whether a bid of this shape may match asks of this bucket."""
-    regions, runtime, needs_share, verified_only, arbiter, unit, gpu_milli = shape
-    region, bucket_runtime, shared, verified, bucket_arbiter, bucket_unit, offered = key
+    regions, runtime, needs_share, verified_only, unit, gpu_milli = shape
+    region, bucket_runtime, shared, verified, bucket_unit, offered = key
     return (
         bucket_runtime == runtime
         and offered >= gpu_milli
-        and bucket_arbiter == arbiter
         and (shared or not needs_share)
         and (verified or not verified_only)
         and (unit is None or unit == bucket_unit)
@@ -179,7 +173,6 @@ class BidView:
             wants.runtime,
             bid.gpu_milli < 1000,
             wants.verified_only,
-            bid.arbiter,
             bid.unit if bid.units else None,
             bid.gpu_milli,
         )
@@ -190,7 +183,7 @@ class BidView:
 def least_seconds(ask: AskView) -> int:
     """The shortest funded time the chain opens this ask for. Source: `Opening._fund`."""
     terms = ask.ask
-    return max(1, terms.min_seconds + terms.start_limit_seconds, terms.min_charge_seconds)
+    return max(1, terms.min_seconds + terms.start_limit_seconds)
 
 
 def affords(ask: AskView, bid: BidView, rate: int) -> bool:
@@ -226,8 +219,7 @@ def _unit_passed(ask: AskView, bid: BidView) -> bool:
 
 
 def _is_party(ask: AskView, bid: BidView) -> bool:
-    parties = (ask.ask.provider, ask.ask.meter)
-    return bid.bid.witness in parties or ask.ask.arbiter in parties
+    return bid.bid.witness in (ask.ask.provider, ask.ask.meter)
 
 
 def _share_refused(ask: AskView, bid: BidView) -> bool:
@@ -261,7 +253,6 @@ CHECKS: tuple[tuple[RejectReason, Check], ...] = (
         RejectReason.RELIABILITY,
         lambda a, b: a.node.reliability_milli < b.wants.min_reliability_milli,
     ),
-    (RejectReason.ARBITER, lambda a, b: a.ask.arbiter != b.bid.arbiter),
     (RejectReason.PARTY, _is_party),
     (RejectReason.UNIT, _unit_differs),
     (RejectReason.GPU_COUNT, lambda a, b: a.ask.gpu_milli < b.gpu_milli),
@@ -270,7 +261,6 @@ CHECKS: tuple[tuple[RejectReason, Check], ...] = (
     (RejectReason.STORAGE, lambda a, b: a.ask.storage_mib < b.storage_mib),
     (RejectReason.DURATION_LONG, lambda a, b: a.ask.max_seconds < b.bid.max_seconds),
     (RejectReason.DURATION_SHORT, lambda a, b: a.ask.min_seconds > b.bid.max_seconds),
-    (RejectReason.MIN_CHARGE, lambda a, b: a.ask.min_charge_seconds > b.bid.max_seconds),
     (
         RejectReason.START_LIMIT,
         lambda a, b: a.ask.start_limit_seconds > b.wants.start_deadline_seconds,
@@ -309,7 +299,6 @@ def fits(ask: AskView, bid: BidView, rate: int) -> bool:
     if (
         terms.max_seconds < signed.max_seconds
         or terms.min_seconds > signed.max_seconds
-        or terms.min_charge_seconds > signed.max_seconds
         or terms.memory_mib < bid.memory_mib
         or terms.cpu_milli < bid.cpu_milli
         or terms.storage_mib < bid.storage_mib

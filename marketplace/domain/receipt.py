@@ -6,7 +6,7 @@ total by largest remainder, so the lines add up to the chain's figure exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,11 @@ from marketplace.domain.pricing import Money, from_nano, from_scaled, rate_per_h
 from settlement.orders import Prices
 from settlement.units import (
     Sizes,
-    billed_ms,
+    cost,
     counted_cost,
     fee_of,
     gpu_ms,
     rate_of,
-    time_cost,
 )
 from settlement.usage import UsageVector
 
@@ -38,19 +37,6 @@ class ChainEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class ReceiptClaim:
-    """What a claim came to: cumulative time claimed, atoms claimed and awarded, and of both bonds
-    what each side got."""
-
-    ms: int
-    amount: int
-    awarded: int
-    contested: bool
-    bonds_to_provider: int
-    bonds_to_buyer: int
-
-
-@dataclass(frozen=True, slots=True)
 class ReceiptInput:
     """What a receipt is made from, all of it stored or on chain.
 
@@ -65,7 +51,6 @@ class ReceiptInput:
     prices: Prices
     sizes: Sizes
     unit: str
-    min_charge_seconds: int
     used: UsageVector
     readings: int
     locked: int
@@ -74,7 +59,6 @@ class ReceiptInput:
     fee_bps: int
     transactions: tuple[ChainEvent, ...]
     decimals: int = 18
-    claim: ReceiptClaim | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +90,6 @@ class Receipt:
 
     source: ReceiptInput
     rate: int
-    billed_ms: int
     lines: tuple[Line, ...]
     gross: int
     fee: int
@@ -122,19 +105,6 @@ class Receipt:
         source = self.source
         return source.locked == source.released + source.refunded and source.released == self.gross
 
-    def _claim(self, money: Callable[[int], dict[str, str]]) -> dict[str, Any] | None:
-        claim = self.source.claim
-        if claim is None:
-            return None
-        return {
-            "ms": claim.ms,
-            "amount": money(claim.amount),
-            "awarded": money(claim.awarded),
-            "contested": claim.contested,
-            "bonds_to_provider": money(claim.bonds_to_provider),
-            "bonds_to_buyer": money(claim.bonds_to_buyer),
-        }
-
     def to_json(self) -> dict[str, Any]:
         """The form the API answers."""
         source = self.source
@@ -149,7 +119,6 @@ class Receipt:
             "simulated": source.simulated,
             "readings": source.readings,
             "used_ms": source.used.ms,
-            "billed_ms": self.billed_ms,
             "gpu_seconds": gpu_seconds(source.used.ms, source.sizes.gpu_milli),
             "rate": rate_per_hour(self.rate),
             "rate_unit": "token per hour",
@@ -161,7 +130,6 @@ class Receipt:
             "released": money(source.released),
             "refunded": money(source.refunded),
             "conserved": self.conserved,
-            "claim": self._claim(money),
             "transactions": [event.to_json() for event in source.transactions],
         }
 
@@ -192,23 +160,17 @@ def build_receipt(source: ReceiptInput) -> Receipt:
     """Work out lines, gross and fee from usage and prices. Source: `ComputeEscrow` payments."""
     prices, used = source.prices, source.used
     rate = rate_of(prices.timed(), source.sizes)
-    time = time_cost(rate, used.ms, source.min_charge_seconds, source.decimals)
+    time = cost(rate, used.ms, source.decimals)
     counted = counted_cost(
         prices.egress_gib, prices.unit, used.egress_mib, used.units, source.decimals
     )
-    awarded = source.claim.awarded if source.claim is not None else 0
-    fee = fee_of(time + awarded, source.fee_bps) + fee_of(counted, source.fee_bps)
-    billed = billed_ms(used.ms, source.min_charge_seconds)
-    lines = (
-        *_time_lines(source, time, billed),
-        *_counted_lines(source, counted),
-        *_claim_lines(source),
-    )
-    return Receipt(source, rate, billed, lines, time + counted + awarded, fee)
+    fee = fee_of(time, source.fee_bps) + fee_of(counted, source.fee_bps)
+    lines = (*_time_lines(source, time), *_counted_lines(source, counted))
+    return Receipt(source, rate, lines, time + counted, fee)
 
 
-def _time_lines(source: ReceiptInput, total: int, billed: int) -> list[Line]:
-    prices, sizes = source.prices, source.sizes
+def _time_lines(source: ReceiptInput, total: int) -> list[Line]:
+    prices, sizes, ms = source.prices, source.sizes, source.used.ms
     # (name, size, decimals of its quantity per hour, price, share of the rate in 1/128)
     rows = (
         ("gpu", sizes.gpu_milli, "GPU", prices.gpu_hour, 128 * prices.gpu_hour * sizes.gpu_milli),
@@ -230,29 +192,18 @@ def _time_lines(source: ReceiptInput, total: int, billed: int) -> list[Line]:
     )
     costs = split(total, [weight for *_, weight in rows])
     lines = []
-    for (name, size, unit, price, _), cost in zip(rows, costs, strict=True):
+    for (name, size, unit, price, _), part in zip(rows, costs, strict=True):
         if not size or (not price and name != "gpu"):
             continue
         if unit == "GiB":  # MiB·ms to GiB·seconds, to the millionth
-            quantity = from_scaled(size * billed * 1000 // 1024, 6)
+            quantity = from_scaled(size * ms * 1000 // 1024, 6)
         else:
-            quantity = from_scaled(size * billed, 6)
-        money = Money(cost, decimals=source.decimals)
+            quantity = from_scaled(size * ms, 6)
+        money = Money(part, decimals=source.decimals)
         lines.append(
             Line(name, quantity, f"{unit}-seconds", from_nano(price), f"per {unit}-hour", money)
         )
     return lines
-
-
-def _claim_lines(source: ReceiptInput) -> list[Line]:
-    """Time that no witness signed, so far as it was awarded; its price is the rate."""
-    claim = source.claim
-    if claim is None or not claim.awarded:
-        return []
-    seconds = from_scaled(claim.ms - source.used.ms, 3)
-    rate = rate_per_hour(rate_of(source.prices.timed(), source.sizes))
-    money = Money(claim.awarded, decimals=source.decimals)
-    return [Line("claim", seconds, "seconds", rate, "per hour", money)]
 
 
 def _counted_lines(source: ReceiptInput, total: int) -> list[Line]:

@@ -69,7 +69,6 @@ def check_bid(
         "/witness": (bid.witness, {checksum(witness)}),
         # One that anyone may open could be opened again after its job: its budget is not spent.
         "/opener": (bid.opener, {checksum(market.opener)} - {ZERO_ADDRESS}),
-        "/arbiter": (bid.arbiter, {ZERO_ADDRESS, checksum(market.arbiter)}),
     }
     found = [
         f"{p.pointer.removeprefix('/bid')}: {p.detail}" for p in bid_problems(bid, spec, tiers)
@@ -91,8 +90,6 @@ def check_ask(ask: Ask, terms: dict[str, object], *, provider: str, meter: str, 
         found.append(f"/meter: {ask.meter} is not {meter}")
     if ask.floor != floor:
         found.append("/floor: other prices than asked for")
-    if ask.arbiter in (ask.provider, ask.meter):
-        found.append("/arbiter: provider and meter cannot arbitrate")
     if ask.expiry <= now:
         found.append("/expiry: is past")
     require("ask", found)

@@ -13,11 +13,11 @@ from marketplace.sdk.errors import ConfigError
 from marketplace.sdk.flow import Async, S, Shell, Sync
 from marketplace.sdk.profile import Profile, ProfileFile
 from marketplace.sdk.resources.blobs import Blobs
-from marketplace.sdk.resources.disputes import Claims, Orders, TopUps
 from marketplace.sdk.resources.jobs import Jobs
 from marketplace.sdk.resources.keys import Keys
 from marketplace.sdk.resources.leases import Attestations, Leases
 from marketplace.sdk.resources.market import Market
+from marketplace.sdk.resources.orders import Orders, TopUps
 from marketplace.sdk.resources.provider import Asks, Nodes
 from marketplace.sdk.resources.wallet import Wallet
 from marketplace.sdk.resources.witnessing import Witness
@@ -44,7 +44,6 @@ class Api(Generic[S]):
         self.blobs: Blobs[S] = Blobs(shell, session)
         self.witness: Witness[S] = Witness(shell, session)
         self.wallet: Wallet[S] = Wallet(shell, session)
-        self.claims: Claims[S] = Claims(shell, session)
         self.top_ups: TopUps[S] = TopUps(shell, session)
         self.orders: Orders[S] = Orders(shell, session)
 

@@ -26,11 +26,9 @@ class Money:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Seconds in which a lease may still be settled, disputed and ruled on."""
+    """Seconds in which a lease may still be settled after its end."""
 
     settle_seconds: int
-    dispute_seconds: int
-    ruling_seconds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,6 @@ class MarketConfig:
     fee_bps: int
     windows: Windows
     opener: str
-    arbiter: str
     interval_ms: int
     confirmations: int
     server_time: datetime
@@ -172,7 +169,6 @@ class Terms:
     end: int
     gpu_milli: int
     lock: Money
-    min_charge_seconds: int = 0
     start_limit_seconds: int = 0
     max_seconds: int = 0
     budget_limited: bool = False
@@ -214,28 +210,6 @@ class CloseRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """Time claimed without a countersignature. `until`: the last moment to contest it, or once
-    contested to rule. What became of it is None until it is closed."""
-
-    lease_id: str
-    job_id: str
-    buyer: str
-    provider: str
-    arbiter: str
-    state: str
-    ms: int
-    settled_ms: int
-    amount: Money
-    bond: Money
-    contested: bool
-    until: datetime
-    awarded: Money | None = None
-    bonds_to_provider: Money | None = None
-    refunded: Money | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Transaction:
     """A call that the server wrote out for the caller's account to send."""
 
@@ -246,19 +220,11 @@ class Transaction:
 
 
 @dataclass(frozen=True, slots=True)
-class Transactions:
-    """What to send, one after the other."""
-
-    lease_id: str
-    transactions: tuple[Transaction, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class TopUp:
     """What to send to run a job longer, and what it locks at most."""
 
     lease_id: str
-    transactions: tuple[Transaction, ...]
+    transaction: Transaction
     lock: Money
 
 
@@ -292,8 +258,7 @@ class Lease:
     settled: Used = Used()
     released: Money | None = None
     refunded: Money | None = None
-    claim: Claim | None = None
-    interval_ms: int = 60_000
+    interval_ms: int = 10_000
     cost: Money | None = None
     stop_requested: str | None = None
     outcome: Mapping[str, Any] | None = None

@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from marketplace.sdk.models import Claim, Money
+from marketplace.sdk.models import Money
 
 JOB_FINAL = frozenset({"succeeded", "failed", "cancelled", "over_budget", "no_match", "lost"})
 
@@ -95,7 +95,6 @@ class Job:
     outputs: str | None = None
     max_cost: Money | None = None
     cost: Cost | None = None
-    claim: Claim | None = None
     created_at: datetime | None = None
     matched_at: datetime | None = None
     started_at: datetime | None = None
@@ -141,7 +140,6 @@ class Receipt:
     simulated: bool
     readings: int
     used_ms: int
-    billed_ms: int
     gpu_seconds: str
     rate: str
     lines: tuple[ReceiptLine, ...]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+from marketplace.db.store import Store
+from marketplace.db.tables import AskRow, NodeRow
 from marketplace.domain.pricing import prices_from_json, prices_to_json
 from marketplace.domain.reader import Reader, milli_text, seconds_of, text_of, whole_of
 from marketplace.errors import (
     AlreadyExists,
     Conflict,
+    Duplicate,
     InvalidInput,
     InvalidOrder,
     InvalidSignature,
@@ -27,12 +30,11 @@ from marketplace.services.common import (
 )
 from marketplace.services.nodes import AWAY
 from marketplace.services.orderlog import log_ask, log_ask_closed
-from marketplace.services.ports import Clock, Duplicate, EscrowReads, Market, Store
-from marketplace.services.records import AskRecord, Node
+from marketplace.services.ports import Clock, EscrowReads, Market
 from settlement.eip712 import ZERO_ADDRESS, from_text32, text32
 from settlement.errors import FieldError
 from settlement.orders import FLAG_SHARED, Ask, Prices
-from settlement.units import MAX_FEE_BPS, UINT16_MAX, UINT32_MAX
+from settlement.units import MAX_FEE_BPS, UINT32_MAX
 
 DAY_S = 86_400
 EXPIRY_MAX_S = 400 * DAY_S
@@ -41,10 +43,9 @@ DEFAULTS = {
     "min_duration": 0,
     "max_duration": 30 * DAY_S,
     "start_limit": 600,
-    "min_charge": 0,
     "expires_in": 30 * DAY_S,
 }
-TERMS = (*DEFAULTS, "meter", "prices", "unit", "max_fee_bps", "arbiter", "opener")
+TERMS = (*DEFAULTS, "meter", "prices", "unit", "max_fee_bps", "opener")
 
 
 def _duration(maximum: int) -> Any:
@@ -74,12 +75,13 @@ class Asks:
     clock: Clock
     reads: EscrowReads
 
-    def prepare(self, node: Node, terms: dict[str, Any], salt: int) -> Ask:
+    def prepare(self, node: NodeRow, terms: dict[str, Any], salt: int) -> Ask:
         """The ask that a provider would sign for a node. Raises InvalidInput with all mistakes."""
         problems: list[Problem] = []
         reader = Reader(terms, TERMS, problems)
+        most = {"expires_in": EXPIRY_MAX_S}
         seconds = {
-            name: reader.read(name, _duration(self._most(name)), default)
+            name: reader.read(name, _duration(most.get(name, UINT32_MAX)), default)
             for name, default in DEFAULTS.items()
         }
         prices = self._prices(terms.get("prices"), problems)
@@ -87,7 +89,6 @@ class Asks:
         fee = reader.read("max_fee_bps", whole_of(0, MAX_FEE_BPS), self.market.fee_bps)
         address = text_of(42)
         meter = reader.need("meter", address, ZERO_ADDRESS)
-        arbiter = reader.read("arbiter", address, self.market.arbiter)
         opener = reader.read("opener", address, self.market.opener)
         if problems:
             raise InvalidInput(problems)
@@ -95,7 +96,6 @@ class Asks:
             return Ask(
                 provider=node.provider,
                 meter=meter,
-                arbiter=arbiter,
                 opener=opener,
                 node=node.number,
                 tier=text32(node.tier),
@@ -107,7 +107,6 @@ class Asks:
                 min_seconds=seconds["min_duration"],
                 max_seconds=seconds["max_duration"],
                 start_limit_seconds=seconds["start_limit"],
-                min_charge_seconds=seconds["min_charge"],
                 unit=text32(unit) if unit else bytes(32),
                 starts_at=0,
                 flags=FLAG_SHARED if node.shared else 0,
@@ -117,10 +116,6 @@ class Asks:
             )
         except FieldError as error:
             raise InvalidInput([Problem(error.pointer, error.detail)]) from error
-
-    def _most(self, name: str) -> int:
-        limits = {"min_charge": UINT16_MAX, "expires_in": EXPIRY_MAX_S}
-        return limits.get(name, UINT32_MAX)
 
     def _prices(self, data: Any, problems: list[Problem]) -> Prices:
         if not isinstance(data, dict):
@@ -141,14 +136,14 @@ class Asks:
         refusal = account_refusal(ask, signature, ask.provider, self.market, self.reads)
         return SignedAsk(ask, signature, refusal)
 
-    def create(self, store: Store, caller: Principal, signed: SignedAsk) -> AskRecord:
+    def create(self, store: Store, caller: Principal, signed: SignedAsk) -> AskRow:
         """Put a signed ask on the book; where its node is away, once it is back. Nothing is stored
         of one that is refused.
 
         Raises InvalidOrder, InvalidSignature, AlreadyExists, Conflict.
         """
         ask = signed.ask
-        node = store.nodes.one(provider=caller.account, number=ask.node)
+        node = store.nodes.by_number(caller.account, ask.node)
         problems = self._problems(ask, caller, node)
         if problems or node is None:
             raise InvalidOrder(problems)
@@ -159,7 +154,7 @@ class Asks:
         away = node.state == "away"
         now_ms = self.clock()
         note_salt(store, ask.provider, ask.salt, "/ask/salt", now_ms)
-        row = AskRecord(
+        row = AskRow(
             id=new_id("ask"),
             provider=ask.provider,
             node_id=node.id,
@@ -173,8 +168,7 @@ class Asks:
             expiry_s=ask.expiry,
             created_ms=now_ms,
         )
-        others = store.asks.find(node_id=node.id, state=("open", "suspended"), limit=ASKS_MAX)
-        if len(others) == ASKS_MAX:
+        if store.asks.resting_count(node.id) >= ASKS_MAX:
             raise Conflict(f"a node has at most {ASKS_MAX} asks; cancel one first")
         try:
             store.asks.add(row)
@@ -184,7 +178,7 @@ class Asks:
             log_ask(store, row, node, now_ms)
         return row
 
-    def _problems(self, ask: Ask, caller: Principal, node: Node | None) -> list[Problem]:
+    def _problems(self, ask: Ask, caller: Principal, node: NodeRow | None) -> list[Problem]:
         now_s = self.clock() // 1000
         found = []
 
@@ -194,7 +188,6 @@ class Asks:
 
         expect(ask.provider == caller.account, "provider", "must be the account of the API key")
         expect(ask.meter != ZERO_ADDRESS, "meter", "must be a key that signs usage")
-        expect(ask.arbiter not in (ask.provider, ask.meter), "arbiter", "must be a third party")
         openers = (ZERO_ADDRESS, self.market.opener)
         expect(ask.opener in openers, "opener", f"must be {self.market.opener}, or zero: anyone")
         expect(ask.expiry > now_s, "expiry", "has passed")
@@ -220,14 +213,22 @@ class Asks:
         expect(not ask.flags & FLAG_SHARED or node.shared, "flags", "the node sells no shares")
         return found
 
-    def get(self, store: Store, ask_id: str) -> AskRecord:
+    def page(
+        self, store: Store, limit: int, before: str | None, states: tuple[str, ...], **given: str
+    ) -> list[AskRow]:
+        """Asks, newest first, by `provider`, `node_id` and `tier` if given, and by states."""
+        rows = store.asks.page(limit, before, states=states, **given)
+        store.nodes.hold(row.node_id for row in rows)
+        return rows
+
+    def get(self, store: Store, ask_id: str) -> AskRow:
         """Any ask. Raises NotFound."""
         row = store.asks.get(ask_id)
         if row is None:
             raise NotFound("no such ask")
         return row
 
-    def cancel(self, store: Store, caller: Principal, ask_id: str) -> AskRecord:
+    def cancel(self, store: Store, caller: Principal, ask_id: str) -> AskRow:
         """Take an ask off the book: no new fills; leases it opened go on."""
         row = store.asks.get(ask_id, lock=True)
         if row is None or row.provider != caller.account:
@@ -235,11 +236,10 @@ class Asks:
         if row.state in ("open", "suspended"):
             if row.state == "open":
                 log_ask_closed(store, row.id, self.clock())
-            row = replace(row, state="cancelled", reason="cancelled")
-            store.asks.put(row)
+            row.state, row.reason = "cancelled", "cancelled"
         return row
 
-    def to_json(self, store: Store, row: AskRecord) -> dict[str, Any]:
+    def to_json(self, store: Store, row: AskRow) -> dict[str, Any]:
         """An ask as everyone sees it."""
         ask = Ask.from_message(row.message)
         node = store.nodes.get(row.node_id)
@@ -268,5 +268,5 @@ class Asks:
             "created_at": iso(row.created_ms),
         }
 
-    def _expired(self, row: AskRecord) -> bool:
+    def _expired(self, row: AskRow) -> bool:
         return row.state == "open" and row.expiry_s <= self.clock() // 1000

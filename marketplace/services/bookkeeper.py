@@ -6,12 +6,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from marketplace.db.store import Store
+from marketplace.db.tables import OrderEntryRow
 from marketplace.domain.book import Book
 from marketplace.domain.commands import Event
 from marketplace.domain.order import Market as BookMarket
 from marketplace.services.orderlog import command_of
-from marketplace.services.ports import Market, Store
-from marketplace.services.records import OrderEntry
+from marketplace.services.ports import Market
 
 BATCH = 500
 APPLIED = "matcher_applied"  # the mark up to which the matcher has written fills
@@ -36,7 +37,7 @@ class Bookkeeper:
         self.book = Book(self._market)
         self.applied = 0
 
-    def take(self, entry: OrderEntry) -> list[Event]:
+    def take(self, entry: OrderEntryRow) -> list[Event]:
         """Apply one row; rows must come in order."""
         if entry.seq <= self.applied:
             raise AssertionError(f"row {entry.seq} after row {self.applied}")
@@ -47,7 +48,7 @@ class Bookkeeper:
     def catch_up(self, store: Store, until: int | None = None) -> None:
         """Apply every row there is, or those up to `until`."""
         while True:
-            rows = store.order_log.find(after=self.applied, limit=BATCH)
+            rows = store.order_log.after(self.applied, BATCH)
             for row in rows:
                 if until is not None and row.seq > until:
                     return

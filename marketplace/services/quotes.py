@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from marketplace.db.store import Store
 from marketplace.domain.bidding import bid_template
 from marketplace.domain.book import Book
 from marketplace.domain.explain import explain
@@ -16,10 +17,9 @@ from marketplace.domain.pricing import prices_to_json, rate_per_hour
 from marketplace.domain.reader import milli_text
 from marketplace.domain.tier import TierRegistry
 from marketplace.errors import InvalidInput, Problem
-from marketplace.services.accounts import reserved
 from marketplace.services.bookkeeper import Bookkeeper
 from marketplace.services.common import Principal, iso, money
-from marketplace.services.ports import Clock, Market, Store
+from marketplace.services.ports import Clock, Market
 from settlement.errors import FieldError
 from settlement.orders import Bid
 
@@ -55,7 +55,6 @@ class Quotes:
                 expiry=self.clock() // 1000 + seconds + EXPIRY_SLACK_S,
                 salt=salt,
                 opener=self.market.opener,
-                arbiter=self.market.arbiter,
             )
         except FieldError as error:
             raise InvalidInput([Problem(error.pointer, error.detail)]) from error
@@ -109,7 +108,7 @@ class Quotes:
         spec = self.spec(job)
         found, why = self.matches(store, spec, self.draft(spec, NO_ONE, NO_ONE, 0))
         return {
-            "matches": [self.match_json(f, node_facts(store, f)) for f in found[:MATCHES_SHOWN]],
+            "matches": self._shown(store, found),
             "no_match": why or None,
         }
 
@@ -118,8 +117,8 @@ class Quotes:
     ) -> dict[str, Any]:
         """What submitting would do: best match, maximum cost, and whether the balance covers it."""
         found, why = self.matches(store, spec, bid)
-        shown = [self.match_json(f, node_facts(store, f)) for f in found[:MATCHES_SHOWN]]
-        free = balance - reserved(store, caller.account)
+        shown = self._shown(store, found)
+        free = balance - store.jobs.reserved_atoms(caller.account)
         lock = found[0].terms.lock if found else 0
         return {
             "matches": shown,
@@ -130,6 +129,11 @@ class Quotes:
             "balance": money(self.market, max(0, free)),
             "shortfall": money(self.market, max(0, lock - free)),
         }
+
+    def _shown(self, store: Store, found: list[Fill]) -> list[dict[str, Any]]:
+        best = found[:MATCHES_SHOWN]
+        store.nodes.hold(fill.node_id for fill in best)
+        return [self.match_json(fill, node_facts(store, fill)) for fill in best]
 
     def match_json(self, fill: Fill, facts: tuple[str, bool]) -> dict[str, Any]:
         """One possible match as the API shows it."""

@@ -34,7 +34,7 @@ CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Papers:
     """A lease as the market describes it, with its signed orders; nothing here is believed yet."""
 
     lease_no: bytes
@@ -113,12 +113,12 @@ class Desk:
         """The most signed so far on a lease."""
         return self._journal.mark(lease_no)
 
-    def admit(self, claim: Claim) -> Refusal | None:
+    def admit(self, papers: Papers) -> Refusal | None:
         """Take on a lease if its bid is signed by a buyer of ours and binds exactly this lease."""
-        refusal = self._admit(claim)
+        refusal = self._admit(papers)
         unasked = refusal is Refusal.UNCHECKED_BUYER and self._accepts is not None
         if refusal is not None and not unasked:  # a chain that is away comes back
-            self._refused[claim.lease_no] = refusal
+            self._refused[papers.lease_no] = refusal
         return refusal
 
     def dismiss(self, lease_no: bytes, refusal: Refusal) -> None:
@@ -126,36 +126,36 @@ class Desk:
         self._cases.pop(lease_no, None)
         self._refused[lease_no] = refusal
 
-    def _admit(self, claim: Claim) -> Refusal | None:
-        if claim.bid.buyer not in self.buyers:
+    def _admit(self, papers: Papers) -> Refusal | None:
+        if papers.bid.buyer not in self.buyers:
             return Refusal.UNKNOWN_JOB
         terms = LeaseTerms(
-            claim.bid,
-            claim.ask,
-            claim.prices,
-            metered=claim.bid.egress_mib > 0 or claim.bid.units > 0,
-            interval_ms=claim.interval_ms,
+            papers.bid,
+            papers.ask,
+            papers.prices,
+            metered=papers.bid.egress_mib > 0 or papers.bid.units > 0,
+            interval_ms=papers.interval_ms,
         )
         refusal = judge_lease(
-            terms, self.signer.address, claim.bid.buyer, claim.ask.provider, claim.lease_no
+            terms, self.signer.address, papers.bid.buyer, papers.ask.provider, papers.lease_no
         )
         if refusal is not None:
             return refusal
         try:
-            verify(claim.bid, self.domain, claim.bid_signature, claim.bid.buyer)
+            verify(papers.bid, self.domain, papers.bid_signature, papers.bid.buyer)
         except SignatureError:
-            refusal = self._ask_contract(claim)
+            refusal = self._ask_contract(papers)
         if refusal is None:
-            self._cases[claim.lease_no] = _Case(terms, claim.opened_unix)
+            self._cases[papers.lease_no] = _Case(terms, papers.opened_unix)
         return refusal
 
-    def _ask_contract(self, claim: Claim) -> Refusal | None:
+    def _ask_contract(self, papers: Papers) -> Refusal | None:
         """Whether the buyer is a contract that says that it signed. Source: ERC-1271."""
         if self._accepts is None:
             return Refusal.UNCHECKED_BUYER
-        digest = claim.bid.digest(self.domain)
+        digest = papers.bid.digest(self.domain)
         try:
-            signed = self._accepts(claim.bid.buyer, digest, claim.bid_signature)
+            signed = self._accepts(papers.bid.buyer, digest, papers.bid_signature)
         except ChainError:
             return Refusal.UNCHECKED_BUYER
         return None if signed else Refusal.BAD_SIGNATURE
@@ -259,12 +259,12 @@ class Desk:
         if case is not None and case.origin_ms is not None:
             self._observe(lease_no, case, 0, heartbeats)
 
-    def _observe(self, lease_no: bytes, case: _Case, claimed_ms: int, heartbeats: int) -> Watch:
+    def _observe(self, lease_no: bytes, case: _Case, stated_ms: int, heartbeats: int) -> Watch:
         """The watch now. It starts, or goes on after a restart, when a lease is first seen here."""
         with self._lock:
             now = self._clock.monotonic_ms()
             if case.origin_ms is None:
-                watch = self._resume(lease_no, case, claimed_ms)
+                watch = self._resume(lease_no, case, stated_ms)
                 case.origin_ms, case.alive_ms = now - watch.elapsed_ms, watch.alive_ms
                 case.saved_ms = -SAVE_EVERY_MS
             elapsed = now - case.origin_ms
@@ -277,13 +277,13 @@ class Desk:
                 self._journal.save(lease_no, point)
             return Watch(elapsed, case.alive_ms)
 
-    def _resume(self, lease_no: bytes, case: _Case, claimed_ms: int) -> Watch:
+    def _resume(self, lease_no: bytes, case: _Case, stated_ms: int) -> Watch:
         unix_ms = self._clock.unix_ms()
         saved = self._journal.checkpoint(lease_no)
         if saved is None:
             mark = self._journal.mark(lease_no)
             since_opened = unix_ms - case.opened_unix * 1000
-            return first_watch(case.terms, mark, claimed_ms, since_opened)
+            return first_watch(case.terms, mark, stated_ms, since_opened)
         case.heartbeats = saved.heartbeats
         gap = max(0, unix_ms - saved.at_unix_ms)
         return Watch(saved.elapsed_ms + gap, saved.alive_ms)

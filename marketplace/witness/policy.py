@@ -89,7 +89,7 @@ class Watch:
 
     @property
     def tolerance_ms(self) -> int:
-        """What a claim may be ahead of the watch: polling delay and clock drift."""
+        """What a reading may be ahead of the watch: polling delay and clock drift."""
         return TOLERANCE_MS + self.elapsed_ms // DRIFT_PER_MS
 
 
@@ -167,11 +167,11 @@ def _judge_amounts(
     return None
 
 
-def first_watch(terms: LeaseTerms, mark: Mark, claimed_ms: int, since_opened_ms: int) -> Watch:
-    """The watch of a witness that sees a lease for the first time, when it already claims some ms.
+def first_watch(terms: LeaseTerms, mark: Mark, stated_ms: int, since_opened_ms: int) -> Watch:
+    """The watch of a witness that sees a lease for the first time, when it already states some ms.
 
     It believes what it can have missed and no more: a job runs on for `unseen_ms` beyond the last
     countersignature, and never longer than its lease is open.
     """
-    believable = min(claimed_ms, mark.ms + terms.unseen_ms, max(0, since_opened_ms))
+    believable = min(stated_ms, mark.ms + terms.unseen_ms, max(0, since_opened_ms))
     return Watch(believable, believable)

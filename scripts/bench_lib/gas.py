@@ -43,10 +43,7 @@ def rows() -> list[Row]:
     """Ours, measured now, then the others', as published."""
     with gas_world() as world:
         world.add_buyers(BUYERS)
-        ours = [
-            *_opening(world), *_settling(world), *_ending(world), *_claiming(world),
-            *_depositing(world),
-        ]  # fmt: skip
+        ours = [*_opening(world), *_settling(world), *_ending(world), *_depositing(world)]
     return ours + list(OTHERS)
 
 
@@ -116,18 +113,6 @@ def _ending(world: GasWorld) -> list[Row]:
         Row("stop", stop, "gas"),
         Row("refund", refund, "gas"),
     ]
-
-
-def _claiming(world: GasWorld) -> list[Row]:
-    calls, provider = world.escrow.calls, world.provider
-    (lease,) = world.matches(1)
-    world.open([lease])
-    world.later(300)
-    world.gas(provider, calls.settle([world.voucher(lease, 60_000)]))
-    claim = world.gas(provider, calls.claim(lease.orders, 120_000))
-    world.later(25 * 3_600)
-    end = world.gas(world.sender, calls.close_claim(lease.ref))
-    return [Row("claim", claim, "gas"), Row("close_claim", end, "gas")]
 
 
 def _depositing(world: GasWorld) -> list[Row]:

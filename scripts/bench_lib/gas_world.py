@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from eth_hash.auto import keccak
 
 from settlement.attestation import Close, MeteredUsage, Stop, Usage
-from settlement.chain.calls import LeaseOrders, LeaseRef, Match, SignedVoucher
+from settlement.chain.calls import LeaseRef, Match, SignedVoucher
 from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import EscrowSettings, deploy
@@ -41,15 +41,10 @@ class Lease:
         return orders_hash(self.match.bid.struct_hash(), self.match.ask.struct_hash())
 
     @property
-    def orders(self) -> LeaseOrders:
-        """What a claim resends."""
-        match = self.match
-        return LeaseOrders(match.ask, match.bid.struct_hash(), match.bid.buyer, match.bid.witness)
-
-    @property
     def ref(self) -> LeaseRef:
         """What names it on chain."""
-        return self.orders.ref
+        bid = self.match.bid
+        return LeaseRef(bid.buyer, self.match.ask.provider, bid.witness, self.number)
 
     @property
     def number(self) -> bytes:
@@ -69,7 +64,6 @@ class GasWorld:
     provider: LocalSigner = field(default_factory=lambda: dev_account(1))
     meter: LocalSigner = field(default_factory=lambda: _key("meter"))
     witness: LocalSigner = field(default_factory=lambda: _key("witness"))
-    arbiter: LocalSigner = field(default_factory=lambda: dev_account(2))
     buyers: list[LocalSigner] = field(default_factory=list)
     _salt: int = 0
 
@@ -118,10 +112,10 @@ class GasWorld:
         """An H100 at 2.50; with egress at 0.08 per GiB and requests at 0.001 where `metered`."""
         prices = Prices(2_500_000_000, egress_gib=80_000_000 * metered, unit=1_000_000 * metered)
         return Ask(
-            provider=self.provider.address, meter=self.meter.address, arbiter=self.arbiter.address,
-            opener=ZERO_ADDRESS, node=7, tier=TIER, gpu_milli=NODE_GPU_MILLI, cpu_milli=64_000,
+            provider=self.provider.address, meter=self.meter.address, opener=ZERO_ADDRESS,
+            node=7, tier=TIER, gpu_milli=NODE_GPU_MILLI, cpu_milli=64_000,
             memory_mib=524_288, storage_mib=1_048_576, floor=prices, min_seconds=60,
-            max_seconds=86_400, start_limit_seconds=600, min_charge_seconds=30,
+            max_seconds=86_400, start_limit_seconds=600,
             unit=UNIT if metered else bytes(32), starts_at=0, flags=0, max_fee_bps=500,
             expiry=2**40 - 1, salt=1,
         )  # fmt: skip
@@ -130,8 +124,8 @@ class GasWorld:
         """A signed pair of orders."""
         ask = self.ask(metered)
         bid = Bid(
-            buyer=buyer.address, witness=self.witness.address, arbiter=self.arbiter.address,
-            opener=ZERO_ADDRESS, job_hash=TIER, limits=(TierLimit(TIER, 10**13, 10**9, 10**9),),
+            buyer=buyer.address, witness=self.witness.address, opener=ZERO_ADDRESS,
+            job_hash=TIER, limits=(TierLimit(TIER, 10**13, 10**9, 10**9),),
             gpu_milli=1000, cpu_milli=8000, memory_mib=65_536, storage_mib=131_072,
             egress_mib=10_240 * metered, units=5_000 * metered,
             unit=UNIT if metered else bytes(32), max_seconds=3_600, budget=100 * ONE, nodes=1,

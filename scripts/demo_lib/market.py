@@ -43,8 +43,6 @@ class Market:
             fee_bps=FEE_BPS,
             fee_recipient=operator.address,
             settle_window=WINDOW_SECONDS,
-            dispute_window=WINDOW_SECONDS,
-            ruling_window=WINDOW_SECONDS,
         )
         self.deployment = deploy(self.client(), operator, settings)
         self.deployment.save(self.folder)

@@ -286,8 +286,8 @@ class Mutator:
         if not type_of(enum).startswith("type(enum") or not type_of(node).startswith("enum"):
             return
         name = self._text(enum)
-        for other in ("None", "Active", "Stopped", "Claimed", "Contested", "Closed"):
-            if other != node["memberName"] and other in ("None", "Active", "Closed"):
+        for other in ("None", "Active", "Closed"):
+            if other != node["memberName"]:
                 yield self._change("state", node, f"{name}.{other}")
 
     def _yul(self, node: Node) -> Iterator[_Change]:

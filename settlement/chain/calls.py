@@ -79,7 +79,7 @@ class LeaseRef:
 
 @dataclass(frozen=True, slots=True)
 class LeaseOrders:
-    """A lease by the orders that it was opened from: what a claim, a ruling and a top-up resend."""
+    """A lease by the orders that it was opened from: what a top-up resends."""
 
     ask: Ask
     bid_hash: bytes
@@ -215,27 +215,6 @@ class EscrowCalls:
     def refund(self, lease: LeaseRef) -> bytes:
         """Closes a lease whose settle window is over; anyone may send it."""
         return self._abi.call("refund", *ref_tuple(lease))
-
-    def claim(self, orders: LeaseOrders, ms: int) -> bytes:
-        """Claims time up to cumulative `ms` without a voucher; the sender is the provider."""
-        return self._abi.call("claim", _lease_orders(orders), ms)
-
-    def claimed_ms(self, calldata: bytes) -> int:
-        """The time that a claim's calldata claims. Raises FieldError where it is another call."""
-        return int(self._abi.arguments("claim", calldata)[1])
-
-    def contest(self, lease: LeaseRef) -> bytes:
-        """Contests a claim, for a bond as large; the sender is the buyer."""
-        return self._abi.call("contest", *ref_tuple(lease))
-
-    def rule(self, orders: LeaseOrders, award: int, signature: bytes = b"") -> bytes:
-        """Divides a contested claim; anyone may send it with the arbiter's signature on `Ruling`,
-        the arbiter itself without."""
-        return self._abi.call("rule", _lease_orders(orders), award, signature)
-
-    def close_claim(self, lease: LeaseRef) -> bytes:
-        """Closes a claim whose window is over; anyone may send it."""
-        return self._abi.call("closeClaim", *ref_tuple(lease))
 
     def vouchers(self, calldata: bytes) -> tuple[SignedVoucher, ...]:
         """The vouchers inside settle or settleMetered calldata, in entry order.

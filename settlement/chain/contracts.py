@@ -40,7 +40,6 @@ class LeaseView:
     start: int
     end: int
     funded: int
-    min_charge_seconds: int
     gpu_milli: int
     node: int
     released: int
@@ -60,23 +59,13 @@ class CountedView:
 
 
 @dataclass(frozen=True, slots=True)
-class ClaimView:
-    """A claim: atoms claimed, or awarded once it is closed; the last second of its window."""
-
-    amount: int
-    until: int
-
-
-@dataclass(frozen=True, slots=True)
 class EscrowConfig:
-    """What the escrow fixed when it was deployed. Windows in seconds."""
+    """What the escrow fixed when it was deployed. `settle_window` in seconds."""
 
     token: str
     fee_bps: int
     fee_recipient: str
     settle_window: int
-    dispute_window: int
-    ruling_window: int
 
 
 class Escrow:
@@ -103,8 +92,6 @@ class Escrow:
             fee_bps=int(self._read("feeBps")),
             fee_recipient=checksum(self._read("feeRecipient")),
             settle_window=int(self._read("settleWindow")),
-            dispute_window=int(self._read("disputeWindow")),
-            ruling_window=int(self._read("rulingWindow")),
         )
 
     def balance_of(self, account: str, at: int | BlockTag = "latest") -> int:
@@ -127,10 +114,6 @@ class Escrow:
     def counted(self, ref: LeaseRef, at: int | BlockTag = "latest") -> CountedView:
         """One lease's counted resources; all zero where it has none."""
         return CountedView(*self._read("counted", *ref_tuple(ref), at=at))
-
-    def claim_of(self, ref: LeaseRef, at: int | BlockTag = "latest") -> ClaimView:
-        """One lease's claim; all zero where there is none."""
-        return ClaimView(*self._read("claimOf", *ref_tuple(ref), at=at))
 
     def order_state(self, account: str, salt: int, at: int | BlockTag = "latest") -> OrderState:
         """Whether an account's bid of this salt has opened, and whether its order is void."""

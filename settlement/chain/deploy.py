@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from settlement import strict_json
 from settlement.chain.abi import Abi, artifact
 from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow, EscrowConfig, Token
@@ -19,18 +20,15 @@ from settlement.errors import DeploymentError, WrongChain
 from settlement.signing import TransactionSigner
 
 DEFAULT_SUPPLY = 1_000_000_000 * 10**18
-HOUR = 3_600
 
 
 @dataclass(frozen=True, slots=True)
 class EscrowSettings:
-    """What an escrow fixes for good. Windows in seconds, fee in basis points (at most 1000)."""
+    """What an escrow fixes for good: fee in basis points (at most 1000), window in seconds."""
 
     fee_bps: int = 0
     fee_recipient: str = "0x" + "0" * 40
-    settle_window: int = HOUR
-    dispute_window: int = 24 * HOUR
-    ruling_window: int = 72 * HOUR
+    settle_window: int = 3_600
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +118,7 @@ def load_deployment(folder: Path, chain_id: int) -> Deployment:
     """Read deployments/<chainId>.json. Raises DeploymentError: missing, malformed, other chain."""
     path = folder / f"{chain_id}.json"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = strict_json.load(path)
     except FileNotFoundError:
         raise DeploymentError(f"nothing is deployed on chain {chain_id}: no {path}") from None
     except (OSError, ValueError) as error:
@@ -156,28 +154,19 @@ def check_deployment(client: ChainClient, deployment: Deployment) -> None:
 
 def _check_extension(client: ChainClient, escrow: str, config: EscrowConfig) -> None:
     """The escrow runs the extension's code on its own storage: it must be what ships, made for
-    this escrow, on the same terms."""
+    this escrow, with its token and its fee recipient: the only terms that its code reads."""
     shipped, place = artifact("EscrowExtension"), Escrow(client, escrow).extension()
     code = client.code(place)
     if not shipped.matches(code):
         raise DeploymentError(f"the code at {place} is not the extension that ships")
     fixed = shipped.immutable_words(code)
-    windows = (config.settle_window, config.dispute_window, config.ruling_window)
-    wanted = {int(a, 16) for a in (escrow, config.token, config.fee_recipient)}
-    if not fixed >= wanted | {config.fee_bps, *windows}:
+    if not fixed >= {int(a, 16) for a in (escrow, config.token, config.fee_recipient)}:
         raise DeploymentError(f"the extension at {place} was not made by the escrow at {escrow}")
 
 
 def _terms(token: str, settings: EscrowSettings) -> tuple[Any, ...]:
     """The constructor's `Terms`."""
-    return (
-        token,
-        settings.fee_bps,
-        settings.fee_recipient,
-        settings.settle_window,
-        settings.dispute_window,
-        settings.ruling_window,
-    )
+    return token, settings.fee_bps, settings.fee_recipient, settings.settle_window
 
 
 def _create(

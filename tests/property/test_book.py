@@ -43,8 +43,6 @@ def mostly(usual: Any, *rare: Any) -> st.SearchStrategy[Any]:
     return st.sampled_from((usual,) * 4 * len(rare) + rare)
 
 
-ARBITERS = mostly(ZERO_ADDRESS, address(9))
-
 facts = st.builds(
     NodeFacts,
     node_id=st.just("node"),
@@ -80,9 +78,7 @@ ask_fields = st.fixed_dictionaries(
         "min_seconds": mostly(1, 0, 1800),
         "max_seconds": mostly(7200, 3600),
         "start_limit_seconds": mostly(10, 60),
-        "min_charge_seconds": mostly(0, 60, 700),
         "shared": st.booleans(),
-        "arbiter": ARBITERS,
         "unit": mostly("request", ""),
         "starts_in": mostly(0, 100),
         "lives": mostly(10_000, 50),
@@ -96,7 +92,6 @@ bid_fields = st.fixed_dictionaries(
         "memory_mib": mostly(1024, 4096),
         "max_seconds": mostly(3600, 600, 7200),
         "budget": mostly(10**20, 10**18),
-        "arbiter": ARBITERS,
         "units": mostly(0, 5),
         "egress_mib": mostly(0, 512),
         "lives": mostly(10_000, 50),

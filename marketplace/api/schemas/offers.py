@@ -161,10 +161,8 @@ class AskDraft(Body):
     min_duration: str | None = None
     max_duration: str | None = Field(None, examples=["6h"])
     start_limit: str | None = None
-    min_charge: str | None = None
     expires_in: str | None = None
     max_fee_bps: int | None = None
-    arbiter: str | None = None
     opener: str | None = None
 
 

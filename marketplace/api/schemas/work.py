@@ -19,7 +19,6 @@ from marketplace.api.schemas.base import (
     Signature,
     Usage,
 )
-from marketplace.api.schemas.claims import Claim
 from marketplace.api.schemas.offers import Match
 
 OFFSET_MAX = 2**53 - 1
@@ -115,7 +114,6 @@ class Job(Answer):
     outputs: str | None
     max_cost: Money
     cost: Cost | None
-    claim: Claim | None
     created_at: str
     matched_at: str | None
     started_at: str | None
@@ -168,7 +166,6 @@ class Lease(Answer):
     cost: Money
     released: Money
     refunded: Money
-    claim: Claim | None
     stop_requested: str | None
     outcome: dict[str, Any] | None
     final: dict[str, Any] | None

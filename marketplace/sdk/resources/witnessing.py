@@ -11,7 +11,7 @@ from marketplace.sdk.errors import ApiError, ProtocolError
 from marketplace.sdk.flow import Flow, Request, S, call, op
 from marketplace.sdk.models import AskInfo, Attestation, BidInfo, CloseRequest, Lease, Pending
 from marketplace.sdk.resources.base import ApiResource, hex0x
-from marketplace.witness.desk import Claim, Desk
+from marketplace.witness.desk import Desk, Papers
 from marketplace.witness.policy import Refusal
 from settlement.attestation import MeteredUsage, Usage, Voucher
 from settlement.errors import FieldError
@@ -84,7 +84,7 @@ class Witness(ApiResource[S]):
         ask = yield from self._read(AskInfo, Request("GET", f"/v1/asks/{lease.ask_id}"))
         if lease.terms is None:
             return Refusal.OTHER_LEASE
-        claim = Claim(
+        papers = Papers(
             lease_no=_number(lease),
             bid=bid.bid,
             bid_signature=bid.signature,
@@ -93,8 +93,8 @@ class Witness(ApiResource[S]):
             interval_ms=lease.interval_ms,
             opened_unix=lease.terms.start,
         )
-        refusal = yield from call(partial(desk.admit, claim))
-        if refusal is None and lease.countersigned.ms > desk.mark(claim.lease_no).ms:
+        refusal = yield from call(partial(desk.admit, papers))
+        if refusal is None and lease.countersigned.ms > desk.mark(papers.lease_no).ms:
             refusal = yield from self._catch_up(desk, lease)
         return refusal
 

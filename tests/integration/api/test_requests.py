@@ -12,8 +12,10 @@ import pytest
 
 from marketplace.api.limits import Limits
 from marketplace.api.problems import KINDS, MEDIA_TYPE
+from marketplace.db.tables import ApiKeyRow, BidRow, JobRow, LeaseRow, OrderEntryRow
 from settlement.errors import ChainUnavailable
 from tests.api_client import Api
+from tests.databases import rows_of
 from tests.market_world import TOKEN, sqlite_world
 
 
@@ -65,8 +67,10 @@ def test_a_given_request_id_comes_back_and_a_strange_one_does_not(api: Api) -> N
         (b"[]", 422, "invalid_request"),
         (b'"text"', 422, "invalid_request"),
         (b"\xff\xfe", 400, "malformed_json"),
-        (b'{"job": {"name": "\\ud800"}}', 422, "invalid_request"),
-        (b'{"job": {"name": NaN}}', 422, "invalid_request"),
+        (b'{"job": {"name": "\\ud800"}}', 400, "malformed_json"),
+        (b'{"job": {"name": NaN}}', 400, "malformed_json"),
+        (b'{"job": {"gpus": 1e999}}', 400, "malformed_json"),
+        (b'{"job": {}, "job": {}}', 400, "malformed_json"),
         (b'{"job": ' + b"[" * 50 + b"]" * 50 + b"}", 422, "invalid_request"),
         (b'{"job": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, "malformed_json"),
         (b'{"job": ' + b"9" * 5_000 + b"}", 400, "malformed_json"),
@@ -79,6 +83,38 @@ def test_a_body_that_is_no_request_is_refused(
 ) -> None:
     headers = {"Content-Type": "application/json"}
     problem(api.call("POST", "/quotes", content=content, headers=headers), status, code)
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
+@pytest.mark.parametrize("kind", ["application/JSON", "APPLICATION/json ; charset=utf-8"])
+def test_nesting_without_end_is_refused_however_json_is_spelled(
+    api: Api, kind: str, opening: bytes
+) -> None:
+    headers, body = {"Content-Type": kind}, opening * 85_000
+    refusal = api.call("POST", "/keys/prepare", content=body, headers=headers)
+    problem(refusal, 400, "malformed_json")
+    draft = json.dumps({"account": api.world.buyer.address, "name": "n", "scopes": ["buyer"]})
+    api.ok(api.call("POST", "/keys/prepare", content=draft.encode(), headers=headers))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [None, "", "text/plain", "text/json", "application/jsonx", "application/problem+json",
+     "application/octet-stream", "application/x-www-form-urlencoded",
+     "multipart/form-data; boundary=application/json", "json"],
+)  # fmt: skip
+def test_json_under_another_media_type_is_refused_unread(api: Api, kind: str | None) -> None:
+    headers = {} if kind is None else {"Content-Type": kind}
+    for body in (b"[" * 85_000, b'{"job": {}}'):
+        refusal = api.call("POST", "/quotes", content=body, headers=headers)
+        problem(refusal, 415, "unsupported_media_type")
+
+
+def test_blobs_need_no_json_whatever_they_are_called(api: Api) -> None:
+    for kind in ("application/json", "application/octet-stream"):
+        body, headers = b"[" * 85_000, {"Content-Type": kind}
+        stored = api.ok(api.call("POST", "/blobs", api.buyer, content=body, headers=headers))
+        assert stored["size"] == len(body)
 
 
 def test_unknown_and_coerced_members_are_refused_with_pointers(api: Api) -> None:
@@ -164,7 +200,7 @@ def test_more_requests_at_once_than_allowed_are_sent_away(tmp_path: Path) -> Non
 
 def jobs_stored(api: Api) -> int:
     with api.world.database.read() as store:
-        return len(store.jobs.find())
+        return len(rows_of(store, JobRow))
 
 
 def test_one_effect_per_idempotency_key(api: Api) -> None:
@@ -242,8 +278,8 @@ def test_concurrent_submissions_never_book_a_gpu_twice(api: Api) -> None:
     api.world.match()
     api.world.chain.mine()
     with api.world.database.read() as store:
-        states = sorted(job.state for job in store.jobs.find())
-        gpus = [gpu for fill in store.fills.find() for gpu in fill.gpus]
+        states = sorted(job.state for job in rows_of(store, JobRow))
+        gpus = [gpu for lease in rows_of(store, LeaseRow) for gpu in lease.gpus]
     assert states == ["no_match"] * 9 + ["starting"] * 3
     assert sorted(gpus) == [0, 1, 2]
 
@@ -283,8 +319,8 @@ def test_a_bad_submission_is_refused_and_nothing_is_stored(
     api.world.fund()
     problem(api.call("POST", "/jobs", api.buyer, json=spoil(api.submission())), status, code)
     with api.world.database.read() as store:
-        assert (store.jobs.find(), store.bids.find()) == ([], [])
-        assert [row.kind for row in store.order_log.find()] == ["ask"]
+        assert (rows_of(store, JobRow), rows_of(store, BidRow)) == ([], [])
+        assert [row.kind for row in rows_of(store, OrderEntryRow)] == ["ask"]
 
 
 def test_a_replayed_submission_is_refused(api: Api) -> None:
@@ -477,4 +513,4 @@ def test_no_key_is_ever_in_an_answer_or_a_row(api: Api) -> None:
     ]
     assert not any(key in text or key[5:] in text for text in answers)
     with api.world.database.read() as store:
-        assert key not in repr(store.keys.find())
+        assert key not in repr(rows_of(store, ApiKeyRow))

@@ -21,25 +21,24 @@ from sqlmodel import SQLModel
 from marketplace import bootstrap
 from marketplace.db.blob_files import FREE_BYTES_MIN, BlobFolder
 from marketplace.db.chain_events import SqlEventStore
-from marketplace.db.engine import Database
 from marketplace.db.outbox import SqlOutbox
-from marketplace.db.store import PAIRS, table_of
+from marketplace.db.store import PAIRS, Database, table_of
+from marketplace.db.tables import (
+    AccountRow,
+    ApiKeyRow,
+    AttestationRow,
+    GpuRow,
+    JobEventRow,
+    MarkRow,
+    NodeRow,
+    OrderEntryRow,
+)
 from marketplace.db.types import Atoms
 from marketplace.db.upgrade import upgrade
-from marketplace.errors import Unavailable
-from marketplace.services.ports import Duplicate
-from marketplace.services.records import (
-    Account,
-    ApiKey,
-    AttestationRecord,
-    Gpu,
-    JobEvent,
-    Mark,
-    Node,
-    OrderEntry,
-)
+from marketplace.errors import Duplicate, Unavailable
 from settlement.ports import IntentKind
 from settlement.reconcile import FindingKind
+from tests.databases import rows_of
 from tests.market_world import sqlite_world
 from tests.store_cases import EventCases, OutboxCases
 
@@ -126,10 +125,10 @@ def test_atoms_keep_every_digit_and_sort_as_numbers(database: Database) -> None:
     values = [0, 5, 40, 2**64, 2**128 - 1, 10**78 - 1]
     with database.write() as store:
         for i, value in enumerate(reversed(values)):
-            row = ApiKey(f"k{i}", "a", "n", f"h{i}", "", "", str(i), 1, None, None, None, value)
+            row = ApiKeyRow(f"k{i}", "a", "n", f"h{i}", "", "", str(i), 1, None, None, None, value)
             store.keys.add(row)
     with database.read() as store:
-        assert sorted(k.spent for k in store.keys.find()) == values
+        assert sorted(k.spent for k in rows_of(store, ApiKeyRow)) == values
         rows = store.connection.execute(text("SELECT id FROM api_keys ORDER BY spent")).scalars()
         assert list(rows) == [f"k{i}" for i in reversed(range(len(values)))]
 
@@ -140,8 +139,8 @@ def test_atoms_out_of_bounds_are_refused(value: int) -> None:
         Atoms().process_bind_param(value, dialect())
 
 
-def a_node(node_id: str, number: int, provider: str = "p") -> Node:
-    return Node(
+def a_node(node_id: str, number: int, provider: str = "p") -> NodeRow:
+    return NodeRow(
         id=node_id,
         provider=provider,
         number=number,
@@ -166,14 +165,14 @@ def test_a_gpu_uuid_is_in_the_market_once_by_constraint(database: Database) -> N
     with database.write() as store:
         store.nodes.add(a_node("n1", 1))
         store.nodes.add(a_node("n2", 2, "q"))
-        store.gpus.add(Gpu("GPU-1", "n1", 0, "H100", 1, False))
+        store.gpus.add(GpuRow("GPU-1", "n1", 0, "H100", 1, False))
     with pytest.raises(Duplicate), database.write() as store:
-        store.gpus.add(Gpu("GPU-1", "n2", 0, "H100", 1, False))
+        store.gpus.add(GpuRow("GPU-1", "n2", 0, "H100", 1, False))
     insert = text("INSERT INTO gpus VALUES ('GPU-1', 'n2', 0, 'H100', 1, 0)")
     with pytest.raises(IntegrityError), database.write() as store:
         store.connection.execute(insert)
     with pytest.raises(Duplicate), database.write() as store:
-        store.gpus.add(Gpu("GPU-2", "no such node", 0, "H100", 1, False))
+        store.gpus.add(GpuRow("GPU-2", "no such node", 0, "H100", 1, False))
 
 
 def test_of_a_lease_and_sequence_one_attestation_is_accepted(tmp_path: Path) -> None:
@@ -182,8 +181,8 @@ def test_of_a_lease_and_sequence_one_attestation_is_accepted(tmp_path: Path) -> 
     world.fund()
     _, lease_id = world.open()
 
-    def row(number: int, state: str) -> AttestationRecord:
-        return AttestationRecord(f"a{number}", lease_id, 0, state, None, 0, {}, "0x", 1, None, None)
+    def row(number: int, state: str) -> AttestationRow:
+        return AttestationRow(f"a{number}", lease_id, 0, state, None, 0, {}, "0x", 1, None, None)
 
     with world.database.write() as store:
         store.attestations.add(row(1, "refused"))
@@ -197,18 +196,18 @@ def test_of_a_lease_and_sequence_one_attestation_is_accepted(tmp_path: Path) -> 
 def test_an_exception_undoes_everything(database: Database) -> None:
     def fail() -> None:
         with database.write() as store:
-            store.accounts.add(Account("0x1", 0, 1))
+            store.accounts.add(AccountRow("0x1", 0, 1))
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
     with database.read() as store:
-        assert store.accounts.find() == []
+        assert rows_of(store, AccountRow) == []
 
 
 def test_nothing_is_visible_before_the_commit(database: Database) -> None:
     with database.write() as writer:
-        writer.accounts.add(Account("0x1", 0, 1))
+        writer.accounts.add(AccountRow("0x1", 0, 1))
         with database.read() as reader:
             assert reader.accounts.get("0x1") is None
     with database.read() as reader:
@@ -217,14 +216,14 @@ def test_nothing_is_visible_before_the_commit(database: Database) -> None:
 
 def test_writers_from_many_threads_lose_no_update(database: Database) -> None:
     with database.write() as store:
-        store.marks.add(Mark("m", 0))
+        store.marks.add(MarkRow("m", 0))
 
     def work() -> None:
         for _ in range(20):
             with database.write() as store:
                 mark = store.marks.get("m", lock=True)
-                store.marks.put(Mark("m", mark.value + 1))
-                store.order_log.append(OrderEntry(0, "tick", "", {}, 1))
+                store.marks.put(MarkRow("m", mark.value + 1))
+                store.order_log.append(OrderEntryRow(0, "tick", "", {}, 1))
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -233,26 +232,26 @@ def test_writers_from_many_threads_lose_no_update(database: Database) -> None:
         thread.join()
     with database.read() as store:
         assert store.marks.get("m").value == 160
-        assert [row.seq for row in store.order_log.find()] == list(range(1, 161))
+        assert [row.seq for row in rows_of(store, OrderEntryRow)] == list(range(1, 161))
 
 
 def test_a_number_of_the_order_log_is_not_given_again_after_a_delete(database: Database) -> None:
     with database.write() as store:
         for _ in range(3):
-            store.events.append(JobEvent(0, "j", "log", {}, 1))
-        assert store.events.find() == []
+            store.events.append(JobEventRow(0, "j", "log", {}, 1))
+        assert rows_of(store, JobEventRow) == []
     with database.write() as store:
-        assert [row.seq for row in store.events.find()] == [1, 2, 3]
+        assert [row.seq for row in rows_of(store, JobEventRow)] == [1, 2, 3]
         store.events.remove(seq=3)
-        store.events.append(JobEvent(0, "j", "log", {}, 1))
+        store.events.append(JobEventRow(0, "j", "log", {}, 1))
     with database.read() as store:
-        assert [row.seq for row in store.events.find()] == [1, 2, 4]
+        assert [row.seq for row in rows_of(store, JobEventRow)] == [1, 2, 4]
 
 
 def test_find_filters_by_null_list_bounds_and_order(database: Database) -> None:
     with database.write() as store:
         for i in range(6):
-            store.accounts.add(Account(f"0x{i}", i, 1))
+            store.accounts.add(AccountRow(f"0x{i}", i, 1))
     with database.read() as store:
         find = store.accounts.find
         assert [a.address for a in find(after="0x1", before="0x4")] == ["0x2", "0x3"]
@@ -261,7 +260,7 @@ def test_find_filters_by_null_list_bounds_and_order(database: Database) -> None:
         assert [a.address for a in find(least={"next_salt": 4})] == ["0x4", "0x5"]
         assert find(address=None) == []
         with pytest.raises(KeyError):
-            store.accounts.put(Account("0x9", 1, 1))
+            store.accounts.put(AccountRow("0x9", 1, 1))
 
 
 def test_blobs_are_written_whole_and_read_back(tmp_path: Path) -> None:

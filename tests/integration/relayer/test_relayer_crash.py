@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.sqlite_outbox import SqliteOutbox
 
 from settlement.events import Closed, Opened, Settled
 from settlement.leases import replay
@@ -20,7 +21,6 @@ from settlement.ports import IntentKind, IntentState
 from settlement.relayer import FAILPOINTS
 from settlement.signing import LocalSigner
 from tests.escrow_world import TOKEN, Lease, World, key
-from tests.sqlite_outbox import SqliteOutbox
 
 ROOT = Path(__file__).resolve().parents[3]
 LEASES = 3

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from marketplace.db.tables import LeaseRow, OrderEntryRow
 from marketplace.domain.commands import Filled
 from marketplace.services.bookkeeper import APPLIED, Bookkeeper
 from marketplace.services.matcher import Matcher
+from tests.databases import rows_of
 from tests.market_world import World
 
 REST = {"on_events": ["no-capacity"], "duration": "1h"}
@@ -52,7 +54,9 @@ def busy(world: World, seed: int) -> None:
 
 def fills_of(world: World) -> list[tuple[Any, ...]]:
     with world.database.read() as store:
-        return [(f.seq, f.bid_id, f.ask_id, f.rate, tuple(f.gpus)) for f in store.fills.find()]
+        return [
+            (f.seq, f.bid_id, f.ask_id, f.rate, tuple(f.gpus)) for f in rows_of(store, LeaseRow)
+        ]
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -63,7 +67,7 @@ def test_replaying_the_order_log_gives_the_same_fills(world: World, seed: int) -
     keeper = Bookkeeper(world.catalog.market)
     replayed = []
     with world.database.read() as store:
-        for row in store.order_log.find():
+        for row in rows_of(store, OrderEntryRow):
             for event in keeper.take(row):
                 if isinstance(event, Filled):
                     fill = event.fill
@@ -127,4 +131,4 @@ def test_shares_fill_one_gpu_and_never_more(world: World) -> None:
     world.match()
     assert [world.job(job_id).state for job_id in jobs] == ["matched", "matched", "no_match"]
     with world.database.read() as store:
-        assert [(f.gpus, f.rate) for f in store.fills.find()] == [([0], 10**12)] * 2
+        assert [(f.gpus, f.rate) for f in rows_of(store, LeaseRow)] == [([0], 10**12)] * 2

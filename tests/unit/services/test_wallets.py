@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from marketplace.errors import InvalidOrder, InvalidSignature
 from marketplace.services.common import Principal
-from settlement.attestation import Ruling
 from settlement.eip712 import checksum
 from settlement.errors import ChainUnavailable
 from settlement.signing import LocalSigner, sign
-from tests.fakes import FakeChain
-from tests.market_world import World, job_spec, key_of, memory_world
+from tests.market_world import World, job_spec, key_of
 from tests.wallet_cases import BAD, OWNER, WalletCases, Wallets
 
 WALLET = checksum("0x" + "c0" * 20)
 
 
-def known(**more: Any) -> FakeChain:
-    """A chain on which OWNER owns WALLET."""
-    chain = memory_world().chain
-    chain.wallets[WALLET] = OWNER.address
-    return replace(chain, **more)
-
-
 class TestFakeWallets(WalletCases):
     @pytest.fixture
-    def wallets(self) -> Wallets:
+    def wallets(self, owned: World) -> Wallets:
         bad = {kind: key_of(kind).address for kind in BAD}
-        return Wallets(known(), known(down=ChainUnavailable("away")), WALLET, bad)
+        away = replace(owned.chain, down=ChainUnavailable("away"))
+        return Wallets(owned.chain, away, WALLET, bad)
 
 
 def caller(*scopes: str) -> Principal:
@@ -56,8 +47,8 @@ def make_key(world: World, signer: LocalSigner) -> Principal:
 def put_ask(world: World, signer: LocalSigner, who: Principal) -> str:
     node_id = world.node()
     with world.database.write() as store:
-        node = replace(store.nodes.get(node_id), provider=WALLET)
-        store.nodes.put(node)
+        node = store.nodes.need(node_id)
+        node.provider = WALLET
     terms = {"meter": world.meter.address, "prices": {"gpu_hour": "2.50"}}
     ask = world.catalog.asks.prepare(node, terms, 1)
     signed = world.catalog.asks.read(ask.to_message(), sign(ask, world.domain, signer))
@@ -103,15 +94,6 @@ def test_a_contract_account_cancels_its_orders(owned: World) -> None:
     with pytest.raises(InvalidSignature, match=WALLET):
         cancel_all(owned, owned.stranger)
     assert cancel_all(owned, OWNER) == [ask_id]
-
-
-def test_a_contract_account_rules_as_an_arbiter(owned: World) -> None:
-    disputes, who = owned.catalog.disputes, caller("buyer")
-    ruling = Ruling(owned.buyer.address, owned.provider.address, bytes(16), 1)
-    for signer, passes in ((OWNER, True), (owned.stranger, False)):
-        signature = sign(ruling, owned.domain, signer)
-        signed = disputes.read(who, ruling.to_message(), signature)
-        assert (signed.refusal is None) is passes
 
 
 def test_what_the_contract_does_not_accept_is_an_invalid_signature(owned: World) -> None:

@@ -1,4 +1,4 @@
-"""Accounts, offers, orders, jobs, leases and their streams."""
+"""The whole market: accounts, orders, jobs, leases, their streams, and what the chain says."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ depends_on = None
 def _accounts() -> None:
     op.create_table(
         "accounts",
-        sa.Column("address", sa.String(42), nullable=False),
+        sa.Column("address", sa.String(42), primary_key=True),
         sa.Column("next_salt", sa.BigInteger(), nullable=False),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("address"),
+        sa.Column("orders_from", sa.BigInteger(), nullable=False),
     )
 
 
 def _api_keys() -> None:
     op.create_table(
         "api_keys",
-        sa.Column("id", sa.String(40), nullable=False),
-        sa.Column("account", sa.String(42), nullable=False),
+        sa.Column("id", sa.String(40), primary_key=True),
+        sa.Column("account", sa.String(42), nullable=False, index=True),
         sa.Column("name", sa.String(), nullable=False),
-        sa.Column("secret_hash", sa.String(64), nullable=False),
+        sa.Column("secret_hash", sa.String(64), nullable=False, unique=True),
         sa.Column("hint", sa.String(), nullable=False),
         sa.Column("scopes", sa.String(), nullable=False),
         sa.Column("nonce", sa.String(), nullable=False),
@@ -38,70 +38,59 @@ def _api_keys() -> None:
         sa.Column("revoked_ms", sa.BigInteger(), nullable=True),
         sa.Column("spend_cap", Atoms(), nullable=True),
         sa.Column("spent", Atoms(), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("account", "nonce", name="uq_api_keys_account_nonce"),
-        sa.UniqueConstraint("secret_hash"),
     )
-    op.create_index("ix_api_keys_account", "api_keys", ["account"])
 
 
 def _bids() -> None:
     op.create_table(
         "bids",
-        sa.Column("id", sa.String(40), nullable=False),
-        sa.Column("account", sa.String(42), nullable=False),
-        sa.Column("job_id", sa.String(), nullable=False),
-        sa.Column("hash", sa.String(66), nullable=False),
+        sa.Column("id", sa.String(40), primary_key=True),
+        sa.Column("account", sa.String(42), nullable=False, index=True),
+        sa.Column("job_id", sa.String(), nullable=False, index=True),
+        sa.Column("hash", sa.String(66), nullable=False, unique=True),
         sa.Column("salt", sa.String(), nullable=False),
         sa.Column("message", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("signature", sa.String(), nullable=False),
         sa.Column("expiry_s", sa.BigInteger(), nullable=False),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
+        sa.Column("cancelled_ms", sa.BigInteger(), nullable=True),
         sa.UniqueConstraint("account", "salt", name="uq_bids_account_salt"),
-        sa.UniqueConstraint("hash"),
     )
-    op.create_index("ix_bids_account", "bids", ["account"])
-    op.create_index("ix_bids_job_id", "bids", ["job_id"])
 
 
 def _blobs() -> None:
     op.create_table(
         "blobs",
-        sa.Column("id", sa.String(40), nullable=False),
-        sa.Column("sha256", sa.String(64), nullable=False),
+        sa.Column("id", sa.String(40), primary_key=True),
+        sa.Column("sha256", sa.String(64), nullable=False, index=True),
         sa.Column("owner", sa.String(42), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("owner", "sha256", name="uq_blobs_owner_sha256"),
     )
-    op.create_index("ix_blobs_sha256", "blobs", ["sha256"])
 
 
 def _idempotent_replies() -> None:
     op.create_table(
         "idempotent_replies",
-        sa.Column("id", sa.String(128), nullable=False),
+        sa.Column("id", sa.String(128), primary_key=True),
         sa.Column("body_hash", sa.String(), nullable=False),
         sa.Column("status", sa.Integer(), nullable=False),
         sa.Column("headers", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("body", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("created_ms", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
+        sa.Column("created_ms", sa.BigInteger(), nullable=False, index=True),
     )
-    op.create_index("ix_idempotent_replies_created_ms", "idempotent_replies", ["created_ms"])
 
 
 def _job_events() -> None:
     op.create_table(
         "job_events",
-        sa.Column("seq", Serial, nullable=False),
+        sa.Column("seq", Serial, primary_key=True),
         sa.Column("job_id", sa.String(), nullable=False),
         sa.Column("type", sa.String(), nullable=False),
         sa.Column("data", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("at_ms", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("seq"),
         sqlite_autoincrement=True,
     )
     op.create_index("ix_job_events_job_seq", "job_events", ["job_id", "seq"])
@@ -110,17 +99,16 @@ def _job_events() -> None:
 def _marks() -> None:
     op.create_table(
         "marks",
-        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("name", sa.String(64), primary_key=True),
         sa.Column("value", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("name"),
     )
 
 
 def _nodes() -> None:
     op.create_table(
         "nodes",
-        sa.Column("id", sa.String(40), nullable=False),
-        sa.Column("provider", sa.String(42), nullable=False),
+        sa.Column("id", sa.String(40), primary_key=True),
+        sa.Column("provider", sa.String(42), nullable=False, index=True),
         sa.Column("number", sa.BigInteger(), nullable=False),
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("region", sa.String(), nullable=False),
@@ -136,75 +124,62 @@ def _nodes() -> None:
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("seen_ms", sa.BigInteger(), nullable=False),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
+        sa.Column("reliability_milli", sa.Integer(), nullable=False),
         sa.UniqueConstraint("provider", "number", name="uq_nodes_provider_number"),
     )
-    op.create_index("ix_nodes_provider", "nodes", ["provider"])
 
 
 def _order_log() -> None:
     op.create_table(
         "order_log",
-        sa.Column("seq", Serial, nullable=False),
+        sa.Column("seq", Serial, primary_key=True),
         sa.Column("kind", sa.String(), nullable=False),
-        sa.Column("subject", sa.String(), nullable=False),
+        sa.Column("subject", sa.String(), nullable=False, index=True),
         sa.Column("payload", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("at_ms", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("seq"),
         sqlite_autoincrement=True,
     )
-    op.create_index("ix_order_log_subject", "order_log", ["subject"])
 
 
 def _asks() -> None:
     op.create_table(
         "asks",
-        sa.Column("id", sa.String(40), nullable=False),
-        sa.Column("provider", sa.String(42), nullable=False),
-        sa.Column("node_id", sa.String(), nullable=False),
-        sa.Column("hash", sa.String(66), nullable=False),
-        sa.Column("tier", sa.String(), nullable=False),
+        sa.Column("id", sa.String(40), primary_key=True),
+        sa.Column("provider", sa.String(42), nullable=False, index=True),
+        sa.Column("node_id", sa.String(), sa.ForeignKey("nodes.id"), nullable=False, index=True),
+        sa.Column("hash", sa.String(66), nullable=False, unique=True),
+        sa.Column("tier", sa.String(), nullable=False, index=True),
         sa.Column("meter", sa.String(42), nullable=False),
         sa.Column("message", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("signature", sa.String(), nullable=False),
-        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False, index=True),
         sa.Column("reason", sa.String(), nullable=True),
         sa.Column("expiry_s", sa.BigInteger(), nullable=False),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
-        sa.ForeignKeyConstraint(["node_id"], ["nodes.id"]),
-        sa.UniqueConstraint("hash"),
     )
-    op.create_index("ix_asks_node_id", "asks", ["node_id"])
-    op.create_index("ix_asks_provider", "asks", ["provider"])
-    op.create_index("ix_asks_state", "asks", ["state"])
-    op.create_index("ix_asks_tier", "asks", ["tier"])
 
 
 def _gpus() -> None:
     op.create_table(
         "gpus",
-        sa.Column("uuid", sa.String(96), nullable=False),
-        sa.Column("node_id", sa.String(), nullable=False),
+        sa.Column("uuid", sa.String(96), primary_key=True),
+        sa.Column("node_id", sa.String(), sa.ForeignKey("nodes.id"), nullable=False, index=True),
         sa.Column("position", sa.Integer(), nullable=False),
         sa.Column("model", sa.String(), nullable=False),
         sa.Column("memory_mib", sa.BigInteger(), nullable=False),
         sa.Column("simulated", sa.Boolean(), nullable=False),
-        sa.PrimaryKeyConstraint("uuid"),
-        sa.ForeignKeyConstraint(["node_id"], ["nodes.id"]),
     )
-    op.create_index("ix_gpus_node_id", "gpus", ["node_id"])
 
 
 def _jobs() -> None:
     op.create_table(
         "jobs",
-        sa.Column("id", sa.String(40), nullable=False),
-        sa.Column("account", sa.String(42), nullable=False),
+        sa.Column("id", sa.String(40), primary_key=True),
+        sa.Column("account", sa.String(42), nullable=False, index=True),
         sa.Column("key_id", sa.String(), nullable=True),
-        sa.Column("bid_id", sa.String(), nullable=False),
+        sa.Column("bid_id", sa.String(), sa.ForeignKey("bids.id"), nullable=False),
         sa.Column("name", sa.String(), nullable=False),
-        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False, index=True),
         sa.Column("reason", sa.String(), nullable=True),
         sa.Column("detail", sa.String(), nullable=True),
         sa.Column("spec", sa.JSON(none_as_null=True), nullable=False),
@@ -215,7 +190,7 @@ def _jobs() -> None:
         sa.Column("excluded", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("explanation", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("exit_code", sa.Integer(), nullable=True),
-        sa.Column("outputs", sa.String(), nullable=True),
+        sa.Column("outputs", sa.String(), nullable=True, index=True),
         sa.Column("reserve", Atoms(), nullable=False),
         sa.Column("spent", Atoms(), nullable=False),
         sa.Column("key_charge", Atoms(), nullable=False),
@@ -225,62 +200,33 @@ def _jobs() -> None:
         sa.Column("matched_ms", sa.BigInteger(), nullable=True),
         sa.Column("started_ms", sa.BigInteger(), nullable=True),
         sa.Column("finished_ms", sa.BigInteger(), nullable=True),
-        sa.PrimaryKeyConstraint("id"),
-        sa.ForeignKeyConstraint(["bid_id"], ["bids.id"]),
     )
-    op.create_index("ix_jobs_account", "jobs", ["account"])
-    op.create_index("ix_jobs_outputs", "jobs", ["outputs"])
-    op.create_index("ix_jobs_state", "jobs", ["state"])
-
-
-def _fills() -> None:
-    op.create_table(
-        "fills",
-        sa.Column("id", sa.String(40), nullable=False),
-        sa.Column("seq", sa.BigInteger(), nullable=False),
-        sa.Column("job_id", sa.String(), nullable=False),
-        sa.Column("bid_id", sa.String(), nullable=False),
-        sa.Column("ask_id", sa.String(), nullable=False),
-        sa.Column("lease_id", sa.String(), nullable=False),
-        sa.Column("rate", Atoms(), nullable=False),
-        sa.Column("prices", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("gpus", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("created_ms", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"]),
-        sa.ForeignKeyConstraint(["ask_id"], ["asks.id"]),
-        sa.ForeignKeyConstraint(["bid_id"], ["bids.id"]),
-        sa.UniqueConstraint("bid_id", "ask_id", name="uq_fills_bid_ask"),
-    )
-    op.create_index("ix_fills_ask_id", "fills", ["ask_id"])
-    op.create_index("ix_fills_job_id", "fills", ["job_id"])
-    op.create_index("ix_fills_lease_id", "fills", ["lease_id"])
-    op.create_index("ix_fills_seq", "fills", ["seq"])
 
 
 def _leases() -> None:
     op.create_table(
         "leases",
-        sa.Column("id", sa.String(40), nullable=False),
-        sa.Column("lease_no", sa.String(34), nullable=False),
-        sa.Column("job_id", sa.String(), nullable=False),
-        sa.Column("bid_id", sa.String(), nullable=False),
-        sa.Column("ask_id", sa.String(), nullable=False),
-        sa.Column("node_id", sa.String(), nullable=False),
-        sa.Column("buyer", sa.String(42), nullable=False),
-        sa.Column("provider", sa.String(42), nullable=False),
-        sa.Column("witness", sa.String(42), nullable=False),
+        sa.Column("id", sa.String(40), primary_key=True),
+        sa.Column("lease_no", sa.String(34), nullable=False, unique=True),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("job_id", sa.String(), sa.ForeignKey("jobs.id"), nullable=False, index=True),
+        sa.Column("bid_id", sa.String(), sa.ForeignKey("bids.id"), nullable=False),
+        sa.Column("ask_id", sa.String(), sa.ForeignKey("asks.id"), nullable=False, index=True),
+        sa.Column("node_id", sa.String(), sa.ForeignKey("nodes.id"), nullable=False, index=True),
+        sa.Column("buyer", sa.String(42), nullable=False, index=True),
+        sa.Column("provider", sa.String(42), nullable=False, index=True),
+        sa.Column("witness", sa.String(42), nullable=False, index=True),
         sa.Column("meter", sa.String(42), nullable=False),
-        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False, index=True),
         sa.Column("reason", sa.String(), nullable=True),
         sa.Column("rate", Atoms(), nullable=False),
         sa.Column("prices", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("lock", Atoms(), nullable=False),
         sa.Column("gpu_milli", sa.BigInteger(), nullable=False),
+        sa.Column("gpus", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("funded_seconds", sa.BigInteger(), nullable=False),
         sa.Column("max_seconds", sa.BigInteger(), nullable=False),
         sa.Column("start_limit_seconds", sa.BigInteger(), nullable=False),
-        sa.Column("min_charge_seconds", sa.Integer(), nullable=False),
         sa.Column("budget_limited", sa.Boolean(), nullable=False),
         sa.Column("metered", sa.Boolean(), nullable=False),
         sa.Column("unit", sa.String(), nullable=False),
@@ -314,27 +260,16 @@ def _leases() -> None:
         sa.Column("opened_tx", sa.String(), nullable=True),
         sa.Column("closed_tx", sa.String(), nullable=True),
         sa.Column("closed_ms", sa.BigInteger(), nullable=True),
-        sa.PrimaryKeyConstraint("id"),
-        sa.ForeignKeyConstraint(["ask_id"], ["asks.id"]),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"]),
-        sa.ForeignKeyConstraint(["bid_id"], ["bids.id"]),
-        sa.ForeignKeyConstraint(["node_id"], ["nodes.id"]),
-        sa.UniqueConstraint("lease_no"),
+        sa.Column("refused_count", sa.Integer(), nullable=False),
+        sa.UniqueConstraint("bid_id", "ask_id", name="uq_leases_bid_ask"),
     )
-    op.create_index("ix_leases_ask_id", "leases", ["ask_id"])
-    op.create_index("ix_leases_buyer", "leases", ["buyer"])
-    op.create_index("ix_leases_job_id", "leases", ["job_id"])
-    op.create_index("ix_leases_node_id", "leases", ["node_id"])
-    op.create_index("ix_leases_provider", "leases", ["provider"])
-    op.create_index("ix_leases_state", "leases", ["state"])
-    op.create_index("ix_leases_witness", "leases", ["witness"])
 
 
 def _attestations() -> None:
     op.create_table(
         "attestations",
-        sa.Column("id", sa.String(40), nullable=False),
-        sa.Column("lease_id", sa.String(), nullable=False),
+        sa.Column("id", sa.String(40), primary_key=True),
+        sa.Column("lease_id", sa.String(), sa.ForeignKey("leases.id"), nullable=False, index=True),
         sa.Column("sequence", sa.BigInteger(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("code", sa.String(), nullable=True),
@@ -344,10 +279,7 @@ def _attestations() -> None:
         sa.Column("received_ms", sa.BigInteger(), nullable=False),
         sa.Column("voucher", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("voucher_signature", sa.String(), nullable=True),
-        sa.PrimaryKeyConstraint("id"),
-        sa.ForeignKeyConstraint(["lease_id"], ["leases.id"]),
     )
-    op.create_index("ix_attestations_lease_id", "attestations", ["lease_id"])
     op.create_index(
         "uq_attestations_accepted",
         "attestations",
@@ -361,39 +293,87 @@ def _attestations() -> None:
 def _receipts() -> None:
     op.create_table(
         "receipts",
-        sa.Column("id", sa.String(40), nullable=False),
-        sa.Column("job_id", sa.String(), nullable=False),
-        sa.Column("lease_id", sa.String(), nullable=False),
-        sa.Column("buyer", sa.String(42), nullable=False),
-        sa.Column("provider", sa.String(42), nullable=False),
+        sa.Column("id", sa.String(40), primary_key=True),
+        sa.Column("job_id", sa.String(), sa.ForeignKey("jobs.id"), nullable=False, index=True),
+        sa.Column("lease_id", sa.String(), sa.ForeignKey("leases.id"), nullable=False, unique=True),
+        sa.Column("buyer", sa.String(42), nullable=False, index=True),
+        sa.Column("provider", sa.String(42), nullable=False, index=True),
         sa.Column("document", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"]),
-        sa.ForeignKeyConstraint(["lease_id"], ["leases.id"]),
-        sa.UniqueConstraint("lease_id"),
     )
-    op.create_index("ix_receipts_buyer", "receipts", ["buyer"])
-    op.create_index("ix_receipts_job_id", "receipts", ["job_id"])
-    op.create_index("ix_receipts_provider", "receipts", ["provider"])
 
 
 def _vouchers() -> None:
     op.create_table(
         "vouchers",
-        sa.Column("lease_id", sa.String(40), nullable=False),
+        sa.Column("lease_id", sa.String(40), sa.ForeignKey("leases.id"), primary_key=True),
         sa.Column("attestation_id", sa.String(), nullable=False),
         sa.Column("ms", sa.BigInteger(), nullable=False),
         sa.Column("egress_mib", sa.BigInteger(), nullable=False),
         sa.Column("units", sa.BigInteger(), nullable=False),
         sa.Column("signature", sa.String(), nullable=False),
         sa.Column("received_ms", sa.BigInteger(), nullable=False),
-        sa.Column("paid", sa.Boolean(), nullable=False),
+        sa.Column("paid", sa.Boolean(), nullable=False, index=True),
         sa.Column("intent", sa.String(), nullable=True),
-        sa.PrimaryKeyConstraint("lease_id"),
-        sa.ForeignKeyConstraint(["lease_id"], ["leases.id"]),
     )
-    op.create_index("ix_vouchers_paid", "vouchers", ["paid"])
+
+
+def _chain_blocks() -> None:
+    op.create_table(
+        "chain_blocks",
+        sa.Column("number", sa.BigInteger(), primary_key=True),
+        sa.Column("hash", sa.String(), nullable=False),
+        sa.Column("parent_hash", sa.String(), nullable=False),
+        sa.Column("timestamp", sa.BigInteger(), nullable=False),
+    )
+
+
+def _chain_events() -> None:
+    op.create_table(
+        "chain_events",
+        sa.Column("id", Serial, primary_key=True),
+        sa.Column("block_number", sa.BigInteger(), nullable=False, index=True),
+        sa.Column("block_hash", sa.String(), nullable=False),
+        sa.Column("tx_hash", sa.String(), nullable=False),
+        sa.Column("log_index", sa.Integer(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("document", sa.JSON(none_as_null=True), nullable=False),
+        sa.UniqueConstraint("block_hash", "log_index", name="uq_chain_events_block_log"),
+        sqlite_autoincrement=True,
+    )
+
+
+def _intents() -> None:
+    op.create_table(
+        "intents",
+        sa.Column("id", Serial, primary_key=True),
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("key", sa.String(200), nullable=False, unique=True),
+        sa.Column("payload", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("first_payload", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("state", sa.String(), nullable=False, index=True),
+        sa.Column("created_ms", sa.BigInteger(), nullable=False),
+        sa.Column("sender", sa.String(42), nullable=True),
+        sa.Column("nonce", sa.BigInteger(), nullable=True),
+        sa.Column("raw", sa.LargeBinary(), nullable=True),
+        sa.Column("tx_hash", sa.String(), nullable=True),
+        sa.Column("replaced", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("mined_hash", sa.String(), nullable=True),
+        sa.Column("block_number", sa.BigInteger(), nullable=True),
+        sa.Column("block_hash", sa.String(), nullable=True),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("error", sa.String(), nullable=True),
+        sa.UniqueConstraint("sender", "nonce", name="uq_intents_sender_nonce"),
+        sqlite_autoincrement=True,
+    )
+
+
+def _chain_event_leases() -> None:
+    op.create_table(
+        "chain_event_leases",
+        sa.Column("event_id", Serial, sa.ForeignKey("chain_events.id"), primary_key=True),
+        sa.Column("lease_no", sa.String(34), index=True, primary_key=True),
+    )
 
 
 TABLES = (
@@ -409,11 +389,14 @@ TABLES = (
     _asks,
     _gpus,
     _jobs,
-    _fills,
     _leases,
     _attestations,
     _receipts,
     _vouchers,
+    _chain_blocks,
+    _chain_events,
+    _intents,
+    _chain_event_leases,
 )
 
 

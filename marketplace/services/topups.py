@@ -1,0 +1,63 @@
+"""Top-ups: written out for the buyer to send, because they move money of the buyer's account."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from marketplace.db.store import Store
+from marketplace.db.tables import LeaseRow
+from marketplace.errors import Conflict, InvalidInput, NotFound, Problem
+from marketplace.services.common import Principal, money, money_text
+from marketplace.services.ports import Market
+from settlement.chain.calls import EscrowCalls, LeaseOrders
+from settlement.orders import Ask, Bid
+from settlement.units import time_lock
+
+CALL_GAS = 300_000  # more than a top-up takes
+
+
+@dataclass(frozen=True, slots=True)
+class TopUps:
+    """Jobs that are to run longer."""
+
+    market: Market
+    calls: EscrowCalls
+
+    def prepare(self, store: Store, caller: Principal, job_id: str, seconds: int) -> dict[str, Any]:
+        """What the buyer sends to run a job longer: its lease, the transaction, and the lock.
+
+        Raises NotFound, Conflict, InvalidInput.
+        """
+        job = store.jobs.get(job_id)
+        lease = store.leases.get(job.lease_id) if job else None
+        if job is None or job.account != caller.account:
+            raise NotFound("no such job")
+        if lease is None or lease.state != "active":
+            raise Conflict("the job has no active lease to top up")
+        orders, bid = _orders_of(store, lease)
+        longest = orders.ask.max_seconds + orders.ask.start_limit_seconds - lease.funded_seconds
+        if not 0 < seconds <= longest:
+            detail = f"must be between 1 and {max(0, longest)} seconds, the ask's longest time"
+            raise InvalidInput([Problem("/duration", detail)])
+        decimals = self.market.decimals
+        more = time_lock(lease.rate, lease.funded_seconds + seconds, decimals)
+        more -= time_lock(lease.rate, lease.funded_seconds, decimals)
+        if job.spent + lease.lock + more > bid.budget:
+            left = max(0, bid.budget - job.spent - lease.lock)
+            costs, left_over = money_text(self.market, more), money_text(self.market, left)
+            detail = f"costs up to {costs}; the bid's budget has {left_over} left"
+            raise InvalidInput([Problem("/duration", detail)])
+        data = self.calls.top_up(orders, bid, seconds)
+        return {
+            "lease_id": lease.id,
+            "transaction": {"call": "top_up", **self.calls.payload(data, CALL_GAS)},
+            "lock": money(self.market, more),
+        }
+
+
+def _orders_of(store: Store, lease: LeaseRow) -> tuple[LeaseOrders, Bid]:
+    """The orders that a lease was opened from, as the escrow wants them again."""
+    ask_row, bid_row = store.asks.need(lease.ask_id), store.bids.need(lease.bid_id)
+    ask, bid = Ask.from_message(ask_row.message), Bid.from_message(bid_row.message)
+    return LeaseOrders(ask, bid.struct_hash(), bid.buyer, bid.witness), bid
