@@ -24,7 +24,9 @@ from sqlalchemy import (
 from sqlmodel import Session, col
 
 from marketplace.db import outbox
+from marketplace.db.changes import ORDERS, OUTBOX, Changes, job_topic
 from marketplace.db.engine import available, make_engine
+from marketplace.db.listener import notify
 from marketplace.db.queries.accounts import (
     AccountRows,
     ApiKeyRows,
@@ -33,7 +35,13 @@ from marketplace.db.queries.accounts import (
     ReplyRows,
 )
 from marketplace.db.queries.chain import chain_events, newest_blocks
-from marketplace.db.queries.jobs import BidRows, JobEvents, JobRows, OrderLog
+from marketplace.db.queries.jobs import (
+    BidRows,
+    JobEvents,
+    JobRows,
+    OrderLog,
+    SnapshotRows,
+)
 from marketplace.db.queries.leases import AttestationRows, LeaseRows, ReceiptRows, VoucherRows
 from marketplace.db.queries.offers import AskRows, GpuRows, NodeRows
 from marketplace.db.tables import (
@@ -87,6 +95,7 @@ class Store:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self.changed: set[str] = set()
         self.accounts = AccountRows(session)
         self.keys = ApiKeyRows(session)
         self.nodes = NodeRows(session)
@@ -95,6 +104,7 @@ class Store:
         self.bids = BidRows(session)
         self.jobs = JobRows(session)
         self.order_log = OrderLog(session)
+        self.snapshots = SnapshotRows(session)
         self.leases = LeaseRows(session)
         self.attestations = AttestationRows(session)
         self.vouchers = VoucherRows(session)
@@ -118,6 +128,11 @@ class Store:
         """Write what is left: changed rows first, so that all locks are held, then the logs."""
         self.session.flush()
         waiting = [*self.order_log.waiting, *self.events.waiting]
+        if self.order_log.waiting:
+            self.changed.add(ORDERS)
+        self.changed.update(job_topic(event.job_id) for event in self.events.waiting)
+        if self.changed and self.is_postgres:
+            notify(self.connection, self.changed)
         if not waiting:
             return
         if self.is_postgres:
@@ -139,6 +154,7 @@ class Store:
 
     def enqueue(self, kind: IntentKind, key: str, payload: dict[str, Any]) -> Intent:
         """Add an intent in this transaction; the same key and payload again returns the first."""
+        self.changed.add(OUTBOX)
         return outbox.enqueue(self.connection, kind, key, payload)
 
     def intent(self, key: str) -> Intent | None:
@@ -213,7 +229,7 @@ class Store:
 
 
 class Database:
-    """Where transactions come from: SQLite, or PostgreSQL.
+    """Where transactions come from: SQLite, or PostgreSQL. `changes` tells what was committed.
 
     SQLite has one writer at a time: within a process they queue at a lock, because its own waiting
     is by sleeping; between processes it is the busy timeout.
@@ -222,6 +238,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.engine = make_engine(url)
         self.url = url
+        self.changes = Changes()
         self._is_sqlite = self.engine.dialect.name == "sqlite"
         self._turn: AbstractContextManager[Any] = (
             threading.Lock() if self._is_sqlite else nullcontext()
@@ -246,6 +263,7 @@ class Database:
         with self._turn, self._transaction({"writing": True}) as store:
             yield store
             store.finish()
+        self.changes.tell(store.changed)
 
     @contextmanager
     def _transaction(self, options: dict[str, Any]) -> Iterator[Store]:

@@ -178,6 +178,14 @@ class OrderEntryRow(SQLModel, table=True):
     at_ms: int = Field(sa_type=BigInteger)
 
 
+class BookSnapshotRow(SQLModel, table=True):
+    """The book as it was after one row of the order log. `data`: see `domain.snapshot`."""
+
+    __tablename__ = "book_snapshots"
+    seq: int = Field(sa_type=BigInteger, primary_key=True)
+    data: bytes
+
+
 class LeaseRow(SQLModel, table=True):
     """What a match opens on chain: terms from the match, progress from attestations, money from the
     chain's events. `seq`: the row of the order log that made the match."""

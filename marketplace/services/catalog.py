@@ -124,7 +124,8 @@ def catalog_of(
     calls = EscrowCalls(market.domain.verifying_contract)
     attestations = Attestations(market, clock)
     conclusions = Conclusions(market, clock, tiers)
-    quotes = Quotes(market, clock, tiers, Bookkeeper(market))
+    books = Bookkeeper(market, database)
+    quotes = Quotes(market, clock, tiers, books)
     leases = Leases(market)
     asks, jobs = Asks(market, clock, reads), Jobs(market, clock, reads, quotes)
     return Catalog(
@@ -143,7 +144,7 @@ def catalog_of(
         blobs=Blobs(files, clock),
         streams=Streams(clock),
         receipts=Receipts(market),
-        matcher=Matcher(market, clock, database, Bookkeeper(market), quotes, calls),
+        matcher=Matcher(market, clock, database, books, quotes, calls),
         projection=Projection(market, clock, conclusions),
         settling=Settling(market, clock, database, calls, conclusions),
         watchdog=Watchdog(market, clock, database, conclusions, since_ms=clock()),

@@ -45,12 +45,16 @@ LIVE_MAX = 2_000  # jobs of an account: each submission adds up what they may lo
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A job and its signed bid, checked as far as no store is needed."""
+    """A job and its signed bid, checked as far as no transaction is needed.
+
+    `balance`: free atoms in the escrow. `reserve`: atoms that the job's lease will lock.
+    """
 
     spec: JobSpec
     bid: Bid
     signature: bytes
     balance: int
+    reserve: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,8 @@ class Jobs:
             detail = "has opened a lease before" if state.used else "is cancelled"
             problem = Problem("/bid/salt", detail)
             raise AlreadyExists("the bid's salt is used", problems=[problem])
-        return Submission(spec, bid, signature, self.reads.balance_of(bid.buyer))
+        balance = self.reads.balance_of(bid.buyer)
+        return Submission(spec, bid, signature, balance, self._reserve(spec, bid))
 
     def _problems(self, caller: Principal, bid: Bid) -> list[Problem]:
         now_s = self.clock() // 1000
@@ -109,7 +114,7 @@ class Jobs:
         self._check_inputs(store, caller, order.spec)
         if store.jobs.live_count(caller.account) >= LIVE_MAX:
             raise Conflict(f"an account has at most {LIVE_MAX} live jobs; let some end first")
-        reserve = self._reserve(store, order)
+        reserve = order.reserve
         free = order.balance - store.jobs.reserved_atoms(caller.account)
         if free < reserve:
             facts = {
@@ -153,12 +158,12 @@ class Jobs:
         if blob.size != spec.inputs.size:
             raise InvalidInput([Problem("/job/inputs/size", f"the blob has {blob.size} bytes")])
 
-    def _reserve(self, store: Store, order: Submission) -> int:
+    def _reserve(self, spec: JobSpec, bid: Bid) -> int:
         """What the job will lock: at its best match, else at its own limits while it waits."""
-        found, _ = self.quotes.matches(store, order.spec, order.bid)
+        found, _ = self.quotes.matches(spec, bid)
         if found:
             return found[0].terms.lock
-        return min(order.bid.budget, full_budget(order.spec)) if order.spec.rests else 0
+        return min(bid.budget, full_budget(spec)) if spec.rests else 0
 
     def _charge_key(self, store: Store, caller: Principal, order: Submission, reserve: int) -> int:
         """Count a job against its key's spend cap: all it may cost, fail-over included."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from marketplace.db.store import Database, Store
 from marketplace.db.tables import AskRow, BidRow, JobRow, LeaseRow, MarkRow, OrderEntryRow
+from marketplace.domain.book import Book
 from marketplace.domain.commands import Cause, Event, Filled, Refused, Removed
 from marketplace.domain.matching import Fill, RejectReason
 from marketplace.services.bookkeeper import APPLIED, BATCH, Bookkeeper
@@ -34,48 +35,45 @@ class Matcher:
     def tick(self) -> int:
         """Apply what the order log has to offer; returns how many rows that was.
 
-        A failed write leaves the book ahead of the log, so it is rebuilt on the next call.
+        A failed write leaves the book ahead of the log, so it is built anew on the next call.
         """
-        with self.books.held():
-            if not self._has_work():
-                return 0
-            done = False
-            try:
-                count = self._apply()
-                done = True
-            finally:
-                if not done:
-                    self.books.reset()
+        with self.database.read() as store:
+            new = store.order_log.last_seq() > self.books.applied
+        if not new and self.due_s() != 0:
+            return 0
+        done = False
+        try:
+            with self.database.write() as store:
+                count = self._apply(store)
+            done = True
+        finally:
+            if not done:
+                self.books.reset()
         return count
 
-    def _has_work(self) -> bool:
-        """Whether there are rows to apply; where time alone is due, a row says so first."""
-        due = self.books.book.next_time()
-        now_s = self.clock() // 1000
-        if due is not None and due <= now_s:
-            with self.database.write() as store:
-                log_tick(store, now_s)
-            return True
-        with self.database.read() as store:
-            return store.order_log.last_seq() > self.books.applied
+    def due_s(self) -> float | None:
+        """Seconds until time alone changes the book; None: it never does."""
+        due = self.books.next_time()
+        return None if due is None else max(0.0, due - self.clock() / 1000)
 
-    def _apply(self) -> int:
-        with self.database.write() as store:
-            if not store.lead("matcher"):
-                return 0
-            mark = store.marks.get(APPLIED, lock=True)
-            if mark is None:
-                mark = store.marks.add(MarkRow(name=APPLIED, value=0))
-            self.books.catch_up(store, until=mark.value)
-            rows = store.order_log.after(self.books.applied, BATCH)
-            for row in rows:
-                for event in self.books.take(row):
-                    self._write(store, row, event)
-            if rows:
-                mark.value = rows[-1].seq
+    def _apply(self, store: Store) -> int:
+        mark = store.marks.get(APPLIED, lock=True)
+        if mark is None:
+            mark = store.marks.add(MarkRow(name=APPLIED, value=0))
+        self.books.leads = store.lead("matcher")
+        if not self.books.leads:
+            self.books.follow(store, mark.value)
+            return 0
+        rows = store.order_log.after(mark.value, BATCH)
+        for row, events, book in self.books.take(store, mark.value, rows):
+            for event in events:
+                self._write(store, book, row, event)
+            mark.value = row.seq
+        if not rows and self.due_s() == 0:
+            log_tick(store, self.clock() // 1000)  # it comes back as a row
         return len(rows)
 
-    def _write(self, store: Store, row: OrderEntryRow, event: Event) -> None:
+    def _write(self, store: Store, book: Book, row: OrderEntryRow, event: Event) -> None:
         if isinstance(event, Filled):
             self._filled(store, row.seq, event.fill)
         elif isinstance(event, Refused | Removed):
@@ -83,9 +81,11 @@ class Matcher:
                 self._ask_left(store, event)
             elif isinstance(event, Removed):
                 cancelled = event.cause is Cause.CANCELLED
-                self._bid_left(store, event.order_id, event.cause.value, cancelled, None)
+                self._bid_left(store, event.order_id, event.cause.value, cancelled)
             elif row.kind == BID and row.subject == event.order_id:
-                self._bid_left(store, event.order_id, event.reason.value, False, row)
+                no_match = event.reason is RejectReason.NO_MATCH
+                why = self.quotes.why_not(book, resting_bid(row)) if no_match else None
+                self._bid_left(store, event.order_id, event.reason.value, False, why)
 
     def _ask_left(self, store: Store, event: Refused | Removed) -> None:
         ask = store.asks.get(event.order_id, lock=True)
@@ -97,14 +97,19 @@ class Matcher:
             ask.state, ask.reason = "expired", event.cause.value
 
     def _bid_left(
-        self, store: Store, bid_id: str, reason: str, cancelled: bool, row: OrderEntryRow | None
+        self,
+        store: Store,
+        bid_id: str,
+        reason: str,
+        cancelled: bool,
+        why: dict[str, object] | None = None,
     ) -> None:
         job = self._job(store, bid_id)
         if job.state != "queued":
             return
         now_ms = self.clock()
-        if row is not None and reason == RejectReason.NO_MATCH.value:
-            job.explanation = self._explain(row)
+        if why is not None:
+            job.explanation = why
         state = "no_match"
         if cancelled or job.ending == "cancelled":
             state = "cancelled"
@@ -112,9 +117,6 @@ class Matcher:
             state = "failed"  # it ran, was interrupted, and found no further ask
         detail = job.explanation["summary"] if job.explanation else None
         set_state(store, job, state, now_ms, reason, detail)
-
-    def _explain(self, row: OrderEntryRow) -> dict[str, object]:
-        return self.quotes.why_not(self.books.book, resting_bid(row))
 
     def _job(self, store: Store, bid_id: str) -> JobRow:
         return store.jobs.need(store.bids.need(bid_id).job_id, lock=True)

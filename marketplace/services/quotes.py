@@ -59,10 +59,13 @@ class Quotes:
         except FieldError as error:
             raise InvalidInput([Problem(error.pointer, error.detail)]) from error
 
-    def matches(self, store: Store, spec: JobSpec, bid: Bid) -> tuple[list[Fill], dict[str, Any]]:
-        """What fits now, best first; and why not, where nothing does."""
+    def matches(self, spec: JobSpec, bid: Bid) -> tuple[list[Fill], dict[str, Any]]:
+        """What fits now, best first; and why not, where nothing does.
+
+        Looks at the book, so never inside a transaction that writes.
+        """
         order = RestingBid("quote", "quote", bid, Wants.of(spec), seq=0)
-        with self.books.view(store) as book:
+        with self.books.view() as book:
             found = book.quote(order)
             return found, {} if found else self.why_not(book, order)
 
@@ -70,9 +73,9 @@ class Quotes:
         """Per constraint how many asks it eliminates, and the cheapest relaxation."""
         return explain(book, order).to_json()
 
-    def book(self, store: Store, tier: str | None) -> dict[str, Any]:
+    def book(self, tier: str | None) -> dict[str, Any]:
         """Asks in the book with what is free of them, best GPU price first, and resting bids."""
-        with self.books.view(store) as book:
+        with self.books.view() as book:
             views = [a for a in book.asks() if tier is None or a.ask.tier_name == tier]
             views.sort(key=lambda view: (view.gpu_hour, view.seq))
             rows, free = [], dict[tuple[str, int], tuple[str, int]]()
@@ -106,7 +109,7 @@ class Quotes:
     def quote(self, store: Store, job: Any) -> dict[str, Any]:
         """Every match for a job, without an account."""
         spec = self.spec(job)
-        found, why = self.matches(store, spec, self.draft(spec, NO_ONE, NO_ONE, 0))
+        found, why = self.matches(spec, self.draft(spec, NO_ONE, NO_ONE, 0))
         return {
             "matches": self._shown(store, found),
             "no_match": why or None,
@@ -116,7 +119,7 @@ class Quotes:
         self, store: Store, caller: Principal, spec: JobSpec, bid: Bid, balance: int
     ) -> dict[str, Any]:
         """What submitting would do: best match, maximum cost, and whether the balance covers it."""
-        found, why = self.matches(store, spec, bid)
+        found, why = self.matches(spec, bid)
         shown = self._shown(store, found)
         free = balance - store.jobs.reserved_atoms(caller.account)
         lock = found[0].terms.lock if found else 0

@@ -28,7 +28,7 @@ from marketplace.domain.commands import (
 from marketplace.domain.explain import explain
 from marketplace.domain.order import Market, NodeFacts, RestingAsk, RestingBid, Wants
 from marketplace.domain.snapshot import book_hash, capture, decode, encode, restore
-from settlement.eip712 import ZERO_ADDRESS, text32
+from settlement.eip712 import text32
 from settlement.orders import Prices, TierLimit
 from tests.conftest import NIGHTLY
 from tests.factories import A100, H100, NANO, NOW, address, resting_ask, resting_bid

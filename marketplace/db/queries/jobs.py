@@ -1,14 +1,21 @@
-"""Bids, jobs, the order log, and the events of jobs."""
+"""Bids, jobs, the order log, the book's snapshots, and the events of jobs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from sqlalchemy import func
-from sqlmodel import col, select
+from sqlmodel import col, delete, select
 
 from marketplace.db.rows import Log, Rows
-from marketplace.db.tables import JOB_LIVE, BidRow, JobEventRow, JobRow, OrderEntryRow
+from marketplace.db.tables import (
+    JOB_LIVE,
+    BidRow,
+    BookSnapshotRow,
+    JobEventRow,
+    JobRow,
+    OrderEntryRow,
+)
 
 
 class BidRows(Rows[BidRow]):
@@ -73,9 +80,30 @@ class OrderLog(Log[OrderEntryRow]):
         """Rows that come after a number, in order."""
         return self._after(select(OrderEntryRow), seq, limit)
 
+    def between(self, seq: int, last: int, limit: int) -> list[OrderEntryRow]:
+        """Rows that come after a number and up to another, in order."""
+        query = select(OrderEntryRow).where(OrderEntryRow.seq <= last)
+        return self._after(query, seq, limit)
+
     def last_seq(self) -> int:
         """The greatest number so far; 0 if there is none."""
         return self._session.exec(select(func.max(OrderEntryRow.seq))).one() or 0
+
+
+class SnapshotRows(Rows[BookSnapshotRow]):
+    """The book's snapshots."""
+
+    row = BookSnapshotRow
+
+    def newest(self, at_most: int) -> BookSnapshotRow | None:
+        """The newest snapshot that is not ahead of a row of the order log."""
+        query = select(BookSnapshotRow).where(BookSnapshotRow.seq <= at_most)
+        return self._first(query.order_by(col(BookSnapshotRow.seq).desc()))
+
+    def keep(self, row: BookSnapshotRow) -> None:
+        """Store a snapshot in place of all earlier ones."""
+        self._session.exec(delete(BookSnapshotRow).where(col(BookSnapshotRow.seq) <= row.seq))
+        self.add(row)
 
 
 class JobEvents(Log[JobEventRow]):

@@ -104,6 +104,14 @@ def _marks() -> None:
     )
 
 
+def _book_snapshots() -> None:
+    op.create_table(
+        "book_snapshots",
+        sa.Column("seq", sa.BigInteger(), primary_key=True),
+        sa.Column("data", sa.LargeBinary(), nullable=False),
+    )
+
+
 def _nodes() -> None:
     op.create_table(
         "nodes",
@@ -386,6 +394,7 @@ TABLES = (
     _marks,
     _nodes,
     _order_log,
+    _book_snapshots,
     _asks,
     _gpus,
     _jobs,
