@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,7 +33,7 @@ def serve(
     raise typer.Exit(code)
 
 
-def settings_of_env(**chosen: object) -> Settings:
+def settings_of_env(**chosen: Any) -> Settings:
     """The operator's settings; `chosen` before the environment, the profile after it.
 
     Raises ConfigError naming the variable that is missing or wrong.

@@ -57,7 +57,8 @@ def prepare(edge: EdgeDep, caller: Buyer, draft: BidDraft) -> Any:
     balance = catalog.jobs.reads.balance_of(caller.account)
     with edge.database.write() as store:
         salt = catalog.accounts.salt(store, caller.account)
-        bid = catalog.quotes.draft(spec, caller.account, draft.witness, salt)
+    bid = catalog.quotes.draft(spec, caller.account, draft.witness, salt)
+    with edge.database.read() as store:
         plan = catalog.quotes.plan(store, caller, spec, bid, balance)
     return {
         "typed_data": bid.typed_data(catalog.market.domain),
