@@ -139,7 +139,9 @@ class World:
             ask = self.catalog.asks.prepare(node, given, salt)
             signature = sign(ask, self.domain, owner)
             signed = self.catalog.asks.read(ask.to_message(), signature)
-            return self.catalog.asks.create(store, caller, signed).id
+            ask_id = self.catalog.asks.create(store, caller, signed).id
+        self.match()
+        return ask_id
 
     def fund(self, tokens: int = 100, account: LocalSigner | None = None) -> None:
         """Put tokens into the escrow for an account."""

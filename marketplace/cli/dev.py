@@ -27,7 +27,6 @@ def up(
     """Chain, contracts, funded accounts, server and profiles, until stopped.
 
     The accounts are Anvil's well-known ones: their keys are public, their money is play money.
-    COULOMB_ARBITER names who rules on contested claims; without it nobody does.
     """
     from marketplace.sdk.profile import state_dir
 
@@ -36,8 +35,8 @@ def up(
         note(f"would start a chain on port {rpc_port} and a server on port {port} in {place}")
         return
     from marketplace.cli.devmarket import DevMarket
-    from marketplace.cli.serve import arbiter_of_env, quiet_logs
+    from marketplace.cli.serve import quiet_logs
 
-    market = DevMarket(place, port, rpc_port, interval_ms, fee_bps, arbiter_of_env())
+    market = DevMarket(place, port, rpc_port, interval_ms, fee_bps)
     quiet_logs()
     raise typer.Exit(market.run(fresh=not keep))

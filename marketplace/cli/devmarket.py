@@ -9,19 +9,19 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 
-from marketplace.bootstrap import Settings, run_roles
 from marketplace.cli.context import Format, current
 from marketplace.cli.output import columns, note, show, warn
 from marketplace.cli.serve import require_free
 from marketplace.sdk import Coulomb
 from marketplace.sdk.errors import ConfigError, CoulombError
 from marketplace.sdk.profile import Profile, ProfileFile, config_dir
+from marketplace.server.roles import run_roles
+from marketplace.server.settings import Settings
 from settlement import keystore
 from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import Deployment, EscrowSettings, deploy, load_deployment
 from settlement.chain.devnet import DEV_CHAIN_ID, Devnet, dev_account
-from settlement.eip712 import ZERO_ADDRESS
 from settlement.errors import SettlementError
 
 ONE = 10**18
@@ -33,7 +33,7 @@ PASSWORD = "coulomb-dev"  # noqa: S105 - the keys it guards are public
 OPERATOR, PROVIDER, BUYER = 0, 1, 2
 NAMES = {BUYER: "dev-buyer", PROVIDER: "dev-provider", OPERATOR: "dev-operator"}
 SCOPES = {OPERATOR: "operator", PROVIDER: "provider", BUYER: "buyer"}
-WINDOWS = {"settle_window": 60, "dispute_window": 60, "ruling_window": 60}
+WINDOWS = {"settle_window": 60}
 PLACES = columns("api_url", "rpc_url", "chain_id", "escrow", "token", "folder")
 
 
@@ -46,7 +46,6 @@ class DevMarket:
     rpc_port: int
     interval_ms: int = 1_000
     fee_bps: int = 100
-    arbiter: str = ZERO_ADDRESS
 
     def run(self, fresh: bool = True) -> int:
         """Start everything, say where it is, and serve until stopped; returns the exit code.
@@ -101,7 +100,6 @@ class DevMarket:
             settle_every_s=5,
             confirmations=0,
             poll_s=0.2,
-            arbiter=self.arbiter,
             operators=(dev_account(OPERATOR).address,),
         )
 

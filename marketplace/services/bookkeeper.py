@@ -70,7 +70,7 @@ class Bookkeeper:
     def take(
         self, store: Store, until: int, rows: Sequence[OrderEntryRow]
     ) -> Iterator[tuple[OrderEntryRow, list[Event], Book]]:
-        """Apply rows that come after `until`, one by one, each with what the book then says, and the book.
+        """Apply rows that come after `until`: each with what the book then says, and the book.
 
         If the caller does not take them to the end, the book is dropped and built anew.
         """

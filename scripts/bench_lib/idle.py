@@ -1,4 +1,4 @@
-"""What a market costs that nobody uses: CPU of `coulomb dev up` over a quiet minute, Anvil apart."""
+"""What an unused market costs: CPU of `coulomb dev up` over a quiet minute, Anvil not counted."""
 
 from __future__ import annotations
 
@@ -50,9 +50,8 @@ def _measured(folder: Path) -> float:
 
 
 def _await_ready(market: subprocess.Popen[str]) -> None:
-    assert market.stdout is not None
     deadline = time.monotonic() + START_S_MAX
-    for line in market.stdout:
+    for line in market.stdout or ():
         if line.startswith("export ETH_RPC_URL"):
             return
         if time.monotonic() > deadline:

@@ -1,7 +1,7 @@
 """The arrows between packages, read from the imports themselves.
 
 Pure modules see nothing outside; services see pure modules and ports; adapters see services and
-pure modules, never each other; command line and agent stand on the SDK; `bootstrap` alone sees all.
+pure modules, never each other; command line and agent stand on the SDK; only `server` sees all.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ RULES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "marketplace.sdk",
             "marketplace.witness",
             "marketplace.agent",
-            "marketplace.bootstrap",
+            "marketplace.server",
         ),
         (*STORES, "fastapi"),
     ),
@@ -142,14 +142,14 @@ def test_settlement_knows_nothing_of_the_marketplace() -> None:
     assert wrong == []
 
 
-def test_only_bootstrap_sees_every_layer() -> None:
+def test_only_the_composition_root_sees_every_layer() -> None:
     layers = ("marketplace.services", "marketplace.db", "marketplace.api")
     seeing_all = [
         module_name(path)
         for path in modules_under("marketplace")
         if all(any(within(n, (layer,)) for n in imports_of(path)) for layer in layers)
     ]
-    assert seeing_all == ["marketplace.bootstrap"]
+    assert seeing_all == ["marketplace.server.roles"]
 
 
 def test_a_planted_violation_is_seen(tmp_path: Path) -> None:

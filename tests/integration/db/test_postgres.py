@@ -121,7 +121,7 @@ def test_32_clients_and_4_matchers_never_book_a_gpu_twice(world: World) -> None:
             catalog.market,
             world.clock,
             world.database,
-            Bookkeeper(catalog.market),
+            Bookkeeper(catalog.market, world.database),
             catalog.quotes,
             catalog.matcher.calls,
         )

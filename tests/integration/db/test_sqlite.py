@@ -18,7 +18,6 @@ from sqlalchemy.dialects.sqlite import dialect
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import SQLModel
 
-from marketplace import bootstrap
 from marketplace.db.blob_files import FREE_BYTES_MIN, BlobFolder
 from marketplace.db.chain_events import SqlEventStore
 from marketplace.db.outbox import SqlOutbox
@@ -36,6 +35,8 @@ from marketplace.db.tables import (
 from marketplace.db.types import Atoms
 from marketplace.db.upgrade import upgrade
 from marketplace.errors import Duplicate, Unavailable
+from marketplace.server import operations
+from marketplace.server.settings import Settings
 from settlement.ports import IntentKind
 from settlement.reconcile import FindingKind
 from tests.databases import rows_of
@@ -78,9 +79,11 @@ def test_compare_passes_over_old_intents_that_are_over(
         store.connection.execute(text("UPDATE intents SET created_ms = 0"))
     for name in ("ChainClient", "load_deployment", "check_deployment"):
         chain = MagicMock(**{"return_value.open.return_value": (MagicMock(), MagicMock())})
-        monkeypatch.setattr(bootstrap, name, chain)
-    settings = bootstrap.Settings(url, "http://nowhere", 1, tmp_path)
-    found = bootstrap.compare(settings).findings
+        monkeypatch.setattr(operations, name, chain)
+    settings = Settings(
+        database_url=url, rpc_url="http://nowhere", chain_id=1, deployments=tmp_path
+    )
+    found = operations.compare(settings).findings
     assert [(one.kind, one.subject) for one in found] == [(FindingKind.INTENT_STUCK, "w")]
 
 

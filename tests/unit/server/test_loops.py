@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -74,4 +75,4 @@ def test_loop_keeps_its_pause_however_often_it_is_woken() -> None:
         time.sleep(0.01)
     loop.stop()
     assert len(ticks) >= 2
-    assert all(later - earlier >= 0.2 for earlier, later in zip(ticks, ticks[1:], strict=False))
+    assert all(later - earlier >= 0.2 for earlier, later in pairwise(ticks))

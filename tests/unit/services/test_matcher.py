@@ -6,9 +6,12 @@ import random
 from typing import Any
 
 import pytest
+from sqlmodel import delete
 
-from marketplace.db.tables import LeaseRow, OrderEntryRow
+from marketplace.db.tables import BookSnapshotRow, LeaseRow, OrderEntryRow
 from marketplace.domain.commands import Filled
+from marketplace.domain.snapshot import book_hash
+from marketplace.services import bookkeeper
 from marketplace.services.bookkeeper import APPLIED, Bookkeeper
 from marketplace.services.matcher import Matcher
 from tests.databases import rows_of
@@ -64,15 +67,47 @@ def test_replaying_the_order_log_gives_the_same_fills(world: World, seed: int) -
     busy(world, seed)
     stored = fills_of(world)
     assert len(stored) >= 5
-    keeper = Bookkeeper(world.catalog.market)
+    keeper = Bookkeeper(world.catalog.market, world.database)
     replayed = []
     with world.database.read() as store:
-        for row in rows_of(store, OrderEntryRow):
-            for event in keeper.take(row):
-                if isinstance(event, Filled):
-                    fill = event.fill
-                    replayed.append((row.seq, fill.bid_id, fill.ask_id, fill.rate, fill.gpus))
+        for row, events, _ in keeper.take(store, 0, rows_of(store, OrderEntryRow)):
+            fills = [event.fill for event in events if isinstance(event, Filled)]
+            replayed += [(row.seq, f.bid_id, f.ask_id, f.rate, f.gpus) for f in fills]
     assert sorted(replayed) == sorted(stored)
+
+
+def test_book_started_from_a_snapshot_goes_on_as_the_replayed_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bookkeeper, "SNAPSHOT_ROWS", 1)
+    busy(world, 1)
+    keeper = world.catalog.matcher.books
+    assert keeper.save()
+    assert not keeper.save()  # nothing came since
+    snapshot_seq = keeper.applied
+    busy(world, 2)
+    fresh = Bookkeeper(world.catalog.market, world.database)
+    replayed = Bookkeeper(world.catalog.market, world.database)
+    with fresh.view() as book:
+        hash_from_snapshot = book_hash(book)
+    with world.database.write() as store:
+        assert [row.seq for row in rows_of(store, BookSnapshotRow)] == [snapshot_seq]
+        store.session.exec(delete(BookSnapshotRow))
+    with replayed.view() as book:
+        assert book_hash(book) == hash_from_snapshot
+    with keeper.view() as book:
+        assert book_hash(book) == hash_from_snapshot
+    assert fresh.applied == replayed.applied == keeper.applied
+
+
+def test_view_shows_the_book_up_to_what_the_matcher_has_decided(world: World) -> None:
+    world.ask()
+    follower = Bookkeeper(world.catalog.market, world.database)
+    with follower.view() as book:
+        assert list(book.asks()) == []
+    world.match()
+    with follower.view() as book:
+        assert len(list(book.asks())) == 1
 
 
 def other_matcher(world: World) -> Matcher:
@@ -81,7 +116,7 @@ def other_matcher(world: World) -> Matcher:
         catalog.market,
         world.clock,
         world.database,
-        Bookkeeper(catalog.market),
+        Bookkeeper(catalog.market, world.database),
         catalog.quotes,
         catalog.matcher.calls,
     )

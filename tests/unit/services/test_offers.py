@@ -323,9 +323,8 @@ def test_the_book_is_shown_best_price_first_with_what_is_free(world: World) -> N
     dear, cheap = world.ask(price="2.80"), world.ask(world.node(gpus=2), price="1.90")
     world.fund()
     world.open()
-    with world.database.read() as store:
-        book = world.catalog.quotes.book(store, None)
-        assert world.catalog.quotes.book(store, "A100-80GB-SXM")["asks"] == []
+    book = world.catalog.quotes.book(None)
+    assert world.catalog.quotes.book("A100-80GB-SXM")["asks"] == []
     assert [row["ask_id"] for row in book["asks"]] == [cheap, dear]
     assert [row["free_gpu_milli"] for row in book["asks"]] == [1_000, 1_000]
     assert book["depth"] == {H100: 2_000}

@@ -7,20 +7,20 @@ from typing import Any
 import pytest
 
 from marketplace.db.tables import AskRow, NodeRow
-from marketplace.services.bookkeeper import Bookkeeper
 from marketplace.services.reputation import BROKEN_REASONS, is_broken
 from tests.databases import rows_of
-from tests.market_world import World, market
+from tests.market_world import World
 
 PICKY = {"placement": {"min_reliability": "0.95"}}
 
 
 def facts(world: World) -> set[int]:
-    """The reliability of every node, as stored and as in a book rebuilt from the log."""
+    """The reliability of every node, as stored and as in the book."""
+    world.match()
     with world.database.read() as store:
         stored = {node.reliability_milli for node in rows_of(store, NodeRow)}
-        with Bookkeeper(market()).view(store) as book:
-            assert {ask.node.reliability_milli for ask in book.asks()} == stored
+    with world.catalog.matcher.books.view() as book:
+        assert {ask.node.reliability_milli for ask in book.asks()} == stored
     return stored
 
 
@@ -54,7 +54,7 @@ def test_newcomer_is_shown_with_its_figure_and_unverified(open_world: World) -> 
         (node,), (ask,) = rows_of(store, NodeRow), rows_of(store, AskRow)
         shown = open_world.catalog.nodes.to_json(store, node)
         offered = open_world.catalog.asks.to_json(store, ask)
-        rested = open_world.catalog.quotes.book(store, None)["asks"][0]
+        rested = open_world.catalog.quotes.book(None)["asks"][0]
     for document in (shown, offered, rested):
         assert (document["reliability"], document["verified"]) == ("0.95", False)
 
