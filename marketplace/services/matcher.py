@@ -33,7 +33,7 @@ class Matcher:
     calls: EscrowCalls
 
     def tick(self) -> int:
-        """Apply what the order log has to offer; returns how many rows that was.
+        """Apply what the order log has to offer; returns how many rows it took in or added.
 
         A failed write leaves the book ahead of the log, so it is built anew on the next call.
         """
@@ -70,7 +70,8 @@ class Matcher:
                 self._write(store, book, row, event)
             mark.value = row.seq
         if not rows and self.due_s() == 0:
-            log_tick(store, self.clock() // 1000)  # it comes back as a row
+            log_tick(store, self.clock() // 1000)
+            return 1  # to be applied by the next call, as every row
         return len(rows)
 
     def _write(self, store: Store, book: Book, row: OrderEntryRow, event: Event) -> None:
