@@ -80,6 +80,7 @@ class World:
     database: Database
     chain: FakeChain
     clock: ManualClock
+    folder: Path  # where its blobs are
     buyer: LocalSigner = field(default_factory=lambda: key_of("buyer"))
     provider: LocalSigner = field(default_factory=lambda: key_of("provider"))
     meter: LocalSigner = field(default_factory=lambda: key_of("meter"))
@@ -323,4 +324,4 @@ def world_on(database: Database, folder: Path, **changes: Any) -> World:
     files = BlobFolder(folder / "blobs")
     catalog = catalog_of(fixed, clock, load_tiers(), database, chain, files)
     chain.events = SqlEventStore(database, catalog.projection)
-    return World(catalog, database, chain, clock)
+    return World(catalog, database, chain, clock, folder / "blobs")

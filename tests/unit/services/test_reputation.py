@@ -52,7 +52,7 @@ def open_world(world: World) -> World:
 def test_newcomer_is_shown_with_its_figure_and_unverified(open_world: World) -> None:
     with open_world.database.read() as store:
         (node,), (ask,) = rows_of(store, NodeRow), rows_of(store, AskRow)
-        shown = open_world.catalog.nodes.to_json(store, node)
+        shown = open_world.catalog.nodes.to_json(node, [])
         offered = open_world.catalog.asks.to_json(store, ask)
         rested = open_world.catalog.quotes.book(None)["asks"][0]
     for document in (shown, offered, rested):

@@ -6,7 +6,6 @@ import pytest
 
 from marketplace.db.tables import ReceiptRow
 from marketplace.services import settling
-from marketplace.services.common import tries_of
 from settlement.ports import IntentKind, IntentState
 from tests.databases import rows_of
 from tests.market_world import TOKEN, World
@@ -230,7 +229,7 @@ def test_a_refund_that_died_is_asked_for_again_at_ever_longer_pauses(world: Worl
     world.chain.mine()
     assert world.lease(lease_id).state == "closed"
     with world.database.read() as store:
-        tries = tries_of(store, name)
+        tries = store.tries(name)
     assert (tries.key, tries.dead, tries.is_free) == (f"{name}/4", 3, False)
 
 
