@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from marketplace.db.store import Database, Store
@@ -67,28 +67,27 @@ class Bookkeeper:
         with self._lock:
             self._follow(store, until)
 
-    def take(
-        self, store: Store, until: int, rows: Sequence[OrderEntryRow]
-    ) -> Iterator[tuple[OrderEntryRow, list[Event], Book]]:
-        """Apply rows that come after `until`: each with what the book then says, and the book.
+    @contextmanager
+    def leading(self, store: Store, until: int) -> Iterator[Book]:
+        """The book as of a row, held for whoever takes in the rows that follow by `take`.
 
-        If the caller does not take them to the end, the book is dropped and built anew.
+        Call `reset` if what was written with them is undone.
         """
         with self._lock:
-            book = self._follow(store, until)
-            done = False
-            try:
-                for row in rows:
-                    yield row, self._apply(book, row), book
-                done = True
-            finally:
-                if not done:
-                    self._book = None
+            yield self._follow(store, until)
+
+    def take(self, row: OrderEntryRow) -> list[Event]:
+        """Apply the next row of the order log to the book that is held."""
+        if self._book is None or row.seq <= self.applied:
+            raise AssertionError(f"row {row.seq} after row {self.applied}")
+        events = self._book.apply(command_of(row))
+        self.applied = row.seq
+        return events
 
     def reset(self) -> None:
         """Drop the book: a transaction that it had run ahead of was undone."""
         with self._lock:
-            self._book = None
+            self._book, self.applied = None, 0
 
     def save(self) -> bool:
         """Store a snapshot if enough rows came after the last; returns whether it did."""
@@ -106,11 +105,10 @@ class Bookkeeper:
     def _follow(self, store: Store, until: int) -> Book:
         if self._book is None:
             self._book = self._start(store, until)
-        book = self._book
         while self.applied < until:
             for row in store.order_log.between(self.applied, until, BATCH):
-                self._apply(book, row)
-        return book
+                self.take(row)
+        return self._book
 
     def _start(self, store: Store, until: int) -> Book:
         """The book of the newest snapshot, or an empty one."""
@@ -121,10 +119,3 @@ class Bookkeeper:
             return Book(self._market)
         self.applied = self._snapshot_seq = found.seq
         return restore(state, self._market)
-
-    def _apply(self, book: Book, row: OrderEntryRow) -> list[Event]:
-        if row.seq <= self.applied:
-            raise AssertionError(f"row {row.seq} after row {self.applied}")
-        events = book.apply(command_of(row))
-        self.applied = row.seq
-        return events

@@ -65,10 +65,11 @@ class Matcher:
             self.books.follow(store, mark.value)
             return 0
         rows = store.order_log.after(mark.value, BATCH)
-        for row, events, book in self.books.take(store, mark.value, rows):
-            for event in events:
-                self._write(store, book, row, event)
-            mark.value = row.seq
+        with self.books.leading(store, mark.value) as book:
+            for row in rows:
+                for event in self.books.take(row):
+                    self._write(store, book, row, event)
+                mark.value = row.seq
         if not rows and self.due_s() == 0:
             log_tick(store, self.clock() // 1000)
             return 1  # to be applied by the next call, as every row

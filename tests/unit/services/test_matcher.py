@@ -70,9 +70,10 @@ def test_replaying_the_order_log_gives_the_same_fills(world: World, seed: int) -
     keeper = Bookkeeper(world.catalog.market, world.database)
     replayed = []
     with world.database.read() as store:
-        for row, events, _ in keeper.take(store, 0, rows_of(store, OrderEntryRow)):
-            fills = [event.fill for event in events if isinstance(event, Filled)]
-            replayed += [(row.seq, f.bid_id, f.ask_id, f.rate, f.gpus) for f in fills]
+        with keeper.leading(store, 0):
+            for row in rows_of(store, OrderEntryRow):
+                fills = [event.fill for event in keeper.take(row) if isinstance(event, Filled)]
+                replayed += [(row.seq, f.bid_id, f.ask_id, f.rate, f.gpus) for f in fills]
     assert sorted(replayed) == sorted(stored)
 
 
