@@ -38,6 +38,7 @@ from marketplace.errors import Duplicate, Unavailable
 from settlement.ports import IntentKind
 from settlement.reconcile import FindingKind
 from tests.databases import rows_of, statements
+from tests.fakes_settlement import MemoryEvents
 from tests.market_world import World, new_world
 from tests.store_cases import EventCases, OutboxCases, add_up_an_account, count_a_small_market
 
@@ -93,6 +94,14 @@ class TestSqlEventStore(EventCases):
     @pytest.fixture
     def store(self, database: Database) -> SqlEventStore:
         return SqlEventStore(database)
+
+
+class TestMemoryEvents(EventCases):
+    """The store that tests of the indexer alter keeps the same promises."""
+
+    @pytest.fixture
+    def store(self) -> MemoryEvents:
+        return MemoryEvents()
 
 
 def test_commits_are_durable_and_constraints_are_on(database: Database) -> None:
