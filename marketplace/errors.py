@@ -127,14 +127,6 @@ class AlreadyExists(Conflict):
     code = "already_exists"
 
 
-class Duplicate(AlreadyExists):
-    """A unique constraint of the store refused a row; `table` says whose."""
-
-    def __init__(self, table: str) -> None:
-        super().__init__(f"another row of {table} has the same unique value")
-        self.table = table
-
-
 class IdempotencyMismatch(Conflict):
     """The idempotency key was first used with another body."""
 

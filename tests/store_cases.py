@@ -1,4 +1,4 @@
-"""What every OutboxStore and EventStore must do: run by the fakes and by the real adapters alike.
+"""What every OutboxStore and EventStore must do: run on SQLite and PostgreSQL alike.
 
 Subclass and give a `store` fixture; each test gets a fresh one. `count_a_small_market` is what
 every Store must count.

@@ -21,7 +21,7 @@ from marketplace.api.schemas.base import ProblemDocument
 from marketplace.db.store import Database, Store, Tally
 from marketplace.db.tables import IdempotentReplyRow
 from marketplace.errors import (
-    Duplicate,
+    AlreadyExists,
     Forbidden,
     IdempotencyInFlight,
     IdempotencyMismatch,
@@ -237,7 +237,7 @@ class Writing:
     def _keep(self, store: Store, record: IdempotentReplyRow) -> None:
         try:
             store.replies.add(record)
-        except Duplicate as error:  # another process was first; what was done here is undone
+        except AlreadyExists as error:  # another process was first; what was done here is undone
             raise IdempotencyInFlight("the first request with this key has just begun") from error
 
     def _record(self, name: str, reply: Reply) -> IdempotentReplyRow:

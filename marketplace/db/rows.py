@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, SQLModel, select
 from sqlmodel.sql.expression import SelectOfScalar
 
-from marketplace.errors import Duplicate
+from marketplace.errors import AlreadyExists
 
 R = TypeVar("R", bound=SQLModel)
 T = TypeVar("T")
@@ -42,12 +42,13 @@ class Rows(Generic[R]):
         return found
 
     def add(self, row: R) -> R:
-        """Insert a row at once, so that the constraints speak. Raises Duplicate."""
+        """Insert a row at once, so that the constraints speak. Raises AlreadyExists."""
         self._session.add(row)
         try:
             self._session.flush()
         except IntegrityError as error:
-            raise Duplicate(str(self.row.__tablename__)) from error
+            table = self.row.__tablename__
+            raise AlreadyExists(f"another row of {table} has the same unique value") from error
         return row
 
     def hold(self, keys: Iterable[str | None]) -> None:

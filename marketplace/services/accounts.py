@@ -14,7 +14,6 @@ from marketplace.domain.key_request import SCOPES, KeyRequest
 from marketplace.errors import (
     AlreadyExists,
     Conflict,
-    Duplicate,
     Forbidden,
     InvalidInput,
     NotFound,
@@ -128,7 +127,7 @@ class Accounts:
         )
         try:
             return store.keys.add(row), key
-        except Duplicate as error:
+        except AlreadyExists as error:
             raise AlreadyExists("this signed request has made a key before") from error
 
     def _check(self, request: KeyRequest, now_s: int) -> None:

@@ -12,7 +12,6 @@ from marketplace.domain.reader import Reader, milli_text, seconds_of, text_of, w
 from marketplace.errors import (
     AlreadyExists,
     Conflict,
-    Duplicate,
     InvalidInput,
     InvalidOrder,
     InvalidSignature,
@@ -172,7 +171,7 @@ class Asks:
             raise Conflict(f"a node has at most {ASKS_MAX} asks; cancel one first")
         try:
             store.asks.add(row)
-        except Duplicate as error:
+        except AlreadyExists as error:
             raise AlreadyExists("this ask is on the book already, or was") from error
         if not away:
             log_ask(store, row, node, now_ms)

@@ -14,7 +14,6 @@ from marketplace.errors import (
     AlreadyExists,
     BudgetExceeded,
     Conflict,
-    Duplicate,
     InsufficientBalance,
     InvalidInput,
     InvalidOrder,
@@ -139,7 +138,7 @@ class Jobs:
         )
         try:
             store.bids.add(bid)
-        except Duplicate as error:
+        except AlreadyExists as error:
             problem = Problem("/bid/salt", "is used by another bid of yours")
             raise AlreadyExists("the bid's salt is used", problems=[problem]) from error
         job = _new_job(job_id, bid_id, caller, spec, (reserve, charge), now_ms)

@@ -11,7 +11,7 @@ from marketplace.db.tables import AskRow, GpuRow, NodeRow
 from marketplace.domain.reader import milli_text
 from marketplace.domain.reliability import NEWCOMER_MILLI
 from marketplace.domain.tier import TierRegistry
-from marketplace.errors import AlreadyExists, Duplicate, InvalidInput, NotFound, Problem
+from marketplace.errors import AlreadyExists, InvalidInput, NotFound, Problem
 from marketplace.services.common import Principal, iso, new_id
 from marketplace.services.orderlog import log_ask, log_ask_closed, log_node
 from marketplace.services.ports import Clock, Market
@@ -130,7 +130,7 @@ class Nodes:
     def _add(self, store: Store, node: NodeRow, gpus: tuple[NewGpu, ...]) -> None:
         try:
             store.nodes.add(node)
-        except Duplicate as error:
+        except AlreadyExists as error:
             problem = Problem("/number", "is another node of yours")
             raise AlreadyExists("the node number is taken", problems=[problem]) from error
         for position, gpu in enumerate(gpus):
@@ -145,7 +145,7 @@ class Nodes:
                         simulated=gpu.simulated,
                     )
                 )
-            except Duplicate as error:
+            except AlreadyExists as error:
                 problem = Problem(f"/gpus/{position}/uuid", "is listed in the market already")
                 raise AlreadyExists("a GPU is listed once", problems=[problem]) from error
 

@@ -1,7 +1,8 @@
 """The arrows between packages, read from the imports themselves.
 
-Pure modules see nothing outside; services see pure modules and ports; adapters see services and
-pure modules, never each other; command line and agent stand on the SDK; only `server` sees all.
+Pure modules see nothing outside. The database sees pure modules. Services see both, of the database
+only the store and its tables (docs/decisions/0014). The API sees services. Command line and agent
+stand on the SDK. Only `server` sees all.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ PURE_SETTLEMENT = (
 )
 PURE_OURS = (*PURE_SETTLEMENT, "marketplace.domain", "marketplace.errors")
 DATA = "marketplace.data"  # tables that ship in the package
+STORE = ("marketplace.db.store", "marketplace.db.tables")
 PURE_OUTSIDE = ("eth_hash",)
 IMPURE_STDLIB = (
     "asyncio", "datetime.now", "http", "multiprocessing", "os", "pathlib", "random", "secrets",
@@ -37,13 +39,10 @@ STORES = ("sqlalchemy", "sqlmodel", "alembic")
 EDGES = ("fastapi", "starlette", "typer", "rich", "httpx", "uvicorn")
 CHAIN = ("web3", "eth_tester")
 RULES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "marketplace.services": ((*PURE_OURS, DATA, "settlement"), (*STORES, *EDGES, *CHAIN)),
-    "marketplace.db": (
-        (*PURE_OURS, DATA, "marketplace.services", "settlement.ports"),
-        (*EDGES, *CHAIN),
-    ),
+    "marketplace.services": ((*PURE_OURS, *STORE, DATA, "settlement"), (*STORES, *EDGES, *CHAIN)),
+    "marketplace.db": ((*PURE_OURS, "settlement.ports"), (*EDGES, *CHAIN)),
     "marketplace.api": (
-        (*PURE_OURS, DATA, "marketplace.services", "settlement"),
+        (*PURE_OURS, *STORE, DATA, "marketplace.services", "settlement"),
         (*STORES, *CHAIN),
     ),
     "marketplace.sdk": (
@@ -143,7 +142,7 @@ def test_settlement_knows_nothing_of_the_marketplace() -> None:
 
 
 def test_only_the_composition_root_sees_every_layer() -> None:
-    layers = ("marketplace.services", "marketplace.db", "marketplace.api")
+    layers = ("marketplace.services", "marketplace.db.outbox", "marketplace.api")
     seeing_all = [
         module_name(path)
         for path in modules_under("marketplace")

@@ -20,7 +20,7 @@ from marketplace.db.outbox import SqlOutbox
 from marketplace.db.store import Database
 from marketplace.db.tables import AttestationRow, GpuRow, JobEventRow, LeaseRow, OrderEntryRow
 from marketplace.db.upgrade import upgrade
-from marketplace.errors import Duplicate
+from marketplace.errors import AlreadyExists
 from marketplace.services.bookkeeper import Bookkeeper
 from marketplace.services.matcher import Matcher
 from settlement.errors import OutboxConflict
@@ -83,7 +83,7 @@ def test_a_job_lives_from_ask_to_receipt(world: World) -> None:
     job_id, lease_id = world.run(36)
     assert (world.job(job_id).state, world.lease(lease_id).state) == ("succeeded", "closed")
     assert world.chain.balances[world.provider.address] == TOKEN * 25 // 1000
-    with pytest.raises(Duplicate), world.database.write() as store:
+    with pytest.raises(AlreadyExists), world.database.write() as store:
         store.gpus.add(GpuRow(**rows_of(store, GpuRow)[0].model_dump()))
 
 

@@ -33,12 +33,13 @@ from marketplace.db.tables import (
 )
 from marketplace.db.types import Atoms
 from marketplace.db.upgrade import upgrade
-from marketplace.errors import Duplicate, Unavailable
+from marketplace.errors import AlreadyExists, Unavailable
 from marketplace.server import operations
 from marketplace.server.settings import Settings
 from settlement.ports import IntentKind
 from settlement.reconcile import FindingKind
 from tests.databases import rows_of, statements
+from tests.fakes_settlement import MemoryEvents
 from tests.market_world import World, new_world
 from tests.store_cases import EventCases, OutboxCases, add_up_an_account, count_a_small_market
 
@@ -96,6 +97,14 @@ class TestSqlEventStore(EventCases):
     @pytest.fixture
     def store(self, database: Database) -> SqlEventStore:
         return SqlEventStore(database)
+
+
+class TestMemoryEvents(EventCases):
+    """The store that tests of the indexer alter keeps the same promises."""
+
+    @pytest.fixture
+    def store(self) -> MemoryEvents:
+        return MemoryEvents()
 
 
 def test_commits_are_durable_and_constraints_are_on(database: Database) -> None:
@@ -192,12 +201,12 @@ def test_a_gpu_uuid_is_in_the_market_once_by_constraint(database: Database) -> N
         store.nodes.add(a_node("n1", 1))
         store.nodes.add(a_node("n2", 2, "q"))
         store.gpus.add(a_gpu("GPU-1", "n1"))
-    with pytest.raises(Duplicate), database.write() as store:
+    with pytest.raises(AlreadyExists), database.write() as store:
         store.gpus.add(a_gpu("GPU-1", "n2"))
     insert = text("INSERT INTO gpus VALUES ('GPU-1', 'n2', 0, 'H100', 1, 0)")
     with pytest.raises(IntegrityError), database.write() as store:
         store.connection.execute(insert)
-    with pytest.raises(Duplicate), database.write() as store:
+    with pytest.raises(AlreadyExists), database.write() as store:
         store.gpus.add(a_gpu("GPU-2", "no such node"))
 
 
@@ -222,7 +231,7 @@ def test_of_a_lease_and_sequence_one_attestation_is_accepted(world: World) -> No
         store.attestations.add(row(1, "refused"))
         store.attestations.add(row(2, "refused"))
         store.attestations.add(row(3, "accepted"))
-    with pytest.raises(Duplicate), world.database.write() as store:
+    with pytest.raises(AlreadyExists), world.database.write() as store:
         store.attestations.add(row(4, "accepted"))
 
 
