@@ -20,13 +20,16 @@ def up(
     folder: Annotated[
         Path | None, typer.Option(help="Where everything lies (default: in the XDG state folder).")
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Go on from the last time.")] = False,
-    interval_ms: Annotated[int, typer.Option(min=500, help="Between attestations.")] = 1_000,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew, and forget the market of the last time.")
+    ] = False,
+    interval_ms: Annotated[int, typer.Option(min=500, help="Between attestations.")] = 10_000,
     fee_bps: Annotated[int, typer.Option(min=0, max=1000, help="The market's fee.")] = 100,
 ) -> None:
     """Chain, contracts, funded accounts, server and profiles, until stopped.
 
-    The accounts are Anvil's well-known ones: their keys are public, their money is play money.
+    The next time goes on from there. The accounts are Anvil's well-known ones: their keys are
+    public, their money is play money.
     """
     from marketplace.sdk.profile import state_dir
 
@@ -39,4 +42,4 @@ def up(
 
     market = DevMarket(place, port, rpc_port, interval_ms, fee_bps)
     quiet_logs()
-    raise typer.Exit(market.run(fresh=not keep))
+    raise typer.Exit(market.run(fresh))
