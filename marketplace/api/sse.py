@@ -15,10 +15,10 @@ from starlette.concurrency import run_in_threadpool
 
 from marketplace.api.edge import Edge
 from marketplace.api.limits import address_of
+from marketplace.db.tables import JobEventRow
 from marketplace.domain.life import JOB_ENDED
 from marketplace.errors import RateLimited, Unavailable
 from marketplace.services.common import Principal
-from marketplace.services.records import JobEvent as EventRecord
 from marketplace.services.views import event_view
 from marketplace.wire.events import JobEvent, streamed
 
@@ -82,11 +82,11 @@ async def _held(
 async def _events(
     edge: Edge, request: Request, job_id: str, after: int
 ) -> AsyncIterator[ServerSentEvent]:
-    def fetch(seq: int) -> tuple[list[EventRecord], bool]:
+    def fetch(seq: int) -> tuple[list[JobEventRow], bool]:
         with edge.database.read() as store:
             job = store.jobs.get(job_id)
             rows = edge.catalog.streams.after(store, job_id, seq, BATCH)
-            lease = store.leases.get(job.lease_id) if job and job.lease_id else None
+            lease = store.leases.get(job.lease_id) if job else None
             closed = lease is None or lease.state in ("closed", "failed_to_open")
             return rows, job is None or (job.state in JOB_ENDED and closed)
 

@@ -17,7 +17,7 @@ from marketplace.api.edge import (
     page,
 )
 from marketplace.api.problems import AUTH, ONCE, OWNED, documented
-from marketplace.services.ports import Store
+from marketplace.db.store import Store
 from marketplace.services.views import key_view, new_key_view
 from marketplace.wire.base import Page
 from marketplace.wire.keys import ApiKey, KeyDraft, NewApiKey, PreparedKey, SignedKeyRequest
