@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PURE_SETTLEMENT = (
     "settlement.attestation",
     "settlement.eip712",
+    "settlement.hashing",
     "settlement.errors",
     "settlement.events",
     "settlement.leases",
