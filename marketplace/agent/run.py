@@ -158,10 +158,13 @@ class JobRun:
             }
             for gpu in self._grant.gpus
         ]
+        own, ours = dict(self._job.spec.env), self._node.runtime.environment(self._folders)
+        if "PYTHONPATH" in own:
+            ours["PYTHONPATH"] = f"{own['PYTHONPATH']}:{ours['PYTHONPATH']}"
         return {
             "CUDA_VISIBLE_DEVICES": real,
-            **dict(self._job.spec.env),
-            **self._node.runtime.paths(self._folders),
+            **own,
+            **ours,
             "COULOMB_JOB_ID": self._job.job_id,
             "COULOMB_GPUS": json.dumps(gpus),
         }

@@ -22,7 +22,9 @@ from marketplace.agent.errors import RuntimeUnavailable
 from marketplace.agent.runtime.base import OUT, WORK, Launch
 
 PYTHON = "/opt/python"
-LAUNCHER = "/opt/coulomb/launch.py"
+LAUNCHER = "/opt/coulomb/start-job"  # not a name that a job could import by accident
+HELPER_FILE = Path(__file__).parent.with_name("helper") / "coulomb_job.py"
+HELPER = f"/opt/coulomb/{HELPER_FILE.name}"
 SOCKET_FOLDER = "/run/coulomb"
 PATH = f"{PYTHON}/bin:/usr/local/bin:/usr/bin:/bin"
 # Beyond what distributions and systemd hand out, so no other user of the machine has these ids.
@@ -120,12 +122,13 @@ def _system(launch: Launch) -> list[str]:
 
 
 def _python(prefix: Path) -> list[str]:
-    """The interpreter under /opt/python, and the installation a virtual environment stands on."""
+    """The interpreter under /opt/python, what it stands on, and our two files in /opt/coulomb."""
     words = [*_made_folders(PYTHON), "--ro-bind", str(prefix), PYTHON]
     for base in sorted(bound_bases(prefix)):
         words += [*_made_folders(str(base.parent)), "--ro-bind", str(base.resolve()), str(base)]
     launcher = Path(__file__).with_name("launch.py")
-    return [*words, *_made_folders("/opt/coulomb"), "--ro-bind", str(launcher), LAUNCHER]
+    words += [*_made_folders("/opt/coulomb"), "--ro-bind", str(launcher), LAUNCHER]
+    return [*words, "--ro-bind", str(HELPER_FILE), HELPER]
 
 
 def bound_bases(prefix: Path) -> set[Path]:

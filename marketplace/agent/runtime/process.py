@@ -98,13 +98,19 @@ class ProcessRuntime:
             return None
         return self._sandbox.uid(slot), self._sandbox.uid(slot)
 
-    def paths(self, folders: JobFolders) -> dict[str, str]:
-        """Where the job finds its folders and its socket."""
+    def environment(self, folders: JobFolders) -> dict[str, str]:
+        """Where the job finds its folders, its socket and the helper module."""
+        work, out, run, helper = WORK, OUT, bubblewrap.SOCKET_FOLDER, bubblewrap.HELPER
         if self._sandbox is None:
             work, out, run = str(folders.work), str(folders.out), str(folders.run)
-        else:
-            work, out, run = WORK, OUT, bubblewrap.SOCKET_FOLDER
-        return {"COULOMB_WORK": work, "COULOMB_OUT": out, "COULOMB_SOCKET": f"{run}/job.sock"}
+            helper = str(bubblewrap.HELPER_FILE)
+        return {
+            "COULOMB_WORK": work,
+            "COULOMB_OUT": out,
+            "COULOMB_SOCKET": f"{run}/job.sock",
+            "COULOMB_HELPER": helper,
+            "PYTHONPATH": os.path.dirname(helper),
+        }
 
     def probe(self) -> None:
         """Start nothing much in the sandbox. Raises RuntimeUnavailable where that fails."""
