@@ -150,7 +150,6 @@ contract SlotsTest is Test {
         uint40 usedMs;
         uint40 end;
         uint32 funded;
-        uint16 minCharge;
         uint32 gpuMilli;
         uint24 node;
         bool counted;
@@ -158,7 +157,7 @@ contract SlotsTest is Test {
     }
 
     function _pack(Fields memory f) private pure returns (LeaseSlot) {
-        return LeaseSlots.pack(f.rate, f.end, f.funded, f.minCharge, f.gpuMilli, f.node, f.counted).withUsedMs(f.usedMs)
+        return LeaseSlots.pack(f.rate, f.end, f.funded, f.gpuMilli, f.node, f.counted).withUsedMs(f.usedMs)
             .withState(LeaseState(f.state));
     }
 
@@ -168,7 +167,7 @@ contract SlotsTest is Test {
         assertEq(slot.end(), f.end, "end");
         assertEq(slot.funded(), f.funded, "funded");
         assertEq(slot.start(), uint256(f.end) - f.funded, "start");
-        assertEq(slot.minCharge(), f.minCharge, "minCharge");
+        assertEq(uint16(LeaseSlot.unwrap(slot) >> 64), 0, "unused");
         assertEq(slot.gpuMilli(), f.gpuMilli, "gpuMilli");
         assertEq(slot.node(), f.node, "node");
         assertEq(slot.hasCounted(), f.counted, "counted");
@@ -207,7 +206,6 @@ contract SlotsTest is Test {
             type(uint40).max,
             type(uint40).max,
             type(uint32).max,
-            type(uint16).max,
             type(uint32).max,
             type(uint24).max,
             true,
@@ -220,15 +218,15 @@ contract SlotsTest is Test {
 
     /// @dev The end's highest bit goes like the others.
     function test_end_moves_below_its_highest_bit() public pure {
-        LeaseSlot slot = LeaseSlots.pack(1, 1 << 39, 10, 0, 1000, 7, false).withEnd((1 << 39) - 4);
+        LeaseSlot slot = LeaseSlots.pack(1, 1 << 39, 10, 1000, 7, false).withEnd((1 << 39) - 4);
         assertEq(slot.end(), (1 << 39) - 4);
         assertEq(slot.funded(), 6);
     }
 
     function test_layout_is_as_documented() public pure {
-        Fields memory f = Fields(1, 2, 3, 3, 5, 6, 7, true, 1);
+        Fields memory f = Fields(1, 2, 3, 3, 6, 7, true, 1);
         bytes memory packed =
-            abi.encodePacked(uint64(1), uint40(2), uint40(3), uint32(3), uint16(5), uint32(6), uint24(7), uint8(0x81));
+            abi.encodePacked(uint64(1), uint40(2), uint40(3), uint32(3), uint16(0), uint32(6), uint24(7), uint8(0x81));
         assertEq(bytes32(LeaseSlot.unwrap(_pack(f))), bytes32(packed));
         CountedSlot counted = CountedSlots.pack(1, 2, 5, 6).withUsed(3, 4);
         packed = abi.encodePacked(uint64(1), uint64(2), uint32(3), uint32(4), uint32(5), uint32(6));
@@ -249,13 +247,12 @@ contract SlotsTest is Test {
         assertEq(slot.full(1e18), Units.countedUp(prices[0], prices[1], sizes[0], sizes[1], 1e18));
     }
 
-    /// @dev Nothing until something was used, then at least the minimum charge.
-    function testFuzz_earned_starts_at_the_minimum(Fields memory f, uint40 ms) public pure {
+    /// @dev What `earned` says in one go is what the usage before and after costs.
+    function testFuzz_earned_is_the_cost_before_and_after(Fields memory f, uint40 ms) public pure {
         _bound(f);
-        uint256 least = uint256(f.minCharge) * 1000;
         LeaseSlot slot = _pack(f);
-        uint256 paid = f.usedMs == 0 ? 0 : Units.costDown(f.rate, f.usedMs > least ? f.usedMs : least, 1e18);
-        uint256 total = ms == 0 ? 0 : Units.costDown(f.rate, ms > least ? ms : least, 1e18);
+        uint256 paid = Units.costDown(f.rate, f.usedMs, 1e18);
+        uint256 total = Units.costDown(f.rate, ms, 1e18);
         assertEq(slot.paidTime(1e18), paid);
         assertEq(slot.timeCost(ms, 1e18), total);
         if (ms <= f.usedMs) return;

@@ -31,7 +31,7 @@ contract CancelTest is EscrowTest {
     /* REFUSED */
 
     function test_others_cannot_cancel() public {
-        address[4] memory others = [provider, witness, arbiter, stranger];
+        address[4] memory others = [provider, witness, meter, stranger];
         for (uint256 i = 0; i < others.length; i++) {
             _expect(IEscrowBase.InvalidSignature.selector, buyer);
             vm.prank(others[i]);

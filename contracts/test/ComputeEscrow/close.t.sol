@@ -224,8 +224,7 @@ contract CloseTest is EscrowTest {
         assertEq(escrow.balanceOf(buyer) + released, owned);
         assertEq(escrow.balanceOf(provider) + escrow.feesOf(provider), released);
         uint256 paid = ms < 4_200_000 ? ms : 4_200_000;
-        uint256 billed = paid > 0 && paid < 30_000 ? 30_000 : paid;
-        assertEq(released, uint256(2.5e12) * billed * 1e18 / 3.6e18);
+        assertEq(released, uint256(2.5e12) * paid * 1e18 / 3.6e18);
     }
 
     /* REFUND */

@@ -43,7 +43,7 @@ contract ExtensionTest is EscrowTest {
 
     /* WHO ANSWERS WHAT */
 
-    function _coreSelectors() private pure returns (bytes4[21] memory) {
+    function _coreSelectors() private pure returns (bytes4[19] memory) {
         return [
             IEscrowCore.deposit.selector,
             IEscrowCore.depositWithPermit.selector,
@@ -63,19 +63,16 @@ contract ExtensionTest is EscrowTest {
             IEscrowCore.feeBps.selector,
             IEscrowCore.feeRecipient.selector,
             IEscrowCore.settleWindow.selector,
-            IEscrowCore.disputeWindow.selector,
-            IEscrowCore.rulingWindow.selector,
             IEscrowCore.extension.selector
         ];
     }
 
-    function _viewSelectors() private pure returns (bytes4[13] memory) {
+    function _viewSelectors() private pure returns (bytes4[12] memory) {
         return [
             IEscrowExtension.feesOf.selector,
             IEscrowExtension.capacityUsed.selector,
             IEscrowExtension.lease.selector,
             IEscrowExtension.counted.selector,
-            IEscrowExtension.claimOf.selector,
             IEscrowExtension.orderState.selector,
             IEscrowExtension.ordersFrom.selector,
             IEscrowExtension.bidRecord.selector,
@@ -88,7 +85,7 @@ contract ExtensionTest is EscrowTest {
     }
 
     /// @dev A call of every function of the extension that writes.
-    function _writes() private view returns (bytes[9] memory) {
+    function _writes() private view returns (bytes[5] memory) {
         (Ask memory ask, Bid memory bid) = _lastingOrders();
         LeaseOrders memory orders = _leaseOrders(ask, bid);
         bytes32 zero;
@@ -97,30 +94,26 @@ contract ExtensionTest is EscrowTest {
             abi.encodeCall(escrow.depositWithPermit2, (buyer, 1, 0, 1, "")),
             abi.encodeCall(escrow.collectFees, (new address[](0))),
             abi.encodeCall(escrow.cancel, (buyer, 1, false, "")),
-            abi.encodeCall(escrow.topUp, (orders, bid, 0, 60)),
-            abi.encodeCall(escrow.claim, (orders, 1)),
-            abi.encodeCall(escrow.contest, (buyer, provider, witness, bytes16(0))),
-            abi.encodeCall(escrow.rule, (orders, 1, "")),
-            abi.encodeCall(escrow.closeClaim, (buyer, provider, witness, bytes16(0)))
+            abi.encodeCall(escrow.topUp, (orders, bid, 0, 60))
         ];
     }
 
     /// @dev An interface's id is all of its selectors, each flipped in once: none is missing from the lists here.
     function test_every_function_is_listed() public view {
         bytes4 core;
-        bytes4[21] memory coreSelectors = _coreSelectors();
-        for (uint256 i = 0; i < 21; i++) {
+        bytes4[19] memory coreSelectors = _coreSelectors();
+        for (uint256 i = 0; i < 19; i++) {
             core ^= coreSelectors[i];
         }
         assertEq(core, type(IEscrowCore).interfaceId);
 
         bytes4 extension;
-        bytes4[13] memory viewSelectors = _viewSelectors();
-        for (uint256 i = 0; i < 13; i++) {
+        bytes4[12] memory viewSelectors = _viewSelectors();
+        for (uint256 i = 0; i < 12; i++) {
             extension ^= viewSelectors[i];
         }
-        bytes[9] memory writes = _writes();
-        for (uint256 i = 0; i < 9; i++) {
+        bytes[5] memory writes = _writes();
+        for (uint256 i = 0; i < 5; i++) {
             extension ^= bytes4(writes[i]);
         }
         assertEq(extension, type(IEscrowExtension).interfaceId);
@@ -129,8 +122,8 @@ contract ExtensionTest is EscrowTest {
     /// @dev With an echo in the extension's place, what the escrow answers itself does not echo.
     function test_escrow_answers_all_of_the_core_itself() public {
         vm.etch(_extension, address(new Echo()).code);
-        bytes4[21] memory selectors = _coreSelectors();
-        for (uint256 i = 0; i < 21; i++) {
+        bytes4[19] memory selectors = _coreSelectors();
+        for (uint256 i = 0; i < 19; i++) {
             (, bytes memory answer) = address(escrow).call(abi.encodeWithSelector(selectors[i]));
             assertNotEq(answer, abi.encode("echo", selectors[i]));
         }
@@ -147,12 +140,12 @@ contract ExtensionTest is EscrowTest {
     function test_extension_alone_answers_the_rest() public {
         bytes memory code = _extension.code;
         vm.etch(_extension, address(new Echo()).code);
-        bytes4[13] memory views = _viewSelectors();
-        for (uint256 i = 0; i < 13; i++) {
+        bytes4[12] memory views = _viewSelectors();
+        for (uint256 i = 0; i < 12; i++) {
             _assertEchoes(views[i]);
         }
-        bytes[9] memory writes = _writes();
-        for (uint256 i = 0; i < 9; i++) {
+        bytes[5] memory writes = _writes();
+        for (uint256 i = 0; i < 5; i++) {
             _assertEchoes(bytes4(writes[i]));
         }
         vm.etch(_extension, code);
@@ -180,9 +173,9 @@ contract ExtensionTest is EscrowTest {
 
     function test_extension_refuses_to_write_at_its_own_address() public {
         bytes memory refusal = abi.encodeWithSelector(IEscrowBase.NotTheEscrow.selector, address(escrow), _extension);
-        address[4] memory senders = [buyer, provider, arbiter, address(escrow)];
-        bytes[9] memory writes = _writes();
-        for (uint256 i = 0; i < 9; i++) {
+        address[4] memory senders = [buyer, provider, stranger, address(escrow)];
+        bytes[5] memory writes = _writes();
+        for (uint256 i = 0; i < 5; i++) {
             for (uint256 j = 0; j < 4; j++) {
                 vm.prank(senders[j]);
                 (bool ok, bytes memory answer) = _extension.call(writes[i]);
@@ -196,8 +189,8 @@ contract ExtensionTest is EscrowTest {
         Borrower borrower = new Borrower();
         bytes memory refusal =
             abi.encodeWithSelector(IEscrowBase.NotTheEscrow.selector, address(escrow), address(borrower));
-        bytes[9] memory writes = _writes();
-        for (uint256 i = 0; i < 9; i++) {
+        bytes[5] memory writes = _writes();
+        for (uint256 i = 0; i < 5; i++) {
             (bool ok, bytes memory answer) = borrower.run(_extension, writes[i]);
             assertFalse(ok);
             assertEq(answer, refusal);
@@ -205,8 +198,8 @@ contract ExtensionTest is EscrowTest {
     }
 
     function test_extension_has_nothing_of_the_core() public {
-        bytes4[21] memory selectors = _coreSelectors();
-        for (uint256 i = 0; i < 21; i++) {
+        bytes4[19] memory selectors = _coreSelectors();
+        for (uint256 i = 0; i < 19; i++) {
             (bool ok, bytes memory answer) = _extension.call(bytes.concat(selectors[i], new bytes(1024)));
             assertFalse(ok);
             assertEq(answer, "");
@@ -243,17 +236,15 @@ contract ExtensionTest is EscrowTest {
     /* ONE SET OF TERMS */
 
     /// @dev Both codes have immutables of their own: what one keeps, the other one holds to.
-    function testFuzz_terms_are_the_same_in_both(uint16 feeBps, uint32[3] memory windows, uint8 decimals) public {
+    function testFuzz_terms_are_the_same_in_both(uint16 feeBps, uint32 window, uint8 decimals) public {
         feeBps = uint16(bound(feeBps, 1, 1000));
-        for (uint256 i = 0; i < 3; i++) {
-            windows[i] = uint32(bound(windows[i], 1 minutes, 30 days));
-        }
+        window = uint32(bound(window, 1 minutes, 30 days));
         PlainToken plain = new PlainToken(uint8(bound(decimals, 6, 18)));
-        escrow = newEscrow(vm, Terms(address(plain), feeBps, feeRecipient, windows[0], windows[1], windows[2]));
+        escrow = newEscrow(vm, Terms(address(plain), feeBps, feeRecipient, window));
         uint256 unit = 10 ** plain.decimals();
         assertEq(escrow.cost(2.5e12, 1_440_000), unit);
         assertEq(IComputeEscrow(escrow.extension()).cost(2.5e12, 1_440_000), unit);
-        _claimUnder(plain, unit);
+        _settleUnder(plain, unit);
         assertEq(escrow.feesOf(provider), unit * feeBps / 20_000, "of half a token");
         address[] memory providers = new address[](1);
         providers[0] = provider;
@@ -261,33 +252,24 @@ contract ExtensionTest is EscrowTest {
         assertEq(escrow.balanceOf(feeRecipient), unit * feeBps / 20_000);
     }
 
-    /// @dev Claims 0.05 on top of 0.45 in the last second of every window, and has it awarded.
-    function _claimUnder(PlainToken plain, uint256 unit) private {
+    /// @dev Tops a lease up, then settles half a token in the last second of the settle window.
+    function _settleUnder(PlainToken plain, uint256 unit) private {
         (Ask memory ask, Bid memory bid) = _lastingOrders();
         (ask.maxFeeBps, bid.maxFeeBps, bid.budget) = (1000, 1000, uint128(100 * unit));
         _fund(plain, buyer, 10 * unit);
-        _fund(plain, provider, unit);
         bytes16 leaseNo = escrow.open(_match(ask, bid));
-        uint256 end = block.timestamp + 4200;
-        vm.warp(end);
-        assertTrue(_settle(leaseNo, 648_000));
-        vm.warp(end + escrow.settleWindow() + 1);
-        LeaseOrders memory orders = _leaseOrders(ask, bid);
-        _expect(IEscrowBase.ClaimTooLate.selector, block.timestamp - 1, block.timestamp);
-        vm.prank(provider);
-        escrow.claim(orders, 720_000);
-        vm.warp(block.timestamp - 1);
-        vm.prank(provider);
-        escrow.claim(orders, 720_000);
-        uint256 until = escrow.claimOf(buyer, provider, witness, leaseNo).until;
-        assertEq(until, block.timestamp + escrow.disputeWindow());
-        vm.warp(until);
+        uint256 lock = (2.5e12 * 4200 * unit + 3.6e15 - 1) / 3.6e15;
+        assertEq(_lease(leaseNo).locked, lock);
         vm.prank(buyer);
-        escrow.contest(buyer, provider, witness, leaseNo);
-        until = escrow.claimOf(buyer, provider, witness, leaseNo).until;
-        assertEq(until, block.timestamp + escrow.rulingWindow());
-        vm.prank(arbiter);
-        escrow.rule(orders, uint128(unit / 20), "");
+        escrow.topUp(_leaseOrders(ask, bid), bid, 0, 120);
+        lock = (2.5e12 * 4320 * unit + 3.6e15 - 1) / 3.6e15;
+        assertEq(_lease(leaseNo).locked, lock);
+        assertEq(escrow.balanceOf(buyer), 10 * unit - lock);
+        uint256 last = block.timestamp + 4320 + escrow.settleWindow();
+        vm.warp(last + 1);
+        assertFalse(_settle(leaseNo, 720_000));
+        vm.warp(last);
+        assertTrue(_settle(leaseNo, 720_000));
     }
 
     function _fund(PlainToken plain, address account, uint256 amount) private {

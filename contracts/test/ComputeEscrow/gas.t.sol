@@ -3,7 +3,7 @@ pragma solidity 0.8.30;
 
 import {console} from "forge-std/console.sol";
 
-import {Ask, Bid, CloseData, LeaseOrders, Match} from "../../src/interfaces/IComputeEscrow.sol";
+import {Ask, Bid, CloseData, Match} from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
 import {TypedData} from "../support/TypedData.sol";
 
@@ -165,16 +165,6 @@ contract GasTest is EscrowTest {
         bytes memory call = abi.encodeCall(escrow.refund, (buyer, provider, witness, _running()));
         vm.warp(block.timestamp + 4200 + SETTLE_WINDOW);
         _report("refund", _transact(call), 44_000);
-    }
-
-    function test_gas_claim_and_close_claim() public {
-        LeaseOrders memory orders = _leaseOrders(_ask(), _bid());
-        bytes16 leaseNo = _running();
-        _report("claim", _transactAs(provider, abi.encodeCall(escrow.claim, (orders, 90_000))), 86_000);
-        vm.warp(block.timestamp + DISPUTE_WINDOW + 1);
-        _report(
-            "close claim", _transact(abi.encodeCall(escrow.closeClaim, (buyer, provider, witness, leaseNo))), 47_500
-        );
     }
 
     function test_gas_deposit() public {

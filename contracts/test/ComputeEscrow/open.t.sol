@@ -38,14 +38,6 @@ contract OpenTest is EscrowTest {
         escrow.open(order);
     }
 
-    function test_arbiters_must_be_equal() public {
-        (Ask memory ask, Bid memory bid) = (_ask(), _bid());
-        bid.arbiter = stranger;
-        Match memory order = _match(ask, bid);
-        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.ArbiterMismatch.selector, arbiter, stranger));
-        escrow.open(order);
-    }
-
     function _refuseParty(Ask memory ask, Bid memory bid, address account) private {
         Match memory order = _match(ask, bid);
         _expect(IEscrowBase.InvalidParty.selector, account);
@@ -86,18 +78,6 @@ contract OpenTest is EscrowTest {
         Bid memory bid = _bid();
         bid.witness = meter;
         _refuseParty(_ask(), bid, meter);
-    }
-
-    function test_arbiter_is_not_the_provider() public {
-        (Ask memory ask, Bid memory bid) = (_ask(), _bid());
-        (ask.arbiter, bid.arbiter) = (provider, provider);
-        _refuseParty(ask, bid, provider);
-    }
-
-    function test_arbiter_is_not_the_meter() public {
-        (Ask memory ask, Bid memory bid) = (_ask(), _bid());
-        (ask.arbiter, bid.arbiter) = (meter, meter);
-        _refuseParty(ask, bid, meter);
     }
 
     /* REFUSED: TIME AND FEE */
@@ -142,15 +122,6 @@ contract OpenTest is EscrowTest {
         _refuse(ask, bid, IEscrowBase.DurationTooLong.selector, ask.maxSeconds, bid.maxSeconds);
         bid.maxSeconds = ask.minSeconds - 1;
         _refuse(ask, bid, IEscrowBase.DurationTooShort.selector, ask.minSeconds, bid.maxSeconds);
-    }
-
-    function test_minimum_charge_beyond_the_bids_time() public {
-        (Ask memory ask, Bid memory bid) = (_ask(), _bid());
-        bid.maxSeconds = 100;
-        ask.minChargeSeconds = 101;
-        _refuse(ask, bid, IEscrowBase.MinChargeTooLong.selector, 100, 101);
-        ask.minChargeSeconds = 100;
-        escrow.open(_match(ask, bid));
     }
 
     function test_bid_of_no_node() public {
@@ -329,18 +300,9 @@ contract OpenTest is EscrowTest {
         _refuse(ask, bid, IEscrowBase.BudgetTooSmall.selector, least, least - 1);
     }
 
-    function test_budget_that_cannot_fund_the_minimum_charge() public {
-        (Ask memory ask, Bid memory bid) = (_ask(), _bid());
-        (ask.minSeconds, ask.startLimitSeconds, ask.minChargeSeconds) = (0, 0, 1440);
-        bid.budget = 1e18 - 1;
-        _refuse(ask, bid, IEscrowBase.BudgetTooSmall.selector, 1e18, 1e18 - 1);
-        bid.budget = 1e18;
-        assertEq(_lease(escrow.open(_match(ask, bid))).locked, 1e18);
-    }
-
     function test_no_time_at_all() public {
         (Ask memory ask, Bid memory bid) = (_ask(), _bid());
-        (ask.minSeconds, ask.startLimitSeconds, ask.minChargeSeconds, bid.maxSeconds) = (0, 0, 0, 0);
+        (ask.minSeconds, ask.startLimitSeconds, bid.maxSeconds) = (0, 0, 0);
         uint256 second = (uint256(2.5e18) + 3599) / 3600;
         _refuse(ask, bid, IEscrowBase.BudgetTooSmall.selector, second, bid.budget);
     }
@@ -425,7 +387,6 @@ contract OpenTest is EscrowTest {
             7,
             end,
             4200,
-            30,
             lock,
             1
         );
@@ -442,7 +403,6 @@ contract OpenTest is EscrowTest {
         assertEq(lease.start, block.timestamp);
         assertEq(lease.end, end);
         assertEq(lease.fundedSeconds, 4200);
-        assertEq(lease.minChargeSeconds, 30);
         assertEq(lease.gpuMilli, 1000);
         assertEq(lease.node, 7);
         assertEq(lease.released, 0);
@@ -476,7 +436,7 @@ contract OpenTest is EscrowTest {
         (ask.cpuMilli, ask.memoryMib, ask.storageMib) = (type(uint32).max, type(uint32).max, type(uint32).max);
         (bid.cpuMilli, bid.memoryMib, bid.storageMib) = (sizes[0], sizes[1], sizes[2]);
         bid.limits[0].rate = type(uint64).max;
-        (ask.minSeconds, ask.startLimitSeconds, ask.minChargeSeconds) = (0, 0, 0);
+        (ask.minSeconds, ask.startLimitSeconds) = (0, 0);
         bid.budget = type(uint128).max;
         _fund(buyer, 800_000_000e18);
         uint256 timesThousandAndTwentyFour = (uint256(floor.gpuHour) * 1000 + uint256(floor.cpuHour) * sizes[0]) * 1024

@@ -225,13 +225,10 @@ contract SettleTest is EscrowTest {
         assertEq(vm.getRecordedLogs().length, 0);
     }
 
-    function test_minimum_charge_is_paid_from_the_first_usage() public {
+    function test_first_millisecond_costs_a_millisecond() public {
         vm.warp(_start + 100);
         assertTrue(_settle(_no, 1));
-        uint256 least = uint256(2.5e18) * 30 / 3600;
-        assertEq(_lease(_no).released, least);
-        assertTrue(_settle(_no, 30_000));
-        assertEq(_lease(_no).released, least);
+        assertEq(_lease(_no).released, uint256(2.5e18) / 3_600_000);
         assertTrue(_settle(_no, 31_000));
         assertEq(_lease(_no).released, uint256(2.5e18) * 31 / 3600);
     }
@@ -327,8 +324,7 @@ contract SettleTest is EscrowTest {
             assertEq(_settle(leaseNo, ms), ms > greatest);
             if (ms > greatest) greatest = ms;
         }
-        uint256 billed = greatest > 0 && greatest < 30_000 ? 30_000 : greatest;
-        uint256 cost = uint256(ask.floor.gpuHour) * 1000 * billed * 1e18 / 3.6e18;
+        uint256 cost = uint256(ask.floor.gpuHour) * 1000 * greatest * 1e18 / 3.6e18;
         assertEq(_lease(leaseNo).released, cost);
         assertEq(escrow.feesOf(provider), cost * FEE_BPS / 10_000);
         assertEq(escrow.balanceOf(provider), cost - cost * FEE_BPS / 10_000);

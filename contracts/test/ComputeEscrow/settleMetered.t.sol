@@ -139,7 +139,6 @@ contract SettleMeteredTest is EscrowTest {
         _assertUsed(50_000, 7, 0);
     }
 
-    /// @dev Counted figures alone, without any time, cost no minimum charge.
     function test_counted_without_time_costs_no_time() public {
         assertTrue(_settleMetered(_no, 0, 1024, 0));
         assertEq(_lease(_no).released, 0.08e18);
@@ -161,8 +160,7 @@ contract SettleMeteredTest is EscrowTest {
             assertEq(_settleMetered(_no, step[0], step[1], step[2]), raises);
         }
         _assertUsed(most[0], most[1], most[2]);
-        uint256 billed = most[0] > 0 && most[0] < 30_000 ? 30_000 : most[0];
-        uint256 time = uint256(2.5e12) * billed * 1e18 / 3.6e18;
+        uint256 time = uint256(2.5e12) * most[0] * 1e18 / 3.6e18;
         uint256 things = (uint256(0.08e9) * most[1] + uint256(0.001e9) * most[2] * 1024) * 1e18 / (1024 * 1e9);
         assertEq(_lease(_no).released, time + things);
         assertEq(escrow.feesOf(provider), time * FEE_BPS / 10_000 + things * FEE_BPS / 10_000);

@@ -1,17 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {
-    Ask,
-    Bid,
-    IEscrowBase,
-    LeaseOrders,
-    LeaseState,
-    Match,
-    Quote,
-    TierLimit
-} from "../../src/interfaces/IComputeEscrow.sol";
-import {ClaimTest} from "../support/ClaimTest.sol";
+import {Ask, Bid, IEscrowBase, LeaseState, Match, Quote, TierLimit} from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
 import {TypedData} from "../support/TypedData.sol";
 import {BadWallet, OwnedWallet} from "../support/Wallets.sol";
@@ -70,7 +60,7 @@ contract SignaturesTest is BadForms {
     /// @dev A value that does not fit its type is no order at all.
     function test_wide_values_are_refused() public {
         bytes memory data = abi.encodeCall(escrow.hashAsk, (_ask()));
-        data[4 + 4 * 32] = 0x01; // the top byte of `node`, a uint24
+        data[4 + 3 * 32] = 0x01; // the top byte of `node`, a uint24
         (bool ok,) = address(escrow).call(data);
         assertFalse(ok);
     }
@@ -95,17 +85,16 @@ contract SignaturesTest is BadForms {
         if (i == 14) ask.minSeconds--;
         if (i == 15) ask.maxSeconds++;
         if (i == 16) ask.startLimitSeconds++;
-        if (i == 17) ask.minChargeSeconds++;
-        if (i == 18) ask.unit = "token";
-        if (i == 19) ask.startsAt++;
-        if (i == 20) ask.flags = 1;
-        if (i == 21) ask.maxFeeBps++;
-        if (i == 22) ask.expiry++;
-        if (i == 23) ask.salt++;
+        if (i == 17) ask.unit = "token";
+        if (i == 18) ask.startsAt++;
+        if (i == 19) ask.flags = 1;
+        if (i == 20) ask.maxFeeBps++;
+        if (i == 21) ask.expiry++;
+        if (i == 22) ask.salt++;
     }
 
     function test_change_of_any_member_of_an_ask() public {
-        for (uint256 i = 0; i < 24; i++) {
+        for (uint256 i = 0; i < 23; i++) {
             Match memory order = _match(_ask(), _bid());
             _changeAsk(order.ask, i);
             assertNotEq(TypedData.hash(order.ask), TypedData.hash(_ask()), "changed");
@@ -118,16 +107,6 @@ contract SignaturesTest is BadForms {
         Match memory order = _match(_ask(), _bid());
         order.ask.provider = stranger;
         _expect(IEscrowBase.InvalidSignature.selector, stranger);
-        escrow.open(order);
-    }
-
-    function test_change_of_both_arbiters() public {
-        Match memory order = _match(_ask(), _bid());
-        (order.ask.arbiter, order.bid.arbiter) = (stranger, stranger);
-        _expect(IEscrowBase.InvalidSignature.selector, provider);
-        escrow.open(order);
-        order.askSignature = _sign(providerKey, TypedData.hash(order.ask));
-        _expect(IEscrowBase.InvalidSignature.selector, buyer);
         escrow.open(order);
     }
 
@@ -292,14 +271,8 @@ contract SignaturesTest is BadForms {
     }
 }
 
-/// @notice What signatures on Cancel and Ruling bind, and which ones are refused.
-contract ConsentTest is BadForms, ClaimTest {
-    uint128 private constant AWARD = 0.02e18;
-
-    function setUp() public override(EscrowTest, ClaimTest) {
-        ClaimTest.setUp();
-    }
-
+/// @notice What signatures on Cancel bind, and which ones are refused.
+contract ConsentTest is BadForms {
     function _expectRefusedOf(address account) private {
         _expect(IEscrowBase.InvalidSignature.selector, account);
     }
@@ -364,103 +337,5 @@ contract ConsentTest is BadForms, ClaimTest {
             escrow.cancel{gas: 3_000_000}(wallet, 1, true, signature);
             assertEq(escrow.ordersFrom(wallet), 0);
         }
-    }
-
-    /* RULING */
-
-    function _ruleBy(bytes memory signature) private {
-        vm.prank(stranger);
-        escrow.rule(_theOrders(), AWARD, signature);
-    }
-
-    function test_every_member_of_a_ruling_is_signed() public {
-        _contested();
-        bytes32[4] memory others = [
-            TypedData.ruling(stranger, provider, _no, AWARD),
-            TypedData.ruling(buyer, stranger, _no, AWARD),
-            TypedData.ruling(buyer, provider, bytes16(uint128(_no) + 1), AWARD),
-            TypedData.ruling(buyer, provider, _no, AWARD + 1)
-        ];
-        for (uint256 i = 0; i < 4; i++) {
-            bytes memory signature = _sign(_arbiterKey, others[i]);
-            _expectRefusedOf(arbiter);
-            _ruleBy(signature);
-        }
-        _ruleBy(_sign(_arbiterKey, TypedData.ruling(buyer, provider, _no, AWARD)));
-        assertEq(_lease(_no).released, PAID + AWARD);
-    }
-
-    function test_ruling_by_another_key() public {
-        _contested();
-        uint256[4] memory keys = [buyerKey, providerKey, witnessKey, meterKey];
-        for (uint256 i = 0; i < 4; i++) {
-            bytes memory signature = _sign(keys[i], TypedData.ruling(buyer, provider, _no, AWARD));
-            _expectRefusedOf(arbiter);
-            _ruleBy(signature);
-        }
-    }
-
-    function test_ruling_on_another_chain() public {
-        _contested();
-        bytes memory signature = _sign(_arbiterKey, TypedData.ruling(buyer, provider, _no, AWARD));
-        vm.chainId(block.chainid + 1);
-        _expectRefusedOf(arbiter);
-        _ruleBy(signature);
-    }
-
-    function test_ruling_on_another_contract() public {
-        _contested();
-        bytes32 domain = TypedData.domain(block.chainid, escrow.extension());
-        bytes32 digest = TypedData.digest(domain, TypedData.ruling(buyer, provider, _no, AWARD));
-        (uint8 v, bytes32 r, bytes32 s) = vm.sign(_arbiterKey, digest);
-        _expectRefusedOf(arbiter);
-        _ruleBy(abi.encodePacked(r, s, v));
-    }
-
-    function test_bad_forms_of_a_rulings_signature() public {
-        _contested();
-        bytes[] memory forms = _badForms(_arbiterKey, TypedData.ruling(buyer, provider, _no, AWARD));
-        for (uint256 i = 0; i < forms.length; i++) {
-            _expectRefusedOf(arbiter);
-            _ruleBy(forms[i]);
-        }
-    }
-
-    /// @dev A contested claim of the usual amount, on a lease that names this arbiter.
-    function _contestedUnder(address arbiter_) private returns (LeaseOrders memory orders, bytes16 leaseNo) {
-        (Ask memory ask, Bid memory bid) = (_theAsk(), _theBid());
-        (ask.arbiter, bid.arbiter, bid.salt) = (arbiter_, arbiter_, 2);
-        leaseNo = escrow.open(_match(ask, bid));
-        orders = _leaseOrders(ask, bid);
-        vm.warp(block.timestamp + 100);
-        vm.prank(provider);
-        escrow.claim(orders, 72_000);
-        vm.prank(buyer);
-        escrow.contest(buyer, provider, witness, leaseNo);
-    }
-
-    function test_wallet_rules_by_its_owners_signature() public {
-        (LeaseOrders memory orders, bytes16 leaseNo) = _contestedUnder(address(new OwnedWallet(arbiter)));
-        bytes32 structHash = TypedData.ruling(buyer, provider, leaseNo, AWARD);
-        bytes memory signature = _sign(buyerKey, structHash);
-        _expectRefusedOf(orders.ask.arbiter);
-        escrow.rule(orders, AWARD, signature);
-        escrow.rule(orders, AWARD, _sign(_arbiterKey, structHash));
-        assertEq(_lease(leaseNo).released, AWARD);
-    }
-
-    /// @dev The claim is not stuck: once the ruling window is over, it goes back.
-    function testFuzz_bad_wallets_rule_nothing(uint8 kind) public {
-        kind %= uint8(type(BadWallet.Kind).max) + 1;
-        address wallet = address(new BadWallet(BadWallet.Kind(kind)));
-        (LeaseOrders memory orders, bytes16 leaseNo) = _contestedUnder(wallet);
-        bytes memory signature = _sign(_arbiterKey, TypedData.ruling(buyer, provider, leaseNo, AWARD));
-        if (kind == uint8(BadWallet.Kind.BurnsGas)) vm.expectRevert();
-        else _expectRefusedOf(wallet);
-        escrow.rule{gas: 3_000_000}(orders, AWARD, signature);
-        _assertState(leaseNo, LeaseState.Contested);
-        vm.warp(block.timestamp + RULING_WINDOW + 1);
-        escrow.closeClaim(buyer, provider, witness, leaseNo);
-        assertEq(_lease(leaseNo).released, 0);
     }
 }

@@ -38,7 +38,7 @@ contract StopTest is EscrowTest {
     /* REFUSED */
 
     function test_others_cannot_stop() public {
-        address[4] memory others = [stranger, meter, arbiter, feeRecipient];
+        address[4] memory others = [stranger, meter, escrow.extension(), feeRecipient];
         for (uint256 i = 0; i < others.length; i++) {
             _expect(IEscrowBase.NotAParty.selector, others[i]);
             _stopAs(others[i]);
@@ -122,8 +122,7 @@ contract StopTest is EscrowTest {
         assertEq(_lease(_no).start, _start);
         assertEq(_lease(_no).end, at);
         assertEq(_lease(_no).fundedSeconds, at - _start);
-        uint256 seconds_ = at - _start < 30 ? 30 : at - _start; // the minimum charge stays locked
-        uint256 lock = (uint256(2.5e18) * seconds_ + 3599) / 3600;
+        uint256 lock = (uint256(2.5e18) * (at - _start) + 3599) / 3600;
         assertEq(_lease(_no).locked, lock);
         assertEq(escrow.balanceOf(buyer), FUNDS - lock);
         assertEq(escrow.capacityUsed(provider, 7), 1000, "held until the lease closes");
@@ -180,8 +179,7 @@ contract StopTest is EscrowTest {
         bytes16 leaseNo = escrow.open(_match(ask, bid));
         vm.prank(buyer);
         escrow.stop(buyer, provider, witness, leaseNo);
-        uint256 minimum = (uint256(2.5e18) * 30 + 3599) / 3600;
-        assertEq(_lease(leaseNo).locked, minimum + 5.8e18);
+        assertEq(_lease(leaseNo).locked, 5.8e18);
         assertTrue(_settleMetered(leaseNo, 0, 1024, 0));
     }
 

@@ -143,25 +143,29 @@ contract TokensTest is EscrowTest {
         assertEq(blocking.balanceOf(buyer), 100e18);
     }
 
-    /// @dev A claim that is contested and ruled on moves no token: only who withdraws meets the list.
-    function test_blocked_party_stops_neither_claim_nor_ruling() public {
+    /// @dev No end of a lease moves a token: only who withdraws meets the list.
+    function test_blocked_party_stops_no_end() public {
         uint256 snapshot = vm.snapshotState();
-        for (uint256 i = 0; i < 2; i++) {
-            (address blocked, address other) = i == 0 ? (provider, buyer) : (buyer, provider);
+        for (uint256 i = 0; i < 4; i++) {
+            (address blocked, address other) = i % 2 == 0 ? (provider, buyer) : (buyer, provider);
             BlockingToken blocking = new BlockingToken();
             escrow = _newEscrow(address(blocking), FEE_BPS);
             _deposit(blocking, buyer, AMOUNT);
-            _deposit(blocking, provider, AMOUNT);
             (Ask memory ask, Bid memory bid) = _lastingOrders();
             bytes16 leaseNo = escrow.open(_match(ask, bid));
-            vm.warp(block.timestamp + 100);
+            vm.warp(block.timestamp + 1440);
             blocking.setBlocked(blocked);
-            vm.prank(provider);
-            escrow.claim(_leaseOrders(ask, bid), 72_000);
-            vm.prank(buyer);
-            escrow.contest(buyer, provider, witness, leaseNo);
-            vm.prank(arbiter);
-            escrow.rule(_leaseOrders(ask, bid), 0.02e18, "");
+            if (i < 2) {
+                _close(ask, bid, 1_440_000, 0, 0);
+            } else {
+                assertTrue(_settle(leaseNo, 1_440_000));
+                vm.prank(provider);
+                escrow.stop(buyer, provider, witness, leaseNo);
+                vm.warp(block.timestamp + SETTLE_WINDOW + 1);
+                escrow.refund(buyer, provider, witness, leaseNo);
+            }
+            assertEq(escrow.balanceOf(buyer), AMOUNT - 1e18);
+            assertEq(escrow.balanceOf(provider), 0.975e18);
 
             uint256 balance = escrow.balanceOf(other);
             vm.prank(other);

@@ -49,7 +49,7 @@ contract TopUpTest is EscrowTest {
 
     function test_others_cannot_top_up() public {
         (Ask memory ask, Bid memory bid) = _lastingOrders();
-        address[6] memory others = [provider, witness, meter, arbiter, feeRecipient, stranger];
+        address[5] memory others = [provider, witness, meter, feeRecipient, stranger];
         for (uint256 i = 0; i < others.length; i++) {
             vm.expectRevert(abi.encodeWithSelector(IEscrowBase.NotBuyer.selector, buyer, others[i]));
             vm.prank(others[i]);

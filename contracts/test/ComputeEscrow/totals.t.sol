@@ -10,10 +10,9 @@ contract TotalsTest is EscrowTest {
     uint256 private constant MOST_MS = 4_200_000; // the bid's hour and the start allowance
 
     /// @dev A lease at an odd price, so that nothing divides evenly, with its whole time gone by.
-    function _openAt(uint64 gpuHour, uint16 minCharge) private returns (bytes16 leaseNo, uint256 rate) {
+    function _openAt(uint64 gpuHour) private returns (bytes16 leaseNo, uint256 rate) {
         (Ask memory ask, Bid memory bid) = (_ask(), _bid());
         ask.floor.gpuHour = gpuHour;
-        ask.minChargeSeconds = minCharge;
         bid.limits[0].rate = type(uint64).max;
         bid.budget = type(uint96).max;
         leaseNo = escrow.open(_match(ask, bid));
@@ -21,10 +20,8 @@ contract TotalsTest is EscrowTest {
         return (leaseNo, uint256(gpuHour) * bid.gpuMilli);
     }
 
-    /// @dev Atoms that `ms` cost, the minimum charge included, rounded down once.
-    function _total(uint256 rate, uint256 ms, uint256 minCharge) private pure returns (uint256) {
-        if (ms == 0) return 0;
-        if (ms < minCharge * 1000) ms = minCharge * 1000;
+    /// @dev Atoms that `ms` cost, rounded down once.
+    function _total(uint256 rate, uint256 ms) private pure returns (uint256) {
         return rate * ms * 1e18 / 3.6e18;
     }
 
@@ -48,19 +45,18 @@ contract TotalsTest is EscrowTest {
 
     /* 4: SPLITTING */
 
-    function testFuzz_splitting_never_pays_more(uint64 gpuHour, uint16 minCharge, uint256 ms, uint256 step) public {
+    function testFuzz_splitting_never_pays_more(uint64 gpuHour, uint256 ms, uint256 step) public {
         gpuHour = uint64(bound(gpuHour, 1, 1000e9));
-        minCharge = uint16(bound(minCharge, 0, 600));
         ms = bound(ms, 1, MOST_MS);
         step = bound(step, ms / PARTS + 1, ms);
-        (bytes16 leaseNo, uint256 rate) = _openAt(gpuHour, minCharge);
+        (bytes16 leaseNo, uint256 rate) = _openAt(gpuHour);
         uint256 locked = _lease(leaseNo).locked;
         for (uint256 at = step; at < ms; at += step) {
             assertTrue(_settle(leaseNo, uint64(at)));
         }
         assertTrue(_settle(leaseNo, uint64(ms)));
-        assertEq(_received(), _total(rate, ms, minCharge));
-        assertEq(escrow.feesOf(provider), _total(rate, ms, minCharge) * FEE_BPS / 10_000);
+        assertEq(_received(), _total(rate, ms));
+        assertEq(escrow.feesOf(provider), _total(rate, ms) * FEE_BPS / 10_000);
         assertEq(_lease(leaseNo).locked, locked - _received());
     }
 
@@ -89,7 +85,7 @@ contract TotalsTest is EscrowTest {
     /* 8: ANY ORDER */
 
     function testFuzz_any_order_ends_at_the_greatest(uint64 gpuHour, uint256 seed, uint8 sent) public {
-        (bytes16 leaseNo, uint256 rate) = _openAt(uint64(bound(gpuHour, 1, 1000e9)), 30);
+        (bytes16 leaseNo, uint256 rate) = _openAt(uint64(bound(gpuHour, 1, 1000e9)));
         uint256[] memory figures = _figures(seed, MOST_MS);
         uint256 greatest = 0;
         for (uint256 i = 0; i < PARTS; i++) {
@@ -98,11 +94,11 @@ contract TotalsTest is EscrowTest {
             if (figures[i] > greatest) greatest = figures[i];
         }
         assertEq(_lease(leaseNo).usedMs, greatest);
-        assertEq(_received(), _total(rate, greatest, 30));
+        assertEq(_received(), _total(rate, greatest));
     }
 
     function testFuzz_any_order_in_one_batch_ends_at_the_greatest(uint64 gpuHour, uint256 seed) public {
-        (bytes16 leaseNo, uint256 rate) = _openAt(uint64(bound(gpuHour, 1, 1000e9)), 30);
+        (bytes16 leaseNo, uint256 rate) = _openAt(uint64(bound(gpuHour, 1, 1000e9)));
         uint256[] memory figures = _figures(seed, MOST_MS);
         bytes memory entries = abi.encodePacked(provider, uint16(PARTS));
         for (uint256 i = 0; i < PARTS; i++) {
@@ -110,7 +106,7 @@ contract TotalsTest is EscrowTest {
         }
         escrow.settle(entries);
         assertEq(_lease(leaseNo).usedMs, _greatest(figures));
-        assertEq(_received(), _total(rate, _greatest(figures), 30));
+        assertEq(_received(), _total(rate, _greatest(figures)));
     }
 
     function testFuzz_any_order_of_counted_ends_at_the_greatest_of_each(uint256 seed) public {
@@ -135,12 +131,12 @@ contract TotalsTest is EscrowTest {
         feeBps = uint16(bound(feeBps, 0, 500)); // what the orders accept
         escrow = _newEscrow(address(token), feeBps);
         _fund(buyer, FUNDS);
-        (bytes16 leaseNo, uint256 rate) = _openAt(uint64(bound(gpuHour, 1, 1000e9)), 30);
+        (bytes16 leaseNo, uint256 rate) = _openAt(uint64(bound(gpuHour, 1, 1000e9)));
         uint256[] memory figures = _figures(seed, MOST_MS);
         for (uint256 i = 0; i < PARTS; i++) {
             _settle(leaseNo, uint64(figures[i]));
         }
-        uint256 gross = _total(rate, _greatest(figures), 30);
+        uint256 gross = _total(rate, _greatest(figures));
         assertEq(escrow.feesOf(provider), gross * feeBps / 10_000, "fee");
         assertEq(escrow.balanceOf(provider), gross - escrow.feesOf(provider), "net");
         Lease memory lease = _lease(leaseNo);

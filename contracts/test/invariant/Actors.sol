@@ -21,7 +21,6 @@ abstract contract Actors is CommonBase {
     address[PROVIDERS] public providers;
     address[PROVIDERS] public meters;
     address[WITNESSES] public witnesses;
-    address public arbiter;
     address public stranger;
     address public deployer; // what would be the owner, were there one
     address public feeRecipient;
@@ -40,7 +39,7 @@ abstract contract Actors is CommonBase {
         for (uint256 i = 0; i < 2; i++) {
             (meters[i], witnesses[i]) = (_actor(_key("meter", i)), _holder(_key("witness", i)));
         }
-        (arbiter, stranger) = (_holder(_key("arbiter", 0)), _holder(_key("stranger", 0)));
+        stranger = _holder(_key("stranger", 0));
         (deployer, feeRecipient) = (_holder(deployerKey), _holder(feeRecipientKey));
     }
 

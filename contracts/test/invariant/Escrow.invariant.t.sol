@@ -5,7 +5,7 @@ import {StdInvariant} from "forge-std/StdInvariant.sol";
 import {Test} from "forge-std/Test.sol";
 
 import {Terms} from "../../src/escrow/Ledger.sol";
-import {Ask, Bid, Claim, Counted, IComputeEscrow, Lease, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
+import {Ask, Bid, Counted, IComputeEscrow, Lease, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
 import {newEscrow} from "../support/Shipped.sol";
 import {Handler} from "./Handler.sol";
 import {MoodyToken} from "./MoodyToken.sol";
@@ -29,7 +29,7 @@ contract EscrowInvariants is StdInvariant, Test {
         (uint8 decimals, uint256 feeBps) = _setting();
         _token = new MoodyToken(decimals);
         address feeRecipient = vm.addr(FEE_RECIPIENT_KEY);
-        Terms memory terms = Terms(address(_token), feeBps, feeRecipient, 30 minutes, 45 minutes, 1 hours);
+        Terms memory terms = Terms(address(_token), feeBps, feeRecipient, 30 minutes);
         vm.prank(vm.addr(DEPLOYER_KEY));
         _escrow = newEscrow(vm, terms);
         _handler = new Handler(_token, _escrow, DEPLOYER_KEY, FEE_RECIPIENT_KEY);
@@ -87,15 +87,9 @@ contract EscrowInvariants is StdInvariant, Test {
             owed += _escrow.balanceOf(accounts[i]) + _escrow.feesOf(accounts[i]);
         }
         for (uint256 i = 0; i < all.length; i++) {
-            owed += leases[i].locked + _bonds(all[i], leases[i]);
+            owed += leases[i].locked;
         }
         assertEq(_token.balanceOf(address(_escrow)), owed, "1");
-    }
-
-    function _bonds(World.Known memory k, Lease memory lease) private view returns (uint256) {
-        uint256 amount = _escrow.claimOf(k.buyer, k.provider, k.witness, k.leaseNo).amount;
-        if (lease.state == LeaseState.Claimed) return amount;
-        return lease.state == LeaseState.Contested ? 2 * amount : 0;
     }
 
     function _2_locks_are_conserved(World.Known[] memory all, Lease[] memory leases) private view {
@@ -139,8 +133,6 @@ contract EscrowInvariants is StdInvariant, Test {
             assertEq(keccak256(abi.encode(leases[i])), keccak256(abi.encode(k.seen)), "18 lease");
             Counted memory counted = _escrow.counted(k.buyer, k.provider, k.witness, k.leaseNo);
             assertEq(keccak256(abi.encode(counted)), keccak256(abi.encode(k.counted)), "18 counted");
-            Claim memory claim = _escrow.claimOf(k.buyer, k.provider, k.witness, k.leaseNo);
-            assertEq(keccak256(abi.encode(claim)), keccak256(abi.encode(k.claim)), "18 claim");
         }
     }
 
@@ -159,7 +151,7 @@ contract EscrowInvariants is StdInvariant, Test {
         }
     }
 
-    /// @dev An account has what it brought, earned and was refunded, less what it took, pays and put up: its own leases
+    /// @dev An account has what it brought, earned and was refunded, less what it took and pays: its own leases
     /// explain all of it, so nobody else's did, whoever plays together.
     function _23_money_moves_along_leases(World.Known[] memory all, Lease[] memory leases) private view {
         address[] memory accounts = _handler.accounts();
@@ -189,16 +181,14 @@ contract EscrowInvariants is StdInvariant, Test {
         view
         returns (int256 moved, uint256 fee)
     {
-        uint256 bonds = _bonds(k, lease);
-        uint256 ofProvider = lease.state == LeaseState.Contested ? bonds / 2 : bonds;
         if (account == k.provider) {
             Counted memory c = k.counted;
             uint256 things = (uint256(c.egressGib) * c.egressMib + uint256(c.unit) * c.units * 1024) * 10
                 ** _token.decimals() / 1024e9;
             fee = (lease.released - things) * _escrow.feeBps() / 10_000 + things * _escrow.feeBps() / 10_000;
-            moved += int256(lease.released - fee) + k.won - int256(ofProvider);
+            moved += int256(lease.released - fee);
         }
-        if (account == k.buyer) moved -= int256(lease.released + lease.locked + bonds - ofProvider) + k.won;
+        if (account == k.buyer) moved -= int256(lease.released + lease.locked);
     }
 
     /* 24 */
@@ -225,7 +215,7 @@ contract EscrowInvariants is StdInvariant, Test {
         }
         for (uint256 i = 0; i < all.length; i++) {
             _assertLeaseRebuilt(all[i], leases[i]);
-            _assertRestRebuilt(all[i], leases[i]);
+            _assertRestRebuilt(all[i]);
         }
     }
 
@@ -242,13 +232,12 @@ contract EscrowInvariants is StdInvariant, Test {
         assertEq(lease.usedMs, model.usedMs, "usedMs");
         assertEq(lease.end, model.end, "end");
         assertEq(lease.fundedSeconds, model.funded, "funded");
-        assertEq(lease.minChargeSeconds, model.minChargeSeconds, "minCharge");
         assertEq(lease.gpuMilli, model.gpuMilli, "gpuMilli");
         assertEq(lease.node, model.node, "node");
         assertEq(lease.hasCounted, model.egressCap + model.unitsCap > 0, "counted");
     }
 
-    function _assertRestRebuilt(World.Known memory k, Lease memory lease) private view {
+    function _assertRestRebuilt(World.Known memory k) private view {
         Replay.Model memory model = _replay.lease(k.leaseNo);
         Counted memory counted = _escrow.counted(k.buyer, k.provider, k.witness, k.leaseNo);
         assertEq(counted.egressGib, model.egressPrice, "egressGib");
@@ -257,10 +246,6 @@ contract EscrowInvariants is StdInvariant, Test {
         assertEq(counted.units, model.units, "units");
         assertEq(counted.egressMibCap, model.egressCap, "egressMibCap");
         assertEq(counted.unitsCap, model.unitsCap, "unitsCap");
-        Claim memory claim = _escrow.claimOf(k.buyer, k.provider, k.witness, k.leaseNo);
-        assertEq(claim.amount, model.claimed, "claim");
-        assertEq(claim.until, model.until, "until");
-        if (lease.state == LeaseState.Claimed) assertEq(lease.locked, model.claimed, "locked");
         (bytes16 latest, uint128 spentBefore) = _escrow.bidRecord(k.bidHash, k.seat);
         (bytes16 last, uint256 leases, uint256 spent, bool ofMany) = _replay.records(k.bidHash, k.seat);
         assertEq(latest, ofMany || leases > 1 ? last : bytes16(0), "latest");
@@ -269,17 +254,13 @@ contract EscrowInvariants is StdInvariant, Test {
 
     /* 12 */
 
-    /// @dev Once every window is over a stranger ends what is left, everyone takes all it has, and only gifts remain.
+    /// @dev Once every settle window is over a stranger ends what is left, everyone takes all it has, and only gifts remain.
     function _12_everybody_gets_out(World.Known[] memory all) private {
         vm.warp(vm.getBlockTimestamp() + 3 days);
         vm.startPrank(_handler.stranger());
         for (uint256 i = 0; i < all.length; i++) {
-            (World.Known memory k, LeaseState state) = (all[i], all[i].seen.state);
-            if (state == LeaseState.Claimed || state == LeaseState.Contested) {
-                _escrow.closeClaim(k.buyer, k.provider, k.witness, k.leaseNo);
-            } else if (state != LeaseState.Closed) {
-                _escrow.refund(k.buyer, k.provider, k.witness, k.leaseNo);
-            }
+            World.Known memory k = all[i];
+            if (k.seen.state != LeaseState.Closed) _escrow.refund(k.buyer, k.provider, k.witness, k.leaseNo);
         }
         address[] memory accounts = _handler.accounts();
         _escrow.collectFees(accounts);
@@ -306,7 +287,7 @@ contract EscrowInvariants is StdInvariant, Test {
         }
         invariant_holdings_are_owed();
         string memory both =
-            "deposit depositWithPermit depositWithAuthorization withdraw open follow openAll openBatch cancel cancelOlder topUp settle settleMetered relay relayMetered stop stopBySignature close refund claim contest rule closeClaim closeContested";
+            "deposit depositWithPermit depositWithAuthorization withdraw open follow openAll openBatch cancel cancelOlder topUp settle settleMetered relay relayMetered stop stopBySignature close refund";
         _assertCounted(both, true, true);
         _assertCounted("collectFees openBatchCall settleCall", true, false);
         _assertCounted("openBadly callExtension ownIt misname", false, true);

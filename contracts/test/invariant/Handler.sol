@@ -5,7 +5,6 @@ import {IComputeEscrow} from "../../src/interfaces/IComputeEscrow.sol";
 import {Actors} from "./Actors.sol";
 import {MoodyToken} from "./MoodyToken.sol";
 import {AttackActions} from "./actions/AttackActions.sol";
-import {ClaimActions} from "./actions/ClaimActions.sol";
 import {EndActions} from "./actions/EndActions.sol";
 import {FundsActions} from "./actions/FundsActions.sol";
 import {OrderActions} from "./actions/OrderActions.sol";
@@ -13,14 +12,14 @@ import {UsageActions} from "./actions/UsageActions.sol";
 
 /// @notice Honest and malicious actors. Each action says beforehand whether the escrow must go along, and reverts where it
 /// does otherwise.
-contract Handler is FundsActions, OrderActions, UsageActions, EndActions, ClaimActions, AttackActions {
+contract Handler is FundsActions, OrderActions, UsageActions, EndActions, AttackActions {
     constructor(MoodyToken token, IComputeEscrow escrow, uint256 deployerKey, uint256 feeRecipientKey)
         Actors(token, escrow, deployerKey, feeRecipientKey)
     {}
 
     /// @notice Every action; those without which courses would be dull more than once.
     function actions() external pure returns (bytes4[] memory all) {
-        bytes4[29] memory once = [
+        bytes4[25] memory once = [
             this.deposit.selector,
             this.depositWithPermit.selector,
             this.depositWithAuthorization.selector,
@@ -43,15 +42,11 @@ contract Handler is FundsActions, OrderActions, UsageActions, EndActions, ClaimA
             this.stopBySignature.selector,
             this.close.selector,
             this.refund.selector,
-            this.claim.selector,
-            this.contest.selector,
-            this.rule.selector,
-            this.closeClaim.selector,
             this.callExtension.selector,
             this.ownIt.selector,
             this.misname.selector
         ];
-        bytes4[16] memory again = [
+        bytes4[9] memory again = [
             this.wait_.selector,
             this.open.selector,
             this.open.selector,
@@ -60,14 +55,7 @@ contract Handler is FundsActions, OrderActions, UsageActions, EndActions, ClaimA
             this.topUp.selector,
             this.settle.selector,
             this.settleMetered.selector,
-            this.relay.selector,
-            this.claim.selector,
-            this.claim.selector,
-            this.closeClaim.selector,
-            this.contest.selector,
-            this.contest.selector,
-            this.rule.selector,
-            this.rule.selector
+            this.relay.selector
         ];
         all = new bytes4[](once.length + again.length);
         for (uint256 i = 0; i < all.length; i++) {

@@ -46,7 +46,6 @@ abstract contract Market is World {
     function _newAsk() internal returns (Ask memory ask) {
         uint256 who = _draw(PROVIDERS);
         (ask.provider, ask.meter) = (providers[who], meters[who]);
-        if (!_once(8)) ask.arbiter = arbiter;
         if (_once(8)) ask.opener = deployer;
         ask.node = uint24(_draw(NODES));
         ask.tier = _once(24) ? bytes32("A100") : TIER;
@@ -56,7 +55,6 @@ abstract contract Market is World {
         ask.minSeconds = uint32(_draw(2) * 60);
         ask.maxSeconds = _once(8) ? 1 hours : 1 days;
         ask.startLimitSeconds = uint32(_draw(2) * 120);
-        if (_once(3)) ask.minChargeSeconds = uint16(_draw(120));
         ask.unit = "unit";
         if (_once(16)) ask.startsAt = uint40(vm.getBlockTimestamp() + _draw(10 minutes));
         ask.flags = 1;
@@ -69,7 +67,6 @@ abstract contract Market is World {
     function _newBid(uint256 nodes) internal returns (Bid memory bid) {
         bid.buyer = buyers[_draw(BUYERS)];
         bid.witness = witnesses[_draw(WITNESSES)];
-        if (!_once(16)) bid.arbiter = arbiter;
         if (_once(16)) bid.opener = deployer;
         bid.limits = new TierLimit[](1);
         bid.limits[0] = TierLimit(TIER, _once(16) ? 1e12 : type(uint64).max, type(uint64).max, type(uint64).max);
@@ -89,10 +86,9 @@ abstract contract Market is World {
         return _once(6) ? uint40(vm.getBlockTimestamp() + _draw(1 hours)) : type(uint40).max;
     }
 
-    /// @dev An ask that the bid may open from, as far as its arbiter goes: an old one or a new one.
-    function _askFor(Bid memory bid) internal returns (Ask memory ask) {
-        ask = _asks.length > 0 && _once(2) ? _someAsk() : _newAsk();
-        if (ask.arbiter != bid.arbiter) ask = _newAsk();
+    /// @dev An old ask or a new one.
+    function _anAsk() internal returns (Ask memory) {
+        return _asks.length > 0 && _once(2) ? _someAsk() : _newAsk();
     }
 
     function _someAsk() internal returns (Ask memory) {
@@ -171,10 +167,8 @@ abstract contract Market is World {
         bool openers =
             (ask.opener == address(0) || ask.opener == sender) && (bid.opener == address(0) || bid.opener == sender);
         bool times = time <= ask.expiry && time <= bid.expiry && time >= ask.startsAt
-            && bid.maxSeconds <= ask.maxSeconds && bid.maxSeconds >= ask.minSeconds
-            && bid.maxSeconds >= ask.minChargeSeconds;
-        return openers && times && ask.arbiter == bid.arbiter && seat < bid.nodes && ask.tier == TIER
-            && ask.maxFeeBps >= ESCROW.feeBps();
+            && bid.maxSeconds <= ask.maxSeconds && bid.maxSeconds >= ask.minSeconds;
+        return openers && times && seat < bid.nodes && ask.tier == TIER && ask.maxFeeBps >= ESCROW.feeBps();
     }
 
     /// @dev A seat opens once; then it moves on from its latest lease alone, once that has ended.
@@ -202,14 +196,14 @@ abstract contract Market is World {
         uint256 rate = uint256(prices.gpuHour) * bid.gpuMilli;
         uint256 funded = uint256(bid.maxSeconds) + ask.startLimitSeconds;
         if (rate > 0) funded = _least(funded, (budget - spent - countedLock) * 3.6e15 / (rate * SCALE));
-        uint256 least = _most(_most(uint256(ask.minSeconds) + ask.startLimitSeconds, ask.minChargeSeconds), 1);
-        return (funded >= least, _fullTime(rate, funded, 0) + countedLock);
+        uint256 least = _most(uint256(ask.minSeconds) + ask.startLimitSeconds, 1);
+        return (funded >= least, _fullTime(rate, funded) + countedLock);
     }
 
     function _remember(Match memory order, bytes32 bidHash, bytes32 askHash, bytes16 leaseNo) private {
         Known storage k = _known.push();
         (k.buyer, k.provider, k.witness) = (order.bid.buyer, order.ask.provider, order.bid.witness);
-        (k.meter, k.arbiter, k.leaseNo, k.seat) = (order.ask.meter, order.ask.arbiter, leaseNo, order.seat);
+        (k.meter, k.leaseNo, k.seat) = (order.ask.meter, leaseNo, order.seat);
         (k.bidHash, k.askHash) = (bidHash, askHash);
         (k.bid, k.ask) = (abi.encode(order.bid), abi.encode(order.ask));
         _indexes[leaseNo] = _known.length;

@@ -16,7 +16,6 @@ contract Replay {
         uint256 usedMs;
         uint256 end;
         uint256 funded;
-        uint256 minChargeSeconds;
         uint256 gpuMilli;
         uint24 node;
         uint256 egressPrice;
@@ -27,8 +26,6 @@ contract Replay {
         uint256 unitsCap;
         uint256 opened; // atoms locked when it opened and by top-ups
         uint256 refunded; // atoms of the lock that went back to the buyer, in all
-        uint256 claimed; // atoms claimed; awarded, once it is closed
-        uint256 until;
     }
 
     /// @dev A seat of a bid.
@@ -57,7 +54,6 @@ contract Replay {
     error RefundedOtherwise(uint256 expected, uint256 said);
     error ReleasedOtherwise(uint256 expected, uint256 said);
     error LockedOtherwise(uint256 expected, uint256 said);
-    error ClaimedOtherwise(uint256 expected, uint256 said);
     error UsageFell(uint256 was, uint256 said);
     error UnknownEvent(bytes32 topic);
 
@@ -98,9 +94,6 @@ contract Replay {
         else if (topic == IEscrowBase.Stopped.selector) _stopped(log);
         else if (topic == IEscrowBase.ClosedCounted.selector) _closedCounted(log);
         else if (topic == IEscrowBase.Closed.selector) _closed(log);
-        else if (topic == IEscrowBase.Claimed.selector) _claimed(log);
-        else if (topic == IEscrowBase.Contested.selector) _contested(log);
-        else if (topic == IEscrowBase.ClaimClosed.selector) _claimClosed(log);
         else if (topic != IEscrowBase.OpenedSeat.selector) revert UnknownEvent(topic);
     }
 
@@ -135,11 +128,10 @@ contract Replay {
         model.node = uint24(uint256(bytes32(log.data[192:224])));
         model.end = uint256(bytes32(log.data[224:256]));
         model.funded = uint256(bytes32(log.data[256:288]));
-        model.minChargeSeconds = uint256(bytes32(log.data[288:320]));
-        model.opened = uint256(bytes32(log.data[320:352]));
+        model.opened = uint256(bytes32(log.data[288:320]));
         balances[model.buyer] -= model.opened;
         capacity[model.provider][model.node] += model.gpuMilli;
-        opened[model.buyer][uint256(bytes32(log.data[352:384]))] = true;
+        opened[model.buyer][uint256(bytes32(log.data[320:352]))] = true;
 
         Record storage record = records[model.bidHash][seat];
         if (record.leases > 0) record.spentBefore += _most(_leases[record.last]);
@@ -206,45 +198,6 @@ contract Replay {
         capacity[model.provider][model.node] -= model.gpuMilli;
     }
 
-    function _claimed(Vm.Log calldata log) private {
-        Model storage model = _leases[bytes16(log.topics[1])];
-        (uint256 ms, uint256 end, uint256 amount, uint256 refunded, uint256 until) =
-            abi.decode(log.data, (uint256, uint256, uint256, uint256, uint256));
-        uint256 expected = _cost(model.rate * ms) - _time(model);
-        if (amount != expected) revert ClaimedOtherwise(expected, amount);
-        uint256 rest = _full(model) - _earned(model) - amount;
-        if (refunded != rest) revert RefundedOtherwise(rest, refunded);
-        (model.state, model.claimed, model.until) = (LeaseState.Claimed, amount, until);
-        (model.funded, model.end) = (model.funded - (model.end - end), end);
-        balances[model.provider] -= amount;
-        balances[model.buyer] += refunded;
-        model.refunded += refunded;
-        capacity[model.provider][model.node] -= model.gpuMilli;
-    }
-
-    function _contested(Vm.Log calldata log) private {
-        Model storage model = _leases[bytes16(log.topics[1])];
-        (uint256 bond, uint256 until) = abi.decode(log.data, (uint256, uint256));
-        if (bond != model.claimed) revert ClaimedOtherwise(model.claimed, bond);
-        (model.state, model.until) = (LeaseState.Contested, until);
-        balances[model.buyer] -= bond;
-    }
-
-    /// @dev The amount and each bond put up are divided, and no more; awarded and bonds as the rules divide them.
-    function _claimClosed(Vm.Log calldata log) private {
-        Model storage model = _leases[bytes16(log.topics[1])];
-        (uint256 awarded, uint256 bonds, uint256 refunded) = abi.decode(log.data, (uint256, uint256, uint256));
-        uint256 pot = (model.state == LeaseState.Contested ? 3 : 2) * model.claimed;
-        if (awarded + bonds + refunded != pot) revert ClaimedOtherwise(pot, awarded + bonds + refunded);
-        uint256 time = _time(model);
-        uint256 fee = _fee(time + awarded) - _fee(time);
-        balances[model.provider] += awarded - fee + bonds;
-        fees[model.provider] += fee;
-        balances[model.buyer] += refunded;
-        model.refunded += model.claimed - awarded;
-        (model.state, model.claimed, model.until) = (LeaseState.Closed, awarded, 0);
-    }
-
     /* ARITHMETIC */
 
     function _use(Model storage model, uint256 ms, uint256 egressMib, uint256 units) private {
@@ -268,10 +221,10 @@ contract Replay {
         return rateMs * SCALE / 3.6e18;
     }
 
-    /// @dev Most that the lease comes to in the end: its lock while it is open, then what it earned and claims.
+    /// @dev Most that the lease comes to in the end: its lock while it is open, then what it earned.
     function _most(Model storage model) private view returns (uint256) {
         bool isOpen = model.state == LeaseState.Active || model.state == LeaseState.Stopped;
-        return isOpen ? _full(model) : _earned(model) + model.claimed;
+        return isOpen ? _full(model) : _earned(model);
     }
 
     function _earned(Model storage model) private view returns (uint256) {
@@ -279,9 +232,7 @@ contract Replay {
     }
 
     function _time(Model storage model) private view returns (uint256) {
-        uint256 ms = model.usedMs;
-        if (ms > 0 && ms < model.minChargeSeconds * 1000) ms = model.minChargeSeconds * 1000;
-        return _cost(model.rate * ms);
+        return _cost(model.rate * model.usedMs);
     }
 
     function _things(Model storage model) private view returns (uint256) {
@@ -290,9 +241,8 @@ contract Replay {
     }
 
     function _full(Model storage model) private view returns (uint256) {
-        uint256 seconds_ = model.funded > model.minChargeSeconds ? model.funded : model.minChargeSeconds;
         uint256 nano = model.egressPrice * model.egressCap + model.unitPrice * model.unitsCap * 1024;
-        return _up(model.rate * seconds_ * 1000 * SCALE, 3.6e18) + _up(nano * SCALE, 1024e9);
+        return _up(model.rate * model.funded * 1000 * SCALE, 3.6e18) + _up(nano * SCALE, 1024e9);
     }
 
     function _up(uint256 a, uint256 b) private pure returns (uint256) {

@@ -3,7 +3,7 @@ pragma solidity 0.8.30;
 
 import {Vm} from "forge-std/Vm.sol";
 
-import {Ask, Claim, Counted, Lease, LeaseOrders, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
+import {Ask, Counted, Lease, LeaseOrders, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
 import {Actors} from "./Actors.sol";
 import {Replay} from "./Replay.sol";
 
@@ -18,7 +18,6 @@ abstract contract World is Actors {
         address provider;
         address witness;
         address meter;
-        address arbiter;
         bytes16 leaseNo;
         uint16 seat;
         bytes32 bidHash;
@@ -27,9 +26,6 @@ abstract contract World is Actors {
         bytes ask; // encoded
         Lease seen;
         Counted counted;
-        Claim claim;
-        uint256 bonds; // atoms held as bonds
-        int256 won; // atoms of bonds that went from the buyer to the provider
     }
 
     /// @dev A seat of a bid. `spent`: what the leases before its latest cost at most.
@@ -74,7 +70,6 @@ abstract contract World is Actors {
     error IllegalTransition(LeaseState from, LeaseState to);
     error TermsMoved(bytes16 leaseNo);
     error UsageMoved(bytes16 leaseNo, uint256 was, uint256 is_);
-    error TimerMoved(bytes16 leaseNo, uint256 was, uint256 is_);
     error CapacityMoved(address provider, uint24 node, uint256 expected, uint256 is_);
 
     constructor() {
@@ -164,7 +159,6 @@ abstract contract World is Actors {
         Lease memory now_ = ESCROW.lease(k.buyer, k.provider, k.witness, k.leaseNo);
         _requireLegal(was, now_);
         _lookAtUsage(k, was, now_);
-        _lookAtClaim(k, was, now_);
         if (_isOpen(was) && !_isOpen(now_)) _reserved[k.provider][now_.node] -= now_.gpuMilli;
         uint256 used = ESCROW.capacityUsed(k.provider, now_.node);
         if (used != _reserved[k.provider][now_.node]) {
@@ -175,14 +169,12 @@ abstract contract World is Actors {
     }
 
     function _requireLegal(Lease memory was, Lease memory now_) private view {
-        LeaseState[] memory next = new LeaseState[](4);
+        LeaseState[] memory next = new LeaseState[](3);
         if (was.state == LeaseState.None) next[0] = LeaseState.Active;
-        else if (was.state == LeaseState.Active) (next[1], next[2]) = (LeaseState.Stopped, LeaseState.Claimed);
-        else if (was.state == LeaseState.Stopped) next[2] = LeaseState.Claimed;
-        else if (was.state == LeaseState.Claimed) next[1] = LeaseState.Contested;
-        if (was.state != LeaseState.None) (next[0], next[3]) = (was.state, LeaseState.Closed);
+        else (next[0], next[1]) = (was.state, LeaseState.Closed);
+        if (was.state == LeaseState.Active) next[2] = LeaseState.Stopped;
         bool legal = false;
-        for (uint256 i = 0; i < 4; i++) {
+        for (uint256 i = 0; i < 3; i++) {
             legal = legal || (next[i] == now_.state && now_.state != LeaseState.None);
         }
         if (!legal) revert IllegalTransition(was.state, now_.state);
@@ -193,12 +185,11 @@ abstract contract World is Actors {
         bool endIsRight = now_.end == was.end || (ends && now_.end < was.end && now_.end == vm.getBlockTimestamp())
             || (_extends && now_.state == LeaseState.Active && now_.end > was.end);
         bool same = now_.start == was.start && now_.rate == was.rate && now_.gpuMilli == was.gpuMilli
-            && now_.node == was.node && now_.minChargeSeconds == was.minChargeSeconds
-            && now_.hasCounted == was.hasCounted && now_.start + now_.fundedSeconds == now_.end;
+            && now_.node == was.node && now_.hasCounted == was.hasCounted && now_.start + now_.fundedSeconds == now_.end;
         if (!endIsRight || !same) revert TermsMoved(0);
     }
 
-    /// @dev Usage never falls, and rests once the lease is claimed or closed.
+    /// @dev Usage never falls, and rests once the lease is closed.
     function _lookAtUsage(Known storage k, Lease memory was, Lease memory now_) private {
         Counted memory before = k.counted;
         Counted memory counted = ESCROW.counted(k.buyer, k.provider, k.witness, k.leaseNo);
@@ -209,22 +200,6 @@ abstract contract World is Actors {
             || (was.state == LeaseState.Closed && now_.released != was.released);
         if (fell || (rests && moved)) revert UsageMoved(k.leaseNo, was.usedMs, now_.usedMs);
         k.counted = counted;
-    }
-
-    /// @dev A claim's amount and its timer are set by the claim and the contest, and by nothing else.
-    function _lookAtClaim(Known storage k, Lease memory was, Lease memory now_) private {
-        Claim memory before = k.claim;
-        Claim memory claim = ESCROW.claimOf(k.buyer, k.provider, k.witness, k.leaseNo);
-        bool same = claim.amount == before.amount && claim.until == before.until;
-        if (was.state == now_.state && !same) revert TimerMoved(k.leaseNo, before.until, claim.until);
-        if (was.state != now_.state) {
-            uint256 bonds = 0;
-            if (now_.state == LeaseState.Claimed) bonds = claim.amount;
-            if (now_.state == LeaseState.Contested) bonds = 2 * uint256(claim.amount);
-            _owedForLeases = _owedForLeases + bonds - k.bonds;
-            k.bonds = bonds;
-        }
-        k.claim = claim;
     }
 
     function _lookAtBalances() private {
@@ -313,17 +288,13 @@ abstract contract World is Actors {
 
     /* ARITHMETIC: the escrow's, written once more */
 
-    function _down(uint256 rate, uint256 ms) internal view returns (uint256) {
-        return rate * ms * SCALE / 3.6e18;
-    }
-
     function _up(uint256 a, uint256 b) internal pure returns (uint256) {
         return a / b + (a % b == 0 ? 0 : 1);
     }
 
     /// @dev Most that time costs.
-    function _fullTime(uint256 rate, uint256 funded, uint256 minCharge) internal view returns (uint256) {
-        return _up(rate * _most(funded, minCharge) * 1000 * SCALE, 3.6e18);
+    function _fullTime(uint256 rate, uint256 funded) internal view returns (uint256) {
+        return _up(rate * funded * 1000 * SCALE, 3.6e18);
     }
 
     /// @dev Most that the counted resources cost.

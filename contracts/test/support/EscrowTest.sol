@@ -25,8 +25,6 @@ import {TypedData} from "./TypedData.sol";
 abstract contract EscrowTest is Test {
     uint256 internal constant FEE_BPS = 250;
     uint256 internal constant SETTLE_WINDOW = 1 hours;
-    uint256 internal constant DISPUTE_WINDOW = 2 hours;
-    uint256 internal constant RULING_WINDOW = 3 hours;
     bytes32 internal constant TIER = "H100-80GB-SXM";
     bytes32 internal constant UNIT = "request";
     uint256 internal constant FUNDS = 10_000e18;
@@ -42,7 +40,6 @@ abstract contract EscrowTest is Test {
     address internal provider;
     address internal witness;
     address internal meter;
-    address internal arbiter = makeAddr("arbiter");
     address internal stranger = makeAddr("stranger");
     address internal feeRecipient = makeAddr("fee recipient");
 
@@ -58,8 +55,7 @@ abstract contract EscrowTest is Test {
     }
 
     function _newEscrow(address token_, uint256 feeBps) internal returns (IComputeEscrow) {
-        Terms memory terms = Terms(token_, feeBps, feeRecipient, SETTLE_WINDOW, DISPUTE_WINDOW, RULING_WINDOW);
-        return newEscrow(vm, terms);
+        return newEscrow(vm, Terms(token_, feeBps, feeRecipient, SETTLE_WINDOW));
     }
 
     /// @dev Gives the account a free balance in the escrow.
@@ -77,7 +73,6 @@ abstract contract EscrowTest is Test {
     function _ask() internal view returns (Ask memory ask) {
         ask.provider = provider;
         ask.meter = meter;
-        ask.arbiter = arbiter;
         ask.node = 7;
         ask.tier = TIER;
         ask.gpuMilli = 8000;
@@ -88,7 +83,6 @@ abstract contract EscrowTest is Test {
         ask.minSeconds = 60;
         ask.maxSeconds = 24 hours;
         ask.startLimitSeconds = 600;
-        ask.minChargeSeconds = 30;
         ask.maxFeeBps = 500;
         ask.expiry = uint40(block.timestamp + 1 days);
         ask.salt = 1;
@@ -97,7 +91,6 @@ abstract contract EscrowTest is Test {
     function _bid() internal view returns (Bid memory bid) {
         bid.buyer = buyer;
         bid.witness = witness;
-        bid.arbiter = arbiter;
         bid.jobHash = keccak256("job");
         bid.limits = new TierLimit[](1);
         bid.limits[0] = TierLimit(TIER, 10e12, 1e9, 1e9);

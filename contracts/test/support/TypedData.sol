@@ -9,10 +9,10 @@ library TypedData {
         "Prices(uint64 gpuHour,uint64 cpuHour,uint64 memoryGibHour,uint64 storageGibHour,uint64 egressGib,uint64 unit)";
     string internal constant LIMIT = "TierLimit(bytes32 tier,uint64 rate,uint64 egressGib,uint64 unit)";
     string internal constant ASK =
-        "Ask(address provider,address meter,address arbiter,address opener,uint24 node,bytes32 tier,uint32 gpuMilli,uint32 cpuMilli,uint32 memoryMib,uint32 storageMib,Prices floor,uint32 minSeconds,uint32 maxSeconds,uint32 startLimitSeconds,uint16 minChargeSeconds,bytes32 unit,uint40 startsAt,uint16 flags,uint16 maxFeeBps,uint40 expiry,uint64 salt)";
+        "Ask(address provider,address meter,address opener,uint24 node,bytes32 tier,uint32 gpuMilli,uint32 cpuMilli,uint32 memoryMib,uint32 storageMib,Prices floor,uint32 minSeconds,uint32 maxSeconds,uint32 startLimitSeconds,bytes32 unit,uint40 startsAt,uint16 flags,uint16 maxFeeBps,uint40 expiry,uint64 salt)";
     string internal constant QUOTE = "Quote(bytes32 askHash,Prices prices,uint40 expiry)";
     string internal constant BID =
-        "Bid(address buyer,address witness,address arbiter,address opener,bytes32 jobHash,TierLimit[] limits,uint32 gpuMilli,uint32 cpuMilli,uint32 memoryMib,uint32 storageMib,uint32 egressMib,uint32 units,bytes32 unit,uint32 maxSeconds,uint128 budget,uint16 nodes,uint16 flags,uint16 maxFeeBps,uint40 expiry,uint64 salt)";
+        "Bid(address buyer,address witness,address opener,bytes32 jobHash,TierLimit[] limits,uint32 gpuMilli,uint32 cpuMilli,uint32 memoryMib,uint32 storageMib,uint32 egressMib,uint32 units,bytes32 unit,uint32 maxSeconds,uint128 budget,uint16 nodes,uint16 flags,uint16 maxFeeBps,uint40 expiry,uint64 salt)";
     string internal constant USAGE = "Usage(address buyer,address provider,bytes16 leaseNo,uint64 ms)";
     string internal constant METERED =
         "MeteredUsage(address buyer,address provider,bytes16 leaseNo,uint64 ms,uint32 egressMib,uint32 units)";
@@ -20,7 +20,6 @@ library TypedData {
     string internal constant CLOSE =
         "Close(address buyer,address provider,bytes16 leaseNo,uint64 ms,uint32 egressMib,uint32 units)";
     string internal constant CANCEL = "Cancel(address account,uint64 salt,bool andOlder)";
-    string internal constant RULING = "Ruling(address buyer,address provider,bytes16 leaseNo,uint128 award)";
     string internal constant DOMAIN =
         "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)";
 
@@ -45,11 +44,10 @@ library TypedData {
     }
 
     function hash(Ask memory a) internal pure returns (bytes32) {
-        bytes memory parties = abi.encode(
-            keccak256(abi.encodePacked(ASK, PRICES)), a.provider, a.meter, a.arbiter, a.opener, a.node, a.tier
-        );
+        bytes memory parties =
+            abi.encode(keccak256(abi.encodePacked(ASK, PRICES)), a.provider, a.meter, a.opener, a.node, a.tier);
         bytes memory sizes = abi.encode(a.gpuMilli, a.cpuMilli, a.memoryMib, a.storageMib, hash(a.floor));
-        bytes memory times = abi.encode(a.minSeconds, a.maxSeconds, a.startLimitSeconds, a.minChargeSeconds, a.unit);
+        bytes memory times = abi.encode(a.minSeconds, a.maxSeconds, a.startLimitSeconds, a.unit);
         bytes memory rest = abi.encode(a.startsAt, a.flags, a.maxFeeBps, a.expiry, a.salt);
         return keccak256(bytes.concat(parties, sizes, times, rest));
     }
@@ -67,7 +65,6 @@ library TypedData {
             keccak256(abi.encodePacked(BID, LIMIT)),
             b.buyer,
             b.witness,
-            b.arbiter,
             b.opener,
             b.jobHash,
             keccak256(abi.encodePacked(limits))
@@ -101,9 +98,5 @@ library TypedData {
 
     function cancel(address account, uint64 salt, bool andOlder) internal pure returns (bytes32) {
         return keccak256(abi.encode(keccak256(bytes(CANCEL)), account, salt, andOlder));
-    }
-
-    function ruling(address buyer, address provider, bytes16 leaseNo, uint128 award) internal pure returns (bytes32) {
-        return keccak256(abi.encode(keccak256(bytes(RULING)), buyer, provider, leaseNo, award));
     }
 }

@@ -3,7 +3,7 @@ pragma solidity 0.8.30;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 
-import {LeaseState} from "../../../src/interfaces/IComputeEscrow.sol";
+import {Bid} from "../../../src/interfaces/IComputeEscrow.sol";
 import {Market} from "../Market.sol";
 
 /// @notice What must fail for everybody: the extension called where it is, powers that an owner would have, and calls about
@@ -12,18 +12,16 @@ abstract contract AttackActions is Market {
     /// @dev The extension's own storage is empty and stays so: whatever would write is refused there.
     function callExtension(uint256 seed) external acting(seed) {
         if (_known.length == 0) return;
-        Known storage k = _known[_pick(_set(LeaseState.Claimed) | _set(LeaseState.Contested))];
-        bytes[8] memory calls;
-        calls[0] = _named(ESCROW.contest, k);
-        calls[1] = _named(ESCROW.closeClaim, k);
-        calls[2] = abi.encodeCall(ESCROW.claim, (_orders(k), k.seen.usedMs + 1));
-        calls[3] = abi.encodeCall(ESCROW.rule, (_orders(k), k.claim.amount, ""));
-        calls[4] = abi.encodeCall(ESCROW.cancel, (k.buyer, 1, true, ""));
-        calls[5] = abi.encodeCall(ESCROW.collectFees, (accounts()));
-        calls[6] = abi.encodeCall(ESCROW.depositWithAuthorization, (k.buyer, 1, 0, type(uint256).max, 0, 27, 0, 0));
-        calls[7] = abi.encodeCall(ESCROW.withdraw, (k.buyer, 1));
-        address sender = [k.buyer, k.provider, arbiter, stranger][_draw(4)];
-        _doAt(ESCROW.extension(), "callExtension", false, sender, calls[_draw(8)]);
+        Known storage k = _known[_pick(_openSet())];
+        bytes[6] memory calls;
+        calls[0] = abi.encodeCall(ESCROW.topUp, (_orders(k), abi.decode(k.bid, (Bid)), k.seat, 1));
+        calls[1] = _named(ESCROW.refund, k);
+        calls[2] = abi.encodeCall(ESCROW.cancel, (k.buyer, 1, true, ""));
+        calls[3] = abi.encodeCall(ESCROW.collectFees, (accounts()));
+        calls[4] = abi.encodeCall(ESCROW.depositWithAuthorization, (k.buyer, 1, 0, type(uint256).max, 0, 27, 0, 0));
+        calls[5] = abi.encodeCall(ESCROW.withdraw, (k.buyer, 1));
+        address sender = [k.buyer, k.provider, k.witness, stranger][_draw(4)];
+        _doAt(ESCROW.extension(), "callExtension", false, sender, calls[_draw(6)]);
     }
 
     /// @dev Nobody owns the escrow, least of all who deployed it; nor does it say yes to calls that it does not know.
@@ -44,7 +42,7 @@ abstract contract AttackActions is Market {
     /// @dev A lease's number under other parties is no lease.
     function misname(uint256 seed) external acting(seed) {
         if (_known.length == 0) return;
-        uint256 index = _pick(_openSet() | _set(LeaseState.Claimed));
+        uint256 index = _pick(_openSet());
         Known storage k = _known[index];
         (address buyer, address provider, address witness) = (k.buyer, k.provider, k.witness);
         address liar = _anyone();
@@ -53,9 +51,7 @@ abstract contract AttackActions is Market {
         else if (which == 1) provider = liar;
         else witness = liar;
         if (buyer == k.buyer && provider == k.provider && witness == k.witness) return;
-        bytes4 selector = [
-            ESCROW.stop.selector, ESCROW.refund.selector, ESCROW.contest.selector, ESCROW.closeClaim.selector
-        ][_draw(4)];
+        bytes4 selector = _once(2) ? ESCROW.stop.selector : ESCROW.refund.selector;
         _touch(index, false);
         _do("misname", false, liar, abi.encodeWithSelector(selector, buyer, provider, witness, k.leaseNo));
     }

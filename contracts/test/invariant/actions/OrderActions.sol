@@ -13,7 +13,7 @@ abstract contract OrderActions is Market {
 
     function open(uint256 seed) external acting(seed) {
         Bid memory bid = _newBid(1);
-        Match memory order = _pair(_askFor(bid), bid);
+        Match memory order = _pair(_anAsk(), bid);
         _open("open", order, _opener(order), true);
         if (_once(7)) _open("open", order, _opener(order), true); // never again
     }
@@ -24,7 +24,7 @@ abstract contract OrderActions is Market {
         Known storage k = _known[_pick(_set(LeaseState.Closed) | _set(LeaseState.Stopped))];
         Bid memory bid = abi.decode(k.bid, (Bid));
         if (k.seen.state != LeaseState.Closed) _edge(4, k.seen.end - 1);
-        Match memory order = _pair(_askFor(bid), bid);
+        Match memory order = _pair(_anAsk(), bid);
         (order.seat, order.previous) = (k.seat, Previous(k.provider, k.askHash, k.meter));
         if (_once(8)) order.previous.provider = providers[_draw(PROVIDERS)];
         if (_once(8)) order.seat = uint16(_draw(3));
@@ -79,7 +79,7 @@ abstract contract OrderActions is Market {
     function _seatsOf(Bid memory bid) private returns (Match[] memory orders) {
         orders = new Match[](bid.nodes);
         for (uint256 i = 0; i < orders.length; i++) {
-            orders[i] = _pair(_askFor(bid), bid);
+            orders[i] = _pair(_anAsk(), bid);
             orders[i].seat = uint16(i);
         }
     }
@@ -187,8 +187,8 @@ abstract contract OrderActions is Market {
         if (funded > uint256(ask.maxSeconds) + ask.startLimitSeconds) return false;
         if (TypedData.hash(bid) != k.bidHash || seat >= bid.nodes) return false;
         if (_seats[k.bidHash][seat].latest != index + 1) return false;
-        uint256 full = _fullTime(k.seen.rate, funded, k.seen.minChargeSeconds);
-        uint256 was = _fullTime(k.seen.rate, k.seen.fundedSeconds, k.seen.minChargeSeconds);
+        uint256 full = _fullTime(k.seen.rate, funded);
+        uint256 was = _fullTime(k.seen.rate, k.seen.fundedSeconds);
         bool affordable = _seats[k.bidHash][seat].spent + full + _fullCounted(k.counted) <= bid.budget / bid.nodes;
         return affordable && full - was <= _balances[k.buyer];
     }
