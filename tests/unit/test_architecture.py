@@ -24,7 +24,7 @@ PURE_SETTLEMENT = (
     "settlement.units",
     "settlement.usage",
 )
-PURE_OURS = (*PURE_SETTLEMENT, "marketplace.domain", "marketplace.errors")
+PURE_OURS = (*PURE_SETTLEMENT, "marketplace.domain", "marketplace.errors", "marketplace.limits")
 DATA = "marketplace.data"  # tables that ship in the package
 PURE_OUTSIDE = ("eth_hash",)
 IMPURE_STDLIB = (

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from marketplace.agent.errors import RuntimeUnavailable
 from marketplace.agent.runtime.base import OUT, WORK, Launch
+from marketplace.limits import MIB
 
 PYTHON = "/opt/python"
 LAUNCHER = "/opt/coulomb/start-job"  # not a name that a job could import by accident
@@ -115,7 +116,7 @@ def _system(launch: Launch) -> list[str]:
     for file in _SYSTEM_FILES:
         words += ["--ro-bind-try", file, file]
     # Without a memory controller these two are not seen by the memory watch: they are kept small.
-    size = max(16, launch.limits.memory_mib // 4) * 1024 * 1024
+    size = max(16, launch.limits.memory_mib // 4) * MIB
     for folder in ("/tmp", "/dev/shm"):  # noqa: S108 - the sandbox's own
         words += ["--perms", "1777", "--size", str(size), "--tmpfs", folder]
     return words

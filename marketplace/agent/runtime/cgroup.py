@@ -15,6 +15,7 @@ from pathlib import Path
 
 from marketplace.agent.meters import CpuMemory
 from marketplace.agent.runtime.priority import NICE
+from marketplace.limits import MIB
 
 _CONTROLLERS = ("cpu", "memory", "pids")
 _KILL_WAIT_S = 5.0
@@ -84,7 +85,7 @@ class Cgroup:
             return None
         group = cls(path, parent.controllers)
         if "memory" in group.controllers:
-            _try_write(path / "memory.max", str(memory_mib * 1024 * 1024))
+            _try_write(path / "memory.max", str(memory_mib * MIB))
             _try_write(path / "memory.swap.max", "0")
             _try_write(path / "memory.oom.group", "1")
         if "pids" in group.controllers:

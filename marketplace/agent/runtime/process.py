@@ -15,14 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from marketplace.agent.errors import FoldersExposed, RuntimeUnavailable, StartFailed
-from marketplace.agent.meters import (
-    CpuMemory,
-    CpuMemorySource,
-    GroupSource,
-    ProcessTable,
-    TreeSource,
-    read_stat,
-)
+from marketplace.agent.meters import CpuMemory, ProcessTable, completed, read_stat
 from marketplace.agent.runtime import bubblewrap
 from marketplace.agent.runtime.base import OUT, WORK, JobFolders, Launch, Limits
 from marketplace.agent.runtime.cgroup import Cgroup, CgroupParent, find_parent
@@ -188,8 +181,6 @@ class RunningProcess:
         self._stdout = _detached(process.stdout)
         self._stderr = _detached(process.stderr)
         self._pidfd = os.pidfd_open(process.pid)
-        tree = TreeSource(inner or process.pid, table)
-        self._source: CpuMemorySource = GroupSource(group, tree) if group is not None else tree
         self._record = ProcessRecord(
             boot=_boot_id(),
             pid=process.pid,
@@ -255,7 +246,10 @@ class RunningProcess:
         """Processor time and memory of all its processes."""
         if self._group is None or "cpu" not in self._group.controllers:
             self._priority.apply(self._table.tree(self._process.pid))
-        return self._source.read()
+        seen = self._group.read() if self._group is not None else None
+        if seen is not None and seen.memory_bytes is not None:
+            return seen
+        return completed(seen, self._table.cpu_memory(self._inner or self._process.pid))
 
     def hidden_bytes(self, device: int) -> int:
         """Bytes on a device in files that its processes hold open although they are deleted."""

@@ -18,8 +18,8 @@ from marketplace.agent.runtime import bubblewrap, seccomp
 from marketplace.agent.runtime.base import WORK, Launch
 from marketplace.agent.runtime.cgroup import Cgroup
 from marketplace.agent.runtime.priority import LowPriority
+from marketplace.limits import MIB
 
-MIB = 1024 * 1024
 _SETUP_TIMEOUT_S = 15.0
 _KILL_WAIT_S = 5.0
 # Address space beyond resident memory that an ordinary program maps (libraries, thread stacks).
