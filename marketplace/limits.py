@@ -13,6 +13,10 @@ GIB = 1024 * MIB
 # Files: a job's folder, its outputs, and the blobs that they travel as.
 BLOB_BYTES_MAX = 64 * MIB  # of one blob, and so of a packed folder
 BLOB_BYTES_PER_DAY_MAX = 16 * GIB  # that one account uploads in 24 hours
+ARCHIVE_CONTENT_BYTES_MAX = 4 * GIB  # before packing
+ARCHIVE_ENTRIES_MAX = 100_000  # files and folders
+ARCHIVE_NAME_BYTES_MAX = KIB  # of a path inside
+ARCHIVE_DEPTH_MAX = 64  # folders of a path inside
 FOLDER_DEPTH_MAX = 128  # folders inside each other that a job may make
 PATH_CHARS_MAX = 4096  # of a path in a configuration file
 
@@ -46,12 +50,16 @@ JOB_NAME_CHARS_MAX = 64
 JOB_WORD_CHARS_MAX = 32 * KIB  # of one word of a command
 JOB_WORDS_MAX = 256  # of a command
 JOB_REGIONS_MAX = 32
-JOB_PATH_CHARS_MAX = 255  # of an output or an image
+JOB_PATH_CHARS_MAX = KIB  # of its folder
+JOB_IMAGE_CHARS_MAX = 255
+JOB_OUTPUT_CHARS_MAX = 255  # of a path under /out
+UNIT_CHARS_MAX = 32  # of the name of a counted unit
 
 # Accounts and orders.
 TIME_SECONDS_MAX = 253_402_300_799  # Unix time: the end of the year 9999
 API_KEYS_MAX = 100  # of one account
 LIVE_JOBS_MAX = 2_000  # of one account: each submission adds up what they may lock
+SALT_AHEAD_MAX = 2**20  # beyond the next salt; words on chain are shared by 128 dense salts
 NODE_ASKS_MAX = 64  # of one node, open or suspended: every search of the book looks at them
 
 # Requests.
@@ -60,3 +68,4 @@ PAGE_ITEMS_MAX = 100
 IDEMPOTENCY_KEY_CHARS_MAX = 128
 LOG_OFFSET_MAX = 2**53 - 1  # what every JSON reader holds exactly
 REASON_CHARS_MAX = 2_000  # of a reason that an agent gives for a job's end
+REASON_CHARS_KEPT = 500  # of which the server keeps so many

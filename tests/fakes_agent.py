@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 
-from marketplace.agent.api import SdkApi
+from marketplace.agent.api import AgentApi
 from marketplace.agent.assignment import Assignment, assign
 from marketplace.agent.inventory import Inventory, simulated_gpus
 from marketplace.agent.journal import Journal
@@ -312,7 +312,7 @@ class FakeMarket:
     def node(self, journal: Journal, folder: Path, **changes: Any) -> ThisNode:
         """A node of this market, with one simulated GPU and no runtime."""
         parts: dict[str, Any] = {
-            "api": SdkApi("http://market.test", "coul_test", self.transport()),
+            "api": AgentApi("http://market.test", "coul_test", self.transport()),
             "runtime": SimpleNamespace(name="none"),
             "inventory": ONE_GPU,
             "poll_s": 0.05,

@@ -24,7 +24,7 @@ from settlement.units import UINT32_MAX
 class NodeConfig:
     """The machine as its provider lists it.
 
-    `simulated` such as "4xH100" stands in for GPUs the machine has not; it excludes `gpus`, the
+    `simulated` such as "4xH100" stands in for GPUs that the machine lacks; it excludes `gpus`, the
     UUIDs to list (empty: all found). Sizes left at None are taken from the machine.
     """
 
@@ -96,7 +96,7 @@ def save_config(config: AgentConfig, path: Path) -> None:
 
 
 def read_secret(path: Path) -> str:
-    """The one line of a secret file. Raises AgentConfigError where others may read it too."""
+    """The one line of a secret file. Raises AgentConfigError if others may read it, too."""
     try:
         mode = path.stat().st_mode
         text = path.read_text()

@@ -160,7 +160,7 @@ class Courier:
     def _report(self) -> bool:
         """Store the outputs, report the end; whether that is done.
 
-        Raises ApiError where the report is to be sent again.
+        Raises ApiError if the report is to be sent again.
         """
         ending = self._node.journal.ending(self._id)
         if ending is None:
@@ -222,7 +222,7 @@ class Courier:
         return replace(ending, outputs=digest)
 
     def _see_it_over(self) -> bool:
-        """Wait for the end on chain; sign a Stop where no witness is there for the Close."""
+        """Wait for the end on chain; sign a Stop if no witness is there for the Close."""
         lease = self._node.api.lease(self._id)
         ending = self._node.journal.ending(self._id)
         if lease.state not in LIVE:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from marketplace.agent.runtime.base import JobFolders
+from marketplace.limits import FOLDER_DEPTH_MAX as DEPTH_MAX
+from marketplace.limits import MIB
 
-MIB = 1024 * 1024
-DEPTH_MAX = 128
 TOO_MUCH_MIB = 2**32 - 1
 _ENTRY_BYTES_MIN = 1024  # an empty file fills no block, but takes an inode and a name
 _PAUSE_FACTOR = 20  # measuring takes at most a twentieth of the time

@@ -1,7 +1,7 @@
 """What a node has: GPUs by NVML or simulated on request, processors, memory, disk.
 
 A simulated GPU is one that does not exist. Its UUID begins with SIM-, its model says so, and it is
-made only where the configuration asks for it.
+made only if the configuration asks for it.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Nvml:
         return cls(nvml)
 
     def gpus(self) -> tuple[Gpu, ...]:
-        """Every GPU the driver shows. Raises InventoryError where one does not answer."""
+        """Every GPU the driver shows. Raises InventoryError if one does not answer."""
         nvml = self._nvml
         try:
             handles = [
@@ -149,7 +149,7 @@ def _simulated_uuid(owner: str, index: int) -> str:
 def take_inventory(config: NodeConfig, state_dir: Path, owner: str, nvml: Nvml | None) -> Inventory:
     """What this machine offers under its configuration.
 
-    Raises InventoryError where there is no GPU and none is simulated, or a listed UUID is missing.
+    Raises InventoryError if there is no GPU and none is simulated, or if a listed UUID is missing.
     """
     if config.simulated is not None:
         gpus = simulated_gpus(config.simulated, f"{owner}/{config.number}")

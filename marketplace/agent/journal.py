@@ -59,7 +59,7 @@ class LeaseEntry:
     """A lease this node has worked on, and in which contract's domain it signs for it.
 
     `outputs` are the paths under /out that the job's buyer wants back. `witness` signs its
-    vouchers, which state more than time if it is `metered`.
+    vouchers, which state more than time if it is `metered`. `process` is what its job runs as.
     """
 
     lease_id: str
@@ -72,6 +72,7 @@ class LeaseEntry:
     metered: bool
     outputs: tuple[str, ...] = ()
     phase: Phase = Phase.RUNNING
+    process: Mapping[str, Any] | None = None
 
     @property
     def key(self) -> tuple[str, str, bytes]:
@@ -162,11 +163,6 @@ class Journal:
         """Remember what the job runs as, so that a successor can end it."""
         self._set(lease_id, process=json.dumps(record))
 
-    def process(self, lease_id: str) -> dict[str, Any] | None:
-        """What `note_process` was told."""
-        text = self._get(lease_id, "process")
-        return None if text is None else dict(json.loads(text))
-
     def end(self, lease_id: str, ending: Ending) -> Ending:
         """Decide how a lease ended; the first decision stands and is returned."""
         with self._write():
@@ -185,8 +181,8 @@ class Journal:
 
     def ending(self, lease_id: str) -> Ending | None:
         """How the lease ended, once that is decided."""
-        text = self._get(lease_id, "ending")
-        return None if text is None else Ending(**json.loads(text))
+        rows = self._read("SELECT ending FROM leases WHERE lease_id = ?", lease_id)
+        return Ending(**json.loads(rows[0][0])) if rows and rows[0][0] else None
 
     def set_phase(self, lease_id: str, phase: Phase) -> None:
         """Go on to REPORTED or DONE."""
@@ -362,10 +358,6 @@ class Journal:
             query = f"UPDATE leases SET {names} WHERE lease_id = ?"  # noqa: S608 - our own names
             db.execute(query, (*columns.values(), lease_id))
 
-    def _get(self, lease_id: str, column: str) -> Any:
-        rows = self._read("SELECT * FROM leases WHERE lease_id = ?", lease_id)
-        return rows[0][column] if rows else None
-
 
 def _text(message: Struct) -> str:
     return json.dumps(message.to_message(), sort_keys=True)
@@ -383,6 +375,7 @@ def _lease_of(row: sqlite3.Row) -> LeaseEntry:
         metered=bool(row["metered"]),
         outputs=tuple(json.loads(row["outputs"])),
         phase=Phase(row["phase"]),
+        process=json.loads(row["process"]) if row["process"] else None,
     )
 
 

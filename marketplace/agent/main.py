@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import structlog
 
-from marketplace.agent.api import SdkApi
+from marketplace.agent.api import AgentApi
 from marketplace.agent.config import AgentConfig, read_secret
 from marketplace.agent.errors import AgentConfigError, AgentError, ApiDown
 from marketplace.agent.inventory import Nvml, take_inventory
@@ -61,7 +61,9 @@ def load_meter(config: AgentConfig) -> Signer:
 def _run(config: AgentConfig, stop: threading.Event) -> int:
     with ExitStack() as stack:
         state = stack.enter_context(closing(StateFolder(config.state_dir)))
-        api = stack.enter_context(closing(SdkApi(config.api_url, read_secret(config.api_key_file))))
+        api = stack.enter_context(
+            closing(AgentApi(config.api_url, read_secret(config.api_key_file)))
+        )
         journal = stack.enter_context(closing(Journal(journal_of(config.state_dir))))
         node = _registered(config, state.jobs, api, journal, stop)
         if node is not None:
@@ -74,7 +76,7 @@ def _run(config: AgentConfig, stop: threading.Event) -> int:
 
 
 def _registered(
-    config: AgentConfig, jobs: Path, api: SdkApi, journal: Journal, stop: threading.Event
+    config: AgentConfig, jobs: Path, api: AgentApi, journal: Journal, stop: threading.Event
 ) -> ThisNode | None:
     """This node, listed on the market; None if `stop` comes before the server answers."""
     signer = load_meter(config)

@@ -124,7 +124,7 @@ class JobRun:
         )
 
     def _environment(self) -> dict[str, str]:
-        """The job's own variables and where it is; nothing of the node's environment."""
+        """The job's own variables and where it finds things; nothing of the node's environment."""
         gpus, milli = self._grant.gpus, self._grant.gpu_milli_each
         own, ours = dict(self._job.spec.env), self._node.runtime.environment(self._lease.folders)
         if "PYTHONPATH" in own:

@@ -38,7 +38,7 @@ def journal_of(path: Path) -> Path:
 
 
 def running_pid(path: Path) -> int | None:
-    """The process id of the agent that holds a state folder, or None where none does."""
+    """The process id of the agent that holds a state folder, or None if none does."""
     try:
         lock_fd = os.open(path / "agent.lock", os.O_RDWR | os.O_CLOEXEC)
     except OSError:

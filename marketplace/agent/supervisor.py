@@ -59,11 +59,9 @@ class Supervisor:
 
     def recover(self) -> None:
         """End what an agent before us left: its processes now, its leases at the last signed ms."""
-        journal = self._node.journal
-        for entry in journal.open_leases():
-            record = journal.process(entry.lease_id)
-            if record is not None and entry.phase is Phase.RUNNING:
-                self._node.runtime.reap(record)
+        for entry in self._node.journal.open_leases():
+            if entry.process is not None and entry.phase is Phase.RUNNING:
+                self._node.runtime.reap(entry.process)
                 log.info("orphan_ended", lease=entry.lease_id)
             lease = HeldLease(self._node, entry)
             reported = entry.phase is Phase.REPORTED
@@ -200,7 +198,7 @@ class Supervisor:
         return thread
 
     def _sweep(self) -> None:
-        """Free what ended jobs held, and go on where a thread died before its work was done."""
+        """Free what ended jobs held, and make up for threads that died too early."""
         for lease_id, work in list(self._work.items()):
             if work.job is not None and not work.runs:
                 self._capacity.release(lease_id)

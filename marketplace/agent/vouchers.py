@@ -1,7 +1,7 @@
 """What a lease's witness has countersigned, by its signature and not by the server's word for it.
 
-Usage is paid on vouchers alone. A server that only says that there are some would have a node work
-for nothing, so the node checks each one itself and keeps the best.
+Only vouchers are paid. A server that merely says that there are some would have a node work for
+nothing, so the node checks each one itself and keeps the best.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Vouchers:
         self._best: Counts | None = None  # None: the journal was not read yet
 
     def learn(self, lease: Lease) -> int:
-        """The countersigned ms by now; asks for vouchers only where the server speaks of more.
+        """The countersigned ms by now; asks for vouchers only if the server speaks of more.
 
         Raises ApiDown, ApiError, JournalError.
         """
@@ -59,7 +59,7 @@ class Vouchers:
         return (0, 0, 0) if kept is None else self._counts(kept[0])
 
     def _take(self, sequence: int, signed: SignedVoucher, best: Counts) -> Counts:
-        """The best one after this one, which is kept where it is better."""
+        """The best one after this one, which is kept if it is better."""
         voucher = self._verified(signed)
         if voucher is None:
             log.error("voucher_ignored", lease=self._entry.lease_id, sequence=sequence)

@@ -74,7 +74,7 @@ class Watch:
             if halt is not None:
                 return self._stopped(halt)
             if self._meter.started and self._meter.ms >= self._due_ms:
-                whole = self._meter.ms // self._job.interval_ms  # one, also where some were missed
+                whole = self._meter.ms // self._job.interval_ms  # one, even if some were missed
                 self._due_ms = (whole + 1) * self._job.interval_ms
                 self._attest()
 
@@ -106,7 +106,7 @@ class Watch:
     def _unwitnessed(self) -> bool:
         """Whether countersignatures stay away, or fall too far behind the meter.
 
-        One that grows by a little in every grace is no silence, and yet leaves most of it unpaid.
+        A witness that signs a little in every grace is not silent, yet leaves most of it unpaid.
         """
         grace_ms = self._job.grace_ms
         unsigned_ms = self._progress.unsigned_ms(self._meter.ms)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from marketplace.errors import Conflict, InvalidInput, InvalidSignature, NotFound, Problem
+from marketplace.limits import REASON_CHARS_KEPT as REASON_MAX
 from marketplace.services.attestations import Attestations, Refusal
 from marketplace.services.common import Principal, check_signature, parse_struct, to_hex, tries_of
 from marketplace.services.jobstates import tell
@@ -27,7 +28,6 @@ from settlement.ports import IntentKind
 from settlement.signing import recover
 
 OUTCOMES = ("succeeded", "failed", "cancelled", "over_budget")
-REASON_MAX = 500
 OVER_BUDGET_SLACK_INTERVALS = 2
 
 

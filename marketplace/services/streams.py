@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from marketplace.errors import InvalidInput, Problem
+from marketplace.limits import LOG_BYTES_MAX
 from marketplace.services.common import Principal, emit
 from marketplace.services.leases import provider_of
 from marketplace.services.ports import Clock, Store
 from marketplace.services.records import JobEvent, LeaseRecord
 
-LOG_BYTES_MAX = 16 * 1024 * 1024  # kept per stream; what comes after is counted, not kept
 STREAMS = ("stdout", "stderr", "agent")
 
 

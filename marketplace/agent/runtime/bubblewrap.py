@@ -5,7 +5,7 @@ Inside: own process, mount, network, IPC, host-name and cgroup namespaces; a rea
 loopback, no capability, no new privileges, an empty environment.
 
 As root the sandbox is built with root's rights, and the launcher becomes a user id that belongs to
-this job slot alone before the job starts. An ordinary user's sandbox is in a user namespace.
+only this job slot before the job starts. An ordinary user's sandbox is in a user namespace.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Bubblewrap:
 
     @classmethod
     def find(cls) -> Bubblewrap:
-        """The one on this machine. Raises RuntimeUnavailable where it is missing or too old."""
+        """The one on this machine. Raises RuntimeUnavailable if it is missing or too old."""
         path = shutil.which("bwrap")
         if path is None:
             raise RuntimeUnavailable("bubblewrap is not installed; run: apt-get install bubblewrap")
@@ -169,7 +169,7 @@ def _devices(launch: Launch) -> list[str]:
 
 
 def _made_folders(path: str) -> list[str]:
-    """Folders down to `path` that every user may pass; bubblewrap alone makes them 0700."""
+    """Folders down to `path` that every user may pass; by itself bubblewrap makes them 0700."""
     steps: Iterable[Path] = reversed([Path(path), *Path(path).parents[:-1]])
     return [word for step in steps for word in ("--perms", "0755", "--dir", str(step))]
 

@@ -1,4 +1,4 @@
-"""A cgroup v2 group per job where this machine lets us have one: exact metering, limits, one kill.
+"""A cgroup v2 group per job if this machine lets us have one: exact metering, limits, one kill.
 
 The agent makes groups below its own. With systemd, `Delegate=yes` in its unit gives it the memory
 and pids controllers; without them a group still counts processor time and kills as one.
@@ -34,7 +34,7 @@ def find_parent() -> CgroupParent | None:
     own = _own_group()
     if own is None or not os.access(own, os.W_OK):
         return None
-    # A group that holds processes cannot hand controllers down: alone in ours, we step aside.
+    # A group that holds processes cannot hand controllers down: we step aside from ours.
     if own.parent != own and _pids(own) == [os.getpid()]:
         aside = own / "agent"
         try:
@@ -77,7 +77,7 @@ class Cgroup:
     def create(
         cls, parent: CgroupParent, name: str, memory_mib: int, pids: int, cpu_milli: int
     ) -> Cgroup | None:
-        """A fresh group with the limits its controllers allow; None where it cannot be made."""
+        """A fresh group with the limits its controllers allow; None if it cannot be made."""
         path = parent.path / f"coulomb-{name}"
         try:
             path.mkdir()

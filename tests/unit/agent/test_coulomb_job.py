@@ -12,9 +12,10 @@ from types import ModuleType
 
 import pytest
 
-from marketplace.agent.channel import UNITS_PER_LINE_MAX, JobChannel, Signs
+from marketplace.agent.channel import JobChannel, Signs
 from marketplace.agent.logs import JobLogs
 from marketplace.agent.runtime.bubblewrap import HELPER_FILE
+from marketplace.limits import UNITS_PER_LINE_MAX
 
 Listening = Callable[[], Signs]
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from marketplace.agent.folders import (
-    DEPTH_MAX,
     TOO_MUCH_MIB,
     DiskWatch,
     TooDeep,
@@ -17,6 +16,7 @@ from marketplace.agent.folders import (
     walk,
 )
 from marketplace.agent.runtime.base import JobFolders
+from marketplace.limits import FOLDER_DEPTH_MAX as DEPTH_MAX
 
 MIB = 1024 * 1024
 LONG_NAME = "d" * 40
