@@ -13,10 +13,12 @@ GIB = 1024 * MIB
 # Files: a job's folder, its outputs, and the blobs that they travel as.
 BLOB_BYTES_MAX = 64 * MIB  # of one blob, and so of a packed folder
 BLOB_BYTES_PER_DAY_MAX = 16 * GIB  # that one account uploads in 24 hours
-ARCHIVE_CONTENT_BYTES_MAX = 4 * GIB  # before packing
-ARCHIVE_ENTRIES_MAX = 100_000  # files and folders
-ARCHIVE_NAME_BYTES_MAX = KIB  # of a path inside
-ARCHIVE_DEPTH_MAX = 64  # folders of a path inside
+ARCHIVE_CONTENT_BYTES_MAX = 4 * GIB  # before packing: bounds the time that it takes, too
+ARCHIVE_ENTRIES_MAX = 100_000  # files, and folders whether they have an entry or not
+ARCHIVE_NAME_BYTES_MAX = KIB  # of one path
+ARCHIVE_NAMES_BYTES_MAX = 16 * MIB  # of all paths together
+ARCHIVE_STEP_BYTES_MAX = 255  # of one step of a path
+ARCHIVE_DEPTH_MAX = 64  # steps of a path
 FOLDER_DEPTH_MAX = 128  # folders inside each other that a job may make
 PATH_CHARS_MAX = 4096  # of a path in a configuration file
 

@@ -11,21 +11,24 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from marketplace.agent.runtime.base import JobFolders
-from marketplace.limits import FOLDER_DEPTH_MAX as DEPTH_MAX
-from marketplace.limits import MIB
+from marketplace.limits import ARCHIVE_ENTRIES_MAX, FOLDER_DEPTH_MAX, MIB
+from marketplace.sdk.archive import ArchiveError, Member
 
 TOO_MUCH_MIB = 2**32 - 1
 _ENTRY_BYTES_MIN = 1024  # an empty file fills no block, but takes an inode and a name
 _PAUSE_FACTOR = 20  # measuring takes at most a twentieth of the time
 _PAUSE_MIN_S = 0.25
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class TooDeep(OSError):
-    """Folders are nested deeper than DEPTH_MAX."""
+    """Folders are nested deeper than FOLDER_DEPTH_MAX."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +59,8 @@ def walk(top: Path) -> Iterator[Entry]:
                 status = item.stat(follow_symlinks=False)
                 yield Entry(prefix + item.name, item.name, folder_fd, status)
                 if stat.S_ISDIR(status.st_mode):
-                    if len(stack) >= DEPTH_MAX:
-                        raise TooDeep(f"more than {DEPTH_MAX} folders deep")
+                    if len(stack) >= FOLDER_DEPTH_MAX:
+                        raise TooDeep(f"more than {FOLDER_DEPTH_MAX} folders deep")
                     descriptor = os.open(item.name, _OPEN_FOLDER, dir_fd=folder_fd)
                     opened.append(descriptor)
                     iterators.append(os.scandir(descriptor))
@@ -87,6 +90,38 @@ def give_to(folders: JobFolders, owner: tuple[int, int] | None) -> None:
         os.chown(top, *owner)
         for entry in walk(top):
             os.chown(entry.name, *owner, dir_fd=entry.folder_fd, follow_symlinks=False)
+
+
+def files_below(top: Path, paths: tuple[str, ...]) -> list[Member]:
+    """The plain files at or below some paths ("" for all), sorted, to be packed.
+
+    Links and special files are left out: following one could take a file of the node along. Raises
+    ArchiveError where the folders are too deep, or hold too much.
+    """
+    wanted = [path.strip("/") for path in paths]
+    names = []
+    try:
+        for entry in walk(top):
+            name = entry.path
+            inside = any(not w or name == w or name.startswith(w + "/") for w in wanted)
+            if inside and stat.S_ISREG(entry.status.st_mode):
+                names.append(name)
+            if len(names) > ARCHIVE_ENTRIES_MAX:
+                raise ArchiveError("too_large", f"there are more than {ARCHIVE_ENTRIES_MAX} files")
+    except TooDeep as error:
+        raise ArchiveError("too_large", str(error)) from error
+    return [
+        Member(name, partial(_open_below, top, name)) for name in sorted(names, key=os.fsencode)
+    ]
+
+
+def _open_below(top: Path, name: str) -> BinaryIO:
+    # The job is dead, so no folder on the way turns into a link any more.
+    folder_fd = os.open(top, _OPEN_FOLDER)
+    try:
+        return os.fdopen(os.open(name, _OPEN_FILE, dir_fd=folder_fd), "rb")
+    finally:
+        os.close(folder_fd)
 
 
 def remove_tree(root: Path) -> None:

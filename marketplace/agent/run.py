@@ -6,15 +6,15 @@ that is away stops nothing within the grace.
 
 from __future__ import annotations
 
+import io
 import json
 
 import structlog
 
 from marketplace.agent.assignment import Assignment
-from marketplace.agent.bundle import unpack
 from marketplace.agent.capacity import Grant
 from marketplace.agent.channel import JobChannel
-from marketplace.agent.errors import ApiDown, BundleError, JournalError, StartFailed
+from marketplace.agent.errors import ApiDown, JournalError, StartFailed
 from marketplace.agent.folders import give_to
 from marketplace.agent.journal import Ending
 from marketplace.agent.logs import JobLogs
@@ -23,6 +23,7 @@ from marketplace.agent.progress import Halt
 from marketplace.agent.runtime.base import Launch, Limits
 from marketplace.agent.watch import Watch
 from marketplace.limits import MIB
+from marketplace.sdk.archive import ArchiveError, unpack
 from marketplace.sdk.errors import CoulombError
 
 log = structlog.get_logger("coulomb.agent")
@@ -62,7 +63,7 @@ class JobRun:
                 raise StartFailed("wrong_runtime", f"the job needs {needed}, this node runs {here}")
             halt = self._fetch_inputs()
             return Ending(halt.outcome, halt.reason) if halt else self._run()
-        except (StartFailed, BundleError) as error:
+        except StartFailed as error:
             self._logs.say(str(error))
             return Ending("failed", error.reason)
         except OSError as error:  # the node's disk or process table is full, most likely
@@ -93,13 +94,16 @@ class JobRun:
             if self._node.wall_ms() > self._job.start_deadline_ms:
                 return Halt("failed", "start_limit")
             try:
-                archive = self._node.api.get_blob(inputs.sha256)
+                archive = self._node.api.get_blob(inputs.sha256)  # has this SHA-256
             except ApiDown:
                 progress.wait_for_halt(_AGAIN_S)
                 continue
             except CoulombError as error:
                 raise StartFailed("inputs_missing", f"inputs: {error}") from error
-            unpack(archive, inputs.sha256, folders.work, self._job.sizes.storage_mib * MIB)
+            try:
+                unpack(io.BytesIO(archive), folders.work, self._job.sizes.storage_mib * MIB)
+            except ArchiveError as error:
+                raise StartFailed(f"inputs_{error.reason}", f"inputs: {error}") from error
             break
         give_to(folders, self._node.runtime.owner(self._grant.slot))
         return progress.halt

@@ -81,9 +81,7 @@ async def read_async(response: httpx.Response) -> Response:
     return answer.whole()
 
 
-def transport_error(
-    error: httpx.RequestError, request: httpx.Request | Request
-) -> TransportError:
+def transport_error(error: httpx.RequestError, request: httpx.Request | Request) -> TransportError:
     """The SDK's error for one of httpx's."""
     where = f"{request.method} {getattr(request, 'path', '')}".strip()
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
