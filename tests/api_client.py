@@ -17,7 +17,7 @@ from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.eip712 import Struct
 from settlement.orders import Bid
 from settlement.signing import LocalSigner, sign
-from tests.market_world import World, job_spec, memory_world
+from tests.market_world import World, job_spec, new_world
 
 MANY = Limits(per_minute=1_000_000, failed_logins_per_minute=1_000_000)
 
@@ -25,8 +25,8 @@ MANY = Limits(per_minute=1_000_000, failed_logins_per_minute=1_000_000)
 @cache
 def _application() -> MarketApi:
     """One application per process: making its routes takes longer than most tests."""
-    world = memory_world()
-    return create_api(world.catalog, world.database)
+    with new_world() as world:
+        return create_api(world.catalog, world.database)
 
 
 @dataclass(slots=True)

@@ -22,11 +22,11 @@ from marketplace.api.edge import (
 )
 from marketplace.api.schemas.base import Id, Prepared
 from marketplace.api.schemas.offers import ApiKey, KeyDraft, KeyPage, NewApiKey, SignedKeyRequest
+from marketplace.db.store import Store
 from marketplace.domain.key_request import SCOPES
 from marketplace.domain.pricing import to_atoms
 from marketplace.errors import InvalidInput, Problem
 from marketplace.services.common import from_hex
-from marketplace.services.ports import Store
 
 router = APIRouter(route_class=SoundRoute, prefix="/keys", tags=["keys"])
 

@@ -12,8 +12,10 @@ import pytest
 
 from marketplace.api.limits import Limits
 from marketplace.api.problems import KINDS, MEDIA_TYPE
+from marketplace.db.tables import ApiKeyRow, BidRow, JobRow, LeaseRow, OrderEntryRow
 from settlement.errors import ChainUnavailable
 from tests.api_client import Api
+from tests.databases import rows_of
 from tests.market_world import TOKEN, sqlite_world
 
 
@@ -135,7 +137,7 @@ def test_a_body_above_its_limit_is_refused_before_it_is_read(api: Api) -> None:
             yield b"x" * 1024 * 1024
 
     problem(api.call("POST", "/blobs", api.buyer, content=pieces()), 413, "too_large")
-    assert api.world.catalog.blobs.files.bodies == {}
+    assert [path for path in api.world.folder.rglob("*") if path.is_file()] == []
     body = b"y" * (3 * 1024 * 1024)
     api.ok(api.call("POST", "/blobs", api.buyer, content=body))
 
@@ -198,7 +200,7 @@ def test_more_requests_at_once_than_allowed_are_sent_away(tmp_path: Path) -> Non
 
 def jobs_stored(api: Api) -> int:
     with api.world.database.read() as store:
-        return len(store.jobs.find())
+        return len(rows_of(store, JobRow))
 
 
 def test_one_effect_per_idempotency_key(api: Api) -> None:
@@ -276,8 +278,8 @@ def test_concurrent_submissions_never_book_a_gpu_twice(api: Api) -> None:
     api.world.match()
     api.world.chain.mine()
     with api.world.database.read() as store:
-        states = sorted(job.state for job in store.jobs.find())
-        gpus = [gpu for fill in store.fills.find() for gpu in fill.gpus]
+        states = sorted(job.state for job in rows_of(store, JobRow))
+        gpus = [gpu for lease in rows_of(store, LeaseRow) for gpu in lease.gpus]
     assert states == ["no_match"] * 9 + ["starting"] * 3
     assert sorted(gpus) == [0, 1, 2]
 
@@ -317,8 +319,8 @@ def test_a_bad_submission_is_refused_and_nothing_is_stored(
     api.world.fund()
     problem(api.call("POST", "/jobs", api.buyer, json=spoil(api.submission())), status, code)
     with api.world.database.read() as store:
-        assert (store.jobs.find(), store.bids.find()) == ([], [])
-        assert [row.kind for row in store.order_log.find()] == ["ask"]
+        assert (rows_of(store, JobRow), rows_of(store, BidRow)) == ([], [])
+        assert [row.kind for row in rows_of(store, OrderEntryRow)] == ["ask"]
 
 
 def test_a_replayed_submission_is_refused(api: Api) -> None:
@@ -511,4 +513,4 @@ def test_no_key_is_ever_in_an_answer_or_a_row(api: Api) -> None:
     ]
     assert not any(key in text or key[5:] in text for text in answers)
     with api.world.database.read() as store:
-        assert key not in repr(store.keys.find())
+        assert key not in repr(rows_of(store, ApiKeyRow))
