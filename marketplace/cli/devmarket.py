@@ -102,12 +102,6 @@ class DevMarket:
     def _kept(self) -> Deployment | None:
         """The market of the last time; None if there was none. Raises ConfigError."""
         if not (self.folder / DEPLOYMENT).exists():
-            others = [p.name for p in self.folder.iterdir() if p.name not in OURS]
-            if others:
-                raise ConfigError(
-                    f"{self.folder} holds other files, such as {others[0]}",
-                    fix="name an empty folder, or one of an earlier `coulomb dev up`",
-                )
             return None
         if not any((self.folder / name).exists() for name in (CHAIN, ASIDE)):
             raise ConfigError(
@@ -162,7 +156,7 @@ class DevMarket:
             interval_ms=self.interval_ms,
             settle_every_s=5,
             confirmations=0,
-            poll_s=0.2,
+            poll_s=0.5,
             operators=(dev_account(OPERATOR).address,),
         )
 
@@ -248,11 +242,18 @@ class DevMarket:
 
 @contextmanager
 def _hold(folder: Path) -> Iterator[int]:
-    """Hold a folder, by a lock that its chain shares. Raises ConfigError naming who holds it.
+    """Hold a folder, by a lock that its chain shares. Raises ConfigError naming who holds it, and
+    for a folder of something else.
 
-    If that process was killed, its chain is waited for: it saves its state.
+    If the process that held it was killed, its chain is waited for: it saves its state.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    names = {path.name for path in folder.iterdir()}
+    if names.difference(OURS) and DEPLOYMENT not in names:
+        raise ConfigError(
+            f"{folder} holds other files, such as {min(names.difference(OURS))}",
+            fix="name an empty folder, or one of an earlier `coulomb dev up`",
+        )
     lock_fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         until = time.monotonic() + LOCK_SECONDS

@@ -164,12 +164,6 @@ class Accounts:
             raise Unauthenticated("the API key has expired")
         return Principal(row.account, tuple(row.scopes.split(",")), row.id)
 
-    def keys(
-        self, store: Store, caller: Principal, limit: int, before: str | None
-    ) -> list[ApiKeyRow]:
-        """The caller's keys, newest first."""
-        return store.keys.page(caller.account, limit, before)
-
     def revoke(self, store: Store, caller: Principal, key_id: str) -> ApiKeyRow:
         """Make a key of the caller useless at once."""
         row = store.keys.get(key_id, lock=True)

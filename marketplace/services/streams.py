@@ -1,4 +1,4 @@
-"""What people watch of a job: its events, and its output as a stream of log events."""
+"""The output of a job, as log events in its stream."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from marketplace.db.store import Store
-from marketplace.db.tables import JobEventRow, LeaseRow
+from marketplace.db.tables import LeaseRow
 from marketplace.errors import InvalidInput, Problem
 from marketplace.limits import LOG_BYTES_MAX
 from marketplace.services.common import Principal, emit
@@ -18,17 +18,9 @@ STREAMS = ("stdout", "stderr", "agent")
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Job events in order."""
+    """The output of jobs."""
 
     clock: Clock
-
-    def after(self, store: Store, job_id: str, seq: int, limit: int) -> list[JobEventRow]:
-        """Events of a job that come after a number, in order."""
-        return store.events.after(job_id, seq, limit)
-
-    def logs(self, store: Store, job_id: str, seq: int, limit: int) -> list[JobEventRow]:
-        """Log events of a job that come after a number, in order."""
-        return store.events.after(job_id, seq, limit, "log")
 
     def append_log(
         self, store: Store, caller: Principal, lease_id: str, stream: str, offset: int, text: str

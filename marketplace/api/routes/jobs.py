@@ -155,7 +155,7 @@ def logs(
         raise InvalidInput([Problem("/cursor", "is no cursor of this list")])
     with edge.database.read() as store:
         catalog.jobs.get(store, caller, job_id)
-        rows = catalog.streams.logs(store, job_id, int(after or 0), limit + 1)
+        rows = store.events.after(job_id, int(after or 0), limit + 1, "log")
     return page(rows, limit, lambda row: str(row.seq), event_json)
 
 

@@ -69,7 +69,7 @@ def list_keys(edge: EdgeDep, caller: Anyone, limit: Limit = 50, cursor: Cursor =
     """The caller's keys, newest first."""
     accounts = edge.catalog.accounts
     with edge.database.read() as store:
-        rows = accounts.keys(store, caller, limit + 1, decode_cursor(cursor))
+        rows = store.keys.page(caller.account, limit + 1, decode_cursor(cursor))
     return page(rows, limit, lambda row: row.id, accounts.to_json)
 
 

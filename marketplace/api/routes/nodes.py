@@ -67,7 +67,7 @@ def list_nodes(edge: EdgeDep, caller: Provider, limit: Limit = 50, cursor: Curso
     """The caller's nodes, newest first."""
     nodes = edge.catalog.nodes
     with edge.database.read() as store:
-        rows = nodes.mine(store, caller, limit + 1, decode_cursor(cursor))
+        rows = store.nodes.page(caller.account, limit + 1, decode_cursor(cursor))
         gpus = store.gpus.of_nodes([row.id for row in rows])
         return page(rows, limit, lambda row: row.id, lambda row: nodes.to_json(row, gpus[row.id]))
 
