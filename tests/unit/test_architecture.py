@@ -26,7 +26,7 @@ PURE_SETTLEMENT = (
     "settlement.units",
     "settlement.usage",
 )
-PURE_OURS = (*PURE_SETTLEMENT, "marketplace.domain", "marketplace.errors")
+PURE_OURS = (*PURE_SETTLEMENT, "marketplace.domain", "marketplace.errors", "marketplace.limits")
 DATA = "marketplace.data"  # tables that ship in the package
 STORE = ("marketplace.db.store", "marketplace.db.tables")
 PURE_OUTSIDE = ("eth_hash",)
