@@ -28,6 +28,8 @@ from marketplace.errors import (
     Problem,
     Unauthenticated,
 )
+from marketplace.limits import IDEMPOTENCY_KEY_CHARS_MAX as KEY_MAX
+from marketplace.limits import PAGE_ITEMS_MAX as PAGE_MAX
 from marketplace.services.catalog import Catalog
 from marketplace.services.common import Principal
 from marketplace.wire.base import Answer, Page
@@ -37,9 +39,7 @@ T = TypeVar("T")
 P = TypeVar("P", bound=Page[Any])
 PREFIX = "/v1"
 TALLY_MS = 1_000
-KEY_MAX = 128
 JSON = "application/json"
-PAGE_MAX = 100
 bearer = HTTPBearer(auto_error=False, description="API key: `coul_…`")
 
 

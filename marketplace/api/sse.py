@@ -85,7 +85,7 @@ async def _events(
     def fetch(seq: int) -> tuple[list[JobEventRow], bool]:
         with edge.database.read() as store:
             job = store.jobs.get(job_id)
-            rows = edge.catalog.streams.after(store, job_id, seq, BATCH)
+            rows = store.events.after(job_id, seq, BATCH)
             lease = store.leases.get(job.lease_id) if job else None
             closed = lease is None or lease.state in ("closed", "failed_to_open")
             return rows, job is None or (job.state in JOB_ENDED and closed)

@@ -269,7 +269,7 @@ class Database:
     def _transaction(self, options: dict[str, Any]) -> Iterator[Store]:
         with available(), self.engine.connect() as connection:
             connection = connection.execution_options(**options)
-            with connection.begin(), Session(connection, expire_on_commit=False) as session:
+            with connection.begin(), Session(connection) as session:
                 yield Store(session)
 
     def close(self) -> None:

@@ -172,7 +172,7 @@ def build(
         vetting = Vetting(escrow, signer.address)
         relaying = RelayerSettings(confirmations=settings.confirmations)
         relayer = Relayer(SqlOutbox(database), client, signer, vetting, relaying, alarm)
-        _add(runtime, Loop("relayer", relayer.tick, UNTOLD_S), CHAIN, OUTBOX)
+        _add_relayer(runtime, relayer)
         settle = Loop("settling", lambda: _settle(catalog), settings.settle_every_s)
         _add(runtime, settle)
     if {"indexer", "relayer"} & set(settings.roles):
@@ -184,6 +184,17 @@ def build(
 def _add(runtime: Runtime, loop: Loop, *topics: str) -> None:
     runtime.loops[loop.name] = loop
     runtime.database.changes.subscribe(loop.wake, *topics)
+
+
+def _add_relayer(runtime: Runtime, relayer: Relayer) -> None:
+    loop = Loop("relayer", relayer.tick, UNTOLD_S)
+    _add(runtime, loop, OUTBOX)
+
+    def new_block() -> None:
+        if relayer.busy:
+            loop.wake()
+
+    runtime.database.changes.subscribe(new_block, CHAIN)
 
 
 def _add_matcher(runtime: Runtime) -> None:

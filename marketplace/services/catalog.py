@@ -46,12 +46,6 @@ class Receipts:
             raise NotFound("no receipt yet: it is written when the lease is closed on chain")
         return mine
 
-    def mine(
-        self, store: Store, caller: Principal, limit: int, before: str | None
-    ) -> list[ReceiptRow]:
-        """The caller's receipts, as buyer or provider, newest first."""
-        return store.receipts.page(caller.account, limit, before)
-
 
 @dataclass(frozen=True, slots=True)
 class Catalog:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from marketplace.db.store import Store
 from marketplace.db.tables import AttestationRow, LeaseRow
 from marketplace.errors import Conflict, InvalidInput, InvalidSignature, NotFound, Problem
+from marketplace.limits import REASON_CHARS_KEPT as REASON_MAX
 from marketplace.services.attestations import Attestations, Refusal
 from marketplace.services.common import Principal, check_signature, to_hex
 from marketplace.services.jobstates import tell
@@ -28,7 +29,6 @@ from settlement.ports import IntentKind
 from settlement.signing import recover
 
 OUTCOMES = ("succeeded", "failed", "cancelled", "over_budget")
-REASON_MAX = 500
 OVER_BUDGET_SLACK_INTERVALS = 2
 
 

@@ -44,8 +44,7 @@ def recharge(store: Store, job: JobRow) -> None:
 
 def is_cancelled(store: Store, job: JobRow) -> bool:
     """Whether the buyer made the job's bid void: it opens no further lease."""
-    bid = store.bids.get(job.bid_id)
-    return bid is not None and bid.cancelled_ms is not None
+    return store.bids.need(job.bid_id, lock=True).cancelled_ms is not None
 
 
 def tell(store: Store, job: JobRow, now_ms: int) -> None:

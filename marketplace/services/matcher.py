@@ -127,7 +127,7 @@ class Matcher:
     def _filled(self, store: Store, seq: int, fill: Fill) -> None:
         job = self._job(store, fill.bid_id)
         now_ms = self.clock()
-        ask, bid = store.asks.need(fill.ask_id), store.bids.need(fill.bid_id)
+        ask, bid = store.asks.need(fill.ask_id), store.bids.need(fill.bid_id, lock=True)
         void = job.ending == "cancelled" or bid.cancelled_ms is not None
         if job.state != "queued" or void:
             log_free(store, fill.bid_id, fill.ask_id, now_ms)

@@ -34,15 +34,7 @@ class Nodes:
 
         Raises InvalidInput, AlreadyExists: its number or one of its UUIDs is taken.
         """
-        problems = []
-        if self.tiers.get(new.tier) is None:
-            close = self.tiers.suggest(new.tier)
-            hint = f"; did you mean {close}?" if close else ""
-            problems.append(Problem("/tier", f"{new.tier!r} is no tier of this market{hint}"))
-        if len({gpu.uuid for gpu in new.gpus}) != len(new.gpus):
-            problems.append(Problem("/gpus", "name one GPU twice"))
-        if problems:
-            raise InvalidInput(problems)
+        self._check(new)
         now_ms = self.clock()
         told: dict[str, Any] = {
             "name": new.name,
@@ -74,6 +66,17 @@ class Nodes:
         )
         self._add(store, node, new.gpus)
         return node
+
+    def _check(self, new: NewNode) -> None:
+        problems = []
+        if self.tiers.get(new.tier) is None:
+            close = self.tiers.suggest(new.tier)
+            hint = f"; did you mean {close}?" if close else ""
+            problems.append(Problem("/tier", f"{new.tier!r} is no tier of this market{hint}"))
+        if len({gpu.uuid for gpu in new.gpus}) != len(new.gpus):
+            problems.append(Problem("/gpus", "name one GPU twice"))
+        if problems:
+            raise InvalidInput(problems)
 
     def _renew(self, store: Store, node: NodeRow, told: dict[str, Any]) -> None:
         before = (node.region, node.runtime)
@@ -127,12 +130,6 @@ class Nodes:
         if node is None or (node.provider != caller.account and not caller.is_operator):
             raise NotFound("no such node")
         return node
-
-    def mine(
-        self, store: Store, caller: Principal, limit: int, before: str | None
-    ) -> list[NodeRow]:
-        """The caller's nodes, newest first."""
-        return store.nodes.page(caller.account, limit, before)
 
     def heartbeat(self, store: Store, caller: Principal, node_id: str) -> NodeRow:
         """Note that the node is alive; one that was away is back, and with it its asks."""

@@ -1,33 +1,24 @@
-"""What people watch of a job: its events, and its output as a stream of log events."""
+"""The output of a job, as log events in its stream."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from marketplace.db.store import Store
-from marketplace.db.tables import JobEventRow, LeaseRow
+from marketplace.db.tables import LeaseRow
+from marketplace.limits import LOG_BYTES_MAX
 from marketplace.services.common import Principal, emit
 from marketplace.services.leases import provider_of
 from marketplace.services.ports import Clock
 from marketplace.wire.events import LogPiece
 from marketplace.wire.usage import LogChunk, LogPosition, OutputStream
 
-LOG_BYTES_MAX = 16 * 1024 * 1024  # kept per stream; what comes after is counted, not kept
-
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Job events in order."""
+    """The output of jobs."""
 
     clock: Clock
-
-    def after(self, store: Store, job_id: str, seq: int, limit: int) -> list[JobEventRow]:
-        """Events of a job that come after a number, in order."""
-        return store.events.after(job_id, seq, limit)
-
-    def logs(self, store: Store, job_id: str, seq: int, limit: int) -> list[JobEventRow]:
-        """Log events of a job that come after a number, in order."""
-        return store.events.after(job_id, seq, limit, "log")
 
     def append_log(
         self, store: Store, caller: Principal, lease_id: str, chunk: LogChunk

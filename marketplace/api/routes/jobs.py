@@ -142,7 +142,7 @@ def logs(
         raise InvalidInput([Problem("/cursor", "is not a cursor of this list")])
     with edge.database.read() as store:
         catalog.jobs.get(store, caller, job_id)
-        rows = catalog.streams.logs(store, job_id, int(after or 0), limit + 1)
+        rows = store.events.after(job_id, int(after or 0), limit + 1, "log")
         return page(Page[LogEvent], rows, limit, event_view, lambda row: str(row.seq))
 
 

@@ -52,7 +52,7 @@ def list_keys(
     """The caller's keys, newest first."""
     market = edge.catalog.market
     with edge.database.read() as store:
-        rows = edge.catalog.accounts.keys(store, caller, limit + 1, decode_cursor(cursor))
+        rows = store.keys.page(caller.account, limit + 1, decode_cursor(cursor))
         return page(Page[ApiKey], rows, limit, lambda row: key_view(market, row))
 
 

@@ -51,7 +51,7 @@ def list_nodes(
 ) -> Page[Node]:
     """The caller's nodes, newest first."""
     with edge.database.read() as store:
-        rows = edge.catalog.nodes.mine(store, caller, limit + 1, decode_cursor(cursor))
+        rows = store.nodes.page(caller.account, limit + 1, decode_cursor(cursor))
         gpus = store.gpus.of_nodes([row.id for row in rows])
         return page(Page[Node], rows, limit, lambda row: node_view(row, gpus[row.id]))
 
