@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from marketplace.db.store import Database, Store
-from marketplace.db.tables import ReceiptRow
+from marketplace.db.store import Database
 from marketplace.domain.tier import TierRegistry
-from marketplace.errors import NotFound
 from marketplace.services.accounts import Accounts
 from marketplace.services.asks import Asks
 from marketplace.services.attestations import Attestations
 from marketplace.services.blobs import Blobs
 from marketplace.services.bookkeeper import Bookkeeper
 from marketplace.services.cancels import Cancels
-from marketplace.services.common import Principal
 from marketplace.services.conclude import Conclusions
 from marketplace.services.ends import Ends
 from marketplace.services.jobs import Jobs
@@ -24,27 +21,13 @@ from marketplace.services.nodes import Nodes
 from marketplace.services.ports import BlobFiles, Clock, EscrowReads, Market
 from marketplace.services.projection import Projection
 from marketplace.services.quotes import Quotes
+from marketplace.services.receipts import Receipts
 from marketplace.services.settling import Settling
 from marketplace.services.streams import Streams
 from marketplace.services.topups import TopUps
 from marketplace.services.watchdog import Watchdog
 from marketplace.services.witnessing import Witnessing
 from settlement.chain.calls import EscrowCalls
-
-
-@dataclass(frozen=True, slots=True)
-class Receipts:
-    """Receipts of closed leases."""
-
-    market: Market
-
-    def of_job(self, store: Store, caller: Principal, job_id: str) -> list[ReceiptRow]:
-        """Receipts of a job's leases, oldest first: for its buyer and its providers."""
-        rows = store.receipts.of_job(job_id)
-        mine = [r for r in rows if caller.is_operator or caller.account in (r.buyer, r.provider)]
-        if not mine:
-            raise NotFound("no receipt yet: it is written when the lease is closed on chain")
-        return mine
 
 
 @dataclass(frozen=True, slots=True)

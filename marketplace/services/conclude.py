@@ -14,7 +14,7 @@ from marketplace.services.common import emit, new_id
 from marketplace.services.jobstates import is_cancelled, recharge, set_state, tell
 from marketplace.services.orderlog import log_bid
 from marketplace.services.ports import Clock, Market
-from marketplace.services.views import new_receipt
+from marketplace.services.receipts import new_receipt
 from settlement.orders import Bid
 
 RETRY_SECONDS_DEFAULT = 3_600
