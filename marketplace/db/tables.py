@@ -12,7 +12,8 @@ from sqlalchemy import JSON, BigInteger, Index, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from marketplace.db.types import Atoms, Serial
-from marketplace.domain.job import ENDED, JobState
+from marketplace.domain.life import JOB_ENDED as ENDED
+from marketplace.domain.life import JobState
 from marketplace.domain.reliability import NEWCOMER_MILLI
 
 Json = dict[str, Any]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from marketplace.db.store import Database, Store
 from marketplace.db.tables import ReceiptRow
@@ -15,7 +14,7 @@ from marketplace.services.attestations import Attestations
 from marketplace.services.blobs import Blobs
 from marketplace.services.bookkeeper import Bookkeeper
 from marketplace.services.cancels import Cancels
-from marketplace.services.common import Principal, iso
+from marketplace.services.common import Principal
 from marketplace.services.conclude import Conclusions
 from marketplace.services.ends import Ends
 from marketplace.services.jobs import Jobs
@@ -47,16 +46,6 @@ class Receipts:
             raise NotFound("no receipt yet: it is written when the lease is closed on chain")
         return mine
 
-    def to_json(self, row: ReceiptRow) -> dict[str, Any]:
-        """A receipt as its parties see it."""
-        return {
-            "id": row.id,
-            "buyer": row.buyer,
-            "provider": row.provider,
-            **row.document,
-            "created_at": iso(row.created_ms),
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
@@ -83,27 +72,6 @@ class Catalog:
     watchdog: Watchdog
     topups: TopUps
     cancels: Cancels
-
-    def config(self) -> dict[str, Any]:
-        """What a client has to know before it signs anything for this market."""
-        market = self.market
-        return {
-            "chain_id": market.domain.chain_id,
-            "rpc_url": market.rpc_url,
-            "contracts": {
-                "ComputeToken": market.token,
-                "ComputeEscrow": market.domain.verifying_contract,
-            },
-            "currency": market.currency,
-            "decimals": market.decimals,
-            "fee_bps": market.fee_bps,
-            "windows": {"settle_seconds": market.settle_window_s},
-            "opener": market.opener,
-            "interval_ms": market.interval_ms,
-            "settle_every_seconds": market.settle_every_s,
-            "confirmations": market.confirmations,
-            "server_time": iso(self.clock()),
-        }
 
 
 def catalog_of(
@@ -133,7 +101,7 @@ def catalog_of(
         jobs=jobs,
         leases=leases,
         attestations=attestations,
-        witnessing=Witnessing(leases, attestations),
+        witnessing=Witnessing(market),
         ends=Ends(market, clock, attestations, calls),
         blobs=Blobs(files, clock),
         streams=Streams(clock),

@@ -9,15 +9,13 @@ from marketplace.db.tables import JOB_ENDED, JobRow, LeaseRow, ReceiptRow
 from marketplace.domain.job import JobSpec, full_budget
 from marketplace.domain.jobfile import parse_job
 from marketplace.domain.order import Wants
-from marketplace.domain.receipt import ChainEvent, ReceiptInput, build_receipt
 from marketplace.domain.tier import TierRegistry
 from marketplace.services.common import emit, new_id
 from marketplace.services.jobstates import is_cancelled, recharge, set_state, tell
 from marketplace.services.orderlog import log_bid
 from marketplace.services.ports import Clock, Market
-from settlement.events import Opened, ToppedUp
-from settlement.orders import Bid, Prices
-from settlement.usage import UsageVector
+from marketplace.services.views import new_receipt
+from settlement.orders import Bid
 
 RETRY_SECONDS_DEFAULT = 3_600
 
@@ -127,50 +125,17 @@ class Conclusions:
     def _receipt(self, store: Store, lease: LeaseRow) -> None:
         if store.receipts.is_written(lease.id):
             return
-        document = self.receipt(store, lease)
         now_ms = self.clock()
+        receipt = new_receipt(store, self.market, lease, new_id("rcpt"), now_ms)
         store.receipts.add(
             ReceiptRow(
-                id=new_id("rcpt"),
+                id=receipt.id,
                 job_id=lease.job_id,
                 lease_id=lease.id,
                 buyer=lease.buyer,
                 provider=lease.provider,
-                document=document,
+                document=receipt.to_json(),
                 created_ms=now_ms,
             )
         )
-        emit(store, lease.job_id, "receipt", document, now_ms)
-
-    def receipt(self, store: Store, lease: LeaseRow) -> dict[str, object]:
-        """Usage → rate → cost → transactions of a closed lease."""
-        bid_row, ask_row = store.bids.need(lease.bid_id), store.asks.need(lease.ask_id)
-        node = store.nodes.get(lease.node_id)
-        events = store.chain_events(lease.lease_no)
-        bid = Bid.from_message(bid_row.message)
-        opened = next(x.event for x in events if isinstance(x.event, Opened))
-        added = sum(x.event.locked for x in events if isinstance(x.event, ToppedUp))
-        counted = {"egress_mib": 0, "units": 0}
-        used = {**counted, **lease.settled}
-        seen: dict[tuple[str, str], ChainEvent] = {}
-        for x in events:
-            seen[(x.event.name, x.tx_hash)] = ChainEvent(x.event.name, x.tx_hash, x.block_number)
-        source = ReceiptInput(
-            lease_id=lease.id,
-            job_id=lease.job_id,
-            tier=ask_row.tier,
-            simulated=bool(node and node.simulated),
-            prices=Prices.from_message(lease.prices),
-            sizes=bid.sizes(),
-            unit=lease.unit,
-            used=UsageVector(ms=used["ms"], egress_mib=used["egress_mib"], units=used["units"]),
-            readings=store.attestations.accepted_count(lease.id),
-            locked=opened.locked + added,
-            released=lease.released,
-            refunded=lease.refunded,
-            fee_bps=self.market.fee_bps,
-            transactions=tuple(seen.values()),
-            decimals=self.market.decimals,
-        )
-        named = {"lease_no": lease.lease_no, "witness": lease.witness}
-        return {**build_receipt(source).to_json(), **named}
+        emit(store, lease.job_id, "receipt", receipt, now_ms)

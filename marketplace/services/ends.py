@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from marketplace.db.store import Store
 from marketplace.db.tables import AttestationRow, LeaseRow
 from marketplace.errors import Conflict, InvalidInput, InvalidSignature, NotFound, Problem
 from marketplace.limits import REASON_CHARS_KEPT as REASON_MAX
 from marketplace.services.attestations import Attestations, Refusal
-from marketplace.services.common import Principal, check_signature, parse_struct, to_hex
+from marketplace.services.common import Principal, check_signature, to_hex
 from marketplace.services.jobstates import tell
 from marketplace.services.leases import (
     buyer_of,
@@ -21,6 +20,8 @@ from marketplace.services.leases import (
     ref_of,
 )
 from marketplace.services.ports import Clock, Market
+from marketplace.wire.leases import FinishReport, JobOutcome, SignedStop
+from marketplace.wire.usage import SignedAttestation
 from settlement.attestation import Close, Stop, UsageAttestation
 from settlement.chain.calls import EscrowCalls
 from settlement.errors import SignatureError
@@ -29,20 +30,6 @@ from settlement.signing import recover
 
 OUTCOMES = ("succeeded", "failed", "cancelled", "over_budget")
 OVER_BUDGET_SLACK_INTERVALS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What an agent says at a job's end. Messages and signatures as they came."""
-
-    outcome: str
-    exit_code: int | None
-    reason: str
-    outputs: str | None
-    attestation: Any
-    signature: bytes
-    close: Any
-    close_signature: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +42,7 @@ class Ends:
     calls: EscrowCalls
 
     def finish(
-        self, store: Store, caller: Principal, lease_id: str, report: Report
+        self, store: Store, caller: Principal, lease_id: str, report: FinishReport
     ) -> tuple[LeaseRow, AttestationRow, Refusal | None]:
         """Take in the last attestation, the outcome and the meter's half of the Close.
 
@@ -63,12 +50,11 @@ class Ends:
         Raises NotFound, InvalidInput, InvalidSignature, Conflict.
         """
         lease = provider_of(store, caller, lease_id)
-        close = parse_struct(Close, report.close, "/close/message")
+        close, close_signature = report.close.message, report.close.signature
         self._check(store, lease, report, close)
-        check_signature(close, report.close_signature, lease.meter, self.market)
-        row, refusal = self.attestations.take(
-            store, caller, lease_id, report.attestation, report.signature
-        )
+        check_signature(close, close_signature, lease.meter, self.market)
+        said = SignedAttestation(attestation=report.attestation, signature=report.signature)
+        row, refusal = self.attestations.take(store, caller, lease_id, said)
         if refusal is not None:
             return lease, row, refusal
         last = UsageAttestation.from_message(row.message)
@@ -78,13 +64,13 @@ class Ends:
             detail = "must close at the usage of the last attestation"
             raise InvalidInput([Problem("/close/message", detail)])
         now_ms = self.clock()
-        lease.outcome = {
-            "outcome": report.outcome,
-            "exit_code": report.exit_code,
-            "reason": report.reason[:REASON_MAX] or None,
-            "outputs": report.outputs,
-        }
-        lease.close, lease.meter_signature = close.to_message(), to_hex(report.close_signature)
+        lease.outcome = JobOutcome(
+            outcome=report.outcome,
+            exit_code=report.exit_code,
+            reason=report.reason[:REASON_MAX] or None,
+            outputs=report.outputs,
+        ).to_json()
+        lease.close, lease.meter_signature = close.to_message(), to_hex(close_signature)
         lease.finished_ms = lease.seen_ms = now_ms
         job = store.jobs.get(lease.job_id, lock=True)
         if job is not None and job.lease_id == lease.id and job.state in ("starting", "running"):
@@ -92,7 +78,7 @@ class Ends:
             tell(store, job, now_ms)
         return lease, row, None
 
-    def _check(self, store: Store, lease: LeaseRow, report: Report, close: Close) -> None:
+    def _check(self, store: Store, lease: LeaseRow, report: FinishReport, close: Close) -> None:
         if lease.state not in ("active", "stopped"):
             raise Conflict(f"the lease is {lease.state}; it takes no report")
         if lease.outcome is not None and close.to_message() != lease.close:
@@ -130,9 +116,7 @@ class Ends:
         store.enqueue(IntentKind.CLOSE, f"close:{lease.id}", self.calls.payload(data))
         return lease
 
-    def stop(
-        self, store: Store, caller: Principal, lease_id: str, message: Any, signature: bytes
-    ) -> LeaseRow:
+    def stop(self, store: Store, caller: Principal, lease_id: str, signed: SignedStop) -> LeaseRow:
         """Send a Stop signed by witness or meter to the chain.
 
         Raises NotFound, InvalidInput, InvalidSignature, Conflict.
@@ -140,7 +124,7 @@ class Ends:
         lease = party(store, caller, lease_id, lock=True)
         if caller.account not in (lease.buyer, lease.provider, lease.witness):
             raise NotFound("no such lease")
-        stop = parse_struct(Stop, message, "/stop")
+        stop, signature = signed.stop, signed.signature
         if stop != Stop(lease.buyer, lease.provider, lease.lease_bytes):
             raise InvalidInput([Problem("/stop", "names another lease")])
         try:

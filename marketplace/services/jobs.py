@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from marketplace.db.store import Store
 from marketplace.db.tables import JOB_ENDED, BidRow, JobRow
@@ -27,16 +26,15 @@ from marketplace.services.asks import EXPIRY_MAX_S
 from marketplace.services.common import (
     Principal,
     account_refusal,
-    iso,
     money,
     new_id,
-    parse_struct,
     to_hex,
 )
-from marketplace.services.jobstates import cost_of, set_state, tell
+from marketplace.services.jobstates import set_state, tell
 from marketplace.services.orderlog import log_bid, log_bid_closed
 from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.services.quotes import Quotes
+from marketplace.wire.jobs import JobOrder
 from settlement.eip712 import ZERO_ADDRESS
 from settlement.orders import Bid
 
@@ -64,13 +62,12 @@ class Jobs:
     reads: EscrowReads
     quotes: Quotes
 
-    def check(self, caller: Principal, job: Any, message: Any, signature: bytes) -> Submission:
+    def check(self, caller: Principal, order: JobOrder) -> Submission:
         """Check a submission and ask the chain, before any transaction is begun.
 
-        Raises InvalidJob, InvalidInput, InvalidOrder, InvalidSignature, AlreadyExists, ChainError.
+        Raises InvalidJob, InvalidOrder, InvalidSignature, AlreadyExists, ChainError.
         """
-        spec = self.quotes.spec(job)
-        bid = parse_struct(Bid, message, "/bid")
+        spec, bid, signature = self.quotes.spec(order.job), order.bid, order.signature
         problems = [*bid_problems(bid, spec, self.quotes.tiers), *self._problems(caller, bid)]
         if problems:
             raise InvalidOrder(problems)
@@ -227,37 +224,6 @@ class Jobs:
             lease.stop_requested, lease.stop_requested_ms = "cancelled", now_ms
         tell(store, job, now_ms)
         return job
-
-    def to_json(self, store: Store, job: JobRow) -> dict[str, Any]:
-        """A job as its buyer sees it."""
-        lease = store.leases.get(job.lease_id)
-        bid = store.bids.get(job.bid_id)
-        budget = int(bid.message["budget"]) if bid else 0
-        return {
-            "id": job.id,
-            "account": job.account,
-            "name": job.name,
-            "state": job.state,
-            "reason": job.reason,
-            "detail": job.detail,
-            "ending": job.ending,
-            "bid_id": job.bid_id,
-            "lease_id": job.lease_id,
-            "lease_no": lease.lease_no if lease else None,
-            "provider": lease.provider if lease else None,
-            "witness": lease.witness if lease else None,
-            "job_hash": job.job_hash,
-            "spec": job.spec,
-            "no_match": job.explanation,
-            "exit_code": job.exit_code,
-            "outputs": job.outputs,
-            "max_cost": money(self.market, lease.lock if lease else job.reserve),
-            "cost": cost_of(self.market, job, lease, budget) if lease else None,
-            "created_at": iso(job.created_ms),
-            "matched_at": iso(job.matched_ms),
-            "started_at": iso(job.started_ms),
-            "finished_at": iso(job.finished_ms),
-        }
 
 
 def _new_job(

@@ -15,6 +15,7 @@ from marketplace.services.jobstates import set_state
 from marketplace.services.orderlog import BID, log_free, log_tick, resting_bid
 from marketplace.services.ports import Clock, Market
 from marketplace.services.quotes import Quotes
+from marketplace.wire.explanation import NoMatch
 from settlement.chain.calls import EscrowCalls, Match, Previous
 from settlement.eip712 import from_text32
 from settlement.orders import Ask, Bid, lease_no
@@ -104,14 +105,14 @@ class Matcher:
         bid_id: str,
         reason: str,
         cancelled: bool,
-        why: dict[str, object] | None = None,
+        why: NoMatch | None = None,
     ) -> None:
         job = self._job(store, bid_id)
         if job.state != "queued":
             return
         now_ms = self.clock()
         if why is not None:
-            job.explanation = why
+            job.explanation = why.to_json()
         state = "no_match"
         if cancelled or job.ending == "cancelled":
             state = "cancelled"

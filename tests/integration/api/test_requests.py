@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from marketplace.api.limits import Limits
-from marketplace.api.problems import KINDS
 from marketplace.db.tables import ApiKeyRow, BidRow, JobRow, LeaseRow, OrderEntryRow
+from marketplace.errors import ERRORS
 from settlement.errors import ChainUnavailable
 from tests.api_client import Api, problem
 from tests.databases import rows_of
@@ -32,7 +32,7 @@ def test_every_error_is_a_problem_document(api: Api) -> None:
 
 def test_every_code_is_listed_with_its_meaning(api: Api) -> None:
     listed = api.ok(api.call("GET", "/problems"))["data"]
-    assert {kind["code"] for kind in listed} == set(KINDS)
+    assert {kind["code"] for kind in listed} == set(ERRORS)
     for kind in listed:
         assert api.ok(api.call("GET", f"/problems/{kind['code']}")) == kind
 
