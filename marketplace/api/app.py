@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp
 
@@ -54,12 +52,7 @@ class MarketApi(FastAPI):
         return Gate(inner, self.limits, self.state.metrics, edge.account_of)
 
 
-def create_api(
-    catalog: Catalog,
-    database: Database,
-    limits: Limits | None = None,
-    wake: Callable[[], None] = lambda: None,
-) -> MarketApi:
+def create_api(catalog: Catalog, database: Database, limits: Limits | None = None) -> MarketApi:
     """The application over ready-made services; it starts no thread and opens nothing."""
     app = MarketApi(
         title="Coulomb",
@@ -70,7 +63,7 @@ def create_api(
         redoc_url=None,
     )
     app.limits = limits or Limits()
-    app.state.edge = Edge(catalog, database, app.limits, wake)
+    app.state.edge = Edge(catalog, database, app.limits)
     app.state.metrics = Metrics()
     problems.install(app)
     root = APIRouter(prefix=PREFIX)
