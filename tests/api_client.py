@@ -65,7 +65,7 @@ class Api:
 
     def __post_init__(self) -> None:
         self.app = _application()
-        self._edge = Edge(self.world.catalog, self.world.database, self.limits, lambda: None)
+        self._edge = Edge(self.world.catalog, self.world.database, self.limits)
         self._bind()
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://market/v1")

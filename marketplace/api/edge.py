@@ -59,12 +59,9 @@ class Reply:
 class Edge:
     """The services behind the routes, their transactions, and the requests in flight."""
 
-    def __init__(
-        self, catalog: Catalog, database: Database, limits: Limits, wake: Callable[[], None]
-    ) -> None:
+    def __init__(self, catalog: Catalog, database: Database, limits: Limits) -> None:
         self.catalog = catalog
         self.database = database
-        self.wake = wake
         self.streams = Streams(limits)
         self._flying: set[str] = set()
         self._lock = threading.Lock()
@@ -215,7 +212,6 @@ class Writing:
                 reply = action(store)
                 if keep():
                     self._keep(store, self._record(name, reply))
-        self.edge.wake()
         return reply.response()
 
     def replay(self, caller: Principal) -> Response | None:
