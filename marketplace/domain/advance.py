@@ -342,7 +342,7 @@ def _give_up(turn: _Turn, fact: ProviderSilent | StartLimitPassed) -> None:
         return
     turn.ask_stop(StopReason.LOST if is_silent else StopReason.START_LIMIT)
     job = turn.job
-    if turn.is_jobs_lease and job.state not in JOB_ENDED and job.ending is None:
+    if turn.is_jobs_lease and job.state in JOB_ON_NODE and job.ending is None:
         reason = Reason.PROVIDER_LOST if is_silent else Reason.START_LIMIT_PASSED
         turn.set_job(ending=Outcome.LOST, reason=reason)
 
