@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from marketplace.domain.life import (
     JOB_ENDED,
-    JOB_LIVE,
     JOB_ON_NODE,
     JOB_UNOPENED,
     LEASE_OPEN,
@@ -269,7 +268,7 @@ def _over(turn: _Turn, fact: LeaseStopped | LeaseClosed) -> None:
     if job.state is JobState.QUEUED:
         if job.requeue_after == turn.lease.id:
             _resume(turn)
-    elif job.state in JOB_LIVE and turn.is_jobs_lease:
+    elif job.state in JOB_ON_NODE and turn.is_jobs_lease:
         _end(turn)
     if is_closed:
         turn.do(Do.WRITE_RECEIPT)
@@ -381,8 +380,6 @@ def _end(turn: _Turn) -> None:
     if _is_retried(turn, outcome):
         _requeue(turn, outcome)
         return
-    if turn.job.state is JobState.MATCHED:
-        turn.move_job(JobState.STARTING)
     if outcome is Outcome.OVER_BUDGET and turn.job.state is JobState.STARTING:
         turn.move_job(JobState.RUNNING)
     turn.move_job(JobState(outcome), reason)
@@ -401,8 +398,6 @@ def _requeue(turn: _Turn, outcome: Outcome) -> None:
     if job.state is JobState.RUNNING:
         turn.set_job(state=JobState.LOST, reason=job.reason or outcome)
         turn.tell()
-    elif job.state is JobState.MATCHED:
-        turn.move_job(JobState.STARTING)
     turn.set_job(
         ending=None,
         requeue_after=turn.lease.id,

@@ -118,7 +118,7 @@ class BidRecord:
     cancelled_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class JobRecord:
     """The workload a bid buys compute for.
 
@@ -182,7 +182,7 @@ class FillRecord:
     created_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LeaseRecord:
     """The entitlement a fill opens on chain: its terms, and how far it has come."""
 

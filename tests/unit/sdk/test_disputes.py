@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from marketplace.sdk.resources.disputes import _claimed_ms, _require_ours
 
 from marketplace.sdk.errors import VerificationError
 from marketplace.sdk.models import Transaction
-from marketplace.sdk.resources.disputes import _claimed_ms, _require_ours
 from settlement.attestation import Usage
 from settlement.chain.calls import EscrowCalls, LeaseOrders, LeaseRef, SignedVoucher
 from settlement.signing import LocalSigner

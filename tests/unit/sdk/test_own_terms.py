@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
+from marketplace.sdk.resources.disputes import Sending
 
 from marketplace.sdk import Coulomb, RetryPolicy
 from marketplace.sdk.errors import VerificationError
-from marketplace.sdk.resources.disputes import Sending
 from marketplace.sdk.session import Session
 from marketplace.witness.policy import Refusal
 from settlement.attestation import Usage, UsageAttestation
