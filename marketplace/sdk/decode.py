@@ -5,12 +5,13 @@ Integers may come as decimal strings (atoms and rates exceed what JSON numbers c
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from functools import cache
 from typing import Any, TypeVar
 
@@ -20,6 +21,9 @@ from settlement.errors import FieldError
 
 T = TypeVar("T")
 Reader = Callable[[Any, str], Any]
+# No number of ours is longer, and each digit more costs those who compute with it.
+_INTEGER = re.compile(r"-?[0-9]{1,80}")
+_DECIMAL = re.compile(r"-?[0-9]{1,80}(\.[0-9]{1,80})?")
 
 
 def decode(kind: type[T], value: Any, pointer: str = "") -> T:
@@ -35,17 +39,14 @@ def _wrong(pointer: str, wanted: str, value: Any) -> ProtocolError:
 def _integer(value: Any, pointer: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if isinstance(value, str) and value.isascii() and value.removeprefix("-").isdigit():
+    if isinstance(value, str) and _INTEGER.fullmatch(value):
         return int(value)
     raise _wrong(pointer, "an integer", value)
 
 
 def _decimal(value: Any, pointer: str) -> Decimal:
-    if isinstance(value, str):
-        try:
-            return Decimal(value)
-        except InvalidOperation:
-            pass
+    if isinstance(value, str) and _DECIMAL.fullmatch(value):
+        return Decimal(value)
     raise _wrong(pointer, "a decimal number as text", value)
 
 

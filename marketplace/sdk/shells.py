@@ -13,13 +13,14 @@ from marketplace.sdk.errors import (
     ApiError,
     ConnectFailed,
     CoulombError,
+    ProtocolError,
     TimedOut,
     TransportError,
     error_of,
 )
 from marketplace.sdk.flow import Call, Effect, Flow, Query, Request, Response, Sleep
 from marketplace.sdk.sse import EventSource, ServerEvent
-from marketplace.sdk.transfer import RetryPolicy, json_of, problem_of, send
+from marketplace.sdk.transfer import ANSWER_BYTES_MAX, RetryPolicy, json_of, problem_of, send
 from settlement.errors import SettlementError
 
 T = TypeVar("T")
@@ -45,15 +46,42 @@ def wire(request: Request) -> dict[str, Any]:
     return out
 
 
-def answer_of(response: httpx.Response) -> Response:
-    """An httpx answer, read to its end, as the core's."""
-    headers = {name.lower(): value for name, value in response.headers.items()}
-    return Response(response.status_code, headers, response.content)
+class Answer:
+    """An httpx answer that is read piece by piece, as far as an answer may be long."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self._body = bytearray()
+
+    def add(self, piece: bytes) -> None:
+        """The next piece of its body. Raises ProtocolError above ANSWER_BYTES_MAX."""
+        self._body += piece
+        if len(self._body) > ANSWER_BYTES_MAX:
+            raise ProtocolError(f"the server's answer is longer than {ANSWER_BYTES_MAX} bytes")
+
+    def whole(self) -> Response:
+        """The answer as the core's, once every piece is there."""
+        headers = {name.lower(): value for name, value in self._response.headers.items()}
+        return Response(self._response.status_code, headers, bytes(self._body))
 
 
-def transport_error(
-    error: httpx.TransportError, request: httpx.Request | Request
-) -> TransportError:
+def read(response: httpx.Response) -> Response:
+    """An httpx answer, read to its end."""
+    answer = Answer(response)
+    for piece in response.iter_bytes():
+        answer.add(piece)
+    return answer.whole()
+
+
+async def read_async(response: httpx.Response) -> Response:
+    """An httpx answer, read to its end."""
+    answer = Answer(response)
+    async for piece in response.aiter_bytes():
+        answer.add(piece)
+    return answer.whole()
+
+
+def transport_error(error: httpx.RequestError, request: httpx.Request | Request) -> TransportError:
     """The SDK's error for one of httpx's."""
     where = f"{request.method} {getattr(request, 'path', '')}".strip()
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
@@ -110,14 +138,13 @@ class SyncShell:
             try:
                 with self.http.stream(**wire(request), timeout=STREAM_TIMEOUT) as stream:
                     if stream.status_code >= 400:
-                        stream.read()
-                        response = answer_of(stream)
+                        response = read(stream)
                         raise error_of(problem_of(response))
                     source.opened(stream.headers)
                     for chunk in stream.iter_bytes():
                         yield from source.feed(chunk)
                 wait = source.ended()
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 wait = source.broke(transport_error(error, request))
             except ApiError as error:
                 wait = source.broke(error, response)
@@ -129,8 +156,9 @@ class SyncShell:
         if isinstance(effect, Call):
             return effect.work()
         try:
-            return answer_of(self.http.request(**wire(effect)))
-        except httpx.TransportError as error:
+            with self.http.stream(**wire(effect)) as response:
+                return read(response)
+        except httpx.RequestError as error:
             raise transport_error(error, effect) from error
 
 
@@ -174,15 +202,14 @@ class AsyncShell:
             try:
                 async with self.http.stream(**wire(request), timeout=STREAM_TIMEOUT) as stream:
                     if stream.status_code >= 400:
-                        await stream.aread()
-                        response = answer_of(stream)
+                        response = await read_async(stream)
                         raise error_of(problem_of(response))
                     source.opened(stream.headers)
                     async for chunk in stream.aiter_bytes():
                         for event in source.feed(chunk):
                             yield event
                 wait = source.ended()
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 wait = source.broke(transport_error(error, request))
             except ApiError as error:
                 wait = source.broke(error, response)
@@ -194,6 +221,7 @@ class AsyncShell:
         if isinstance(effect, Call):
             return await asyncio.to_thread(effect.work)
         try:
-            return answer_of(await self.http.request(**wire(effect)))
-        except httpx.TransportError as error:
+            async with self.http.stream(**wire(effect)) as response:
+                return await read_async(response)
+        except httpx.RequestError as error:
             raise transport_error(error, effect) from error

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from settlement import strict_json
 from settlement.chain.abi import Abi, artifact
 from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow, EscrowConfig, Token
@@ -117,7 +118,7 @@ def load_deployment(folder: Path, chain_id: int) -> Deployment:
     """Read deployments/<chainId>.json. Raises DeploymentError: missing, malformed, other chain."""
     path = folder / f"{chain_id}.json"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = strict_json.load(path)
     except FileNotFoundError:
         raise DeploymentError(f"nothing is deployed on chain {chain_id}: no {path}") from None
     except (OSError, ValueError) as error:
@@ -153,14 +154,13 @@ def check_deployment(client: ChainClient, deployment: Deployment) -> None:
 
 def _check_extension(client: ChainClient, escrow: str, config: EscrowConfig) -> None:
     """The escrow runs the extension's code on its own storage: it must be what ships, made for
-    this escrow, on the same terms."""
+    this escrow, with its token and its fee recipient: the only terms that its code reads."""
     shipped, place = artifact("EscrowExtension"), Escrow(client, escrow).extension()
     code = client.code(place)
     if not shipped.matches(code):
         raise DeploymentError(f"the code at {place} is not the extension that ships")
     fixed = shipped.immutable_words(code)
-    wanted = {int(a, 16) for a in (escrow, config.token, config.fee_recipient)}
-    if not fixed >= wanted | {config.fee_bps, config.settle_window}:
+    if not fixed >= {int(a, 16) for a in (escrow, config.token, config.fee_recipient)}:
         raise DeploymentError(f"the extension at {place} was not made by the escrow at {escrow}")
 
 

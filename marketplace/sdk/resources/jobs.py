@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from marketplace.data import load_tiers
 from marketplace.domain.job import JobSpec
+from marketplace.sdk.archive import unpack
 from marketplace.sdk.checks import check_bid, read_document
 from marketplace.sdk.decode import decode
 from marketplace.sdk.errors import (
@@ -35,12 +37,12 @@ from marketplace.sdk.flow import (
 )
 from marketplace.sdk.jobfile import JobSource, load_job
 from marketplace.sdk.models import Lease, Prepared
-from marketplace.sdk.pack import pack, unpack
 from marketplace.sdk.purchases import Job, LogEvent, LogPiece, Plan, PreparedBid, Receipt
 from marketplace.sdk.resources.base import ApiResource, hex0x
 from marketplace.sdk.resources.blobs import Blobs
 from marketplace.sdk.resources.witnessing import Act, Witness
 from marketplace.sdk.sse import EventSource
+from marketplace.sdk.workdir import pack_folder
 from settlement.orders import Bid
 from settlement.signing import Signer, sign
 
@@ -80,7 +82,7 @@ class Jobs(ApiResource[S]):
         """
         spec, folder = yield from call(partial(load_job, source))
         if spec.workdir is not None:
-            content = yield from call(partial(pack, folder / spec.workdir))
+            content = yield from call(partial(pack_folder, folder / spec.workdir))
             blob = yield from Blobs.put.flow(Blobs[S](self._shell, self._session), content)
             spec = spec.packed(blob.sha256, blob.size)
         market = yield from self._market()
@@ -252,7 +254,7 @@ class JobHandle(ApiResource[S]):
         if job.outputs is None:
             raise InputError(f"{job.id} ({job.state}) has no outputs")
         content = yield from Blobs.get.flow(Blobs[S](self._shell, self._session), job.outputs)
-        return (yield from call(partial(unpack, content, Path(into))))
+        return (yield from call(partial(unpack, io.BytesIO(content), Path(into))))
 
     def _witness(self) -> Flow[tuple[Act, ...]]:
         if not self.witnessed:
