@@ -1,13 +1,10 @@
-"""A whole market for tests: services over a store, a fake chain, and parties with keys.
-
-The store is in memory or SQLite; the same helpers drive both.
-"""
+"""A whole market for tests: services over a database, a fake chain, and parties with keys."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,23 +13,23 @@ from typing import Any
 from eth_hash.auto import keccak
 
 from marketplace.data import load_tiers
+from marketplace.db.blob_files import BlobFolder
 from marketplace.db.chain_events import SqlEventStore
-from marketplace.db.engine import Database
 from marketplace.db.outbox import SqlOutbox
-from marketplace.db.upgrade import upgrade
+from marketplace.db.store import Database
+from marketplace.db.tables import AttestationRow, JobRow, LeaseRow
 from marketplace.services.attestations import Refusal
 from marketplace.services.catalog import Catalog, catalog_of
 from marketplace.services.common import Principal
 from marketplace.services.ends import Report
 from marketplace.services.nodes import NewGpu, NewNode
 from marketplace.services.ports import Market
-from marketplace.services.records import AttestationRecord, JobRecord, LeaseRecord
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.chain.calls import EscrowCalls
 from settlement.eip712 import ZERO_ADDRESS, Domain
 from settlement.signing import LocalSigner, sign
-from tests.fakes import FakeChain, ManualClock, MemoryDatabase, ProjectedEvents
-from tests.fakes_blobs import MemoryBlobFiles
+from tests.databases import empty_database, sqlite_database
+from tests.fakes import FakeChain, ManualClock
 
 TOKEN = 10**18
 H100 = "H100-80GB-SXM"
@@ -80,9 +77,10 @@ class World:
     """The services and who uses them."""
 
     catalog: Catalog
-    database: Any
+    database: Database
     chain: FakeChain
     clock: ManualClock
+    folder: Path  # where its blobs are
     buyer: LocalSigner = field(default_factory=lambda: key_of("buyer"))
     provider: LocalSigner = field(default_factory=lambda: key_of("provider"))
     meter: LocalSigner = field(default_factory=lambda: key_of("meter"))
@@ -142,7 +140,9 @@ class World:
             ask = self.catalog.asks.prepare(node, given, salt)
             signature = sign(ask, self.domain, owner)
             signed = self.catalog.asks.read(ask.to_message(), signature)
-            return self.catalog.asks.create(store, caller, signed).id
+            ask_id = self.catalog.asks.create(store, caller, signed).id
+        self.match()
+        return ask_id
 
     def fund(self, tokens: int = 100, account: LocalSigner | None = None) -> None:
         """Put tokens into the escrow for an account."""
@@ -185,17 +185,13 @@ class World:
 
     # Looking
 
-    def job(self, job_id: str) -> JobRecord:
+    def job(self, job_id: str) -> JobRow:
         with self.database.read() as store:
-            found = store.jobs.get(job_id)
-        assert found is not None
-        return found
+            return store.jobs.need(job_id)
 
-    def lease(self, lease_id: str) -> LeaseRecord:
+    def lease(self, lease_id: str) -> LeaseRow:
         with self.database.read() as store:
-            found = store.leases.get(lease_id)
-        assert found is not None
-        return found
+            return store.leases.need(lease_id)
 
     # Meter and witness
 
@@ -204,7 +200,7 @@ class World:
         fields: dict[str, Any] = {
             "buyer": lease.buyer,
             "provider": lease.provider,
-            "lease_no": bytes.fromhex(lease.lease_no[2:]),
+            "lease_no": lease.lease_bytes,
             "sequence": sequence,
             "observed_at_ms": self.clock(),
             "ms": ms,
@@ -225,7 +221,7 @@ class World:
         ms: int,
         signer: LocalSigner | None = None,
         **changes: Any,
-    ) -> tuple[AttestationRecord, Refusal | None]:
+    ) -> tuple[AttestationRow, Refusal | None]:
         """Hand in a meter's statement, signed by the meter unless said."""
         said = self.statement(lease_id, sequence, ms, **changes)
         signature = sign(said, self.domain, signer or self.meter)
@@ -234,7 +230,7 @@ class World:
                 store, self.caller(self.provider), lease_id, said.to_message(), signature
             )
 
-    def countersign(self, row: AttestationRecord, signer: LocalSigner | None = None) -> None:
+    def countersign(self, row: AttestationRow, signer: LocalSigner | None = None) -> None:
         """Let the witness answer an attestation."""
         lease = self.lease(row.lease_id)
         voucher = voucher_for(UsageAttestation.from_message(row.message), lease.metered)
@@ -287,7 +283,7 @@ class World:
     def stop(self, lease_id: str, signer: LocalSigner | None = None) -> None:
         """The witness (or another) signs a Stop."""
         lease = self.lease(lease_id)
-        message = Stop(lease.buyer, lease.provider, bytes.fromhex(lease.lease_no[2:]))
+        message = Stop(lease.buyer, lease.provider, lease.lease_bytes)
         signature = sign(message, self.domain, signer or self.witness)
         with self.database.write() as store:
             self.catalog.ends.stop(
@@ -305,44 +301,27 @@ class World:
         return job_id, lease_id
 
 
-def memory_world(**changes: Any) -> World:
-    """A market in memory."""
-    clock, database = ManualClock(), MemoryDatabase()
-    events = ProjectedEvents(database)
-    world = _world(clock, database, database.outbox, events, market(**changes))
-    events.project = world.catalog.projection
-    return world
+@contextmanager
+def new_world(**changes: Any) -> Iterator[World]:
+    """A market over an empty database, for as long as it is held."""
+    with sqlite_database() as database, TemporaryDirectory() as folder:
+        yield world_on(database, Path(folder), **changes)
 
 
 def sqlite_world(folder: Path, **changes: Any) -> World:
     """A market on SQLite in a folder; one that is there already is opened again."""
     path = folder / "market.db"
-    url = f"sqlite:///{path}"
     if not path.exists():
-        path.write_bytes(_empty_database())
-    clock, database = ManualClock(), Database(url)
-    fixed = market(**changes)
-    world = _world(clock, database, SqlOutbox(database), None, fixed)
-    world.chain.events = SqlEventStore(database, world.catalog.projection)
-    return world
+        path.write_bytes(empty_database())
+    return world_on(Database(f"sqlite:///{path}"), folder, **changes)
 
 
-@cache
-def _empty_database() -> bytes:
-    """A migrated database without rows, made once per process: migrating takes most of a test."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "empty.db"
-        upgrade(f"sqlite:///{path}")
-        return path.read_bytes()
-
-
-def world_on(database: Any, outbox: Any) -> World:
-    """A market over a database that is there; its chain still needs an event store."""
-    return _world(ManualClock(), database, outbox, None, market())
-
-
-def _world(clock: ManualClock, database: Any, outbox: Any, events: Any, fixed: Market) -> World:
+def world_on(database: Database, folder: Path, **changes: Any) -> World:
+    """A market over a database that is there, with its blobs in a folder."""
+    fixed, clock, outbox = market(**changes), ManualClock(), SqlOutbox(database)
     calls = EscrowCalls(fixed.domain.verifying_contract)
-    chain = FakeChain(database, outbox, events, clock, calls)
-    catalog = catalog_of(fixed, clock, load_tiers(), database, chain, MemoryBlobFiles())
-    return World(catalog, database, chain, clock)
+    chain = FakeChain(database, outbox, SqlEventStore(database), clock, calls)
+    files = BlobFolder(folder / "blobs")
+    catalog = catalog_of(fixed, clock, load_tiers(), database, chain, files)
+    chain.events = SqlEventStore(database, catalog.projection)
+    return World(catalog, database, chain, clock, folder / "blobs")

@@ -28,8 +28,8 @@ from marketplace.api.routes import (
     receipts,
     witness,
 )
+from marketplace.db.store import Database
 from marketplace.services.catalog import Catalog
-from marketplace.services.ports import Database
 
 NOUNS = (
     meta, keys, accounts, nodes, asks, book, bids, jobs, leases, attestations, orders, witness,

@@ -18,7 +18,10 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from marketplace.api.limits import Limits, Streams
 from marketplace.api.problems import KINDS, MEDIA_TYPE
 from marketplace.api.schemas.base import ProblemDocument
+from marketplace.db.store import Database, Store, Tally
+from marketplace.db.tables import IdempotentReplyRow
 from marketplace.errors import (
+    AlreadyExists,
     Forbidden,
     IdempotencyInFlight,
     IdempotencyMismatch,
@@ -28,8 +31,6 @@ from marketplace.errors import (
 )
 from marketplace.services.catalog import Catalog
 from marketplace.services.common import Principal
-from marketplace.services.ports import Database, Duplicate, Store, Tally
-from marketplace.services.records import IdempotentReply
 from settlement.strict_json import JsonError, loads
 
 T = TypeVar("T")
@@ -233,15 +234,22 @@ class Writing:
         reply = Reply(stored.body, stored.status, stored.headers)
         return reply.response(**{"Idempotency-Replayed": "true"})
 
-    def _keep(self, store: Store, record: IdempotentReply) -> None:
+    def _keep(self, store: Store, record: IdempotentReplyRow) -> None:
         try:
             store.replies.add(record)
-        except Duplicate as error:  # another process was first; what was done here is undone
+        except AlreadyExists as error:  # another process was first; what was done here is undone
             raise IdempotencyInFlight("the first request with this key has just begun") from error
 
-    def _record(self, name: str, reply: Reply) -> IdempotentReply:
+    def _record(self, name: str, reply: Reply) -> IdempotentReplyRow:
         now_ms = self.edge.catalog.clock()
-        return IdempotentReply(name, self._mark(), reply.status, reply.headers, reply.body, now_ms)
+        return IdempotentReplyRow(
+            id=name,
+            body_hash=self._mark(),
+            status=reply.status,
+            headers=reply.headers,
+            body=reply.body,
+            created_ms=now_ms,
+        )
 
     def _mark(self) -> str:
         url = self.request.url

@@ -15,17 +15,16 @@ from starlette.concurrency import run_in_threadpool
 
 from marketplace.api.edge import Edge
 from marketplace.api.limits import address_of
-from marketplace.domain.life import JOB_ENDED
+from marketplace.db.tables import JOB_ENDED, JobEventRow
 from marketplace.errors import RateLimited, Unavailable
 from marketplace.services.common import Principal, iso
-from marketplace.services.records import JobEvent
 
 POLL_S = 0.25
 BATCH = 200
 PING_S = 15
 
 
-def event_json(event: JobEvent) -> dict[str, Any]:
+def event_json(event: JobEventRow) -> dict[str, Any]:
     """One event as the API shows it in lists."""
     return {"id": event.seq, "type": event.type, "data": event.data, "at": iso(event.at_ms)}
 
@@ -64,11 +63,11 @@ async def _held(
 async def _events(
     edge: Edge, request: Request, job_id: str, after: int
 ) -> AsyncIterator[ServerSentEvent]:
-    def fetch(seq: int) -> tuple[list[JobEvent], bool]:
+    def fetch(seq: int) -> tuple[list[JobEventRow], bool]:
         with edge.database.read() as store:
             job = store.jobs.get(job_id)
-            rows = edge.catalog.streams.after(store, job_id, seq, BATCH)
-            lease = store.leases.get(job.lease_id) if job and job.lease_id else None
+            rows = store.events.after(job_id, seq, BATCH)
+            lease = store.leases.get(job.lease_id) if job else None
             closed = lease is None or lease.state in ("closed", "failed_to_open")
             return rows, job is None or (job.state in JOB_ENDED and closed)
 

@@ -26,7 +26,6 @@ from marketplace.domain.commands import (
     Free,
     Refused,
     Removed,
-    Reserve,
     Rested,
     SetNode,
     Tick,
@@ -36,6 +35,7 @@ from marketplace.domain.matching import (
     AskView,
     BidView,
     Fill,
+    Hold,
     RejectReason,
     bucket_key,
     rate_if_match,
@@ -67,7 +67,6 @@ class Book:
             AddBid: self._add_bid,
             CancelBid: self._cancel_bid,
             Free: self._free,
-            Reserve: self._reserve,
             SetNode: self._set_node,
             Tick: lambda _command, _events: None,
         }
@@ -113,6 +112,12 @@ class Book:
             tried |= {fill.ask_id}
             bid.order = replace(order, tried=tried)
         return found
+
+    def holds(self) -> Iterator[Hold]:
+        """What every open lease holds."""
+        for use in self._nodes.values():
+            for (bid_id, ask_id), held in use.leases.items():
+                yield Hold(bid_id, ask_id, use.provider, use.node, held.sizes, held.gpus)
 
     def next_time(self) -> int | None:
         """The first time at which a `Tick` may change something; None: time changes nothing."""
@@ -252,14 +257,6 @@ class Book:
         self._offer([a for a in asks if a.live], events)
         self._forget_idle(place)
 
-    def _reserve(self, command: Reserve, events: list[Event]) -> None:
-        place, key = (command.provider, command.node), (command.bid_id, command.ask_id)
-        if key in self._node_of:
-            events.append(Refused(command.bid_id, RejectReason.DUPLICATE))
-            return
-        use = self._use(place)
-        self._hold(use, key, command.sizes, command.gpus)
-
     def _set_node(self, command: SetNode, events: list[Event]) -> None:
         changed = []
         for ask in self._asks_on.get((command.provider, command.node), ()):
@@ -275,6 +272,33 @@ class Book:
                 self._index.add_ask(ask)
                 changed.append(ask)
         self._offer(changed, events)
+
+    # A book from its snapshot: holds, then asks, then bids, each by arrival
+
+    def restore_hold(self, hold: Hold) -> None:
+        """Hold the capacity of a lease that is open."""
+        use = self._use((hold.provider, hold.node))
+        self._hold(use, (hold.bid_id, hold.ask_id), hold.sizes, hold.gpus)
+
+    def restore_ask(self, order: RestingAsk, started: bool) -> None:
+        """Put an ask back; it is offered to nobody, since no resting bid fits it."""
+        ask = order.ask
+        place = (ask.provider, ask.node)
+        view = self._asks[order.id] = AskView(order, self._use(place))
+        self._asks_on.setdefault(place, []).append(view)
+        heappush(self._ask_ends, (ask.expiry, order.seq, order.id))
+        view.started = started
+        if not started:
+            heappush(self._starts, (ask.starts_at, order.seq, order.id))
+        elif not view.use.is_full_for(ask):
+            self._index.add_ask(view)
+
+    def restore_bid(self, order: RestingBid, ends: int) -> None:
+        """Put a resting bid back; it is matched with nothing, since nothing fits it."""
+        bid = self._bids[order.id] = BidView(order, self.market)
+        bid.ends = ends
+        self._index.add_bid(bid)
+        heappush(self._bid_ends, (ends, order.seq, order.id))
 
     # Matching
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from marketplace.db.store import Store
 from marketplace.domain.bidding import bid_template
 from marketplace.domain.book import Book
 from marketplace.domain.explain import explain
@@ -16,10 +17,9 @@ from marketplace.domain.pricing import prices_to_json, rate_per_hour
 from marketplace.domain.reader import milli_text
 from marketplace.domain.tier import TierRegistry
 from marketplace.errors import InvalidInput, Problem
-from marketplace.services.accounts import reserved
 from marketplace.services.bookkeeper import Bookkeeper
 from marketplace.services.common import Principal, iso, money
-from marketplace.services.ports import Clock, Market, Store
+from marketplace.services.ports import Clock, Market
 from settlement.errors import FieldError
 from settlement.orders import Bid
 
@@ -59,10 +59,13 @@ class Quotes:
         except FieldError as error:
             raise InvalidInput([Problem(error.pointer, error.detail)]) from error
 
-    def matches(self, store: Store, spec: JobSpec, bid: Bid) -> tuple[list[Fill], dict[str, Any]]:
-        """What fits now, best first; and why not, where nothing does."""
+    def matches(self, spec: JobSpec, bid: Bid) -> tuple[list[Fill], dict[str, Any]]:
+        """What fits now, best first; and why not, where nothing does.
+
+        Looks at the book, so never inside a transaction that writes.
+        """
         order = RestingBid("quote", "quote", bid, Wants.of(spec), seq=0)
-        with self.books.view(store) as book:
+        with self.books.view() as book:
             found = book.quote(order)
             return found, {} if found else self.why_not(book, order)
 
@@ -70,9 +73,9 @@ class Quotes:
         """Per constraint how many asks it eliminates, and the cheapest relaxation."""
         return explain(book, order).to_json()
 
-    def book(self, store: Store, tier: str | None) -> dict[str, Any]:
+    def book(self, tier: str | None) -> dict[str, Any]:
         """Asks in the book with what is free of them, best GPU price first, and resting bids."""
-        with self.books.view(store) as book:
+        with self.books.view() as book:
             views = [a for a in book.asks() if tier is None or a.ask.tier_name == tier]
             views.sort(key=lambda view: (view.gpu_hour, view.seq))
             rows, free = [], dict[tuple[str, int], tuple[str, int]]()
@@ -106,9 +109,9 @@ class Quotes:
     def quote(self, store: Store, job: Any) -> dict[str, Any]:
         """Every match for a job, without an account."""
         spec = self.spec(job)
-        found, why = self.matches(store, spec, self.draft(spec, NO_ONE, NO_ONE, 0))
+        found, why = self.matches(spec, self.draft(spec, NO_ONE, NO_ONE, 0))
         return {
-            "matches": [self.match_json(f, node_facts(store, f)) for f in found[:MATCHES_SHOWN]],
+            "matches": self._shown(store, found),
             "no_match": why or None,
         }
 
@@ -116,9 +119,9 @@ class Quotes:
         self, store: Store, caller: Principal, spec: JobSpec, bid: Bid, balance: int
     ) -> dict[str, Any]:
         """What submitting would do: best match, maximum cost, and whether the balance covers it."""
-        found, why = self.matches(store, spec, bid)
-        shown = [self.match_json(f, node_facts(store, f)) for f in found[:MATCHES_SHOWN]]
-        free = balance - reserved(store, caller.account)
+        found, why = self.matches(spec, bid)
+        shown = self._shown(store, found)
+        free = balance - store.jobs.reserved_atoms(caller.account)
         lock = found[0].terms.lock if found else 0
         return {
             "matches": shown,
@@ -129,6 +132,11 @@ class Quotes:
             "balance": money(self.market, max(0, free)),
             "shortfall": money(self.market, max(0, lock - free)),
         }
+
+    def _shown(self, store: Store, found: list[Fill]) -> list[dict[str, Any]]:
+        best = found[:MATCHES_SHOWN]
+        store.nodes.hold(fill.node_id for fill in best)
+        return [self.match_json(fill, node_facts(store, fill)) for fill in best]
 
     def match_json(self, fill: Fill, facts: tuple[str, bool]) -> dict[str, Any]:
         """One possible match as the API shows it."""

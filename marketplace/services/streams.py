@@ -1,15 +1,16 @@
-"""What people watch of a job: its events, and its output as a stream of log events."""
+"""The output of a job, as log events in its stream."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+from marketplace.db.store import Store
+from marketplace.db.tables import LeaseRow
 from marketplace.errors import InvalidInput, Problem
 from marketplace.services.common import Principal, emit
 from marketplace.services.leases import provider_of
-from marketplace.services.ports import Clock, Store
-from marketplace.services.records import JobEvent, LeaseRecord
+from marketplace.services.ports import Clock
 
 LOG_BYTES_MAX = 16 * 1024 * 1024  # kept per stream; what comes after is counted, not kept
 STREAMS = ("stdout", "stderr", "agent")
@@ -17,17 +18,9 @@ STREAMS = ("stdout", "stderr", "agent")
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Job events in order."""
+    """The output of jobs."""
 
     clock: Clock
-
-    def after(self, store: Store, job_id: str, seq: int, limit: int) -> list[JobEvent]:
-        """Events of a job that come after a number, in order."""
-        return store.events.find(job_id=job_id, after=seq, limit=limit)
-
-    def logs(self, store: Store, job_id: str, seq: int, limit: int) -> list[JobEvent]:
-        """Log events of a job that come after a number, in order."""
-        return store.events.find(job_id=job_id, type="log", after=seq, limit=limit)
 
     def append_log(
         self, store: Store, caller: Principal, lease_id: str, stream: str, offset: int, text: str
@@ -45,12 +38,10 @@ class Streams:
         if end > known:
             fresh = data[max(0, known - offset) :] if offset < known else data
             self._keep(store, lease, stream, max(offset, known), fresh)
-            store.leases.put(replace(lease, log_next={**lease.log_next, stream: end}))
+            lease.log_next = {**lease.log_next, stream: end}
         return {"stream": stream, "next_offset": max(end, known)}
 
-    def _keep(
-        self, store: Store, lease: LeaseRecord, stream: str, offset: int, data: bytes
-    ) -> None:
+    def _keep(self, store: Store, lease: LeaseRow, stream: str, offset: int, data: bytes) -> None:
         if offset >= LOG_BYTES_MAX:
             return
         kept = data[: LOG_BYTES_MAX - offset].decode(errors="replace")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from marketplace.db.store import Store
+from marketplace.db.tables import LeaseRow
 from marketplace.errors import Conflict, InvalidInput, NotFound, Problem
 from marketplace.services.common import Principal, money, money_text
-from marketplace.services.ports import Market, Store
-from marketplace.services.records import LeaseRecord
+from marketplace.services.ports import Market
 from settlement.chain.calls import EscrowCalls, LeaseOrders
 from settlement.orders import Ask, Bid
 from settlement.units import time_lock
@@ -29,7 +30,7 @@ class TopUps:
         Raises NotFound, Conflict, InvalidInput.
         """
         job = store.jobs.get(job_id)
-        lease = store.leases.get(job.lease_id) if job and job.lease_id else None
+        lease = store.leases.get(job.lease_id) if job else None
         if job is None or job.account != caller.account:
             raise NotFound("no such job")
         if lease is None or lease.state != "active":
@@ -55,10 +56,8 @@ class TopUps:
         }
 
 
-def _orders_of(store: Store, lease: LeaseRecord) -> tuple[LeaseOrders, Bid]:
+def _orders_of(store: Store, lease: LeaseRow) -> tuple[LeaseOrders, Bid]:
     """The orders that a lease was opened from, as the escrow wants them again."""
-    ask_row, bid_row = store.asks.get(lease.ask_id), store.bids.get(lease.bid_id)
-    if ask_row is None or bid_row is None:
-        raise KeyError(lease.id)
+    ask_row, bid_row = store.asks.need(lease.ask_id), store.bids.need(lease.bid_id)
     ask, bid = Ask.from_message(ask_row.message), Bid.from_message(bid_row.message)
     return LeaseOrders(ask, bid.struct_hash(), bid.buyer, bid.witness), bid

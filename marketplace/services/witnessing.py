@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from marketplace.db.store import Store
+from marketplace.db.tables import AttestationRow, LeaseRow
 from marketplace.services.attestations import Attestations
 from marketplace.services.common import Principal, iso
 from marketplace.services.leases import Leases
-from marketplace.services.ports import Store
-from marketplace.services.records import LeaseRecord
 
-PENDING_MAX = 500
+PENDING_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +23,14 @@ class Witnessing:
 
     def pending(self, store: Store, caller: Principal) -> list[dict[str, Any]]:
         """Every open lease that the caller buys or witnesses, with what awaits a signature."""
-        found: dict[str, LeaseRecord] = {}
-        for role in ("buyer", "witness"):
-            rows = store.leases.find(limit=PENDING_MAX, **_open(role, caller.account))
-            found.update((row.id, row) for row in rows)
-        return [self._entry(store, found[key]) for key in sorted(found)]
+        rows = store.leases.open_for_witness(caller.account, PENDING_MAX)
+        store.jobs.hold(row.job_id for row in rows)
+        newest = store.attestations.newest_accepted([row.id for row in rows])
+        return [self._entry(store, row, newest.get(row.id)) for row in rows]
 
-    def _entry(self, store: Store, lease: LeaseRecord) -> dict[str, Any]:
-        newest = store.attestations.one(
-            lease_id=lease.id, sequence=lease.sequence, state="accepted"
-        )
+    def _entry(
+        self, store: Store, lease: LeaseRow, newest: AttestationRow | None
+    ) -> dict[str, Any]:
         unanswered = newest is not None and newest.voucher_signature is None
         close = None
         if lease.close is not None and lease.witness_signature is None:
@@ -50,7 +48,3 @@ class Witnessing:
             "close": close,
             "heartbeat": heartbeat,
         }
-
-
-def _open(role: str, account: str) -> dict[str, Any]:
-    return {"state": ("active", "stopped"), role: account}

@@ -1,7 +1,8 @@
 """The arrows between packages, read from the imports themselves.
 
-Pure modules see nothing outside; services see pure modules and ports; adapters see services and
-pure modules, never each other; command line and agent stand on the SDK; `bootstrap` alone sees all.
+Pure modules see nothing outside. The database sees pure modules. Services see both, of the database
+only the store and its tables (docs/decisions/0014). The API sees services. Command line and agent
+stand on the SDK. Only `server` sees all.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ PURE_SETTLEMENT = (
 )
 PURE_OURS = (*PURE_SETTLEMENT, "marketplace.domain", "marketplace.errors")
 DATA = "marketplace.data"  # tables that ship in the package
+STORE = ("marketplace.db.store", "marketplace.db.tables")
 PURE_OUTSIDE = ("eth_hash",)
 IMPURE_STDLIB = (
     "asyncio", "datetime.now", "http", "multiprocessing", "os", "pathlib", "random", "secrets",
@@ -37,13 +39,10 @@ STORES = ("sqlalchemy", "sqlmodel", "alembic")
 EDGES = ("fastapi", "starlette", "typer", "rich", "httpx", "uvicorn")
 CHAIN = ("web3", "eth_tester")
 RULES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "marketplace.services": ((*PURE_OURS, DATA, "settlement"), (*STORES, *EDGES, *CHAIN)),
-    "marketplace.db": (
-        (*PURE_OURS, DATA, "marketplace.services", "settlement.ports"),
-        (*EDGES, *CHAIN),
-    ),
+    "marketplace.services": ((*PURE_OURS, *STORE, DATA, "settlement"), (*STORES, *EDGES, *CHAIN)),
+    "marketplace.db": ((*PURE_OURS, "settlement.ports"), (*EDGES, *CHAIN)),
     "marketplace.api": (
-        (*PURE_OURS, DATA, "marketplace.services", "settlement"),
+        (*PURE_OURS, *STORE, DATA, "marketplace.services", "settlement"),
         (*STORES, *CHAIN),
     ),
     "marketplace.sdk": (
@@ -66,7 +65,7 @@ RULES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "marketplace.sdk",
             "marketplace.witness",
             "marketplace.agent",
-            "marketplace.bootstrap",
+            "marketplace.server",
         ),
         (*STORES, "fastapi"),
     ),
@@ -142,14 +141,14 @@ def test_settlement_knows_nothing_of_the_marketplace() -> None:
     assert wrong == []
 
 
-def test_only_bootstrap_sees_every_layer() -> None:
-    layers = ("marketplace.services", "marketplace.db", "marketplace.api")
+def test_only_the_composition_root_sees_every_layer() -> None:
+    layers = ("marketplace.services", "marketplace.db.outbox", "marketplace.api")
     seeing_all = [
         module_name(path)
         for path in modules_under("marketplace")
         if all(any(within(n, (layer,)) for n in imports_of(path)) for layer in layers)
     ]
-    assert seeing_all == ["marketplace.bootstrap"]
+    assert seeing_all == ["marketplace.server.roles"]
 
 
 def test_a_planted_violation_is_seen(tmp_path: Path) -> None:

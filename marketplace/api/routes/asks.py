@@ -22,8 +22,8 @@ from marketplace.api.edge import (
 )
 from marketplace.api.schemas.base import Id, Words
 from marketplace.api.schemas.offers import Ask, AskDraft, AskPage, PreparedAsk, SignedAsk
+from marketplace.db.store import Store
 from marketplace.services.common import from_hex, to_hex
-from marketplace.services.ports import Store
 
 router = APIRouter(route_class=SoundRoute, prefix="/asks", tags=["asks"])
 
@@ -92,13 +92,12 @@ def list_asks(
 ) -> Any:
     """Asks, newest first, by provider, node, tier and state."""
     given = {"provider": provider, "node_id": node_id, "tier": tier}
-    equal: dict[str, Any] = {name: value for name, value in given.items() if value}
-    if state:
-        equal["state"] = tuple(state.split(","))
+    equal = {name: value for name, value in given.items() if value}
+    states = tuple(state.split(",")) if state else ()
+    asks = edge.catalog.asks
     with edge.database.read() as store:
-        rows = store.asks.find(newest=True, limit=limit + 1, before=decode_cursor(cursor), **equal)
-        show = edge.catalog.asks.to_json
-        return page(rows, limit, lambda row: row.id, lambda row: show(store, row))
+        rows = asks.page(store, limit + 1, decode_cursor(cursor), states, **equal)
+        return page(rows, limit, lambda row: row.id, lambda row: asks.to_json(store, row))
 
 
 @router.get(

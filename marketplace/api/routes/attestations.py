@@ -9,8 +9,8 @@ from fastapi import APIRouter
 from marketplace.api.edge import OWNED, Buyer, EdgeDep, Reply, SoundRoute, WritingDep, problems
 from marketplace.api.schemas.base import Id
 from marketplace.api.schemas.work import Attestation, Countersignature
+from marketplace.db.store import Store
 from marketplace.services.common import from_hex
-from marketplace.services.ports import Store
 
 router = APIRouter(route_class=SoundRoute, prefix="/attestations", tags=["attestations"])
 

@@ -21,15 +21,15 @@ from marketplace.api.edge import (
 )
 from marketplace.api.schemas.base import Id
 from marketplace.api.schemas.work import Bid, BidDraft, BidPage, PreparedBid
+from marketplace.db.tables import BidRow
 from marketplace.errors import InvalidInput, Problem
 from marketplace.services.accounts import checksum_or_none
 from marketplace.services.common import iso, to_hex
-from marketplace.services.records import BidRecord
 
 router = APIRouter(route_class=SoundRoute, prefix="/bids", tags=["bids"])
 
 
-def show(row: BidRecord) -> dict[str, Any]:
+def show(row: BidRow) -> dict[str, Any]:
     """A bid as its parties see it."""
     return {
         "id": row.id,
@@ -57,7 +57,8 @@ def prepare(edge: EdgeDep, caller: Buyer, draft: BidDraft) -> Any:
     balance = catalog.jobs.reads.balance_of(caller.account)
     with edge.database.write() as store:
         salt = catalog.accounts.salt(store, caller.account)
-        bid = catalog.quotes.draft(spec, caller.account, draft.witness, salt)
+    bid = catalog.quotes.draft(spec, caller.account, draft.witness, salt)
+    with edge.database.read() as store:
         plan = catalog.quotes.plan(store, caller, spec, bid, balance)
     return {
         "typed_data": bid.typed_data(catalog.market.domain),
@@ -74,9 +75,7 @@ def prepare(edge: EdgeDep, caller: Buyer, draft: BidDraft) -> Any:
 def list_bids(edge: EdgeDep, caller: Buyer, limit: Limit = 50, cursor: Cursor = None) -> Any:
     """The caller's bids, newest first."""
     with edge.database.read() as store:
-        rows = store.bids.find(
-            account=caller.account, newest=True, limit=limit + 1, before=decode_cursor(cursor)
-        )
+        rows = store.bids.page(caller.account, limit + 1, decode_cursor(cursor))
     return page(rows, limit, lambda row: row.id, show)
 
 

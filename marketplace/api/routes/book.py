@@ -17,8 +17,7 @@ TierName = Annotated[str | None, Words]
 @router.get("/book", operation_id="get_book", response_model=BookView, responses=problems())
 def book(edge: EdgeDep, tier: TierName = None) -> Any:
     """Asks in the book, best price first, and how many bids rest."""
-    with edge.database.read() as store:
-        return edge.catalog.quotes.book(store, tier)
+    return edge.catalog.quotes.book(tier)
 
 
 @router.post(

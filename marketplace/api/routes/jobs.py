@@ -25,10 +25,10 @@ from marketplace.api.schemas.base import Id, Words
 from marketplace.api.schemas.orders import TopUp, TopUpIn
 from marketplace.api.schemas.work import Job, JobEventPage, JobIn, JobPage, Receipt
 from marketplace.api.sse import event_json, event_stream, watch
+from marketplace.db.store import Store
 from marketplace.domain.reader import seconds_of
 from marketplace.errors import InvalidInput, Problem
 from marketplace.services.common import from_hex
-from marketplace.services.ports import Store
 
 router = APIRouter(route_class=SoundRoute, prefix="/jobs", tags=["jobs"])
 _DIGITS_MAX = 18
@@ -81,17 +81,11 @@ def list_jobs(
     cursor: Cursor = None,
 ) -> Any:
     """The caller's jobs, newest first."""
-    equal: dict[str, Any] = {"state": tuple(state.split(","))} if state else {}
+    jobs = edge.catalog.jobs
+    states = tuple(state.split(",")) if state else ()
     with edge.database.read() as store:
-        rows = store.jobs.find(
-            account=caller.account,
-            newest=True,
-            limit=limit + 1,
-            before=decode_cursor(cursor),
-            **equal,
-        )
-        show = edge.catalog.jobs.to_json
-        return page(rows, limit, lambda row: row.id, lambda row: show(store, row))
+        rows = jobs.page(store, caller, states, limit + 1, decode_cursor(cursor))
+        return page(rows, limit, lambda row: row.id, lambda row: jobs.to_json(store, row))
 
 
 @router.get("/{job_id}", operation_id="get_job", response_model=Job, responses=problems(*OWNED))
@@ -161,7 +155,7 @@ def logs(
         raise InvalidInput([Problem("/cursor", "is no cursor of this list")])
     with edge.database.read() as store:
         catalog.jobs.get(store, caller, job_id)
-        rows = catalog.streams.logs(store, job_id, int(after or 0), limit + 1)
+        rows = store.events.after(job_id, int(after or 0), limit + 1, "log")
     return page(rows, limit, lambda row: str(row.seq), event_json)
 
 

@@ -22,11 +22,11 @@ from marketplace.api.edge import (
 )
 from marketplace.api.schemas.base import Id, Prepared
 from marketplace.api.schemas.offers import ApiKey, KeyDraft, KeyPage, NewApiKey, SignedKeyRequest
+from marketplace.db.store import Store
 from marketplace.domain.key_request import SCOPES
 from marketplace.domain.pricing import to_atoms
 from marketplace.errors import InvalidInput, Problem
 from marketplace.services.common import from_hex
-from marketplace.services.ports import Store
 
 router = APIRouter(route_class=SoundRoute, prefix="/keys", tags=["keys"])
 
@@ -69,7 +69,7 @@ def list_keys(edge: EdgeDep, caller: Anyone, limit: Limit = 50, cursor: Cursor =
     """The caller's keys, newest first."""
     accounts = edge.catalog.accounts
     with edge.database.read() as store:
-        rows = accounts.keys(store, caller, limit + 1, decode_cursor(cursor))
+        rows = store.keys.page(caller.account, limit + 1, decode_cursor(cursor))
     return page(rows, limit, lambda row: row.id, accounts.to_json)
 
 

@@ -36,11 +36,11 @@ from marketplace.api.schemas.work import (
     SignatureIn,
     StopIn,
 )
+from marketplace.db.store import Store
 from marketplace.services.attestations import refused
 from marketplace.services.common import from_hex
 from marketplace.services.ends import Report
 from marketplace.services.leases import party
-from marketplace.services.ports import Store
 
 router = APIRouter(route_class=SoundRoute, prefix="/leases", tags=["leases"])
 
@@ -114,12 +114,8 @@ def attestations(
     service = edge.catalog.attestations
     with edge.database.read() as store:
         lease = party(store, caller, lease_id)
-        rows = store.attestations.find(
-            lease_id=lease.id,
-            limit=limit + 1,
-            after=decode_cursor(cursor),
-            least={"sequence": (-1 if after_sequence is None else after_sequence) + 1},
-        )
+        after = -1 if after_sequence is None else after_sequence
+        rows = store.attestations.page(lease.id, after, limit + 1, decode_cursor(cursor))
     return page(rows, limit, lambda row: row.id, service.to_json)
 
 

@@ -23,9 +23,9 @@ from marketplace.api.edge import (
 )
 from marketplace.api.schemas.base import Id
 from marketplace.api.schemas.offers import Node, NodeIn, NodePage
+from marketplace.db.store import Store
+from marketplace.db.tables import NodeRow
 from marketplace.services.nodes import NewGpu, NewNode
-from marketplace.services.ports import Store
-from marketplace.services.records import Node as NodeRecord
 
 router = APIRouter(route_class=SoundRoute, prefix="/nodes", tags=["nodes"])
 
@@ -57,7 +57,7 @@ def register(edge: EdgeDep, caller: Provider, body: NodeIn, write: WritingDep) -
 
     def act(store: Store) -> Reply:
         node = nodes.register(store, caller, new)
-        return Reply(nodes.to_json(store, node), 201, {"Location": f"/v1/nodes/{node.id}"})
+        return Reply(_show(edge, store, node), 201, {"Location": f"/v1/nodes/{node.id}"})
 
     return write.run(caller, act)
 
@@ -67,15 +67,16 @@ def list_nodes(edge: EdgeDep, caller: Provider, limit: Limit = 50, cursor: Curso
     """The caller's nodes, newest first."""
     nodes = edge.catalog.nodes
     with edge.database.read() as store:
-        rows = nodes.mine(store, caller, limit + 1, decode_cursor(cursor))
-        return page(rows, limit, lambda row: row.id, lambda row: nodes.to_json(store, row))
+        rows = store.nodes.page(caller.account, limit + 1, decode_cursor(cursor))
+        gpus = store.gpus.of_nodes([row.id for row in rows])
+        return page(rows, limit, lambda row: row.id, lambda row: nodes.to_json(row, gpus[row.id]))
 
 
 @router.get("/{node_id}", operation_id="get_node", response_model=Node, responses=problems(*OWNED))
 def get(edge: EdgeDep, caller: Provider, node_id: Id) -> Any:
     """One node of the caller."""
     with edge.database.read() as store:
-        return edge.catalog.nodes.to_json(store, edge.catalog.nodes.get(store, caller, node_id))
+        return _show(edge, store, edge.catalog.nodes.get(store, caller, node_id))
 
 
 @router.post(
@@ -118,11 +119,15 @@ def _changed(
     caller: Provider,
     node_id: Id,
     write: WritingDep,
-    change: Callable[[Store, Provider, Id], NodeRecord],
+    change: Callable[[Store, Provider, Id], NodeRow],
 ) -> Any:
     """The caller's node after a change of its state."""
 
     def act(store: Store) -> Reply:
-        return Reply(edge.catalog.nodes.to_json(store, change(store, caller, node_id)))
+        return Reply(_show(edge, store, change(store, caller, node_id)))
 
     return write.run(caller, act)
+
+
+def _show(edge: EdgeDep, store: Store, node: NodeRow) -> dict[str, Any]:
+    return edge.catalog.nodes.to_json(node, store.gpus.of_nodes([node.id])[node.id])

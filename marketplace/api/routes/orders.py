@@ -17,8 +17,8 @@ from marketplace.api.edge import (
 )
 from marketplace.api.schemas.base import Prepared
 from marketplace.api.schemas.orders import CancelDraft, CancelIn, Cancelled
+from marketplace.db.store import Store
 from marketplace.services.common import from_hex
-from marketplace.services.ports import Store
 
 router = APIRouter(route_class=SoundRoute, prefix="/orders", tags=["orders"])
 

@@ -27,5 +27,5 @@ def list_receipts(edge: EdgeDep, caller: Anyone, limit: Limit = 50, cursor: Curs
     """The caller's receipts, as buyer or provider, newest first."""
     receipts = edge.catalog.receipts
     with edge.database.read() as store:
-        rows = receipts.mine(store, caller, limit + 1, decode_cursor(cursor))
+        rows = store.receipts.page(caller.account, limit + 1, decode_cursor(cursor))
     return page(rows, limit, lambda row: row.id, receipts.to_json)
