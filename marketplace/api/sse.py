@@ -15,7 +15,8 @@ from starlette.concurrency import run_in_threadpool
 
 from marketplace.api.edge import Edge
 from marketplace.api.limits import address_of
-from marketplace.db.tables import JOB_ENDED, JobEventRow
+from marketplace.db.tables import JobEventRow
+from marketplace.domain.life import JOB_ENDED, LeaseState
 from marketplace.errors import RateLimited, Unavailable
 from marketplace.services.common import Principal, iso
 
@@ -68,7 +69,7 @@ async def _events(
             job = store.jobs.get(job_id)
             rows = store.events.after(job_id, seq, BATCH)
             lease = store.leases.get(job.lease_id) if job else None
-            closed = lease is None or lease.state in ("closed", "failed_to_open")
+            closed = lease is None or lease.state in (LeaseState.CLOSED, LeaseState.FAILED_TO_OPEN)
             return rows, job is None or (job.state in JOB_ENDED and closed)
 
     while not await request.is_disconnected():

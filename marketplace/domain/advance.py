@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from marketplace.domain.life import (
+    GIVEN_UP,
     JOB_ENDED,
     JOB_ON_NODE,
     JOB_UNOPENED,
@@ -53,7 +54,7 @@ from marketplace.domain.life import (
     UsageAttested,
     UsageCountersigned,
 )
-from marketplace.errors import IllegalTransition
+from marketplace.errors import Conflict
 
 _RUN_ENDS = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.LOST)
 JOB_STEPS: dict[JobState, tuple[JobState, ...]] = {
@@ -84,7 +85,6 @@ REORG_STEPS: LeaseSteps = {  # steps taken back
     LeaseState.CLOSED: (LeaseState.OPENING, LeaseState.ACTIVE, LeaseState.STOPPED),
 }
 _RETRIED_ON = {Outcome.LOST: RetryOn.INTERRUPTION, Outcome.FAILED: RetryOn.ERROR}
-_GIVEN_UP = (StopReason.LOST, StopReason.START_LIMIT)
 
 
 class _Turn:
@@ -100,7 +100,7 @@ class _Turn:
     def lease(self) -> LeaseLife:
         """The lease that the fact is about."""
         if self.known_lease is None:
-            raise IllegalTransition("the job has no lease")
+            raise Conflict("the job has no lease")
         return self.known_lease
 
     @property
@@ -125,7 +125,7 @@ class _Turn:
     ) -> None:
         """The job's next state, with its reason; those who watch it hear of it."""
         if state not in JOB_STEPS[self.job.state]:
-            raise IllegalTransition(f"a job that is {self.job.state} cannot become {state}")
+            raise Conflict(f"a job that is {self.job.state} cannot become {state}")
         self.set_job(state=state, reason=reason, detail=detail, finished_ms=None)
         if state in JOB_ENDED:
             self.set_job(finished_ms=self.now_ms, reserve=0)
@@ -134,7 +134,7 @@ class _Turn:
 
     def move_lease(self, state: LeaseState, steps: LeaseSteps = LEASE_STEPS) -> None:
         if state not in steps[self.lease.state]:
-            raise IllegalTransition(f"a lease that is {self.lease.state} cannot become {state}")
+            raise Conflict(f"a lease that is {self.lease.state} cannot become {state}")
         self.set_lease(state=state)
 
     def ask_stop(self, reason: StopReason) -> None:
@@ -179,7 +179,7 @@ def _cancelled(turn: _Turn, _: BuyerCancelled | BidVoided) -> None:
     """End a job: off the book, or by asking for a Stop. Nothing that follows queues it again."""
     job, lease = turn.job, turn.known_lease
     if job.state in JOB_ENDED:
-        raise IllegalTransition(f"the job has ended: {job.state}")
+        raise Conflict(f"the job has ended: {job.state}")
     if job.ending is Outcome.CANCELLED:
         return
     turn.set_job(ending=Outcome.CANCELLED)
@@ -306,9 +306,9 @@ def _reported(turn: _Turn, fact: RunReported) -> None:
     """Keep the report; the job ends as it says once the lease is over."""
     outcome = fact.report.outcome
     if outcome not in REPORTABLE:
-        raise IllegalTransition(f"an agent cannot report that a job is {outcome}")
+        raise Conflict(f"an agent cannot report that a job is {outcome}")
     if outcome is Outcome.OVER_BUDGET and not turn.lease.budget_limited:
-        raise IllegalTransition("the budget did not limit this lease")
+        raise Conflict("the budget did not limit this lease")
     turn.set_lease(report=fact.report, finished_ms=turn.now_ms)
     if turn.is_jobs_lease and turn.job.state in JOB_ON_NODE:
         if turn.job.ending is not Outcome.CANCELLED:
@@ -337,7 +337,7 @@ def _countersigned(turn: _Turn, _: UsageCountersigned) -> None:
 def _give_up(turn: _Turn, fact: ProviderSilent | StartLimitPassed) -> None:
     """Ask for a Stop of a lease that its provider does not serve; its job is being lost."""
     is_silent = isinstance(fact, ProviderSilent)
-    if turn.lease.report is not None or turn.lease.stop_requested in _GIVEN_UP:
+    if turn.lease.report is not None or turn.lease.stop_requested in GIVEN_UP:
         return
     turn.ask_stop(StopReason.LOST if is_silent else StopReason.START_LIMIT)
     job = turn.job
@@ -355,7 +355,7 @@ def _close_overdue(turn: _Turn, _: CloseOverdue) -> None:
 def _stop_overdue(turn: _Turn, _: StopOverdue) -> None:
     """End the job of a lease that was given up, though the lease still runs."""
     lease = turn.lease
-    asked = lease.stop_requested in _GIVEN_UP and lease.report is None and not lease.stop_signed
+    asked = lease.stop_requested in GIVEN_UP and lease.report is None and not lease.stop_signed
     on_node = turn.is_jobs_lease and turn.job.state in JOB_ON_NODE
     if asked and on_node and turn.job.ending is not None:
         _end(turn)
@@ -466,12 +466,12 @@ def advance(
 
     `lease` is the one that the fact is about; if the fact is about the bid or the job, the job's
     latest one, if any. A fact that changes nothing gives back the same values and no effects.
-    Raises IllegalTransition if the fact cannot be: refuse whoever brings it.
+    Raises Conflict if the fact cannot be: refuse whoever brings it.
     """
     turn, rule = _Turn(job, lease, now_ms), RULES[type(fact)]
     if rule.counts is not None and turn.lease.state not in rule.counts:
         if turn.lease.state not in rule.ignored:
-            raise IllegalTransition(f"{type(fact).__name__} of a lease that is {turn.lease.state}")
+            raise Conflict(f"the lease is {turn.lease.state}")
         return job, lease, ()
     rule.handle(turn, fact)
     return turn.job, turn.known_lease, tuple(turn.effects)

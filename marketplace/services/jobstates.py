@@ -1,12 +1,12 @@
-"""A job's steps from state to state, each told to whoever watches, and what it has cost so far."""
+"""What those who watch a job are told: how it stands, and what it has cost so far."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from marketplace.db.store import Store
-from marketplace.db.tables import JOB_ENDED, JobRow, LeaseRow
-from marketplace.domain.job import JobState, step
+from marketplace.db.tables import JobRow, LeaseRow
+from marketplace.domain.life import JobLife
 from marketplace.domain.pricing import rate_per_hour
 from marketplace.services.common import emit, iso, money
 from marketplace.services.leases import billed, cost_now
@@ -14,42 +14,8 @@ from marketplace.services.ports import Market
 from settlement.units import cost
 
 
-def set_state(
-    store: Store,
-    job: JobRow,
-    state: str,
-    now_ms: int,
-    reason: str | None = None,
-    detail: str | None = None,
-) -> None:
-    """Move a job to its next state and tell its watchers. Raises IllegalTransition."""
-    step(JobState(job.state), JobState(state))
-    ended = state in JOB_ENDED
-    job.state, job.reason, job.detail = state, reason, detail
-    job.finished_ms = now_ms if ended else None
-    if ended:
-        job.reserve = 0
-        recharge(store, job)
-    tell(store, job, now_ms)
-
-
-def recharge(store: Store, job: JobRow) -> None:
-    """Count an ended job against its key's spend cap at what it cost, or may still cost."""
-    actual = store.leases.committed_atoms(job.bid_id)
-    key = store.keys.get(job.key_id, lock=True)
-    if key is None or actual == job.key_charge:
-        return
-    key.spent = max(0, key.spent - job.key_charge + actual)
-    job.key_charge = actual
-
-
-def is_cancelled(store: Store, job: JobRow) -> bool:
-    """Whether the buyer made the job's bid void: it opens no further lease."""
-    return store.bids.need(job.bid_id, lock=True).cancelled_ms is not None
-
-
-def tell(store: Store, job: JobRow, now_ms: int) -> None:
-    """A `status` event of the job as it stands."""
+def tell(store: Store, job_id: str, job: JobRow | JobLife, now_ms: int) -> None:
+    """A `status` event of a job as it stands, or stood for a moment."""
     data = {
         "state": job.state,
         "reason": job.reason,
@@ -59,7 +25,7 @@ def tell(store: Store, job: JobRow, now_ms: int) -> None:
         "lease_id": job.lease_id,
         "at": iso(now_ms),
     }
-    emit(store, job.id, "status", data, now_ms)
+    emit(store, job_id, "status", data, now_ms)
 
 
 def cost_of(market: Market, job: JobRow, lease: LeaseRow, budget: int) -> dict[str, Any]:

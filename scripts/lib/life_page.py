@@ -38,7 +38,7 @@ from marketplace.domain.life import (
     TellStatus,
     UsageAttested,
 )
-from marketplace.errors import IllegalTransition
+from marketplace.errors import Conflict
 
 HEAD = """# The life of a job and its lease
 
@@ -173,7 +173,7 @@ def _try(pair: Pair, fact: Fact, case: If) -> Result | None:
     lease = replace(LeaseLife("lease", pair[1], 1), **case.lease) if pair[1] else None
     try:
         after, lease_after, effects = advance(job, lease, fact, 1)
-    except IllegalTransition:
+    except Conflict:
         return "refused", "·", "·"
     if (after, lease_after) == (job, lease) and not effects:
         return None

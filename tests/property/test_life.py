@@ -45,8 +45,8 @@ from marketplace.domain.life import (
     UsageAttested,
     UsageCountersigned,
 )
-from marketplace.errors import IllegalTransition
-from marketplace.services.lives import chain_facts
+from marketplace.errors import Conflict
+from marketplace.services.liferows import chain_facts
 from scripts.lib.life_page import LEASES_OF
 from settlement.events import Closed, LeaseEvent, Opened, Settled, SettledEntry, Stopped
 from settlement.leases import LeaseStatus, fold
@@ -143,7 +143,7 @@ class Life(RuleBasedStateMachine):
         lease = self.leases.get(lease_id) if lease_id else None
         try:
             job, after, effects = advance(self.job, lease, fact, self.now_ms)
-        except IllegalTransition:
+        except Conflict:
             return False
         if self.job.state in JOB_ENDED:
             assert job == self.job, "an ended job moved"

@@ -51,8 +51,8 @@ from marketplace.domain.life import (
     UsageAttested,
     UsageCountersigned,
 )
-from marketplace.errors import IllegalTransition
-from marketplace.services.lives import chain_facts
+from marketplace.errors import Conflict
+from marketplace.services.liferows import chain_facts
 from scripts.lib.life_page import VARIANTS, page
 from settlement.leases import LeaseStatus
 
@@ -379,7 +379,7 @@ def test_a_fact_is_refused_in_the_states_in_which_it_cannot_be(fact: Fact) -> No
         try:
             advance(RUNNING, lease, fact, NOW)
             refused = False
-        except IllegalTransition:
+        except Conflict:
             refused = True
         assert refused == (state in REFUSED.get(type(fact), ())), state
 
@@ -391,10 +391,10 @@ def test_an_ended_job_is_moved_by_nothing(state: JobState) -> None:
         for lease_state in LeaseState:
             try:
                 after, _, _ = advance(job, replace(OPENING, state=lease_state), fact, NOW)
-            except IllegalTransition:
+            except Conflict:
                 continue
             assert after == job, fact
-    with pytest.raises(IllegalTransition, match=f"has ended: {state}"):
+    with pytest.raises(Conflict, match=f"has ended: {state}"):
         advance(job, CLOSED, BuyerCancelled(), NOW)
 
 
@@ -406,12 +406,12 @@ def test_an_agent_reports_only_what_can_be_true() -> None:
             if outcome in REPORTABLE and (limited or outcome is not Outcome.OVER_BUDGET):
                 assert advance(RUNNING, lease, fact, NOW)[0].ending is outcome
             else:
-                with pytest.raises(IllegalTransition):
+                with pytest.raises(Conflict):
                     advance(RUNNING, lease, fact, NOW)
 
 
 def test_a_fact_about_a_lease_needs_one() -> None:
-    with pytest.raises(IllegalTransition, match="has no lease"):
+    with pytest.raises(Conflict, match="has no lease"):
         advance(WAITING, None, LeaseOpened(), NOW)
 
 
