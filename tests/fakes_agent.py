@@ -13,12 +13,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 
+from marketplace.agent.api import AgentApi
+from marketplace.agent.assignment import Assignment, assign
+from marketplace.agent.inventory import Inventory, simulated_gpus
+from marketplace.agent.journal import Journal
+from marketplace.agent.node import ThisNode
 from marketplace.domain.jobfile import parse_job
+from marketplace.sdk.decode import decode
+from marketplace.sdk.models import Lease
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.eip712 import Domain
 from settlement.orders import Ask, Bid, lease_no
@@ -27,6 +36,7 @@ from tests.factories import job_json, make_ask, make_bid
 
 DOMAIN = Domain(31337, "0x" + "e5" * 20)
 NODE_ID = "node_1"
+ONE_GPU = Inventory(simulated_gpus("1xH100", "o"), 8_000, 4_096, 4_096)
 Answer = tuple[int, Any]
 
 
@@ -298,6 +308,26 @@ class FakeMarket:
             "state": "open",
             "job_id": order_id.replace("bid", "job"),
         }
+
+    def node(self, journal: Journal, folder: Path, **changes: Any) -> ThisNode:
+        """A node of this market, with one simulated GPU and no runtime."""
+        parts: dict[str, Any] = {
+            "api": AgentApi("http://market.test", "coul_test", self.transport()),
+            "runtime": SimpleNamespace(name="none"),
+            "inventory": ONE_GPU,
+            "poll_s": 0.05,
+            **changes,
+        }
+        return ThisNode(
+            journal=journal, signer=self.meter, domain=DOMAIN, jobs_folder=folder / "jobs",
+            node_id=NODE_ID, **parts,
+        )  # fmt: skip
+
+    def assignment(self, node: ThisNode, lease_id: str) -> Assignment:
+        """The job of a lease, as the node reads it."""
+        lease = self.leases[lease_id]
+        orders = self.asks[lease["ask_id"]], self.bids[lease["bid_id"]]
+        return assign(node, decode(Lease, lease), *orders)
 
     # -- in front of it ---------------------------------------------------------------------------
 

@@ -29,6 +29,8 @@ from marketplace.errors import (
     Problem,
     Unauthenticated,
 )
+from marketplace.limits import IDEMPOTENCY_KEY_CHARS_MAX as KEY_MAX
+from marketplace.limits import PAGE_ITEMS_MAX as PAGE_MAX
 from marketplace.services.catalog import Catalog
 from marketplace.services.common import Principal
 from settlement.strict_json import JsonError, loads
@@ -36,10 +38,8 @@ from settlement.strict_json import JsonError, loads
 T = TypeVar("T")
 PREFIX = "/v1"
 TALLY_MS = 1_000
-KEY_MAX = 128
 JSON = "application/json"
 READING = ("malformed_json", "too_large", "unsupported_media_type")
-PAGE_MAX = 100
 bearer = HTTPBearer(auto_error=False, description="API key: `coul_…`")
 
 

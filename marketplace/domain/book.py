@@ -13,7 +13,6 @@ from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from typing import Any
 
-from marketplace.domain.capacity import NodeUse
 from marketplace.domain.commands import (
     AddAsk,
     AddBid,
@@ -41,6 +40,7 @@ from marketplace.domain.matching import (
     rate_if_match,
 )
 from marketplace.domain.order import Market, RestingAsk, RestingBid
+from marketplace.domain.placing import NodeUse, is_gpu_size
 from settlement.orders import terms_of
 from settlement.units import Sizes
 
@@ -56,7 +56,7 @@ class Book:
         self._bids: dict[str, BidView] = {}
         self._nodes: dict[tuple[str, int], NodeUse] = {}
         self._asks_on: dict[tuple[str, int], list[AskView]] = {}
-        self._node_of: dict[tuple[str, str], NodeUse] = {}
+        self._node_of: dict[tuple[str, str], tuple[str, int]] = {}
         self._held_by: dict[str, set[str]] = {}
         self._ask_ends: list[tuple[int, int, str]] = []
         self._bid_ends: list[tuple[int, int, str]] = []
@@ -115,9 +115,9 @@ class Book:
 
     def holds(self) -> Iterator[Hold]:
         """What every open lease holds."""
-        for use in self._nodes.values():
-            for (bid_id, ask_id), held in use.leases.items():
-                yield Hold(bid_id, ask_id, use.provider, use.node, held.sizes, held.gpus)
+        for key, place in self._node_of.items():
+            placed = self._nodes[place].leases[key]
+            yield Hold(*key, *place, placed.sizes, placed.gpus)
 
     def next_time(self) -> int | None:
         """The first time at which a `Tick` may change something; None: time changes nothing."""
@@ -147,7 +147,7 @@ class Book:
     def _use(self, place: tuple[str, int]) -> NodeUse:
         use = self._nodes.get(place)
         if use is None:
-            use = self._nodes[place] = NodeUse(*place)
+            use = self._nodes[place] = NodeUse()
         return use
 
     def _refuse_ask(self, order: RestingAsk) -> RejectReason | None:
@@ -222,7 +222,7 @@ class Book:
             return RejectReason.DUPLICATE
         if bid.nodes != 1:
             return RejectReason.NODES
-        if bid.gpu_milli < 1 or (bid.gpu_milli > 1000 and bid.gpu_milli % 1000):
+        if not is_gpu_size(bid.gpu_milli):
             return RejectReason.GPU_SIZE
         return self._refuse_order(bid.expiry, bid.max_fee_bps, bid.opener)
 
@@ -241,15 +241,15 @@ class Book:
         self._bid_ends = _without_gone(self._bid_ends, self._bids)
 
     def _free(self, command: Free, events: list[Event]) -> None:
-        use = self._node_of.pop((command.bid_id, command.ask_id), None)
-        if use is None:
+        place = self._node_of.pop((command.bid_id, command.ask_id), None)
+        if place is None:
             events.append(Refused(command.bid_id, RejectReason.UNKNOWN_ORDER))
             return
+        use = self._nodes[place]
         use.free((command.bid_id, command.ask_id))
         self._held_by[command.bid_id].discard(command.ask_id)
         if not self._held_by[command.bid_id]:
             del self._held_by[command.bid_id]
-        place = (use.provider, use.node)
         asks = [a for a in self._asks_on.get(place, ()) if a.started]
         for ask in asks:
             if not ask.live and not use.is_full_for(ask.ask):
@@ -277,8 +277,8 @@ class Book:
 
     def restore_hold(self, hold: Hold) -> None:
         """Hold the capacity of a lease that is open."""
-        use = self._use((hold.provider, hold.node))
-        self._hold(use, (hold.bid_id, hold.ask_id), hold.sizes, hold.gpus)
+        key, place = (hold.bid_id, hold.ask_id), (hold.provider, hold.node)
+        self._hold(place, key, hold.sizes, hold.gpus)
 
     def restore_ask(self, order: RestingAsk, started: bool) -> None:
         """Put an ask back; it is offered to nobody, since no resting bid fits it."""
@@ -325,16 +325,17 @@ class Book:
     def _take(self, bid: BidView, ask: AskView, rate: int, events: list[Event]) -> None:
         fill = self._fill(bid, ask, rate)
         key = (fill.bid_id, fill.ask_id)
-        self._hold(ask.use, key, bid.bid.sizes(), fill.gpus)
+        self._hold((fill.provider, fill.node), key, bid.bid.sizes(), fill.gpus)
         events.append(Filled(fill))
 
     def _hold(
-        self, use: NodeUse, key: tuple[str, str], sizes: Sizes, gpus: tuple[int, ...]
+        self, place: tuple[str, int], key: tuple[str, str], sizes: Sizes, gpus: tuple[int, ...]
     ) -> None:
+        use = self._use(place)
         use.hold(key, sizes, gpus)
-        self._node_of[key] = use
+        self._node_of[key] = place
         self._held_by.setdefault(key[0], set()).add(key[1])
-        for ask in self._asks_on.get((use.provider, use.node), ()):
+        for ask in self._asks_on.get(place, ()):
             if ask.live and use.is_full_for(ask.ask):
                 self._index.remove_ask(ask)
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from marketplace.domain.capacity import NodeUse
 from marketplace.domain.order import Market, RestingAsk, RestingBid, region_matches
+from marketplace.domain.placing import NodeUse
 from settlement.orders import FLAG_SHARED, Prices, Terms, TierLimit
 from settlement.units import MS_PER_HOUR, RATE_SCALE, Sizes, counted_lock
 

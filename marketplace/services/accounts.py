@@ -20,6 +20,9 @@ from marketplace.errors import (
     Problem,
     Unauthenticated,
 )
+from marketplace.limits import API_KEYS_MAX as KEYS_MAX
+from marketplace.limits import SALT_AHEAD_MAX
+from marketplace.limits import TIME_SECONDS_MAX as SECONDS_MAX
 from marketplace.services.common import (
     Principal,
     account_refusal,
@@ -35,9 +38,6 @@ from settlement.errors import FieldError
 KEY_PREFIX = "coul_"
 REQUEST_AGE_MAX_S = 600
 CLOCK_SKEW_S = 60
-KEYS_MAX = 100
-SALT_AHEAD_MAX = 1 << 20  # salts stay dense: words on chain are shared by 128 orders
-SECONDS_MAX = 253_402_300_799  # the end of the year 9999
 
 
 def hash_key(key: str) -> str:

@@ -18,6 +18,7 @@ from marketplace.errors import (
     NotFound,
     Problem,
 )
+from marketplace.limits import NODE_ASKS_MAX as ASKS_MAX
 from marketplace.services.accounts import note_salt
 from marketplace.services.common import (
     Principal,
@@ -37,7 +38,6 @@ from settlement.units import MAX_FEE_BPS, UINT32_MAX
 
 DAY_S = 86_400
 EXPIRY_MAX_S = 400 * DAY_S
-ASKS_MAX = 64  # of a node, open or suspended: every search of the book looks at them
 DEFAULTS = {
     "min_duration": 0,
     "max_duration": 30 * DAY_S,

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from marketplace.db.store import Store
 from marketplace.db.tables import BlobRow
 from marketplace.errors import NotFound, TooLarge
+from marketplace.limits import BLOB_BYTES_MAX, BLOB_BYTES_PER_DAY_MAX
 from marketplace.services.common import Principal, new_id
 from marketplace.services.ports import BlobDraft, BlobFiles, Clock
 
-BLOB_BYTES_MAX = 64 * 1024 * 1024
 DAY_MS = 86_400_000
-DAY_BYTES_MAX = 16 * 1024**3  # of an account in 24 hours
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -49,7 +48,7 @@ class Blobs:
 
     files: BlobFiles
     clock: Clock
-    day_bytes_max: int = DAY_BYTES_MAX
+    day_bytes_max: int = BLOB_BYTES_PER_DAY_MAX
 
     @contextmanager
     def receive(self) -> Iterator[Upload]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,19 @@ SNAPSHOT_ROWS = 20_000
 def book_market(market: Market) -> BookMarket:
     """What the book needs to know of the market."""
     return BookMarket(market.fee_bps, market.opener, market.decimals)
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Keep the garbage collector from walking a growing book over and over, which takes half the
+    time of a start; nothing that is made meanwhile is garbage."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class Bookkeeper:
@@ -104,11 +118,16 @@ class Bookkeeper:
 
     def _follow(self, store: Store, until: int) -> Book:
         if self._book is None:
-            self._book = self._start(store, until)
+            with _no_collections():
+                self._book = self._start(store, until)
+                self._catch_up(store, until)
+        self._catch_up(store, until)
+        return self._book
+
+    def _catch_up(self, store: Store, until: int) -> None:
         while self.applied < until:
             for row in store.order_log.between(self.applied, until, BATCH):
                 self.take(row)
-        return self._book
 
     def _start(self, store: Store, until: int) -> Book:
         """The book of the newest snapshot, or an empty one."""

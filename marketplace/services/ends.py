@@ -19,6 +19,7 @@ from marketplace.domain.life import (
     StopSigned,
 )
 from marketplace.errors import Conflict, InvalidInput, InvalidSignature, NotFound, Problem
+from marketplace.limits import REASON_CHARS_KEPT as REASON_MAX
 from marketplace.services.attestations import Attestations, Refusal
 from marketplace.services.common import Principal, check_signature, parse_struct, to_hex
 from marketplace.services.leases import (
@@ -37,7 +38,6 @@ from settlement.errors import SignatureError
 from settlement.ports import IntentKind
 from settlement.signing import recover
 
-REASON_MAX = 500
 OVER_BUDGET_SLACK_INTERVALS = 2
 
 

@@ -22,6 +22,7 @@ from marketplace.errors import (
     Problem,
     Unavailable,
 )
+from marketplace.limits import LIVE_JOBS_MAX as LIVE_MAX
 from marketplace.services.accounts import note_salt
 from marketplace.services.asks import EXPIRY_MAX_S
 from marketplace.services.common import (
@@ -40,8 +41,6 @@ from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.services.quotes import Quotes
 from settlement.eip712 import ZERO_ADDRESS
 from settlement.orders import Bid
-
-LIVE_MAX = 2_000  # jobs of an account: each submission adds up what they may lock
 
 
 @dataclass(frozen=True, slots=True)

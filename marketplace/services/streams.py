@@ -8,11 +8,11 @@ from typing import Any
 from marketplace.db.store import Store
 from marketplace.db.tables import LeaseRow
 from marketplace.errors import InvalidInput, Problem
+from marketplace.limits import LOG_BYTES_MAX
 from marketplace.services.common import Principal, emit
 from marketplace.services.leases import provider_of
 from marketplace.services.ports import Clock
 
-LOG_BYTES_MAX = 16 * 1024 * 1024  # kept per stream; what comes after is counted, not kept
 STREAMS = ("stdout", "stderr", "agent")
 
 

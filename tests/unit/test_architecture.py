@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PURE_SETTLEMENT = (
     "settlement.attestation",
     "settlement.eip712",
+    "settlement.hashing",
     "settlement.errors",
     "settlement.events",
     "settlement.leases",
@@ -25,7 +26,7 @@ PURE_SETTLEMENT = (
     "settlement.units",
     "settlement.usage",
 )
-PURE_OURS = (*PURE_SETTLEMENT, "marketplace.domain", "marketplace.errors")
+PURE_OURS = (*PURE_SETTLEMENT, "marketplace.domain", "marketplace.errors", "marketplace.limits")
 DATA = "marketplace.data"  # tables that ship in the package
 STORE = ("marketplace.db.store", "marketplace.db.tables")
 PURE_OUTSIDE = ("eth_hash",)

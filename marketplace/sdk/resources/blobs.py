@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 
+from marketplace.limits import BLOB_BYTES_MAX
 from marketplace.sdk.decode import decode
 from marketplace.sdk.errors import InputError, ProtocolError
 from marketplace.sdk.flow import Flow, Request, S, op
 from marketplace.sdk.models import Blob
 from marketplace.sdk.resources.base import ApiResource
 from marketplace.sdk.transfer import json_of
-
-BLOB_BYTES_MAX = 64 * 1024 * 1024
 
 
 class Blobs(ApiResource[S]):

@@ -18,8 +18,9 @@ from marketplace.errors import (
     NotFound,
     TooLarge,
 )
+from marketplace.limits import BLOB_BYTES_MAX
 from marketplace.services import asks, jobs
-from marketplace.services.blobs import BLOB_BYTES_MAX, DAY_MS
+from marketplace.services.blobs import DAY_MS
 from settlement.eip712 import ZERO_ADDRESS, Domain
 from settlement.signing import sign
 from tests.databases import rows_of
