@@ -52,7 +52,6 @@ from marketplace.domain.life import (
     SuspendAsk,
     TellStatus,
     UsageAttested,
-    UsageCountersigned,
 )
 from marketplace.errors import Conflict
 
@@ -327,10 +326,6 @@ def _stop_signed(turn: _Turn, _: StopSigned) -> None:
     turn.do(Do.SEND_STOP)
 
 
-def _countersigned(turn: _Turn, _: UsageCountersigned) -> None:
-    """Nothing: it changes what is paid, not what happens."""
-
-
 # Silence
 
 
@@ -448,7 +443,6 @@ RULES: dict[type[Fact], _Rule] = {
     EndReverted: _Rule(_end_reverted, LEASE_OVER, _ACTIVE),
     LeaseRanOut: _Rule(_ran_out, _ACTIVE, _EVERY),
     UsageAttested: _Rule(_attested, LEASE_OPEN),
-    UsageCountersigned: _Rule(_countersigned, LEASE_OPEN),
     RunReported: _Rule(_reported, LEASE_OPEN),
     CloseSigned: _Rule(_close_signed, LEASE_OPEN),
     StopSigned: _Rule(_stop_signed, _ACTIVE),

@@ -267,11 +267,6 @@ class UsageAttested:
 
 
 @dataclass(frozen=True, slots=True)
-class UsageCountersigned:
-    """The witness signed a voucher."""
-
-
-@dataclass(frozen=True, slots=True)
 class RunReported:
     """The agent said how the run ended, and its meter signed its half of the Close."""
 
@@ -315,7 +310,7 @@ Fact = (
     BidFilled | BidLeftBook | BuyerCancelled | BidVoided
     | OpeningFailed | LeaseOpened | OpeningReverted | LeaseStopped | LeaseClosed | EndReverted
     | LeaseRanOut
-    | UsageAttested | UsageCountersigned | RunReported | CloseSigned | StopSigned
+    | UsageAttested | RunReported | CloseSigned | StopSigned
     | ProviderSilent | StartLimitPassed | CloseOverdue | StopOverdue
 )  # fmt: skip
 

@@ -199,9 +199,6 @@ class NaiveLife:
                 self.started_ms = self.started_ms or self.now_ms
                 self._become("running")
 
-    def countersigned(self, lease_id: str) -> None:
-        self._used(lease_id)
-
     def reported(
         self, lease_id: str, report: tuple[str, str | None, int | None, str | None]
     ) -> None:

@@ -43,7 +43,6 @@ from marketplace.domain.life import (
     SuspendAsk,
     TellStatus,
     UsageAttested,
-    UsageCountersigned,
 )
 from marketplace.errors import Conflict
 from marketplace.services.liferows import chain_facts
@@ -340,11 +339,10 @@ class Life(RuleBasedStateMachine):
         self.both(RunReported(RunReport(*said)), key, self.naive.reported, key, said)
 
     @precondition(lambda self: self.leases)
-    @rule(index=NEWEST, what=st.sampled_from(("voucher", "close", "stop")))
+    @rule(index=NEWEST, what=st.sampled_from(("close", "stop")))
     def sign(self, index: int, what: str) -> None:
         key = self.pick(index)
         fact, naive = {
-            "voucher": (UsageCountersigned(), self.naive.countersigned),
             "close": (CloseSigned(), self.naive.close_signed),
             "stop": (StopSigned(), self.naive.stop_signed),
         }[what]

@@ -49,7 +49,6 @@ from marketplace.domain.life import (
     SuspendAsk,
     TellStatus,
     UsageAttested,
-    UsageCountersigned,
 )
 from marketplace.errors import Conflict
 from marketplace.services.liferows import chain_facts
@@ -279,7 +278,6 @@ AGENT = (
     Case("a further attestation", RUNNING, replace(ACTIVE, ready_ms=5), UsageAttested(50)),
     Case("an attestation of an earlier lease", replace(MATCHED, lease_id="new"), ACTIVE,
          UsageAttested(50), {}, {"ready_ms": 50}),
-    Case("a voucher", RUNNING, ACTIVE, UsageCountersigned()),
     Case("a report", RUNNING, ACTIVE, RunReported(OK), {"ending": Outcome.SUCCEEDED},
          {"report": OK, "finished_ms": NOW}, [TELL]),
     Case("a report while the provider is given up", replace(RUNNING, **LOST), ASKED,
@@ -365,7 +363,6 @@ REFUSED: dict[type, set[LeaseState]] = {
     LeaseClosed: set(LEASE_UNOPENED),
     EndReverted: set(LEASE_UNOPENED),
     UsageAttested: ANYWHERE - OPEN,
-    UsageCountersigned: ANYWHERE - OPEN,
     RunReported: ANYWHERE - OPEN,
     CloseSigned: ANYWHERE - OPEN,
     StopSigned: ANYWHERE - {LeaseState.ACTIVE},
