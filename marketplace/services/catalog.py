@@ -12,10 +12,10 @@ from marketplace.services.attestations import Attestations
 from marketplace.services.blobs import Blobs
 from marketplace.services.bookkeeper import Bookkeeper
 from marketplace.services.cancels import Cancels
-from marketplace.services.conclude import Conclusions
 from marketplace.services.ends import Ends
 from marketplace.services.jobs import Jobs
 from marketplace.services.leases import Leases
+from marketplace.services.lives import Lives
 from marketplace.services.matcher import Matcher
 from marketplace.services.nodes import Nodes
 from marketplace.services.ports import BlobFiles, Clock, EscrowReads, Market
@@ -67,12 +67,13 @@ def catalog_of(
 ) -> Catalog:
     """Put the services together; nothing is opened or started."""
     calls = EscrowCalls(market.domain.verifying_contract)
-    attestations = Attestations(market, clock)
-    conclusions = Conclusions(market, clock, tiers)
+    receipts = Receipts(market, clock)
+    lives = Lives(market, clock, tiers, receipts.write)
+    attestations = Attestations(market, clock, lives)
     books = Bookkeeper(market, database)
     quotes = Quotes(market, clock, tiers, books)
     leases = Leases(market)
-    asks, jobs = Asks(market, clock, reads), Jobs(market, clock, reads, quotes)
+    asks, jobs = Asks(market, clock, reads), Jobs(market, clock, reads, quotes, lives)
     return Catalog(
         market=market,
         clock=clock,
@@ -85,14 +86,14 @@ def catalog_of(
         leases=leases,
         attestations=attestations,
         witnessing=Witnessing(market),
-        ends=Ends(market, clock, attestations, calls),
+        ends=Ends(market, clock, attestations, calls, lives),
         blobs=Blobs(files, clock),
         streams=Streams(clock),
-        receipts=Receipts(market),
-        matcher=Matcher(market, clock, database, books, quotes, calls),
-        projection=Projection(market, clock, conclusions),
-        settling=Settling(market, clock, database, calls, conclusions),
-        watchdog=Watchdog(market, clock, database, conclusions, since_ms=clock()),
+        receipts=receipts,
+        matcher=Matcher(market, clock, database, books, quotes, calls, lives),
+        projection=Projection(market, clock, lives),
+        settling=Settling(market, clock, database, calls, lives),
+        watchdog=Watchdog(market, clock, database, lives, since_ms=clock()),
         topups=TopUps(market, calls),
         cancels=Cancels(market, clock, reads, calls, asks, jobs),
     )

@@ -1,4 +1,4 @@
-"""Receipts of closed leases: who may see them, and what they are made from."""
+"""Receipts of closed leases: written once from rows and chain events, shown to their parties."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from marketplace.db.store import Store
 from marketplace.db.tables import LeaseRow, ReceiptRow
 from marketplace.domain.receipt import Charge, ReceiptInput, charges_of, gpu_seconds
 from marketplace.errors import NotFound
-from marketplace.services.common import Principal, money
-from marketplace.services.ports import Market
+from marketplace.services.common import Principal, emit, money, new_id
+from marketplace.services.ports import Clock, Market
 from marketplace.services.views import rate_per_hour, used_view
 from marketplace.wire.base import time_of
 from marketplace.wire.receipts import Receipt, ReceiptLine, ReceiptTransaction
@@ -26,6 +26,7 @@ class Receipts:
     """Receipts of closed leases."""
 
     market: Market
+    clock: Clock
 
     def of_job(self, store: Store, caller: Principal, job_id: str) -> list[ReceiptRow]:
         """Receipts of a job's leases, oldest first: for its buyer and its providers."""
@@ -34,6 +35,25 @@ class Receipts:
         if not mine:
             raise NotFound("no receipt yet: it is written when the lease is closed on chain")
         return mine
+
+    def write(self, store: Store, lease: LeaseRow) -> None:
+        """Write the receipt of a closed lease, if there is none, and tell its job's watchers."""
+        if store.receipts.is_written(lease.id):
+            return
+        now_ms = self.clock()
+        receipt = new_receipt(store, self.market, lease, new_id("rcpt"), now_ms)
+        store.receipts.add(
+            ReceiptRow(
+                id=receipt.id,
+                job_id=lease.job_id,
+                lease_id=lease.id,
+                buyer=lease.buyer,
+                provider=lease.provider,
+                document=receipt.to_json(),
+                created_ms=now_ms,
+            )
+        )
+        emit(store, lease.job_id, "receipt", receipt, now_ms)
 
 
 def receipt_view(row: ReceiptRow) -> Receipt:
