@@ -78,6 +78,9 @@ class Money:
         """Decimal text for people; exact."""
         return from_scaled(self.atoms, self.decimals)
 
+    def __str__(self) -> str:
+        return f"{self.amount} {self.currency}"
+
     def to_json(self) -> dict[str, str]:
         """{amount, currency, atoms}: text for people, atoms for machines."""
         return {"amount": self.amount, "currency": self.currency, "atoms": str(self.atoms)}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from marketplace.domain.key_request import SCOPES, KeyRequest
+from marketplace.domain.key_request import SCOPES, KeyRequest, key_request_of
 from marketplace.errors import (
     AlreadyExists,
     Conflict,
@@ -28,7 +28,7 @@ from marketplace.services.common import (
 )
 from marketplace.services.ports import Clock, Duplicate, EscrowReads, Market, Store
 from marketplace.services.records import JOB_LIVE, LEASE_OPEN, Account, ApiKey
-from settlement.eip712 import checksum, from_text32, text32
+from settlement.eip712 import checksum, from_text32
 from settlement.errors import FieldError
 
 KEY_PREFIX = "coul_"
@@ -91,18 +91,15 @@ class Accounts:
         spend_cap: int | None,
     ) -> KeyRequest:
         """The message to sign for a new key. Raises InvalidInput."""
-        try:
-            return KeyRequest(
-                account=account,
-                name=text32(name),
-                scopes=text32(",".join(scopes)),
-                issued_at=self.clock() // 1000,
-                expires_at=expires_s or 0,
-                spend_cap=spend_cap or 0,
-                nonce=secrets.randbits(128),
-            )
-        except FieldError as error:
-            raise InvalidInput([Problem(error.pointer or "/name", error.detail)]) from error
+        return key_request_of(
+            account,
+            name,
+            scopes,
+            now=self.clock() // 1000,
+            nonce=secrets.randbits(128),
+            expires_at=expires_s or 0,
+            spend_cap=spend_cap or 0,
+        )
 
     def check_key(self, message: Any, signature: bytes) -> KeyRequest:
         """Check a signed request, if need be by the chain, before any transaction is begun.

@@ -86,12 +86,6 @@ def money(market: Market, atoms: int) -> dict[str, str]:
     return Money(atoms, market.currency, market.decimals).to_json()
 
 
-def money_text(market: Market, atoms: int) -> str:
-    """Atoms for people, in an error's words."""
-    shown = Money(atoms, market.currency, market.decimals)
-    return f"{shown.amount} {shown.currency}"
-
-
 def to_hex(data: bytes) -> str:
     """Bytes as 0x hex."""
     return "0x" + data.hex()

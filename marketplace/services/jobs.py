@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from marketplace.domain.asking import EXPIRY_MAX_S
 from marketplace.domain.bidding import bid_problems
 from marketplace.domain.job import JobSpec, full_budget
 from marketplace.domain.order import Wants
@@ -20,7 +21,6 @@ from marketplace.errors import (
     Unavailable,
 )
 from marketplace.services.accounts import note_salt, reserved
-from marketplace.services.asks import EXPIRY_MAX_S
 from marketplace.services.common import (
     Principal,
     account_refusal,

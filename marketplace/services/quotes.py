@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from marketplace.domain.bidding import bid_template
+from marketplace.domain.bidding import bid_of
 from marketplace.domain.book import Book
 from marketplace.domain.explain import explain
 from marketplace.domain.job import JobSpec
@@ -15,17 +15,14 @@ from marketplace.domain.order import RestingBid, Wants
 from marketplace.domain.pricing import prices_to_json, rate_per_hour
 from marketplace.domain.reader import milli_text
 from marketplace.domain.tier import TierRegistry
-from marketplace.errors import InvalidInput, Problem
 from marketplace.services.accounts import reserved
 from marketplace.services.bookkeeper import Bookkeeper
 from marketplace.services.common import Principal, iso, money
 from marketplace.services.ports import Clock, Market, Store
-from settlement.errors import FieldError
 from settlement.orders import Bid
 
 MATCHES_SHOWN = 20
 BOOK_SHOWN = 500
-EXPIRY_SLACK_S = 3_600
 NO_ONE = "0x" + "0" * 39 + "1"
 
 
@@ -44,20 +41,16 @@ class Quotes:
 
     def draft(self, spec: JobSpec, buyer: str, witness: str, salt: int) -> Bid:
         """The bid that a buyer would sign for a job. Raises InvalidInput."""
-        seconds = spec.start_deadline_seconds + spec.retry_seconds + spec.max_seconds
-        try:
-            return bid_template(
-                spec,
-                self.tiers,
-                buyer=buyer,
-                witness=witness,
-                max_fee_bps=self.market.fee_bps,
-                expiry=self.clock() // 1000 + seconds + EXPIRY_SLACK_S,
-                salt=salt,
-                opener=self.market.opener,
-            )
-        except FieldError as error:
-            raise InvalidInput([Problem(error.pointer, error.detail)]) from error
+        return bid_of(
+            spec,
+            self.tiers,
+            buyer=buyer,
+            witness=witness,
+            opener=self.market.opener,
+            fee_bps=self.market.fee_bps,
+            now=self.clock() // 1000,
+            salt=salt,
+        )
 
     def matches(self, store: Store, spec: JobSpec, bid: Bid) -> tuple[list[Fill], dict[str, Any]]:
         """What fits now, best first; and why not, where nothing does."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from marketplace.errors import Conflict, InvalidInput, NotFound, Problem
-from marketplace.services.common import Principal, money, money_text
+from marketplace.domain.bidding import top_up_lock
+from marketplace.domain.pricing import Money
+from marketplace.errors import Conflict, NotFound
+from marketplace.services.common import Principal
 from marketplace.services.ports import Market, Store
 from marketplace.services.records import LeaseRecord
 from settlement.chain.calls import EscrowCalls, LeaseOrders
 from settlement.orders import Ask, Bid
-from settlement.units import time_lock
 
 CALL_GAS = 300_000  # more than a top-up takes
 
@@ -35,23 +36,20 @@ class TopUps:
         if lease is None or lease.state != "active":
             raise Conflict("the job has no active lease to top up")
         orders, bid = _orders_of(store, lease)
-        longest = orders.ask.max_seconds + orders.ask.start_limit_seconds - lease.funded_seconds
-        if not 0 < seconds <= longest:
-            detail = f"must be between 1 and {max(0, longest)} seconds, the ask's longest time"
-            raise InvalidInput([Problem("/duration", detail)])
-        decimals = self.market.decimals
-        more = time_lock(lease.rate, lease.funded_seconds + seconds, decimals)
-        more -= time_lock(lease.rate, lease.funded_seconds, decimals)
-        if job.spent + lease.lock + more > bid.budget:
-            left = max(0, bid.budget - job.spent - lease.lock)
-            costs, left_over = money_text(self.market, more), money_text(self.market, left)
-            detail = f"costs up to {costs}; the bid's budget has {left_over} left"
-            raise InvalidInput([Problem("/duration", detail)])
+        left = bid.budget - job.spent - lease.lock
+        market = self.market
+        lock = top_up_lock(
+            seconds,
+            orders.ask,
+            rate=lease.rate,
+            funded_seconds=lease.funded_seconds,
+            left=Money(max(0, left), market.currency, market.decimals),
+        )
         data = self.calls.top_up(orders, bid, seconds)
         return {
             "lease_id": lease.id,
             "transaction": {"call": "top_up", **self.calls.payload(data, CALL_GAS)},
-            "lock": money(self.market, more),
+            "lock": lock.to_json(),
         }
 
 
