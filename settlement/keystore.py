@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from settlement import strict_json
 from settlement.errors import KeystoreError, SignatureError
 from settlement.signing import LocalSigner
 
@@ -49,12 +50,10 @@ def load(path: Path, password: str) -> LocalSigner:
     from eth_account import Account
 
     try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+        document = strict_json.load(path)
+    except OSError as error:
         raise KeystoreError(f"{path} cannot be read: {error}") from error
-    try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
+    except strict_json.JsonError as error:
         raise KeystoreError(f"{path} is not a keystore: {error}") from error
     if not isinstance(document, dict):
         raise KeystoreError(f"{path} is not a keystore")

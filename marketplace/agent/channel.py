@@ -7,7 +7,6 @@ and connections; anything else on the socket is ignored.
 
 from __future__ import annotations
 
-import json
 import os
 import selectors
 import socket
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from marketplace.agent.logs import JobLogs, LogFile
+from settlement.strict_json import JsonError, loads
 
 SOCKET_NAME = "job.sock"
 CONNECTIONS_MAX = 16
@@ -220,11 +220,9 @@ class _Connection:
 
 
 def _message_of(line: bytes) -> dict[str, Any] | None:
-    if len(line) > LINE_BYTES_MAX:
-        return None
     try:
-        message = json.loads(line)
-    except (ValueError, RecursionError):
+        message = loads(line, LINE_BYTES_MAX)
+    except JsonError:
         return None
     return message if isinstance(message, dict) else None
 

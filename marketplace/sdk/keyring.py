@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import secrets
 import sys
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from marketplace.sdk.errors import ConfigError
 from marketplace.sdk.profile import config_dir, state_dir
+from settlement import strict_json
 from settlement.eip712 import checksum
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def find_keystore(name_or_file: str) -> Path:
 def address_of(keystore: Path) -> str:
     """The address a keystore states; unlocking nothing. Raises ConfigError without one."""
     try:
-        stated = json.loads(keystore.read_text(encoding="utf-8"))["address"]
+        stated = strict_json.load(keystore)["address"]
         return checksum(str(stated))
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(

@@ -5,7 +5,6 @@ Source: WHATWG HTML, section "Server-sent events".
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from marketplace.sdk.errors import CoulombError, ProtocolError, TransportError
 from marketplace.sdk.flow import Request, Response
 from marketplace.sdk.purchases import JOB_FINAL
 from marketplace.sdk.transfer import RetryPolicy
+from settlement.strict_json import JsonError, loads
 
 EVENT_BYTES_MAX = 1024 * 1024
 RETRY_MS_MAX = 60_000
@@ -30,11 +30,12 @@ class ServerEvent:
     id: str = ""
 
     def json(self) -> Any:
-        """The data as JSON. Raises ProtocolError where it is none."""
+        """The data as JSON. Raises ProtocolError if it is not sound JSON."""
         try:
-            return json.loads(self.data)
-        except ValueError:
-            raise ProtocolError(f"event {self.id or self.type}: the data is not JSON") from None
+            return loads(self.data, EVENT_BYTES_MAX)
+        except JsonError as error:
+            where = f"event {self.id or self.type}"
+            raise ProtocolError(f"{where}: the data is not JSON: {error}") from None
 
 
 class Parser:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ from typing import Any
 
 from marketplace.sdk.errors import ApiError, Problem, ProtocolError, TransportError, error_of
 from marketplace.sdk.flow import Flow, Request, Response, Sleep
+from settlement.strict_json import JsonError, loads
 
 RETRY_STATUSES = frozenset({429, 502, 503, 504})
+ANSWER_BYTES_MAX = 64 * 1024 * 1024  # as large as the largest blob
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +54,20 @@ def retry_after_of(response: Response, now: datetime | None = None) -> float | N
 
 
 def json_of(response: Response) -> Any:
-    """The JSON body of an answer. Raises ProtocolError where there is none."""
+    """The JSON body of an answer. Raises ProtocolError if it is not sound JSON."""
     try:
-        return json.loads(response.body)
-    except ValueError:
+        return loads(response.body, ANSWER_BYTES_MAX)
+    except JsonError as error:
         start = response.body[:80].decode(errors="replace")
-        raise ProtocolError(f"expected JSON, got {start!r} (HTTP {response.status})") from None
+        where = f"(HTTP {response.status}: {error})"
+        raise ProtocolError(f"expected JSON, got {start!r} {where}") from None
 
 
 def problem_of(response: Response) -> Problem:
     """The problem of a refused request, even where the body is no problem document."""
     try:
-        body = json.loads(response.body)
-    except ValueError:
+        body = loads(response.body, ANSWER_BYTES_MAX)
+    except JsonError:
         body = None
     return Problem.parse(response.status, body, retry_after_of(response))
 

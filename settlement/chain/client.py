@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hexbytes import HexBytes
-from web3 import HTTPProvider, Web3
+from web3 import Web3
 from web3.exceptions import (
     BlockNotFound,
     TransactionNotFound,
@@ -22,6 +22,7 @@ from web3.providers.base import BaseProvider
 from web3.types import RPCEndpoint, TxParams
 
 from settlement.chain.breaker import Breaker
+from settlement.chain.node import NodeProvider
 from settlement.chain.translate import as_chain_errors, shipped_errors
 from settlement.errors import (
     CallReverted,
@@ -107,12 +108,7 @@ class ChainClient:
         self.chain_id = chain_id
         self._breaker = breaker or Breaker(time.monotonic)
         self._web3 = Web3(
-            provider
-            or HTTPProvider(
-                rpc_url,
-                request_kwargs={"timeout": timeout_seconds},
-                exception_retry_configuration=None,
-            ),
+            provider or NodeProvider(rpc_url, timeout_seconds),
             middleware=(),  # they look up names and ask for the chain id before every call
         )
         self._errors = shipped_errors()

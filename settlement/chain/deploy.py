@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from settlement import strict_json
 from settlement.chain.abi import Abi, artifact
 from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow, EscrowConfig, Token
@@ -117,7 +118,7 @@ def load_deployment(folder: Path, chain_id: int) -> Deployment:
     """Read deployments/<chainId>.json. Raises DeploymentError: missing, malformed, other chain."""
     path = folder / f"{chain_id}.json"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = strict_json.load(path)
     except FileNotFoundError:
         raise DeploymentError(f"nothing is deployed on chain {chain_id}: no {path}") from None
     except (OSError, ValueError) as error:

@@ -1,0 +1,115 @@
+"""JSON from outside, read with bounds: the one decoder for bytes that somebody else wrote.
+
+Python's parser recurses once per level and converts numbers of any length. So nesting, items and
+digits are checked in linear time before it runs. Besides what RFC 8259 forbids, this refuses a
+name that comes twice in one object, NaN and infinite numbers, bytes that are not UTF-8, escaped
+surrogates that stand alone, and more of anything than the bounds below.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+BYTES_MAX = 1024 * 1024
+DEPTH_MAX = 64
+DIGITS_MAX = 80  # a 256-bit number has 78
+BYTES_PER_ITEM = 16  # at least, on average: `[[],[],…` fills 30 times its size in memory
+ITEMS_MIN = 1024
+
+# A run that stands where a number may begin; hexadecimal text is full of runs that don't.
+_LONG_NUMBER = re.compile(rb"[\s\[:,][-+.0-9eE]{%d}" % (DIGITS_MAX + 1))
+_STRING = re.compile(rb'"[^"]*"?')
+_ALL_BUT_MARKS = bytes(set(range(256)) - set(b'"[]{},'))
+_LONE = re.compile(r"\\u[dD][89a-fA-F]")
+_STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1, ord(","): 0}
+
+
+class JsonError(ValueError):
+    """The bytes are not JSON, or more of it than is read here. Callers say whose bytes they are."""
+
+
+def loads(raw: bytes | str, bytes_max: int = BYTES_MAX) -> Any:
+    """The value that `raw` writes out. Raises JsonError."""
+    if len(raw) > bytes_max:
+        raise JsonError(f"more than {bytes_max} bytes")
+    try:
+        data = raw.encode() if isinstance(raw, str) else raw
+        text = raw if isinstance(raw, str) else raw.decode()
+    except UnicodeError:
+        raise JsonError("not UTF-8") from None
+    _check_bounds(data, max(ITEMS_MIN, bytes_max // BYTES_PER_ITEM))
+    try:
+        value = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise JsonError(f"{error.msg} at character {error.pos}") from None
+    if _LONE.search(text):
+        _check_surrogates(value)
+    return value
+
+
+def load(path: Path, bytes_max: int = BYTES_MAX) -> Any:
+    """The value in a file, of which no more is read than `bytes_max`. Raises JsonError, OSError."""
+    with path.open("rb") as file:
+        return loads(file.read(bytes_max + 1), bytes_max)
+
+
+def _check_bounds(data: bytes, items_max: int) -> None:
+    """Raise JsonError where the text nests too deep, has too many items or too long a number."""
+    if _LONG_NUMBER.search(b" " + data) and _LONG_NUMBER.search(b" " + _without_strings(data)):
+        raise JsonError(f"a number has more than {DIGITS_MAX} digits")
+    opened = data.count(b"[") + data.count(b"{")
+    if opened <= DEPTH_MAX and opened + data.count(b",") <= items_max:
+        return  # the usual case: whatever is in its strings does no harm either
+    # Dropping two quotes that touch changes nothing about what else is inside a string.
+    marks = _without_escapes(data).translate(None, _ALL_BUT_MARKS).replace(b'""', b"")
+    marks = _STRING.sub(b"", marks)
+    if marks.count(b",") + marks.count(b"[") + marks.count(b"{") > items_max:
+        raise JsonError(f"more than {items_max} items")
+    if max(accumulate(map(_STEP.__getitem__, marks)), default=0) > DEPTH_MAX:
+        raise JsonError(f"nested deeper than {DEPTH_MAX} levels")
+
+
+def _without_escapes(data: bytes) -> bytes:
+    """Without escaped backslashes and quotes: each quote that is left begins or ends a string."""
+    return data.replace(rb"\\", b"").replace(rb"\"", b"")
+
+
+def _without_strings(data: bytes) -> bytes:
+    return _STRING.sub(b'""', _without_escapes(data))
+
+
+def _check_surrogates(value: Any) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise JsonError("an escaped surrogate stands alone") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise JsonError(f"the name {twice!r:.80} comes twice in one object")
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise JsonError(f"the number {text:.80} is not finite")
+    return number
+
+
+def _constant(text: str) -> Any:
+    raise JsonError(f"{text} is not JSON")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=_finite, parse_constant=_constant
+)
