@@ -15,7 +15,7 @@ from eth_tester import EthereumTester, PyEVMBackend  # type: ignore[import-untyp
 from eth_tester.exceptions import TransactionFailed  # type: ignore[import-untyped]
 from web3 import EthereumTesterProvider
 
-from settlement.attestation import Close, MeteredUsage, Ruling, Stop, Usage
+from settlement.attestation import Close, MeteredUsage, Stop, Usage
 from settlement.chain.calls import LeaseOrders, LeaseRef, Match, SignedVoucher
 from settlement.chain.client import ChainClient, Receipt
 from settlement.chain.contracts import Escrow, Token
@@ -31,10 +31,7 @@ TOKEN = 10**18
 TIER = text32("H100-80GB-SXM")
 FAR = 2**40 - 1
 TESTER_CHAIN_ID = 131277322940537
-SETTINGS = EscrowSettings(
-    fee_bps=250, fee_recipient="0x" + "fe" * 20, settle_window=120, dispute_window=60,
-    ruling_window=60,
-)  # fmt: skip
+SETTINGS = EscrowSettings(fee_bps=250, fee_recipient="0x" + "fe" * 20, settle_window=120)
 
 
 class Chain(Protocol):
@@ -147,7 +144,6 @@ class World:
     provider: LocalSigner = field(default_factory=lambda: dev_account(2))
     relayer: LocalSigner = field(default_factory=lambda: dev_account(3))
     stranger: LocalSigner = field(default_factory=lambda: dev_account(4))
-    arbiter: LocalSigner = field(default_factory=lambda: dev_account(5))
     meter: LocalSigner = field(default_factory=lambda: key("meter"))
     witness: LocalSigner = field(default_factory=lambda: key("witness"))
     _salts: Iterator[int] = field(default_factory=count)
@@ -181,7 +177,6 @@ class World:
         base = Ask(
             provider=self.provider.address,
             meter=self.meter.address,
-            arbiter=ZERO_ADDRESS,
             opener=ZERO_ADDRESS,
             node=1,
             tier=TIER,
@@ -193,7 +188,6 @@ class World:
             min_seconds=1,
             max_seconds=86_400,
             start_limit_seconds=0,
-            min_charge_seconds=0,
             unit=text32("request"),
             starts_at=0,
             flags=1,
@@ -208,7 +202,6 @@ class World:
         base = Bid(
             buyer=self.buyer.address,
             witness=self.witness.address,
-            arbiter=ZERO_ADDRESS,
             opener=ZERO_ADDRESS,
             job_hash=keccak(b"job"),
             limits=(TierLimit(TIER, 2**64 - 1, 2**64 - 1, 2**64 - 1),),
@@ -248,11 +241,6 @@ class World:
         account = signer or self.buyer
         cancel = Cancel(account.address, salt, and_older)
         return self.escrow.calls.cancel(cancel, sign(cancel, self.escrow.domain(), account))
-
-    def arbitrated(self, **changes: Any) -> Match:
-        """An ask and a bid that both name the arbiter."""
-        named = self.arbiter.address
-        return self.match(self.ask(arbiter=named), self.bid(arbiter=named, **changes))
 
     def open(self, match: Match | None = None) -> Lease:
         """Open a lease, sent by the relayer."""
@@ -317,12 +305,6 @@ class Lease:
         """Calldata of a stop by signature."""
         signature = sign(Stop(*self._names), self.world.escrow.domain(), signer)
         return self.world.escrow.calls.stop_by_signature(self.ref, self.orders_hash, signature)
-
-    def ruling(self, award: int, signer: LocalSigner | None = None) -> bytes:
-        """Calldata of a ruling that the arbiter signed."""
-        world, ruling = self.world, Ruling(*self._names, award)
-        signature = sign(ruling, world.escrow.domain(), signer or world.arbiter)
-        return world.escrow.calls.rule(self.orders, award, signature)
 
     def view(self) -> Any:
         return self.world.escrow.lease(self.ref)

@@ -33,7 +33,6 @@ def make_ask(**changes: Any) -> Ask:
     fields: dict[str, Any] = {
         "provider": PROVIDER,
         "meter": METER,
-        "arbiter": ZERO_ADDRESS,
         "opener": ZERO_ADDRESS,
         "node": 1,
         "gpu_milli": 1000,
@@ -44,7 +43,6 @@ def make_ask(**changes: Any) -> Ask:
         "min_seconds": 1,
         "max_seconds": 24 * HOUR,
         "start_limit_seconds": 60,
-        "min_charge_seconds": 0,
         "starts_at": 0,
         "flags": 0,
         "max_fee_bps": 1000,
@@ -66,7 +64,6 @@ def make_bid(**changes: Any) -> Bid:
     fields: dict[str, Any] = {
         "buyer": BUYER,
         "witness": WITNESS,
-        "arbiter": ZERO_ADDRESS,
         "opener": ZERO_ADDRESS,
         "job_hash": bytes(32),
         "limits": (make_limit(gpu_milli=gpu_milli),),

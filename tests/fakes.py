@@ -18,7 +18,9 @@ from typing import Any, Generic, TypeVar
 from marketplace.services import records
 from marketplace.services.ports import Database, Duplicate, Store, Tally
 from settlement.attestation import MeteredUsage
+from settlement.chain.abi import abi
 from settlement.chain.calls import EscrowCalls, SignedVoucher
+from settlement.eip712 import checksum
 from settlement.errors import SignatureError
 from settlement.events import (
     ChainEvent,
@@ -26,6 +28,7 @@ from settlement.events import (
     ClosedCounted,
     Opened,
     OpenedCounted,
+    OrderCancelled,
     Settled,
     SettledEntry,
     SettledMetered,
@@ -43,9 +46,8 @@ from settlement.ports import (
     OutboxStore,
 )
 from settlement.signing import recover_digest
-from settlement.units import counted_cost, time_cost
+from settlement.units import cost, counted_cost
 from tests import fakes_sums as sums
-from tests.fakes_claims import FakeClaims
 from tests.fakes_settlement import MemoryEvents, MemoryOutbox
 
 R = TypeVar("R")
@@ -288,11 +290,12 @@ def touched(events: Sequence[LoggedEvent]) -> list[str]:
 
 
 @dataclass(slots=True)
-class FakeChain(FakeClaims):
+class FakeChain:
     """Relayer, escrow and indexer in one: `mine` carries out what the outbox holds.
 
     Free balances and what became of orders are kept here; `refusals` names intents (by key) that
-    revert, and with which error. Times are chain seconds, equal to the clock's.
+    revert, and with which error; `direct` is what others did, for the next block. Times are
+    chain seconds, equal to the clock's.
     """
 
     database: Database
@@ -341,9 +344,8 @@ class FakeChain(FakeClaims):
         logged: list[LoggedEvent] = []
         done: list[Intent] = []
         for event in self.direct:
-            logged.append(
-                LoggedEvent(ref.number, ref.hash, _hash(10**7 + self.height), len(logged), event)
-            )
+            tx_hash = _hash(10**7 + self.height)
+            logged.append(LoggedEvent(ref.number, ref.hash, tx_hash, len(logged), event))
         self.direct = []
         for intent in list(self.outbox.pending(1_000)):
             refusal = self.refusals.get(intent.key)
@@ -380,11 +382,13 @@ class FakeChain(FakeClaims):
         assert lease is not None
         if intent.kind is IntentKind.STOP:
             return self._stop(lease, now_s)
-        if intent.kind is IntentKind.RULE:
-            return self._rule(lease, intent)
-        if intent.kind is IntentKind.CLOSE_CLAIM:
-            return self._end_claim(lease, None)
         return self._close(lease, intent.kind is IntentKind.REFUND)
+
+    def _cancel(self, intent: Intent) -> list[ChainEvent]:
+        data = bytes.fromhex(intent.payload["data"][2:])
+        account, salt, and_older, _ = abi("ComputeEscrow").arguments("cancel", data)
+        self.cancelled.add((checksum(account), salt))
+        return [OrderCancelled(checksum(account), salt, and_older)]
 
     def _open(self, store: Store, lease: records.LeaseRecord, now_s: int) -> list[ChainEvent]:
         bid_row, ask_row = store.bids.get(lease.bid_id), store.asks.get(lease.ask_id)
@@ -409,7 +413,6 @@ class FakeChain(FakeClaims):
                 node=node.number,
                 end=now_s + lease.funded_seconds,
                 funded=lease.funded_seconds,
-                min_charge_seconds=lease.min_charge_seconds,
                 locked=lease.lock,
                 bid_salt=bid.salt,
             )
@@ -459,7 +462,7 @@ class FakeChain(FakeClaims):
 
     def paid(self, lease: LeaseState, ms: int, egress: int, units: int) -> int:
         """Gross atoms of cumulative usage."""
-        time = time_cost(lease.rate, ms, lease.min_charge_seconds, self.params.decimals)
+        time = cost(lease.rate, ms, self.params.decimals)
         return time + counted_cost(
             lease.egress_gib, lease.unit, egress, units, self.params.decimals
         )

@@ -7,7 +7,6 @@ key that every Anvil knows.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import structlog
 
 from marketplace.bootstrap import ROLES, Settings, run_roles
 from settlement.chain.devnet import DEV_CHAIN_ID, dev_account
-from settlement.eip712 import ZERO_ADDRESS
 
 
 def settings(folder: Path, rpc_url: str, roles: tuple[str, ...]) -> Settings:
@@ -28,7 +26,6 @@ def settings(folder: Path, rpc_url: str, roles: tuple[str, ...]) -> Settings:
         blobs=folder / "blobs",
         roles=roles,
         opener=dev_account(3).address,
-        arbiter=os.environ.get("COULOMB_ARBITER", ZERO_ADDRESS),
         port=0,
         interval_ms=1_000,
         settle_every_s=1,

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from settlement.attestation import Close, MeteredUsage, Ruling, Stop, Usage, UsageAttestation
+from settlement.attestation import Close, MeteredUsage, Stop, Usage, UsageAttestation
 from settlement.eip712 import Domain, Struct, checksum
 from settlement.orders import Ask, Bid, Cancel, Prices, Quote, TierLimit
 from settlement.permit import Permit
@@ -24,7 +24,6 @@ STRUCTS: tuple[type[Struct], ...] = (
     Close,
     Permit,
     Cancel,
-    Ruling,
 )
 
 addresses = st.binary(min_size=20, max_size=20).map(lambda raw: checksum("0x" + raw.hex()))

@@ -14,7 +14,7 @@ from settlement.chain.calls import LeaseRef
 from settlement.chain.contracts import LeaseView
 from settlement.events import ChainEvent, Deposited, Withdrawn
 from settlement.leases import EscrowState, replay
-from settlement.units import fee_of, time_cost
+from settlement.units import cost, fee_of
 from tests.e2e.programs import ROOT
 from tests.e2e.world import World
 
@@ -67,7 +67,7 @@ def assert_receipt_adds_up(receipt: Receipt, fee_bps: int) -> None:
 def assert_paid_for_usage(view: LeaseView, receipt: Receipt) -> None:
     """What the chain released is the cost of the measured time at the frozen rate."""
     assert receipt.used_ms == view.used_ms
-    paid = time_cost(view.rate, view.used_ms, view.min_charge_seconds, 18)
+    paid = cost(view.rate, view.used_ms)
     assert view.released == receipt.released.atoms == paid
 
 

@@ -188,7 +188,7 @@ def _answer(lie: Callable[[], Any]) -> str:
 
 
 def attacked_story(world: World) -> Attacked:
-    """Claim too much, too early, again, with another key, for another's lease; then be honest."""
+    """State too much, too early, again, with another key, for another's lease; then be honest."""
     rex, thief, ned = (
         world.party("rex", ("provider",)), world.party("thief", ("provider",)), world.buyer("ned"),
     )  # fmt: skip

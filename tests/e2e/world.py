@@ -144,8 +144,6 @@ class World:
                 fee_bps=FEE_BPS,
                 fee_recipient=operator.address,
                 settle_window=SETTLE_WINDOW,
-                dispute_window=60,
-                ruling_window=60,
             ),
         )
         deployment.save(self.folder)

@@ -15,15 +15,15 @@ import pytest
 from eth_hash.auto import keccak
 
 from settlement import keystore
-from settlement.attestation import Usage
+from settlement.attestation import Close, Usage
 from settlement.chain.abi import artifact, canonical
 from settlement.chain.calls import LeaseRef, SignedVoucher, as_tuple, pack_entries
 from settlement.chain.devnet import dev_account
 from settlement.eip712 import ZERO_ADDRESS, Struct
 from settlement.leases import LeaseStatus
-from settlement.orders import Ask, Bid, Prices, lease_no
-from settlement.signing import LocalSigner, sign
-from settlement.units import time_cost
+from settlement.orders import Ask, Bid, Prices, lease_no, orders_hash
+from settlement.signing import LocalSigner, compact, sign
+from settlement.units import cost
 from tests.escrow_world import SETTINGS, TOKEN, World, anvil, found
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,12 +125,10 @@ def deposit(world: World, keys: Path, signer: LocalSigner, atoms: int) -> None:
     send(world, keys, signer, "deposit(uint256)", str(atoms))
 
 
-def test_a_lease_opened_by_cast_is_claimed_and_withdrawn_by_cast(world: World, keys: Path) -> None:
+def test_a_lease_opened_by_cast_is_closed_and_withdrawn_by_cast(world: World, keys: Path) -> None:
     free = world.escrow.balance_of(world.buyer.address)
     deposit(world, keys, world.buyer, 10 * TOKEN)
-    deposit(world, keys, world.provider, TOKEN)
-    ask = world.ask(arbiter=world.arbiter.address)
-    bid = world.bid(arbiter=world.arbiter.address)
+    ask, bid = world.ask(), world.bid()
     by_provider = sign_by_cast(world, keys, world.provider, ask)
     by_buyer = sign_by_cast(world, keys, world.buyer, bid)
     no_quote = (bytes(32), as_tuple(Prices(0)), 0)
@@ -139,44 +137,26 @@ def test_a_lease_opened_by_cast_is_claimed_and_withdrawn_by_cast(world: World, k
     match = words((as_tuple(ask), as_tuple(bid), no_quote, none_before, 0, *signed))
     send(world, keys, world.stranger, kind("open"), match)
     world.chain.warp(60)
-    named = words((as_tuple(ask), bid.struct_hash(), bid.buyer, bid.witness))
-    send(world, keys, world.provider, kind("claim"), named, "50000")
     number = lease_no(bid.struct_hash(), ask.struct_hash(), ask.meter)
+    both = orders_hash(bid.struct_hash(), ask.struct_hash())
     ref = LeaseRef(bid.buyer, ask.provider, bid.witness, number)
-    claimed = world.escrow.claim_of(ref).amount
-    assert claimed == time_cost(world.escrow.lease(ref).rate, 50_000)
-    world.chain.warp(SETTINGS.dispute_window + 1)
-    parties = [ref.buyer, ref.provider, ref.witness]
-    send(world, keys, world.stranger, kind("closeClaim"), *parties, words(number))
-    assert world.escrow.lease(ref).status is LeaseStatus.CLOSED
-    fee = claimed * SETTINGS.fee_bps // 10_000
-    assert world.escrow.balance_of(world.buyer.address) == free + 10 * TOKEN - claimed
-    assert world.escrow.balance_of(world.provider.address) == TOKEN + claimed - fee
-    for signer, amount in ((world.buyer, 10 * TOKEN - claimed), (world.provider, TOKEN)):
+    close = Close(bid.buyer, ask.provider, number, 50_000, 0, 0)
+    data = words((bid.buyer, ask.provider, number, both, 50_000, 0, 0))
+    halves = (
+        compact(sign_by_cast(world, keys, who, close)) for who in (world.meter, world.witness)
+    )
+    split = [words(part) for half in halves for part in (half[:32], half[32:])]
+    send(world, keys, world.stranger, kind("close"), data, *split)
+    view = world.escrow.lease(ref)
+    assert view.status is LeaseStatus.CLOSED
+    paid = cost(view.rate, 50_000)
+    assert view.released == paid
+    fee = paid * SETTINGS.fee_bps // 10_000
+    assert world.escrow.balance_of(world.buyer.address) == free + 10 * TOKEN - paid
+    for signer, amount in ((world.buyer, 10 * TOKEN - paid), (world.provider, paid - fee)):
         send(world, keys, signer, "withdraw(address,uint256)", signer.address, str(amount))
         assert world.token.balance_of(signer.address) == amount > 0
-    assert world.escrow.balance_of(world.provider.address) == claimed - fee
-
-
-def test_a_claim_contested_or_not_ends_without_us(world: World, keys: Path) -> None:
-    world.fund(10 * TOKEN)
-    world.fund(TOKEN, world.provider)
-    left, ruled = (world.open(world.arbitrated()) for _ in range(2))
-    world.chain.warp(60)
-    for lease in (left, ruled):
-        orders = (as_tuple(lease.orders.ask), lease.orders.bid_hash, lease.ref.buyer)
-        named = words((*orders, lease.ref.witness))
-        send(world, keys, world.provider, kind("claim"), named, "50000")
-    parties = [world.buyer.address, world.provider.address, world.witness.address]
-    send(world, keys, world.buyer, kind("contest"), *parties, words(ruled.number))
-    award = world.escrow.claim_of(ruled.ref).amount // 2
-    orders = (as_tuple(ruled.orders.ask), ruled.orders.bid_hash, *parties[::2])
-    send(world, keys, world.arbiter, kind("rule"), words(orders), str(award), "0x")
-    world.chain.warp(SETTINGS.dispute_window + 1)
-    send(world, keys, world.stranger, kind("closeClaim"), *parties, words(left.number))
-    assert left.view().status is ruled.view().status is LeaseStatus.CLOSED
-    assert ruled.view().released == award
-    assert left.view().released in (2 * award, 2 * award + 1)
+    assert world.escrow.balance_of(world.provider.address) == 0
 
 
 def test_an_order_is_cancelled_without_us(world: World, keys: Path) -> None:
@@ -258,10 +238,10 @@ def located(world: World, signer: LocalSigner, lease: Any) -> dict[str, object]:
 
 
 def test_the_page_moves_tokens_in_and_out(world: World) -> None:
-    world.send(dev_account(0), world.token.transfer(world.arbiter.address, 5), world.token.address)
+    world.send(dev_account(0), world.token.transfer(world.relayer.address, 5), world.token.address)
     (code,) = commands("Tokens in and out")
-    shell(world, world.arbiter, code, ATOMS=5)
-    assert world.token.balance_of(world.arbiter.address) == 5
+    shell(world, world.relayer, code, ATOMS=5)
+    assert world.token.balance_of(world.relayer.address) == 5
 
 
 def test_the_page_ends_a_lease_and_settles_it(world: World) -> None:
@@ -279,24 +259,6 @@ def test_the_page_ends_a_lease_and_settles_it(world: World) -> None:
     world.chain.warp(SETTINGS.settle_window + 1)
     shell(world, world.stranger, refund, **names)
     assert lease.view().status is LeaseStatus.CLOSED
-
-
-def test_the_page_claims_contests_rules_and_closes(world: World) -> None:
-    world.fund(20 * TOKEN)
-    world.fund(TOKEN, world.provider)
-    ruled, left = (world.open(world.arbitrated()) for _ in range(2))
-    orders, claim, contest, rule, close = commands("Claims")
-    world.chain.warp(60)
-    named = {lease.number: located(world, world.buyer, lease) for lease in (ruled, left)}
-    for names in named.values():
-        shell(world, world.provider, orders + claim, **names, MS=50_000)
-    award = world.escrow.claim_of(ruled.ref).amount // 2
-    shell(world, world.buyer, contest, **named[ruled.number])
-    shell(world, world.arbiter, orders + rule, **named[ruled.number], ATOMS=award)
-    world.chain.warp(SETTINGS.dispute_window + 1)
-    shell(world, world.stranger, close, **named[left.number])
-    assert (ruled.view().status, left.view().status) == (LeaseStatus.CLOSED, LeaseStatus.CLOSED)
-    assert ruled.view().released == award
 
 
 def test_the_page_lists_every_selector() -> None:

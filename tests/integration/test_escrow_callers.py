@@ -149,43 +149,6 @@ def top_up(world: World) -> Act:
     return Act(world.buyer, data)
 
 
-def claimable(world: World) -> Lease:
-    lease = world.open(world.arbitrated())
-    world.chain.warp(100)
-    world.fund(TOKEN, world.provider)
-    return lease
-
-
-def claim(world: World) -> Act:
-    return Act(world.provider, world.escrow.calls.claim(claimable(world).orders, 50_000))
-
-
-def claimed(world: World) -> Lease:
-    lease = claimable(world)
-    world.send(world.provider, world.escrow.calls.claim(lease.orders, 50_000))
-    return lease
-
-
-def contest(world: World) -> Act:
-    return Act(world.buyer, world.escrow.calls.contest(claimed(world).ref))
-
-
-def contested(world: World) -> Lease:
-    lease = claimed(world)
-    world.send(world.buyer, world.escrow.calls.contest(lease.ref))
-    return lease
-
-
-def rule(world: World) -> Act:
-    return Act(world.stranger, contested(world).ruling(10**15))
-
-
-def close_claim(world: World) -> Act:
-    lease = claimed(world)
-    world.chain.warp(SETTINGS.dispute_window + 1)
-    return Act(world.stranger, world.escrow.calls.close_claim(lease.ref))
-
-
 # What the same call answers when it comes again. None: it succeeds and moves nothing.
 ACTS: list[tuple[Callable[[World], Act], str | None]] = [
     (deposit, "ERC20InsufficientAllowance"),
@@ -203,10 +166,6 @@ ACTS: list[tuple[Callable[[World], Act], str | None]] = [
     (open_all, "LeaseExists"),
     (cancel, None),
     (top_up, "DurationTooLong"),
-    (claim, "LeaseNotOpen"),
-    (contest, "LeaseNotClaimed"),
-    (rule, "LeaseNotContested"),
-    (close_claim, "LeaseNotClaimed"),
 ]
 
 
@@ -396,45 +355,6 @@ def test_top_up_is_for_the_buyer_and_within_the_budget(world: World) -> None:
     wrong = calls.top_up(lease.orders, replace(bid, budget=99 * TOKEN), 60)
     assert refused(world, world.buyer, wrong).name == "BidMismatch"
     world.send(world.buyer, data)
-
-
-def test_claim_is_for_the_provider_under_an_arbiter(world: World) -> None:
-    lease, calls = claimable(world), world.escrow.calls
-    data = calls.claim(lease.orders, 50_000)
-    for other in (world.buyer, world.arbiter, world.stranger):
-        assert refused(world, other, data).name == "NotProvider"
-    assert refused(world, world.provider, calls.claim(lease.orders, 10**6)).name == "ClaimTooLarge"
-    bare = running(world)
-    assert refused(world, world.provider, calls.claim(bare.orders, 50_000)).name == "NoArbiter"
-    world.send(world.provider, data)
-
-
-def test_contest_is_for_the_buyer_in_time(world: World) -> None:
-    lease = claimed(world)
-    data = world.escrow.calls.contest(lease.ref)
-    for other in (world.provider, world.arbiter, world.stranger):
-        assert refused(world, other, data).name == "NotBuyer"
-    world.chain.warp(SETTINGS.dispute_window + 1)
-    assert refused(world, world.buyer, data).name == "ContestTooLate"
-
-
-def test_a_ruling_is_the_arbiters_on_this_lease_and_award(world: World) -> None:
-    lease, calls = contested(world), world.escrow.calls
-    for other in (world.buyer, world.provider, world.stranger):
-        forged = lease.ruling(5, signer=other)
-        assert refused(world, world.stranger, forged).name == "InvalidSignature"
-    swapped = lease.ruling(5)[:-128] + lease.ruling(6)[-128:]  # the other signature
-    assert refused(world, world.stranger, swapped).name == "InvalidSignature"
-    assert refused(world, world.stranger, lease.ruling(TOKEN)).name == "AwardTooLarge"
-    world.send(world.arbiter, calls.rule(lease.orders, 5))
-
-
-def test_a_claim_is_closed_after_its_window(world: World) -> None:
-    lease = claimed(world)
-    data = world.escrow.calls.close_claim(lease.ref)
-    assert refused(world, world.provider, data).name == "ClaimCloseTooEarly"
-    world.chain.warp(SETTINGS.dispute_window + 1)
-    world.send(world.stranger, data)
 
 
 @pytest.mark.parametrize("signer", ["buyer", "provider", "stranger"])

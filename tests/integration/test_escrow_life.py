@@ -10,7 +10,6 @@ import pytest
 
 from settlement import units
 from settlement.chain.calls import Previous, open_batch_gas
-from settlement.chain.contracts import ClaimView
 from settlement.chain.devnet import dev_account
 from settlement.errors import CallReverted
 from settlement.events import Opened
@@ -66,7 +65,6 @@ def assert_mirrored(world: World) -> EscrowState:
         assert escrow.bid_record(bid_hash, seat) == record
     for lease in state.leases.values():
         assert expected_view(lease, PARAMS) == escrow.lease(ref_of(lease))
-        assert escrow.claim_of(ref_of(lease)) == ClaimView(lease.claim, lease.claim_until)
     assert world.token.balance_of(escrow.address) == state.held()
     return state
 
@@ -112,7 +110,7 @@ def test_deposit_by_permit_metered_settled_stopped_and_refunded(world: World) ->
     assert escrow.balance_of(buyer.address) == before + amount
     prices = Prices(2_000_000_007, 10_000_001, 3_000_001, 1_000_003, 20_000_003, 500_009)
     bid = world.metered_bid(storage_mib=12_345, max_seconds=600)
-    ask = world.ask(floor=prices, min_charge_seconds=30)
+    ask = world.ask(floor=prices)
     lease = world.open(world.match(ask, bid))
     terms = terms_of(ask, bid, prices)
     assert (lease.opened.rate, lease.opened.locked) == (terms.rate, terms.lock)
@@ -120,7 +118,7 @@ def test_deposit_by_permit_metered_settled_stopped_and_refunded(world: World) ->
     provider = world.provider.address
     income = escrow.balance_of(provider)
     world.send(world.relayer, escrow.calls.settle_metered([lease.metered(10_001, 77, 13)]))
-    time = earned(units.time_cost(terms.rate, 10_001, 30))  # the minimum charge
+    time = earned(units.cost(terms.rate, 10_001))
     counted = earned(units.counted_cost(prices.egress_gib, prices.unit, 77, 13))
     assert escrow.balance_of(provider) == income + time[0] + counted[0]
     world.send(world.stranger, lease.stop(world.meter))
@@ -131,7 +129,7 @@ def test_deposit_by_permit_metered_settled_stopped_and_refunded(world: World) ->
     assert (counts.egress_mib, counts.units) == (99, 13)  # each figure's highest
     world.chain.warp(view.end - world.client.timestamp() + SETTINGS.settle_window + 1)
     world.send(world.stranger, escrow.calls.refund(lease.ref))
-    gross = units.time_cost(terms.rate, 110_000, 30)
+    gross = units.cost(terms.rate, 110_000)
     gross += units.counted_cost(prices.egress_gib, prices.unit, 99, 13)
     assert escrow.balance_of(buyer.address) == before + amount - gross
     assert lease.view().released == gross
@@ -232,50 +230,6 @@ def test_fees_are_collected_to_the_recipient(world: World) -> None:
     world.send(world.stranger, world.escrow.calls.collect_fees([provider, FAR_AWAY]))
     assert world.escrow.fees_of(provider) == 0
     assert world.escrow.balance_of(recipient) == before + owed
-    assert_mirrored(world)
-
-
-def claimed(world: World) -> Lease:
-    """A lease with 40 s settled, of which the provider claims 20 s more on its bond."""
-    lease = world.open(world.arbitrated())
-    world.chain.warp(100)
-    world.fund(TOKEN, world.provider)
-    world.send(world.relayer, world.escrow.calls.settle([lease.voucher(40_000)]))
-    world.send(world.provider, world.escrow.calls.claim(lease.orders, 60_000))
-    return lease
-
-
-def test_a_claim_that_nobody_contests_is_released(world: World) -> None:
-    lease, calls = claimed(world), world.escrow.calls
-    rate = lease.opened.rate
-    amount = units.cost(rate, 60_000) - units.cost(rate, 40_000)
-    state = assert_mirrored(world)
-    assert (state.leases[lease.number].claim, lease.view().status) == (amount, LeaseStatus.CLAIMED)
-    world.chain.warp(SETTINGS.dispute_window + 1)
-    world.send(world.stranger, calls.close_claim(lease.ref))
-    assert lease.view().released == units.cost(rate, 60_000)
-    assert_mirrored(world)
-
-
-@pytest.mark.parametrize("award", ["nothing", "a third", "all"])
-def test_a_contested_claim_is_divided_by_the_arbiter(world: World, award: str) -> None:
-    lease, calls = claimed(world), world.escrow.calls
-    world.send(world.buyer, calls.contest(lease.ref))
-    amount = assert_mirrored(world).leases[lease.number].claim
-    part = {"nothing": 0, "a third": amount // 3, "all": amount}[award]
-    world.send(world.stranger, lease.ruling(part))
-    view = lease.view()
-    assert view.status is LeaseStatus.CLOSED
-    assert view.released == units.cost(lease.opened.rate, 40_000) + part
-    assert_mirrored(world)
-
-
-def test_a_contest_without_a_ruling_goes_back_to_each(world: World) -> None:
-    lease, calls = claimed(world), world.escrow.calls
-    world.send(world.buyer, calls.contest(lease.ref))
-    world.chain.warp(SETTINGS.ruling_window + 1)
-    world.send(world.stranger, calls.close_claim(lease.ref))
-    assert lease.view().released == units.cost(lease.opened.rate, 40_000)
     assert_mirrored(world)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from eth_account import Account
 
-from settlement.attestation import Close, MeteredUsage, Ruling, Stop, Usage
+from settlement.attestation import Close, MeteredUsage, Stop, Usage
 from settlement.chain.calls import Match, SignedVoucher
 from settlement.eip712 import Struct
 from settlement.leases import LeaseStatus
@@ -72,7 +72,7 @@ def test_every_signed_type_is_signed_as_we_sign_it(world: World, way: str) -> No
     structs: list[Struct] = [
         world.ask(), world.metered_bid(), Usage(*names, 2**40 - 1), Stop(*names),
         MeteredUsage(*names, 1, 2**32 - 1, 3), Close(*names, 9, 8, 7),
-        Ruling(*names, 2**128 - 1), Cancel(world.buyer.address, 2**64 - 1, True),
+        Cancel(world.buyer.address, 2**64 - 1, True),
     ]  # fmt: skip
     domain = world.escrow.domain()
     for struct in structs:

@@ -27,7 +27,7 @@ from marketplace.domain.commands import (
 )
 from marketplace.domain.explain import explain
 from marketplace.domain.order import Market, NodeFacts, RestingAsk, RestingBid, Wants
-from settlement.eip712 import ZERO_ADDRESS, text32
+from settlement.eip712 import text32
 from settlement.orders import Prices, TierLimit
 from tests.conftest import NIGHTLY
 from tests.factories import A100, H100, NANO, NOW, address, resting_ask, resting_bid
@@ -41,8 +41,6 @@ def mostly(usual: Any, *rare: Any) -> st.SearchStrategy[Any]:
     """The usual value four times in five: constraints bite now and then, and fills stay common."""
     return st.sampled_from((usual,) * 4 * len(rare) + rare)
 
-
-ARBITERS = mostly(ZERO_ADDRESS, address(9))
 
 facts = st.builds(
     NodeFacts,
@@ -79,9 +77,7 @@ ask_fields = st.fixed_dictionaries(
         "min_seconds": mostly(1, 0, 1800),
         "max_seconds": mostly(7200, 3600),
         "start_limit_seconds": mostly(10, 60),
-        "min_charge_seconds": mostly(0, 60, 700),
         "shared": st.booleans(),
-        "arbiter": ARBITERS,
         "unit": mostly("request", ""),
         "starts_in": mostly(0, 100),
         "lives": mostly(10_000, 50),
@@ -95,7 +91,6 @@ bid_fields = st.fixed_dictionaries(
         "memory_mib": mostly(1024, 4096),
         "max_seconds": mostly(3600, 600, 7200),
         "budget": mostly(10**20, 10**18),
-        "arbiter": ARBITERS,
         "units": mostly(0, 5),
         "egress_mib": mostly(0, 512),
         "lives": mostly(10_000, 50),

@@ -63,7 +63,6 @@ class Shape:
     units: int
     max_seconds: int
     start_limit: int
-    min_charge: int
     budget: int
 
 
@@ -78,17 +77,12 @@ shapes = st.builds(
     units=st.integers(0, 10**6),
     max_seconds=st.integers(1, 86_400),
     start_limit=st.integers(0, 600),
-    min_charge=st.integers(0, 300),
     budget=st.integers(0, 3_000 * TOKEN),
 )
 
 
 def orders(world: World, shape: Shape) -> tuple[Ask, Bid]:
-    ask = world.ask(
-        floor=shape.floor,
-        start_limit_seconds=shape.start_limit,
-        min_charge_seconds=min(shape.min_charge, shape.max_seconds),
-    )
+    ask = world.ask(floor=shape.floor, start_limit_seconds=shape.start_limit)
     bid = world.bid(
         gpu_milli=shape.gpu_milli,
         cpu_milli=shape.cpu_milli,
@@ -105,7 +99,7 @@ def orders(world: World, shape: Shape) -> tuple[Ask, Bid]:
 
 def can_open(ask: Ask, bid: Bid, terms: Terms) -> bool:
     """Whether the budget covers what `ComputeEscrow.open` asks for at least."""
-    least = max(ask.min_seconds + ask.start_limit_seconds, ask.min_charge_seconds, 1)
+    least = max(ask.min_seconds + ask.start_limit_seconds, 1)
     return terms.counted_lock <= bid.budget and terms.funded_seconds >= least
 
 
@@ -192,7 +186,7 @@ def live(world: World, match: Match, uses: list[tuple[int, int, int]]) -> None:
         else:
             world.send(world.relayer, calls.settle([lease.voucher(use_ms)]))
         ms = max(ms, min(use_ms, funded_ms))
-        time = units.time_cost(lease.opened.rate, ms, lease.opened.min_charge_seconds)
+        time = units.cost(lease.opened.rate, ms)
         counted = units.counted_cost(prices.egress_gib, prices.unit, egress, count)
         paid = time + counted
         fees = sum(units.fee_of(part, SETTINGS.fee_bps) for part in (time, counted))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from marketplace.domain.receipt import ReceiptInput, build_receipt, split
 from settlement.orders import Prices
-from settlement.units import Sizes, counted_cost, fee_of, rate_of, time_cost
+from settlement.units import Sizes, cost, counted_cost, fee_of, rate_of
 from settlement.usage import UsageVector
 
 price = st.integers(0, 10**11)
@@ -31,18 +31,17 @@ usage = st.builds(
     prices=prices,
     sizes=sizes,
     used=usage,
-    min_charge=st.integers(0, 2**16 - 1),
     fee_bps=st.integers(0, 1000),
     decimals=st.sampled_from((6, 18)),
 )
 def test_lines_fee_and_net_add_up_to_the_gross_the_chain_pays(
-    prices: Prices, sizes: Sizes, used: UsageVector, min_charge: int, fee_bps: int, decimals: int
+    prices: Prices, sizes: Sizes, used: UsageVector, fee_bps: int, decimals: int
 ) -> None:
     rate = rate_of(prices.timed(), sizes)
-    time = time_cost(rate, used.ms, min_charge, decimals)
+    time = cost(rate, used.ms, decimals)
     counted = counted_cost(prices.egress_gib, prices.unit, used.egress_mib, used.units, decimals)
     source = ReceiptInput(
-        "lease_1", "job_1", "tier", True, prices, sizes, "request", min_charge, used, 1,
+        "lease_1", "job_1", "tier", True, prices, sizes, "request", used, 1,
         time + counted + 5, time + counted, 5, fee_bps, (), decimals,
     )  # fmt: skip
     receipt = build_receipt(source)

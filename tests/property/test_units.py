@@ -56,15 +56,12 @@ def test_splitting_income_never_changes_the_fee(gross: list[int], bps: int) -> N
 @given(
     rate=rates,
     funded=st.integers(0, 10**9),
-    minimum=st.integers(0, units.UINT16_MAX),
     ms=millis,
     dec=decimals,
 )
-def test_a_lock_covers_every_payment(
-    rate: int, funded: int, minimum: int, ms: int, dec: int
-) -> None:
-    paid = units.time_cost(rate, min(ms, funded * 1_000), minimum, dec)
-    assert paid <= units.time_lock(rate, funded, minimum, dec)
+def test_a_lock_covers_every_payment(rate: int, funded: int, ms: int, dec: int) -> None:
+    paid = units.cost(rate, min(ms, funded * 1_000), dec)
+    assert paid <= units.time_lock(rate, funded, dec)
 
 
 @given(egress=prices, unit=prices, caps=st.tuples(counts, counts), dec=decimals, data=st.data())
@@ -88,23 +85,13 @@ def test_counted_prices_by_hand() -> None:
 @given(rate=st.integers(1, units.UINT64_MAX), atoms=st.integers(0, 10**40), dec=decimals)
 def test_affordable_seconds_are_the_most_that_fit(rate: int, atoms: int, dec: int) -> None:
     seconds = units.affordable_seconds(rate, atoms, dec)
-    assert units.time_lock(rate, seconds, 0, dec) <= atoms
+    assert units.time_lock(rate, seconds, dec) <= atoms
     if seconds < units.UINT32_MAX:
-        assert units.time_lock(rate, seconds + 1, 0, dec) > atoms
+        assert units.time_lock(rate, seconds + 1, dec) > atoms
 
 
 def test_a_free_rate_affords_everything() -> None:
     assert units.affordable_seconds(0, 0) == units.UINT32_MAX
-
-
-@pytest.mark.parametrize(
-    ("ms", "minimum", "billed"),
-    [(0, 30, 0), (1, 30, 30_000), (30_000, 30, 30_000), (30_001, 30, 30_001), (5, 0, 5)],
-)
-def test_the_minimum_charge_counts_from_the_first_millisecond(
-    ms: int, minimum: int, billed: int
-) -> None:
-    assert units.billed_ms(ms, minimum) == billed
 
 
 @given(

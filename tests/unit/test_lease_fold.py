@@ -14,11 +14,8 @@ from settlement.errors import FieldError
 from settlement.events import (
     KINDS,
     ChainEvent,
-    ClaimClosed,
-    Claimed,
     Closed,
     ClosedCounted,
-    Contested,
     Deposited,
     FeesCollected,
     Opened,
@@ -43,7 +40,7 @@ RATE = 2_500_000_000_007
 PARAMS = Params(18, 333)
 OPENED = Opened(
     NUMBER, BUYER, PROVIDER, WITNESS, METER, b"\x01" * 32, b"\x02" * 32, RATE, 1_000, 7, 10_600,
-    600, 30, units.time_lock(RATE, 600, 30) + units.counted_lock(11, 13, 2_000, 50), 42,
+    600, units.time_lock(RATE, 600) + units.counted_lock(11, 13, 2_000, 50), 42,
 )  # fmt: skip
 COUNTED = OpenedCounted(NUMBER, 11, 13, 2_000, 50)
 USED = ClosedCounted(NUMBER, 3, 4)
@@ -68,7 +65,7 @@ def test_fold_of_a_fresh_lease_has_its_terms() -> None:
     assert lease is not None
     assert (lease.start, lease.end, lease.funded) == (10_000, 10_600, 600)
     assert (lease.status, lease.used_ms, lease.metered) == (LeaseStatus.ACTIVE, 0, False)
-    assert lease.locked(PARAMS) == units.time_lock(RATE, 600, 30)
+    assert lease.locked(PARAMS) == units.time_lock(RATE, 600)
     assert lease.released(PARAMS) == 0
 
 
@@ -84,20 +81,11 @@ def test_elapsed_counts_from_the_start(now: int, elapsed: int) -> None:
     assert lease.elapsed_ms(now) == elapsed
 
 
-def test_minimum_charge_is_paid_once_something_ran() -> None:
-    lease = fold([OPENED, settled(1)])
-    assert lease is not None
-    assert lease.released(PARAMS) == units.cost(RATE, 30_000)
-    later = fold([OPENED, settled(1), settled(31_000)])
-    assert later is not None
-    assert later.released(PARAMS) == units.cost(RATE, 31_000)
-
-
 def test_stop_moves_end_and_keeps_start() -> None:
     lease = fold([OPENED, settled(4_000), Stopped(NUMBER, BUYER, PROVIDER, 10_100, 5)])
     assert lease is not None
     assert (lease.status, lease.start, lease.funded) == (LeaseStatus.STOPPED, 10_000, 100)
-    assert lease.lock(PARAMS) == units.time_lock(RATE, 100, 30)
+    assert lease.lock(PARAMS) == units.time_lock(RATE, 100)
 
 
 def test_closed_holds_nothing() -> None:
@@ -109,8 +97,8 @@ def test_closed_holds_nothing() -> None:
 
 def life() -> list[ChainEvent]:
     """A deposit, a metered lease settled, stopped and closed; with honest amounts."""
-    gross = units.time_cost(RATE, 90_000, 30) + units.counted_cost(11, 13, 30, 7)
-    stopped_lock = units.time_lock(RATE, 100, 30)
+    gross = units.cost(RATE, 90_000) + units.counted_cost(11, 13, 30, 7)
+    stopped_lock = units.time_lock(RATE, 100)
     counted_lock = units.counted_lock(11, 13, 2_000, 50)
     return [
         DEPOSIT,
@@ -118,7 +106,7 @@ def life() -> list[ChainEvent]:
         COUNTED,
         metered(40_000, 20, 5),
         settled(50_000),
-        Stopped(NUMBER, BUYER, PROVIDER, 10_100, units.time_lock(RATE, 600, 30) - stopped_lock),
+        Stopped(NUMBER, BUYER, PROVIDER, 10_100, units.time_lock(RATE, 600) - stopped_lock),
         metered(60_000, 25, 5),
         ClosedCounted(NUMBER, 30, 7),
         Closed(NUMBER, BUYER, PROVIDER, 90_000, gross, stopped_lock + counted_lock - gross),
@@ -135,7 +123,7 @@ def test_replay_keeps_the_sum_at_every_step() -> None:
 
 def test_replay_pays_net_and_holds_the_fee() -> None:
     state = replay(life(), PARAMS)
-    time, counted = units.time_cost(RATE, 90_000, 30), units.counted_cost(11, 13, 30, 7)
+    time, counted = units.cost(RATE, 90_000), units.counted_cost(11, 13, 30, 7)
     fee = units.fee_of(time, 333) + units.fee_of(counted, 333)
     assert state.balances[PROVIDER] == time + counted - fee
     assert state.fees[PROVIDER] == fee
@@ -160,7 +148,7 @@ def test_replay_counts_what_earlier_leases_of_a_bid_may_cost() -> None:
     closed = Closed(OTHER, BUYER, PROVIDER, 40_000, units.cost(RATE, 40_000), 1)
     stop = Stopped(NUMBER, BUYER, PROVIDER, 10_100, 0)
     state = replay([DEPOSIT, OPENED, stop, second], PARAMS)
-    first_cost = units.time_lock(RATE, 100, 30)
+    first_cost = units.time_lock(RATE, 100)
     assert state.seats == {(OPENED.bid_hash, 0): (OTHER, first_cost)}
     for event in (closed, third):
         state.take(event)
@@ -170,68 +158,15 @@ def test_replay_counts_what_earlier_leases_of_a_bid_may_cost() -> None:
 
 
 def test_a_top_up_moves_the_end_and_locks_more() -> None:
-    more = units.time_lock(RATE, 900, 30) - units.time_lock(RATE, 600, 30)
+    more = units.time_lock(RATE, 900) - units.time_lock(RATE, 600)
     state = replay([DEPOSIT, OPENED, ToppedUp(NUMBER, BUYER, PROVIDER, 10_900, more)], PARAMS)
     lease = state.leases[NUMBER]
     assert (lease.start, lease.end, lease.funded) == (10_000, 10_900, 900)
-    assert lease.locked(PARAMS) == units.time_lock(RATE, 900, 30)
+    assert lease.locked(PARAMS) == units.time_lock(RATE, 900)
     assert state.balances[BUYER] == DEPOSIT.amount - OPENED.locked - more
 
 
-def claim_of(settled_ms: int = 40_000, claimed_ms: int = 100_000) -> Claimed:
-    """A claim at chain time 10,200 of what the lease of `OPENED` alone costs, with honest sums."""
-    paid = units.time_cost(RATE, settled_ms, 30)
-    amount = units.cost(RATE, claimed_ms) - paid
-    back = units.time_lock(RATE, 600, 30) - paid - amount
-    return Claimed(NUMBER, BUYER, PROVIDER, claimed_ms, 10_200, amount, back, 10_260)
-
-
-CLAIM = claim_of()
-BARE = replace(OPENED, locked=units.time_lock(RATE, 600, 30))
-BEFORE: list[ChainEvent] = [DEPOSIT, Deposited(PROVIDER, 10**20), BARE, settled(40_000), CLAIM]
-CONTEST = Contested(NUMBER, BUYER, PROVIDER, CLAIM.amount, 10_300)
-
-
-def test_a_claim_holds_its_amount_and_a_bond_and_frees_the_node() -> None:
-    state = replay(BEFORE, PARAMS)
-    lease = state.leases[NUMBER]
-    assert (lease.status, lease.end, lease.funded) == (LeaseStatus.CLAIMED, 10_200, 200)
-    assert (lease.claimed_ms, lease.claim_until, lease.used_ms) == (100_000, 10_260, 40_000)
-    assert (lease.locked(PARAMS), lease.bonds) == (CLAIM.amount, CLAIM.amount)
-    assert state.capacity == {(PROVIDER, 7): 0}
-    assert state.held() == 2 * 10**20
-
-
-@pytest.mark.parametrize("part", [0, 1, 2])
-def test_a_ruling_divides_claim_and_bonds(part: int) -> None:
-    award = CLAIM.amount * part // 2
-    end = ClaimClosed(NUMBER, BUYER, PROVIDER, award, 2 * award, 3 * (CLAIM.amount - award))
-    before, state = replay([*BEFORE, CONTEST], PARAMS), replay([*BEFORE, CONTEST, end], PARAMS)
-    assert before.leases[NUMBER].bonds == 2 * CLAIM.amount
-    lease = state.leases[NUMBER]
-    paid = units.time_cost(RATE, 40_000, 30)
-    assert (lease.status, lease.locked(PARAMS), lease.bonds) == (LeaseStatus.CLOSED, 0, 0)
-    assert lease.released(PARAMS) == paid + award
-    assert state.fees[PROVIDER] == units.fee_of(paid + award, 333)
-    gained = state.balances[PROVIDER] - before.balances[PROVIDER]
-    assert gained == 3 * award - (state.fees[PROVIDER] - before.fees[PROVIDER])
-    assert lease.refunded == CLAIM.refunded + CLAIM.amount - award
-    assert before.held() == state.held() == 2 * 10**20
-
-
-def test_an_uncontested_claim_is_released_with_its_bond() -> None:
-    end = ClaimClosed(NUMBER, BUYER, PROVIDER, CLAIM.amount, CLAIM.amount, 0)
-    state = replay([*BEFORE, end], PARAMS)
-    paid = units.time_cost(RATE, 40_000, 30)
-    assert state.leases[NUMBER].released(PARAMS) == paid + CLAIM.amount
-    assert state.held() == 2 * 10**20
-
-
-def test_a_later_lease_counts_what_a_claim_before_it_may_still_release() -> None:
-    second = replace(BARE, lease_no=OTHER, ask_hash=b"\x03" * 32, locked=10)
-    state = replay([*BEFORE, second], PARAMS)
-    most = units.time_cost(RATE, 40_000, 30) + CLAIM.amount
-    assert state.seats == {(OPENED.bid_hash, 0): (OTHER, most)}
+BARE = replace(OPENED, locked=units.time_lock(RATE, 600))
 
 
 def test_seats_of_one_bid_are_kept_apart() -> None:
@@ -251,7 +186,7 @@ def test_seats_of_one_bid_are_kept_apart() -> None:
         OpenedSeat(again.lease_no, OPENED.bid_hash, 1),
     ):
         state.take(event)
-    spent = units.time_lock(RATE, 100, 30)
+    spent = units.time_lock(RATE, 100)
     assert state.seats == {**seats, (OPENED.bid_hash, 1): (again.lease_no, spent)}
 
 
@@ -268,7 +203,6 @@ def test_lease_numbers_are_those_touched() -> None:
     batch = Settled(PROVIDER, (SettledEntry(NUMBER, 1), SettledEntry(OTHER, 2)))
     assert lease_numbers(batch) == (NUMBER, OTHER)
     assert lease_numbers(OPENED) == (NUMBER,)
-    assert lease_numbers(CLAIM) == (NUMBER,)
     assert lease_numbers(DEPOSIT) == ()
     assert lease_numbers(OrderCancelled(BUYER, 3, False)) == ()
 
@@ -286,21 +220,6 @@ anything = st.one_of(
     st.builds(Deposited, st.just(BUYER), amounts),
     st.builds(Withdrawn, st.just(BUYER), st.just(BOSS), amounts),
     st.builds(OrderCancelled, st.just(BUYER), st.integers(0, 2**64 - 1), st.booleans()),
-    st.builds(
-        Claimed,
-        st.just(NUMBER),
-        st.just(BUYER),
-        st.just(PROVIDER),
-        amounts,
-        amounts,
-        amounts,
-        amounts,
-        amounts,
-    ),
-    st.builds(Contested, st.just(NUMBER), st.just(BUYER), st.just(PROVIDER), amounts, amounts),
-    st.builds(
-        ClaimClosed, st.just(NUMBER), st.just(BUYER), st.just(PROVIDER), amounts, amounts, amounts
-    ),
     st.builds(ToppedUp, st.just(NUMBER), st.just(BUYER), st.just(PROVIDER), amounts, amounts),
     st.builds(OpenedSeat, st.just(NUMBER), st.just(b"\x01" * 32), st.integers(0, 2**16 - 1)),
     st.builds(FeesCollected, st.just(PROVIDER), st.just(BOSS), amounts),
@@ -325,5 +244,5 @@ def test_unknown_events_and_missing_fields_are_refused() -> None:
         event_from_json("Transfer", {})
     with pytest.raises(FieldError, match="/amount: missing"):
         event_from_json("Deposited", {"account": BUYER})
-    assert len(KINDS) == 16
+    assert len(KINDS) == 13
     assert set(KINDS) == {kind.__name__ for kind in KINDS.values()}

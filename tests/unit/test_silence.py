@@ -10,9 +10,9 @@ from settlement.silence import silence_ms, unseen_ms
 @pytest.mark.parametrize(
     ("interval_ms", "unseen", "silence"),
     [
-        (1_000, 15_000, 20_000),
-        (7_000, 15_000, 21_000),
-        (7_500, 15_000, 22_500),
+        (1_000, 20_000, 20_000),
+        (7_000, 20_000, 21_000),
+        (10_000, 20_000, 30_000),
         (60_000, 120_000, 180_000),
     ],
 )

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.api_client import Api
-from tests.market_world import key_of, sqlite_world
+from tests.market_world import sqlite_world
 
 
 @contextmanager
 def opened(folder: Path) -> Iterator[Api]:
     """A client of a fresh market."""
-    world = sqlite_world(folder, arbiter=key_of("arbiter").address)
+    world = sqlite_world(folder)
     with asyncio.Runner() as runner:
         made = Api(world, runner)
         yield made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,9 +11,6 @@ from fastapi.routing import iter_route_contexts
 
 from settlement.orders import Cancel
 from tests.api_client import Api
-from tests.market_world import key_of
-
-ARBITER = key_of("arbiter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +43,6 @@ class Objects:
     key_id: str
     sha256: str
     address: str
-    claimed_id: str
-    contested_id: str
     code: str = "not_found"
 
 
@@ -124,14 +119,6 @@ def closed(api: Api, objects: Objects) -> dict[str, Any]:
     return {"json": api.close_half(objects.lease_id)}
 
 
-def ruling(api: Api, objects: Objects) -> dict[str, Any]:
-    with api.world.database.read() as store:
-        caller = api.world.caller(ARBITER)
-        lease_id = objects.contested_id
-        signed = api.world.catalog.disputes.prepare_ruling(store, caller, lease_id, 5)
-    return {"json": {"ruling": signed.to_message(), "signature": api.sign(signed, ARBITER)}}
-
-
 def cancel(api: Api, objects: Objects) -> dict[str, Any]:
     signed = Cancel(api.world.buyer.address, 0, False)
     return {"json": {"cancel": signed.to_message(), "signature": api.sign(signed, api.world.buyer)}}
@@ -196,15 +183,6 @@ TABLE: dict[tuple[str, str], Row] = {
     ("POST", "/v1/leases/{lease_id}/stop"): Row(
         "buyer", 404, None, lambda api, o: {"json": api.stop(o.lease_id)}
     ),
-    ("GET", "/v1/claims"): Row("buyer", 200, None),
-    ("GET", "/v1/leases/{lease_id}/claim"): Row("buyer", 404, None),
-    ("POST", "/v1/leases/{lease_id}/claim/prepare"): Row("provider", 404, 403, nothing),
-    ("POST", "/v1/leases/{lease_id}/claim/contest/prepare"): Row("buyer", 404, 403),
-    ("POST", "/v1/leases/{lease_id}/claim/close/prepare"): Row("buyer", 404, None, None, 409),
-    ("POST", "/v1/leases/{lease_id}/claim/ruling/prepare"): Row(
-        "arbiter", 404, None, lambda api, o: {"json": {"award": "0.00001"}}
-    ),
-    ("POST", "/v1/leases/{lease_id}/claim/ruling"): Row("arbiter", 404, None, ruling, 202),
     ("POST", "/v1/jobs/{job_id}/top-up/prepare"): Row(
         "buyer", 404, 403, lambda api, o: {"json": {"duration": "1m"}}
     ),
@@ -266,37 +244,8 @@ def objects_in(api: Api) -> Objects:
     key_id = api.ok(api.call("GET", "/keys", api.buyer))["data"][0]["id"]
     return Objects(
         node, ask, job_id, world.job(job_id).bid_id, lease_id, row.id, key_id, sha256,
-        world.buyer.address, claimed(api), contested(api),
+        world.buyer.address,
     )  # fmt: skip
-
-
-def claimed(api: Api) -> str:
-    """A lease with a claim."""
-    world = api.world
-    world.fund(1, world.provider)
-    _, lease_id = world.open()
-    world.use(lease_id, 0, 0)
-    world.clock.advance(1)
-    world.chain.claim(world.lease(lease_id), 1_000)
-    world.chain.mine()
-    return lease_id
-
-
-def contested(api: Api) -> str:
-    """A lease whose claim its buyer contests."""
-    lease_id = claimed(api)
-    api.world.chain.contest(api.world.lease(lease_id))
-    api.world.chain.mine()
-    return lease_id
-
-
-def subject(path: str, objects: Objects) -> Objects:
-    """The objects with the lease that a route of claims is about."""
-    if "/claim/ruling" in path:
-        return replace(objects, lease_id=objects.contested_id)
-    if path.endswith(("/claim", "/contest/prepare", "/close/prepare")):
-        return replace(objects, lease_id=objects.claimed_id)
-    return objects
 
 
 def test_every_route_has_a_row(api: Api) -> None:
@@ -305,8 +254,7 @@ def test_every_route_has_a_row(api: Api) -> None:
 
 def request(api: Api, objects: Objects, route: tuple[str, str], key: str | None) -> int:
     method, path = route
-    named = subject(path, objects)
-    values = {name: getattr(named, name) for name in Objects.__slots__}
+    values = {name: getattr(objects, name) for name in Objects.__slots__}
     row = TABLE[route]
     options = row.body(api, objects) if row.body else {}
     target = "http://market" + path.format(**values)
@@ -326,16 +274,12 @@ def ids(route: tuple[str, str]) -> str:
 PROTECTED = [route for route, row in TABLE.items() if row.right is not None]
 
 
-def key_of_role(api: Api, role: str) -> str:
-    return api.key(ARBITER, "buyer") if role == "arbiter" else str(getattr(api, role))
-
-
 @pytest.mark.parametrize("route", list(TABLE), ids=ids)
 def test_whoever_has_the_right_gets_through(
     api: Api, objects: Objects, route: tuple[str, str]
 ) -> None:
     row = TABLE[route]
-    key = None if row.right is None else key_of_role(api, row.right)
+    key = None if row.right is None else str(getattr(api, row.right))
     assert request(api, objects, route, key) == row.status
 
 
@@ -386,28 +330,6 @@ def test_a_provider_cannot_countersign_close_or_cancel_for_its_buyer(
     assert api.call("POST", f"/jobs/{objects.job_id}/cancel", both).status_code == 404
     half = closed(api, objects)
     assert api.call("POST", f"/leases/{objects.lease_id}/close", both, **half).status_code == 404
-
-
-def test_a_claim_is_each_partys_own_step(api: Api, objects: Objects) -> None:
-    """Nobody takes the other side's step, or the arbiter's, whatever its key may do."""
-    everything = ("provider", "buyer")
-    buyer = api.key(api.world.buyer, *everything)
-    provider = api.key(api.world.provider, *everything)
-    arbiter = api.key(ARBITER, *everything)
-    claimed_lease, contested_lease = (
-        f"/leases/{o}/claim" for o in (objects.claimed_id, objects.contested_id)
-    )
-    for key, path in (
-        (buyer, f"/leases/{objects.lease_id}/claim/prepare"),
-        (arbiter, f"/leases/{objects.lease_id}/claim/prepare"),
-        (provider, f"{claimed_lease}/contest/prepare"),
-        (arbiter, f"{claimed_lease}/contest/prepare"),
-    ):
-        assert api.call("POST", path, key, json={}).status_code == 404
-    for key in (buyer, provider):
-        path = f"{contested_lease}/ruling"
-        assert api.call("POST", path, key, **ruling(api, objects)).status_code == 404
-    assert api.call("GET", claimed_lease, arbiter).status_code == 200
 
 
 def test_a_buyer_cannot_attest_log_or_finish_for_its_provider(api: Api, objects: Objects) -> None:

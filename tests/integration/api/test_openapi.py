@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from marketplace.api.problems import KINDS, MEDIA_TYPE
-from marketplace.api.schemas import base, claims, offers, work
+from marketplace.api.schemas import base, offers, orders, work
 from tests.api_client import Api
 from tests.market_world import job_spec
 
@@ -111,22 +111,11 @@ def test_answers_are_as_documented(api: Api) -> None:
     check(base.ProblemDocument, api.call("GET", "/jobs").json())
     world.ask()
     _, third = world.open()
-    world.fund(1, world.provider)
-    world.use(third, 0, 0)
-    world.clock.advance(1)
-    prepared = {"json": {"ms": 1_000}}
-    path = f"/leases/{third}/claim"
-    answer = api.ok(api.call("POST", f"{path}/prepare", api.provider, **prepared))
-    check(claims.Transactions, answer)
     top_up = {"json": {"duration": "1m"}}
     job = world.lease(third).job_id
     check(
-        claims.TopUp, api.ok(api.call("POST", f"/jobs/{job}/top-up/prepare", api.buyer, **top_up))
+        orders.TopUp, api.ok(api.call("POST", f"/jobs/{job}/top-up/prepare", api.buyer, **top_up))
     )
-    world.chain.claim(world.lease(third), 1_000)
-    world.chain.mine()
-    check(claims.Claim, get(path, api.buyer))
-    check(claims.ClaimPage, get("/claims", api.provider))
     quote = api.ok(api.call("POST", "/quotes", json={"job": job_spec()}))
     check(offers.Quote, quote)
     draft = {"job": job_spec(), "witness": world.witness.address}

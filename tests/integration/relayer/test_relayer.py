@@ -216,8 +216,6 @@ def test_settings_of_the_world_are_those_deployed(world: World) -> None:
             config.fee_bps,
             config.fee_recipient.lower(),
             config.settle_window,
-            config.dispute_window,
-            config.ruling_window,
         )
         == SETTINGS
     )

@@ -136,7 +136,7 @@ pytestmark = pytest.mark.timeout(400)  # starts many processes, on machines that
 def server(tmp_path: Path) -> Iterator[Server]:
     with Devnet(block_seconds=0) as net:
         client, owner = net.client(), dev_account(0)
-        windows = EscrowSettings(settle_window=60, dispute_window=60, ruling_window=60)
+        windows = EscrowSettings(settle_window=60)
         deployment = deploy(client, owner, windows)
         deployment.save(tmp_path)
         escrow, token = deployment.open(client)

@@ -44,8 +44,8 @@ def test_sizes_that_the_bid_leaves_open_are_its_share_of_the_node() -> None:
     assert (job.cpu_milli, job.memory_mib, job.storage_mib) == (16_000, 32_000, 64_000)
 
 
-@pytest.mark.parametrize(("interval_ms", "grace_ms"), [(1_000, 15_000), (60_000, 120_000)])
-def test_the_grace_is_two_intervals_but_not_below_15_s(interval_ms: int, grace_ms: int) -> None:
+@pytest.mark.parametrize(("interval_ms", "grace_ms"), [(1_000, 20_000), (60_000, 120_000)])
+def test_the_grace_is_two_intervals_but_not_below_20_s(interval_ms: int, grace_ms: int) -> None:
     assert assigned(*opened(interval_ms=interval_ms)).grace_ms == grace_ms
 
 

@@ -25,7 +25,7 @@ from settlement.signing import LocalSigner
 from tests.fakes_agent import DOMAIN, FakeMarket
 
 NODE = Inventory(simulated_gpus("1xH100", "o"), 8_000, 4_096, 4_096)
-GRACE_MS = 15_000
+GRACE_MS = 20_000
 STEP_MS = 250
 TERMS = {"max_seconds": 60}
 Witness = Callable[["Bench"], int]

@@ -279,15 +279,6 @@ def test_dev_up_names_the_options_that_move_taken_ports(
     assert "fix: name another with --port" in ran.err
 
 
-def test_dev_up_refuses_an_arbiter_that_is_no_address(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COULOMB_ARBITER", "0x12")
-    ran = run("dev", "up")
-    assert ran.code == ExitCode.USAGE
-    assert "COULOMB_ARBITER is '0x12', not an address" in ran.err
-
-
 def test_provider_without_a_configuration_is_told_what_to_do(run: Run) -> None:
     assert run("provider", "start").code == ExitCode.USAGE
     ran = run("-o", "json", "provider", "doctor")

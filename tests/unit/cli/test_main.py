@@ -23,11 +23,9 @@ ROOT = Path(__file__).resolve().parents[3]
 NOUNS = {
     "ask": {"create", "list", "reprice", "cancel"},
     "book": {"show"},
-    "claim": {"create", "list", "show", "contest", "close"},
     "contract": {"deploy", "verify", "addresses"},
     "db": {"upgrade"},
     "dev": {"up"},
-    "dispute": {"list", "rule"},
     "earnings": {"show", "withdraw"},
     "job": {"run", "list", "show", "logs", "watch", "wait", "cancel", "result", "top-up"},
     "key": {"create", "list", "revoke"},

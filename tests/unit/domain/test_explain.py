@@ -12,7 +12,7 @@ from marketplace.domain.explain import Explanation, explain
 from marketplace.domain.matching import RejectReason
 from marketplace.domain.order import NodeFacts, RestingAsk, Wants
 from settlement.orders import Prices
-from tests.factories import A100, BUYER, NANO, NOW, address, resting_ask, resting_bid
+from tests.factories import A100, BUYER, NANO, NOW, resting_ask, resting_bid
 
 
 def explained(asks: list[RestingAsk], wants: Wants | None = None, **bid: Any) -> Explanation:
@@ -86,12 +86,6 @@ ONE_STEP: list[tuple[dict[str, Any], dict[str, Any], Wants, tuple[str, str, str]
     ({}, {"storage_mib": 200_000}, Wants(), ("too_little_storage", "/resources/disk", "100GB")),
     ({"max_seconds": 1800}, {}, Wants(), ("duration_above_maximum", "/max_duration", "30m")),
     ({"min_seconds": 7200}, {}, Wants(), ("duration_below_minimum", "/max_duration", "2h")),
-    (
-        {"min_charge_seconds": 60},
-        {"max_seconds": 30},
-        Wants(),
-        ("minimum_charge_above_duration", "/max_duration", "1m"),
-    ),
     ({}, {}, Wants(start_deadline_seconds=10), ("starts_too_late", "/start_deadline", "1m")),
     (
         {"floor": Prices(NANO, egress_gib=NANO)},
@@ -129,7 +123,6 @@ def test_one_change_is_enough_and_says_where(
         ({}, {}, Wants(runtime="docker"), RejectReason.RUNTIME),
         ({}, {"gpu_milli": 500}, Wants(), RejectReason.SHARE),
         ({}, {"gpu_milli": 2000}, Wants(), RejectReason.GPU_COUNT),
-        ({"arbiter": address(9)}, {}, Wants(), RejectReason.ARBITER),
         ({"provider": BUYER}, {"witness": BUYER}, Wants(), RejectReason.PARTY),
         ({}, {"units": 1, "unit": "request"}, Wants(), RejectReason.UNIT),
         ({}, {"tried": frozenset({"ask_1"})}, Wants(), RejectReason.ALREADY_TRIED),

@@ -237,7 +237,7 @@ def test_what_the_buyer_chooses_freely_is_no_difference() -> None:
     spec = make_job()
     bid = bid_template(
         spec, TIERS, buyer=address(5), witness=address(6), max_fee_bps=1, expiry=NOW, salt=77,
-        opener=address(7), arbiter=address(8),
+        opener=address(7),
     )  # fmt: skip
     assert bid_problems(bid, spec, TIERS) == []
 

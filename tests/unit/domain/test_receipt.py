@@ -21,7 +21,6 @@ PLAIN = ReceiptInput(
     prices=Prices(2 * NANO),
     sizes=Sizes(1000),
     unit="",
-    min_charge_seconds=0,
     used=UsageVector(ms=1_800_000, gpu_ms=1_800_000),
     readings=30,
     locked=2 * ONE,
@@ -72,14 +71,6 @@ def test_every_resource_has_its_line() -> None:
         "memory": ("3600", "GiB-seconds"), "storage": ("7200", "GiB-seconds"),
         "egress": ("0.5", "GiB"), "units": ("3", "request"),
     }  # fmt: skip
-
-
-def test_minimum_charge_is_billed_once_something_ran() -> None:
-    short = replace(PLAIN, min_charge_seconds=60, used=UsageVector(ms=1))
-    assert build_receipt(short).billed_ms == 60_000
-    assert build_receipt(short).gross == 2 * ONE * 60 // 3600
-    idle = build_receipt(replace(short, used=UsageVector()))
-    assert (idle.billed_ms, idle.gross) == (0, 0)
 
 
 @pytest.mark.parametrize("change", [{"released": ONE - 1}, {"refunded": ONE + 1}, {"locked": 1}])

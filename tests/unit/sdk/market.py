@@ -16,7 +16,7 @@ from marketplace.domain.bidding import bid_template
 from marketplace.domain.jobfile import parse_job
 from marketplace.domain.key_request import KeyRequest
 from marketplace.domain.pricing import Money, prices_from_json
-from settlement.eip712 import ZERO_ADDRESS, Domain, text32
+from settlement.eip712 import Domain, text32
 from settlement.orders import Ask, Bid
 from settlement.signing import LocalSigner, verify
 
@@ -62,7 +62,6 @@ class FakeMarket:
         return [f"{method} {path}" for method, path, _, _ in self.seen]
 
     def on_config(self, method: str, rest: list[str], body: Any) -> tuple[int, Any]:
-        windows = {"settle_seconds": 60, "dispute_seconds": 60, "ruling_seconds": 60}
         return 200, {
             "chain_id": self.domain.chain_id,
             "contracts": {
@@ -72,9 +71,8 @@ class FakeMarket:
             "currency": "CMP",
             "decimals": 18,
             "fee_bps": 100,
-            "windows": windows,
+            "windows": {"settle_seconds": 60},
             "opener": OPENER,
-            "arbiter": ZERO_ADDRESS,
             "interval_ms": 1000,
             "confirmations": 0,
             "server_time": "2026-01-01T00:00:00Z",
@@ -169,9 +167,9 @@ class FakeMarket:
 
     def ask(self, terms: dict[str, Any]) -> Ask:
         return Ask(
-            provider=PROVIDER.address, meter=terms["meter"], arbiter=ZERO_ADDRESS, opener=OPENER,
+            provider=PROVIDER.address, meter=terms["meter"], opener=OPENER,
             node=1, tier=text32("H100-80GB-SXM"), gpu_milli=1000, cpu_milli=0, memory_mib=0,
             storage_mib=0, floor=prices_from_json(terms["prices"]), min_seconds=0,
-            max_seconds=3600, start_limit_seconds=60, min_charge_seconds=0, unit=bytes(32),
+            max_seconds=3600, start_limit_seconds=60, unit=bytes(32),
             starts_at=0, flags=0, max_fee_bps=100, expiry=int(time.time()) + 3600, salt=1,
         )  # fmt: skip

@@ -13,7 +13,7 @@ import pytest
 
 from marketplace.sdk import Coulomb, RetryPolicy
 from marketplace.sdk.errors import VerificationError
-from marketplace.sdk.resources.disputes import CANCEL_AHEAD_MAX, Orders
+from marketplace.sdk.resources.orders import CANCEL_AHEAD_MAX, Orders
 from marketplace.sdk.session import Session
 from settlement.orders import Cancel
 from settlement.signing import LocalSigner, sign

@@ -125,7 +125,6 @@ STRANGER = "0x" + "5" * 40
 BENT_BIDS: dict[str, Callable[[dict[str, Any]], None]] = {
     "buyer": set_message(buyer=STRANGER),
     "witness": set_message(witness=STRANGER),
-    "arbiter": set_message(arbiter=STRANGER),
     "opener": set_message(opener=STRANGER),
     "anyone": set_message(opener=ZERO_ADDRESS),
     "jobHash": set_message(jobHash="0x" + "00" * 32),
@@ -299,7 +298,6 @@ def test_ask_is_signed_for(market: FakeMarket, tmp_path: Path) -> None:
         {"meter": STRANGER},
         {"floor": {"gpuHour": "1", "cpuHour": "0", "memoryGibHour": "0", "storageGibHour": "0",
                    "egressGib": "0", "unit": "0"}},
-        {"arbiter": METER.address},
         {"expiry": 1},
     ],
 )  # fmt: skip

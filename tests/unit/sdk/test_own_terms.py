@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -13,14 +12,14 @@ import pytest
 
 from marketplace.sdk import Coulomb, RetryPolicy
 from marketplace.sdk.errors import VerificationError
-from marketplace.sdk.resources.disputes import Sending
+from marketplace.sdk.resources.orders import TopUps
 from marketplace.sdk.session import Session
 from marketplace.witness.policy import Refusal
 from settlement.attestation import Usage, UsageAttestation
 from settlement.chain.calls import EscrowCalls, LeaseOrders, SignedVoucher
 from settlement.orders import Ask, Bid
 from settlement.signing import LocalSigner, sign
-from tests.factories import make_ask, make_bid
+from tests.factories import address, make_ask, make_bid
 from tests.unit.sdk.market import BUYER, DOMAIN, METER, PROVIDER, WITNESS, FakeMarket, money
 
 CALLS = EscrowCalls(DOMAIN.verifying_contract)
@@ -40,7 +39,7 @@ class LeaseMarket(FakeMarket):
     voucher_ms: tuple[int, ...] = ()
     voucher_signer: LocalSigner = WITNESS
     countersigned_ms: int = 0
-    settles: SignedVoucher | None = None
+    planned: dict[str, str] = field(default_factory=dict)  # over the top-up that is ours
 
     @property
     def orders(self) -> LeaseOrders:
@@ -71,30 +70,15 @@ class LeaseMarket(FakeMarket):
         return 200, {"data": [{"lease": {**self._lease(), "terms": terms}}]}
 
     def on_jobs(self, method: str, rest: list[str], body: Any) -> tuple[int, Any]:
-        data = CALLS.top_up(self.orders, self.bid, 1800)
-        return 200, {**self._steps(("top_up", data)), "lock": money(5)}
+        data = "0x" + CALLS.top_up(self.orders, self.bid, 1800).hex()
+        step = {"call": "top_up", "to": CALLS.address, "data": data, "gas": 1, **self.planned}
+        return 200, {"lease_id": "lease_1", "transaction": step, "lock": money(5)}
 
     def on_leases(self, method: str, rest: list[str], body: Any) -> tuple[int, Any]:
-        ref = self.orders.ref
-        match rest[1:]:
-            case []:
-                return 200, self._lease()
-            case ["claim"]:
-                return 200, self._claim()
-            case ["attestations"]:
-                rows = [self._attestation(i, ms) for i, ms in enumerate(self.voucher_ms)]
-                return 200, {"data": rows, "has_more": False, "next_cursor": None}
-            case ["claim", "contest", "prepare"]:
-                return 200, self._steps(("contest", CALLS.contest(ref)))
-        settles = [("settle", CALLS.settle([self.settles]))] if self.settles else []
-        return 200, self._steps(*settles, ("claim", CALLS.claim(self.orders, 9_000)))
-
-    def _steps(self, *steps: tuple[str, bytes]) -> dict[str, Any]:
-        rows = [
-            {"call": name, "to": CALLS.address, "data": "0x" + data.hex(), "gas": 1}
-            for name, data in steps
-        ]
-        return {"lease_id": "lease_1", "transactions": rows}
+        if not rest[1:]:
+            return 200, self._lease()
+        rows = [self._attestation(i, ms) for i, ms in enumerate(self.voucher_ms)]
+        return 200, {"data": rows, "has_more": False, "next_cursor": None}
 
     def _lease(self) -> dict[str, Any]:
         ref = self.orders.ref
@@ -105,14 +89,6 @@ class LeaseMarket(FakeMarket):
             "id": "lease_1", "lease_no": "0x" + ref.lease_no.hex(), **ids, **parties,
             "meter": self.ask.meter, "state": "active", "used": {"ms": 9_000, **usage},
             "countersigned": {"ms": self.countersigned_ms, **usage},
-        }  # fmt: skip
-
-    def _claim(self) -> dict[str, Any]:
-        return {
-            "lease_id": "lease_1", "job_id": "job_1", "buyer": self.bid.buyer,
-            "provider": self.ask.provider, "arbiter": self.bid.arbiter, "state": "claimed",
-            "ms": 9_000, "settled_ms": 0, "amount": money(5), "bond": money(5),
-            "contested": False, "until": "2026-01-01T00:00:00Z",
         }  # fmt: skip
 
     def _attestation(self, sequence: int, ms: int) -> dict[str, Any]:
@@ -133,18 +109,9 @@ class LeaseMarket(FakeMarket):
 
 @dataclass
 class Chain:
-    """What the escrow says, and what was sent to it."""
+    """What was sent to the escrow."""
 
-    claimed: int = 5
-    paid_ms: int = 0
     sent: list[bytes] = field(default_factory=list)
-
-    def claim_of(self, ref: Any) -> Any:
-        return SimpleNamespace(amount=self.claimed)
-
-    def simulate_settle(self, vouchers: Any, *rest: Any) -> Any:
-        paid = [signed for signed in vouchers if signed.voucher.ms > self.paid_ms]
-        return paid, [signed for signed in vouchers if signed not in paid]
 
 
 @pytest.fixture
@@ -155,8 +122,8 @@ def market() -> LeaseMarket:
 @pytest.fixture
 def chain(monkeypatch: pytest.MonkeyPatch) -> Chain:
     made = Chain()
-    monkeypatch.setattr(Sending, "_chain", lambda self, market: (made, None))
-    monkeypatch.setattr(Sending, "_transact", lambda self, e, who, data: made.sent.append(data))
+    monkeypatch.setattr(TopUps, "_chain", lambda self, market: (made, None))
+    monkeypatch.setattr(TopUps, "_transact", lambda self, e, who, data: made.sent.append(data))
     return made
 
 
@@ -168,15 +135,29 @@ def client(market: LeaseMarket, chain: Chain, tmp_path: Path) -> Iterator[Coulom
         yield opened
 
 
-def test_contest_and_top_up_are_of_a_lease_of_an_own_bid(
+def test_a_top_up_is_of_a_lease_of_an_own_bid(
     client: Coulomb, market: LeaseMarket, chain: Chain
 ) -> None:
-    client.claims.contest("lease_1")
     client.top_ups.create("job_1", "30m")
-    assert chain.sent == [
-        CALLS.contest(market.orders.ref),
-        CALLS.top_up(market.orders, market.bid, 1800),
-    ]
+    assert chain.sent == [CALLS.top_up(market.orders, market.bid, 1800)]
+
+
+@pytest.mark.parametrize(
+    "planned",
+    [
+        {"to": address(0xBAD)},
+        {"data": "0x" + CALLS.withdraw(address(0xBAD), 10**18).hex()},
+        {"data": "0x" + CALLS.top_up(LeaseMarket().orders, LeaseMarket().bid, 1801).hex()},
+    ],
+    ids=["another contract", "another call", "another duration"],
+)
+def test_a_top_up_that_the_client_would_not_write_is_not_sent(
+    client: Coulomb, market: LeaseMarket, chain: Chain, planned: dict[str, str]
+) -> None:
+    market.planned = planned
+    with pytest.raises(VerificationError):
+        client.top_ups.create("job_1", "30m")
+    assert chain.sent == []
 
 
 @pytest.mark.parametrize("made_up", ["budget", "witness"])
@@ -185,64 +166,8 @@ def test_nothing_is_sent_for_a_bid_that_the_account_did_not_sign(
 ) -> None:
     changes = {"budget": 10**30} if made_up == "budget" else {"witness": STRANGER.address}
     market.bid, market.bid_signer = replace(market.bid, **changes), STRANGER
-    for act in (
-        lambda: client.claims.contest("lease_1"),
-        lambda: client.top_ups.create("job_1", "30m"),
-    ):
-        with pytest.raises(VerificationError, match="did not sign the Bid"):
-            act()
-    assert chain.sent == []
-
-
-def test_a_claim_that_is_another_on_chain_is_not_contested(client: Coulomb, chain: Chain) -> None:
-    chain.claimed = 6
-    with pytest.raises(VerificationError, match="another than the server says"):
-        client.claims.contest("lease_1")
-    assert chain.sent == []
-
-
-def test_a_claim_settles_the_best_voucher_first(
-    client: Coulomb, market: LeaseMarket, chain: Chain
-) -> None:
-    market.voucher_ms, market.countersigned_ms = (1_000, 3_000), 3_000
-    market.settles = market.voucher(3_000)
-    client.claims.create("lease_1", signer=PROVIDER)
-    settle = CALLS.settle([market.settles])
-    assert chain.sent == [settle, CALLS.claim(market.orders, 9_000)]
-
-
-@pytest.mark.parametrize("settled_ms", [None, 1_000])
-def test_a_claim_that_leaves_a_voucher_unpaid_is_refused(
-    client: Coulomb, market: LeaseMarket, chain: Chain, settled_ms: int | None
-) -> None:
-    market.voucher_ms, market.countersigned_ms = (1_000, 3_000), 3_000
-    market.settles = market.voucher(settled_ms) if settled_ms else None
-    with pytest.raises(VerificationError, match="3000 ms unpaid"):
-        client.claims.create("lease_1", signer=PROVIDER)
-    assert chain.sent == []
-    chain.paid_ms = 3_000
-    client.claims.create("lease_1", signer=PROVIDER)
-    assert chain.sent[-1] == CALLS.claim(market.orders, 9_000)
-
-
-def test_countersigned_time_without_its_voucher_is_no_ground_for_a_claim(
-    client: Coulomb, market: LeaseMarket, chain: Chain
-) -> None:
-    market.voucher_ms, market.countersigned_ms = (3_000,), 3_000
-    market.voucher_signer = STRANGER
-    with pytest.raises(VerificationError, match="no voucher"):
-        client.claims.create("lease_1", signer=PROVIDER)
-    assert chain.sent == []
-
-
-def test_a_claim_on_an_ask_of_somebody_else_is_refused(
-    client: Coulomb, market: LeaseMarket, chain: Chain
-) -> None:
-    with pytest.raises(VerificationError, match="did not sign the Ask"):
-        client.claims.create("lease_1", signer=STRANGER)
-    market.ask_signer = STRANGER
-    with pytest.raises(VerificationError, match="did not sign the Ask"):
-        client.claims.create("lease_1", signer=PROVIDER)
+    with pytest.raises(VerificationError, match="did not sign the Bid"):
+        client.top_ups.create("job_1", "30m")
     assert chain.sent == []
 
 

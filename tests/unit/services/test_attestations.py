@@ -115,7 +115,7 @@ def test_a_ready_reading_after_the_start_limit_is_refused(world: World, lease_id
     assert world.attest(lease_id, 0, 0)[1] is Refusal.LATE_START
 
 
-def test_time_after_the_lease_ended_cannot_be_claimed(world: World, lease_id: str) -> None:
+def test_time_after_the_lease_ended_is_refused(world: World, lease_id: str) -> None:
     world.attest(lease_id, 0, 0)
     world.clock.advance(700)
     assert world.attest(lease_id, 1, 663_000)[1] is Refusal.OUTSIDE

@@ -303,7 +303,6 @@ def test_an_ask_goes_on_the_book_once(world: World) -> None:
         ({"prices": {}}, "/prices/gpu_hour"),
         ({"prices": {"gpu_hour": "1", "gpu": "1"}}, "/prices/gpu"),
         ({"max_duration": "forever"}, "/max_duration"),
-        ({"min_charge": "2d"}, "/min_charge"),
         ({"expires_in": "500d"}, "/expires_in"),
         ({"max_fee_bps": 1_001}, "/max_fee_bps"),
         ({"meter": "0x12"}, "/meter"),

@@ -134,15 +134,22 @@ def test_counted_usage_goes_its_own_way(world: World) -> None:
     assert world.chain.balances[world.provider.address] == time + TOKEN * 40 // 1000
 
 
-def test_a_minimum_charge_is_paid_from_the_first_voucher(world: World) -> None:
-    world.ask(min_charge="60s")
+def test_a_voucher_countersigned_long_after_the_end_is_paid_within_the_window(world: World) -> None:
+    world.ask()
     world.fund()
     lease_id = running(world)
-    world.clock.advance(1)
-    world.use(lease_id, 1, 1_000)
-    world.catalog.settling.settle()
+    world.clock.advance(5)
+    row, refusal = world.attest(lease_id, 1, 5_000)
+    assert refusal is None
+    world.stop(lease_id)
     world.chain.mine()
-    assert world.chain.balances[world.provider.address] == 60_000 * 2500 * TOKEN // 3_600_000_000
+    world.clock.advance(119)
+    world.chain.mine()
+    world.countersign(row)
+    assert world.catalog.settling.settle() == 1
+    world.chain.mine()
+    assert world.lease(lease_id).settled["ms"] == 5_000
+    assert world.chain.balances[world.provider.address] == 5_000 * 2500 * TOKEN // 3_600_000_000
 
 
 def test_after_end_and_window_the_rest_is_refunded_without_anyone(world: World) -> None:
@@ -236,5 +243,4 @@ def test_only_who_leads_asks_for_refunds(world: World, monkeypatch: pytest.Monke
     with monkeypatch.context() as follows:
         follows.setattr(kind, "lead", lambda self, name: False)
         assert world.catalog.settling.refund() == 0
-        assert world.catalog.settling.close_claims() == 0
     assert world.catalog.settling.refund() == 1

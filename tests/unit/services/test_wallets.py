@@ -9,7 +9,6 @@ import pytest
 
 from marketplace.errors import InvalidOrder, InvalidSignature
 from marketplace.services.common import Principal
-from settlement.attestation import Ruling
 from settlement.eip712 import checksum
 from settlement.errors import ChainUnavailable
 from settlement.signing import LocalSigner, sign
@@ -103,15 +102,6 @@ def test_a_contract_account_cancels_its_orders(owned: World) -> None:
     with pytest.raises(InvalidSignature, match=WALLET):
         cancel_all(owned, owned.stranger)
     assert cancel_all(owned, OWNER) == [ask_id]
-
-
-def test_a_contract_account_rules_as_an_arbiter(owned: World) -> None:
-    disputes, who = owned.catalog.disputes, caller("buyer")
-    ruling = Ruling(owned.buyer.address, owned.provider.address, bytes(16), 1)
-    for signer, passes in ((OWNER, True), (owned.stranger, False)):
-        signature = sign(ruling, owned.domain, signer)
-        signed = disputes.read(who, ruling.to_message(), signature)
-        assert (signed.refusal is None) is passes
 
 
 def test_what_the_contract_does_not_accept_is_an_invalid_signature(owned: World) -> None:

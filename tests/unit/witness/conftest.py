@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from marketplace.witness.desk import Accepts, Claim, Clock, Desk
+from marketplace.witness.desk import Accepts, Clock, Desk, Papers
 from marketplace.witness.journal import Journal
 from settlement.attestation import Close, UsageAttestation
 from settlement.eip712 import Domain
@@ -56,7 +56,7 @@ class Lease:
     def number(self) -> bytes:
         return lease_no(self.bid.struct_hash(), self.ask.struct_hash(), self.ask.meter)
 
-    def claim(self, **changes: Any) -> Claim:
+    def papers(self, **changes: Any) -> Papers:
         fields: dict[str, Any] = {
             "lease_no": self.number,
             "bid": self.bid,
@@ -66,7 +66,7 @@ class Lease:
             "interval_ms": 1_000,
             "opened_unix": OPENED,
         }
-        return Claim(**{**fields, **changes})
+        return Papers(**{**fields, **changes})
 
     def reading(
         self, sequence: int, ms: int, meter: LocalSigner = METER, **changes: Any

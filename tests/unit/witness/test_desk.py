@@ -34,7 +34,7 @@ def accepted(answer: Any) -> tuple[Any, bytes]:
 
 def running(desk: Desk, lease: Lease) -> Desk:
     """Admit a lease and countersign its ready reading."""
-    assert desk.admit(lease.claim()) is None
+    assert desk.admit(lease.papers()) is None
     accepted(desk.countersign(*lease.reading(0, 0), 0))
     return desk
 
@@ -68,27 +68,27 @@ def test_unknown_lease_is_not_signed_for(open_desk: OpenDesk, lease: Lease) -> N
 def test_bid_of_a_stranger_is_not_admitted(open_desk: OpenDesk) -> None:
     lease = Lease(bid=make_bid(buyer=STRANGER.address, witness=WITNESS.address))
     signed = sign(lease.bid, DOMAIN, STRANGER)
-    assert open_desk().admit(lease.claim(bid_signature=signed)) is Refusal.UNKNOWN_JOB
+    assert open_desk().admit(lease.papers(bid_signature=signed)) is Refusal.UNKNOWN_JOB
 
 
 def test_refused_lease_is_remembered_until_its_buyer_is_added(open_desk: OpenDesk) -> None:
     lease = Lease(bid=make_bid(buyer=STRANGER.address, witness=WITNESS.address))
-    claim = lease.claim(bid_signature=sign(lease.bid, DOMAIN, STRANGER))
+    papers = lease.papers(bid_signature=sign(lease.bid, DOMAIN, STRANGER))
     desk = open_desk()
     assert desk.refused(lease.number) is None
-    desk.admit(claim)
+    desk.admit(papers)
     assert desk.refused(lease.number) is Refusal.UNKNOWN_JOB
     desk.witness_for([BUYER.address])
     assert desk.refused(lease.number) is Refusal.UNKNOWN_JOB
     desk.witness_for([STRANGER.address.lower()])
     assert desk.refused(lease.number) is None
-    assert desk.admit(claim) is None
+    assert desk.admit(papers) is None
 
 
 def test_bid_its_buyer_did_not_sign_is_not_admitted(open_desk: OpenDesk, lease: Lease) -> None:
     forged = sign(lease.bid, DOMAIN, STRANGER)
     desk = open_desk()
-    assert desk.admit(lease.claim(bid_signature=forged)) is Refusal.UNCHECKED_BUYER
+    assert desk.admit(lease.papers(bid_signature=forged)) is Refusal.UNCHECKED_BUYER
     assert desk.refused(lease.number) is Refusal.UNCHECKED_BUYER
     assert not desk.knows(lease.number)
 
@@ -106,7 +106,7 @@ def test_bid_of_a_contract_is_admitted_where_it_says_that_it_signed(
         return says
 
     desk = open_desk(accepts=accepts)
-    assert desk.admit(lease.claim(bid_signature=b"any bytes")) is refusal
+    assert desk.admit(lease.papers(bid_signature=b"any bytes")) is refusal
     assert asked == [(BUYER.address, lease.bid.digest(DOMAIN), b"any bytes")]
     assert desk.knows(lease.number) is says
 
@@ -122,10 +122,10 @@ def test_bid_of_a_contract_is_asked_for_again_when_the_chain_is_back(
         return True
 
     desk = open_desk(accepts=accepts)
-    claim = lease.claim(bid_signature=b"any bytes")
-    assert desk.admit(claim) is Refusal.UNCHECKED_BUYER
+    papers = lease.papers(bid_signature=b"any bytes")
+    assert desk.admit(papers) is Refusal.UNCHECKED_BUYER
     assert desk.refused(lease.number) is None
-    assert desk.admit(claim) is None
+    assert desk.admit(papers) is None
 
 
 def test_a_lease_that_was_dismissed_is_signed_for_no_more(
@@ -139,8 +139,8 @@ def test_a_lease_that_was_dismissed_is_signed_for_no_more(
 
 def test_lease_number_of_other_orders_is_not_admitted(open_desk: OpenDesk, lease: Lease) -> None:
     other = Lease(bid=make_bid(buyer=BUYER.address, witness=WITNESS.address, salt=99))
-    claim = lease.claim(lease_no=other.number)
-    assert open_desk().admit(claim) is Refusal.OTHER_LEASE
+    papers = lease.papers(lease_no=other.number)
+    assert open_desk().admit(papers) is Refusal.OTHER_LEASE
 
 
 def test_reading_the_meter_did_not_sign_is_refused(open_desk: OpenDesk, lease: Lease) -> None:
@@ -167,7 +167,7 @@ def test_watch_that_starts_with_late_news_covers_the_time_it_was_under_way(
     ready = lease.reading(0, 0, observed_at_ms=time.unix)
     time.go(9_000)  # nothing came through for nine seconds, then everything at once
     desk = open_desk()
-    assert desk.admit(lease.claim()) is None
+    assert desk.admit(lease.papers()) is None
     accepted(desk.countersign(*ready, 1))
     accepted(desk.countersign(*lease.reading(9, 9_000, observed_at_ms=time.unix), 9))
 
@@ -177,7 +177,7 @@ def test_late_news_is_believed_for_no_longer_than_a_job_runs_unseen(
 ) -> None:
     time.go(3_600_000)
     desk = open_desk()
-    assert desk.admit(lease.claim()) is None
+    assert desk.admit(lease.papers()) is None
     accepted(desk.countersign(*lease.reading(0, 0, observed_at_ms=OPENED * 1000), 1))
     answer = desk.countersign(*lease.reading(1, 60_000, observed_at_ms=time.unix), 2)
     assert answer is Refusal.AHEAD_OF_CLOCK
@@ -240,7 +240,7 @@ def test_cancelled_job_is_given_time_to_close(
 ) -> None:
     desk = running(open_desk(), lease)
     assert desk.sign_stop(lease.number, "cancelled") is Refusal.NOT_YET
-    time.go(14_999)
+    time.go(19_999)
     assert desk.sign_stop(lease.number, "cancelled") is Refusal.NOT_YET
     time.go(1)
     accepted(desk.sign_stop(lease.number, "cancelled"))
@@ -256,7 +256,7 @@ def test_restart_keeps_the_mark_and_the_watch(
     time.monotonic = 77  # another process, another monotonic clock
     desk = open_desk()
     assert desk.mark(lease.number) == Mark(1, 5_000, 0, 0)
-    assert desk.admit(lease.claim()) is None
+    assert desk.admit(lease.papers()) is None
     assert desk.countersign(*lease.reading(1, 6_000), 9) is Refusal.SEQUENCE_USED
     assert desk.countersign(*lease.reading(2, 60_000), 9) is Refusal.AHEAD_OF_CLOCK
     accepted(desk.countersign(*lease.reading(2, 9_000), 9))
@@ -270,7 +270,7 @@ def test_wall_clock_set_back_across_a_restart_gives_no_credit(
     accepted(desk.countersign(*lease.reading(1, 5_000), 5))
     time.unix = OPENED * 1000
     desk = open_desk()
-    assert desk.admit(lease.claim()) is None
+    assert desk.admit(lease.papers()) is None
     assert desk.countersign(*lease.reading(2, 9_000), 9) is Refusal.AHEAD_OF_CLOCK
 
 
@@ -279,7 +279,7 @@ def test_witness_without_a_journal_believes_a_grace_only(
 ) -> None:
     time.go(600_000)
     desk = open_desk()
-    assert desk.admit(lease.claim()) is None
+    assert desk.admit(lease.papers()) is None
     assert desk.countersign(*lease.reading(9, 600_000), 600) is Refusal.AHEAD_OF_CLOCK
     accepted(desk.countersign(*lease.reading(9, 15_000), 601))
 
@@ -292,7 +292,7 @@ def test_restored_old_journal_learns_what_it_signed(
     voucher, signature = accepted(desk.countersign(*lease.reading(1, 5_000), 5))
     restored = open_desk("other.db")
     assert restored.mark(lease.number) == Mark()
-    assert restored.admit(lease.claim()) is None
+    assert restored.admit(lease.papers()) is None
     assert restored.adopt(lease.number, 1, voucher, signature) is None
     assert restored.mark(lease.number) == Mark(1, 5_000, 0, 0)
     assert restored.countersign(*lease.reading(1, 5_001), 5) is Refusal.SEQUENCE_USED
@@ -301,7 +301,7 @@ def test_restored_old_journal_learns_what_it_signed(
 
 def test_voucher_of_another_key_is_not_adopted(open_desk: OpenDesk, lease: Lease) -> None:
     desk = open_desk()
-    assert desk.admit(lease.claim()) is None
+    assert desk.admit(lease.papers()) is None
     voucher = Usage(lease.bid.buyer, lease.ask.provider, lease.number, 5_000)
     signature = sign(voucher, DOMAIN, STRANGER)
     assert desk.adopt(lease.number, 1, voucher, signature) is Refusal.BAD_SIGNATURE
@@ -321,7 +321,7 @@ def test_own_voucher_for_another_lease_is_not_adopted(
 ) -> None:
     time.go(3_600_000)
     desk = open_desk()
-    assert desk.admit(lease.claim()) is None
+    assert desk.admit(lease.papers()) is None
     ours = Usage(lease.bid.buyer, lease.ask.provider, lease.number, 3_600_000)
     other = replace(ours, **changes)
     assert desk.adopt(lease.number, 1, other, sign(other, DOMAIN, WITNESS)) is refusal
@@ -344,7 +344,7 @@ def test_watch_after_an_adopted_voucher_is_no_longer_than_the_lease_is_open(
 ) -> None:
     time.go(10_000)
     desk = open_desk()
-    assert desk.admit(lease.claim()) is None
+    assert desk.admit(lease.papers()) is None
     voucher = Usage(lease.bid.buyer, lease.ask.provider, lease.number, 8_000)
     assert desk.adopt(lease.number, 1, voucher, sign(voucher, DOMAIN, WITNESS)) is None
     assert desk.countersign(*lease.reading(2, 20_000), 20) is Refusal.AHEAD_OF_CLOCK
@@ -355,7 +355,7 @@ def test_watch_starts_with_the_first_reading_not_before(
     open_desk: OpenDesk, lease: Lease, time: Time
 ) -> None:
     desk = open_desk()
-    assert desk.admit(lease.claim()) is None
+    assert desk.admit(lease.papers()) is None
     desk.watch(lease.number, 1)
     time.go(300_000)
     desk.watch(lease.number, 300)

@@ -143,7 +143,7 @@ class Dying:
 
 lease = Lease()
 desk = Desk(Dying(), DOMAIN, Journal(Path(sys.argv[1])), [BUYER.address])
-assert desk.admit(lease.claim()) is None
+assert desk.admit(lease.papers()) is None
 desk.countersign(*lease.reading(0, 0), 0)
 """
 

@@ -1,8 +1,6 @@
-"""Claims from the provider's transaction to the receipt, top-ups, and cancelled orders."""
+"""Top-ups, and orders that were cancelled."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 
@@ -15,184 +13,32 @@ from marketplace.errors import (
     NotFound,
 )
 from marketplace.services.ports import CANCEL_TRIES
-from marketplace.services.records import LeaseRecord
-from settlement.chain.calls import EscrowCalls
 from settlement.orders import Cancel
 from settlement.ports import IntentKind
 from settlement.signing import LocalSigner, sign
-from tests.market_world import TOKEN, World, key_of, memory_world
-
-ARBITER = key_of("arbiter")
-
-
-@pytest.fixture
-def arbitrated() -> World:
-    """A market whose orders name an arbiter, with an ask and money on both sides."""
-    world = memory_world(arbiter=ARBITER.address)
-    world.ask()
-    world.fund()
-    world.fund(1, world.provider)
-    return world
-
-
-def running(world: World, **changes: Any) -> tuple[str, LeaseRecord]:
-    """A lease with 10 s countersigned, of which nothing is settled, and 20 s attested."""
-    job_id, lease_id = world.open(**changes)
-    world.use(lease_id, 0, 0)
-    world.clock.advance(10)
-    world.use(lease_id, 1, 10_000)
-    world.clock.advance(10)
-    world.attest(lease_id, 2, 20_000)
-    world.chain.mine()
-    return job_id, world.lease(lease_id)
-
-
-def settled(world: World, lease_id: str) -> None:
-    world.catalog.settling.settle()
-    world.chain.mine()
-    assert world.lease(lease_id).settled["ms"] == 10_000
-
-
-def claimed(world: World) -> tuple[str, LeaseRecord]:
-    job_id, lease = running(world)
-    settled(world, lease.id)
-    world.chain.claim(lease, 20_000)
-    world.chain.mine()
-    return job_id, world.lease(lease.id)
-
-
-def names(steps: list[dict[str, Any]]) -> list[str]:
-    return [step["call"] for step in steps]
-
-
-def test_a_claim_settles_the_best_voucher_first(arbitrated: World) -> None:
-    world = arbitrated
-    _, lease = running(world)
-    disputes, caller = world.catalog.disputes, world.caller(world.provider)
-    with world.database.read() as store:
-        steps = disputes.claim(store, caller, lease.id, None)
-    assert names(steps) == ["settle", "claim"]
-    calls = EscrowCalls(world.domain.verifying_contract)
-    (voucher,) = calls.vouchers(bytes.fromhex(steps[0]["data"][2:]))
-    assert voucher.voucher.ms == 10_000
-    settled(world, lease.id)
-    with world.database.read() as store:
-        assert names(disputes.claim(store, caller, lease.id, 15_000)) == ["claim"]
-
-
-@pytest.mark.parametrize("ms", [1, 10_000, 130_001])
-def test_a_claim_stays_between_what_was_settled_and_the_most(arbitrated: World, ms: int) -> None:
-    world = arbitrated
-    _, lease = running(world)
-    with world.database.read() as store, pytest.raises(InvalidInput):
-        world.catalog.disputes.claim(store, world.caller(world.provider), lease.id, ms)
-
-
-def test_a_claim_without_an_arbiter_or_by_another_is_refused(world: World) -> None:
-    world.ask()
-    world.fund()
-    _, lease = running(world)
-    with world.database.read() as store:
-        with pytest.raises(Conflict, match="no arbiter"):
-            world.catalog.disputes.claim(store, world.caller(world.provider), lease.id, None)
-        for other in (world.buyer, world.stranger):
-            with pytest.raises(NotFound):
-                world.catalog.disputes.claim(store, world.caller(other), lease.id, None)
-
-
-def test_a_claimed_lease_ends_its_job_and_is_shown(arbitrated: World) -> None:
-    world = arbitrated
-    job_id, lease = claimed(world)
-    assert (lease.state, lease.claimed_ms) == ("claimed", 20_000)
-    job = world.job(job_id)
-    assert (job.state, job.reason) == ("cancelled", "lease_claimed")
-    with world.database.read() as store:
-        shown = world.catalog.jobs.to_json(store, job)["claim"]
-        found = world.catalog.disputes.find(store, world.caller(ARBITER), None, (), 10, None)
-    assert (shown["ms"], shown["settled_ms"], shown["contested"]) == (20_000, 10_000, False)
-    assert shown["amount"] == shown["bond"]
-    assert [row.id for row in found] == [lease.id]
-
-
-def test_a_claim_that_nobody_contests_is_closed_by_the_market(arbitrated: World) -> None:
-    world = arbitrated
-    job_id, lease = claimed(world)
-    assert world.catalog.settling.close_claims() == 0
-    world.clock.advance(61)
-    world.chain.mine()
-    assert world.catalog.settling.close_claims() == 1
-    assert world.catalog.settling.close_claims() == 0
-    world.chain.mine()
-    lease = world.lease(lease.id)
-    assert lease.state == "closed"
-    with world.database.read() as store:
-        (receipt,) = store.receipts.find(job_id=job_id)
-    document = receipt.document
-    assert document["conserved"] is True
-    assert document["lines"][-1]["resource"] == "claim"
-    assert document["claim"]["awarded"] == document["claim"]["amount"]
-    assert int(document["gross"]["atoms"]) == lease.released
-
-
-def test_a_contested_claim_is_divided_by_its_arbiter_alone(arbitrated: World) -> None:
-    world = arbitrated
-    job_id, lease = claimed(world)
-    disputes = world.catalog.disputes
-    with world.database.read() as store:
-        steps = disputes.contest(store, world.caller(world.buyer), lease.id)
-        with pytest.raises(NotFound):
-            disputes.contest(store, world.caller(world.provider), lease.id)
-        with pytest.raises(Conflict):
-            disputes.prepare_ruling(store, world.caller(ARBITER), lease.id, 1)
-    assert names(steps) == ["contest"]
-    world.chain.contest(lease)
-    world.chain.mine()
-    assert world.lease(lease.id).state == "contested"
-    award = int((lease.claim or {})["amount"]) // 4
-
-    def rule(signer: LocalSigner, caller: LocalSigner, atoms: int = award) -> None:
-        with world.database.write() as store:
-            ruling = disputes.prepare_ruling(store, world.caller(ARBITER), lease.id, award)
-            message = {**ruling.to_message(), "award": str(atoms)}
-            signature = sign(ruling, world.domain, signer)
-            signed = disputes.read(world.caller(caller), message, signature)
-            disputes.rule(store, world.caller(caller), lease.id, signed)
-
-    for signer, caller, error in (
-        (ARBITER, world.buyer, NotFound),
-        (world.provider, ARBITER, InvalidSignature),
-    ):
-        with pytest.raises(error):
-            rule(signer, caller)
-    with pytest.raises(InvalidSignature):
-        rule(ARBITER, ARBITER, award + 1)
-    rule(ARBITER, ARBITER)
-    world.chain.mine()
-    with world.database.read() as store:
-        (receipt,) = store.receipts.find(job_id=job_id)
-    claim = receipt.document["claim"]
-    assert (claim["contested"], claim["awarded"]["atoms"]) == (True, str(award))
-    bonds = int(claim["bonds_to_provider"]["atoms"]), int(claim["bonds_to_buyer"]["atoms"])
-    assert (bonds[0], sum(bonds)) == (2 * award, 2 * int(claim["amount"]["atoms"]))
-    assert receipt.document["conserved"] is True
+from tests.market_world import TOKEN, World
 
 
 def test_a_top_up_is_written_out_within_the_budget(world: World) -> None:
     world.ask()
     world.fund()
-    job_id, _ = running(world, budget={"max_total": "1"})
-    disputes = world.catalog.disputes
+    job_id, lease_id = world.open(budget={"max_total": "1"})
+    buyer, prepare = world.caller(world.buyer), world.catalog.topups.prepare
     with world.database.read() as store:
-        _, steps, lock = disputes.top_up(store, world.caller(world.buyer), job_id, 60)
-        assert names(steps) == ["top_up"]
-        assert 0 < int(lock["atoms"]) < TOKEN
+        made = prepare(store, buyer, job_id, 60)
+        assert (made["lease_id"], made["transaction"]["call"]) == (lease_id, "top_up")
+        assert 0 < int(made["lock"]["atoms"]) < TOKEN
         with pytest.raises(InvalidInput, match=r"costs up to [\d.]+ CMP; .* has [\d.]+ CMP left"):
-            disputes.top_up(store, world.caller(world.buyer), job_id, 7_200)
+            prepare(store, buyer, job_id, 7_200)
         for seconds in (0, 40 * 86_400):
             with pytest.raises(InvalidInput):
-                disputes.top_up(store, world.caller(world.buyer), job_id, seconds)
+                prepare(store, buyer, job_id, seconds)
         with pytest.raises(NotFound):
-            disputes.top_up(store, world.caller(world.provider), job_id, 60)
+            prepare(store, world.caller(world.provider), job_id, 60)
+    world.stop(lease_id)
+    world.chain.mine()
+    with world.database.read() as store, pytest.raises(Conflict, match="no active lease"):
+        prepare(store, buyer, job_id, 60)
 
 
 def cancel(world: World, signer: LocalSigner, order_id: str | None) -> list[str]:
