@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
+from marketplace.domain.job import ENDED
 from marketplace.sdk.errors import ApiError, ProtocolError, TransportError
 from marketplace.sdk.http import RETRY_STATUSES, RetryPolicy
+from marketplace.wire.events import JobEvent, read_streamed
+from marketplace.wire.problems import problems_of
 from settlement import strict_json
 
 EVENT_BYTES_MAX = 1024 * 1024
 RETRY_MS_MAX = 60_000
 EMPTY_ENDS_MAX = 3
+KINDS = frozenset({"status", "log", "metric", "cost", "receipt"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,7 @@ class Resumption:
         if event.type == "status" and event.data:
             status = event.json()
             state = status.get("state") if isinstance(status, dict) else None
-            self._final = state in JOB_FINAL
+            self._final = state in ENDED
 
     def ended(self) -> float:
         """The server ended the connection: the seconds until the next one, unless it is over."""
@@ -76,3 +82,14 @@ class Resumption:
     def _wait(self, retry_after: float | None) -> float:
         asked = self._retry_seconds if retry_after is None else retry_after
         return min(self._policy.wait(max(1, self._failures), asked), self._policy.wait_max)
+
+
+def read_event(event: ServerEvent) -> JobEvent | None:
+    """A job's event, or None if this version does not know its kind. Raises ProtocolError."""
+    if event.type not in KINDS:
+        return None
+    try:
+        return read_streamed(event.id, event.type, event.json())
+    except ValidationError as error:
+        first = problems_of(error.errors())[0]
+        raise ProtocolError(f"event {event.id}: {first.pointer}: {first.detail}") from None

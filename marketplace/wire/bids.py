@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from pydantic import Field
 
 from marketplace.wire.base import (
@@ -71,6 +73,21 @@ class Plan(QuoteAnswer):
     max_cost: Money
     balance: Money = Field(description="free in the escrow, less what other jobs will lock")
     shortfall: Money = Field(description="what the balance lacks")
+
+    @classmethod
+    def of(cls, quote: QuoteAnswer, balance: int, currency: str, decimals: int) -> Self:
+        """The plan that follows from a quote and from the atoms that are free."""
+        best = quote.matches[0] if quote.matches else None
+        cost = best.max_cost.atoms if best else 0
+        return cls(
+            matches=quote.matches,
+            no_match=quote.no_match,
+            price=best.price if best else None,
+            rate_per_hour=best.rate_per_hour if best else None,
+            max_cost=Money.of(cost, currency, decimals),
+            balance=Money.of(balance, currency, decimals),
+            shortfall=Money.of(max(0, cost - balance), currency, decimals),
+        )
 
 
 class PreparedBid(Answer):

@@ -40,16 +40,17 @@ def written() -> dict[str, str]:
         text = path.read_text(encoding="utf-8")
         for pattern, replacement in RULES:
             text = pattern.sub(replacement, text)
-        found[path.name] = HEADER + _formatted(text)
+        found[path.name] = HEADER + _formatted(text, SDK / "_sync" / path.name)
     return found
 
 
-def _formatted(text: str) -> str:
-    """Names are shorter now: sorted and wrapped again."""
-    for command in (["check", "--select", "I", "--fix-only"], ["format"]):
+def _formatted(text: str, path: Path) -> str:
+    """Names are shorter now, and loops that only yield are one word: sorted and wrapped again."""
+    fix = ["check", "--select", "I,UP028", "--fix-only", "--unsafe-fixes"]
+    for command in (fix, ["format"]):
         text = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "--quiet", "--stdin-filename", "x.py", "-"],
-            input=text, capture_output=True, text=True, check=True, cwd=SDK,
+            [sys.executable, "-m", "ruff", *command, "--quiet", "--stdin-filename", path, "-"],
+            input=text, capture_output=True, text=True, check=True,
         ).stdout  # fmt: skip
     return text
 

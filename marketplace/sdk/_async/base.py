@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from marketplace.sdk._async.transport import AsyncTransport
-from marketplace.sdk.models import MarketConfig
 from marketplace.sdk.session import Session
 from marketplace.sdk.waiting import async_run
+from marketplace.wire.market import MarketConfig
 from settlement.eip712 import Struct
 from settlement.signing import Signer, sign
 
@@ -25,7 +25,7 @@ class AsyncResource:
 
     async def _signer(self, given: Signer | None) -> Signer:
         """Who signs: whoever is given, else the session's key."""
-        return given or await async_run(self._session.signer)
+        return given if given is not None else await async_run(self._session.signer)
 
     async def _sign(self, struct: Struct, signer: Signer | None) -> bytes:
         """A signature for the session's contracts."""

@@ -9,7 +9,9 @@ from datetime import datetime
 
 from marketplace.domain.key_request import key_request_of
 from marketplace.sdk._async.base import AsyncResource
-from marketplace.sdk.models import ApiKey
+from marketplace.sdk.reading import input_errors
+from marketplace.wire.keys import ApiKey, NewApiKey, SignedKeyRequest
+from settlement.signing import Signer
 
 
 class AsyncKeys(AsyncResource):
@@ -23,7 +25,7 @@ class AsyncKeys(AsyncResource):
         signer: Signer | None = None,
         expires_at: datetime | None = None,
         spend_cap_atoms: int | None = None,
-    ) -> ApiKey:
+    ) -> NewApiKey:
         """Sign for a new key and fetch it; its `key` is in this answer and never again."""
         await self._market()
         who = await self._signer(signer)
@@ -37,9 +39,8 @@ class AsyncKeys(AsyncResource):
                 expires_at=int(expires_at.timestamp()) if expires_at else 0,
                 spend_cap=spend_cap_atoms or 0,
             )
-        signature = await self._sign(request, who)
-        body = {"message": request.to_message(), "signature": hex_text(signature)}
-        return await self._transport.post(ApiKey, "/v1/keys", body)
+        body = SignedKeyRequest(message=request, signature=await self._sign(request, who))
+        return await self._transport.post(NewApiKey, "/v1/keys", body)
 
     def list(self, limit: int | None = None) -> AsyncIterator[ApiKey]:
         """Every key of the caller."""

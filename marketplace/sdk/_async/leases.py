@@ -68,9 +68,7 @@ class AsyncLeases(AsyncResource):
     ) -> AsyncIterator[Attestation]:
         """Attestations of a lease in order, with the vouchers the witness answered with."""
         path = f"/v1/leases/{lease_id}/attestations"
-        return self._transport.pages(
-            Attestation, path, after_sequence=after_sequence, limit=limit
-        )
+        return self._transport.pages(Attestation, path, after_sequence=after_sequence, limit=limit)
 
     async def heartbeat(self, lease_id: str, count: int, last: str | None = None) -> Heartbeat:
         """Forward a job's signs of life: how many so far, and when the last came (RFC 3339)."""

@@ -38,9 +38,7 @@ class AsyncTopUps(AsyncResource):
         """
         return await self._prepare(job_id, duration, await async_run(self._session.address))
 
-    async def create(
-        self, job_id: str, duration: str, *, signer: Signer | None = None
-    ) -> Moved:
+    async def create(self, job_id: str, duration: str, *, signer: Signer | None = None) -> Moved:
         """Let a job run longer, such as `30m`, from the buyer's account.
 
         Raises InputError, VerificationError.
@@ -48,9 +46,7 @@ class AsyncTopUps(AsyncResource):
         market = await self._market()
         who = onchain.transacting(await self._signer(signer))
         found = await self._prepare(job_id, duration, who.address)
-        return await async_run(
-            onchain.send, self._session, market, who, found.transaction.data
-        )
+        return await async_run(onchain.send, self._session, market, who, found.transaction.data)
 
     async def _prepare(self, job_id: str, duration: str, buyer: str) -> TopUp:
         from settlement.chain.calls import EscrowCalls
@@ -99,17 +95,15 @@ class AsyncOrders(AsyncResource):
         market = await self._market()
         who = await self._signer(signer)
         if order_id is None:
-            salt = await self._newest(who.address, market)
+            salt: int | None = await self._newest(who.address, market)
         else:
             salt = await self._salt(await self._order(order_id), who.address)
-            if salt is None:
-                raise VerificationError(f"{who.address} did not sign {order_id}")
+        if salt is None:
+            raise VerificationError(f"{who.address} did not sign {order_id}")
         cancel = Cancel(who.address, salt, order_id is None)
         body = SignedCancel(cancel=cancel, signature=await self._sign(cancel, who))
         key = "cancel-" + cancel.struct_hash().hex()
-        return await self._transport.post(
-            Cancelled, "/v1/orders/cancel", body, idempotency_key=key
-        )
+        return await self._transport.post(Cancelled, "/v1/orders/cancel", body, idempotency_key=key)
 
     async def _order(self, order_id: str) -> AskInfo | BidInfo:
         if order_id.startswith("ask_"):

@@ -26,9 +26,7 @@ class AsyncNodes(AsyncResource):
         """List a machine, or bring its entry up to date. Raises InputError."""
         with input_errors("the node"):
             body = node if isinstance(node, NewNode) else NewNode.model_validate(dict(node))
-        return await self._transport.post(
-            Node, "/v1/nodes", body, idempotency_key=idempotency_key
-        )
+        return await self._transport.post(Node, "/v1/nodes", body, idempotency_key=idempotency_key)
 
     async def get(self, node_id: str) -> Node:
         """One node."""

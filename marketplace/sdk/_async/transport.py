@@ -27,8 +27,9 @@ from marketplace.sdk.http import (
 )
 from marketplace.sdk.reading import read, read_page
 from marketplace.sdk.waiting import async_sleep
+from marketplace.wire.base import Body, Model
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Model)
 
 
 class AsyncTransport:
@@ -91,20 +92,28 @@ class AsyncTransport:
         """One object."""
         return read(kind, json_of(await self.send("GET", path, params=params)))
 
+    async def delete(self, kind: type[T], path: str) -> T:
+        """What is left of an object."""
+        return read(kind, json_of(await self.send("DELETE", path)))
+
     async def post(
         self,
         kind: type[T],
         path: str,
-        json: Any,
+        body: Body | None = None,
         *,
         idempotency_key: str | None = None,
         repeatable: bool = False,
     ) -> T:
         """The object that a POST is answered with."""
-        body = await self.send(
-            "POST", path, json=json, idempotency_key=idempotency_key, repeatable=repeatable
+        answer = await self.send(
+            "POST",
+            path,
+            json=body.to_json() if body else {},
+            idempotency_key=idempotency_key,
+            repeatable=repeatable,
         )
-        return read(kind, json_of(body))
+        return read(kind, json_of(answer))
 
     async def pages(self, kind: type[T], path: str, **params: Any) -> AsyncIterator[T]:
         """Every item of every page of a list."""

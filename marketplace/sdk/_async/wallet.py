@@ -21,7 +21,7 @@ class AsyncWallet(AsyncResource):
     async def funds(self, address: str | None = None) -> Funds:
         """What an account (the signer's unless given) holds, read from the chain."""
         market = await self._known_market()
-        who = address or await async_run(self._session.address)
+        who = address if address is not None else await async_run(self._session.address)
         return await async_run(onchain.funds, self._session, market, who)
 
     async def unit(self) -> Unit:

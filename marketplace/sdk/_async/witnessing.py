@@ -101,9 +101,7 @@ class AsyncWitness(AsyncResource):
                 return refusal
         return None
 
-    async def _countersign(
-        self, desk: Desk, lease: Lease, item: Attestation, beats: int
-    ) -> Act:
+    async def _countersign(self, desk: Desk, lease: Lease, item: Attestation, beats: int) -> Act:
         answer = await async_run(desk.countersign, item.message, item.signature, beats)
         ms, sequence = item.message.ms, item.sequence
         if isinstance(answer, Refusal):
