@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,12 +30,14 @@ from marketplace.services.catalog import Catalog
 from marketplace.services.common import Principal
 from marketplace.services.ports import Database, Duplicate, Store, Tally
 from marketplace.services.records import IdempotentReply
+from settlement.strict_json import JsonError, loads
 
 T = TypeVar("T")
 PREFIX = "/v1"
 TALLY_MS = 1_000
 KEY_MAX = 128
-RAW_DEPTH_MAX = 64
+JSON = "application/json"
+READING = ("malformed_json", "too_large", "unsupported_media_type")
 PAGE_MAX = 100
 bearer = HTTPBearer(auto_error=False, description="API key: `coul_…`")
 
@@ -109,35 +110,44 @@ def edge_of(request: Request) -> Edge:
 EdgeDep = Annotated[Edge, Depends(edge_of)]
 
 
+class SoundRequest(Request):
+    """A request whose JSON is read with bounds, by whoever asks for it."""
+
+    async def json(self) -> Any:
+        """The body's value. Raises HTTPException 400 if it is not sound JSON."""
+        try:
+            return loads(await self.body())
+        except JsonError as error:
+            raise HTTPException(400, f"the body is not sound JSON: {error}") from None
+
+
 class SoundRoute(APIRoute):
-    """A route that refuses JSON nested too deep before a parser's stack meets it."""
+    """A route that takes JSON as application/json only, and reads it with bounds."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        if self.body_field is not None:
+            for status, answer in problems(*READING).items():
+                self.responses.setdefault(status, answer)
+                self.response_fields.setdefault(status, self.response_fields[422])
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The usual handler behind the check."""
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            parsed = self.body_field is not None  # where it is not, a body may be large
-            if parsed and "json" in request.headers.get("content-type", "json"):
-                check_depth(await request.body())
-            return await handler(request)
+            sound = SoundRequest(request.scope, request.receive)
+            if self.body_field is not None:  # otherwise nobody parses the body, as of a blob
+                await _check_media_type(sound)
+            return await handler(sound)
 
         return handle
 
 
-_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\Z)|[\[{\]}]', re.DOTALL)
-
-
-def check_depth(body: bytes) -> None:
-    """Raise HTTPException 400 where brackets nest deeper than any request of ours."""
-    if body.count(b"[") + body.count(b"{") <= RAW_DEPTH_MAX:
-        return
-    depth = 0
-    for token in _TOKENS.finditer(body):
-        mark = token.group()
-        depth += (mark in b"[{") - (mark in b"]}")
-        if depth > RAW_DEPTH_MAX:
-            raise HTTPException(400, f"the JSON nests deeper than {RAW_DEPTH_MAX} levels")
+async def _check_media_type(request: Request) -> None:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip()
+    if kind.lower() != JSON and (kind or await request.body()):
+        raise HTTPException(415, f"the body is {kind or 'of no stated type'}; send {JSON}")
 
 
 async def raw_body(request: Request) -> bytes:

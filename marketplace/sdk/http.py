@@ -139,7 +139,7 @@ def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> f
     return max(0.0, (at - (now or datetime.now(UTC))).total_seconds())
 
 
-def transport_error(error: httpx.TransportError, method: str, path: str) -> TransportError:
+def transport_error(error: httpx.RequestError, method: str, path: str) -> TransportError:
     """The SDK's error for one of httpx's."""
     where = f"{method} {path}"
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):

@@ -17,8 +17,22 @@ from marketplace.sdk.reading import input_errors
 JobSource = str | Path | Mapping[str, Any] | JobSpec
 
 
+JOB_FILE_BYTES_MAX = 1024 * 1024
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML where a decimal number or a date stays the text it was written as: money is exact."""
+    """YAML where a decimal number or a date stays the text it was written as: money is exact.
+
+    Aliases are refused: a few lines of them stand for a document that fills the memory.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """The next node."""
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            why = "aliases are not supported: write the value out"
+            raise yaml.composer.ComposerError(None, None, why, mark)
+        return super().compose_node(parent, index)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -41,13 +55,23 @@ def load_job(source: JobSource) -> tuple[JobSpec, Path]:
     if isinstance(source, Mapping):
         return _parse(dict(source), "the job"), Path.cwd()
     path = Path(source)
+    return _parse(_read(path), str(path)), path.resolve().parent
+
+
+def _read(path: Path) -> Any:
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            raw = file.read(JOB_FILE_BYTES_MAX + 1)
+    except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {error}") from error
-    return _parse(document, str(path)), path.resolve().parent
+    if len(raw) > JOB_FILE_BYTES_MAX:
+        raise InputError(f"{path} has more than {JOB_FILE_BYTES_MAX} bytes: is it a job file?")
+    try:
+        return yaml.load(raw.decode(), Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number of too many digits
+        raise InputError(f"{path} cannot be parsed: {error}") from error
+    except RecursionError:
+        raise InputError(f"{path} nests too deep") from None
 
 
 def _parse(document: Any, what: str) -> JobSpec:

@@ -82,7 +82,7 @@ class AsyncTransport:
                 body = await _body(response, path, bytes_max)
             finally:
                 await response.aclose()
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise transport_error(error, request.method, path) from error
         if response.status_code >= 400:
             raise refusal_of(response, body)
@@ -156,7 +156,7 @@ class AsyncTransport:
                 async for event in EventSource(response).aiter_sse():
                     bounded.since_event = 0
                     yield ServerEvent(event.event, event.data, event.id, event.retry)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise transport_error(error, "GET", path) from error
         except SSEError as error:
             raise ProtocolError(f"{path}: {error}") from None

@@ -44,6 +44,8 @@ def test_every_operation_has_a_description_and_its_errors(document: dict[str, An
             assert "401" in codes, where
         if "{" in path:
             assert "404" in codes, where
+        if "application/json" in operation.get("requestBody", {}).get("content", {}):
+            assert {"400", "413", "415"} <= codes, where
         for code in codes:
             content = operation["responses"][code]["content"][MEDIA_TYPE]
             assert content["example"]["code"] in KINDS, where

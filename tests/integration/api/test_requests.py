@@ -65,8 +65,10 @@ def test_a_given_request_id_comes_back_and_a_strange_one_does_not(api: Api) -> N
         (b"[]", 422, "invalid_request"),
         (b'"text"', 422, "invalid_request"),
         (b"\xff\xfe", 400, "malformed_json"),
-        (b'{"job": {"name": "\\ud800"}}', 422, "invalid_request"),
-        (b'{"job": {"name": NaN}}', 422, "invalid_request"),
+        (b'{"job": {"name": "\\ud800"}}', 400, "malformed_json"),
+        (b'{"job": {"name": NaN}}', 400, "malformed_json"),
+        (b'{"job": {"gpus": 1e999}}', 400, "malformed_json"),
+        (b'{"job": {}, "job": {}}', 400, "malformed_json"),
         (b'{"job": ' + b"[" * 50 + b"]" * 50 + b"}", 422, "invalid_request"),
         (b'{"job": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, "malformed_json"),
         (b'{"job": ' + b"9" * 5_000 + b"}", 400, "malformed_json"),
@@ -79,6 +81,38 @@ def test_a_body_that_is_no_request_is_refused(
 ) -> None:
     headers = {"Content-Type": "application/json"}
     problem(api.call("POST", "/quotes", content=content, headers=headers), status, code)
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
+@pytest.mark.parametrize("kind", ["application/JSON", "APPLICATION/json ; charset=utf-8"])
+def test_nesting_without_end_is_refused_however_json_is_spelled(
+    api: Api, kind: str, opening: bytes
+) -> None:
+    headers, body = {"Content-Type": kind}, opening * 85_000
+    refusal = api.call("POST", "/keys/prepare", content=body, headers=headers)
+    problem(refusal, 400, "malformed_json")
+    draft = json.dumps({"account": api.world.buyer.address, "name": "n", "scopes": ["buyer"]})
+    api.ok(api.call("POST", "/keys/prepare", content=draft.encode(), headers=headers))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [None, "", "text/plain", "text/json", "application/jsonx", "application/problem+json",
+     "application/octet-stream", "application/x-www-form-urlencoded",
+     "multipart/form-data; boundary=application/json", "json"],
+)  # fmt: skip
+def test_json_under_another_media_type_is_refused_unread(api: Api, kind: str | None) -> None:
+    headers = {} if kind is None else {"Content-Type": kind}
+    for body in (b"[" * 85_000, b'{"job": {}}'):
+        refusal = api.call("POST", "/quotes", content=body, headers=headers)
+        problem(refusal, 415, "unsupported_media_type")
+
+
+def test_blobs_need_no_json_whatever_they_are_called(api: Api) -> None:
+    for kind in ("application/json", "application/octet-stream"):
+        body, headers = b"[" * 85_000, {"Content-Type": kind}
+        stored = api.ok(api.call("POST", "/blobs", api.buyer, content=body, headers=headers))
+        assert stored["size"] == len(body)
 
 
 def test_unknown_and_coerced_members_are_refused_with_pointers(api: Api) -> None:

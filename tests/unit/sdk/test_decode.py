@@ -75,6 +75,7 @@ def test_signed_struct_is_read_in_its_own_form() -> None:
         (whole(parts=[{"number": 1}, {"number": "x"}]), "/parts/1/number"),
         (whole(parts=[{"number": True}]), "/parts/0/number"),
         (whole(parts=[{"number": 1.5}]), "/parts/0/number"),
+        (whole(parts=[{"number": "9" * 5_000}]), "/parts/0/number"),
         (whole(raw="0xzz"), "/raw"),
         (whole(maybe=3), "/maybe"),
         (whole(on="yes"), "/on"),
@@ -83,6 +84,12 @@ def test_signed_struct_is_read_in_its_own_form() -> None:
 def test_what_does_not_fit_is_named(body: Any, where: str) -> None:
     with pytest.raises(ProtocolError, match=where):
         decode(Whole, body)
+
+
+@pytest.mark.parametrize("amount", ["NaN", "Infinity", "1e999999999", "9" * 81, "", "1_0", " 1"])
+def test_amount_that_is_no_plain_number_is_refused(amount: str) -> None:
+    with pytest.raises(ProtocolError, match="/amount"):
+        decode(Money, {"amount": amount, "currency": "CMP", "atoms": "1"})
 
 
 def test_malformed_struct_is_named() -> None:

@@ -139,8 +139,9 @@ def test_answer_that_is_no_stream_is_refused(headers: dict[str, str]) -> None:
 
 def test_event_json_must_be_json() -> None:
     assert ServerEvent("cost", '{"a":1}').json() == {"a": 1}
-    with pytest.raises(ProtocolError):
-        ServerEvent("cost", "nope", "3").json()
+    for data in ("nope", "[" * 100_000, "NaN", "\ud800"):
+        with pytest.raises(ProtocolError):
+            ServerEvent("cost", data, "3").json()
 
 
 def test_stream_with_nothing_left_ends() -> None:
