@@ -83,7 +83,7 @@ class Transport:
                 body = _body(response, path, bytes_max)
             finally:
                 response.close()
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise transport_error(error, request.method, path) from error
         if response.status_code >= 400:
             raise refusal_of(response, body)
@@ -156,7 +156,7 @@ class Transport:
                 for event in EventSource(response).iter_sse():
                     bounded.since_event = 0
                     yield ServerEvent(event.event, event.data, event.id, event.retry)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise transport_error(error, "GET", path) from error
         except SSEError as error:
             raise ProtocolError(f"{path}: {error}") from None
