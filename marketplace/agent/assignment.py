@@ -10,7 +10,7 @@ from marketplace.agent.inventory import Inventory
 from marketplace.domain.job import JobSpec
 from marketplace.domain.jobfile import parse_job
 from marketplace.errors import InvalidJob
-from marketplace.sdk.models import Lease, Terms
+from marketplace.wire.leases import Lease, LeaseTerms
 from settlement.orders import Ask, Bid, lease_no
 from settlement.silence import unseen_ms
 
@@ -68,14 +68,14 @@ def assign(lease: Lease, ask: Ask, bid: Bid, meter: str, inventory: Inventory) -
     if not _ID.fullmatch(lease.id):  # it names a folder and a cgroup here
         raise NotOurs(f"{lease.id!r:.100} is no lease id")
     number = lease_no(bid.struct_hash(), ask.struct_hash(), meter)
-    if ask.meter != meter or "0x" + number.hex() != lease.lease_no.lower():
+    if ask.meter != meter or number != lease.lease_no:
         raise NotOurs(f"{lease.id}: the orders and our meter key open another lease")
     if (lease.buyer, lease.provider) != (bid.buyer, ask.provider):
         raise NotOurs(f"{lease.id}: buyer or provider is not who signed the orders")
     if lease.terms is None or lease.job is None:
         raise NotOurs(f"{lease.id}: no terms or no job yet")
     try:
-        spec = parse_job(dict(lease.job.spec), packed=True)
+        spec = parse_job(lease.job.spec.to_json(), packed=True)
     except InvalidJob as error:
         raise NotOurs(f"{lease.id}: the job cannot be read: {error}") from error
     if spec.hash() != bid.job_hash:
@@ -84,7 +84,7 @@ def assign(lease: Lease, ask: Ask, bid: Bid, meter: str, inventory: Inventory) -
 
 
 def _assignment(
-    lease: Lease, terms: Terms, bid: Bid, spec: JobSpec, inventory: Inventory
+    lease: Lease, terms: LeaseTerms, bid: Bid, spec: JobSpec, inventory: Inventory
 ) -> Assignment:
     def share(size: int) -> int:
         """What the bid leaves open is the part of the node that its GPUs are."""
@@ -96,14 +96,14 @@ def _assignment(
         buyer=lease.buyer,
         provider=lease.provider,
         witness=bid.witness,
-        lease_no=bytes.fromhex(lease.lease_no.removeprefix("0x")),
+        lease_no=lease.lease_no,
         spec=spec,
         gpu_milli=bid.gpu_milli,
         cpu_milli=bid.cpu_milli or share(inventory.cpu_milli),
         memory_mib=bid.memory_mib or share(inventory.memory_mib),
         storage_mib=bid.storage_mib or share(inventory.storage_mib),
         interval_ms=lease.interval_ms,
-        start=terms.start,
+        start=terms.end - terms.funded_seconds,
         end=terms.end,
         start_limit_seconds=terms.start_limit_seconds,
         max_seconds=min(terms.max_seconds or bid.max_seconds, bid.max_seconds),

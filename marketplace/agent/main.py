@@ -104,7 +104,7 @@ def _serve(
         pids_max=config.pids_max,
         poll_s=min(config.poll_ms, max(100, interval_ms // 3)) / 1000,
     )
-    domain = Domain(market.chain_id, market.contracts["ComputeEscrow"])
+    domain = Domain(market.chain_id, market.contracts.escrow)
     supervisor = Supervisor(node, node_id, domain, inventory, config.node.shared)
     supervisor.recover()
     log.info("node_ready", node=node_id, meter=signer.address, gpus=len(inventory.gpus))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from marketplace.sdk.models import Lease
+from marketplace.wire.leases import Lease
 
 # What the server wishes → how the job ends here. Any other wish fails it under its own name.
 _WISHES = {"cancelled": ("cancelled", "cancelled"), "over_budget": ("over_budget", "budget")}

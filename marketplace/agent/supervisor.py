@@ -24,7 +24,7 @@ from marketplace.agent.progress import Order, Progress
 from marketplace.agent.run import JobRun, prepare
 from marketplace.agent.vouchers import Vouchers
 from marketplace.sdk.errors import ApiError
-from marketplace.sdk.models import Lease
+from marketplace.wire.leases import Lease
 from settlement.eip712 import Domain
 
 log = structlog.get_logger("coulomb.agent")

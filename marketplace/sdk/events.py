@@ -77,7 +77,7 @@ class Resumption:
         passes = isinstance(error, TransportError) or error.status in RETRY_STATUSES
         if not passes or self._failures >= self._policy.attempts:
             raise error
-        return self._wait(error.problem.retry_after if isinstance(error, ApiError) else None)
+        return self._wait(error.retry_after if isinstance(error, ApiError) else None)
 
     def _wait(self, retry_after: float | None) -> float:
         asked = self._retry_seconds if retry_after is None else retry_after

@@ -15,11 +15,11 @@ from marketplace.sdk.errors import (
     ApiError,
     ConfigError,
     ConnectFailed,
-    Problem,
     ProtocolError,
     TimedOut,
     TransportError,
     error_of,
+    problem_of,
 )
 from settlement import strict_json
 
@@ -55,7 +55,7 @@ class RetryPolicy:
 
     def wait_after(self, error: ApiError | TransportError, attempt: int) -> float | None:
         """Seconds until the next attempt; None where another one is of no use."""
-        retry_after = error.problem.retry_after if isinstance(error, ApiError) else None
+        retry_after = error.retry_after if isinstance(error, ApiError) else None
         patient = retry_after is None or retry_after <= self.wait_max
         if not (may_pass(error) and patient and attempt < self.attempts):
             return None
@@ -123,7 +123,8 @@ def refusal_of(response: httpx.Response, body: bytes) -> ApiError:
         document = strict_json.loads(body)
     except strict_json.JsonError:
         document = None
-    return error_of(Problem.parse(response.status_code, document, retry_after_of(response.headers)))
+    problem = problem_of(response.status_code, document)
+    return error_of(problem, retry_after_of(response.headers))
 
 
 def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> float | None:

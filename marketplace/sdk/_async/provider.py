@@ -8,8 +8,10 @@ from typing import Any
 
 from marketplace.domain.asking import NodeOffer, ask_of
 from marketplace.sdk._async.base import AsyncResource
-from marketplace.sdk.errors import InputError
+from marketplace.sdk.checks import signed_by
+from marketplace.sdk.errors import InputError, VerificationError
 from marketplace.sdk.reading import input_errors
+from marketplace.sdk.waiting import async_run
 from marketplace.wire.asks import AskInfo, SignedAsk
 from marketplace.wire.keys import Account
 from marketplace.wire.nodes import NewNode, Node
@@ -119,6 +121,14 @@ class AsyncAsks(AsyncResource):
     async def get(self, ask_id: str) -> AskInfo:
         """One ask."""
         return await self._transport.get(AskInfo, f"/v1/asks/{ask_id}")
+
+    async def own(self, ask_id: str, account: str) -> AskInfo:
+        """One ask that the account has signed. Raises VerificationError."""
+        await self._market()
+        found = await self.get(ask_id)
+        if await async_run(signed_by, found, self._session.domain(), account) is None:
+            raise VerificationError(f"{account} did not sign {ask_id}")
+        return found
 
     def list(
         self,

@@ -9,8 +9,10 @@ from typing import Any
 
 from marketplace.domain.asking import NodeOffer, ask_of
 from marketplace.sdk._sync.base import Resource
-from marketplace.sdk.errors import InputError
+from marketplace.sdk.checks import signed_by
+from marketplace.sdk.errors import InputError, VerificationError
 from marketplace.sdk.reading import input_errors
+from marketplace.sdk.waiting import run
 from marketplace.wire.asks import AskInfo, SignedAsk
 from marketplace.wire.keys import Account
 from marketplace.wire.nodes import NewNode, Node
@@ -116,6 +118,14 @@ class Asks(Resource):
     def get(self, ask_id: str) -> AskInfo:
         """One ask."""
         return self._transport.get(AskInfo, f"/v1/asks/{ask_id}")
+
+    def own(self, ask_id: str, account: str) -> AskInfo:
+        """One ask that the account has signed. Raises VerificationError."""
+        self._market()
+        found = self.get(ask_id)
+        if run(signed_by, found, self._session.domain(), account) is None:
+            raise VerificationError(f"{account} did not sign {ask_id}")
+        return found
 
     def list(
         self,
