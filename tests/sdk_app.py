@@ -73,9 +73,7 @@ class Served(httpx.BaseTransport):
         witness = self.world.witness
         return Session(lambda: signer, lambda: witness, state=self.state, **known)
 
-    def client(
-        self, signer: LocalSigner | None = None, *scopes: str, **options: Any
-    ) -> Coulomb:
+    def client(self, signer: LocalSigner | None = None, *scopes: str, **options: Any) -> Coulomb:
         """A client of an account (the buyer's unless said) with an API key."""
         who = signer or self.world.buyer
         key = self.api.key(who, *(scopes or ("buyer", "provider")))
@@ -87,6 +85,7 @@ class Served(httpx.BaseTransport):
 @contextmanager
 def served(folder: Path, **fixed: Any) -> Iterator[Served]:
     """A fresh market whose clock shows the time of day; its buyer is funded."""
+    folder.mkdir(parents=True, exist_ok=True)
     world = sqlite_world(folder, **{"opener": OPENER, **fixed})
     world.clock.ms = int(time.time() * 1000)
     world.fund()

@@ -71,6 +71,7 @@ __all__ = [
     "VerificationError",
     "WaitTimeout",
     "error_of",
+    "problem_of",
 ]
 
 

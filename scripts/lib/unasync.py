@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 SDK = Path(__file__).resolve().parents[2] / "marketplace" / "sdk"
@@ -33,6 +34,7 @@ RULES = tuple(
 )
 
 
+@cache
 def written() -> dict[str, str]:
     """The text of each module of `_sync`, by its name."""
     found = {}

@@ -69,8 +69,13 @@ class AsyncAsks(AsyncResource):
         `unit`, `min_duration`, `max_duration`, `start_limit`, `expires_in`, `max_fee_bps`, `opener`
         as in `POST /v1/asks/prepare`. Raises InputError.
         """
+        return await self._prepare(node_id, terms, None)
+
+    async def _prepare(self, node_id: str, terms: Mapping[str, Any], provider: str | None) -> Ask:
         market = await self._market()
         node = await self._transport.get(Node, f"/v1/nodes/{node_id}")
+        if provider not in (None, node.provider):
+            raise InputError(f"{node_id} is a node of {node.provider}, not of {provider}")
         account = await self._transport.get(Account, f"/v1/accounts/{node.provider}")
         offer = NodeOffer(
             provider=node.provider,
@@ -111,9 +116,7 @@ class AsyncAsks(AsyncResource):
     ) -> AskInfo:
         """Write an ask as `prepare` does, sign it and put it on the book. Raises InputError."""
         who = await self._signer(signer)
-        ask = await self.prepare(node_id, terms)
-        if ask.provider != who.address:
-            raise InputError(f"{node_id} is a node of {ask.provider}, not of {who.address}")
+        ask = await self._prepare(node_id, terms, who.address)
         signature = await self._sign(ask, who)
         key = idempotency_key or "ask-" + ask.struct_hash().hex()
         return await self.create(ask, signature, idempotency_key=key)

@@ -70,8 +70,13 @@ class Asks(Resource):
         `unit`, `min_duration`, `max_duration`, `start_limit`, `expires_in`, `max_fee_bps`, `opener`
         as in `POST /v1/asks/prepare`. Raises InputError.
         """
+        return self._prepare(node_id, terms, None)
+
+    def _prepare(self, node_id: str, terms: Mapping[str, Any], provider: str | None) -> Ask:
         market = self._market()
         node = self._transport.get(Node, f"/v1/nodes/{node_id}")
+        if provider not in (None, node.provider):
+            raise InputError(f"{node_id} is a node of {node.provider}, not of {provider}")
         account = self._transport.get(Account, f"/v1/accounts/{node.provider}")
         offer = NodeOffer(
             provider=node.provider,
@@ -108,9 +113,7 @@ class Asks(Resource):
     ) -> AskInfo:
         """Write an ask as `prepare` does, sign it and put it on the book. Raises InputError."""
         who = self._signer(signer)
-        ask = self.prepare(node_id, terms)
-        if ask.provider != who.address:
-            raise InputError(f"{node_id} is a node of {ask.provider}, not of {who.address}")
+        ask = self._prepare(node_id, terms, who.address)
         signature = self._sign(ask, who)
         key = idempotency_key or "ask-" + ask.struct_hash().hex()
         return self.create(ask, signature, idempotency_key=key)

@@ -156,10 +156,10 @@ class Transport:
                 for event in EventSource(response).iter_sse():
                     bounded.since_event = 0
                     yield ServerEvent(event.event, event.data, event.id, event.retry)
-        except httpx.RequestError as error:
-            raise transport_error(error, "GET", path) from error
         except SSEError as error:
             raise ProtocolError(f"{path}: {error}") from None
+        except httpx.RequestError as error:
+            raise transport_error(error, "GET", path) from error
 
 
 class Bounded(httpx.SyncByteStream):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from marketplace.sdk.errors import ConnectFailed, Forbidden, Problem, ProtocolError, Unavailable
 from marketplace.sdk.flow import Response
 from marketplace.sdk.sse import EVENT_BYTES_MAX, EventSource, Parser, ServerEvent
 from marketplace.sdk.transfer import RetryPolicy
+
+from marketplace.sdk.errors import ConnectFailed, Forbidden, Problem, ProtocolError, Unavailable
 
 POLICY = RetryPolicy(attempts=3, first=1.0)
 
