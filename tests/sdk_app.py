@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from structlog.testing import capture_logs
 
 from marketplace.sdk import Coulomb, RetryPolicy
 from marketplace.sdk.session import Session
@@ -89,7 +90,7 @@ def served(folder: Path, **fixed: Any) -> Iterator[Served]:
     world = sqlite_world(folder, **{"opener": OPENER, **fixed})
     world.clock.ms = int(time.time() * 1000)
     world.fund()
-    with asyncio.Runner() as runner:
+    with capture_logs(), asyncio.Runner() as runner:  # the server's log is not the client's output
         api = Api(world, runner)
         yield Served(api, folder)
         api.close()
