@@ -69,7 +69,7 @@ class AgentApi(Protocol):
         ...
 
     def get_blob(self, sha256: str) -> bytes:
-        """A stored file."""
+        """A stored file, checked against its name."""
         ...
 
     def put_blob(self, content: bytes) -> str:

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import structlog
 
-from marketplace.agent.bundle import pack
-from marketplace.agent.errors import ApiDown, BundleError, JournalConflict, JournalError
-from marketplace.agent.folders import remove_tree
+from marketplace.agent.errors import ApiDown, JournalConflict, JournalError
+from marketplace.agent.folders import files_below, remove_tree
 from marketplace.agent.journal import Ending, LeaseEntry
 from marketplace.agent.logs import JobLogs, LogFile
 from marketplace.agent.node import Node
 from marketplace.agent.progress import Order, Progress
 from marketplace.agent.vouchers import Vouchers
+from marketplace.sdk.archive import ArchiveError, pack
 from marketplace.sdk.errors import (
     ApiError,
     Conflict,
@@ -228,14 +228,17 @@ class Courier:
         if not folders.out.is_dir():
             return ending
         try:
-            if pack(folders.out, paths, target) is None:
+            files = files_below(folders.out, paths)
+            if not files:
                 return ending
+            with target.open("wb") as archive:
+                pack(files, archive)
             digest = self._node.api.put_blob(target.read_bytes())
-        except (BundleError, CoulombError, OSError) as error:
+        except (CoulombError, OSError) as error:
             self._say(f"outputs: {error}")
-            reason = error.reason if isinstance(error, BundleError) else "outputs_not_stored"
+            reason = error.reason if isinstance(error, ArchiveError) else "not_stored"
             if ending.outcome == "succeeded":
-                return replace(ending, outcome="failed", reason=reason)
+                return replace(ending, outcome="failed", reason=f"outputs_{reason}")
             return ending
         finally:
             target.unlink(missing_ok=True)

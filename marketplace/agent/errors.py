@@ -7,7 +7,6 @@ AgentError                 agent_error
 ├── RuntimeUnavailable     runtime_unavailable  no sandbox here, and jobs may not run without one
 │   └── FoldersExposed     folders_exposed      the sandbox would show jobs private folders
 ├── StartFailed            start_failed         a job could not be started; says why
-├── BundleError            bundle               an archive is unsafe, too large or another one
 ├── JournalError           journal              the journal cannot be read or written
 │   └── JournalConflict    journal_conflict     a second value for one (lease, sequence)
 └── ApiDown                api_down             the server cannot be reached for now
@@ -59,16 +58,6 @@ class StartFailed(AgentError):
     """A job could not be started; `reason` is stable, the message is for people."""
 
     code = "start_failed"
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-
-
-class BundleError(AgentError):
-    """An archive is unsafe, too large, or not the one that was named."""
-
-    code = "bundle"
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)

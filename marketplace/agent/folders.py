@@ -11,9 +11,12 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from marketplace.agent.runtime.base import JobFolders
+from marketplace.sdk.archive import ENTRIES_MAX, ArchiveError, Member
 
 MIB = 1024 * 1024
 DEPTH_MAX = 128
@@ -22,6 +25,7 @@ _ENTRY_BYTES_MIN = 1024  # an empty file fills no block, but takes an inode and 
 _PAUSE_FACTOR = 20  # measuring takes at most a twentieth of the time
 _PAUSE_MIN_S = 0.25
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class TooDeep(OSError):
@@ -87,6 +91,38 @@ def give_to(folders: JobFolders, owner: tuple[int, int] | None) -> None:
         os.chown(top, *owner)
         for entry in walk(top):
             os.chown(entry.name, *owner, dir_fd=entry.folder_fd, follow_symlinks=False)
+
+
+def files_below(top: Path, paths: tuple[str, ...]) -> list[Member]:
+    """The plain files at or below some paths ("" for all), sorted, to be packed.
+
+    Links and special files are left out: following one could take a file of the node along. Raises
+    ArchiveError where the folders are too deep, or hold too much.
+    """
+    wanted = [path.strip("/") for path in paths]
+    names = []
+    try:
+        for entry in walk(top):
+            name = entry.path
+            inside = any(not w or name == w or name.startswith(w + "/") for w in wanted)
+            if inside and stat.S_ISREG(entry.status.st_mode):
+                names.append(name)
+            if len(names) > ENTRIES_MAX:
+                raise ArchiveError("too_large", f"there are more than {ENTRIES_MAX} files")
+    except TooDeep as error:
+        raise ArchiveError("too_large", str(error)) from error
+    return [
+        Member(name, partial(_open_below, top, name)) for name in sorted(names, key=os.fsencode)
+    ]
+
+
+def _open_below(top: Path, name: str) -> BinaryIO:
+    # The job is dead, so no folder on the way turns into a link any more.
+    folder_fd = os.open(top, _OPEN_FOLDER)
+    try:
+        return os.fdopen(os.open(name, _OPEN_FILE, dir_fd=folder_fd), "rb")
+    finally:
+        os.close(folder_fd)
 
 
 def remove_tree(root: Path) -> None:

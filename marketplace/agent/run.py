@@ -6,15 +6,15 @@ so a server that is away stops nothing within the grace.
 
 from __future__ import annotations
 
+import io
 import json
 
 import structlog
 
 from marketplace.agent.assignment import Assignment
-from marketplace.agent.bundle import unpack
 from marketplace.agent.capacity import Grant
 from marketplace.agent.channel import JobChannel
-from marketplace.agent.errors import ApiDown, BundleError, JournalError, StartFailed
+from marketplace.agent.errors import ApiDown, JournalError, StartFailed
 from marketplace.agent.folders import give_to, make_folders
 from marketplace.agent.journal import Ending, LeaseEntry
 from marketplace.agent.logs import JobLogs
@@ -23,6 +23,7 @@ from marketplace.agent.node import Node
 from marketplace.agent.progress import Order, Progress
 from marketplace.agent.runtime.base import Launch, Limits, Running
 from marketplace.agent.watch import Watch
+from marketplace.sdk.archive import ArchiveError, unpack
 from marketplace.sdk.errors import CoulombError
 
 log = structlog.get_logger("coulomb.agent")
@@ -65,7 +66,7 @@ class JobRun:
     def _run_and_conclude(self) -> None:
         try:
             ending = self._run()
-        except (StartFailed, BundleError) as error:
+        except StartFailed as error:
             self._logs.say(str(error))
             ending = Ending("failed", error.reason)
         except OSError as error:  # the node's disk or process table is full, most likely
@@ -115,13 +116,16 @@ class JobRun:
             if self._node.wall_ms() > self._job.start_deadline_ms:
                 return Order("failed", "start_limit")
             try:
-                archive = self._node.api.get_blob(inputs.sha256)
+                archive = self._node.api.get_blob(inputs.sha256)  # has this SHA-256
             except ApiDown:
                 self._progress.wait_for_order(_AGAIN_S)
                 continue
             except CoulombError as error:
                 raise StartFailed("inputs_missing", f"inputs: {error}") from error
-            unpack(archive, inputs.sha256, self._folders.work, self._job.storage_mib * MIB)
+            try:
+                unpack(io.BytesIO(archive), self._folders.work, self._job.storage_mib * MIB)
+            except ArchiveError as error:
+                raise StartFailed(f"inputs_{error.reason}", f"inputs: {error}") from error
             break
         give_to(self._folders, self._node.runtime.owner(self._grant.slot))
         return self._progress.order

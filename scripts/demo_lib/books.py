@@ -11,7 +11,7 @@ from marketplace.sdk.purchases import Receipt
 from settlement.chain.calls import LeaseRef
 from settlement.chain.contracts import Escrow, Token
 from settlement.events import Closed, Deposited, Opened, Stopped, lease_numbers
-from settlement.leases import EscrowState, LeaseState, Params, replay
+from settlement.leases import EscrowState, LeaseState, LeaseStatus, Params, replay
 from settlement.ports import LoggedEvent
 
 
@@ -138,7 +138,7 @@ def _one(escrow: Escrow, number: bytes, lease: ChainLease, at: int) -> list[str]
     parts = (
         ("released", lease.released, lease.cost, "its cost"),
         ("released + refunded", lease.released + lease.refunded, lease.locked, "its lock"),
-        ("state", escrow.lease(ref, at).status.value, 5, "closed"),
+        ("state", escrow.lease(ref, at).status, LeaseStatus.CLOSED, "closed"),
     )
     return [
         f"lease 0x{number.hex()}: {name} = {a}, but {other} = {b}"

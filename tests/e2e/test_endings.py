@@ -20,7 +20,7 @@ from marketplace.sdk.resources.jobs import JobHandle
 from settlement.chain.contracts import CountedView
 from settlement.leases import LeaseStatus
 from settlement.signing import LocalSigner
-from settlement.units import counted_cost, time_cost
+from settlement.units import cost, counted_cost
 from tests.e2e.chain import (
     assert_books_balance,
     assert_receipt_adds_up,
@@ -271,7 +271,7 @@ def test_units_are_billed_as_counted(stories: Stories, world: World) -> None:
     assert counted.unit == price_nano
     assert lines["units"].cost.atoms == counted_cost(0, price_nano, 0, 7)
     view = on_chain(world, seen.lease)
-    assert lines["gpu"].cost.atoms == time_cost(view.rate, view.used_ms)
+    assert lines["gpu"].cost.atoms == cost(view.rate, view.used_ms)
     _assert_settled(world, seen)
 
 
@@ -284,7 +284,7 @@ def test_failing_job_is_told_by_exit_codes_and_pays_what_ran(
     view = on_chain(world, seen.lease)
     assert view.status is LeaseStatus.CLOSED
     assert 900 <= view.used_ms == seen.receipt["used_ms"]
-    assert int(seen.receipt["released"]["atoms"]) == time_cost(view.rate, view.used_ms)
+    assert int(seen.receipt["released"]["atoms"]) == cost(view.rate, view.used_ms)
 
 
 def test_job_that_matches_nothing_is_told_why_and_buys_nothing(

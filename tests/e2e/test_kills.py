@@ -15,7 +15,7 @@ from settlement.attestation import UsageAttestation
 from settlement.chain.contracts import LeaseView
 from settlement.leases import LeaseStatus
 from settlement.silence import silence_ms, unseen_ms
-from settlement.units import time_cost
+from settlement.units import cost
 from tests.e2e.chain import (
     assert_books_balance,
     assert_paid_for_usage,
@@ -297,7 +297,7 @@ def test_provider_that_vanishes_is_paid_what_was_countersigned_and_the_budget_ho
     seen: Moved = stories.outcome(lost_story)
     gone, taken = (on_chain(world, lease) for lease in seen.leases)
     assert gone.used_ms == seen.countersigned_ms
-    assert gone.released == time_cost(gone.rate, gone.used_ms)
+    assert gone.released == cost(gone.rate, gone.used_ms)
     assert gone.released + gone.locked + taken.released <= seen.budget
 
 
@@ -325,7 +325,7 @@ def test_witness_that_never_returns_makes_the_agent_stop_within_its_grace(
     assert seen.ran_ms <= GRACE_MS + 1_000 + HEARING_MS
     assert seen.view.status is LeaseStatus.STOPPED
     assert seen.view.used_ms == seen.countersigned.message.ms
-    assert seen.view.released == time_cost(seen.view.rate, seen.countersigned.message.ms)
+    assert seen.view.released == cost(seen.view.rate, seen.countersigned.message.ms)
 
 
 def test_lease_that_nobody_closed_is_refunded_after_its_window(

@@ -14,7 +14,7 @@ from marketplace.sdk.models import Lease
 from marketplace.sdk.purchases import Job, Receipt
 from settlement import keystore
 from settlement.leases import LeaseStatus
-from settlement.units import time_cost
+from settlement.units import cost
 from tests.e2e.bare import BareBuyer
 from tests.e2e.chain import (
     assert_books_balance,
@@ -306,7 +306,7 @@ def test_buyer_with_http_and_cast_alone_buys_and_closes_a_job(
     seen: Bare = stories.outcome(bare_story)
     assert seen.job["state"] == "succeeded"
     released = int(seen.receipt["released"]["atoms"])
-    assert released == time_cost(RATE, seen.receipt["used_ms"]) > 0
+    assert released == cost(RATE, seen.receipt["used_ms"]) > 0
     assert seen.balance == ONE - released
     assert seen.lease["settled"]["ms"] == seen.receipt["used_ms"]
     assert seen.read_by_us == seen.account  # Foundry's keystore is ours

@@ -30,7 +30,7 @@ from tests.e2e.world import FEE_BPS, RELAYER, Party, Provider, World
 pytestmark = pytest.mark.timeout(300)
 
 ATTEMPTS = 3
-AWAY_MS_MAX = 9_000  # of the agents' grace of 15 s, what leaves time to catch up in
+AWAY_MS_MAX = 9_000  # of the agents' grace of 20 s, what leaves time to catch up in
 
 
 @dataclass(frozen=True, slots=True)

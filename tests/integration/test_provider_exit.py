@@ -13,7 +13,7 @@ from marketplace.agent.journal import Journal, LeaseEntry
 from marketplace.cli.main import main
 from settlement import keystore
 from settlement.leases import LeaseStatus
-from settlement.units import fee_of, time_cost
+from settlement.units import cost, fee_of
 from tests.escrow_world import SETTINGS, TOKEN, Lease, World, anvil, found
 
 
@@ -70,7 +70,7 @@ def test_countersigned_usage_is_settled_without_the_market(
     assert "1 of 2 vouchers" in err
     view = lease.view()
     assert (view.status, view.used_ms) == (LeaseStatus.ACTIVE, 90_000)
-    gross = time_cost(view.rate, 90_000, 0)
+    gross = cost(view.rate, 90_000)
     net = gross - fee_of(gross, SETTINGS.fee_bps)
     assert world.escrow.balance_of(world.provider.address) == before + net
     assert main([*command, "settle", "--config", str(config)]) == 0

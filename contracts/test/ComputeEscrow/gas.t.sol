@@ -75,19 +75,19 @@ contract GasTest is EscrowTest {
     }
 
     function test_gas_open() public {
-        _report("open", _transact(abi.encodeCall(escrow.open, (_match(_ask(), _bid())))), 110_500);
+        _report("open", _transact(abi.encodeCall(escrow.open, (_match(_ask(), _bid())))), 108_500);
     }
 
     function test_gas_open_batch() public {
         Match[] memory orders = _manyLeases(50, false);
-        _report("open batch of 50, each", _transactAll(abi.encodeCall(escrow.openBatch, (orders))) / 50, 82_000);
+        _report("open batch of 50, each", _transactAll(abi.encodeCall(escrow.openBatch, (orders))) / 50, 80_000);
     }
 
     function test_gas_settle() public {
         bytes16 leaseNo = _open();
         vm.warp(block.timestamp + 120);
         _settle(leaseNo, 60_000);
-        _report("settle", _transactAll(abi.encodeCall(escrow.settle, (_single(_entry(leaseNo, 120_000))))), 44_000);
+        _report("settle", _transactAll(abi.encodeCall(escrow.settle, (_single(_entry(leaseNo, 120_000))))), 43_900);
     }
 
     function test_gas_settle_batch() public {
@@ -102,7 +102,7 @@ contract GasTest is EscrowTest {
                 entries = abi.encodePacked(entries, entry);
             }
             uint256 gas = _transactAll(abi.encodeCall(escrow.settle, (entries)));
-            if (round == 2) _report("settle batch of 100, each", gas / BUYERS, 12_100);
+            if (round == 2) _report("settle batch of 100, each", gas / BUYERS, 12_000);
         }
     }
 
@@ -119,7 +119,7 @@ contract GasTest is EscrowTest {
                 entries = abi.encodePacked(entries, entry);
             }
             uint256 gas = _transactAll(abi.encodeCall(escrow.settleMetered, (entries)));
-            if (round == 2) _report("metered batch of 100, each", gas / BUYERS, 18_500);
+            if (round == 2) _report("metered batch of 100, each", gas / BUYERS, 18_300);
         }
     }
 
@@ -136,11 +136,11 @@ contract GasTest is EscrowTest {
     }
 
     function test_gas_close_that_pays() public {
-        _report("close that pays", _closeGas(90_000), 61_000);
+        _report("close that pays", _closeGas(90_000), 60_700);
     }
 
     function test_gas_close_of_what_is_settled() public {
-        _report("close of what is settled", _closeGas(60_000), 55_000);
+        _report("close of what is settled", _closeGas(60_000), 54_900);
     }
 
     /// @dev A lease that has run for two minutes and settled one of them.
@@ -158,20 +158,20 @@ contract GasTest is EscrowTest {
 
     function test_gas_stop() public {
         bytes memory call = abi.encodeCall(escrow.stop, (buyer, provider, witness, _running()));
-        _report("stop", _transactAs(buyer, call), 44_000);
+        _report("stop", _transactAs(buyer, call), 38_000);
     }
 
     function test_gas_refund() public {
         bytes memory call = abi.encodeCall(escrow.refund, (buyer, provider, witness, _running()));
         vm.warp(block.timestamp + 4200 + SETTLE_WINDOW);
-        _report("refund", _transact(call), 44_000);
+        _report("refund", _transact(call), 43_500);
     }
 
     function test_gas_deposit() public {
         token.transfer(buyer, 2e18);
         vm.prank(buyer);
         token.approve(address(escrow), 2e18);
-        _report("deposit", _transactAs(buyer, abi.encodeCall(escrow.deposit, (1e18))), 56_500);
+        _report("deposit", _transactAs(buyer, abi.encodeCall(escrow.deposit, (1e18))), 56_400);
     }
 
     function test_gas_deposit_by_permit() public {
@@ -184,7 +184,7 @@ contract GasTest is EscrowTest {
             (uint8 v, bytes32 r, bytes32 s) = vm.sign(buyerKey, digest);
             bytes memory call = abi.encodeCall(escrow.depositWithPermit, (1e18, type(uint256).max, v, r, s));
             uint256 gas = _transactAs(buyer, call);
-            if (nonce == 1) _report("deposit by permit", gas, 75_000);
+            if (nonce == 1) _report("deposit by permit", gas, 74_900);
         }
     }
 }

@@ -252,6 +252,31 @@ contract SettleTest is EscrowTest {
         assertEq(_lease(_no).usedMs, 100_000);
     }
 
+    /// @dev Invariant 13: what the witness signed is the provider's to present until the window's last second.
+    function test_countersigned_usage_stays_payable_whatever_the_others_do() public {
+        vm.warp(_start + 100);
+        bytes memory entries = _single(_entry(_no, 100_000));
+        vm.startPrank(buyer);
+        escrow.stop(buyer, provider, witness, _no);
+        escrow.cancel(buyer, 1, false, "");
+        escrow.cancel(buyer, 1000, true, "");
+        escrow.withdraw(buyer, escrow.balanceOf(buyer));
+        vm.stopPrank();
+        address[] memory providers = new address[](1);
+        providers[0] = provider;
+        vm.prank(feeRecipient);
+        escrow.collectFees(providers);
+
+        uint256 last = _start + 100 + SETTLE_WINDOW;
+        vm.warp(last);
+        _expect(IEscrowBase.RefundTooEarly.selector, last, last);
+        vm.prank(buyer);
+        escrow.refund(buyer, provider, witness, _no);
+        assertEq(escrow.settle(entries), hex"00");
+        assertEq(_lease(_no).released, uint256(2.5e18) * 100 / 3600);
+        assertEq(escrow.balanceOf(provider) + escrow.feesOf(provider), _lease(_no).released);
+    }
+
     function test_stopped_at_once_pays_nothing() public {
         vm.prank(buyer);
         escrow.stop(buyer, provider, witness, _no);

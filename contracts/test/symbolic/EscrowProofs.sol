@@ -6,7 +6,7 @@ import {Test} from "forge-std/Test.sol";
 import {ComputeEscrow} from "../../src/ComputeEscrow.sol";
 import {ComputeToken} from "../../src/ComputeToken.sol";
 import {Ledger, Terms} from "../../src/escrow/Ledger.sol";
-import {Ask, Claim, IComputeEscrow, LeaseOrders, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
+import {Ask, IComputeEscrow, LeaseOrders, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
 import {CountedSlot, LeaseSlot} from "../../src/libraries/LeaseSlot.sol";
 import {TypedData} from "../support/TypedData.sol";
 
@@ -14,9 +14,9 @@ import {TypedData} from "../support/TypedData.sol";
 contract OpenEscrow is ComputeEscrow {
     constructor(Terms memory terms) ComputeEscrow(terms) {}
 
-    function put(bytes32 key, LeaseSlot slot, CountedSlot counted_, Claim calldata claim_) external {
+    function put(bytes32 key, LeaseSlot slot, CountedSlot counted_) external {
         LeaseBox storage box = _lease(key);
-        (box.slot, box.counted, box.claimed) = (slot, counted_, claim_);
+        (box.slot, box.counted) = (slot, counted_);
     }
 
     function putAccount(address account, Account calldata value) external {
@@ -41,18 +41,16 @@ contract OpenEscrow is ComputeEscrow {
 }
 
 /// @notice One lease in any state, its parties' balances, and any time.
-/// @dev Assumed in every proof here, and stated again nowhere: 18 decimals, a fee of 2.5 %, windows of one, two and three
-/// hours; one lease; the fields of its slot hold what `_assumeSound` says. Everything else is as free as its type.
+/// @dev Assumed in every proof here, and stated again nowhere: 18 decimals, a fee of 2.5 %, a settle window of
+/// an hour; one lease; the fields of its slot hold what `_assumeSound` says. Everything else is as free as its type.
 abstract contract EscrowProofs is Test {
     uint256 internal constant SCALE = 1e18;
+    uint256 internal constant FEE_BPS = 250;
     uint256 internal constant SETTLE_WINDOW = 1 hours;
-    uint256 internal constant DISPUTE_WINDOW = 2 hours;
-    uint256 internal constant RULING_WINDOW = 3 hours;
     address internal constant BUYER = address(0xb0b);
     address internal constant PROVIDER = address(0xcafe);
     address internal constant WITNESS = address(0x717e55);
     address internal constant METER = address(0x3e7e4);
-    address internal constant ARBITER = address(0xa4b);
     uint24 internal constant NODE = 7;
     uint256 private constant LOW_BYTE = 0xff;
     uint256 private constant NODE_BITS = uint256(type(uint24).max) << 8;
@@ -65,19 +63,13 @@ abstract contract EscrowProofs is Test {
 
     function setUp() public virtual {
         ComputeToken token = new ComputeToken(address(this), 1e27);
-        open = new OpenEscrow(
-            Terms(address(token), _feeBps(), address(0xfee), SETTLE_WINDOW, DISPUTE_WINDOW, RULING_WINDOW)
-        );
+        open = new OpenEscrow(Terms(address(token), FEE_BPS, address(0xfee), SETTLE_WINDOW));
         escrow = IComputeEscrow(address(open));
-        (orders.ask.provider, orders.ask.meter, orders.ask.arbiter) = (PROVIDER, METER, ARBITER);
+        (orders.ask.provider, orders.ask.meter) = (PROVIDER, METER);
         (orders.bidHash, orders.buyer, orders.witness) = (bytes32(uint256(1)), BUYER, WITNESS);
         bytes32 ordersHash = keccak256(abi.encode(orders.bidHash, TypedData.hash(orders.ask)));
         leaseNo = bytes16(keccak256(abi.encode(ordersHash, METER)));
         key = keccak256(abi.encode(WITNESS, BUYER, PROVIDER, leaseNo));
-    }
-
-    function _feeBps() internal pure virtual returns (uint256) {
-        return 250;
     }
 
     /// @dev A lease of any terms and usage in this state, without counted resources, on the usual node.
@@ -87,7 +79,7 @@ abstract contract EscrowProofs is Test {
 
     /// @dev As `_slot`, of a free lease: for proofs of who, when and what state, in which money plays no part.
     function _freeSlot(uint256 word, LeaseState state) internal pure returns (LeaseSlot) {
-        return _slot(word & ((1 << 192) - 1) & ~(uint256(type(uint16).max) << 64), state);
+        return _slot(word & ((1 << 192) - 1), state);
     }
 
     /// @dev What holds of every lease between two calls, and what the proofs show to hold after each call again: it
@@ -117,7 +109,7 @@ abstract contract EscrowProofs is Test {
     /// @dev Puts the lease in, at this time, with these free balances; capacity is held for it.
     function _begin(LeaseSlot slot, uint40 time, uint96 buyerHas, uint96 providerHas) internal {
         vm.warp(time);
-        open.put(key, slot, CountedSlot.wrap(0), Claim(0, 0));
+        open.put(key, slot, CountedSlot.wrap(0));
         open.putAccount(BUYER, Ledger.Account(buyerHas, 0, 0));
         open.putAccount(PROVIDER, Ledger.Account(providerHas, 0, 0));
         open.putCapacity(PROVIDER, NODE, slot.gpuMilli());

@@ -16,7 +16,7 @@ contract EndingProofs is EscrowProofs {
         return abi.encodeCall(IEscrowCore.refund, (BUYER, PROVIDER, WITNESS, leaseNo));
     }
 
-    uint256 private constant END_FUNDED_AND_STATE = uint256(type(uint72).max) << 80 | 0x3f;
+    uint256 private constant END_FUNDED_AND_STATE = uint256(type(uint72).max) << 80 | 0x7f;
 
     /// @notice A stop pays back exactly what the lock shrinks by.
     function check_stop_conserves(uint256 word, uint40 time, uint96 has) external {
@@ -69,9 +69,8 @@ contract EndingProofs is EscrowProofs {
     }
 
     /// @notice A refund pays the buyer exactly what of the lock was not earned, whoever calls.
-    /// @dev Assumed: no minimum charge.
     function check_refund_conserves(uint256 word, uint96 has, address sender) external {
-        LeaseSlot slot = _slot(word & ~(uint256(type(uint16).max) << 64), LeaseState.Stopped);
+        LeaseSlot slot = _slot(word, LeaseState.Stopped);
         uint256 refunded;
         unchecked {
             vm.assume(slot.paidTime(SCALE) <= slot.fullTime(SCALE)); // fuzzed: testFuzz_costs_and_fees_grow_with_time

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
+import {IEscrowCore, IEscrowExtension, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
 import {LeaseSlot} from "../../src/libraries/LeaseSlot.sol";
 import {TypedData} from "../support/TypedData.sol";
 import {EscrowProofs} from "./EscrowProofs.sol";
@@ -38,9 +38,8 @@ contract SettlingProofs is EscrowProofs {
     }
 
     /// @notice What the provider gains, fee and net, is what the lease's earnings grow by.
-    /// @dev Assumed: no minimum charge.
     function check_settle_conserves(uint256 word, uint96 has, Signed calldata voucher) external {
-        LeaseSlot slot = _slot(word & ~(uint256(type(uint16).max) << 64), LeaseState.Active);
+        LeaseSlot slot = _slot(word, LeaseState.Active);
         vm.assume(slot.usedMs() < voucher.ms);
         vm.assume(voucher.ms <= slot.funded() * 1000);
         (uint256 paid, uint256 total) = slot.earned(voucher.ms, SCALE);
@@ -108,6 +107,73 @@ contract SettlingProofs is EscrowProofs {
         _beginFor(voucher, slot, time, 0);
         _settle(voucher);
         assert(open.slotOf(key).usedMs() == voucher.ms);
+    }
+
+    uint40 private constant START = 1 << 38;
+
+    struct Course {
+        uint64 rest; // of the lease's word: unused bits, size and node
+        uint40 used;
+        uint32 funded;
+        uint32 elapsed; // seconds from the start to the call
+        uint32 more; // seconds from the call to the settlement
+    }
+
+    /// @dev Usage that is signed by now counts in full at any time up to the settle window's last second, if `sender`
+    /// makes this call at an active lease in between. Assumed: the lease is free and started at `START`.
+    function _staysPayable(Course calldata c, Signed calldata voucher, address sender, bytes4 call) private {
+        uint256 time;
+        uint256 later;
+        LeaseSlot slot;
+        unchecked {
+            time = uint256(START) + c.elapsed;
+            later = time + c.more;
+            uint256 word = (uint256(c.used) << 152) | ((uint256(START) + c.funded) << 112) | (uint256(c.funded) << 80);
+            slot = _slot(word | c.rest, LeaseState.Active);
+            vm.assume(voucher.ms > c.used);
+            vm.assume(voucher.ms <= uint256(c.funded) * 1000);
+            vm.assume(voucher.ms <= uint256(c.elapsed) * 1000);
+            vm.assume(voucher.ms <= (uint256(c.elapsed) + c.more) * 1000); // follows
+        }
+        _beginFor(voucher, slot, uint40(time), 0);
+        _try(sender, abi.encodeWithSelector(call, BUYER, PROVIDER, _signer(voucher), leaseNo));
+        unchecked {
+            vm.assume(later <= open.slotOf(key).end() + SETTLE_WINDOW);
+        }
+        vm.warp(later);
+        _settle(voucher);
+        assert(open.slotOf(key).usedMs() == voucher.ms);
+    }
+
+    /// @notice Countersigned usage stays payable inside the whole settle window, whoever stops the lease.
+    function check_usage_stays_payable_after_a_stop(Course calldata c, Signed calldata voucher, address sender)
+        external
+    {
+        _staysPayable(c, voucher, sender, IEscrowCore.stop.selector);
+    }
+
+    /// @notice Countersigned usage stays payable inside the whole settle window, whoever asks for a refund.
+    function check_usage_stays_payable_after_asking_for_a_refund(
+        Course calldata c,
+        Signed calldata voucher,
+        address sender
+    ) external {
+        _staysPayable(c, voucher, sender, IEscrowCore.refund.selector);
+    }
+
+    /// @notice Who cancels orders, withdraws or collects fees leaves the lease as it is.
+    function check_other_calls_leave_the_lease(uint256 word, uint40 time, uint96 has, uint64 salt, bool andOlder)
+        external
+    {
+        LeaseSlot slot = _slot(word, LeaseState.Active);
+        key = keccak256(abi.encode(WITNESS, BUYER, PROVIDER, leaseNo));
+        _begin(slot, time, has, has);
+        address[] memory providers = new address[](1);
+        providers[0] = PROVIDER;
+        _try(BUYER, abi.encodeCall(IEscrowExtension.cancel, (BUYER, salt, andOlder, "")));
+        _try(BUYER, abi.encodeCall(IEscrowCore.withdraw, (BUYER, has)));
+        _try(PROVIDER, abi.encodeCall(IEscrowExtension.collectFees, (providers)));
+        assert(_bits(open.slotOf(key)) == _bits(slot));
     }
 
     /// @notice A lease that is neither active nor stopped is paid nothing.

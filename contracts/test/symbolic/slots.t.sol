@@ -13,21 +13,19 @@ contract SlotProofs is Test {
         uint64 rate,
         uint40 end,
         uint32 funded,
-        uint16 minCharge,
         uint32 gpuMilli,
         uint24 node,
         bool counted
     ) external pure {
-        LeaseSlot slot = LeaseSlots.pack(rate, end, funded, minCharge, gpuMilli, node, counted);
+        LeaseSlot slot = LeaseSlots.pack(rate, end, funded, gpuMilli, node, counted);
         assert(slot.rate() == rate);
         assert(slot.usedMs() == 0);
         assert(slot.end() == end);
         assert(slot.funded() == funded);
-        assert(slot.minCharge() == minCharge);
+        assert(uint16(LeaseSlot.unwrap(slot) >> 64) == 0); // unused
         assert(slot.gpuMilli() == gpuMilli);
         assert(slot.node() == node);
         assert(slot.hasCounted() == counted);
-        assert(!slot.wasClaimed());
         assert(slot.state() == LeaseState.Active);
     }
 
@@ -52,20 +50,17 @@ contract SlotProofs is Test {
         assert(LeaseSlot.unwrap(next) & ~END_AND_FUNDED == word & ~END_AND_FUNDED);
     }
 
-    /// @notice A new state changes those bits alone; the mark of a claim stays.
+    /// @notice A new state changes those bits alone.
     function check_state_changes_alone(uint256 word, uint8 state) external pure {
         vm.assume(state <= uint8(LeaseState.Closed));
         LeaseSlot next = LeaseSlot.wrap(word).withState(LeaseState(state));
-        assert(uint8(LeaseSlot.unwrap(next) & 0x3f) == state);
-        assert(LeaseSlot.unwrap(next) & ~uint256(0x3f) == word & ~uint256(0x3f));
-        LeaseSlot claimed = LeaseSlot.wrap(word).withClaim();
-        assert(claimed.wasClaimed() && claimed.state() == LeaseState.Claimed);
-        assert(LeaseSlot.unwrap(claimed) & ~uint256(0x7f) == word & ~uint256(0x7f));
+        assert(uint8(LeaseSlot.unwrap(next) & 0x7f) == state);
+        assert(LeaseSlot.unwrap(next) & ~uint256(0x7f) == word & ~uint256(0x7f));
     }
 
     /// @notice A lease is open exactly where it is active or stopped.
     function check_open_is_active_or_stopped(uint256 word) external pure {
-        uint256 state = word & 0x3f;
+        uint256 state = word & 0x7f;
         assert(LeaseSlot.wrap(word).isOpen() == (state == 1 || state == 2));
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -12,15 +13,16 @@ from marketplace.sdk._async.base import AsyncResource
 from marketplace.sdk._async.blobs import AsyncBlobs
 from marketplace.sdk._async.transport import AsyncTransport
 from marketplace.sdk._async.witnessing import AsyncWitness
+from marketplace.sdk.archive import unpack
 from marketplace.sdk.errors import InputError, VerificationError, WaitTimeout
 from marketplace.sdk.events import read_event
 from marketplace.sdk.jobfile import JobSource, load_job
-from marketplace.sdk.pack import pack, unpack
 from marketplace.sdk.patience import PASSING, POLL_SECONDS, SETTLING_SECONDS, Patience
 from marketplace.sdk.reading import input_errors
 from marketplace.sdk.session import Session
 from marketplace.sdk.values import Act, Order
 from marketplace.sdk.waiting import async_run, async_sleep
+from marketplace.sdk.workdir import pack_folder
 from marketplace.wire.bids import Plan, QuoteAnswer, QuoteRequest
 from marketplace.wire.events import JobEvent, LogEvent, LogPiece
 from marketplace.wire.jobs import Job, JobOrder
@@ -47,7 +49,7 @@ class AsyncJobs(AsyncResource):
         """
         spec, folder = await async_run(load_job, source)
         if spec.workdir is not None:
-            content = await async_run(pack, folder / spec.workdir)
+            content = await async_run(pack_folder, folder / spec.workdir)
             blob = await AsyncBlobs(self._transport, self._session).put(content)
             spec = spec.packed(blob.sha256, blob.size)
         market = await self._market()
@@ -219,7 +221,7 @@ class AsyncJobHandle(AsyncResource):
         if job.outputs is None:
             raise InputError(f"{job.id} ({job.state}) has no outputs")
         content = await AsyncBlobs(self._transport, self._session).get(job.outputs)
-        return await async_run(unpack, content, Path(into))
+        return await async_run(unpack, io.BytesIO(content), Path(into))
 
     async def _is_settled(self) -> bool:
         lease = await self.lease()

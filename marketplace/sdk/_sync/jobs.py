@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,15 +14,16 @@ from marketplace.sdk._sync.base import Resource
 from marketplace.sdk._sync.blobs import Blobs
 from marketplace.sdk._sync.transport import Transport
 from marketplace.sdk._sync.witnessing import Witness
+from marketplace.sdk.archive import unpack
 from marketplace.sdk.errors import InputError, VerificationError, WaitTimeout
 from marketplace.sdk.events import read_event
 from marketplace.sdk.jobfile import JobSource, load_job
-from marketplace.sdk.pack import pack, unpack
 from marketplace.sdk.patience import PASSING, POLL_SECONDS, SETTLING_SECONDS, Patience
 from marketplace.sdk.reading import input_errors
 from marketplace.sdk.session import Session
 from marketplace.sdk.values import Act, Order
 from marketplace.sdk.waiting import run, sleep
+from marketplace.sdk.workdir import pack_folder
 from marketplace.wire.bids import Plan, QuoteAnswer, QuoteRequest
 from marketplace.wire.events import JobEvent, LogEvent, LogPiece
 from marketplace.wire.jobs import Job, JobOrder
@@ -48,7 +50,7 @@ class Jobs(Resource):
         """
         spec, folder = run(load_job, source)
         if spec.workdir is not None:
-            content = run(pack, folder / spec.workdir)
+            content = run(pack_folder, folder / spec.workdir)
             blob = Blobs(self._transport, self._session).put(content)
             spec = spec.packed(blob.sha256, blob.size)
         market = self._market()
@@ -220,7 +222,7 @@ class JobHandle(Resource):
         if job.outputs is None:
             raise InputError(f"{job.id} ({job.state}) has no outputs")
         content = Blobs(self._transport, self._session).get(job.outputs)
-        return run(unpack, content, Path(into))
+        return run(unpack, io.BytesIO(content), Path(into))
 
     def _is_settled(self) -> bool:
         lease = self.lease()

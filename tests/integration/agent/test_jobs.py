@@ -17,6 +17,7 @@ from settlement.signing import LocalSigner
 from settlement.usage import UsageVector
 from tests.fakes_agent import NODE_ID
 from tests.sandboxes import INVENTORY, Bench, names_in, until
+from tests.tars import member, zipped
 
 SAY = """
 import json, os, socket
@@ -176,6 +177,15 @@ def test_missing_inputs_end_the_job(bench: Bench) -> None:
     inputs = {"sha256": "ab" * 32, "size": 10}
     lease_id = bench.market.open_lease(["true"], job={"inputs": inputs})
     assert bench.ended(lease_id) == ("failed", "inputs_missing")
+
+
+def test_hostile_inputs_end_the_job(bench: Bench) -> None:
+    archive = zipped((member("a", tarfile.SYMTYPE, linkname="/etc"), b""), (member("a/b"), b""))
+    digest = hashlib.sha256(archive).hexdigest()
+    bench.market.blobs[digest] = archive
+    inputs = {"sha256": digest, "size": len(archive)}
+    lease_id = bench.market.open_lease(["true"], job={"inputs": inputs})
+    assert bench.ended(lease_id) == ("failed", "inputs_unsafe")
 
 
 @pytest.mark.usefixtures("short_grace")

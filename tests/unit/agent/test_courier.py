@@ -144,14 +144,14 @@ def test_usage_that_comes_up_while_other_things_are_sent_goes_before_the_end(
 def test_outputs_too_large_to_keep_fail_the_job(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("marketplace.agent.bundle.ARCHIVE_BYTES_MAX", 1000)
+    monkeypatch.setattr("marketplace.sdk.archive.PACKED_BYTES_MAX", 1000)
     (desk.folders.out / "noise").write_bytes(os.urandom(5000))
     desk.pen.conclude(DONE)
     desk.run()
     report = desk.market.finished[desk.id]
     assert (report["outcome"], report["reason"]) == ("failed", "outputs_too_large")
     assert report["outputs"] is None
-    assert "outputs exceed" in desk.market.text(desk.id, "agent")
+    assert "outputs: the packed archive exceeds" in desk.market.text(desk.id, "agent")
 
 
 def test_over_budget_that_the_server_does_not_see_is_a_failure(desk: Desk) -> None:

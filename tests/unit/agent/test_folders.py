@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 from pathlib import Path
 
@@ -11,12 +12,14 @@ from marketplace.agent.folders import (
     TOO_MUCH_MIB,
     DiskWatch,
     TooDeep,
+    files_below,
     give_to,
     make_folders,
     remove_tree,
     walk,
 )
 from marketplace.agent.runtime.base import JobFolders
+from marketplace.sdk.archive import ArchiveError, pack, unpack
 
 MIB = 1024 * 1024
 LONG_NAME = "d" * 40
@@ -53,6 +56,66 @@ def test_walking_names_everything_and_follows_no_link(tmp_path: Path) -> None:
     (tmp_path / "a/b/c").write_text("x")
     (tmp_path / "a/link").symlink_to("/etc")
     assert {entry.path for entry in walk(tmp_path)} == {"a", "a/b", "a/b/c", "a/link"}
+
+
+def test_files_to_pack_are_the_wanted_ones_in_order(tmp_path: Path) -> None:
+    for name in ("model/w", "models/w", "log", "a-b", "a/b"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert [m.name for m in files_below(tmp_path, ("model", "/log/"))] == ["log", "model/w"]
+    everything = ["a-b", "a/b", "log", "model/w", "models/w"]
+    assert [m.name for m in files_below(tmp_path, ("",))] == everything
+
+
+def test_links_and_special_files_are_not_packed(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "passwd").symlink_to("/etc/passwd")
+    (tmp_path / "etc").symlink_to("/etc")
+    os.mkfifo(tmp_path / "fifo")
+    assert files_below(tmp_path, ("",)) == []
+
+
+def test_file_that_became_a_link_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    members = files_below(tmp_path, ("",))
+    (tmp_path / "a").unlink()
+    (tmp_path / "a").symlink_to("/etc/passwd")
+    with pytest.raises(OSError, match="symbolic links"):
+        pack(members, io.BytesIO())
+
+
+def test_packed_outputs_depend_on_names_and_contents_only(tmp_path: Path) -> None:
+    packed = []
+    for number, order in enumerate((("a", "b/c"), ("b/c", "a"))):
+        top = tmp_path / str(number)
+        (top / "b").mkdir(parents=True)
+        for name in order:
+            (top / name).write_text(name)
+            os.utime(top / name, (number * 1000, number * 1000))
+        (top / "a").chmod(0o700)
+        into = io.BytesIO()
+        pack(files_below(top, ("",)), into)
+        packed.append(into.getvalue())
+    assert packed[0] == packed[1]
+    assert unpack(io.BytesIO(packed[0]), tmp_path / "again") == ["a", "b/c"]
+    assert (tmp_path / "again/a").stat().st_mode & 0o777 == 0o755
+
+
+def test_folders_too_deep_to_pack_are_refused(tmp_path: Path) -> None:
+    nest(tmp_path, DEPTH_MAX + 1)
+    with pytest.raises(ArchiveError, match="folders deep") as caught:
+        files_below(tmp_path, ("",))
+    assert caught.value.reason == "too_large"
+
+
+def test_too_many_files_to_pack_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marketplace.agent.folders.ENTRIES_MAX", 2)
+    for name in "abc":
+        (tmp_path / name).touch()
+    with pytest.raises(ArchiveError, match="more than 2 files"):
+        files_below(tmp_path, ("",))
 
 
 def test_walking_ends_at_a_depth(tmp_path: Path) -> None:
