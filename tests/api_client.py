@@ -18,6 +18,7 @@ from settlement.eip712 import Struct
 from settlement.orders import Bid
 from settlement.signing import LocalSigner, sign
 from tests.market_world import World, job_spec, memory_world
+from tests.openapi_checks import OpenApi
 
 MANY = Limits(per_minute=1_000_000, failed_logins_per_minute=1_000_000)
 
@@ -27,6 +28,12 @@ def _application() -> MarketApi:
     """One application per process: making its routes takes longer than most tests."""
     world = memory_world()
     return create_api(world.catalog, world.database)
+
+
+@cache
+def openapi() -> OpenApi:
+    """What the application says of itself: every answer is held against it."""
+    return OpenApi(_application().openapi())
 
 
 @dataclass(slots=True)
@@ -66,14 +73,19 @@ class Api:
         headers = dict(options.pop("headers", {}))
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
-        return self.runner.run(self.http.request(method, path, headers=headers, **options))
+        return self.runner.run(self._checked(method, path, headers=headers, **options))
+
+    async def _checked(self, method: str, path: str, **options: Any) -> httpx.Response:
+        response = await self.http.request(method, path, **options)
+        openapi().check(method, response.request.url, response)
+        return response
 
     def together(self, *requests: tuple[str, str, dict[str, Any]]) -> list[httpx.Response]:
         """Requests that run at the same time."""
         self._bind()
 
         async def gather() -> list[httpx.Response]:
-            calls = [self.http.request(m, path, **options) for m, path, options in requests]
+            calls = [self._checked(m, path, **options) for m, path, options in requests]
             return await asyncio.gather(*calls)
 
         return self.runner.run(gather())

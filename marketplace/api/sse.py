@@ -15,18 +15,37 @@ from starlette.concurrency import run_in_threadpool
 
 from marketplace.api.edge import Edge
 from marketplace.api.limits import address_of
+from marketplace.domain.life import JOB_ENDED
 from marketplace.errors import RateLimited, Unavailable
-from marketplace.services.common import Principal, iso
-from marketplace.services.records import JOB_ENDED, JobEvent
+from marketplace.services.common import Principal
+from marketplace.services.records import JobEvent as EventRecord
+from marketplace.services.views import event_view
+from marketplace.wire.events import JobEvent, streamed
 
 POLL_S = 0.25
 BATCH = 200
 PING_S = 15
 
 
-def event_json(event: JobEvent) -> dict[str, Any]:
-    """One event as the API shows it in lists."""
-    return {"id": event.seq, "type": event.type, "data": event.data, "at": iso(event.at_ms)}
+class EventStream(EventSourceResponse):
+    """A stream of job events."""
+
+    media_type = "text/event-stream"
+
+
+EXAMPLE = """id: 7
+event: log
+data: {"stream":"stdout","offset":0,"text":"hello","at":"2027-01-15T08:00:00.000Z"}
+
+"""
+STREAM: dict[str, Any] = {
+    "model": JobEvent,
+    "description": (
+        "Server-sent events, each of one schema below: `id` and `type` are the fields `id` and "
+        "`event` of the stream, its data is the JSON of `data` with `at` added."
+    ),
+    "content": {EventStream.media_type: {"example": EXAMPLE}},
+}
 
 
 async def watch(edge: Edge, caller: Principal, request: Request, job_id: str) -> None:
@@ -42,9 +61,9 @@ async def watch(edge: Edge, caller: Principal, request: Request, job_id: str) ->
 
 def event_stream(
     edge: Edge, caller: Principal, request: Request, job_id: str, after: int
-) -> EventSourceResponse:
+) -> EventStream:
     """The events after a number, then new ones as they come, until the job is quite over."""
-    return EventSourceResponse(_held(edge, caller, request, job_id, after), ping=PING_S)
+    return EventStream(_held(edge, caller, request, job_id, after), ping=PING_S)
 
 
 async def _held(
@@ -63,7 +82,7 @@ async def _held(
 async def _events(
     edge: Edge, request: Request, job_id: str, after: int
 ) -> AsyncIterator[ServerSentEvent]:
-    def fetch(seq: int) -> tuple[list[JobEvent], bool]:
+    def fetch(seq: int) -> tuple[list[EventRecord], bool]:
         with edge.database.read() as store:
             job = store.jobs.get(job_id)
             rows = edge.catalog.streams.after(store, job_id, seq, BATCH)
@@ -75,7 +94,7 @@ async def _events(
         rows, over = await run_in_threadpool(fetch, after)
         for row in rows:
             after = row.seq
-            data = json.dumps({**row.data, "at": iso(row.at_ms)}, separators=(",", ":"))
+            data = json.dumps(streamed(event_view(row)), separators=(",", ":"))
             yield ServerSentEvent(data, event=row.type, id=str(row.seq))
         if over and not rows:
             return

@@ -205,14 +205,15 @@ def result(
 
 def _plan_row(order: Order, currency: str) -> dict[str, Any]:
     """The plan as one row: the price, the most it can cost, the total set aside for it."""
-    from marketplace.domain.pricing import Money, from_nano
+    from marketplace.domain.pricing import from_nano
     from marketplace.domain.reader import duration_text
+    from marketplace.wire.base import Money
 
     plan, spec = order.plan, order.spec
     row: dict[str, Any] = {
         "name": spec.name,
         "maximum_cost": plan.max_cost,
-        "budget": Money(spec.max_total_atoms, currency).to_json(),
+        "budget": Money.of(spec.max_total_atoms, currency, 18).to_json(),
         "maximum_duration": duration_text(spec.max_seconds),
         "balance": plan.balance,
         "shortfall": plan.shortfall,

@@ -43,7 +43,8 @@ class NodeOffer:
 def ask_of(
     node: NodeOffer, terms: Mapping[str, Any], *, opener: str, fee_bps: int, now: int, salt: int
 ) -> Ask:
-    """The ask that a provider signs for a node. `terms` has decimal prices and durations as text.
+    """The ask that a provider signs for a node. `terms` has prices (decimal texts, or `Prices`) and
+    durations as text.
 
     `opener` and `fee_bps` are the market's, unless the terms have others; `now` is Unix time in
     seconds. Raises InvalidInput with every mistake in the terms.
@@ -98,6 +99,8 @@ def _duration(most: int) -> Callable[[object], int]:
 
 
 def _prices(data: Any, problems: list[Problem]) -> Prices:
+    if isinstance(data, Prices):
+        return data
     if not isinstance(data, dict):
         problems.append(Problem("/prices", "must be an object of prices per resource"))
         return Prices(0)

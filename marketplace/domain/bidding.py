@@ -9,7 +9,7 @@ from dataclasses import fields
 
 from marketplace.domain.job import JobSpec
 from marketplace.domain.jobfile import tiers_of
-from marketplace.domain.pricing import Money
+from marketplace.domain.pricing import from_scaled
 from marketplace.domain.tier import TierRegistry
 from marketplace.errors import InvalidInput, Problem
 from settlement.eip712 import ZERO_ADDRESS, text32
@@ -102,8 +102,17 @@ def bid_of(
         raise InvalidInput([Problem(error.pointer, error.detail)]) from error
 
 
-def top_up_lock(seconds: int, ask: Ask, *, rate: int, funded_seconds: int, left: Money) -> Money:
-    """What running a lease `seconds` longer locks at most. `left` is what its bid may still spend.
+def top_up_lock(
+    seconds: int,
+    ask: Ask,
+    *,
+    rate: int,
+    funded_seconds: int,
+    left: int,
+    decimals: int,
+    currency: str,
+) -> int:
+    """Atoms that running a lease `seconds` longer locks at most; its bid may still spend `left`.
 
     Raises InvalidInput if the ask allows less time, or the bid less money.
     """
@@ -111,13 +120,13 @@ def top_up_lock(seconds: int, ask: Ask, *, rate: int, funded_seconds: int, left:
     if not 0 < seconds <= longest:
         detail = f"must be between 1 and {max(0, longest)} seconds, the ask's longest time"
         raise InvalidInput([Problem("/duration", detail)])
-    before = time_lock(rate, funded_seconds, left.decimals)
-    more = time_lock(rate, funded_seconds + seconds, left.decimals) - before
-    lock = Money(more, left.currency, left.decimals)
-    if more > left.atoms:
-        detail = f"costs up to {lock}; the bid's budget has {left} left"
+    before = time_lock(rate, funded_seconds, decimals)
+    more = time_lock(rate, funded_seconds + seconds, decimals) - before
+    if more > left:
+        costs, rest = (f"{from_scaled(atoms, decimals)} {currency}" for atoms in (more, left))
+        detail = f"costs up to {costs}; the bid's budget has {rest} left"
         raise InvalidInput([Problem("/duration", detail)])
-    return lock
+    return more
 
 
 def bid_problems(bid: Bid, spec: JobSpec, tiers: TierRegistry) -> list[Problem]:

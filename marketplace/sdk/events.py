@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from marketplace.domain.job import ENDED
+from marketplace.domain.life import JOB_ENDED
 from marketplace.sdk.errors import ApiError, ProtocolError, TransportError
 from marketplace.sdk.http import RETRY_STATUSES, RetryPolicy
 from marketplace.wire.events import JobEvent, read_streamed
@@ -63,7 +63,7 @@ class Resumption:
         if event.type == "status" and event.data:
             status = event.json()
             state = status.get("state") if isinstance(status, dict) else None
-            self._final = state in ENDED
+            self._final = state in JOB_ENDED
 
     def ended(self) -> float:
         """The server ended the connection: the seconds until the next one, unless it is over."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from marketplace.domain.key_request import SCOPES, KeyRequest, key_request_of
+from marketplace.domain.life import JOB_LIVE, LEASE_OPEN
+from marketplace.domain.pricing import to_atoms
 from marketplace.errors import (
     AlreadyExists,
     Conflict,
@@ -21,13 +21,13 @@ from marketplace.errors import (
 from marketplace.services.common import (
     Principal,
     account_refusal,
-    iso,
     money,
     new_id,
-    parse_struct,
 )
 from marketplace.services.ports import Clock, Duplicate, EscrowReads, Market, Store
-from marketplace.services.records import JOB_LIVE, LEASE_OPEN, Account, ApiKey
+from marketplace.services.records import Account, ApiKey
+from marketplace.wire.keys import Account as AccountFunds
+from marketplace.wire.keys import KeyDraft, SignedKeyRequest
 from settlement.eip712 import checksum, from_text32
 from settlement.errors import FieldError
 
@@ -82,33 +82,32 @@ class Accounts:
     clock: Clock
     reads: EscrowReads
 
-    def prepare_key(
-        self,
-        account: str,
-        name: str,
-        scopes: Sequence[str],
-        expires_s: int | None,
-        spend_cap: int | None,
-    ) -> KeyRequest:
+    def prepare_key(self, draft: KeyDraft) -> KeyRequest:
         """The message to sign for a new key. Raises InvalidInput."""
+        if len(set(draft.scopes)) != len(draft.scopes):
+            raise InvalidInput([Problem("/scopes", "must be different ones")])
+        cap = None
+        if draft.spend_cap is not None:
+            cap = to_atoms(draft.spend_cap, "/spend_cap", self.market.decimals)
         return key_request_of(
-            account,
-            name,
-            scopes,
+            draft.account,
+            draft.name,
+            draft.scopes,
             now=self.clock() // 1000,
             nonce=secrets.randbits(128),
-            expires_at=expires_s or 0,
-            spend_cap=spend_cap or 0,
+            expires_at=draft.expires_at or 0,
+            spend_cap=cap or 0,
         )
 
-    def check_key(self, message: Any, signature: bytes) -> KeyRequest:
+    def check_key(self, signed: SignedKeyRequest) -> KeyRequest:
         """Check a signed request, if need be by the chain, before any transaction is begun.
 
         Raises InvalidInput, Forbidden, InvalidSignature, ChainError.
         """
-        request = parse_struct(KeyRequest, message, "/message")
+        request = signed.message
         self._check(request, self.clock() // 1000)
-        refusal = account_refusal(request, signature, request.account, self.market, self.reads)
+        signature, account = signed.signature, request.account
+        refusal = account_refusal(request, signature, account, self.market, self.reads)
         if refusal is not None:
             raise refusal
         return request
@@ -199,34 +198,18 @@ class Accounts:
             raise NotFound("no such account, or not yours")
         return self.reads.balance_of(caller.account)
 
-    def funds(self, store: Store, caller: Principal, free: int) -> dict[str, Any]:
+    def funds(self, store: Store, caller: Principal, free: int) -> AccountFunds:
         """Free and locked atoms of the caller's account, and its next salt."""
         row = store.accounts.get(caller.account)
         open_leases = store.leases.find(buyer=caller.account, state=LEASE_OPEN)
         locked = sum(lease.lock - lease.released for lease in open_leases)
-        return {
-            "address": caller.account,
-            "free": money(self.market, free),
-            "locked": money(self.market, max(0, locked)),
-            "reserved": money(self.market, reserved(store, caller.account)),
-            "next_salt": row.next_salt if row else 0,
-        }
-
-    def to_json(self, row: ApiKey) -> dict[str, Any]:
-        """A key as the API shows it; the key itself is not among it."""
-        cap = None if row.spend_cap is None else money(self.market, row.spend_cap)
-        return {
-            "id": row.id,
-            "account": row.account,
-            "name": row.name,
-            "scopes": row.scopes.split(","),
-            "hint": row.hint,
-            "created_at": iso(row.created_ms),
-            "expires_at": iso(row.expires_ms),
-            "revoked_at": iso(row.revoked_ms),
-            "spend_cap": cap,
-            "spent": money(self.market, row.spent),
-        }
+        return AccountFunds(
+            address=caller.account,
+            free=money(self.market, free),
+            locked=money(self.market, max(0, locked)),
+            reserved=money(self.market, reserved(store, caller.account)),
+            next_salt=row.next_salt if row else 0,
+        )
 
 
 def reserved(store: Store, account: str) -> int:

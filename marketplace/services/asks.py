@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from marketplace.domain.asking import EXPIRY_MAX_S, NodeOffer, ask_of
-from marketplace.domain.pricing import prices_to_json
-from marketplace.domain.reader import milli_text
 from marketplace.errors import (
     AlreadyExists,
     Conflict,
@@ -20,15 +17,14 @@ from marketplace.services.accounts import note_salt
 from marketplace.services.common import (
     Principal,
     account_refusal,
-    iso,
     new_id,
-    parse_struct,
     to_hex,
 )
 from marketplace.services.nodes import AWAY
 from marketplace.services.orderlog import log_ask, log_ask_closed
 from marketplace.services.ports import Clock, Duplicate, EscrowReads, Market, Store
 from marketplace.services.records import AskRecord, Node
+from marketplace.wire.asks import AskDraft, SignedAsk
 from settlement.eip712 import ZERO_ADDRESS, from_text32, text32
 from settlement.errors import FieldError
 from settlement.orders import FLAG_SHARED, Ask
@@ -37,7 +33,7 @@ ASKS_MAX = 64  # of a node, open or suspended: every search of the book looks at
 
 
 @dataclass(frozen=True, slots=True)
-class SignedAsk:
+class CheckedAsk:
     """An ask, its signature, and why that does not count, as far as no store is needed."""
 
     ask: Ask
@@ -53,7 +49,7 @@ class Asks:
     clock: Clock
     reads: EscrowReads
 
-    def prepare(self, node: Node, terms: dict[str, Any], salt: int) -> Ask:
+    def prepare(self, node: Node, draft: AskDraft, salt: int) -> Ask:
         """The ask that a provider would sign for a node. Raises InvalidInput with all mistakes."""
         offer = NodeOffer(
             provider=node.provider,
@@ -65,21 +61,25 @@ class Asks:
             storage_mib=node.storage_mib,
             shared=node.shared,
         )
-        market, now = self.market, self.clock() // 1000
         return ask_of(
-            offer, terms, opener=market.opener, fee_bps=market.fee_bps, now=now, salt=salt
+            offer,
+            draft.model_dump(exclude={"node_id"}),
+            opener=self.market.opener,
+            fee_bps=self.market.fee_bps,
+            now=self.clock() // 1000,
+            salt=salt,
         )
 
-    def read(self, message: Any, signature: bytes) -> SignedAsk:
-        """Read an ask and its signature, if need be by the chain, before any transaction is begun.
+    def check(self, signed: SignedAsk) -> CheckedAsk:
+        """Check an ask's signature, if need be by the chain, before any transaction is begun.
 
-        Raises InvalidInput, ChainError.
+        Raises ChainError.
         """
-        ask = parse_struct(Ask, message, "/ask")
+        ask, signature = signed.ask, signed.signature
         refusal = account_refusal(ask, signature, ask.provider, self.market, self.reads)
-        return SignedAsk(ask, signature, refusal)
+        return CheckedAsk(ask, signature, refusal)
 
-    def create(self, store: Store, caller: Principal, signed: SignedAsk) -> AskRecord:
+    def create(self, store: Store, caller: Principal, signed: CheckedAsk) -> AskRecord:
         """Put a signed ask on the book; where its node is away, once it is back. Nothing is stored
         of one that is refused.
 
@@ -175,35 +175,3 @@ class Asks:
             row = replace(row, state="cancelled", reason="cancelled")
             store.asks.put(row)
         return row
-
-    def to_json(self, store: Store, row: AskRecord) -> dict[str, Any]:
-        """An ask as everyone sees it."""
-        ask = Ask.from_message(row.message)
-        node = store.nodes.get(row.node_id)
-        unit = from_text32(ask.unit)
-        return {
-            "id": row.id,
-            "ask": row.message,
-            "signature": row.signature,
-            "hash": row.hash,
-            "node_id": row.node_id,
-            "provider": row.provider,
-            "meter": row.meter,
-            "tier": row.tier,
-            "region": node.region if node else "",
-            "runtime": node.runtime if node else "",
-            "simulated": bool(node and node.simulated),
-            "verified": bool(node and node.verified),
-            "reliability": milli_text(node.reliability_milli if node else 0),
-            "shared": bool(ask.flags & FLAG_SHARED),
-            "gpu_milli": ask.gpu_milli,
-            "prices": prices_to_json(ask.floor),
-            "unit": unit or None,
-            "state": "expired" if self._expired(row) else row.state,
-            "reason": row.reason,
-            "expires_at": iso(row.expiry_s * 1000),
-            "created_at": iso(row.created_ms),
-        }
-
-    def _expired(self, row: AskRecord) -> bool:
-        return row.state == "open" and row.expiry_s <= self.clock() // 1000

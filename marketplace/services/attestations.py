@@ -6,26 +6,22 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from marketplace.domain.life import LEASE_OPEN
 from marketplace.errors import AttestationRefused, Conflict, InvalidInput, NotFound, Problem
 from marketplace.services.common import (
     Principal,
     check_signature,
     emit,
-    iso,
     new_id,
-    parse_struct,
     to_hex,
 )
 from marketplace.services.jobstates import cost_event, set_state
 from marketplace.services.leases import buyer_of, lease_bytes, provider_of, usage_json
 from marketplace.services.ports import Clock, Market, Store
-from marketplace.services.records import (
-    LEASE_OPEN,
-    AttestationRecord,
-    LeaseRecord,
-    VoucherRecord,
-)
-from settlement.attestation import MeteredUsage, Usage, UsageAttestation, Voucher, voucher_for
+from marketplace.services.records import AttestationRecord, LeaseRecord, VoucherRecord
+from marketplace.wire.events import JobMetric
+from marketplace.wire.usage import Countersignature, SignedAttestation
+from settlement.attestation import MeteredUsage, UsageAttestation, Voucher, voucher_for
 from settlement.errors import SignatureError
 from settlement.signing import verify
 from settlement.usage import UsageVector
@@ -77,14 +73,14 @@ class Attestations:
     clock: Clock
 
     def take(
-        self, store: Store, caller: Principal, lease_id: str, message: Any, signature: bytes
+        self, store: Store, caller: Principal, lease_id: str, signed: SignedAttestation
     ) -> tuple[AttestationRecord, Refusal | None]:
         """Record an attestation, accepted or refused; the caller commits before it answers.
 
-        The same content again is the same attestation. Raises NotFound, InvalidInput.
+        The same content again is the same attestation. Raises NotFound.
         """
         lease = provider_of(store, caller, lease_id)
-        statement = parse_struct(UsageAttestation, message, "/attestation")
+        statement, signature = signed.attestation, signed.signature
         known = store.attestations.one(
             lease_id=lease.id, sequence=statement.sequence, state="accepted"
         )
@@ -179,12 +175,13 @@ class Attestations:
         if first and job.state == "starting" and job.lease_id == lease.id:
             job = replace(job, started_ms=job.started_ms or now_ms)
             job = set_state(store, job, "running", now_ms)
-        usage = {**_vector_json(said.usage()), "sequence": said.sequence}
-        emit(store, job.id, "metric", {"lease_id": lease.id, **usage}, now_ms)
+        measured = _vector_json(said.usage())
+        metric = JobMetric(lease_id=lease.id, sequence=said.sequence, **measured)
+        emit(store, job.id, "metric", metric, now_ms)
         cost_event(store, self.market, job, lease, now_ms)
 
     def countersign(
-        self, store: Store, caller: Principal, attestation_id: str, message: Any, signature: bytes
+        self, store: Store, caller: Principal, attestation_id: str, signed: Countersignature
     ) -> AttestationRecord:
         """Store the witness's voucher for an accepted attestation; the best one is what settles.
 
@@ -198,8 +195,7 @@ class Attestations:
             raise Conflict("a refused attestation takes no countersignature")
         if lease.state not in LEASE_OPEN:
             raise Conflict(f"the lease is {lease.state}; it takes no vouchers")
-        kind: type[Usage | MeteredUsage] = MeteredUsage if lease.metered else Usage
-        voucher = parse_struct(kind, message, "/voucher")
+        voucher, signature = signed.voucher, signed.signature
         expected = voucher_for(UsageAttestation.from_message(row.message), lease.metered)
         if voucher != expected:
             detail = "must state exactly what the attestation does"
@@ -241,9 +237,7 @@ class Attestations:
             lease = replace(lease, countersigned=usage_json(voucher.ms, *counted))
         store.leases.put(lease)
 
-    def heartbeat(
-        self, store: Store, caller: Principal, lease_id: str, count: int
-    ) -> dict[str, Any]:
+    def heartbeat(self, store: Store, caller: Principal, lease_id: str, count: int) -> LeaseRecord:
         """Forward a job's signs of life; the count never falls."""
         lease = provider_of(store, caller, lease_id)
         now_ms = self.clock()
@@ -255,24 +249,7 @@ class Attestations:
             seen_ms=now_ms,
         )
         store.leases.put(lease)
-        return {"count": lease.heartbeat_count, "last_at": iso(lease.heartbeat_ms)}
-
-    def to_json(self, row: AttestationRecord) -> dict[str, Any]:
-        """An attestation as its lease's parties see it."""
-        voucher = None
-        if row.voucher is not None:
-            voucher = {"message": row.voucher, "signature": row.voucher_signature}
-        return {
-            "id": row.id,
-            "lease_id": row.lease_id,
-            "sequence": row.sequence,
-            "state": "countersigned" if voucher else row.state,
-            "code": row.code,
-            "message": row.message,
-            "signature": row.signature,
-            "voucher": voucher,
-            "created_at": iso(row.received_ms),
-        }
+        return lease
 
 
 def _vector_json(usage: UsageVector) -> dict[str, int]:

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
+from marketplace.domain.life import JOB_LIVE
 from marketplace.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Problem
 from marketplace.services.accounts import account_row
 from marketplace.services.asks import Asks
-from marketplace.services.common import Principal, account_refusal, parse_struct, tries_of
+from marketplace.services.common import Principal, account_refusal, tries_of
 from marketplace.services.jobs import Jobs
 from marketplace.services.ports import CANCEL_KEY, CANCEL_TRIES, Clock, EscrowReads, Market, Store
-from marketplace.services.records import JOB_LIVE, Account
+from marketplace.services.records import Account
+from marketplace.wire.orders import Cancelled, SignedCancel
 from settlement.chain.calls import EscrowCalls
 from settlement.orders import Cancel
 from settlement.ports import IntentKind
 
 UNOPENED = ("queued", "matched")
-
-
-@dataclass(frozen=True, slots=True)
-class SignedCancel:
-    """A Cancel that its account signed."""
-
-    cancel: Cancel
-    signature: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +58,20 @@ class Cancels:
                 return int(bid.salt)
         raise NotFound("no such order")
 
-    def read(self, caller: Principal, message: Any, signature: bytes) -> SignedCancel:
+    def check(self, caller: Principal, signed: SignedCancel) -> None:
         """Check a Cancel, if need be by the chain, before any transaction is begun.
 
         Raises InvalidInput, InvalidSignature, ChainError.
         """
-        cancel = parse_struct(Cancel, message, "/cancel")
+        cancel = signed.cancel
         if cancel.account != caller.account:
             problem = Problem("/cancel/account", "must be the account of the API key")
             raise InvalidInput([problem])
-        refusal = account_refusal(cancel, signature, cancel.account, self.market, self.reads)
+        refusal = account_refusal(cancel, signed.signature, cancel.account, self.market, self.reads)
         if refusal is not None:
             raise refusal
-        return SignedCancel(cancel, signature)
 
-    def submit(self, store: Store, caller: Principal, signed: SignedCancel) -> dict[str, Any]:
+    def submit(self, store: Store, caller: Principal, signed: SignedCancel) -> Cancelled:
         """Take the orders off the book and send the Cancel to the chain.
 
         Raises InvalidInput, AlreadyExists, Conflict, Unavailable.
@@ -95,7 +87,7 @@ class Cancels:
         store.enqueue(
             IntentKind.CANCEL, tries_of(store, _key(cancel)).key, self.calls.payload(data)
         )
-        return {"cancel": cancel.to_message(), "orders": cancelled}
+        return Cancelled(cancel=cancel, orders=tuple(cancelled))
 
     def _check_worth(self, store: Store, account: Account, cancel: Cancel) -> None:
         """The relayer pays for a Cancel: it must make an order void that is not void already.

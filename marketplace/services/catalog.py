@@ -13,7 +13,7 @@ from marketplace.services.attestations import Attestations
 from marketplace.services.blobs import Blobs
 from marketplace.services.bookkeeper import Bookkeeper
 from marketplace.services.cancels import Cancels
-from marketplace.services.common import Principal, iso
+from marketplace.services.common import Principal
 from marketplace.services.conclude import Conclusions
 from marketplace.services.ends import Ends
 from marketplace.services.jobs import Jobs
@@ -64,16 +64,6 @@ class Receipts:
             found.update((row.id, row) for row in rows)
         return [found[key] for key in sorted(found, reverse=True)][:limit]
 
-    def to_json(self, row: ReceiptRecord) -> dict[str, Any]:
-        """A receipt as its parties see it."""
-        return {
-            "id": row.id,
-            "buyer": row.buyer,
-            "provider": row.provider,
-            **row.document,
-            "created_at": iso(row.created_ms),
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
@@ -100,27 +90,6 @@ class Catalog:
     watchdog: Watchdog
     topups: TopUps
     cancels: Cancels
-
-    def config(self) -> dict[str, Any]:
-        """What a client has to know before it signs anything for this market."""
-        market = self.market
-        return {
-            "chain_id": market.domain.chain_id,
-            "rpc_url": market.rpc_url,
-            "contracts": {
-                "ComputeToken": market.token,
-                "ComputeEscrow": market.domain.verifying_contract,
-            },
-            "currency": market.currency,
-            "decimals": market.decimals,
-            "fee_bps": market.fee_bps,
-            "windows": {"settle_seconds": market.settle_window_s},
-            "opener": market.opener,
-            "interval_ms": market.interval_ms,
-            "settle_every_seconds": market.settle_every_s,
-            "confirmations": market.confirmations,
-            "server_time": iso(self.clock()),
-        }
 
 
 def catalog_of(
@@ -149,7 +118,7 @@ def catalog_of(
         jobs=jobs,
         leases=leases,
         attestations=attestations,
-        witnessing=Witnessing(leases, attestations),
+        witnessing=Witnessing(market),
         ends=Ends(market, clock, attestations, calls),
         blobs=Blobs(files, clock),
         streams=Streams(clock),

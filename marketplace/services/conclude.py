@@ -6,17 +6,16 @@ from dataclasses import dataclass, replace
 
 from marketplace.domain.job import JobSpec, full_budget
 from marketplace.domain.jobfile import parse_job
+from marketplace.domain.life import JOB_ENDED
 from marketplace.domain.order import Wants
-from marketplace.domain.receipt import ChainEvent, ReceiptInput, build_receipt
 from marketplace.domain.tier import TierRegistry
 from marketplace.services.common import emit, new_id
 from marketplace.services.jobstates import committed, is_cancelled, recharge, set_state, tell
 from marketplace.services.orderlog import log_bid
 from marketplace.services.ports import Clock, Market, Store
-from marketplace.services.records import JOB_ENDED, JobRecord, LeaseRecord, ReceiptRecord
-from settlement.events import Opened, ToppedUp
-from settlement.orders import Bid, Prices
-from settlement.usage import UsageVector
+from marketplace.services.records import JobRecord, LeaseRecord, ReceiptRecord
+from marketplace.services.views import new_receipt
+from settlement.orders import Bid
 
 RETRY_SECONDS_DEFAULT = 3_600
 
@@ -139,52 +138,17 @@ class Conclusions:
     def _receipt(self, store: Store, lease: LeaseRecord) -> None:
         if store.receipts.one(lease_id=lease.id) is not None:
             return
-        document = self.receipt(store, lease)
         now_ms = self.clock()
+        receipt = new_receipt(store, self.market, lease, new_id("rcpt"), now_ms)
         store.receipts.add(
             ReceiptRecord(
-                id=new_id("rcpt"),
+                id=receipt.id,
                 job_id=lease.job_id,
                 lease_id=lease.id,
                 buyer=lease.buyer,
                 provider=lease.provider,
-                document=document,
+                document=receipt.to_json(),
                 created_ms=now_ms,
             )
         )
-        emit(store, lease.job_id, "receipt", document, now_ms)
-
-    def receipt(self, store: Store, lease: LeaseRecord) -> dict[str, object]:
-        """Usage → rate → cost → transactions of a closed lease."""
-        bid_row, node = store.bids.get(lease.bid_id), store.nodes.get(lease.node_id)
-        ask_row = store.asks.get(lease.ask_id)
-        if bid_row is None or ask_row is None:
-            raise KeyError(lease.id)
-        events = store.chain_events(lease.lease_no)
-        bid = Bid.from_message(bid_row.message)
-        opened = next(x.event for x in events if isinstance(x.event, Opened))
-        added = sum(x.event.locked for x in events if isinstance(x.event, ToppedUp))
-        counted = {"egress_mib": 0, "units": 0}
-        used = {**counted, **lease.settled}
-        seen: dict[tuple[str, str], ChainEvent] = {}
-        for x in events:
-            seen[(x.event.name, x.tx_hash)] = ChainEvent(x.event.name, x.tx_hash, x.block_number)
-        source = ReceiptInput(
-            lease_id=lease.id,
-            job_id=lease.job_id,
-            tier=ask_row.tier,
-            simulated=bool(node and node.simulated),
-            prices=Prices.from_message(lease.prices),
-            sizes=bid.sizes(),
-            unit=lease.unit,
-            used=UsageVector(ms=used["ms"], egress_mib=used["egress_mib"], units=used["units"]),
-            readings=len(store.attestations.find(lease_id=lease.id, state="accepted")),
-            locked=opened.locked + added,
-            released=lease.released,
-            refunded=lease.refunded,
-            fee_bps=self.market.fee_bps,
-            transactions=tuple(seen.values()),
-            decimals=self.market.decimals,
-        )
-        named = {"lease_no": lease.lease_no, "witness": lease.witness}
-        return {**build_receipt(source).to_json(), **named}
+        emit(store, lease.job_id, "receipt", receipt, now_ms)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from marketplace.errors import Conflict, InvalidInput, InvalidSignature, NotFound, Problem
 from marketplace.services.attestations import Attestations, Refusal
-from marketplace.services.common import Principal, check_signature, parse_struct, to_hex, tries_of
+from marketplace.services.common import Principal, check_signature, to_hex, tries_of
 from marketplace.services.jobstates import tell
 from marketplace.services.leases import (
     buyer_of,
@@ -20,6 +19,8 @@ from marketplace.services.leases import (
 )
 from marketplace.services.ports import Clock, Market, Store
 from marketplace.services.records import AttestationRecord, LeaseRecord
+from marketplace.wire.leases import FinishReport, JobOutcome, SignedStop
+from marketplace.wire.usage import SignedAttestation
 from settlement.attestation import Close, Stop, UsageAttestation
 from settlement.chain.calls import EscrowCalls
 from settlement.errors import SignatureError
@@ -32,20 +33,6 @@ OVER_BUDGET_SLACK_INTERVALS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """What an agent says at a job's end. Messages and signatures as they came."""
-
-    outcome: str
-    exit_code: int | None
-    reason: str
-    outputs: str | None
-    attestation: Any
-    signature: bytes
-    close: Any
-    close_signature: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Ends:
     """Ending leases."""
 
@@ -55,7 +42,7 @@ class Ends:
     calls: EscrowCalls
 
     def finish(
-        self, store: Store, caller: Principal, lease_id: str, report: Report
+        self, store: Store, caller: Principal, lease_id: str, report: FinishReport
     ) -> tuple[LeaseRecord, AttestationRecord, Refusal | None]:
         """Take in the last attestation, the outcome and the meter's half of the Close.
 
@@ -63,12 +50,11 @@ class Ends:
         Raises NotFound, InvalidInput, InvalidSignature, Conflict.
         """
         lease = provider_of(store, caller, lease_id)
-        close = parse_struct(Close, report.close, "/close/message")
+        close, close_signature = report.close.message, report.close.signature
         self._check(store, lease, report, close)
-        check_signature(close, report.close_signature, lease.meter, self.market)
-        row, refusal = self.attestations.take(
-            store, caller, lease_id, report.attestation, report.signature
-        )
+        check_signature(close, close_signature, lease.meter, self.market)
+        said = SignedAttestation(attestation=report.attestation, signature=report.signature)
+        row, refusal = self.attestations.take(store, caller, lease_id, said)
         if refusal is not None:
             return lease, row, refusal
         lease = provider_of(store, caller, lease_id)
@@ -81,14 +67,14 @@ class Ends:
         now_ms = self.clock()
         lease = replace(
             lease,
-            outcome={
-                "outcome": report.outcome,
-                "exit_code": report.exit_code,
-                "reason": report.reason[:REASON_MAX] or None,
-                "outputs": report.outputs,
-            },
+            outcome=JobOutcome(
+                outcome=report.outcome,
+                exit_code=report.exit_code,
+                reason=report.reason[:REASON_MAX] or None,
+                outputs=report.outputs,
+            ).to_json(),
             close=close.to_message(),
-            meter_signature=to_hex(report.close_signature),
+            meter_signature=to_hex(close_signature),
             finished_ms=now_ms,
             seen_ms=now_ms,
         )
@@ -100,7 +86,7 @@ class Ends:
             tell(store, job, now_ms)
         return lease, row, None
 
-    def _check(self, store: Store, lease: LeaseRecord, report: Report, close: Close) -> None:
+    def _check(self, store: Store, lease: LeaseRecord, report: FinishReport, close: Close) -> None:
         if lease.state not in ("active", "stopped"):
             raise Conflict(f"the lease is {lease.state}; it takes no report")
         if lease.outcome is not None and close.to_message() != lease.close:
@@ -142,7 +128,7 @@ class Ends:
         return lease
 
     def stop(
-        self, store: Store, caller: Principal, lease_id: str, message: Any, signature: bytes
+        self, store: Store, caller: Principal, lease_id: str, signed: SignedStop
     ) -> LeaseRecord:
         """Send a Stop signed by witness or meter to the chain.
 
@@ -151,7 +137,7 @@ class Ends:
         lease = party(store, caller, lease_id, lock=True)
         if caller.account not in (lease.buyer, lease.provider, lease.witness):
             raise NotFound("no such lease")
-        stop = parse_struct(Stop, message, "/stop")
+        stop, signature = signed.stop, signed.signature
         if stop != Stop(lease.buyer, lease.provider, lease_bytes(lease)):
             raise InvalidInput([Problem("/stop", "names another lease")])
         try:

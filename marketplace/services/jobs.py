@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from marketplace.domain.asking import EXPIRY_MAX_S
 from marketplace.domain.bidding import bid_problems
 from marketplace.domain.job import JobSpec, full_budget
+from marketplace.domain.life import JOB_ENDED, JOB_LIVE
 from marketplace.domain.order import Wants
 from marketplace.errors import (
     AlreadyExists,
@@ -24,17 +24,16 @@ from marketplace.services.accounts import note_salt, reserved
 from marketplace.services.common import (
     Principal,
     account_refusal,
-    iso,
     money,
     new_id,
-    parse_struct,
     to_hex,
 )
-from marketplace.services.jobstates import cost_of, set_state, tell
+from marketplace.services.jobstates import set_state, tell
 from marketplace.services.orderlog import log_bid, log_bid_closed
 from marketplace.services.ports import Clock, Duplicate, EscrowReads, Market, Store
 from marketplace.services.quotes import Quotes
-from marketplace.services.records import JOB_ENDED, JOB_LIVE, BidRecord, JobRecord
+from marketplace.services.records import BidRecord, JobRecord
+from marketplace.wire.jobs import JobOrder
 from settlement.eip712 import ZERO_ADDRESS
 from settlement.orders import Bid
 
@@ -60,13 +59,12 @@ class Jobs:
     reads: EscrowReads
     quotes: Quotes
 
-    def check(self, caller: Principal, job: Any, message: Any, signature: bytes) -> Submission:
+    def check(self, caller: Principal, order: JobOrder) -> Submission:
         """Check a submission and ask the chain, before any transaction is begun.
 
-        Raises InvalidJob, InvalidInput, InvalidOrder, InvalidSignature, AlreadyExists, ChainError.
+        Raises InvalidJob, InvalidOrder, InvalidSignature, AlreadyExists, ChainError.
         """
-        spec = self.quotes.spec(job)
-        bid = parse_struct(Bid, message, "/bid")
+        spec, bid, signature = self.quotes.spec(order.job), order.bid, order.signature
         problems = [*bid_problems(bid, spec, self.quotes.tiers), *self._problems(caller, bid)]
         if problems:
             raise InvalidOrder(problems)
@@ -207,37 +205,6 @@ class Jobs:
             store.leases.put(replace(lease, stop_requested="cancelled", stop_requested_ms=now_ms))
         tell(store, job, now_ms)
         return job
-
-    def to_json(self, store: Store, job: JobRecord) -> dict[str, Any]:
-        """A job as its buyer sees it."""
-        lease = store.leases.get(job.lease_id) if job.lease_id else None
-        bid = store.bids.get(job.bid_id)
-        budget = int(bid.message["budget"]) if bid else 0
-        return {
-            "id": job.id,
-            "account": job.account,
-            "name": job.name,
-            "state": job.state,
-            "reason": job.reason,
-            "detail": job.detail,
-            "ending": job.ending,
-            "bid_id": job.bid_id,
-            "lease_id": job.lease_id,
-            "lease_no": lease.lease_no if lease else None,
-            "provider": lease.provider if lease else None,
-            "witness": lease.witness if lease else None,
-            "job_hash": job.job_hash,
-            "spec": job.spec,
-            "no_match": job.explanation,
-            "exit_code": job.exit_code,
-            "outputs": job.outputs,
-            "max_cost": money(self.market, lease.lock if lease else job.reserve),
-            "cost": cost_of(self.market, job, lease, budget) if lease else None,
-            "created_at": iso(job.created_ms),
-            "matched_at": iso(job.matched_ms),
-            "started_at": iso(job.started_ms),
-            "finished_at": iso(job.finished_ms),
-        }
 
 
 def _new_job(

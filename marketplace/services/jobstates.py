@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
-from marketplace.domain.job import JobState, step
-from marketplace.domain.pricing import rate_per_hour
-from marketplace.services.common import emit, iso, money
-from marketplace.services.leases import billed, cost_now
+from marketplace.domain.advance import JOB_STEPS
+from marketplace.domain.life import JOB_ENDED, JobState
+from marketplace.errors import IllegalTransition
+from marketplace.services.common import emit
 from marketplace.services.ports import Market, Store
-from marketplace.services.records import JOB_ENDED, JobRecord, LeaseRecord
-from settlement.units import cost
+from marketplace.services.records import JobRecord, LeaseRecord
+from marketplace.services.views import cost_view, status_view
 
 
 def set_state(
@@ -23,7 +22,8 @@ def set_state(
     detail: str | None = None,
 ) -> JobRecord:
     """Move a job to its next state, store it and tell its watchers. Raises IllegalTransition."""
-    step(JobState(job.state), JobState(state))
+    if state not in JOB_STEPS[JobState(job.state)]:
+        raise IllegalTransition(f"a job that is {job.state} cannot become {state}")
     ended = state in JOB_ENDED
     job = replace(
         job,
@@ -69,37 +69,11 @@ def committed(store: Store, bid_id: str) -> int:
 
 def tell(store: Store, job: JobRecord, now_ms: int) -> None:
     """A `status` event of the job as it stands."""
-    data = {
-        "state": job.state,
-        "reason": job.reason,
-        "detail": job.detail,
-        "exit_code": job.exit_code,
-        "ending": job.ending,
-        "lease_id": job.lease_id,
-        "at": iso(now_ms),
-    }
-    emit(store, job.id, "status", data, now_ms)
-
-
-def cost_of(market: Market, job: JobRecord, lease: LeaseRecord, budget: int) -> dict[str, Any]:
-    """Accrued, rate per hour, locked, projected at the maximum duration, and budget left."""
-    used = cost_now(market, lease)
-    longest_ms = min(lease.max_seconds, lease.funded_seconds) * 1000
-    projected = cost(lease.rate, longest_ms, market.decimals)
-    return {
-        "accrued": money(market, used),
-        "rate_per_hour": rate_per_hour(lease.rate),
-        "locked": money(market, lease.lock),
-        "projected": money(market, projected),
-        "budget_left": money(market, max(0, budget - job.spent - used)),
-        "ms": int(billed(lease).get("ms", 0)),
-    }
+    emit(store, job.id, "status", status_view(job), now_ms)
 
 
 def cost_event(
     store: Store, market: Market, job: JobRecord, lease: LeaseRecord, now_ms: int
 ) -> None:
     """A `cost` event of the job's present lease."""
-    bid = store.bids.get(job.bid_id)
-    budget = int(bid.message["budget"]) if bid else 0
-    emit(store, job.id, "cost", cost_of(market, job, lease, budget), now_ms)
+    emit(store, job.id, "cost", cost_view(store, market, job, lease), now_ms)

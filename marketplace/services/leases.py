@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from marketplace.errors import InvalidInput, NotFound, Problem
-from marketplace.services.common import Principal, iso, money
+from marketplace.services.common import Principal
 from marketplace.services.ports import Market, Store
 from marketplace.services.records import BidRecord, LeaseRecord
 from settlement.attestation import Close
@@ -123,67 +123,6 @@ class Leases:
             rows = store.leases.find(newest=True, before=before, limit=limit, **mine)
             found.update((row.id, row) for row in rows)
         return [found[key] for key in sorted(found, reverse=True)][:limit]
-
-    def to_json(self, store: Store, lease: LeaseRecord) -> dict[str, Any]:
-        """A lease as both parties see it, with its job."""
-        job = store.jobs.get(lease.job_id)
-        fill = store.fills.one(lease_id=lease.id)
-        final = None
-        if lease.close is not None:
-            final = {"message": lease.close, "meter_signature": lease.meter_signature}
-        return {
-            "id": lease.id,
-            "lease_no": lease.lease_no,
-            "job_id": lease.job_id,
-            "bid_id": lease.bid_id,
-            "ask_id": lease.ask_id,
-            "node_id": lease.node_id,
-            "buyer": lease.buyer,
-            "provider": lease.provider,
-            "witness": lease.witness,
-            "meter": lease.meter,
-            "state": lease.state,
-            "reason": lease.reason,
-            "interval_ms": lease.interval_ms,
-            "terms": self._terms(lease),
-            "gpus": fill.gpus if fill else [],
-            "used": {**usage_json(), **lease.attested},
-            "countersigned": {**usage_json(), **lease.countersigned},
-            "settled": {**usage_json(), **lease.settled},
-            "refused_attestations": lease.refused_count,
-            "cost": money(self.market, cost_now(self.market, lease)),
-            "released": money(self.market, lease.released),
-            "refunded": money(self.market, lease.refunded),
-            "stop_requested": lease.stop_requested,
-            "outcome": lease.outcome,
-            "final": final,
-            "job": {"id": job.id, "state": job.state, "spec": job.spec} if job else None,
-            "opened_tx": lease.opened_tx,
-            "closed_tx": lease.closed_tx,
-            "ready_at": iso(lease.ready_ms),
-            "created_at": iso(lease.created_ms),
-            "closed_at": iso(lease.closed_ms),
-        }
-
-    def _terms(self, lease: LeaseRecord) -> dict[str, Any] | None:
-        if lease.start_s is None or lease.end_s is None:
-            return None
-        return {
-            "rate": str(lease.rate),
-            "prices": lease.prices,
-            "start": lease.start_s,
-            "end": lease.end_s,
-            "funded_seconds": lease.funded_seconds,
-            "lock": money(self.market, lease.lock),
-            "gpu_milli": lease.gpu_milli,
-            "budget_limited": lease.budget_limited,
-            "metered": lease.metered,
-            "start_limit_seconds": lease.start_limit_seconds,
-            "max_seconds": lease.max_seconds,
-            "unit": lease.unit or None,
-            "units_cap": lease.units_cap,
-            "egress_cap_mib": lease.egress_cap_mib,
-        }
 
     def bid(self, store: Store, caller: Principal, bid_id: str) -> BidRecord:
         """A bid, for its buyer, its witness, and providers and operators it concerns."""

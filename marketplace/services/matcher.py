@@ -122,7 +122,7 @@ class Matcher:
         set_state(store, job, state, now_ms, reason, detail)
 
     def _explain(self, row: OrderEntry) -> dict[str, object]:
-        return self.quotes.why_not(self.books.book, resting_bid(row))
+        return self.quotes.why_not(self.books.book, resting_bid(row)).to_json()
 
     def _job(self, store: Store, bid_id: str) -> JobRecord:
         bid = store.bids.get(bid_id)

@@ -7,16 +7,11 @@ dicts and lists. `marketplace.db.tables` declares the same fields as columns, an
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
-from marketplace.domain.job import ENDED, JobState
 from marketplace.domain.reliability import NEWCOMER_MILLI
 
 Json = dict[str, Any]
-
-JOB_LIVE: Final = tuple(state.value for state in JobState if state not in ENDED)
-JOB_ENDED: Final = tuple(state.value for state in JobState if state in ENDED)
-LEASE_OPEN: Final = ("active", "stopped")  # on chain, and not closed
 
 
 @dataclass(frozen=True, slots=True)

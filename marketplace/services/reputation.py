@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from marketplace.domain.life import BROKEN_REASONS
 from marketplace.domain.reliability import reliability_milli
 from marketplace.services.orderlog import log_node
 from marketplace.services.ports import Store
@@ -11,11 +12,6 @@ from marketplace.services.records import LeaseRecord
 
 LEASES_COUNTED = 200  # the latest ones: who has become better, or worse, shows it
 BROKEN_STOPS = ("lost", "start_limit")
-# What an agent admits; of a job's own faults, and of its buyer's, it is not to blame.
-BROKEN_REASONS = (
-    "agent_error", "agent_restarted", "agent_stopped", "no_capacity", "node_error",
-    "sandbox_failed", "start_limit",
-)  # fmt: skip
 
 
 def is_broken(lease: LeaseRecord) -> bool:

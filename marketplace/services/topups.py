@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from marketplace.domain.bidding import top_up_lock
-from marketplace.domain.pricing import Money
 from marketplace.errors import Conflict, NotFound
-from marketplace.services.common import Principal
+from marketplace.services.common import Principal, money
 from marketplace.services.ports import Market, Store
 from marketplace.services.records import LeaseRecord
+from marketplace.wire.jobs import TopUp
+from marketplace.wire.orders import Transaction
 from settlement.chain.calls import EscrowCalls, LeaseOrders
 from settlement.orders import Ask, Bid
 
@@ -24,7 +24,7 @@ class TopUps:
     market: Market
     calls: EscrowCalls
 
-    def prepare(self, store: Store, caller: Principal, job_id: str, seconds: int) -> dict[str, Any]:
+    def prepare(self, store: Store, caller: Principal, job_id: str, seconds: int) -> TopUp:
         """What the buyer sends to run a job longer: its lease, the transaction, and the lock.
 
         Raises NotFound, Conflict, InvalidInput.
@@ -36,21 +36,23 @@ class TopUps:
         if lease is None or lease.state != "active":
             raise Conflict("the job has no active lease to top up")
         orders, bid = _orders_of(store, lease)
-        left = bid.budget - job.spent - lease.lock
         market = self.market
         lock = top_up_lock(
             seconds,
             orders.ask,
             rate=lease.rate,
             funded_seconds=lease.funded_seconds,
-            left=Money(max(0, left), market.currency, market.decimals),
+            left=max(0, bid.budget - job.spent - lease.lock),
+            decimals=market.decimals,
+            currency=market.currency,
         )
-        data = self.calls.top_up(orders, bid, seconds)
-        return {
-            "lease_id": lease.id,
-            "transaction": {"call": "top_up", **self.calls.payload(data, CALL_GAS)},
-            "lock": lock.to_json(),
-        }
+        call = Transaction(
+            call="top_up",
+            to=market.domain.verifying_contract,
+            data=self.calls.top_up(orders, bid, seconds),
+            gas=CALL_GAS,
+        )
+        return TopUp(lease_id=lease.id, transaction=call, lock=money(market, lock))
 
 
 def _orders_of(store: Store, lease: LeaseRecord) -> tuple[LeaseOrders, Bid]:

@@ -6,7 +6,6 @@ A model holds typed Python values and reads and writes the JSON of the HTTP API:
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from pydantic import (
     PlainSerializer,
     Strict,
     WithJsonSchema,
-    model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -33,7 +31,6 @@ from marketplace.domain.pricing import from_scaled
 from marketplace.errors import Problem
 
 T = TypeVar("T")
-DEPTH_MAX = 32
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)\Z", re.ASCII)
 _INTEGER = re.compile(r"(0|[1-9][0-9]{0,77})\Z")
@@ -76,12 +73,6 @@ class Body(Model):
 
     model_config = ConfigDict(extra="forbid")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _is_sound(cls, value: Any) -> Any:
-        check_json(value)
-        return value
-
 
 class Answer(Model):
     """An answer. Members may be added over time, so a client ignores those it does not know."""
@@ -100,23 +91,6 @@ class Page(Answer, Generic[T]):
     def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
         """`JobPage` for a page of jobs."""
         return f"{getattr(params[0], '__name__', 'Any')}Page"
-
-
-def check_json(value: Any, depth: int = 0) -> None:
-    """Raise ValueError for JSON that neither the database nor a signature can hold."""
-    if depth > DEPTH_MAX:
-        raise ValueError(f"is nested deeper than {DEPTH_MAX} levels")
-    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
-        raise ValueError("holds half of a surrogate pair, which is no text")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("holds a number that JSON does not have")
-    if isinstance(value, dict):
-        for name, member in value.items():
-            check_json(name, depth + 1)
-            check_json(member, depth + 1)
-    elif isinstance(value, list):
-        for member in value:
-            check_json(member, depth + 1)
 
 
 # Values. `Lax` lets a strict model read an enum from its text.

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from marketplace.domain.job import JobState
+from marketplace.domain.life import JobState
 from marketplace.wire.base import Answer, Lax, Time
 from marketplace.wire.jobs import Cost
 from marketplace.wire.receipts import Receipt
-from marketplace.wire.usage import OutputStream
+from marketplace.wire.usage import Measured, OutputStream
 
 
 class JobStatus(Answer):
@@ -39,18 +39,11 @@ class LogPiece(Answer):
     truncated: bool = Field(default=False, exclude_if=lambda value: not value)
 
 
-class JobMetric(Answer):
+class JobMetric(Measured):
     """Cumulative usage at one attestation."""
 
     lease_id: str
     sequence: int
-    ms: int
-    gpu_ms: int
-    cpu_core_ms: int
-    memory_mib_ms: int
-    storage_mib_ms: int
-    egress_mib: int
-    units: int
 
 
 class _Event(Answer):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from marketplace.domain.job import ENDED, JobState
+from marketplace.domain.life import JOB_ENDED, JobState
 from marketplace.wire.base import (
     AccountSignature,
     Address,
@@ -83,7 +83,7 @@ class Job(Answer):
     @property
     def is_final(self) -> bool:
         """Whether it has ended for good."""
-        return self.state in ENDED
+        return self.state in JOB_ENDED
 
 
 class TopUpRequest(Body):

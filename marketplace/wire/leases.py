@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field
 
-from marketplace.domain.job import JobState
+from marketplace.domain.life import JobState, LeaseState, Outcome
 from marketplace.wire.base import (
     Address,
     Answer,
@@ -24,28 +23,16 @@ from marketplace.wire.base import (
 )
 from marketplace.wire.jobfile import JobDocument
 from marketplace.wire.signed import Signed
-from marketplace.wire.usage import Attestation, Heartbeat, PendingClose, SignedClose, Used
+from marketplace.wire.usage import (
+    Attestation,
+    Heartbeat,
+    Measured,
+    PendingClose,
+    SignedClose,
+    Used,
+)
 from settlement.attestation import Stop, UsageAttestation
 from settlement.orders import Prices
-
-
-class LeaseState(StrEnum):
-    """Where a lease is; `closed` and `failed_to_open` are final."""
-
-    OPENING = "opening"
-    ACTIVE = "active"
-    STOPPED = "stopped"
-    CLOSED = "closed"
-    FAILED_TO_OPEN = "failed_to_open"
-
-
-class Outcome(StrEnum):
-    """How a job ended, as its agent reports it."""
-
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    OVER_BUDGET = "over_budget"
 
 
 class LeaseTerms(Answer):
@@ -110,7 +97,7 @@ class Lease(Answer):
     interval_ms: int
     terms: LeaseTerms | None
     gpus: Many[int]
-    used: Used = Field(description="attested by the meter")
+    used: Measured = Field(description="attested by the meter")
     countersigned: Used = Field(description="accepted by the witness")
     settled: Used = Field(description="paid on chain")
     refused_attestations: int

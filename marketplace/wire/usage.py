@@ -16,11 +16,20 @@ LOG_TEXT_MAX = 256 * 1024
 
 
 class Used(Answer):
-    """Cumulative usage of a lease."""
+    """Cumulative usage of a lease, as far as it costs money."""
 
     ms: int
     egress_mib: int
     units: int
+
+
+class Measured(Used):
+    """Cumulative usage in every resource that is measured."""
+
+    gpu_ms: int
+    cpu_core_ms: int
+    memory_mib_ms: int
+    storage_mib_ms: int
 
 
 class AttestationState(StrEnum):

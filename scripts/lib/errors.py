@@ -7,12 +7,13 @@ from marketplace.errors import ERRORS, ErrorKind, ExitCode
 
 HEAD = """# Errors
 
-The API answers every error with a problem document (RFC 9457, `application/problem+json`). `code` is stable: programs go by it, and people by
-`detail`. `errors` lists what is wrong with the request, each with a pointer (RFC 6901). `request_id` is what to tell the operator.
+The API answers every error with a problem document (RFC 9457, `application/problem+json`).
+`code` is stable: programs go by it, and people by `detail`. `errors` lists what is wrong with the
+request, each with a pointer (RFC 6901). `request_id` is what to tell the operator.
 `GET /v1/problems` has this table as JSON.
 
-If *again* is "yes", the same request may succeed later; after 429 and 503 wait as long as `Retry-After` says. *Exit* is what a command ends with
-that meets the error.
+If *again* is "yes", the same request may succeed later; after 429 and 503 wait as long as
+`Retry-After` says. *Exit* is what a command ends with that meets the error.
 
 | code | status | again | exit | meaning | what to do |
 | --- | --- | --- | --- | --- | --- |

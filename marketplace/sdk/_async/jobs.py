@@ -9,6 +9,7 @@ from pathlib import Path
 
 from marketplace.data import load_tiers
 from marketplace.domain.bidding import bid_of
+from marketplace.domain.life import LeaseState
 from marketplace.sdk._async.base import AsyncResource
 from marketplace.sdk._async.blobs import AsyncBlobs
 from marketplace.sdk._async.transport import AsyncTransport
@@ -27,7 +28,7 @@ from marketplace.wire.bids import Plan, QuoteAnswer, QuoteRequest
 from marketplace.wire.events import JobEvent, LogEvent, LogPiece
 from marketplace.wire.jobs import Job, JobOrder
 from marketplace.wire.keys import Account
-from marketplace.wire.leases import Lease, LeaseState
+from marketplace.wire.leases import Lease
 from marketplace.wire.receipts import JobReceipt, Receipt
 from settlement.eip712 import ZERO_ADDRESS
 from settlement.signing import Signer

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from marketplace.domain.life import Outcome
 from marketplace.sdk._async.base import AsyncResource
 from marketplace.wire.bids import BidInfo
 from marketplace.wire.leases import (
     FinishReport,
     Lease,
-    Outcome,
     SignedStop,
     WitnessSignature,
 )

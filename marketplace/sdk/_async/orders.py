@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from marketplace.domain.bidding import top_up_lock
-from marketplace.domain.pricing import Money as Amount
 from marketplace.domain.reader import seconds_of
 from marketplace.sdk import onchain
 from marketplace.sdk._async.base import AsyncResource
@@ -73,14 +72,16 @@ class AsyncTopUps(AsyncResource):
                 orders.ask,
                 rate=lease.terms.rate,
                 funded_seconds=lease.terms.funded_seconds,
-                left=Amount(max(0, left), market.currency, market.decimals),
+                left=max(0, left),
+                decimals=market.decimals,
+                currency=market.currency,
             )
         calls = EscrowCalls(self._session.domain().verifying_contract)
         data = calls.top_up(orders, own_bid, seconds)
         return TopUp(
             lease_id=lease.id,
             transaction=Transaction(call="top_up", to=calls.address, data=data, gas=TOP_UP_GAS),
-            lock=Money.of(lock.atoms, market.currency, market.decimals),
+            lock=Money.of(lock, market.currency, market.decimals),
         )
 
 

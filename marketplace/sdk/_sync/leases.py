@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from marketplace.domain.life import Outcome
 from marketplace.sdk._sync.base import Resource
 from marketplace.wire.bids import BidInfo
 from marketplace.wire.leases import (
     FinishReport,
     Lease,
-    Outcome,
     SignedStop,
     WitnessSignature,
 )

@@ -6,7 +6,7 @@ import re
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from marketplace.domain.job import JobState
+from marketplace.domain.life import JobState
 from marketplace.services.leases import STATES
 from settlement.ports import IntentState
 from tests.api_client import Api

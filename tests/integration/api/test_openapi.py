@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from marketplace.api.schemas import base, offers, orders, work
 from pydantic import TypeAdapter
 
 from marketplace.api.problems import KINDS, MEDIA_TYPE
-from marketplace.api.schemas import base, offers, orders, work
 from tests.api_client import Api
 from tests.market_world import job_spec
 

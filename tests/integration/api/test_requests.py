@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from marketplace.api.limits import Limits
-from marketplace.api.problems import KINDS, MEDIA_TYPE
+from marketplace.api.problems import MEDIA_TYPE
+from marketplace.errors import ERRORS
 from settlement.errors import ChainUnavailable
 from tests.api_client import Api
 from tests.market_world import TOKEN, sqlite_world
@@ -24,7 +25,7 @@ def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
     body: dict[str, Any] = response.json()
     assert (body["code"], body["status"]) == (code, status)
     assert body["type"] == f"/v1/problems/{code}"
-    assert body["title"] == KINDS[code].title
+    assert body["title"] == ERRORS[code].title
     assert body["request_id"] == response.headers["x-request-id"]
     assert body["instance"].startswith("/v1/")
     return body
@@ -44,7 +45,7 @@ def test_every_error_is_a_problem_document(api: Api) -> None:
 
 def test_every_code_is_listed_with_its_meaning(api: Api) -> None:
     listed = api.ok(api.call("GET", "/problems"))["data"]
-    assert {kind["code"] for kind in listed} == set(KINDS)
+    assert {kind["code"] for kind in listed} == set(ERRORS)
     for kind in listed:
         assert api.ok(api.call("GET", f"/problems/{kind['code']}")) == kind
 

@@ -19,6 +19,7 @@ from marketplace.errors import (
 from marketplace.services import asks, jobs
 from marketplace.services.blobs import BLOB_BYTES_MAX, DAY_MS
 from marketplace.services.ports import BLOB_ROW_BYTES
+from marketplace.wire.jobs import JobOrder
 from settlement.eip712 import ZERO_ADDRESS, Domain
 from settlement.signing import sign
 from tests.market_world import TOKEN, World, job_spec, key_of
@@ -70,7 +71,7 @@ def test_submission_without_money_is_refused_and_stores_nothing(world: World) ->
     with pytest.raises(InsufficientBalance) as refusal:
         world.submit()
     lock = 660 * 2500 * TOKEN // 3_600_000 + 1
-    assert int(refusal.value.facts["shortfall"]["atoms"]) == lock - TOKEN // 10
+    assert refusal.value.facts["shortfall"].atoms == lock - TOKEN // 10
     with world.database.read() as store:
         assert store.jobs.find() == []
         assert store.bids.find() == []
@@ -324,9 +325,7 @@ def test_a_bid_that_contradicts_its_job_or_market_is_refused(
     with pytest.raises(error) as refusal:
         world.catalog.jobs.check(
             world.caller(world.buyer),
-            spec.to_json(),
-            bid.to_message(),
-            sign(bid, world.domain, world.buyer),
+            JobOrder(job=spec.to_json(), bid=bid, signature=sign(bid, world.domain, world.buyer)),
         )
     assert refusal.value.problems[0].pointer.startswith("/bid/")
 
@@ -338,8 +337,9 @@ def test_a_bid_that_anyone_may_open_is_refused_where_the_market_has_an_opener(wo
     bid = world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 0)
     assert bid.opener == ZERO_ADDRESS
     signature = sign(bid, world.domain, world.buyer)
+    order = JobOrder(job=spec.to_json(), bid=bid, signature=signature)
     with pytest.raises(InvalidOrder) as refusal:
-        jobs.check(world.caller(world.buyer), spec.to_json(), bid.to_message(), signature)
+        jobs.check(world.caller(world.buyer), order)
     assert [problem.pointer for problem in refusal.value.problems] == ["/bid/opener"]
 
 
@@ -355,9 +355,7 @@ def test_a_bid_signed_by_another_key_or_for_another_chain_is_refused(world: Worl
         with pytest.raises(InvalidSignature):
             world.catalog.jobs.check(
                 world.caller(world.buyer),
-                spec.to_json(),
-                bid.to_message(),
-                sign(bid, domain, signer),
+                JobOrder(job=spec.to_json(), bid=bid, signature=sign(bid, domain, signer)),
             )
 
 
@@ -366,18 +364,20 @@ def test_a_salt_is_used_once(world: World) -> None:
     spec = world.catalog.quotes.spec(job_spec())
     caller = world.caller(world.buyer)
     bid = world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 7)
-    signed = (spec.to_json(), bid.to_message(), sign(bid, world.domain, world.buyer))
-    order = world.catalog.jobs.check(caller, *signed)
+    signature = sign(bid, world.domain, world.buyer)
+    signed = JobOrder(job=spec.to_json(), bid=bid, signature=signature)
+    order = world.catalog.jobs.check(caller, signed)
     with world.database.write() as store:
         world.catalog.jobs.submit(store, caller, order)
     with pytest.raises(AlreadyExists), world.database.write() as store:
         world.catalog.jobs.submit(store, caller, order)
     world.chain.used.add((world.buyer.address, 7))
     with pytest.raises(AlreadyExists):
-        world.catalog.jobs.check(caller, *signed)
+        world.catalog.jobs.check(caller, signed)
     far = world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 1 << 63)
-    signed = (spec.to_json(), far.to_message(), sign(far, world.domain, world.buyer))
-    order = world.catalog.jobs.check(caller, *signed)
+    signature = sign(far, world.domain, world.buyer)
+    signed = JobOrder(job=spec.to_json(), bid=far, signature=signature)
+    order = world.catalog.jobs.check(caller, signed)
     with pytest.raises(InvalidInput), world.database.write() as store:
         world.catalog.jobs.submit(store, caller, order)
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from marketplace.domain.life import BROKEN_REASONS
 from marketplace.services.bookkeeper import Bookkeeper
-from marketplace.services.reputation import BROKEN_REASONS, is_broken
+from marketplace.services.reputation import is_broken
+from marketplace.services.views import ask_view, node_view
 from tests.market_world import World, market
 
 PICKY = {"placement": {"min_reliability": "0.95"}}
@@ -51,11 +53,11 @@ def open_world(world: World) -> World:
 def test_newcomer_is_shown_with_its_figure_and_unverified(open_world: World) -> None:
     with open_world.database.read() as store:
         (node,), (ask,) = store.nodes.find(), store.asks.find()
-        shown = open_world.catalog.nodes.to_json(store, node)
-        offered = open_world.catalog.asks.to_json(store, ask)
-        rested = open_world.catalog.quotes.book(store, None)["asks"][0]
-    for document in (shown, offered, rested):
-        assert (document["reliability"], document["verified"]) == ("0.95", False)
+        shown = node_view(store, node)
+        offered = ask_view(store, ask, open_world.clock())
+        rested = open_world.catalog.quotes.book(store, None).asks[0]
+    for view in (shown, offered, rested):
+        assert (view.to_json()["reliability"], view.verified) == ("0.95", False)
 
 
 def test_lease_kept_raises_and_lease_lost_lowers(open_world: World) -> None:

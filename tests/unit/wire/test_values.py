@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from marketplace.wire.base import (
-    DEPTH_MAX,
     Answer,
     Body,
     DecimalText,
@@ -63,7 +62,7 @@ def test_a_model_has_typed_values_and_its_json_is_what_was_read() -> None:
 
 def test_models_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Sample.model_validate(JSON).rate = 3
+        setattr(Sample.model_validate(JSON), "rate", 3)  # noqa: B010 - mypy refuses it, too
 
 
 @given(st.integers(min_value=0, max_value=253_402_300_799_999))
@@ -151,15 +150,6 @@ def test_a_body_coerces_nothing_and_takes_no_other_members(body: Any, pointer: s
     with pytest.raises(ValidationError) as caught:
         Asked.model_validate(body)
     assert [p.pointer for p in problems_of(caught.value.errors())] == [pointer]
-
-
-def test_a_body_refuses_json_that_cannot_be_kept() -> None:
-    deep: Any = 1
-    for _ in range(DEPTH_MAX + 1):
-        deep = [deep]
-    for value, why in ((deep, "nested"), ("\ud800", "surrogate"), (float("nan"), "number")):
-        with pytest.raises(ValidationError, match=why):
-            Asked.model_validate({"count": 1, "text": value})
 
 
 def test_a_page_is_named_for_what_it_lists() -> None:
