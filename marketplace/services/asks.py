@@ -63,7 +63,7 @@ class Asks:
         )
         return ask_of(
             offer,
-            draft.model_dump(exclude={"node_id"}),
+            {**draft.model_dump(exclude={"node_id"}), "prices": draft.prices},
             opener=self.market.opener,
             fee_bps=self.market.fee_bps,
             now=self.clock() // 1000,

@@ -15,7 +15,7 @@ from marketplace.domain.order import RestingBid, Wants
 from marketplace.domain.tier import TierRegistry
 from marketplace.services.accounts import reserved
 from marketplace.services.bookkeeper import Bookkeeper
-from marketplace.services.common import Principal, money
+from marketplace.services.common import Principal
 from marketplace.services.ports import Clock, Market, Store
 from marketplace.services.views import book_ask, match_view, no_match_view
 from marketplace.wire.bids import Match, Plan, QuoteAnswer
@@ -91,18 +91,9 @@ class Quotes:
     def plan(self, store: Store, caller: Principal, spec: JobSpec, bid: Bid, balance: int) -> Plan:
         """What submitting would do: best match, maximum cost, and whether the balance covers it."""
         found, why = self.matches(store, spec, bid)
-        shown = self._shown(store, found)
+        quote = QuoteAnswer(matches=self._shown(store, found), no_match=why)
         free = balance - reserved(store, caller.account)
-        lock = found[0].terms.lock if found else 0
-        return Plan(
-            matches=shown,
-            no_match=why,
-            price=shown[0].price if shown else None,
-            rate_per_hour=shown[0].rate_per_hour if shown else None,
-            max_cost=money(self.market, lock),
-            balance=money(self.market, max(0, free)),
-            shortfall=money(self.market, max(0, lock - free)),
-        )
+        return Plan.of(quote, free, self.market.currency, self.market.decimals)
 
     def _shown(self, store: Store, found: list[Fill]) -> tuple[Match, ...]:
         return tuple(match_view(store, self.market, fill) for fill in found[:MATCHES_SHOWN])

@@ -75,8 +75,10 @@ class Plan(QuoteAnswer):
     shortfall: Money = Field(description="what the balance lacks")
 
     @classmethod
-    def of(cls, quote: QuoteAnswer, balance: int, currency: str, decimals: int) -> Self:
-        """The plan that follows from a quote and from the atoms that are free."""
+    def of(cls, quote: QuoteAnswer, free: int, currency: str, decimals: int) -> Self:
+        """The plan that follows from a quote. `free` atoms are left, below zero if other jobs will
+        lock more than there is.
+        """
         best = quote.matches[0] if quote.matches else None
         cost = best.max_cost.atoms if best else 0
         return cls(
@@ -85,8 +87,8 @@ class Plan(QuoteAnswer):
             price=best.price if best else None,
             rate_per_hour=best.rate_per_hour if best else None,
             max_cost=Money.of(cost, currency, decimals),
-            balance=Money.of(balance, currency, decimals),
-            shortfall=Money.of(max(0, cost - balance), currency, decimals),
+            balance=Money.of(max(0, free), currency, decimals),
+            shortfall=Money.of(max(0, cost - free), currency, decimals),
         )
 
 

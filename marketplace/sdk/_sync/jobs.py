@@ -76,8 +76,8 @@ class Jobs(Resource):
                 now=int(time.time()),
                 salt=self._session.take_salt(buyer, account.next_salt),
             )
-        balance = max(0, account.free.atoms - account.reserved.atoms)
-        plan = Plan.of(quote, balance, market.currency, market.decimals)
+        free = account.free.atoms - account.reserved.atoms
+        plan = Plan.of(quote, free, market.currency, market.decimals)
         return Order(spec, bid, plan, signer, witness is not None)
 
     def place(self, order: Order, *, idempotency_key: str | None = None) -> JobHandle:
