@@ -7,8 +7,7 @@ import pytest
 
 from marketplace.agent.assignment import Assignment, NotOurs, assign
 from marketplace.agent.inventory import Inventory, simulated_gpus
-from marketplace.sdk.decode import decode
-from marketplace.sdk.models import Lease
+from marketplace.sdk import Lease
 from settlement.orders import Ask, Bid
 from settlement.signing import LocalSigner
 from tests.factories import address
@@ -21,7 +20,7 @@ NODE = Inventory(simulated_gpus("4xH100", "o"), 32_000, 64_000, 128_000)
 def opened(**changes: Any) -> tuple[Lease, Ask, Bid]:
     market = FakeMarket(METER)
     lease_id = market.open_lease(["true"], **changes)
-    lease = decode(Lease, market.leases[lease_id])
+    lease = Lease.model_validate(market.leases[lease_id])
     return lease, market.asks["ask_1"], market.bids["bid_1"]
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from marketplace.agent.progress import Beats, Order, Progress
-from marketplace.sdk.models import Lease
+from marketplace.sdk import Lease
 from tests.factories import BUYER, METER, PROVIDER, WITNESS
 
 LEASE = Lease(

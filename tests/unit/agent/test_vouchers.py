@@ -16,8 +16,7 @@ from marketplace.agent.journal import Journal, LeaseEntry
 from marketplace.agent.meters import Reading
 from marketplace.agent.node import Node
 from marketplace.agent.vouchers import Vouchers
-from marketplace.sdk.decode import decode
-from marketplace.sdk.models import Lease, Used
+from marketplace.sdk import Lease, Used
 from settlement.attestation import Usage
 from settlement.signing import LocalSigner, sign
 from settlement.usage import UsageVector
@@ -56,7 +55,7 @@ class Bench:
 
     @property
     def lease(self) -> Lease:
-        return decode(Lease, self.market.leases[self.id])
+        return Lease.model_validate(self.market.leases[self.id])
 
     def answer(self, sequence: int, **changes: Any) -> None:
         """Put a voucher of the witness for something else in the place of the right one."""

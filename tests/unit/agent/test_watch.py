@@ -19,8 +19,7 @@ from marketplace.agent.meters import CpuMemory
 from marketplace.agent.node import Node
 from marketplace.agent.progress import Progress
 from marketplace.agent.watch import Watch
-from marketplace.sdk.decode import decode
-from marketplace.sdk.models import Lease
+from marketplace.sdk import Lease
 from settlement.signing import LocalSigner
 from tests.fakes_agent import DOMAIN, FakeMarket
 
@@ -68,8 +67,8 @@ class Bench:
         self.now_ms = 0
         self.witness = witness
         self.market = FakeMarket(LocalSigner(b"\3" * 32))
-        self.lease = decode(
-            Lease, self.market.leases[self.market.open_lease(["true"], terms=TERMS)]
+        self.lease = Lease.model_validate(
+            self.market.leases[self.market.open_lease(["true"], terms=TERMS)]
         )
         self.journal = Journal(folder / "journal.db")
         self.node = Node(None, self.journal, None, self.market.meter, folder / "jobs")  # type: ignore[arg-type]

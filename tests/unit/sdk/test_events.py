@@ -26,7 +26,7 @@ from marketplace.sdk.errors import (
 )
 from marketplace.sdk.events import EVENT_BYTES_MAX, Resumption, ServerEvent, read_event
 from marketplace.wire.jobs import Job
-from tests.unit.sdk.samples import job
+from tests.wire_samples import sample
 
 POLICY = RetryPolicy(attempts=3, first=1.0, draw=lambda: 1.0)
 TYPE = {"content-type": "text/event-stream; charset=utf-8"}
@@ -226,7 +226,7 @@ def handle_of(client: Any) -> Any:
     from marketplace.sdk import AsyncJobHandle, JobHandle
 
     kind = JobHandle if isinstance(client, Coulomb) else AsyncJobHandle
-    return kind(client.jobs._transport, client.session, Job.model_validate(job()))
+    return kind(client.jobs._transport, client.session, Job.model_validate(sample(Job, id="job_1")))
 
 
 def test_unknown_kinds_are_left_out_and_wrong_events_refused() -> None:
