@@ -21,6 +21,7 @@ MEDIA_TYPE = "application/problem+json"
 EVERYWHERE = ("invalid_request", "rate_limited", "unavailable", "market_error")
 READING = ("malformed_json", "too_large", "too_slow", "unsupported_media_type")
 """What a route that reads a body may answer besides."""
+RETRY_AFTER = {"description": "seconds until to try again", "schema": {"type": "integer"}}
 AUTH = ("unauthenticated", "forbidden")
 OWNED = (*AUTH, "not_found")
 ONCE = ("idempotency_mismatch", "idempotency_in_flight")
@@ -97,10 +98,13 @@ def documented(*codes: str) -> dict[int | str, dict[str, Any]]:
 
 
 def _documented(codes: list[str]) -> dict[str, Any]:
+    shown: dict[str, Any] = {"model": ProblemDocument}
+    if ERRORS[codes[0]].status in (429, 503):
+        shown["headers"] = {"Retry-After": RETRY_AFTER}
     meanings = " · ".join(f"`{code}`: {ERRORS[code].meaning}" for code in codes)
     example = document(codes[0], ERRORS[codes[0]].meaning).to_json()
     content = {MEDIA_TYPE: {"example": example}}
-    return {"model": ProblemDocument, "description": meanings, "content": content}
+    return {**shown, "description": meanings, "content": content}
 
 
 def kind_of(kind: ErrorKind) -> ProblemKind:

@@ -54,7 +54,7 @@ class PriceTexts:
         }
         return {
             "type": "object",
-            "title": "Prices",
+            "title": "DecimalPrices",
             "description": "Decimal texts of the token.",
             "properties": {name: {**text, "description": unit} for name, unit in _UNITS.items()},
             "required": names,
