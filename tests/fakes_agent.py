@@ -24,7 +24,7 @@ from marketplace.wire.bids import BidInfo
 from marketplace.wire.leases import Lease, LeaseTerms
 from marketplace.wire.market import MarketConfig
 from marketplace.wire.nodes import Node
-from marketplace.wire.usage import Attestation, Heartbeat, LogPosition
+from marketplace.wire.usage import Attestation, Heartbeat, LogPosition, Measured
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.eip712 import Domain
 from settlement.orders import Ask, Bid, lease_no
@@ -235,7 +235,7 @@ class FakeMarket:
                 signature=signature,
             )
             rows.append(known)
-            used = {"ms": said.ms, "egress_mib": 0, "units": said.units}
+            used = sample(Measured, ms=said.ms, units=said.units)
             self.leases[lease_id]["used"] = used
             if self.countersigning:
                 self.countersign(lease_id, said.sequence)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from marketplace.wire.base import Model
+
+M = TypeVar("M", bound=Model)
 
 
 def sample(kind: type[Model], **members: Any) -> dict[str, Any]:
@@ -28,3 +30,8 @@ def sample(kind: type[Model], **members: Any) -> dict[str, Any]:
         return empty.get(of["type"], of.get("minimum", 0))
 
     return {**example(schema), **members}
+
+
+def changed(model: M, **members: Any) -> M:
+    """A model with other members; they are taken as they are."""
+    return model.model_copy(update=members)

@@ -1,17 +1,12 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from marketplace.agent.progress import Beats, Order, Progress
 from marketplace.sdk import Lease
-from tests.factories import BUYER, METER, PROVIDER, WITNESS
+from tests.wire_samples import changed, sample
 
-LEASE = Lease(
-    "lease_1", "0x00", "job_1", "ask_1", "bid_1", "node_1", BUYER, PROVIDER, WITNESS, METER,
-    "active",
-)  # fmt: skip
+LEASE = Lease.model_validate(sample(Lease, state="active"))
 
 
 def test_countersignatures_renew_the_grace_only_when_they_grow() -> None:
@@ -41,14 +36,14 @@ def test_what_the_server_says_becomes_an_order(
     changes: dict[str, str], order: Order | None
 ) -> None:
     progress = Progress()
-    progress.observe(replace(LEASE, **changes))
+    progress.observe(changed(LEASE, **changes))
     assert progress.order == order
 
 
 def test_the_first_order_stands_and_wakes() -> None:
     progress = Progress()
     progress.stop(Order("failed", "witness_silent"))
-    progress.observe(replace(LEASE, stop_requested="cancelled"))
+    progress.observe(changed(LEASE, stop_requested="cancelled"))
     progress.wait_for_order(60)
     assert progress.order == Order("failed", "witness_silent")
 

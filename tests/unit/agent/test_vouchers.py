@@ -11,6 +11,7 @@ import pytest
 
 from marketplace.agent.api import SdkApi
 from marketplace.agent.assignment import assign
+from marketplace.agent.errors import ApiDown
 from marketplace.agent.inventory import Inventory, simulated_gpus
 from marketplace.agent.journal import Journal, LeaseEntry
 from marketplace.agent.meters import Reading
@@ -22,6 +23,7 @@ from settlement.signing import LocalSigner, sign
 from settlement.usage import UsageVector
 from tests.factories import address
 from tests.fakes_agent import DOMAIN, FakeMarket
+from tests.wire_samples import changed
 
 NODE = Inventory(simulated_gpus("1xH100", "o"), 8_000, 4_096, 4_096)
 READING = Reading(at_ms=1, ms=0, cpu_ms=0, memory_mib=0, storage_mib=0, units=0, heartbeats=0)
@@ -73,8 +75,12 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     bench.journal.close()
 
 
+def used(ms: int) -> Used:
+    return Used(ms=ms, egress_mib=0, units=0)
+
+
 def test_a_number_without_a_voucher_counts_for_nothing(bench: Bench) -> None:
-    assert bench.vouchers.learn(replace(bench.lease, countersigned=Used(ms=2_000))) == 0
+    assert bench.vouchers.learn(changed(bench.lease, countersigned=used(2_000))) == 0
     assert bench.journal.voucher(bench.id) is None
 
 
@@ -137,11 +143,13 @@ def test_a_voucher_for_another_lease_does_not_count(bench: Bench, changes: dict[
 def test_a_voucher_that_cannot_be_read_does_not_count(bench: Bench) -> None:
     bench.market.countersign(bench.id, 2)
     bench.market.attestations[bench.id][2]["voucher"]["message"] = {"ms": "many"}
-    assert bench.vouchers.learn(bench.lease) == 0
+    with pytest.raises(ApiDown, match="voucher"):
+        bench.vouchers.learn(bench.lease)
+    assert bench.journal.voucher(bench.id) is None
 
 
 def test_the_server_is_asked_only_where_it_speaks_of_more(bench: Bench) -> None:
     bench.market.countersign(bench.id, 1)
     assert bench.vouchers.learn(bench.lease) == 1_000
     bench.market.down = True
-    assert bench.vouchers.learn(replace(bench.lease, countersigned=Used(ms=1_000))) == 1_000
+    assert bench.vouchers.learn(changed(bench.lease, countersigned=used(1_000))) == 1_000
