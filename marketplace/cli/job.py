@@ -26,7 +26,7 @@ from marketplace.errors import ExitCode
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from marketplace.sdk import JobHandle, Order
+    from marketplace.sdk import JobHandle, PreparedJob
     from marketplace.wire.events import LogPiece
     from marketplace.wire.jobs import Job
 
@@ -203,7 +203,7 @@ def result(
     show_rows([{"file": str(to / name)} for name in names], columns("file"))
 
 
-def _plan_row(order: Order, currency: str) -> dict[str, Any]:
+def _plan_row(order: PreparedJob, currency: str) -> dict[str, Any]:
     """The plan as one row: the price, the most it can cost, the total set aside for it."""
     from marketplace.domain.pricing import from_nano
     from marketplace.domain.reader import duration_text
@@ -249,7 +249,7 @@ def _show_plan(row: dict[str, Any]) -> None:
         warn("the GPU is simulated: it stands in where a machine has none")
 
 
-def _require_match(order: Order) -> None:
+def _require_match(order: PreparedJob) -> None:
     """Without a match only a job that waits for one is worth placing."""
     if order.plan.no_match is None:
         return

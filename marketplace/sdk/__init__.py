@@ -13,7 +13,7 @@ from marketplace.sdk.errors import __all__ as _errors
 from marketplace.sdk.http import NO_RETRIES, RetryPolicy
 from marketplace.sdk.patience import PASSING
 from marketplace.sdk.session import Session
-from marketplace.sdk.values import Act, Funds, Moved, Order, Unit
+from marketplace.sdk.values import Act, Funds, Moved, PreparedJob, Unit
 from marketplace.wire.asks import AskInfo
 from marketplace.wire.base import Money
 from marketplace.wire.bids import BidInfo, Match, Plan, QuoteAnswer
@@ -64,7 +64,7 @@ __all__ = [
     "NewNode",
     "NoMatch",
     "Node",
-    "Order",
+    "PreparedJob",
     "Plan",
     "ProblemDocument",
     "QuoteAnswer",

@@ -12,7 +12,7 @@ from settlement.signing import Signer
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class PreparedJob:
     """A job ready to be bought: its packed spec, its bid, and what it would cost.
 
     `signer` None: the session's.

@@ -21,7 +21,7 @@ from marketplace.sdk.jobfile import JobSource, load_job
 from marketplace.sdk.patience import PASSING, POLL_SECONDS, SETTLING_SECONDS, Patience
 from marketplace.sdk.reading import input_errors
 from marketplace.sdk.session import Session
-from marketplace.sdk.values import Act, Order
+from marketplace.sdk.values import Act, PreparedJob
 from marketplace.sdk.waiting import async_run, async_sleep
 from marketplace.sdk.workdir import pack_folder
 from marketplace.wire.bids import Plan, QuoteAnswer, QuoteRequest
@@ -42,7 +42,7 @@ class AsyncJobs(AsyncResource):
 
     async def prepare(
         self, source: JobSource, *, signer: Signer | None = None, witness: str | None = None
-    ) -> Order:
+    ) -> PreparedJob:
         """Pack and upload a job's folder, write its bid, and say what it would cost.
 
         Nothing is signed or bought. `witness` names a hosted witness; without it this client's own
@@ -77,9 +77,11 @@ class AsyncJobs(AsyncResource):
             )
         free = account.free.atoms - account.reserved.atoms
         plan = Plan.of(quote, free, market.currency, market.decimals)
-        return Order(spec, bid, plan, signer, witness is not None)
+        return PreparedJob(spec, bid, plan, signer, witness is not None)
 
-    async def place(self, order: Order, *, idempotency_key: str | None = None) -> AsyncJobHandle:
+    async def place(
+        self, order: PreparedJob, *, idempotency_key: str | None = None
+    ) -> AsyncJobHandle:
         """Sign a bid and buy. A repeat of the same order is the same job."""
         body = JobOrder(
             job=order.spec.to_json(),

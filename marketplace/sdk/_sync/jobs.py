@@ -22,7 +22,7 @@ from marketplace.sdk.jobfile import JobSource, load_job
 from marketplace.sdk.patience import PASSING, POLL_SECONDS, SETTLING_SECONDS, Patience
 from marketplace.sdk.reading import input_errors
 from marketplace.sdk.session import Session
-from marketplace.sdk.values import Act, Order
+from marketplace.sdk.values import Act, PreparedJob
 from marketplace.sdk.waiting import run, sleep
 from marketplace.sdk.workdir import pack_folder
 from marketplace.wire.bids import Plan, QuoteAnswer, QuoteRequest
@@ -43,7 +43,7 @@ class Jobs(Resource):
 
     def prepare(
         self, source: JobSource, *, signer: Signer | None = None, witness: str | None = None
-    ) -> Order:
+    ) -> PreparedJob:
         """Pack and upload a job's folder, write its bid, and say what it would cost.
 
         Nothing is signed or bought. `witness` names a hosted witness; without it this client's own
@@ -78,9 +78,9 @@ class Jobs(Resource):
             )
         free = account.free.atoms - account.reserved.atoms
         plan = Plan.of(quote, free, market.currency, market.decimals)
-        return Order(spec, bid, plan, signer, witness is not None)
+        return PreparedJob(spec, bid, plan, signer, witness is not None)
 
-    def place(self, order: Order, *, idempotency_key: str | None = None) -> JobHandle:
+    def place(self, order: PreparedJob, *, idempotency_key: str | None = None) -> JobHandle:
         """Sign a bid and buy. A repeat of the same order is the same job."""
         body = JobOrder(
             job=order.spec.to_json(),

@@ -200,7 +200,9 @@ def test_made_key_is_shown_once_and_kept_in_the_profile(run: Run) -> None:
     kept = ProfileFile().get()
     assert (kept.api_key, kept.account) == (made, BUYER.address)
     assert kept.chain_id == 31337
-    assert made not in run("profile", "show").out + run("-o", "json", "key", "list").out
+    for words in (("profile", "show"), ("profile", "list"), ("key", "list")):
+        for form in ("table", "json", "jsonl", "csv"):
+            assert made not in run("-o", form, *words).out
 
 
 def test_an_agents_key_is_made_anew_in_its_file(run: Run, home: Path) -> None:
