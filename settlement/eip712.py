@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import Field, dataclass, fields
+from functools import lru_cache
 from typing import Any, ClassVar, Self, cast
 
-from eth_hash.auto import keccak
-
 from settlement.errors import FieldError
+from settlement.hashing import keccak
 
 ZERO_ADDRESS = "0x" + "0" * 40
 _HEX = re.compile(r"0x[0-9a-fA-F]*\Z")
@@ -20,6 +20,7 @@ _DECIMAL = re.compile(r"(0|[1-9][0-9]*)\Z")
 _UINT_DIGITS_MAX = 78  # decimal digits of 2^256
 
 
+@lru_cache(maxsize=1 << 16)
 def checksum(address: str) -> str:
     """Write an address in its EIP-55 mixed case."""
     digits = address.removeprefix("0x").lower()

@@ -47,10 +47,12 @@ class Indexer:
 
     def tick(self) -> Progress:
         """Read one range, or the new blocks near the head. Raises ChainUnavailable, WrongChain."""
-        self._client.check()
-        head = self._client.head()
-        if (head, self._store.cursor()) == self._read:  # a hash names all blocks below it
+        head, cursor = self._client.head(), self._store.cursor()
+        if (head, cursor) == self._read:  # a hash names all blocks below it
             return Progress()
+        if cursor is not None and not self._confirmations and head.parent_hash == cursor.hash:
+            return self._follow(head)
+        self._client.check()
         rolled_back = self._follow_reorg(head)
         cursor = self._store.cursor()
         first = self._first if cursor is None else cursor.number + 1
@@ -68,6 +70,15 @@ class Indexer:
             events = self._read_linked(first, last, cursor)
         self._read = (head, self._store.cursor()) if last == target else None
         return Progress(last - first + 1, events, rolled_back, target - last)
+
+    def _follow(self, head: BlockRef) -> Progress:
+        """Store the head, which is the child of the newest stored block."""
+        events = self._escrow.events(head.number, head.number)
+        if any(event.block_hash != head.hash for event in events):
+            raise ChainUnavailable(f"block {head.number} changed while it was read")
+        self._store.append(head, events)
+        self._read = (head, head)
+        return Progress(1, len(events))
 
     def _follow_reorg(self, head: BlockRef) -> int:
         """Roll back to the newest stored block that the chain still has; how many were dropped."""

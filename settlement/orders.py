@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from eth_hash.auto import keccak
-
 from settlement import units as arithmetic
 from settlement.eip712 import Struct, from_text32
+from settlement.hashing import keccak
 
 FLAG_SHARED = 1  # ask: fractions of a GPU are sold; bid: a fraction is accepted
 

@@ -103,6 +103,8 @@ class Relayer:
         self._pooled_at: dict[str, int] = {}
         self._refusals: dict[str, tuple[int, float]] = {}
         self._seen: BlockRef | None = None
+        self.busy = True
+        """Whether the last tick had an intent to send or to wait for: a new block may move it."""
 
     def tick(self) -> Tick:
         """Move every intent on as far as the chain allows now.
@@ -111,17 +113,18 @@ class Relayer:
         """
         self._client.check()  # another chain would tell lies about every nonce
         done = Tick()
-        self._watch(done)
-        self._launch(done)
+        flying = self._watch(done)
+        self.busy = self._launch(done) or flying
         return done
 
     # In flight
 
-    def _watch(self, done: Tick) -> None:
+    def _watch(self, done: Tick) -> bool:
+        """Look after what was signed; returns whether there was anything."""
         address = self._signer.address
         flying = self._store.in_flight(address)
         if not flying and self._client.head() == self._seen:
-            return
+            return False
         mined = self._client.nonce(address)  # before the receipts: too low is safe, too high not
         head = self._client.head()
         self._repair_gaps({i.nonce for i in flying}, mined)
@@ -132,6 +135,7 @@ class Relayer:
             else:
                 self._unmined(intent, mined, head, done)
         self._seen = head
+        return bool(flying)
 
     def _receipt(self, intent: Intent) -> Receipt | None:
         for tx_hash in _hashes(intent):
@@ -292,14 +296,15 @@ class Relayer:
 
     # New ones
 
-    def _launch(self, done: Tick) -> None:
+    def _launch(self, done: Tick) -> bool:
+        """Send what waits, as far as there is room; returns whether anything waited or flew."""
         flying = self._store.in_flight(self._signer.address)
         room = self._settings.max_in_flight - len(flying)
         if room <= 0 or any(intent.state is IntentState.SIGNED for intent in flying):
-            return  # what the node won't take now is not buried under more
+            return True  # what the node won't take now is not buried under more
         waiting = self._store.pending(room + len(self._held_until))
         if not waiting:
-            return
+            return bool(flying)
         fees = self._client.fees()
         offer = self._settings.fees.offer(fees.base, fees.priority)
         now = self._clock()
@@ -309,11 +314,12 @@ class Relayer:
                 continue
             if offer is None:
                 self._alert(intent, f"fee_above_cap: the base fee is {fees.base} wei per gas")
-                return
+                break
             took = self._launch_one(intent, offer, done)
             room -= took is not None
             if took is False or room <= 0:
-                return
+                break
+        return True
 
     def _launch_one(self, intent: Intent, offer: FeeOffer, done: Tick) -> bool | None:
         """Vet, sign, store, send. None where no nonce was given, else whether the node took it."""

@@ -11,10 +11,10 @@ import secrets
 from typing import Any, Protocol
 
 from coincurve import PrivateKey, PublicKey
-from eth_hash.auto import keccak
 
 from settlement.eip712 import ZERO_ADDRESS, Domain, Struct, checksum
 from settlement.errors import SignatureError
+from settlement.hashing import keccak
 
 CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 HALF_ORDER = CURVE_ORDER // 2

@@ -12,22 +12,37 @@ import httpx
 from marketplace.api.app import MarketApi, create_api
 from marketplace.api.edge import Edge
 from marketplace.api.limits import Limits
+from marketplace.api.problems import MEDIA_TYPE
 from marketplace.domain.key_request import KeyRequest
+from marketplace.errors import ERRORS
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.eip712 import Struct
 from settlement.orders import Bid
 from settlement.signing import LocalSigner, sign
-from tests.market_world import World, job_spec, memory_world
+from tests.market_world import World, job_spec, new_world
 from tests.openapi_checks import OpenApi
 
 MANY = Limits(per_minute=1_000_000, failed_logins_per_minute=1_000_000)
 
 
+def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The document of a refusal, its form checked."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == MEDIA_TYPE
+    body: dict[str, Any] = response.json()
+    assert (body["code"], body["status"]) == (code, status)
+    assert body["type"] == f"/v1/problems/{code}"
+    assert body["title"] == ERRORS[code].title
+    assert body["request_id"] == response.headers["x-request-id"]
+    assert body["instance"].startswith("/v1/")
+    return body
+
+
 @cache
 def _application() -> MarketApi:
     """One application per process: making its routes takes longer than most tests."""
-    world = memory_world()
-    return create_api(world.catalog, world.database)
+    with new_world() as world:
+        return create_api(world.catalog, world.database)
 
 
 @cache
@@ -50,7 +65,7 @@ class Api:
 
     def __post_init__(self) -> None:
         self.app = _application()
-        self._edge = Edge(self.world.catalog, self.world.database, self.limits, lambda: None)
+        self._edge = Edge(self.world.catalog, self.world.database, self.limits)
         self._bind()
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://market/v1")

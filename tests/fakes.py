@@ -1,22 +1,16 @@
-"""Stand-ins for what the services need from outside: a store, a chain, a clock, a place for bytes.
+"""Stand-ins for what the services need from outside: a chain and a clock.
 
-`MemoryDatabase` keeps the promises of `services.ports`; the SQL adapters run through the same
-cases. `FakeChain` is relayer, escrow and indexer at once: it takes intents from an outbox and gives
-events to an event store, doing the sums that the escrow does.
+`FakeChain` is relayer, escrow and indexer at once: it takes intents from an outbox and gives events
+to an event store, doing the sums that the escrow does.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from copy import deepcopy
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Generic, TypeVar
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
-from marketplace.services import records
-from marketplace.services.ports import Database, Duplicate, Store, Tally
+from marketplace.db.store import Database, Store
+from marketplace.db.tables import LeaseRow
 from settlement.attestation import MeteredUsage
 from settlement.chain.abi import abi
 from settlement.chain.calls import EscrowCalls, SignedVoucher
@@ -33,7 +27,6 @@ from settlement.events import (
     SettledEntry,
     SettledMetered,
     Stopped,
-    lease_numbers,
 )
 from settlement.leases import LeaseState, LeaseStatus, OrderState, Params, fold
 from settlement.orders import Bid, Prices
@@ -47,10 +40,6 @@ from settlement.ports import (
 )
 from settlement.signing import recover_digest
 from settlement.units import cost, counted_cost
-from tests import fakes_sums as sums
-from tests.fakes_settlement import MemoryEvents, MemoryOutbox
-
-R = TypeVar("R")
 
 
 class ManualClock:
@@ -64,229 +53,6 @@ class ManualClock:
 
     def advance(self, seconds: float) -> None:
         self.ms += int(seconds * 1000)
-
-
-# Unique values beside the key, as the database's constraints say.
-UNIQUE: dict[type[Any], tuple[tuple[str, ...], ...]] = {
-    records.ApiKey: (("secret_hash",), ("account", "nonce")),
-    records.Node: (("provider", "number"),),
-    records.AskRecord: (("hash",),),
-    records.BidRecord: (("hash",), ("account", "salt")),
-    records.FillRecord: (("bid_id", "ask_id"),),
-    records.LeaseRecord: (("lease_no",),),
-    records.ReceiptRecord: (("lease_id",),),
-    records.Blob: (("owner", "sha256"),),
-}
-
-
-class MemoryTable(Generic[R]):
-    """A Table in a dict."""
-
-    def __init__(self, kind: type[R], rows: dict[Any, R]) -> None:
-        self._kind = kind
-        self._rows = rows
-        self._key = fields(kind)[0].name  # type: ignore[arg-type]
-
-    def get(self, key: str, *, lock: bool = False) -> R | None:
-        return self._rows.get(key)
-
-    def one(self, **equal: Any) -> R | None:
-        return next(iter(self.find(limit=1, **equal)), None)
-
-    def find(
-        self,
-        *,
-        limit: int | None = None,
-        newest: bool = False,
-        before: Any = None,
-        after: Any = None,
-        least: dict[str, int] | None = None,
-        **equal: Any,
-    ) -> list[R]:
-        found = [
-            row
-            for key, row in sorted(self._rows.items(), reverse=newest)
-            if (before is None or key < before)
-            and (after is None or key > after)
-            and all(getattr(row, name) >= value for name, value in (least or {}).items())
-            and self._matches(row, equal)
-        ]
-        return found[:limit]
-
-    def append(self, record: R) -> None:
-        key = max(self._rows, default=0) + 1
-        self._rows[key] = replace(record, seq=key)  # type: ignore[type-var]
-
-    def ensure(self, record: R) -> None:
-        with suppress(Duplicate):
-            self.add(record)
-
-    def add(self, record: R) -> R:
-        key = getattr(record, self._key)
-        if key in self._rows:
-            raise Duplicate(self._kind.__name__)
-        self._check_unique(key, record)
-        self._rows[key] = record
-        return record
-
-    def put(self, record: R) -> None:
-        key = getattr(record, self._key)
-        if key not in self._rows:
-            raise KeyError(key)
-        self._check_unique(key, record)
-        self._rows[key] = record
-
-    def remove(self, **equal: Any) -> int:
-        gone = [key for key, row in self._rows.items() if self._matches(row, equal)]
-        for key in gone:
-            del self._rows[key]
-        return len(gone)
-
-    def _matches(self, row: R, equal: dict[str, Any]) -> bool:
-        return all(
-            getattr(row, name) in value if isinstance(value, tuple) else getattr(row, name) == value
-            for name, value in equal.items()
-        )
-
-    def _check_unique(self, key: Any, record: R) -> None:
-        groups = UNIQUE.get(self._kind, ())
-        if self._kind is records.AttestationRecord and getattr(record, "state") == "accepted":  # noqa: B009
-            groups = (("lease_id", "sequence", "state"),)
-        for names in groups:
-            mine = [getattr(record, name) for name in names]
-            for other, row in self._rows.items():
-                if other != key and [getattr(row, name) for name in names] == mine:
-                    raise Duplicate(self._kind.__name__)
-
-
-_NAMES: dict[str, type[Any]] = {
-    "accounts": records.Account,
-    "keys": records.ApiKey,
-    "nodes": records.Node,
-    "gpus": records.Gpu,
-    "asks": records.AskRecord,
-    "bids": records.BidRecord,
-    "jobs": records.JobRecord,
-    "order_log": records.OrderEntry,
-    "fills": records.FillRecord,
-    "leases": records.LeaseRecord,
-    "attestations": records.AttestationRecord,
-    "vouchers": records.VoucherRecord,
-    "receipts": records.ReceiptRecord,
-    "events": records.JobEvent,
-    "blobs": records.Blob,
-    "replies": records.IdempotentReply,
-    "marks": records.Mark,
-}
-
-
-class MemoryStore:
-    """A Store over dicts: one attribute per table."""
-
-    def __init__(
-        self, rows: dict[str, dict[Any, Any]], outbox: MemoryOutbox, events: MemoryEvents
-    ) -> None:
-        self._rows = rows
-        self._outbox = outbox
-        self._events = events
-        for name, kind in _NAMES.items():
-            setattr(self, name, MemoryTable(kind, rows[name]))
-
-    def enqueue(self, kind: IntentKind, key: str, payload: dict[str, Any]) -> Intent:
-        return self._outbox.enqueue(kind, key, payload)
-
-    def intent(self, key: str) -> Intent | None:
-        return next((i for i in self._outbox.intents.values() if i.key == key), None)
-
-    def chain_events(self, lease_no: str) -> Sequence[LoggedEvent]:
-        return self._events.events(bytes.fromhex(lease_no[2:]))
-
-    def chain_cursor(self) -> BlockRef | None:
-        return self._events.cursor()
-
-    def tally(self, now_s: int) -> Tally:
-        intents = self._outbox.intents.values()
-        left = [i.created_at for i in intents if i.state.value not in ("final", "dead")]
-        asks = self._rows["asks"].values()
-        return Tally(
-            jobs=Counter(job.state for job in self._rows["jobs"].values()),
-            leases=Counter(lease.state for lease in self._rows["leases"].values()),
-            intents=Counter(intent.state.value for intent in intents),
-            oldest_intent_ms=int(min(left).timestamp() * 1000) if left else None,
-            asks_resting=sum(ask.state == "open" and ask.expiry_s > now_s for ask in asks),
-        )
-
-    def forget_replies(self, before_ms: int) -> int:
-        replies = self._rows["replies"]
-        old = [key for key, row in replies.items() if row.created_ms < before_ms]
-        return len([replies.pop(key) for key in old])
-
-    def order_salts(self, account: str, lowest: int, highest: int) -> tuple[int, int] | None:
-        return sums.order_salts(self._rows, self._outbox, account, range(lowest, highest + 1))
-
-    def blob_bytes(self, owner: str, since_ms: int) -> int:
-        return sums.blob_bytes(self._rows, owner, since_ms)
-
-    def lead(self, name: str) -> bool:
-        return True
-
-
-class MemoryDatabase:
-    """Transactions on dicts, one at a time; an exception puts everything back."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, dict[Any, Any]] = {name: {} for name in _NAMES}
-        self.outbox = MemoryOutbox()
-        self.chain = MemoryEvents()
-        self._turn = threading.RLock()
-
-    @contextmanager
-    def read(self) -> Iterator[Any]:
-        with self._turn:
-            yield MemoryStore(self.rows, self.outbox, self.chain)
-
-    @contextmanager
-    def write(self) -> Iterator[Any]:
-        with self._turn:
-            rows = {name: dict(table) for name, table in self.rows.items()}
-            intents = deepcopy((self.outbox.intents, self.outbox.first_payloads))
-            done = False
-            try:
-                yield MemoryStore(self.rows, self.outbox, self.chain)
-                done = True
-            finally:
-                if not done:
-                    for name, table in rows.items():
-                        self.rows[name].clear()
-                        self.rows[name].update(table)
-                    self.outbox.intents, self.outbox.first_payloads = intents
-
-
-class ProjectedEvents(MemoryEvents):
-    """An EventStore in memory that projects like the SQL one, in one breath with the change."""
-
-    def __init__(self, database: MemoryDatabase) -> None:
-        super().__init__()
-        self.database = database
-        self.project: Callable[[Any, Sequence[str]], None] = lambda store, numbers: None
-        database.chain = self
-
-    def append(self, block: BlockRef, events: Sequence[LoggedEvent]) -> None:
-        with self.database.write() as store:
-            super().append(block, events)
-            self.project(store, touched(events))
-
-    def rollback(self, block_number: int) -> None:
-        with self.database.write() as store:
-            gone = [e for e in self.logged if e.block_number > block_number]
-            super().rollback(block_number)
-            self.project(store, touched(gone))
-
-
-def touched(events: Sequence[LoggedEvent]) -> list[str]:
-    """Numbers of the leases that events are about."""
-    found = (number for logged in events for number in lease_numbers(logged.event))
-    return list(dict.fromkeys("0x" + number.hex() for number in found))
 
 
 @dataclass(slots=True)
@@ -390,18 +156,15 @@ class FakeChain:
         self.cancelled.add((checksum(account), salt))
         return [OrderCancelled(checksum(account), salt, and_older)]
 
-    def _open(self, store: Store, lease: records.LeaseRecord, now_s: int) -> list[ChainEvent]:
-        bid_row, ask_row = store.bids.get(lease.bid_id), store.asks.get(lease.ask_id)
-        node = store.nodes.get(lease.node_id)
-        assert bid_row is not None
-        assert ask_row is not None
-        assert node is not None
+    def _open(self, store: Store, lease: LeaseRow, now_s: int) -> list[ChainEvent]:
+        bid_row, ask_row = store.bids.need(lease.bid_id), store.asks.need(lease.ask_id)
+        node = store.nodes.need(lease.node_id)
         bid, prices = Bid.from_message(bid_row.message), Prices.from_message(lease.prices)
         self.balances[lease.buyer] -= lease.lock
         self.used.add((lease.buyer, bid.salt))
         events: list[ChainEvent] = [
             Opened(
-                lease_no=_number(lease),
+                lease_no=lease.lease_bytes,
                 buyer=lease.buyer,
                 provider=lease.provider,
                 witness=lease.witness,
@@ -420,7 +183,7 @@ class FakeChain:
         if lease.metered:
             events.append(
                 OpenedCounted(
-                    _number(lease), prices.egress_gib, prices.unit, bid.egress_mib, bid.units
+                    lease.lease_bytes, prices.egress_gib, prices.unit, bid.egress_mib, bid.units
                 )
             )
         return events
@@ -467,8 +230,8 @@ class FakeChain:
             lease.egress_gib, lease.unit, egress, units, self.params.decimals
         )
 
-    def _stop(self, row: records.LeaseRecord, now_s: int) -> list[ChainEvent]:
-        lease = self.state(_number(row))
+    def _stop(self, row: LeaseRow, now_s: int) -> list[ChainEvent]:
+        lease = self.state(row.lease_bytes)
         if lease.status is not LeaseStatus.ACTIVE:
             return []
         end = min(lease.end, now_s)
@@ -477,8 +240,8 @@ class FakeChain:
         self.balances[lease.buyer] += unlocked
         return [Stopped(lease.lease_no, lease.buyer, lease.provider, end, unlocked)]
 
-    def _close(self, row: records.LeaseRecord, refund: bool) -> list[ChainEvent]:
-        lease = self.state(_number(row))
+    def _close(self, row: LeaseRow, refund: bool) -> list[ChainEvent]:
+        lease = self.state(row.lease_bytes)
         if lease.status not in (LeaseStatus.ACTIVE, LeaseStatus.STOPPED):
             return []
         used = (lease.used_ms, lease.egress_mib, lease.units)
@@ -497,7 +260,3 @@ class FakeChain:
 
 def _hash(number: int) -> str:
     return f"0x{number:064x}"
-
-
-def _number(lease: records.LeaseRecord) -> bytes:
-    return bytes.fromhex(lease.lease_no[2:])

@@ -13,11 +13,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 
+from marketplace.agent.api import AgentApi
+from marketplace.agent.assignment import Assignment, assign
+from marketplace.agent.inventory import Inventory, simulated_gpus
+from marketplace.agent.journal import Journal
+from marketplace.agent.node import ThisNode
 from marketplace.domain.jobfile import parse_job
 from marketplace.wire.asks import AskInfo
 from marketplace.wire.bids import BidInfo
@@ -34,6 +41,7 @@ from tests.wire_samples import sample
 
 DOMAIN = Domain(31337, "0x" + "e5" * 20)
 NODE_ID = "node_1"
+ONE_GPU = Inventory(simulated_gpus("1xH100", "o"), 8_000, 4_096, 4_096)
 Answer = tuple[int, Any]
 
 
@@ -299,6 +307,26 @@ class FakeMarket:
     def _order(self, order_id: str, kind: str, order: Ask | Bid) -> dict[str, Any]:
         shown: type[AskInfo | BidInfo] = AskInfo if kind == "ask" else BidInfo
         return sample(shown, **{"id": order_id, kind: order.to_message()})
+
+    def node(self, journal: Journal, folder: Path, **changes: Any) -> ThisNode:
+        """A node of this market, with one simulated GPU and no runtime."""
+        parts: dict[str, Any] = {
+            "api": AgentApi("http://market.test", "coul_test", self.transport()),
+            "runtime": SimpleNamespace(name="none"),
+            "inventory": ONE_GPU,
+            "poll_s": 0.05,
+            **changes,
+        }
+        return ThisNode(
+            journal=journal, signer=self.meter, domain=DOMAIN, jobs_folder=folder / "jobs",
+            node_id=NODE_ID, **parts,
+        )  # fmt: skip
+
+    def assignment(self, node: ThisNode, lease_id: str) -> Assignment:
+        """The job of a lease, as the node reads it."""
+        lease = self.leases[lease_id]
+        orders = self.asks[lease["ask_id"]], self.bids[lease["bid_id"]]
+        return assign(node, Lease.model_validate(lease), *orders)
 
     # -- in front of it ---------------------------------------------------------------------------
 

@@ -1,13 +1,10 @@
-"""A whole market for tests: services over a store, a fake chain, and parties with keys.
-
-The store is in memory or SQLite; the same helpers drive both.
-"""
+"""A whole market for tests: services over a database, a fake chain, and parties with keys."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,15 +13,15 @@ from typing import Any
 from eth_hash.auto import keccak
 
 from marketplace.data import load_tiers
+from marketplace.db.blob_files import BlobFolder
 from marketplace.db.chain_events import SqlEventStore
-from marketplace.db.engine import Database
 from marketplace.db.outbox import SqlOutbox
-from marketplace.db.upgrade import upgrade
+from marketplace.db.store import Database
+from marketplace.db.tables import AttestationRow, JobRow, LeaseRow
 from marketplace.services.attestations import Refusal
 from marketplace.services.catalog import Catalog, catalog_of
 from marketplace.services.common import Principal
 from marketplace.services.ports import Market
-from marketplace.services.records import AttestationRecord, JobRecord, LeaseRecord
 from marketplace.wire.asks import AskDraft, SignedAsk
 from marketplace.wire.jobs import JobOrder
 from marketplace.wire.keys import KeyDraft
@@ -35,8 +32,8 @@ from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.chain.calls import EscrowCalls
 from settlement.eip712 import ZERO_ADDRESS, Domain
 from settlement.signing import LocalSigner, sign
-from tests.fakes import FakeChain, ManualClock, MemoryDatabase, ProjectedEvents
-from tests.fakes_blobs import MemoryBlobFiles
+from tests.databases import empty_database, sqlite_database
+from tests.fakes import FakeChain, ManualClock
 
 TOKEN = 10**18
 H100 = "H100-80GB-SXM"
@@ -96,9 +93,10 @@ class World:
     """The services and who uses them."""
 
     catalog: Catalog
-    database: Any
+    database: Database
     chain: FakeChain
     clock: ManualClock
+    folder: Path  # where its blobs are
     buyer: LocalSigner = field(default_factory=lambda: key_of("buyer"))
     provider: LocalSigner = field(default_factory=lambda: key_of("provider"))
     meter: LocalSigner = field(default_factory=lambda: key_of("meter"))
@@ -133,9 +131,8 @@ class World:
         }
         caller = self.caller(provider or self.provider)
         with self.database.write() as store:
-            return self.catalog.nodes.register(
-                store, caller, NewNode.model_validate({**fields, **changes})
-            ).id
+            new = NewNode.model_validate({**fields, **changes})
+            return self.catalog.nodes.register(store, caller, new).id
 
     def ask(
         self,
@@ -160,8 +157,9 @@ class World:
             draft = AskDraft.model_validate({"node_id": node_id, **given})
             ask = self.catalog.asks.prepare(node, draft, salt)
             signed = SignedAsk(ask=ask, signature=sign(ask, self.domain, owner))
-            checked = self.catalog.asks.check(signed)
-            return self.catalog.asks.create(store, caller, checked).id
+            ask_id = self.catalog.asks.create(store, caller, self.catalog.asks.check(signed)).id
+        self.match()
+        return ask_id
 
     def fund(self, tokens: int = 100, account: LocalSigner | None = None) -> None:
         """Put tokens into the escrow for an account."""
@@ -203,17 +201,13 @@ class World:
 
     # Looking
 
-    def job(self, job_id: str) -> JobRecord:
+    def job(self, job_id: str) -> JobRow:
         with self.database.read() as store:
-            found = store.jobs.get(job_id)
-        assert found is not None
-        return found
+            return store.jobs.need(job_id)
 
-    def lease(self, lease_id: str) -> LeaseRecord:
+    def lease(self, lease_id: str) -> LeaseRow:
         with self.database.read() as store:
-            found = store.leases.get(lease_id)
-        assert found is not None
-        return found
+            return store.leases.need(lease_id)
 
     # Meter and witness
 
@@ -222,7 +216,7 @@ class World:
         fields: dict[str, Any] = {
             "buyer": lease.buyer,
             "provider": lease.provider,
-            "lease_no": bytes.fromhex(lease.lease_no[2:]),
+            "lease_no": lease.lease_bytes,
             "sequence": sequence,
             "observed_at_ms": self.clock(),
             "ms": ms,
@@ -243,7 +237,7 @@ class World:
         ms: int,
         signer: LocalSigner | None = None,
         **changes: Any,
-    ) -> tuple[AttestationRecord, Refusal | None]:
+    ) -> tuple[AttestationRow, Refusal | None]:
         """Hand in a meter's statement, signed by the meter unless said."""
         said = self.statement(lease_id, sequence, ms, **changes)
         signature = sign(said, self.domain, signer or self.meter)
@@ -253,7 +247,7 @@ class World:
                 store, self.caller(self.provider), lease_id, signed
             )
 
-    def countersign(self, row: AttestationRecord, signer: LocalSigner | None = None) -> None:
+    def countersign(self, row: AttestationRow, signer: LocalSigner | None = None) -> None:
         """Let the witness answer an attestation."""
         lease = self.lease(row.lease_id)
         voucher = voucher_for(UsageAttestation.from_message(row.message), lease.metered)
@@ -304,7 +298,7 @@ class World:
     def stop(self, lease_id: str, signer: LocalSigner | None = None) -> None:
         """The witness (or another) signs a Stop."""
         lease = self.lease(lease_id)
-        message = Stop(lease.buyer, lease.provider, bytes.fromhex(lease.lease_no[2:]))
+        message = Stop(lease.buyer, lease.provider, lease.lease_bytes)
         signature = sign(message, self.domain, signer or self.witness)
         signed = SignedStop(stop=message, signature=signature)
         with self.database.write() as store:
@@ -321,44 +315,27 @@ class World:
         return job_id, lease_id
 
 
-def memory_world(**changes: Any) -> World:
-    """A market in memory."""
-    clock, database = ManualClock(), MemoryDatabase()
-    events = ProjectedEvents(database)
-    world = _world(clock, database, database.outbox, events, market(**changes))
-    events.project = world.catalog.projection
-    return world
+@contextmanager
+def new_world(**changes: Any) -> Iterator[World]:
+    """A market over an empty database, for as long as it is held."""
+    with sqlite_database() as database, TemporaryDirectory() as folder:
+        yield world_on(database, Path(folder), **changes)
 
 
 def sqlite_world(folder: Path, **changes: Any) -> World:
     """A market on SQLite in a folder; one that is there already is opened again."""
     path = folder / "market.db"
-    url = f"sqlite:///{path}"
     if not path.exists():
-        path.write_bytes(_empty_database())
-    clock, database = ManualClock(), Database(url)
-    fixed = market(**changes)
-    world = _world(clock, database, SqlOutbox(database), None, fixed)
-    world.chain.events = SqlEventStore(database, world.catalog.projection)
-    return world
+        path.write_bytes(empty_database())
+    return world_on(Database(f"sqlite:///{path}"), folder, **changes)
 
 
-@cache
-def _empty_database() -> bytes:
-    """A migrated database without rows, made once per process: migrating takes most of a test."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "empty.db"
-        upgrade(f"sqlite:///{path}")
-        return path.read_bytes()
-
-
-def world_on(database: Any, outbox: Any) -> World:
-    """A market over a database that is there; its chain still needs an event store."""
-    return _world(ManualClock(), database, outbox, None, market())
-
-
-def _world(clock: ManualClock, database: Any, outbox: Any, events: Any, fixed: Market) -> World:
+def world_on(database: Database, folder: Path, **changes: Any) -> World:
+    """A market over a database that is there, with its blobs in a folder."""
+    fixed, clock, outbox = market(**changes), ManualClock(), SqlOutbox(database)
     calls = EscrowCalls(fixed.domain.verifying_contract)
-    chain = FakeChain(database, outbox, events, clock, calls)
-    catalog = catalog_of(fixed, clock, load_tiers(), database, chain, MemoryBlobFiles())
-    return World(catalog, database, chain, clock)
+    chain = FakeChain(database, outbox, SqlEventStore(database), clock, calls)
+    files = BlobFolder(folder / "blobs")
+    catalog = catalog_of(fixed, clock, load_tiers(), database, chain, files)
+    chain.events = SqlEventStore(database, catalog.projection)
+    return World(catalog, database, chain, clock, folder / "blobs")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
+from marketplace.db.outbox import SqlOutbox
 from settlement.chain.client import ChainClient
 from settlement.events import Opened
 from settlement.ports import Intent, IntentKind, IntentState
@@ -13,7 +14,6 @@ from settlement.relayer import Relayer, RelayerSettings, Tick
 from settlement.signing import LocalSigner
 from settlement.vetting import Vetting
 from tests.escrow_world import World, eventually
-from tests.fakes_settlement import MemoryOutbox
 
 KEYS = count()
 GWEI = 10**9
@@ -27,10 +27,10 @@ class Bench:
 
     world: World
     signer: LocalSigner
+    store: SqlOutbox
     settings: RelayerSettings = DEVNET
     client: ChainClient | None = None
     failpoint: Callable[[str], None] | None = None
-    store: MemoryOutbox = field(default_factory=MemoryOutbox)
     alerts: list[tuple[int | None, str]] = field(default_factory=list)
     now: float = 0.0
     _relayer: Relayer | None = None

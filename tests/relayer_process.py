@@ -13,19 +13,16 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
+from marketplace.db.outbox import SqlOutbox
+from marketplace.db.store import Database
 from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow
 from settlement.chain.devnet import DEV_CHAIN_ID
-from settlement.ports import IntentState
 from settlement.relayer import Relayer, RelayerSettings
 from settlement.signing import LocalSigner
 from settlement.vetting import Vetting
-from tests.sqlite_outbox import SqliteOutbox
-
-DONE = (IntentState.FINAL, IntentState.DEAD)
 
 
 def die_after(seconds: float) -> None:
@@ -36,7 +33,7 @@ def die_after(seconds: float) -> None:
 
 def work(request: dict[str, Any]) -> None:
     """Tick until every intent is final or dead, or this process is killed."""
-    store = SqliteOutbox(Path(request["db"]))
+    store = SqlOutbox(Database(f"sqlite:///{request['db']}"))
     client = ChainClient(request["rpc_url"], DEV_CHAIN_ID)
     signer = LocalSigner(bytes.fromhex(request["key"]))
     passed = 0
@@ -58,7 +55,7 @@ def work(request: dict[str, Any]) -> None:
     )
     if request["kill_after"] is not None:
         threading.Thread(target=die_after, args=(request["kill_after"],), daemon=True).start()
-    while any(intent.state not in DONE for intent in store.intents.values()):
+    while store.unfinished(1):
         relayer.tick()
         time.sleep(0.01)
 

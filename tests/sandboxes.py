@@ -14,16 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from marketplace.agent.api import SdkApi
 from marketplace.agent.folders import give_to, make_folders, remove_tree
 from marketplace.agent.inventory import Inventory, simulated_gpus
 from marketplace.agent.journal import Journal
-from marketplace.agent.node import Node
 from marketplace.agent.runtime.base import JobFolders, Launch, Limits, Running
 from marketplace.agent.runtime.process import ProcessRuntime
 from marketplace.agent.supervisor import Supervisor
 from settlement.signing import LocalSigner
-from tests.fakes_agent import DOMAIN, NODE_ID, FakeMarket
+from tests.fakes_agent import FakeMarket
 
 LIMITS = Limits(memory_mib=512, storage_mib=64, pids=128, cpu_seconds=60)
 INVENTORY = Inventory(simulated_gpus("2xH100", "tests"), 8_000, 4_096, 4_096)
@@ -93,17 +91,11 @@ class Bench:
         self.runtime = runtime
         self.stopping = threading.Event()
         self.journal = Journal(root / "journal.db")
-        self.node = Node(
-            api=SdkApi("http://market.test", "coul_test", self.market.transport()),
-            journal=self.journal,
-            runtime=runtime,
-            signer=self.market.meter,
-            jobs_folder=root / "jobs",
-            stop_grace_s=1.0,
-            pids_max=64,
-            poll_s=0.05,
-        )
-        self.supervisor = Supervisor(self.node, NODE_ID, DOMAIN, INVENTORY, shared=True)
+        self.node = self.market.node(
+            self.journal, root, runtime=runtime, inventory=INVENTORY, shared=True,
+            stop_grace_s=1.0, pids_max=64,
+        )  # fmt: skip
+        self.supervisor = Supervisor(self.node)
         self.thread = threading.Thread(target=self.supervisor.run, args=(self.stopping,))
 
     def __enter__(self) -> Bench:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import structlog
 
-from marketplace.bootstrap import ROLES, Settings, run_roles
+from marketplace.server.roles import run_roles
+from marketplace.server.settings import ROLES, Settings
 from settlement.chain.devnet import DEV_CHAIN_ID, dev_account
 
 

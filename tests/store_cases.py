@@ -1,4 +1,4 @@
-"""What every OutboxStore and EventStore must do: run by the fakes and by the real adapters alike.
+"""What every OutboxStore and EventStore must do: run on SQLite and PostgreSQL alike.
 
 Subclass and give a `store` fixture; each test gets a fresh one. `count_a_small_market` is what
 every Store must count.
@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from marketplace.services.common import try_key
-from marketplace.services.ports import BLOB_ROW_BYTES, CANCEL_KEY, Tally
+from marketplace.db.queries.accounts import BLOB_ROW_BYTES
+from marketplace.db.store import CANCEL_KEY, Tally, try_key
 from settlement.errors import OutboxConflict
 from settlement.events import Deposited, Settled, SettledEntry
 from settlement.ports import (
@@ -306,5 +306,5 @@ def add_up_an_account(world: World) -> None:
         assert store.order_salts(buyer, 0, 9) == (0, 0)
         world.catalog.blobs.own(store, caller, "a" * 64, 10)
         world.catalog.blobs.own(store, caller, "b" * 64, 5)
-        assert store.blob_bytes(buyer, day) == 15 + 2 * BLOB_ROW_BYTES
-        assert store.blob_bytes(buyer, day + 1) == store.blob_bytes(provider, 0) == 0
+        assert store.blobs.bytes_since(buyer, day) == 15 + 2 * BLOB_ROW_BYTES
+        assert store.blobs.bytes_since(buyer, day + 1) == store.blobs.bytes_since(provider, 0) == 0

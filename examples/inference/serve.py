@@ -9,7 +9,7 @@ import os
 import time
 from pathlib import Path
 
-import agent
+import coulomb_job
 from model import NAMES, features, probabilities, train
 
 REPORT_EVERY = 250
@@ -25,7 +25,7 @@ def main() -> int:
     count = int(os.environ.get("REQUESTS", "20000"))
     requests = load(Path(__file__).with_name("requests.txt"))
     weights = train()
-    agent.ready()
+    coulomb_job.ready()
     right = reported = 0
     began = time.monotonic()
     for number in range(1, count + 1):
@@ -33,12 +33,12 @@ def main() -> int:
         likely = probabilities(features(text), weights)
         right += NAMES[int(likely.argmax())] == answer
         if number % REPORT_EVERY == 0 or number == count:
-            agent.tell(heartbeat=1, units=number - reported)
+            coulomb_job.count(number - reported)
             reported = number
     seconds = time.monotonic() - began
-    agent.progress(f"answered {count} requests in {seconds:.1f} s, {right / count:.1%} right")
+    coulomb_job.progress(f"answered {count} requests in {seconds:.1f} s, {right / count:.1%} right")
     result = {"requests": count, "right": right, "seconds": round(seconds, 3)}
-    agent.write_result("answers.json", result)
+    coulomb_job.write_result("answers.json", result)
     return 0 if right >= 0.8 * count else 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 
-import agent
+import coulomb_job
 import numpy as np
 
 BATCH = 1_000_000
@@ -21,7 +21,7 @@ def estimate(samples: int, seed: int) -> tuple[float, float, int]:
         inside += int(np.count_nonzero(x * x + y * y <= 1.0))
         if number % max(1, batches // 8) == 0:
             pi, error = from_count(inside, number * BATCH)
-            agent.progress(f"{number * BATCH:>12,} points: {pi:.6f} ± {error:.6f}")
+            coulomb_job.progress(f"{number * BATCH:>12,} points: {pi:.6f} ± {error:.6f}")
     return *from_count(inside, batches * BATCH), batches * BATCH
 
 
@@ -33,10 +33,10 @@ def from_count(inside: int, thrown: int) -> tuple[float, float]:
 
 def main() -> int:
     samples, seed = int(os.environ.get("SAMPLES", "100000000")), int(os.environ.get("SEED", "1"))
-    agent.ready()
+    coulomb_job.ready()
     pi, error, thrown = estimate(samples, seed)
     result = {"pi": pi, "standard_error": error, "points": thrown, "seed": seed}
-    agent.write_result("pi.json", result)
+    coulomb_job.write_result("pi.json", result)
     # Five standard errors: a sound estimate misses by more once in two million runs.
     return 0 if abs(pi - math.pi) < 5 * error else 1
 

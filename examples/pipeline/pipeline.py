@@ -10,7 +10,7 @@ import csv
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import agent
+import coulomb_job
 import numpy as np
 
 WATTS_MAX = 1_000.0
@@ -62,7 +62,7 @@ def per_gpu(kept: dict[tuple[str, str], tuple[float, float]]) -> dict[str, dict[
             "hours": len(readings),
         }
         if number % 4 == 0:
-            agent.progress(f"{number} GPUs summed up")
+            coulomb_job.progress(f"{number} GPUs summed up")
     return report
 
 
@@ -76,16 +76,16 @@ def busiest(kept: dict[tuple[str, str], tuple[float, float]]) -> list[str]:
 
 
 def main() -> int:
-    agent.ready()
+    coulomb_job.ready()
     rows = read(Path(__file__).with_name("readings.csv"))
-    agent.progress(f"read {len(rows)} rows")
+    coulomb_job.progress(f"read {len(rows)} rows")
     kept, reasons = clean(rows)
-    agent.progress(f"kept {len(kept)}; {dict(reasons)}")
+    coulomb_job.progress(f"kept {len(kept)}; {dict(reasons)}")
     report = per_gpu(kept)
     hours = busiest(kept)
-    agent.progress(f"busiest hours (UTC): {', '.join(hours)}")
+    coulomb_job.progress(f"busiest hours (UTC): {', '.join(hours)}")
     result = {"rows": len(rows), "kept": len(kept), "left_out": dict(reasons), "gpus": report}
-    agent.write_result("report.json", {**result, "busiest_hours": hours})
+    coulomb_job.write_result("report.json", {**result, "busiest_hours": hours})
     dropped = reasons["twice"] + reasons["empty"]
     counted = sum(int(gpu["hours"]) for gpu in report.values())
     return 0 if len(rows) == len(kept) + dropped and counted == len(kept) else 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-import agent
+import coulomb_job
 import numpy as np
 
 POINTS = 500
@@ -69,15 +69,15 @@ def train(epochs: int, seed: int) -> list[float]:
         if step % STEPS_PER_EPOCH == 0:
             losses.append(loss)
             epoch = step // STEPS_PER_EPOCH
-            agent.progress(f"epoch {epoch}/{epochs}: loss {loss:.4f}, {right:.1%} right")
+            coulomb_job.progress(f"epoch {epoch}/{epochs}: loss {loss:.4f}, {right:.1%} right")
     return losses
 
 
 def main() -> int:
     epochs, seed = int(os.environ.get("EPOCHS", "20")), int(os.environ.get("SEED", "1"))
-    agent.ready()
+    coulomb_job.ready()
     losses = train(epochs, seed)
-    agent.write_result("training.json", {"epochs": epochs, "seed": seed, "losses": losses})
+    coulomb_job.write_result("training.json", {"epochs": epochs, "seed": seed, "losses": losses})
     return 0 if losses[-1] < losses[0] else 1
 
 

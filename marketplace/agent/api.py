@@ -1,7 +1,7 @@
-"""What the agent asks of the server, and that server over the SDK.
+"""What the agent asks of the server.
 
-Every call raises ApiDown where coming again later makes sense, and `ApiError` where the server
-refused for good.
+Every call raises ApiDown if coming again later makes sense, and `ApiError` if the server refused
+for good.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 
@@ -33,78 +33,8 @@ from settlement.orders import Ask, Bid
 TIMEOUT_S = 10.0
 
 
-class AgentApi(Protocol):
-    """The server as the agent sees it."""
-
-    def market(self) -> MarketConfig:
-        """Contracts and intervals."""
-        ...
-
-    def register(self, node: Mapping[str, Any]) -> str:
-        """List the node, or bring it up to date; its id."""
-        ...
-
-    def beat(self, node_id: str) -> None:
-        """Say that the node is alive."""
-        ...
-
-    def leave(self, node_id: str) -> None:
-        """Say that the agent ends, so that nobody is matched to the node until it is back."""
-        ...
-
-    def active_leases(self, node_id: str) -> list[Lease]:
-        """Leases of the node that are open on chain."""
-        ...
-
-    def lease(self, lease_id: str) -> Lease:
-        """One lease."""
-        ...
-
-    def orders(self, lease: Lease) -> tuple[Ask, Bid]:
-        """The signed orders that a lease was opened from."""
-        ...
-
-    def attestations(self, lease_id: str, after: int | None = None) -> list[Attestation]:
-        """What the server holds of a lease, in order; `after` leaves out sequences up to it."""
-        ...
-
-    def get_blob(self, sha256: str) -> bytes:
-        """A stored file, checked against its name."""
-        ...
-
-    def put_blob(self, content: bytes) -> str:
-        """Store a file; its SHA-256."""
-        ...
-
-    def attest(self, lease_id: str, message: UsageAttestation, signature: bytes) -> None:
-        """Hand in signed usage."""
-        ...
-
-    def heartbeat(self, lease_id: str, count: int, last_at: float | None) -> None:
-        """Forward signs of life; `last_at` is Unix time."""
-        ...
-
-    def log(self, lease_id: str, stream: str, offset: int, text: str) -> None:
-        """Append output that begins `offset` bytes into its stream."""
-        ...
-
-    def finish(
-        self,
-        lease_id: str,
-        ending: Ending,
-        final: tuple[UsageAttestation, bytes],
-        close: tuple[Close, bytes],
-    ) -> None:
-        """Report how a job ended, with the last attestation and the meter's half of the Close."""
-        ...
-
-    def stop(self, lease_id: str, stop: Stop, signature: bytes) -> None:
-        """Hand in the meter's Stop."""
-        ...
-
-
-class SdkApi:
-    """The server over HTTP. It retries nothing: the agent's own loops come again."""
+class AgentApi:
+    """The server, over the SDK. It retries nothing: the agent's own loops come again."""
 
     def __init__(
         self, api_url: str, api_key: str, transport: httpx.BaseTransport | None = None

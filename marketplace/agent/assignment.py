@@ -6,13 +6,15 @@ import re
 from dataclasses import dataclass
 
 from marketplace.agent.errors import AgentError
-from marketplace.agent.inventory import Inventory
+from marketplace.agent.journal import LeaseEntry
+from marketplace.agent.node import ThisNode
 from marketplace.domain.job import JobSpec
 from marketplace.domain.jobfile import parse_job
 from marketplace.errors import InvalidJob
 from marketplace.wire.leases import Lease, LeaseTerms
 from settlement.orders import Ask, Bid, lease_no
 from settlement.silence import unseen_ms
+from settlement.units import Sizes
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
@@ -25,19 +27,15 @@ class NotOurs(AgentError):
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One lease to work on. Sizes are never zero; times are Unix seconds where they are points."""
+    """The job of one lease and what it may use. Sizes are never zero; `gpus` are reserved for it.
 
-    lease_id: str
-    job_id: str
-    buyer: str
-    provider: str
-    witness: str
-    lease_no: bytes
+    `start` and `end` are Unix seconds.
+    """
+
+    entry: LeaseEntry
     spec: JobSpec
-    gpu_milli: int
-    cpu_milli: int
-    memory_mib: int
-    storage_mib: int
+    sizes: Sizes
+    gpus: tuple[int, ...]
     interval_ms: int
     start: int
     end: int
@@ -45,8 +43,6 @@ class Assignment:
     max_seconds: int
     budget_limited: bool
     units_cap: int
-    metered: bool
-    gpus: tuple[int, ...] = ()
 
     @property
     def start_deadline_ms(self) -> int:
@@ -59,14 +55,15 @@ class Assignment:
         return unseen_ms(self.interval_ms)
 
 
-def assign(lease: Lease, ask: Ask, bid: Bid, meter: str, inventory: Inventory) -> Assignment:
+def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
     """Check a lease against its signed orders and read its job.
 
     What the server says beyond them decides nothing: the lease number must follow from the orders
     and our meter key, and the job must have the hash that the buyer signed. Raises NotOurs.
     """
     if not _ID.fullmatch(lease.id):  # it names a folder and a cgroup here
-        raise NotOurs(f"{lease.id!r:.100} is no lease id")
+        raise NotOurs(f"{lease.id!r:.100} is not a lease id")
+    meter = node.signer.address
     number = lease_no(bid.struct_hash(), ask.struct_hash(), meter)
     if ask.meter != meter or number != lease.lease_no:
         raise NotOurs(f"{lease.id}: the orders and our meter key open another lease")
@@ -80,28 +77,37 @@ def assign(lease: Lease, ask: Ask, bid: Bid, meter: str, inventory: Inventory) -
         raise NotOurs(f"{lease.id}: the job cannot be read: {error}") from error
     if spec.hash() != bid.job_hash:
         raise NotOurs(f"{lease.id}: the job is not the one whose hash the buyer signed")
-    return _assignment(lease, lease.terms, bid, spec, inventory)
+    entry = LeaseEntry(
+        lease_id=lease.id,
+        job_id=lease.job_id,
+        buyer=bid.buyer,
+        provider=ask.provider,
+        lease_no=number,
+        domain=node.domain,
+        witness=bid.witness,
+        metered=bid.egress_mib > 0 or bid.units > 0,
+        outputs=spec.outputs,
+    )
+    return _assignment(node, entry, spec, lease, lease.terms, bid)
 
 
 def _assignment(
-    lease: Lease, terms: LeaseTerms, bid: Bid, spec: JobSpec, inventory: Inventory
+    node: ThisNode, entry: LeaseEntry, spec: JobSpec, lease: Lease, terms: LeaseTerms, bid: Bid
 ) -> Assignment:
     def share(size: int) -> int:
         """What the bid leaves open is the part of the node that its GPUs are."""
-        return max(1, size * bid.gpu_milli // (1000 * len(inventory.gpus)))
+        return max(1, size * bid.gpu_milli // (1000 * len(node.inventory.gpus)))
 
     return Assignment(
-        lease_id=lease.id,
-        job_id=lease.job_id,
-        buyer=lease.buyer,
-        provider=lease.provider,
-        witness=bid.witness,
-        lease_no=lease.lease_no,
+        entry=entry,
         spec=spec,
-        gpu_milli=bid.gpu_milli,
-        cpu_milli=bid.cpu_milli or share(inventory.cpu_milli),
-        memory_mib=bid.memory_mib or share(inventory.memory_mib),
-        storage_mib=bid.storage_mib or share(inventory.storage_mib),
+        sizes=Sizes(
+            bid.gpu_milli,
+            bid.cpu_milli or share(node.inventory.cpu_milli),
+            bid.memory_mib or share(node.inventory.memory_mib),
+            bid.storage_mib or share(node.inventory.storage_mib),
+        ),
+        gpus=lease.gpus,
         interval_ms=lease.interval_ms,
         start=terms.end - terms.funded_seconds,
         end=terms.end,
@@ -109,6 +115,4 @@ def _assignment(
         max_seconds=min(terms.max_seconds or bid.max_seconds, bid.max_seconds),
         budget_limited=terms.budget_limited,
         units_cap=bid.units,
-        metered=bid.egress_mib > 0 or bid.units > 0,
-        gpus=lease.gpus,
     )

@@ -1,9 +1,10 @@
-"""The meter's pen: it writes usage into the journal first, and only then signs it."""
+"""Signing for a lease: a value goes into the journal first, and only then is it signed."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 from marketplace.agent.journal import Ending, Journal, LeaseEntry
 from marketplace.agent.meters import Reading
@@ -18,7 +19,7 @@ def unix_ms() -> int:
 
 
 class Attestor:
-    """Signs for one lease.
+    """Signs for one lease with the meter key.
 
     `attest` adds a reading each time; any other method may be repeated and yields the same bytes.
     """
@@ -42,21 +43,13 @@ class Attestor:
         """
         entry = self._entry
         self._sign_last()
-        evidence = self._journal.add_reading(entry.lease_id, reading.to_json())
+        evidence = self._journal.add_reading(entry.lease_id, asdict(reading))
         last = self._journal.last(entry.lease_id)
         attestation = UsageAttestation(
-            buyer=entry.buyer,
-            provider=entry.provider,
-            lease_no=entry.lease_no,
+            *entry.key,
             sequence=0 if last is None else last.message.sequence + 1,
             observed_at_ms=self._wall_ms(),
-            ms=usage.ms,
-            gpu_ms=usage.gpu_ms,
-            cpu_core_ms=usage.cpu_core_ms,
-            memory_mib_ms=usage.memory_mib_ms,
-            storage_mib_ms=usage.storage_mib_ms,
-            egress_mib=usage.egress_mib,
-            units=usage.units,
+            **asdict(usage),
             evidence=evidence,
         )
         self._journal.propose(entry.lease_id, attestation)
@@ -71,12 +64,9 @@ class Attestor:
         entry = self._entry
         self._sign_last()
         if self._journal.last(entry.lease_id) is None:
-            nothing = Reading(self._wall_ms(), 0, 0, 0, 0, 0, 0)
-            self.attest(UsageVector(), nothing)
+            self.attest(UsageVector(), Reading(self._wall_ms()))
         final, _ = self.final()
-        close = Close(
-            entry.buyer, entry.provider, entry.lease_no, final.ms, final.egress_mib, final.units
-        )
+        close = Close(*entry.key, final.ms, final.egress_mib, final.units)
         self._journal.propose_close(entry.lease_id, close)
         self._sign_close()
         self._journal.end(entry.lease_id, ending)
@@ -97,9 +87,8 @@ class Attestor:
 
     def stop(self) -> tuple[Stop, bytes]:
         """A Stop of the lease."""
-        entry = self._entry
-        stop = Stop(entry.buyer, entry.provider, entry.lease_no)
-        return stop, sign(stop, entry.domain, self._signer)
+        stop = Stop(*self._entry.key)
+        return stop, sign(stop, self._entry.domain, self._signer)
 
     def _sign_last(self) -> tuple[UsageAttestation, bytes] | None:
         """The newest journaled attestation, signed now if a crash came between the two steps."""

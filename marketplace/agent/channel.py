@@ -13,19 +13,21 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from marketplace.agent.logs import JobLogs, LogFile
+from marketplace.limits import (
+    PROGRESS_CHARS_MAX,
+    SOCKET_CONNECTIONS_MAX,
+    SOCKET_LINE_BYTES_MAX,
+    SOCKET_LINES_PER_SECOND_MAX,
+    UNITS_PER_LINE_MAX,
+)
 from settlement.strict_json import JsonError, loads
 
 SOCKET_NAME = "job.sock"
-CONNECTIONS_MAX = 16
-LINE_BYTES_MAX = 4096
-LINES_PER_SECOND_MAX = 200
-PROGRESS_CHARS_MAX = 200
-UNITS_PER_LINE_MAX = 1_000_000
 _DRAIN_S = 2.0
 _TICK_S = 0.1
 
@@ -42,19 +44,18 @@ class Signs:
 
 
 class JobChannel:
-    """Reads one job's output and socket on a thread of its own."""
+    """Reads one job's output and socket on a thread of its own. `signs`: what it said so far."""
 
     def __init__(self, run_folder: Path, logs: JobLogs, units_max: int) -> None:
         self._logs = logs
         self._units_max = units_max
-        self._signs = Signs()
-        self._lock = threading.Lock()
+        self.signs = Signs()
         self._selector = selectors.DefaultSelector()
         self._connections: dict[int, _Connection] = {}
         self._pipes = 0
         self._stop_at: float | None = None
         self._unlimited = False
-        self._budget = float(LINES_PER_SECOND_MAX)
+        self._budget = float(SOCKET_LINES_PER_SECOND_MAX)
         self._budget_at = time.monotonic()
         self._listener = _listen(run_folder)
         self._selector.register(self._listener, selectors.EVENT_READ, "listener")
@@ -68,12 +69,6 @@ class JobChannel:
             self._pipes += 1
         self._thread = threading.Thread(target=self._run, name="job-channel", daemon=True)
         self._thread.start()
-
-    @property
-    def signs(self) -> Signs:
-        """What the job has said so far."""
-        with self._lock:
-            return self._signs
 
     def finish(self) -> None:
         """The job is over: read what is left, then close everything."""
@@ -115,7 +110,7 @@ class JobChannel:
             connection, _ = self._listener.accept()
         except OSError:
             return
-        if len(self._connections) >= CONNECTIONS_MAX:
+        if len(self._connections) >= SOCKET_CONNECTIONS_MAX:
             connection.close()
             return
         connection.setblocking(False)
@@ -136,7 +131,7 @@ class JobChannel:
 
     def _read_lines(self, held: _Connection) -> None:
         try:
-            data = held.connection.recv(LINE_BYTES_MAX)
+            data = held.connection.recv(SOCKET_LINE_BYTES_MAX)
         except BlockingIOError:
             return
         except OSError:
@@ -150,15 +145,15 @@ class JobChannel:
 
     def _take_lines(self, held: _Connection) -> None:
         now = time.monotonic()
-        gained = (now - self._budget_at) * LINES_PER_SECOND_MAX
-        self._budget = min(float(LINES_PER_SECOND_MAX), self._budget + gained)
+        gained = (now - self._budget_at) * SOCKET_LINES_PER_SECOND_MAX
+        self._budget = min(float(SOCKET_LINES_PER_SECOND_MAX), self._budget + gained)
         self._budget_at = now
         while b"\n" in held.buffer and (self._budget >= 1 or self._unlimited):
             self._budget -= 1
             line, _, rest = held.buffer.partition(b"\n")
             held.buffer = bytearray(rest)
             self._take(bytes(line))
-        too_long = len(held.buffer) > LINE_BYTES_MAX and b"\n" not in held.buffer
+        too_long = len(held.buffer) > SOCKET_LINE_BYTES_MAX and b"\n" not in held.buffer
         if too_long or (held.ended and b"\n" not in held.buffer):
             held.over = True
             self._connections.pop(held.connection.fileno(), None)
@@ -173,17 +168,11 @@ class JobChannel:
                     self._selector.register(held.connection, selectors.EVENT_READ, held)
 
     def _take(self, line: bytes) -> None:
-        with self._lock:
-            self._signs = self._signs_after(line)
-
-    def _signs_after(self, line: bytes) -> Signs:
-        before = self._signs
+        before = self.signs
         message = _message_of(line)
         if message is None:
-            return Signs(
-                before.ready, before.heartbeats, before.last_at, before.units,
-                before.ignored_lines + 1,
-            )  # fmt: skip
+            self.signs = replace(before, ignored_lines=before.ignored_lines + 1)
+            return
         progress = message.get("progress")
         if isinstance(progress, str) and progress:
             text = " ".join(progress[:PROGRESS_CHARS_MAX].split())
@@ -191,12 +180,12 @@ class JobChannel:
         units = message.get("units", 0)
         counted = isinstance(units, int) and not isinstance(units, bool)
         added = units if counted and 0 <= units <= UNITS_PER_LINE_MAX else 0
-        return Signs(
+        self.signs = replace(
+            before,
             ready=before.ready or message.get("ready") is True,
             heartbeats=before.heartbeats + 1,  # every well-formed line is a sign of life
             last_at=time.time(),
             units=min(self._units_max, before.units + added),
-            ignored_lines=before.ignored_lines,
         )
 
     def _forget(self, source: Any) -> None:
@@ -221,7 +210,7 @@ class _Connection:
 
 def _message_of(line: bytes) -> dict[str, Any] | None:
     try:
-        message = loads(line, LINE_BYTES_MAX)
+        message = loads(line, SOCKET_LINE_BYTES_MAX)
     except JsonError:
         return None
     return message if isinstance(message, dict) else None
@@ -238,5 +227,5 @@ def _listen(folder: Path) -> socket.socket:
         os.close(folder_fd)
     (folder / SOCKET_NAME).chmod(0o666)
     listener.setblocking(False)
-    listener.listen(CONNECTIONS_MAX)
+    listener.listen(SOCKET_CONNECTIONS_MAX)
     return listener

@@ -7,35 +7,24 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from marketplace import limits
 from marketplace.agent.errors import AgentConfigError
 from marketplace.domain.reader import Reader, bool_of, list_of, text_of, whole_of
 from marketplace.errors import Problem
-
-UINT32_MAX = 2**32 - 1
-POLL_MS = 1_000
-STOP_GRACE_MS = 10_000
-PIDS_MAX = 512
-_NODE_KEYS = (
-    "number", "name", "region", "tier", "simulated", "gpus", "cpu_milli", "memory_mib",
-    "storage_mib", "shared",
-)  # fmt: skip
-_KEYS = (
-    "api_url", "api_key_file", "meter_keystore", "meter_password_file", "state_dir", "node",
-    "interval_ms", "poll_ms", "stop_grace_ms", "pids_max", "allow_unsandboxed", "python_prefix",
-)  # fmt: skip
+from settlement.units import UINT32_MAX
 
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
     """The machine as its provider lists it.
 
-    `simulated` such as "4xH100" stands in for GPUs the machine has not; it excludes `gpus`, the
+    `simulated` such as "4xH100" stands in for GPUs that the machine lacks; it excludes `gpus`, the
     UUIDs to list (empty: all found). Sizes left at None are taken from the machine.
     """
 
@@ -65,9 +54,9 @@ class AgentConfig:
     meter_password_file: Path
     state_dir: Path
     interval_ms: int | None = None
-    poll_ms: int = POLL_MS
-    stop_grace_ms: int = STOP_GRACE_MS
-    pids_max: int = PIDS_MAX
+    poll_ms: int = 1_000
+    stop_grace_ms: int = 10_000
+    pids_max: int = 512
     allow_unsandboxed: bool = False
     python_prefix: Path | None = None
 
@@ -90,7 +79,7 @@ def load_config(path: Path) -> AgentConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise AgentConfigError(f"{path} is not YAML: {error}") from error
     problems: list[Problem] = []
-    config = _read(Reader(data, _KEYS, problems), path.resolve().parent)
+    config = _read(Reader(data, _names(AgentConfig), problems), path.resolve().parent)
     if problems:
         lines = "\n".join(f"  {p.pointer or '/'}: {p.detail}" for p in problems)
         raise AgentConfigError(f"{path} has mistakes:\n{lines}")
@@ -100,14 +89,14 @@ def load_config(path: Path) -> AgentConfig:
 def save_config(config: AgentConfig, path: Path) -> None:
     """Write a configuration file that only its owner reads."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(_document(config), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(_plain(asdict(config)), sort_keys=False, allow_unicode=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
 
 
 def read_secret(path: Path) -> str:
-    """The one line of a secret file. Raises AgentConfigError where others may read it too."""
+    """The one line of a secret file. Raises AgentConfigError if others may read it, too."""
     try:
         mode = path.stat().st_mode
         text = path.read_text()
@@ -123,55 +112,58 @@ def read_secret(path: Path) -> str:
 
 def _read(reader: Reader, base: Path) -> AgentConfig:
     def path_of(value: object) -> Path:
-        return base / Path(text_of(4096)(value)).expanduser()
+        return base / Path(text_of(limits.PATH_CHARS_MAX)(value)).expanduser()
 
-    prefix = reader.read("python_prefix", path_of, base)
+    interval = whole_of(limits.INTERVAL_MS_MIN, limits.INTERVAL_MS_MAX)
+    poll = whole_of(limits.POLL_MS_MIN, limits.POLL_MS_MAX)
+    pids = whole_of(limits.JOB_PIDS_MIN, limits.JOB_PIDS_MAX)
     return AgentConfig(
         api_url=reader.need("api_url", text_of(2048, r"https?://.+"), ""),
         api_key_file=reader.need("api_key_file", path_of, base),
-        node=_read_node(reader.child("node", _NODE_KEYS)),
+        node=_read_node(reader.child("node", _names(NodeConfig))),
         meter_keystore=reader.need("meter_keystore", path_of, base),
         meter_password_file=reader.need("meter_password_file", path_of, base),
         state_dir=reader.need("state_dir", path_of, base),
-        interval_ms=reader.read("interval_ms", whole_of(500, 3_600_000), 0) or None,
-        poll_ms=reader.read("poll_ms", whole_of(100, 60_000), POLL_MS),
-        stop_grace_ms=reader.read("stop_grace_ms", whole_of(0, 600_000), STOP_GRACE_MS),
-        pids_max=reader.read("pids_max", whole_of(8, 1_000_000), PIDS_MAX),
+        interval_ms=reader.read("interval_ms", interval, None),
+        poll_ms=reader.read("poll_ms", poll, 1_000),
+        stop_grace_ms=reader.read("stop_grace_ms", whole_of(0, limits.STOP_GRACE_MS_MAX), 10_000),
+        pids_max=reader.read("pids_max", pids, 512),
         allow_unsandboxed=reader.read("allow_unsandboxed", bool_of, False),
-        python_prefix=prefix if reader.has("python_prefix") else None,
+        python_prefix=reader.read("python_prefix", path_of, None),
     )
 
 
 def _read_node(reader: Reader) -> NodeConfig:
-    def size(key: str) -> int | None:
-        return reader.read(key, whole_of(1, UINT32_MAX), 0) or None
-
+    size = whole_of(1, UINT32_MAX)
     if reader.has("simulated") and reader.has("gpus"):
         reader.problem("gpus", "names real GPUs, but the node is simulated; leave one out")
+    uuids = list_of(text_of(limits.GPU_UUID_CHARS_MAX), limits.NODE_GPUS_MAX)
     return NodeConfig(
-        number=reader.need("number", whole_of(0, 2**24 - 1), 0),
-        name=reader.need("name", text_of(64), ""),
-        region=reader.need("region", text_of(32), ""),
-        tier=reader.need("tier", text_of(32), ""),
-        simulated=reader.read("simulated", text_of(64), "") or None,
-        gpus=reader.read("gpus", list_of(text_of(96), 64), ()),
-        cpu_milli=size("cpu_milli"),
-        memory_mib=size("memory_mib"),
-        storage_mib=size("storage_mib"),
+        number=reader.need("number", whole_of(0, limits.NODE_NUMBER_MAX), 0),
+        name=reader.need("name", text_of(limits.NODE_NAME_CHARS_MAX), ""),
+        region=reader.need("region", text_of(limits.REGION_CHARS_MAX), ""),
+        tier=reader.need("tier", text_of(limits.TIER_CHARS_MAX), ""),
+        simulated=reader.read("simulated", text_of(64), None),
+        gpus=reader.read("gpus", uuids, ()),
+        cpu_milli=reader.read("cpu_milli", size, None),
+        memory_mib=reader.read("memory_mib", size, None),
+        storage_mib=reader.read("storage_mib", size, None),
         shared=reader.read("shared", bool_of, False),
     )
 
 
-def _document(config: AgentConfig) -> dict[str, Any]:
-    document = {key: getattr(config, key) for key in _KEYS}
-    document["node"] = _set_members({key: getattr(config.node, key) for key in _NODE_KEYS})
-    return _set_members(document)
+def _names(config: type[AgentConfig] | type[NodeConfig]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(config))
 
 
-def _set_members(members: dict[str, Any]) -> dict[str, Any]:
+def _plain(members: dict[str, Any]) -> dict[str, Any]:
     """Members that say something, in the form YAML takes."""
-    plain = {
-        key: str(value) if isinstance(value, Path) else list(value) if key == "gpus" else value
-        for key, value in members.items()
-    }
-    return {k: v for k, v in plain.items() if v is not None and v is not False and v != []}
+    found: dict[str, Any] = {}
+    for name, value in members.items():
+        if isinstance(value, dict):
+            found[name] = _plain(value)
+        elif isinstance(value, Path):
+            found[name] = str(value)
+        elif value is not None and value is not False and value != ():
+            found[name] = list(value) if isinstance(value, tuple) else value
+    return found

@@ -9,11 +9,10 @@ import structlog
 
 from marketplace.agent.errors import ApiDown, JournalConflict, JournalError
 from marketplace.agent.folders import files_below, remove_tree
-from marketplace.agent.journal import Ending, LeaseEntry
-from marketplace.agent.logs import JobLogs, LogFile
-from marketplace.agent.node import Node
-from marketplace.agent.progress import Order, Progress
-from marketplace.agent.vouchers import Vouchers
+from marketplace.agent.journal import ACCEPTED, Ending, Phase
+from marketplace.agent.logs import LogFile
+from marketplace.agent.node import HeldLease
+from marketplace.agent.progress import LIVE, Halt
 from marketplace.sdk.archive import ArchiveError, pack
 from marketplace.sdk.errors import (
     ApiError,
@@ -29,7 +28,6 @@ from settlement.errors import SignatureError
 from settlement.signing import verify
 
 log = structlog.get_logger("coulomb.agent")
-LIVE = ("opening", "active")
 _WAIT_MIN_S = 0.25
 _WAIT_MAX_S = 2.0  # well inside the grace: an outage costs little more than it lasts
 _CHUNKS_PER_STEP = 16
@@ -50,52 +48,40 @@ class Courier:
     what it holds, in case this journal is an old copy, and the lease ends at the last signed usage.
     """
 
-    def __init__(
-        self,
-        node: Node,
-        entry: LeaseEntry,
-        progress: Progress,
-        logs: JobLogs | None,
-        vouchers: Vouchers,
-        recovered: bool = False,
-    ) -> None:
-        self._node = node
-        self._entry = entry
-        self._id = entry.lease_id
-        self._progress = progress
-        self._logs = logs
-        self._vouchers = vouchers
+    def __init__(self, lease: HeldLease, recovered: bool = False) -> None:
+        self.done = False  # nothing is left to do, or nothing that may be done
+        self._lease = lease
+        self._node = lease.node
+        self._id = lease.id
+        self._progress = lease.progress
+        self._attestor = lease.attestor
         self._recovered = recovered
-        self._attestor = node.attestor(entry)
         self._offsets: dict[str, int] = {}
         self._beats_sent = 0
-        self._stop_sent = False
-        self.done = False  # nothing is left to do, or nothing that may be done
         self._packed = False
         self._reported = False
-        self._log = log.bind(lease=entry.lease_id)
+        self._stop_sent = False
+        self._log = log.bind(lease=lease.id)
 
     def run(self, leave: Callable[[], bool]) -> None:
         """Work until the lease is over, or `leave` says that the agent goes."""
         failed = 0
         while not leave():
             try:
-                if self.step():
-                    self.done = True
-                    return
+                self.done = self.step()
                 failed = 0
             except NotFound as error:
                 self._log.error("lease_unknown", detail=str(error))
-                self._node.journal.set_phase(self._id, "done")
+                self._node.journal.set_phase(self._id, Phase.DONE)
                 self.done = True
-                return
             except JournalConflict as error:
                 self._log.critical("will_not_sign", detail=str(error))
                 self.done = True
-                return
             except (ApiDown, ApiError, JournalError) as error:
                 failed += 1
                 self._log.warning("will_try_again", error=str(error), failed=failed)
+            if self.done:
+                return
             self._progress.wait_for_news(self._pause_s(failed))
 
     def _pause_s(self, failed: int) -> float:
@@ -112,7 +98,7 @@ class Courier:
             self._settle_with_server()
             self._recovered = False
         entry = self._node.journal.lease(self._id)
-        self._reported = entry is None or entry.phase in ("reported", "done")
+        self._reported = entry is None or entry.phase in (Phase.REPORTED, Phase.DONE)
         if not self._reported:
             self._send_attestations()
             self._send_beats()
@@ -125,24 +111,21 @@ class Courier:
     # -- while the job runs -----------------------------------------------------------------------
 
     def _send_attestations(self) -> None:
-        for held in self._node.journal.unsent(self._id):
-            if held.signature is None:
-                continue
-            sequence = held.message.sequence
+        for message, signature in self._node.journal.unsent(self._id):
             try:
-                self._node.api.attest(self._id, held.message, held.signature)
+                self._node.api.attest(self._id, message, signature)
             except ApiError as error:
-                self._refused(sequence, error)
+                self._refused(message.sequence, error)
             else:
-                self._node.journal.note_answer(self._id, sequence, "sent", None)
+                self._node.journal.note_answer(self._id, message.sequence, ACCEPTED)
 
     def _refused(self, sequence: int, error: ApiError) -> None:
         code = error.problem.reason or error.code
-        self._node.journal.note_answer(self._id, sequence, "refused", code)
+        self._node.journal.note_answer(self._id, sequence, code)
         self._log.error("attestation_refused", sequence=sequence, code=code)
-        self._say(f"the server refused attestation {sequence}: {code}")
+        self._lease.say(f"the server refused attestation {sequence}: {code}")
         if code in _HOPELESS:
-            self._progress.stop(Order("failed", f"attestation_refused_{code}"))
+            self._progress.stop(Halt("failed", f"attestation_refused_{code}"))
 
     def _send_beats(self) -> None:
         beats = self._progress.beats
@@ -169,23 +152,19 @@ class Courier:
                 self._progress.tell()  # there is more: go on at once
 
     def _streams(self) -> tuple[tuple[str, LogFile], ...]:
-        return self._logs.streams() if self._logs is not None else ()
-
-    def _say(self, text: str) -> None:
-        if self._logs is not None:
-            self._logs.say(text)
+        return self._lease.logs.streams() if self._lease.logs is not None else ()
 
     # -- once it has ended ------------------------------------------------------------------------
 
     def _report(self) -> bool:
         """Store the outputs, report the end; whether that is done.
 
-        Raises ApiError where the report is to be sent again.
+        Raises ApiError if the report is to be sent again.
         """
         ending = self._node.journal.ending(self._id)
         if ending is None:
             return False
-        if not self._packed and ending.outputs is None and self._entry.outputs:
+        if not self._packed and ending.outputs is None and self._lease.entry.outputs:
             ending = self._with_outputs(ending)
             self._node.journal.amend_ending(self._id, ending)
         self._packed = True
@@ -205,7 +184,7 @@ class Courier:
                 return False
         else:
             self._log.info("job_reported", outcome=ending.outcome, reason=ending.reason)
-        self._node.journal.set_phase(self._id, "reported")
+        self._node.journal.set_phase(self._id, Phase.REPORTED)
         self._clean_up()
         return True
 
@@ -216,15 +195,15 @@ class Courier:
 
     def _has_more(self) -> bool:
         """Whether usage or output came up since they were last sent: they go before the end."""
-        if any(held.signature is not None for held in self._node.journal.unsent(self._id)):
+        if self._node.journal.unsent(self._id):
             return True
         return any(stream.chunk(self._offsets.get(name, 0)) for name, stream in self._streams())
 
     def _with_outputs(self, ending: Ending) -> Ending:
         """The ending, with the outputs stored; a job whose outputs cannot be kept has failed."""
-        folders = self._node.folders(self._id)
+        folders = self._lease.folders
         target = folders.root / "outputs.tar.gz"
-        paths = tuple(path.removeprefix("/out").strip("/") for path in self._entry.outputs)
+        paths = tuple(path.removeprefix("/out").strip("/") for path in self._lease.entry.outputs)
         if not folders.out.is_dir():
             return ending
         try:
@@ -235,7 +214,7 @@ class Courier:
                 pack(files, archive)
             digest = self._node.api.put_blob(target.read_bytes())
         except (CoulombError, OSError) as error:
-            self._say(f"outputs: {error}")
+            self._lease.say(f"outputs: {error}")
             reason = error.reason if isinstance(error, ArchiveError) else "not_stored"
             if ending.outcome == "succeeded":
                 return replace(ending, outcome="failed", reason=f"outputs_{reason}")
@@ -245,13 +224,13 @@ class Courier:
         return replace(ending, outputs=digest)
 
     def _see_it_over(self) -> bool:
-        """Wait for the end on chain; sign a Stop where no witness is there for the Close."""
+        """Wait for the end on chain; sign a Stop if no witness is there for the Close."""
         lease = self._node.api.lease(self._id)
         ending = self._node.journal.ending(self._id)
         if lease.state not in LIVE:
             if not self._has_vouchers(lease):
                 return False
-            self._node.journal.set_phase(self._id, "done")
+            self._node.journal.set_phase(self._id, Phase.DONE)
             self._log.info("lease_over", state=lease.state)
             return True
         wanted = lease.stop_requested == "unwitnessed" or (ending is not None and ending.stop)
@@ -271,22 +250,22 @@ class Courier:
 
         On a stopped lease the witness may answer the last attestation yet, until its close.
         """
-        self._vouchers.learn(lease)
+        self._lease.vouchers.learn(lease)
         last = self._node.journal.last(self._id)
-        if lease.state != "stopped" or last is None or last.state != "sent":
+        if lease.state != "stopped" or last is None or last.answer != ACCEPTED:
             return True
-        return self._vouchers.cover(last.message)
+        return self._lease.vouchers.cover(last.message)
 
     def _clean_up(self) -> None:
-        if self._logs is not None:
-            self._logs.close()
-        remove_tree(self._node.folders(self._id).root)
+        if self._lease.logs is not None:
+            self._lease.logs.close()
+        remove_tree(self._lease.folders.root)
 
     # -- after a restart --------------------------------------------------------------------------
 
     def _settle_with_server(self) -> None:
         """Learn what this node signed and its journal has forgotten, then end the lease there."""
-        journal, entry = self._node.journal, self._entry
+        journal = self._node.journal
         for held in self._node.api.attestations(self._id):
             if self._is_ours(held.message, held.signature):
                 journal.adopt(self._id, held.message, held.signature)
@@ -294,19 +273,18 @@ class Courier:
         if final is not None and self._is_ours(final.message, final.meter_signature):
             journal.adopt_close(self._id, final.message, final.meter_signature)
             journal.end(self._id, Ending("failed", "agent_restarted"))
-            journal.set_phase(self._id, "reported")
+            journal.set_phase(self._id, Phase.REPORTED)
         elif journal.ending(self._id) is None:
             self._attestor.conclude(Ending("failed", "agent_restarted"))
-        self._log.info("lease_recovered", job=entry.job_id)
+        self._log.info("lease_recovered", job=self._lease.entry.job_id)
 
     def _is_ours(self, message: UsageAttestation | Close, signature: bytes) -> bool:
         """Whether our key signed it for this very lease."""
-        entry = self._entry
-        parties = (message.buyer, message.provider, message.lease_no)
-        if parties != (entry.buyer, entry.provider, entry.lease_no):
+        entry = self._lease.entry
+        if (message.buyer, message.provider, message.lease_no) != entry.key:
             return False
         try:
-            verify(message, self._entry.domain, signature, self._node.signer.address)
+            verify(message, entry.domain, signature, self._node.signer.address)
         except SignatureError:
             return False
         return True

@@ -37,7 +37,7 @@ class StateLocked(AgentError):
 
 
 class InventoryError(AgentError):
-    """The node has not what its configuration says."""
+    """The node's hardware does not match its configuration."""
 
     code = "inventory"
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from marketplace.agent.journal import Journal
-from settlement.attestation import MeteredUsage, Usage
 from settlement.chain.calls import EscrowCalls, SignedVoucher
 from settlement.chain.client import ChainClient, Receipt
 from settlement.chain.contracts import Escrow
@@ -21,17 +20,13 @@ BATCH = 200  # vouchers a transaction: far below what the escrow takes, and what
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldVoucher:
     """The best voucher of one lease, and the contract it was signed for."""
 
     lease_id: str
     domain: Domain
     signed: SignedVoucher
-
-    @property
-    def metered(self) -> bool:
-        """Whether it counts more than time."""
-        return isinstance(self.signed.voucher, MeteredUsage)
+    metered: bool  # whether it counts more than time
 
     @property
     def calldata(self) -> bytes:
@@ -39,14 +34,12 @@ class Held:
         return EscrowCalls(self.domain.verifying_contract).settle_all([self.signed], self.metered)
 
 
-def held(journal: Journal) -> list[Held]:
+def held(journal: Journal) -> list[HeldVoucher]:
     """The best voucher of every lease that has one, oldest lease first."""
-    found = []
-    for entry, message, signature in journal.vouchers():
-        kind = MeteredUsage if "egressMib" in message else Usage
-        signed = SignedVoucher(kind.from_message(message), signature)
-        found.append(Held(entry.lease_id, entry.domain, signed))
-    return found
+    return [
+        HeldVoucher(entry.lease_id, entry.domain, SignedVoucher(voucher, signature), entry.metered)
+        for entry, voucher, signature in journal.vouchers()
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +57,7 @@ class Batch:
 
 
 def payable(
-    vouchers: Iterable[Held], chain: Callable[[int], ChainClient], sender: str
+    vouchers: Iterable[HeldVoucher], chain: Callable[[int], ChainClient], sender: str
 ) -> list[Batch]:
     """What the chains would pay of these vouchers now. Raises ChainError.
 

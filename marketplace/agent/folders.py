@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from marketplace.agent.runtime.base import JobFolders
-from marketplace.sdk.archive import ENTRIES_MAX, ArchiveError, Member
+from marketplace.limits import ARCHIVE_ENTRIES_MAX, FOLDER_DEPTH_MAX, MIB
+from marketplace.sdk.archive import ArchiveError, Member
 
-MIB = 1024 * 1024
-DEPTH_MAX = 128
 TOO_MUCH_MIB = 2**32 - 1
 _ENTRY_BYTES_MIN = 1024  # an empty file fills no block, but takes an inode and a name
 _PAUSE_FACTOR = 20  # measuring takes at most a twentieth of the time
@@ -29,7 +28,7 @@ _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class TooDeep(OSError):
-    """Folders are nested deeper than DEPTH_MAX."""
+    """Folders are nested deeper than FOLDER_DEPTH_MAX."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +59,8 @@ def walk(top: Path) -> Iterator[Entry]:
                 status = item.stat(follow_symlinks=False)
                 yield Entry(prefix + item.name, item.name, folder_fd, status)
                 if stat.S_ISDIR(status.st_mode):
-                    if len(stack) >= DEPTH_MAX:
-                        raise TooDeep(f"more than {DEPTH_MAX} folders deep")
+                    if len(stack) >= FOLDER_DEPTH_MAX:
+                        raise TooDeep(f"more than {FOLDER_DEPTH_MAX} folders deep")
                     descriptor = os.open(item.name, _OPEN_FOLDER, dir_fd=folder_fd)
                     opened.append(descriptor)
                     iterators.append(os.scandir(descriptor))
@@ -107,8 +106,8 @@ def files_below(top: Path, paths: tuple[str, ...]) -> list[Member]:
             inside = any(not w or name == w or name.startswith(w + "/") for w in wanted)
             if inside and stat.S_ISREG(entry.status.st_mode):
                 names.append(name)
-            if len(names) > ENTRIES_MAX:
-                raise ArchiveError("too_large", f"there are more than {ENTRIES_MAX} files")
+            if len(names) > ARCHIVE_ENTRIES_MAX:
+                raise ArchiveError("too_large", f"there are more than {ARCHIVE_ENTRIES_MAX} files")
     except TooDeep as error:
         raise ArchiveError("too_large", str(error)) from error
     return [

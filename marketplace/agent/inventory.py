@@ -1,7 +1,7 @@
 """What a node has: GPUs by NVML or simulated on request, processors, memory, disk.
 
 A simulated GPU is one that does not exist. Its UUID begins with SIM-, its model says so, and it is
-made only where the configuration asks for it.
+made only if the configuration asks for it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,9 +21,8 @@ import psutil
 from marketplace.agent.config import NodeConfig
 from marketplace.agent.errors import InventoryError
 from marketplace.data import load_tiers
+from marketplace.limits import MIB, NODE_GPUS_MAX
 
-MIB = 1024 * 1024
-GPUS_MAX = 64
 SIMULATED_PREFIX = "SIM-"
 _SIMULATED = re.compile(r"([1-9][0-9]?)\s*[x×*]\s*([A-Za-z][A-Za-z0-9 _-]{0,31})\Z")  # noqa: RUF001
 # What stays with the system and the agent when sizes are taken from the machine.
@@ -39,6 +39,11 @@ class Gpu:
     memory_mib: int
     simulated: bool = False
     minor: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What the market and the job are told of it."""
+        names = ("uuid", "model", "memory_mib", "simulated")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,22 +77,17 @@ class Nvml:
         self._nvml = module
 
     @classmethod
-    def open(cls) -> Nvml | None:
-        """NVML of this machine, or None where there is no driver."""
-        import pynvml
-
-        return cls(pynvml).initialised()
-
-    def initialised(self) -> Nvml | None:
-        """Itself once the driver answered, else None."""
+    def open(cls, module: ModuleType | Any = None) -> Nvml | None:
+        """NVML of this machine, or None if no driver answers."""
+        nvml = module or import_module("pynvml")
         try:
-            self._nvml.nvmlInit()
-        except self._nvml.NVMLError:
+            nvml.nvmlInit()
+        except nvml.NVMLError:
             return None
-        return self
+        return cls(nvml)
 
     def gpus(self) -> tuple[Gpu, ...]:
-        """Every GPU the driver shows. Raises InventoryError where one does not answer."""
+        """Every GPU the driver shows. Raises InventoryError if one does not answer."""
         nvml = self._nvml
         try:
             handles = [
@@ -125,7 +125,7 @@ def simulated_gpus(text: str, owner: str) -> tuple[Gpu, ...]:
     Memory is what the tier table says of the model. Raises InventoryError on other texts.
     """
     match = _SIMULATED.match(text.strip())
-    if match is None or int(match[1]) > GPUS_MAX:
+    if match is None or int(match[1]) > NODE_GPUS_MAX:
         raise InventoryError(f'simulated GPUs are written as "4xH100", not {text!r}')
     model = match[2].strip()
     tiers = load_tiers().named(model)
@@ -149,7 +149,7 @@ def _simulated_uuid(owner: str, index: int) -> str:
 def take_inventory(config: NodeConfig, state_dir: Path, owner: str, nvml: Nvml | None) -> Inventory:
     """What this machine offers under its configuration.
 
-    Raises InventoryError where there is no GPU and none is simulated, or a listed UUID is missing.
+    Raises InventoryError if there is no GPU and none is simulated, or if a listed UUID is missing.
     """
     if config.simulated is not None:
         gpus = simulated_gpus(config.simulated, f"{owner}/{config.number}")

@@ -1,4 +1,4 @@
-"""What the node must not forget: readings, attestations, and how each lease ended.
+"""What the node must not forget: readings, attestations, vouchers, and how each lease ended.
 
 SQLite in WAL mode with synchronous=FULL: a commit that returned survives a crash. A message is
 committed here before it is signed, and its signature before it is sent, so a restarted agent can
@@ -14,22 +14,25 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from marketplace.agent.errors import JournalConflict, JournalError
-from settlement.attestation import Close, UsageAttestation, Voucher
-from settlement.eip712 import Domain
+from settlement.attestation import Close, MeteredUsage, Usage, UsageAttestation, Voucher
+from settlement.eip712 import Domain, Struct
 
 GENESIS = bytes(32)  # the head of an empty chain of readings
+ACCEPTED = "accepted"  # the server's answer to an attestation; any other is why it was refused
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS leases (
     lease_id TEXT PRIMARY KEY, job_id TEXT NOT NULL, buyer TEXT NOT NULL, provider TEXT NOT NULL,
     lease_no BLOB NOT NULL, chain_id INTEGER NOT NULL, contract TEXT NOT NULL,
+    witness TEXT NOT NULL, metered INTEGER NOT NULL, outputs TEXT NOT NULL,
     phase TEXT NOT NULL CHECK (phase IN ('running', 'ended', 'reported', 'done')),
-    outputs TEXT NOT NULL, witness TEXT NOT NULL, metered INTEGER NOT NULL,
-    process TEXT, ending TEXT
+    process TEXT, ending TEXT,
+    close TEXT, close_signature BLOB, voucher TEXT, voucher_signature BLOB
 ) STRICT;
 CREATE TABLE IF NOT EXISTS readings (
     lease_id TEXT NOT NULL REFERENCES leases, number INTEGER NOT NULL,
@@ -37,18 +40,18 @@ CREATE TABLE IF NOT EXISTS readings (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS attestations (
     lease_id TEXT NOT NULL REFERENCES leases, sequence INTEGER NOT NULL,
-    message TEXT NOT NULL, signature BLOB,
-    state TEXT NOT NULL CHECK (state IN ('journaled', 'signed', 'sent', 'refused')), code TEXT,
-    PRIMARY KEY (lease_id, sequence)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS closes (
-    lease_id TEXT PRIMARY KEY REFERENCES leases, message TEXT NOT NULL, signature BLOB
-) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS vouchers (
-    lease_id TEXT PRIMARY KEY REFERENCES leases, sequence INTEGER NOT NULL,
-    message TEXT NOT NULL, signature BLOB NOT NULL
+    message TEXT NOT NULL, signature BLOB, answer TEXT, PRIMARY KEY (lease_id, sequence)
 ) STRICT, WITHOUT ROWID;
 """
+
+
+class Phase(StrEnum):
+    """How far the node is with a lease."""
+
+    RUNNING = "running"
+    ENDED = "ended"  # how it ended is decided
+    REPORTED = "reported"  # the server has been told
+    DONE = "done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class LeaseEntry:
     """A lease this node has worked on, and in which contract's domain it signs for it.
 
     `outputs` are the paths under /out that the job's buyer wants back. `witness` signs its
-    vouchers, which state more than time where it is `metered`.
+    vouchers, which state more than time if it is `metered`. `process` is what its job runs as.
     """
 
     lease_id: str
@@ -68,12 +71,23 @@ class LeaseEntry:
     witness: str
     metered: bool
     outputs: tuple[str, ...] = ()
-    phase: str = "running"
+    phase: Phase = Phase.RUNNING
+    process: Mapping[str, Any] | None = None
+
+    @property
+    def key(self) -> tuple[str, str, bytes]:
+        """Buyer, provider and lease number: what every message about the lease begins with."""
+        return self.buyer, self.provider, self.lease_no
+
+    @property
+    def voucher_type(self) -> type[Usage] | type[MeteredUsage]:
+        """The message that pays for the lease."""
+        return MeteredUsage if self.metered else Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a job ended: what `finish` reports beside usage. `outputs` is a blob's SHA-256."""
+    """How a job ended: what `finish` reports besides usage. `outputs` is a blob's SHA-256."""
 
     outcome: str
     reason: str
@@ -84,20 +98,28 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class AttestationEntry:
-    """A journaled attestation; `signature` is None between the two commits around signing."""
+    """A journaled attestation.
+
+    `signature` is None between the two commits around signing, `answer` until the server has
+    answered: ACCEPTED, or why not.
+    """
 
     message: UsageAttestation
     signature: bytes | None
-    state: str
+    answer: str | None
 
 
 class Journal:
-    """The node's memory. Safe to use from several threads; one process at a time."""
+    """The node's memory. Safe to use from several threads; one process at a time.
+
+    Every method raises JournalError if the file cannot be read or written.
+    """
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
@@ -116,13 +138,14 @@ class Journal:
     def begin(self, entry: LeaseEntry) -> None:
         """Take up a lease, once for good. Raises JournalConflict if this node already did."""
         values = (
-            entry.lease_id, entry.job_id, entry.buyer, entry.provider, entry.lease_no,
-            entry.domain.chain_id, entry.domain.verifying_contract, entry.phase,
-            json.dumps(entry.outputs), entry.witness, entry.metered,
-        )  # fmt: skip
+            *(entry.lease_id, entry.job_id, *entry.key),
+            *(entry.domain.chain_id, entry.domain.verifying_contract, entry.witness),
+            *(entry.metered, json.dumps(entry.outputs), entry.phase),
+        )
+        query = "INSERT INTO leases VALUES (?,?,?,?,?,?,?,?,?,?,?,NULL,NULL,NULL,NULL,NULL,NULL)"
         with self._write() as db:
             try:
-                db.execute("INSERT INTO leases VALUES (?,?,?,?,?,?,?,?,?,?,?,NULL,NULL)", values)
+                db.execute(query, values)
             except sqlite3.IntegrityError:
                 raise JournalConflict(f"{entry.lease_id} was already taken up here") from None
 
@@ -133,52 +156,37 @@ class Journal:
 
     def open_leases(self) -> list[LeaseEntry]:
         """Leases that still have something to do."""
-        return [
-            _lease_of(row)
-            for row in self._read("SELECT * FROM leases WHERE phase <> 'done' ORDER BY rowid")
-        ]
+        rows = self._read("SELECT * FROM leases WHERE phase <> ? ORDER BY rowid", Phase.DONE)
+        return [_lease_of(row) for row in rows]
 
     def note_process(self, lease_id: str, record: Mapping[str, Any]) -> None:
         """Remember what the job runs as, so that a successor can end it."""
-        with self._write() as db:
-            db.execute(
-                "UPDATE leases SET process = ? WHERE lease_id = ?", (json.dumps(record), lease_id)
-            )
-
-    def process(self, lease_id: str) -> dict[str, Any] | None:
-        """What `note_process` was told."""
-        rows = self._read("SELECT process FROM leases WHERE lease_id = ?", lease_id)
-        return dict(json.loads(rows[0][0])) if rows and rows[0][0] else None
+        self._set(lease_id, process=json.dumps(record))
 
     def end(self, lease_id: str, ending: Ending) -> Ending:
         """Decide how a lease ended; the first decision stands and is returned."""
-        with self._write() as db:
-            row = db.execute("SELECT ending FROM leases WHERE lease_id = ?", (lease_id,)).fetchone()
-            if row is not None and row[0]:
-                return Ending(**json.loads(row[0]))
-            db.execute(
-                "UPDATE leases SET ending = ?, phase = 'ended' WHERE lease_id = ?",
-                (json.dumps(asdict(ending)), lease_id),
-            )
-        return ending
+        with self._write():
+            decided = self.ending(lease_id)
+            if decided is None:
+                text = json.dumps(asdict(ending))
+                self._set(lease_id, ending=text, phase=Phase.ENDED)
+        return decided or ending
 
     def amend_ending(self, lease_id: str, ending: Ending) -> None:
         """Replace an ending that was not reported yet, once its outputs are stored."""
-        with self._write() as db:
-            db.execute(
-                "UPDATE leases SET ending = ? WHERE lease_id = ? AND phase = 'ended'",
-                (json.dumps(asdict(ending)), lease_id),
-            )
+        with self._write():
+            entry = self.lease(lease_id)
+            if entry is not None and entry.phase is Phase.ENDED:
+                self._set(lease_id, ending=json.dumps(asdict(ending)))
 
     def ending(self, lease_id: str) -> Ending | None:
         """How the lease ended, once that is decided."""
         rows = self._read("SELECT ending FROM leases WHERE lease_id = ?", lease_id)
         return Ending(**json.loads(rows[0][0])) if rows and rows[0][0] else None
 
-    def set_phase(self, lease_id: str, phase: str) -> None:
-        """Go on to `reported` or `done`."""
-        with self._write() as db:
-            db.execute("UPDATE leases SET phase = ? WHERE lease_id = ?", (phase, lease_id))
+    def set_phase(self, lease_id: str, phase: Phase) -> None:
+        """Go on to REPORTED or DONE."""
+        self._set(lease_id, phase=phase)
 
     # -- readings --------------------------------------------------------------------------------
 
@@ -188,13 +196,10 @@ class Journal:
         head = SHA-256(previous head ‖ canonical JSON of the row), starting from 32 zero bytes.
         """
         text = json.dumps(row, sort_keys=True, separators=(",", ":"))
+        query = "SELECT number, head FROM readings WHERE lease_id = ? ORDER BY number DESC LIMIT 1"
         with self._write() as db:
-            last = db.execute(
-                "SELECT number, head FROM readings WHERE lease_id = ? ORDER BY number DESC LIMIT 1",
-                (lease_id,),
-            ).fetchone()
-            number, head = last or (-1, GENESIS)
-            head = chain(bytes(head), text)
+            number, head = db.execute(query, (lease_id,)).fetchone() or (-1, GENESIS)
+            head = hashlib.sha256(bytes(head) + text.encode()).digest()
             db.execute("INSERT INTO readings VALUES (?,?,?,?)", (lease_id, number + 1, text, head))
         return head
 
@@ -208,10 +213,9 @@ class Journal:
     def propose(self, lease_id: str, attestation: UsageAttestation) -> None:
         """Make an attestation's value durable before it is signed.
 
-        Raises JournalConflict where the sequence is not the next one, has another value, or usage
+        Raises JournalConflict if the sequence is not the next one, has another value, or usage
         falls.
         """
-        text = json.dumps(attestation.to_message(), sort_keys=True)
         with self._write() as db:
             last = self.last(lease_id)
             if last is not None and last.message == attestation:
@@ -219,108 +223,90 @@ class Journal:
             expected = 0 if last is None else last.message.sequence + 1
             if attestation.sequence != expected:
                 raise JournalConflict(
-                    f"{lease_id}: sequence {attestation.sequence} where {expected} is next"
+                    f"{lease_id}: sequence {attestation.sequence} comes, but {expected} is next"
                 )
             if last is not None and not attestation.usage().covers(last.message.usage()):
                 raise JournalConflict(f"{lease_id}: usage falls at sequence {expected}")
-            db.execute(
-                "INSERT INTO attestations VALUES (?,?,?,NULL,'journaled',NULL)",
-                (lease_id, attestation.sequence, text),
-            )
+            values = (lease_id, attestation.sequence, _text(attestation))
+            db.execute("INSERT INTO attestations VALUES (?,?,?,NULL,NULL)", values)
 
     def adopt(self, lease_id: str, attestation: UsageAttestation, signature: bytes) -> None:
         """Take over what this node's key signed and the server kept, but this journal lost.
 
-        Raises JournalConflict where the journal has another value for that sequence.
+        Raises JournalConflict if the journal has another value for that sequence.
         """
-        text = json.dumps(attestation.to_message(), sort_keys=True)
+        text, sequence = _text(attestation), attestation.sequence
+        query = "SELECT message FROM attestations WHERE lease_id = ? AND sequence = ?"
         with self._write() as db:
-            row = db.execute(
-                "SELECT message FROM attestations WHERE lease_id = ? AND sequence = ?",
-                (lease_id, attestation.sequence),
-            ).fetchone()
+            row = db.execute(query, (lease_id, sequence)).fetchone()
             if row is None:
-                values = (lease_id, attestation.sequence, text, signature)
-                db.execute("INSERT INTO attestations VALUES (?,?,?,?,'sent',NULL)", values)
+                values = (lease_id, sequence, text, signature, ACCEPTED)
+                db.execute("INSERT INTO attestations VALUES (?,?,?,?,?)", values)
             elif row[0] != text:
                 raise JournalConflict(
-                    f"{lease_id}: the server holds another signed value for {attestation.sequence}"
+                    f"{lease_id}: the server holds another signed value for {sequence}"
                 )
 
     def keep_signature(self, lease_id: str, sequence: int, signature: bytes) -> None:
         """Store the bytes that will be sent, and sent again, unchanged."""
         with self._write() as db:
             db.execute(
-                "UPDATE attestations SET signature = ?, state = 'signed'"
-                " WHERE lease_id = ? AND sequence = ? AND state = 'journaled'",
+                "UPDATE attestations SET signature = ?"
+                " WHERE lease_id = ? AND sequence = ? AND signature IS NULL",
                 (signature, lease_id, sequence),
             )
 
-    def note_answer(self, lease_id: str, sequence: int, state: str, code: str | None) -> None:
-        """Remember what the server said to an attestation: `sent` or `refused`."""
+    def note_answer(self, lease_id: str, sequence: int, answer: str) -> None:
+        """Remember what the server said to an attestation: ACCEPTED or a refusal's code."""
+        query = "UPDATE attestations SET answer = ? WHERE lease_id = ? AND sequence = ?"
         with self._write() as db:
-            db.execute(
-                "UPDATE attestations SET state = ?, code = ? WHERE lease_id = ? AND sequence = ?",
-                (state, code, lease_id, sequence),
-            )
+            db.execute(query, (answer, lease_id, sequence))
 
     def last(self, lease_id: str) -> AttestationEntry | None:
         """The attestation with the highest sequence: the high-water mark."""
-        rows = self._read(
-            "SELECT message, signature, state FROM attestations"
-            " WHERE lease_id = ? ORDER BY sequence DESC LIMIT 1",
-            lease_id,
-        )
-        return _attestation_of(rows[0]) if rows else None
+        found = self._attestations("lease_id = ? ORDER BY sequence DESC LIMIT 1", lease_id)
+        return found[0] if found else None
 
-    def unsent(self, lease_id: str) -> list[AttestationEntry]:
-        """Signed attestations the server has not answered, in order."""
-        rows = self._read(
-            "SELECT message, signature, state FROM attestations"
-            " WHERE lease_id = ? AND state = 'signed' ORDER BY sequence",
-            lease_id,
-        )
-        return [_attestation_of(row) for row in rows]
+    def unsent(self, lease_id: str) -> list[tuple[UsageAttestation, bytes]]:
+        """Signed attestations that the server has not answered, in order."""
+        found = self._attestations("lease_id = ? AND answer IS NULL ORDER BY sequence", lease_id)
+        return [(held.message, held.signature) for held in found if held.signature is not None]
+
+    def _attestations(self, which: str, lease_id: str) -> list[AttestationEntry]:
+        query = "SELECT message, signature, answer FROM attestations WHERE "
+        return [
+            AttestationEntry(UsageAttestation.from_message(json.loads(text)), signature, answer)
+            for text, signature, answer in self._read(query + which, lease_id)
+        ]
 
     # -- vouchers --------------------------------------------------------------------------------
 
-    def keep_voucher(
-        self, lease_id: str, sequence: int, voucher: Voucher, signature: bytes
-    ) -> None:
+    def keep_voucher(self, lease_id: str, voucher: Voucher, signature: bytes) -> None:
         """Keep a lease's best voucher, in place of the one before: the node is paid on it."""
-        text = json.dumps(voucher.to_message(), sort_keys=True)
-        with self._write() as db:
-            values = (lease_id, sequence, text, signature)
-            db.execute("INSERT OR REPLACE INTO vouchers VALUES (?,?,?,?)", values)
+        self._set(lease_id, voucher=_text(voucher), voucher_signature=signature)
 
-    def voucher(self, lease_id: str) -> tuple[dict[str, Any], bytes] | None:
-        """The message of a lease's best voucher and its witness's signature."""
-        rows = self._read("SELECT message, signature FROM vouchers WHERE lease_id = ?", lease_id)
-        return (dict(json.loads(rows[0][0])), bytes(rows[0][1])) if rows else None
+    def voucher(self, lease_id: str) -> tuple[Voucher, bytes] | None:
+        """A lease's best voucher and its witness's signature."""
+        rows = self._read("SELECT * FROM leases WHERE lease_id = ?", lease_id)
+        return _voucher_of(rows[0]) if rows and rows[0]["voucher"] else None
 
-    def vouchers(self) -> list[tuple[LeaseEntry, dict[str, Any], bytes]]:
-        """Every lease that has a voucher, oldest first, with its best one's message and signature.
+    def vouchers(self) -> list[tuple[LeaseEntry, Voucher, bytes]]:
+        """Every lease that has a voucher, oldest first, with its best one and its signature.
 
         What has been paid of them is not known here.
         """
-        rows = self._read(
-            "SELECT leases.*, vouchers.message, vouchers.signature"
-            " FROM vouchers JOIN leases USING (lease_id) ORDER BY leases.rowid"
-        )
-        return [(_lease_of(row), dict(json.loads(row[-2])), bytes(row[-1])) for row in rows]
+        rows = self._read("SELECT * FROM leases WHERE voucher IS NOT NULL ORDER BY rowid")
+        return [(_lease_of(row), *_voucher_of(row)) for row in rows]
 
     # -- closes ----------------------------------------------------------------------------------
 
     def propose_close(self, lease_id: str, close: Close) -> Close:
         """Make the lease's only Close durable before it is signed; the first value stands."""
-        with self._write() as db:
-            row = db.execute(
-                "SELECT message FROM closes WHERE lease_id = ?", (lease_id,)
-            ).fetchone()
-            if row is not None:
-                return Close.from_message(json.loads(row[0]))
-            text = json.dumps(close.to_message(), sort_keys=True)
-            db.execute("INSERT INTO closes VALUES (?,?,NULL)", (lease_id, text))
+        with self._write():
+            known = self.close_of(lease_id)
+            if known is not None:
+                return known[0]
+            self._set(lease_id, close=_text(close))
         return close
 
     def adopt_close(self, lease_id: str, close: Close, signature: bytes) -> None:
@@ -331,20 +317,24 @@ class Journal:
 
     def keep_close_signature(self, lease_id: str, signature: bytes) -> None:
         """Store the signature of the lease's Close."""
-        with self._write() as db:
-            db.execute("UPDATE closes SET signature = ? WHERE lease_id = ?", (signature, lease_id))
+        self._set(lease_id, close_signature=signature)
 
     def close_of(self, lease_id: str) -> tuple[Close, bytes | None] | None:
         """The lease's Close and its signature, as far as they exist."""
-        rows = self._read("SELECT message, signature FROM closes WHERE lease_id = ?", lease_id)
-        return (Close.from_message(json.loads(rows[0][0])), rows[0][1]) if rows else None
+        rows = self._read("SELECT close, close_signature FROM leases WHERE lease_id = ?", lease_id)
+        if not rows or rows[0]["close"] is None:
+            return None
+        return Close.from_message(json.loads(rows[0]["close"])), rows[0]["close_signature"]
 
     # --------------------------------------------------------------------------------------------
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
-        """One durable transaction. Raises JournalError where it could not be committed."""
+        """One durable transaction, or a part of the one that is under way."""
         with self._lock:
+            if self._db.in_transaction:
+                yield self._db
+                return
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
@@ -355,27 +345,40 @@ class Journal:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
 
-    def _read(self, query: str, *values: Any) -> list[Any]:
+    def _read(self, query: str, *values: Any) -> list[sqlite3.Row]:
         with self._lock:
             try:
                 return self._db.execute(query, values).fetchall()
             except sqlite3.Error as error:
                 raise JournalError(f"the journal cannot be read: {error}") from error
 
+    def _set(self, lease_id: str, **columns: str | bytes) -> None:
+        names = ", ".join(f"{name} = ?" for name in columns)
+        with self._write() as db:
+            query = f"UPDATE leases SET {names} WHERE lease_id = ?"  # noqa: S608 - our own names
+            db.execute(query, (*columns.values(), lease_id))
 
-def chain(head: bytes, row: str) -> bytes:
-    """The next head of a chain of readings."""
-    return hashlib.sha256(head + row.encode()).digest()
+
+def _text(message: Struct) -> str:
+    return json.dumps(message.to_message(), sort_keys=True)
 
 
-def _lease_of(row: Any) -> LeaseEntry:
-    lease_id, job_id, buyer, provider, lease_no, chain_id, contract, phase, outputs = row[:9]
-    witness, metered = row[9:11]
+def _lease_of(row: sqlite3.Row) -> LeaseEntry:
     return LeaseEntry(
-        lease_id, job_id, buyer, provider, lease_no, Domain(chain_id, contract),
-        witness, bool(metered), tuple(json.loads(outputs)), phase,
-    )  # fmt: skip
+        lease_id=row["lease_id"],
+        job_id=row["job_id"],
+        buyer=row["buyer"],
+        provider=row["provider"],
+        lease_no=row["lease_no"],
+        domain=Domain(row["chain_id"], row["contract"]),
+        witness=row["witness"],
+        metered=bool(row["metered"]),
+        outputs=tuple(json.loads(row["outputs"])),
+        phase=Phase(row["phase"]),
+        process=json.loads(row["process"]) if row["process"] else None,
+    )
 
 
-def _attestation_of(row: Any) -> AttestationEntry:
-    return AttestationEntry(UsageAttestation.from_message(json.loads(row[0])), row[1], row[2])
+def _voucher_of(row: sqlite3.Row) -> tuple[Voucher, bytes]:
+    message = json.loads(row["voucher"])
+    return _lease_of(row).voucher_type.from_message(message), row["voucher_signature"]

@@ -7,9 +7,9 @@ import os
 import threading
 from pathlib import Path
 
-LOG_BYTES_MAX = 16 * 1024 * 1024
-CHUNK_BYTES = 32 * 1024
-_TRUNCATED = b"\n[output above 16 MiB is not kept]\n"
+from marketplace.limits import LOG_BYTES_MAX, LOG_CHUNK_BYTES, MIB
+
+_TRUNCATED = f"\n[output above {LOG_BYTES_MAX // MIB} MiB is not kept]\n".encode()
 
 
 class LogFile:
@@ -40,9 +40,9 @@ class LogFile:
             self._size += len(encoded)
 
     def chunk(self, offset: int) -> str:
-        """The next text from `offset` on, at most CHUNK_BYTES; empty where there is none yet."""
+        """The next text from `offset` on, at most LOG_CHUNK_BYTES; empty if there is none."""
         with self._lock:
-            raw = os.pread(self._file.fileno(), CHUNK_BYTES, offset)
+            raw = os.pread(self._file.fileno(), LOG_CHUNK_BYTES, offset)
         return raw.decode(errors="ignore")  # may end within a character: the rest comes next time
 
     def close(self) -> None:

@@ -6,18 +6,20 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import TypeVar
 
 import structlog
 
-from marketplace.agent.api import AgentApi, SdkApi
+from marketplace.agent.api import AgentApi
 from marketplace.agent.config import AgentConfig, read_secret
 from marketplace.agent.errors import AgentConfigError, AgentError, ApiDown
 from marketplace.agent.inventory import Nvml, take_inventory
 from marketplace.agent.journal import Journal
-from marketplace.agent.node import Node
+from marketplace.agent.node import ThisNode
 from marketplace.agent.runtime.process import ProcessRuntime
-from marketplace.agent.state import StateFolder
+from marketplace.agent.state import StateFolder, journal_of
 from marketplace.agent.supervisor import Supervisor, node_document
 from marketplace.sdk.errors import AuthError, CoulombError
 from settlement.eip712 import Domain
@@ -57,26 +59,26 @@ def load_meter(config: AgentConfig) -> Signer:
 
 
 def _run(config: AgentConfig, stop: threading.Event) -> int:
-    state = StateFolder(config.state_dir)
-    api = SdkApi(config.api_url, read_secret(config.api_key_file))
-    try:
-        journal = Journal(state.journal)
-        try:
-            return _serve(config, state, api, journal, stop)
-        finally:
-            journal.close()
-    finally:
-        api.close()
-        state.close()
+    with ExitStack() as stack:
+        state = stack.enter_context(closing(StateFolder(config.state_dir)))
+        api = stack.enter_context(
+            closing(AgentApi(config.api_url, read_secret(config.api_key_file)))
+        )
+        journal = stack.enter_context(closing(Journal(journal_of(config.state_dir))))
+        node = _registered(config, state.jobs, api, journal, stop)
+        if node is not None:
+            supervisor = Supervisor(node)
+            supervisor.recover()
+            log.info("node_ready", node=node.node_id, meter=node.signer.address)
+            supervisor.run(stop)
+            log.info("agent_stopped")
+    return EXIT_OK
 
 
-def _serve(
-    config: AgentConfig,
-    state: StateFolder,
-    api: AgentApi,
-    journal: Journal,
-    stop: threading.Event,
-) -> int:
+def _registered(
+    config: AgentConfig, jobs: Path, api: AgentApi, journal: Journal, stop: threading.Event
+) -> ThisNode | None:
+    """This node, listed on the market; None if `stop` comes before the server answers."""
     signer = load_meter(config)
     runtime = ProcessRuntime.open(
         config.allow_unsandboxed, config.python_prefix, config.private_folders
@@ -91,30 +93,27 @@ def _serve(
     document = node_document(config.node, inventory, runtime.name, config.interval_ms)
     node_id = _patiently(lambda: api.register(document), stop)
     if market is None or node_id is None:
-        return EXIT_OK
+        return None
     interval_ms = config.interval_ms or market.interval_ms
-    node = Node(
+    return ThisNode(
         api=api,
         journal=journal,
         runtime=runtime,
         signer=signer,
-        jobs_folder=state.jobs,
+        domain=Domain(market.chain_id, market.contracts.escrow),
+        inventory=inventory,
+        jobs_folder=jobs,
+        node_id=node_id,
+        shared=config.node.shared,
         nvml=nvml,
         stop_grace_s=config.stop_grace_ms / 1000,
         pids_max=config.pids_max,
         poll_s=min(config.poll_ms, max(100, interval_ms // 3)) / 1000,
     )
-    domain = Domain(market.chain_id, market.contracts.escrow)
-    supervisor = Supervisor(node, node_id, domain, inventory, config.node.shared)
-    supervisor.recover()
-    log.info("node_ready", node=node_id, meter=signer.address, gpus=len(inventory.gpus))
-    supervisor.run(stop)
-    log.info("agent_stopped")
-    return EXIT_OK
 
 
 def _patiently(ask: Callable[[], T], stop: threading.Event) -> T | None:
-    """Ask the server until it answers; None where `stop` comes first."""
+    """Ask the server until it answers; None if `stop` comes first."""
     while not stop.is_set():
         try:
             return ask()

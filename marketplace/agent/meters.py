@@ -10,15 +10,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
 
 from marketplace.agent.inventory import GpuReading
+from marketplace.limits import MIB
 from settlement.units import gpu_ms
 from settlement.usage import UsageVector
 
-MIB = 1024 * 1024
 Clock = Callable[[], int]  # monotonic nanoseconds
 _TICK_MS = 1000 // os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -31,14 +30,6 @@ class CpuMemory:
 
     cpu_ms: int
     memory_bytes: int | None
-
-
-class CpuMemorySource(Protocol):
-    """Where processor time and memory are read: a cgroup, or /proc."""
-
-    def read(self) -> CpuMemory | None:
-        """The figures now, or None where they cannot be read."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +70,18 @@ class ProcessTable:
                 queue += children.get(pid, [])
         return list(found.values())
 
+    def cpu_memory(self, root_pid: int) -> CpuMemory | None:
+        """Processor time and memory of a tree, for machines without cgroups; None if it is gone.
+
+        A child's time moves to whoever waits for it and so stays counted. Memory is the sum of
+        resident sets: an upper bound, as shared pages count once per process.
+        """
+        tree = self.tree(root_pid)
+        if not tree:
+            return None
+        ticks = sum(process.cpu_ticks for process in tree)
+        return CpuMemory(ticks * _TICK_MS, sum(process.memory_bytes for process in tree))
+
     def _current(self, fresh: bool) -> dict[int, ProcessStat]:
         with self._lock:
             now = self._clock()
@@ -113,42 +116,11 @@ def read_stat(pid: int, root: Path = Path("/proc")) -> ProcessStat | None:
     )
 
 
-class TreeSource:
-    """Processor time and memory of a process tree from /proc, for machines without cgroups.
-
-    A child's time moves to whoever waits for it and so stays counted. Memory is the sum of resident
-    sets: an upper bound, as shared pages count once per process.
-    """
-
-    def __init__(self, root_pid: int, table: ProcessTable) -> None:
-        self._root_pid = root_pid
-        self._table = table
-
-    def read(self) -> CpuMemory | None:
-        """The tree's figures now; None once it is gone."""
-        tree = self._table.tree(self._root_pid)
-        if not tree:
-            return None
-        ticks = sum(process.cpu_ticks for process in tree)
-        return CpuMemory(ticks * _TICK_MS, sum(process.memory_bytes for process in tree))
-
-
-class GroupSource:
-    """A cgroup's processor time, with memory from /proc where the group does not count it."""
-
-    def __init__(self, group: CpuMemorySource, tree: CpuMemorySource) -> None:
-        self._group = group
-        self._tree = tree
-
-    def read(self) -> CpuMemory | None:
-        """The group's figures, completed."""
-        seen = self._group.read()
-        if seen is None:
-            return self._tree.read()
-        if seen.memory_bytes is None:
-            tree = self._tree.read()
-            return replace(seen, memory_bytes=tree.memory_bytes if tree else 0)
-        return seen
+def completed(group: CpuMemory | None, tree: CpuMemory | None) -> CpuMemory | None:
+    """A cgroup's figures; what it does not count is taken from the process tree."""
+    if group is None or group.memory_bytes is not None:
+        return group or tree
+    return replace(group, memory_bytes=(tree.memory_bytes if tree else 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,21 +128,17 @@ class Reading:
     """One raw sample, kept as it is: `evidence` in attestations is a hash chain over these."""
 
     at_ms: int  # Unix time, for people
-    ms: int
-    cpu_ms: int
-    memory_mib: int
-    storage_mib: int
-    units: int
-    heartbeats: int
+    ms: int = 0
+    cpu_ms: int = 0
+    memory_mib: int = 0
+    storage_mib: int = 0
+    units: int = 0
+    heartbeats: int = 0
     gpus: tuple[GpuReading, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as it is stored and hashed."""
-        return asdict(self)
 
 
 class JobMeter:
-    """Cumulative usage of one job.
+    """Cumulative usage of one job. `memory_mib` is what it held at the last sample, rounded up.
 
     Memory and storage are integrated over running time from samples, each holding until the next.
     """
@@ -184,7 +152,7 @@ class JobMeter:
         self._stopped_ns: int | None = None
         self._cpu_base_ms: int | None = None
         self._usage = UsageVector()
-        self._memory_mib = 0
+        self.memory_mib = 0
         self._storage_mib = 0
 
     def start(self, seen: CpuMemory | None, ms_max: int) -> None:
@@ -228,7 +196,7 @@ class JobMeter:
             ms=ms,
             gpu_ms=gpu_ms(ms, self._gpu_milli),
             cpu_core_ms=cpu,
-            memory_mib_ms=before.memory_mib_ms + self._memory_mib * span,
+            memory_mib_ms=before.memory_mib_ms + self.memory_mib * span,
             storage_mib_ms=before.storage_mib_ms + self._storage_mib * span,
             egress_mib=0,  # the sandbox has no network
             units=max(before.units, min(units, self._units_max)),
@@ -238,10 +206,5 @@ class JobMeter:
 
     def _hold(self, seen: CpuMemory | None, storage_mib: int) -> None:
         if seen is not None and seen.memory_bytes is not None:
-            self._memory_mib = -(-seen.memory_bytes // MIB)
+            self.memory_mib = -(-seen.memory_bytes // MIB)
         self._storage_mib = storage_mib
-
-    @property
-    def memory_mib(self) -> int:
-        """Memory in use at the last sample, rounded up."""
-        return self._memory_mib

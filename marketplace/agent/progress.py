@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 from marketplace.wire.leases import Lease
 
-# What the server wishes → how the job ends here. Any other wish fails it under its own name.
-_WISHES = {"cancelled": ("cancelled", "cancelled"), "over_budget": ("over_budget", "budget")}
+LIVE = ("opening", "active")  # states of a lease whose job may run
+# Why the server wants a job to stop → its outcome and reason. Any other fails it under its name.
+_STOPS = {"cancelled": ("cancelled", "cancelled"), "over_budget": ("over_budget", "budget")}
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class Halt:
     """Why a job is to stop: its outcome and reason, and whether it gets time to end by itself."""
 
     outcome: str
@@ -31,50 +32,43 @@ class Beats:
 
 
 class Progress:
-    """Thread-safe state of one lease on this node."""
+    """Thread-safe state of one lease on this node.
+
+    `halt` is why its job is to stop, if it is; `beats` are the job's signs of life so far.
+    """
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self.halt: Halt | None = None
+        self.beats = Beats()
         self._clock_s = clock_s
         self._lock = threading.Lock()
-        self._order: Order | None = None
-        self._ordered = threading.Event()
+        self._halted = threading.Event()
         self._news = threading.Event()
         self._countersigned_ms = 0
         self._covered_at_s = clock_s()
-        self._beats = Beats()
-        self._wish: str | None = None
 
     def observe(self, lease: Lease) -> None:
-        """Take in what the server knows: a wish to stop, the lease's end."""
-        with self._lock:
-            self._wish = lease.stop_requested
+        """Take in what the server knows: that the job is to stop, or that the lease is over."""
         if lease.stop_requested is not None:
-            outcome, reason = _WISHES.get(lease.stop_requested, ("failed", lease.stop_requested))
-            self.stop(Order(outcome, reason))
-        elif lease.state not in ("opening", "active"):
-            self.stop(Order("failed", f"lease_{lease.state}"))
+            outcome, reason = _STOPS.get(lease.stop_requested, ("failed", lease.stop_requested))
+            self.stop(Halt(outcome, reason))
+        elif lease.state not in LIVE:
+            self.stop(Halt("failed", f"lease_{lease.state}"))
         self.tell()
 
-    def stop(self, order: Order) -> None:
-        """Have the job stopped; the first order stands."""
+    def stop(self, halt: Halt) -> None:
+        """Have the job stopped; the first reason stands."""
         with self._lock:
-            self._order = self._order or order
-        self._ordered.set()
+            self.halt = self.halt or halt
+        self._halted.set()
 
-    @property
-    def order(self) -> Order | None:
-        """The order to stop, if there is one."""
-        with self._lock:
-            return self._order
-
-    def wait_for_order(self, timeout_s: float) -> None:
-        """Sleep, but not past an order."""
-        self._ordered.wait(timeout_s)
+    def wait_for_halt(self, timeout_s: float) -> None:
+        """Sleep, but wake up if the job is to stop."""
+        self._halted.wait(timeout_s)
 
     def start_covering(self) -> None:
         """The job is ready: from now on countersignatures are due."""
-        with self._lock:
-            self._covered_at_s = self._clock_s()
+        self._covered_at_s = self._clock_s()
 
     def cover(self, countersigned_ms: int) -> None:
         """Take in how much the witness has countersigned; only growth renews the grace."""
@@ -86,31 +80,17 @@ class Progress:
     @property
     def uncovered_ms(self) -> int:
         """Time since the countersigned usage last grew."""
-        with self._lock:
-            return int((self._clock_s() - self._covered_at_s) * 1000)
+        return int((self._clock_s() - self._covered_at_s) * 1000)
 
     def unsigned_ms(self, metered_ms: int) -> int:
         """How much of the usage metered so far no witness has countersigned."""
-        with self._lock:
-            return max(0, metered_ms - self._countersigned_ms)
+        return max(0, metered_ms - self._countersigned_ms)
 
     def beat(self, beats: Beats) -> None:
         """Note signs of life; the count never falls."""
         with self._lock:
-            if beats.count > self._beats.count:
-                self._beats = beats
-
-    @property
-    def beats(self) -> Beats:
-        """Signs of life so far."""
-        with self._lock:
-            return self._beats
-
-    @property
-    def wish(self) -> str | None:
-        """What the server wished when it was last heard."""
-        with self._lock:
-            return self._wish
+            if beats.count > self.beats.count:
+                self.beats = beats
 
     def tell(self) -> None:
         """There is something new to send or to look at."""

@@ -16,7 +16,7 @@ class StateFolder:
         """Take the folder, which is made if need be. Raises StateLocked."""
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.chmod(0o700)
-        self.path = path
+        self.jobs = path / "jobs"  # the folder of the jobs' folders
         self._lock_fd = os.open(path / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -25,16 +25,6 @@ class StateFolder:
             raise StateLocked(f"another agent works on {path}") from None
         os.ftruncate(self._lock_fd, 0)
         os.write(self._lock_fd, str(os.getpid()).encode())
-
-    @property
-    def journal(self) -> Path:
-        """The journal's file."""
-        return journal_of(self.path)
-
-    @property
-    def jobs(self) -> Path:
-        """The folder of the jobs' folders."""
-        return self.path / "jobs"
 
     def close(self) -> None:
         """Let the folder go."""
@@ -48,7 +38,7 @@ def journal_of(path: Path) -> Path:
 
 
 def running_pid(path: Path) -> int | None:
-    """The process id of the agent that holds a state folder, or None where none does."""
+    """The process id of the agent that holds a state folder, or None if none does."""
     try:
         lock_fd = os.open(path / "agent.lock", os.O_RDWR | os.O_CLOEXEC)
     except OSError:

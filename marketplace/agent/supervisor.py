@@ -17,15 +17,12 @@ from marketplace.agent.courier import Courier
 from marketplace.agent.errors import ApiDown, JournalError
 from marketplace.agent.folders import remove_tree
 from marketplace.agent.inventory import Inventory
-from marketplace.agent.journal import Ending, LeaseEntry
-from marketplace.agent.logs import JobLogs
-from marketplace.agent.node import Node
-from marketplace.agent.progress import Order, Progress
-from marketplace.agent.run import JobRun, prepare
-from marketplace.agent.vouchers import Vouchers
+from marketplace.agent.journal import Ending, Phase
+from marketplace.agent.node import HeldLease, ThisNode
+from marketplace.agent.progress import Halt
+from marketplace.agent.run import JobRun
 from marketplace.sdk.errors import ApiError
 from marketplace.wire.leases import Lease
-from settlement.eip712 import Domain
 
 log = structlog.get_logger("coulomb.agent")
 _BEAT_S = 5.0
@@ -33,65 +30,47 @@ _LEAVE_S = 10.0
 
 
 @dataclass(slots=True)
-class _Held:
-    """A lease in hand: its job's thread (None: there is none), its courier and its thread."""
+class _Work:
+    """A lease in hand, its courier, and the threads that work on it."""
 
-    entry: LeaseEntry
-    progress: Progress
-    job: threading.Thread | None
+    lease: HeldLease
     courier: Courier
     carrying: threading.Thread
-    vouchers: Vouchers
-    unended: Ending | None = None  # how it ends, until the journal has that
+    job: threading.Thread | None = None
+    undecided: Ending | None = None  # how it ends, until the journal has that
 
-    def observe(self, lease: Lease) -> None:
-        """Pass on what the server says, and what the witness verifiably signed.
-
-        Raises ApiDown, ApiError, JournalError.
-        """
-        self.progress.observe(lease)
-        # Also once the job has ended: the last voucher pays the most.
-        self.progress.cover(self.vouchers.learn(lease))
+    @property
+    def runs(self) -> bool:
+        """Whether its job runs now."""
+        return self.job is not None and self.job.is_alive()
 
 
 class Supervisor:
     """Runs a registered node until it is told to stop."""
 
-    def __init__(
-        self,
-        node: Node,
-        node_id: str,
-        domain: Domain,
-        inventory: Inventory,
-        shared: bool,
-        clock_s: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, node: ThisNode, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._node = node
-        self._node_id = node_id
-        self._domain = domain
-        self._inventory = inventory
-        self._capacity = Capacity(inventory, shared)
+        self._capacity = Capacity(node.inventory, node.shared)
         self._clock_s = clock_s
-        self._held: dict[str, _Held] = {}
+        self._work: dict[str, _Work] = {}
         self._ignored: set[str] = set()
         self._beat_at_s = 0.0
         self._leave_at_s: float | None = None
 
     def recover(self) -> None:
         """End what an agent before us left: its processes now, its leases at the last signed ms."""
-        journal = self._node.journal
-        for entry in journal.open_leases():
-            record = journal.process(entry.lease_id)
-            if record is not None and entry.phase == "running":
-                self._node.runtime.reap(record)
+        for entry in self._node.journal.open_leases():
+            if entry.process is not None and entry.phase is Phase.RUNNING:
+                self._node.runtime.reap(entry.process)
                 log.info("orphan_ended", lease=entry.lease_id)
-            reported = entry.phase == "reported"
-            logs = None if reported else JobLogs(self._node.folders(entry.lease_id).logs)
-            self._carry(entry, Progress(), logs, recovered=not reported)
-        known = {entry.lease_id for entry in journal.open_leases()}
+            lease = HeldLease(self._node, entry)
+            reported = entry.phase is Phase.REPORTED
+            if not reported:
+                lease.open_logs()
+            self._carry(lease, recovered=not reported)
         if self._node.jobs_folder.is_dir():
             for folder in self._node.jobs_folder.iterdir():
-                if folder.name not in known:
+                if folder.name not in self._work:
                     remove_tree(folder)
 
     def run(self, stop: threading.Event) -> None:
@@ -113,40 +92,39 @@ class Supervisor:
         """One round. Raises ApiDown, ApiError, JournalError."""
         self._sweep()
         if self._clock_s() >= self._beat_at_s:
-            self._node.api.beat(self._node_id)
+            self._node.api.beat(self._node.node_id)
             self._beat_at_s = self._clock_s() + _BEAT_S
         seen = set()
-        for lease in self._node.api.active_leases(self._node_id):
+        for lease in self._node.api.active_leases(self._node.node_id):
             seen.add(lease.id)
-            held = self._held.get(lease.id)
-            if held is not None:
-                held.observe(lease)
+            if lease.id in self._work:
+                self._work[lease.id].lease.observe(lease)
             elif lease.id not in self._ignored:
                 self._take_up(lease)
-        for lease_id, held in list(self._held.items()):
-            if lease_id not in seen and held.job is not None and held.job.is_alive():
-                held.observe(self._node.api.lease(lease_id))
+        for lease_id, work in self._work.items():
+            if lease_id not in seen and work.runs:
+                work.lease.observe(self._node.api.lease(lease_id))
 
     def leave(self) -> None:
         """Get off the book, stop the jobs, report their ends as far as the server listens."""
         try:
-            self._node.api.leave(self._node_id)
+            self._node.api.leave(self._node.node_id)
         except (ApiDown, ApiError) as error:  # the jobs end all the same
             log.warning("leave_not_told", error=str(error))
         self._leave_at_s = self._clock_s() + _LEAVE_S + self._node.stop_grace_s
-        for held in self._held.values():
-            held.progress.stop(Order("failed", "agent_stopped"))
-        for held in self._held.values():
-            if held.job is not None:
-                held.job.join()
-        for held in self._held.values():
-            held.progress.tell()
-            held.carrying.join()
+        for work in self._work.values():
+            work.lease.progress.stop(Halt("failed", "agent_stopped"))
+        for work in self._work.values():
+            if work.job is not None:
+                work.job.join()
+        for work in self._work.values():
+            work.lease.progress.tell()
+            work.carrying.join()
 
     @property
     def jobs(self) -> int:
         """How many jobs run now."""
-        return sum(1 for h in self._held.values() if h.job is not None and h.job.is_alive())
+        return sum(work.runs for work in self._work.values())
 
     def _take_up(self, lease: Lease) -> None:
         if self._node.journal.lease(lease.id) is not None:
@@ -155,85 +133,61 @@ class Supervisor:
         if lease.terms is None or lease.job is None:
             return
         try:
-            ask, bid = self._node.api.orders(lease)
-            job = assign(lease, ask, bid, self._node.signer.address, self._inventory)
+            job = assign(self._node, lease, *self._node.api.orders(lease))
         except NotOurs as error:
             log.error("lease_ignored", lease=lease.id, why=str(error))
             self._ignored.add(lease.id)
             return
-        entry = LeaseEntry(
-            job.lease_id,
-            job.job_id,
-            job.buyer,
-            job.provider,
-            job.lease_no,
-            self._domain,
-            job.witness,
-            job.metered,
-            job.spec.outputs,
-        )
-        progress = Progress()
-        progress.observe(lease)
-        held = self._node.api.attestations(lease.id)
-        if lease.final is not None or any(a.state != "refused" for a in held):
+        held = HeldLease(self._node, job.entry)
+        held.progress.observe(lease)
+        known = self._node.api.attestations(lease.id)
+        self._node.journal.begin(job.entry)
+        if lease.final is not None or any(one.state != "refused" for one in known):
             # Our key has signed for it, our journal does not know: it was lost or is an old copy.
-            self._node.journal.begin(entry)
-            self._carry(entry, progress, None, recovered=True)
+            self._carry(held, recovered=True)
         else:
-            self._start(entry, job, progress)
+            self._start(held, job)
 
-    def _start(self, entry: LeaseEntry, job: Assignment, progress: Progress) -> None:
-        lease_id = entry.lease_id
-        self._node.journal.begin(entry)
-        grant = self._capacity.take(
-            lease_id, job.gpu_milli, job.memory_mib, job.storage_mib, job.gpus
-        )
+    def _start(self, lease: HeldLease, job: Assignment) -> None:
+        grant = self._capacity.take(lease.id, job.sizes, job.gpus)
         if grant is None:
-            log.error("no_capacity", lease=lease_id, gpu_milli=job.gpu_milli)
-            self._refuse(entry, progress, "no_capacity")
+            log.error("no_capacity", lease=lease.id, gpu_milli=job.sizes.gpu_milli)
+            self._refuse(lease, "no_capacity")
             return
         try:
-            logs = prepare(self._node, lease_id)
-        except OSError as error:  # the disk is full, most likely: it is this lease's end alone
-            log.error("job_not_prepared", lease=lease_id, error=str(error))
-            self._capacity.release(lease_id)
-            self._refuse(entry, progress, "node_error")
+            logs = lease.make_folders()
+        except OSError as error:  # the disk is full, most likely: only this lease ends for it
+            log.error("job_not_prepared", lease=lease.id, error=str(error))
+            self._capacity.release(lease.id)
+            self._refuse(lease, "node_error")
             return
-        run = JobRun(self._node, job, grant, entry, progress, logs)
+        work = self._carry(lease)
+        run = JobRun(lease, job, grant, logs).run
         # bubblewrap ends with the thread that started it: this one lives as long as the job.
-        thread = threading.Thread(target=run.run, name=f"job-{lease_id}", daemon=True)
-        self._carry(entry, progress, logs, thread)
-        thread.start()
-        log.info("job_taken_up", lease=lease_id, gpus=[gpu.uuid for gpu in grant.gpus])
+        work.job = threading.Thread(target=run, name=f"job-{lease.id}", daemon=True)
+        work.job.start()
+        log.info("job_taken_up", lease=lease.id, gpus=[gpu.uuid for gpu in grant.gpus])
 
-    def _refuse(self, entry: LeaseEntry, progress: Progress, reason: str) -> None:
+    def _refuse(self, lease: HeldLease, reason: str) -> None:
         """End a lease that never gets a job; it is in hand first, so a sweep can come again."""
-        self._carry(entry, progress, None)
-        held = self._held[entry.lease_id]
-        held.unended = Ending("failed", reason)
-        self._conclude(held)
+        work = self._carry(lease)
+        work.undecided = Ending("failed", reason)
+        self._conclude(work)
 
-    def _conclude(self, held: _Held) -> None:
+    def _conclude(self, work: _Work) -> None:
         """Journal an ending that is decided here. Raises JournalError; then it is tried again."""
-        if held.unended is not None:
-            self._node.attestor(held.entry).conclude(held.unended)
-            held.unended = None
-            held.progress.tell()
+        if work.undecided is not None:
+            work.lease.attestor.conclude(work.undecided)
+            work.undecided = None
+            work.lease.progress.tell()
 
-    def _carry(
-        self,
-        entry: LeaseEntry,
-        progress: Progress,
-        logs: JobLogs | None,
-        job: threading.Thread | None = None,
-        recovered: bool = False,
-    ) -> None:
-        vouchers = Vouchers(self._node, entry)
-        courier = Courier(self._node, entry, progress, logs, vouchers, recovered)
-        carrying = self._courier_thread(courier, entry.lease_id)
-        self._held[entry.lease_id] = _Held(entry, progress, job, courier, carrying, vouchers)
+    def _carry(self, lease: HeldLease, recovered: bool = False) -> _Work:
+        courier = Courier(lease, recovered)
+        work = _Work(lease, courier, self._start_courier(courier, lease.id))
+        self._work[lease.id] = work
+        return work
 
-    def _courier_thread(self, courier: Courier, lease_id: str) -> threading.Thread:
+    def _start_courier(self, courier: Courier, lease_id: str) -> threading.Thread:
         thread = threading.Thread(
             target=courier.run,
             args=(lambda: self._may_leave(lease_id),),
@@ -244,27 +198,27 @@ class Supervisor:
         return thread
 
     def _sweep(self) -> None:
-        """Free what ended jobs held, and go on where a thread died before its work was done."""
-        for lease_id, held in list(self._held.items()):
-            if held.job is not None and not held.job.is_alive():
+        """Free what ended jobs held, and make up for threads that died too early."""
+        for lease_id, work in list(self._work.items()):
+            if work.job is not None and not work.runs:
                 self._capacity.release(lease_id)
                 if self._node.journal.ending(lease_id) is None:
                     log.error("job_thread_died", lease=lease_id)
-                    held.unended = Ending("failed", "agent_error")
-                held.job = None
-            self._conclude(held)
-            if held.job is None and not held.carrying.is_alive():
-                if held.courier.done:
-                    del self._held[lease_id]
+                    work.undecided = Ending("failed", "agent_error")
+                work.job = None
+            self._conclude(work)
+            if work.job is None and not work.carrying.is_alive():
+                if work.courier.done:
+                    del self._work[lease_id]
                 else:
                     log.error("courier_died", lease=lease_id)
-                    held.carrying = self._courier_thread(held.courier, lease_id)
+                    work.carrying = self._start_courier(work.courier, lease_id)
 
     def _may_leave(self, lease_id: str) -> bool:
         if self._leave_at_s is None:
             return False
         entry = self._node.journal.lease(lease_id)
-        reported = entry is None or entry.phase in ("reported", "done")
+        reported = entry is None or entry.phase in (Phase.REPORTED, Phase.DONE)
         return reported or self._clock_s() > self._leave_at_s
 
 
@@ -272,26 +226,16 @@ def node_document(
     config: NodeConfig, inventory: Inventory, runtime: str, interval_ms: int | None
 ) -> dict[str, Any]:
     """The body of `POST /v1/nodes`."""
-    document: dict[str, Any] = {
+    document = {
         "number": config.number,
         "name": config.name,
         "region": config.region,
         "tier": config.tier,
-        "gpus": [
-            {
-                "uuid": gpu.uuid,
-                "model": gpu.model,
-                "memory_mib": gpu.memory_mib,
-                "simulated": gpu.simulated,
-            }
-            for gpu in inventory.gpus
-        ],
+        "gpus": [gpu.to_json() for gpu in inventory.gpus],
         "cpu_milli": inventory.cpu_milli,
         "memory_mib": inventory.memory_mib,
         "storage_mib": inventory.storage_mib,
         "runtime": runtime,
         "shared": config.shared,
     }
-    if interval_ms is not None:
-        document["interval_ms"] = interval_ms
-    return document
+    return document if interval_ms is None else {**document, "interval_ms": interval_ms}

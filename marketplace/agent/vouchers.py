@@ -1,7 +1,7 @@
 """What a lease's witness has countersigned, by its signature and not by the server's word for it.
 
-Usage is paid on vouchers alone. A server that only says that there are some would have a node work
-for nothing, so the node checks each one itself and keeps the best.
+Only vouchers are paid. A server that merely says that there are some would have a node work for
+nothing, so the node checks each one itself and keeps the best.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import threading
 
 import structlog
 
-from marketplace.agent.journal import LeaseEntry
-from marketplace.agent.node import Node
+from marketplace.agent.api import AgentApi
+from marketplace.agent.journal import Journal, LeaseEntry
 from marketplace.wire.leases import Lease
 from marketplace.wire.usage import SignedVoucher, Used
-from settlement.attestation import MeteredUsage, Usage, UsageAttestation, Voucher
+from settlement.attestation import Usage, UsageAttestation, Voucher
 from settlement.errors import SignatureError
 from settlement.signing import verify
 
@@ -28,16 +28,16 @@ class Vouchers:
     Safe to use from several threads.
     """
 
-    def __init__(self, node: Node, entry: LeaseEntry) -> None:
-        self._node = node
+    def __init__(self, api: AgentApi, journal: Journal, entry: LeaseEntry) -> None:
+        self._api = api
+        self._journal = journal
         self._entry = entry
-        self._kind: type[Usage | MeteredUsage] = MeteredUsage if entry.metered else Usage
         self._lock = threading.Lock()
         self._sequence = -1
         self._best: Counts | None = None  # None: the journal was not read yet
 
     def learn(self, lease: Lease) -> int:
-        """The countersigned ms by now; asks for vouchers only where the server speaks of more.
+        """The countersigned ms by now; asks for vouchers only if the server speaks of more.
 
         Raises ApiDown, ApiError, JournalError.
         """
@@ -45,7 +45,7 @@ class Vouchers:
             if self._best is None:
                 self._best = self._kept()
             if self._counts(lease.countersigned) > self._best:
-                for held in self._node.api.attestations(self._entry.lease_id, self._sequence):
+                for held in self._api.attestations(self._entry.lease_id, self._sequence):
                     if held.voucher is not None:
                         self._best = self._take(held.sequence, held.voucher, self._best)
             return self._best[0]
@@ -56,18 +56,16 @@ class Vouchers:
             return self._best is not None and self._best >= self._counts(said)
 
     def _kept(self) -> Counts:
-        kept = self._node.journal.voucher(self._entry.lease_id)
-        return (0, 0, 0) if kept is None else self._counts(self._kind.from_message(kept[0]))
+        kept = self._journal.voucher(self._entry.lease_id)
+        return (0, 0, 0) if kept is None else self._counts(kept[0])
 
     def _take(self, sequence: int, signed: SignedVoucher, best: Counts) -> Counts:
-        """The best one after this one, which is kept where it is better."""
+        """The best one after this one, which is kept if it is better."""
         voucher = self._verified(signed)
         if voucher is None:
             log.error("voucher_ignored", lease=self._entry.lease_id, sequence=sequence)
         elif self._counts(voucher) > best:
-            self._node.journal.keep_voucher(
-                self._entry.lease_id, sequence, voucher, signed.signature
-            )
+            self._journal.keep_voucher(self._entry.lease_id, voucher, signed.signature)
             self._sequence = sequence
             return self._counts(voucher)
         return best
@@ -82,11 +80,11 @@ class Vouchers:
         """The voucher, if the witness that the buyer named signed it for this very lease."""
         entry = self._entry
         voucher = signed.message
-        if not isinstance(voucher, self._kind):
+        if not isinstance(voucher, entry.voucher_type):
             return None
         try:
             verify(voucher, entry.domain, signed.signature, entry.witness)
         except SignatureError:
             return None
-        parties = (voucher.buyer, voucher.provider, voucher.lease_no)
-        return voucher if parties == (entry.buyer, entry.provider, entry.lease_no) else None
+        named = (voucher.buyer, voucher.provider, voucher.lease_no)
+        return voucher if named == entry.key else None

@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable
 
 from marketplace.agent.assignment import Assignment
-from marketplace.agent.attestor import Attestor
 from marketplace.agent.capacity import Grant
 from marketplace.agent.channel import JobChannel
 from marketplace.agent.folders import DiskWatch
 from marketplace.agent.journal import Ending
-from marketplace.agent.meters import MIB, CpuMemory, JobMeter, Reading
-from marketplace.agent.node import Node
-from marketplace.agent.progress import Beats, Order, Progress
+from marketplace.agent.meters import CpuMemory, JobMeter, Reading
+from marketplace.agent.node import HeldLease
+from marketplace.agent.progress import Beats, Halt
 from marketplace.agent.runtime.base import Running
+from marketplace.limits import MIB
 
 _TICK_S = 0.05
 
@@ -24,31 +24,29 @@ class Watch:
 
     def __init__(
         self,
-        node: Node,
+        lease: HeldLease,
         job: Assignment,
         grant: Grant,
-        attestor: Attestor,
-        progress: Progress,
         running: Running,
         channel: JobChannel,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        self._node = node
+        self._lease = lease
+        self._node = lease.node
+        self._progress = lease.progress
         self._job = job
-        self._attestor = attestor
-        self._progress = progress
         self._running = running
         self._channel = channel
         self._real_gpus = tuple(gpu.uuid for gpu in grant.gpus if not gpu.simulated)
-        self._meter = JobMeter(job.gpu_milli, job.units_cap, clock_ns)
+        self._meter = JobMeter(job.sizes.gpu_milli, job.units_cap, clock_ns)
         self._limit_ms = 0
-        self._at_limit = Order("failed", "max_duration")
+        self._at_limit = Halt("failed", "max_duration")
         self._due_ms = job.interval_ms
         self._silent_checks = 0
         self._seen: CpuMemory | None = None
-        folders = node.folders(job.lease_id)
-        device = folders.work.stat().st_dev
-        self._disk = DiskWatch((folders.work, folders.out), lambda: running.hidden_bytes(device))
+        work, out = lease.folders.work, lease.folders.out
+        device = work.stat().st_dev
+        self._disk = DiskWatch((work, out), lambda: running.hidden_bytes(device))
 
     def to_the_end(self) -> Ending:
         """Watch until the job has ended or was stopped, and sign its final usage.
@@ -72,11 +70,11 @@ class Watch:
             code = self._running.wait(_TICK_S)
             if code is not None:
                 return self._ended(code)
-            order = self._progress.order or self._breach()
-            if order is not None:
-                return self._stopped(order)
+            halt = self._progress.halt or self._breach()
+            if halt is not None:
+                return self._stopped(halt)
             if self._meter.started and self._meter.ms >= self._due_ms:
-                whole = self._meter.ms // self._job.interval_ms  # one, also where some were missed
+                whole = self._meter.ms // self._job.interval_ms  # one, even if some were missed
                 self._due_ms = (whole + 1) * self._job.interval_ms
                 self._attest()
 
@@ -88,39 +86,39 @@ class Watch:
         most_ms = self._job.max_seconds * 1000
         funded_ms = max(0, self._job.end * 1000 - self._node.wall_ms())
         if funded_ms < most_ms and self._job.budget_limited:
-            self._at_limit = Order("over_budget", "budget")
+            self._at_limit = Halt("over_budget", "budget")
         self._limit_ms = min(most_ms, funded_ms)
         self._meter.start(self._sample(), self._limit_ms)
         self._progress.start_covering()
         self._attest(ready=True)
 
-    def _breach(self) -> Order | None:
+    def _breach(self) -> Halt | None:
         """Why the job has to stop now, if it has to."""
         if not self._meter.started:
             late = self._node.wall_ms() > self._job.start_deadline_ms
-            return Order("failed", "start_limit") if late else None
+            return Halt("failed", "start_limit") if late else None
         if self._meter.ms >= self._limit_ms:
             return self._at_limit
         if self._unwitnessed():
-            return Order("failed", "witness_silent")
+            return Halt("failed", "witness_silent")
         return self._excess()
 
     def _unwitnessed(self) -> bool:
         """Whether countersignatures stay away, or fall too far behind the meter.
 
-        One that grows by a little in every grace is no silence, and yet leaves most of it unpaid.
+        A witness that signs a little in every grace is not silent, yet leaves most of it unpaid.
         """
         grace_ms = self._job.grace_ms
         unsigned_ms = self._progress.unsigned_ms(self._meter.ms)
         return self._progress.uncovered_ms > grace_ms or unsigned_ms > grace_ms
 
-    def _excess(self) -> Order | None:
+    def _excess(self) -> Halt | None:
         """What the job uses beyond its limits; it gets no time to use more."""
-        if self._disk.mib > self._job.storage_mib:
-            return Order("failed", "storage_limit", grace=False)
+        if self._disk.mib > self._job.sizes.storage_mib:
+            return Halt("failed", "storage_limit", grace=False)
         seen = self._sample()
-        if seen is not None and (seen.memory_bytes or 0) > self._job.memory_mib * MIB:
-            return Order("failed", "memory_limit", grace=False)
+        if seen is not None and (seen.memory_bytes or 0) > self._job.sizes.memory_mib * MIB:
+            return Halt("failed", "memory_limit", grace=False)
         return None
 
     def _sample(self) -> CpuMemory | None:
@@ -138,16 +136,15 @@ class Watch:
             return Ending("failed", "exit_code", code)
         return Ending("succeeded", "completed", 0)
 
-    def _stopped(self, order: Order) -> Ending:
+    def _stopped(self, halt: Halt) -> Ending:
         """Stop the clock, then the job: the time it takes to end is not sold."""
         self._meter.stop()
         code = None
-        if order.grace:
+        if halt.grace:
             self._running.terminate()
             code = self._running.wait(self._node.stop_grace_s)
         self._running.kill()
-        stop = order.reason == "witness_silent"
-        return Ending(order.outcome, order.reason, code, stop=stop)
+        return Ending(halt.outcome, halt.reason, code, stop=halt.reason == "witness_silent")
 
     def _attest(self, ready: bool = False) -> None:
         signs = self._channel.signs
@@ -171,5 +168,5 @@ class Watch:
             heartbeats=signs.heartbeats,
             gpus=gpus,
         )
-        self._attestor.attest(usage, reading)
+        self._lease.attestor.attest(usage, reading)
         self._progress.tell()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -30,8 +29,8 @@ from marketplace.api.routes import (
     receipts,
     witness,
 )
+from marketplace.db.store import Database
 from marketplace.services.catalog import Catalog
-from marketplace.services.ports import Database
 
 NOUNS = (
     meta, keys, accounts, nodes, asks, book, bids, jobs, leases, attestations, orders, witness,
@@ -62,12 +61,7 @@ class MarketApi(FastAPI):
         return Gate(inner, self.limits, self.state.metrics, edge.account_of)
 
 
-def create_api(
-    catalog: Catalog,
-    database: Database,
-    limits: Limits | None = None,
-    wake: Callable[[], None] = lambda: None,
-) -> MarketApi:
+def create_api(catalog: Catalog, database: Database, limits: Limits | None = None) -> MarketApi:
     """The application over ready-made services; it starts no thread and opens nothing."""
     app = MarketApi(
         title="Coulomb",
@@ -78,7 +72,7 @@ def create_api(
         redoc_url=None,
     )
     app.limits = limits or Limits()
-    app.state.edge = Edge(catalog, database, app.limits, wake)
+    app.state.edge = Edge(catalog, database, app.limits)
     app.state.metrics = Metrics()
     problems.install(app)
     root = APIRouter(prefix=PREFIX)

@@ -17,7 +17,10 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from marketplace.api.limits import Limits, Streams
 from marketplace.api.problems import READING, documented
+from marketplace.db.store import Database, Store, Tally
+from marketplace.db.tables import IdempotentReplyRow
 from marketplace.errors import (
+    AlreadyExists,
     Forbidden,
     IdempotencyInFlight,
     IdempotencyMismatch,
@@ -25,10 +28,10 @@ from marketplace.errors import (
     Problem,
     Unauthenticated,
 )
+from marketplace.limits import IDEMPOTENCY_KEY_CHARS_MAX as KEY_MAX
+from marketplace.limits import PAGE_ITEMS_MAX as PAGE_MAX
 from marketplace.services.catalog import Catalog
 from marketplace.services.common import Principal
-from marketplace.services.ports import Database, Duplicate, Store, Tally
-from marketplace.services.records import IdempotentReply
 from marketplace.wire.base import Answer, Page
 from settlement.strict_json import JsonError, loads
 
@@ -36,9 +39,7 @@ T = TypeVar("T")
 P = TypeVar("P", bound=Page[Any])
 PREFIX = "/v1"
 TALLY_MS = 1_000
-KEY_MAX = 128
 JSON = "application/json"
-PAGE_MAX = 100
 bearer = HTTPBearer(auto_error=False, description="API key: `coul_…`")
 
 
@@ -58,12 +59,9 @@ class Reply:
 class Edge:
     """The services behind the routes, their transactions, and the requests in flight."""
 
-    def __init__(
-        self, catalog: Catalog, database: Database, limits: Limits, wake: Callable[[], None]
-    ) -> None:
+    def __init__(self, catalog: Catalog, database: Database, limits: Limits) -> None:
         self.catalog = catalog
         self.database = database
-        self.wake = wake
         self.streams = Streams(limits)
         self._flying: set[str] = set()
         self._lock = threading.Lock()
@@ -214,7 +212,6 @@ class Writing:
                 reply = action(store)
                 if keep():
                     self._keep(store, self._record(name, reply))
-        self.edge.wake()
         return reply.response()
 
     def replay(self, caller: Principal) -> Response | None:
@@ -233,16 +230,22 @@ class Writing:
         headers = {**stored.headers, "Idempotency-Replayed": "true"}
         return JSONResponse(stored.body, stored.status, headers)
 
-    def _keep(self, store: Store, record: IdempotentReply) -> None:
+    def _keep(self, store: Store, record: IdempotentReplyRow) -> None:
         try:
             store.replies.add(record)
-        except Duplicate as error:  # another process was first; what was done here is undone
+        except AlreadyExists as error:  # another process was first; what was done here is undone
             raise IdempotencyInFlight("the first request with this key has just begun") from error
 
-    def _record(self, name: str, reply: Reply) -> IdempotentReply:
+    def _record(self, name: str, reply: Reply) -> IdempotentReplyRow:
         now_ms = self.edge.catalog.clock()
-        body = reply.body.to_json()
-        return IdempotentReply(name, self._mark(), reply.status, reply.headers, body, now_ms)
+        return IdempotentReplyRow(
+            id=name,
+            body_hash=self._mark(),
+            status=reply.status,
+            headers=reply.headers,
+            body=reply.body.to_json(),
+            created_ms=now_ms,
+        )
 
     def _mark(self) -> str:
         url = self.request.url

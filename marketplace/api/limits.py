@@ -21,7 +21,7 @@ from uuid_utils import uuid7
 
 from marketplace.api.problems import answer
 from marketplace.errors import RateLimited, Unavailable
-from marketplace.services.blobs import BLOB_BYTES_MAX
+from marketplace.limits import BLOB_BYTES_MAX, BODY_BYTES_MAX
 
 if TYPE_CHECKING:
     from marketplace.api.metrics import Metrics
@@ -43,7 +43,7 @@ class Limits:
     A body has `body_seconds` to arrive, and a blob one second more per `blob_bytes_per_second`.
     """
 
-    body_bytes: int = 1024 * 1024
+    body_bytes: int = BODY_BYTES_MAX
     blob_bytes: int = BLOB_BYTES_MAX
     per_minute: int = 6_000
     failed_logins_per_minute: int = 60

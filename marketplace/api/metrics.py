@@ -18,9 +18,9 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from marketplace.api.edge import PREFIX, EdgeDep, SoundRoute
-from marketplace.domain.life import JOB_ENDED, JOB_LIVE
+from marketplace.db.store import Tally
+from marketplace.db.tables import JOB_ENDED, JOB_LIVE
 from marketplace.services.leases import STATES as LEASE_STATES
-from marketplace.services.ports import Tally
 from settlement.ports import IntentState
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")

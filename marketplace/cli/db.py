@@ -27,7 +27,7 @@ def upgrade(
         note(f"would upgrade {shown}")
         return
     confirm(f"Upgrade {shown}?")
-    from marketplace.bootstrap import migrate
+    from marketplace.server.operations import migrate
 
     migrate(target)
     note(f"{shown} is at this version")

@@ -20,14 +20,16 @@ def up(
     folder: Annotated[
         Path | None, typer.Option(help="Where everything lies (default: in the XDG state folder).")
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Go on from the last time.")] = False,
-    interval_ms: Annotated[int, typer.Option(min=500, help="Between attestations.")] = 1_000,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew, and forget the market of the last time.")
+    ] = False,
+    interval_ms: Annotated[int, typer.Option(min=500, help="Between attestations.")] = 10_000,
     fee_bps: Annotated[int, typer.Option(min=0, max=1000, help="The market's fee.")] = 100,
 ) -> None:
     """Chain, contracts, funded accounts, server and profiles, until stopped.
 
-    The accounts are Anvil's well-known ones: their keys are public, their money is play money.
-    COULOMB_ARBITER names who rules on contested claims; without it nobody does.
+    The next time goes on from there. The accounts are Anvil's well-known ones: their keys are
+    public, their money is play money.
     """
     from marketplace.sdk.profile import state_dir
 
@@ -36,8 +38,8 @@ def up(
         note(f"would start a chain on port {rpc_port} and a server on port {port} in {place}")
         return
     from marketplace.cli.devmarket import DevMarket
-    from marketplace.cli.serve import arbiter_of_env, quiet_logs
+    from marketplace.cli.serve import quiet_logs
 
-    market = DevMarket(place, port, rpc_port, interval_ms, fee_bps, arbiter_of_env())
+    market = DevMarket(place, port, rpc_port, interval_ms, fee_bps)
     quiet_logs()
-    raise typer.Exit(market.run(fresh=not keep))
+    raise typer.Exit(market.run(fresh))

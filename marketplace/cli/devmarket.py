@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import signal
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 
-from marketplace.bootstrap import Settings, run_roles
 from marketplace.cli.context import Format, current
 from marketplace.cli.output import columns, note, show, warn
 from marketplace.cli.serve import require_free
 from marketplace.sdk import Coulomb
 from marketplace.sdk.errors import ConfigError, CoulombError
 from marketplace.sdk.profile import Profile, ProfileFile, config_dir
+from marketplace.server.roles import run_roles
+from marketplace.server.settings import Settings
 from settlement import keystore
 from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow, Token
-from settlement.chain.deploy import Deployment, EscrowSettings, deploy, load_deployment
+from settlement.chain.deploy import (
+    Deployment,
+    EscrowSettings,
+    check_deployment,
+    deploy,
+    load_deployment,
+)
 from settlement.chain.devnet import DEV_CHAIN_ID, Devnet, dev_account
-from settlement.eip712 import ZERO_ADDRESS
-from settlement.errors import SettlementError
+from settlement.errors import DeploymentError, SettlementError
 
 ONE = 10**18
 OUTSIDE = 10_000 * ONE
@@ -33,90 +44,133 @@ PASSWORD = "coulomb-dev"  # noqa: S105 - the keys it guards are public
 OPERATOR, PROVIDER, BUYER = 0, 1, 2
 NAMES = {BUYER: "dev-buyer", PROVIDER: "dev-provider", OPERATOR: "dev-operator"}
 SCOPES = {OPERATOR: "operator", PROVIDER: "provider", BUYER: "buyer"}
-WINDOWS = {"settle_window": 60, "dispute_window": 60, "ruling_window": 60}
+SETTLE_WINDOW = 60
+# What lies in the folder; the old chain is aside while a new market is set up.
+LOCK, CHAIN, ASIDE = "dev.lock", "chain.json", "chain.json.old"
+DATABASE, BLOBS, DEPLOYMENT = "coulomb.db", "blobs", f"{DEV_CHAIN_ID}.json"
+OURS = (LOCK, CHAIN, ASIDE, DEPLOYMENT, BLOBS, *(DATABASE + end for end in ("", "-wal", "-shm")))
+LOCK_SECONDS = 10.0
 PLACES = columns("api_url", "rpc_url", "chain_id", "escrow", "token", "folder")
 
 
 @dataclass(slots=True)
 class DevMarket:
-    """One market in one folder."""
+    """One market in one folder, which one process at a time works on."""
 
     folder: Path
     port: int
     rpc_port: int
-    interval_ms: int = 1_000
-    fee_bps: int = 100
-    arbiter: str = ZERO_ADDRESS
+    interval_ms: int
+    fee_bps: int
 
-    def run(self, fresh: bool = True) -> int:
+    def run(self, fresh: bool = False) -> int:
         """Start everything, say where it is, and serve until stopped; returns the exit code.
 
-        Being told to end (SIGTERM) is the same as Ctrl-C, so that the chain is never left behind.
+        Goes on from the last time unless `fresh`. Being told to end (SIGTERM) is the same as
+        Ctrl-C, so that the chain is saved.
         """
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            return self._run(fresh)
+            with _hold(self.folder) as lock_fd:
+                return self._run(fresh, lock_fd)
         except KeyboardInterrupt:
             return 0
         finally:
             signal.signal(signal.SIGTERM, before)
 
-    def _run(self, fresh: bool) -> int:
+    def _run(self, fresh: bool, lock_fd: int) -> int:
         for port, option in ((self.port, "--port"), (self.rpc_port, "--rpc-port")):
-            require_free("127.0.0.1", port, option)  # before anything of an earlier run is removed
-        state = self.folder / "chain.json"
-        if fresh and self.folder.exists():
-            self._require_ours(state)
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            require_free("127.0.0.1", port, option)
+        kept = None if fresh else self._kept()
+        self._set_aside(kept is None)
         # Each transaction is mined at once while setting up, then a block comes every second.
-        with Devnet(block_seconds=0, port=self.rpc_port, state=state) as chain:
-            deployment = self._deployment(chain.client())
-            chain.client().rpc("evm_setAutomine", False)
-            chain.client().rpc("evm_setIntervalMining", BLOCK_SECONDS)
+        with Devnet(0, port=self.rpc_port, state=self._state, held_fd=lock_fd) as chain:
+            client = chain.client()
+            deployment = self._deploy(client) if kept is None else self._checked(client, kept)
+            client.rpc("evm_setAutomine", False)
+            client.rpc("evm_setIntervalMining", BLOCK_SECONDS)
             self._write_keystores()
             settings = self._settings(chain.rpc_url)
             return run_roles(settings, ready=lambda url: self._announce(url, settings, deployment))
 
-    def _require_ours(self, state: Path) -> None:
-        """Raise ConfigError where the folder holds anything but an earlier market."""
-        ours = state.exists() or (self.folder / f"{DEV_CHAIN_ID}.json").exists()
-        if not ours and any(self.folder.iterdir()):
+    # -- what is kept -----------------------------------------------------------------------------
+
+    @property
+    def _state(self) -> Path:
+        return self.folder / CHAIN
+
+    def _kept(self) -> Deployment | None:
+        """The market of the last time; None if there was none. Raises ConfigError."""
+        if not (self.folder / DEPLOYMENT).exists():
+            return None
+        if not any((self.folder / name).exists() for name in (CHAIN, ASIDE)):
             raise ConfigError(
-                f"{self.folder} holds other files and would be emptied",
-                fix="name an empty folder, or one of an earlier `coulomb dev up`",
+                f"{self._state} is missing: the chain that the market in {self.folder} was on",
+                fix="put it back, or start anew with `coulomb dev up --fresh`",
             )
+        return load_deployment(self.folder, DEV_CHAIN_ID)
+
+    def _set_aside(self, new: bool) -> None:
+        """Keep the old chain from a new market until that has its contracts.
+
+        If the last attempt at a new one ended before that, the old chain is put back first.
+        """
+        aside = self.folder / ASIDE
+        if aside.exists():
+            aside.replace(self._state)
+        if new and self._state.exists():
+            self._state.replace(aside)
+
+    def _forget(self) -> None:
+        """Remove what is left of an earlier market; without its deployment it counts as none."""
+        for name in (DEPLOYMENT, *OURS):
+            if name == BLOBS:
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            elif name not in (CHAIN, LOCK):
+                (self.folder / name).unlink(missing_ok=True)
+
+    def _checked(self, client: ChainClient, kept: Deployment) -> Deployment:
+        """The kept market, which has to be on the chain and what this version ships."""
+        try:
+            check_deployment(client, kept)
+        except DeploymentError as error:
+            raise ConfigError(
+                f"the market kept in {self.folder} cannot go on: {error}",
+                fix="start anew with `coulomb dev up --fresh`",
+            ) from error
+        fee_bps = kept.open(client)[0].config().fee_bps
+        if fee_bps != self.fee_bps:
+            warn(f"the kept market's fee is {fee_bps} bps; only --fresh changes it")
+        return kept
 
     def _settings(self, rpc_url: str) -> Settings:
         return Settings(
-            database_url=f"sqlite:///{self.folder / 'coulomb.db'}",
+            database_url=f"sqlite:///{self.folder / DATABASE}",
             rpc_url=rpc_url,
             chain_id=DEV_CHAIN_ID,
             deployments=self.folder,
-            blobs=self.folder / "blobs",
+            blobs=self.folder / BLOBS,
             relayer_keystore=_keystore_of(OPERATOR),
             relayer_password=_password_file(),
             port=self.port,
             interval_ms=self.interval_ms,
             settle_every_s=5,
             confirmations=0,
-            poll_s=0.2,
-            arbiter=self.arbiter,
+            poll_s=0.5,
             operators=(dev_account(OPERATOR).address,),
         )
 
-    def _deployment(self, client: ChainClient) -> Deployment:
-        """The contracts, deployed and with money on the accounts, unless they are there already."""
-        if (self.folder / f"{DEV_CHAIN_ID}.json").exists():
-            return load_deployment(self.folder, DEV_CHAIN_ID)
+    def _deploy(self, client: ChainClient) -> Deployment:
+        """New contracts, with money on the accounts, in the place of whatever was kept."""
         operator = dev_account(OPERATOR)
-        fees = {"fee_bps": self.fee_bps, "fee_recipient": operator.address}
-        made = deploy(client, operator, EscrowSettings(**fees, **WINDOWS))  # type: ignore[arg-type]
+        terms = EscrowSettings(self.fee_bps, operator.address, SETTLE_WINDOW)
+        made = deploy(client, operator, terms)
         escrow, token = made.open(client)
         for index in (PROVIDER, BUYER):
             data = token.transfer(dev_account(index).address, OUTSIDE)
             client.transact(operator, token.address, data)
         _deposit(client, token, escrow)
+        self._forget()
         made.save(self.folder)
         return made
 
@@ -184,6 +238,46 @@ class DevMarket:
                 token=deployment.token.address,
             )
         )
+
+
+@contextmanager
+def _hold(folder: Path) -> Iterator[int]:
+    """Hold a folder, by a lock that its chain shares. Raises ConfigError naming who holds it, and
+    for a folder of something else.
+
+    If the process that held it was killed, its chain is waited for: it saves its state.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    names = {path.name for path in folder.iterdir()}
+    if names.difference(OURS) and DEPLOYMENT not in names:
+        raise ConfigError(
+            f"{folder} holds other files, such as {min(names.difference(OURS))}",
+            fix="name an empty folder, or one of an earlier `coulomb dev up`",
+        )
+    lock_fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        until = time.monotonic() + LOCK_SECONDS
+        while not _locked(lock_fd):
+            pid = os.pread(lock_fd, 32, 0).decode(errors="replace")
+            if Path(f"/proc/{pid}").exists() or time.monotonic() > until:
+                raise ConfigError(
+                    f"process {pid} runs a market in {folder}",
+                    fix="stop it, or name another folder with --folder",
+                )
+            time.sleep(0.1)
+        os.ftruncate(lock_fd, 0)
+        os.pwrite(lock_fd, str(os.getpid()).encode(), 0)
+        yield lock_fd
+    finally:
+        os.close(lock_fd)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _deposit(client: ChainClient, token: Token, escrow: Escrow) -> None:

@@ -13,7 +13,7 @@ FINDINGS = columns("kind", "subject", "expected", "found")
 
 def reconcile() -> None:
     """Compare chain, database and running jobs to the atom; ends with 1 where they differ."""
-    from marketplace.bootstrap import compare
+    from marketplace.server.operations import compare
 
     seen = compare(settings_of_env())
     show_rows(seen.findings, FINDINGS)

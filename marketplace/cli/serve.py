@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +12,7 @@ from marketplace.cli.context import current
 from marketplace.cli.output import note
 
 if TYPE_CHECKING:
-    from marketplace.bootstrap import Settings
+    from marketplace.server.settings import Settings
 
 
 def serve(
@@ -24,15 +23,9 @@ def serve(
     port: Annotated[int | None, typer.Option(help="0 picks one.")] = None,
 ) -> None:
     """Run the roles until stopped; settings come from COULOMB_… variables and ETH_RPC_URL."""
-    from marketplace.bootstrap import run_roles
+    from marketplace.server.roles import run_roles
 
-    settings = settings_of_env()
-    if role:
-        settings = with_roles(settings, tuple(role))
-    if host is not None:
-        settings = replace(settings, host=host)
-    if port is not None:
-        settings = replace(settings, port=port)
+    settings = settings_of_env(roles=tuple(role) if role else None, host=host, port=port)
     if "api" in settings.roles:
         require_free(settings.host, settings.port, "--port")
     quiet_logs()
@@ -40,24 +33,30 @@ def serve(
     raise typer.Exit(code)
 
 
-def settings_of_env() -> Settings:
-    """The operator's settings; which chain, the profile says where the environment doesn't.
+def settings_of_env(**chosen: Any) -> Settings:
+    """The operator's settings; `chosen` before the environment, the profile after it.
 
-    Raises ConfigError naming what is missing or wrong.
+    Raises ConfigError naming the variable that is missing or wrong.
     """
-    from marketplace.bootstrap import Settings
+    from pydantic import ValidationError
+
     from marketplace.sdk.errors import ConfigError
+    from marketplace.server.settings import Settings, variable_of
 
     profile = current().profile()
-    known = {"ETH_RPC_URL": profile.rpc_url, "COULOMB_CHAIN_ID": profile.chain_id}
-    env = {name: str(value) for name, value in known.items() if value}
-    env |= {name: value for name, value in os.environ.items() if value}
+    for name, value in (("rpc_url", profile.rpc_url), ("chain_id", profile.chain_id)):
+        if value and not os.environ.get(variable_of(name)):
+            chosen.setdefault(name, value)
     try:
-        return Settings.from_env(env)
-    except KeyError as error:
-        raise ConfigError(f"{error.args[0]} is not set", fix="export it, or see `dev up`") from None
-    except ValueError as error:
-        raise ConfigError(f"a COULOMB_… variable is wrong: {error}") from None
+        return Settings(**{name: value for name, value in chosen.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        variable = variable_of(str(first["loc"][0]))
+        if first["type"] == "missing":
+            raise ConfigError(
+                f"{variable} is not set", fix="export it; `coulomb dev up` prints what it uses"
+            ) from None
+        raise ConfigError(f"{variable} is wrong: {first['msg']}") from None
 
 
 def require_free(host: str, port: int, option: str) -> None:
@@ -72,16 +71,6 @@ def require_free(host: str, port: int, option: str) -> None:
             f"nothing can listen on port {port} of {host}: {os.strerror(error.errno or 0)}",
             fix=f"name another with {option}, or stop what is there; {option} 0 picks a free one",
         ) from None
-
-
-def with_roles(settings: Settings, roles: tuple[str, ...]) -> Settings:
-    """The settings for these roles only. Raises ConfigError where one is unknown."""
-    from marketplace.sdk.errors import ConfigError
-
-    try:
-        return replace(settings, roles=roles)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
 
 
 def quiet_logs() -> None:

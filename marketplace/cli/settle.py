@@ -20,7 +20,7 @@ INTENTS = columns(
 @app.command()
 def run() -> None:
     """Put what is countersigned and unpaid into settlements; the relayer role sends them."""
-    from marketplace.bootstrap import settle_now
+    from marketplace.server.operations import settle_now
 
     settings = settings_of_env()
     if current().dry_run:
@@ -35,7 +35,7 @@ def status(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 50,
 ) -> None:
     """Intents in the outbox, newest first."""
-    from marketplace.bootstrap import recent_intents
+    from marketplace.server.operations import recent_intents
 
     rows = recent_intents(settings_of_env(), limit)
     names = (

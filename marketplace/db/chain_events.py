@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import Connection, delete, insert, select
-from sqlmodel import SQLModel
+from sqlmodel import Session, col, delete, select
 
-from marketplace.db import tables
-from marketplace.db.engine import Database
-from marketplace.db.store import SqlStore, logged_event
+from marketplace.db.queries.chain import chain_events, newest_blocks
+from marketplace.db.store import Database, Store
+from marketplace.db.tables import ChainBlockRow, ChainEventLeaseRow, ChainEventRow
 from settlement.events import event_to_json, lease_numbers
 from settlement.ports import BlockRef, LoggedEvent
 
-BLOCKS = SQLModel.metadata.tables[str(tables.ChainBlockRow.__tablename__)]
-EVENTS = SQLModel.metadata.tables[str(tables.ChainEventRow.__tablename__)]
-LINKS = SQLModel.metadata.tables[str(tables.ChainEventLeaseRow.__tablename__)]
 BLOCKS_KEPT = 4_096  # deeper reorgs than this are no longer followed back
 
-Project = Callable[[SqlStore, Sequence[str]], None]
+Project = Callable[[Store, Sequence[str]], None]
 
 
-def _ignore(store: SqlStore, lease_numbers: Sequence[str]) -> None:
+def _ignore(store: Store, lease_numbers: Sequence[str]) -> None:
     """Project nothing."""
 
 
@@ -41,63 +37,56 @@ class SqlEventStore:
 
     def blocks(self, limit: int) -> Sequence[BlockRef]:
         """The newest blocks taken in, newest first."""
-        columns = (BLOCKS.c.number, BLOCKS.c.hash, BLOCKS.c.parent_hash, BLOCKS.c.timestamp)
-        query = select(*columns).order_by(BLOCKS.c.number.desc()).limit(limit)
         with self._database.read() as store:
-            return [BlockRef(*row) for row in store.connection.execute(query)]
+            return newest_blocks(store.session, limit)
 
     def append(self, block: BlockRef, events: Sequence[LoggedEvent]) -> None:
         """Store events, move the cursor and project, in one transaction."""
         with self._database.write() as store:
-            connection = store.connection
             touched: dict[str, None] = {}
             for logged in events:
-                touched.update(dict.fromkeys(_store_event(connection, logged)))
-            values = {
-                "number": block.number,
-                "hash": block.hash,
-                "parent_hash": block.parent_hash,
-                "timestamp": block.timestamp,
-            }
-            connection.execute(insert(BLOCKS).values(values))
-            old = block.number - BLOCKS_KEPT
-            connection.execute(delete(BLOCKS).where(BLOCKS.c.number < old))
+                touched.update(dict.fromkeys(_store_event(store.session, logged)))
+            row = ChainBlockRow(
+                number=block.number,
+                hash=block.hash,
+                parent_hash=block.parent_hash,
+                timestamp=block.timestamp,
+            )
+            store.session.add(row)
+            old = col(ChainBlockRow.number) < block.number - BLOCKS_KEPT
+            store.session.exec(delete(ChainBlockRow).where(old))
             self._project(store, list(touched))
 
     def rollback(self, block_number: int) -> None:
         """Forget what lies above a block, and project what is left."""
         with self._database.write() as store:
-            connection = store.connection
-            gone = select(EVENTS.c.id).where(EVENTS.c.block_number > block_number)
-            query = select(LINKS.c.lease_no).where(LINKS.c.event_id.in_(gone)).distinct()
-            touched = list(connection.execute(query).scalars())
-            connection.execute(delete(LINKS).where(LINKS.c.event_id.in_(gone)))
-            connection.execute(delete(EVENTS).where(EVENTS.c.block_number > block_number))
-            connection.execute(delete(BLOCKS).where(BLOCKS.c.number > block_number))
+            session = store.session
+            above = col(ChainEventRow.block_number) > block_number
+            gone = col(ChainEventLeaseRow.event_id).in_(select(ChainEventRow.id).where(above))
+            touched = session.exec(select(ChainEventLeaseRow.lease_no).where(gone).distinct()).all()
+            session.exec(delete(ChainEventLeaseRow).where(gone))
+            session.exec(delete(ChainEventRow).where(above))
+            session.exec(delete(ChainBlockRow).where(col(ChainBlockRow.number) > block_number))
             self._project(store, touched)
 
     def events(self, lease_no: bytes | None = None) -> Sequence[LoggedEvent]:
         """Everything stored, in chain order; of one lease if asked."""
-        query = select(EVENTS).order_by(EVENTS.c.block_number, EVENTS.c.log_index)
-        if lease_no is not None:
-            query = query.join(LINKS, LINKS.c.event_id == EVENTS.c.id)
-            query = query.where(LINKS.c.lease_no == "0x" + lease_no.hex())
+        number = None if lease_no is None else "0x" + lease_no.hex()
         with self._database.read() as store:
-            return [logged_event(row) for row in store.connection.execute(query)]
+            return chain_events(store.session, number)
 
 
-def _store_event(connection: Connection, logged: LoggedEvent) -> list[str]:
-    values = {
-        "block_number": logged.block_number,
-        "block_hash": logged.block_hash,
-        "tx_hash": logged.tx_hash,
-        "log_index": logged.log_index,
-        "name": logged.event.name,
-        "document": event_to_json(logged.event),
-    }
-    result = connection.execute(insert(EVENTS).values(values))
-    event_id = result.inserted_primary_key[0]  # type: ignore[index]
+def _store_event(session: Session, logged: LoggedEvent) -> list[str]:
+    row = ChainEventRow(
+        block_number=logged.block_number,
+        block_hash=logged.block_hash,
+        tx_hash=logged.tx_hash,
+        log_index=logged.log_index,
+        name=logged.event.name,
+        document=event_to_json(logged.event),
+    )
+    session.add(row)
+    session.flush()
     numbers = ["0x" + number.hex() for number in dict.fromkeys(lease_numbers(logged.event))]
-    for number in numbers:
-        connection.execute(insert(LINKS).values(event_id=event_id, lease_no=number))
+    session.add_all(ChainEventLeaseRow(event_id=row.id, lease_no=number) for number in numbers)
     return numbers

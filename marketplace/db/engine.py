@@ -1,10 +1,9 @@
-"""Connections and transactions on SQLite and PostgreSQL."""
+"""Connections to SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -12,7 +11,6 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from marketplace.db.store import SqlStore
 from marketplace.errors import Unavailable
 
 BUSY_MS = 10_000
@@ -56,48 +54,9 @@ def make_engine(url: str) -> Engine:
 
 
 @contextmanager
-def _available() -> Iterator[None]:
+def available() -> Iterator[None]:
     """A database that is away, locked, full or out of connections becomes Unavailable."""
     try:
         yield
     except (OperationalError, PoolTimeout) as error:
         raise Unavailable("the database cannot do this now") from error
-
-
-class Database:
-    """Transactions on one database. Implements `marketplace.services.ports.Database`.
-
-    SQLite has one writer at a time: within a process they queue at a lock, because its own waiting
-    is by sleeping; between processes it is the busy timeout.
-    """
-
-    def __init__(self, url: str) -> None:
-        self.engine = make_engine(url)
-        self.url = url
-        self._is_sqlite = self.engine.dialect.name == "sqlite"
-        self._turn: AbstractContextManager[Any] = (
-            threading.Lock() if self._is_sqlite else nullcontext()
-        )
-
-    @contextmanager
-    def read(self) -> Iterator[SqlStore]:
-        """One consistent view. Raises Unavailable: come back."""
-        options = {} if self._is_sqlite else {"isolation_level": "REPEATABLE READ"}
-        with _available(), self.engine.connect() as connection:
-            connection = connection.execution_options(**options)
-            with connection.begin():
-                yield SqlStore(connection)
-
-    @contextmanager
-    def write(self) -> Iterator[SqlStore]:
-        """One durable transaction, undone by an exception. Raises Unavailable: come back."""
-        with self._turn, _available(), self.engine.connect() as connection:
-            connection = connection.execution_options(writing=True)
-            with connection.begin():
-                store = SqlStore(connection)
-                yield store
-                store.finish()
-
-    def close(self) -> None:
-        """Give every connection back."""
-        self.engine.dispose()

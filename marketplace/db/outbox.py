@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, Table, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import SQLModel
 
 from marketplace.db.tables import IntentRow
 from settlement.errors import OutboxConflict
 from settlement.ports import Intent, IntentKind, IntentState, later_key
 
 if TYPE_CHECKING:
-    from marketplace.db.engine import Database
+    from marketplace.db.store import Database
 
-INTENTS = SQLModel.metadata.tables[str(IntentRow.__tablename__)]
+INTENTS: Table = IntentRow.metadata.tables["intents"]
 LATER = INTENTS.c.kind.in_([kind.value for kind in IntentKind if not kind.urgent])
 LIVE = (IntentState.SIGNED, IntentState.SENT, IntentState.CONFIRMED)
 UNFINISHED = (IntentState.PENDING, *LIVE)
@@ -47,10 +46,10 @@ def _intent(row: Any) -> Intent:
     )
 
 
-def by_key(connection: Connection, key: str) -> Intent | None:
-    """The intent with this key."""
-    row = connection.execute(select(INTENTS).where(INTENTS.c.key == key)).first()
-    return None if row is None else _intent(row)
+def by_keys(connection: Connection, keys: Iterable[str]) -> dict[str, Intent]:
+    """The intents with these keys."""
+    query = select(INTENTS).where(INTENTS.c.key.in_(set(keys)))
+    return {row.key: _intent(row) for row in connection.execute(query)}
 
 
 def enqueue(connection: Connection, kind: IntentKind, key: str, payload: dict[str, Any]) -> Intent:

@@ -1,314 +1,287 @@
-"""Records in tables, by SQLAlchemy Core: one generic repository and what does not fit it."""
+"""The market's store: one transaction, its tables, and what spans several of them."""
 
 from __future__ import annotations
 
+import threading
 import zlib
-from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
-    ColumnElement,
     Connection,
     String,
-    Table,
-    and_,
     cast,
-    delete,
     exists,
     func,
-    insert,
     literal,
     select,
     text,
-    true,
     union_all,
-    update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import IntegrityError
-from sqlmodel import SQLModel
+from sqlmodel import Session, col
 
-from marketplace.db import outbox, tables
-from marketplace.services import records
-from marketplace.services.common import try_key
-from marketplace.services.ports import BLOB_ROW_BYTES, CANCEL_KEY, CANCEL_TRIES, Duplicate, Tally
-from settlement.events import event_from_json
+from marketplace.db import outbox
+from marketplace.db.changes import ORDERS, OUTBOX, Changes, job_topic
+from marketplace.db.engine import available, make_engine
+from marketplace.db.listener import notify
+from marketplace.db.queries.accounts import (
+    AccountRows,
+    ApiKeyRows,
+    BlobRows,
+    MarkRows,
+    ReplyRows,
+)
+from marketplace.db.queries.chain import chain_events, newest_blocks
+from marketplace.db.queries.jobs import (
+    BidRows,
+    JobEvents,
+    JobRows,
+    OrderLog,
+    SnapshotRows,
+)
+from marketplace.db.queries.leases import AttestationRows, LeaseRows, ReceiptRows, VoucherRows
+from marketplace.db.queries.offers import AskRows, GpuRows, NodeRows
+from marketplace.db.tables import (
+    AskRow,
+    BidRow,
+    IntentRow,
+    JobRow,
+    LeaseRow,
+)
 from settlement.ports import BlockRef, Intent, IntentKind, IntentState, LoggedEvent
 
-R = TypeVar("R")
-
-PAIRS: dict[type[Any], type[SQLModel]] = {
-    records.Account: tables.AccountRow,
-    records.ApiKey: tables.ApiKeyRow,
-    records.Node: tables.NodeRow,
-    records.Gpu: tables.GpuRow,
-    records.AskRecord: tables.AskRow,
-    records.BidRecord: tables.BidRow,
-    records.JobRecord: tables.JobRow,
-    records.OrderEntry: tables.OrderEntryRow,
-    records.FillRecord: tables.FillRow,
-    records.LeaseRecord: tables.LeaseRow,
-    records.AttestationRecord: tables.AttestationRow,
-    records.VoucherRecord: tables.VoucherRow,
-    records.ReceiptRecord: tables.ReceiptRow,
-    records.JobEvent: tables.JobEventRow,
-    records.Blob: tables.BlobRow,
-    records.IdempotentReply: tables.IdempotentReplyRow,
-    records.Mark: tables.MarkRow,
-}
+CANCEL_KEY = "cancel:{account}:{salt}:{and_older}"
+"""The outbox's key of a Cancel: one transaction for each, however often it is signed."""
+CANCEL_TRIES = 4
+"""How often a Cancel is taken whose transactions died."""
 
 
-def table_of(row: type[SQLModel]) -> Table:
-    """The Core table behind a row class."""
-    found = SQLModel.metadata.tables[str(row.__tablename__)]
-    return found
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many rows there are: jobs, leases and intents by state, asks on the book.
 
-
-def lock_id(name: str) -> int:
-    """A stable number for an advisory lock."""
-    return zlib.crc32(name.encode())
-
-
-def logged_event(row: Any) -> LoggedEvent:
-    """A row of `chain_events` as a value."""
-    return LoggedEvent(
-        block_number=row.block_number,
-        block_hash=row.block_hash,
-        tx_hash=row.tx_hash,
-        log_index=row.log_index,
-        event=event_from_json(row.name, row.document),
-    )
-
-
-class SqlTable(Generic[R]):
-    """One table as records. Implements `marketplace.services.ports.Table`."""
-
-    def __init__(self, connection: Connection, record: type[R]) -> None:
-        self._connection = connection
-        self._record = record
-        self._table = table_of(PAIRS[record])
-        self._names = [f.name for f in fields(record)]  # type: ignore[arg-type]
-        self._columns = [self._table.c[name] for name in self._names]
-        self._key = self._columns[0]
-
-    def get(self, key: str, *, lock: bool = False) -> R | None:
-        """The row with this key; `lock` is FOR UPDATE, which SQLite's one writer implies."""
-        query = select(*self._columns).where(self._key == key)
-        row = self._connection.execute(query.with_for_update() if lock else query).first()
-        return None if row is None else self._record(*row)
-
-    def one(self, **equal: Any) -> R | None:
-        """The first row that matches."""
-        return next(iter(self.find(limit=1, **equal)), None)
-
-    def find(
-        self,
-        *,
-        limit: int | None = None,
-        newest: bool = False,
-        before: Any = None,
-        after: Any = None,
-        least: dict[str, int] | None = None,
-        **equal: Any,
-    ) -> list[R]:
-        """Rows in key order, exclusive of `before` and `after`."""
-        query = select(*self._columns).where(self._where(equal))
-        for name, value in (least or {}).items():
-            query = query.where(self._table.c[name] >= value)
-        if before is not None:
-            query = query.where(self._key < before)
-        if after is not None:
-            query = query.where(self._key > after)
-        query = query.order_by(self._key.desc() if newest else self._key.asc()).limit(limit)
-        return [self._record(*row) for row in self._connection.execute(query)]
-
-    def add(self, record: R) -> R:
-        """Insert one record."""
-        try:
-            self._connection.execute(insert(self._table).values(self._values(record)))
-        except IntegrityError as error:
-            raise Duplicate(self._table.name) from error
-        return record
-
-    def ensure(self, record: R) -> None:
-        """Insert unless one of its unique values is there already."""
-        dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
-        statement = dialect.insert(self._table).values(self._values(record))
-        self._connection.execute(statement.on_conflict_do_nothing())
-
-    def put(self, record: R) -> None:
-        """Write every member of a record over its row."""
-        values = self._values(record)
-        key = values.pop(self._names[0])
-        try:
-            done = self._connection.execute(
-                update(self._table).where(self._key == key).values(values)
-            )
-        except IntegrityError as error:
-            raise Duplicate(self._table.name) from error
-        if done.rowcount != 1:
-            raise KeyError(key)
-
-    def remove(self, **equal: Any) -> int:
-        """Delete what matches."""
-        return self._connection.execute(delete(self._table).where(self._where(equal))).rowcount
-
-    def _values(self, record: R) -> dict[str, Any]:
-        return {name: getattr(record, name) for name in self._names}
-
-    def _where(self, equal: dict[str, Any]) -> ColumnElement[bool]:
-        terms: list[ColumnElement[bool]] = []
-        for name, value in equal.items():
-            column = self._table.c[name]
-            if value is None:
-                terms.append(column.is_(None))
-            elif isinstance(value, tuple):
-                terms.append(column.in_(value))
-            else:
-                terms.append(column == value)
-        return and_(true(), *terms)
-
-
-class SqlLog(SqlTable[R]):
-    """One numbered table. Implements `marketplace.services.ports.Log`.
-
-    Rows wait until the transaction ends. Then one transaction at a time numbers its rows and
-    commits, so numbers become visible in order; having all its row locks by then, it waits for
-    nobody who waits for it.
+    `oldest_intent_ms` is when the oldest intent was added that is neither final nor dead.
     """
 
-    def __init__(self, connection: Connection, record: type[R]) -> None:
-        super().__init__(connection, record)
-        self._waiting: list[dict[str, Any]] = []
+    jobs: Mapping[str, int]
+    leases: Mapping[str, int]
+    intents: Mapping[str, int]
+    oldest_intent_ms: int | None
+    asks_resting: int
 
-    def append(self, record: R) -> None:
-        """Add a row when this transaction ends."""
-        values = self._values(record)
-        del values["seq"]
-        self._waiting.append(values)
+
+@dataclass(frozen=True, slots=True)
+class Tries:
+    """What the outbox holds of one effect: how many tries died, the last try, and its key.
+
+    `key` is the last try's while that lives or has succeeded; else the one that the next may take.
+    """
+
+    key: str
+    dead: int
+    last: Intent | None
 
     @property
-    def has_waiting(self) -> bool:
-        """Whether rows wait for the end."""
-        return bool(self._waiting)
-
-    def flush(self) -> None:
-        """Write the waiting rows."""
-        for values in self._waiting:
-            self._connection.execute(insert(self._table).values(values))
-        self._waiting.clear()
+    def is_free(self) -> bool:
+        """Whether the effect is neither there nor on its way."""
+        return self.last is None or self.last.state is IntentState.DEAD
 
 
-class SqlStore:
-    """Every table in one transaction. Implements `marketplace.services.ports.Store`."""
+class Store:
+    """Everything one transaction can reach. Rows may be changed in place until it ends."""
 
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.accounts = SqlTable(connection, records.Account)
-        self.keys = SqlTable(connection, records.ApiKey)
-        self.nodes = SqlTable(connection, records.Node)
-        self.gpus = SqlTable(connection, records.Gpu)
-        self.asks = SqlTable(connection, records.AskRecord)
-        self.bids = SqlTable(connection, records.BidRecord)
-        self.jobs = SqlTable(connection, records.JobRecord)
-        self.order_log = SqlLog(connection, records.OrderEntry)
-        self.fills = SqlTable(connection, records.FillRecord)
-        self.leases = SqlTable(connection, records.LeaseRecord)
-        self.attestations = SqlTable(connection, records.AttestationRecord)
-        self.vouchers = SqlTable(connection, records.VoucherRecord)
-        self.receipts = SqlTable(connection, records.ReceiptRecord)
-        self.events = SqlLog(connection, records.JobEvent)
-        self.blobs = SqlTable(connection, records.Blob)
-        self.replies = SqlTable(connection, records.IdempotentReply)
-        self.marks = SqlTable(connection, records.Mark)
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.changed: set[str] = set()
+        self.accounts = AccountRows(session)
+        self.keys = ApiKeyRows(session)
+        self.nodes = NodeRows(session)
+        self.gpus = GpuRows(session)
+        self.asks = AskRows(session)
+        self.bids = BidRows(session)
+        self.jobs = JobRows(session)
+        self.order_log = OrderLog(session)
+        self.snapshots = SnapshotRows(session)
+        self.leases = LeaseRows(session)
+        self.attestations = AttestationRows(session)
+        self.vouchers = VoucherRows(session)
+        self.receipts = ReceiptRows(session)
+        self.events = JobEvents(session)
+        self.blobs = BlobRows(session)
+        self.replies = ReplyRows(session)
+        self.marks = MarkRows(session)
+
+    @property
+    def connection(self) -> Connection:
+        """The connection under the session, for statements that name no row class."""
+        return self.session.connection()
+
+    @property
+    def is_postgres(self) -> bool:
+        """Whether the database is PostgreSQL."""
+        return self.connection.dialect.name == "postgresql"
 
     def finish(self) -> None:
-        """What is left to do before the commit: number what was appended."""
-        logs = [log for log in (self.order_log, self.events) if log.has_waiting]
-        if logs and self.connection.dialect.name == "postgresql":
-            self.connection.execute(select(func.pg_advisory_xact_lock(lock_id("logs"))))
-        for log in logs:
-            log.flush()
+        """Write what is left: changed rows first, so that all locks are held, then the logs."""
+        self.session.flush()
+        waiting = [*self.order_log.waiting, *self.events.waiting]
+        if self.order_log.waiting:
+            self.changed.add(ORDERS)
+        self.changed.update(job_topic(event.job_id) for event in self.events.waiting)
+        if self.changed and self.is_postgres:
+            notify(self.connection, self.changed)
+        if not waiting:
+            return
+        if self.is_postgres:
+            self.connection.execute(select(func.pg_advisory_xact_lock(_lock_id("logs"))))
+        self.session.add_all(waiting)
+        self.session.flush()
+
+    def lead(self, name: str) -> bool:
+        """Become the only holder of `name` until this transaction ends; False if another is.
+
+        On SQLite the one writer always leads.
+        """
+        if not self.is_postgres:
+            return True
+        query = text("SELECT pg_try_advisory_xact_lock(:key)")
+        return bool(self.connection.execute(query, {"key": _lock_id(name)}).scalar_one())
+
+    # The outbox
 
     def enqueue(self, kind: IntentKind, key: str, payload: dict[str, Any]) -> Intent:
         """Add an intent in this transaction; the same key and payload again returns the first."""
+        self.changed.add(OUTBOX)
         return outbox.enqueue(self.connection, kind, key, payload)
 
     def intent(self, key: str) -> Intent | None:
         """The intent with this key."""
-        return outbox.by_key(self.connection, key)
+        return self.intents([key]).get(key)
+
+    def intents(self, keys: Iterable[str]) -> dict[str, Intent]:
+        """The intents with these keys."""
+        return outbox.by_keys(self.connection, keys)
+
+    def tries(self, key: str) -> Tries:
+        """The tries of an effect: an intent that died stays, and the next has a key of its own."""
+        last, dead, name = None, 0, key
+        while (found := self.intent(name)) is not None:
+            last = found
+            if found.state is not IntentState.DEAD:
+                break
+            dead += 1
+            name = try_key(key, dead + 1)
+        return Tries(name, dead, last)
+
+    # The chain, as far as the indexer has read it
 
     def chain_events(self, lease_no: str) -> Sequence[LoggedEvent]:
         """The events of one lease in chain order."""
-        event, link = table_of(tables.ChainEventRow), table_of(tables.ChainEventLeaseRow)
-        query = (
-            select(event)
-            .join(link, link.c.event_id == event.c.id)
-            .where(link.c.lease_no == lease_no)
-            .order_by(event.c.block_number, event.c.log_index)
-        )
-        return [logged_event(row) for row in self.connection.execute(query)]
+        return chain_events(self.session, lease_no)
 
     def chain_cursor(self) -> BlockRef | None:
         """The newest block the indexer has taken in."""
-        block = table_of(tables.ChainBlockRow)
-        query = select(block.c.number, block.c.hash, block.c.parent_hash, block.c.timestamp)
-        row = self.connection.execute(query.order_by(block.c.number.desc()).limit(1)).first()
-        return None if row is None else BlockRef(*row)
+        return next(iter(newest_blocks(self.session, 1)), None)
+
+    # What spans tables
 
     def tally(self, now_s: int) -> Tally:
-        """Counts for operators: each from an index on the state."""
-        asks = table_of(tables.AskRow)
-        resting = select(func.count()).where(asks.c.state == "open", asks.c.expiry_s > now_s)
+        """Counts for operators; an ask that has expired by `now_s` does not rest."""
+        resting = select(func.count()).where(
+            col(AskRow.state) == "open", col(AskRow.expiry_s) > now_s
+        )
         return Tally(
-            jobs=self._by_state(table_of(tables.JobRow)),
-            leases=self._by_state(table_of(tables.LeaseRow)),
-            intents=self._by_state(outbox.INTENTS),
+            jobs=self._by_state(JobRow),
+            leases=self._by_state(LeaseRow),
+            intents=self._by_state(IntentRow),
             oldest_intent_ms=outbox.oldest_ms(self.connection),
-            asks_resting=self.connection.execute(resting).scalar_one(),
+            asks_resting=self.session.scalar(resting) or 0,
         )
 
-    def _by_state(self, table: Table) -> dict[str, int]:
-        query = select(table.c.state, func.count()).group_by(table.c.state)
+    def _by_state(self, row: type[JobRow | LeaseRow | IntentRow]) -> dict[str, int]:
+        query = select(col(row.state), func.count()).group_by(col(row.state))
         return {state: count for state, count in self.connection.execute(query)}
 
-    def forget_replies(self, before_ms: int) -> int:
-        """Delete stored answers older than a time; returns how many."""
-        table = table_of(tables.IdempotentReplyRow)
-        return self.connection.execute(delete(table).where(table.c.created_ms < before_ms)).rowcount
-
     def order_salts(self, account: str, lowest: int, highest: int) -> tuple[int, int] | None:
-        """Least and greatest salt of the account's orders in a range that no Cancel voids."""
-        asks, bids = table_of(tables.AskRow), table_of(tables.BidRow)
-        intents = table_of(tables.IntentRow)
-        asked = cast(asks.c.message["salt"].as_string(), BigInteger).label("salt")
-        bidden = cast(bids.c.salt, BigInteger).label("salt")
+        """The least and the greatest salt in a range, ends included, of the account's asks and bids
+        that no Cancel of their own makes void, whatever became of them; None where there is none.
+        """
+        asked = cast(col(AskRow.message)["salt"].as_string(), BigInteger).label("salt")
+        bidden = cast(col(BidRow.salt), BigInteger).label("salt")
         salts = union_all(
-            select(asked).where(asks.c.provider == account),
-            select(bidden).where(bids.c.account == account),
+            select(asked).where(col(AskRow.provider) == account),
+            select(bidden).where(col(BidRow.account) == account),
         ).subquery()
         before, after = CANCEL_KEY.format(account=account, salt="\0", and_older=0).split("\0")
         key = literal(before) + cast(salts.c.salt, String) + literal(after)
         keys = [key + try_key("", number) for number in range(1, CANCEL_TRIES + 1)]
-        void = exists().where(intents.c.key.in_(keys), intents.c.state != IntentState.DEAD.value)
+        void = exists().where(
+            col(IntentRow.key).in_(keys), col(IntentRow.state) != IntentState.DEAD.value
+        )
         query = select(func.min(salts.c.salt), func.max(salts.c.salt)).where(
             salts.c.salt >= lowest, salts.c.salt <= highest, ~void
         )
         least, greatest = self.connection.execute(query).one()
         return None if least is None else (int(least), int(greatest))
 
-    def blob_bytes(self, owner: str, since_ms: int) -> int:
-        """What an account has uploaded since, with BLOB_ROW_BYTES for each blob."""
-        table = table_of(tables.BlobRow)
-        total = func.coalesce(func.sum(table.c.size + BLOB_ROW_BYTES), 0)
-        query = select(total).where(table.c.owner == owner, table.c.created_ms >= since_ms)
-        return int(self.connection.execute(query).scalar_one())
 
-    def lead(self, name: str) -> bool:
-        """Advisory lock for this transaction; on SQLite the one writer always leads."""
-        if self.connection.dialect.name != "postgresql":
-            return True
-        query = text("SELECT pg_try_advisory_xact_lock(:key)")
-        return bool(self.connection.execute(query, {"key": lock_id(name)}).scalar_one())
+class Database:
+    """Where transactions come from: SQLite, or PostgreSQL. `changes` tells what was committed.
+
+    SQLite has one writer at a time: within a process they queue at a lock, because its own waiting
+    is by sleeping; between processes it is the busy timeout.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.engine = make_engine(url)
+        self.url = url
+        self.changes = Changes()
+        self._is_sqlite = self.engine.dialect.name == "sqlite"
+        self._turn: AbstractContextManager[Any] = (
+            threading.Lock() if self._is_sqlite else nullcontext()
+        )
+
+    @contextmanager
+    def read(self) -> Iterator[Store]:
+        """One consistent view; rows must not be changed. Raises Unavailable: come back."""
+        options = {} if self._is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        with self._transaction(options) as store:
+            store.session.autoflush = False
+            yield store
+            if store.session.dirty or store.session.new:
+                raise AssertionError("rows were changed in a transaction that only reads")
+
+    @contextmanager
+    def write(self) -> Iterator[Store]:
+        """One durable transaction: all of it is there afterwards, or, on an exception, nothing.
+
+        Nothing in it is visible to others before. Raises Unavailable: come back.
+        """
+        with self._turn, self._transaction({"writing": True}) as store:
+            yield store
+            store.finish()
+        self.changes.tell(store.changed)
+
+    @contextmanager
+    def _transaction(self, options: dict[str, Any]) -> Iterator[Store]:
+        with available(), self.engine.connect() as connection:
+            connection = connection.execution_options(**options)
+            with connection.begin(), Session(connection) as session:
+                yield Store(session)
+
+    def close(self) -> None:
+        """Give every connection back."""
+        self.engine.dispose()
+
+
+def try_key(key: str, number: int) -> str:
+    """The key of an effect's try, counted from 1."""
+    return key if number == 1 else f"{key}/{number}"
+
+
+def _lock_id(name: str) -> int:
+    """A stable number for an advisory lock."""
+    return zlib.crc32(name.encode())

@@ -1,45 +1,41 @@
-"""The tables, field by field as in `marketplace.services.records`, with their constraints."""
+"""Every table once: the rows that the services hold and change in place.
+
+Times are Unix milliseconds (`_ms`) or chain seconds (`_s`); money is atoms. A JSON member is
+replaced, never changed in place. States are the text of `marketplace.domain`'s enums.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import JSON, BigInteger, Index, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from marketplace.db.types import Atoms, Serial
+from marketplace.domain.life import JOB_ENDED as ENDED
+from marketplace.domain.life import JobState
+from marketplace.domain.reliability import NEWCOMER_MILLI
 
 Json = dict[str, Any]
-
-
-def _big(**options: Any) -> Any:
-    return Field(sa_type=BigInteger, **options)
-
-
-def _atoms(**options: Any) -> Any:
-    return Field(sa_type=Atoms, **options)
-
-
-def _json(**options: Any) -> Any:
-    return Field(sa_type=JSON(none_as_null=True), **options)
-
-
-def _serial() -> Any:
-    return Field(default=None, sa_type=Serial, primary_key=True)
+JSON_TYPE: Final = JSON(none_as_null=True)
+JOB_LIVE: Final = tuple(state.value for state in JobState if state not in ENDED)
+JOB_ENDED: Final = tuple(state.value for state in JobState if state in ENDED)
+LEASE_OPEN: Final = ("active", "stopped")  # on chain, and not closed
 
 
 class AccountRow(SQLModel, table=True):
-    """Addresses that have used the market."""
+    """An address that has used the market. `next_salt` is the next unused salt of its orders;
+    those below `orders_from` were cancelled together."""
 
     __tablename__ = "accounts"
     address: str = Field(primary_key=True, max_length=42)
-    next_salt: int = _big()
-    created_ms: int = _big()
-    orders_from: int = _big()
+    next_salt: int = Field(sa_type=BigInteger)
+    created_ms: int = Field(sa_type=BigInteger)
+    orders_from: int = Field(default=0, sa_type=BigInteger)
 
 
 class ApiKeyRow(SQLModel, table=True):
-    """API keys, hashed."""
+    """An API key's hash and what it allows; the key itself is shown once and never kept."""
 
     __tablename__ = "api_keys"
     __table_args__ = (UniqueConstraint("account", "nonce", name="uq_api_keys_account_nonce"),)
@@ -50,52 +46,57 @@ class ApiKeyRow(SQLModel, table=True):
     hint: str
     scopes: str
     nonce: str
-    created_ms: int = _big()
-    expires_ms: int | None = _big()
-    revoked_ms: int | None = _big()
-    spend_cap: int | None = _atoms()
-    spent: int = _atoms()
+    created_ms: int = Field(sa_type=BigInteger)
+    expires_ms: int | None = Field(default=None, sa_type=BigInteger)
+    revoked_ms: int | None = Field(default=None, sa_type=BigInteger)
+    spend_cap: int | None = Field(default=None, sa_type=Atoms)
+    spent: int = Field(default=0, sa_type=Atoms)
 
 
 class NodeRow(SQLModel, table=True):
-    """Machines of providers."""
+    """One machine of a provider, under the number that its asks name."""
 
     __tablename__ = "nodes"
     __table_args__ = (UniqueConstraint("provider", "number", name="uq_nodes_provider_number"),)
     id: str = Field(primary_key=True, max_length=40)
     provider: str = Field(index=True, max_length=42)
-    number: int = _big()
+    number: int = Field(sa_type=BigInteger)
     name: str
     region: str
     tier: str
     gpu_count: int
     simulated: bool
-    cpu_milli: int = _big()
-    memory_mib: int = _big()
-    storage_mib: int = _big()
+    cpu_milli: int = Field(sa_type=BigInteger)
+    memory_mib: int = Field(sa_type=BigInteger)
+    storage_mib: int = Field(sa_type=BigInteger)
     runtime: str
     shared: bool
     interval_ms: int
     state: str
-    seen_ms: int = _big()
-    created_ms: int = _big()
-    reliability_milli: int
+    seen_ms: int = Field(sa_type=BigInteger)
+    created_ms: int = Field(sa_type=BigInteger)
+    reliability_milli: int = NEWCOMER_MILLI
+
+    @property
+    def verified(self) -> bool:
+        """Whether somebody has checked its hardware: that is not possible yet."""
+        return False
 
 
 class GpuRow(SQLModel, table=True):
-    """GPUs; the primary key keeps a UUID from being listed twice in the market."""
+    """One GPU. Its UUID is the key: the market lists it once."""
 
     __tablename__ = "gpus"
     uuid: str = Field(primary_key=True, max_length=96)
     node_id: str = Field(index=True, foreign_key="nodes.id")
     position: int
     model: str
-    memory_mib: int = _big()
+    memory_mib: int = Field(sa_type=BigInteger)
     simulated: bool
 
 
 class AskRow(SQLModel, table=True):
-    """Signed asks."""
+    """A signed ask. `state`: open, cancelled, suspended or expired."""
 
     __tablename__ = "asks"
     id: str = Field(primary_key=True, max_length=40)
@@ -104,16 +105,16 @@ class AskRow(SQLModel, table=True):
     hash: str = Field(unique=True, max_length=66)
     tier: str = Field(index=True)
     meter: str = Field(max_length=42)
-    message: Json = _json()
+    message: Json = Field(sa_type=JSON_TYPE)
     signature: str
     state: str = Field(index=True)
-    reason: str | None
-    expiry_s: int = _big()
-    created_ms: int = _big()
+    reason: str | None = None
+    expiry_s: int = Field(sa_type=BigInteger)
+    created_ms: int = Field(sa_type=BigInteger)
 
 
 class BidRow(SQLModel, table=True):
-    """Signed bids; a buyer's salt is used once."""
+    """A signed bid; a buyer's salt is used once. A cancelled bid opens no further lease."""
 
     __tablename__ = "bids"
     __table_args__ = (UniqueConstraint("account", "salt", name="uq_bids_account_salt"),)
@@ -122,80 +123,79 @@ class BidRow(SQLModel, table=True):
     job_id: str = Field(index=True)
     hash: str = Field(unique=True, max_length=66)
     salt: str
-    message: Json = _json()
+    message: Json = Field(sa_type=JSON_TYPE)
     signature: str
-    expiry_s: int = _big()
-    created_ms: int = _big()
-    cancelled_ms: int | None = _big()
+    expiry_s: int = Field(sa_type=BigInteger)
+    created_ms: int = Field(sa_type=BigInteger)
+    cancelled_ms: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class JobRow(SQLModel, table=True):
-    """Jobs."""
+    """The workload that a bid buys compute for.
+
+    `reserve`: what its next lease will lock at most, held against the buyer's free balance until
+    the chain shows the lock. `spent`: what its earlier leases may still cost. `ending`: why a
+    running job is being ended, before it has ended.
+    """
 
     __tablename__ = "jobs"
     id: str = Field(primary_key=True, max_length=40)
     account: str = Field(index=True, max_length=42)
-    key_id: str | None
+    key_id: str | None = None
     bid_id: str = Field(foreign_key="bids.id")
     name: str
     state: str = Field(index=True)
-    reason: str | None
-    detail: str | None
-    spec: Json = _json()
+    reason: str | None = None
+    detail: str | None = None
+    spec: Json = Field(sa_type=JSON_TYPE)
     job_hash: str
-    lease_id: str | None
-    ending: str | None
-    requeue_after: str | None
-    excluded: list[str] = _json()
-    explanation: Json | None = _json()
-    exit_code: int | None
-    outputs: str | None = Field(index=True)
-    reserve: int = _atoms()
-    spent: int = _atoms()
-    key_charge: int = _atoms()
-    created_ms: int = _big()
-    rest_until_ms: int | None = _big()
-    retry_until_ms: int | None = _big()
-    matched_ms: int | None = _big()
-    started_ms: int | None = _big()
-    finished_ms: int | None = _big()
+    lease_id: str | None = None
+    ending: str | None = None
+    requeue_after: str | None = None
+    excluded: list[str] = Field(default_factory=list, sa_type=JSON_TYPE)
+    explanation: Json | None = Field(default=None, sa_type=JSON_TYPE)
+    exit_code: int | None = None
+    outputs: str | None = Field(default=None, index=True)
+    reserve: int = Field(default=0, sa_type=Atoms)
+    spent: int = Field(default=0, sa_type=Atoms)
+    key_charge: int = Field(default=0, sa_type=Atoms)
+    created_ms: int = Field(sa_type=BigInteger)
+    rest_until_ms: int | None = Field(default=None, sa_type=BigInteger)
+    retry_until_ms: int | None = Field(default=None, sa_type=BigInteger)
+    matched_ms: int | None = Field(default=None, sa_type=BigInteger)
+    started_ms: int | None = Field(default=None, sa_type=BigInteger)
+    finished_ms: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class OrderEntryRow(SQLModel, table=True):
-    """The order log, in the order in which the book takes it."""
+    """One row of the order log, from which the book is rebuilt. The store numbers it."""
 
     __tablename__ = "order_log"
     __table_args__ = {"sqlite_autoincrement": True}
-    seq: int | None = _serial()
+    seq: int = Field(default=None, sa_type=Serial, primary_key=True)
     kind: str
     subject: str = Field(index=True)
-    payload: Json = _json()
-    at_ms: int = _big()
+    payload: Json = Field(sa_type=JSON_TYPE)
+    at_ms: int = Field(sa_type=BigInteger)
 
 
-class FillRow(SQLModel, table=True):
-    """Matches; one bid fills one ask at most once, as on chain."""
+class BookSnapshotRow(SQLModel, table=True):
+    """The book as it was after one row of the order log. `data`: see `domain.snapshot`."""
 
-    __tablename__ = "fills"
-    __table_args__ = (UniqueConstraint("bid_id", "ask_id", name="uq_fills_bid_ask"),)
-    id: str = Field(primary_key=True, max_length=40)
-    seq: int = Field(sa_type=BigInteger, index=True)
-    job_id: str = Field(index=True, foreign_key="jobs.id")
-    bid_id: str = Field(foreign_key="bids.id")
-    ask_id: str = Field(index=True, foreign_key="asks.id")
-    lease_id: str = Field(index=True)
-    rate: int = _atoms()
-    prices: Json = _json()
-    gpus: list[int] = _json()
-    created_ms: int = _big()
+    __tablename__ = "book_snapshots"
+    seq: int = Field(sa_type=BigInteger, primary_key=True)
+    data: bytes
 
 
 class LeaseRow(SQLModel, table=True):
-    """Leases: terms from the fill, progress from attestations, money from the chain's events."""
+    """What a match opens on chain: terms from the match, progress from attestations, money from the
+    chain's events. `seq`: the row of the order log that made the match."""
 
     __tablename__ = "leases"
+    __table_args__ = (UniqueConstraint("bid_id", "ask_id", name="uq_leases_bid_ask"),)
     id: str = Field(primary_key=True, max_length=40)
     lease_no: str = Field(unique=True, max_length=34)
+    seq: int = Field(sa_type=BigInteger)
     job_id: str = Field(index=True, foreign_key="jobs.id")
     bid_id: str = Field(foreign_key="bids.id")
     ask_id: str = Field(index=True, foreign_key="asks.id")
@@ -205,52 +205,62 @@ class LeaseRow(SQLModel, table=True):
     witness: str = Field(index=True, max_length=42)
     meter: str = Field(max_length=42)
     state: str = Field(index=True)
-    reason: str | None
-    rate: int = _atoms()
-    prices: Json = _json()
-    lock: int = _atoms()
-    gpu_milli: int = _big()
-    funded_seconds: int = _big()
-    max_seconds: int = _big()
-    start_limit_seconds: int = _big()
+    reason: str | None = None
+    rate: int = Field(sa_type=Atoms)
+    prices: Json = Field(sa_type=JSON_TYPE)
+    lock: int = Field(sa_type=Atoms)
+    gpu_milli: int = Field(sa_type=BigInteger)
+    gpus: list[int] = Field(sa_type=JSON_TYPE)
+    funded_seconds: int = Field(sa_type=BigInteger)
+    max_seconds: int = Field(sa_type=BigInteger)
+    start_limit_seconds: int = Field(sa_type=BigInteger)
     budget_limited: bool
     metered: bool
     unit: str
-    units_cap: int = _big()
-    egress_cap_mib: int = _big()
+    units_cap: int = Field(sa_type=BigInteger)
+    egress_cap_mib: int = Field(sa_type=BigInteger)
     interval_ms: int
-    previous: Json | None = _json()
-    created_ms: int = _big()
-    start_s: int | None = _big()
-    end_s: int | None = _big()
-    ready_ms: int | None = _big()
-    seen_ms: int = _big()
-    sequence: int = _big()
-    attested: Json = _json()
-    countersigned: Json = _json()
-    settled: Json = _json()
-    released: int = _atoms()
-    refunded: int = _atoms()
-    stop_requested: str | None
-    stop_requested_ms: int | None = _big()
-    heartbeat_count: int = _big()
-    heartbeat_ms: int | None = _big()
-    witness_ms: int | None = _big()
-    outcome: Json | None = _json()
-    finished_ms: int | None = _big()
-    close: Json | None = _json()
-    meter_signature: str | None
-    witness_signature: str | None
-    stop_signature: str | None
-    log_next: Json = _json()
-    opened_tx: str | None
-    closed_tx: str | None
-    closed_ms: int | None = _big()
-    refused_count: int
+    previous: Json | None = Field(default=None, sa_type=JSON_TYPE)
+    created_ms: int = Field(sa_type=BigInteger)
+    start_s: int | None = Field(default=None, sa_type=BigInteger)
+    end_s: int | None = Field(default=None, sa_type=BigInteger)
+    ready_ms: int | None = Field(default=None, sa_type=BigInteger)
+    seen_ms: int = Field(default=0, sa_type=BigInteger)
+    sequence: int = Field(default=-1, sa_type=BigInteger)
+    attested: Json = Field(default_factory=dict, sa_type=JSON_TYPE)
+    countersigned: Json = Field(default_factory=dict, sa_type=JSON_TYPE)
+    settled: Json = Field(default_factory=dict, sa_type=JSON_TYPE)
+    released: int = Field(default=0, sa_type=Atoms)
+    refunded: int = Field(default=0, sa_type=Atoms)
+    stop_requested: str | None = None
+    stop_requested_ms: int | None = Field(default=None, sa_type=BigInteger)
+    heartbeat_count: int = Field(default=0, sa_type=BigInteger)
+    heartbeat_ms: int | None = Field(default=None, sa_type=BigInteger)
+    witness_ms: int | None = Field(default=None, sa_type=BigInteger)
+    outcome: Json | None = Field(default=None, sa_type=JSON_TYPE)
+    finished_ms: int | None = Field(default=None, sa_type=BigInteger)
+    close: Json | None = Field(default=None, sa_type=JSON_TYPE)
+    meter_signature: str | None = None
+    witness_signature: str | None = None
+    stop_signature: str | None = None
+    log_next: Json = Field(default_factory=dict, sa_type=JSON_TYPE)
+    opened_tx: str | None = None
+    closed_tx: str | None = None
+    closed_ms: int | None = Field(default=None, sa_type=BigInteger)
+    refused_count: int = 0
+
+    @property
+    def lease_bytes(self) -> bytes:
+        """The 16 bytes that name the lease on chain."""
+        return bytes.fromhex(self.lease_no[2:])
 
 
 class AttestationRow(SQLModel, table=True):
-    """Attestations; of one lease and sequence at most one is ever accepted."""
+    """One attestation as it came, accepted or refused, and the voucher that answered it.
+
+    Of one lease and sequence at most one is ever accepted. Of a lease's refused ones the newest few
+    are kept; the lease's `refused_count` has them all.
+    """
 
     __tablename__ = "attestations"
     __table_args__ = (
@@ -265,34 +275,34 @@ class AttestationRow(SQLModel, table=True):
     )
     id: str = Field(primary_key=True, max_length=40)
     lease_id: str = Field(index=True, foreign_key="leases.id")
-    sequence: int = _big()
+    sequence: int = Field(sa_type=BigInteger)
     state: str
-    code: str | None
-    ms: int = _atoms()
-    message: Json = _json()
+    code: str | None = None
+    ms: int = Field(sa_type=Atoms)
+    message: Json = Field(sa_type=JSON_TYPE)
     signature: str
-    received_ms: int = _big()
-    voucher: Json | None = _json()
-    voucher_signature: str | None
+    received_ms: int = Field(sa_type=BigInteger)
+    voucher: Json | None = Field(default=None, sa_type=JSON_TYPE)
+    voucher_signature: str | None = None
 
 
 class VoucherRow(SQLModel, table=True):
-    """The best voucher of each lease."""
+    """The best voucher of a lease. `intent` is the settlement it was last put into."""
 
     __tablename__ = "vouchers"
     lease_id: str = Field(primary_key=True, foreign_key="leases.id", max_length=40)
     attestation_id: str
-    ms: int = _big()
-    egress_mib: int = _big()
-    units: int = _big()
+    ms: int = Field(sa_type=BigInteger)
+    egress_mib: int = Field(sa_type=BigInteger)
+    units: int = Field(sa_type=BigInteger)
     signature: str
-    received_ms: int = _big()
+    received_ms: int = Field(sa_type=BigInteger)
     paid: bool = Field(index=True)
-    intent: str | None
+    intent: str | None = None
 
 
 class ReceiptRow(SQLModel, table=True):
-    """Receipts of closed leases."""
+    """Usage → rate → cost → transactions of one closed lease."""
 
     __tablename__ = "receipts"
     id: str = Field(primary_key=True, max_length=40)
@@ -300,55 +310,55 @@ class ReceiptRow(SQLModel, table=True):
     lease_id: str = Field(unique=True, foreign_key="leases.id")
     buyer: str = Field(index=True, max_length=42)
     provider: str = Field(index=True, max_length=42)
-    document: Json = _json()
-    created_ms: int = _big()
+    document: Json = Field(sa_type=JSON_TYPE)
+    created_ms: int = Field(sa_type=BigInteger)
 
 
 class JobEventRow(SQLModel, table=True):
-    """Streams of job events."""
+    """One event of a job's stream: status, log, metric, cost or receipt. The store numbers it."""
 
     __tablename__ = "job_events"
     __table_args__ = (
         Index("ix_job_events_job_seq", "job_id", "seq"),
         {"sqlite_autoincrement": True},
     )
-    seq: int | None = _serial()
+    seq: int = Field(default=None, sa_type=Serial, primary_key=True)
     job_id: str
     type: str
-    data: Json = _json()
-    at_ms: int = _big()
+    data: Json = Field(sa_type=JSON_TYPE)
+    at_ms: int = Field(sa_type=BigInteger)
 
 
 class BlobRow(SQLModel, table=True):
-    """Who has uploaded which bytes."""
+    """Bytes known by their SHA-256 that one account has uploaded; the bytes lie elsewhere."""
 
     __tablename__ = "blobs"
     __table_args__ = (UniqueConstraint("owner", "sha256", name="uq_blobs_owner_sha256"),)
     id: str = Field(primary_key=True, max_length=40)
     sha256: str = Field(index=True, max_length=64)
     owner: str = Field(max_length=42)
-    size: int = _big()
-    created_ms: int = _big()
+    size: int = Field(sa_type=BigInteger)
+    created_ms: int = Field(sa_type=BigInteger)
 
 
 class IdempotentReplyRow(SQLModel, table=True):
-    """Stored answers to idempotency keys."""
+    """The stored answer to one idempotency key of one account."""
 
     __tablename__ = "idempotent_replies"
     id: str = Field(primary_key=True, max_length=128)
     body_hash: str
     status: int
-    headers: Json = _json()
-    body: Json = _json()
+    headers: Json = Field(sa_type=JSON_TYPE)
+    body: Json = Field(sa_type=JSON_TYPE)
     created_ms: int = Field(sa_type=BigInteger, index=True)
 
 
 class MarkRow(SQLModel, table=True):
-    """Named numbers that only grow."""
+    """A named number that only grows: how far the matcher or another reader has come."""
 
     __tablename__ = "marks"
     name: str = Field(primary_key=True, max_length=64)
-    value: int = _big()
+    value: int = Field(sa_type=BigInteger)
 
 
 class IntentRow(SQLModel, table=True):
@@ -359,23 +369,23 @@ class IntentRow(SQLModel, table=True):
         UniqueConstraint("sender", "nonce", name="uq_intents_sender_nonce"),
         {"sqlite_autoincrement": True},
     )
-    id: int | None = _serial()
+    id: int = Field(default=None, sa_type=Serial, primary_key=True)
     kind: str
     key: str = Field(unique=True, max_length=200)
-    payload: Json = _json()
-    first_payload: Json = _json()
+    payload: Json = Field(sa_type=JSON_TYPE)
+    first_payload: Json = Field(sa_type=JSON_TYPE)
     state: str = Field(index=True)
-    created_ms: int = _big()
-    sender: str | None = Field(max_length=42)
-    nonce: int | None = _big()
-    raw: bytes | None
-    tx_hash: str | None
-    replaced: list[str] = _json()
-    mined_hash: str | None
-    block_number: int | None = _big()
-    block_hash: str | None
+    created_ms: int = Field(sa_type=BigInteger)
+    sender: str | None = Field(default=None, max_length=42)
+    nonce: int | None = Field(default=None, sa_type=BigInteger)
+    raw: bytes | None = None
+    tx_hash: str | None = None
+    replaced: list[str] = Field(sa_type=JSON_TYPE)
+    mined_hash: str | None = None
+    block_number: int | None = Field(default=None, sa_type=BigInteger)
+    block_hash: str | None = None
     attempts: int
-    error: str | None
+    error: str | None = None
 
 
 class ChainBlockRow(SQLModel, table=True):
@@ -385,7 +395,7 @@ class ChainBlockRow(SQLModel, table=True):
     number: int = Field(sa_type=BigInteger, primary_key=True)
     hash: str
     parent_hash: str
-    timestamp: int = _big()
+    timestamp: int = Field(sa_type=BigInteger)
 
 
 class ChainEventRow(SQLModel, table=True):
@@ -396,13 +406,13 @@ class ChainEventRow(SQLModel, table=True):
         UniqueConstraint("block_hash", "log_index", name="uq_chain_events_block_log"),
         {"sqlite_autoincrement": True},
     )
-    id: int | None = _serial()
+    id: int = Field(default=None, sa_type=Serial, primary_key=True)
     block_number: int = Field(sa_type=BigInteger, index=True)
     block_hash: str
     tx_hash: str
     log_index: int
     name: str
-    document: Json = _json()
+    document: Json = Field(sa_type=JSON_TYPE)
 
 
 class ChainEventLeaseRow(SQLModel, table=True):

@@ -13,7 +13,6 @@ from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from typing import Any
 
-from marketplace.domain.capacity import NodeUse
 from marketplace.domain.commands import (
     AddAsk,
     AddBid,
@@ -26,7 +25,6 @@ from marketplace.domain.commands import (
     Free,
     Refused,
     Removed,
-    Reserve,
     Rested,
     SetNode,
     Tick,
@@ -36,11 +34,13 @@ from marketplace.domain.matching import (
     AskView,
     BidView,
     Fill,
+    Hold,
     RejectReason,
     bucket_key,
     rate_if_match,
 )
 from marketplace.domain.order import Market, RestingAsk, RestingBid
+from marketplace.domain.placing import NodeUse, is_gpu_size
 from settlement.orders import terms_of
 from settlement.units import Sizes
 
@@ -56,7 +56,7 @@ class Book:
         self._bids: dict[str, BidView] = {}
         self._nodes: dict[tuple[str, int], NodeUse] = {}
         self._asks_on: dict[tuple[str, int], list[AskView]] = {}
-        self._node_of: dict[tuple[str, str], NodeUse] = {}
+        self._node_of: dict[tuple[str, str], tuple[str, int]] = {}
         self._held_by: dict[str, set[str]] = {}
         self._ask_ends: list[tuple[int, int, str]] = []
         self._bid_ends: list[tuple[int, int, str]] = []
@@ -67,7 +67,6 @@ class Book:
             AddBid: self._add_bid,
             CancelBid: self._cancel_bid,
             Free: self._free,
-            Reserve: self._reserve,
             SetNode: self._set_node,
             Tick: lambda _command, _events: None,
         }
@@ -114,6 +113,12 @@ class Book:
             bid.order = replace(order, tried=tried)
         return found
 
+    def holds(self) -> Iterator[Hold]:
+        """What every open lease holds."""
+        for key, place in self._node_of.items():
+            placed = self._nodes[place].leases[key]
+            yield Hold(*key, *place, placed.sizes, placed.gpus)
+
     def next_time(self) -> int | None:
         """The first time at which a `Tick` may change something; None: time changes nothing."""
         ends = [heap[0][0] + 1 for heap in (self._ask_ends, self._bid_ends) if heap]
@@ -142,7 +147,7 @@ class Book:
     def _use(self, place: tuple[str, int]) -> NodeUse:
         use = self._nodes.get(place)
         if use is None:
-            use = self._nodes[place] = NodeUse(*place)
+            use = self._nodes[place] = NodeUse()
         return use
 
     def _refuse_ask(self, order: RestingAsk) -> RejectReason | None:
@@ -217,7 +222,7 @@ class Book:
             return RejectReason.DUPLICATE
         if bid.nodes != 1:
             return RejectReason.NODES
-        if bid.gpu_milli < 1 or (bid.gpu_milli > 1000 and bid.gpu_milli % 1000):
+        if not is_gpu_size(bid.gpu_milli):
             return RejectReason.GPU_SIZE
         return self._refuse_order(bid.expiry, bid.max_fee_bps, bid.opener)
 
@@ -236,29 +241,21 @@ class Book:
         self._bid_ends = _without_gone(self._bid_ends, self._bids)
 
     def _free(self, command: Free, events: list[Event]) -> None:
-        use = self._node_of.pop((command.bid_id, command.ask_id), None)
-        if use is None:
+        place = self._node_of.pop((command.bid_id, command.ask_id), None)
+        if place is None:
             events.append(Refused(command.bid_id, RejectReason.UNKNOWN_ORDER))
             return
+        use = self._nodes[place]
         use.free((command.bid_id, command.ask_id))
         self._held_by[command.bid_id].discard(command.ask_id)
         if not self._held_by[command.bid_id]:
             del self._held_by[command.bid_id]
-        place = (use.provider, use.node)
         asks = [a for a in self._asks_on.get(place, ()) if a.started]
         for ask in asks:
             if not ask.live and not use.is_full_for(ask.ask):
                 self._index.add_ask(ask)
         self._offer([a for a in asks if a.live], events)
         self._forget_idle(place)
-
-    def _reserve(self, command: Reserve, events: list[Event]) -> None:
-        place, key = (command.provider, command.node), (command.bid_id, command.ask_id)
-        if key in self._node_of:
-            events.append(Refused(command.bid_id, RejectReason.DUPLICATE))
-            return
-        use = self._use(place)
-        self._hold(use, key, command.sizes, command.gpus)
 
     def _set_node(self, command: SetNode, events: list[Event]) -> None:
         changed = []
@@ -275,6 +272,33 @@ class Book:
                 self._index.add_ask(ask)
                 changed.append(ask)
         self._offer(changed, events)
+
+    # A book from its snapshot: holds, then asks, then bids, each by arrival
+
+    def restore_hold(self, hold: Hold) -> None:
+        """Hold the capacity of a lease that is open."""
+        key, place = (hold.bid_id, hold.ask_id), (hold.provider, hold.node)
+        self._hold(place, key, hold.sizes, hold.gpus)
+
+    def restore_ask(self, order: RestingAsk, started: bool) -> None:
+        """Put an ask back; it is offered to nobody, since no resting bid fits it."""
+        ask = order.ask
+        place = (ask.provider, ask.node)
+        view = self._asks[order.id] = AskView(order, self._use(place))
+        self._asks_on.setdefault(place, []).append(view)
+        heappush(self._ask_ends, (ask.expiry, order.seq, order.id))
+        view.started = started
+        if not started:
+            heappush(self._starts, (ask.starts_at, order.seq, order.id))
+        elif not view.use.is_full_for(ask):
+            self._index.add_ask(view)
+
+    def restore_bid(self, order: RestingBid, ends: int) -> None:
+        """Put a resting bid back; it is matched with nothing, since nothing fits it."""
+        bid = self._bids[order.id] = BidView(order, self.market)
+        bid.ends = ends
+        self._index.add_bid(bid)
+        heappush(self._bid_ends, (ends, order.seq, order.id))
 
     # Matching
 
@@ -301,16 +325,17 @@ class Book:
     def _take(self, bid: BidView, ask: AskView, rate: int, events: list[Event]) -> None:
         fill = self._fill(bid, ask, rate)
         key = (fill.bid_id, fill.ask_id)
-        self._hold(ask.use, key, bid.bid.sizes(), fill.gpus)
+        self._hold((fill.provider, fill.node), key, bid.bid.sizes(), fill.gpus)
         events.append(Filled(fill))
 
     def _hold(
-        self, use: NodeUse, key: tuple[str, str], sizes: Sizes, gpus: tuple[int, ...]
+        self, place: tuple[str, int], key: tuple[str, str], sizes: Sizes, gpus: tuple[int, ...]
     ) -> None:
+        use = self._use(place)
         use.hold(key, sizes, gpus)
-        self._node_of[key] = use
+        self._node_of[key] = place
         self._held_by.setdefault(key[0], set()).add(key[1])
-        for ask in self._asks_on.get((use.provider, use.node), ()):
+        for ask in self._asks_on.get(place, ()):
             if ask.live and use.is_full_for(ask.ask):
                 self._index.remove_ask(ask)
 

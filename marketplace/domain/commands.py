@@ -7,7 +7,6 @@ from enum import StrEnum
 
 from marketplace.domain.matching import Fill, RejectReason
 from marketplace.domain.order import NodeFacts, RestingAsk, RestingBid
-from settlement.units import Sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +51,6 @@ class Free:
 
 
 @dataclass(frozen=True, slots=True)
-class Reserve:
-    """A lease that exists already holds its capacity: for rebuilding without the whole log."""
-
-    at: int
-    bid_id: str
-    ask_id: str
-    provider: str
-    node: int
-    sizes: Sizes
-    gpus: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class SetNode:
     """What the market knows of a node changed (verified, reliability…)."""
 
@@ -81,7 +67,7 @@ class Tick:
     at: int
 
 
-Command = AddAsk | CancelAsk | AddBid | CancelBid | Free | Reserve | SetNode | Tick
+Command = AddAsk | CancelAsk | AddBid | CancelBid | Free | SetNode | Tick
 
 
 @dataclass(frozen=True, slots=True)

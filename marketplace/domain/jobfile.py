@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
+from marketplace import limits
 from marketplace.domain.gpu import GpuWish, parse_gpu
 from marketplace.domain.job import EgressWish, Inputs, JobSpec, UnitsWish, full_budget
 from marketplace.domain.pricing import to_atoms, to_nano
@@ -33,10 +34,11 @@ KEYS = (
     "ready",
 )  # fmt: skip
 EVENTS = ("no-capacity", "interruption", "error")
-DURATION_MAX_SECONDS = 90 * 86_400
-BLOB_MAX_BYTES = 64 * 1024 * 1024
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 _WORD = r"[a-z0-9][a-z0-9-]*"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_IMAGE = r"[a-z0-9][A-Za-z0-9._/:@-]*"
+_OUTPUT = r"/out(/[A-Za-z0-9._-]+)*"
 _NO_GPU = GpuWish()
 _NONE: tuple[str, ...] = ()
 
@@ -66,9 +68,11 @@ def _read(top: Reader) -> JobSpec:
     retry = top.child("retry", ("on_events", "duration"))
     size = lower_bound_of(_mib)
     events = retry.read("on_events", list_of(choice_of(*EVENTS), 3), _NONE)
-    regions = placement.read("regions", list_of(text_of(32, _WORD), 32), _NONE)
+    regions = placement.read(
+        "regions", list_of(text_of(limits.REGION_CHARS_MAX, _WORD), limits.JOB_REGIONS_MAX), _NONE
+    )
     return JobSpec(
-        name=top.read("name", text_of(64, r"[A-Za-z0-9][A-Za-z0-9._-]*"), "job"),
+        name=top.read("name", text_of(limits.JOB_NAME_CHARS_MAX, _NAME), "job"),
         command=top.need("command", _command, ()),
         gpu=resources.read("gpu", parse_gpu, _NO_GPU),
         cpu_milli=resources.read("cpu", lower_bound_of(thousandths_of(0, 1_024_000)), 0),
@@ -77,9 +81,9 @@ def _read(top: Reader) -> JobSpec:
         max_gpu_hour_nano=pricing.need("max_gpu_hour", to_nano, 0),
         max_seconds=top.need("max_duration", _duration, 1),
         max_total_atoms=0,
-        workdir=top.read("workdir", text_of(1024), None),
+        workdir=top.read("workdir", text_of(limits.JOB_PATH_CHARS_MAX), None),
         inputs=_inputs(top) if top.has("inputs") else None,
-        image=top.read("image", text_of(255, r"[a-z0-9][A-Za-z0-9._/:@-]*"), None),
+        image=top.read("image", text_of(limits.JOB_IMAGE_CHARS_MAX, _IMAGE), None),
         env=_pairs(top, "env", _ENV_NAME, 32_768),
         regions=tuple(sorted(set(regions))),
         min_reliability_milli=placement.read("min_reliability", thousandths_of(0, 1000), 0),
@@ -147,7 +151,7 @@ def _mib(value: object) -> int:
 
 def _duration(value: object) -> int:
     seconds = seconds_of(value)
-    if not 1 <= seconds <= DURATION_MAX_SECONDS:
+    if not 1 <= seconds <= limits.JOB_SECONDS_MAX:
         raise ValueError("must be from 1s to 90d")
     return seconds
 
@@ -155,7 +159,7 @@ def _duration(value: object) -> int:
 def _command(value: object) -> tuple[str, ...]:
     if isinstance(value, str) and value.strip():
         return ("/bin/sh", "-c", value)
-    words = list_of(text_of(32_768), 256)(value)
+    words = list_of(text_of(limits.JOB_WORD_CHARS_MAX), limits.JOB_WORDS_MAX)(value)
     if not words:
         raise ValueError("must have at least one word")
     return words
@@ -186,7 +190,7 @@ def _pairs(
 def _inputs(top: Reader) -> Inputs:
     reader = top.child("inputs", ("sha256", "size"))
     digest = reader.need("sha256", text_of(64, r"[0-9a-f]{64}"), "")
-    return Inputs(digest, reader.need("size", whole_of(0, BLOB_MAX_BYTES), 0))
+    return Inputs(digest, reader.need("size", whole_of(0, limits.BLOB_BYTES_MAX), 0))
 
 
 def _outputs(top: Reader) -> tuple[str, ...]:
@@ -197,7 +201,7 @@ def _outputs(top: Reader) -> tuple[str, ...]:
     paths = []
     for index, item in enumerate(items):
         reader = Reader(item, ("path",), top.problems, f"{top.pointer}/outputs/{index}")
-        paths.append(reader.need("path", text_of(255, r"/out(/[A-Za-z0-9._-]+)*"), ""))
+        paths.append(reader.need("path", text_of(limits.JOB_OUTPUT_CHARS_MAX, _OUTPUT), ""))
         if ".." in paths[-1]:
             reader.problem("path", "must not contain ..")
     return tuple(paths)
@@ -206,7 +210,7 @@ def _outputs(top: Reader) -> tuple[str, ...]:
 def _units(top: Reader) -> UnitsWish:
     reader = top.child("units", ("name", "max", "max_price"))
     return UnitsWish(
-        reader.need("name", text_of(32, _WORD), "unit"),
+        reader.need("name", text_of(limits.UNIT_CHARS_MAX, _WORD), "unit"),
         reader.need("max", whole_of(1, UINT32_MAX), 1),
         reader.need("max_price", to_nano, 0),
     )

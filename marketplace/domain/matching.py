@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from marketplace.domain.capacity import NodeUse
 from marketplace.domain.order import Market, RestingAsk, RestingBid, region_matches
+from marketplace.domain.placing import NodeUse
 from settlement.orders import FLAG_SHARED, Prices, Terms, TierLimit
-from settlement.units import MS_PER_HOUR, RATE_SCALE, counted_lock
+from settlement.units import MS_PER_HOUR, RATE_SCALE, Sizes, counted_lock
 
 
 class RejectReason(StrEnum):
@@ -71,6 +71,18 @@ class Fill:
     terms: Terms
     gpus: tuple[int, ...]
     at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The capacity that the open lease of a pair of orders holds on a node."""
+
+    bid_id: str
+    ask_id: str
+    provider: str
+    node: int
+    sizes: Sizes
+    gpus: tuple[int, ...]
 
 
 class AskView:

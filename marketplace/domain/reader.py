@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from marketplace.errors import InvalidInput, Problem
 
 T = TypeVar("T")
+D = TypeVar("D")
 _DURATION = re.compile(r"([0-9]{1,9})(s|m|h|d)\Z")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _NUMBER = re.compile(r"([0-9]{1,7})(?:\.([0-9]{1,3}))?\Z")
@@ -106,7 +107,7 @@ class Reader:
         pointer = f"{self.pointer}/{escape(key)}"
         return Reader(self.data[key] if self.has(key) else {}, known, self.problems, pointer)
 
-    def read(self, key: str, parse: Callable[[object], T], default: T) -> T:
+    def read(self, key: str, parse: Callable[[object], T], default: D) -> T | D:
         """The member through `parse`, whose ValueError becomes a problem; `default` when absent."""
         if not self.has(key):
             return default

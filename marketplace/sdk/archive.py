@@ -23,15 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, NoReturn
 
+from marketplace.limits import ARCHIVE_CONTENT_BYTES_MAX as CONTENT_BYTES_MAX
+from marketplace.limits import ARCHIVE_DEPTH_MAX as DEPTH_MAX
+from marketplace.limits import ARCHIVE_ENTRIES_MAX as ENTRIES_MAX
+from marketplace.limits import ARCHIVE_NAME_BYTES_MAX as NAME_BYTES_MAX
+from marketplace.limits import ARCHIVE_NAMES_BYTES_MAX as NAMES_BYTES_MAX
+from marketplace.limits import ARCHIVE_STEP_BYTES_MAX as STEP_BYTES_MAX
+from marketplace.limits import BLOB_BYTES_MAX as PACKED_BYTES_MAX
 from marketplace.sdk.errors import InputError
 
-PACKED_BYTES_MAX = 64 * 1024 * 1024
-CONTENT_BYTES_MAX = 4 * 1024 * 1024 * 1024  # before packing: bounds the time that it takes, too
-ENTRIES_MAX = 100_000  # files, and folders whether they have an entry or not
-NAME_BYTES_MAX = 1024
-NAMES_BYTES_MAX = 16 * 1024 * 1024  # all of them together
-STEP_BYTES_MAX = 255
-DEPTH_MAX = 64
 HEADER_BYTES_MAX = 16 * 1024  # of a header that extends another: read only if it says no more
 _BLOCK = tarfile.BLOCKSIZE
 _PIECE = 256 * 1024

@@ -8,13 +8,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from marketplace.domain.life import JOB_ENDED
+from marketplace.limits import EVENT_BYTES_MAX
 from marketplace.sdk.errors import ApiError, ProtocolError, TransportError
 from marketplace.sdk.http import RETRY_STATUSES, RetryPolicy
 from marketplace.wire.events import JobEvent, read_streamed
 from marketplace.wire.problems import problems_of
 from settlement import strict_json
 
-EVENT_BYTES_MAX = 1024 * 1024
 RETRY_MS_MAX = 60_000
 EMPTY_ENDS_MAX = 3
 KINDS = frozenset({"status", "log", "metric", "cost", "receipt"})

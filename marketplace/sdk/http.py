@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from marketplace.limits import ANSWER_BYTES_MAX
 from marketplace.sdk.errors import (
     ApiError,
     ConfigError,
@@ -27,7 +28,6 @@ USER_AGENT = "coulomb-python/0.1"
 DEFAULT_TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 STREAM_TIMEOUT = httpx.Timeout(60.0, connect=5.0)  # the server sends a comment sooner than that
 ANSWER_SECONDS_MAX = 600.0
-JSON_BYTES_MAX = 64 * 1024 * 1024
 LIMITS = httpx.Limits(max_connections=20, max_keepalive_connections=10)
 RETRY_STATUSES = frozenset({429, 502, 503, 504})
 SAFE_METHODS = frozenset({"GET", "PUT", "DELETE"})
@@ -96,7 +96,7 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def json_of(body: bytes, bytes_max: int = JSON_BYTES_MAX) -> Any:
+def json_of(body: bytes, bytes_max: int = ANSWER_BYTES_MAX) -> Any:
     """The JSON of an answer. Raises ProtocolError."""
     try:
         return strict_json.loads(body, bytes_max)

@@ -13,11 +13,9 @@ from marketplace.domain.job import JobSpec
 from marketplace.domain.jobfile import parse_job
 from marketplace.sdk.errors import InputError
 from marketplace.sdk.reading import input_errors
+from settlement.strict_json import BYTES_MAX, DEPTH_MAX
 
 JobSource = str | Path | Mapping[str, Any] | JobSpec
-
-
-JOB_FILE_BYTES_MAX = 1024 * 1024
 
 
 class _Loader(yaml.SafeLoader):
@@ -26,13 +24,22 @@ class _Loader(yaml.SafeLoader):
     Aliases are refused: a few lines of them stand for a document that fills the memory.
     """
 
+    _depth = 0
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """The next node."""
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            why = "aliases are not supported: write the value out"
-            raise yaml.composer.ComposerError(None, None, why, mark)
-        return super().compose_node(parent, index)
+            self._refuse("aliases are not supported: write the value out")
+        if self._depth > DEPTH_MAX:
+            self._refuse(f"nested deeper than {DEPTH_MAX} levels")
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def _refuse(self, why: str) -> None:
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        raise yaml.composer.ComposerError(None, None, why, mark)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -61,17 +68,15 @@ def load_job(source: JobSource) -> tuple[JobSpec, Path]:
 def _read(path: Path) -> Any:
     try:
         with path.open("rb") as file:
-            raw = file.read(JOB_FILE_BYTES_MAX + 1)
+            raw = file.read(BYTES_MAX + 1)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    if len(raw) > JOB_FILE_BYTES_MAX:
-        raise InputError(f"{path} has more than {JOB_FILE_BYTES_MAX} bytes: is it a job file?")
+    if len(raw) > BYTES_MAX:
+        raise InputError(f"{path} has more than {BYTES_MAX} bytes: is it a job file?")
     try:
         return yaml.load(raw.decode(), Loader=_Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a number of too many digits
         raise InputError(f"{path} cannot be parsed: {error}") from error
-    except RecursionError:
-        raise InputError(f"{path} nests too deep") from None
 
 
 def _parse(document: Any, what: str) -> JobSpec:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from marketplace.db.store import Store
+from marketplace.db.tables import ApiKeyRow
 from marketplace.domain.key_request import SCOPES, KeyRequest, key_request_of
-from marketplace.domain.life import JOB_LIVE, LEASE_OPEN
 from marketplace.domain.pricing import to_atoms
 from marketplace.errors import (
     AlreadyExists,
@@ -18,25 +19,23 @@ from marketplace.errors import (
     Problem,
     Unauthenticated,
 )
+from marketplace.limits import API_KEYS_MAX as KEYS_MAX
+from marketplace.limits import SALT_AHEAD_MAX
+from marketplace.limits import TIME_SECONDS_MAX as SECONDS_MAX
 from marketplace.services.common import (
     Principal,
     account_refusal,
     money,
     new_id,
 )
-from marketplace.services.ports import Clock, Duplicate, EscrowReads, Market, Store
-from marketplace.services.records import Account, ApiKey
-from marketplace.wire.keys import Account as AccountFunds
-from marketplace.wire.keys import KeyDraft, SignedKeyRequest
+from marketplace.services.ports import Clock, EscrowReads, Market
+from marketplace.wire.keys import Account, KeyDraft, SignedKeyRequest
 from settlement.eip712 import checksum, from_text32
 from settlement.errors import FieldError
 
 KEY_PREFIX = "coul_"
 REQUEST_AGE_MAX_S = 600
 CLOCK_SKEW_S = 60
-KEYS_MAX = 100
-SALT_AHEAD_MAX = 1 << 20  # salts stay dense: words on chain are shared by 128 orders
-SECONDS_MAX = 253_402_300_799  # the end of the year 9999
 
 
 def hash_key(key: str) -> str:
@@ -44,34 +43,23 @@ def hash_key(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def account_row(store: Store, address: str, now_ms: int, *, lock: bool = False) -> Account:
-    """The account, created on first sight."""
-    found = store.accounts.get(address, lock=lock)
-    if found is None:
-        store.accounts.ensure(Account(address, 0, now_ms))
-        found = store.accounts.get(address, lock=lock)
-    if found is None:
-        raise KeyError(address)
-    return found
-
-
 def take_salt(store: Store, address: str, now_ms: int) -> int:
     """The account's next salt, which no later call returns again."""
-    account = account_row(store, address, now_ms, lock=True)
-    store.accounts.put(replace(account, next_salt=account.next_salt + 1))
-    return account.next_salt
+    account = store.accounts.get_or_add(address, now_ms, lock=True)
+    account.next_salt += 1
+    return account.next_salt - 1
 
 
 def note_salt(store: Store, address: str, salt: int, pointer: str, now_ms: int) -> None:
     """An order of this salt is in use: later ones get others. Raises InvalidInput far ahead."""
-    account = account_row(store, address, now_ms, lock=True)
+    account = store.accounts.get_or_add(address, now_ms, lock=True)
     if salt < account.orders_from:
         raise InvalidInput([Problem(pointer, "was cancelled together with all older orders")])
     if salt > account.next_salt + SALT_AHEAD_MAX:
         detail = f"is far ahead of the next one, {account.next_salt}"
         raise InvalidInput([Problem(pointer, detail)])
     if salt >= account.next_salt:
-        store.accounts.put(replace(account, next_salt=salt + 1))
+        account.next_salt = salt + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,22 +92,21 @@ class Accounts:
 
         Raises InvalidInput, Forbidden, InvalidSignature, ChainError.
         """
-        request = signed.message
+        request, signature = signed.message, signed.signature
         self._check(request, self.clock() // 1000)
-        signature, account = signed.signature, request.account
-        refusal = account_refusal(request, signature, account, self.market, self.reads)
+        refusal = account_refusal(request, signature, request.account, self.market, self.reads)
         if refusal is not None:
             raise refusal
         return request
 
-    def create_key(self, store: Store, request: KeyRequest) -> tuple[ApiKey, str]:
+    def create_key(self, store: Store, request: KeyRequest) -> tuple[ApiKeyRow, str]:
         """Make a key from a checked request; returns its row and the key itself, just this once."""
         now_ms = self.clock()
-        account_row(store, request.account, now_ms)
-        if len(store.keys.find(account=request.account, revoked_ms=None)) >= KEYS_MAX:
+        store.accounts.get_or_add(request.account, now_ms)
+        if store.keys.live_count(request.account) >= KEYS_MAX:
             raise Conflict(f"an account has at most {KEYS_MAX} keys; revoke one first")
         key = KEY_PREFIX + secrets.token_urlsafe(32)
-        row = ApiKey(
+        row = ApiKeyRow(
             id=new_id("key"),
             account=request.account,
             name=from_text32(request.name),
@@ -129,13 +116,11 @@ class Accounts:
             nonce=str(request.nonce),
             created_ms=now_ms,
             expires_ms=request.expires_at * 1000 or None,
-            revoked_ms=None,
             spend_cap=request.spend_cap or None,
-            spent=0,
         )
         try:
             return store.keys.add(row), key
-        except Duplicate as error:
+        except AlreadyExists as error:
             raise AlreadyExists("this signed request has made a key before") from error
 
     def _check(self, request: KeyRequest, now_s: int) -> None:
@@ -163,7 +148,7 @@ class Accounts:
 
     def authenticate(self, store: Store, key: str) -> Principal:
         """Who a key belongs to. Raises Unauthenticated: unknown, revoked or expired."""
-        row = store.keys.one(secret_hash=hash_key(key)) if key.startswith(KEY_PREFIX) else None
+        row = store.keys.by_secret(hash_key(key)) if key.startswith(KEY_PREFIX) else None
         if row is None:
             raise Unauthenticated("the API key is unknown")
         if row.revoked_ms is not None:
@@ -172,18 +157,13 @@ class Accounts:
             raise Unauthenticated("the API key has expired")
         return Principal(row.account, tuple(row.scopes.split(",")), row.id)
 
-    def keys(self, store: Store, caller: Principal, limit: int, before: str | None) -> list[ApiKey]:
-        """The caller's keys, newest first."""
-        return store.keys.find(account=caller.account, newest=True, before=before, limit=limit)
-
-    def revoke(self, store: Store, caller: Principal, key_id: str) -> ApiKey:
+    def revoke(self, store: Store, caller: Principal, key_id: str) -> ApiKeyRow:
         """Make a key of the caller useless at once."""
         row = store.keys.get(key_id, lock=True)
         if row is None or row.account != caller.account:
             raise NotFound("no such key")
         if row.revoked_ms is None:
-            row = replace(row, revoked_ms=self.clock())
-            store.keys.put(row)
+            row.revoked_ms = self.clock()
         return row
 
     def salt(self, store: Store, address: str) -> int:
@@ -198,23 +178,16 @@ class Accounts:
             raise NotFound("no such account, or not yours")
         return self.reads.balance_of(caller.account)
 
-    def funds(self, store: Store, caller: Principal, free: int) -> AccountFunds:
+    def funds(self, store: Store, caller: Principal, free: int) -> Account:
         """Free and locked atoms of the caller's account, and its next salt."""
         row = store.accounts.get(caller.account)
-        open_leases = store.leases.find(buyer=caller.account, state=LEASE_OPEN)
-        locked = sum(lease.lock - lease.released for lease in open_leases)
-        return AccountFunds(
+        return Account(
             address=caller.account,
             free=money(self.market, free),
-            locked=money(self.market, max(0, locked)),
-            reserved=money(self.market, reserved(store, caller.account)),
+            locked=money(self.market, max(0, store.leases.locked_atoms(caller.account))),
+            reserved=money(self.market, store.jobs.reserved_atoms(caller.account)),
             next_salt=row.next_salt if row else 0,
         )
-
-
-def reserved(store: Store, account: str) -> int:
-    """Atoms that jobs of an account will lock and that the chain does not show as locked yet."""
-    return sum(job.reserve for job in store.jobs.find(account=account, state=JOB_LIVE))
 
 
 def checksum_or_none(address: str) -> str | None:

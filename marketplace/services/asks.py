@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from marketplace.db.store import Store
+from marketplace.db.tables import AskRow, NodeRow
 from marketplace.domain.asking import EXPIRY_MAX_S, NodeOffer, ask_of
 from marketplace.errors import (
     AlreadyExists,
@@ -13,6 +15,7 @@ from marketplace.errors import (
     NotFound,
     Problem,
 )
+from marketplace.limits import NODE_ASKS_MAX as ASKS_MAX
 from marketplace.services.accounts import note_salt
 from marketplace.services.common import (
     Principal,
@@ -22,14 +25,11 @@ from marketplace.services.common import (
 )
 from marketplace.services.nodes import AWAY
 from marketplace.services.orderlog import log_ask, log_ask_closed
-from marketplace.services.ports import Clock, Duplicate, EscrowReads, Market, Store
-from marketplace.services.records import AskRecord, Node
+from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.wire.asks import AskDraft, SignedAsk
 from settlement.eip712 import ZERO_ADDRESS, from_text32, text32
 from settlement.errors import FieldError
 from settlement.orders import FLAG_SHARED, Ask
-
-ASKS_MAX = 64  # of a node, open or suspended: every search of the book looks at them
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Asks:
     clock: Clock
     reads: EscrowReads
 
-    def prepare(self, node: Node, draft: AskDraft, salt: int) -> Ask:
+    def prepare(self, node: NodeRow, draft: AskDraft, salt: int) -> Ask:
         """The ask that a provider would sign for a node. Raises InvalidInput with all mistakes."""
         offer = NodeOffer(
             provider=node.provider,
@@ -79,14 +79,14 @@ class Asks:
         refusal = account_refusal(ask, signature, ask.provider, self.market, self.reads)
         return CheckedAsk(ask, signature, refusal)
 
-    def create(self, store: Store, caller: Principal, signed: CheckedAsk) -> AskRecord:
+    def create(self, store: Store, caller: Principal, signed: CheckedAsk) -> AskRow:
         """Put a signed ask on the book; where its node is away, once it is back. Nothing is stored
         of one that is refused.
 
         Raises InvalidOrder, InvalidSignature, AlreadyExists, Conflict.
         """
         ask = signed.ask
-        node = store.nodes.one(provider=caller.account, number=ask.node)
+        node = store.nodes.by_number(caller.account, ask.node)
         problems = self._problems(ask, caller, node)
         if problems or node is None:
             raise InvalidOrder(problems)
@@ -97,7 +97,7 @@ class Asks:
         away = node.state == "away"
         now_ms = self.clock()
         note_salt(store, ask.provider, ask.salt, "/ask/salt", now_ms)
-        row = AskRecord(
+        row = AskRow(
             id=new_id("ask"),
             provider=ask.provider,
             node_id=node.id,
@@ -111,18 +111,17 @@ class Asks:
             expiry_s=ask.expiry,
             created_ms=now_ms,
         )
-        others = store.asks.find(node_id=node.id, state=("open", "suspended"), limit=ASKS_MAX)
-        if len(others) == ASKS_MAX:
+        if store.asks.resting_count(node.id) >= ASKS_MAX:
             raise Conflict(f"a node has at most {ASKS_MAX} asks; cancel one first")
         try:
             store.asks.add(row)
-        except Duplicate as error:
+        except AlreadyExists as error:
             raise AlreadyExists("this ask is on the book already, or was") from error
         if not away:
             log_ask(store, row, node, now_ms)
         return row
 
-    def _problems(self, ask: Ask, caller: Principal, node: Node | None) -> list[Problem]:
+    def _problems(self, ask: Ask, caller: Principal, node: NodeRow | None) -> list[Problem]:
         now_s = self.clock() // 1000
         found = []
 
@@ -157,14 +156,22 @@ class Asks:
         expect(not ask.flags & FLAG_SHARED or node.shared, "flags", "the node sells no shares")
         return found
 
-    def get(self, store: Store, ask_id: str) -> AskRecord:
+    def page(
+        self, store: Store, limit: int, before: str | None, states: tuple[str, ...], **given: str
+    ) -> list[AskRow]:
+        """Asks, newest first, by `provider`, `node_id` and `tier` if given, and by states."""
+        rows = store.asks.page(limit, before, states=states, **given)
+        store.nodes.hold(row.node_id for row in rows)
+        return rows
+
+    def get(self, store: Store, ask_id: str) -> AskRow:
         """Any ask. Raises NotFound."""
         row = store.asks.get(ask_id)
         if row is None:
             raise NotFound("no such ask")
         return row
 
-    def cancel(self, store: Store, caller: Principal, ask_id: str) -> AskRecord:
+    def cancel(self, store: Store, caller: Principal, ask_id: str) -> AskRow:
         """Take an ask off the book: no new fills; leases it opened go on."""
         row = store.asks.get(ask_id, lock=True)
         if row is None or row.provider != caller.account:
@@ -172,6 +179,5 @@ class Asks:
         if row.state in ("open", "suspended"):
             if row.state == "open":
                 log_ask_closed(store, row.id, self.clock())
-            row = replace(row, state="cancelled", reason="cancelled")
-            store.asks.put(row)
+            row.state, row.reason = "cancelled", "cancelled"
         return row

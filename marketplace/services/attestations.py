@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from marketplace.domain.life import LEASE_OPEN
+from marketplace.db.store import Store
+from marketplace.db.tables import LEASE_OPEN, AttestationRow, LeaseRow, VoucherRow
 from marketplace.errors import AttestationRefused, Conflict, InvalidInput, NotFound, Problem
 from marketplace.services.common import (
     Principal,
@@ -16,9 +17,8 @@ from marketplace.services.common import (
     to_hex,
 )
 from marketplace.services.jobstates import cost_event, set_state
-from marketplace.services.leases import buyer_of, lease_bytes, provider_of, usage_json
-from marketplace.services.ports import Clock, Market, Store
-from marketplace.services.records import AttestationRecord, LeaseRecord, VoucherRecord
+from marketplace.services.leases import buyer_of, provider_of, usage_json
+from marketplace.services.ports import Clock, Market
 from marketplace.wire.events import JobMetric
 from marketplace.wire.usage import Countersignature, SignedAttestation
 from settlement.attestation import MeteredUsage, UsageAttestation, Voucher, voucher_for
@@ -59,7 +59,7 @@ _MEANING = {
 }
 
 
-def refused(reason: Refusal, row: AttestationRecord) -> AttestationRefused:
+def refused(reason: Refusal, row: AttestationRow) -> AttestationRefused:
     """The error that answers a refused attestation; the row stays recorded."""
     facts = {"reason": reason.value, "attestation_id": row.id, "sequence": row.sequence}
     return AttestationRefused(f"attestation refused: {_MEANING[reason]}", facts=facts)
@@ -74,16 +74,14 @@ class Attestations:
 
     def take(
         self, store: Store, caller: Principal, lease_id: str, signed: SignedAttestation
-    ) -> tuple[AttestationRecord, Refusal | None]:
+    ) -> tuple[AttestationRow, Refusal | None]:
         """Record an attestation, accepted or refused; the caller commits before it answers.
 
         The same content again is the same attestation. Raises NotFound.
         """
         lease = provider_of(store, caller, lease_id)
         statement, signature = signed.attestation, signed.signature
-        known = store.attestations.one(
-            lease_id=lease.id, sequence=statement.sequence, state="accepted"
-        )
+        known = store.attestations.accepted(lease.id, statement.sequence)
         if known is not None and known.message == statement.to_message():
             return known, None
         now_ms = self.clock()
@@ -91,7 +89,7 @@ class Attestations:
             reason: Refusal | None = Refusal.SEQUENCE
         else:
             reason = self._refusal(lease, statement, signature, now_ms)
-        row = AttestationRecord(
+        row = AttestationRow(
             id=new_id("att"),
             lease_id=lease.id,
             sequence=statement.sequence,
@@ -101,8 +99,6 @@ class Attestations:
             message=statement.to_message(),
             signature=to_hex(signature),
             received_ms=now_ms,
-            voucher=None,
-            voucher_signature=None,
         )
         store.attestations.add(row)
         if reason is None:
@@ -111,17 +107,15 @@ class Attestations:
             self._refuse(store, lease)
         return row, reason
 
-    def _refuse(self, store: Store, lease: LeaseRecord) -> None:
+    def _refuse(self, store: Store, lease: LeaseRow) -> None:
         """Count one more refused; a provider that repeats itself does not fill the table."""
-        store.leases.put(replace(lease, refused_count=lease.refused_count + 1))
-        kept = store.attestations.find(lease_id=lease.id, state="refused")
-        for old in kept[:-REFUSED_KEPT]:
-            store.attestations.remove(id=old.id)
+        lease.refused_count += 1
+        store.attestations.forget_refused(lease.id, REFUSED_KEPT)
 
     def _refusal(
-        self, lease: LeaseRecord, said: UsageAttestation, signature: bytes, now_ms: int
+        self, lease: LeaseRow, said: UsageAttestation, signature: bytes, now_ms: int
     ) -> Refusal | None:
-        parties = (lease.buyer, lease.provider, lease_bytes(lease))
+        parties = (lease.buyer, lease.provider, lease.lease_bytes)
         if (said.buyer, said.provider, said.lease_no) != parties:
             return Refusal.PARTIES
         try:
@@ -140,9 +134,7 @@ class Attestations:
             return Refusal.CAP
         return self._refuse_time(lease, said, now_ms)
 
-    def _refuse_time(
-        self, lease: LeaseRecord, said: UsageAttestation, now_ms: int
-    ) -> Refusal | None:
+    def _refuse_time(self, lease: LeaseRow, said: UsageAttestation, now_ms: int) -> Refusal | None:
         start_ms = (lease.start_s or 0) * 1000
         end_ms = (lease.end_s or 0) * 1000
         if said.observed_at_ms > now_ms + TOLERANCE_MS:
@@ -157,24 +149,17 @@ class Attestations:
             return Refusal.AHEAD
         return None
 
-    def _accept(
-        self, store: Store, lease: LeaseRecord, said: UsageAttestation, now_ms: int
-    ) -> None:
+    def _accept(self, store: Store, lease: LeaseRow, said: UsageAttestation, now_ms: int) -> None:
         first = lease.ready_ms is None
-        lease = replace(
-            lease,
-            sequence=said.sequence,
-            attested=_vector_json(said.usage()),
-            seen_ms=now_ms,
-            ready_ms=said.observed_at_ms if first else lease.ready_ms,
-        )
-        store.leases.put(lease)
-        job = store.jobs.get(lease.job_id, lock=True)
-        if job is None:
-            raise KeyError(lease.job_id)
+        lease.sequence = said.sequence
+        lease.attested = _vector_json(said.usage())
+        lease.seen_ms = now_ms
+        if first:
+            lease.ready_ms = said.observed_at_ms
+        job = store.jobs.need(lease.job_id, lock=True)
         if first and job.state == "starting" and job.lease_id == lease.id:
-            job = replace(job, started_ms=job.started_ms or now_ms)
-            job = set_state(store, job, "running", now_ms)
+            job.started_ms = job.started_ms or now_ms
+            set_state(store, job, "running", now_ms)
         measured = _vector_json(said.usage())
         metric = JobMetric(lease_id=lease.id, sequence=said.sequence, **measured)
         emit(store, job.id, "metric", metric, now_ms)
@@ -182,7 +167,7 @@ class Attestations:
 
     def countersign(
         self, store: Store, caller: Principal, attestation_id: str, signed: Countersignature
-    ) -> AttestationRecord:
+    ) -> AttestationRow:
         """Store the witness's voucher for an accepted attestation; the best one is what settles.
 
         Raises NotFound, Conflict, InvalidInput, InvalidSignature.
@@ -202,16 +187,15 @@ class Attestations:
             raise InvalidInput([Problem("/voucher", detail)])
         check_signature(voucher, signature, lease.witness, self.market)
         if row.voucher_signature is None:
-            row = replace(row, voucher=voucher.to_message(), voucher_signature=to_hex(signature))
-            store.attestations.put(row)
+            row.voucher, row.voucher_signature = voucher.to_message(), to_hex(signature)
             self._keep_best(store, lease, row, voucher, signature)
         return row
 
     def _keep_best(
         self,
         store: Store,
-        lease: LeaseRecord,
-        row: AttestationRecord,
+        lease: LeaseRow,
+        row: AttestationRow,
         voucher: Voucher,
         signature: bytes,
     ) -> None:
@@ -220,35 +204,32 @@ class Attestations:
             (voucher.egress_mib, voucher.units) if isinstance(voucher, MeteredUsage) else (0, 0)
         )
         best = store.vouchers.get(lease.id, lock=True)
-        lease = replace(lease, witness_ms=now_ms)
-        if best is None or (best.ms, best.egress_mib, best.units) < (voucher.ms, *counted):
-            new = VoucherRecord(
-                lease_id=lease.id,
-                attestation_id=row.id,
-                ms=voucher.ms,
-                egress_mib=counted[0],
-                units=counted[1],
-                signature=to_hex(signature),
-                received_ms=now_ms,
-                paid=voucher.ms == 0 and counted == (0, 0),
-                intent=best.intent if best else None,
-            )
-            (store.vouchers.put if best else store.vouchers.add)(new)
-            lease = replace(lease, countersigned=usage_json(voucher.ms, *counted))
-        store.leases.put(lease)
+        lease.witness_ms = now_ms
+        if best is not None and (best.ms, best.egress_mib, best.units) >= (voucher.ms, *counted):
+            return
+        lease.countersigned = usage_json(voucher.ms, *counted)
+        new = VoucherRow(
+            lease_id=lease.id,
+            attestation_id=row.id,
+            ms=voucher.ms,
+            egress_mib=counted[0],
+            units=counted[1],
+            signature=to_hex(signature),
+            received_ms=now_ms,
+            paid=voucher.ms == 0 and counted == (0, 0),
+            intent=best.intent if best else None,
+        )
+        store.vouchers.put(new)
 
-    def heartbeat(self, store: Store, caller: Principal, lease_id: str, count: int) -> LeaseRecord:
+    def heartbeat(self, store: Store, caller: Principal, lease_id: str, count: int) -> LeaseRow:
         """Forward a job's signs of life; the count never falls."""
         lease = provider_of(store, caller, lease_id)
         now_ms = self.clock()
         grown = count > lease.heartbeat_count
-        lease = replace(
-            lease,
-            heartbeat_count=max(count, lease.heartbeat_count),
-            heartbeat_ms=now_ms if grown or lease.heartbeat_ms is None else lease.heartbeat_ms,
-            seen_ms=now_ms,
-        )
-        store.leases.put(lease)
+        lease.heartbeat_count = max(count, lease.heartbeat_count)
+        if grown or lease.heartbeat_ms is None:
+            lease.heartbeat_ms = now_ms
+        lease.seen_ms = now_ms
         return lease
 
 

@@ -8,15 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from marketplace.db.store import Store
+from marketplace.db.tables import BlobRow
 from marketplace.errors import NotFound, TooLarge
-from marketplace.services.accounts import account_row
+from marketplace.limits import BLOB_BYTES_MAX, BLOB_BYTES_PER_DAY_MAX
 from marketplace.services.common import Principal, new_id
-from marketplace.services.ports import BlobDraft, BlobFiles, Clock, Store
-from marketplace.services.records import Blob
+from marketplace.services.ports import BlobDraft, BlobFiles, Clock
 
-BLOB_BYTES_MAX = 64 * 1024 * 1024
 DAY_MS = 86_400_000
-DAY_BYTES_MAX = 16 * 1024**3  # of an account in 24 hours
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -49,7 +48,7 @@ class Blobs:
 
     files: BlobFiles
     clock: Clock
-    day_bytes_max: int = DAY_BYTES_MAX
+    day_bytes_max: int = BLOB_BYTES_PER_DAY_MAX
 
     @contextmanager
     def receive(self) -> Iterator[Upload]:
@@ -59,20 +58,29 @@ class Blobs:
 
     def check_room(self, store: Store, caller: Principal, size: int) -> None:
         """Pass if the caller may upload so many bytes now. Raises TooLarge."""
-        used = store.blob_bytes(caller.account, self.clock() - DAY_MS)
+        used = store.blobs.bytes_since(caller.account, self.clock() - DAY_MS)
         if used + size > self.day_bytes_max:
             left = max(0, self.day_bytes_max - used)
             detail = f"an account uploads at most {self.day_bytes_max} bytes in 24 hours"
             raise TooLarge(f"{detail}; {left} are left, of which every blob takes a few KiB more")
 
-    def own(self, store: Store, caller: Principal, sha256: str, size: int) -> Blob:
+    def own(self, store: Store, caller: Principal, sha256: str, size: int) -> BlobRow:
         """Note that the caller has uploaded these bytes; again changes nothing. Raises TooLarge."""
-        account_row(store, caller.account, self.clock(), lock=True)  # uploads are counted in turn
-        known = store.blobs.one(owner=caller.account, sha256=sha256)
+        # With the account locked, its uploads are counted in turn.
+        store.accounts.get_or_add(caller.account, self.clock(), lock=True)
+        known = store.blobs.of(caller.account, sha256)
         if known is not None:
             return known
         self.check_room(store, caller, size)
-        return store.blobs.add(Blob(new_id("blob"), sha256, caller.account, size, self.clock()))
+        return store.blobs.add(
+            BlobRow(
+                id=new_id("blob"),
+                sha256=sha256,
+                owner=caller.account,
+                size=size,
+                created_ms=self.clock(),
+            )
+        )
 
     def open(self, store: Store, caller: Principal, sha256: str) -> Iterator[bytes]:
         """The bytes in pieces. Raises NotFound, also where the caller may not know of them."""
@@ -84,17 +92,10 @@ class Blobs:
             raise NotFound("no such blob") from error
 
     def _may_read(self, store: Store, caller: Principal, sha256: str) -> bool:
-        if store.blobs.one(owner=caller.account, sha256=sha256):
-            return True
-        mine = store.jobs.find(account=caller.account, outputs=sha256)
-        if any(_gave(store, job.lease_id, sha256) for job in mine):
-            return True
-        leases = store.leases.find(provider=caller.account, state=("active", "stopped"))
-        jobs = (store.jobs.get(lease.job_id) for lease in leases)
-        return any(job and job.spec.get("inputs", {}).get("sha256") == sha256 for job in jobs)
-
-
-def _gave(store: Store, lease_id: str | None, sha256: str) -> bool:
-    """Whether the lease's provider uploaded the bytes it named, rather than only naming them."""
-    lease = store.leases.get(lease_id) if lease_id else None
-    return bool(lease and store.blobs.one(owner=lease.provider, sha256=sha256))
+        """Also what a provider uploaded as the output of the caller's job, rather than only named
+        so, and the inputs of a job that runs under the caller's lease."""
+        return (
+            store.blobs.of(caller.account, sha256) is not None
+            or store.blobs.is_output_for(caller.account, sha256)
+            or store.blobs.is_input_for(caller.account, sha256)
+        )

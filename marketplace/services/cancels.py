@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from marketplace.domain.life import JOB_LIVE
+from marketplace.db.store import CANCEL_KEY, CANCEL_TRIES, Store
+from marketplace.db.tables import AccountRow
 from marketplace.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Problem
-from marketplace.services.accounts import account_row
 from marketplace.services.asks import Asks
-from marketplace.services.common import Principal, account_refusal, tries_of
+from marketplace.services.common import Principal, account_refusal
 from marketplace.services.jobs import Jobs
-from marketplace.services.ports import CANCEL_KEY, CANCEL_TRIES, Clock, EscrowReads, Market, Store
-from marketplace.services.records import Account
+from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.wire.orders import Cancelled, SignedCancel
 from settlement.chain.calls import EscrowCalls
 from settlement.orders import Cancel
@@ -77,24 +76,21 @@ class Cancels:
         Raises InvalidInput, AlreadyExists, Conflict, Unavailable.
         """
         cancel = signed.cancel
-        account = account_row(store, cancel.account, self.clock(), lock=True)
+        account = store.accounts.get_or_add(cancel.account, self.clock(), lock=True)
         self._check_worth(store, account, cancel)
         if cancel.and_older:
-            lowest = max(account.orders_from, cancel.salt + 1)
-            store.accounts.put(replace(account, orders_from=lowest))
+            account.orders_from = max(account.orders_from, cancel.salt + 1)
         cancelled = [*self._asks(store, caller, cancel), *self._bids(store, caller, cancel)]
         data = self.calls.cancel(cancel, signed.signature)
-        store.enqueue(
-            IntentKind.CANCEL, tries_of(store, _key(cancel)).key, self.calls.payload(data)
-        )
+        store.enqueue(IntentKind.CANCEL, store.tries(_key(cancel)).key, self.calls.payload(data))
         return Cancelled(cancel=cancel, orders=tuple(cancelled))
 
-    def _check_worth(self, store: Store, account: Account, cancel: Cancel) -> None:
+    def _check_worth(self, store: Store, account: AccountRow, cancel: Cancel) -> None:
         """The relayer pays for a Cancel: it must make an order void that is not void already.
 
         Raises InvalidInput, AlreadyExists, Conflict.
         """
-        lowest, tries = self._lowest(store, account), tries_of(store, _key(cancel))
+        lowest, tries = self._lowest(store, account), store.tries(_key(cancel))
         if cancel.salt < lowest or not tries.is_free:
             problem = Problem("/cancel/salt", "is cancelled already, or about to be")
             raise AlreadyExists("the orders are cancelled already", problems=[problem])
@@ -115,16 +111,16 @@ class Cancels:
             detail = "has no order of yours at or below it that is not cancelled"
             raise InvalidInput([Problem("/cancel/salt", detail)])
 
-    def _lowest(self, store: Store, account: Account) -> int:
+    def _lowest(self, store: Store, account: AccountRow) -> int:
         """Salts below it are void, or about to be. Where the Cancel that said so died, the chain
         still takes those orders."""
         if account.orders_from == 0:
             return 0
-        tries = tries_of(store, _key(Cancel(account.address, account.orders_from - 1, True)))
+        tries = store.tries(_key(Cancel(account.address, account.orders_from - 1, True)))
         return 0 if tries.dead and tries.is_free else account.orders_from
 
     def _asks(self, store: Store, caller: Principal, cancel: Cancel) -> list[str]:
-        rows = store.asks.find(provider=caller.account, state=("open", "suspended"))
+        rows = store.asks.resting_of(caller.account)
         chosen = [row.id for row in rows if _covers(cancel, int(row.message["salt"]))]
         for ask_id in chosen:
             self.asks.cancel(store, caller, ask_id)
@@ -133,13 +129,12 @@ class Cancels:
     def _bids(self, store: Store, caller: Principal, cancel: Cancel) -> list[str]:
         """Mark the bids of live jobs; end the jobs that have no lease yet."""
         chosen = []
-        for job in store.jobs.find(account=caller.account, state=JOB_LIVE):
-            bid = store.bids.get(job.bid_id)
-            if bid is None or not _covers(cancel, int(bid.salt)):
+        for job, bid in store.jobs.live_with_bids(caller.account):
+            if not _covers(cancel, int(bid.salt)):
                 continue
             if job.state in UNOPENED:
                 self.jobs.cancel(store, caller, job.id)
-            store.bids.put(replace(bid, cancelled_ms=bid.cancelled_ms or self.clock()))
+            bid.cancelled_ms = bid.cancelled_ms or self.clock()
             chosen.append(bid.id)
         return chosen
 

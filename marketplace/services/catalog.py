@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from marketplace.db.store import Database, Store
+from marketplace.db.tables import ReceiptRow
 from marketplace.domain.tier import TierRegistry
 from marketplace.errors import NotFound
 from marketplace.services.accounts import Accounts
@@ -20,17 +21,9 @@ from marketplace.services.jobs import Jobs
 from marketplace.services.leases import Leases
 from marketplace.services.matcher import Matcher
 from marketplace.services.nodes import Nodes
-from marketplace.services.ports import (
-    BlobFiles,
-    Clock,
-    Database,
-    EscrowReads,
-    Market,
-    Store,
-)
+from marketplace.services.ports import BlobFiles, Clock, EscrowReads, Market
 from marketplace.services.projection import Projection
 from marketplace.services.quotes import Quotes
-from marketplace.services.records import ReceiptRecord
 from marketplace.services.settling import Settling
 from marketplace.services.streams import Streams
 from marketplace.services.topups import TopUps
@@ -45,24 +38,13 @@ class Receipts:
 
     market: Market
 
-    def of_job(self, store: Store, caller: Principal, job_id: str) -> list[ReceiptRecord]:
+    def of_job(self, store: Store, caller: Principal, job_id: str) -> list[ReceiptRow]:
         """Receipts of a job's leases, oldest first: for its buyer and its providers."""
-        rows = store.receipts.find(job_id=job_id)
+        rows = store.receipts.of_job(job_id)
         mine = [r for r in rows if caller.is_operator or caller.account in (r.buyer, r.provider)]
         if not mine:
             raise NotFound("no receipt yet: it is written when the lease is closed on chain")
         return mine
-
-    def mine(
-        self, store: Store, caller: Principal, limit: int, before: str | None
-    ) -> list[ReceiptRecord]:
-        """The caller's receipts, as buyer or provider, newest first."""
-        found: dict[str, ReceiptRecord] = {}
-        for role in ("buyer", "provider"):
-            mine: dict[str, Any] = {role: caller.account}
-            rows = store.receipts.find(newest=True, before=before, limit=limit, **mine)
-            found.update((row.id, row) for row in rows)
-        return [found[key] for key in sorted(found, reverse=True)][:limit]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +86,8 @@ def catalog_of(
     calls = EscrowCalls(market.domain.verifying_contract)
     attestations = Attestations(market, clock)
     conclusions = Conclusions(market, clock, tiers)
-    quotes = Quotes(market, clock, tiers, Bookkeeper(market))
+    books = Bookkeeper(market, database)
+    quotes = Quotes(market, clock, tiers, books)
     leases = Leases(market)
     asks, jobs = Asks(market, clock, reads), Jobs(market, clock, reads, quotes)
     return Catalog(
@@ -123,7 +106,7 @@ def catalog_of(
         blobs=Blobs(files, clock),
         streams=Streams(clock),
         receipts=Receipts(market),
-        matcher=Matcher(market, clock, database, Bookkeeper(market), quotes, calls),
+        matcher=Matcher(market, clock, database, books, quotes, calls),
         projection=Projection(market, clock, conclusions),
         settling=Settling(market, clock, database, calls, conclusions),
         watchdog=Watchdog(market, clock, database, conclusions, since_ms=clock()),

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from uuid_utils import uuid7
 
+from marketplace.db.store import Store
+from marketplace.db.tables import JobEventRow
 from marketplace.errors import InvalidSignature, Problem
-from marketplace.services.ports import EscrowReads, Market, Store
-from marketplace.services.records import JobEvent
+from marketplace.services.ports import EscrowReads, Market
 from marketplace.wire.base import Answer, Money
 from settlement.eip712 import Struct
 from settlement.errors import SignatureError
-from settlement.ports import Intent, IntentState
 from settlement.signing import verify
 
 
@@ -33,40 +33,6 @@ class Principal:
 def new_id(prefix: str) -> str:
     """A sortable id: prefix and a UUID of version 7."""
     return f"{prefix}_{uuid7().hex}"
-
-
-@dataclass(frozen=True, slots=True)
-class Tries:
-    """What the outbox holds of one effect: how many tries died, the last try, and its key.
-
-    `key` is the last try's while that lives or has succeeded; else the one that the next may take.
-    """
-
-    key: str
-    dead: int
-    last: Intent | None
-
-    @property
-    def is_free(self) -> bool:
-        """Whether the effect is neither there nor on its way."""
-        return self.last is None or self.last.state is IntentState.DEAD
-
-
-def tries_of(store: Store, key: str) -> Tries:
-    """The tries of an effect: an intent that died stays, and the next has a key of its own."""
-    last, dead, name = None, 0, key
-    while (found := store.intent(name)) is not None:
-        last = found
-        if found.state is not IntentState.DEAD:
-            break
-        dead += 1
-        name = try_key(key, dead + 1)
-    return Tries(name, dead, last)
-
-
-def try_key(key: str, number: int) -> str:
-    """The key of an effect's try, counted from 1."""
-    return key if number == 1 else f"{key}/{number}"
 
 
 def money(market: Market, atoms: int) -> Money:
@@ -116,5 +82,5 @@ def account_refusal(
 
 def emit(store: Store, job_id: str, kind: str, data: Answer, now_ms: int) -> None:
     """Append one event to a job's stream. `kind` names its class in `wire.events`."""
-    row = JobEvent(seq=0, job_id=job_id, type=kind, data=data.to_json(), at_ms=now_ms)
+    row = JobEventRow(job_id=job_id, type=kind, data=data.to_json(), at_ms=now_ms)
     store.events.append(row)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from marketplace.db.store import Store
+from marketplace.db.tables import AttestationRow, LeaseRow
 from marketplace.errors import Conflict, InvalidInput, InvalidSignature, NotFound, Problem
+from marketplace.limits import REASON_CHARS_KEPT as REASON_MAX
 from marketplace.services.attestations import Attestations, Refusal
-from marketplace.services.common import Principal, check_signature, to_hex, tries_of
+from marketplace.services.common import Principal, check_signature, to_hex
 from marketplace.services.jobstates import tell
 from marketplace.services.leases import (
     buyer_of,
     close_message,
-    lease_bytes,
     orders_hash_of,
     party,
     provider_of,
     ref_of,
 )
-from marketplace.services.ports import Clock, Market, Store
-from marketplace.services.records import AttestationRecord, LeaseRecord
+from marketplace.services.ports import Clock, Market
 from marketplace.wire.leases import FinishReport, JobOutcome, SignedStop
 from marketplace.wire.usage import SignedAttestation
 from settlement.attestation import Close, Stop, UsageAttestation
@@ -28,7 +29,6 @@ from settlement.ports import IntentKind
 from settlement.signing import recover
 
 OUTCOMES = ("succeeded", "failed", "cancelled", "over_budget")
-REASON_MAX = 500
 OVER_BUDGET_SLACK_INTERVALS = 2
 
 
@@ -43,7 +43,7 @@ class Ends:
 
     def finish(
         self, store: Store, caller: Principal, lease_id: str, report: FinishReport
-    ) -> tuple[LeaseRecord, AttestationRecord, Refusal | None]:
+    ) -> tuple[LeaseRow, AttestationRow, Refusal | None]:
         """Take in the last attestation, the outcome and the meter's half of the Close.
 
         The last attestation is recorded even where it is refused; then nothing else happens.
@@ -57,36 +57,28 @@ class Ends:
         row, refusal = self.attestations.take(store, caller, lease_id, said)
         if refusal is not None:
             return lease, row, refusal
-        lease = provider_of(store, caller, lease_id)
         last = UsageAttestation.from_message(row.message)
         counted = (last.egress_mib, last.units) if lease.metered else (0, 0)
-        expected = Close(lease.buyer, lease.provider, lease_bytes(lease), last.ms, *counted)
+        expected = Close(lease.buyer, lease.provider, lease.lease_bytes, last.ms, *counted)
         if close != expected:
             detail = "must close at the usage of the last attestation"
             raise InvalidInput([Problem("/close/message", detail)])
         now_ms = self.clock()
-        lease = replace(
-            lease,
-            outcome=JobOutcome(
-                outcome=report.outcome,
-                exit_code=report.exit_code,
-                reason=report.reason[:REASON_MAX] or None,
-                outputs=report.outputs,
-            ).to_json(),
-            close=close.to_message(),
-            meter_signature=to_hex(close_signature),
-            finished_ms=now_ms,
-            seen_ms=now_ms,
-        )
-        store.leases.put(lease)
+        lease.outcome = JobOutcome(
+            outcome=report.outcome,
+            exit_code=report.exit_code,
+            reason=report.reason[:REASON_MAX] or None,
+            outputs=report.outputs,
+        ).to_json()
+        lease.close, lease.meter_signature = close.to_message(), to_hex(close_signature)
+        lease.finished_ms = lease.seen_ms = now_ms
         job = store.jobs.get(lease.job_id, lock=True)
         if job is not None and job.lease_id == lease.id and job.state in ("starting", "running"):
-            job = replace(job, ending=report.outcome)
-            store.jobs.put(job)
+            job.ending = report.outcome
             tell(store, job, now_ms)
         return lease, row, None
 
-    def _check(self, store: Store, lease: LeaseRecord, report: FinishReport, close: Close) -> None:
+    def _check(self, store: Store, lease: LeaseRow, report: FinishReport, close: Close) -> None:
         if lease.state not in ("active", "stopped"):
             raise Conflict(f"the lease is {lease.state}; it takes no report")
         if lease.outcome is not None and close.to_message() != lease.close:
@@ -100,14 +92,12 @@ class Ends:
             detail = "the budget did not limit this lease, or its funded time was not reached"
             raise InvalidInput([Problem("/outcome", detail)])
         if report.outputs is not None:
-            blob = store.blobs.one(owner=lease.provider, sha256=report.outputs)
+            blob = store.blobs.of(lease.provider, report.outputs)
             if blob is None:
                 detail = "is no blob of yours: upload it first with POST /v1/blobs"
                 raise InvalidInput([Problem("/outputs", detail)])
 
-    def close(
-        self, store: Store, caller: Principal, lease_id: str, signature: bytes
-    ) -> LeaseRecord:
+    def close(self, store: Store, caller: Principal, lease_id: str, signature: bytes) -> LeaseRow:
         """Take the witness's half of the Close and send both to the chain.
 
         Raises NotFound, InvalidSignature, Conflict.
@@ -119,17 +109,14 @@ class Ends:
             raise Conflict(f"the lease is {lease.state}")
         if lease.witness_signature is not None or lease.meter_signature is None:
             return lease
-        lease = replace(lease, witness_signature=to_hex(signature), witness_ms=self.clock())
-        store.leases.put(lease)
+        lease.witness_signature, lease.witness_ms = to_hex(signature), self.clock()
         orders_hash = orders_hash_of(store, lease)
-        meter_signature = bytes.fromhex((lease.meter_signature or "")[2:])
+        meter_signature = bytes.fromhex(lease.meter_signature[2:])
         data = self.calls.close(message, orders_hash, meter_signature, signature)
         store.enqueue(IntentKind.CLOSE, f"close:{lease.id}", self.calls.payload(data))
         return lease
 
-    def stop(
-        self, store: Store, caller: Principal, lease_id: str, signed: SignedStop
-    ) -> LeaseRecord:
+    def stop(self, store: Store, caller: Principal, lease_id: str, signed: SignedStop) -> LeaseRow:
         """Send a Stop signed by witness or meter to the chain.
 
         Raises NotFound, InvalidInput, InvalidSignature, Conflict.
@@ -138,7 +125,7 @@ class Ends:
         if caller.account not in (lease.buyer, lease.provider, lease.witness):
             raise NotFound("no such lease")
         stop, signature = signed.stop, signed.signature
-        if stop != Stop(lease.buyer, lease.provider, lease_bytes(lease)):
+        if stop != Stop(lease.buyer, lease.provider, lease.lease_bytes):
             raise InvalidInput([Problem("/stop", "names another lease")])
         try:
             signer = recover(stop, self.market.domain, signature)
@@ -148,14 +135,13 @@ class Ends:
         if signer not in (lease.witness, lease.meter):
             detail = f"signed by {signer}, which is neither its witness nor its meter"
             raise InvalidSignature(detail, problems=[Problem("/signature", detail)])
-        tries = tries_of(store, f"stop:{lease.id}")
+        tries = store.tries(f"stop:{lease.id}")
         died = tries.is_free and lease.state == "active"
         if lease.stop_signature is not None and not died:
             return lease
         if lease.state != "active":
             raise Conflict(f"the lease is {lease.state}; only an active one can be stopped")
-        lease = replace(lease, stop_signature=to_hex(signature))
-        store.leases.put(lease)
+        lease.stop_signature = to_hex(signature)
         orders_hash = orders_hash_of(store, lease)
         data = self.calls.stop_by_signature(ref_of(lease), orders_hash, signature)
         store.enqueue(IntentKind.STOP, tries.key, self.calls.payload(data))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from marketplace.db.store import Store
+from marketplace.db.tables import JOB_ENDED, BidRow, JobRow
 from marketplace.domain.asking import EXPIRY_MAX_S
 from marketplace.domain.bidding import bid_problems
 from marketplace.domain.job import JobSpec, full_budget
-from marketplace.domain.life import JOB_ENDED, JOB_LIVE
 from marketplace.domain.order import Wants
 from marketplace.errors import (
     AlreadyExists,
@@ -20,7 +21,8 @@ from marketplace.errors import (
     Problem,
     Unavailable,
 )
-from marketplace.services.accounts import note_salt, reserved
+from marketplace.limits import LIVE_JOBS_MAX as LIVE_MAX
+from marketplace.services.accounts import note_salt
 from marketplace.services.common import (
     Principal,
     account_refusal,
@@ -30,24 +32,25 @@ from marketplace.services.common import (
 )
 from marketplace.services.jobstates import set_state, tell
 from marketplace.services.orderlog import log_bid, log_bid_closed
-from marketplace.services.ports import Clock, Duplicate, EscrowReads, Market, Store
+from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.services.quotes import Quotes
-from marketplace.services.records import BidRecord, JobRecord
 from marketplace.wire.jobs import JobOrder
 from settlement.eip712 import ZERO_ADDRESS
 from settlement.orders import Bid
 
-LIVE_MAX = 2_000  # jobs of an account: each submission adds up what they may lock
-
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A job and its signed bid, checked as far as no store is needed."""
+    """A job and its signed bid, checked as far as no transaction is needed.
+
+    `balance`: free atoms in the escrow. `reserve`: atoms that the job's lease will lock.
+    """
 
     spec: JobSpec
     bid: Bid
     signature: bytes
     balance: int
+    reserve: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,8 @@ class Jobs:
             detail = "has opened a lease before" if state.used else "is cancelled"
             problem = Problem("/bid/salt", detail)
             raise AlreadyExists("the bid's salt is used", problems=[problem])
-        return Submission(spec, bid, signature, self.reads.balance_of(bid.buyer))
+        balance = self.reads.balance_of(bid.buyer)
+        return Submission(spec, bid, signature, balance, self._reserve(spec, bid))
 
     def _problems(self, caller: Principal, bid: Bid) -> list[Problem]:
         now_s = self.clock() // 1000
@@ -95,7 +99,7 @@ class Jobs:
         expect(bid.max_fee_bps >= self.market.fee_bps, "maxFeeBps", "is below the market's fee")
         return found
 
-    def submit(self, store: Store, caller: Principal, order: Submission) -> JobRecord:
+    def submit(self, store: Store, caller: Principal, order: Submission) -> JobRow:
         """Store a job, its bid and its row of the order log. Of a refused one nothing is stored.
 
         Raises AlreadyExists, Conflict, InvalidInput, InsufficientBalance, BudgetExceeded.
@@ -103,10 +107,10 @@ class Jobs:
         now_ms = self.clock()
         note_salt(store, order.bid.buyer, order.bid.salt, "/bid/salt", now_ms)
         self._check_inputs(store, caller, order.spec)
-        if len(store.jobs.find(account=caller.account, state=JOB_LIVE, limit=LIVE_MAX)) == LIVE_MAX:
+        if store.jobs.live_count(caller.account) >= LIVE_MAX:
             raise Conflict(f"an account has at most {LIVE_MAX} live jobs; let some end first")
-        reserve = self._reserve(store, order)
-        free = order.balance - reserved(store, caller.account)
+        reserve = order.reserve
+        free = order.balance - store.jobs.reserved_atoms(caller.account)
         if free < reserve:
             facts = {
                 "required": money(self.market, reserve),
@@ -117,7 +121,7 @@ class Jobs:
         charge = self._charge_key(store, caller, order, reserve)
         job_id, bid_id = new_id("job"), new_id("bid")
         spec = order.spec
-        bid = BidRecord(
+        bid = BidRow(
             id=bid_id,
             account=caller.account,
             job_id=job_id,
@@ -130,7 +134,7 @@ class Jobs:
         )
         try:
             store.bids.add(bid)
-        except Duplicate as error:
+        except AlreadyExists as error:
             problem = Problem("/bid/salt", "is used by another bid of yours")
             raise AlreadyExists("the bid's salt is used", problems=[problem]) from error
         job = _new_job(job_id, bid_id, caller, spec, (reserve, charge), now_ms)
@@ -142,19 +146,19 @@ class Jobs:
     def _check_inputs(self, store: Store, caller: Principal, spec: JobSpec) -> None:
         if spec.inputs is None:
             return
-        blob = store.blobs.one(owner=caller.account, sha256=spec.inputs.sha256)
+        blob = store.blobs.of(caller.account, spec.inputs.sha256)
         if blob is None:
             detail = "is no blob of yours: upload it first with POST /v1/blobs"
             raise InvalidInput([Problem("/job/inputs/sha256", detail)])
         if blob.size != spec.inputs.size:
             raise InvalidInput([Problem("/job/inputs/size", f"the blob has {blob.size} bytes")])
 
-    def _reserve(self, store: Store, order: Submission) -> int:
+    def _reserve(self, spec: JobSpec, bid: Bid) -> int:
         """What the job will lock: at its best match, else at its own limits while it waits."""
-        found, _ = self.quotes.matches(store, order.spec, order.bid)
+        found, _ = self.quotes.matches(spec, bid)
         if found:
             return found[0].terms.lock
-        return min(order.bid.budget, full_budget(order.spec)) if order.spec.rests else 0
+        return min(bid.budget, full_budget(spec)) if spec.rests else 0
 
     def _charge_key(self, store: Store, caller: Principal, order: Submission, reserve: int) -> int:
         """Count a job against its key's spend cap: all it may cost, fail-over included."""
@@ -170,23 +174,37 @@ class Jobs:
                 "required": money(self.market, amount),
             }
             raise BudgetExceeded("the API key's spend cap would be passed", facts=facts)
-        store.keys.put(replace(key, spent=key.spent + amount))
+        key.spent += amount
         return amount
 
-    def get(self, store: Store, caller: Principal, job_id: str, *, lock: bool = False) -> JobRecord:
+    def get(self, store: Store, caller: Principal, job_id: str, *, lock: bool = False) -> JobRow:
         """A job of the caller (any, for an operator). Raises NotFound."""
         job = store.jobs.get(job_id, lock=lock)
         if job is None or (job.account != caller.account and not caller.is_operator):
             raise NotFound("no such job")
         return job
 
-    def cancel(self, store: Store, caller: Principal, job_id: str) -> JobRecord:
+    def page(
+        self,
+        store: Store,
+        caller: Principal,
+        states: tuple[str, ...],
+        limit: int,
+        before: str | None,
+    ) -> list[JobRow]:
+        """The caller's jobs, newest first."""
+        rows = store.jobs.page(caller.account, states, limit, before)
+        store.leases.hold(row.lease_id for row in rows)
+        store.bids.hold(row.bid_id for row in rows)
+        return rows
+
+    def cancel(self, store: Store, caller: Principal, job_id: str) -> JobRow:
         """Begin to end a job: off the book at once, or by asking its agent to stop.
 
         Raises NotFound; Conflict where it has ended.
         """
         lease_id = self.get(store, caller, job_id).lease_id
-        lease = store.leases.get(lease_id, lock=True) if lease_id else None  # leases before jobs
+        lease = store.leases.get(lease_id, lock=True)  # leases before jobs
         job = self.get(store, caller, job_id, lock=True)
         if job.lease_id != lease_id:
             raise Unavailable("the job has just moved to another lease; try again")
@@ -195,14 +213,15 @@ class Jobs:
         if job.ending is not None:
             return job
         now_ms = self.clock()
-        job = replace(job, ending="cancelled")
+        job.ending = "cancelled"
         if job.state == "queued" and job.requeue_after:
-            return set_state(store, replace(job, requeue_after=None), "cancelled", now_ms)
-        store.jobs.put(job)
+            job.requeue_after = None
+            set_state(store, job, "cancelled", now_ms)
+            return job
         if job.state == "queued":
             log_bid_closed(store, job.bid_id, now_ms)
         if lease and lease.state == "active" and lease.stop_requested is None:
-            store.leases.put(replace(lease, stop_requested="cancelled", stop_requested_ms=now_ms))
+            lease.stop_requested, lease.stop_requested_ms = "cancelled", now_ms
         tell(store, job, now_ms)
         return job
 
@@ -214,33 +233,19 @@ def _new_job(
     spec: JobSpec,
     reserve_and_charge: tuple[int, int],
     now_ms: int,
-) -> JobRecord:
+) -> JobRow:
     reserve, charge = reserve_and_charge
-    return JobRecord(
+    return JobRow(
         id=job_id,
         account=caller.account,
         key_id=caller.key_id,
         bid_id=bid_id,
         name=spec.name,
         state="queued",
-        reason=None,
-        detail=None,
         spec=spec.to_json(),
         job_hash=to_hex(spec.hash()),
-        lease_id=None,
-        ending=None,
-        requeue_after=None,
-        excluded=[],
-        explanation=None,
-        exit_code=None,
-        outputs=None,
         reserve=reserve,
-        spent=0,
         key_charge=charge,
         created_ms=now_ms,
         rest_until_ms=now_ms + spec.start_deadline_seconds * 1000,
-        retry_until_ms=None,
-        matched_ms=None,
-        started_ms=None,
-        finished_ms=None,
     )

@@ -2,78 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from marketplace.db.store import Store
+from marketplace.db.tables import JOB_ENDED, JobRow, LeaseRow
 from marketplace.domain.advance import JOB_STEPS
-from marketplace.domain.life import JOB_ENDED, JobState
+from marketplace.domain.life import JobState
 from marketplace.errors import IllegalTransition
 from marketplace.services.common import emit
-from marketplace.services.ports import Market, Store
-from marketplace.services.records import JobRecord, LeaseRecord
+from marketplace.services.ports import Market
 from marketplace.services.views import cost_view, status_view
 
 
 def set_state(
     store: Store,
-    job: JobRecord,
+    job: JobRow,
     state: str,
     now_ms: int,
     reason: str | None = None,
     detail: str | None = None,
-) -> JobRecord:
-    """Move a job to its next state, store it and tell its watchers. Raises IllegalTransition."""
+) -> None:
+    """Move a job to its next state and tell its watchers. Raises IllegalTransition."""
     if state not in JOB_STEPS[JobState(job.state)]:
         raise IllegalTransition(f"a job that is {job.state} cannot become {state}")
     ended = state in JOB_ENDED
-    job = replace(
-        job,
-        state=state,
-        reason=reason,
-        detail=detail,
-        finished_ms=now_ms if ended else None,
-        reserve=0 if ended else job.reserve,
-    )
-    store.jobs.put(job)
+    job.state, job.reason, job.detail = state, reason, detail
+    job.finished_ms = now_ms if ended else None
     if ended:
-        job = recharge(store, job)
+        job.reserve = 0
+        recharge(store, job)
     tell(store, job, now_ms)
-    return job
 
 
-def recharge(store: Store, job: JobRecord) -> JobRecord:
+def recharge(store: Store, job: JobRow) -> None:
     """Count an ended job against its key's spend cap at what it cost, or may still cost."""
-    actual = committed(store, job.bid_id)
-    key = store.keys.get(job.key_id, lock=True) if job.key_id else None
+    actual = store.leases.committed_atoms(job.bid_id)
+    key = store.keys.get(job.key_id, lock=True)
     if key is None or actual == job.key_charge:
-        return job
-    store.keys.put(replace(key, spent=max(0, key.spent - job.key_charge + actual)))
-    job = replace(job, key_charge=actual)
-    store.jobs.put(job)
-    return job
+        return
+    key.spent = max(0, key.spent - job.key_charge + actual)
+    job.key_charge = actual
 
 
-def is_cancelled(store: Store, job: JobRecord) -> bool:
+def is_cancelled(store: Store, job: JobRow) -> bool:
     """Whether the buyer made the job's bid void: it opens no further lease."""
-    bid = store.bids.get(job.bid_id)
-    return bid is not None and bid.cancelled_ms is not None
+    return store.bids.need(job.bid_id, lock=True).cancelled_ms is not None
 
 
-def committed(store: Store, bid_id: str) -> int:
-    """Atoms that the opened leases of a bid have cost, or may still cost."""
-    return sum(
-        lease.released if lease.state == "closed" else lease.lock
-        for lease in store.leases.find(bid_id=bid_id)
-        if lease.opened_tx is not None
-    )
-
-
-def tell(store: Store, job: JobRecord, now_ms: int) -> None:
+def tell(store: Store, job: JobRow, now_ms: int) -> None:
     """A `status` event of the job as it stands."""
     emit(store, job.id, "status", status_view(job), now_ms)
 
 
-def cost_event(
-    store: Store, market: Market, job: JobRecord, lease: LeaseRecord, now_ms: int
-) -> None:
+def cost_event(store: Store, market: Market, job: JobRow, lease: LeaseRow, now_ms: int) -> None:
     """A `cost` event of the job's present lease."""
     emit(store, job.id, "cost", cost_view(store, market, job, lease), now_ms)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from marketplace.db.store import Store
+from marketplace.db.tables import BidRow, LeaseRow
 from marketplace.errors import InvalidInput, NotFound, Problem
 from marketplace.services.common import Principal
-from marketplace.services.ports import Market, Store
-from marketplace.services.records import BidRecord, LeaseRecord
+from marketplace.services.ports import Market
 from settlement.attestation import Close
 from settlement.chain.calls import LeaseRef
 from settlement.orders import Prices, orders_hash
@@ -17,7 +18,7 @@ from settlement.units import cost, counted_cost
 STATES = ("opening", "active", "stopped", "closed", "failed_to_open")
 
 
-def party(store: Store, caller: Principal, lease_id: str, *, lock: bool = False) -> LeaseRecord:
+def party(store: Store, caller: Principal, lease_id: str, *, lock: bool = False) -> LeaseRow:
     """A lease the caller is buyer, provider or witness of. Raises NotFound."""
     lease = store.leases.get(lease_id, lock=lock)
     if lease is None or not (
@@ -27,7 +28,7 @@ def party(store: Store, caller: Principal, lease_id: str, *, lock: bool = False)
     return lease
 
 
-def provider_of(store: Store, caller: Principal, lease_id: str) -> LeaseRecord:
+def provider_of(store: Store, caller: Principal, lease_id: str) -> LeaseRow:
     """A lease the caller provides, locked for change. Raises NotFound."""
     lease = store.leases.get(lease_id, lock=True)
     if lease is None or lease.provider != caller.account or "provider" not in caller.scopes:
@@ -35,7 +36,7 @@ def provider_of(store: Store, caller: Principal, lease_id: str) -> LeaseRecord:
     return lease
 
 
-def buyer_of(store: Store, caller: Principal, lease_id: str) -> LeaseRecord:
+def buyer_of(store: Store, caller: Principal, lease_id: str) -> LeaseRow:
     """A lease the caller buys or witnesses, locked for change. Raises NotFound."""
     lease = store.leases.get(lease_id, lock=True)
     if lease is None or caller.account not in (lease.buyer, lease.witness):
@@ -43,14 +44,9 @@ def buyer_of(store: Store, caller: Principal, lease_id: str) -> LeaseRecord:
     return lease
 
 
-def lease_bytes(lease: LeaseRecord) -> bytes:
-    """The 16 bytes that name the lease on chain."""
-    return bytes.fromhex(lease.lease_no[2:])
-
-
-def ref_of(lease: LeaseRecord) -> LeaseRef:
+def ref_of(lease: LeaseRow) -> LeaseRef:
     """What names the lease on chain."""
-    return LeaseRef(lease.buyer, lease.provider, lease.witness, lease_bytes(lease))
+    return LeaseRef(lease.buyer, lease.provider, lease.witness, lease.lease_bytes)
 
 
 def usage_json(ms: int = 0, egress_mib: int = 0, units: int = 0) -> dict[str, int]:
@@ -58,7 +54,7 @@ def usage_json(ms: int = 0, egress_mib: int = 0, units: int = 0) -> dict[str, in
     return {"ms": ms, "egress_mib": egress_mib, "units": units}
 
 
-def billed(lease: LeaseRecord) -> dict[str, Any]:
+def billed(lease: LeaseRow) -> dict[str, Any]:
     """The usage that counts: what is attested while the lease runs, once it has ended what was
     countersigned, and in the end what the chain settled."""
     if lease.state in ("opening", "active"):
@@ -66,12 +62,12 @@ def billed(lease: LeaseRecord) -> dict[str, Any]:
     return lease.settled if lease.state == "closed" else lease.countersigned
 
 
-def cost_now(market: Market, lease: LeaseRecord) -> int:
+def cost_now(market: Market, lease: LeaseRow) -> int:
     """Atoms that the lease costs as far as is known: when it is closed, what was released."""
     return lease.released if lease.state == "closed" else accrued(market, lease, billed(lease))
 
 
-def accrued(market: Market, lease: LeaseRecord, usage: dict[str, Any]) -> int:
+def accrued(market: Market, lease: LeaseRow, usage: dict[str, Any]) -> int:
     """Atoms that cumulative usage costs under the lease's terms."""
     time = cost(lease.rate, int(usage.get("ms", 0)), market.decimals)
     if not lease.metered:
@@ -86,7 +82,7 @@ def accrued(market: Market, lease: LeaseRecord, usage: dict[str, Any]) -> int:
     )
 
 
-def close_message(lease: LeaseRecord) -> Close:
+def close_message(lease: LeaseRow) -> Close:
     """The Close that the meter signed. Raises NotFound before there is one."""
     if lease.close is None:
         raise NotFound("the lease has no final report yet")
@@ -108,23 +104,17 @@ class Leases:
         node_id: str | None,
         limit: int,
         before: str | None,
-    ) -> list[LeaseRecord]:
+    ) -> list[LeaseRow]:
         """The caller's leases in a role (both, if none is given), newest first."""
         unknown = [state for state in states if state not in STATES]
         if unknown:
             raise InvalidInput([Problem("/state", f"must be one of {', '.join(STATES)}")])
-        equal: dict[str, Any] = {"state": states} if states else {}
-        if node_id:
-            equal["node_id"] = node_id
         roles = (role,) if role else ("provider", "buyer")
-        found: dict[str, LeaseRecord] = {}
-        for member in roles:
-            mine: dict[str, Any] = {**equal, member: caller.account}
-            rows = store.leases.find(newest=True, before=before, limit=limit, **mine)
-            found.update((row.id, row) for row in rows)
-        return [found[key] for key in sorted(found, reverse=True)][:limit]
+        rows = store.leases.page(caller.account, roles, states, node_id, limit, before)
+        store.jobs.hold(row.job_id for row in rows)
+        return rows
 
-    def bid(self, store: Store, caller: Principal, bid_id: str) -> BidRecord:
+    def bid(self, store: Store, caller: Principal, bid_id: str) -> BidRow:
         """A bid, for its buyer, its witness, and providers and operators it concerns."""
         row = store.bids.get(bid_id)
         if row is None:
@@ -133,14 +123,12 @@ class Leases:
             return row
         if caller.account.lower() == str(row.message["witness"]).lower():
             return row
-        if store.leases.one(bid_id=bid_id, provider=caller.account) is None:
+        if not store.leases.is_provider_of_bid(caller.account, bid_id):
             raise NotFound("no such bid")
         return row
 
 
-def orders_hash_of(store: Store, lease: LeaseRecord) -> bytes:
+def orders_hash_of(store: Store, lease: LeaseRow) -> bytes:
     """Both orders of a lease in one word, which proves its meter."""
-    bid, ask = store.bids.get(lease.bid_id), store.asks.get(lease.ask_id)
-    if bid is None or ask is None:
-        raise KeyError(lease.id)
+    bid, ask = store.bids.need(lease.bid_id), store.asks.need(lease.ask_id)
     return orders_hash(bytes.fromhex(bid.hash[2:]), bytes.fromhex(ask.hash[2:]))

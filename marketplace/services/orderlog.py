@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from marketplace.db.store import Store
+from marketplace.db.tables import AskRow, BidRow, JobRow, NodeRow, OrderEntryRow
 from marketplace.domain.commands import (
     AddAsk,
     AddBid,
@@ -16,8 +18,6 @@ from marketplace.domain.commands import (
 )
 from marketplace.domain.order import NodeFacts, RestingAsk, RestingBid, Wants
 from marketplace.domain.reliability import NEWCOMER_MILLI
-from marketplace.services.ports import Store
-from marketplace.services.records import AskRecord, BidRecord, JobRecord, Node, OrderEntry
 from settlement.orders import Ask, Bid
 
 ASK, ASK_CLOSED, NODE, BID, BID_CLOSED, FREE, TICK = (
@@ -31,12 +31,12 @@ ASK, ASK_CLOSED, NODE, BID, BID_CLOSED, FREE, TICK = (
 )
 
 
-def log_ask(store: Store, row: AskRecord, node: Node, now_ms: int) -> None:
+def log_ask(store: Store, row: AskRow, node: NodeRow, now_ms: int) -> None:
     """An ask enters the book."""
     _log(store, ASK, row.id, {"ask": row.message, **_facts(node)}, now_ms)
 
 
-def log_node(store: Store, node: Node, now_ms: int) -> None:
+def log_node(store: Store, node: NodeRow, now_ms: int) -> None:
     """What the market knows of a node changed, for all its asks."""
     payload = {"provider": node.provider, "number": node.number, **_facts(node)}
     _log(store, NODE, node.id, payload, now_ms)
@@ -48,7 +48,7 @@ def log_ask_closed(store: Store, ask_id: str, now_ms: int) -> None:
 
 
 def log_bid(
-    store: Store, row: BidRecord, job: JobRecord, wants: Wants, budget_left: int, now_ms: int
+    store: Store, row: BidRow, job: JobRow, wants: Wants, budget_left: int, now_ms: int
 ) -> None:
     """A bid enters the book, for the first time or again; `job.excluded` are the asks it tried."""
     payload = {
@@ -84,10 +84,10 @@ def log_tick(store: Store, at_s: int) -> None:
 
 
 def _log(store: Store, kind: str, subject: str, payload: dict[str, Any], now_ms: int) -> None:
-    store.order_log.append(OrderEntry(0, kind, subject, payload, now_ms))
+    store.order_log.append(OrderEntryRow(kind=kind, subject=subject, payload=payload, at_ms=now_ms))
 
 
-def _facts(node: Node) -> dict[str, Any]:
+def _facts(node: NodeRow) -> dict[str, Any]:
     return {
         "node_id": node.id,
         "region": node.region,
@@ -109,7 +109,7 @@ def _read_facts(payload: dict[str, Any]) -> NodeFacts:
     )
 
 
-def command_of(entry: OrderEntry) -> Command:
+def command_of(entry: OrderEntryRow) -> Command:
     """The book's command that a row stands for; the same row always gives the same command."""
     at, payload = entry.at_ms // 1000, entry.payload
     if entry.kind == ASK:
@@ -128,7 +128,7 @@ def command_of(entry: OrderEntry) -> Command:
     return Tick(at)
 
 
-def resting_bid(entry: OrderEntry) -> RestingBid:
+def resting_bid(entry: OrderEntryRow) -> RestingBid:
     """The bid of a BID row as the book holds it."""
     payload = entry.payload
     wants = payload["wants"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from marketplace.db.store import Store
 from marketplace.domain.bidding import bid_of
 from marketplace.domain.book import Book
 from marketplace.domain.explain import explain
@@ -13,10 +14,9 @@ from marketplace.domain.jobfile import parse_job
 from marketplace.domain.matching import Fill
 from marketplace.domain.order import RestingBid, Wants
 from marketplace.domain.tier import TierRegistry
-from marketplace.services.accounts import reserved
 from marketplace.services.bookkeeper import Bookkeeper
 from marketplace.services.common import Principal
-from marketplace.services.ports import Clock, Market, Store
+from marketplace.services.ports import Clock, Market
 from marketplace.services.views import book_ask, match_view, no_match_view
 from marketplace.wire.bids import Match, Plan, QuoteAnswer
 from marketplace.wire.explanation import NoMatch
@@ -55,10 +55,13 @@ class Quotes:
             salt=salt,
         )
 
-    def matches(self, store: Store, spec: JobSpec, bid: Bid) -> tuple[list[Fill], NoMatch | None]:
-        """What fits now, best first; and why not, where nothing does."""
+    def matches(self, spec: JobSpec, bid: Bid) -> tuple[list[Fill], NoMatch | None]:
+        """What fits now, best first; and why not, where nothing does.
+
+        Looks at the book, so never inside a transaction that writes.
+        """
         order = RestingBid("quote", "quote", bid, Wants.of(spec), seq=0)
-        with self.books.view(store) as book:
+        with self.books.view() as book:
             found = book.quote(order)
             return found, None if found else self.why_not(book, order)
 
@@ -66,9 +69,9 @@ class Quotes:
         """Per constraint how many asks it eliminates, and the cheapest relaxation."""
         return no_match_view(self.market, explain(book, order))
 
-    def book(self, store: Store, tier: str | None) -> BookView:
+    def book(self, tier: str | None) -> BookView:
         """Asks in the book with what is free of them, best GPU price first, and resting bids."""
-        with self.books.view(store) as book:
+        with self.books.view() as book:
             views = [a for a in book.asks() if tier is None or a.ask.tier_name == tier]
             views.sort(key=lambda view: (view.gpu_hour, view.seq))
             rows, free = [], dict[tuple[str, int], tuple[str, int]]()
@@ -85,15 +88,17 @@ class Quotes:
     def quote(self, store: Store, job: JobFile) -> QuoteAnswer:
         """Every match for a job, without an account."""
         spec = self.spec(job)
-        found, why = self.matches(store, spec, self.draft(spec, NO_ONE, NO_ONE, 0))
+        found, why = self.matches(spec, self.draft(spec, NO_ONE, NO_ONE, 0))
         return QuoteAnswer(matches=self._shown(store, found), no_match=why)
 
     def plan(self, store: Store, caller: Principal, spec: JobSpec, bid: Bid, balance: int) -> Plan:
         """What submitting would do: best match, maximum cost, and whether the balance covers it."""
-        found, why = self.matches(store, spec, bid)
+        found, why = self.matches(spec, bid)
         quote = QuoteAnswer(matches=self._shown(store, found), no_match=why)
-        free = balance - reserved(store, caller.account)
+        free = balance - store.jobs.reserved_atoms(caller.account)
         return Plan.of(quote, free, self.market.currency, self.market.decimals)
 
     def _shown(self, store: Store, found: list[Fill]) -> tuple[Match, ...]:
-        return tuple(match_view(store, self.market, fill) for fill in found[:MATCHES_SHOWN])
+        best = found[:MATCHES_SHOWN]
+        store.nodes.hold(fill.node_id for fill in best)
+        return tuple(match_view(store, self.market, fill) for fill in best)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from marketplace.domain.life import BROKEN_REASONS
+from marketplace.db.store import Store
+from marketplace.db.tables import LeaseRow
 from marketplace.domain.reliability import reliability_milli
 from marketplace.services.orderlog import log_node
-from marketplace.services.ports import Store
-from marketplace.services.records import LeaseRecord
 
 LEASES_COUNTED = 200  # the latest ones: who has become better, or worse, shows it
 BROKEN_STOPS = ("lost", "start_limit")
+# What an agent admits; of a job's own faults, and of its buyer's, it is not to blame.
+BROKEN_REASONS = (
+    "agent_error", "agent_restarted", "agent_stopped", "no_capacity", "node_error",
+    "sandbox_failed", "start_limit",
+)  # fmt: skip
 
 
-def is_broken(lease: LeaseRecord) -> bool:
+def is_broken(lease: LeaseRow) -> bool:
     """Whether an ended lease failed by its provider's fault."""
     report = lease.outcome or {}
     admitted = report.get("outcome") == "failed" and report.get("reason") in BROKEN_REASONS
@@ -23,13 +25,9 @@ def is_broken(lease: LeaseRecord) -> bool:
 
 def judge(store: Store, provider: str, now_ms: int) -> None:
     """Count a provider's latest leases again; its nodes change where the share does."""
-    ended = store.leases.find(
-        provider=provider, state=("stopped", "closed"), newest=True, limit=LEASES_COUNTED
-    )
+    ended = store.leases.last_ended(provider, LEASES_COUNTED)
     milli = reliability_milli(len(ended), sum(is_broken(lease) for lease in ended))
-    for found in store.nodes.find(provider=provider):
-        node = store.nodes.get(found.id, lock=True)
-        if node is not None and node.reliability_milli != milli:
-            node = replace(node, reliability_milli=milli)
-            store.nodes.put(node)
+    for node in store.nodes.lock_of(provider):
+        if node.reliability_milli != milli:
+            node.reliability_milli = milli
             log_node(store, node, now_ms)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from marketplace.services.common import new_id, tries_of
+from marketplace.db.store import Database, Store
+from marketplace.db.tables import BidRow, JobRow, LeaseRow, VoucherRow
+from marketplace.services.common import new_id
 from marketplace.services.conclude import Conclusions
 from marketplace.services.jobstates import set_state
-from marketplace.services.leases import lease_bytes, ref_of
+from marketplace.services.leases import ref_of
 from marketplace.services.orderlog import log_ask_closed, log_free
-from marketplace.services.ports import Clock, Database, Market, Store
-from marketplace.services.records import BidRecord, JobRecord, LeaseRecord, VoucherRecord
+from marketplace.services.ports import Clock, Market
 from settlement.attestation import MeteredUsage, Usage
 from settlement.chain.calls import EscrowCalls, SignedVoucher
 from settlement.ports import BlockRef, Intent, IntentKind, IntentState
@@ -47,11 +48,13 @@ class Settling:
             if not store.lead("settling"):
                 return 0
             head = store.chain_cursor()
-            ready = []
-            for row in store.vouchers.find(paid=False):
-                lease = store.leases.get(row.lease_id)
-                if lease is not None and self._settles(store, row, lease, head):
-                    ready.append((row, lease))
+            unpaid = store.vouchers.unpaid()
+            intents = store.intents(
+                key for row, lease in unpaid for key in (row.intent, _close_key(lease)) if key
+            )
+            ready = [
+                (row, lease) for row, lease in unpaid if self._settles(row, lease, intents, head)
+            ]
             for metered in (False, True):
                 batch = [pair for pair in ready if pair[1].metered is metered]
                 for start in range(0, len(batch), BATCH_MAX):
@@ -59,17 +62,20 @@ class Settling:
         return len(ready)
 
     def _settles(
-        self, store: Store, row: VoucherRecord, lease: LeaseRecord, head: BlockRef | None
+        self,
+        row: VoucherRow,
+        lease: LeaseRow,
+        intents: dict[str, Intent],
+        head: BlockRef | None,
     ) -> bool:
         if lease.state not in ("active", "stopped") or lease.end_s is None or head is None:
             return False
         if head.timestamp > lease.end_s + self.market.settle_window_s:
             return False
-        if lease.witness_signature is not None:
-            close = store.intent(f"close:{lease.id}")
-            if close is not None and close.state is not IntentState.DEAD:
-                return False  # the Close pays all of it
-        last = store.intent(row.intent) if row.intent else None
+        close = intents.get(_close_key(lease) or "")
+        if close is not None and close.state is not IntentState.DEAD:
+            return False  # the Close pays all of it
+        last = intents.get(row.intent or "")
         if last is not None and last.state is IntentState.DEAD:
             retry_s = min(RETRY_S_MAX, max(RETRY_S_MIN, 3 * self.market.settle_every_s))
             return self._older(last, retry_s)
@@ -81,7 +87,7 @@ class Settling:
         return self.clock() - intent.created_at.timestamp() * 1000 > seconds * 1000
 
     def _enqueue(
-        self, store: Store, batch: list[tuple[VoucherRecord, LeaseRecord]], metered: bool
+        self, store: Store, batch: list[tuple[VoucherRow, LeaseRow]], metered: bool
     ) -> None:
         vouchers = [signed_voucher(row, lease) for row, lease in batch]
         kind = IntentKind.SETTLE_METERED if metered else IntentKind.SETTLE
@@ -89,7 +95,7 @@ class Settling:
         data = self.calls.settle_all(vouchers, metered)
         store.enqueue(kind, key, self.calls.payload(data))
         for row, _ in batch:
-            store.vouchers.put(replace(row, intent=key))
+            row.intent = key
 
     def refund(self) -> int:
         """Ask for the refund of leases whose settle window is over; returns how many."""
@@ -101,14 +107,14 @@ class Settling:
                 self._ask(
                     store, IntentKind.REFUND, f"refund:{lease.id}", self.calls.refund(ref_of(lease))
                 )
-                for lease in store.leases.find(state=("active", "stopped"))
-                if lease.end_s is not None
-                and head.timestamp > lease.end_s + self.market.settle_window_s
+                for lease in store.leases.open_that_ended_before(
+                    head.timestamp - self.market.settle_window_s
+                )
             )
 
     def _ask(self, store: Store, kind: IntentKind, key: str, data: bytes) -> bool:
         """Enqueue what is neither there nor on its way; after each death the pause doubles."""
-        tries = tries_of(store, key)
+        tries = store.tries(key)
         if not tries.is_free:
             return False
         if tries.last and not self._older(tries.last, RETRY_S_MAX * 2 ** (tries.dead - 1)):
@@ -123,14 +129,8 @@ class Settling:
         twice, and the lease bills.
         """
         with self.database.read() as store:
-            dead = []
-            for lease in store.leases.find(state="opening"):
-                intent = store.intent(f"open:{lease.id}")
-                if intent is None or intent.state is not IntentState.DEAD:
-                    continue
-                error = intent.error or "unknown"
-                if _name(error) != OPEN_ALREADY:
-                    dead.append((lease.id, error))
+            refused = [(key, error or "unknown") for key, error in store.leases.refused_openings()]
+        dead = [(lease_id, error) for lease_id, error in refused if _name(error) != OPEN_ALREADY]
         for lease_id, error in dead:
             with self.database.write() as store:
                 locked = store.leases.get(lease_id, lock=True)
@@ -138,16 +138,14 @@ class Settling:
                     self._failed(store, locked, error)
         return len(dead)
 
-    def _failed(self, store: Store, lease: LeaseRecord, error: str) -> None:
+    def _failed(self, store: Store, lease: LeaseRow, error: str) -> None:
         now_ms = self.clock()
-        store.leases.put(replace(lease, state="failed_to_open", reason=error[:500]))
-        job = store.jobs.get(lease.job_id, lock=True)
-        ask, bid = store.asks.get(lease.ask_id, lock=True), store.bids.get(lease.bid_id)
-        if job is None or ask is None or bid is None:
-            raise KeyError(lease.job_id)
+        lease.state, lease.reason = "failed_to_open", error[:500]
+        job = store.jobs.need(lease.job_id, lock=True)
+        ask, bid = store.asks.need(lease.ask_id, lock=True), store.bids.need(lease.bid_id)
         buyers = self._is_buyers_fault(error, bid)
         if not buyers and _name(error) in ASKS_FAULTS and ask.state == "open":
-            store.asks.put(replace(ask, state="suspended", reason=error[:500]))
+            ask.state, ask.reason = "suspended", error[:500]
             log_ask_closed(store, ask.id, now_ms)
         log_free(store, lease.bid_id, lease.ask_id, now_ms)
         if job.lease_id != lease.id or job.state != "matched":
@@ -159,19 +157,17 @@ class Settling:
         else:
             self._next_ask(store, job, error)
 
-    def _is_buyers_fault(self, error: str, bid: BidRecord) -> bool:
+    def _is_buyers_fault(self, error: str, bid: BidRow) -> bool:
         """Whether another ask would fail, too: the balance, the budget, the bid's own signature."""
         if _name(error) == "OrderExpired":
             return bid.expiry_s <= self.clock() // 1000
         return _name(error) in BUYERS_FAULTS or bid.account.lower() in error.lower()
 
-    def _next_ask(self, store: Store, job: JobRecord, error: str) -> None:
+    def _next_ask(self, store: Store, job: JobRow, error: str) -> None:
         """The bid goes back to the book; asks it has been matched with are left out."""
         now_ms = self.clock()
-        before = next(
-            (x for x in store.leases.find(bid_id=job.bid_id, newest=True) if x.opened_tx), None
-        )
-        job = replace(job, lease_id=before.id if before else None)
+        before = store.leases.last_opened(job.bid_id)
+        job.lease_id = before.id if before else None
         set_state(store, job, "queued", now_ms, "open_failed", error[:500])
         self.conclusions.queue_again(store, job.id)
 
@@ -181,15 +177,20 @@ def _name(error: str) -> str:
     return found.group() if found else "unknown"
 
 
+def _close_key(lease: LeaseRow) -> str | None:
+    """The key of the Close that the witness signed, if any."""
+    return f"close:{lease.id}" if lease.witness_signature is not None else None
+
+
 def _indexed(intent: Intent, head: BlockRef) -> bool:
     """Whether an intent is over and the indexer has seen what it did."""
     mined = intent.state in (IntentState.CONFIRMED, IntentState.FINAL)
     return mined and intent.block_number is not None and intent.block_number <= head.number
 
 
-def signed_voucher(row: VoucherRecord, lease: LeaseRecord) -> SignedVoucher:
+def signed_voucher(row: VoucherRow, lease: LeaseRow) -> SignedVoucher:
     """A stored voucher as the escrow takes it."""
-    parties = (lease.buyer, lease.provider, lease_bytes(lease))
+    parties = (lease.buyer, lease.provider, lease.lease_bytes)
     signature = bytes.fromhex(row.signature[2:])
     if lease.metered:
         return SignedVoucher(MeteredUsage(*parties, row.ms, row.egress_mib, row.units), signature)

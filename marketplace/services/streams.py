@@ -1,39 +1,31 @@
-"""What people watch of a job: its events, and its output as a stream of log events."""
+"""The output of a job, as log events in its stream."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from marketplace.db.store import Store
+from marketplace.db.tables import LeaseRow
+from marketplace.limits import LOG_BYTES_MAX
 from marketplace.services.common import Principal, emit
 from marketplace.services.leases import provider_of
-from marketplace.services.ports import Clock, Store
-from marketplace.services.records import JobEvent, LeaseRecord
+from marketplace.services.ports import Clock
 from marketplace.wire.events import LogPiece
 from marketplace.wire.usage import LogChunk, LogPosition, OutputStream
-
-LOG_BYTES_MAX = 16 * 1024 * 1024  # kept per stream; what comes after is counted, not kept
 
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Job events in order."""
+    """The output of jobs."""
 
     clock: Clock
-
-    def after(self, store: Store, job_id: str, seq: int, limit: int) -> list[JobEvent]:
-        """Events of a job that come after a number, in order."""
-        return store.events.find(job_id=job_id, after=seq, limit=limit)
-
-    def logs(self, store: Store, job_id: str, seq: int, limit: int) -> list[JobEvent]:
-        """Log events of a job that come after a number, in order."""
-        return store.events.find(job_id=job_id, type="log", after=seq, limit=limit)
 
     def append_log(
         self, store: Store, caller: Principal, lease_id: str, chunk: LogChunk
     ) -> LogPosition:
         """Add output of a job. `offset`: UTF-8 bytes sent before; what is known is skipped.
 
-        Returns the offset that comes next. Raises NotFound, InvalidInput.
+        Returns the offset that comes next. Raises NotFound.
         """
         lease = provider_of(store, caller, lease_id)
         stream, offset = chunk.stream, chunk.offset
@@ -43,11 +35,11 @@ class Streams:
         if end > known:
             fresh = data[max(0, known - offset) :] if offset < known else data
             self._keep(store, lease, stream, max(offset, known), fresh)
-            store.leases.put(replace(lease, log_next={**lease.log_next, stream: end}))
+            lease.log_next = {**lease.log_next, stream: end}
         return LogPosition(stream=stream, next_offset=max(end, known))
 
     def _keep(
-        self, store: Store, lease: LeaseRecord, stream: OutputStream, offset: int, data: bytes
+        self, store: Store, lease: LeaseRow, stream: OutputStream, offset: int, data: bytes
     ) -> None:
         if offset >= LOG_BYTES_MAX:
             return

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from marketplace.db.store import Store
+from marketplace.db.tables import LeaseRow
 from marketplace.domain.bidding import top_up_lock
 from marketplace.errors import Conflict, NotFound
 from marketplace.services.common import Principal, money
-from marketplace.services.ports import Market, Store
-from marketplace.services.records import LeaseRecord
+from marketplace.services.ports import Market
 from marketplace.wire.jobs import TopUp
 from marketplace.wire.orders import Transaction
 from settlement.chain.calls import EscrowCalls, LeaseOrders
@@ -30,7 +31,7 @@ class TopUps:
         Raises NotFound, Conflict, InvalidInput.
         """
         job = store.jobs.get(job_id)
-        lease = store.leases.get(job.lease_id) if job and job.lease_id else None
+        lease = store.leases.get(job.lease_id) if job else None
         if job is None or job.account != caller.account:
             raise NotFound("no such job")
         if lease is None or lease.state != "active":
@@ -55,10 +56,8 @@ class TopUps:
         return TopUp(lease_id=lease.id, transaction=call, lock=money(market, lock))
 
 
-def _orders_of(store: Store, lease: LeaseRecord) -> tuple[LeaseOrders, Bid]:
+def _orders_of(store: Store, lease: LeaseRow) -> tuple[LeaseOrders, Bid]:
     """The orders that a lease was opened from, as the escrow wants them again."""
-    ask_row, bid_row = store.asks.get(lease.ask_id), store.bids.get(lease.bid_id)
-    if ask_row is None or bid_row is None:
-        raise KeyError(lease.id)
+    ask_row, bid_row = store.asks.need(lease.ask_id), store.bids.need(lease.bid_id)
     ask, bid = Ask.from_message(ask_row.message), Bid.from_message(bid_row.message)
     return LeaseOrders(ask, bid.struct_hash(), bid.buyer, bid.witness), bid

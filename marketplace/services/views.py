@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from marketplace.db.store import Store
+from marketplace.db.tables import (
+    ApiKeyRow,
+    AskRow,
+    AttestationRow,
+    BidRow,
+    GpuRow,
+    JobEventRow,
+    JobRow,
+    LeaseRow,
+    NodeRow,
+    ReceiptRow,
+)
 from marketplace.domain.explain import Explanation, Relaxation
 from marketplace.domain.life import JobState, LeaseState
 from marketplace.domain.matching import AskView, Fill
@@ -13,21 +26,8 @@ from marketplace.domain.pricing import from_scaled
 from marketplace.domain.receipt import Charge, ReceiptInput, charges_of, gpu_seconds
 from marketplace.domain.tier import Tier
 from marketplace.services.common import money, unhex
-from marketplace.services.leases import billed, cost_now, lease_bytes
-from marketplace.services.ports import Market, Store
-from marketplace.services.records import (
-    ApiKey as KeyRecord,
-)
-from marketplace.services.records import (
-    AskRecord,
-    AttestationRecord,
-    BidRecord,
-    JobRecord,
-    LeaseRecord,
-    ReceiptRecord,
-)
-from marketplace.services.records import JobEvent as EventRecord
-from marketplace.services.records import Node as NodeRecord
+from marketplace.services.leases import billed, cost_now
+from marketplace.services.ports import Market
 from marketplace.wire.asks import AskInfo, AskState
 from marketplace.wire.base import time_of, time_or_none
 from marketplace.wire.bids import BidInfo, Match
@@ -140,7 +140,7 @@ def book_ask(view: AskView) -> BookAsk:
 # Accounts, nodes, orders
 
 
-def key_view(market: Market, row: KeyRecord) -> ApiKey:
+def key_view(market: Market, row: ApiKeyRow) -> ApiKey:
     """An API key, without the key itself."""
     return ApiKey(
         id=row.id,
@@ -156,14 +156,13 @@ def key_view(market: Market, row: KeyRecord) -> ApiKey:
     )
 
 
-def new_key_view(market: Market, row: KeyRecord, key: str) -> NewApiKey:
+def new_key_view(market: Market, row: ApiKeyRow, key: str) -> NewApiKey:
     """An API key with the key itself."""
     return NewApiKey(**dict(key_view(market, row)), key=key)
 
 
-def node_view(store: Store, node: NodeRecord) -> Node:
+def node_view(node: NodeRow, gpus: Sequence[GpuRow]) -> Node:
     """A node as its provider sees it."""
-    gpus = sorted(store.gpus.find(node_id=node.id), key=lambda gpu: gpu.position)
     return Node(
         id=node.id,
         provider=node.provider,
@@ -191,7 +190,7 @@ def node_view(store: Store, node: NodeRecord) -> Node:
     )
 
 
-def ask_view(store: Store, row: AskRecord, now_ms: int) -> AskInfo:
+def ask_view(store: Store, row: AskRow, now_ms: int) -> AskInfo:
     """An ask as everyone sees it."""
     ask = Ask.from_message(row.message)
     node = store.nodes.get(row.node_id)
@@ -221,7 +220,7 @@ def ask_view(store: Store, row: AskRecord, now_ms: int) -> AskInfo:
     )
 
 
-def bid_view(row: BidRecord) -> BidInfo:
+def bid_view(row: BidRow) -> BidInfo:
     """A bid as its parties see it."""
     return BidInfo(
         id=row.id,
@@ -286,9 +285,9 @@ def _alternative(market: Market, relaxed: Relaxation) -> Alternative:
 # Jobs
 
 
-def job_view(store: Store, market: Market, job: JobRecord) -> Job:
+def job_view(store: Store, market: Market, job: JobRow) -> Job:
     """A job as its buyer sees it."""
-    lease = store.leases.get(job.lease_id) if job.lease_id else None
+    lease = store.leases.get(job.lease_id)
     return Job(
         id=job.id,
         account=job.account,
@@ -299,7 +298,7 @@ def job_view(store: Store, market: Market, job: JobRecord) -> Job:
         ending=job.ending,
         bid_id=job.bid_id,
         lease_id=job.lease_id,
-        lease_no=lease_bytes(lease) if lease else None,
+        lease_no=lease.lease_bytes if lease else None,
         provider=lease.provider if lease else None,
         witness=lease.witness if lease else None,
         job_hash=unhex(job.job_hash),
@@ -316,7 +315,7 @@ def job_view(store: Store, market: Market, job: JobRecord) -> Job:
     )
 
 
-def cost_view(store: Store, market: Market, job: JobRecord, lease: LeaseRecord) -> Cost:
+def cost_view(store: Store, market: Market, job: JobRow, lease: LeaseRow) -> Cost:
     """What a job's lease has cost, and what the job may still cost."""
     bid = store.bids.get(job.bid_id)
     budget = int(bid.message["budget"]) if bid else 0
@@ -332,7 +331,7 @@ def cost_view(store: Store, market: Market, job: JobRecord, lease: LeaseRecord) 
     )
 
 
-def status_view(job: JobRecord) -> JobStatus:
+def status_view(job: JobRow) -> JobStatus:
     """What a `status` event says."""
     return JobStatus(
         state=JobState(job.state),
@@ -344,7 +343,7 @@ def status_view(job: JobRecord) -> JobStatus:
     )
 
 
-def event_view(row: EventRecord) -> JobEvent:
+def event_view(row: JobEventRow) -> JobEvent:
     """One event of a job."""
     at = time_of(row.at_ms)
     return EVENT.validate_python({"id": row.seq, "type": row.type, "data": row.data, "at": at})
@@ -363,13 +362,12 @@ def measured_view(usage: Mapping[str, Any]) -> Measured:
     return Measured(**{name: int(usage.get(name, 0)) for name in Measured.model_fields})
 
 
-def lease_view(store: Store, market: Market, lease: LeaseRecord) -> Lease:
+def lease_view(store: Store, market: Market, lease: LeaseRow) -> Lease:
     """A lease as both parties see it, with its job."""
     job = store.jobs.get(lease.job_id)
-    fill = store.fills.one(lease_id=lease.id)
     return Lease(
         id=lease.id,
-        lease_no=lease_bytes(lease),
+        lease_no=lease.lease_bytes,
         job_id=lease.job_id,
         bid_id=lease.bid_id,
         ask_id=lease.ask_id,
@@ -382,7 +380,7 @@ def lease_view(store: Store, market: Market, lease: LeaseRecord) -> Lease:
         reason=lease.reason,
         interval_ms=lease.interval_ms,
         terms=terms_view(market, lease),
-        gpus=tuple(fill.gpus) if fill else (),
+        gpus=tuple(lease.gpus),
         used=measured_view(lease.attested),
         countersigned=used_view(lease.countersigned),
         settled=used_view(lease.settled),
@@ -402,7 +400,7 @@ def lease_view(store: Store, market: Market, lease: LeaseRecord) -> Lease:
     )
 
 
-def terms_view(market: Market, lease: LeaseRecord) -> LeaseTerms | None:
+def terms_view(market: Market, lease: LeaseRow) -> LeaseTerms | None:
     """The terms that the chain has frozen; None before it has opened the lease."""
     if lease.start_s is None or lease.end_s is None:
         return None
@@ -424,12 +422,12 @@ def terms_view(market: Market, lease: LeaseRecord) -> LeaseTerms | None:
     )
 
 
-def outcome_view(lease: LeaseRecord) -> JobOutcome | None:
+def outcome_view(lease: LeaseRow) -> JobOutcome | None:
     """What the agent reported of the job's end."""
     return JobOutcome.model_validate(lease.outcome) if lease.outcome else None
 
 
-def final_view(lease: LeaseRecord) -> PendingClose | None:
+def final_view(lease: LeaseRow) -> PendingClose | None:
     """The Close that the meter has signed."""
     if lease.close is None or lease.meter_signature is None:
         return None
@@ -437,17 +435,17 @@ def final_view(lease: LeaseRecord) -> PendingClose | None:
     return PendingClose(message=message, meter_signature=signature)
 
 
-def _brief(job: JobRecord) -> JobBrief:
+def _brief(job: JobRow) -> JobBrief:
     spec = JobDocument.model_validate(job.spec)
     return JobBrief(id=job.id, state=JobState(job.state), spec=spec)
 
 
-def heartbeat_view(lease: LeaseRecord) -> Heartbeat:
+def heartbeat_view(lease: LeaseRow) -> Heartbeat:
     """A job's signs of life as the market has them."""
     return Heartbeat(count=lease.heartbeat_count, last_at=time_or_none(lease.heartbeat_ms))
 
 
-def attestation_view(row: AttestationRecord) -> Attestation:
+def attestation_view(row: AttestationRow) -> Attestation:
     """An attestation as its lease's parties see it."""
     voucher = None
     if row.voucher is not None and row.voucher_signature is not None:
@@ -468,7 +466,7 @@ def attestation_view(row: AttestationRecord) -> Attestation:
     )
 
 
-def answer_view(row: AttestationRecord) -> AttestationAnswer:
+def answer_view(row: AttestationRow) -> AttestationAnswer:
     """What became of an attestation."""
     state = AttestationState(row.state)
     return AttestationAnswer(id=row.id, sequence=row.sequence, state=state, code=row.code)
@@ -477,19 +475,17 @@ def answer_view(row: AttestationRecord) -> AttestationAnswer:
 # Receipts
 
 
-def receipt_view(row: ReceiptRecord) -> Receipt:
+def receipt_view(row: ReceiptRow) -> Receipt:
     """A receipt as its parties see it."""
     return Receipt.model_validate(row.document)
 
 
 def new_receipt(
-    store: Store, market: Market, lease: LeaseRecord, receipt_id: str, now_ms: int
+    store: Store, market: Market, lease: LeaseRow, receipt_id: str, now_ms: int
 ) -> Receipt:
     """Usage → rate → cost → transactions of a closed lease, from rows and the chain's events."""
-    bid_row, node = store.bids.get(lease.bid_id), store.nodes.get(lease.node_id)
-    ask_row = store.asks.get(lease.ask_id)
-    if bid_row is None or ask_row is None:
-        raise KeyError(lease.id)
+    bid_row, ask_row = store.bids.need(lease.bid_id), store.asks.need(lease.ask_id)
+    node = store.nodes.get(lease.node_id)
     events = store.chain_events(lease.lease_no)
     sizes = Bid.from_message(bid_row.message).sizes()
     used = used_view(lease.settled)
@@ -510,13 +506,13 @@ def new_receipt(
         id=receipt_id,
         job_id=lease.job_id,
         lease_id=lease.id,
-        lease_no=lease_bytes(lease),
+        lease_no=lease.lease_bytes,
         buyer=lease.buyer,
         provider=lease.provider,
         witness=lease.witness,
         tier=ask_row.tier,
         simulated=bool(node and node.simulated),
-        readings=len(store.attestations.find(lease_id=lease.id, state="accepted")),
+        readings=store.attestations.accepted_count(lease.id),
         used_ms=used.ms,
         gpu_seconds=Decimal(gpu_seconds(used.ms, sizes.gpu_milli)),
         rate=rate_per_hour(charges.rate),

@@ -5,12 +5,13 @@ The server holds no key of any party: it asks witness or meter for a Stop and wa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from marketplace.db.store import Database, Store
+from marketplace.db.tables import JobRow, LeaseRow, NodeRow
 from marketplace.services.conclude import Conclusions
 from marketplace.services.nodes import rest
-from marketplace.services.ports import Clock, Database, Market, Store
-from marketplace.services.records import LeaseRecord, Node
+from marketplace.services.ports import Clock, Market
 from settlement.ports import IntentState
 from settlement.silence import silence_ms
 
@@ -35,8 +36,8 @@ class Watchdog:
         with self.database.read() as store:
             suspects = [
                 lease.id
-                for lease in store.leases.find(state="active")
-                if self._verdict(store, lease) is not None
+                for lease, job, node in store.leases.active()
+                if self._verdict(store, lease, job, node) is not None
             ]
         changed = 0
         for lease_id in suspects:
@@ -46,24 +47,25 @@ class Watchdog:
                     changed += self._act(store, locked)
         return changed
 
-    def _act(self, store: Store, lease: LeaseRecord) -> bool:
+    def _act(self, store: Store, lease: LeaseRow) -> bool:
         """Write the verdict, judged again under the lock."""
-        verdict = self._verdict(store, lease) if lease.state == "active" else None
+        if lease.state != "active":
+            return False
+        job, node = store.jobs.need(lease.job_id, lock=True), store.nodes.need(lease.node_id)
+        verdict = self._verdict(store, lease, job, node)
         if verdict is None:
             return False
         if verdict == "gone":
-            self._gone(store, lease)
+            self._gone(store, lease, job)
             return True
-        now_ms = self.clock()
-        store.leases.put(replace(lease, stop_requested=verdict, stop_requested_ms=now_ms))
-        job = store.jobs.get(lease.job_id, lock=True)
-        lost = verdict in ("lost", "start_limit") and job is not None
-        if lost and job is not None and job.lease_id == lease.id and job.ending is None:
-            reason = "provider_lost" if verdict == "lost" else "start_limit_passed"
-            store.jobs.put(replace(job, ending="lost", reason=reason))
+        lease.stop_requested, lease.stop_requested_ms = verdict, self.clock()
+        lost = verdict in ("lost", "start_limit")
+        if lost and job.lease_id == lease.id and job.ending is None:
+            job.ending = "lost"
+            job.reason = "provider_lost" if verdict == "lost" else "start_limit_passed"
         return True
 
-    def _verdict(self, store: Store, lease: LeaseRecord) -> str | None:
+    def _verdict(self, store: Store, lease: LeaseRow, job: JobRow, node: NodeRow) -> str | None:
         """What is overdue about a lease and not yet asked for."""
         now_ms = self.clock()
         grace_ms = silence_ms(lease.interval_ms)
@@ -73,21 +75,20 @@ class Watchdog:
             return "unwitnessed" if overdue and not asked and self._unclosed(store, lease) else None
         asked = lease.stop_requested in ("lost", "start_limit")
         if asked and self._over_by_itself(lease, now_ms, grace_ms):
-            job = store.jobs.get(lease.job_id)
-            waits = job is not None and job.lease_id == lease.id
-            return "gone" if waits and job is not None and job.ending is not None else None
+            waits = job.lease_id == lease.id and job.ending is not None
+            return "gone" if waits else None
         if asked:
             return None
         if self._late(lease, now_ms):
             return "start_limit"
-        return "lost" if now_ms - self._heard_ms(store, lease) > grace_ms else None
+        return "lost" if now_ms - self._heard_ms(lease, node) > grace_ms else None
 
-    def _unclosed(self, store: Store, lease: LeaseRecord) -> bool:
+    def _unclosed(self, store: Store, lease: LeaseRow) -> bool:
         """Whether no Close is under way: the witness signed none, or the chain refused it."""
         close = store.intent(f"close:{lease.id}")
         return close is None or close.state is IntentState.DEAD
 
-    def _late(self, lease: LeaseRecord, now_ms: int) -> bool:
+    def _late(self, lease: LeaseRow, now_ms: int) -> bool:
         if lease.ready_ms is not None or lease.start_s is None:
             return False
         limit_ms = (lease.start_s + lease.start_limit_seconds) * 1000
@@ -95,36 +96,32 @@ class Watchdog:
             limit_ms = max(limit_ms, self.since_ms + silence_ms(lease.interval_ms))
         return now_ms > limit_ms
 
-    def _heard_ms(self, store: Store, lease: LeaseRecord) -> int:
+    def _heard_ms(self, lease: LeaseRow, node: NodeRow) -> int:
         """When the provider was last heard of; before the ready reading its node speaks for it."""
         heard_ms = max(lease.seen_ms, self.since_ms)
-        if lease.ready_ms is not None:
-            return heard_ms
-        node = store.nodes.get(lease.node_id)
-        return max(heard_ms, node.seen_ms if node else 0)
+        return heard_ms if lease.ready_ms is not None else max(heard_ms, node.seen_ms)
 
-    def _over_by_itself(self, lease: LeaseRecord, now_ms: int, grace_ms: int) -> bool:
+    def _over_by_itself(self, lease: LeaseRow, now_ms: int, grace_ms: int) -> bool:
         """A Stop was asked for and none came: the job is given up, or its lease ran out."""
         asked_ms = max(lease.stop_requested_ms or now_ms, self.since_ms)
         ended = lease.end_s is not None and now_ms > lease.end_s * 1000
         return lease.stop_signature is None and (ended or now_ms - asked_ms > grace_ms)
 
-    def _gone(self, store: Store, lease: LeaseRecord) -> None:
+    def _gone(self, store: Store, lease: LeaseRow, job: JobRow) -> None:
         """Nobody stopped a lost lease: its job ends, or waits for the lease to run out."""
-        job = store.jobs.get(lease.job_id, lock=True)
-        if job is not None and job.lease_id == lease.id and job.state in ("starting", "running"):
+        if job.lease_id == lease.id and job.state in ("starting", "running"):
             self.conclusions.end(store, job, lease)
 
     def revive(self) -> int:
         """Queue jobs again whose lost lease has run out without a Stop; returns how many."""
         with self.database.read() as store:
             head = store.chain_cursor()
-            waiting = [j for j in store.jobs.find(state="queued") if j.requeue_after is not None]
+            waiting = store.jobs.waiting_for_a_lease()
         revived = 0
         for waiter in waiting:
             with self.database.write() as store:
                 job = store.jobs.get(waiter.id, lock=True)
-                lease = store.leases.get(waiter.requeue_after or "")
+                lease = store.leases.get(waiter.requeue_after)
                 if job is None or lease is None or lease.end_s is None or head is None:
                     continue
                 if job.requeue_after == lease.id and head.timestamp >= lease.end_s:
@@ -138,7 +135,8 @@ class Watchdog:
         A machine that was killed cannot leave, and whoever is matched to it waits for nothing.
         """
         with self.database.read() as store:
-            silent = [n.id for n in store.nodes.find(state="active") if self._is_silent(n)]
+            unseen = store.nodes.active_unseen_since(self.clock() - silence_ms(0))
+            silent = [node.id for node in unseen if self._is_silent(node)]
         rested = 0
         for node_id in silent:
             with self.database.write() as store:
@@ -148,11 +146,11 @@ class Watchdog:
                     rested += 1
         return rested
 
-    def _is_silent(self, node: Node) -> bool:
+    def _is_silent(self, node: NodeRow) -> bool:
         heard_ms = max(node.seen_ms, self.since_ms)
         return self.clock() - heard_ms > silence_ms(node.interval_ms)
 
     def forget(self) -> int:
         """Delete stored replies older than 48 h; returns how many."""
         with self.database.write() as store:
-            return store.forget_replies(self.clock() - REPLIES_KEPT_MS)
+            return store.replies.forget(self.clock() - REPLIES_KEPT_MS)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from marketplace.db.store import Store
+from marketplace.db.tables import AttestationRow, LeaseRow
 from marketplace.services.common import Principal
-from marketplace.services.ports import Market, Store
-from marketplace.services.records import LeaseRecord
+from marketplace.services.ports import Market
 from marketplace.services.views import (
     attestation_view,
     final_view,
@@ -17,7 +17,7 @@ from marketplace.services.views import (
 )
 from marketplace.wire.leases import CloseRequest, Pending, PendingList
 
-PENDING_MAX = 500
+PENDING_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +28,12 @@ class Witnessing:
 
     def pending(self, store: Store, caller: Principal) -> PendingList:
         """Every open lease that the caller buys or witnesses, with what awaits a signature."""
-        found: dict[str, LeaseRecord] = {}
-        for role in ("buyer", "witness"):
-            rows = store.leases.find(limit=PENDING_MAX, **_open(role, caller.account))
-            found.update((row.id, row) for row in rows)
-        return PendingList(data=tuple(self._entry(store, found[key]) for key in sorted(found)))
+        rows = store.leases.open_for_witness(caller.account, PENDING_MAX)
+        store.jobs.hold(row.job_id for row in rows)
+        newest = store.attestations.newest_accepted([row.id for row in rows])
+        return PendingList(data=tuple(self._entry(store, row, newest.get(row.id)) for row in rows))
 
-    def _entry(self, store: Store, lease: LeaseRecord) -> Pending:
-        newest = store.attestations.one(
-            lease_id=lease.id, sequence=lease.sequence, state="accepted"
-        )
+    def _entry(self, store: Store, lease: LeaseRow, newest: AttestationRow | None) -> Pending:
         unanswered = newest is not None and newest.voucher_signature is None
         final = final_view(lease) if lease.witness_signature is None else None
         close = None
@@ -53,7 +49,3 @@ class Witnessing:
             close=close,
             heartbeat=None if lease.heartbeat_ms is None else heartbeat_view(lease),
         )
-
-
-def _open(role: str, account: str) -> dict[str, Any]:
-    return {"state": ("active", "stopped"), role: account}

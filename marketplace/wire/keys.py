@@ -8,11 +8,11 @@ from typing import Annotated
 from pydantic import Field
 
 from marketplace.domain.key_request import KeyRequest
+from marketplace.limits import TIME_SECONDS_MAX
 from marketplace.wire.base import AccountSignature, Address, Answer, Body, Lax, Many, Money, Time
 from marketplace.wire.signed import Signed, TypedData
 
-SECONDS_MAX = 253_402_300_799  # the end of the year 9999
-Word = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+WORD = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class Scope(StrEnum):
@@ -30,10 +30,10 @@ class KeyDraft(Body):
     """What a new API key should allow."""
 
     account: Address
-    name: Word = Field(examples=["laptop"])
+    name: str = Field(min_length=1, max_length=32, pattern=WORD, examples=["laptop"])
     scopes: Many[ScopeText] = Field(min_length=1, max_length=3, examples=[["buyer"]])
     expires_at: int | None = Field(
-        default=None, ge=1, le=SECONDS_MAX, description="Unix seconds; null: never"
+        default=None, ge=1, le=TIME_SECONDS_MAX, description="Unix seconds; null: never"
     )
     spend_cap: str | None = Field(
         default=None, max_length=100, examples=["20"], description="decimal amount of the token"

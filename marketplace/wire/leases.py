@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from marketplace.domain.life import JobState, LeaseState, Outcome
+from marketplace.limits import REASON_CHARS_MAX
 from marketplace.wire.base import (
     Address,
     Answer,
@@ -120,7 +121,7 @@ class FinishReport(Body):
 
     outcome: Annotated[Outcome, Lax]
     exit_code: int | None = Field(default=None, ge=-(2**31), le=2**31 - 1)
-    reason: str = Field(default="", max_length=2_000)
+    reason: str = Field(default="", max_length=REASON_CHARS_MAX)
     outputs: Sha256 | None = None
     attestation: Signed[UsageAttestation]
     signature: KeySignature

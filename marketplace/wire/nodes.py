@@ -7,10 +7,20 @@ from typing import Annotated
 
 from pydantic import Field
 
+from marketplace.limits import (
+    GPU_UUID_CHARS_MAX,
+    INTERVAL_MS_MAX,
+    INTERVAL_MS_MIN,
+    NODE_GPUS_MAX,
+    NODE_NAME_CHARS_MAX,
+    NODE_NUMBER_MAX,
+    REGION_CHARS_MAX,
+    TIER_CHARS_MAX,
+)
 from marketplace.wire.base import Address, Answer, Body, DecimalText, Lax, Many, Model, Time
-from marketplace.wire.keys import Word
+from marketplace.wire.keys import WORD
+from settlement.units import UINT32_MAX
 
-MIB_MAX = 2**32 - 1
 Text = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[ -~]+$")]
 
 
@@ -32,31 +42,37 @@ class NodeState(StrEnum):
 class Gpu(Answer):
     """One GPU of a node. A simulated one stands in where a machine has none."""
 
-    uuid: str = Field(min_length=1, max_length=96, pattern=r"^[A-Za-z0-9._:-]+$")
+    uuid: str = Field(min_length=1, max_length=GPU_UUID_CHARS_MAX, pattern=r"^[A-Za-z0-9._:-]+$")
     model: Text = Field(examples=["H100"])
-    memory_mib: int = Field(ge=1, le=MIB_MAX)
+    memory_mib: int = Field(ge=1, le=UINT32_MAX)
     simulated: bool
 
 
 class NewGpu(Body):
     """One GPU of a node to list."""
 
-    uuid: str = Field(min_length=1, max_length=96, pattern=r"^[A-Za-z0-9._:-]+$")
+    uuid: str = Field(min_length=1, max_length=GPU_UUID_CHARS_MAX, pattern=r"^[A-Za-z0-9._:-]+$")
     model: Text = Field(examples=["H100"])
-    memory_mib: int = Field(ge=1, le=MIB_MAX)
+    memory_mib: int = Field(ge=1, le=UINT32_MAX)
     simulated: bool = False
 
 
 class Machine(Model):
     """What a provider says of a machine. `number` is unique among its nodes."""
 
-    number: int = Field(ge=0, le=2**24 - 1)
-    name: Word = Field(examples=["rack-1"])
-    region: Word = Field(examples=["eu-west"])
-    tier: Word = Field(examples=["H100-80GB-SXM"])
-    cpu_milli: int = Field(ge=0, le=2**32 - 1, description="thousandths of a core")
-    memory_mib: int = Field(ge=0, le=MIB_MAX)
-    storage_mib: int = Field(ge=0, le=MIB_MAX)
+    number: int = Field(ge=0, le=NODE_NUMBER_MAX)
+    name: str = Field(
+        min_length=1, max_length=NODE_NAME_CHARS_MAX, pattern=WORD, examples=["rack-1"]
+    )
+    region: str = Field(
+        min_length=1, max_length=REGION_CHARS_MAX, pattern=WORD, examples=["eu-west"]
+    )
+    tier: str = Field(
+        min_length=1, max_length=TIER_CHARS_MAX, pattern=WORD, examples=["H100-80GB-SXM"]
+    )
+    cpu_milli: int = Field(ge=0, le=UINT32_MAX, description="thousandths of a core")
+    memory_mib: int = Field(ge=0, le=UINT32_MAX)
+    storage_mib: int = Field(ge=0, le=UINT32_MAX)
     runtime: Annotated[Runtime, Lax]
     shared: bool = Field(description="whether shares of a GPU are sold")
 
@@ -64,8 +80,8 @@ class Machine(Model):
 class NewNode(Machine, Body):
     """A machine to list. `interval_ms` null: the market's."""
 
-    gpus: Many[NewGpu] = Field(min_length=1, max_length=64)
-    interval_ms: int | None = Field(default=None, ge=100, le=600_000)
+    gpus: Many[NewGpu] = Field(min_length=1, max_length=NODE_GPUS_MAX)
+    interval_ms: int | None = Field(default=None, ge=INTERVAL_MS_MIN, le=INTERVAL_MS_MAX)
 
 
 class Node(Machine, Answer):

@@ -7,12 +7,12 @@ from typing import Annotated
 
 from pydantic import Field
 
+from marketplace.limits import LOG_OFFSET_MAX, LOG_TEXT_CHARS_MAX
 from marketplace.wire.base import Answer, Body, KeySignature, Lax, Time
 from marketplace.wire.signed import AnyVoucher, Signed
 from settlement.attestation import Close, UsageAttestation
 
-OFFSET_MAX = 2**53 - 1
-LOG_TEXT_MAX = 256 * 1024
+COUNT_MAX = 2**53 - 1  # what every JSON reader holds exactly
 
 
 class Used(Answer):
@@ -83,7 +83,7 @@ class Countersignature(Body):
 class HeartbeatReport(Body):
     """A job's signs of life: how many so far, and when the last one came."""
 
-    count: int = Field(ge=0, le=2**53 - 1)
+    count: int = Field(ge=0, le=COUNT_MAX)
     last: str | None = Field(default=None, max_length=40, description="RFC 3339")
 
 
@@ -106,8 +106,8 @@ class LogChunk(Body):
     """Output of a job. `offset` counts the stream's UTF-8 bytes before it."""
 
     stream: Annotated[OutputStream, Lax]
-    offset: int = Field(ge=0, le=OFFSET_MAX)
-    text: str = Field(min_length=1, max_length=LOG_TEXT_MAX)
+    offset: int = Field(ge=0, le=LOG_OFFSET_MAX)
+    text: str = Field(min_length=1, max_length=LOG_TEXT_CHARS_MAX)
 
 
 class LogPosition(Answer):

@@ -10,10 +10,14 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
-from scripts.bench_lib import gas
+from scripts.bench_lib import gas, idle, restart
 from scripts.bench_lib.rows import Row
 
-BENCHES: dict[str, Callable[[], list[Row]]] = {"gas": gas.rows}
+BENCHES: dict[str, Callable[[], list[Row]]] = {
+    "gas": gas.rows,
+    "idle": idle.rows,
+    "restart": restart.rows,
+}
 
 
 def main() -> int:

@@ -14,10 +14,10 @@ from typing import Any
 
 from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError
-from eth_hash.auto import keccak
 
 from settlement.eip712 import checksum
 from settlement.errors import CallReverted, DeploymentError, FieldError
+from settlement.hashing import keccak
 
 _BUILTIN_ERRORS: tuple[dict[str, Any], ...] = (
     {"type": "error", "name": "Error", "inputs": [{"name": "message", "type": "string"}]},

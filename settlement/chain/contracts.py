@@ -18,6 +18,7 @@ from settlement.chain.calls import (
     skipped_indexes,
 )
 from settlement.chain.client import BlockTag, ChainClient, Log
+from settlement.chain.wallets import accepts
 from settlement.eip712 import Domain, checksum
 from settlement.events import KINDS, ChainEvent, SettledEntry
 from settlement.leases import LeaseStatus, OrderState, Params
@@ -97,6 +98,10 @@ class Escrow:
     def balance_of(self, account: str, at: int | BlockTag = "latest") -> int:
         """Free balance in atoms."""
         return int(self._read("balanceOf", account, at=at))
+
+    def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool:
+        """Whether the contract at an account says the signature is its own (ERC-1271)."""
+        return accepts(self.client, account, digest, signature)
 
     def fees_of(self, provider: str, at: int | BlockTag = "latest") -> int:
         """Fees held on a provider's income, in atoms."""

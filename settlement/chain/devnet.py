@@ -6,10 +6,13 @@ anybody's.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -30,6 +33,9 @@ _LISTENING = re.compile(r"Listening on (?:[\d.]+|\[[\da-f:]+\]):(\d+)")
 _ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 20.0
 _STOP_SECONDS = 5.0
+_SAVE_SECONDS = 60.0  # a chain that has run for days
+_SAVE_EVERY_SECONDS = "60"
+_PR_SET_PDEATHSIG = 1
 
 
 @cache
@@ -60,7 +66,9 @@ def find_anvil() -> Path:
 class Devnet:
     """An Anvil of our own, on a port that the system picks, for the length of a `with` block.
 
-    `block_seconds` zero mines each transaction at once. `state` keeps the chain between runs.
+    `block_seconds` zero mines each transaction at once. `state` keeps the chain between runs. With
+    `held_fd` the node keeps that descriptor open, and ends with the thread that starts it, even if
+    that is killed.
     """
 
     block_seconds: int = 1
@@ -68,6 +76,7 @@ class Devnet:
     hardfork: str = DEV_HARDFORK
     port: int = 0
     state: Path | None = None
+    held_fd: int | None = None
     extra: tuple[str, ...] = ()
     rpc_url: str = ""
     _process: subprocess.Popen[bytes] | None = None
@@ -100,6 +109,8 @@ class Devnet:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # a Ctrl-C at the prompt is ours to handle
+            pass_fds=() if self.held_fd is None else (self.held_fd,),
+            preexec_fn=None if self.held_fd is None else _end_with_parent,
             env={**os.environ, "NO_COLOR": "1"},
         )
         try:
@@ -116,7 +127,7 @@ class Devnet:
         if process is not None:
             process.terminate()
             try:
-                process.wait(_STOP_SECONDS)
+                process.wait(_STOP_SECONDS if self.state is None else _SAVE_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -134,7 +145,7 @@ class Devnet:
         if self.block_seconds:
             command += ["--block-time", str(self.block_seconds)]
         if self.state is not None:
-            command += ["--state", str(self.state)]
+            command += ["--state", str(self.state), "--state-interval", _SAVE_EVERY_SECONDS]
         return [*command, *self.extra]
 
     def _wait_for_port(self) -> int:
@@ -152,6 +163,11 @@ class Devnet:
                 raise ChainError(f"anvil ended at once: {text.strip()[-400:]}")
             time.sleep(0.02)
         raise ChainUnavailable(f"anvil did not listen within {_START_SECONDS:g} s")
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def attach(rpc_url: str, chain_id: int = DEV_CHAIN_ID) -> ChainClient | None:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
-import socket
 import sqlite3
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,7 +16,7 @@ import pytest
 from marketplace.sdk import AsyncCoulomb, Attestation, Coulomb, Job, Receipt
 from marketplace.sdk.session import Session
 from tests.e2e.conftest import Stories
-from tests.e2e.programs import COULOMB, Program, Programs, clean_env, wait_for
+from tests.e2e.programs import wait_for
 from tests.e2e.world import ONE, Party, World, job_of
 
 PASSWORD_FILE = "dev.password"
@@ -238,39 +234,3 @@ def test_exit_codes_say_what_went_wrong(stories: Stories) -> None:
 
 def test_tokens_go_in_and_out_of_the_escrow(stories: Stories) -> None:
     assert stories.outcome(wallet_story) == (0, 10 * ONE)
-
-
-@pytest.fixture
-def dev(tmp_path: Path) -> Iterator[tuple[Program, dict[str, str]]]:
-    """`coulomb dev up` on ports the system picks."""
-    programs = Programs(tmp_path / "logs")
-    env = clean_env(tmp_path)
-    words = [COULOMB, "dev", "up", "--port", "0", "--rpc-port", "0"]
-    yield programs.start("dev", words, env), env
-    programs.stop()
-
-
-def test_dev_up_gives_a_funded_market_and_leaves_nothing_behind(
-    dev: tuple[Program, dict[str, str]], tmp_path: Path
-) -> None:
-    program, env = dev
-    rpc_url = program.says(r"export ETH_RPC_URL=(\S+)")
-    assert "public" in program.output()
-    programs = Programs(tmp_path / "more")
-    held = programs.start("wallet", [COULOMB, "-o", "json", "wallet", "show"], env)
-    assert held.ends() == 0, held.tail()
-    assert json.loads(held.output())["free"] == "1000 CMP"
-    keystores = tmp_path / "config" / "coulomb" / "keystores"
-    assert {p.name for p in keystores.iterdir()} == {
-        "dev-buyer", "dev-operator", "dev-provider", PASSWORD_FILE,
-    }  # fmt: skip
-    port = rpc_url.rpartition(":")[2]
-    assert listens(port)
-    os.kill(program.pid, signal.SIGTERM)
-    assert program.ends(20) == 0
-    wait_for("the chain's port is free", lambda: not listens(port), 10)
-
-
-def listens(port: str) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", int(port))) == 0

@@ -35,12 +35,15 @@ UNIT = "request"
 BUDGET = "0.0066"  # 9.9 seconds of one GPU at 2.40 an hour
 DEPOSIT = 100 * ONE
 SPENDER = """
-import json, os, socket, time
-with socket.socket(socket.AF_UNIX) as market:
-    market.connect(os.environ["COULOMB_SOCKET"])
-    for line in ({"ready": True}, {"units": 3}, {"units": 4, "progress": "half"}):
-        market.sendall(json.dumps(line).encode() + b"\\n")
-        time.sleep(0.7)
+import time
+import coulomb_job
+coulomb_job.ready()
+time.sleep(0.7)
+coulomb_job.count(3)
+time.sleep(0.7)
+coulomb_job.progress("half")
+coulomb_job.count(4)
+time.sleep(0.7)
 """
 
 

@@ -137,19 +137,22 @@ def test_a_node_that_is_behind_rolls_nothing_back(world: World, store: MemoryEve
     assert store.logged == before
 
 
+@pytest.mark.parametrize("more_blocks", [0, 1])
 def test_a_reorg_between_two_reads_is_not_stored(
-    world: World, store: MemoryEvents, monkeypatch: pytest.MonkeyPatch
+    world: World, store: MemoryEvents, monkeypatch: pytest.MonkeyPatch, more_blocks: int
 ) -> None:
     follower = indexer(world, store)
     follower.tick()
     before = list(store.logged)
     world.open()
+    if more_blocks:
+        mine(world, more_blocks)
     real = ChainClient.block
 
     def moved(client: ChainClient, at: int | str = "latest") -> BlockRef | None:
         block = real(client, at)  # type: ignore[arg-type]
         cursor = store.cursor()
-        if block is not None and cursor is not None and at == cursor.number + 1:
+        if block is not None and cursor is not None and block.number == cursor.number + 1:
             return replace(block, hash="0x" + "11" * 32)
         return block
 

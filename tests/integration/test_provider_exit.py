@@ -50,7 +50,7 @@ def keep(journal: Journal, lease: Lease, ms: int) -> None:
     parties = (lease.ref.buyer, lease.ref.provider, lease.number)
     lease_id = f"lease_{lease.number.hex()}"
     journal.begin(LeaseEntry(lease_id, "job_1", *parties, lease.world.escrow.domain(), "", False))
-    journal.keep_voucher(lease_id, 3, voucher.voucher, voucher.signature)
+    journal.keep_voucher(lease_id, voucher.voucher, voucher.signature)
 
 
 def test_countersigned_usage_is_settled_without_the_market(

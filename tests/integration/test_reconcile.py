@@ -8,12 +8,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from marketplace.db.outbox import SqlOutbox
 from settlement.events import Deposited, Opened
 from settlement.indexer import Indexer
 from settlement.ports import IntentKind, LoggedEvent
 from settlement.reconcile import Finding, FindingKind, reconcile, stuck_intents
+from tests.databases import sqlite_database
 from tests.escrow_world import SETTINGS, TOKEN, Lease, World, anvil, found
-from tests.fakes_settlement import MemoryEvents, MemoryOutbox
+from tests.fakes_settlement import MemoryEvents
 
 
 @pytest.fixture(scope="module")
@@ -130,14 +132,19 @@ def test_a_refund_that_nobody_asked_for_is_found(world: World) -> None:
     assert findings(world, read(world)) == []
 
 
-def test_an_intent_that_waits_too_long_is_found() -> None:
-    store = MemoryOutbox()
-    intent = store.enqueue(IntentKind.CLOSE, "close-1", {"to": "0x", "data": "0x"})
-    store.note_attempt(intent.id, "UsageAheadOfTime(1, 2)")
+@pytest.fixture
+def outbox() -> Iterator[SqlOutbox]:
+    with sqlite_database() as database:
+        yield SqlOutbox(database)
+
+
+def test_an_intent_that_waits_too_long_is_found(outbox: SqlOutbox) -> None:
+    intent = outbox.enqueue(IntentKind.CLOSE, "close-1", {"to": "0x", "data": "0x"})
+    outbox.note_attempt(intent.id, "UsageAheadOfTime(1, 2)")
     soon, late = (datetime.now(UTC) + timedelta(seconds=s) for s in (10, 100))
     limit = timedelta(seconds=60)
-    assert stuck_intents(store.pending(10), soon, limit) == []
-    assert stuck_intents(store.pending(10), late, limit) == [
+    assert stuck_intents(outbox.pending(10), soon, limit) == []
+    assert stuck_intents(outbox.pending(10), late, limit) == [
         Finding(
             FindingKind.INTENT_STUCK,
             "close-1",
@@ -147,15 +154,14 @@ def test_an_intent_that_waits_too_long_is_found() -> None:
     ]
 
 
-def test_an_old_intent_that_is_over_is_not_stuck() -> None:
-    store = MemoryOutbox()
+def test_an_old_intent_that_is_over_is_not_stuck(outbox: SqlOutbox) -> None:
     final, dead = (
-        store.enqueue(IntentKind.CLOSE, key, {"to": "0x", "data": "0x"}).id for key in ("f", "d")
+        outbox.enqueue(IntentKind.CLOSE, key, {"to": "0x", "data": "0x"}).id for key in ("f", "d")
     )
-    store.mark_signed(final, "0x01", 0, b"", "0x02")
-    store.mark_confirmed(final, "0x02", 1, "0x03")
+    outbox.mark_signed(final, "0x01", 0, b"", "0x02")
+    outbox.mark_confirmed(final, "0x02", 1, "0x03")
     late = datetime.now(UTC) + timedelta(seconds=100)
-    assert len(stuck_intents(store.intents.values(), late, timedelta(seconds=60))) == 2
-    store.mark_final(final)
-    store.mark_dead(dead, "refused")
-    assert stuck_intents(store.intents.values(), late, timedelta(seconds=60)) == []
+    assert len(stuck_intents(outbox.recent(9), late, timedelta(seconds=60))) == 2
+    outbox.mark_final(final)
+    outbox.mark_dead(dead, "refused")
+    assert stuck_intents(outbox.recent(9), late, timedelta(seconds=60)) == []

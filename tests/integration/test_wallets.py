@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from marketplace.bootstrap import ChainReads
 from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow
 from settlement.chain.devnet import dev_account
@@ -31,8 +30,8 @@ def wallets(chain: AnvilChain) -> Wallets:
     client.rpc("anvil_setBalance", OWNER.address, hex(10**18))
     away = ChainClient(NOWHERE, client.chain_id, 1.0)
     return Wallets(
-        reads=ChainReads(Escrow(client, ESCROW)),
-        away=ChainReads(Escrow(away, ESCROW)),
+        reads=Escrow(client, ESCROW),
+        away=Escrow(away, ESCROW),
         owned=owned_wallet(client, OWNER),
         bad={kind: bad_wallet(client, payer, kind) for kind in BAD},
     )
@@ -63,7 +62,7 @@ def test_only_the_magic_value_alone_in_one_word_passes(
 ) -> None:
     account = "0x" + "c0" * 20
     chain.client.rpc("anvil_setCode", account, "0x" + code.replace(" ", ""))
-    reads = ChainReads(Escrow(chain.client, ESCROW))
+    reads = Escrow(chain.client, ESCROW)
     assert reads.accepts_signature(account, DIGEST, bytes(65)) is accepted
 
 
@@ -73,6 +72,6 @@ def test_the_magic_value_is_worth_no_more_gas_than_agreed(chain: AnvilChain) -> 
     enough = GAS_MAX.to_bytes(3, "big").hex()
     yes = f"63{MAGIC.hex()}60e01b5f5260205ff3"
     chain.client.rpc("anvil_setCode", account, f"0x62{enough}5a11600c575f5ffd5b{yes}")
-    reads = ChainReads(Escrow(chain.client, ESCROW))
+    reads = Escrow(chain.client, ESCROW)
     assert reads.accepts_signature(account, DIGEST, bytes(65)) is False
     assert chain.client.call(account, b"", gas=3 * GAS_MAX) == MAGIC.ljust(32, b"\0")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace.agent.capacity import WHOLE, Capacity, Grant
+from marketplace.agent.capacity import Capacity, Grant
 from marketplace.agent.inventory import Gpu, Inventory
+from marketplace.domain.placing import WHOLE_MILLI
+from settlement.units import Sizes
 
 GPUS = tuple(Gpu(f"SIM-{n}", "H100 (simulated)", 81920, True) for n in range(3))
 NODE = Inventory(GPUS, 8000, 1000, 1000)
@@ -22,7 +24,7 @@ def test_no_gpu_is_promised_beyond_itself(
     steps: list[tuple[int, int, int, list[int]] | int], shared: bool
 ) -> None:
     capacity = Capacity(NODE, shared)
-    held: dict[str, Grant] = {}
+    held: dict[str, tuple[Grant, int]] = {}
     for step in steps:
         if isinstance(step, int):
             capacity.release(f"lease_{step}")
@@ -30,50 +32,51 @@ def test_no_gpu_is_promised_beyond_itself(
             continue
         number, gpu_milli, memory_mib, wanted = step
         lease = f"lease_{number}"
-        grant = capacity.take(lease, gpu_milli, memory_mib, 0, tuple(wanted))
+        grant = capacity.take(lease, Sizes(gpu_milli, 9000, memory_mib), tuple(wanted))
         if lease in held:
-            assert grant == held[lease]
+            assert grant == held[lease][0]
         elif grant is not None:
             assert len(grant.gpus) * grant.gpu_milli_each == gpu_milli
-            held[lease] = grant
+            held[lease] = (grant, memory_mib)
         check(capacity, held, shared)
 
 
-def check(capacity: Capacity, held: dict[str, Grant], shared: bool) -> None:
-    for gpu in GPUS:
-        owners = [grant for grant in held.values() if gpu in grant.gpus]
-        used = sum(grant.gpu_milli_each for grant in owners)
-        assert used == capacity.used_milli(gpu.uuid) <= WHOLE
+def check(capacity: Capacity, held: dict[str, tuple[Grant, int]], shared: bool) -> None:
+    grants = [grant for grant, _ in held.values()]
+    on_gpu = [*capacity.use.on_gpu, *[0] * len(GPUS)]
+    for gpu, counted in zip(GPUS, on_gpu, strict=False):
+        owners = [grant for grant in grants if gpu in grant.gpus]
+        assert sum(grant.gpu_milli_each for grant in owners) == counted <= WHOLE_MILLI
         assert shared or len(owners) <= 1
-        assert len(owners) <= 1 or all(grant.gpu_milli_each < WHOLE for grant in owners)
-    assert sum(grant.memory_mib for grant in held.values()) <= NODE.memory_mib
-    slots = [grant.slot for grant in held.values()]
+        assert len(owners) <= 1 or all(grant.gpu_milli_each < WHOLE_MILLI for grant in owners)
+    assert sum(memory_mib for _, memory_mib in held.values()) <= NODE.memory_mib
+    slots = [grant.slot for grant in grants]
     assert len(slots) == len(set(slots))
 
 
 def test_shares_fill_up_one_gpu_before_the_next() -> None:
     capacity = Capacity(NODE, shared=True)
-    first = [capacity.take(f"l{n}", 250, 0, 0) for n in range(4)]
+    first = [capacity.take(f"l{n}", Sizes(250)) for n in range(4)]
     assert {grant.gpus for grant in first if grant} == {(GPUS[0],)}
-    whole = capacity.take("whole", 2000, 0, 0)
+    whole = capacity.take("whole", Sizes(2000))
     assert whole is not None
     assert whole.gpus == (GPUS[1], GPUS[2])
-    assert capacity.take("more", 1, 0, 0) is None
+    assert capacity.take("more", Sizes(1)) is None
 
 
 def test_the_gpu_that_the_market_reserved_is_taken_if_it_is_free() -> None:
     capacity = Capacity(NODE, shared=True)
-    grant = capacity.take("a", 1000, 0, 0, (2,))
+    grant = capacity.take("a", Sizes(1000), (2,))
     assert grant is not None
     assert grant.gpus == (GPUS[2],)
-    other = capacity.take("b", 1000, 0, 0, (2,))
+    other = capacity.take("b", Sizes(1000), (2,))
     assert other is not None
     assert other.gpus == (GPUS[0],)
 
 
 def test_memory_that_is_not_there_is_not_promised() -> None:
     capacity = Capacity(NODE, shared=False)
-    assert capacity.take("a", 1000, 700, 0) is not None
-    assert capacity.take("b", 1000, 301, 0) is None
-    assert capacity.take("c", 1000, 300, 1001) is None
-    assert capacity.take("d", 1000, 300, 1000) is not None
+    assert capacity.take("a", Sizes(1000, 0, 700, 0)) is not None
+    assert capacity.take("b", Sizes(1000, 0, 301, 0)) is None
+    assert capacity.take("c", Sizes(1000, 0, 300, 1001)) is None
+    assert capacity.take("d", Sizes(1000, 0, 300, 1000)) is not None

@@ -27,6 +27,7 @@ from marketplace.domain.commands import (
 )
 from marketplace.domain.explain import explain
 from marketplace.domain.order import Market, NodeFacts, RestingAsk, RestingBid, Wants
+from marketplace.domain.snapshot import book_hash, capture, decode, encode, restore
 from settlement.eip712 import text32
 from settlement.orders import Prices, TierLimit
 from tests.conftest import NIGHTLY
@@ -230,6 +231,15 @@ class BookMachine(RuleBasedStateMachine):
         self.now += seconds
         self.apply(Tick(self.now))
 
+    @rule()
+    def restart(self) -> None:
+        """Go on with a book that came from a snapshot: nobody can tell."""
+        state = decode(encode(capture(self.book)))
+        assert state is not None
+        before = book_hash(self.book)
+        self.book = restore(state, self.book.market)
+        assert book_hash(self.book) == before
+
     @invariant()
     def capacity_is_never_exceeded(self) -> None:
         for place in PLACES:
@@ -248,6 +258,7 @@ class BookMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         replayed = Book(Market(fee_bps=100))
         assert [replayed.apply(command) for command in self.commands] == self.events
+        assert book_hash(replayed) == book_hash(self.book)
 
 
 TestBook = pytest.mark.timeout(1800 if NIGHTLY else 120)(BookMachine.TestCase)

@@ -1,7 +1,8 @@
 """The arrows between packages, read from the imports themselves.
 
-Pure modules see nothing outside; services see pure modules and ports; adapters see services and
-pure modules, never each other; command line and agent stand on the SDK; `bootstrap` alone sees all.
+Pure modules see nothing outside. The database sees pure modules. Services see both, of the database
+only the store and its tables (docs/decisions/0014). The API sees services. Command line and agent
+stand on the SDK. Only `server` sees all.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PURE_SETTLEMENT = (
     "settlement.attestation",
     "settlement.eip712",
+    "settlement.hashing",
     "settlement.errors",
     "settlement.events",
     "settlement.leases",
@@ -24,9 +26,10 @@ PURE_SETTLEMENT = (
     "settlement.units",
     "settlement.usage",
 )
-PURE_OURS = (*PURE_SETTLEMENT, "marketplace.domain", "marketplace.errors")
+PURE_OURS = (*PURE_SETTLEMENT, "marketplace.domain", "marketplace.errors", "marketplace.limits")
 DATA = "marketplace.data"  # tables that ship in the package
 WIRE = "marketplace.wire"  # what travels
+STORE = ("marketplace.db.store", "marketplace.db.tables")
 PURE_OUTSIDE = ("eth_hash",)
 IMPURE_STDLIB = (
     "asyncio", "datetime.now", "http", "multiprocessing", "os", "pathlib", "random", "secrets",
@@ -39,13 +42,13 @@ EDGES = ("fastapi", "starlette", "typer", "rich", "httpx", "uvicorn")
 CHAIN = ("web3", "eth_tester")
 RULES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "marketplace.wire": (PURE_OURS, (*STORES, *EDGES, *CHAIN)),
-    "marketplace.services": ((*PURE_OURS, WIRE, DATA, "settlement"), (*STORES, *EDGES, *CHAIN)),
-    "marketplace.db": (
-        (*PURE_OURS, DATA, "marketplace.services", "settlement.ports"),
-        (*EDGES, *CHAIN),
+    "marketplace.services": (
+        (*PURE_OURS, *STORE, WIRE, DATA, "settlement"),
+        (*STORES, *EDGES, *CHAIN),
     ),
+    "marketplace.db": ((*PURE_OURS, "settlement.ports"), (*EDGES, *CHAIN)),
     "marketplace.api": (
-        (*PURE_OURS, WIRE, DATA, "marketplace.services", "settlement"),
+        (*PURE_OURS, *STORE, WIRE, DATA, "marketplace.services", "settlement"),
         (*STORES, *CHAIN),
     ),
     "marketplace.sdk": (
@@ -69,7 +72,7 @@ RULES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "marketplace.sdk",
             "marketplace.witness",
             "marketplace.agent",
-            "marketplace.bootstrap",
+            "marketplace.server",
         ),
         (*STORES, "fastapi"),
     ),
@@ -145,14 +148,14 @@ def test_settlement_knows_nothing_of_the_marketplace() -> None:
     assert wrong == []
 
 
-def test_only_bootstrap_sees_every_layer() -> None:
-    layers = ("marketplace.services", "marketplace.db", "marketplace.api")
+def test_only_the_composition_root_sees_every_layer() -> None:
+    layers = ("marketplace.services", "marketplace.db.outbox", "marketplace.api")
     seeing_all = [
         module_name(path)
         for path in modules_under("marketplace")
         if all(any(within(n, (layer,)) for n in imports_of(path)) for layer in layers)
     ]
-    assert seeing_all == ["marketplace.bootstrap"]
+    assert seeing_all == ["marketplace.server.roles"]
 
 
 def test_a_planted_violation_is_seen(tmp_path: Path) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from marketplace.agent.runtime.bubblewrap import HELPER_FILE
 from marketplace.sdk.jobfile import load_job
 from scripts.demo_lib.cases import CASES
 
@@ -26,8 +30,11 @@ def test_a_job_file_is_valid_and_its_program_is_there(path: Path) -> None:
         assert (folder / spec.workdir / spec.command[-1]).is_file()
 
 
-def test_every_copy_of_the_helper_is_the_same() -> None:
-    assert len({path.read_text() for path in EXAMPLES.rglob("agent.py")}) == 1
+def test_an_example_runs_by_hand_outside_of_any_market(tmp_path: Path) -> None:
+    env = {"PYTHONPATH": str(HELPER_FILE.parent), "SAMPLES": "1000000"}
+    program = [sys.executable, str(EXAMPLES / "pi" / "pi.py")]
+    subprocess.run(program, cwd=tmp_path, env=env, check=True, capture_output=True)
+    assert json.loads((tmp_path / "out" / "pi.json").read_text())["points"] == 1_000_000
 
 
 def test_the_readings_are_what_their_script_makes(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from marketplace.api.metrics import Metrics, template_of
-from marketplace.services.ports import Tally
+from marketplace.db.store import Tally
 
 EMPTY = Tally({}, {}, {}, None, 0)
 

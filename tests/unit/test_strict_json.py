@@ -190,6 +190,7 @@ OWN_WORDS = {
     "marketplace/agent/runtime/launch.py": "the agent's order; it imports nothing of ours",
     "marketplace/agent/runtime/spawn.py": "bubblewrap's status",
     "marketplace/data/__init__.py": "a table of the package",
+    "marketplace/domain/snapshot.py": "the matcher's own snapshot",
     "settlement/chain/abi.py": "an artifact of the package",
     "settlement/chain/compile.py": "a file of the checkout",
 }

@@ -62,9 +62,10 @@ abstract contract EscrowProofs is Test {
     bytes32 internal key;
 
     function setUp() public virtual {
-        ComputeToken token = new ComputeToken(address(this), 1e27);
+        ComputeToken token = new ComputeToken(address(this), type(uint96).max);
         open = new OpenEscrow(Terms(address(token), FEE_BPS, address(0xfee), SETTLE_WINDOW));
         escrow = IComputeEscrow(address(open));
+        token.transfer(address(escrow), type(uint96).max);
         (orders.ask.provider, orders.ask.meter) = (PROVIDER, METER);
         (orders.bidHash, orders.buyer, orders.witness) = (bytes32(uint256(1)), BUYER, WITNESS);
         bytes32 ordersHash = keccak256(abi.encode(orders.bidHash, TypedData.hash(orders.ask)));

@@ -6,7 +6,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-import agent
+import coulomb_job
 
 ROUNDS = 4_000_000
 PARTS = 20
@@ -14,12 +14,12 @@ MISMATCH = 3
 
 
 def main() -> int:
-    agent.ready()
+    coulomb_job.ready()
     here = Path(__file__).parent
     stated = (here / "weights.sha256").read_text(encoding="utf-8").strip()
     digest = (here / "weights.txt").read_bytes()
     for part in range(PARTS):
-        agent.progress(f"stretching the checksum: {part} of {PARTS}")
+        coulomb_job.progress(f"stretching the checksum: {part} of {PARTS}")
         for _ in range(ROUNDS // PARTS):  # a hash of hashes, as slow checksums are
             digest = hashlib.sha256(digest).digest()
     if digest.hex() != stated:

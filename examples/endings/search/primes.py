@@ -9,7 +9,7 @@ import signal
 import time
 from types import FrameType
 
-import agent
+import coulomb_job
 
 REPORT_SECONDS = 1.0
 
@@ -39,7 +39,7 @@ class Search:
             middle += 6
             if time.monotonic() - told >= REPORT_SECONDS:
                 told = time.monotonic()
-                agent.progress(f"{self.pairs} pairs up to {self.at}, the last {self.latest}")
+                coulomb_job.progress(f"{self.pairs} pairs up to {self.at}, the last {self.latest}")
 
 
 def is_prime(number: int) -> bool:
@@ -55,10 +55,10 @@ def is_prime(number: int) -> bool:
 def main() -> int:
     search = Search()
     signal.signal(signal.SIGTERM, search.stop)
-    agent.ready()
+    coulomb_job.ready()
     search.run()
     result = {"up_to": search.at, "pairs": search.pairs, "latest": search.latest}
-    agent.write_result("checkpoint.json", result)
+    coulomb_job.write_result("checkpoint.json", result)
     print(f"stopped at {search.at}", flush=True)
     return 0
 

@@ -123,8 +123,8 @@ class Runtime(Protocol):
         """The user and group that must own the folders of a job in this slot; None: the agent's."""
         ...
 
-    def paths(self, folders: JobFolders) -> dict[str, str]:
-        """Where the job finds its folders: COULOMB_WORK, COULOMB_OUT, COULOMB_SOCKET."""
+    def environment(self, folders: JobFolders) -> dict[str, str]:
+        """Where the job finds COULOMB_WORK, _OUT, _SOCKET and _HELPER; PYTHONPATH to the last."""
         ...
 
     def start(self, launch: Launch) -> Running:

@@ -5,7 +5,7 @@ Inside: own process, mount, network, IPC, host-name and cgroup namespaces; a rea
 loopback, no capability, no new privileges, an empty environment.
 
 As root the sandbox is built with root's rights, and the launcher becomes a user id that belongs to
-this job slot alone before the job starts. An ordinary user's sandbox is in a user namespace.
+only this job slot before the job starts. An ordinary user's sandbox is in a user namespace.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from pathlib import Path
 
 from marketplace.agent.errors import RuntimeUnavailable
 from marketplace.agent.runtime.base import OUT, WORK, Launch
+from marketplace.limits import MIB
 
 PYTHON = "/opt/python"
-LAUNCHER = "/opt/coulomb/launch.py"
+LAUNCHER = "/opt/coulomb/start-job"  # not a name that a job could import by accident
+HELPER_FILE = Path(__file__).parent.with_name("helper") / "coulomb_job.py"
+HELPER = f"/opt/coulomb/{HELPER_FILE.name}"
 SOCKET_FOLDER = "/run/coulomb"
 PATH = f"{PYTHON}/bin:/usr/local/bin:/usr/bin:/bin"
 # Beyond what distributions and systemd hand out, so no other user of the machine has these ids.
@@ -45,7 +48,7 @@ class Bubblewrap:
 
     @classmethod
     def find(cls) -> Bubblewrap:
-        """The one on this machine. Raises RuntimeUnavailable where it is missing or too old."""
+        """The one on this machine. Raises RuntimeUnavailable if it is missing or too old."""
         path = shutil.which("bwrap")
         if path is None:
             raise RuntimeUnavailable("bubblewrap is not installed; run: apt-get install bubblewrap")
@@ -113,19 +116,20 @@ def _system(launch: Launch) -> list[str]:
     for file in _SYSTEM_FILES:
         words += ["--ro-bind-try", file, file]
     # Without a memory controller these two are not seen by the memory watch: they are kept small.
-    size = max(16, launch.limits.memory_mib // 4) * 1024 * 1024
+    size = max(16, launch.limits.memory_mib // 4) * MIB
     for folder in ("/tmp", "/dev/shm"):  # noqa: S108 - the sandbox's own
         words += ["--perms", "1777", "--size", str(size), "--tmpfs", folder]
     return words
 
 
 def _python(prefix: Path) -> list[str]:
-    """The interpreter under /opt/python, and the installation a virtual environment stands on."""
+    """The interpreter under /opt/python, what it stands on, and our two files in /opt/coulomb."""
     words = [*_made_folders(PYTHON), "--ro-bind", str(prefix), PYTHON]
     for base in sorted(bound_bases(prefix)):
         words += [*_made_folders(str(base.parent)), "--ro-bind", str(base.resolve()), str(base)]
     launcher = Path(__file__).with_name("launch.py")
-    return [*words, *_made_folders("/opt/coulomb"), "--ro-bind", str(launcher), LAUNCHER]
+    words += [*_made_folders("/opt/coulomb"), "--ro-bind", str(launcher), LAUNCHER]
+    return [*words, "--ro-bind", str(HELPER_FILE), HELPER]
 
 
 def bound_bases(prefix: Path) -> set[Path]:
@@ -165,7 +169,7 @@ def _devices(launch: Launch) -> list[str]:
 
 
 def _made_folders(path: str) -> list[str]:
-    """Folders down to `path` that every user may pass; bubblewrap alone makes them 0700."""
+    """Folders down to `path` that every user may pass; by itself bubblewrap makes them 0700."""
     steps: Iterable[Path] = reversed([Path(path), *Path(path).parents[:-1]])
     return [word for step in steps for word in ("--perms", "0755", "--dir", str(step))]
 

@@ -1,4 +1,4 @@
-"""A cgroup v2 group per job where this machine lets us have one: exact metering, limits, one kill.
+"""A cgroup v2 group per job if this machine lets us have one: exact metering, limits, one kill.
 
 The agent makes groups below its own. With systemd, `Delegate=yes` in its unit gives it the memory
 and pids controllers; without them a group still counts processor time and kills as one.
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from marketplace.agent.meters import CpuMemory
 from marketplace.agent.runtime.priority import NICE
+from marketplace.limits import MIB
 
 _CONTROLLERS = ("cpu", "memory", "pids")
 _KILL_WAIT_S = 5.0
@@ -33,7 +34,7 @@ def find_parent() -> CgroupParent | None:
     own = _own_group()
     if own is None or not os.access(own, os.W_OK):
         return None
-    # A group that holds processes cannot hand controllers down: alone in ours, we step aside.
+    # A group that holds processes cannot hand controllers down: we step aside from ours.
     if own.parent != own and _pids(own) == [os.getpid()]:
         aside = own / "agent"
         try:
@@ -76,7 +77,7 @@ class Cgroup:
     def create(
         cls, parent: CgroupParent, name: str, memory_mib: int, pids: int, cpu_milli: int
     ) -> Cgroup | None:
-        """A fresh group with the limits its controllers allow; None where it cannot be made."""
+        """A fresh group with the limits its controllers allow; None if it cannot be made."""
         path = parent.path / f"coulomb-{name}"
         try:
             path.mkdir()
@@ -84,7 +85,7 @@ class Cgroup:
             return None
         group = cls(path, parent.controllers)
         if "memory" in group.controllers:
-            _try_write(path / "memory.max", str(memory_mib * 1024 * 1024))
+            _try_write(path / "memory.max", str(memory_mib * MIB))
             _try_write(path / "memory.swap.max", "0")
             _try_write(path / "memory.oom.group", "1")
         if "pids" in group.controllers:

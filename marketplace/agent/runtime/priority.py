@@ -1,4 +1,4 @@
-"""Jobs give way where processors are short: agent and server have to watch and to answer.
+"""Jobs give way when processors are short: agent and server have to watch and to answer.
 
 A kernel with autogroups weighs sessions, not processes: whatever its processes' nice values, every
 session gets as much as any other. So it is the sessions of a job whose weight is lowered, those

@@ -15,14 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from marketplace.agent.errors import FoldersExposed, RuntimeUnavailable, StartFailed
-from marketplace.agent.meters import (
-    CpuMemory,
-    CpuMemorySource,
-    GroupSource,
-    ProcessTable,
-    TreeSource,
-    read_stat,
-)
+from marketplace.agent.meters import CpuMemory, ProcessTable, completed, read_stat
 from marketplace.agent.runtime import bubblewrap
 from marketplace.agent.runtime.base import OUT, WORK, JobFolders, Launch, Limits
 from marketplace.agent.runtime.cgroup import Cgroup, CgroupParent, find_parent
@@ -46,7 +39,10 @@ class ProcessRecord:
 
 
 class ProcessRuntime:
-    """Runs jobs as processes. Without `sandbox` they are bare: only for machines one gives away."""
+    """Runs jobs as processes; see `Runtime`.
+
+    Without `sandbox` they are bare: only for machines one gives away.
+    """
 
     def __init__(
         self,
@@ -65,8 +61,8 @@ class ProcessRuntime:
     ) -> ProcessRuntime:
         """The runtime of this machine, tried out once.
 
-        Raises RuntimeUnavailable where no sandbox works, unless jobs may run without one, and where
-        a working one would show jobs a home folder or a `private` one.
+        Raises RuntimeUnavailable if no sandbox works, unless jobs may run without one, and if a
+        working one would show jobs a home folder or a `private` one.
         """
         place = prefix or bubblewrap.default_prefix()
         cgroups = find_parent()
@@ -82,10 +78,7 @@ class ProcessRuntime:
                 return cls(None, place, cgroups)
             raise
 
-    @property
-    def name(self) -> str:
-        """What the node is listed with."""
-        return "process"
+    name = "process"
 
     @property
     def sandboxed(self) -> bool:
@@ -93,21 +86,25 @@ class ProcessRuntime:
         return self._sandbox is not None
 
     def owner(self, slot: int) -> tuple[int, int] | None:
-        """User and group of the folders of a job in this slot; None where the agent's do."""
         if self._sandbox is None or not self._sandbox.as_root:
             return None
         return self._sandbox.uid(slot), self._sandbox.uid(slot)
 
-    def paths(self, folders: JobFolders) -> dict[str, str]:
-        """Where the job finds its folders and its socket."""
+    def environment(self, folders: JobFolders) -> dict[str, str]:
+        work, out, run, helper = WORK, OUT, bubblewrap.SOCKET_FOLDER, bubblewrap.HELPER
         if self._sandbox is None:
             work, out, run = str(folders.work), str(folders.out), str(folders.run)
-        else:
-            work, out, run = WORK, OUT, bubblewrap.SOCKET_FOLDER
-        return {"COULOMB_WORK": work, "COULOMB_OUT": out, "COULOMB_SOCKET": f"{run}/job.sock"}
+            helper = str(bubblewrap.HELPER_FILE)
+        return {
+            "COULOMB_WORK": work,
+            "COULOMB_OUT": out,
+            "COULOMB_SOCKET": f"{run}/job.sock",
+            "COULOMB_HELPER": helper,
+            "PYTHONPATH": os.path.dirname(helper),
+        }
 
     def probe(self) -> None:
-        """Start nothing much in the sandbox. Raises RuntimeUnavailable where that fails."""
+        """Start nothing much in the sandbox. Raises RuntimeUnavailable if that fails."""
         with tempfile.TemporaryDirectory(prefix="coulomb-probe-") as folder:
             folders = JobFolders(Path(folder))
             for path in (folders.work, folders.out, folders.run):
@@ -128,7 +125,6 @@ class ProcessRuntime:
                 raise RuntimeUnavailable(f"the sandbox does not work here: {detail}")
 
     def start(self, launch: Launch) -> RunningProcess:
-        """Start a job. Raises StartFailed; then nothing of it runs."""
         group = None
         if self._cgroups is not None:
             limits = launch.limits
@@ -150,7 +146,6 @@ class ProcessRuntime:
             raise
 
     def reap(self, record: Mapping[str, Any]) -> None:
-        """End what a dead agent left running under this record, if anything."""
         known = ProcessRecord(**record)
         if known.boot != _boot_id():
             return
@@ -169,7 +164,7 @@ class ProcessRuntime:
 
 
 class RunningProcess:
-    """A started job and the handles by which to watch and end it."""
+    """A started job and the handles by which to watch and end it; see `Running`."""
 
     def __init__(self, started: Started, group: Cgroup | None, table: ProcessTable) -> None:
         self._process = process = started.process
@@ -179,11 +174,10 @@ class RunningProcess:
         self._group = group
         self._table = table
         # Descriptors outlive the streams they come from: whoever reads them closes them.
-        self._stdout = _detached(process.stdout)
-        self._stderr = _detached(process.stderr)
+        self.stdout = _detached(process.stdout)
+        self.stderr = _detached(process.stderr)
+        self.pid = process.pid  # of the outermost process of the job
         self._pidfd = os.pidfd_open(process.pid)
-        tree = TreeSource(inner or process.pid, table)
-        self._source: CpuMemorySource = GroupSource(group, tree) if group is not None else tree
         self._record = ProcessRecord(
             boot=_boot_id(),
             pid=process.pid,
@@ -193,23 +187,7 @@ class RunningProcess:
             cgroup=str(group.path) if group is not None else None,
         )
 
-    @property
-    def stdout(self) -> int:
-        """Descriptor to read the job's output from."""
-        return self._stdout
-
-    @property
-    def stderr(self) -> int:
-        """Descriptor to read the job's error output from."""
-        return self._stderr
-
-    @property
-    def pid(self) -> int:
-        """The outermost process of the job on this machine."""
-        return self._process.pid
-
     def wait(self, timeout_s: float) -> int | None:
-        """The exit code (128 + signal) as soon as there is one, None after the timeout."""
         if self._process.returncode is None and timeout_s > 0:
             poller = select.poll()
             poller.register(self._pidfd, select.POLLIN)
@@ -218,27 +196,25 @@ class RunningProcess:
         return code if code is None or code >= 0 else 128 - code
 
     def terminate(self) -> None:
-        """Ask the job's own processes to end; bubblewrap follows the last one."""
-        own = {self._process.pid, self._inner} if self._inner is not None else set()
-        for stat in self._table.tree(self._process.pid, fresh=True):
+        # Not bubblewrap's own processes: they follow the last one of the job.
+        own = {self.pid, self._inner} if self._inner is not None else set()
+        for stat in self._table.tree(self.pid, fresh=True):
             if stat.pid not in own:
                 _send(stat.pid, stat.started_ticks, signal.SIGTERM)
 
     def kill(self) -> None:
-        """End every process of the job: with the first process of its namespace all others go."""
-        if self._inner is not None:
+        if self._inner is not None:  # with the first process of the namespace all others go
             _send(self._inner, self._record.inner_started_ticks, signal.SIGKILL)
         else:
-            _kill_tree(self._process.pid, self._table)
+            _kill_tree(self.pid, self._table)
         self._process.kill()
 
     def close(self) -> None:
-        """Kill what is left, collect it, and take its cgroup away."""
         self.kill()
         with suppress(subprocess.TimeoutExpired):  # stuck in the kernel: it dies when it wakes
             self._process.wait(_KILL_WAIT_S)
         if self._inner is None:
-            _kill_tree(self._process.pid, self._table)
+            _kill_tree(self.pid, self._table)
         if self._group is not None:
             self._group.remove()
         os.close(self._pidfd)
@@ -246,26 +222,25 @@ class RunningProcess:
             os.close(self._status)
 
     def read(self) -> CpuMemory | None:
-        """Processor time and memory of all its processes."""
         if self._group is None or "cpu" not in self._group.controllers:
-            self._priority.apply(self._table.tree(self._process.pid))
-        return self._source.read()
+            self._priority.apply(self._table.tree(self.pid))
+        seen = self._group.read() if self._group is not None else None
+        if seen is not None and seen.memory_bytes is not None:
+            return seen
+        return completed(seen, self._table.cpu_memory(self._inner or self.pid))
 
     def hidden_bytes(self, device: int) -> int:
-        """Bytes on a device in files that its processes hold open although they are deleted."""
         sizes: dict[int, int] = {}
-        for process in self._table.tree(self._process.pid):
+        for process in self._table.tree(self.pid):
             for status in _open_files(process.pid):
                 if status.st_dev == device and status.st_nlink == 0:
                     sizes[status.st_ino] = status.st_blocks * 512
         return sum(sizes.values())
 
     def out_of_memory(self) -> bool:
-        """Whether the kernel ended a process of it for want of memory."""
         return self._group is not None and self._group.killed_for_memory()
 
     def record(self) -> dict[str, Any]:
-        """What `ProcessRuntime.reap` needs."""
         return asdict(self._record)
 
 

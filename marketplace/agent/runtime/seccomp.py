@@ -11,7 +11,7 @@ import errno
 import platform
 import struct
 
-# name: (x86_64, aarch64); None where the architecture has no such call.
+# name: (x86_64, aarch64); None if the architecture has no such call.
 DENIED: dict[str, tuple[int, int | None]] = {
     "acct": (163, 89),
     "add_key": (248, 217),
@@ -74,7 +74,7 @@ Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, op
 
 
 def program(machine: str | None = None) -> bytes | None:
-    """The filter for an architecture (default: this one), or None where we know no numbers."""
+    """The filter for an architecture (default: this one), or None if we know no numbers."""
     machine = machine or platform.machine()
     if machine not in _COLUMN:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import select
+import socket
 import subprocess
 import time
 from contextlib import ExitStack, suppress
@@ -18,8 +18,8 @@ from marketplace.agent.runtime import bubblewrap, seccomp
 from marketplace.agent.runtime.base import WORK, Launch
 from marketplace.agent.runtime.cgroup import Cgroup
 from marketplace.agent.runtime.priority import LowPriority
+from marketplace.limits import MIB
 
-MIB = 1024 * 1024
 _SETUP_TIMEOUT_S = 15.0
 _KILL_WAIT_S = 5.0
 # Address space beyond resident memory that an ordinary program maps (libraries, thread stacks).
@@ -55,16 +55,15 @@ class Starting:
     def bare(self, prefix: Path) -> Started:
         """Start without a sandbox: only the limits hold."""
         work = self._launch.folders.work
-        order = _order(self._launch, home=str(work), path=f"{prefix}/bin:{_SYSTEM_PATH}")
-        order["alone"] = True
-        del order["rlimits"]["RLIMIT_NPROC"]  # it would count the agent's user's other processes
+        wanted = self._wanted(home=str(work), path=f"{prefix}/bin:{_SYSTEM_PATH}")
+        wanted["alone"] = True
+        del wanted["rlimits"]["RLIMIT_NPROC"]  # it would count the agent's user's other processes
+        launcher = Path(bubblewrap.__file__).with_name("launch.py")
         with ExitStack() as stack:
-            pipes = _Pipes(stack)
-            launcher = Path(bubblewrap.__file__).with_name("launch.py")
-            command = [f"{prefix}/bin/python", "-I", "-S", str(launcher), *pipes.words]
-            process = self._spawn(command, pipes.passed, work)
-            pipes.close_passed()
-            self._let_go(process, order, pipes)
+            line = _Line(stack)
+            command = [f"{prefix}/bin/python", "-I", "-S", str(launcher), str(line.end)]
+            process = self._spawn(command, (line.end,), work)
+            self._let_go(process, wanted, line)
             return Started(process, self._priority)
 
     def sandboxed(self, sandbox: bubblewrap.Bubblewrap, prefix: Path) -> Started:
@@ -72,28 +71,27 @@ class Starting:
         launch = self._launch
         uid = sandbox.uid(launch.slot)
         bubblewrap.write_system_files(launch.folders.run, uid)
-        order = _order(launch, home=WORK, path=bubblewrap.PATH)
+        wanted = self._wanted(home=WORK, path=bubblewrap.PATH)
         if sandbox.as_root:
-            order["uid"] = order["gid"] = uid
+            wanted["uid"] = wanted["gid"] = uid
         with ExitStack() as stack:
-            pipes, status = _Pipes(stack), _Pipe(stack)
-            passed = [*pipes.passed, status.writer]
+            line, status = _Line(stack), _Line(stack)
+            passed = [line.end, status.end]
             filter_fd = None
             if (filter_program := seccomp.program()) is not None:
                 filter_fd = _memory_file(stack, filter_program)
                 passed.append(filter_fd)
-            options = sandbox.options(launch, prefix, status.writer, filter_fd)
+            options = sandbox.options(launch, prefix, status.end, filter_fd)
             # By a file, because the job can read the command line of its first process.
             options_fd = _memory_file(stack, b"".join(os.fsencode(o) + b"\0" for o in options))
             passed.append(options_fd)
             command = [sandbox.path, "--args", str(options_fd), "--"]
             command += [f"{bubblewrap.PYTHON}/bin/python", "-I", "-S", bubblewrap.LAUNCHER]
-            process = self._spawn([*command, *pipes.words], tuple(passed), Path("/"))
-            pipes.close_passed()
-            status.close(status.writer)
+            process = self._spawn([*command, str(line.end)], tuple(passed), Path("/"))
+            status.close_end()
             inner = self._inner_pid(process, status)
-            self._let_go(process, order, pipes)
-            return Started(process, self._priority, inner, os.dup(status.reader))
+            self._let_go(process, wanted, line)
+            return Started(process, self._priority, inner, os.dup(status.ours.fileno()))
 
     def abandon(self) -> None:
         """Leave nothing of a start that failed."""
@@ -105,6 +103,17 @@ class Starting:
                     stream.close()
         if self._group is not None:
             self._group.remove()
+
+    def _wanted(self, home: str, path: str) -> dict[str, Any]:
+        """What the launcher is told."""
+        return {
+            "argv": list(self._launch.argv),
+            "env": {"PATH": path, "HOME": home, **_BASE_ENV, **self._launch.env},
+            "uid": None,
+            "gid": None,
+            "rlimits": _rlimits(self._launch),
+            "alone": False,
+        }
 
     def _spawn(
         self, command: list[str], passed: tuple[int, ...], folder: Path
@@ -121,22 +130,19 @@ class Starting:
         )
         return self._process
 
-    def _inner_pid(self, process: subprocess.Popen[bytes], status: _Pipe) -> int:
+    def _inner_pid(self, process: subprocess.Popen[bytes], status: _Line) -> int:
         """The host's number for the first process of the sandbox's PID namespace."""
-        text = status.read_until(b"\n")
         try:
-            return int(json.loads(text)["child-pid"])
+            return int(json.loads(status.receive(b"\n"))["child-pid"])
         except (ValueError, KeyError):
             raise StartFailed("sandbox_failed", self._complaint(process)) from None
 
     def _let_go(
-        self,
-        process: subprocess.Popen[bytes],
-        order: dict[str, Any],
-        pipes: _Pipes,
+        self, process: subprocess.Popen[bytes], wanted: dict[str, Any], line: _Line
     ) -> None:
         """Put the job into its cgroup, then let it go and hear whether it could."""
-        if pipes.answer.read_until(b"\n") != b"up\n":
+        line.close_end()
+        if line.receive(b"\n") != b"up\n":
             raise StartFailed("sandbox_failed", self._complaint(process))
         # Only now is the launcher there for sure: what it becomes is counted from its first step.
         tree = self._table.tree(process.pid, fresh=True)
@@ -144,8 +150,8 @@ class Starting:
         if self._group is not None:
             if not all([self._group.add(stat.pid) for stat in tree]):
                 raise StartFailed("sandbox_failed", "the job cannot be put into its cgroup")
-        pipes.order.write_all(json.dumps(order).encode())
-        answer = pipes.answer.read_until(None)
+        line.send(json.dumps(wanted).encode())
+        answer = line.receive()
         if answer == b"ok":
             return
         detail = answer.removeprefix(b"ok").decode(errors="replace")
@@ -160,68 +166,41 @@ class Starting:
         return text.decode(errors="replace").strip() or "the sandbox ended without a word"
 
 
-class _Pipe:
-    """A pipe whose ends are closed at the latest with its stack."""
+class _Line:
+    """A line to what is started, which has the other end. All is closed with the stack."""
 
     def __init__(self, stack: ExitStack) -> None:
-        self.reader, self.writer = os.pipe()
-        self._open = {self.reader, self.writer}
-        stack.callback(lambda: self.close(*self._open))
+        self.ours, self._theirs = socket.socketpair()
+        stack.enter_context(self.ours)
+        stack.enter_context(self._theirs)
+        self.end = self._theirs.fileno()
 
-    def close(self, *ends: int) -> None:
-        """Close ends that are still open."""
-        for end in ends:
-            if end in self._open:
-                self._open.remove(end)
-                os.close(end)
+    def close_end(self) -> None:
+        """Close our copy of the other end, so that we hear when it is closed over there."""
+        self._theirs.close()
 
-    def write_all(self, data: bytes) -> None:
-        """Write everything and close; that a reader is gone shows elsewhere."""
-        with suppress(BrokenPipeError):
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self.writer, view) :]
-        self.close(self.writer)
+    def send(self, data: bytes) -> None:
+        """Send everything and say that it was all; that nobody listens shows in the answer."""
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.ours.sendall(data)
+            self.ours.shutdown(socket.SHUT_WR)
 
-    def read_until(self, end: bytes | None) -> bytes:
-        """Read up to `end` or, for None, until the other side closes; at most for a while."""
-        poller = select.poll()
-        poller.register(self.reader, select.POLLIN | select.POLLHUP)
+    def receive(self, last: bytes | None = None) -> bytes:
+        """What comes up to `last`, or for None until the other side closes; at most for a while."""
         data = b""
         deadline = time.monotonic() + _SETUP_TIMEOUT_S
-        while (left := deadline - time.monotonic()) > 0:
-            if not poller.poll(left * 1000):
+        while last is None or last not in data:
+            self.ours.settimeout(max(0.001, deadline - time.monotonic()))
+            try:
+                chunk = self.ours.recv(4096)
+            except ConnectionResetError:
                 break
-            chunk = os.read(self.reader, 4096)
+            except TimeoutError:
+                raise StartFailed("sandbox_failed", "the sandbox did not come up") from None
+            if not chunk:
+                break
             data += chunk
-            if not chunk or (end is not None and end in data):
-                return data
-        raise StartFailed("sandbox_failed", "the sandbox did not come up in time")
-
-
-class _Pipes:
-    """The launcher's two: its order comes by one, its answers go by the other."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self.order, self.answer = _Pipe(stack), _Pipe(stack)
-        self.passed = (self.order.reader, self.answer.writer)
-        self.words = [str(end) for end in self.passed]
-
-    def close_passed(self) -> None:
-        """Close our copies of the ends that the launcher has."""
-        self.order.close(self.order.reader)
-        self.answer.close(self.answer.writer)
-
-
-def _order(launch: Launch, home: str, path: str) -> dict[str, Any]:
-    return {
-        "argv": list(launch.argv),
-        "env": {"PATH": path, "HOME": home, **_BASE_ENV, **launch.env},
-        "uid": None,
-        "gid": None,
-        "rlimits": _rlimits(launch),
-        "alone": False,
-    }
+        return data
 
 
 def _rlimits(launch: Launch) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Response
 
@@ -20,7 +20,7 @@ from marketplace.api.edge import (
     page,
 )
 from marketplace.api.problems import AUTH, ONCE, OWNED, documented
-from marketplace.services.ports import Store
+from marketplace.db.store import Store
 from marketplace.services.views import ask_view
 from marketplace.wire.asks import AskDraft, AskInfo, PreparedAsk, SignedAsk
 from marketplace.wire.base import Page
@@ -76,12 +76,11 @@ def list_asks(
 ) -> Page[AskInfo]:
     """Asks, newest first, by provider, node, tier and state."""
     given = {"provider": provider, "node_id": node_id, "tier": tier}
-    equal: dict[str, Any] = {name: value for name, value in given.items() if value}
-    if state:
-        equal["state"] = tuple(state.split(","))
+    equal = {name: value for name, value in given.items() if value}
+    states = tuple(state.split(",")) if state else ()
     now_ms = edge.catalog.clock()
     with edge.database.read() as store:
-        rows = store.asks.find(newest=True, limit=limit + 1, before=decode_cursor(cursor), **equal)
+        rows = edge.catalog.asks.page(store, limit + 1, decode_cursor(cursor), states, **equal)
         return page(Page[AskInfo], rows, limit, lambda row: ask_view(store, row, now_ms))
 
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 
 from marketplace.api.edge import Buyer, EdgeDep, Id, Reply, SoundRoute, WritingDep
 from marketplace.api.problems import ONCE, OWNED, documented
-from marketplace.services.ports import Store
+from marketplace.db.store import Store
 from marketplace.services.views import attestation_view
 from marketplace.wire.usage import Attestation, Countersignature
 

@@ -41,7 +41,8 @@ def prepare(edge: EdgeDep, caller: Buyer, draft: BidDraft) -> PreparedBid:
     balance = catalog.jobs.reads.balance_of(caller.account)
     with edge.database.write() as store:
         salt = catalog.accounts.salt(store, caller.account)
-        bid = catalog.quotes.draft(spec, caller.account, draft.witness, salt)
+    bid = catalog.quotes.draft(spec, caller.account, draft.witness, salt)
+    with edge.database.read() as store:
         plan = catalog.quotes.plan(store, caller, spec, bid, balance)
     return PreparedBid(
         typed_data=TypedData.of(bid, catalog.market.domain),
@@ -59,9 +60,7 @@ def list_bids(
 ) -> Page[BidInfo]:
     """The caller's bids, newest first."""
     with edge.database.read() as store:
-        rows = store.bids.find(
-            account=caller.account, newest=True, limit=limit + 1, before=decode_cursor(cursor)
-        )
+        rows = store.bids.page(caller.account, limit + 1, decode_cursor(cursor))
         return page(Page[BidInfo], rows, limit, bid_view)
 
 

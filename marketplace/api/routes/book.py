@@ -18,8 +18,7 @@ TierName = Annotated[str | None, Words]
 @router.get("/book", operation_id="get_book", responses=documented())
 def book(edge: EdgeDep, tier: TierName = None) -> BookView:
     """Asks in the book, best price first, and how many bids rest."""
-    with edge.database.read() as store:
-        return edge.catalog.quotes.book(store, tier)
+    return edge.catalog.quotes.book(tier)
 
 
 @router.post("/quotes", operation_id="quote_job", responses=documented("invalid_job"))

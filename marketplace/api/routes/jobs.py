@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response
 
@@ -22,9 +22,9 @@ from marketplace.api.edge import (
 )
 from marketplace.api.problems import AUTH, ONCE, OWNED, documented
 from marketplace.api.sse import STREAM, EventStream, event_stream, watch
+from marketplace.db.store import Store
 from marketplace.domain.reader import seconds_of
 from marketplace.errors import InvalidInput, Problem
-from marketplace.services.ports import Store
 from marketplace.services.views import event_view, job_view, receipt_view
 from marketplace.wire.base import Page
 from marketplace.wire.events import LogEvent
@@ -75,16 +75,10 @@ def list_jobs(
     cursor: Cursor = None,
 ) -> Page[Job]:
     """The caller's jobs, newest first."""
-    equal: dict[str, Any] = {"state": tuple(state.split(","))} if state else {}
-    market = edge.catalog.market
+    jobs, market = edge.catalog.jobs, edge.catalog.market
+    states = tuple(state.split(",")) if state else ()
     with edge.database.read() as store:
-        rows = store.jobs.find(
-            account=caller.account,
-            newest=True,
-            limit=limit + 1,
-            before=decode_cursor(cursor),
-            **equal,
-        )
+        rows = jobs.page(store, caller, states, limit + 1, decode_cursor(cursor))
         return page(Page[Job], rows, limit, lambda row: job_view(store, market, row))
 
 
@@ -148,7 +142,7 @@ def logs(
         raise InvalidInput([Problem("/cursor", "is not a cursor of this list")])
     with edge.database.read() as store:
         catalog.jobs.get(store, caller, job_id)
-        rows = catalog.streams.logs(store, job_id, int(after or 0), limit + 1)
+        rows = store.events.after(job_id, int(after or 0), limit + 1, "log")
         return page(Page[LogEvent], rows, limit, event_view, lambda row: str(row.seq))
 
 

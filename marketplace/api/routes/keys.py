@@ -17,7 +17,7 @@ from marketplace.api.edge import (
     page,
 )
 from marketplace.api.problems import AUTH, ONCE, OWNED, documented
-from marketplace.services.ports import Store
+from marketplace.db.store import Store
 from marketplace.services.views import key_view, new_key_view
 from marketplace.wire.base import Page
 from marketplace.wire.keys import ApiKey, KeyDraft, NewApiKey, PreparedKey, SignedKeyRequest
@@ -52,7 +52,7 @@ def list_keys(
     """The caller's keys, newest first."""
     market = edge.catalog.market
     with edge.database.read() as store:
-        rows = edge.catalog.accounts.keys(store, caller, limit + 1, decode_cursor(cursor))
+        rows = store.keys.page(caller.account, limit + 1, decode_cursor(cursor))
         return page(Page[ApiKey], rows, limit, lambda row: key_view(market, row))
 
 

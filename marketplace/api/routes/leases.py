@@ -21,9 +21,9 @@ from marketplace.api.edge import (
     page,
 )
 from marketplace.api.problems import AUTH, ONCE, OWNED, documented
+from marketplace.db.store import Store
 from marketplace.services.attestations import refused
 from marketplace.services.leases import party
-from marketplace.services.ports import Store
 from marketplace.services.views import answer_view, attestation_view, heartbeat_view, lease_view
 from marketplace.wire.base import Page
 from marketplace.wire.leases import FinishReport, Lease, SignedStop, WitnessSignature
@@ -100,12 +100,8 @@ def attestations(
     """Attestations of a lease in order of arrival, with the vouchers that answered them."""
     with edge.database.read() as store:
         lease = party(store, caller, lease_id)
-        rows = store.attestations.find(
-            lease_id=lease.id,
-            limit=limit + 1,
-            after=decode_cursor(cursor),
-            least={"sequence": (-1 if after_sequence is None else after_sequence) + 1},
-        )
+        after = -1 if after_sequence is None else after_sequence
+        rows = store.attestations.page(lease.id, after, limit + 1, decode_cursor(cursor))
         return page(Page[Attestation], rows, limit, attestation_view)
 
 

@@ -19,12 +19,8 @@ def health(edge: EdgeDep) -> Health:
     """Say that the server and its database work."""
     with edge.database.read() as store:
         head = store.chain_cursor()
-        last = store.order_log.find(newest=True, limit=1)
-    return Health(
-        status="ok",
-        chain_block=head.number if head else None,
-        order_log=last[0].seq if last else 0,
-    )
+        last = store.order_log.last_seq()
+    return Health(status="ok", chain_block=head.number if head else None, order_log=last)
 
 
 @router.get("/config", operation_id="get_config")

@@ -19,8 +19,8 @@ from marketplace.api.edge import (
     page,
 )
 from marketplace.api.problems import AUTH, ONCE, OWNED, documented
-from marketplace.services.ports import Store
-from marketplace.services.records import Node as NodeRecord
+from marketplace.db.store import Store
+from marketplace.db.tables import NodeRow
 from marketplace.services.views import node_view
 from marketplace.wire.base import Page
 from marketplace.wire.nodes import NewNode, Node
@@ -40,7 +40,7 @@ def register(edge: EdgeDep, caller: Provider, body: NewNode, write: WritingDep) 
 
     def act(store: Store) -> Reply:
         node = edge.catalog.nodes.register(store, caller, body)
-        return Reply(node_view(store, node), 201, {"Location": f"/v1/nodes/{node.id}"})
+        return Reply(_shown(store, node), 201, {"Location": f"/v1/nodes/{node.id}"})
 
     return write.run(caller, act)
 
@@ -51,15 +51,16 @@ def list_nodes(
 ) -> Page[Node]:
     """The caller's nodes, newest first."""
     with edge.database.read() as store:
-        rows = edge.catalog.nodes.mine(store, caller, limit + 1, decode_cursor(cursor))
-        return page(Page[Node], rows, limit, lambda row: node_view(store, row))
+        rows = store.nodes.page(caller.account, limit + 1, decode_cursor(cursor))
+        gpus = store.gpus.of_nodes([row.id for row in rows])
+        return page(Page[Node], rows, limit, lambda row: node_view(row, gpus[row.id]))
 
 
 @router.get("/{node_id}", operation_id="get_node", responses=documented(*OWNED))
 def get(edge: EdgeDep, caller: Provider, node_id: Id) -> Node:
     """One node of the caller."""
     with edge.database.read() as store:
-        return node_view(store, edge.catalog.nodes.get(store, caller, node_id))
+        return _shown(store, edge.catalog.nodes.get(store, caller, node_id))
 
 
 @router.post(
@@ -111,11 +112,15 @@ def _changed(
     caller: Provider,
     node_id: Id,
     write: WritingDep,
-    change: Callable[[Store, Provider, Id], NodeRecord],
+    change: Callable[[Store, Provider, Id], NodeRow],
 ) -> Response:
     """The caller's node after a change of its state."""
 
     def act(store: Store) -> Reply:
-        return Reply(node_view(store, change(store, caller, node_id)))
+        return Reply(_shown(store, change(store, caller, node_id)))
 
     return write.run(caller, act)
+
+
+def _shown(store: Store, node: NodeRow) -> Node:
+    return node_view(node, store.gpus.of_nodes([node.id])[node.id])

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 
 from marketplace.api.edge import Anyone, EdgeDep, Reply, SoundRoute, WritingDep
 from marketplace.api.problems import ONCE, OWNED, documented
-from marketplace.services.ports import Store
+from marketplace.db.store import Store
 from marketplace.wire.orders import CancelDraft, Cancelled, PreparedCancel, SignedCancel
 from marketplace.wire.signed import TypedData
 

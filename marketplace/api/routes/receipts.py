@@ -19,5 +19,5 @@ def list_receipts(
 ) -> Page[Receipt]:
     """The caller's receipts, as buyer or provider, newest first."""
     with edge.database.read() as store:
-        rows = edge.catalog.receipts.mine(store, caller, limit + 1, decode_cursor(cursor))
+        rows = store.receipts.page(caller.account, limit + 1, decode_cursor(cursor))
         return page(Page[Receipt], rows, limit, receipt_view)

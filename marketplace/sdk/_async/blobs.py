@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 
+from marketplace.limits import BLOB_BYTES_MAX
 from marketplace.sdk._async.base import AsyncResource
 from marketplace.sdk.errors import InputError, ProtocolError
 from marketplace.sdk.http import json_of
 from marketplace.sdk.reading import read
 from marketplace.wire.receipts import Blob
-
-BLOB_BYTES_MAX = 64 * 1024 * 1024
 
 
 class AsyncBlobs(AsyncResource):

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 import httpx
 from httpx_sse import EventSource, SSEError
 
+from marketplace.limits import ANSWER_BYTES_MAX, EVENT_BYTES_MAX
 from marketplace.sdk.errors import ApiError, ProtocolError, TimedOut, TransportError
-from marketplace.sdk.events import EVENT_BYTES_MAX, Resumption, ServerEvent
+from marketplace.sdk.events import Resumption, ServerEvent
 from marketplace.sdk.http import (
     ANSWER_SECONDS_MAX,
-    JSON_BYTES_MAX,
     SAFE_METHODS,
     STREAM_TIMEOUT,
     RetryPolicy,
@@ -49,7 +49,7 @@ class AsyncTransport:
         content: bytes | None = None,
         idempotency_key: str | None = None,
         repeatable: bool = False,
-        bytes_max: int = JSON_BYTES_MAX,
+        bytes_max: int = ANSWER_BYTES_MAX,
     ) -> bytes:
         """The body of the answer. Unanswered requests are sent again if that does no harm.
 
@@ -150,7 +150,7 @@ class AsyncTransport:
             ) as response:
                 check_answer(response)
                 if response.status_code >= 400:
-                    raise refusal_of(response, await _body(response, path, JSON_BYTES_MAX))
+                    raise refusal_of(response, await _body(response, path, ANSWER_BYTES_MAX))
                 bounded = AsyncBounded(response.stream)
                 response.stream = bounded
                 async for event in EventSource(response).aiter_sse():

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from marketplace.domain.bidding import top_up_lock
 from marketplace.domain.reader import seconds_of
+from marketplace.limits import SALT_AHEAD_MAX
 from marketplace.sdk import onchain
 from marketplace.sdk._sync.base import Resource
 from marketplace.sdk.checks import own_orders, signed_by
@@ -25,7 +26,6 @@ from marketplace.wire.orders import Cancelled, SignedCancel, Transaction
 from settlement.orders import Cancel
 from settlement.signing import Signer
 
-CANCEL_AHEAD_MAX = 2**20
 TOP_UP_GAS = 300_000  # more than a top-up takes
 
 
@@ -138,7 +138,7 @@ class Orders(Resource):
             raise InputError("the account has no orders that could be cancelled")
         if self._session.rpc_url:
             first = run(onchain.orders_from, self._session, market, account)
-            if newest > first + CANCEL_AHEAD_MAX:
+            if newest > first + SALT_AHEAD_MAX:
                 raise VerificationError(f"an order of yours is far ahead of the chain: {newest}")
         return newest
 

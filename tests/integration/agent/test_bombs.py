@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from marketplace.agent.logs import LOG_BYTES_MAX
+from marketplace.limits import LOG_BYTES_MAX
 from tests.sandboxes import Bench, names_in, processes_with, until
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import sys
 import tarfile
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
+from marketplace.agent.runtime.process import ProcessRuntime
 from settlement import silence
 from settlement.attestation import Close
 from settlement.signing import LocalSigner
@@ -19,16 +22,10 @@ from tests.fakes_agent import NODE_ID
 from tests.sandboxes import INVENTORY, Bench, names_in, until
 from tests.tars import member, zipped
 
-SAY = """
-import json, os, socket
-s = socket.socket(socket.AF_UNIX)
-s.connect(os.environ["COULOMB_SOCKET"])
-def say(**line): s.sendall(json.dumps(line).encode() + b"\\n")
-"""
-
 
 def script(bench: Bench, code: str, **changes: object) -> str:
-    return bench.market.open_lease(["python", "-c", SAY + textwrap.dedent(code)], **changes)
+    code = "import coulomb_job, os, time\n" + textwrap.dedent(code)
+    return bench.market.open_lease(["python", "-c", code], **changes)
 
 
 def closed_at(bench: Bench, lease_id: str) -> UsageVector:
@@ -80,15 +77,15 @@ def test_usage_is_attested_from_ready_on_and_closed_at_the_end(bench: Bench) -> 
     lease_id = script(
         bench,
         """
-        import time
         time.sleep(0.4)
-        say(ready=True)
+        coulomb_job.ready()
         ready = time.monotonic()
         end = time.process_time() + 0.5
         while time.process_time() < end: pass
-        say(units=3, progress="half")
+        coulomb_job.progress("half")
+        coulomb_job.count(3)
         time.sleep(0.1)
-        say(units=4)
+        coulomb_job.count(4)
         print(int((time.monotonic() - ready) * 1000))
         """,
         job={"ready": "socket", "units": {"name": "request", "max": 5, "max_price": "0.1"}},
@@ -98,7 +95,7 @@ def test_usage_is_attested_from_ready_on_and_closed_at_the_end(bench: Bench) -> 
     taken = bench.market.taken(lease_id)
     assert [a.sequence for a in taken] == list(range(len(taken)))
     assert (taken[0].ms, len(taken) >= 3) == (0, True)
-    ran_ms = int(bench.market.text(lease_id, "stdout"))
+    ran_ms = int(bench.market.text(lease_id, "stdout").splitlines()[-1])
     assert ran_ms - 150 <= usage.ms <= ran_ms + 350  # not the 0.4 s before it was ready
     assert 400 <= usage.cpu_core_ms <= usage.ms + 100
     assert usage.gpu_ms == usage.ms
@@ -106,6 +103,54 @@ def test_usage_is_attested_from_ready_on_and_closed_at_the_end(bench: Bench) -> 
     assert usage.memory_mib_ms > 0
     assert bench.market.text(lease_id, "agent").splitlines()[0] == "progress: half"
     assert {len(values) for values in bench.market.signed.values()} == {1}
+
+
+def test_a_shell_job_speaks_through_the_helper(bench: Bench) -> None:
+    """By the interpreter of the system, which has nothing of ours installed."""
+    code = """
+    tell() { /usr/bin/env -u PYTHONPATH python3 "$COULOMB_HELPER" "$@"; }
+    tell ready; tell count 2; tell progress "half way"; tell count 1
+    echo weights > model; tell checkpoint model
+    tell count -1 || echo refused
+    """
+    lease_id = bench.market.open_lease(
+        ["sh", "-e", "-c", textwrap.dedent(code)],
+        job={
+            "ready": "socket",
+            "units": {"name": "request", "max": 5, "max_price": "0.1"},
+            "outputs": [{"path": "/out"}],
+        },
+        units=5,
+    )
+    report = bench.finished(lease_id)
+    assert (report["outcome"], closed_at(bench, lease_id).units) == ("succeeded", 3)
+    assert names_in(bench.market.blobs[str(report["outputs"])]) == ["model"]
+    said = bench.market.text(lease_id, "agent").splitlines()
+    assert said[:2] == ["progress: half way", "progress: checkpoint: model"]
+    assert "refused" in bench.market.text(lease_id, "stdout")
+
+
+def test_a_bare_job_finds_the_helper_as_well(tmp_path: Path) -> None:
+    with Bench(ProcessRuntime(None, Path(sys.prefix), None), tmp_path) as bench:
+        code = """
+        import subprocess
+        coulomb_job.ready()
+        coulomb_job.count(2)
+        subprocess.run(["python3", os.environ["COULOMB_HELPER"], "count", "1"], check=True)
+        """
+        units = {"name": "request", "max": 5, "max_price": "0.1"}
+        lease_id = script(bench, code, job={"ready": "socket", "units": units}, units=5)
+        assert closed_at(bench, lease_id).units == 3
+
+
+def test_a_job_keeps_its_own_pythonpath_before_the_helpers(bench: Bench) -> None:
+    code = "import os, coulomb_job; print(os.environ['PYTHONPATH'], coulomb_job.__file__)"
+    lease_id = bench.market.open_lease(
+        ["python", "-c", code], job={"env": {"PYTHONPATH": "/work/lib"}}
+    )
+    assert bench.ended(lease_id)[0] == "succeeded"
+    seen = bench.market.text(lease_id, "stdout")
+    assert seen == "/work/lib:/opt/coulomb /opt/coulomb/coulomb_job.py\n"
 
 
 def test_a_job_that_fails_says_how(bench: Bench) -> None:
@@ -258,7 +303,7 @@ def test_an_unwitnessed_end_is_stopped_by_the_meter_on_request(bench: Bench) -> 
 
 
 def test_jobs_share_the_node_but_no_gpu_beyond_itself(bench: Bench) -> None:
-    code = "import time; print(os.environ['COULOMB_GPUS']); time.sleep(1.2)"
+    code = "print(os.environ['COULOMB_GPUS']); time.sleep(1.2)"
     halves = [script(bench, code, gpu_milli=500) for _ in range(2)]
     whole = script(bench, code)
     for lease_id in (*halves, whole):
@@ -274,7 +319,7 @@ def test_jobs_share_the_node_but_no_gpu_beyond_itself(bench: Bench) -> None:
 
 
 def test_jobs_side_by_side_cannot_see_each_other(bench: Bench) -> None:
-    first = script(bench, "import time; open('/work/mine', 'w'); time.sleep(1)", gpu_milli=500)
+    first = script(bench, "open('/work/mine', 'w'); time.sleep(1)", gpu_milli=500)
     until(lambda: bench.market.taken(first))
     second = script(bench, "print(os.listdir('/work'), os.getuid())", gpu_milli=500)
     assert bench.ended(second)[0] == "succeeded"
@@ -302,7 +347,7 @@ def test_every_interval_brings_a_sign_of_life(bench: Bench) -> None:
     silent = bench.market.open_lease(["sleep", "0.9"], gpu_milli=500)
     talking = script(
         bench,
-        "import time\nfor _ in range(9): say(heartbeat=1); time.sleep(0.1)",
+        "for _ in range(9): coulomb_job.heartbeat(); time.sleep(0.1)",
         gpu_milli=500,
     )
     bench.finished(silent)

@@ -5,33 +5,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from tests.api_client import Api
-from tests.market_world import sqlite_world
+from tests.market_world import new_world
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[Api]:
+def opened() -> Iterator[Api]:
     """A client of a fresh market."""
-    world = sqlite_world(folder)
-    with asyncio.Runner() as runner:
+    with new_world() as world, asyncio.Runner() as runner:
         made = Api(world, runner)
         yield made
         made.close()
-    world.database.close()
 
 
 @pytest.fixture
-def api(tmp_path: Path) -> Iterator[Api]:
-    with opened(tmp_path) as made:
+def api() -> Iterator[Api]:
+    with opened() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def still_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+def still_api() -> Iterator[Api]:
     """One market for all tests of a module that change nothing in it."""
-    with opened(tmp_path_factory.mktemp("still")) as made:
+    with opened() as made:
         yield made

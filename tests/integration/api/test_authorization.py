@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from fastapi.routing import iter_route_contexts
 
+from marketplace.db.tables import ReceiptRow
 from marketplace.wire.asks import AskDraft
 from settlement.orders import Cancel
 from tests.api_client import Api
+from tests.databases import rows_of
 from tests.market_world import key_draft as made_key_draft
 
 
@@ -240,7 +242,7 @@ def objects_in(api: Api) -> Objects:
     sha256 = world.keep_blob(b"content")
     with world.database.write() as store:
         world.catalog.blobs.own(store, world.caller(world.buyer), sha256, 7)
-        rowid = store.receipts.find(job_id=closed_job)[0].id
+        rowid = rows_of(store, ReceiptRow, job_id=closed_job)[0].id
     assert rowid
     key_id = api.ok(api.call("GET", "/keys", api.buyer))["data"][0]["id"]
     return Objects(
@@ -261,10 +263,10 @@ def request(api: Api, objects: Objects, route: tuple[str, str], key: str | None)
     target = "http://market" + path.format(**values)
     if path.endswith("/receipt"):
         with api.world.database.read() as store:
-            target = f"/jobs/{store.receipts.find()[0].job_id}/receipt"
+            target = f"/jobs/{rows_of(store, ReceiptRow)[0].job_id}/receipt"
     if path.endswith("/events"):
         with api.world.database.read() as store:  # a stream that ends
-            target = f"/jobs/{store.receipts.find()[0].job_id}/events"
+            target = f"/jobs/{rows_of(store, ReceiptRow)[0].job_id}/events"
     return api.call(method, target, key, **options).status_code
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +12,11 @@ from starlette.types import Message
 from structlog.testing import capture_logs
 
 from marketplace.api.limits import Limits, Streams
+from marketplace.db.tables import ApiKeyRow
 from marketplace.errors import RateLimited, Unavailable
 from tests.api_client import Api
-from tests.market_world import sqlite_world
+from tests.databases import rows_of
+from tests.market_world import new_world
 
 START: Message = {"type": "http.request", "body": b'{"job": ', "more_body": True}
 GONE: Message = {"type": "http.disconnect"}
@@ -23,15 +24,13 @@ Opened = Callable[[Limits], AbstractContextManager[Api]]
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Opened:
+def opened() -> Opened:
     @contextmanager
     def enter(limits: Limits) -> Iterator[Api]:
-        world = sqlite_world(tmp_path)
-        with asyncio.Runner() as runner:
+        with new_world() as world, asyncio.Runner() as runner:
             api = Api(world, runner, limits)
             yield api
             api.close()
-        world.database.close()
 
     return enter
 
@@ -117,7 +116,7 @@ def test_a_good_key_is_served_where_others_guess(opened: Opened) -> None:
         assert code("GET", "coul_guess") == 429
         assert code("GET", None) == 429
         with api.world.database.write() as store:
-            (row,) = store.keys.find(account=api.world.buyer.address)
+            (row,) = rows_of(store, ApiKeyRow, account=api.world.buyer.address)
             api.world.catalog.accounts.revoke(store, api.world.caller(api.world.buyer), row.id)
         assert code("GET", key) == 429
 

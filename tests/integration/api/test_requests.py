@@ -7,28 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from marketplace.api.limits import Limits
-from marketplace.api.problems import MEDIA_TYPE
+from marketplace.db.changes import job_topic
+from marketplace.db.tables import ApiKeyRow, BidRow, JobRow, LeaseRow, OrderEntryRow
 from marketplace.errors import ERRORS
 from settlement.errors import ChainUnavailable
-from tests.api_client import Api
+from tests.api_client import Api, problem
+from tests.databases import rows_of
 from tests.market_world import TOKEN, sqlite_world
-
-
-def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """The document of a refusal, its form checked."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == MEDIA_TYPE
-    body: dict[str, Any] = response.json()
-    assert (body["code"], body["status"]) == (code, status)
-    assert body["type"] == f"/v1/problems/{code}"
-    assert body["title"] == ERRORS[code].title
-    assert body["request_id"] == response.headers["x-request-id"]
-    assert body["instance"].startswith("/v1/")
-    return body
 
 
 def test_every_error_is_a_problem_document(api: Api) -> None:
@@ -56,98 +44,6 @@ def test_a_given_request_id_comes_back_and_a_strange_one_does_not(api: Api) -> N
     for strange in ("a b", "x" * 65, "<script>"):
         answer = api.call("GET", "/health", headers={"X-Request-Id": strange})
         assert answer.headers["x-request-id"].startswith("req_")
-
-
-@pytest.mark.parametrize(
-    ("content", "status", "code"),
-    [
-        (b"{", 400, "malformed_json"),
-        (b"", 422, "invalid_request"),
-        (b"[]", 422, "invalid_request"),
-        (b'"text"', 422, "invalid_request"),
-        (b"\xff\xfe", 400, "malformed_json"),
-        (b'{"job": {"name": "\\ud800"}}', 400, "malformed_json"),
-        (b'{"job": {"name": NaN}}', 400, "malformed_json"),
-        (b'{"job": {"gpus": 1e999}}', 400, "malformed_json"),
-        (b'{"job": {}, "job": {}}', 400, "malformed_json"),
-        (b'{"job": ' + b"[" * 50 + b"]" * 50 + b"}", 422, "invalid_request"),
-        (b'{"job": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, "malformed_json"),
-        (b'{"job": ' + b"9" * 5_000 + b"}", 400, "malformed_json"),
-        (b'{"job": {}, "extra": 1}', 422, "invalid_request"),
-        (b'{"job": {}}', 422, "invalid_job"),
-    ],
-)
-def test_a_body_that_is_no_request_is_refused(
-    api: Api, content: bytes, status: int, code: str
-) -> None:
-    headers = {"Content-Type": "application/json"}
-    problem(api.call("POST", "/quotes", content=content, headers=headers), status, code)
-
-
-@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
-@pytest.mark.parametrize("kind", ["application/JSON", "APPLICATION/json ; charset=utf-8"])
-def test_nesting_without_end_is_refused_however_json_is_spelled(
-    api: Api, kind: str, opening: bytes
-) -> None:
-    headers, body = {"Content-Type": kind}, opening * 85_000
-    refusal = api.call("POST", "/keys/prepare", content=body, headers=headers)
-    problem(refusal, 400, "malformed_json")
-    draft = json.dumps({"account": api.world.buyer.address, "name": "n", "scopes": ["buyer"]})
-    api.ok(api.call("POST", "/keys/prepare", content=draft.encode(), headers=headers))
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [None, "", "text/plain", "text/json", "application/jsonx", "application/problem+json",
-     "application/octet-stream", "application/x-www-form-urlencoded",
-     "multipart/form-data; boundary=application/json", "json"],
-)  # fmt: skip
-def test_json_under_another_media_type_is_refused_unread(api: Api, kind: str | None) -> None:
-    headers = {} if kind is None else {"Content-Type": kind}
-    for body in (b"[" * 85_000, b'{"job": {}}'):
-        refusal = api.call("POST", "/quotes", content=body, headers=headers)
-        problem(refusal, 415, "unsupported_media_type")
-
-
-def test_blobs_need_no_json_whatever_they_are_called(api: Api) -> None:
-    for kind in ("application/json", "application/octet-stream"):
-        body, headers = b"[" * 85_000, {"Content-Type": kind}
-        stored = api.ok(api.call("POST", "/blobs", api.buyer, content=body, headers=headers))
-        assert stored["size"] == len(body)
-
-
-def test_unknown_and_coerced_members_are_refused_with_pointers(api: Api) -> None:
-    gpu = {"uuid": "GPU-1", "model": "H100", "memory_mib": "81920", "simulatd": True}
-    node = {"number": 2**24, "name": "a b", "region": "eu", "tier": "x", "gpus": [gpu]}
-    body = problem(api.call("POST", "/nodes", api.provider, json=node), 422, "invalid_request")
-    pointers = {error["pointer"] for error in body["errors"]}
-    assert {
-        "/number", "/name", "/gpus/0/memory_mib", "/gpus/0/simulatd", "/cpu_milli", "/runtime",
-    } <= pointers  # fmt: skip
-
-
-def test_a_body_above_its_limit_is_refused_before_it_is_read(api: Api) -> None:
-    huge = b'{"job": "' + b"x" * (1024 * 1024) + b'"}'
-    headers = {"Content-Type": "application/json"}
-    problem(api.call("POST", "/quotes", content=huge, headers=headers), 413, "too_large")
-
-    async def pieces() -> Any:
-        for _ in range(65):
-            yield b"x" * 1024 * 1024
-
-    problem(api.call("POST", "/blobs", api.buyer, content=pieces()), 413, "too_large")
-    assert api.world.catalog.blobs.files.bodies == {}
-    body = b"y" * (3 * 1024 * 1024)
-    api.ok(api.call("POST", "/blobs", api.buyer, content=body))
-
-
-def test_blobs_come_back_as_they_went(api: Api) -> None:
-    stored = api.ok(api.call("POST", "/blobs", api.buyer, content=b"folder"))
-    assert api.ok(api.call("POST", "/blobs", api.buyer, content=b"folder")) == stored
-    answer = api.call("GET", f"/blobs/{stored['sha256']}", api.buyer)
-    assert (answer.content, answer.headers["content-type"]) == (
-        b"folder", "application/octet-stream",
-    )  # fmt: skip
 
 
 # Rates
@@ -199,7 +95,7 @@ def test_more_requests_at_once_than_allowed_are_sent_away(tmp_path: Path) -> Non
 
 def jobs_stored(api: Api) -> int:
     with api.world.database.read() as store:
-        return len(store.jobs.find())
+        return len(rows_of(store, JobRow))
 
 
 def test_one_effect_per_idempotency_key(api: Api) -> None:
@@ -277,8 +173,8 @@ def test_concurrent_submissions_never_book_a_gpu_twice(api: Api) -> None:
     api.world.match()
     api.world.chain.mine()
     with api.world.database.read() as store:
-        states = sorted(job.state for job in store.jobs.find())
-        gpus = [gpu for fill in store.fills.find() for gpu in fill.gpus]
+        states = sorted(job.state for job in rows_of(store, JobRow))
+        gpus = [gpu for lease in rows_of(store, LeaseRow) for gpu in lease.gpus]
     assert states == ["no_match"] * 9 + ["starting"] * 3
     assert sorted(gpus) == [0, 1, 2]
 
@@ -318,8 +214,8 @@ def test_a_bad_submission_is_refused_and_nothing_is_stored(
     api.world.fund()
     problem(api.call("POST", "/jobs", api.buyer, json=spoil(api.submission())), status, code)
     with api.world.database.read() as store:
-        assert (store.jobs.find(), store.bids.find()) == ([], [])
-        assert [row.kind for row in store.order_log.find()] == ["ask"]
+        assert (rows_of(store, JobRow), rows_of(store, BidRow)) == ([], [])
+        assert [row.kind for row in rows_of(store, OrderEntryRow)] == ["ask"]
 
 
 def test_a_replayed_submission_is_refused(api: Api) -> None:
@@ -488,6 +384,35 @@ def test_a_jobs_events_are_streamed_and_resumed_after_the_last_seen(api: Api) ->
         problem(refusal, 422, "invalid_request")
 
 
+def test_a_stream_tells_at_once_what_was_committed(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marketplace.api.sse.UNTOLD_S", 3_600.0)
+    world = api.world
+    world.ask()
+    world.fund()
+    job_id, lease_id = world.open()
+    path, headers = f"/jobs/{job_id}/events", {"Authorization": f"Bearer {api.buyer}"}
+
+    async def watch() -> list[tuple[int, str, dict[str, Any]]]:
+        stream = asyncio.create_task(api.http.get(path, headers=headers))
+        while job_topic(job_id) not in world.database.changes._waiting:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        for act in (
+            lambda: world.use(lease_id, 0, 0),
+            lambda: world.finish(lease_id, 1, 1_000),
+            lambda: world.close(lease_id),
+            world.chain.mine,
+        ):
+            await asyncio.to_thread(act)
+        return events((await asyncio.wait_for(stream, 30)).text)
+
+    seen = api.runner.run(watch())
+    assert [data["state"] for _, kind, data in seen if kind == "status"][-1] == "succeeded"
+    assert seen[-1][1] == "receipt"
+    assert job_topic(job_id) not in world.database.changes._waiting
+
+
 def test_a_receipt_maps_usage_to_rate_to_cost_to_transactions(api: Api) -> None:
     world = api.world
     world.ask()
@@ -512,4 +437,4 @@ def test_no_key_is_ever_in_an_answer_or_a_row(api: Api) -> None:
     ]
     assert not any(key in text or key[5:] in text for text in answers)
     with api.world.database.read() as store:
-        assert key not in repr(store.keys.find())
+        assert key not in repr(rows_of(store, ApiKeyRow))

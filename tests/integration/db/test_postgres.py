@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,15 +16,16 @@ from sqlalchemy import text
 from sqlmodel import SQLModel
 
 from marketplace.db.chain_events import SqlEventStore
-from marketplace.db.engine import Database
 from marketplace.db.outbox import SqlOutbox
+from marketplace.db.store import Database
+from marketplace.db.tables import AttestationRow, GpuRow, JobEventRow, LeaseRow, OrderEntryRow
 from marketplace.db.upgrade import upgrade
+from marketplace.errors import AlreadyExists
 from marketplace.services.bookkeeper import Bookkeeper
 from marketplace.services.matcher import Matcher
-from marketplace.services.ports import Duplicate
-from marketplace.services.records import JobEvent
 from settlement.errors import OutboxConflict
 from settlement.ports import IntentKind
+from tests.databases import rows_of
 from tests.market_world import TOKEN, World, world_on
 from tests.postgres_server import postgres
 from tests.store_cases import EventCases, OutboxCases, add_up_an_account, count_a_small_market
@@ -48,10 +50,8 @@ def database(url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def world(database: Database) -> World:
-    made = world_on(database, SqlOutbox(database))
-    made.chain.events = SqlEventStore(database, made.catalog.projection)
-    return made
+def world(database: Database, tmp_path: Path) -> World:
+    return world_on(database, tmp_path)
 
 
 class TestPostgresOutbox(OutboxCases):
@@ -83,8 +83,8 @@ def test_a_job_lives_from_ask_to_receipt(world: World) -> None:
     job_id, lease_id = world.run(36)
     assert (world.job(job_id).state, world.lease(lease_id).state) == ("succeeded", "closed")
     assert world.chain.balances[world.provider.address] == TOKEN * 25 // 1000
-    with pytest.raises(Duplicate), world.database.write() as store:
-        store.gpus.add(store.gpus.find()[0])
+    with pytest.raises(AlreadyExists), world.database.write() as store:
+        store.gpus.add(GpuRow(**rows_of(store, GpuRow)[0].model_dump()))
 
 
 def at_once(work: list[Callable[[], Any]]) -> list[Any]:
@@ -121,7 +121,7 @@ def test_32_clients_and_4_matchers_never_book_a_gpu_twice(world: World) -> None:
             catalog.market,
             world.clock,
             world.database,
-            Bookkeeper(catalog.market),
+            Bookkeeper(catalog.market, world.database),
             catalog.quotes,
             catalog.matcher.calls,
         )
@@ -149,11 +149,11 @@ def test_32_clients_and_4_matchers_never_book_a_gpu_twice(world: World) -> None:
     states = Counter(world.job(job_id).state for job_id in ids)
     assert states == {"matched": capacity, "no_match": 32 - capacity}
     with world.database.read() as store:
-        fills = store.fills.find()
-        held = Counter((store.asks.get(f.ask_id).node_id, gpu) for f in fills for gpu in f.gpus)
+        leases = rows_of(store, LeaseRow)
+        held = Counter((lease.node_id, gpu) for lease in leases for gpu in lease.gpus)
         assert len(held) == capacity
         assert set(held.values()) == {1}
-        assert [row.seq for row in store.order_log.find()] == list(range(1, 35))
+        assert [row.seq for row in rows_of(store, OrderEntryRow)] == list(range(1, 35))
 
 
 def test_one_accepted_attestation_per_sequence_whoever_is_first(world: World) -> None:
@@ -167,7 +167,7 @@ def test_one_accepted_attestation_per_sequence_whoever_is_first(world: World) ->
     )
     assert sum(refusal is None for _, refusal in answers) == 1
     with world.database.read() as store:
-        assert len(store.attestations.find(lease_id=lease_id, state="accepted")) == 2
+        assert len(rows_of(store, AttestationRow, lease_id=lease_id, state="accepted")) == 2
 
 
 def test_numbers_of_events_become_visible_in_order(database: Database) -> None:
@@ -178,12 +178,12 @@ def test_numbers_of_events_become_visible_in_order(database: Database) -> None:
         while not stop.is_set():
             with database.read() as store:
                 last = seen[-1] if seen else 0
-                seen.extend(row.seq for row in store.events.find(after=last))
+                seen.extend(row.seq for row in store.events.after("j", last, 1_000))
 
     def write() -> None:
         for _ in range(10):
             with database.write() as store:
-                store.events.append(JobEvent(0, "j", "log", {}, 1))
+                store.events.append(JobEventRow(job_id="j", type="log", data={}, at_ms=1))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -191,7 +191,7 @@ def test_numbers_of_events_become_visible_in_order(database: Database) -> None:
     stop.set()
     watcher.join()
     with database.read() as store:
-        written = [row.seq for row in store.events.find()]
+        written = [row.seq for row in rows_of(store, JobEventRow)]
     assert len(written) == 80
     assert seen == written[: len(seen)]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -18,30 +17,31 @@ from sqlalchemy.dialects.sqlite import dialect
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import SQLModel
 
-from marketplace import bootstrap
 from marketplace.db.blob_files import FREE_BYTES_MIN, BlobFolder
 from marketplace.db.chain_events import SqlEventStore
-from marketplace.db.engine import Database
 from marketplace.db.outbox import SqlOutbox
-from marketplace.db.store import PAIRS, table_of
+from marketplace.db.store import Database
+from marketplace.db.tables import (
+    AccountRow,
+    ApiKeyRow,
+    AttestationRow,
+    GpuRow,
+    JobEventRow,
+    MarkRow,
+    NodeRow,
+    OrderEntryRow,
+)
 from marketplace.db.types import Atoms
 from marketplace.db.upgrade import upgrade
-from marketplace.errors import Unavailable
-from marketplace.services.ports import Duplicate
-from marketplace.services.records import (
-    Account,
-    ApiKey,
-    AttestationRecord,
-    Gpu,
-    JobEvent,
-    Mark,
-    Node,
-    OrderEntry,
-)
+from marketplace.errors import AlreadyExists, Unavailable
+from marketplace.server import operations
+from marketplace.server.settings import Settings
 from settlement.ports import IntentKind
 from settlement.reconcile import FindingKind
-from tests.market_world import sqlite_world
-from tests.store_cases import EventCases, OutboxCases
+from tests.databases import rows_of, statements
+from tests.fakes_settlement import MemoryEvents
+from tests.market_world import World, new_world
+from tests.store_cases import EventCases, OutboxCases, add_up_an_account, count_a_small_market
 
 
 @pytest.fixture
@@ -56,6 +56,12 @@ def database(url: str) -> Iterator[Database]:
     made = Database(url)
     yield made
     made.close()
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with new_world() as made:
+        yield made
 
 
 class TestSqlOutbox(OutboxCases):
@@ -79,9 +85,11 @@ def test_compare_passes_over_old_intents_that_are_over(
         store.connection.execute(text("UPDATE intents SET created_ms = 0"))
     for name in ("ChainClient", "load_deployment", "check_deployment"):
         chain = MagicMock(**{"return_value.open.return_value": (MagicMock(), MagicMock())})
-        monkeypatch.setattr(bootstrap, name, chain)
-    settings = bootstrap.Settings(url, "http://nowhere", 1, tmp_path)
-    found = bootstrap.compare(settings).findings
+        monkeypatch.setattr(operations, name, chain)
+    settings = Settings(
+        database_url=url, rpc_url="http://nowhere", chain_id=1, deployments=tmp_path
+    )
+    found = operations.compare(settings).findings
     assert [(one.kind, one.subject) for one in found] == [(FindingKind.INTENT_STUCK, "w")]
 
 
@@ -89,6 +97,14 @@ class TestSqlEventStore(EventCases):
     @pytest.fixture
     def store(self, database: Database) -> SqlEventStore:
         return SqlEventStore(database)
+
+
+class TestMemoryEvents(EventCases):
+    """The store that tests of the indexer alter keeps the same promises."""
+
+    @pytest.fixture
+    def store(self) -> MemoryEvents:
+        return MemoryEvents()
 
 
 def test_commits_are_durable_and_constraints_are_on(database: Database) -> None:
@@ -115,21 +131,25 @@ def test_upgrading_again_changes_nothing(url: str) -> None:
     upgrade(url)
 
 
-@pytest.mark.parametrize("record", list(PAIRS), ids=lambda r: r.__name__)
-def test_rows_have_the_fields_of_their_records_in_order(record: type[Any]) -> None:
-    table = table_of(PAIRS[record])
-    assert [c.name for c in table.columns] == [f.name for f in fields(record)]
-    assert [c.name for c in table.primary_key.columns] == [fields(record)[0].name]
-
-
 def test_atoms_keep_every_digit_and_sort_as_numbers(database: Database) -> None:
     values = [0, 5, 40, 2**64, 2**128 - 1, 10**78 - 1]
     with database.write() as store:
         for i, value in enumerate(reversed(values)):
-            row = ApiKey(f"k{i}", "a", "n", f"h{i}", "", "", str(i), 1, None, None, None, value)
-            store.keys.add(row)
+            store.keys.add(
+                ApiKeyRow(
+                    id=f"k{i}",
+                    account="a",
+                    name="n",
+                    secret_hash=f"h{i}",
+                    hint="",
+                    scopes="",
+                    nonce=str(i),
+                    created_ms=1,
+                    spent=value,
+                )
+            )
     with database.read() as store:
-        assert sorted(k.spent for k in store.keys.find()) == values
+        assert sorted(k.spent for k in rows_of(store, ApiKeyRow)) == values
         rows = store.connection.execute(text("SELECT id FROM api_keys ORDER BY spent")).scalars()
         assert list(rows) == [f"k{i}" for i in reversed(range(len(values)))]
 
@@ -140,8 +160,8 @@ def test_atoms_out_of_bounds_are_refused(value: int) -> None:
         Atoms().process_bind_param(value, dialect())
 
 
-def a_node(node_id: str, number: int, provider: str = "p") -> Node:
-    return Node(
+def a_node(node_id: str, number: int, provider: str = "p") -> NodeRow:
+    return NodeRow(
         id=node_id,
         provider=provider,
         number=number,
@@ -162,53 +182,74 @@ def a_node(node_id: str, number: int, provider: str = "p") -> Node:
     )
 
 
+def a_gpu(uuid: str, node_id: str) -> GpuRow:
+    return GpuRow(
+        uuid=uuid, node_id=node_id, position=0, model="H100", memory_mib=1, simulated=False
+    )
+
+
+def an_account(address: str = "0x1", next_salt: int = 0) -> AccountRow:
+    return AccountRow(address=address, next_salt=next_salt, created_ms=1)
+
+
+def a_line(text: str = "") -> JobEventRow:
+    return JobEventRow(job_id="j", type="log", data={"text": text}, at_ms=1)
+
+
 def test_a_gpu_uuid_is_in_the_market_once_by_constraint(database: Database) -> None:
     with database.write() as store:
         store.nodes.add(a_node("n1", 1))
         store.nodes.add(a_node("n2", 2, "q"))
-        store.gpus.add(Gpu("GPU-1", "n1", 0, "H100", 1, False))
-    with pytest.raises(Duplicate), database.write() as store:
-        store.gpus.add(Gpu("GPU-1", "n2", 0, "H100", 1, False))
+        store.gpus.add(a_gpu("GPU-1", "n1"))
+    with pytest.raises(AlreadyExists), database.write() as store:
+        store.gpus.add(a_gpu("GPU-1", "n2"))
     insert = text("INSERT INTO gpus VALUES ('GPU-1', 'n2', 0, 'H100', 1, 0)")
     with pytest.raises(IntegrityError), database.write() as store:
         store.connection.execute(insert)
-    with pytest.raises(Duplicate), database.write() as store:
-        store.gpus.add(Gpu("GPU-2", "no such node", 0, "H100", 1, False))
+    with pytest.raises(AlreadyExists), database.write() as store:
+        store.gpus.add(a_gpu("GPU-2", "no such node"))
 
 
-def test_of_a_lease_and_sequence_one_attestation_is_accepted(tmp_path: Path) -> None:
-    world = sqlite_world(tmp_path)
+def test_of_a_lease_and_sequence_one_attestation_is_accepted(world: World) -> None:
     world.ask()
     world.fund()
     _, lease_id = world.open()
 
-    def row(number: int, state: str) -> AttestationRecord:
-        return AttestationRecord(f"a{number}", lease_id, 0, state, None, 0, {}, "0x", 1, None, None)
+    def row(number: int, state: str) -> AttestationRow:
+        return AttestationRow(
+            id=f"a{number}",
+            lease_id=lease_id,
+            sequence=0,
+            state=state,
+            ms=0,
+            message={},
+            signature="0x",
+            received_ms=1,
+        )
 
     with world.database.write() as store:
         store.attestations.add(row(1, "refused"))
         store.attestations.add(row(2, "refused"))
         store.attestations.add(row(3, "accepted"))
-    with pytest.raises(Duplicate), world.database.write() as store:
+    with pytest.raises(AlreadyExists), world.database.write() as store:
         store.attestations.add(row(4, "accepted"))
-    world.database.close()
 
 
 def test_an_exception_undoes_everything(database: Database) -> None:
     def fail() -> None:
         with database.write() as store:
-            store.accounts.add(Account("0x1", 0, 1))
+            store.accounts.add(an_account())
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
     with database.read() as store:
-        assert store.accounts.find() == []
+        assert rows_of(store, AccountRow) == []
 
 
 def test_nothing_is_visible_before_the_commit(database: Database) -> None:
     with database.write() as writer:
-        writer.accounts.add(Account("0x1", 0, 1))
+        writer.accounts.add(an_account())
         with database.read() as reader:
             assert reader.accounts.get("0x1") is None
     with database.read() as reader:
@@ -217,14 +258,13 @@ def test_nothing_is_visible_before_the_commit(database: Database) -> None:
 
 def test_writers_from_many_threads_lose_no_update(database: Database) -> None:
     with database.write() as store:
-        store.marks.add(Mark("m", 0))
+        store.marks.add(MarkRow(name="m", value=0))
 
     def work() -> None:
         for _ in range(20):
             with database.write() as store:
-                mark = store.marks.get("m", lock=True)
-                store.marks.put(Mark("m", mark.value + 1))
-                store.order_log.append(OrderEntry(0, "tick", "", {}, 1))
+                store.marks.need("m", lock=True).value += 1
+                store.order_log.append(OrderEntryRow(kind="tick", subject="", payload={}, at_ms=1))
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -232,36 +272,92 @@ def test_writers_from_many_threads_lose_no_update(database: Database) -> None:
     for thread in threads:
         thread.join()
     with database.read() as store:
-        assert store.marks.get("m").value == 160
-        assert [row.seq for row in store.order_log.find()] == list(range(1, 161))
+        assert store.marks.need("m").value == 160
+        assert [row.seq for row in rows_of(store, OrderEntryRow)] == list(range(1, 161))
 
 
 def test_a_number_of_the_order_log_is_not_given_again_after_a_delete(database: Database) -> None:
     with database.write() as store:
         for _ in range(3):
-            store.events.append(JobEvent(0, "j", "log", {}, 1))
-        assert store.events.find() == []
+            store.events.append(a_line())
+        assert rows_of(store, JobEventRow) == []
     with database.write() as store:
-        assert [row.seq for row in store.events.find()] == [1, 2, 3]
-        store.events.remove(seq=3)
-        store.events.append(JobEvent(0, "j", "log", {}, 1))
+        assert [row.seq for row in rows_of(store, JobEventRow)] == [1, 2, 3]
+        store.session.delete(rows_of(store, JobEventRow, seq=3)[0])
+        store.events.append(a_line())
     with database.read() as store:
-        assert [row.seq for row in store.events.find()] == [1, 2, 4]
+        assert [row.seq for row in rows_of(store, JobEventRow)] == [1, 2, 4]
 
 
-def test_find_filters_by_null_list_bounds_and_order(database: Database) -> None:
+def test_rows_of_a_log_are_numbered_as_they_were_appended(database: Database) -> None:
+    words = [f"word {i}" for i in range(50)]
+    with database.write() as store:
+        for word in words:
+            store.events.append(a_line(word))
+    with database.read() as store:
+        rows = store.events.after("j", 0, 100)
+        assert [(row.seq, row.data["text"]) for row in rows] == list(enumerate(words, start=1))
+        assert [row.seq for row in store.events.after("j", 48, 1)] == [49]
+        assert store.events.after("j", 0, 100, "cost") == []
+
+
+def test_a_row_changed_in_place_is_written_at_the_end(database: Database) -> None:
+    with database.write() as store:
+        row = store.accounts.add(an_account())
+        row.next_salt = 5
+    assert row.next_salt == 5
+    with database.read() as store:
+        assert store.accounts.need("0x1").next_salt == 5
+
+
+def test_a_lock_reads_anew_and_keeps_what_was_changed_before(database: Database) -> None:
+    with database.write() as store:
+        store.accounts.add(an_account())
+    with database.write() as store:
+        row = store.accounts.need("0x1")
+        row.next_salt = 5
+        store.connection.execute(text("UPDATE accounts SET orders_from = 3"))
+        assert store.accounts.get("0x1", lock=True) is row
+        assert (row.next_salt, row.orders_from) == (5, 3)
+
+
+def test_a_change_in_a_transaction_that_reads_is_an_error(database: Database) -> None:
+    with database.write() as store:
+        store.accounts.add(an_account())
+    with pytest.raises(AssertionError, match="only reads"), database.read() as store:
+        store.accounts.need("0x1").next_salt = 5
+    with database.read() as store:
+        assert store.accounts.need("0x1").next_salt == 0
+
+
+def test_rows_are_held_by_one_statement_and_missing_ones_are_none(database: Database) -> None:
+    with database.write() as store:
+        for i in range(3):
+            store.accounts.add(an_account(f"0x{i}", i))
+    with statements(database) as seen, database.read() as store:
+        store.accounts.hold(["0x0", "0x1", "0x2", None])
+        assert [store.accounts.need(f"0x{i}").next_salt for i in range(3)] == [0, 1, 2]
+        assert len(seen) == 1
+        assert store.accounts.get("0x9") is store.accounts.get(None) is None
+        with pytest.raises(KeyError):
+            store.accounts.need("0x9")
+
+
+def test_a_page_is_newest_first_and_begins_below_its_cursor(database: Database) -> None:
     with database.write() as store:
         for i in range(6):
-            store.accounts.add(Account(f"0x{i}", i, 1))
+            store.nodes.add(a_node(f"n{i}", i, "p" if i != 4 else "q"))
     with database.read() as store:
-        find = store.accounts.find
-        assert [a.address for a in find(after="0x1", before="0x4")] == ["0x2", "0x3"]
-        assert [a.address for a in find(newest=True, limit=2)] == ["0x5", "0x4"]
-        assert [a.address for a in find(next_salt=(1, 4))] == ["0x1", "0x4"]
-        assert [a.address for a in find(least={"next_salt": 4})] == ["0x4", "0x5"]
-        assert find(address=None) == []
-        with pytest.raises(KeyError):
-            store.accounts.put(Account("0x9", 1, 1))
+        assert [n.id for n in store.nodes.page("p", 2, None)] == ["n5", "n3"]
+        assert [n.id for n in store.nodes.page("p", 9, "n3")] == ["n2", "n1", "n0"]
+
+
+def test_the_store_counts_what_operators_watch(world: World) -> None:
+    count_a_small_market(world)
+
+
+def test_the_store_adds_up_an_account(world: World) -> None:
+    add_up_an_account(world)
 
 
 def test_blobs_are_written_whole_and_read_back(tmp_path: Path) -> None:

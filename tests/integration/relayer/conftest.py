@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from marketplace.db.outbox import SqlOutbox
 from settlement.chain.client import ChainClient
+from tests.databases import sqlite_database
 from tests.escrow_world import SETTINGS, TOKEN, World, anvil, found, key
 from tests.relayer_bench import GWEI, Bench
 from tests.rpc_proxy import RpcProxy, rpc_proxy
@@ -24,9 +26,9 @@ def world() -> Iterator[World]:
 def bench(world: World, request: pytest.FixtureRequest) -> Iterator[Bench]:
     """A bench on a chain that is put back afterwards."""
     signer = key(f"relayer {request.node.name}")
-    with world.chain.put_back():
+    with world.chain.put_back(), sqlite_database() as database:
         world.client.rpc("anvil_setBalance", signer.address, hex(100 * TOKEN))
-        yield Bench(world, signer)
+        yield Bench(world, signer, SqlOutbox(database))
         world.client.rpc("evm_setAutomine", True)
     world.client.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))  # a revert leaves it
 

@@ -191,8 +191,8 @@ def test_many_intents_have_one_nonce_each(bench: Bench) -> None:
     bench.settings = RelayerSettings(confirmations=0, max_in_flight=4)
     bids = [bench.enqueue_open()[1] for _ in range(7)]  # the node sells eight
     assert bench.tick().sent == 4
-    bench.tick_until(*bench.store.intents)
-    intents = [bench.store.get(n) for n in bench.store.intents]
+    bench.tick_until(*(intent.id for intent in bench.store.recent(100)))
+    intents = bench.store.recent(100)[::-1]
     assert sorted(i.nonce or 0 for i in intents) == list(range(7))
     assert [bench.opened(bid) for bid in bids] == [1] * 7
 

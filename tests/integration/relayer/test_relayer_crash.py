@@ -14,13 +14,15 @@ from typing import Any
 
 import pytest
 
+from marketplace.db.outbox import SqlOutbox
+from marketplace.db.store import Database
 from settlement.events import Closed, Opened, Settled
 from settlement.leases import replay
 from settlement.ports import IntentKind, IntentState
 from settlement.relayer import FAILPOINTS
 from settlement.signing import LocalSigner
+from tests.databases import empty_database
 from tests.escrow_world import TOKEN, Lease, World, key
-from tests.sqlite_outbox import SqliteOutbox
 
 ROOT = Path(__file__).resolve().parents[3]
 LEASES = 3
@@ -74,11 +76,12 @@ class Run:
         self.first = world.client.head().number + 1
         ask = world.ask()
         self.matches = [world.match(ask, world.bid()) for _ in range(LEASES)]
-        store = SqliteOutbox(db)
+        db.write_bytes(empty_database())
+        database = Database(f"sqlite:///{db}")
         for i, match in enumerate(self.matches):
             payload = world.escrow.calls.payload(world.escrow.calls.open(match))
-            store.enqueue(IntentKind.OPEN, f"open-{i}", payload)
-        store.close()
+            SqlOutbox(database).enqueue(IntentKind.OPEN, f"open-{i}", payload)
+        database.close()
 
     def start(self, **more: Any) -> None:
         self.killable.start(
@@ -96,9 +99,9 @@ class Run:
         self.assert_each_effect_once()
 
     def assert_each_effect_once(self) -> None:
-        store = SqliteOutbox(self.db)
-        intents = list(store.intents.values())
-        store.close()
+        database = Database(f"sqlite:///{self.db}")
+        intents = SqlOutbox(database).recent(100)
+        database.close()
         assert [i.state for i in intents] == [IntentState.FINAL] * LEASES
         assert sorted(i.nonce or 0 for i in intents) == list(range(LEASES))
         assert self.world.client.nonce(self.signer.address) == LEASES
@@ -153,12 +156,13 @@ def test_a_killed_settlement_pays_once(run: Run) -> None:
         if isinstance(e.event, Opened)
     }
     opened = [Lease(world, match, leases[match.bid.struct_hash()]) for match in run.matches]
-    store = SqliteOutbox(run.db)
+    database = Database(f"sqlite:///{run.db}")
+    store = SqlOutbox(database)
     calls = world.escrow.calls
     settle = calls.payload(calls.settle([lease.voucher(50_000) for lease in opened]))
     store.enqueue(IntentKind.SETTLE, "settle", settle)
     store.enqueue(IntentKind.CLOSE, "close", calls.payload(opened[0].close(60_000)))
-    store.close()
+    database.close()
     for step in ("stored", "broadcast", "receipt_seen", "final_due"):
         run.start(kill_at=step)
         assert os.WTERMSIG(run.killable.wait()) == signal.SIGKILL, step

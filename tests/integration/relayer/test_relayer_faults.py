@@ -8,13 +8,13 @@ import pytest
 from hexbytes import HexBytes
 from web3 import HTTPProvider
 
+from marketplace.db.outbox import SqlOutbox
 from settlement.chain.client import ChainClient
 from settlement.errors import ChainUnavailable, WrongChain
 from settlement.fees import FeePolicy
 from settlement.ports import IntentKind, IntentState
 from settlement.relayer import RelayerSettings, _decode
 from tests.escrow_world import TOKEN
-from tests.fakes_settlement import MemoryOutbox
 from tests.relayer_bench import DEVNET, FAR_AWAY, GWEI, Bench
 from tests.rpc_proxy import RpcProxy
 
@@ -84,8 +84,8 @@ def test_a_node_that_forgets_its_pool_gets_each_nonce_once(bench: Bench) -> None
         bids.append(bench.enqueue_open()[1])
         assert bench.tick().sent == 1, sent
     bench.mine()
-    bench.tick_until(*bench.store.intents)
-    assert [i.nonce for i in bench.store.intents.values()] == [0, 1, 2]
+    bench.tick_until(*(intent.id for intent in bench.store.recent(100)))
+    assert [i.nonce for i in bench.store.recent(100)] == [2, 1, 0]
     assert [bench.opened(bid) for bid in bids] == [1, 1, 1]
 
 
@@ -367,7 +367,7 @@ def test_a_gap_left_by_a_reorg_of_final_ones_is_filled_with_their_bytes(bench: B
 
 
 def test_a_store_that_moved_on_is_left_alone(bench: Bench) -> None:
-    rival = MemoryOutbox.mark_signed
+    rival = SqlOutbox.mark_signed
 
     def faster(step: str) -> None:
         if step == "signed" and bench.state(number) is IntentState.PENDING:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +11,13 @@ from marketplace.agent.inventory import Inventory, simulated_gpus
 from marketplace.sdk import Lease
 from settlement.orders import Ask, Bid
 from settlement.signing import LocalSigner
+from settlement.units import Sizes
 from tests.factories import address
 from tests.fakes_agent import FakeMarket
 from tests.wire_samples import changed
 
 METER = LocalSigner(b"\1" * 32)
-NODE = Inventory(simulated_gpus("4xH100", "o"), 32_000, 64_000, 128_000)
+FOUR_GPUS = Inventory(simulated_gpus("4xH100", "o"), 32_000, 64_000, 128_000)
 
 
 def opened(**changes: Any) -> tuple[Lease, Ask, Bid]:
@@ -25,14 +27,15 @@ def opened(**changes: Any) -> tuple[Lease, Ask, Bid]:
     return lease, market.asks["ask_1"], market.bids["bid_1"]
 
 
-def assigned(lease: Lease, ask: Ask, bid: Bid) -> Assignment:
-    return assign(lease, ask, bid, METER.address, NODE)
+def assigned(lease: Lease, ask: Ask, bid: Bid, meter: LocalSigner = METER) -> Assignment:
+    journal: Any = None
+    return assign(FakeMarket(meter).node(journal, Path(), inventory=FOUR_GPUS), lease, ask, bid)
 
 
 def test_a_lease_that_follows_from_its_orders_is_ours() -> None:
     lease, ask, bid = opened(units=7, terms={"start_limit_seconds": 30}, funded_seconds=100)
     job = assigned(lease, ask, bid)
-    assert (job.gpu_milli, job.cpu_milli, job.memory_mib, job.units_cap) == (1000, 1000, 512, 7)
+    assert (job.sizes, job.units_cap) == (Sizes(1000, 1000, 512, 64), 7)
     assert job.end - job.start == 100
     assert job.start_deadline_ms == (job.start + 30) * 1000
     assert job.spec.command == ("true",)
@@ -41,7 +44,7 @@ def test_a_lease_that_follows_from_its_orders_is_ours() -> None:
 def test_sizes_that_the_bid_leaves_open_are_its_share_of_the_node() -> None:
     sizes = {"cpu_milli": 0, "memory_mib": 0, "storage_mib": 0}
     job = assigned(*opened(sizes=sizes, gpu_milli=2000))
-    assert (job.cpu_milli, job.memory_mib, job.storage_mib) == (16_000, 32_000, 64_000)
+    assert job.sizes == Sizes(2000, 16_000, 32_000, 64_000)
 
 
 @pytest.mark.parametrize(("interval_ms", "grace_ms"), [(1_000, 20_000), (60_000, 120_000)])
@@ -58,7 +61,7 @@ def test_another_lease_number_is_not_ours() -> None:
 def test_orders_for_another_meter_are_not_ours() -> None:
     lease, ask, bid = opened()
     with pytest.raises(NotOurs, match="another lease"):
-        assign(lease, ask, bid, address(7), NODE)
+        assigned(lease, ask, bid, LocalSigner(b"\2" * 32))
     with pytest.raises(NotOurs, match="another lease"):
         assigned(lease, replace(ask, salt=99), bid)
 
@@ -94,7 +97,7 @@ def test_the_buyers_limit_on_time_holds_whatever_the_server_says() -> None:
 
 
 @pytest.mark.parametrize("lease_id", ["../../etc", "a/b", "", "x" * 81, "a\0b"])
-def test_an_id_that_is_no_plain_name_is_not_ours(lease_id: str) -> None:
+def test_an_id_that_is_not_a_plain_name_is_not_ours(lease_id: str) -> None:
     lease, ask, bid = opened()
-    with pytest.raises(NotOurs, match="no lease id"):
+    with pytest.raises(NotOurs, match="not a lease id"):
         assigned(changed(lease, id=lease_id), ask, bid)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from marketplace.agent import channel as channels
 from marketplace.agent.channel import SOCKET_NAME, JobChannel, Signs
 from marketplace.agent.logs import JobLogs, LogFile
+from marketplace.limits import SOCKET_CONNECTIONS_MAX, UNITS_PER_LINE_MAX
 
 
 class Job:
@@ -78,9 +78,7 @@ def test_units_are_capped(job: Job) -> None:
     job.end()
 
 
-@pytest.mark.parametrize(
-    "units", [-1, True, 1.5, "3", None, channels.UNITS_PER_LINE_MAX + 1], ids=str
-)
+@pytest.mark.parametrize("units", [-1, True, 1.5, "3", None, UNITS_PER_LINE_MAX + 1], ids=str)
 def test_units_that_are_no_count_are_nothing(job: Job, units: object) -> None:
     job.say({"units": units})
     assert job.until(lambda s: s.heartbeats == 1).units == 0
@@ -128,7 +126,7 @@ def test_what_was_sent_just_before_the_end_counts(job: Job) -> None:
 
 
 def test_connections_are_bounded(job: Job) -> None:
-    held = [job.connect() for _ in range(channels.CONNECTIONS_MAX + 4)]
+    held = [job.connect() for _ in range(SOCKET_CONNECTIONS_MAX + 4)]
     time.sleep(0.3)
     readable, _, _ = select.select(held, [], [], 0)
     assert [connection.recv(1) for connection in readable] == [b""] * 4

@@ -8,16 +8,12 @@ from typing import Any
 
 import pytest
 
-from marketplace.agent.api import SdkApi
 from marketplace.agent.courier import Courier
 from marketplace.agent.errors import ApiDown, JournalConflict
-from marketplace.agent.folders import make_folders
-from marketplace.agent.journal import Ending, Journal, LeaseEntry
-from marketplace.agent.logs import JobLogs
+from marketplace.agent.journal import Ending, Journal, Phase
 from marketplace.agent.meters import Reading
-from marketplace.agent.node import Node
-from marketplace.agent.progress import Beats, Progress
-from marketplace.agent.vouchers import Vouchers
+from marketplace.agent.node import HeldLease
+from marketplace.agent.progress import Beats
 from marketplace.sdk import Attestation
 from marketplace.sdk.errors import Conflict
 from settlement.attestation import UsageAttestation
@@ -26,7 +22,7 @@ from settlement.usage import UsageVector
 from tests.fakes_agent import DOMAIN, FakeMarket
 from tests.wire_samples import sample
 
-READING = Reading(at_ms=1, ms=0, cpu_ms=0, memory_mib=0, storage_mib=0, units=0, heartbeats=0)
+READING = Reading(at_ms=1)
 DONE = Ending("succeeded", "completed", 0)
 
 
@@ -37,26 +33,18 @@ class Desk:
         tmp_path.mkdir(exist_ok=True)
         self.market = FakeMarket(LocalSigner(b"\3" * 32))
         self.id = self.market.open_lease(["true"], **lease)
-        held = self.market.leases[self.id]
         self.journal = Journal(tmp_path / "journal.db")
-        api = SdkApi("http://market.test", "k", self.market.transport())
-        self.node = Node(api, self.journal, None, self.market.meter, tmp_path / "jobs")  # type: ignore[arg-type]
-        number = bytes.fromhex(held["lease_no"][2:])
-        self.entry = LeaseEntry(
-            self.id, "job_1", held["buyer"], held["provider"], number, DOMAIN,
-            held["witness"], False, ("/out",),
-        )  # fmt: skip
+        self.node = self.market.node(self.journal, tmp_path)
+        self.entry = replace(self.market.assignment(self.node, self.id).entry, outputs=("/out",))
         self.journal.begin(self.entry)
-        self.folders = self.node.folders(self.id)
-        make_folders(self.folders)
-        self.logs = JobLogs(self.folders.logs)
-        self.progress = Progress()
-        self.pen = self.node.attestor(self.entry)
+        self.lease = HeldLease(self.node, self.entry)
+        self.folders, self.progress = self.lease.folders, self.lease.progress
+        self.logs = self.lease.make_folders()
+        self.pen = self.lease.attestor
         self.courier = self.courier_of()
 
-    def courier_of(self, **changes: Any) -> Courier:
-        vouchers = Vouchers(self.node, self.entry)
-        return Courier(self.node, self.entry, self.progress, self.logs, vouchers, **changes)
+    def courier_of(self, recovered: bool = False) -> Courier:
+        return Courier(self.lease, recovered)
 
     def run(self) -> None:
         self.courier.run(lambda: False)
@@ -106,7 +94,7 @@ def test_only_a_hopeless_refusal_stops_the_job(desk: Desk, reason: str, stops: b
     desk.market.refuse_with = reason
     desk.pen.attest(UsageVector(ms=0), READING)
     desk.courier.step()
-    assert (desk.progress.order is not None) is stops
+    assert (desk.progress.halt is not None) is stops
     assert desk.journal.unsent(desk.id) == []
     desk.courier.step()
     assert f"attestation 0: {reason}" in desk.market.text(desk.id, "agent")
@@ -236,7 +224,7 @@ def test_a_lease_closed_before_anyone_looked_leaves_its_last_voucher(desk: Desk)
     desk.run()
     kept = desk.journal.voucher(desk.id)
     assert kept is not None
-    assert kept[0]["ms"] == "5"
+    assert kept[0].ms == 5
 
 
 def stop_before_the_last_is_countersigned(desk: Desk) -> None:
@@ -254,7 +242,7 @@ def test_a_stopped_lease_is_watched_until_its_last_usage_is_countersigned(desk: 
     assert desk.courier.step() is True
     kept = desk.journal.voucher(desk.id)
     assert kept is not None
-    assert kept[0]["ms"] == "5"
+    assert kept[0].ms == 5
 
 
 def test_a_stopped_lease_that_no_one_countersigns_is_over_once_it_is_closed(desk: Desk) -> None:
@@ -267,7 +255,7 @@ def test_a_stopped_lease_that_no_one_countersigns_is_over_once_it_is_closed(desk
 def test_a_lease_the_server_does_not_know_is_given_up(desk: Desk) -> None:
     desk.pen.conclude(DONE)
     desk.courier.step()
-    desk.journal.set_phase(desk.id, "reported")
+    desk.journal.set_phase(desk.id, Phase.REPORTED)
     del desk.market.leases[desk.id]
     desk.run()
     assert desk.phase == "done"
@@ -286,9 +274,7 @@ def test_after_a_restart_the_lease_ends_at_the_last_signed_usage(desk: Desk) -> 
 def statement(desk: Desk, sequence: int, ms: int) -> UsageAttestation:
     entry = desk.entry
     zeros = (0,) * 6
-    return UsageAttestation(
-        entry.buyer, entry.provider, entry.lease_no, sequence, 1, ms, *zeros, evidence=bytes(32)
-    )
+    return UsageAttestation(*entry.key, sequence, 1, ms, *zeros, evidence=bytes(32))
 
 
 def hold(desk: Desk, message: UsageAttestation, signer: LocalSigner | None = None) -> None:
@@ -301,8 +287,8 @@ def hold(desk: Desk, message: UsageAttestation, signer: LocalSigner | None = Non
 
 def test_an_old_journal_learns_from_the_server_before_it_ends_anything(desk: Desk) -> None:
     desk.pen.attest(UsageVector(ms=0), READING)
-    for held in desk.journal.unsent(desk.id):
-        hold(desk, held.message)
+    for message, _ in desk.journal.unsent(desk.id):
+        hold(desk, message)
     hold(desk, statement(desk, 1, 9_000))
     hold(desk, statement(desk, 2, 10**9), LocalSigner(b"\4" * 32))  # not by our key
     hold(desk, replace(statement(desk, 2, 10**9), lease_no=b"o" * 16))  # not for this lease
@@ -314,7 +300,7 @@ def test_an_old_journal_learns_from_the_server_before_it_ends_anything(desk: Des
 
 def test_a_server_that_holds_another_value_ends_all_signing(desk: Desk) -> None:
     desk.pen.attest(UsageVector(ms=7), READING)
-    first = desk.journal.unsent(desk.id)[0].message
+    first, _ = desk.journal.unsent(desk.id)[0]
     hold(desk, replace(first, ms=8))
     courier = desk.courier_of(recovered=True)
     with pytest.raises(JournalConflict, match="another signed value"):

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from marketplace.agent.folders import (
-    DEPTH_MAX,
     TOO_MUCH_MIB,
     DiskWatch,
     TooDeep,
@@ -19,9 +18,9 @@ from marketplace.agent.folders import (
     walk,
 )
 from marketplace.agent.runtime.base import JobFolders
+from marketplace.limits import FOLDER_DEPTH_MAX, MIB
 from marketplace.sdk.archive import ArchiveError, pack, unpack
 
-MIB = 1024 * 1024
 LONG_NAME = "d" * 40
 
 
@@ -102,7 +101,7 @@ def test_packed_outputs_depend_on_names_and_contents_only(tmp_path: Path) -> Non
 
 
 def test_folders_too_deep_to_pack_are_refused(tmp_path: Path) -> None:
-    nest(tmp_path, DEPTH_MAX + 1)
+    nest(tmp_path, FOLDER_DEPTH_MAX + 1)
     with pytest.raises(ArchiveError, match="folders deep") as caught:
         files_below(tmp_path, ("",))
     assert caught.value.reason == "too_large"
@@ -111,7 +110,7 @@ def test_folders_too_deep_to_pack_are_refused(tmp_path: Path) -> None:
 def test_too_many_files_to_pack_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("marketplace.agent.folders.ENTRIES_MAX", 2)
+    monkeypatch.setattr("marketplace.agent.folders.ARCHIVE_ENTRIES_MAX", 2)
     for name in "abc":
         (tmp_path / name).touch()
     with pytest.raises(ArchiveError, match="more than 2 files"):
@@ -119,7 +118,7 @@ def test_too_many_files_to_pack_are_refused(
 
 
 def test_walking_ends_at_a_depth(tmp_path: Path) -> None:
-    nest(tmp_path, DEPTH_MAX + 1)
+    nest(tmp_path, FOLDER_DEPTH_MAX + 1)
     gc.collect()  # what earlier tests left to be closed some time is closed now
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(TooDeep):
@@ -173,7 +172,7 @@ def test_disk_use_is_measured_again_only_after_a_pause(tmp_path: Path) -> None:
 
 
 def test_a_tree_that_is_too_deep_counts_as_too_much(tmp_path: Path) -> None:
-    nest(tmp_path, DEPTH_MAX + 1)
+    nest(tmp_path, FOLDER_DEPTH_MAX + 1)
     assert DiskWatch((tmp_path,), lambda: 0).mib == TOO_MUCH_MIB
 
 

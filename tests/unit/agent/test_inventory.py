@@ -80,8 +80,8 @@ def test_nvml_gpus_carry_uuid_model_memory_and_device_number() -> None:
 
 
 def test_nvml_without_a_driver_is_none() -> None:
-    assert Nvml(FakeNvml(driver=False)).initialised() is None
-    assert Nvml(FakeNvml()).initialised() is not None
+    assert Nvml.open(FakeNvml(driver=False)) is None
+    assert Nvml.open(FakeNvml()) is not None
 
 
 def test_a_gpu_that_does_not_answer_stops_the_inventory() -> None:

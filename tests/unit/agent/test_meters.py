@@ -8,15 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from marketplace.agent.meters import (
-    MIB,
-    CpuMemory,
-    GroupSource,
-    JobMeter,
-    ProcessTable,
-    TreeSource,
-    read_stat,
-)
+from marketplace.agent.meters import CpuMemory, JobMeter, ProcessTable, completed, read_stat
+from marketplace.limits import MIB
 from settlement.usage import UsageVector
 
 MS = 1_000_000  # nanoseconds
@@ -30,14 +23,6 @@ class Hands:
 
     def __call__(self) -> int:
         return self.ns
-
-
-class Fixed:
-    def __init__(self, seen: CpuMemory | None) -> None:
-        self.seen = seen
-
-    def read(self) -> CpuMemory | None:
-        return self.seen
 
 
 @pytest.fixture
@@ -121,11 +106,12 @@ def test_a_clock_that_goes_back_takes_nothing_back(hands: Hands) -> None:
 
 
 def test_a_group_without_memory_figures_is_completed_from_the_tree() -> None:
-    tree = Fixed(CpuMemory(1, 77))
-    assert GroupSource(Fixed(CpuMemory(9, None)), tree).read() == CpuMemory(9, 77)
-    assert GroupSource(Fixed(CpuMemory(9, 5)), tree).read() == CpuMemory(9, 5)
-    assert GroupSource(Fixed(None), tree).read() == CpuMemory(1, 77)
-    assert GroupSource(Fixed(CpuMemory(9, None)), Fixed(None)).read() == CpuMemory(9, 0)
+    tree = CpuMemory(1, 77)
+    assert completed(CpuMemory(9, None), tree) == CpuMemory(9, 77)
+    assert completed(CpuMemory(9, 5), tree) == CpuMemory(9, 5)
+    assert completed(None, tree) == CpuMemory(1, 77)
+    assert completed(CpuMemory(9, None), None) == CpuMemory(9, 0)
+    assert completed(None, None) is None
 
 
 def write_stat(
@@ -146,10 +132,10 @@ def test_a_tree_is_descendants_and_session(tmp_path: Path) -> None:
     write_stat(tmp_path, 14, 1, 14, 19, 6)
     table = ProcessTable(root=tmp_path)
     assert sorted(p.pid for p in table.tree(10)) == [10, 11, 12, 13]
-    seen = TreeSource(10, table).read()
+    seen = table.cpu_memory(10)
     tick_ms, page = 1000 // os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
     assert seen == CpuMemory((7 + 11 + 13 + 17) * tick_ms, (2 + 3 + 4 + 5) * page)
-    assert TreeSource(99, table).read() is None
+    assert table.cpu_memory(99) is None
 
 
 def test_the_process_table_is_read_anew_only_when_old_or_wanted_fresh(
@@ -189,7 +175,7 @@ def test_processor_time_of_exited_children_stays_counted() -> None:
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stdout.readline() == b"burnt\n"
-    seen = TreeSource(process.pid, ProcessTable()).read()
+    seen = ProcessTable().cpu_memory(process.pid)
     process.stdin.close()
     process.stdout.close()
     process.wait()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from marketplace.agent.progress import Beats, Order, Progress
+from marketplace.agent.progress import Beats, Halt, Progress
 from marketplace.sdk import Lease
 from tests.wire_samples import changed, sample
 
@@ -21,31 +21,29 @@ def test_countersignatures_renew_the_grace_only_when_they_grow() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "order"),
+    ("changes", "halt"),
     [
-        ({"stop_requested": "cancelled"}, Order("cancelled", "cancelled")),
-        ({"stop_requested": "lost"}, Order("failed", "lost")),
-        ({"stop_requested": "over_budget"}, Order("over_budget", "budget")),
-        ({"state": "stopped"}, Order("failed", "lease_stopped")),
-        ({"state": "closed", "stop_requested": "cancelled"}, Order("cancelled", "cancelled")),
+        ({"stop_requested": "cancelled"}, Halt("cancelled", "cancelled")),
+        ({"stop_requested": "lost"}, Halt("failed", "lost")),
+        ({"stop_requested": "over_budget"}, Halt("over_budget", "budget")),
+        ({"state": "stopped"}, Halt("failed", "lease_stopped")),
+        ({"state": "closed", "stop_requested": "cancelled"}, Halt("cancelled", "cancelled")),
         ({"state": "active"}, None),
         ({"state": "opening"}, None),
     ],
 )
-def test_what_the_server_says_becomes_an_order(
-    changes: dict[str, str], order: Order | None
-) -> None:
+def test_what_the_server_says_becomes_a_halt(changes: dict[str, str], halt: Halt | None) -> None:
     progress = Progress()
     progress.observe(changed(LEASE, **changes))
-    assert progress.order == order
+    assert progress.halt == halt
 
 
-def test_the_first_order_stands_and_wakes() -> None:
+def test_the_first_halt_stands_and_wakes() -> None:
     progress = Progress()
-    progress.stop(Order("failed", "witness_silent"))
+    progress.stop(Halt("failed", "witness_silent"))
     progress.observe(changed(LEASE, stop_requested="cancelled"))
-    progress.wait_for_order(60)
-    assert progress.order == Order("failed", "witness_silent")
+    progress.wait_for_halt(60)
+    assert progress.halt == Halt("failed", "witness_silent")
 
 
 def test_signs_of_life_never_fall() -> None:

@@ -9,24 +9,20 @@ from typing import Any
 
 import pytest
 
-from marketplace.agent.api import SdkApi
-from marketplace.agent.assignment import assign
 from marketplace.agent.errors import ApiDown
-from marketplace.agent.inventory import Inventory, simulated_gpus
-from marketplace.agent.journal import Journal, LeaseEntry
+from marketplace.agent.journal import Journal
 from marketplace.agent.meters import Reading
-from marketplace.agent.node import Node
+from marketplace.agent.node import HeldLease
 from marketplace.agent.vouchers import Vouchers
 from marketplace.sdk import Lease, Used
-from settlement.attestation import Usage
+from settlement.attestation import MeteredUsage, Usage
 from settlement.signing import LocalSigner, sign
 from settlement.usage import UsageVector
 from tests.factories import address
 from tests.fakes_agent import DOMAIN, FakeMarket
 from tests.wire_samples import changed
 
-NODE = Inventory(simulated_gpus("1xH100", "o"), 8_000, 4_096, 4_096)
-READING = Reading(at_ms=1, ms=0, cpu_ms=0, memory_mib=0, storage_mib=0, units=0, heartbeats=0)
+READING = Reading(at_ms=1)
 STRANGER = LocalSigner(b"\6" * 32)
 
 
@@ -38,19 +34,13 @@ class Bench:
         self.market.countersigning = False
         self.id = self.market.open_lease(["true"], units=units)
         self.journal = Journal(folder / "journal.db")
-        api = SdkApi("http://market.test", "k", self.market.transport())
-        node = Node(api, self.journal, None, self.market.meter, folder / "jobs")  # type: ignore[arg-type]
-        orders = self.market.asks["ask_1"], self.market.bids["bid_1"]
-        job = assign(self.lease, *orders, self.market.meter.address, NODE)
-        entry = LeaseEntry(
-            job.lease_id, job.job_id, job.buyer, job.provider, job.lease_no, DOMAIN,
-            job.witness, job.metered,
-        )  # fmt: skip
+        node = self.market.node(self.journal, folder)
+        entry = self.market.assignment(node, self.id).entry
         self.journal.begin(entry)
-        self.successor = lambda: Vouchers(node, entry)
+        self.successor = lambda: Vouchers(node.api, self.journal, entry)
         self.vouchers = self.successor()
-        self.pen = node.attestor(entry)
-        self.hand_in = lambda: api.attest(self.id, *self.pen.final())
+        self.pen = HeldLease(node, entry).attestor
+        self.hand_in = lambda: node.api.attest(self.id, *self.pen.final())
         for ms in (0, 1_000, 2_000):
             self.pen.attest(UsageVector(ms=ms), READING)
             self.hand_in()
@@ -91,7 +81,7 @@ def test_a_voucher_of_the_witness_counts_and_is_kept(bench: Bench) -> None:
     assert bench.vouchers.learn(bench.lease) == 2_000
     held = bench.market.attestations[bench.id][2]["voucher"]
     kept = bench.journal.voucher(bench.id)
-    assert kept == (held["message"], bytes.fromhex(held["signature"][2:]))
+    assert kept == (Usage.from_message(held["message"]), bytes.fromhex(held["signature"][2:]))
 
 
 def test_a_voucher_of_a_metered_lease_counts(tmp_path: Path) -> None:
@@ -111,7 +101,8 @@ def test_more_units_in_the_same_time_make_a_better_voucher(tmp_path: Path) -> No
     assert bench.vouchers.learn(bench.lease) == 2_000
     kept = bench.journal.voucher(bench.id)
     assert kept is not None
-    assert kept[0]["units"] == 5
+    assert isinstance(kept[0], MeteredUsage)
+    assert kept[0].units == 5
     bench.journal.close()
 
 

@@ -8,22 +8,16 @@ from typing import Any
 
 import pytest
 
-from marketplace.agent.assignment import Assignment, assign
 from marketplace.agent.capacity import Grant
 from marketplace.agent.channel import JobChannel
-from marketplace.agent.folders import make_folders
-from marketplace.agent.inventory import Inventory, simulated_gpus
-from marketplace.agent.journal import Ending, Journal, LeaseEntry
-from marketplace.agent.logs import JobLogs
+from marketplace.agent.journal import Ending, Journal
 from marketplace.agent.meters import CpuMemory
-from marketplace.agent.node import Node
+from marketplace.agent.node import HeldLease
 from marketplace.agent.progress import Progress
 from marketplace.agent.watch import Watch
-from marketplace.sdk import Lease
 from settlement.signing import LocalSigner
-from tests.fakes_agent import DOMAIN, FakeMarket
+from tests.fakes_agent import ONE_GPU, FakeMarket
 
-NODE = Inventory(simulated_gpus("1xH100", "o"), 8_000, 4_096, 4_096)
 GRACE_MS = 20_000
 STEP_MS = 250
 TERMS = {"max_seconds": 60}
@@ -66,15 +60,13 @@ class Bench:
     def __init__(self, folder: Path, witness: Witness) -> None:
         self.now_ms = 0
         self.witness = witness
-        self.market = FakeMarket(LocalSigner(b"\3" * 32))
-        self.lease = Lease.model_validate(
-            self.market.leases[self.market.open_lease(["true"], terms=TERMS)]
-        )
+        market = FakeMarket(LocalSigner(b"\3" * 32))
         self.journal = Journal(folder / "journal.db")
-        self.node = Node(None, self.journal, None, self.market.meter, folder / "jobs")  # type: ignore[arg-type]
+        node = market.node(self.journal, folder)
+        self.job = market.assignment(node, market.open_lease(["true"], terms=TERMS))
         self.progress = Progress(lambda: self.now_ms / 1000)
-        make_folders(self.node.folders(self.lease.id))
-        self.logs = JobLogs(self.node.folders(self.lease.id).logs)
+        self.lease = HeldLease(node, self.job.entry, self.progress)
+        self.logs = self.lease.make_folders()
 
     def go(self, ms: int) -> None:
         self.now_ms += ms
@@ -82,31 +74,17 @@ class Bench:
 
     def run(self) -> tuple[Ending, int]:
         """How the job ended and the ms its meter signed last."""
-        entry = _entry(job := self._job())
-        self.journal.begin(entry)
-        grant = Grant(NODE.gpus, 1000, 512, 64, 0)
+        self.journal.begin(self.job.entry)
+        grant = Grant(ONE_GPU.gpus, 1000, 0)
         running: Any = Sleeper(self)
-        channel = JobChannel(self.node.folders(job.lease_id).run, self.logs, 0)
-        pen = self.node.attestor(entry)
+        channel = JobChannel(self.lease.folders.run, self.logs, 0)
         clock_ns = lambda: self.now_ms * 1_000_000  # noqa: E731
-        watch = Watch(self.node, job, grant, pen, self.progress, running, channel, clock_ns)
-        ending = watch.to_the_end()
-        return ending, pen.final()[0].ms
-
-    def _job(self) -> Assignment:
-        asked, bid = self.market.asks["ask_1"], self.market.bids["bid_1"]
-        return assign(self.lease, asked, bid, self.market.meter.address, NODE)
+        ending = Watch(self.lease, self.job, grant, running, channel, clock_ns).to_the_end()
+        return ending, self.lease.attestor.final()[0].ms
 
     def close(self) -> None:
         self.logs.close()
         self.journal.close()
-
-
-def _entry(job: Assignment) -> LeaseEntry:
-    return LeaseEntry(
-        job.lease_id, job.job_id, job.buyer, job.provider, job.lease_no, DOMAIN,
-        job.witness, job.metered,
-    )  # fmt: skip
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from marketplace.domain.commands import (
     Free,
     Refused,
     Removed,
-    Reserve,
     Rested,
     SetNode,
     Tick,
@@ -28,7 +27,6 @@ from marketplace.domain.explain import explain
 from marketplace.domain.matching import Fill, RejectReason
 from marketplace.domain.order import Market, NodeFacts, RestingAsk, RestingBid, Wants
 from settlement.orders import FLAG_SHARED, Prices
-from settlement.units import Sizes
 from tests.factories import (
     A100,
     H100,
@@ -250,16 +248,6 @@ def test_pair_that_holds_a_lease_is_not_filled_twice_even_if_asked() -> None:
     bid = resting_bid(2, wants=IMPATIENT)
     add(book, bid)
     assert add(book, bid) == [Refused("bid_2", RejectReason.NO_MATCH)]
-
-
-def test_reserve_rebuilds_what_a_lease_holds() -> None:
-    book = book_with(resting_ask(1, gpu_milli=2000))
-    reserve = Reserve(NOW, "bid_0", "ask_1", PROVIDER, 1, Sizes(1000), (0,))
-    assert book.apply(reserve) == []
-    assert book.apply(reserve) == [Refused("bid_0", RejectReason.DUPLICATE)]
-    assert only_fill(add(book, resting_bid(2))).gpus == (1,)
-    assert add(book, resting_bid(3)) == [Rested("bid_3")]
-    assert asks_taken(book.apply(Free(NOW, "bid_0", "ask_1"))) == [("bid_3", "ask_1")]
 
 
 def test_node_that_becomes_verified_serves_bids_that_waited_for_it() -> None:

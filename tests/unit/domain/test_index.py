@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from marketplace.domain.capacity import NodeUse
 from marketplace.domain.index import Bucket, Index
 from marketplace.domain.matching import AskView, BidView
 from marketplace.domain.order import Market
+from marketplace.domain.placing import NodeUse
 from tests.factories import NANO, resting_ask, resting_bid
 
 
 def view(number: int, price: int = NANO) -> AskView:
-    order = resting_ask(number, price=price)
-    return AskView(order, NodeUse(order.ask.provider, order.ask.node))
+    return AskView(resting_ask(number, price=price), NodeUse())
 
 
 def test_ask_that_left_and_came_back_is_there_once() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from marketplace.limits import SALT_AHEAD_MAX
 from marketplace.sdk import Coulomb, onchain
-from marketplace.sdk._async.orders import CANCEL_AHEAD_MAX
 from marketplace.sdk.errors import InputError, VerificationError
 from settlement.orders import Ask, Bid
 from settlement.signing import sign
@@ -101,7 +101,7 @@ def test_a_key_that_sees_no_bids_goes_by_asks(market: Any, client: Coulomb) -> N
 def test_all_orders_stay_near_what_the_chain_says(
     market: Any, client: Coulomb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = -CANCEL_AHEAD_MAX
+    first = -SALT_AHEAD_MAX
     monkeypatch.setattr(onchain, "orders_from", lambda session, market, account: first)
     client.session.rpc_url = "http://chain"
     with pytest.raises(VerificationError, match="ahead of the chain"):

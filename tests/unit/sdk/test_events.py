@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marketplace.limits import EVENT_BYTES_MAX
 from marketplace.sdk import AsyncCoulomb, Coulomb, RetryPolicy
 from marketplace.sdk._async import transport as async_module
 from marketplace.sdk._sync import transport as module
@@ -24,7 +25,7 @@ from marketplace.sdk.errors import (
     error_of,
     problem_of,
 )
-from marketplace.sdk.events import EVENT_BYTES_MAX, Resumption, ServerEvent, read_event
+from marketplace.sdk.events import Resumption, ServerEvent, read_event
 from marketplace.wire.jobs import Job
 from tests.wire_samples import sample
 

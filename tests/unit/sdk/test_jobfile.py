@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from marketplace.sdk.errors import InputError
-from marketplace.sdk.jobfile import JOB_FILE_BYTES_MAX, load_job
+from marketplace.sdk.jobfile import load_job
+from settlement.strict_json import BYTES_MAX
 
 BOMB = "a: &a [x, x, x]\n" + "".join(
     f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
@@ -19,10 +20,10 @@ BOMB = "a: &a [x, x, x]\n" + "".join(
     [
         (BOMB, "aliases are not supported"),
         ("&a [*a]", "aliases are not supported"),
-        ("[" * 5_000, "nests too deep"),
+        ("[" * 100_000, "nested deeper than 64 levels"),
         ("name: " + "9" * 5_000, "cannot be parsed"),
         ("name: [", "cannot be parsed"),
-        ("# " + "x" * JOB_FILE_BYTES_MAX, "more than 1048576 bytes"),
+        ("# " + "x" * BYTES_MAX, "more than 1048576 bytes"),
         ("!!python/object/apply:os.getcwd []", "cannot be parsed"),
         ("comand: x", "not a valid job"),
     ],

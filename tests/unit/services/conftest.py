@@ -1,20 +1,15 @@
-"""Every service test runs twice: over the store in memory and over SQLite."""
+"""Every service test has a market of its own, over SQLite."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.market_world import World, memory_world, sqlite_world
+from tests.market_world import World, new_world
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    if request.param == "memory":
-        yield memory_world()
-        return
-    made = sqlite_world(tmp_path)
-    yield made
-    made.database.close()
+@pytest.fixture
+def world() -> Iterator[World]:
+    with new_world() as made:
+        yield made

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from marketplace.db.tables import ApiKeyRow
 from marketplace.domain.key_request import KeyRequest
 from marketplace.errors import (
     AlreadyExists,
@@ -18,13 +19,12 @@ from marketplace.errors import (
     Unauthenticated,
 )
 from marketplace.services.common import Principal
-from marketplace.services.records import ApiKey
 from marketplace.services.views import key_view
 from marketplace.wire.jobs import JobOrder
 from marketplace.wire.keys import SignedKeyRequest
 from settlement.eip712 import text32
 from settlement.signing import LocalSigner, sign
-from tests.market_world import TOKEN, World, key_draft, memory_world
+from tests.market_world import TOKEN, World, key_draft, new_world
 
 
 def request_of(world: World, signer: LocalSigner, **changes: Any) -> KeyRequest:
@@ -32,7 +32,7 @@ def request_of(world: World, signer: LocalSigner, **changes: Any) -> KeyRequest:
     return replace(made, **changes)
 
 
-def make(world: World, request: KeyRequest, signer: LocalSigner) -> tuple[ApiKey, str]:
+def make(world: World, request: KeyRequest, signer: LocalSigner) -> tuple[ApiKeyRow, str]:
     signature = sign(request, world.domain, signer)
     accounts = world.catalog.accounts
     checked = accounts.check_key(SignedKeyRequest(message=request, signature=signature))
@@ -90,9 +90,9 @@ def test_the_operator_scope_is_for_operators(world: World) -> None:
     request = request_of(world, world.buyer, scopes=text32("operator"))
     with pytest.raises(Forbidden):
         make(world, request, world.buyer)
-    mine = memory_world(operators=(world.buyer.address,))
-    _, key = make(mine, request_of(mine, world.buyer, scopes=text32("operator")), world.buyer)
-    assert caller(mine, key).is_operator
+    with new_world(operators=(world.buyer.address,)) as mine:
+        _, key = make(mine, request_of(mine, world.buyer, scopes=text32("operator")), world.buyer)
+        assert caller(mine, key).is_operator
 
 
 @pytest.mark.parametrize("key", ["", "coul_", "coul_unknown", "sk_live_1"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from marketplace.db.tables import AttestationRow
 from marketplace.errors import Conflict, InvalidInput, InvalidSignature, NotFound
 from marketplace.services.attestations import REFUSED_KEPT, Refusal
 from marketplace.services.views import heartbeat_view
@@ -15,6 +15,7 @@ from marketplace.wire.leases import Pending
 from marketplace.wire.usage import Countersignature, Heartbeat, SignedAttestation
 from settlement.attestation import Usage, UsageAttestation, voucher_for
 from settlement.signing import sign
+from tests.databases import rows_of
 from tests.market_world import World
 
 
@@ -28,7 +29,7 @@ def lease_id(world: World) -> str:
 
 def rows(world: World, lease_id: str, **equal: Any) -> list[Any]:
     with world.database.read() as store:
-        return store.attestations.find(lease_id=lease_id, **equal)
+        return rows_of(store, AttestationRow, lease_id=lease_id, **equal)
 
 
 def test_the_ready_reading_starts_the_job_and_costs_nothing(world: World, lease_id: str) -> None:
@@ -97,7 +98,7 @@ def test_what_cannot_be_true_is_refused_and_recorded(
     assert refusal is reason
     stored = rows(world, lease_id, state="refused")
     assert [(r.id, r.code) for r in stored] == [(row.id, reason.value)]
-    assert world.lease(lease_id) == replace(before, refused_count=1)
+    assert world.lease(lease_id) == before.model_copy(update={"refused_count": 1})
 
 
 def test_another_key_than_the_meter_is_refused_and_recorded(world: World, lease_id: str) -> None:

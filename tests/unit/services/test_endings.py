@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from marketplace.db.tables import OrderEntryRow
 from marketplace.errors import Conflict, InvalidInput, InvalidSignature
 from marketplace.services.views import job_view, lease_view
 from marketplace.wire.usage import SignedClose
 from settlement.events import Stopped
 from settlement.ports import BlockRef, LoggedEvent
 from settlement.signing import sign
+from tests.databases import rows_of
 from tests.market_world import TOKEN, World, key_of
 
 RETRY = {"on_events": ["interruption"], "duration": "1h"}
@@ -160,7 +162,7 @@ def test_a_lost_job_moves_to_the_next_ask_with_what_is_left(world: World) -> Non
     assert lease.previous is not None
     assert lease.previous["provider"] == world.provider.address
     with world.database.read() as store:
-        entry = store.order_log.find(kind="bid", newest=True)[0]
+        entry = rows_of(store, OrderEntryRow, kind="bid")[-1]
     assert int(entry.payload["budget_left"]) == 5 * TOKEN - old.lock
     ten_seconds(world, lease.id)
     world.finish(lease.id, 2, 10_000)

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from marketplace.db.queries.accounts import BLOB_ROW_BYTES
+from marketplace.db.tables import BidRow, JobEventRow, JobRow, OrderEntryRow
 from marketplace.errors import (
     AlreadyExists,
     Conflict,
@@ -16,18 +18,19 @@ from marketplace.errors import (
     NotFound,
     TooLarge,
 )
+from marketplace.limits import BLOB_BYTES_MAX
 from marketplace.services import asks, jobs
-from marketplace.services.blobs import BLOB_BYTES_MAX, DAY_MS
-from marketplace.services.ports import BLOB_ROW_BYTES
+from marketplace.services.blobs import DAY_MS
 from marketplace.wire.jobs import JobOrder
 from settlement.eip712 import ZERO_ADDRESS, Domain
 from settlement.signing import sign
+from tests.databases import rows_of
 from tests.market_world import TOKEN, World, job_spec, key_of
 
 
 def statuses(world: World, job_id: str) -> list[str]:
     with world.database.read() as store:
-        events = store.events.find(job_id=job_id, type="status")
+        events = rows_of(store, JobEventRow, job_id=job_id, type="status")
     return [event.data["state"] for event in events]
 
 
@@ -73,9 +76,9 @@ def test_submission_without_money_is_refused_and_stores_nothing(world: World) ->
     lock = 660 * 2500 * TOKEN // 3_600_000 + 1
     assert refusal.value.facts["shortfall"].atoms == lock - TOKEN // 10
     with world.database.read() as store:
-        assert store.jobs.find() == []
-        assert store.bids.find() == []
-        assert [row.kind for row in store.order_log.find()] == ["ask"]
+        assert rows_of(store, JobRow) == []
+        assert rows_of(store, BidRow) == []
+        assert [row.kind for row in rows_of(store, OrderEntryRow)] == ["ask"]
 
 
 def test_money_reserved_by_one_job_does_not_cover_another(world: World) -> None:

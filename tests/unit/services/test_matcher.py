@@ -6,10 +6,15 @@ import random
 from typing import Any
 
 import pytest
+from sqlmodel import delete
 
+from marketplace.db.tables import BookSnapshotRow, LeaseRow, OrderEntryRow
 from marketplace.domain.commands import Filled
+from marketplace.domain.snapshot import book_hash
+from marketplace.services import bookkeeper
 from marketplace.services.bookkeeper import APPLIED, Bookkeeper
 from marketplace.services.matcher import Matcher
+from tests.databases import rows_of
 from tests.market_world import World
 
 REST = {"on_events": ["no-capacity"], "duration": "1h"}
@@ -52,7 +57,9 @@ def busy(world: World, seed: int) -> None:
 
 def fills_of(world: World) -> list[tuple[Any, ...]]:
     with world.database.read() as store:
-        return [(f.seq, f.bid_id, f.ask_id, f.rate, tuple(f.gpus)) for f in store.fills.find()]
+        return [
+            (f.seq, f.bid_id, f.ask_id, f.rate, tuple(f.gpus)) for f in rows_of(store, LeaseRow)
+        ]
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -60,15 +67,50 @@ def test_replaying_the_order_log_gives_the_same_fills(world: World, seed: int) -
     busy(world, seed)
     stored = fills_of(world)
     assert len(stored) >= 5
-    keeper = Bookkeeper(world.catalog.market)
+    keeper = Bookkeeper(world.catalog.market, world.database)
     replayed = []
     with world.database.read() as store:
-        for row in store.order_log.find():
-            for event in keeper.take(row):
-                if isinstance(event, Filled):
-                    fill = event.fill
-                    replayed.append((row.seq, fill.bid_id, fill.ask_id, fill.rate, fill.gpus))
+        with keeper.leading(store, 0):
+            for row in rows_of(store, OrderEntryRow):
+                fills = [event.fill for event in keeper.take(row) if isinstance(event, Filled)]
+                replayed += [(row.seq, f.bid_id, f.ask_id, f.rate, f.gpus) for f in fills]
     assert sorted(replayed) == sorted(stored)
+
+
+def test_book_started_from_a_snapshot_goes_on_as_the_replayed_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bookkeeper, "SNAPSHOT_ROWS", 1)
+    busy(world, 1)
+    keeper = world.catalog.matcher.books
+    assert keeper.save()
+    assert not keeper.save()  # nothing came since
+    snapshot_seq = keeper.applied
+    busy(world, 2)
+    fresh = Bookkeeper(world.catalog.market, world.database)
+    replayed = Bookkeeper(world.catalog.market, world.database)
+    with fresh.view() as book:
+        hash_from_snapshot = book_hash(book)
+    with world.database.write() as store:
+        assert [row.seq for row in rows_of(store, BookSnapshotRow)] == [snapshot_seq]
+        store.session.exec(delete(BookSnapshotRow))
+    with replayed.view() as book:
+        assert book_hash(book) == hash_from_snapshot
+    with keeper.view() as book:
+        assert book_hash(book) == hash_from_snapshot
+    assert fresh.applied == replayed.applied == keeper.applied
+
+
+def test_view_shows_the_book_up_to_what_the_matcher_has_decided(world: World) -> None:
+    first, second = world.ask(), world.ask()
+    with world.database.write() as store:
+        world.catalog.asks.cancel(store, world.caller(world.provider), first)
+    follower = Bookkeeper(world.catalog.market, world.database)
+    with follower.view() as book:
+        assert {ask.order.id for ask in book.asks()} == {first, second}
+    world.match()
+    with follower.view() as book:
+        assert {ask.order.id for ask in book.asks()} == {second}
 
 
 def other_matcher(world: World) -> Matcher:
@@ -77,7 +119,7 @@ def other_matcher(world: World) -> Matcher:
         catalog.market,
         world.clock,
         world.database,
-        Bookkeeper(catalog.market),
+        Bookkeeper(catalog.market, world.database),
         catalog.quotes,
         catalog.matcher.calls,
     )
@@ -114,7 +156,7 @@ def test_a_write_that_fails_leaves_no_fill_and_is_done_again(
         world.catalog.matcher.tick()
     assert (world.job(job_id).state, fills_of(world)) == ("queued", [])
     with world.database.read() as store:
-        assert store.marks.get(APPLIED) is None
+        assert store.marks.need(APPLIED).value == 1  # the ask, and not the bid
     monkeypatch.setattr(Matcher, "_open_call", real)
     world.match()
     assert (world.job(job_id).state, len(fills_of(world))) == ("matched", 1)
@@ -127,4 +169,4 @@ def test_shares_fill_one_gpu_and_never_more(world: World) -> None:
     world.match()
     assert [world.job(job_id).state for job_id in jobs] == ["matched", "matched", "no_match"]
     with world.database.read() as store:
-        assert [(f.gpus, f.rate) for f in store.fills.find()] == [([0], 10**12)] * 2
+        assert [(f.gpus, f.rate) for f in rows_of(store, LeaseRow)] == [([0], 10**12)] * 2

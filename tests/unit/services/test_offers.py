@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from marketplace.db.tables import AskRow, GpuRow, NodeRow, OrderEntryRow
 from marketplace.errors import (
     AlreadyExists,
     Conflict,
@@ -20,6 +21,7 @@ from marketplace.wire.nodes import NewNode
 from settlement.eip712 import Domain, text32
 from settlement.orders import Ask
 from settlement.signing import LocalSigner, sign
+from tests.databases import rows_of
 from tests.market_world import H100, World, gpu, job_spec
 
 
@@ -43,14 +45,14 @@ def create(world: World, ask: Ask, signature: bytes | None = None) -> str:
 def test_a_gpu_is_listed_once_in_the_whole_market(world: World) -> None:
     first = world.node()
     with world.database.read() as store:
-        taken = store.gpus.find(node_id=first)[0].uuid
+        taken = rows_of(store, GpuRow, node_id=first)[0].uuid
     new, clash = (gpu(uuid, simulated=False) for uuid in ("GPU-new", taken))
     with pytest.raises(AlreadyExists) as refusal:
         _register(world, (new, clash))
     assert refusal.value.problems[0].pointer == "/gpus/1/uuid"
     with world.database.read() as store:
         assert store.gpus.get("GPU-new") is None
-        assert store.nodes.one(number=77) is None
+        assert rows_of(store, NodeRow, number=77) == []
 
 
 def _register(
@@ -273,8 +275,8 @@ def test_an_ask_that_contradicts_its_node_or_market_is_refused(
         create(world, ask)
     assert f"/ask/{member}" in [p.pointer for p in refusal.value.problems]
     with world.database.read() as store:
-        assert store.asks.find() == []
-        assert store.order_log.find() == []
+        assert rows_of(store, AskRow) == []
+        assert rows_of(store, OrderEntryRow) == []
 
 
 def test_an_ask_signed_by_another_or_for_another_contract_is_refused(world: World) -> None:
@@ -319,9 +321,8 @@ def test_the_book_is_shown_best_price_first_with_what_is_free(world: World) -> N
     dear, cheap = world.ask(price="2.80"), world.ask(world.node(gpus=2), price="1.90")
     world.fund()
     world.open()
-    with world.database.read() as store:
-        book = world.catalog.quotes.book(store, None)
-        assert world.catalog.quotes.book(store, "A100-80GB-SXM").asks == ()
+    book = world.catalog.quotes.book(None)
+    assert world.catalog.quotes.book("A100-80GB-SXM").asks == ()
     assert [row.ask_id for row in book.asks] == [cheap, dear]
     assert [row.free_gpu_milli for row in book.asks] == [1_000, 1_000]
     assert book.depth == {H100: 2_000}

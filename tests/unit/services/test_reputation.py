@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from marketplace.domain.life import BROKEN_REASONS
-from marketplace.services.bookkeeper import Bookkeeper
-from marketplace.services.reputation import is_broken
+from marketplace.db.tables import AskRow, NodeRow
+from marketplace.services.reputation import BROKEN_REASONS, is_broken
 from marketplace.services.views import ask_view, node_view
-from tests.market_world import World, market
+from tests.databases import rows_of
+from tests.market_world import World
 
 PICKY = {"placement": {"min_reliability": "0.95"}}
 
 
 def facts(world: World) -> set[int]:
-    """The reliability of every node, as stored and as in a book rebuilt from the log."""
+    """The reliability of every node, as stored and as in the book."""
+    world.match()
     with world.database.read() as store:
-        stored = {node.reliability_milli for node in store.nodes.find()}
-        with Bookkeeper(market()).view(store) as book:
-            assert {ask.node.reliability_milli for ask in book.asks()} == stored
+        stored = {node.reliability_milli for node in rows_of(store, NodeRow)}
+    with world.catalog.matcher.books.view() as book:
+        assert {ask.node.reliability_milli for ask in book.asks()} == stored
     return stored
 
 
@@ -52,10 +52,10 @@ def open_world(world: World) -> World:
 
 def test_newcomer_is_shown_with_its_figure_and_unverified(open_world: World) -> None:
     with open_world.database.read() as store:
-        (node,), (ask,) = store.nodes.find(), store.asks.find()
-        shown = node_view(store, node)
+        (node,), (ask,) = rows_of(store, NodeRow), rows_of(store, AskRow)
+        shown = node_view(node, [])
         offered = ask_view(store, ask, open_world.clock())
-        rested = open_world.catalog.quotes.book(store, None).asks[0]
+        rested = open_world.catalog.quotes.book(None).asks[0]
     for view in (shown, offered, rested):
         assert (view.to_json()["reliability"], view.verified) == ("0.95", False)
 
@@ -83,7 +83,7 @@ def test_a_second_node_begins_where_its_provider_is(open_world: World) -> None:
     lose(open_world)
     open_world.node()
     with open_world.database.read() as store:
-        assert [node.reliability_milli for node in store.nodes.find()] == [904, 904]
+        assert [node.reliability_milli for node in rows_of(store, NodeRow)] == [904, 904]
 
 
 def test_job_that_wants_verified_nodes_is_told_that_there_are_none(open_world: World) -> None:
@@ -113,5 +113,6 @@ def test_only_what_is_the_providers_fault_counts_against_it(
     open_world: World, stop: str | None, outcome: dict[str, str] | None, broken: bool
 ) -> None:
     _, lease_id = open_world.open()
-    lease = replace(open_world.lease(lease_id), stop_requested=stop, outcome=outcome)
+    lease = open_world.lease(lease_id)
+    lease.stop_requested, lease.outcome = stop, outcome
     assert is_broken(lease) is broken

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from marketplace.db.tables import ReceiptRow
 from marketplace.services import settling
-from marketplace.services.common import tries_of
 from settlement.ports import IntentKind, IntentState
+from tests.databases import rows_of
 from tests.market_world import TOKEN, World
 
 
@@ -169,7 +170,7 @@ def test_after_end_and_window_the_rest_is_refunded_without_anyone(world: World) 
     paid = 5_000 * 2500 * TOKEN // 3_600_000_000
     assert world.chain.balances[world.buyer.address] == 100 * TOKEN - paid
     with world.database.read() as store:
-        (row,) = store.receipts.find()
+        (row,) = rows_of(store, ReceiptRow)
     assert row.document["conserved"] is True
 
 
@@ -228,7 +229,7 @@ def test_a_refund_that_died_is_asked_for_again_at_ever_longer_pauses(world: Worl
     world.chain.mine()
     assert world.lease(lease_id).state == "closed"
     with world.database.read() as store:
-        tries = tries_of(store, name)
+        tries = store.tries(name)
     assert (tries.key, tries.dead, tries.is_free) == (f"{name}/4", 3, False)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from marketplace.db.store import CANCEL_TRIES
+from marketplace.db.tables import LeaseRow
 from marketplace.errors import (
     AlreadyExists,
     Conflict,
@@ -12,11 +14,11 @@ from marketplace.errors import (
     MarketError,
     NotFound,
 )
-from marketplace.services.ports import CANCEL_TRIES
 from marketplace.wire.orders import SignedCancel
 from settlement.orders import Cancel
 from settlement.ports import IntentKind
 from settlement.signing import LocalSigner, sign
+from tests.databases import rows_of
 from tests.market_world import TOKEN, World
 
 
@@ -116,8 +118,7 @@ def test_all_older_orders_are_cancelled_and_a_later_one_is_not(world: World) -> 
         cancels.submit(store, caller, signed)
     job_id, _ = world.open()
     with world.database.read() as store:
-        lease = store.leases.one(job_id=job_id)
-    assert lease is not None
+        (lease,) = rows_of(store, LeaseRow, job_id=job_id)
     assert lease.ask_id == later
 
 

@@ -34,8 +34,8 @@ def test_a_receipt_leads_from_readings_to_transactions(world: World) -> None:
     job_id, lease_id = world.run(1_800, max_duration="1h")
     lease = world.lease(lease_id)
     with world.database.read() as store:
-        receipt = receipt_view(store.receipts.find(job_id=job_id)[0])
-        events = [event_view(row) for row in store.events.find(job_id=job_id, type="receipt")]
+        receipt = receipt_view(store.receipts.of_job(job_id)[0])
+        events = [event_view(row) for row in store.events.after(job_id, 0, 100, "receipt")]
     assert (receipt.readings, receipt.simulated, receipt.gpu_seconds) == (2, True, 1_800)
     assert (receipt.rate, receipt.rate_unit) == (Decimal(2), "token per hour")
     assert (receipt.gross.atoms, receipt.fee.atoms, receipt.net.atoms) == (TOKEN, 0, TOKEN)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -16,25 +15,18 @@ from marketplace.wire.orders import SignedCancel
 from settlement.eip712 import checksum
 from settlement.errors import ChainUnavailable
 from settlement.signing import LocalSigner, sign
-from tests.fakes import FakeChain
-from tests.market_world import World, job_spec, key_draft, key_of, memory_world
+from tests.market_world import World, job_spec, key_draft, key_of
 from tests.wallet_cases import BAD, OWNER, WalletCases, Wallets
 
 WALLET = checksum("0x" + "c0" * 20)
 
 
-def known(**more: Any) -> FakeChain:
-    """A chain on which OWNER owns WALLET."""
-    chain = memory_world().chain
-    chain.wallets[WALLET] = OWNER.address
-    return replace(chain, **more)
-
-
 class TestFakeWallets(WalletCases):
     @pytest.fixture
-    def wallets(self) -> Wallets:
+    def wallets(self, owned: World) -> Wallets:
         bad = {kind: key_of(kind).address for kind in BAD}
-        return Wallets(known(), known(down=ChainUnavailable("away")), WALLET, bad)
+        away = replace(owned.chain, down=ChainUnavailable("away"))
+        return Wallets(owned.chain, away, WALLET, bad)
 
 
 def caller(*scopes: str) -> Principal:
@@ -60,8 +52,8 @@ def make_key(world: World, signer: LocalSigner) -> Principal:
 def put_ask(world: World, signer: LocalSigner, who: Principal) -> str:
     node_id = world.node()
     with world.database.write() as store:
-        node = replace(store.nodes.get(node_id), provider=WALLET)
-        store.nodes.put(node)
+        node = store.nodes.need(node_id)
+        node.provider = WALLET
     terms = {"meter": world.meter.address, "prices": {"gpu_hour": "2.50"}}
     draft = AskDraft.model_validate({"node_id": node_id, **terms})
     ask = world.catalog.asks.prepare(node, draft, 1)

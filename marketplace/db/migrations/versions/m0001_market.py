@@ -104,6 +104,14 @@ def _marks() -> None:
     )
 
 
+def _book_snapshots() -> None:
+    op.create_table(
+        "book_snapshots",
+        sa.Column("seq", sa.BigInteger(), primary_key=True),
+        sa.Column("data", sa.LargeBinary(), nullable=False),
+    )
+
+
 def _nodes() -> None:
     op.create_table(
         "nodes",
@@ -203,28 +211,12 @@ def _jobs() -> None:
     )
 
 
-def _fills() -> None:
-    op.create_table(
-        "fills",
-        sa.Column("id", sa.String(40), primary_key=True),
-        sa.Column("seq", sa.BigInteger(), nullable=False, index=True),
-        sa.Column("job_id", sa.String(), sa.ForeignKey("jobs.id"), nullable=False, index=True),
-        sa.Column("bid_id", sa.String(), sa.ForeignKey("bids.id"), nullable=False),
-        sa.Column("ask_id", sa.String(), sa.ForeignKey("asks.id"), nullable=False, index=True),
-        sa.Column("lease_id", sa.String(), nullable=False, index=True),
-        sa.Column("rate", Atoms(), nullable=False),
-        sa.Column("prices", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("gpus", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("created_ms", sa.BigInteger(), nullable=False),
-        sa.UniqueConstraint("bid_id", "ask_id", name="uq_fills_bid_ask"),
-    )
-
-
 def _leases() -> None:
     op.create_table(
         "leases",
         sa.Column("id", sa.String(40), primary_key=True),
         sa.Column("lease_no", sa.String(34), nullable=False, unique=True),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
         sa.Column("job_id", sa.String(), sa.ForeignKey("jobs.id"), nullable=False, index=True),
         sa.Column("bid_id", sa.String(), sa.ForeignKey("bids.id"), nullable=False),
         sa.Column("ask_id", sa.String(), sa.ForeignKey("asks.id"), nullable=False, index=True),
@@ -239,6 +231,7 @@ def _leases() -> None:
         sa.Column("prices", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("lock", Atoms(), nullable=False),
         sa.Column("gpu_milli", sa.BigInteger(), nullable=False),
+        sa.Column("gpus", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("funded_seconds", sa.BigInteger(), nullable=False),
         sa.Column("max_seconds", sa.BigInteger(), nullable=False),
         sa.Column("start_limit_seconds", sa.BigInteger(), nullable=False),
@@ -276,6 +269,7 @@ def _leases() -> None:
         sa.Column("closed_tx", sa.String(), nullable=True),
         sa.Column("closed_ms", sa.BigInteger(), nullable=True),
         sa.Column("refused_count", sa.Integer(), nullable=False),
+        sa.UniqueConstraint("bid_id", "ask_id", name="uq_leases_bid_ask"),
     )
 
 
@@ -400,10 +394,10 @@ TABLES = (
     _marks,
     _nodes,
     _order_log,
+    _book_snapshots,
     _asks,
     _gpus,
     _jobs,
-    _fills,
     _leases,
     _attestations,
     _receipts,

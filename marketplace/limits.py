@@ -1,0 +1,75 @@
+"""How much of anything is accepted, in one place. Inclusive bounds; the unit is in the name.
+
+Bounds of JSON itself (depth, digits, items) are in `settlement.strict_json`; what the contracts
+bound (uint32 and so on) is in `settlement.units`.
+"""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# Files: a job's folder, its outputs, and the blobs that they travel as.
+BLOB_BYTES_MAX = 64 * MIB  # of one blob, and so of a packed folder
+BLOB_BYTES_PER_DAY_MAX = 16 * GIB  # that one account uploads in 24 hours
+ARCHIVE_CONTENT_BYTES_MAX = 4 * GIB  # before packing: bounds the time that it takes, too
+ARCHIVE_ENTRIES_MAX = 100_000  # files, and folders whether they have an entry or not
+ARCHIVE_NAME_BYTES_MAX = KIB  # of one path
+ARCHIVE_NAMES_BYTES_MAX = 16 * MIB  # of all paths together
+ARCHIVE_STEP_BYTES_MAX = 255  # of one step of a path
+ARCHIVE_DEPTH_MAX = 64  # steps of a path
+FOLDER_DEPTH_MAX = 128  # folders inside each other that a job may make
+PATH_CHARS_MAX = 4096  # of a path in a configuration file
+
+# Output of a job, and what it says on its socket.
+LOG_BYTES_MAX = 16 * MIB  # kept of one stream; what comes after is dropped, and the log says so
+LOG_CHUNK_BYTES = 32 * KIB  # that the agent sends at once
+LOG_TEXT_CHARS_MAX = 256 * KIB  # that the server takes at once
+SOCKET_CONNECTIONS_MAX = 16  # open at the same time
+SOCKET_LINE_BYTES_MAX = 4 * KIB
+SOCKET_LINES_PER_SECOND_MAX = 200  # more are read later, never lost
+PROGRESS_CHARS_MAX = 200  # of a progress text
+UNITS_PER_LINE_MAX = 1_000_000  # larger counts in one line are ignored
+
+# A node as its provider lists it.
+NODE_NUMBER_MAX = 2**24 - 1
+NODE_GPUS_MAX = 64
+NODE_NAME_CHARS_MAX = 64
+GPU_UUID_CHARS_MAX = 96
+REGION_CHARS_MAX = 32
+TIER_CHARS_MAX = 32
+INTERVAL_MS_MIN, INTERVAL_MS_MAX = 100, 600_000  # between two attestations
+
+# What an agent's configuration may say.
+POLL_MS_MIN, POLL_MS_MAX = 100, 60_000  # between two questions to the server
+STOP_GRACE_MS_MAX = 600_000  # that a stopped job gets to end by itself
+JOB_PIDS_MIN, JOB_PIDS_MAX = 8, 1_000_000  # processes of one job
+
+# A job file.
+JOB_SECONDS_MAX = 90 * 86_400  # of any duration in it
+JOB_NAME_CHARS_MAX = 64
+JOB_WORD_CHARS_MAX = 32 * KIB  # of one word of a command
+JOB_WORDS_MAX = 256  # of a command
+JOB_REGIONS_MAX = 32
+JOB_PATH_CHARS_MAX = KIB  # of its folder
+JOB_IMAGE_CHARS_MAX = 255
+JOB_OUTPUT_CHARS_MAX = 255  # of a path under /out
+UNIT_CHARS_MAX = 32  # of the name of a counted unit
+
+# Accounts and orders.
+TIME_SECONDS_MAX = 253_402_300_799  # Unix time: the end of the year 9999
+API_KEYS_MAX = 100  # of one account
+LIVE_JOBS_MAX = 2_000  # of one account: each submission adds up what they may lock
+SALT_AHEAD_MAX = 2**20  # beyond the next salt; words on chain are shared by 128 dense salts
+NODE_ASKS_MAX = 64  # of one node, open or suspended: every search of the book looks at them
+
+# Requests, and what a client takes of an answer.
+ANSWER_BYTES_MAX = 64 * MIB  # of any answer: as much as the largest blob
+EVENT_BYTES_MAX = MIB  # of one event of a stream
+BODY_BYTES_MAX = MIB  # of any request but a blob's
+PAGE_ITEMS_MAX = 100
+IDEMPOTENCY_KEY_CHARS_MAX = 128
+LOG_OFFSET_MAX = 2**53 - 1  # what every JSON reader holds exactly
+REASON_CHARS_MAX = 2_000  # of a reason that an agent gives for a job's end
+REASON_CHARS_KEPT = 500  # of which the server keeps so many

@@ -1,0 +1,1 @@
+"""Where the market is put together: settings, loops, roles and what operators run."""

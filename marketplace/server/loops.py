@@ -1,0 +1,97 @@
+"""Loops: threads that do one role's work whenever something happened, and now and then besides."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from marketplace.errors import Unavailable
+from settlement.errors import ChainError, OutboxConflict
+
+SLOWEST_S = 15.0  # the longest pause between two tries while chain or database fail
+log = structlog.get_logger("market")
+
+
+class Loop:
+    """One thread that ticks when woken, and at the latest `period_s` after its last tick.
+
+    A tick that returns True has more to do: the next follows at once. Ticks begin at least
+    `pause_s` apart. `due`: seconds until time alone makes a tick worthwhile; None: never. Faults
+    of chain or database slow the loop down; any other fault ends it and calls `on_fault`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tick: Callable[[], object],
+        period_s: float,
+        *,
+        pause_s: float = 0.0,
+        due: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        self.name = name
+        self.on_fault: Callable[[], None] = lambda: None
+        self.broken = False
+        self._tick = tick
+        self._period_s = period_s
+        self._pause_s = pause_s
+        self._due = due
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin ticking."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Tick now rather than at the end of the period."""
+        self._wake.set()
+
+    def is_alive(self) -> bool:
+        """Whether the loop still ticks."""
+        return self._thread.is_alive()
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Finish the tick at hand and end."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        self.broken = True
+        try:
+            self._loop()
+            self.broken = False
+        finally:
+            if self.broken:
+                self.on_fault()
+
+    def _loop(self) -> None:
+        failures = 0
+        while not self._stopping:
+            self._wake.clear()
+            began = time.monotonic()
+            try:
+                if self._tick() is True:
+                    self._wake.set()
+                failures = 0
+            except (ChainError, Unavailable, OutboxConflict) as error:
+                failures += 1
+                log.warning("tick failed", role=self.name, error=str(error), failures=failures)
+            self._rest(began, failures)
+
+    def _rest(self, began: float, failures: int) -> None:
+        if failures:
+            most = max(self._period_s, SLOWEST_S)
+            self._wake.wait(min(max(self._pause_s, 0.05) * 2 ** min(failures, 20), most))
+            return
+        due = self._due()
+        self._wake.wait(self._period_s if due is None else min(max(0.0, due), self._period_s))
+        early = began + self._pause_s - time.monotonic()
+        if early > 0 and not self._stopping:
+            time.sleep(early)

@@ -1,0 +1,145 @@
+"""The module that jobs import, as a plain import and as a command, against the agent's channel."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from marketplace.agent.channel import JobChannel, Signs
+from marketplace.agent.logs import JobLogs
+from marketplace.agent.runtime.bubblewrap import HELPER_FILE
+from marketplace.limits import UNITS_PER_LINE_MAX
+
+Listening = Callable[[], Signs]
+
+
+@pytest.fixture
+def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listening]:
+    """An agent that listens; asked for what it heard, it stops. Its log is at tmp_path/logs."""
+    folder = tmp_path / ("very-long-folder-name-" * 5)  # above the 108 bytes of a socket's path
+    folder.mkdir()
+    monkeypatch.setenv("COULOMB_SOCKET", str(folder / "job.sock"))
+    monkeypatch.setenv("COULOMB_OUT", str(tmp_path / "out"))
+    logs = JobLogs(tmp_path / "logs")
+    channel = JobChannel(folder, logs, 10**9)
+    (out_r, out), (err_r, err) = os.pipe(), os.pipe()
+    channel.start(out_r, err_r)
+    os.close(out)
+    os.close(err)
+
+    def heard() -> Signs:
+        channel.finish()
+        return channel.signs
+
+    yield heard
+    logs.close()
+
+
+@pytest.fixture
+def helper() -> Iterator[ModuleType]:
+    spec = importlib.util.spec_from_file_location("coulomb_job", HELPER_FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    if module._connection is not None:
+        module._connection.close()
+
+
+def command(*words: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
+    """Run it as a shell job does."""
+    return subprocess.run(
+        [python, "-I", "-S", str(HELPER_FILE), *words], capture_output=True, text=True, check=False
+    )
+
+
+def test_what_a_job_says_reaches_the_agent(
+    said: Listening, helper: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    helper.ready()
+    helper.heartbeat()
+    helper.progress("half way")
+    helper.count(3)
+    helper.count(4)
+    signs = said()
+    assert (signs.ready, signs.heartbeats, signs.units, signs.ignored_lines) == (True, 5, 7, 0)
+    assert (tmp_path / "logs" / "agent").read_text() == "progress: half way\n"
+    assert capsys.readouterr().out == "half way\n"
+
+
+def test_more_units_than_fit_one_line_are_all_counted(said: Listening, helper: ModuleType) -> None:
+    helper.count(2 * UNITS_PER_LINE_MAX + 1)
+    helper.count(0)
+    assert said().units == 2 * UNITS_PER_LINE_MAX + 1
+
+
+def test_a_long_text_of_any_characters_is_one_line(
+    said: Listening, helper: ModuleType, tmp_path: Path
+) -> None:
+    helper.progress("\N{GRINNING FACE}" * 5000)
+    assert said().ignored_lines == 0
+    assert (tmp_path / "logs" / "agent").read_text().count("\N{GRINNING FACE}") == 200
+
+
+def test_units_cannot_be_taken_back(helper: ModuleType) -> None:
+    with pytest.raises(ValueError, match="-1 units"):
+        helper.count(-1)
+
+
+def test_without_a_socket_or_an_agent_a_job_runs_all_the_same(
+    helper: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COULOMB_SOCKET", raising=False)
+    helper.ready()
+    monkeypatch.setenv("COULOMB_SOCKET", str(tmp_path / "gone.sock"))
+    helper.ready()
+    assert helper._connection is None
+
+
+def test_results_and_checkpoints_are_whole_files_among_the_outputs(
+    said: Listening, helper: ModuleType, tmp_path: Path
+) -> None:
+    (tmp_path / "model").write_text("weights")
+    assert helper.checkpoint(tmp_path / "model") == tmp_path / "out" / "model"
+    (tmp_path / "model").write_text("better weights")
+    helper.checkpoint(tmp_path / "model")
+    helper.write_result("sub/pi.json", {"pi": 3})
+    found = {path.name: path.read_text() for path in (tmp_path / "out").rglob("*.*")}
+    assert found == {"pi.json": '{\n  "pi": 3\n}\n'}
+    assert (tmp_path / "out" / "model").read_text() == "better weights"
+    assert said().heartbeats == 2
+
+
+def test_a_shell_job_says_the_same(said: Listening, tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("weights")
+    lines = (["ready"], ["heartbeat"], ["progress", "half"], ["count", "5"])
+    done = [command(*words) for words in (*lines, ["checkpoint", str(tmp_path / "model")])]
+    assert [run.returncode for run in done] == [0] * 5
+    signs = said()
+    assert (signs.ready, signs.heartbeats, signs.units, signs.ignored_lines) == (True, 5, 5, 0)
+    assert (tmp_path / "out" / "model").read_text() == "weights"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "complaint"),
+    [
+        ([], 2, "usage:"),
+        (["reddy"], 2, "usage:"),
+        (["ready", "now"], 2, "usage:"),
+        (["count"], 2, "usage:"),
+        (["count", "many"], 1, "invalid literal"),
+        (["checkpoint", "/nowhere/model"], 1, "No such file"),
+    ],
+)
+def test_a_wrong_command_says_what_is_wrong(words: list[str], code: int, complaint: str) -> None:
+    done = command(*words)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert complaint in done.stderr

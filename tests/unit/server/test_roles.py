@@ -1,0 +1,45 @@
+"""How the API is served."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from marketplace.server.roles import app_of, server_config
+from settlement.eip712 import ZERO_ADDRESS
+from tests.market_world import market
+
+
+def test_api_without_a_known_opener_does_not_start() -> None:
+    runtime: Any = SimpleNamespace(catalog=SimpleNamespace(market=market(opener=ZERO_ADDRESS)))
+    with pytest.raises(ValueError, match="COULOMB_OPENER"):
+        app_of(runtime)
+
+
+@pytest.mark.parametrize(
+    ("proxies", "peer", "seen"),
+    [
+        ("", "127.0.0.1", "127.0.0.1"),
+        ("10.0.0.9", "10.0.0.9", "6.6.6.6"),
+        ("10.0.0.9", "127.0.0.1", "127.0.0.1"),
+    ],
+)
+def test_address_of_a_request_is_the_peer_or_what_a_named_proxy_says(
+    proxies: str, peer: str, seen: str
+) -> None:
+    found = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        found.append(scope["client"][0])
+
+    config = server_config(cast(Any, app), proxies)
+    config.load()
+    scope = {
+        "type": "http", "scheme": "http", "client": (peer, 1),
+        "headers": [(b"x-forwarded-for", b"6.6.6.6")],
+    }  # fmt: skip
+    asyncio.run(config.loaded_app(scope, None, None))
+    assert found == [seen]
