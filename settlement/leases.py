@@ -1,4 +1,4 @@
-"""The escrow's books rebuilt from its events: a pure fold, so a reorg is to drop events and refold.
+"""The escrow's books, rebuilt from its events by a pure fold. After a reorg, fold again.
 
 Every amount equals the contract's storage to the atom. Source: `ComputeEscrow` in contracts.
 """
@@ -31,7 +31,7 @@ from settlement.events import (
 
 
 class LeaseStatus(IntEnum):
-    """State of a lease, numbered as in the contract's slot."""
+    """A lease's status, numbered as in the contract."""
 
     NONE = 0
     ACTIVE = 1
@@ -41,7 +41,7 @@ class LeaseStatus(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class OrderState:
-    """What became of an order: whether a bid of this salt has opened, whether it is cancelled."""
+    """Whether a bid of this salt has opened, and whether the order is cancelled."""
 
     used: bool
     cancelled: bool
@@ -49,7 +49,7 @@ class OrderState:
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """What one deployment fixed for good: token decimals and the fee in basis points."""
+    """A deployment's fixed terms: the token's decimals and the fee in basis points."""
 
     decimals: int = 18
     fee_bps: int = 0
@@ -141,7 +141,7 @@ class LeaseState:
 
 
 def opened(event: Opened) -> LeaseState:
-    """The lease that an Opened event begins."""
+    """The lease that an Opened event describes."""
     return LeaseState(
         lease_no=event.lease_no,
         buyer=event.buyer,
@@ -160,7 +160,7 @@ def opened(event: Opened) -> LeaseState:
 
 
 def apply(lease: LeaseState, event: ChainEvent) -> LeaseState:
-    """The lease after one more of its events; others leave it as it is."""
+    """The lease after one more event. Events of other leases change nothing."""
     if isinstance(event, Settled | SettledMetered):
         for entry in event.entries:
             if entry.lease_no == lease.lease_no:
@@ -197,12 +197,12 @@ def _changed(lease: LeaseState, event: LeaseEvent) -> LeaseState:
 
 
 def _ending(lease: LeaseState, end: int) -> LeaseState:
-    """The lease with another end and the same start."""
+    """The lease with another end but the same start."""
     return replace(lease, end=end, funded=end - lease.start)
 
 
 def fold(events: Iterable[ChainEvent]) -> LeaseState | None:
-    """One lease from all of its events in chain order; None without an Opened."""
+    """One lease after all of its events in chain order; None without an Opened event."""
     lease: LeaseState | None = None
     for event in events:
         if isinstance(event, Opened):
@@ -213,15 +213,16 @@ def fold(events: Iterable[ChainEvent]) -> LeaseState | None:
 
 
 Seat = tuple[bytes, int]
-"""A bid's hash and which of its nodes, from 0."""
+"""A bid's hash and the number of one of its nodes, from 0."""
 
 
 @dataclass(slots=True)
 class EscrowState:
-    """The whole escrow: leases by number, free balances, fees not yet collected, capacity in use.
+    """The whole escrow: leases by number, free balances, uncollected fees, capacity in use.
 
-    Of orders, by account and salt: those that opened, those that were cancelled, and the lowest
-    salts still allowed. Of each seat that has a record the latest lease and what came before it.
+    `used_orders` and `cancelled_orders` hold (account, salt) pairs; `orders_from` is the lowest
+    salt that an account's orders may still have. `seats` holds each seat's latest lease and the
+    most that its earlier leases may cost, for the seats of which the escrow keeps a record.
     """
 
     params: Params
@@ -237,7 +238,7 @@ class EscrowState:
     _unseated: tuple[bytes | None, tuple[bytes, int] | None] = (None, None)
 
     def take(self, event: ChainEvent) -> None:
-        """Move on by one event, in chain order."""
+        """Apply the next event in chain order."""
         match event:
             case Deposited():
                 self._credit(event.account, event.amount)
@@ -257,7 +258,7 @@ class EscrowState:
                 self._move(event.lease_no, event)
 
     def held(self) -> int:
-        """Atoms the escrow must hold: free balances, uncollected fees and locks."""
+        """Atoms that the escrow must hold: free balances, uncollected fees and locks."""
         in_leases = sum(lease.locked(self.params) for lease in self.leases.values())
         return sum(self.balances.values()) + sum(self.fees.values()) + in_leases
 
@@ -279,7 +280,7 @@ class EscrowState:
         self.capacity[place] = self.capacity.get(place, 0) + event.gpu_milli
 
     def _reseat(self, event: OpenedSeat) -> None:
-        """The lease just opened took another seat than a bid of one node has: seat it again."""
+        """Move the lease just opened from seat 0, where `_open` put it, to its real seat."""
         seat, (latest, record) = (event.bid_hash, 0), self._unseated
         self._latest.pop(seat)
         self.seats.pop(seat, None)
@@ -290,7 +291,7 @@ class EscrowState:
         self._sit((event.bid_hash, event.seat), event.lease_no, several=True)
 
     def _sit(self, seat: Seat, number: bytes, several: bool) -> None:
-        """A seat's latest lease. Only a bid of `several` nodes has a record of its first ones."""
+        """Note a seat's latest lease. The first has a record only if the bid has `several`."""
         before = self._latest.get(seat)
         if before is not None:
             earlier = self.seats.get(seat, (b"", 0))[1]
@@ -325,7 +326,7 @@ class EscrowState:
 
 
 def replay(events: Iterable[ChainEvent], params: Params) -> EscrowState:
-    """The escrow's storage from all of its events in chain order."""
+    """The escrow's storage after all of its events in chain order."""
     state = EscrowState(params)
     for event in events:
         state.take(event)
