@@ -6,7 +6,7 @@ Every amount equals the contract's storage to the atom. Source: `ComputeEscrow` 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 
 from settlement import units
@@ -56,10 +56,11 @@ class Params:
 
 
 @dataclass(frozen=True, slots=True)
-class LeaseState:
-    """One lease as the chain has it. `end` is chain time; seconds, ms and atoms as named.
+class ChainLease:
+    """One lease on chain.
 
-    `refunded` went back to the buyer when the lease closed.
+    `end` is chain time and `funded` a duration, both in seconds. `rate` is in 1e-12 token per hour.
+    `refunded` atoms went back to the buyer when the lease closed.
     """
 
     lease_no: bytes
@@ -88,7 +89,7 @@ class LeaseState:
 
     @property
     def start(self) -> int:
-        """Chain time at which it opened."""
+        """Chain time when it opened, in seconds."""
         return self.end - self.funded
 
     @property
@@ -97,11 +98,11 @@ class LeaseState:
         return self.egress_cap_mib > 0 or self.units_cap > 0
 
     def elapsed_ms(self, now: int) -> int:
-        """The most usage the chain accepts at chain time `now`; it pays up to `funded`."""
+        """The most usage that the chain accepts at chain time `now`. It pays at most `funded`."""
         return max(0, now - self.start) * 1000
 
     def released(self, params: Params) -> int:
-        """Gross atoms paid so far, the fee included."""
+        """Gross atoms paid so far, including the fee."""
         return self.time_paid(params) + self.counted_paid(params)
 
     @property
@@ -120,46 +121,33 @@ class LeaseState:
         )
 
     def fees(self, params: Params) -> int:
-        """The fee inside `released`: rounded down on time and on counted separately."""
+        """The fee inside `released`; its parts for time and for counted resources are rounded down."""
         time = units.fee_of(self.time_paid(params), params.fee_bps)
         return time + units.fee_of(self.counted_paid(params), params.fee_bps)
 
     def locked(self, params: Params) -> int:
-        """Atoms still held for this lease: what it may yet release."""
+        """Atoms still locked for this lease."""
         return self.most_released(params) - self.released(params)
 
     def most_released(self, params: Params) -> int:
-        """The most that it may come to in the end."""
+        """The most gross atoms that it may release over its whole life."""
         return self.lock(params) if self.is_open else self.released(params)
 
     def lock(self, params: Params) -> int:
-        """Atoms its present terms lock in all, paid or not."""
+        """Atoms that its current terms lock in total, paid or not."""
         time = units.time_lock(self.rate, self.funded, params.decimals)
         return time + units.counted_lock(
             self.egress_gib, self.unit, self.egress_cap_mib, self.units_cap, params.decimals
         )
 
 
-def opened(event: Opened) -> LeaseState:
+def opened(event: Opened) -> ChainLease:
     """The lease that an Opened event describes."""
-    return LeaseState(
-        lease_no=event.lease_no,
-        buyer=event.buyer,
-        provider=event.provider,
-        witness=event.witness,
-        meter=event.meter,
-        bid_hash=event.bid_hash,
-        ask_hash=event.ask_hash,
-        rate=event.rate,
-        gpu_milli=event.gpu_milli,
-        node=event.node,
-        end=event.end,
-        funded=event.funded,
-        bid_salt=event.bid_salt,
-    )
+    terms = {f.name: getattr(event, f.name) for f in fields(event) if f.name != "locked"}
+    return ChainLease(**terms)
 
 
-def apply(lease: LeaseState, event: ChainEvent) -> LeaseState:
+def apply(lease: ChainLease, event: ChainEvent) -> ChainLease:
     """The lease after one more event. Events of other leases change nothing."""
     if isinstance(event, Settled | SettledMetered):
         for entry in event.entries:
@@ -171,7 +159,7 @@ def apply(lease: LeaseState, event: ChainEvent) -> LeaseState:
     return lease
 
 
-def _changed(lease: LeaseState, event: LeaseEvent) -> LeaseState:
+def _changed(lease: ChainLease, event: LeaseEvent) -> ChainLease:
     match event:
         case OpenedSeat():
             return replace(lease, seat=event.seat)
@@ -196,14 +184,14 @@ def _changed(lease: LeaseState, event: LeaseEvent) -> LeaseState:
     return lease
 
 
-def _ending(lease: LeaseState, end: int) -> LeaseState:
+def _ending(lease: ChainLease, end: int) -> ChainLease:
     """The lease with another end but the same start."""
     return replace(lease, end=end, funded=end - lease.start)
 
 
-def fold(events: Iterable[ChainEvent]) -> LeaseState | None:
+def fold(events: Iterable[ChainEvent]) -> ChainLease | None:
     """One lease after all of its events in chain order; None without an Opened event."""
-    lease: LeaseState | None = None
+    lease: ChainLease | None = None
     for event in events:
         if isinstance(event, Opened):
             lease = opened(event)
@@ -226,7 +214,7 @@ class EscrowState:
     """
 
     params: Params
-    leases: dict[bytes, LeaseState] = field(default_factory=dict)
+    leases: dict[bytes, ChainLease] = field(default_factory=dict)
     balances: dict[str, int] = field(default_factory=dict)
     fees: dict[str, int] = field(default_factory=dict)
     capacity: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -333,7 +321,7 @@ def replay(events: Iterable[ChainEvent], params: Params) -> EscrowState:
     return state
 
 
-def _settled(lease: LeaseState, entry: SettledEntry, metered: bool) -> LeaseState:
+def _settled(lease: ChainLease, entry: SettledEntry, metered: bool) -> ChainLease:
     if not metered:
         return replace(lease, used_ms=entry.ms)
     return replace(lease, used_ms=entry.ms, egress_mib=entry.egress_mib, units=entry.units)

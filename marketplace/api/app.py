@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp
@@ -12,6 +12,7 @@ from marketplace.api.edge import PREFIX, Edge
 from marketplace.api.limits import Gate, Limits
 from marketplace.api.metrics import Metrics
 from marketplace.api.metrics import router as scraped
+from marketplace.api.openapi import finished
 from marketplace.api.routes import (
     accounts,
     asks,
@@ -48,18 +49,19 @@ class MarketApi(FastAPI):
 
     limits: Limits = Limits()
 
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, made once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = finished(super().openapi())
+        return self.openapi_schema
+
     def build_middleware_stack(self) -> ASGIApp:
         """The usual stack with the gate around it."""
         inner, edge = super().build_middleware_stack(), self.state.edge
         return Gate(inner, self.limits, self.state.metrics, edge.account_of)
 
 
-def create_api(
-    catalog: Catalog,
-    database: Database,
-    limits: Limits | None = None,
-    wake: Callable[[], None] = lambda: None,
-) -> MarketApi:
+def create_api(catalog: Catalog, database: Database, limits: Limits | None = None) -> MarketApi:
     """The application over ready-made services; it starts no thread and opens nothing."""
     app = MarketApi(
         title="Coulomb",
@@ -70,7 +72,7 @@ def create_api(
         redoc_url=None,
     )
     app.limits = limits or Limits()
-    app.state.edge = Edge(catalog, database, app.limits, wake)
+    app.state.edge = Edge(catalog, database, app.limits)
     app.state.metrics = Metrics()
     problems.install(app)
     root = APIRouter(prefix=PREFIX)

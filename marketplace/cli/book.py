@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from marketplace.cli.context import Format, current
-from marketplace.cli.failures import ExitCode
 from marketplace.cli.output import columns, note, show, show_rows
+from marketplace.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

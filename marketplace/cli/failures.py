@@ -6,25 +6,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
-
-
-class ExitCode(IntEnum):
-    """What a command ends with."""
-
-    OK = 0
-    ERROR = 1
-    USAGE = 2
-    AUTH = 3
-    NOT_FOUND = 4
-    CONFLICT = 5
-    FUNDS = 6
-    NO_CAPACITY = 7
-    JOB_FAILED = 8
-    CHAIN = 9
-    RETRY_LATER = 75
-    TIMED_OUT = 124
-    INTERRUPTED = 130
+from marketplace.errors import ExitCode
 
 
 def known_errors() -> tuple[type[Exception], ...]:

@@ -10,7 +10,6 @@ import typer
 
 from marketplace.cli.book import explain
 from marketplace.cli.context import Format, confirm, current
-from marketplace.cli.failures import ExitCode
 from marketplace.cli.following import Follower, why_text
 from marketplace.cli.output import (
     cell,
@@ -22,6 +21,7 @@ from marketplace.cli.output import (
     stream_rows,
     warn,
 )
+from marketplace.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -206,14 +206,14 @@ def result(
 
 def _plan_row(order: Order, currency: str) -> dict[str, Any]:
     """The plan as one row: the price, the most it can cost, the total set aside for it."""
-    from marketplace.domain.pricing import Money
     from marketplace.domain.reader import duration_text
+    from marketplace.wire.base import Money
 
     plan, spec = order.plan, order.spec
     row: dict[str, Any] = {
         "name": spec.name,
         "maximum_cost": plan.max_cost,
-        "budget": Money(spec.max_total_atoms, currency).to_json(),
+        "budget": Money.of(spec.max_total_atoms, currency, 18).to_json(),
         "maximum_duration": duration_text(spec.max_seconds),
         "balance": plan.balance,
         "shortfall": plan.shortfall,

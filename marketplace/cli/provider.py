@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from marketplace.cli.context import confirm, current
-from marketplace.cli.failures import ExitCode
 from marketplace.cli.output import columns, note, show, show_rows, warn
+from marketplace.errors import ExitCode
 
 if TYPE_CHECKING:
     from marketplace.agent.config import AgentConfig, NodeConfig

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 ORDERS, OUTBOX, CHAIN, EVERYTHING = "orders", "outbox", "chain", "*"
+UNTOLD_S = 5.0
+"""How often to look although nothing was told: on SQLite another process's commits go untold."""
 
 
 def job_topic(job_id: str) -> str:

@@ -18,9 +18,9 @@ log = structlog.get_logger("market")
 class Loop:
     """One thread that ticks when woken, and at the latest `period_s` after its last tick.
 
-    Ticks begin at least `pause_s` apart. `due`: seconds until time alone makes a tick worthwhile;
-    None: never. Faults of chain or database slow the loop down; any other fault ends it and calls
-    `on_fault`.
+    A tick that returns True has more to do: the next follows at once. Ticks begin at least
+    `pause_s` apart. `due`: seconds until time alone makes a tick worthwhile; None: never. Faults
+    of chain or database slow the loop down; any other fault ends it and calls `on_fault`.
     """
 
     def __init__(
@@ -77,7 +77,8 @@ class Loop:
             self._wake.clear()
             began = time.monotonic()
             try:
-                self._tick()
+                if self._tick() is True:
+                    self._wake.set()
                 failures = 0
             except (ChainError, Unavailable, OutboxConflict) as error:
                 failures += 1

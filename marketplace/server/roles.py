@@ -24,7 +24,7 @@ from marketplace.api.app import MarketApi, create_api
 from marketplace.data import load_tiers
 from marketplace.db.blob_files import BlobFolder
 from marketplace.db.chain_events import SqlEventStore
-from marketplace.db.changes import CHAIN, ORDERS, OUTBOX
+from marketplace.db.changes import CHAIN, ORDERS, OUTBOX, UNTOLD_S
 from marketplace.db.listener import Listener
 from marketplace.db.outbox import SqlOutbox
 from marketplace.db.store import Database
@@ -45,8 +45,6 @@ from settlement.relayer import Relayer, RelayerSettings
 from settlement.signing import TransactionSigner
 from settlement.vetting import NOTHING_TO_SETTLE, Vetting
 
-UNTOLD_S = 5.0
-"""How often a loop looks although nothing woke it: what another process did may go untold."""
 WATCH_S = 1.0
 SNAPSHOTS_S = 30.0
 FORGET_S = 600.0
@@ -167,7 +165,7 @@ def build(
     if "indexer" in settings.roles:
         events = SqlEventStore(database, catalog.projection)
         indexer = Indexer(events, client, escrow, deployment.block, settings.confirmations)
-        _add(runtime, Loop("indexer", indexer.tick, UNTOLD_S), CHAIN)
+        _add(runtime, Loop("indexer", lambda: _read_on(indexer), UNTOLD_S), CHAIN)
     if "relayer" in settings.roles and signer is not None:
         vetting = Vetting(escrow, signer.address)
         relaying = RelayerSettings(confirmations=settings.confirmations)
@@ -199,7 +197,8 @@ def _add_relayer(runtime: Runtime, relayer: Relayer) -> None:
 
 def _add_matcher(runtime: Runtime) -> None:
     catalog = runtime.catalog
-    matcher = Loop("matcher", catalog.matcher.tick, UNTOLD_S, due=catalog.matcher.due_s)
+    take = catalog.matcher.tick
+    matcher = Loop("matcher", lambda: take() > 0, UNTOLD_S, due=catalog.matcher.due_s)
     _add(runtime, matcher, ORDERS)
     _add(runtime, Loop("watchdog", lambda: _watch(catalog), WATCH_S))
     _add(runtime, Loop("snapshots", catalog.matcher.books.save, SNAPSHOTS_S))
@@ -220,6 +219,12 @@ class _HeadWatch:
         if head != self._seen:
             self._seen = head
             self._database.changes.tell([CHAIN])
+
+
+def _read_on(indexer: Indexer) -> bool:
+    """One tick; whether blocks are left that the next could read."""
+    read = indexer.tick()
+    return read.blocks > 0 and read.behind > 0
 
 
 def _watch(catalog: Catalog) -> None:

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from marketplace.domain.pricing import Money, from_scaled
+from marketplace.domain.pricing import DECIMALS, from_scaled
 from marketplace.sdk.purchases import transaction_lines
 from scripts.demo_lib.books import Sheet
 from scripts.demo_lib.people import Provider
@@ -161,7 +161,7 @@ def show_sheet(screen: Screen, sheet: Sheet, sound: bool) -> None:
         ("tokens the escrow holds", sheet.held),
     )
     for name, atoms in rows:
-        table.add_row(name, Money(atoms).to_json()["amount"], str(atoms))
+        table.add_row(name, from_scaled(atoms, DECIMALS), str(atoms))
     screen.results.print()
     screen.results.print(table)
     verdict = "every atom is accounted for" if sound else "THE BOOKS DO NOT ADD UP"

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from marketplace.api.limits import Limits
-from marketplace.api.problems import KINDS
+from marketplace.db.changes import job_topic
 from marketplace.db.tables import ApiKeyRow, BidRow, JobRow, LeaseRow, OrderEntryRow
+from marketplace.errors import ERRORS
 from settlement.errors import ChainUnavailable
 from tests.api_client import Api, problem
 from tests.databases import rows_of
@@ -32,7 +33,7 @@ def test_every_error_is_a_problem_document(api: Api) -> None:
 
 def test_every_code_is_listed_with_its_meaning(api: Api) -> None:
     listed = api.ok(api.call("GET", "/problems"))["data"]
-    assert {kind["code"] for kind in listed} == set(KINDS)
+    assert {kind["code"] for kind in listed} == set(ERRORS)
     for kind in listed:
         assert api.ok(api.call("GET", f"/problems/{kind['code']}")) == kind
 
@@ -381,6 +382,35 @@ def test_a_jobs_events_are_streamed_and_resumed_after_the_last_seen(api: Api) ->
     for bad in ("x", "-1", "9" * 19, "9" * 30):
         refusal = api.call("GET", path, api.buyer, headers={"Last-Event-ID": bad})
         problem(refusal, 422, "invalid_request")
+
+
+def test_a_stream_tells_at_once_what_was_committed(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marketplace.api.sse.UNTOLD_S", 3_600.0)
+    world = api.world
+    world.ask()
+    world.fund()
+    job_id, lease_id = world.open()
+    path, headers = f"/jobs/{job_id}/events", {"Authorization": f"Bearer {api.buyer}"}
+
+    async def watch() -> list[tuple[int, str, dict[str, Any]]]:
+        stream = asyncio.create_task(api.http.get(path, headers=headers))
+        while job_topic(job_id) not in world.database.changes._waiting:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        for act in (
+            lambda: world.use(lease_id, 0, 0),
+            lambda: world.finish(lease_id, 1, 1_000),
+            lambda: world.close(lease_id),
+            world.chain.mine,
+        ):
+            await asyncio.to_thread(act)
+        return events((await asyncio.wait_for(stream, 30)).text)
+
+    seen = api.runner.run(watch())
+    assert [data["state"] for _, kind, data in seen if kind == "status"][-1] == "succeeded"
+    assert seen[-1][1] == "receipt"
+    assert job_topic(job_id) not in world.database.changes._waiting
 
 
 def test_a_receipt_maps_usage_to_rate_to_cost_to_transactions(api: Api) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from marketplace.cli.failures import ExitCode
+from marketplace.errors import ExitCode
 from marketplace.sdk.profile import ProfileFile
 from tests.unit.cli.conftest import Run
 from tests.unit.sdk.market import BUYER, FakeMarket, money

@@ -13,8 +13,9 @@ from typer.main import get_command
 
 from marketplace import errors as market_errors
 from marketplace.agent.errors import AgentConfigError, RuntimeUnavailable
-from marketplace.cli.failures import ExitCode, describe, exit_code_of
+from marketplace.cli.failures import describe, exit_code_of
 from marketplace.cli.main import app, hoist, main
+from marketplace.errors import ExitCode
 from marketplace.sdk import errors as sdk
 from settlement import errors as settlement
 from tests.unit.cli.conftest import Run

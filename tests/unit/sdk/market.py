@@ -15,7 +15,8 @@ from marketplace.data import load_tiers
 from marketplace.domain.bidding import bid_template
 from marketplace.domain.jobfile import parse_job
 from marketplace.domain.key_request import KeyRequest
-from marketplace.domain.pricing import Money, prices_from_json
+from marketplace.domain.pricing import prices_from_json
+from marketplace.wire.base import Money
 from settlement.eip712 import Domain, text32
 from settlement.orders import Ask, Bid
 from settlement.signing import LocalSigner, verify
@@ -29,7 +30,7 @@ Bend = Callable[[dict[str, Any]], None]
 
 
 def money(atoms: int) -> dict[str, str]:
-    return Money(atoms).to_json()
+    return Money.of(atoms, "CMP", 18).to_json()
 
 
 @dataclass

@@ -55,6 +55,21 @@ def test_loop_ticks_at_once_when_woken() -> None:
     loop.stop()
 
 
+def test_loop_ticks_again_at_once_while_there_is_more_to_do() -> None:
+    ticked = threading.Semaphore(0)
+    more = iter([True, True])
+
+    def tick() -> bool:
+        ticked.release()
+        return next(more, False)
+
+    loop = Loop("indexer", tick, 3600)
+    loop.start()
+    assert all(ticked.acquire(timeout=20) for _ in range(3))
+    assert not ticked.acquire(timeout=0.2)
+    loop.stop()
+
+
 def test_loop_ticks_when_time_alone_is_due() -> None:
     ticked = threading.Semaphore(0)
     dues = iter([0.01])
