@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from marketplace.errors import InvalidInput, Problem
-from settlement.eip712 import Struct, from_text32, text32
+from settlement.eip712 import (
+    Address,
+    Bytes32,
+    Struct,
+    Uint40,
+    Uint128,
+    Uint256,
+    from_text32,
+    text32,
+)
 from settlement.errors import FieldError
 
 SCOPES = ("buyer", "provider", "operator")
@@ -20,24 +28,13 @@ class KeyRequest(Struct):
     `scopes` is text: scope names joined by commas. A nonce of an account is taken once.
     """
 
-    primary: ClassVar[str] = "KeyRequest"
-    schema: ClassVar[tuple[tuple[str, str], ...]] = (
-        ("address", "account"),
-        ("bytes32", "name"),
-        ("bytes32", "scopes"),
-        ("uint40", "issuedAt"),
-        ("uint40", "expiresAt"),
-        ("uint128", "spendCap"),
-        ("uint256", "nonce"),
-    )
-
-    account: str
-    name: bytes
-    scopes: bytes
-    issued_at: int
-    expires_at: int
-    spend_cap: int
-    nonce: int
+    account: Address
+    name: Bytes32
+    scopes: Bytes32
+    issued_at: Uint40
+    expires_at: Uint40
+    spend_cap: Uint128
+    nonce: Uint256
 
     @property
     def scope_names(self) -> tuple[str, ...]:

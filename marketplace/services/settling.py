@@ -91,7 +91,7 @@ class Settling:
         vouchers = [signed_voucher(row, lease) for row, lease in batch]
         kind = IntentKind.SETTLE_METERED if metered else IntentKind.SETTLE
         key = new_id("settle")
-        data = self.calls.settle_all(vouchers, metered)
+        data = self.calls.settle(vouchers, metered)
         store.enqueue(kind, key, self.calls.payload(data))
         for row, _ in batch:
             row.intent = key
