@@ -49,8 +49,8 @@ class Chain(Protocol):
         ...
 
 
-class _RevertData(EthereumTesterProvider):
-    """Answers a revert with its data, as nodes do; eth-tester's own hides it in a message.
+class _LikeANode(EthereumTesterProvider):
+    """Answers a revert with its data and a block's numbers in hex, as nodes do.
 
     Estimates are made on the latest block: eth-tester makes none on the pending one.
     """
@@ -59,7 +59,7 @@ class _RevertData(EthereumTesterProvider):
         if method == "eth_estimateGas":
             params = params[:1]
         try:
-            return super().make_request(method, params)
+            answer = super().make_request(method, params)
         except TransactionFailed as error:
             text = str(error).removeprefix("execution reverted: ")
             data = ast.literal_eval(text) if text.startswith(("b'", 'b"')) else b""
@@ -68,6 +68,11 @@ class _RevertData(EthereumTesterProvider):
                 "id": 0,
                 "error": {"code": 3, "message": "execution reverted", "data": "0x" + data.hex()},
             }
+        if method == "eth_getBlockByNumber" and answer.get("result"):
+            block = {**answer["result"], "parentHash": answer["result"]["parent_hash"]}
+            hexed = {name: hex(block[name]) for name in ("number", "timestamp")}
+            return {**answer, "result": block | hexed}
+        return answer
 
 
 class EvmChain:
@@ -78,7 +83,7 @@ class EvmChain:
             DEV_MNEMONIC, num_accounts=10, hd_path="m/44'/60'/0'/0"
         )
         self.tester = EthereumTester(backend)
-        self.client = ChainClient("tester", TESTER_CHAIN_ID, provider=_RevertData(self.tester))
+        self.client = ChainClient("tester", TESTER_CHAIN_ID, provider=_LikeANode(self.tester))
 
     def warp(self, seconds: int) -> None:
         self.tester.time_travel(self.client.timestamp() + seconds)
