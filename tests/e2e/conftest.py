@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.e2e.programs import PATIENCE_S
 from tests.e2e.world import World
+
+STORY_S = 2 * PATIENCE_S
 
 Story = Callable[[World], Any]
 
@@ -19,14 +23,14 @@ class Stories:
     def __init__(self, world: World, stories: list[Story], pool: ThreadPoolExecutor) -> None:
         self._told: dict[Story, Future[Any]] = {s: pool.submit(s, world) for s in stories}
 
-    def outcome(self, story: Story, seconds: float = 110.0) -> Any:
+    def outcome(self, story: Story, seconds: float = STORY_S) -> Any:
         """What a story came to; raises what it raised."""
         return self._told[story].result(seconds)
 
     def all(self) -> None:
         """Wait until every story is over, however it ended."""
         for future in self._told.values():
-            future.exception(280.0)
+            future.exception(STORY_S)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +48,14 @@ def stories(request: pytest.FixtureRequest, world: World) -> Iterator[Stories]:
     prepare(world)
     with ThreadPoolExecutor(len(told)) as pool:
         yield Stories(world, told, pool)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test may take as long as its world's stories, unless it says otherwise."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(STORY_S + PATIENCE_S))
 
 
 @pytest.hookimpl(wrapper=True)
