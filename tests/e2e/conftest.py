@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.programs import PATIENCE_S
 from tests.e2e.world import World
 
-STORY_S = 2 * PATIENCE_S
+STORY_S = 400.0
 
 Story = Callable[[World], Any]
 
@@ -48,14 +46,6 @@ def stories(request: pytest.FixtureRequest, world: World) -> Iterator[Stories]:
     prepare(world)
     with ThreadPoolExecutor(len(told)) as pool:
         yield Stories(world, told, pool)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test may take as long as its world's stories, unless it says otherwise."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(STORY_S + PATIENCE_S))
 
 
 @pytest.hookimpl(wrapper=True)

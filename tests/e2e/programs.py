@@ -16,7 +16,7 @@ from typing import TypeVar
 ROOT = Path(__file__).resolve().parents[2]
 COULOMB = str(Path(sys.executable).with_name("coulomb"))
 STOP_SECONDS = 60.0
-PATIENCE_S = 300.0
+PATIENCE_S = 180.0
 """How long a test waits for what must come: only a machine that is far too busy takes so long."""
 T = TypeVar("T")
 

@@ -72,7 +72,6 @@ def _chain(result: dict[str, Any]) -> tuple[ChainClient, Escrow, Token]:
     return client, escrow, Token(client, contracts["ComputeToken"])
 
 
-@pytest.mark.timeout(SECONDS + 60)
 def test_jobs_end_in_every_way(result: dict[str, Any]) -> None:
     states = Counter(job["state"] for job in result["jobs"])
     assert states["succeeded"] >= 6

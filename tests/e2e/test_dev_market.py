@@ -69,7 +69,6 @@ def test_dev_up_gives_a_funded_market_and_leaves_nothing_behind(dev: Dev, tmp_pa
     wait_for("the chain's port is free", lambda: not listens(port))
 
 
-@pytest.mark.timeout(300)  # nine commands, one after another
 def test_a_second_one_changes_nothing_and_a_killed_one_goes_on(dev: Dev) -> None:
     first = dev.up()
     first.says(r"export ETH_RPC_URL=(\S+)")
