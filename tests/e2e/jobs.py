@@ -39,7 +39,7 @@ def until_running(world: World, handle: JobHandle) -> Lease:
         assert not job.is_final, job
         return job.state == "running"
 
-    world.wait_for(f"{handle.id} runs", running, 30)
+    world.wait_for(f"{handle.id} runs", running)
     lease = handle.lease()
     assert lease is not None
     return lease
@@ -52,7 +52,7 @@ def until_opened(world: World, handle: JobHandle) -> Lease:
         lease = handle.lease()
         return lease if lease is not None and lease.terms is not None else None
 
-    found: Lease = world.wait_for(f"the lease of {handle.id} opens", opened, 30)
+    found: Lease = world.wait_for(f"the lease of {handle.id} opens", opened)
     return found
 
 
@@ -65,7 +65,7 @@ def until_countersigned(
         found = [a for a in client.leases.attestations(lease_id) if a.voucher is not None]
         return found if len(found) >= count else None
 
-    found: list[Attestation] = world.wait_for(f"{count} vouchers of {lease_id}", enough, 30)
+    found: list[Attestation] = world.wait_for(f"{count} vouchers of {lease_id}", enough)
     return found
 
 

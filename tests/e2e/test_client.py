@@ -16,7 +16,7 @@ import pytest
 from marketplace.sdk import AsyncCoulomb, Attestation, Coulomb, Job, Receipt
 from marketplace.sdk.session import Session
 from tests.e2e.conftest import Stories
-from tests.e2e.programs import wait_for
+from tests.e2e.programs import PATIENCE_S, wait_for
 from tests.e2e.world import ONE, Party, World, job_of
 
 PASSWORD_FILE = "dev.password"
@@ -62,7 +62,7 @@ def killed_witness_story(world: World) -> Killed:
             witness.kill()
             marks.append(max(vouchers_of(buyer)))
             witness.start()
-        job = handle.wait(60)
+        job = handle.wait(PATIENCE_S)
         receipt = handle.receipt()
         attestations = stored_of(client, job.lease_id or "")
     witness.stop()
@@ -117,7 +117,7 @@ async def _async_story(world: World, buyer: Party) -> Streamed:
             async for event in handle.events():
                 events.append(event)
 
-        job, _ = await asyncio.gather(handle.wait(60), follow())
+        job, _ = await asyncio.gather(handle.wait(PATIENCE_S), follow())
         middle = len(events) // 2
         resumed = [event async for event in handle.events(last_id=events[middle].id)]
         return Streamed(

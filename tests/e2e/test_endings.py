@@ -28,6 +28,7 @@ from tests.e2e.chain import (
 from tests.e2e.conftest import Stories
 from tests.e2e.jobs import job_in, until_countersigned, until_opened, until_running
 from tests.e2e.liar import Liar, bare_node
+from tests.e2e.programs import PATIENCE_S
 from tests.e2e.world import FEE_BPS, ONE, Party, World
 
 UNIT_PRICE = "0.0005"
@@ -78,7 +79,7 @@ def cancelled_story(world: World) -> Ended:
     command = "trap 'echo saved > /out/state; exit 0' TERM; while :; do sleep 0.1; done"
     with world.client(ida) as client, ThreadPoolExecutor(1) as pool:
         handle = client.jobs.submit(job_in("mill", command, outputs=[{"path": "/out"}]))
-        waiting = pool.submit(handle.wait, 60)
+        waiting = pool.submit(handle.wait, PATIENCE_S)
         lease = until_running(world, client.jobs.get(handle.id))
         until_countersigned(world, client, lease.id, 2)
         client.jobs.get(handle.id).cancel()
@@ -96,7 +97,7 @@ def over_budget_story(world: World) -> Ended:
     )
     with world.client(joe) as client:
         handle = client.jobs.submit(spec)
-        handle.wait(60)
+        handle.wait(PATIENCE_S)
         return _ended(joe, handle)
 
 
@@ -112,7 +113,7 @@ def counted_story(world: World) -> tuple[Ended, CountedView]:
     )  # fmt: skip
     with world.client(kim) as client:
         handle = client.jobs.submit(spec)
-        handle.wait(60)
+        handle.wait(PATIENCE_S)
         ended = _ended(kim, handle)
     return ended, world.escrow.counted(ref_of(ended.lease))
 
@@ -158,7 +159,7 @@ def unmatched_story(world: World) -> Unmatched:
     job_file = may.home / "job.yaml"
     job_file.write_text(json.dumps(spec))
     with world.client(may) as client:
-        job = client.jobs.submit(spec).wait(30)
+        job = client.jobs.submit(spec).wait(PATIENCE_S)
     stdout = world.cli_text(may, "job", "run", str(job_file), "--yes", code=7)
     with world.client(poor) as client, pytest.raises(InsufficientBalance) as caught:
         client.jobs.submit(job_in("mill", "true"))
@@ -203,7 +204,7 @@ def attacked_story(world: World) -> Attacked:
     ):
         lying.asks.offer(lying.nodes.register(bare_node(world, "rex")).id, terms)
         handle = buying.jobs.submit(job_in("rex", "true"))
-        waiting = pool.submit(handle.wait, 60)
+        waiting = pool.submit(handle.wait, PATIENCE_S)
         liar = Liar(lying, meter, until_opened(world, buying.jobs.get(handle.id)))
         stealing.market.config()
         theft = Liar(stealing, meter, liar.lease)
