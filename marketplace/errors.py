@@ -9,7 +9,6 @@ MarketError                      market_error
 ├── Forbidden                    forbidden               known, but not allowed to do this
 ├── NotFound                     not_found               no such object, or not for the caller
 ├── Conflict                     conflict                the object is in another state
-│   ├── IllegalTransition        illegal_transition      a job cannot go there from here
 │   ├── AlreadyExists            already_exists          a unique name, salt or UUID is taken
 │   ├── IdempotencyMismatch      idempotency_mismatch    the key was used with another body
 │   └── IdempotencyInFlight      idempotency_in_flight   the first request with the key still runs
@@ -292,12 +291,6 @@ class Conflict(MarketError):
     """The object's state does not allow this now."""
 
     code = "conflict"
-
-
-class IllegalTransition(Conflict):
-    """A state machine has no such step."""
-
-    code = "illegal_transition"
 
 
 class AlreadyExists(Conflict):

@@ -56,7 +56,7 @@ class Params:
 
 
 @dataclass(frozen=True, slots=True)
-class LeaseState:
+class ChainLease:
     """One lease as the chain has it. `end` is chain time; seconds, ms and atoms as named.
 
     `refunded` went back to the buyer when the lease closed.
@@ -140,9 +140,9 @@ class LeaseState:
         )
 
 
-def opened(event: Opened) -> LeaseState:
+def opened(event: Opened) -> ChainLease:
     """The lease that an Opened event begins."""
-    return LeaseState(
+    return ChainLease(
         lease_no=event.lease_no,
         buyer=event.buyer,
         provider=event.provider,
@@ -159,7 +159,7 @@ def opened(event: Opened) -> LeaseState:
     )
 
 
-def apply(lease: LeaseState, event: ChainEvent) -> LeaseState:
+def apply(lease: ChainLease, event: ChainEvent) -> ChainLease:
     """The lease after one more of its events; others leave it as it is."""
     if isinstance(event, Settled | SettledMetered):
         for entry in event.entries:
@@ -171,7 +171,7 @@ def apply(lease: LeaseState, event: ChainEvent) -> LeaseState:
     return lease
 
 
-def _changed(lease: LeaseState, event: LeaseEvent) -> LeaseState:
+def _changed(lease: ChainLease, event: LeaseEvent) -> ChainLease:
     match event:
         case OpenedSeat():
             return replace(lease, seat=event.seat)
@@ -196,14 +196,14 @@ def _changed(lease: LeaseState, event: LeaseEvent) -> LeaseState:
     return lease
 
 
-def _ending(lease: LeaseState, end: int) -> LeaseState:
+def _ending(lease: ChainLease, end: int) -> ChainLease:
     """The lease with another end and the same start."""
     return replace(lease, end=end, funded=end - lease.start)
 
 
-def fold(events: Iterable[ChainEvent]) -> LeaseState | None:
+def fold(events: Iterable[ChainEvent]) -> ChainLease | None:
     """One lease from all of its events in chain order; None without an Opened."""
-    lease: LeaseState | None = None
+    lease: ChainLease | None = None
     for event in events:
         if isinstance(event, Opened):
             lease = opened(event)
@@ -225,7 +225,7 @@ class EscrowState:
     """
 
     params: Params
-    leases: dict[bytes, LeaseState] = field(default_factory=dict)
+    leases: dict[bytes, ChainLease] = field(default_factory=dict)
     balances: dict[str, int] = field(default_factory=dict)
     fees: dict[str, int] = field(default_factory=dict)
     capacity: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -332,7 +332,7 @@ def replay(events: Iterable[ChainEvent], params: Params) -> EscrowState:
     return state
 
 
-def _settled(lease: LeaseState, entry: SettledEntry, metered: bool) -> LeaseState:
+def _settled(lease: ChainLease, entry: SettledEntry, metered: bool) -> ChainLease:
     if not metered:
         return replace(lease, used_ms=entry.ms)
     return replace(lease, used_ms=entry.ms, egress_mib=entry.egress_mib, units=entry.units)

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from settlement.chain.calls import LeaseRef
 from settlement.chain.contracts import Escrow, LeaseView, Token
-from settlement.leases import EscrowState, LeaseState, LeaseStatus, Params, replay
+from settlement.leases import ChainLease, EscrowState, LeaseStatus, Params, replay
 from settlement.ports import OVER, EventStore, Intent
 
 
@@ -141,7 +141,7 @@ def _refund_findings(state: EscrowState, settle_window: int, now: int) -> Iterat
             )
 
 
-def expected_view(lease: LeaseState, params: Params) -> LeaseView:
+def expected_view(lease: ChainLease, params: Params) -> LeaseView:
     """What the contract's `lease` must answer for a folded lease."""
     return LeaseView(
         status=lease.status,
@@ -158,12 +158,12 @@ def expected_view(lease: LeaseState, params: Params) -> LeaseView:
     )
 
 
-def ref_of(lease: LeaseState) -> LeaseRef:
+def ref_of(lease: ChainLease) -> LeaseRef:
     """What names a folded lease on chain."""
     return LeaseRef(lease.buyer, lease.provider, lease.witness, lease.lease_no)
 
 
-def _is_live(lease: LeaseState, now: int) -> bool:
+def _is_live(lease: ChainLease, now: int) -> bool:
     return lease.status is LeaseStatus.ACTIVE and now < lease.end
 
 

@@ -193,6 +193,21 @@ class World:
         assert lease_id is not None
         return job_id, lease_id
 
+    def refuse_opening(self, job_id: str, error: str) -> str:
+        """Let the chain refuse the opening of a job's lease, and the market notice; the lease."""
+        lease_id = self.job(job_id).lease_id or ""
+        self.chain.refusals[f"open:{lease_id}"] = error
+        self.chain.mine()
+        self.catalog.settling.failed_opens()
+        return lease_id
+
+    def open_late(self, lease_id: str) -> None:
+        """Another transaction opened a lease whose opening was refused; the chain tells of it."""
+        with self.database.read() as store:
+            intent = store.intent(f"open:{lease_id}")
+        self.chain.direct += self.chain._run(intent, self.clock() // 1000)
+        self.chain.mine()
+
     def keep_blob(self, body: bytes) -> str:
         """Store bytes that no row names yet; returns their SHA-256."""
         with self.catalog.blobs.receive() as upload:

@@ -17,7 +17,7 @@ from marketplace.api.edge import Edge
 from marketplace.api.limits import address_of
 from marketplace.db.changes import UNTOLD_S, job_topic
 from marketplace.db.tables import JobEventRow
-from marketplace.domain.life import JOB_ENDED
+from marketplace.domain.life import JOB_ENDED, LeaseState
 from marketplace.errors import RateLimited, Unavailable
 from marketplace.services.common import Principal
 from marketplace.services.views import event_view
@@ -91,7 +91,7 @@ async def _events(edge: Edge, job_id: str, after: int) -> AsyncIterator[ServerSe
             job = store.jobs.get(job_id)
             rows = store.events.after(job_id, seq, BATCH)
             lease = store.leases.get(job.lease_id) if job else None
-            closed = lease is None or lease.state in ("closed", "failed_to_open")
+            closed = lease is None or lease.state in (LeaseState.CLOSED, LeaseState.FAILED_TO_OPEN)
             return rows, job is None or (job.state in JOB_ENDED and closed)
 
     with edge.database.changes.subscribed(tell, job_topic(job_id)):

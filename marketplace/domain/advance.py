@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from marketplace.domain.life import (
+    GIVEN_UP,
     JOB_ENDED,
-    JOB_LIVE,
     JOB_ON_NODE,
     JOB_UNOPENED,
     LEASE_OPEN,
@@ -52,9 +52,8 @@ from marketplace.domain.life import (
     SuspendAsk,
     TellStatus,
     UsageAttested,
-    UsageCountersigned,
 )
-from marketplace.errors import IllegalTransition
+from marketplace.errors import Conflict
 
 _RUN_ENDS = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.LOST)
 JOB_STEPS: dict[JobState, tuple[JobState, ...]] = {
@@ -85,7 +84,6 @@ REORG_STEPS: LeaseSteps = {  # steps taken back
     LeaseState.CLOSED: (LeaseState.OPENING, LeaseState.ACTIVE, LeaseState.STOPPED),
 }
 _RETRIED_ON = {Outcome.LOST: RetryOn.INTERRUPTION, Outcome.FAILED: RetryOn.ERROR}
-_GIVEN_UP = (StopReason.LOST, StopReason.START_LIMIT)
 
 
 class _Turn:
@@ -101,7 +99,7 @@ class _Turn:
     def lease(self) -> LeaseLife:
         """The lease that the fact is about."""
         if self.known_lease is None:
-            raise IllegalTransition("the job has no lease")
+            raise Conflict("the job has no lease")
         return self.known_lease
 
     @property
@@ -126,7 +124,7 @@ class _Turn:
     ) -> None:
         """The job's next state, with its reason; those who watch it hear of it."""
         if state not in JOB_STEPS[self.job.state]:
-            raise IllegalTransition(f"a job that is {self.job.state} cannot become {state}")
+            raise Conflict(f"a job that is {self.job.state} cannot become {state}")
         self.set_job(state=state, reason=reason, detail=detail, finished_ms=None)
         if state in JOB_ENDED:
             self.set_job(finished_ms=self.now_ms, reserve=0)
@@ -135,7 +133,7 @@ class _Turn:
 
     def move_lease(self, state: LeaseState, steps: LeaseSteps = LEASE_STEPS) -> None:
         if state not in steps[self.lease.state]:
-            raise IllegalTransition(f"a lease that is {self.lease.state} cannot become {state}")
+            raise Conflict(f"a lease that is {self.lease.state} cannot become {state}")
         self.set_lease(state=state)
 
     def ask_stop(self, reason: StopReason) -> None:
@@ -180,7 +178,7 @@ def _cancelled(turn: _Turn, _: BuyerCancelled | BidVoided) -> None:
     """End a job: off the book, or by asking for a Stop. Nothing that follows queues it again."""
     job, lease = turn.job, turn.known_lease
     if job.state in JOB_ENDED:
-        raise IllegalTransition(f"the job has ended: {job.state}")
+        raise Conflict(f"the job has ended: {job.state}")
     if job.ending is Outcome.CANCELLED:
         return
     turn.set_job(ending=Outcome.CANCELLED)
@@ -269,7 +267,7 @@ def _over(turn: _Turn, fact: LeaseStopped | LeaseClosed) -> None:
     if job.state is JobState.QUEUED:
         if job.requeue_after == turn.lease.id:
             _resume(turn)
-    elif job.state in JOB_LIVE and turn.is_jobs_lease:
+    elif job.state in JOB_ON_NODE and turn.is_jobs_lease:
         _end(turn)
     if is_closed:
         turn.do(Do.WRITE_RECEIPT)
@@ -307,9 +305,9 @@ def _reported(turn: _Turn, fact: RunReported) -> None:
     """Keep the report; the job ends as it says once the lease is over."""
     outcome = fact.report.outcome
     if outcome not in REPORTABLE:
-        raise IllegalTransition(f"an agent cannot report that a job is {outcome}")
+        raise Conflict(f"an agent cannot report that a job is {outcome}")
     if outcome is Outcome.OVER_BUDGET and not turn.lease.budget_limited:
-        raise IllegalTransition("the budget did not limit this lease")
+        raise Conflict("the budget did not limit this lease")
     turn.set_lease(report=fact.report, finished_ms=turn.now_ms)
     if turn.is_jobs_lease and turn.job.state in JOB_ON_NODE:
         if turn.job.ending is not Outcome.CANCELLED:
@@ -328,21 +326,17 @@ def _stop_signed(turn: _Turn, _: StopSigned) -> None:
     turn.do(Do.SEND_STOP)
 
 
-def _countersigned(turn: _Turn, _: UsageCountersigned) -> None:
-    """Nothing: it changes what is paid, not what happens."""
-
-
 # Silence
 
 
 def _give_up(turn: _Turn, fact: ProviderSilent | StartLimitPassed) -> None:
     """Ask for a Stop of a lease that its provider does not serve; its job is being lost."""
     is_silent = isinstance(fact, ProviderSilent)
-    if turn.lease.report is not None or turn.lease.stop_requested in _GIVEN_UP:
+    if turn.lease.report is not None or turn.lease.stop_requested in GIVEN_UP:
         return
     turn.ask_stop(StopReason.LOST if is_silent else StopReason.START_LIMIT)
     job = turn.job
-    if turn.is_jobs_lease and job.state not in JOB_ENDED and job.ending is None:
+    if turn.is_jobs_lease and job.state in JOB_ON_NODE and job.ending is None:
         reason = Reason.PROVIDER_LOST if is_silent else Reason.START_LIMIT_PASSED
         turn.set_job(ending=Outcome.LOST, reason=reason)
 
@@ -356,7 +350,7 @@ def _close_overdue(turn: _Turn, _: CloseOverdue) -> None:
 def _stop_overdue(turn: _Turn, _: StopOverdue) -> None:
     """End the job of a lease that was given up, though the lease still runs."""
     lease = turn.lease
-    asked = lease.stop_requested in _GIVEN_UP and lease.report is None and not lease.stop_signed
+    asked = lease.stop_requested in GIVEN_UP and lease.report is None and not lease.stop_signed
     on_node = turn.is_jobs_lease and turn.job.state in JOB_ON_NODE
     if asked and on_node and turn.job.ending is not None:
         _end(turn)
@@ -381,8 +375,6 @@ def _end(turn: _Turn) -> None:
     if _is_retried(turn, outcome):
         _requeue(turn, outcome)
         return
-    if turn.job.state is JobState.MATCHED:
-        turn.move_job(JobState.STARTING)
     if outcome is Outcome.OVER_BUDGET and turn.job.state is JobState.STARTING:
         turn.move_job(JobState.RUNNING)
     turn.move_job(JobState(outcome), reason)
@@ -401,8 +393,6 @@ def _requeue(turn: _Turn, outcome: Outcome) -> None:
     if job.state is JobState.RUNNING:
         turn.set_job(state=JobState.LOST, reason=job.reason or outcome)
         turn.tell()
-    elif job.state is JobState.MATCHED:
-        turn.move_job(JobState.STARTING)
     turn.set_job(
         ending=None,
         requeue_after=turn.lease.id,
@@ -453,7 +443,6 @@ RULES: dict[type[Fact], _Rule] = {
     EndReverted: _Rule(_end_reverted, LEASE_OVER, _ACTIVE),
     LeaseRanOut: _Rule(_ran_out, _ACTIVE, _EVERY),
     UsageAttested: _Rule(_attested, LEASE_OPEN),
-    UsageCountersigned: _Rule(_countersigned, LEASE_OPEN),
     RunReported: _Rule(_reported, LEASE_OPEN),
     CloseSigned: _Rule(_close_signed, LEASE_OPEN),
     StopSigned: _Rule(_stop_signed, _ACTIVE),
@@ -471,12 +460,12 @@ def advance(
 
     `lease` is the one that the fact is about; if the fact is about the bid or the job, the job's
     latest one, if any. A fact that changes nothing gives back the same values and no effects.
-    Raises IllegalTransition if the fact cannot be: refuse whoever brings it.
+    Raises Conflict if the fact cannot be: refuse whoever brings it.
     """
     turn, rule = _Turn(job, lease, now_ms), RULES[type(fact)]
     if rule.counts is not None and turn.lease.state not in rule.counts:
         if turn.lease.state not in rule.ignored:
-            raise IllegalTransition(f"{type(fact).__name__} of a lease that is {turn.lease.state}")
+            raise Conflict(f"the lease is {turn.lease.state}")
         return job, lease, ()
     rule.handle(turn, fact)
     return turn.job, turn.known_lease, tuple(turn.effects)

@@ -79,6 +79,7 @@ class Reason(StrEnum):
     LEASE_STOPPED = "lease_stopped"
 
 
+GIVEN_UP = (StopReason.LOST, StopReason.START_LIMIT)  # its provider does not serve the lease
 # What an agent admits. Of a job's own faults, and of its buyer's, the provider is not to blame.
 BROKEN_REASONS = (
     "agent_error", "agent_restarted", "agent_stopped", "no_capacity", "node_error",
@@ -166,7 +167,7 @@ class LeaseLife:
     @property
     def is_broken(self) -> bool:
         """Whether it failed by its provider's fault."""
-        if self.stop_requested in (StopReason.LOST, StopReason.START_LIMIT):
+        if self.stop_requested in GIVEN_UP:
             return True
         if self.report is None or self.report.outcome is not Outcome.FAILED:
             return False
@@ -266,11 +267,6 @@ class UsageAttested:
 
 
 @dataclass(frozen=True, slots=True)
-class UsageCountersigned:
-    """The witness signed a voucher."""
-
-
-@dataclass(frozen=True, slots=True)
 class RunReported:
     """The agent said how the run ended, and its meter signed its half of the Close."""
 
@@ -314,7 +310,7 @@ Fact = (
     BidFilled | BidLeftBook | BuyerCancelled | BidVoided
     | OpeningFailed | LeaseOpened | OpeningReverted | LeaseStopped | LeaseClosed | EndReverted
     | LeaseRanOut
-    | UsageAttested | UsageCountersigned | RunReported | CloseSigned | StopSigned
+    | UsageAttested | RunReported | CloseSigned | StopSigned
     | ProviderSilent | StartLimitPassed | CloseOverdue | StopOverdue
 )  # fmt: skip
 

@@ -7,7 +7,8 @@ from enum import StrEnum
 from typing import Any
 
 from marketplace.db.store import Store
-from marketplace.db.tables import LEASE_OPEN, AttestationRow, LeaseRow, VoucherRow
+from marketplace.db.tables import AttestationRow, LeaseRow, VoucherRow
+from marketplace.domain.life import LEASE_OPEN, UsageAttested
 from marketplace.errors import AttestationRefused, Conflict, InvalidInput, NotFound, Problem
 from marketplace.services.common import (
     Principal,
@@ -16,8 +17,9 @@ from marketplace.services.common import (
     new_id,
     to_hex,
 )
-from marketplace.services.jobstates import cost_event, set_state
+from marketplace.services.jobstates import cost_event
 from marketplace.services.leases import buyer_of, provider_of, usage_json
+from marketplace.services.lives import Lives
 from marketplace.services.ports import Clock, Market
 from marketplace.wire.events import JobMetric
 from marketplace.wire.usage import Countersignature, SignedAttestation
@@ -71,6 +73,7 @@ class Attestations:
 
     market: Market
     clock: Clock
+    lives: Lives
 
     def take(
         self, store: Store, caller: Principal, lease_id: str, signed: SignedAttestation
@@ -122,7 +125,7 @@ class Attestations:
             verify(said, self.market.domain, signature, lease.meter)
         except SignatureError:
             return Refusal.SIGNATURE
-        if lease.state not in ("active", "stopped") or lease.start_s is None:
+        if lease.state not in LEASE_OPEN or lease.start_s is None:
             return Refusal.NOT_OPEN
         if lease.sequence < 0 and (said.sequence, said.ms) != (0, 0):
             return Refusal.NOT_READY
@@ -150,16 +153,11 @@ class Attestations:
         return None
 
     def _accept(self, store: Store, lease: LeaseRow, said: UsageAttestation, now_ms: int) -> None:
-        first = lease.ready_ms is None
         lease.sequence = said.sequence
         lease.attested = _vector_json(said.usage())
         lease.seen_ms = now_ms
-        if first:
-            lease.ready_ms = said.observed_at_ms
         job = store.jobs.need(lease.job_id, lock=True)
-        if first and job.state == "starting" and job.lease_id == lease.id:
-            job.started_ms = job.started_ms or now_ms
-            set_state(store, job, "running", now_ms)
+        self.lives.take(store, job, lease, UsageAttested(said.observed_at_ms))
         measured = _vector_json(said.usage())
         metric = JobMetric(lease_id=lease.id, sequence=said.sequence, **measured)
         emit(store, job.id, "metric", metric, now_ms)

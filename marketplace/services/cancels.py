@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from marketplace.db.store import CANCEL_KEY, CANCEL_TRIES, Store
 from marketplace.db.tables import AccountRow
+from marketplace.domain.life import BidVoided
 from marketplace.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Problem
 from marketplace.services.asks import Asks
 from marketplace.services.common import Principal, account_refusal
@@ -15,8 +16,6 @@ from marketplace.wire.orders import Cancelled, SignedCancel
 from settlement.chain.calls import EscrowCalls
 from settlement.orders import Cancel
 from settlement.ports import IntentKind
-
-UNOPENED = ("queued", "matched")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +131,7 @@ class Cancels:
         for job, bid in store.jobs.live_with_bids(caller.account):
             if not _covers(cancel, int(bid.salt)):
                 continue
-            if job.state in UNOPENED:
-                self.jobs.cancel(store, caller, job.id)
-            bid.cancelled_ms = bid.cancelled_ms or self.clock()
+            self.jobs.lives.take(store, *self.jobs.locked(store, job.id), BidVoided())
             chosen.append(bid.id)
         return chosen
 

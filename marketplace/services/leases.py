@@ -7,6 +7,7 @@ from typing import Any
 
 from marketplace.db.store import Store
 from marketplace.db.tables import BidRow, LeaseRow
+from marketplace.domain.life import LeaseState
 from marketplace.errors import InvalidInput, NotFound, Problem
 from marketplace.services.common import Principal
 from marketplace.services.ports import Market
@@ -14,8 +15,6 @@ from settlement.attestation import Close
 from settlement.chain.calls import LeaseRef
 from settlement.orders import Prices, orders_hash
 from settlement.units import cost, counted_cost
-
-STATES = ("opening", "active", "stopped", "closed", "failed_to_open")
 
 
 def party(store: Store, caller: Principal, lease_id: str, *, lock: bool = False) -> LeaseRow:
@@ -57,14 +56,18 @@ def usage_json(ms: int = 0, egress_mib: int = 0, units: int = 0) -> dict[str, in
 def billed(lease: LeaseRow) -> dict[str, Any]:
     """The usage that counts: what is attested while the lease runs, once it has ended what was
     countersigned, and in the end what the chain settled."""
-    if lease.state in ("opening", "active"):
+    if lease.state in (LeaseState.OPENING, LeaseState.ACTIVE):
         return lease.attested
-    return lease.settled if lease.state == "closed" else lease.countersigned
+    return lease.settled if lease.state is LeaseState.CLOSED else lease.countersigned
 
 
 def cost_now(market: Market, lease: LeaseRow) -> int:
     """Atoms that the lease costs as far as is known: when it is closed, what was released."""
-    return lease.released if lease.state == "closed" else accrued(market, lease, billed(lease))
+    return (
+        lease.released
+        if lease.state is LeaseState.CLOSED
+        else accrued(market, lease, billed(lease))
+    )
 
 
 def accrued(market: Market, lease: LeaseRow, usage: dict[str, Any]) -> int:
@@ -106,9 +109,8 @@ class Leases:
         before: str | None,
     ) -> list[LeaseRow]:
         """The caller's leases in a role (both, if none is given), newest first."""
-        unknown = [state for state in states if state not in STATES]
-        if unknown:
-            raise InvalidInput([Problem("/state", f"must be one of {', '.join(STATES)}")])
+        if not set(states) <= set(LeaseState):
+            raise InvalidInput([Problem("/state", f"must be one of {', '.join(LeaseState)}")])
         roles = (role,) if role else ("provider", "buyer")
         rows = store.leases.page(caller.account, roles, states, node_id, limit, before)
         store.jobs.hold(row.job_id for row in rows)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from marketplace.db.store import Store
 from marketplace.db.tables import LeaseRow
 from marketplace.domain.bidding import top_up_lock
+from marketplace.domain.life import LeaseState
 from marketplace.errors import Conflict, NotFound
 from marketplace.services.common import Principal, money
 from marketplace.services.ports import Market
@@ -34,7 +35,7 @@ class TopUps:
         lease = store.leases.get(job.lease_id) if job else None
         if job is None or job.account != caller.account:
             raise NotFound("no such job")
-        if lease is None or lease.state != "active":
+        if lease is None or lease.state is not LeaseState.ACTIVE:
             raise Conflict("the job has no active lease to top up")
         orders, bid = _orders_of(store, lease)
         market = self.market

@@ -20,7 +20,7 @@ from marketplace.db.tables import (
     ReceiptRow,
 )
 from marketplace.domain.explain import Explanation, Relaxation
-from marketplace.domain.life import JobState, LeaseState
+from marketplace.domain.life import JobLife, JobState, LeaseState
 from marketplace.domain.matching import AskView, Fill
 from marketplace.domain.pricing import from_scaled
 from marketplace.domain.receipt import Charge, ReceiptInput, charges_of, gpu_seconds
@@ -331,7 +331,7 @@ def cost_view(store: Store, market: Market, job: JobRow, lease: LeaseRow) -> Cos
     )
 
 
-def status_view(job: JobRow) -> JobStatus:
+def status_view(job: JobRow | JobLife) -> JobStatus:
     """What a `status` event says."""
     return JobStatus(
         state=JobState(job.state),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scripts.demo_lib.books import Books, ChainLease
+from scripts.demo_lib.books import Books, SeenLease
 from scripts.demo_lib.market import Market
 from scripts.demo_lib.shopping import Purchase
 
@@ -46,7 +46,7 @@ def _number(purchase: Purchase) -> bytes:
     return purchase.lease.lease_no if purchase.lease else b""
 
 
-def _lease(purchase: Purchase, lease: ChainLease) -> dict[str, Any]:
+def _lease(purchase: Purchase, lease: SeenLease) -> dict[str, Any]:
     receipt = purchase.receipt
     return {
         "lease": purchase.lease.id if purchase.lease else None,

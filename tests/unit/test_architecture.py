@@ -29,7 +29,7 @@ PURE_SETTLEMENT = (
 PURE_OURS = (*PURE_SETTLEMENT, "marketplace.domain", "marketplace.errors", "marketplace.limits")
 DATA = "marketplace.data"  # tables that ship in the package
 WIRE = "marketplace.wire"  # what travels
-STORE = ("marketplace.db.store", "marketplace.db.tables")
+STORE = ("marketplace.db.store", "marketplace.db.tables", "marketplace.db.changes")
 PURE_OUTSIDE = ("eth_hash",)
 IMPURE_STDLIB = (
     "asyncio", "datetime.now", "http", "multiprocessing", "os", "pathlib", "random", "secrets",

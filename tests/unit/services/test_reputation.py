@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from marketplace.db.tables import AskRow, NodeRow
-from marketplace.services.reputation import BROKEN_REASONS, is_broken
+from marketplace.domain.life import BROKEN_REASONS, StopReason
+from marketplace.services.liferows import lease_life
 from marketplace.services.views import ask_view, node_view
 from tests.databases import rows_of
 from tests.market_world import World
@@ -100,19 +101,19 @@ def test_job_that_wants_verified_nodes_is_told_that_there_are_none(open_world: W
     ("stop", "outcome", "broken"),
     [
         (None, None, False),
-        ("cancelled", {"outcome": "cancelled", "reason": "cancelled"}, False),
+        (StopReason.CANCELLED, {"outcome": "cancelled", "reason": "cancelled"}, False),
         (None, {"outcome": "failed", "reason": "exit_code"}, False),
         (None, {"outcome": "failed", "reason": "witness_silent"}, False),
-        ("unwitnessed", {"outcome": "succeeded", "reason": "completed"}, False),
-        ("lost", None, True),
-        ("start_limit", None, True),
+        (StopReason.UNWITNESSED, {"outcome": "succeeded", "reason": "completed"}, False),
+        (StopReason.LOST, None, True),
+        (StopReason.START_LIMIT, None, True),
         *((None, {"outcome": "failed", "reason": reason}, True) for reason in BROKEN_REASONS),
     ],
 )
 def test_only_what_is_the_providers_fault_counts_against_it(
-    open_world: World, stop: str | None, outcome: dict[str, str] | None, broken: bool
+    open_world: World, stop: StopReason | None, outcome: dict[str, str] | None, broken: bool
 ) -> None:
     _, lease_id = open_world.open()
     lease = open_world.lease(lease_id)
     lease.stop_requested, lease.outcome = stop, outcome
-    assert is_broken(lease) is broken
+    assert lease_life(lease).is_broken is broken
