@@ -20,7 +20,7 @@ from marketplace.db.tables import (
     ReceiptRow,
 )
 from marketplace.domain.explain import Explanation, Relaxation
-from marketplace.domain.life import JobLife, JobState, LeaseState
+from marketplace.domain.life import JobLife
 from marketplace.domain.matching import AskView, Fill
 from marketplace.domain.pricing import from_scaled
 from marketplace.domain.receipt import Charge, ReceiptInput, charges_of, gpu_seconds
@@ -292,7 +292,7 @@ def job_view(store: Store, market: Market, job: JobRow) -> Job:
         id=job.id,
         account=job.account,
         name=job.name,
-        state=JobState(job.state),
+        state=job.state,
         reason=job.reason,
         detail=job.detail,
         ending=job.ending,
@@ -334,7 +334,7 @@ def cost_view(store: Store, market: Market, job: JobRow, lease: LeaseRow) -> Cos
 def status_view(job: JobRow | JobLife) -> JobStatus:
     """What a `status` event says."""
     return JobStatus(
-        state=JobState(job.state),
+        state=job.state,
         reason=job.reason,
         detail=job.detail,
         exit_code=job.exit_code,
@@ -376,7 +376,7 @@ def lease_view(store: Store, market: Market, lease: LeaseRow) -> Lease:
         provider=lease.provider,
         witness=lease.witness,
         meter=lease.meter,
-        state=LeaseState(lease.state),
+        state=lease.state,
         reason=lease.reason,
         interval_ms=lease.interval_ms,
         terms=terms_view(market, lease),
@@ -437,7 +437,7 @@ def final_view(lease: LeaseRow) -> PendingClose | None:
 
 def _brief(job: JobRow) -> JobBrief:
     spec = JobDocument.model_validate(job.spec)
-    return JobBrief(id=job.id, state=JobState(job.state), spec=spec)
+    return JobBrief(id=job.id, state=job.state, spec=spec)
 
 
 def heartbeat_view(lease: LeaseRow) -> Heartbeat:
