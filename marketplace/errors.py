@@ -1,4 +1,4 @@
-"""What can go wrong in the market, as one tree; `code` is stable and is what the API answers.
+"""What can go wrong in the market: the tree of errors, and one table of their stable codes.
 
 MarketError                      market_error
 ├── InvalidInput                 invalid_request         members are wrong; all are listed
@@ -9,7 +9,6 @@ MarketError                      market_error
 ├── Forbidden                    forbidden               known, but not allowed to do this
 ├── NotFound                     not_found               no such object, or not for the caller
 ├── Conflict                     conflict                the object is in another state
-│   ├── IllegalTransition        illegal_transition      a job cannot go there from here
 │   ├── AlreadyExists            already_exists          a unique name, salt or UUID is taken
 │   ├── IdempotencyMismatch      idempotency_mismatch    the key was used with another body
 │   └── IdempotencyInFlight      idempotency_in_flight   the first request with the key still runs
@@ -22,13 +21,197 @@ MarketError                      market_error
 └── Unavailable                  unavailable             a part is down or overloaded for now
 
 Every error carries `problems`: pointers into the input and what is wrong there (may be empty).
+`ERRORS` has a row for each code that the API answers. Problem documents, the client's exceptions,
+the command line's exit codes and docs/errors.md come from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, ClassVar
+
+
+class ExitCode(IntEnum):
+    """What a command ends with."""
+
+    OK = 0
+    ERROR = 1
+    USAGE = 2
+    AUTH = 3
+    NOT_FOUND = 4
+    CONFLICT = 5
+    FUNDS = 6
+    NO_CAPACITY = 7
+    JOB_FAILED = 8
+    CHAIN = 9
+    RETRY_LATER = 75
+    TIMED_OUT = 124
+    INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorKind:
+    """One stable code: its HTTP status, a title that never changes, what it means, what to do.
+
+    `retryable`: the same request may succeed later. `exit_code` ends a command that meets it.
+    """
+
+    code: str
+    status: int
+    title: str
+    meaning: str
+    fix: str
+    exit_code: ExitCode = ExitCode.ERROR
+    retryable: bool = False
+
+
+_TABLE = (
+    ErrorKind(
+        "malformed_json", 400, "Malformed JSON",
+        "The body is not JSON, or nests too deep.",
+        "Send one JSON object in UTF-8.",
+    ),
+    ErrorKind(
+        "invalid_request", 422, "Invalid request",
+        "Members or parameters are wrong; `errors` lists them all.",
+        "Correct what `errors` names.",
+    ),
+    ErrorKind(
+        "invalid_job", 422, "Invalid job",
+        "The job spec is wrong; `errors` lists every mistake.",
+        "Correct what `errors` names in the job file.",
+    ),
+    ErrorKind(
+        "invalid_order", 422, "Invalid order",
+        "A signed order contradicts its node, its job or the market; `errors` says where.",
+        "Prepare the order again and sign that.",
+    ),
+    ErrorKind(
+        "invalid_signature", 422, "Invalid signature",
+        "The signature is malformed, or it is not by the key, for the contract and for the chain "
+        "that it must be.",
+        "Sign with the account that the detail names, for the contract and chain of /v1/config.",
+    ),
+    ErrorKind(
+        "unauthenticated", 401, "Unauthenticated",
+        "No API key, or one that is unknown, expired or revoked.",
+        "Make a key with `coulomb key create`, or set COULOMB_API_KEY.",
+        ExitCode.AUTH,
+    ),
+    ErrorKind(
+        "forbidden", 403, "Forbidden",
+        "The API key lacks the scope, or the account the right.",
+        "Make a key with the scope: `coulomb key create --scope …`.",
+        ExitCode.AUTH,
+    ),
+    ErrorKind(
+        "not_found", 404, "Not found",
+        "There is no such object, or the caller may not see it.",
+        "Check the id, and whose API key is used.",
+        ExitCode.NOT_FOUND,
+    ),
+    ErrorKind(
+        "method_not_allowed", 405, "Method not allowed",
+        "The path has no such method.",
+        "See /v1/docs for the methods of each path.",
+    ),
+    ErrorKind(
+        "too_slow", 408, "Too slow",
+        "The body did not arrive in time.",
+        "Send the request again.",
+        ExitCode.RETRY_LATER, True,
+    ),
+    ErrorKind(
+        "conflict", 409, "Conflict",
+        "The object's state does not allow this now.",
+        "Look at the object's state; the detail says what it must be.",
+        ExitCode.CONFLICT,
+    ),
+    ErrorKind(
+        "illegal_transition", 409, "Illegal transition",
+        "The object's state has no such next step.",
+        "Look at the object's state.",
+        ExitCode.CONFLICT,
+    ),
+    ErrorKind(
+        "already_exists", 409, "Already exists",
+        "A number, salt, UUID or order is taken.",
+        "Use another one; prepared orders have a fresh salt.",
+        ExitCode.CONFLICT,
+    ),
+    ErrorKind(
+        "idempotency_mismatch", 422, "Idempotency key reused",
+        "The Idempotency-Key was first used with another request.",
+        "Use a new key for a new request.",
+        ExitCode.CONFLICT,
+    ),
+    ErrorKind(
+        "idempotency_in_flight", 409, "Request in flight",
+        "The first request with this Idempotency-Key has not finished.",
+        "Send the same request again in a moment.",
+        ExitCode.RETRY_LATER, True,
+    ),
+    ErrorKind(
+        "insufficient_balance", 402, "Insufficient balance",
+        "The free escrow balance does not cover the lock; `shortfall` says by how much.",
+        "`coulomb wallet deposit AMOUNT`",
+        ExitCode.FUNDS,
+    ),
+    ErrorKind(
+        "budget_exceeded", 402, "Budget exceeded",
+        "The job would pass the API key's spend cap.",
+        "Use a key with a higher spend cap.",
+        ExitCode.FUNDS,
+    ),
+    ErrorKind(
+        "no_capacity", 409, "No capacity",
+        "No ask matches; `explanation` says why.",
+        "Change the job as `explanation` proposes, or let it wait with `retry`.",
+        ExitCode.NO_CAPACITY,
+    ),
+    ErrorKind(
+        "attestation_refused", 422, "Attestation refused",
+        "The attestation was recorded as refused; `reason` says why.",
+        "Correct the meter; see `reason`.",
+    ),
+    ErrorKind(
+        "too_large", 413, "Too large",
+        "The body is above the limit of this route.",
+        "Send less; a blob has at most 64 MiB.",
+    ),
+    ErrorKind(
+        "unsupported_media_type", 415, "Unsupported media type",
+        "The body is of another type than this route takes.",
+        "Send `Content-Type: application/json`.",
+    ),
+    ErrorKind(
+        "rate_limited", 429, "Rate limited",
+        "The caller sends too many requests.",
+        "Wait as long as Retry-After says.",
+        ExitCode.RETRY_LATER, True,
+    ),
+    ErrorKind(
+        "unavailable", 503, "Unavailable",
+        "The server is overloaded or restarting, or a part of it is down.",
+        "Wait as long as Retry-After says.",
+        ExitCode.RETRY_LATER, True,
+    ),
+    ErrorKind(
+        "chain_unavailable", 503, "Chain unavailable",
+        "The server cannot reach the chain.",
+        "Try again later.",
+        ExitCode.CHAIN, True,
+    ),
+    ErrorKind(
+        "market_error", 500, "Internal error",
+        "Something is wrong with the server; its log has the rest.",
+        "Tell the operator the `request_id`.",
+        ExitCode.ERROR, True,
+    ),
+)  # fmt: skip
+ERRORS = {kind.code: kind for kind in _TABLE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +221,11 @@ class Problem:
     pointer: str
     detail: str
 
-    def to_json(self) -> dict[str, str]:
-        """The form used in the `errors` member of RFC 9457 answers."""
-        return {"pointer": self.pointer, "detail": self.detail}
-
 
 class MarketError(Exception):
     """Root of everything the market raises."""
 
     code: ClassVar[str] = "market_error"
-    retryable: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -115,12 +293,6 @@ class Conflict(MarketError):
     code = "conflict"
 
 
-class IllegalTransition(Conflict):
-    """A state machine has no such step."""
-
-    code = "illegal_transition"
-
-
 class AlreadyExists(Conflict):
     """A name, salt or UUID that must be unique is taken."""
 
@@ -137,7 +309,6 @@ class IdempotencyInFlight(Conflict):
     """The first request under this idempotency key has not finished."""
 
     code = "idempotency_in_flight"
-    retryable = True
 
 
 class InsufficientBalance(MarketError):
@@ -174,11 +345,9 @@ class RateLimited(MarketError):
     """The caller asks too often; `facts["retry_after_seconds"]` says when to come back."""
 
     code = "rate_limited"
-    retryable = True
 
 
 class Unavailable(MarketError):
     """A part the request needs is down or overloaded for now."""
 
     code = "unavailable"
-    retryable = True

@@ -12,13 +12,15 @@ import httpx
 from marketplace.api.app import MarketApi, create_api
 from marketplace.api.edge import Edge
 from marketplace.api.limits import Limits
-from marketplace.api.problems import KINDS, MEDIA_TYPE
+from marketplace.api.problems import MEDIA_TYPE
 from marketplace.domain.key_request import KeyRequest
+from marketplace.errors import ERRORS
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.eip712 import Struct
 from settlement.orders import Bid
 from settlement.signing import LocalSigner, sign
 from tests.market_world import World, job_spec, new_world
+from tests.openapi_checks import OpenApi
 
 MANY = Limits(per_minute=1_000_000, failed_logins_per_minute=1_000_000)
 
@@ -30,7 +32,7 @@ def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
     body: dict[str, Any] = response.json()
     assert (body["code"], body["status"]) == (code, status)
     assert body["type"] == f"/v1/problems/{code}"
-    assert body["title"] == KINDS[code].title
+    assert body["title"] == ERRORS[code].title
     assert body["request_id"] == response.headers["x-request-id"]
     assert body["instance"].startswith("/v1/")
     return body
@@ -41,6 +43,12 @@ def _application() -> MarketApi:
     """One application per process: making its routes takes longer than most tests."""
     with new_world() as world:
         return create_api(world.catalog, world.database)
+
+
+@cache
+def openapi() -> OpenApi:
+    """What the application says of itself: every answer is held against it."""
+    return OpenApi(_application().openapi())
 
 
 @dataclass(slots=True)
@@ -56,6 +64,7 @@ class Api:
     keys: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        openapi()  # made before any request is timed
         self.app = _application()
         self._edge = Edge(self.world.catalog, self.world.database, self.limits)
         self._bind()
@@ -80,14 +89,19 @@ class Api:
         headers = dict(options.pop("headers", {}))
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
-        return self.runner.run(self.http.request(method, path, headers=headers, **options))
+        return self.runner.run(self._checked(method, path, headers=headers, **options))
+
+    async def _checked(self, method: str, path: str, **options: Any) -> httpx.Response:
+        response = await self.http.request(method, path, **options)
+        openapi().check(method, response.request.url, response)
+        return response
 
     def together(self, *requests: tuple[str, str, dict[str, Any]]) -> list[httpx.Response]:
         """Requests that run at the same time."""
         self._bind()
 
         async def gather() -> list[httpx.Response]:
-            calls = [self.http.request(m, path, **options) for m, path, options in requests]
+            calls = [self._checked(m, path, **options) for m, path, options in requests]
             return await asyncio.gather(*calls)
 
         return self.runner.run(gather())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+import structlog
 from hypothesis import Phase, settings
 
 NIGHTLY = os.environ.get("COULOMB_NIGHTLY") == "1"
@@ -25,3 +26,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if nightly:
         config.hook.pytest_deselected(items=nightly)
         items[:] = [item for item in items if item not in nightly]
+
+
+# Without this, a fault in a server under test is drawn with all its locals, which takes minutes.
+structlog.configure(
+    processors=[
+        structlog.processors.format_exc_info,
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)

@@ -28,7 +28,7 @@ from settlement.events import (
     SettledMetered,
     Stopped,
 )
-from settlement.leases import LeaseState, LeaseStatus, OrderState, Params, fold
+from settlement.leases import ChainLease, LeaseStatus, OrderState, Params, fold
 from settlement.orders import Bid, Prices
 from settlement.ports import (
     BlockRef,
@@ -188,7 +188,7 @@ class FakeChain:
             )
         return events
 
-    def state(self, lease_no: bytes) -> LeaseState:
+    def state(self, lease_no: bytes) -> ChainLease:
         """The lease as the chain has it."""
         found = fold(logged.event for logged in self.events.events(lease_no))
         assert found is not None
@@ -218,12 +218,12 @@ class FakeChain:
         self._pay(lease, ms, egress, units)
         return SettledEntry(voucher.lease_no, ms, egress, units)
 
-    def _pay(self, lease: LeaseState, ms: int, egress: int, units: int) -> None:
+    def _pay(self, lease: ChainLease, ms: int, egress: int, units: int) -> None:
         after = self.paid(lease, ms, egress, units)
         before = lease.released(self.params)
         self.balances[lease.provider] = self.balances.get(lease.provider, 0) + after - before
 
-    def paid(self, lease: LeaseState, ms: int, egress: int, units: int) -> int:
+    def paid(self, lease: ChainLease, ms: int, egress: int, units: int) -> int:
         """Gross atoms of cumulative usage."""
         time = cost(lease.rate, ms, self.params.decimals)
         return time + counted_cost(

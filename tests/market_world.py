@@ -21,9 +21,13 @@ from marketplace.db.tables import AttestationRow, JobRow, LeaseRow
 from marketplace.services.attestations import Refusal
 from marketplace.services.catalog import Catalog, catalog_of
 from marketplace.services.common import Principal
-from marketplace.services.ends import Report
-from marketplace.services.nodes import NewGpu, NewNode
 from marketplace.services.ports import Market
+from marketplace.wire.asks import AskDraft, SignedAsk
+from marketplace.wire.jobs import JobOrder
+from marketplace.wire.keys import KeyDraft
+from marketplace.wire.leases import FinishReport, SignedStop
+from marketplace.wire.nodes import NewNode
+from marketplace.wire.usage import Countersignature, SignedAttestation, SignedClose
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.chain.calls import EscrowCalls
 from settlement.eip712 import ZERO_ADDRESS, Domain
@@ -57,6 +61,18 @@ def market(**changes: Any) -> Market:
         "rpc_url": "http://localhost:0",
     }
     return Market(**{**fields, **changes})
+
+
+def key_draft(account: str, **changes: Any) -> KeyDraft:
+    """What an account's API key for buying should allow."""
+    fields = {"account": account, "name": "laptop", "scopes": ["buyer"]}
+    return KeyDraft.model_validate({**fields, **changes})
+
+
+def gpu(uuid: str, **changes: Any) -> dict[str, Any]:
+    """A simulated H100, as a node lists it."""
+    fields = {"uuid": uuid, "model": "H100", "memory_mib": 81_920, "simulated": True}
+    return {**fields, **changes}
 
 
 def job_spec(**changes: Any) -> dict[str, Any]:
@@ -105,7 +121,7 @@ class World:
             "name": f"n{number}",
             "region": "eu-west",
             "tier": H100,
-            "gpus": tuple(NewGpu(f"GPU-{number}-{i}", "H100", 81_920, True) for i in range(gpus)),
+            "gpus": [gpu(f"GPU-{number}-{i}") for i in range(gpus)],
             "cpu_milli": 64_000,
             "memory_mib": 262_144,
             "storage_mib": 262_144,
@@ -115,7 +131,8 @@ class World:
         }
         caller = self.caller(provider or self.provider)
         with self.database.write() as store:
-            return self.catalog.nodes.register(store, caller, NewNode(**{**fields, **changes})).id
+            new = NewNode.model_validate({**fields, **changes})
+            return self.catalog.nodes.register(store, caller, new).id
 
     def ask(
         self,
@@ -137,10 +154,10 @@ class World:
         with self.database.write() as store:
             node = self.catalog.nodes.get(store, caller, node_id)
             salt = self.catalog.accounts.salt(store, owner.address)
-            ask = self.catalog.asks.prepare(node, given, salt)
-            signature = sign(ask, self.domain, owner)
-            signed = self.catalog.asks.read(ask.to_message(), signature)
-            ask_id = self.catalog.asks.create(store, caller, signed).id
+            draft = AskDraft.model_validate({"node_id": node_id, **given})
+            ask = self.catalog.asks.prepare(node, draft, salt)
+            signed = SignedAsk(ask=ask, signature=sign(ask, self.domain, owner))
+            ask_id = self.catalog.asks.create(store, caller, self.catalog.asks.check(signed)).id
         self.match()
         return ask_id
 
@@ -157,9 +174,8 @@ class World:
         with self.database.write() as store:
             salt = self.catalog.accounts.salt(store, owner.address)
         bid = self.catalog.quotes.draft(spec, owner.address, self.witness.address, salt)
-        order = self.catalog.jobs.check(
-            caller, spec.to_json(), bid.to_message(), sign(bid, self.domain, owner)
-        )
+        signed = JobOrder(job=spec.to_json(), bid=bid, signature=sign(bid, self.domain, owner))
+        order = self.catalog.jobs.check(caller, signed)
         with self.database.write() as store:
             return self.catalog.jobs.submit(store, caller, order).id
 
@@ -176,6 +192,21 @@ class World:
         lease_id = self.job(job_id).lease_id
         assert lease_id is not None
         return job_id, lease_id
+
+    def refuse_opening(self, job_id: str, error: str) -> str:
+        """Let the chain refuse the opening of a job's lease, and the market notice; the lease."""
+        lease_id = self.job(job_id).lease_id or ""
+        self.chain.refusals[f"open:{lease_id}"] = error
+        self.chain.mine()
+        self.catalog.settling.failed_opens()
+        return lease_id
+
+    def open_late(self, lease_id: str) -> None:
+        """Another transaction opened a lease whose opening was refused; the chain tells of it."""
+        with self.database.read() as store:
+            intent = store.intent(f"open:{lease_id}")
+        self.chain.direct += self.chain._run(intent, self.clock() // 1000)
+        self.chain.mine()
 
     def keep_blob(self, body: bytes) -> str:
         """Store bytes that no row names yet; returns their SHA-256."""
@@ -225,9 +256,10 @@ class World:
         """Hand in a meter's statement, signed by the meter unless said."""
         said = self.statement(lease_id, sequence, ms, **changes)
         signature = sign(said, self.domain, signer or self.meter)
+        signed = SignedAttestation(attestation=said, signature=signature)
         with self.database.write() as store:
             return self.catalog.attestations.take(
-                store, self.caller(self.provider), lease_id, said.to_message(), signature
+                store, self.caller(self.provider), lease_id, signed
             )
 
     def countersign(self, row: AttestationRow, signer: LocalSigner | None = None) -> None:
@@ -235,10 +267,9 @@ class World:
         lease = self.lease(row.lease_id)
         voucher = voucher_for(UsageAttestation.from_message(row.message), lease.metered)
         signature = sign(voucher, self.domain, signer or self.witness)
+        signed = Countersignature(voucher=voucher, signature=signature)
         with self.database.write() as store:
-            self.catalog.attestations.countersign(
-                store, self.caller(self.buyer), row.id, voucher.to_message(), signature
-            )
+            self.catalog.attestations.countersign(store, self.caller(self.buyer), row.id, signed)
 
     def use(self, lease_id: str, sequence: int, ms: int, **changes: Any) -> None:
         """An accepted attestation and its countersignature."""
@@ -246,7 +277,7 @@ class World:
         assert refusal is None, refusal
         self.countersign(row)
 
-    def report(self, lease_id: str, sequence: int, ms: int, **changes: Any) -> Report:
+    def report(self, lease_id: str, sequence: int, ms: int, **changes: Any) -> FinishReport:
         """An agent's final report, whole and signed."""
         said = self.statement(lease_id, sequence, ms, **changes.pop("usage", {}))
         metered = self.lease(lease_id).metered
@@ -257,12 +288,11 @@ class World:
             "exit_code": 0,
             "reason": "",
             "outputs": None,
-            "attestation": said.to_message(),
+            "attestation": said,
             "signature": sign(said, self.domain, self.meter),
-            "close": close.to_message(),
-            "close_signature": sign(close, self.domain, self.meter),
+            "close": SignedClose(message=close, signature=sign(close, self.domain, self.meter)),
         }
-        return Report(**{**fields, **changes})
+        return FinishReport.model_validate({**fields, **changes})
 
     def finish(self, lease_id: str, sequence: int, ms: int, **changes: Any) -> None:
         """The agent reports the end."""
@@ -285,10 +315,9 @@ class World:
         lease = self.lease(lease_id)
         message = Stop(lease.buyer, lease.provider, lease.lease_bytes)
         signature = sign(message, self.domain, signer or self.witness)
+        signed = SignedStop(stop=message, signature=signature)
         with self.database.write() as store:
-            self.catalog.ends.stop(
-                store, self.caller(self.buyer), lease_id, message.to_message(), signature
-            )
+            self.catalog.ends.stop(store, self.caller(self.buyer), lease_id, signed)
 
     def run(self, seconds: float, **changes: Any) -> tuple[str, str]:
         """A job that runs so long, succeeds and is closed on chain: (job id, lease id)."""

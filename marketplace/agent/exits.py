@@ -31,7 +31,7 @@ class HeldVoucher:
     @property
     def calldata(self) -> bytes:
         """What settles it, sent to the domain's contract by anyone."""
-        return EscrowCalls(self.domain.verifying_contract).settle_all([self.signed], self.metered)
+        return EscrowCalls(self.domain.verifying_contract).settle([self.signed], self.metered)
 
 
 def held(journal: Journal) -> list[HeldVoucher]:
@@ -52,7 +52,7 @@ class Batch:
 
     def send(self, sender: TransactionSigner) -> Receipt:
         """Send it from an account that pays the gas. Raises ChainError."""
-        data = self.escrow.calls.settle_all(self.signed, self.metered)
+        data = self.escrow.calls.settle(self.signed, self.metered)
         return self.escrow.client.transact(sender, self.escrow.address, data)
 
 

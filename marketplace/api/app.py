@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp
 
@@ -10,6 +12,7 @@ from marketplace.api.edge import PREFIX, Edge
 from marketplace.api.limits import Gate, Limits
 from marketplace.api.metrics import Metrics
 from marketplace.api.metrics import router as scraped
+from marketplace.api.openapi import finished
 from marketplace.api.routes import (
     accounts,
     asks,
@@ -45,6 +48,12 @@ class MarketApi(FastAPI):
     """FastAPI inside the gate, so that even a fault's answer carries the gate's headers."""
 
     limits: Limits = Limits()
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, made once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = finished(super().openapi())
+        return self.openapi_schema
 
     def build_middleware_stack(self) -> ASGIApp:
         """The usual stack with the gate around it."""

@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Header, HTTPException, Query, Request
+from fastapi import Depends, Header, HTTPException, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from marketplace.api.limits import Limits, Streams
-from marketplace.api.problems import KINDS, MEDIA_TYPE
-from marketplace.api.schemas.base import ProblemDocument
+from marketplace.api.problems import READING, documented
 from marketplace.db.store import Database, Store, Tally
 from marketplace.db.tables import IdempotentReplyRow
 from marketplace.errors import (
@@ -33,27 +32,28 @@ from marketplace.limits import IDEMPOTENCY_KEY_CHARS_MAX as KEY_MAX
 from marketplace.limits import PAGE_ITEMS_MAX as PAGE_MAX
 from marketplace.services.catalog import Catalog
 from marketplace.services.common import Principal
+from marketplace.wire.base import Answer, Page
 from settlement.strict_json import JsonError, loads
 
 T = TypeVar("T")
+P = TypeVar("P", bound=Page[Any])
 PREFIX = "/v1"
 TALLY_MS = 1_000
 JSON = "application/json"
-READING = ("malformed_json", "too_large", "unsupported_media_type")
 bearer = HTTPBearer(auto_error=False, description="API key: `coul_…`")
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a route answers: status, JSON, headers."""
+    """What a route answers: an answer, its status, headers."""
 
-    body: dict[str, Any]
+    body: Answer
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
 
-    def response(self, **more: str) -> JSONResponse:
+    def response(self) -> Response:
         """As an HTTP response."""
-        return JSONResponse(self.body, self.status, {**self.headers, **more})
+        return Response(self.body.model_dump_json(), self.status, self.headers, JSON)
 
 
 class Edge:
@@ -125,7 +125,7 @@ class SoundRoute(APIRoute):
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
         if self.body_field is not None:
-            for status, answer in problems(*READING).items():
+            for status, answer in documented(*READING).items():
                 self.responses.setdefault(status, answer)
                 self.response_fields.setdefault(status, self.response_fields[422])
 
@@ -193,7 +193,7 @@ class Writing:
         caller: Principal,
         action: Callable[[Store], Reply],
         keep: Callable[[], bool] = lambda: True,
-    ) -> JSONResponse:
+    ) -> Response:
         """Do it in one transaction and answer once that is durable; by key, at most once.
 
         The same key with the same request answers what was answered first, with
@@ -214,21 +214,21 @@ class Writing:
                     self._keep(store, self._record(name, reply))
         return reply.response()
 
-    def replay(self, caller: Principal) -> JSONResponse | None:
+    def replay(self, caller: Principal) -> Response | None:
         """The stored answer to this request's key, before anything else is checked."""
         if self.key is None:
             return None
         with self.edge.database.read() as store:
             return self._stored(store, _digest(caller.account, self.key))
 
-    def _stored(self, store: Store, name: str) -> JSONResponse | None:
+    def _stored(self, store: Store, name: str) -> Response | None:
         stored = store.replies.get(name)
         if stored is None:
             return None
         if stored.body_hash != self._mark():
             raise IdempotencyMismatch("the Idempotency-Key was used with another request")
-        reply = Reply(stored.body, stored.status, stored.headers)
-        return reply.response(**{"Idempotency-Replayed": "true"})
+        headers = {**stored.headers, "Idempotency-Replayed": "true"}
+        return JSONResponse(stored.body, stored.status, headers)
 
     def _keep(self, store: Store, record: IdempotentReplyRow) -> None:
         try:
@@ -243,7 +243,7 @@ class Writing:
             body_hash=self._mark(),
             status=reply.status,
             headers=reply.headers,
-            body=reply.body,
+            body=reply.body.to_json(),
             created_ms=now_ms,
         )
 
@@ -266,6 +266,10 @@ def writing(
 
 WritingDep = Annotated[Writing, Depends(writing)]
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX, description="most items on a page")]
+Id = Annotated[
+    str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["job_0190c0de0000700080000000000000aa"])
+]
+Words = Query(max_length=160, pattern=r"^[A-Za-z0-9._,-]*$", description="separated by commas")
 Cursor = Annotated[str | None, Query(max_length=200, description="next_cursor of the last page")]
 
 
@@ -283,45 +287,19 @@ def decode_cursor(cursor: str | None) -> str | None:
         raise InvalidInput([Problem("/cursor", "is no cursor of this list")]) from error
 
 
+def _id_of(row: Any) -> str:
+    return str(row.id)
+
+
 def page(
-    rows: Sequence[T], limit: int, key: Callable[[T], str], show: Callable[[T], dict[str, Any]]
-) -> dict[str, Any]:
-    """A page from one row more than its limit."""
+    kind: type[P],
+    rows: Sequence[T],
+    limit: int,
+    show: Callable[[T], Any],
+    key: Callable[[T], str] = _id_of,
+) -> P:
+    """A page from one row more than its limit; the cursor is the last row's key."""
     shown = list(rows[:limit])
     more = len(rows) > limit
     cursor = base64.urlsafe_b64encode(key(shown[-1]).encode()).decode() if more else None
-    return {"data": [show(row) for row in shown], "has_more": more, "next_cursor": cursor}
-
-
-def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI error responses for codes; what every route may answer is added."""
-    by_status: dict[int, list[str]] = {}
-    for code in ("invalid_request", "rate_limited", "unavailable", *codes):
-        by_status.setdefault(KINDS[code].status, []).append(code)
-    return {
-        status: {
-            "model": ProblemDocument,
-            "description": " · ".join(f"`{code}`: {KINDS[code].meaning}" for code in found),
-            "content": {MEDIA_TYPE: {"example": _example(found[0])}},
-        }
-        for status, found in sorted(by_status.items())
-    }
-
-
-def _example(code: str) -> dict[str, Any]:
-    kind = KINDS[code]
-    return {
-        "type": f"/v1/problems/{code}",
-        "title": kind.title,
-        "status": kind.status,
-        "detail": kind.meaning,
-        "instance": "/v1/…",
-        "code": code,
-        "request_id": "req_…",
-        "retryable": kind.retryable,
-        "errors": [],
-    }
-
-
-AUTH = ("unauthenticated", "forbidden")
-OWNED = (*AUTH, "not_found")
+    return kind(data=tuple(show(row) for row in shown), has_more=more, next_cursor=cursor)

@@ -19,8 +19,7 @@ from starlette.types import Scope
 
 from marketplace.api.edge import PREFIX, EdgeDep, SoundRoute
 from marketplace.db.store import Tally
-from marketplace.db.tables import JOB_ENDED, JOB_LIVE
-from marketplace.services.leases import STATES as LEASE_STATES
+from marketplace.domain.life import JobState, LeaseState
 from settlement.ports import IntentState
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -74,8 +73,8 @@ class Gauges(Collector):
     def collect(self) -> Iterator[Metric]:
         """The gauges."""
         tally, oldest = self._tally, self._tally.oldest_intent_ms
-        yield _by_state("coulomb_jobs", "Jobs.", (*JOB_LIVE, *JOB_ENDED), tally.jobs)
-        yield _by_state("coulomb_leases", "Leases.", LEASE_STATES, tally.leases)
+        yield _by_state("coulomb_jobs", "Jobs.", tuple(JobState), tally.jobs)
+        yield _by_state("coulomb_leases", "Leases.", tuple(LeaseState), tally.leases)
         yield _by_state(
             "coulomb_outbox_intents", "Effects wanted on chain.", tuple(IntentState), tally.intents
         )

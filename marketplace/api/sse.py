@@ -16,17 +16,36 @@ from starlette.concurrency import run_in_threadpool
 from marketplace.api.edge import Edge
 from marketplace.api.limits import address_of
 from marketplace.db.changes import UNTOLD_S, job_topic
-from marketplace.db.tables import JOB_ENDED, JobEventRow
+from marketplace.db.tables import JobEventRow
+from marketplace.domain.life import JOB_ENDED, LeaseState
 from marketplace.errors import RateLimited, Unavailable
-from marketplace.services.common import Principal, iso
+from marketplace.services.common import Principal
+from marketplace.services.views import event_view
+from marketplace.wire.events import JobEvent, streamed
 
 BATCH = 200
 PING_S = 15
 
 
-def event_json(event: JobEventRow) -> dict[str, Any]:
-    """One event as the API shows it in lists."""
-    return {"id": event.seq, "type": event.type, "data": event.data, "at": iso(event.at_ms)}
+class EventStream(EventSourceResponse):
+    """A stream of job events."""
+
+    media_type = "text/event-stream"
+
+
+EXAMPLE = """id: 7
+event: log
+data: {"stream":"stdout","offset":0,"text":"hello","at":"2027-01-15T08:00:00.000Z"}
+
+"""
+STREAM: dict[str, Any] = {
+    "model": JobEvent,
+    "description": (
+        "Server-sent events, each of one schema below: `id` and `type` are the fields `id` and "
+        "`event` of the stream, its data is the JSON of `data` with `at` added."
+    ),
+    "content": {EventStream.media_type: {"example": EXAMPLE}},
+}
 
 
 async def watch(edge: Edge, caller: Principal, request: Request, job_id: str) -> None:
@@ -42,9 +61,9 @@ async def watch(edge: Edge, caller: Principal, request: Request, job_id: str) ->
 
 def event_stream(
     edge: Edge, caller: Principal, request: Request, job_id: str, after: int
-) -> EventSourceResponse:
+) -> EventStream:
     """The events after a number, then new ones as they come, until the job is quite over."""
-    return EventSourceResponse(_held(edge, caller, request, job_id, after), ping=PING_S)
+    return EventStream(_held(edge, caller, request, job_id, after), ping=PING_S)
 
 
 async def _held(
@@ -72,7 +91,7 @@ async def _events(edge: Edge, job_id: str, after: int) -> AsyncIterator[ServerSe
             job = store.jobs.get(job_id)
             rows = store.events.after(job_id, seq, BATCH)
             lease = store.leases.get(job.lease_id) if job else None
-            closed = lease is None or lease.state in ("closed", "failed_to_open")
+            closed = lease is None or lease.state in (LeaseState.CLOSED, LeaseState.FAILED_TO_OPEN)
             return rows, job is None or (job.state in JOB_ENDED and closed)
 
     with edge.database.changes.subscribed(tell, job_topic(job_id)):
@@ -81,7 +100,7 @@ async def _events(edge: Edge, job_id: str, after: int) -> AsyncIterator[ServerSe
             rows, over = await run_in_threadpool(fetch, after)
             for row in rows:
                 after = row.seq
-                data = json.dumps({**row.data, "at": iso(row.at_ms)}, separators=(",", ":"))
+                data = json.dumps(streamed(event_view(row)), separators=(",", ":"))
                 yield ServerSentEvent(data, event=row.type, id=str(row.seq))
             if len(rows) == BATCH:
                 continue

@@ -31,8 +31,9 @@ from marketplace.cli import (
     witness,
 )
 from marketplace.cli.context import Cli, Format, begin
-from marketplace.cli.failures import ExitCode, describe, exit_code_of, known_errors
+from marketplace.cli.failures import describe, exit_code_of, known_errors
 from marketplace.cli.output import styled
+from marketplace.errors import ExitCode
 
 WITH_VALUE = ("-o", "--output", "--profile", "--account", "--keystore", "--password-file")
 FLAGS = ("-y", "--yes", "--dry-run")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from marketplace.cli.failures import ExitCode
 from marketplace.cli.output import columns, note, show_rows
 from marketplace.cli.serve import settings_of_env
+from marketplace.errors import ExitCode
 
 FINDINGS = columns("kind", "subject", "expected", "found")
 

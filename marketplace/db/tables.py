@@ -1,7 +1,7 @@
 """Every table once: the rows that the services hold and change in place.
 
 Times are Unix milliseconds (`_ms`) or chain seconds (`_s`); money is atoms. A JSON member is
-replaced, never changed in place. States are the text of `marketplace.domain`'s enums.
+replaced, never changed in place.
 """
 
 from __future__ import annotations
@@ -11,15 +11,12 @@ from typing import Any, Final
 from sqlalchemy import JSON, BigInteger, Index, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
-from marketplace.db.types import Atoms, Serial
-from marketplace.domain.job import ENDED, JobState
+from marketplace.db.types import Atoms, Serial, Word
+from marketplace.domain.life import JobState, LeaseState, Outcome, StopReason
 from marketplace.domain.reliability import NEWCOMER_MILLI
 
 Json = dict[str, Any]
 JSON_TYPE: Final = JSON(none_as_null=True)
-JOB_LIVE: Final = tuple(state.value for state in JobState if state not in ENDED)
-JOB_ENDED: Final = tuple(state.value for state in JobState if state in ENDED)
-LEASE_OPEN: Final = ("active", "stopped")  # on chain, and not closed
 
 
 class AccountRow(SQLModel, table=True):
@@ -143,13 +140,13 @@ class JobRow(SQLModel, table=True):
     key_id: str | None = None
     bid_id: str = Field(foreign_key="bids.id")
     name: str
-    state: str = Field(index=True)
+    state: JobState = Field(sa_type=Word(JobState), index=True)
     reason: str | None = None
     detail: str | None = None
     spec: Json = Field(sa_type=JSON_TYPE)
     job_hash: str
     lease_id: str | None = None
-    ending: str | None = None
+    ending: Outcome | None = Field(default=None, sa_type=Word(Outcome))
     requeue_after: str | None = None
     excluded: list[str] = Field(default_factory=list, sa_type=JSON_TYPE)
     explanation: Json | None = Field(default=None, sa_type=JSON_TYPE)
@@ -203,7 +200,7 @@ class LeaseRow(SQLModel, table=True):
     provider: str = Field(index=True, max_length=42)
     witness: str = Field(index=True, max_length=42)
     meter: str = Field(max_length=42)
-    state: str = Field(index=True)
+    state: LeaseState = Field(sa_type=Word(LeaseState), index=True)
     reason: str | None = None
     rate: int = Field(sa_type=Atoms)
     prices: Json = Field(sa_type=JSON_TYPE)
@@ -231,7 +228,7 @@ class LeaseRow(SQLModel, table=True):
     settled: Json = Field(default_factory=dict, sa_type=JSON_TYPE)
     released: int = Field(default=0, sa_type=Atoms)
     refunded: int = Field(default=0, sa_type=Atoms)
-    stop_requested: str | None = None
+    stop_requested: StopReason | None = Field(default=None, sa_type=Word(StopReason))
     stop_requested_ms: int | None = Field(default=None, sa_type=BigInteger)
     heartbeat_count: int = Field(default=0, sa_type=BigInteger)
     heartbeat_ms: int | None = Field(default=None, sa_type=BigInteger)

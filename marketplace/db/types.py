@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import BigInteger, Dialect, Integer, Numeric, String
@@ -38,3 +39,22 @@ class Atoms(TypeDecorator[int]):
     def process_result_value(self, value: Any, dialect: Dialect) -> int | None:
         """Read a value back as an integer."""
         return None if value is None else int(value)
+
+
+class Word(TypeDecorator[StrEnum]):
+    """One of an enum's words, as text. The database does not know which words there are."""
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, words: type[StrEnum]) -> None:
+        super().__init__()
+        self.words = words
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Write a word; to look for one that the enum lacks finds nothing."""
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> StrEnum | None:
+        """Read a word back as the enum's member."""
+        return None if value is None else self.words(value)

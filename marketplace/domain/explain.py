@@ -16,7 +16,7 @@ from marketplace.domain.matching import (
     refusals,
 )
 from marketplace.domain.order import RestingBid, Wants
-from marketplace.domain.pricing import Money, from_nano, from_scaled, rate_per_hour
+from marketplace.domain.pricing import from_nano, from_scaled
 from marketplace.domain.reader import duration_text, milli_text, size_text
 from settlement.orders import Bid, TierLimit, terms_of
 from settlement.units import cost_up, counted_lock
@@ -33,15 +33,6 @@ class Elimination:
     in_turn: int
     left: int
 
-    def to_json(self) -> dict[str, Any]:
-        """Counts by name."""
-        return {
-            "reason": str(self.reason),
-            "alone": self.alone,
-            "in_turn": self.in_turn,
-            "left": self.left,
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -50,10 +41,6 @@ class Change:
     reason: RejectReason
     pointer: str
     value: str
-
-    def to_json(self) -> dict[str, str]:
-        """Pointer into the job file and the new value as it is written there."""
-        return {"reason": str(self.reason), "pointer": self.pointer, "value": self.value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,25 +53,12 @@ class Relaxation:
     changes: tuple[Change, ...]
     rate: int
     max_cost: int
-    decimals: int
 
     @property
     def text(self) -> str:
         """One line for people."""
         what = ", ".join(f"{c.pointer[1:].replace('/', '.')} to {c.value}" for c in self.changes)
         return f"change {what}: then {self.ask_id} ({self.tier}, {self.region}) fits"
-
-    def to_json(self) -> dict[str, Any]:
-        """What to change, what then fits, what it costs."""
-        return {
-            "ask_id": self.ask_id,
-            "tier": self.tier,
-            "region": self.region,
-            "changes": [change.to_json() for change in self.changes],
-            "rate_per_hour": rate_per_hour(self.rate),
-            "max_cost": Money(self.max_cost, decimals=self.decimals).to_json(),
-            "text": self.text,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +83,6 @@ class Explanation:
     def _none_verified(self) -> bool:
         refusing = (e for e in self.eliminations if e.reason is RejectReason.VERIFIED)
         return any(e.alone == self.considered for e in refusing)
-
-    def to_json(self) -> dict[str, Any]:
-        """The form that quotes, jobs and the command line show."""
-        return {
-            "considered": self.considered,
-            "eliminations": [e.to_json() for e in self.eliminations],
-            "relaxations": [r.to_json() for r in self.relaxations],
-            "summary": self.summary,
-        }
 
 
 def explain(book: Book, order: RestingBid) -> Explanation:
@@ -177,7 +142,6 @@ def _relax(book: Book, order: RestingBid, ask: AskView) -> Relaxation | None:
         changes=tuple(changes),
         rate=terms.rate,
         max_cost=terms.lock,
-        decimals=bid.decimals,
     )
 
 

@@ -1,17 +1,15 @@
-"""Jobs: the normalised spec whose hash a bid signs, and the states a job goes through."""
+"""Jobs: the normalised spec whose hash a bid signs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Any
 
 from marketplace.domain.gpu import GpuWish
 from marketplace.domain.pricing import DECIMALS, from_nano, from_scaled
 from marketplace.domain.reader import duration_text, milli_text, size_text
-from marketplace.errors import IllegalTransition
 from settlement.units import cost_up, counted_lock
 
 
@@ -172,54 +170,3 @@ def full_budget(spec: JobSpec) -> int:
         spec.egress.max_mib if spec.egress else 0,
         spec.units.maximum if spec.units else 0,
     )
-
-
-class JobState(StrEnum):
-    """Where a job is; the last six are final, but for `lost`, which may be queued again."""
-
-    QUEUED = "queued"
-    MATCHED = "matched"
-    STARTING = "starting"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    OVER_BUDGET = "over_budget"
-    NO_MATCH = "no_match"
-    LOST = "lost"
-
-
-_ENDED_RUN = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.LOST)
-JOB_STEPS: dict[JobState, frozenset[JobState]] = {
-    JobState.QUEUED: frozenset(
-        {JobState.MATCHED, JobState.NO_MATCH, JobState.CANCELLED, JobState.FAILED}
-    ),
-    JobState.MATCHED: frozenset(
-        {JobState.STARTING, JobState.QUEUED, JobState.CANCELLED, JobState.FAILED}
-    ),
-    JobState.STARTING: frozenset({JobState.RUNNING, JobState.QUEUED, *_ENDED_RUN}),
-    JobState.RUNNING: frozenset({JobState.OVER_BUDGET, *_ENDED_RUN}),
-    JobState.LOST: frozenset({JobState.QUEUED}),
-    JobState.SUCCEEDED: frozenset(),
-    JobState.FAILED: frozenset(),
-    JobState.CANCELLED: frozenset(),
-    JobState.OVER_BUDGET: frozenset(),
-    JobState.NO_MATCH: frozenset(),
-}
-ENDED: frozenset[JobState] = frozenset(
-    {
-        JobState.SUCCEEDED,
-        JobState.FAILED,
-        JobState.CANCELLED,
-        JobState.OVER_BUDGET,
-        JobState.NO_MATCH,
-        JobState.LOST,
-    }
-)
-
-
-def step(state: JobState, to: JobState) -> JobState:
-    """The next state, or IllegalTransition."""
-    if to not in JOB_STEPS[state]:
-        raise IllegalTransition(f"a job that is {state} cannot become {to}")
-    return to

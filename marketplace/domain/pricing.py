@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from marketplace.errors import InvalidInput, Problem
@@ -58,29 +57,6 @@ def from_nano(value: int) -> str:
 def to_atoms(text: object, pointer: str = "", decimals: int = DECIMALS) -> int:
     """An amount's decimal text as atoms."""
     return to_scaled(text, decimals, pointer)
-
-
-def rate_per_hour(rate: int) -> str:
-    """A rate (1e-12 token per hour) as decimal tokens per hour."""
-    return from_scaled(rate, 12)
-
-
-@dataclass(frozen=True, slots=True)
-class Money:
-    """An amount of the market's token."""
-
-    atoms: int
-    currency: str = CURRENCY
-    decimals: int = DECIMALS
-
-    @property
-    def amount(self) -> str:
-        """Decimal text for people; exact."""
-        return from_scaled(self.atoms, self.decimals)
-
-    def to_json(self) -> dict[str, str]:
-        """{amount, currency, atoms}: text for people, atoms for machines."""
-        return {"amount": self.amount, "currency": self.currency, "atoms": str(self.atoms)}
 
 
 def prices_from_json(data: Mapping[str, Any], pointer: str = "") -> Prices:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from marketplace.domain.pricing import Money, from_nano, from_scaled, rate_per_hour
+from marketplace.domain.pricing import from_nano, from_scaled
 from settlement.orders import Prices
 from settlement.units import (
     Sizes,
@@ -24,73 +23,43 @@ from settlement.usage import UsageVector
 
 
 @dataclass(frozen=True, slots=True)
-class ChainEvent:
-    """One transaction that moved this lease's money: what it did, its hash and block."""
-
-    kind: str
-    tx_hash: str
-    block: int
-
-    def to_json(self) -> dict[str, Any]:
-        """As is."""
-        return {"kind": self.kind, "tx_hash": self.tx_hash, "block": self.block}
-
-
-@dataclass(frozen=True, slots=True)
 class ReceiptInput:
-    """What a receipt is made from, all of it stored or on chain.
+    """What a receipt's figures follow from, all of it stored or on chain.
 
     `released` is gross atoms paid over the lease's life, `refunded` what went back, `locked` what
-    opening locked. `readings` counts accepted attestations.
+    opening and topping up locked. `unit` names what `prices.unit` counts.
     """
 
-    lease_id: str
-    job_id: str
-    tier: str
-    simulated: bool
     prices: Prices
     sizes: Sizes
     unit: str
     used: UsageVector
-    readings: int
     locked: int
     released: int
     refunded: int
     fee_bps: int
-    transactions: tuple[ChainEvent, ...]
     decimals: int = 18
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One resource: how much, at which price, what it cost in atoms."""
+class Charge:
+    """One resource: how much (decimal text), at which price (decimal tokens), its cost in atoms."""
 
     resource: str
     quantity: str
     unit: str
     price: str
     price_unit: str
-    cost: Money
-
-    def to_json(self) -> dict[str, Any]:
-        """Texts for people, money with atoms."""
-        return {
-            "resource": self.resource,
-            "quantity": self.quantity,
-            "unit": self.unit,
-            "price": self.price,
-            "price_unit": self.price_unit,
-            "cost": self.cost.to_json(),
-        }
+    atoms: int
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
-    """The whole line from readings to transactions. `gross` = Σ lines = `fee` + `net`."""
+class Charges:
+    """From usage to payments. `gross` = Σ lines = `fee` + `net`; `rate` in 1e-12 token per hour."""
 
     source: ReceiptInput
     rate: int
-    lines: tuple[Line, ...]
+    lines: tuple[Charge, ...]
     gross: int
     fee: int
 
@@ -104,34 +73,6 @@ class Receipt:
         """Whether locked = released + refunded, and released is what the usage costs."""
         source = self.source
         return source.locked == source.released + source.refunded and source.released == self.gross
-
-    def to_json(self) -> dict[str, Any]:
-        """The form the API answers."""
-        source = self.source
-
-        def money(atoms: int) -> dict[str, str]:
-            return Money(atoms, decimals=source.decimals).to_json()
-
-        return {
-            "lease_id": source.lease_id,
-            "job_id": source.job_id,
-            "tier": source.tier,
-            "simulated": source.simulated,
-            "readings": source.readings,
-            "used_ms": source.used.ms,
-            "gpu_seconds": gpu_seconds(source.used.ms, source.sizes.gpu_milli),
-            "rate": rate_per_hour(self.rate),
-            "rate_unit": "token per hour",
-            "lines": [line.to_json() for line in self.lines],
-            "gross": money(self.gross),
-            "fee": money(self.fee),
-            "net": money(self.net),
-            "locked": money(source.locked),
-            "released": money(source.released),
-            "refunded": money(source.refunded),
-            "conserved": self.conserved,
-            "transactions": [event.to_json() for event in source.transactions],
-        }
 
 
 def gpu_seconds(ms: int, gpu_milli: int) -> str:
@@ -156,7 +97,7 @@ def split(total: int, weights: Sequence[int]) -> tuple[int, ...]:
     return tuple(parts)
 
 
-def build_receipt(source: ReceiptInput) -> Receipt:
+def charges_of(source: ReceiptInput) -> Charges:
     """Work out lines, gross and fee from usage and prices. Source: `ComputeEscrow` payments."""
     prices, used = source.prices, source.used
     rate = rate_of(prices.timed(), source.sizes)
@@ -166,10 +107,10 @@ def build_receipt(source: ReceiptInput) -> Receipt:
     )
     fee = fee_of(time, source.fee_bps) + fee_of(counted, source.fee_bps)
     lines = (*_time_lines(source, time), *_counted_lines(source, counted))
-    return Receipt(source, rate, lines, time + counted, fee)
+    return Charges(source, rate, lines, time + counted, fee)
 
 
-def _time_lines(source: ReceiptInput, total: int) -> list[Line]:
+def _time_lines(source: ReceiptInput, total: int) -> list[Charge]:
     prices, sizes, ms = source.prices, source.sizes, source.used.ms
     # (name, size, decimals of its quantity per hour, price, share of the rate in 1/128)
     rows = (
@@ -199,14 +140,13 @@ def _time_lines(source: ReceiptInput, total: int) -> list[Line]:
             quantity = from_scaled(size * ms * 1000 // 1024, 6)
         else:
             quantity = from_scaled(size * ms, 6)
-        money = Money(part, decimals=source.decimals)
         lines.append(
-            Line(name, quantity, f"{unit}-seconds", from_nano(price), f"per {unit}-hour", money)
+            Charge(name, quantity, f"{unit}-seconds", from_nano(price), f"per {unit}-hour", part)
         )
     return lines
 
 
-def _counted_lines(source: ReceiptInput, total: int) -> list[Line]:
+def _counted_lines(source: ReceiptInput, total: int) -> list[Charge]:
     prices, used = source.prices, source.used
     egress, units = split(
         total, [prices.egress_gib * used.egress_mib, 1024 * prices.unit * used.units]
@@ -214,11 +154,9 @@ def _counted_lines(source: ReceiptInput, total: int) -> list[Line]:
     lines = []
     if used.egress_mib:
         quantity = from_scaled(used.egress_mib * 10**6 // 1024, 6)
-        money = Money(egress, decimals=source.decimals)
         price = from_nano(prices.egress_gib)
-        lines.append(Line("egress", quantity, "GiB", price, "per GiB", money))
+        lines.append(Charge("egress", quantity, "GiB", price, "per GiB", egress))
     if used.units:
-        name, money = source.unit or "unit", Money(units, decimals=source.decimals)
-        price = from_nano(prices.unit)
-        lines.append(Line("units", str(used.units), name, price, f"per {name}", money))
+        name, price = source.unit or "unit", from_nano(prices.unit)
+        lines.append(Charge("units", str(used.units), name, price, f"per {name}", units))
     return lines

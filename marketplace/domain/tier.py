@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from marketplace.domain.pricing import from_nano, to_nano
+from marketplace.domain.pricing import to_nano
 from settlement.eip712 import text32
 
 
@@ -32,21 +32,6 @@ class Tier:
         """The tier's name as orders carry it."""
         return text32(self.name)
 
-    def to_json(self) -> dict[str, Any]:
-        """The shape of the shipped table's rows, which `TierRegistry.from_json` reads back."""
-        return {
-            "name": self.name,
-            "gpu": self.gpu,
-            "memory_gib": self.memory_gib,
-            "usd_per_gpu_hour": {
-                "median": from_nano(self.median_nano_per_hour),
-                "low": from_nano(self.low_nano_per_hour),
-                "high": from_nano(self.high_nano_per_hour),
-            },
-            "listings": self.listings,
-            "markets": list(self.markets),
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class TierRegistry:
@@ -62,7 +47,7 @@ class TierRegistry:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TierRegistry:
-        """Read {source, tiers: [row of `Tier.to_json`]}; prices are dollars per GPU and hour."""
+        """Read the shipped table, {source, tiers}; prices are dollars per GPU and hour."""
         tiers = []
         for row in data["tiers"]:
             price = {key: to_nano(text) for key, text in row["usd_per_gpu_hour"].items()}

@@ -10,6 +10,7 @@ from marketplace.db.chain_events import SqlEventStore
 from marketplace.db.outbox import SqlOutbox
 from marketplace.db.store import Database
 from marketplace.db.upgrade import upgrade
+from marketplace.domain.life import JOB_ON_NODE
 from marketplace.server.roles import build
 from marketplace.server.settings import Settings
 from settlement.chain.client import ChainClient
@@ -54,9 +55,7 @@ def compare(settings: Settings) -> Reconciliation:
     try:
         with database.read() as store:
             active = store.leases.active()
-        running = [
-            lease.lease_bytes for lease, job, _ in active if job.state in ("starting", "running")
-        ]
+        running = [lease.lease_bytes for lease, job, _ in active if job.state in JOB_ON_NODE]
         seen = reconcile(SqlEventStore(database), escrow, token, running, token.decimals())
         intents = SqlOutbox(database).unfinished(INTENTS_COMPARED)
         stuck = stuck_intents(intents, datetime.now(UTC), STUCK_AFTER)

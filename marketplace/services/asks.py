@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from marketplace.db.store import Store
 from marketplace.db.tables import AskRow, NodeRow
-from marketplace.domain.pricing import prices_from_json, prices_to_json
-from marketplace.domain.reader import Reader, milli_text, seconds_of, text_of, whole_of
+from marketplace.domain.asking import EXPIRY_MAX_S, NodeOffer, ask_of
 from marketplace.errors import (
     AlreadyExists,
     Conflict,
-    InvalidInput,
     InvalidOrder,
     InvalidSignature,
     NotFound,
@@ -23,42 +20,20 @@ from marketplace.services.accounts import note_salt
 from marketplace.services.common import (
     Principal,
     account_refusal,
-    iso,
     new_id,
-    parse_struct,
     to_hex,
 )
 from marketplace.services.nodes import AWAY
 from marketplace.services.orderlog import log_ask, log_ask_closed
 from marketplace.services.ports import Clock, EscrowReads, Market
+from marketplace.wire.asks import AskDraft, SignedAsk
 from settlement.eip712 import ZERO_ADDRESS, from_text32, text32
 from settlement.errors import FieldError
-from settlement.orders import FLAG_SHARED, Ask, Prices
-from settlement.units import MAX_FEE_BPS, UINT32_MAX
-
-DAY_S = 86_400
-EXPIRY_MAX_S = 400 * DAY_S
-DEFAULTS = {
-    "min_duration": 0,
-    "max_duration": 30 * DAY_S,
-    "start_limit": 600,
-    "expires_in": 30 * DAY_S,
-}
-TERMS = (*DEFAULTS, "meter", "prices", "unit", "max_fee_bps", "opener")
-
-
-def _duration(maximum: int) -> Any:
-    def parse(value: object) -> int:
-        seconds = seconds_of(value)
-        if seconds > maximum:
-            raise ValueError(f"must be at most {maximum}s")
-        return seconds
-
-    return parse
+from settlement.orders import FLAG_SHARED, Ask
 
 
 @dataclass(frozen=True, slots=True)
-class SignedAsk:
+class CheckedAsk:
     """An ask, its signature, and why that does not count, as far as no store is needed."""
 
     ask: Ask
@@ -74,68 +49,37 @@ class Asks:
     clock: Clock
     reads: EscrowReads
 
-    def prepare(self, node: NodeRow, terms: dict[str, Any], salt: int) -> Ask:
+    def prepare(self, node: NodeRow, draft: AskDraft, salt: int) -> Ask:
         """The ask that a provider would sign for a node. Raises InvalidInput with all mistakes."""
-        problems: list[Problem] = []
-        reader = Reader(terms, TERMS, problems)
-        most = {"expires_in": EXPIRY_MAX_S}
-        seconds = {
-            name: reader.read(name, _duration(most.get(name, UINT32_MAX)), default)
-            for name, default in DEFAULTS.items()
-        }
-        prices = self._prices(terms.get("prices"), problems)
-        unit = reader.read("unit", text_of(32, r"[A-Za-z][A-Za-z0-9_-]*"), "")
-        fee = reader.read("max_fee_bps", whole_of(0, MAX_FEE_BPS), self.market.fee_bps)
-        address = text_of(42)
-        meter = reader.need("meter", address, ZERO_ADDRESS)
-        opener = reader.read("opener", address, self.market.opener)
-        if problems:
-            raise InvalidInput(problems)
-        try:
-            return Ask(
-                provider=node.provider,
-                meter=meter,
-                opener=opener,
-                node=node.number,
-                tier=text32(node.tier),
-                gpu_milli=node.gpu_count * 1000,
-                cpu_milli=node.cpu_milli,
-                memory_mib=node.memory_mib,
-                storage_mib=node.storage_mib,
-                floor=prices,
-                min_seconds=seconds["min_duration"],
-                max_seconds=seconds["max_duration"],
-                start_limit_seconds=seconds["start_limit"],
-                unit=text32(unit) if unit else bytes(32),
-                starts_at=0,
-                flags=FLAG_SHARED if node.shared else 0,
-                max_fee_bps=fee,
-                expiry=self.clock() // 1000 + seconds["expires_in"],
-                salt=salt,
-            )
-        except FieldError as error:
-            raise InvalidInput([Problem(error.pointer, error.detail)]) from error
+        offer = NodeOffer(
+            provider=node.provider,
+            number=node.number,
+            tier=node.tier,
+            gpu_count=node.gpu_count,
+            cpu_milli=node.cpu_milli,
+            memory_mib=node.memory_mib,
+            storage_mib=node.storage_mib,
+            shared=node.shared,
+        )
+        return ask_of(
+            offer,
+            {**draft.model_dump(exclude={"node_id"}), "prices": draft.prices},
+            opener=self.market.opener,
+            fee_bps=self.market.fee_bps,
+            now=self.clock() // 1000,
+            salt=salt,
+        )
 
-    def _prices(self, data: Any, problems: list[Problem]) -> Prices:
-        if not isinstance(data, dict):
-            problems.append(Problem("/prices", "must be an object of prices per resource"))
-            return Prices(0)
-        try:
-            return prices_from_json(data, "/prices")
-        except InvalidInput as error:
-            problems += error.problems
-            return Prices(0)
+    def check(self, signed: SignedAsk) -> CheckedAsk:
+        """Check an ask's signature, if need be by the chain, before any transaction is begun.
 
-    def read(self, message: Any, signature: bytes) -> SignedAsk:
-        """Read an ask and its signature, if need be by the chain, before any transaction is begun.
-
-        Raises InvalidInput, ChainError.
+        Raises ChainError.
         """
-        ask = parse_struct(Ask, message, "/ask")
+        ask, signature = signed.ask, signed.signature
         refusal = account_refusal(ask, signature, ask.provider, self.market, self.reads)
-        return SignedAsk(ask, signature, refusal)
+        return CheckedAsk(ask, signature, refusal)
 
-    def create(self, store: Store, caller: Principal, signed: SignedAsk) -> AskRow:
+    def create(self, store: Store, caller: Principal, signed: CheckedAsk) -> AskRow:
         """Put a signed ask on the book; where its node is away, once it is back. Nothing is stored
         of one that is refused.
 
@@ -237,35 +181,3 @@ class Asks:
                 log_ask_closed(store, row.id, self.clock())
             row.state, row.reason = "cancelled", "cancelled"
         return row
-
-    def to_json(self, store: Store, row: AskRow) -> dict[str, Any]:
-        """An ask as everyone sees it."""
-        ask = Ask.from_message(row.message)
-        node = store.nodes.get(row.node_id)
-        unit = from_text32(ask.unit)
-        return {
-            "id": row.id,
-            "ask": row.message,
-            "signature": row.signature,
-            "hash": row.hash,
-            "node_id": row.node_id,
-            "provider": row.provider,
-            "meter": row.meter,
-            "tier": row.tier,
-            "region": node.region if node else "",
-            "runtime": node.runtime if node else "",
-            "simulated": bool(node and node.simulated),
-            "verified": bool(node and node.verified),
-            "reliability": milli_text(node.reliability_milli if node else 0),
-            "shared": bool(ask.flags & FLAG_SHARED),
-            "gpu_milli": ask.gpu_milli,
-            "prices": prices_to_json(ask.floor),
-            "unit": unit or None,
-            "state": "expired" if self._expired(row) else row.state,
-            "reason": row.reason,
-            "expires_at": iso(row.expiry_s * 1000),
-            "created_at": iso(row.created_ms),
-        }
-
-    def _expired(self, row: AskRow) -> bool:
-        return row.state == "open" and row.expiry_s <= self.clock() // 1000

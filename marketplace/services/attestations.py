@@ -7,21 +7,23 @@ from enum import StrEnum
 from typing import Any
 
 from marketplace.db.store import Store
-from marketplace.db.tables import LEASE_OPEN, AttestationRow, LeaseRow, VoucherRow
+from marketplace.db.tables import AttestationRow, LeaseRow, VoucherRow
+from marketplace.domain.life import LEASE_OPEN, UsageAttested
 from marketplace.errors import AttestationRefused, Conflict, InvalidInput, NotFound, Problem
 from marketplace.services.common import (
     Principal,
     check_signature,
     emit,
-    iso,
     new_id,
-    parse_struct,
     to_hex,
 )
-from marketplace.services.jobstates import cost_event, set_state
+from marketplace.services.jobstates import cost_event
 from marketplace.services.leases import buyer_of, provider_of, usage_json
+from marketplace.services.lives import Lives
 from marketplace.services.ports import Clock, Market
-from settlement.attestation import MeteredUsage, Usage, UsageAttestation, Voucher, voucher_for
+from marketplace.wire.events import JobMetric
+from marketplace.wire.usage import Countersignature, SignedAttestation
+from settlement.attestation import MeteredUsage, UsageAttestation, Voucher, voucher_for
 from settlement.errors import SignatureError
 from settlement.signing import verify
 from settlement.usage import UsageVector
@@ -71,16 +73,17 @@ class Attestations:
 
     market: Market
     clock: Clock
+    lives: Lives
 
     def take(
-        self, store: Store, caller: Principal, lease_id: str, message: Any, signature: bytes
+        self, store: Store, caller: Principal, lease_id: str, signed: SignedAttestation
     ) -> tuple[AttestationRow, Refusal | None]:
         """Record an attestation, accepted or refused; the caller commits before it answers.
 
-        The same content again is the same attestation. Raises NotFound, InvalidInput.
+        The same content again is the same attestation. Raises NotFound.
         """
         lease = provider_of(store, caller, lease_id)
-        statement = parse_struct(UsageAttestation, message, "/attestation")
+        statement, signature = signed.attestation, signed.signature
         known = store.attestations.accepted(lease.id, statement.sequence)
         if known is not None and known.message == statement.to_message():
             return known, None
@@ -122,7 +125,7 @@ class Attestations:
             verify(said, self.market.domain, signature, lease.meter)
         except SignatureError:
             return Refusal.SIGNATURE
-        if lease.state not in ("active", "stopped") or lease.start_s is None:
+        if lease.state not in LEASE_OPEN or lease.start_s is None:
             return Refusal.NOT_OPEN
         if lease.sequence < 0 and (said.sequence, said.ms) != (0, 0):
             return Refusal.NOT_READY
@@ -150,22 +153,18 @@ class Attestations:
         return None
 
     def _accept(self, store: Store, lease: LeaseRow, said: UsageAttestation, now_ms: int) -> None:
-        first = lease.ready_ms is None
         lease.sequence = said.sequence
         lease.attested = _vector_json(said.usage())
         lease.seen_ms = now_ms
-        if first:
-            lease.ready_ms = said.observed_at_ms
         job = store.jobs.need(lease.job_id, lock=True)
-        if first and job.state == "starting" and job.lease_id == lease.id:
-            job.started_ms = job.started_ms or now_ms
-            set_state(store, job, "running", now_ms)
-        usage = {**_vector_json(said.usage()), "sequence": said.sequence}
-        emit(store, job.id, "metric", {"lease_id": lease.id, **usage}, now_ms)
+        self.lives.take(store, job, lease, UsageAttested(said.observed_at_ms))
+        measured = _vector_json(said.usage())
+        metric = JobMetric(lease_id=lease.id, sequence=said.sequence, **measured)
+        emit(store, job.id, "metric", metric, now_ms)
         cost_event(store, self.market, job, lease, now_ms)
 
     def countersign(
-        self, store: Store, caller: Principal, attestation_id: str, message: Any, signature: bytes
+        self, store: Store, caller: Principal, attestation_id: str, signed: Countersignature
     ) -> AttestationRow:
         """Store the witness's voucher for an accepted attestation; the best one is what settles.
 
@@ -179,8 +178,7 @@ class Attestations:
             raise Conflict("a refused attestation takes no countersignature")
         if lease.state not in LEASE_OPEN:
             raise Conflict(f"the lease is {lease.state}; it takes no vouchers")
-        kind: type[Usage | MeteredUsage] = MeteredUsage if lease.metered else Usage
-        voucher = parse_struct(kind, message, "/voucher")
+        voucher, signature = signed.voucher, signed.signature
         expected = voucher_for(UsageAttestation.from_message(row.message), lease.metered)
         if voucher != expected:
             detail = "must state exactly what the attestation does"
@@ -221,9 +219,7 @@ class Attestations:
         )
         store.vouchers.put(new)
 
-    def heartbeat(
-        self, store: Store, caller: Principal, lease_id: str, count: int
-    ) -> dict[str, Any]:
+    def heartbeat(self, store: Store, caller: Principal, lease_id: str, count: int) -> LeaseRow:
         """Forward a job's signs of life; the count never falls."""
         lease = provider_of(store, caller, lease_id)
         now_ms = self.clock()
@@ -232,24 +228,7 @@ class Attestations:
         if grown or lease.heartbeat_ms is None:
             lease.heartbeat_ms = now_ms
         lease.seen_ms = now_ms
-        return {"count": lease.heartbeat_count, "last_at": iso(lease.heartbeat_ms)}
-
-    def to_json(self, row: AttestationRow) -> dict[str, Any]:
-        """An attestation as its lease's parties see it."""
-        voucher = None
-        if row.voucher is not None:
-            voucher = {"message": row.voucher, "signature": row.voucher_signature}
-        return {
-            "id": row.id,
-            "lease_id": row.lease_id,
-            "sequence": row.sequence,
-            "state": "countersigned" if voucher else row.state,
-            "code": row.code,
-            "message": row.message,
-            "signature": row.signature,
-            "voucher": voucher,
-            "created_at": iso(row.received_ms),
-        }
+        return lease
 
 
 def _vector_json(usage: UsageVector) -> dict[str, int]:

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from marketplace.db.store import CANCEL_KEY, CANCEL_TRIES, Store
 from marketplace.db.tables import AccountRow
+from marketplace.domain.life import BidVoided
 from marketplace.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Problem
 from marketplace.services.asks import Asks
-from marketplace.services.common import Principal, account_refusal, parse_struct
+from marketplace.services.common import Principal, account_refusal
 from marketplace.services.jobs import Jobs
 from marketplace.services.ports import Clock, EscrowReads, Market
+from marketplace.wire.orders import Cancelled, SignedCancel
 from settlement.chain.calls import EscrowCalls
 from settlement.orders import Cancel
 from settlement.ports import IntentKind
-
-UNOPENED = ("queued", "matched")
-
-
-@dataclass(frozen=True, slots=True)
-class SignedCancel:
-    """A Cancel that its account signed."""
-
-    cancel: Cancel
-    signature: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +56,20 @@ class Cancels:
                 return int(bid.salt)
         raise NotFound("no such order")
 
-    def read(self, caller: Principal, message: Any, signature: bytes) -> SignedCancel:
+    def check(self, caller: Principal, signed: SignedCancel) -> None:
         """Check a Cancel, if need be by the chain, before any transaction is begun.
 
         Raises InvalidInput, InvalidSignature, ChainError.
         """
-        cancel = parse_struct(Cancel, message, "/cancel")
+        cancel = signed.cancel
         if cancel.account != caller.account:
             problem = Problem("/cancel/account", "must be the account of the API key")
             raise InvalidInput([problem])
-        refusal = account_refusal(cancel, signature, cancel.account, self.market, self.reads)
+        refusal = account_refusal(cancel, signed.signature, cancel.account, self.market, self.reads)
         if refusal is not None:
             raise refusal
-        return SignedCancel(cancel, signature)
 
-    def submit(self, store: Store, caller: Principal, signed: SignedCancel) -> dict[str, Any]:
+    def submit(self, store: Store, caller: Principal, signed: SignedCancel) -> Cancelled:
         """Take the orders off the book and send the Cancel to the chain.
 
         Raises InvalidInput, AlreadyExists, Conflict, Unavailable.
@@ -92,7 +82,7 @@ class Cancels:
         cancelled = [*self._asks(store, caller, cancel), *self._bids(store, caller, cancel)]
         data = self.calls.cancel(cancel, signed.signature)
         store.enqueue(IntentKind.CANCEL, store.tries(_key(cancel)).key, self.calls.payload(data))
-        return {"cancel": cancel.to_message(), "orders": cancelled}
+        return Cancelled(cancel=cancel, orders=tuple(cancelled))
 
     def _check_worth(self, store: Store, account: AccountRow, cancel: Cancel) -> None:
         """The relayer pays for a Cancel: it must make an order void that is not void already.
@@ -141,9 +131,7 @@ class Cancels:
         for job, bid in store.jobs.live_with_bids(caller.account):
             if not _covers(cancel, int(bid.salt)):
                 continue
-            if job.state in UNOPENED:
-                self.jobs.cancel(store, caller, job.id)
-            bid.cancelled_ms = bid.cancelled_ms or self.clock()
+            self.jobs.lives.take(store, *self.jobs.locked(store, job.id), BidVoided())
             chosen.append(bid.id)
         return chosen
 

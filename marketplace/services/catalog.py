@@ -3,59 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from marketplace.db.store import Database, Store
-from marketplace.db.tables import ReceiptRow
+from marketplace.db.store import Database
 from marketplace.domain.tier import TierRegistry
-from marketplace.errors import NotFound
 from marketplace.services.accounts import Accounts
 from marketplace.services.asks import Asks
 from marketplace.services.attestations import Attestations
 from marketplace.services.blobs import Blobs
 from marketplace.services.bookkeeper import Bookkeeper
 from marketplace.services.cancels import Cancels
-from marketplace.services.common import Principal, iso
-from marketplace.services.conclude import Conclusions
 from marketplace.services.ends import Ends
 from marketplace.services.jobs import Jobs
 from marketplace.services.leases import Leases
+from marketplace.services.lives import Lives
 from marketplace.services.matcher import Matcher
 from marketplace.services.nodes import Nodes
 from marketplace.services.ports import BlobFiles, Clock, EscrowReads, Market
 from marketplace.services.projection import Projection
 from marketplace.services.quotes import Quotes
+from marketplace.services.receipts import Receipts
 from marketplace.services.settling import Settling
 from marketplace.services.streams import Streams
 from marketplace.services.topups import TopUps
 from marketplace.services.watchdog import Watchdog
 from marketplace.services.witnessing import Witnessing
 from settlement.chain.calls import EscrowCalls
-
-
-@dataclass(frozen=True, slots=True)
-class Receipts:
-    """Receipts of closed leases."""
-
-    market: Market
-
-    def of_job(self, store: Store, caller: Principal, job_id: str) -> list[ReceiptRow]:
-        """Receipts of a job's leases, oldest first: for its buyer and its providers."""
-        rows = store.receipts.of_job(job_id)
-        mine = [r for r in rows if caller.is_operator or caller.account in (r.buyer, r.provider)]
-        if not mine:
-            raise NotFound("no receipt yet: it is written when the lease is closed on chain")
-        return mine
-
-    def to_json(self, row: ReceiptRow) -> dict[str, Any]:
-        """A receipt as its parties see it."""
-        return {
-            "id": row.id,
-            "buyer": row.buyer,
-            "provider": row.provider,
-            **row.document,
-            "created_at": iso(row.created_ms),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,27 +56,6 @@ class Catalog:
     topups: TopUps
     cancels: Cancels
 
-    def config(self) -> dict[str, Any]:
-        """What a client has to know before it signs anything for this market."""
-        market = self.market
-        return {
-            "chain_id": market.domain.chain_id,
-            "rpc_url": market.rpc_url,
-            "contracts": {
-                "ComputeToken": market.token,
-                "ComputeEscrow": market.domain.verifying_contract,
-            },
-            "currency": market.currency,
-            "decimals": market.decimals,
-            "fee_bps": market.fee_bps,
-            "windows": {"settle_seconds": market.settle_window_s},
-            "opener": market.opener,
-            "interval_ms": market.interval_ms,
-            "settle_every_seconds": market.settle_every_s,
-            "confirmations": market.confirmations,
-            "server_time": iso(self.clock()),
-        }
-
 
 def catalog_of(
     market: Market,
@@ -116,12 +67,13 @@ def catalog_of(
 ) -> Catalog:
     """Put the services together; nothing is opened or started."""
     calls = EscrowCalls(market.domain.verifying_contract)
-    attestations = Attestations(market, clock)
-    conclusions = Conclusions(market, clock, tiers)
+    receipts = Receipts(market, clock)
+    lives = Lives(market, clock, tiers, receipts.write)
+    attestations = Attestations(market, clock, lives)
     books = Bookkeeper(market, database)
     quotes = Quotes(market, clock, tiers, books)
     leases = Leases(market)
-    asks, jobs = Asks(market, clock, reads), Jobs(market, clock, reads, quotes)
+    asks, jobs = Asks(market, clock, reads), Jobs(market, clock, reads, quotes, lives)
     return Catalog(
         market=market,
         clock=clock,
@@ -133,15 +85,15 @@ def catalog_of(
         jobs=jobs,
         leases=leases,
         attestations=attestations,
-        witnessing=Witnessing(leases, attestations),
-        ends=Ends(market, clock, attestations, calls),
+        witnessing=Witnessing(market),
+        ends=Ends(market, clock, attestations, calls, lives),
         blobs=Blobs(files, clock),
         streams=Streams(clock),
-        receipts=Receipts(market),
-        matcher=Matcher(market, clock, database, books, quotes, calls),
-        projection=Projection(market, clock, conclusions),
-        settling=Settling(market, clock, database, calls, conclusions),
-        watchdog=Watchdog(market, clock, database, conclusions, since_ms=clock()),
+        receipts=receipts,
+        matcher=Matcher(market, clock, database, books, quotes, calls, lives),
+        projection=Projection(market, clock, lives),
+        settling=Settling(market, clock, database, calls, lives),
+        watchdog=Watchdog(market, clock, database, lives, since_ms=clock()),
         topups=TopUps(market, calls),
         cancels=Cancels(market, clock, reads, calls, asks, jobs),
     )

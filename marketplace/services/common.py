@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, TypeVar
 
 from uuid_utils import uuid7
 
 from marketplace.db.store import Store
 from marketplace.db.tables import JobEventRow
-from marketplace.domain.pricing import Money
-from marketplace.errors import InvalidInput, InvalidSignature, Problem
+from marketplace.errors import InvalidSignature, Problem
 from marketplace.services.ports import EscrowReads, Market
+from marketplace.wire.base import Answer, Money
 from settlement.eip712 import Struct
-from settlement.errors import FieldError, SignatureError
+from settlement.errors import SignatureError
 from settlement.signing import verify
-
-S = TypeVar("S", bound=Struct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +35,9 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{uuid7().hex}"
 
 
-def iso(ms: int | None) -> str | None:
-    """Unix milliseconds as RFC 3339 UTC text."""
-    if ms is None:
-        return None
-    moment = datetime.fromtimestamp(ms / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def money(market: Market, atoms: int) -> dict[str, str]:
-    """Atoms as {amount, currency, atoms}."""
-    return Money(atoms, market.currency, market.decimals).to_json()
-
-
-def money_text(market: Market, atoms: int) -> str:
-    """Atoms for people, in an error's words."""
-    shown = Money(atoms, market.currency, market.decimals)
-    return f"{shown.amount} {shown.currency}"
+def money(market: Market, atoms: int) -> Money:
+    """Atoms in the market's currency."""
+    return Money.of(atoms, market.currency, market.decimals)
 
 
 def to_hex(data: bytes) -> str:
@@ -63,24 +45,9 @@ def to_hex(data: bytes) -> str:
     return "0x" + data.hex()
 
 
-def from_hex(text: str, pointer: str, size: int | None = None) -> bytes:
-    """0x hex as bytes, of exactly `size` if given. Raises InvalidInput."""
-    try:
-        data = bytes.fromhex(text[2:]) if text.startswith("0x") else None
-    except ValueError:
-        data = None
-    if data is None or (size is not None and len(data) != size):
-        form = "0x and hexadecimal digits" if size is None else f"0x and {2 * size} hex digits"
-        raise InvalidInput([Problem(pointer, f"must be {form}")])
-    return data
-
-
-def parse_struct(kind: type[S], message: Any, pointer: str) -> S:
-    """Read a signed type's JSON form. Raises InvalidInput with the pointer of the wrong member."""
-    try:
-        return kind.from_message(message, pointer)
-    except FieldError as error:
-        raise InvalidInput([Problem(error.pointer, error.detail)]) from error
+def unhex(text: str) -> bytes:
+    """0x hex that a row keeps, as bytes."""
+    return bytes.fromhex(text[2:])
 
 
 def check_signature(struct: Struct, signature: bytes, expected: str, market: Market) -> None:
@@ -113,6 +80,7 @@ def account_refusal(
     return None
 
 
-def emit(store: Store, job_id: str, kind: str, data: dict[str, Any], now_ms: int) -> None:
-    """Append one event to a job's stream."""
-    store.events.append(JobEventRow(job_id=job_id, type=kind, data=data, at_ms=now_ms))
+def emit(store: Store, job_id: str, kind: str, data: Answer, now_ms: int) -> None:
+    """Append one event to a job's stream. `kind` names its class in `wire.events`."""
+    row = JobEventRow(job_id=job_id, type=kind, data=data.to_json(), at_ms=now_ms)
+    store.events.append(row)

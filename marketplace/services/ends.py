@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from marketplace.db.store import Store
 from marketplace.db.tables import AttestationRow, LeaseRow
+from marketplace.domain.life import (
+    LEASE_OPEN,
+    REPORTABLE,
+    CloseSigned,
+    Do,
+    LeaseState,
+    Outcome,
+    RunReport,
+    RunReported,
+    StopSigned,
+)
 from marketplace.errors import Conflict, InvalidInput, InvalidSignature, NotFound, Problem
 from marketplace.limits import REASON_CHARS_KEPT as REASON_MAX
 from marketplace.services.attestations import Attestations, Refusal
-from marketplace.services.common import Principal, check_signature, parse_struct, to_hex
-from marketplace.services.jobstates import tell
+from marketplace.services.common import Principal, check_signature, to_hex
 from marketplace.services.leases import (
     buyer_of,
     close_message,
@@ -20,29 +29,17 @@ from marketplace.services.leases import (
     provider_of,
     ref_of,
 )
+from marketplace.services.lives import Lives
 from marketplace.services.ports import Clock, Market
+from marketplace.wire.leases import FinishReport, SignedStop
+from marketplace.wire.usage import SignedAttestation
 from settlement.attestation import Close, Stop, UsageAttestation
 from settlement.chain.calls import EscrowCalls
 from settlement.errors import SignatureError
 from settlement.ports import IntentKind
 from settlement.signing import recover
 
-OUTCOMES = ("succeeded", "failed", "cancelled", "over_budget")
 OVER_BUDGET_SLACK_INTERVALS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What an agent says at a job's end. Messages and signatures as they came."""
-
-    outcome: str
-    exit_code: int | None
-    reason: str
-    outputs: str | None
-    attestation: Any
-    signature: bytes
-    close: Any
-    close_signature: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +50,10 @@ class Ends:
     clock: Clock
     attestations: Attestations
     calls: EscrowCalls
+    lives: Lives
 
     def finish(
-        self, store: Store, caller: Principal, lease_id: str, report: Report
+        self, store: Store, caller: Principal, lease_id: str, report: FinishReport
     ) -> tuple[LeaseRow, AttestationRow, Refusal | None]:
         """Take in the last attestation, the outcome and the meter's half of the Close.
 
@@ -63,12 +61,11 @@ class Ends:
         Raises NotFound, InvalidInput, InvalidSignature, Conflict.
         """
         lease = provider_of(store, caller, lease_id)
-        close = parse_struct(Close, report.close, "/close/message")
+        close, close_signature = report.close.message, report.close.signature
         self._check(store, lease, report, close)
-        check_signature(close, report.close_signature, lease.meter, self.market)
-        row, refusal = self.attestations.take(
-            store, caller, lease_id, report.attestation, report.signature
-        )
+        check_signature(close, close_signature, lease.meter, self.market)
+        said = SignedAttestation(attestation=report.attestation, signature=report.signature)
+        row, refusal = self.attestations.take(store, caller, lease_id, said)
         if refusal is not None:
             return lease, row, refusal
         last = UsageAttestation.from_message(row.message)
@@ -77,32 +74,25 @@ class Ends:
         if close != expected:
             detail = "must close at the usage of the last attestation"
             raise InvalidInput([Problem("/close/message", detail)])
-        now_ms = self.clock()
-        lease.outcome = {
-            "outcome": report.outcome,
-            "exit_code": report.exit_code,
-            "reason": report.reason[:REASON_MAX] or None,
-            "outputs": report.outputs,
-        }
-        lease.close, lease.meter_signature = close.to_message(), to_hex(report.close_signature)
-        lease.finished_ms = lease.seen_ms = now_ms
-        job = store.jobs.get(lease.job_id, lock=True)
-        if job is not None and job.lease_id == lease.id and job.state in ("starting", "running"):
-            job.ending = report.outcome
-            tell(store, job, now_ms)
+        lease.close, lease.meter_signature = close.to_message(), to_hex(close_signature)
+        lease.seen_ms = self.clock()
+        reason = report.reason[:REASON_MAX] or None
+        run = RunReport(report.outcome, reason, report.exit_code, report.outputs)
+        job = store.jobs.need(lease.job_id, lock=True)
+        self.lives.take(store, job, lease, RunReported(run))
         return lease, row, None
 
-    def _check(self, store: Store, lease: LeaseRow, report: Report, close: Close) -> None:
-        if lease.state not in ("active", "stopped"):
+    def _check(self, store: Store, lease: LeaseRow, report: FinishReport, close: Close) -> None:
+        if lease.state not in LEASE_OPEN:
             raise Conflict(f"the lease is {lease.state}; it takes no report")
         if lease.outcome is not None and close.to_message() != lease.close:
             raise Conflict("the lease has another final report already")
-        if report.outcome not in OUTCOMES:
-            raise InvalidInput([Problem("/outcome", f"must be one of {', '.join(OUTCOMES)}")])
+        if report.outcome not in REPORTABLE:
+            raise InvalidInput([Problem("/outcome", f"must be one of {', '.join(REPORTABLE)}")])
         slack_ms = OVER_BUDGET_SLACK_INTERVALS * lease.interval_ms
         # By the clock: what the start took of the funded time is not in the usage.
         reached = lease.end_s is not None and self.clock() >= lease.end_s * 1000 - slack_ms
-        if report.outcome == "over_budget" and not (lease.budget_limited and reached):
+        if report.outcome == Outcome.OVER_BUDGET and not (lease.budget_limited and reached):
             detail = "the budget did not limit this lease, or its funded time was not reached"
             raise InvalidInput([Problem("/outcome", detail)])
         if report.outputs is not None:
@@ -119,9 +109,10 @@ class Ends:
         lease = buyer_of(store, caller, lease_id)
         message = close_message(lease)
         check_signature(message, signature, lease.witness, self.market)
-        if lease.state not in ("active", "stopped"):
-            raise Conflict(f"the lease is {lease.state}")
-        if lease.witness_signature is not None or lease.meter_signature is None:
+        job = store.jobs.need(lease.job_id, lock=True)
+        left = self.lives.take(store, job, lease, CloseSigned())
+        is_known = lease.witness_signature is not None
+        if Do.SEND_CLOSE not in left or is_known or lease.meter_signature is None:
             return lease
         lease.witness_signature, lease.witness_ms = to_hex(signature), self.clock()
         orders_hash = orders_hash_of(store, lease)
@@ -130,9 +121,7 @@ class Ends:
         store.enqueue(IntentKind.CLOSE, f"close:{lease.id}", self.calls.payload(data))
         return lease
 
-    def stop(
-        self, store: Store, caller: Principal, lease_id: str, message: Any, signature: bytes
-    ) -> LeaseRow:
+    def stop(self, store: Store, caller: Principal, lease_id: str, signed: SignedStop) -> LeaseRow:
         """Send a Stop signed by witness or meter to the chain.
 
         Raises NotFound, InvalidInput, InvalidSignature, Conflict.
@@ -140,7 +129,7 @@ class Ends:
         lease = party(store, caller, lease_id, lock=True)
         if caller.account not in (lease.buyer, lease.provider, lease.witness):
             raise NotFound("no such lease")
-        stop = parse_struct(Stop, message, "/stop")
+        stop, signature = signed.stop, signed.signature
         if stop != Stop(lease.buyer, lease.provider, lease.lease_bytes):
             raise InvalidInput([Problem("/stop", "names another lease")])
         try:
@@ -152,11 +141,12 @@ class Ends:
             detail = f"signed by {signer}, which is neither its witness nor its meter"
             raise InvalidSignature(detail, problems=[Problem("/signature", detail)])
         tries = store.tries(f"stop:{lease.id}")
-        died = tries.is_free and lease.state == "active"
+        died = tries.is_free and lease.state is LeaseState.ACTIVE
         if lease.stop_signature is not None and not died:
             return lease
-        if lease.state != "active":
-            raise Conflict(f"the lease is {lease.state}; only an active one can be stopped")
+        job = store.jobs.need(lease.job_id, lock=True)
+        if Do.SEND_STOP not in self.lives.take(store, job, lease, StopSigned()):
+            return lease
         lease.stop_signature = to_hex(signature)
         orders_hash = orders_hash_of(store, lease)
         data = self.calls.stop_by_signature(ref_of(lease), orders_hash, signature)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from marketplace.db.store import Store
-from marketplace.db.tables import JOB_ENDED, BidRow, JobRow
+from marketplace.db.tables import BidRow, JobRow, LeaseRow
+from marketplace.domain.asking import EXPIRY_MAX_S
 from marketplace.domain.bidding import bid_problems
 from marketplace.domain.job import JobSpec, full_budget
+from marketplace.domain.life import BuyerCancelled, JobState, RetryOn
 from marketplace.domain.order import Wants
 from marketplace.errors import (
     AlreadyExists,
@@ -23,20 +24,19 @@ from marketplace.errors import (
 )
 from marketplace.limits import LIVE_JOBS_MAX as LIVE_MAX
 from marketplace.services.accounts import note_salt
-from marketplace.services.asks import EXPIRY_MAX_S
 from marketplace.services.common import (
     Principal,
     account_refusal,
-    iso,
     money,
     new_id,
-    parse_struct,
     to_hex,
 )
-from marketplace.services.jobstates import cost_of, set_state, tell
-from marketplace.services.orderlog import log_bid, log_bid_closed
+from marketplace.services.jobstates import tell
+from marketplace.services.lives import Lives
+from marketplace.services.orderlog import log_bid
 from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.services.quotes import Quotes
+from marketplace.wire.jobs import JobOrder
 from settlement.eip712 import ZERO_ADDRESS
 from settlement.orders import Bid
 
@@ -63,14 +63,14 @@ class Jobs:
     clock: Clock
     reads: EscrowReads
     quotes: Quotes
+    lives: Lives
 
-    def check(self, caller: Principal, job: Any, message: Any, signature: bytes) -> Submission:
+    def check(self, caller: Principal, order: JobOrder) -> Submission:
         """Check a submission and ask the chain, before any transaction is begun.
 
-        Raises InvalidJob, InvalidInput, InvalidOrder, InvalidSignature, AlreadyExists, ChainError.
+        Raises InvalidJob, InvalidOrder, InvalidSignature, AlreadyExists, ChainError.
         """
-        spec = self.quotes.spec(job)
-        bid = parse_struct(Bid, message, "/bid")
+        spec, bid, signature = self.quotes.spec(order.job), order.bid, order.signature
         problems = [*bid_problems(bid, spec, self.quotes.tiers), *self._problems(caller, bid)]
         if problems:
             raise InvalidOrder(problems)
@@ -143,7 +143,7 @@ class Jobs:
         job = _new_job(job_id, bid_id, caller, spec, (reserve, charge), now_ms)
         store.jobs.add(job)
         log_bid(store, bid, job, Wants.of(spec), order.bid.budget, now_ms)
-        tell(store, job, now_ms)
+        tell(store, job.id, job, now_ms)
         return job
 
     def _check_inputs(self, store: Store, caller: Principal, spec: JobSpec) -> None:
@@ -165,7 +165,7 @@ class Jobs:
 
     def _charge_key(self, store: Store, caller: Principal, order: Submission, reserve: int) -> int:
         """Count a job against its key's spend cap: all it may cost, fail-over included."""
-        moves_on = set(order.spec.retry_on) & {"interruption", "error"}
+        moves_on = set(order.spec.retry_on) & {RetryOn.INTERRUPTION, RetryOn.ERROR}
         amount = order.bid.budget if moves_on else reserve
         key = store.keys.get(caller.key_id, lock=True) if caller.key_id else None
         if key is None:
@@ -204,60 +204,21 @@ class Jobs:
     def cancel(self, store: Store, caller: Principal, job_id: str) -> JobRow:
         """Begin to end a job: off the book at once, or by asking its agent to stop.
 
-        Raises NotFound; Conflict where it has ended.
+        Raises NotFound, Unavailable; Conflict if it has ended.
         """
-        lease_id = self.get(store, caller, job_id).lease_id
-        lease = store.leases.get(lease_id, lock=True)  # leases before jobs
-        job = self.get(store, caller, job_id, lock=True)
-        if job.lease_id != lease_id:
-            raise Unavailable("the job has just moved to another lease; try again")
-        if job.state in JOB_ENDED:
-            raise Conflict(f"the job has ended: {job.state}")
-        if job.ending is not None:
-            return job
-        now_ms = self.clock()
-        job.ending = "cancelled"
-        if job.state == "queued" and job.requeue_after:
-            job.requeue_after = None
-            set_state(store, job, "cancelled", now_ms)
-            return job
-        if job.state == "queued":
-            log_bid_closed(store, job.bid_id, now_ms)
-        if lease and lease.state == "active" and lease.stop_requested is None:
-            lease.stop_requested, lease.stop_requested_ms = "cancelled", now_ms
-        tell(store, job, now_ms)
+        self.get(store, caller, job_id)
+        job, lease = self.locked(store, job_id)
+        self.lives.take(store, job, lease, BuyerCancelled())
         return job
 
-    def to_json(self, store: Store, job: JobRow) -> dict[str, Any]:
-        """A job as its buyer sees it."""
-        lease = store.leases.get(job.lease_id)
-        bid = store.bids.get(job.bid_id)
-        budget = int(bid.message["budget"]) if bid else 0
-        return {
-            "id": job.id,
-            "account": job.account,
-            "name": job.name,
-            "state": job.state,
-            "reason": job.reason,
-            "detail": job.detail,
-            "ending": job.ending,
-            "bid_id": job.bid_id,
-            "lease_id": job.lease_id,
-            "lease_no": lease.lease_no if lease else None,
-            "provider": lease.provider if lease else None,
-            "witness": lease.witness if lease else None,
-            "job_hash": job.job_hash,
-            "spec": job.spec,
-            "no_match": job.explanation,
-            "exit_code": job.exit_code,
-            "outputs": job.outputs,
-            "max_cost": money(self.market, lease.lock if lease else job.reserve),
-            "cost": cost_of(self.market, job, lease, budget) if lease else None,
-            "created_at": iso(job.created_ms),
-            "matched_at": iso(job.matched_ms),
-            "started_at": iso(job.started_ms),
-            "finished_at": iso(job.finished_ms),
-        }
+    def locked(self, store: Store, job_id: str) -> tuple[JobRow, LeaseRow | None]:
+        """A job and its latest lease, locked in the order that all keep. Raises Unavailable."""
+        lease_id = store.jobs.need(job_id).lease_id
+        lease = store.leases.get(lease_id, lock=True)
+        job = store.jobs.need(job_id, lock=True)
+        if job.lease_id != lease_id:
+            raise Unavailable("the job has just moved to another lease; try again")
+        return job, lease
 
 
 def _new_job(
@@ -275,7 +236,7 @@ def _new_job(
         key_id=caller.key_id,
         bid_id=bid_id,
         name=spec.name,
-        state="queued",
+        state=JobState.QUEUED,
         spec=spec.to_json(),
         job_hash=to_hex(spec.hash()),
         reserve=reserve,

@@ -7,15 +7,14 @@ from typing import Any
 
 from marketplace.db.store import Store
 from marketplace.db.tables import BidRow, LeaseRow
+from marketplace.domain.life import LeaseState
 from marketplace.errors import InvalidInput, NotFound, Problem
-from marketplace.services.common import Principal, iso, money
+from marketplace.services.common import Principal
 from marketplace.services.ports import Market
 from settlement.attestation import Close
 from settlement.chain.calls import LeaseRef
 from settlement.orders import Prices, orders_hash
 from settlement.units import cost, counted_cost
-
-STATES = ("opening", "active", "stopped", "closed", "failed_to_open")
 
 
 def party(store: Store, caller: Principal, lease_id: str, *, lock: bool = False) -> LeaseRow:
@@ -57,14 +56,18 @@ def usage_json(ms: int = 0, egress_mib: int = 0, units: int = 0) -> dict[str, in
 def billed(lease: LeaseRow) -> dict[str, Any]:
     """The usage that counts: what is attested while the lease runs, once it has ended what was
     countersigned, and in the end what the chain settled."""
-    if lease.state in ("opening", "active"):
+    if lease.state in (LeaseState.OPENING, LeaseState.ACTIVE):
         return lease.attested
-    return lease.settled if lease.state == "closed" else lease.countersigned
+    return lease.settled if lease.state is LeaseState.CLOSED else lease.countersigned
 
 
 def cost_now(market: Market, lease: LeaseRow) -> int:
     """Atoms that the lease costs as far as is known: when it is closed, what was released."""
-    return lease.released if lease.state == "closed" else accrued(market, lease, billed(lease))
+    return (
+        lease.released
+        if lease.state is LeaseState.CLOSED
+        else accrued(market, lease, billed(lease))
+    )
 
 
 def accrued(market: Market, lease: LeaseRow, usage: dict[str, Any]) -> int:
@@ -106,73 +109,12 @@ class Leases:
         before: str | None,
     ) -> list[LeaseRow]:
         """The caller's leases in a role (both, if none is given), newest first."""
-        unknown = [state for state in states if state not in STATES]
-        if unknown:
-            raise InvalidInput([Problem("/state", f"must be one of {', '.join(STATES)}")])
+        if not set(states) <= set(LeaseState):
+            raise InvalidInput([Problem("/state", f"must be one of {', '.join(LeaseState)}")])
         roles = (role,) if role else ("provider", "buyer")
         rows = store.leases.page(caller.account, roles, states, node_id, limit, before)
         store.jobs.hold(row.job_id for row in rows)
         return rows
-
-    def to_json(self, store: Store, lease: LeaseRow) -> dict[str, Any]:
-        """A lease as both parties see it, with its job."""
-        job = store.jobs.get(lease.job_id)
-        final = None
-        if lease.close is not None:
-            final = {"message": lease.close, "meter_signature": lease.meter_signature}
-        return {
-            "id": lease.id,
-            "lease_no": lease.lease_no,
-            "job_id": lease.job_id,
-            "bid_id": lease.bid_id,
-            "ask_id": lease.ask_id,
-            "node_id": lease.node_id,
-            "buyer": lease.buyer,
-            "provider": lease.provider,
-            "witness": lease.witness,
-            "meter": lease.meter,
-            "state": lease.state,
-            "reason": lease.reason,
-            "interval_ms": lease.interval_ms,
-            "terms": self._terms(lease),
-            "gpus": lease.gpus,
-            "used": {**usage_json(), **lease.attested},
-            "countersigned": {**usage_json(), **lease.countersigned},
-            "settled": {**usage_json(), **lease.settled},
-            "refused_attestations": lease.refused_count,
-            "cost": money(self.market, cost_now(self.market, lease)),
-            "released": money(self.market, lease.released),
-            "refunded": money(self.market, lease.refunded),
-            "stop_requested": lease.stop_requested,
-            "outcome": lease.outcome,
-            "final": final,
-            "job": {"id": job.id, "state": job.state, "spec": job.spec} if job else None,
-            "opened_tx": lease.opened_tx,
-            "closed_tx": lease.closed_tx,
-            "ready_at": iso(lease.ready_ms),
-            "created_at": iso(lease.created_ms),
-            "closed_at": iso(lease.closed_ms),
-        }
-
-    def _terms(self, lease: LeaseRow) -> dict[str, Any] | None:
-        if lease.start_s is None or lease.end_s is None:
-            return None
-        return {
-            "rate": str(lease.rate),
-            "prices": lease.prices,
-            "start": lease.start_s,
-            "end": lease.end_s,
-            "funded_seconds": lease.funded_seconds,
-            "lock": money(self.market, lease.lock),
-            "gpu_milli": lease.gpu_milli,
-            "budget_limited": lease.budget_limited,
-            "metered": lease.metered,
-            "start_limit_seconds": lease.start_limit_seconds,
-            "max_seconds": lease.max_seconds,
-            "unit": lease.unit or None,
-            "units_cap": lease.units_cap,
-            "egress_cap_mib": lease.egress_cap_mib,
-        }
 
     def bid(self, store: Store, caller: Principal, bid_id: str) -> BidRow:
         """A bid, for its buyer, its witness, and providers and operators it concerns."""

@@ -8,13 +8,16 @@ from marketplace.db.store import Database, Store
 from marketplace.db.tables import AskRow, BidRow, JobRow, LeaseRow, MarkRow, OrderEntryRow
 from marketplace.domain.book import Book
 from marketplace.domain.commands import Cause, Event, Filled, Refused, Removed
+from marketplace.domain.life import BidFilled, BidLeftBook, Do, JobState, LeaseState
 from marketplace.domain.matching import Fill, RejectReason
 from marketplace.services.bookkeeper import APPLIED, BATCH, Bookkeeper
 from marketplace.services.common import new_id, to_hex
-from marketplace.services.jobstates import set_state
-from marketplace.services.orderlog import BID, log_free, log_tick, resting_bid
+from marketplace.services.liferows import lease_life
+from marketplace.services.lives import Lives
+from marketplace.services.orderlog import BID, log_tick, resting_bid
 from marketplace.services.ports import Clock, Market
 from marketplace.services.quotes import Quotes
+from marketplace.wire.explanation import NoMatch
 from settlement.chain.calls import EscrowCalls, Match, Previous
 from settlement.eip712 import from_text32
 from settlement.orders import Ask, Bid, lease_no
@@ -31,6 +34,7 @@ class Matcher:
     books: Bookkeeper
     quotes: Quotes
     calls: EscrowCalls
+    lives: Lives
 
     def tick(self) -> int:
         """Apply what the order log has to offer; returns how many rows it took in or added.
@@ -104,49 +108,29 @@ class Matcher:
         bid_id: str,
         reason: str,
         cancelled: bool,
-        why: dict[str, object] | None = None,
+        why: NoMatch | None = None,
     ) -> None:
         job = self._job(store, bid_id)
-        if job.state != "queued":
-            return
-        now_ms = self.clock()
-        if why is not None:
-            job.explanation = why
-        state = "no_match"
-        if cancelled or job.ending == "cancelled":
-            state = "cancelled"
-        elif job.lease_id is not None:
-            state = "failed"  # it ran, was interrupted, and found no further ask
+        if why is not None and job.state is JobState.QUEUED:
+            job.explanation = why.to_json()
         detail = job.explanation["summary"] if job.explanation else None
-        set_state(store, job, state, now_ms, reason, detail)
+        self.lives.take(store, job, None, BidLeftBook(reason, cancelled, detail))
 
     def _job(self, store: Store, bid_id: str) -> JobRow:
         return store.jobs.need(store.bids.need(bid_id).job_id, lock=True)
 
     def _filled(self, store: Store, seq: int, fill: Fill) -> None:
         job = self._job(store, fill.bid_id)
-        now_ms = self.clock()
-        ask, bid = store.asks.need(fill.ask_id), store.bids.need(fill.bid_id, lock=True)
-        void = job.ending == "cancelled" or bid.cancelled_ms is not None
-        if job.state != "queued" or void:
-            log_free(store, fill.bid_id, fill.ask_id, now_ms)
-            if job.state == "queued":
-                set_state(store, job, "cancelled", now_ms, "cancelled")
+        ask, bid = store.asks.need(fill.ask_id), store.bids.need(fill.bid_id)
+        lease = self._lease(store, fill, seq, ask, bid)
+        left = self.lives.take(store, job, None, BidFilled(lease_life(lease), ask.id))
+        if Do.SEND_OPENING not in left:
             return
-        lease = store.leases.add(self._lease(store, fill, seq, ask, bid, now_ms))
-        job.lease_id, job.excluded = lease.id, [*job.excluded, ask.id]
-        job.reserve, job.matched_ms = fill.terms.lock, now_ms
-        set_state(store, job, "matched", now_ms)
+        store.leases.add(lease)
         store.enqueue(IntentKind.OPEN, f"open:{lease.id}", self._open_call(ask, bid, lease))
 
     def _lease(
-        self,
-        store: Store,
-        fill: Fill,
-        seq: int,
-        ask_row: AskRow,
-        bid_row: BidRow,
-        now_ms: int,
+        self, store: Store, fill: Fill, seq: int, ask_row: AskRow, bid_row: BidRow
     ) -> LeaseRow:
         ask, bid = Ask.from_message(ask_row.message), Bid.from_message(bid_row.message)
         node = store.nodes.get(ask_row.node_id)
@@ -163,7 +147,7 @@ class Matcher:
             provider=ask.provider,
             witness=bid.witness,
             meter=ask.meter,
-            state="opening",
+            state=LeaseState.OPENING,
             rate=fill.rate,
             prices=fill.prices.to_message(),
             lock=fill.terms.lock,
@@ -179,7 +163,7 @@ class Matcher:
             egress_cap_mib=bid.egress_mib,
             interval_ms=node.interval_ms if node else self.market.interval_ms,
             previous=previous_of(store, bid_row.id),
-            created_ms=now_ms,
+            created_ms=self.clock(),
         )
 
     def _open_call(self, ask: AskRow, bid: BidRow, lease: LeaseRow) -> dict[str, object]:

@@ -2,48 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from marketplace.db.store import Store
 from marketplace.db.tables import AskRow, GpuRow, NodeRow
-from marketplace.domain.reader import milli_text
 from marketplace.domain.reliability import NEWCOMER_MILLI
 from marketplace.domain.tier import TierRegistry
 from marketplace.errors import AlreadyExists, InvalidInput, NotFound, Problem
-from marketplace.services.common import Principal, iso, new_id
+from marketplace.services.common import Principal, new_id
 from marketplace.services.orderlog import log_ask, log_ask_closed, log_node
 from marketplace.services.ports import Clock, Market
+from marketplace.wire.nodes import NewGpu, NewNode
 
 AWAY = "node_away"  # why asks of a node rest whose agent has ended or fell silent
-
-
-@dataclass(frozen=True, slots=True)
-class NewGpu:
-    """One GPU as its provider lists it."""
-
-    uuid: str
-    model: str
-    memory_mib: int
-    simulated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class NewNode:
-    """A node as its provider lists it. `interval_ms` None: the market's."""
-
-    number: int
-    name: str
-    region: str
-    tier: str
-    gpus: tuple[NewGpu, ...]
-    cpu_milli: int
-    memory_mib: int
-    storage_mib: int
-    runtime: str
-    shared: bool
-    interval_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,39 +172,6 @@ class Nodes:
         if node.provider != caller.account:
             raise NotFound("no such node")
         return node
-
-    def to_json(self, node: NodeRow, gpus: Sequence[GpuRow]) -> dict[str, Any]:
-        """A node with its GPUs as its provider sees it."""
-        return {
-            "id": node.id,
-            "provider": node.provider,
-            "number": node.number,
-            "name": node.name,
-            "region": node.region,
-            "tier": node.tier,
-            "gpus": [
-                {
-                    "uuid": gpu.uuid,
-                    "model": gpu.model,
-                    "memory_mib": gpu.memory_mib,
-                    "simulated": gpu.simulated,
-                }
-                for gpu in gpus
-            ],
-            "gpu_milli": node.gpu_count * 1000,
-            "cpu_milli": node.cpu_milli,
-            "memory_mib": node.memory_mib,
-            "storage_mib": node.storage_mib,
-            "runtime": node.runtime,
-            "shared": node.shared,
-            "simulated": node.simulated,
-            "interval_ms": node.interval_ms,
-            "verified": node.verified,
-            "reliability": milli_text(node.reliability_milli),
-            "state": node.state,
-            "last_heartbeat_at": iso(node.seen_ms),
-            "created_at": iso(node.created_ms),
-        }
 
 
 def rest(store: Store, node: NodeRow, now_ms: int) -> None:

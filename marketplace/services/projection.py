@@ -6,22 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from marketplace.db.store import Store
-from marketplace.db.tables import JobRow, LeaseRow
-from marketplace.services.conclude import Conclusions
-from marketplace.services.jobstates import cost_event, set_state, tell
+from marketplace.db.tables import LeaseRow
+from marketplace.domain.life import LeaseState
+from marketplace.services.jobstates import cost_event
 from marketplace.services.leases import usage_json
-from marketplace.services.orderlog import log_free
+from marketplace.services.liferows import chain_facts
+from marketplace.services.lives import Lives
 from marketplace.services.ports import Clock, Market
-from marketplace.services.reputation import judge
 from settlement.events import Opened, Stopped
-from settlement.leases import LeaseState, LeaseStatus, Params, fold
+from settlement.leases import ChainLease, LeaseStatus, Params, fold
 from settlement.ports import LoggedEvent
-
-_STATES = {
-    LeaseStatus.ACTIVE: "active",
-    LeaseStatus.STOPPED: "stopped",
-    LeaseStatus.CLOSED: "closed",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +24,7 @@ class Projection:
 
     market: Market
     clock: Clock
-    conclusions: Conclusions
+    lives: Lives
 
     def __call__(self, store: Store, lease_numbers: Sequence[str]) -> None:
         """Bring every touched lease of this market, and its job, up to date."""
@@ -40,57 +34,32 @@ class Projection:
                 self._project(store, lease, store.chain_events(number))
 
     def _project(self, store: Store, lease: LeaseRow, events: Sequence[LoggedEvent]) -> None:
-        state = fold(logged.event for logged in events)
-        job = store.jobs.need(lease.job_id, lock=True)
-        if state is None:
-            self._unopened(store, lease, job)
-            return
-        old_state, old_settled = lease.state, lease.settled
-        self._update(lease, state, events)
+        chain = fold(logged.event for logged in events)
+        job, settled = store.jobs.need(lease.job_id, lock=True), lease.settled
+        if chain is None:
+            _forget(lease)
+        else:
+            self._update(lease, chain, events)
+        facts = chain_facts(lease.state, chain.status if chain else None)
+        for fact in facts:
+            self.lives.take(store, job, lease, fact)
         self._mark_paid(store, lease)
-        if old_state in ("opening", "failed_to_open"):
-            self._opened(store, lease, job)
-        if (lease.settled, lease.state) != (old_settled, old_state):
+        if chain is not None and not facts and lease.settled != settled:
             cost_event(store, self.market, job, lease, self.clock())
-        if lease.state == "closed" and old_state != "closed":
-            log_free(store, lease.bid_id, lease.ask_id, self.clock())
-        if lease.state in ("stopped", "closed") and lease.state != old_state:
-            judge(store, lease.provider, self.clock())
-            self.conclusions.over(store, lease)
 
-    def _update(self, lease: LeaseRow, state: LeaseState, events: Sequence[LoggedEvent]) -> None:
+    def _update(self, lease: LeaseRow, chain: ChainLease, events: Sequence[LoggedEvent]) -> None:
         params = Params(self.market.decimals, self.market.fee_bps)
         first = next(x for x in events if isinstance(x.event, Opened))
         last = events[-1]
-        closed = state.status is LeaseStatus.CLOSED
+        closed = chain.status is LeaseStatus.CLOSED
         unlocked = sum(x.event.unlocked for x in events if isinstance(x.event, Stopped))
-        lease.state = _STATES[state.status]
-        lease.start_s, lease.end_s = state.start, state.end
-        lease.funded_seconds, lease.lock = state.funded, state.lock(params)
-        lease.settled = usage_json(state.used_ms, state.egress_mib, state.units)
-        lease.released, lease.refunded = state.released(params), unlocked + state.refunded
+        lease.start_s, lease.end_s = chain.start, chain.end
+        lease.funded_seconds, lease.lock = chain.funded, chain.lock(params)
+        lease.settled = usage_json(chain.used_ms, chain.egress_mib, chain.units)
+        lease.released, lease.refunded = chain.released(params), unlocked + chain.refunded
         lease.seen_ms = lease.seen_ms or self.clock()
         lease.opened_tx, lease.closed_tx = first.tx_hash, last.tx_hash if closed else None
         lease.closed_ms = (lease.closed_ms or self.clock()) if closed else None
-
-    def _opened(self, store: Store, lease: LeaseRow, job: JobRow) -> None:
-        now_ms = self.clock()
-        given_up = job.lease_id != lease.id  # and its job has gone on
-        if not given_up:
-            job.reserve = 0
-            if job.state == "matched":
-                set_state(store, job, "starting", now_ms)
-        if given_up or job.ending == "cancelled":
-            lease.stop_requested, lease.stop_requested_ms = "cancelled", now_ms
-
-    def _unopened(self, store: Store, lease: LeaseRow, job: JobRow) -> None:
-        """A reorg took the opening away; the relayer brings the same bytes back."""
-        lease.state = "opening"
-        lease.start_s = lease.end_s = lease.opened_tx = None
-        lease.settled, lease.released, lease.refunded = {}, 0, 0
-        if job.lease_id == lease.id and job.state == "starting":
-            job.state, job.reserve = "matched", lease.lock
-            tell(store, job, self.clock())
 
     def _mark_paid(self, store: Store, lease: LeaseRow) -> None:
         best = store.vouchers.get(lease.id, lock=True)
@@ -104,4 +73,10 @@ class Projection:
         )
         # A voucher above the funded time is paid up to it, and then there is no more to pay.
         full = settled["ms"] >= lease.funded_seconds * 1000 and not lease.metered
-        best.paid = covered or full or lease.state == "closed"
+        best.paid = covered or full or lease.state is LeaseState.CLOSED
+
+
+def _forget(lease: LeaseRow) -> None:
+    """A reorg took the opening away; the relayer brings the same bytes back."""
+    lease.start_s = lease.end_s = lease.opened_tx = None
+    lease.settled, lease.released, lease.refunded = {}, 0, 0

@@ -6,12 +6,11 @@ import re
 from dataclasses import dataclass
 
 from marketplace.db.store import Database, Store
-from marketplace.db.tables import BidRow, JobRow, LeaseRow, VoucherRow
+from marketplace.db.tables import BidRow, LeaseRow, VoucherRow
+from marketplace.domain.life import LEASE_OPEN, Fault, OpeningFailed
 from marketplace.services.common import new_id
-from marketplace.services.conclude import Conclusions
-from marketplace.services.jobstates import set_state
 from marketplace.services.leases import ref_of
-from marketplace.services.orderlog import log_ask_closed, log_free
+from marketplace.services.lives import Lives
 from marketplace.services.ports import Clock, Market
 from settlement.attestation import MeteredUsage, Usage
 from settlement.chain.calls import EscrowCalls, SignedVoucher
@@ -40,7 +39,7 @@ class Settling:
     clock: Clock
     database: Database
     calls: EscrowCalls
-    conclusions: Conclusions
+    lives: Lives
 
     def settle(self) -> int:
         """Put unpaid vouchers into settlement intents; returns how many vouchers."""
@@ -68,7 +67,7 @@ class Settling:
         intents: dict[str, Intent],
         head: BlockRef | None,
     ) -> bool:
-        if lease.state not in ("active", "stopped") or lease.end_s is None or head is None:
+        if lease.state not in LEASE_OPEN or lease.end_s is None or head is None:
             return False
         if head.timestamp > lease.end_s + self.market.settle_window_s:
             return False
@@ -92,7 +91,7 @@ class Settling:
         vouchers = [signed_voucher(row, lease) for row, lease in batch]
         kind = IntentKind.SETTLE_METERED if metered else IntentKind.SETTLE
         key = new_id("settle")
-        data = self.calls.settle_all(vouchers, metered)
+        data = self.calls.settle(vouchers, metered)
         store.enqueue(kind, key, self.calls.payload(data))
         for row, _ in batch:
             row.intent = key
@@ -133,43 +132,26 @@ class Settling:
         dead = [(lease_id, error) for lease_id, error in refused if _name(error) != OPEN_ALREADY]
         for lease_id, error in dead:
             with self.database.write() as store:
-                locked = store.leases.get(lease_id, lock=True)
-                if locked is not None and locked.state == "opening":
-                    self._failed(store, locked, error)
+                self._failed(store, store.leases.need(lease_id, lock=True), error)
         return len(dead)
 
     def _failed(self, store: Store, lease: LeaseRow, error: str) -> None:
-        now_ms = self.clock()
-        lease.state, lease.reason = "failed_to_open", error[:500]
         job = store.jobs.need(lease.job_id, lock=True)
-        ask, bid = store.asks.need(lease.ask_id, lock=True), store.bids.need(lease.bid_id)
-        buyers = self._is_buyers_fault(error, bid)
-        if not buyers and _name(error) in ASKS_FAULTS and ask.state == "open":
-            ask.state, ask.reason = "suspended", error[:500]
-            log_ask_closed(store, ask.id, now_ms)
-        log_free(store, lease.bid_id, lease.ask_id, now_ms)
-        if job.lease_id != lease.id or job.state != "matched":
-            return
-        if job.ending == "cancelled":
-            set_state(store, job, "cancelled", now_ms, "cancelled")
-        elif buyers:
-            set_state(store, job, "failed", now_ms, "open_failed", error[:500])
-        else:
-            self._next_ask(store, job, error)
+        previous = store.leases.last_opened(job.bid_id)
+        fault = self._fault(error, store.bids.need(lease.bid_id))
+        fact = OpeningFailed(error[:500], fault, previous.id if previous else None)
+        self.lives.take(store, job, lease, fact)
+
+    def _fault(self, error: str, bid: BidRow) -> Fault:
+        if self._is_buyers_fault(error, bid):
+            return Fault.BUYER
+        return Fault.ASK if _name(error) in ASKS_FAULTS else Fault.PAIR
 
     def _is_buyers_fault(self, error: str, bid: BidRow) -> bool:
         """Whether another ask would fail, too: the balance, the budget, the bid's own signature."""
         if _name(error) == "OrderExpired":
             return bid.expiry_s <= self.clock() // 1000
         return _name(error) in BUYERS_FAULTS or bid.account.lower() in error.lower()
-
-    def _next_ask(self, store: Store, job: JobRow, error: str) -> None:
-        """The bid goes back to the book; asks it has been matched with are left out."""
-        now_ms = self.clock()
-        before = store.leases.last_opened(job.bid_id)
-        job.lease_id = before.id if before else None
-        set_state(store, job, "queued", now_ms, "open_failed", error[:500])
-        self.conclusions.queue_again(store, job.id)
 
 
 def _name(error: str) -> str:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from marketplace.db.store import Store
 from marketplace.db.tables import LeaseRow
-from marketplace.errors import InvalidInput, Problem
 from marketplace.limits import LOG_BYTES_MAX
 from marketplace.services.common import Principal, emit
 from marketplace.services.leases import provider_of
 from marketplace.services.ports import Clock
-
-STREAMS = ("stdout", "stderr", "agent")
+from marketplace.wire.events import LogPiece
+from marketplace.wire.usage import LogChunk, LogPosition, OutputStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,29 +21,29 @@ class Streams:
     clock: Clock
 
     def append_log(
-        self, store: Store, caller: Principal, lease_id: str, stream: str, offset: int, text: str
-    ) -> dict[str, Any]:
+        self, store: Store, caller: Principal, lease_id: str, chunk: LogChunk
+    ) -> LogPosition:
         """Add output of a job. `offset`: UTF-8 bytes sent before; what is known is skipped.
 
-        Returns the offset that comes next. Raises NotFound, InvalidInput.
+        Returns the offset that comes next. Raises NotFound.
         """
         lease = provider_of(store, caller, lease_id)
-        if stream not in STREAMS:
-            raise InvalidInput([Problem("/stream", f"must be one of {', '.join(STREAMS)}")])
+        stream, offset = chunk.stream, chunk.offset
         known = int(lease.log_next.get(stream, 0))
-        data = text.encode()
+        data = chunk.text.encode()
         end = offset + len(data)
         if end > known:
             fresh = data[max(0, known - offset) :] if offset < known else data
             self._keep(store, lease, stream, max(offset, known), fresh)
             lease.log_next = {**lease.log_next, stream: end}
-        return {"stream": stream, "next_offset": max(end, known)}
+        return LogPosition(stream=stream, next_offset=max(end, known))
 
-    def _keep(self, store: Store, lease: LeaseRow, stream: str, offset: int, data: bytes) -> None:
+    def _keep(
+        self, store: Store, lease: LeaseRow, stream: OutputStream, offset: int, data: bytes
+    ) -> None:
         if offset >= LOG_BYTES_MAX:
             return
         kept = data[: LOG_BYTES_MAX - offset].decode(errors="replace")
-        body: dict[str, Any] = {"stream": stream, "offset": offset, "text": kept}
-        if offset + len(data) >= LOG_BYTES_MAX:
-            body["truncated"] = True
-        emit(store, lease.job_id, "log", body, self.clock())
+        full = offset + len(data) >= LOG_BYTES_MAX
+        piece = LogPiece(stream=stream, offset=offset, text=kept, truncated=full)
+        emit(store, lease.job_id, "log", piece, self.clock())

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 
 from marketplace.db.store import Database, Store
 from marketplace.db.tables import JobRow, LeaseRow, NodeRow
-from marketplace.services.conclude import Conclusions
+from marketplace.domain.life import (
+    GIVEN_UP,
+    CloseOverdue,
+    Fact,
+    LeaseRanOut,
+    ProviderSilent,
+    StartLimitPassed,
+    StopOverdue,
+)
+from marketplace.services.lives import Lives
 from marketplace.services.nodes import rest
 from marketplace.services.ports import Clock, Market
 from settlement.ports import IntentState
@@ -28,7 +37,7 @@ class Watchdog:
     market: Market
     clock: Clock
     database: Database
-    conclusions: Conclusions
+    lives: Lives
     since_ms: int
 
     def tick(self) -> int:
@@ -37,51 +46,35 @@ class Watchdog:
             suspects = [
                 lease.id
                 for lease, job, node in store.leases.active()
-                if self._verdict(store, lease, job, node) is not None
+                if self._news(store, lease, job, node) is not None
             ]
         changed = 0
         for lease_id in suspects:
-            with self.database.write() as store:
-                locked = store.leases.get(lease_id, lock=True)
-                if locked is not None:
-                    changed += self._act(store, locked)
+            with self.database.write() as store:  # looks again, now under the lock
+                lease = store.leases.need(lease_id, lock=True)
+                job = store.jobs.need(lease.job_id, lock=True)
+                fact = self._news(store, lease, job, store.nodes.need(lease.node_id))
+                if fact is not None:
+                    self.lives.take(store, job, lease, fact)
+                    changed += 1
         return changed
 
-    def _act(self, store: Store, lease: LeaseRow) -> bool:
-        """Write the verdict, judged again under the lock."""
-        if lease.state != "active":
-            return False
-        job, node = store.jobs.need(lease.job_id, lock=True), store.nodes.need(lease.node_id)
-        verdict = self._verdict(store, lease, job, node)
-        if verdict is None:
-            return False
-        if verdict == "gone":
-            self._gone(store, lease, job)
-            return True
-        lease.stop_requested, lease.stop_requested_ms = verdict, self.clock()
-        lost = verdict in ("lost", "start_limit")
-        if lost and job.lease_id == lease.id and job.ending is None:
-            job.ending = "lost"
-            job.reason = "provider_lost" if verdict == "lost" else "start_limit_passed"
-        return True
+    def _news(self, store: Store, lease: LeaseRow, job: JobRow, node: NodeRow) -> Fact | None:
+        """What is overdue about a lease, if it changes anything."""
+        fact = self._overdue(store, lease, node)
+        return fact if fact and self.lives.would_change(store, job, lease, fact) else None
 
-    def _verdict(self, store: Store, lease: LeaseRow, job: JobRow, node: NodeRow) -> str | None:
-        """What is overdue about a lease and not yet asked for."""
+    def _overdue(self, store: Store, lease: LeaseRow, node: NodeRow) -> Fact | None:
         now_ms = self.clock()
         grace_ms = silence_ms(lease.interval_ms)
         if lease.finished_ms is not None:
             overdue = now_ms - max(lease.finished_ms, self.since_ms) > grace_ms
-            asked = lease.stop_requested == "unwitnessed"
-            return "unwitnessed" if overdue and not asked and self._unclosed(store, lease) else None
-        asked = lease.stop_requested in ("lost", "start_limit")
-        if asked and self._over_by_itself(lease, now_ms, grace_ms):
-            waits = job.lease_id == lease.id and job.ending is not None
-            return "gone" if waits else None
-        if asked:
-            return None
+            return CloseOverdue() if overdue and self._unclosed(store, lease) else None
+        if lease.stop_requested in GIVEN_UP:
+            return StopOverdue() if self._over_by_itself(lease, now_ms, grace_ms) else None
         if self._late(lease, now_ms):
-            return "start_limit"
-        return "lost" if now_ms - self._heard_ms(lease, node) > grace_ms else None
+            return StartLimitPassed()
+        return ProviderSilent() if now_ms - self._heard_ms(lease, node) > grace_ms else None
 
     def _unclosed(self, store: Store, lease: LeaseRow) -> bool:
         """Whether no Close is under way: the witness signed none, or the chain refused it."""
@@ -107,11 +100,6 @@ class Watchdog:
         ended = lease.end_s is not None and now_ms > lease.end_s * 1000
         return lease.stop_signature is None and (ended or now_ms - asked_ms > grace_ms)
 
-    def _gone(self, store: Store, lease: LeaseRow, job: JobRow) -> None:
-        """Nobody stopped a lost lease: its job ends, or waits for the lease to run out."""
-        if job.lease_id == lease.id and job.state in ("starting", "running"):
-            self.conclusions.end(store, job, lease)
-
     def revive(self) -> int:
         """Queue jobs again whose lost lease has run out without a Stop; returns how many."""
         with self.database.read() as store:
@@ -125,7 +113,7 @@ class Watchdog:
                 if job is None or lease is None or lease.end_s is None or head is None:
                     continue
                 if job.requeue_after == lease.id and head.timestamp >= lease.end_s:
-                    self.conclusions.resume(store, job)
+                    self.lives.take(store, job, lease, LeaseRanOut())
                     revived += 1
         return revived
 

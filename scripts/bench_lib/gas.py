@@ -83,7 +83,7 @@ def _settling(world: GasWorld) -> list[Row]:
     metered = 0.0
     for i in (1, 2):
         entries = [world.metered(x, i * 60_123, i * 1_111, i * 222) for x in counted]
-        metered = world.gas(sender, calls.settle_metered(entries)) / len(entries)
+        metered = world.gas(sender, calls.settle(entries, metered=True)) / len(entries)
     return [
         Row("settle_single", single, "gas", "lower", X402, 45_000, 42_500),
         Row("settle_batch_100_per_lease", of_100, "gas", "lower", X402_OF_100, 12_400, 11_200),

@@ -7,21 +7,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from marketplace.sdk.purchases import Receipt
+from marketplace.sdk import Receipt
 from settlement.chain.calls import LeaseRef
 from settlement.chain.contracts import Escrow, Token
 from settlement.events import Closed, Deposited, Opened, Stopped, lease_numbers
-from settlement.leases import EscrowState, LeaseState, LeaseStatus, Params, replay
+from settlement.leases import ChainLease, EscrowState, LeaseStatus, Params, replay
 from settlement.ports import LoggedEvent
 
 
 @dataclass(frozen=True, slots=True)
-class ChainLease:
+class SeenLease:
     """One lease as its events tell. `cost` is what its measured usage costs at its rate, worked
     out here; `released` is what the contract says it paid, fee included.
     """
 
-    state: LeaseState
+    state: ChainLease
     locked: int
     cost: int
     released: int
@@ -52,7 +52,7 @@ class Sheet:
 class Books:
     """The chain's books and everything in them that is not as it should be."""
 
-    leases: dict[bytes, ChainLease]
+    leases: dict[bytes, SeenLease]
     sheet: Sheet
     problems: list[str] = field(default_factory=list)
 
@@ -89,11 +89,11 @@ def read_books(
     return Books(leases, sheet, problems)
 
 
-def _lease(lease: LeaseState, params: Params, logged: Sequence[LoggedEvent]) -> ChainLease:
+def _lease(lease: ChainLease, params: Params, logged: Sequence[LoggedEvent]) -> SeenLease:
     own = [item for item in logged if lease.lease_no in lease_numbers(item.event)]
     events = [item.event for item in own]
     closed = [e for e in events if isinstance(e, Closed)]
-    return ChainLease(
+    return SeenLease(
         state=lease,
         locked=sum(e.locked for e in events if isinstance(e, Opened)),
         cost=lease.released(params),
@@ -131,7 +131,7 @@ def _storage(escrow: Escrow, state: EscrowState, at: int, accounts: Sequence[str
     return found
 
 
-def _one(escrow: Escrow, number: bytes, lease: ChainLease, at: int) -> list[str]:
+def _one(escrow: Escrow, number: bytes, lease: SeenLease, at: int) -> list[str]:
     """One lease: paid what it cost, gave the rest back, and is a tombstone."""
     state = lease.state
     ref = LeaseRef(state.buyer, state.provider, state.witness, number)
@@ -147,7 +147,7 @@ def _one(escrow: Escrow, number: bytes, lease: ChainLease, at: int) -> list[str]
     ]
 
 
-def compare_receipt(receipt: Receipt, lease: ChainLease | None) -> list[str]:
+def compare_receipt(receipt: Receipt, lease: SeenLease | None) -> list[str]:
     """In what a server's receipt differs from the chain."""
     if lease is None:
         return [f"{receipt.lease_id}: the chain has no such lease"]

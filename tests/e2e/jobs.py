@@ -5,10 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from marketplace.sdk import Coulomb
-from marketplace.sdk.flow import Sync
-from marketplace.sdk.models import Attestation, Lease
-from marketplace.sdk.resources.jobs import JobHandle
+from marketplace.sdk import Attestation, Coulomb, JobHandle, Lease
 from tests.e2e.world import Provider, World, job_of
 
 # Counts twice a second until a file appears in its working folder: see `tell_to_end`.
@@ -34,7 +31,7 @@ def counted(output: str) -> int:
     return len(lines) - 1
 
 
-def until_running(world: World, handle: JobHandle[Sync]) -> Lease:
+def until_running(world: World, handle: JobHandle) -> Lease:
     """Wait until a job runs; its lease."""
 
     def running() -> bool:
@@ -48,7 +45,7 @@ def until_running(world: World, handle: JobHandle[Sync]) -> Lease:
     return lease
 
 
-def until_opened(world: World, handle: JobHandle[Sync]) -> Lease:
+def until_opened(world: World, handle: JobHandle) -> Lease:
     """Wait until a job's lease is open on chain; the lease."""
 
     def opened() -> Lease | None:
@@ -75,4 +72,4 @@ def until_countersigned(
 def vouchers_ms(client: Coulomb, lease_id: str) -> list[int]:
     """The ms of every voucher of a lease, in the order of their attestations."""
     found = client.leases.attestations(lease_id)
-    return [int(a.voucher.message["ms"]) for a in found if a.voucher is not None]
+    return [a.voucher.message.ms for a in found if a.voucher is not None]

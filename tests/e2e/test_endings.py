@@ -13,10 +13,8 @@ from typing import Any
 
 import pytest
 
+from marketplace.sdk import Attestation, Job, JobHandle, Lease, Receipt
 from marketplace.sdk.errors import ApiError, InsufficientBalance
-from marketplace.sdk.models import Attestation, Lease
-from marketplace.sdk.purchases import Job, Receipt
-from marketplace.sdk.resources.jobs import JobHandle
 from settlement.chain.contracts import CountedView
 from settlement.leases import LeaseStatus
 from settlement.signing import LocalSigner
@@ -187,7 +185,7 @@ def _answer(lie: Callable[[], Any]) -> str:
     try:
         lie()
     except ApiError as error:
-        return str((error.problem.extra or {}).get("reason", error.code))
+        return error.problem.reason or error.code
     return "accepted"
 
 
@@ -297,17 +295,17 @@ def test_job_that_matches_nothing_is_told_why_and_buys_nothing(
     seen: Unmatched = stories.outcome(unmatched_story)
     assert seen.job.state == "no_match"
     assert seen.job.no_match is not None
-    cheapest = seen.job.no_match["relaxations"][0]
-    assert {"reason": "rate_above_limit", "pointer": "/pricing/max_gpu_hour", "value": "2.5"} in (
-        cheapest["changes"]
-    )
+    cheapest = seen.job.no_match.relaxations[0]
+    changes = [(change.reason, change.pointer, change.value) for change in cheapest.changes]
+    assert ("rate_above_limit", "/pricing/max_gpu_hour", "2.5") in changes
     assert seen.balance == DEPOSIT
 
 
 def test_buyer_without_money_is_told_what_is_missing(stories: Stories, world: World) -> None:
     seen: Unmatched = stories.outcome(unmatched_story)
-    extra = seen.shortfall.problem.extra or {}
-    assert int(extra["shortfall"]["atoms"]) > 0
+    shortfall = seen.shortfall.problem.shortfall
+    assert shortfall is not None
+    assert shortfall.atoms > 0
 
 
 def test_lying_provider_is_refused_and_every_lie_is_recorded(

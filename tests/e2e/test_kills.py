@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 
-from marketplace.sdk.models import Attestation, Lease
-from marketplace.sdk.purchases import Job, Receipt
+from marketplace.sdk import Attestation, Job, Lease, Receipt
 from settlement.attestation import UsageAttestation
 from settlement.chain.contracts import LeaseView
 from settlement.leases import LeaseStatus

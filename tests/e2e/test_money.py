@@ -10,8 +10,7 @@ from typing import Any
 import httpx
 import yaml
 
-from marketplace.sdk.models import Lease
-from marketplace.sdk.purchases import Job, Receipt
+from marketplace.sdk import Job, Lease, Receipt
 from settlement import keystore
 from settlement.leases import LeaseStatus
 from settlement.units import cost

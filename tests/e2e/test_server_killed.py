@@ -8,8 +8,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 
-from marketplace.sdk.models import Lease
-from marketplace.sdk.purchases import Job, Receipt
+from marketplace.sdk import Job, Lease, Receipt
 from settlement.chain.devnet import dev_account
 from settlement.events import Closed, Opened, Settled
 from settlement.leases import LeaseStatus
@@ -158,7 +157,7 @@ def test_server_killed_twice_pays_nothing_twice(stories: Stories, world: World) 
     seen: Survived = stories.outcome(server_story)
     assert_receipt_adds_up(seen.receipt, FEE_BPS)
     assert_paid_for_usage(on_chain(world, seen.lease), seen.receipt)
-    number = bytes.fromhex(seen.lease.lease_no[2:])
+    number = seen.lease.lease_no
     found = events(world)
     assert sum(isinstance(e, Opened) and e.lease_no == number for e in found) == 1
     assert sum(isinstance(e, Closed) and e.lease_no == number for e in found) == 1

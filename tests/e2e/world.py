@@ -24,8 +24,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from marketplace.agent.config import AgentConfig, NodeConfig, save_config
-from marketplace.sdk import Coulomb, RetryPolicy
-from marketplace.sdk.models import Lease
+from marketplace.sdk import Coulomb, Lease, RetryPolicy
 from marketplace.sdk.profile import Profile, ProfileFile
 from marketplace.sdk.session import Session
 from settlement import keystore
@@ -215,8 +214,8 @@ class World:
                 password_file=str(made.password_file),
                 rpc_url=self.chain.rpc_url,
                 chain_id=market.chain_id,
-                escrow=market.contracts["ComputeEscrow"],
-                token=market.contracts["ComputeToken"],
+                escrow=market.contracts.escrow,
+                token=market.contracts.token,
             )
         )
         self.parties[name] = made

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace.domain.receipt import ReceiptInput, build_receipt, split
+from marketplace.domain.receipt import ReceiptInput, charges_of, split
 from settlement.orders import Prices
 from settlement.units import Sizes, cost, counted_cost, fee_of, rate_of
 from settlement.usage import UsageVector
@@ -41,15 +41,14 @@ def test_lines_fee_and_net_add_up_to_the_gross_the_chain_pays(
     time = cost(rate, used.ms, decimals)
     counted = counted_cost(prices.egress_gib, prices.unit, used.egress_mib, used.units, decimals)
     source = ReceiptInput(
-        "lease_1", "job_1", "tier", True, prices, sizes, "request", used, 1,
-        time + counted + 5, time + counted, 5, fee_bps, (), decimals,
+        prices, sizes, "request", used, time + counted + 5, time + counted, 5, fee_bps, decimals
     )  # fmt: skip
-    receipt = build_receipt(source)
-    assert receipt.gross == time + counted == sum(line.cost.atoms for line in receipt.lines)
+    receipt = charges_of(source)
+    assert receipt.gross == time + counted == sum(line.atoms for line in receipt.lines)
     assert receipt.fee == fee_of(time, fee_bps) + fee_of(counted, fee_bps)
     assert receipt.fee + receipt.net == receipt.gross
     assert receipt.conserved
-    assert all(line.cost.atoms >= 0 for line in receipt.lines)
+    assert all(line.atoms >= 0 for line in receipt.lines)
 
 
 @given(total=st.integers(0, 10**30), weights=st.lists(st.integers(0, 10**25), min_size=1))

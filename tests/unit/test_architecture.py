@@ -28,7 +28,8 @@ PURE_SETTLEMENT = (
 )
 PURE_OURS = (*PURE_SETTLEMENT, "marketplace.domain", "marketplace.errors", "marketplace.limits")
 DATA = "marketplace.data"  # tables that ship in the package
-STORE = ("marketplace.db.store", "marketplace.db.tables")
+WIRE = "marketplace.wire"  # what travels
+STORE = ("marketplace.db.store", "marketplace.db.tables", "marketplace.db.changes")
 PURE_OUTSIDE = ("eth_hash",)
 IMPURE_STDLIB = (
     "asyncio", "datetime.now", "http", "multiprocessing", "os", "pathlib", "random", "secrets",
@@ -40,27 +41,32 @@ STORES = ("sqlalchemy", "sqlmodel", "alembic")
 EDGES = ("fastapi", "starlette", "typer", "rich", "httpx", "uvicorn")
 CHAIN = ("web3", "eth_tester")
 RULES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "marketplace.services": ((*PURE_OURS, *STORE, DATA, "settlement"), (*STORES, *EDGES, *CHAIN)),
+    "marketplace.wire": (PURE_OURS, (*STORES, *EDGES, *CHAIN)),
+    "marketplace.services": (
+        (*PURE_OURS, *STORE, WIRE, DATA, "settlement"),
+        (*STORES, *EDGES, *CHAIN),
+    ),
     "marketplace.db": ((*PURE_OURS, "settlement.ports"), (*EDGES, *CHAIN)),
     "marketplace.api": (
-        (*PURE_OURS, *STORE, DATA, "marketplace.services", "settlement"),
+        (*PURE_OURS, *STORE, WIRE, DATA, "marketplace.services", "settlement"),
         (*STORES, *CHAIN),
     ),
     "marketplace.sdk": (
-        (*PURE_OURS, DATA, "settlement", "marketplace.witness"),
+        (*PURE_OURS, WIRE, DATA, "settlement", "marketplace.witness"),
         (*STORES, "fastapi"),
     ),
     "marketplace.witness": (
-        (*PURE_OURS, DATA, "settlement", "marketplace.sdk"),
+        (*PURE_OURS, WIRE, DATA, "settlement", "marketplace.sdk"),
         (*STORES, "fastapi"),
     ),
     "marketplace.agent": (
-        (*PURE_OURS, DATA, "settlement", "marketplace.sdk"),
+        (*PURE_OURS, WIRE, DATA, "settlement", "marketplace.sdk"),
         (*STORES, "fastapi"),
     ),
     "marketplace.cli": (
         (
             *PURE_OURS,
+            WIRE,
             DATA,
             "settlement",
             "marketplace.sdk",

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import marketplace.errors as errors
-from marketplace.errors import InvalidInput, MarketError, Problem
+from marketplace.errors import ERRORS, InvalidInput, MarketError, Problem
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def subtree(kind: type[MarketError], depth: int = 0) -> list[tuple[int, str, str]]:
@@ -37,6 +42,21 @@ def test_codes_are_unique() -> None:
 def test_invalid_input_lists_every_problem() -> None:
     error = InvalidInput([Problem("/a", "is wrong"), Problem("", "is worse")])
     assert str(error) == "/a: is wrong; /: is worse"
-    assert [p.to_json() for p in error.problems] == [
-        {"pointer": "/a", "detail": "is wrong"}, {"pointer": "", "detail": "is worse"},
-    ]  # fmt: skip
+    assert [p.pointer for p in error.problems] == ["/a", ""]
+
+
+def test_every_error_has_its_row_in_the_table() -> None:
+    assert {code for _, _, code in subtree(MarketError)} <= set(ERRORS)
+    for kind in ERRORS.values():
+        for text in (kind.title, kind.meaning, kind.fix):
+            assert text[0].isupper() or text[0] == "`", kind.code
+        assert kind.meaning.endswith("."), kind.code
+        assert 400 <= kind.status < 600
+
+
+def test_the_page_of_errors_is_what_the_table_says() -> None:
+    script = ROOT / "scripts/lib/errors.py"
+    shown = subprocess.run(
+        [sys.executable, script], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert (ROOT / "docs/errors.md").read_text() == shown.stdout, f"run {script} > docs/errors.md"

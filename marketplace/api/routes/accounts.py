@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter
 
-from marketplace.api.edge import OWNED, Anyone, EdgeDep, SoundRoute, problems
-from marketplace.api.schemas.base import Id
-from marketplace.api.schemas.offers import Account
+from marketplace.api.edge import Anyone, EdgeDep, Id, SoundRoute
+from marketplace.api.problems import OWNED, documented
+from marketplace.wire.keys import Account
 
 router = APIRouter(route_class=SoundRoute, prefix="/accounts", tags=["accounts"])
 
 
 @router.get(
-    "/{address}",
-    operation_id="get_account",
-    response_model=Account,
-    responses=problems(*OWNED, "chain_unavailable"),
+    "/{address}", operation_id="get_account", responses=documented(*OWNED, "chain_unavailable")
 )
-def get(edge: EdgeDep, caller: Anyone, address: Id) -> Any:
+def get(edge: EdgeDep, caller: Anyone, address: Id) -> Account:
     """Free and locked money of the caller's account, and its next salt."""
     accounts = edge.catalog.accounts
     free = accounts.free(caller, address)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from fastapi import APIRouter, Response
 
-from fastapi import APIRouter
-
-from marketplace.api.edge import OWNED, Buyer, EdgeDep, Reply, SoundRoute, WritingDep, problems
-from marketplace.api.schemas.base import Id
-from marketplace.api.schemas.work import Attestation, Countersignature
+from marketplace.api.edge import Buyer, EdgeDep, Id, Reply, SoundRoute, WritingDep
+from marketplace.api.problems import ONCE, OWNED, documented
 from marketplace.db.store import Store
-from marketplace.services.common import from_hex
+from marketplace.services.views import attestation_view
+from marketplace.wire.usage import Attestation, Countersignature
 
 router = APIRouter(route_class=SoundRoute, prefix="/attestations", tags=["attestations"])
 
@@ -19,17 +17,15 @@ router = APIRouter(route_class=SoundRoute, prefix="/attestations", tags=["attest
     "/{attestation_id}/countersign",
     operation_id="countersign_attestation",
     response_model=Attestation,
-    responses=problems(*OWNED, "invalid_signature", "conflict"),
+    responses=documented(*OWNED, *ONCE, "invalid_signature", "conflict"),
 )
 def countersign(
     edge: EdgeDep, caller: Buyer, attestation_id: Id, body: Countersignature, write: WritingDep
-) -> Any:
+) -> Response:
     """Answer an attestation with the witness's voucher; it is durable when this answers."""
     service = edge.catalog.attestations
-    signature = from_hex(body.signature, "/signature")
 
     def act(store: Store) -> Reply:
-        row = service.countersign(store, caller, attestation_id, body.voucher, signature)
-        return Reply(service.to_json(row))
+        return Reply(attestation_view(service.countersign(store, caller, attestation_id, body)))
 
     return write.run(caller, act)

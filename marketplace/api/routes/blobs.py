@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from marketplace.api.edge import AUTH, OWNED, Anyone, EdgeDep, Reply, SoundRoute, problems
-from marketplace.api.schemas.base import Id
-from marketplace.api.schemas.work import Blob
+from marketplace.api.edge import Anyone, EdgeDep, Id, Reply, SoundRoute
+from marketplace.api.problems import AUTH, OWNED, documented
+from marketplace.wire.receipts import Blob
 
 router = APIRouter(route_class=SoundRoute, prefix="/blobs", tags=["blobs"])
-_RAW = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+BYTES = "application/octet-stream"
+_RAW: dict[str, Any] = {BYTES: {"schema": {"type": "string", "format": "binary"}}}
+
+
+class Bytes(StreamingResponse):
+    """A stored file."""
+
+    media_type = BYTES
 
 
 @router.post(
@@ -21,10 +28,10 @@ _RAW = {"application/octet-stream": {"schema": {"type": "string", "format": "bin
     status_code=201,
     operation_id="put_blob",
     response_model=Blob,
-    responses=problems(*AUTH, "too_large"),
+    responses=documented(*AUTH, "too_large", "too_slow"),
     openapi_extra={"requestBody": {"required": True, "content": _RAW}},
 )
-async def put(edge: EdgeDep, caller: Anyone, request: Request) -> Any:
+async def put(edge: EdgeDep, caller: Anyone, request: Request) -> Response:
     """Store a file of up to 64 MiB by its SHA-256; the same file again changes nothing.
 
     An account uploads up to 16 GiB in 24 hours.
@@ -45,8 +52,8 @@ async def put(edge: EdgeDep, caller: Anyone, request: Request) -> Any:
             sha256 = upload.keep()
             with edge.database.write() as store:
                 row = blobs.own(store, caller, sha256, upload.size)
-            headers = {"Location": f"/v1/blobs/{sha256}"}
-            return Reply({"sha256": row.sha256, "size": row.size}, 201, headers)
+                kept = Blob(sha256=row.sha256, size=row.size)
+            return Reply(kept, 201, {"Location": f"/v1/blobs/{sha256}"})
 
         return (await run_in_threadpool(keep)).response()
 
@@ -54,11 +61,10 @@ async def put(edge: EdgeDep, caller: Anyone, request: Request) -> Any:
 @router.get(
     "/{sha256}",
     operation_id="get_blob",
-    response_class=StreamingResponse,
-    responses={**problems(*OWNED), 200: {"content": _RAW}},
+    response_class=Bytes,
+    responses={**documented(*OWNED), 200: {"content": _RAW}},
 )
-def get(edge: EdgeDep, caller: Anyone, sha256: Id) -> Any:
+def get(edge: EdgeDep, caller: Anyone, sha256: Id) -> Response:
     """A file, for whoever uploaded it and the parties of a lease whose job names it."""
     with edge.database.read() as store:
-        pieces = edge.catalog.blobs.open(store, caller, sha256)
-    return StreamingResponse(pieces, media_type="application/octet-stream")
+        return Bytes(edge.catalog.blobs.open(store, caller, sha256))

@@ -2,50 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 
 from marketplace.api.edge import (
-    AUTH,
-    OWNED,
     Anyone,
     Cursor,
     EdgeDep,
+    Id,
     Limit,
     Provider,
     Reply,
     SoundRoute,
+    Words,
     WritingDep,
     decode_cursor,
     page,
-    problems,
 )
-from marketplace.api.schemas.base import Id, Words
-from marketplace.api.schemas.work import (
-    AttestationAnswer,
-    AttestationIn,
-    AttestationPage,
-    FinishIn,
-    Heartbeat,
-    HeartbeatIn,
-    Lease,
-    LeasePage,
-    LogAnswer,
-    LogIn,
-    SignatureIn,
-    StopIn,
-)
+from marketplace.api.problems import AUTH, ONCE, OWNED, documented
 from marketplace.db.store import Store
 from marketplace.services.attestations import refused
-from marketplace.services.common import from_hex
-from marketplace.services.ends import Report
 from marketplace.services.leases import party
+from marketplace.services.views import answer_view, attestation_view, heartbeat_view, lease_view
+from marketplace.wire.base import Page
+from marketplace.wire.leases import FinishReport, Lease, SignedStop, WitnessSignature
+from marketplace.wire.usage import (
+    Attestation,
+    AttestationAnswer,
+    Heartbeat,
+    HeartbeatReport,
+    LogChunk,
+    LogPosition,
+    SignedAttestation,
+)
 
 router = APIRouter(route_class=SoundRoute, prefix="/leases", tags=["leases"])
 
 
-@router.get("", operation_id="list_leases", response_model=LeasePage, responses=problems(*AUTH))
+@router.get("", operation_id="list_leases", responses=documented(*AUTH))
 def list_leases(
     edge: EdgeDep,
     caller: Anyone,
@@ -54,53 +49,45 @@ def list_leases(
     node_id: Annotated[str | None, Words] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
-) -> Any:
+) -> Page[Lease]:
     """The caller's leases, newest first, by role, state and node."""
-    leases = edge.catalog.leases
+    leases, market = edge.catalog.leases, edge.catalog.market
     states = tuple(state.split(",")) if state else ()
     with edge.database.read() as store:
         rows = leases.find(store, caller, role, states, node_id, limit + 1, decode_cursor(cursor))
-        return page(rows, limit, lambda row: row.id, lambda row: leases.to_json(store, row))
+        return page(Page[Lease], rows, limit, lambda row: lease_view(store, market, row))
 
 
-@router.get(
-    "/{lease_id}", operation_id="get_lease", response_model=Lease, responses=problems(*OWNED)
-)
-def get(edge: EdgeDep, caller: Anyone, lease_id: Id) -> Any:
+@router.get("/{lease_id}", operation_id="get_lease", responses=documented(*OWNED))
+def get(edge: EdgeDep, caller: Anyone, lease_id: Id) -> Lease:
     """One lease, for its parties."""
     with edge.database.read() as store:
-        return edge.catalog.leases.to_json(store, party(store, caller, lease_id))
+        return lease_view(store, edge.catalog.market, party(store, caller, lease_id))
 
 
 @router.post(
     "/{lease_id}/attestations",
     status_code=201,
     operation_id="attest_usage",
-    response_model=AttestationAnswer,
-    responses=problems(*OWNED, "attestation_refused"),
+    responses=documented(*OWNED, "attestation_refused"),
 )
 def attest(
-    edge: EdgeDep, caller: Provider, lease_id: Id, body: AttestationIn, write: WritingDep
-) -> Any:
+    edge: EdgeDep, caller: Provider, lease_id: Id, body: SignedAttestation
+) -> AttestationAnswer:
     """Hand in cumulative usage signed by the meter; sequence 0 at 0 ms is the ready reading.
 
     A refused one is recorded, too. The same content again is the same attestation.
     """
     with edge.database.write() as store:
-        row, refusal = edge.catalog.attestations.take(
-            store, caller, lease_id, body.attestation, from_hex(body.signature, "/signature")
-        )
+        row, refusal = edge.catalog.attestations.take(store, caller, lease_id, body)
+        answer = answer_view(row)
     if refusal is not None:
         raise refused(refusal, row)
-    answer = {"id": row.id, "sequence": row.sequence, "state": row.state, "code": row.code}
-    return Reply(answer, 201).response()
+    return answer
 
 
 @router.get(
-    "/{lease_id}/attestations",
-    operation_id="list_attestations",
-    response_model=AttestationPage,
-    responses=problems(*OWNED),
+    "/{lease_id}/attestations", operation_id="list_attestations", responses=documented(*OWNED)
 )
 def attestations(
     edge: EdgeDep,
@@ -109,46 +96,47 @@ def attestations(
     after_sequence: Annotated[int | None, Query(ge=-1, le=2**32)] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
-) -> Any:
+) -> Page[Attestation]:
     """Attestations of a lease in order of arrival, with the vouchers that answered them."""
-    service = edge.catalog.attestations
     with edge.database.read() as store:
         lease = party(store, caller, lease_id)
         after = -1 if after_sequence is None else after_sequence
         rows = store.attestations.page(lease.id, after, limit + 1, decode_cursor(cursor))
-    return page(rows, limit, lambda row: row.id, service.to_json)
+        return page(Page[Attestation], rows, limit, attestation_view)
 
 
 @router.post(
     "/{lease_id}/heartbeats",
     operation_id="heartbeat_lease",
     response_model=Heartbeat,
-    responses=problems(*OWNED),
+    responses=documented(*OWNED, *ONCE),
 )
 def heartbeats(
-    edge: EdgeDep, caller: Provider, lease_id: Id, body: HeartbeatIn, write: WritingDep
-) -> Any:
+    edge: EdgeDep, caller: Provider, lease_id: Id, body: HeartbeatReport, write: WritingDep
+) -> Response:
     """Forward a job's signs of life; liveness, not honesty."""
     service = edge.catalog.attestations
-    return write.run(
-        caller, lambda store: Reply(service.heartbeat(store, caller, lease_id, body.count))
-    )
+
+    def act(store: Store) -> Reply:
+        return Reply(heartbeat_view(service.heartbeat(store, caller, lease_id, body.count)))
+
+    return write.run(caller, act)
 
 
 @router.post(
     "/{lease_id}/logs",
     operation_id="append_lease_log",
-    response_model=LogAnswer,
-    responses=problems(*OWNED),
+    response_model=LogPosition,
+    responses=documented(*OWNED, *ONCE),
 )
-def logs(edge: EdgeDep, caller: Provider, lease_id: Id, body: LogIn, write: WritingDep) -> Any:
+def logs(
+    edge: EdgeDep, caller: Provider, lease_id: Id, body: LogChunk, write: WritingDep
+) -> Response:
     """Add output of a job; `offset` makes a repeat harmless."""
     streams = edge.catalog.streams
 
     def act(store: Store) -> Reply:
-        return Reply(
-            streams.append_log(store, caller, lease_id, body.stream, body.offset, body.text)
-        )
+        return Reply(streams.append_log(store, caller, lease_id, body))
 
     return write.run(caller, act)
 
@@ -157,36 +145,20 @@ def logs(edge: EdgeDep, caller: Provider, lease_id: Id, body: LogIn, write: Writ
     "/{lease_id}/finish",
     operation_id="finish_lease",
     response_model=Lease,
-    responses=problems(
-        *OWNED,
-        "invalid_signature",
-        "attestation_refused",
-        "conflict",
-        "idempotency_mismatch",
-        "idempotency_in_flight",
-    ),
+    responses=documented(*OWNED, *ONCE, "invalid_signature", "attestation_refused", "conflict"),
 )
-def finish(edge: EdgeDep, caller: Provider, lease_id: Id, body: FinishIn, write: WritingDep) -> Any:
+def finish(
+    edge: EdgeDep, caller: Provider, lease_id: Id, body: FinishReport, write: WritingDep
+) -> Response:
     """Report a job's end: outcome, last attestation, and the meter's half of the Close."""
     catalog = edge.catalog
-    report = Report(
-        outcome=body.outcome,
-        exit_code=body.exit_code,
-        reason=body.reason,
-        outputs=body.outputs,
-        attestation=body.attestation,
-        signature=from_hex(body.signature, "/signature"),
-        close=body.close.message,
-        close_signature=from_hex(body.close.signature, "/close/signature"),
-    )
     refusals: list[Exception] = []
 
     def act(store: Store) -> Reply:
-        lease, row, refusal = catalog.ends.finish(store, caller, lease_id, report)
+        lease, row, refusal = catalog.ends.finish(store, caller, lease_id, body)
         if refusal is not None:
             refusals.append(refused(refusal, row))
-            return Reply({}, 422)
-        return Reply(catalog.leases.to_json(store, lease))
+        return Reply(lease_view(store, catalog.market, lease))
 
     response = write.run(caller, act, keep=lambda: not refusals)
     if refusals:
@@ -198,16 +170,17 @@ def finish(edge: EdgeDep, caller: Provider, lease_id: Id, body: FinishIn, write:
     "/{lease_id}/close",
     operation_id="close_lease",
     response_model=Lease,
-    responses=problems(*OWNED, "invalid_signature", "conflict"),
+    responses=documented(*OWNED, *ONCE, "invalid_signature", "conflict"),
 )
-def close(edge: EdgeDep, caller: Anyone, lease_id: Id, body: SignatureIn, write: WritingDep) -> Any:
+def close(
+    edge: EdgeDep, caller: Anyone, lease_id: Id, body: WitnessSignature, write: WritingDep
+) -> Response:
     """Hand in the witness's half of the Close; both halves go to the chain."""
     catalog = edge.catalog
-    signature = from_hex(body.signature, "/signature")
 
     def act(store: Store) -> Reply:
-        lease = catalog.ends.close(store, caller, lease_id, signature)
-        return Reply(catalog.leases.to_json(store, lease))
+        lease = catalog.ends.close(store, caller, lease_id, body.signature)
+        return Reply(lease_view(store, catalog.market, lease))
 
     return write.run(caller, act)
 
@@ -216,15 +189,16 @@ def close(edge: EdgeDep, caller: Anyone, lease_id: Id, body: SignatureIn, write:
     "/{lease_id}/stop",
     operation_id="stop_lease",
     response_model=Lease,
-    responses=problems(*OWNED, "invalid_signature", "conflict"),
+    responses=documented(*OWNED, *ONCE, "invalid_signature", "conflict"),
 )
-def stop(edge: EdgeDep, caller: Anyone, lease_id: Id, body: StopIn, write: WritingDep) -> Any:
+def stop(
+    edge: EdgeDep, caller: Anyone, lease_id: Id, body: SignedStop, write: WritingDep
+) -> Response:
     """Hand in a Stop signed by witness or meter; it goes to the chain."""
     catalog = edge.catalog
-    signature = from_hex(body.signature, "/signature")
 
     def act(store: Store) -> Reply:
-        lease = catalog.ends.stop(store, caller, lease_id, body.stop, signature)
-        return Reply(catalog.leases.to_json(store, lease))
+        lease = catalog.ends.stop(store, caller, lease_id, body)
+        return Reply(lease_view(store, catalog.market, lease))
 
     return write.run(caller, act)

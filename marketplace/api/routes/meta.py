@@ -2,96 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter
-from pydantic import BaseModel
 
-from marketplace.api.edge import EdgeDep, SoundRoute, problems
-from marketplace.api.problems import KINDS
-from marketplace.api.schemas.base import Answer, Id, ProblemKind
-from marketplace.api.schemas.offers import TierList
-from marketplace.errors import NotFound
+from marketplace.api.edge import EdgeDep, Id, SoundRoute
+from marketplace.api.problems import documented, kind_of
+from marketplace.errors import ERRORS, NotFound
+from marketplace.services.views import config_view, tier_view
+from marketplace.wire.market import Health, MarketConfig, TierList
+from marketplace.wire.problems import ProblemKind, ProblemList
 
-router = APIRouter(route_class=SoundRoute, tags=["market"], responses=problems())
-
-
-class Health(Answer):
-    """Whether the server works, and how far along the chain and the order log it is."""
-
-    status: str
-    chain_block: int | None
-    order_log: int
+router = APIRouter(route_class=SoundRoute, tags=["market"], responses=documented())
 
 
-class Config(Answer):
-    """What a client has to know before it signs anything for this market."""
-
-    chain_id: int
-    rpc_url: str
-    contracts: dict[str, str]
-    currency: str
-    decimals: int
-    fee_bps: int
-    windows: dict[str, int]
-    opener: str
-    interval_ms: int
-    settle_every_seconds: int
-    confirmations: int
-    server_time: str
-
-
-class ProblemList(BaseModel):
-    """Every code that errors carry."""
-
-    data: list[ProblemKind]
-
-
-@router.get("/health", operation_id="get_health", response_model=Health)
-def health(edge: EdgeDep) -> dict[str, Any]:
+@router.get("/health", operation_id="get_health")
+def health(edge: EdgeDep) -> Health:
     """Say that the server and its database work."""
     with edge.database.read() as store:
         head = store.chain_cursor()
         last = store.order_log.last_seq()
-    return {
-        "status": "ok",
-        "chain_block": head.number if head else None,
-        "order_log": last,
-    }
+    return Health(status="ok", chain_block=head.number if head else None, order_log=last)
 
 
-@router.get("/config", operation_id="get_config", response_model=Config)
-def config(edge: EdgeDep) -> dict[str, Any]:
+@router.get("/config", operation_id="get_config")
+def config(edge: EdgeDep) -> MarketConfig:
     """Chain, contracts, windows, fee and intervals of this market."""
-    return edge.catalog.config()
+    return config_view(edge.catalog.market, edge.catalog.clock())
 
 
-@router.get("/problems", operation_id="list_problems", response_model=ProblemList)
-def list_problems() -> dict[str, Any]:
+@router.get("/problems", operation_id="list_problems")
+def list_problems() -> ProblemList:
     """Every stable error code with its status and meaning."""
-    return {"data": [kind.to_json() for kind in KINDS.values()]}
+    return ProblemList(data=tuple(kind_of(kind) for kind in ERRORS.values()))
 
 
-@router.get(
-    "/problems/{code}",
-    operation_id="get_problem",
-    response_model=ProblemKind,
-    responses=problems("not_found"),
-)
-def get_problem(code: Id) -> dict[str, Any]:
+@router.get("/problems/{code}", operation_id="get_problem", responses=documented("not_found"))
+def get_problem(code: Id) -> ProblemKind:
     """One stable error code."""
-    if code not in KINDS:
+    if code not in ERRORS:
         raise NotFound("no such code")
-    return KINDS[code].to_json()
+    return kind_of(ERRORS[code])
 
 
-@router.get("/tiers", operation_id="list_tiers", response_model=TierList)
-def list_tiers(edge: EdgeDep) -> dict[str, Any]:
+@router.get("/tiers", operation_id="list_tiers")
+def list_tiers(edge: EdgeDep) -> TierList:
     """Classes of GPU, with reference prices of real markets."""
     tiers = edge.catalog.tiers
-    rows = []
-    for tier in tiers:
-        row = tier.to_json()
-        model, gib = row.pop("gpu"), row.pop("memory_gib")
-        rows.append({**row, "model": model, "memory_mib": gib * 1024})
-    return {"data": rows, "source": tiers.source}
+    return TierList(data=tuple(tier_view(tier) for tier in tiers), source=tiers.source)

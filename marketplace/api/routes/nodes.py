@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from marketplace.api.edge import (
-    AUTH,
-    OWNED,
     Cursor,
     EdgeDep,
+    Id,
     Limit,
     Provider,
     Reply,
@@ -19,13 +17,13 @@ from marketplace.api.edge import (
     WritingDep,
     decode_cursor,
     page,
-    problems,
 )
-from marketplace.api.schemas.base import Id
-from marketplace.api.schemas.offers import Node, NodeIn, NodePage
+from marketplace.api.problems import AUTH, ONCE, OWNED, documented
 from marketplace.db.store import Store
 from marketplace.db.tables import NodeRow
-from marketplace.services.nodes import NewGpu, NewNode
+from marketplace.services.views import node_view
+from marketplace.wire.base import Page
+from marketplace.wire.nodes import NewNode, Node
 
 router = APIRouter(route_class=SoundRoute, prefix="/nodes", tags=["nodes"])
 
@@ -35,81 +33,76 @@ router = APIRouter(route_class=SoundRoute, prefix="/nodes", tags=["nodes"])
     status_code=201,
     operation_id="register_node",
     response_model=Node,
-    responses=problems(*AUTH, "already_exists", "idempotency_mismatch", "idempotency_in_flight"),
+    responses=documented(*AUTH, *ONCE, "already_exists"),
 )
-def register(edge: EdgeDep, caller: Provider, body: NodeIn, write: WritingDep) -> Any:
+def register(edge: EdgeDep, caller: Provider, body: NewNode, write: WritingDep) -> Response:
     """List a machine. The same number with the same GPUs again brings it up to date."""
-    nodes = edge.catalog.nodes
-    gpus = tuple(NewGpu(g.uuid, g.model, g.memory_mib, g.simulated) for g in body.gpus)
-    new = NewNode(
-        number=body.number,
-        name=body.name,
-        region=body.region,
-        tier=body.tier,
-        gpus=gpus,
-        cpu_milli=body.cpu_milli,
-        memory_mib=body.memory_mib,
-        storage_mib=body.storage_mib,
-        runtime=body.runtime,
-        shared=body.shared,
-        interval_ms=body.interval_ms,
-    )
 
     def act(store: Store) -> Reply:
-        node = nodes.register(store, caller, new)
-        return Reply(_show(edge, store, node), 201, {"Location": f"/v1/nodes/{node.id}"})
+        node = edge.catalog.nodes.register(store, caller, body)
+        return Reply(_shown(store, node), 201, {"Location": f"/v1/nodes/{node.id}"})
 
     return write.run(caller, act)
 
 
-@router.get("", operation_id="list_nodes", response_model=NodePage, responses=problems(*AUTH))
-def list_nodes(edge: EdgeDep, caller: Provider, limit: Limit = 50, cursor: Cursor = None) -> Any:
+@router.get("", operation_id="list_nodes", responses=documented(*AUTH))
+def list_nodes(
+    edge: EdgeDep, caller: Provider, limit: Limit = 50, cursor: Cursor = None
+) -> Page[Node]:
     """The caller's nodes, newest first."""
-    nodes = edge.catalog.nodes
     with edge.database.read() as store:
         rows = store.nodes.page(caller.account, limit + 1, decode_cursor(cursor))
         gpus = store.gpus.of_nodes([row.id for row in rows])
-        return page(rows, limit, lambda row: row.id, lambda row: nodes.to_json(row, gpus[row.id]))
+        return page(Page[Node], rows, limit, lambda row: node_view(row, gpus[row.id]))
 
 
-@router.get("/{node_id}", operation_id="get_node", response_model=Node, responses=problems(*OWNED))
-def get(edge: EdgeDep, caller: Provider, node_id: Id) -> Any:
+@router.get("/{node_id}", operation_id="get_node", responses=documented(*OWNED))
+def get(edge: EdgeDep, caller: Provider, node_id: Id) -> Node:
     """One node of the caller."""
     with edge.database.read() as store:
-        return _show(edge, store, edge.catalog.nodes.get(store, caller, node_id))
+        return _shown(store, edge.catalog.nodes.get(store, caller, node_id))
 
 
 @router.post(
     "/{node_id}/heartbeat",
     operation_id="heartbeat_node",
     response_model=Node,
-    responses=problems(*OWNED),
+    responses=documented(*OWNED, *ONCE),
 )
-def heartbeat(edge: EdgeDep, caller: Provider, node_id: Id, write: WritingDep) -> Any:
+def heartbeat(edge: EdgeDep, caller: Provider, node_id: Id, write: WritingDep) -> Response:
     """Say that the node is alive."""
     return _changed(edge, caller, node_id, write, edge.catalog.nodes.heartbeat)
 
 
 @router.post(
-    "/{node_id}/leave", operation_id="leave_node", response_model=Node, responses=problems(*OWNED)
+    "/{node_id}/leave",
+    operation_id="leave_node",
+    response_model=Node,
+    responses=documented(*OWNED, *ONCE),
 )
-def leave(edge: EdgeDep, caller: Provider, node_id: Id, write: WritingDep) -> Any:
+def leave(edge: EdgeDep, caller: Provider, node_id: Id, write: WritingDep) -> Response:
     """Say that the node's agent ends: its asks rest until the node is registered again."""
     return _changed(edge, caller, node_id, write, edge.catalog.nodes.leave)
 
 
 @router.post(
-    "/{node_id}/drain", operation_id="drain_node", response_model=Node, responses=problems(*OWNED)
+    "/{node_id}/drain",
+    operation_id="drain_node",
+    response_model=Node,
+    responses=documented(*OWNED, *ONCE),
 )
-def drain(edge: EdgeDep, caller: Provider, node_id: Id, write: WritingDep) -> Any:
+def drain(edge: EdgeDep, caller: Provider, node_id: Id, write: WritingDep) -> Response:
     """Take no new jobs on the node until it is resumed; what runs goes on."""
     return _changed(edge, caller, node_id, write, edge.catalog.nodes.drain)
 
 
 @router.post(
-    "/{node_id}/resume", operation_id="resume_node", response_model=Node, responses=problems(*OWNED)
+    "/{node_id}/resume",
+    operation_id="resume_node",
+    response_model=Node,
+    responses=documented(*OWNED, *ONCE),
 )
-def resume(edge: EdgeDep, caller: Provider, node_id: Id, write: WritingDep) -> Any:
+def resume(edge: EdgeDep, caller: Provider, node_id: Id, write: WritingDep) -> Response:
     """Let a drained node take jobs again, from new asks."""
     return _changed(edge, caller, node_id, write, edge.catalog.nodes.resume)
 
@@ -120,14 +113,14 @@ def _changed(
     node_id: Id,
     write: WritingDep,
     change: Callable[[Store, Provider, Id], NodeRow],
-) -> Any:
+) -> Response:
     """The caller's node after a change of its state."""
 
     def act(store: Store) -> Reply:
-        return Reply(_show(edge, store, change(store, caller, node_id)))
+        return Reply(_shown(store, change(store, caller, node_id)))
 
     return write.run(caller, act)
 
 
-def _show(edge: EdgeDep, store: Store, node: NodeRow) -> dict[str, Any]:
-    return edge.catalog.nodes.to_json(node, store.gpus.of_nodes([node.id])[node.id])
+def _shown(store: Store, node: NodeRow) -> Node:
+    return node_view(node, store.gpus.of_nodes([node.id])[node.id])

@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from fastapi import APIRouter, Response
 
-from fastapi import APIRouter
-
-from marketplace.api.edge import (
-    OWNED,
-    Anyone,
-    EdgeDep,
-    Reply,
-    SoundRoute,
-    WritingDep,
-    problems,
-)
-from marketplace.api.schemas.base import Prepared
-from marketplace.api.schemas.orders import CancelDraft, CancelIn, Cancelled
+from marketplace.api.edge import Anyone, EdgeDep, Reply, SoundRoute, WritingDep
+from marketplace.api.problems import ONCE, OWNED, documented
 from marketplace.db.store import Store
-from marketplace.services.common import from_hex
+from marketplace.wire.orders import CancelDraft, Cancelled, PreparedCancel, SignedCancel
+from marketplace.wire.signed import TypedData
 
 router = APIRouter(route_class=SoundRoute, prefix="/orders", tags=["orders"])
+REFUSED = ("chain_unavailable", "conflict", "already_exists", "invalid_signature")
 
 
 @router.post(
-    "/cancel/prepare",
-    operation_id="prepare_cancel",
-    response_model=Prepared,
-    responses=problems(*OWNED, "conflict"),
+    "/cancel/prepare", operation_id="prepare_cancel", responses=documented(*OWNED, "conflict")
 )
-def prepare(edge: EdgeDep, caller: Anyone, draft: CancelDraft) -> Any:
+def prepare(edge: EdgeDep, caller: Anyone, draft: CancelDraft) -> PreparedCancel:
     """Write out a cancel of one ask, bid or job, or of every order so far; sign it and post it."""
     with edge.database.read() as store:
         cancel = edge.catalog.cancels.prepare(store, caller, draft.order_id)
-    return {
-        "typed_data": cancel.typed_data(edge.catalog.market.domain),
-        "message": cancel.to_message(),
-    }
+    document = TypedData.of(cancel, edge.catalog.market.domain)
+    return PreparedCancel(typed_data=document, cancel=cancel)
 
 
 @router.post(
@@ -44,25 +30,17 @@ def prepare(edge: EdgeDep, caller: Anyone, draft: CancelDraft) -> Any:
     status_code=202,
     operation_id="cancel_orders",
     response_model=Cancelled,
-    responses=problems(
-        *OWNED,
-        "chain_unavailable",
-        "conflict",
-        "already_exists",
-        "invalid_signature",
-        "idempotency_mismatch",
-        "idempotency_in_flight",
-    ),
+    responses=documented(*OWNED, *ONCE, *REFUSED),
 )
-def cancel(edge: EdgeDep, caller: Anyone, body: CancelIn, write: WritingDep) -> Any:
+def cancel(edge: EdgeDep, caller: Anyone, body: SignedCancel, write: WritingDep) -> Response:
     """Make orders void: off the book now, on chain soon. Leases that are open go on."""
     cancels = edge.catalog.cancels
     stored = write.replay(caller)
     if stored is not None:
         return stored
-    signed = cancels.read(caller, body.cancel, from_hex(body.signature, "/signature"))
+    cancels.check(caller, body)
 
     def act(store: Store) -> Reply:
-        return Reply(cancels.submit(store, caller, signed), 202)
+        return Reply(cancels.submit(store, caller, body), 202)
 
     return write.run(caller, act)

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter
 
-from marketplace.api.edge import (
-    AUTH,
-    Anyone,
-    Cursor,
-    EdgeDep,
-    Limit,
-    SoundRoute,
-    decode_cursor,
-    page,
-    problems,
-)
-from marketplace.api.schemas.work import ReceiptPage
+from marketplace.api.edge import Anyone, Cursor, EdgeDep, Limit, SoundRoute, decode_cursor, page
+from marketplace.api.problems import AUTH, documented
+from marketplace.services.receipts import receipt_view
+from marketplace.wire.base import Page
+from marketplace.wire.receipts import Receipt
 
 router = APIRouter(route_class=SoundRoute, prefix="/receipts", tags=["receipts"])
 
 
-@router.get("", operation_id="list_receipts", response_model=ReceiptPage, responses=problems(*AUTH))
-def list_receipts(edge: EdgeDep, caller: Anyone, limit: Limit = 50, cursor: Cursor = None) -> Any:
+@router.get("", operation_id="list_receipts", responses=documented(*AUTH))
+def list_receipts(
+    edge: EdgeDep, caller: Anyone, limit: Limit = 50, cursor: Cursor = None
+) -> Page[Receipt]:
     """The caller's receipts, as buyer or provider, newest first."""
-    receipts = edge.catalog.receipts
     with edge.database.read() as store:
         rows = store.receipts.page(caller.account, limit + 1, decode_cursor(cursor))
-    return page(rows, limit, lambda row: row.id, receipts.to_json)
+        return page(Page[Receipt], rows, limit, receipt_view)

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter
 
-from marketplace.api.edge import AUTH, Buyer, EdgeDep, SoundRoute, problems
-from marketplace.api.schemas.work import WitnessPending
+from marketplace.api.edge import Buyer, EdgeDep, SoundRoute
+from marketplace.api.problems import AUTH, documented
+from marketplace.wire.leases import PendingList
 
 router = APIRouter(route_class=SoundRoute, prefix="/witness", tags=["witness"])
 
 
-@router.get(
-    "/pending",
-    operation_id="list_witness_pending",
-    response_model=WitnessPending,
-    responses=problems(*AUTH),
-)
-def pending(edge: EdgeDep, caller: Buyer) -> Any:
+@router.get("/pending", operation_id="list_witness_pending", responses=documented(*AUTH))
+def pending(edge: EdgeDep, caller: Buyer) -> PendingList:
     """What each open lease of the caller wants signed: one poll for a whole witness."""
     with edge.database.read() as store:
-        return {"data": edge.catalog.witnessing.pending(store, caller)}
+        return edge.catalog.witnessing.pending(store, caller)

@@ -8,7 +8,6 @@ from sqlmodel import col, select
 
 from marketplace.db.rows import Rows
 from marketplace.db.tables import (
-    LEASE_OPEN,
     AccountRow,
     ApiKeyRow,
     BlobRow,
@@ -17,6 +16,7 @@ from marketplace.db.tables import (
     LeaseRow,
     MarkRow,
 )
+from marketplace.domain.life import LEASE_OPEN
 
 BLOB_ROW_BYTES = 4096  # what a blob costs besides its bytes, so that many small ones count, too
 

@@ -9,13 +9,13 @@ from sqlmodel import col, delete, select
 
 from marketplace.db.rows import Log, Rows
 from marketplace.db.tables import (
-    JOB_LIVE,
     BidRow,
     BookSnapshotRow,
     JobEventRow,
     JobRow,
     OrderEntryRow,
 )
+from marketplace.domain.life import JOB_LIVE, JobState
 
 
 class BidRows(Rows[BidRow]):
@@ -66,7 +66,7 @@ class JobRows(Rows[JobRow]):
     def waiting_for_a_lease(self) -> list[JobRow]:
         """Queued jobs whose bids go back on the book once their last lease is over."""
         query = select(JobRow).where(
-            JobRow.state == "queued", col(JobRow.requeue_after).is_not(None)
+            JobRow.state == JobState.QUEUED, col(JobRow.requeue_after).is_not(None)
         )
         return self._all(query.order_by(col(JobRow.id)))
 

@@ -9,7 +9,6 @@ from sqlmodel import col, select
 
 from marketplace.db.rows import Rows
 from marketplace.db.tables import (
-    LEASE_OPEN,
     AttestationRow,
     IntentRow,
     JobRow,
@@ -18,6 +17,7 @@ from marketplace.db.tables import (
     ReceiptRow,
     VoucherRow,
 )
+from marketplace.domain.life import LEASE_OPEN, LEASE_OVER, LeaseState
 
 _PARTIES = {"buyer": LeaseRow.buyer, "provider": LeaseRow.provider, "witness": LeaseRow.witness}
 
@@ -71,7 +71,9 @@ class LeaseRows(Rows[LeaseRow]):
             LeaseRow.bid_id == bid_id, col(LeaseRow.opened_tx).is_not(None)
         )
         rows = self._session.exec(query)
-        return sum(released if state == "closed" else lock for state, released, lock in rows)
+        return sum(
+            released if state is LeaseState.CLOSED else lock for state, released, lock in rows
+        )
 
     def last_opened(self, bid_id: str) -> LeaseRow | None:
         """The newest lease of a bid that opened on chain."""
@@ -91,7 +93,7 @@ class LeaseRows(Rows[LeaseRow]):
         query = select(LeaseRow, JobRow, NodeRow).where(
             LeaseRow.job_id == JobRow.id,
             LeaseRow.node_id == NodeRow.id,
-            LeaseRow.state == "active",
+            LeaseRow.state == LeaseState.ACTIVE,
         )
         return list(self._session.exec(query.order_by(col(LeaseRow.id))))
 
@@ -105,14 +107,14 @@ class LeaseRows(Rows[LeaseRow]):
     def last_ended(self, provider: str, limit: int) -> list[LeaseRow]:
         """A provider's stopped and closed leases, newest first."""
         query = select(LeaseRow).where(
-            LeaseRow.provider == provider, col(LeaseRow.state).in_(("stopped", "closed"))
+            LeaseRow.provider == provider, col(LeaseRow.state).in_(LEASE_OVER)
         )
         return self._page(query, limit, None)
 
     def refused_openings(self) -> list[tuple[str, str | None]]:
         """Leases in `opening` whose intent died, and with which error, oldest first."""
         query = select(LeaseRow.id, IntentRow.error).where(
-            LeaseRow.state == "opening",
+            LeaseRow.state == LeaseState.OPENING,
             col(IntentRow.key) == "open:" + col(LeaseRow.id),
             IntentRow.state == "dead",
         )

@@ -10,9 +10,11 @@ import pytest
 from fastapi.routing import iter_route_contexts
 
 from marketplace.db.tables import ReceiptRow
+from marketplace.wire.asks import AskDraft
 from settlement.orders import Cancel
 from tests.api_client import Api
 from tests.databases import rows_of
+from tests.market_world import key_draft as made_key_draft
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,7 @@ def ask_draft(api: Api, objects: Objects) -> dict[str, Any]:
 def signed_ask(api: Api, objects: Objects) -> dict[str, Any]:
     with api.world.database.read() as store:
         node = store.nodes.get(objects.node_id)
-    draft = ask_draft(api, objects)["json"]
-    del draft["node_id"]
+    draft = AskDraft.model_validate(ask_draft(api, objects)["json"])
     ask = api.world.catalog.asks.prepare(node, draft, 1)
     return {"json": {"ask": ask.to_message(), "signature": api.sign(ask, api.world.provider)}}
 
@@ -92,7 +93,7 @@ def key_draft(api: Api, objects: Objects) -> dict[str, Any]:
 
 def signed_key(api: Api, objects: Objects) -> dict[str, Any]:
     accounts = api.world.catalog.accounts
-    request = accounts.prepare_key(api.world.buyer.address, "k", ["buyer"], None, None)
+    request = accounts.prepare_key(made_key_draft(api.world.buyer.address))
     signature = api.sign(request, api.world.buyer)
     return {"json": {"message": request.to_message(), "signature": signature}}
 

@@ -6,8 +6,7 @@ import re
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from marketplace.domain.job import JobState
-from marketplace.services.leases import STATES
+from marketplace.domain.life import JobState, LeaseState
 from settlement.ports import IntentState
 from tests.api_client import Api
 
@@ -59,7 +58,7 @@ def test_label_values_are_bounded_whatever_is_asked_for(api: Api) -> None:
     assert {method for method, _, _ in requests} <= {"GET", "POST", "DELETE", "PUT", "other"}
     assert {route for (route,) in labels["coulomb_http_request_seconds"]} <= templates | OUTSIDE
     assert {state for (state,) in labels["coulomb_jobs"]} == set(JobState)
-    assert {state for (state,) in labels["coulomb_leases"]} == set(STATES)
+    assert {state for (state,) in labels["coulomb_leases"]} == set(LeaseState)
     assert {state for (state,) in labels["coulomb_outbox_intents"]} == set(IntentState)
 
 

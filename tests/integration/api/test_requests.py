@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from marketplace.api.limits import Limits
-from marketplace.api.problems import KINDS
 from marketplace.db.changes import job_topic
 from marketplace.db.tables import ApiKeyRow, BidRow, JobRow, LeaseRow, OrderEntryRow
+from marketplace.errors import ERRORS
 from settlement.errors import ChainUnavailable
 from tests.api_client import Api, problem
 from tests.databases import rows_of
@@ -33,7 +33,7 @@ def test_every_error_is_a_problem_document(api: Api) -> None:
 
 def test_every_code_is_listed_with_its_meaning(api: Api) -> None:
     listed = api.ok(api.call("GET", "/problems"))["data"]
-    assert {kind["code"] for kind in listed} == set(KINDS)
+    assert {kind["code"] for kind in listed} == set(ERRORS)
     for kind in listed:
         assert api.ok(api.call("GET", f"/problems/{kind['code']}")) == kind
 

@@ -51,7 +51,7 @@ def copy_all(store: Store, lease: LeaseRow, number: int) -> None:
     receipt = rows_of(store, ReceiptRow)[0]
     node_row, ask_row = store.nodes.need(lease.node_id), store.asks.need(lease.ask_id)
     bid_row, job_row = store.bids.need(lease.bid_id), store.jobs.need(lease.job_id)
-    name, hashed = f"copy_{number:03}", f"{number:064x}"
+    name, secret, hashed = f"copy_{number:03}", f"{number:064x}", f"0x{number:064x}"
     node = copy(store, node_row, id=name, number=1_000 + number)
     copy(store, rows_of(store, GpuRow)[0], uuid=name, node_id=node.id)
     ask = copy(store, ask_row, id=name, hash=hashed, node_id=node.id)
@@ -62,8 +62,9 @@ def copy_all(store: Store, lease: LeaseRow, number: int) -> None:
     copy(store, attestation, id=name, lease_id=copied.id, sequence=copied.sequence, voucher=None)
     copy(store, attestation, id=f"more_{number:03}", lease_id=lease.id, sequence=100 + number)
     copy(store, receipt, id=name, job_id=job.id, lease_id=copied.id)
-    copy(store, key, id=name, secret_hash=hashed, nonce=name)
-    store.events.append(JobEventRow(job_id=lease.job_id, type="log", data={}, at_ms=number))
+    copy(store, key, id=name, secret_hash=secret, nonce=name)
+    piece = {"stream": "stdout", "offset": number, "text": "x"}
+    store.events.append(JobEventRow(job_id=lease.job_id, type="log", data=piece, at_ms=number))
 
 
 def fill(api: Api, lease_id: str, numbers: range) -> None:

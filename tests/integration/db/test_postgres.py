@@ -124,6 +124,7 @@ def test_32_clients_and_4_matchers_never_book_a_gpu_twice(world: World) -> None:
             Bookkeeper(catalog.market, world.database),
             catalog.quotes,
             catalog.matcher.calls,
+            catalog.matcher.lives,
         )
 
     matchers = [matcher() for _ in range(4)]

@@ -165,16 +165,3 @@ def test_change_that_uncovers_another_names_both() -> None:
 
 def test_empty_book_says_so() -> None:
     assert explained([]).summary == "no asks are in the book"
-
-
-def test_json_has_counts_changes_and_money() -> None:
-    shown = explained([resting_ask(1, price=4 * NANO)]).to_json()
-    assert shown["eliminations"] == [
-        {"reason": "rate_above_limit", "alone": 1, "in_turn": 1, "left": 0}
-    ]
-    [relaxation] = shown["relaxations"]
-    assert relaxation["changes"] == [
-        {"reason": "rate_above_limit", "pointer": "/pricing/max_gpu_hour", "value": "4"}
-    ]
-    assert relaxation["rate_per_hour"] == "4"
-    assert relaxation["max_cost"]["currency"] == "CMP"

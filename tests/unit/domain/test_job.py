@@ -11,9 +11,8 @@ import yaml
 
 from marketplace.data import load_tiers
 from marketplace.domain.bidding import bid_problems, bid_template
-from marketplace.domain.job import ENDED, JOB_STEPS, JobState, step
 from marketplace.domain.jobfile import parse_job, tiers_of
-from marketplace.errors import IllegalTransition, InvalidJob
+from marketplace.errors import InvalidJob
 from settlement.orders import FLAG_SHARED, terms_of
 from settlement.units import counted_lock
 from tests.factories import BUYER, NOW, WITNESS, address, job_json, make_ask, make_job
@@ -240,28 +239,3 @@ def test_what_the_buyer_chooses_freely_is_no_difference() -> None:
         opener=address(7),
     )  # fmt: skip
     assert bid_problems(bid, spec, TIERS) == []
-
-
-def test_job_steps_lead_from_queued_to_every_state_and_end_where_they_should() -> None:
-    reached, frontier = {JobState.QUEUED}, [JobState.QUEUED]
-    while frontier:
-        following = JOB_STEPS[frontier.pop()] - reached
-        reached |= following
-        frontier += following
-    assert reached == set(JobState)
-    assert {s for s in JobState if not JOB_STEPS[s]} == ENDED - {JobState.LOST}
-    assert step(JobState.LOST, JobState.QUEUED) is JobState.QUEUED
-
-
-@pytest.mark.parametrize(
-    ("state", "to"),
-    [
-        (JobState.SUCCEEDED, JobState.RUNNING),
-        (JobState.QUEUED, JobState.RUNNING),
-        (JobState.NO_MATCH, JobState.QUEUED),
-        (JobState.RUNNING, JobState.QUEUED),
-    ],
-)
-def test_illegal_job_step_is_refused(state: JobState, to: JobState) -> None:
-    with pytest.raises(IllegalTransition, match=f"{state} cannot become {to}"):
-        step(state, to)

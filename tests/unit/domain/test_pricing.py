@@ -5,12 +5,10 @@ from __future__ import annotations
 import pytest
 
 from marketplace.domain.pricing import (
-    Money,
     from_nano,
     from_scaled,
     prices_from_json,
     prices_to_json,
-    rate_per_hour,
     to_atoms,
     to_nano,
 )
@@ -38,21 +36,14 @@ def test_price_that_is_not_exact_decimal_text_is_refused(text: object) -> None:
     assert [problem.pointer for problem in caught.value.problems] == ["/price"]
 
 
-def test_money_shows_text_for_people_and_atoms_for_machines() -> None:
-    assert Money(1_234_567_000_000_000_000).to_json() == {
-        "amount": "1.234567", "currency": "CMP", "atoms": "1234567000000000000",
-    }  # fmt: skip
-    assert Money(1).amount == "0.000000000000000001"
-    assert Money(150, decimals=2).amount == "1.5"
+def test_amounts_are_exact_at_any_number_of_decimals() -> None:
+    assert from_scaled(1, 18) == "0.000000000000000001"
+    assert from_scaled(150, 2) == "1.5"
     assert to_atoms("1.5", decimals=2) == 150
 
 
 def test_negative_amounts_keep_their_sign() -> None:
     assert from_scaled(-1, 3) == "-0.001"
-
-
-def test_rate_is_shown_in_tokens_per_hour() -> None:
-    assert rate_per_hour(2_500_000_000_000) == "2.5"
 
 
 def test_prices_read_back_what_they_show() -> None:

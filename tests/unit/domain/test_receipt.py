@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from marketplace.domain.receipt import ChainEvent, ReceiptInput, build_receipt, gpu_seconds, split
+from marketplace.domain.receipt import ReceiptInput, charges_of, gpu_seconds, split
 from settlement.orders import Prices
 from settlement.units import Sizes
 from settlement.usage import UsageVector
@@ -14,43 +14,24 @@ from tests.factories import NANO
 
 ONE = 10**18
 PLAIN = ReceiptInput(
-    lease_id="lease_1",
-    job_id="job_1",
-    tier="H100-80GB-SXM",
-    simulated=True,
     prices=Prices(2 * NANO),
     sizes=Sizes(1000),
     unit="",
     used=UsageVector(ms=1_800_000, gpu_ms=1_800_000),
-    readings=30,
     locked=2 * ONE,
     released=ONE,
     refunded=ONE,
     fee_bps=100,
-    transactions=(ChainEvent("open", "0x01", 7),),
 )
 
 
 def test_half_an_hour_at_two_tokens_costs_one() -> None:
-    receipt = build_receipt(PLAIN)
+    receipt = charges_of(PLAIN)
     assert (receipt.gross, receipt.fee, receipt.net) == (ONE, ONE // 100, ONE - ONE // 100)
     assert receipt.conserved
     [line] = receipt.lines
     assert (line.resource, line.quantity, line.unit) == ("gpu", "1800", "GPU-seconds")
-    assert (line.price, line.price_unit, line.cost.atoms) == ("2", "per GPU-hour", ONE)
-
-
-def test_receipt_json_leads_from_readings_to_transactions() -> None:
-    shown = build_receipt(PLAIN).to_json()
-    assert shown["readings"] == 30
-    assert shown["simulated"] is True
-    assert shown["gpu_seconds"] == "1800"
-    assert (shown["rate"], shown["rate_unit"]) == ("2", "token per hour")
-    assert shown["gross"]["amount"] == "1"
-    assert shown["fee"]["amount"] == "0.01"
-    assert shown["net"]["amount"] == "0.99"
-    assert shown["conserved"] is True
-    assert shown["transactions"] == [{"kind": "open", "tx_hash": "0x01", "block": 7}]
+    assert (line.price, line.price_unit, line.atoms) == ("2", "per GPU-hour", ONE)
 
 
 def test_every_resource_has_its_line() -> None:
@@ -61,10 +42,9 @@ def test_every_resource_has_its_line() -> None:
         unit="request",
         used=UsageVector(ms=3_600_000, egress_mib=512, units=3),
     )
-    lines = {line.resource: line for line in build_receipt(source).lines}
-    assert {name: line.cost.amount for name, line in lines.items()} == {
-        "gpu": "1", "cpu": "0.2", "memory": "0.01", "storage": "0.002", "egress": "0.5",
-        "units": "1.5",
+    lines = {line.resource: line for line in charges_of(source).lines}
+    assert {name: line.atoms * 1000 // ONE for name, line in lines.items()} == {
+        "gpu": 1_000, "cpu": 200, "memory": 10, "storage": 2, "egress": 500, "units": 1_500,
     }  # fmt: skip
     assert {name: (line.quantity, line.unit) for name, line in lines.items()} == {
         "gpu": ("1800", "GPU-seconds"), "cpu": ("7200", "core-seconds"),
@@ -75,7 +55,7 @@ def test_every_resource_has_its_line() -> None:
 
 @pytest.mark.parametrize("change", [{"released": ONE - 1}, {"refunded": ONE + 1}, {"locked": 1}])
 def test_receipt_that_does_not_balance_says_so(change: dict[str, int]) -> None:
-    assert not build_receipt(replace(PLAIN, **change)).conserved
+    assert not charges_of(replace(PLAIN, **change)).conserved
 
 
 def test_largest_remainders_get_the_rest_and_equal_ones_go_first() -> None:

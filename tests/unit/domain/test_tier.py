@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from marketplace.data import load_tiers
-from marketplace.domain.tier import TierRegistry
+from marketplace.services.views import tier_view
 
 ROOT = Path(__file__).resolve().parents[3]
 DATA = Path(os.environ.get("COULOMB_DATA", ROOT.parent / "shared" / "data"))
@@ -30,9 +31,16 @@ def test_every_tier_fits_an_order_and_has_real_prices() -> None:
     assert TIERS.source == "skypilot-catalog v8, vast and shadeform listings"
 
 
-def test_table_reads_back_from_its_json() -> None:
-    rows = {"source": TIERS.source, "tiers": [tier.to_json() for tier in TIERS]}
-    assert TierRegistry.from_json(rows) == TIERS
+def test_tiers_say_what_the_shipped_table_says() -> None:
+    table = json.loads(files("marketplace.data").joinpath("tiers.json").read_text())
+    rows = [tier_view(tier).to_json() for tier in TIERS]
+    assert TIERS.source == table["source"]
+    for row, shipped in zip(rows, table["tiers"], strict=True):
+        assert (row["model"], row["memory_mib"]) == (shipped["gpu"], shipped["memory_gib"] * 1024)
+        for name in ("name", "listings", "markets"):
+            assert row[name] == shipped[name]
+        for name, price in shipped["usd_per_gpu_hour"].items():
+            assert Decimal(row["usd_per_gpu_hour"][name]) == Decimal(price)
 
 
 def test_names_are_found_in_any_spelling_and_guessed_when_wrong() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,13 @@ def test_settings_changed_are_checked_again(env: pytest.MonkeyPatch) -> None:
     assert settings.but(roles=("api",)).port == 1
     with pytest.raises(ValidationError, match="roles are"):
         settings.but(roles=("nothing",))
+
+
+def test_operators_page_lists_every_setting() -> None:
+    place = Path(__file__).resolve().parents[3] / "scripts" / "lib" / "settings_page.py"
+    spec = importlib.util.spec_from_file_location("settings_page", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text(encoding="utf-8") == module.page(), "run scripts/docs"

@@ -19,20 +19,23 @@ from marketplace.errors import (
     Unauthenticated,
 )
 from marketplace.services.common import Principal
+from marketplace.services.views import key_view
+from marketplace.wire.jobs import JobOrder
+from marketplace.wire.keys import SignedKeyRequest
 from settlement.eip712 import text32
 from settlement.signing import LocalSigner, sign
-from tests.market_world import TOKEN, World, new_world
+from tests.market_world import TOKEN, World, key_draft, new_world
 
 
 def request_of(world: World, signer: LocalSigner, **changes: Any) -> KeyRequest:
-    made = world.catalog.accounts.prepare_key(signer.address, "laptop", ["buyer"], None, None)
+    made = world.catalog.accounts.prepare_key(key_draft(signer.address))
     return replace(made, **changes)
 
 
 def make(world: World, request: KeyRequest, signer: LocalSigner) -> tuple[ApiKeyRow, str]:
     signature = sign(request, world.domain, signer)
     accounts = world.catalog.accounts
-    checked = accounts.check_key(request.to_message(), signature)
+    checked = accounts.check_key(SignedKeyRequest(message=request, signature=signature))
     with world.database.write() as store:
         return accounts.create_key(store, checked)
 
@@ -46,7 +49,7 @@ def test_a_key_says_who_calls_and_is_kept_as_a_hash(world: World) -> None:
     row, key = make(world, request_of(world, world.buyer), world.buyer)
     assert caller(world, key) == Principal(world.buyer.address, ("buyer",), row.id)
     assert key not in repr(row)
-    shown = world.catalog.accounts.to_json(row)
+    shown = key_view(world.catalog.market, row)
     assert key not in repr(shown)
     assert row.secret_hash not in repr(shown)
 
@@ -131,7 +134,8 @@ def test_a_spend_cap_counts_what_jobs_may_cost_then_what_they_cost(world: World)
         )
         bid = world.catalog.quotes.draft(spec, me.account, world.witness.address, salt)
         signature = sign(bid, world.domain, world.buyer)
-        order = world.catalog.jobs.check(me, spec.to_json(), bid.to_message(), signature)
+        signed = JobOrder(job=spec.to_json(), bid=bid, signature=signature)
+        order = world.catalog.jobs.check(me, signed)
         with world.database.write() as store:
             return world.catalog.jobs.submit(store, me, order).id
 
@@ -167,5 +171,5 @@ def test_funds_are_shown_to_their_owner_only(world: World) -> None:
         free = accounts.free(world.caller(world.buyer), world.buyer.address.lower())
         funds = accounts.funds(store, world.caller(world.buyer), free)
     lock = 660 * 2500 * TOKEN // 3_600_000 + 1
-    assert funds["free"]["atoms"] == str(10 * TOKEN - lock)
-    assert (funds["locked"]["atoms"], funds["next_salt"]) == (str(lock), 1)
+    assert funds.free.atoms == 10 * TOKEN - lock
+    assert (funds.locked.atoms, funds.next_salt) == (lock, 1)

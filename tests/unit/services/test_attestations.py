@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 from marketplace.db.tables import AttestationRow
 from marketplace.errors import Conflict, InvalidInput, InvalidSignature, NotFound
 from marketplace.services.attestations import REFUSED_KEPT, Refusal
+from marketplace.services.views import heartbeat_view
+from marketplace.wire.leases import Pending
+from marketplace.wire.usage import Countersignature, Heartbeat, SignedAttestation
 from settlement.attestation import Usage, UsageAttestation, voucher_for
 from settlement.signing import sign
 from tests.databases import rows_of
@@ -42,12 +46,12 @@ def test_the_same_attestation_again_is_the_same_attestation(world: World, lease_
     world.attest(lease_id, 0, 0)
     world.clock.advance(1)
     said = world.statement(lease_id, 1, 1_000)
-    signed = (said.to_message(), sign(said, world.domain, world.meter))
+    signed = SignedAttestation(attestation=said, signature=sign(said, world.domain, world.meter))
     caller = world.caller(world.provider)
     seen = set()
     for _ in range(3):
         with world.database.write() as store:
-            row, refusal = world.catalog.attestations.take(store, caller, lease_id, *signed)
+            row, refusal = world.catalog.attestations.take(store, caller, lease_id, signed)
         seen.add((row.id, refusal))
     assert len(seen) == 1
     assert len(rows(world, lease_id)) == 2
@@ -135,9 +139,10 @@ def test_a_lease_that_is_not_open_takes_no_attestation(world: World) -> None:
 def test_only_the_leases_provider_may_attest(world: World, lease_id: str) -> None:
     said = world.statement(lease_id, 0, 0)
     signature = sign(said, world.domain, world.meter)
+    signed = SignedAttestation(attestation=said, signature=signature)
     for caller in (world.caller(world.buyer), world.caller(world.stranger)):
         with world.database.write() as store, pytest.raises(NotFound):
-            world.catalog.attestations.take(store, caller, lease_id, said.to_message(), signature)
+            world.catalog.attestations.take(store, caller, lease_id, signed)
 
 
 def test_a_voucher_is_stored_as_the_best_and_never_falls(world: World, lease_id: str) -> None:
@@ -165,14 +170,16 @@ def test_a_countersignature_must_say_what_the_attestation_says(world: World, lea
     caller = world.caller(world.buyer)
     service = world.catalog.attestations
     signature = sign(other, world.domain, world.witness)
+    signed = Countersignature(voucher=other, signature=signature)
     with world.database.write() as store, pytest.raises(InvalidInput):
-        service.countersign(store, caller, row.id, other.to_message(), signature)
+        service.countersign(store, caller, row.id, signed)
     with pytest.raises(InvalidSignature):
         world.countersign(row, world.meter)
     signature = sign(right, world.domain, world.witness)
     stranger = world.caller(world.stranger)
+    signed = Countersignature(voucher=right, signature=signature)
     with world.database.write() as store, pytest.raises(NotFound):
-        service.countersign(store, stranger, row.id, right.to_message(), signature)
+        service.countersign(store, stranger, row.id, signed)
     refused, _ = world.attest(lease_id, 2, 0)
     with pytest.raises(Conflict):
         world.countersign(refused)
@@ -185,31 +192,35 @@ def test_a_pending_witness_sees_the_newest_statement_once(world: World, lease_id
     world.clock.advance(1)
     row, _ = world.attest(lease_id, 1, 1_000)
 
-    def pending(signer: Any) -> list[dict[str, Any]]:
+    def pending(signer: Any) -> tuple[Pending, ...]:
         with world.database.read() as store:
-            return world.catalog.witnessing.pending(store, world.caller(signer))
+            return world.catalog.witnessing.pending(store, world.caller(signer)).data
 
     (entry,) = pending(world.buyer)
-    assert entry["attestation"]["id"] == row.id
-    assert pending(world.witness)[0]["lease"]["id"] == lease_id
-    assert pending(world.stranger) == []
+    assert entry.attestation is not None
+    assert entry.attestation.id == row.id
+    assert pending(world.witness)[0].lease.id == lease_id
+    assert pending(world.stranger) == ()
     world.countersign(row)
-    assert pending(world.buyer)[0]["attestation"] is None
+    assert pending(world.buyer)[0].attestation is None
 
 
 def test_heartbeats_count_up_and_say_when_the_last_came(world: World, lease_id: str) -> None:
     caller = world.caller(world.provider)
 
-    def beat(count: int) -> dict[str, Any]:
+    def beat(count: int) -> Heartbeat:
         with world.database.write() as store:
-            return world.catalog.attestations.heartbeat(store, caller, lease_id, count)
+            lease = world.catalog.attestations.heartbeat(store, caller, lease_id, count)
+            return heartbeat_view(lease)
 
     first = beat(1)
     world.clock.advance(5)
     assert beat(1) == first
     grown = beat(4)
-    assert (grown["count"], grown["last_at"] > first["last_at"]) == (4, True)
-    assert beat(2)["count"] == 4
+    assert first.last_at is not None
+    assert grown.last_at is not None
+    assert (grown.count, grown.last_at - first.last_at) == (4, timedelta(seconds=5))
+    assert beat(2).count == 4
 
 
 def test_counted_usage_above_its_cap_is_refused(world: World) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from marketplace.db.tables import OrderEntryRow
 from marketplace.errors import Conflict, InvalidInput, InvalidSignature
-from settlement.attestation import Close
+from marketplace.services.views import job_view, lease_view
+from marketplace.wire.usage import SignedClose
 from settlement.events import Stopped
 from settlement.ports import BlockRef, LoggedEvent
 from settlement.signing import sign
@@ -246,13 +247,15 @@ def test_once_it_has_ended_a_lease_costs_what_was_countersigned_and_not_what_was
     world.clock.advance(5)
     world.attest(lease_id, 2, 15_000)
 
-    def shown() -> tuple[str, str, int]:
+    def shown() -> tuple[int, int, int]:
+        market = world.catalog.market
         with world.database.read() as store:
-            job = world.catalog.jobs.to_json(store, store.jobs.get(job_id))
-            lease = world.catalog.leases.to_json(store, store.leases.get(lease_id))
-        return job["cost"]["accrued"]["atoms"], lease["cost"]["atoms"], job["cost"]["ms"]
+            job = job_view(store, market, store.jobs.get(job_id))
+            lease = lease_view(store, market, store.leases.get(lease_id))
+        assert job.cost is not None
+        return job.cost.accrued.atoms, lease.cost.atoms, job.cost.ms
 
-    attested, countersigned = (str(ms * 2500 * TOKEN // 3_600_000_000) for ms in (15_000, 10_000))
+    attested, countersigned = (ms * 2500 * TOKEN // 3_600_000_000 for ms in (15_000, 10_000))
     assert shown() == (attested, attested, 15_000)
     world.stop(lease_id, world.meter)
     settle(world)
@@ -315,15 +318,14 @@ def test_a_close_at_other_usage_than_the_last_attestation_is_refused(
 ) -> None:
     _, lease_id = running
     report = world.report(lease_id, 2, 10_000)
-    close = replace(Close.from_message(report.close), ms=9_000)
-    bad = replace(
-        report,
-        close=close.to_message(),
-        close_signature=sign(close, world.domain, world.meter),
-    )
+    close = replace(report.close.message, ms=9_000)
+    wrong = SignedClose(message=close, signature=sign(close, world.domain, world.meter))
+    bad = report.model_copy(update={"close": wrong})
     with pytest.raises(InvalidInput), world.database.write() as store:
         world.catalog.ends.finish(store, world.caller(world.provider), lease_id, bad)
-    forged = replace(report, close_signature=sign(close, world.domain, key_of("stranger")))
+    by_another = sign(report.close.message, world.domain, key_of("stranger"))
+    half = SignedClose(message=report.close.message, signature=by_another)
+    forged = report.model_copy(update={"close": half})
     with pytest.raises(InvalidSignature), world.database.write() as store:
         world.catalog.ends.finish(store, world.caller(world.provider), lease_id, forged)
 

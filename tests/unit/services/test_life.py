@@ -21,6 +21,7 @@ from marketplace.errors import (
 from marketplace.limits import BLOB_BYTES_MAX
 from marketplace.services import asks, jobs
 from marketplace.services.blobs import DAY_MS
+from marketplace.wire.jobs import JobOrder
 from settlement.eip712 import ZERO_ADDRESS, Domain
 from settlement.signing import sign
 from tests.databases import rows_of
@@ -73,7 +74,7 @@ def test_submission_without_money_is_refused_and_stores_nothing(world: World) ->
     with pytest.raises(InsufficientBalance) as refusal:
         world.submit()
     lock = 660 * 2500 * TOKEN // 3_600_000 + 1
-    assert int(refusal.value.facts["shortfall"]["atoms"]) == lock - TOKEN // 10
+    assert refusal.value.facts["shortfall"].atoms == lock - TOKEN // 10
     with world.database.read() as store:
         assert rows_of(store, JobRow) == []
         assert rows_of(store, BidRow) == []
@@ -186,10 +187,7 @@ def test_an_opening_that_the_ask_spoils_moves_the_job_to_the_next_ask(world: Wor
     world.fund()
     job_id = world.submit()
     world.match()
-    lease_id = world.job(job_id).lease_id or ""
-    world.chain.refusals[f"open:{lease_id}"] = f"InvalidSignature({world.provider.address})"
-    world.chain.mine()
-    world.catalog.settling.failed_opens()
+    lease_id = world.refuse_opening(job_id, f"InvalidSignature({world.provider.address})")
     assert world.lease(lease_id).state == "failed_to_open"
     world.match()
     world.chain.mine()
@@ -209,9 +207,7 @@ def test_an_opening_that_fails_for_this_pair_alone_tries_the_next_ask(
     world.fund()
     job_id = world.submit()
     world.match()
-    world.chain.refusals[f"open:{world.job(job_id).lease_id}"] = error
-    world.chain.mine()
-    world.catalog.settling.failed_opens()
+    world.refuse_opening(job_id, error)
     world.match()
     lease = world.lease(world.job(job_id).lease_id or "")
     assert (lease.ask_id, world.job(job_id).excluded) == (second, [first, second])
@@ -220,33 +216,16 @@ def test_an_opening_that_fails_for_this_pair_alone_tries_the_next_ask(
         assert store.asks.get(first).state == expected
 
 
-def refused_opening(world: World, job_id: str, error: str) -> str:
-    """Let the chain refuse the opening of a job's lease; the lease's id."""
-    lease_id = world.job(job_id).lease_id or ""
-    world.chain.refusals[f"open:{lease_id}"] = error
-    world.chain.mine()
-    world.catalog.settling.failed_opens()
-    return lease_id
-
-
-def opened_after_all(world: World, lease_id: str) -> None:
-    """Another transaction opened the lease: the chain tells of it now."""
-    with world.database.read() as store:
-        intent = store.intent(f"open:{lease_id}")
-    world.chain.direct += world.chain._run(intent, world.clock() // 1000)
-    world.chain.mine()
-
-
 def test_a_lease_that_is_open_already_keeps_its_job(world: World) -> None:
     world.ask(price="1.00")
     world.ask(price="2.00")
     world.fund()
     job_id = world.submit()
     world.match()
-    lease_id = refused_opening(world, job_id, "LeaseExists(0x)")
+    lease_id = world.refuse_opening(job_id, "LeaseExists(0x)")
     world.match()
     assert (world.lease(lease_id).state, world.job(job_id).lease_id) == ("opening", lease_id)
-    opened_after_all(world, lease_id)
+    world.open_late(lease_id)
     assert (world.lease(lease_id).state, world.job(job_id).state) == ("active", "starting")
     assert world.job(job_id).reserve == 0
 
@@ -257,12 +236,12 @@ def test_a_lease_that_opens_after_its_job_went_on_is_to_stop(world: World) -> No
     world.fund()
     job_id = world.submit()
     world.match()
-    late = refused_opening(world, job_id, "NodeFull(0, 1000)")
+    late = world.refuse_opening(job_id, "NodeFull(0, 1000)")
     world.match()
     before = world.job(job_id)
     assert (before.state, before.lease_id == late) == ("matched", False)
     world.chain.refusals[f"open:{before.lease_id}"] = "held back"
-    opened_after_all(world, late)
+    world.open_late(late)
     lease, job = world.lease(late), world.job(job_id)
     assert (lease.state, lease.stop_requested) == ("active", "cancelled")
     assert (job.state, job.lease_id, job.reserve) == ("matched", before.lease_id, before.reserve)
@@ -289,10 +268,7 @@ def test_an_opening_that_the_buyer_spoils_fails_the_job_with_the_reason(world: W
     world.fund()
     job_id = world.submit()
     world.match()
-    lease_id = world.job(job_id).lease_id or ""
-    world.chain.refusals[f"open:{lease_id}"] = "InsufficientBalance(5, 4)"
-    world.chain.mine()
-    world.catalog.settling.failed_opens()
+    world.refuse_opening(job_id, "InsufficientBalance(5, 4)")
     job = world.job(job_id)
     assert (job.state, job.reason, job.detail) == (
         "failed", "open_failed", "InsufficientBalance(5, 4)",
@@ -327,9 +303,7 @@ def test_a_bid_that_contradicts_its_job_or_market_is_refused(
     with pytest.raises(error) as refusal:
         world.catalog.jobs.check(
             world.caller(world.buyer),
-            spec.to_json(),
-            bid.to_message(),
-            sign(bid, world.domain, world.buyer),
+            JobOrder(job=spec.to_json(), bid=bid, signature=sign(bid, world.domain, world.buyer)),
         )
     assert refusal.value.problems[0].pointer.startswith("/bid/")
 
@@ -341,8 +315,9 @@ def test_a_bid_that_anyone_may_open_is_refused_where_the_market_has_an_opener(wo
     bid = world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 0)
     assert bid.opener == ZERO_ADDRESS
     signature = sign(bid, world.domain, world.buyer)
+    order = JobOrder(job=spec.to_json(), bid=bid, signature=signature)
     with pytest.raises(InvalidOrder) as refusal:
-        jobs.check(world.caller(world.buyer), spec.to_json(), bid.to_message(), signature)
+        jobs.check(world.caller(world.buyer), order)
     assert [problem.pointer for problem in refusal.value.problems] == ["/bid/opener"]
 
 
@@ -358,9 +333,7 @@ def test_a_bid_signed_by_another_key_or_for_another_chain_is_refused(world: Worl
         with pytest.raises(InvalidSignature):
             world.catalog.jobs.check(
                 world.caller(world.buyer),
-                spec.to_json(),
-                bid.to_message(),
-                sign(bid, domain, signer),
+                JobOrder(job=spec.to_json(), bid=bid, signature=sign(bid, domain, signer)),
             )
 
 
@@ -369,18 +342,20 @@ def test_a_salt_is_used_once(world: World) -> None:
     spec = world.catalog.quotes.spec(job_spec())
     caller = world.caller(world.buyer)
     bid = world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 7)
-    signed = (spec.to_json(), bid.to_message(), sign(bid, world.domain, world.buyer))
-    order = world.catalog.jobs.check(caller, *signed)
+    signature = sign(bid, world.domain, world.buyer)
+    signed = JobOrder(job=spec.to_json(), bid=bid, signature=signature)
+    order = world.catalog.jobs.check(caller, signed)
     with world.database.write() as store:
         world.catalog.jobs.submit(store, caller, order)
     with pytest.raises(AlreadyExists), world.database.write() as store:
         world.catalog.jobs.submit(store, caller, order)
     world.chain.used.add((world.buyer.address, 7))
     with pytest.raises(AlreadyExists):
-        world.catalog.jobs.check(caller, *signed)
+        world.catalog.jobs.check(caller, signed)
     far = world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 1 << 63)
-    signed = (spec.to_json(), far.to_message(), sign(far, world.domain, world.buyer))
-    order = world.catalog.jobs.check(caller, *signed)
+    signature = sign(far, world.domain, world.buyer)
+    signed = JobOrder(job=spec.to_json(), bid=far, signature=signature)
+    order = world.catalog.jobs.check(caller, signed)
     with pytest.raises(InvalidInput), world.database.write() as store:
         world.catalog.jobs.submit(store, caller, order)
 

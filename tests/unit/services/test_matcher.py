@@ -122,6 +122,7 @@ def other_matcher(world: World) -> Matcher:
         Bookkeeper(catalog.market, world.database),
         catalog.quotes,
         catalog.matcher.calls,
+        catalog.matcher.lives,
     )
 
 

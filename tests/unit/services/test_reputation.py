@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from marketplace.db.tables import AskRow, NodeRow
-from marketplace.services.reputation import BROKEN_REASONS, is_broken
+from marketplace.domain.life import BROKEN_REASONS, StopReason
+from marketplace.services.liferows import lease_life
+from marketplace.services.views import ask_view, node_view
 from tests.databases import rows_of
 from tests.market_world import World
 
@@ -52,11 +54,11 @@ def open_world(world: World) -> World:
 def test_newcomer_is_shown_with_its_figure_and_unverified(open_world: World) -> None:
     with open_world.database.read() as store:
         (node,), (ask,) = rows_of(store, NodeRow), rows_of(store, AskRow)
-        shown = open_world.catalog.nodes.to_json(node, [])
-        offered = open_world.catalog.asks.to_json(store, ask)
-        rested = open_world.catalog.quotes.book(None)["asks"][0]
-    for document in (shown, offered, rested):
-        assert (document["reliability"], document["verified"]) == ("0.95", False)
+        shown = node_view(node, [])
+        offered = ask_view(store, ask, open_world.clock())
+        rested = open_world.catalog.quotes.book(None).asks[0]
+    for view in (shown, offered, rested):
+        assert (view.to_json()["reliability"], view.verified) == ("0.95", False)
 
 
 def test_lease_kept_raises_and_lease_lost_lowers(open_world: World) -> None:
@@ -99,19 +101,19 @@ def test_job_that_wants_verified_nodes_is_told_that_there_are_none(open_world: W
     ("stop", "outcome", "broken"),
     [
         (None, None, False),
-        ("cancelled", {"outcome": "cancelled", "reason": "cancelled"}, False),
+        (StopReason.CANCELLED, {"outcome": "cancelled", "reason": "cancelled"}, False),
         (None, {"outcome": "failed", "reason": "exit_code"}, False),
         (None, {"outcome": "failed", "reason": "witness_silent"}, False),
-        ("unwitnessed", {"outcome": "succeeded", "reason": "completed"}, False),
-        ("lost", None, True),
-        ("start_limit", None, True),
+        (StopReason.UNWITNESSED, {"outcome": "succeeded", "reason": "completed"}, False),
+        (StopReason.LOST, None, True),
+        (StopReason.START_LIMIT, None, True),
         *((None, {"outcome": "failed", "reason": reason}, True) for reason in BROKEN_REASONS),
     ],
 )
 def test_only_what_is_the_providers_fault_counts_against_it(
-    open_world: World, stop: str | None, outcome: dict[str, str] | None, broken: bool
+    open_world: World, stop: StopReason | None, outcome: dict[str, str] | None, broken: bool
 ) -> None:
     _, lease_id = open_world.open()
     lease = open_world.lease(lease_id)
     lease.stop_requested, lease.outcome = stop, outcome
-    assert is_broken(lease) is broken
+    assert lease_life(lease).is_broken is broken

@@ -14,6 +14,7 @@ from marketplace.errors import (
     MarketError,
     NotFound,
 )
+from marketplace.wire.orders import SignedCancel
 from settlement.orders import Cancel
 from settlement.ports import IntentKind
 from settlement.signing import LocalSigner, sign
@@ -28,8 +29,8 @@ def test_a_top_up_is_written_out_within_the_budget(world: World) -> None:
     buyer, prepare = world.caller(world.buyer), world.catalog.topups.prepare
     with world.database.read() as store:
         made = prepare(store, buyer, job_id, 60)
-        assert (made["lease_id"], made["transaction"]["call"]) == (lease_id, "top_up")
-        assert 0 < int(made["lock"]["atoms"]) < TOKEN
+        assert (made.lease_id, made.transaction.call) == (lease_id, "top_up")
+        assert 0 < made.lock.atoms < TOKEN
         with pytest.raises(InvalidInput, match=r"costs up to [\d.]+ CMP; .* has [\d.]+ CMP left"):
             prepare(store, buyer, job_id, 7_200)
         for seconds in (0, 40 * 86_400):
@@ -49,11 +50,12 @@ def cancel(world: World, signer: LocalSigner, order_id: str | None) -> list[str]
     with world.database.write() as store:
         message = cancels.prepare(store, caller, order_id)
         signature = sign(message, world.domain, signer)
-        signed = cancels.read(caller, message.to_message(), signature)
+        signed = SignedCancel(cancel=message, signature=signature)
+        cancels.check(caller, signed)
         done = cancels.submit(store, caller, signed)
     world.match()
     world.chain.mine()
-    return list(done["orders"])
+    return list(done.orders)
 
 
 RESTING = {"start_deadline": "1h", "retry": {"on_events": ["no-capacity"], "duration": "1h"}}
@@ -110,7 +112,8 @@ def test_all_older_orders_are_cancelled_and_a_later_one_is_not(world: World) -> 
     early = Cancel(world.provider.address, 99, True)
     signature = sign(early, world.domain, world.provider)
     caller, cancels = world.caller(world.provider), world.catalog.cancels
-    signed = cancels.read(caller, early.to_message(), signature)
+    signed = SignedCancel(cancel=early, signature=signature)
+    cancels.check(caller, signed)
     with world.database.write() as store, pytest.raises(InvalidInput):
         cancels.submit(store, caller, signed)
     job_id, _ = world.open()
@@ -129,8 +132,9 @@ def test_a_cancel_is_the_accounts_own(world: World) -> None:
             (world.provider, world.stranger, InvalidInput),
         ):
             signature = sign(message, world.domain, signer)
+            signed = SignedCancel(cancel=message, signature=signature)
             with pytest.raises(error):
-                cancels.read(world.caller(caller), message.to_message(), signature)
+                cancels.check(world.caller(caller), signed)
         for order_id in (ask_id, "job_none", None):
             with pytest.raises((NotFound, Conflict)):
                 cancels.prepare(store, world.caller(world.stranger), order_id)
@@ -142,7 +146,8 @@ def submit(world: World, signer: LocalSigner, salt: int, *, and_older: bool = Fa
     with world.database.write() as store:
         signature = sign(message, world.domain, signer)
         caller = world.caller(signer)
-        signed = world.catalog.cancels.read(caller, message.to_message(), signature)
+        signed = SignedCancel(cancel=message, signature=signature)
+        world.catalog.cancels.check(caller, signed)
         world.catalog.cancels.submit(store, caller, signed)
 
 

@@ -8,10 +8,14 @@ import pytest
 
 from marketplace.errors import InvalidOrder, InvalidSignature
 from marketplace.services.common import Principal
+from marketplace.wire.asks import AskDraft, SignedAsk
+from marketplace.wire.jobs import JobOrder
+from marketplace.wire.keys import SignedKeyRequest
+from marketplace.wire.orders import SignedCancel
 from settlement.eip712 import checksum
 from settlement.errors import ChainUnavailable
 from settlement.signing import LocalSigner, sign
-from tests.market_world import World, job_spec, key_of
+from tests.market_world import World, job_spec, key_draft, key_of
 from tests.wallet_cases import BAD, OWNER, WalletCases, Wallets
 
 WALLET = checksum("0x" + "c0" * 20)
@@ -38,8 +42,9 @@ def owned(world: World) -> World:
 
 def make_key(world: World, signer: LocalSigner) -> Principal:
     accounts = world.catalog.accounts
-    request = accounts.prepare_key(WALLET, "laptop", ["buyer"], None, None)
-    checked = accounts.check_key(request.to_message(), sign(request, world.domain, signer))
+    request = accounts.prepare_key(key_draft(WALLET))
+    signature = sign(request, world.domain, signer)
+    checked = accounts.check_key(SignedKeyRequest(message=request, signature=signature))
     with world.database.write() as store:
         return accounts.authenticate(store, accounts.create_key(store, checked)[1])
 
@@ -50,8 +55,10 @@ def put_ask(world: World, signer: LocalSigner, who: Principal) -> str:
         node = store.nodes.need(node_id)
         node.provider = WALLET
     terms = {"meter": world.meter.address, "prices": {"gpu_hour": "2.50"}}
-    ask = world.catalog.asks.prepare(node, terms, 1)
-    signed = world.catalog.asks.read(ask.to_message(), sign(ask, world.domain, signer))
+    draft = AskDraft.model_validate({"node_id": node_id, **terms})
+    ask = world.catalog.asks.prepare(node, draft, 1)
+    signature = sign(ask, world.domain, signer)
+    signed = world.catalog.asks.check(SignedAsk(ask=ask, signature=signature))
     with world.database.write() as store:
         return world.catalog.asks.create(store, who, signed).id
 
@@ -61,7 +68,8 @@ def put_job(world: World, signer: LocalSigner) -> str:
     bid = world.catalog.quotes.draft(spec, WALLET, world.witness.address, 0)
     signature = sign(bid, world.domain, signer)
     buyer = caller("buyer")
-    order = world.catalog.jobs.check(buyer, spec.to_json(), bid.to_message(), signature)
+    signed = JobOrder(job=spec.to_json(), bid=bid, signature=signature)
+    order = world.catalog.jobs.check(buyer, signed)
     with world.database.write() as store:
         return world.catalog.jobs.submit(store, buyer, order).id
 
@@ -84,9 +92,10 @@ def cancel_all(world: World, signer: LocalSigner) -> list[str]:
     cancels, who = world.catalog.cancels, caller("provider")
     with world.database.read() as store:
         cancel = cancels.prepare(store, who, None)
-    signed = cancels.read(who, cancel.to_message(), sign(cancel, world.domain, signer))
+    signed = SignedCancel(cancel=cancel, signature=sign(cancel, world.domain, signer))
+    cancels.check(who, signed)
     with world.database.write() as store:
-        return list(cancels.submit(store, who, signed)["orders"])
+        return list(cancels.submit(store, who, signed).orders)
 
 
 def test_a_contract_account_cancels_its_orders(owned: World) -> None:
@@ -127,6 +136,7 @@ def test_what_the_accounts_own_key_signed_needs_no_chain(world: World) -> None:
     world.chain.down = ChainUnavailable("away")
     world.ask()
     accounts = world.catalog.accounts
-    request = accounts.prepare_key(world.buyer.address, "laptop", ["buyer"], None, None)
+    request = accounts.prepare_key(key_draft(world.buyer.address))
     signature = sign(request, world.domain, world.buyer)
-    assert accounts.check_key(request.to_message(), signature) == request
+    signed = SignedKeyRequest(message=request, signature=signature)
+    assert accounts.check_key(signed) == request

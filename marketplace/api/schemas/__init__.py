@@ -1,1 +1,0 @@
-"""The shapes of requests and answers, from which OpenAPI is written."""

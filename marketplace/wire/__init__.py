@@ -1,0 +1,1 @@
+"""What travels under /v1: one Pydantic model for each thing, for the API, the SDK and the CLI."""

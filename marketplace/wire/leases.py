@@ -1,0 +1,162 @@
+"""Leases: their terms, how far they have come, and how they end."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from marketplace.domain.life import JobState, LeaseState, Outcome, StopReason
+from marketplace.limits import REASON_CHARS_MAX
+from marketplace.wire.base import (
+    Address,
+    Answer,
+    Body,
+    IntText,
+    KeySignature,
+    Lax,
+    LeaseNo,
+    Many,
+    Money,
+    Sha256,
+    Time,
+    TxHash,
+)
+from marketplace.wire.jobfile import JobDocument
+from marketplace.wire.signed import Signed
+from marketplace.wire.usage import (
+    Attestation,
+    Heartbeat,
+    Measured,
+    PendingClose,
+    SignedClose,
+    Used,
+)
+from settlement.attestation import Stop, UsageAttestation
+from settlement.orders import Prices
+
+
+class LeaseTerms(Answer):
+    """Terms that the chain has frozen. Times are Unix seconds.
+
+    `rate` is 1e-12 token per hour; `prices` are the signed prices, 1e-9 token each.
+    """
+
+    rate: IntText
+    prices: Signed[Prices]
+    start: int
+    end: int
+    funded_seconds: int = Field(description="time that is paid for, from `start` to `end`")
+    lock: Money
+    gpu_milli: int = Field(description="thousandths of a GPU")
+    budget_limited: bool = Field(description="whether the budget ends before the duration does")
+    metered: bool = Field(description="whether egress or units are counted")
+    start_limit_seconds: int = Field(description="how long the job may take to start")
+    max_seconds: int = Field(description="how long the job may run")
+    unit: str | None
+    units_cap: int
+    egress_cap_mib: int
+
+
+class JobOutcome(Answer):
+    """What the agent reports of a job's end."""
+
+    outcome: Annotated[Outcome, Lax]
+    exit_code: int | None
+    reason: str | None
+    outputs: Sha256 | None
+
+
+class JobBrief(Answer):
+    """The job of a lease, as both parties see it."""
+
+    id: str
+    state: Annotated[JobState, Lax]
+    spec: JobDocument
+
+
+class Lease(Answer):
+    """A lease as both parties see it.
+
+    With `buyer`, `provider` and `witness`, `lease_no` names it on chain. `terms` is null until the
+    chain has opened it. `gpus` are places in the node's list. `stop_requested` says why the witness
+    or the agent is asked to stop it; `final` is there once the agent has reported the end.
+    """
+
+    id: str
+    lease_no: LeaseNo
+    job_id: str
+    bid_id: str
+    ask_id: str
+    node_id: str
+    buyer: Address
+    provider: Address
+    witness: Address
+    meter: Address
+    state: Annotated[LeaseState, Lax]
+    reason: str | None
+    interval_ms: int
+    terms: LeaseTerms | None
+    gpus: Many[int]
+    used: Measured = Field(description="attested by the meter")
+    countersigned: Used = Field(description="accepted by the witness")
+    settled: Used = Field(description="paid on chain")
+    refused_attestations: int
+    cost: Money = Field(description="so far; once it is closed, what was released")
+    released: Money
+    refunded: Money
+    stop_requested: Annotated[StopReason, Lax] | None
+    outcome: JobOutcome | None
+    final: PendingClose | None
+    job: JobBrief | None
+    opened_tx: TxHash | None
+    closed_tx: TxHash | None
+    ready_at: Time | None
+    created_at: Time
+    closed_at: Time | None
+
+
+class FinishReport(Body):
+    """An agent's report of a job's end: the last attestation and the meter's half of the Close."""
+
+    outcome: Annotated[Outcome, Lax]
+    exit_code: int | None = Field(default=None, ge=-(2**31), le=2**31 - 1)
+    reason: str = Field(default="", max_length=REASON_CHARS_MAX)
+    outputs: Sha256 | None = None
+    attestation: Signed[UsageAttestation]
+    signature: KeySignature
+    close: SignedClose
+
+
+class WitnessSignature(Body):
+    """The witness's half of a Close."""
+
+    signature: KeySignature
+
+
+class SignedStop(Body):
+    """A Stop, signed by witness or meter."""
+
+    stop: Signed[Stop]
+    signature: KeySignature
+
+
+class CloseRequest(PendingClose):
+    """A Close for the witness to sign, and the outcome that the agent reports."""
+
+    outcome: JobOutcome | None
+
+
+class Pending(Answer):
+    """What one lease wants from its witness."""
+
+    lease: Lease
+    attestation: Attestation | None
+    close: CloseRequest | None
+    heartbeat: Heartbeat | None
+
+
+class PendingList(Answer):
+    """Everything that awaits a witness."""
+
+    data: Many[Pending]

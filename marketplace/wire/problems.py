@@ -1,0 +1,83 @@
+"""Problem documents (RFC 9457), and what a malformed document is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import Field
+
+from marketplace.errors import Problem
+from marketplace.wire.base import Answer, Many, Money, is_none
+from marketplace.wire.explanation import NoMatch
+
+
+class FieldProblem(Answer):
+    """One thing that is wrong with the request."""
+
+    pointer: str = Field(examples=["/job/max_duration"], description="RFC 6901")
+    detail: str
+
+
+class ProblemDocument(Answer):
+    """What an error answers. `GET /v1/problems` lists every code.
+
+    The members after `errors` are there only with codes that have them.
+    """
+
+    type: str = Field(examples=["/v1/problems/invalid_signature"])
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str = Field(examples=["invalid_signature"])
+    request_id: str
+    retryable: bool
+    errors: Many[FieldProblem]
+    required: Money | None = Field(default=None, exclude_if=is_none)
+    balance: Money | None = Field(default=None, exclude_if=is_none)
+    shortfall: Money | None = Field(default=None, exclude_if=is_none)
+    spend_cap: Money | None = Field(default=None, exclude_if=is_none)
+    spent: Money | None = Field(default=None, exclude_if=is_none)
+    explanation: NoMatch | None = Field(default=None, exclude_if=is_none)
+    reason: str | None = Field(default=None, exclude_if=is_none)
+    attestation_id: str | None = Field(default=None, exclude_if=is_none)
+    sequence: int | None = Field(default=None, exclude_if=is_none)
+    retry_after_seconds: int | None = Field(default=None, exclude_if=is_none)
+
+
+class ProblemKind(Answer):
+    """One stable code. `fix` says what to do, `exit_code` what the command line ends with."""
+
+    type: str
+    code: str
+    status: int
+    title: str
+    meaning: str
+    fix: str
+    retryable: bool
+    exit_code: int
+
+
+class ProblemList(Answer):
+    """Every code that errors carry."""
+
+    data: Many[ProblemKind]
+
+
+def pointer_of(location: Iterable[Any]) -> str:
+    """A pydantic location as an RFC 6901 pointer."""
+    return "".join("/" + str(s).replace("~", "~0").replace("/", "~1") for s in location)
+
+
+def problems_of(errors: Iterable[Mapping[str, Any]]) -> tuple[Problem, ...]:
+    """Pydantic's errors as pointers and sentences, those of signed structs included."""
+    found: list[Problem] = []
+    for error in errors:
+        at = pointer_of(error["loc"])
+        inner = (error.get("ctx") or {}).get("problems")
+        if error["type"] == "wire" and inner:
+            found += [Problem(at + p.pointer, p.detail) for p in inner]
+        else:
+            found.append(Problem(at, error["msg"].removeprefix("Value error, ")))
+    return tuple(found)

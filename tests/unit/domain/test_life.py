@@ -1,0 +1,456 @@
+"""The rules of a job's life, one row each; who may do what when; the page that lists it all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import pytest
+
+from marketplace.domain.advance import JOB_STEPS, LEASE_STEPS, REORG_STEPS, RULES, advance
+from marketplace.domain.life import (
+    JOB_ENDED,
+    LEASE_UNOPENED,
+    REPORTABLE,
+    BidFilled,
+    BidLeftBook,
+    BidVoided,
+    BuyerCancelled,
+    CloseOverdue,
+    CloseSigned,
+    Do,
+    Effect,
+    EndReverted,
+    Fact,
+    Fault,
+    JobLife,
+    JobState,
+    LeaseClosed,
+    LeaseLife,
+    LeaseOpened,
+    LeaseRanOut,
+    LeaseState,
+    LeaseStopped,
+    OpeningFailed,
+    OpeningReverted,
+    Outcome,
+    ProviderSilent,
+    PutOnBook,
+    Retry,
+    RetryOn,
+    RunReport,
+    RunReported,
+    StartLimitPassed,
+    StopOverdue,
+    StopReason,
+    StopSigned,
+    SuspendAsk,
+    TellStatus,
+    UsageAttested,
+)
+from marketplace.errors import Conflict
+from marketplace.services.liferows import chain_facts
+from scripts.lib.life_page import VARIANTS, page
+from settlement.leases import LeaseStatus
+
+NOW = 100_000
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "life.md"
+
+WAITING = JobLife(JobState.QUEUED, reserve=5, rest_until_ms=NOW + 9)
+MATCHED = replace(WAITING, state=JobState.MATCHED, lease_id="l", excluded=("a",), matched_ms=1)
+STARTING = replace(MATCHED, state=JobState.STARTING, reserve=0)
+RUNNING = replace(STARTING, state=JobState.RUNNING, started_ms=2)
+FAILED = replace(RUNNING, state=JobState.FAILED, reason="why", finished_ms=3)
+RETRY = Retry((RetryOn.INTERRUPTION, RetryOn.ERROR), 60)
+LOST = {"ending": Outcome.LOST, "reason": "provider_lost"}
+REQUEUED = replace(WAITING, lease_id="l", requeue_after="l", reserve=0, retry_until_ms=NOW + 60)
+
+OPENING = LeaseLife("l", LeaseState.OPENING, lock=7)
+ACTIVE = replace(OPENING, state=LeaseState.ACTIVE)
+STOPPED = replace(OPENING, state=LeaseState.STOPPED)
+CLOSED = replace(OPENING, state=LeaseState.CLOSED)
+GIVEN_UP = replace(OPENING, state=LeaseState.FAILED_TO_OPEN, reason="why")
+ASKED = replace(ACTIVE, stop_requested=StopReason.LOST, stop_requested_ms=4)
+STOP = {"stop_requested": StopReason.CANCELLED, "stop_requested_ms": NOW}
+OK = RunReport(Outcome.SUCCEEDED, None, 0, "blob")
+BAD = RunReport(Outcome.FAILED, "exit_code", 3)
+
+TELL, BACK = "tell", PutOnBook(NOW + 60, True)  # TELL: a TellStatus, whatever it says
+ENDS = [Do.SETTLE_CHARGE, TELL]
+CLOSES = [Do.TELL_COST, Do.FREE_CAPACITY, Do.JUDGE_PROVIDER]
+STOPS = [Do.TELL_COST, Do.JUDGE_PROVIDER]
+NO_CHANGES: Mapping[str, Any] = {}
+OTHER = LeaseLife("new", LeaseState.OPENING, 8, budget_limited=True)
+
+
+class Case(NamedTuple):
+    """A fact, what it is about, and what of both it changes."""
+
+    name: str
+    job: JobLife
+    lease: LeaseLife | None
+    fact: Fact
+    job_changes: Mapping[str, Any] = NO_CHANGES
+    lease_changes: Mapping[str, Any] = NO_CHANGES
+    effects: Sequence[Effect | str] = ()
+
+
+def ended(state: JobState, reason: str | None = None, detail: str | None = None) -> dict[str, Any]:
+    said = {"reason": reason, "detail": detail}
+    return {"state": state, "finished_ms": NOW, "reserve": 0, **said}
+
+
+def requeued(outcome: Outcome, **more: Any) -> dict[str, Any]:
+    return {
+        "state": JobState.QUEUED, "reason": outcome, "detail": "looking for another ask",
+        "ending": None, "retry_until_ms": NOW + 60_000, **more,
+    }  # fmt: skip
+
+
+def reported(job: JobLife, lease: LeaseLife, report: RunReport) -> tuple[JobLife, LeaseLife]:
+    return replace(job, ending=report.outcome), replace(lease, report=report, finished_ms=4)
+
+
+BOOK = (
+    Case(
+        "a fill opens a lease", WAITING, None, BidFilled(OTHER, "b"),
+        {"state": JobState.MATCHED, "lease_id": "new", "excluded": ("b",), "reserve": 8,
+         "matched_ms": NOW}, {}, [TELL, Do.SEND_OPENING],
+    ),
+    Case("a fill of a job that has one is freed", MATCHED, OPENING, BidFilled(OTHER, "b"), {}, {},
+         [Do.FREE_CAPACITY]),
+    Case("a fill of an ended job is freed", FAILED, CLOSED, BidFilled(OTHER, "b"), {}, {},
+         [Do.FREE_CAPACITY]),
+    Case("a fill after the cancel ends the job", replace(WAITING, ending=Outcome.CANCELLED), None,
+         BidFilled(OTHER, "b"), ended(JobState.CANCELLED, "cancelled"), {},
+         [Do.FREE_CAPACITY, *ENDS]),
+    Case("a fill of a void bid ends the job", replace(WAITING, void=True), None,
+         BidFilled(OTHER, "b"), ended(JobState.CANCELLED, "cancelled"), {},
+         [Do.FREE_CAPACITY, *ENDS]),
+    Case("no match", WAITING, None, BidLeftBook("no_match", detail="why"),
+         ended(JobState.NO_MATCH, "no_match", "why"), {}, ENDS),
+    Case("a job that ran and finds no further ask", replace(WAITING, lease_id="l"), CLOSED,
+         BidLeftBook("start_deadline_passed"), ended(JobState.FAILED, "start_deadline_passed"),
+         {}, ENDS),
+    Case("a bid cancelled off the book", WAITING, None, BidLeftBook("cancelled", True),
+         ended(JobState.CANCELLED, "cancelled"), {}, ENDS),
+    Case("a bid that expires after the cancel", replace(WAITING, ending=Outcome.CANCELLED), None,
+         BidLeftBook("expired"), ended(JobState.CANCELLED, "expired"), {}, ENDS),
+    Case("a bid that left while its fill is written", MATCHED, OPENING, BidLeftBook("expired")),
+)  # fmt: skip
+BUYER = (
+    Case("cancelled in the book", WAITING, None, BuyerCancelled(), {"ending": Outcome.CANCELLED},
+         {}, [Do.TAKE_OFF_BOOK, TELL]),
+    Case("cancelled while it waits for a lease to end", REQUEUED, ASKED, BuyerCancelled(),
+         {**ended(JobState.CANCELLED), "ending": Outcome.CANCELLED, "requeue_after": None}, {},
+         ENDS),
+    Case("cancelled before the opening", MATCHED, OPENING, BuyerCancelled(),
+         {"ending": Outcome.CANCELLED}, {}, [TELL]),
+    Case("cancelled while it runs", RUNNING, ACTIVE, BuyerCancelled(),
+         {"ending": Outcome.CANCELLED}, STOP, [TELL]),
+    Case("cancelled again", replace(RUNNING, ending=Outcome.CANCELLED), ACTIVE, BuyerCancelled()),
+    Case("cancelled while it is being lost", replace(RUNNING, **LOST), ASKED, BuyerCancelled(),
+         {"ending": Outcome.CANCELLED}, {}, [TELL]),
+    Case("cancelled after the report", *reported(RUNNING, ACTIVE, BAD), BuyerCancelled(),
+         {"ending": Outcome.CANCELLED}, {}, [TELL]),
+    Case("void in the book", WAITING, None, BidVoided(),
+         {"void": True, "ending": Outcome.CANCELLED}, {}, [Do.TAKE_OFF_BOOK, TELL]),
+    Case("void before the opening", MATCHED, OPENING, BidVoided(),
+         {"void": True, "ending": Outcome.CANCELLED}, {}, [TELL]),
+    Case("void while it runs", RUNNING, ACTIVE, BidVoided(), {"void": True}),
+    Case("void after the end", FAILED, CLOSED, BidVoided()),
+)  # fmt: skip
+FAILED_OPENING = {"state": LeaseState.FAILED_TO_OPEN, "reason": "why"}
+CHAIN = (
+    Case("the chain refuses the ask", MATCHED, OPENING, OpeningFailed("why", Fault.ASK),
+         {"state": JobState.QUEUED, "lease_id": None, "reason": "open_failed", "detail": "why"},
+         FAILED_OPENING,
+         [SuspendAsk("why"), Do.FREE_CAPACITY, TELL, PutOnBook(NOW + 9, False), TELL]),
+    Case("the chain refuses the pair", replace(MATCHED, retry=Retry((RetryOn.NO_CAPACITY,))),
+         OPENING, OpeningFailed("why", Fault.PAIR, "before"),
+         {"state": JobState.QUEUED, "lease_id": "before", "reason": "open_failed",
+          "detail": "why"}, FAILED_OPENING,
+         [Do.FREE_CAPACITY, TELL, PutOnBook(NOW + 9, True), TELL]),
+    Case("the chain refuses a retry", replace(MATCHED, retry_until_ms=NOW + 60), OPENING,
+         OpeningFailed("why", Fault.PAIR, "before"),
+         {"state": JobState.QUEUED, "lease_id": "before", "reason": "open_failed",
+          "detail": "why"}, FAILED_OPENING, [Do.FREE_CAPACITY, TELL, BACK, TELL]),
+    Case("the chain refuses the buyer", MATCHED, OPENING, OpeningFailed("why", Fault.BUYER),
+         ended(JobState.FAILED, "open_failed", "why"), FAILED_OPENING, [Do.FREE_CAPACITY, *ENDS]),
+    Case("the opening of a cancelled job fails", replace(MATCHED, ending=Outcome.CANCELLED),
+         OPENING, OpeningFailed("why", Fault.PAIR), ended(JobState.CANCELLED, "cancelled"),
+         FAILED_OPENING, [Do.FREE_CAPACITY, *ENDS]),
+    Case("the opening of a void bid fails", replace(MATCHED, void=True), OPENING,
+         OpeningFailed("why", Fault.PAIR),
+         {**ended(JobState.CANCELLED, "order_cancelled"), "lease_id": None}, FAILED_OPENING,
+         [Do.FREE_CAPACITY, TELL, *ENDS]),
+    Case("the opening of an earlier lease fails", replace(MATCHED, lease_id="new"), OPENING,
+         OpeningFailed("why", Fault.PAIR), {}, FAILED_OPENING, [Do.FREE_CAPACITY]),
+    Case("opened", MATCHED, OPENING, LeaseOpened(), {"state": JobState.STARTING, "reserve": 0},
+         {"state": LeaseState.ACTIVE}, [TELL, Do.TELL_COST]),
+    Case("opened after the cancel", replace(MATCHED, ending=Outcome.CANCELLED), OPENING,
+         LeaseOpened(), {"state": JobState.STARTING, "reserve": 0},
+         {"state": LeaseState.ACTIVE, **STOP}, [TELL, Do.TELL_COST]),
+    Case("opened late, the job has another", replace(MATCHED, lease_id="new"), GIVEN_UP,
+         LeaseOpened(), {}, {"state": LeaseState.ACTIVE, **STOP}, [Do.TELL_COST]),
+    Case("opened late, the job has ended", FAILED, GIVEN_UP, LeaseOpened(), {},
+         {"state": LeaseState.ACTIVE, **STOP}, [Do.TELL_COST]),
+    Case("opened again after a reorg", RUNNING, OPENING, LeaseOpened(), {},
+         {"state": LeaseState.ACTIVE}, [Do.TELL_COST]),
+    Case("opening reverted before the start", STARTING, ACTIVE, OpeningReverted(),
+         {"state": JobState.MATCHED, "reserve": 7}, {"state": LeaseState.OPENING}, [TELL]),
+    Case("opening reverted while it runs", RUNNING, ACTIVE, OpeningReverted(), {},
+         {"state": LeaseState.OPENING}),
+    Case("everything reverted", FAILED, CLOSED, OpeningReverted(), {},
+         {"state": LeaseState.OPENING}),
+    Case("the end reverted", FAILED, CLOSED, EndReverted(LeaseState.ACTIVE), {},
+         {"state": LeaseState.ACTIVE}, [Do.TELL_COST]),
+    Case("the Close reverted", FAILED, CLOSED, EndReverted(LeaseState.STOPPED), {},
+         {"state": LeaseState.STOPPED}, [Do.TELL_COST]),
+    Case("stopped past the server", RUNNING, ACTIVE, LeaseStopped(),
+         ended(JobState.CANCELLED, "lease_stopped"), {"state": LeaseState.STOPPED},
+         [*STOPS, *ENDS]),
+    Case("stopped for the buyer", replace(RUNNING, ending=Outcome.CANCELLED),
+         replace(ACTIVE, **STOP), LeaseStopped(), ended(JobState.CANCELLED, "cancelled"),
+         {"state": LeaseState.STOPPED}, [*STOPS, *ENDS]),
+    Case("stopped, and another job's lease now", replace(MATCHED, lease_id="new"), ACTIVE,
+         LeaseStopped(), {}, {"state": LeaseState.STOPPED}, STOPS),
+    Case("stopped as lost", replace(RUNNING, **LOST), ASKED, LeaseStopped(),
+         ended(JobState.LOST, "provider_lost"), {"state": LeaseState.STOPPED}, [*STOPS, *ENDS]),
+    Case("stopped as lost and retried", replace(RUNNING, **LOST, retry=RETRY), ASKED,
+         LeaseStopped(), requeued(Outcome.LOST), {"state": LeaseState.STOPPED},
+         [*STOPS, TELL, TELL, PutOnBook(NOW + 60_000, True), TELL]),
+    Case("stopped as lost before it ran, and retried", replace(STARTING, **LOST, retry=RETRY),
+         ASKED, LeaseStopped(), requeued(Outcome.LOST), {"state": LeaseState.STOPPED},
+         [*STOPS, TELL, PutOnBook(NOW + 60_000, True), TELL]),
+    Case("lost again when the retry is over",
+         replace(RUNNING, **LOST, retry=RETRY, retry_until_ms=NOW), ASKED, LeaseStopped(),
+         ended(JobState.LOST, "provider_lost"), {"state": LeaseState.STOPPED}, [*STOPS, *ENDS]),
+    Case("lost again just before the retry is over",
+         replace(RUNNING, **LOST, retry=RETRY, retry_until_ms=NOW + 1), ASKED, LeaseStopped(),
+         requeued(Outcome.LOST, retry_until_ms=NOW + 1), {"state": LeaseState.STOPPED},
+         [*STOPS, TELL, TELL, PutOnBook(NOW + 1, True), TELL]),
+    Case("a void bid is not retried", replace(RUNNING, **LOST, retry=RETRY, void=True), ASKED,
+         LeaseStopped(), ended(JobState.LOST, "provider_lost"), {"state": LeaseState.STOPPED},
+         [*STOPS, *ENDS]),
+    Case("closed as reported", *reported(RUNNING, ACTIVE, OK), LeaseClosed(),
+         {**ended(JobState.SUCCEEDED), "exit_code": 0, "outputs": "blob"},
+         {"state": LeaseState.CLOSED}, [*CLOSES, *ENDS, Do.WRITE_RECEIPT]),
+    Case("the report counts more than the cancel",
+         replace(RUNNING, ending=Outcome.CANCELLED), replace(ACTIVE, report=OK), LeaseClosed(),
+         {**ended(JobState.SUCCEEDED), "exit_code": 0, "outputs": "blob"},
+         {"state": LeaseState.CLOSED}, [*CLOSES, *ENDS, Do.WRITE_RECEIPT]),
+    Case("closed as over budget before it ran",
+         *reported(STARTING, ACTIVE, RunReport(Outcome.OVER_BUDGET, "budget")), LeaseClosed(),
+         ended(JobState.OVER_BUDGET, "budget"), {"state": LeaseState.CLOSED},
+         [*CLOSES, TELL, *ENDS, Do.WRITE_RECEIPT]),
+    Case("failed by itself, not retried", *reported(RUNNING, ACTIVE, BAD), LeaseClosed(),
+         {**ended(JobState.FAILED, "exit_code"), "exit_code": 3}, {"state": LeaseState.CLOSED},
+         [*CLOSES, *ENDS, Do.WRITE_RECEIPT]),
+    Case("failed by itself and retried",
+         *reported(replace(RUNNING, retry=RETRY), ACTIVE, BAD), LeaseClosed(),
+         requeued(Outcome.FAILED, exit_code=3), {"state": LeaseState.CLOSED},
+         [*CLOSES, TELL, TELL, PutOnBook(NOW + 60_000, True), TELL, Do.WRITE_RECEIPT]),
+    Case("failed by itself after the cancel",
+         replace(RUNNING, retry=RETRY, ending=Outcome.CANCELLED), replace(ACTIVE, report=BAD),
+         LeaseClosed(), {**ended(JobState.FAILED, "exit_code"), "exit_code": 3},
+         {"state": LeaseState.CLOSED}, [*CLOSES, *ENDS, Do.WRITE_RECEIPT]),
+    Case("closed after the job ended", FAILED, STOPPED, LeaseClosed(), {},
+         {"state": LeaseState.CLOSED}, [*CLOSES, Do.WRITE_RECEIPT, Do.SETTLE_CHARGE]),
+    Case("closed after the job went on", replace(RUNNING, lease_id="new"), STOPPED, LeaseClosed(),
+         {}, {"state": LeaseState.CLOSED}, [*CLOSES, Do.WRITE_RECEIPT]),
+    Case("the end that a job waits for", REQUEUED, ASKED, LeaseStopped(),
+         {"requeue_after": None}, {"state": LeaseState.STOPPED}, [*STOPS, BACK, TELL]),
+    Case("the end that a void bid waits for", replace(REQUEUED, void=True), ASKED, LeaseClosed(),
+         {**ended(JobState.CANCELLED, "order_cancelled"), "requeue_after": None},
+         {"state": LeaseState.CLOSED}, [*CLOSES, *ENDS, Do.WRITE_RECEIPT]),
+    Case("time ends the lease that a job waits for", REQUEUED, ASKED, LeaseRanOut(),
+         {"requeue_after": None}, {}, [BACK, TELL]),
+    Case("time ends a lease that nobody waits for", RUNNING, ACTIVE, LeaseRanOut()),
+)  # fmt: skip
+AGENT = (
+    Case("the first attestation", STARTING, ACTIVE, UsageAttested(50),
+         {"state": JobState.RUNNING, "started_ms": NOW}, {"ready_ms": 50}, [TELL]),
+    Case("the first attestation of the next lease", replace(STARTING, started_ms=2), ACTIVE,
+         UsageAttested(50), {"state": JobState.RUNNING}, {"ready_ms": 50}, [TELL]),
+    Case("a further attestation", RUNNING, replace(ACTIVE, ready_ms=5), UsageAttested(50)),
+    Case("an attestation of an earlier lease", replace(MATCHED, lease_id="new"), ACTIVE,
+         UsageAttested(50), {}, {"ready_ms": 50}),
+    Case("a report", RUNNING, ACTIVE, RunReported(OK), {"ending": Outcome.SUCCEEDED},
+         {"report": OK, "finished_ms": NOW}, [TELL]),
+    Case("a report while the provider is given up", replace(RUNNING, **LOST), ASKED,
+         RunReported(OK), {"ending": Outcome.SUCCEEDED}, {"report": OK, "finished_ms": NOW},
+         [TELL]),
+    Case("a report after the cancel", replace(RUNNING, ending=Outcome.CANCELLED), ACTIVE,
+         RunReported(BAD), {}, {"report": BAD, "finished_ms": NOW}, [TELL]),
+    Case("a report of an earlier lease", replace(RUNNING, lease_id="new"), ACTIVE,
+         RunReported(OK), {}, {"report": OK, "finished_ms": NOW}),
+    Case("a report after the job ended", FAILED, STOPPED, RunReported(OK), {},
+         {"report": OK, "finished_ms": NOW}),
+    Case("a Close", RUNNING, ACTIVE, CloseSigned(), {}, {}, [Do.SEND_CLOSE]),
+    Case("a Stop", RUNNING, ACTIVE, StopSigned(), {}, {"stop_signed": True}, [Do.SEND_STOP]),
+)  # fmt: skip
+UNHEARD = {"stop_requested": StopReason.LOST, "stop_requested_ms": NOW}
+UNWITNESSED = {"stop_requested": StopReason.UNWITNESSED, "stop_requested_ms": NOW}
+SILENCE = (
+    Case("silent", RUNNING, ACTIVE, ProviderSilent(), LOST, UNHEARD),
+    Case("silent after the cancel", replace(RUNNING, ending=Outcome.CANCELLED),
+         replace(ACTIVE, **STOP), ProviderSilent(), {}, UNHEARD),
+    Case("silent, the job has another lease", replace(RUNNING, lease_id="new"), ACTIVE,
+         ProviderSilent(), {}, UNHEARD),
+    Case("silent, the job has ended", FAILED, ACTIVE, ProviderSilent(), {}, UNHEARD),
+    Case("silent after the report", *reported(RUNNING, ACTIVE, OK), ProviderSilent()),
+    Case("silent again", replace(RUNNING, **LOST), ASKED, ProviderSilent()),
+    Case("never ready", STARTING, ACTIVE, StartLimitPassed(),
+         {"ending": Outcome.LOST, "reason": "start_limit_passed"},
+         {"stop_requested": StopReason.START_LIMIT, "stop_requested_ms": NOW}),
+    Case("no Close", *reported(RUNNING, ACTIVE, OK), CloseOverdue(), {}, UNWITNESSED),
+    Case("no Close of a lease to be stopped", RUNNING, replace(ASKED, report=OK), CloseOverdue(),
+         {}, UNWITNESSED),
+    Case("no Close, asked already", RUNNING,
+         replace(ACTIVE, report=OK, stop_requested=StopReason.UNWITNESSED), CloseOverdue()),
+    Case("no Close before there is a report", RUNNING, ACTIVE, CloseOverdue()),
+    Case("no Stop", replace(RUNNING, **LOST), ASKED, StopOverdue(),
+         ended(JobState.LOST, "provider_lost"), {}, ENDS),
+    Case("no Stop for the buyer either", replace(RUNNING, ending=Outcome.CANCELLED), ASKED,
+         StopOverdue(), ended(JobState.CANCELLED, "lost"), {}, ENDS),
+    Case("no Stop, and the job waits for the lease to run out",
+         replace(RUNNING, **LOST, retry=RETRY), ASKED, StopOverdue(),
+         requeued(Outcome.LOST, requeue_after="l"), {}, [TELL, TELL]),
+    Case("a Stop is on its way", replace(RUNNING, **LOST), replace(ASKED, stop_signed=True),
+         StopOverdue()),
+    Case("no Stop was asked for", RUNNING, ACTIVE, StopOverdue()),
+    Case("no Stop of an earlier lease", replace(RUNNING, lease_id="new", **LOST), ASKED,
+         StopOverdue()),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "case", [*BOOK, *BUYER, *CHAIN, *AGENT, *SILENCE], ids=lambda case: case.name
+)
+def test_a_fact_changes_what_it_should_and_nothing_else(case: Case) -> None:
+    job, lease, effects = advance(case.job, case.lease, case.fact, NOW)
+    assert job == replace(case.job, **case.job_changes)
+    if isinstance(case.fact, BidFilled) and job.lease_id == case.fact.lease.id:
+        assert lease == case.fact.lease
+    else:
+        assert lease == (case.lease and replace(case.lease, **case.lease_changes))
+    assert [TELL if isinstance(e, TellStatus) else e for e in effects] == list(case.effects)
+
+
+def test_watchers_are_told_every_step_of_a_job_that_goes_on() -> None:
+    job = replace(RUNNING, **LOST, retry=RETRY)
+    _, _, effects = advance(job, ASKED, LeaseStopped(), NOW)
+    told = [effect.job for effect in effects if isinstance(effect, TellStatus)]
+    assert [(job.state, job.ending, job.reason) for job in told] == [
+        (JobState.LOST, Outcome.LOST, "provider_lost"),
+        (JobState.QUEUED, None, "lost"),
+        (JobState.QUEUED, None, "lost"),
+    ]
+
+
+def facts() -> list[Fact]:
+    """Every fact in every variant."""
+    return [fact for kind in RULES for fact in (VARIANTS.get(kind) or {"": kind()}).values()]
+
+
+ANYWHERE = set(LeaseState)
+OPEN = {LeaseState.ACTIVE, LeaseState.STOPPED}
+REFUSED: dict[type, set[LeaseState]] = {
+    LeaseStopped: set(LEASE_UNOPENED),
+    LeaseClosed: set(LEASE_UNOPENED),
+    EndReverted: set(LEASE_UNOPENED),
+    UsageAttested: ANYWHERE - OPEN,
+    RunReported: ANYWHERE - OPEN,
+    CloseSigned: ANYWHERE - OPEN,
+    StopSigned: ANYWHERE - {LeaseState.ACTIVE},
+}
+
+
+@pytest.mark.parametrize("fact", facts(), ids=repr)
+def test_a_fact_is_refused_in_the_states_in_which_it_cannot_be(fact: Fact) -> None:
+    for state in LeaseState:
+        lease = replace(OPENING, state=state, budget_limited=True)
+        try:
+            advance(RUNNING, lease, fact, NOW)
+            refused = False
+        except Conflict:
+            refused = True
+        assert refused == (state in REFUSED.get(type(fact), ())), state
+
+
+@pytest.mark.parametrize("state", JOB_ENDED)
+def test_an_ended_job_is_moved_by_nothing(state: JobState) -> None:
+    job = replace(FAILED, state=state)
+    for fact in facts():
+        for lease_state in LeaseState:
+            try:
+                after, _, _ = advance(job, replace(OPENING, state=lease_state), fact, NOW)
+            except Conflict:
+                continue
+            assert after == job, fact
+    with pytest.raises(Conflict, match=f"has ended: {state}"):
+        advance(job, CLOSED, BuyerCancelled(), NOW)
+
+
+def test_an_agent_reports_only_what_can_be_true() -> None:
+    for outcome in Outcome:
+        for limited in (True, False):
+            lease = replace(ACTIVE, budget_limited=limited)
+            fact = RunReported(RunReport(outcome))
+            if outcome in REPORTABLE and (limited or outcome is not Outcome.OVER_BUDGET):
+                assert advance(RUNNING, lease, fact, NOW)[0].ending is outcome
+            else:
+                with pytest.raises(Conflict):
+                    advance(RUNNING, lease, fact, NOW)
+
+
+def test_a_fact_about_a_lease_needs_one() -> None:
+    with pytest.raises(Conflict, match="has no lease"):
+        advance(WAITING, None, LeaseOpened(), NOW)
+
+
+def test_every_fact_has_a_rule() -> None:
+    assert set(RULES) == set(get_args(Fact))
+
+
+def test_steps_lead_from_queued_to_every_state_and_end_where_they_should() -> None:
+    reached, frontier = {JobState.QUEUED}, [JobState.QUEUED]
+    while frontier:
+        following = set(JOB_STEPS[frontier.pop()]) - reached
+        reached |= following
+        frontier += following
+    assert reached == set(JobState)
+    assert {s for s in JobState if not JOB_STEPS[s]} == set(JOB_ENDED) - {JobState.LOST}
+    assert set(LEASE_STEPS) == set(REORG_STEPS) == set(LeaseState)
+
+
+CHAIN_SAYS: dict[tuple[LeaseState, LeaseStatus | None], list[Fact]] = {
+    (LeaseState.OPENING, None): [OpeningReverted()],
+    (LeaseState.OPENING, LeaseStatus.ACTIVE): [LeaseOpened()],
+    (LeaseState.FAILED_TO_OPEN, LeaseStatus.ACTIVE): [LeaseOpened()],
+    (LeaseState.OPENING, LeaseStatus.STOPPED): [LeaseOpened(), LeaseStopped()],
+    (LeaseState.OPENING, LeaseStatus.CLOSED): [LeaseOpened(), LeaseClosed()],
+    (LeaseState.ACTIVE, None): [OpeningReverted()],
+    (LeaseState.ACTIVE, LeaseStatus.ACTIVE): [],
+    (LeaseState.ACTIVE, LeaseStatus.STOPPED): [LeaseStopped()],
+    (LeaseState.ACTIVE, LeaseStatus.CLOSED): [LeaseClosed()],
+    (LeaseState.STOPPED, LeaseStatus.ACTIVE): [EndReverted(LeaseState.ACTIVE)],
+    (LeaseState.STOPPED, LeaseStatus.CLOSED): [LeaseClosed()],
+    (LeaseState.CLOSED, LeaseStatus.STOPPED): [EndReverted(LeaseState.STOPPED)],
+    (LeaseState.CLOSED, LeaseStatus.CLOSED): [],
+    (LeaseState.CLOSED, None): [OpeningReverted()],
+}
+
+
+@pytest.mark.parametrize(("known", "chain"), CHAIN_SAYS, ids=str)
+def test_what_the_chain_has_tells_what_happened(
+    known: LeaseState, chain: LeaseStatus | None
+) -> None:
+    assert list(chain_facts(known, chain)) == CHAIN_SAYS[known, chain]
+
+
+def test_the_page_is_what_the_code_prints() -> None:
+    assert PAGE.read_text() == page(), "python scripts/lib/life_page.py > docs/life.md"

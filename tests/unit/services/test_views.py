@@ -1,0 +1,49 @@
+"""Views: what rows and figures look like where they travel."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from marketplace.domain.book import Book
+from marketplace.domain.commands import AddAsk
+from marketplace.domain.explain import explain
+from marketplace.services.receipts import receipt_view
+from marketplace.services.views import event_view, no_match_view
+from marketplace.wire.events import ReceiptEvent
+from tests.factories import NANO, NOW, resting_ask, resting_bid
+from tests.market_world import TOKEN, World, market
+
+
+def test_why_nothing_fits_has_counts_changes_and_money() -> None:
+    book = Book()
+    book.apply(AddAsk(NOW, resting_ask(1, price=4 * NANO)))
+    shown = no_match_view(market(), explain(book, resting_bid(99))).to_json()
+    assert shown["eliminations"] == [
+        {"reason": "rate_above_limit", "alone": 1, "in_turn": 1, "left": 0}
+    ]
+    [relaxation] = shown["relaxations"]
+    assert relaxation["changes"] == [
+        {"reason": "rate_above_limit", "pointer": "/pricing/max_gpu_hour", "value": "4"}
+    ]
+    assert relaxation["rate_per_hour"] == "4"
+    assert relaxation["max_cost"]["currency"] == "CMP"
+
+
+def test_a_receipt_leads_from_readings_to_transactions(world: World) -> None:
+    world.ask(price="2")
+    world.fund()
+    job_id, lease_id = world.run(1_800, max_duration="1h")
+    lease = world.lease(lease_id)
+    with world.database.read() as store:
+        receipt = receipt_view(store.receipts.of_job(job_id)[0])
+        events = [event_view(row) for row in store.events.after(job_id, 0, 100, "receipt")]
+    assert (receipt.readings, receipt.simulated, receipt.gpu_seconds) == (2, True, 1_800)
+    assert (receipt.rate, receipt.rate_unit) == (Decimal(2), "token per hour")
+    assert (receipt.gross.atoms, receipt.fee.atoms, receipt.net.atoms) == (TOKEN, 0, TOKEN)
+    [line] = receipt.lines
+    assert (line.resource, line.quantity, line.unit) == ("gpu", 1_800, "GPU-seconds")
+    assert (line.price, line.price_unit, line.cost.atoms) == (2, "per GPU-hour", TOKEN)
+    assert receipt.conserved
+    assert receipt.locked.atoms == lease.released + lease.refunded
+    assert [t.kind for t in receipt.transactions] == ["Opened", "Closed"]
+    assert [e.data for e in events if isinstance(e, ReceiptEvent)] == [receipt]
