@@ -27,7 +27,7 @@ from settlement import keystore
 from settlement.attestation import Close
 from settlement.signing import LocalSigner
 from tests.fakes_agent import FakeMarket
-from tests.sandboxes import processes_with, until
+from tests.sandboxes import PATIENCE_S, processes_with, until
 
 ROOT = Path(__file__).resolve().parents[3]
 MAIN = """
@@ -98,7 +98,7 @@ class AgentProcess:
 
     def terminate(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(PATIENCE_S)
 
 
 @contextmanager
