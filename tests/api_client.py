@@ -64,6 +64,7 @@ class Api:
     keys: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        openapi()  # made before any request is timed
         self.app = _application()
         self._edge = Edge(self.world.catalog, self.world.database, self.limits)
         self._bind()

@@ -51,8 +51,8 @@ class Chain(Protocol):
         yield
 
 
-class _RevertData(EthereumTesterProvider):
-    """Answers a revert with its data, as nodes do. eth-tester hides the data in a message.
+class _LikeANode(EthereumTesterProvider):
+    """Answers a revert with its data and a block's numbers in hex, as nodes do.
 
     It estimates on the latest block, because eth-tester cannot on the pending one.
     """
@@ -61,12 +61,20 @@ class _RevertData(EthereumTesterProvider):
         if method == "eth_estimateGas":
             params = params[:1]
         try:
-            return super().make_request(method, params)
+            answer = super().make_request(method, params)
         except TransactionFailed as error:
             text = str(error).removeprefix("execution reverted: ")
             data = ast.literal_eval(text) if text.startswith(("b'", 'b"')) else b""
-            revert = {"code": 3, "message": "execution reverted", "data": "0x" + data.hex()}
-            return {"jsonrpc": "2.0", "id": 0, "error": revert}
+            return {
+                "jsonrpc": "2.0",
+                "id": 0,
+                "error": {"code": 3, "message": "execution reverted", "data": "0x" + data.hex()},
+            }
+        if method == "eth_getBlockByNumber" and answer.get("result"):
+            block = {**answer["result"], "parentHash": answer["result"]["parent_hash"]}
+            hexed = {name: hex(block[name]) for name in ("number", "timestamp")}
+            return {**answer, "result": block | hexed}
+        return answer
 
 
 class EvmChain:
@@ -77,7 +85,7 @@ class EvmChain:
             DEV_MNEMONIC, num_accounts=10, hd_path="m/44'/60'/0'/0"
         )
         self.tester = EthereumTester(backend)
-        self.client = ChainClient("tester", TESTER_CHAIN_ID, provider=_RevertData(self.tester))
+        self.client = ChainClient("tester", TESTER_CHAIN_ID, provider=_LikeANode(self.tester))
 
     def warp(self, seconds: int) -> None:
         self.tester.time_travel(self.client.timestamp() + seconds)

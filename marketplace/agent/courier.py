@@ -22,7 +22,7 @@ from marketplace.sdk.errors import (
     NotFound,
     Rejected,
 )
-from marketplace.sdk.models import Lease
+from marketplace.wire.leases import Lease
 from settlement.attestation import Close, UsageAttestation
 from settlement.errors import SignatureError
 from settlement.signing import verify
@@ -120,8 +120,7 @@ class Courier:
                 self._node.journal.note_answer(self._id, message.sequence, ACCEPTED)
 
     def _refused(self, sequence: int, error: ApiError) -> None:
-        extra = error.problem.extra or {}
-        code = str(extra.get("reason") or error.code)
+        code = error.problem.reason or error.code
         self._node.journal.note_answer(self._id, sequence, code)
         self._log.error("attestation_refused", sequence=sequence, code=code)
         self._lease.say(f"the server refused attestation {sequence}: {code}")

@@ -100,7 +100,7 @@ def _registered(
         journal=journal,
         runtime=runtime,
         signer=signer,
-        domain=Domain(market.chain_id, market.contracts["ComputeEscrow"]),
+        domain=Domain(market.chain_id, market.contracts.escrow),
         inventory=inventory,
         jobs_folder=jobs,
         node_id=node_id,

@@ -15,7 +15,7 @@ from marketplace.agent.logs import JobLogs
 from marketplace.agent.progress import Progress
 from marketplace.agent.runtime.base import JobFolders, Runtime
 from marketplace.agent.vouchers import Vouchers
-from marketplace.sdk.models import Lease
+from marketplace.wire.leases import Lease
 from settlement.eip712 import Domain
 from settlement.signing import Signer
 

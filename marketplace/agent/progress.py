@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from marketplace.sdk.models import Lease
+from marketplace.wire.leases import Lease
 
 LIVE = ("opening", "active")  # states of a lease whose job may run
 # Why the server wants a job to stop → its outcome and reason. Any other fails it under its name.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from marketplace.agent.config import AgentConfig
     from marketplace.cli.context import Cli
     from marketplace.sdk import Coulomb
-    from marketplace.sdk.models import MarketConfig
+    from marketplace.wire.market import MarketConfig
 
 DISK_FREE_BYTES_MIN = 10 * 1024**3
 CLOCK_SKEW_SECONDS_MAX = 2.0

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from marketplace.agent.journal import Journal
     from marketplace.cli.context import Cli
     from marketplace.sdk import Coulomb
-    from marketplace.sdk.models import Node
+    from marketplace.wire.nodes import Node
 
 app = typer.Typer(name="provider", help="Sell compute from this machine.", no_args_is_help=True)
 FINDINGS = columns("code", "status", "evidence", "fix")
@@ -254,7 +254,7 @@ def _set_up(
     meter = hot_key(keys / "meter.json", keys / "meter.password")
     with cli.client() as client:
         made = client.keys.create(f"node-{node.name}"[:32], ("provider",), signer=signer)
-    write_secret(keys / "api.key", made.key or "")
+    write_secret(keys / "api.key", made.key)
     agent = AgentConfig(
         api_url=cli.profile().api_url,
         api_key_file=keys / "api.key",
@@ -270,15 +270,4 @@ def _set_up(
 
 
 def _node_row(node: Node, leases: int | None) -> dict[str, object]:
-    fields = (
-        "id",
-        "name",
-        "tier",
-        "region",
-        "state",
-        "last_heartbeat_at",
-        "simulated",
-        "reliability",
-    )
-    row: dict[str, object] = {name: getattr(node, name) for name in fields}
-    return {**row, "gpu_count": len(node.gpus), "leases": leases}
+    return {**node.to_json(), "gpu_count": len(node.gpus), "leases": leases}

@@ -77,9 +77,9 @@ class Ends:
         lease.close, lease.meter_signature = close.to_message(), to_hex(close_signature)
         lease.seen_ms = self.clock()
         reason = report.reason[:REASON_MAX] or None
-        ended = RunReport(Outcome(report.outcome), reason, report.exit_code, report.outputs)
+        run = RunReport(report.outcome, reason, report.exit_code, report.outputs)
         job = store.jobs.need(lease.job_id, lock=True)
-        self.lives.take(store, job, lease, RunReported(ended))
+        self.lives.take(store, job, lease, RunReported(run))
         return lease, row, None
 
     def _check(self, store: Store, lease: LeaseRow, report: FinishReport, close: Close) -> None:

@@ -1,15 +1,24 @@
-"""Receipts of closed leases: written once, shown to their parties."""
+"""Receipts of closed leases: written once from rows and chain events, shown to their parties."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 
 from marketplace.db.store import Store
 from marketplace.db.tables import LeaseRow, ReceiptRow
+from marketplace.domain.receipt import Charge, ReceiptInput, charges_of, gpu_seconds
 from marketplace.errors import NotFound
-from marketplace.services.common import Principal, emit, new_id
+from marketplace.services.common import Principal, emit, money, new_id
 from marketplace.services.ports import Clock, Market
-from marketplace.services.views import new_receipt
+from marketplace.services.views import rate_per_hour, used_view
+from marketplace.wire.base import time_of
+from marketplace.wire.receipts import Receipt, ReceiptLine, ReceiptTransaction
+from settlement.events import Opened, ToppedUp
+from settlement.orders import Bid, Prices
+from settlement.ports import LoggedEvent
+from settlement.usage import UsageVector
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +54,83 @@ class Receipts:
             )
         )
         emit(store, lease.job_id, "receipt", receipt, now_ms)
+
+
+def receipt_view(row: ReceiptRow) -> Receipt:
+    """A receipt as its parties see it."""
+    return Receipt.model_validate(row.document)
+
+
+def new_receipt(
+    store: Store, market: Market, lease: LeaseRow, receipt_id: str, now_ms: int
+) -> Receipt:
+    """Usage → rate → cost → transactions of a closed lease, from rows and the chain's events."""
+    bid_row, ask_row = store.bids.need(lease.bid_id), store.asks.need(lease.ask_id)
+    node = store.nodes.get(lease.node_id)
+    events = store.chain_events(lease.lease_no)
+    sizes = Bid.from_message(bid_row.message).sizes()
+    used = used_view(lease.settled)
+    charges = charges_of(
+        ReceiptInput(
+            prices=Prices.from_message(lease.prices),
+            sizes=sizes,
+            unit=lease.unit,
+            used=UsageVector(ms=used.ms, egress_mib=used.egress_mib, units=used.units),
+            locked=_locked(events),
+            released=lease.released,
+            refunded=lease.refunded,
+            fee_bps=market.fee_bps,
+            decimals=market.decimals,
+        )
+    )
+    return Receipt(
+        id=receipt_id,
+        job_id=lease.job_id,
+        lease_id=lease.id,
+        lease_no=lease.lease_bytes,
+        buyer=lease.buyer,
+        provider=lease.provider,
+        witness=lease.witness,
+        tier=ask_row.tier,
+        simulated=bool(node and node.simulated),
+        readings=store.attestations.accepted_count(lease.id),
+        used_ms=used.ms,
+        gpu_seconds=Decimal(gpu_seconds(used.ms, sizes.gpu_milli)),
+        rate=rate_per_hour(charges.rate),
+        rate_unit="token per hour",
+        lines=tuple(_line(market, charge) for charge in charges.lines),
+        gross=money(market, charges.gross),
+        fee=money(market, charges.fee),
+        net=money(market, charges.net),
+        locked=money(market, charges.source.locked),
+        released=money(market, lease.released),
+        refunded=money(market, lease.refunded),
+        conserved=charges.conserved,
+        transactions=_transactions(events),
+        created_at=time_of(now_ms),
+    )
+
+
+def _locked(events: Iterable[LoggedEvent]) -> int:
+    found = [x.event.locked for x in events if isinstance(x.event, Opened | ToppedUp)]
+    return sum(found)
+
+
+def _line(market: Market, charge: Charge) -> ReceiptLine:
+    return ReceiptLine(
+        resource=charge.resource,
+        quantity=Decimal(charge.quantity),
+        unit=charge.unit,
+        price=Decimal(charge.price),
+        price_unit=charge.price_unit,
+        cost=money(market, charge.atoms),
+    )
+
+
+def _transactions(events: Iterable[LoggedEvent]) -> tuple[ReceiptTransaction, ...]:
+    """Each kind of event of each transaction once."""
+    seen = {(x.event.name, x.tx_hash): x.block_number for x in events}
+    return tuple(
+        ReceiptTransaction(kind=kind, tx_hash=tx_hash, block=block)
+        for (kind, tx_hash), block in seen.items()
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -17,13 +17,11 @@ from marketplace.db.tables import (
     JobRow,
     LeaseRow,
     NodeRow,
-    ReceiptRow,
 )
 from marketplace.domain.explain import Explanation, Relaxation
-from marketplace.domain.life import JobLife, JobState, LeaseState
+from marketplace.domain.life import JobLife
 from marketplace.domain.matching import AskView, Fill
 from marketplace.domain.pricing import from_scaled
-from marketplace.domain.receipt import Charge, ReceiptInput, charges_of, gpu_seconds
 from marketplace.domain.tier import Tier
 from marketplace.services.common import money, unhex
 from marketplace.services.leases import billed, cost_now
@@ -46,7 +44,6 @@ from marketplace.wire.market import (
     Windows,
 )
 from marketplace.wire.nodes import Gpu, Node, NodeState, Runtime
-from marketplace.wire.receipts import Receipt, ReceiptLine, ReceiptTransaction
 from marketplace.wire.usage import (
     Attestation,
     AttestationAnswer,
@@ -59,11 +56,8 @@ from marketplace.wire.usage import (
 )
 from settlement.attestation import Close, MeteredUsage, Usage, UsageAttestation
 from settlement.eip712 import from_text32
-from settlement.events import Opened, ToppedUp
 from settlement.orders import FLAG_SHARED, Ask, Bid, Prices
-from settlement.ports import LoggedEvent
 from settlement.units import cost
-from settlement.usage import UsageVector
 
 RATE_DECIMALS = 12
 NANO_DECIMALS = 9
@@ -292,7 +286,7 @@ def job_view(store: Store, market: Market, job: JobRow) -> Job:
         id=job.id,
         account=job.account,
         name=job.name,
-        state=JobState(job.state),
+        state=job.state,
         reason=job.reason,
         detail=job.detail,
         ending=job.ending,
@@ -334,7 +328,7 @@ def cost_view(store: Store, market: Market, job: JobRow, lease: LeaseRow) -> Cos
 def status_view(job: JobRow | JobLife) -> JobStatus:
     """What a `status` event says."""
     return JobStatus(
-        state=JobState(job.state),
+        state=job.state,
         reason=job.reason,
         detail=job.detail,
         exit_code=job.exit_code,
@@ -376,7 +370,7 @@ def lease_view(store: Store, market: Market, lease: LeaseRow) -> Lease:
         provider=lease.provider,
         witness=lease.witness,
         meter=lease.meter,
-        state=LeaseState(lease.state),
+        state=lease.state,
         reason=lease.reason,
         interval_ms=lease.interval_ms,
         terms=terms_view(market, lease),
@@ -437,7 +431,7 @@ def final_view(lease: LeaseRow) -> PendingClose | None:
 
 def _brief(job: JobRow) -> JobBrief:
     spec = JobDocument.model_validate(job.spec)
-    return JobBrief(id=job.id, state=JobState(job.state), spec=spec)
+    return JobBrief(id=job.id, state=job.state, spec=spec)
 
 
 def heartbeat_view(lease: LeaseRow) -> Heartbeat:
@@ -470,86 +464,3 @@ def answer_view(row: AttestationRow) -> AttestationAnswer:
     """What became of an attestation."""
     state = AttestationState(row.state)
     return AttestationAnswer(id=row.id, sequence=row.sequence, state=state, code=row.code)
-
-
-# Receipts
-
-
-def receipt_view(row: ReceiptRow) -> Receipt:
-    """A receipt as its parties see it."""
-    return Receipt.model_validate(row.document)
-
-
-def new_receipt(
-    store: Store, market: Market, lease: LeaseRow, receipt_id: str, now_ms: int
-) -> Receipt:
-    """Usage → rate → cost → transactions of a closed lease, from rows and the chain's events."""
-    bid_row, ask_row = store.bids.need(lease.bid_id), store.asks.need(lease.ask_id)
-    node = store.nodes.get(lease.node_id)
-    events = store.chain_events(lease.lease_no)
-    sizes = Bid.from_message(bid_row.message).sizes()
-    used = used_view(lease.settled)
-    charges = charges_of(
-        ReceiptInput(
-            prices=Prices.from_message(lease.prices),
-            sizes=sizes,
-            unit=lease.unit,
-            used=UsageVector(ms=used.ms, egress_mib=used.egress_mib, units=used.units),
-            locked=_locked(events),
-            released=lease.released,
-            refunded=lease.refunded,
-            fee_bps=market.fee_bps,
-            decimals=market.decimals,
-        )
-    )
-    return Receipt(
-        id=receipt_id,
-        job_id=lease.job_id,
-        lease_id=lease.id,
-        lease_no=lease.lease_bytes,
-        buyer=lease.buyer,
-        provider=lease.provider,
-        witness=lease.witness,
-        tier=ask_row.tier,
-        simulated=bool(node and node.simulated),
-        readings=store.attestations.accepted_count(lease.id),
-        used_ms=used.ms,
-        gpu_seconds=Decimal(gpu_seconds(used.ms, sizes.gpu_milli)),
-        rate=rate_per_hour(charges.rate),
-        rate_unit="token per hour",
-        lines=tuple(_line(market, charge) for charge in charges.lines),
-        gross=money(market, charges.gross),
-        fee=money(market, charges.fee),
-        net=money(market, charges.net),
-        locked=money(market, charges.source.locked),
-        released=money(market, lease.released),
-        refunded=money(market, lease.refunded),
-        conserved=charges.conserved,
-        transactions=_transactions(events),
-        created_at=time_of(now_ms),
-    )
-
-
-def _locked(events: Iterable[LoggedEvent]) -> int:
-    found = [x.event.locked for x in events if isinstance(x.event, Opened | ToppedUp)]
-    return sum(found)
-
-
-def _line(market: Market, charge: Charge) -> ReceiptLine:
-    return ReceiptLine(
-        resource=charge.resource,
-        quantity=Decimal(charge.quantity),
-        unit=charge.unit,
-        price=Decimal(charge.price),
-        price_unit=charge.price_unit,
-        cost=money(market, charge.atoms),
-    )
-
-
-def _transactions(events: Iterable[LoggedEvent]) -> tuple[ReceiptTransaction, ...]:
-    """Each kind of event of each transaction once."""
-    seen = {(x.event.name, x.tx_hash): x.block_number for x in events}
-    return tuple(
-        ReceiptTransaction(kind=kind, tx_hash=tx_hash, block=block)
-        for (kind, tx_hash), block in seen.items()
-    )

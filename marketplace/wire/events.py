@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from marketplace.domain.life import JobState
+from marketplace.domain.life import JobState, Outcome
 from marketplace.wire.base import Answer, Lax, Time
 from marketplace.wire.jobs import Cost
 from marketplace.wire.receipts import Receipt
@@ -24,7 +24,7 @@ class JobStatus(Answer):
     reason: str | None
     detail: str | None
     exit_code: int | None
-    ending: str | None
+    ending: Annotated[Outcome, Lax] | None
     lease_id: str | None
 
 

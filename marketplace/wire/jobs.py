@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from marketplace.domain.life import JOB_ENDED, JobState
+from marketplace.domain.life import JOB_ENDED, JobState, Outcome
 from marketplace.wire.base import (
     AccountSignature,
     Address,
@@ -62,7 +62,7 @@ class Job(Answer):
     state: Annotated[JobState, Lax]
     reason: str | None = Field(description="why it is in this state, as a code")
     detail: str | None = Field(description="the same for people")
-    ending: str | None
+    ending: Annotated[Outcome, Lax] | None
     bid_id: str
     lease_id: str | None
     lease_no: LeaseNo | None

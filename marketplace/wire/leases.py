@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from marketplace.domain.life import JobState, LeaseState, Outcome
+from marketplace.domain.life import JobState, LeaseState, Outcome, StopReason
 from marketplace.limits import REASON_CHARS_MAX
 from marketplace.wire.base import (
     Address,
@@ -105,7 +105,7 @@ class Lease(Answer):
     cost: Money = Field(description="so far; once it is closed, what was released")
     released: Money
     refunded: Money
-    stop_requested: str | None
+    stop_requested: Annotated[StopReason, Lax] | None
     outcome: JobOutcome | None
     final: PendingClose | None
     job: JobBrief | None

@@ -167,7 +167,7 @@ def _differences(purchases: Sequence[Purchase], books: Books) -> list[str]:
     seen: set[bytes] = set()
     for purchase in purchases:
         if purchase.receipt is not None and purchase.lease is not None:
-            number = bytes.fromhex(purchase.lease.lease_no.removeprefix("0x"))
+            number = purchase.lease.lease_no
             seen.add(number)
             found += compare_receipt(purchase.receipt, books.leases.get(number))
     return found + [f"lease 0x{n.hex()} has no receipt" for n in books.leases if n not in seen]

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from marketplace.sdk.purchases import Receipt
+from marketplace.sdk import Receipt
 from settlement.chain.calls import LeaseRef
 from settlement.chain.contracts import Escrow, Token
 from settlement.events import Closed, Deposited, Opened, Stopped, lease_numbers

@@ -10,8 +10,7 @@ from pathlib import Path
 from marketplace.agent.config import AgentConfig, NodeConfig, save_config
 from marketplace.data import load_tiers
 from marketplace.domain.pricing import from_nano
-from marketplace.sdk import Coulomb
-from marketplace.sdk.resources.jobs import PASSING
+from marketplace.sdk import PASSING, Coulomb
 from marketplace.sdk.session import Session
 from marketplace.witness.policy import Refusal
 from scripts.demo_lib.children import Child, environment, write_secret

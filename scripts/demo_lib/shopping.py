@@ -6,10 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from marketplace.sdk.flow import Sync
-from marketplace.sdk.models import Lease
-from marketplace.sdk.purchases import Job, Receipt
-from marketplace.sdk.resources.jobs import JobHandle
+from marketplace.sdk import Job, JobHandle, Lease, Receipt
 from scripts.demo_lib.cases import Case
 from scripts.demo_lib.children import DemoError
 from scripts.demo_lib.people import Buyer
@@ -24,7 +21,7 @@ class Purchase:
 
     case: Case
     buyer: Buyer
-    handle: JobHandle[Sync]
+    handle: JobHandle
     lease: Lease | None = None
     receipt: Receipt | None = None
     cancelled: bool = False
@@ -54,7 +51,7 @@ class Purchase:
         if case.exit_code is not None and job.exit_code != case.exit_code:
             found.append(f"{case.name}: exit code {job.exit_code} instead of {case.exit_code}")
         if case.state == "no_match":
-            if not (job.no_match and job.no_match.get("relaxations")):
+            if not (job.no_match and job.no_match.relaxations):
                 found.append(f"{case.name}: was not told why nothing matched and what would")
         elif self.receipt is None:
             found.append(f"{case.name}: has no receipt")

@@ -8,10 +8,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 
-import pytest
-
-from marketplace.sdk.models import Lease
-from marketplace.sdk.purchases import Job, Receipt
+from marketplace.sdk import Job, Lease, Receipt
 from settlement.chain.devnet import dev_account
 from settlement.events import Closed, Opened, Settled
 from settlement.leases import LeaseStatus
@@ -24,10 +21,8 @@ from tests.e2e.chain import (
 )
 from tests.e2e.conftest import Stories
 from tests.e2e.jobs import COUNTING, counted, job_in, tell_to_end, until_running
-from tests.e2e.programs import Program
+from tests.e2e.programs import PATIENCE_S, Program
 from tests.e2e.world import FEE_BPS, RELAYER, Party, Provider, World
-
-pytestmark = pytest.mark.timeout(300)
 
 ATTEMPTS = 3
 AWAY_MS_MAX = 9_000  # of the agents' grace of 20 s, what leaves time to catch up in
@@ -64,7 +59,7 @@ def _acknowledged(witness: Program, lease: Lease) -> dict[int, int]:
 def _until_more_acknowledged(world: World, witness: Program, lease: Lease) -> None:
     """Wait until a witness was told that two more vouchers had arrived."""
     enough = len(_acknowledged(witness, lease)) + 2
-    world.wait_for("more vouchers", lambda: len(_acknowledged(witness, lease)) >= enough, 30)
+    world.wait_for("more vouchers", lambda: len(_acknowledged(witness, lease)) >= enough)
 
 
 def server_story(world: World) -> Survived:
@@ -111,7 +106,7 @@ def _attempt(world: World, provider: Provider, bob: Party, fay: Party, name: str
                 break
         for mine in world.leases_of(provider):
             tell_to_end(provider, mine)
-        job = handle.wait(60)
+        job = handle.wait(PATIENCE_S)
         closed = handle.lease()
         assert closed is not None
         receipt = handle.receipt()
@@ -127,14 +122,14 @@ STORIES = [server_story]
 
 
 def test_server_killed_twice_loses_no_acknowledged_voucher(stories: Stories, world: World) -> None:
-    seen: Survived = stories.outcome(server_story, 280)
+    seen: Survived = stories.outcome(server_story)
     assert len(seen.acknowledged) >= 4
     assert seen.held == seen.acknowledged
     assert seen.receipt.used_ms >= max(seen.acknowledged.values())
 
 
 def test_server_killed_twice_stops_no_job(stories: Stories, world: World) -> None:
-    seen: Survived = stories.outcome(server_story, 280)
+    seen: Survived = stories.outcome(server_story)
     assert (seen.job.state, seen.job.exit_code) == ("succeeded", 0)
     ticks = counted(seen.logs)
     assert seen.receipt.used_ms >= 500 * ticks - 500
@@ -144,17 +139,17 @@ def test_server_killed_twice_stops_no_job(stories: Stories, world: World) -> Non
 def test_server_killed_twice_leaves_job_run_following_its_job(
     stories: Stories, world: World
 ) -> None:
-    seen: Survived = stories.outcome(server_story, 280)
+    seen: Survived = stories.outcome(server_story)
     assert seen.client_code == 0
     said = [line for line in seen.client_said.splitlines() if line.startswith(("tick", "over"))]
     assert counted("\n".join(said)) > 4
 
 
 def test_server_killed_twice_pays_nothing_twice(stories: Stories, world: World) -> None:
-    seen: Survived = stories.outcome(server_story, 280)
+    seen: Survived = stories.outcome(server_story)
     assert_receipt_adds_up(seen.receipt, FEE_BPS)
     assert_paid_for_usage(on_chain(world, seen.lease), seen.receipt)
-    number = bytes.fromhex(seen.lease.lease_no[2:])
+    number = seen.lease.lease_no
     found = events(world)
     assert sum(isinstance(e, Opened) and e.lease_no == number for e in found) == 1
     assert sum(isinstance(e, Closed) and e.lease_no == number for e in found) == 1

@@ -24,8 +24,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from marketplace.agent.config import AgentConfig, NodeConfig, save_config
-from marketplace.sdk import Coulomb, RetryPolicy
-from marketplace.sdk.models import Lease
+from marketplace.sdk import Coulomb, Lease, RetryPolicy
 from marketplace.sdk.profile import Profile, ProfileFile
 from marketplace.sdk.session import Session
 from settlement import keystore
@@ -34,7 +33,7 @@ from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import EscrowSettings, deploy
 from settlement.chain.devnet import Devnet, dev_account
 from settlement.signing import LocalSigner
-from tests.e2e.programs import COULOMB, ROOT, Program, Programs, clean_env, wait_for
+from tests.e2e.programs import COULOMB, PATIENCE_S, ROOT, Program, Programs, clean_env, wait_for
 from tests.escrow_world import mine_every_second
 
 ONE = 10**18
@@ -215,8 +214,8 @@ class World:
                 password_file=str(made.password_file),
                 rpc_url=self.chain.rpc_url,
                 chain_id=market.chain_id,
-                escrow=market.contracts["ComputeEscrow"],
-                token=market.contracts["ComputeToken"],
+                escrow=market.contracts.escrow,
+                token=market.contracts.token,
             )
         )
         self.parties[name] = made
@@ -272,7 +271,7 @@ class World:
         party: Party,
         *words: str,
         code: int = 0,
-        seconds: float = 60.0,
+        seconds: float = PATIENCE_S,
         env: Mapping[str, str] | None = None,
     ) -> Any:
         """Run a `coulomb` command to its end; its JSON. Fails on any exit code but `code`."""
@@ -284,7 +283,7 @@ class World:
         party: Party,
         *words: str,
         code: int = 0,
-        seconds: float = 60.0,
+        seconds: float = PATIENCE_S,
         env: Mapping[str, str] | None = None,
     ) -> str:
         """Run a `coulomb` command to its end; its stdout. Fails on any exit code but `code`."""
@@ -374,7 +373,7 @@ class World:
 
     # -- looking ----------------------------------------------------------------------------------
 
-    def wait_for(self, what: str, ask: Callable[[], Any], seconds: float = 60.0) -> Any:
+    def wait_for(self, what: str, ask: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
         """The first true answer; fails with the ends of all logs."""
         return wait_for(what, ask, seconds, about=self.programs.tails)
 

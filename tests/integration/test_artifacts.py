@@ -36,7 +36,6 @@ def built() -> dict[str, dict[str, Any]]:
     return compiler.compile_contracts(PROJECT, compiler.find_compiler(PROJECT))
 
 
-@pytest.mark.timeout(300)
 def test_artifacts_rebuilt_are_the_shipped_ones(built: dict[str, dict[str, Any]]) -> None:
     assert built, "no contracts under contracts/src"
     fix = "run `python -m settlement.chain.compile`"
@@ -50,7 +49,6 @@ def test_contracts_fit_on_chain(built: dict[str, dict[str, Any]]) -> None:
     assert {n: size for n, size in made_with.items() if size > compiler.INIT_CODE_BYTES_MAX} == {}
 
 
-@pytest.mark.timeout(300)
 def test_artifacts_are_the_code_that_forge_tests(
     built: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -66,7 +64,6 @@ def entry_text(entry: dict[str, Any]) -> str:
     return json.dumps(entry, sort_keys=True)
 
 
-@pytest.mark.timeout(300)
 def test_the_escrows_abi_has_every_function_of_its_interface(tmp_path: Path) -> None:
     where: list[str | Path] = ["--out", tmp_path / "out", "--cache-path", tmp_path / "cache"]
     interface = "src/interfaces/IComputeEscrow.sol"

@@ -46,7 +46,6 @@ def shell(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[st
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("value", "code"), [("1", 0), ("2", 1)])
 def test_stages_with_a_planted_solidity_test_follow_its_outcome(
     foundry_project: Path, value: str, code: int

@@ -25,7 +25,8 @@ from marketplace.api.sse import STREAM, EventStream, event_stream, watch
 from marketplace.db.store import Store
 from marketplace.domain.reader import seconds_of
 from marketplace.errors import InvalidInput, Problem
-from marketplace.services.views import event_view, job_view, receipt_view
+from marketplace.services.receipts import receipt_view
+from marketplace.services.views import event_view, job_view
 from marketplace.wire.base import Page
 from marketplace.wire.events import LogEvent
 from marketplace.wire.jobs import Job, JobOrder, TopUp, TopUpRequest

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from marketplace.api.edge import Anyone, Cursor, EdgeDep, Limit, SoundRoute, decode_cursor, page
 from marketplace.api.problems import AUTH, documented
-from marketplace.services.views import receipt_view
+from marketplace.services.receipts import receipt_view
 from marketplace.wire.base import Page
 from marketplace.wire.receipts import Receipt
 

@@ -14,11 +14,13 @@ from marketplace.agent.journal import Ending, Journal, Phase
 from marketplace.agent.meters import Reading
 from marketplace.agent.node import HeldLease
 from marketplace.agent.progress import Beats
+from marketplace.sdk import Attestation
 from marketplace.sdk.errors import Conflict
 from settlement.attestation import UsageAttestation
 from settlement.signing import LocalSigner, sign
 from settlement.usage import UsageVector
 from tests.fakes_agent import DOMAIN, FakeMarket
+from tests.wire_samples import sample
 
 READING = Reading(at_ms=1)
 DONE = Ending("succeeded", "completed", 0)
@@ -278,16 +280,9 @@ def statement(desk: Desk, sequence: int, ms: int) -> UsageAttestation:
 def hold(desk: Desk, message: UsageAttestation, signer: LocalSigner | None = None) -> None:
     """Have the server hold a statement that the journal does not know."""
     signature = sign(message, DOMAIN, signer or desk.market.meter)
-    desk.market.attestations.setdefault(desk.id, []).append(
-        {
-            "id": f"att_{message.sequence}",
-            "lease_id": desk.id,
-            "sequence": message.sequence,
-            "state": "accepted",
-            "message": message.to_message(),
-            "signature": "0x" + signature.hex(),
-        }
-    )
+    row = {"sequence": message.sequence, "message": message.to_message()}
+    shown = sample(Attestation, signature="0x" + signature.hex(), **row)
+    desk.market.attestations.setdefault(desk.id, []).append(shown)
 
 
 def test_an_old_journal_learns_from_the_server_before_it_ends_anything(desk: Desk) -> None:

@@ -1,17 +1,12 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from marketplace.agent.progress import Beats, Halt, Progress
-from marketplace.sdk.models import Lease
-from tests.factories import BUYER, METER, PROVIDER, WITNESS
+from marketplace.sdk import Lease
+from tests.wire_samples import changed, sample
 
-LEASE = Lease(
-    "lease_1", "0x00", "job_1", "ask_1", "bid_1", "node_1", BUYER, PROVIDER, WITNESS, METER,
-    "active",
-)  # fmt: skip
+LEASE = Lease.model_validate(sample(Lease, state="active"))
 
 
 def test_countersignatures_renew_the_grace_only_when_they_grow() -> None:
@@ -39,14 +34,14 @@ def test_countersignatures_renew_the_grace_only_when_they_grow() -> None:
 )
 def test_what_the_server_says_becomes_a_halt(changes: dict[str, str], halt: Halt | None) -> None:
     progress = Progress()
-    progress.observe(replace(LEASE, **changes))
+    progress.observe(changed(LEASE, **changes))
     assert progress.halt == halt
 
 
 def test_the_first_halt_stands_and_wakes() -> None:
     progress = Progress()
     progress.stop(Halt("failed", "witness_silent"))
-    progress.observe(replace(LEASE, stop_requested="cancelled"))
+    progress.observe(changed(LEASE, stop_requested="cancelled"))
     progress.wait_for_halt(60)
     assert progress.halt == Halt("failed", "witness_silent")
 
