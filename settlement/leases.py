@@ -121,7 +121,7 @@ class ChainLease:
         )
 
     def fees(self, params: Params) -> int:
-        """The fee inside `released`; its parts for time and for counted resources round down."""
+        """The fee inside `released`: its parts for time and counted resources each round down."""
         time = units.fee_of(self.time_paid(params), params.fee_bps)
         return time + units.fee_of(self.counted_paid(params), params.fee_bps)
 

@@ -21,16 +21,17 @@ from settlement.chain.client import ChainClient, TransactionReceipt, transaction
 from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import Deployment, EscrowSettings, deploy
 from settlement.chain.devnet import DEV_MNEMONIC, Devnet, dev_account
-from settlement.eip712 import ZERO_ADDRESS, text32
+from settlement.eip712 import text32
 from settlement.events import ChainEvent, Opened
 from settlement.fees import GWEI, TransactionFees
 from settlement.leases import EscrowState, replay
 from settlement.orders import Ask, Bid, Cancel, Prices, TierLimit, orders_hash
 from settlement.permit import Permit
 from settlement.signing import LocalSigner, sign
+from tests.factories import H100, make_ask, make_bid
 
 TOKEN = 10**18
-TIER = text32("H100-80GB-SXM")
+TIER = text32(H100)
 FAR = 2**40 - 1
 TESTER_CHAIN_ID = 131277322940537
 SETTINGS = EscrowSettings(fee_bps=250, fee_recipient="0x" + "fe" * 20, settle_window=120)
@@ -208,52 +209,20 @@ class World:
 
     def ask(self, **changes: Any) -> Ask:
         """An ask for eight GPUs at 2.50 an hour each; `changes` replaces fields."""
-        base = Ask(
-            provider=self.provider.address,
-            meter=self.meter.address,
-            opener=ZERO_ADDRESS,
-            node=1,
-            tier=TIER,
-            gpu_milli=8_000,
-            cpu_milli=64_000,
-            memory_mib=1 << 20,
-            storage_mib=1 << 20,
-            floor=Prices(2_500_000_000),
-            min_seconds=1,
-            max_seconds=86_400,
-            start_limit_seconds=0,
-            unit=text32("request"),
-            starts_at=0,
-            flags=1,
-            max_fee_bps=1_000,
-            expiry=FAR,
-            salt=next(self._salts),
-        )
+        base = make_ask(
+            provider=self.provider.address, meter=self.meter.address, gpu_milli=8_000,
+            cpu_milli=64_000, memory_mib=1 << 20, storage_mib=1 << 20, floor=Prices(2_500_000_000),
+            start_limit_seconds=0, unit="request", flags=1, expiry=FAR, salt=next(self._salts),
+        )  # fmt: skip
         return replace(base, **changes)
 
     def bid(self, **changes: Any) -> Bid:
         """A bid for one GPU for an hour, with a new salt; `changes` replaces fields."""
-        base = Bid(
-            buyer=self.buyer.address,
-            witness=self.witness.address,
-            opener=ZERO_ADDRESS,
-            job_hash=keccak(b"job"),
-            limits=(TierLimit(TIER, 2**64 - 1, 2**64 - 1, 2**64 - 1),),
-            gpu_milli=1_000,
-            cpu_milli=8_000,
-            memory_mib=65_536,
-            storage_mib=0,
-            egress_mib=0,
-            units=0,
-            unit=bytes(32),
-            max_seconds=3_600,
-            budget=1_000 * TOKEN,
-            nodes=1,
-            flags=1,
-            max_fee_bps=1_000,
-            expiry=FAR,
-            salt=next(self._salts),
-        )
+        base = make_bid(
+            buyer=self.buyer.address, witness=self.witness.address, job_hash=keccak(b"job"),
+            limits=(TierLimit(TIER, 2**64 - 1, 2**64 - 1, 2**64 - 1),), cpu_milli=8_000,
+            memory_mib=65_536, budget=1_000 * TOKEN, flags=1, expiry=FAR, salt=next(self._salts),
+        )  # fmt: skip
         return replace(base, **changes)
 
     def metered_bid(self, **changes: Any) -> Bid:

@@ -17,7 +17,7 @@ LIMIT_SECONDS = 150.0
 
 @dataclass(slots=True)
 class Purchase:
-    """One job that was bought. `receipt` is None where nothing was leased."""
+    """One job that was bought. `receipt` is None if nothing was leased."""
 
     case: Case
     buyer: Buyer
@@ -41,7 +41,7 @@ class Purchase:
         return f"{job.state}{reason}{code}"
 
     def problems(self) -> list[str]:
-        """In what it is not as it should be."""
+        """What is wrong with it."""
         job, case = self.job, self.case
         found = []
         if job.state != case.state:
@@ -58,7 +58,7 @@ class Purchase:
         return found
 
     def see(self, job: Job) -> None:
-        """Take in how it is; cancel it where that is due; fetch the receipt at its end."""
+        """Update its state, cancel it if that is due, and fetch the receipt at its end."""
         self.handle.job = job
         self._cancel_if_due(job)
         if not job.is_final:
@@ -86,7 +86,7 @@ def buy(case: Case, buyers: Mapping[str, Buyer]) -> Purchase:
 
 
 def look(purchases: Sequence[Purchase]) -> None:
-    """Ask once per buyer how the jobs are."""
+    """Update all jobs with one request per buyer."""
     waiting = {p.job.id: p for p in purchases if not p.is_over}
     for client in {id(p.buyer): p.buyer.client for p in waiting.values()}.values():
         for job in client.jobs.list(limit=100):
@@ -95,7 +95,7 @@ def look(purchases: Sequence[Purchase]) -> None:
 
 
 def follow(purchases: list[Purchase], watch: Callable[[], None], check: Callable[[], None]) -> None:
-    """Until every lease is closed on chain. `check` raises where a program died; so does a job
+    """Wait until every lease is closed on chain. `check` raises if a program died; so does a job
     that takes too long (DemoError).
     """
     until = time.monotonic() + LIMIT_SECONDS

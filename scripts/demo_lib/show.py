@@ -1,4 +1,4 @@
-"""What people see, all of it on stderr: progress while it runs, then receipts and the books."""
+"""What people see: progress while it runs, then receipts and the books."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ COLOURS = {
 
 
 def cmp(atoms: int) -> str:
-    """Atoms for people."""
+    """Atoms as tokens, for people."""
     return f"{from_scaled(atoms, 18)} CMP"
 
 
 class Screen:
-    """A live table on a terminal; a line per change where stderr is none.
+    """A live table on a terminal; a line per change if stderr is not one.
 
     Progress goes to stderr, `results` (receipts and the closing sheet) to stdout, unless stdout is
     kept for JSON.
@@ -44,7 +44,7 @@ class Screen:
         self._told: dict[str, str] = {}
 
     def say(self, text: str, style: str = "") -> None:
-        """One line with the seconds since the start."""
+        """Print one line with the seconds since the start."""
         seconds = time.monotonic() - self._began
         self.console.print(
             f"[dim]{seconds:5.1f} s[/dim]  {escape(text)}", style=style, soft_wrap=True
@@ -95,7 +95,7 @@ def _progress(purchases: Sequence[Purchase]) -> Table:
 
 
 def show_offers(screen: Screen, providers: Sequence[Provider]) -> None:
-    """Who sells what for how much."""
+    """Who sells what, and for how much."""
     for provider in providers:
         offer = provider.offer
         unit = f" and {offer.unit_price} per {offer.unit}" if offer.unit else ""

@@ -65,27 +65,10 @@ def deposit_with_permit(world: World) -> Act:
     return Act(world.buyer, world.escrow.calls.deposit_with_permit(amount, FAR, signature))
 
 
-def withdraw(world: World) -> Act:
-    everything = world.escrow.balance_of(world.buyer.address)
-    return Act(world.buyer, world.escrow.calls.withdraw(NOBODY, everything))
-
-
 def collect_fees(world: World) -> Act:
     lease = running(world)
     world.send(world.relayer, lease.close(50_000))
     return Act(world.stranger, world.escrow.calls.collect_fees([world.provider.address]))
-
-
-def open_lease(world: World) -> Act:
-    return Act(world.relayer, world.escrow.calls.open(world.match()))
-
-
-def open_batch(world: World) -> Act:
-    return Act(world.relayer, world.escrow.calls.open_batch([world.match()]), open_batch_gas(1))
-
-
-def settle(world: World) -> Act:
-    return Act(world.relayer, world.escrow.calls.settle([running(world).voucher(50_000)]))
 
 
 def settle_metered(world: World) -> Act:
@@ -93,18 +76,6 @@ def settle_metered(world: World) -> Act:
     world.chain.warp(100)
     data = world.escrow.calls.settle([lease.metered(50_000, 5, 6)], metered=True)
     return Act(world.relayer, data)
-
-
-def stop(world: World) -> Act:
-    return Act(world.buyer, world.escrow.calls.stop(running(world).ref))
-
-
-def stop_by_signature(world: World) -> Act:
-    return Act(world.stranger, running(world).stop(world.witness))
-
-
-def close(world: World) -> Act:
-    return Act(world.stranger, running(world).close(50_000))
 
 
 def refund(world: World) -> Act:
@@ -118,44 +89,42 @@ def open_all(world: World) -> Act:
     return Act(world.relayer, world.escrow.calls.open_all(seats))
 
 
-def cancel(world: World) -> Act:
-    return Act(world.stranger, world.cancel(world.bid().salt))
-
-
 def top_up(world: World) -> Act:
     lease = running(world, max_seconds=86_000)
     data = world.escrow.calls.top_up(lease.orders, lease.match.bid, 400)  # the ask's longest time
     return Act(world.buyer, data)
 
 
+def withdraw(world: World) -> Act:
+    everything = world.escrow.balance_of(world.buyer.address)
+    return Act(world.buyer, world.escrow.calls.withdraw(NOBODY, everything))
+
+
 # Each call, and the error when it is repeated. None: the repetition succeeds but moves nothing.
-ACTS: list[tuple[Callable[[World], Act], str | None]] = [
-    (deposit, "ERC20InsufficientAllowance"),
-    (deposit_with_permit, "PermitFailed"),
-    (withdraw, "InsufficientBalance"),
-    (collect_fees, None),
-    (open_lease, "LeaseExists"),
-    (open_batch, None),
-    (settle, None),
-    (settle_metered, None),
-    (stop, "LeaseNotActive"),
-    (stop_by_signature, "LeaseNotActive"),
-    (close, "LeaseNotOpen"),
-    (refund, "LeaseNotOpen"),
-    (open_all, "LeaseExists"),
-    (cancel, None),
-    (top_up, "DurationTooLong"),
-]
+ACTS: dict[str, tuple[Callable[[World], Act], str | None]] = {
+    "deposit": (deposit, "ERC20InsufficientAllowance"),
+    "deposit_with_permit": (deposit_with_permit, "PermitFailed"),
+    "withdraw": (withdraw, "InsufficientBalance"),
+    "collect_fees": (collect_fees, None),
+    "open": (lambda w: Act(w.relayer, w.escrow.calls.open(w.match())), "LeaseExists"),
+    "open_batch": (
+        lambda w: Act(w.relayer, w.escrow.calls.open_batch([w.match()]), open_batch_gas(1)), None
+    ),
+    "open_all": (open_all, "LeaseExists"),
+    "settle": (lambda w: Act(w.relayer, w.escrow.calls.settle([running(w).voucher(50_000)])), None),
+    "settle_metered": (settle_metered, None),
+    "stop": (lambda w: Act(w.buyer, w.escrow.calls.stop(running(w).ref)), "LeaseNotActive"),
+    "stop_by_signature": (lambda w: Act(w.stranger, running(w).stop(w.witness)), "LeaseNotActive"),
+    "close": (lambda w: Act(w.stranger, running(w).close(50_000)), "LeaseNotOpen"),
+    "refund": (refund, "LeaseNotOpen"),
+    "cancel": (lambda w: Act(w.stranger, w.cancel(w.bid().salt)), None),
+    "top_up": (top_up, "DurationTooLong"),
+}  # fmt: skip
 
 
-def name_of(value: Any) -> str:
-    return value.__name__ if callable(value) else str(value)
-
-
-@pytest.mark.parametrize(("prepare", "again"), ACTS, ids=name_of)
-def test_a_second_call_moves_nothing(
-    world: World, prepare: Callable[[World], Act], again: str | None
-) -> None:
+@pytest.mark.parametrize("name", ACTS)
+def test_a_second_call_moves_nothing(world: World, name: str) -> None:
+    prepare, again = ACTS[name]
     act = prepare(world)
     before = books(world)
     world.send(act.sender, act.data, gas=act.gas)
@@ -168,11 +137,9 @@ def test_a_second_call_moves_nothing(
         assert refused(world, act.sender, act.data).name == again
 
 
-@pytest.mark.parametrize(("prepare", "again"), ACTS, ids=name_of)
-def test_a_call_that_runs_out_of_gas_moves_nothing_and_works_later(
-    world: World, prepare: Callable[[World], Act], again: str | None
-) -> None:
-    act = prepare(world)
+@pytest.mark.parametrize("name", ACTS)
+def test_a_call_that_runs_out_of_gas_moves_nothing_and_works_later(world: World, name: str) -> None:
+    act = ACTS[name][0](world)
     before = books(world)
     needed = world.client.estimate_gas(world.escrow.address, act.data, act.sender.address)
     floor = 21_000 + sum(40 if byte else 10 for byte in act.data)  # EIP-7623
@@ -180,7 +147,7 @@ def test_a_call_that_runs_out_of_gas_moves_nothing_and_works_later(
         gas = max(floor, needed * percent // 100)
         tx_hash = world.broadcast(act.sender, act.data, gas)
         receipt = world.client.wait(tx_hash)
-        assert not receipt.succeeded or prepare is open_batch  # it skips items instead
+        assert not receipt.succeeded or name == "open_batch"  # it skips items instead
         assert books(world) == before
     world.send(act.sender, act.data, gas=act.gas)
     assert books(world) != before
