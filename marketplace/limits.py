@@ -64,7 +64,9 @@ LIVE_JOBS_MAX = 2_000  # of one account: each submission adds up what they may l
 SALT_AHEAD_MAX = 2**20  # beyond the next salt; words on chain are shared by 128 dense salts
 NODE_ASKS_MAX = 64  # of one node, open or suspended: every search of the book looks at them
 
-# Requests.
+# Requests, and what a client takes of an answer.
+ANSWER_BYTES_MAX = 64 * MIB  # of any answer: as much as the largest blob
+EVENT_BYTES_MAX = MIB  # of one event of a stream
 BODY_BYTES_MAX = MIB  # of any request but a blob's
 PAGE_ITEMS_MAX = 100
 IDEMPOTENCY_KEY_CHARS_MAX = 128

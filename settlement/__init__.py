@@ -1,8 +1,8 @@
-"""Settlement on chain: orders, signatures, contracts, and the processes that keep them in step.
+"""Settlement on chain: orders, signatures, contracts, the relayer and the indexer.
 
-py_ecc, which eth_account and web3 import, lets Python recurse 100,000 levels deep: the C stack ends
-long before, and the process with it. It is imported here first and the limit put back, so that no
-later import raises it.
+eth_account and web3 import py_ecc, which raises Python's recursion limit to 100,000. The C stack
+overflows long before that and kills the process. So this package imports py_ecc first and restores
+the limit; a later import does not raise it again.
 """
 
 import sys

@@ -1,136 +1,75 @@
-"""What meter and witness sign: attestations off chain, the rest for the chain.
+"""What a lease's meter and witness sign.
 
-`UsageAttestation` is the meter's statement and never reaches the chain; the witness answers it
-with `Usage` or `MeteredUsage`, the voucher the escrow pays on. Source: `IComputeEscrow`.
+A meter signs `UsageAttestation`s, which stay off chain. A witness answers each one with a voucher
+(`Usage` or `MeteredUsage`) that the escrow pays. Source: `IComputeEscrow`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields
 
-from settlement.eip712 import Struct
+from settlement.eip712 import Address, Bytes16, Bytes32, Struct, Uint32, Uint64
 from settlement.usage import UsageVector
-
-_LEASE: tuple[tuple[str, str], ...] = (
-    ("address", "buyer"),
-    ("address", "provider"),
-    ("bytes16", "leaseNo"),
-)
 
 
 @dataclass(frozen=True, slots=True)
-class UsageAttestation(Struct):
-    """The meter's signed cumulative usage at one sequence number.
+class _LeaseStruct(Struct):
+    buyer: Address
+    provider: Address
+    lease_no: Bytes16
+
+
+@dataclass(frozen=True, slots=True)
+class UsageAttestation(_LeaseStruct):
+    """Cumulative usage that the meter states at one sequence number.
 
     `observed_at_ms` is Unix time in ms; `evidence` commits to the raw readings both sides keep.
     """
 
-    primary: ClassVar[str] = "UsageAttestation"
-    schema: ClassVar[tuple[tuple[str, str], ...]] = (
-        *_LEASE,
-        ("uint32", "sequence"),
-        ("uint64", "observedAtMs"),
-        ("uint64", "ms"),
-        ("uint64", "gpuMs"),
-        ("uint64", "cpuCoreMs"),
-        ("uint64", "memoryMibMs"),
-        ("uint64", "storageMibMs"),
-        ("uint32", "egressMib"),
-        ("uint32", "units"),
-        ("bytes32", "evidence"),
-    )
-
-    buyer: str
-    provider: str
-    lease_no: bytes
-    sequence: int
-    observed_at_ms: int
-    ms: int
-    gpu_ms: int
-    cpu_core_ms: int
-    memory_mib_ms: int
-    storage_mib_ms: int
-    egress_mib: int
-    units: int
-    evidence: bytes
+    sequence: Uint32
+    observed_at_ms: Uint64
+    ms: Uint64
+    gpu_ms: Uint64
+    cpu_core_ms: Uint64
+    memory_mib_ms: Uint64
+    storage_mib_ms: Uint64
+    egress_mib: Uint32
+    units: Uint32
+    evidence: Bytes32
 
     def usage(self) -> UsageVector:
         """The usage vector it states."""
-        return UsageVector(
-            self.ms,
-            self.gpu_ms,
-            self.cpu_core_ms,
-            self.memory_mib_ms,
-            self.storage_mib_ms,
-            self.egress_mib,
-            self.units,
-        )
+        return UsageVector(**{f.name: getattr(self, f.name) for f in fields(UsageVector)})
 
 
 @dataclass(frozen=True, slots=True)
-class Usage(Struct):
+class Usage(_LeaseStruct):
     """A voucher for time: the witness accepts cumulative `ms`."""
 
-    primary: ClassVar[str] = "Usage"
-    schema: ClassVar[tuple[tuple[str, str], ...]] = (*_LEASE, ("uint64", "ms"))
-
-    buyer: str
-    provider: str
-    lease_no: bytes
-    ms: int
+    ms: Uint64
 
 
 @dataclass(frozen=True, slots=True)
-class MeteredUsage(Struct):
+class MeteredUsage(_LeaseStruct):
     """A voucher for time and counted resources."""
 
-    primary: ClassVar[str] = "MeteredUsage"
-    schema: ClassVar[tuple[tuple[str, str], ...]] = (
-        *_LEASE,
-        ("uint64", "ms"),
-        ("uint32", "egressMib"),
-        ("uint32", "units"),
-    )
-
-    buyer: str
-    provider: str
-    lease_no: bytes
-    ms: int
-    egress_mib: int
-    units: int
+    ms: Uint64
+    egress_mib: Uint32
+    units: Uint32
 
 
 @dataclass(frozen=True, slots=True)
-class Stop(Struct):
-    """Ends a lease now; signed by its witness or its meter."""
-
-    primary: ClassVar[str] = "Stop"
-    schema: ClassVar[tuple[tuple[str, str], ...]] = _LEASE
-
-    buyer: str
-    provider: str
-    lease_no: bytes
+class Stop(_LeaseStruct):
+    """Ends a lease now. Signed by its witness or its meter."""
 
 
 @dataclass(frozen=True, slots=True)
-class Close(Struct):
-    """Final cumulative usage; signed by meter and witness, it pays and refunds at once."""
+class Close(_LeaseStruct):
+    """Final cumulative usage. Signed by meter and witness; the escrow pays and refunds at once."""
 
-    primary: ClassVar[str] = "Close"
-    schema: ClassVar[tuple[tuple[str, str], ...]] = (
-        *_LEASE,
-        ("uint64", "ms"),
-        ("uint32", "egressMib"),
-        ("uint32", "units"),
-    )
-
-    buyer: str
-    provider: str
-    lease_no: bytes
-    ms: int
-    egress_mib: int
-    units: int
+    ms: Uint64
+    egress_mib: Uint32
+    units: Uint32
 
 
 Voucher = Usage | MeteredUsage

@@ -1,7 +1,7 @@
-"""EIP-712 typed structs as frozen dataclasses: one schema gives bounds, digest and JSON.
+"""EIP-712 typed structs as frozen dataclasses: the fields give bounds, digest and JSON.
 
-Source: EIP-712 (Ethereum typed structured data hashing and signing). Supported members: uintN,
-bytesN, bool, address, a struct, an array of structs.
+Source: EIP-712 (Ethereum typed structured data hashing and signing). A field is one of the types
+below, a bool, another struct, or a tuple of structs.
 """
 
 from __future__ import annotations
@@ -9,15 +9,32 @@ from __future__ import annotations
 import re
 from dataclasses import Field, dataclass, fields
 from functools import lru_cache
-from typing import Any, ClassVar, Self, cast
+from typing import Annotated, Any, ClassVar, Self, cast, get_args, get_origin, get_type_hints
 
 from settlement.errors import FieldError
 from settlement.hashing import keccak
+
+Address = Annotated[str, "address"]
+Bytes16 = Annotated[bytes, "bytes16"]
+Bytes32 = Annotated[bytes, "bytes32"]
+Uint16 = Annotated[int, "uint16"]
+Uint24 = Annotated[int, "uint24"]
+Uint32 = Annotated[int, "uint32"]
+Uint40 = Annotated[int, "uint40"]
+Uint64 = Annotated[int, "uint64"]
+Uint128 = Annotated[int, "uint128"]
+Uint256 = Annotated[int, "uint256"]
 
 ZERO_ADDRESS = "0x" + "0" * 40
 _HEX = re.compile(r"0x[0-9a-fA-F]*\Z")
 _DECIMAL = re.compile(r"(0|[1-9][0-9]*)\Z")
 _UINT_DIGITS_MAX = 78  # decimal digits of 2^256
+_DOMAIN_MEMBERS: tuple[tuple[str, str], ...] = (
+    ("string", "name"),
+    ("string", "version"),
+    ("uint256", "chainId"),
+    ("address", "verifyingContract"),
+)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -40,9 +57,8 @@ class Domain:
 
     def separator(self) -> bytes:
         """Hash of the EIP712Domain struct."""
-        kind = "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
         words = (
-            keccak(kind.encode()),
+            keccak(_type_text("EIP712Domain", _DOMAIN_MEMBERS).encode()),
             keccak(self.name.encode()),
             keccak(self.version.encode()),
             self.chain_id.to_bytes(32, "big"),
@@ -61,16 +77,25 @@ class Domain:
 
 
 class Struct:
-    """Base of every signed type. `schema` lists (Solidity type, JSON name) in signing order.
+    """Base of every signed type: a subclass is a dataclass whose fields are in signing order.
 
-    Python fields stand in the same order under snake_case names. Values are checked on creation
-    and raise FieldError; addresses are normalised to EIP-55.
+    Creating one checks its values (raises FieldError) and writes addresses in EIP-55 case.
+    `primary` is the type's name, `schema` its (Solidity type, JSON name) pairs, `members` the
+    structs that its fields refer to.
     """
 
     __slots__ = ()
     primary: ClassVar[str]
     schema: ClassVar[tuple[tuple[str, str], ...]]
-    members: ClassVar[dict[str, type[Struct]]] = {}
+    members: ClassVar[dict[str, type[Struct]]]
+
+    def __init_subclass__(cls) -> None:
+        hints = get_type_hints(cls, include_extras=True)
+        own = {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar}
+        cls.primary = cls.__name__
+        cls.schema = tuple((_solidity_type(hint), _camel(name)) for name, hint in own.items())
+        referenced = (_referenced_struct(hint) for hint in own.values())
+        cls.members = {struct.primary: struct for struct in referenced if struct is not None}
 
     def __post_init__(self) -> None:
         for (kind, name), field in zip(self.schema, _fields(self), strict=True):
@@ -89,7 +114,7 @@ class Struct:
         return keccak(b"\x19\x01" + domain.separator() + self.struct_hash())
 
     def to_message(self) -> dict[str, Any]:
-        """JSON form: integers above 2^53 and all uint128/256 as decimal strings, bytes as hex."""
+        """JSON form: integers of more than 48 bits as decimal strings, bytes as 0x hex."""
         out: dict[str, Any] = {}
         for (kind, name), field in zip(self.schema, _fields(self), strict=True):
             out[name] = _to_json(kind, getattr(self, field.name))
@@ -99,11 +124,11 @@ class Struct:
     def from_message(cls, message: Any, pointer: str = "") -> Self:
         """Parse the JSON form; unknown, missing or malformed members raise FieldError."""
         if not isinstance(message, dict):
-            raise FieldError(pointer, f"expected an object with the members of {cls.primary}")
+            raise FieldError(pointer, f"must be an object with the members of {cls.primary}")
         names = [name for _, name in cls.schema]
         for name in message:
             if name not in names:
-                raise FieldError(f"{pointer}/{name}", f"unknown member of {cls.primary}")
+                raise FieldError(f"{pointer}/{name}", f"is not a member of {cls.primary}")
         values = []
         for kind, name in cls.schema:
             if name not in message:
@@ -116,32 +141,51 @@ class Struct:
 
     def typed_data(self, domain: Domain) -> dict[str, Any]:
         """The whole document that `eth_signTypedData_v4` and `cast wallet sign --data` take."""
-        types = {
-            "EIP712Domain": [
-                {"name": "name", "type": "string"},
-                {"name": "version", "type": "string"},
-                {"name": "chainId", "type": "uint256"},
-                {"name": "verifyingContract", "type": "address"},
-            ]
-        }
+        schemas = {"EIP712Domain": _DOMAIN_MEMBERS}
         for struct in (type(self), *self.members.values()):
-            types[struct.primary] = [{"name": n, "type": k} for k, n in struct.schema]
+            schemas[struct.primary] = struct.schema
         return {
-            "types": types,
+            "types": {
+                primary: [{"name": name, "type": kind} for kind, name in schema]
+                for primary, schema in schemas.items()
+            },
             "primaryType": self.primary,
             "domain": domain.to_json(),
             "message": self.to_message(),
         }
 
 
+def _solidity_type(hint: Any) -> str:
+    if get_origin(hint) is Annotated:
+        return str(get_args(hint)[1])
+    struct = _referenced_struct(hint)
+    if struct is None:
+        return "bool"
+    return struct.primary + ("[]" if get_origin(hint) is tuple else "")
+
+
+def _referenced_struct(hint: Any) -> type[Struct] | None:
+    kind = get_args(hint)[0] if get_origin(hint) is tuple else hint
+    return kind if isinstance(kind, type) and issubclass(kind, Struct) else None
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
 def _fields(struct: Struct) -> tuple[Field[Any], ...]:
     return fields(cast(Any, struct))
+
+
+def _type_text(name: str, schema: tuple[tuple[str, str], ...]) -> str:
+    return f"{name}({','.join(f'{kind} {member}' for kind, member in schema)})"
 
 
 def encode_type(struct: type[Struct]) -> str:
     """`Name(type member,…)`, followed by the referenced structs in alphabetical order."""
     parts = [struct, *sorted(struct.members.values(), key=lambda s: s.primary)]
-    return "".join(f"{s.primary}({','.join(f'{k} {n}' for k, n in s.schema)})" for s in parts)
+    return "".join(_type_text(part.primary, part.schema) for part in parts)
 
 
 _type_hashes: dict[type[Struct], bytes] = {}
@@ -162,10 +206,10 @@ def text32(text: str) -> bytes:
 
 
 def from_text32(word: bytes) -> str:
-    """The text of a bytes32 made by `text32`; FieldError where it is not printable ASCII."""
+    """The text of a bytes32 made by `text32`. Raises FieldError if it is not printable ASCII."""
     raw = word.rstrip(b"\0")
     if not raw.isascii() or not raw.decode("ascii", "replace").isprintable():
-        raise FieldError("", "not printable ASCII text padded with zeros")
+        raise FieldError("", "is not printable ASCII text padded with zeros")
     return raw.decode()
 
 
@@ -232,12 +276,7 @@ def _to_json(kind: str, value: Any) -> Any:
 
 def _from_json(pointer: str, kind: str, value: Any, members: dict[str, type[Struct]]) -> Any:
     if kind.startswith("uint"):
-        if (
-            isinstance(value, str)
-            and len(value) <= _UINT_DIGITS_MAX
-            and value.isascii()
-            and _DECIMAL.match(value)
-        ):
+        if isinstance(value, str) and len(value) <= _UINT_DIGITS_MAX and _DECIMAL.match(value):
             return int(value)
         return value
     if kind.startswith("bytes"):

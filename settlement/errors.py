@@ -1,19 +1,19 @@
-"""What can go wrong in settlement, as one tree.
+"""Every error of settlement.
 
 SettlementError
-├── FieldError            a value is out of its bounds or of the wrong form (also a ValueError)
+├── FieldError            a value is out of bounds or malformed (also a ValueError)
 ├── SignatureError        a signature is malformed, malleable or not the expected signer's
-├── ChainError            the chain could not be reached or answered with an error
-│   ├── ChainUnavailable  no usable answer: whether a transaction just sent arrived is unknown
-│   ├── WrongChain        the node serves another chain than the one expected
+├── ChainError            the node answered with an error, or one of these happened:
+│   ├── ChainUnavailable  no usable answer came; a transaction just sent may have arrived
+│   ├── WrongChain        the node serves another chain than expected
 │   ├── SendRejected      the node refused a signed transaction; `reason` says why
-│   ├── FeeAboveCap       the base fee is above what is ever offered; nothing was signed
-│   ├── OutcomeUnknown    signed and handed over, not seen mined: it may be, look before repeating
-│   └── CallReverted      the contract refused; carries the custom error's name and arguments
-├── OutboxConflict        the store holds something else: another payload, a later state, a nonce
-├── KeystoreError         a key file cannot be read or its password is wrong
-├── CompileError          no compiler, a contract that does not compile, or an artifact out of date
-└── DeploymentError       no deployment, or one that does not match the shipped artifacts
+│   ├── FeeAboveCap       the base fee is above the most we ever offer; nothing was signed
+│   ├── OutcomeUnknown    a sent transaction was not seen mined: look it up before repeating it
+│   └── CallReverted      the contract refused; has the custom error's name and arguments
+├── OutboxConflict        the outbox has another payload, a later state, or the nonce is taken
+├── KeystoreError         a key file cannot be read or written, or its password is wrong
+├── CompileError          there is no compiler, or a contract does not compile
+└── DeploymentError       there is no deployment, or it does not match the shipped artifacts
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import Any
 
 
 class SettlementError(Exception):
-    """Root of everything this package raises; `code` is stable for programs."""
+    """Root of every error of this package. `code` is stable."""
 
     code = "settlement_error"
 
 
 class FieldError(SettlementError, ValueError):
-    """A field is out of bounds or malformed; `pointer` is an RFC 6901 path into the input."""
+    """A field is out of bounds or malformed. `pointer` is an RFC 6901 path into the input."""
 
     code = "invalid_field"
 
@@ -40,26 +40,18 @@ class FieldError(SettlementError, ValueError):
 
 
 class SignatureError(SettlementError):
-    """A signature is malformed, malleable, or was made by another key."""
-
     code = "invalid_signature"
 
 
 class ChainError(SettlementError):
-    """The chain is unreachable or answered with an error."""
-
     code = "chain_error"
 
 
 class ChainUnavailable(ChainError):
-    """The node is down, slow, overloaded or talks garbage; what was sent may have arrived."""
-
     code = "chain_unavailable"
 
 
 class WrongChain(ChainError):
-    """The node serves another chain id than the deployment names."""
-
     code = "wrong_chain"
 
 
@@ -69,12 +61,12 @@ class SendReason(StrEnum):
     NONCE_TOO_LOW = "nonce_too_low"
     UNDERPRICED = "underpriced"
     INSUFFICIENT_FUNDS = "insufficient_funds"
-    BUSY = "busy"  # a full pool, or an earlier nonce is missing: the same bytes pass later
+    BUSY = "busy"  # the pool is full or an earlier nonce is missing: send the same bytes later
     OTHER = "other"
 
 
 class SendRejected(ChainError):
-    """The node refused a signed transaction: it is not in its pool."""
+    """The node refused a signed transaction. It is not in the node's pool."""
 
     code = "send_rejected"
 
@@ -84,29 +76,25 @@ class SendRejected(ChainError):
 
 
 class FeeAboveCap(ChainError):
-    """The base fee is above the most that is ever offered; nothing was signed."""
-
     code = "fee_above_cap"
 
 
 class OutcomeUnknown(ChainError):
-    """A transaction was signed and handed over, and nobody saw it mined: it may still be.
+    """A signed transaction was sent but not seen mined. It may still be mined.
 
-    No ChainUnavailable: what is safe to try again there would pay twice here.
+    This is not a ChainUnavailable, because a blind retry could pay twice.
     """
 
     code = "outcome_unknown"
 
     def __init__(self, tx_hash: str, why: str) -> None:
         super().__init__(
-            f"transaction {tx_hash}: {why}; it may still be mined: look it up before you repeat"
+            f"transaction {tx_hash}: {why}; it may still be mined: look it up before you repeat it"
         )
         self.tx_hash = tx_hash
 
 
 class CallReverted(ChainError):
-    """The contract refused a call."""
-
     code = "call_reverted"
 
     def __init__(self, name: str, args: tuple[Any, ...] = ()) -> None:
@@ -116,24 +104,16 @@ class CallReverted(ChainError):
 
 
 class OutboxConflict(SettlementError):
-    """A key has another payload, an intent has moved on, or a nonce is already given away."""
-
     code = "outbox_conflict"
 
 
 class KeystoreError(SettlementError):
-    """A key file is missing, unreadable or locked with another password."""
-
     code = "keystore_error"
 
 
 class CompileError(SettlementError):
-    """No compiler, a contract that does not compile, or artifacts other than the sources give."""
-
     code = "compile_error"
 
 
 class DeploymentError(SettlementError):
-    """The contracts are not deployed here, or differ from the shipped artifacts."""
-
     code = "deployment_error"

@@ -1,7 +1,7 @@
-"""What the escrow says happened, as values. Mirrors the events of `IComputeEscrow`.
+"""The escrow's events as values. Mirrors the events of `IComputeEscrow`.
 
-`to_json` / `event_from_json` carry an event through a database: bytes as 0x hex, integers above
-2^53 as decimal strings.
+In JSON (`event_to_json`, `event_from_json`) bytes are 0x hex, and integers of 2^53 or more are
+decimal strings.
 """
 
 from __future__ import annotations
@@ -12,34 +12,41 @@ from typing import Any, ClassVar, get_args
 from settlement.errors import FieldError
 
 
-@dataclass(frozen=True, slots=True)
-class Deposited:
-    """Tokens came in: `account`'s free balance grew by `amount` atoms."""
+class _Event:
+    """`name` is the event's name on chain."""
 
-    name: ClassVar[str] = "Deposited"
+    __slots__ = ()
+    name: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        cls.name = cls.__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Deposited(_Event):
+    """The free balance of `account` grew by `amount` atoms that came in."""
+
     account: str
     amount: int
 
 
 @dataclass(frozen=True, slots=True)
-class Withdrawn:
-    """Tokens went out of `account`'s free balance to the address `to`."""
+class Withdrawn(_Event):
+    """`amount` atoms of `account`'s free balance went out to the address `to`."""
 
-    name: ClassVar[str] = "Withdrawn"
     account: str
     to: str
     amount: int
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A lease began: its terms are frozen and `locked` atoms left the buyer's free balance.
+class Opened(_Event):
+    """A lease opened: its terms are fixed, and `locked` atoms left the buyer's free balance.
 
-    `rate` is 1e-12 token/h, `end` chain time in seconds, `funded` seconds; `bid_salt` is the bid's
-    number at its buyer.
+    `rate` is in 1e-12 token/h, `end` is chain time in seconds, `funded` is in seconds, and
+    `bid_salt` is the salt of the buyer's bid.
     """
 
-    name: ClassVar[str] = "Opened"
     lease_no: bytes
     buyer: str
     provider: str
@@ -57,10 +64,9 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenedCounted:
+class OpenedCounted(_Event):
     """The lease also sells counted resources: prices in 1e-9 token, caps in MiB and units."""
 
-    name: ClassVar[str] = "OpenedCounted"
     lease_no: bytes
     egress_gib: int
     unit: int
@@ -70,7 +76,7 @@ class OpenedCounted:
 
 @dataclass(frozen=True, slots=True)
 class SettledEntry:
-    """One voucher that was paid: cumulative figures. Counted ones are zero in a plain settle."""
+    """The cumulative usage of one paid voucher. Only a metered settlement counts MiB and units."""
 
     lease_no: bytes
     ms: int
@@ -79,28 +85,25 @@ class SettledEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(_Event):
     """Vouchers for time were paid to one provider."""
 
-    name: ClassVar[str] = "Settled"
     provider: str
     entries: tuple[SettledEntry, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class SettledMetered:
+class SettledMetered(_Event):
     """Vouchers for time and counted resources were paid to one provider."""
 
-    name: ClassVar[str] = "SettledMetered"
     provider: str
     entries: tuple[SettledEntry, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Stopped:
-    """The lease ends at `end` (chain time, seconds); `unlocked` atoms went back to the buyer."""
+class Stopped(_Event):
+    """The lease now ends at `end` (chain time, s); `unlocked` atoms went back to the buyer."""
 
-    name: ClassVar[str] = "Stopped"
     lease_no: bytes
     buyer: str
     provider: str
@@ -109,20 +112,18 @@ class Stopped:
 
 
 @dataclass(frozen=True, slots=True)
-class ClosedCounted:
-    """What of its counted resources a lease has used in the end; its Closed follows."""
+class ClosedCounted(_Event):
+    """A closing lease's final use of counted resources. Its Closed event follows."""
 
-    name: ClassVar[str] = "ClosedCounted"
     lease_no: bytes
     egress_mib: int
     units: int
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
-    """The lease is over. `released` is gross over its whole life, `refunded` what went back now."""
+class Closed(_Event):
+    """The lease closed. `released` is gross over its whole life, `refunded` what went back now."""
 
-    name: ClassVar[str] = "Closed"
     lease_no: bytes
     buyer: str
     provider: str
@@ -132,20 +133,18 @@ class Closed:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenedSeat:
-    """The lease just opened is one of several nodes of a bid: which one, from 0."""
+class OpenedSeat(_Event):
+    """The lease just opened serves node number `seat` (from 0) of a bid for several nodes."""
 
-    name: ClassVar[str] = "OpenedSeat"
     lease_no: bytes
     bid_hash: bytes
     seat: int
 
 
 @dataclass(frozen=True, slots=True)
-class ToppedUp:
-    """The lease ends later, at `end`; `locked` atoms more left the buyer's free balance."""
+class ToppedUp(_Event):
+    """The lease now ends later, at `end`; `locked` more atoms left the buyer's free balance."""
 
-    name: ClassVar[str] = "ToppedUp"
     lease_no: bytes
     buyer: str
     provider: str
@@ -154,27 +153,25 @@ class ToppedUp:
 
 
 @dataclass(frozen=True, slots=True)
-class OrderCancelled:
-    """The account's order of this salt is void; with `and_older` all of lower salts are, too."""
+class OrderCancelled(_Event):
+    """The account's order of this salt is void; with `and_older` also those of lower salts."""
 
-    name: ClassVar[str] = "OrderCancelled"
     account: str
     salt: int
     and_older: bool
 
 
 @dataclass(frozen=True, slots=True)
-class FeesCollected:
-    """Fees held on a provider's income went to the recipient's free balance."""
+class FeesCollected(_Event):
+    """Fees kept back from a provider's income went to the recipient's free balance."""
 
-    name: ClassVar[str] = "FeesCollected"
     provider: str
     recipient: str
     amount: int
 
 
 LeaseEvent = Opened | OpenedSeat | OpenedCounted | ToppedUp | Stopped | ClosedCounted | Closed
-"""Events of one lease each."""
+"""The events that each concern one lease."""
 ChainEvent = (
     LeaseEvent | Settled | SettledMetered | Deposited | Withdrawn | OrderCancelled | FeesCollected
 )
@@ -182,7 +179,7 @@ KINDS: dict[str, type[ChainEvent]] = {kind.name: kind for kind in get_args(Chain
 
 
 def lease_numbers(event: ChainEvent) -> tuple[bytes, ...]:
-    """The leases an event touches, in its own order."""
+    """The leases that an event concerns, in the event's order."""
     if isinstance(event, Settled | SettledMetered):
         return tuple(entry.lease_no for entry in event.entries)
     if isinstance(event, LeaseEvent):
@@ -191,14 +188,14 @@ def lease_numbers(event: ChainEvent) -> tuple[bytes, ...]:
 
 
 def event_to_json(event: ChainEvent) -> dict[str, Any]:
-    """The event's fields as JSON; its name travels beside them."""
+    """The event's fields as JSON, without its name."""
     return {f.name: _to_json(getattr(event, f.name)) for f in fields(event)}
 
 
 def event_from_json(name: str, document: dict[str, Any]) -> ChainEvent:
     """Inverse of `event_to_json`. Raises FieldError on an unknown event or a missing field."""
     if name not in KINDS:
-        raise FieldError("/name", f"{name!r} is no event of the escrow")
+        raise FieldError("/name", f"{name!r} is not an event of the escrow")
     kind = KINDS[name]
     try:
         values = {f.name: _from_json(str(f.type), document[f.name]) for f in fields(kind)}

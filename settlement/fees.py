@@ -5,41 +5,47 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 GWEI = 10**9
-BUMP_PERCENT = 13  # geth and reth ask for 10; a little more survives rounding
+BUMP_PERCENT = 13  # geth and reth ask for 10 percent more; 3 more survive rounding
 
 
 @dataclass(frozen=True, slots=True)
-class FeePolicy:
-    """The most ever offered, and the priority fee where the node gives no advice."""
+class FeeAdvice:
+    """The newest block's base fee, and the priority fee that the node advises."""
 
-    cap: int = 200 * GWEI
-    priority_cap: int = 5 * GWEI
-
-    def offer(self, base: int, advised_priority: int) -> FeeOffer | None:
-        """Twice the base fee and a tip, within the cap; None where the base alone is above it."""
-        if base > self.cap:
-            return None
-        priority = min(advised_priority, self.priority_cap, self.cap)
-        return FeeOffer(min(self.cap, 2 * base + priority), priority)
-
-    def raised(self, old: FeeOffer, base: int, advised_priority: int) -> FeeOffer | None:
-        """An offer that replaces `old`: at least 13 % more on both; None where the cap forbids."""
-        fresh = self.offer(base, advised_priority)
-        if fresh is None:
-            return None
-        maximum = max(fresh.maximum, _bumped(old.maximum))
-        priority = max(fresh.priority, _bumped(old.priority))
-        if maximum > self.cap:
-            return None
-        return FeeOffer(maximum, min(priority, maximum))
+    base: int
+    priority: int
 
 
 @dataclass(frozen=True, slots=True)
-class FeeOffer:
+class TransactionFees:
     """maxFeePerGas and maxPriorityFeePerGas."""
 
     maximum: int
     priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeePolicy:
+    """The most that is ever offered."""
+
+    cap: int = 200 * GWEI
+    priority_cap: int = 5 * GWEI
+
+    def offer(self, advice: FeeAdvice) -> TransactionFees | None:
+        """Twice the base fee and a tip, within the cap; None if the base fee is above the cap."""
+        if advice.base > self.cap:
+            return None
+        priority = min(advice.priority, self.priority_cap, self.cap)
+        return TransactionFees(min(self.cap, 2 * advice.base + priority), priority)
+
+    def raised(self, old: TransactionFees, advice: FeeAdvice) -> TransactionFees | None:
+        """An offer that replaces `old`: both fees at least 13 % higher; None above the cap."""
+        fresh = self.offer(advice)
+        maximum = _bumped(old.maximum)
+        if fresh is None or maximum > self.cap:
+            return None
+        maximum = max(fresh.maximum, maximum)
+        return TransactionFees(maximum, min(maximum, max(fresh.priority, _bumped(old.priority))))
 
 
 def _bumped(fee: int) -> int:

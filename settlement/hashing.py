@@ -1,4 +1,4 @@
-"""Keccak-256 by the fastest library at hand; `eth_hash.auto` would take a slower one if present."""
+"""Keccak-256 by pysha3, the fastest library. `eth_hash.auto` might choose a slower one."""
 
 from __future__ import annotations
 

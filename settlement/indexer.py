@@ -1,7 +1,7 @@
-"""Reads the escrow's events into a store, block by block, and takes back what a reorg took.
+"""Reads the escrow's events into a store and rolls back the blocks that a reorg removed.
 
-Near the head every block is linked to its parent's hash before it is stored; what lies deeper than
-any reorg is read in ranges. A node that is merely behind rolls nothing back.
+Near the head, a block is stored only if its parent is the newest stored block. Blocks too deep for
+a reorg are read in ranges. A node that merely lags behind causes no rollback.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from settlement.chain.contracts import Escrow
 from settlement.errors import ChainUnavailable
 from settlement.ports import BlockRef, EventStore, LoggedEvent
 
-REORG_DEPTH = 64  # blocks below the head that are linked one by one
-RANGE_BLOCKS = 2_000  # what common nodes answer in one eth_getLogs
+REORG_DEPTH = 64  # blocks below the head that are checked one by one
+RANGE_BLOCKS = 2_000  # common nodes answer this many in one eth_getLogs
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """What one tick did. `behind`: blocks known but not yet read, or read but not yet known."""
+class IndexerProgress:
+    """What one tick did. `behind`: blocks that the store lags the node, or the node the store."""
 
     blocks: int = 0
     events: int = 0
@@ -28,7 +28,7 @@ class Progress:
 
 
 class Indexer:
-    """Follows one escrow from its first block. Not for two threads at once."""
+    """Follows one escrow from its first block. Not thread-safe."""
 
     def __init__(
         self,
@@ -45,11 +45,11 @@ class Indexer:
         self._confirmations = confirmations
         self._read: tuple[BlockRef, BlockRef | None] | None = None
 
-    def tick(self) -> Progress:
+    def tick(self) -> IndexerProgress:
         """Read one range, or the new blocks near the head. Raises ChainUnavailable, WrongChain."""
         head, cursor = self._client.head(), self._store.cursor()
-        if (head, cursor) == self._read:  # a hash names all blocks below it
-            return Progress()
+        if (head, cursor) == self._read:  # the head's hash also fixes every block below it
+            return IndexerProgress()
         if cursor is not None and not self._confirmations and head.parent_hash == cursor.hash:
             return self._follow(head)
         self._client.check()
@@ -60,7 +60,7 @@ class Indexer:
         if target < first:
             behind = max(0, first - 1 - head.number)
             self._read = None if behind else (head, cursor)
-            return Progress(rolled_back=rolled_back, behind=behind)
+            return IndexerProgress(rolled_back=rolled_back, behind=behind)
         deep = min(target, head.number - REORG_DEPTH)
         if first <= deep:
             last = min(deep, first + RANGE_BLOCKS - 1)
@@ -69,19 +69,19 @@ class Indexer:
             last = target
             events = self._read_linked(first, last, cursor)
         self._read = (head, self._store.cursor()) if last == target else None
-        return Progress(last - first + 1, events, rolled_back, target - last)
+        return IndexerProgress(last - first + 1, events, rolled_back, target - last)
 
-    def _follow(self, head: BlockRef) -> Progress:
-        """Store the head, which is the child of the newest stored block."""
+    def _follow(self, head: BlockRef) -> IndexerProgress:
+        """Store the head, whose parent is the newest stored block."""
         events = self._escrow.events(head.number, head.number)
         if any(event.block_hash != head.hash for event in events):
             raise ChainUnavailable(f"block {head.number} changed while it was read")
         self._store.append(head, events)
         self._read = (head, head)
-        return Progress(1, len(events))
+        return IndexerProgress(1, len(events))
 
     def _follow_reorg(self, head: BlockRef) -> int:
-        """Roll back to the newest stored block that the chain still has; how many were dropped."""
+        """Roll back to the newest stored block that is still on chain; return how many it drops."""
         stored = self._store.blocks(REORG_DEPTH + 1)
         reachable = [block for block in stored if block.number <= head.number]
         dropped = 0
@@ -92,7 +92,7 @@ class Indexer:
         if dropped == 0:
             return 0
         if dropped == len(reachable):
-            # Deeper than what was linked one by one: start over rather than guess.
+            # The reorg is deeper than the stored blocks: start over.
             self._store.rollback(self._first - 1)
         else:
             self._store.rollback(reachable[dropped].number)
@@ -111,7 +111,7 @@ class Indexer:
         return len(events)
 
     def _read_linked(self, first: int, last: int, cursor: BlockRef | None) -> int:
-        """Store block after block, each the child of the one before and with its own events."""
+        """Store block after block; each must be the child of the one before it."""
         by_block: dict[int, list[LoggedEvent]] = {}
         for event in self._escrow.events(first, last):
             by_block.setdefault(event.block_number, []).append(event)
@@ -129,5 +129,5 @@ class Indexer:
     def _require(self, number: int) -> BlockRef:
         block = self._client.block(number)
         if block is None:
-            raise ChainUnavailable(f"the node lost block {number}")
+            raise ChainUnavailable(f"the node no longer has block {number}")
         return block

@@ -21,12 +21,12 @@ def create(
     kdf: Kdf = "scrypt",
     iterations: int | None = None,
 ) -> LocalSigner:
-    """Write a key (fresh unless given) to a new file that only its owner reads (mode 0600).
+    """Write a key (a new one unless given) to a new file that only its owner can read (0600).
 
-    `iterations` is scrypt's work factor n or PBKDF2's count; the library's default when left out.
-    Raises KeystoreError where the file exists: a key is never overwritten.
+    `iterations` is scrypt's work factor n or PBKDF2's count; by default the library's choice.
+    Raises KeystoreError if the file exists, because a key is never overwritten.
     """
-    from eth_account import Account  # over a second: not when only the module is imported
+    from eth_account import Account  # imported here because it takes over a second
 
     key = signer or LocalSigner.create()
     document = Account.encrypt(key.secret(), password, kdf=kdf, iterations=iterations)
@@ -35,7 +35,9 @@ def create(
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        raise KeystoreError(f"{path} exists; a key file is never overwritten") from None
+        raise KeystoreError(
+            f"{path} exists and a key file is never overwritten: choose another path"
+        ) from None
     except OSError as error:
         raise KeystoreError(f"{path} cannot be written: {error.strerror}") from error
     with os.fdopen(descriptor, "wb") as file:
@@ -46,7 +48,7 @@ def create(
 
 
 def load(path: Path, password: str) -> LocalSigner:
-    """Unlock a key file. Raises KeystoreError: missing, unreadable, malformed, wrong password."""
+    """Unlock a key file. Raises KeystoreError if it is unreadable or the password is wrong."""
     from eth_account import Account
 
     try:
@@ -61,7 +63,7 @@ def load(path: Path, password: str) -> LocalSigner:
         return LocalSigner(bytes(Account.decrypt(document, password)))
     except SignatureError as error:
         raise KeystoreError(f"{path} holds no valid key") from error
-    except ValueError as error:  # eth-keyfile's word for a MAC that does not match
+    except ValueError as error:  # eth-keyfile raises this if the MAC does not match
         raise KeystoreError(f"{path}: wrong password or damaged file") from error
     except (KeyError, TypeError, NotImplementedError) as error:
         raise KeystoreError(f"{path} is not a version 3 keystore") from error

@@ -1,4 +1,4 @@
-"""The escrow's books rebuilt from its events: a pure fold, so a reorg is to drop events and refold.
+"""The escrow's books, rebuilt from its events by a pure fold. After a reorg, fold again.
 
 Every amount equals the contract's storage to the atom. Source: `ComputeEscrow` in contracts.
 """
@@ -6,7 +6,7 @@ Every amount equals the contract's storage to the atom. Source: `ComputeEscrow` 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 
 from settlement import units
@@ -31,7 +31,7 @@ from settlement.events import (
 
 
 class LeaseStatus(IntEnum):
-    """State of a lease, numbered as in the contract's slot."""
+    """A lease's status, numbered as in the contract."""
 
     NONE = 0
     ACTIVE = 1
@@ -41,7 +41,7 @@ class LeaseStatus(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class OrderState:
-    """What became of an order: whether a bid of this salt has opened, whether it is cancelled."""
+    """Whether a bid of this salt has opened, and whether the order is cancelled."""
 
     used: bool
     cancelled: bool
@@ -49,7 +49,7 @@ class OrderState:
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """What one deployment fixed for good: token decimals and the fee in basis points."""
+    """A deployment's fixed terms: the token's decimals and the fee in basis points."""
 
     decimals: int = 18
     fee_bps: int = 0
@@ -57,9 +57,10 @@ class Params:
 
 @dataclass(frozen=True, slots=True)
 class ChainLease:
-    """One lease as the chain has it. `end` is chain time; seconds, ms and atoms as named.
+    """One lease on chain.
 
-    `refunded` went back to the buyer when the lease closed.
+    `end` is chain time and `funded` a duration, both in seconds. `rate` is in 1e-12 token per hour.
+    `refunded` atoms went back to the buyer when the lease closed.
     """
 
     lease_no: bytes
@@ -88,7 +89,7 @@ class ChainLease:
 
     @property
     def start(self) -> int:
-        """Chain time at which it opened."""
+        """Chain time when it opened, in seconds."""
         return self.end - self.funded
 
     @property
@@ -97,11 +98,11 @@ class ChainLease:
         return self.egress_cap_mib > 0 or self.units_cap > 0
 
     def elapsed_ms(self, now: int) -> int:
-        """The most usage the chain accepts at chain time `now`; it pays up to `funded`."""
+        """The most usage that the chain accepts at chain time `now`. It pays at most `funded`."""
         return max(0, now - self.start) * 1000
 
     def released(self, params: Params) -> int:
-        """Gross atoms paid so far, the fee included."""
+        """Gross atoms paid so far, including the fee."""
         return self.time_paid(params) + self.counted_paid(params)
 
     @property
@@ -120,20 +121,20 @@ class ChainLease:
         )
 
     def fees(self, params: Params) -> int:
-        """The fee inside `released`: rounded down on time and on counted separately."""
+        """The fee inside `released`: its parts for time and counted resources each round down."""
         time = units.fee_of(self.time_paid(params), params.fee_bps)
         return time + units.fee_of(self.counted_paid(params), params.fee_bps)
 
     def locked(self, params: Params) -> int:
-        """Atoms still held for this lease: what it may yet release."""
+        """Atoms still locked for this lease."""
         return self.most_released(params) - self.released(params)
 
     def most_released(self, params: Params) -> int:
-        """The most that it may come to in the end."""
+        """The most gross atoms that it may release over its whole life."""
         return self.lock(params) if self.is_open else self.released(params)
 
     def lock(self, params: Params) -> int:
-        """Atoms its present terms lock in all, paid or not."""
+        """Atoms that its current terms lock in total, paid or not."""
         time = units.time_lock(self.rate, self.funded, params.decimals)
         return time + units.counted_lock(
             self.egress_gib, self.unit, self.egress_cap_mib, self.units_cap, params.decimals
@@ -141,26 +142,13 @@ class ChainLease:
 
 
 def opened(event: Opened) -> ChainLease:
-    """The lease that an Opened event begins."""
-    return ChainLease(
-        lease_no=event.lease_no,
-        buyer=event.buyer,
-        provider=event.provider,
-        witness=event.witness,
-        meter=event.meter,
-        bid_hash=event.bid_hash,
-        ask_hash=event.ask_hash,
-        rate=event.rate,
-        gpu_milli=event.gpu_milli,
-        node=event.node,
-        end=event.end,
-        funded=event.funded,
-        bid_salt=event.bid_salt,
-    )
+    """The lease that an Opened event describes."""
+    terms = {f.name: getattr(event, f.name) for f in fields(event) if f.name != "locked"}
+    return ChainLease(**terms)
 
 
 def apply(lease: ChainLease, event: ChainEvent) -> ChainLease:
-    """The lease after one more of its events; others leave it as it is."""
+    """The lease after one more event. Events of other leases change nothing."""
     if isinstance(event, Settled | SettledMetered):
         for entry in event.entries:
             if entry.lease_no == lease.lease_no:
@@ -197,12 +185,12 @@ def _changed(lease: ChainLease, event: LeaseEvent) -> ChainLease:
 
 
 def _ending(lease: ChainLease, end: int) -> ChainLease:
-    """The lease with another end and the same start."""
+    """The lease with another end but the same start."""
     return replace(lease, end=end, funded=end - lease.start)
 
 
 def fold(events: Iterable[ChainEvent]) -> ChainLease | None:
-    """One lease from all of its events in chain order; None without an Opened."""
+    """One lease after all of its events in chain order; None without an Opened event."""
     lease: ChainLease | None = None
     for event in events:
         if isinstance(event, Opened):
@@ -213,15 +201,16 @@ def fold(events: Iterable[ChainEvent]) -> ChainLease | None:
 
 
 Seat = tuple[bytes, int]
-"""A bid's hash and which of its nodes, from 0."""
+"""A bid's hash and the number of one of its nodes, from 0."""
 
 
 @dataclass(slots=True)
 class EscrowState:
-    """The whole escrow: leases by number, free balances, fees not yet collected, capacity in use.
+    """The whole escrow: leases by number, free balances, uncollected fees, capacity in use.
 
-    Of orders, by account and salt: those that opened, those that were cancelled, and the lowest
-    salts still allowed. Of each seat that has a record the latest lease and what came before it.
+    `used_orders` and `cancelled_orders` hold (account, salt) pairs; `orders_from` is the lowest
+    salt that an account's orders may still have. `seats` holds each seat's latest lease and the
+    most that its earlier leases may cost, for the seats of which the escrow keeps a record.
     """
 
     params: Params
@@ -237,7 +226,7 @@ class EscrowState:
     _unseated: tuple[bytes | None, tuple[bytes, int] | None] = (None, None)
 
     def take(self, event: ChainEvent) -> None:
-        """Move on by one event, in chain order."""
+        """Apply the next event in chain order."""
         match event:
             case Deposited():
                 self._credit(event.account, event.amount)
@@ -257,7 +246,7 @@ class EscrowState:
                 self._move(event.lease_no, event)
 
     def held(self) -> int:
-        """Atoms the escrow must hold: free balances, uncollected fees and locks."""
+        """Atoms that the escrow must hold: free balances, uncollected fees and locks."""
         in_leases = sum(lease.locked(self.params) for lease in self.leases.values())
         return sum(self.balances.values()) + sum(self.fees.values()) + in_leases
 
@@ -279,7 +268,7 @@ class EscrowState:
         self.capacity[place] = self.capacity.get(place, 0) + event.gpu_milli
 
     def _reseat(self, event: OpenedSeat) -> None:
-        """The lease just opened took another seat than a bid of one node has: seat it again."""
+        """Move the lease just opened from seat 0, where `_open` put it, to its real seat."""
         seat, (latest, record) = (event.bid_hash, 0), self._unseated
         self._latest.pop(seat)
         self.seats.pop(seat, None)
@@ -290,7 +279,7 @@ class EscrowState:
         self._sit((event.bid_hash, event.seat), event.lease_no, several=True)
 
     def _sit(self, seat: Seat, number: bytes, several: bool) -> None:
-        """A seat's latest lease. Only a bid of `several` nodes has a record of its first ones."""
+        """Note a seat's latest lease. The first has a record only if the bid has `several`."""
         before = self._latest.get(seat)
         if before is not None:
             earlier = self.seats.get(seat, (b"", 0))[1]
@@ -325,7 +314,7 @@ class EscrowState:
 
 
 def replay(events: Iterable[ChainEvent], params: Params) -> EscrowState:
-    """The escrow's storage from all of its events in chain order."""
+    """The escrow's storage after all of its events in chain order."""
     state = EscrowState(params)
     for event in events:
         state.take(event)

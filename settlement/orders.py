@@ -1,5 +1,4 @@
-"""The signed orders: a provider's Ask, its Quote, a buyer's Bid, what a pair of them binds, and
-the Cancel that makes them void.
+"""Signed orders: a provider's Ask and Quote, a buyer's Bid, and the Cancel that voids them.
 
 Mirrors `IComputeEscrow` field by field; see `settlement.units` for the units of every number.
 """
@@ -7,10 +6,20 @@ Mirrors `IComputeEscrow` field by field; see `settlement.units` for the units of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from settlement import units as arithmetic
-from settlement.eip712 import Struct, from_text32
+from settlement.eip712 import (
+    Address,
+    Bytes32,
+    Struct,
+    Uint16,
+    Uint24,
+    Uint32,
+    Uint40,
+    Uint64,
+    Uint128,
+    from_text32,
+)
 from settlement.hashing import keccak
 
 FLAG_SHARED = 1  # ask: fractions of a GPU are sold; bid: a fraction is accepted
@@ -20,22 +29,12 @@ FLAG_SHARED = 1  # ask: fractions of a GPU are sold; bid: a fraction is accepted
 class Prices(Struct):
     """Prices in 1e-9 token: per hour for timed resources, per GiB of egress, per unit."""
 
-    primary: ClassVar[str] = "Prices"
-    schema: ClassVar[tuple[tuple[str, str], ...]] = (
-        ("uint64", "gpuHour"),
-        ("uint64", "cpuHour"),
-        ("uint64", "memoryGibHour"),
-        ("uint64", "storageGibHour"),
-        ("uint64", "egressGib"),
-        ("uint64", "unit"),
-    )
-
-    gpu_hour: int
-    cpu_hour: int = 0
-    memory_gib_hour: int = 0
-    storage_gib_hour: int = 0
-    egress_gib: int = 0
-    unit: int = 0
+    gpu_hour: Uint64
+    cpu_hour: Uint64 = 0
+    memory_gib_hour: Uint64 = 0
+    storage_gib_hour: Uint64 = 0
+    egress_gib: Uint64 = 0
+    unit: Uint64 = 0
 
     def timed(self) -> arithmetic.TimedPrices:
         """The prices that add up to a rate."""
@@ -48,67 +47,35 @@ class Prices(Struct):
 class TierLimit(Struct):
     """The most a bid pays in one tier: all-in `rate` (1e-12 token/h), egress and unit prices."""
 
-    primary: ClassVar[str] = "TierLimit"
-    schema: ClassVar[tuple[tuple[str, str], ...]] = (
-        ("bytes32", "tier"),
-        ("uint64", "rate"),
-        ("uint64", "egressGib"),
-        ("uint64", "unit"),
-    )
-
-    tier: bytes
-    rate: int
-    egress_gib: int = 0
-    unit: int = 0
+    tier: Bytes32
+    rate: Uint64
+    egress_gib: Uint64 = 0
+    unit: Uint64 = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Ask(Struct):
-    """A provider's signed offer of one node. `floor` are its list prices."""
+    """A provider's signed offer of one node. `floor` holds its list prices."""
 
-    primary: ClassVar[str] = "Ask"
-    members: ClassVar[dict[str, type[Struct]]] = {"Prices": Prices}
-    schema: ClassVar[tuple[tuple[str, str], ...]] = (
-        ("address", "provider"),
-        ("address", "meter"),
-        ("address", "opener"),
-        ("uint24", "node"),
-        ("bytes32", "tier"),
-        ("uint32", "gpuMilli"),
-        ("uint32", "cpuMilli"),
-        ("uint32", "memoryMib"),
-        ("uint32", "storageMib"),
-        ("Prices", "floor"),
-        ("uint32", "minSeconds"),
-        ("uint32", "maxSeconds"),
-        ("uint32", "startLimitSeconds"),
-        ("bytes32", "unit"),
-        ("uint40", "startsAt"),
-        ("uint16", "flags"),
-        ("uint16", "maxFeeBps"),
-        ("uint40", "expiry"),
-        ("uint64", "salt"),
-    )
-
-    provider: str
-    meter: str
-    opener: str
-    node: int
-    tier: bytes
-    gpu_milli: int
-    cpu_milli: int
-    memory_mib: int
-    storage_mib: int
+    provider: Address
+    meter: Address
+    opener: Address
+    node: Uint24
+    tier: Bytes32
+    gpu_milli: Uint32
+    cpu_milli: Uint32
+    memory_mib: Uint32
+    storage_mib: Uint32
     floor: Prices
-    min_seconds: int
-    max_seconds: int
-    start_limit_seconds: int
-    unit: bytes
-    starts_at: int
-    flags: int
-    max_fee_bps: int
-    expiry: int
-    salt: int
+    min_seconds: Uint32
+    max_seconds: Uint32
+    start_limit_seconds: Uint32
+    unit: Bytes32
+    starts_at: Uint40
+    flags: Uint16
+    max_fee_bps: Uint16
+    expiry: Uint40
+    salt: Uint64
 
     @property
     def tier_name(self) -> str:
@@ -120,66 +87,34 @@ class Ask(Struct):
 class Quote(Struct):
     """Other prices for one ask, not below its floor, signed by its meter key."""
 
-    primary: ClassVar[str] = "Quote"
-    members: ClassVar[dict[str, type[Struct]]] = {"Prices": Prices}
-    schema: ClassVar[tuple[tuple[str, str], ...]] = (
-        ("bytes32", "askHash"),
-        ("Prices", "prices"),
-        ("uint40", "expiry"),
-    )
-
-    ask_hash: bytes
+    ask_hash: Bytes32
     prices: Prices
-    expiry: int
+    expiry: Uint40
 
 
 @dataclass(frozen=True, slots=True)
 class Bid(Struct):
     """A buyer's signed order for one job: what it needs, the most it pays, who may witness."""
 
-    primary: ClassVar[str] = "Bid"
-    members: ClassVar[dict[str, type[Struct]]] = {"TierLimit": TierLimit}
-    schema: ClassVar[tuple[tuple[str, str], ...]] = (
-        ("address", "buyer"),
-        ("address", "witness"),
-        ("address", "opener"),
-        ("bytes32", "jobHash"),
-        ("TierLimit[]", "limits"),
-        ("uint32", "gpuMilli"),
-        ("uint32", "cpuMilli"),
-        ("uint32", "memoryMib"),
-        ("uint32", "storageMib"),
-        ("uint32", "egressMib"),
-        ("uint32", "units"),
-        ("bytes32", "unit"),
-        ("uint32", "maxSeconds"),
-        ("uint128", "budget"),
-        ("uint16", "nodes"),
-        ("uint16", "flags"),
-        ("uint16", "maxFeeBps"),
-        ("uint40", "expiry"),
-        ("uint64", "salt"),
-    )
-
-    buyer: str
-    witness: str
-    opener: str
-    job_hash: bytes
+    buyer: Address
+    witness: Address
+    opener: Address
+    job_hash: Bytes32
     limits: tuple[TierLimit, ...]
-    gpu_milli: int
-    cpu_milli: int
-    memory_mib: int
-    storage_mib: int
-    egress_mib: int
-    units: int
-    unit: bytes
-    max_seconds: int
-    budget: int
-    nodes: int
-    flags: int
-    max_fee_bps: int
-    expiry: int
-    salt: int
+    gpu_milli: Uint32
+    cpu_milli: Uint32
+    memory_mib: Uint32
+    storage_mib: Uint32
+    egress_mib: Uint32
+    units: Uint32
+    unit: Bytes32
+    max_seconds: Uint32
+    budget: Uint128
+    nodes: Uint16
+    flags: Uint16
+    max_fee_bps: Uint16
+    expiry: Uint40
+    salt: Uint64
 
     def sizes(self) -> arithmetic.Sizes:
         """What the bid allocates, in the units a rate is built from."""
@@ -188,17 +123,10 @@ class Bid(Struct):
 
 @dataclass(frozen=True, slots=True)
 class Cancel(Struct):
-    """Makes the account's order of this salt void, bid or ask; `and_older`: lower salts, too."""
+    """Voids the account's bid or ask of this salt; with `and_older` also those of lower salts."""
 
-    primary: ClassVar[str] = "Cancel"
-    schema: ClassVar[tuple[tuple[str, str], ...]] = (
-        ("address", "account"),
-        ("uint64", "salt"),
-        ("bool", "andOlder"),
-    )
-
-    account: str
-    salt: int
+    account: Address
+    salt: Uint64
     and_older: bool
 
 
@@ -208,7 +136,7 @@ def orders_hash(bid_hash: bytes, ask_hash: bytes) -> bytes:
 
 
 def lease_no(bid_hash: bytes, ask_hash: bytes, meter: str) -> bytes:
-    """The 16 bytes that name the lease of one bid on one ask. Source: `leaseNoOf` in contracts."""
+    """The number of the lease that one bid opens on one ask: 16 bytes. Source: `leaseNoOf`."""
     word = bytes(12) + bytes.fromhex(meter[2:])
     return keccak(orders_hash(bid_hash, ask_hash) + word)[:16]
 
@@ -232,9 +160,9 @@ class Terms:
 def terms_of(
     ask: Ask, bid: Bid, prices: Prices, budget_left: int | None = None, decimals: int = 18
 ) -> Terms:
-    """Work out the terms that `ComputeEscrow.open` would freeze; may fund zero seconds.
+    """The terms that `ComputeEscrow.open` would freeze; they may fund zero seconds.
 
-    Each of a bid's nodes has an equal share of its budget. The caller compares `funded_seconds`
+    Every node of a bid gets an equal share of its budget. The caller compares `funded_seconds`
     with the ask's minimum. Source: `ComputeEscrow.open`.
     """
     left = bid.budget // max(1, bid.nodes) if budget_left is None else budget_left

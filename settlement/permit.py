@@ -1,11 +1,10 @@
-"""The signature that lets an escrow take a deposit without an approval before it."""
+"""The signature that lets an escrow take a deposit without a separate approval transaction."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from settlement.eip712 import Struct
+from settlement.eip712 import Address, Struct, Uint256
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,17 +14,8 @@ class Permit(Struct):
     Signed under the token's own domain. Source: EIP-2612.
     """
 
-    primary: ClassVar[str] = "Permit"
-    schema: ClassVar[tuple[tuple[str, str], ...]] = (
-        ("address", "owner"),
-        ("address", "spender"),
-        ("uint256", "value"),
-        ("uint256", "nonce"),
-        ("uint256", "deadline"),
-    )
-
-    owner: str
-    spender: str
-    value: int
-    nonce: int
-    deadline: int
+    owner: Address
+    spender: Address
+    value: Uint256
+    nonce: Uint256
+    deadline: Uint256

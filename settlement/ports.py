@@ -1,7 +1,7 @@
-"""What the relayer and the indexer need from a database: values and Protocols, no adapter.
+"""What the relayer and the indexer need from a database: values and Protocols.
 
 Intent   pending → signed → sent → confirmed → final
-            └───────┴───────┴────────┴──────→ dead (someone is told)
+            └───────┴───────┴────────┴──────→ dead (an alert says why)
 A reorg takes `confirmed` back to `sent`. Every method of a store is one durable transaction.
 """
 
@@ -31,15 +31,15 @@ class IntentKind(StrEnum):
 
     @property
     def urgent(self) -> bool:
-        """Whether it goes before the others: it pays or frees money of leases that are open.
+        """Whether it goes before the others because it pays or frees the money of open leases.
 
-        Anyone may ask for opens and cancels at will; they must not keep those waiting.
+        Anyone can cause any number of opens and cancels; they must not delay payments.
         """
         return self not in (IntentKind.OPEN, IntentKind.CANCEL)
 
 
 class IntentState(StrEnum):
-    """Where an intent stands."""
+    """How far an intent has come."""
 
     PENDING = "pending"
     SIGNED = "signed"
@@ -49,17 +49,17 @@ class IntentState(StrEnum):
     DEAD = "dead"
 
 
-OVER = (IntentState.FINAL, IntentState.DEAD)  # nothing more happens to these
+OVER = (IntentState.FINAL, IntentState.DEAD)  # these states never change
 
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """One effect wanted on chain, and all that is known of the transaction that carries it.
+    """One effect wanted on chain, and the transaction that carries it.
 
-    `payload` is {"to": address, "data": 0x hex, "value": int (left out: 0), "gas": int (left out:
-    estimated)}. `sender`, `nonce`, `raw` and its hash `tx_hash` are stored together, before
-    broadcast; `replaced` are hashes of earlier signings with the same nonce. One of all these is
-    mined at most: `mined_hash`, in the block `block_number`.
+    `payload` is {"to": address, "data": 0x hex, "value": int (default 0), "gas": int (default: the
+    node's estimate)}. `sender`, `nonce`, the signed bytes `raw` and their hash `tx_hash` are stored
+    together before broadcast. `replaced` holds the hashes of earlier transactions with the same
+    nonce. At most one of them all is mined: `mined_hash`, in block `block_number`.
     """
 
     id: int
@@ -81,83 +81,75 @@ class Intent:
 
 
 def later_key(key: str, later: dict[str, Any]) -> str:
-    """The key of what is set aside from an intent: another one for another payload, because an
-    intent that is vetted twice may leave out other vouchers. As short for one set aside twice."""
+    """The key of an intent for vouchers that were split off the intent `key` to be sent later.
+
+    It depends on the payload, because vetting an intent again may split off other vouchers. It
+    does not grow if vouchers are split off repeatedly.
+    """
     digest = hashlib.sha256(json.dumps(later, sort_keys=True).encode()).hexdigest()
     return f"{key.partition('/later/')[0]}/later/{digest[:16]}"
 
 
 class OutboxStore(Protocol):
-    """Where intents live. Changes of state compare and set: OutboxConflict where it moved on."""
+    """Where intents are stored. A change of state raises OutboxConflict if the state moved on."""
 
     def enqueue(self, kind: IntentKind, key: str, payload: dict[str, Any]) -> Intent:
-        """Add a pending intent; the same key and payload again returns the first one.
+        """Add a pending intent, or return the one that was enqueued with the same arguments.
 
-        Raises OutboxConflict where the key has another kind or payload (as first enqueued).
+        Raises OutboxConflict if the key was enqueued with another kind or payload.
         """
-        ...
 
     def get(self, intent_id: int) -> Intent:
-        """The intent as stored now. Raises KeyError."""
-        ...
+        """The intent as it is stored now. Raises KeyError."""
 
     def pending(self, limit: int) -> Sequence[Intent]:
-        """Pending intents: urgent kinds first, of these and of the others the oldest first."""
-        ...
+        """Pending intents: urgent kinds first, then by age, oldest first."""
 
     def in_flight(self, sender: str) -> Sequence[Intent]:
-        """This sender's signed, sent and confirmed intents, by nonce."""
-        ...
+        """The sender's signed, sent and confirmed intents, by nonce."""
 
     def next_nonce(self, sender: str) -> int | None:
-        """One above the greatest nonce ever stored for the sender; None if there is none."""
-        ...
+        """One more than the sender's greatest stored nonce; None if none is stored."""
 
     def by_nonce(self, sender: str, nonce: int) -> Intent | None:
-        """The intent that this nonce of the sender was given to, whatever its state now."""
-        ...
+        """The intent that holds this nonce of the sender, in any state."""
 
     def amend(self, intent_id: int, payload: dict[str, Any], later: dict[str, Any] | None) -> None:
-        """Narrow a pending intent's payload; `later` becomes a new pending intent of its own,
-        with the key that `later_key` gives, in the same transaction."""
-        ...
+        """Narrow a pending intent's payload.
+
+        In the same transaction, `later` becomes a new pending intent with the key `later_key`.
+        """
 
     def mark_signed(
         self, intent_id: int, sender: str, nonce: int, raw: bytes, tx_hash: str
     ) -> None:
-        """pending → signed. Raises OutboxConflict where (sender, nonce) belongs to another."""
-        ...
+        """pending → signed. Raises OutboxConflict if another intent has the sender's nonce."""
 
     def mark_replaced(self, intent_id: int, old_hash: str, raw: bytes, tx_hash: str) -> None:
-        """signed, sent → signed: other fees, or an empty call in its place, and the same nonce;
-        `old_hash` joins `replaced`."""
-        ...
+        """signed, sent → signed, with another transaction of the same nonce.
+
+        It offers other fees or is empty. `old_hash` joins `replaced`.
+        """
 
     def mark_sent(self, intent_id: int) -> None:
-        """signed → sent; on sent it changes nothing."""
-        ...
+        """signed → sent. Changes nothing if already sent."""
 
     def mark_confirmed(
         self, intent_id: int, mined_hash: str, block_number: int, block_hash: str
     ) -> None:
-        """signed, sent, confirmed → confirmed: this transaction is in this block."""
-        ...
+        """signed, sent, confirmed → confirmed: the transaction `mined_hash` is in this block."""
 
     def mark_unconfirmed(self, intent_id: int) -> None:
-        """confirmed → sent: a reorg took its block away."""
-        ...
+        """confirmed → sent: a reorg removed its block."""
 
     def mark_final(self, intent_id: int) -> None:
         """confirmed → final."""
-        ...
 
     def mark_dead(self, intent_id: int, error: str) -> None:
-        """Anything but final → dead, with the reason; its nonce, if any, stays its own."""
-        ...
+        """Any state but final → dead, with the reason. It keeps its nonce, if it has one."""
 
     def note_attempt(self, intent_id: int, error: str) -> int:
-        """Count one attempt that led nowhere, keep its reason; returns the attempts so far."""
-        ...
+        """Count a failed attempt and keep its reason; return the number of attempts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +164,7 @@ class BlockRef:
 
 @dataclass(frozen=True, slots=True)
 class LoggedEvent:
-    """An event and where the chain has it."""
+    """An event and its place on chain."""
 
     block_number: int
     block_hash: str
@@ -182,27 +174,22 @@ class LoggedEvent:
 
 
 class EventStore(Protocol):
-    """Where the indexer keeps what it read. (block hash, log index) is unique."""
+    """Where the indexer stores what it read. (block hash, log index) is unique."""
 
     def cursor(self) -> BlockRef | None:
-        """The newest block taken in; None before the first."""
-        ...
+        """The newest stored block; None if there is none."""
 
     def blocks(self, limit: int) -> Sequence[BlockRef]:
-        """The newest blocks taken in, newest first."""
-        ...
+        """The newest stored blocks, newest first."""
 
     def append(self, block: BlockRef, events: Sequence[LoggedEvent]) -> None:
         """Store events up to `block` and move the cursor to it, in one transaction.
 
-        Events come ordered by block and log index; all lie above the cursor and not above `block`.
+        `events` is sorted by block and log index; all are above the cursor and none above `block`.
         """
-        ...
 
     def rollback(self, block_number: int) -> None:
-        """Forget every block and event above `block_number`; the cursor falls back with them."""
-        ...
+        """Delete every block and event above `block_number` and move the cursor back."""
 
     def events(self, lease_no: bytes | None = None) -> Sequence[LoggedEvent]:
-        """Everything stored, in chain order; of one lease if asked."""
-        ...
+        """All stored events in chain order, or only those of one lease."""

@@ -1,6 +1,6 @@
-"""Compares what the chain holds, what the store remembers and what is running.
+"""Compares the chain, the store of events and the running jobs.
 
-Events alone are not trusted to clean up: one that is missed would strand a node or a lock for good.
+This finds what a missed event would otherwise leave behind forever: a busy node or locked money.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from settlement.ports import OVER, EventStore, Intent
 
 
 class FindingKind(StrEnum):
-    """What is amiss."""
+    """What is wrong."""
 
     LEASE_DIFFERS = "lease_differs"
     BALANCE_DIFFERS = "balance_differs"
@@ -41,7 +41,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
-    """What a comparison saw at one block, and how much it compared."""
+    """What a comparison found at one block, and how much it compared."""
 
     block_number: int
     leases: int
@@ -56,9 +56,9 @@ def reconcile(
     running: Iterable[bytes],
     decimals: int = 18,
 ) -> Reconciliation:
-    """Compare at the block the store has reached; `running` are leases that a job runs on now.
+    """Compare at the newest stored block. `running` holds the leases that a job runs on now.
 
-    Every amount must be equal to the atom. Raises ChainError where the node doesn't answer.
+    Every amount must be equal to the atom. Raises ChainError if the node does not answer.
     """
     cursor = store.cursor()
     if cursor is None:
@@ -74,7 +74,7 @@ def reconcile(
 
 
 def stuck_intents(intents: Iterable[Intent], now: datetime, older_than: timedelta) -> list[Finding]:
-    """Those neither final nor dead that have waited longer than they should."""
+    """The intents that are neither final nor dead after `older_than`."""
     return [
         Finding(
             FindingKind.INTENT_STUCK,
@@ -90,28 +90,17 @@ def stuck_intents(intents: Iterable[Intent], now: datetime, older_than: timedelt
 
 def _chain_findings(state: EscrowState, escrow: Escrow, token: Token, at: int) -> Iterator[Finding]:
     for lease in state.leases.values():
-        want = expected_view(lease, state.params)
-        have = escrow.lease(ref_of(lease), at)
-        if want != have:
-            yield Finding(FindingKind.LEASE_DIFFERS, _number(lease.lease_no), str(want), str(have))
+        expected, found = expected_view(lease, state.params), escrow.lease(ref_of(lease), at)
+        yield from _differs(FindingKind.LEASE_DIFFERS, _number(lease.lease_no), expected, found)
     for account, amount in state.balances.items():
-        yield from _differs(
-            FindingKind.BALANCE_DIFFERS, account, amount, escrow.balance_of(account, at)
-        )
+        balance = escrow.balance_of(account, at)
+        yield from _differs(FindingKind.BALANCE_DIFFERS, account, amount, balance)
     for provider, amount in state.fees.items():
-        yield from _differs(
-            FindingKind.BALANCE_DIFFERS,
-            f"fees of {provider}",
-            amount,
-            escrow.fees_of(provider, at),
-        )
+        fees = escrow.fees_of(provider, at)
+        yield from _differs(FindingKind.BALANCE_DIFFERS, f"fees of {provider}", amount, fees)
     for (provider, node), milli in state.capacity.items():
-        yield from _differs(
-            FindingKind.CAPACITY_DIFFERS,
-            f"{provider}/{node}",
-            milli,
-            escrow.capacity_used(provider, node, at),
-        )
+        used = escrow.capacity_used(provider, node, at)
+        yield from _differs(FindingKind.CAPACITY_DIFFERS, f"{provider}/{node}", milli, used)
     held = token.balance_of(escrow.address, at)
     if held < state.held():
         yield Finding(
@@ -142,7 +131,7 @@ def _refund_findings(state: EscrowState, settle_window: int, now: int) -> Iterat
 
 
 def expected_view(lease: ChainLease, params: Params) -> LeaseView:
-    """What the contract's `lease` must answer for a folded lease."""
+    """What the contract must report for a folded lease."""
     return LeaseView(
         status=lease.status,
         metered=lease.metered,
@@ -159,7 +148,7 @@ def expected_view(lease: ChainLease, params: Params) -> LeaseView:
 
 
 def ref_of(lease: ChainLease) -> LeaseRef:
-    """What names a folded lease on chain."""
+    """What the escrow finds a folded lease by."""
     return LeaseRef(lease.buyer, lease.provider, lease.witness, lease.lease_no)
 
 
@@ -167,9 +156,9 @@ def _is_live(lease: ChainLease, now: int) -> bool:
     return lease.status is LeaseStatus.ACTIVE and now < lease.end
 
 
-def _differs(kind: FindingKind, subject: str, want: int, have: int) -> Iterator[Finding]:
-    if want != have:
-        yield Finding(kind, subject, str(want), str(have))
+def _differs(kind: FindingKind, subject: str, expected: object, found: object) -> Iterator[Finding]:
+    if expected != found:
+        yield Finding(kind, subject, str(expected), str(found))
 
 
 def _number(lease_no: bytes) -> str:

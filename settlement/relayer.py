@@ -1,9 +1,9 @@
-"""Carries intents from the outbox to finality: each has at most one effect, whatever crashes.
+"""Carries intents from the outbox to finality. Each has at most one effect, whatever crashes.
 
-The nonce, the signed bytes and their hash are stored in one commit before anything is broadcast, so
-after a crash the same bytes go out again. A lost answer is looked up by hash and nonce. Another
-signing happens for other fees, or to give a nonce up that the node refuses, always with the same
-nonce, so only one of the signings can be mined.
+The nonce, the signed bytes and their hash are stored in one commit before the broadcast, so after a
+crash the relayer sends the same bytes again. If the node's answer is lost, the relayer looks the
+transaction up by hash and nonce. It signs an intent again only to raise the fee or to give up a
+transaction that the node refuses, and always with the same nonce, so only one can be mined.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from settlement.chain.client import ChainClient, Receipt, transaction_fields
+from settlement.chain.client import ChainClient, TransactionReceipt, transaction_fields
 from settlement.errors import (
-    CallReverted,
     ChainError,
     ChainUnavailable,
     OutboxConflict,
     SendReason,
     SendRejected,
 )
-from settlement.fees import FeeOffer, FeePolicy
+from settlement.fees import FeePolicy, TransactionFees
 from settlement.ports import BlockRef, Intent, IntentState, OutboxStore
 from settlement.signing import TransactionSigner
 from settlement.vetting import Refuse, Vetting, Wait, call_of
@@ -47,12 +46,12 @@ _HOLD_SECONDS_MAX = 15.0
 
 @dataclass(frozen=True, slots=True)
 class RelayerSettings:
-    """`confirmations`: blocks above a transaction's own before it is final, 0 on devnets.
+    """`confirmations`: blocks above a transaction's own before it is final; 0 on devnets.
 
-    `stuck_blocks`: blocks a transaction may wait in the pool before its fee is raised.
-    `lost_looks`: looks in a row that find a nonce used by a stranger before the intent is dead.
-    `refusals`: of the same bytes, over `refused_seconds` at least and for no passing reason, before
-    an empty transaction goes instead.
+    `stuck_blocks`: blocks that a transaction may wait in the pool before its fee is raised.
+    `lost_looks`: how many ticks must find a nonce used by an unknown transaction before the intent
+    is dead. `refusals`: how often, over at least `refused_seconds`, the node must refuse the same
+    bytes for no passing reason before an empty transaction replaces them.
     """
 
     confirmations: int = 12
@@ -65,8 +64,8 @@ class RelayerSettings:
 
 
 @dataclass(slots=True)
-class Tick:
-    """What one tick did: numbers of intents."""
+class RelayerTick:
+    """How many intents one tick moved, by outcome."""
 
     sent: int = 0
     confirmed: int = 0
@@ -77,7 +76,7 @@ class Tick:
 
 
 class Relayer:
-    """One sender's hands. Not for two threads at once; two processes collide harmlessly."""
+    """Sends for one account. Not thread-safe; a second process for the account does no harm."""
 
     def __init__(
         self,
@@ -95,8 +94,8 @@ class Relayer:
         self._signer = signer
         self._vetting = vetting
         self._settings = settings or RelayerSettings()
-        self._alert = alert or _quiet
-        self._failpoint = failpoint or _pass_by
+        self._alert = alert or (lambda intent, reason: None)
+        self._failpoint = failpoint or (lambda name: None)
         self._clock = clock
         self._held_until: dict[int, float] = {}
         self._strangers: dict[int, int] = {}
@@ -104,28 +103,30 @@ class Relayer:
         self._refusals: dict[str, tuple[int, float]] = {}
         self._seen: BlockRef | None = None
         self.busy = True
-        """Whether the last tick had an intent to send or to wait for: a new block may move it."""
+        """Whether the last tick left an intent to send or to wait for."""
 
-    def tick(self) -> Tick:
+    def tick(self) -> RelayerTick:
         """Move every intent on as far as the chain allows now.
 
-        Raises ChainUnavailable and WrongChain: try again later, nothing is lost.
+        Raises ChainUnavailable and WrongChain: try again later; nothing is lost.
         """
-        self._client.check()  # another chain would tell lies about every nonce
-        done = Tick()
+        self._client.check()  # the nonces of another chain would mislead
+        done = RelayerTick()
         flying = self._watch(done)
         self.busy = self._launch(done) or flying
         return done
 
     # In flight
 
-    def _watch(self, done: Tick) -> bool:
-        """Look after what was signed; returns whether there was anything."""
+    def _watch(self, done: RelayerTick) -> bool:
+        """Follow up what was signed; return whether there was anything."""
         address = self._signer.address
         flying = self._store.in_flight(address)
         if not flying and self._client.head() == self._seen:
             return False
-        mined = self._client.nonce(address)  # before the receipts: too low is safe, too high not
+        mined = self._client.nonce(
+            address
+        )  # read before the receipts: only too high would be unsafe
         head = self._client.head()
         self._repair_gaps({i.nonce for i in flying}, mined)
         for intent in flying:
@@ -137,19 +138,21 @@ class Relayer:
         self._seen = head
         return bool(flying)
 
-    def _receipt(self, intent: Intent) -> Receipt | None:
+    def _receipt(self, intent: Intent) -> TransactionReceipt | None:
         for tx_hash in _hashes(intent):
             receipt = self._client.receipt(tx_hash)
             if receipt is not None:
                 return receipt
         return None
 
-    def _mined(self, intent: Intent, receipt: Receipt, head: BlockRef, done: Tick) -> None:
+    def _mined(
+        self, intent: Intent, receipt: TransactionReceipt, head: BlockRef, done: RelayerTick
+    ) -> None:
         self._strangers.pop(intent.id, None)
         deep = head.number - receipt.block_number >= self._settings.confirmations
         if self._calls_itself(receipt.to):
             if deep:
-                self._kill(intent, f"the node refused the call: {intent.error}", done)
+                self._kill(intent, f"the node refused the transaction: {intent.error}", done)
             return
         if intent.block_hash != receipt.block_hash:
             self._failpoint("receipt_seen")
@@ -166,15 +169,12 @@ class Relayer:
             done.final += 1
             self._failpoint("marked_final")
         else:
-            self._kill(intent, str(self._why(intent, receipt)), done)
+            call, sender = call_of(intent.payload), self._signer.address
+            reason = self._client.why_reverted(receipt, call.to, call.data, sender, call.value)
+            self._kill(intent, str(reason), done)
 
-    def _why(self, intent: Intent, receipt: Receipt) -> CallReverted:
-        payload = intent.payload
-        data, value = bytes.fromhex(payload["data"][2:]), int(payload.get("value", 0))
-        return self._client.why_reverted(receipt, payload["to"], data, self._signer.address, value)
-
-    def _unmined(self, intent: Intent, mined: int, head: BlockRef, done: Tick) -> None:
-        if intent.state is IntentState.CONFIRMED:  # a reorg took its block away
+    def _unmined(self, intent: Intent, mined: int, head: BlockRef, done: RelayerTick) -> None:
+        if intent.state is IntentState.CONFIRMED:  # a reorg removed its block
             self._store.mark_unconfirmed(intent.id)
         if self._client.knows(intent.tx_hash or ""):
             self._strangers.pop(intent.id, None)
@@ -183,34 +183,38 @@ class Relayer:
             self._raise_if_stuck(intent, mined, head, done)
         elif intent.nonce is not None and intent.nonce < mined:
             self._suspect_stranger(intent, intent.nonce, head, done)
-        else:  # never arrived, or dropped, or an older signing still waits in its place
+        else:  # it never arrived, was dropped, or an older one with its nonce is still pooled
             self._broadcast(intent, done)
 
-    def _suspect_stranger(self, intent: Intent, nonce: int, head: BlockRef, done: Tick) -> None:
-        """The nonce is used, and by none of ours that the node knows: dead once that is settled."""
+    def _suspect_stranger(
+        self, intent: Intent, nonce: int, head: BlockRef, done: RelayerTick
+    ) -> None:
+        """An unknown transaction used the nonce: the intent is dead once that is final."""
         deep = max(0, head.number - self._settings.confirmations)
         if self._client.nonce(self._signer.address, deep) <= nonce:
             return
         looks = self._strangers[intent.id] = self._strangers.get(intent.id, 0) + 1
         if looks >= self._settings.lost_looks:
-            self._kill(intent, f"nonce {nonce} went to an unknown transaction", done)
+            self._kill(intent, f"an unknown transaction used nonce {nonce}", done)
 
     def _repair_gaps(self, flying: set[int | None], mined: int) -> None:
-        """Send again what a deep reorg took out from below those in flight."""
+        """Send again the final transactions that a deep reorg removed."""
         following = self._store.next_nonce(self._signer.address) or 0
         for nonce in range(mined, min(following, mined + _GAPS_PER_TICK)):
             if nonce in flying:
                 continue
             owner = self._store.by_nonce(self._signer.address, nonce)
             if owner is None or owner.raw is None:
-                self._alert(owner, f"nonce_gap: nobody here was given nonce {nonce}")
+                self._alert(owner, f"nonce_gap: no stored intent has nonce {nonce}")
                 return
             try:
                 self._client.send_raw(owner.raw)
             except SendRejected as error:
                 self._alert(owner, str(error))
 
-    def _raise_if_stuck(self, intent: Intent, mined: int, head: BlockRef, done: Tick) -> None:
+    def _raise_if_stuck(
+        self, intent: Intent, mined: int, head: BlockRef, done: RelayerTick
+    ) -> None:
         tx_hash = intent.tx_hash or ""
         since = self._pooled_at.setdefault(tx_hash, head.number)
         if intent.nonce != mined or head.number - since < self._settings.stuck_blocks:
@@ -220,8 +224,8 @@ class Relayer:
 
     # Sending
 
-    def _broadcast(self, intent: Intent, done: Tick) -> bool:
-        """Hand the stored bytes to the node; whether it took them."""
+    def _broadcast(self, intent: Intent, done: RelayerTick) -> bool:
+        """Send the stored bytes to the node; return whether it took them."""
         if intent.raw is None:
             raise OutboxConflict(f"intent {intent.id} is {intent.state} without signed bytes")
         try:
@@ -230,10 +234,10 @@ class Relayer:
             self._note(intent, error)
             if error.reason is SendReason.UNDERPRICED:
                 self._replace(intent, done)
-            elif error.reason is not SendReason.NONCE_TOO_LOW:  # the next look tells who used it
+            elif error.reason is not SendReason.NONCE_TOO_LOW:  # the next tick finds who used it
                 self._alert(intent, str(error))
                 if error.reason is SendReason.OTHER:
-                    self._refused(intent, done)
+                    self._give_up_if_refused(intent, done)
             return False
         self._refusals.pop(intent.tx_hash or "", None)
         self._failpoint("broadcast")
@@ -242,19 +246,16 @@ class Relayer:
         self._failpoint("marked_sent")
         return True
 
-    def _replace(self, intent: Intent, done: Tick) -> None:
-        """Sign once more for a higher fee: same nonce, same call."""
-        fields = _decode(intent.raw or b"")
-        fees = self._client.fees()
-        old = FeeOffer(fields["maxFeePerGas"], fields["maxPriorityFeePerGas"])
-        offer = self._settings.fees.raised(old, fees.base, fees.priority)
+    def _replace(self, intent: Intent, done: RelayerTick) -> None:
+        """Replace the transaction with one that has a higher fee and the same nonce and call."""
+        fields, advice = _decode(intent.raw or b""), self._client.fees()
+        old = TransactionFees(fields["maxFeePerGas"], fields["maxPriorityFeePerGas"])
+        offer = self._settings.fees.raised(old, advice)
         if offer is None:
-            self._alert(intent, f"fee_above_cap: the base fee is {fees.base} wei per gas")
+            self._alert(intent, f"fee_above_cap: the base fee is {advice.base} wei per gas")
             return
         fields |= {"maxFeePerGas": offer.maximum, "maxPriorityFeePerGas": offer.priority}
-        raw, tx_hash = self._signer.sign_transaction(fields)
-        self._store.mark_replaced(intent.id, intent.tx_hash or "", raw, tx_hash)
-        done.replaced += 1
+        raw = self._sign_again(intent, fields, done)
         try:
             self._client.send_raw(raw)
         except SendRejected as error:
@@ -262,9 +263,19 @@ class Relayer:
             return
         self._store.mark_sent(intent.id)
 
-    def _refused(self, intent: Intent, done: Tick) -> None:
-        """Free those behind from bytes that the node won't ever take: an empty transaction takes
-        their nonce, so they can't be mined any more. Once it is final the intent is dead."""
+    def _sign_again(self, intent: Intent, fields: dict[str, Any], done: RelayerTick) -> bytes:
+        """Sign and store another transaction with the intent's nonce."""
+        raw, tx_hash = self._signer.sign_transaction(fields)
+        self._store.mark_replaced(intent.id, intent.tx_hash or "", raw, tx_hash)
+        done.replaced += 1
+        return raw
+
+    def _give_up_if_refused(self, intent: Intent, done: RelayerTick) -> None:
+        """Unblock later nonces: replace a permanently refused transaction with an empty one.
+
+        The refused one can then no longer be mined. Once the empty one is final, the intent is
+        dead.
+        """
         tx_hash = intent.tx_hash or ""
         count, since = self._refusals.get(tx_hash, (0, self._clock()))
         self._refusals[tx_hash] = (count + 1, since)
@@ -273,47 +284,44 @@ class Relayer:
         if self._clock() - since < self._settings.refused_seconds:
             return
         if any(self._client.knows(older) for older in intent.replaced):
-            return  # an older signing waits in the pool: it may yet do what is wanted
+            return  # the pool holds an older one, which may still succeed
         del self._refusals[tx_hash]
-        self._alert(intent, f"given up, an empty transaction takes nonce {intent.nonce}")
+        self._alert(intent, f"given up: an empty transaction takes nonce {intent.nonce}")
         fields = _decode(intent.raw or b"")
         address = self._signer.address
         gas = self._client.estimate_gas(address, b"", address)
         fields |= {"to": bytes.fromhex(address[2:]), "data": b"", "value": 0, "gas": gas}
-        raw, tx_hash = self._signer.sign_transaction(fields)
-        self._store.mark_replaced(intent.id, intent.tx_hash or "", raw, tx_hash)
-        done.replaced += 1
+        self._sign_again(intent, fields, done)
         self._broadcast(self._store.get(intent.id), done)
 
     def _calls_itself(self, to: str | None) -> bool:
-        """Whether a transaction to `to` is an empty one: no intent calls the relayer."""
+        """Whether a transaction to `to` is an empty one: no intent calls the relayer's account."""
         return to is not None and to.lower() == self._signer.address.lower()
 
     def _note(self, intent: Intent, error: SendRejected) -> None:
-        """Keep the node's words, but not those about an empty transaction over those before."""
+        """Store why the node refused the call, but not why it refused the empty replacement."""
         if not self._calls_itself(_to(intent)):
             self._store.note_attempt(intent.id, str(error))
 
-    # New ones
+    # New intents
 
-    def _launch(self, done: Tick) -> bool:
-        """Send what waits, as far as there is room; returns whether anything waited or flew."""
+    def _launch(self, done: RelayerTick) -> bool:
+        """Send pending intents while there is room; return whether any is pending or in flight."""
         flying = self._store.in_flight(self._signer.address)
         room = self._settings.max_in_flight - len(flying)
         if room <= 0 or any(intent.state is IntentState.SIGNED for intent in flying):
-            return True  # what the node won't take now is not buried under more
+            return True  # do not pile more onto a transaction that the node does not take
         waiting = self._store.pending(room + len(self._held_until))
         if not waiting:
             return bool(flying)
-        fees = self._client.fees()
-        offer = self._settings.fees.offer(fees.base, fees.priority)
-        now = self._clock()
+        advice, now = self._client.fees(), self._clock()
+        offer = self._settings.fees.offer(advice)
         for intent in waiting:
             if self._held_until.get(intent.id, now) > now:
                 done.held += 1
                 continue
             if offer is None:
-                self._alert(intent, f"fee_above_cap: the base fee is {fees.base} wei per gas")
+                self._alert(intent, f"fee_above_cap: the base fee is {advice.base} wei per gas")
                 break
             took = self._launch_one(intent, offer, done)
             room -= took is not None
@@ -321,15 +329,13 @@ class Relayer:
                 break
         return True
 
-    def _launch_one(self, intent: Intent, offer: FeeOffer, done: Tick) -> bool | None:
-        """Vet, sign, store, send. None where no nonce was given, else whether the node took it."""
+    def _launch_one(self, intent: Intent, offer: TransactionFees, done: RelayerTick) -> bool | None:
+        """Vet, sign, store, send. None if it got no nonce, else whether the node took it."""
         try:
             verdict = self._vetting.vet(intent)
         except ChainUnavailable:
             raise
-        except (
-            ChainError
-        ) as error:  # the node can't estimate: a thing to look at, not to give up on
+        except ChainError as error:  # the node failed to estimate: worth an alert and another try
             self._hold(intent, str(error), None, done)
             self._alert(intent, str(error))
             return None
@@ -349,19 +355,12 @@ class Relayer:
             return None
         return self._broadcast(signed, done)
 
-    def _sign(self, intent: Intent, gas: int, offer: FeeOffer) -> Intent | None:
-        """Give the intent a nonce and store its signed bytes; None where another was faster."""
+    def _sign(self, intent: Intent, gas: int, offer: TransactionFees) -> Intent | None:
+        """Give the intent a nonce and store its signed bytes; None if another process was first."""
         address, call = self._signer.address, call_of(intent.payload)
         nonce = max(self._store.next_nonce(address) or 0, self._client.nonce(address, "pending"))
-        fields = transaction_fields(
-            self._client.chain_id,
-            call.to,
-            call.data,
-            call.value,
-            gas,
-            offer.maximum,
-            offer.priority,
-        )
+        chain_id = self._client.chain_id
+        fields = transaction_fields(chain_id, call.to, call.data, call.value, gas, offer)
         raw, tx_hash = self._signer.sign_transaction(fields | {"nonce": nonce})
         self._failpoint("signed")
         try:
@@ -371,7 +370,7 @@ class Relayer:
         self._failpoint("stored")
         return self._store.get(intent.id)
 
-    def _hold(self, intent: Intent, reason: str, limit: int | None, done: Tick) -> None:
+    def _hold(self, intent: Intent, reason: str, limit: int | None, done: RelayerTick) -> None:
         attempts = self._store.note_attempt(intent.id, reason)
         if limit is not None and attempts >= limit:
             self._kill(intent, reason, done)
@@ -380,7 +379,7 @@ class Relayer:
         self._held_until[intent.id] = self._clock() + pause
         done.held += 1
 
-    def _kill(self, intent: Intent, reason: str, done: Tick) -> None:
+    def _kill(self, intent: Intent, reason: str, done: RelayerTick) -> None:
         self._held_until.pop(intent.id, None)
         self._strangers.pop(intent.id, None)
         self._store.mark_dead(intent.id, reason)
@@ -389,13 +388,13 @@ class Relayer:
 
 
 def _hashes(intent: Intent) -> tuple[str, ...]:
-    """Every hash it may be mined under, the newest signing first."""
+    """Every hash that it may be mined under, the newest first."""
     newest = () if intent.tx_hash is None else (intent.tx_hash,)
     return (*newest, *reversed(intent.replaced))
 
 
 def _decode(raw: bytes) -> dict[str, Any]:
-    """The fields of a signed EIP-1559 transaction, ready to be signed again."""
+    """The fields of a signed EIP-1559 transaction, ready to sign again."""
     from eth_account.typed_transactions.typed_transaction import TypedTransaction
     from hexbytes import HexBytes
 
@@ -404,13 +403,5 @@ def _decode(raw: bytes) -> dict[str, Any]:
 
 
 def _to(intent: Intent) -> str:
-    """Whom the newest signing calls."""
+    """The address that the newest transaction calls."""
     return "0x" + bytes(_decode(intent.raw or b"")["to"]).hex()
-
-
-def _quiet(intent: Intent | None, reason: str) -> None:
-    """Nobody asked to be told."""
-
-
-def _pass_by(name: str) -> None:
-    """No failpoint is set."""

@@ -1,7 +1,7 @@
 """Signatures over EIP-712 structs, made and checked by libsecp256k1.
 
-A signature here is always 65 bytes r ‖ s ‖ v with v 27 or 28 and s in the lower half of the curve
-order; anything else is refused although the curve would accept it, because the escrow refuses it.
+A signature here is always 65 bytes r ‖ s ‖ v, with v 27 or 28 and s in the lower half of the curve
+order. The curve would accept other forms, but the escrow refuses them, so this module does too.
 Source: EIP-712, EIP-2 (low s), EIP-2098 (compact form).
 """
 
@@ -22,64 +22,61 @@ SIGNATURE_BYTES = 65
 
 
 class Signer(Protocol):
-    """Whoever can sign a digest for one address, wherever its key lives."""
+    """Signs digests for one address, wherever its key is."""
 
     @property
     def address(self) -> str:
-        """The EIP-55 address its signatures recover to."""
-        ...
+        """The EIP-55 address that its signatures recover to."""
 
     def sign_digest(self, digest: bytes) -> bytes:
         """Sign 32 bytes: 65 bytes r ‖ s ‖ v, v 27 or 28, low s."""
-        ...
 
 
 class TransactionSigner(Signer, Protocol):
     """A signer that also signs chain transactions."""
 
     def sign_transaction(self, fields: dict[str, Any]) -> tuple[bytes, str]:
-        """Sign one transaction: its raw bytes and its hash as 0x hex."""
-        ...
+        """Sign one transaction; return its raw bytes and its hash as 0x hex."""
 
 
 class LocalSigner:
-    """A signer whose key is in this process. The key is in no string it gives of itself."""
+    """A signer whose key is in this process. `repr` and `str` never show the key."""
 
     __slots__ = ("_key", "address")
 
     def __init__(self, private_key: bytes) -> None:
         if len(private_key) != 32 or not 0 < int.from_bytes(private_key, "big") < CURVE_ORDER:
-            raise SignatureError("a private key is 32 bytes between 1 and the curve order")
+            raise SignatureError("a private key must be 32 bytes between 1 and the curve order")
         self._key = PrivateKey(private_key)
         self.address = _address(self._key.public_key)
 
     @classmethod
     def create(cls) -> LocalSigner:
-        """A signer with a fresh random key."""
+        """A signer with a new random key."""
         return cls((secrets.randbelow(CURVE_ORDER - 1) + 1).to_bytes(32, "big"))
 
     def __repr__(self) -> str:
         return f"LocalSigner({self.address})"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        raise TypeError("a signer is not pickled: its key would leave the process")
+        raise TypeError("a signer cannot be pickled: its key must not leave the process")
 
     def sign_digest(self, digest: bytes) -> bytes:
         """Sign 32 bytes: 65 bytes r ‖ s ‖ v. Deterministic (RFC 6979)."""
         if len(digest) != 32:
-            raise SignatureError(f"a digest is 32 bytes, not {len(digest)}")
+            raise SignatureError(f"a digest must be 32 bytes, not {len(digest)}")
         made = self._key.sign_recoverable(digest, hasher=None)
         return made[:64] + bytes((27 + made[64],))
 
     def sign_transaction(self, fields: dict[str, Any]) -> tuple[bytes, str]:
-        """Sign one transaction: its raw bytes and its hash as 0x hex."""
-        from eth_account import Account  # over a second: only those who send pay it
+        """Sign one transaction; return its raw bytes and its hash as 0x hex."""
+        from eth_account import Account  # imported here because it takes over a second
 
         signed = Account.sign_transaction(fields, self.secret())
         return bytes(signed.raw_transaction), "0x" + bytes(signed.hash).hex()
 
     def secret(self) -> bytes:
-        """The private key itself, for writing a keystore and nothing else."""
+        """The private key, only for writing a keystore."""
         return bytes(self._key.secret)
 
 
@@ -89,26 +86,26 @@ def sign(struct: Struct, domain: Domain, signer: Signer) -> bytes:
 
 
 def recover(struct: Struct, domain: Domain, signature: bytes) -> str:
-    """The EIP-55 address whose key signed. Raises SignatureError on a malformed signature."""
+    """The EIP-55 address that signed. Raises SignatureError if the signature is malformed."""
     return recover_digest(struct.digest(domain), signature)
 
 
 def recover_digest(digest: bytes, signature: bytes) -> str:
-    """The EIP-55 address that signed 32 bytes. Raises SignatureError: length, v, high s, r."""
+    """The EIP-55 address that signed 32 bytes. Raises SignatureError on a bad length, v, s or r."""
     recovery_id = _checked(signature)
     try:
         key = PublicKey.from_signature_and_message(
             signature[:64] + bytes((recovery_id,)), digest, hasher=None
         )
-    except ValueError as error:  # r is no point's x, or the point is at infinity
+    except ValueError as error:  # r is not on the curve, or the point is at infinity
         raise SignatureError("the signature belongs to no key") from error
     return _address(key)
 
 
 def verify(struct: Struct, domain: Domain, signature: bytes, expected: str) -> None:
-    """Pass if `expected` signed the struct. Raises SignatureError otherwise; zero never signs."""
+    """Check that `expected` signed the struct. Raises SignatureError."""
     if int(expected, 16) == int(ZERO_ADDRESS, 16):
-        raise SignatureError("the zero address signs nothing")
+        raise SignatureError("the zero address cannot sign")
     signer = recover(struct, domain, signature)
     if signer.lower() != expected.lower():
         raise SignatureError(f"{struct.primary} was signed by {signer}, not by {expected}")
@@ -124,7 +121,7 @@ def compact(signature: bytes) -> bytes:
 def expand(compact_signature: bytes) -> bytes:
     """The 65 bytes r ‖ s ‖ v of a compact signature; inverse of `compact`."""
     if len(compact_signature) != 64:
-        raise SignatureError(f"a compact signature is 64 bytes, not {len(compact_signature)}")
+        raise SignatureError(f"a compact signature must be 64 bytes, not {len(compact_signature)}")
     vs = int.from_bytes(compact_signature[32:], "big")
     s = vs & ((1 << 255) - 1)
     signature = compact_signature[:32] + s.to_bytes(32, "big") + bytes((27 + (vs >> 255),))
@@ -139,7 +136,7 @@ def _address(key: PublicKey) -> str:
 def _checked(signature: bytes) -> int:
     """The recovery id, 0 or 1, of a well-formed signature."""
     if len(signature) != SIGNATURE_BYTES:
-        raise SignatureError(f"a signature is 65 bytes, not {len(signature)}")
+        raise SignatureError(f"a signature must be 65 bytes, not {len(signature)}")
     if signature[64] not in (27, 28):
         raise SignatureError(f"v must be 27 or 28, not {signature[64]}")
     s = int.from_bytes(signature[32:64], "big")

@@ -1,4 +1,4 @@
-"""How long the parties of a lease wait for each other: one rule, for server, agent and witness."""
+"""How long the parties of a lease wait for each other. Server, agent and witness agree on it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ SILENCE_INTERVALS, SILENCE_MIN_MS = 3, 20_000
 
 
 def unseen_ms(interval_ms: int) -> int:
-    """The longest a job runs without a countersignature: two intervals, at least 20 s."""
+    """How long a job may run without a countersignature: two intervals, at least 20 s."""
     return max(UNSEEN_INTERVALS * interval_ms, UNSEEN_MIN_MS)
 
 

@@ -1,9 +1,9 @@
-"""JSON from outside, read with bounds: the one decoder for bytes that somebody else wrote.
+"""The one JSON decoder for bytes from outside. It limits what it reads.
 
-Python's parser recurses once per level and converts numbers of any length. So nesting, items and
-digits are checked in linear time before it runs. Besides what RFC 8259 forbids, this refuses a
-name that comes twice in one object, NaN and infinite numbers, bytes that are not UTF-8, escaped
-surrogates that stand alone, and more of anything than the bounds below.
+Python's parser recurses once per level and converts numbers of any length, so this module checks
+nesting, items and digits in linear time before it calls the parser. Besides what RFC 8259 forbids,
+it refuses duplicate names in one object, NaN and infinite numbers, bytes that are not UTF-8,
+unpaired surrogates, and anything beyond the limits below.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 BYTES_MAX = 1024 * 1024
 DEPTH_MAX = 64
 DIGITS_MAX = 80  # a 256-bit number has 78
-BYTES_PER_ITEM = 16  # at least, on average: `[[],[],…` fills 30 times its size in memory
+BYTES_PER_ITEM = 16  # the least on average: `[[],[],…` takes 30 times its size in memory
 ITEMS_MIN = 1024
 
-# A run that stands where a number may begin; hexadecimal text is full of runs that don't.
+# Long runs of digits where a number may begin. Hexadecimal text has many elsewhere.
 _LONG_NUMBER = re.compile(rb"[\s\[:,][-+.0-9eE]{%d}" % (DIGITS_MAX + 1))
 _STRING = re.compile(rb'"[^"]*"?')
 _ALL_BUT_MARKS = bytes(set(range(256)) - set(b'"[]{},'))
@@ -31,11 +31,11 @@ _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1, ord(","): 0}
 
 
 class JsonError(ValueError):
-    """The bytes are not JSON, or more of it than is read here. Callers say whose bytes they are."""
+    """The bytes are not JSON or exceed a limit. Callers add where the bytes came from."""
 
 
 def loads(raw: bytes | str, bytes_max: int = BYTES_MAX) -> Any:
-    """The value that `raw` writes out. Raises JsonError."""
+    """The value of a JSON text. Raises JsonError."""
     if len(raw) > bytes_max:
         raise JsonError(f"more than {bytes_max} bytes")
     try:
@@ -54,19 +54,19 @@ def loads(raw: bytes | str, bytes_max: int = BYTES_MAX) -> Any:
 
 
 def load(path: Path, bytes_max: int = BYTES_MAX) -> Any:
-    """The value in a file, of which no more is read than `bytes_max`. Raises JsonError, OSError."""
+    """The value of a JSON file of at most `bytes_max` bytes. Raises JsonError, OSError."""
     with path.open("rb") as file:
         return loads(file.read(bytes_max + 1), bytes_max)
 
 
 def _check_bounds(data: bytes, items_max: int) -> None:
-    """Raise JsonError where the text nests too deep, has too many items or too long a number."""
+    """Raise JsonError if the text nests too deep or has too many items or too long a number."""
     if _LONG_NUMBER.search(b" " + data) and _LONG_NUMBER.search(b" " + _without_strings(data)):
         raise JsonError(f"a number has more than {DIGITS_MAX} digits")
     opened = data.count(b"[") + data.count(b"{")
     if opened <= DEPTH_MAX and opened + data.count(b",") <= items_max:
-        return  # the usual case: whatever is in its strings does no harm either
-    # Dropping two quotes that touch changes nothing about what else is inside a string.
+        return  # the usual case, even if it counts characters inside strings
+    # Dropping adjacent quotes does not change which other marks are inside a string.
     marks = _without_escapes(data).translate(None, _ALL_BUT_MARKS).replace(b'""', b"")
     marks = _STRING.sub(b"", marks)
     if marks.count(b",") + marks.count(b"[") + marks.count(b"{") > items_max:
@@ -76,7 +76,7 @@ def _check_bounds(data: bytes, items_max: int) -> None:
 
 
 def _without_escapes(data: bytes) -> bytes:
-    """Without escaped backslashes and quotes: each quote that is left begins or ends a string."""
+    """Drop escaped backslashes and quotes, so that every remaining quote delimits a string."""
     return data.replace(rb"\\", b"").replace(rb"\"", b"")
 
 
@@ -88,14 +88,14 @@ def _check_surrogates(value: Any) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise JsonError("an escaped surrogate stands alone") from None
+        raise JsonError("an escaped surrogate is unpaired") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
-        raise JsonError(f"the name {twice!r:.80} comes twice in one object")
+        raise JsonError(f"the name {twice!r:.80} appears twice in one object")
     return found
 
 

@@ -1,7 +1,7 @@
-"""Prices, sizes, rates and costs as integers: the arithmetic of `ComputeEscrow`, mirrored.
+"""Prices, sizes, rates and costs as integers. Mirrors the arithmetic of `ComputeEscrow`.
 
-Units: a price is 1e-9 token (per hour, per GiB, or per unit), a size is in thousandths of a
-resource (or MiB), a rate is 1e-12 token per hour, a cost is in atoms of the token. No floats here.
+Units: a price is in 1e-9 token (per hour, GiB or unit), a size in thousandths of a resource or in
+MiB, a rate in 1e-12 token per hour, a cost in atoms of the token. There are no floats.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RATE_SCALE = 10**12  # one token per hour, as a rate
 PRICE_SCALE = 10**9  # one token, as a price
 BPS = 10_000
 MAX_FEE_BPS = 1_000
-MAX_FUNDED_SECONDS = 10**9  # its milliseconds fit the 40 bits of a lease's slot
+MAX_FUNDED_SECONDS = 10**9  # in milliseconds it fits the 40 bits of a lease's slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class TimedPrices:
-    """Prices of timed resources, 1e-9 token per hour per GPU, core, GiB, GiB."""
+    """Prices of timed resources in 1e-9 token per hour: per GPU, core, GiB and GiB."""
 
     gpu_hour: int
     cpu_hour: int = 0
@@ -46,7 +46,7 @@ def _one(decimals: int) -> int:
 
 
 def rate_of(prices: TimedPrices, sizes: Sizes) -> int:
-    """Add timed prices up to one rate in 1e-12 token per hour, rounded down.
+    """The sum of timed prices as one rate in 1e-12 token per hour, rounded down.
 
     Memory and storage are sized in MiB and priced per GiB: 1000/1024 = 125/128 turns MiB into
     thousandths of a GiB. Raises FieldError above uint64. Source: `Units.rate` in contracts.
@@ -59,17 +59,17 @@ def rate_of(prices: TimedPrices, sizes: Sizes) -> int:
 
 
 def cost(rate: int, ms: int, decimals: int = 18) -> int:
-    """Atoms owed for `ms` milliseconds at `rate`, rounded down on the cumulative figure."""
+    """Atoms owed for cumulative `ms` milliseconds at `rate`, rounded down."""
     return rate * ms * _one(decimals) // (MS_PER_HOUR * RATE_SCALE)
 
 
 def cost_up(rate: int, ms: int, decimals: int = 18) -> int:
-    """Like `cost`, rounded up: what must be locked so that every floor is covered."""
+    """`cost` rounded up: the lock that covers every payment."""
     return -(-rate * ms * _one(decimals) // (MS_PER_HOUR * RATE_SCALE))
 
 
 def time_lock(rate: int, funded_seconds: int, decimals: int = 18) -> int:
-    """Atoms an open lease locks for time; never less than any payment it may still make."""
+    """Atoms that an open lease locks for time. They cover any payment it may still make."""
     return cost_up(rate, funded_seconds * 1000, decimals)
 
 
@@ -80,7 +80,7 @@ def _counted_numerator(egress_gib: int, unit: int, egress_mib: int, units: int) 
 def counted_cost(
     egress_gib: int, unit: int, egress_mib: int, units: int, decimals: int = 18
 ) -> int:
-    """Atoms owed for counted resources (prices in 1e-9 token), rounded down once on the sum."""
+    """Atoms owed for counted resources (prices in 1e-9 token). Only the sum is rounded down."""
     numerator = _counted_numerator(egress_gib, unit, egress_mib, units) * _one(decimals)
     return numerator // (1024 * PRICE_SCALE)
 
@@ -94,17 +94,17 @@ def counted_lock(
 
 
 def affordable_seconds(rate: int, atoms: int, decimals: int = 18) -> int:
-    """Whole seconds whose lock fits into `atoms`; 2^32-1 where the rate is zero."""
+    """The most whole seconds whose lock fits into `atoms`; 2^32-1 if the rate is zero."""
     if rate == 0:
         return UINT32_MAX
     return min(UINT32_MAX, atoms * MS_PER_HOUR * RATE_SCALE // (rate * 1000 * _one(decimals)))
 
 
 def fee_of(gross_total: int, fee_bps: int) -> int:
-    """The operator's part of a cumulative gross amount, rounded down."""
+    """The operator's fee on a cumulative gross amount, rounded down."""
     return gross_total * fee_bps // BPS
 
 
 def gpu_ms(ms: int, gpu_milli: int) -> int:
-    """GPU-milliseconds used, rounded down; GPU-seconds are a thousandth of it."""
+    """GPU-milliseconds used, rounded down."""
     return ms * gpu_milli // 1000

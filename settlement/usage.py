@@ -1,4 +1,4 @@
-"""Cumulative usage of a lease, in every resource that can be measured."""
+"""A lease's cumulative usage of every measured resource."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from settlement.errors import FieldError
 
 @dataclass(frozen=True, slots=True)
 class UsageVector:
-    """Cumulative measured usage. `ms` is running time; the rest is what it consumed.
+    """Cumulative measured usage. `ms` is running time; the other fields are what it consumed.
 
     Units: milliseconds, GPU-ms, CPU-core-ms, MiB-ms, MiB, counts.
     """
@@ -25,8 +25,8 @@ class UsageVector:
     def __post_init__(self) -> None:
         for field in fields(self):
             if getattr(self, field.name) < 0:
-                raise FieldError(f"/{field.name}", "usage cannot be negative")
+                raise FieldError(f"/{field.name}", "must not be negative")
 
     def covers(self, earlier: UsageVector) -> bool:
-        """Whether no component has fallen since `earlier`: cumulative usage never falls."""
+        """Whether no component is below `earlier`'s; cumulative usage never falls."""
         return all(getattr(self, f.name) >= getattr(earlier, f.name) for f in fields(self))

@@ -1,6 +1,6 @@
-"""What the chain would do with an intent if it were sent now, asked before anything is signed.
+"""Simulates an intent on the pending block before anything is signed.
 
-A certain revert costs nothing this way, and vouchers that would be skipped don't pay for calldata.
+So an intent that would revert costs nothing, and vouchers that would be skipped take no calldata.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from settlement.attestation import MeteredUsage
-from settlement.chain.calls import EscrowCalls, LeaseRef, SignedVoucher
+from settlement.chain.calls import EscrowCalls, LeaseRef, SettlementEntry
 from settlement.chain.client import with_margin
 from settlement.chain.contracts import Escrow
 from settlement.chain.translate import code_failed
@@ -29,12 +29,12 @@ from settlement.ports import Intent, IntentKind
 from settlement.signing import recover
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
-# What may run an account's own code (ERC-1271), which could burn all the gas there is: no more than
-# opening with two such accounts takes. What it fails by is refused, and stops nothing behind it.
+# These calls may run the code of contract accounts (ERC-1271), which could burn any amount of gas.
+# They get what an opening with two such accounts needs; if that is not enough, they are refused.
 CONSENTED = (IntentKind.OPEN, IntentKind.CANCEL)
 CONSENT_GAS_MAX = 1_000_000
 NOTHING_TO_SETTLE = "nothing_to_settle"
-# Reverts that only mean "not yet": how often to look again before giving up; None is for ever.
+# Reverts that mean "not yet", and how many attempts to make before giving up (None: no limit).
 NOT_YET: dict[str, int | None] = {
     "UsageAheadOfTime": 120,
     "RefundTooEarly": None,
@@ -43,8 +43,10 @@ NOT_YET: dict[str, int | None] = {
 
 @dataclass(frozen=True, slots=True)
 class Go:
-    """Send it with this much gas. Where `payload` is given the intent is narrowed to it first, and
-    `later`, if any, becomes an intent of its own."""
+    """Send it with this much gas.
+
+    If `payload` is given, it replaces the intent's own first. `later` becomes a new intent.
+    """
 
     gas: int
     payload: dict[str, Any] | None = None
@@ -53,7 +55,7 @@ class Go:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Not yet; give up after `limit` looks, or never."""
+    """Try again later; give up after `limit` attempts (None: never)."""
 
     reason: str
     limit: int | None
@@ -61,7 +63,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """It would revert, or do nothing, now and later."""
+    """It would revert or do nothing, now and later."""
 
     reason: str
 
@@ -70,14 +72,14 @@ Verdict = Go | Wait | Refuse
 
 
 class Vetting:
-    """Asks the escrow, on the pending block, on behalf of one sender."""
+    """Simulates intents of one sender on the pending block."""
 
     def __init__(self, escrow: Escrow, sender: str) -> None:
         self._escrow = escrow
         self._sender = sender
 
     def vet(self, intent: Intent) -> Verdict:
-        """Judge one pending intent. Raises ChainError where the node doesn't answer."""
+        """Judge one pending intent. Raises ChainError if the node does not answer."""
         try:
             if intent.kind in (IntentKind.SETTLE, IntentKind.SETTLE_METERED):
                 return self._vet_settle(intent)
@@ -91,7 +93,7 @@ class Vetting:
             raise
         except ChainError as error:
             if intent.kind in CONSENTED and code_failed(error):
-                return Refuse(f"gas above {CONSENT_GAS_MAX}: {error}")
+                return Refuse(f"needs more than {CONSENT_GAS_MAX} gas: {error}")
             raise
         except (FieldError, SignatureError) as error:
             return Refuse(f"malformed intent: {error}")
@@ -118,8 +120,8 @@ class Vetting:
         gas = self._vet_call(payload).gas
         return Go(gas, payload, _payload(calls, later, metered) if later else None)
 
-    def _is_early(self, signed: SignedVoucher) -> bool:
-        """Whether a skipped voucher will count once the chain's clock has caught up."""
+    def _is_early(self, signed: SettlementEntry) -> bool:
+        """Whether a skipped voucher will be paid once chain time has caught up."""
         voucher = signed.voucher
         try:
             witness = recover(voucher, self._escrow.domain(), signed.signature)
@@ -140,7 +142,7 @@ class Vetting:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An intent's payload, read."""
+    """The call that an intent's payload describes."""
 
     to: str
     data: bytes
@@ -149,11 +151,11 @@ class Call:
 
 
 def call_of(payload: dict[str, Any]) -> Call:
-    """Read a payload. Raises FieldError where it is malformed."""
+    """Parse a payload. Raises FieldError if it is malformed."""
     try:
         gas, to = payload.get("gas"), str(payload["to"])
         if not _ADDRESS.fullmatch(to):
-            raise FieldError("/payload/to", f"{to!r} is no address")
+            raise FieldError("/payload/to", f"{to!r} is not an address")
         return Call(
             checksum(to),
             bytes.fromhex(str(payload["data"]).removeprefix("0x")),
@@ -163,11 +165,10 @@ def call_of(payload: dict[str, Any]) -> Call:
     except FieldError:
         raise
     except (KeyError, TypeError, ValueError) as error:
-        raise FieldError("/payload", f"not a call: {error!r}") from error
+        raise FieldError("/payload", f"is not a call: {error!r}") from error
 
 
 def _payload(
-    calls: EscrowCalls, vouchers: Iterable[SignedVoucher], metered: bool
+    calls: EscrowCalls, vouchers: Iterable[SettlementEntry], metered: bool
 ) -> dict[str, Any]:
-    chosen = list(vouchers)
-    return calls.payload(calls.settle_metered(chosen) if metered else calls.settle(chosen))
+    return calls.payload(calls.settle(list(vouchers), metered))

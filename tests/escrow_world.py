@@ -1,4 +1,4 @@
-"""A deployed escrow with actors that have keys and money, on an in-process chain or on Anvil."""
+"""A deployed escrow and actors with keys and money, on an in-process chain or on Anvil."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ from eth_tester.exceptions import TransactionFailed  # type: ignore[import-untyp
 from web3 import EthereumTesterProvider
 
 from settlement.attestation import Close, MeteredUsage, Stop, Usage
-from settlement.chain.calls import LeaseOrders, LeaseRef, Match, SignedVoucher
-from settlement.chain.client import ChainClient, Receipt
+from settlement.chain.calls import LeaseOrders, LeaseRef, Match, Previous, SettlementEntry
+from settlement.chain.client import ChainClient, TransactionReceipt, transaction_fields
 from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import Deployment, EscrowSettings, deploy
 from settlement.chain.devnet import DEV_MNEMONIC, Devnet, dev_account
-from settlement.eip712 import ZERO_ADDRESS, text32
-from settlement.events import Opened
-from settlement.orders import Ask, Bid, Cancel, Prices, TierLimit, lease_no, orders_hash
+from settlement.eip712 import text32
+from settlement.events import ChainEvent, Opened
+from settlement.fees import GWEI, TransactionFees
+from settlement.leases import EscrowState, replay
+from settlement.orders import Ask, Bid, Cancel, Prices, TierLimit, orders_hash
 from settlement.permit import Permit
 from settlement.signing import LocalSigner, sign
+from tests.factories import H100, make_ask, make_bid
 
 TOKEN = 10**18
-TIER = text32("H100-80GB-SXM")
+TIER = text32(H100)
 FAR = 2**40 - 1
 TESTER_CHAIN_ID = 131277322940537
 SETTINGS = EscrowSettings(fee_bps=250, fee_recipient="0x" + "fe" * 20, settle_window=120)
@@ -41,25 +44,24 @@ class Chain(Protocol):
 
     def warp(self, seconds: int) -> None:
         """Mine a block `seconds` after the newest."""
-        ...
 
     @contextmanager
     def put_back(self) -> Iterator[None]:
         """Undo everything that the `with` block does to the chain."""
-        ...
+        yield
 
 
-class _RevertData(EthereumTesterProvider):
-    """Answers a revert with its data, as nodes do; eth-tester's own hides it in a message.
+class _LikeANode(EthereumTesterProvider):
+    """Answers a revert with its data and a block's numbers in hex, as nodes do.
 
-    Estimates are made on the latest block: eth-tester makes none on the pending one.
+    It estimates on the latest block, because eth-tester cannot on the pending one.
     """
 
     def make_request(self, method: Any, params: Any) -> Any:
         if method == "eth_estimateGas":
             params = params[:1]
         try:
-            return super().make_request(method, params)
+            answer = super().make_request(method, params)
         except TransactionFailed as error:
             text = str(error).removeprefix("execution reverted: ")
             data = ast.literal_eval(text) if text.startswith(("b'", 'b"')) else b""
@@ -68,17 +70,22 @@ class _RevertData(EthereumTesterProvider):
                 "id": 0,
                 "error": {"code": 3, "message": "execution reverted", "data": "0x" + data.hex()},
             }
+        if method == "eth_getBlockByNumber" and answer.get("result"):
+            block = {**answer["result"], "parentHash": answer["result"]["parent_hash"]}
+            hexed = {name: hex(block[name]) for name in ("number", "timestamp")}
+            return {**answer, "result": block | hexed}
+        return answer
 
 
 class EvmChain:
-    """py-evm in this process: no socket, no second process; every transaction is a block."""
+    """py-evm in this process, without a socket. Each transaction is mined at once."""
 
     def __init__(self) -> None:
         backend = PyEVMBackend.from_mnemonic(
             DEV_MNEMONIC, num_accounts=10, hd_path="m/44'/60'/0'/0"
         )
         self.tester = EthereumTester(backend)
-        self.client = ChainClient("tester", TESTER_CHAIN_ID, provider=_RevertData(self.tester))
+        self.client = ChainClient("tester", TESTER_CHAIN_ID, provider=_LikeANode(self.tester))
 
     def warp(self, seconds: int) -> None:
         self.tester.time_travel(self.client.timestamp() + seconds)
@@ -94,7 +101,7 @@ class EvmChain:
 
 
 class AnvilChain:
-    """Anvil, mining each transaction at once unless told otherwise."""
+    """Anvil, which mines each transaction at once unless told otherwise."""
 
     def __init__(self, net: Devnet) -> None:
         self.net = net
@@ -122,7 +129,7 @@ def anvil(block_seconds: int = 0, *extra: str) -> Iterator[AnvilChain]:
 
 
 def mine_every_second(client: ChainClient) -> None:
-    """From now on, on an Anvil that mined each transaction at once until all was set up."""
+    """Let an Anvil that mined each transaction at once mine a block every second from now on."""
     client.rpc("evm_setAutomine", False)
     client.rpc("evm_setIntervalMining", 1)
 
@@ -134,7 +141,7 @@ def key(name: str) -> LocalSigner:
 
 @dataclass(slots=True)
 class World:
-    """One deployment and who acts on it. `relayer` pays gas for what anyone may send."""
+    """One deployment and its actors. `relayer` sends what anyone may send."""
 
     chain: Chain
     deployment: Deployment
@@ -154,16 +161,44 @@ class World:
 
     def send(
         self, signer: LocalSigner, data: bytes, to: str | None = None, gas: int | None = None
-    ) -> Receipt:
-        """A call of the escrow (or of `to`), mined."""
+    ) -> TransactionReceipt:
+        """Send a call of the escrow (or of `to`) and wait until it is mined."""
         return self.client.transact(signer, to or self.escrow.address, data, gas=gas)
 
-    def fund(self, amount: int, account: LocalSigner | None = None) -> None:
-        """Give the buyer tokens and deposit them by approval."""
-        buyer = account or self.buyer
-        self.send(dev_account(0), self.token.transfer(buyer.address, amount), self.token.address)
-        self.send(buyer, self.token.approve(self.escrow.address, amount), self.token.address)
-        self.send(buyer, self.escrow.calls.deposit(amount))
+    def broadcast(self, signer: LocalSigner, data: bytes, gas: int, gwei: int = 10) -> str:
+        """Send a call of the escrow without simulating it; return its hash."""
+        offer = TransactionFees(gwei * GWEI, gwei * GWEI // 2)
+        fields = transaction_fields(
+            self.client.chain_id, self.escrow.address, data, 0, gas, offer
+        ) | {"nonce": self.client.nonce(signer.address)}
+        raw, tx_hash = signer.sign_transaction(fields)
+        self.client.send_raw(raw)
+        return tx_hash
+
+    def settle(self, *vouchers: SettlementEntry, sender: LocalSigner | None = None) -> None:
+        """Settle vouchers of one kind, sent by the relayer unless told otherwise."""
+        metered = isinstance(vouchers[0].voucher, MeteredUsage)
+        self.send(sender or self.relayer, self.escrow.calls.settle(vouchers, metered))
+
+    def events(self, first: int = 0) -> list[ChainEvent]:
+        """The escrow's events from a block on."""
+        head = self.client.head().number
+        return [logged.event for logged in self.escrow.events(first, head)]
+
+    def state(self) -> EscrowState:
+        """The escrow's books, replayed from its events."""
+        return replay(self.events(), self.escrow.params())
+
+    def give(self, amount: int) -> None:
+        """Give the buyer tokens."""
+        transfer = self.token.transfer(self.buyer.address, amount)
+        self.send(dev_account(0), transfer, self.token.address)
+
+    def fund(self, amount: int) -> None:
+        """Give the buyer tokens and deposit them with an approval."""
+        self.give(amount)
+        self.send(self.buyer, self.token.approve(self.escrow.address, amount), self.token.address)
+        self.send(self.buyer, self.escrow.calls.deposit(amount))
 
     def permit(self, amount: int, deadline: int = FAR) -> bytes:
         """The buyer's permit for a deposit of `amount`."""
@@ -173,53 +208,21 @@ class World:
         return sign(permit, self.token.domain(), self.buyer)
 
     def ask(self, **changes: Any) -> Ask:
-        """An ask for eight whole GPUs at 2.50 an hour; `changes` by field name."""
-        base = Ask(
-            provider=self.provider.address,
-            meter=self.meter.address,
-            opener=ZERO_ADDRESS,
-            node=1,
-            tier=TIER,
-            gpu_milli=8_000,
-            cpu_milli=64_000,
-            memory_mib=1 << 20,
-            storage_mib=1 << 20,
-            floor=Prices(2_500_000_000),
-            min_seconds=1,
-            max_seconds=86_400,
-            start_limit_seconds=0,
-            unit=text32("request"),
-            starts_at=0,
-            flags=1,
-            max_fee_bps=1_000,
-            expiry=FAR,
-            salt=next(self._salts),
-        )
+        """An ask for eight GPUs at 2.50 an hour each; `changes` replaces fields."""
+        base = make_ask(
+            provider=self.provider.address, meter=self.meter.address, gpu_milli=8_000,
+            cpu_milli=64_000, memory_mib=1 << 20, storage_mib=1 << 20, floor=Prices(2_500_000_000),
+            start_limit_seconds=0, unit="request", flags=1, expiry=FAR, salt=next(self._salts),
+        )  # fmt: skip
         return replace(base, **changes)
 
     def bid(self, **changes: Any) -> Bid:
-        """A bid for one GPU for an hour, with a salt of its own."""
-        base = Bid(
-            buyer=self.buyer.address,
-            witness=self.witness.address,
-            opener=ZERO_ADDRESS,
-            job_hash=keccak(b"job"),
-            limits=(TierLimit(TIER, 2**64 - 1, 2**64 - 1, 2**64 - 1),),
-            gpu_milli=1_000,
-            cpu_milli=8_000,
-            memory_mib=65_536,
-            storage_mib=0,
-            egress_mib=0,
-            units=0,
-            unit=bytes(32),
-            max_seconds=3_600,
-            budget=1_000 * TOKEN,
-            nodes=1,
-            flags=1,
-            max_fee_bps=1_000,
-            expiry=FAR,
-            salt=next(self._salts),
-        )
+        """A bid for one GPU for an hour, with a new salt; `changes` replaces fields."""
+        base = make_bid(
+            buyer=self.buyer.address, witness=self.witness.address, job_hash=keccak(b"job"),
+            limits=(TierLimit(TIER, 2**64 - 1, 2**64 - 1, 2**64 - 1),), cpu_milli=8_000,
+            memory_mib=65_536, budget=1_000 * TOKEN, flags=1, expiry=FAR, salt=next(self._salts),
+        )  # fmt: skip
         return replace(base, **changes)
 
     def metered_bid(self, **changes: Any) -> Bid:
@@ -227,7 +230,7 @@ class World:
         return self.bid(egress_mib=10_240, units=1_000, unit=text32("request"), **changes)
 
     def match(self, ask: Ask | None = None, bid: Bid | None = None, **more: Any) -> Match:
-        """An ask and a bid, signed by whom they name if that is one of ours."""
+        """An ask signed by the provider and a bid signed by the buyer."""
         ask, bid = ask or self.ask(), bid or self.bid()
         domain = self.escrow.domain()
         return Match(
@@ -237,7 +240,7 @@ class World:
     def cancel(
         self, salt: int, and_older: bool = False, signer: LocalSigner | None = None
     ) -> bytes:
-        """Calldata of a Cancel that the account (the buyer) signed."""
+        """Calldata of a Cancel signed by its account (by default the buyer)."""
         account = signer or self.buyer
         cancel = Cancel(account.address, salt, and_older)
         return self.escrow.calls.cancel(cancel, sign(cancel, self.escrow.domain(), account))
@@ -261,13 +264,17 @@ class Lease:
 
     @property
     def ref(self) -> LeaseRef:
-        bid, ask = self.match.bid, self.match.ask
-        return LeaseRef(bid.buyer, ask.provider, bid.witness, self.number)
+        return self.orders.ref
 
     @property
     def number(self) -> bytes:
-        bid, ask = self.match.bid, self.match.ask
-        return lease_no(bid.struct_hash(), ask.struct_hash(), ask.meter)
+        return self.ref.lease_no
+
+    @property
+    def previous(self) -> Previous:
+        """How the bid's next lease names this one."""
+        ask = self.match.ask
+        return Previous(ask.provider, ask.struct_hash(), ask.meter)
 
     @property
     def orders(self) -> LeaseOrders:
@@ -282,17 +289,17 @@ class Lease:
     def _names(self) -> tuple[str, str, bytes]:
         return self.ref.buyer, self.ref.provider, self.number
 
-    def voucher(self, ms: int, signer: LocalSigner | None = None) -> SignedVoucher:
+    def voucher(self, ms: int, signer: LocalSigner | None = None) -> SettlementEntry:
         usage = Usage(*self._names, ms)
         domain = self.world.escrow.domain()
-        return SignedVoucher(usage, sign(usage, domain, signer or self.world.witness))
+        return SettlementEntry(usage, sign(usage, domain, signer or self.world.witness))
 
-    def metered(self, ms: int, egress_mib: int, units: int) -> SignedVoucher:
+    def metered(self, ms: int, egress_mib: int, units: int) -> SettlementEntry:
         usage = MeteredUsage(*self._names, ms, egress_mib, units)
-        return SignedVoucher(usage, sign(usage, self.world.escrow.domain(), self.world.witness))
+        return SettlementEntry(usage, sign(usage, self.world.escrow.domain(), self.world.witness))
 
     def close(self, ms: int, egress_mib: int = 0, units: int = 0, **signers: Any) -> bytes:
-        """Calldata of a close; `meter` and `witness` replace the keys that sign."""
+        """Calldata of a close; `meter` and `witness` replace the signers."""
         close, domain = Close(*self._names, ms, egress_mib, units), self.world.escrow.domain()
         return self.world.escrow.calls.close(
             close,
@@ -314,6 +321,15 @@ def found(chain: Chain, settings: EscrowSettings = SETTINGS) -> World:
     """Deploy on a fresh chain."""
     deployment = deploy(chain.client, dev_account(0), settings)
     return World(chain, deployment, *deployment.open(chain.client))
+
+
+@contextmanager
+def anvil_world(settings: EscrowSettings = SETTINGS) -> Iterator[World]:
+    """A world on an Anvil of its own, with a funded buyer."""
+    with anvil() as chain:
+        world = found(chain, settings)
+        world.fund(10_000_000 * TOKEN)
+        yield world
 
 
 def eventually(check: Any, seconds: float = 15.0) -> None:

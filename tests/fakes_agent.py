@@ -23,16 +23,21 @@ import httpx
 from marketplace.agent.api import AgentApi
 from marketplace.agent.assignment import Assignment, assign
 from marketplace.agent.inventory import Inventory, simulated_gpus
-from marketplace.agent.journal import Journal
+from marketplace.agent.journal import AgentJournal
 from marketplace.agent.node import ThisNode
 from marketplace.domain.jobfile import parse_job
-from marketplace.sdk.decode import decode
-from marketplace.sdk.models import Lease
+from marketplace.wire.asks import AskInfo
+from marketplace.wire.bids import BidInfo
+from marketplace.wire.leases import Lease, LeaseTerms
+from marketplace.wire.market import MarketConfig
+from marketplace.wire.nodes import Node
+from marketplace.wire.usage import Attestation, Heartbeat, LogPosition, Measured
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.eip712 import Domain
 from settlement.orders import Ask, Bid, lease_no
 from settlement.signing import LocalSigner, recover, sign, verify
 from tests.factories import job_json, make_ask, make_bid
+from tests.wire_samples import sample
 
 DOMAIN = Domain(31337, "0x" + "e5" * 20)
 NODE_ID = "node_1"
@@ -102,10 +107,10 @@ class FakeMarket:
                 "budget_limited": False,
                 **changes.pop("terms", {}),
             }
+            job = {"id": f"job_{number}", "state": "starting", "spec": spec.to_json()}
             self.asks[f"ask_{number}"], self.bids[f"bid_{number}"] = ask, bid
             key = lease_no(bid.struct_hash(), ask.struct_hash(), ask.meter)
-            self.leases[lease_id] = {
-                "id": lease_id,
+            lease = {
                 "lease_no": "0x" + key.hex(),
                 "job_id": f"job_{number}",
                 "ask_id": f"ask_{number}",
@@ -117,10 +122,11 @@ class FakeMarket:
                 "meter": ask.meter,
                 "state": "active",
                 "interval_ms": self.interval_ms,
-                "terms": terms,
-                "job": {"id": f"job_{number}", "state": "starting", "spec": spec.to_json()},
+                "terms": sample(LeaseTerms, **terms),
+                "job": job,
                 **changes,
             }
+            self.leases[lease_id] = sample(Lease, id=lease_id, **lease)
             return lease_id
 
     def request_stop(self, lease_id: str, reason: str = "cancelled") -> None:
@@ -162,13 +168,14 @@ class FakeMarket:
                     return 200, self._config()
                 case ("POST", "nodes"):
                     self.nodes.append(json.loads(body))
-                    return 201, {**self.nodes[-1], "id": NODE_ID, "state": "active"}
+                    ours = {"id": NODE_ID, "state": "active", "interval_ms": self.interval_ms}
+                    return 201, sample(Node, **{**self.nodes[-1], **ours})
                 case ("POST", "nodes", _, "heartbeat"):
                     self.node_beats += 1
-                    return 200, {}
+                    return 200, sample(Node)
                 case ("POST", "nodes", node_id, "leave"):
                     self.left.append(node_id)
-                    return 200, {}
+                    return 200, sample(Node)
                 case ("GET", "leases"):
                     return 200, self._list(query)
                 case ("GET", "leases", lease_id):
@@ -197,10 +204,12 @@ class FakeMarket:
             return self._attest(lease_id, body)
         if what == "heartbeats":
             self.beats.setdefault(lease_id, []).append(body["count"])
+            return 200, sample(Heartbeat)
         elif what == "logs":
             known = self.logs.setdefault((lease_id, body["stream"]), bytearray())
             if body["offset"] <= len(known):
                 known[body["offset"] :] = body["text"].encode()
+            return 200, sample(LogPosition)
         elif what == "finish":
             return self._finish(lease_id, body)
         elif what == "stop":
@@ -212,7 +221,7 @@ class FakeMarket:
             verify(stop, DOMAIN, bytes.fromhex(body["signature"][2:]), self.meter.address)
             self.stops[lease_id] = stop
             self.leases[lease_id]["state"] = "stopped"
-        return 200, {}
+        return 200, self.leases[lease_id]
 
     def _attest(self, lease_id: str, body: dict[str, Any]) -> Answer:
         message, signature = body["attestation"], body["signature"]
@@ -224,20 +233,21 @@ class FakeMarket:
         rows = self.attestations.setdefault(lease_id, [])
         known = next((r for r in rows if r["sequence"] == said.sequence), None)
         if known is None:
-            known = {
-                "id": f"att_{lease_id}_{said.sequence}",
-                "lease_id": lease_id,
-                "sequence": said.sequence,
-                "state": "accepted",
-                "message": message,
-                "signature": signature,
-            }
+            known = sample(
+                Attestation,
+                id=f"att_{lease_id}_{said.sequence}",
+                lease_id=lease_id,
+                sequence=said.sequence,
+                state="accepted",
+                message=message,
+                signature=signature,
+            )
             rows.append(known)
-            used = {"ms": said.ms, "egress_mib": 0, "units": said.units}
+            used = sample(Measured, ms=said.ms, units=said.units)
             self.leases[lease_id]["used"] = used
             if self.countersigning:
                 self.countersign(lease_id, said.sequence)
-        return 201, {k: known[k] for k in ("id", "sequence", "state")}
+        return 201, {k: known[k] for k in ("id", "sequence", "state", "code")}
 
     def countersign(self, lease_id: str, sequence: int, key: LocalSigner | None = None) -> None:
         """Answer an attestation as the witness does, or with another key."""
@@ -270,24 +280,20 @@ class FakeMarket:
         }
         if self.closing:
             lease["state"] = "closed"
-        return 200, {}
+        return 200, lease
 
     def _config(self) -> dict[str, Any]:
-        return {
-            "chain_id": DOMAIN.chain_id,
-            "contracts": {
-                "ComputeEscrow": DOMAIN.verifying_contract,
-                "ComputeToken": "0x" + "70" * 20,
-            },
-            "currency": "CMP",
-            "decimals": 18,
-            "fee_bps": 0,
-            "windows": {"settle_seconds": 1},
-            "opener": "0x" + "00" * 20,
-            "interval_ms": self.interval_ms,
-            "confirmations": 0,
-            "server_time": "2026-01-01T00:00:00+00:00",
+        contracts = {
+            "ComputeEscrow": DOMAIN.verifying_contract,
+            "ComputeToken": "0x" + "70" * 20,
         }
+        return sample(
+            MarketConfig,
+            chain_id=DOMAIN.chain_id,
+            contracts=contracts,
+            interval_ms=self.interval_ms,
+            confirmations=0,
+        )
 
     def _list(self, query: dict[str, str]) -> dict[str, Any]:
         state = query.get("state")
@@ -299,17 +305,10 @@ class FakeMarket:
         return (200, lease) if lease is not None else _problem(404, "not_found")
 
     def _order(self, order_id: str, kind: str, order: Ask | Bid) -> dict[str, Any]:
-        return {
-            "id": order_id,
-            kind: order.to_message(),
-            "signature": "0x" + "00" * 65,
-            "hash": "0x" + order.struct_hash().hex(),
-            "node_id": NODE_ID,
-            "state": "open",
-            "job_id": order_id.replace("bid", "job"),
-        }
+        shown: type[AskInfo | BidInfo] = AskInfo if kind == "ask" else BidInfo
+        return sample(shown, **{"id": order_id, kind: order.to_message()})
 
-    def node(self, journal: Journal, folder: Path, **changes: Any) -> ThisNode:
+    def node(self, journal: AgentJournal, folder: Path, **changes: Any) -> ThisNode:
         """A node of this market, with one simulated GPU and no runtime."""
         parts: dict[str, Any] = {
             "api": AgentApi("http://market.test", "coul_test", self.transport()),
@@ -327,7 +326,7 @@ class FakeMarket:
         """The job of a lease, as the node reads it."""
         lease = self.leases[lease_id]
         orders = self.asks[lease["ask_id"]], self.bids[lease["bid_id"]]
-        return assign(node, decode(Lease, lease), *orders)
+        return assign(node, Lease.model_validate(lease), *orders)
 
     # -- in front of it ---------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""An event store in memory that keeps the promises of `settlement.ports` and can be altered."""
+"""An event store in memory, whose content tests may falsify."""
 
 from __future__ import annotations
 

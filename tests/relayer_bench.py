@@ -10,20 +10,19 @@ from marketplace.db.outbox import SqlOutbox
 from settlement.chain.client import ChainClient
 from settlement.events import Opened
 from settlement.ports import Intent, IntentKind, IntentState
-from settlement.relayer import Relayer, RelayerSettings, Tick
+from settlement.relayer import Relayer, RelayerSettings, RelayerTick
 from settlement.signing import LocalSigner
 from settlement.vetting import Vetting
 from tests.escrow_world import World, eventually
 
 KEYS = count()
-GWEI = 10**9
 FAR_AWAY = "0x" + "77" * 20
 DEVNET = RelayerSettings(confirmations=0)
 
 
 @dataclass
 class Bench:
-    """A world, a relayer with a fresh key and store, and what it was told."""
+    """A world, a relayer with a new key and an empty store, and the alerts it raised."""
 
     world: World
     signer: LocalSigner
@@ -33,10 +32,12 @@ class Bench:
     failpoint: Callable[[str], None] | None = None
     alerts: list[tuple[int | None, str]] = field(default_factory=list)
     now: float = 0.0
+    _bids: dict[int, bytes] = field(default_factory=dict)
     _relayer: Relayer | None = None
 
-    def restart(self) -> Relayer:
-        """A relayer that knows only what the store knows."""
+    def restart(self, settings: RelayerSettings | None = None) -> Relayer:
+        """Replace the relayer with one that knows only what the store knows."""
+        self.settings = settings or self.settings
         client = self.client or self.world.client
         escrow = self.world.deployment.open(client)[0]
         self._relayer = Relayer(
@@ -45,45 +46,58 @@ class Bench:
             self.signer,
             Vetting(escrow, self.signer.address),
             self.settings,
-            alert=self.heard,
+            alert=lambda intent, reason: self.alerts.append((intent and intent.id, reason)),
             failpoint=self.failpoint,
             clock=lambda: self.now,
         )
         return self._relayer
 
-    def heard(self, intent: Intent | None, reason: str) -> None:
-        self.alerts.append((None if intent is None else intent.id, reason))
-
-    def tick(self) -> Tick:
-        self.now += 60
-        return (self._relayer or self.restart()).tick()
+    def tick(self, times: int = 1) -> RelayerTick:
+        """RelayerTick once a minute; what the last tick did."""
+        for _ in range(times):
+            self.now += 60
+            done = (self._relayer or self.restart()).tick()
+        return done
 
     def tick_until(self, *numbers: int, state: IntentState = IntentState.FINAL) -> None:
-        """Tick until these intents are in a state: Anvil mines a moment after it answers."""
+        """RelayerTick until these intents are in a state: Anvil mines a moment after it answers."""
 
         def reached() -> bool:
             self.tick()
-            return {self.state(number) for number in numbers} == {state}
+            return {self.get(number).state for number in numbers} == {state}
 
         eventually(reached)
+
+    def finish(self, *numbers: int) -> None:
+        """RelayerTick until these intents are final; each must have opened exactly one lease."""
+        self.tick_until(*numbers)
+        assert [self.opened(number) for number in numbers] == [1] * len(numbers)
 
     def enqueue(self, kind: IntentKind, data: bytes) -> int:
         payload = self.world.escrow.calls.payload(data)
         return self.store.enqueue(kind, f"{kind}-{next(KEYS)}", payload).id
 
-    def enqueue_open(self) -> tuple[int, bytes]:
-        """An intent that opens a new lease, and the hash of its bid."""
+    def enqueue_open(self) -> int:
+        """An intent that opens a new lease."""
         match = self.world.match()
         number = self.enqueue(IntentKind.OPEN, self.world.escrow.calls.open(match))
-        return number, match.bid.struct_hash()
+        self._bids[number] = match.bid.struct_hash()
+        return number
 
-    def state(self, number: int) -> IntentState:
-        return self.store.get(number).state
+    def pool_open(self) -> Intent:
+        """An intent that opens a new lease, sent but not mined."""
+        self.automine(False)
+        number = self.enqueue_open()
+        self.tick()
+        return self.get(number)
 
-    def opened(self, bid_hash: bytes) -> int:
-        """How many leases the bid opened on chain."""
-        events = self.world.escrow.events(0, self.world.client.head().number)
-        return sum(isinstance(e.event, Opened) and e.event.bid_hash == bid_hash for e in events)
+    def get(self, number: int) -> Intent:
+        return self.store.get(number)
+
+    def opened(self, number: int) -> int:
+        """How many leases an opening intent opened on chain."""
+        opened = (event for event in self.world.events() if isinstance(event, Opened))
+        return sum(event.bid_hash == self._bids[number] for event in opened)
 
     def sent_transactions(self) -> int:
         return self.world.client.nonce(self.signer.address)

@@ -1,8 +1,8 @@
-"""A relayer in processes of its own, made to be killed: `python -m tests.relayer_process`.
+"""Relayers in child processes, made to be killed: `python -m tests.relayer_process`.
 
-Reads one JSON request a line and forks a child for it, which ticks on the SQLite outbox `db` until
-nothing is left to do. The child sends itself SIGKILL when it passes the failpoint `kill_at` for the
-`nth` time, or `kill_after` seconds. Answers with the child's wait status.
+For each JSON request on a line of its input it forks a child, which ticks on the SQLite outbox `db`
+until nothing is left to do. The child sends itself SIGKILL when it passes the failpoint `kill_at`
+for the `nth` time, or after `kill_after` seconds. The answer is the child's wait status.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from settlement.vetting import Vetting
 
 
 def die_after(seconds: float) -> None:
-    """SIGKILL at a moment that the rest of the process does not choose."""
+    """Send SIGKILL at a moment that the rest of the process does not choose."""
     time.sleep(seconds)
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""A small proxy before a node that can lose answers, refuse, stall or talk nonsense."""
+"""A proxy in front of a node that can lose answers, refuse, stall or send garbage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Fault = Literal["none", "lose_answer", "drop_request", "slow", "429", "garbage",
 
 
 class RpcProxy(ThreadingHTTPServer):
-    """Forwards to `upstream`. `fault` applies to `method` (None: every method) until reset."""
+    """Forwards to `upstream`; `faulty` makes it misbehave."""
 
     daemon_threads = True
 
@@ -34,7 +34,7 @@ class RpcProxy(ThreadingHTTPServer):
 
     @contextmanager
     def faulty(self, fault: Fault, method: str | None = None) -> Iterator[None]:
-        """The fault, for the length of a `with` block."""
+        """Misbehave inside the `with` block, on one method or on all."""
         self.release.clear()
         self.fault, self.method = fault, method
         try:
@@ -42,9 +42,6 @@ class RpcProxy(ThreadingHTTPServer):
         finally:
             self.fault, self.method = "none", None
             self.release.set()
-
-    def fault_for(self, method: str) -> Fault:
-        return self.fault if self.method in (None, method) else "none"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -55,7 +52,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         method = json.loads(body)["method"]
         self.server.calls[method] += 1
-        fault = self.server.fault_for(method)
+        fault = self.server.fault if self.server.method in (None, method) else "none"
         if fault == "drop_request":
             return self._hang_up()
         if fault == "slow":
@@ -66,9 +63,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "garbage":
             return self._answer(200, b"<html>not JSON</html>")
         if fault == "wrong_chain":
-            return self._answer(
-                200, json.dumps({"jsonrpc": "2.0", "id": 1, "result": "0x5"}).encode()
-            )
+            return self._answer(200, b'{"jsonrpc": "2.0", "id": 1, "result": "0x5"}')
         request = urllib.request.Request(  # noqa: S310 - our own node
             self.server.upstream, body, {"Content-Type": "application/json"}
         )
@@ -90,12 +85,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.shutdown(socket.SHUT_RDWR)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @contextmanager
 def rpc_proxy(upstream: str) -> Iterator[RpcProxy]:
-    """A proxy on a picked port for the length of a `with` block."""
+    """A proxy on a free port that runs for the length of a `with` block."""
     with RpcProxy(upstream) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()

@@ -16,14 +16,15 @@ from uuid import uuid4
 
 from marketplace.agent.folders import give_to, make_folders, remove_tree
 from marketplace.agent.inventory import Inventory, simulated_gpus
-from marketplace.agent.journal import Journal
-from marketplace.agent.runtime.base import JobFolders, Launch, Limits, Running
+from marketplace.agent.journal import AgentJournal
+from marketplace.agent.runtime.base import JobFolders, Launch, Running, SandboxLimits
 from marketplace.agent.runtime.process import ProcessRuntime
 from marketplace.agent.supervisor import Supervisor
 from settlement.signing import LocalSigner
 from tests.fakes_agent import FakeMarket
 
-LIMITS = Limits(memory_mib=512, storage_mib=64, pids=128, cpu_seconds=60)
+PATIENCE_S = 120.0  # only a machine that is far too busy takes so long
+LIMITS = SandboxLimits(memory_mib=512, storage_mib=64, pids=128, cpu_seconds=60)
 INVENTORY = Inventory(simulated_gpus("2xH100", "tests"), 8_000, 4_096, 4_096)
 
 
@@ -42,7 +43,7 @@ def started(
     root: Path,
     argv: list[str],
     env: Mapping[str, str] | None = None,
-    limits: Limits = LIMITS,
+    limits: SandboxLimits = LIMITS,
     slot: int = 0,
 ) -> Iterator[Running]:
     """A job in its folders; at the end nothing of it is left."""
@@ -66,11 +67,11 @@ def ran(
     root: Path,
     argv: list[str],
     env: Mapping[str, str] | None = None,
-    limits: Limits = LIMITS,
+    limits: SandboxLimits = LIMITS,
 ) -> Ran:
     """Run a short job (with little output) to its end."""
     with started(runtime, root, argv, env, limits) as running:
-        code = running.wait(20)
+        code = running.wait(PATIENCE_S)
         return Ran(code, _text(running.stdout), _text(running.stderr))
 
 
@@ -90,7 +91,7 @@ class Bench:
         self.root = root
         self.runtime = runtime
         self.stopping = threading.Event()
-        self.journal = Journal(root / "journal.db")
+        self.journal = AgentJournal(root / "journal.db")
         self.node = self.market.node(
             self.journal, root, runtime=runtime, inventory=INVENTORY, shared=True,
             stop_grace_s=1.0, pids_max=64,
@@ -109,21 +110,23 @@ class Bench:
     def leave(self) -> None:
         """Stop the supervisor as SIGTERM does, and wait until it has let go."""
         self.stopping.set()
-        self.thread.join(30)
+        self.thread.join(PATIENCE_S)
         assert not self.thread.is_alive()
 
-    def finished(self, lease_id: str, timeout_s: float = 15) -> dict[str, object]:
+    def finished(self, lease_id: str, timeout_s: float = PATIENCE_S) -> dict[str, object]:
         """The report of a job's end, as (outcome, reason, exit code)."""
         until(lambda: lease_id in self.market.finished, timeout_s, lease_id)
         return self.market.finished[lease_id]
 
-    def ended(self, lease_id: str, timeout_s: float = 15) -> tuple[object, object]:
+    def ended(self, lease_id: str, timeout_s: float = PATIENCE_S) -> tuple[object, object]:
         """Outcome and reason of a job's end."""
         report = self.finished(lease_id, timeout_s)
         return report["outcome"], report["reason"]
 
 
-def until(condition: Callable[[], object], timeout_s: float = 10, what: object = "") -> None:
+def until(
+    condition: Callable[[], object], timeout_s: float = PATIENCE_S, what: object = ""
+) -> None:
     """Wait for something that must come."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -184,7 +187,9 @@ exec setpriv --reuid 4242 --regid 4242 --clear-groups --inh-caps=-all --bounding
 def as_ordinary_user(command: list[str], python_home: Path) -> subprocess.CompletedProcess[str]:
     """Run a command as a user without rights: root does so in a mount namespace of its own."""
     if os.geteuid() != 0:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
     hidden = str(python_home) if python_home.is_relative_to("/root") else ""
     words = ["unshare", "-m", "sh", "-e", "-c", _AS_USER, "sh", hidden, *command]
-    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)

@@ -12,26 +12,16 @@ from settlement.orders import Ask, Bid, Cancel, Prices, Quote, TierLimit
 from settlement.permit import Permit
 
 STRUCTS: tuple[type[Struct], ...] = (
-    Ask,
-    Bid,
-    Quote,
-    Prices,
-    TierLimit,
-    Usage,
-    MeteredUsage,
-    UsageAttestation,
-    Stop,
-    Close,
-    Permit,
-    Cancel,
-)
+    Ask, Bid, Quote, Prices, TierLimit, Cancel,
+    Usage, MeteredUsage, UsageAttestation, Stop, Close, Permit,
+)  # fmt: skip
 
 addresses = st.binary(min_size=20, max_size=20).map(lambda raw: checksum("0x" + raw.hex()))
 domains = st.builds(Domain, st.integers(1, 2**63 - 1), addresses)
 
 
 def values(kind: str, members: dict[str, type[Struct]]) -> st.SearchStrategy[Any]:
-    """Every value a Solidity type can hold; the ends of integer ranges come up often."""
+    """Any value of a Solidity type; the ends of integer ranges come up often."""
     if kind.startswith("uint"):
         most = 2 ** int(kind[4:]) - 1
         return st.sampled_from((0, 1, most - 1, most)) | st.integers(0, most)
@@ -47,10 +37,10 @@ def values(kind: str, members: dict[str, type[Struct]]) -> st.SearchStrategy[Any
 
 
 def structs_of(kind: type[Struct]) -> st.SearchStrategy[Any]:
-    """Every struct of one type."""
+    """Any struct of one type."""
     return st.builds(kind, *(values(k, kind.members) for k, _ in kind.schema))
 
 
 def any_struct() -> st.SearchStrategy[Struct]:
-    """A struct of any type that is signed."""
+    """Any struct of any signed type."""
     return st.sampled_from(STRUCTS).flatmap(structs_of)

@@ -9,7 +9,7 @@ import solcx
 from eth_abi.abi import encode
 from eth_hash.auto import keccak
 
-from settlement.chain import compile as door
+from settlement.chain import compile as compiler
 from settlement.chain.client import ChainClient
 from settlement.eip712 import checksum
 from settlement.signing import TransactionSigner
@@ -20,9 +20,9 @@ UNIT = "test/support/Wallets.sol"
 
 @cache
 def _built() -> dict[str, Any]:
-    project = door.Project(door.ROOT)
-    request = door.standard_input(project, (UNIT,))
-    output = solcx.compile_standard(request, solc_binary=door.find_compiler(project))
+    project = compiler.Project(compiler.ROOT)
+    request = compiler.standard_input(project, (UNIT,))
+    output = solcx.compile_standard(request, solc_binary=compiler.find_compiler(project))
     return dict(output["contracts"][UNIT])
 
 
@@ -34,18 +34,18 @@ def _deploy(client: ChainClient, payer: TransactionSigner, name: str, argument: 
 
 
 def owned_wallet(client: ChainClient, owner: TransactionSigner) -> str:
-    """A contract account of the owner, who also pays for it."""
+    """Deploy a wallet of the owner, who also pays for it."""
     return _deploy(client, owner, "OwnedWallet", encode(("address",), (owner.address,)))
 
 
 def bad_wallet(client: ChainClient, payer: TransactionSigner, kind: str) -> str:
-    """A contract whose answers must never pass."""
+    """Deploy a wallet whose answers must never count as a yes."""
     return _deploy(client, payer, "BadWallet", encode(("uint8",), (BAD.index(kind),)))
 
 
 def execute(
     client: ChainClient, owner: TransactionSigner, wallet: str, to: str, data: bytes
 ) -> None:
-    """Let a wallet of the owner send a call."""
+    """Send a call through a wallet of the owner."""
     selector = keccak(b"execute(address,bytes)")[:4]
     client.transact(owner, wallet, selector + encode(("address", "bytes"), (to, data)))

@@ -24,7 +24,9 @@ from marketplace.sdk.errors import (
     ServerError,
     TransportError,
 )
-from marketplace.sdk.models import Attestation, Lease, MarketConfig
+from marketplace.wire.leases import Lease
+from marketplace.wire.market import MarketConfig
+from marketplace.wire.usage import Attestation
 from settlement.attestation import Close, Stop, UsageAttestation
 from settlement.orders import Ask, Bid
 

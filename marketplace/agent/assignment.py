@@ -11,7 +11,7 @@ from marketplace.agent.node import ThisNode
 from marketplace.domain.job import JobSpec
 from marketplace.domain.jobfile import parse_job
 from marketplace.errors import InvalidJob
-from marketplace.sdk.models import Lease, Terms
+from marketplace.wire.leases import Lease, LeaseTerms
 from settlement.orders import Ask, Bid, lease_no
 from settlement.silence import unseen_ms
 from settlement.units import Sizes
@@ -65,14 +65,14 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
         raise NotOurs(f"{lease.id!r:.100} is not a lease id")
     meter = node.signer.address
     number = lease_no(bid.struct_hash(), ask.struct_hash(), meter)
-    if ask.meter != meter or "0x" + number.hex() != lease.lease_no.lower():
+    if ask.meter != meter or number != lease.lease_no:
         raise NotOurs(f"{lease.id}: the orders and our meter key open another lease")
     if (lease.buyer, lease.provider) != (bid.buyer, ask.provider):
         raise NotOurs(f"{lease.id}: buyer or provider is not who signed the orders")
     if lease.terms is None or lease.job is None:
         raise NotOurs(f"{lease.id}: no terms or no job yet")
     try:
-        spec = parse_job(dict(lease.job.spec), packed=True)
+        spec = parse_job(lease.job.spec.to_json(), packed=True)
     except InvalidJob as error:
         raise NotOurs(f"{lease.id}: the job cannot be read: {error}") from error
     if spec.hash() != bid.job_hash:
@@ -92,7 +92,7 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
 
 
 def _assignment(
-    node: ThisNode, entry: LeaseEntry, spec: JobSpec, lease: Lease, terms: Terms, bid: Bid
+    node: ThisNode, entry: LeaseEntry, spec: JobSpec, lease: Lease, terms: LeaseTerms, bid: Bid
 ) -> Assignment:
     def share(size: int) -> int:
         """What the bid leaves open is the part of the node that its GPUs are."""
@@ -109,7 +109,7 @@ def _assignment(
         ),
         gpus=lease.gpus,
         interval_ms=lease.interval_ms,
-        start=terms.start,
+        start=terms.end - terms.funded_seconds,
         end=terms.end,
         start_limit_seconds=terms.start_limit_seconds,
         max_seconds=min(terms.max_seconds or bid.max_seconds, bid.max_seconds),

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import structlog
 
-from marketplace.agent.errors import ApiDown, JournalConflict, JournalError
+from marketplace.agent.errors import AgentJournalConflict, ApiDown, JournalError
 from marketplace.agent.folders import files_below, remove_tree
 from marketplace.agent.journal import ACCEPTED, Ending, Phase
 from marketplace.agent.logs import LogFile
@@ -22,7 +22,7 @@ from marketplace.sdk.errors import (
     NotFound,
     Rejected,
 )
-from marketplace.sdk.models import Lease
+from marketplace.wire.leases import Lease
 from settlement.attestation import Close, UsageAttestation
 from settlement.errors import SignatureError
 from settlement.signing import verify
@@ -74,7 +74,7 @@ class Courier:
                 self._log.error("lease_unknown", detail=str(error))
                 self._node.journal.set_phase(self._id, Phase.DONE)
                 self.done = True
-            except JournalConflict as error:
+            except AgentJournalConflict as error:
                 self._log.critical("will_not_sign", detail=str(error))
                 self.done = True
             except (ApiDown, ApiError, JournalError) as error:
@@ -120,8 +120,7 @@ class Courier:
                 self._node.journal.note_answer(self._id, message.sequence, ACCEPTED)
 
     def _refused(self, sequence: int, error: ApiError) -> None:
-        extra = error.problem.extra or {}
-        code = str(extra.get("reason") or error.code)
+        code = error.problem.reason or error.code
         self._node.journal.note_answer(self._id, sequence, code)
         self._log.error("attestation_refused", sequence=sequence, code=code)
         self._lease.say(f"the server refused attestation {sequence}: {code}")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from marketplace.sdk.models import Lease
+from marketplace.wire.leases import Lease
 
 LIVE = ("opening", "active")  # states of a lease whose job may run
 # Why the server wants a job to stop → its outcome and reason. Any other fails it under its name.
@@ -31,7 +31,7 @@ class Beats:
     last_at: float | None = None
 
 
-class Progress:
+class JobProgress:
     """Thread-safe state of one lease on this node.
 
     `halt` is why its job is to stop, if it is; `beats` are the job's signs of life so far.

@@ -22,7 +22,7 @@ from marketplace.agent.node import HeldLease, ThisNode
 from marketplace.agent.progress import Halt
 from marketplace.agent.run import JobRun
 from marketplace.sdk.errors import ApiError
-from marketplace.sdk.models import Lease
+from marketplace.wire.leases import Lease
 
 log = structlog.get_logger("coulomb.agent")
 _BEAT_S = 5.0

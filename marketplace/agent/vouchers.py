@@ -11,10 +11,11 @@ import threading
 import structlog
 
 from marketplace.agent.api import AgentApi
-from marketplace.agent.journal import Journal, LeaseEntry
-from marketplace.sdk.models import Lease, SignedVoucher, Used
+from marketplace.agent.journal import AgentJournal, LeaseEntry
+from marketplace.wire.leases import Lease
+from marketplace.wire.usage import SignedVoucher, Used
 from settlement.attestation import Usage, UsageAttestation, Voucher
-from settlement.errors import FieldError, SignatureError
+from settlement.errors import SignatureError
 from settlement.signing import verify
 
 log = structlog.get_logger("coulomb.agent")
@@ -27,7 +28,7 @@ class Vouchers:
     Safe to use from several threads.
     """
 
-    def __init__(self, api: AgentApi, journal: Journal, entry: LeaseEntry) -> None:
+    def __init__(self, api: AgentApi, journal: AgentJournal, entry: LeaseEntry) -> None:
         self._api = api
         self._journal = journal
         self._entry = entry
@@ -78,10 +79,12 @@ class Vouchers:
     def _verified(self, signed: SignedVoucher) -> Voucher | None:
         """The voucher, if the witness that the buyer named signed it for this very lease."""
         entry = self._entry
+        voucher = signed.message
+        if not isinstance(voucher, entry.voucher_type):
+            return None
         try:
-            voucher = entry.voucher_type.from_message(signed.message)
             verify(voucher, entry.domain, signed.signature, entry.witness)
-        except (FieldError, SignatureError):
+        except SignatureError:
             return None
         named = (voucher.buyer, voucher.provider, voucher.lease_no)
         return voucher if named == entry.key else None

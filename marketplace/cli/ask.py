@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +11,8 @@ from marketplace.cli.output import columns, note, show, show_rows
 
 if TYPE_CHECKING:
     from marketplace.sdk import Coulomb
-    from marketplace.sdk.models import AskInfo, Node
+    from marketplace.wire.asks import AskInfo
+    from marketplace.wire.nodes import Node
     from settlement.orders import Ask
 
 app = typer.Typer(name="ask", help="A provider's signed offers.", no_args_is_help=True)
@@ -22,23 +22,6 @@ TABLE = columns(
     "expires=expires_at", "provider=ask.provider",
 )  # fmt: skip
 Price = Annotated[str | None, typer.Option(help="Tokens.")]
-
-
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """Decimal prices as the API takes them; None: not sold, or unchanged when repricing."""
-
-    gpu_hour: str | None = None
-    cpu_hour: str | None = None
-    memory_gib_hour: str | None = None
-    storage_gib_hour: str | None = None
-    egress_gib: str | None = None
-    unit: str | None = None
-
-    def given(self) -> dict[str, str]:
-        """Those that were named."""
-        named = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: price for name, price in named.items() if price is not None}
 
 
 @app.command()
@@ -64,10 +47,10 @@ def create(
     """Offer a node: write the ask out, check it, sign it, put it on the book."""
     from marketplace.cli.provider import meter_address
 
-    prices = Prices(gpu_hour, cpu_hour, memory_gib_hour, storage_gib_hour, egress_gib, unit_price)
+    prices = _prices(gpu_hour, cpu_hour, memory_gib_hour, storage_gib_hour, egress_gib, unit_price)
     terms: dict[str, Any] = {
         "meter": meter or meter_address(),
-        "prices": prices.given(),
+        "prices": prices,
         "unit": unit,
         "min_duration": min_duration,
         "max_duration": max_duration,
@@ -76,7 +59,7 @@ def create(
     }
     with current().client() as client:
         chosen = _node(client, node)
-        _offer(client, chosen.id, {k: v for k, v in terms.items() if v is not None}, chosen.name)
+        _offer(client, chosen.id, terms, chosen.name)
 
 
 @app.command(name="list")
@@ -104,12 +87,15 @@ def reprice(
     unit_price: Price = None,
 ) -> None:
     """Sign the same ask at other prices and take the old one off the book."""
-    prices = Prices(gpu_hour, cpu_hour, memory_gib_hour, storage_gib_hour, egress_gib, unit_price)
-    with current().client() as client:
-        old = client.asks.get(ask_id)
-        terms = _terms_of(old.ask, {**old.prices, **prices.given()})
+    from marketplace.domain.pricing import prices_to_json
+
+    cli = current()
+    prices = _prices(gpu_hour, cpu_hour, memory_gib_hour, storage_gib_hour, egress_gib, unit_price)
+    with cli.client() as client:
+        old = client.asks.own(ask_id, cli.account())
+        terms = _terms_of(old.ask, {**prices_to_json(old.ask.floor), **prices})
         _offer(client, old.node_id, terms, f"the node of {ask_id}")
-        if not current().dry_run:
+        if not cli.dry_run:
             client.asks.cancel(ask_id)
             note(f"{ask_id} is off the book")
 
@@ -125,12 +111,20 @@ def cancel(ask_id: Annotated[str, typer.Argument(help="The ask's id.")]) -> None
         show(client.asks.cancel(ask_id), TABLE)
 
 
+def _prices(*texts: str | None) -> dict[str, str]:
+    """Those of the prices that were named, by the API's names; the others are not sold, or stay."""
+    names = ("gpu_hour", "cpu_hour", "memory_gib_hour", "storage_gib_hour", "egress_gib", "unit")
+    named = zip(names, texts, strict=True)
+    return {name: price for name, price in named if price is not None}
+
+
 def _offer(client: Coulomb, node_id: str, terms: dict[str, Any], name: str) -> AskInfo | None:
     cli = current()
     priced = ", ".join(f"{k} {v}" for k, v in terms["prices"].items() if v not in ("0", ""))
     note(f"offer {name} ({node_id}) at {priced}; meter {terms['meter']}")
     if cli.dry_run:
-        show(client.asks.prepare(node_id, terms).typed_data, columns("primaryType", "message"))
+        document = client.asks.prepare(node_id, terms).typed_data(client.session.domain())
+        show(document, columns("primaryType", "message"))
         return None
     signer = cli.signer()
     confirm("Sign and offer?")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,7 @@ from marketplace.cli.output import columns, note, show, show_rows
 from marketplace.errors import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from marketplace.wire.explanation import NoMatch
 
 app = typer.Typer(name="book", help="Resting asks and bids.", no_args_is_help=True)
 BOOK = columns(
@@ -66,11 +66,10 @@ def quote(
         raise typer.Exit(ExitCode.NO_CAPACITY)
 
 
-def explain(why: Mapping[str, Any]) -> None:
+def explain(why: NoMatch) -> None:
     """Say why nothing matched: per constraint what it refuses, and the cheapest change."""
-    considered = why.get("considered", 0)
-    note(f"no match: {considered} asks were considered")
-    for row in why.get("eliminations", ()):
-        note(f"  {row.get('reason')}: refuses {row.get('alone')}, leaves {row.get('left')}")
-    for row in why.get("relaxations", ())[:3]:
-        note(f"  try: {row.get('text')}")
+    note(f"no match: {why.considered} asks were considered")
+    for row in why.eliminations:
+        note(f"  {row.reason}: refuses {row.alone}, leaves {row.left}")
+    for change in why.relaxations[:3]:
+        note(f"  try: {change.text}")

@@ -16,9 +16,9 @@ import typer
 
 if TYPE_CHECKING:
     from marketplace.sdk import Coulomb
-    from marketplace.sdk.models import MarketConfig
     from marketplace.sdk.profile import Profile
-    from marketplace.sdk.resources.wallet import Unit
+    from marketplace.sdk.values import Unit
+    from marketplace.wire.market import MarketConfig
     from settlement.chain.client import ChainClient
     from settlement.signing import LocalSigner
 
@@ -59,8 +59,8 @@ class Cli:
     def client(self) -> Coulomb:
         """A client of the profile's market."""
         from marketplace.sdk import Coulomb
-        from marketplace.sdk.client import session_of
         from marketplace.sdk.profile import ProfileFile
+        from marketplace.sdk.session import session_of
 
         profile = self.profile()
         session = session_of(profile, ProfileFile())

@@ -1,8 +1,4 @@
-"""Errors for people and exit codes for programs.
-
-0 ok · 1 error · 2 usage · 3 auth · 4 not found · 5 conflict · 6 funds or budget · 7 no capacity ·
-8 job failed · 9 chain · 75 retry later · 124 wait timed out · 130 interrupted
-"""
+"""Errors for people and exit codes for programs: `marketplace.errors` has the table of both."""
 
 from __future__ import annotations
 
@@ -20,18 +16,17 @@ def known_errors() -> tuple[type[Exception], ...]:
 
 
 def exit_code_of(error: Exception) -> ExitCode:
-    """The exit code of an error: the first entry of the table that it is an instance of."""
+    """What a command ends with: a server's code says it, else the first row that fits."""
     from marketplace.sdk import errors as sdk
     from settlement import errors as settlement
 
+    if isinstance(error, sdk.ApiError) and error.kind is not None:
+        return error.kind.exit_code
     table: tuple[tuple[type[Exception], ExitCode], ...] = (
         (sdk.AuthError, ExitCode.AUTH),
         (sdk.NotFound, ExitCode.NOT_FOUND),
-        (sdk.InFlight, ExitCode.RETRY_LATER),
         (sdk.Conflict, ExitCode.CONFLICT),
         (sdk.FundsError, ExitCode.FUNDS),
-        (sdk.NoCapacity, ExitCode.NO_CAPACITY),
-        (sdk.ChainUnavailable, ExitCode.CHAIN),
         (sdk.RateLimited, ExitCode.RETRY_LATER),
         (sdk.Unavailable, ExitCode.RETRY_LATER),
         (sdk.TransportError, ExitCode.RETRY_LATER),
@@ -64,10 +59,8 @@ def describe(error: Exception) -> list[str]:
         request = f", request {problem.request_id}" if problem and problem.request_id else ""
         lines.append(f"  code {code}{request}")
     if problem is not None:
-        extra = problem.extra or {}
-        shortfall = extra.get("shortfall")
-        if isinstance(shortfall, dict):
-            lines.append(f"  short of {shortfall.get('amount')} {shortfall.get('currency')}")
+        if problem.shortfall is not None:
+            lines.append(f"  short of {problem.shortfall}")
     fix = getattr(error, "fix", "") or _fix_of(error)
     if fix:
         lines.append(f"  fix: {fix}")
@@ -80,10 +73,7 @@ def _fix_of(error: Exception) -> str:
     from settlement import errors as settlement
 
     fixes: tuple[tuple[type[Exception], str], ...] = (
-        (sdk.Unauthenticated, "make a key with `coulomb key create`, or set COULOMB_API_KEY"),
-        (sdk.Forbidden, "make a key with the scope with `coulomb key create --scope …`"),
         (Unavailable, "check COULOMB_DATABASE_URL; `coulomb db upgrade` makes a new database"),
-        (sdk.InsufficientBalance, "`coulomb wallet deposit AMOUNT`"),
         (sdk.ConnectFailed, "check api_url in the profile, or COULOMB_API_URL; is the server up?"),
         (
             settlement.ChainUnavailable,

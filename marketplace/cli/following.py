@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Self
 from marketplace.cli.output import note, printable, warn
 
 if TYPE_CHECKING:
-    from marketplace.sdk.flow import Sync
-    from marketplace.sdk.purchases import Job
-    from marketplace.sdk.resources.jobs import JobHandle
-    from marketplace.sdk.resources.witnessing import Act
+    from marketplace.sdk import Act, JobHandle
+    from marketplace.wire.jobs import Job
 
 GRACE_SECONDS = 2.0
 AGAIN_SECONDS = 1.0
@@ -30,13 +28,13 @@ def why_text(reason: str | None, exit_code: int | None) -> str:
 class Follower:
     """Shows a job's events in a thread of its own while the caller waits and witnesses."""
 
-    def __init__(self, job: JobHandle[Sync], quiet: bool) -> None:
+    def __init__(self, job: JobHandle, quiet: bool) -> None:
         self._job = job
         self._quiet = quiet
         self._refusals: set[str] = set()
         self._state = ""
         self._shown = ""
-        self._last_id = ""
+        self._last_id = 0
         self._thread = threading.Thread(target=self._follow, name="job-events", daemon=True)
 
     def __enter__(self) -> Self:
@@ -70,7 +68,7 @@ class Follower:
 
     def _follow(self) -> None:
         from marketplace.sdk.errors import CoulombError
-        from marketplace.sdk.resources.jobs import PASSING
+        from marketplace.sdk.patience import PASSING
 
         while True:
             try:
@@ -85,14 +83,12 @@ class Follower:
     def _show(self) -> None:
         """Show events until the stream ends, beginning after the last one shown."""
         for event in self._job.events(self._last_id):
-            body = event.json()
             if event.type == "log":
-                sys.stderr.write(str(body.get("text", "")))
+                sys.stderr.write(event.data.text)
                 sys.stderr.flush()
-            elif event.type == "status":
-                # A job that is ending tells so without leaving its state: nothing new to show.
-                if body.get("state") != self._shown:
-                    self._shown = str(body.get("state"))
-                    why = why_text(body.get("reason"), body.get("exit_code"))
-                    note(f"{self._job.id} {self._shown}{f' ({why})' if why else ''}")
+            # A job that is ending tells so without leaving its state: nothing new to show.
+            elif event.type == "status" and event.data.state != self._shown:
+                self._shown = event.data.state
+                why = why_text(event.data.reason, event.data.exit_code)
+                note(f"{self._job.id} {self._shown}{f' ({why})' if why else ''}")
             self._last_id = event.id

@@ -26,9 +26,9 @@ from marketplace.errors import ExitCode
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from marketplace.sdk.flow import Sync
-    from marketplace.sdk.purchases import Job
-    from marketplace.sdk.resources.jobs import JobHandle, Order
+    from marketplace.sdk import JobHandle, PreparedJob
+    from marketplace.wire.events import LogPiece
+    from marketplace.wire.jobs import Job
 
 app = typer.Typer(name="job", help="Buy compute and follow it.", no_args_is_help=True)
 LIST = columns("id", "name", "state", "reason", "created=created_at", "maximum cost=max_cost")
@@ -121,11 +121,11 @@ def logs(
     """A job's output, as it wrote it."""
     with current().client() as client:
         job = client.jobs.get(job_id)
-        pieces = _followed_logs(job) if follow else (_piece(p) for p in job.logs())
-        chosen = (p for p in pieces if stream is None or p["stream"] == stream)
+        pieces = _followed_logs(job) if follow else job.logs()
+        chosen = (piece for piece in pieces if stream is None or piece.stream == stream)
         if current().output is Format.TABLE:
             for piece in chosen:
-                sys.stdout.write(str(piece["text"]))
+                sys.stdout.write(piece.text)
                 sys.stdout.flush()
         else:
             stream_rows(chosen, columns("stream", "offset", "text"))
@@ -136,8 +136,7 @@ def watch(job_id: JobId) -> None:
     """Every event of a job until it ends: states, usage, cost, output."""
     with current().client() as client:
         job = client.jobs.get(job_id)
-        rows = ({"id": e.id, "type": e.type, "data": e.json()} for e in job.events())
-        stream_rows(rows, EVENT)
+        stream_rows(job.events(), EVENT)
 
 
 @app.command()
@@ -204,8 +203,9 @@ def result(
     show_rows([{"file": str(to / name)} for name in names], columns("file"))
 
 
-def _plan_row(order: Order, currency: str) -> dict[str, Any]:
+def _plan_row(order: PreparedJob, currency: str) -> dict[str, Any]:
     """The plan as one row: the price, the most it can cost, the total set aside for it."""
+    from marketplace.domain.pricing import from_nano
     from marketplace.domain.reader import duration_text
     from marketplace.wire.base import Money
 
@@ -228,7 +228,7 @@ def _plan_row(order: Order, currency: str) -> dict[str, Any]:
             "ask": best.ask_id,
             "tier": best.tier,
             "region": best.region,
-            "price_per_gpu_hour": best.price.get("gpu_hour"),
+            "price_per_gpu_hour": from_nano(best.price.gpu_hour),
             "rate_per_hour": best.rate_per_hour,
             "simulated": best.simulated,
         }
@@ -249,7 +249,7 @@ def _show_plan(row: dict[str, Any]) -> None:
         warn("the GPU is simulated: it stands in where a machine has none")
 
 
-def _require_match(order: Order) -> None:
+def _require_match(order: PreparedJob) -> None:
     """Without a match only a job that waits for one is worth placing."""
     if order.plan.no_match is None:
         return
@@ -259,12 +259,12 @@ def _require_match(order: Order) -> None:
     note("the job waits in the book for an ask, as its `retry` says")
 
 
-def _wait(job: JobHandle[Sync], timeout: float | None, quiet: bool) -> Job:
+def _wait(job: JobHandle, timeout: float | None, quiet: bool) -> Job:
     with Follower(job, quiet=quiet) as follower:
         return job.wait(timeout, watcher=follower.watch)
 
 
-def _finish(job: JobHandle[Sync], ended: Job) -> None:
+def _finish(job: JobHandle, ended: Job) -> None:
     """The receipt where there is one, and an exit code that says how it went."""
     from marketplace.sdk.errors import NotFound
 
@@ -297,11 +297,5 @@ def _print_receipt(receipt: Any) -> None:
         show(receipt, TABLE)
 
 
-def _piece(piece: Any) -> dict[str, Any]:
-    return {"stream": piece.stream, "offset": piece.offset, "text": piece.text}
-
-
-def _followed_logs(job: JobHandle[Sync]) -> Iterator[dict[str, Any]]:
-    for event in job.events():
-        if event.type == "log":
-            yield event.json()
+def _followed_logs(job: JobHandle) -> Iterator[LogPiece]:
+    return (event.data for event in job.events() if event.type == "log")

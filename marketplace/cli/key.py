@@ -13,7 +13,8 @@ from marketplace.cli.output import columns, note, show, show_rows
 
 if TYPE_CHECKING:
     from marketplace.cli.context import Cli
-    from marketplace.sdk.models import ApiKey, MarketConfig
+    from marketplace.wire.keys import NewApiKey
+    from marketplace.wire.market import MarketConfig
 
 app = typer.Typer(name="key", help="API keys.", no_args_is_help=True)
 TABLE = columns(
@@ -54,14 +55,14 @@ def create(
             spend_cap_atoms=atoms_of(spend_cap, market) if spend_cap else None,
         )
     if to is not None:
-        write_secret(to, made.key or "")
+        write_secret(to, made.key)
         note(f"the key is in {to}")
     elif save:
         _keep(cli, made, market)
     show(made, MADE)
 
 
-def _keep(cli: Cli, made: ApiKey, market: MarketConfig) -> None:
+def _keep(cli: Cli, made: NewApiKey, market: MarketConfig) -> None:
     """Put a key and what it is for into the profile."""
     from marketplace.sdk.profile import ProfileFile
 
@@ -75,8 +76,8 @@ def _keep(cli: Cli, made: ApiKey, market: MarketConfig) -> None:
         api_key=made.key,
         account=made.account,
         chain_id=market.chain_id,
-        escrow=market.contracts["ComputeEscrow"],
-        token=market.contracts["ComputeToken"],
+        escrow=market.contracts.escrow,
+        token=market.contracts.token,
         **values,
     )
     note(f"the key is in profile {profile.name!r} ({ProfileFile().path})")

@@ -34,15 +34,12 @@ def columns(*specs: str) -> tuple[Column, ...]:
 
 
 def plain(value: Any) -> Any:
-    """Any value as JSON would carry it; money as {amount, currency, atoms}, atoms as text."""
-    to_message = getattr(value, "to_message", None)
-    if to_message is not None:
-        return to_message()
+    """Any value as JSON carries it: the API's own form, if it has one."""
+    for name in ("to_json", "to_message"):  # what travels, and what is signed, know their own form
+        if hasattr(value, name):
+            return getattr(value, name)()
     if is_dataclass(value) and not isinstance(value, type):
-        members = {f.name: plain(getattr(value, f.name)) for f in fields(value)}
-        if set(members) == {"amount", "currency", "atoms"}:
-            members["atoms"] = str(members["atoms"])
-        return members
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from marketplace.cli.context import current
 from marketplace.cli.output import columns, note, show, show_rows
+
+if TYPE_CHECKING:
+    from marketplace.sdk.profile import Profile
 
 app = typer.Typer(name="profile", help="Markets and identities.", no_args_is_help=True)
 FIELDS = (
@@ -21,15 +25,14 @@ def list_() -> None:
     from marketplace.sdk.profile import ProfileFile
 
     file = ProfileFile()
-    show_rows([_row(name, file.current()) for name in file.names()], columns("current", *FIELDS))
+    rows = [{**_row(file.get(n, {})), "current": n == file.current()} for n in file.names()]
+    show_rows(rows, columns("current", *FIELDS))
 
 
 @app.command(name="show")
 def show_profile() -> None:
     """The profile in use, with what the environment and the command line say instead."""
-    profile = current().profile()
-    row = {name: getattr(profile, name, None) for name in FIELDS}
-    show({**row, "has_key": profile.api_key is not None}, columns(*FIELDS))
+    show(_row(current().profile()), columns(*FIELDS))
 
 
 @app.command()
@@ -78,9 +81,7 @@ def use(name: Annotated[str, typer.Argument(help="The profile's name.")]) -> Non
     note(f"{name} is the current profile")
 
 
-def _row(name: str, chosen: str) -> dict[str, object]:
-    from marketplace.sdk.profile import ProfileFile
-
-    profile = ProfileFile().get(name, {})
-    row = {field: getattr(profile, field, None) for field in FIELDS}
-    return {**row, "has_key": profile.api_key is not None, "current": name == chosen}
+def _row(profile: Profile) -> dict[str, object]:
+    """A profile without its API key."""
+    shown = {name: value for name, value in asdict(profile).items() if name != "api_key"}
+    return {**shown, "has_key": profile.api_key is not None}

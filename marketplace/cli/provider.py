@@ -16,10 +16,10 @@ from marketplace.errors import ExitCode
 
 if TYPE_CHECKING:
     from marketplace.agent.config import AgentConfig, NodeConfig
-    from marketplace.agent.journal import Journal
+    from marketplace.agent.journal import AgentJournal
     from marketplace.cli.context import Cli
     from marketplace.sdk import Coulomb
-    from marketplace.sdk.models import Node
+    from marketplace.wire.nodes import Node
 
 app = typer.Typer(name="provider", help="Sell compute from this machine.", no_args_is_help=True)
 FINDINGS = columns("code", "status", "evidence", "fix")
@@ -221,16 +221,16 @@ def settle(config: ConfigFile = None) -> None:
     show_rows([batch.send(signer) for batch in batches], SENT)
 
 
-def _journal(config: Path | None) -> Journal:
+def _journal(config: Path | None) -> AgentJournal:
     """This machine's journal; an agent may be at work on it."""
-    from marketplace.agent.journal import Journal
+    from marketplace.agent.journal import AgentJournal
     from marketplace.agent.state import journal_of
     from marketplace.sdk.errors import InputError
 
     path = journal_of(load(config).state_dir)
     if not path.is_file():
         raise InputError(f"{path} is no journal", fix="name the agent's file with --config")
-    return Journal(path)
+    return AgentJournal(path)
 
 
 def _named(client: Coulomb, node: str) -> Node:
@@ -254,7 +254,7 @@ def _set_up(
     meter = hot_key(keys / "meter.json", keys / "meter.password")
     with cli.client() as client:
         made = client.keys.create(f"node-{node.name}"[:32], ("provider",), signer=signer)
-    write_secret(keys / "api.key", made.key or "")
+    write_secret(keys / "api.key", made.key)
     agent = AgentConfig(
         api_url=cli.profile().api_url,
         api_key_file=keys / "api.key",
@@ -270,15 +270,4 @@ def _set_up(
 
 
 def _node_row(node: Node, leases: int | None) -> dict[str, object]:
-    fields = (
-        "id",
-        "name",
-        "tier",
-        "region",
-        "state",
-        "last_heartbeat_at",
-        "simulated",
-        "reliability",
-    )
-    row: dict[str, object] = {name: getattr(node, name) for name in fields}
-    return {**row, "gpu_count": len(node.gpus), "leases": leases}
+    return {**node.to_json(), "gpu_count": len(node.gpus), "leases": leases}

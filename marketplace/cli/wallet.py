@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from marketplace.cli.context import atoms_of, confirm, current, money_text
-from marketplace.cli.output import columns, note, show
+from marketplace.cli.output import columns, note, plain, show
 
 app = typer.Typer(name="wallet", help="Keys and tokens.", no_args_is_help=True)
 FUNDS = columns("account", "in the escrow=free", "outside=tokens", "gas (ETH)=gas")
@@ -76,13 +76,13 @@ def deposit(
     with cli.client() as client:
         market = client.market.config()
         atoms = atoms_of(amount, market)
-        escrow = market.contracts["ComputeEscrow"]
+        escrow = market.contracts.escrow
         note(f"deposit {money_text(atoms, market)} into {escrow} on chain {market.chain_id}")
         if cli.dry_run:
             return
         confirm("Deposit?")
         moved = client.wallet.deposit(atoms, signer=cli.signer(), permit=not approve)
-    show(_row(moved, money_text(atoms, market)), MOVED)
+    show({**plain(moved), "amount": money_text(atoms, market)}, MOVED)
 
 
 @app.command()
@@ -108,9 +108,4 @@ def take_out(amount: str, to: str | None) -> None:
             return
         confirm("Withdraw?")
         moved = client.wallet.withdraw(atoms, to=to, signer=cli.signer())
-    show(_row(moved, money_text(atoms, unit)), MOVED)
-
-
-def _row(moved: object, amount: str) -> dict[str, object]:
-    fields = ("tx_hash", "block_number", "gas_used")
-    return {name: getattr(moved, name) for name in fields} | {"amount": amount}
+    show({**plain(moved), "amount": money_text(atoms, unit)}, MOVED)

@@ -1,4 +1,7 @@
-"""From a job spec to the bid its buyer signs, and back: does a signed bid say what the job says?"""
+"""From a job spec to the bid its buyer signs, and back: does a signed bid say what the job says?
+
+Also what a buyer signs or sends for a bid that is at work: how much a top-up locks.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,15 @@ from dataclasses import fields
 
 from marketplace.domain.job import JobSpec
 from marketplace.domain.jobfile import tiers_of
+from marketplace.domain.pricing import from_scaled
 from marketplace.domain.tier import TierRegistry
-from marketplace.errors import Problem
+from marketplace.errors import InvalidInput, Problem
 from settlement.eip712 import ZERO_ADDRESS, text32
-from settlement.orders import FLAG_SHARED, Bid, TierLimit
+from settlement.errors import FieldError
+from settlement.orders import FLAG_SHARED, Ask, Bid, TierLimit
+from settlement.units import time_lock
 
+EXPIRY_SLACK_SECONDS = 3_600
 _NO_UNIT = bytes(32)
 # What the buyer and the market choose freely; everything else follows from the job.
 _FREE = ("buyer", "witness", "opener", "max_fee_bps", "expiry", "salt")
@@ -61,6 +68,65 @@ def bid_template(
         expiry=expiry,
         salt=salt,
     )
+
+
+def bid_of(
+    spec: JobSpec,
+    tiers: TierRegistry,
+    *,
+    buyer: str,
+    witness: str,
+    opener: str,
+    fee_bps: int,
+    now: int,
+    salt: int,
+) -> Bid:
+    """The bid that a buyer signs for a job: good for as long as the job may take to start, to move
+    to another ask and to run, and for an hour more.
+
+    `opener` and `fee_bps` are the market's, `now` is Unix time in seconds. Raises InvalidInput.
+    """
+    seconds = spec.start_deadline_seconds + spec.retry_seconds + spec.max_seconds
+    try:
+        return bid_template(
+            spec,
+            tiers,
+            buyer=buyer,
+            witness=witness,
+            opener=opener,
+            max_fee_bps=fee_bps,
+            expiry=now + seconds + EXPIRY_SLACK_SECONDS,
+            salt=salt,
+        )
+    except FieldError as error:
+        raise InvalidInput([Problem(error.pointer, error.detail)]) from error
+
+
+def top_up_lock(
+    seconds: int,
+    ask: Ask,
+    *,
+    rate: int,
+    funded_seconds: int,
+    left: int,
+    decimals: int,
+    currency: str,
+) -> int:
+    """Atoms that running a lease `seconds` longer locks at most; its bid may still spend `left`.
+
+    Raises InvalidInput if the ask allows less time, or the bid less money.
+    """
+    longest = ask.max_seconds + ask.start_limit_seconds - funded_seconds
+    if not 0 < seconds <= longest:
+        detail = f"must be between 1 and {max(0, longest)} seconds, the ask's longest time"
+        raise InvalidInput([Problem("/duration", detail)])
+    before = time_lock(rate, funded_seconds, decimals)
+    more = time_lock(rate, funded_seconds + seconds, decimals) - before
+    if more > left:
+        costs, rest = (f"{from_scaled(atoms, decimals)} {currency}" for atoms in (more, left))
+        detail = f"costs up to {costs}; the bid's budget has {rest} left"
+        raise InvalidInput([Problem("/duration", detail)])
+    return more
 
 
 def bid_problems(bid: Bid, spec: JobSpec, tiers: TierRegistry) -> list[Problem]:

@@ -33,9 +33,12 @@ CoulombError
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from pydantic import ValidationError
+
+from marketplace.errors import ERRORS, ErrorKind
+from marketplace.wire.problems import ProblemDocument
 
 __all__ = [
     "ApiError",
@@ -47,7 +50,6 @@ __all__ = [
     "Conflict",
     "ConnectFailed",
     "CoulombError",
-    "FieldProblem",
     "Forbidden",
     "FundsError",
     "IdempotencyMismatch",
@@ -58,7 +60,6 @@ __all__ = [
     "NoCapacity",
     "NotEnough",
     "NotFound",
-    "Problem",
     "ProtocolError",
     "RateLimited",
     "Rejected",
@@ -70,6 +71,7 @@ __all__ = [
     "VerificationError",
     "WaitTimeout",
     "error_of",
+    "problem_of",
 ]
 
 
@@ -125,64 +127,22 @@ class WaitTimeout(CoulombError):
     """A wait ended before its job did; the job goes on."""
 
 
-@dataclass(frozen=True, slots=True)
-class FieldProblem:
-    """One wrong field of a request."""
-
-    pointer: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """An RFC 9457 document as the API writes it; `extra` holds members beyond the standard ones."""
-
-    status: int
-    code: str
-    title: str
-    detail: str = ""
-    request_id: str = ""
-    retryable: bool = False
-    errors: tuple[FieldProblem, ...] = ()
-    retry_after: float | None = None
-    extra: Mapping[str, Any] | None = None
-
-    @classmethod
-    def parse(cls, status: int, body: Any, retry_after: float | None = None) -> Problem:
-        """Read a problem document; anything else becomes one that only knows its status."""
-        if not isinstance(body, dict):
-            return cls(status, "unknown", f"HTTP {status}", retry_after=retry_after)
-        known = {"type", "title", "status", "detail", "instance", "code", "request_id"}
-        known |= {"retryable", "errors"}
-        listed = body.get("errors")
-        fields = tuple(
-            FieldProblem(str(item.get("pointer", "")), str(item.get("detail", "")))
-            for item in (listed if isinstance(listed, list) else [])
-            if isinstance(item, dict)
-        )
-        return cls(
-            status=status,
-            code=str(body.get("code", "unknown")),
-            title=str(body.get("title", f"HTTP {status}")),
-            detail=str(body.get("detail") or ""),
-            request_id=str(body.get("request_id") or ""),
-            retryable=body.get("retryable") is True,
-            errors=fields,
-            retry_after=retry_after,
-            extra={k: v for k, v in body.items() if k not in known},
-        )
-
-
 class ApiError(CoulombError):
-    """The server refused; `problem` is its whole answer, `code` is stable."""
+    """The server refused; `problem` is its whole answer, `code` is stable.
 
-    def __init__(self, problem: Problem) -> None:
+    `retry_after` is in seconds; `kind` is the code's row in the table of errors, None if this
+    version does not know the code.
+    """
+
+    def __init__(self, problem: ProblemDocument, retry_after: float | None = None) -> None:
         fields = [f"{field.pointer or '/'}: {field.detail}" for field in problem.errors]
         head = problem.detail or problem.title
         if head == "; ".join(fields):  # the server's summary of the same mistakes: said once
             head, fields = (head, []) if len(fields) == 1 else (problem.title, fields)
-        super().__init__("\n  ".join((head, *fields)))
+        self.kind: ErrorKind | None = ERRORS.get(problem.code)
+        super().__init__("\n  ".join((head, *fields)), self.kind.fix if self.kind else "")
         self.problem = problem
+        self.retry_after = retry_after
 
     @property
     def code(self) -> str:
@@ -257,7 +217,7 @@ class NoCapacity(ApiError):
 
 
 class RateLimited(ApiError):
-    """Too many requests; `problem.retry_after` says when to come again."""
+    """Too many requests; `retry_after` says when to come again."""
 
 
 class ServerError(ApiError):
@@ -300,9 +260,24 @@ BY_STATUS: dict[int, type[ApiError]] = {
 }
 
 
-def error_of(problem: Problem) -> ApiError:
+def error_of(problem: ProblemDocument, retry_after: float | None = None) -> ApiError:
     """The exception for a problem: by its code, else by its status, else by its hundred."""
-    kind = BY_CODE.get(problem.code) or BY_STATUS.get(problem.status)
-    if kind is None:
-        kind = ServerError if problem.status >= 500 else Rejected
-    return kind(problem)
+    found = BY_CODE.get(problem.code) or BY_STATUS.get(problem.status)
+    if found is None:
+        found = ServerError if problem.status >= 500 else Rejected
+    return found(problem, retry_after)
+
+
+def problem_of(status: int, body: Any) -> ProblemDocument:
+    """An answer's problem document; of anything else, one that only knows the status."""
+    unknown = {
+        "type": "about:blank", "title": f"HTTP {status}", "detail": "", "instance": "",
+        "code": "unknown", "request_id": "", "retryable": False, "errors": [],
+    }  # fmt: skip
+    known = body if isinstance(body, dict) else {}
+    try:
+        return ProblemDocument.model_validate({**unknown, **known, "status": status})
+    except ValidationError as error:
+        wrong = {problem["loc"][0] for problem in error.errors()}
+        sound = {name: member for name, member in known.items() if name not in wrong}
+        return ProblemDocument.model_validate({**unknown, **sound, "status": status})

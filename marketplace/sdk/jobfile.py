@@ -11,8 +11,8 @@ import yaml
 from marketplace.data import load_tiers
 from marketplace.domain.job import JobSpec
 from marketplace.domain.jobfile import parse_job
-from marketplace.errors import InvalidJob
 from marketplace.sdk.errors import InputError
+from marketplace.sdk.reading import input_errors
 from settlement.strict_json import BYTES_MAX, DEPTH_MAX
 
 JobSource = str | Path | Mapping[str, Any] | JobSpec
@@ -80,9 +80,5 @@ def _read(path: Path) -> Any:
 
 
 def _parse(document: Any, what: str) -> JobSpec:
-    try:
+    with input_errors(f"{what} is not a valid job"):
         return parse_job(document, tiers=load_tiers())
-    except InvalidJob as error:
-        lines = "\n".join(f"  {p.pointer or '/'}: {p.detail}" for p in error.problems)
-        first = error.problems[0].pointer if error.problems else ""
-        raise InputError(f"{what} is not a valid job:\n{lines}", pointer=first) from error

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
+from typing import Self
 
 from marketplace.sdk.errors import ConfigError, VerificationError
-from marketplace.sdk.models import MarketConfig
-from marketplace.sdk.profile import state_dir
+from marketplace.sdk.keyring import unlock, witness_key
+from marketplace.sdk.profile import Profile, ProfileFile, state_dir
+from marketplace.wire.market import MarketConfig
 from marketplace.witness.desk import Accepts, Desk
-from marketplace.witness.journal import Journal
+from marketplace.witness.journal import WitnessJournal
 from settlement.eip712 import Domain, checksum
 from settlement.signing import Signer
 
@@ -46,7 +50,14 @@ class Session:
         self._on_pin = on_pin
         self._state = state
         self._desk: Desk | None = None
+        self._salts: dict[str, int] = {}
+        self._salts_lock = threading.Lock()
         self.market: MarketConfig | None = None
+
+    @classmethod
+    def of(cls, signer: Signer | None, witness: Signer | None) -> Self:
+        """A session of keys that are at hand."""
+        return cls(_source(signer), _source(witness))
 
     def signer(self) -> Signer:
         """Who signs orders. Raises ConfigError where no key is set up."""
@@ -68,12 +79,19 @@ class Session:
         """The account acted for. Raises ConfigError where none is known."""
         return self._address or self.signer().address
 
+    def take_salt(self, account: str, stated: int) -> int:
+        """The salt of the account's next order: what the market states, or the first that this
+        session has not taken yet. Two orders of one salt exclude each other.
+        """
+        with self._salts_lock:
+            salt = max(stated, self._salts.get(account, 0))
+            self._salts[account] = salt + 1
+            return salt
+
     def witness(self) -> Signer:
         """Who countersigns usage; the machine's own hot key unless another was given."""
         if self._witness is None:
             if self._witness_source is None:
-                from marketplace.sdk.keyring import witness_key
-
                 self._witness = witness_key(self._state_dir() / "witness")
             else:
                 self._witness = self._witness_source()
@@ -84,8 +102,7 @@ class Session:
 
         Raises VerificationError where chain or contract differ from what is pinned.
         """
-        escrow = checksum(market.contracts["ComputeEscrow"])
-        token = checksum(market.contracts["ComputeToken"])
+        escrow, token = checksum(market.contracts.escrow), checksum(market.contracts.token)
         for what, pinned, stated in (
             ("chain", self._chain_id, market.chain_id),
             ("escrow contract", self._escrow, escrow),
@@ -119,7 +136,7 @@ class Session:
             signer, domain = self.witness(), self.domain()
             escrow = domain.verifying_contract.lower()
             name = f"{domain.chain_id}-{escrow}-{signer.address.lower()}.db"
-            journal = Journal(self._state_dir() / "witness" / name)
+            journal = WitnessJournal(self._state_dir() / "witness" / name)
             self._desk = Desk(signer, domain, journal, (), accepts=self._contract_accepts())
         self._desk.witness_for(buyers)
         return self._desk
@@ -147,3 +164,28 @@ class Session:
 
     def _state_dir(self) -> Path:
         return self._state or state_dir()
+
+
+def session_of(profile: Profile, file: ProfileFile | None = None) -> Session:
+    """A session that finds its keys where the profile says, and pins the market it first meets."""
+    return Session(
+        _key_of(profile.keystore, profile.password_file),
+        _key_of(profile.witness_keystore, profile.witness_password_file or profile.password_file),
+        chain_id=profile.chain_id,
+        escrow=profile.escrow,
+        on_pin=partial(_pin, file, profile.name) if file else None,
+        rpc_url=profile.rpc_url,
+    )
+
+
+def _source(signer: Signer | None) -> SignerSource | None:
+    return None if signer is None else lambda: signer
+
+
+def _key_of(keystore: str | None, password_file: str | None) -> SignerSource | None:
+    return None if keystore is None else partial(unlock, keystore, password_file)
+
+
+def _pin(file: ProfileFile, name: str, chain_id: int, escrow: str, token: str) -> None:
+    if name in file.names():
+        file.update(name, chain_id=chain_id, escrow=escrow, token=token)

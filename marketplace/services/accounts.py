@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from marketplace.db.store import Store
 from marketplace.db.tables import ApiKeyRow
-from marketplace.domain.key_request import SCOPES, KeyRequest
+from marketplace.domain.key_request import SCOPES, KeyRequest, key_request_of
 from marketplace.domain.pricing import to_atoms
 from marketplace.errors import (
     AlreadyExists,
@@ -30,7 +30,7 @@ from marketplace.services.common import (
 )
 from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.wire.keys import Account, KeyDraft, SignedKeyRequest
-from settlement.eip712 import checksum, from_text32, text32
+from settlement.eip712 import checksum, from_text32
 from settlement.errors import FieldError
 
 KEY_PREFIX = "coul_"
@@ -77,18 +77,15 @@ class Accounts:
         cap = None
         if draft.spend_cap is not None:
             cap = to_atoms(draft.spend_cap, "/spend_cap", self.market.decimals)
-        try:
-            return KeyRequest(
-                account=draft.account,
-                name=text32(draft.name),
-                scopes=text32(",".join(draft.scopes)),
-                issued_at=self.clock() // 1000,
-                expires_at=draft.expires_at or 0,
-                spend_cap=cap or 0,
-                nonce=secrets.randbits(128),
-            )
-        except FieldError as error:
-            raise InvalidInput([Problem(error.pointer or "/name", error.detail)]) from error
+        return key_request_of(
+            draft.account,
+            draft.name,
+            draft.scopes,
+            now=self.clock() // 1000,
+            nonce=secrets.randbits(128),
+            expires_at=draft.expires_at or 0,
+            spend_cap=cap or 0,
+        )
 
     def check_key(self, signed: SignedKeyRequest) -> KeyRequest:
         """Check a signed request, if need be by the chain, before any transaction is begun.

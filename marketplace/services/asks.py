@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from marketplace.db.store import Store
 from marketplace.db.tables import AskRow, NodeRow
-from marketplace.domain.reader import Reader, seconds_of, text_of, whole_of
+from marketplace.domain.asking import EXPIRY_MAX_S, AskingNode, ask_of
 from marketplace.errors import (
     AlreadyExists,
     Conflict,
-    InvalidInput,
     InvalidOrder,
     InvalidSignature,
     NotFound,
@@ -32,27 +30,6 @@ from marketplace.wire.asks import AskDraft, SignedAsk
 from settlement.eip712 import ZERO_ADDRESS, from_text32, text32
 from settlement.errors import FieldError
 from settlement.orders import FLAG_SHARED, Ask
-from settlement.units import MAX_FEE_BPS, UINT32_MAX
-
-DAY_S = 86_400
-EXPIRY_MAX_S = 400 * DAY_S
-DEFAULTS = {
-    "min_duration": 0,
-    "max_duration": 30 * DAY_S,
-    "start_limit": 600,
-    "expires_in": 30 * DAY_S,
-}
-TERMS = (*DEFAULTS, "meter", "unit", "max_fee_bps", "opener")
-
-
-def _duration(maximum: int) -> Any:
-    def parse(value: object) -> int:
-        seconds = seconds_of(value)
-        if seconds > maximum:
-            raise ValueError(f"must be at most {maximum}s")
-        return seconds
-
-    return parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,45 +51,24 @@ class Asks:
 
     def prepare(self, node: NodeRow, draft: AskDraft, salt: int) -> Ask:
         """The ask that a provider would sign for a node. Raises InvalidInput with all mistakes."""
-        problems: list[Problem] = []
-        terms = draft.model_dump(include=set(TERMS), exclude_none=True)
-        reader = Reader(terms, TERMS, problems)
-        most = {"expires_in": EXPIRY_MAX_S}
-        seconds = {
-            name: reader.read(name, _duration(most.get(name, UINT32_MAX)), default)
-            for name, default in DEFAULTS.items()
-        }
-        unit = reader.read("unit", text_of(32, r"[A-Za-z][A-Za-z0-9_-]*"), "")
-        fee = reader.read("max_fee_bps", whole_of(0, MAX_FEE_BPS), self.market.fee_bps)
-        address = text_of(42)
-        meter = reader.need("meter", address, ZERO_ADDRESS)
-        opener = reader.read("opener", address, self.market.opener)
-        if problems:
-            raise InvalidInput(problems)
-        try:
-            return Ask(
-                provider=node.provider,
-                meter=meter,
-                opener=opener,
-                node=node.number,
-                tier=text32(node.tier),
-                gpu_milli=node.gpu_count * 1000,
-                cpu_milli=node.cpu_milli,
-                memory_mib=node.memory_mib,
-                storage_mib=node.storage_mib,
-                floor=draft.prices,
-                min_seconds=seconds["min_duration"],
-                max_seconds=seconds["max_duration"],
-                start_limit_seconds=seconds["start_limit"],
-                unit=text32(unit) if unit else bytes(32),
-                starts_at=0,
-                flags=FLAG_SHARED if node.shared else 0,
-                max_fee_bps=fee,
-                expiry=self.clock() // 1000 + seconds["expires_in"],
-                salt=salt,
-            )
-        except FieldError as error:
-            raise InvalidInput([Problem(error.pointer, error.detail)]) from error
+        offer = AskingNode(
+            provider=node.provider,
+            number=node.number,
+            tier=node.tier,
+            gpu_count=node.gpu_count,
+            cpu_milli=node.cpu_milli,
+            memory_mib=node.memory_mib,
+            storage_mib=node.storage_mib,
+            shared=node.shared,
+        )
+        return ask_of(
+            offer,
+            {**draft.model_dump(exclude={"node_id"}), "prices": draft.prices},
+            opener=self.market.opener,
+            fee_bps=self.market.fee_bps,
+            now=self.clock() // 1000,
+            salt=salt,
+        )
 
     def check(self, signed: SignedAsk) -> CheckedAsk:
         """Check an ask's signature, if need be by the chain, before any transaction is begun.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from marketplace.db.store import Store
 from marketplace.db.tables import BidRow, JobRow, LeaseRow
+from marketplace.domain.asking import EXPIRY_MAX_S
 from marketplace.domain.bidding import bid_problems
 from marketplace.domain.job import JobSpec, full_budget
 from marketplace.domain.life import BuyerCancelled, JobState, RetryOn
@@ -23,7 +24,6 @@ from marketplace.errors import (
 )
 from marketplace.limits import LIVE_JOBS_MAX as LIVE_MAX
 from marketplace.services.accounts import note_salt
-from marketplace.services.asks import EXPIRY_MAX_S
 from marketplace.services.common import (
     Principal,
     account_refusal,

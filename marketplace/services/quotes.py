@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from marketplace.db.store import Store
-from marketplace.domain.bidding import bid_template
+from marketplace.domain.bidding import bid_of
 from marketplace.domain.book import Book
 from marketplace.domain.explain import explain
 from marketplace.domain.job import JobSpec
@@ -14,21 +14,18 @@ from marketplace.domain.jobfile import parse_job
 from marketplace.domain.matching import Fill
 from marketplace.domain.order import RestingBid, Wants
 from marketplace.domain.tier import TierRegistry
-from marketplace.errors import InvalidInput, Problem
 from marketplace.services.bookkeeper import Bookkeeper
-from marketplace.services.common import Principal, money
+from marketplace.services.common import Principal
 from marketplace.services.ports import Clock, Market
 from marketplace.services.views import book_ask, match_view, no_match_view
-from marketplace.wire.bids import Match, Plan, QuoteAnswer
+from marketplace.wire.bids import MatchingAsk, Plan, QuoteAnswer
 from marketplace.wire.explanation import NoMatch
 from marketplace.wire.jobfile import JobFile
 from marketplace.wire.market import BookView
-from settlement.errors import FieldError
 from settlement.orders import Bid
 
 MATCHES_SHOWN = 20
 BOOK_SHOWN = 500
-EXPIRY_SLACK_S = 3_600
 NO_ONE = "0x" + "0" * 39 + "1"
 
 
@@ -47,20 +44,16 @@ class Quotes:
 
     def draft(self, spec: JobSpec, buyer: str, witness: str, salt: int) -> Bid:
         """The bid that a buyer would sign for a job. Raises InvalidInput."""
-        seconds = spec.start_deadline_seconds + spec.retry_seconds + spec.max_seconds
-        try:
-            return bid_template(
-                spec,
-                self.tiers,
-                buyer=buyer,
-                witness=witness,
-                max_fee_bps=self.market.fee_bps,
-                expiry=self.clock() // 1000 + seconds + EXPIRY_SLACK_S,
-                salt=salt,
-                opener=self.market.opener,
-            )
-        except FieldError as error:
-            raise InvalidInput([Problem(error.pointer, error.detail)]) from error
+        return bid_of(
+            spec,
+            self.tiers,
+            buyer=buyer,
+            witness=witness,
+            opener=self.market.opener,
+            fee_bps=self.market.fee_bps,
+            now=self.clock() // 1000,
+            salt=salt,
+        )
 
     def matches(self, spec: JobSpec, bid: Bid) -> tuple[list[Fill], NoMatch | None]:
         """What fits now, best first; and why not, where nothing does.
@@ -101,20 +94,11 @@ class Quotes:
     def plan(self, store: Store, caller: Principal, spec: JobSpec, bid: Bid, balance: int) -> Plan:
         """What submitting would do: best match, maximum cost, and whether the balance covers it."""
         found, why = self.matches(spec, bid)
-        shown = self._shown(store, found)
+        quote = QuoteAnswer(matches=self._shown(store, found), no_match=why)
         free = balance - store.jobs.reserved_atoms(caller.account)
-        lock = found[0].terms.lock if found else 0
-        return Plan(
-            matches=shown,
-            no_match=why,
-            price=shown[0].price if shown else None,
-            rate_per_hour=shown[0].rate_per_hour if shown else None,
-            max_cost=money(self.market, lock),
-            balance=money(self.market, max(0, free)),
-            shortfall=money(self.market, max(0, lock - free)),
-        )
+        return Plan.of(quote, free, self.market.currency, self.market.decimals)
 
-    def _shown(self, store: Store, found: list[Fill]) -> tuple[Match, ...]:
+    def _shown(self, store: Store, found: list[Fill]) -> tuple[MatchingAsk, ...]:
         best = found[:MATCHES_SHOWN]
         store.nodes.hold(fill.node_id for fill in best)
         return tuple(match_view(store, self.market, fill) for fill in best)

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from marketplace.db.store import Store
 from marketplace.db.tables import LeaseRow
+from marketplace.domain.bidding import top_up_lock
 from marketplace.domain.life import LeaseState
-from marketplace.errors import Conflict, InvalidInput, NotFound, Problem
+from marketplace.errors import Conflict, NotFound
 from marketplace.services.common import Principal, money
 from marketplace.services.ports import Market
 from marketplace.wire.jobs import TopUp
 from marketplace.wire.orders import Transaction
 from settlement.chain.calls import EscrowCalls, LeaseOrders
 from settlement.orders import Ask, Bid
-from settlement.units import time_lock
 
 CALL_GAS = 300_000  # more than a top-up takes
 
@@ -38,25 +38,23 @@ class TopUps:
         if lease is None or lease.state is not LeaseState.ACTIVE:
             raise Conflict("the job has no active lease to top up")
         orders, bid = _orders_of(store, lease)
-        longest = orders.ask.max_seconds + orders.ask.start_limit_seconds - lease.funded_seconds
-        if not 0 < seconds <= longest:
-            detail = f"must be between 1 and {max(0, longest)} seconds, the ask's longest time"
-            raise InvalidInput([Problem("/duration", detail)])
-        decimals = self.market.decimals
-        more = time_lock(lease.rate, lease.funded_seconds + seconds, decimals)
-        more -= time_lock(lease.rate, lease.funded_seconds, decimals)
-        if job.spent + lease.lock + more > bid.budget:
-            left = max(0, bid.budget - job.spent - lease.lock)
-            costs, left_over = money(self.market, more), money(self.market, left)
-            detail = f"costs up to {costs}; the bid's budget has {left_over} left"
-            raise InvalidInput([Problem("/duration", detail)])
+        market = self.market
+        lock = top_up_lock(
+            seconds,
+            orders.ask,
+            rate=lease.rate,
+            funded_seconds=lease.funded_seconds,
+            left=max(0, bid.budget - job.spent - lease.lock),
+            decimals=market.decimals,
+            currency=market.currency,
+        )
         call = Transaction(
             call="top_up",
-            to=self.market.domain.verifying_contract,
+            to=market.domain.verifying_contract,
             data=self.calls.top_up(orders, bid, seconds),
             gas=CALL_GAS,
         )
-        return TopUp(lease_id=lease.id, transaction=call, lock=money(self.market, more))
+        return TopUp(lease_id=lease.id, transaction=call, lock=money(market, lock))
 
 
 def _orders_of(store: Store, lease: LeaseRow) -> tuple[LeaseOrders, Bid]:

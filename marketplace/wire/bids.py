@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from pydantic import Field
 
 from marketplace.wire.base import (
@@ -28,7 +30,7 @@ class QuoteRequest(Body):
     job: JobFile
 
 
-class Match(Answer):
+class MatchingAsk(Answer):
     """One ask that fits a job now, and what it would cost there at most.
 
     `funded_seconds` is the time that `max_cost` pays for, the allowed time to start included.
@@ -49,7 +51,7 @@ class Match(Answer):
 class QuoteAnswer(Answer):
     """Every ask that fits a job now, best first; else why none does."""
 
-    matches: Many[Match]
+    matches: Many[MatchingAsk]
     no_match: NoMatch | None
 
 
@@ -71,6 +73,23 @@ class Plan(QuoteAnswer):
     max_cost: Money
     balance: Money = Field(description="free in the escrow, less what other jobs will lock")
     shortfall: Money = Field(description="what the balance lacks")
+
+    @classmethod
+    def of(cls, quote: QuoteAnswer, free: int, currency: str, decimals: int) -> Self:
+        """The plan that follows from a quote. `free` atoms are left, below zero if other jobs will
+        lock more than there is.
+        """
+        best = quote.matches[0] if quote.matches else None
+        cost = best.max_cost.atoms if best else 0
+        return cls(
+            matches=quote.matches,
+            no_match=quote.no_match,
+            price=best.price if best else None,
+            rate_per_hour=best.rate_per_hour if best else None,
+            max_cost=Money.of(cost, currency, decimals),
+            balance=Money.of(max(0, free), currency, decimals),
+            shortfall=Money.of(max(0, cost - free), currency, decimals),
+        )
 
 
 class PreparedBid(Answer):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Literal
 
 from pydantic import Field
@@ -16,6 +18,7 @@ from marketplace.wire.base import (
     Sha256,
     Time,
     TxHash,
+    hex_text,
 )
 
 
@@ -36,6 +39,20 @@ class ReceiptTransaction(Answer):
     kind: str = Field(examples=["Settled"])
     tx_hash: TxHash
     block: int
+
+
+def transaction_lines(transactions: Sequence[ReceiptTransaction]) -> list[str]:
+    """One line per transaction; of three and more of a kind in a row the first and the last."""
+    lines: list[str] = []
+    for kind, group in groupby(transactions, key=lambda t: t.kind):
+        run = list(group)
+        shown = [f"{kind:<8} {t.tx_hash} in block {t.block}" for t in (run[0], run[-1])]
+        if len(run) == 1:
+            shown = shown[:1]
+        elif len(run) > 2:
+            shown.insert(1, f"{kind:<8} … {len(run) - 2} more, in JSON …")
+        lines += shown
+    return lines
 
 
 class Receipt(Answer):
@@ -69,6 +86,28 @@ class Receipt(Answer):
     conserved: bool
     transactions: Many[ReceiptTransaction]
     created_at: Time
+
+    def __str__(self) -> str:
+        return "\n  ".join(self._text())
+
+    def _text(self) -> Iterator[str]:
+        simulated = " · simulated GPU" if self.simulated else ""
+        yield f"Receipt {self.id} · job {self.job_id} · {self.tier}{simulated}"
+        yield (
+            f"measured {self.used_ms} ms in {self.readings} readings, {self.gpu_seconds:f} GPU-s, "
+            f"at {self.rate:f} {self.gross.currency}/h"
+        )
+        for line in self.lines:
+            yield (
+                f"{line.resource:<8} {line.quantity:f} {line.unit} at {line.price:f} "
+                f"{line.price_unit} = {line.cost}"
+            )
+        yield f"released {self.released} (fee {self.fee}), refunded {self.refunded}"
+        yield f"locked {self.locked}: {'conserved' if self.conserved else 'NOT CONSERVED'}"
+        yield f"lease    {hex_text(self.lease_no)}"
+        for name in ("buyer", "provider", "witness"):
+            yield f"{name:<8} {getattr(self, name)}"
+        yield from transaction_lines(self.transactions)
 
 
 class JobReceipt(Receipt):

@@ -1,7 +1,7 @@
-"""What each action of the escrow costs, as the whole transaction that a real Anvil charged for.
+"""The gas of each escrow action, measured as whole transactions on a real Anvil.
 
-Steady state: slots that last (balances, order words, node capacities, a provider's account) are not
-zero before the transaction that is measured.
+It measures the steady state: lasting slots (balances, order words, node capacities, a provider's
+account) are not zero before the measured transaction.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BUYERS = 1_000
 
 
 def rows() -> list[Row]:
-    """Ours, measured now, then the others', as published."""
+    """Our figures, measured now, and those that others published."""
     with gas_world() as world:
         world.add_buyers(BUYERS)
         ours = [*_opening(world), *_settling(world), *_ending(world), *_depositing(world)]
@@ -48,7 +48,7 @@ def rows() -> list[Row]:
 
 
 def _opening(world: GasWorld) -> list[Row]:
-    world.open(world.matches(50))  # each buyer has had a bid, the node a lease
+    world.open(world.matches(50))  # each buyer had a bid before, the node a lease
     batch = world.matches(50)
     per_lease = world.gas(
         world.sender, world.escrow.calls.open_batch([x.match for x in batch])
@@ -83,7 +83,7 @@ def _settling(world: GasWorld) -> list[Row]:
     metered = 0.0
     for i in (1, 2):
         entries = [world.metered(x, i * 60_123, i * 1_111, i * 222) for x in counted]
-        metered = world.gas(sender, calls.settle_metered(entries)) / len(entries)
+        metered = world.gas(sender, calls.settle(entries, metered=True)) / len(entries)
     return [
         Row("settle_single", single, "gas", "lower", X402, 45_000, 42_500),
         Row("settle_batch_100_per_lease", of_100, "gas", "lower", X402_OF_100, 12_400, 11_200),
@@ -96,7 +96,7 @@ def _settling(world: GasWorld) -> list[Row]:
 
 
 def _ending(world: GasWorld) -> list[Row]:
-    """Close at what was settled, which leaves the provider's account alone, and beyond it."""
+    """Close at the settled usage, which does not write the provider's account, and above it."""
     calls, sender = world.escrow.calls, world.sender
     settled, paying, stopped, left = world.matches(4)
     world.open([settled, paying, stopped, left])
@@ -116,7 +116,7 @@ def _ending(world: GasWorld) -> list[Row]:
 
 
 def _depositing(world: GasWorld) -> list[Row]:
-    """Into a balance that is not empty, from tokens that stay so."""
+    """Deposit into a balance that is not zero, from token balances that stay above zero."""
     calls, operator = world.escrow.calls, world.sender
     amount = FUNDS // 1_000
     approve = world.token.approve(world.escrow.address, 10 * amount)

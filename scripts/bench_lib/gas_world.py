@@ -1,4 +1,4 @@
-"""An escrow on a real Anvil with many buyers, in the state it has after some use."""
+"""An escrow on a real Anvil with many buyers that has been in use for a while."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from eth_hash.auto import keccak
 
 from settlement.attestation import Close, MeteredUsage, Stop, Usage
-from settlement.chain.calls import LeaseRef, Match, SignedVoucher
+from settlement.chain.calls import LeaseRef, Match, SettlementEntry
 from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import EscrowSettings, deploy
@@ -30,19 +30,19 @@ _CALLS_AT_ONCE = 200
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """An open lease and who signs for it."""
+    """An open lease and its signers."""
 
     buyer: LocalSigner
     match: Match
 
     @property
     def orders_hash(self) -> bytes:
-        """Both orders in one word."""
+        """The hash of both orders."""
         return orders_hash(self.match.bid.struct_hash(), self.match.ask.struct_hash())
 
     @property
     def ref(self) -> LeaseRef:
-        """What names it on chain."""
+        """What the escrow finds it by."""
         bid = self.match.bid
         return LeaseRef(bid.buyer, self.match.ask.provider, bid.witness, self.number)
 
@@ -55,7 +55,7 @@ class Lease:
 
 @dataclass(slots=True)
 class GasWorld:
-    """Escrow, parties, and what it takes to send transactions and read what they cost."""
+    """An escrow and its parties; sends transactions and reads their gas."""
 
     client: ChainClient
     escrow: Escrow
@@ -69,11 +69,11 @@ class GasWorld:
 
     @property
     def domain(self) -> Domain:
-        """What everybody signs under."""
+        """The EIP-712 domain of all signatures."""
         return self.escrow.domain()
 
     def gas(self, signer: LocalSigner, data: bytes, gas: int = GAS_MAX - 1) -> int:
-        """Gas of one transaction to the escrow, from its receipt. Raises where it reverts."""
+        """Gas of one transaction to the escrow, from its receipt. Raises if it reverts."""
         return self.client.transact(signer, self.escrow.address, data, gas=gas).gas_used
 
     def later(self, seconds: int) -> None:
@@ -109,7 +109,7 @@ class GasWorld:
     # -- orders -----------------------------------------------------------------------------------
 
     def ask(self, metered: bool = False) -> Ask:
-        """An H100 at 2.50; with egress at 0.08 per GiB and requests at 0.001 where `metered`."""
+        """An H100 at 2.50; if `metered`, also egress at 0.08 per GiB and requests at 0.001."""
         prices = Prices(2_500_000_000, egress_gib=80_000_000 * metered, unit=1_000_000 * metered)
         return Ask(
             provider=self.provider.address, meter=self.meter.address, opener=ZERO_ADDRESS,
@@ -134,7 +134,7 @@ class GasWorld:
         return Match(ask, bid, self.signed(ask, self.provider), self.signed(bid, buyer))
 
     def matches(self, count: int, metered: bool = False) -> list[Lease]:
-        """Pairs for so many distinct buyers, not yet open."""
+        """Signed pairs of orders of this many different buyers, not yet open."""
         self._salt += 1
         return [Lease(b, self.match(b, self._salt, metered)) for b in self.buyers[:count]]
 
@@ -148,16 +148,16 @@ class GasWorld:
 
     # -- usage ------------------------------------------------------------------------------------
 
-    def voucher(self, lease: Lease, ms: int) -> SignedVoucher:
-        """Time, countersigned."""
+    def voucher(self, lease: Lease, ms: int) -> SettlementEntry:
+        """A countersigned voucher for time."""
         usage = Usage(lease.buyer.address, self.provider.address, lease.number, ms)
-        return SignedVoucher(usage, self.signed(usage, self.witness))
+        return SettlementEntry(usage, self.signed(usage, self.witness))
 
-    def metered(self, lease: Lease, ms: int, egress_mib: int, units: int) -> SignedVoucher:
-        """Time and counted resources, countersigned."""
+    def metered(self, lease: Lease, ms: int, egress_mib: int, units: int) -> SettlementEntry:
+        """A countersigned voucher for time and counted resources."""
         parties = (lease.buyer.address, self.provider.address, lease.number)
         usage = MeteredUsage(*parties, ms, egress_mib, units)
-        return SignedVoucher(usage, self.signed(usage, self.witness))
+        return SettlementEntry(usage, self.signed(usage, self.witness))
 
     def close_data(self, lease: Lease, ms: int) -> bytes:
         """A close that meter and witness signed."""
@@ -173,7 +173,7 @@ class GasWorld:
 
 
 def _key(name: str) -> LocalSigner:
-    """The same for the same name: gas depends on which bytes are zero."""
+    """The same key for the same name, because gas depends on which bytes are zero."""
     return LocalSigner(keccak(f"coulomb bench key {name}".encode()))
 
 
@@ -184,7 +184,7 @@ def _send(sender: str, to: str, data: str) -> tuple[str, list[object]]:
 
 @contextmanager
 def gas_world() -> Iterator[GasWorld]:
-    """A fresh chain by the rules of Osaka and an escrow that takes a fee of 2.5 %."""
+    """A new chain with the rules of Osaka, and an escrow with a fee of 2.5 %."""
     with Devnet(block_seconds=0, hardfork="osaka") as chain:
         client = chain.client(timeout_seconds=60.0)
         operator = dev_account(0)

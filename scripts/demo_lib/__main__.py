@@ -1,6 +1,6 @@
 """Runs the demonstration: `python -m scripts.demo_lib [--json] [--keep]`.
 
-stdout has the JSON object alone, and only with --json; everything for people is on stderr.
+stdout has only the JSON object, and only with --json; everything for people is on stderr.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ FAULTS = (DemoError, CoulombError, SettlementError, MarketError, OSError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it; 0 where everything was as it should be, 130 where it was cut short, else 1."""
+    """Run the demonstration; return 0 if all was correct, 130 if it was interrupted, else 1."""
     parser = argparse.ArgumentParser(prog="scripts/demo", description="A market, start to end.")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--keep", action="store_true", help="keep it all running until Ctrl-C")
     chosen = parser.parse_args(arguments)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell's `&` had it ignore one
+    for number in (signal.SIGINT, signal.SIGTERM):  # even if a shell's `&` made it ignore one
         signal.signal(number, _interrupt)
     screen = Screen(as_json=chosen.json)
     market = Market(Path(tempfile.mkdtemp(prefix="coulomb-demo-")))
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         screen.say("stopping what was started")
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # nothing is left behind, however impatient
+            signal.signal(number, signal.SIG_IGN)  # leaves nothing running, even on a second Ctrl-C
         market.stop()
         if code == 1:
             screen.say(f"logs: {market.children.logs}", "bold red")
@@ -109,7 +109,7 @@ class Demo:
         return 1 if problems else 0
 
     def keep(self) -> None:
-        """Say how to look for oneself, and wait for Ctrl-C."""
+        """Print how to explore the market, and wait for Ctrl-C."""
         made, rpc = self._market.deployment, self._market.chain.rpc_url
         self._screen.say("kept running until Ctrl-C; look for yourself (cast is in .setup/bin):")
         accounts = [(p.offer.name, p.signer.address) for p in self._providers]
@@ -162,12 +162,12 @@ class Demo:
 
 
 def _differences(purchases: Sequence[Purchase], books: Books) -> list[str]:
-    """In what the server's receipts differ from the chain, both ways."""
+    """How the server's receipts and the chain differ, in both directions."""
     found: list[str] = []
     seen: set[bytes] = set()
     for purchase in purchases:
         if purchase.receipt is not None and purchase.lease is not None:
-            number = bytes.fromhex(purchase.lease.lease_no.removeprefix("0x"))
+            number = purchase.lease.lease_no
             seen.add(number)
             found += compare_receipt(purchase.receipt, books.leases.get(number))
     return found + [f"lease 0x{n.hex()} has no receipt" for n in books.leases if n not in seen]

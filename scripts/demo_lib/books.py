@@ -1,5 +1,5 @@
-"""The books, read from the chain alone: events and balances at one block; then held against the
-receipts that the server wrote. Amounts are atoms.
+"""The books, read only from the chain (events and balances at one block) and then compared with the
+server's receipts. Amounts are atoms.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from marketplace.sdk.purchases import Receipt
+from marketplace.sdk import Receipt
 from settlement.chain.calls import LeaseRef
 from settlement.chain.contracts import Escrow, Token
 from settlement.events import Closed, Deposited, Opened, Stopped, lease_numbers
@@ -17,7 +17,7 @@ from settlement.ports import LoggedEvent
 
 @dataclass(frozen=True, slots=True)
 class SeenLease:
-    """One lease as its events tell. `cost` is what its measured usage costs at its rate, worked
+    """One lease by its events. `cost` is what its measured usage costs at its rate, worked
     out here; `released` is what the contract says it paid, fee included.
     """
 
@@ -44,13 +44,13 @@ class Sheet:
 
     @property
     def accounted(self) -> int:
-        """What the deposits have become."""
+        """What became of the deposits."""
         return self.earned + self.fees + self.refunds + self.untouched
 
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """The chain's books and everything in them that is not as it should be."""
+    """The chain's books and everything that is wrong in them."""
 
     leases: dict[bytes, SeenLease]
     sheet: Sheet
@@ -105,7 +105,7 @@ def _lease(lease: ChainLease, params: Params, logged: Sequence[LoggedEvent]) -> 
 
 
 def _sums(sheet: Sheet, buyers_hold: int) -> list[str]:
-    """What has to add up over the whole escrow."""
+    """The sums that must be equal over the whole escrow."""
     parts = (
         ("earnings + fees + refunds + untouched", sheet.accounted, sheet.deposits, "deposits"),
         ("refunds + untouched", sheet.refunds + sheet.untouched, buyers_hold, "buyers' balances"),
@@ -116,7 +116,7 @@ def _sums(sheet: Sheet, buyers_hold: int) -> list[str]:
 
 
 def _storage(escrow: Escrow, state: EscrowState, at: int, accounts: Sequence[str]) -> list[str]:
-    """Balances and fees in the contract's storage against the sum of its events."""
+    """Compare balances and fees in the contract's storage with the sum of its events."""
     found = []
     for account in accounts:
         pairs = (
@@ -132,7 +132,7 @@ def _storage(escrow: Escrow, state: EscrowState, at: int, accounts: Sequence[str
 
 
 def _one(escrow: Escrow, number: bytes, lease: SeenLease, at: int) -> list[str]:
-    """One lease: paid what it cost, gave the rest back, and is a tombstone."""
+    """Check that a lease paid its cost, refunded the rest and is closed."""
     state = lease.state
     ref = LeaseRef(state.buyer, state.provider, state.witness, number)
     parts = (
@@ -148,7 +148,7 @@ def _one(escrow: Escrow, number: bytes, lease: SeenLease, at: int) -> list[str]:
 
 
 def compare_receipt(receipt: Receipt, lease: SeenLease | None) -> list[str]:
-    """In what a server's receipt differs from the chain."""
+    """How a server's receipt differs from the chain."""
     if lease is None:
         return [f"{receipt.lease_id}: the chain has no such lease"]
     hashes = {(t.kind, t.tx_hash.lower()) for t in receipt.transactions}
@@ -162,7 +162,7 @@ def compare_receipt(receipt: Receipt, lease: SeenLease | None) -> list[str]:
         ("locked", receipt.locked.atoms, lease.locked),
         ("conserved", receipt.conserved, True),
         ("missing transactions", sorted(on_chain - hashes), []),
-        ("transactions of nobody", sorted(t for t in hashes - on_chain), []),
+        ("transactions not on chain", sorted(t for t in hashes - on_chain), []),
     )
     return [
         f"{receipt.lease_id}: {what} is {said} on the receipt, {found} on chain"

@@ -1,4 +1,4 @@
-"""Which jobs are bought, by whom, and how each is meant to end."""
+"""The jobs: who buys them, and how each must end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXAMPLES = ROOT / "examples"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One job. `cancel_at_ms`: the buyer cancels it once so much usage was countersigned."""
+    """One job. `cancel_at_ms`: the buyer cancels it once this much usage is countersigned."""
 
     name: str
     buyer: str
@@ -33,7 +33,7 @@ class Case:
         return replace(spec, name=self.name, workdir=workdir, env=env)
 
 
-# First the one that shall fail on its price alone, then the long ones: the others run beside them.
+# First the job that fails only on its price, then the long ones; the others run next to them.
 CASES = (
     Case("no-match", "lab", "endings/no-match/job.yaml", "no_match"),
     Case("over-budget", "lab", "endings/search/over-budget.yaml", "over_budget", "budget"),

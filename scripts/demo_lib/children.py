@@ -1,4 +1,4 @@
-"""Programs that the demonstration starts: each with a log of its own, ended by its process id."""
+"""The programs that the demonstration starts, each with its own log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class DemoError(Exception):
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """An environment whose settings lie in `home`: nobody's own profile is read or written."""
+    """An environment with its settings in `home`, so that the user's own profile is not touched."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "HOME") if name in os.environ}
     folders = {"XDG_CONFIG_HOME": str(home / "config"), "XDG_STATE_HOME": str(home / "state")}
     return {**kept, **folders, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", **more}
@@ -36,7 +36,7 @@ class Child:
     log: Path
 
     def says(self, pattern: str, seconds: float = 60.0) -> str:
-        """Wait for a line in its log; the pattern's first group. Raises DemoError."""
+        """Wait for a line in its log; return the pattern's first group. Raises DemoError."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             found = re.search(pattern, self.log.read_text(errors="replace"))
@@ -47,7 +47,7 @@ class Child:
         raise DemoError(f"{self.name} did not get ready within {seconds:g} s; see {self.log}")
 
     def check(self) -> None:
-        """Raise DemoError where it has ended."""
+        """Raise DemoError if it has ended."""
         code = self.process.poll()
         if code is not None:
             lines = self.log.read_text(errors="replace").splitlines()
@@ -63,7 +63,7 @@ class Children:
     running: list[Child] = field(default_factory=list)
 
     def start(self, name: str, words: Sequence[str], env: dict[str, str]) -> Child:
-        """Start `coulomb WORDS…`. A Ctrl-C at the prompt reaches us alone; we end it in turn."""
+        """Start `coulomb WORDS…`. Ctrl-C at the prompt reaches only us; we then end it."""
         self.logs.mkdir(parents=True, exist_ok=True)
         log = self.logs / f"{name}.log"
         with log.open("wb") as out:
@@ -81,12 +81,12 @@ class Children:
         return child
 
     def check(self) -> None:
-        """Raise DemoError where one of them has ended."""
+        """Raise DemoError if one of them has ended."""
         for child in self.running:
             child.check()
 
     def stop(self) -> None:
-        """End them all, those started last first; whoever does not listen is killed."""
+        """End them all, the last started first. Those that do not end are killed."""
         for child in reversed(self.running):
             if child.process.poll() is None:
                 child.process.terminate()
@@ -101,7 +101,7 @@ class Children:
 
 
 def write_secret(path: Path, text: str) -> Path:
-    """Write a file that only its owner reads."""
+    """Write a file that only its owner can read."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""The market of the demonstration: an Anvil chain, the contracts, the server as its own process."""
+"""The demonstration's market: an Anvil chain, the contracts, and the server in its own process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from settlement.chain.deploy import Deployment, EscrowSettings, deploy
 from settlement.chain.devnet import Devnet, dev_account
 
 ONE = 10**18
-OPERATOR = 0  # which of Anvil's accounts; it deploys, opens, relays, and receives the fee
+OPERATOR = 0  # the number of the Anvil account that deploys, opens, relays and receives the fee
 FEE_BPS = 100
 INTERVAL_MS = 1_000
 SETTLE_EVERY_S = 3
@@ -23,7 +23,7 @@ WINDOW_SECONDS = 60
 
 @dataclass(slots=True)
 class Market:
-    """A market in a folder. Stop it whatever happens: `stop` is safe at any point."""
+    """A market in a folder. Always stop it; `stop` is safe at any point."""
 
     folder: Path
     chain: Devnet = field(default_factory=lambda: Devnet(block_seconds=0))
@@ -58,7 +58,7 @@ class Market:
         home = self.folder / "server"
         password = secrets.token_hex(16)
         password_file = write_secret(home / "password", password)
-        # The key is in every copy of Anvil: what guards it need not be slow.
+        # The key is in every copy of Anvil, so a fast key derivation is good enough.
         keystore.create(home / "relayer.json", password, dev_account(OPERATOR), "pbkdf2", 1)
         env = environment(
             home,
@@ -78,7 +78,7 @@ class Market:
         self.api_url = self.server.says(r"ready (http://\S+)")
 
     def mine_every_second(self) -> None:
-        """From now on a block comes every second, as on a real chain."""
+        """Mine a block every second from now on, as a real chain does."""
         self.client().rpc("evm_setAutomine", False)
         self.client().rpc("evm_setIntervalMining", 1)
 

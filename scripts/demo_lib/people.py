@@ -1,4 +1,4 @@
-"""Who trades: three providers with an agent each, two buyers with a witness each."""
+"""The traders: three providers with an agent each, and two buyers with a witness each."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from pathlib import Path
 from marketplace.agent.config import AgentConfig, NodeConfig, save_config
 from marketplace.data import load_tiers
 from marketplace.domain.pricing import from_nano
-from marketplace.sdk import Coulomb
-from marketplace.sdk.resources.jobs import PASSING
+from marketplace.sdk import PASSING, Coulomb
 from marketplace.sdk.session import Session
-from marketplace.witness.policy import Refusal
+from marketplace.witness.policy import WitnessRefusal
 from scripts.demo_lib.children import Child, environment, write_secret
 from scripts.demo_lib.market import INTERVAL_MS, ONE, Market
 from settlement import keystore
@@ -45,7 +44,7 @@ class Offer:
 
 
 OFFERS = (
-    # Its lease has to be funded for longer than it may take to start: a small budget is, here.
+    # A lease must be funded for longer than its job may take to start; here little is enough.
     Offer("harbor", 1, "RTX4090-24GB", "eu-west", shared=True, start_limit="30s"),
     Offer("ridge", 2, "L40S-48GB", "us-east"),
     Offer("summit", 3, "H100-80GB-SXM", "eu-north", unit="request", unit_price="0.000002"),
@@ -65,7 +64,7 @@ class Provider:
 
 @dataclass(slots=True)
 class Buyer:
-    """A buyer with money in the escrow and a witness of its own."""
+    """A buyer with money in the escrow and its own witness."""
 
     name: str
     client: Coulomb
@@ -75,7 +74,7 @@ class Buyer:
 
 
 class WitnessThread(threading.Thread):
-    """A buyer's witness: looks, checks and countersigns with connection and key of its own."""
+    """A buyer's witness: it checks and countersigns usage with its own connection and key."""
 
     def __init__(self, client: Coulomb, buyer: str) -> None:
         super().__init__(name=f"witness of {buyer}", daemon=True)
@@ -90,19 +89,19 @@ class WitnessThread(threading.Thread):
             try:
                 for act in self._client.witness.tick((self._buyer,)):
                     why = act.refusal or act.problem
-                    if why is Refusal.NOT_YET:
-                        continue  # asked again until it is time
+                    if why is WitnessRefusal.NOT_YET:
+                        continue  # it asks again until it is time
                     if why:
                         self.refusals.append(f"{act.kind} {act.lease_id}: {why}")
                     else:
                         self.countersigned += act.kind == "countersign"
             except PASSING:
-                pass  # the server is away for a moment
+                pass  # the server may be down for a moment
             self._ended.wait(WITNESS_POLL_SECONDS)
         self._client.close()
 
     def stop(self) -> None:
-        """End after the look at hand."""
+        """End after the current check."""
         self._ended.set()
         if self.ident is not None:
             self.join(10)

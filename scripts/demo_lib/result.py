@@ -43,7 +43,7 @@ def document(
 
 
 def _number(purchase: Purchase) -> bytes:
-    return bytes.fromhex(purchase.lease.lease_no.removeprefix("0x")) if purchase.lease else b""
+    return purchase.lease.lease_no if purchase.lease else b""
 
 
 def _lease(purchase: Purchase, lease: SeenLease) -> dict[str, Any]:
@@ -54,8 +54,8 @@ def _lease(purchase: Purchase, lease: SeenLease) -> dict[str, Any]:
         "job": purchase.job.id,
         "tier": receipt.tier if receipt else None,
         "simulated": receipt.simulated if receipt else None,
-        "gpu_seconds": receipt.gpu_seconds if receipt else None,
-        "rate": receipt.rate if receipt else None,
+        "gpu_seconds": f"{receipt.gpu_seconds:f}" if receipt else None,
+        "rate": f"{receipt.rate:f}" if receipt else None,
         "cost_atoms": str(lease.cost),
         "released_atoms": str(lease.released),
         "refunded_atoms": str(lease.refunded),
@@ -67,6 +67,6 @@ def _job(purchase: Purchase) -> dict[str, Any]:
     job = purchase.job
     reason = job.reason
     if job.no_match:
-        changes = job.no_match.get("relaxations") or [{}]
-        reason = f"{reason or 'no match'}: {changes[0].get('text')}"
+        changes = [change.text for change in job.no_match.relaxations] or [None]
+        reason = f"{reason or 'no match'}: {changes[0]}"
     return {"job": job.id, "name": purchase.case.name, "state": job.state, "reason": reason}

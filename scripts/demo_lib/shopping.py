@@ -6,10 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from marketplace.sdk.flow import Sync
-from marketplace.sdk.models import Lease
-from marketplace.sdk.purchases import Job, Receipt
-from marketplace.sdk.resources.jobs import JobHandle
+from marketplace.sdk import Job, JobHandle, Lease, Receipt
 from scripts.demo_lib.cases import Case
 from scripts.demo_lib.children import DemoError
 from scripts.demo_lib.people import Buyer
@@ -20,11 +17,11 @@ LIMIT_SECONDS = 150.0
 
 @dataclass(slots=True)
 class Purchase:
-    """One job that was bought. `receipt` is None where nothing was leased."""
+    """One job that was bought. `receipt` is None if nothing was leased."""
 
     case: Case
     buyer: Buyer
-    handle: JobHandle[Sync]
+    handle: JobHandle
     lease: Lease | None = None
     receipt: Receipt | None = None
     cancelled: bool = False
@@ -44,7 +41,7 @@ class Purchase:
         return f"{job.state}{reason}{code}"
 
     def problems(self) -> list[str]:
-        """In what it is not as it should be."""
+        """What is wrong with it."""
         job, case = self.job, self.case
         found = []
         if job.state != case.state:
@@ -54,14 +51,14 @@ class Purchase:
         if case.exit_code is not None and job.exit_code != case.exit_code:
             found.append(f"{case.name}: exit code {job.exit_code} instead of {case.exit_code}")
         if case.state == "no_match":
-            if not (job.no_match and job.no_match.get("relaxations")):
+            if not (job.no_match and job.no_match.relaxations):
                 found.append(f"{case.name}: was not told why nothing matched and what would")
         elif self.receipt is None:
             found.append(f"{case.name}: has no receipt")
         return found
 
     def see(self, job: Job) -> None:
-        """Take in how it is; cancel it where that is due; fetch the receipt at its end."""
+        """Update its state, cancel it if that is due, and fetch the receipt at its end."""
         self.handle.job = job
         self._cancel_if_due(job)
         if not job.is_final:
@@ -89,7 +86,7 @@ def buy(case: Case, buyers: Mapping[str, Buyer]) -> Purchase:
 
 
 def look(purchases: Sequence[Purchase]) -> None:
-    """Ask once per buyer how the jobs are."""
+    """Update all jobs with one request per buyer."""
     waiting = {p.job.id: p for p in purchases if not p.is_over}
     for client in {id(p.buyer): p.buyer.client for p in waiting.values()}.values():
         for job in client.jobs.list(limit=100):
@@ -98,7 +95,7 @@ def look(purchases: Sequence[Purchase]) -> None:
 
 
 def follow(purchases: list[Purchase], watch: Callable[[], None], check: Callable[[], None]) -> None:
-    """Until every lease is closed on chain. `check` raises where a program died; so does a job
+    """Wait until every lease is closed on chain. `check` raises if a program died; so does a job
     that takes too long (DemoError).
     """
     until = time.monotonic() + LIMIT_SECONDS

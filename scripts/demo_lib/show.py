@@ -1,4 +1,4 @@
-"""What people see, all of it on stderr: progress while it runs, then receipts and the books."""
+"""What people see: progress while it runs, then receipts and the books."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from marketplace.domain.pricing import DECIMALS, from_scaled
-from marketplace.sdk.purchases import transaction_lines
+from marketplace.wire.receipts import transaction_lines
 from scripts.demo_lib.books import Sheet
 from scripts.demo_lib.people import Provider
 from scripts.demo_lib.shopping import Purchase
@@ -25,12 +25,12 @@ COLOURS = {
 
 
 def cmp(atoms: int) -> str:
-    """Atoms for people."""
+    """Atoms as tokens, for people."""
     return f"{from_scaled(atoms, 18)} CMP"
 
 
 class Screen:
-    """A live table on a terminal; a line per change where stderr is none.
+    """A live table on a terminal; a line per change if stderr is not one.
 
     Progress goes to stderr, `results` (receipts and the closing sheet) to stdout, unless stdout is
     kept for JSON.
@@ -44,7 +44,7 @@ class Screen:
         self._told: dict[str, str] = {}
 
     def say(self, text: str, style: str = "") -> None:
-        """One line with the seconds since the start."""
+        """Print one line with the seconds since the start."""
         seconds = time.monotonic() - self._began
         self.console.print(
             f"[dim]{seconds:5.1f} s[/dim]  {escape(text)}", style=style, soft_wrap=True
@@ -95,7 +95,7 @@ def _progress(purchases: Sequence[Purchase]) -> Table:
 
 
 def show_offers(screen: Screen, providers: Sequence[Provider]) -> None:
-    """Who sells what for how much."""
+    """Who sells what, and for how much."""
     for provider in providers:
         offer = provider.offer
         unit = f" and {offer.unit_price} per {offer.unit}" if offer.unit else ""
@@ -120,10 +120,10 @@ def show_receipt(screen: Screen, purchase: Purchase) -> None:
     gpu = f"{receipt.tier}{' (simulated)' if receipt.simulated else ''}"
     rows = [
         f"{receipt.readings} readings, {receipt.used_ms} ms on {gpu} "
-        f"= {receipt.gpu_seconds} GPU-seconds, at {receipt.rate} CMP per hour"
+        f"= {receipt.gpu_seconds:f} GPU-seconds, at {receipt.rate:f} CMP per hour"
     ]
     rows += [
-        f"{line.resource:<7} {line.quantity} {line.unit} at {line.price} {line.price_unit} "
+        f"{line.resource:<7} {line.quantity:f} {line.unit} at {line.price:f} {line.price_unit} "
         f"= {cmp(line.cost.atoms)}"
         for line in receipt.lines
     ]
@@ -138,14 +138,16 @@ def show_receipt(screen: Screen, purchase: Purchase) -> None:
 
 def no_match_lines(purchase: Purchase) -> list[str]:
     """Why nothing matched: what each constraint refuses, and the cheapest change."""
-    why = purchase.job.no_match or {}
-    lines = [f"no match: {why.get('considered', 0)} asks were considered; nothing was locked"]
+    why = purchase.job.no_match
+    if why is None:
+        return []
+    lines = [f"no match: {why.considered} asks were considered; nothing was locked"]
     lines += [
-        f"{row.get('reason')}: refuses {row.get('alone')}, leaves {row.get('left')}"
-        for row in why.get("eliminations", ())
-        if row.get("alone")
+        f"{row.reason}: refuses {row.alone}, leaves {row.left}"
+        for row in why.eliminations
+        if row.alone
     ]
-    return lines + [f"what would match: {r.get('text')}" for r in why.get("relaxations", ())[:1]]
+    return lines + [f"what would match: {change.text}" for change in why.relaxations[:1]]
 
 
 def show_sheet(screen: Screen, sheet: Sheet, sound: bool) -> None:

@@ -1,4 +1,4 @@
-"""Holds Slither's findings against contracts/SLITHER.md. Usage: audit.py FINDINGS.json"""
+"""Compares Slither's findings with contracts/SLITHER.md. Usage: audit.py FINDINGS.json"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROW = re.compile(r"^\| `([\w-]+)` \| `([\w.]+)`(?: x (\d+))? \| \S.*\|$", re.MUL
 
 
 def place(finding: dict[str, Any]) -> tuple[str, str]:
-    """The detector and `Contract.member`: what stays when lines move."""
+    """The detector and `Contract.member`: what stays the same when lines move."""
     element = finding["elements"][0]
     parent = element.get("type_specific_fields", {}).get("parent", {}).get("name", "")
     return finding["check"], f"{parent}.{element['name']}"

@@ -55,7 +55,7 @@ def run(command: list[str], fix: str, env: dict[str, str] | None = None) -> None
 
 
 def digest(*parts: object) -> str:
-    """A stamp of what is installed; the root counts, since a moved .venv is a broken one."""
+    """A stamp of what is installed. It includes the root, because a moved .venv is broken."""
     content = hashlib.sha256(str(ROOT).encode())
     for part in parts:
         content.update(part.read_bytes() if isinstance(part, Path) else str(part).encode())
@@ -79,7 +79,7 @@ def link(name: str, target: Path) -> None:
 
 
 def tools_python() -> Path:
-    """A small environment of its own for uv (and Node where the system has none)."""
+    """A separate small environment for uv (and for Node if the system has none)."""
     python = TOOLS / "bin" / "python"
     stamp, wanted = TOOLS / ".stamp", digest(sys.version)
     if not is_stamped(stamp, wanted):
@@ -118,7 +118,7 @@ def sync(project: Path, environment: Path) -> None:
 
 
 def system_node_major() -> int:
-    """Major version of the Node on PATH, 0 where there is none or no npm beside it."""
+    """Major version of the Node on PATH; 0 if there is none, or none with npm."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         return 0
     answer = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False)
@@ -127,7 +127,7 @@ def system_node_major() -> int:
 
 
 def npm_command() -> list[str]:
-    """The system's npm where Node is new enough, else the one inside Node's Python package."""
+    """The system's npm if Node is new enough, else the npm in Node's Python package."""
     if system_node_major() >= NODE_MAJOR_MIN:
         (BIN / "node").unlink(missing_ok=True)
         return ["npm"]
@@ -140,7 +140,7 @@ def npm_command() -> list[str]:
 
 
 def npm(command: str, *arguments: str) -> None:
-    """Runs npm without install scripts: the native tools are packages, nothing need be fetched."""
+    """Runs npm without install scripts: the native tools are packages, so none is fetched."""
     env = dict(os.environ)
     env["PATH"] = os.pathsep.join([str(BIN), env.get("PATH", os.defpath)])
     options = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
@@ -163,7 +163,7 @@ def set_up_node() -> None:
         npm("ci")
         packages = [foundry_package(tool) for tool in FOUNDRY_TOOLS]
         if not all((NODE_MODULES / package).is_dir() for package in packages):
-            # The lock file holds Foundry for Linux on amd64; elsewhere the version is pinned alone.
+            # The lock file has Foundry for Linux on amd64; elsewhere only its version is pinned.
             pins = json.loads((ROOT / "package.json").read_text())["optionalDependencies"]
             version = pins["@foundry-rs/forge-linux-amd64"]
             say(f"installing Foundry {version} for this machine")
@@ -174,7 +174,7 @@ def set_up_node() -> None:
 
 
 def set_up_bubblewrap() -> None:
-    """Tries once to install the sandbox of the process runtime; without it, says so."""
+    """Tries once to install the process runtime's sandbox, and prints a note if it is missing."""
     if shutil.which("bwrap") or platform.system() != "Linux":
         return
     tried = STATE / "bubblewrap-tried"
@@ -203,7 +203,7 @@ def main() -> int:
             fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             if sys.argv[1:] == ["auditors"]:
-                # Apart from .venv, since Slither needs an older web3; only two scripts want them.
+                # Not in .venv, because Slither needs an older web3; only two scripts use them.
                 sync(ROOT / "scripts" / "auditors", AUDITORS)
                 return 0
             sync(ROOT, VENV)

@@ -1,7 +1,7 @@
 """Rebuild marketplace/data/tiers.json from a CSV of market listings.
 
 Usage: python scripts/lib/tiers.py LISTINGS.csv > marketplace/data/tiers.json
-The CSV has the columns source, gpu, gpus, usd_per_hour, region; prices are of a whole listing.
+The CSV has the columns source, gpu, gpus, usd_per_hour, region; a price is for a whole listing.
 """
 
 import csv
@@ -10,7 +10,7 @@ import sys
 from decimal import Decimal
 from statistics import median
 
-# listing's name -> (tier, GPU, GiB of its memory per its data sheet)
+# a listing's name -> (tier, GPU, GiB of its memory by its data sheet)
 TIERS = {
     "B200": ("B200-180GB", "B200", 180),
     "H200": ("H200-141GB-SXM", "H200", 141),

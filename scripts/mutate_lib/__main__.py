@@ -1,6 +1,6 @@
 """Runs the mutation tests: `python -m scripts.mutate_lib [options]`.
 
-stdout has the JSON object or the list alone; everything for people is on stderr.
+stdout has only the JSON object or the list; everything for people is on stderr.
 Exit code 1: a gate is missed; 2: it could not run.
 """
 
@@ -116,7 +116,7 @@ class Run:
         return None if self._options.fresh else self.verdicts.of(mutant, self._tests)
 
     def stages(self, function: Function) -> list[Stage]:
-        """Tests of the calls that reach a function, then all others, then the invariants."""
+        """The tests of calls that reach a function, then the other tests, then the invariants."""
         number = next(n for n, other in self.functions.items() if other is function)
         files: dict[str, None] = {}
         if function.file.startswith("src/libraries/"):
@@ -138,7 +138,7 @@ class Run:
         lane.put(schema, schema.numbers[mutant])
         for stage in self.stages(function):
             if stage.paths == (INVARIANT_TESTS,) and self.verdicts.reason(mutant):
-                break  # the slowest tests are for those that might be real
+                break  # only mutants that might be real get the slowest tests
             if failing := lane.failing(stage):
                 return Verdict(KILLED, failing[0])
         return Verdict(SURVIVED, tests=self._tests)
@@ -186,7 +186,7 @@ def _tests_of(function: str) -> str:
 def run_mutants(
     run: Run, chosen: dict[Mutant, Function], todo: dict[Mutant, Function], jobs: int
 ) -> None:
-    """Judge mutants side by side, one lane each, and keep every verdict at once."""
+    """Judge mutants in parallel, one per lane, and keep each verdict at once."""
     schema = build(run.sources, list(chosen))
     todo = {mutant: function for mutant, function in todo.items() if mutant in schema.numbers}
     lanes: queue.SimpleQueue[Lane] = queue.SimpleQueue()
@@ -215,11 +215,11 @@ def run_mutants(
                 what = f"{done}/{len(todo)} {seconds:.1f}s {verdict.outcome} {verdict.by}"
                 say(what, mutant.name, repr(mutant.text))
         finally:
-            pool.shutdown(cancel_futures=True)  # after an error nobody would keep their verdicts
+            pool.shutdown(cancel_futures=True)  # after an error their verdicts would be lost
 
 
 def settle_survivors(run: Run, mutants: Sequence[Mutant]) -> None:
-    """Tell those that compile to the same code from real survivors."""
+    """Separate mutants that compile to the same code from real survivors."""
     for mutant in mutants:
         if run.is_equivalent(mutant):
             run.verdicts.put(mutant, Verdict(EQUIVALENT))

@@ -20,13 +20,13 @@ INVARIANT_TESTS = "test/invariant/*"
 BUILD_SECONDS = 1800
 TEST_SECONDS = 600
 SEED = "0x1"
-# Reasons have lines of their own at times, and the actions that broke an invariant always.
+# A reason may have its own line; the actions that broke an invariant always have.
 _FAILED = re.compile(r"^\[FAIL.*?\]\s+(\w+)\(", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One run of forge: `paths` alone, or all but `without`."""
+    """One run of forge: only `paths`, or all but `without`."""
 
     paths: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class Lane:
     folder: Path
 
     def put(self, schema: Schema, number: int) -> None:
-        """Turn on one mutant; none, at zero."""
+        """Switch one mutant on; zero switches all off."""
         for name in schema.code:
             path, contract = name
             file = self.folder / "out" / Path(path).name / f"{contract}.json"
@@ -61,9 +61,9 @@ class Lane:
             file.write_text(json.dumps(artifact))
 
     def failing(self, stage: Stage, *, fail_fast: bool = True) -> list[str]:
-        """Tests that fail; "out of time" where forge does not end.
+        """The tests that fail; "out of time" if forge does not end.
 
-        Raises MutateError where it did not test.
+        Raises MutateError if forge ran no test.
         """
         for kept in ("fuzz", "invariant"):
             shutil.rmtree(self.folder / "cache" / kept, ignore_errors=True)
@@ -95,7 +95,7 @@ class Lane:
         self, command: Sequence[str | Path], seconds: int, **more: str
     ) -> subprocess.CompletedProcess[str]:
         settings = {"FOUNDRY_SOLC": str(SOLC), "FOUNDRY_CODE_SIZE_LIMIT": "1000000"}
-        settings["FOUNDRY_PROFILE"] = "mutants"  # in which no test asks for more runs than others
+        settings["FOUNDRY_PROFILE"] = "mutants"  # where no test asks for more runs than the others
         return subprocess.run(
             command,
             cwd=self.folder,
@@ -108,10 +108,10 @@ class Lane:
 
 
 def make_lanes(count: int, folder: Path = WORK) -> list[Lane]:
-    """Lanes with contracts and tests as they are now. The first is built, the others are copies."""
+    """Lanes with the current contracts and tests. The first is built, the others copied."""
     first = Lane(folder / "lane0")
     first.folder.mkdir(parents=True, exist_ok=True)
-    for name in ("src", "test", "out", "cache"):  # with what is compiled already, times and all
+    for name in ("src", "test", "out", "cache"):  # with its compiled files and their times
         shutil.rmtree(first.folder / name, ignore_errors=True)
         if (CONTRACTS / name).exists():
             shutil.copytree(CONTRACTS / name, first.folder / name)

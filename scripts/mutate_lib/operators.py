@@ -1,4 +1,4 @@
-"""Mutants of one function: what is written instead of one of its nodes."""
+"""The mutants of one function: each replaces one of its nodes."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Mutator:
         self._source = source
 
     def mutants(self) -> list[Mutant]:
-        """All of them, in the order of the source."""
+        """All mutants, in source order."""
         function = self._function
         begin, end = span(function.node)
         body = " ".join(self._source[begin:end].decode().split())
@@ -259,7 +259,7 @@ class Mutator:
             yield self._change("literal", node, f"{type_}({value})")
 
     def _expected(self, node: Node, parent: Node) -> str:
-        """The type that a literal takes where it stands."""
+        """The type that a literal has in its context."""
         type_ = ""
         match parent["nodeType"]:
             case "BinaryOperation" if parent["operator"] not in ("<<", ">>"):
@@ -307,7 +307,7 @@ class Mutator:
 
 
 def zero_of(type_: str) -> str:
-    """The zero of a type, empty where it has none that fits an expression."""
+    """The zero of a type; empty if it has none that can stand in an expression."""
     if re.fullmatch(r"u?int\d+|bytes\d+|address", type_):
         return f"{type_}(0)"
     if type_ == "bool":

@@ -1,4 +1,4 @@
-"""Bugs that are planted on purpose: `contracts/test/planted.toml`."""
+"""Deliberate bugs, listed in `contracts/test/planted.toml`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Bug:
     by: str
 
     def mutant(self, sources: Sources) -> Mutant:
-        """The edit in these sources. Raises MutateError where the old text is not there once."""
+        """The edit in these sources. Raises MutateError unless the old text is there once."""
         source = sources.get(f"src/{self.file}", b"")
         old = self.old.encode()
         if source.count(old) != 1:
@@ -51,5 +51,5 @@ class Bug:
 
 
 def read_bugs(file: Path = PLANTED) -> list[Bug]:
-    """All bugs of the file."""
+    """All bugs of a file."""
     return [Bug(**bug) for bug in tomllib.loads(file.read_text())["bug"]]

@@ -1,6 +1,6 @@
 """All mutants in one program, each behind a switch.
 
-`Mutant.on(k)` compares k with a word of the bytecode that is chosen when a mutant's turn comes.
+`Mutant.on(k)` compares k with one word of the bytecode, which selects the active mutant.
 Compiled without the optimizer, which would take the word for the constant that it looks like.
 """
 
@@ -44,19 +44,19 @@ ARTIFACTS = (
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """Bytecode with all mutants. `numbers`: which k is whose."""
+    """Bytecode with all mutants. `numbers` gives each mutant its k."""
 
     code: Mapping[tuple[str, str], str]
     numbers: Mapping[Mutant, int]
     refused: Mapping[Mutant, str]
 
     def artifact(self, name: tuple[str, str], number: int) -> str:
-        """Creation code in which the mutant of this number is on; none is, at zero."""
+        """Creation code with this mutant switched on; zero switches all off."""
         return self.code[name].replace(WORD, f"{number:064x}")
 
 
 def build(sources: Sources, mutants: Sequence[Mutant]) -> Schema:
-    """Compile all mutants at once, but for those that the compiler refuses."""
+    """Compile all mutants at once, except those that the compiler refuses."""
     selection: dict[str, dict[str, list[str]]] = {}
     for path, contract in ARTIFACTS:
         if path in sources:
@@ -81,7 +81,7 @@ def build(sources: Sources, mutants: Sequence[Mutant]) -> Schema:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Where a mutant is in the program of all: the whole of its switch, and in it its own text."""
+    """A mutant's place in the program: its whole switch, and its own text inside it."""
 
     mutant: Mutant
     whole: tuple[int, int]
@@ -154,7 +154,7 @@ def _wrapping(mutant: Mutant, number: int, original: str) -> tuple[str, str, str
 def render_file(
     source: bytes, mutants: Sequence[Mutant], numbers: Mapping[Mutant, int]
 ) -> tuple[bytes, list[Region]]:
-    """The file with a switch around all that a mutant replaces, inner ones inside outer ones."""
+    """The file with a switch around each text that a mutant replaces, nested like the texts."""
     ordered = sorted(mutants, key=lambda m: (m.start, -m.end, m.place is not Place.STATEMENT))
     out = bytearray()
     regions: list[Region] = []

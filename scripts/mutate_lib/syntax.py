@@ -1,4 +1,4 @@
-"""Sources and their syntax trees, as the pinned compiler sees them."""
+"""Sources and their syntax trees from the pinned compiler."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Sources = dict[str, bytes]
 
 
 class MutateError(Exception):
-    """What stops a run: sources that do not compile, tests that fail without any mutant."""
+    """A run cannot go on: the sources do not compile, or a test fails without any mutant."""
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -63,7 +63,7 @@ def _resolved(name: str, importer: str) -> str:
 def compile_sources(
     sources: Mapping[str, bytes], selection: Mapping[str, Any], *, optimized: bool = False
 ) -> Node:
-    """The compiler's answer, errors included. No metadata: equal code is equal bytecode."""
+    """The compiler's output with its errors. Without metadata, equal code is equal bytecode."""
     optimizer = {"enabled": True, "runs": 2000} if optimized else {"enabled": False}
     request = {
         "language": "Solidity",
@@ -91,18 +91,18 @@ def compile_sources(
 
 
 def errors_of(answer: Node) -> list[Node]:
-    """What the compiler refused."""
+    """The errors of the compiler."""
     return [error for error in answer.get("errors", []) if error["severity"] == "error"]
 
 
 def span(node: Node) -> tuple[int, int]:
-    """First byte of a node, and first byte behind it."""
+    """A node's first byte and the first byte after it."""
     start, length, _ = (int(part) for part in node["src"].split(":"))
     return start, start + length
 
 
 def type_of(node: Node | None) -> str:
-    """A node's type as Solidity writes it, without where the data is."""
+    """A node's type in Solidity, without the data location."""
     written = ((node or {}).get("typeDescriptions") or {}).get("typeString") or ""
     return str(written)
 

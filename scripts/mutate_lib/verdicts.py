@@ -1,4 +1,4 @@
-"""What became of mutants: kept between runs, summed up by function, held against the gates."""
+"""The verdicts on mutants: kept between runs, counted by function, checked against the gates."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ REASONS = CONTRACTS / "test" / "mutants.json"
 
 KILLED, SURVIVED, EQUIVALENT, EXPLAINED = "killed", "survived", "equivalent", "explained"
 OVERALL_PERCENT = 95.0
-# What moves tokens on a deadline: with their private helpers, no mutant may survive.
+# Functions that move tokens at a deadline: no mutant of them or their helpers may survive.
 STRICT = ("settle", "refund")
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`equivalent`: the same bytecode. `explained`: survives, for a reason in `REASONS`.
+    """`equivalent`: it has the same bytecode. `explained`: it survives for a reason in `REASONS`.
 
-    `by`: a test that fails, or the reason. `tests`: the digest of those that a mutant survived.
+    `by` is a test that fails, or the reason. `tests` is the digest of the tests that it survived.
     """
 
     outcome: str
@@ -33,7 +33,7 @@ class Verdict:
 
 
 class Verdicts:
-    """Verdicts by mutant, written after each so that a run may be cut off anywhere."""
+    """Verdicts by mutant. Each is written at once, so a run may be interrupted at any time."""
 
     def __init__(self, file: Path = STATE) -> None:
         self._file = file
@@ -54,12 +54,12 @@ class Verdicts:
         return verdict if verdict.tests == tests else None
 
     def reason(self, mutant: Mutant) -> str:
-        """Why it changes nothing that a test could see; empty where nobody says."""
+        """Why no test can see the change; empty if no reason is recorded."""
         matching = (why for what, why in self._reasons.items() if fnmatch.fnmatch(mutant.key, what))
         return next(matching, "")
 
     def unused_reasons(self, mutants: Iterable[Mutant]) -> list[str]:
-        """Reasons that are of no mutant."""
+        """Reasons whose mutant is gone."""
         keys = [mutant.key for mutant in mutants]
         return [what for what in self._reasons if not fnmatch.filter(keys, what)]
 
@@ -103,7 +103,7 @@ def tally(verdicts: Mapping[Mutant, Verdict]) -> dict[str, Tally]:
 
 
 def missed_gates(verdicts: Mapping[Mutant, Verdict], strict: Sequence[Mutant]) -> list[str]:
-    """Which gates these verdicts miss, in words."""
+    """The gates that these verdicts miss, as sentences."""
     total = Tally()
     for verdict in verdicts.values():
         total.add(verdict.outcome)

@@ -1,4 +1,4 @@
-"""Calldata, results, events and errors by the ABIs that ship, without web3.
+"""Encodes and decodes calldata, results, events and errors by the shipped ABIs, without web3.
 
 Source: the Solidity contract ABI specification.
 """
@@ -27,7 +27,7 @@ _BUILTIN_ERRORS: tuple[dict[str, Any], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A compiled contract as it ships. `immutables` are (start, length) in the deployed code."""
+    """A shipped contract. `immutables` are (start, length) places in the deployed code."""
 
     name: str
     abi: tuple[dict[str, Any], ...]
@@ -37,11 +37,11 @@ class Artifact:
     immutables: tuple[tuple[int, int], ...]
 
     def matches(self, code: bytes) -> bool:
-        """Whether code on chain is this contract, whatever its immutables hold."""
+        """Whether code on chain is this contract; immutables may differ."""
         return self._blank(code) == self._blank(self.deployed)
 
     def immutable_words(self, code: bytes) -> set[int]:
-        """What the immutables hold in code on chain."""
+        """The values of the immutables in code on chain."""
         return {int.from_bytes(code[at : at + size], "big") for at, size in self.immutables}
 
     def _blank(self, code: bytes) -> bytes:
@@ -53,12 +53,14 @@ class Artifact:
 
 @cache
 def artifact(name: str) -> Artifact:
-    """The shipped artifact of a contract. Raises DeploymentError where there is none."""
+    """The shipped artifact of a contract. Raises DeploymentError if there is none."""
     source = files("settlement") / "artifacts" / f"{name}.json"
     try:
         document = json.loads(source.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DeploymentError(f"no artifact of {name} ships here") from None
+        raise DeploymentError(
+            f"no artifact of {name}: run `python -m settlement.chain.compile` in a checkout"
+        ) from None
     return Artifact(
         name,
         tuple(document["abi"]),
@@ -70,7 +72,7 @@ def artifact(name: str) -> Artifact:
 
 
 def canonical(parameter: Mapping[str, Any]) -> str:
-    """The type of a parameter as signatures write it: tuples as their members."""
+    """A parameter's type as it appears in a signature: a tuple becomes its members' types."""
     kind = str(parameter["type"])
     if not kind.startswith("tuple"):
         return kind
@@ -79,7 +81,7 @@ def canonical(parameter: Mapping[str, Any]) -> str:
 
 
 class Abi:
-    """Encodes and decodes for one contract."""
+    """Encoder and decoder for one contract."""
 
     def __init__(self, entries: Sequence[Mapping[str, Any]]) -> None:
         self._functions: dict[str, tuple[bytes, list[str], list[Mapping[str, Any]]]] = {}
@@ -101,7 +103,7 @@ class Abi:
 
     @property
     def selectors(self) -> frozenset[bytes]:
-        """The first four bytes of every call that can be made."""
+        """The first four bytes of every function's calldata."""
         return frozenset(selector for selector, _, _ in self._functions.values())
 
     def call(self, name: str, *arguments: Any) -> bytes:
@@ -110,27 +112,27 @@ class Abi:
         return selector + encode(types, arguments)
 
     def arguments(self, name: str, calldata: bytes) -> tuple[Any, ...]:
-        """The arguments in calldata of one function. Raises FieldError: another's, malformed."""
+        """The arguments in a function's calldata. Raises FieldError if it is another's."""
         selector, types, _ = self._functions[name]
         if calldata[:4] != selector:
-            raise FieldError("/data", f"not a call of {name}")
+            raise FieldError("/data", f"is not a call of {name}")
         try:
             return tuple(decode(types, calldata[4:]))
         except DecodingError as error:
-            raise FieldError("/data", f"malformed call of {name}: {error}") from error
+            raise FieldError("/data", f"is a malformed call of {name}: {error}") from error
 
     def result(self, name: str, data: bytes) -> Any:
-        """What a function returned: one value, or a tuple of several."""
+        """A function's result: one value, or a tuple of several."""
         outputs = self._functions[name][2]
         values = decode([canonical(p) for p in outputs], data)
         return values[0] if len(values) == 1 else values
 
     def constructor(self, *arguments: Any) -> bytes:
-        """Constructor arguments, to be appended to the bytecode."""
+        """Encoded constructor arguments, to append to the bytecode."""
         return encode(self._constructor, arguments)
 
     def event(self, topics: Sequence[bytes], data: bytes) -> tuple[str, dict[str, Any]] | None:
-        """A log's event name and arguments; None where the ABI has no such event."""
+        """A log's event name and arguments; None if the ABI has no such event."""
         if not topics or topics[0] not in self._events:
             return None
         name, inputs = self._events[topics[0]]
@@ -144,7 +146,7 @@ class Abi:
         return name, {n: checksum(v) if kinds[n] == "address" else v for n, v in values.items()}
 
     def reverted(self, data: bytes) -> CallReverted:
-        """What revert data says; `unknown` with the raw data where no error fits."""
+        """The error in revert data; `unknown` with the raw data if no error of the ABI fits."""
         known = self._errors.get(data[:4])
         if known is not None:
             name, types = known

@@ -1,14 +1,15 @@
 """Calldata for every call of the escrow, built without a node.
 
-Packed entries mirror `Settling` in contracts: runs of provider 20 | count 2, then per entry
-buyer 20 | leaseNo 16 | ms 5 (| egressMib 4 | units 4) | r 32 | vs 32.
+Vouchers are packed as `Settling` in contracts reads them: one run per provider. A run is provider
+20 | count 2, followed by `count` entries: buyer 20 | leaseNo 16 | ms 5 (| egressMib 4 | units 4) |
+r 32 | vs 32. The numbers are bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from settlement.attestation import Close, MeteredUsage, Usage, Voucher
 from settlement.chain.abi import Abi, abi
@@ -16,21 +17,20 @@ from settlement.eip712 import ZERO_ADDRESS, Struct, checksum
 from settlement.errors import FieldError
 from settlement.orders import Ask, Bid, Cancel, Prices, Quote, lease_no
 from settlement.signing import compact, expand
+from settlement.units import UINT40_MAX
 
 MAX_ENTRIES = 1_000
 MAX_METERED = 500
 MAX_OPENS = 200
-_BATCH_GAS = 700_000  # 600,000 for one item, which a contract wallet's signature may need, and room
-_OPEN_GAS = 150_000  # what an item takes where keys sign, calldata included
+_BATCH_GAS = 700_000  # one item whose signatures are contracts' may need 600,000
+_OPEN_GAS = 150_000  # one item signed by keys, calldata included
 _HEADER = 22
 _USAGE_BYTES = 105
 _METERED_BYTES = 113
-_UINT40_MAX = 2**40 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Previous:
-    """The lease a bid had before; left out on its first open."""
+class Previous(NamedTuple):
+    """The lease a bid had before; None on its first open."""
 
     provider: str
     ask_hash: bytes
@@ -39,9 +39,9 @@ class Previous:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One ask and one bid with their signatures; a quote's prices if one is given.
+    """One ask and one bid with their signatures. A quote replaces the ask's prices.
 
-    `seat`: which of the bid's nodes, from 0.
+    `seat` is the number of the bid's node, from 0.
     """
 
     ask: Ask
@@ -55,21 +55,20 @@ class Match:
 
     @property
     def prices(self) -> Prices:
-        """The prices the lease executes at."""
+        """The prices that the lease pays."""
         return self.quote.prices if self.quote is not None else self.ask.floor
 
 
 @dataclass(frozen=True, slots=True)
-class SignedVoucher:
-    """A voucher and its witness's 65-byte signature."""
+class SettlementEntry:
+    """A voucher and its witness's signature of 65 bytes."""
 
     voucher: Voucher
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseRef:
-    """What names a lease on chain."""
+class LeaseRef(NamedTuple):
+    """What the escrow finds a lease by, in the order of its arguments."""
 
     buyer: str
     provider: str
@@ -79,7 +78,7 @@ class LeaseRef:
 
 @dataclass(frozen=True, slots=True)
 class LeaseOrders:
-    """A lease by the orders that it was opened from: what a top-up resends."""
+    """The orders that a lease was opened from. A top-up sends them again."""
 
     ask: Ask
     bid_hash: bytes
@@ -88,7 +87,7 @@ class LeaseOrders:
 
     @property
     def ref(self) -> LeaseRef:
-        """What names the lease on chain."""
+        """What the escrow finds the lease by."""
         number = lease_no(self.bid_hash, self.ask.struct_hash(), self.ask.meter)
         return LeaseRef(self.buyer, self.ask.provider, self.witness, number)
 
@@ -101,143 +100,104 @@ class EscrowCalls:
         self._abi: Abi = abi("ComputeEscrow")
 
     def payload(self, data: bytes, gas: int | None = None) -> dict[str, Any]:
-        """An outbox payload that carries the call; without `gas` the node's estimate is taken."""
+        """An outbox payload for a call. Without `gas` the relayer uses the node's estimate."""
         call = {"to": self.address, "data": "0x" + data.hex()}
         return call if gas is None else {**call, "gas": gas}
 
     def deposit(self, amount: int) -> bytes:
-        """Moves approved tokens of the sender to its balance."""
+        """Moves approved tokens of the sender to its free balance."""
         return self._abi.call("deposit", amount)
 
     def deposit_with_permit(self, amount: int, deadline: int, signature: bytes) -> bytes:
-        """Deposits by the sender's EIP-2612 permit (65 bytes)."""
+        """Deposits with the sender's EIP-2612 permit (65 bytes)."""
         return self._abi.call("depositWithPermit", amount, deadline, *_vrs(signature))
 
-    def deposit_with_authorization(
-        self,
-        account: str,
-        amount: int,
-        valid_after: int,
-        valid_before: int,
-        nonce: bytes,
-        signature: bytes,
-    ) -> bytes:
-        """Deposits by an account's EIP-3009 authorization (65 bytes); anyone may send it."""
-        signed = (account, amount, valid_after, valid_before, nonce)
-        return self._abi.call("depositWithAuthorization", *signed, *_vrs(signature))
-
-    def deposit_with_permit2(
-        self, account: str, amount: int, nonce: int, deadline: int, signature: bytes
-    ) -> bytes:
-        """Deposits by a Permit2 transfer that the account signed; anyone may send it."""
-        return self._abi.call("depositWithPermit2", account, amount, nonce, deadline, signature)
-
     def withdraw(self, to: str, amount: int) -> bytes:
-        """Moves the sender's free balance out to `to`."""
+        """Moves `amount` of the sender's free balance to `to`."""
         return self._abi.call("withdraw", to, amount)
 
     def collect_fees(self, providers: Sequence[str]) -> bytes:
-        """Moves the fees held on these providers' income to the recipient's balance."""
+        """Moves the fees kept back from these providers to the fee recipient's balance."""
         return self._abi.call("collectFees", list(providers))
 
     def open(self, match: Match) -> bytes:
-        """Opens one lease; reverts where the orders do not fit."""
+        """Opens one lease. The call reverts if the orders do not fit."""
         return self._abi.call("open", _match(match))
 
     def open_all(self, matches: Sequence[Match]) -> bytes:
-        """Opens all or none, as a bid of several nodes wants it. Raises FieldError above 200."""
+        """Opens all or none, for a bid of several nodes. Raises FieldError above 200."""
         return self._open_many("openAll", matches)
 
     def open_batch(self, matches: Sequence[Match]) -> bytes:
-        """Opens many, skipping those that fail. Raises FieldError above 200.
+        """Opens many and skips those that fail. Raises FieldError above 200.
 
-        Send it with `open_batch_gas`: an estimate is the least gas that doesn't revert, and a batch
-        that runs short doesn't revert, it skips.
+        Send it with `open_batch_gas`. A batch that runs short of gas skips items instead of
+        reverting, so a node's estimate is too low.
         """
         return self._open_many("openBatch", matches)
 
     def _open_many(self, name: str, matches: Sequence[Match]) -> bytes:
         if len(matches) > MAX_OPENS:
-            raise FieldError("", f"{len(matches)} matches; a batch takes {MAX_OPENS}")
+            raise FieldError("", f"{len(matches)} matches; one call takes at most {MAX_OPENS}")
         return self._abi.call(name, [_match(match) for match in matches])
 
     def cancel(self, cancel: Cancel, signature: bytes = b"") -> bytes:
-        """Makes orders void; anyone may send it with the account's signature, itself without."""
-        values = (cancel.account, cancel.salt, cancel.and_older)
-        return self._abi.call("cancel", *values, signature)
+        """Voids orders. The account needs no signature; anyone else sends the account's."""
+        return self._abi.call("cancel", *as_tuple(cancel), signature)
 
     def top_up(self, orders: LeaseOrders, bid: Bid, seconds: int, seat: int = 0) -> bytes:
-        """Extends an active lease by whole seconds; the sender is its buyer."""
-        return self._abi.call("topUp", _lease_orders(orders), as_tuple(bid), seat, seconds)
+        """Extends an active lease by whole seconds. Only its buyer may send it."""
+        opened = (as_tuple(orders.ask), orders.bid_hash, orders.buyer, orders.witness)
+        return self._abi.call("topUp", opened, as_tuple(bid), seat, seconds)
 
-    def settle(self, vouchers: Sequence[SignedVoucher]) -> bytes:
-        """Pays `Usage` vouchers, grouped by provider. Raises FieldError above 1,000."""
-        return self._abi.call("settle", pack_entries(vouchers, metered=False))
+    def settle(self, vouchers: Sequence[SettlementEntry], metered: bool = False) -> bytes:
+        """Pays vouchers that are all `Usage`, or all `MeteredUsage` if `metered`.
 
-    def settle_metered(self, vouchers: Sequence[SignedVoucher]) -> bytes:
-        """Pays `MeteredUsage` vouchers, grouped by provider. Raises FieldError above 500."""
-        return self._abi.call("settleMetered", pack_entries(vouchers, metered=True))
-
-    def settle_all(self, vouchers: Sequence[SignedVoucher], metered: bool) -> bytes:
-        """`settle_metered` or `settle`: a batch is of one kind."""
-        return (self.settle_metered if metered else self.settle)(vouchers)
+        Raises FieldError above MAX_ENTRIES or MAX_METERED.
+        """
+        name = "settleMetered" if metered else "settle"
+        return self._abi.call(name, pack_entries(vouchers, metered))
 
     def stop(self, lease: LeaseRef) -> bytes:
-        """Ends a lease now; the sender is its buyer, provider or witness."""
-        return self._abi.call("stop", *ref_tuple(lease))
+        """Ends a lease now. Only its buyer, provider or witness may send it."""
+        return self._abi.call("stop", *lease)
 
     def stop_by_signature(self, lease: LeaseRef, orders_hash: bytes, signature: bytes) -> bytes:
-        """Ends a lease now by a `Stop` of its witness or meter; anyone may send it."""
-        short = compact(signature)
-        values = (*ref_tuple(lease), orders_hash, short[:32], short[32:])
-        return self._abi.call("stopBySignature", *values)
+        """Ends a lease now with a `Stop` of its witness or meter. Anyone may send it."""
+        return self._abi.call("stopBySignature", *lease, orders_hash, *_r_vs(signature))
 
-    def close(
-        self,
-        close: Close,
-        orders_hash: bytes,
-        meter_signature: bytes,
-        witness_signature: bytes,
-    ) -> bytes:
-        """Closes a lease at usage that meter and witness both signed."""
-        data = (
-            close.buyer,
-            close.provider,
-            close.lease_no,
-            orders_hash,
-            close.ms,
-            close.egress_mib,
-            close.units,
-        )
-        meter, witness = compact(meter_signature), compact(witness_signature)
-        return self._abi.call("close", data, meter[:32], meter[32:], witness[:32], witness[32:])
+    def close(self, close: Close, orders_hash: bytes, by_meter: bytes, by_witness: bytes) -> bytes:
+        """Closes a lease at usage that meter and witness both signed (65 bytes each)."""
+        *lease, ms, egress_mib, units = as_tuple(close)
+        usage = (*lease, orders_hash, ms, egress_mib, units)
+        return self._abi.call("close", usage, *_r_vs(by_meter), *_r_vs(by_witness))
 
     def refund(self, lease: LeaseRef) -> bytes:
-        """Closes a lease whose settle window is over; anyone may send it."""
-        return self._abi.call("refund", *ref_tuple(lease))
+        """Closes a lease whose settle window is over. Anyone may send it."""
+        return self._abi.call("refund", *lease)
 
-    def vouchers(self, calldata: bytes) -> tuple[SignedVoucher, ...]:
+    def vouchers(self, calldata: bytes) -> tuple[SettlementEntry, ...]:
         """The vouchers inside settle or settleMetered calldata, in entry order.
 
-        Raises FieldError where it is another call or malformed.
+        Raises FieldError if it is another call or malformed.
         """
         for name, metered in (("settle", False), ("settleMetered", True)):
             if calldata[:4] == self._abi.call(name, b"")[:4]:
                 (entries,) = self._abi.arguments(name, calldata)
                 return unpack_entries(entries, metered)
-        raise FieldError("/data", "not a settlement")
+        raise FieldError("/data", "must be a call of settle or settleMetered")
 
 
 def open_batch_gas(count: int) -> int:
-    """Gas for a batch of `count`, so that what the escrow allows an item is there for the last."""
+    """Gas for a batch of `count` that leaves even the last item what the escrow allows it."""
     return _BATCH_GAS + count * _OPEN_GAS
 
 
-def pack_entries(vouchers: Sequence[SignedVoucher], metered: bool) -> bytes:
-    """Entries as the escrow reads them, in runs by provider, order kept inside a run."""
+def pack_entries(vouchers: Sequence[SettlementEntry], metered: bool) -> bytes:
+    """Entries as the escrow reads them: runs by provider, in the given order inside each run."""
     most = MAX_METERED if metered else MAX_ENTRIES
     if not 0 < len(vouchers) <= most:
-        raise FieldError("", f"{len(vouchers)} vouchers; a batch takes 1 to {most}")
+        raise FieldError("", f"{len(vouchers)} vouchers; one call takes 1 to {most}")
     out: list[bytes] = []
     for provider, run in runs_of(vouchers).items():
         out += (_address(provider), len(run).to_bytes(2, "big"))
@@ -245,18 +205,18 @@ def pack_entries(vouchers: Sequence[SignedVoucher], metered: bool) -> bytes:
     return b"".join(out)
 
 
-def runs_of(vouchers: Iterable[SignedVoucher]) -> dict[str, list[SignedVoucher]]:
-    """Vouchers by provider, in the order in which they are packed."""
-    runs: dict[str, list[SignedVoucher]] = {}
+def runs_of(vouchers: Iterable[SettlementEntry]) -> dict[str, list[SettlementEntry]]:
+    """Vouchers by provider, in packing order."""
+    runs: dict[str, list[SettlementEntry]] = {}
     for signed in vouchers:
         runs.setdefault(signed.voucher.provider, []).append(signed)
     return runs
 
 
-def unpack_entries(entries: bytes, metered: bool) -> tuple[SignedVoucher, ...]:
-    """Inverse of `pack_entries`, in entry order. Raises FieldError where runs do not fit."""
+def unpack_entries(entries: bytes, metered: bool) -> tuple[SettlementEntry, ...]:
+    """Inverse of `pack_entries`, in entry order. Raises FieldError if a run is malformed."""
     size = _METERED_BYTES if metered else _USAGE_BYTES
-    out: list[SignedVoucher] = []
+    out: list[SettlementEntry] = []
     offset = 0
     while offset < len(entries):
         count = int.from_bytes(entries[offset + 20 : offset + _HEADER], "big")
@@ -271,15 +231,16 @@ def unpack_entries(entries: bytes, metered: bool) -> tuple[SignedVoucher, ...]:
 
 
 def skipped_indexes(bitmap: bytes, count: int) -> frozenset[int]:
-    """The entries a bitmap marks; bit i is bit i mod 8, lowest first, of byte i / 8."""
+    """The entries that a bitmap marks: entry i is bit i mod 8 (lowest first) of byte i / 8."""
     return frozenset(i for i in range(count) if bitmap[i >> 3] >> (i & 7) & 1)
 
 
-def _entry(signed: SignedVoucher, metered: bool) -> bytes:
+def _entry(signed: SettlementEntry, metered: bool) -> bytes:
     voucher = signed.voucher
     if isinstance(voucher, MeteredUsage) is not metered:
-        raise FieldError("", f"a {voucher.primary} cannot be in this batch")
-    if voucher.ms > _UINT40_MAX:
+        kind = "MeteredUsage" if metered else "Usage"
+        raise FieldError("", f"this call takes vouchers of type {kind}, not {voucher.primary}")
+    if voucher.ms > UINT40_MAX:
         raise FieldError("/ms", "must fit 40 bits")
     figures = voucher.ms.to_bytes(5, "big")
     if isinstance(voucher, MeteredUsage):
@@ -287,50 +248,39 @@ def _entry(signed: SignedVoucher, metered: bool) -> bytes:
     return _address(voucher.buyer) + voucher.lease_no + figures + compact(signed.signature)
 
 
-def _voucher(provider: str, entry: bytes, metered: bool) -> SignedVoucher:
+def _voucher(provider: str, entry: bytes, metered: bool) -> SettlementEntry:
     buyer, number = checksum(entry[:20].hex()), entry[20:36]
     ms = int.from_bytes(entry[36:41], "big")
     signature = expand(entry[-64:])
     if not metered:
-        return SignedVoucher(Usage(buyer, provider, number, ms), signature)
+        return SettlementEntry(Usage(buyer, provider, number, ms), signature)
     egress_mib = int.from_bytes(entry[41:45], "big")
     units = int.from_bytes(entry[45:49], "big")
-    return SignedVoucher(MeteredUsage(buyer, provider, number, ms, egress_mib, units), signature)
+    return SettlementEntry(MeteredUsage(buyer, provider, number, ms, egress_mib, units), signature)
 
 
 def _match(match: Match) -> tuple[Any, ...]:
     quote = match.quote or Quote(bytes(32), Prices(0), 0)
     previous = match.previous or Previous(ZERO_ADDRESS, bytes(32), ZERO_ADDRESS)
     if (match.quote is None) is not (match.quote_signature == b""):
-        raise FieldError("/quote", "a quote and its signature come together")
-    return (
-        as_tuple(match.ask),
-        as_tuple(match.bid),
-        as_tuple(quote),
-        (previous.provider, previous.ask_hash, previous.meter),
-        match.seat,
-        match.ask_signature,
-        match.bid_signature,
-        match.quote_signature,
-    )
+        raise FieldError("/quote", "needs its signature, and a signature needs its quote")
+    orders = (as_tuple(match.ask), as_tuple(match.bid), as_tuple(quote))
+    signatures = (match.ask_signature, match.bid_signature, match.quote_signature)
+    return *orders, previous, match.seat, *signatures
 
 
-def _lease_orders(orders: LeaseOrders) -> tuple[Any, ...]:
-    return as_tuple(orders.ask), orders.bid_hash, orders.buyer, orders.witness
-
-
-def ref_tuple(lease: LeaseRef) -> tuple[str, str, str, bytes]:
-    """What names a lease, in the order in which the escrow takes it."""
-    return lease.buyer, lease.provider, lease.witness, lease.lease_no
+def _r_vs(signature: bytes) -> tuple[bytes, bytes]:
+    short = compact(signature)
+    return short[:32], short[32:]
 
 
 def _vrs(signature: bytes) -> tuple[int, bytes, bytes]:
-    compact(signature)  # refuses what the token would refuse
+    compact(signature)  # raises SignatureError for a signature that the token would refuse
     return signature[64], signature[:32], signature[32:64]
 
 
 def as_tuple(value: Any) -> Any:
-    """A signed struct as eth-abi takes it: members in signing order, which is the ABI's."""
+    """A signed struct as eth-abi takes it: its signing order is also the ABI's order."""
     if isinstance(value, tuple):
         return [as_tuple(item) for item in value]
     if isinstance(value, Struct):

@@ -1,7 +1,8 @@
-"""One node over JSON-RPC: reads, simulations, raw sends. Nothing is retried behind your back.
+"""One node over JSON-RPC: reads, simulations and raw sends. No call is retried here.
 
-Every failure is a ChainError: no answer is ChainUnavailable, a refusal by the node SendRejected, a
-refusal by a contract CallReverted. Source: Ethereum JSON-RPC (execution-apis), EIP-1559.
+Every failure is a ChainError: ChainUnavailable if no answer came, SendRejected if the node refused
+a transaction, CallReverted if a contract refused a call.
+Source: Ethereum JSON-RPC (execution-apis), EIP-1559.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from settlement.errors import (
     SendRejected,
     WrongChain,
 )
-from settlement.fees import GWEI, FeePolicy
+from settlement.fees import GWEI, FeeAdvice, FeePolicy, TransactionFees
 from settlement.ports import BlockRef
 from settlement.signing import TransactionSigner
 
 BlockTag = Literal["latest", "pending"]
-GAS_MARGIN_PERCENT = 25  # what time-dependent paths may cost more than when estimated
-GAS_CAP = 2**24  # of one transaction. Source: EIP-7825
+GAS_MARGIN_PERCENT = 25  # how much more a time-dependent path may cost than its estimate
+GAS_CAP = 2**24  # the most gas of one transaction. Source: EIP-7825
 _REASONS = (
     ("nonce too low", SendReason.NONCE_TOO_LOW),
     ("underpriced", SendReason.UNDERPRICED),
@@ -52,10 +53,10 @@ _KNOWN = ("already known", "already imported", "known transaction")
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
-    """Where a transaction was mined and what became of it.
+class TransactionReceipt:
+    """Where a transaction was mined, and its outcome.
 
-    `contract` is what it created, `to` whom it called.
+    `contract` is the address it created, `to` the address it called.
     """
 
     tx_hash: str
@@ -71,7 +72,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """One log as the chain has it."""
+    """One log and its place on chain."""
 
     address: str
     topics: tuple[bytes, ...]
@@ -82,16 +83,8 @@ class Log:
     log_index: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fees:
-    """What the next block asks, in wei per gas."""
-
-    base: int
-    priority: int
-
-
 class ChainClient:
-    """A node, by URL or by an in-process provider. One instance may serve many threads."""
+    """A node, reached by URL or through `provider`. Many threads may share one instance."""
 
     def __init__(
         self,
@@ -106,24 +99,27 @@ class ChainClient:
         self._breaker = breaker or Breaker(time.monotonic)
         self._web3 = Web3(
             provider or NodeProvider(rpc_url, timeout_seconds),
-            middleware=(),  # they look up names and ask for the chain id before every call
+            middleware=(),  # web3's own look up names and ask for the chain id before each call
         )
         self._errors = shipped_errors()
 
     def check(self) -> None:
         """Pass if the node serves the expected chain. Raises WrongChain."""
-        with self._talk():
+        with self._translate_errors():
             served = _int(self._web3.eth.chain_id)
         if served != self.chain_id:
-            raise WrongChain(f"expected chain {self.chain_id}, the node serves {served}")
+            raise WrongChain(
+                f"expected chain {self.chain_id}, but the node serves chain {served}: "
+                "set the URL of a node of the right chain"
+            )
 
     def block(self, at: int | BlockTag = "latest") -> BlockRef | None:
-        """A block by number or tag; None where the node has none."""
-        # Asked for often, so without web3's formatters, which cost more than the answer.
+        """A block by number or tag; None if the node does not have it."""
+        # Frequent, so without web3's formatters, which take longer than the answer.
         found = self.rpc("eth_getBlockByNumber", hex(at) if isinstance(at, int) else at, False)
         if found is None:
             return None
-        with self._talk():  # which says so if these are no such members
+        with self._translate_errors():  # a missing or malformed member is ChainUnavailable
             number, timestamp = int(found["number"], 16), int(found["timestamp"], 16)
             return BlockRef(number, str(found["hash"]), str(found["parentHash"]), timestamp)
 
@@ -135,25 +131,25 @@ class ChainClient:
         return found
 
     def timestamp(self) -> int:
-        """Chain time: the newest block's, in seconds."""
+        """Chain time: the newest block's timestamp in seconds."""
         return self.head().timestamp
 
     def balance(self, address: str) -> int:
         """Native balance in wei."""
         account = Web3.to_checksum_address(address)
-        with self._talk():
+        with self._translate_errors():
             return _int(self._web3.eth.get_balance(account))
 
     def nonce(self, address: str, at: int | BlockTag = "latest") -> int:
-        """Transactions of an account: mined by a block, or with those in the pool ("pending")."""
+        """How many transactions of an account are mined, or mined and pooled (at "pending")."""
         account = Web3.to_checksum_address(address)
-        with self._talk():
+        with self._translate_errors():
             return _int(self._web3.eth.get_transaction_count(account, at))
 
     def code(self, address: str) -> bytes:
-        """Code at an address; empty where there is none."""
+        """The code at an address; empty if there is none."""
         account = Web3.to_checksum_address(address)
-        with self._talk():
+        with self._translate_errors():
             return bytes(self._web3.eth.get_code(account))
 
     def call(
@@ -165,14 +161,12 @@ class ChainClient:
         value: int = 0,
         gas: int | None = None,
     ) -> bytes:
-        """Run a call without a transaction, in at most `gas` where given.
+        """Run a call without a transaction. Raises CallReverted with the decoded error.
 
-        Raises CallReverted with the decoded error.
+        `gas` limits what the call may take.
         """
-        fields = _fields(to, data, sender, value)
-        if gas is not None:
-            fields["gas"] = gas
-        with self._talk():
+        fields = _call_fields(to, data, sender, value, gas)
+        with self._translate_errors():
             return bytes(self._web3.eth.call(fields, at))
 
     def estimate_gas(
@@ -184,30 +178,30 @@ class ChainClient:
         at: BlockTag = "pending",
         gas: int | None = None,
     ) -> int:
-        """Gas the call would take now. Raises CallReverted, also where it needs more than `gas`;
-        some nodes name that otherwise: see `translate.code_failed`.
+        """Gas that the call would take now.
+
+        Raises CallReverted, also if the call needs more than `gas`. Some nodes report that as
+        another ChainError, which `translate.code_failed` recognizes.
         """
-        fields = _fields(to, data, sender, value)
-        if gas is not None:
-            fields["gas"] = gas
-        with self._talk():
+        fields = _call_fields(to, data, sender, value, gas)
+        with self._translate_errors():
             return _int(self._web3.eth.estimate_gas(fields, at))
 
-    def fees(self) -> Fees:
-        """Base fee of the newest block and the node's advice for the priority fee."""
-        with self._talk():
+    def fees(self) -> FeeAdvice:
+        """Base fee of the newest block, and the priority fee that the node advises."""
+        with self._translate_errors():
             block = self._web3.eth.get_block("latest")
-            return Fees(_int(block["baseFeePerGas"]), _int(self._web3.eth.max_priority_fee))
+            return FeeAdvice(_int(block["baseFeePerGas"]), _int(self._web3.eth.max_priority_fee))
 
     def send_raw(self, raw: bytes) -> None:
-        """Hand signed bytes to the node's pool; bytes it already holds count as sent.
+        """Send signed bytes to the node's pool; bytes that it already holds count as sent.
 
-        Raises SendRejected where the node refuses, ChainUnavailable where nobody knows.
+        Raises SendRejected if the node refuses them, ChainUnavailable if they may have arrived.
         """
         try:
-            with self._talk():
+            with self._translate_errors():
                 self._web3.eth.send_raw_transaction(raw)
-        except CallReverted as error:  # pools that run a transaction before they take it
+        except CallReverted as error:  # some nodes run a transaction before they pool it
             raise SendRejected(SendReason.OTHER, str(error)) from error
         except (ChainUnavailable, WrongChain):
             raise
@@ -219,22 +213,22 @@ class ChainClient:
             raise SendRejected(reason, str(error)) from error
 
     def knows(self, tx_hash: str) -> bool:
-        """Whether the node has the transaction, mined or in its pool."""
-        with self._talk():
+        """Whether the node has the transaction in a block or in its pool."""
+        with self._translate_errors():
             try:
-                found = self._web3.eth.get_transaction(_hash(tx_hash))
+                found = self._web3.eth.get_transaction(HexBytes(tx_hash))
             except TransactionNotFound:
                 return False
             return _hex(found["hash"]) == tx_hash.lower()
 
-    def receipt(self, tx_hash: str) -> Receipt | None:
-        """What became of a transaction; None while it is not mined."""
-        with self._talk():
+    def receipt(self, tx_hash: str) -> TransactionReceipt | None:
+        """A transaction's receipt; None while it is not mined."""
+        with self._translate_errors():
             try:
-                found = self._web3.eth.get_transaction_receipt(_hash(tx_hash))
+                found = self._web3.eth.get_transaction_receipt(HexBytes(tx_hash))
             except TransactionNotFound:
                 return None
-            return Receipt(
+            return TransactionReceipt(
                 tx_hash=_hex(found["transactionHash"]),
                 block_number=_int(found["blockNumber"]),
                 block_hash=_hex(found["blockHash"]),
@@ -247,9 +241,9 @@ class ChainClient:
             )
 
     def logs(self, address: str, first: int, last: int) -> tuple[Log, ...]:
-        """An address's logs in the blocks first to last, both included, in chain order."""
+        """A contract's logs in the blocks first to last, both included, in chain order."""
         account = Web3.to_checksum_address(address)
-        with self._talk():
+        with self._translate_errors():
             found = self._web3.eth.get_logs(
                 {"address": account, "fromBlock": first, "toBlock": last}
             )
@@ -257,8 +251,8 @@ class ChainClient:
         return tuple(sorted(logs, key=lambda log: (log.block_number, log.log_index)))
 
     def rpc(self, method: str, *parameters: Any) -> Any:
-        """Any method of the node: for development chains (`anvil_…`, `evm_…`)."""
-        with self._talk():
+        """Call any JSON-RPC method, e.g. a development chain's `anvil_…` and `evm_…`."""
+        with self._translate_errors():
             answer = self._web3.provider.make_request(RPCEndpoint(method), list(parameters))
             if "error" in answer:
                 raise Web3RPCError(f"{method}: {answer['error']}", rpc_response=answer)
@@ -272,24 +266,24 @@ class ChainClient:
         value: int = 0,
         timeout_seconds: float = 60.0,
         gas: int | None = None,
-    ) -> Receipt:
-        """Simulate, sign, send and wait: for people at a prompt and for deployments.
+    ) -> TransactionReceipt:
+        """Simulate, sign and send a transaction, and wait until it is mined.
 
-        `to` None creates a contract. Given `gas`, nothing is simulated. Raises CallReverted, before
-        anything is signed where the simulation tells; FeeAboveCap; OutcomeUnknown once signed. Not
-        for the relayer: nothing is stored, so a crash forgets.
+        For people at a prompt and for deployments, not for the relayer: a crash forgets what was
+        sent, because nothing is stored. `to` None creates a contract. With `gas`, nothing is
+        simulated. Raises CallReverted (before signing if the simulation reverts), FeeAboveCap
+        (nothing was signed) and OutcomeUnknown (signed, perhaps mined).
         """
         limit = gas or with_margin(self.estimate_gas(to, data, signer.address, value))
-        fees, policy = self.fees(), FeePolicy()
-        offer = policy.offer(fees.base, fees.priority)
+        advice, policy = self.fees(), FeePolicy()
+        offer = policy.offer(advice)
         if offer is None:
-            base, cap = fees.base / GWEI, policy.cap / GWEI
+            base, cap = advice.base / GWEI, policy.cap / GWEI
             raise FeeAboveCap(
-                f"the node asks {base:g} gwei per gas, above the cap of {cap:g}; nothing was sent"
+                f"the node asks {base:g} gwei per gas, above the cap of {cap:g}; nothing was sent: "
+                "try again when gas is cheaper"
             )
-        fields = transaction_fields(
-            self.chain_id, to, data, value, limit, offer.maximum, offer.priority
-        )
+        fields = transaction_fields(self.chain_id, to, data, value, limit, offer)
         fields["nonce"] = self.nonce(signer.address, "pending")
         raw, tx_hash = signer.sign_transaction(fields)
         until = time.monotonic() + timeout_seconds
@@ -300,7 +294,7 @@ class ChainClient:
         return receipt
 
     def _send_until(self, raw: bytes, tx_hash: str, until: float) -> None:
-        """Hand over the same bytes until an answer comes: they have one effect at most."""
+        """Send the same bytes until the node answers; they have one effect at most."""
         lost = False
         while True:
             try:
@@ -308,29 +302,29 @@ class ChainClient:
             except ChainUnavailable as error:
                 lost = True
                 if time.monotonic() >= until:
-                    raise OutcomeUnknown(tx_hash, f"the node's answer was lost: {error}") from error
+                    raise OutcomeUnknown(tx_hash, f"the node did not answer: {error}") from error
             except SendRejected:
-                if lost:  # perhaps because the first bytes arrived: the receipt tells
+                if lost:  # perhaps an earlier send arrived: the receipt will tell
                     return None
                 raise
             time.sleep(_RESEND_SECONDS)
 
-    def wait(self, tx_hash: str, timeout_seconds: float = 60.0) -> Receipt:
-        """The receipt, once mined. Raises OutcomeUnknown after the time-out, never before."""
+    def wait(self, tx_hash: str, timeout_seconds: float = 60.0) -> TransactionReceipt:
+        """The receipt once the transaction is mined. Raises OutcomeUnknown after the time-out."""
         until = time.monotonic() + timeout_seconds
         while True:
-            with suppress(ChainUnavailable):  # a node that is back in time is soon enough
+            with suppress(ChainUnavailable):  # the node may answer again before the time-out
                 receipt = self.receipt(tx_hash)
                 if receipt is not None:
                     return receipt
             if time.monotonic() >= until:
-                raise OutcomeUnknown(tx_hash, f"not seen mined in {timeout_seconds:.3g} s")
+                raise OutcomeUnknown(tx_hash, f"not mined within {timeout_seconds:.3g} s")
             time.sleep(0.05)
 
     def why_reverted(
-        self, receipt: Receipt, to: str | None, data: bytes, sender: str, value: int = 0
+        self, receipt: TransactionReceipt, to: str | None, data: bytes, sender: str, value: int = 0
     ) -> CallReverted:
-        """The error behind a failed receipt, found by running the call again at its block."""
+        """The error behind a failed receipt, found by repeating the call at its block."""
         if to is not None:
             try:
                 self.call(to, data, sender, receipt.block_number, value)
@@ -339,8 +333,8 @@ class ChainClient:
         return CallReverted("unknown", (f"transaction {receipt.tx_hash} failed",))
 
     @contextmanager
-    def _talk(self) -> Iterator[None]:
-        """Turn whatever the libraries raise into the ChainError tree, and tell the breaker."""
+    def _translate_errors(self) -> Iterator[None]:
+        """Turn whatever the libraries raise into a ChainError, and inform the breaker."""
         self._breaker.admit()
         try:
             with as_chain_errors(self._errors, self.rpc_url):
@@ -355,9 +349,9 @@ class ChainClient:
 
 
 def with_margin(gas: int) -> int:
-    """An estimate and the margin for what may have changed when it runs, within GAS_CAP.
+    """A gas estimate plus a margin for what may change before it runs, at most GAS_CAP.
 
-    An estimate above the cap stays: chains without one take it, the others say no themselves.
+    An estimate above the cap stays as it is: chains without a cap accept it, others refuse it.
     """
     return max(gas, min(gas + gas * GAS_MARGIN_PERCENT // 100, GAS_CAP))
 
@@ -368,26 +362,29 @@ def transaction_fields(
     data: bytes,
     value: int,
     gas: int,
-    max_fee: int,
-    priority_fee: int,
+    offer: TransactionFees,
 ) -> dict[str, Any]:
-    """The fields of an EIP-1559 transaction but for its nonce. Fees: wei per gas."""
+    """The fields of an EIP-1559 transaction, without its nonce."""
     fields: dict[str, Any] = {
         "type": 2,
         "chainId": chain_id,
         "data": data,
         "value": value,
         "gas": gas,
-        "maxFeePerGas": max(max_fee, priority_fee),
-        "maxPriorityFeePerGas": priority_fee,
+        "maxFeePerGas": max(offer.maximum, offer.priority),
+        "maxPriorityFeePerGas": offer.priority,
     }
     if to is not None:
         fields["to"] = Web3.to_checksum_address(to)
     return fields
 
 
-def _fields(to: str | None, data: bytes, sender: str | None, value: int) -> TxParams:
+def _call_fields(
+    to: str | None, data: bytes, sender: str | None, value: int, gas: int | None
+) -> TxParams:
     fields: TxParams = {"data": data, "value": Web3.to_wei(value, "wei")}
+    if gas is not None:
+        fields["gas"] = gas
     if to is not None:
         fields["to"] = Web3.to_checksum_address(to)
     if sender is not None:
@@ -408,15 +405,11 @@ def _log(entry: Any) -> Log:
 
 
 def _int(value: Any) -> int:
-    """A number as the specification writes numbers: whole. Raises ValueError on anything else."""
+    """Check that a node's number is an integer. Raises ValueError."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{value!r} is no quantity")
+        raise ValueError(f"{value!r} is not an integer")
     return value
 
 
 def _hex(value: Any) -> str:
     return "0x" + bytes(value).hex()
-
-
-def _hash(value: str) -> HexBytes:
-    return HexBytes(value)

@@ -1,7 +1,8 @@
-"""Compiles contracts/src into the artifacts that ship: `python -m settlement.chain.compile`.
+"""Compiles contracts/src into the shipped artifacts: `python -m settlement.chain.compile`.
 
-Works in a checkout with its tools installed. The settings are foundry.toml's, so what ships is what
-the Solidity tests ran. Source: solc's standard JSON interface; EIP-170 for the size limit.
+It runs in a checkout with its tools installed. It uses foundry.toml's settings, so the shipped code
+is the code that the Solidity tests ran. Source: solc's standard JSON interface; EIP-170 for the
+size limit.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from settlement.errors import CompileError
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "settlement" / "artifacts"
 CODE_BYTES_MAX = 24_576
-"""Largest deployed code a chain accepts. Source: EIP-170."""
+"""The largest deployed code that a chain accepts. Source: EIP-170."""
 INIT_CODE_BYTES_MAX = 49_152
-"""Largest code that a transaction may create a contract with. Source: EIP-3860."""
+"""The largest code that may create a contract. Source: EIP-3860."""
 ANSWERED_BY = {"ComputeEscrow": "EscrowExtension"}
-"""Contracts that run another's code for calls they don't answer: callers need both ABIs."""
-_CODE_SIZE_WARNING = "5574"  # sizes are measured and reported here, every time
+"""Contracts that pass unknown calls on to another contract's code: callers need both ABIs."""
+_CODE_SIZE_WARNING = "5574"  # ignored because this module measures and reports every size
 
 _IMPORT = re.compile(r"""^\s*import\s(?:[^;"']*\sfrom\s*)?["']([^"']+)["']""", re.MULTILINE)
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
@@ -43,7 +44,7 @@ _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 
 @dataclass(frozen=True)
 class Project:
-    """A Foundry project (foundry.toml, src) inside a repository that pins solc in package.json."""
+    """A Foundry project in the folder contracts of a repository that pins solc in package.json."""
 
     root: Path
 
@@ -64,12 +65,12 @@ class Project:
 
     @property
     def wasm_solc(self) -> Path:
-        """The executable forge compiles with; it needs Node and node_modules."""
+        """The executable that forge compiles with. It needs Node and node_modules."""
         return self.contracts / str(self.profile["solc"])
 
     @property
     def names(self) -> list[str]:
-        """Contracts that ship: one per file directly in src, named like its file."""
+        """The shipped contracts: one per file directly in src, named like its file."""
         return sorted(path.stem for path in (self.contracts / "src").glob("*.sol"))
 
 
@@ -85,7 +86,7 @@ def compiler_settings(profile: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def imports(source: str, unit: str) -> list[str]:
-    """Source units that `source` imports; relative paths are resolved against `unit`."""
+    """The source units that `source` imports, with relative paths resolved against `unit`."""
     found = _IMPORT.findall(_COMMENT.sub("", source))
     return [
         posixpath.normpath(posixpath.join(posixpath.dirname(unit), path))
@@ -96,10 +97,10 @@ def imports(source: str, unit: str) -> list[str]:
 
 
 def standard_input(project: Project, units: Sequence[str] = ()) -> dict[str, Any]:
-    """The complete compiler input, every imported file included: it compiles anywhere.
+    """The compiler input with every imported file, so that it compiles on any machine.
 
-    Of the contracts that ship, unless other source units are named.
-    Raises CompileError where an import leads nowhere.
+    It covers the shipped contracts unless `units` names other source units. Raises CompileError if
+    a file cannot be read.
     """
     remappings = dict(line.split("=", 1) for line in project.profile["remappings"])
     sources: dict[str, dict[str, str]] = {}
@@ -126,7 +127,7 @@ def standard_input(project: Project, units: Sequence[str] = ()) -> dict[str, Any
 def find_compiler(project: Project) -> Path:
     """The pinned native compiler if py-solc-x has it, else node_modules' one, else a download.
 
-    The download comes last so that a checkout that is set up needs no network. Raises CompileError.
+    The download comes last so that an installed checkout needs no network. Raises CompileError.
     """
     version = project.solc_version
     if version in {str(installed) for installed in solcx.get_installed_solc_versions()}:
@@ -137,7 +138,7 @@ def find_compiler(project: Project) -> Path:
         solcx.install_solc(version)
     except (SolcInstallationError, requests.RequestException) as error:
         fix = "run scripts/test once to install the tools, or connect to the network"
-        raise CompileError(f"no solc {version} here ({error}): {fix}") from error
+        raise CompileError(f"solc {version} is not installed ({error}): {fix}") from error
     return solcx.install.get_executable(version)
 
 
@@ -168,7 +169,7 @@ def compile_contracts(project: Project, solc: Path) -> dict[str, dict[str, Any]]
 
 
 def callable_abi(name: str, abis: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """All that can be called at a contract's address: its own ABI, then what another answers."""
+    """The ABI at a contract's address: its own, then that of the contract in ANSWERED_BY."""
     own = list(abis[name])
     other = abis.get(ANSWERED_BY.get(name, ""), ())
     return own + [e for e in other if e["type"] != "constructor" and e not in own]
@@ -203,12 +204,12 @@ def abi_hash(abi: Sequence[Mapping[str, Any]]) -> str:
 
 
 def code_bytes(artifact: Mapping[str, Any]) -> int:
-    """Size of the deployed code in bytes."""
+    """The size of the deployed code in bytes."""
     return len(str(artifact["deployedBytecode"]).removeprefix("0x")) // 2
 
 
 def init_code_bytes(artifact: Mapping[str, Any]) -> int:
-    """Size in bytes of what creates the contract, arguments included, of a word each."""
+    """The size in bytes of the creating code with its arguments, each of one word."""
     words = sum(
         len(parameter.get("components", (parameter,)))
         for entry in artifact.get("abi", ())
@@ -223,16 +224,16 @@ def render(artifact: Mapping[str, Any]) -> str:
 
 
 def differences(built: Mapping[str, Mapping[str, Any]], folder: Path) -> list[str]:
-    """One line per shipped artifact that is missing, stale or of no contract; empty if none is."""
+    """One line per shipped artifact that is missing, stale or belongs to no contract."""
     lines = []
     for name, artifact in built.items():
         path = folder / f"{name}.json"
         if not path.is_file():
-            lines.append(f"{name}: no artifact")
+            lines.append(f"{name}: its artifact is missing")
         elif path.read_text(encoding="utf-8") != render(artifact):
             lines.append(f"{name}: its artifact is stale")
     extra = {path.stem for path in folder.glob("*.json")} - set(built)
-    return lines + [f"{name}: an artifact without a contract" for name in sorted(extra)]
+    return lines + [f"{name}: its contract is gone" for name in sorted(extra)]
 
 
 def write(built: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
@@ -253,7 +254,7 @@ def _sha256(value: object) -> str:
 
 
 def _report(built: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Prints each contract's size; returns a line for each one over a chain's limits."""
+    """Print each contract's size; return a line for each limit of a chain that one exceeds."""
     over = []
     for name, artifact in built.items():
         size, made_with = code_bytes(artifact), init_code_bytes(artifact)
@@ -268,7 +269,7 @@ def _report(built: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m settlement.chain.compile")
-    parser.add_argument("--check", action="store_true", help="compare only, write nothing")
+    parser.add_argument("--check", action="store_true", help="only compare with the artifacts")
     check: bool = parser.parse_args(arguments).check
     project = Project(ROOT)
     try:

@@ -1,7 +1,7 @@
-"""Puts the contracts on a chain, writes down where, and checks that what is there is what ships.
+"""Deploys the contracts, records where, and checks that they match the shipped artifacts.
 
-A deployment's file is deployments/<chainId>.json: chain id, block, and per contract its address,
-the transaction that made it and the hash of its ABI.
+A deployment's file is deployments/<chainId>.json: the chain id, the block, and for each contract
+its address, the transaction that created it and the hash of its ABI.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from settlement import strict_json
 from settlement.chain.abi import Abi, artifact
 from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow, EscrowConfig, Token
-from settlement.eip712 import checksum
+from settlement.eip712 import ZERO_ADDRESS, checksum
 from settlement.errors import DeploymentError, WrongChain
 from settlement.signing import TransactionSigner
 
@@ -24,10 +24,10 @@ DEFAULT_SUPPLY = 1_000_000_000 * 10**18
 
 @dataclass(frozen=True, slots=True)
 class EscrowSettings:
-    """What an escrow fixes for good: fee in basis points (at most 1000), window in seconds."""
+    """An escrow's fixed terms: the fee in basis points (at most 1000), the window in seconds."""
 
     fee_bps: int = 0
-    fee_recipient: str = "0x" + "0" * 40
+    fee_recipient: str = ZERO_ADDRESS
     settle_window: int = 3_600
 
 
@@ -42,7 +42,7 @@ class Deployed:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """The contracts of one chain. `block` is the first that may hold their events."""
+    """The contracts of one chain. `block` is the first that may have their events."""
 
     chain_id: int
     block: int
@@ -71,19 +71,19 @@ class Deployment:
             )
             return cls(int(document["chainId"]), int(document["block"]), token, escrow)
         except (KeyError, TypeError, ValueError) as error:
-            raise DeploymentError(f"not a deployment: {error!r}") from error
+            raise DeploymentError(f"not a deployment file: {error!r}") from error
 
     def save(self, folder: Path) -> Path:
-        """Write deployments/<chainId>.json, whole or not at all."""
+        """Write deployments/<chainId>.json atomically."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.chain_id}.json"
-        beside = path.with_suffix(".json.new")
-        beside.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
-        beside.replace(path)
+        draft = path.with_suffix(".json.new")
+        draft.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+        draft.replace(path)
         return path
 
     def open(self, client: ChainClient) -> tuple[Escrow, Token]:
-        """Both contracts through a client."""
+        """Both contracts, read through a client."""
         return Escrow(client, self.escrow.address), Token(client, self.token.address)
 
 
@@ -95,9 +95,9 @@ def deploy(
     holder: str | None = None,
     supply: int = DEFAULT_SUPPLY,
 ) -> Deployment:
-    """Deploy an escrow, and a ComputeToken first unless `token` names one that is there.
+    """Deploy an escrow, and before it a ComputeToken unless `token` is the address of one.
 
-    `holder` (the signer unless given) receives the whole `supply` in atoms of a new token.
+    `holder` (by default the signer) receives a new token's whole `supply` in atoms.
     """
     client.check()
     first = client.head().number + 1
@@ -105,68 +105,71 @@ def deploy(
         placed = _create(client, signer, "ComputeToken", (holder or signer.address, supply))
     else:
         placed = Deployed(checksum(token), "", artifact("ComputeToken").abi_hash)
-    escrow = _create(
-        client,
-        signer,
-        "ComputeEscrow",
-        (_terms(placed.address, settings or EscrowSettings()),),
-    )
+    terms = settings or EscrowSettings()
+    fixed = (placed.address, terms.fee_bps, terms.fee_recipient, terms.settle_window)
+    escrow = _create(client, signer, "ComputeEscrow", (fixed,))
     return Deployment(client.chain_id, first, placed, escrow)
 
 
 def load_deployment(folder: Path, chain_id: int) -> Deployment:
-    """Read deployments/<chainId>.json. Raises DeploymentError: missing, malformed, other chain."""
+    """Read deployments/<chainId>.json. Raises DeploymentError if it is missing or malformed."""
     path = folder / f"{chain_id}.json"
     try:
         document = strict_json.load(path)
     except FileNotFoundError:
-        raise DeploymentError(f"nothing is deployed on chain {chain_id}: no {path}") from None
+        raise DeploymentError(
+            f"nothing is deployed on chain {chain_id}: there is no {path}"
+        ) from None
     except (OSError, ValueError) as error:
         raise DeploymentError(f"{path} cannot be read: {error}") from error
     deployment = Deployment.from_json(document)
     if deployment.chain_id != chain_id:
-        raise DeploymentError(f"{path} is of chain {deployment.chain_id}, not {chain_id}")
+        raise DeploymentError(f"{path} describes chain {deployment.chain_id}, not chain {chain_id}")
     return deployment
 
 
 def check_deployment(client: ChainClient, deployment: Deployment) -> None:
-    """Pass if the escrow on chain is the one that ships and pays in the deployment's token.
+    """Check that the escrow on chain is the shipped one and pays in the deployment's token.
 
     Raises WrongChain, or DeploymentError with what differs.
     """
     client.check()
     if client.chain_id != deployment.chain_id:
-        raise WrongChain(f"the deployment is of chain {deployment.chain_id}")
+        raise WrongChain(
+            f"the deployment is on chain {deployment.chain_id}, the node serves {client.chain_id}"
+        )
     shipped, escrow = artifact("ComputeEscrow"), deployment.escrow
     if escrow.abi_hash != shipped.abi_hash:
-        raise DeploymentError("the escrow was deployed with another ABI than the one that ships")
+        raise DeploymentError(
+            f"the escrow at {escrow.address} has another ABI than the shipped one: "
+            "use the release that it was deployed with, or deploy again"
+        )
     code = client.code(escrow.address)
     if not code:
-        raise DeploymentError(f"no contract at {escrow.address}")
+        raise DeploymentError(f"there is no contract at {escrow.address}")
     if not shipped.matches(code):
-        raise DeploymentError(f"the code at {escrow.address} is not the escrow that ships")
+        raise DeploymentError(f"the code at {escrow.address} is not the shipped escrow")
     config = Escrow(client, escrow.address).config()
     _check_extension(client, escrow.address, config)
     if config.token != deployment.token.address:
         paid_in, named = config.token, deployment.token.address
-        raise DeploymentError(f"the escrow pays in {paid_in}, not in {named}")
+        raise DeploymentError(f"the escrow pays in the token {paid_in}, not in {named}")
 
 
 def _check_extension(client: ChainClient, escrow: str, config: EscrowConfig) -> None:
-    """The escrow runs the extension's code on its own storage: it must be what ships, made for
-    this escrow, with its token and its fee recipient: the only terms that its code reads."""
-    shipped, place = artifact("EscrowExtension"), Escrow(client, escrow).extension()
+    """Check the extension, whose code the escrow runs on its own storage.
+
+    It must be the shipped one and made for this escrow, with its token and its fee recipient, which
+    are the only terms that the extension's code reads.
+    """
+    shipped = artifact("EscrowExtension")
+    place = checksum(Escrow(client, escrow).read("extension"))
     code = client.code(place)
     if not shipped.matches(code):
-        raise DeploymentError(f"the code at {place} is not the extension that ships")
+        raise DeploymentError(f"the code at {place} is not the shipped extension")
     fixed = shipped.immutable_words(code)
     if not fixed >= {int(a, 16) for a in (escrow, config.token, config.fee_recipient)}:
         raise DeploymentError(f"the extension at {place} was not made by the escrow at {escrow}")
-
-
-def _terms(token: str, settings: EscrowSettings) -> tuple[Any, ...]:
-    """The constructor's `Terms`."""
-    return token, settings.fee_bps, settings.fee_recipient, settings.settle_window
 
 
 def _create(
@@ -176,5 +179,5 @@ def _create(
     data = shipped.bytecode + Abi(shipped.abi).constructor(*arguments)
     receipt = client.transact(signer, None, data)
     if receipt.contract is None:
-        raise DeploymentError(f"{receipt.tx_hash} created no contract")
+        raise DeploymentError(f"transaction {receipt.tx_hash} created no contract")
     return Deployed(checksum(receipt.contract), receipt.tx_hash, shipped.abi_hash)

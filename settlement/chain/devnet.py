@@ -1,7 +1,7 @@
-"""A local chain to develop and test on: Anvil, started here or found running.
+"""A local chain to develop and test on: Anvil, started here or already running.
 
-Warning: the keys of DEV_ACCOUNTS are in every copy of Anvil. Whatever they hold anywhere else is
-anybody's.
+Warning: the keys of `dev_account` are in every copy of Anvil. Anyone can take what they hold on
+any other chain.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Self
 
 from settlement.chain.client import ChainClient
@@ -33,14 +32,14 @@ _LISTENING = re.compile(r"Listening on (?:[\d.]+|\[[\da-f:]+\]):(\d+)")
 _ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 20.0
 _STOP_SECONDS = 5.0
-_SAVE_SECONDS = 60.0  # a chain that has run for days
+_SAVE_SECONDS = 60.0  # enough for a chain that has run for days
 _SAVE_EVERY_SECONDS = "60"
 _PR_SET_PDEATHSIG = 1
 
 
 @cache
 def dev_account(index: int) -> LocalSigner:
-    """Anvil's well-known account number `index`, from 0. For development chains alone."""
+    """Anvil's well-known account number `index`, from 0. Only for development chains."""
     from eth_account import Account
 
     Account.enable_unaudited_hdwallet_features()
@@ -49,9 +48,9 @@ def dev_account(index: int) -> LocalSigner:
 
 
 def find_anvil() -> Path:
-    """The native Anvil: on PATH, else where a checkout keeps it. Raises ChainError.
+    """The native Anvil on PATH, else the one in a checkout's .setup/bin. Raises ChainError.
 
-    npm's shim of the same name in node_modules/.bin is left out: it hides failures.
+    It skips npm's wrapper of the same name in node_modules/.bin, which hides failures.
     """
     found = shutil.which("anvil")
     if found is not None and Path(found).parent.name != ".bin":
@@ -59,16 +58,16 @@ def find_anvil() -> Path:
     own = _ROOT / ".setup" / "bin" / "anvil"
     if own.exists():
         return own
-    raise ChainError("no anvil on PATH: run scripts/test once in a checkout, or install Foundry")
+    raise ChainError("no anvil on PATH: install Foundry, or run scripts/test once in a checkout")
 
 
 @dataclass(slots=True)
 class Devnet:
-    """An Anvil of our own, on a port that the system picks, for the length of a `with` block.
+    """An Anvil that runs for the length of a `with` block, on a port that the system picks.
 
-    `block_seconds` zero mines each transaction at once. `state` keeps the chain between runs. With
-    `held_fd` the node keeps that descriptor open, and ends with the thread that starts it, even if
-    that is killed.
+    With `block_seconds` 0 it mines each transaction at once. `state` is a file that keeps the chain
+    between runs. With `held_fd` the node keeps that descriptor open, and ends when the thread that
+    started it ends, even if that is killed.
     """
 
     block_seconds: int = 1
@@ -85,30 +84,25 @@ class Devnet:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property
     def pid(self) -> int:
         """Process id of the running node."""
         if self._process is None:
-            raise ChainError("the devnet is not running")
+            raise ChainError("the devnet is not running: call start()")
         return self._process.pid
 
     def start(self) -> Self:
-        """Start the node and wait until it answers. Raises ChainError with its last words."""
+        """Start the node and wait until it answers. Raises ChainError with its last output."""
         self._log = tempfile.TemporaryFile()
         self._process = subprocess.Popen(  # noqa: S603 - our own arguments, no shell
             self._command(),
             stdout=self._log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            start_new_session=True,  # a Ctrl-C at the prompt is ours to handle
+            start_new_session=True,  # so that Ctrl-C at the prompt reaches only us
             pass_fds=() if self.held_fd is None else (self.held_fd,),
             preexec_fn=None if self.held_fd is None else _end_with_parent,
             env={**os.environ, "NO_COLOR": "1"},
@@ -122,7 +116,7 @@ class Devnet:
         return self
 
     def stop(self) -> None:
-        """End the node by its process id, and wait for it. Safe to call twice."""
+        """End the node and wait for it. Safe to call twice."""
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
@@ -152,7 +146,7 @@ class Devnet:
         until = time.monotonic() + _START_SECONDS
         process, log = self._process, self._log
         if process is None or log is None:
-            raise ChainError("the devnet is not running")
+            raise ChainError("the devnet is not running: call start()")
         while time.monotonic() < until:
             log.seek(0)
             text = log.read().decode(errors="replace")
@@ -160,7 +154,7 @@ class Devnet:
             if found:
                 return int(found.group(1))
             if process.poll() is not None:
-                raise ChainError(f"anvil ended at once: {text.strip()[-400:]}")
+                raise ChainError(f"anvil stopped while starting: {text.strip()[-400:]}")
             time.sleep(0.02)
         raise ChainUnavailable(f"anvil did not listen within {_START_SECONDS:g} s")
 
@@ -171,9 +165,9 @@ def _end_with_parent() -> None:
 
 
 def attach(rpc_url: str, chain_id: int = DEV_CHAIN_ID) -> ChainClient | None:
-    """A client for a node that already runs there; None where nothing answers.
+    """A client for a node that already runs at `rpc_url`; None if nothing answers there.
 
-    Raises WrongChain where another chain does.
+    Raises WrongChain if the node serves another chain.
     """
     client = ChainClient(rpc_url, chain_id, timeout_seconds=2.0)
     try:

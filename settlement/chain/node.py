@@ -1,4 +1,4 @@
-"""The HTTP connection to a node: an answer of any size or shape becomes an error, not a crash."""
+"""The HTTP connection to a node. An oversized or malformed answer is an error, not a crash."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from web3.types import RPCEndpoint, RPCResponse
 
 from settlement.strict_json import JsonError, loads
 
-ANSWER_BYTES_MAX = 64 * 1024 * 1024  # a range of blocks with all their logs
+ANSWER_BYTES_MAX = 64 * 1024 * 1024  # enough for the logs of a long range of blocks
 _PIECE = 64 * 1024
 
 
 class NodeProvider(HTTPProvider):
-    """web3's provider, which retries nothing and reads no more than ANSWER_BYTES_MAX."""
+    """web3's provider without retries; it reads no more than ANSWER_BYTES_MAX of an answer."""
 
     def __init__(self, rpc_url: str, timeout_seconds: float) -> None:
         self._url = URI(rpc_url)
@@ -33,7 +33,7 @@ class NodeProvider(HTTPProvider):
             for piece in response.iter_content(_PIECE):
                 body += piece
                 if len(body) > ANSWER_BYTES_MAX:
-                    raise JsonError(f"more than {ANSWER_BYTES_MAX} bytes")
+                    raise JsonError(f"the answer has more than {ANSWER_BYTES_MAX} bytes")
         return bytes(body)
 
     @staticmethod

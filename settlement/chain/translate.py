@@ -1,4 +1,4 @@
-"""Whatever web3 and its transport raise, as the ChainError tree: one place knows their words."""
+"""Turns the errors of web3 and its transport into ChainErrors. Only this module knows them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from web3.exceptions import (
 from settlement.chain.abi import Abi, artifact
 from settlement.errors import CallReverted, ChainError, ChainUnavailable, DeploymentError
 
-_OVERLOAD_CODES = (-32005, 429)  # JSON-RPC "limit exceeded" and what some hosts answer instead
-# What reading an answer raises where it is not the JSON, or not the members, of the specification.
-_GARBAGE = (ValueError, KeyError, TypeError, AttributeError)
-# How nodes name a failure of the code they ran, where it is no revert.
+_OVERLOAD_CODES = (-32005, 429)  # JSON-RPC "limit exceeded", and what some hosts send instead
+# What the libraries raise while they read an answer that breaks the specification.
+_MALFORMED_ANSWER = (ValueError, KeyError, TypeError, AttributeError)
+# How nodes report that contract code failed without a revert.
 _CODE_FAILED = re.compile(
     r"out of ?gas|gas required|intrinsic gas|evm error|invalid (fe)?opcode|invalid jump"
     r"|stack (under|over)flow|stack limit|write protection|return ?data|bad instruction",
@@ -33,7 +33,7 @@ _CODE_FAILED = re.compile(
 
 @contextmanager
 def as_chain_errors(errors: Abi, rpc_url: str) -> Iterator[None]:
-    """Turn whatever the libraries raise inside into the ChainError tree."""
+    """Turn whatever the libraries raise inside the `with` block into a ChainError."""
     try:
         yield
     except (ContractCustomError, ContractLogicError, ContractPanicError) as error:
@@ -42,12 +42,12 @@ def as_chain_errors(errors: Abi, rpc_url: str) -> Iterator[None]:
         raise _refused(error) from error
     except Web3Exception as error:
         raise ChainUnavailable(f"{type(error).__name__}: {error}") from error
-    except (OSError, *_GARBAGE) as error:  # requests' exceptions are OSErrors
+    except (OSError, *_MALFORMED_ANSWER) as error:  # requests' exceptions are OSErrors
         raise ChainUnavailable(f"the chain's node at {_host(rpc_url)} {_why(error)}") from error
 
 
 def _host(rpc_url: str) -> str:
-    """A node's place without path and user: hosts of nodes put their customers' keys there."""
+    """A node's host without path and user name, which may hold a customer's API key."""
     parts = urlsplit(rpc_url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else repr(rpc_url)
 
@@ -70,12 +70,12 @@ def _reverted(error: ContractLogicError, errors: Abi) -> CallReverted:
 
 
 def code_failed(error: ChainError) -> bool:
-    """Whether a node says that the code it ran failed without a revert, as where gas ran out."""
+    """Whether a node reports that contract code failed without a revert, e.g. ran out of gas."""
     return _CODE_FAILED.search(str(error)) is not None
 
 
 def shipped_errors() -> Abi:
-    """The errors of every contract that ships; the built-in ones where none does yet."""
+    """The errors of every shipped contract, or only Solidity's own if none is built yet."""
     try:
         entries = (*artifact("ComputeEscrow").abi, *artifact("ComputeToken").abi)
     except DeploymentError:

@@ -1,4 +1,4 @@
-"""Accounts that are contracts: whether one says that a signature is its own. Source: ERC-1271."""
+"""Contract accounts: whether one accepts a signature as its own. Source: ERC-1271."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from settlement.chain.client import ChainClient
 from settlement.chain.translate import code_failed
 from settlement.errors import CallReverted, ChainError, ChainUnavailable, WrongChain
 
-MAGIC = bytes.fromhex("1626ba7e")  # selector of isValidSignature(bytes32,bytes), and its "yes"
+MAGIC = bytes.fromhex("1626ba7e")  # the selector of isValidSignature, which also means "yes"
 GAS_MAX = 300_000
-"""Gas for call and calldata together: below what opening a lease leaves for one signature."""
+"""Gas for call and calldata. Opening a lease leaves more than this for one signature."""
 
 
 def accepts(client: ChainClient, account: str, digest: bytes, signature: bytes) -> bool:
-    """Whether the contract at an account answers exactly the magic value, within GAS_MAX.
+    """Whether the contract at `account` answers exactly MAGIC within GAS_MAX.
 
-    False where there is no contract, or where its code fails. Raises ChainError where the node
-    does not say: nobody knows, ask again.
+    False if there is no contract or its code fails. Raises ChainError if the node gives no answer:
+    ask again later.
     """
     data = MAGIC + encode(("bytes32", "bytes"), (digest, signature))
     try:

@@ -108,7 +108,7 @@ class BareBuyer:
 
     def close(self, job_id: str) -> dict[str, Any]:
         """Witness the end alone, by a Close over what the meter signed; the lease then."""
-        item = wait_for("a Close to sign", lambda: self._asked_to_close(job_id), 60)
+        item = wait_for("a Close to sign", lambda: self._asked_to_close(job_id))
         message = item["close"]["message"]
         typed = {
             "types": {"EIP712Domain": _members(DOMAIN), "Close": _members(CLOSE)},
@@ -128,7 +128,7 @@ class BareBuyer:
             lease: dict[str, Any] = _ok(self.http.get(path))
             return lease if lease["state"] == "closed" else None
 
-        return wait_for("the lease is closed", closed, 30)
+        return wait_for("the lease is closed", closed)
 
     def _asked_to_close(self, job_id: str) -> dict[str, Any] | None:
         pending: list[dict[str, Any]] = _ok(self.http.get("/v1/witness/pending"))["data"]

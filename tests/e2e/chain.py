@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from marketplace.sdk.models import Lease
-from marketplace.sdk.purchases import Receipt
+from marketplace.sdk import Lease, Receipt
 from settlement.chain.calls import LeaseRef
 from settlement.chain.contracts import LeaseView
 from settlement.events import ChainEvent, Deposited, Withdrawn
@@ -27,8 +26,7 @@ def events(world: World, last: int | None = None) -> tuple[ChainEvent, ...]:
 
 def ref_of(lease: Lease) -> LeaseRef:
     """Where a lease is on chain."""
-    number = bytes.fromhex(lease.lease_no.removeprefix("0x"))
-    return LeaseRef(lease.buyer, lease.provider, lease.witness, number)
+    return LeaseRef(lease.buyer, lease.provider, lease.witness, lease.lease_no)
 
 
 def on_chain(world: World, lease: Lease) -> LeaseView:

@@ -10,6 +10,8 @@ import pytest
 
 from tests.e2e.world import World
 
+STORY_S = 500.0
+
 Story = Callable[[World], Any]
 
 
@@ -19,14 +21,14 @@ class Stories:
     def __init__(self, world: World, stories: list[Story], pool: ThreadPoolExecutor) -> None:
         self._told: dict[Story, Future[Any]] = {s: pool.submit(s, world) for s in stories}
 
-    def outcome(self, story: Story, seconds: float = 110.0) -> Any:
+    def outcome(self, story: Story, seconds: float = STORY_S) -> Any:
         """What a story came to; raises what it raised."""
         return self._told[story].result(seconds)
 
     def all(self) -> None:
         """Wait until every story is over, however it ended."""
         for future in self._told.values():
-            future.exception(280.0)
+            future.exception(STORY_S)
 
 
 @pytest.fixture(scope="module")

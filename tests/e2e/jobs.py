@@ -5,10 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from marketplace.sdk import Coulomb
-from marketplace.sdk.flow import Sync
-from marketplace.sdk.models import Attestation, Lease
-from marketplace.sdk.resources.jobs import JobHandle
+from marketplace.sdk import Attestation, Coulomb, JobHandle, Lease
 from tests.e2e.world import Provider, World, job_of
 
 # Counts twice a second until a file appears in its working folder: see `tell_to_end`.
@@ -34,7 +31,7 @@ def counted(output: str) -> int:
     return len(lines) - 1
 
 
-def until_running(world: World, handle: JobHandle[Sync]) -> Lease:
+def until_running(world: World, handle: JobHandle) -> Lease:
     """Wait until a job runs; its lease."""
 
     def running() -> bool:
@@ -42,20 +39,20 @@ def until_running(world: World, handle: JobHandle[Sync]) -> Lease:
         assert not job.is_final, job
         return job.state == "running"
 
-    world.wait_for(f"{handle.id} runs", running, 30)
+    world.wait_for(f"{handle.id} runs", running)
     lease = handle.lease()
     assert lease is not None
     return lease
 
 
-def until_opened(world: World, handle: JobHandle[Sync]) -> Lease:
+def until_opened(world: World, handle: JobHandle) -> Lease:
     """Wait until a job's lease is open on chain; the lease."""
 
     def opened() -> Lease | None:
         lease = handle.lease()
         return lease if lease is not None and lease.terms is not None else None
 
-    found: Lease = world.wait_for(f"the lease of {handle.id} opens", opened, 30)
+    found: Lease = world.wait_for(f"the lease of {handle.id} opens", opened)
     return found
 
 
@@ -68,11 +65,11 @@ def until_countersigned(
         found = [a for a in client.leases.attestations(lease_id) if a.voucher is not None]
         return found if len(found) >= count else None
 
-    found: list[Attestation] = world.wait_for(f"{count} vouchers of {lease_id}", enough, 30)
+    found: list[Attestation] = world.wait_for(f"{count} vouchers of {lease_id}", enough)
     return found
 
 
 def vouchers_ms(client: Coulomb, lease_id: str) -> list[int]:
     """The ms of every voucher of a lease, in the order of their attestations."""
     found = client.leases.attestations(lease_id)
-    return [int(a.voucher.message["ms"]) for a in found if a.voucher is not None]
+    return [a.voucher.message.ms for a in found if a.voucher is not None]

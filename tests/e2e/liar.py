@@ -6,8 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from marketplace.sdk import Coulomb
-from marketplace.sdk.models import Lease
+from marketplace.sdk import Coulomb, Lease
 from settlement.attestation import Close, UsageAttestation
 from settlement.signing import LocalSigner, sign
 from tests.e2e.world import TIER, World
@@ -43,9 +42,8 @@ class Liar:
     ) -> tuple[UsageAttestation, bytes]:
         """An attestation and its signature."""
         now_ms = time.time_ns() // 1_000_000 + ahead_ms
-        number = bytes.fromhex(self.lease.lease_no[2:])
         statement = UsageAttestation(
-            self.lease.buyer, self.lease.provider, number, sequence, now_ms, ms, ms,
+            self.lease.buyer, self.lease.provider, self.lease.lease_no, sequence, now_ms, ms, ms,
             0, 0, 0, 0, 0, bytes(32),
         )  # fmt: skip
         return statement, sign(statement, self.client.session.domain(), signer or self.meter)

@@ -15,14 +15,16 @@ from typing import TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 COULOMB = str(Path(sys.executable).with_name("coulomb"))
-STOP_SECONDS = 15.0
+STOP_SECONDS = 60.0
+PATIENCE_S = 180.0
+"""How long a test waits for what must come: only a machine that is far too busy takes so long."""
 T = TypeVar("T")
 
 
 def wait_for(
     what: str,
     ask: Callable[[], T | None],
-    seconds: float = 60.0,
+    seconds: float = PATIENCE_S,
     every: float = 0.1,
     about: Callable[[], str] = lambda: "",
 ) -> T:
@@ -92,7 +94,7 @@ class Program:
         """What it has said since it was last started."""
         return self.log.read_bytes()[self._offset :].decode(errors="replace")
 
-    def says(self, pattern: str, seconds: float = 60.0) -> str:
+    def says(self, pattern: str, seconds: float = PATIENCE_S) -> str:
         """Wait until its output has `pattern`; its first group. Fails if the program ends first."""
 
         def look() -> re.Match[str] | None:
@@ -106,7 +108,7 @@ class Program:
         """The end of its output."""
         return f"--- {self.name}\n" + "\n".join(self.output().splitlines()[-lines:])
 
-    def ends(self, seconds: float = 60.0) -> int:
+    def ends(self, seconds: float = PATIENCE_S) -> int:
         """Wait for its end; its exit code."""
         assert self._process is not None
         try:

@@ -13,12 +13,10 @@ from typing import Any
 
 import pytest
 
-from marketplace.sdk import AsyncCoulomb, Coulomb
-from marketplace.sdk.models import Attestation
-from marketplace.sdk.purchases import Job, Receipt
+from marketplace.sdk import AsyncCoulomb, Attestation, Coulomb, Job, Receipt
 from marketplace.sdk.session import Session
 from tests.e2e.conftest import Stories
-from tests.e2e.programs import wait_for
+from tests.e2e.programs import PATIENCE_S, wait_for
 from tests.e2e.world import ONE, Party, World, job_of
 
 PASSWORD_FILE = "dev.password"
@@ -64,7 +62,7 @@ def killed_witness_story(world: World) -> Killed:
             witness.kill()
             marks.append(max(vouchers_of(buyer)))
             witness.start()
-        job = handle.wait(60)
+        job = handle.wait(PATIENCE_S)
         receipt = handle.receipt()
         attestations = stored_of(client, job.lease_id or "")
     witness.stop()
@@ -119,15 +117,15 @@ async def _async_story(world: World, buyer: Party) -> Streamed:
             async for event in handle.events():
                 events.append(event)
 
-        job, _ = await asyncio.gather(handle.wait(60), follow())
+        job, _ = await asyncio.gather(handle.wait(PATIENCE_S), follow())
         middle = len(events) // 2
         resumed = [event async for event in handle.events(last_id=events[middle].id)]
         return Streamed(
             job=job,
             receipt=await handle.receipt(),
             events=[event.type for event in events],
-            ids=[int(event.id) for event in events],
-            resumed=[int(event.id) for event in resumed],
+            ids=[event.id for event in events],
+            resumed=[event.id for event in resumed],
             logs="".join([p.text async for p in handle.logs() if p.stream == "stdout"]),
             files=await handle.result(buyer.home / "result"),
         )
@@ -203,7 +201,7 @@ def test_killed_witness_never_signed_two_values_for_one_sequence(stories: Storie
     stored = {a.sequence: a.voucher.message for a in seen.attestations if a.voucher is not None}
     assert len(seen.vouchers) >= 3  # one before each kill, and the last
     assert len(stored) >= 2  # of a voucher signed just before a kill the server may never hear
-    assert {n: dict(message) for n, message in stored.items()} == {
+    assert {n: message.to_message() for n, message in stored.items()} == {
         n: seen.vouchers[n] for n in stored
     }
 

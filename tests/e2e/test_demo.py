@@ -19,9 +19,9 @@ from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow, Token
 from settlement.chain.devnet import attach
 from settlement.events import Closed, Deposited
-from tests.e2e.programs import ROOT
+from tests.e2e.programs import PATIENCE_S, ROOT
 
-SECONDS = 200  # on a busy machine; alone it takes well under half of that
+SECONDS = 400  # on a busy machine; alone it takes well under half of that
 WORDS = [sys.executable, "-m", "scripts.demo_lib", "--json", "--keep"]
 
 
@@ -42,7 +42,7 @@ def running(errors: Path) -> Iterator[subprocess.Popen[str]]:
         finally:
             if process.poll() is None:
                 process.terminate()
-            process.wait(30)
+            process.wait(PATIENCE_S)
             assert process.stdout is not None
             process.stdout.close()
 
@@ -72,7 +72,6 @@ def _chain(result: dict[str, Any]) -> tuple[ChainClient, Escrow, Token]:
     return client, escrow, Token(client, contracts["ComputeToken"])
 
 
-@pytest.mark.timeout(SECONDS + 60)
 def test_jobs_end_in_every_way(result: dict[str, Any]) -> None:
     states = Counter(job["state"] for job in result["jobs"])
     assert states["succeeded"] >= 6
@@ -127,7 +126,7 @@ def test_ctrl_c_ends_everything_it_started(
     started = psutil.Process(running.pid).children(recursive=True)
     assert len(started) >= 5  # chain, server, three agents
     running.send_signal(signal.SIGINT)
-    assert running.wait(30) == 0, errors.read_text()
+    assert running.wait(PATIENCE_S) == 0, errors.read_text()
     assert running.stdout is not None
     assert running.stdout.read() == ""  # one object, nothing else
     assert [process for process in started if process.is_running()] == []

@@ -13,10 +13,8 @@ from typing import Any
 
 import pytest
 
+from marketplace.sdk import Attestation, Job, JobHandle, Lease, Receipt
 from marketplace.sdk.errors import ApiError, InsufficientBalance
-from marketplace.sdk.models import Attestation, Lease
-from marketplace.sdk.purchases import Job, Receipt
-from marketplace.sdk.resources.jobs import JobHandle
 from settlement.chain.contracts import CountedView
 from settlement.leases import LeaseStatus
 from settlement.signing import LocalSigner
@@ -30,6 +28,7 @@ from tests.e2e.chain import (
 from tests.e2e.conftest import Stories
 from tests.e2e.jobs import job_in, until_countersigned, until_opened, until_running
 from tests.e2e.liar import Liar, bare_node
+from tests.e2e.programs import PATIENCE_S
 from tests.e2e.world import FEE_BPS, ONE, Party, World
 
 UNIT_PRICE = "0.0005"
@@ -80,7 +79,7 @@ def cancelled_story(world: World) -> Ended:
     command = "trap 'echo saved > /out/state; exit 0' TERM; while :; do sleep 0.1; done"
     with world.client(ida) as client, ThreadPoolExecutor(1) as pool:
         handle = client.jobs.submit(job_in("mill", command, outputs=[{"path": "/out"}]))
-        waiting = pool.submit(handle.wait, 60)
+        waiting = pool.submit(handle.wait, PATIENCE_S)
         lease = until_running(world, client.jobs.get(handle.id))
         until_countersigned(world, client, lease.id, 2)
         client.jobs.get(handle.id).cancel()
@@ -98,7 +97,7 @@ def over_budget_story(world: World) -> Ended:
     )
     with world.client(joe) as client:
         handle = client.jobs.submit(spec)
-        handle.wait(60)
+        handle.wait(PATIENCE_S)
         return _ended(joe, handle)
 
 
@@ -114,7 +113,7 @@ def counted_story(world: World) -> tuple[Ended, CountedView]:
     )  # fmt: skip
     with world.client(kim) as client:
         handle = client.jobs.submit(spec)
-        handle.wait(60)
+        handle.wait(PATIENCE_S)
         ended = _ended(kim, handle)
     return ended, world.escrow.counted(ref_of(ended.lease))
 
@@ -160,7 +159,7 @@ def unmatched_story(world: World) -> Unmatched:
     job_file = may.home / "job.yaml"
     job_file.write_text(json.dumps(spec))
     with world.client(may) as client:
-        job = client.jobs.submit(spec).wait(30)
+        job = client.jobs.submit(spec).wait(PATIENCE_S)
     stdout = world.cli_text(may, "job", "run", str(job_file), "--yes", code=7)
     with world.client(poor) as client, pytest.raises(InsufficientBalance) as caught:
         client.jobs.submit(job_in("mill", "true"))
@@ -186,7 +185,7 @@ def _answer(lie: Callable[[], Any]) -> str:
     try:
         lie()
     except ApiError as error:
-        return str((error.problem.extra or {}).get("reason", error.code))
+        return error.problem.reason or error.code
     return "accepted"
 
 
@@ -205,7 +204,7 @@ def attacked_story(world: World) -> Attacked:
     ):
         lying.asks.offer(lying.nodes.register(bare_node(world, "rex")).id, terms)
         handle = buying.jobs.submit(job_in("rex", "true"))
-        waiting = pool.submit(handle.wait, 60)
+        waiting = pool.submit(handle.wait, PATIENCE_S)
         liar = Liar(lying, meter, until_opened(world, buying.jobs.get(handle.id)))
         stealing.market.config()
         theft = Liar(stealing, meter, liar.lease)
@@ -296,17 +295,17 @@ def test_job_that_matches_nothing_is_told_why_and_buys_nothing(
     seen: Unmatched = stories.outcome(unmatched_story)
     assert seen.job.state == "no_match"
     assert seen.job.no_match is not None
-    cheapest = seen.job.no_match["relaxations"][0]
-    assert {"reason": "rate_above_limit", "pointer": "/pricing/max_gpu_hour", "value": "2.5"} in (
-        cheapest["changes"]
-    )
+    cheapest = seen.job.no_match.relaxations[0]
+    changes = [(change.reason, change.pointer, change.value) for change in cheapest.changes]
+    assert ("rate_above_limit", "/pricing/max_gpu_hour", "2.5") in changes
     assert seen.balance == DEPOSIT
 
 
 def test_buyer_without_money_is_told_what_is_missing(stories: Stories, world: World) -> None:
     seen: Unmatched = stories.outcome(unmatched_story)
-    extra = seen.shortfall.problem.extra or {}
-    assert int(extra["shortfall"]["atoms"]) > 0
+    shortfall = seen.shortfall.problem.shortfall
+    assert shortfall is not None
+    assert shortfall.atoms > 0
 
 
 def test_lying_provider_is_refused_and_every_lie_is_recorded(

@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 
-from marketplace.sdk.models import Attestation, Lease
-from marketplace.sdk.purchases import Job, Receipt
+from marketplace.sdk import Attestation, Job, Lease, Receipt
 from settlement.attestation import UsageAttestation
 from settlement.chain.contracts import LeaseView
 from settlement.leases import LeaseStatus
@@ -32,6 +31,7 @@ from tests.e2e.jobs import (
     until_running,
     vouchers_ms,
 )
+from tests.e2e.programs import PATIENCE_S
 from tests.e2e.world import FEE_BPS, SETTLE_WINDOW, Provider, World, job_of
 from tests.sandboxes import marked_seconds, processes_with
 
@@ -85,14 +85,14 @@ def agent_story(world: World) -> Restarted:
     nap = f"sleep {(marker := marked_seconds())}"
     with world.client(carl) as client, ThreadPoolExecutor(1) as pool:
         handle = client.jobs.submit(job_in("west", f"{nap} & {nap}"))
-        waiting = pool.submit(handle.wait, 90)
+        waiting = pool.submit(handle.wait, PATIENCE_S)
         lease = until_running(world, client.jobs.get(handle.id))
         until_countersigned(world, client, lease.id, 3)
         before = processes_with(marker)
         provider.agent.kill()
         killed_ms = _now_ms()
         last_signed = _last_signed(provider)
-        world.wait_for("orphans end", lambda: not processes_with(marker), 10)
+        world.wait_for("orphans end", lambda: not processes_with(marker))
         provider.agent.start().says(r"(node_ready)")
         job = waiting.result()
         closed = handle.lease()
@@ -101,7 +101,7 @@ def agent_story(world: World) -> Restarted:
         countersigned = max(vouchers_ms(client, lease.id))
         orphans = processes_with(marker)
         again = client.jobs.submit(job_in("west", "echo again; sleep 1"))
-        next_job = again.wait(60)
+        next_job = again.wait(PATIENCE_S)
     left_over = [folder.name for folder in (provider.state_dir / "jobs").iterdir()]
     return Restarted(
         job, closed, receipt, provider, before, orphans, killed_ms, last_signed, countersigned,
@@ -136,7 +136,7 @@ def lost_story(world: World) -> Moved:
     )
     with world.client(carol) as client, ThreadPoolExecutor(1) as pool:
         handle = client.jobs.submit(spec)
-        waiting = pool.submit(handle.wait, 100)
+        waiting = pool.submit(handle.wait, PATIENCE_S)
         lease = until_running(world, client.jobs.get(handle.id))
         until_countersigned(world, client, lease.id, 2)
         first.agent.kill()
@@ -214,15 +214,14 @@ def abandoned_story(world: World) -> Abandoned:
         until_countersigned(world, client, lease.id, 2)
         run.kill()
         killed_ms = _now_ms()
-        world.wait_for("the agent stops the job", lambda: not processes_with(marker), 40)
+        world.wait_for("the agent stops the job", lambda: not processes_with(marker))
         ran_ms = _now_ms() - killed_ms
-        world.wait_for("the job's end", lambda: handle.refresh().is_final, 30)
+        world.wait_for("the job's end", lambda: handle.refresh().is_final)
         found = list(client.leases.attestations(lease.id))
         signed = [a for a in found if a.voucher is not None][-1]
         world.wait_for(
             "the last voucher is settled",
             lambda: on_chain(world, lease).used_ms == signed.message.ms,
-            30,
         )
         return Abandoned(
             handle.job,
@@ -344,7 +343,7 @@ def test_lease_that_nobody_closed_is_refunded_after_its_window(
         leases = assert_books_balance(world).leases
         return all(lease.status is LeaseStatus.CLOSED for lease in leases.values())
 
-    world.wait_for("refunds", closed, 30)
+    world.wait_for("refunds", closed)
     state = assert_books_balance(world)
     for before in open_before:
         after = state.leases[before.lease_no]

@@ -10,8 +10,7 @@ from typing import Any
 import httpx
 import yaml
 
-from marketplace.sdk.models import Lease
-from marketplace.sdk.purchases import Job, Receipt
+from marketplace.sdk import Job, Lease, Receipt
 from settlement import keystore
 from settlement.leases import LeaseStatus
 from settlement.units import cost
@@ -24,6 +23,7 @@ from tests.e2e.chain import (
     on_chain,
 )
 from tests.e2e.conftest import Stories
+from tests.e2e.programs import PATIENCE_S
 from tests.e2e.world import FEE_BPS, ONE, PASSWORD, TIER, Party, Provider, World, job_of
 
 RATE = 2_500_000_000_000  # one GPU at 2.50 an hour, in 1e-12 token per hour
@@ -80,7 +80,7 @@ def sdk_story(world: World) -> Bought:
     )
     with world.client(buyer) as client:
         handle = client.jobs.submit(spec)
-        job = handle.wait(60)
+        job = handle.wait(PATIENCE_S)
         lease = handle.lease()
         assert lease is not None, job
         receipt = handle.receipt()
@@ -209,7 +209,7 @@ def bare_story(world: World) -> Bare:
     password = folder / "password"
     folder.mkdir()
     password.write_text(PASSWORD + "\n")
-    with httpx.Client(base_url=world.api_url, timeout=20) as http:
+    with httpx.Client(base_url=world.api_url, timeout=60) as http:
         buyer = BareBuyer.of(world, http, folder / "keys", password)
         world.fund(buyer.account.address, ONE)
         buyer.deposit(ONE)

@@ -24,8 +24,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from marketplace.agent.config import AgentConfig, NodeConfig, save_config
-from marketplace.sdk import Coulomb, RetryPolicy
-from marketplace.sdk.models import Lease
+from marketplace.sdk import Coulomb, Lease, RetryPolicy
 from marketplace.sdk.profile import Profile, ProfileFile
 from marketplace.sdk.session import Session
 from settlement import keystore
@@ -34,7 +33,7 @@ from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import EscrowSettings, deploy
 from settlement.chain.devnet import Devnet, dev_account
 from settlement.signing import LocalSigner
-from tests.e2e.programs import COULOMB, ROOT, Program, Programs, clean_env, wait_for
+from tests.e2e.programs import COULOMB, PATIENCE_S, ROOT, Program, Programs, clean_env, wait_for
 from tests.escrow_world import mine_every_second
 
 ONE = 10**18
@@ -215,8 +214,8 @@ class World:
                 password_file=str(made.password_file),
                 rpc_url=self.chain.rpc_url,
                 chain_id=market.chain_id,
-                escrow=market.contracts["ComputeEscrow"],
-                token=market.contracts["ComputeToken"],
+                escrow=market.contracts.escrow,
+                token=market.contracts.token,
             )
         )
         self.parties[name] = made
@@ -272,7 +271,7 @@ class World:
         party: Party,
         *words: str,
         code: int = 0,
-        seconds: float = 60.0,
+        seconds: float = PATIENCE_S,
         env: Mapping[str, str] | None = None,
     ) -> Any:
         """Run a `coulomb` command to its end; its JSON. Fails on any exit code but `code`."""
@@ -284,7 +283,7 @@ class World:
         party: Party,
         *words: str,
         code: int = 0,
-        seconds: float = 60.0,
+        seconds: float = PATIENCE_S,
         env: Mapping[str, str] | None = None,
     ) -> str:
         """Run a `coulomb` command to its end; its stdout. Fails on any exit code but `code`."""
@@ -317,11 +316,13 @@ class World:
         *,
         number: int = 1,
         terms: Mapping[str, Any] | None = None,
+        interval_ms: int | None = None,
         **node: Any,
     ) -> Provider:
         """A provider with a running agent on simulated GPUs and an ask on the book."""
         party = self.party(name, ("provider",))
-        meter, config = self._write_agent(party, gpus, number, node)
+        settings = {**node, "simulated": gpus, "number": number}
+        meter, config = self._write_agent(party, interval_ms or self.interval_ms, settings)
         state_dir = party.home / "state" / "agent"
         agent = self.programs.start(
             f"agent-{name}",
@@ -341,14 +342,14 @@ class World:
             client.asks.offer(provider.node_id, {**usual, **terms})
 
     def _write_agent(
-        self, party: Party, gpus: str, number: int, node: Mapping[str, Any]
+        self, party: Party, interval_ms: int, node: Mapping[str, Any]
     ) -> tuple[LocalSigner, Path]:
         meter = LocalSigner.create()
         keystore.create(party.home / "meter.json", PASSWORD, meter, "pbkdf2", 1)
         _write_secret(party.home / "api.key", party.api_key)
         settings: dict[str, Any] = {
-            "number": number, "name": party.name, "region": "eu-west", "tier": TIER,
-            "simulated": gpus, "cpu_milli": 16_000, "memory_mib": 16_384, "storage_mib": 16_384,
+            "name": party.name, "region": "eu-west", "tier": TIER,
+            "cpu_milli": 16_000, "memory_mib": 16_384, "storage_mib": 16_384,
         }  # fmt: skip
         config = party.home / "agent.yaml"
         save_config(
@@ -359,7 +360,7 @@ class World:
                 meter_keystore=party.home / "meter.json",
                 meter_password_file=party.password_file,
                 state_dir=party.home / "state" / "agent",
-                interval_ms=self.interval_ms,
+                interval_ms=interval_ms,
                 poll_ms=300,
                 stop_grace_ms=1_000,
             ),
@@ -374,7 +375,7 @@ class World:
 
     # -- looking ----------------------------------------------------------------------------------
 
-    def wait_for(self, what: str, ask: Callable[[], Any], seconds: float = 60.0) -> Any:
+    def wait_for(self, what: str, ask: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
         """The first true answer; fails with the ends of all logs."""
         return wait_for(what, ask, seconds, about=self.programs.tails)
 

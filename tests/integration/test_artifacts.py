@@ -1,4 +1,4 @@
-"""What ships is what the sources give: artifacts rebuilt here, and compared with forge's build."""
+"""The shipped artifacts equal a build of the sources and the code that forge tests."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from scripts.mutate_lib.lanes import make_lanes
-from settlement.chain import compile as door
+from settlement.chain import compile as compiler
 from settlement.chain.abi import Abi, artifact
 from settlement.errors import CompileError
 
-PROJECT = door.Project(door.ROOT)
-FORGE = door.ROOT / ".setup" / "bin" / "forge"
+PROJECT = compiler.Project(compiler.ROOT)
+FORGE = compiler.ROOT / ".setup" / "bin" / "forge"
 WARNS = """// SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 contract Warns {
@@ -27,30 +27,28 @@ contract Warns {
 
 
 def entries(abi: list[dict[str, Any]]) -> list[str]:
-    """An ABI without its order, which forge changes."""
+    """An ABI's entries, sorted because forge orders them differently."""
     return sorted(map(entry_text, abi))
 
 
 @pytest.fixture(scope="module")
 def built() -> dict[str, dict[str, Any]]:
-    return door.compile_contracts(PROJECT, door.find_compiler(PROJECT))
+    return compiler.compile_contracts(PROJECT, compiler.find_compiler(PROJECT))
 
 
-@pytest.mark.timeout(300)
 def test_artifacts_rebuilt_are_the_shipped_ones(built: dict[str, dict[str, Any]]) -> None:
     assert built, "no contracts under contracts/src"
     fix = "run `python -m settlement.chain.compile`"
-    assert door.differences(built, door.ARTIFACTS) == [], fix
+    assert compiler.differences(built, compiler.ARTIFACTS) == [], fix
 
 
 def test_contracts_fit_on_chain(built: dict[str, dict[str, Any]]) -> None:
-    sizes = {name: door.code_bytes(one) for name, one in built.items()}
-    assert {name: size for name, size in sizes.items() if size > door.CODE_BYTES_MAX} == {}
-    made_with = {name: door.init_code_bytes(one) for name, one in built.items()}
-    assert {n: size for n, size in made_with.items() if size > door.INIT_CODE_BYTES_MAX} == {}
+    sizes = {name: compiler.code_bytes(one) for name, one in built.items()}
+    assert {name: size for name, size in sizes.items() if size > compiler.CODE_BYTES_MAX} == {}
+    made_with = {name: compiler.init_code_bytes(one) for name, one in built.items()}
+    assert {n: size for n, size in made_with.items() if size > compiler.INIT_CODE_BYTES_MAX} == {}
 
 
-@pytest.mark.timeout(300)
 def test_artifacts_are_the_code_that_forge_tests(
     built: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -66,9 +64,8 @@ def entry_text(entry: dict[str, Any]) -> str:
     return json.dumps(entry, sort_keys=True)
 
 
-@pytest.mark.timeout(300)
 def test_the_escrows_abi_has_every_function_of_its_interface(tmp_path: Path) -> None:
-    where = ["--out", tmp_path / "out", "--cache-path", tmp_path / "cache"]
+    where: list[str | Path] = ["--out", tmp_path / "out", "--cache-path", tmp_path / "cache"]
     interface = "src/interfaces/IComputeEscrow.sol"
     subprocess.run(
         [FORGE, "build", interface, *where], cwd=PROJECT.contracts, check=True, capture_output=True
@@ -87,8 +84,8 @@ def test_compile_contracts_treats_a_warning_as_an_error(tmp_path: Path) -> None:
     source = tmp_path / "contracts" / "src" / "Warns.sol"
     source.parent.mkdir(parents=True)
     source.write_text(WARNS)
-    (tmp_path / "package.json").write_text((door.ROOT / "package.json").read_text())
+    (tmp_path / "package.json").write_text((compiler.ROOT / "package.json").read_text())
     settings = (PROJECT.contracts / "foundry.toml").read_text()
     (tmp_path / "contracts" / "foundry.toml").write_text(settings)
     with pytest.raises(CompileError, match="Unused local variable"):
-        door.compile_contracts(door.Project(tmp_path), door.find_compiler(PROJECT))
+        compiler.compile_contracts(compiler.Project(tmp_path), compiler.find_compiler(PROJECT))

@@ -1,4 +1,4 @@
-"""A devnet that starts and stops, and deployments that are written down and checked."""
+"""The devnet starts and stops; deployments are saved, loaded and checked."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_deploy_fixes_what_was_asked_for(world: World) -> None:
     config, deployment = world.escrow.config(), world.deployment
     assert config.token == deployment.token.address
     assert (config.fee_bps, config.settle_window) == (SETTINGS.fee_bps, SETTINGS.settle_window)
-    assert world.token.total_supply() == world.token.balance_of(dev_account(0).address)
+    assert world.token.read("totalSupply") == world.token.balance_of(dev_account(0).address)
     assert (world.token.symbol(), world.token.decimals()) == ("CMP", 18)
     assert deployment.block == 1
     assert deployment.escrow.abi_hash == artifact("ComputeEscrow").abi_hash
@@ -101,7 +101,7 @@ def test_deploy_fixes_what_was_asked_for(world: World) -> None:
     assert receipt.contract == deployment.escrow.address
 
 
-def test_deploy_onto_a_token_that_is_there(world: World) -> None:
+def test_deploy_uses_an_existing_token(world: World) -> None:
     token = world.token.address
     second = deploy(world.client, dev_account(0), EscrowSettings(), token=token)
     assert second.token.address == token
@@ -128,7 +128,7 @@ def test_a_deployment_is_written_and_read_again(world: World, tmp_path: Path) ->
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_a_deployment_that_is_not_there_or_not_one_is_refused(world: World, tmp_path: Path) -> None:
+def test_a_missing_or_malformed_deployment_is_refused(world: World, tmp_path: Path) -> None:
     with pytest.raises(DeploymentError, match="nothing is deployed on chain 5"):
         load_deployment(tmp_path, 5)
     for text in ("", "[]", '{"chainId": 5}', '{"chainId": 5, "block": 1, "contracts": {}}'):
@@ -136,7 +136,7 @@ def test_a_deployment_that_is_not_there_or_not_one_is_refused(world: World, tmp_
         with pytest.raises(DeploymentError):
             load_deployment(tmp_path, 5)
     world.deployment.save(tmp_path).rename(tmp_path / "5.json")
-    with pytest.raises(DeploymentError, match="of chain 31337, not 5"):
+    with pytest.raises(DeploymentError, match="describes chain 31337, not chain 5"):
         load_deployment(tmp_path, 5)
 
 
@@ -149,22 +149,23 @@ def test_check_refuses_what_is_not_the_shipped_escrow(world: World) -> None:
             check_deployment(world.client, changed)
 
     nowhere = replace(good.escrow, address="0x" + "77" * 20)
-    expect(replace(good, escrow=nowhere), "no contract at")
+    expect(replace(good, escrow=nowhere), "there is no contract at")
     expect(replace(good, escrow=replace(good.escrow, abi_hash="0x00")), "another ABI")
     other = replace(good.escrow, address=good.token.address)
-    expect(replace(good, escrow=other), "is not the escrow that ships")
+    expect(replace(good, escrow=other), "is not the shipped escrow")
     expect(replace(good, token=replace(good.token, address="0x" + "77" * 20)), "pays in")
     with pytest.raises(WrongChain):
         check_deployment(world.client, replace(good, chain_id=1))
 
 
-def test_check_refuses_an_extension_that_is_not_its_own(world: World) -> None:
+def test_check_refuses_another_escrows_extension(world: World) -> None:
     other = deploy(world.client, dev_account(0), SETTINGS, token=world.token.address)
-    client, place = world.client, world.escrow.extension()
-    own, foreign = client.code(place), client.code(other.open(client)[0].extension())
+    client, place = world.client, world.escrow.read("extension")
+    foreign = client.code(other.open(client)[0].read("extension"))
+    own = client.code(place)
     for code, words in (
-        (b"\x00", "not the extension that ships"),
-        (own[:-1] + bytes([own[-1] ^ 1]), "not the extension that ships"),
+        (b"\x00", "not the shipped extension"),
+        (own[:-1] + bytes([own[-1] ^ 1]), "not the shipped extension"),
         (foreign, "was not made by the escrow"),
     ):
         with world.chain.put_back():

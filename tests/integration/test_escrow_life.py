@@ -1,4 +1,4 @@
-"""Whole lives of leases on both chains: every balance equals the Python mirror to the atom."""
+"""Whole lives of leases on two chains: every balance equals the Python mirror to the atom."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 
 from settlement import units
-from settlement.chain.calls import Previous, open_batch_gas
+from settlement.chain.calls import open_batch_gas
 from settlement.chain.devnet import dev_account
 from settlement.errors import CallReverted
 from settlement.events import Opened
-from settlement.leases import EscrowState, LeaseStatus, OrderState, Params, replay
+from settlement.leases import EscrowState, LeaseStatus, OrderState, Params
 from settlement.orders import Prices, Quote, lease_no, terms_of
 from settlement.reconcile import expected_view, reconcile, ref_of
 from settlement.signing import sign
@@ -32,22 +32,9 @@ def deployed(request: pytest.FixtureRequest) -> Iterator[World]:
         yield world
 
 
-@pytest.fixture
-def world(deployed: World) -> Iterator[World]:
-    with deployed.chain.put_back():
-        yield deployed
-
-
-def mirror(world: World) -> EscrowState:
-    """The escrow's books, folded from its events."""
-    events = world.escrow.events(0, world.client.head().number)
-    return replay((logged.event for logged in events), PARAMS)
-
-
 def assert_mirrored(world: World) -> EscrowState:
-    """Everything the contract holds equals the fold, and its tokens cover it exactly."""
-    state = mirror(world)
-    escrow = world.escrow
+    """Check that all the contract stores equals the fold, and that its tokens cover it exactly."""
+    state, escrow = world.state(), world.escrow
     for account, amount in state.balances.items():
         assert escrow.balance_of(account) == amount
     for provider, amount in state.fees.items():
@@ -62,7 +49,7 @@ def assert_mirrored(world: World) -> EscrowState:
     for account, lowest in state.orders_from.items():
         assert escrow.orders_from(account) == lowest
     for (bid_hash, seat), record in state.seats.items():
-        assert escrow.bid_record(bid_hash, seat) == record
+        assert escrow.read("bidRecord", bid_hash, seat) == record
     for lease in state.leases.values():
         assert expected_view(lease, PARAMS) == escrow.lease(ref_of(lease))
     assert world.token.balance_of(escrow.address) == state.held()
@@ -84,7 +71,7 @@ def test_time_settled_twice_closed_and_withdrawn(world: World) -> None:
     assert escrow.balance_of(buyer) == before[0] - terms.lock
     world.chain.warp(100)
     for ms in (33_333, 66_667):
-        world.send(world.relayer, escrow.calls.settle([lease.voucher(ms)]))
+        world.settle(lease.voucher(ms))
         net, fee = earned(units.cost(terms.rate, ms))
         assert escrow.balance_of(provider) == before[1] + net
         assert escrow.fees_of(provider) == before[2] + fee
@@ -103,7 +90,7 @@ def test_time_settled_twice_closed_and_withdrawn(world: World) -> None:
 def test_deposit_by_permit_metered_settled_stopped_and_refunded(world: World) -> None:
     escrow, buyer = world.escrow, world.buyer
     amount = 50 * TOKEN
-    world.send(dev_account(0), world.token.transfer(buyer.address, amount), world.token.address)
+    world.give(amount)
     before = escrow.balance_of(buyer.address)
     signature = world.permit(amount)
     world.send(buyer, escrow.calls.deposit_with_permit(amount, FAR, signature))
@@ -117,14 +104,14 @@ def test_deposit_by_permit_metered_settled_stopped_and_refunded(world: World) ->
     world.chain.warp(120)
     provider = world.provider.address
     income = escrow.balance_of(provider)
-    world.send(world.relayer, escrow.calls.settle_metered([lease.metered(10_001, 77, 13)]))
+    world.settle(lease.metered(10_001, 77, 13))
     time = earned(units.cost(terms.rate, 10_001))
     counted = earned(units.counted_cost(prices.egress_gib, prices.unit, 77, 13))
     assert escrow.balance_of(provider) == income + time[0] + counted[0]
     world.send(world.stranger, lease.stop(world.meter))
     view = lease.view()
     assert view.status is LeaseStatus.STOPPED
-    world.send(world.relayer, escrow.calls.settle_metered([lease.metered(110_000, 99, 12)]))
+    world.settle(lease.metered(110_000, 99, 12))
     counts = escrow.counted(lease.ref)
     assert (counts.egress_mib, counts.units) == (99, 13)  # each figure's highest
     world.chain.warp(view.end - world.client.timestamp() + SETTINGS.settle_window + 1)
@@ -140,14 +127,12 @@ def test_settle_pays_two_providers_in_one_batch(world: World) -> None:
     other = dev_account(6)
     ask = world.ask(provider=other.address, node=7)
     bid = world.bid()
-    match = world.match(ask, bid)
-    domain = world.escrow.domain()
-    mixed = replace(match, ask_signature=sign(ask, domain, other))
+    by_other = sign(ask, world.escrow.domain(), other)
+    mixed = replace(world.match(ask, bid), ask_signature=by_other)
     one, two, three = world.open(), world.open(mixed), world.open()
     world.chain.warp(60)
-    vouchers = [one.voucher(10_000), two.voucher(20_000), three.voucher(30_000)]
     before = [world.escrow.balance_of(a) for a in (world.provider.address, other.address)]
-    world.send(world.relayer, world.escrow.calls.settle(vouchers))
+    world.settle(one.voucher(10_000), two.voucher(20_000), three.voucher(30_000))
     rate = one.opened.rate
     first = earned(units.cost(rate, 10_000))[0] + earned(units.cost(rate, 30_000))[0]
     assert world.escrow.balance_of(world.provider.address) == before[0] + first
@@ -179,7 +164,7 @@ def test_a_budget_shorter_than_the_job_caps_the_lock(world: World) -> None:
     assert lease.opened.locked <= bid.budget
     world.chain.warp(lease.opened.funded + 10)
     voucher = lease.voucher((lease.opened.funded + 5) * 1_000)  # above funded: paid as funded
-    world.send(world.relayer, world.escrow.calls.settle([voucher]))
+    world.settle(voucher)
     assert lease.view().used_ms == lease.opened.funded * 1_000
     world.send(world.relayer, lease.close(lease.opened.funded * 1_000))
     assert_mirrored(world)
@@ -189,14 +174,10 @@ def test_a_second_lease_of_a_bid_spends_what_the_first_left(world: World) -> Non
     bid = world.bid(budget=4 * TOKEN, max_seconds=3_600)
     first = world.open(world.match(bid=bid))
     world.chain.warp(600)
-    world.send(world.relayer, world.escrow.calls.settle([first.voucher(500_000)]))
+    world.settle(first.voucher(500_000))
     world.send(world.buyer, world.escrow.calls.stop(first.ref))
     ask = world.ask(node=2)
-    again = world.match(
-        ask,
-        bid,
-        previous=Previous(first.ref.provider, first.opened.ask_hash, world.meter.address),
-    )
+    again = world.match(ask, bid, previous=first.previous)
     second = world.open(again)
     left = bid.budget - units.time_lock(first.opened.rate, first.view().funded)
     terms = terms_of(ask, bid, again.prices, left)
@@ -212,7 +193,7 @@ def test_open_batch_skips_what_does_not_fit(world: World) -> None:
     good = [world.match() for _ in range(2)]
     bad = world.match(world.ask(expiry=1))
     data = world.escrow.calls.open_batch([good[0], bad, good[1]])
-    before = len(mirror(world).leases)
+    before = len(world.state().leases)
     world.send(world.relayer, data, gas=open_batch_gas(3))
     state = assert_mirrored(world)
     assert len(state.leases) == before + 2
@@ -242,7 +223,7 @@ def test_a_top_up_extends_the_lease_and_locks_more(world: World) -> None:
     assert (after.end, after.start) == (before.end + 300, before.start)
     assert after.locked == units.time_lock(lease.opened.rate, after.funded)
     world.chain.warp(after.funded)
-    world.send(world.relayer, world.escrow.calls.settle([lease.voucher(850_000)]))
+    world.settle(lease.voucher(850_000))
     assert lease.view().used_ms == 850_000
     assert_mirrored(world)
 
@@ -260,18 +241,12 @@ def test_a_bid_of_two_nodes_opens_both_seats_or_none(world: World) -> None:
     assert [state.leases[number].seat for number in numbers] == [0, 1]
     terms = terms_of(asks[0], bid, asks[0].floor)
     assert state.leases[numbers[0]].lock(PARAMS) == terms.lock
-    lost = Lease(world, seats[1], world_opened(world, numbers[1]))
+    opened = (event for event in world.events() if isinstance(event, Opened))
+    lost = Lease(world, seats[1], next(e for e in opened if e.lease_no == numbers[1]))
     world.send(world.buyer, world.escrow.calls.stop(lost.ref))
-    previous = Previous(lost.ref.provider, asks[1].struct_hash(), asks[1].meter)
-    again = world.match(world.ask(node=23), bid, seat=1, previous=previous)
+    again = world.match(world.ask(node=23), bid, seat=1, previous=lost.previous)
     world.send(world.relayer, world.escrow.calls.open(again))
     assert_mirrored(world)
-
-
-def world_opened(world: World, number: bytes) -> Opened:
-    """How a lease was opened."""
-    events = (logged.event for logged in world.escrow.events(0, world.client.head().number))
-    return next(e for e in events if isinstance(e, Opened) and e.lease_no == number)
 
 
 def test_cancelled_orders_open_nothing_and_older_ones_neither(world: World) -> None:
@@ -292,7 +267,7 @@ def test_cancelled_orders_open_nothing_and_older_ones_neither(world: World) -> N
 def test_a_life_reconciles(world: World) -> None:
     one, two = world.open(), world.open(world.match(bid=world.metered_bid()))
     world.chain.warp(60)
-    world.send(world.relayer, world.escrow.calls.settle([one.voucher(10_000)]))
+    world.settle(one.voucher(10_000))
     world.send(world.relayer, two.close(20_000, 30, 40))
     store, head = MemoryEvents(), world.client.head()
     store.append(head, list(world.escrow.events(0, head.number)))

@@ -1,8 +1,7 @@
-"""The indexer against Anvil: the store says what the chain says, through reorgs and bad nodes."""
+"""The indexer against Anvil: the store equals the chain, through reorgs and bad nodes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -14,23 +13,9 @@ from settlement.events import Opened
 from settlement.indexer import REORG_DEPTH, Indexer
 from settlement.leases import replay
 from settlement.ports import BlockRef
-from tests.escrow_world import SETTINGS, TOKEN, World, anvil, found
+from tests.escrow_world import World
 from tests.fakes_settlement import MemoryEvents
 from tests.rpc_proxy import rpc_proxy
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with anvil() as chain:
-        world = found(chain, SETTINGS)
-        world.fund(10_000 * TOKEN)
-        yield world
-
-
-@pytest.fixture(autouse=True)
-def put_back(world: World) -> Iterator[None]:
-    with world.chain.put_back():
-        yield
 
 
 @pytest.fixture
@@ -62,7 +47,7 @@ def test_tick_follows_a_life(world: World, store: MemoryEvents) -> None:
     follower.tick()
     lease = world.open(world.match(bid=world.metered_bid()))
     world.chain.warp(100)
-    world.send(world.relayer, world.escrow.calls.settle_metered([lease.metered(9_000, 5, 6)]))
+    world.settle(lease.metered(9_000, 5, 6))
     assert follower.tick().events == 3
     world.send(world.relayer, lease.close(50_000, 10, 11))
     assert follower.tick().events == 2  # what was counted, then the close
@@ -91,8 +76,7 @@ def test_tick_catches_up_deep_history_in_ranges(world: World, store: MemoryEvent
     assert deep.behind == REORG_DEPTH
     assert near.behind == 0
     assert len(store.refs) == 1 + REORG_DEPTH
-    cursor = store.cursor()
-    assert cursor == world.client.head()
+    assert store.cursor() == world.client.head()
     assert store.logged == list(world.escrow.events(0, world.client.head().number))
 
 
@@ -167,7 +151,7 @@ def test_a_reorg_between_two_reads_is_not_stored(
 
 @pytest.mark.parametrize("method", ["eth_getBlockByNumber", "eth_getLogs"])
 @pytest.mark.parametrize("fault", ["garbage", "drop_request", "429"])
-def test_a_node_out_of_order_stores_nothing_wrong(
+def test_a_broken_node_stores_nothing_wrong(
     world: World, store: MemoryEvents, method: str, fault: str
 ) -> None:
     with rpc_proxy(world.client.rpc_url) as proxy:

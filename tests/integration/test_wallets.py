@@ -57,7 +57,7 @@ class TestRealWallets(WalletCases):
         ("5b 5f 56", False),  # no end
     ],
 )
-def test_only_the_magic_value_alone_in_one_word_passes(
+def test_only_the_magic_value_in_one_word_passes(
     chain: AnvilChain, code: str, accepted: bool
 ) -> None:
     account = "0x" + "c0" * 20
@@ -66,8 +66,8 @@ def test_only_the_magic_value_alone_in_one_word_passes(
     assert reads.accepts_signature(account, DIGEST, bytes(65)) is accepted
 
 
-def test_the_magic_value_is_worth_no_more_gas_than_agreed(chain: AnvilChain) -> None:
-    """A contract that answers well, but only where it is given more gas than an opening leaves."""
+def test_an_answer_that_needs_more_gas_than_agreed_is_refused(chain: AnvilChain) -> None:
+    """A contract answers well only with more gas than an opening leaves for a signature."""
     account = "0x" + "c1" * 20
     enough = GAS_MAX.to_bytes(3, "big").hex()
     yes = f"63{MAGIC.hex()}60e01b5f5260205ff3"

@@ -53,12 +53,7 @@ def test_splitting_income_never_changes_the_fee(gross: list[int], bps: int) -> N
     assert fees * units.BPS <= total * bps
 
 
-@given(
-    rate=rates,
-    funded=st.integers(0, 10**9),
-    ms=millis,
-    dec=decimals,
-)
+@given(rate=rates, funded=st.integers(0, 10**9), ms=millis, dec=decimals)
 def test_a_lock_covers_every_payment(rate: int, funded: int, ms: int, dec: int) -> None:
     paid = units.cost(rate, min(ms, funded * 1_000), dec)
     assert paid <= units.time_lock(rate, funded, dec)
@@ -96,15 +91,14 @@ def test_a_free_rate_affords_everything() -> None:
 
 @given(
     gpu=st.integers(0, 10**12),
-    cpu=st.integers(0, 10**9),
-    memory=st.integers(0, 10**9),
-    storage=st.integers(0, 10**9),
-    sizes=st.tuples(*(st.integers(0, 10**5) for _ in range(4))),
+    others=st.tuples(*[st.integers(0, 10**9)] * 3),
+    sizes=st.tuples(*[st.integers(0, 10**5)] * 4),
 )
 def test_a_rate_is_the_sum_of_prices_times_sizes(
-    gpu: int, cpu: int, memory: int, storage: int, sizes: tuple[int, int, int, int]
+    gpu: int, others: tuple[int, int, int], sizes: tuple[int, int, int, int]
 ) -> None:
-    rate = units.rate_of(TimedPrices(gpu, cpu, memory, storage), Sizes(*sizes))
+    rate = units.rate_of(TimedPrices(gpu, *others), Sizes(*sizes))
+    cpu, memory, storage = others
     gib = Fraction(memory * sizes[2] + storage * sizes[3], 1024) * 1000
     exact = gpu * sizes[0] + cpu * sizes[1] + gib
     assert rate == exact.numerator // exact.denominator

@@ -1,4 +1,4 @@
-"""What a node may answer, and which error of ours it becomes: no node, no socket."""
+"""What a node may answer, and which of our errors it becomes. Without a node or a socket."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import requests
+from eth_abi.abi import encode
 from eth_hash.auto import keccak
 from web3.providers.base import JSONBaseProvider
 
 from settlement.chain.abi import Abi, artifact
-from settlement.chain.breaker import Breaker, BreakerSettings
+from settlement.chain.breaker import Breaker
 from settlement.chain.client import ChainClient, transaction_fields, with_margin
 from settlement.errors import (
     CallReverted,
@@ -24,16 +25,17 @@ from settlement.errors import (
     SendRejected,
     WrongChain,
 )
+from settlement.fees import TransactionFees
 from settlement.relayer import _decode
 from settlement.signing import LocalSigner
 
 HASH = "0x" + "ab" * 32
 ADDRESS = "0x" + "11" * 20
-Reply = Callable[[str], Any]
+Reply = Callable[[str, Any], Any]
 
 
 class Scripted(JSONBaseProvider):
-    """Answers every request with what a test gives it."""
+    """Answers every request with what `reply` returns or raises."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__()
@@ -42,7 +44,7 @@ class Scripted(JSONBaseProvider):
 
     def make_request(self, method: Any, params: Any) -> Any:
         self.asked.append(method)
-        return {"jsonrpc": "2.0", "id": 1} | self.reply(method)
+        return {"jsonrpc": "2.0", "id": 1} | self.reply(method, params)
 
 
 def client(reply: Reply) -> ChainClient:
@@ -50,15 +52,15 @@ def client(reply: Reply) -> ChainClient:
 
 
 def result(value: Any) -> Reply:
-    return lambda _: {"result": value}
+    return lambda method, params: {"result": value}
 
 
 def error(message: str, code: int = -32000, **more: Any) -> Reply:
-    return lambda _: {"error": {"code": code, "message": message, **more}}
+    return lambda method, params: {"error": {"code": code, "message": message, **more}}
 
 
 def raising(exception: Exception) -> Reply:
-    def reply(_: str) -> Any:
+    def reply(method: str, params: Any) -> Any:
         raise exception
 
     return reply
@@ -102,7 +104,7 @@ def test_an_answer_of_the_wrong_form_is_unavailable(read: str) -> None:
 
 
 def test_another_chain_is_refused() -> None:
-    with pytest.raises(WrongChain, match="expected chain 31337, the node serves 5"):
+    with pytest.raises(WrongChain, match="expected chain 31337, but the node serves chain 5"):
         client(result("0x5")).check()
     client(result("0x7a69")).check()
 
@@ -163,23 +165,17 @@ def test_a_custom_error_is_decoded(read: str) -> None:
     assert str(caught.value) == "RefundTooEarly(100, 99)"
 
 
-def test_a_revert_without_data_is_unknown() -> None:
+@pytest.mark.parametrize(
+    ("data", "name", "arguments"),
+    [("", "unknown", ()), ("08c379a0" + encode(["string"], ["no"]).hex(), "Error", ("no",))],
+)
+def test_a_revert_keeps_its_message(data: str, name: str, arguments: tuple[str, ...]) -> None:
     with pytest.raises(CallReverted) as caught:
-        client(error("execution reverted", code=3, data="0x")).call(ADDRESS, b"")
-    assert caught.value.name == "unknown"
+        client(error("execution reverted", code=3, data="0x" + data)).call(ADDRESS, b"")
+    assert (caught.value.name, caught.value.arguments[: len(arguments)]) == (name, arguments)
 
 
-def test_a_revert_with_a_message_keeps_it() -> None:
-    data = (
-        "0x08c379a0" + (32).to_bytes(32, "big").hex() + (4).to_bytes(32, "big").hex()
-        + b"nope".ljust(32, b"\0").hex()
-    )  # fmt: skip
-    with pytest.raises(CallReverted) as caught:
-        client(error("execution reverted: nope", code=3, data=data)).call(ADDRESS, b"")
-    assert (caught.value.name, caught.value.arguments) == ("Error", ("nope",))
-
-
-def test_what_is_not_there_is_none() -> None:
+def test_what_the_node_does_not_have_is_none() -> None:
     nothing = client(result(None))
     assert nothing.block(5) is None
     assert nothing.receipt(HASH) is None
@@ -189,9 +185,9 @@ def test_what_is_not_there_is_none() -> None:
 
 
 def test_fields_never_offer_a_tip_above_the_maximum() -> None:
-    fields = transaction_fields(1, ADDRESS, b"", 0, 21_000, max_fee=5, priority_fee=9)
+    fields = transaction_fields(1, ADDRESS, b"", 0, 21_000, TransactionFees(5, priority=9))
     assert fields["maxFeePerGas"] == 9
-    assert "to" not in transaction_fields(1, None, b"", 0, 1, 1, 1)
+    assert "to" not in transaction_fields(1, None, b"", 0, 1, TransactionFees(1, 1))
 
 
 @pytest.mark.parametrize(
@@ -203,7 +199,7 @@ def test_the_margin_stays_within_what_one_transaction_may_take(gas: int, limit: 
 
 
 class Chain:
-    """Answers as a node on which one person sends one transaction."""
+    """A node on which one person sends one transaction."""
 
     def __init__(self, base: int = 10**9) -> None:
         self.base, self.sent = base, list[str]()
@@ -211,14 +207,8 @@ class Chain:
         self.mined_after = 1
 
     def client(self) -> ChainClient:
-        chain = self
-
-        class Provider(JSONBaseProvider):
-            def make_request(self, method: Any, params: Any) -> Any:
-                return {"jsonrpc": "2.0", "id": 1} | chain.answer(method, params)
-
-        breaker = Breaker(time.monotonic, BreakerSettings(failures=1_000))
-        return ChainClient("scripted", 31337, provider=Provider(), breaker=breaker)
+        breaker = Breaker(time.monotonic, failures_max=1_000)
+        return ChainClient("scripted", 31337, provider=Scripted(self.answer), breaker=breaker)
 
     def answer(self, method: str, params: Any) -> Any:
         block = {"number": hex(1), "hash": HASH, "baseFeePerGas": hex(self.base)}
@@ -266,7 +256,7 @@ def test_a_refusal_of_the_first_send_is_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("answers", [[], [LOST] * 9])
-def test_a_transaction_that_nobody_saw_mined_is_named_and_not_called_absent(
+def test_a_transaction_not_seen_mined_has_an_unknown_outcome(
     answers: list[Any],
 ) -> None:
     chain = Chain()
@@ -280,7 +270,7 @@ def test_a_transaction_that_nobody_saw_mined_is_named_and_not_called_absent(
     assert caught.value.code == "outcome_unknown"
 
 
-def test_people_offer_no_fee_above_the_cap_whatever_the_node_asks() -> None:
+def test_no_fee_above_the_cap_is_ever_offered() -> None:
     chain = Chain(base=201 * 10**9)
     with pytest.raises(FeeAboveCap, match="201 gwei per gas, above the cap of 200"):
         chain.client().transact(PERSON, ADDRESS)
@@ -292,7 +282,7 @@ def test_people_offer_no_fee_above_the_cap_whatever_the_node_asks() -> None:
 
 
 class Clock:
-    """A clock that a test turns."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -314,15 +304,15 @@ def test_the_breaker_opens_refuses_tries_and_closes() -> None:
     fail(5)
     assert len(provider.asked) == 5
     fail(10)
-    assert len(provider.asked) == 5  # nobody waits for a node that is down
+    assert len(provider.asked) == 5  # no call waits for a node that is down
     clock.now += 0.51
     fail(3)
     assert len(provider.asked) == 6  # one trial
     clock.now += 0.51
     fail(1)
-    assert len(provider.asked) == 6  # which failed: the pause has doubled
+    assert len(provider.asked) == 6  # it failed: the pause has doubled
     for _ in range(20):
-        clock.now += 15.01  # and never grows beyond this
+        clock.now += 15.01  # the longest pause
         fail(1)
     assert len(provider.asked) == 26
     provider.reply = result("0x7")
@@ -341,7 +331,7 @@ def test_refusals_keep_the_breaker_closed() -> None:
 
 def test_a_trial_is_for_one_caller() -> None:
     clock = Clock()
-    breaker = Breaker(clock, BreakerSettings(failures=1))
+    breaker = Breaker(clock, failures_max=1)
     breaker.unanswered()
     clock.now += 1
     breaker.admit()

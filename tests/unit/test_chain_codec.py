@@ -1,6 +1,8 @@
-"""Calldata, packed entries, fees and the ABI, without a node."""
+"""Calldata, packed entries, fees and ABIs, without a node."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +15,7 @@ from settlement.chain.calls import (
     MAX_METERED,
     EscrowCalls,
     Match,
-    SignedVoucher,
+    SettlementEntry,
     open_batch_gas,
     pack_entries,
     runs_of,
@@ -21,7 +23,7 @@ from settlement.chain.calls import (
     unpack_entries,
 )
 from settlement.errors import DeploymentError, FieldError, SignatureError
-from settlement.fees import GWEI, FeeOffer, FeePolicy
+from settlement.fees import GWEI, FeeAdvice, FeePolicy, TransactionFees
 from settlement.orders import Ask, Bid, Prices, Quote
 from settlement.signing import LocalSigner
 from settlement.vetting import call_of
@@ -33,52 +35,42 @@ SIGNATURE = SIGNER.sign_digest(b"\x09" * 32)
 PROVIDERS = tuple("0x" + f"{i:02x}" * 20 for i in range(1, 4))
 
 
-def usage(provider: str = PROVIDERS[0], ms: int = 5) -> Usage:
-    return Usage("0x" + "22" * 20, provider, b"\x33" * 16, ms)
+USAGE = Usage("0x" + "22" * 20, PROVIDERS[0], b"\x33" * 16, 5)
+METERED = MeteredUsage("0x" + "22" * 20, PROVIDERS[0], b"\x33" * 16, 5, 6, 7)
+
+providers, numbers = st.sampled_from(PROVIDERS), st.binary(min_size=16, max_size=16)
+times, counts = st.integers(0, 2**40 - 1), st.integers(0, 2**32 - 1)
+usages = st.builds(Usage, addresses, providers, numbers, times)
+metered_usages = st.builds(MeteredUsage, addresses, providers, numbers, times, counts, counts)
 
 
-times = st.builds(
-    Usage, addresses, st.sampled_from(PROVIDERS), st.binary(min_size=16, max_size=16),
-    st.integers(0, 2**40 - 1),
-)  # fmt: skip
-meters = st.builds(
-    MeteredUsage, addresses, st.sampled_from(PROVIDERS), st.binary(min_size=16, max_size=16),
-    st.integers(0, 2**40 - 1), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1),
-)  # fmt: skip
+def signed(voucher: Usage | MeteredUsage) -> SettlementEntry:
+    return SettlementEntry(voucher, SIGNATURE)
 
 
-def signed(voucher: Usage | MeteredUsage) -> SignedVoucher:
-    return SignedVoucher(voucher, SIGNATURE)
-
-
-@given(vouchers=st.lists(times.map(signed), min_size=1, max_size=20))
-def test_packed_entries_unpack_in_packed_order(vouchers: list[SignedVoucher]) -> None:
+@pytest.mark.parametrize(("kind", "metered"), [(usages, False), (metered_usages, True)])
+@given(data=st.data())
+def test_packed_entries_unpack_in_packed_order(
+    kind: st.SearchStrategy[Usage | MeteredUsage], metered: bool, data: st.DataObject
+) -> None:
+    vouchers = data.draw(st.lists(kind.map(signed), min_size=1, max_size=20))
     packed = [one for run in runs_of(vouchers).values() for one in run]
-    assert list(unpack_entries(pack_entries(vouchers, False), False)) == packed
     assert sorted(map(repr, packed)) == sorted(map(repr, vouchers))
+    assert list(unpack_entries(pack_entries(vouchers, metered), metered)) == packed
     calls = EscrowCalls(ESCROW)
-    assert list(calls.vouchers(calls.settle(vouchers))) == packed
-
-
-@given(vouchers=st.lists(meters.map(signed), min_size=1, max_size=20))
-def test_metered_entries_unpack_in_packed_order(vouchers: list[SignedVoucher]) -> None:
-    calls = EscrowCalls(ESCROW)
-    packed = [one for run in runs_of(vouchers).values() for one in run]
-    assert list(calls.vouchers(calls.settle_metered(vouchers))) == packed
+    assert list(calls.vouchers(calls.settle(vouchers, metered))) == packed
 
 
 def test_an_entry_takes_105_bytes_and_a_metered_one_113() -> None:
-    metered = MeteredUsage("0x" + "22" * 20, PROVIDERS[0], b"\x33" * 16, 5, 6, 7)
-    assert len(pack_entries([signed(usage())], False)) == 22 + 105
-    assert len(pack_entries([signed(usage())] * 3, False)) == 22 + 3 * 105
-    assert len(pack_entries([signed(metered)], True)) == 22 + 113
+    assert len(pack_entries([signed(USAGE)], False)) == 22 + 105
+    assert len(pack_entries([signed(USAGE)] * 3, False)) == 22 + 3 * 105
+    assert len(pack_entries([signed(METERED)], True)) == 22 + 113
 
 
 @pytest.mark.parametrize("metered", [False, True])
 def test_batches_are_bounded(metered: bool) -> None:
     most = MAX_METERED if metered else MAX_ENTRIES
-    one = MeteredUsage("0x" + "22" * 20, PROVIDERS[0], b"\x33" * 16, 5, 6, 7)
-    voucher = signed(one if metered else usage())
+    voucher = signed(METERED if metered else USAGE)
     assert pack_entries([voucher] * most, metered)
     for count in (0, most + 1):
         with pytest.raises(FieldError):
@@ -86,23 +78,21 @@ def test_batches_are_bounded(metered: bool) -> None:
 
 
 def test_a_voucher_of_the_other_kind_is_refused() -> None:
-    metered = MeteredUsage("0x" + "22" * 20, PROVIDERS[0], b"\x33" * 16, 5, 6, 7)
-    with pytest.raises(FieldError):
-        pack_entries([signed(metered)], False)
-    with pytest.raises(FieldError):
-        pack_entries([signed(usage())], True)
+    for voucher, metered in ((METERED, False), (USAGE, True)):
+        with pytest.raises(FieldError, match="this call takes vouchers of type"):
+            pack_entries([signed(voucher)], metered)
 
 
 def test_what_does_not_fit_an_entry_is_refused() -> None:
     with pytest.raises(FieldError, match="40 bits"):
-        pack_entries([signed(usage(ms=2**40))], False)
+        pack_entries([signed(replace(USAGE, ms=2**40))], False)
     with pytest.raises(SignatureError):
-        pack_entries([SignedVoucher(usage(), SIGNATURE[:64])], False)
+        pack_entries([SettlementEntry(USAGE, SIGNATURE[:64])], False)
 
 
 @pytest.mark.parametrize(
     "entries",
-    [b"\0", bytes(22), pack_entries([signed(usage())], False)[:-1], bytes(21) + b"\x01" + bytes(9)],
+    [b"\0", bytes(22), pack_entries([signed(USAGE)], False)[:-1], bytes(21) + b"\x01" + bytes(9)],
     ids=["one byte", "empty run", "cut", "short run"],
 )
 def test_malformed_entries_are_refused(entries: bytes) -> None:
@@ -111,7 +101,7 @@ def test_malformed_entries_are_refused(entries: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\x01\x02\x03\x04", abi("ComputeEscrow").call("token")])
-def test_another_call_is_no_settlement(data: bytes) -> None:
+def test_another_call_is_not_a_settlement(data: bytes) -> None:
     with pytest.raises(FieldError):
         EscrowCalls(ESCROW).vouchers(data)
 
@@ -119,7 +109,7 @@ def test_another_call_is_no_settlement(data: bytes) -> None:
 def test_a_settlement_cut_short_is_refused() -> None:
     calls = EscrowCalls(ESCROW)
     with pytest.raises(FieldError, match="malformed call"):
-        calls.vouchers(calls.settle([signed(usage())])[:30])
+        calls.vouchers(calls.settle([signed(USAGE)])[:30])
 
 
 @given(marked=st.sets(st.integers(0, 40)), count=st.integers(41, 60))
@@ -139,18 +129,14 @@ def test_open_refuses_a_quote_without_its_signature(data: st.DataObject) -> None
     assert calls.open(Match(ask, bid, b"a", b"b"))
     assert calls.open(Match(ask, bid, b"a", b"b", quote, b"q"))
     for broken in (Match(ask, bid, b"a", b"b", quote), Match(ask, bid, b"a", b"b", None, b"q")):
-        with pytest.raises(FieldError, match="come together"):
+        with pytest.raises(FieldError, match="needs its signature"):
             calls.open(broken)
 
 
 def test_open_batch_is_bounded_and_brings_its_gas() -> None:
-    calls = EscrowCalls(ESCROW)
-    assert calls.payload(b"\x01", open_batch_gas(2)) == {
-        "to": ESCROW,
-        "data": "0x01",
-        "gas": open_batch_gas(2),
-    }
-    assert open_batch_gas(2) > 600_000
+    calls, gas = EscrowCalls(ESCROW), open_batch_gas(2)
+    assert calls.payload(b"\x01", gas) == {"to": ESCROW, "data": "0x01", "gas": gas}
+    assert gas > 600_000
     with pytest.raises(FieldError, match="200"):
         calls.open_batch([None] * 201)  # type: ignore[list-item]
 
@@ -171,7 +157,7 @@ def test_a_permit_with_a_malleable_signature_is_refused_here() -> None:
         {"to": ESCROW, "data": "0x", "gas": []},
     ],
 )
-def test_a_payload_that_is_no_call_is_refused(payload: dict[str, object]) -> None:
+def test_a_malformed_payload_is_refused(payload: dict[str, object]) -> None:
     with pytest.raises(FieldError):
         call_of(payload)
 
@@ -197,7 +183,7 @@ def test_an_artifact_that_does_not_ship_is_a_deployment_error() -> None:
         artifact("Nothing")
 
 
-def test_code_is_compared_but_for_its_immutables() -> None:
+def test_code_is_compared_without_its_immutables() -> None:
     shipped = artifact("ComputeEscrow")
     assert shipped.immutables
     code = bytearray(shipped.deployed)
@@ -214,7 +200,7 @@ fees = st.integers(0, 10**13)
 
 @given(base=fees, tip=fees, cap=st.integers(1, 10**13))
 def test_an_offer_never_exceeds_its_cap(base: int, tip: int, cap: int) -> None:
-    offer = FeePolicy(cap=cap).offer(base, tip)
+    offer = FeePolicy(cap=cap).offer(FeeAdvice(base, tip))
     if base > cap:
         assert offer is None
     else:
@@ -225,8 +211,8 @@ def test_an_offer_never_exceeds_its_cap(base: int, tip: int, cap: int) -> None:
 
 @given(old=st.integers(1, 10**12), tip=st.integers(0, 10**12), base=fees)
 def test_a_raised_offer_is_a_tenth_more_or_none(old: int, tip: int, base: int) -> None:
-    policy, first = FeePolicy(), FeeOffer(old, min(tip, old))
-    raised = policy.raised(first, base, GWEI)
+    policy, first = FeePolicy(), TransactionFees(old, min(tip, old))
+    raised = policy.raised(first, FeeAdvice(base, GWEI))
     if raised is not None:
         assert raised.maximum <= policy.cap
         assert 10 * raised.maximum >= 11 * first.maximum

@@ -46,7 +46,7 @@ def test_no_text_is_read_otherwise_than_python_reads_it(text: str) -> None:
 
 
 def outcome(read: Callable[[str], Any], text: str) -> Any:
-    """What is read; a name that comes twice is no matter here."""
+    """What is read; a name that appears twice is no matter here."""
     try:
         return read(text)
     except ValueError as error:
@@ -95,8 +95,8 @@ def test_nesting_without_end_is_refused_at_any_recursion_limit(opening: bytes) -
         (b'{"a": [-Infinity]}', "-Infinity is not JSON"),
         (b"1e999", "not finite"),
         (b"[-1.5e+9999]", "not finite"),
-        (b'{"a": 1, "b": 2, "b": 3}', "the name 'b' comes twice"),
-        (b'[{"a": {"\\u0062": 1, "b": 2}}]', "the name 'b' comes twice"),
+        (b'{"a": 1, "b": 2, "b": 3}', "the name 'b' appears twice"),
+        (b'[{"a": {"\\u0062": 1, "b": 2}}]', "the name 'b' appears twice"),
         (b'"\xff"', "not UTF-8"),
         (b'"\xed\xa0\x80"', "not UTF-8"),
         ('"a"'.encode("utf-16"), "not UTF-8"),

@@ -1,4 +1,4 @@
-"""The tools fail when they should: a red Solidity test, a red stage, a compiler asked nonsense."""
+"""The tools fail when they should: on a failing test, a failing stage or a wrong option."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ contract PlantedTest is Test {
 
 @pytest.fixture
 def foundry_project(tmp_path: Path) -> Path:
-    """Our Foundry settings around an empty project."""
+    """An empty project with our Foundry settings."""
     contracts = tmp_path / "contracts"
     (contracts / "src").mkdir(parents=True)
     (contracts / "test").mkdir()
@@ -46,7 +46,6 @@ def shell(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[st
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("value", "code"), [("1", 0), ("2", 1)])
 def test_stages_with_a_planted_solidity_test_follow_its_outcome(
     foundry_project: Path, value: str, code: int
@@ -88,7 +87,7 @@ def test_scripts_test_runs_every_kind_of_check() -> None:
 
 
 @pytest.mark.parametrize(("end", "code"), [("true", 0), ("false", 1)])
-def test_what_runs_beside_the_stages_counts_as_one(end: str, code: int) -> None:
+def test_checks_in_the_background_count_as_one_stage(end: str, code: int) -> None:
     result = shell(
         f". scripts/lib/stages.sh; both() {{ stage a echo said; stage b {end}; finish; }}; "
         "beside both; stage first true; stage checks join; finish"
@@ -99,7 +98,7 @@ def test_what_runs_beside_the_stages_counts_as_one(end: str, code: int) -> None:
     assert [line.split()[0] for line in last] == ["first", "checks"]
 
 
-def test_what_runs_beside_ends_with_the_script() -> None:
+def test_checks_in_the_background_end_with_the_script() -> None:
     result = shell('. scripts/lib/stages.sh; beside sleep 1000; echo "$beside_pid"')
     wait_for("the group is gone", lambda: not group_exists(int(result.stdout)), 10)
 
@@ -130,7 +129,7 @@ def test_solc_answers_version_as_native_solc_does() -> None:
     assert re.search(rf"^Version: {re.escape(pinned)}\+commit\.\w+", result.stdout, re.MULTILINE)
 
 
-def test_solc_standard_json_prints_json_alone() -> None:
+def test_solc_standard_json_prints_only_json() -> None:
     source = "// SPDX-License-Identifier: MIT\npragma solidity ^0.8.0;\ncontract C {}"
     request = {
         "language": "Solidity",

@@ -1,4 +1,4 @@
-"""The set-up behind every script: what it skips, what it says, and that two of them take turns."""
+"""The set-up that every script runs: what it skips, what it prints, and how two take turns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Command = list[str]
 
 @pytest.fixture
 def setup(tmp_path: Path) -> ModuleType:
-    """The set-up code, pointed at an empty folder with lock files."""
+    """A copy of the set-up module for a temporary folder with lock files."""
     (tmp_path / "scripts/lib").mkdir(parents=True)
     copy = tmp_path / "scripts/lib/setup.py"
     copy.write_bytes(SETUP.read_bytes())
@@ -35,7 +35,7 @@ def setup(tmp_path: Path) -> ModuleType:
 
 @pytest.fixture
 def commands(setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Command]:
-    """Stands in for the tools: notes each command and leaves the folders it would make."""
+    """Records the set-up's commands instead of running them, and creates the folders they would."""
     seen: list[Command] = []
 
     def note(command: Command, fix: str, env: dict[str, str] | None = None) -> None:

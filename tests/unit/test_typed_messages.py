@@ -1,4 +1,4 @@
-"""Typed structs as JSON: what is malformed is refused with its place, and nothing is guessed."""
+"""Typed structs as JSON: a malformed member is refused by name, and nothing is guessed."""
 
 from __future__ import annotations
 
@@ -22,33 +22,19 @@ def message(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("changes", "pointer"),
+    ("name", "wrong"),
     [
-        ({"ms": -1}, "/ms"),
-        ({"ms": 2**64}, "/ms"),
-        ({"ms": 1.0}, "/ms"),
-        ({"ms": True}, "/ms"),
-        ({"ms": "1e3"}, "/ms"),
-        ({"ms": "05"}, "/ms"),
-        ({"ms": "٣"}, "/ms"),
-        ({"ms": "9" * 79}, "/ms"),
-        ({"ms": None}, "/ms"),
-        ({"buyer": "0x12"}, "/buyer"),
-        ({"buyer": BUYER[2:]}, "/buyer"),
-        ({"buyer": BUYER.replace("C8", "c8")}, "/buyer"),
-        ({"buyer": 5}, "/buyer"),
-        ({"leaseNo": "0x" + "00" * 15}, "/leaseNo"),
-        ({"leaseNo": "0x" + "00" * 17}, "/leaseNo"),
-        ({"leaseNo": "0xzz"}, "/leaseNo"),
-        ({"leaseNo": "0x0"}, "/leaseNo"),
-        ({"leaseNo": 1}, "/leaseNo"),
-        ({"extra": 1}, "/extra"),
+        ("ms", [-1, 2**64, 1.0, True, "1e3", "05", "٣", "9" * 79, None]),
+        ("buyer", ["0x12", BUYER[2:], BUYER.replace("C8", "c8"), 5]),
+        ("leaseNo", ["0x" + "00" * 15, "0x" + "00" * 17, "0xzz", "0x0", 1]),
+        ("extra", [1]),
     ],
 )
-def test_a_malformed_member_is_named(changes: dict[str, Any], pointer: str) -> None:
-    with pytest.raises(FieldError) as caught:
-        Usage.from_message(message(**changes))
-    assert caught.value.pointer == pointer
+def test_a_malformed_member_is_named(name: str, wrong: list[Any]) -> None:
+    for value in wrong:
+        with pytest.raises(FieldError) as caught:
+            Usage.from_message(message(**{name: value}))
+        assert caught.value.pointer == f"/{name}", value
 
 
 def test_a_missing_member_is_named() -> None:
@@ -59,8 +45,8 @@ def test_a_missing_member_is_named() -> None:
 
 
 @pytest.mark.parametrize("document", [None, [], "text", 5])
-def test_what_is_no_object_is_refused(document: Any) -> None:
-    with pytest.raises(FieldError, match="/: expected an object"):
+def test_a_message_that_is_not_an_object_is_refused(document: Any) -> None:
+    with pytest.raises(FieldError, match="/: must be an object"):
         Usage.from_message(document)
 
 
@@ -77,7 +63,7 @@ def test_nested_members_are_named_by_their_path() -> None:
 
 
 @pytest.mark.parametrize("limits", [None, {}, "x", [5]])
-def test_a_list_that_is_none_is_refused(limits: Any) -> None:
+def test_a_malformed_list_is_refused(limits: Any) -> None:
     with pytest.raises(FieldError):
         Bid.from_message({name: 0 for _, name in Bid.schema} | {"limits": limits})
 

@@ -72,7 +72,7 @@ def test_a_fork_bomb_is_held_and_dies_at_its_end(bench: Bench) -> None:
         most = max(most, len(processes_with(marker)))
         return bomb in bench.market.finished
 
-    until(over, 20, "fork bomb")
+    until(over, what="fork bomb")
     assert bench.ended(bomb) == ("failed", "max_duration")
     assert 2 < most <= bench.node.pids_max + 4
     until(lambda: processes_with(marker) == [])

@@ -20,14 +20,14 @@ import pytest
 import structlog
 
 from marketplace.agent.config import AgentConfig, NodeConfig, save_config
-from marketplace.agent.journal import Journal
+from marketplace.agent.journal import AgentJournal
 from marketplace.agent.main import run_agent
 from marketplace.agent.state import running_pid
 from settlement import keystore
 from settlement.attestation import Close
 from settlement.signing import LocalSigner
 from tests.fakes_agent import FakeMarket
-from tests.sandboxes import processes_with, until
+from tests.sandboxes import PATIENCE_S, processes_with, until
 
 ROOT = Path(__file__).resolve().parents[3]
 MAIN = """
@@ -38,7 +38,6 @@ from marketplace.agent.main import run_agent
 sys.exit(run_agent(load_config(Path(sys.argv[1]))))
 """
 API_KEY = "coul_canary_api_key_5f1d"
-START_S = 60.0  # in which an agent is up, however busy the machine
 PASSWORD = "canary password 77"
 KEY = bytes.fromhex("c0ffee" * 10 + "1234")
 
@@ -99,7 +98,7 @@ class AgentProcess:
 
     def terminate(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(PATIENCE_S)
 
 
 @contextmanager
@@ -147,16 +146,16 @@ def test_an_agent_killed_again_and_again_never_signs_two_values(
             lease_id = sleeper(market, marker, lease_id=f"lease_{os.getpid()}_{number}")
             leases.append(lease_id)
             agent.start()
-            until(lambda one=lease_id: len(market.taken(one)) >= 2, START_S, "attestations")
+            until(lambda one=lease_id: len(market.taken(one)) >= 2, what="attestations")
             time.sleep(chance.random() * 0.3)
             agent.kill()
             until(lambda m=marker: processes_with(m) == [], what="the job outlives its agent")
         agent.start()
-        until(lambda: set(market.finished) == set(leases), 20, "reports")
+        until(lambda: set(market.finished) == set(leases), what="reports")
         until(lambda: list((agent.state / "jobs").iterdir()) == [], what="folders left")
         assert agent.terminate() == 0
     assert_one_value_each(market)
-    journal = Journal(agent.state / "journal.db")
+    journal = AgentJournal(agent.state / "journal.db")
     groups = [journal.lease(lease_id).process["cgroup"] for lease_id in leases]  # type: ignore[union-attr, index]
     journal.close()
     assert [group for group in groups if group is not None and Path(group).exists()] == []
@@ -169,7 +168,7 @@ def test_a_restored_old_journal_signs_no_second_value(market: FakeMarket, tmp_pa
     lease_id = sleeper(market, marker)
     with agent_on(market, tmp_path) as agent:
         agent.start()
-        until(lambda: len(market.taken(lease_id)) >= 2, START_S)
+        until(lambda: len(market.taken(lease_id)) >= 2)
         old = sqlite3.connect(tmp_path / "old.db")
         with sqlite3.connect(agent.state / "journal.db") as now:
             now.backup(old)
@@ -182,14 +181,14 @@ def test_a_restored_old_journal_signs_no_second_value(market: FakeMarket, tmp_pa
             file.unlink()
         shutil.copy(tmp_path / "old.db", agent.state / "journal.db")
         agent.start()
-        until(lambda: lease_id in market.finished, START_S)
+        until(lambda: lease_id in market.finished)
         agent.kill()
         for file in agent.state.glob("journal.db*"):  # and now it is lost altogether
             file.unlink()
         market.leases[lease_id]["state"] = "active"
         other = sleeper(market, marker)
         agent.start()
-        until(lambda: len(market.taken(other)) >= 1, START_S)
+        until(lambda: len(market.taken(other)) >= 1)
         assert agent.terminate() == 0
     assert_one_value_each(market)
     assert_ended_at_the_last_signed(market, lease_id)
@@ -206,12 +205,12 @@ def test_a_bare_job_and_its_daemon_are_ended_by_the_next_agent(
         nowhere = tmp_path / "bin"
         nowhere.mkdir()
         agent.start(path=str(nowhere))
-        until(lambda: len(market.taken(lease_id)) >= 1, START_S)
+        until(lambda: len(market.taken(lease_id)) >= 1)
         agent.kill()
         assert processes_with(marker) != []
         agent.start(path=str(nowhere))
-        until(lambda: processes_with(marker) == [], START_S)
-        until(lambda: lease_id in market.finished, START_S)
+        until(lambda: processes_with(marker) == [])
+        until(lambda: lease_id in market.finished)
         assert agent.terminate() == 0
     assert_ended_at_the_last_signed(market, lease_id)
     assert "no_sandbox" in agent.output.read_text()
@@ -226,12 +225,12 @@ def test_keys_are_nowhere_but_in_their_files(market: FakeMarket, tmp_path: Path)
     with agent_on(market, tmp_path) as agent:
         lease_id = market.open_lease(["sh", "-c", snoop])
         agent.start()
-        until(lambda: market.taken(lease_id), START_S)
+        until(lambda: market.taken(lease_id))
         pid = agent.process.pid
         assert running_pid(agent.state) == pid
         command_line = Path(f"/proc/{pid}/cmdline").read_bytes()
         assert agent.spawn().wait(20) == 1  # a second one would sign with the same journal
-        until(lambda: lease_id in market.finished, START_S)
+        until(lambda: lease_id in market.finished)
         assert agent.terminate() == 0
         assert running_pid(agent.state) is None
     written = [path.read_bytes() for path in (tmp_path / "state").rglob("*") if path.is_file()]

@@ -1,4 +1,4 @@
-"""One Anvil for all tests of the relayer in a file; each gets a relayer of its own."""
+"""Each test gets a relayer with a key and a store of its own."""
 
 from __future__ import annotations
 
@@ -8,29 +8,21 @@ import pytest
 
 from marketplace.db.outbox import SqlOutbox
 from settlement.chain.client import ChainClient
+from settlement.fees import GWEI
 from tests.databases import sqlite_database
-from tests.escrow_world import SETTINGS, TOKEN, World, anvil, found, key
-from tests.relayer_bench import GWEI, Bench
+from tests.escrow_world import TOKEN, World, key
+from tests.relayer_bench import Bench
 from tests.rpc_proxy import RpcProxy, rpc_proxy
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with anvil() as chain:
-        world = found(chain, SETTINGS)
-        world.fund(10_000 * TOKEN)
-        yield world
 
 
 @pytest.fixture
 def bench(world: World, request: pytest.FixtureRequest) -> Iterator[Bench]:
-    """A bench on a chain that is put back afterwards."""
-    signer = key(f"relayer {request.node.name}")
-    with world.chain.put_back(), sqlite_database() as database:
-        world.client.rpc("anvil_setBalance", signer.address, hex(100 * TOKEN))
+    signer, rpc = key(f"relayer {request.node.name}"), world.client.rpc
+    rpc("anvil_setBalance", signer.address, hex(100 * TOKEN))
+    with sqlite_database() as database:
         yield Bench(world, signer, SqlOutbox(database))
-        world.client.rpc("evm_setAutomine", True)
-    world.client.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))  # a revert leaves it
+    rpc("evm_setAutomine", True)
+    rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))  # reverting the chain does not reset it
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""kill -9 at every step of the relayer: after a restart each intent has exactly one effect."""
+"""The relayer is killed with SIGKILL at every step: restarted, each intent has one effect."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ import pytest
 from marketplace.db.outbox import SqlOutbox
 from marketplace.db.store import Database
 from settlement.events import Closed, Opened, Settled
-from settlement.leases import replay
 from settlement.ports import IntentKind, IntentState
 from settlement.relayer import FAILPOINTS
 from settlement.signing import LocalSigner
@@ -77,10 +77,17 @@ class Run:
         ask = world.ask()
         self.matches = [world.match(ask, world.bid()) for _ in range(LEASES)]
         db.write_bytes(empty_database())
-        database = Database(f"sqlite:///{db}")
         for i, match in enumerate(self.matches):
-            payload = world.escrow.calls.payload(world.escrow.calls.open(match))
-            SqlOutbox(database).enqueue(IntentKind.OPEN, f"open-{i}", payload)
+            self.enqueue(IntentKind.OPEN, f"open-{i}", world.escrow.calls.open(match))
+
+    def enqueue(self, kind: IntentKind, key: str, data: bytes) -> None:
+        with self.outbox() as outbox:
+            outbox.enqueue(kind, key, self.world.escrow.calls.payload(data))
+
+    @contextmanager
+    def outbox(self) -> Iterator[SqlOutbox]:
+        database = Database(f"sqlite:///{self.db}")
+        yield SqlOutbox(database)
         database.close()
 
     def start(self, **more: Any) -> None:
@@ -92,16 +99,20 @@ class Run:
             **more,
         )
 
+    def killed_at(self, step: str, nth: int = 1) -> None:
+        """Start a relayer that kills itself when it passes a step for the nth time."""
+        self.start(kill_at=step, nth=nth)
+        assert os.WTERMSIG(self.killable.wait()) == signal.SIGKILL, step
+
     def finish(self) -> None:
-        """One relayer that nobody kills; then everything must be final, once."""
+        """Run a relayer that nobody kills; then everything must be final, once."""
         self.start()
         assert self.killable.wait() == 0
         self.assert_each_effect_once()
 
     def assert_each_effect_once(self) -> None:
-        database = Database(f"sqlite:///{self.db}")
-        intents = SqlOutbox(database).recent(100)
-        database.close()
+        with self.outbox() as outbox:
+            intents = outbox.recent(100)
         assert [i.state for i in intents] == [IntentState.FINAL] * LEASES
         assert sorted(i.nonce or 0 for i in intents) == list(range(LEASES))
         assert self.world.client.nonce(self.signer.address) == LEASES
@@ -114,26 +125,21 @@ class Run:
 
 
 @pytest.fixture
-def run(
-    world: World, killable: Killable, tmp_path: Path, request: pytest.FixtureRequest
-) -> Iterator[Run]:
-    with world.chain.put_back():
-        yield Run(world, killable, tmp_path / "outbox.db", request.node.name)
+def run(world: World, killable: Killable, tmp_path: Path, request: pytest.FixtureRequest) -> Run:
+    return Run(world, killable, tmp_path / "outbox.db", request.node.name)
 
 
 @pytest.mark.parametrize(
     ("step", "nth"), [*((step, 1) for step in FAILPOINTS), ("stored", 2), ("broadcast", 3)]
 )
 def test_killed_at_a_step_and_restarted_has_one_effect(run: Run, step: str, nth: int) -> None:
-    run.start(kill_at=step, nth=nth)
-    assert os.WTERMSIG(run.killable.wait()) == signal.SIGKILL
+    run.killed_at(step, nth)
     run.finish()
 
 
 def test_killed_at_every_step_one_after_another_has_one_effect(run: Run) -> None:
     for step in FAILPOINTS:
-        run.start(kill_at=step)
-        assert os.WTERMSIG(run.killable.wait()) == signal.SIGKILL, step
+        run.killed_at(step)
     run.finish()
 
 
@@ -150,29 +156,18 @@ def test_a_killed_settlement_pays_once(run: Run) -> None:
     run.finish()
     world = run.world
     world.chain.warp(100)
-    leases = {
-        e.event.bid_hash: e.event
-        for e in world.escrow.events(run.first, world.client.head().number)
-        if isinstance(e.event, Opened)
-    }
-    opened = [Lease(world, match, leases[match.bid.struct_hash()]) for match in run.matches]
-    database = Database(f"sqlite:///{run.db}")
-    store = SqlOutbox(database)
-    calls = world.escrow.calls
-    settle = calls.payload(calls.settle([lease.voucher(50_000) for lease in opened]))
-    store.enqueue(IntentKind.SETTLE, "settle", settle)
-    store.enqueue(IntentKind.CLOSE, "close", calls.payload(opened[0].close(60_000)))
-    database.close()
+    events = [event for event in world.events(run.first) if isinstance(event, Opened)]
+    opened = {event.bid_hash: event for event in events}
+    leases = [Lease(world, match, opened[match.bid.struct_hash()]) for match in run.matches]
+    settle = world.escrow.calls.settle([lease.voucher(50_000) for lease in leases])
+    run.enqueue(IntentKind.SETTLE, "settle", settle)
+    run.enqueue(IntentKind.CLOSE, "close", leases[0].close(60_000))
     for step in ("stored", "broadcast", "receipt_seen", "final_due"):
-        run.start(kill_at=step)
-        assert os.WTERMSIG(run.killable.wait()) == signal.SIGKILL, step
+        run.killed_at(step)
     run.start()
     assert run.killable.wait() == 0
-    logged = world.escrow.events(run.first, world.client.head().number)
-    kinds = [type(e.event) for e in logged]
+    kinds = [type(event) for event in world.events(run.first)]
     assert (kinds.count(Settled), kinds.count(Closed)) == (1, 1)
-    events = world.escrow.events(0, world.client.head().number)
-    state = replay((e.event for e in events), world.escrow.params())
-    provider = world.provider.address
+    state, provider = world.state(), world.provider.address
     assert world.escrow.balance_of(provider) == state.balances[provider]
     assert world.token.balance_of(world.escrow.address) == state.held()

@@ -21,6 +21,7 @@ from settlement.units import cost
 from tests.escrow_world import mine_every_second
 from tests.integration.server.test_real_chain import (
     BUYER,
+    PATIENCE_S,
     PROVIDER,
     RATE,
     Server,
@@ -32,7 +33,6 @@ from tests.integration.server.test_real_chain import (
 from tests.market_world import TOKEN
 
 ROLES = {"buyer": BUYER, "provider": PROVIDER}
-pytestmark = pytest.mark.timeout(400)
 Run = Callable[..., list[dict[str, Any]]]
 
 
@@ -116,7 +116,7 @@ def test_a_job_is_topped_up_and_its_cancelled_bid_is_void_on_chain(
     escrow, _ = server.deployment.open(server.net.client())
     (opened,) = (e for e in chain_events(server) if isinstance(e, Opened))
     account = dev_account(BUYER).address
-    until = time.monotonic() + 20
+    until = time.monotonic() + PATIENCE_S
     while not escrow.order_state(account, opened.bid_salt).cancelled:
         assert time.monotonic() < until
         time.sleep(0.1)

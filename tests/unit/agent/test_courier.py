@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 
 from marketplace.agent.courier import Courier
-from marketplace.agent.errors import ApiDown, JournalConflict
-from marketplace.agent.journal import Ending, Journal, Phase
+from marketplace.agent.errors import AgentJournalConflict, ApiDown
+from marketplace.agent.journal import AgentJournal, Ending, Phase
 from marketplace.agent.meters import Reading
 from marketplace.agent.node import HeldLease
 from marketplace.agent.progress import Beats
+from marketplace.sdk import Attestation
 from marketplace.sdk.errors import Conflict
 from settlement.attestation import UsageAttestation
 from settlement.signing import LocalSigner, sign
 from settlement.usage import UsageVector
 from tests.fakes_agent import DOMAIN, FakeMarket
+from tests.wire_samples import sample
 
 READING = Reading(at_ms=1)
 DONE = Ending("succeeded", "completed", 0)
@@ -31,7 +33,7 @@ class Desk:
         tmp_path.mkdir(exist_ok=True)
         self.market = FakeMarket(LocalSigner(b"\3" * 32))
         self.id = self.market.open_lease(["true"], **lease)
-        self.journal = Journal(tmp_path / "journal.db")
+        self.journal = AgentJournal(tmp_path / "journal.db")
         self.node = self.market.node(self.journal, tmp_path)
         self.entry = replace(self.market.assignment(self.node, self.id).entry, outputs=("/out",))
         self.journal.begin(self.entry)
@@ -278,16 +280,9 @@ def statement(desk: Desk, sequence: int, ms: int) -> UsageAttestation:
 def hold(desk: Desk, message: UsageAttestation, signer: LocalSigner | None = None) -> None:
     """Have the server hold a statement that the journal does not know."""
     signature = sign(message, DOMAIN, signer or desk.market.meter)
-    desk.market.attestations.setdefault(desk.id, []).append(
-        {
-            "id": f"att_{message.sequence}",
-            "lease_id": desk.id,
-            "sequence": message.sequence,
-            "state": "accepted",
-            "message": message.to_message(),
-            "signature": "0x" + signature.hex(),
-        }
-    )
+    row = {"sequence": message.sequence, "message": message.to_message()}
+    shown = sample(Attestation, signature="0x" + signature.hex(), **row)
+    desk.market.attestations.setdefault(desk.id, []).append(shown)
 
 
 def test_an_old_journal_learns_from_the_server_before_it_ends_anything(desk: Desk) -> None:
@@ -308,7 +303,7 @@ def test_a_server_that_holds_another_value_ends_all_signing(desk: Desk) -> None:
     first, _ = desk.journal.unsent(desk.id)[0]
     hold(desk, replace(first, ms=8))
     courier = desk.courier_of(recovered=True)
-    with pytest.raises(JournalConflict, match="another signed value"):
+    with pytest.raises(AgentJournalConflict, match="another signed value"):
         courier.step()
     courier.run(lambda: False)
     assert desk.journal.close_of(desk.id) is None

@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 
-from marketplace.agent.journal import Journal
+from marketplace.agent.errors import ApiDown
+from marketplace.agent.journal import AgentJournal
 from marketplace.agent.meters import Reading
 from marketplace.agent.node import HeldLease
 from marketplace.agent.vouchers import Vouchers
-from marketplace.sdk.decode import decode
-from marketplace.sdk.models import Lease, Used
+from marketplace.sdk import Lease, Used
 from settlement.attestation import MeteredUsage, Usage
 from settlement.signing import LocalSigner, sign
 from settlement.usage import UsageVector
 from tests.factories import address
 from tests.fakes_agent import DOMAIN, FakeMarket
+from tests.wire_samples import changed
 
 READING = Reading(at_ms=1)
 STRANGER = LocalSigner(b"\6" * 32)
@@ -32,7 +33,7 @@ class Bench:
         self.market = FakeMarket(LocalSigner(b"\3" * 32))
         self.market.countersigning = False
         self.id = self.market.open_lease(["true"], units=units)
-        self.journal = Journal(folder / "journal.db")
+        self.journal = AgentJournal(folder / "journal.db")
         node = self.market.node(self.journal, folder)
         entry = self.market.assignment(node, self.id).entry
         self.journal.begin(entry)
@@ -46,7 +47,7 @@ class Bench:
 
     @property
     def lease(self) -> Lease:
-        return decode(Lease, self.market.leases[self.id])
+        return Lease.model_validate(self.market.leases[self.id])
 
     def answer(self, sequence: int, **changes: Any) -> None:
         """Put a voucher of the witness for something else in the place of the right one."""
@@ -64,8 +65,12 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     bench.journal.close()
 
 
+def used(ms: int) -> Used:
+    return Used(ms=ms, egress_mib=0, units=0)
+
+
 def test_a_number_without_a_voucher_counts_for_nothing(bench: Bench) -> None:
-    assert bench.vouchers.learn(replace(bench.lease, countersigned=Used(ms=2_000))) == 0
+    assert bench.vouchers.learn(changed(bench.lease, countersigned=used(2_000))) == 0
     assert bench.journal.voucher(bench.id) is None
 
 
@@ -129,11 +134,13 @@ def test_a_voucher_for_another_lease_does_not_count(bench: Bench, changes: dict[
 def test_a_voucher_that_cannot_be_read_does_not_count(bench: Bench) -> None:
     bench.market.countersign(bench.id, 2)
     bench.market.attestations[bench.id][2]["voucher"]["message"] = {"ms": "many"}
-    assert bench.vouchers.learn(bench.lease) == 0
+    with pytest.raises(ApiDown, match="voucher"):
+        bench.vouchers.learn(bench.lease)
+    assert bench.journal.voucher(bench.id) is None
 
 
 def test_the_server_is_asked_only_where_it_speaks_of_more(bench: Bench) -> None:
     bench.market.countersign(bench.id, 1)
     assert bench.vouchers.learn(bench.lease) == 1_000
     bench.market.down = True
-    assert bench.vouchers.learn(replace(bench.lease, countersigned=Used(ms=1_000))) == 1_000
+    assert bench.vouchers.learn(changed(bench.lease, countersigned=used(1_000))) == 1_000

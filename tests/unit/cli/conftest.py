@@ -1,21 +1,23 @@
-"""The command line against a market behind a transport: `run` is one whole invocation."""
+"""The command line against a real market in this process: `run` is one whole invocation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 
 from marketplace.cli.context import Cli
 from marketplace.cli.main import main
-from marketplace.sdk import Coulomb, RetryPolicy
-from marketplace.sdk.client import session_of
+from marketplace.sdk import Coulomb
 from marketplace.sdk.profile import Profile, ProfileFile
+from marketplace.sdk.session import session_of
 from settlement import keystore
-from tests.unit.sdk.market import BUYER, FakeMarket
+from tests.market_world import key_of
+from tests.sdk_app import ONCE, Served, served
+
+BUYER = key_of("buyer")
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,13 @@ Run = Callable[..., Ran]
 
 
 @pytest.fixture
-def market() -> FakeMarket:
-    return FakeMarket()
+def market(tmp_path: Path) -> Iterator[Served]:
+    with served(tmp_path / "market") as opened:
+        yield opened
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, market: Served, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home of its own with one profile and its keystore."""
     for name in (
         "COULOMB_API_URL",
@@ -55,7 +58,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ProfileFile().save(
         Profile(
             api_url="http://market",
-            api_key="coul_k",
+            api_key=market.api.key(BUYER, "buyer", "provider"),
             keystore="buyer",
             password_file=str(tmp_path / "pw"),
         )
@@ -66,7 +69,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def run(
     home: Path,
-    market: FakeMarket,
+    market: Served,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Run:
@@ -76,8 +79,8 @@ def run(
             profile.api_url,
             profile.api_key,
             session=session_of(profile, ProfileFile()),
-            transport=httpx.MockTransport(market),
-            retry=RetryPolicy(attempts=1),
+            transport=market,
+            retry=ONCE,
         )
 
     monkeypatch.setattr(Cli, "client", client)

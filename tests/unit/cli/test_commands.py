@@ -10,20 +10,9 @@ import pytest
 
 from marketplace.errors import ExitCode
 from marketplace.sdk.profile import ProfileFile
-from tests.unit.cli.conftest import Run
-from tests.unit.sdk.market import BUYER, FakeMarket, money
-
-NO_MATCH = {
-    "considered": 2,
-    "eliminations": [{"reason": "rate_above_limit", "alone": 2, "in_turn": 2, "left": 0}],
-    "relaxations": [{"text": "change pricing.max_gpu_hour to 3"}],
-    "summary": "2 asks",
-}
-MATCH = {
-    "ask_id": "ask_1", "provider": "0x" + "1" * 40, "tier": "H100-80GB-SXM", "region": "eu",
-    "simulated": True, "price": {"gpu_hour": "2.10"}, "rate_per_hour": "2.10",
-    "max_cost": money(10**18), "funded_seconds": 600, "budget_limited": False,
-}  # fmt: skip
+from tests.market_world import H100
+from tests.sdk_app import Served
+from tests.unit.cli.conftest import BUYER, Run
 
 
 @pytest.fixture
@@ -36,55 +25,53 @@ def job_file(tmp_path: Path) -> str:
     return str(path)
 
 
-def plan(**changes: Any) -> Any:
-    def bend(answer: dict[str, Any]) -> None:
-        answer["plan"].update({"matches": [MATCH], "max_cost": money(10**18), **changes})
-
-    return bend
-
-
 def test_dry_run_shows_the_plan_as_data_and_buys_nothing(
-    run: Run, market: FakeMarket, job_file: str
+    run: Run, market: Served, job_file: str
 ) -> None:
-    market.bend["POST bids/prepare"] = plan()
+    market.world.ask(price="2.10", start_limit="60s")
     ran = run("job", "run", job_file, "--dry-run", "-o", "json")
-    assert ran.code == 0
+    assert ran.code == 0, ran.err
     row = json.loads(ran.out)
-    assert row["price_per_gpu_hour"] == "2.10"
-    assert row["maximum_cost"]["atoms"] == str(10**18)
+    assert row["price_per_gpu_hour"] == "2.1"
+    assert row["maximum_cost"]["amount"] == "0.385"  # eleven minutes at 2.10 an hour
     assert row["maximum_duration"] == "10m"
-    assert "POST jobs" not in market.paths()
+    assert market.sent("POST jobs") == []
 
 
-def test_plan_is_shown_before_the_question(run: Run, market: FakeMarket, job_file: str) -> None:
-    market.bend["POST bids/prepare"] = plan(matches=[{**MATCH, "funded_seconds": 660}])
+def test_plan_is_shown_before_the_question(run: Run, market: Served, job_file: str) -> None:
+    market.world.ask(price="2.40", start_limit="60s")
     ran = run("job", "run", job_file)
     assert ran.code == ExitCode.USAGE
     assert "The maximum covers 1m that the provider may take to start in" in ran.err
-    assert "Buy, for at most 1 CMP?" in ran.err
+    assert "Buy, for at most 0.44 CMP?" in ran.err
     assert ran.out == ""
-    assert "maximum cost       1 CMP" in ran.err
+    assert "maximum cost       0.44 CMP" in ran.err
     assert "simulated" in ran.err
     assert "say --yes" in ran.err
-    assert "POST jobs" not in market.paths()
+    assert market.sent("POST jobs") == []
 
 
 def test_job_without_a_match_is_explained_and_not_placed(
-    run: Run, market: FakeMarket, job_file: str
+    run: Run, market: Served, job_file: str
 ) -> None:
-    market.bend["POST bids/prepare"] = plan(matches=[], no_match=NO_MATCH)
-    ran = run("job", "run", job_file, "--yes")
-    assert ran.code == ExitCode.NO_CAPACITY
-    assert "rate_above_limit: refuses 2, leaves 0" in ran.err
-    assert "try: change pricing.max_gpu_hour to 3" in ran.err
-    assert "POST jobs" not in market.paths()
+    for _ in range(2):
+        market.world.ask(price="3")
+    for words in (("job", "run", job_file, "--yes"), ("quote", job_file)):
+        ran = run(*words)
+        assert ran.code == ExitCode.NO_CAPACITY
+        assert "rate_above_limit: refuses 2, leaves 0" in ran.err
+        assert "try: " in ran.err
+        assert "max_gpu_hour" in ran.err
+    assert market.sent("POST jobs") == []
 
 
-def test_detached_job_is_placed_with_a_warning(run: Run, market: FakeMarket, job_file: str) -> None:
-    market.bend["POST bids/prepare"] = plan()
+def test_detached_job_is_placed_with_a_warning(run: Run, market: Served, job_file: str) -> None:
+    market.world.ask(price="2")
     ran = run("-o", "json", "job", "run", job_file, "--yes", "--detach")
-    assert ran.code == 0
-    assert json.loads(ran.out)["id"] == "job_1"
+    assert ran.code == 0, ran.err
+    made = json.loads(ran.out)
+    assert (made["state"], made["account"]) == ("queued", BUYER.address)
+    assert made["max_cost"]["amount"] == "0.366666666666666667"
     assert "coulomb witness run" in ran.err
     assert market.paths()[-1] == "POST jobs"
 
@@ -104,26 +91,98 @@ def test_detached_job_is_placed_with_a_warning(run: Run, market: FakeMarket, job
 )
 def test_wait_ends_as_the_job_did(
     run: Run,
-    market: FakeMarket,
+    market: Served,
     job_file: str,
     state: str,
     exit_code: int | None,
     words: tuple[str, ...],
     code: int,
 ) -> None:
-    market.bend["POST bids/prepare"] = plan()
-    run("job", "run", job_file, "--yes", "--detach")
-    market.states = [state]
-    market.jobs["job_1"]["exit_code"] = exit_code
-    ran = run("job", "wait", "job_1", *words)
-    assert ran.code == code
+    made = bought(run, market, job_file)
+
+    def bend(answer: dict[str, Any]) -> None:
+        answer.update(state=state, exit_code=exit_code)
+
+    market.bend[f"GET jobs/{made}"] = bend
+    assert run("job", "wait", made, *words).code == code
 
 
-def test_wait_times_out_with_124(run: Run, market: FakeMarket, job_file: str) -> None:
-    market.bend["POST bids/prepare"] = plan()
-    run("job", "run", job_file, "--yes", "--detach")
-    market.states = ["running"]
-    assert run("job", "wait", "job_1", "--timeout", "0.2").code == ExitCode.TIMED_OUT
+def test_wait_times_out_with_124(run: Run, market: Served, job_file: str) -> None:
+    made = bought(run, market, job_file)
+    assert run("job", "wait", made, "--timeout", "0.2").code == ExitCode.TIMED_OUT
+
+
+def bought(run: Run, market: Served, job_file: str) -> str:
+    """The id of a job that is queued; nobody matches it."""
+    market.world.ask(price="2")
+    ran = run("-o", "json", "job", "run", job_file, "--yes", "--detach")
+    assert ran.code == 0, ran.err
+    return str(json.loads(ran.out)["id"])
+
+
+def test_job_is_listed_shown_and_cancelled(run: Run, market: Served, job_file: str) -> None:
+    made = bought(run, market, job_file)
+    (row,) = json.loads(run("-o", "json", "job", "list").out)
+    assert (row["id"], row["spec"]["name"]) == (made, "train")
+    assert made in run("job", "show", made).out
+    assert json.loads(run("-o", "json", "--yes", "job", "cancel", made).out)["ending"]
+
+
+def test_what_a_job_left_behind_is_shown(run: Run, market: Served) -> None:
+    market.world.ask()
+    job_id, lease_id = market.world.run(5)
+    ran = run("receipt", "show", job_id)
+    assert ran.out.startswith("Receipt ")
+    assert "conserved" in ran.out
+    (row,) = json.loads(run("-o", "json", "receipt", "list").out)
+    assert (row["lease_id"], row["used_ms"], row["simulated"]) == (lease_id, 5_000, True)
+    lines = run("-o", "jsonl", "job", "watch", job_id).out.splitlines()
+    assert {json.loads(line)["type"] for line in lines} >= {"status", "cost", "receipt"}
+    assert run("job", "logs", job_id).code == 0
+
+
+def test_an_ask_is_made_listed_repriced_and_cancelled(run: Run, market: Served) -> None:
+    market.world.node(market.world.buyer)
+    meter = ("--meter", market.world.meter.address)
+    dry = run("-o", "json", "--dry-run", "ask", "create", "--gpu-hour", "2", *meter)
+    assert json.loads(dry.out)["message"]["floor"]["gpuHour"] == "2000000000"
+    words = ("ask", "create", "--gpu-hour", "2", "--max-duration", "6h", *meter)
+    made = json.loads(run("-o", "json", "--yes", *words).out)
+    assert (made["ask"]["maxSeconds"], made["prices"]["gpu_hour"]) == (21_600, "2")
+    repriced = run("-o", "json", "--yes", "ask", "reprice", made["id"], "--gpu-hour", "3")
+    new = json.loads(repriced.out)
+    assert (new["ask"]["maxSeconds"], new["prices"]["gpu_hour"]) == (21_600, "3")
+    states = {row["id"]: row["state"] for row in json.loads(run("-o", "json", "ask", "list").out)}
+    assert states == {made["id"]: "cancelled", new["id"]: "open"}
+    assert "open" not in run("--yes", "order", "cancel", "--all").out
+    rows = run("-o", "csv", "book", "show").out
+    assert "CMP" not in rows
+    assert len(rows.splitlines()) == 1
+
+
+def test_an_ask_that_the_account_did_not_sign_is_not_repriced(run: Run, market: Served) -> None:
+    ask_id = market.world.ask()
+    ran = run("--yes", "ask", "reprice", ask_id, "--gpu-hour", "3")
+    assert ran.code == ExitCode.ERROR
+    assert f"did not sign {ask_id}" in ran.err
+    assert market.sent("POST asks") == []
+
+
+def test_tiers_and_the_book_are_listed(run: Run, market: Served) -> None:
+    market.world.ask()
+    assert H100 in run("tier", "list").out
+    book = json.loads(run("-o", "json", "book", "show", "--tier", H100).out)
+    assert [row["tier"] for row in book["asks"]] == [H100]
+
+
+def test_nodes_are_shown_and_drained(run: Run, market: Served) -> None:
+    node_id = market.world.node(market.world.buyer, gpus=2)
+    (row,) = json.loads(run("-o", "json", "provider", "status").out)
+    assert (row["id"], row["gpu_count"], row["leases"]) == (node_id, 2, 0)
+    assert json.loads(run("-o", "json", "--yes", "provider", "drain", "n1").out)["state"] == (
+        "draining"
+    )
+    assert json.loads(run("-o", "json", "provider", "resume", "n1").out)["state"] == "active"
 
 
 def test_wrong_job_file_lists_every_mistake(run: Run, tmp_path: Path) -> None:
@@ -137,20 +196,23 @@ def test_wrong_job_file_lists_every_mistake(run: Run, tmp_path: Path) -> None:
 
 def test_made_key_is_shown_once_and_kept_in_the_profile(run: Run) -> None:
     ran = run("-o", "json", "key", "create", "laptop")
-    assert json.loads(ran.out)["key"] == "coul_secret"
+    made = json.loads(ran.out)["key"]
     kept = ProfileFile().get()
-    assert (kept.api_key, kept.account) == ("coul_secret", BUYER.address)
+    assert (kept.api_key, kept.account) == (made, BUYER.address)
     assert kept.chain_id == 31337
-    assert "coul_secret" not in run("profile", "show").out
+    for words in (("profile", "show"), ("profile", "list"), ("key", "list")):
+        for form in ("table", "json", "jsonl", "csv"):
+            assert made not in run("-o", form, *words).out
 
 
 def test_an_agents_key_is_made_anew_in_its_file(run: Run, home: Path) -> None:
     file = home / "agent" / "api.key"
+    before = ProfileFile().get().api_key
     ran = run("key", "create", "node-n1", "--scope", "provider", "--to", str(file))
     assert ran.code == 0, ran.err
-    assert file.read_text() == "coul_secret\n"
+    assert file.read_text().startswith("coul_")
     assert file.stat().st_mode & 0o777 == 0o600
-    assert ProfileFile().get().api_key == "coul_k"
+    assert ProfileFile().get().api_key == before
 
 
 def test_wrong_password_ends_with_3(run: Run, home: Path) -> None:
@@ -191,7 +253,8 @@ def test_a_market_is_joined_by_a_profile_and_a_key(run: Run, home: Path) -> None
     assert run("key", "create", "laptop").code == 0
     kept = ProfileFile().get()
     assert (kept.name, kept.api_url, kept.rpc_url) == ("lab", "http://lab", "http://node")
-    assert (kept.account, kept.api_key, kept.chain_id) == (BUYER.address, "coul_secret", 31337)
+    assert (kept.account, kept.chain_id) == (BUYER.address, 31337)
+    assert (kept.api_key or "").startswith("coul_")
     again = run(*words)
     assert again.code == ExitCode.USAGE
     assert "take another name" in again.err
@@ -205,7 +268,7 @@ def test_witness_address_is_stable(run: Run) -> None:
     assert json.loads(run("-o", "json", "witness", "address").out) == first
 
 
-def test_witness_runs_once(run: Run, market: FakeMarket) -> None:
+def test_witness_runs_once(run: Run, market: Served) -> None:
     ran = run("witness", "run", "--once")
     assert ran.code == 0
     assert f"for {BUYER.address}" in ran.err
@@ -224,7 +287,7 @@ def test_witness_runs_once(run: Run, market: FakeMarket) -> None:
         ("dev", "up"),
     ],
 )
-def test_dry_run_sends_nothing(run: Run, market: FakeMarket, words: tuple[str, ...]) -> None:
+def test_dry_run_sends_nothing(run: Run, market: Served, words: tuple[str, ...]) -> None:
     ran = run("--dry-run", *words)
     assert ran.code == 0
     assert ran.err.startswith("would")
@@ -235,9 +298,7 @@ def test_dry_run_sends_nothing(run: Run, market: FakeMarket, words: tuple[str, .
     "words",
     [("key", "revoke", "key_1"), ("job", "cancel", "job_1"), ("ask", "cancel", "ask_1")],
 )
-def test_nothing_is_done_without_a_yes(
-    run: Run, market: FakeMarket, words: tuple[str, ...]
-) -> None:
+def test_nothing_is_done_without_a_yes(run: Run, market: Served, words: tuple[str, ...]) -> None:
     assert run(*words).code == ExitCode.USAGE
     assert market.seen == []
 
@@ -279,7 +340,8 @@ def test_dev_up_names_the_options_that_move_taken_ports(
     assert "fix: name another with --port" in ran.err
 
 
-def test_provider_without_a_configuration_is_told_what_to_do(run: Run) -> None:
+def test_provider_without_a_configuration_is_told_what_to_do(run: Run, market: Served) -> None:
+    market.bend["GET config"] = lambda answer: answer.update(rpc_url="")
     assert run("provider", "start").code == ExitCode.USAGE
     ran = run("-o", "json", "provider", "doctor")
     assert ran.code == ExitCode.ERROR
@@ -296,7 +358,7 @@ def test_contract_addresses_without_a_deployment_end_with_9(run: Run, tmp_path: 
 
 
 def test_provider_init_makes_keys_that_only_their_owner_reads(
-    run: Run, market: FakeMarket, home: Path
+    run: Run, market: Served, home: Path
 ) -> None:
     words = ("provider", "init", "--name", "n1", "--region", "eu", "--tier", "H100-80GB-SXM")
     ran = run("-o", "json", *words, "--simulated", "1xH100")
@@ -307,8 +369,9 @@ def test_provider_init_makes_keys_that_only_their_owner_reads(
     assert {p.name: p.stat().st_mode & 0o777 for p in folder.iterdir()} == dict.fromkeys(
         ("agent.yaml", "api.key", "meter.json", "meter.password"), 0o600
     )
-    assert (folder / "api.key").read_text() == "coul_secret\n"
-    assert "coul_secret" not in ran.out + ran.err + (folder / "agent.yaml").read_text()
+    key = (folder / "api.key").read_text().strip()
+    assert key.startswith("coul_")
+    assert key not in ran.out + ran.err + (folder / "agent.yaml").read_text()
     assert market.seen[-1][2]["message"]["account"] == BUYER.address
     assert "simulated" in ran.err
     again = run(*words)

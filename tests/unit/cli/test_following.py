@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from marketplace.cli.following import Follower, why_text
+from marketplace.wire.events import JobEvent, read_streamed
 
 
 class Job:
@@ -15,22 +16,12 @@ class Job:
     id = "job_1"
 
     def __init__(self, *states: dict[str, Any]) -> None:
-        self.states = states
+        empty = dict.fromkeys(("reason", "detail", "exit_code", "ending", "lease_id"))
+        at = "2027-01-15T08:00:00.000Z"
+        self.states = [{**empty, "at": at, **state} for state in states]
 
-    def events(self, _last: str) -> list[Any]:
-        return [Event(str(n), state) for n, state in enumerate(self.states)]
-
-
-class Event:
-    """A status event."""
-
-    type = "status"
-
-    def __init__(self, number: str, body: dict[str, Any]) -> None:
-        self.id, self.body = number, body
-
-    def json(self) -> dict[str, Any]:
-        return self.body
+    def events(self, _last: int) -> list[JobEvent]:
+        return [read_streamed(str(n), "status", state) for n, state in enumerate(self.states)]
 
 
 def test_each_state_is_shown_once_with_the_code_it_ended_with(

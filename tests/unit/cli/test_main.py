@@ -15,7 +15,7 @@ from marketplace import errors as market_errors
 from marketplace.agent.errors import AgentConfigError, RuntimeUnavailable
 from marketplace.cli.failures import describe, exit_code_of
 from marketplace.cli.main import app, hoist, main
-from marketplace.errors import ExitCode
+from marketplace.errors import ERRORS, ExitCode
 from marketplace.sdk import errors as sdk
 from settlement import errors as settlement
 from tests.unit.cli.conftest import Run
@@ -145,7 +145,7 @@ def test_help_and_version_end_with_0(run: Run) -> None:
 
 
 def api(code: str, status: int) -> sdk.ApiError:
-    return sdk.error_of(sdk.Problem(status, code, "t", "d"))
+    return sdk.error_of(sdk.problem_of(status, {"code": code, "title": "t", "detail": "d"}))
 
 
 CODES: list[tuple[Exception, ExitCode]] = [
@@ -194,10 +194,20 @@ def test_every_error_has_its_exit_code(error: Exception, code: ExitCode) -> None
     assert exit_code_of(error) is code
 
 
+@pytest.mark.parametrize("code", ERRORS)
+def test_every_code_of_the_table_has_its_exit_code_and_fix(code: str) -> None:
+    kind = ERRORS[code]
+    error = api(code, kind.status)
+    assert exit_code_of(error) is kind.exit_code
+    assert describe(error)[-1] == f"  fix: {kind.fix}"
+
+
 def test_every_sdk_error_is_listed_above() -> None:
     tested = {type(error) for error, _ in CODES}
     inner = {sdk.CoulombError, sdk.ApiError, sdk.AuthError, sdk.FundsError, sdk.TransportError}
-    every = {k for k in vars(sdk).values() if isinstance(k, type) and issubclass(k, Exception)}
+    every = {
+        k for k in vars(sdk).values() if isinstance(k, type) and issubclass(k, sdk.CoulombError)
+    }
     assert every - tested - inner == set()
 
 
@@ -216,7 +226,7 @@ def test_error_says_what_where_and_what_to_do() -> None:
         "request_id": "req_1",
         "shortfall": {"amount": "1.5", "currency": "CMP", "atoms": "15"},
     }
-    assert describe(sdk.error_of(sdk.Problem.parse(402, body))) == [
+    assert describe(sdk.error_of(sdk.problem_of(402, body))) == [
         "the free escrow balance is below the lock",
         "  code insufficient_balance, request req_1",
         "  short of 1.5 CMP",
@@ -235,6 +245,6 @@ def test_fault_of_ours_keeps_its_trace(run: Run, monkeypatch: pytest.MonkeyPatch
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("marketplace.sdk.resources.keys.Keys.list", broken)
+    monkeypatch.setattr("marketplace.sdk._sync.keys.Keys.list", broken)
     with pytest.raises(ZeroDivisionError):
         main(["key", "list"])

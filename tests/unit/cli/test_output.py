@@ -15,10 +15,10 @@ import pytest
 
 from marketplace.cli.context import Cli, Format, begin
 from marketplace.cli.output import cell, columns, plain, show, show_rows, stream_rows
-from marketplace.sdk.models import Money
+from marketplace.wire.base import Money
 from settlement.orders import Prices
 
-TINY = Money(Decimal("0.000000040833333333"), "CMP", 40_833_333_333)
+TINY = Money.of(40_833_333_333, "CMP", 18)
 
 
 @dataclass(frozen=True)

@@ -1,62 +1,46 @@
-"""Both clients do the same thing, and neither signs what it did not ask for."""
+"""Both clients buy, sell and wait on a real market, and sign what their user said and nothing
+else."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from marketplace.data import load_tiers
+from marketplace.domain.bidding import bid_problems
+from marketplace.domain.jobfile import parse_job
 from marketplace.sdk import AsyncCoulomb, Coulomb, RetryPolicy
 from marketplace.sdk.errors import (
     ConfigError,
-    ConnectFailed,
+    Conflict,
     InputError,
-    NotFound,
     ProtocolError,
-    TimedOut,
-    TransportError,
     VerificationError,
     WaitTimeout,
 )
-from marketplace.sdk.flow import Resource, listing, op, streaming
 from marketplace.sdk.profile import Profile, ProfileFile
-from marketplace.sdk.resources.blobs import Blobs
-from marketplace.sdk.session import Session
-from settlement.eip712 import ZERO_ADDRESS, Domain, text32
-from settlement.signing import LocalSigner
-from tests.factories import job_json
-from tests.unit.sdk.market import BUYER, DOMAIN, METER, PROVIDER, WITNESS, FakeMarket
+from settlement.eip712 import ZERO_ADDRESS
+from settlement.orders import Ask, Bid
+from settlement.signing import verify
+from tests.market_world import TOKEN, job_spec
+from tests.sdk_app import ONCE, OPENER, Bend, Served, served
 
-FAST = RetryPolicy(attempts=2, first=0.001)
-
-
-@pytest.fixture
-def market() -> FakeMarket:
-    return FakeMarket()
+STRANGER = "0x" + "5" * 40
 
 
 @pytest.fixture
-def client(market: FakeMarket, tmp_path: Path) -> Iterator[Coulomb]:
-    with Coulomb("http://market", session=session(tmp_path), transport=on(market)) as opened:
+def client(market: Served) -> Iterator[Coulomb]:
+    with market.client() as opened:
         yield opened
 
 
-def on(market: Callable[[httpx.Request], httpx.Response]) -> httpx.MockTransport:
-    return httpx.MockTransport(market)
-
-
-def session(state: Path, signer: LocalSigner = BUYER, **pins: Any) -> Session:
-    return Session(lambda: signer, lambda: WITNESS, state=state, **pins)
-
-
-def job_file(folder: Path, **changes: Any) -> Path:
-    (folder / "train").mkdir()
+def job_file(folder: Path) -> Path:
+    (folder / "train").mkdir(parents=True)
     (folder / "train" / "train.py").write_text("print('hello')\n")
     path = folder / "job.yaml"
     path.write_text(
@@ -67,398 +51,328 @@ def job_file(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def test_job_file_is_packed_checked_signed_and_placed(
-    client: Coulomb, market: FakeMarket, tmp_path: Path
+def signed_bid(market: Served) -> Bid:
+    """The bid that was handed in, if its buyer signed it and it says what its job says."""
+    (body,) = market.sent("POST jobs")
+    bid = Bid.from_message(body["bid"])
+    verify(bid, market.world.domain, bytes.fromhex(body["signature"][2:]), bid.buyer)
+    spec = parse_job(body["job"], packed=True, tiers=load_tiers())
+    assert bid_problems(bid, spec, load_tiers()) == []
+    return bid
+
+
+def test_job_file_is_packed_signed_and_placed(
+    client: Coulomb, market: Served, tmp_path: Path
 ) -> None:
+    market.world.ask(price="2.50")
     job = client.jobs.submit(job_file(tmp_path))
-    assert job.id == "job_1"
-    assert market.paths() == ["POST blobs", "GET config", "POST bids/prepare", "POST jobs"]
-    assert list(market.blobs) == [job.job.spec["inputs"]["sha256"]]
-    key = market.seen[-1][3]["idempotency-key"]
-    assert key.startswith("job-")
-    assert job.wait().state == "succeeded"
+    assert job.state == "queued"
+    assert [p.split("/0x")[0] for p in market.paths()] == [
+        "POST blobs", "GET config", "GET accounts", "POST quotes", "POST jobs",
+    ]  # fmt: skip
+    assert job.job.spec.inputs is not None
+    assert client.blobs.get(job.job.spec.inputs.sha256)
+    assert market.headers[4]["idempotency-key"] == "job-" + signed_bid(market).struct_hash().hex()
 
 
-def test_async_client_does_the_same(market: FakeMarket, tmp_path: Path) -> None:
-    async def main() -> str:
+def test_bid_has_the_users_words_and_the_markets_terms(client: Coulomb, market: Served) -> None:
+    market.world.ask()
+    order = client.jobs.prepare(job_spec())
+    assert order.plan.max_cost.atoms == order.plan.matches[0].max_cost.atoms > 0
+    assert (order.plan.balance.atoms, order.plan.shortfall.atoms) == (100 * TOKEN, 0)
+    assert market.sent("POST jobs") == []
+    client.jobs.place(order)
+    bid, world = signed_bid(market), market.world
+    assert bid == order.bid
+    assert (bid.buyer, bid.witness) == (world.buyer.address, world.witness.address)
+    assert (bid.opener, bid.max_fee_bps, bid.salt) == (OPENER, 0, 0)
+    assert bid.budget == 5 * TOKEN
+    assert bid.expiry == pytest.approx(world.clock() // 1000 + 600 + 600 + 3_600, abs=5)
+
+
+def test_shortfall_is_what_the_balance_lacks(client: Coulomb, market: Served) -> None:
+    market.world.ask()
+    market.world.chain.balances[market.world.buyer.address] = 5
+    plan = client.jobs.prepare(job_spec()).plan
+    assert plan.shortfall.atoms == plan.max_cost.atoms - 5
+
+
+def test_jobs_that_are_prepared_together_have_salts_of_their_own(client: Coulomb) -> None:
+    orders = [client.jobs.prepare(job_spec(name=f"j{i}")) for i in range(3)]
+    assert [order.bid.salt for order in orders] == [0, 1, 2]
+    assert len({client.jobs.place(order).id for order in reversed(orders)}) == 3
+    assert client.jobs.prepare(job_spec()).bid.salt == 3
+
+
+def test_salt_that_another_client_took_is_a_conflict_and_nothing_is_signed_again(
+    client: Coulomb, market: Served
+) -> None:
+    order = client.jobs.prepare(job_spec())
+    with market.client() as other:
+        other.jobs.submit(job_spec(name="other"))
+    with pytest.raises(Conflict, match="/bid/salt"):
+        client.jobs.place(order)
+    assert len(market.sent("POST jobs")) == 2
+
+
+def test_the_same_order_is_placed_once(client: Coulomb, market: Served) -> None:
+    order = client.jobs.prepare(job_spec())
+    assert client.jobs.place(order).id == client.jobs.place(order).id
+    assert len(list(client.jobs.list())) == 1
+
+
+def test_async_client_does_the_same(market: Served, tmp_path: Path) -> None:
+    """Two jobs at once, over the application itself."""
+    world = market.world
+    world.ask()
+    key = market.api.key(world.buyer, "buyer")
+
+    async def main() -> list[str]:
         async with AsyncCoulomb(
-            "http://market", session=session(tmp_path), transport=on(market)
+            "http://market",
+            key,
+            session=market.session(world.buyer),
+            transport=httpx.ASGITransport(market.api.app),
         ) as client:
-            job = await client.jobs.submit(job_file(tmp_path))
-            return (await job.wait()).state
+            jobs = await asyncio.gather(
+                *(client.jobs.submit(job_spec(name=name)) for name in ("a", "b"))
+            )
+            return [job.state for job in jobs] + [job.name async for job in client.jobs.list()]
 
-    assert asyncio.run(main()) == "succeeded"
-    assert market.paths()[:4] == ["POST blobs", "GET config", "POST bids/prepare", "POST jobs"]
-
-
-def set_message(**changes: Any) -> Callable[[dict[str, Any]], None]:
-    def bend(answer: dict[str, Any]) -> None:
-        answer["typed_data"]["message"].update(changes)
-
-    return bend
+    assert sorted(market.api.runner.run(main())) == ["a", "b", "queued", "queued"]
 
 
-def set_domain(**changes: Any) -> Callable[[dict[str, Any]], None]:
-    def bend(answer: dict[str, Any]) -> None:
-        answer["typed_data"]["domain"].update(changes)
-
-    return bend
+def set_opener(opener: str) -> Bend:
+    return lambda answer: answer.update(opener=opener)
 
 
-def raise_limit(answer: dict[str, Any]) -> None:
-    answer["typed_data"]["message"]["limits"][0]["rate"] = str(10**15)
+def test_bid_that_anyone_could_open_is_not_signed(client: Coulomb, market: Served) -> None:
+    market.bend["GET config"] = set_opener(ZERO_ADDRESS)
+    with pytest.raises(VerificationError, match="lets anyone open"):
+        client.jobs.submit(job_spec())
+    assert market.sent("POST jobs") == []
 
 
-def other_tier(answer: dict[str, Any]) -> None:
-    answer["typed_data"]["message"]["limits"][0]["tier"] = "0x" + text32("OTHER").hex()
-
-
-def other_type(answer: dict[str, Any]) -> None:
-    answer["typed_data"]["types"]["Bid"][0]["type"] = "bytes32"
-
-
-def other_primary(answer: dict[str, Any]) -> None:
-    answer["typed_data"]["primaryType"] = "Permit"
-
-
-STRANGER = "0x" + "5" * 40
-BENT_BIDS: dict[str, Callable[[dict[str, Any]], None]] = {
-    "buyer": set_message(buyer=STRANGER),
-    "witness": set_message(witness=STRANGER),
-    "opener": set_message(opener=STRANGER),
-    "anyone": set_message(opener=ZERO_ADDRESS),
-    "jobHash": set_message(jobHash="0x" + "00" * 32),
-    "gpuMilli": set_message(gpuMilli=2000),
-    "cpuMilli": set_message(cpuMilli=2000),
-    "memoryMib": set_message(memoryMib=1),
-    "storageMib": set_message(storageMib=1),
-    "egressMib": set_message(egressMib=1),
-    "units": set_message(units=1),
-    "unit": set_message(unit="0x" + text32("request").hex()),
-    "maxSeconds": set_message(maxSeconds=7200),
-    "budget": set_message(budget=str(10**30)),
-    "nodes": set_message(nodes=2),
-    "flags": set_message(flags=1),
-    "expired": set_message(expiry=1),
-    "endless": set_message(expiry=2**40 - 1),
-    "rate": raise_limit,
-    "tier": other_tier,
-    "limits": set_message(limits=[]),
-    "type": other_type,
-    "primaryType": other_primary,
-    "chain": set_domain(chainId=1),
-    "contract": set_domain(verifyingContract=STRANGER),
-    "name": set_domain(name="Other"),
-    "version": set_domain(version="2"),
-    "malformed": set_message(budget="-1"),
-    "extra": set_message(evil=1),
-}
-
-
-@pytest.mark.parametrize("name", sorted(BENT_BIDS))
-def test_bid_that_differs_from_the_job_is_not_signed(
-    client: Coulomb, market: FakeMarket, name: str
-) -> None:
-    market.bend["POST bids/prepare"] = BENT_BIDS[name]
-    with pytest.raises(VerificationError):
-        client.jobs.submit(job_json())
-    assert "POST jobs" not in market.paths()
-
-
-def test_server_of_another_contract_than_pinned_is_refused(
-    market: FakeMarket, tmp_path: Path
-) -> None:
+def test_server_of_another_contract_than_pinned_is_refused(market: Served) -> None:
     for pins in ({"chain_id": 1}, {"escrow": STRANGER}):
-        pinned = session(tmp_path, **pins)
+        pinned = market.session(market.world.buyer, **pins)
         with (
-            Coulomb("http://market", session=pinned, transport=on(market)) as client,
+            market.client(session=pinned) as client,
             pytest.raises(VerificationError, match="pinned"),
         ):
-            client.jobs.submit(job_json())
+            client.jobs.submit(job_spec())
 
 
-def test_market_is_pinned_at_first_sight(market: FakeMarket, tmp_path: Path) -> None:
+def move_chain(answer: dict[str, Any]) -> None:
+    answer["chain_id"] = 1
+
+
+def test_market_is_pinned_at_first_sight(market: Served) -> None:
     pins: list[tuple[int, str, str]] = []
-    first = session(tmp_path, on_pin=lambda *pin: pins.append(pin))
-    with Coulomb("http://market", session=first, transport=on(market)) as client:
+    first = market.session(market.world.buyer, on_pin=lambda *pin: pins.append(pin))
+    with market.client(session=first) as client:
         client.market.config()
+        domain = market.world.domain
         assert [(chain, escrow.lower()) for chain, escrow, _ in pins] == [
-            (31337, DOMAIN.verifying_contract)
+            (domain.chain_id, domain.verifying_contract.lower())
         ]
-        market.domain = Domain(1, DOMAIN.verifying_contract)
+        market.bend["GET config"] = move_chain
         with pytest.raises(VerificationError):
             client.market.config()
 
 
 def test_profile_keeps_the_pin(
-    market: FakeMarket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    market: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     for name in ("COULOMB_API_URL", "COULOMB_API_KEY", "COULOMB_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     ProfileFile().save(Profile(api_url="http://market", api_key="coul_k"))
-    with Coulomb.from_profile(transport=on(market)) as client:
+    with Coulomb.from_profile(transport=market) as client:
         client.market.config()
-    assert market.seen[0][3]["authorization"] == "Bearer coul_k"
-    assert ProfileFile().get().chain_id == 31337
-    market.domain = replace(DOMAIN, chain_id=5)
-    with (
-        Coulomb.from_profile(transport=on(market)) as client,
-        pytest.raises(VerificationError),
-    ):
+    assert market.headers[0]["authorization"] == "Bearer coul_k"
+    assert ProfileFile().get().chain_id == market.world.domain.chain_id
+    market.bend["GET config"] = move_chain
+    with Coulomb.from_profile(transport=market) as client, pytest.raises(VerificationError):
         client.market.config()
 
 
-def test_signature_without_a_key_says_how_to_get_one(market: FakeMarket) -> None:
+def test_signature_without_a_key_says_how_to_get_one(market: Served) -> None:
     with (
-        Coulomb("http://market", transport=on(market), witness=WITNESS) as client,
+        Coulomb("http://market", transport=market, witness=market.world.witness) as client,
         pytest.raises(ConfigError, match="no key"),
     ):
-        client.jobs.submit(job_json())
-
-
-@pytest.mark.parametrize("url", ["", "market", "ftp://market"])
-def test_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(ConfigError):
-        Coulomb(url)
+        client.jobs.submit(job_spec())
 
 
 def test_wrong_job_is_refused_before_anything_is_sent(
-    client: Coulomb, market: FakeMarket, tmp_path: Path
+    client: Coulomb, market: Served, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="did you mean max_duration") as caught:
-        client.jobs.submit({**job_json(), "max_durations": "1h"})
+        client.jobs.submit({**job_spec(), "max_durations": "1h"})
     assert caught.value.pointer == "/max_durations"
     with pytest.raises(InputError, match="cannot be read"):
         client.jobs.submit(tmp_path / "none.yaml")
     assert market.seen == []
 
 
-def test_wait_ends_in_time(client: Coulomb, market: FakeMarket) -> None:
-    market.states = ["running"]
-    job = client.jobs.submit(job_json())
+def test_job_is_waited_for_until_its_lease_is_closed(client: Coulomb, market: Served) -> None:
+    market.world.ask()
+    job_id, _ = market.world.run(5)
+    job = client.jobs.get(job_id)
+    job.witnessed = False
+    assert job.wait().state == "succeeded"
+    receipt = job.receipt()
+    assert receipt.conserved
+    assert (receipt.used_ms, receipt.lease_id) == (5_000, job.job.lease_id)
+    assert str(receipt).startswith(f"Receipt {receipt.id} · job {job_id}")
+    assert {event.type for event in job.events()} >= {"status", "cost", "receipt"}
+    assert [row.id for row in client.jobs.receipts()] == [receipt.id]
+
+
+def test_wait_ends_in_time(client: Coulomb) -> None:
+    job = client.jobs.submit(job_spec())
     with pytest.raises(WaitTimeout):
         job.wait(timeout_seconds=0.3)
 
 
-def test_wait_bears_with_a_server_that_is_away(market: FakeMarket, tmp_path: Path) -> None:
-    market.states = ["running", "running", "succeeded"]
-    away = iter([False] * 4 + [True] * 3)
+def test_wait_bears_with_a_server_that_is_away(market: Served) -> None:
+    away = iter([False] * 2 + [True] * 3)
 
     def flaky(request: httpx.Request) -> httpx.Response:
-        if request.method == "GET" and next(away, False):
+        if request.method == "GET" and "/jobs/" in str(request.url) and next(away, False):
             raise httpx.ConnectError("refused")
-        return market(request)
+        return market.handle_request(request)
 
+    world, key = market.world, market.api.key(market.world.buyer, "buyer")
     with Coulomb(
-        "http://market", session=session(tmp_path), transport=on(flaky), retry=FAST
+        "http://market",
+        key,
+        session=market.session(world.buyer),
+        transport=httpx.MockTransport(flaky),
+        retry=RetryPolicy(attempts=2, first=0.001),
     ) as client:
-        assert client.jobs.submit(job_json()).wait(timeout_seconds=20).state == "succeeded"
+        job = client.jobs.submit(job_spec())
+        job.refresh()
+        job.cancel()
+        world.match()
+        assert job.wait(timeout_seconds=20).state == "cancelled"
 
 
-def test_key_is_signed_for(client: Coulomb) -> None:
-    made = client.keys.create("laptop", ["buyer"])
-    assert (made.key, made.account) == ("coul_secret", BUYER.address)
-    assert "coul_secret" not in repr(made)
+def test_key_is_signed_for_with_the_users_words(market: Served) -> None:
+    with Coulomb(
+        "http://market", session=market.session(market.world.buyer), transport=market, retry=ONCE
+    ) as client:
+        made = client.keys.create("laptop", ["buyer"], spend_cap_atoms=3 * TOKEN)
+    assert made.key.startswith("coul_")
+    assert made.key not in repr(made)
+    assert (made.account, made.name) == (market.world.buyer.address, "laptop")
+    assert made.spend_cap is not None
+    assert made.spend_cap.atoms == 3 * TOKEN
+    assert market.paths() == ["GET config", "POST keys"]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"account": STRANGER},
-        {"name": "0x" + text32("other").hex()},
-        {"scopes": "0x" + text32("buyer,operator").hex()},
-        {"issuedAt": 1},
-        {"expiresAt": 2**40 - 1},
-        {"spendCap": "5"},
-    ],
-)
-def test_key_request_for_more_is_not_signed(
-    client: Coulomb, market: FakeMarket, changes: dict[str, Any]
-) -> None:
-    market.bend["POST keys/prepare"] = set_message(**changes)
-    with pytest.raises(VerificationError):
-        client.keys.create("laptop", ["buyer"])
-    assert "POST keys" not in market.paths()
+def test_key_of_an_impossible_name_is_refused_before_anything_is_signed(client: Coulomb) -> None:
+    with pytest.raises(InputError, match="/name"):
+        client.keys.create("x" * 33)
 
 
-TERMS = {"meter": METER.address, "prices": {"gpu_hour": "2.50"}}
+def test_keys_are_listed_and_revoked(client: Coulomb) -> None:
+    made = client.keys.create("laptop")
+    assert made.id in [key.id for key in client.keys.list()]
+    assert client.keys.revoke(made.id).revoked_at is not None
 
 
-def test_ask_is_signed_for(market: FakeMarket, tmp_path: Path) -> None:
-    provider = session(tmp_path, PROVIDER)
-    with Coulomb("http://market", session=provider, transport=on(market)) as client:
-        assert client.asks.offer("node_1", TERMS).ask.floor.gpu_hour == 2_500_000_000
+def test_ask_is_signed_for_with_the_providers_words(market: Served) -> None:
+    world = market.world
+    node_id = world.node(gpus=2)
+    terms = {
+        "meter": world.meter.address, "prices": {"gpu_hour": "2.50", "unit": "0.1"},
+        "unit": "request", "max_duration": "6h", "start_limit": "30s", "expires_in": "1d",
+    }  # fmt: skip
+    with market.client(world.provider) as client:
+        draft = client.asks.prepare(node_id, terms)
+        assert market.sent("POST asks") == []
+        made = client.asks.offer(node_id, terms)
+    ask: Ask = made.ask
+    assert (ask.provider, ask.meter) == (world.provider.address, world.meter.address)
+    assert (ask.floor.gpu_hour, ask.floor.unit) == (2_500_000_000, 100_000_000)
+    assert (ask.max_seconds, ask.start_limit_seconds, ask.gpu_milli) == (21_600, 30, 2_000)
+    assert (ask.opener, ask.salt, draft.salt) == (OPENER, 1, 0)
+    assert made.unit == "request"
+    assert "POST asks/prepare" not in market.paths()
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"provider": STRANGER},
-        {"meter": STRANGER},
-        {"floor": {"gpuHour": "1", "cpuHour": "0", "memoryGibHour": "0", "storageGibHour": "0",
-                   "egressGib": "0", "unit": "0"}},
-        {"expiry": 1},
-    ],
-)  # fmt: skip
-def test_ask_that_differs_is_not_signed(
-    market: FakeMarket, tmp_path: Path, changes: dict[str, Any]
-) -> None:
-    market.bend["POST asks/prepare"] = set_message(**changes)
-    provider = session(tmp_path, PROVIDER)
+def test_ask_of_wrong_terms_lists_every_mistake(market: Served) -> None:
+    node_id = market.world.node()
+    terms = {"prices": {"gpu_hour": "free"}, "max_duration": "long"}
+    with market.client(market.world.provider) as client, pytest.raises(InputError) as caught:
+        client.asks.offer(node_id, terms)
+    for pointer in ("/prices/gpu_hour", "/max_duration", "/meter"):
+        assert pointer in str(caught.value)
+
+
+def test_ask_for_the_node_of_another_is_not_signed(market: Served) -> None:
+    node_id = market.world.node()
+
+    def bend(answer: dict[str, Any]) -> None:
+        answer["provider"] = market.world.stranger.address
+
+    market.bend["GET nodes"] = bend
+    terms = {"meter": market.world.meter.address, "prices": {"gpu_hour": "1"}}
     with (
-        Coulomb("http://market", session=provider, transport=on(market)) as client,
-        pytest.raises(VerificationError),
+        market.client(market.world.provider) as client,
+        pytest.raises(InputError, match="is a node of"),
     ):
-        client.asks.offer("node_1", TERMS)
+        client.asks.offer(node_id, terms)
+    assert market.sent("POST asks") == []
 
 
-def test_blob_that_is_not_what_its_name_says_is_refused(
-    client: Coulomb, market: FakeMarket
-) -> None:
+def test_node_is_listed_drained_and_resumed(market: Served) -> None:
+    node = {
+        "number": 7, "name": "rack-7", "region": "eu", "tier": "H100-80GB-SXM", "cpu_milli": 1000,
+        "gpus": [{"uuid": "GPU-7", "model": "H100", "memory_mib": 81_920, "simulated": True}],
+        "memory_mib": 1024, "storage_mib": 1024, "runtime": "process", "shared": False,
+    }  # fmt: skip
+    with market.client(market.world.provider) as client:
+        made = client.nodes.register(node)
+        assert [n.id for n in client.nodes.list()] == [made.id]
+        assert client.nodes.heartbeat(made.id).state == "active"
+        assert client.nodes.drain(made.id).state == "draining"
+        assert client.nodes.resume(made.id).state == "active"
+        assert client.nodes.leave(made.id).state == "away"
+        with pytest.raises(InputError, match="/tier"):
+            client.nodes.register({**node, "tier": 5})
+
+
+def test_blob_that_is_not_what_its_name_says_is_refused(client: Coulomb, market: Served) -> None:
     blob = client.blobs.put(b"data")
     assert client.blobs.get(blob.sha256) == b"data"
-    market.blobs[blob.sha256] = b"other"
-    with pytest.raises(ProtocolError):
-        client.blobs.get(blob.sha256)
+    lie = httpx.MockTransport(lambda request: httpx.Response(200, content=b"other"))
+    with Coulomb("http://market", transport=lie) as liar, pytest.raises(ProtocolError):
+        liar.blobs.get(blob.sha256)
     market.bend["POST blobs"] = lambda answer: answer.update(sha256="0" * 64)
     with pytest.raises(ProtocolError):
         client.blobs.put(b"data")
 
 
-def test_too_large_a_blob_is_not_sent(client: Coulomb, market: FakeMarket) -> None:
+def test_too_large_a_blob_is_not_sent(client: Coulomb, market: Served) -> None:
     with pytest.raises(InputError):
         client.blobs.put(bytes(64 * 1024 * 1024 + 1))
     assert market.seen == []
 
 
-def pages(request: httpx.Request) -> httpx.Response:
-    cursor = request.url.params.get("cursor")
-    row = {"sha256": "a" if cursor is None else cursor, "size": 1}
-    following = {None: "b", "b": "c"}.get(cursor)
-    body = {"data": [row], "has_more": following is not None, "next_cursor": following}
-    return httpx.Response(200, json=body)
+def test_anyone_sees_the_market(market: Served) -> None:
+    market.world.ask()
+    with Coulomb("http://market", transport=market) as client:
+        assert client.market.health().status == "ok"
+        assert "H100-80GB-SXM" in [tier.name for tier in client.market.tiers()]
+        assert [row.tier for row in client.market.book().asks] == ["H100-80GB-SXM"]
+        assert len(client.market.quote(job_spec()).matches) == 1
+        assert client.market.quote(job_spec(resources={"gpu": "A100:1"})).no_match is not None
+        assert [ask.state for ask in client.asks.list()] == ["open"]
 
 
-def test_lists_run_over_every_page(client: Coulomb) -> None:
-    from functools import partial
-
-    from marketplace.sdk.decode import decode
-    from marketplace.sdk.flow import Query
-    from marketplace.sdk.models import Blob
-
-    query = Query("/v1/x", partial(decode, Blob), {"limit": 1, "none": None})
-    with Coulomb("http://market", transport=on(pages)) as paged:
-        assert [b.sha256 for b in paged.blobs._shell.pages(query)] == ["a", "b", "c"]
-
-    async def main() -> list[str]:
-        async with AsyncCoulomb("http://market", transport=on(pages)) as paged:
-            return [b.sha256 async for b in paged.blobs._shell.pages(query)]
-
-    assert asyncio.run(main()) == ["a", "b", "c"]
-
-
-@pytest.mark.parametrize(
-    ("raised", "expected"),
-    [
-        (httpx.ConnectError("x"), ConnectFailed),
-        (httpx.ConnectTimeout("x"), ConnectFailed),
-        (httpx.PoolTimeout("x"), ConnectFailed),
-        (httpx.ReadTimeout("x"), TimedOut),
-        (httpx.WriteTimeout("x"), TimedOut),
-        (httpx.ReadError("x"), TransportError),
-        (httpx.RemoteProtocolError("x"), TransportError),
-    ],
-)
-def test_every_lost_connection_has_its_error(
-    raised: httpx.TransportError, expected: type[TransportError]
-) -> None:
-    def fail(request: httpx.Request) -> httpx.Response:
-        raise raised
-
-    with (
-        Coulomb("http://market", transport=on(fail), retry=FAST) as client,
-        pytest.raises(TransportError) as caught,
-    ):
-        client.market.config()
-    assert type(caught.value) is expected
-
-
-def test_refusal_reaches_the_caller_in_both_clients() -> None:
-    problem = {"code": "not_found", "title": "Not found", "status": 404, "detail": "no such job"}
-    refuse = on(lambda request: httpx.Response(404, json=problem))
-    with (
-        Coulomb("http://market", transport=refuse) as client,
-        pytest.raises(NotFound, match="no such job"),
-    ):
-        client.jobs.get("job_x")
-
-    async def main() -> None:
-        async with AsyncCoulomb("http://market", transport=refuse) as other:
-            await other.jobs.get("job_x")
-
-    with pytest.raises(NotFound, match="no such job"):
-        asyncio.run(main())
-
-
-STREAM = (
-    b'id: 1\nevent: status\ndata: {"state":"running"}\n\n',
-    b'id: 2\nevent: log\ndata: {"text":"hi"}\n\nid: 3\nevent: status\ndata: {"state":"failed"}\n\n',
-)
-
-
-def streams() -> tuple[httpx.MockTransport, list[str | None]]:
-    """Two connections: the first is cut after event 1, the second goes on from there."""
-    asked: list[str | None] = []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(request.headers.get("last-event-id"))
-        headers = {"content-type": "text/event-stream"}
-        return httpx.Response(200, content=STREAM[len(asked) - 1], headers=headers)
-
-    return on(answer), asked
-
-
-def handle_of(client: Any) -> Any:
-    from marketplace.sdk.purchases import Job
-    from marketplace.sdk.resources.jobs import JobHandle
-
-    return JobHandle(client.jobs, Job("job_1", "n", "running", "a", "b", "h", {}))
-
-
-def test_events_resume_in_both_clients() -> None:
-    transport, asked = streams()
-    with Coulomb("http://market", transport=transport, retry=FAST) as client:
-        assert [e.id for e in handle_of(client).events()] == ["1", "2", "3"]
-    assert asked == [None, "1"]
-    transport, asked = streams()
-
-    async def main() -> list[str]:
-        async with AsyncCoulomb("http://market", transport=transport, retry=FAST) as other:
-            return [e.id async for e in handle_of(other).events()]
-
-    assert asyncio.run(main()) == ["1", "2", "3"]
-    assert asked == [None, "1"]
-
-
-def test_every_public_method_of_a_resource_serves_both_clients() -> None:
-    """Nothing sync-only or async-only: an operation is written once or is no I/O at all."""
-    from marketplace.sdk.resources import blobs, jobs, keys, leases, market, provider, wallet
-    from marketplace.sdk.resources import witnessing as witness
-
-    modules = (blobs, jobs, keys, leases, market, provider, wallet, witness)
-    found = [
-        (kind, name, member)
-        for module in modules
-        for kind in vars(module).values()
-        if inspect.isclass(kind) and issubclass(kind, Resource)
-        for name, member in vars(kind).items()
-        if not name.startswith("_")
-    ]
-    assert len(found) > 40
-    assert [
-        f"{kind.__name__}.{name}"
-        for kind, name, member in found
-        if not isinstance(member, op | listing | streaming | property)
-    ] == []
-    assert Blobs.put.__doc__
+def test_market_with_a_fee_is_signed_for_with_that_fee(tmp_path: Path) -> None:
+    with served(tmp_path, fee_bps=100) as market, market.client() as client:
+        assert client.jobs.prepare(job_spec()).bid.max_fee_bps == 100

@@ -1,188 +1,201 @@
-"""What an account sends follows from what it signed itself, whatever the server says of a lease."""
+"""What an account sends or signs follows from what it signed itself, whatever the server says."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
-import httpx
 import pytest
 
-from marketplace.sdk import Coulomb, RetryPolicy
-from marketplace.sdk.errors import VerificationError
-from marketplace.sdk.resources.orders import TopUps
-from marketplace.sdk.session import Session
-from marketplace.witness.policy import Refusal
-from settlement.attestation import Usage, UsageAttestation
-from settlement.chain.calls import EscrowCalls, LeaseOrders, SignedVoucher
+from marketplace.sdk import Coulomb, Moved, onchain
+from marketplace.sdk.errors import CoulombError, InputError, VerificationError
+from marketplace.witness.policy import WitnessRefusal
+from settlement.attestation import Usage
+from settlement.chain.calls import EscrowCalls, LeaseOrders
 from settlement.orders import Ask, Bid
-from settlement.signing import LocalSigner, sign
-from tests.factories import address, make_ask, make_bid
-from tests.unit.sdk.market import BUYER, DOMAIN, METER, PROVIDER, WITNESS, FakeMarket, money
+from settlement.signing import sign
+from tests.market_world import job_spec
+from tests.sdk_app import Served
 
-CALLS = EscrowCalls(DOMAIN.verifying_contract)
-STRANGER = LocalSigner(b"\x15" * 32)
-
-
-@dataclass
-class LeaseMarket(FakeMarket):
-    """One lease, and what a test makes the server say of it. `voucher_ms`: each one signed."""
-
-    ask: Ask = field(
-        default_factory=lambda: make_ask(provider=PROVIDER.address, meter=METER.address)
-    )
-    bid: Bid = field(default_factory=lambda: make_bid(buyer=BUYER.address, witness=WITNESS.address))
-    ask_signer: LocalSigner = PROVIDER
-    bid_signer: LocalSigner = BUYER
-    voucher_ms: tuple[int, ...] = ()
-    voucher_signer: LocalSigner = WITNESS
-    countersigned_ms: int = 0
-    planned: dict[str, str] = field(default_factory=dict)  # over the top-up that is ours
-
-    @property
-    def orders(self) -> LeaseOrders:
-        return LeaseOrders(self.ask, self.bid.struct_hash(), self.bid.buyer, self.bid.witness)
-
-    def voucher(self, ms: int) -> SignedVoucher:
-        ref = self.orders.ref
-        usage = Usage(ref.buyer, ref.provider, ref.lease_no, ms)
-        return SignedVoucher(usage, sign(usage, DOMAIN, self.voucher_signer))
-
-    def on_asks(self, method: str, rest: list[str], body: Any) -> tuple[int, Any]:
-        signed = {"ask": self.ask.to_message(), "node_id": "node_1", "state": "open"}
-        return 200, signed | self._signed("ask_1", self.ask, self.ask_signer)
-
-    def on_bids(self, method: str, rest: list[str], body: Any) -> tuple[int, Any]:
-        signed = {"bid": self.bid.to_message(), "job_id": "job_1"}
-        return 200, signed | self._signed("bid_1", self.bid, self.bid_signer)
-
-    def _signed(self, name: str, order: Ask | Bid, signer: LocalSigner) -> dict[str, Any]:
-        signature = "0x" + sign(order, DOMAIN, signer).hex()
-        return {"id": name, "signature": signature, "hash": "0x" + order.struct_hash().hex()}
-
-    def on_witness(self, method: str, rest: list[str], body: Any) -> tuple[int, Any]:
-        terms = {
-            "rate": "1", "prices": self.ask.floor.to_message(), "funded_seconds": 60, "end": 100,
-            "gpu_milli": 1000, "lock": money(5),
-        }  # fmt: skip
-        return 200, {"data": [{"lease": {**self._lease(), "terms": terms}}]}
-
-    def on_jobs(self, method: str, rest: list[str], body: Any) -> tuple[int, Any]:
-        data = "0x" + CALLS.top_up(self.orders, self.bid, 1800).hex()
-        step = {"call": "top_up", "to": CALLS.address, "data": data, "gas": 1, **self.planned}
-        return 200, {"lease_id": "lease_1", "transaction": step, "lock": money(5)}
-
-    def on_leases(self, method: str, rest: list[str], body: Any) -> tuple[int, Any]:
-        if not rest[1:]:
-            return 200, self._lease()
-        rows = [self._attestation(i, ms) for i, ms in enumerate(self.voucher_ms)]
-        return 200, {"data": rows, "has_more": False, "next_cursor": None}
-
-    def _lease(self) -> dict[str, Any]:
-        ref = self.orders.ref
-        ids = {name: f"{name[:-3]}_1" for name in ("job_id", "ask_id", "bid_id", "node_id")}
-        parties = {"buyer": ref.buyer, "provider": ref.provider, "witness": ref.witness}
-        usage = {"egress_mib": 0, "units": 0}
-        return {
-            "id": "lease_1", "lease_no": "0x" + ref.lease_no.hex(), **ids, **parties,
-            "meter": self.ask.meter, "state": "active", "used": {"ms": 9_000, **usage},
-            "countersigned": {"ms": self.countersigned_ms, **usage},
-        }  # fmt: skip
-
-    def _attestation(self, sequence: int, ms: int) -> dict[str, Any]:
-        ref, signed = self.orders.ref, self.voucher(ms)
-        said = UsageAttestation(
-            ref.buyer, ref.provider, ref.lease_no, sequence, 0, ms, 0, 0, 0, 0, 0, 0, bytes(32)
-        )
-        voucher = {
-            "message": signed.voucher.to_message(),
-            "signature": "0x" + signed.signature.hex(),
-        }
-        return {
-            "id": f"att_{sequence}", "lease_id": "lease_1", "sequence": sequence,
-            "state": "countersigned", "message": said.to_message(),
-            "signature": "0x" + sign(said, DOMAIN, METER).hex(), "voucher": voucher,
-        }  # fmt: skip
+Chain = list[bytes]
 
 
-@dataclass
-class Chain:
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> Chain:
     """What was sent to the escrow."""
+    calls: Chain = []
 
-    sent: list[bytes] = field(default_factory=list)
+    def send(session: Any, market: Any, who: Any, data: bytes) -> Moved:
+        calls.append(data)
+        return Moved("0x1", 2, 3)
 
-
-@pytest.fixture
-def market() -> LeaseMarket:
-    return LeaseMarket()
-
-
-@pytest.fixture
-def chain(monkeypatch: pytest.MonkeyPatch) -> Chain:
-    made = Chain()
-    monkeypatch.setattr(TopUps, "_chain", lambda self, market: (made, None))
-    monkeypatch.setattr(TopUps, "_transact", lambda self, e, who, data: made.sent.append(data))
-    return made
+    monkeypatch.setattr(onchain, "send", send)
+    return calls
 
 
 @pytest.fixture
-def client(market: LeaseMarket, chain: Chain, tmp_path: Path) -> Iterator[Coulomb]:
-    session = Session(lambda: BUYER, lambda: WITNESS, state=tmp_path)
-    options = {"retry": RetryPolicy(attempts=1), "transport": httpx.MockTransport(market)}
-    with Coulomb("http://market", session=session, **options) as opened:
+def ids(market: Served) -> tuple[str, str]:
+    """A job with an active lease: its id, and the lease's."""
+    market.world.ask()
+    return market.world.open()
+
+
+@pytest.fixture
+def client(market: Served, ids: tuple[str, str]) -> Iterator[Coulomb]:
+    with market.client() as opened:
         yield opened
 
 
-def test_a_top_up_is_of_a_lease_of_an_own_bid(
-    client: Coulomb, market: LeaseMarket, chain: Chain
+def orders(client: Coulomb, lease_id: str) -> tuple[LeaseOrders, Bid]:
+    lease = client.leases.get(lease_id)
+    ask, bid = client.asks.get(lease.ask_id).ask, client.leases.bid(lease.bid_id).bid
+    return LeaseOrders(ask, bid.struct_hash(), bid.buyer, bid.witness), bid
+
+
+def test_a_top_up_is_written_by_the_client(
+    client: Coulomb, market: Served, ids: tuple[str, str], sent: Chain
 ) -> None:
-    client.top_ups.create("job_1", "30m")
-    assert chain.sent == [CALLS.top_up(market.orders, market.bid, 1800)]
+    job_id, lease_id = ids
+    calls = EscrowCalls(market.world.domain.verifying_contract)
+    own = calls.top_up(*orders(client, lease_id), 1800)
+    plan = client.top_ups.prepare(job_id, "30m")
+    assert (plan.transaction.data, plan.transaction.to) == (own, calls.address)
+    assert plan.lock.atoms == pytest.approx(5 * 10**18 // 4, rel=1e-6)  # half an hour at 2.50
+    assert sent == []
+    client.top_ups.create(job_id, "30m")
+    assert sent == [own]
+    assert not [path for path in market.paths() if path.endswith("prepare")]
 
 
 @pytest.mark.parametrize(
-    "planned",
+    ("duration", "why"),
     [
-        {"to": address(0xBAD)},
-        {"data": "0x" + CALLS.withdraw(address(0xBAD), 10**18).hex()},
-        {"data": "0x" + CALLS.top_up(LeaseMarket().orders, LeaseMarket().bid, 1801).hex()},
+        ("long", "must be a duration"),
+        ("0s", "must be between 1 and"),
+        ("1000d", "must be between 1 and"),
+        ("2h", "the bid's budget has"),
     ],
-    ids=["another contract", "another call", "another duration"],
 )
-def test_a_top_up_that_the_client_would_not_write_is_not_sent(
-    client: Coulomb, market: LeaseMarket, chain: Chain, planned: dict[str, str]
+def test_a_top_up_beyond_ask_or_budget_is_refused_before_it_is_sent(
+    client: Coulomb, ids: tuple[str, str], sent: Chain, duration: str, why: str
 ) -> None:
-    market.planned = planned
+    with pytest.raises(InputError, match=why) as caught:
+        client.top_ups.create(ids[0], duration)
+    assert caught.value.pointer == "/duration"
+    assert sent == []
+
+
+def resigned(market: Served, name: str, **changes: Any) -> Callable[[dict[str, Any]], None]:
+    """Makes the server show another order, signed by somebody else."""
+    kind: Any = {"ask": Ask, "bid": Bid}[name]
+
+    def bend(answer: dict[str, Any]) -> None:
+        order = replace(kind.from_message(answer[name]), **changes)
+        answer[name] = order.to_message()
+        signature = sign(order, market.world.domain, market.world.stranger)
+        answer["signature"] = "0x" + signature.hex()
+
+    return bend
+
+
+def other_lease(answer: dict[str, Any]) -> None:
+    answer["lease_no"] = "0x" + "07" * 16
+
+
+@pytest.mark.parametrize("lie", ["budget", "witness", "ask", "number"])
+def test_nothing_is_sent_for_orders_that_do_not_make_this_lease(
+    client: Coulomb, market: Served, ids: tuple[str, str], sent: Chain, lie: str
+) -> None:
+    stranger = market.world.stranger.address
+    where, bend = {
+        "budget": ("GET bids", resigned(market, "bid", budget=10**30)),
+        "witness": ("GET bids", resigned(market, "bid", witness=stranger)),
+        "ask": ("GET asks", resigned(market, "ask", meter=stranger)),
+        "number": ("GET leases", other_lease),
+    }[lie]
+    market.bend[where] = bend
     with pytest.raises(VerificationError):
-        client.top_ups.create("job_1", "30m")
-    assert chain.sent == []
+        client.top_ups.create(ids[0], "30m")
+    assert sent == []
 
 
-@pytest.mark.parametrize("made_up", ["budget", "witness"])
-def test_nothing_is_sent_for_a_bid_that_the_account_did_not_sign(
-    client: Coulomb, market: LeaseMarket, chain: Chain, made_up: str
+def test_nothing_is_sent_for_a_bid_that_somebody_else_signed(
+    client: Coulomb, market: Served, ids: tuple[str, str], sent: Chain
 ) -> None:
-    changes = {"budget": 10**30} if made_up == "budget" else {"witness": STRANGER.address}
-    market.bid, market.bid_signer = replace(market.bid, **changes), STRANGER
+    """Its number follows from the order, so a signature is all that can be wrong with it."""
+    market.bend["GET bids"] = resigned(market, "bid")
     with pytest.raises(VerificationError, match="did not sign the Bid"):
-        client.top_ups.create("job_1", "30m")
-    assert chain.sent == []
+        client.top_ups.create(ids[0], "30m")
+    assert sent == []
 
 
-def test_a_witness_signs_nothing_more_where_a_voucher_shown_as_its_own_is_none(
-    client: Coulomb, market: LeaseMarket
+MADE_UP: dict[str, dict[str, Any]] = {
+    "fee_bps": {"fee_bps": -1},
+    "endless fee": {"fee_bps": 2**16},
+    "opener": {"opener": "0x5"},
+}
+
+
+@pytest.mark.parametrize("name", MADE_UP)
+def test_terms_that_no_order_can_have_are_refused(
+    client: Coulomb, market: Served, name: str
 ) -> None:
-    market.voucher_ms, market.countersigned_ms = (3_000,), 3_000
-    market.voucher_signer = STRANGER
+    market.bend["GET config"] = lambda answer: answer.update(MADE_UP[name])
+    with pytest.raises(CoulombError):
+        client.jobs.submit(job_spec())
+    assert market.sent("POST jobs") == []
+
+
+def forged_vouchers(market: Served) -> Callable[[dict[str, Any]], None]:
+    """Makes the server show vouchers as ours that somebody else signed."""
+
+    def bend(answer: dict[str, Any]) -> None:
+        for row in filter(lambda row: row["voucher"], answer["data"]):
+            voucher = Usage.from_message(row["voucher"]["message"])
+            signature = sign(voucher, market.world.domain, market.world.stranger)
+            row["voucher"]["signature"] = "0x" + signature.hex()
+
+    return bend
+
+
+def test_a_witness_signs_nothing_more_if_a_voucher_shown_as_its_own_is_none(
+    client: Coulomb, market: Served, ids: tuple[str, str]
+) -> None:
+    world, lease_id = market.world, ids[1]
+    number = client.leases.get(lease_id).lease_no
+    world.use(lease_id, 0, 0)
+    world.clock.advance(3)
+    world.use(lease_id, 1, 3_000)
+    world.clock.advance(1)
+    world.attest(lease_id, 2, 4_000)
+    market.bend[f"GET leases/{lease_id}/attestations"] = forged_vouchers(market)
     for _ in range(2):
         (act,) = client.witness.tick()
-        assert (act.kind, act.refusal) == ("admit", Refusal.BAD_SIGNATURE)
-    assert not client.session.desk([]).knows(market.orders.ref.lease_no)
+        assert (act.kind, act.refusal) == ("admit", WitnessRefusal.BAD_SIGNATURE)
+    assert not client.session.desk([]).knows(number)
+    assert not [path for path in market.paths() if path.endswith("countersign")]
 
 
-def test_a_witness_learns_its_own_vouchers_again(client: Coulomb, market: LeaseMarket) -> None:
-    market.voucher_ms, market.countersigned_ms = (1_000, 3_000), 3_000
-    assert client.witness.tick() == ()
-    assert client.session.desk([]).mark(market.orders.ref.lease_no).ms == 3_000
+def test_a_witness_learns_its_own_vouchers_again(
+    client: Coulomb, market: Served, ids: tuple[str, str]
+) -> None:
+    world, lease_id = market.world, ids[1]
+    world.use(lease_id, 0, 0)
+    world.clock.advance(3)
+    world.use(lease_id, 1, 3_000)
+    world.clock.advance(1)
+    world.attest(lease_id, 2, 4_000)
+    (act,) = client.witness.tick()
+    assert (act.kind, act.ms, act.sequence) == ("countersign", 4_000, 2)
+    assert client.leases.get(lease_id).countersigned.ms == 4_000
+    assert client.session.desk([]).mark(client.leases.get(lease_id).lease_no).ms == 4_000
+
+
+def test_a_witness_answers_only_for_its_own_key_and_buyers(
+    market: Served, ids: tuple[str, str]
+) -> None:
+    market.world.attest(ids[1], 0, 0)
+    with market.client() as client:
+        (act,) = client.witness.tick([market.world.stranger.address])
+        assert (act.kind, act.refusal) == ("admit", WitnessRefusal.UNKNOWN_JOB)

@@ -9,12 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
-from marketplace.sdk import Coulomb, RetryPolicy
+from marketplace.sdk import NO_RETRIES, Coulomb, Unit, onchain
 from marketplace.sdk.errors import ConnectFailed, NotEnough
-from marketplace.sdk.resources.wallet import ChainResource, Unit
 from marketplace.sdk.session import Session
-from tests.unit.sdk.market import BUYER, DOMAIN
+from tests.market_world import key_of
 
+BUYER, ESCROW = key_of("buyer"), "0x" + "e" * 40
 SENT = SimpleNamespace(tx_hash="0x1", block_number=2, gas_used=3)
 
 
@@ -22,30 +22,27 @@ def away(request: httpx.Request) -> httpx.Response:
     raise httpx.ConnectError("refused", request=request)
 
 
-def chain(_self: Any, market: Any) -> tuple[Any, Any]:
+def chain(_session: Any, market: Any) -> tuple[Any, Any]:
     """An escrow with 5 atoms of the account's, and a token with 2 decimals."""
     assert market is None
     client = SimpleNamespace(balance=lambda _who: 7, transact=lambda *_call: SENT)
     calls = SimpleNamespace(withdraw=lambda _to, _atoms: b"")
-    escrow = SimpleNamespace(
-        client=client, calls=calls, address=DOMAIN.verifying_contract, balance_of=lambda _who: 5
-    )
+    escrow = SimpleNamespace(client=client, calls=calls, address=ESCROW, balance_of=lambda _who: 5)
     token = SimpleNamespace(balance_of=lambda _who: 6, symbol=lambda: "CMP", decimals=lambda: 2)
     return escrow, token
 
 
 def client(tmp_path: Path, **known: Any) -> Coulomb:
     session = Session(lambda: BUYER, state=tmp_path, **known)
-    transport, retry = httpx.MockTransport(away), RetryPolicy(attempts=1)
-    return Coulomb("http://market", session=session, transport=transport, retry=retry)
+    transport = httpx.MockTransport(away)
+    return Coulomb("http://market", session=session, transport=transport, retry=NO_RETRIES)
 
 
 def test_a_pinned_wallet_looks_and_withdraws_without_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ChainResource, "_chain", chain)
-    pinned = {"chain_id": DOMAIN.chain_id, "escrow": DOMAIN.verifying_contract}
-    with client(tmp_path, rpc_url="http://node", **pinned) as coulomb:
+    monkeypatch.setattr(onchain, "reach", chain)
+    with client(tmp_path, rpc_url="http://node", chain_id=31_337, escrow=ESCROW) as coulomb:
         funds = coulomb.wallet.funds()
         assert (funds.free, funds.tokens, funds.wei) == (5, 6, 7)
         assert coulomb.wallet.unit() == Unit("CMP", 2)
@@ -58,10 +55,7 @@ def test_a_pinned_wallet_looks_and_withdraws_without_the_server(
 
 @pytest.mark.parametrize(
     "known",
-    [
-        {"rpc_url": "http://node"},
-        {"chain_id": DOMAIN.chain_id, "escrow": DOMAIN.verifying_contract},
-    ],
+    [{"rpc_url": "http://node"}, {"chain_id": 31_337, "escrow": ESCROW}],
     ids=["no contracts", "no node"],
 )
 def test_a_wallet_that_lacks_something_asks_the_server_for_it(

@@ -1,0 +1,34 @@
+# Written by scripts/lib/unasync.py from the file of this name in _async: change that one.
+"""What every part of the API shares: its connection, who signs, and for which market."""
+
+from __future__ import annotations
+
+from marketplace.sdk._sync.transport import Transport
+from marketplace.sdk.session import Session
+from marketplace.sdk.waiting import run
+from marketplace.wire.market import MarketConfig
+from settlement.eip712 import Struct
+from settlement.signing import Signer, sign
+
+
+class Resource:
+    """A part of the API."""
+
+    def __init__(self, transport: Transport, session: Session) -> None:
+        self._transport = transport
+        self._session = session
+
+    def _market(self, fresh: bool = False) -> MarketConfig:
+        """The market's config, fetched once and checked against the pins."""
+        if self._session.market is not None and not fresh:
+            return self._session.market
+        return self._session.accept(self._transport.get(MarketConfig, "/v1/config"))
+
+    def _signer(self, given: Signer | None) -> Signer:
+        """Who signs: whoever is given, else the session's key."""
+        return given if given is not None else run(self._session.signer)
+
+    def _sign(self, struct: Struct, signer: Signer | None) -> bytes:
+        """A signature for the session's contracts."""
+        who = self._signer(signer)
+        return run(sign, struct, self._session.domain(), who)

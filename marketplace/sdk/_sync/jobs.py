@@ -1,0 +1,235 @@
+# Written by scripts/lib/unasync.py from the file of this name in _async: change that one.
+"""Jobs: planned, signed, placed, watched, and their results fetched."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from marketplace.data import load_tiers
+from marketplace.domain.bidding import bid_of
+from marketplace.domain.life import LeaseState
+from marketplace.sdk._sync.base import Resource
+from marketplace.sdk._sync.blobs import Blobs
+from marketplace.sdk._sync.transport import Transport
+from marketplace.sdk._sync.witnessing import Witness
+from marketplace.sdk.archive import unpack
+from marketplace.sdk.errors import InputError, VerificationError, WaitTimeout
+from marketplace.sdk.events import read_event
+from marketplace.sdk.jobfile import JobSource, load_job
+from marketplace.sdk.patience import PASSING, POLL_SECONDS, SETTLING_SECONDS, Patience
+from marketplace.sdk.reading import input_errors
+from marketplace.sdk.session import Session
+from marketplace.sdk.values import Act, PreparedJob
+from marketplace.sdk.waiting import run, sleep
+from marketplace.sdk.workdir import pack_folder
+from marketplace.wire.bids import Plan, QuoteAnswer, QuoteRequest
+from marketplace.wire.events import JobEvent, LogEvent, LogPiece
+from marketplace.wire.jobs import Job, JobOrder
+from marketplace.wire.keys import Account
+from marketplace.wire.leases import Lease
+from marketplace.wire.receipts import JobReceipt, Receipt
+from settlement.eip712 import ZERO_ADDRESS
+from settlement.signing import Signer
+
+Watcher = Callable[[Job, tuple[Act, ...]], None]
+SETTLED = (LeaseState.CLOSED, LeaseState.FAILED_TO_OPEN)
+
+
+class Jobs(Resource):
+    """Jobs of the caller."""
+
+    def prepare(
+        self, source: JobSource, *, signer: Signer | None = None, witness: str | None = None
+    ) -> PreparedJob:
+        """Pack and upload a job's folder, write its bid, and say what it would cost.
+
+        Nothing is signed or bought. `witness` names a hosted witness; without it this client's own
+        key witnesses. Raises InputError, VerificationError.
+        """
+        spec, folder = run(load_job, source)
+        if spec.workdir is not None:
+            content = run(pack_folder, folder / spec.workdir)
+            blob = Blobs(self._transport, self._session).put(content)
+            spec = spec.packed(blob.sha256, blob.size)
+        market = self._market()
+        if market.opener == ZERO_ADDRESS:
+            raise VerificationError(
+                "the market lets anyone open its leases; a bid could be opened again after its job"
+            )
+        buyer = signer.address if signer else run(self._session.address)
+        own = (run(self._session.witness)).address if witness is None else witness
+        account = self._transport.get(Account, f"/v1/accounts/{buyer}")
+        quote = self._transport.post(
+            QuoteAnswer, "/v1/quotes", QuoteRequest(job=spec.to_json()), repeatable=True
+        )
+        with input_errors("the job"):
+            bid = bid_of(
+                spec,
+                load_tiers(),
+                buyer=buyer,
+                witness=own,
+                opener=market.opener,
+                fee_bps=market.fee_bps,
+                now=int(time.time()),
+                salt=self._session.take_salt(buyer, account.next_salt),
+            )
+        free = account.free.atoms - account.reserved.atoms
+        plan = Plan.of(quote, free, market.currency, market.decimals)
+        return PreparedJob(spec, bid, plan, signer, witness is not None)
+
+    def place(self, order: PreparedJob, *, idempotency_key: str | None = None) -> JobHandle:
+        """Sign a bid and buy. A repeat of the same order is the same job."""
+        body = JobOrder(
+            job=order.spec.to_json(),
+            bid=order.bid,
+            signature=self._sign(order.bid, order.signer),
+        )
+        key = idempotency_key or "job-" + order.bid.struct_hash().hex()
+        job = self._transport.post(Job, "/v1/jobs", body, idempotency_key=key)
+        return JobHandle(self._transport, self._session, job, not order.hosted_witness)
+
+    def submit(
+        self,
+        source: JobSource,
+        *,
+        signer: Signer | None = None,
+        witness: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> JobHandle:
+        """Prepare and place in one go."""
+        order = self.prepare(source, signer=signer, witness=witness)
+        return self.place(order, idempotency_key=idempotency_key)
+
+    def get(self, job_id: str) -> JobHandle:
+        """One job."""
+        job = self._transport.get(Job, f"/v1/jobs/{job_id}")
+        return JobHandle(self._transport, self._session, job)
+
+    def list(self, *, state: str | None = None, limit: int | None = None) -> Iterator[Job]:
+        """Every job of the caller, newest first."""
+        return self._transport.pages(Job, "/v1/jobs", state=state, limit=limit)
+
+    def receipts(self, *, limit: int | None = None) -> Iterator[Receipt]:
+        """Every receipt of the caller."""
+        return self._transport.pages(Receipt, "/v1/receipts", limit=limit)
+
+
+class JobHandle(Resource):
+    """One job and what can be done with it. `job` is its state when last asked.
+
+    `witnessed`: whether `wait` countersigns the job's usage.
+    """
+
+    def __init__(
+        self, transport: Transport, session: Session, job: Job, witnessed: bool = True
+    ) -> None:
+        super().__init__(transport, session)
+        self.job = job
+        self.witnessed = witnessed
+        self._witness = Witness(transport, session)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.job.id}, {self.job.state})"
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.job.id
+
+    @property
+    def state(self) -> str:
+        """Its state when last asked."""
+        return self.job.state
+
+    def refresh(self) -> Job:
+        """Ask for its state."""
+        self.job = self._transport.get(Job, f"/v1/jobs/{self.id}")
+        return self.job
+
+    def cancel(self) -> Job:
+        """Ask for its end; what ran is paid, the rest comes back."""
+        path, key = f"/v1/jobs/{self.id}/cancel", f"cancel-{self.id}"
+        self._transport.post(Job, path, idempotency_key=key)
+        return self.refresh()
+
+    def wait(
+        self,
+        timeout_seconds: float | None = None,
+        *,
+        watcher: Watcher | None = None,
+        settled: bool = True,
+    ) -> Job:
+        """Witness the job until it has ended, and (`settled`) until its lease is closed.
+
+        Bears with a server that is away for up to two minutes. Raises WaitTimeout; the job goes on.
+        """
+        began = time.monotonic()
+        ended_at: float | None = None
+        patience = Patience()
+        while True:
+            done, acts = False, tuple[Act, ...]()
+            try:
+                if self.witnessed:
+                    acts = self._witness.tick()
+                job = self.refresh()
+                done = job.is_final and (not settled or self._is_settled())
+                patience.recovered()
+            except PASSING as error:
+                patience.failed(error)
+            if watcher is not None:
+                watcher(self.job, acts)
+            now = time.monotonic()
+            if self.job.is_final and ended_at is None:
+                ended_at = now
+            if done or (ended_at is not None and now - ended_at > SETTLING_SECONDS):
+                return self.job
+            if timeout_seconds is not None and now - began > timeout_seconds:
+                raise WaitTimeout(f"{self.id} is {self.job.state} after {timeout_seconds:g} s")
+            sleep(self._poll_seconds())
+
+    def lease(self) -> Lease | None:
+        """Its latest lease."""
+        if self.job.lease_id is None:
+            self.refresh()
+        if self.job.lease_id is None:
+            return None
+        return self._transport.get(Lease, f"/v1/leases/{self.job.lease_id}")
+
+    def receipt(self) -> JobReceipt:
+        """Usage → rate → cost → transactions."""
+        return self._transport.get(JobReceipt, f"/v1/jobs/{self.id}/receipt")
+
+    def logs(self) -> Iterator[LogPiece]:
+        """Its output so far."""
+        for event in self._transport.pages(LogEvent, f"/v1/jobs/{self.id}/logs"):
+            yield event.data
+
+    def events(self, last_id: int | str = "") -> Iterator[JobEvent]:
+        """Its events until it has ended: those after `last_id`, over as many connections as needed.
+
+        Kinds of events that this version does not know are left out.
+        """
+        for event in self._transport.events(f"/v1/jobs/{self.id}/events", str(last_id)):
+            known = read_event(event)
+            if known is not None:
+                yield known
+
+    def result(self, into: str | Path) -> list[str]:
+        """Fetch its outputs, check them, unpack them into a folder; returns the files' names."""
+        job = self.refresh()
+        if job.outputs is None:
+            raise InputError(f"{job.id} ({job.state}) has no outputs")
+        content = Blobs(self._transport, self._session).get(job.outputs)
+        return run(unpack, io.BytesIO(content), Path(into))
+
+    def _is_settled(self) -> bool:
+        lease = self.lease()
+        return lease is None or lease.state in SETTLED
+
+    def _poll_seconds(self) -> float:
+        market = self._session.market
+        low, high = POLL_SECONDS
+        return min(high, max(low, (market.interval_ms if market else 1000) / 4000))

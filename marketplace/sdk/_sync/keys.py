@@ -1,0 +1,52 @@
+# Written by scripts/lib/unasync.py from the file of this name in _async: change that one.
+"""API keys: asked for by signature, shown once."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from marketplace.domain.key_request import key_request_of
+from marketplace.sdk._sync.base import Resource
+from marketplace.sdk.reading import input_errors
+from marketplace.wire.keys import ApiKey, NewApiKey, SignedKeyRequest
+from settlement.signing import Signer
+
+
+class Keys(Resource):
+    """The caller's API keys."""
+
+    def create(
+        self,
+        name: str,
+        scopes: Sequence[str] = ("buyer",),
+        *,
+        signer: Signer | None = None,
+        expires_at: datetime | None = None,
+        spend_cap_atoms: int | None = None,
+    ) -> NewApiKey:
+        """Sign for a new key and fetch it; its `key` is in this answer and never again."""
+        self._market()
+        who = self._signer(signer)
+        with input_errors():
+            request = key_request_of(
+                who.address,
+                name,
+                scopes,
+                now=int(time.time()),
+                nonce=secrets.randbits(128),
+                expires_at=int(expires_at.timestamp()) if expires_at else 0,
+                spend_cap=spend_cap_atoms or 0,
+            )
+        body = SignedKeyRequest(message=request, signature=self._sign(request, who))
+        return self._transport.post(NewApiKey, "/v1/keys", body)
+
+    def list(self, limit: int | None = None) -> Iterator[ApiKey]:
+        """Every key of the caller."""
+        return self._transport.pages(ApiKey, "/v1/keys", limit=limit)
+
+    def revoke(self, key_id: str) -> ApiKey:
+        """Make a key useless at once."""
+        return self._transport.delete(ApiKey, f"/v1/keys/{key_id}")

@@ -1,0 +1,44 @@
+# Written by scripts/lib/unasync.py from the file of this name in _async: change that one.
+"""What anyone may ask a market: its contracts, tiers, book, prices; and one's own account."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from marketplace.sdk._sync.base import Resource
+from marketplace.sdk.jobfile import JobSource, load_job
+from marketplace.sdk.waiting import run
+from marketplace.wire.bids import QuoteAnswer, QuoteRequest
+from marketplace.wire.keys import Account
+from marketplace.wire.market import BookView, Health, MarketConfig, TierInfo
+
+
+class Market(Resource):
+    """The market itself."""
+
+    def health(self) -> Health:
+        """Whether it is up, and how far it has come with the chain."""
+        return self._transport.get(Health, "/v1/health")
+
+    def config(self) -> MarketConfig:
+        """Contracts, fees and windows, checked against what this client is pinned to."""
+        return self._market(fresh=True)
+
+    def tiers(self) -> Iterator[TierInfo]:
+        """Classes of GPU."""
+        return self._transport.pages(TierInfo, "/v1/tiers")
+
+    def book(self, tier: str | None = None) -> BookView:
+        """Resting asks, best first, and how many bids rest."""
+        return self._transport.get(BookView, "/v1/book", tier=tier)
+
+    def quote(self, source: JobSource) -> QuoteAnswer:
+        """What a job would find on the book now; its folder is neither packed nor sent."""
+        spec, _ = run(load_job, source)
+        body = QuoteRequest(job=replace(spec, workdir=None).to_json())
+        return self._transport.post(QuoteAnswer, "/v1/quotes", body, repeatable=True)
+
+    def account(self, address: str) -> Account:
+        """One's own money in the escrow, and the salt that one's next order takes."""
+        return self._transport.get(Account, f"/v1/accounts/{address}")

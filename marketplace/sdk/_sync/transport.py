@@ -1,0 +1,193 @@
+# Written by scripts/lib/unasync.py from the file of this name in _async: change that one.
+"""One connection pool to one API: requests, lists and event streams."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import httpx
+from httpx_sse import EventSource, SSEError
+
+from marketplace.limits import ANSWER_BYTES_MAX, EVENT_BYTES_MAX
+from marketplace.sdk.errors import ApiError, ProtocolError, TimedOut, TransportError
+from marketplace.sdk.events import Resumption, ServerEvent
+from marketplace.sdk.http import (
+    ANSWER_SECONDS_MAX,
+    SAFE_METHODS,
+    STREAM_TIMEOUT,
+    RetryPolicy,
+    check_answer,
+    given,
+    json_of,
+    refusal_of,
+    transport_error,
+)
+from marketplace.sdk.reading import read, read_page
+from marketplace.sdk.waiting import sleep
+from marketplace.wire.base import Body, Model
+
+T = TypeVar("T", bound=Model)
+
+
+class Transport:
+    """Sends requests below the API's root and reads what is answered, within bounds."""
+
+    def __init__(self, http: httpx.Client, policy: RetryPolicy) -> None:
+        self.policy = policy
+        self._http = http
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        content: bytes | None = None,
+        idempotency_key: str | None = None,
+        repeatable: bool = False,
+        bytes_max: int = ANSWER_BYTES_MAX,
+    ) -> bytes:
+        """The body of the answer. Unanswered requests are sent again if that does no harm.
+
+        A POST is sent again only if it has an idempotency key, or is `repeatable`: sending it twice
+        does no more than sending it once. Raises ApiError, TransportError, ProtocolError.
+        """
+        headers = {} if content is None else {"Content-Type": "application/octet-stream"}
+        if idempotency_key is not None:
+            headers["Idempotency-Key"] = idempotency_key
+        request = self._http.build_request(
+            method, path, params=given(params or {}), json=json, content=content, headers=headers
+        )
+        may_repeat = method in SAFE_METHODS or repeatable or idempotency_key is not None
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return self._once(request, path, bytes_max)
+            except (ApiError, TransportError) as error:
+                wait = self.policy.wait_after(error, attempt) if may_repeat else None
+                if wait is None:
+                    raise
+            sleep(wait)
+
+    def _once(self, request: httpx.Request, path: str, bytes_max: int) -> bytes:
+        try:
+            response = self._http.send(request, stream=True)
+            try:
+                check_answer(response)
+                body = _body(response, path, bytes_max)
+            finally:
+                response.close()
+        except httpx.RequestError as error:
+            raise transport_error(error, request.method, path) from error
+        if response.status_code >= 400:
+            raise refusal_of(response, body)
+        return body
+
+    def get(self, kind: type[T], path: str, **params: Any) -> T:
+        """One object."""
+        return read(kind, json_of(self.send("GET", path, params=params)))
+
+    def delete(self, kind: type[T], path: str) -> T:
+        """What is left of an object."""
+        return read(kind, json_of(self.send("DELETE", path)))
+
+    def post(
+        self,
+        kind: type[T],
+        path: str,
+        body: Body | None = None,
+        *,
+        idempotency_key: str | None = None,
+        repeatable: bool = False,
+    ) -> T:
+        """The object that a POST is answered with."""
+        answer = self.send(
+            "POST",
+            path,
+            json=body.to_json() if body else {},
+            idempotency_key=idempotency_key,
+            repeatable=repeatable,
+        )
+        return read(kind, json_of(answer))
+
+    def pages(self, kind: type[T], path: str, **params: Any) -> Iterator[T]:
+        """Every item of every page of a list."""
+        cursor: str | None = None
+        while True:
+            body = self.send("GET", path, params={**params, "cursor": cursor})
+            items, cursor = read_page(kind, json_of(body), path, cursor)
+            yield from items
+            if cursor is None:
+                return
+
+    def events(self, path: str, last_id: str = "") -> Iterator[ServerEvent]:
+        """Every event of a stream, over as many connections as it takes."""
+        stream = Resumption(self.policy, last_id)
+        while not stream.over:
+            try:
+                with closing(self._connection(path, stream.last_id)) as events:
+                    for event in events:
+                        stream.note(event)
+                        if event.data:
+                            yield replace(event, id=stream.last_id)
+                wait = stream.ended()
+            except (ApiError, TransportError) as error:
+                wait = stream.broke(error)
+            sleep(wait)
+
+    def _connection(self, path: str, last_id: str) -> Generator[ServerEvent, None, None]:
+        """Events of one connection, which begins after the event `last_id`."""
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
+        try:
+            with self._http.stream(
+                "GET", path, headers=headers, timeout=STREAM_TIMEOUT
+            ) as response:
+                check_answer(response)
+                if response.status_code >= 400:
+                    raise refusal_of(response, _body(response, path, ANSWER_BYTES_MAX))
+                bounded = Bounded(response.stream)
+                response.stream = bounded
+                for event in EventSource(response).iter_sse():
+                    bounded.since_event = 0
+                    yield ServerEvent(event.event, event.data, event.id, event.retry)
+        except SSEError as error:
+            raise ProtocolError(f"{path}: {error}") from None
+        except httpx.RequestError as error:
+            raise transport_error(error, "GET", path) from error
+
+
+class Bounded(httpx.SyncByteStream):
+    """The bytes of an event stream; raises ProtocolError above 1 MiB without an event."""
+
+    def __init__(self, stream: Any) -> None:
+        self.since_event = 0
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._stream:
+            self.since_event += len(chunk)
+            if self.since_event > EVENT_BYTES_MAX:
+                raise ProtocolError(f"an event is longer than {EVENT_BYTES_MAX} bytes")
+            yield chunk
+
+    def close(self) -> None:
+        """Close the connection's stream."""
+        self._stream.close()
+
+
+def _body(response: httpx.Response, path: str, bytes_max: int) -> bytes:
+    """Read an answer to its end. Raises ProtocolError above the limit, TimedOut if it drips."""
+    body, latest = bytearray(), time.monotonic() + ANSWER_SECONDS_MAX
+    for chunk in response.iter_bytes():
+        body += chunk
+        if len(body) > bytes_max:
+            raise ProtocolError(f"{path}: the answer has more than {bytes_max} bytes")
+        if time.monotonic() > latest:
+            raise TimedOut(f"{path}: the answer did not end within {ANSWER_SECONDS_MAX:g} s")
+    return bytes(body)

@@ -1,0 +1,56 @@
+# Written by scripts/lib/unasync.py from the file of this name in _async: change that one.
+"""The wallet: tokens into and out of the escrow, straight on the chain, no server between.
+
+Looking and withdrawing work with the server down if the profile says chain, escrow and RPC node:
+an exit needs nobody. A deposit asks the server first, so that none goes into an escrow that the
+market has left.
+"""
+
+from __future__ import annotations
+
+from marketplace.sdk import onchain
+from marketplace.sdk._sync.base import Resource
+from marketplace.sdk.values import Funds, Moved, Unit
+from marketplace.sdk.waiting import run
+from marketplace.wire.market import MarketConfig
+from settlement.signing import Signer
+
+
+class Wallet(Resource):
+    """The signer's tokens."""
+
+    def funds(self, address: str | None = None) -> Funds:
+        """What an account (the signer's unless given) holds, read from the chain."""
+        market = self._known_market()
+        who = address if address is not None else run(self._session.address)
+        return run(onchain.funds, self._session, market, who)
+
+    def unit(self) -> Unit:
+        """What amounts are in, read from the chain."""
+        return run(onchain.unit, self._session, self._known_market())
+
+    def deposit(self, atoms: int, *, signer: Signer | None = None, permit: bool = True) -> Moved:
+        """Move tokens into the escrow: by permit in one transaction, or by approval in two.
+
+        Raises NotEnough.
+        """
+        market = self._market()
+        who = onchain.transacting(self._signer(signer))
+        move = onchain.deposit_by_permit if permit else onchain.deposit_by_approval
+        return run(move, self._session, market, who, atoms)
+
+    def withdraw(self, atoms: int, *, to: str | None = None, signer: Signer | None = None) -> Moved:
+        """Move free balance out of the escrow, to the signer unless told otherwise.
+
+        Raises NotEnough.
+        """
+        market = self._known_market()
+        who = onchain.transacting(self._signer(signer))
+        to = to or who.address
+        return run(onchain.withdraw, self._session, market, who, to, atoms)
+
+    def _known_market(self) -> MarketConfig | None:
+        """The market, asked for only if the session doesn't know its contracts and a node."""
+        if self._session.rpc_url and self._session.knows_contracts:
+            return self._session.market
+        return self._market()

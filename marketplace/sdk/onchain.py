@@ -1,0 +1,120 @@
+"""The client's own calls of the chain, past the server. web3 is imported by the first of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from marketplace.domain.pricing import from_scaled
+from marketplace.sdk.errors import ConfigError, NotEnough
+from marketplace.sdk.session import Session
+from marketplace.sdk.values import Funds, Moved, Unit
+from marketplace.wire.market import MarketConfig
+from settlement.signing import Signer, TransactionSigner, sign
+
+if TYPE_CHECKING:
+    from settlement.chain.contracts import Escrow, Token
+
+PERMIT_SECONDS = 3_600
+
+
+def reach(session: Session, market: MarketConfig | None) -> tuple[Escrow, Token]:
+    """The session's escrow and its token, on a node of the right chain. Raises ConfigError."""
+    from settlement.chain.client import ChainClient
+    from settlement.chain.contracts import Escrow, Token
+
+    url = session.rpc_url or (market.rpc_url if market else None)
+    if not url:
+        raise ConfigError("no chain is known", fix="set ETH_RPC_URL or rpc_url in the profile")
+    domain = session.domain()
+    client = ChainClient(url, domain.chain_id)
+    client.check()
+    escrow = Escrow(client, domain.verifying_contract)
+    return escrow, Token(client, escrow.config().token)
+
+
+def transacting(signer: Signer) -> TransactionSigner:
+    """A signer that also sends. Raises ConfigError."""
+    if not hasattr(signer, "sign_transaction"):
+        raise ConfigError(f"{signer.address} can sign orders but no transactions")
+    return cast(TransactionSigner, signer)
+
+
+def funds(session: Session, market: MarketConfig | None, address: str) -> Funds:
+    """What an account holds."""
+    escrow, token = reach(session, market)
+    wei = escrow.client.balance(address)
+    return Funds(address, token.balance_of(address), escrow.balance_of(address), wei)
+
+
+def unit(session: Session, market: MarketConfig | None) -> Unit:
+    """What the escrow's token counts in."""
+    return _unit(reach(session, market)[1])
+
+
+def orders_from(session: Session, market: MarketConfig, account: str) -> int:
+    """The least salt whose order is not void."""
+    return reach(session, market)[0].orders_from(account)
+
+
+def send(session: Session, market: MarketConfig, who: TransactionSigner, data: bytes) -> Moved:
+    """One call of the escrow, simulated, sent and mined."""
+    return _send(reach(session, market)[0], who, data)
+
+
+def deposit_by_permit(
+    session: Session, market: MarketConfig, who: TransactionSigner, atoms: int
+) -> Moved:
+    """Move tokens into the escrow in one transaction. Raises NotEnough."""
+    from settlement.permit import Permit
+
+    escrow, token = reach(session, market)
+    _require_tokens(token, who.address, atoms)
+    deadline = escrow.client.timestamp() + PERMIT_SECONDS
+    nonce = token.permit_nonce(who.address)
+    permit = Permit(who.address, escrow.address, atoms, nonce, deadline)
+    signature = sign(permit, token.domain(), who)
+    return _send(escrow, who, escrow.calls.deposit_with_permit(atoms, deadline, signature))
+
+
+def deposit_by_approval(
+    session: Session, market: MarketConfig, who: TransactionSigner, atoms: int
+) -> Moved:
+    """Approve if need be, then move tokens into the escrow. Raises NotEnough."""
+    escrow, token = reach(session, market)
+    _require_tokens(token, who.address, atoms)
+    if token.allowance(who.address, escrow.address) < atoms:
+        escrow.client.transact(who, token.address, token.approve(escrow.address, atoms))
+    return _send(escrow, who, escrow.calls.deposit(atoms))
+
+
+def withdraw(
+    session: Session, market: MarketConfig | None, who: TransactionSigner, to: str, atoms: int
+) -> Moved:
+    """Move free balance out of the escrow. Raises NotEnough."""
+    escrow, token = reach(session, market)
+    free = escrow.balance_of(who.address)
+    if free < atoms:
+        there, asked = _text(token, free), _text(token, atoms)
+        raise NotEnough(f"{asked} asked for, {there} are free in the escrow")
+    return _send(escrow, who, escrow.calls.withdraw(to, atoms))
+
+
+def _require_tokens(token: Token, address: str, atoms: int) -> None:
+    held = token.balance_of(address)
+    if held < atoms:
+        there, asked = _text(token, held), _text(token, atoms)
+        raise NotEnough(f"{asked} to deposit, {address} holds {there}")
+
+
+def _unit(token: Token) -> Unit:
+    return Unit(token.symbol(), token.decimals())
+
+
+def _text(token: Token, atoms: int) -> str:
+    counted = _unit(token)
+    return f"{from_scaled(atoms, counted.decimals)} {counted.currency}"
+
+
+def _send(escrow: Escrow, who: TransactionSigner, data: bytes) -> Moved:
+    mined = escrow.client.transact(who, escrow.address, data)
+    return Moved(mined.tx_hash, mined.block_number, mined.gas_used)

@@ -1,1 +1,0 @@
-"""What the API offers, one module per noun."""

@@ -1,0 +1,64 @@
+"""What the clients' methods return beside the API's own classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from marketplace.domain.job import JobSpec
+from marketplace.wire.bids import Plan
+from marketplace.witness.policy import WitnessRefusal
+from settlement.orders import Bid
+from settlement.signing import Signer
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedJob:
+    """A job ready to be bought: its packed spec, its bid, and what it would cost.
+
+    `signer` None: the session's.
+    """
+
+    spec: JobSpec
+    bid: Bid
+    plan: Plan
+    signer: Signer | None
+    hosted_witness: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One thing a witness did, or why it did not: for logs and people."""
+
+    lease_id: str
+    kind: str
+    ms: int = 0
+    sequence: int | None = None
+    refusal: WitnessRefusal | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Funds:
+    """What an account holds, in atoms: tokens outside, free inside the escrow, wei for gas."""
+
+    address: str
+    tokens: int
+    free: int
+    wei: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What the escrow's token counts in, as the token says it."""
+
+    currency: str
+    decimals: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """One transaction that was mined."""
+
+    tx_hash: str
+    block_number: int
+    gas_used: int
