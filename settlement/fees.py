@@ -17,7 +17,7 @@ class FeeAdvice:
 
 
 @dataclass(frozen=True, slots=True)
-class FeeOffer:
+class TransactionFees:
     """maxFeePerGas and maxPriorityFeePerGas."""
 
     maximum: int
@@ -31,21 +31,21 @@ class FeePolicy:
     cap: int = 200 * GWEI
     priority_cap: int = 5 * GWEI
 
-    def offer(self, advice: FeeAdvice) -> FeeOffer | None:
+    def offer(self, advice: FeeAdvice) -> TransactionFees | None:
         """Twice the base fee and a tip, within the cap; None if the base fee is above the cap."""
         if advice.base > self.cap:
             return None
         priority = min(advice.priority, self.priority_cap, self.cap)
-        return FeeOffer(min(self.cap, 2 * advice.base + priority), priority)
+        return TransactionFees(min(self.cap, 2 * advice.base + priority), priority)
 
-    def raised(self, old: FeeOffer, advice: FeeAdvice) -> FeeOffer | None:
+    def raised(self, old: TransactionFees, advice: FeeAdvice) -> TransactionFees | None:
         """An offer that replaces `old`: both fees at least 13 % higher; None above the cap."""
         fresh = self.offer(advice)
         maximum = _bumped(old.maximum)
         if fresh is None or maximum > self.cap:
             return None
         maximum = max(fresh.maximum, maximum)
-        return FeeOffer(maximum, min(maximum, max(fresh.priority, _bumped(old.priority))))
+        return TransactionFees(maximum, min(maximum, max(fresh.priority, _bumped(old.priority))))
 
 
 def _bumped(fee: int) -> int:

@@ -18,7 +18,7 @@ RANGE_BLOCKS = 2_000  # common nodes answer this many in one eth_getLogs
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class IndexerProgress:
     """What one tick did. `behind`: blocks that the store lags the node, or the node the store."""
 
     blocks: int = 0
@@ -45,11 +45,11 @@ class Indexer:
         self._confirmations = confirmations
         self._read: tuple[BlockRef, BlockRef | None] | None = None
 
-    def tick(self) -> Progress:
+    def tick(self) -> IndexerProgress:
         """Read one range, or the new blocks near the head. Raises ChainUnavailable, WrongChain."""
         head, cursor = self._client.head(), self._store.cursor()
         if (head, cursor) == self._read:  # the head's hash also fixes every block below it
-            return Progress()
+            return IndexerProgress()
         if cursor is not None and not self._confirmations and head.parent_hash == cursor.hash:
             return self._follow(head)
         self._client.check()
@@ -60,7 +60,7 @@ class Indexer:
         if target < first:
             behind = max(0, first - 1 - head.number)
             self._read = None if behind else (head, cursor)
-            return Progress(rolled_back=rolled_back, behind=behind)
+            return IndexerProgress(rolled_back=rolled_back, behind=behind)
         deep = min(target, head.number - REORG_DEPTH)
         if first <= deep:
             last = min(deep, first + RANGE_BLOCKS - 1)
@@ -69,16 +69,16 @@ class Indexer:
             last = target
             events = self._read_linked(first, last, cursor)
         self._read = (head, self._store.cursor()) if last == target else None
-        return Progress(last - first + 1, events, rolled_back, target - last)
+        return IndexerProgress(last - first + 1, events, rolled_back, target - last)
 
-    def _follow(self, head: BlockRef) -> Progress:
+    def _follow(self, head: BlockRef) -> IndexerProgress:
         """Store the head, whose parent is the newest stored block."""
         events = self._escrow.events(head.number, head.number)
         if any(event.block_hash != head.hash for event in events):
             raise ChainUnavailable(f"block {head.number} changed while it was read")
         self._store.append(head, events)
         self._read = (head, head)
-        return Progress(1, len(events))
+        return IndexerProgress(1, len(events))
 
     def _follow_reorg(self, head: BlockRef) -> int:
         """Roll back to the newest stored block that is still on chain; return how many it drops."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from settlement.chain.client import ChainClient, Receipt, transaction_fields
+from settlement.chain.client import ChainClient, TransactionReceipt, transaction_fields
 from settlement.errors import (
     ChainError,
     ChainUnavailable,
@@ -21,7 +21,7 @@ from settlement.errors import (
     SendReason,
     SendRejected,
 )
-from settlement.fees import FeeOffer, FeePolicy
+from settlement.fees import FeePolicy, TransactionFees
 from settlement.ports import BlockRef, Intent, IntentState, OutboxStore
 from settlement.signing import TransactionSigner
 from settlement.vetting import Refuse, Vetting, Wait, call_of
@@ -64,7 +64,7 @@ class RelayerSettings:
 
 
 @dataclass(slots=True)
-class Tick:
+class RelayerTick:
     """How many intents one tick moved, by outcome."""
 
     sent: int = 0
@@ -105,20 +105,20 @@ class Relayer:
         self.busy = True
         """Whether the last tick left an intent to send or to wait for."""
 
-    def tick(self) -> Tick:
+    def tick(self) -> RelayerTick:
         """Move every intent on as far as the chain allows now.
 
         Raises ChainUnavailable and WrongChain: try again later; nothing is lost.
         """
         self._client.check()  # the nonces of another chain would mislead
-        done = Tick()
+        done = RelayerTick()
         flying = self._watch(done)
         self.busy = self._launch(done) or flying
         return done
 
     # In flight
 
-    def _watch(self, done: Tick) -> bool:
+    def _watch(self, done: RelayerTick) -> bool:
         """Follow up what was signed; return whether there was anything."""
         address = self._signer.address
         flying = self._store.in_flight(address)
@@ -138,14 +138,16 @@ class Relayer:
         self._seen = head
         return bool(flying)
 
-    def _receipt(self, intent: Intent) -> Receipt | None:
+    def _receipt(self, intent: Intent) -> TransactionReceipt | None:
         for tx_hash in _hashes(intent):
             receipt = self._client.receipt(tx_hash)
             if receipt is not None:
                 return receipt
         return None
 
-    def _mined(self, intent: Intent, receipt: Receipt, head: BlockRef, done: Tick) -> None:
+    def _mined(
+        self, intent: Intent, receipt: TransactionReceipt, head: BlockRef, done: RelayerTick
+    ) -> None:
         self._strangers.pop(intent.id, None)
         deep = head.number - receipt.block_number >= self._settings.confirmations
         if self._calls_itself(receipt.to):
@@ -171,7 +173,7 @@ class Relayer:
             reason = self._client.why_reverted(receipt, call.to, call.data, sender, call.value)
             self._kill(intent, str(reason), done)
 
-    def _unmined(self, intent: Intent, mined: int, head: BlockRef, done: Tick) -> None:
+    def _unmined(self, intent: Intent, mined: int, head: BlockRef, done: RelayerTick) -> None:
         if intent.state is IntentState.CONFIRMED:  # a reorg removed its block
             self._store.mark_unconfirmed(intent.id)
         if self._client.knows(intent.tx_hash or ""):
@@ -184,7 +186,9 @@ class Relayer:
         else:  # it never arrived, was dropped, or an older one with its nonce is still pooled
             self._broadcast(intent, done)
 
-    def _suspect_stranger(self, intent: Intent, nonce: int, head: BlockRef, done: Tick) -> None:
+    def _suspect_stranger(
+        self, intent: Intent, nonce: int, head: BlockRef, done: RelayerTick
+    ) -> None:
         """An unknown transaction used the nonce: the intent is dead once that is final."""
         deep = max(0, head.number - self._settings.confirmations)
         if self._client.nonce(self._signer.address, deep) <= nonce:
@@ -208,7 +212,9 @@ class Relayer:
             except SendRejected as error:
                 self._alert(owner, str(error))
 
-    def _raise_if_stuck(self, intent: Intent, mined: int, head: BlockRef, done: Tick) -> None:
+    def _raise_if_stuck(
+        self, intent: Intent, mined: int, head: BlockRef, done: RelayerTick
+    ) -> None:
         tx_hash = intent.tx_hash or ""
         since = self._pooled_at.setdefault(tx_hash, head.number)
         if intent.nonce != mined or head.number - since < self._settings.stuck_blocks:
@@ -218,7 +224,7 @@ class Relayer:
 
     # Sending
 
-    def _broadcast(self, intent: Intent, done: Tick) -> bool:
+    def _broadcast(self, intent: Intent, done: RelayerTick) -> bool:
         """Send the stored bytes to the node; return whether it took them."""
         if intent.raw is None:
             raise OutboxConflict(f"intent {intent.id} is {intent.state} without signed bytes")
@@ -240,10 +246,10 @@ class Relayer:
         self._failpoint("marked_sent")
         return True
 
-    def _replace(self, intent: Intent, done: Tick) -> None:
+    def _replace(self, intent: Intent, done: RelayerTick) -> None:
         """Replace the transaction with one that has a higher fee and the same nonce and call."""
         fields, advice = _decode(intent.raw or b""), self._client.fees()
-        old = FeeOffer(fields["maxFeePerGas"], fields["maxPriorityFeePerGas"])
+        old = TransactionFees(fields["maxFeePerGas"], fields["maxPriorityFeePerGas"])
         offer = self._settings.fees.raised(old, advice)
         if offer is None:
             self._alert(intent, f"fee_above_cap: the base fee is {advice.base} wei per gas")
@@ -257,14 +263,14 @@ class Relayer:
             return
         self._store.mark_sent(intent.id)
 
-    def _sign_again(self, intent: Intent, fields: dict[str, Any], done: Tick) -> bytes:
+    def _sign_again(self, intent: Intent, fields: dict[str, Any], done: RelayerTick) -> bytes:
         """Sign and store another transaction with the intent's nonce."""
         raw, tx_hash = self._signer.sign_transaction(fields)
         self._store.mark_replaced(intent.id, intent.tx_hash or "", raw, tx_hash)
         done.replaced += 1
         return raw
 
-    def _give_up_if_refused(self, intent: Intent, done: Tick) -> None:
+    def _give_up_if_refused(self, intent: Intent, done: RelayerTick) -> None:
         """Unblock later nonces: replace a permanently refused transaction with an empty one.
 
         The refused one can then no longer be mined. Once the empty one is final, the intent is
@@ -299,7 +305,7 @@ class Relayer:
 
     # New intents
 
-    def _launch(self, done: Tick) -> bool:
+    def _launch(self, done: RelayerTick) -> bool:
         """Send pending intents while there is room; return whether any is pending or in flight."""
         flying = self._store.in_flight(self._signer.address)
         room = self._settings.max_in_flight - len(flying)
@@ -323,7 +329,7 @@ class Relayer:
                 break
         return True
 
-    def _launch_one(self, intent: Intent, offer: FeeOffer, done: Tick) -> bool | None:
+    def _launch_one(self, intent: Intent, offer: TransactionFees, done: RelayerTick) -> bool | None:
         """Vet, sign, store, send. None if it got no nonce, else whether the node took it."""
         try:
             verdict = self._vetting.vet(intent)
@@ -349,7 +355,7 @@ class Relayer:
             return None
         return self._broadcast(signed, done)
 
-    def _sign(self, intent: Intent, gas: int, offer: FeeOffer) -> Intent | None:
+    def _sign(self, intent: Intent, gas: int, offer: TransactionFees) -> Intent | None:
         """Give the intent a nonce and store its signed bytes; None if another process was first."""
         address, call = self._signer.address, call_of(intent.payload)
         nonce = max(self._store.next_nonce(address) or 0, self._client.nonce(address, "pending"))
@@ -364,7 +370,7 @@ class Relayer:
         self._failpoint("stored")
         return self._store.get(intent.id)
 
-    def _hold(self, intent: Intent, reason: str, limit: int | None, done: Tick) -> None:
+    def _hold(self, intent: Intent, reason: str, limit: int | None, done: RelayerTick) -> None:
         attempts = self._store.note_attempt(intent.id, reason)
         if limit is not None and attempts >= limit:
             self._kill(intent, reason, done)
@@ -373,7 +379,7 @@ class Relayer:
         self._held_until[intent.id] = self._clock() + pause
         done.held += 1
 
-    def _kill(self, intent: Intent, reason: str, done: Tick) -> None:
+    def _kill(self, intent: Intent, reason: str, done: RelayerTick) -> None:
         self._held_until.pop(intent.id, None)
         self._strangers.pop(intent.id, None)
         self._store.mark_dead(intent.id, reason)

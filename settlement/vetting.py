@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from settlement.attestation import MeteredUsage
-from settlement.chain.calls import EscrowCalls, LeaseRef, SignedVoucher
+from settlement.chain.calls import EscrowCalls, LeaseRef, SettlementEntry
 from settlement.chain.client import with_margin
 from settlement.chain.contracts import Escrow
 from settlement.chain.translate import code_failed
@@ -120,7 +120,7 @@ class Vetting:
         gas = self._vet_call(payload).gas
         return Go(gas, payload, _payload(calls, later, metered) if later else None)
 
-    def _is_early(self, signed: SignedVoucher) -> bool:
+    def _is_early(self, signed: SettlementEntry) -> bool:
         """Whether a skipped voucher will be paid once chain time has caught up."""
         voucher = signed.voucher
         try:
@@ -169,6 +169,6 @@ def call_of(payload: dict[str, Any]) -> Call:
 
 
 def _payload(
-    calls: EscrowCalls, vouchers: Iterable[SignedVoucher], metered: bool
+    calls: EscrowCalls, vouchers: Iterable[SettlementEntry], metered: bool
 ) -> dict[str, Any]:
     return calls.payload(calls.settle(list(vouchers), metered))

@@ -16,14 +16,14 @@ from eth_tester.exceptions import TransactionFailed  # type: ignore[import-untyp
 from web3 import EthereumTesterProvider
 
 from settlement.attestation import Close, MeteredUsage, Stop, Usage
-from settlement.chain.calls import LeaseOrders, LeaseRef, Match, Previous, SignedVoucher
-from settlement.chain.client import ChainClient, Receipt, transaction_fields
+from settlement.chain.calls import LeaseOrders, LeaseRef, Match, Previous, SettlementEntry
+from settlement.chain.client import ChainClient, TransactionReceipt, transaction_fields
 from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import Deployment, EscrowSettings, deploy
 from settlement.chain.devnet import DEV_MNEMONIC, Devnet, dev_account
 from settlement.eip712 import text32
 from settlement.events import ChainEvent, Opened
-from settlement.fees import GWEI, FeeOffer
+from settlement.fees import GWEI, TransactionFees
 from settlement.leases import EscrowState, replay
 from settlement.orders import Ask, Bid, Cancel, Prices, TierLimit, orders_hash
 from settlement.permit import Permit
@@ -161,13 +161,13 @@ class World:
 
     def send(
         self, signer: LocalSigner, data: bytes, to: str | None = None, gas: int | None = None
-    ) -> Receipt:
+    ) -> TransactionReceipt:
         """Send a call of the escrow (or of `to`) and wait until it is mined."""
         return self.client.transact(signer, to or self.escrow.address, data, gas=gas)
 
     def broadcast(self, signer: LocalSigner, data: bytes, gas: int, gwei: int = 10) -> str:
         """Send a call of the escrow without simulating it; return its hash."""
-        offer = FeeOffer(gwei * GWEI, gwei * GWEI // 2)
+        offer = TransactionFees(gwei * GWEI, gwei * GWEI // 2)
         fields = transaction_fields(
             self.client.chain_id, self.escrow.address, data, 0, gas, offer
         ) | {"nonce": self.client.nonce(signer.address)}
@@ -175,7 +175,7 @@ class World:
         self.client.send_raw(raw)
         return tx_hash
 
-    def settle(self, *vouchers: SignedVoucher, sender: LocalSigner | None = None) -> None:
+    def settle(self, *vouchers: SettlementEntry, sender: LocalSigner | None = None) -> None:
         """Settle vouchers of one kind, sent by the relayer unless told otherwise."""
         metered = isinstance(vouchers[0].voucher, MeteredUsage)
         self.send(sender or self.relayer, self.escrow.calls.settle(vouchers, metered))
@@ -289,14 +289,14 @@ class Lease:
     def _names(self) -> tuple[str, str, bytes]:
         return self.ref.buyer, self.ref.provider, self.number
 
-    def voucher(self, ms: int, signer: LocalSigner | None = None) -> SignedVoucher:
+    def voucher(self, ms: int, signer: LocalSigner | None = None) -> SettlementEntry:
         usage = Usage(*self._names, ms)
         domain = self.world.escrow.domain()
-        return SignedVoucher(usage, sign(usage, domain, signer or self.world.witness))
+        return SettlementEntry(usage, sign(usage, domain, signer or self.world.witness))
 
-    def metered(self, ms: int, egress_mib: int, units: int) -> SignedVoucher:
+    def metered(self, ms: int, egress_mib: int, units: int) -> SettlementEntry:
         usage = MeteredUsage(*self._names, ms, egress_mib, units)
-        return SignedVoucher(usage, sign(usage, self.world.escrow.domain(), self.world.witness))
+        return SettlementEntry(usage, sign(usage, self.world.escrow.domain(), self.world.witness))
 
     def close(self, ms: int, egress_mib: int = 0, units: int = 0, **signers: Any) -> bytes:
         """Calldata of a close; `meter` and `witness` replace the signers."""

@@ -13,7 +13,7 @@ from marketplace.db.store import Database, Store
 from marketplace.db.tables import LeaseRow
 from settlement.attestation import MeteredUsage
 from settlement.chain.abi import abi
-from settlement.chain.calls import EscrowCalls, SignedVoucher
+from settlement.chain.calls import EscrowCalls, SettlementEntry
 from settlement.eip712 import checksum
 from settlement.errors import SignatureError
 from settlement.events import (
@@ -204,7 +204,7 @@ class FakeChain:
         kind = SettledMetered if intent.kind is IntentKind.SETTLE_METERED else Settled
         return [kind(provider, tuple(entries)) for provider, entries in runs.items()]
 
-    def _accept(self, signed: SignedVoucher, now_s: int) -> SettledEntry | None:
+    def _accept(self, signed: SettlementEntry, now_s: int) -> SettledEntry | None:
         voucher = signed.voucher
         lease = self.state(voucher.lease_no)
         egress, units = (

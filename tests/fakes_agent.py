@@ -23,7 +23,7 @@ import httpx
 from marketplace.agent.api import AgentApi
 from marketplace.agent.assignment import Assignment, assign
 from marketplace.agent.inventory import Inventory, simulated_gpus
-from marketplace.agent.journal import Journal
+from marketplace.agent.journal import AgentJournal
 from marketplace.agent.node import ThisNode
 from marketplace.domain.jobfile import parse_job
 from marketplace.wire.asks import AskInfo
@@ -308,7 +308,7 @@ class FakeMarket:
         shown: type[AskInfo | BidInfo] = AskInfo if kind == "ask" else BidInfo
         return sample(shown, **{"id": order_id, kind: order.to_message()})
 
-    def node(self, journal: Journal, folder: Path, **changes: Any) -> ThisNode:
+    def node(self, journal: AgentJournal, folder: Path, **changes: Any) -> ThisNode:
         """A node of this market, with one simulated GPU and no runtime."""
         parts: dict[str, Any] = {
             "api": AgentApi("http://market.test", "coul_test", self.transport()),

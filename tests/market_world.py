@@ -18,7 +18,7 @@ from marketplace.db.chain_events import SqlEventStore
 from marketplace.db.outbox import SqlOutbox
 from marketplace.db.store import Database
 from marketplace.db.tables import AttestationRow, JobRow, LeaseRow
-from marketplace.services.attestations import Refusal
+from marketplace.services.attestations import AttestationRefusal
 from marketplace.services.catalog import Catalog, catalog_of
 from marketplace.services.common import Principal
 from marketplace.services.ports import Market
@@ -252,7 +252,7 @@ class World:
         ms: int,
         signer: LocalSigner | None = None,
         **changes: Any,
-    ) -> tuple[AttestationRow, Refusal | None]:
+    ) -> tuple[AttestationRow, AttestationRefusal | None]:
         """Hand in a meter's statement, signed by the meter unless said."""
         said = self.statement(lease_id, sequence, ms, **changes)
         signature = sign(said, self.domain, signer or self.meter)

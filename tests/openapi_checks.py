@@ -51,8 +51,13 @@ class OpenApi:
         self.seen.add((name, response.status_code))
         if kind not in STREAMED:
             where = ("paths", path, method.lower(), "responses", status, "content", kind, "schema")
-            error = best_match(self._validator(where).iter_errors(response.json()))
-            assert error is None, f"{name} answers {status}: {error.json_path}: {error.message}"
+            mistake = self.mistake(where, response.json())
+            assert mistake is None, f"{name} answers {status}: {mistake}"
+
+    def mistake(self, where: tuple[str, ...], value: Any) -> str | None:
+        """What is wrong with a value, by the schema at a place in the document."""
+        error = best_match(self._validator(where).iter_errors(value))
+        return None if error is None else f"{error.json_path}: {error.message:.300}"
 
     def _validator(self, where: tuple[str, ...]) -> Draft202012Validator:
         steps = (step.replace("~", "~0").replace("/", "~1") for step in where)

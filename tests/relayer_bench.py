@@ -10,7 +10,7 @@ from marketplace.db.outbox import SqlOutbox
 from settlement.chain.client import ChainClient
 from settlement.events import Opened
 from settlement.ports import Intent, IntentKind, IntentState
-from settlement.relayer import Relayer, RelayerSettings, Tick
+from settlement.relayer import Relayer, RelayerSettings, RelayerTick
 from settlement.signing import LocalSigner
 from settlement.vetting import Vetting
 from tests.escrow_world import World, eventually
@@ -52,15 +52,15 @@ class Bench:
         )
         return self._relayer
 
-    def tick(self, times: int = 1) -> Tick:
-        """Tick once a minute; what the last tick did."""
+    def tick(self, times: int = 1) -> RelayerTick:
+        """RelayerTick once a minute; what the last tick did."""
         for _ in range(times):
             self.now += 60
             done = (self._relayer or self.restart()).tick()
         return done
 
     def tick_until(self, *numbers: int, state: IntentState = IntentState.FINAL) -> None:
-        """Tick until these intents are in a state: Anvil mines a moment after it answers."""
+        """RelayerTick until these intents are in a state: Anvil mines a moment after it answers."""
 
         def reached() -> bool:
             self.tick()
@@ -69,7 +69,7 @@ class Bench:
         eventually(reached)
 
     def finish(self, *numbers: int) -> None:
-        """Tick until these intents are final; each must have opened exactly one lease."""
+        """RelayerTick until these intents are final; each must have opened exactly one lease."""
         self.tick_until(*numbers)
         assert [self.opened(number) for number in numbers] == [1] * len(numbers)
 

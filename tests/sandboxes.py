@@ -16,15 +16,15 @@ from uuid import uuid4
 
 from marketplace.agent.folders import give_to, make_folders, remove_tree
 from marketplace.agent.inventory import Inventory, simulated_gpus
-from marketplace.agent.journal import Journal
-from marketplace.agent.runtime.base import JobFolders, Launch, Limits, Running
+from marketplace.agent.journal import AgentJournal
+from marketplace.agent.runtime.base import JobFolders, Launch, Running, SandboxLimits
 from marketplace.agent.runtime.process import ProcessRuntime
 from marketplace.agent.supervisor import Supervisor
 from settlement.signing import LocalSigner
 from tests.fakes_agent import FakeMarket
 
 PATIENCE_S = 120.0  # only a machine that is far too busy takes so long
-LIMITS = Limits(memory_mib=512, storage_mib=64, pids=128, cpu_seconds=60)
+LIMITS = SandboxLimits(memory_mib=512, storage_mib=64, pids=128, cpu_seconds=60)
 INVENTORY = Inventory(simulated_gpus("2xH100", "tests"), 8_000, 4_096, 4_096)
 
 
@@ -43,7 +43,7 @@ def started(
     root: Path,
     argv: list[str],
     env: Mapping[str, str] | None = None,
-    limits: Limits = LIMITS,
+    limits: SandboxLimits = LIMITS,
     slot: int = 0,
 ) -> Iterator[Running]:
     """A job in its folders; at the end nothing of it is left."""
@@ -67,7 +67,7 @@ def ran(
     root: Path,
     argv: list[str],
     env: Mapping[str, str] | None = None,
-    limits: Limits = LIMITS,
+    limits: SandboxLimits = LIMITS,
 ) -> Ran:
     """Run a short job (with little output) to its end."""
     with started(runtime, root, argv, env, limits) as running:
@@ -91,7 +91,7 @@ class Bench:
         self.root = root
         self.runtime = runtime
         self.stopping = threading.Event()
-        self.journal = Journal(root / "journal.db")
+        self.journal = AgentJournal(root / "journal.db")
         self.node = self.market.node(
             self.journal, root, runtime=runtime, inventory=INVENTORY, shared=True,
             stop_grace_s=1.0, pids_max=64,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 
-from marketplace.agent.journal import Ending, Journal, LeaseEntry
+from marketplace.agent.journal import AgentJournal, Ending, LeaseEntry
 from marketplace.agent.meters import Reading
 from settlement.attestation import Close, Stop, UsageAttestation
 from settlement.signing import Signer, sign
@@ -26,7 +26,7 @@ class Attestor:
 
     def __init__(
         self,
-        journal: Journal,
+        journal: AgentJournal,
         signer: Signer,
         entry: LeaseEntry,
         wall_ms: Callable[[], int] = unix_ms,
@@ -37,7 +37,7 @@ class Attestor:
         self._wall_ms = wall_ms
 
     def attest(self, usage: UsageVector, reading: Reading) -> UsageAttestation:
-        """Journal a reading and sign cumulative usage under the next sequence number.
+        """AgentJournal a reading and sign cumulative usage under the next sequence number.
 
         Raises JournalError, and then has signed nothing new.
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from marketplace.agent.inventory import Gpu, Inventory
+from marketplace.agent.inventory import InstalledGpu, Inventory
 from marketplace.domain.placing import WHOLE_MILLI, NodeUse, is_gpu_size
 from settlement.units import Sizes
 
@@ -13,7 +13,7 @@ from settlement.units import Sizes
 class Grant:
     """What one job runs on: GPUs with a share in thousandths of each, and a slot of its own."""
 
-    gpus: tuple[Gpu, ...]
+    gpus: tuple[InstalledGpu, ...]
     gpu_milli_each: int
     slot: int
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import structlog
 
-from marketplace.agent.errors import ApiDown, JournalConflict, JournalError
+from marketplace.agent.errors import AgentJournalConflict, ApiDown, JournalError
 from marketplace.agent.folders import files_below, remove_tree
 from marketplace.agent.journal import ACCEPTED, Ending, Phase
 from marketplace.agent.logs import LogFile
@@ -74,7 +74,7 @@ class Courier:
                 self._log.error("lease_unknown", detail=str(error))
                 self._node.journal.set_phase(self._id, Phase.DONE)
                 self.done = True
-            except JournalConflict as error:
+            except AgentJournalConflict as error:
                 self._log.critical("will_not_sign", detail=str(error))
                 self.done = True
             except (ApiDown, ApiError, JournalError) as error:

@@ -8,7 +8,7 @@ AgentError                 agent_error
 │   └── FoldersExposed     folders_exposed      the sandbox would show jobs private folders
 ├── StartFailed            start_failed         a job could not be started; says why
 ├── JournalError           journal              the journal cannot be read or written
-│   └── JournalConflict    journal_conflict     a second value for one (lease, sequence)
+│   └── AgentJournalConflict    journal_conflict     a second value for one (lease, sequence)
 └── ApiDown                api_down             the server cannot be reached for now
     (a refusal by the server is `marketplace.sdk.errors.ApiError`)
 """
@@ -70,7 +70,7 @@ class JournalError(AgentError):
     code = "journal"
 
 
-class JournalConflict(JournalError):
+class AgentJournalConflict(JournalError):
     """A second, different value for something that is signed once."""
 
     code = "journal_conflict"

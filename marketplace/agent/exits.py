@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from marketplace.agent.journal import Journal
-from settlement.chain.calls import EscrowCalls, SignedVoucher
-from settlement.chain.client import ChainClient, Receipt
+from marketplace.agent.journal import AgentJournal
+from settlement.chain.calls import EscrowCalls, SettlementEntry
+from settlement.chain.client import ChainClient, TransactionReceipt
 from settlement.chain.contracts import Escrow
 from settlement.eip712 import Domain
 from settlement.signing import TransactionSigner
@@ -25,7 +25,7 @@ class HeldVoucher:
 
     lease_id: str
     domain: Domain
-    signed: SignedVoucher
+    signed: SettlementEntry
     metered: bool  # whether it counts more than time
 
     @property
@@ -34,10 +34,12 @@ class HeldVoucher:
         return EscrowCalls(self.domain.verifying_contract).settle([self.signed], self.metered)
 
 
-def held(journal: Journal) -> list[HeldVoucher]:
+def held(journal: AgentJournal) -> list[HeldVoucher]:
     """The best voucher of every lease that has one, oldest lease first."""
     return [
-        HeldVoucher(entry.lease_id, entry.domain, SignedVoucher(voucher, signature), entry.metered)
+        HeldVoucher(
+            entry.lease_id, entry.domain, SettlementEntry(voucher, signature), entry.metered
+        )
         for entry, voucher, signature in journal.vouchers()
     ]
 
@@ -47,10 +49,10 @@ class Batch:
     """Vouchers that one transaction settles; those that would pay nothing now are left out."""
 
     escrow: Escrow
-    signed: tuple[SignedVoucher, ...]
+    signed: tuple[SettlementEntry, ...]
     metered: bool
 
-    def send(self, sender: TransactionSigner) -> Receipt:
+    def send(self, sender: TransactionSigner) -> TransactionReceipt:
         """Send it from an account that pays the gas. Raises ChainError."""
         data = self.escrow.calls.settle(self.signed, self.metered)
         return self.escrow.client.transact(sender, self.escrow.address, data)
@@ -63,7 +65,7 @@ def payable(
 
     One that is paid already, or whose lease is closed, is left out: the escrow says so itself.
     """
-    groups: dict[tuple[Domain, bool], list[SignedVoucher]] = {}
+    groups: dict[tuple[Domain, bool], list[SettlementEntry]] = {}
     for item in vouchers:
         groups.setdefault((item.domain, item.metered), []).append(item.signed)
     batches = []

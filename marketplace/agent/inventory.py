@@ -31,7 +31,7 @@ _STORAGE_KEPT_MIB = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Gpu:
+class InstalledGpu:
     """One GPU. `minor` numbers its device file; simulated GPUs have none."""
 
     uuid: str
@@ -59,7 +59,7 @@ class GpuReading:
 class Inventory:
     """What the node offers in all."""
 
-    gpus: tuple[Gpu, ...]
+    gpus: tuple[InstalledGpu, ...]
     cpu_milli: int
     memory_mib: int
     storage_mib: int
@@ -86,7 +86,7 @@ class Nvml:
             return None
         return cls(nvml)
 
-    def gpus(self) -> tuple[Gpu, ...]:
+    def gpus(self) -> tuple[InstalledGpu, ...]:
         """Every GPU the driver shows. Raises InventoryError if one does not answer."""
         nvml = self._nvml
         try:
@@ -94,7 +94,7 @@ class Nvml:
                 nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())
             ]
             return tuple(
-                Gpu(
+                InstalledGpu(
                     uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
                     model=_text(nvml.nvmlDeviceGetName(handle)),
                     memory_mib=int(nvml.nvmlDeviceGetMemoryInfo(handle).total) // MIB,
@@ -119,7 +119,7 @@ class Nvml:
         return tuple(readings)
 
 
-def simulated_gpus(text: str, owner: str) -> tuple[Gpu, ...]:
+def simulated_gpus(text: str, owner: str) -> tuple[InstalledGpu, ...]:
     """Stand-ins such as "4xH100"; `owner` (unique to a node) makes their UUIDs unique and lasting.
 
     Memory is what the tier table says of the model. Raises InventoryError on other texts.
@@ -135,7 +135,7 @@ def simulated_gpus(text: str, owner: str) -> tuple[Gpu, ...]:
         raise InventoryError(f"no tier has the GPU {model!r}{hint}")
     memory_mib = tiers[0].memory_gib * 1024
     return tuple(
-        Gpu(_simulated_uuid(owner, index), f"{tiers[0].gpu} (simulated)", memory_mib, True)
+        InstalledGpu(_simulated_uuid(owner, index), f"{tiers[0].gpu} (simulated)", memory_mib, True)
         for index in range(int(match[1]))
     )
 
@@ -165,7 +165,7 @@ def take_inventory(config: NodeConfig, state_dir: Path, owner: str, nvml: Nvml |
     )
 
 
-def _real_gpus(wanted: tuple[str, ...], nvml: Nvml | None) -> tuple[Gpu, ...]:
+def _real_gpus(wanted: tuple[str, ...], nvml: Nvml | None) -> tuple[InstalledGpu, ...]:
     found = nvml.gpus() if nvml is not None else ()
     if not found:
         raise InventoryError(

@@ -18,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from marketplace.agent.errors import JournalConflict, JournalError
+from marketplace.agent.errors import AgentJournalConflict, JournalError
 from settlement.attestation import Close, MeteredUsage, Usage, UsageAttestation, Voucher
 from settlement.eip712 import Domain, Struct
 
@@ -109,7 +109,7 @@ class AttestationEntry:
     answer: str | None
 
 
-class Journal:
+class AgentJournal:
     """The node's memory. Safe to use from several threads; one process at a time.
 
     Every method raises JournalError if the file cannot be read or written.
@@ -136,7 +136,7 @@ class Journal:
     # -- leases ----------------------------------------------------------------------------------
 
     def begin(self, entry: LeaseEntry) -> None:
-        """Take up a lease, once for good. Raises JournalConflict if this node already did."""
+        """Take up a lease, once for good. Raises AgentJournalConflict if this node already did."""
         values = (
             *(entry.lease_id, entry.job_id, *entry.key),
             *(entry.domain.chain_id, entry.domain.verifying_contract, entry.witness),
@@ -147,7 +147,7 @@ class Journal:
             try:
                 db.execute(query, values)
             except sqlite3.IntegrityError:
-                raise JournalConflict(f"{entry.lease_id} was already taken up here") from None
+                raise AgentJournalConflict(f"{entry.lease_id} was already taken up here") from None
 
     def lease(self, lease_id: str) -> LeaseEntry | None:
         """The lease, if this node ever took it up."""
@@ -213,7 +213,7 @@ class Journal:
     def propose(self, lease_id: str, attestation: UsageAttestation) -> None:
         """Make an attestation's value durable before it is signed.
 
-        Raises JournalConflict if the sequence is not the next one, has another value, or usage
+        Raises AgentJournalConflict if the sequence is not the next one, has another value, or usage
         falls.
         """
         with self._write() as db:
@@ -222,18 +222,18 @@ class Journal:
                 return
             expected = 0 if last is None else last.message.sequence + 1
             if attestation.sequence != expected:
-                raise JournalConflict(
+                raise AgentJournalConflict(
                     f"{lease_id}: sequence {attestation.sequence} comes, but {expected} is next"
                 )
             if last is not None and not attestation.usage().covers(last.message.usage()):
-                raise JournalConflict(f"{lease_id}: usage falls at sequence {expected}")
+                raise AgentJournalConflict(f"{lease_id}: usage falls at sequence {expected}")
             values = (lease_id, attestation.sequence, _text(attestation))
             db.execute("INSERT INTO attestations VALUES (?,?,?,NULL,NULL)", values)
 
     def adopt(self, lease_id: str, attestation: UsageAttestation, signature: bytes) -> None:
         """Take over what this node's key signed and the server kept, but this journal lost.
 
-        Raises JournalConflict if the journal has another value for that sequence.
+        Raises AgentJournalConflict if the journal has another value for that sequence.
         """
         text, sequence = _text(attestation), attestation.sequence
         query = "SELECT message FROM attestations WHERE lease_id = ? AND sequence = ?"
@@ -243,7 +243,7 @@ class Journal:
                 values = (lease_id, sequence, text, signature, ACCEPTED)
                 db.execute("INSERT INTO attestations VALUES (?,?,?,?,?)", values)
             elif row[0] != text:
-                raise JournalConflict(
+                raise AgentJournalConflict(
                     f"{lease_id}: the server holds another signed value for {sequence}"
                 )
 
@@ -310,9 +310,12 @@ class Journal:
         return close
 
     def adopt_close(self, lease_id: str, close: Close, signature: bytes) -> None:
-        """Take over a Close of this node's key that this journal lost. Raises JournalConflict."""
+        """Take over a Close that this node signed and its journal lost.
+
+        Raises AgentJournalConflict.
+        """
         if self.propose_close(lease_id, close) != close:
-            raise JournalConflict(f"{lease_id}: the server holds another signed Close")
+            raise AgentJournalConflict(f"{lease_id}: the server holds another signed Close")
         self.keep_close_signature(lease_id, signature)
 
     def keep_close_signature(self, lease_id: str, signature: bytes) -> None:

@@ -16,7 +16,7 @@ from marketplace.agent.api import AgentApi
 from marketplace.agent.config import AgentConfig, read_secret
 from marketplace.agent.errors import AgentConfigError, AgentError, ApiDown
 from marketplace.agent.inventory import Nvml, take_inventory
-from marketplace.agent.journal import Journal
+from marketplace.agent.journal import AgentJournal
 from marketplace.agent.node import ThisNode
 from marketplace.agent.runtime.process import ProcessRuntime
 from marketplace.agent.state import StateFolder, journal_of
@@ -64,7 +64,7 @@ def _run(config: AgentConfig, stop: threading.Event) -> int:
         api = stack.enter_context(
             closing(AgentApi(config.api_url, read_secret(config.api_key_file)))
         )
-        journal = stack.enter_context(closing(Journal(journal_of(config.state_dir))))
+        journal = stack.enter_context(closing(AgentJournal(journal_of(config.state_dir))))
         node = _registered(config, state.jobs, api, journal, stop)
         if node is not None:
             supervisor = Supervisor(node)
@@ -76,7 +76,7 @@ def _run(config: AgentConfig, stop: threading.Event) -> int:
 
 
 def _registered(
-    config: AgentConfig, jobs: Path, api: AgentApi, journal: Journal, stop: threading.Event
+    config: AgentConfig, jobs: Path, api: AgentApi, journal: AgentJournal, stop: threading.Event
 ) -> ThisNode | None:
     """This node, listed on the market; None if `stop` comes before the server answers."""
     signer = load_meter(config)

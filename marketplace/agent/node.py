@@ -10,10 +10,10 @@ from marketplace.agent.api import AgentApi
 from marketplace.agent.attestor import Attestor, unix_ms
 from marketplace.agent.folders import make_folders
 from marketplace.agent.inventory import Inventory, Nvml
-from marketplace.agent.journal import Journal, LeaseEntry
+from marketplace.agent.journal import AgentJournal, LeaseEntry
 from marketplace.agent.logs import JobLogs
-from marketplace.agent.progress import Progress
-from marketplace.agent.runtime.base import JobFolders, Runtime
+from marketplace.agent.progress import JobProgress
+from marketplace.agent.runtime.base import JobFolders, JobRuntime
 from marketplace.agent.vouchers import Vouchers
 from marketplace.wire.leases import Lease
 from settlement.eip712 import Domain
@@ -25,8 +25,8 @@ class ThisNode:
     """The node that this agent runs: its parts and its settings. `wall_ms` is Unix time."""
 
     api: AgentApi
-    journal: Journal
-    runtime: Runtime
+    journal: AgentJournal
+    runtime: JobRuntime
     signer: Signer
     domain: Domain  # of the escrow that it signs for
     inventory: Inventory
@@ -43,12 +43,14 @@ class ThisNode:
 class HeldLease:
     """One lease in hand: what the threads of its job and of its courier work with."""
 
-    def __init__(self, node: ThisNode, entry: LeaseEntry, progress: Progress | None = None) -> None:
+    def __init__(
+        self, node: ThisNode, entry: LeaseEntry, progress: JobProgress | None = None
+    ) -> None:
         self.node = node
         self.entry = entry
         self.id = entry.lease_id
         self.folders = JobFolders(node.jobs_folder / entry.lease_id)
-        self.progress = progress or Progress()
+        self.progress = progress or JobProgress()
         self.attestor = Attestor(node.journal, node.signer, entry, node.wall_ms)
         self.vouchers = Vouchers(node.api, node.journal, entry)
         self.logs: JobLogs | None = None  # None: no job runs and none is to be reported

@@ -31,7 +31,7 @@ class Beats:
     last_at: float | None = None
 
 
-class Progress:
+class JobProgress:
     """Thread-safe state of one lease on this node.
 
     `halt` is why its job is to stop, if it is; `beats` are the job's signs of life so far.

@@ -20,8 +20,8 @@ from marketplace.agent.journal import Ending
 from marketplace.agent.logs import JobLogs
 from marketplace.agent.node import HeldLease
 from marketplace.agent.progress import Halt
-from marketplace.agent.runtime.base import Launch, Limits
-from marketplace.agent.watch import Watch
+from marketplace.agent.runtime.base import Launch, SandboxLimits
+from marketplace.agent.watch import JobWatch
 from marketplace.limits import MIB
 from marketplace.sdk.archive import ArchiveError, unpack
 from marketplace.sdk.errors import CoulombError
@@ -80,7 +80,7 @@ class JobRun:
         channel.start(running.stdout, running.stderr)
         try:
             self._node.journal.note_process(self._lease.id, running.record())
-            watch = Watch(self._lease, self._job, self._grant, running, channel)
+            watch = JobWatch(self._lease, self._job, self._grant, running, channel)
         except (JournalError, OSError):
             running.close()
             channel.finish()
@@ -116,7 +116,7 @@ class JobRun:
             argv=job.spec.command,
             env=self._environment(),
             folders=self._lease.folders,
-            limits=Limits(
+            limits=SandboxLimits(
                 memory_mib=sizes.memory_mib,
                 storage_mib=sizes.storage_mib,
                 pids=self._node.pids_max,

@@ -11,7 +11,7 @@ import threading
 import structlog
 
 from marketplace.agent.api import AgentApi
-from marketplace.agent.journal import Journal, LeaseEntry
+from marketplace.agent.journal import AgentJournal, LeaseEntry
 from marketplace.wire.leases import Lease
 from marketplace.wire.usage import SignedVoucher, Used
 from settlement.attestation import Usage, UsageAttestation, Voucher
@@ -28,7 +28,7 @@ class Vouchers:
     Safe to use from several threads.
     """
 
-    def __init__(self, api: AgentApi, journal: Journal, entry: LeaseEntry) -> None:
+    def __init__(self, api: AgentApi, journal: AgentJournal, entry: LeaseEntry) -> None:
         self._api = api
         self._journal = journal
         self._entry = entry

@@ -19,7 +19,7 @@ from marketplace.limits import MIB
 _TICK_S = 0.05
 
 
-class Watch:
+class JobWatch:
     """Watches one running job; `to_the_end` is the whole of its life."""
 
     def __init__(
@@ -49,7 +49,7 @@ class Watch:
         self._disk = DiskWatch((work, out), lambda: running.hidden_bytes(device))
 
     def to_the_end(self) -> Ending:
-        """Watch until the job has ended or was stopped, and sign its final usage.
+        """JobWatch until the job has ended or was stopped, and sign its final usage.
 
         Raises JournalError; the job is dead then as well.
         """

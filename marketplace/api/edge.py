@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from marketplace.api.limits import Limits, Streams
+from marketplace.api.limits import Limits, OpenStreams
 from marketplace.api.problems import READING, documented
 from marketplace.db.store import Database, Store, Tally
 from marketplace.db.tables import IdempotentReplyRow
@@ -62,7 +62,7 @@ class Edge:
     def __init__(self, catalog: Catalog, database: Database, limits: Limits) -> None:
         self.catalog = catalog
         self.database = database
-        self.streams = Streams(limits)
+        self.streams = OpenStreams(limits)
         self._flying: set[str] = set()
         self._lock = threading.Lock()
         self._counting = threading.Lock()

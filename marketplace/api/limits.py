@@ -62,7 +62,7 @@ class Limits:
         return self.blob_bytes, self.body_seconds + self.blob_bytes / self.blob_bytes_per_second
 
 
-class Windows:
+class RateWindows:
     """Counts per caller in fixed windows; forgets the least recent caller when full."""
 
     def __init__(self, limit: int, now: Callable[[], float] = time.monotonic) -> None:
@@ -93,7 +93,7 @@ class Windows:
         return max(1, WINDOW_S - int(self._now() % WINDOW_S))
 
 
-class Streams:
+class OpenStreams:
     """Open event streams, counted by account and by address."""
 
     def __init__(self, limits: Limits) -> None:
@@ -143,8 +143,8 @@ class Gate:
         self._account_of = account_of
         self._limits = limits
         self._metrics = metrics
-        self._requests = Windows(limits.per_minute)
-        self._failures = Windows(limits.failed_logins_per_minute)
+        self._requests = RateWindows(limits.per_minute)
+        self._failures = RateWindows(limits.failed_logins_per_minute)
         self._working: Counter[str] = Counter()
         self._known: OrderedDict[str, tuple[str, float]] = OrderedDict()
 

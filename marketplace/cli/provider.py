@@ -16,7 +16,7 @@ from marketplace.errors import ExitCode
 
 if TYPE_CHECKING:
     from marketplace.agent.config import AgentConfig, NodeConfig
-    from marketplace.agent.journal import Journal
+    from marketplace.agent.journal import AgentJournal
     from marketplace.cli.context import Cli
     from marketplace.sdk import Coulomb
     from marketplace.wire.nodes import Node
@@ -221,16 +221,16 @@ def settle(config: ConfigFile = None) -> None:
     show_rows([batch.send(signer) for batch in batches], SENT)
 
 
-def _journal(config: Path | None) -> Journal:
+def _journal(config: Path | None) -> AgentJournal:
     """This machine's journal; an agent may be at work on it."""
-    from marketplace.agent.journal import Journal
+    from marketplace.agent.journal import AgentJournal
     from marketplace.agent.state import journal_of
     from marketplace.sdk.errors import InputError
 
     path = journal_of(load(config).state_dir)
     if not path.is_file():
         raise InputError(f"{path} is no journal", fix="name the agent's file with --config")
-    return Journal(path)
+    return AgentJournal(path)
 
 
 def _named(client: Coulomb, node: str) -> Node:

@@ -72,7 +72,7 @@ class Rows(Generic[R]):
         return self._all(query.order_by(key.desc()).limit(limit))
 
 
-class Log(Rows[R]):
+class NumberedRows(Rows[R]):
     """Rows that are numbered (`seq`) in the order in which transactions become visible.
 
     Rows wait until the transaction ends. Then one transaction at a time numbers its rows and

@@ -27,7 +27,7 @@ TERMS = (*DURATIONS, "meter", "prices", "unit", "max_fee_bps", "opener")
 
 
 @dataclass(frozen=True, slots=True)
-class NodeOffer:
+class AskingNode:
     """What a node sells: which it is, and all that it has."""
 
     provider: str
@@ -41,7 +41,7 @@ class NodeOffer:
 
 
 def ask_of(
-    node: NodeOffer, terms: Mapping[str, Any], *, opener: str, fee_bps: int, now: int, salt: int
+    node: AskingNode, terms: Mapping[str, Any], *, opener: str, fee_bps: int, now: int, salt: int
 ) -> Ask:
     """The ask that a provider signs for a node. `terms` has prices (decimal texts, or `Prices`) and
     durations as text.

@@ -39,7 +39,7 @@ from marketplace.domain.matching import (
     bucket_key,
     rate_if_match,
 )
-from marketplace.domain.order import Market, RestingAsk, RestingBid
+from marketplace.domain.order import BookMarket, RestingAsk, RestingBid
 from marketplace.domain.placing import NodeUse, is_gpu_size
 from settlement.orders import terms_of
 from settlement.units import Sizes
@@ -48,8 +48,8 @@ from settlement.units import Sizes
 class Book:
     """One market's orders in memory. Not thread-safe: one matcher owns it."""
 
-    def __init__(self, market: Market | None = None) -> None:
-        self.market = market or Market()
+    def __init__(self, market: BookMarket | None = None) -> None:
+        self.market = market or BookMarket()
         self.now = 0
         self._index = Index()
         self._asks: dict[str, AskView] = {}

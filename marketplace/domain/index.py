@@ -151,7 +151,7 @@ class BidQueue:
         return (item for item in reversed(self.bids) if item[2].live)
 
 
-class Tier:
+class TierIndex:
     """One tier's buckets and queues, and which of them fit each other."""
 
     __slots__ = ("_buckets_of", "_queues_of", "buckets", "queues")
@@ -201,13 +201,13 @@ class Index:
     __slots__ = ("tiers",)
 
     def __init__(self) -> None:
-        self.tiers: dict[bytes, Tier] = {}
+        self.tiers: dict[bytes, TierIndex] = {}
 
-    def tier(self, name: bytes) -> Tier:
+    def tier(self, name: bytes) -> TierIndex:
         """The tier of this name, made when new."""
         tier = self.tiers.get(name)
         if tier is None:
-            tier = self.tiers[name] = Tier()
+            tier = self.tiers[name] = TierIndex()
         return tier
 
     def add_ask(self, ask: AskView) -> None:

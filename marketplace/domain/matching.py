@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from marketplace.domain.order import Market, RestingAsk, RestingBid, region_matches
+from marketplace.domain.order import BookMarket, RestingAsk, RestingBid, region_matches
 from marketplace.domain.placing import NodeUse
 from settlement.orders import FLAG_SHARED, Prices, Terms, TierLimit
 from settlement.units import MS_PER_HOUR, RATE_SCALE, Sizes, counted_lock
@@ -153,7 +153,7 @@ class BidView:
         "memory_mib", "order", "seq", "shape", "storage_mib", "wants",
     )  # fmt: skip
 
-    def __init__(self, order: RestingBid, market: Market) -> None:
+    def __init__(self, order: RestingBid, market: BookMarket) -> None:
         bid, wants = order.bid, order.wants
         self.order = order
         self.bid = bid

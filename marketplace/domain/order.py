@@ -10,7 +10,7 @@ from settlement.orders import FLAG_SHARED, Ask, Bid
 
 
 @dataclass(frozen=True, slots=True)
-class Market:
+class BookMarket:
     """What every lease of this market is subject to. `decimals` are the token's."""
 
     fee_bps: int = 0

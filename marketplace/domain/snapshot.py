@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 
 from marketplace.domain.book import Book
 from marketplace.domain.matching import Hold
-from marketplace.domain.order import Market, NodeFacts, RestingAsk, RestingBid, Wants
+from marketplace.domain.order import BookMarket, NodeFacts, RestingAsk, RestingBid, Wants
 from settlement.eip712 import Struct
 from settlement.orders import Ask, Bid
 from settlement.units import Sizes
@@ -52,7 +52,7 @@ def capture(book: Book) -> BookState:
     )
 
 
-def restore(state: BookState, market: Market) -> Book:
+def restore(state: BookState, market: BookMarket) -> Book:
     """A book that does from now on whatever the captured one would have done."""
     book = Book(market)
     book.now = state.now

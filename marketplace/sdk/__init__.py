@@ -16,7 +16,7 @@ from marketplace.sdk.session import Session
 from marketplace.sdk.values import Act, Funds, Moved, PreparedJob, Unit
 from marketplace.wire.asks import AskInfo
 from marketplace.wire.base import Money
-from marketplace.wire.bids import BidInfo, Match, Plan, QuoteAnswer
+from marketplace.wire.bids import BidInfo, MatchingAsk, Plan, QuoteAnswer
 from marketplace.wire.events import JobEvent, LogPiece
 from marketplace.wire.explanation import NoMatch
 from marketplace.wire.jobs import Cost, Job, TopUp
@@ -57,7 +57,7 @@ __all__ = [
     "LeaseTerms",
     "LogPiece",
     "MarketConfig",
-    "Match",
+    "MatchingAsk",
     "Money",
     "Moved",
     "NewApiKey",

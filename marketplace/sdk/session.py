@@ -13,7 +13,7 @@ from marketplace.sdk.keyring import unlock, witness_key
 from marketplace.sdk.profile import Profile, ProfileFile, state_dir
 from marketplace.wire.market import MarketConfig
 from marketplace.witness.desk import Accepts, Desk
-from marketplace.witness.journal import Journal
+from marketplace.witness.journal import WitnessJournal
 from settlement.eip712 import Domain, checksum
 from settlement.signing import Signer
 
@@ -136,7 +136,7 @@ class Session:
             signer, domain = self.witness(), self.domain()
             escrow = domain.verifying_contract.lower()
             name = f"{domain.chain_id}-{escrow}-{signer.address.lower()}.db"
-            journal = Journal(self._state_dir() / "witness" / name)
+            journal = WitnessJournal(self._state_dir() / "witness" / name)
             self._desk = Desk(signer, domain, journal, (), accepts=self._contract_accepts())
         self._desk.witness_for(buyers)
         return self._desk

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from marketplace.domain.job import JobSpec
 from marketplace.wire.bids import Plan
-from marketplace.witness.policy import Refusal
+from marketplace.witness.policy import WitnessRefusal
 from settlement.orders import Bid
 from settlement.signing import Signer
 
@@ -33,7 +33,7 @@ class Act:
     kind: str
     ms: int = 0
     sequence: int | None = None
-    refusal: Refusal | None = None
+    refusal: WitnessRefusal | None = None
     problem: str | None = None
 
 

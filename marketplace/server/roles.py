@@ -68,7 +68,7 @@ def _log_alarm(intent: Intent | None, reason: str) -> None:
 
 
 @dataclass(slots=True)
-class Runtime:
+class MarketProcess:
     """One process of the market: services, database and the loops of its roles."""
 
     settings: Settings
@@ -139,7 +139,7 @@ def build(
     client: ChainClient | None = None,
     deployment: Deployment | None = None,
     alarm: Alarm = _log_alarm,
-) -> Runtime:
+) -> MarketProcess:
     """Open database and chain, check the deployment, put the roles together; starts nothing.
 
     `signer`, `client` and `deployment` stand in for what the settings name. Raises ChainError,
@@ -159,7 +159,7 @@ def build(
     files = BlobFolder(settings.blobs)
     catalog = catalog_of(market, now_ms, load_tiers(), database, escrow, files)
     listener = Listener(settings.database_url, database.changes)
-    runtime = Runtime(settings, database, catalog, listener)
+    runtime = MarketProcess(settings, database, catalog, listener)
     if "matcher" in settings.roles:
         _add_matcher(runtime)
     if "indexer" in settings.roles:
@@ -179,12 +179,12 @@ def build(
     return runtime
 
 
-def _add(runtime: Runtime, loop: Loop, *topics: str) -> None:
+def _add(runtime: MarketProcess, loop: Loop, *topics: str) -> None:
     runtime.loops[loop.name] = loop
     runtime.database.changes.subscribe(loop.wake, *topics)
 
 
-def _add_relayer(runtime: Runtime, relayer: Relayer) -> None:
+def _add_relayer(runtime: MarketProcess, relayer: Relayer) -> None:
     loop = Loop("relayer", relayer.tick, UNTOLD_S)
     _add(runtime, loop, OUTBOX)
 
@@ -195,7 +195,7 @@ def _add_relayer(runtime: Runtime, relayer: Relayer) -> None:
     runtime.database.changes.subscribe(new_block, CHAIN)
 
 
-def _add_matcher(runtime: Runtime) -> None:
+def _add_matcher(runtime: MarketProcess) -> None:
     catalog = runtime.catalog
     take = catalog.matcher.tick
     matcher = Loop("matcher", lambda: take() > 0, UNTOLD_S, due=catalog.matcher.due_s)
@@ -239,7 +239,7 @@ def _settle(catalog: Catalog) -> None:
     catalog.settling.refund()
 
 
-def app_of(runtime: Runtime) -> MarketApi:
+def app_of(runtime: MarketProcess) -> MarketApi:
     """The HTTP application over a runtime; it starts and stops the runtime's loops with itself.
 
     Raises ValueError where no opener is known: bids are not taken that anyone may open.
@@ -307,7 +307,7 @@ def run_roles(
     return 1 if runtime.broken else 0
 
 
-def _run_loops(runtime: Runtime, ready: Callable[[str], None]) -> int:
+def _run_loops(runtime: MarketProcess, ready: Callable[[str], None]) -> int:
     stop = threading.Event()
 
     def end(_number: int, _frame: FrameType | None) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from marketplace.db.store import Store
 from marketplace.db.tables import AskRow, NodeRow
-from marketplace.domain.asking import EXPIRY_MAX_S, NodeOffer, ask_of
+from marketplace.domain.asking import EXPIRY_MAX_S, AskingNode, ask_of
 from marketplace.errors import (
     AlreadyExists,
     Conflict,
@@ -51,7 +51,7 @@ class Asks:
 
     def prepare(self, node: NodeRow, draft: AskDraft, salt: int) -> Ask:
         """The ask that a provider would sign for a node. Raises InvalidInput with all mistakes."""
-        offer = NodeOffer(
+        offer = AskingNode(
             provider=node.provider,
             number=node.number,
             tier=node.tier,

@@ -32,7 +32,7 @@ TOLERANCE_MS = 2_000
 REFUSED_KEPT = 20  # of a lease, the newest: enough to see what its meter does wrong
 
 
-class Refusal(StrEnum):
+class AttestationRefusal(StrEnum):
     """Why an attestation is refused. Stable."""
 
     SIGNATURE = "invalid_signature"
@@ -48,20 +48,20 @@ class Refusal(StrEnum):
 
 
 _MEANING = {
-    Refusal.SIGNATURE: "it was not signed by the ask's meter key",
-    Refusal.PARTIES: "it names other parties or another lease",
-    Refusal.NOT_OPEN: "the lease is not open on chain",
-    Refusal.NOT_READY: "the first attestation must be the ready reading: sequence 0, 0 ms",
-    Refusal.LATE_START: "the start limit had passed before the job was ready",
-    Refusal.SEQUENCE: "its sequence number was used with other content",
-    Refusal.BACKWARDS: "cumulative usage or the sequence went back",
-    Refusal.AHEAD: "it is ahead of the server's clock or of the time since the ready reading",
-    Refusal.OUTSIDE: "it states more time than the lease has been open",
-    Refusal.CAP: "counted usage is above its cap",
+    AttestationRefusal.SIGNATURE: "it was not signed by the ask's meter key",
+    AttestationRefusal.PARTIES: "it names other parties or another lease",
+    AttestationRefusal.NOT_OPEN: "the lease is not open on chain",
+    AttestationRefusal.NOT_READY: "the first attestation must be ready: sequence 0, 0 ms",
+    AttestationRefusal.LATE_START: "the start limit had passed before the job was ready",
+    AttestationRefusal.SEQUENCE: "its sequence number was used with other content",
+    AttestationRefusal.BACKWARDS: "cumulative usage or the sequence went back",
+    AttestationRefusal.AHEAD: "it is ahead of the server's clock, or of the job's time since ready",
+    AttestationRefusal.OUTSIDE: "it states more time than the lease has been open",
+    AttestationRefusal.CAP: "counted usage is above its cap",
 }
 
 
-def refused(reason: Refusal, row: AttestationRow) -> AttestationRefused:
+def refused(reason: AttestationRefusal, row: AttestationRow) -> AttestationRefused:
     """The error that answers a refused attestation; the row stays recorded."""
     facts = {"reason": reason.value, "attestation_id": row.id, "sequence": row.sequence}
     return AttestationRefused(f"attestation refused: {_MEANING[reason]}", facts=facts)
@@ -77,7 +77,7 @@ class Attestations:
 
     def take(
         self, store: Store, caller: Principal, lease_id: str, signed: SignedAttestation
-    ) -> tuple[AttestationRow, Refusal | None]:
+    ) -> tuple[AttestationRow, AttestationRefusal | None]:
         """Record an attestation, accepted or refused; the caller commits before it answers.
 
         The same content again is the same attestation. Raises NotFound.
@@ -89,7 +89,7 @@ class Attestations:
             return known, None
         now_ms = self.clock()
         if known is not None:
-            reason: Refusal | None = Refusal.SEQUENCE
+            reason: AttestationRefusal | None = AttestationRefusal.SEQUENCE
         else:
             reason = self._refusal(lease, statement, signature, now_ms)
         row = AttestationRow(
@@ -117,39 +117,41 @@ class Attestations:
 
     def _refusal(
         self, lease: LeaseRow, said: UsageAttestation, signature: bytes, now_ms: int
-    ) -> Refusal | None:
+    ) -> AttestationRefusal | None:
         parties = (lease.buyer, lease.provider, lease.lease_bytes)
         if (said.buyer, said.provider, said.lease_no) != parties:
-            return Refusal.PARTIES
+            return AttestationRefusal.PARTIES
         try:
             verify(said, self.market.domain, signature, lease.meter)
         except SignatureError:
-            return Refusal.SIGNATURE
+            return AttestationRefusal.SIGNATURE
         if lease.state not in LEASE_OPEN or lease.start_s is None:
-            return Refusal.NOT_OPEN
+            return AttestationRefusal.NOT_OPEN
         if lease.sequence < 0 and (said.sequence, said.ms) != (0, 0):
-            return Refusal.NOT_READY
+            return AttestationRefusal.NOT_READY
         if said.sequence <= lease.sequence or not _covers(said.usage(), lease.attested):
-            return Refusal.BACKWARDS
+            return AttestationRefusal.BACKWARDS
         if lease.metered and (
             said.egress_mib > lease.egress_cap_mib or said.units > lease.units_cap
         ):
-            return Refusal.CAP
+            return AttestationRefusal.CAP
         return self._refuse_time(lease, said, now_ms)
 
-    def _refuse_time(self, lease: LeaseRow, said: UsageAttestation, now_ms: int) -> Refusal | None:
+    def _refuse_time(
+        self, lease: LeaseRow, said: UsageAttestation, now_ms: int
+    ) -> AttestationRefusal | None:
         start_ms = (lease.start_s or 0) * 1000
         end_ms = (lease.end_s or 0) * 1000
         if said.observed_at_ms > now_ms + TOLERANCE_MS:
-            return Refusal.AHEAD
+            return AttestationRefusal.AHEAD
         limit_ms = start_ms + lease.start_limit_seconds * 1000
         if lease.ready_ms is None and min(now_ms, said.observed_at_ms) > limit_ms + TOLERANCE_MS:
-            return Refusal.LATE_START
+            return AttestationRefusal.LATE_START
         if said.ms > min(now_ms, end_ms) - start_ms + TOLERANCE_MS:
-            return Refusal.OUTSIDE
+            return AttestationRefusal.OUTSIDE
         ready_ms = said.observed_at_ms if lease.ready_ms is None else lease.ready_ms
         if said.ms > said.observed_at_ms - ready_ms + TOLERANCE_MS:
-            return Refusal.AHEAD
+            return AttestationRefusal.AHEAD
         return None
 
     def _accept(self, store: Store, lease: LeaseRow, said: UsageAttestation, now_ms: int) -> None:

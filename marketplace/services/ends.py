@@ -19,7 +19,7 @@ from marketplace.domain.life import (
 )
 from marketplace.errors import Conflict, InvalidInput, InvalidSignature, NotFound, Problem
 from marketplace.limits import REASON_CHARS_KEPT as REASON_MAX
-from marketplace.services.attestations import Attestations, Refusal
+from marketplace.services.attestations import AttestationRefusal, Attestations
 from marketplace.services.common import Principal, check_signature, to_hex
 from marketplace.services.leases import (
     buyer_of,
@@ -54,7 +54,7 @@ class Ends:
 
     def finish(
         self, store: Store, caller: Principal, lease_id: str, report: FinishReport
-    ) -> tuple[LeaseRow, AttestationRow, Refusal | None]:
+    ) -> tuple[LeaseRow, AttestationRow, AttestationRefusal | None]:
         """Take in the last attestation, the outcome and the meter's half of the Close.
 
         The last attestation is recorded even where it is refused; then nothing else happens.

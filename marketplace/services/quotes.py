@@ -18,7 +18,7 @@ from marketplace.services.bookkeeper import Bookkeeper
 from marketplace.services.common import Principal
 from marketplace.services.ports import Clock, Market
 from marketplace.services.views import book_ask, match_view, no_match_view
-from marketplace.wire.bids import Match, Plan, QuoteAnswer
+from marketplace.wire.bids import MatchingAsk, Plan, QuoteAnswer
 from marketplace.wire.explanation import NoMatch
 from marketplace.wire.jobfile import JobFile
 from marketplace.wire.market import BookView
@@ -98,7 +98,7 @@ class Quotes:
         free = balance - store.jobs.reserved_atoms(caller.account)
         return Plan.of(quote, free, self.market.currency, self.market.decimals)
 
-    def _shown(self, store: Store, found: list[Fill]) -> tuple[Match, ...]:
+    def _shown(self, store: Store, found: list[Fill]) -> tuple[MatchingAsk, ...]:
         best = found[:MATCHES_SHOWN]
         store.nodes.hold(fill.node_id for fill in best)
         return tuple(match_view(store, self.market, fill) for fill in best)

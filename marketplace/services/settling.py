@@ -13,7 +13,7 @@ from marketplace.services.leases import ref_of
 from marketplace.services.lives import Lives
 from marketplace.services.ports import Clock, Market
 from settlement.attestation import MeteredUsage, Usage
-from settlement.chain.calls import EscrowCalls, SignedVoucher
+from settlement.chain.calls import EscrowCalls, SettlementEntry
 from settlement.ports import BlockRef, Intent, IntentKind, IntentState
 
 # What the buyer's side alone can be blamed for: another ask would fail, too.
@@ -170,10 +170,10 @@ def _indexed(intent: Intent, head: BlockRef) -> bool:
     return mined and intent.block_number is not None and intent.block_number <= head.number
 
 
-def signed_voucher(row: VoucherRow, lease: LeaseRow) -> SignedVoucher:
+def signed_voucher(row: VoucherRow, lease: LeaseRow) -> SettlementEntry:
     """A stored voucher as the escrow takes it."""
     parties = (lease.buyer, lease.provider, lease.lease_bytes)
     signature = bytes.fromhex(row.signature[2:])
     if lease.metered:
-        return SignedVoucher(MeteredUsage(*parties, row.ms, row.egress_mib, row.units), signature)
-    return SignedVoucher(Usage(*parties, row.ms), signature)
+        return SettlementEntry(MeteredUsage(*parties, row.ms, row.egress_mib, row.units), signature)
+    return SettlementEntry(Usage(*parties, row.ms), signature)

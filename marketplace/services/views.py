@@ -28,7 +28,7 @@ from marketplace.services.leases import billed, cost_now
 from marketplace.services.ports import Market
 from marketplace.wire.asks import AskInfo, AskState
 from marketplace.wire.base import time_of, time_or_none
-from marketplace.wire.bids import BidInfo, Match
+from marketplace.wire.bids import BidInfo, MatchingAsk
 from marketplace.wire.events import EVENT, JobEvent, JobStatus
 from marketplace.wire.explanation import Alternative, ConstraintCount, JobChange, NoMatch
 from marketplace.wire.jobfile import JobDocument
@@ -230,10 +230,10 @@ def bid_view(row: BidRow) -> BidInfo:
 # Quotes
 
 
-def match_view(store: Store, market: Market, fill: Fill) -> Match:
+def match_view(store: Store, market: Market, fill: Fill) -> MatchingAsk:
     """One possible match."""
     node = store.nodes.get(fill.node_id)
-    return Match(
+    return MatchingAsk(
         ask_id=fill.ask_id,
         provider=fill.provider,
         tier=fill.tier,

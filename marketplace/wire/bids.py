@@ -30,7 +30,7 @@ class QuoteRequest(Body):
     job: JobFile
 
 
-class Match(Answer):
+class MatchingAsk(Answer):
     """One ask that fits a job now, and what it would cost there at most.
 
     `funded_seconds` is the time that `max_cost` pays for, the allowed time to start included.
@@ -51,7 +51,7 @@ class Match(Answer):
 class QuoteAnswer(Answer):
     """Every ask that fits a job now, best first; else why none does."""
 
-    matches: Many[Match]
+    matches: Many[MatchingAsk]
     no_match: NoMatch | None
 
 

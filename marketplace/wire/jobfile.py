@@ -16,11 +16,11 @@ Size = Annotated[str, Field(examples=["64GB"])]
 Price = Annotated[str, Field(examples=["2.50"], description="decimal text of the token")]
 
 
-class Closed(Model, extra="forbid"):
+class JobMember(Model, extra="forbid"):
     """A part of a signed job spec: an unknown member would change its hash."""
 
 
-class JobResources(Closed):
+class JobResources(JobMember):
     """What the job takes of a node. `gpu` is names, memory and count, joined by colons."""
 
     gpu: str = Field(examples=["A100,H100:80GB..:1"])
@@ -29,7 +29,7 @@ class JobResources(Closed):
     disk: Size
 
 
-class JobPlacement(Closed):
+class JobPlacement(JobMember):
     """Where the job may run."""
 
     regions: Many[str] = Field(examples=[["eu"]])
@@ -37,40 +37,40 @@ class JobPlacement(Closed):
     verified_only: bool
 
 
-class JobPricing(Closed):
+class JobPricing(JobMember):
     """The most that the job pays per GPU and hour, everything included."""
 
     max_gpu_hour: Price
 
 
-class JobBudget(Closed):
+class JobBudget(JobMember):
     """The most that the job costs in all, and what happens when that is reached."""
 
     max_total: Price
     on_exceed: Literal["stop", "checkpoint_then_stop"]
 
 
-class JobInputs(Closed):
+class JobInputs(JobMember):
     """The packed working folder: a blob."""
 
     sha256: Sha256
     size: int = Field(ge=0, description="bytes")
 
 
-class JobRetry(Closed):
+class JobRetry(JobMember):
     """When the job looks for another ask, and for how long."""
 
     on_events: Many[Literal["no-capacity", "interruption", "error"]]
     duration: Duration
 
 
-class JobOutput(Closed):
+class JobOutput(JobMember):
     """A folder or file that comes back."""
 
     path: str = Field(examples=["/out"])
 
 
-class JobUnits(Closed):
+class JobUnits(JobMember):
     """Counted units: their name, how many at most, the most that one may cost."""
 
     name: str
@@ -78,14 +78,14 @@ class JobUnits(Closed):
     max_price: Price
 
 
-class JobEgress(Closed):
+class JobEgress(JobMember):
     """Outgoing traffic: how much at most, the most that a GiB may cost."""
 
     max: Size
     max_price: Price
 
 
-class JobDocument(Closed):
+class JobDocument(JobMember):
     """A job spec in its normalised form. The SHA-256 of its canonical JSON (sorted keys, no spaces)
     is `jobHash` in the bid. Members that say nothing are left out.
     """

@@ -13,6 +13,7 @@ from marketplace.errors import InvalidInput
 from marketplace.wire.base import written, wrong, wrong_at
 from settlement.orders import Prices
 
+_EXAMPLE = Prices(2_500_000_000)
 _UNITS = {
     "gpu_hour": "per hour and GPU",
     "cpu_hour": "per hour and core",
@@ -59,7 +60,7 @@ class PriceTexts:
             "properties": {name: {**text, "description": unit} for name, unit in _UNITS.items()},
             "required": names,
             "additionalProperties": False,
-            "examples": [{"gpu_hour": "2.50"}],
+            "examples": [prices_to_json(_EXAMPLE)],
         }
 
 

@@ -53,11 +53,13 @@ def _member_schema(type_: str, members: dict[str, type[Struct]]) -> JsonSchemaVa
         bits = int(type_[4:])
         if bits <= _NUMBER_BITS_MAX:
             return {"type": "integer", "minimum": 0, "maximum": 2**bits - 1}
-        return {"type": "string", "pattern": "^(0|[1-9][0-9]*)$", "description": type_}
+        decimal = {"type": "string", "pattern": "^(0|[1-9][0-9]*)$", "description": type_}
+        return {**decimal, "examples": ["1"]}
     if type_ == "bool":
         return {"type": "boolean"}
     digits = 40 if type_ == "address" else 2 * int(type_[5:])
-    return {"type": "string", "pattern": f"^0x[0-9a-fA-F]{{{digits}}}$"}
+    pattern = f"^0x[0-9a-fA-F]{{{digits}}}$"
+    return {"type": "string", "pattern": pattern, "examples": ["0x" + "ab" * (digits // 2)]}
 
 
 class StructMessage:

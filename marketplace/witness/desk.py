@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from marketplace.witness.journal import Checkpoint, Journal, JournalConflict
+from marketplace.witness.journal import Checkpoint, WitnessJournal, WitnessJournalConflict
 from marketplace.witness.policy import (
-    LeaseTerms,
+    LeaseWatch,
     Mark,
-    Refusal,
-    Watch,
+    WatchedTerms,
+    WitnessRefusal,
     first_watch,
     judge_attestation,
     judge_close,
@@ -50,7 +50,7 @@ class Papers:
 class _Case:
     """One admitted lease: `origin` is the monotonic time at which its watch stood at zero."""
 
-    terms: LeaseTerms
+    terms: WatchedTerms
     opened_unix: int
     origin_ms: int | None = None
     alive_ms: int = 0
@@ -60,7 +60,7 @@ class _Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
+class WitnessClock:
     """Two clocks: one that only runs forward, and the wall's for the gap of a restart."""
 
     monotonic_ms: Callable[[], int] = field(default=lambda: time.monotonic_ns() // 1_000_000)
@@ -74,9 +74,9 @@ class Desk:
         self,
         signer: Signer,
         domain: Domain,
-        journal: Journal,
+        journal: WitnessJournal,
         buyers: Iterable[str],
-        clock: Clock | None = None,
+        clock: WitnessClock | None = None,
         accepts: Accepts | None = None,
     ) -> None:
         """`accepts` asks a buyer's contract whether it signed; without it, keys alone sign."""
@@ -85,10 +85,10 @@ class Desk:
         self.domain = domain
         self.buyers = frozenset(checksum(buyer) for buyer in buyers)
         self._journal = journal
-        self._clock = clock or Clock()
+        self._clock = clock or WitnessClock()
         self._lock = threading.Lock()
         self._cases: dict[bytes, _Case] = {}
-        self._refused: dict[bytes, Refusal] = {}
+        self._refused: dict[bytes, WitnessRefusal] = {}
 
     def close(self) -> None:
         """Close the journal."""
@@ -105,7 +105,7 @@ class Desk:
         """Whether a lease is admitted."""
         return lease_no in self._cases
 
-    def refused(self, lease_no: bytes) -> Refusal | None:
+    def refused(self, lease_no: bytes) -> WitnessRefusal | None:
         """Why a lease was not admitted; signed orders do not change, so asking again is idle."""
         return self._refused.get(lease_no)
 
@@ -113,23 +113,23 @@ class Desk:
         """The most signed so far on a lease."""
         return self._journal.mark(lease_no)
 
-    def admit(self, papers: Papers) -> Refusal | None:
+    def admit(self, papers: Papers) -> WitnessRefusal | None:
         """Take on a lease if its bid is signed by a buyer of ours and binds exactly this lease."""
         refusal = self._admit(papers)
-        unasked = refusal is Refusal.UNCHECKED_BUYER and self._accepts is not None
+        unasked = refusal is WitnessRefusal.UNCHECKED_BUYER and self._accepts is not None
         if refusal is not None and not unasked:  # a chain that is away comes back
             self._refused[papers.lease_no] = refusal
         return refusal
 
-    def dismiss(self, lease_no: bytes, refusal: Refusal) -> None:
+    def dismiss(self, lease_no: bytes, refusal: WitnessRefusal) -> None:
         """Sign nothing more on a lease: what the market says of it cannot be."""
         self._cases.pop(lease_no, None)
         self._refused[lease_no] = refusal
 
-    def _admit(self, papers: Papers) -> Refusal | None:
+    def _admit(self, papers: Papers) -> WitnessRefusal | None:
         if papers.bid.buyer not in self.buyers:
-            return Refusal.UNKNOWN_JOB
-        terms = LeaseTerms(
+            return WitnessRefusal.UNKNOWN_JOB
+        terms = WatchedTerms(
             papers.bid,
             papers.ask,
             papers.prices,
@@ -149,20 +149,20 @@ class Desk:
             self._cases[papers.lease_no] = _Case(terms, papers.opened_unix)
         return refusal
 
-    def _ask_contract(self, papers: Papers) -> Refusal | None:
+    def _ask_contract(self, papers: Papers) -> WitnessRefusal | None:
         """Whether the buyer is a contract that says that it signed. Source: ERC-1271."""
         if self._accepts is None:
-            return Refusal.UNCHECKED_BUYER
+            return WitnessRefusal.UNCHECKED_BUYER
         digest = papers.bid.digest(self.domain)
         try:
             signed = self._accepts(papers.bid.buyer, digest, papers.bid_signature)
         except ChainError:
-            return Refusal.UNCHECKED_BUYER
-        return None if signed else Refusal.BAD_SIGNATURE
+            return WitnessRefusal.UNCHECKED_BUYER
+        return None if signed else WitnessRefusal.BAD_SIGNATURE
 
     def adopt(
         self, lease_no: bytes, sequence: int, voucher: Voucher, signature: bytes
-    ) -> Refusal | None:
+    ) -> WitnessRefusal | None:
         """Learn from an own voucher for an admitted lease that this journal has forgotten.
 
         The market hands it in, so it must say itself which lease it is for: one for another lease
@@ -171,15 +171,15 @@ class Desk:
         """
         case = self._cases.get(lease_no)
         if case is None:
-            return Refusal.UNKNOWN_JOB
+            return WitnessRefusal.UNKNOWN_JOB
         if voucher.lease_no != lease_no:
-            return Refusal.OTHER_LEASE
+            return WitnessRefusal.OTHER_LEASE
         if (voucher.buyer, voucher.provider) != (case.terms.bid.buyer, case.terms.ask.provider):
-            return Refusal.OTHER_PARTIES
+            return WitnessRefusal.OTHER_PARTIES
         try:
             verify(voucher, self.domain, signature, self.signer.address)
         except SignatureError:
-            return Refusal.BAD_SIGNATURE
+            return WitnessRefusal.BAD_SIGNATURE
         egress = getattr(voucher, "egress_mib", 0)
         units = getattr(voucher, "units", 0)
         self._journal.adopt(lease_no, Mark(sequence, voucher.ms, egress, units))
@@ -187,15 +187,15 @@ class Desk:
 
     def countersign(
         self, reading: UsageAttestation, meter_signature: bytes, heartbeats: int
-    ) -> tuple[Voucher, bytes] | Refusal:
+    ) -> tuple[Voucher, bytes] | WitnessRefusal:
         """Answer an attestation with a voucher, put down before it is signed, or a refusal."""
         case = self._cases.get(reading.lease_no)
         if case is None:
-            return Refusal.UNKNOWN_JOB
+            return WitnessRefusal.UNKNOWN_JOB
         try:
             verify(reading, self.domain, meter_signature, case.terms.ask.meter)
         except SignatureError:
-            return Refusal.BAD_SIGNATURE
+            return WitnessRefusal.BAD_SIGNATURE
         mark = self._journal.mark(reading.lease_no)
         # News may come late, as after an outage: by its meter the job ran on since it was read.
         age_ms = max(0, self._clock.unix_ms() - reading.observed_at_ms)
@@ -212,19 +212,21 @@ class Desk:
                 Mark(reading.sequence, reading.ms, reading.egress_mib, reading.units),
                 voucher.to_message(),
             )
-        except JournalConflict:
-            return Refusal.SEQUENCE_USED
+        except WitnessJournalConflict:
+            return WitnessRefusal.SEQUENCE_USED
         return voucher, sign(voucher, self.domain, self.signer)
 
-    def sign_close(self, close: Close, meter_signature: bytes, heartbeats: int) -> bytes | Refusal:
+    def sign_close(
+        self, close: Close, meter_signature: bytes, heartbeats: int
+    ) -> bytes | WitnessRefusal:
         """Sign the end of a lease, put down before it is signed, or refuse."""
         case = self._cases.get(close.lease_no)
         if case is None:
-            return Refusal.UNKNOWN_JOB
+            return WitnessRefusal.UNKNOWN_JOB
         try:
             verify(close, self.domain, meter_signature, case.terms.ask.meter)
         except SignatureError:
-            return Refusal.BAD_SIGNATURE
+            return WitnessRefusal.BAD_SIGNATURE
         mark = self._journal.mark(close.lease_no)
         watch = self._observe(close.lease_no, case, close.ms, heartbeats)
         refusal = judge_close(case.terms, mark, watch, close)
@@ -233,11 +235,11 @@ class Desk:
         final = Mark(mark.sequence, close.ms, close.egress_mib, close.units)
         try:
             self._journal.record_close(close.lease_no, final, close.to_message())
-        except JournalConflict:
-            return Refusal.ALREADY_CLOSED
+        except WitnessJournalConflict:
+            return WitnessRefusal.ALREADY_CLOSED
         return sign(close, self.domain, self.signer)
 
-    def sign_stop(self, lease_no: bytes, reason: str) -> tuple[Stop, bytes] | Refusal:
+    def sign_stop(self, lease_no: bytes, reason: str) -> tuple[Stop, bytes] | WitnessRefusal:
         """Sign the stop of a lease: it ends now and what is not used is freed.
 
         A cancelled job is first given the time in which its agent ends it with a Close, which costs
@@ -245,11 +247,11 @@ class Desk:
         """
         case = self._cases.get(lease_no)
         if case is None:
-            return Refusal.UNKNOWN_JOB
+            return WitnessRefusal.UNKNOWN_JOB
         now = self._clock.monotonic_ms()
         case.stop_asked_ms = now if case.stop_asked_ms is None else case.stop_asked_ms
         if reason == CANCELLED and now - case.stop_asked_ms < case.terms.unseen_ms:
-            return Refusal.NOT_YET
+            return WitnessRefusal.NOT_YET
         stop = Stop(case.terms.bid.buyer, case.terms.ask.provider, lease_no)
         return stop, sign(stop, self.domain, self.signer)
 
@@ -259,7 +261,7 @@ class Desk:
         if case is not None and case.origin_ms is not None:
             self._observe(lease_no, case, 0, heartbeats)
 
-    def _observe(self, lease_no: bytes, case: _Case, stated_ms: int, heartbeats: int) -> Watch:
+    def _observe(self, lease_no: bytes, case: _Case, stated_ms: int, heartbeats: int) -> LeaseWatch:
         """The watch now. It starts, or goes on after a restart, when a lease is first seen here."""
         with self._lock:
             now = self._clock.monotonic_ms()
@@ -275,9 +277,9 @@ class Desk:
                 unix_ms = self._clock.unix_ms()
                 point = Checkpoint(elapsed, case.alive_ms, case.heartbeats, unix_ms)
                 self._journal.save(lease_no, point)
-            return Watch(elapsed, case.alive_ms)
+            return LeaseWatch(elapsed, case.alive_ms)
 
-    def _resume(self, lease_no: bytes, case: _Case, stated_ms: int) -> Watch:
+    def _resume(self, lease_no: bytes, case: _Case, stated_ms: int) -> LeaseWatch:
         unix_ms = self._clock.unix_ms()
         saved = self._journal.checkpoint(lease_no)
         if saved is None:
@@ -286,4 +288,4 @@ class Desk:
             return first_watch(case.terms, mark, stated_ms, since_opened)
         case.heartbeats = saved.heartbeats
         gap = max(0, unix_ms - saved.at_unix_ms)
-        return Watch(saved.elapsed_ms + gap, saved.alive_ms)
+        return LeaseWatch(saved.elapsed_ms + gap, saved.alive_ms)

@@ -42,7 +42,7 @@ CREATE TABLE IF NOT EXISTS watch (
 """
 
 
-class JournalConflict(Exception):
+class WitnessJournalConflict(Exception):
     """Another value is already down for this lease and sequence; it is never signed twice."""
 
 
@@ -56,7 +56,7 @@ class Checkpoint:
     at_unix_ms: int
 
 
-class Journal:
+class WitnessJournal:
     """The durable memory of one witness key. Safe for several threads and processes."""
 
     def __init__(self, path: Path | None) -> None:
@@ -84,7 +84,7 @@ class Journal:
     def record(self, lease_no: bytes, mark: Mark, message: dict[str, Any]) -> None:
         """Put down a voucher before it is signed. Recording the same value again changes nothing.
 
-        Raises JournalConflict where another value stands at that sequence, where the mark is
+        Raises WitnessJournalConflict where another value stands at that sequence, where the mark is
         already past it, or where the lease's Close is signed.
         """
         number, text = lease_no.hex(), _canonical(message)
@@ -95,28 +95,30 @@ class Journal:
             ).fetchone()
             if row is not None:
                 if row[0] != text:
-                    raise JournalConflict(f"sequence {mark.sequence} stands for another value")
+                    raise WitnessJournalConflict(
+                        f"sequence {mark.sequence} stands for another value"
+                    )
                 return
             held = self._mark(number)
             if mark.sequence <= held.sequence or not _covers(mark, held):
-                raise JournalConflict(f"the mark stands at sequence {held.sequence}")
+                raise WitnessJournalConflict(f"the mark stands at sequence {held.sequence}")
             if db.execute("SELECT 1 FROM closing WHERE lease_no=?", (number,)).fetchone():
-                raise JournalConflict("the Close of this lease is signed")
+                raise WitnessJournalConflict("the Close of this lease is signed")
             db.execute("INSERT INTO voucher VALUES (?,?,?)", (number, mark.sequence, text))
             self._raise_to(number, mark)
 
     def record_close(self, lease_no: bytes, mark: Mark, message: dict[str, Any]) -> None:
-        """Put down a Close before it is signed. Raises JournalConflict where another one stands."""
+        """Record a Close before it is signed. Raises WitnessJournalConflict if another is there."""
         number, text = lease_no.hex(), _canonical(message)
         with self._write() as db:
             row = db.execute("SELECT message FROM closing WHERE lease_no=?", (number,)).fetchone()
             if row is not None:
                 if row[0] != text:
-                    raise JournalConflict("another Close of this lease is signed")
+                    raise WitnessJournalConflict("another Close of this lease is signed")
                 return
             held = self._mark(number)
             if not _covers(mark, held):
-                raise JournalConflict("the Close is below what was countersigned")
+                raise WitnessJournalConflict("the Close is below what was countersigned")
             db.execute("INSERT INTO closing VALUES (?,?)", (number, text))
             self._raise_to(number, Mark(held.sequence, mark.ms, mark.egress_mib, mark.units))
 

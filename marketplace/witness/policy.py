@@ -21,7 +21,7 @@ DRIFT_PER_MS = 5_000  # one ms of tolerance per 5 s watched: two honest clocks d
 INTERVAL_MS_MAX = 60_000  # the market states the interval; a longer one would stretch the bounds
 
 
-class Refusal(StrEnum):
+class WitnessRefusal(StrEnum):
     """Why a witness does not sign; stable codes."""
 
     UNKNOWN_JOB = "unknown_job"
@@ -41,7 +41,7 @@ class Refusal(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class LeaseTerms:
+class WatchedTerms:
     """One lease as its signed orders bind it; `prices` are the ones it executes at."""
 
     bid: Bid
@@ -81,7 +81,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class LeaseWatch:
     """How long a witness has watched a lease: until now, and until the last sign of life."""
 
     elapsed_ms: int
@@ -94,84 +94,88 @@ class Watch:
 
 
 def judge_lease(
-    terms: LeaseTerms, witness: str, buyer: str, provider: str, number: bytes
-) -> Refusal | None:
+    terms: WatchedTerms, witness: str, buyer: str, provider: str, number: bytes
+) -> WitnessRefusal | None:
     """Check that a lease is the one this buyer's bid opened, at prices within the bid's limits.
 
     The escrow checks prices again when it opens; checking here keeps a witness from helping a lease
     its buyer did not want.
     """
     if terms.bid.witness != witness:
-        return Refusal.NOT_OUR_WITNESS
+        return WitnessRefusal.NOT_OUR_WITNESS
     if terms.bid.buyer != buyer or terms.ask.provider != provider:
-        return Refusal.OTHER_PARTIES
+        return WitnessRefusal.OTHER_PARTIES
     if witness in (terms.ask.provider, terms.ask.meter):
-        return Refusal.OTHER_PARTIES
+        return WitnessRefusal.OTHER_PARTIES
     if terms.lease_no != number:
-        return Refusal.OTHER_LEASE
+        return WitnessRefusal.OTHER_LEASE
     return _judge_prices(terms)
 
 
-def _judge_prices(terms: LeaseTerms) -> Refusal | None:
+def _judge_prices(terms: WatchedTerms) -> WitnessRefusal | None:
     bid, prices = terms.bid, terms.prices
     limit = next((at for at in bid.limits if at.tier == terms.ask.tier), None)
     if limit is None:
-        return Refusal.ABOVE_LIMIT
+        return WitnessRefusal.ABOVE_LIMIT
     try:
         rate = rate_of(prices.timed(), bid.sizes())
     except FieldError:
-        return Refusal.ABOVE_LIMIT
+        return WitnessRefusal.ABOVE_LIMIT
     above = (
         rate > limit.rate
         or (bid.egress_mib > 0 and prices.egress_gib > limit.egress_gib)
         or (bid.units > 0 and prices.unit > limit.unit)
     )
-    return Refusal.ABOVE_LIMIT if above else None
+    return WitnessRefusal.ABOVE_LIMIT if above else None
 
 
 def judge_attestation(
-    terms: LeaseTerms, mark: Mark, watch: Watch, reading: UsageAttestation
-) -> Refusal | None:
+    terms: WatchedTerms, mark: Mark, watch: LeaseWatch, reading: UsageAttestation
+) -> WitnessRefusal | None:
     """Check cumulative usage: it grows, it is not ahead of the watch, and its caps hold."""
     if reading.lease_no != terms.lease_no:
-        return Refusal.OTHER_LEASE
+        return WitnessRefusal.OTHER_LEASE
     if reading.buyer != terms.bid.buyer or reading.provider != terms.ask.provider:
-        return Refusal.OTHER_PARTIES
+        return WitnessRefusal.OTHER_PARTIES
     if reading.sequence <= mark.sequence:
-        return Refusal.SEQUENCE_USED
+        return WitnessRefusal.SEQUENCE_USED
     return _judge_amounts(terms, mark, watch, reading.ms, reading.egress_mib, reading.units)
 
 
-def judge_close(terms: LeaseTerms, mark: Mark, watch: Watch, close: Close) -> Refusal | None:
+def judge_close(
+    terms: WatchedTerms, mark: Mark, watch: LeaseWatch, close: Close
+) -> WitnessRefusal | None:
     """Check final usage by the same rules as any other: it may not exceed what was watched."""
     if close.lease_no != terms.lease_no:
-        return Refusal.OTHER_LEASE
+        return WitnessRefusal.OTHER_LEASE
     if close.buyer != terms.bid.buyer or close.provider != terms.ask.provider:
-        return Refusal.OTHER_PARTIES
+        return WitnessRefusal.OTHER_PARTIES
     return _judge_amounts(terms, mark, watch, close.ms, close.egress_mib, close.units)
 
 
 def _judge_amounts(
-    terms: LeaseTerms, mark: Mark, watch: Watch, ms: int, egress_mib: int, units: int
-) -> Refusal | None:
+    terms: WatchedTerms, mark: Mark, watch: LeaseWatch, ms: int, egress_mib: int, units: int
+) -> WitnessRefusal | None:
     if ms < mark.ms or egress_mib < mark.egress_mib or units < mark.units:
-        return Refusal.WENT_BACK
+        return WitnessRefusal.WENT_BACK
     if egress_mib > terms.bid.egress_mib or units > terms.bid.units:
-        return Refusal.ABOVE_CAP
+        return WitnessRefusal.ABOVE_CAP
     if ms > (terms.bid.max_seconds + terms.ask.start_limit_seconds) * 1000:
-        return Refusal.ABOVE_CAP
+        return WitnessRefusal.ABOVE_CAP
     if ms > watch.elapsed_ms + watch.tolerance_ms:
-        return Refusal.AHEAD_OF_CLOCK
+        return WitnessRefusal.AHEAD_OF_CLOCK
     if ms > watch.alive_ms + terms.silence_ms + watch.tolerance_ms:
-        return Refusal.NO_HEARTBEAT
+        return WitnessRefusal.NO_HEARTBEAT
     return None
 
 
-def first_watch(terms: LeaseTerms, mark: Mark, stated_ms: int, since_opened_ms: int) -> Watch:
+def first_watch(
+    terms: WatchedTerms, mark: Mark, stated_ms: int, since_opened_ms: int
+) -> LeaseWatch:
     """The watch of a witness that sees a lease for the first time, when it already states some ms.
 
     It believes what it can have missed and no more: a job runs on for `unseen_ms` beyond the last
     countersignature, and never longer than its lease is open.
     """
     believable = min(stated_ms, mark.ms + terms.unseen_ms, max(0, since_opened_ms))
-    return Watch(believable, believable)
+    return LeaseWatch(believable, believable)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from eth_hash.auto import keccak
 
 from settlement.attestation import Close, MeteredUsage, Stop, Usage
-from settlement.chain.calls import LeaseRef, Match, SignedVoucher
+from settlement.chain.calls import LeaseRef, Match, SettlementEntry
 from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import EscrowSettings, deploy
@@ -148,16 +148,16 @@ class GasWorld:
 
     # -- usage ------------------------------------------------------------------------------------
 
-    def voucher(self, lease: Lease, ms: int) -> SignedVoucher:
+    def voucher(self, lease: Lease, ms: int) -> SettlementEntry:
         """A countersigned voucher for time."""
         usage = Usage(lease.buyer.address, self.provider.address, lease.number, ms)
-        return SignedVoucher(usage, self.signed(usage, self.witness))
+        return SettlementEntry(usage, self.signed(usage, self.witness))
 
-    def metered(self, lease: Lease, ms: int, egress_mib: int, units: int) -> SignedVoucher:
+    def metered(self, lease: Lease, ms: int, egress_mib: int, units: int) -> SettlementEntry:
         """A countersigned voucher for time and counted resources."""
         parties = (lease.buyer.address, self.provider.address, lease.number)
         usage = MeteredUsage(*parties, ms, egress_mib, units)
-        return SignedVoucher(usage, self.signed(usage, self.witness))
+        return SettlementEntry(usage, self.signed(usage, self.witness))
 
     def close_data(self, lease: Lease, ms: int) -> bytes:
         """A close that meter and witness signed."""

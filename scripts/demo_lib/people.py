@@ -12,7 +12,7 @@ from marketplace.data import load_tiers
 from marketplace.domain.pricing import from_nano
 from marketplace.sdk import PASSING, Coulomb
 from marketplace.sdk.session import Session
-from marketplace.witness.policy import Refusal
+from marketplace.witness.policy import WitnessRefusal
 from scripts.demo_lib.children import Child, environment, write_secret
 from scripts.demo_lib.market import INTERVAL_MS, ONE, Market
 from settlement import keystore
@@ -89,7 +89,7 @@ class WitnessThread(threading.Thread):
             try:
                 for act in self._client.witness.tick((self._buyer,)):
                     why = act.refusal or act.problem
-                    if why is Refusal.NOT_YET:
+                    if why is WitnessRefusal.NOT_YET:
                         continue  # it asks again until it is time
                     if why:
                         self.refusals.append(f"{act.kind} {act.lease_id}: {why}")

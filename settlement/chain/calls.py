@@ -60,7 +60,7 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
-class SignedVoucher:
+class SettlementEntry:
     """A voucher and its witness's signature of 65 bytes."""
 
     voucher: Voucher
@@ -150,7 +150,7 @@ class EscrowCalls:
         opened = (as_tuple(orders.ask), orders.bid_hash, orders.buyer, orders.witness)
         return self._abi.call("topUp", opened, as_tuple(bid), seat, seconds)
 
-    def settle(self, vouchers: Sequence[SignedVoucher], metered: bool = False) -> bytes:
+    def settle(self, vouchers: Sequence[SettlementEntry], metered: bool = False) -> bytes:
         """Pays vouchers that are all `Usage`, or all `MeteredUsage` if `metered`.
 
         Raises FieldError above MAX_ENTRIES or MAX_METERED.
@@ -176,7 +176,7 @@ class EscrowCalls:
         """Closes a lease whose settle window is over. Anyone may send it."""
         return self._abi.call("refund", *lease)
 
-    def vouchers(self, calldata: bytes) -> tuple[SignedVoucher, ...]:
+    def vouchers(self, calldata: bytes) -> tuple[SettlementEntry, ...]:
         """The vouchers inside settle or settleMetered calldata, in entry order.
 
         Raises FieldError if it is another call or malformed.
@@ -193,7 +193,7 @@ def open_batch_gas(count: int) -> int:
     return _BATCH_GAS + count * _OPEN_GAS
 
 
-def pack_entries(vouchers: Sequence[SignedVoucher], metered: bool) -> bytes:
+def pack_entries(vouchers: Sequence[SettlementEntry], metered: bool) -> bytes:
     """Entries as the escrow reads them: runs by provider, in the given order inside each run."""
     most = MAX_METERED if metered else MAX_ENTRIES
     if not 0 < len(vouchers) <= most:
@@ -205,18 +205,18 @@ def pack_entries(vouchers: Sequence[SignedVoucher], metered: bool) -> bytes:
     return b"".join(out)
 
 
-def runs_of(vouchers: Iterable[SignedVoucher]) -> dict[str, list[SignedVoucher]]:
+def runs_of(vouchers: Iterable[SettlementEntry]) -> dict[str, list[SettlementEntry]]:
     """Vouchers by provider, in packing order."""
-    runs: dict[str, list[SignedVoucher]] = {}
+    runs: dict[str, list[SettlementEntry]] = {}
     for signed in vouchers:
         runs.setdefault(signed.voucher.provider, []).append(signed)
     return runs
 
 
-def unpack_entries(entries: bytes, metered: bool) -> tuple[SignedVoucher, ...]:
+def unpack_entries(entries: bytes, metered: bool) -> tuple[SettlementEntry, ...]:
     """Inverse of `pack_entries`, in entry order. Raises FieldError if a run is malformed."""
     size = _METERED_BYTES if metered else _USAGE_BYTES
-    out: list[SignedVoucher] = []
+    out: list[SettlementEntry] = []
     offset = 0
     while offset < len(entries):
         count = int.from_bytes(entries[offset + 20 : offset + _HEADER], "big")
@@ -235,7 +235,7 @@ def skipped_indexes(bitmap: bytes, count: int) -> frozenset[int]:
     return frozenset(i for i in range(count) if bitmap[i >> 3] >> (i & 7) & 1)
 
 
-def _entry(signed: SignedVoucher, metered: bool) -> bytes:
+def _entry(signed: SettlementEntry, metered: bool) -> bytes:
     voucher = signed.voucher
     if isinstance(voucher, MeteredUsage) is not metered:
         kind = "MeteredUsage" if metered else "Usage"
@@ -248,15 +248,15 @@ def _entry(signed: SignedVoucher, metered: bool) -> bytes:
     return _address(voucher.buyer) + voucher.lease_no + figures + compact(signed.signature)
 
 
-def _voucher(provider: str, entry: bytes, metered: bool) -> SignedVoucher:
+def _voucher(provider: str, entry: bytes, metered: bool) -> SettlementEntry:
     buyer, number = checksum(entry[:20].hex()), entry[20:36]
     ms = int.from_bytes(entry[36:41], "big")
     signature = expand(entry[-64:])
     if not metered:
-        return SignedVoucher(Usage(buyer, provider, number, ms), signature)
+        return SettlementEntry(Usage(buyer, provider, number, ms), signature)
     egress_mib = int.from_bytes(entry[41:45], "big")
     units = int.from_bytes(entry[45:49], "big")
-    return SignedVoucher(MeteredUsage(buyer, provider, number, ms, egress_mib, units), signature)
+    return SettlementEntry(MeteredUsage(buyer, provider, number, ms, egress_mib, units), signature)
 
 
 def _match(match: Match) -> tuple[Any, ...]:

@@ -32,7 +32,7 @@ from settlement.errors import (
     SendRejected,
     WrongChain,
 )
-from settlement.fees import GWEI, FeeAdvice, FeeOffer, FeePolicy
+from settlement.fees import GWEI, FeeAdvice, FeePolicy, TransactionFees
 from settlement.ports import BlockRef
 from settlement.signing import TransactionSigner
 
@@ -53,7 +53,7 @@ _KNOWN = ("already known", "already imported", "known transaction")
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class TransactionReceipt:
     """Where a transaction was mined, and its outcome.
 
     `contract` is the address it created, `to` the address it called.
@@ -221,14 +221,14 @@ class ChainClient:
                 return False
             return _hex(found["hash"]) == tx_hash.lower()
 
-    def receipt(self, tx_hash: str) -> Receipt | None:
+    def receipt(self, tx_hash: str) -> TransactionReceipt | None:
         """A transaction's receipt; None while it is not mined."""
         with self._translate_errors():
             try:
                 found = self._web3.eth.get_transaction_receipt(HexBytes(tx_hash))
             except TransactionNotFound:
                 return None
-            return Receipt(
+            return TransactionReceipt(
                 tx_hash=_hex(found["transactionHash"]),
                 block_number=_int(found["blockNumber"]),
                 block_hash=_hex(found["blockHash"]),
@@ -266,7 +266,7 @@ class ChainClient:
         value: int = 0,
         timeout_seconds: float = 60.0,
         gas: int | None = None,
-    ) -> Receipt:
+    ) -> TransactionReceipt:
         """Simulate, sign and send a transaction, and wait until it is mined.
 
         For people at a prompt and for deployments, not for the relayer: a crash forgets what was
@@ -309,7 +309,7 @@ class ChainClient:
                 raise
             time.sleep(_RESEND_SECONDS)
 
-    def wait(self, tx_hash: str, timeout_seconds: float = 60.0) -> Receipt:
+    def wait(self, tx_hash: str, timeout_seconds: float = 60.0) -> TransactionReceipt:
         """The receipt once the transaction is mined. Raises OutcomeUnknown after the time-out."""
         until = time.monotonic() + timeout_seconds
         while True:
@@ -322,7 +322,7 @@ class ChainClient:
             time.sleep(0.05)
 
     def why_reverted(
-        self, receipt: Receipt, to: str | None, data: bytes, sender: str, value: int = 0
+        self, receipt: TransactionReceipt, to: str | None, data: bytes, sender: str, value: int = 0
     ) -> CallReverted:
         """The error behind a failed receipt, found by repeating the call at its block."""
         if to is not None:
@@ -362,7 +362,7 @@ def transaction_fields(
     data: bytes,
     value: int,
     gas: int,
-    offer: FeeOffer,
+    offer: TransactionFees,
 ) -> dict[str, Any]:
     """The fields of an EIP-1559 transaction, without its nonce."""
     fields: dict[str, Any] = {

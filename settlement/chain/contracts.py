@@ -11,7 +11,7 @@ from settlement.chain.abi import abi
 from settlement.chain.calls import (
     EscrowCalls,
     LeaseRef,
-    SignedVoucher,
+    SettlementEntry,
     runs_of,
     skipped_indexes,
 )
@@ -138,8 +138,8 @@ class Escrow(_Contract):
         return int(self.read("ordersFrom", account, at=at))
 
     def simulate_settle(
-        self, vouchers: Sequence[SignedVoucher], metered: bool, sender: str, at: BlockTag
-    ) -> tuple[list[SignedVoucher], list[SignedVoucher]]:
+        self, vouchers: Sequence[SettlementEntry], metered: bool, sender: str, at: BlockTag
+    ) -> tuple[list[SettlementEntry], list[SettlementEntry]]:
         """The vouchers that a settlement sent now would pay, and those it would skip."""
         name = "settleMetered" if metered else "settle"
         data = self.calls.settle(vouchers, metered)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.world import World
 
-STORY_S = 400.0
+STORY_S = 500.0
 
 Story = Callable[[World], Any]
 

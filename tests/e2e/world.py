@@ -316,11 +316,13 @@ class World:
         *,
         number: int = 1,
         terms: Mapping[str, Any] | None = None,
+        interval_ms: int | None = None,
         **node: Any,
     ) -> Provider:
         """A provider with a running agent on simulated GPUs and an ask on the book."""
         party = self.party(name, ("provider",))
-        meter, config = self._write_agent(party, gpus, number, node)
+        settings = {**node, "simulated": gpus, "number": number}
+        meter, config = self._write_agent(party, interval_ms or self.interval_ms, settings)
         state_dir = party.home / "state" / "agent"
         agent = self.programs.start(
             f"agent-{name}",
@@ -340,14 +342,14 @@ class World:
             client.asks.offer(provider.node_id, {**usual, **terms})
 
     def _write_agent(
-        self, party: Party, gpus: str, number: int, node: Mapping[str, Any]
+        self, party: Party, interval_ms: int, node: Mapping[str, Any]
     ) -> tuple[LocalSigner, Path]:
         meter = LocalSigner.create()
         keystore.create(party.home / "meter.json", PASSWORD, meter, "pbkdf2", 1)
         _write_secret(party.home / "api.key", party.api_key)
         settings: dict[str, Any] = {
-            "number": number, "name": party.name, "region": "eu-west", "tier": TIER,
-            "simulated": gpus, "cpu_milli": 16_000, "memory_mib": 16_384, "storage_mib": 16_384,
+            "name": party.name, "region": "eu-west", "tier": TIER,
+            "cpu_milli": 16_000, "memory_mib": 16_384, "storage_mib": 16_384,
         }  # fmt: skip
         config = party.home / "agent.yaml"
         save_config(
@@ -358,7 +360,7 @@ class World:
                 meter_keystore=party.home / "meter.json",
                 meter_password_file=party.password_file,
                 state_dir=party.home / "state" / "agent",
-                interval_ms=self.interval_ms,
+                interval_ms=interval_ms,
                 poll_ms=300,
                 stop_grace_ms=1_000,
             ),

@@ -17,7 +17,7 @@ from eth_hash.auto import keccak
 from settlement import keystore
 from settlement.attestation import Close, Usage
 from settlement.chain.abi import artifact, canonical
-from settlement.chain.calls import LeaseRef, SignedVoucher, as_tuple, pack_entries
+from settlement.chain.calls import LeaseRef, SettlementEntry, as_tuple, pack_entries
 from settlement.chain.devnet import dev_account
 from settlement.eip712 import ZERO_ADDRESS, Struct
 from settlement.leases import LeaseStatus
@@ -176,7 +176,7 @@ def test_stop_settle_refund_and_withdraw_without_us(world: World, keys: Path) ->
         names[0], names[1], world.witness.address, names[2],
     )  # fmt: skip
     usage = Usage(world.buyer.address, world.provider.address, lease.number, 50_000)
-    voucher = SignedVoucher(usage, sign_by_cast(world, keys, world.witness, usage))
+    voucher = SettlementEntry(usage, sign_by_cast(world, keys, world.witness, usage))
     entries = pack_entries([voucher], metered=False)
     send(world, keys, world.stranger, "settle(bytes)", "0x" + entries.hex())
     assert lease.view().used_ms == 50_000

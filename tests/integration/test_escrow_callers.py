@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from settlement.chain.abi import abi
-from settlement.chain.calls import SignedVoucher, open_batch_gas
+from settlement.chain.calls import SettlementEntry, open_batch_gas
 from settlement.errors import CallReverted
 from settlement.leases import EscrowState
 from settlement.orders import Cancel
@@ -240,8 +240,8 @@ def test_a_voucher_of_another_lease_chain_or_escrow_counts_nowhere(world: World)
     usage: Any = voucher.voucher
     changes = ({"lease_no": other.number}, {"ms": 50_001}, {"buyer": NOBODY}, {"provider": NOBODY})
     domains = (replace(domain, chain_id=1), replace(domain, verifying_contract=NOBODY))
-    elsewhere = [SignedVoucher(replace(usage, **change), voucher.signature) for change in changes]
-    elsewhere += [SignedVoucher(usage, sign(usage, wrong, world.witness)) for wrong in domains]
+    elsewhere = [SettlementEntry(replace(usage, **change), voucher.signature) for change in changes]
+    elsewhere += [SettlementEntry(usage, sign(usage, wrong, world.witness)) for wrong in domains]
     paid, skipped = world.escrow.simulate_settle(elsewhere, False, world.relayer.address, "pending")
     assert (paid, len(skipped)) == ([], len(elsewhere))
 

@@ -11,7 +11,7 @@ import pytest
 from eth_account import Account
 
 from settlement.attestation import Close, MeteredUsage, Stop, Usage
-from settlement.chain.calls import Match, SignedVoucher
+from settlement.chain.calls import Match, SettlementEntry
 from settlement.eip712 import Struct
 from settlement.leases import LeaseStatus
 from settlement.orders import Cancel
@@ -76,7 +76,7 @@ def test_a_lease_lives_by_signatures_of_others(world: World, wallet: str) -> Non
     names = (world.buyer.address, world.provider.address, lease.number)
     time, counted = Usage(*names, 20_000), MeteredUsage(*names, 30_000, 5, 6)
     for usage in (time, counted):
-        voucher = SignedVoucher(usage, signed(world, wallet, usage, world.witness))
+        voucher = SettlementEntry(usage, signed(world, wallet, usage, world.witness))
         world.settle(voucher, sender=world.stranger)
         assert lease.view().used_ms == usage.ms
     close = Close(*names, 40_000, 5, 7)
@@ -92,6 +92,8 @@ def test_a_signature_of_other_data_is_refused(world: World, wallet: str) -> None
     lease = world.open()
     world.chain.warp(60)
     usage = Usage(world.buyer.address, world.provider.address, lease.number, 20_000)
-    voucher = SignedVoucher(replace(usage, ms=20_001), signed(world, wallet, usage, world.witness))
+    voucher = SettlementEntry(
+        replace(usage, ms=20_001), signed(world, wallet, usage, world.witness)
+    )
     world.settle(voucher, sender=world.stranger)
     assert lease.view().used_ms == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from marketplace.agent.config import AgentConfig, NodeConfig, save_config
-from marketplace.agent.journal import Journal, LeaseEntry
+from marketplace.agent.journal import AgentJournal, LeaseEntry
 from marketplace.cli.main import main
 from settlement import keystore
 from settlement.leases import LeaseStatus
@@ -44,7 +44,7 @@ def config(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return path
 
 
-def keep(journal: Journal, lease: Lease, ms: int) -> None:
+def keep(journal: AgentJournal, lease: Lease, ms: int) -> None:
     """What an agent keeps of a lease of which so much was countersigned."""
     voucher = lease.voucher(ms)
     parties = (lease.ref.buyer, lease.ref.provider, lease.number)
@@ -59,7 +59,7 @@ def test_countersigned_usage_is_settled_without_the_market(
     lease, over = world.open(), world.open(world.match(world.ask(node=2)))
     world.chain.warp(100)
     world.send(world.relayer, over.close(10_000))
-    journal = Journal(tmp_path / "state" / "journal.db")
+    journal = AgentJournal(tmp_path / "state" / "journal.db")
     keep(journal, lease, 90_000)
     keep(journal, over, 5_000)
     before = world.escrow.balance_of(world.provider.address)
@@ -83,7 +83,7 @@ def test_vouchers_are_shown_with_the_call_that_settles_them(
 ) -> None:
     lease = world.open(world.match(world.ask(node=3)))
     world.chain.warp(60)
-    journal = Journal(tmp_path / "state" / "journal.db")
+    journal = AgentJournal(tmp_path / "state" / "journal.db")
     keep(journal, lease, 50_000)
     journal.close()
     assert main(["-o", "json", "provider", "vouchers", "--config", str(config)]) == 0

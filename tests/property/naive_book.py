@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from marketplace.domain.order import Market, NodeFacts, RestingAsk, RestingBid
+from marketplace.domain.order import BookMarket, NodeFacts, RestingAsk, RestingBid
 from settlement.orders import Bid
 
 Place = tuple[str, int]
@@ -21,7 +21,7 @@ class Lease:
 class NaiveBook:
     """Says the same as `Book` about the same commands, as tuples."""
 
-    market: Market
+    market: BookMarket
     now: int = 0
     asks: list[RestingAsk] = field(default_factory=list)
     started: set[str] = field(default_factory=set)

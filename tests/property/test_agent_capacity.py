@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketplace.agent.capacity import Capacity, Grant
-from marketplace.agent.inventory import Gpu, Inventory
+from marketplace.agent.inventory import InstalledGpu, Inventory
 from marketplace.domain.placing import WHOLE_MILLI
 from settlement.units import Sizes
 
-GPUS = tuple(Gpu(f"SIM-{n}", "H100 (simulated)", 81920, True) for n in range(3))
+GPUS = tuple(InstalledGpu(f"SIM-{n}", "H100 (simulated)", 81920, True) for n in range(3))
 NODE = Inventory(GPUS, 8000, 1000, 1000)
 sizes = st.one_of(st.integers(-1, 1000), st.sampled_from([1000, 1500, 2000, 3000, 4000]))
 takes = st.tuples(

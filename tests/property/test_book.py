@@ -26,7 +26,7 @@ from marketplace.domain.commands import (
     Tick,
 )
 from marketplace.domain.explain import explain
-from marketplace.domain.order import Market, NodeFacts, RestingAsk, RestingBid, Wants
+from marketplace.domain.order import BookMarket, NodeFacts, RestingAsk, RestingBid, Wants
 from marketplace.domain.snapshot import book_hash, capture, decode, encode, restore
 from settlement.eip712 import text32
 from settlement.orders import Prices, TierLimit
@@ -122,7 +122,7 @@ class BookMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        market = Market(fee_bps=100)
+        market = BookMarket(fee_bps=100)
         self.book, self.naive = Book(market), NaiveBook(market)
         self.commands: list[Command] = []
         self.events: list[list[Event]] = []
@@ -256,7 +256,7 @@ class BookMachine(RuleBasedStateMachine):
                 assert len(holders) <= 1 or all(h.bid.gpu_milli < 1000 for h in holders)
 
     def teardown(self) -> None:
-        replayed = Book(Market(fee_bps=100))
+        replayed = Book(BookMarket(fee_bps=100))
         assert [replayed.apply(command) for command in self.commands] == self.events
         assert book_hash(replayed) == book_hash(self.book)
 

@@ -25,7 +25,7 @@ from settlement.errors import (
     SendRejected,
     WrongChain,
 )
-from settlement.fees import FeeOffer
+from settlement.fees import TransactionFees
 from settlement.relayer import _decode
 from settlement.signing import LocalSigner
 
@@ -185,9 +185,9 @@ def test_what_the_node_does_not_have_is_none() -> None:
 
 
 def test_fields_never_offer_a_tip_above_the_maximum() -> None:
-    fields = transaction_fields(1, ADDRESS, b"", 0, 21_000, FeeOffer(5, priority=9))
+    fields = transaction_fields(1, ADDRESS, b"", 0, 21_000, TransactionFees(5, priority=9))
     assert fields["maxFeePerGas"] == 9
-    assert "to" not in transaction_fields(1, None, b"", 0, 1, FeeOffer(1, 1))
+    assert "to" not in transaction_fields(1, None, b"", 0, 1, TransactionFees(1, 1))
 
 
 @pytest.mark.parametrize(

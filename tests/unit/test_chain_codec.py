@@ -15,7 +15,7 @@ from settlement.chain.calls import (
     MAX_METERED,
     EscrowCalls,
     Match,
-    SignedVoucher,
+    SettlementEntry,
     open_batch_gas,
     pack_entries,
     runs_of,
@@ -23,7 +23,7 @@ from settlement.chain.calls import (
     unpack_entries,
 )
 from settlement.errors import DeploymentError, FieldError, SignatureError
-from settlement.fees import GWEI, FeeAdvice, FeeOffer, FeePolicy
+from settlement.fees import GWEI, FeeAdvice, FeePolicy, TransactionFees
 from settlement.orders import Ask, Bid, Prices, Quote
 from settlement.signing import LocalSigner
 from settlement.vetting import call_of
@@ -44,8 +44,8 @@ usages = st.builds(Usage, addresses, providers, numbers, times)
 metered_usages = st.builds(MeteredUsage, addresses, providers, numbers, times, counts, counts)
 
 
-def signed(voucher: Usage | MeteredUsage) -> SignedVoucher:
-    return SignedVoucher(voucher, SIGNATURE)
+def signed(voucher: Usage | MeteredUsage) -> SettlementEntry:
+    return SettlementEntry(voucher, SIGNATURE)
 
 
 @pytest.mark.parametrize(("kind", "metered"), [(usages, False), (metered_usages, True)])
@@ -87,7 +87,7 @@ def test_what_does_not_fit_an_entry_is_refused() -> None:
     with pytest.raises(FieldError, match="40 bits"):
         pack_entries([signed(replace(USAGE, ms=2**40))], False)
     with pytest.raises(SignatureError):
-        pack_entries([SignedVoucher(USAGE, SIGNATURE[:64])], False)
+        pack_entries([SettlementEntry(USAGE, SIGNATURE[:64])], False)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_an_offer_never_exceeds_its_cap(base: int, tip: int, cap: int) -> None:
 
 @given(old=st.integers(1, 10**12), tip=st.integers(0, 10**12), base=fees)
 def test_a_raised_offer_is_a_tenth_more_or_none(old: int, tip: int, base: int) -> None:
-    policy, first = FeePolicy(), FeeOffer(old, min(tip, old))
+    policy, first = FeePolicy(), TransactionFees(old, min(tip, old))
     raised = policy.raised(first, FeeAdvice(base, GWEI))
     if raised is not None:
         assert raised.maximum <= policy.cap

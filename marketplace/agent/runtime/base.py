@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from marketplace.agent.inventory import Gpu
+from marketplace.agent.inventory import InstalledGpu
 from marketplace.agent.meters import CpuMemory
 
 WORK = "/work"
@@ -15,7 +15,7 @@ OUT = "/out"
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SandboxLimits:
     """What a job may use at most. `cpu_milli` 0: no limit but the machine's."""
 
     memory_mib: int
@@ -60,8 +60,8 @@ class Launch:
     argv: tuple[str, ...]
     env: Mapping[str, str]
     folders: JobFolders
-    limits: Limits
-    gpus: tuple[Gpu, ...]
+    limits: SandboxLimits
+    gpus: tuple[InstalledGpu, ...]
     slot: int
 
 
@@ -107,11 +107,11 @@ class Running(Protocol):
         ...
 
     def record(self) -> dict[str, Any]:
-        """What a later agent needs to find and end it: see `Runtime.reap`."""
+        """What a later agent needs to find and end it: see `JobRuntime.reap`."""
         ...
 
 
-class Runtime(Protocol):
+class JobRuntime(Protocol):
     """Starts jobs."""
 
     @property

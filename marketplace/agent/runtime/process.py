@@ -17,7 +17,7 @@ from typing import IO, Any
 from marketplace.agent.errors import FoldersExposed, RuntimeUnavailable, StartFailed
 from marketplace.agent.meters import CpuMemory, ProcessTable, completed, read_stat
 from marketplace.agent.runtime import bubblewrap
-from marketplace.agent.runtime.base import OUT, WORK, JobFolders, Launch, Limits
+from marketplace.agent.runtime.base import OUT, WORK, JobFolders, Launch, SandboxLimits
 from marketplace.agent.runtime.cgroup import Cgroup, CgroupParent, find_parent
 from marketplace.agent.runtime.exposure import refuse_exposed
 from marketplace.agent.runtime.spawn import Started, Starting
@@ -109,7 +109,7 @@ class ProcessRuntime:
             folders = JobFolders(Path(folder))
             for path in (folders.work, folders.out, folders.run):
                 path.mkdir()
-            limits = Limits(memory_mib=256, storage_mib=16, pids=16, cpu_seconds=10)
+            limits = SandboxLimits(memory_mib=256, storage_mib=16, pids=16, cpu_seconds=10)
             launch = Launch("probe", ("python", "-c", ""), {}, folders, limits, (), 0)
             try:
                 running = self.start(launch)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import func
 from sqlmodel import col, delete, select
 
-from marketplace.db.rows import Log, Rows
+from marketplace.db.rows import NumberedRows, Rows
 from marketplace.db.tables import (
     BidRow,
     BookSnapshotRow,
@@ -71,7 +71,7 @@ class JobRows(Rows[JobRow]):
         return self._all(query.order_by(col(JobRow.id)))
 
 
-class OrderLog(Log[OrderEntryRow]):
+class OrderLog(NumberedRows[OrderEntryRow]):
     """The commands to the book."""
 
     row = OrderEntryRow
@@ -106,7 +106,7 @@ class SnapshotRows(Rows[BookSnapshotRow]):
         self.add(row)
 
 
-class JobEvents(Log[JobEventRow]):
+class JobEvents(NumberedRows[JobEventRow]):
     """What people watch of jobs."""
 
     row = JobEventRow

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from marketplace.domain.asking import NodeOffer, ask_of
+from marketplace.domain.asking import AskingNode, ask_of
 from marketplace.sdk._async.base import AsyncResource
 from marketplace.sdk.checks import signed_by
 from marketplace.sdk.errors import InputError, VerificationError
@@ -77,7 +77,7 @@ class AsyncAsks(AsyncResource):
         if provider not in (None, node.provider):
             raise InputError(f"{node_id} is a node of {node.provider}, not of {provider}")
         account = await self._transport.get(Account, f"/v1/accounts/{node.provider}")
-        offer = NodeOffer(
+        offer = AskingNode(
             provider=node.provider,
             number=node.number,
             tier=node.tier,

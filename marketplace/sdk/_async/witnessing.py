@@ -15,7 +15,7 @@ from marketplace.wire.asks import AskInfo
 from marketplace.wire.leases import CloseRequest, Lease, Pending, PendingList
 from marketplace.wire.usage import Attestation
 from marketplace.witness.desk import Desk, Papers
-from marketplace.witness.policy import Refusal
+from marketplace.witness.policy import WitnessRefusal
 
 
 class AsyncWitness(AsyncResource):
@@ -64,11 +64,11 @@ class AsyncWitness(AsyncResource):
             acts.append(Act(lease.id, "send", problem=f"{error.code}: {error}"))
         return acts
 
-    async def _admit(self, desk: Desk, lease: Lease) -> Refusal | None:
+    async def _admit(self, desk: Desk, lease: Lease) -> WitnessRefusal | None:
         bid = await self._leases.bid(lease.bid_id)
         ask = await self._transport.get(AskInfo, f"/v1/asks/{lease.ask_id}")
         if lease.terms is None:
-            return Refusal.OTHER_LEASE
+            return WitnessRefusal.OTHER_LEASE
         papers = Papers(
             lease_no=lease.lease_no,
             bid=bid.bid,
@@ -83,7 +83,7 @@ class AsyncWitness(AsyncResource):
             refusal = await self._catch_up(desk, lease)
         return refusal
 
-    async def _catch_up(self, desk: Desk, lease: Lease) -> Refusal | None:
+    async def _catch_up(self, desk: Desk, lease: Lease) -> WitnessRefusal | None:
         """Learn own vouchers that the journal has forgotten: it was restored from an old copy.
 
         A market that shows one as ours that isn't hides what we signed: nothing is signed then.
@@ -104,23 +104,23 @@ class AsyncWitness(AsyncResource):
     async def _countersign(self, desk: Desk, lease: Lease, item: Attestation, beats: int) -> Act:
         answer = await async_run(desk.countersign, item.message, item.signature, beats)
         ms, sequence = item.message.ms, item.sequence
-        if isinstance(answer, Refusal):
+        if isinstance(answer, WitnessRefusal):
             return Act(lease.id, "countersign", ms, sequence, refusal=answer)
         await self._attestations.countersign(item.id, *answer)
         return Act(lease.id, "countersign", ms, sequence)
 
     async def _close(self, desk: Desk, lease: Lease, item: CloseRequest, beats: int) -> Act:
         answer = await async_run(desk.sign_close, item.message, item.meter_signature, beats)
-        if isinstance(answer, Refusal):
+        if isinstance(answer, WitnessRefusal):
             return Act(lease.id, "close", item.message.ms, refusal=answer)
         await self._leases.close(lease.id, answer)
         return Act(lease.id, "close", item.message.ms)
 
     async def _stop(self, desk: Desk, lease: Lease) -> list[Act]:
         answer = await async_run(desk.sign_stop, lease.lease_no, lease.stop_requested or "")
-        if answer is Refusal.NOT_YET:
+        if answer is WitnessRefusal.NOT_YET:
             return []
-        if isinstance(answer, Refusal):
+        if isinstance(answer, WitnessRefusal):
             return [Act(lease.id, "stop", refusal=answer)]
         await self._leases.stop(lease.id, *answer)
         return [Act(lease.id, "stop")]

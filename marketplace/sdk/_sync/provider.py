@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from marketplace.domain.asking import NodeOffer, ask_of
+from marketplace.domain.asking import AskingNode, ask_of
 from marketplace.sdk._sync.base import Resource
 from marketplace.sdk.checks import signed_by
 from marketplace.sdk.errors import InputError, VerificationError
@@ -78,7 +78,7 @@ class Asks(Resource):
         if provider not in (None, node.provider):
             raise InputError(f"{node_id} is a node of {node.provider}, not of {provider}")
         account = self._transport.get(Account, f"/v1/accounts/{node.provider}")
-        offer = NodeOffer(
+        offer = AskingNode(
             provider=node.provider,
             number=node.number,
             tier=node.tier,

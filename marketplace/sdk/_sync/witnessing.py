@@ -16,7 +16,7 @@ from marketplace.wire.asks import AskInfo
 from marketplace.wire.leases import CloseRequest, Lease, Pending, PendingList
 from marketplace.wire.usage import Attestation
 from marketplace.witness.desk import Desk, Papers
-from marketplace.witness.policy import Refusal
+from marketplace.witness.policy import WitnessRefusal
 
 
 class Witness(Resource):
@@ -65,11 +65,11 @@ class Witness(Resource):
             acts.append(Act(lease.id, "send", problem=f"{error.code}: {error}"))
         return acts
 
-    def _admit(self, desk: Desk, lease: Lease) -> Refusal | None:
+    def _admit(self, desk: Desk, lease: Lease) -> WitnessRefusal | None:
         bid = self._leases.bid(lease.bid_id)
         ask = self._transport.get(AskInfo, f"/v1/asks/{lease.ask_id}")
         if lease.terms is None:
-            return Refusal.OTHER_LEASE
+            return WitnessRefusal.OTHER_LEASE
         papers = Papers(
             lease_no=lease.lease_no,
             bid=bid.bid,
@@ -84,7 +84,7 @@ class Witness(Resource):
             refusal = self._catch_up(desk, lease)
         return refusal
 
-    def _catch_up(self, desk: Desk, lease: Lease) -> Refusal | None:
+    def _catch_up(self, desk: Desk, lease: Lease) -> WitnessRefusal | None:
         """Learn own vouchers that the journal has forgotten: it was restored from an old copy.
 
         A market that shows one as ours that isn't hides what we signed: nothing is signed then.
@@ -105,23 +105,23 @@ class Witness(Resource):
     def _countersign(self, desk: Desk, lease: Lease, item: Attestation, beats: int) -> Act:
         answer = run(desk.countersign, item.message, item.signature, beats)
         ms, sequence = item.message.ms, item.sequence
-        if isinstance(answer, Refusal):
+        if isinstance(answer, WitnessRefusal):
             return Act(lease.id, "countersign", ms, sequence, refusal=answer)
         self._attestations.countersign(item.id, *answer)
         return Act(lease.id, "countersign", ms, sequence)
 
     def _close(self, desk: Desk, lease: Lease, item: CloseRequest, beats: int) -> Act:
         answer = run(desk.sign_close, item.message, item.meter_signature, beats)
-        if isinstance(answer, Refusal):
+        if isinstance(answer, WitnessRefusal):
             return Act(lease.id, "close", item.message.ms, refusal=answer)
         self._leases.close(lease.id, answer)
         return Act(lease.id, "close", item.message.ms)
 
     def _stop(self, desk: Desk, lease: Lease) -> list[Act]:
         answer = run(desk.sign_stop, lease.lease_no, lease.stop_requested or "")
-        if answer is Refusal.NOT_YET:
+        if answer is WitnessRefusal.NOT_YET:
             return []
-        if isinstance(answer, Refusal):
+        if isinstance(answer, WitnessRefusal):
             return [Act(lease.id, "stop", refusal=answer)]
         self._leases.stop(lease.id, *answer)
         return [Act(lease.id, "stop")]

@@ -20,14 +20,14 @@ import pytest
 import structlog
 
 from marketplace.agent.config import AgentConfig, NodeConfig, save_config
-from marketplace.agent.journal import Journal
+from marketplace.agent.journal import AgentJournal
 from marketplace.agent.main import run_agent
 from marketplace.agent.state import running_pid
 from settlement import keystore
 from settlement.attestation import Close
 from settlement.signing import LocalSigner
 from tests.fakes_agent import FakeMarket
-from tests.sandboxes import processes_with, until
+from tests.sandboxes import PATIENCE_S, processes_with, until
 
 ROOT = Path(__file__).resolve().parents[3]
 MAIN = """
@@ -98,7 +98,7 @@ class AgentProcess:
 
     def terminate(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(PATIENCE_S)
 
 
 @contextmanager
@@ -155,7 +155,7 @@ def test_an_agent_killed_again_and_again_never_signs_two_values(
         until(lambda: list((agent.state / "jobs").iterdir()) == [], what="folders left")
         assert agent.terminate() == 0
     assert_one_value_each(market)
-    journal = Journal(agent.state / "journal.db")
+    journal = AgentJournal(agent.state / "journal.db")
     groups = [journal.lease(lease_id).process["cgroup"] for lease_id in leases]  # type: ignore[union-attr, index]
     journal.close()
     assert [group for group in groups if group is not None and Path(group).exists()] == []

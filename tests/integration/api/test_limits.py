@@ -11,7 +11,7 @@ import pytest
 from starlette.types import Message
 from structlog.testing import capture_logs
 
-from marketplace.api.limits import Limits, Streams
+from marketplace.api.limits import Limits, OpenStreams
 from marketplace.db.tables import ApiKeyRow
 from marketplace.errors import RateLimited, Unavailable
 from tests.api_client import Api
@@ -141,7 +141,7 @@ def test_the_keys_of_an_account_share_its_window(opened: Opened) -> None:
 
 
 def test_event_streams_are_counted_by_account_and_address() -> None:
-    streams = Streams(Limits(streams=4, streams_per_account=2, streams_per_address=3))
+    streams = OpenStreams(Limits(streams=4, streams_per_account=2, streams_per_address=3))
     with ExitStack() as held:
         for _ in range(2):
             held.enter_context(streams.hold("alice", "1.1.1.1"))

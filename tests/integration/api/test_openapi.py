@@ -15,6 +15,7 @@ from marketplace.errors import ERRORS
 from settlement.attestation import Close, Stop, Usage, UsageAttestation
 from settlement.orders import Ask, Bid, Cancel, Prices
 from tests.api_client import Api
+from tests.openapi_checks import OpenApi
 
 STREAMS_AND_BYTES = ("watch_job", "get_blob")
 
@@ -91,6 +92,18 @@ def test_problems_and_events_have_schemas(document: dict[str, Any]) -> None:
     stream = document["paths"]["/v1/jobs/{job_id}/events"]["get"]["responses"]["200"]
     mapping = stream["content"]["text/event-stream"]["schema"]["discriminator"]["mapping"]
     assert set(mapping) == {"status", "log", "metric", "cost", "receipt"}
+
+
+def test_every_body_and_answer_has_an_example_that_fits(document: dict[str, Any]) -> None:
+    checks = OpenApi(document)
+    for method, path, operation in operations(document):
+        parts = [(("requestBody",), operation.get("requestBody", {}))]
+        parts += [(("responses", code), r) for code, r in operation["responses"].items()]
+        for where, part in parts:
+            for kind, content in part.get("content", {}).items():
+                if kind in ("application/json", MEDIA_TYPE):
+                    place = ("paths", path, method, *where, "content", kind, "schema")
+                    assert checks.mistake(place, content["example"]) is None, place
 
 
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:

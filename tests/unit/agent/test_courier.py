@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from marketplace.agent.courier import Courier
-from marketplace.agent.errors import ApiDown, JournalConflict
-from marketplace.agent.journal import Ending, Journal, Phase
+from marketplace.agent.errors import AgentJournalConflict, ApiDown
+from marketplace.agent.journal import AgentJournal, Ending, Phase
 from marketplace.agent.meters import Reading
 from marketplace.agent.node import HeldLease
 from marketplace.agent.progress import Beats
@@ -33,7 +33,7 @@ class Desk:
         tmp_path.mkdir(exist_ok=True)
         self.market = FakeMarket(LocalSigner(b"\3" * 32))
         self.id = self.market.open_lease(["true"], **lease)
-        self.journal = Journal(tmp_path / "journal.db")
+        self.journal = AgentJournal(tmp_path / "journal.db")
         self.node = self.market.node(self.journal, tmp_path)
         self.entry = replace(self.market.assignment(self.node, self.id).entry, outputs=("/out",))
         self.journal.begin(self.entry)
@@ -303,7 +303,7 @@ def test_a_server_that_holds_another_value_ends_all_signing(desk: Desk) -> None:
     first, _ = desk.journal.unsent(desk.id)[0]
     hold(desk, replace(first, ms=8))
     courier = desk.courier_of(recovered=True)
-    with pytest.raises(JournalConflict, match="another signed value"):
+    with pytest.raises(AgentJournalConflict, match="another signed value"):
         courier.step()
     courier.run(lambda: False)
     assert desk.journal.close_of(desk.id) is None

@@ -9,8 +9,8 @@ import pytest
 from marketplace.agent.config import NodeConfig
 from marketplace.agent.errors import InventoryError
 from marketplace.agent.inventory import (
-    Gpu,
     GpuReading,
+    InstalledGpu,
     Inventory,
     Nvml,
     simulated_gpus,
@@ -74,8 +74,8 @@ def config(**changes: object) -> NodeConfig:
 
 def test_nvml_gpus_carry_uuid_model_memory_and_device_number() -> None:
     assert Nvml(FakeNvml()).gpus() == (
-        Gpu("GPU-a", "NVIDIA H100 80GB HBM3", 81920, False, 0),
-        Gpu("GPU-b", "NVIDIA H100 80GB HBM3", 81920, False, 1),
+        InstalledGpu("GPU-a", "NVIDIA H100 80GB HBM3", 81920, False, 0),
+        InstalledGpu("GPU-b", "NVIDIA H100 80GB HBM3", 81920, False, 1),
     )
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from marketplace.agent.attestor import Attestor
-from marketplace.agent.errors import JournalConflict, JournalError
-from marketplace.agent.journal import ACCEPTED, GENESIS, Ending, Journal, LeaseEntry, Phase
+from marketplace.agent.errors import AgentJournalConflict, JournalError
+from marketplace.agent.journal import ACCEPTED, GENESIS, AgentJournal, Ending, LeaseEntry, Phase
 from marketplace.agent.meters import Reading
 from settlement.attestation import Close, Stop, UsageAttestation
 from settlement.eip712 import Domain
@@ -43,8 +43,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def journal(path: Path) -> Journal:
-    journal = Journal(path)
+def journal(path: Path) -> AgentJournal:
+    journal = AgentJournal(path)
     journal.begin(ENTRY)
     return journal
 
@@ -73,7 +73,7 @@ class SpyingSigner:
         return self.inner.sign_digest(digest)
 
 
-def test_values_are_committed_before_they_are_signed(journal: Journal, path: Path) -> None:
+def test_values_are_committed_before_they_are_signed(journal: AgentJournal, path: Path) -> None:
     signer = SpyingSigner(path)
     attestor = Attestor(journal, signer, ENTRY)
     for ms in (0, 1000, 2000):
@@ -82,16 +82,18 @@ def test_values_are_committed_before_they_are_signed(journal: Journal, path: Pat
     assert signer.durable == [True] * 4
 
 
-def test_the_journal_is_the_owners_and_syncs_every_commit(journal: Journal, path: Path) -> None:
+def test_the_journal_is_the_owners_and_syncs_every_commit(
+    journal: AgentJournal, path: Path
+) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert journal._db.execute("PRAGMA synchronous").fetchone()[0] == 2
     assert journal._db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
 
 
-def test_a_sequence_has_one_value_for_good(journal: Journal) -> None:
+def test_a_sequence_has_one_value_for_good(journal: AgentJournal) -> None:
     journal.propose("lease_1", statement(0, 0))
     journal.propose("lease_1", statement(0, 0))
-    with pytest.raises(JournalConflict, match="1 is next"):
+    with pytest.raises(AgentJournalConflict, match="1 is next"):
         journal.propose("lease_1", statement(0, 1))
 
 
@@ -100,9 +102,11 @@ def test_a_sequence_has_one_value_for_good(journal: Journal) -> None:
     [statement(2, 1000), statement(1, 999), statement(1, 1000, units=4)],
     ids=["gap", "time falls", "units fall"],
 )
-def test_what_does_not_follow_is_refused(journal: Journal, following: UsageAttestation) -> None:
+def test_what_does_not_follow_is_refused(
+    journal: AgentJournal, following: UsageAttestation
+) -> None:
     journal.propose("lease_1", statement(0, 1000, units=5))
-    with pytest.raises(JournalConflict):
+    with pytest.raises(AgentJournalConflict):
         journal.propose("lease_1", following)
     last = journal.last("lease_1")
     assert last is not None
@@ -110,17 +114,17 @@ def test_what_does_not_follow_is_refused(journal: Journal, following: UsageAttes
 
 
 def test_a_crash_between_journal_and_signature_signs_the_same_value(
-    journal: Journal, path: Path
+    journal: AgentJournal, path: Path
 ) -> None:
     journal.propose("lease_1", statement(0, 0))
     journal.close()  # the agent died here
     signer = SpyingSigner(path)
-    final, signature = Attestor(Journal(path), signer, ENTRY).final()
+    final, signature = Attestor(AgentJournal(path), signer, ENTRY).final()
     assert final == statement(0, 0)
     verify(final, DOMAIN, signature, signer.address)
 
 
-def test_signed_bytes_are_kept_and_repeated(journal: Journal, path: Path) -> None:
+def test_signed_bytes_are_kept_and_repeated(journal: AgentJournal, path: Path) -> None:
     signer = SpyingSigner(path)
     attestor = Attestor(journal, signer, ENTRY)
     attestor.attest(UsageVector(ms=5), READING)
@@ -132,15 +136,15 @@ def test_signed_bytes_are_kept_and_repeated(journal: Journal, path: Path) -> Non
     assert journal.unsent("lease_1") == []
 
 
-def test_a_lease_is_taken_up_once(journal: Journal, path: Path) -> None:
-    with pytest.raises(JournalConflict, match="already"):
+def test_a_lease_is_taken_up_once(journal: AgentJournal, path: Path) -> None:
+    with pytest.raises(AgentJournalConflict, match="already"):
         journal.begin(ENTRY)
     journal.close()
-    with pytest.raises(JournalConflict):
-        Journal(path).begin(ENTRY)
+    with pytest.raises(AgentJournalConflict):
+        AgentJournal(path).begin(ENTRY)
 
 
-def test_leases_read_back_as_they_were_begun(journal: Journal) -> None:
+def test_leases_read_back_as_they_were_begun(journal: AgentJournal) -> None:
     assert journal.lease("lease_1") == ENTRY
     assert journal.lease("lease_2") is None
     journal.set_phase("lease_1", Phase.REPORTED)
@@ -149,7 +153,7 @@ def test_leases_read_back_as_they_were_begun(journal: Journal) -> None:
     assert journal.open_leases() == []
 
 
-def test_the_first_ending_stands(journal: Journal) -> None:
+def test_the_first_ending_stands(journal: AgentJournal) -> None:
     first = Ending("failed", "exit_code", 3)
     assert journal.end("lease_1", first) == first
     assert journal.end("lease_1", Ending("succeeded", "completed", 0)) == first
@@ -159,7 +163,7 @@ def test_the_first_ending_stands(journal: Journal) -> None:
     assert journal.ending("lease_1") == replace(first, outputs="ab" * 32)
 
 
-def test_a_lease_has_one_close_for_good(journal: Journal, path: Path) -> None:
+def test_a_lease_has_one_close_for_good(journal: AgentJournal, path: Path) -> None:
     attestor = Attestor(journal, SpyingSigner(path), ENTRY)
     attestor.attest(UsageVector(ms=7), READING)
     attestor.conclude(Ending("succeeded", "completed", 0))
@@ -168,11 +172,11 @@ def test_a_lease_has_one_close_for_good(journal: Journal, path: Path) -> None:
     attestor.conclude(Ending("succeeded", "completed", 0))
     assert attestor.close() == (close, signature)
     assert close.ms == 7
-    with pytest.raises(JournalConflict, match="another signed Close"):
+    with pytest.raises(AgentJournalConflict, match="another signed Close"):
         journal.adopt_close("lease_1", replace(close, ms=8), signature)
 
 
-def test_a_job_that_never_ran_closes_at_nothing(journal: Journal, path: Path) -> None:
+def test_a_job_that_never_ran_closes_at_nothing(journal: AgentJournal, path: Path) -> None:
     attestor = Attestor(journal, SpyingSigner(path), ENTRY)
     attestor.conclude(Ending("failed", "start_limit"))
     final, _ = attestor.final()
@@ -180,14 +184,14 @@ def test_a_job_that_never_ran_closes_at_nothing(journal: Journal, path: Path) ->
     assert attestor.close()[0] == Close(BUYER, PROVIDER, b"n" * 16, 0, 0, 0)
 
 
-def test_a_stop_is_for_its_lease(journal: Journal, path: Path) -> None:
+def test_a_stop_is_for_its_lease(journal: AgentJournal, path: Path) -> None:
     signer = SpyingSigner(path)
     stop, signature = Attestor(journal, signer, ENTRY).stop()
     assert stop == Stop(BUYER, PROVIDER, b"n" * 16)
     verify(stop, DOMAIN, signature, signer.address)
 
 
-def test_evidence_is_a_hash_chain_over_the_kept_readings(journal: Journal, path: Path) -> None:
+def test_evidence_is_a_hash_chain_over_the_kept_readings(journal: AgentJournal, path: Path) -> None:
     attestor = Attestor(journal, SpyingSigner(path), ENTRY)
     for ms in (0, 1000, 2000):
         last = attestor.attest(UsageVector(ms=ms), replace(READING, ms=ms))
@@ -198,19 +202,19 @@ def test_evidence_is_a_hash_chain_over_the_kept_readings(journal: Journal, path:
     assert [json.loads(row)["ms"] for row in journal.readings("lease_1")] == [0, 1000, 2000]
 
 
-def test_what_the_server_holds_is_adopted_but_never_contradicted(journal: Journal) -> None:
+def test_what_the_server_holds_is_adopted_but_never_contradicted(journal: AgentJournal) -> None:
     journal.propose("lease_1", statement(0, 0))
     journal.adopt("lease_1", statement(0, 0), b"s" * 65)
     journal.adopt("lease_1", statement(1, 1000), b"t" * 65)
     last = journal.last("lease_1")
     assert last is not None
     assert (last.message, last.signature) == (statement(1, 1000), b"t" * 65)
-    with pytest.raises(JournalConflict, match="another signed value for 1"):
+    with pytest.raises(AgentJournalConflict, match="another signed value for 1"):
         journal.adopt("lease_1", statement(1, 1001), b"u" * 65)
 
 
 def test_after_a_restore_nothing_below_the_servers_mark_is_signed(
-    journal: Journal, path: Path
+    journal: AgentJournal, path: Path
 ) -> None:
     """The journal is an old copy; the server's newer statements raise its mark first."""
     signer = SpyingSigner(path)
@@ -225,7 +229,7 @@ def test_after_a_restore_nothing_below_the_servers_mark_is_signed(
     assert signer.signed == [attestor.close()[0].digest(DOMAIN)]
 
 
-def test_an_unwritable_journal_signs_nothing(journal: Journal, path: Path) -> None:
+def test_an_unwritable_journal_signs_nothing(journal: AgentJournal, path: Path) -> None:
     signer = SpyingSigner(path)
     attestor = Attestor(journal, signer, ENTRY)
     attestor.attest(UsageVector(ms=0), READING)
@@ -241,7 +245,7 @@ def test_an_unwritable_journal_signs_nothing(journal: Journal, path: Path) -> No
     assert not journal._db.in_transaction
 
 
-def test_threads_share_a_journal(journal: Journal, path: Path) -> None:
+def test_threads_share_a_journal(journal: AgentJournal, path: Path) -> None:
     attestor = Attestor(journal, SpyingSigner(path), ENTRY)
     threads = [
         threading.Thread(target=lambda: [journal.last("lease_1") for _ in range(50)])
@@ -259,4 +263,4 @@ def test_threads_share_a_journal(journal: Journal, path: Path) -> None:
 def test_a_file_that_is_no_journal_is_refused(path: Path) -> None:
     path.write_bytes(b"this is no database" * 100)
     with pytest.raises(JournalError):
-        Journal(path)
+        AgentJournal(path)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from marketplace.agent.progress import Beats, Halt, Progress
+from marketplace.agent.progress import Beats, Halt, JobProgress
 from marketplace.sdk import Lease
 from tests.wire_samples import changed, sample
 
@@ -11,7 +11,7 @@ LEASE = Lease.model_validate(sample(Lease, state="active"))
 
 def test_countersignatures_renew_the_grace_only_when_they_grow() -> None:
     now = [0.0]
-    progress = Progress(lambda: now[0])
+    progress = JobProgress(lambda: now[0])
     progress.start_covering()
     now[0] = 10.0
     progress.cover(1000)
@@ -33,13 +33,13 @@ def test_countersignatures_renew_the_grace_only_when_they_grow() -> None:
     ],
 )
 def test_what_the_server_says_becomes_a_halt(changes: dict[str, str], halt: Halt | None) -> None:
-    progress = Progress()
+    progress = JobProgress()
     progress.observe(changed(LEASE, **changes))
     assert progress.halt == halt
 
 
 def test_the_first_halt_stands_and_wakes() -> None:
-    progress = Progress()
+    progress = JobProgress()
     progress.stop(Halt("failed", "witness_silent"))
     progress.observe(changed(LEASE, stop_requested="cancelled"))
     progress.wait_for_halt(60)
@@ -47,14 +47,14 @@ def test_the_first_halt_stands_and_wakes() -> None:
 
 
 def test_signs_of_life_never_fall() -> None:
-    progress = Progress()
+    progress = JobProgress()
     progress.beat(Beats(3, 1.0))
     progress.beat(Beats(2, 2.0))
     assert progress.beats == Beats(3, 1.0)
 
 
 def test_news_are_heard_once() -> None:
-    progress = Progress()
+    progress = JobProgress()
     progress.tell()
     progress.wait_for_news(60)
     progress.wait_for_news(0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from marketplace.agent.errors import JournalError
-from marketplace.agent.journal import Journal
+from marketplace.agent.journal import AgentJournal
 from marketplace.agent.logs import JobLogs
 from marketplace.agent.meters import Reading
 from marketplace.agent.node import HeldLease
@@ -29,7 +29,7 @@ class Box:
 
     def start(self) -> None:
         """A new agent on the same state."""
-        self.journal = Journal(self.folder / "journal.db")
+        self.journal = AgentJournal(self.folder / "journal.db")
         self.node = self.market.node(self.journal, self.folder, poll_s=0.01)
         self.supervisor = Supervisor(self.node)
 
@@ -82,7 +82,7 @@ def test_an_end_that_the_journal_did_not_take_is_put_down_later(
         monkeypatch.setattr("marketplace.agent.capacity.Capacity.take", lambda *_: None)
     lease_id = box.market.open_lease(["true"])
     with monkeypatch.context() as broken:
-        broken.setattr(Journal, "propose_close", full)
+        broken.setattr(AgentJournal, "propose_close", full)
         for _ in range(2):
             with pytest.raises(JournalError):
                 box.supervisor.tick()

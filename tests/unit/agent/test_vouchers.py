@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from marketplace.agent.errors import ApiDown
-from marketplace.agent.journal import Journal
+from marketplace.agent.journal import AgentJournal
 from marketplace.agent.meters import Reading
 from marketplace.agent.node import HeldLease
 from marketplace.agent.vouchers import Vouchers
@@ -33,7 +33,7 @@ class Bench:
         self.market = FakeMarket(LocalSigner(b"\3" * 32))
         self.market.countersigning = False
         self.id = self.market.open_lease(["true"], units=units)
-        self.journal = Journal(folder / "journal.db")
+        self.journal = AgentJournal(folder / "journal.db")
         node = self.market.node(self.journal, folder)
         entry = self.market.assignment(node, self.id).entry
         self.journal.begin(entry)

@@ -10,11 +10,11 @@ import pytest
 
 from marketplace.agent.capacity import Grant
 from marketplace.agent.channel import JobChannel
-from marketplace.agent.journal import Ending, Journal
+from marketplace.agent.journal import AgentJournal, Ending
 from marketplace.agent.meters import CpuMemory
 from marketplace.agent.node import HeldLease
-from marketplace.agent.progress import Progress
-from marketplace.agent.watch import Watch
+from marketplace.agent.progress import JobProgress
+from marketplace.agent.watch import JobWatch
 from settlement.signing import LocalSigner
 from tests.fakes_agent import ONE_GPU, FakeMarket
 
@@ -61,10 +61,10 @@ class Bench:
         self.now_ms = 0
         self.witness = witness
         market = FakeMarket(LocalSigner(b"\3" * 32))
-        self.journal = Journal(folder / "journal.db")
+        self.journal = AgentJournal(folder / "journal.db")
         node = market.node(self.journal, folder)
         self.job = market.assignment(node, market.open_lease(["true"], terms=TERMS))
-        self.progress = Progress(lambda: self.now_ms / 1000)
+        self.progress = JobProgress(lambda: self.now_ms / 1000)
         self.lease = HeldLease(node, self.job.entry, self.progress)
         self.logs = self.lease.make_folders()
 
@@ -79,7 +79,7 @@ class Bench:
         running: Any = Sleeper(self)
         channel = JobChannel(self.lease.folders.run, self.logs, 0)
         clock_ns = lambda: self.now_ms * 1_000_000  # noqa: E731
-        ending = Watch(self.lease, self.job, grant, running, channel, clock_ns).to_the_end()
+        ending = JobWatch(self.lease, self.job, grant, running, channel, clock_ns).to_the_end()
         return ending, self.lease.attestor.final()[0].ms
 
     def close(self) -> None:

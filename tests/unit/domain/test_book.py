@@ -25,7 +25,7 @@ from marketplace.domain.commands import (
 )
 from marketplace.domain.explain import explain
 from marketplace.domain.matching import Fill, RejectReason
-from marketplace.domain.order import Market, NodeFacts, RestingAsk, RestingBid, Wants
+from marketplace.domain.order import BookMarket, NodeFacts, RestingAsk, RestingBid, Wants
 from settlement.orders import FLAG_SHARED, Prices
 from tests.factories import (
     A100,
@@ -43,7 +43,7 @@ from tests.factories import (
 IMPATIENT = Wants()
 
 
-def book_with(*asks: RestingAsk, market: Market | None = None) -> Book:
+def book_with(*asks: RestingAsk, market: BookMarket | None = None) -> Book:
     book = Book(market)
     for ask in asks:
         assert book.apply(AddAsk(NOW, ask)) == [Rested(ask.id)]
@@ -291,7 +291,7 @@ def test_orders_that_are_unknown_or_known_twice_are_refused() -> None:
     assert book.apply(CancelBid(NOW, "bid_2")) == [Removed("bid_2", Cause.CANCELLED)]
 
 
-MARKET = Market(fee_bps=100, opener=address(7))
+MARKET = BookMarket(fee_bps=100, opener=address(7))
 
 
 @pytest.mark.parametrize(

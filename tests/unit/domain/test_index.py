@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from marketplace.domain.index import Bucket, Index
 from marketplace.domain.matching import AskView, BidView
-from marketplace.domain.order import Market
+from marketplace.domain.order import BookMarket
 from marketplace.domain.placing import NodeUse
 from tests.factories import NANO, resting_ask, resting_bid
 
@@ -48,7 +48,7 @@ def test_level_without_asks_is_gone() -> None:
 
 
 def test_queue_sweeps_the_dead() -> None:
-    index, market = Index(), Market()
+    index, market = Index(), BookMarket()
     bids = [BidView(resting_bid(number), market) for number in range(100)]
     for bid in bids:
         index.add_bid(bid)

@@ -7,11 +7,11 @@ import zlib
 
 from marketplace.domain.book import Book
 from marketplace.domain.commands import AddAsk, AddBid, Filled, Free, Tick
-from marketplace.domain.order import Market
+from marketplace.domain.order import BookMarket
 from marketplace.domain.snapshot import book_hash, capture, decode, encode, restore
 from tests.factories import HOUR, NOW, resting_ask, resting_bid
 
-MARKET = Market(fee_bps=100)
+MARKET = BookMarket(fee_bps=100)
 
 
 def busy_book() -> Book:

@@ -10,7 +10,7 @@ import pytest
 
 from marketplace.sdk import Coulomb, Moved, onchain
 from marketplace.sdk.errors import CoulombError, InputError, VerificationError
-from marketplace.witness.policy import Refusal
+from marketplace.witness.policy import WitnessRefusal
 from settlement.attestation import Usage
 from settlement.chain.calls import EscrowCalls, LeaseOrders
 from settlement.orders import Ask, Bid
@@ -172,7 +172,7 @@ def test_a_witness_signs_nothing_more_if_a_voucher_shown_as_its_own_is_none(
     market.bend[f"GET leases/{lease_id}/attestations"] = forged_vouchers(market)
     for _ in range(2):
         (act,) = client.witness.tick()
-        assert (act.kind, act.refusal) == ("admit", Refusal.BAD_SIGNATURE)
+        assert (act.kind, act.refusal) == ("admit", WitnessRefusal.BAD_SIGNATURE)
     assert not client.session.desk([]).knows(number)
     assert not [path for path in market.paths() if path.endswith("countersign")]
 
@@ -198,4 +198,4 @@ def test_a_witness_answers_only_for_its_own_key_and_buyers(
     market.world.attest(ids[1], 0, 0)
     with market.client() as client:
         (act,) = client.witness.tick([market.world.stranger.address])
-        assert (act.kind, act.refusal) == ("admit", Refusal.UNKNOWN_JOB)
+        assert (act.kind, act.refusal) == ("admit", WitnessRefusal.UNKNOWN_JOB)

@@ -9,7 +9,7 @@ import pytest
 
 from marketplace.db.tables import AttestationRow
 from marketplace.errors import Conflict, InvalidInput, InvalidSignature, NotFound
-from marketplace.services.attestations import REFUSED_KEPT, Refusal
+from marketplace.services.attestations import REFUSED_KEPT, AttestationRefusal
 from marketplace.services.views import heartbeat_view
 from marketplace.wire.leases import Pending
 from marketplace.wire.usage import Countersignature, Heartbeat, SignedAttestation
@@ -62,7 +62,7 @@ def test_of_a_leases_refused_ones_the_newest_are_kept_and_all_are_counted(
 ) -> None:
     world.attest(lease_id, 0, 0)
     for number in range(REFUSED_KEPT + 5):
-        assert world.attest(lease_id, number + 1, 10**9)[1] is Refusal.OUTSIDE
+        assert world.attest(lease_id, number + 1, 10**9)[1] is AttestationRefusal.OUTSIDE
     kept = rows(world, lease_id, state="refused")
     assert [row.sequence for row in kept] == list(range(6, REFUSED_KEPT + 6))
     assert world.lease(lease_id).refused_count == REFUSED_KEPT + 5
@@ -72,20 +72,25 @@ def test_of_a_leases_refused_ones_the_newest_are_kept_and_all_are_counted(
 @pytest.mark.parametrize(
     ("sequence", "ms", "changes", "reason"),
     [
-        (1, 999, {}, Refusal.SEQUENCE),
-        (0, 0, {"evidence": b"\x01" * 32}, Refusal.SEQUENCE),
-        (2, 999, {}, Refusal.BACKWARDS),
-        (2, 2_000, {"gpu_ms": 999}, Refusal.BACKWARDS),
-        (2, 5_000, {}, Refusal.OUTSIDE),
-        (2, 2_000, {"observed_at_ms": "+3000"}, Refusal.AHEAD),
-        (2, 3_900, {"observed_at_ms": "-500"}, Refusal.AHEAD),
-        (2, 2_000, {"buyer": "0x" + "77" * 20}, Refusal.PARTIES),
-        (2, 2_000, {"provider": "0x" + "77" * 20}, Refusal.PARTIES),
-        (2, 2_000, {"lease_no": bytes(16)}, Refusal.PARTIES),
+        (1, 999, {}, AttestationRefusal.SEQUENCE),
+        (0, 0, {"evidence": b"\x01" * 32}, AttestationRefusal.SEQUENCE),
+        (2, 999, {}, AttestationRefusal.BACKWARDS),
+        (2, 2_000, {"gpu_ms": 999}, AttestationRefusal.BACKWARDS),
+        (2, 5_000, {}, AttestationRefusal.OUTSIDE),
+        (2, 2_000, {"observed_at_ms": "+3000"}, AttestationRefusal.AHEAD),
+        (2, 3_900, {"observed_at_ms": "-500"}, AttestationRefusal.AHEAD),
+        (2, 2_000, {"buyer": "0x" + "77" * 20}, AttestationRefusal.PARTIES),
+        (2, 2_000, {"provider": "0x" + "77" * 20}, AttestationRefusal.PARTIES),
+        (2, 2_000, {"lease_no": bytes(16)}, AttestationRefusal.PARTIES),
     ],
 )
 def test_what_cannot_be_true_is_refused_and_recorded(
-    world: World, lease_id: str, sequence: int, ms: int, changes: dict[str, Any], reason: Refusal
+    world: World,
+    lease_id: str,
+    sequence: int,
+    ms: int,
+    changes: dict[str, Any],
+    reason: AttestationRefusal,
 ) -> None:
     world.attest(lease_id, 0, 0)
     world.clock.advance(1)
@@ -104,7 +109,7 @@ def test_what_cannot_be_true_is_refused_and_recorded(
 def test_another_key_than_the_meter_is_refused_and_recorded(world: World, lease_id: str) -> None:
     for signer in (world.witness, world.provider, world.stranger):
         _, refusal = world.attest(lease_id, 0, 0, signer)
-        assert refusal is Refusal.SIGNATURE
+        assert refusal is AttestationRefusal.SIGNATURE
     assert [r.code for r in rows(world, lease_id)] == ["invalid_signature"] * 3
     assert world.lease(lease_id).sequence == -1
 
@@ -112,18 +117,18 @@ def test_another_key_than_the_meter_is_refused_and_recorded(world: World, lease_
 def test_usage_before_the_ready_reading_is_refused(world: World, lease_id: str) -> None:
     world.clock.advance(1)
     for sequence, ms in ((1, 0), (0, 500), (1, 500)):
-        assert world.attest(lease_id, sequence, ms)[1] is Refusal.NOT_READY
+        assert world.attest(lease_id, sequence, ms)[1] is AttestationRefusal.NOT_READY
 
 
 def test_a_ready_reading_after_the_start_limit_is_refused(world: World, lease_id: str) -> None:
     world.clock.advance(63)
-    assert world.attest(lease_id, 0, 0)[1] is Refusal.LATE_START
+    assert world.attest(lease_id, 0, 0)[1] is AttestationRefusal.LATE_START
 
 
 def test_time_after_the_lease_ended_is_refused(world: World, lease_id: str) -> None:
     world.attest(lease_id, 0, 0)
     world.clock.advance(700)
-    assert world.attest(lease_id, 1, 663_000)[1] is Refusal.OUTSIDE
+    assert world.attest(lease_id, 1, 663_000)[1] is AttestationRefusal.OUTSIDE
     assert world.attest(lease_id, 1, 660_000)[1] is None
 
 
@@ -133,7 +138,7 @@ def test_a_lease_that_is_not_open_takes_no_attestation(world: World) -> None:
     job_id = world.submit()
     world.match()
     lease_id = world.job(job_id).lease_id or ""
-    assert world.attest(lease_id, 0, 0)[1] is Refusal.NOT_OPEN
+    assert world.attest(lease_id, 0, 0)[1] is AttestationRefusal.NOT_OPEN
 
 
 def test_only_the_leases_provider_may_attest(world: World, lease_id: str) -> None:
@@ -229,5 +234,5 @@ def test_counted_usage_above_its_cap_is_refused(world: World) -> None:
     _, lease_id = world.open(units={"name": "request", "max": 10, "max_price": "0.01"})
     world.attest(lease_id, 0, 0)
     world.clock.advance(1)
-    assert world.attest(lease_id, 1, 1_000, units=11)[1] is Refusal.CAP
+    assert world.attest(lease_id, 1, 1_000, units=11)[1] is AttestationRefusal.CAP
     assert world.attest(lease_id, 1, 1_000, units=10)[1] is None

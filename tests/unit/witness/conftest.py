@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from marketplace.witness.desk import Accepts, Clock, Desk, Papers
-from marketplace.witness.journal import Journal
+from marketplace.witness.desk import Accepts, Desk, Papers, WitnessClock
+from marketplace.witness.journal import WitnessJournal
 from settlement.attestation import Close, UsageAttestation
 from settlement.eip712 import Domain
 from settlement.orders import Ask, Bid, lease_no
@@ -39,8 +39,8 @@ class Time:
         self.monotonic += ms
         self.unix += ms
 
-    def clock(self) -> Clock:
-        return Clock(lambda: self.monotonic, lambda: self.unix)
+    def clock(self) -> WitnessClock:
+        return WitnessClock(lambda: self.monotonic, lambda: self.unix)
 
 
 @dataclass
@@ -99,12 +99,12 @@ def lease() -> Lease:
 @pytest.fixture
 def open_desk(tmp_path: Path, time: Time) -> Any:
     """Opens desks on one journal file, as restarts of one witness would."""
-    journals: list[Journal] = []
+    journals: list[WitnessJournal] = []
 
     def open_one(
-        name: str = "journal.db", clock: Clock | None = None, accepts: Accepts | None = None
+        name: str = "journal.db", clock: WitnessClock | None = None, accepts: Accepts | None = None
     ) -> Desk:
-        journals.append(Journal(tmp_path / name))
+        journals.append(WitnessJournal(tmp_path / name))
         return Desk(WITNESS, DOMAIN, journals[-1], [BUYER.address], clock or time.clock(), accepts)
 
     yield open_one

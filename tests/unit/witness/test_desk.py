@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from marketplace.witness.desk import Desk
-from marketplace.witness.policy import Mark, Refusal
+from marketplace.witness.policy import Mark, WitnessRefusal
 from settlement.attestation import MeteredUsage, Usage
 from settlement.errors import ChainUnavailable
 from settlement.signing import sign, verify
@@ -28,7 +28,7 @@ from tests.unit.witness.conftest import (
 
 
 def accepted(answer: Any) -> tuple[Any, bytes]:
-    assert not isinstance(answer, Refusal), answer
+    assert not isinstance(answer, WitnessRefusal), answer
     return answer
 
 
@@ -60,15 +60,15 @@ def test_metered_lease_gets_a_metered_voucher(open_desk: OpenDesk) -> None:
 
 def test_unknown_lease_is_not_signed_for(open_desk: OpenDesk, lease: Lease) -> None:
     desk = open_desk()
-    assert desk.countersign(*lease.reading(0, 0), 0) is Refusal.UNKNOWN_JOB
-    assert desk.sign_close(*lease.closing(0), 0) is Refusal.UNKNOWN_JOB
-    assert desk.sign_stop(lease.number, "lost") is Refusal.UNKNOWN_JOB
+    assert desk.countersign(*lease.reading(0, 0), 0) is WitnessRefusal.UNKNOWN_JOB
+    assert desk.sign_close(*lease.closing(0), 0) is WitnessRefusal.UNKNOWN_JOB
+    assert desk.sign_stop(lease.number, "lost") is WitnessRefusal.UNKNOWN_JOB
 
 
 def test_bid_of_a_stranger_is_not_admitted(open_desk: OpenDesk) -> None:
     lease = Lease(bid=make_bid(buyer=STRANGER.address, witness=WITNESS.address))
     signed = sign(lease.bid, DOMAIN, STRANGER)
-    assert open_desk().admit(lease.papers(bid_signature=signed)) is Refusal.UNKNOWN_JOB
+    assert open_desk().admit(lease.papers(bid_signature=signed)) is WitnessRefusal.UNKNOWN_JOB
 
 
 def test_refused_lease_is_remembered_until_its_buyer_is_added(open_desk: OpenDesk) -> None:
@@ -77,9 +77,9 @@ def test_refused_lease_is_remembered_until_its_buyer_is_added(open_desk: OpenDes
     desk = open_desk()
     assert desk.refused(lease.number) is None
     desk.admit(papers)
-    assert desk.refused(lease.number) is Refusal.UNKNOWN_JOB
+    assert desk.refused(lease.number) is WitnessRefusal.UNKNOWN_JOB
     desk.witness_for([BUYER.address])
-    assert desk.refused(lease.number) is Refusal.UNKNOWN_JOB
+    assert desk.refused(lease.number) is WitnessRefusal.UNKNOWN_JOB
     desk.witness_for([STRANGER.address.lower()])
     assert desk.refused(lease.number) is None
     assert desk.admit(papers) is None
@@ -88,16 +88,18 @@ def test_refused_lease_is_remembered_until_its_buyer_is_added(open_desk: OpenDes
 def test_bid_its_buyer_did_not_sign_is_not_admitted(open_desk: OpenDesk, lease: Lease) -> None:
     forged = sign(lease.bid, DOMAIN, STRANGER)
     desk = open_desk()
-    assert desk.admit(lease.papers(bid_signature=forged)) is Refusal.UNCHECKED_BUYER
-    assert desk.refused(lease.number) is Refusal.UNCHECKED_BUYER
+    assert desk.admit(lease.papers(bid_signature=forged)) is WitnessRefusal.UNCHECKED_BUYER
+    assert desk.refused(lease.number) is WitnessRefusal.UNCHECKED_BUYER
     assert not desk.knows(lease.number)
 
 
 @pytest.mark.parametrize(
-    ("says", "refusal"), [(True, None), (False, Refusal.BAD_SIGNATURE)], ids=["signed", "not"]
+    ("says", "refusal"),
+    [(True, None), (False, WitnessRefusal.BAD_SIGNATURE)],
+    ids=["signed", "not"],
 )
 def test_bid_of_a_contract_is_admitted_where_it_says_that_it_signed(
-    open_desk: OpenDesk, lease: Lease, says: bool, refusal: Refusal | None
+    open_desk: OpenDesk, lease: Lease, says: bool, refusal: WitnessRefusal | None
 ) -> None:
     asked = []
 
@@ -123,7 +125,7 @@ def test_bid_of_a_contract_is_asked_for_again_when_the_chain_is_back(
 
     desk = open_desk(accepts=accepts)
     papers = lease.papers(bid_signature=b"any bytes")
-    assert desk.admit(papers) is Refusal.UNCHECKED_BUYER
+    assert desk.admit(papers) is WitnessRefusal.UNCHECKED_BUYER
     assert desk.refused(lease.number) is None
     assert desk.admit(papers) is None
 
@@ -132,22 +134,22 @@ def test_a_lease_that_was_dismissed_is_signed_for_no_more(
     open_desk: OpenDesk, lease: Lease
 ) -> None:
     desk = running(open_desk(), lease)
-    desk.dismiss(lease.number, Refusal.BAD_SIGNATURE)
-    assert desk.refused(lease.number) is Refusal.BAD_SIGNATURE
-    assert desk.countersign(*lease.reading(1, 1_000), 1) is Refusal.UNKNOWN_JOB
+    desk.dismiss(lease.number, WitnessRefusal.BAD_SIGNATURE)
+    assert desk.refused(lease.number) is WitnessRefusal.BAD_SIGNATURE
+    assert desk.countersign(*lease.reading(1, 1_000), 1) is WitnessRefusal.UNKNOWN_JOB
 
 
 def test_lease_number_of_other_orders_is_not_admitted(open_desk: OpenDesk, lease: Lease) -> None:
     other = Lease(bid=make_bid(buyer=BUYER.address, witness=WITNESS.address, salt=99))
     papers = lease.papers(lease_no=other.number)
-    assert open_desk().admit(papers) is Refusal.OTHER_LEASE
+    assert open_desk().admit(papers) is WitnessRefusal.OTHER_LEASE
 
 
 def test_reading_the_meter_did_not_sign_is_refused(open_desk: OpenDesk, lease: Lease) -> None:
     desk = running(open_desk(), lease)
     answer = desk.countersign(*lease.reading(1, 10, meter=STRANGER), 1)
-    assert answer is Refusal.BAD_SIGNATURE
-    assert desk.sign_close(*lease.closing(0, meter=STRANGER), 1) is Refusal.BAD_SIGNATURE
+    assert answer is WitnessRefusal.BAD_SIGNATURE
+    assert desk.sign_close(*lease.closing(0, meter=STRANGER), 1) is WitnessRefusal.BAD_SIGNATURE
 
 
 def test_reading_ahead_of_the_watch_is_refused_until_time_has_passed(
@@ -156,7 +158,7 @@ def test_reading_ahead_of_the_watch_is_refused_until_time_has_passed(
     desk = running(open_desk(), lease)
     early = lease.reading(1, 10_000)
     time.go(5_000)
-    assert desk.countersign(*early, 5) is Refusal.AHEAD_OF_CLOCK
+    assert desk.countersign(*early, 5) is WitnessRefusal.AHEAD_OF_CLOCK
     time.go(5_000)
     accepted(desk.countersign(*early, 10))
 
@@ -180,7 +182,7 @@ def test_late_news_is_believed_for_no_longer_than_a_job_runs_unseen(
     assert desk.admit(lease.papers()) is None
     accepted(desk.countersign(*lease.reading(0, 0, observed_at_ms=OPENED * 1000), 1))
     answer = desk.countersign(*lease.reading(1, 60_000, observed_at_ms=time.unix), 2)
-    assert answer is Refusal.AHEAD_OF_CLOCK
+    assert answer is WitnessRefusal.AHEAD_OF_CLOCK
 
 
 def test_silent_job_is_not_signed_for(open_desk: OpenDesk, lease: Lease, time: Time) -> None:
@@ -188,7 +190,7 @@ def test_silent_job_is_not_signed_for(open_desk: OpenDesk, lease: Lease, time: T
     time.go(10_000)
     desk.watch(lease.number, 10)
     time.go(60_000)
-    assert desk.countersign(*lease.reading(1, 70_000), 10) is Refusal.NO_HEARTBEAT
+    assert desk.countersign(*lease.reading(1, 70_000), 10) is WitnessRefusal.NO_HEARTBEAT
     accepted(desk.countersign(*lease.reading(1, 70_000), 11))
 
 
@@ -207,8 +209,8 @@ def test_other_value_at_a_signed_sequence_is_refused(
     desk = running(open_desk(), lease)
     time.go(9_000)
     accepted(desk.countersign(*lease.reading(1, 1_000), 9))
-    assert desk.countersign(*lease.reading(1, 2_000), 9) is Refusal.SEQUENCE_USED
-    assert desk.countersign(*lease.reading(0, 2_000), 9) is Refusal.SEQUENCE_USED
+    assert desk.countersign(*lease.reading(1, 2_000), 9) is WitnessRefusal.SEQUENCE_USED
+    assert desk.countersign(*lease.reading(0, 2_000), 9) is WitnessRefusal.SEQUENCE_USED
 
 
 def test_close_is_signed_once(open_desk: OpenDesk, lease: Lease, time: Time) -> None:
@@ -218,14 +220,14 @@ def test_close_is_signed_once(open_desk: OpenDesk, lease: Lease, time: Time) -> 
     assert isinstance(first, bytes)
     verify(lease.closing(8_000)[0], DOMAIN, first, WITNESS.address)
     assert desk.sign_close(*lease.closing(8_000), 9) == first
-    assert desk.sign_close(*lease.closing(9_000), 9) is Refusal.ALREADY_CLOSED
-    assert desk.countersign(*lease.reading(1, 9_000), 9) is Refusal.SEQUENCE_USED
+    assert desk.sign_close(*lease.closing(9_000), 9) is WitnessRefusal.ALREADY_CLOSED
+    assert desk.countersign(*lease.reading(1, 9_000), 9) is WitnessRefusal.SEQUENCE_USED
 
 
 def test_close_beyond_the_watch_is_refused(open_desk: OpenDesk, lease: Lease, time: Time) -> None:
     desk = running(open_desk(), lease)
     time.go(1_000)
-    assert desk.sign_close(*lease.closing(60_000), 1) is Refusal.AHEAD_OF_CLOCK
+    assert desk.sign_close(*lease.closing(60_000), 1) is WitnessRefusal.AHEAD_OF_CLOCK
 
 
 def test_stop_of_a_lost_lease_is_signed_at_once(open_desk: OpenDesk, lease: Lease) -> None:
@@ -239,9 +241,9 @@ def test_cancelled_job_is_given_time_to_close(
     open_desk: OpenDesk, lease: Lease, time: Time
 ) -> None:
     desk = running(open_desk(), lease)
-    assert desk.sign_stop(lease.number, "cancelled") is Refusal.NOT_YET
+    assert desk.sign_stop(lease.number, "cancelled") is WitnessRefusal.NOT_YET
     time.go(19_999)
-    assert desk.sign_stop(lease.number, "cancelled") is Refusal.NOT_YET
+    assert desk.sign_stop(lease.number, "cancelled") is WitnessRefusal.NOT_YET
     time.go(1)
     accepted(desk.sign_stop(lease.number, "cancelled"))
 
@@ -257,8 +259,8 @@ def test_restart_keeps_the_mark_and_the_watch(
     desk = open_desk()
     assert desk.mark(lease.number) == Mark(1, 5_000, 0, 0)
     assert desk.admit(lease.papers()) is None
-    assert desk.countersign(*lease.reading(1, 6_000), 9) is Refusal.SEQUENCE_USED
-    assert desk.countersign(*lease.reading(2, 60_000), 9) is Refusal.AHEAD_OF_CLOCK
+    assert desk.countersign(*lease.reading(1, 6_000), 9) is WitnessRefusal.SEQUENCE_USED
+    assert desk.countersign(*lease.reading(2, 60_000), 9) is WitnessRefusal.AHEAD_OF_CLOCK
     accepted(desk.countersign(*lease.reading(2, 9_000), 9))
 
 
@@ -271,7 +273,7 @@ def test_wall_clock_set_back_across_a_restart_gives_no_credit(
     time.unix = OPENED * 1000
     desk = open_desk()
     assert desk.admit(lease.papers()) is None
-    assert desk.countersign(*lease.reading(2, 9_000), 9) is Refusal.AHEAD_OF_CLOCK
+    assert desk.countersign(*lease.reading(2, 9_000), 9) is WitnessRefusal.AHEAD_OF_CLOCK
 
 
 def test_witness_without_a_journal_believes_a_grace_only(
@@ -280,7 +282,7 @@ def test_witness_without_a_journal_believes_a_grace_only(
     time.go(600_000)
     desk = open_desk()
     assert desk.admit(lease.papers()) is None
-    assert desk.countersign(*lease.reading(9, 600_000), 600) is Refusal.AHEAD_OF_CLOCK
+    assert desk.countersign(*lease.reading(9, 600_000), 600) is WitnessRefusal.AHEAD_OF_CLOCK
     accepted(desk.countersign(*lease.reading(9, 15_000), 601))
 
 
@@ -295,8 +297,8 @@ def test_restored_old_journal_learns_what_it_signed(
     assert restored.admit(lease.papers()) is None
     assert restored.adopt(lease.number, 1, voucher, signature) is None
     assert restored.mark(lease.number) == Mark(1, 5_000, 0, 0)
-    assert restored.countersign(*lease.reading(1, 5_001), 5) is Refusal.SEQUENCE_USED
-    assert restored.countersign(*lease.reading(2, 4_000), 5) is Refusal.WENT_BACK
+    assert restored.countersign(*lease.reading(1, 5_001), 5) is WitnessRefusal.SEQUENCE_USED
+    assert restored.countersign(*lease.reading(2, 4_000), 5) is WitnessRefusal.WENT_BACK
 
 
 def test_voucher_of_another_key_is_not_adopted(open_desk: OpenDesk, lease: Lease) -> None:
@@ -304,20 +306,20 @@ def test_voucher_of_another_key_is_not_adopted(open_desk: OpenDesk, lease: Lease
     assert desk.admit(lease.papers()) is None
     voucher = Usage(lease.bid.buyer, lease.ask.provider, lease.number, 5_000)
     signature = sign(voucher, DOMAIN, STRANGER)
-    assert desk.adopt(lease.number, 1, voucher, signature) is Refusal.BAD_SIGNATURE
+    assert desk.adopt(lease.number, 1, voucher, signature) is WitnessRefusal.BAD_SIGNATURE
     assert desk.mark(lease.number) == Mark()
 
 
 @pytest.mark.parametrize(
     ("changes", "refusal"),
     [
-        ({"lease_no": bytes(15) + b"\1"}, Refusal.OTHER_LEASE),
-        ({"buyer": STRANGER.address}, Refusal.OTHER_PARTIES),
-        ({"provider": STRANGER.address}, Refusal.OTHER_PARTIES),
+        ({"lease_no": bytes(15) + b"\1"}, WitnessRefusal.OTHER_LEASE),
+        ({"buyer": STRANGER.address}, WitnessRefusal.OTHER_PARTIES),
+        ({"provider": STRANGER.address}, WitnessRefusal.OTHER_PARTIES),
     ],
 )
 def test_own_voucher_for_another_lease_is_not_adopted(
-    open_desk: OpenDesk, lease: Lease, time: Time, changes: dict[str, Any], refusal: Refusal
+    open_desk: OpenDesk, lease: Lease, time: Time, changes: dict[str, Any], refusal: WitnessRefusal
 ) -> None:
     time.go(3_600_000)
     desk = open_desk()
@@ -326,7 +328,7 @@ def test_own_voucher_for_another_lease_is_not_adopted(
     other = replace(ours, **changes)
     assert desk.adopt(lease.number, 1, other, sign(other, DOMAIN, WITNESS)) is refusal
     assert desk.mark(lease.number) == Mark()
-    assert desk.countersign(*lease.reading(2, 3_600_000), 9) is Refusal.AHEAD_OF_CLOCK
+    assert desk.countersign(*lease.reading(2, 3_600_000), 9) is WitnessRefusal.AHEAD_OF_CLOCK
 
 
 def test_voucher_for_a_lease_that_is_not_admitted_is_not_adopted(
@@ -335,7 +337,7 @@ def test_voucher_for_a_lease_that_is_not_admitted_is_not_adopted(
     desk = open_desk()
     voucher = Usage(lease.bid.buyer, lease.ask.provider, lease.number, 5_000)
     signature = sign(voucher, DOMAIN, WITNESS)
-    assert desk.adopt(lease.number, 1, voucher, signature) is Refusal.UNKNOWN_JOB
+    assert desk.adopt(lease.number, 1, voucher, signature) is WitnessRefusal.UNKNOWN_JOB
     assert desk.mark(lease.number) == Mark()
 
 
@@ -347,7 +349,7 @@ def test_watch_after_an_adopted_voucher_is_no_longer_than_the_lease_is_open(
     assert desk.admit(lease.papers()) is None
     voucher = Usage(lease.bid.buyer, lease.ask.provider, lease.number, 8_000)
     assert desk.adopt(lease.number, 1, voucher, sign(voucher, DOMAIN, WITNESS)) is None
-    assert desk.countersign(*lease.reading(2, 20_000), 20) is Refusal.AHEAD_OF_CLOCK
+    assert desk.countersign(*lease.reading(2, 20_000), 20) is WitnessRefusal.AHEAD_OF_CLOCK
     accepted(desk.countersign(*lease.reading(2, 10_000), 21))
 
 
@@ -360,7 +362,7 @@ def test_watch_starts_with_the_first_reading_not_before(
     time.go(300_000)
     desk.watch(lease.number, 300)
     accepted(desk.countersign(*lease.reading(0, 0), 300))
-    assert desk.countersign(*lease.reading(1, 300_000), 301) is Refusal.AHEAD_OF_CLOCK
+    assert desk.countersign(*lease.reading(1, 300_000), 301) is WitnessRefusal.AHEAD_OF_CLOCK
 
 
 def test_copied_journal_is_whole(open_desk: OpenDesk, lease: Lease, tmp_path: Path) -> None:

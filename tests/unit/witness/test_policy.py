@@ -9,10 +9,10 @@ import pytest
 
 from marketplace.witness.policy import (
     TOLERANCE_MS,
-    LeaseTerms,
+    LeaseWatch,
     Mark,
-    Refusal,
-    Watch,
+    WatchedTerms,
+    WitnessRefusal,
     first_watch,
     judge_attestation,
     judge_close,
@@ -25,7 +25,7 @@ from tests.factories import NANO, address, make_ask, make_bid
 
 HOUR_MS = 3_600_000
 LIMIT = TierLimit(make_ask().tier, 3 * NANO * 1000, egress_gib=7, unit=9)
-TERMS = LeaseTerms(
+TERMS = WatchedTerms(
     make_bid(egress_mib=10, units=5, unit="request", limits=(LIMIT,)),
     make_ask(),
     Prices(2 * NANO, egress_gib=7, unit=9),
@@ -62,10 +62,10 @@ def closing(**changes: Any) -> Close:
 
 
 MARK = Mark(sequence=2, ms=9_000, egress_mib=2, units=1)
-WATCH = Watch(elapsed_ms=10_000, alive_ms=10_000)
+WATCH = LeaseWatch(elapsed_ms=10_000, alive_ms=10_000)
 
 
-def judge(terms: LeaseTerms, **changes: Any) -> Refusal | None:
+def judge(terms: WatchedTerms, **changes: Any) -> WitnessRefusal | None:
     fields = {"witness": WITNESS, "buyer": BUYER, "provider": PROVIDER, "number": terms.lease_no}
     return judge_lease(terms, **{**fields, **changes})
 
@@ -77,20 +77,20 @@ def test_lease_of_the_signed_orders_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("changes", "refusal"),
     [
-        ({"witness": address(9)}, Refusal.NOT_OUR_WITNESS),
-        ({"buyer": address(9)}, Refusal.OTHER_PARTIES),
-        ({"provider": address(9)}, Refusal.OTHER_PARTIES),
-        ({"number": bytes(16)}, Refusal.OTHER_LEASE),
+        ({"witness": address(9)}, WitnessRefusal.NOT_OUR_WITNESS),
+        ({"buyer": address(9)}, WitnessRefusal.OTHER_PARTIES),
+        ({"provider": address(9)}, WitnessRefusal.OTHER_PARTIES),
+        ({"number": bytes(16)}, WitnessRefusal.OTHER_LEASE),
     ],
 )
-def test_lease_with_others_is_refused(changes: dict[str, Any], refusal: Refusal) -> None:
+def test_lease_with_others_is_refused(changes: dict[str, Any], refusal: WitnessRefusal) -> None:
     assert judge(TERMS, **changes) is refusal
 
 
 @pytest.mark.parametrize("field", ["provider", "meter"])
 def test_witness_that_is_the_providers_is_refused(field: str) -> None:
     terms = replace(TERMS, ask=make_ask(**{field: WITNESS}))
-    assert judge(terms, provider=terms.ask.provider) is Refusal.OTHER_PARTIES
+    assert judge(terms, provider=terms.ask.provider) is WitnessRefusal.OTHER_PARTIES
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_witness_that_is_the_providers_is_refused(field: str) -> None:
     ],
 )
 def test_price_above_the_bids_limit_is_refused(prices: Prices) -> None:
-    assert judge(replace(TERMS, prices=prices)) is Refusal.ABOVE_LIMIT
+    assert judge(replace(TERMS, prices=prices)) is WitnessRefusal.ABOVE_LIMIT
 
 
 def test_price_of_what_the_bid_does_not_take_is_free() -> None:
@@ -114,7 +114,7 @@ def test_price_of_what_the_bid_does_not_take_is_free() -> None:
 
 def test_tier_the_bid_does_not_name_is_refused() -> None:
     terms = replace(TERMS, ask=make_ask(tier="A100-80GB-SXM"))
-    assert judge(terms) is Refusal.ABOVE_LIMIT
+    assert judge(terms) is WitnessRefusal.ABOVE_LIMIT
 
 
 def test_honest_reading_is_accepted() -> None:
@@ -124,20 +124,20 @@ def test_honest_reading_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("changes", "refusal"),
     [
-        ({"lease_no": bytes(16)}, Refusal.OTHER_LEASE),
-        ({"buyer": address(9)}, Refusal.OTHER_PARTIES),
-        ({"provider": address(9)}, Refusal.OTHER_PARTIES),
-        ({"sequence": 2}, Refusal.SEQUENCE_USED),
-        ({"sequence": 1}, Refusal.SEQUENCE_USED),
-        ({"ms": 8_999}, Refusal.WENT_BACK),
-        ({"egress_mib": 1}, Refusal.WENT_BACK),
-        ({"units": 0}, Refusal.WENT_BACK),
-        ({"egress_mib": 11}, Refusal.ABOVE_CAP),
-        ({"units": 6}, Refusal.ABOVE_CAP),
-        ({"ms": 10_000 + TOLERANCE_MS + 3}, Refusal.AHEAD_OF_CLOCK),
+        ({"lease_no": bytes(16)}, WitnessRefusal.OTHER_LEASE),
+        ({"buyer": address(9)}, WitnessRefusal.OTHER_PARTIES),
+        ({"provider": address(9)}, WitnessRefusal.OTHER_PARTIES),
+        ({"sequence": 2}, WitnessRefusal.SEQUENCE_USED),
+        ({"sequence": 1}, WitnessRefusal.SEQUENCE_USED),
+        ({"ms": 8_999}, WitnessRefusal.WENT_BACK),
+        ({"egress_mib": 1}, WitnessRefusal.WENT_BACK),
+        ({"units": 0}, WitnessRefusal.WENT_BACK),
+        ({"egress_mib": 11}, WitnessRefusal.ABOVE_CAP),
+        ({"units": 6}, WitnessRefusal.ABOVE_CAP),
+        ({"ms": 10_000 + TOLERANCE_MS + 3}, WitnessRefusal.AHEAD_OF_CLOCK),
     ],
 )
-def test_wrong_reading_is_refused(changes: dict[str, Any], refusal: Refusal) -> None:
+def test_wrong_reading_is_refused(changes: dict[str, Any], refusal: WitnessRefusal) -> None:
     assert judge_attestation(TERMS, MARK, WATCH, reading(**changes)) is refusal
 
 
@@ -147,9 +147,9 @@ def test_reading_within_tolerance_is_accepted() -> None:
 
 def test_reading_beyond_the_longest_lease_is_refused() -> None:
     most = (TERMS.bid.max_seconds + TERMS.ask.start_limit_seconds) * 1000
-    watch = Watch(most + HOUR_MS, most + HOUR_MS)
+    watch = LeaseWatch(most + HOUR_MS, most + HOUR_MS)
     assert judge_attestation(TERMS, MARK, watch, reading(ms=most)) is None
-    assert judge_attestation(TERMS, MARK, watch, reading(ms=most + 1)) is Refusal.ABOVE_CAP
+    assert judge_attestation(TERMS, MARK, watch, reading(ms=most + 1)) is WitnessRefusal.ABOVE_CAP
 
 
 @pytest.mark.parametrize(
@@ -159,10 +159,12 @@ def test_billing_stops_within_the_silence_after_the_last_heartbeat(
     interval_ms: int, silence_ms: int
 ) -> None:
     terms = replace(TERMS, interval_ms=interval_ms)
-    watch = Watch(elapsed_ms=HOUR_MS, alive_ms=60_000)
+    watch = LeaseWatch(elapsed_ms=HOUR_MS, alive_ms=60_000)
     last = 60_000 + silence_ms + watch.tolerance_ms
     assert judge_attestation(terms, MARK, watch, reading(ms=last)) is None
-    assert judge_attestation(terms, MARK, watch, reading(ms=last + 1)) is Refusal.NO_HEARTBEAT
+    assert (
+        judge_attestation(terms, MARK, watch, reading(ms=last + 1)) is WitnessRefusal.NO_HEARTBEAT
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,15 +172,17 @@ def test_billing_stops_within_the_silence_after_the_last_heartbeat(
     [
         ({}, None),
         ({"ms": 9_000}, None),
-        ({"ms": 8_999}, Refusal.WENT_BACK),
-        ({"ms": 14_000}, Refusal.AHEAD_OF_CLOCK),
-        ({"units": 6}, Refusal.ABOVE_CAP),
-        ({"egress_mib": 1}, Refusal.WENT_BACK),
-        ({"lease_no": bytes(16)}, Refusal.OTHER_LEASE),
-        ({"provider": address(9)}, Refusal.OTHER_PARTIES),
+        ({"ms": 8_999}, WitnessRefusal.WENT_BACK),
+        ({"ms": 14_000}, WitnessRefusal.AHEAD_OF_CLOCK),
+        ({"units": 6}, WitnessRefusal.ABOVE_CAP),
+        ({"egress_mib": 1}, WitnessRefusal.WENT_BACK),
+        ({"lease_no": bytes(16)}, WitnessRefusal.OTHER_LEASE),
+        ({"provider": address(9)}, WitnessRefusal.OTHER_PARTIES),
     ],
 )
-def test_close_obeys_the_same_rules(changes: dict[str, Any], refusal: Refusal | None) -> None:
+def test_close_obeys_the_same_rules(
+    changes: dict[str, Any], refusal: WitnessRefusal | None
+) -> None:
     assert judge_close(TERMS, MARK, WATCH, closing(**changes)) is refusal
 
 
@@ -198,4 +202,4 @@ def test_late_witness_believes_no_more_than_it_can_have_missed(
     mark_ms: int, stated_ms: int, opened_ms: int, believed_ms: int
 ) -> None:
     watch = first_watch(TERMS, Mark(ms=mark_ms), stated_ms, opened_ms)
-    assert watch == Watch(believed_ms, believed_ms)
+    assert watch == LeaseWatch(believed_ms, believed_ms)
