@@ -73,7 +73,7 @@ def test_the_escrows_abi_has_every_function_of_its_interface(tmp_path: Path) -> 
     forged = json.loads((tmp_path / "out/IComputeEscrow.sol/IComputeEscrow.json").read_text())
     shipped = Abi(artifact("ComputeEscrow").abi).selectors
     wanted = {bytes.fromhex(text) for text in forged["methodIdentifiers"].values()}
-    assert len(wanted) > 40
+    assert len(wanted) > 30  # the file was parsed
     assert wanted <= shipped
     kinds = ("event", "error")
     declared = entries([e for e in forged["abi"] if e["type"] in kinds])
