@@ -55,7 +55,7 @@ def test_every_error_has_its_row_in_the_table() -> None:
 
 
 def test_the_page_of_errors_is_what_the_table_says() -> None:
-    script = ROOT / "scripts/lib/errors.py"
+    script = ROOT / "scripts/lib/errors_page.py"
     shown = subprocess.run(
         [sys.executable, script], cwd=ROOT, check=True, capture_output=True, text=True
     )

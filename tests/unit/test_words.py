@@ -6,6 +6,7 @@ docs/glossary.md fixes the words.
 from __future__ import annotations
 
 import ast
+import importlib.util
 from collections import defaultdict
 from pathlib import Path
 
@@ -43,3 +44,18 @@ def test_class_names_are_unique_across_packages() -> None:
 @pytest.mark.parametrize("word", ["Offer", "Deal", "Agreement", "Invoice", "Claim", "Arbiter"])
 def test_words_that_are_not_used_name_no_class(word: str) -> None:
     assert [name for name in classes() if word in name] == []
+
+
+def test_ask_bid_job_and_lease_have_at_most_eight_shapes_each_and_all_are_listed() -> None:
+    spec = importlib.util.spec_from_file_location("shapes", ROOT / "scripts/lib/shapes_page.py")
+    assert spec is not None
+    assert spec.loader is not None
+    shapes = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(shapes)
+    assert shapes.undeclared() == []
+    assert {thing: len(found) for thing, found in shapes.SHAPES.items() if len(found) > 8} == {}
+    names = {name for name, _, _ in shapes.classes()}
+    listed = {name for found in shapes.SHAPES.values() for name in found if "(" not in name}
+    assert (listed | shapes.OTHERS) - names == set(), "classes that are gone"
+    page = (ROOT / "docs/shapes.md").read_text(encoding="utf-8")
+    assert page == shapes.page(), "run scripts/docs"

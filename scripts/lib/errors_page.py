@@ -1,6 +1,6 @@
 """Write docs/errors.md from the table of errors.
 
-Usage: python scripts/lib/errors.py > docs/errors.md
+Usage: python scripts/lib/errors_page.py > docs/errors.md
 """
 
 from marketplace.errors import ERRORS, ErrorKind, ExitCode
