@@ -73,7 +73,7 @@ class Indexer:
 
     def _follow(self, head: BlockRef) -> IndexerProgress:
         """Store the head, whose parent is the newest stored block."""
-        events = self._escrow.events(head.number, head.number)
+        events = [] if head.quiet else self._escrow.events(head.number, head.number)
         if any(event.block_hash != head.hash for event in events):
             raise ChainUnavailable(f"block {head.number} changed while it was read")
         self._store.append(head, events)

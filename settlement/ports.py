@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
@@ -154,12 +154,14 @@ class OutboxStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BlockRef:
-    """One block. `timestamp` is chain time in seconds."""
+    """One block. `timestamp` is chain time in seconds. `quiet`: its header's bloom filter is
+    empty, so no contract logged anything in it."""
 
     number: int
     hash: str
     parent_hash: str
     timestamp: int
+    quiet: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

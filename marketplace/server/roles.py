@@ -45,7 +45,7 @@ from settlement.relayer import Relayer, RelayerSettings
 from settlement.signing import TransactionSigner
 from settlement.vetting import NOTHING_TO_SETTLE, Vetting
 
-WATCH_S = 1.0
+WATCH_S = 2.0
 SNAPSHOTS_S = 30.0
 FORGET_S = 600.0
 log = structlog.get_logger("market")

@@ -121,7 +121,8 @@ class ChainClient:
             return None
         with self._translate_errors():  # a missing or malformed member is ChainUnavailable
             number, timestamp = int(found["number"], 16), int(found["timestamp"], 16)
-            return BlockRef(number, str(found["hash"]), str(found["parentHash"]), timestamp)
+            quiet = int(found.get("logsBloom", "0x1"), 16) == 0
+            return BlockRef(number, str(found["hash"]), str(found["parentHash"]), timestamp, quiet)
 
     def head(self) -> BlockRef:
         """The newest block."""
