@@ -156,7 +156,7 @@ class DevMarket:
             interval_ms=self.interval_ms,
             settle_every_s=5,
             confirmations=0,
-            poll_s=0.5,
+            poll_s=1.0,
             operators=(dev_account(OPERATOR).address,),
         )
 
