@@ -71,7 +71,9 @@ class JobChannel:
         self._thread.start()
 
     def finish(self) -> None:
-        """The job is over: read what is left, then close everything."""
+        """The job is over: read what is left, then close everything. A second call does nothing."""
+        if self._stop_at is not None:
+            return
         self._stop_at = time.monotonic() + _DRAIN_S
         if self._thread is not None:
             self._thread.join()

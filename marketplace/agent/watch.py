@@ -128,9 +128,13 @@ class JobWatch:
 
     def _ended(self, code: int) -> Ending:
         self._meter.stop()
-        if self._running.out_of_memory():
+        out_of_memory = self._running.out_of_memory()
+        self._running.kill()
+        self._channel.finish()  # a short job may have said that it is ready, and not been heard yet
+        self._note_ready()
+        if out_of_memory:
             return Ending("failed", "memory_limit", code)
-        if not self._meter.started and not self._channel.signs.ready:
+        if not self._meter.started:
             return Ending("failed", "never_ready", code)
         if code != 0:
             return Ending("failed", "exit_code", code)

@@ -132,7 +132,7 @@ def failed_story(world: World) -> Failed:
     """A job that ends with an exit code of its own: commands end with 8, or with that code."""
     lou = world.buyer("lou")
     job_file = lou.home / "job.yaml"
-    job_file.write_text(json.dumps(job_in("mill", "echo no >&2; sleep 1; exit 3")))
+    job_file.write_text(json.dumps(job_in("mill", "echo no >&2; sleep 3; exit 3")))
     receipt = world.cli(lou, "job", "run", str(job_file), "--yes", code=8)
     told = world.cli(lou, "job", "wait", receipt["job_id"], "--propagate", code=3)
     with world.client(lou) as client:

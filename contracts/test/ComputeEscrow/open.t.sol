@@ -291,6 +291,15 @@ contract OpenTest is EscrowTest {
         assertEq(_lease(leaseNo).fundedSeconds, 660);
     }
 
+    function test_budget_that_cannot_fund_the_least_time_by_an_atom() public {
+        (Ask memory ask, Bid memory bid) = (_ask(), _bid());
+        (ask.minSeconds, ask.startLimitSeconds) = (1440, 0); // a whole token
+        bid.budget = 1e18 - 1;
+        _refuse(ask, bid, IEscrowBase.BudgetTooSmall.selector, 1e18, 1e18 - 1);
+        bid.budget = 1e18;
+        assertEq(_lease(escrow.open(_match(ask, bid))).locked, 1e18);
+    }
+
     function test_budget_that_cannot_fund_the_counted() public {
         (Ask memory ask, Bid memory bid) = _countedOrders();
         bid.budget = 5.8e18 - 1;

@@ -204,6 +204,18 @@ contract TokensTest is EscrowTest {
         escrow.withdraw(buyer, type(uint96).max);
     }
 
+    function test_single_atom_is_paid() public {
+        PlainToken plain = new PlainToken(6);
+        escrow = _newEscrow(address(plain), FEE_BPS);
+        _deposit(plain, buyer, 1000e6);
+        bytes16 leaseNo = _open();
+        vm.warp(block.timestamp + 1);
+        assertTrue(_settle(leaseNo, 2)); // 1.4 atoms
+        assertEq(_lease(leaseNo).released, 1);
+        assertEq(escrow.balanceOf(provider), 1);
+        assertEq(escrow.feesOf(provider), 0);
+    }
+
     function testFuzz_decimals_scale_every_amount(uint8 decimals) public {
         decimals = uint8(bound(decimals, 0, 18));
         PlainToken plain = new PlainToken(decimals);

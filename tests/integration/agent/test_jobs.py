@@ -130,6 +130,24 @@ def test_a_shell_job_speaks_through_the_helper(bench: Bench) -> None:
     assert "refused" in bench.market.text(lease_id, "stdout")
 
 
+def test_what_a_job_says_just_before_it_ends_counts(bench: Bench) -> None:
+    """Its whole life is shorter than the time between two looks of the agent."""
+    code = """
+    import json, os, socket
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(os.environ["COULOMB_SOCKET"])
+    connection.sendall(json.dumps({"ready": True, "units": 3}).encode() + b"\\n")
+    os._exit(0)
+    """
+    lease_id = bench.market.open_lease(
+        ["python3", "-S", "-c", textwrap.dedent(code)],
+        job={"ready": "socket", "units": {"name": "request", "max": 5, "max_price": "0.1"}},
+        units=5,
+    )
+    report = bench.finished(lease_id)
+    assert (report["outcome"], closed_at(bench, lease_id).units) == ("succeeded", 3)
+
+
 def test_a_bare_job_finds_the_helper_as_well(tmp_path: Path) -> None:
     with Bench(ProcessRuntime(None, Path(sys.prefix), None), tmp_path) as bench:
         code = """
