@@ -112,6 +112,7 @@ def sync(project: Path, environment: Path) -> None:
     env = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"}
     env |= {"UV_PROJECT_ENVIRONMENT": str(environment), "UV_PYTHON_DOWNLOADS": "never"}
     uv = [str(TOOLS / "bin" / "uv"), "--quiet", "--no-config", "sync", "--frozen", "--all-extras"]
+    uv.append("--compile-bytecode")
     fix = "check the network (pypi.org, files.pythonhosted.org), then run this again"
     run([*uv, "--python", sys.executable, "--project", str(project)], fix, env)
     stamp.write_text(wanted)
