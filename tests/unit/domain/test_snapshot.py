@@ -1,7 +1,5 @@
 """Snapshots: bytes that depend on the book's state alone, and books that go on as if never away."""
 
-from __future__ import annotations
-
 import json
 import zlib
 
