@@ -77,8 +77,7 @@ class Cli:
         if profile.account:
             return profile.account
         raise ConfigError(
-            "no account is set up",
-            fix="name a keystore with --account, or one in the profile",
+            "no account is set up", fix="name a keystore with --account, or one in the profile"
         )
 
     def signer(self) -> LocalSigner:

@@ -31,8 +31,6 @@ CoulombError
         └── ChainUnavailable    5xx the server cannot reach the chain
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from pydantic import ValidationError

@@ -1,7 +1,5 @@
 """A job's event stream: one event, and how a stream goes on over many connections."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

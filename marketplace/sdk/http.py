@@ -1,7 +1,5 @@
 """What both clients know of HTTP: what to repeat, how long to wait, which error an answer means."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

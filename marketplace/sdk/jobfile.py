@@ -1,7 +1,5 @@
 """Job files: YAML in, a checked spec out, every mistake with its place."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

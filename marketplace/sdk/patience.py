@@ -1,7 +1,5 @@
 """How a client waits for a job while the server is away for a moment."""
 
-from __future__ import annotations
-
 import time
 
 from marketplace.sdk.errors import (

@@ -1,7 +1,5 @@
 """Answers into the API's classes, and the caller's mistakes into one error."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar

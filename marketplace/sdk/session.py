@@ -1,7 +1,5 @@
 """What a client knows beside its connection: who signs, who witnesses, for which contracts."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterable
 from functools import partial

@@ -1,7 +1,5 @@
 """What the clients' methods return beside the API's own classes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from marketplace.domain.job import JobSpec

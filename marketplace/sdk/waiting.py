@@ -1,7 +1,5 @@
 """Sleeping and blocking work, for either client: the generated modules call the plain ones."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable

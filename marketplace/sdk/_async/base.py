@@ -1,7 +1,5 @@
 """What every part of the API shares: its connection, who signs, and for which market."""
 
-from __future__ import annotations
-
 from marketplace.sdk._async.transport import AsyncTransport
 from marketplace.sdk.session import Session
 from marketplace.sdk.waiting import async_run

@@ -1,7 +1,5 @@
 """Blobs: packed inputs and outputs, named by their SHA-256."""
 
-from __future__ import annotations
-
 import hashlib
 
 from marketplace.limits import BLOB_BYTES_MAX

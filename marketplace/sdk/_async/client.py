@@ -1,7 +1,5 @@
 """The asynchronous client: every part of the API on one connection pool."""
 
-from __future__ import annotations
-
 from types import TracebackType
 from typing import Any, Self
 

@@ -1,7 +1,5 @@
 """API keys: asked for by signature, shown once."""
 
-from __future__ import annotations
-
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence

@@ -1,18 +1,11 @@
 """Leases and attestations: what meter and witness say to each other."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 
 from marketplace.domain.life import Outcome
 from marketplace.sdk._async.base import AsyncResource
 from marketplace.wire.bids import BidInfo
-from marketplace.wire.leases import (
-    FinishReport,
-    Lease,
-    SignedStop,
-    WitnessSignature,
-)
+from marketplace.wire.leases import FinishReport, Lease, SignedStop, WitnessSignature
 from marketplace.wire.usage import (
     Attestation,
     AttestationAnswer,

@@ -1,7 +1,5 @@
 """What anyone may ask a market: its contracts, tiers, book, prices; and one's own account."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Top-ups and cancels: written by this client, and sent or signed by the caller's own account."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 
 from marketplace.domain.bidding import top_up_lock

@@ -1,7 +1,5 @@
 """Nodes and asks: what a provider offers."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any

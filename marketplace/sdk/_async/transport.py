@@ -1,7 +1,5 @@
 """One connection pool to one API: requests, lists and event streams."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing

@@ -5,8 +5,6 @@ an exit needs nobody. A deposit asks the server first, so that none goes into an
 market has left.
 """
 
-from __future__ import annotations
-
 from marketplace.sdk import onchain
 from marketplace.sdk._async.base import AsyncResource
 from marketplace.sdk.values import Funds, Moved, Unit

@@ -1,7 +1,5 @@
 """The witness over the API: fetch what is pending, let the desk judge, send what it signed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from marketplace.sdk._async.base import AsyncResource

@@ -1,7 +1,5 @@
 """The entry point: what it offers, where options may stand, what it imports, how it fails."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tomllib

@@ -1,7 +1,5 @@
 """A job's event stream goes on over lost connections, after the last event seen, within bounds."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Iterator
