@@ -16,8 +16,8 @@ import typer
 
 if TYPE_CHECKING:
     from marketplace.sdk import Coulomb
+    from marketplace.sdk.onchain import Unit
     from marketplace.sdk.profile import Profile
-    from marketplace.sdk.values import Unit
     from marketplace.wire.market import MarketConfig
     from settlement.chain.client import ChainClient
     from settlement.signing import LocalSigner

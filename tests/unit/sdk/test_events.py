@@ -23,7 +23,7 @@ from marketplace.sdk.errors import (
     error_of,
     problem_of,
 )
-from marketplace.sdk.events import Resumption, ServerEvent, read_event
+from marketplace.sdk.http import Resumption, ServerEvent, read_event
 from marketplace.wire.jobs import Job
 from tests.wire_samples import sample
 
