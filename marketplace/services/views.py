@@ -31,7 +31,7 @@ from marketplace.wire.events import EVENT, JobEvent, JobStatus
 from marketplace.wire.explanation import Alternative, ConstraintCount, JobChange, NoMatch
 from marketplace.wire.jobfile import JobDocument
 from marketplace.wire.jobs import Cost, Job
-from marketplace.wire.keys import ApiKey, NewApiKey, Scope
+from marketplace.wire.keys import ApiKey, Scope
 from marketplace.wire.leases import JobBrief, JobOutcome, Lease, LeaseTerms
 from marketplace.wire.market import (
     BookAsk,
@@ -146,11 +146,6 @@ def key_view(market: Market, row: ApiKeyRow) -> ApiKey:
         spend_cap=None if row.spend_cap is None else money(market, row.spend_cap),
         spent=money(market, row.spent),
     )
-
-
-def new_key_view(market: Market, row: ApiKeyRow, key: str) -> NewApiKey:
-    """An API key with the key itself."""
-    return NewApiKey(**dict(key_view(market, row)), key=key)
 
 
 def node_view(node: NodeRow, gpus: Sequence[GpuRow]) -> Node:
