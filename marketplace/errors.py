@@ -228,11 +228,7 @@ class MarketError(Exception):
     code: ClassVar[str] = "market_error"
 
     def __init__(
-        self,
-        detail: str,
-        *,
-        problems: Iterable[Problem] = (),
-        facts: dict[str, Any] | None = None,
+        self, detail: str, *, problems: Iterable[Problem] = (), facts: dict[str, Any] | None = None
     ) -> None:
         super().__init__(detail)
         self.detail = detail

@@ -50,11 +50,7 @@ class Reconciliation:
 
 
 def reconcile(
-    store: EventStore,
-    escrow: Escrow,
-    token: Token,
-    running: Iterable[bytes],
-    decimals: int = 18,
+    store: EventStore, escrow: Escrow, token: Token, running: Iterable[bytes], decimals: int = 18
 ) -> Reconciliation:
     """Compare at the newest stored block. `running` holds the leases that a job runs on now.
 

@@ -14,13 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from settlement.chain.client import ChainClient, TransactionReceipt, transaction_fields
-from settlement.errors import (
-    ChainError,
-    ChainUnavailable,
-    OutboxConflict,
-    SendReason,
-    SendRejected,
-)
+from settlement.errors import ChainError, ChainUnavailable, OutboxConflict, SendReason, SendRejected
 from settlement.fees import FeePolicy, TransactionFees
 from settlement.ports import BlockRef, Intent, IntentState, OutboxStore
 from settlement.signing import TransactionSigner

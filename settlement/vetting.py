@@ -35,10 +35,7 @@ CONSENTED = (IntentKind.OPEN, IntentKind.CANCEL)
 CONSENT_GAS_MAX = 1_000_000
 NOTHING_TO_SETTLE = "nothing_to_settle"
 # Reverts that mean "not yet", and how many attempts to make before giving up (None: no limit).
-NOT_YET: dict[str, int | None] = {
-    "UsageAheadOfTime": 120,
-    "RefundTooEarly": None,
-}
+NOT_YET: dict[str, int | None] = {"UsageAheadOfTime": 120, "RefundTooEarly": None}
 
 
 @dataclass(frozen=True, slots=True)

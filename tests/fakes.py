@@ -30,14 +30,7 @@ from settlement.events import (
 )
 from settlement.leases import ChainLease, LeaseStatus, OrderState, Params, fold
 from settlement.orders import Bid, Prices
-from settlement.ports import (
-    BlockRef,
-    EventStore,
-    Intent,
-    IntentKind,
-    LoggedEvent,
-    OutboxStore,
-)
+from settlement.ports import BlockRef, EventStore, Intent, IntentKind, LoggedEvent, OutboxStore
 from settlement.signing import recover_digest
 from settlement.units import cost, counted_cost
 

@@ -358,12 +358,7 @@ def with_margin(gas: int) -> int:
 
 
 def transaction_fields(
-    chain_id: int,
-    to: str | None,
-    data: bytes,
-    value: int,
-    gas: int,
-    offer: TransactionFees,
+    chain_id: int, to: str | None, data: bytes, value: int, gas: int, offer: TransactionFees
 ) -> dict[str, Any]:
     """The fields of an EIP-1559 transaction, without its nonce."""
     fields: dict[str, Any] = {

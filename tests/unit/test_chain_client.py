@@ -256,9 +256,7 @@ def test_a_refusal_of_the_first_send_is_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("answers", [[], [LOST] * 9])
-def test_a_transaction_not_seen_mined_has_an_unknown_outcome(
-    answers: list[Any],
-) -> None:
+def test_a_transaction_not_seen_mined_has_an_unknown_outcome(answers: list[Any]) -> None:
     chain = Chain()
     chain.answers, chain.mined_after = answers, 99
     with pytest.raises(OutcomeUnknown, match="may still be mined: look it up") as caught:

@@ -10,13 +10,7 @@ import pytest
 from scripts.mutate_lib.operators import Mutant, Mutator, Place
 from scripts.mutate_lib.schema import WORD, Schema, render_file
 from scripts.mutate_lib.syntax import compile_sources, errors_of, reached, read_functions
-from scripts.mutate_lib.verdicts import (
-    KILLED,
-    SURVIVED,
-    Verdict,
-    Verdicts,
-    missed_gates,
-)
+from scripts.mutate_lib.verdicts import KILLED, SURVIVED, Verdict, Verdicts, missed_gates
 
 SMALL = b"""// SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;

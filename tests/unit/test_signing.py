@@ -187,8 +187,7 @@ def test_a_wrong_password_is_named_without_showing_secrets(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "not json", "[]", "{}", '{"version": 3}', '{"version": 1, "crypto": {}}', '"text"'],
+    "text", ["", "not json", "[]", "{}", '{"version": 3}', '{"version": 1, "crypto": {}}', '"text"']
 )
 def test_a_malformed_keystore_is_refused(path: Path, text: str) -> None:
     path.write_text(text)
