@@ -25,8 +25,6 @@ Every error carries `problems`: pointers into the input and what is wrong there 
 the command line's exit codes and docs/errors.md come from it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum

@@ -3,8 +3,6 @@
 This finds what a missed event would otherwise leave behind forever: a busy node or locked money.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta

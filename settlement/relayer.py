@@ -6,8 +6,6 @@ transaction up by hash and nonce. It signs an intent again only to raise the fee
 transaction that the node refuses, and always with the same nonce, so only one can be mined.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace

@@ -3,8 +3,6 @@
 So an intent that would revert costs nothing, and vouchers that would be skipped take no calldata.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass

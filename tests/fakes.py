@@ -4,8 +4,6 @@
 to an event store, doing the sums that the escrow does.
 """
 
-from __future__ import annotations
-
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 

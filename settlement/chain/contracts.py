@@ -1,7 +1,5 @@
 """The escrow and its token on one chain: typed reads, simulations and decoded events."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a node may answer, and which of our errors it becomes. Without a node or a socket."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """The mutation tool: what it changes, what it keeps of a run, which results fail it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Signers and their key files."""
 
-from __future__ import annotations
-
 import copy
 import json
 import pickle
