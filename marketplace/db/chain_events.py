@@ -1,7 +1,5 @@
 """What the indexer read, in the database, and the projection that follows in the same commit."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from sqlmodel import Session, col, delete, select

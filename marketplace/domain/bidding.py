@@ -3,8 +3,6 @@
 Also what a buyer signs or sends for a bid that is at work: how much a top-up locks.
 """
 
-from __future__ import annotations
-
 from dataclasses import fields
 
 from marketplace.domain.job import JobSpec

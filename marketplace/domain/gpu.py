@@ -5,8 +5,6 @@ Memory is a bound on the tier (`80GB`, `24GB..`, `..48GB`, `24GB..48GB`); the co
 bought.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Jobs: the normalised spec whose hash a bid signs."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass, replace
@@ -87,7 +85,7 @@ class JobSpec:
         """Whether the job waits in the book when nothing matches at once."""
         return "no-capacity" in self.retry_on
 
-    def packed(self, sha256: str, size: int) -> JobSpec:
+    def packed(self, sha256: str, size: int) -> "JobSpec":
         """The spec with its working folder replaced by the blob it was packed into."""
         return replace(self, workdir=None, inputs=Inputs(sha256, size))
 

@@ -1,7 +1,5 @@
 """Reading a job file: from the YAML file's (or the API's) object to a JobSpec."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from typing import Any

@@ -4,8 +4,6 @@ A price is an integer of 1e-9 token ("nano"), money an integer of atoms. Decimal
 many digits are an error, never rounded away.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

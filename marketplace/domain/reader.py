@@ -1,7 +1,5 @@
 """Reading untrusted JSON: every mistake is collected with its pointer, none stops the reading."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -102,7 +100,7 @@ class Reader:
         """Whether the member is there and not null."""
         return self.data.get(key) is not None
 
-    def child(self, key: str, known: Iterable[str]) -> Reader:
+    def child(self, key: str, known: Iterable[str]) -> "Reader":
         """A reader of a member object; an absent one reads as empty."""
         pointer = f"{self.pointer}/{escape(key)}"
         return Reader(self.data[key] if self.has(key) else {}, known, self.problems, pointer)

@@ -1,7 +1,5 @@
 """Tiers: classes of GPU that asks name and jobs select by GPU name and memory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -41,12 +39,12 @@ class TierRegistry:
     source: str = ""
 
     @classmethod
-    def of(cls, tiers: Iterable[Tier], source: str = "") -> TierRegistry:
+    def of(cls, tiers: Iterable[Tier], source: str = "") -> "TierRegistry":
         """A registry of the given tiers."""
         return cls({tier.name: tier for tier in tiers}, source)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> TierRegistry:
+    def from_json(cls, data: Mapping[str, Any]) -> "TierRegistry":
         """Read the shipped table, {source, tiers}; prices are dollars per GPU and hour."""
         tiers = []
         for row in data["tiers"]:

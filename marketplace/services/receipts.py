@@ -1,7 +1,5 @@
 """Receipts of closed leases: written once from rows and chain events, shown to their parties."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal

@@ -1,7 +1,5 @@
 """Job specs on the wire: the normalised form, whose hash the bid signs, and the job file."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler

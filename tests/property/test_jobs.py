@@ -1,7 +1,5 @@
 """Job files: any valid spec survives its normalised form; any input gets an answer, not a crash."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from hypothesis import given

@@ -1,7 +1,5 @@
 """Job files: reading, normalising, hashing, mistakes; states."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
 from typing import Any

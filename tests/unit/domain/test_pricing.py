@@ -1,7 +1,5 @@
 """Money and prices at the edges: exact, or refused."""
 
-from __future__ import annotations
-
 import pytest
 
 from marketplace.domain.pricing import (

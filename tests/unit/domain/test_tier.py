@@ -1,7 +1,5 @@
 """Tiers: the shipped table, choosing by name and memory, and where its prices come from."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """A job spec's JSON is signed: the wire writes it byte for byte as the domain does."""
 
-from __future__ import annotations
-
 import jsonschema
 import pytest
 from pydantic import TypeAdapter, ValidationError
