@@ -190,7 +190,6 @@ OWN_WORDS = {
     "marketplace/data/__init__.py": "a table of the package",
     "marketplace/domain/snapshot.py": "the matcher's own snapshot",
     "settlement/chain/abi.py": "an artifact of the package",
-    "settlement/chain/compile.py": "a file of the checkout",
 }
 
 
