@@ -16,8 +16,6 @@ SettlementError
 └── DeploymentError       there is no deployment, or it does not match the shipped artifacts
 """
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Any
 

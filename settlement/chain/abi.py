@@ -3,8 +3,6 @@
 Source: the Solidity contract ABI specification.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

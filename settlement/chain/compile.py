@@ -5,8 +5,6 @@ is the code that the Solidity tests ran. Source: solc's standard JSON interface;
 size limit.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

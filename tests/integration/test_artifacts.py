@@ -1,7 +1,5 @@
 """The shipped artifacts equal a build of the sources and the code that forge tests."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The compiler's input and the comparison of artifacts, without running a compiler."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
