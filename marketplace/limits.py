@@ -4,8 +4,6 @@ Bounds of JSON itself (depth, digits, items) are in `settlement.strict_json`; wh
 bound (uint32 and so on) is in `settlement.units`.
 """
 
-from __future__ import annotations
-
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB

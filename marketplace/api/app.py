@@ -1,7 +1,5 @@
 """The HTTP application: routes under /v1, problem documents, limits, OpenAPI."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from fastapi import APIRouter, FastAPI

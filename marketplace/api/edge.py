@@ -1,7 +1,5 @@
 """What routes stand on: the caller, one transaction per request, idempotency, pages."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import threading
@@ -160,8 +158,7 @@ def caller_with(*scopes: str) -> Any:
     """
 
     def find(
-        edge: EdgeDep,
-        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+        edge: EdgeDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
     ) -> Principal:
         if credentials is None:
             raise Unauthenticated("send an API key: Authorization: Bearer coul_…")

@@ -1,7 +1,5 @@
 """Request ids, rate limits and the bound on requests in flight, as one ASGI layer."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import re
@@ -136,7 +134,7 @@ class Gate:
         self,
         app: ASGIApp,
         limits: Limits,
-        metrics: Metrics,
+        metrics: "Metrics",
         account_of: Callable[[str], str | None],
     ) -> None:
         self._app = app

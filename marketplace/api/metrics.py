@@ -4,8 +4,6 @@ No label names a wallet, a job or a key: routes are templates, methods and state
 Source: Prometheus exposition format 0.0.4.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 from fastapi import APIRouter

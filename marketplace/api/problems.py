@@ -1,7 +1,5 @@
 """Errors as RFC 9457 problem documents, and what OpenAPI says of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any

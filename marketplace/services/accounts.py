@@ -1,7 +1,5 @@
 """Accounts and their API keys: asked for by signature, shown once, kept as hashes."""
 
-from __future__ import annotations
-
 import hashlib
 import secrets
 from dataclasses import dataclass
@@ -22,12 +20,7 @@ from marketplace.errors import (
 from marketplace.limits import API_KEYS_MAX as KEYS_MAX
 from marketplace.limits import SALT_AHEAD_MAX
 from marketplace.limits import TIME_SECONDS_MAX as SECONDS_MAX
-from marketplace.services.common import (
-    Principal,
-    account_refusal,
-    money,
-    new_id,
-)
+from marketplace.services.common import Principal, account_refusal, money, new_id
 from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.wire.keys import Account, KeyDraft, SignedKeyRequest
 from settlement.eip712 import checksum, from_text32

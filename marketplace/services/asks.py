@@ -1,7 +1,5 @@
 """Asks: written out for a provider to sign, checked against its node, put on the book."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from marketplace.db.store import Store
@@ -17,12 +15,7 @@ from marketplace.errors import (
 )
 from marketplace.limits import NODE_ASKS_MAX as ASKS_MAX
 from marketplace.services.accounts import note_salt
-from marketplace.services.common import (
-    Principal,
-    account_refusal,
-    new_id,
-    to_hex,
-)
+from marketplace.services.common import Principal, account_refusal, new_id, to_hex
 from marketplace.services.nodes import AWAY
 from marketplace.services.orderlog import log_ask, log_ask_closed
 from marketplace.services.ports import Clock, EscrowReads, Market

@@ -1,7 +1,5 @@
 """Facts about jobs and leases taken in, and what follows from them done."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """Quotes: what a job would get now, and the plan that its buyer sees before signing."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

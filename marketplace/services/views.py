@@ -1,7 +1,5 @@
 """Rows as what travels: one builder for each thing that the API answers with."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any

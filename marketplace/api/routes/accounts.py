@@ -1,7 +1,5 @@
 """Money of accounts in the escrow."""
 
-from __future__ import annotations
-
 from fastapi import APIRouter
 
 from marketplace.api.edge import Anyone, EdgeDep, Id, SoundRoute

@@ -1,7 +1,5 @@
 """Asks: signed offers of nodes. Anyone may see them."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from fastapi import APIRouter, Response

@@ -1,7 +1,5 @@
 """The witness's answers to attestations."""
 
-from __future__ import annotations
-
 from fastapi import APIRouter, Response
 
 from marketplace.api.edge import Buyer, EdgeDep, Id, Reply, SoundRoute, WritingDep

@@ -1,7 +1,5 @@
 """Bids: written out for a buyer to sign."""
 
-from __future__ import annotations
-
 from fastapi import APIRouter
 
 from marketplace.api.edge import (

@@ -1,7 +1,5 @@
 """Blobs: packed inputs and outputs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from fastapi import APIRouter, Request, Response

@@ -1,7 +1,5 @@
 """The book and quotes from it."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from fastapi import APIRouter

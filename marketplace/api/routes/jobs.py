@@ -1,7 +1,5 @@
 """Jobs: submitted, watched, cancelled."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response

@@ -1,7 +1,5 @@
 """API keys: asked for by signature, no password and no account before."""
 
-from __future__ import annotations
-
 from fastapi import APIRouter, Response
 
 from marketplace.api.edge import (

@@ -1,7 +1,5 @@
 """Leases: what meter and witness say to each other, and how a lease ends."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response

@@ -1,7 +1,5 @@
 """What the market tells of itself."""
 
-from __future__ import annotations
-
 from fastapi import APIRouter
 
 from marketplace.api.edge import EdgeDep, Id, SoundRoute

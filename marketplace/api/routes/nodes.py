@@ -1,7 +1,5 @@
 """Nodes: machines that providers list."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from fastapi import APIRouter, Response

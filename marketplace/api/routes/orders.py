@@ -1,7 +1,5 @@
 """Orders of either side: made void."""
 
-from __future__ import annotations
-
 from fastapi import APIRouter, Response
 
 from marketplace.api.edge import Anyone, EdgeDep, Reply, SoundRoute, WritingDep

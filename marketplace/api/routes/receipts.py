@@ -1,7 +1,5 @@
 """Receipts of closed leases."""
 
-from __future__ import annotations
-
 from fastapi import APIRouter
 
 from marketplace.api.edge import Anyone, Cursor, EdgeDep, Limit, SoundRoute, decode_cursor, page

@@ -1,7 +1,5 @@
 """Work for witnesses."""
 
-from __future__ import annotations
-
 from fastapi import APIRouter
 
 from marketplace.api.edge import Buyer, EdgeDep, SoundRoute

@@ -1,7 +1,5 @@
 """Nodes with their GPUs, and the asks on them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from sqlalchemy import func

@@ -1,7 +1,5 @@
 """The whole market: accounts, orders, jobs, leases, their streams, and what the chain says."""
 
-from __future__ import annotations
-
 import sqlalchemy as sa
 from alembic import op
 
