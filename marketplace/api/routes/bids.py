@@ -19,7 +19,6 @@ from marketplace.services.accounts import checksum_or_none
 from marketplace.services.views import bid_view
 from marketplace.wire.base import Page
 from marketplace.wire.bids import BidDraft, BidInfo, PreparedBid
-from marketplace.wire.jobfile import JobDocument
 from marketplace.wire.signed import TypedData
 
 router = APIRouter(route_class=SoundRoute, prefix="/bids", tags=["bids"])
@@ -47,7 +46,7 @@ def prepare(edge: EdgeDep, caller: Buyer, draft: BidDraft) -> PreparedBid:
         bid=bid,
         hash=bid.struct_hash(),
         job_hash=spec.hash(),
-        job=JobDocument.of(spec),
+        job=spec.to_json(),
         plan=plan,
     )
 
