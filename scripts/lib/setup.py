@@ -19,6 +19,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import unasync
+
 UV_VERSION = "0.13.9"
 NODE_WHEEL_VERSION = "24.19.0"
 NODE_MAJOR_MIN = 20
@@ -208,6 +210,7 @@ def main() -> int:
                 sync(ROOT / "scripts" / "auditors", AUDITORS)
                 return 0
             sync(ROOT, VENV)
+            unasync.write()
             set_up_node()
             set_up_bubblewrap()
         except SetupError as error:

@@ -8,7 +8,6 @@ from marketplace.services.accounts import checksum_or_none
 from marketplace.services.views import bid_view
 from marketplace.wire.base import Page
 from marketplace.wire.bids import BidDraft, BidInfo, PreparedBid
-from marketplace.wire.jobfile import JobDocument
 from marketplace.wire.signed import TypedData
 
 routes = Routes()
@@ -32,7 +31,7 @@ def prepare(edge: EdgeDep, caller: Buyer, draft: BidDraft) -> PreparedBid:
         bid=bid,
         hash=bid.struct_hash(),
         job_hash=spec.hash(),
-        job=JobDocument.of(spec),
+        job=spec.to_json(),
         plan=plan,
     )
 

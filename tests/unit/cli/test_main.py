@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typer.main import get_command
 
 from marketplace import errors as market_errors
 from marketplace.agent.errors import AgentConfigError, RuntimeUnavailable
-from marketplace.cli.failures import describe, exit_code_of
+from marketplace.cli.failures import EXTRAS, describe, exit_code_of, missing_extra
 from marketplace.cli.main import app, hoist, main
 from marketplace.errors import ERRORS, ExitCode
 from marketplace.sdk import errors as sdk
@@ -239,6 +240,43 @@ def test_known_error_is_shown_in_words_on_stderr(run: Run) -> None:
     assert ran.code == ExitCode.USAGE
     assert ran.out == ""
     assert ran.err.startswith("error: no profile 'nobody'")
+
+
+@pytest.mark.parametrize(
+    ("words", "package", "extra"),
+    [
+        (("serve",), "uvicorn", "server"),
+        (("dev", "up"), "sqlmodel", "server"),
+        (("provider", "start"), "psutil", "agent"),
+    ],
+)
+def test_command_whose_packages_are_missing_names_the_extra(
+    words: tuple[str, ...], package: str, extra: str, tmp_path: Path
+) -> None:
+    """As in a plain `pip install coulomb`: a process of its own, where the package is not found."""
+    code = (
+        f"import sys\nsys.modules[{package!r}] = None\n"
+        f"from marketplace.cli.main import main\nsys.exit(main({list(words)!r}))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path, env={"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == ExitCode.USAGE
+    assert ran.stderr == (
+        f"error: this command needs the package {package}, which is not installed\n"
+        f"  fix: pip install 'coulomb[{extra}]'\n"
+    )
+
+
+def test_module_that_no_extra_brings_is_a_fault_of_ours() -> None:
+    assert missing_extra(ModuleNotFoundError("x", name="marketplace.nothing")) is None
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for extra, packages in EXTRAS.items():
+        listed = " ".join(project["optional-dependencies"][extra])
+        named = {"pynvml": "nvidia-ml-py"}
+        assert [p for p in packages if named.get(p, p.replace("_", "-")) not in listed] == []
 
 
 def test_fault_of_ours_keeps_its_trace(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
