@@ -3,8 +3,6 @@
 So an intent that would revert costs nothing, and vouchers that would be skipped take no calldata.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -35,10 +33,7 @@ CONSENTED = (IntentKind.OPEN, IntentKind.CANCEL)
 CONSENT_GAS_MAX = 1_000_000
 NOTHING_TO_SETTLE = "nothing_to_settle"
 # Reverts that mean "not yet", and how many attempts to make before giving up (None: no limit).
-NOT_YET: dict[str, int | None] = {
-    "UsageAheadOfTime": 120,
-    "RefundTooEarly": None,
-}
+NOT_YET: dict[str, int | None] = {"UsageAheadOfTime": 120, "RefundTooEarly": None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,5 @@
 """A deployed escrow and actors with keys and money, on an in-process chain or on Anvil."""
 
-from __future__ import annotations
-
 import ast
 import time
 from collections.abc import Iterator
@@ -245,7 +243,7 @@ class World:
         cancel = Cancel(account.address, salt, and_older)
         return self.escrow.calls.cancel(cancel, sign(cancel, self.escrow.domain(), account))
 
-    def open(self, match: Match | None = None) -> Lease:
+    def open(self, match: Match | None = None) -> "Lease":
         """Open a lease, sent by the relayer."""
         match = match or self.match()
         receipt = self.send(self.relayer, self.escrow.calls.open(match))

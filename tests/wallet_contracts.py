@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import solcx
 from eth_abi.abi import encode
 from eth_hash.auto import keccak
 
-from settlement.chain import compile as compiler
+from scripts.lib import artifacts
 from settlement.chain.client import ChainClient
 from settlement.eip712 import checksum
 from settlement.signing import TransactionSigner
@@ -20,10 +19,9 @@ UNIT = "test/support/Wallets.sol"
 
 @cache
 def _built() -> dict[str, Any]:
-    project = compiler.Project(compiler.ROOT)
-    request = compiler.standard_input(project, (UNIT,))
-    output = solcx.compile_standard(request, solc_binary=compiler.find_compiler(project))
-    return dict(output["contracts"][UNIT])
+    project = artifacts.Project(artifacts.ROOT)
+    contracts = artifacts.compiled(project, artifacts.standard_input(project, (UNIT,)))
+    return dict(contracts[UNIT])
 
 
 def _deploy(client: ChainClient, payer: TransactionSigner, name: str, argument: bytes) -> str:

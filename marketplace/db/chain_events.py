@@ -80,7 +80,7 @@ def _store_event(session: Session, logged: LoggedEvent) -> list[str]:
         block_hash=logged.block_hash,
         tx_hash=logged.tx_hash,
         log_index=logged.log_index,
-        name=logged.event.name,
+        name=type(logged.event).__name__,
         document=event_to_json(logged.event),
     )
     session.add(row)

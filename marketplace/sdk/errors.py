@@ -207,9 +207,10 @@ def input_errors(what: str = "") -> Iterator[None]:
     try:
         yield
     except (InvalidInput, ValidationError) as error:
-        problems = (
-            error.problems if isinstance(error, InvalidInput) else problems_of(error.errors())
-        )
+        if isinstance(error, InvalidInput):
+            found = error.problems
+        else:
+            found = problems_of(error.errors())
         lines = [f"{problem.pointer or '/'}: {problem.detail}" for problem in found]
         text = "\n  ".join([f"{what}:", *lines]) if what else "; ".join(lines)
         raise InputError(text, pointer=found[0].pointer if found else "") from error

@@ -4,8 +4,6 @@ Without it, every request that needs the chain would wait for its own time-out w
 down.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 

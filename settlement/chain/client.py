@@ -5,8 +5,6 @@ a transaction, CallReverted if a contract refused a call.
 Source: Ethereum JSON-RPC (execution-apis), EIP-1559.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -53,6 +51,19 @@ _KNOWN = ("already known", "already imported", "known transaction")
 
 
 @dataclass(frozen=True, slots=True)
+class Log:
+    """One log and its place on chain."""
+
+    address: str
+    topics: tuple[bytes, ...]
+    data: bytes
+    block_number: int
+    block_hash: str
+    tx_hash: str
+    log_index: int
+
+
+@dataclass(frozen=True, slots=True)
 class TransactionReceipt:
     """Where a transaction was mined, and its outcome.
 
@@ -68,19 +79,6 @@ class TransactionReceipt:
     contract: str | None
     logs: tuple[Log, ...]
     to: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    """One log and its place on chain."""
-
-    address: str
-    topics: tuple[bytes, ...]
-    data: bytes
-    block_number: int
-    block_hash: str
-    tx_hash: str
-    log_index: int
 
 
 class ChainClient:
@@ -358,12 +356,7 @@ def with_margin(gas: int) -> int:
 
 
 def transaction_fields(
-    chain_id: int,
-    to: str | None,
-    data: bytes,
-    value: int,
-    gas: int,
-    offer: TransactionFees,
+    chain_id: int, to: str | None, data: bytes, value: int, gas: int, offer: TransactionFees
 ) -> dict[str, Any]:
     """The fields of an EIP-1559 transaction, without its nonce."""
     fields: dict[str, Any] = {

@@ -1,20 +1,12 @@
 """The escrow and its token on one chain: typed reads, simulations and decoded events."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from settlement.chain.abi import abi
-from settlement.chain.calls import (
-    EscrowCalls,
-    LeaseRef,
-    SettlementEntry,
-    runs_of,
-    skipped_indexes,
-)
+from settlement.chain.calls import EscrowCalls, LeaseRef, SettlementEntry, runs_of, skipped_indexes
 from settlement.chain.client import BlockTag, ChainClient, Log
 from settlement.chain.wallets import accepts
 from settlement.eip712 import Domain, checksum

@@ -1,7 +1,5 @@
 """The HTTP connection to a node. An oversized or malformed answer is an error, not a crash."""
 
-from __future__ import annotations
-
 from typing import cast
 
 from eth_typing import URI

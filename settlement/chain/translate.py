@@ -1,7 +1,5 @@
 """Turns the errors of web3 and its transport into ChainErrors. Only this module knows them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager

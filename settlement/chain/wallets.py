@@ -1,7 +1,5 @@
 """Contract accounts: whether one accepts a signature as its own. Source: ERC-1271."""
 
-from __future__ import annotations
-
 from eth_abi.abi import encode
 
 from settlement.chain.client import ChainClient

@@ -1,7 +1,5 @@
 """Contract accounts on a real chain: whose signatures count, and what a bad contract cannot do."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

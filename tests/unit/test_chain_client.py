@@ -1,7 +1,5 @@
 """What a node may answer, and which of our errors it becomes. Without a node or a socket."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import Any
@@ -256,9 +254,7 @@ def test_a_refusal_of_the_first_send_is_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("answers", [[], [LOST] * 9])
-def test_a_transaction_not_seen_mined_has_an_unknown_outcome(
-    answers: list[Any],
-) -> None:
+def test_a_transaction_not_seen_mined_has_an_unknown_outcome(answers: list[Any]) -> None:
     chain = Chain()
     chain.answers, chain.mined_after = answers, 99
     with pytest.raises(OutcomeUnknown, match="may still be mined: look it up") as caught:

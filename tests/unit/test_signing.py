@@ -1,7 +1,5 @@
 """Signers and their key files."""
 
-from __future__ import annotations
-
 import copy
 import json
 import pickle
@@ -187,8 +185,7 @@ def test_a_wrong_password_is_named_without_showing_secrets(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "not json", "[]", "{}", '{"version": 3}', '{"version": 1, "crypto": {}}', '"text"'],
+    "text", ["", "not json", "[]", "{}", '{"version": 3}', '{"version": 1, "crypto": {}}', '"text"']
 )
 def test_a_malformed_keystore_is_refused(path: Path, text: str) -> None:
     path.write_text(text)

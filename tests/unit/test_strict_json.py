@@ -1,7 +1,5 @@
 """Bytes from outside: ordinary JSON is read as ever, everything else is refused within bounds."""
 
-from __future__ import annotations
-
 import ast
 import json
 import subprocess
@@ -192,7 +190,6 @@ OWN_WORDS = {
     "marketplace/data/__init__.py": "a table of the package",
     "marketplace/domain/snapshot.py": "the matcher's own snapshot",
     "settlement/chain/abi.py": "an artifact of the package",
-    "settlement/chain/compile.py": "a file of the checkout",
 }
 
 

@@ -1,7 +1,5 @@
 """The relayer against Anvil: each intent has one effect, or an alert says why not."""
 
-from __future__ import annotations
-
 from settlement.chain.deploy import EscrowSettings
 from settlement.chain.devnet import dev_account
 from settlement.chain.wallets import MAGIC

@@ -1,7 +1,5 @@
 """Bad networks, pools, fees and reorgs never make the relayer act twice."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
