@@ -25,7 +25,7 @@ from marketplace.agent.assignment import Assignment, assign
 from marketplace.agent.inventory import Inventory, simulated_gpus
 from marketplace.agent.journal import AgentJournal
 from marketplace.agent.node import ThisNode
-from marketplace.domain.jobfile import parse_job
+from marketplace.domain.job import parse_job
 from marketplace.wire.asks import AskInfo
 from marketplace.wire.bids import BidInfo
 from marketplace.wire.leases import Lease, LeaseTerms

@@ -133,9 +133,9 @@ def confirm(question: str) -> None:
 
 def atoms_of(amount: str, unit: MarketConfig | Unit) -> int:
     """An amount such as "12.5" in atoms of the market's token."""
-    from marketplace.domain.pricing import to_atoms
+    from marketplace.domain.pricing import to_scaled
 
-    return to_atoms(amount, decimals=unit.decimals)
+    return to_scaled(amount, unit.decimals)
 
 
 def money_text(atoms: int, unit: MarketConfig | Unit) -> str:

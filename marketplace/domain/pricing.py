@@ -52,11 +52,6 @@ def from_nano(value: int) -> str:
     return from_scaled(value, PRICE_DECIMALS)
 
 
-def to_atoms(text: object, pointer: str = "", decimals: int = DECIMALS) -> int:
-    """An amount's decimal text as atoms."""
-    return to_scaled(text, decimals, pointer)
-
-
 def prices_from_json(data: Mapping[str, Any], pointer: str = "") -> Prices:
     """Prices from decimal texts; raises InvalidInput listing every wrong member."""
     problems = [

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from marketplace.domain.gpu import GpuWish
 from marketplace.domain.pricing import to_nano
-from settlement.eip712 import text32
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,6 @@ class Tier:
     high_nano_per_hour: int = 0
     listings: int = 0
     markets: tuple[str, ...] = ()
-
-    @property
-    def word(self) -> bytes:
-        """The tier's name as orders carry it."""
-        return text32(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +76,19 @@ class TierRegistry:
         close = get_close_matches(_plain(name), known, n=1, cutoff=0.5)
         return known[close[0]] if close else None
 
-    def select(
-        self, names: Iterable[str], memory_gib_min: int | None, memory_gib_max: int | None
-    ) -> tuple[Tier, ...]:
-        """Tiers of any of the names (all, if none is given) within the memory bounds, by name."""
-        wanted = {t.name for name in names for t in self.named(name)} or set(self.tiers)
-        low, high = memory_gib_min or 0, memory_gib_max if memory_gib_max is not None else 1 << 32
-        found = (t for t in self if t.name in wanted and low <= t.memory_gib <= high)
-        return tuple(sorted(found, key=lambda t: t.name))
+    def select(self, wish: GpuWish) -> tuple[str, ...]:
+        """Names of the tiers that have such GPUs, sorted; if it names none, of any GPU."""
+        wanted = {tier.name for name in wish.names for tier in self.named(name)}
+        low, high = wish.memory_mib_min or 0, wish.memory_mib_max
+        return tuple(
+            sorted(
+                tier.name
+                for tier in self
+                if (not wish.names or tier.name in wanted)
+                and low <= 1024 * tier.memory_gib
+                and (high is None or 1024 * tier.memory_gib <= high)
+            )
+        )
 
 
 def _plain(name: str) -> str:

@@ -9,8 +9,7 @@ from typing import Any
 import yaml
 
 from marketplace.data import load_tiers
-from marketplace.domain.job import JobSpec
-from marketplace.domain.jobfile import parse_job
+from marketplace.domain.job import JobSpec, parse_job
 from marketplace.sdk.errors import InputError
 from marketplace.sdk.reading import input_errors
 from settlement.strict_json import BYTES_MAX, DEPTH_MAX

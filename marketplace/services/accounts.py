@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from marketplace.db.store import Store
 from marketplace.db.tables import ApiKeyRow
 from marketplace.domain.key_request import SCOPES, KeyRequest, key_request_of
-from marketplace.domain.pricing import to_atoms
+from marketplace.domain.pricing import to_scaled
 from marketplace.errors import (
     AlreadyExists,
     Conflict,
@@ -69,7 +69,7 @@ class Accounts:
             raise InvalidInput([Problem("/scopes", "must be different ones")])
         cap = None
         if draft.spend_cap is not None:
-            cap = to_atoms(draft.spend_cap, "/spend_cap", self.market.decimals)
+            cap = to_scaled(draft.spend_cap, self.market.decimals, "/spend_cap")
         return key_request_of(
             draft.account,
             draft.name,
