@@ -1,4 +1,4 @@
-"""The client's own calls of the chain, past the server. web3 is imported by the first of them."""
+"""The client's own calls of the chain, past the server."""
 
 from __future__ import annotations
 

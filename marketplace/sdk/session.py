@@ -143,13 +143,14 @@ class Session:
         url = self.rpc_url or (self.market.rpc_url if self.market else None)
         if not url:
             return None
-        chain_id = self.domain().chain_id
+        domain = self.domain()
 
         def ask(account: str, digest: bytes, signature: bytes) -> bool:
             from settlement.chain.client import ChainClient
-            from settlement.chain.wallets import accepts
+            from settlement.chain.contracts import Escrow
 
-            return accepts(ChainClient(url, chain_id), account, digest, signature)
+            escrow = Escrow(ChainClient(url, domain.chain_id), domain.verifying_contract)
+            return escrow.accepts_signature(account, digest, signature)
 
         return ask
 
