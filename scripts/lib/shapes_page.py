@@ -66,7 +66,7 @@ OTHERS = {
     "JobMember", "JobResources", "JobPlacement", "JobPricing", "JobBudget", "JobInputs",
     "JobRetry", "JobOutput", "JobUnits", "JobEgress",  # parts of the job document
     "JobStatus", "JobMetric", "JobOutcome", "JobReceipt", "JobEventRow",  # what is told of one
-    "JobChannel", "JobFolders", "JobLogs", "JobMeter", "JobProgress", "JobRun", "JobRuntime",
+    "JobChannel", "JobFolders", "JobLogs", "JobMeter", "JobRun",
     "JobWatch", "LeaseWatch",  # what works on one
     "InvalidJob",  # an error
 }  # fmt: skip
