@@ -25,8 +25,6 @@ Every error carries `problems`: pointers into the input and what is wrong there 
 the command line's exit codes and docs/errors.md come from it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -228,11 +226,7 @@ class MarketError(Exception):
     code: ClassVar[str] = "market_error"
 
     def __init__(
-        self,
-        detail: str,
-        *,
-        problems: Iterable[Problem] = (),
-        facts: dict[str, Any] | None = None,
+        self, detail: str, *, problems: Iterable[Problem] = (), facts: dict[str, Any] | None = None
     ) -> None:
         super().__init__(detail)
         self.detail = detail

@@ -4,8 +4,6 @@ Bounds of JSON itself (depth, digits, items) are in `settlement.strict_json`; wh
 bound (uint32 and so on) is in `settlement.units`.
 """
 
-from __future__ import annotations
-
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
@@ -51,9 +49,15 @@ JOB_SECONDS_MAX = 90 * 86_400  # of any duration in it
 JOB_NAME_CHARS_MAX = 64
 JOB_WORD_CHARS_MAX = 32 * KIB  # of one word of a command
 JOB_WORDS_MAX = 256  # of a command
+JOB_PAIRS_MAX = 128  # variables of its environment; tags
+JOB_ENV_CHARS_MAX = 32 * KIB  # of a variable's value
+JOB_TAG_CHARS_MAX = 256  # of a tag's value
+JOB_CPU_MILLI_MAX = 1_024_000  # thousandths of a core
+JOB_GPU_MILLI_MAX = 64_000  # thousandths of a GPU: 64 whole ones, on one node
 JOB_REGIONS_MAX = 32
 JOB_PATH_CHARS_MAX = KIB  # of its folder
 JOB_IMAGE_CHARS_MAX = 255
+JOB_OUTPUTS_MAX = 16
 JOB_OUTPUT_CHARS_MAX = 255  # of a path under /out
 UNIT_CHARS_MAX = 32  # of the name of a counted unit
 

@@ -4,8 +4,6 @@ A meter signs `UsageAttestation`s, which stay off chain. A witness answers each 
 (`Usage` or `MeteredUsage`) that the escrow pays. Source: `IComputeEscrow`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 
 from settlement.eip712 import Address, Bytes16, Bytes32, Struct, Uint32, Uint64

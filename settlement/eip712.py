@@ -4,8 +4,6 @@ Source: EIP-712 (Ethereum typed structured data hashing and signing). A field is
 below, a bool, another struct, or a tuple of structs.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import Field, dataclass, fields
 from functools import lru_cache
@@ -87,7 +85,7 @@ class Struct:
     __slots__ = ()
     primary: ClassVar[str]
     schema: ClassVar[tuple[tuple[str, str], ...]]
-    members: ClassVar[dict[str, type[Struct]]]
+    members: ClassVar[dict[str, "type[Struct]"]]
 
     def __init_subclass__(cls) -> None:
         hints = get_type_hints(cls, include_extras=True)

@@ -12,11 +12,8 @@ SettlementError
 │   └── CallReverted      the contract refused; has the custom error's name and arguments
 ├── OutboxConflict        the outbox has another payload, a later state, or the nonce is taken
 ├── KeystoreError         a key file cannot be read or written, or its password is wrong
-├── CompileError          there is no compiler, or a contract does not compile
 └── DeploymentError       there is no deployment, or it does not match the shipped artifacts
 """
-
-from __future__ import annotations
 
 from enum import StrEnum
 from typing import Any
@@ -109,10 +106,6 @@ class OutboxConflict(SettlementError):
 
 class KeystoreError(SettlementError):
     code = "keystore_error"
-
-
-class CompileError(SettlementError):
-    code = "compile_error"
 
 
 class DeploymentError(SettlementError):

@@ -4,26 +4,14 @@ In JSON (`event_to_json`, `event_from_json`) bytes are 0x hex, and integers of 2
 decimal strings.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, get_args
+from typing import Any, get_args
 
 from settlement.errors import FieldError
 
 
-class _Event:
-    """`name` is the event's name on chain."""
-
-    __slots__ = ()
-    name: ClassVar[str]
-
-    def __init_subclass__(cls) -> None:
-        cls.name = cls.__name__
-
-
 @dataclass(frozen=True, slots=True)
-class Deposited(_Event):
+class Deposited:
     """The free balance of `account` grew by `amount` atoms that came in."""
 
     account: str
@@ -31,7 +19,7 @@ class Deposited(_Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Withdrawn(_Event):
+class Withdrawn:
     """`amount` atoms of `account`'s free balance went out to the address `to`."""
 
     account: str
@@ -40,7 +28,7 @@ class Withdrawn(_Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Opened(_Event):
+class Opened:
     """A lease opened: its terms are fixed, and `locked` atoms left the buyer's free balance.
 
     `rate` is in 1e-12 token/h, `end` is chain time in seconds, `funded` is in seconds, and
@@ -64,7 +52,7 @@ class Opened(_Event):
 
 
 @dataclass(frozen=True, slots=True)
-class OpenedCounted(_Event):
+class OpenedCounted:
     """The lease also sells counted resources: prices in 1e-9 token, caps in MiB and units."""
 
     lease_no: bytes
@@ -85,7 +73,7 @@ class SettledEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled(_Event):
+class Settled:
     """Vouchers for time were paid to one provider."""
 
     provider: str
@@ -93,15 +81,12 @@ class Settled(_Event):
 
 
 @dataclass(frozen=True, slots=True)
-class SettledMetered(_Event):
+class SettledMetered(Settled):
     """Vouchers for time and counted resources were paid to one provider."""
-
-    provider: str
-    entries: tuple[SettledEntry, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Stopped(_Event):
+class Stopped:
     """The lease now ends at `end` (chain time, s); `unlocked` atoms went back to the buyer."""
 
     lease_no: bytes
@@ -112,7 +97,7 @@ class Stopped(_Event):
 
 
 @dataclass(frozen=True, slots=True)
-class ClosedCounted(_Event):
+class ClosedCounted:
     """A closing lease's final use of counted resources. Its Closed event follows."""
 
     lease_no: bytes
@@ -121,7 +106,7 @@ class ClosedCounted(_Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Closed(_Event):
+class Closed:
     """The lease closed. `released` is gross over its whole life, `refunded` what went back now."""
 
     lease_no: bytes
@@ -133,7 +118,7 @@ class Closed(_Event):
 
 
 @dataclass(frozen=True, slots=True)
-class OpenedSeat(_Event):
+class OpenedSeat:
     """The lease just opened serves node number `seat` (from 0) of a bid for several nodes."""
 
     lease_no: bytes
@@ -142,7 +127,7 @@ class OpenedSeat(_Event):
 
 
 @dataclass(frozen=True, slots=True)
-class ToppedUp(_Event):
+class ToppedUp:
     """The lease now ends later, at `end`; `locked` more atoms left the buyer's free balance."""
 
     lease_no: bytes
@@ -153,7 +138,7 @@ class ToppedUp(_Event):
 
 
 @dataclass(frozen=True, slots=True)
-class OrderCancelled(_Event):
+class OrderCancelled:
     """The account's order of this salt is void; with `and_older` also those of lower salts."""
 
     account: str
@@ -162,7 +147,7 @@ class OrderCancelled(_Event):
 
 
 @dataclass(frozen=True, slots=True)
-class FeesCollected(_Event):
+class FeesCollected:
     """Fees kept back from a provider's income went to the recipient's free balance."""
 
     provider: str
@@ -175,19 +160,17 @@ LeaseEvent = Opened | OpenedSeat | OpenedCounted | ToppedUp | Stopped | ClosedCo
 ChainEvent = (
     LeaseEvent | Settled | SettledMetered | Deposited | Withdrawn | OrderCancelled | FeesCollected
 )
-KINDS: dict[str, type[ChainEvent]] = {kind.name: kind for kind in get_args(ChainEvent)}
+KINDS: dict[str, type[ChainEvent]] = {kind.__name__: kind for kind in get_args(ChainEvent)}
 
 
 def lease_numbers(event: ChainEvent) -> tuple[bytes, ...]:
     """The leases that an event concerns, in the event's order."""
-    if isinstance(event, Settled | SettledMetered):
+    if isinstance(event, Settled):
         return tuple(entry.lease_no for entry in event.entries)
-    if isinstance(event, LeaseEvent):
-        return (event.lease_no,)
-    return ()
+    return (event.lease_no,) if isinstance(event, LeaseEvent) else ()
 
 
-def event_to_json(event: ChainEvent) -> dict[str, Any]:
+def event_to_json(event: ChainEvent | SettledEntry) -> dict[str, Any]:
     """The event's fields as JSON, without its name."""
     return {f.name: _to_json(getattr(event, f.name)) for f in fields(event)}
 
@@ -196,32 +179,28 @@ def event_from_json(name: str, document: dict[str, Any]) -> ChainEvent:
     """Inverse of `event_to_json`. Raises FieldError on an unknown event or a missing field."""
     if name not in KINDS:
         raise FieldError("/name", f"{name!r} is not an event of the escrow")
-    kind = KINDS[name]
     try:
-        values = {f.name: _from_json(str(f.type), document[f.name]) for f in fields(kind)}
+        event: ChainEvent = _parsed(KINDS[name], document)
     except KeyError as error:
         raise FieldError(f"/{error.args[0]}", "missing") from None
-    return kind(**values)
+    return event
 
 
 def _to_json(value: Any) -> Any:
     if isinstance(value, bytes):
         return "0x" + value.hex()
     if isinstance(value, tuple):
-        return [{f.name: _to_json(getattr(v, f.name)) for f in fields(v)} for v in value]
+        return [event_to_json(entry) for entry in value]
     return str(value) if isinstance(value, int) and value >= 1 << 53 else value
 
 
-def _from_json(kind: str, value: Any) -> Any:
-    if kind == "int":
+def _parsed(kind: Any, document: dict[str, Any]) -> Any:
+    return kind(**{f.name: _from_json(f.type, document[f.name]) for f in fields(kind)})
+
+
+def _from_json(kind: Any, value: Any) -> Any:
+    if kind is int:
         return int(value)
-    if kind == "bytes":
+    if kind is bytes:
         return bytes.fromhex(value[2:])
-    if kind.startswith("tuple"):
-        return tuple(
-            SettledEntry(
-                **{f.name: _from_json(str(f.type), v[f.name]) for f in fields(SettledEntry)}
-            )
-            for v in value
-        )
-    return value
+    return tuple(_parsed(SettledEntry, v) for v in value) if isinstance(value, list) else value

@@ -1,7 +1,5 @@
 """What a transaction offers, in wei per gas, under a cap. Pure. Source: EIP-1559."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 GWEI = 10**9

@@ -1,7 +1,5 @@
 """Keccak-256 by pysha3, the fastest library. `eth_hash.auto` might choose a slower one."""
 
-from __future__ import annotations
-
 from eth_hash.backends.pysha3 import backend
 from eth_hash.main import Keccak256
 

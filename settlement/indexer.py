@@ -4,8 +4,6 @@ Near the head, a block is stored only if its parent is the newest stored block. 
 a reorg are read in ranges. A node that merely lags behind causes no rollback.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from settlement.chain.client import ChainClient

@@ -1,7 +1,5 @@
 """Encrypted key files in the version 3 format that Foundry, geth and eth-account read."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -3,8 +3,6 @@
 Every amount equals the contract's storage to the atom. Source: `ComputeEscrow` in contracts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
@@ -149,7 +147,7 @@ def opened(event: Opened) -> ChainLease:
 
 def apply(lease: ChainLease, event: ChainEvent) -> ChainLease:
     """The lease after one more event. Events of other leases change nothing."""
-    if isinstance(event, Settled | SettledMetered):
+    if isinstance(event, Settled):
         for entry in event.entries:
             if entry.lease_no == lease.lease_no:
                 lease = _settled(lease, entry, isinstance(event, SettledMetered))
@@ -239,7 +237,7 @@ class EscrowState:
                 self._cancel(event)
             case Opened():
                 self._open(event)
-            case Settled() | SettledMetered():
+            case Settled():
                 for number in {entry.lease_no for entry in event.entries}:
                     self._move(number, event)
             case _:

@@ -3,8 +3,6 @@
 Mirrors `IComputeEscrow` field by field; see `settlement.units` for the units of every number.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from settlement import units as arithmetic

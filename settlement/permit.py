@@ -1,7 +1,5 @@
 """The signature that lets an escrow take a deposit without a separate approval transaction."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from settlement.eip712 import Address, Struct, Uint256

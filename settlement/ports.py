@@ -5,8 +5,6 @@ Intent   pending → signed → sent → confirmed → final
 A reorg takes `confirmed` back to `sent`. Every method of a store is one durable transaction.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 This finds what a missed event would otherwise leave behind forever: a busy node or locked money.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -50,11 +48,7 @@ class Reconciliation:
 
 
 def reconcile(
-    store: EventStore,
-    escrow: Escrow,
-    token: Token,
-    running: Iterable[bytes],
-    decimals: int = 18,
+    store: EventStore, escrow: Escrow, token: Token, running: Iterable[bytes], decimals: int = 18
 ) -> Reconciliation:
     """Compare at the newest stored block. `running` holds the leases that a job runs on now.
 

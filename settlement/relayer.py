@@ -6,21 +6,13 @@ transaction up by hash and nonce. It signs an intent again only to raise the fee
 transaction that the node refuses, and always with the same nonce, so only one can be mined.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from settlement.chain.client import ChainClient, TransactionReceipt, transaction_fields
-from settlement.errors import (
-    ChainError,
-    ChainUnavailable,
-    OutboxConflict,
-    SendReason,
-    SendRejected,
-)
+from settlement.errors import ChainError, ChainUnavailable, OutboxConflict, SendReason, SendRejected
 from settlement.fees import FeePolicy, TransactionFees
 from settlement.ports import BlockRef, Intent, IntentState, OutboxStore
 from settlement.signing import TransactionSigner

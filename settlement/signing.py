@@ -5,10 +5,8 @@ order. The curve would accept other forms, but the escrow refuses them, so this 
 Source: EIP-712, EIP-2 (low s), EIP-2098 (compact form).
 """
 
-from __future__ import annotations
-
 import secrets
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from coincurve import PrivateKey, PublicKey
 
@@ -51,7 +49,7 @@ class LocalSigner:
         self.address = _address(self._key.public_key)
 
     @classmethod
-    def create(cls) -> LocalSigner:
+    def create(cls) -> Self:
         """A signer with a new random key."""
         return cls((secrets.randbelow(CURVE_ORDER - 1) + 1).to_bytes(32, "big"))
 

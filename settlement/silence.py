@@ -1,7 +1,5 @@
 """How long the parties of a lease wait for each other. Server, agent and witness agree on it."""
 
-from __future__ import annotations
-
 UNSEEN_INTERVALS, UNSEEN_MIN_MS = 2, 20_000
 SILENCE_INTERVALS, SILENCE_MIN_MS = 3, 20_000
 

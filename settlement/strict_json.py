@@ -6,8 +6,6 @@ it refuses duplicate names in one object, NaN and infinite numbers, bytes that a
 unpaired surrogates, and anything beyond the limits below.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -4,8 +4,6 @@ Units: a price is in 1e-9 token (per hour, GiB or unit), a size in thousandths o
 MiB, a rate in 1e-12 token per hour, a cost in atoms of the token. There are no floats.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from settlement.errors import FieldError

@@ -1,8 +1,7 @@
 """A lease's cumulative usage of every measured resource."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
+from typing import Self
 
 from settlement.errors import FieldError
 
@@ -27,6 +26,6 @@ class UsageVector:
             if getattr(self, field.name) < 0:
                 raise FieldError(f"/{field.name}", "must not be negative")
 
-    def covers(self, earlier: UsageVector) -> bool:
+    def covers(self, earlier: Self) -> bool:
         """Whether no component is below `earlier`'s; cumulative usage never falls."""
         return all(getattr(self, f.name) >= getattr(earlier, f.name) for f in fields(self))

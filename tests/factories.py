@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from marketplace.data import load_tiers
-from marketplace.domain.job import JobSpec
-from marketplace.domain.jobfile import parse_job
+from marketplace.domain.job import JobSpec, parse_job
 from marketplace.domain.order import NodeFacts, RestingAsk, RestingBid, Wants
 from settlement.eip712 import ZERO_ADDRESS, checksum, text32
 from settlement.orders import FLAG_SHARED, Ask, Bid, Prices, TierLimit

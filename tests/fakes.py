@@ -4,8 +4,6 @@
 to an event store, doing the sums that the escrow does.
 """
 
-from __future__ import annotations
-
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -30,14 +28,7 @@ from settlement.events import (
 )
 from settlement.leases import ChainLease, LeaseStatus, OrderState, Params, fold
 from settlement.orders import Bid, Prices
-from settlement.ports import (
-    BlockRef,
-    EventStore,
-    Intent,
-    IntentKind,
-    LoggedEvent,
-    OutboxStore,
-)
+from settlement.ports import BlockRef, EventStore, Intent, IntentKind, LoggedEvent, OutboxStore
 from settlement.signing import recover_digest
 from settlement.units import cost, counted_cost
 

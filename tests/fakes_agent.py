@@ -24,7 +24,7 @@ from marketplace.agent.inventory import Inventory, simulated_gpus
 from marketplace.agent.journal import AgentJournal, LeaseEntry
 from marketplace.agent.meters import Reading
 from marketplace.agent.node import HeldLease, ThisNode
-from marketplace.domain.jobfile import parse_job
+from marketplace.domain.job import parse_job
 from marketplace.sdk import NO_RETRIES, Coulomb
 from marketplace.wire.asks import AskInfo
 from marketplace.wire.bids import BidInfo

@@ -1,7 +1,5 @@
 """A whole market for tests: services over a database, a fake chain, and parties with keys."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Checks that an answer is what the market's OpenAPI document says."""
 
-from __future__ import annotations
-
 import re
 from functools import cached_property
 from typing import Any

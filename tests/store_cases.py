@@ -4,8 +4,6 @@ Subclass and give a `store` fixture; each test gets a fresh one. `count_a_small_
 every Store must count.
 """
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

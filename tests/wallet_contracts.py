@@ -5,13 +5,11 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import solcx
 from eth_abi.abi import encode
 from eth_hash.auto import keccak
 
-from settlement.chain import compile as compiler
+from scripts.lib import artifacts
 from settlement.chain.client import ChainClient
-from settlement.eip712 import checksum
 from settlement.signing import TransactionSigner
 from tests.wallet_cases import BAD
 
@@ -20,17 +18,16 @@ UNIT = "test/support/Wallets.sol"
 
 @cache
 def _built() -> dict[str, Any]:
-    project = compiler.Project(compiler.ROOT)
-    request = compiler.standard_input(project, (UNIT,))
-    output = solcx.compile_standard(request, solc_binary=compiler.find_compiler(project))
-    return dict(output["contracts"][UNIT])
+    project = artifacts.Project(artifacts.ROOT)
+    contracts = artifacts.compiled(project, artifacts.standard_input(project, (UNIT,)))
+    return dict(contracts[UNIT])
 
 
 def _deploy(client: ChainClient, payer: TransactionSigner, name: str, argument: bytes) -> str:
     code = bytes.fromhex(_built()[name]["evm"]["bytecode"]["object"])
     made = client.transact(payer, None, code + argument).contract
     assert made is not None
-    return checksum(made)
+    return made
 
 
 def owned_wallet(client: ChainClient, owner: TransactionSigner) -> str:

@@ -10,11 +10,11 @@ import {Settling} from "./escrow/Settling.sol";
 import {IEscrowCore} from "./interfaces/IComputeEscrow.sol";
 
 /// @title ComputeEscrow
-/// @notice Holds buyers' tokens and releases them to providers on usage that the buyer's witness signed. What it does
-/// is said in `IComputeEscrow`; how, in `escrow/`: Ledger, Leases over it, and Funds, Opening, Settling, Ending on top.
-/// @dev Every action runs in one order: resolve the lease, check, compute, write, emit, call out. What is called seldom
-/// is code of the extension, which the escrow makes when it is deployed and can never change: one contract cannot hold
-/// it all (EIP-170).
+/// @notice Holds buyers' tokens and releases them to providers for usage that the buyer's witness signed. `IComputeEscrow`
+/// describes what it does. The code is in `escrow/`: Ledger, then Leases, then Funds, Opening, Settling and Ending.
+/// @dev Every action does the same in the same order: resolve the lease, check, compute, write, emit, call out. Functions
+/// that are seldom called are code of the extension, which the escrow creates when it is deployed and can never change:
+/// one contract cannot hold them all (EIP-170).
 contract ComputeEscrow is Funds, Opening, Settling, Ending {
     address private immutable EXTENSION;
 
@@ -27,7 +27,7 @@ contract ComputeEscrow is Funds, Opening, Settling, Ending {
         return EXTENSION;
     }
 
-    /// @dev Runs the extension's code for every call that is not answered here, on this storage and for this sender.
+    /// @dev Runs the extension's code, on this storage and for this sender, for every function that is not defined here.
     fallback() external {
         address code = EXTENSION;
         assembly {

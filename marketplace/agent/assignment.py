@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from marketplace.agent.errors import NotOurs
 from marketplace.agent.journal import LeaseEntry
 from marketplace.agent.node import ThisNode
-from marketplace.domain.job import JobSpec
-from marketplace.domain.jobfile import parse_job
+from marketplace.domain.job import JobSpec, parse_job
 from marketplace.errors import InvalidJob
 from marketplace.wire.leases import Lease
 from settlement.orders import Ask, Bid, lease_no
@@ -56,7 +55,7 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
     if terms is None or lease.job is None:
         raise NotOurs(f"{lease.id}: no terms or no job yet")
     try:
-        spec = parse_job(lease.job.spec.to_json(), packed=True)
+        spec = parse_job(lease.job.spec, packed=True)
     except InvalidJob as error:
         raise NotOurs(f"{lease.id}: the job cannot be read: {error}") from error
     if spec.hash() != bid.job_hash:

@@ -1,7 +1,5 @@
 """What FastAPI's OpenAPI document still lacks: media types, names, and an example of everything."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from marketplace.api.problems import MEDIA_TYPE

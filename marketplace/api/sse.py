@@ -1,7 +1,5 @@
 """Job events as server-sent events: numbered, resumable, read from the store."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import AsyncIterator

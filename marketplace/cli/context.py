@@ -16,8 +16,8 @@ import typer
 
 if TYPE_CHECKING:
     from marketplace.sdk import Coulomb
+    from marketplace.sdk.onchain import Unit
     from marketplace.sdk.profile import Profile
-    from marketplace.sdk.values import Unit
     from marketplace.wire.market import MarketConfig
     from settlement.chain.client import ChainClient
     from settlement.signing import LocalSigner
@@ -77,8 +77,7 @@ class Cli:
         if profile.account:
             return profile.account
         raise ConfigError(
-            "no account is set up",
-            fix="name a keystore with --account, or one in the profile",
+            "no account is set up", fix="name a keystore with --account, or one in the profile"
         )
 
     def signer(self) -> LocalSigner:
@@ -133,9 +132,9 @@ def confirm(question: str) -> None:
 
 def atoms_of(amount: str, unit: MarketConfig | Unit) -> int:
     """An amount such as "12.5" in atoms of the market's token."""
-    from marketplace.domain.pricing import to_atoms
+    from marketplace.domain.pricing import to_scaled
 
-    return to_atoms(amount, decimals=unit.decimals)
+    return to_scaled(amount, unit.decimals)
 
 
 def money_text(atoms: int, unit: MarketConfig | Unit) -> str:

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from marketplace.errors import ExitCode
+
+if TYPE_CHECKING:
+    from marketplace.sdk.errors import ConfigError
+
+# Packages that a client does without, by the extra that brings them.
+EXTRAS = {
+    "agent": ("psutil", "pynvml"),
+    "postgres": ("psycopg",),
+    "server": (
+        *("alembic", "fastapi", "prometheus_client", "pydantic_settings", "sqlalchemy"),
+        *("sqlmodel", "sse_starlette", "uuid_utils", "uvicorn"),
+    ),
+}
 
 
 def known_errors() -> tuple[type[Exception], ...]:
@@ -13,6 +28,17 @@ def known_errors() -> tuple[type[Exception], ...]:
     from settlement.errors import SettlementError
 
     return CoulombError, SettlementError, MarketError, AgentError
+
+
+def missing_extra(error: ModuleNotFoundError) -> ConfigError | None:
+    """What to install, if a package that only some commands need is missing; else None."""
+    from marketplace.sdk.errors import ConfigError
+
+    for extra, packages in EXTRAS.items():
+        if error.name in packages:
+            why = f"this command needs the package {error.name}, which is not installed"
+            return ConfigError(why, fix=f"pip install 'coulomb[{extra}]'")
+    return None
 
 
 def exit_code_of(error: Exception) -> ExitCode:

@@ -1,7 +1,5 @@
 """`coulomb`: the entry point. Global options may stand anywhere on the line."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence
@@ -31,7 +29,7 @@ from marketplace.cli import (
     witness,
 )
 from marketplace.cli.context import Cli, Format, begin
-from marketplace.cli.failures import describe, exit_code_of, known_errors
+from marketplace.cli.failures import describe, exit_code_of, known_errors, missing_extra
 from marketplace.cli.output import styled
 from marketplace.errors import ExitCode
 
@@ -139,13 +137,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone, as `head` does; Python must not complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.ERROR
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error)
+        if missing is None:
+            raise
+        return _fail(missing)
     except known_errors() as error:  # evaluated only now, so that help needs none of its imports
-        first, *rest = describe(error)
-        typer.echo(styled("error: ", "red") + first, err=True)
-        for line in rest:
-            typer.echo(line, err=True)
-        return exit_code_of(error)
+        return _fail(error)
     return code if isinstance(code, int) else ExitCode.OK
+
+
+def _fail(error: Exception) -> ExitCode:
+    typer.echo(styled("error: ", "red") + "\n".join(describe(error)), err=True)
+    return exit_code_of(error)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Blobs as files named by their SHA-256, written whole or not at all."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import shutil

@@ -1,7 +1,5 @@
 """What the indexer read, in the database, and the projection that follows in the same commit."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from sqlmodel import Session, col, delete, select
@@ -82,7 +80,7 @@ def _store_event(session: Session, logged: LoggedEvent) -> list[str]:
         block_hash=logged.block_hash,
         tx_hash=logged.tx_hash,
         log_index=logged.log_index,
-        name=logged.event.name,
+        name=type(logged.event).__name__,
         document=event_to_json(logged.event),
     )
     session.add(row)

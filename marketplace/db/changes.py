@@ -4,8 +4,6 @@ A topic is `orders` (the order log grew), `outbox` (an intent was added), `chain
 moved) or `job:<id>` (the job has a new event). EVERYTHING stands for all of them.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

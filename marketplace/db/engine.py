@@ -1,7 +1,5 @@
 """Connections to SQLite and PostgreSQL."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -43,10 +41,7 @@ def make_engine(url: str) -> Engine:
             parsed, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, pool_pre_ping=True
         )
     engine = create_engine(
-        url,
-        pool_size=POOL_SIZE,
-        max_overflow=POOL_SIZE,
-        connect_args={"check_same_thread": False},
+        url, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, connect_args={"check_same_thread": False}
     )
     event.listen(engine, "connect", _sqlite_pragmas)
     event.listen(engine, "begin", _sqlite_begin)

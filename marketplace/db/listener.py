@@ -3,8 +3,6 @@
 On SQLite nothing is told across processes: loops look now and then by themselves.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Collection
 

@@ -1,7 +1,5 @@
 """The relayer's outbox in the database. Every change of state compares and sets."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Iterable, Sequence
@@ -91,7 +89,7 @@ def _canonical(payload: dict[str, Any]) -> str:
 class SqlOutbox:
     """Implements `settlement.ports.OutboxStore`; each method is one transaction."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: "Database") -> None:
         self._database = database
 
     def enqueue(self, kind: IntentKind, key: str, payload: dict[str, Any]) -> Intent:

@@ -1,7 +1,5 @@
 """What every table offers: a row by its key, a new row, and rows that a log numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any, ClassVar, Generic, TypeVar
 

@@ -1,7 +1,5 @@
 """The market's store: one transaction, its tables, and what spans several of them."""
 
-from __future__ import annotations
-
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,30 +25,12 @@ from marketplace.db import outbox
 from marketplace.db.changes import ORDERS, OUTBOX, Changes, job_topic
 from marketplace.db.engine import available, make_engine
 from marketplace.db.listener import notify
-from marketplace.db.queries.accounts import (
-    AccountRows,
-    ApiKeyRows,
-    BlobRows,
-    MarkRows,
-    ReplyRows,
-)
+from marketplace.db.queries.accounts import AccountRows, ApiKeyRows, BlobRows, MarkRows, ReplyRows
 from marketplace.db.queries.chain import chain_events, newest_blocks
-from marketplace.db.queries.jobs import (
-    BidRows,
-    JobEvents,
-    JobRows,
-    OrderLog,
-    SnapshotRows,
-)
+from marketplace.db.queries.jobs import BidRows, JobEvents, JobRows, OrderLog, SnapshotRows
 from marketplace.db.queries.leases import AttestationRows, LeaseRows, ReceiptRows, VoucherRows
 from marketplace.db.queries.offers import AskRows, GpuRows, NodeRows
-from marketplace.db.tables import (
-    AskRow,
-    BidRow,
-    IntentRow,
-    JobRow,
-    LeaseRow,
-)
+from marketplace.db.tables import AskRow, BidRow, IntentRow, JobRow, LeaseRow
 from settlement.ports import BlockRef, Intent, IntentKind, IntentState, LoggedEvent
 
 CANCEL_KEY = "cancel:{account}:{salt}:{and_older}"

@@ -4,8 +4,6 @@ Times are Unix milliseconds (`_ms`) or chain seconds (`_s`); money is atoms. A J
 replaced, never changed in place.
 """
 
-from __future__ import annotations
-
 from typing import Any, Final
 
 from sqlalchemy import JSON, BigInteger, Index, UniqueConstraint, text

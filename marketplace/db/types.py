@@ -1,7 +1,5 @@
 """Column types that hold the same values on both databases."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Brings a database's schema to this version: one Alembic history, shipped with the package."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from alembic import command

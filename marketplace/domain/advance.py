@@ -3,8 +3,6 @@
 The table RULES, above `advance` at the end, says which handler takes in which fact.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple

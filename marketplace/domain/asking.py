@@ -1,7 +1,5 @@
 """From a provider's terms for a node to the ask that it signs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any

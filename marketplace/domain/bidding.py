@@ -3,12 +3,9 @@
 Also what a buyer signs or sends for a bid that is at work: how much a top-up locks.
 """
 
-from __future__ import annotations
-
 from dataclasses import fields
 
 from marketplace.domain.job import JobSpec
-from marketplace.domain.jobfile import tiers_of
 from marketplace.domain.pricing import from_scaled
 from marketplace.domain.tier import TierRegistry
 from marketplace.errors import InvalidInput, Problem
@@ -28,7 +25,7 @@ def limits_of(spec: JobSpec, tiers: TierRegistry) -> tuple[TierLimit, ...]:
     egress = spec.egress.max_price_nano if spec.egress else 0
     unit = spec.units.max_price_nano if spec.units else 0
     return tuple(
-        TierLimit(text32(name), spec.limit_rate, egress, unit) for name in tiers_of(spec, tiers)
+        TierLimit(text32(name), spec.limit_rate, egress, unit) for name in tiers.select(spec.gpu)
     )
 
 

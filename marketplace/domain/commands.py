@@ -1,7 +1,5 @@
 """What is done to a book, and what it answers. Commands carry the time in Unix seconds."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 

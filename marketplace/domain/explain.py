@@ -1,7 +1,5 @@
 """Why nothing matches a bid: what each constraint eliminates, and the cheapest way out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -106,10 +104,7 @@ def _count(refused: list[frozenset[RejectReason]]) -> tuple[Elimination, ...]:
 
 
 def _cheapest(
-    book: Book,
-    order: RestingBid,
-    asks: list[AskView],
-    refused: list[frozenset[RejectReason]],
+    book: Book, order: RestingBid, asks: list[AskView], refused: list[frozenset[RejectReason]]
 ) -> tuple[Relaxation, ...]:
     """Fewest changes first, then lowest cost; one relaxation for each set of members to change."""
     found = []

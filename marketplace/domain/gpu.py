@@ -5,15 +5,13 @@ Memory is a bound on the tier (`80GB`, `24GB..`, `..48GB`, `24GB..48GB`); the co
 bought.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from marketplace.domain.reader import mib_of, milli_text, size_text, thousandths_of
+from marketplace.limits import JOB_GPU_MILLI_MAX
 
-GPU_MILLI_MAX = 64_000  # 64 whole GPUs on one node
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9 _-]{0,39}\Z")
 _COUNT = re.compile(r"[0-9.]+\Z")
 
@@ -72,7 +70,7 @@ def _part(part: str) -> tuple[str, Any]:
                 raise ValueError(f"{name!r} is not a GPU name")
         return "names", names
     if _COUNT.match(part) and ".." not in part:
-        milli = thousandths_of(1, GPU_MILLI_MAX)(part)
+        milli = thousandths_of(1, JOB_GPU_MILLI_MAX)(part)
         if milli > 1000 and milli % 1000:
             raise ValueError(f"{part} GPUs: above one, only whole GPUs can be taken")
         return "count", milli

@@ -1,16 +1,42 @@
-"""Jobs: the normalised spec whose hash a bid signs."""
+"""The job file: what a buyer wants run, where and for how much; how it is read and written.
 
-from __future__ import annotations
+The SHA-256 of its normalised form is the `jobHash` that a bid signs.
+"""
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
-from typing import Any
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
-from marketplace.domain.gpu import GpuWish
-from marketplace.domain.pricing import DECIMALS, from_nano, from_scaled
-from marketplace.domain.reader import duration_text, milli_text, size_text
-from settlement.units import cost_up, counted_lock
+from marketplace import limits
+from marketplace.domain.gpu import GpuWish, parse_gpu
+from marketplace.domain.pricing import DECIMALS, from_nano, from_scaled, to_nano, to_scaled
+from marketplace.domain.reader import (
+    Reader,
+    bool_of,
+    choice_of,
+    duration_text,
+    is_unicode,
+    list_of,
+    lower_bound_of,
+    mib_of,
+    milli_text,
+    object_of,
+    seconds_of,
+    size_text,
+    text_of,
+    thousandths_of,
+    whole_of,
+)
+from marketplace.domain.tier import TierRegistry
+from marketplace.errors import InvalidInput, InvalidJob, Problem
+from settlement.units import UINT32_MAX, UINT64_MAX, cost_up, counted_lock
+
+EVENTS = ("no-capacity", "interruption", "error")
+_RETRY_SECONDS = 3_600
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +55,10 @@ class UnitsWish:
     maximum: int
     max_price_nano: int
 
+    def to_json(self) -> dict[str, Any]:
+        price = from_nano(self.max_price_nano)
+        return {"name": self.name, "max": self.maximum, "max_price": price}
+
 
 @dataclass(frozen=True, slots=True)
 class EgressWish:
@@ -37,44 +67,156 @@ class EgressWish:
     max_mib: int
     max_price_nano: int
 
+    def to_json(self) -> dict[str, Any]:
+        return {"max": size_text(self.max_mib), "max_price": from_nano(self.max_price_nano)}
+
+
+# How values are read
+
+
+def _mib(value: object) -> int:
+    if (mib := mib_of(value)) > UINT32_MAX:
+        raise ValueError("must be below 4096TB")
+    return mib
+
+
+def _duration(value: object) -> int:
+    seconds = seconds_of(value)
+    if not 1 <= seconds <= limits.JOB_SECONDS_MAX:
+        raise ValueError("must be from 1s to 90d")
+    return seconds
+
+
+def _total(value: object) -> int:
+    if not (atoms := to_scaled(value, DECIMALS)):
+        raise ValueError("must be above zero")
+    return atoms
+
+
+def _command(value: object) -> tuple[str, ...]:
+    if isinstance(value, str) and value.strip():
+        return ("/bin/sh", "-c", value)
+    words = list_of(text_of(limits.JOB_WORD_CHARS_MAX), limits.JOB_WORDS_MAX)(value)
+    if not words:
+        raise ValueError("must have at least one word")
+    return words
+
+
+def _output(value: object) -> str:
+    path = text_of(limits.JOB_OUTPUT_CHARS_MAX, r"/out(/[A-Za-z0-9._-]+)*")(value)
+    if ".." in path:
+        raise ValueError("must not contain ..")
+    return path
+
+
+def _outputs_json(paths: tuple[str, ...]) -> list[dict[str, str]]:
+    return [{"path": path} for path in paths]
+
+
+def _pairs_of(
+    name: str, maximum: int, reserved: str | None = None
+) -> Callable[[object], tuple[tuple[str, str], ...]]:
+    def parse(value: object) -> tuple[tuple[str, str], ...]:
+        if not isinstance(value, dict) or len(value) > limits.JOB_PAIRS_MAX:
+            raise ValueError(f"must be an object of at most {limits.JOB_PAIRS_MAX} texts")
+        problems: list[Problem] = []
+        reader = Reader(value, (key for key in value if isinstance(key, str)), problems)
+        for word, text in reader.data.items():
+            if not re.fullmatch(name, word):
+                reader.problem(word, "is not an allowed name")
+            elif reserved and word.startswith(reserved):
+                reader.problem(word, f"names beginning with {reserved} are set by the agent")
+            if not isinstance(text, str):
+                reader.problem(word, f"must be text: write it in quotes, not {text!r}")
+            elif len(text) > maximum or "\0" in text or not is_unicode(text):
+                detail = f"must be Unicode text of at most {maximum} characters, no NUL"
+                reader.problem(word, detail)
+        if problems:
+            raise InvalidInput(problems)
+        return tuple(sorted(reader.data.items()))
+
+    return parse
+
+
+_WORD = r"[a-z0-9][a-z0-9-]*"
+_NAME = text_of(limits.JOB_NAME_CHARS_MAX, r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_CPU = lower_bound_of(thousandths_of(0, limits.JOB_CPU_MILLI_MAX))
+_total_text = partial(from_scaled, decimals=DECIMALS)
+_SHARE = thousandths_of(0, 1000)
+_SIZE = lower_bound_of(_mib)
+_REGIONS = list_of(text_of(limits.REGION_CHARS_MAX, _WORD), limits.JOB_REGIONS_MAX)
+_ON_EXCEED = choice_of("stop", "checkpoint_then_stop")
+_DIGEST = text_of(64, r"[0-9a-f]{64}")
+_INPUTS = object_of(Inputs, sha256=_DIGEST, size=whole_of(0, limits.BLOB_BYTES_MAX))
+_WORKDIR = text_of(limits.JOB_PATH_CHARS_MAX)
+_IMAGE = text_of(limits.JOB_IMAGE_CHARS_MAX, r"[a-z0-9][A-Za-z0-9._/:@-]*")
+_ENV = _pairs_of(r"[A-Za-z_][A-Za-z0-9_]{0,127}", limits.JOB_ENV_CHARS_MAX, "COULOMB_")
+_EVENTS = list_of(choice_of(*EVENTS), len(EVENTS))
+_TAGS = _pairs_of(r"[\x21-\x7e]{1,64}", limits.JOB_TAG_CHARS_MAX)
+_OUTPUTS = list_of(object_of(str, path=_output), limits.JOB_OUTPUTS_MAX)
+_UNIT = text_of(limits.UNIT_CHARS_MAX, _WORD)
+_UNITS = object_of(UnitsWish, name=_UNIT, max=whole_of(1, UINT32_MAX), max_price=to_nano)
+_EGRESS = object_of(EgressWish, max=_mib, max_price=to_nano)
+
+
+# The members of the file
+
+
+class Key(NamedTuple):
+    """One member: its path in the file, how it is read and written.
+
+    `default` stands for it if it is absent, and keeps the reading going if it is `needed` or wrong.
+    An `optional` member without a value is left out of the normalised form.
+    """
+
+    path: str
+    read: Callable[[object], Any]
+    write: Callable[[Any], Any]
+    default: Any
+    needed: bool = False
+    optional: bool = False
+
+
+_needed, _optional = partial(Key, needed=True), partial(Key, optional=True)
+
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """What a buyer wants run, where, and for how much at most. Made by `parse_job`.
+    """A job as its file describes it: each field with the member that it is read from.
 
     Sizes in thousandths or MiB, times in seconds, prices in 1e-9 token, `max_total_atoms` in atoms,
     reliability in thousandths. Exactly one of `workdir` (before packing) and `inputs` may be set.
     """
 
-    name: str
-    command: tuple[str, ...]
-    gpu: GpuWish
-    max_gpu_hour_nano: int
-    max_seconds: int
-    max_total_atoms: int
-    cpu_milli: int = 0
-    memory_mib: int = 0
-    storage_mib: int = 0
-    workdir: str | None = None
-    inputs: Inputs | None = None
-    image: str | None = None
-    env: tuple[tuple[str, str], ...] = ()
-    regions: tuple[str, ...] = ()
-    min_reliability_milli: int = 0
-    verified_only: bool = False
-    on_exceed: str = "stop"
-    start_deadline_seconds: int = 600
-    retry_on: tuple[str, ...] = ()
-    retry_seconds: int = 0
-    outputs: tuple[str, ...] = ()
-    tags: tuple[tuple[str, str], ...] = ()
-    units: UnitsWish | None = None
-    egress: EgressWish | None = None
-    ready: str = "start"
+    name: Annotated[str, Key("name", _NAME, str, "job")]
+    command: Annotated[tuple[str, ...], _needed("command", _command, list, ())]
+    gpu: Annotated[GpuWish, Key("resources/gpu", parse_gpu, GpuWish.to_text, GpuWish())]
+    cpu_milli: Annotated[int, Key("resources/cpu", _CPU, milli_text, 0)]
+    memory_mib: Annotated[int, Key("resources/memory", _SIZE, size_text, 0)]
+    storage_mib: Annotated[int, Key("resources/disk", _SIZE, size_text, 0)]
+    regions: Annotated[tuple[str, ...], Key("placement/regions", _REGIONS, list, ())]
+    min_reliability_milli: Annotated[int, Key("placement/min_reliability", _SHARE, milli_text, 0)]
+    verified_only: Annotated[bool, Key("placement/verified_only", bool_of, bool, False)]
+    max_gpu_hour_nano: Annotated[int, _needed("pricing/max_gpu_hour", to_nano, from_nano, 0)]
+    max_total_atoms: Annotated[int, Key("budget/max_total", _total, _total_text, 0)]
+    on_exceed: Annotated[str, Key("budget/on_exceed", _ON_EXCEED, str, "stop")]
+    max_seconds: Annotated[int, _needed("max_duration", _duration, duration_text, 1)]
+    start_deadline_seconds: Annotated[int, Key("start_deadline", _duration, duration_text, 600)]
+    ready: Annotated[str, Key("ready", choice_of("start", "socket"), str, "start")]
+    workdir: Annotated[str | None, _optional("workdir", _WORKDIR, str, None)]
+    inputs: Annotated[Inputs | None, _optional("inputs", _INPUTS, asdict, None)]
+    image: Annotated[str | None, _optional("image", _IMAGE, str, None)]
+    env: Annotated[tuple[tuple[str, str], ...], _optional("env", _ENV, dict, ())]
+    retry_on: Annotated[tuple[str, ...], _optional("retry/on_events", _EVENTS, list, ())]
+    retry_seconds: Annotated[int, _optional("retry/duration", _duration, duration_text, 0)]
+    outputs: Annotated[tuple[str, ...], _optional("outputs", _OUTPUTS, _outputs_json, ())]
+    tags: Annotated[tuple[tuple[str, str], ...], _optional("tags", _TAGS, dict, ())]
+    units: Annotated[UnitsWish | None, _optional("units", _UNITS, UnitsWish.to_json, None)]
+    egress: Annotated[EgressWish | None, _optional("egress", _EGRESS, EgressWish.to_json, None)]
 
     @property
     def runtime(self) -> str:
-        """`docker` where an image is named, else `process`."""
+        """`docker` if an image is named, else `process`."""
         return "docker" if self.image else "process"
 
     @property
@@ -84,10 +226,10 @@ class JobSpec:
 
     @property
     def rests(self) -> bool:
-        """Whether the job waits in the book when nothing matches at once."""
+        """Whether the job waits in the book if nothing matches at once."""
         return "no-capacity" in self.retry_on
 
-    def packed(self, sha256: str, size: int) -> JobSpec:
+    def packed(self, sha256: str, size: int) -> "JobSpec":
         """The spec with its working folder replaced by the blob it was packed into."""
         return replace(self, workdir=None, inputs=Inputs(sha256, size))
 
@@ -96,69 +238,80 @@ class JobSpec:
         return hashlib.sha256(canonical_json(self.to_json())).digest()
 
     def to_json(self) -> dict[str, Any]:
-        """The normalised spec; `parse_job` reads it back to an equal one."""
-        out: dict[str, Any] = {
-            "name": self.name,
-            "command": list(self.command),
-            "resources": {
-                "gpu": self.gpu.to_text(),
-                "cpu": milli_text(self.cpu_milli),
-                "memory": size_text(self.memory_mib),
-                "disk": size_text(self.storage_mib),
-            },
-            "placement": {
-                "regions": list(self.regions),
-                "min_reliability": milli_text(self.min_reliability_milli),
-                "verified_only": self.verified_only,
-            },
-            "pricing": {"max_gpu_hour": from_nano(self.max_gpu_hour_nano)},
-            "budget": {
-                "max_total": from_scaled(self.max_total_atoms, DECIMALS),
-                "on_exceed": self.on_exceed,
-            },
-            "max_duration": duration_text(self.max_seconds),
-            "start_deadline": duration_text(self.start_deadline_seconds),
-            "ready": self.ready,
-        }
-        out.update(self._optional_json())
-        return out
-
-    def _optional_json(self) -> dict[str, Any]:
+        """The normalised form; `parse_job` reads it back to an equal spec."""
         out: dict[str, Any] = {}
-        if self.workdir is not None:
-            out["workdir"] = self.workdir
-        if self.inputs is not None:
-            out["inputs"] = {"sha256": self.inputs.sha256, "size": self.inputs.size}
-        if self.image is not None:
-            out["image"] = self.image
-        if self.env:
-            out["env"] = dict(self.env)
-        if self.retry_on:
-            out["retry"] = {
-                "on_events": list(self.retry_on),
-                "duration": duration_text(self.retry_seconds),
-            }
-        if self.outputs:
-            out["outputs"] = [{"path": path} for path in self.outputs]
-        if self.tags:
-            out["tags"] = dict(self.tags)
-        if self.units is not None:
-            out["units"] = {
-                "name": self.units.name,
-                "max": self.units.maximum,
-                "max_price": from_nano(self.units.max_price_nano),
-            }
-        if self.egress is not None:
-            out["egress"] = {
-                "max": size_text(self.egress.max_mib),
-                "max_price": from_nano(self.egress.max_price_nano),
-            }
+        for name, member in MEMBERS.items():
+            value = getattr(self, name)
+            if value or not member.optional:
+                group, _, key = member.path.rpartition("/")
+                (out.setdefault(group, {}) if group else out)[key] = member.write(value)
         return out
 
 
 def canonical_json(data: Any) -> bytes:
     """UTF-8 JSON with sorted keys and no spaces: one text per value."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+MEMBERS: dict[str, Key] = {
+    name: hint.__metadata__[0]
+    for name, hint in get_type_hints(JobSpec, include_extras=True).items()
+}
+_GROUPS: dict[str, list[str]] = {}  # members of each object in the file, and of the file ("")
+for _path in (member.path for member in MEMBERS.values()):
+    _GROUPS.setdefault(_path.rpartition("/")[0], []).append(_path.rpartition("/")[2])
+KEYS = tuple(dict.fromkeys(member.path.partition("/")[0] for member in MEMBERS.values()))
+
+
+def parse_job(data: object, *, packed: bool = False, tiers: TierRegistry | None = None) -> JobSpec:
+    """Read a job file's object; `packed` demands the form after packing (no `workdir`).
+
+    With `tiers`, GPU names and bounds must select at least one. Raises InvalidJob, listing every
+    mistake.
+    """
+    problems: list[Problem] = []
+    top = Reader(data, KEYS, problems)
+    readers = {group: top.child(group, keys) if group else top for group, keys in _GROUPS.items()}
+    values: dict[str, Any] = {}
+    for name, member in MEMBERS.items():
+        group, _, key = member.path.rpartition("/")
+        read = readers[group].need if member.needed else readers[group].read
+        values[name] = read(key, member.read, member.default)
+    events = values["retry_on"]
+    values["regions"] = tuple(sorted(set(values["regions"])))
+    values["retry_on"] = tuple(event for event in EVENTS if event in events)
+    values["retry_seconds"] = (values["retry_seconds"] or _RETRY_SECONDS) if events else 0
+    spec = JobSpec(**values)
+    spec = replace(spec, max_total_atoms=spec.max_total_atoms or full_budget(spec))
+    _check_whole(spec, readers, packed)
+    if tiers is not None and not any(p.pointer == "/resources/gpu" for p in problems):
+        _check_tiers(spec, readers["resources"], tiers)
+    if problems:
+        raise InvalidJob(problems)
+    return spec
+
+
+def _check_whole(spec: JobSpec, readers: dict[str, Reader], packed: bool) -> None:
+    top = readers[""]
+    if spec.workdir is not None and top.has("inputs"):
+        top.problem("inputs", "cannot stand beside workdir: a packed folder replaces it")
+    if packed and spec.workdir is not None:
+        top.problem("workdir", "is a local folder: pack it and name the blob in inputs")
+    if spec.max_total_atoms >= 1 << 128:
+        readers["budget"].problem("max_total", "is above the largest amount, 2^128-1 atoms")
+    if spec.limit_rate > UINT64_MAX:
+        detail = f"times {spec.gpu.gpu_milli / 1000:g} GPUs is above the largest rate"
+        readers["pricing"].problem("max_gpu_hour", detail)
+
+
+def _check_tiers(spec: JobSpec, resources: Reader, tiers: TierRegistry) -> None:
+    unknown = [name for name in spec.gpu.names if not tiers.named(name)]
+    for name in unknown:
+        close = tiers.suggest(name)
+        hint = f"; did you mean {close}?" if close else ""
+        resources.problem("gpu", f"unknown GPU {name!r}{hint}")
+    if not unknown and not tiers.select(spec.gpu):
+        resources.problem("gpu", f"no tier has what {spec.gpu.to_text()!r} asks for")
 
 
 def full_budget(spec: JobSpec) -> int:

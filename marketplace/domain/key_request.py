@@ -1,7 +1,5 @@
 """The typed message by which an account asks for an API key: signing in without a password."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

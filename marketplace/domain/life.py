@@ -4,8 +4,6 @@ A service tells `marketplace.domain.advance.advance` what happened and carries o
 Nothing else changes the state of a job or a lease. `docs/life.md` shows every case.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 

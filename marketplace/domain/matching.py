@@ -4,8 +4,6 @@ The book's indexes only save work; `fits` decides. Source of the constraints tha
 again when a lease opens: `Orders.requireFit`, `Opening._fund` in contracts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -110,7 +108,7 @@ class AskView:
         self.in_level = False  # a reference is (still) in a price level
         self.started = False
 
-    def rate(self, bid: BidView) -> int:
+    def rate(self, bid: "BidView") -> int:
         """All-in rate for the bid's sizes. Mirrors `settlement.units.rate_of`."""
         rate = self.gpu_hour * bid.gpu_milli
         if self.flat:

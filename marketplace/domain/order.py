@@ -1,7 +1,5 @@
 """Orders as the book holds them: the signed order, what the market knows beside it, its arrival."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from marketplace.domain.job import JobSpec
@@ -61,7 +59,7 @@ class Wants:
     rests: bool = False
 
     @classmethod
-    def of(cls, spec: JobSpec) -> Wants:
+    def of(cls, spec: JobSpec) -> "Wants":
         """The demands of a job spec."""
         return cls(
             regions=spec.regions,

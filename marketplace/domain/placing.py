@@ -1,7 +1,5 @@
 """Which GPUs of a node a lease gets: the one rule that the matcher and the node's agent follow."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Protocol

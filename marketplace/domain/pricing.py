@@ -4,8 +4,6 @@ A price is an integer of 1e-9 token ("nano"), money an integer of atoms. Decimal
 many digits are an error, never rounded away.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -52,11 +50,6 @@ def to_nano(text: object, pointer: str = "") -> int:
 def from_nano(value: int) -> str:
     """A price in 1e-9 token as decimal text."""
     return from_scaled(value, PRICE_DECIMALS)
-
-
-def to_atoms(text: object, pointer: str = "", decimals: int = DECIMALS) -> int:
-    """An amount's decimal text as atoms."""
-    return to_scaled(text, decimals, pointer)
 
 
 def prices_from_json(data: Mapping[str, Any], pointer: str = "") -> Prices:

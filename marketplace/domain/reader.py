@@ -1,7 +1,5 @@
 """Reading untrusted JSON: every mistake is collected with its pointer, none stops the reading."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -102,7 +100,7 @@ class Reader:
         """Whether the member is there and not null."""
         return self.data.get(key) is not None
 
-    def child(self, key: str, known: Iterable[str]) -> Reader:
+    def child(self, key: str, known: Iterable[str]) -> "Reader":
         """A reader of a member object; an absent one reads as empty."""
         pointer = f"{self.pointer}/{escape(key)}"
         return Reader(self.data[key] if self.has(key) else {}, known, self.problems, pointer)
@@ -114,8 +112,8 @@ class Reader:
         try:
             return parse(self.data[key])
         except InvalidInput as error:
-            for problem in error.problems:
-                self.problem(key, problem.detail)
+            inside = f"{self.pointer}/{escape(key)}"
+            self.problems += [Problem(inside + p.pointer, p.detail) for p in error.problems]
         except ValueError as error:
             self.problem(key, str(error))
         return default
@@ -173,13 +171,32 @@ def list_of(parse: Callable[[object], T], maximum: int) -> Callable[[object], tu
     def read(value: object) -> tuple[T, ...]:
         if not isinstance(value, list) or len(value) > maximum:
             raise ValueError(f"must be a list of at most {maximum} items")
-        items = []
+        items: list[T] = []
+        problems: list[Problem] = []
         for index, item in enumerate(value):
             try:
                 items.append(parse(item))
+            except InvalidInput as error:
+                problems += [Problem(f"/{index}{p.pointer}", p.detail) for p in error.problems]
             except ValueError as error:
-                raise ValueError(f"item {index} {error}") from None
+                problems.append(Problem("", f"item {index} {error}"))
+        if problems:
+            raise InvalidInput(problems)
         return tuple(items)
+
+    return read
+
+
+def object_of(make: Callable[..., T], **members: Callable[[object], Any]) -> Callable[[object], T]:
+    """A parser of an object that must have these members; `make` takes their values in order."""
+
+    def read(value: object) -> T:
+        problems: list[Problem] = []
+        reader = Reader(value, members, problems)
+        values = [reader.need(key, parse, None) for key, parse in members.items()]
+        if problems:
+            raise InvalidInput(problems)
+        return make(*values)
 
     return read
 

@@ -4,21 +4,12 @@ The chain settles one number; a receipt shows what it is made of. Parts are shar
 total by largest remainder, so the lines add up to the chain's figure exactly.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from marketplace.domain.pricing import from_nano, from_scaled
 from settlement.orders import Prices
-from settlement.units import (
-    Sizes,
-    cost,
-    counted_cost,
-    fee_of,
-    gpu_ms,
-    rate_of,
-)
+from settlement.units import Sizes, cost, counted_cost, fee_of, gpu_ms, rate_of
 from settlement.usage import UsageVector
 
 

@@ -4,8 +4,6 @@ A newcomer counts as someone who kept 19 leases of 20: good enough for most jobs
 outweighed by what it does itself.
 """
 
-from __future__ import annotations
-
 PRIOR_LEASES = 20
 PRIOR_KEPT = 19
 

@@ -163,11 +163,21 @@ def _value(value: Any) -> Any:
     return value
 
 
+def stored_struct(kind: type[S], message: dict[str, Any]) -> S:
+    """A signed struct from the JSON form that this market stored, at a tenth of the time of
+    `from_message`: its values were checked before they were written."""
+    shape = _shape(kind)
+    return _struct_of(kind, shape, [read(message[name]) for name, read in shape.message_readers])
+
+
 def _read_struct(kind: type[S], values: list[Any]) -> S:
-    """A signed struct without its checks: the values were checked before they were written."""
     shape = _shape(kind)
     for place, read in shape.readers:
         values[place] = read(values[place])
+    return _struct_of(kind, shape, values)
+
+
+def _struct_of(kind: type[S], shape: _Shape, values: list[Any]) -> S:
     struct = object.__new__(kind)
     for put, value in zip(shape.setters, values, strict=True):
         put(struct, value)
@@ -181,6 +191,7 @@ class _Shape:
     values_of: Callable[[Any], tuple[Any, ...]]
     setters: tuple[Callable[[Any, Any], None], ...]
     readers: tuple[tuple[int, Callable[[Any], Any]], ...]
+    message_readers: tuple[tuple[str, Callable[[Any], Any]], ...]
 
 
 _shapes: dict[type[Struct], _Shape] = {}
@@ -194,6 +205,7 @@ def _shape(kind: type[Struct]) -> _Shape:
             attrgetter(*names),
             tuple(getattr(kind, name).__set__ for name in names),
             tuple((place, read) for place, read in enumerate(readers) if read is not None),
+            tuple((name, _message_reader(sol, kind.members)) for sol, name in kind.schema),
         )
     return _shapes[kind]
 
@@ -205,5 +217,19 @@ def _reader(solidity: str, members: dict[str, type[Struct]]) -> Callable[[Any], 
         kind = members[solidity[:-2]]
         return lambda items: tuple(_read_struct(kind, values) for values in items)
     if solidity in members:
-        return partial(_read_struct, members[solidity])
+        kind = members[solidity]
+        once = lru_cache(4096)(lambda values: _read_struct(kind, list(values)))  # prices are few
+        return lambda values: once(tuple(values))
     return None
+
+
+def _message_reader(solidity: str, members: dict[str, type[Struct]]) -> Callable[[Any], Any]:
+    if solidity.startswith("uint"):
+        return int
+    if solidity.startswith("bytes"):
+        return lambda text: bytes.fromhex(text[2:])
+    if solidity.endswith("[]"):
+        return lambda items: tuple(stored_struct(members[solidity[:-2]], item) for item in items)
+    if solidity in members:
+        return partial(stored_struct, members[solidity])
+    return lambda value: value

@@ -1,14 +1,12 @@
 """Tiers: classes of GPU that asks name and jobs select by GPU name and memory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from marketplace.domain.gpu import GpuWish
 from marketplace.domain.pricing import to_nano
-from settlement.eip712 import text32
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +25,6 @@ class Tier:
     listings: int = 0
     markets: tuple[str, ...] = ()
 
-    @property
-    def word(self) -> bytes:
-        """The tier's name as orders carry it."""
-        return text32(self.name)
-
 
 @dataclass(frozen=True, slots=True)
 class TierRegistry:
@@ -41,12 +34,12 @@ class TierRegistry:
     source: str = ""
 
     @classmethod
-    def of(cls, tiers: Iterable[Tier], source: str = "") -> TierRegistry:
+    def of(cls, tiers: Iterable[Tier], source: str = "") -> "TierRegistry":
         """A registry of the given tiers."""
         return cls({tier.name: tier for tier in tiers}, source)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> TierRegistry:
+    def from_json(cls, data: Mapping[str, Any]) -> "TierRegistry":
         """Read the shipped table, {source, tiers}; prices are dollars per GPU and hour."""
         tiers = []
         for row in data["tiers"]:
@@ -83,14 +76,19 @@ class TierRegistry:
         close = get_close_matches(_plain(name), known, n=1, cutoff=0.5)
         return known[close[0]] if close else None
 
-    def select(
-        self, names: Iterable[str], memory_gib_min: int | None, memory_gib_max: int | None
-    ) -> tuple[Tier, ...]:
-        """Tiers of any of the names (all, if none is given) within the memory bounds, by name."""
-        wanted = {t.name for name in names for t in self.named(name)} or set(self.tiers)
-        low, high = memory_gib_min or 0, memory_gib_max if memory_gib_max is not None else 1 << 32
-        found = (t for t in self if t.name in wanted and low <= t.memory_gib <= high)
-        return tuple(sorted(found, key=lambda t: t.name))
+    def select(self, wish: GpuWish) -> tuple[str, ...]:
+        """Names of the tiers that have such GPUs, sorted; if it names none, of any GPU."""
+        wanted = {tier.name for name in wish.names for tier in self.named(name)}
+        low, high = wish.memory_mib_min or 0, wish.memory_mib_max
+        return tuple(
+            sorted(
+                tier.name
+                for tier in self
+                if (not wish.names or tier.name in wanted)
+                and low <= 1024 * tier.memory_gib
+                and (high is None or 1024 * tier.memory_gib <= high)
+            )
+        )
 
 
 def _plain(name: str) -> str:

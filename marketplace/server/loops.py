@@ -1,7 +1,5 @@
 """Loops: threads that do one role's work whenever something happened, and now and then besides."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What operators run beside the roles: migrate, settle now, look at the outbox, reconcile."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

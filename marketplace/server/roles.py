@@ -5,8 +5,6 @@ application over them, `run_roles(settings)` runs them as a process. Roles: api,
 indexer.
 """
 
-from __future__ import annotations
-
 import signal
 import socket
 import threading

@@ -1,9 +1,7 @@
 """What an operator chooses, from `COULOMB_…` variables; docs/operating.md lists them all."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -78,7 +76,7 @@ class Settings(BaseSettings):
             raise ValueError(f"roles are {', '.join(ROLES)}; not {', '.join(sorted(unknown))}")
         return roles
 
-    def but(self, **changes: Any) -> Settings:
+    def but(self, **changes: Any) -> Self:
         """The same settings with some changed, and checked again."""
         kept = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self)(**(kept | changes))

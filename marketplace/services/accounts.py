@@ -1,7 +1,5 @@
 """Accounts and their API keys: asked for by signature, shown once, kept as hashes."""
 
-from __future__ import annotations
-
 import hashlib
 import secrets
 from dataclasses import dataclass
@@ -9,7 +7,7 @@ from dataclasses import dataclass
 from marketplace.db.store import Store
 from marketplace.db.tables import ApiKeyRow
 from marketplace.domain.key_request import SCOPES, KeyRequest, key_request_of
-from marketplace.domain.pricing import to_atoms
+from marketplace.domain.pricing import to_scaled
 from marketplace.errors import (
     AlreadyExists,
     Conflict,
@@ -22,12 +20,7 @@ from marketplace.errors import (
 from marketplace.limits import API_KEYS_MAX as KEYS_MAX
 from marketplace.limits import SALT_AHEAD_MAX
 from marketplace.limits import TIME_SECONDS_MAX as SECONDS_MAX
-from marketplace.services.common import (
-    Principal,
-    account_refusal,
-    money,
-    new_id,
-)
+from marketplace.services.common import Principal, account_refusal, money, new_id
 from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.wire.keys import Account, KeyDraft, SignedKeyRequest
 from settlement.eip712 import checksum, from_text32
@@ -76,7 +69,7 @@ class Accounts:
             raise InvalidInput([Problem("/scopes", "must be different ones")])
         cap = None
         if draft.spend_cap is not None:
-            cap = to_atoms(draft.spend_cap, "/spend_cap", self.market.decimals)
+            cap = to_scaled(draft.spend_cap, self.market.decimals, "/spend_cap")
         return key_request_of(
             draft.account,
             draft.name,

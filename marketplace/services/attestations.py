@@ -1,7 +1,5 @@
 """Attestations: taken in from the meter, refused with a reason, answered by the witness."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -10,13 +8,7 @@ from marketplace.db.store import Store
 from marketplace.db.tables import AttestationRow, LeaseRow, VoucherRow
 from marketplace.domain.life import LEASE_OPEN, UsageAttested
 from marketplace.errors import AttestationRefused, Conflict, InvalidInput, NotFound, Problem
-from marketplace.services.common import (
-    Principal,
-    check_signature,
-    emit,
-    new_id,
-    to_hex,
-)
+from marketplace.services.common import Principal, check_signature, emit, new_id, to_hex
 from marketplace.services.jobstates import cost_event
 from marketplace.services.leases import buyer_of, provider_of, usage_json
 from marketplace.services.lives import Lives
@@ -192,12 +184,7 @@ class Attestations:
         return row
 
     def _keep_best(
-        self,
-        store: Store,
-        lease: LeaseRow,
-        row: AttestationRow,
-        voucher: Voucher,
-        signature: bytes,
+        self, store: Store, lease: LeaseRow, row: AttestationRow, voucher: Voucher, signature: bytes
     ) -> None:
         now_ms = self.clock()
         counted = (

@@ -1,7 +1,5 @@
 """Blobs: packed inputs and outputs by SHA-256; whoever uploaded one, or shares its lease, reads."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Orders made void: off the book at once, and on chain by the account's own signature."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from marketplace.db.store import CANCEL_KEY, CANCEL_TRIES, Store

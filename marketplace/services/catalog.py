@@ -1,7 +1,5 @@
 """Every service of the market over one set of ports, and what the market tells of itself."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from marketplace.db.store import Database

@@ -1,7 +1,5 @@
 """What several services share: ids, times, the caller, reading signed structs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from uuid_utils import uuid7

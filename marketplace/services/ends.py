@@ -1,7 +1,5 @@
 """How a lease is ended by signatures: the agent's report, the witness's Close, anyone's Stop."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from marketplace.db.store import Store

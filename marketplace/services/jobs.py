@@ -1,7 +1,5 @@
 """Jobs: submitted with a signed bid, watched, cancelled."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from marketplace.db.store import Store
@@ -24,13 +22,7 @@ from marketplace.errors import (
 )
 from marketplace.limits import LIVE_JOBS_MAX as LIVE_MAX
 from marketplace.services.accounts import note_salt
-from marketplace.services.common import (
-    Principal,
-    account_refusal,
-    money,
-    new_id,
-    to_hex,
-)
+from marketplace.services.common import Principal, account_refusal, money, new_id, to_hex
 from marketplace.services.jobstates import tell
 from marketplace.services.lives import Lives
 from marketplace.services.orderlog import log_bid

@@ -1,7 +1,5 @@
 """What those who watch a job are told: how it stands, and what it has cost so far."""
 
-from __future__ import annotations
-
 from marketplace.db.store import Store
 from marketplace.db.tables import JobRow, LeaseRow
 from marketplace.domain.life import JobLife

@@ -1,7 +1,5 @@
 """Leases as their parties see them, and who may see them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

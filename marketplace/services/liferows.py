@@ -1,7 +1,5 @@
 """Rows of jobs and leases as lives, and back; and what the chain says of a lease as facts."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Any
 

@@ -1,15 +1,12 @@
 """Facts about jobs and leases taken in, and what follows from them done."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from marketplace.db.store import Store
 from marketplace.db.tables import JobRow, LeaseRow
 from marketplace.domain.advance import advance
-from marketplace.domain.job import full_budget
-from marketplace.domain.jobfile import parse_job
+from marketplace.domain.job import full_budget, parse_job
 from marketplace.domain.life import BidFilled, Do, Effect, Fact, PutOnBook, SuspendAsk, TellStatus
 from marketplace.domain.order import Wants
 from marketplace.domain.tier import TierRegistry

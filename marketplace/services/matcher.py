@@ -1,7 +1,5 @@
 """The matcher: order log → book → fills. One leads; what it decided is written with its place."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from marketplace.db.store import Database, Store
@@ -103,12 +101,7 @@ class Matcher:
             ask.state, ask.reason = "expired", event.cause.value
 
     def _bid_left(
-        self,
-        store: Store,
-        bid_id: str,
-        reason: str,
-        cancelled: bool,
-        why: NoMatch | None = None,
+        self, store: Store, bid_id: str, reason: str, cancelled: bool, why: NoMatch | None = None
     ) -> None:
         job = self._job(store, bid_id)
         if why is not None and job.state is JobState.QUEUED:

@@ -1,7 +1,5 @@
 """Nodes: the machines that providers list, with their GPUs by UUID."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -18,6 +18,7 @@ from marketplace.domain.commands import (
 )
 from marketplace.domain.order import NodeFacts, RestingAsk, RestingBid, Wants
 from marketplace.domain.reliability import NEWCOMER_MILLI
+from marketplace.domain.snapshot import stored_struct
 from settlement.orders import Ask, Bid
 
 ASK, ASK_CLOSED, NODE, BID, BID_CLOSED, FREE, TICK = (
@@ -113,7 +114,7 @@ def command_of(entry: OrderEntryRow) -> Command:
     """The book's command that a row stands for; the same row always gives the same command."""
     at, payload = entry.at_ms // 1000, entry.payload
     if entry.kind == ASK:
-        ask = Ask.from_message(payload["ask"])
+        ask = stored_struct(Ask, payload["ask"])
         return AddAsk(at, RestingAsk(entry.subject, ask, _read_facts(payload), entry.seq))
     if entry.kind == NODE:
         return SetNode(at, payload["provider"], payload["number"], _read_facts(payload))
@@ -135,7 +136,7 @@ def resting_bid(entry: OrderEntryRow) -> RestingBid:
     return RestingBid(
         id=entry.subject,
         job_id=payload["job_id"],
-        bid=Bid.from_message(payload["bid"]),
+        bid=stored_struct(Bid, payload["bid"]),
         wants=Wants(**{**wants, "regions": tuple(wants["regions"])}),
         seq=entry.seq,
         tried=frozenset(payload["tried"]),

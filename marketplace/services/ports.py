@@ -1,7 +1,5 @@
 """What the services need from outside besides the store: the chain, a clock, a place for bytes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass

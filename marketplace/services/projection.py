@@ -1,7 +1,5 @@
 """What the chain's events mean for leases and jobs: each change of events is folded anew."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Quotes: what a job would get now, and the plan that its buyer sees before signing."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +7,7 @@ from marketplace.db.store import Store
 from marketplace.domain.bidding import bid_of
 from marketplace.domain.book import Book
 from marketplace.domain.explain import explain
-from marketplace.domain.job import JobSpec
-from marketplace.domain.jobfile import parse_job
+from marketplace.domain.job import JobSpec, parse_job
 from marketplace.domain.matching import Fill
 from marketplace.domain.order import RestingBid, Wants
 from marketplace.domain.tier import TierRegistry

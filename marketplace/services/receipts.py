@@ -1,7 +1,5 @@
 """Receipts of closed leases: written once from rows and chain events, shown to their parties."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -129,7 +127,7 @@ def _line(market: Market, charge: Charge) -> ReceiptLine:
 
 def _transactions(events: Iterable[LoggedEvent]) -> tuple[ReceiptTransaction, ...]:
     """Each kind of event of each transaction once."""
-    seen = {(x.event.name, x.tx_hash): x.block_number for x in events}
+    seen = {(type(x.event).__name__, x.tx_hash): x.block_number for x in events}
     return tuple(
         ReceiptTransaction(kind=kind, tx_hash=tx_hash, block=block)
         for (kind, tx_hash), block in seen.items()

@@ -1,7 +1,5 @@
 """Reliability of providers, from how their leases ended; matching goes by it."""
 
-from __future__ import annotations
-
 from marketplace.db.store import Store
 from marketplace.domain.reliability import reliability_milli
 from marketplace.services.liferows import lease_life

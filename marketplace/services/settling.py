@@ -1,7 +1,5 @@
 """Vouchers into settlements, leases whose time is over into refunds, openings that failed."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 
@@ -61,11 +59,7 @@ class Settling:
         return len(ready)
 
     def _settles(
-        self,
-        row: VoucherRow,
-        lease: LeaseRow,
-        intents: dict[str, Intent],
-        head: BlockRef | None,
+        self, row: VoucherRow, lease: LeaseRow, intents: dict[str, Intent], head: BlockRef | None
     ) -> bool:
         if lease.state not in LEASE_OPEN or lease.end_s is None or head is None:
             return False

@@ -1,7 +1,5 @@
 """The output of a job, as log events in its stream."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from marketplace.db.store import Store

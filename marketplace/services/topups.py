@@ -1,7 +1,5 @@
 """Top-ups: written out for the buyer to send, because they move money of the buyer's account."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from marketplace.db.store import Store

@@ -1,7 +1,5 @@
 """Rows as what travels: one builder for each thing that the API answers with."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -31,9 +29,8 @@ from marketplace.wire.base import time_of, time_or_none
 from marketplace.wire.bids import BidInfo, MatchingAsk
 from marketplace.wire.events import EVENT, JobEvent, JobStatus
 from marketplace.wire.explanation import Alternative, ConstraintCount, JobChange, NoMatch
-from marketplace.wire.jobfile import JobDocument
 from marketplace.wire.jobs import Cost, Job
-from marketplace.wire.keys import ApiKey, NewApiKey, Scope
+from marketplace.wire.keys import ApiKey, Scope
 from marketplace.wire.leases import JobBrief, JobOutcome, Lease, LeaseTerms
 from marketplace.wire.market import (
     BookAsk,
@@ -148,11 +145,6 @@ def key_view(market: Market, row: ApiKeyRow) -> ApiKey:
         spend_cap=None if row.spend_cap is None else money(market, row.spend_cap),
         spent=money(market, row.spent),
     )
-
-
-def new_key_view(market: Market, row: ApiKeyRow, key: str) -> NewApiKey:
-    """An API key with the key itself."""
-    return NewApiKey(**dict(key_view(market, row)), key=key)
 
 
 def node_view(node: NodeRow, gpus: Sequence[GpuRow]) -> Node:
@@ -296,7 +288,7 @@ def job_view(store: Store, market: Market, job: JobRow) -> Job:
         provider=lease.provider if lease else None,
         witness=lease.witness if lease else None,
         job_hash=unhex(job.job_hash),
-        spec=JobDocument.model_validate(job.spec),
+        spec=job.spec,
         no_match=NoMatch.model_validate(job.explanation) if job.explanation else None,
         exit_code=job.exit_code,
         outputs=job.outputs,
@@ -430,8 +422,7 @@ def final_view(lease: LeaseRow) -> PendingClose | None:
 
 
 def _brief(job: JobRow) -> JobBrief:
-    spec = JobDocument.model_validate(job.spec)
-    return JobBrief(id=job.id, state=job.state, spec=spec)
+    return JobBrief(id=job.id, state=job.state, spec=job.spec)
 
 
 def heartbeat_view(lease: LeaseRow) -> Heartbeat:

@@ -3,8 +3,6 @@
 The server holds no key of any party: it asks witness or meter for a Stop and waits for the chain.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from marketplace.db.store import Database, Store

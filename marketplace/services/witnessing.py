@@ -1,7 +1,5 @@
 """One poll for a whole witness: what each of its leases wants signed."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from marketplace.db.store import Store

@@ -1,7 +1,5 @@
 """Asks: providers' signed offers."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Annotated
 

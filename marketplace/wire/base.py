@@ -4,8 +4,6 @@ A model holds typed Python values and reads and writes the JSON of the HTTP API:
 `int` here and decimal text there, times are aware `datetime` here and RFC 3339 UTC text there.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -49,7 +47,11 @@ def wrong_at(problems: Sequence[Problem]) -> PydanticCustomError:
     return PydanticCustomError("wire", "{text}", {"text": text, "problems": tuple(problems)})
 
 
-# Models
+# Models. `Lax` lets a strict model read an enum from its text.
+
+Lax: Final = Strict(False)
+Many = Annotated[tuple[T, ...], Lax]
+"""A list in JSON, a tuple in Python."""
 
 
 class Model(BaseModel):
@@ -91,13 +93,6 @@ class Page(Answer, Generic[T]):
     def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
         """`JobPage` for a page of jobs."""
         return f"{getattr(params[0], '__name__', 'Any')}Page"
-
-
-# Values. `Lax` lets a strict model read an enum from its text.
-
-Lax: Final = Strict(False)
-Many = Annotated[tuple[T, ...], Lax]
-"""A list in JSON, a tuple in Python."""
 
 
 def is_none(value: object) -> bool:

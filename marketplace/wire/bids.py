@@ -1,7 +1,5 @@
 """Quotes, plans and bids: what a job would get, and what its buyer signs for it."""
 
-from __future__ import annotations
-
 from typing import Self
 
 from pydantic import Field

@@ -4,8 +4,6 @@ Lists show an event as {id, type, data, at}. In the stream (server-sent events) 
 fields of their own, and the data is `data` with `at` added to it.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter

@@ -1,7 +1,5 @@
 """Why nothing matches a job, and what it could change."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from marketplace.wire.base import Answer, DecimalText, Many, Money

@@ -1,7 +1,5 @@
 """Jobs: bought with a signed bid, watched, cancelled, topped up."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

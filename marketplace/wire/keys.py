@@ -1,7 +1,5 @@
 """API keys and accounts."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Annotated
 

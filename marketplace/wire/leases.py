@@ -1,7 +1,5 @@
 """Leases: their terms, how far they have come, and how they end."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field
@@ -24,14 +22,7 @@ from marketplace.wire.base import (
 )
 from marketplace.wire.jobfile import JobDocument
 from marketplace.wire.signed import Signed
-from marketplace.wire.usage import (
-    Attestation,
-    Heartbeat,
-    Measured,
-    PendingClose,
-    SignedClose,
-    Used,
-)
+from marketplace.wire.usage import Attestation, Heartbeat, Measured, PendingClose, SignedClose, Used
 from settlement.attestation import Stop, UsageAttestation
 from settlement.orders import Prices
 

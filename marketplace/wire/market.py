@@ -1,7 +1,5 @@
 """What the market tells of itself: config, health, tiers, the book."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Nodes: the machines that providers list."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Annotated
 

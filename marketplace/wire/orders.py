@@ -1,7 +1,5 @@
 """Cancels, and transactions that an account sends itself."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

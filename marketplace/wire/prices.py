@@ -1,7 +1,5 @@
 """Prices on the wire: `settlement.orders.Prices` in Python, decimal texts of the token in JSON."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler

@@ -1,7 +1,5 @@
 """Problem documents (RFC 9457), and what a malformed document is told."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

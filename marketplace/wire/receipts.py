@@ -1,7 +1,5 @@
 """Receipts and blobs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Literal

@@ -4,8 +4,6 @@
 and malformed members, and takes its JSON schema from `Ask.schema`.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler

@@ -1,7 +1,5 @@
 """What meter and witness say of usage: attestations, vouchers, heartbeats, output."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Annotated
 

@@ -4,8 +4,6 @@ No network here. Whoever fetches what is pending hands it over as plain values a
 comes back.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterable

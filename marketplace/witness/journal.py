@@ -4,8 +4,6 @@ One SQLite file per witness key. A value is committed (synchronous=FULL) before 
 witness killed at any point never signs a second value for one (lease, sequence).
 """
 
-from __future__ import annotations
-
 import json
 import sqlite3
 import threading

@@ -5,8 +5,6 @@ bound to, and how long it has itself watched the job live. Everything the market
 checked against them or matters to no signature. Times are in milliseconds.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 

@@ -100,7 +100,9 @@ def _lease(lease: ChainLease, params: Params, logged: Sequence[LoggedEvent]) -> 
         released=sum(e.released for e in closed),
         refunded=sum(e.refunded for e in closed)
         + sum(e.unlocked for e in events if isinstance(e, Stopped)),
-        transactions=tuple(dict.fromkeys((item.event.name, item.tx_hash) for item in own)),
+        transactions=tuple(
+            dict.fromkeys((type(item.event).__name__, item.tx_hash) for item in own)
+        ),
     )
 
 

@@ -19,6 +19,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import unasync
+
 UV_VERSION = "0.13.9"
 NODE_WHEEL_VERSION = "24.19.0"
 NODE_MAJOR_MIN = 20
@@ -204,10 +206,11 @@ def main() -> int:
             fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             if sys.argv[1:] == ["auditors"]:
-                # Not in .venv, because Slither needs an older web3; only two scripts use them.
+                # Not in .venv: Slither brings much that nothing but two scripts needs.
                 sync(ROOT / "scripts" / "auditors", AUDITORS)
                 return 0
             sync(ROOT, VENV)
+            unasync.write()
             set_up_node()
             set_up_bubblewrap()
         except SetupError as error:

@@ -34,9 +34,7 @@ SHAPES = {
         "BidInfo": "the bid as the API shows it",
     },
     "Job": {
-        "JobFileForm": "the job file as people write it, as a schema",
-        "JobSpec": "the checked spec that everything decides by",
-        "JobDocument": "the normalised spec as it travels; its hash is signed",
+        "JobSpec": "the job file, checked; everything decides by it, and its JSON is signed",
         "JobRow": "the table",
         "JobLife": "the part of a job that decides what may happen to it",
         "Job": "the job as its buyer sees it",
@@ -63,8 +61,6 @@ OTHERS = {
     "SignedAsk", "CheckedAsk", "PreparedAsk", "PreparedBid", "PreparedJob", "JobOrder",  # wrap one
     "LeaseOrders", "LeaseRef", "HeldLease", "ChainEventLeaseRow", "_LeaseStruct",  # name one
     "MatchingAsk", "BidDraft", "BidQueue", "JobChange", "LeaseTerms",  # parts and neighbours
-    "JobMember", "JobResources", "JobPlacement", "JobPricing", "JobBudget", "JobInputs",
-    "JobRetry", "JobOutput", "JobUnits", "JobEgress",  # parts of the job document
     "JobStatus", "JobMetric", "JobOutcome", "JobReceipt", "JobEventRow",  # what is told of one
     "JobChannel", "JobFolders", "JobLogs", "JobMeter", "JobRun",
     "JobWatch", "LeaseWatch",  # what works on one

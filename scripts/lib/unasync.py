@@ -1,21 +1,15 @@
 """Writes marketplace/sdk/_sync from marketplace/sdk/_async. Usage: python scripts/lib/unasync.py
 
-Run it by hand after a change of `_async` and commit what it writes; a test compares the two. PyPI's
-unasync reads tokens only: it leaves docstrings as they are and wants a list of every class.
+The build (`hatch_build.py`) and every set-up script run it. It takes milliseconds and touches only
+files whose text changed. PyPI's unasync reads tokens only: it would leave docstrings as they are.
 """
 
-from __future__ import annotations
-
+import os
 import re
-import subprocess
-import sys
-from functools import cache
 from pathlib import Path
 
 SDK = Path(__file__).resolve().parents[2] / "marketplace" / "sdk"
-HEADER = (
-    "# Written by scripts/lib/unasync.py from the file of this name in _async: change that one.\n"
-)
+HEADER = "# Written by scripts/lib/unasync.py. Change the file of this name in _async instead.\n"
 RULES = tuple(
     (re.compile(pattern), text)
     for pattern, text in (
@@ -34,32 +28,29 @@ RULES = tuple(
 )
 
 
-@cache
 def written() -> dict[str, str]:
-    """The text of each module of `_sync`, by its name."""
+    """The text of each module of `_sync`, by file name."""
     found = {}
     for path in sorted((SDK / "_async").glob("*.py")):
         text = path.read_text(encoding="utf-8")
         for pattern, replacement in RULES:
             text = pattern.sub(replacement, text)
-        found[path.name] = HEADER + _formatted(text, SDK / "_sync" / path.name)
+        found[path.name] = HEADER + text
     return found
 
 
-def _formatted(text: str, path: Path) -> str:
-    """Names are shorter now, and loops that only yield are one word: sorted and wrapped again."""
-    fix = ["check", "--select", "I,UP028", "--fix-only", "--unsafe-fixes"]
-    for command in (fix, ["format"]):
-        text = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "--quiet", "--stdin-filename", path, "-"],
-            input=text, capture_output=True, text=True, check=True,
-        ).stdout  # fmt: skip
-    return text
+def write(folder: Path = SDK / "_sync") -> None:
+    """Bring the folder up to date. Each file is replaced at once: others may be importing it."""
+    modules = written()
+    folder.mkdir(exist_ok=True)
+    for stale in {path.name for path in folder.glob("*.py")} - modules.keys():
+        (folder / stale).unlink()
+    for name, text in modules.items():
+        place, fresh = folder / name, folder / f".{name}.{os.getpid()}"
+        if not place.is_file() or place.read_text(encoding="utf-8") != text:
+            fresh.write_text(text, encoding="utf-8")
+            fresh.replace(place)
 
 
 if __name__ == "__main__":
-    modules = written()
-    for stale in set((SDK / "_sync").glob("*.py")) - {SDK / "_sync" / name for name in modules}:
-        stale.unlink()
-    for name, text in modules.items():
-        (SDK / "_sync" / name).write_text(text, encoding="utf-8")
+    write()

@@ -1,9 +1,7 @@
-"""Encodes and decodes calldata, results, events and errors by the shipped ABIs, without web3.
+"""Encodes and decodes calldata, results, events and errors by the shipped ABIs.
 
 Source: the Solidity contract ABI specification.
 """
-
-from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
@@ -59,7 +57,7 @@ def artifact(name: str) -> Artifact:
         document = json.loads(source.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DeploymentError(
-            f"no artifact of {name}: run `python -m settlement.chain.compile` in a checkout"
+            f"no artifact of {name}: run `python -m scripts.lib.artifacts` in a checkout"
         ) from None
     return Artifact(
         name,

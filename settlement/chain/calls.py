@@ -5,8 +5,6 @@ Vouchers are packed as `Settling` in contracts reads them: one run per provider.
 r 32 | vs 32. The numbers are bytes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple

@@ -4,12 +4,10 @@ A deployment's file is deployments/<chainId>.json: the chain id, the block, and 
 its address, the transaction that created it and the hash of its ABI.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from settlement import strict_json
 from settlement.chain.abi import Abi, artifact
@@ -61,7 +59,7 @@ class Deployment:
         }
 
     @classmethod
-    def from_json(cls, document: Any) -> Deployment:
+    def from_json(cls, document: Any) -> Self:
         """Inverse of `to_json`. Raises DeploymentError on anything else."""
         try:
             places = document["contracts"]
@@ -180,4 +178,4 @@ def _create(
     receipt = client.transact(signer, None, data)
     if receipt.contract is None:
         raise DeploymentError(f"transaction {receipt.tx_hash} created no contract")
-    return Deployed(checksum(receipt.contract), receipt.tx_hash, shipped.abi_hash)
+    return Deployed(receipt.contract, receipt.tx_hash, shipped.abi_hash)

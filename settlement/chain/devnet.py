@@ -4,8 +4,6 @@ Warning: the keys of `dev_account` are in every copy of Anvil. Anyone can take w
 any other chain.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import re

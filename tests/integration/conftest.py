@@ -1,7 +1,5 @@
 """One Anvil with a deployed escrow per file; each test gets it back as it was deployed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

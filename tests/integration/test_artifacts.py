@@ -1,7 +1,5 @@
 """The shipped artifacts equal a build of the sources and the code that forge tests."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from pathlib import Path
@@ -9,13 +7,12 @@ from typing import Any
 
 import pytest
 
+from scripts.lib import artifacts
 from scripts.mutate_lib.lanes import make_lanes
-from settlement.chain import compile as compiler
 from settlement.chain.abi import Abi, artifact
-from settlement.errors import CompileError
 
-PROJECT = compiler.Project(compiler.ROOT)
-FORGE = compiler.ROOT / ".setup" / "bin" / "forge"
+PROJECT = artifacts.Project(artifacts.ROOT)
+FORGE = artifacts.ROOT / ".setup" / "bin" / "forge"
 WARNS = """// SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 contract Warns {
@@ -33,20 +30,17 @@ def entries(abi: list[dict[str, Any]]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def built() -> dict[str, dict[str, Any]]:
-    return compiler.compile_contracts(PROJECT, compiler.find_compiler(PROJECT))
+    return artifacts.build(PROJECT)
 
 
 def test_artifacts_rebuilt_are_the_shipped_ones(built: dict[str, dict[str, Any]]) -> None:
     assert built, "no contracts under contracts/src"
-    fix = "run `python -m settlement.chain.compile`"
-    assert compiler.differences(built, compiler.ARTIFACTS) == [], fix
+    fix = "run `python -m scripts.lib.artifacts`"
+    assert artifacts.differences(built, artifacts.ARTIFACTS) == [], fix
 
 
 def test_contracts_fit_on_chain(built: dict[str, dict[str, Any]]) -> None:
-    sizes = {name: compiler.code_bytes(one) for name, one in built.items()}
-    assert {name: size for name, size in sizes.items() if size > compiler.CODE_BYTES_MAX} == {}
-    made_with = {name: compiler.init_code_bytes(one) for name, one in built.items()}
-    assert {n: size for n, size in made_with.items() if size > compiler.INIT_CODE_BYTES_MAX} == {}
+    assert list(artifacts.too_large(built)) == []
 
 
 def test_artifacts_are_the_code_that_forge_tests(
@@ -84,8 +78,8 @@ def test_compile_contracts_treats_a_warning_as_an_error(tmp_path: Path) -> None:
     source = tmp_path / "contracts" / "src" / "Warns.sol"
     source.parent.mkdir(parents=True)
     source.write_text(WARNS)
-    (tmp_path / "package.json").write_text((compiler.ROOT / "package.json").read_text())
     settings = (PROJECT.contracts / "foundry.toml").read_text()
-    (tmp_path / "contracts" / "foundry.toml").write_text(settings)
-    with pytest.raises(CompileError, match="Unused local variable"):
-        compiler.compile_contracts(compiler.Project(tmp_path), compiler.find_compiler(PROJECT))
+    solc = str(artifacts.ROOT / "scripts/lib/solc")
+    (tmp_path / "contracts/foundry.toml").write_text(settings.replace("../scripts/lib/solc", solc))
+    with pytest.raises(artifacts.CompileError, match="Unused local variable"):
+        artifacts.build(artifacts.Project(tmp_path))

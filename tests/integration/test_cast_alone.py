@@ -1,7 +1,5 @@
 """With nothing but `cast`: it opens our keystores, signs what we sign, and every exit works."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

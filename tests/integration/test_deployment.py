@@ -1,7 +1,5 @@
 """The devnet starts and stops; deployments are saved, loaded and checked."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Every call that moves funds: from the wrong caller, a second time, and out of gas half-way."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any

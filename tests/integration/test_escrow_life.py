@@ -1,7 +1,5 @@
 """Whole lives of leases on two chains: every balance equals the Python mirror to the atom."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The indexer against Anvil: the store equals the chain, through reorgs and bad nodes."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """viem, cast and eth-account sign our typed data as we do, and the chain accepts it."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from dataclasses import replace

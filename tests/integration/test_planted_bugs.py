@@ -1,7 +1,5 @@
 """Bugs that people make, put into the escrow one at a time: the Solidity tests notice each."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A provider whose market and witness are gone is paid what was countersigned, by one command."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reconciliation against Anvil: an honest life has no findings, and every lie is found."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """The book written the slow, plain way: lists, linear scans, every rule spelled out once more."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 
 from marketplace.domain.order import BookMarket, NodeFacts, RestingAsk, RestingBid

@@ -4,8 +4,6 @@ Written apart from `marketplace.domain.advance`, to be compared with it step by 
 is noted in `done`, as words.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

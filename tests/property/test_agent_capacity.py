@@ -1,7 +1,5 @@
 """No GPU is ever promised beyond itself, whatever leases come and go (invariant 25)."""
 
-from __future__ import annotations
-
 from hypothesis import given
 from hypothesis import strategies as st
 

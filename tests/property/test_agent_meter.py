@@ -1,7 +1,5 @@
 """Metered time stays within the job, the lease and the clock (invariant 29)."""
 
-from __future__ import annotations
-
 from hypothesis import given
 from hypothesis import strategies as st
 

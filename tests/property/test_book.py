@@ -1,7 +1,5 @@
 """The indexed book against the naive one, command by command; capacity; replay."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

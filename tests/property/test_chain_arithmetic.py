@@ -3,8 +3,6 @@
 View functions are compared directly; the rest by opening, settling and closing real leases.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """A job's life in any order of facts: like the naive one, and its leases as the chain's fold."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

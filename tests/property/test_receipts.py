@@ -1,7 +1,5 @@
 """Receipts add up to what the chain pays, whatever was used and however it was split."""
 
-from __future__ import annotations
-
 from hypothesis import given
 from hypothesis import strategies as st
 

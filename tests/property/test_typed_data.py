@@ -1,7 +1,5 @@
 """Our typed data equals eth-account's, and a signature is valid for one struct only."""
 
-from __future__ import annotations
-
 from dataclasses import fields, replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Rounding, splitting and bounds of the money arithmetic."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 
 import pytest

@@ -5,8 +5,6 @@ only the store and its tables (docs/decisions/0014). The API sees services. Comm
 stand on the SDK. Only `server` sees all.
 """
 
-from __future__ import annotations
-
 import ast
 import sys
 from collections.abc import Iterator

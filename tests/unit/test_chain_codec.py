@@ -1,7 +1,5 @@
 """Calldata, packed entries, fees and ABIs, without a node."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

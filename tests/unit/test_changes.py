@@ -1,7 +1,5 @@
 """Who waits for a change is told of it, once, and only of its topic."""
 
-from __future__ import annotations
-
 from marketplace.db.changes import EVERYTHING, ORDERS, OUTBOX, Changes, job_topic
 
 

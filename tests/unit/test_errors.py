@@ -1,7 +1,5 @@
 """The tree drawn in the errors module is the tree in the code."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The examples' job files can be bought, and what they ship is what their scripts make."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import subprocess

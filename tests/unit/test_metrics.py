@@ -1,7 +1,5 @@
 """The text that Prometheus reads: names, units, and labels that cannot grow without bound."""
 
-from __future__ import annotations
-
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 

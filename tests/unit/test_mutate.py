@@ -1,7 +1,5 @@
 """The mutation tool: what it changes, what it keeps of a run, which results fail it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +8,7 @@ import pytest
 from scripts.mutate_lib.operators import Mutant, Mutator, Place
 from scripts.mutate_lib.schema import WORD, Schema, render_file
 from scripts.mutate_lib.syntax import compile_sources, errors_of, reached, read_functions
-from scripts.mutate_lib.verdicts import (
-    KILLED,
-    SURVIVED,
-    Verdict,
-    Verdicts,
-    missed_gates,
-)
+from scripts.mutate_lib.verdicts import KILLED, SURVIVED, Verdict, Verdicts, missed_gates
 
 SMALL = b"""// SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;

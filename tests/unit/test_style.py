@@ -4,8 +4,6 @@ A function over 70 lines does more than one thing; a file over 500 hides its par
 swallows the error a person needed to see.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import subprocess

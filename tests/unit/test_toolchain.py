@@ -1,7 +1,5 @@
 """The tools fail when they should: on a failing test, a failing stage or a wrong option."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The set-up that every script runs: what it skips, what it prints, and how two take turns."""
 
-from __future__ import annotations
-
 import fcntl
 import importlib.util
 import subprocess

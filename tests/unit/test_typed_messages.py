@@ -1,7 +1,5 @@
 """Typed structs as JSON: a malformed member is refused by name, and nothing is guessed."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -3,8 +3,6 @@
 docs/glossary.md fixes the words.
 """
 
-from __future__ import annotations
-
 import ast
 import importlib.util
 from collections import defaultdict

@@ -2,7 +2,7 @@
 pragma solidity 0.8.30;
 
 /// @title IAuthorizedTransfers
-/// @notice The one call of EIP-3009 that the escrow makes.
+/// @notice The one function of EIP-3009 that the escrow calls.
 interface IAuthorizedTransfers {
     /// @notice Moves `value` from `from` to the sender, which must be `to`, once.
     function receiveWithAuthorization(

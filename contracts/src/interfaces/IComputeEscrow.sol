@@ -19,7 +19,7 @@ struct Prices {
     uint64 unit;
 }
 
-/// @notice Most that a bid pays on one tier. `rate`: 1e-12 token per hour, all in; `egressGib`, `unit`: 1e-9 token.
+/// @notice The most that a bid pays on one tier. `rate`: 1e-12 token per hour, all resources; `egressGib`, `unit`: 1e-9 token.
 struct TierLimit {
     bytes32 tier;
     uint64 rate;
@@ -28,8 +28,8 @@ struct TierLimit {
 }
 
 /// @notice A provider's signed offer of one node. Sizes: thousandths of a GPU and of a core, MiB.
-/// @dev `floor` is the price where no quote is given. `opener` zero: anyone may open.
-/// `salt`: the order's number at its signer, by which it is cancelled.
+/// @dev `floor` is the price if no quote is given. If `opener` is zero, anyone may open.
+/// `salt` numbers the signer's orders; an order is cancelled by this number.
 struct Ask {
     address provider;
     address meter;
@@ -60,7 +60,7 @@ struct Quote {
 }
 
 /// @notice A buyer's signed order. `budget`: atoms, over every lease the bid opens; `nodes` seats share it equally.
-/// `salt`: the order's number at its signer, by which it opens once and is cancelled.
+/// `salt` numbers the signer's orders; a bid opens once per number, and is cancelled by it.
 struct Bid {
     address buyer;
     address witness;
@@ -90,8 +90,8 @@ struct Previous {
     address meter;
 }
 
-/// @notice One ask and one bid to open a lease from. `seat`: which of the bid's nodes, from 0. `quoteSignature` empty:
-/// no quote.
+/// @notice One ask and one bid to open a lease from. `seat`: which of the bid's nodes, from 0. An empty `quoteSignature`
+/// means that there is no quote.
 struct Match {
     Ask ask;
     Bid bid;
@@ -103,7 +103,7 @@ struct Match {
     bytes quoteSignature;
 }
 
-/// @notice Final usage, cumulative, that meter and witness both sign. `ordersHash` proves the meter.
+/// @notice Final cumulative usage, signed by meter and witness. `ordersHash` proves who the meter is.
 struct CloseData {
     address buyer;
     address provider;
@@ -114,7 +114,7 @@ struct CloseData {
     uint32 units;
 }
 
-/// @notice A lease by the orders that it was opened from: with the ask resent, all of it can be checked.
+/// @notice A lease, named by the orders that it was opened from. The ask is sent again so that the escrow can check it.
 struct LeaseOrders {
     Ask ask;
     bytes32 bidHash;
@@ -148,7 +148,7 @@ struct Counted {
 }
 
 /// @title IEscrowBase
-/// @notice What the escrow says: its events and errors.
+/// @notice The escrow's events and errors.
 interface IEscrowBase {
     /* EVENTS */
 
@@ -158,7 +158,7 @@ interface IEscrowBase {
     /// @param rate 1e-12 token per hour.
     /// @param end First second after the funded time.
     /// @param locked Atoms reserved, counted resources included.
-    /// @param bidSalt Nonce bit of the buyer; flipped by the bid's first lease, found flipped by later ones.
+    /// @param bidSalt Number of the bid. The bid's first lease marks it as used; later leases of the bid find it marked.
     event Opened(
         bytes16 indexed leaseNo,
         address indexed buyer,
@@ -175,12 +175,12 @@ interface IEscrowBase {
         uint256 locked,
         uint256 bidSalt
     );
-    /// @notice Follows `Opened` where the bid caps counted resources above zero.
+    /// @notice Follows `Opened` if the bid caps counted resources above zero.
     event OpenedCounted(bytes16 indexed leaseNo, uint64 egressGib, uint64 unit, uint32 egressMibCap, uint32 unitsCap);
 
-    /// @param entries Accepted ones, packed in 21 bytes each: leaseNo 16, cumulative ms 5 as stored.
+    /// @param entries The accepted entries, packed in 21 bytes each: leaseNo 16, cumulative ms 5 as stored.
     event Settled(address indexed provider, bytes entries);
-    /// @param entries Accepted ones, packed in 29 bytes each: leaseNo 16, ms 5, egressMib 4, units 4, as stored.
+    /// @param entries The accepted entries, packed in 29 bytes each: leaseNo 16, ms 5, egressMib 4, units 4, as stored.
     event SettledMetered(address indexed provider, bytes entries);
 
     /// @param unlocked Atoms that went back to the buyer's balance.
@@ -188,7 +188,7 @@ interface IEscrowBase {
         bytes16 indexed leaseNo, address indexed buyer, address indexed provider, uint40 end, uint256 unlocked
     );
 
-    /// @notice Precedes `Closed` where the lease has counted resources: what of them was used in the end.
+    /// @notice Precedes `Closed` if the lease has counted resources: their final usage.
     event ClosedCounted(bytes16 indexed leaseNo, uint32 egressMib, uint32 units);
 
     /// @param released Atoms earned over the lease's whole life, fee included.
@@ -202,21 +202,21 @@ interface IEscrowBase {
         uint256 refunded
     );
 
-    /// @notice Follows `Opened` where the bid has several nodes.
+    /// @notice Follows `Opened` if the bid has several nodes.
     event OpenedSeat(bytes16 indexed leaseNo, bytes32 indexed bidHash, uint16 seat);
 
-    /// @param end First second after the longer funded time.
-    /// @param locked Atoms that left the buyer's balance for it.
+    /// @param end First second after the extended funded time.
+    /// @param locked Atoms that left the buyer's balance for the extension.
     event ToppedUp(
         bytes16 indexed leaseNo, address indexed buyer, address indexed provider, uint40 end, uint256 locked
     );
 
-    /// @notice The account's order of this number is void; where `andOlder`, all of lower numbers are, too.
+    /// @notice The account's order with this number is void. If `andOlder`, so are all its orders with lower numbers.
     event OrderCancelled(address indexed account, uint64 salt, bool andOlder);
 
     event FeesCollected(address indexed provider, address indexed recipient, uint256 amount);
 
-    /* ERRORS: what was expected comes first */
+    /* ERRORS: the expected value comes first */
 
     // Deployment
     error TokenWithoutCode(address token);
@@ -284,26 +284,26 @@ interface IEscrowBase {
 }
 
 /// @title IEscrowCore
-/// @notice The escrow's own code: what is called often.
+/// @notice The functions in the escrow's own code: those called often.
 /// @dev A lease is named by (witness, buyer, provider, leaseNo); `leaseNo` is the first half of
 /// keccak256(abi.encode(ordersHash, meter)), `ordersHash` keccak256(abi.encode(bidHash, askHash)). Amounts are atoms of the token. Payments round down, locks up.
 ///
-/// Assumptions. Warning: where one is broken, so is what it holds up.
-/// - The token moves exactly the amount asked for, or fails; its balances change by transfers alone. A token that
-///   shrinks balances makes the escrow unable to pay all; one that takes a fee on transfer cannot be deposited.
-/// - The token cannot stop transfers to an account other than the one it names. A payee that the token refuses
-///   keeps its balance here and stops nobody else.
+/// Assumptions. Warning: if one of them is broken, what depends on it breaks too.
+/// - The token moves exactly the amount asked for, or fails, and its balances change only by transfers. If a token
+///   shrinks balances, the escrow cannot pay everybody. A token that takes a fee on transfer cannot be deposited.
+/// - If the token refuses to pay an account, it affects only that account. The payee keeps its balance in the escrow,
+///   and nobody else is affected.
 /// - `feeBps`, `feeRecipient` and `settleWindow` never change, and there is no owner.
-/// - The witness key is honest towards the buyer: what it signs is paid, up to time elapsed and to the lock.
+/// - The witness key is honest towards the buyer: what it signs is paid, up to the time elapsed and the lock.
 /// - The chain's timestamp is right to within seconds.
 interface IEscrowCore is IEscrowBase {
     /* FUNDS */
 
-    /// @notice Moves `amount` from the sender, which has approved it, to the sender's balance here.
+    /// @notice Moves `amount` from the sender, who has approved it, to the sender's balance in the escrow.
     function deposit(uint256 amount) external;
 
-    /// @notice As `deposit`, by an EIP-2612 permit of the sender. A permit that somebody else used first is no
-    /// obstacle where the allowance suffices.
+    /// @notice As `deposit`, by an EIP-2612 permit of the sender. If somebody else submits the permit first, the deposit
+    /// still works as long as the allowance suffices.
     function depositWithPermit(uint256 amount, uint256 deadline, uint8 v, bytes32 r, bytes32 s) external;
 
     /// @notice Moves `amount` of the sender's free balance to `to`. No state of any lease stops this.
@@ -311,40 +311,40 @@ interface IEscrowCore is IEscrowBase {
 
     /* LEASES */
 
-    /// @notice Opens a lease from an ask and a bid that fit: reserves capacity, locks the most it may cost.
-    /// @dev Orders are live up to and including `expiry`. Funded time is the bid's and the start allowance, less where
-    /// the budget ends sooner. Parties that are contracts sign by ERC-1271, now and never again.
+    /// @notice Opens a lease from an ask and a bid that fit: reserves capacity and locks the most that it may cost.
+    /// @dev Orders are live up to and including `expiry`. Funded time is the bid's time plus the ask's start limit, or
+    /// less if the budget ends sooner. The signatures of contracts (ERC-1271) are checked only now, never again.
     /// @return leaseNo Number of the lease.
     function open(Match calldata order) external returns (bytes16 leaseNo);
 
-    /// @notice As `open` for each, at most `MAX_OPENS`; all of them or none. For bids of several nodes.
+    /// @notice As `open` for each of at most `MAX_OPENS` items, all or none. For bids of several nodes.
     function openAll(Match[] calldata orders) external;
 
-    /// @notice As `open` for each, at most `MAX_OPENS`; one that fails is skipped, whatever made it fail.
-    /// @dev Warning: running out of gas is a failure too, so the least gas that does not revert, which nodes estimate,
-    /// opens less than all. Send 600,000 for each.
-    /// @return skipped Bit i (of byte i / 8, lowest first) is set where the i-th was skipped.
+    /// @notice As `open` for each of at most `MAX_OPENS` items. An item that fails for any reason is skipped.
+    /// @dev Warning: an item that runs out of gas is skipped too, so the least gas that does not revert, which nodes
+    /// estimate, does not open all items. Send 600,000 gas for each.
+    /// @return skipped Bit i (of byte i / 8, lowest first) is set if item i was skipped.
     function openBatch(Match[] calldata orders) external returns (bytes memory skipped);
 
     /// @notice Pays providers for witnessed time. Anyone may call.
     /// @dev `entries`: runs of provider 20 | count 2 | count × (buyer 20 | leaseNo 16 | ms 5 | r 32 | vs 32), at most
-    /// `MAX_ENTRIES` in all; each signature is the witness's on `Usage`, compact (ERC-2098). An entry is skipped where
-    /// it raises nothing, is ahead of the time since start, too late, or not signed by the witness of an open lease.
-    /// Time above the funded is paid as the funded.
-    /// @return skipped Bit i (of byte i / 8, lowest first) is set where the i-th entry was skipped.
+    /// `MAX_ENTRIES` in all; each signature is the witness's on `Usage`, compact (ERC-2098). An entry is skipped if it
+    /// raises nothing, is ahead of the time since start, is too late, or is not signed by the witness of an open lease.
+    /// Time beyond the funded time is not paid.
+    /// @return skipped Bit i (of byte i / 8, lowest first) is set if entry i was skipped.
     function settle(bytes calldata entries) external returns (bytes memory skipped);
 
     /// @notice As `settle`, for leases with counted resources.
     /// @dev An entry is buyer 20 | leaseNo 16 | ms 5 | egressMib 4 | units 4 | r 32 | vs 32, on `MeteredUsage`, at most
-    /// `MAX_METERED`. Each figure counts where it is the highest so far; above its cap it is paid as the cap.
+    /// `MAX_METERED`. Each figure counts only if it is the highest so far; beyond its cap nothing is paid.
     function settleMetered(bytes calldata entries) external returns (bytes memory skipped);
 
-    /// @notice Ends an active lease now, or leaves its end where it has passed. For buyer, provider and witness.
-    /// What can no longer be used goes back to the buyer's balance.
+    /// @notice Stops an active lease: it ends now, unless its end has passed. For buyer, provider and witness.
+    /// The lock of time that can no longer be used goes back to the buyer's balance.
     function stop(address buyer, address provider, address witness, bytes16 leaseNo) external;
 
     /// @notice As `stop`, by a `Stop` that the witness or the meter signed. Anyone may call.
-    /// @param ordersHash Proves the meter; ignored where the witness signed.
+    /// @param ordersHash Proves who the meter is; ignored if the witness signed.
     function stopBySignature(
         address buyer,
         address provider,
@@ -355,13 +355,14 @@ interface IEscrowCore is IEscrowBase {
         bytes32 vs
     ) external;
 
-    /// @notice Ends a lease at usage that meter and witness agree on: pays it, returns the rest, frees the node.
-    /// @dev Figures may not be below what was settled; time not ahead of the time since start. Above funded time or cap
-    /// they are paid as that.
+    /// @notice Closes a lease at final usage that meter and witness both signed: pays it, returns the rest to the buyer
+    /// and frees the node.
+    /// @dev No figure may be below what was settled, and time may not be ahead of the time since start. Nothing is paid
+    /// beyond the funded time or a cap.
     function close(CloseData calldata data, bytes32 meterR, bytes32 meterVs, bytes32 witnessR, bytes32 witnessVs)
         external;
 
-    /// @notice Closes a lease whose end is longer ago than the settle window: the rest goes back to the buyer. Anyone.
+    /// @notice Closes a lease after its end and the settle window: the rest goes back to the buyer. Anyone may call.
     function refund(address buyer, address provider, address witness, bytes16 leaseNo) external;
 
     /* VIEWS */
@@ -379,13 +380,13 @@ interface IEscrowCore is IEscrowBase {
 }
 
 /// @title IEscrowExtension
-/// @notice What is called seldom, and what only reads. The escrow runs it from the extension's code, on its own storage:
-/// call it at the escrow's address.
+/// @notice The functions called seldom, and those that only read. The escrow runs the extension's code on its own
+/// storage: call them at the escrow's address.
 interface IEscrowExtension is IEscrowBase {
     /* FUNDS */
 
-    /// @notice Deposits by an EIP-3009 authorization that `from` signed for this escrow. Anyone may call; it is `from`'s
-    /// balance that grows.
+    /// @notice Deposits by an EIP-3009 authorization that `from` signed for this escrow. Anyone may call; the deposit goes
+    /// to `from`'s balance.
     function depositWithAuthorization(
         address from,
         uint256 amount,
@@ -397,33 +398,33 @@ interface IEscrowExtension is IEscrowBase {
         bytes32 s
     ) external;
 
-    /// @notice Deposits by a Permit2 transfer that `from` signed for this escrow, whole. Anyone may call; it is `from`'s
-    /// balance that grows.
+    /// @notice Deposits the whole amount of a Permit2 transfer that `from` signed for this escrow. Anyone may call; the
+    /// deposit goes to `from`'s balance.
     /// @dev Source: Uniswap's Permit2, `ISignatureTransfer`, at its one address on every chain.
     function depositWithPermit2(address from, uint256 amount, uint256 nonce, uint256 deadline, bytes calldata signature)
         external;
 
-    /// @notice Moves the fees held on these providers' income to the fee recipient's balance. Anyone may call.
+    /// @notice Moves the fees on these providers' income to the fee recipient's balance. Anyone may call.
     function collectFees(address[] calldata providers) external;
 
     /* ORDERS */
 
-    /// @notice Makes the account's order of this number void, bid or ask: no lease opens from it again. With `andOlder`,
-    /// every order of a lower number as well. Leases that are open go on.
-    /// @param signature The account's on `Cancel`, ERC-1271 included; ignored where the account itself calls.
+    /// @notice Cancels the account's order with this number, bid or ask: no lease opens from it again. With `andOlder`,
+    /// also cancels every order with a lower number. Open leases continue.
+    /// @param signature The account's signature of `Cancel`, ERC-1271 included; ignored if the account itself calls.
     function cancel(address account, uint64 salt, bool andOlder, bytes calldata signature) external;
 
     /// @notice Extends an active lease by `seconds_` of funded time. For the buyer, before the end, up to the ask's
-    /// longest time and its start allowance, and within what the bid's budget has left.
-    /// @param bid The order that it was opened from, as `orders.bidHash` says.
+    /// longest time plus its start limit, and within what is left of the bid's budget.
+    /// @param bid The bid that the lease was opened from; its hash is `orders.bidHash`.
     function topUp(LeaseOrders calldata orders, Bid calldata bid, uint16 seat, uint32 seconds_) external;
 
     /* VIEWS */
 
-    /// @return Fees held on the provider's income, not yet collected.
+    /// @return Fees on the provider's income that are not yet collected.
     function feesOf(address provider) external view returns (uint256);
 
-    /// @return Thousandths of GPUs that open leases hold on the node.
+    /// @return Thousandths of GPUs that open leases occupy on the node.
     function capacityUsed(address provider, uint24 node) external view returns (uint256);
 
     function lease(address buyer, address provider, address witness, bytes16 leaseNo)
@@ -436,15 +437,15 @@ interface IEscrowExtension is IEscrowBase {
         view
         returns (Counted memory);
 
-    /// @return used Whether a bid of the account with this salt has opened.
-    /// @return cancelled Whether the account cancelled its order of this salt, alone or with all older ones.
+    /// @return used Whether a bid of the account with this salt has opened a lease.
+    /// @return cancelled Whether the account cancelled its order with this salt, alone or with all older ones.
     function orderState(address account, uint64 salt) external view returns (bool used, bool cancelled);
 
     /// @return Lowest salt that the account's orders may have.
     function ordersFrom(address account) external view returns (uint64);
 
-    /// @return latest Latest lease of a seat that had more than one, or whose bid has several nodes; else zero.
-    /// @return spentBefore Atoms that the leases before it may have paid.
+    /// @return latest The seat's latest lease, if the seat had more than one lease or the bid has several nodes; else zero.
+    /// @return spentBefore Atoms that the seat's earlier leases may have paid.
     function bidRecord(bytes32 bidHash, uint16 seat) external view returns (bytes16 latest, uint128 spentBefore);
 
     function hashAsk(Ask calldata ask) external pure returns (bytes32);
@@ -458,6 +459,6 @@ interface IEscrowExtension is IEscrowBase {
 }
 
 /// @title IComputeEscrow
-/// @notice Holds buyers' tokens and releases them to providers on usage that the buyer's witness signed: all that can be
-/// called at the escrow's address.
+/// @notice Holds buyers' tokens and releases them to providers for usage that the buyer's witness signed: everything that
+/// can be called at the escrow's address.
 interface IComputeEscrow is IEscrowCore, IEscrowExtension {}

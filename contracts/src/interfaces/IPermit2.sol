@@ -2,7 +2,7 @@
 pragma solidity 0.8.30;
 
 /// @title IPermit2
-/// @notice The one call of Permit2 that the escrow makes. Source: Uniswap's Permit2, `ISignatureTransfer`.
+/// @notice The one function of Permit2 that the escrow calls. Source: Uniswap's Permit2, `ISignatureTransfer`.
 interface IPermit2 {
     struct TokenPermissions {
         address token;
@@ -20,7 +20,7 @@ interface IPermit2 {
         uint256 requestedAmount;
     }
 
-    /// @notice Moves what `owner` permitted the sender to move, once.
+    /// @notice Moves, once, what `owner` permitted the sender to move.
     function permitTransferFrom(
         PermitTransferFrom calldata permit,
         SignatureTransferDetails calldata transferDetails,

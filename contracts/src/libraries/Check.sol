@@ -2,15 +2,15 @@
 pragma solidity 0.8.30;
 
 /// @title Check
-/// @notice Bounds that revert with a custom error of two words: what was expected, what was given.
-/// @dev One place builds those reverts, because each written out would add to a contract that is near its size limit.
+/// @notice Checks of bounds that revert with a custom error of two words: the expected value and the given one.
+/// @dev These reverts are built in one place because the contract is near its size limit.
 library Check {
-    /// @notice Reverts with `selector(most, given)` where `given` is above `most`.
+    /// @notice Reverts with `selector(most, given)` if `given` is above `most`.
     function atMost(uint256 most, uint256 given, bytes4 selector) internal pure {
         if (given > most) fail(most, given, selector);
     }
 
-    /// @notice Reverts with `selector(least, given)` where `given` is below `least`.
+    /// @notice Reverts with `selector(least, given)` if `given` is below `least`.
     function atLeast(uint256 least, uint256 given, bytes4 selector) internal pure {
         if (given < least) fail(least, given, selector);
     }

@@ -6,13 +6,13 @@ import {Check} from "./Check.sol";
 
 /// @title Entries
 /// @notice Reads packed settlement entries from calldata, and writes packed event payloads and bitmaps.
-/// @dev Places are byte offsets into calldata as a whole. `walk` proves the layout of the array once; the reads after it
-/// are inside its bounds, but for words that reach past the end, whose surplus low bits callers drop.
+/// @dev Places are byte offsets into the whole calldata. `walk` checks the layout of the array once, so that later reads
+/// are within its bounds. Only words may reach past the end; callers drop their surplus low bits.
 library Entries {
     uint256 internal constant HEADER_BYTES = 22;
 
-    /// @notice Where the array begins and ends, and the number of entries of `size` bytes in all runs; reverts where the
-    /// runs do not end with the array.
+    /// @notice Where the array begins and ends, and the number of entries of `size` bytes in all runs. Reverts unless the
+    /// runs end with the array.
     /// @dev Unchecked: a run spans less than 2^23 bytes.
     function walk(bytes calldata entries, uint256 size, uint256 most)
         internal

@@ -2,8 +2,8 @@
 pragma solidity 0.8.30;
 
 /// @title Hashes
-/// @notice Keccak-256 of a few words, as of `abi.encode`, without claiming memory.
-/// @dev Shifts there and back clear what the compiler may leave beyond a value narrower than its word.
+/// @notice Keccak-256 of a few words, as if by `abi.encode`, without allocating memory.
+/// @dev Shifting left and back clears bits that the compiler may leave above a value narrower than a word.
 library Hashes {
     /// @notice Key of a lease: keccak256(abi.encode(witness, buyer, provider, leaseNo)).
     function leaseKey(address witness, address buyer, address provider, bytes16 leaseNo)
@@ -21,7 +21,7 @@ library Hashes {
         }
     }
 
-    /// @notice Struct hash of `MeteredUsage` and of `Close`, which differ in their type alone.
+    /// @notice Struct hash of `MeteredUsage` and of `Close`, which differ only in their type hash.
     function metered(
         bytes32 typeHash,
         address buyer,

@@ -10,14 +10,14 @@ type LeaseSlot is uint256;
 
 using LeaseSlots for LeaseSlot global;
 
-/// @notice What a lease's counted resources cost, used and may use, in one storage word. From the highest bit down:
+/// @notice Prices, usage and caps of a lease's counted resources in one storage word. From the highest bit down:
 /// egress price 64 | unit price 64 | egressMib used 32 | units used 32 | egressMib cap 32 | units cap 32.
 type CountedSlot is uint256;
 
 using CountedSlots for CountedSlot global;
 
 /// @title LeaseSlots
-/// @notice Fields of a packed lease. Callers keep every value within its width, and an end at or behind the start.
+/// @notice Fields of a packed lease. Callers keep every value within its width, and the end at or after the start.
 library LeaseSlots {
     uint256 private constant USED_SHIFT = 152;
     uint256 private constant END_SHIFT = 112;
@@ -48,7 +48,7 @@ library LeaseSlots {
         return uint40(LeaseSlot.unwrap(self) >> USED_SHIFT);
     }
 
-    /// @return First second that no longer counts as use.
+    /// @return First second that no longer counts as usage.
     function end(LeaseSlot self) internal pure returns (uint256) {
         return uint40(LeaseSlot.unwrap(self) >> END_SHIFT);
     }
@@ -92,7 +92,7 @@ library LeaseSlots {
         return LeaseSlot.wrap(word | (usedMs_ << USED_SHIFT));
     }
 
-    /// @dev The end moves and the start stays.
+    /// @dev Moves the end and keeps the start.
     function withEnd(LeaseSlot self, uint256 end_) internal pure returns (LeaseSlot) {
         uint256 funded_;
         unchecked {
@@ -121,7 +121,7 @@ library LeaseSlots {
     }
 
     /// @return paid Atoms that time has earned so far.
-    /// @return total The same once `ms` milliseconds were used, which is more than now: `timeCost` of both in one go.
+    /// @return total Atoms that time will have earned at `ms` milliseconds, which must be more than now.
     function earned(LeaseSlot self, uint256 ms, uint256 scale) internal pure returns (uint256 paid, uint256 total) {
         unchecked {
             uint256 perMs = self.rate() * scale;
@@ -135,7 +135,7 @@ library LeaseSlots {
         return self.timeCost(self.usedMs(), scale);
     }
 
-    /// @return Most atoms that time may ever cost, rounded up.
+    /// @return The most atoms that time may ever cost, rounded up.
     function fullTime(LeaseSlot self, uint256 scale) internal pure returns (uint256) {
         unchecked {
             return Units.costUp(self.rate(), self.funded() * Units.MS, scale);
@@ -189,7 +189,7 @@ library CountedSlots {
         return CountedSlot.wrap((CountedSlot.unwrap(self) & ~USED_MASK) | (egressMib << 96) | (units << 64));
     }
 
-    /// @return The slot with each figure that is the highest so far, at most its cap.
+    /// @return The slot with each figure raised to the new one if that is higher, up to its cap.
     function raised(CountedSlot self, uint256 egressMib, uint256 units) internal pure returns (CountedSlot) {
         (uint256 cap, uint256 used) = (self.egressCap(), self.egressUsed());
         if (egressMib > cap) egressMib = cap;
@@ -210,7 +210,7 @@ library CountedSlots {
         return Units.countedDown(self.egressPrice(), self.unitPrice(), self.egressUsed(), self.unitsUsed(), scale);
     }
 
-    /// @return Most atoms that counted resources may ever cost, rounded up.
+    /// @return The most atoms that counted resources may ever cost, rounded up.
     function full(CountedSlot self, uint256 scale) internal pure returns (uint256) {
         return Units.countedUp(self.egressPrice(), self.unitPrice(), self.egressCap(), self.unitsCap(), scale);
     }

@@ -6,7 +6,7 @@ import {Check} from "./Check.sol";
 
 /// @title Orders
 /// @notice EIP-712 struct hashes of orders, and whether an ask and a bid fit.
-/// @dev Orders come from the ABI decoder, which refuses values beyond their types.
+/// @dev Orders come from the ABI decoder, which refuses values out of range of their types.
 library Orders {
     uint256 internal constant SHARED = 1;
     uint256 internal constant MAX_LIMITS = 32;
@@ -128,7 +128,7 @@ library Orders {
         Check.atMost(expiry, block.timestamp, IEscrowBase.OrderExpired.selector);
     }
 
-    /// @notice The sender may open for an order that names it, or nobody.
+    /// @notice Reverts unless the order names the sender as opener, or nobody.
     function requireOpener(address opener) internal view {
         if (opener != address(0) && opener != msg.sender) revert IEscrowBase.NotOpener(opener, msg.sender);
     }
@@ -144,7 +144,7 @@ library Orders {
         Check.atLeast(floor.unit, prices.unit, selector);
     }
 
-    /// @notice What all timed resources of the bid cost together, in 1e-12 token per hour; the MiB part rounded down.
+    /// @notice The price of all timed resources of the bid together, in 1e-12 token per hour; the MiB part rounded down.
     /// @dev Prices are below 2^64 and sizes below 2^32: nothing here overflows 256 bits.
     function rate(Prices memory prices, Bid memory bid) internal pure returns (uint64) {
         uint256 sum;

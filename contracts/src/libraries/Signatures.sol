@@ -4,11 +4,11 @@ pragma solidity 0.8.30;
 /// @title Signatures
 /// @notice Signers of EIP-712 messages by compact signatures (ERC-2098).
 library Signatures {
-    /// @dev Half the order of secp256k1: a higher s is the other form of the same signature, and refused (EIP-2).
+    /// @dev Half the order of secp256k1. A higher s is the other form of the same signature and is refused (EIP-2).
     uint256 private constant HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0;
     uint256 private constant S_MASK = type(uint256).max >> 1;
 
-    /// @notice Who signed `structHash` under `domain`; zero where the signature is bad.
+    /// @notice The signer of `structHash` under `domain`; zero if the signature is bad.
     function recover(bytes32 domain, bytes32 structHash, bytes32 r, bytes32 vs) internal view returns (address signer) {
         uint256 s = uint256(vs) & S_MASK;
         if (s > HALF_ORDER) return address(0);

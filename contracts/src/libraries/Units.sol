@@ -2,7 +2,7 @@
 pragma solidity 0.8.30;
 
 /// @title Units
-/// @notice Prices, sizes and time into atoms of the token.
+/// @notice Converts prices, sizes and time into atoms of the token.
 /// @dev `scale` is 10^decimals of the token, at most 1e18. Rates are 1e-12 token per hour. Bounds: a rate is below
 /// 2^64, milliseconds below 2^40, so every product here stays below 2^172 and nothing overflows.
 library Units {

@@ -3,8 +3,8 @@ pragma solidity 0.8.30;
 
 import {Signatures} from "./Signatures.sol";
 
-/// @notice One entry of a settlement. The members lie in memory as EIP-712 encodes `Usage`, whole as `MeteredUsage`;
-/// with the witness for `head`, the first four are what a lease's key is the hash of.
+/// @notice One entry of a settlement. In memory the first members are encoded as EIP-712 encodes `Usage`, and all of them as
+/// `MeteredUsage`. With the witness as `head`, the first four are the words that a lease's key is the hash of.
 struct Voucher {
     bytes32 head;
     address buyer;
@@ -16,7 +16,7 @@ struct Voucher {
 }
 
 /// @title Vouchers
-/// @notice Reads entries and finds the leases that they are for. One voucher in memory serves a whole batch.
+/// @notice Reads entries and finds their leases. One voucher in memory serves a whole batch.
 library Vouchers {
     bytes32 internal constant USAGE_TYPEHASH =
         keccak256("Usage(address buyer,address provider,bytes16 leaseNo,uint64 ms)");
@@ -26,8 +26,8 @@ library Vouchers {
     uint256 internal constant USAGE_BYTES = 105;
     uint256 internal constant METERED_BYTES = 113;
 
-    /// @notice Reads, at a place in calldata, buyer 20 | leaseNo 16 | ms 5 | r 32 | vs 32 and returns the key of the lease that the signer
-    /// witnesses: of no lease, where the signature is bad.
+    /// @notice Reads buyer 20 | leaseNo 16 | ms 5 | r 32 | vs 32 at a place in calldata. Returns the key of the lease whose
+    /// witness signed it; if the signature is bad, the key is of no lease.
     function readUsage(Voucher memory voucher, uint256 at, bytes32 domain) internal view returns (bytes32) {
         bytes32 typeHash = USAGE_TYPEHASH;
         bytes32 structHash;

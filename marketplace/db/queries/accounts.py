@@ -1,7 +1,5 @@
 """Accounts, their keys and blobs; stored answers; marks."""
 
-from __future__ import annotations
-
 from sqlalchemy import delete, exists, func
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, select

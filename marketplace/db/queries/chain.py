@@ -1,7 +1,5 @@
 """What the indexer has read: blocks, and events in chain order."""
 
-from __future__ import annotations
-
 from sqlmodel import Session, col, select
 
 from marketplace.db.tables import ChainBlockRow, ChainEventLeaseRow, ChainEventRow

@@ -1,20 +1,12 @@
 """Bids, jobs, the order log, the book's snapshots, and the events of jobs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from sqlalchemy import func
 from sqlmodel import col, delete, select
 
 from marketplace.db.rows import NumberedRows, Rows
-from marketplace.db.tables import (
-    BidRow,
-    BookSnapshotRow,
-    JobEventRow,
-    JobRow,
-    OrderEntryRow,
-)
+from marketplace.db.tables import BidRow, BookSnapshotRow, JobEventRow, JobRow, OrderEntryRow
 from marketplace.domain.life import JOB_LIVE, JobState
 
 

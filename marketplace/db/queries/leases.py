@@ -1,7 +1,5 @@
 """Leases, the attestations and vouchers of their usage, and receipts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from sqlalchemy import delete, func, or_

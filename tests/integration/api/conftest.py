@@ -1,7 +1,5 @@
 """The HTTP application over SQLite and a fake chain, without a socket."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager

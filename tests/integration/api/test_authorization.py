@@ -1,7 +1,5 @@
 """Invariant 36: every route against every role. A route without a row here fails."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +27,7 @@ class Row:
     right: str | None
     other: int | None
     scope: int | None
-    body: Callable[[Api, Objects], dict[str, Any]] | None = None
+    body: Callable[[Api, "Objects"], dict[str, Any]] | None = None
     status: int = 200
     query: str = ""
 

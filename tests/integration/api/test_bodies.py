@@ -1,7 +1,5 @@
 """What a request's body may be: JSON of any content within bounds, or a blob; nothing else."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Contract accounts at the door: what POST /keys answers where no key, or nobody, can vouch."""
 
-from __future__ import annotations
-
 import httpx
 import pytest
 

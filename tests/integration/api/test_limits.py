@@ -1,7 +1,5 @@
 """Clients that are slow, leave, or guess keys: what they get, and that others are still served."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager

@@ -1,7 +1,5 @@
 """GET /metrics over a market with traffic: what it tells, and what it must not tell."""
 
-from __future__ import annotations
-
 import re
 
 from prometheus_client.parser import text_string_to_metric_families

@@ -1,7 +1,5 @@
 """OpenAPI says all there is: ids, errors, examples; and answers are as it says."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What every request meets: problem documents, ids, limits, idempotency, pages, streams."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A page of sixty costs as many statements as a page of two, whatever it lists."""
 
-from __future__ import annotations
-
 from typing import Any, TypeVar
 
 import pytest

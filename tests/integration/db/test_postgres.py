@@ -1,7 +1,5 @@
 """The same database promises on PostgreSQL, and many clients and matchers at once on it."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator

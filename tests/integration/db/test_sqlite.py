@@ -1,7 +1,5 @@
 """The database: settings, constraints, types, migrations, and the store contracts on SQLite."""
 
-from __future__ import annotations
-
 import shutil
 import threading
 from collections.abc import Iterator

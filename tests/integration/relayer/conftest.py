@@ -1,7 +1,5 @@
 """Each test gets a relayer with a key and a store of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

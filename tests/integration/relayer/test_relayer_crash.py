@@ -1,7 +1,5 @@
 """The relayer is killed with SIGKILL at every step: restarted, each intent has one effect."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """Top-ups and cancels by command line, through a server, on a real Anvil."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Iterator

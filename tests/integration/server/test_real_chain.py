@@ -1,7 +1,5 @@
 """The whole server as a process on a real Anvil: a job's life, and SIGKILL at any moment of it."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal
@@ -219,10 +217,7 @@ class Parties:
         """One interval: attested and countersigned; the answer makes the voucher count."""
         row, said = self.attest(int((time.time() - self.ready) * 1000))
         voucher = voucher_for(said, metered=False)
-        body = {
-            "voucher": voucher.to_message(),
-            "signature": self.server.sign(voucher, WITNESS),
-        }
+        body = {"voucher": voucher.to_message(), "signature": self.server.sign(voucher, WITNESS)}
         self.server.call("POST", f"/attestations/{row['id']}/countersign", "buyer", json=body)
         self.acknowledged_ms = voucher.ms
 

@@ -75,8 +75,8 @@ def test_a_job_the_buyer_did_not_sign_is_not_run() -> None:
     lease, ask, bid = opened()
     assert lease.job is not None
     spec = lease.job.spec
-    evil = changed(spec, command=("curl", "evil.example"))
-    broken = changed(spec, resources=changed(spec.resources, gpu="::"))
+    evil = {**spec, "command": ["curl", "evil.example"]}
+    broken = {**spec, "resources": {**spec["resources"], "gpu": "::"}}
     with pytest.raises(NotOurs, match="hash the buyer signed"):
         assigned(changed(lease, job=changed(lease.job, spec=evil)), ask, bid)
     with pytest.raises(NotOurs, match="cannot be read"):

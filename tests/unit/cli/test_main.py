@@ -1,9 +1,8 @@
 """The entry point: what it offers, where options may stand, what it imports, how it fails."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typer.main import get_command
 
 from marketplace import errors as market_errors
 from marketplace.agent.errors import AgentConfigError, RuntimeUnavailable
-from marketplace.cli.failures import describe, exit_code_of
+from marketplace.cli.failures import EXTRAS, describe, exit_code_of, missing_extra
 from marketplace.cli.main import app, hoist, main
 from marketplace.errors import ERRORS, ExitCode
 from marketplace.sdk import errors as sdk
@@ -111,7 +110,7 @@ def test_no_command_shadows_a_global_option() -> None:
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom marketplace.cli.main import main\nmain(['--help'])\n"
-        "heavy = ('web3', 'httpx', 'eth_account', 'sqlalchemy', 'fastapi', 'marketplace.sdk')\n"
+        "heavy = ('eth_abi', 'httpx', 'eth_account', 'sqlalchemy', 'fastapi', 'marketplace.sdk')\n"
         "print([name for name in heavy if name in sys.modules], file=sys.stderr)"
     )
     ran = subprocess.run(
@@ -121,11 +120,12 @@ def test_help_imports_nothing_heavy() -> None:
     assert "job" in ran.stdout
 
 
-def test_buying_and_asking_import_no_web3() -> None:
+def test_buying_and_asking_import_no_chain() -> None:
     code = (
         "import sys\nimport marketplace.sdk\n"
         "from marketplace.cli import ask, book, job, key, witness\n"
-        "print([name for name in ('web3', 'eth_account') if name in sys.modules])"
+        "heavy = ('settlement.chain.client', 'eth_account')\n"
+        "print([name for name in heavy if name in sys.modules])"
     )
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -241,10 +241,47 @@ def test_known_error_is_shown_in_words_on_stderr(run: Run) -> None:
     assert ran.err.startswith("error: no profile 'nobody'")
 
 
+@pytest.mark.parametrize(
+    ("words", "package", "extra"),
+    [
+        (("serve",), "uvicorn", "server"),
+        (("dev", "up"), "sqlmodel", "server"),
+        (("provider", "start"), "psutil", "agent"),
+    ],
+)
+def test_command_whose_packages_are_missing_names_the_extra(
+    words: tuple[str, ...], package: str, extra: str, tmp_path: Path
+) -> None:
+    """As in a plain `pip install coulomb`: a process of its own, where the package is not found."""
+    code = (
+        f"import sys\nsys.modules[{package!r}] = None\n"
+        f"from marketplace.cli.main import main\nsys.exit(main({list(words)!r}))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path, env={"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == ExitCode.USAGE
+    assert ran.stderr == (
+        f"error: this command needs the package {package}, which is not installed\n"
+        f"  fix: pip install 'coulomb[{extra}]'\n"
+    )
+
+
+def test_module_that_no_extra_brings_is_a_fault_of_ours() -> None:
+    assert missing_extra(ModuleNotFoundError("x", name="marketplace.nothing")) is None
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for extra, packages in EXTRAS.items():
+        listed = " ".join(project["optional-dependencies"][extra])
+        named = {"pynvml": "nvidia-ml-py"}
+        assert [p for p in packages if named.get(p, p.replace("_", "-")) not in listed] == []
+
+
 def test_fault_of_ours_keeps_its_trace(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("marketplace.sdk._sync.keys.Keys.list", broken)
+    monkeypatch.setattr("marketplace.sdk._sync.market.Keys.list", broken)
     with pytest.raises(ZeroDivisionError):
         main(["key", "list"])

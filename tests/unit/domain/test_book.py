@@ -1,7 +1,5 @@
 """The book by example: who gets what, at which price, and what is refused."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

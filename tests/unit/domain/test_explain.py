@@ -1,7 +1,5 @@
 """Why nothing matches: counts, and changes that do what they promise."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

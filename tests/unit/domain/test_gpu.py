@@ -1,7 +1,5 @@
 """The GPU grammar: what it reads, what it refuses and why."""
 
-from __future__ import annotations
-
 import pytest
 
 from marketplace.domain.gpu import GpuWish, parse_gpu

@@ -1,7 +1,5 @@
 """What the index keeps: nothing twice, and no more dead entries than living ones for long."""
 
-from __future__ import annotations
-
 from marketplace.domain.index import Bucket, Index
 from marketplace.domain.matching import AskView, BidView
 from marketplace.domain.order import BookMarket

@@ -1,7 +1,5 @@
 """Job files: reading, normalising, hashing, mistakes; states."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
 from typing import Any
@@ -11,7 +9,7 @@ import yaml
 
 from marketplace.data import load_tiers
 from marketplace.domain.bidding import bid_problems, bid_template
-from marketplace.domain.jobfile import parse_job, tiers_of
+from marketplace.domain.job import parse_job
 from marketplace.errors import InvalidJob
 from settlement.orders import FLAG_SHARED, terms_of
 from settlement.units import counted_lock
@@ -66,7 +64,7 @@ def test_whole_job_file_is_read() -> None:
     assert spec.egress.max_mib == 1024
     assert spec.runtime == "docker"
     assert spec.rests
-    assert tiers_of(spec, TIERS) == (
+    assert TIERS.select(spec.gpu) == (
         "A100-80GB-PCIE", "A100-80GB-SXM", "H100-80GB-PCIE", "H100-80GB-SXM", "H100-94GB-NVL",
     )  # fmt: skip
 

@@ -1,7 +1,5 @@
 """The rules of a job's life, one row each; who may do what when; the page that lists it all."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Money and prices at the edges: exact, or refused."""
 
-from __future__ import annotations
-
 import pytest
 
 from marketplace.domain.pricing import (
@@ -9,8 +7,8 @@ from marketplace.domain.pricing import (
     from_scaled,
     prices_from_json,
     prices_to_json,
-    to_atoms,
     to_nano,
+    to_scaled,
 )
 from marketplace.errors import InvalidInput
 from settlement.orders import Prices
@@ -39,7 +37,7 @@ def test_price_that_is_not_exact_decimal_text_is_refused(text: object) -> None:
 def test_amounts_are_exact_at_any_number_of_decimals() -> None:
     assert from_scaled(1, 18) == "0.000000000000000001"
     assert from_scaled(150, 2) == "1.5"
-    assert to_atoms("1.5", decimals=2) == 150
+    assert to_scaled("1.5", 2) == 150
 
 
 def test_negative_amounts_keep_their_sign() -> None:

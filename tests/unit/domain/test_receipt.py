@@ -1,7 +1,5 @@
 """Receipts: worked examples; that lines always add up is a property test."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

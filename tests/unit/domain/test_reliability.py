@@ -1,7 +1,5 @@
 """How reliable a provider is said to be."""
 
-from __future__ import annotations
-
 import pytest
 
 from marketplace.domain.reliability import NEWCOMER_MILLI, reliability_milli

@@ -1,14 +1,12 @@
 """Snapshots: bytes that depend on the book's state alone, and books that go on as if never away."""
 
-from __future__ import annotations
-
 import json
 import zlib
 
 from marketplace.domain.book import Book
 from marketplace.domain.commands import AddAsk, AddBid, Filled, Free, Tick
 from marketplace.domain.order import BookMarket
-from marketplace.domain.snapshot import book_hash, capture, decode, encode, restore
+from marketplace.domain.snapshot import book_hash, capture, decode, encode, restore, stored_struct
 from tests.factories import HOUR, NOW, resting_ask, resting_bid
 
 MARKET = BookMarket(fee_bps=100)
@@ -54,3 +52,8 @@ def test_snapshot_of_another_format_is_not_read() -> None:
     document = json.loads(zlib.decompress(encode(capture(busy_book()))))
     document["format"] += 1
     assert decode(zlib.compress(json.dumps(document).encode())) is None
+
+
+def test_stored_orders_are_read_as_if_they_were_checked() -> None:
+    for order in (resting_ask(1).ask, resting_bid(4).bid):
+        assert stored_struct(type(order), order.to_message()) == order

@@ -1,7 +1,5 @@
 """Tiers: the shipped table, choosing by name and memory, and where its prices come from."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -13,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from marketplace.data import load_tiers
+from marketplace.domain.gpu import parse_gpu
 from marketplace.services.views import tier_view
+from settlement.eip712 import text32
 
 ROOT = Path(__file__).resolve().parents[3]
 DATA = Path(os.environ.get("COULOMB_DATA", ROOT.parent / "shared" / "data"))
@@ -21,7 +21,7 @@ TIERS = load_tiers()
 
 
 def test_every_tier_fits_an_order_and_has_real_prices() -> None:
-    assert len({tier.word for tier in TIERS}) == len(list(TIERS)) <= 32
+    assert len({text32(tier.name) for tier in TIERS}) == len(list(TIERS)) <= 32
     for tier in TIERS:
         prices = (tier.low_nano_per_hour, tier.median_nano_per_hour, tier.high_nano_per_hour)
         assert 0 < prices[0] <= prices[1] <= prices[2]
@@ -57,10 +57,13 @@ def test_names_are_found_in_any_spelling_and_guessed_when_wrong() -> None:
 
 
 def test_memory_bounds_are_inclusive_and_no_name_means_any() -> None:
-    assert {t.gpu for t in TIERS.select((), 141, None)} == {"H200", "B200"}
-    assert {t.gpu for t in TIERS.select((), None, 12)} == {"RTX3080", "RTX3060"}
-    assert [t.name for t in TIERS.select(("A100",), 40, 40)] == ["A100-40GB-SXM"]
-    assert TIERS.select(("A100",), 81, None) == ()
+    wishes = {
+        "141GB..:1": {"B200-180GB", "H200-141GB-SXM"},
+        "..12GB:1": {"RTX3060-12GB", "RTX3080-10GB"},
+        "A100:40GB:1": {"A100-40GB-SXM"},
+        "A100:81GB..:1": set(),
+    }
+    assert {text: set(TIERS.select(parse_gpu(text))) for text in wishes} == wishes
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no market listings at {DATA}")

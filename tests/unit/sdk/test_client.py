@@ -1,8 +1,6 @@
 """Both clients buy, sell and wait on a real market, and sign what their user said and nothing
 else."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +11,7 @@ import pytest
 
 from marketplace.data import load_tiers
 from marketplace.domain.bidding import bid_problems
-from marketplace.domain.jobfile import parse_job
+from marketplace.domain.job import parse_job
 from marketplace.sdk import AsyncCoulomb, Coulomb, RetryPolicy
 from marketplace.sdk.errors import (
     ConfigError,
@@ -70,8 +68,7 @@ def test_job_file_is_packed_signed_and_placed(
     assert [p.split("/0x")[0] for p in market.paths()] == [
         "POST blobs", "GET config", "GET accounts", "POST quotes", "POST jobs",
     ]  # fmt: skip
-    assert job.job.spec.inputs is not None
-    assert client.blobs.get(job.job.spec.inputs.sha256)
+    assert client.blobs.get(job.job.spec["inputs"]["sha256"])
     assert market.headers[4]["idempotency-key"] == "job-" + signed_bid(market).struct_hash().hex()
 
 

@@ -1,14 +1,14 @@
 """The synchronous client is what the script writes from the asynchronous one, and no less."""
 
-from __future__ import annotations
-
+import ast
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from marketplace.sdk import AsyncCoulomb, AsyncJobHandle, Coulomb, JobHandle
-from scripts.lib.unasync import SDK, written
+from scripts.lib.unasync import SDK, write, written
 
 PARTS = (
     "asks", "attestations", "blobs", "jobs", "keys", "leases", "market", "nodes", "orders",
@@ -17,18 +17,29 @@ PARTS = (
 
 
 def test_the_synchronous_modules_are_those_that_the_script_writes() -> None:
-    modules = written()
-    assert {path.name for path in (SDK / "_sync").glob("*.py")} == set(modules)
-    for name, text in modules.items():
-        assert (SDK / "_sync" / name).read_text(encoding="utf-8") == text, (
-            f"{name}: run python scripts/lib/unasync.py"
-        )
+    found = {path.name: path.read_text(encoding="utf-8") for path in (SDK / "_sync").glob("*.py")}
+    assert found == written(), "run python scripts/lib/unasync.py"
+    assert found.keys() == {path.name for path in (SDK / "_async").glob("*.py")}
+
+
+def test_writing_removes_what_is_stale_and_leaves_what_is_right(tmp_path: Path) -> None:
+    write(tmp_path)
+    first = {path.name: path.stat() for path in tmp_path.iterdir()}
+    assert first.keys() == written().keys()
+    (tmp_path / "gone.py").touch()
+    (tmp_path / "jobs.py").write_text("edited by hand")
+    write(tmp_path)
+    second = {path.name: path.stat() for path in tmp_path.iterdir()}
+    assert second.keys() == first.keys()
+    assert (tmp_path / "jobs.py").read_text(encoding="utf-8") == written()["jobs.py"]
+    assert [name for name in first if first[name].st_ino != second[name].st_ino] == ["jobs.py"]
 
 
 @pytest.mark.parametrize("name", sorted(written()))
 def test_nothing_asynchronous_is_left(name: str) -> None:
     text = written()[name].partition("\n")[2]
     assert not [word for word in ("async", "await", "Async", "aclos") if word in text]
+    ast.parse(text)
 
 
 def methods(kind: type) -> dict[str, Any]:

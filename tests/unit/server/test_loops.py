@@ -1,7 +1,5 @@
 """Loops: woken, paced, slowed down by faults of the chain, ended by any other."""
 
-from __future__ import annotations
-
 import threading
 import time
 from itertools import pairwise

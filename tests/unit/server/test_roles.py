@@ -1,7 +1,5 @@
 """How the API is served."""
 
-from __future__ import annotations
-
 import asyncio
 from types import SimpleNamespace
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """Settings come from the environment, are checked as a whole, and name the variable at fault."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 

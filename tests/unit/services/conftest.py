@@ -1,7 +1,5 @@
 """Every service test has a market of its own, over SQLite."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """Keys: made by signature, kept as hashes, scoped, capped, revoked, expired."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

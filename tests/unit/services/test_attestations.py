@@ -1,7 +1,5 @@
 """Attestations: what is accepted, what is refused and recorded, what the witness's answer makes."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 

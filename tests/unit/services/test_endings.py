@@ -1,7 +1,5 @@
 """Every other way a lease ends: stopped, lost, never witnessed, run out, moved to the next ask."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A job's whole life through the services: matched, opened, used, settled, closed, receipted."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """What the services make of the rules in `domain.advance`: cancels, late openings, key charges."""
 
-from __future__ import annotations
-
 import pytest
 
 from marketplace.db.tables import ApiKeyRow

@@ -1,7 +1,5 @@
 """The matcher: replay gives the same fills, a failed write leaves none, two match as one."""
 
-from __future__ import annotations
-
 import random
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Nodes, asks, the book and quotes."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What leases that ended say of a provider, and that jobs are matched by it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Vouchers into settlements: the best one, once, in batches, again after a refusal."""
 
-from __future__ import annotations
-
 import pytest
 
 from marketplace.db.tables import ReceiptRow

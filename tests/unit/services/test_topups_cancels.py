@@ -1,7 +1,5 @@
 """Top-ups, and orders that were cancelled."""
 
-from __future__ import annotations
-
 import pytest
 
 from marketplace.db.store import CANCEL_TRIES

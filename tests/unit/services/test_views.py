@@ -1,7 +1,5 @@
 """Views: what rows and figures look like where they travel."""
 
-from __future__ import annotations
-
 from decimal import Decimal
 
 from marketplace.domain.book import Book

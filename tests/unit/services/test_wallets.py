@@ -1,7 +1,5 @@
 """Contract accounts: keys, asks and bids that the account's contract signs for, not its key."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """Prices travel as decimal texts and are settlement's `Prices` in Python."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jsonschema

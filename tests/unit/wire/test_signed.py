@@ -1,7 +1,5 @@
 """Signed structs travel as their EIP-712 messages, and their schema says what they take."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jsonschema

@@ -1,7 +1,5 @@
 """Times, numbers, bytes, money: typed in Python, text in JSON."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any

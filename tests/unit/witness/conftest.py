@@ -1,7 +1,5 @@
 """A lease with real keys on every side, and a desk whose clocks a test turns."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The desk signs for its own leases only, remembers what it signed, and survives restarts."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from pathlib import Path

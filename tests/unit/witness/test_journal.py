@@ -1,7 +1,5 @@
 """A value is on disk before it is signed, whatever happens to the process."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What a witness signs and refuses, rule by rule."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,17 +1,11 @@
-"""The compiler's input and the comparison of artifacts, without running a compiler."""
+"""The compiler's input and the comparison of artifacts, without running a artifacts."""
 
-from __future__ import annotations
-
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
-import solcx
 
-from settlement.chain import compile as compiler
-from settlement.errors import CompileError
+from scripts.lib import artifacts
 
 FOUNDRY = """
 [profile.default]
@@ -26,14 +20,13 @@ bytecode_hash = "none"
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> compiler.Project:
+def project(tmp_path: Path) -> artifacts.Project:
     (tmp_path / "contracts/src").mkdir(parents=True)
     (tmp_path / "contracts/foundry.toml").write_text(FOUNDRY)
-    (tmp_path / "package.json").write_text(json.dumps({"dependencies": {"solc": "0.8.30"}}))
-    return compiler.Project(tmp_path)
+    return artifacts.Project(tmp_path)
 
 
-def put(project: compiler.Project, path: str, content: str) -> None:
+def put(project: artifacts.Project, path: str, content: str) -> None:
     file = project.contracts / path
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(content)
@@ -55,70 +48,58 @@ def artifact(code: str = "0x60", name: str = "A") -> dict[str, Any]:
     ],
 )
 def test_imports_every_form_resolves_against_its_unit(source: str, expected: list[str]) -> None:
-    assert compiler.imports(source, "src/Main.sol") == expected
+    assert artifacts.imports(source, "src/Main.sol") == expected
 
 
 def test_standard_input_follows_imports_and_the_longest_remapping(
-    project: compiler.Project,
+    project: artifacts.Project,
 ) -> None:
     put(project, "src/A.sol", 'import "lib/X.sol";\nimport "lib/special/Y.sol";')
     put(project, "deps/lib/X.sol", 'import "./Z.sol";')
     put(project, "deps/lib/Z.sol", "// z")
     put(project, "deps/special/Y.sol", 'import "lib/X.sol";')
-    sources = compiler.standard_input(project)["sources"]
+    sources = artifacts.standard_input(project)["sources"]
     assert list(sources) == ["lib/X.sol", "lib/Z.sol", "lib/special/Y.sol", "src/A.sol"]
     assert sources["lib/Z.sol"] == {"content": "// z"}
 
 
-def test_standard_input_with_a_dangling_import_names_it(project: compiler.Project) -> None:
+def test_standard_input_with_a_dangling_import_names_it(project: artifacts.Project) -> None:
     put(project, "src/A.sol", 'import "./Gone.sol";')
-    with pytest.raises(CompileError, match=r"cannot read src/Gone\.sol"):
-        compiler.standard_input(project)
+    with pytest.raises(artifacts.CompileError, match=r"cannot read src/Gone\.sol"):
+        artifacts.standard_input(project)
 
 
-def test_standard_input_carries_foundrys_settings(project: compiler.Project) -> None:
-    settings = compiler.standard_input(project)["settings"]
+def test_standard_input_carries_foundrys_settings(project: artifacts.Project) -> None:
+    settings = artifacts.standard_input(project)["settings"]
     assert settings["optimizer"] == {"enabled": True, "runs": 200}
     assert settings["evmVersion"] == "prague"
     assert settings["metadata"] == {"bytecodeHash": "none"}
     assert settings["viaIR"] is False
 
 
-def test_names_leave_interfaces_and_libraries_out(project: compiler.Project) -> None:
+def test_names_leave_interfaces_and_libraries_out(project: artifacts.Project) -> None:
     for path in ("src/B.sol", "src/A.sol", "src/interfaces/IA.sol", "src/libraries/L.sol"):
         put(project, path, "")
     assert project.names == ["A", "B"]
 
 
-def test_find_compiler_prefers_an_installed_native_one(
-    project: compiler.Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("code", [None, "#!/bin/sh\necho no node >&2; exit 1\n"])
+def test_a_compiler_that_does_not_run_is_named(
+    project: artifacts.Project, code: str | None
 ) -> None:
-    native = tmp_path / "solc-v0.8.30"
-    native.touch()
-    monkeypatch.setenv("SOLCX_BINARY_PATH", str(tmp_path))
-    (project.root / "node_modules/solc").mkdir(parents=True)
-    assert compiler.find_compiler(project) == native
-    native.unlink()
-    assert compiler.find_compiler(project) == project.wasm_solc
-
-
-def test_find_compiler_without_any_or_network_says_what_to_do(
-    project: compiler.Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("SOLCX_BINARY_PATH", str(tmp_path))
-
-    def no_network(version: str) -> None:
-        raise requests.ConnectionError(version)
-
-    monkeypatch.setattr(solcx, "install_solc", no_network)
-    with pytest.raises(CompileError, match=r"solc 0\.8\.30 is not installed .*: run scripts/test"):
-        compiler.find_compiler(project)
+    solc = project.contracts / "../solc"
+    if code is not None:
+        solc.write_text(code)
+        solc.chmod(0o755)
+    said = r"/solc (does not run|failed; run scripts/test)"
+    with pytest.raises(artifacts.CompileError, match=said):
+        artifacts.build(project)
 
 
 def test_differences_name_missing_stale_and_orphaned_artifacts(tmp_path: Path) -> None:
-    compiler.write({"Stale": artifact(), "Orphan": artifact()}, tmp_path)
+    artifacts.write({"Stale": artifact(), "Orphan": artifact()}, tmp_path)
     built = {"Stale": artifact("0x61"), "Missing": artifact()}
-    assert compiler.differences(built, tmp_path) == [
+    assert artifacts.differences(built, tmp_path) == [
         "Stale: its artifact is stale",
         "Missing: its artifact is missing",
         "Orphan: its contract is gone",
@@ -126,11 +107,11 @@ def test_differences_name_missing_stale_and_orphaned_artifacts(tmp_path: Path) -
 
 
 def test_write_replaces_stale_artifacts_and_removes_orphans(tmp_path: Path) -> None:
-    compiler.write({"Old": artifact()}, tmp_path)
+    artifacts.write({"Old": artifact()}, tmp_path)
     built = {"New": artifact()}
-    compiler.write(built, tmp_path)
+    artifacts.write(built, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["New.json"]
-    assert compiler.differences(built, tmp_path) == []
+    assert artifacts.differences(built, tmp_path) == []
 
 
 @pytest.mark.parametrize(("excess", "code"), [(0, 0), (1, 1)])
@@ -141,16 +122,15 @@ def test_main_code_over_the_limit_fails(
     excess: int,
     code: int,
 ) -> None:
-    built = {"A": artifact("0x" + "00" * (compiler.CODE_BYTES_MAX + excess))}
-    monkeypatch.setattr(compiler, "ARTIFACTS", tmp_path)
-    monkeypatch.setattr(compiler, "find_compiler", lambda project: Path("solc"))
-    monkeypatch.setattr(compiler, "compile_contracts", lambda project, solc: built)
-    assert compiler.main([]) == code
-    assert compiler.main(["--check"]) == code
+    built = {"A": artifact("0x" + "00" * (artifacts.CODE_BYTES_MAX + excess))}
+    monkeypatch.setattr(artifacts, "ARTIFACTS", tmp_path)
+    monkeypatch.setattr(artifacts, "build", lambda project: built)
+    assert artifacts.main([]) == code
+    assert artifacts.main(["--check"]) == code
     assert ("1 bytes over the limit of EIP-170" in capsys.readouterr().err) == bool(excess)
 
 
 def test_abi_hash_ignores_key_order_and_sees_every_value() -> None:
-    one = compiler.abi_hash([{"type": "event", "name": "Opened"}])
-    assert one == compiler.abi_hash([{"name": "Opened", "type": "event"}])
-    assert one != compiler.abi_hash([{"name": "Closed", "type": "event"}])
+    one = artifacts.abi_hash([{"type": "event", "name": "Opened"}])
+    assert one == artifacts.abi_hash([{"name": "Opened", "type": "event"}])
+    assert one != artifacts.abi_hash([{"name": "Closed", "type": "event"}])
