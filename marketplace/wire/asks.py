@@ -1,10 +1,10 @@
 """Asks: providers' signed offers."""
 
-from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field
 
+from marketplace.domain.asking import AskState
 from marketplace.wire.base import (
     AccountSignature,
     Address,
@@ -18,15 +18,6 @@ from marketplace.wire.base import (
 from marketplace.wire.prices import DecimalPrices
 from marketplace.wire.signed import Signed, TypedData
 from settlement.orders import Ask
-
-
-class AskState(StrEnum):
-    """`suspended`: not on the book for now; `reason` says why."""
-
-    OPEN = "open"
-    SUSPENDED = "suspended"
-    CANCELLED = "cancelled"
-    EXPIRED = "expired"
 
 
 class AskDraft(Body):

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from marketplace.domain.asking import NodeState
 from marketplace.limits import (
     GPU_UUID_CHARS_MAX,
     INTERVAL_MS_MAX,
@@ -27,14 +28,6 @@ class Runtime(StrEnum):
 
     PROCESS = "process"
     DOCKER = "docker"
-
-
-class NodeState(StrEnum):
-    """Whether a node takes new jobs: `away` until its agent is heard of again."""
-
-    ACTIVE = "active"
-    DRAINING = "draining"
-    AWAY = "away"
 
 
 class Gpu(Answer):
