@@ -26,12 +26,9 @@ from marketplace.agent.inventory import Inventory, simulated_gpus
 from marketplace.agent.journal import AgentJournal
 from marketplace.agent.node import ThisNode
 from marketplace.domain.job import parse_job
-from marketplace.wire.asks import AskInfo
-from marketplace.wire.bids import BidInfo
-from marketplace.wire.leases import Lease, LeaseTerms
-from marketplace.wire.market import MarketConfig
-from marketplace.wire.nodes import Node
-from marketplace.wire.usage import Attestation, Heartbeat, LogPosition, Measured
+from marketplace.wire.leases import Attestation, Heartbeat, Lease, LeaseTerms, LogPosition, Measured
+from marketplace.wire.market import MarketConfig, Node
+from marketplace.wire.orders import AskInfo, BidInfo
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.eip712 import Domain
 from settlement.orders import Ask, Bid, lease_no

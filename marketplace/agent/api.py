@@ -24,9 +24,8 @@ from marketplace.sdk.errors import (
     ServerError,
     TransportError,
 )
-from marketplace.wire.leases import Lease
+from marketplace.wire.leases import Attestation, Lease
 from marketplace.wire.market import MarketConfig
-from marketplace.wire.usage import Attestation
 from settlement.attestation import Close, Stop, UsageAttestation
 from settlement.orders import Ask, Bid
 

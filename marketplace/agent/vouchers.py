@@ -12,8 +12,7 @@ import structlog
 
 from marketplace.agent.api import AgentApi
 from marketplace.agent.journal import AgentJournal, LeaseEntry
-from marketplace.wire.leases import Lease
-from marketplace.wire.usage import SignedVoucher, Used
+from marketplace.wire.leases import Lease, SignedVoucher, Used
 from settlement.attestation import Usage, UsageAttestation, Voucher
 from settlement.errors import SignatureError
 from settlement.signing import verify

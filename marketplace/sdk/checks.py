@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from marketplace.sdk.errors import VerificationError
-from marketplace.wire.asks import AskInfo
-from marketplace.wire.bids import BidInfo
 from marketplace.wire.leases import Lease
+from marketplace.wire.orders import AskInfo, BidInfo
 from settlement.eip712 import Domain
 from settlement.errors import SignatureError
 from settlement.orders import Ask, Bid

@@ -11,7 +11,7 @@ from marketplace.domain.life import JOB_ENDED
 from marketplace.limits import EVENT_BYTES_MAX
 from marketplace.sdk.errors import ApiError, ProtocolError, TransportError
 from marketplace.sdk.http import RETRY_STATUSES, RetryPolicy
-from marketplace.wire.events import JobEvent, read_streamed
+from marketplace.wire.jobs import JobEvent, read_streamed
 from marketplace.wire.problems import problems_of
 from settlement import strict_json
 

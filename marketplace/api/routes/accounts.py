@@ -4,7 +4,7 @@ from fastapi import APIRouter
 
 from marketplace.api.edge import Anyone, EdgeDep, Id, SoundRoute
 from marketplace.api.problems import OWNED, documented
-from marketplace.wire.keys import Account
+from marketplace.wire.market import Account
 
 router = APIRouter(route_class=SoundRoute, prefix="/accounts", tags=["accounts"])
 

@@ -20,9 +20,8 @@ from marketplace.api.edge import (
 from marketplace.api.problems import AUTH, ONCE, OWNED, documented
 from marketplace.db.store import Store
 from marketplace.services.views import ask_view
-from marketplace.wire.asks import AskDraft, AskInfo, PreparedAsk, SignedAsk
-from marketplace.wire.base import Page
-from marketplace.wire.signed import TypedData
+from marketplace.wire.base import Page, TypedData
+from marketplace.wire.orders import AskDraft, AskInfo, PreparedAsk, SignedAsk
 
 router = APIRouter(route_class=SoundRoute, prefix="/asks", tags=["asks"])
 CREATED = (*AUTH, *ONCE, "chain_unavailable", "invalid_order", "invalid_signature")

@@ -6,7 +6,7 @@ from marketplace.api.edge import Buyer, EdgeDep, Id, Reply, SoundRoute, WritingD
 from marketplace.api.problems import ONCE, OWNED, documented
 from marketplace.db.store import Store
 from marketplace.services.views import attestation_view
-from marketplace.wire.usage import Attestation, Countersignature
+from marketplace.wire.leases import Attestation, Countersignature
 
 router = APIRouter(route_class=SoundRoute, prefix="/attestations", tags=["attestations"])
 

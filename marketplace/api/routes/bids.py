@@ -17,9 +17,8 @@ from marketplace.api.problems import AUTH, OWNED, documented
 from marketplace.errors import InvalidInput, Problem
 from marketplace.services.accounts import checksum_or_none
 from marketplace.services.views import bid_view
-from marketplace.wire.base import Page
-from marketplace.wire.bids import BidDraft, BidInfo, PreparedBid
-from marketplace.wire.signed import TypedData
+from marketplace.wire.base import Page, TypedData
+from marketplace.wire.orders import BidDraft, BidInfo, PreparedBid
 
 router = APIRouter(route_class=SoundRoute, prefix="/bids", tags=["bids"])
 

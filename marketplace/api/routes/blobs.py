@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 
 from marketplace.api.edge import Anyone, EdgeDep, Id, Reply, SoundRoute
 from marketplace.api.problems import AUTH, OWNED, documented
-from marketplace.wire.receipts import Blob
+from marketplace.wire.jobs import Blob
 
 router = APIRouter(route_class=SoundRoute, prefix="/blobs", tags=["blobs"])
 BYTES = "application/octet-stream"

@@ -6,8 +6,8 @@ from fastapi import APIRouter
 
 from marketplace.api.edge import EdgeDep, SoundRoute, Words
 from marketplace.api.problems import documented
-from marketplace.wire.bids import QuoteAnswer, QuoteRequest
 from marketplace.wire.market import BookView
+from marketplace.wire.orders import QuoteAnswer, QuoteRequest
 
 router = APIRouter(route_class=SoundRoute, tags=["book"])
 TierName = Annotated[str | None, Words]

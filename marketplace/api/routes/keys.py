@@ -17,9 +17,8 @@ from marketplace.api.edge import (
 from marketplace.api.problems import AUTH, ONCE, OWNED, documented
 from marketplace.db.store import Store
 from marketplace.services.views import key_view, new_key_view
-from marketplace.wire.base import Page
-from marketplace.wire.keys import ApiKey, KeyDraft, NewApiKey, PreparedKey, SignedKeyRequest
-from marketplace.wire.signed import TypedData
+from marketplace.wire.base import Page, TypedData
+from marketplace.wire.market import ApiKey, KeyDraft, NewApiKey, PreparedKey, SignedKeyRequest
 
 router = APIRouter(route_class=SoundRoute, prefix="/keys", tags=["keys"])
 REFUSED = ("invalid_signature", "forbidden", "already_exists", "conflict", "chain_unavailable")

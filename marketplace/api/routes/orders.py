@@ -5,8 +5,8 @@ from fastapi import APIRouter, Response
 from marketplace.api.edge import Anyone, EdgeDep, Reply, SoundRoute, WritingDep
 from marketplace.api.problems import ONCE, OWNED, documented
 from marketplace.db.store import Store
+from marketplace.wire.base import TypedData
 from marketplace.wire.orders import CancelDraft, Cancelled, PreparedCancel, SignedCancel
-from marketplace.wire.signed import TypedData
 
 router = APIRouter(route_class=SoundRoute, prefix="/orders", tags=["orders"])
 REFUSED = ("chain_unavailable", "conflict", "already_exists", "invalid_signature")

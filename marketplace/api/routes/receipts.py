@@ -6,7 +6,7 @@ from marketplace.api.edge import Anyone, Cursor, EdgeDep, Limit, SoundRoute, dec
 from marketplace.api.problems import AUTH, documented
 from marketplace.services.receipts import receipt_view
 from marketplace.wire.base import Page
-from marketplace.wire.receipts import Receipt
+from marketplace.wire.jobs import Receipt
 
 router = APIRouter(route_class=SoundRoute, prefix="/receipts", tags=["receipts"])
 

@@ -9,7 +9,7 @@ from marketplace.sdk._async.base import AsyncResource
 from marketplace.sdk.errors import InputError, ProtocolError
 from marketplace.sdk.http import json_of
 from marketplace.sdk.reading import read
-from marketplace.wire.receipts import Blob
+from marketplace.wire.jobs import Blob
 
 
 class AsyncBlobs(AsyncResource):

@@ -10,7 +10,7 @@ from datetime import datetime
 from marketplace.domain.key_request import key_request_of
 from marketplace.sdk._async.base import AsyncResource
 from marketplace.sdk.reading import input_errors
-from marketplace.wire.keys import ApiKey, NewApiKey, SignedKeyRequest
+from marketplace.wire.market import ApiKey, NewApiKey, SignedKeyRequest
 from settlement.signing import Signer
 
 

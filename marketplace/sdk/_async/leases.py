@@ -6,25 +6,23 @@ from collections.abc import AsyncIterator
 
 from marketplace.domain.life import Outcome
 from marketplace.sdk._async.base import AsyncResource
-from marketplace.wire.bids import BidInfo
 from marketplace.wire.leases import (
-    FinishReport,
-    Lease,
-    SignedStop,
-    WitnessSignature,
-)
-from marketplace.wire.usage import (
     Attestation,
     AttestationAnswer,
     Countersignature,
+    FinishReport,
     Heartbeat,
     HeartbeatReport,
+    Lease,
     LogChunk,
     LogPosition,
     OutputStream,
     SignedAttestation,
     SignedClose,
+    SignedStop,
+    WitnessSignature,
 )
+from marketplace.wire.orders import BidInfo
 from settlement.attestation import Close, Stop, UsageAttestation, Voucher
 
 

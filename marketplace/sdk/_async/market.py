@@ -8,9 +8,8 @@ from dataclasses import replace
 from marketplace.sdk._async.base import AsyncResource
 from marketplace.sdk.jobfile import JobSource, load_job
 from marketplace.sdk.waiting import async_run
-from marketplace.wire.bids import QuoteAnswer, QuoteRequest
-from marketplace.wire.keys import Account
-from marketplace.wire.market import BookView, Health, MarketConfig, TierInfo
+from marketplace.wire.market import Account, BookView, Health, MarketConfig, TierInfo
+from marketplace.wire.orders import QuoteAnswer, QuoteRequest
 
 
 class AsyncMarket(AsyncResource):

@@ -14,14 +14,11 @@ from marketplace.sdk.errors import Forbidden, InputError, VerificationError
 from marketplace.sdk.reading import input_errors
 from marketplace.sdk.values import Moved
 from marketplace.sdk.waiting import async_run
-from marketplace.wire.asks import AskInfo
 from marketplace.wire.base import Money
-from marketplace.wire.bids import BidInfo
 from marketplace.wire.jobs import Job, TopUp
-from marketplace.wire.keys import Account
 from marketplace.wire.leases import Lease
-from marketplace.wire.market import MarketConfig
-from marketplace.wire.orders import Cancelled, SignedCancel, Transaction
+from marketplace.wire.market import Account, MarketConfig
+from marketplace.wire.orders import AskInfo, BidInfo, Cancelled, SignedCancel, Transaction
 from settlement.orders import Cancel
 from settlement.signing import Signer
 

@@ -12,9 +12,8 @@ from marketplace.sdk.checks import signed_by
 from marketplace.sdk.errors import InputError, VerificationError
 from marketplace.sdk.reading import input_errors
 from marketplace.sdk.waiting import async_run
-from marketplace.wire.asks import AskInfo, SignedAsk
-from marketplace.wire.keys import Account
-from marketplace.wire.nodes import NewNode, Node
+from marketplace.wire.market import Account, NewNode, Node
+from marketplace.wire.orders import AskInfo, SignedAsk
 from settlement.orders import Ask
 from settlement.signing import Signer
 

@@ -11,9 +11,8 @@ from marketplace.sdk.errors import ApiError
 from marketplace.sdk.session import Session
 from marketplace.sdk.values import Act
 from marketplace.sdk.waiting import async_run
-from marketplace.wire.asks import AskInfo
-from marketplace.wire.leases import CloseRequest, Lease, Pending, PendingList
-from marketplace.wire.usage import Attestation
+from marketplace.wire.leases import Attestation, CloseRequest, Lease, Pending, PendingList
+from marketplace.wire.orders import AskInfo
 from marketplace.witness.desk import Desk, Papers
 from marketplace.witness.policy import WitnessRefusal
 
