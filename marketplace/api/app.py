@@ -14,26 +14,17 @@ from marketplace.api.openapi import finished
 from marketplace.api.routes import (
     accounts,
     asks,
-    attestations,
     bids,
     blobs,
-    book,
     jobs,
-    keys,
     leases,
-    meta,
+    market,
     nodes,
     orders,
-    receipts,
-    witness,
-)
+)  # fmt: skip
 from marketplace.db.store import Database
 from marketplace.services.catalog import Catalog
 
-NOUNS = (
-    meta, keys, accounts, nodes, asks, book, bids, jobs, leases, attestations, orders, witness,
-    receipts, blobs,
-)  # fmt: skip
 DESCRIPTION = """Coulomb is a market for GPU compute that is paid by the measured second.
 
 Sign in with a key request (`POST /v1/keys/prepare`, sign, `POST /v1/keys`); send the key as
@@ -56,7 +47,7 @@ class MarketApi(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """The usual stack with the gate around it."""
         inner, edge = super().build_middleware_stack(), self.state.edge
-        return Gate(inner, self.limits, self.state.metrics, edge.account_of)
+        return Gate(inner, self.limits, self.state.metrics.answered, edge.account_of)
 
 
 def create_api(catalog: Catalog, database: Database, limits: Limits | None = None) -> MarketApi:
@@ -74,8 +65,8 @@ def create_api(catalog: Catalog, database: Database, limits: Limits | None = Non
     app.state.metrics = Metrics()
     problems.install(app)
     root = APIRouter(prefix=PREFIX)
-    for noun in NOUNS:
-        root.include_router(noun.router)
+    for nouns in (market, accounts, nodes, asks, bids, jobs, leases, orders, blobs):
+        root.include_router(nouns.routes)
     app.include_router(root)
     app.include_router(scraped)
     return app

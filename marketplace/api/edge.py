@@ -2,19 +2,20 @@
 
 import base64
 import hashlib
+import inspect
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Header, HTTPException, Path, Query, Request
+from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from marketplace.api.limits import Limits, OpenStreams
-from marketplace.api.problems import READING, documented
+from marketplace.api.problems import ONCE, READING, documented
 from marketplace.db.store import Database, Store, Tally
 from marketplace.db.tables import IdempotentReplyRow
 from marketplace.errors import (
@@ -35,23 +36,11 @@ from settlement.strict_json import JsonError, loads
 
 T = TypeVar("T")
 P = TypeVar("P", bound=Page[Any])
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 PREFIX = "/v1"
 TALLY_MS = 1_000
 JSON = "application/json"
 bearer = HTTPBearer(auto_error=False, description="API key: `coul_…`")
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a route answers: an answer, its status, headers."""
-
-    body: Answer
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-
-    def response(self) -> Response:
-        """As an HTTP response."""
-        return Response(self.body.model_dump_json(), self.status, self.headers, JSON)
 
 
 class Edge:
@@ -80,7 +69,7 @@ class Edge:
                 self._flying.discard(name)
 
     def account_of(self, key: str) -> str | None:
-        """Whose API key it is; None where it is nobody's."""
+        """Whose API key it is; None if it is nobody's."""
         try:
             with self.database.read() as store:
                 return self.catalog.accounts.authenticate(store, key).account
@@ -188,28 +177,29 @@ class Writing:
     def run(
         self,
         caller: Principal,
-        action: Callable[[Store], Reply],
+        action: Callable[[Store], Answer],
+        status: int = 200,
         keep: Callable[[], bool] = lambda: True,
     ) -> Response:
         """Do it in one transaction and answer once that is durable; by key, at most once.
 
-        The same key with the same request answers what was answered first, with
-        `Idempotency-Replayed`. Refusals store no answer (`keep` false: none of an action that
-        returned), so they may be tried again. Raises IdempotencyMismatch, IdempotencyInFlight.
+        What is made (201) or begun (202) and has an id is named in `Location`. The same key with
+        the same request answers what was answered first, with `Idempotency-Replayed`. Refusals
+        store no answer (`keep` false: none of an action that returned), so they may be tried again.
+        Raises IdempotencyMismatch, IdempotencyInFlight.
         """
         if self.key is None:
             with self.edge.database.write() as store:
-                reply = action(store)
+                answer = action(store)
         else:
             name = _digest(caller.account, self.key)
             with self.edge.one_at_a_time(name), self.edge.database.write() as store:
-                stored = self._stored(store, name)
-                if stored is not None:
+                if (stored := self._stored(store, name)) is not None:
                     return stored
-                reply = action(store)
+                answer = action(store)
                 if keep():
-                    self._keep(store, self._record(name, reply))
-        return reply.response()
+                    self._keep(store, name, answer, status)
+        return Response(answer.model_dump_json(), status, self._headers(answer, status), JSON)
 
     def replay(self, caller: Principal) -> Response | None:
         """The stored answer to this request's key, before anything else is checked."""
@@ -217,6 +207,11 @@ class Writing:
             return None
         with self.edge.database.read() as store:
             return self._stored(store, _digest(caller.account, self.key))
+
+    def _headers(self, answer: Answer, status: int) -> dict[str, str]:
+        made = getattr(answer, "id", None) if status in (201, 202) else None
+        noun = self.request.scope["path"].split("/")[2]
+        return {"Location": f"{PREFIX}/{noun}/{made}"} if made else {}
 
     def _stored(self, store: Store, name: str) -> Response | None:
         stored = store.replies.get(name)
@@ -227,26 +222,27 @@ class Writing:
         headers = {**stored.headers, "Idempotency-Replayed": "true"}
         return JSONResponse(stored.body, stored.status, headers)
 
-    def _keep(self, store: Store, record: IdempotentReplyRow) -> None:
+    def _keep(self, store: Store, name: str, answer: Answer, status: int) -> None:
+        record = IdempotentReplyRow(
+            id=name,
+            body_hash=self._mark(),
+            status=status,
+            headers=self._headers(answer, status),
+            body=answer.to_json(),
+            created_ms=self.edge.catalog.clock(),
+        )
         try:
             store.replies.add(record)
         except AlreadyExists as error:  # another process was first; what was done here is undone
             raise IdempotencyInFlight("the first request with this key has just begun") from error
 
-    def _record(self, name: str, reply: Reply) -> IdempotentReplyRow:
-        now_ms = self.edge.catalog.clock()
-        return IdempotentReplyRow(
-            id=name,
-            body_hash=self._mark(),
-            status=reply.status,
-            headers=reply.headers,
-            body=reply.body.to_json(),
-            created_ms=now_ms,
-        )
-
     def _mark(self) -> str:
         url = self.request.url
         return _digest(self.request.method, url.path, url.query, self.body.hex())
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def writing(
@@ -262,41 +258,127 @@ def writing(
 
 
 WritingDep = Annotated[Writing, Depends(writing)]
-Limit = Annotated[int, Query(ge=1, le=PAGE_MAX, description="most items on a page")]
 Id = Annotated[
     str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["job_0190c0de0000700080000000000000aa"])
 ]
-Words = Query(max_length=160, pattern=r"^[A-Za-z0-9._,-]*$", description="separated by commas")
-Cursor = Annotated[str | None, Query(max_length=200, description="next_cursor of the last page")]
+Words = Annotated[
+    str | None,
+    Query(max_length=160, pattern=r"^[A-Za-z0-9._,-]*$", description="separated by commas"),
+]
 
 
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """Which page of a list is asked for: `limit` items after the key `after`."""
+
+    limit: int
+    after: str | None
+
+    @property
+    def wanted(self) -> tuple[int, str | None]:
+        """What to look for: one row more than the page holds, and after which key."""
+        return self.limit + 1, self.after
+
+    def page(
+        self,
+        kind: type[P],
+        rows: Sequence[T],
+        show: Callable[[T], Any],
+        key: Callable[[Any], Any] = lambda row: row.id,
+    ) -> P:
+        """The page of the rows that were wanted; its cursor is the key of its last row."""
+        shown, more = list(rows[: self.limit]), len(rows) > self.limit
+        cursor = base64.urlsafe_b64encode(str(key(shown[-1])).encode()).decode() if more else None
+        return kind(data=tuple(show(row) for row in shown), has_more=more, next_cursor=cursor)
 
 
-def decode_cursor(cursor: str | None) -> str | None:
-    """The key a cursor stands for. Raises InvalidInput."""
-    if cursor is None:
-        return None
-    try:
-        return base64.urlsafe_b64decode(cursor.encode("ascii")).decode("ascii")
-    except ValueError as error:
-        raise InvalidInput([Problem("/cursor", "is no cursor of this list")]) from error
+def paging(default: int) -> Any:
+    """A dependency: the page that a request asks for. Raises InvalidInput."""
+
+    def read(
+        limit: Annotated[
+            int, Query(ge=1, le=PAGE_MAX, description="most items on a page")
+        ] = default,
+        cursor: Annotated[
+            str | None, Query(max_length=200, description="next_cursor of the last page")
+        ] = None,
+    ) -> Paging:
+        try:
+            after = cursor and base64.urlsafe_b64decode(cursor.encode("ascii")).decode("ascii")
+        except ValueError as error:
+            raise InvalidInput([Problem("/cursor", "is not a cursor of this list")]) from error
+        return Paging(limit, after)
+
+    return Depends(read)
 
 
-def _id_of(row: Any) -> str:
-    return str(row.id)
+Paged = Annotated[Paging, paging(50)]
 
 
-def page(
-    kind: type[P],
-    rows: Sequence[T],
-    limit: int,
-    show: Callable[[T], Any],
-    key: Callable[[T], str] = _id_of,
-) -> P:
-    """A page from one row more than its limit; the cursor is the last row's key."""
-    shown = list(rows[:limit])
-    more = len(rows) > limit
-    cursor = base64.urlsafe_b64encode(key(shown[-1]).encode()).decode() if more else None
-    return kind(data=tuple(show(row) for row in shown), has_more=more, next_cursor=cursor)
+# Declaring routes
+
+_TAGS = {"config": "market", "health": "market", "problems": "market", "tiers": "market",
+         "quotes": "book"}  # fmt: skip
+
+
+class Routes(APIRouter):
+    """Routes, each declared by `METHOD /path`, operation id, and the error codes it may answer."""
+
+    def __init__(self) -> None:
+        super().__init__(route_class=SoundRoute)
+
+    def on(
+        self, place: str, name: str, *codes: str, **options: Any
+    ) -> Callable[[Endpoint], Endpoint]:
+        """A route that begins its own transactions."""
+        method, _, path = place.partition(" ")
+        noun = path.split("/")[1]
+        options["responses"] = {**documented(*codes), **options.get("responses", {})}
+        options["tags"] = [_TAGS.get(noun, noun)]
+        return self.api_route(path, methods=[method], operation_id=name, **options)
+
+    def reads(self, place: str, name: str, *codes: str) -> Callable[[Endpoint], Endpoint]:
+        """A route that takes `store`: one consistent view of the database."""
+
+        def declare(endpoint: Endpoint) -> Endpoint:
+            def run(edge: Edge, **given: Any) -> Any:
+                with edge.database.read() as store:
+                    return endpoint(edge=edge, store=store, **given)
+
+            self.on(place, name, *codes)(_taking(endpoint, run))
+            return endpoint
+
+        return declare
+
+    def writes(
+        self, place: str, name: str, *codes: str, status: int = 200
+    ) -> Callable[[Endpoint], Endpoint]:
+        """A route that takes `store`: one transaction, which an idempotency key keeps from
+        happening twice."""
+
+        def declare(endpoint: Endpoint) -> Endpoint:
+            def run(write: Writing, caller: Principal, **given: Any) -> Response:
+                def act(store: Store) -> Answer:
+                    answer: Answer = endpoint(store=store, caller=caller, **given)
+                    return answer
+
+                return write.run(caller, act, status)
+
+            taking = _taking(endpoint, run, write=WritingDep)
+            self.on(place, name, *ONCE, *codes, status_code=status)(taking)
+            return endpoint
+
+        return declare
+
+
+def _taking(
+    endpoint: Callable[..., Any], run: Callable[..., Any], **more: Any
+) -> Callable[..., Any]:
+    """`run` as FastAPI sees it: with the parameters of an endpoint, besides `store`, and more."""
+    told = inspect.signature(endpoint)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    shown = [p.replace(kind=kind) for name, p in told.parameters.items() if name != "store"]
+    added = [inspect.Parameter(name, kind, annotation=said) for name, said in more.items()]
+    run.__name__, run.__doc__ = endpoint.__name__, endpoint.__doc__
+    run.__dict__["__signature__"] = told.replace(parameters=[*shown, *added])
+    return run

@@ -6,9 +6,9 @@ import re
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import structlog
 from fastapi import Request
@@ -21,9 +21,7 @@ from marketplace.api.problems import answer
 from marketplace.errors import RateLimited, Unavailable
 from marketplace.limits import BLOB_BYTES_MAX, BODY_BYTES_MAX
 
-if TYPE_CHECKING:
-    from marketplace.api.metrics import Metrics
-
+T = TypeVar("T")
 WINDOW_S = 60
 STREAM_RETRY_S = 5
 CALLERS_MAX = 20_000
@@ -60,8 +58,16 @@ class Limits:
         return self.blob_bytes, self.body_seconds + self.blob_bytes / self.blob_bytes_per_second
 
 
+def _remember(table: OrderedDict[str, T], caller: str, value: T) -> None:
+    """Keep what is known of a caller; the least recent one is forgotten when the table is full."""
+    table[caller] = value
+    table.move_to_end(caller)
+    if len(table) > CALLERS_MAX:
+        table.popitem(last=False)
+
+
 class RateWindows:
-    """Counts per caller in fixed windows; forgets the least recent caller when full."""
+    """Counts per caller in fixed windows."""
 
     def __init__(self, limit: int, now: Callable[[], float] = time.monotonic) -> None:
         self.limit = limit
@@ -78,12 +84,9 @@ class RateWindows:
         return max(0, self.limit - self._count(caller)[1])
 
     def take(self, caller: str) -> bool:
-        """Count one request; False where the window has none left."""
+        """Count one request; False if the window has none left."""
         window, count = self._count(caller)
-        self._counts[caller] = (window, count + 1)
-        self._counts.move_to_end(caller)
-        if len(self._counts) > CALLERS_MAX:
-            self._counts.popitem(last=False)
+        _remember(self._counts, caller, (window, count + 1))
         return count < self.limit
 
     def resets_in(self) -> int:
@@ -128,19 +131,22 @@ def _too_many(whose: str, most: int) -> RateLimited:
 
 
 class Gate:
-    """The outermost layer: every response carries X-Request-Id and RateLimit, and is counted."""
+    """The outermost layer: every response carries X-Request-Id and RateLimit, and is counted.
+
+    `answered` takes each answer's scope, status and seconds; `account_of` knows whose a key is.
+    """
 
     def __init__(
         self,
         app: ASGIApp,
         limits: Limits,
-        metrics: "Metrics",
+        answered: Callable[[Scope, int, float], None],
         account_of: Callable[[str], str | None],
     ) -> None:
         self._app = app
         self._account_of = account_of
         self._limits = limits
-        self._metrics = metrics
+        self._answered = answered
         self._requests = RateWindows(limits.per_minute)
         self._failures = RateWindows(limits.failed_logins_per_minute)
         self._working: Counter[str] = Counter()
@@ -150,72 +156,59 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = Request(scope)
+        request, began, status, held = Request(scope), time.monotonic(), 0, ExitStack()
         given = request.headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.match(given) else f"req_{uuid7().hex}"
-        request.state.request_id = request_id
+        request.state.request_id = given if _REQUEST_ID.match(given) else f"req_{uuid7().hex}"
         address = address_of(request)
         request.state.caller = f"ip:{address}"
-        status, began = 0, time.monotonic()
 
-        async def send_with_headers(message: Message) -> None:
+        async def send_on(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._headers(message, request.state.caller, request_id)
-                self._metrics.answered(scope, status, time.monotonic() - began)
+                if any(b"text/event-stream" in value for _, value in message.get("headers", [])):
+                    held.close()  # a stream no longer counts as in flight
+                self._tell(request, message, time.monotonic() - began)
             await send(message)
 
         most, seconds = self._limits.body_of(scope["path"])
         refused = self._refusal(request, address, most)
         if refused is not None:
-            await refused(scope, receive, send_with_headers)
+            await refused(scope, receive, send_on)
             return
-        bounded = _bounded(receive, most, seconds)
-        await self._forward(scope, bounded, send_with_headers, request, address)
+        with held:
+            self._working[address] += 1
+            held.callback(self._release, address)
+            app = await self._admit(request, address)
+            await app(scope, _bounded(receive, most, seconds), send_on)
         if status == 401:
             self._failures.take(address)
 
-    async def _forward(
-        self, scope: Scope, receive: Receive, send: Send, request: Request, address: str
-    ) -> None:
-        """Run the application; a stream stops counting as in flight once it is a stream."""
-        held = True
-        started = time.monotonic()
-        self._working[address] += 1
+    def _release(self, address: str) -> None:
+        self._working -= Counter({address: 1})  # forgets an address that has none left
 
-        def release() -> None:
-            nonlocal held
-            if held:
-                self._working -= Counter({address: 1})  # forgets an address that has none left
-            held = False
-
-        async def watch(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers: list[tuple[bytes, bytes]] = message.get("headers", [])
-                if any(b"text/event-stream" in value for _, value in headers):
-                    release()
-                log.debug(
-                    "request",
-                    method=scope["method"],
-                    path=scope["path"],
-                    status=message["status"],
-                    ms=round((time.monotonic() - started) * 1000, 1),
-                    request_id=request.state.request_id,
-                )
-            await send(message)
-
-        try:
-            app = await self._admit(request, address)
-            await app(scope, receive, watch)
-        finally:
-            release()
+    def _tell(self, request: Request, message: MutableMapping[str, Any], seconds: float) -> None:
+        """Add the headers that every answer has, count it and log it."""
+        caller, request_id, status = (
+            request.state.caller, request.state.request_id, message["status"],
+        )  # fmt: skip
+        left, reset = self._requests.left(caller), self._requests.resets_in()
+        policy = f'"default";q={self._requests.limit};w={WINDOW_S}'
+        message["headers"] = [
+            *message.get("headers", []),
+            (b"x-request-id", request_id.encode()),
+            (b"ratelimit-policy", policy.encode()),
+            (b"ratelimit", f'"default";r={left};t={reset}'.encode()),
+        ]
+        self._answered(request.scope, status, seconds)
+        method, path, ms = request.method, request.scope["path"], round(seconds * 1000, 1)
+        log.debug("request", method=method, path=path, status=status, ms=ms, request_id=request_id)
 
     async def _admit(self, request: Request, address: str) -> ASGIApp:
-        """The application, or a refusal where account or address ask too often.
+        """The application, or a refusal if account or address ask too often.
 
-        A request counts for its key's account, and for its address where no key is good: made-up
-        keys gain nothing. Where many fail to log in, a good key alone goes on.
+        A request counts for its key's account, or for its address if its key is not good: made-up
+        keys gain nothing. If many fail to log in, only requests with a good key go on.
         """
         guessed = not self._failures.left(address)
         account = await self._account(request, fresh=guessed)
@@ -232,16 +225,14 @@ class Gate:
         kind, _, key = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer":
             return None
-        digest, now = _digest(key.strip()), time.monotonic()
+        # By its hash, so that no key is kept in memory.
+        digest, now = hashlib.sha256(key.strip().encode()).hexdigest(), time.monotonic()
         found, until = self._known.get(digest, (None, 0.0))
         if found is not None and now < until and not fresh:
             return found
         account = await run_in_threadpool(self._account_of, key.strip())
         if account is not None:
-            self._known[digest] = (account, now + WINDOW_S)
-            self._known.move_to_end(digest)
-            if len(self._known) > CALLERS_MAX:
-                self._known.popitem(last=False)
+            _remember(self._known, digest, (account, now + WINDOW_S))
         return account
 
     def _refusal(self, request: Request, address: str, most: int) -> ASGIApp | None:
@@ -255,18 +246,8 @@ class Gate:
         return None
 
     def _come_back(self, request: Request, seconds: int) -> ASGIApp:
-        facts: dict[str, Any] = {"retry_after_seconds": seconds}
+        facts = {"retry_after_seconds": seconds}
         return answer(request, "rate_limited", "too many requests", facts=facts)
-
-    def _headers(self, message: MutableMapping[str, Any], caller: str, request_id: str) -> None:
-        left, reset = self._requests.left(caller), self._requests.resets_in()
-        policy = f'"default";q={self._requests.limit};w={WINDOW_S}'
-        message["headers"] = [
-            *message.get("headers", []),
-            (b"x-request-id", request_id.encode()),
-            (b"ratelimit-policy", policy.encode()),
-            (b"ratelimit", f'"default";r={left};t={reset}'.encode()),
-        ]
 
 
 def address_of(request: Request) -> str:
@@ -302,8 +283,3 @@ def _bounded(receive: Receive, most: int, seconds: float) -> Receive:
         return message
 
     return bounded
-
-
-def _digest(credential: str) -> str:
-    """A caller's bucket, so that no key is kept in memory."""
-    return hashlib.sha256(credential.encode()).hexdigest()

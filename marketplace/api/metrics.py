@@ -4,14 +4,10 @@ No label names a wallet, a job or a key: routes are templates, methods and state
 Source: Prometheus exposition format 0.0.4.
 """
 
-from collections.abc import Iterator, Mapping
-
 from fastapi import APIRouter
 from fastapi.responses import Response
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.types import Scope
 
@@ -32,19 +28,17 @@ class Metrics:
     """The requests of one application."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
+        self._registry = registry = CollectorRegistry()
+        labels = ("method", "route", "status")
         self._requests = Counter(
-            "coulomb_http_requests_total",
-            "Answers begun.",
-            ("method", "route", "status"),
-            registry=self._registry,
+            "coulomb_http_requests_total", "Answers begun.", labels, registry=registry
         )
         self._seconds = Histogram(
             "coulomb_http_request_seconds",
             "Seconds until an answer began; for event streams, until the stream did.",
             ("route",),
             buckets=SECONDS,
-            registry=self._registry,
+            registry=registry,
         )
 
     def answered(self, scope: Scope, status: int, seconds: float) -> None:
@@ -55,43 +49,23 @@ class Metrics:
         self._seconds.labels(route).observe(seconds)
 
     def text(self, tally: Tally, now_ms: int) -> bytes:
-        """The requests so far and what the database counts."""
-        gauges = CollectorRegistry()
-        gauges.register(Gauges(tally, now_ms))
-        return generate_latest(self._registry) + generate_latest(gauges)
-
-
-class Gauges(Collector):
-    """One tally as gauges; states without rows are zero rather than absent."""
-
-    def __init__(self, tally: Tally, now_ms: int) -> None:
-        self._tally = tally
-        self._now_ms = now_ms
-
-    def collect(self) -> Iterator[Metric]:
-        """The gauges."""
-        tally, oldest = self._tally, self._tally.oldest_intent_ms
-        yield _by_state("coulomb_jobs", "Jobs.", tuple(JobState), tally.jobs)
-        yield _by_state("coulomb_leases", "Leases.", tuple(LeaseState), tally.leases)
-        yield _by_state(
-            "coulomb_outbox_intents", "Effects wanted on chain.", tuple(IntentState), tally.intents
-        )
-        age_ms = 0 if oldest is None else max(0, self._now_ms - oldest)
-        yield GaugeMetricFamily(
+        """The requests so far and what the database counts; states without rows are zero."""
+        gauges, oldest = CollectorRegistry(), tally.oldest_intent_ms
+        for name, said, states, counts in (
+            ("coulomb_jobs", "Jobs.", JobState, tally.jobs),
+            ("coulomb_leases", "Leases.", LeaseState, tally.leases),
+            ("coulomb_outbox_intents", "Effects wanted on chain.", IntentState, tally.intents),
+        ):
+            gauge = Gauge(name, said, ("state",), registry=gauges)
+            for state, count in ({state.value: 0 for state in states} | dict(counts)).items():
+                gauge.labels(state).set(count)
+        Gauge(
             "coulomb_outbox_oldest_intent_age_seconds",
-            "Age of the oldest intent that is neither final nor dead; 0 where there is none.",
-            age_ms / 1000,
-        )
-        yield GaugeMetricFamily("coulomb_asks_resting", "Asks on the book.", tally.asks_resting)
-
-
-def _by_state(
-    name: str, help_text: str, states: tuple[str, ...], counts: Mapping[str, int]
-) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, help_text, labels=("state",))
-    for state, count in {**dict.fromkeys(states, 0), **counts}.items():
-        family.add_metric([state], count)
-    return family
+            "Age of the oldest intent that is neither final nor dead; 0 if there is none.",
+            registry=gauges,
+        ).set(0 if oldest is None else max(0, now_ms - oldest) / 1000)
+        Gauge("coulomb_asks_resting", "Asks on the book.", registry=gauges).set(tally.asks_resting)
+        return generate_latest(self._registry) + generate_latest(gauges)
 
 
 def template_of(scope: Scope) -> str:

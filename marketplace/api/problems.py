@@ -1,6 +1,7 @@
 """Errors as RFC 9457 problem documents, and what OpenAPI says of them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any
 
@@ -25,15 +26,10 @@ OWNED = (*AUTH, "not_found")
 ONCE = ("idempotency_mismatch", "idempotency_in_flight")
 log = structlog.get_logger("api")
 
-
 _BY_STATUS = {
-    400: "malformed_json",
-    404: "not_found",
-    405: "method_not_allowed",
-    408: "too_slow",
-    413: "too_large",
-    415: "unsupported_media_type",
-}
+    400: "malformed_json", 404: "not_found", 405: "method_not_allowed", 408: "too_slow",
+    413: "too_large", 415: "unsupported_media_type",
+}  # fmt: skip
 
 
 def document(
@@ -69,13 +65,9 @@ def answer(
     facts: Mapping[str, Any] | None = None,
 ) -> Response:
     """One problem document as a response."""
+    request_id = getattr(request.state, "request_id", "")
     shown = document(
-        code,
-        detail,
-        instance=request.url.path,
-        request_id=getattr(request.state, "request_id", ""),
-        errors=errors,
-        facts=facts,
+        code, detail, instance=request.url.path, request_id=request_id, errors=errors, facts=facts
     )
     headers = {}
     if code == "unauthenticated":
@@ -87,36 +79,27 @@ def answer(
 
 def documented(*codes: str) -> dict[int | str, dict[str, Any]]:
     """OpenAPI error responses for codes; what every route may answer is added."""
-    by_status: dict[int, list[str]] = {}
+    by_status: dict[int, dict[str, None]] = {}  # a dict for a set that keeps its order
     for code in (*EVERYWHERE, *codes):
-        found = by_status.setdefault(ERRORS[code].status, [])
-        if code not in found:
-            found.append(code)
-    return {status: _documented(found) for status, found in sorted(by_status.items())}
+        by_status.setdefault(ERRORS[code].status, {})[code] = None
+    return {status: _documented(status, [*found]) for status, found in sorted(by_status.items())}
 
 
-def _documented(codes: list[str]) -> dict[str, Any]:
-    shown: dict[str, Any] = {"model": ProblemDocument}
-    if ERRORS[codes[0]].status in (429, 503):
-        shown["headers"] = {"Retry-After": RETRY_AFTER}
-    meanings = " · ".join(f"`{code}`: {ERRORS[code].meaning}" for code in codes)
-    example = document(codes[0], ERRORS[codes[0]].meaning).to_json()
-    content = {MEDIA_TYPE: {"example": example}}
-    return {**shown, "description": meanings, "content": content}
+def _documented(status: int, codes: list[str]) -> dict[str, Any]:
+    headers = {"headers": {"Retry-After": RETRY_AFTER}} if status in (429, 503) else {}
+    return {
+        "model": ProblemDocument,
+        **headers,
+        "description": " · ".join(f"`{code}`: {ERRORS[code].meaning}" for code in codes),
+        "content": {
+            MEDIA_TYPE: {"example": document(codes[0], ERRORS[codes[0]].meaning).to_json()}
+        },
+    }
 
 
 def kind_of(kind: ErrorKind) -> ProblemKind:
     """A row of `GET /v1/problems`."""
-    return ProblemKind(
-        type=f"/v1/problems/{kind.code}",
-        code=kind.code,
-        status=kind.status,
-        title=kind.title,
-        meaning=kind.meaning,
-        fix=kind.fix,
-        retryable=kind.retryable,
-        exit_code=kind.exit_code,
-    )
+    return ProblemKind(type=f"/v1/problems/{kind.code}", **asdict(kind))
 
 
 def _market_error(request: Request, error: MarketError) -> Response:
@@ -124,16 +107,15 @@ def _market_error(request: Request, error: MarketError) -> Response:
 
 
 def _validation_error(request: Request, error: RequestValidationError) -> Response:
-    found = problems_of({**e, "loc": _below_body(e["loc"])} for e in error.errors())
-    if any(e["type"] == "json_invalid" for e in error.errors()):
+    """Pointers begin at the body, or are a parameter's place and name."""
+    mistakes = error.errors()
+    found = problems_of(
+        {**e, "loc": e["loc"][1:] if e["loc"][:1] == ("body",) else e["loc"]} for e in mistakes
+    )
+    if any(e["type"] == "json_invalid" for e in mistakes):
         return answer(request, "malformed_json", "the body is not valid JSON", found)
     detail = "; ".join(f"{p.pointer or '/'}: {p.detail}" for p in found)
     return answer(request, "invalid_request", detail, found)
-
-
-def _below_body(location: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Pointers begin at the body, or are a parameter's place and name."""
-    return location[1:] if location and location[0] == "body" else location
 
 
 def _http_error(request: Request, error: HTTPException) -> Response:
@@ -159,18 +141,24 @@ def _gone(request: Request, error: ClientDisconnect) -> Response:
     return Response(status_code=400)
 
 
-def unexpected(request: Request, error: Exception) -> Response:
-    """A fault: the caller learns its request id, the log learns the rest."""
+def _fault(request: Request, error: Exception) -> Response:
+    """The caller learns its request id, the log learns the rest."""
     log.error("unexpected error", path=request.url.path, exc_info=error)
     return answer(request, "market_error", "something went wrong on this server")
 
 
+_ANSWERS: dict[type[Exception], Callable[[Request, Any], Response]] = {
+    MarketError: _market_error,
+    RequestValidationError: _validation_error,
+    HTTPException: _http_error,
+    ChainError: _chain_error,
+    OutboxConflict: _outbox_conflict,
+    ClientDisconnect: _gone,
+    Exception: _fault,
+}
+
+
 def install(app: FastAPI) -> None:
     """Answer every error with a problem document."""
-    app.exception_handler(MarketError)(_market_error)
-    app.exception_handler(RequestValidationError)(_validation_error)
-    app.exception_handler(HTTPException)(_http_error)
-    app.exception_handler(ChainError)(_chain_error)
-    app.exception_handler(OutboxConflict)(_outbox_conflict)
-    app.exception_handler(ClientDisconnect)(_gone)
-    app.exception_handler(Exception)(unexpected)
+    for kind, handler in _ANSWERS.items():
+        app.exception_handler(kind)(handler)

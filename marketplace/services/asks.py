@@ -1,5 +1,6 @@
 """Asks: written out for a provider to sign, checked against its node, put on the book."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from marketplace.db.store import Store
@@ -150,10 +151,15 @@ class Asks:
         return found
 
     def page(
-        self, store: Store, limit: int, before: str | None, states: tuple[str, ...], **given: str
+        self,
+        store: Store,
+        equal: Mapping[str, str | None],
+        states: tuple[str, ...],
+        limit: int,
+        before: str | None,
     ) -> list[AskRow]:
-        """Asks, newest first, by `provider`, `node_id` and `tier` if given, and by states."""
-        rows = store.asks.page(limit, before, states=states, **given)
+        """Asks, newest first, by what their columns must equal if it is given, and by states."""
+        rows = store.asks.page(equal, states, limit, before)
         store.nodes.hold(row.node_id for row in rows)
         return rows
 

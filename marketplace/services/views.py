@@ -46,7 +46,6 @@ from marketplace.wire.market import (
     Contracts,
     Gpu,
     MarketConfig,
-    NewApiKey,
     Node,
     NodeState,
     ReferencePrices,
@@ -151,11 +150,6 @@ def key_view(market: Market, row: ApiKeyRow) -> ApiKey:
         spend_cap=None if row.spend_cap is None else money(market, row.spend_cap),
         spent=money(market, row.spent),
     )
-
-
-def new_key_view(market: Market, row: ApiKeyRow, key: str) -> NewApiKey:
-    """An API key with the key itself."""
-    return NewApiKey(**dict(key_view(market, row)), key=key)
 
 
 def node_view(node: NodeRow, gpus: Sequence[GpuRow]) -> Node:

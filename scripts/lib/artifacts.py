@@ -9,15 +9,17 @@ import hashlib
 import json
 import posixpath
 import re
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 from eth_utils.crypto import keccak
+from solcx.exceptions import SolcError
+from solcx.wrapper import solc_wrapper
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "settlement" / "artifacts"
@@ -52,16 +54,15 @@ class Project:
         """The shipped contracts: one per file directly in src, named like its file."""
         return sorted(path.stem for path in (self.contracts / "src").glob("*.sol"))
 
-    def solc(self, option: str, stdin: str = "") -> str:
-        """Run the compiler that forge uses. Raises CompileError."""
+    def solc(self, **options: Any) -> str:
+        """Run the compiler that forge uses; options as of solcx. Raises CompileError."""
         solc = self.contracts / self.profile["solc"]
         try:
-            ran = subprocess.run([solc, option], input=stdin, capture_output=True, text=True)
+            return str(solc_wrapper(solc_binary=solc, **options)[0])
         except OSError as error:
             raise CompileError(f"{solc} does not run: {error}") from error
-        if ran.returncode:
-            raise CompileError(f"{solc} failed; run scripts/test once to install it: {ran.stderr}")
-        return ran.stdout
+        except (CalledProcessError, SolcError) as error:
+            raise CompileError(f"{solc} failed; run scripts/test once to install it") from error
 
 
 def imports(source: str, unit: str) -> list[str]:
@@ -107,7 +108,7 @@ def standard_input(project: Project, units: Sequence[str] = ()) -> dict[str, Any
 
 def compiled(project: Project, request: Mapping[str, Any]) -> dict[str, Any]:
     """The compiler's contracts by source unit. Raises CompileError on any warning."""
-    output = json.loads(project.solc("--standard-json", json.dumps(request)))
+    output = json.loads(project.solc(standard_json=True, stdin=json.dumps(request)))
     notices = [
         notice["formattedMessage"]
         for notice in output.get("errors", [])
@@ -122,7 +123,7 @@ def compiled(project: Project, request: Mapping[str, Any]) -> dict[str, Any]:
 def build(project: Project) -> dict[str, dict[str, Any]]:
     """Artifacts by contract name, the same on every machine. Raises CompileError on any warning."""
     request = standard_input(project)
-    version = re.search(r"\d+\.\d+\.\d+(-nightly\S*)?\+commit\.\w+", project.solc("--version"))
+    version = re.search(r"\d+\.\d+\.\d+(-nightly\S*)?\+commit\.\w+", project.solc(version=True))
     if version is None:
         raise CompileError("the compiler does not say its version")
     contracts = compiled(project, request)

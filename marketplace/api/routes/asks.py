@@ -1,33 +1,22 @@
 """Asks: signed offers of nodes. Anyone may see them."""
 
-from typing import Annotated
+from fastapi import Response
 
-from fastapi import APIRouter, Response
-
-from marketplace.api.edge import (
-    Cursor,
-    EdgeDep,
-    Id,
-    Limit,
-    Provider,
-    Reply,
-    SoundRoute,
-    Words,
-    WritingDep,
-    decode_cursor,
-    page,
-)
-from marketplace.api.problems import AUTH, ONCE, OWNED, documented
+from marketplace.api.edge import EdgeDep, Id, Paged, Provider, Routes, Words, WritingDep
+from marketplace.api.problems import AUTH, ONCE, OWNED
 from marketplace.db.store import Store
 from marketplace.services.views import ask_view
 from marketplace.wire.base import Page, TypedData
 from marketplace.wire.orders import AskDraft, AskInfo, PreparedAsk, SignedAsk
 
-router = APIRouter(route_class=SoundRoute, prefix="/asks", tags=["asks"])
-CREATED = (*AUTH, *ONCE, "chain_unavailable", "invalid_order", "invalid_signature")
+routes = Routes()
+CREATED = (
+    *AUTH, *ONCE, "chain_unavailable", "invalid_order", "invalid_signature", "already_exists",
+    "conflict",
+)  # fmt: skip
 
 
-@router.post("/prepare", operation_id="prepare_ask", responses=documented(*OWNED))
+@routes.on("POST /asks/prepare", "prepare_ask", *OWNED)
 def prepare(edge: EdgeDep, caller: Provider, draft: AskDraft) -> PreparedAsk:
     """Write out an ask for a node; sign it with the node's account and post it."""
     with edge.database.write() as store:
@@ -38,68 +27,45 @@ def prepare(edge: EdgeDep, caller: Provider, draft: AskDraft) -> PreparedAsk:
     return PreparedAsk(typed_data=document, ask=ask, hash=ask.struct_hash())
 
 
-@router.post(
-    "",
-    status_code=201,
-    operation_id="create_ask",
-    response_model=AskInfo,
-    responses=documented(*CREATED, "already_exists", "conflict"),
-)
+@routes.on("POST /asks", "create_ask", *CREATED, status_code=201, response_model=AskInfo)
 def create(edge: EdgeDep, caller: Provider, body: SignedAsk, write: WritingDep) -> Response:
     """Put a signed ask on the book."""
-    asks = edge.catalog.asks
-    stored = write.replay(caller)
-    if stored is not None:
+    if (stored := write.replay(caller)) is not None:
         return stored
-    checked = asks.check(body)
+    checked = edge.catalog.asks.check(body)
 
-    def act(store: Store) -> Reply:
-        row = asks.create(store, caller, checked)
-        view = ask_view(store, row, edge.catalog.clock())
-        return Reply(view, 201, {"Location": f"/v1/asks/{row.id}"})
+    def act(store: Store) -> AskInfo:
+        row = edge.catalog.asks.create(store, caller, checked)
+        return ask_view(store, row, edge.catalog.clock())
 
-    return write.run(caller, act)
+    return write.run(caller, act, 201)
 
 
-@router.get("", operation_id="list_asks", responses=documented())
+@routes.reads("GET /asks", "list_asks")
 def list_asks(
     edge: EdgeDep,
-    provider: Annotated[str | None, Words] = None,
-    node_id: Annotated[str | None, Words] = None,
-    tier: Annotated[str | None, Words] = None,
-    state: Annotated[str | None, Words] = None,
-    limit: Limit = 50,
-    cursor: Cursor = None,
+    store: Store,
+    paging: Paged,
+    provider: Words = None,
+    node_id: Words = None,
+    tier: Words = None,
+    state: Words = None,
 ) -> Page[AskInfo]:
     """Asks, newest first, by provider, node, tier and state."""
-    given = {"provider": provider, "node_id": node_id, "tier": tier}
-    equal = {name: value for name, value in given.items() if value}
-    states = tuple(state.split(",")) if state else ()
-    now_ms = edge.catalog.clock()
-    with edge.database.read() as store:
-        rows = edge.catalog.asks.page(store, limit + 1, decode_cursor(cursor), states, **equal)
-        return page(Page[AskInfo], rows, limit, lambda row: ask_view(store, row, now_ms))
+    equal = {"provider": provider, "node_id": node_id, "tier": tier}
+    states, now_ms = tuple(state.split(",")) if state else (), edge.catalog.clock()
+    rows = edge.catalog.asks.page(store, equal, states, *paging.wanted)
+    return paging.page(Page[AskInfo], rows, lambda row: ask_view(store, row, now_ms))
 
 
-@router.get("/{ask_id}", operation_id="get_ask", responses=documented("not_found"))
-def get(edge: EdgeDep, ask_id: Id) -> AskInfo:
+@routes.reads("GET /asks/{ask_id}", "get_ask", "not_found")
+def get(edge: EdgeDep, store: Store, ask_id: Id) -> AskInfo:
     """One ask."""
-    with edge.database.read() as store:
-        return ask_view(store, edge.catalog.asks.get(store, ask_id), edge.catalog.clock())
+    return ask_view(store, edge.catalog.asks.get(store, ask_id), edge.catalog.clock())
 
 
-@router.delete(
-    "/{ask_id}",
-    operation_id="cancel_ask",
-    response_model=AskInfo,
-    responses=documented(*OWNED, *ONCE),
-)
-def cancel(edge: EdgeDep, caller: Provider, ask_id: Id, write: WritingDep) -> Response:
+@routes.writes("DELETE /asks/{ask_id}", "cancel_ask", *OWNED)
+def cancel(edge: EdgeDep, store: Store, caller: Provider, ask_id: Id) -> AskInfo:
     """Take an ask off the book: no new fills; leases it opened go on."""
-    asks = edge.catalog.asks
-
-    def act(store: Store) -> Reply:
-        row = asks.cancel(store, caller, ask_id)
-        return Reply(ask_view(store, row, edge.catalog.clock()))
-
-    return write.run(caller, act)
+    row = edge.catalog.asks.cancel(store, caller, ask_id)
+    return ask_view(store, row, edge.catalog.clock())

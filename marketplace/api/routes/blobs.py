@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from marketplace.api.edge import Anyone, EdgeDep, Id, Reply, SoundRoute
-from marketplace.api.problems import AUTH, OWNED, documented
+from marketplace.api.edge import JSON, PREFIX, Anyone, EdgeDep, Id, Routes
+from marketplace.api.problems import AUTH, OWNED
 from marketplace.wire.jobs import Blob
 
-router = APIRouter(route_class=SoundRoute, prefix="/blobs", tags=["blobs"])
+routes = Routes()
 BYTES = "application/octet-stream"
 _RAW: dict[str, Any] = {BYTES: {"schema": {"type": "string", "format": "binary"}}}
 
@@ -21,12 +21,14 @@ class Bytes(StreamingResponse):
     media_type = BYTES
 
 
-@router.post(
-    "",
+@routes.on(
+    "POST /blobs",
+    "put_blob",
+    *AUTH,
+    "too_large",
+    "too_slow",
     status_code=201,
-    operation_id="put_blob",
     response_model=Blob,
-    responses=documented(*AUTH, "too_large", "too_slow"),
     openapi_extra={"requestBody": {"required": True, "content": _RAW}},
 )
 async def put(edge: EdgeDep, caller: Anyone, request: Request) -> Response:
@@ -45,22 +47,24 @@ async def put(edge: EdgeDep, caller: Anyone, request: Request) -> Response:
         async for piece in request.stream():
             await run_in_threadpool(upload.write, piece)
 
-        def keep() -> Reply:
+        def keep() -> Blob:
             check(upload.size)  # before the bytes stay
             sha256 = upload.keep()
             with edge.database.write() as store:
                 row = blobs.own(store, caller, sha256, upload.size)
-                kept = Blob(sha256=row.sha256, size=row.size)
-            return Reply(kept, 201, {"Location": f"/v1/blobs/{sha256}"})
+                return Blob(sha256=row.sha256, size=row.size)
 
-        return (await run_in_threadpool(keep)).response()
+        kept = await run_in_threadpool(keep)
+    headers = {"Location": f"{PREFIX}/blobs/{kept.sha256}"}
+    return Response(kept.model_dump_json(), 201, headers, JSON)
 
 
-@router.get(
-    "/{sha256}",
-    operation_id="get_blob",
+@routes.on(
+    "GET /blobs/{sha256}",
+    "get_blob",
+    *OWNED,
     response_class=Bytes,
-    responses={**documented(*OWNED), 200: {"content": _RAW}},
+    responses={200: {"content": _RAW}},
 )
 def get(edge: EdgeDep, caller: Anyone, sha256: Id) -> Response:
     """A file, for whoever uploaded it and the parties of a lease whose job names it."""

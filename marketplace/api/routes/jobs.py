@@ -1,24 +1,22 @@
-"""Jobs: submitted, watched, cancelled."""
+"""Jobs: submitted, watched, cancelled, paid for."""
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import Header, Request, Response
 
 from marketplace.api.edge import (
     Anyone,
     Buyer,
-    Cursor,
     EdgeDep,
     Id,
-    Limit,
-    Reply,
-    SoundRoute,
+    Paged,
+    Paging,
+    Routes,
     Words,
     WritingDep,
-    decode_cursor,
-    page,
+    paging,
 )
-from marketplace.api.problems import AUTH, ONCE, OWNED, documented
+from marketplace.api.problems import AUTH, ONCE, OWNED
 from marketplace.api.sse import STREAM, EventStream, event_stream, watch
 from marketplace.db.store import Store
 from marketplace.domain.reader import seconds_of
@@ -26,90 +24,64 @@ from marketplace.errors import InvalidInput, Problem
 from marketplace.services.receipts import receipt_view
 from marketplace.services.views import event_view, job_view
 from marketplace.wire.base import Page
-from marketplace.wire.jobs import Job, JobOrder, JobReceipt, LogEvent, TopUp, TopUpRequest
+from marketplace.wire.jobs import Job, JobOrder, JobReceipt, LogEvent, Receipt, TopUp, TopUpRequest
 
-router = APIRouter(route_class=SoundRoute, prefix="/jobs", tags=["jobs"])
-_DIGITS_MAX = 18
+routes = Routes()
 REFUSED = (
-    "invalid_job", "invalid_order", "invalid_signature", "already_exists", "conflict",
-    "insufficient_balance", "budget_exceeded", "chain_unavailable",
+    *AUTH, *ONCE, "invalid_job", "invalid_order", "invalid_signature", "already_exists",
+    "conflict", "insufficient_balance", "budget_exceeded", "chain_unavailable",
 )  # fmt: skip
+_DIGITS_MAX = 18
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX
+def _number(text: str, problem: Problem) -> int:
+    if text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX:
+        return int(text)
+    raise InvalidInput([problem])
 
 
-@router.post(
-    "",
-    status_code=202,
-    operation_id="submit_job",
-    response_model=Job,
-    responses=documented(*AUTH, *ONCE, *REFUSED),
-)
+@routes.on("POST /jobs", "submit_job", *REFUSED, status_code=202, response_model=Job)
 def submit(edge: EdgeDep, caller: Buyer, body: JobOrder, write: WritingDep) -> Response:
     """Buy compute: a job and its signed bid go to the book. `max_cost` is what it may lock."""
-    jobs = edge.catalog.jobs
-    stored = write.replay(caller)
-    if stored is not None:
+    jobs, market = edge.catalog.jobs, edge.catalog.market
+    if (stored := write.replay(caller)) is not None:
         return stored
     order = jobs.check(caller, body)
 
-    def act(store: Store) -> Reply:
-        job = jobs.submit(store, caller, order)
-        view = job_view(store, edge.catalog.market, job)
-        return Reply(view, 202, {"Location": f"/v1/jobs/{job.id}"})
+    def act(store: Store) -> Job:
+        return job_view(store, market, jobs.submit(store, caller, order))
 
-    return write.run(caller, act)
+    return write.run(caller, act, 202)
 
 
-@router.get("", operation_id="list_jobs", responses=documented(*AUTH))
+@routes.reads("GET /jobs", "list_jobs", *AUTH)
 def list_jobs(
-    edge: EdgeDep,
-    caller: Buyer,
-    state: Annotated[str | None, Words] = None,
-    limit: Limit = 50,
-    cursor: Cursor = None,
+    edge: EdgeDep, store: Store, caller: Buyer, paging: Paged, state: Words = None
 ) -> Page[Job]:
     """The caller's jobs, newest first."""
-    jobs, market = edge.catalog.jobs, edge.catalog.market
     states = tuple(state.split(",")) if state else ()
-    with edge.database.read() as store:
-        rows = jobs.page(store, caller, states, limit + 1, decode_cursor(cursor))
-        return page(Page[Job], rows, limit, lambda row: job_view(store, market, row))
+    rows = edge.catalog.jobs.page(store, caller, states, *paging.wanted)
+    return paging.page(Page[Job], rows, lambda row: job_view(store, edge.catalog.market, row))
 
 
-@router.get("/{job_id}", operation_id="get_job", responses=documented(*OWNED))
-def get(edge: EdgeDep, caller: Buyer, job_id: Id) -> Job:
+@routes.reads("GET /jobs/{job_id}", "get_job", *OWNED)
+def get(edge: EdgeDep, store: Store, caller: Buyer, job_id: Id) -> Job:
     """One job of the caller."""
-    with edge.database.read() as store:
-        job = edge.catalog.jobs.get(store, caller, job_id)
-        return job_view(store, edge.catalog.market, job)
+    return job_view(store, edge.catalog.market, edge.catalog.jobs.get(store, caller, job_id))
 
 
-@router.post(
-    "/{job_id}/cancel",
-    status_code=202,
-    operation_id="cancel_job",
-    response_model=Job,
-    responses=documented(*OWNED, *ONCE, "conflict"),
-)
-def cancel(edge: EdgeDep, caller: Buyer, job_id: Id, write: WritingDep) -> Response:
+@routes.writes("POST /jobs/{job_id}/cancel", "cancel_job", *OWNED, "conflict", status=202)
+def cancel(edge: EdgeDep, store: Store, caller: Buyer, job_id: Id) -> Job:
     """Begin to end a job; what was used until then is paid, the rest goes back."""
-
-    def act(store: Store) -> Reply:
-        job = edge.catalog.jobs.cancel(store, caller, job_id)
-        view = job_view(store, edge.catalog.market, job)
-        return Reply(view, 202, {"Location": f"/v1/jobs/{job.id}"})
-
-    return write.run(caller, act)
+    return job_view(store, edge.catalog.market, edge.catalog.jobs.cancel(store, caller, job_id))
 
 
-@router.get(
-    "/{job_id}/events",
-    operation_id="watch_job",
+@routes.on(
+    "GET /jobs/{job_id}/events",
+    "watch_job",
+    *OWNED,
     response_class=EventStream,
-    responses={**documented(*OWNED), 200: STREAM},
+    responses={200: STREAM},
 )
 async def events(
     edge: EdgeDep,
@@ -119,49 +91,48 @@ async def events(
     last_event_id: Annotated[str | None, Header(max_length=20)] = None,
 ) -> Response:
     """Server-sent events `status, log, metric, cost, receipt`; resumes after Last-Event-ID."""
-    after = 0
-    if last_event_id:
-        if not _is_number(last_event_id):
-            raise InvalidInput([Problem("/Last-Event-ID", "must be the id of an event")])
-        after = int(last_event_id)
+    wrong = Problem("/Last-Event-ID", "must be the id of an event")
+    after = _number(last_event_id, wrong) if last_event_id else 0
     await watch(edge, caller, request, job_id)
     return event_stream(edge, caller, request, job_id, after)
 
 
-@router.get("/{job_id}/logs", operation_id="list_job_logs", responses=documented(*OWNED))
+@routes.reads("GET /jobs/{job_id}/logs", "list_job_logs", *OWNED)
 def logs(
-    edge: EdgeDep, caller: Buyer, job_id: Id, limit: Limit = 100, cursor: Cursor = None
+    edge: EdgeDep,
+    store: Store,
+    caller: Buyer,
+    job_id: Id,
+    paging: Annotated[Paging, paging(100)],
 ) -> Page[LogEvent]:
     """Output of a job in order."""
-    catalog = edge.catalog
-    after = decode_cursor(cursor)
-    if after is not None and not _is_number(after):
-        raise InvalidInput([Problem("/cursor", "is not a cursor of this list")])
-    with edge.database.read() as store:
-        catalog.jobs.get(store, caller, job_id)
-        rows = store.events.after(job_id, int(after or 0), limit + 1, "log")
-        return page(Page[LogEvent], rows, limit, event_view, lambda row: str(row.seq))
+    limit, after = paging.wanted
+    seq = 0 if after is None else _number(after, Problem("/cursor", "is not a cursor of this list"))
+    edge.catalog.jobs.get(store, caller, job_id)
+    rows = store.events.after(job_id, seq, limit, "log")
+    return paging.page(Page[LogEvent], rows, event_view, lambda row: row.seq)
 
 
-@router.get("/{job_id}/receipt", operation_id="get_job_receipt", responses=documented(*OWNED))
-def receipt(edge: EdgeDep, caller: Anyone, job_id: Id) -> JobReceipt:
+@routes.reads("GET /jobs/{job_id}/receipt", "get_job_receipt", *OWNED)
+def receipt(edge: EdgeDep, store: Store, caller: Anyone, job_id: Id) -> JobReceipt:
     """The receipt of the job's last lease; `earlier` are those of leases that were lost."""
-    with edge.database.read() as store:
-        rows = edge.catalog.receipts.of_job(store, caller, job_id)
-        *earlier, last = (receipt_view(row) for row in rows)
+    rows = edge.catalog.receipts.of_job(store, caller, job_id)
+    *earlier, last = (receipt_view(row) for row in rows)
     return JobReceipt(**dict(last), earlier=tuple(earlier))
 
 
-@router.post(
-    "/{job_id}/top-up/prepare",
-    operation_id="prepare_top_up",
-    responses=documented(*OWNED, "conflict"),
-)
-def top_up(edge: EdgeDep, caller: Buyer, job_id: Id, body: TopUpRequest) -> TopUp:
+@routes.reads("GET /receipts", "list_receipts", *AUTH)
+def list_receipts(edge: EdgeDep, store: Store, caller: Anyone, paging: Paged) -> Page[Receipt]:
+    """The caller's receipts, as buyer or provider, newest first."""
+    rows = store.receipts.page(caller.account, *paging.wanted)
+    return paging.page(Page[Receipt], rows, receipt_view)
+
+
+@routes.reads("POST /jobs/{job_id}/top-up/prepare", "prepare_top_up", *OWNED, "conflict")
+def top_up(edge: EdgeDep, store: Store, caller: Buyer, job_id: Id, body: TopUpRequest) -> TopUp:
     """Write out what the buyer sends to let a job run longer, within the bid's budget."""
     try:
         seconds = seconds_of(body.duration)
     except ValueError as error:
         raise InvalidInput([Problem("/duration", str(error))]) from error
-    with edge.database.read() as store:
-        return edge.catalog.topups.prepare(store, caller, job_id, seconds)
+    return edge.catalog.topups.prepare(store, caller, job_id, seconds)

@@ -2,23 +2,20 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
 from marketplace.api.edge import (
     Anyone,
-    Cursor,
+    Buyer,
     EdgeDep,
     Id,
-    Limit,
+    Paged,
     Provider,
-    Reply,
-    SoundRoute,
+    Routes,
     Words,
     WritingDep,
-    decode_cursor,
-    page,
 )
-from marketplace.api.problems import AUTH, ONCE, OWNED, documented
+from marketplace.api.problems import AUTH, ONCE, OWNED
 from marketplace.db.store import Store
 from marketplace.services.attestations import refused
 from marketplace.services.leases import party
@@ -27,6 +24,7 @@ from marketplace.wire.base import Page
 from marketplace.wire.leases import (
     Attestation,
     AttestationAnswer,
+    Countersignature,
     FinishReport,
     Heartbeat,
     HeartbeatReport,
@@ -38,39 +36,39 @@ from marketplace.wire.leases import (
     WitnessSignature,
 )
 
-router = APIRouter(route_class=SoundRoute, prefix="/leases", tags=["leases"])
+routes = Routes()
+SIGNED = (*OWNED, "invalid_signature", "conflict")
+FINISHED = (*OWNED, *ONCE, "invalid_signature", "attestation_refused", "conflict")
 
 
-@router.get("", operation_id="list_leases", responses=documented(*AUTH))
+@routes.reads("GET /leases", "list_leases", *AUTH)
 def list_leases(
     edge: EdgeDep,
+    store: Store,
     caller: Anyone,
+    paging: Paged,
     role: Annotated[str | None, Query(pattern="^(provider|buyer|witness)$")] = None,
-    state: Annotated[str | None, Words] = None,
-    node_id: Annotated[str | None, Words] = None,
-    limit: Limit = 50,
-    cursor: Cursor = None,
+    state: Words = None,
+    node_id: Words = None,
 ) -> Page[Lease]:
     """The caller's leases, newest first, by role, state and node."""
-    leases, market = edge.catalog.leases, edge.catalog.market
     states = tuple(state.split(",")) if state else ()
-    with edge.database.read() as store:
-        rows = leases.find(store, caller, role, states, node_id, limit + 1, decode_cursor(cursor))
-        return page(Page[Lease], rows, limit, lambda row: lease_view(store, market, row))
+    rows = edge.catalog.leases.find(store, caller, role, states, node_id, *paging.wanted)
+    return paging.page(Page[Lease], rows, lambda row: lease_view(store, edge.catalog.market, row))
 
 
-@router.get("/{lease_id}", operation_id="get_lease", responses=documented(*OWNED))
-def get(edge: EdgeDep, caller: Anyone, lease_id: Id) -> Lease:
+@routes.reads("GET /leases/{lease_id}", "get_lease", *OWNED)
+def get(edge: EdgeDep, store: Store, caller: Anyone, lease_id: Id) -> Lease:
     """One lease, for its parties."""
-    with edge.database.read() as store:
-        return lease_view(store, edge.catalog.market, party(store, caller, lease_id))
+    return lease_view(store, edge.catalog.market, party(store, caller, lease_id))
 
 
-@router.post(
-    "/{lease_id}/attestations",
+@routes.on(
+    "POST /leases/{lease_id}/attestations",
+    "attest_usage",
+    *OWNED,
+    "attestation_refused",
     status_code=201,
-    operation_id="attest_usage",
-    responses=documented(*OWNED, "attestation_refused"),
 )
 def attest(
     edge: EdgeDep, caller: Provider, lease_id: Id, body: SignedAttestation
@@ -87,79 +85,61 @@ def attest(
     return answer
 
 
-@router.get(
-    "/{lease_id}/attestations", operation_id="list_attestations", responses=documented(*OWNED)
-)
+@routes.reads("GET /leases/{lease_id}/attestations", "list_attestations", *OWNED)
 def attestations(
     edge: EdgeDep,
+    store: Store,
     caller: Anyone,
     lease_id: Id,
+    paging: Paged,
     after_sequence: Annotated[int | None, Query(ge=-1, le=2**32)] = None,
-    limit: Limit = 50,
-    cursor: Cursor = None,
 ) -> Page[Attestation]:
     """Attestations of a lease in order of arrival, with the vouchers that answered them."""
-    with edge.database.read() as store:
-        lease = party(store, caller, lease_id)
-        after = -1 if after_sequence is None else after_sequence
-        rows = store.attestations.page(lease.id, after, limit + 1, decode_cursor(cursor))
-        return page(Page[Attestation], rows, limit, attestation_view)
+    lease = party(store, caller, lease_id)
+    after = -1 if after_sequence is None else after_sequence
+    rows = store.attestations.page(lease.id, after, *paging.wanted)
+    return paging.page(Page[Attestation], rows, attestation_view)
 
 
-@router.post(
-    "/{lease_id}/heartbeats",
-    operation_id="heartbeat_lease",
-    response_model=Heartbeat,
-    responses=documented(*OWNED, *ONCE),
+@routes.writes(
+    "POST /attestations/{attestation_id}/countersign", "countersign_attestation", *SIGNED
 )
+def countersign(
+    edge: EdgeDep, store: Store, caller: Buyer, attestation_id: Id, body: Countersignature
+) -> Attestation:
+    """Answer an attestation with the witness's voucher; it is durable when this answers."""
+    row = edge.catalog.attestations.countersign(store, caller, attestation_id, body)
+    return attestation_view(row)
+
+
+@routes.writes("POST /leases/{lease_id}/heartbeats", "heartbeat_lease", *OWNED)
 def heartbeats(
-    edge: EdgeDep, caller: Provider, lease_id: Id, body: HeartbeatReport, write: WritingDep
-) -> Response:
+    edge: EdgeDep, store: Store, caller: Provider, lease_id: Id, body: HeartbeatReport
+) -> Heartbeat:
     """Forward a job's signs of life; liveness, not honesty."""
-    service = edge.catalog.attestations
-
-    def act(store: Store) -> Reply:
-        return Reply(heartbeat_view(service.heartbeat(store, caller, lease_id, body.count)))
-
-    return write.run(caller, act)
+    return heartbeat_view(edge.catalog.attestations.heartbeat(store, caller, lease_id, body.count))
 
 
-@router.post(
-    "/{lease_id}/logs",
-    operation_id="append_lease_log",
-    response_model=LogPosition,
-    responses=documented(*OWNED, *ONCE),
-)
+@routes.writes("POST /leases/{lease_id}/logs", "append_lease_log", *OWNED)
 def logs(
-    edge: EdgeDep, caller: Provider, lease_id: Id, body: LogChunk, write: WritingDep
-) -> Response:
+    edge: EdgeDep, store: Store, caller: Provider, lease_id: Id, body: LogChunk
+) -> LogPosition:
     """Add output of a job; `offset` makes a repeat harmless."""
-    streams = edge.catalog.streams
-
-    def act(store: Store) -> Reply:
-        return Reply(streams.append_log(store, caller, lease_id, body))
-
-    return write.run(caller, act)
+    return edge.catalog.streams.append_log(store, caller, lease_id, body)
 
 
-@router.post(
-    "/{lease_id}/finish",
-    operation_id="finish_lease",
-    response_model=Lease,
-    responses=documented(*OWNED, *ONCE, "invalid_signature", "attestation_refused", "conflict"),
-)
+@routes.on("POST /leases/{lease_id}/finish", "finish_lease", *FINISHED, response_model=Lease)
 def finish(
     edge: EdgeDep, caller: Provider, lease_id: Id, body: FinishReport, write: WritingDep
 ) -> Response:
     """Report a job's end: outcome, last attestation, and the meter's half of the Close."""
-    catalog = edge.catalog
     refusals: list[Exception] = []
 
-    def act(store: Store) -> Reply:
-        lease, row, refusal = catalog.ends.finish(store, caller, lease_id, body)
+    def act(store: Store) -> Lease:
+        lease, row, refusal = edge.catalog.ends.finish(store, caller, lease_id, body)
         if refusal is not None:
             refusals.append(refused(refusal, row))
-        return Reply(lease_view(store, catalog.market, lease))
+        return lease_view(store, edge.catalog.market, lease)
 
     response = write.run(caller, act, keep=lambda: not refusals)
     if refusals:
@@ -167,39 +147,17 @@ def finish(
     return response
 
 
-@router.post(
-    "/{lease_id}/close",
-    operation_id="close_lease",
-    response_model=Lease,
-    responses=documented(*OWNED, *ONCE, "invalid_signature", "conflict"),
-)
+@routes.writes("POST /leases/{lease_id}/close", "close_lease", *SIGNED)
 def close(
-    edge: EdgeDep, caller: Anyone, lease_id: Id, body: WitnessSignature, write: WritingDep
-) -> Response:
+    edge: EdgeDep, store: Store, caller: Anyone, lease_id: Id, body: WitnessSignature
+) -> Lease:
     """Hand in the witness's half of the Close; both halves go to the chain."""
-    catalog = edge.catalog
-
-    def act(store: Store) -> Reply:
-        lease = catalog.ends.close(store, caller, lease_id, body.signature)
-        return Reply(lease_view(store, catalog.market, lease))
-
-    return write.run(caller, act)
+    lease = edge.catalog.ends.close(store, caller, lease_id, body.signature)
+    return lease_view(store, edge.catalog.market, lease)
 
 
-@router.post(
-    "/{lease_id}/stop",
-    operation_id="stop_lease",
-    response_model=Lease,
-    responses=documented(*OWNED, *ONCE, "invalid_signature", "conflict"),
-)
-def stop(
-    edge: EdgeDep, caller: Anyone, lease_id: Id, body: SignedStop, write: WritingDep
-) -> Response:
+@routes.writes("POST /leases/{lease_id}/stop", "stop_lease", *SIGNED)
+def stop(edge: EdgeDep, store: Store, caller: Anyone, lease_id: Id, body: SignedStop) -> Lease:
     """Hand in a Stop signed by witness or meter; it goes to the chain."""
-    catalog = edge.catalog
-
-    def act(store: Store) -> Reply:
-        lease = catalog.ends.stop(store, caller, lease_id, body)
-        return Reply(lease_view(store, catalog.market, lease))
-
-    return write.run(caller, act)
+    lease = edge.catalog.ends.stop(store, caller, lease_id, body)
+    return lease_view(store, edge.catalog.market, lease)

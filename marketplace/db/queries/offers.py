@@ -1,6 +1,6 @@
 """Nodes with their GPUs, and the asks on them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import func
 from sqlmodel import col, select
@@ -66,22 +66,14 @@ class AskRows(Rows[AskRow]):
 
     def page(
         self,
+        equal: Mapping[str, str | None],
+        states: Sequence[str],
         limit: int,
         before: str | None,
-        *,
-        provider: str | None = None,
-        node_id: str | None = None,
-        tier: str | None = None,
-        states: Sequence[str] = (),
     ) -> list[AskRow]:
-        """Asks, newest first, by what is given."""
-        query = select(AskRow)
-        if provider:
-            query = query.where(AskRow.provider == provider)
-        if node_id:
-            query = query.where(AskRow.node_id == node_id)
-        if tier:
-            query = query.where(AskRow.tier == tier)
+        """Asks, newest first, by what their columns must equal if it is given, and by states."""
+        given = {column: value for column, value in equal.items() if value}
+        query = select(AskRow).filter_by(**given)
         if states:
             query = query.where(col(AskRow.state).in_(states))
         return self._page(query, limit, before)

@@ -1,5 +1,7 @@
 """The whole market: accounts, orders, jobs, leases, their streams, and what the chain says."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -10,410 +12,141 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+# The columns of each table, referenced tables first: name, type, and what else is said of it.
+# `text42` has at most 42 characters, `?` may be null, `>nodes.id` refers to that column.
+TABLES = {
+    "accounts": "address text42 key, next_salt big, created_ms big, orders_from big",
+    "api_keys": """
+        id text40 key, account text42 index, name text, secret_hash text64 unique, hint text,
+        scopes text, nonce text, created_ms big, expires_ms big?, revoked_ms big?,
+        spend_cap atoms?, spent atoms
+    """,
+    "bids": """
+        id text40 key, account text42 index, job_id text index, hash text66 unique, salt text,
+        message json, signature text, expiry_s big, created_ms big, cancelled_ms big?
+    """,
+    "blobs": "id text40 key, sha256 text64 index, owner text42, size big, created_ms big",
+    "idempotent_replies": """
+        id text128 key, body_hash text, status int, headers json, body json,
+        created_ms big index
+    """,
+    "job_events": "seq serial key, job_id text, type text, data json, at_ms big",
+    "marks": "name text64 key, value big",
+    "nodes": """
+        id text40 key, provider text42 index, number big, name text, region text, tier text,
+        gpu_count int, simulated bool, cpu_milli big, memory_mib big, storage_mib big,
+        runtime text, shared bool, interval_ms int, state text, seen_ms big, created_ms big,
+        reliability_milli int
+    """,
+    "order_log": "seq serial key, kind text, subject text index, payload json, at_ms big",
+    "book_snapshots": "seq big key, data bytes",
+    "asks": """
+        id text40 key, provider text42 index, node_id text >nodes.id index, hash text66 unique,
+        tier text index, meter text42, message json, signature text, state text index,
+        reason text?, expiry_s big, created_ms big
+    """,
+    "gpus": """
+        uuid text96 key, node_id text >nodes.id index, position int, model text, memory_mib big,
+        simulated bool
+    """,
+    "jobs": """
+        id text40 key, account text42 index, key_id text?, bid_id text >bids.id, name text,
+        state text index, reason text?, detail text?, spec json, job_hash text, lease_id text?,
+        ending text?, requeue_after text?, excluded json, explanation json?, exit_code int?,
+        outputs text? index, reserve atoms, spent atoms, key_charge atoms, created_ms big,
+        rest_until_ms big?, retry_until_ms big?, matched_ms big?, started_ms big?,
+        finished_ms big?
+    """,
+    "leases": """
+        id text40 key, lease_no text34 unique, seq big, job_id text >jobs.id index,
+        bid_id text >bids.id, ask_id text >asks.id index, node_id text >nodes.id index,
+        buyer text42 index, provider text42 index, witness text42 index, meter text42,
+        state text index, reason text?, rate atoms, prices json, lock atoms, gpu_milli big,
+        gpus json, funded_seconds big, max_seconds big, start_limit_seconds big,
+        budget_limited bool, metered bool, unit text, units_cap big, egress_cap_mib big,
+        interval_ms int, previous json?, created_ms big, start_s big?, end_s big?, ready_ms big?,
+        seen_ms big, sequence big, attested json, countersigned json, settled json,
+        released atoms, refunded atoms, stop_requested text?, stop_requested_ms big?,
+        heartbeat_count big, heartbeat_ms big?, witness_ms big?, outcome json?, finished_ms big?,
+        close json?, meter_signature text?, witness_signature text?, stop_signature text?,
+        log_next json, opened_tx text?, closed_tx text?, closed_ms big?, refused_count int
+    """,
+    "attestations": """
+        id text40 key, lease_id text >leases.id index, sequence big, state text, code text?,
+        ms atoms, message json, signature text, received_ms big, voucher json?,
+        voucher_signature text?
+    """,
+    "receipts": """
+        id text40 key, job_id text >jobs.id index, lease_id text >leases.id unique,
+        buyer text42 index, provider text42 index, document json, created_ms big
+    """,
+    "vouchers": """
+        lease_id text40 key >leases.id, attestation_id text, ms big, egress_mib big, units big,
+        signature text, received_ms big, paid bool index, intent text?
+    """,
+    "chain_blocks": "number big key, hash text, parent_hash text, timestamp big",
+    "chain_events": """
+        id serial key, block_number big index, block_hash text, tx_hash text, log_index int,
+        name text, document json
+    """,
+    "intents": """
+        id serial key, kind text, key text200 unique, payload json, first_payload json,
+        state text index, created_ms big, sender text42?, nonce big?, raw bytes?, tx_hash text?,
+        replaced json, mined_hash text?, block_number big?, block_hash text?, attempts int,
+        error text?
+    """,
+    "chain_event_leases": "event_id serial key >chain_events.id, lease_no text34 key index",
+}
+UNIQUE_PAIRS = {
+    "api_keys": ("uq_api_keys_account_nonce", "account", "nonce"),
+    "bids": ("uq_bids_account_salt", "account", "salt"),
+    "blobs": ("uq_blobs_owner_sha256", "owner", "sha256"),
+    "chain_events": ("uq_chain_events_block_log", "block_hash", "log_index"),
+    "intents": ("uq_intents_sender_nonce", "sender", "nonce"),
+    "leases": ("uq_leases_bid_ask", "bid_id", "ask_id"),
+    "nodes": ("uq_nodes_provider_number", "provider", "number"),
+}
+NUMBERED = ("chain_events", "intents", "job_events", "order_log")  # never twice the same number
+TYPES: dict[str, Any] = {
+    "atoms": Atoms(), "big": sa.BigInteger(), "bool": sa.Boolean(), "bytes": sa.LargeBinary(),
+    "int": sa.Integer(), "json": sa.JSON(none_as_null=True), "serial": Serial,
+}  # fmt: skip
 
-def _accounts() -> None:
-    op.create_table(
-        "accounts",
-        sa.Column("address", sa.String(42), primary_key=True),
-        sa.Column("next_salt", sa.BigInteger(), nullable=False),
-        sa.Column("created_ms", sa.BigInteger(), nullable=False),
-        sa.Column("orders_from", sa.BigInteger(), nullable=False),
+
+def _column(said: str) -> "sa.Column[Any]":
+    name, kind, *more = said.split()
+    word = kind.removesuffix("?")
+    return sa.Column(
+        name,
+        sa.String(int(word[4:] or 0) or None) if word.startswith("text") else TYPES[word],
+        *(sa.ForeignKey(flag[1:]) for flag in more if flag.startswith(">")),
+        primary_key="key" in more,
+        index="index" in more or None,
+        unique="unique" in more or None,
+        nullable=kind.endswith("?"),
     )
 
 
-def _api_keys() -> None:
-    op.create_table(
-        "api_keys",
-        sa.Column("id", sa.String(40), primary_key=True),
-        sa.Column("account", sa.String(42), nullable=False, index=True),
-        sa.Column("name", sa.String(), nullable=False),
-        sa.Column("secret_hash", sa.String(64), nullable=False, unique=True),
-        sa.Column("hint", sa.String(), nullable=False),
-        sa.Column("scopes", sa.String(), nullable=False),
-        sa.Column("nonce", sa.String(), nullable=False),
-        sa.Column("created_ms", sa.BigInteger(), nullable=False),
-        sa.Column("expires_ms", sa.BigInteger(), nullable=True),
-        sa.Column("revoked_ms", sa.BigInteger(), nullable=True),
-        sa.Column("spend_cap", Atoms(), nullable=True),
-        sa.Column("spent", Atoms(), nullable=False),
-        sa.UniqueConstraint("account", "nonce", name="uq_api_keys_account_nonce"),
-    )
-
-
-def _bids() -> None:
-    op.create_table(
-        "bids",
-        sa.Column("id", sa.String(40), primary_key=True),
-        sa.Column("account", sa.String(42), nullable=False, index=True),
-        sa.Column("job_id", sa.String(), nullable=False, index=True),
-        sa.Column("hash", sa.String(66), nullable=False, unique=True),
-        sa.Column("salt", sa.String(), nullable=False),
-        sa.Column("message", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("signature", sa.String(), nullable=False),
-        sa.Column("expiry_s", sa.BigInteger(), nullable=False),
-        sa.Column("created_ms", sa.BigInteger(), nullable=False),
-        sa.Column("cancelled_ms", sa.BigInteger(), nullable=True),
-        sa.UniqueConstraint("account", "salt", name="uq_bids_account_salt"),
-    )
-
-
-def _blobs() -> None:
-    op.create_table(
-        "blobs",
-        sa.Column("id", sa.String(40), primary_key=True),
-        sa.Column("sha256", sa.String(64), nullable=False, index=True),
-        sa.Column("owner", sa.String(42), nullable=False),
-        sa.Column("size", sa.BigInteger(), nullable=False),
-        sa.Column("created_ms", sa.BigInteger(), nullable=False),
-        sa.UniqueConstraint("owner", "sha256", name="uq_blobs_owner_sha256"),
-    )
-
-
-def _idempotent_replies() -> None:
-    op.create_table(
-        "idempotent_replies",
-        sa.Column("id", sa.String(128), primary_key=True),
-        sa.Column("body_hash", sa.String(), nullable=False),
-        sa.Column("status", sa.Integer(), nullable=False),
-        sa.Column("headers", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("body", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("created_ms", sa.BigInteger(), nullable=False, index=True),
-    )
-
-
-def _job_events() -> None:
-    op.create_table(
-        "job_events",
-        sa.Column("seq", Serial, primary_key=True),
-        sa.Column("job_id", sa.String(), nullable=False),
-        sa.Column("type", sa.String(), nullable=False),
-        sa.Column("data", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("at_ms", sa.BigInteger(), nullable=False),
-        sqlite_autoincrement=True,
-    )
+def upgrade() -> None:
+    """Create every table, referenced ones first."""
+    for table, said in TABLES.items():
+        columns = [_column(column) for column in said.split(",")]
+        name, *pair = UNIQUE_PAIRS.get(table, ("",))
+        unique = [sa.UniqueConstraint(*pair, name=name)] if pair else []
+        op.create_table(table, *columns, *unique, sqlite_autoincrement=table in NUMBERED)
     op.create_index("ix_job_events_job_seq", "job_events", ["job_id", "seq"])
-
-
-def _marks() -> None:
-    op.create_table(
-        "marks",
-        sa.Column("name", sa.String(64), primary_key=True),
-        sa.Column("value", sa.BigInteger(), nullable=False),
-    )
-
-
-def _book_snapshots() -> None:
-    op.create_table(
-        "book_snapshots",
-        sa.Column("seq", sa.BigInteger(), primary_key=True),
-        sa.Column("data", sa.LargeBinary(), nullable=False),
-    )
-
-
-def _nodes() -> None:
-    op.create_table(
-        "nodes",
-        sa.Column("id", sa.String(40), primary_key=True),
-        sa.Column("provider", sa.String(42), nullable=False, index=True),
-        sa.Column("number", sa.BigInteger(), nullable=False),
-        sa.Column("name", sa.String(), nullable=False),
-        sa.Column("region", sa.String(), nullable=False),
-        sa.Column("tier", sa.String(), nullable=False),
-        sa.Column("gpu_count", sa.Integer(), nullable=False),
-        sa.Column("simulated", sa.Boolean(), nullable=False),
-        sa.Column("cpu_milli", sa.BigInteger(), nullable=False),
-        sa.Column("memory_mib", sa.BigInteger(), nullable=False),
-        sa.Column("storage_mib", sa.BigInteger(), nullable=False),
-        sa.Column("runtime", sa.String(), nullable=False),
-        sa.Column("shared", sa.Boolean(), nullable=False),
-        sa.Column("interval_ms", sa.Integer(), nullable=False),
-        sa.Column("state", sa.String(), nullable=False),
-        sa.Column("seen_ms", sa.BigInteger(), nullable=False),
-        sa.Column("created_ms", sa.BigInteger(), nullable=False),
-        sa.Column("reliability_milli", sa.Integer(), nullable=False),
-        sa.UniqueConstraint("provider", "number", name="uq_nodes_provider_number"),
-    )
-
-
-def _order_log() -> None:
-    op.create_table(
-        "order_log",
-        sa.Column("seq", Serial, primary_key=True),
-        sa.Column("kind", sa.String(), nullable=False),
-        sa.Column("subject", sa.String(), nullable=False, index=True),
-        sa.Column("payload", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("at_ms", sa.BigInteger(), nullable=False),
-        sqlite_autoincrement=True,
-    )
-
-
-def _asks() -> None:
-    op.create_table(
-        "asks",
-        sa.Column("id", sa.String(40), primary_key=True),
-        sa.Column("provider", sa.String(42), nullable=False, index=True),
-        sa.Column("node_id", sa.String(), sa.ForeignKey("nodes.id"), nullable=False, index=True),
-        sa.Column("hash", sa.String(66), nullable=False, unique=True),
-        sa.Column("tier", sa.String(), nullable=False, index=True),
-        sa.Column("meter", sa.String(42), nullable=False),
-        sa.Column("message", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("signature", sa.String(), nullable=False),
-        sa.Column("state", sa.String(), nullable=False, index=True),
-        sa.Column("reason", sa.String(), nullable=True),
-        sa.Column("expiry_s", sa.BigInteger(), nullable=False),
-        sa.Column("created_ms", sa.BigInteger(), nullable=False),
-    )
-
-
-def _gpus() -> None:
-    op.create_table(
-        "gpus",
-        sa.Column("uuid", sa.String(96), primary_key=True),
-        sa.Column("node_id", sa.String(), sa.ForeignKey("nodes.id"), nullable=False, index=True),
-        sa.Column("position", sa.Integer(), nullable=False),
-        sa.Column("model", sa.String(), nullable=False),
-        sa.Column("memory_mib", sa.BigInteger(), nullable=False),
-        sa.Column("simulated", sa.Boolean(), nullable=False),
-    )
-
-
-def _jobs() -> None:
-    op.create_table(
-        "jobs",
-        sa.Column("id", sa.String(40), primary_key=True),
-        sa.Column("account", sa.String(42), nullable=False, index=True),
-        sa.Column("key_id", sa.String(), nullable=True),
-        sa.Column("bid_id", sa.String(), sa.ForeignKey("bids.id"), nullable=False),
-        sa.Column("name", sa.String(), nullable=False),
-        sa.Column("state", sa.String(), nullable=False, index=True),
-        sa.Column("reason", sa.String(), nullable=True),
-        sa.Column("detail", sa.String(), nullable=True),
-        sa.Column("spec", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("job_hash", sa.String(), nullable=False),
-        sa.Column("lease_id", sa.String(), nullable=True),
-        sa.Column("ending", sa.String(), nullable=True),
-        sa.Column("requeue_after", sa.String(), nullable=True),
-        sa.Column("excluded", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("explanation", sa.JSON(none_as_null=True), nullable=True),
-        sa.Column("exit_code", sa.Integer(), nullable=True),
-        sa.Column("outputs", sa.String(), nullable=True, index=True),
-        sa.Column("reserve", Atoms(), nullable=False),
-        sa.Column("spent", Atoms(), nullable=False),
-        sa.Column("key_charge", Atoms(), nullable=False),
-        sa.Column("created_ms", sa.BigInteger(), nullable=False),
-        sa.Column("rest_until_ms", sa.BigInteger(), nullable=True),
-        sa.Column("retry_until_ms", sa.BigInteger(), nullable=True),
-        sa.Column("matched_ms", sa.BigInteger(), nullable=True),
-        sa.Column("started_ms", sa.BigInteger(), nullable=True),
-        sa.Column("finished_ms", sa.BigInteger(), nullable=True),
-    )
-
-
-def _leases() -> None:
-    op.create_table(
-        "leases",
-        sa.Column("id", sa.String(40), primary_key=True),
-        sa.Column("lease_no", sa.String(34), nullable=False, unique=True),
-        sa.Column("seq", sa.BigInteger(), nullable=False),
-        sa.Column("job_id", sa.String(), sa.ForeignKey("jobs.id"), nullable=False, index=True),
-        sa.Column("bid_id", sa.String(), sa.ForeignKey("bids.id"), nullable=False),
-        sa.Column("ask_id", sa.String(), sa.ForeignKey("asks.id"), nullable=False, index=True),
-        sa.Column("node_id", sa.String(), sa.ForeignKey("nodes.id"), nullable=False, index=True),
-        sa.Column("buyer", sa.String(42), nullable=False, index=True),
-        sa.Column("provider", sa.String(42), nullable=False, index=True),
-        sa.Column("witness", sa.String(42), nullable=False, index=True),
-        sa.Column("meter", sa.String(42), nullable=False),
-        sa.Column("state", sa.String(), nullable=False, index=True),
-        sa.Column("reason", sa.String(), nullable=True),
-        sa.Column("rate", Atoms(), nullable=False),
-        sa.Column("prices", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("lock", Atoms(), nullable=False),
-        sa.Column("gpu_milli", sa.BigInteger(), nullable=False),
-        sa.Column("gpus", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("funded_seconds", sa.BigInteger(), nullable=False),
-        sa.Column("max_seconds", sa.BigInteger(), nullable=False),
-        sa.Column("start_limit_seconds", sa.BigInteger(), nullable=False),
-        sa.Column("budget_limited", sa.Boolean(), nullable=False),
-        sa.Column("metered", sa.Boolean(), nullable=False),
-        sa.Column("unit", sa.String(), nullable=False),
-        sa.Column("units_cap", sa.BigInteger(), nullable=False),
-        sa.Column("egress_cap_mib", sa.BigInteger(), nullable=False),
-        sa.Column("interval_ms", sa.Integer(), nullable=False),
-        sa.Column("previous", sa.JSON(none_as_null=True), nullable=True),
-        sa.Column("created_ms", sa.BigInteger(), nullable=False),
-        sa.Column("start_s", sa.BigInteger(), nullable=True),
-        sa.Column("end_s", sa.BigInteger(), nullable=True),
-        sa.Column("ready_ms", sa.BigInteger(), nullable=True),
-        sa.Column("seen_ms", sa.BigInteger(), nullable=False),
-        sa.Column("sequence", sa.BigInteger(), nullable=False),
-        sa.Column("attested", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("countersigned", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("settled", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("released", Atoms(), nullable=False),
-        sa.Column("refunded", Atoms(), nullable=False),
-        sa.Column("stop_requested", sa.String(), nullable=True),
-        sa.Column("stop_requested_ms", sa.BigInteger(), nullable=True),
-        sa.Column("heartbeat_count", sa.BigInteger(), nullable=False),
-        sa.Column("heartbeat_ms", sa.BigInteger(), nullable=True),
-        sa.Column("witness_ms", sa.BigInteger(), nullable=True),
-        sa.Column("outcome", sa.JSON(none_as_null=True), nullable=True),
-        sa.Column("finished_ms", sa.BigInteger(), nullable=True),
-        sa.Column("close", sa.JSON(none_as_null=True), nullable=True),
-        sa.Column("meter_signature", sa.String(), nullable=True),
-        sa.Column("witness_signature", sa.String(), nullable=True),
-        sa.Column("stop_signature", sa.String(), nullable=True),
-        sa.Column("log_next", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("opened_tx", sa.String(), nullable=True),
-        sa.Column("closed_tx", sa.String(), nullable=True),
-        sa.Column("closed_ms", sa.BigInteger(), nullable=True),
-        sa.Column("refused_count", sa.Integer(), nullable=False),
-        sa.UniqueConstraint("bid_id", "ask_id", name="uq_leases_bid_ask"),
-    )
-
-
-def _attestations() -> None:
-    op.create_table(
-        "attestations",
-        sa.Column("id", sa.String(40), primary_key=True),
-        sa.Column("lease_id", sa.String(), sa.ForeignKey("leases.id"), nullable=False, index=True),
-        sa.Column("sequence", sa.BigInteger(), nullable=False),
-        sa.Column("state", sa.String(), nullable=False),
-        sa.Column("code", sa.String(), nullable=True),
-        sa.Column("ms", Atoms(), nullable=False),
-        sa.Column("message", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("signature", sa.String(), nullable=False),
-        sa.Column("received_ms", sa.BigInteger(), nullable=False),
-        sa.Column("voucher", sa.JSON(none_as_null=True), nullable=True),
-        sa.Column("voucher_signature", sa.String(), nullable=True),
-    )
+    accepted = sa.text("state = 'accepted'")
     op.create_index(
         "uq_attestations_accepted",
         "attestations",
         ["lease_id", "sequence"],
         unique=True,
-        sqlite_where=sa.text("state = 'accepted'"),
-        postgresql_where=sa.text("state = 'accepted'"),
+        sqlite_where=accepted,
+        postgresql_where=accepted,
     )
-
-
-def _receipts() -> None:
-    op.create_table(
-        "receipts",
-        sa.Column("id", sa.String(40), primary_key=True),
-        sa.Column("job_id", sa.String(), sa.ForeignKey("jobs.id"), nullable=False, index=True),
-        sa.Column("lease_id", sa.String(), sa.ForeignKey("leases.id"), nullable=False, unique=True),
-        sa.Column("buyer", sa.String(42), nullable=False, index=True),
-        sa.Column("provider", sa.String(42), nullable=False, index=True),
-        sa.Column("document", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("created_ms", sa.BigInteger(), nullable=False),
-    )
-
-
-def _vouchers() -> None:
-    op.create_table(
-        "vouchers",
-        sa.Column("lease_id", sa.String(40), sa.ForeignKey("leases.id"), primary_key=True),
-        sa.Column("attestation_id", sa.String(), nullable=False),
-        sa.Column("ms", sa.BigInteger(), nullable=False),
-        sa.Column("egress_mib", sa.BigInteger(), nullable=False),
-        sa.Column("units", sa.BigInteger(), nullable=False),
-        sa.Column("signature", sa.String(), nullable=False),
-        sa.Column("received_ms", sa.BigInteger(), nullable=False),
-        sa.Column("paid", sa.Boolean(), nullable=False, index=True),
-        sa.Column("intent", sa.String(), nullable=True),
-    )
-
-
-def _chain_blocks() -> None:
-    op.create_table(
-        "chain_blocks",
-        sa.Column("number", sa.BigInteger(), primary_key=True),
-        sa.Column("hash", sa.String(), nullable=False),
-        sa.Column("parent_hash", sa.String(), nullable=False),
-        sa.Column("timestamp", sa.BigInteger(), nullable=False),
-    )
-
-
-def _chain_events() -> None:
-    op.create_table(
-        "chain_events",
-        sa.Column("id", Serial, primary_key=True),
-        sa.Column("block_number", sa.BigInteger(), nullable=False, index=True),
-        sa.Column("block_hash", sa.String(), nullable=False),
-        sa.Column("tx_hash", sa.String(), nullable=False),
-        sa.Column("log_index", sa.Integer(), nullable=False),
-        sa.Column("name", sa.String(), nullable=False),
-        sa.Column("document", sa.JSON(none_as_null=True), nullable=False),
-        sa.UniqueConstraint("block_hash", "log_index", name="uq_chain_events_block_log"),
-        sqlite_autoincrement=True,
-    )
-
-
-def _intents() -> None:
-    op.create_table(
-        "intents",
-        sa.Column("id", Serial, primary_key=True),
-        sa.Column("kind", sa.String(), nullable=False),
-        sa.Column("key", sa.String(200), nullable=False, unique=True),
-        sa.Column("payload", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("first_payload", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("state", sa.String(), nullable=False, index=True),
-        sa.Column("created_ms", sa.BigInteger(), nullable=False),
-        sa.Column("sender", sa.String(42), nullable=True),
-        sa.Column("nonce", sa.BigInteger(), nullable=True),
-        sa.Column("raw", sa.LargeBinary(), nullable=True),
-        sa.Column("tx_hash", sa.String(), nullable=True),
-        sa.Column("replaced", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("mined_hash", sa.String(), nullable=True),
-        sa.Column("block_number", sa.BigInteger(), nullable=True),
-        sa.Column("block_hash", sa.String(), nullable=True),
-        sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("error", sa.String(), nullable=True),
-        sa.UniqueConstraint("sender", "nonce", name="uq_intents_sender_nonce"),
-        sqlite_autoincrement=True,
-    )
-
-
-def _chain_event_leases() -> None:
-    op.create_table(
-        "chain_event_leases",
-        sa.Column("event_id", Serial, sa.ForeignKey("chain_events.id"), primary_key=True),
-        sa.Column("lease_no", sa.String(34), index=True, primary_key=True),
-    )
-
-
-TABLES = (
-    _accounts,
-    _api_keys,
-    _bids,
-    _blobs,
-    _idempotent_replies,
-    _job_events,
-    _marks,
-    _nodes,
-    _order_log,
-    _book_snapshots,
-    _asks,
-    _gpus,
-    _jobs,
-    _leases,
-    _attestations,
-    _receipts,
-    _vouchers,
-    _chain_blocks,
-    _chain_events,
-    _intents,
-    _chain_event_leases,
-)
-
-
-def upgrade() -> None:
-    """Create every table, referenced ones first."""
-    for create in TABLES:
-        create()
 
 
 def downgrade() -> None:
     """Drop them in the opposite order."""
-    for create in reversed(TABLES):
-        op.drop_table(create.__name__.removeprefix("_"))
+    for table in reversed(TABLES):
+        op.drop_table(table)
