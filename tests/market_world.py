@@ -212,7 +212,7 @@ class World:
 
     def keep_blob(self, body: bytes) -> str:
         """Store bytes that no row names yet; returns their SHA-256."""
-        with self.catalog.blobs.receive() as upload:
+        with self.catalog.blobs.files.receive() as upload:
             upload.write(body)
             return upload.keep()
 

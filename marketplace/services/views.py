@@ -16,6 +16,7 @@ from marketplace.db.tables import (
     LeaseRow,
     NodeRow,
 )
+from marketplace.domain.asking import AskState
 from marketplace.domain.explain import Explanation, Relaxation
 from marketplace.domain.life import JobLife
 from marketplace.domain.matching import AskView, Fill
@@ -47,14 +48,13 @@ from marketplace.wire.market import (
     Gpu,
     MarketConfig,
     Node,
-    NodeState,
     ReferencePrices,
     Runtime,
     Scope,
     TierInfo,
     Windows,
 )
-from marketplace.wire.orders import AskInfo, AskState, BidInfo, MatchingAsk
+from marketplace.wire.orders import AskInfo, BidInfo, MatchingAsk
 from marketplace.wire.problems import Alternative, ConstraintCount, JobChange, NoMatch
 from settlement.attestation import Close, MeteredUsage, Usage, UsageAttestation
 from settlement.eip712 import from_text32
@@ -175,7 +175,7 @@ def node_view(node: NodeRow, gpus: Sequence[GpuRow]) -> Node:
         verified=node.verified,
         reliability=scaled(node.reliability_milli, 3),
         interval_ms=node.interval_ms,
-        state=NodeState(node.state),
+        state=node.state,
         last_heartbeat_at=time_of(node.seen_ms),
         created_at=time_of(node.created_ms),
     )
@@ -204,7 +204,7 @@ def ask_view(store: Store, row: AskRow, now_ms: int) -> AskInfo:
         gpu_milli=ask.gpu_milli,
         prices=ask.floor,
         unit=from_text32(ask.unit) or None,
-        state=AskState.EXPIRED if expired else AskState(row.state),
+        state=AskState.EXPIRED if expired else row.state,
         reason=row.reason,
         expires_at=time_of(row.expiry_s * 1000),
         created_at=time_of(row.created_ms),

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from marketplace import limits
+from marketplace.domain.asking import NodeState
 from marketplace.domain.key_request import KeyRequest
 from marketplace.wire.base import (
     AccountSignature,
@@ -213,14 +214,6 @@ class Runtime(StrEnum):
 
     PROCESS = "process"
     DOCKER = "docker"
-
-
-class NodeState(StrEnum):
-    """Whether a node takes new jobs: `away` until its agent is heard of again."""
-
-    ACTIVE = "active"
-    DRAINING = "draining"
-    AWAY = "away"
 
 
 class Gpu(Answer):

@@ -1,10 +1,10 @@
 """What is signed and placed: asks, bids with their quotes and plans, cancels."""
 
-from enum import StrEnum
 from typing import Annotated, Self
 
 from pydantic import Field
 
+from marketplace.domain.asking import AskState
 from marketplace.wire.base import (
     AccountSignature,
     Address,
@@ -26,15 +26,6 @@ from marketplace.wire.problems import NoMatch
 from settlement.orders import Ask, Bid, Cancel
 
 # Asks
-
-
-class AskState(StrEnum):
-    """`suspended`: not on the book for now; `reason` says why."""
-
-    OPEN = "open"
-    SUSPENDED = "suspended"
-    CANCELLED = "cancelled"
-    EXPIRED = "expired"
 
 
 class AskDraft(Body):

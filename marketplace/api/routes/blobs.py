@@ -43,7 +43,7 @@ async def put(edge: EdgeDep, caller: Anyone, request: Request) -> Response:
             blobs.check_room(store, caller, size)
 
     await run_in_threadpool(check, 0)
-    with blobs.receive() as upload:
+    with blobs.files.receive() as upload:
         async for piece in request.stream():
             await run_in_threadpool(upload.write, piece)
 
