@@ -27,12 +27,9 @@ from marketplace.agent.meters import Reading
 from marketplace.agent.node import HeldLease, ThisNode
 from marketplace.domain.job import parse_job
 from marketplace.sdk import NO_RETRIES, Coulomb
-from marketplace.wire.asks import AskInfo
-from marketplace.wire.bids import BidInfo
-from marketplace.wire.leases import Lease, LeaseTerms
-from marketplace.wire.market import MarketConfig
-from marketplace.wire.nodes import Node
-from marketplace.wire.usage import Attestation, Heartbeat, LogPosition, Measured
+from marketplace.wire.leases import Attestation, Heartbeat, Lease, LeaseTerms, LogPosition, Measured
+from marketplace.wire.market import MarketConfig, Node
+from marketplace.wire.orders import AskInfo, BidInfo
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.eip712 import Domain
 from settlement.orders import Ask, Bid, lease_no

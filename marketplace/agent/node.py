@@ -16,8 +16,7 @@ from marketplace.agent.meters import Reading
 from marketplace.agent.runtime.process import ProcessRuntime
 from marketplace.domain.life import LeaseState, Outcome, StopReason
 from marketplace.sdk import Coulomb
-from marketplace.wire.leases import Lease
-from marketplace.wire.usage import SignedVoucher, Used
+from marketplace.wire.leases import Lease, SignedVoucher, Used
 from settlement.attestation import Close, Stop, Usage, UsageAttestation, Voucher
 from settlement.eip712 import Domain
 from settlement.signing import Signer, sign

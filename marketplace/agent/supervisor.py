@@ -17,8 +17,7 @@ from marketplace.agent.node import Halt, HeldLease, ThisNode
 from marketplace.agent.run import JobRun
 from marketplace.domain.life import LeaseState, Outcome
 from marketplace.sdk.errors import CoulombError
-from marketplace.wire.leases import Lease
-from marketplace.wire.usage import AttestationState
+from marketplace.wire.leases import AttestationState, Lease
 
 log = structlog.get_logger("coulomb.agent")
 _BEAT_S = 5.0

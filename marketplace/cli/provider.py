@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from marketplace.agent.journal import AgentJournal
     from marketplace.cli.context import Cli
     from marketplace.sdk import Coulomb
-    from marketplace.wire.nodes import Node
+    from marketplace.wire.market import Node
 
 app = typer.Typer(name="provider", help="Sell compute from this machine.", no_args_is_help=True)
 FINDINGS = columns("code", "status", "evidence", "fix")
