@@ -20,7 +20,7 @@ from marketplace.services.common import Principal, account_refusal, new_id, to_h
 from marketplace.services.nodes import AWAY
 from marketplace.services.orderlog import log_ask, log_ask_closed
 from marketplace.services.ports import Clock, EscrowReads, Market
-from marketplace.wire.asks import AskDraft, SignedAsk
+from marketplace.wire.orders import AskDraft, SignedAsk
 from settlement.eip712 import ZERO_ADDRESS, from_text32, text32
 from settlement.errors import FieldError
 from settlement.orders import FLAG_SHARED, Ask

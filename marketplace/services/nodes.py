@@ -12,7 +12,7 @@ from marketplace.errors import AlreadyExists, InvalidInput, NotFound, Problem
 from marketplace.services.common import Principal, new_id
 from marketplace.services.orderlog import log_ask, log_ask_closed, log_node
 from marketplace.services.ports import Clock, Market
-from marketplace.wire.nodes import NewGpu, NewNode
+from marketplace.wire.market import NewGpu, NewNode
 
 AWAY = "node_away"  # why asks of a node rest whose agent has ended or fell silent
 

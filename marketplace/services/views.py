@@ -25,33 +25,37 @@ from marketplace.domain.tier import Tier
 from marketplace.services.common import money, unhex
 from marketplace.services.leases import billed, cost_now
 from marketplace.services.ports import Market
-from marketplace.wire.asks import AskInfo
 from marketplace.wire.base import time_of, time_or_none
-from marketplace.wire.bids import BidInfo, MatchingAsk
-from marketplace.wire.events import EVENT, JobEvent, JobStatus
-from marketplace.wire.explanation import Alternative, ConstraintCount, JobChange, NoMatch
-from marketplace.wire.jobs import Cost, Job
-from marketplace.wire.keys import ApiKey, Scope
-from marketplace.wire.leases import JobBrief, JobOutcome, Lease, LeaseTerms
-from marketplace.wire.market import (
-    BookAsk,
-    Contracts,
-    MarketConfig,
-    ReferencePrices,
-    TierInfo,
-    Windows,
-)
-from marketplace.wire.nodes import Gpu, Node, Runtime
-from marketplace.wire.usage import (
+from marketplace.wire.jobs import EVENT, Cost, Job, JobEvent, JobStatus
+from marketplace.wire.leases import (
     Attestation,
     AttestationAnswer,
     AttestationState,
     Heartbeat,
+    JobBrief,
+    JobOutcome,
+    Lease,
+    LeaseTerms,
     Measured,
     PendingClose,
     SignedVoucher,
     Used,
 )
+from marketplace.wire.market import (
+    ApiKey,
+    BookAsk,
+    Contracts,
+    Gpu,
+    MarketConfig,
+    Node,
+    ReferencePrices,
+    Runtime,
+    Scope,
+    TierInfo,
+    Windows,
+)
+from marketplace.wire.orders import AskInfo, BidInfo, MatchingAsk
+from marketplace.wire.problems import Alternative, ConstraintCount, JobChange, NoMatch
 from settlement.attestation import Close, MeteredUsage, Usage, UsageAttestation
 from settlement.eip712 import from_text32
 from settlement.orders import FLAG_SHARED, Ask, Bid, Prices
