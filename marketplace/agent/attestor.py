@@ -1,7 +1,5 @@
 """Signing for a lease: a value goes into the journal first, and only then is it signed."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -25,35 +23,30 @@ class Attestor:
     """
 
     def __init__(
-        self,
-        journal: AgentJournal,
-        signer: Signer,
-        entry: LeaseEntry,
+        self, journal: AgentJournal, signer: Signer, entry: LeaseEntry,
         wall_ms: Callable[[], int] = unix_ms,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._journal = journal
         self._signer = signer
         self._entry = entry
         self._wall_ms = wall_ms
 
     def attest(self, usage: UsageVector, reading: Reading) -> UsageAttestation:
-        """AgentJournal a reading and sign cumulative usage under the next sequence number.
+        """Journal a reading and sign cumulative usage under the next sequence number.
 
         Raises JournalError, and then has signed nothing new.
         """
-        entry = self._entry
-        self._sign_last()
-        evidence = self._journal.add_reading(entry.lease_id, asdict(reading))
-        last = self._journal.last(entry.lease_id)
+        lease_id = self._entry.lease_id
+        last = self._signed_last()
         attestation = UsageAttestation(
-            *entry.key,
-            sequence=0 if last is None else last.message.sequence + 1,
+            *self._entry.key,
+            sequence=0 if last is None else last[0].sequence + 1,
             observed_at_ms=self._wall_ms(),
             **asdict(usage),
-            evidence=evidence,
+            evidence=self._journal.add_reading(lease_id, asdict(reading)),
         )
-        self._journal.propose(entry.lease_id, attestation)
-        self._sign_last()
+        self._journal.propose(lease_id, attestation)
+        self._signed_last()
         return attestation
 
     def conclude(self, ending: Ending) -> None:
@@ -61,52 +54,44 @@ class Attestor:
 
         A lease that never had an attestation ends with one over nothing.
         """
-        entry = self._entry
-        self._sign_last()
-        if self._journal.last(entry.lease_id) is None:
+        if self._signed_last() is None:
             self.attest(UsageVector(), Reading(self._wall_ms()))
         final, _ = self.final()
-        close = Close(*entry.key, final.ms, final.egress_mib, final.units)
-        self._journal.propose_close(entry.lease_id, close)
-        self._sign_close()
-        self._journal.end(entry.lease_id, ending)
+        close = Close(*self._entry.key, final.ms, final.egress_mib, final.units)
+        self._journal.propose_close(self._entry.lease_id, close)
+        self.close()
+        self._journal.end(self._entry.lease_id, ending)
 
     def final(self) -> tuple[UsageAttestation, bytes]:
         """The last attestation and its signature."""
-        last = self._sign_last()
+        last = self._signed_last()
         if last is None:
             raise ValueError("nothing was attested")
         return last
 
     def close(self) -> tuple[Close, bytes]:
-        """The lease's Close and the meter's signature."""
-        signed = self._sign_close()
-        if signed is None:
+        """The lease's Close, signed now if a crash came between journal and signature."""
+        entry = self._journal.lease(self._entry.lease_id)
+        if entry is None or entry.close is None:
             raise ValueError("the lease has no Close")
-        return signed
+        close, signature = entry.close
+        if signature is None:
+            signature = sign(close, entry.domain, self._signer)
+            self._journal.keep_close_signature(entry.lease_id, signature)
+        return close, signature
 
     def stop(self) -> tuple[Stop, bytes]:
         """A Stop of the lease."""
         stop = Stop(*self._entry.key)
         return stop, sign(stop, self._entry.domain, self._signer)
 
-    def _sign_last(self) -> tuple[UsageAttestation, bytes] | None:
+    def _signed_last(self) -> tuple[UsageAttestation, bytes] | None:
         """The newest journaled attestation, signed now if a crash came between the two steps."""
         last = self._journal.last(self._entry.lease_id)
         if last is None:
             return None
-        if last.signature is not None:
-            return last.message, last.signature
-        signature = sign(last.message, self._entry.domain, self._signer)
-        self._journal.keep_signature(self._entry.lease_id, last.message.sequence, signature)
-        return last.message, signature
-
-    def _sign_close(self) -> tuple[Close, bytes] | None:
-        found = self._journal.close_of(self._entry.lease_id)
-        if found is None:
-            return None
-        close, signature = found
+        signature = last.signature
         if signature is None:
-            signature = sign(close, self._entry.domain, self._signer)
-            self._journal.keep_close_signature(self._entry.lease_id, signature)
-        return close, signature
+            signature = sign(last.message, self._entry.domain, self._signer)
+            self._journal.keep_signature(self._entry.lease_id, last.message.sequence, signature)
+        return last.message, signature

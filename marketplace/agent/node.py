@@ -1,32 +1,38 @@
 """What the leases of this node share, and what the threads that work on one lease share."""
 
-from __future__ import annotations
-
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from marketplace.agent.api import AgentApi
+import structlog
+
 from marketplace.agent.attestor import Attestor, unix_ms
-from marketplace.agent.folders import make_folders
+from marketplace.agent.channel import JobLogs
+from marketplace.agent.folders import JobFolders, make_folders
 from marketplace.agent.inventory import Inventory, Nvml
 from marketplace.agent.journal import AgentJournal, LeaseEntry
-from marketplace.agent.logs import JobLogs
-from marketplace.agent.progress import JobProgress
-from marketplace.agent.runtime.base import JobFolders, JobRuntime
-from marketplace.agent.vouchers import Vouchers
-from marketplace.wire.leases import Lease
+from marketplace.agent.runtime.process import ProcessRuntime
+from marketplace.domain.life import LeaseState, Outcome, StopReason
+from marketplace.sdk import Coulomb
+from marketplace.wire.leases import Lease, SignedVoucher, Used
+from settlement.attestation import Usage, UsageAttestation, Voucher
 from settlement.eip712 import Domain
 from settlement.signing import Signer
+
+log = structlog.get_logger("coulomb.agent")
+Counts = tuple[int, int, int]  # ms, egress MiB, units: compared in this order, as the server does
+LIVE = (LeaseState.OPENING, LeaseState.ACTIVE)  # states of a lease whose job may run
 
 
 @dataclass(frozen=True, slots=True)
 class ThisNode:
     """The node that this agent runs: its parts and its settings. `wall_ms` is Unix time."""
 
-    api: AgentApi
+    api: Coulomb
     journal: AgentJournal
-    runtime: JobRuntime
+    runtime: ProcessRuntime
     signer: Signer
     domain: Domain  # of the escrow that it signs for
     inventory: Inventory
@@ -40,29 +46,41 @@ class ThisNode:
     wall_ms: Callable[[], int] = unix_ms
 
 
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Why a job is to stop: its outcome and reason, and whether it gets time to end by itself."""
+
+    outcome: Outcome
+    reason: str
+    grace: bool = True
+
+
 class HeldLease:
-    """One lease in hand: what the threads of its job and of its courier work with."""
+    """One lease in hand: what the threads of its job and of its courier tell each other.
+
+    `halt` is why its job is to stop, if it is. `beats` are the job's signs of life so far, and the
+    Unix time of the last. `logs` is None if no job runs and none is to be reported.
+    """
 
     def __init__(
-        self, node: ThisNode, entry: LeaseEntry, progress: JobProgress | None = None
+        self, node: ThisNode, entry: LeaseEntry, clock_s: Callable[[], float] = time.monotonic
     ) -> None:
         self.node = node
         self.entry = entry
         self.id = entry.lease_id
         self.folders = JobFolders(node.jobs_folder / entry.lease_id)
-        self.progress = progress or JobProgress()
         self.attestor = Attestor(node.journal, node.signer, entry, node.wall_ms)
-        self.vouchers = Vouchers(node.api, node.journal, entry)
-        self.logs: JobLogs | None = None  # None: no job runs and none is to be reported
-
-    def observe(self, lease: Lease) -> None:
-        """Pass on what the server says, and what the witness verifiably signed.
-
-        Raises ApiDown, ApiError, JournalError.
-        """
-        self.progress.observe(lease)
-        # Also once the job has ended: the last voucher pays the most.
-        self.progress.cover(self.vouchers.learn(lease))
+        self.logs: JobLogs | None = None
+        self.halt: Halt | None = None
+        self.beats: tuple[int, float | None] = (0, None)
+        self._clock_s = clock_s
+        self._lock = threading.Lock()
+        self._learning = threading.Lock()
+        self._halted = threading.Event()
+        self._news = threading.Event()
+        self._voucher_sequence = -1
+        self._covered_ms = 0
+        self._covered_at_s = clock_s()
 
     def make_folders(self) -> JobLogs:
         """Make the job's folders anew and open its logs. Raises OSError."""
@@ -78,3 +96,100 @@ class HeldLease:
         """Add a line to the job's `agent` log, if it has logs."""
         if self.logs is not None:
             self.logs.say(text)
+
+    def observe(self, lease: Lease) -> None:
+        """Take in what the server says, and what the witness verifiably signed.
+
+        Raises CoulombError, JournalError.
+        """
+        self.heed(lease)
+        self.cover(self.learn(lease))  # also once the job has ended: the last voucher pays the most
+
+    def heed(self, lease: Lease) -> None:
+        """Stop the job if the server asks for that, or if the lease is over."""
+        if (reason := lease.stop_requested) is not None:
+            cancelled = reason == StopReason.CANCELLED
+            self.stop(Halt(Outcome.CANCELLED if cancelled else Outcome.FAILED, reason))
+        elif lease.state not in LIVE:
+            self.stop(Halt(Outcome.FAILED, f"lease_{lease.state}"))
+        self.tell()
+
+    def stop(self, halt: Halt) -> None:
+        """Have the job stopped; the first reason stands."""
+        with self._lock:
+            self.halt = self.halt or halt
+        self._halted.set()
+
+    def wait_for_halt(self, timeout_s: float) -> None:
+        """Sleep, but wake up if the job is to stop."""
+        self._halted.wait(timeout_s)
+
+    def tell(self) -> None:
+        """There is something new to send or to look at."""
+        self._news.set()
+
+    def wait_for_news(self, timeout_s: float) -> None:
+        """Sleep until something is new."""
+        self._news.wait(timeout_s)
+        self._news.clear()
+
+    def start_covering(self) -> None:
+        """The job is ready: from now on countersignatures are due."""
+        self._covered_at_s = self._clock_s()
+
+    def cover(self, countersigned_ms: int) -> None:
+        """Take in how much the witness has countersigned; only growth renews the grace."""
+        with self._lock:
+            if countersigned_ms > self._covered_ms:
+                self._covered_ms = countersigned_ms
+                self._covered_at_s = self._clock_s()
+
+    def uncovered_ms(self, metered_ms: int) -> int:
+        """How long countersignatures stay away, or how far they are behind the meter: the longer.
+
+        A witness that signs a little in every grace is not silent, yet leaves most of it unpaid.
+        """
+        return max(
+            int((self._clock_s() - self._covered_at_s) * 1000), metered_ms - self._covered_ms
+        )
+
+    # Only vouchers are paid. A server that merely says that there are some would have a node work
+    # for nothing, so the node checks each one itself and keeps the best.
+
+    def learn(self, lease: Lease) -> int:
+        """The countersigned ms by now; asks for vouchers only if the server speaks of more.
+
+        Raises CoulombError, JournalError.
+        """
+        with self._learning:
+            if self._counts(lease.countersigned) > self._best():
+                after = self._voucher_sequence
+                for held in self.node.api.leases.attestations(self.id, after_sequence=after):
+                    if held.voucher is not None:
+                        self._keep(held.voucher, held.sequence)
+            return self._best()[0]
+
+    def _keep(self, signed: SignedVoucher, sequence: int) -> None:
+        """Keep a voucher that is better, if the witness that the buyer named signed it."""
+        voucher, entry = signed.message, self.entry
+        of_lease = isinstance(voucher, entry.voucher_type)
+        if not of_lease or not entry.is_signed(voucher, signed.signature, entry.witness):
+            log.error("voucher_ignored", lease=self.id, sequence=sequence)
+        elif self._counts(voucher) > self._best():
+            self.node.journal.keep_voucher(self.id, voucher, signed.signature)
+            self._voucher_sequence = sequence
+
+    def is_covered(self, said: UsageAttestation) -> bool:
+        """Whether what was learned so far pays for all that an attestation states."""
+        return self._best() >= self._counts(said)
+
+    def _best(self) -> Counts:
+        entry = self.node.journal.lease(self.id)
+        kept = entry.voucher if entry is not None else None
+        return self._counts(kept.voucher) if kept is not None else (0, 0, 0)
+
+    def _counts(self, used: Used | Voucher | UsageAttestation) -> Counts:
+        """What this lease's vouchers state of it."""
+        if isinstance(used, Usage) or not self.entry.metered:
+            return used.ms, 0, 0
+        return used.ms, used.egress_mib, used.units

@@ -22,8 +22,7 @@ from marketplace.api.app import MarketApi, create_api
 from marketplace.data import load_tiers
 from marketplace.db.blob_files import BlobFolder
 from marketplace.db.chain_events import SqlEventStore
-from marketplace.db.changes import CHAIN, ORDERS, OUTBOX, UNTOLD_S
-from marketplace.db.listener import Listener
+from marketplace.db.changes import CHAIN, ORDERS, OUTBOX, UNTOLD_S, Listener
 from marketplace.db.outbox import SqlOutbox
 from marketplace.db.store import Database
 from marketplace.db.upgrade import upgrade

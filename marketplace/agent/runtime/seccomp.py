@@ -5,8 +5,6 @@ code they would reach first, and for what namespaces do not cover: vsock, keyrin
 user namespaces. Source: seccomp(2), Linux `filter.rst`; numbers from asm/unistd.h.
 """
 
-from __future__ import annotations
-
 import errno
 import platform
 import struct

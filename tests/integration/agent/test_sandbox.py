@@ -1,7 +1,5 @@
 """What a job in the sandbox can see and do, and what is left of it."""
 
-from __future__ import annotations
-
 import gc
 import json
 import os
@@ -15,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from marketplace.agent.errors import RuntimeUnavailable, StartFailed
-from marketplace.agent.runtime.priority import NICE
 from marketplace.agent.runtime.process import ProcessRuntime
+from marketplace.agent.runtime.processes import NICE
 from tests.sandboxes import (
     LIMITS,
     Ran,
@@ -345,7 +343,7 @@ def test_processor_time_and_memory_of_a_known_load_are_seen(
 ORDINARY = """
 import json, os, sys, tempfile
 from pathlib import Path
-from marketplace.agent.runtime.priority import NICE
+from marketplace.agent.runtime.processes import NICE
 from marketplace.agent.runtime.process import ProcessRuntime
 from tests.sandboxes import LIMITS, ran
 runtime = ProcessRuntime.open(allow_unsandboxed=False)

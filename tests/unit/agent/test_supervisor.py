@@ -1,16 +1,14 @@
 """The node's loop, tick by tick: no sandbox, no sockets, and jobs that end before they start."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from marketplace.agent.channel import JobLogs
 from marketplace.agent.errors import JournalError
 from marketplace.agent.journal import AgentJournal
-from marketplace.agent.logs import JobLogs
 from marketplace.agent.meters import Reading
 from marketplace.agent.node import HeldLease
 from marketplace.agent.supervisor import Supervisor
@@ -79,7 +77,7 @@ def test_an_end_that_the_journal_did_not_take_is_put_down_later(
 
     monkeypatch.setattr(HeldLease, "make_folders", make_folders)
     if reason == "no_capacity":
-        monkeypatch.setattr("marketplace.agent.capacity.Capacity.take", lambda *_: None)
+        monkeypatch.setattr("marketplace.agent.inventory.Capacity.take", lambda *_: None)
     lease_id = box.market.open_lease(["true"])
     with monkeypatch.context() as broken:
         broken.setattr(AgentJournal, "propose_close", full)
@@ -103,6 +101,7 @@ def test_what_is_countersigned_after_a_restart_is_kept(box: Box) -> None:
     box.market.countersign(lease_id, 1)
     box.market.leases[lease_id]["state"] = "closed"
     box.until(lambda: not box.supervisor._work)
-    kept = box.journal.voucher(lease_id)
-    assert kept is not None
-    assert kept[0].ms == 7
+    entry = box.journal.lease(lease_id)
+    assert entry is not None
+    assert entry.voucher is not None
+    assert entry.voucher.voucher.ms == 7

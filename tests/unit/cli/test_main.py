@@ -1,7 +1,5 @@
 """The entry point: what it offers, where options may stand, what it imports, how it fails."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tomllib
@@ -284,6 +282,6 @@ def test_fault_of_ours_keeps_its_trace(run: Run, monkeypatch: pytest.MonkeyPatch
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("marketplace.sdk._sync.keys.Keys.list", broken)
+    monkeypatch.setattr("marketplace.sdk._sync.market.Keys.list", broken)
     with pytest.raises(ZeroDivisionError):
         main(["key", "list"])
