@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from marketplace.db.queries.accounts import BLOB_ROW_BYTES
+from marketplace.db.queries import BLOB_ROW_BYTES
 from marketplace.db.store import CANCEL_KEY, Tally, try_key
 from settlement.errors import OutboxConflict
 from settlement.events import Deposited, Settled, SettledEntry

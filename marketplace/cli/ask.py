@@ -10,7 +10,7 @@ from marketplace.domain.pricing import prices_to_json
 from marketplace.domain.reader import duration_text
 from marketplace.sdk import Coulomb
 from marketplace.sdk.errors import InputError
-from marketplace.wire.nodes import Node
+from marketplace.wire.market import Node
 from settlement.eip712 import from_text32
 from settlement.orders import Ask
 

@@ -8,7 +8,7 @@ import typer
 from marketplace.cli.context import Format, current
 from marketplace.cli.output import columns, note, show, show_rows
 from marketplace.errors import ExitCode
-from marketplace.wire.explanation import NoMatch
+from marketplace.wire.problems import NoMatch
 
 app, tier_app = typer.Typer(), typer.Typer()
 BOOK = columns(

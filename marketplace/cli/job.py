@@ -18,8 +18,7 @@ from marketplace.errors import ExitCode
 from marketplace.sdk import JobHandle, PreparedJob
 from marketplace.sdk.errors import NotFound
 from marketplace.wire.base import Money
-from marketplace.wire.jobs import Job
-from marketplace.wire.receipts import JobReceipt
+from marketplace.wire.jobs import Job, JobReceipt
 
 app, receipt_app = typer.Typer(), typer.Typer()
 LIST = columns("id", "name", "state", "reason", "created=created_at", "maximum cost=max_cost")

@@ -12,8 +12,7 @@ from marketplace.cli.output import columns, note, show, show_rows
 from marketplace.sdk.errors import InputError
 from marketplace.sdk.keyring import find_keystore
 from marketplace.sdk.profile import Profile, ProfileFile, write_secret
-from marketplace.wire.keys import NewApiKey
-from marketplace.wire.market import MarketConfig
+from marketplace.wire.market import MarketConfig, NewApiKey
 
 app, key_app = typer.Typer(), typer.Typer()
 FIELDS = (

@@ -10,8 +10,7 @@ import typer
 
 from marketplace.agent.config import AgentConfig, NodeConfig, load_config, save_config
 from marketplace.agent.exits import held, payable
-from marketplace.agent.journal import AgentJournal
-from marketplace.agent.state import journal_of, running_pid
+from marketplace.agent.journal import JOURNAL, AgentJournal, running_pid
 from marketplace.cli.context import agreed, current
 from marketplace.cli.output import columns, note, show, show_rows, warn
 from marketplace.cli.wallet import SENT
@@ -20,7 +19,8 @@ from marketplace.sdk import Coulomb
 from marketplace.sdk.errors import InputError
 from marketplace.sdk.keyring import address_of, hot_key
 from marketplace.sdk.profile import config_dir, state_dir, write_secret
-from marketplace.wire.nodes import Node
+from marketplace.wire.market import Node
+from settlement.chain.calls import EscrowCalls
 
 app = typer.Typer()
 FINDINGS = columns("code", "status", "evidence", "fix")
@@ -167,17 +167,13 @@ def vouchers(config: ConfigFile = None) -> None:
 
     Needs neither server nor chain: `cast send CONTRACT DATA` from any account does the rest.
     """
+    rows = []
     with closing(_journal(config)) as journal:
-        rows = [
-            {
-                "lease": item.lease_id,
-                "ms": item.signed.voucher.ms,
-                "chain": item.domain.chain_id,
-                "contract": item.domain.verifying_contract,
-                "data": "0x" + item.calldata.hex(),
-            }
-            for item in held(journal)
-        ]
+        for entry, signed in held(journal):
+            contract = entry.domain.verifying_contract
+            data = "0x" + EscrowCalls(contract).settle([signed], entry.metered).hex()
+            row = {"lease": entry.lease_id, "ms": signed.voucher.ms}
+            rows.append({**row, "chain": entry.domain.chain_id, "contract": contract, "data": data})
     show_rows(rows, columns("lease", "ms", "chain", "contract", "data"))
 
 
@@ -201,7 +197,7 @@ def settle(config: ConfigFile = None) -> None:
 
 def _journal(config: Path | None) -> AgentJournal:
     """This machine's journal; an agent may be at work on it."""
-    path = journal_of(load_config(_path(config)).state_dir)
+    path = load_config(_path(config)).state_dir / JOURNAL
     if not path.is_file():
         raise InputError(f"{path} is no journal", fix="name the agent's file with --config")
     return AgentJournal(path)

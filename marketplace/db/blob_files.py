@@ -1,5 +1,6 @@
 """Blobs as files named by their SHA-256, written whole or not at all."""
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -7,31 +8,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from marketplace.errors import Unavailable
+from marketplace.errors import TooLarge, Unavailable
+from marketplace.limits import BLOB_BYTES_MAX
 
 PIECE_BYTES = 256 * 1024
 FREE_BYTES_MIN = 512 * 1024 * 1024  # left to the database, which may lie on the same disk
 
 
-class FileDraft:
-    """A file without its name yet. Implements `marketplace.services.ports.BlobDraft`."""
+class FileUpload:
+    """Implements `marketplace.services.ports.Upload`: a file without its name yet."""
 
     def __init__(self, folder: Path) -> None:
+        self.size = 0
+        self._hash = hashlib.sha256()
         self._folder = folder
         self._path = folder / f"{secrets.token_hex(16)}.new"
         self._file = self._path.open("xb")
 
     def write(self, piece: bytes) -> None:
-        """Add bytes. Raises Unavailable where the disk is almost full."""
+        """Take the next bytes. Raises TooLarge; Unavailable if the disk is almost full."""
+        self.size += len(piece)
+        if self.size > BLOB_BYTES_MAX:
+            raise TooLarge(f"a blob has at most {BLOB_BYTES_MAX} bytes")
         if shutil.disk_usage(self._folder).free < FREE_BYTES_MIN + len(piece):
             raise Unavailable("the blob store is full; its operator has to make room")
+        self._hash.update(piece)
         self._file.write(piece)
 
-    def keep(self, sha256: str) -> None:
+    def keep(self) -> str:
         """Make the bytes durable under their name: synced, then renamed into place."""
+        sha256 = self._hash.hexdigest()
         path = path_of(self._folder, sha256)
         if path.exists():
-            return
+            return sha256
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -41,6 +50,7 @@ class FileDraft:
             os.fsync(folder)
         finally:
             os.close(folder)
+        return sha256
 
     def discard(self) -> None:
         """Close the file; what was not kept is gone."""
@@ -55,10 +65,10 @@ class BlobFolder:
         self._folder = folder
 
     @contextmanager
-    def draft(self) -> Iterator[FileDraft]:
+    def receive(self) -> Iterator[FileUpload]:
         """A new file, gone at the end unless it was kept."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        made = FileDraft(self._folder)
+        made = FileUpload(self._folder)
         try:
             yield made
         finally:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 
 from sqlmodel import Session, col, delete, select
 
-from marketplace.db.queries.chain import chain_events, newest_blocks
 from marketplace.db.store import Database, Store
 from marketplace.db.tables import ChainBlockRow, ChainEventLeaseRow, ChainEventRow
 from settlement.events import event_to_json, lease_numbers
@@ -15,17 +14,13 @@ BLOCKS_KEPT = 4_096  # deeper reorgs than this are no longer followed back
 Project = Callable[[Store, Sequence[str]], None]
 
 
-def _ignore(store: Store, lease_numbers: Sequence[str]) -> None:
-    """Project nothing."""
-
-
 class SqlEventStore:
     """Implements `settlement.ports.EventStore`.
 
     `project` is called with the leases whose events changed, in the transaction that changed them.
     """
 
-    def __init__(self, database: Database, project: Project = _ignore) -> None:
+    def __init__(self, database: Database, project: Project = lambda *_: None) -> None:
         self._database = database
         self._project = project
 
@@ -36,7 +31,7 @@ class SqlEventStore:
     def blocks(self, limit: int) -> Sequence[BlockRef]:
         """The newest blocks taken in, newest first."""
         with self._database.read() as store:
-            return newest_blocks(store.session, limit)
+            return store.newest_blocks(limit)
 
     def append(self, block: BlockRef, events: Sequence[LoggedEvent]) -> None:
         """Store events, move the cursor and project, in one transaction."""
@@ -71,7 +66,7 @@ class SqlEventStore:
         """Everything stored, in chain order; of one lease if asked."""
         number = None if lease_no is None else "0x" + lease_no.hex()
         with self._database.read() as store:
-            return chain_events(store.session, number)
+            return store.chain_events(number)
 
 
 def _store_event(session: Session, logged: LoggedEvent) -> list[str]:

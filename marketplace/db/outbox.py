@@ -1,6 +1,5 @@
 """The relayer's outbox in the database. Every change of state compares and sets."""
 
-import json
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -18,30 +17,17 @@ if TYPE_CHECKING:
     from marketplace.db.store import Database
 
 INTENTS: Table = IntentRow.metadata.tables["intents"]
-LATER = INTENTS.c.kind.in_([kind.value for kind in IntentKind if not kind.urgent])
+LATER = INTENTS.c.kind.in_([kind for kind in IntentKind if not kind.urgent])
 LIVE = (IntentState.SIGNED, IntentState.SENT, IntentState.CONFIRMED)
 UNFINISHED = (IntentState.PENDING, *LIVE)
 
 
 def _intent(row: Any) -> Intent:
-    return Intent(
-        id=row.id,
-        kind=IntentKind(row.kind),
-        key=row.key,
-        payload=row.payload,
-        state=IntentState(row.state),
-        created_at=datetime.fromtimestamp(row.created_ms / 1000, UTC),
-        sender=row.sender,
-        nonce=row.nonce,
-        raw=row.raw,
-        tx_hash=row.tx_hash,
-        replaced=tuple(row.replaced),
-        mined_hash=row.mined_hash,
-        block_number=row.block_number,
-        block_hash=row.block_hash,
-        attempts=row.attempts,
-        error=row.error,
-    )
+    columns = dict(row._mapping)
+    del columns["first_payload"]
+    created_at = datetime.fromtimestamp(columns.pop("created_ms") / 1000, UTC)
+    replaced = tuple(columns.pop("replaced"))
+    return Intent(**columns, created_at=created_at, replaced=replaced)
 
 
 def by_keys(connection: Connection, keys: Iterable[str]) -> dict[str, Intent]:
@@ -55,12 +41,12 @@ def enqueue(connection: Connection, kind: IntentKind, key: str, payload: dict[st
     query = select(INTENTS).where(INTENTS.c.key == key)
     row = connection.execute(query).first()
     if row is None:
-        values: dict[str, Any] = {
-            "kind": kind.value,
+        values = {
+            "kind": kind,
             "key": key,
             "payload": payload,
             "first_payload": payload,
-            "state": IntentState.PENDING.value,
+            "state": IntentState.PENDING,
             "created_ms": time.time_ns() // 1_000_000,
             "replaced": [],
             "attempts": 0,
@@ -70,7 +56,7 @@ def enqueue(connection: Connection, kind: IntentKind, key: str, payload: dict[st
         statement = dialect.insert(INTENTS).values(values)
         connection.execute(statement.on_conflict_do_nothing(index_elements=["key"]))
         row = connection.execute(query).one()
-    if row.kind != kind.value or _canonical(row.first_payload) != _canonical(payload):
+    if row.kind is not kind or row.first_payload != payload:
         raise OutboxConflict(f"intent {key} is already there with another effect")
     return _intent(row)
 
@@ -82,8 +68,25 @@ def oldest_ms(connection: Connection) -> int | None:
     return found
 
 
-def _canonical(payload: dict[str, Any]) -> str:
-    return json.dumps(payload, sort_keys=True)
+def _get(connection: Connection, intent_id: int) -> Intent:
+    row = connection.execute(select(INTENTS).where(INTENTS.c.id == intent_id)).first()
+    if row is None:
+        raise KeyError(intent_id)
+    return _intent(row)
+
+
+def _move(
+    connection: Connection, intent_id: int, states: Iterable[IntentState], **values: Any
+) -> None:
+    """Set columns of an intent that is in one of these states. Raises OutboxConflict."""
+    here = INTENTS.c.id == intent_id, INTENTS.c.state.in_(states)
+    try:
+        moved = connection.execute(update(INTENTS).where(*here).values(values)).rowcount
+    except IntegrityError as error:
+        raise OutboxConflict(f"intent {intent_id}: the nonce belongs to another") from error
+    if moved != 1:
+        now = _get(connection, intent_id).state
+        raise OutboxConflict(f"intent {intent_id} is {now}, not one of {', '.join(states)}")
 
 
 class SqlOutbox:
@@ -100,7 +103,7 @@ class SqlOutbox:
     def get(self, intent_id: int) -> Intent:
         """The intent as stored now. Raises KeyError."""
         with self._database.read() as store:
-            return self._get(store.connection, intent_id)
+            return _get(store.connection, intent_id)
 
     def pending(self, limit: int) -> Sequence[Intent]:
         """Pending intents: urgent kinds first, of these and of the others the oldest first."""
@@ -136,8 +139,8 @@ class SqlOutbox:
     def amend(self, intent_id: int, payload: dict[str, Any], later: dict[str, Any] | None) -> None:
         """Narrow a pending intent; `later` becomes an intent with a key of its own."""
         with self._database.write() as store:
-            intent = self._get(store.connection, intent_id)
-            self._move(store.connection, intent_id, (IntentState.PENDING,), {"payload": payload})
+            intent = _get(store.connection, intent_id)
+            _move(store.connection, intent_id, (IntentState.PENDING,), payload=payload)
             if later is not None:
                 enqueue(store.connection, intent.kind, later_key(intent.key, later), later)
 
@@ -145,105 +148,63 @@ class SqlOutbox:
         self, intent_id: int, sender: str, nonce: int, raw: bytes, tx_hash: str
     ) -> None:
         """pending → signed, once per (sender, nonce) by database constraint."""
-        values: dict[str, Any] = {
-            "state": IntentState.SIGNED.value,
-            "sender": sender,
-            "nonce": nonce,
-            "raw": raw,
-            "tx_hash": tx_hash,
-        }
-        self._set(intent_id, (IntentState.PENDING,), values)
+        signed = {"sender": sender, "nonce": nonce, "raw": raw, "tx_hash": tx_hash}
+        self._mark(intent_id, (IntentState.PENDING,), IntentState.SIGNED, **signed)
 
     def mark_replaced(self, intent_id: int, old_hash: str, raw: bytes, tx_hash: str) -> None:
         """signed, sent → signed with other fees and the same nonce."""
         with self._database.write() as store:
-            intent = self._get(store.connection, intent_id)
+            intent = _get(store.connection, intent_id)
             if intent.tx_hash != old_hash:
                 raise OutboxConflict(f"intent {intent_id} was last signed as {intent.tx_hash}")
-            values = {
-                "state": IntentState.SIGNED.value,
-                "raw": raw,
-                "tx_hash": tx_hash,
-                "replaced": [*intent.replaced, old_hash],
-            }
-            states = (IntentState.SIGNED, IntentState.SENT)
-            self._move(store.connection, intent_id, states, values)
+            _move(
+                store.connection,
+                intent_id,
+                (IntentState.SIGNED, IntentState.SENT),
+                state=IntentState.SIGNED,
+                raw=raw,
+                tx_hash=tx_hash,
+                replaced=[*intent.replaced, old_hash],
+            )
 
     def mark_sent(self, intent_id: int) -> None:
         """signed → sent; on sent it changes nothing."""
-        states = (IntentState.SIGNED, IntentState.SENT)
-        self._set(intent_id, states, {"state": IntentState.SENT.value})
+        self._mark(intent_id, (IntentState.SIGNED, IntentState.SENT), IntentState.SENT)
 
     def mark_confirmed(
         self, intent_id: int, mined_hash: str, block_number: int, block_hash: str
     ) -> None:
         """signed, sent, confirmed → confirmed in this block."""
-        values: dict[str, Any] = {
-            "state": IntentState.CONFIRMED.value,
-            "mined_hash": mined_hash,
-            "block_number": block_number,
-            "block_hash": block_hash,
-            "error": None,
-        }
-        self._set(intent_id, LIVE, values)
+        place = {"mined_hash": mined_hash, "block_number": block_number, "block_hash": block_hash}
+        self._mark(intent_id, LIVE, IntentState.CONFIRMED, **place, error=None)
 
     def mark_unconfirmed(self, intent_id: int) -> None:
         """confirmed → sent."""
-        values: dict[str, Any] = {
-            "state": IntentState.SENT.value,
-            "mined_hash": None,
-            "block_number": None,
-            "block_hash": None,
-        }
-        self._set(intent_id, (IntentState.CONFIRMED,), values)
+        place = dict.fromkeys(("mined_hash", "block_number", "block_hash"))
+        self._mark(intent_id, (IntentState.CONFIRMED,), IntentState.SENT, **place)
 
     def mark_final(self, intent_id: int) -> None:
         """confirmed → final."""
-        self._set(intent_id, (IntentState.CONFIRMED,), {"state": IntentState.FINAL.value})
+        self._mark(intent_id, (IntentState.CONFIRMED,), IntentState.FINAL)
 
     def mark_dead(self, intent_id: int, error: str) -> None:
         """Anything but final → dead, with the reason."""
-        states = tuple(s for s in IntentState if s is not IntentState.FINAL)
-        self._set(intent_id, states, {"state": IntentState.DEAD.value, "error": error})
+        states = [state for state in IntentState if state is not IntentState.FINAL]
+        self._mark(intent_id, states, IntentState.DEAD, error=error)
 
     def note_attempt(self, intent_id: int, error: str) -> int:
         """Count one attempt that led nowhere and keep its reason."""
         with self._database.write() as store:
-            attempts = self._get(store.connection, intent_id).attempts + 1
-            values = {"attempts": attempts, "error": error}
-            self._move(store.connection, intent_id, tuple(IntentState), values)
+            attempts = _get(store.connection, intent_id).attempts + 1
+            _move(store.connection, intent_id, IntentState, attempts=attempts, error=error)
         return attempts
 
     def _list(self, query: Any) -> list[Intent]:
         with self._database.read() as store:
             return [_intent(row) for row in store.connection.execute(query)]
 
-    def _get(self, connection: Connection, intent_id: int) -> Intent:
-        row = connection.execute(select(INTENTS).where(INTENTS.c.id == intent_id)).first()
-        if row is None:
-            raise KeyError(intent_id)
-        return _intent(row)
-
-    def _set(self, intent_id: int, states: tuple[IntentState, ...], values: dict[str, Any]) -> None:
-        with self._database.write() as store:
-            self._move(store.connection, intent_id, states, values)
-
-    def _move(
-        self,
-        connection: Connection,
-        intent_id: int,
-        states: tuple[IntentState, ...],
-        values: dict[str, Any],
+    def _mark(
+        self, intent_id: int, states: Iterable[IntentState], to: IntentState, **values: Any
     ) -> None:
-        statement = (
-            update(INTENTS)
-            .where(INTENTS.c.id == intent_id, INTENTS.c.state.in_([s.value for s in states]))
-            .values(values)
-        )
-        try:
-            moved = connection.execute(statement).rowcount
-        except IntegrityError as error:
-            raise OutboxConflict(f"intent {intent_id}: the nonce belongs to another") from error
-        if moved != 1:
-            now = self._get(connection, intent_id).state
-            raise OutboxConflict(f"intent {intent_id} is {now}, not one of {', '.join(states)}")
+        with self._database.write() as store:
+            _move(store.connection, intent_id, states, state=to, **values)

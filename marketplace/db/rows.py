@@ -1,9 +1,9 @@
 """What every table offers: a row by its key, a new row, and rows that a log numbers."""
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from sqlalchemy import inspect
+from sqlalchemy import func, inspect
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, SQLModel, select
 from sqlmodel.sql.expression import SelectOfScalar
@@ -17,20 +17,21 @@ T = TypeVar("T")
 class Rows(Generic[R]):
     """The rows of one table in one transaction; subclasses name what the market asks of them."""
 
-    row: ClassVar[type[Any]]
-
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, row: type[R]) -> None:
         self._session = session
+        self._row = row
         self._held: list[R] = []
+
+    @property
+    def _key(self) -> Any:
+        (key,) = inspect(self._row).primary_key
+        return key
 
     def get(self, key: str | None, *, lock: bool = False) -> R | None:
         """The row with this key; `lock` reads it anew and keeps other writers off it."""
         if key is None:
             return None
-        found: R | None = self._session.get(
-            self.row, key, with_for_update=lock, populate_existing=lock
-        )
-        return found
+        return self._session.get(self._row, key, with_for_update=lock, populate_existing=lock)
 
     def need(self, key: str, *, lock: bool = False) -> R:
         """The row with this key. Raises KeyError."""
@@ -45,7 +46,7 @@ class Rows(Generic[R]):
         try:
             self._session.flush()
         except IntegrityError as error:
-            table = self.row.__tablename__
+            table = self._row.__tablename__
             raise AlreadyExists(f"another row of {table} has the same unique value") from error
         return row
 
@@ -53,8 +54,7 @@ class Rows(Generic[R]):
         """Read rows in one statement, so that `get` needs none for each of them."""
         wanted = set(keys) - {None}
         if wanted:
-            (key,) = inspect(self.row).primary_key
-            self._held += self._all(select(self.row).where(key.in_(wanted)))
+            self._held += self._all(select(self._row).where(self._key.in_(wanted)))
 
     def _all(self, query: SelectOfScalar[T]) -> list[T]:
         return list(self._session.exec(query))
@@ -62,12 +62,19 @@ class Rows(Generic[R]):
     def _first(self, query: SelectOfScalar[T]) -> T | None:
         return self._session.exec(query.limit(1)).first()
 
-    def _page(self, query: SelectOfScalar[R], limit: int, before: str | None) -> list[R]:
+    def _count(self, *conditions: Any) -> int:
+        query = select(func.count()).select_from(self._row).where(*conditions)
+        return self._session.exec(query).one()
+
+    def _oldest_first(self, *conditions: Any) -> SelectOfScalar[R]:
+        return select(self._row).where(*conditions).order_by(self._key)
+
+    def _page(self, limit: int, before: str | None, *conditions: Any) -> list[R]:
         """Rows newest first, older than the key `before`."""
-        (key,) = inspect(self.row).primary_key
+        query = select(self._row).where(*conditions)
         if before is not None:
-            query = query.where(key < before)
-        return self._all(query.order_by(key.desc()).limit(limit))
+            query = query.where(self._key < before)
+        return self._all(query.order_by(self._key.desc()).limit(limit))
 
 
 class NumberedRows(Rows[R]):
@@ -78,13 +85,13 @@ class NumberedRows(Rows[R]):
     all its row locks by then, so it waits for nobody who waits for it.
     """
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
+    def __init__(self, session: Session, row: type[R]) -> None:
+        super().__init__(session, row)
         self.waiting: list[R] = []
 
     def append(self, row: R) -> None:
         """Add a row when this transaction ends; it is numbered then, and not found before."""
         self.waiting.append(row)
 
-    def _after(self, query: SelectOfScalar[R], seq: int, limit: int) -> list[R]:
-        return self._all(query.where(self.row.seq > seq).order_by(self.row.seq).limit(limit))
+    def _after(self, seq: int, limit: int, *conditions: Any) -> list[R]:
+        return self._all(self._oldest_first(self._key > seq, *conditions).limit(limit))

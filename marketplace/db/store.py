@@ -2,7 +2,7 @@
 
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -16,21 +16,26 @@ from sqlalchemy import (
     func,
     literal,
     select,
-    text,
     union_all,
 )
 from sqlmodel import Session, col
 
-from marketplace.db import outbox
-from marketplace.db.changes import ORDERS, OUTBOX, Changes, job_topic
+from marketplace.db import outbox, queries, tables
+from marketplace.db.changes import ORDERS, OUTBOX, Changes, job_topic, notify
 from marketplace.db.engine import available, make_engine
-from marketplace.db.listener import notify
-from marketplace.db.queries.accounts import AccountRows, ApiKeyRows, BlobRows, MarkRows, ReplyRows
-from marketplace.db.queries.chain import chain_events, newest_blocks
-from marketplace.db.queries.jobs import BidRows, JobEvents, JobRows, OrderLog, SnapshotRows
-from marketplace.db.queries.leases import AttestationRows, LeaseRows, ReceiptRows, VoucherRows
-from marketplace.db.queries.offers import AskRows, GpuRows, NodeRows
-from marketplace.db.tables import AskRow, BidRow, IntentRow, JobRow, LeaseRow
+from marketplace.db.rows import Rows
+from marketplace.db.tables import (
+    AskRow,
+    BidRow,
+    ChainBlockRow,
+    ChainEventLeaseRow,
+    ChainEventRow,
+    IntentRow,
+    JobRow,
+    LeaseRow,
+)
+from marketplace.domain.asking import AskState
+from settlement.events import event_from_json
 from settlement.ports import BlockRef, Intent, IntentKind, IntentState, LoggedEvent
 
 CANCEL_KEY = "cancel:{account}:{salt}:{and_older}"
@@ -76,23 +81,23 @@ class Store:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.changed: set[str] = set()
-        self.accounts = AccountRows(session)
-        self.keys = ApiKeyRows(session)
-        self.nodes = NodeRows(session)
-        self.gpus = GpuRows(session)
-        self.asks = AskRows(session)
-        self.bids = BidRows(session)
-        self.jobs = JobRows(session)
-        self.order_log = OrderLog(session)
-        self.snapshots = SnapshotRows(session)
-        self.leases = LeaseRows(session)
-        self.attestations = AttestationRows(session)
-        self.vouchers = VoucherRows(session)
-        self.receipts = ReceiptRows(session)
-        self.events = JobEvents(session)
-        self.blobs = BlobRows(session)
-        self.replies = ReplyRows(session)
-        self.marks = MarkRows(session)
+        self.accounts = queries.AccountRows(session, tables.AccountRow)
+        self.keys = queries.ApiKeyRows(session, tables.ApiKeyRow)
+        self.nodes = queries.NodeRows(session, tables.NodeRow)
+        self.gpus = queries.GpuRows(session, tables.GpuRow)
+        self.asks = queries.AskRows(session, AskRow)
+        self.bids = queries.BidRows(session, BidRow)
+        self.jobs = queries.JobRows(session, JobRow)
+        self.order_log = queries.OrderLog(session, tables.OrderEntryRow)
+        self.snapshots = queries.SnapshotRows(session, tables.BookSnapshotRow)
+        self.leases = queries.LeaseRows(session, LeaseRow)
+        self.attestations = queries.AttestationRows(session, tables.AttestationRow)
+        self.vouchers = queries.VoucherRows(session, tables.VoucherRow)
+        self.receipts = queries.ReceiptRows(session, tables.ReceiptRow)
+        self.events = queries.JobEvents(session, tables.JobEventRow)
+        self.blobs = queries.BlobRows(session, tables.BlobRow)
+        self.replies = queries.ReplyRows(session, tables.IdempotentReplyRow)
+        self.marks = Rows(session, tables.MarkRow)
 
     @property
     def connection(self) -> Connection:
@@ -127,8 +132,8 @@ class Store:
         """
         if not self.is_postgres:
             return True
-        query = text("SELECT pg_try_advisory_xact_lock(:key)")
-        return bool(self.connection.execute(query, {"key": _lock_id(name)}).scalar_one())
+        query = select(func.pg_try_advisory_xact_lock(_lock_id(name)))
+        return bool(self.connection.execute(query).scalar_one())
 
     # The outbox
 
@@ -158,20 +163,44 @@ class Store:
 
     # The chain, as far as the indexer has read it
 
-    def chain_events(self, lease_no: str) -> Sequence[LoggedEvent]:
-        """The events of one lease in chain order."""
-        return chain_events(self.session, lease_no)
+    def chain_events(self, lease_no: str | None = None) -> list[LoggedEvent]:
+        """Events in chain order; of one lease, if given."""
+        query = select(ChainEventRow).order_by(
+            col(ChainEventRow.block_number), col(ChainEventRow.log_index)
+        )
+        if lease_no is not None:
+            touches = col(ChainEventLeaseRow.event_id) == col(ChainEventRow.id)
+            query = query.join(ChainEventLeaseRow, touches)
+            query = query.where(col(ChainEventLeaseRow.lease_no) == lease_no)
+        return [
+            LoggedEvent(
+                block_number=row.block_number,
+                block_hash=row.block_hash,
+                tx_hash=row.tx_hash,
+                log_index=row.log_index,
+                event=event_from_json(row.name, row.document),
+            )
+            for row in self.session.scalars(query)
+        ]
+
+    def newest_blocks(self, limit: int) -> list[BlockRef]:
+        """The newest blocks the indexer has taken in, newest first."""
+        query = select(ChainBlockRow).order_by(col(ChainBlockRow.number).desc()).limit(limit)
+        return [
+            BlockRef(row.number, row.hash, row.parent_hash, row.timestamp)
+            for row in self.session.scalars(query)
+        ]
 
     def chain_cursor(self) -> BlockRef | None:
         """The newest block the indexer has taken in."""
-        return next(iter(newest_blocks(self.session, 1)), None)
+        return next(iter(self.newest_blocks(1)), None)
 
     # What spans tables
 
     def tally(self, now_s: int) -> Tally:
         """Counts for operators; an ask that has expired by `now_s` does not rest."""
         resting = select(func.count()).where(
-            col(AskRow.state) == "open", col(AskRow.expiry_s) > now_s
+            col(AskRow.state) == AskState.OPEN, col(AskRow.expiry_s) > now_s
         )
         return Tally(
             jobs=self._by_state(JobRow),
@@ -199,7 +228,7 @@ class Store:
         key = literal(before) + cast(salts.c.salt, String) + literal(after)
         keys = [key + try_key("", number) for number in range(1, CANCEL_TRIES + 1)]
         void = exists().where(
-            col(IntentRow.key).in_(keys), col(IntentRow.state) != IntentState.DEAD.value
+            col(IntentRow.key).in_(keys), col(IntentRow.state) != IntentState.DEAD
         )
         query = select(func.min(salts.c.salt), func.max(salts.c.salt)).where(
             salts.c.salt >= lowest, salts.c.salt <= highest, ~void

@@ -10,11 +10,15 @@ from sqlalchemy import JSON, BigInteger, Index, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from marketplace.db.types import Atoms, Serial, Word
+from marketplace.domain.asking import AskState, NodeState
 from marketplace.domain.life import JobState, LeaseState, Outcome, StopReason
 from marketplace.domain.reliability import NEWCOMER_MILLI
+from settlement.ports import IntentKind, IntentState
 
 Json = dict[str, Any]
 JSON_TYPE: Final = JSON(none_as_null=True)
+NUMBERED: Final = {"sqlite_autoincrement": True}
+ACCEPTED: Final = text("state = 'accepted'")
 
 
 class AccountRow(SQLModel, table=True):
@@ -66,7 +70,7 @@ class NodeRow(SQLModel, table=True):
     runtime: str
     shared: bool
     interval_ms: int
-    state: str
+    state: NodeState = Field(sa_type=Word(NodeState))
     seen_ms: int = Field(sa_type=BigInteger)
     created_ms: int = Field(sa_type=BigInteger)
     reliability_milli: int = NEWCOMER_MILLI
@@ -90,7 +94,7 @@ class GpuRow(SQLModel, table=True):
 
 
 class AskRow(SQLModel, table=True):
-    """A signed ask. `state`: open, cancelled, suspended or expired."""
+    """A signed ask."""
 
     __tablename__ = "asks"
     id: str = Field(primary_key=True, max_length=40)
@@ -101,7 +105,7 @@ class AskRow(SQLModel, table=True):
     meter: str = Field(max_length=42)
     message: Json = Field(sa_type=JSON_TYPE)
     signature: str
-    state: str = Field(index=True)
+    state: AskState = Field(sa_type=Word(AskState), index=True)
     reason: str | None = None
     expiry_s: int = Field(sa_type=BigInteger)
     created_ms: int = Field(sa_type=BigInteger)
@@ -165,7 +169,7 @@ class OrderEntryRow(SQLModel, table=True):
     """One row of the order log, from which the book is rebuilt. The store numbers it."""
 
     __tablename__ = "order_log"
-    __table_args__ = {"sqlite_autoincrement": True}
+    __table_args__ = NUMBERED
     seq: int = Field(default=None, sa_type=Serial, primary_key=True)
     kind: str
     subject: str = Field(index=True)
@@ -259,14 +263,10 @@ class AttestationRow(SQLModel, table=True):
     __tablename__ = "attestations"
     __table_args__ = (
         Index(
-            "uq_attestations_accepted",
-            "lease_id",
-            "sequence",
-            unique=True,
-            sqlite_where=text("state = 'accepted'"),
-            postgresql_where=text("state = 'accepted'"),
+            "uq_attestations_accepted", "lease_id", "sequence",
+            unique=True, sqlite_where=ACCEPTED, postgresql_where=ACCEPTED,
         ),
-    )
+    )  # fmt: skip
     id: str = Field(primary_key=True, max_length=40)
     lease_id: str = Field(index=True, foreign_key="leases.id")
     sequence: int = Field(sa_type=BigInteger)
@@ -312,10 +312,7 @@ class JobEventRow(SQLModel, table=True):
     """One event of a job's stream: status, log, metric, cost or receipt. The store numbers it."""
 
     __tablename__ = "job_events"
-    __table_args__ = (
-        Index("ix_job_events_job_seq", "job_id", "seq"),
-        {"sqlite_autoincrement": True},
-    )
+    __table_args__ = (Index("ix_job_events_job_seq", "job_id", "seq"), NUMBERED)
     seq: int = Field(default=None, sa_type=Serial, primary_key=True)
     job_id: str
     type: str
@@ -359,16 +356,13 @@ class IntentRow(SQLModel, table=True):
     """The outbox: effects wanted on chain. A nonce of a sender belongs to one intent for good."""
 
     __tablename__ = "intents"
-    __table_args__ = (
-        UniqueConstraint("sender", "nonce", name="uq_intents_sender_nonce"),
-        {"sqlite_autoincrement": True},
-    )
+    __table_args__ = (UniqueConstraint("sender", "nonce", name="uq_intents_sender_nonce"), NUMBERED)
     id: int = Field(default=None, sa_type=Serial, primary_key=True)
-    kind: str
+    kind: IntentKind = Field(sa_type=Word(IntentKind))
     key: str = Field(unique=True, max_length=200)
     payload: Json = Field(sa_type=JSON_TYPE)
     first_payload: Json = Field(sa_type=JSON_TYPE)
-    state: str = Field(index=True)
+    state: IntentState = Field(sa_type=Word(IntentState), index=True)
     created_ms: int = Field(sa_type=BigInteger)
     sender: str | None = Field(default=None, max_length=42)
     nonce: int | None = Field(default=None, sa_type=BigInteger)
@@ -398,7 +392,7 @@ class ChainEventRow(SQLModel, table=True):
     __tablename__ = "chain_events"
     __table_args__ = (
         UniqueConstraint("block_hash", "log_index", name="uq_chain_events_block_log"),
-        {"sqlite_autoincrement": True},
+        NUMBERED,
     )
     id: int = Field(default=None, sa_type=Serial, primary_key=True)
     block_number: int = Field(sa_type=BigInteger, index=True)

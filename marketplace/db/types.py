@@ -21,7 +21,6 @@ class Atoms(TypeDecorator[int]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """The column type of one database."""
         if dialect.name == "postgresql":
             return dialect.type_descriptor(Numeric(ATOMS_DIGITS, 0))
         return dialect.type_descriptor(String(ATOMS_DIGITS))
@@ -35,7 +34,6 @@ class Atoms(TypeDecorator[int]):
         return value if dialect.name == "postgresql" else str(value).zfill(ATOMS_DIGITS)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> int | None:
-        """Read a value back as an integer."""
         return None if value is None else int(value)
 
 
@@ -54,5 +52,4 @@ class Word(TypeDecorator[StrEnum]):
         return None if value is None else str(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> StrEnum | None:
-        """Read a word back as the enum's member."""
         return None if value is None else self.words(value)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from marketplace.domain.pricing import prices_from_json
@@ -22,6 +23,23 @@ DURATIONS = {
     "expires_in": (30 * DAY_S, EXPIRY_MAX_S),
 }
 TERMS = (*DURATIONS, "meter", "prices", "unit", "max_fee_bps", "opener")
+
+
+class NodeState(StrEnum):
+    """Whether a node takes new jobs: `away` until its agent is heard of again."""
+
+    ACTIVE = "active"
+    DRAINING = "draining"
+    AWAY = "away"
+
+
+class AskState(StrEnum):
+    """`suspended`: not on the book for now; `reason` says why."""
+
+    OPEN = "open"
+    SUSPENDED = "suspended"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
 
 
 @dataclass(frozen=True, slots=True)

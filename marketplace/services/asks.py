@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from marketplace.db.store import Store
 from marketplace.db.tables import AskRow, NodeRow
-from marketplace.domain.asking import EXPIRY_MAX_S, AskingNode, ask_of
+from marketplace.domain.asking import EXPIRY_MAX_S, AskingNode, AskState, NodeState, ask_of
 from marketplace.errors import (
     AlreadyExists,
     Conflict,
@@ -20,7 +20,7 @@ from marketplace.services.common import Principal, account_refusal, new_id, to_h
 from marketplace.services.nodes import AWAY
 from marketplace.services.orderlog import log_ask, log_ask_closed
 from marketplace.services.ports import Clock, EscrowReads, Market
-from marketplace.wire.asks import AskDraft, SignedAsk
+from marketplace.wire.orders import AskDraft, SignedAsk
 from settlement.eip712 import ZERO_ADDRESS, from_text32, text32
 from settlement.errors import FieldError
 from settlement.orders import FLAG_SHARED, Ask
@@ -86,9 +86,9 @@ class Asks:
             raise InvalidOrder(problems)
         if signed.refusal is not None:
             raise signed.refusal
-        if node.state == "draining":
+        if node.state == NodeState.DRAINING:
             raise Conflict("the node is draining; resume it before it takes asks")
-        away = node.state == "away"
+        away = node.state == NodeState.AWAY
         now_ms = self.clock()
         note_salt(store, ask.provider, ask.salt, "/ask/salt", now_ms)
         row = AskRow(
@@ -100,7 +100,7 @@ class Asks:
             meter=ask.meter,
             message=ask.to_message(),
             signature=to_hex(signed.signature),
-            state="suspended" if away else "open",
+            state=AskState.SUSPENDED if away else AskState.OPEN,
             reason=AWAY if away else None,
             expiry_s=ask.expiry,
             created_ms=now_ms,
@@ -175,8 +175,8 @@ class Asks:
         row = store.asks.get(ask_id, lock=True)
         if row is None or row.provider != caller.account:
             raise NotFound("no such ask")
-        if row.state in ("open", "suspended"):
-            if row.state == "open":
+        if row.state in (AskState.OPEN, AskState.SUSPENDED):
+            if row.state == AskState.OPEN:
                 log_ask_closed(store, row.id, self.clock())
-            row.state, row.reason = "cancelled", "cancelled"
+            row.state, row.reason = AskState.CANCELLED, "cancelled"
         return row

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from marketplace.db.store import Store
 from marketplace.db.tables import JobRow, LeaseRow
 from marketplace.domain.advance import advance
+from marketplace.domain.asking import AskState
 from marketplace.domain.job import full_budget, parse_job
 from marketplace.domain.life import BidFilled, Do, Effect, Fact, PutOnBook, SuspendAsk, TellStatus
 from marketplace.domain.order import Wants
@@ -99,8 +100,8 @@ class Lives:
 
 def _suspend(store: Store, ask_id: str, reason: str, now_ms: int) -> None:
     ask = store.asks.get(ask_id, lock=True)
-    if ask is not None and ask.state == "open":
-        ask.state, ask.reason = "suspended", reason
+    if ask is not None and ask.state == AskState.OPEN:
+        ask.state, ask.reason = AskState.SUSPENDED, reason
         log_ask_closed(store, ask.id, now_ms)
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from marketplace.db.store import Database, Store
 from marketplace.db.tables import AskRow, BidRow, JobRow, LeaseRow, MarkRow, OrderEntryRow
+from marketplace.domain.asking import AskState
 from marketplace.domain.book import Book
 from marketplace.domain.commands import Cause, Event, Filled, Refused, Removed
 from marketplace.domain.life import BidFilled, BidLeftBook, Do, JobState, LeaseState
@@ -15,7 +16,7 @@ from marketplace.services.lives import Lives
 from marketplace.services.orderlog import BID, log_tick, resting_bid
 from marketplace.services.ports import Clock, Market
 from marketplace.services.quotes import Quotes
-from marketplace.wire.explanation import NoMatch
+from marketplace.wire.problems import NoMatch
 from settlement.chain.calls import EscrowCalls, Match, Previous
 from settlement.eip712 import from_text32
 from settlement.orders import Ask, Bid, lease_no
@@ -93,12 +94,12 @@ class Matcher:
 
     def _ask_left(self, store: Store, event: Refused | Removed) -> None:
         ask = store.asks.get(event.order_id, lock=True)
-        if ask is None or ask.state != "open":
+        if ask is None or ask.state != AskState.OPEN:
             return
         if isinstance(event, Refused):
-            ask.state, ask.reason = "suspended", event.reason.value
+            ask.state, ask.reason = AskState.SUSPENDED, event.reason.value
         elif event.cause is Cause.EXPIRED:
-            ask.state, ask.reason = "expired", event.cause.value
+            ask.state, ask.reason = AskState.EXPIRED, event.cause.value
 
     def _bid_left(
         self, store: Store, bid_id: str, reason: str, cancelled: bool, why: NoMatch | None = None

@@ -5,13 +5,14 @@ from typing import Any
 
 from marketplace.db.store import Store
 from marketplace.db.tables import AskRow, GpuRow, NodeRow
+from marketplace.domain.asking import AskState, NodeState
 from marketplace.domain.reliability import NEWCOMER_MILLI
 from marketplace.domain.tier import TierRegistry
 from marketplace.errors import AlreadyExists, InvalidInput, NotFound, Problem
 from marketplace.services.common import Principal, new_id
 from marketplace.services.orderlog import log_ask, log_ask_closed, log_node
 from marketplace.services.ports import Clock, Market
-from marketplace.wire.nodes import NewGpu, NewNode
+from marketplace.wire.market import NewGpu, NewNode
 
 AWAY = "node_away"  # why asks of a node rest whose agent has ended or fell silent
 
@@ -57,7 +58,7 @@ class Nodes:
             id=new_id("node"),
             provider=caller.account,
             number=new.number,
-            state="active",
+            state=NodeState.ACTIVE,
             created_ms=now_ms,
             reliability_milli=NEWCOMER_MILLI if known is None else known,
             **told,
@@ -86,11 +87,11 @@ class Nodes:
 
     def _return(self, store: Store, node: NodeRow) -> None:
         """If the node was away, it is back, and its asks that rested meanwhile are on the book."""
-        if node.state != "away":
+        if node.state != NodeState.AWAY:
             return
-        node.state = "active"
+        node.state = NodeState.ACTIVE
         for ask in _away_asks(store, node):
-            ask.state, ask.reason = "open", None
+            ask.state, ask.reason = AskState.OPEN, None
             log_ask(store, ask, node, self.clock())
 
     def _same_gpus(self, store: Store, node: NodeRow, gpus: tuple[NewGpu, ...]) -> bool:
@@ -142,27 +143,27 @@ class Nodes:
         So nobody is matched to a machine that answers no more. Its leases end as it reports them.
         """
         node = self._own(store, caller, node_id)
-        if node.state == "active":
+        if node.state == NodeState.ACTIVE:
             rest(store, node, self.clock())
         return node
 
     def drain(self, store: Store, caller: Principal, node_id: str) -> NodeRow:
         """Take no new jobs on the node: its open asks are cancelled, what runs goes on."""
         node = self._own(store, caller, node_id)
-        if node.state != "draining":
-            node.state = "draining"
+        if node.state != NodeState.DRAINING:
+            node.state = NodeState.DRAINING
             for ask in _away_asks(store, node):
-                ask.state, ask.reason = "cancelled", "node_draining"
-            for ask in store.asks.of_node(node.id, "open"):
-                ask.state, ask.reason = "cancelled", "node_draining"
+                ask.state, ask.reason = AskState.CANCELLED, "node_draining"
+            for ask in store.asks.of_node(node.id, AskState.OPEN):
+                ask.state, ask.reason = AskState.CANCELLED, "node_draining"
                 log_ask_closed(store, ask.id, self.clock())
         return node
 
     def resume(self, store: Store, caller: Principal, node_id: str) -> NodeRow:
         """Let a drained node take jobs again; it needs new asks."""
         node = self._own(store, caller, node_id)
-        if node.state == "draining":
-            node.state = "active"
+        if node.state == NodeState.DRAINING:
+            node.state = NodeState.ACTIVE
         return node
 
     def _own(self, store: Store, caller: Principal, node_id: str) -> NodeRow:
@@ -174,11 +175,11 @@ class Nodes:
 
 def rest(store: Store, node: NodeRow, now_ms: int) -> None:
     """Mark an active node as away and take its open asks off the book until it is back."""
-    node.state = "away"
-    for ask in store.asks.of_node(node.id, "open"):
-        ask.state, ask.reason = "suspended", AWAY
+    node.state = NodeState.AWAY
+    for ask in store.asks.of_node(node.id, AskState.OPEN):
+        ask.state, ask.reason = AskState.SUSPENDED, AWAY
         log_ask_closed(store, ask.id, now_ms)
 
 
 def _away_asks(store: Store, node: NodeRow) -> list[AskRow]:
-    return [ask for ask in store.asks.of_node(node.id, "suspended") if ask.reason == AWAY]
+    return [ask for ask in store.asks.of_node(node.id, AskState.SUSPENDED) if ask.reason == AWAY]

@@ -17,23 +17,28 @@ class Clock(Protocol):
         ...
 
 
-class BlobDraft(Protocol):
-    """Bytes of a blob that are still coming in."""
+class Upload(Protocol):
+    """One blob on its way in: hashed and counted as it comes, so it is never whole in memory."""
 
-    def write(self, piece: bytes) -> None:
-        """Add bytes. Raises Unavailable where there is no room."""
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
         ...
 
-    def keep(self, sha256: str) -> None:
-        """Keep them durably by their SHA-256 in hex; the same bytes again change nothing."""
+    def write(self, piece: bytes) -> None:
+        """Take the next bytes. Raises TooLarge; Unavailable if there is no room."""
+        ...
+
+    def keep(self) -> str:
+        """Make the bytes durable, before any row names them; returns their SHA-256 in hex."""
         ...
 
 
 class BlobFiles(Protocol):
     """Where the bytes of blobs lie, by their SHA-256 in hex."""
 
-    def draft(self) -> AbstractContextManager[BlobDraft]:
-        """A place for bytes that come in; at its end they are gone unless they were kept."""
+    def receive(self) -> AbstractContextManager[Upload]:
+        """An upload; nothing stays of one that is not kept."""
         ...
 
     def open(self, sha256: str) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ from marketplace.services.common import Principal, emit, money, new_id
 from marketplace.services.ports import Clock, Market
 from marketplace.services.views import rate_per_hour, used_view
 from marketplace.wire.base import time_of
-from marketplace.wire.receipts import Receipt, ReceiptLine, ReceiptTransaction
+from marketplace.wire.jobs import Receipt, ReceiptLine, ReceiptTransaction
 from settlement.events import Opened, ToppedUp
 from settlement.orders import Bid, Prices
 from settlement.ports import LoggedEvent

@@ -8,8 +8,8 @@ from marketplace.limits import LOG_BYTES_MAX
 from marketplace.services.common import Principal, emit
 from marketplace.services.leases import provider_of
 from marketplace.services.ports import Clock
-from marketplace.wire.events import LogPiece
-from marketplace.wire.usage import LogChunk, LogPosition, OutputStream
+from marketplace.wire.jobs import LogPiece
+from marketplace.wire.leases import LogChunk, LogPosition, OutputStream
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from marketplace.db.tables import (
     LeaseRow,
     NodeRow,
 )
+from marketplace.domain.asking import AskState
 from marketplace.domain.explain import Explanation, Relaxation
 from marketplace.domain.life import JobLife
 from marketplace.domain.matching import AskView, Fill
@@ -24,33 +25,37 @@ from marketplace.domain.tier import Tier
 from marketplace.services.common import money, unhex
 from marketplace.services.leases import billed, cost_now
 from marketplace.services.ports import Market
-from marketplace.wire.asks import AskInfo, AskState
 from marketplace.wire.base import time_of, time_or_none
-from marketplace.wire.bids import BidInfo, MatchingAsk
-from marketplace.wire.events import EVENT, JobEvent, JobStatus
-from marketplace.wire.explanation import Alternative, ConstraintCount, JobChange, NoMatch
-from marketplace.wire.jobs import Cost, Job
-from marketplace.wire.keys import ApiKey, Scope
-from marketplace.wire.leases import JobBrief, JobOutcome, Lease, LeaseTerms
-from marketplace.wire.market import (
-    BookAsk,
-    Contracts,
-    MarketConfig,
-    ReferencePrices,
-    TierInfo,
-    Windows,
-)
-from marketplace.wire.nodes import Gpu, Node, NodeState, Runtime
-from marketplace.wire.usage import (
+from marketplace.wire.jobs import EVENT, Cost, Job, JobEvent, JobStatus
+from marketplace.wire.leases import (
     Attestation,
     AttestationAnswer,
     AttestationState,
     Heartbeat,
+    JobBrief,
+    JobOutcome,
+    Lease,
+    LeaseTerms,
     Measured,
     PendingClose,
     SignedVoucher,
     Used,
 )
+from marketplace.wire.market import (
+    ApiKey,
+    BookAsk,
+    Contracts,
+    Gpu,
+    MarketConfig,
+    Node,
+    ReferencePrices,
+    Runtime,
+    Scope,
+    TierInfo,
+    Windows,
+)
+from marketplace.wire.orders import AskInfo, BidInfo, MatchingAsk
+from marketplace.wire.problems import Alternative, ConstraintCount, JobChange, NoMatch
 from settlement.attestation import Close, MeteredUsage, Usage, UsageAttestation
 from settlement.eip712 import from_text32
 from settlement.orders import FLAG_SHARED, Ask, Bid, Prices
@@ -170,7 +175,7 @@ def node_view(node: NodeRow, gpus: Sequence[GpuRow]) -> Node:
         verified=node.verified,
         reliability=scaled(node.reliability_milli, 3),
         interval_ms=node.interval_ms,
-        state=NodeState(node.state),
+        state=node.state,
         last_heartbeat_at=time_of(node.seen_ms),
         created_at=time_of(node.created_ms),
     )
@@ -199,7 +204,7 @@ def ask_view(store: Store, row: AskRow, now_ms: int) -> AskInfo:
         gpu_milli=ask.gpu_milli,
         prices=ask.floor,
         unit=from_text32(ask.unit) or None,
-        state=AskState.EXPIRED if expired else AskState(row.state),
+        state=AskState.EXPIRED if expired else row.state,
         reason=row.reason,
         expires_at=time_of(row.expiry_s * 1000),
         created_at=time_of(row.created_ms),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from marketplace.db.store import Database, Store
 from marketplace.db.tables import JobRow, LeaseRow, NodeRow
+from marketplace.domain.asking import NodeState
 from marketplace.domain.life import (
     GIVEN_UP,
     CloseOverdue,
@@ -127,7 +128,7 @@ class Watchdog:
         for node_id in silent:
             with self.database.write() as store:
                 node = store.nodes.get(node_id, lock=True)
-                if node is not None and node.state == "active" and self._is_silent(node):
+                if node is not None and node.state == NodeState.ACTIVE and self._is_silent(node):
                     rest(store, node, self.clock())
                     rested += 1
         return rested

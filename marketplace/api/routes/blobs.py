@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 
 from marketplace.api.edge import JSON, PREFIX, Anyone, EdgeDep, Id, Routes
 from marketplace.api.problems import AUTH, OWNED
-from marketplace.wire.receipts import Blob
+from marketplace.wire.jobs import Blob
 
 routes = Routes()
 BYTES = "application/octet-stream"
@@ -43,7 +43,7 @@ async def put(edge: EdgeDep, caller: Anyone, request: Request) -> Response:
             blobs.check_room(store, caller, size)
 
     await run_in_threadpool(check, 0)
-    with blobs.receive() as upload:
+    with blobs.files.receive() as upload:
         async for piece in request.stream():
             await run_in_threadpool(upload.write, piece)
 

@@ -3,6 +3,7 @@
 import shutil
 import threading
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -360,17 +361,18 @@ def test_the_store_adds_up_an_account(world: World) -> None:
 
 def test_blobs_are_written_whole_and_read_back(tmp_path: Path) -> None:
     folder = BlobFolder(tmp_path / "blobs")
-    name = "ab" * 32
+    content = b"x" * 600_000
+    name = sha256(content).hexdigest()
     for _ in range(2):
-        with folder.draft() as draft:
-            draft.write(b"x" * 500_000)
-            draft.write(b"x" * 100_000)
-            draft.keep(name)
-    with folder.draft() as left:
+        with folder.receive() as upload:
+            upload.write(content[:500_000])
+            upload.write(content[500_000:])
+            assert (upload.keep(), upload.size) == (name, 600_000)
+    with folder.receive() as left:
         left.write(b"y")
-    assert [p.name for p in (tmp_path / "blobs").iterdir()] == ["ab"]
-    assert b"".join(folder.open(name)) == b"x" * 600_000
-    assert [p.name for p in (tmp_path / "blobs" / "ab").iterdir()] == [name]
+    assert [p.name for p in (tmp_path / "blobs").iterdir()] == [name[:2]]
+    assert b"".join(folder.open(name)) == content
+    assert [p.name for p in (tmp_path / "blobs" / name[:2]).iterdir()] == [name]
     with pytest.raises(KeyError):
         folder.open("cd" * 32)
 
@@ -379,6 +381,6 @@ def test_blobs_leave_the_disk_room(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     folder = BlobFolder(tmp_path)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=FREE_BYTES_MIN))
-    with pytest.raises(Unavailable, match="full"), folder.draft() as draft:
-        draft.write(b"x")
+    with pytest.raises(Unavailable, match="full"), folder.receive() as upload:
+        upload.write(b"x")
     assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from marketplace.db.queries.accounts import BLOB_ROW_BYTES
+from marketplace.db.queries import BLOB_ROW_BYTES
 from marketplace.db.tables import BidRow, JobEventRow, JobRow, OrderEntryRow
 from marketplace.errors import (
     AlreadyExists,
@@ -404,7 +404,7 @@ def test_an_account_uploads_so_much_a_day_and_again_the_next(world: World) -> No
 
 
 def test_a_blob_above_its_limit_is_refused_while_it_comes(world: World) -> None:
-    with world.catalog.blobs.receive() as upload:
+    with world.catalog.blobs.files.receive() as upload:
         for _ in range(BLOB_BYTES_MAX // 2**20):
             upload.write(b"x" * 2**20)
         with pytest.raises(TooLarge):
