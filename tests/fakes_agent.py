@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl, urlsplit
 import httpx
 
 from marketplace.agent.assignment import Assignment, assign
+from marketplace.agent.folders import make_folders
 from marketplace.agent.inventory import Inventory, simulated_gpus
 from marketplace.agent.journal import AgentJournal, LeaseEntry
 from marketplace.agent.meters import Reading
@@ -393,8 +394,9 @@ class Desk:
         self.journal.begin(self.entry)
         self.clock_s = clock_s
         self.start()
-        self.logs = self.lease.make_folders()
         self.folders = self.lease.folders
+        make_folders(self.folders)
+        self.logs = self.lease.open_logs()
 
     def start(self) -> None:
         """Take the lease in hand, as an agent that has just started does."""

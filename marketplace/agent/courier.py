@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 
@@ -100,7 +101,7 @@ class Courier:
             self._journal.note_answer(self._id, message.sequence, code)
             if refusal is not None:
                 self._log.error("attestation_refused", sequence=message.sequence, code=code)
-                self._lease.say(f"the server refused attestation {message.sequence}: {code}")
+                self._say(f"the server refused attestation {message.sequence}: {code}")
             if code in _HOPELESS:
                 self._lease.stop(Halt(Outcome.FAILED, f"attestation_refused_{code}"))
 
@@ -126,6 +127,10 @@ class Courier:
                 self._offsets[name] = offset + len(text.encode())
             else:
                 self._lease.tell()  # there is more: go on at once
+
+    def _say(self, text: str) -> None:
+        if self._lease.logs is not None:
+            self._lease.logs.say(text)
 
     def _streams(self) -> tuple[tuple[str, LogFile], ...]:
         return self._lease.logs.streams if self._lease.logs is not None else ()
@@ -161,20 +166,12 @@ class Courier:
         return True
 
     def _finish(self, ending: Ending) -> None:
-        attestation, signature = self._lease.attestor.final()
-        close, close_signature = self._lease.attestor.close()
-        self._leases.finish(
-            self._id,
-            outcome=ending.outcome,
-            exit_code=ending.exit_code,
-            reason=ending.reason,
-            outputs=ending.outputs,
-            attestation=attestation,
-            signature=signature,
-            close=close,
-            close_signature=close_signature,
-            idempotency_key=f"finish-{self._id}-{ending.outcome}",
-        )
+        names = ("outcome", "exit_code", "reason", "outputs")
+        told: dict[str, Any] = {name: getattr(ending, name) for name in names}
+        told["attestation"], told["signature"] = self._lease.attestor.final()
+        told["close"], told["close_signature"] = self._lease.attestor.close()
+        key = f"finish-{self._id}-{ending.outcome}"
+        self._leases.finish(self._id, **told, idempotency_key=key)
 
     def _takes_report(self) -> bool:
         """Whether the lease is at no end and has no final report: what kept ours off will pass."""
@@ -204,7 +201,7 @@ class Courier:
         except SERVER_AWAY:
             raise
         except (sdk.CoulombError, OSError) as error:
-            self._lease.say(f"outputs: {error}")
+            self._say(f"outputs: {error}")
             reason = error.reason if isinstance(error, ArchiveError) else "not_stored"
             if ending.outcome is Outcome.SUCCEEDED:
                 return replace(ending, outcome=Outcome.FAILED, reason=f"outputs_{reason}")

@@ -1,7 +1,8 @@
 """A job's folders: made for it, measured while it runs, and taken away without a trace.
 
 What a job leaves behind is hostile: links, devices it could not make but tried to, folders without
-permissions, folders nested deeper than any path is long. Nothing here follows a link or recurses.
+permissions, folders nested deeper than any path is long. Nothing here follows a link, or recurses
+deeper than FOLDER_DEPTH_MAX.
 """
 
 import os
@@ -24,7 +25,6 @@ _PAUSE_FACTOR = 20  # measuring takes at most a twentieth of the time
 _PAUSE_MIN_S = 0.25
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-Level = tuple[int, str, "os._ScandirIterator[str]"]  # an open folder and what is left to see
 
 
 class JobFolders:
@@ -54,39 +54,23 @@ class Entry:
 
 def walk(top: Path) -> Iterator[Entry]:
     """Everything below a folder, which may change meanwhile. Raises TooDeep."""
-    levels = [_level(top, "")]
+    return _walk(os.open(top, _OPEN_FOLDER), "", 1)
+
+
+def _walk(folder_fd: int, prefix: str, depth: int) -> Iterator[Entry]:
     try:
-        while levels:
-            folder_fd, prefix, items = levels[-1]
-            item = next(items, None)
-            if item is None:
-                _leave(levels)
-                continue
-            with suppress(FileNotFoundError, NotADirectoryError, PermissionError):  # gone or closed
-                status = item.stat(follow_symlinks=False)
-                yield Entry(prefix + item.name, item.name, folder_fd, status)
-                if stat.S_ISDIR(status.st_mode):
-                    if len(levels) >= FOLDER_DEPTH_MAX:
-                        raise TooDeep(f"more than {FOLDER_DEPTH_MAX} folders deep")
-                    levels.append(_level(item.name, f"{prefix}{item.name}/", folder_fd))
+        with os.scandir(folder_fd) as items:
+            for item in items:
+                with suppress(FileNotFoundError, NotADirectoryError, PermissionError):  # meanwhile
+                    status = item.stat(follow_symlinks=False)
+                    yield Entry(prefix + item.name, item.name, folder_fd, status)
+                    if stat.S_ISDIR(status.st_mode):
+                        if depth >= FOLDER_DEPTH_MAX:
+                            raise TooDeep(f"more than {FOLDER_DEPTH_MAX} folders deep")
+                        below = os.open(item.name, _OPEN_FOLDER, dir_fd=folder_fd)
+                        yield from _walk(below, f"{prefix}{item.name}/", depth + 1)
     finally:
-        while levels:
-            _leave(levels)
-
-
-def _level(folder: Path | str, prefix: str, above_fd: int | None = None) -> Level:
-    folder_fd = os.open(folder, _OPEN_FOLDER, dir_fd=above_fd)
-    try:
-        return folder_fd, prefix, os.scandir(folder_fd)
-    except OSError:
         os.close(folder_fd)
-        raise
-
-
-def _leave(levels: list[Level]) -> None:
-    folder_fd, _, items = levels.pop()
-    items.close()
-    os.close(folder_fd)
 
 
 def make_folders(folders: JobFolders) -> None:
@@ -125,9 +109,8 @@ def files_below(top: Path, paths: tuple[str, ...]) -> list[Member]:
                 raise ArchiveError("too_large", f"there are more than {ARCHIVE_ENTRIES_MAX} files")
     except TooDeep as error:
         raise ArchiveError("too_large", str(error)) from error
-    return [
-        Member(name, partial(_open_below, top, name)) for name in sorted(names, key=os.fsencode)
-    ]
+    names.sort(key=os.fsencode)
+    return [Member(name, partial(_open_below, top, name)) for name in names]
 
 
 def _open_below(top: Path, name: str) -> BinaryIO:

@@ -96,7 +96,7 @@ class Nvml:
                 uuid, model = nvml.nvmlDeviceGetUUID(handle), nvml.nvmlDeviceGetName(handle)
                 memory_mib = int(nvml.nvmlDeviceGetMemoryInfo(handle).total) // MIB
                 minor = int(nvml.nvmlDeviceGetMinorNumber(handle))
-                found.append(InstalledGpu(_text(uuid), _text(model), memory_mib, False, minor))
+                found.append(InstalledGpu(uuid, model, memory_mib, minor=minor))
         except nvml.NVMLError as error:
             raise InventoryError(f"NVML: {error}") from error
         return tuple(found)
@@ -113,10 +113,6 @@ class Nvml:
                 continue
             readings.append(GpuReading(uuid, busy, memory))
         return tuple(readings)
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def simulated_gpus(text: str, owner: str) -> tuple[InstalledGpu, ...]:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
@@ -74,27 +74,22 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class LeaseEntry:
-    """A lease this node has worked on, and in which contract's domain it signs for it.
-
-    `outputs` are the paths under /out that the job's buyer wants back. `witness` signs its
-    vouchers, which state more than time if it is `metered`. `process` is what its job runs as.
-    `close` comes with its signature, once it is signed, and `voucher` is the best one so far.
-    """
+    """A lease this node has worked on, as the journal has it."""
 
     lease_id: str
     job_id: str
     buyer: str
     provider: str
     lease_no: bytes
-    domain: Domain
+    domain: Domain  # of the escrow that this node signs for
     witness: str
-    metered: bool
-    outputs: tuple[str, ...] = ()
+    metered: bool  # whether its vouchers state more than time
+    outputs: tuple[str, ...] = ()  # paths under /out that the job's buyer wants back
     phase: Phase = Phase.RUNNING
-    process: Mapping[str, Any] | None = None
+    process: Mapping[str, Any] | None = None  # what its job runs as
     ending: Ending | None = None
-    close: tuple[Close, bytes | None] | None = None
-    voucher: SettlementEntry | None = None
+    close: tuple[Close, bytes | None] | None = None  # with its signature, once it is signed
+    voucher: SettlementEntry | None = None  # the best one so far
 
     @property
     def key(self) -> tuple[str, str, bytes]:
@@ -117,17 +112,12 @@ class LeaseEntry:
         return (message.buyer, message.provider, message.lease_no) == self.key
 
 
-@dataclass(frozen=True, slots=True)
-class AttestationEntry:
-    """A journaled attestation.
-
-    `signature` is None until it is signed, `answer` until the server has answered: ACCEPTED, or why
-    not.
-    """
+class AttestationEntry(NamedTuple):
+    """A journaled attestation."""
 
     message: UsageAttestation
-    signature: bytes | None
-    answer: str | None
+    signature: bytes | None  # None until it is signed
+    answer: str | None  # None until the server has answered: ACCEPTED, or why it was refused
 
 
 _ENDING = TypeAdapter(Ending)
@@ -178,7 +168,7 @@ class AgentJournal:
         return [_lease_of(row) for row in self._run("SELECT * FROM leases ORDER BY rowid")]
 
     def note_process(self, lease_id: str, record: Mapping[str, Any]) -> None:
-        """Remember what the job runs as, so that a successor can end it."""
+        """Remember what the job runs as: see `ProcessRuntime.reap`."""
         self._run("UPDATE leases SET process = ? WHERE lease_id = ?", json.dumps(record), lease_id)
 
     def end(self, lease_id: str, ending: Ending) -> None:
@@ -213,11 +203,6 @@ class AgentJournal:
             self._run("INSERT INTO readings VALUES (?,?,?,?)", lease_id, number + 1, text, head)
         return head
 
-    def readings(self, lease_id: str) -> list[str]:
-        """Raw readings of a lease in order, as the JSON texts that were hashed."""
-        query = "SELECT row FROM readings WHERE lease_id = ? ORDER BY number"
-        return [text for (text,) in self._run(query, lease_id)]
-
     def propose(self, lease_id: str, attestation: UsageAttestation) -> None:
         """Make an attestation's value durable before it is signed.
 
@@ -230,9 +215,8 @@ class AgentJournal:
                 return
             expected = 0 if last is None else last.message.sequence + 1
             if attestation.sequence != expected:
-                raise AgentJournalConflict(
-                    f"{lease_id}: sequence {attestation.sequence} comes, but {expected} is next"
-                )
+                comes = f"sequence {attestation.sequence} comes, but {expected} is next"
+                raise AgentJournalConflict(f"{lease_id}: {comes}")
             if last is not None and not attestation.usage().covers(last.message.usage()):
                 raise AgentJournalConflict(f"{lease_id}: usage falls at sequence {expected}")
             query = "INSERT INTO attestations VALUES (?,?,?,NULL,NULL)"
@@ -251,9 +235,8 @@ class AgentJournal:
                 query = "INSERT INTO attestations VALUES (?,?,?,?,?)"
                 self._run(query, lease_id, sequence, text, signature, ACCEPTED)
             elif rows[0][0] != text:
-                raise AgentJournalConflict(
-                    f"{lease_id}: the server holds another signed value for {sequence}"
-                )
+                other = f"the server holds another signed value for {sequence}"
+                raise AgentJournalConflict(f"{lease_id}: {other}")
 
     def keep_signature(self, lease_id: str, sequence: int, signature: bytes) -> None:
         """Store the bytes that will be sent, and sent again, unchanged."""
@@ -342,10 +325,7 @@ def _lease_of(row: sqlite3.Row) -> LeaseEntry:
 
 @contextmanager
 def locked(state: Path) -> Iterator[None]:
-    """Hold a state folder, which is made if need be. Raises StateLocked.
-
-    Two agents with one journal could sign two values for one reading.
-    """
+    """Hold a state folder: two agents with one could sign two values. Raises StateLocked."""
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     state.chmod(0o700)
     lock_fd = os.open(state / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

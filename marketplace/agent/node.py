@@ -3,32 +3,38 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import structlog
 
-from marketplace.agent.attestor import Attestor, unix_ms
 from marketplace.agent.channel import JobLogs
-from marketplace.agent.folders import JobFolders, make_folders
+from marketplace.agent.folders import JobFolders
 from marketplace.agent.inventory import Inventory, Nvml
-from marketplace.agent.journal import AgentJournal, LeaseEntry
+from marketplace.agent.journal import AgentJournal, Ending, LeaseEntry
+from marketplace.agent.meters import Reading
 from marketplace.agent.runtime.process import ProcessRuntime
 from marketplace.domain.life import LeaseState, Outcome, StopReason
 from marketplace.sdk import Coulomb
 from marketplace.wire.leases import Lease, SignedVoucher, Used
-from settlement.attestation import Usage, UsageAttestation, Voucher
+from settlement.attestation import Close, Stop, Usage, UsageAttestation, Voucher
 from settlement.eip712 import Domain
-from settlement.signing import Signer
+from settlement.signing import Signer, sign
+from settlement.usage import UsageVector
 
 log = structlog.get_logger("coulomb.agent")
 Counts = tuple[int, int, int]  # ms, egress MiB, units: compared in this order, as the server does
 LIVE = (LeaseState.OPENING, LeaseState.ACTIVE)  # states of a lease whose job may run
 
 
+def unix_ms() -> int:
+    """The wall clock, for people and for `observed_at_ms`; nothing is measured by it."""
+    return time.time_ns() // 1_000_000
+
+
 @dataclass(frozen=True, slots=True)
 class ThisNode:
-    """The node that this agent runs: its parts and its settings. `wall_ms` is Unix time."""
+    """The node that this agent runs: its parts and its settings."""
 
     api: Coulomb
     journal: AgentJournal
@@ -43,7 +49,83 @@ class ThisNode:
     stop_grace_s: float = 10.0
     pids_max: int = 512
     poll_s: float = 1.0
-    wall_ms: Callable[[], int] = unix_ms
+
+
+class Attestor:
+    """Signs for one lease with the meter key.
+
+    `attest` adds a reading each time; any other method may be repeated and yields the same bytes.
+    """
+
+    def __init__(self, journal: AgentJournal, signer: Signer, entry: LeaseEntry) -> None:
+        self._journal = journal
+        self._signer = signer
+        self._entry = entry
+
+    def attest(self, usage: UsageVector, reading: Reading) -> UsageAttestation:
+        """Journal a reading and sign cumulative usage under the next sequence number.
+
+        Raises JournalError, and then has signed nothing new.
+        """
+        lease_id = self._entry.lease_id
+        last = self._signed_last()
+        attestation = UsageAttestation(
+            *self._entry.key,
+            sequence=0 if last is None else last[0].sequence + 1,
+            observed_at_ms=unix_ms(),
+            **asdict(usage),
+            evidence=self._journal.add_reading(lease_id, asdict(reading)),
+        )
+        self._journal.propose(lease_id, attestation)
+        self._signed_last()
+        return attestation
+
+    def conclude(self, ending: Ending) -> None:
+        """Decide the end: at the last attested usage, with a Close over exactly that.
+
+        A lease that never had an attestation ends with one over nothing.
+        """
+        if self._signed_last() is None:
+            self.attest(UsageVector(), Reading(unix_ms()))
+        final, _ = self.final()
+        close = Close(*self._entry.key, final.ms, final.egress_mib, final.units)
+        self._journal.propose_close(self._entry.lease_id, close)
+        self.close()
+        self._journal.end(self._entry.lease_id, ending)
+
+    def final(self) -> tuple[UsageAttestation, bytes]:
+        """The last attestation and its signature."""
+        last = self._signed_last()
+        if last is None:
+            raise ValueError("nothing was attested")
+        return last
+
+    def close(self) -> tuple[Close, bytes]:
+        """The lease's Close, signed now if a crash came between journal and signature."""
+        entry = self._journal.lease(self._entry.lease_id)
+        if entry is None or entry.close is None:
+            raise ValueError("the lease has no Close")
+        close, signature = entry.close
+        if signature is None:
+            signature = sign(close, entry.domain, self._signer)
+            self._journal.keep_close_signature(entry.lease_id, signature)
+        return close, signature
+
+    def stop(self) -> tuple[Stop, bytes]:
+        """A Stop of the lease."""
+        stop = Stop(*self._entry.key)
+        return stop, sign(stop, self._entry.domain, self._signer)
+
+    def _signed_last(self) -> tuple[UsageAttestation, bytes] | None:
+        """The newest journaled attestation, signed now if a crash came between the two steps."""
+        last = self._journal.last(self._entry.lease_id)
+        if last is None:
+            return None
+        message, signature, _ = last
+        if signature is None:
+            signature = sign(message, self._entry.domain, self._signer)
+            self._journal.keep_signature(self._entry.lease_id, message.sequence, signature)
+        return message, signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +151,7 @@ class HeldLease:
         self.entry = entry
         self.id = entry.lease_id
         self.folders = JobFolders(node.jobs_folder / entry.lease_id)
-        self.attestor = Attestor(node.journal, node.signer, entry, node.wall_ms)
+        self.attestor = Attestor(node.journal, node.signer, entry)
         self.logs: JobLogs | None = None
         self.halt: Halt | None = None
         self.beats: tuple[int, float | None] = (0, None)
@@ -82,20 +164,10 @@ class HeldLease:
         self._covered_ms = 0
         self._covered_at_s = clock_s()
 
-    def make_folders(self) -> JobLogs:
-        """Make the job's folders anew and open its logs. Raises OSError."""
-        make_folders(self.folders)
-        return self.open_logs()
-
     def open_logs(self) -> JobLogs:
-        """Open the job's logs, as they are."""
+        """Open the job's logs, as they are. Raises OSError."""
         self.logs = JobLogs(self.folders.logs)
         return self.logs
-
-    def say(self, text: str) -> None:
-        """Add a line to the job's `agent` log, if it has logs."""
-        if self.logs is not None:
-            self.logs.say(text)
 
     def observe(self, lease: Lease) -> None:
         """Take in what the server says, and what the witness verifiably signed.
@@ -149,9 +221,8 @@ class HeldLease:
 
         A witness that signs a little in every grace is not silent, yet leaves most of it unpaid.
         """
-        return max(
-            int((self._clock_s() - self._covered_at_s) * 1000), metered_ms - self._covered_ms
-        )
+        silent_ms = int((self._clock_s() - self._covered_at_s) * 1000)
+        return max(silent_ms, metered_ms - self._covered_ms)
 
     # Only vouchers are paid. A server that merely says that there are some would have a node work
     # for nothing, so the node checks each one itself and keeps the best.

@@ -18,7 +18,7 @@ from marketplace.agent.folders import DiskWatch, give_to
 from marketplace.agent.inventory import Grant
 from marketplace.agent.journal import Ending
 from marketplace.agent.meters import CpuMemory, JobMeter, Reading
-from marketplace.agent.node import Halt, HeldLease
+from marketplace.agent.node import Halt, HeldLease, unix_ms
 from marketplace.agent.runtime.process import RunningProcess
 from marketplace.agent.runtime.sandbox import Launch, SandboxLimits
 from marketplace.domain.life import Outcome
@@ -81,7 +81,7 @@ class JobRun:
             raise
         channel.start(running.stdout, running.stderr)
         try:
-            self._node.journal.note_process(self._lease.id, running.record())
+            self._node.journal.note_process(self._lease.id, running.record)
             watch = JobWatch(self._lease, self._job, self._grant, running, channel)
         except (JournalError, OSError):
             running.close()
@@ -93,7 +93,7 @@ class JobRun:
         """Fetch and unpack the job's folder; why to stop, should that come first."""
         inputs, lease = self._job.spec.inputs, self._lease
         while inputs is not None and lease.halt is None:
-            if self._node.wall_ms() > self._job.start_deadline_ms:
+            if unix_ms() > self._job.start_deadline_ms:
                 return Halt(Outcome.FAILED, "start_limit")
             try:
                 archive = self._node.api.blobs.get(inputs.sha256)  # has this SHA-256
@@ -200,7 +200,7 @@ class JobWatch:
         if self._meter.started or not (at_once or self._channel.signs.ready):
             return
         most_ms = self._job.max_seconds * 1000
-        funded_ms = max(0, self._job.end * 1000 - self._node.wall_ms())
+        funded_ms = max(0, self._job.end * 1000 - unix_ms())
         if funded_ms < most_ms and self._job.budget_limited:
             self._at_limit = Halt(Outcome.OVER_BUDGET, "budget")
         self._limit_ms = min(most_ms, funded_ms)
@@ -212,7 +212,7 @@ class JobWatch:
         """Why the job has to stop now, if it has to. Beyond a limit it gets no time to use more."""
         sizes, ms = self._job.sizes, self._meter.ms
         if not self._meter.started:
-            late = self._node.wall_ms() > self._job.start_deadline_ms
+            late = unix_ms() > self._job.start_deadline_ms
             return Halt(Outcome.FAILED, "start_limit") if late else None
         if ms >= self._limit_ms:
             return self._at_limit
@@ -258,14 +258,14 @@ class JobWatch:
         signs, storage_mib = self._channel.signs, self._disk.mib
         if signs.heartbeats == 0:  # it says nothing: what we can vouch for is that it lives
             self._silent_checks += 1
-        last_at = signs.last_at or self._node.wall_ms() / 1000
+        last_at = signs.last_at or unix_ms() / 1000
         self._lease.beats = (signs.heartbeats + self._silent_checks, last_at)
         if ready:
             usage = self._meter.take_ready(self._seen, storage_mib)
         else:
             usage = self._meter.take(self._seen, storage_mib, signs.units)
         reading = Reading(
-            at_ms=self._node.wall_ms(),
+            at_ms=unix_ms(),
             ms=usage.ms,
             cpu_ms=usage.cpu_core_ms,
             memory_mib=self._meter.memory_mib,

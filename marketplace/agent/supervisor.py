@@ -2,15 +2,15 @@
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from marketplace.agent.assignment import Assignment, assign
 from marketplace.agent.courier import Courier
 from marketplace.agent.errors import JournalError, NotOurs
-from marketplace.agent.folders import remove_tree
+from marketplace.agent.folders import make_folders, remove_tree
 from marketplace.agent.inventory import Capacity
 from marketplace.agent.journal import Ending, Phase
 from marketplace.agent.node import Halt, HeldLease, ThisNode
@@ -43,10 +43,9 @@ class _Work:
 class Supervisor:
     """Runs a registered node until it is told to stop."""
 
-    def __init__(self, node: ThisNode, clock_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, node: ThisNode) -> None:
         self._node = node
         self._capacity = Capacity(node.inventory, node.shared)
-        self._clock_s = clock_s
         self._work: dict[str, _Work] = {}
         self._ignored: set[str] = set()
         self._beat_at_s = 0.0
@@ -89,9 +88,9 @@ class Supervisor:
         """One round. Raises CoulombError, JournalError."""
         api, node_id = self._node.api, self._node.node_id
         self._sweep()
-        if self._clock_s() >= self._beat_at_s:
+        if time.monotonic() >= self._beat_at_s:
             api.nodes.heartbeat(node_id)
-            self._beat_at_s = self._clock_s() + _BEAT_S
+            self._beat_at_s = time.monotonic() + _BEAT_S
         active = list(api.leases.list(role="provider", state=LeaseState.ACTIVE, node_id=node_id))
         for lease in active:
             if lease.id in self._work:
@@ -109,7 +108,7 @@ class Supervisor:
             self._node.api.nodes.leave(self._node.node_id)
         except CoulombError as error:  # the jobs end all the same
             log.warning("leave_not_told", error=str(error))
-        self._leave_at_s = self._clock_s() + _LEAVE_S + self._node.stop_grace_s
+        self._leave_at_s = time.monotonic() + _LEAVE_S + self._node.stop_grace_s
         for work in self._work.values():
             work.lease.stop(Halt(Outcome.FAILED, "agent_stopped"))
         for work in self._work.values():
@@ -155,7 +154,8 @@ class Supervisor:
             self._refuse(lease, "no_capacity")
             return
         try:
-            logs = lease.make_folders()
+            make_folders(lease.folders)
+            logs = lease.open_logs()
         except OSError as error:  # the disk is full, most likely: only this lease ends for it
             log.error("job_not_prepared", lease=lease.id, error=str(error))
             self._capacity.release(lease.id)
@@ -187,10 +187,8 @@ class Supervisor:
         return work
 
     def _start_courier(self, courier: Courier, lease_id: str) -> threading.Thread:
-        leave = lambda: self._may_leave(lease_id)  # noqa: E731
-        thread = threading.Thread(
-            target=courier.run, args=(leave,), name=f"courier-{lease_id}", daemon=True
-        )
+        run = partial(courier.run, partial(self._may_leave, lease_id))
+        thread = threading.Thread(target=run, name=f"courier-{lease_id}", daemon=True)
         thread.start()
         return thread
 
@@ -217,4 +215,4 @@ class Supervisor:
             return False
         entry = self._node.journal.lease(lease_id)
         reported = entry is None or entry.phase in (Phase.REPORTED, Phase.DONE)
-        return reported or self._clock_s() > self._leave_at_s
+        return reported or time.monotonic() > self._leave_at_s

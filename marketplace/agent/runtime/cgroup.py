@@ -34,12 +34,12 @@ def find_parent() -> CgroupParent | None:
         return None
     try:
         # A group that holds processes cannot hand controllers down: we step aside from ours.
-        if own.parent != own and _words(own / "cgroup.procs") == [str(os.getpid())]:
+        if own.parent != own and (own / "cgroup.procs").read_text().split() == [str(os.getpid())]:
             (own / "agent").mkdir(exist_ok=True)
             (own / "agent" / "cgroup.procs").write_text(str(os.getpid()))
         for controller in sorted(_CONTROLLERS):
             _try_write(own / "cgroup.subtree_control", f"+{controller}")
-        granted = frozenset(_words(own / "cgroup.subtree_control"))
+        granted = frozenset((own / "cgroup.subtree_control").read_text().split())
     except OSError:
         return None
     parent = CgroupParent(own, granted & _CONTROLLERS)
@@ -53,9 +53,7 @@ def _takes_processes(parent: CgroupParent) -> bool:
     if group is None:
         return False
     idle = [sys.executable, "-I", "-S", "-c", "input()"]
-    with subprocess.Popen(  # noqa: S603 - a fixed program
-        idle, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    with subprocess.Popen(idle, stdin=subprocess.PIPE) as process:  # noqa: S603 - a fixed program
         taken = group.add(process.pid)
         process.kill()
     return group.remove() and taken
@@ -116,7 +114,7 @@ class Cgroup:
             return False
 
     def _figures(self, file: str) -> dict[str, int]:
-        words = _words(self.path / file)
+        words = (self.path / file).read_text().split()
         return dict(zip(words[::2], map(int, words[1::2]), strict=True))
 
     def remove(self) -> bool:
@@ -150,19 +148,10 @@ def _own_group() -> Path | None:
     return None
 
 
-def _words(path: Path) -> list[str]:
-    return path.read_text().split()
-
-
 def _try_write(path: Path, text: str) -> bool:
-    try:
-        descriptor = os.open(path, os.O_WRONLY)  # the kernel's files: none is made by writing
+    try:  # the kernel's files: none is made by writing
+        with os.fdopen(os.open(path, os.O_WRONLY), "w") as file:
+            file.write(text)
     except OSError:
         return False
-    try:
-        os.write(descriptor, text.encode())
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
     return True

@@ -8,7 +8,6 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,21 +24,9 @@ from marketplace.agent.runtime.processes import (
     send,
 )
 from marketplace.agent.runtime.sandbox import OUT, WORK, Bubblewrap, Launch, SandboxLimits
-from marketplace.agent.runtime.spawn import Started, Starting
+from marketplace.agent.runtime.spawn import Process, Starting
 
 _PROBE_TIMEOUT_S = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessRecord:
-    """How a later agent recognises the processes of a job."""
-
-    boot: str
-    pid: int
-    started_ticks: int
-    inner: int | None
-    inner_started_ticks: int | None
-    cgroup: str | None
 
 
 class ProcessRuntime:
@@ -129,10 +116,10 @@ class ProcessRuntime:
         starting = Starting(launch, group, self._table)
         try:
             if self._sandbox is None:
-                started = starting.bare(self._prefix)
+                process = starting.bare(self._prefix)
             else:
-                started = starting.sandboxed(self._sandbox, self._prefix)
-            return RunningProcess(started, group, self._table)
+                process = starting.sandboxed(self._sandbox, self._prefix)
+            return RunningProcess(process, starting)
         except OSError as error:
             starting.abandon()
             raise StartFailed("sandbox_failed", f"the job could not be started: {error}") from error
@@ -142,17 +129,17 @@ class ProcessRuntime:
 
     def reap(self, record: Mapping[str, Any]) -> None:
         """End what a dead agent left running under this record, if anything."""
-        known = ProcessRecord(**record)
-        if known.boot != _boot_id():
+        if record["boot"] != _boot_id():
             return
-        if known.inner is not None:
-            send(known.inner, known.inner_started_ticks, signal.SIGKILL)
-        send(known.pid, known.started_ticks, signal.SIGKILL)
-        leader = read_stat(known.pid)
-        if leader is None or leader.started_ticks == known.started_ticks:
-            self._table.kill(known.pid)
-        if known.cgroup is not None:
-            Cgroup(Path(known.cgroup), frozenset()).remove()
+        pid, started_ticks = record["pid"], record["started_ticks"]
+        if record["inner"] is not None:
+            send(record["inner"], record["inner_started_ticks"], signal.SIGKILL)
+        send(pid, started_ticks, signal.SIGKILL)
+        leader = read_stat(pid)
+        if leader is None or leader.started_ticks == started_ticks:
+            self._table.kill(pid)
+        if record["cgroup"] is not None:
+            Cgroup(Path(record["cgroup"]), frozenset()).remove()
 
 
 class RunningProcess:
@@ -161,25 +148,27 @@ class RunningProcess:
     Whoever reads `stdout` and `stderr` closes them. After `close` nothing is left but its folders.
     """
 
-    def __init__(self, started: Started, group: Cgroup | None, table: ProcessTable) -> None:
-        self._process = process = started.process
-        self._inner = inner = started.inner
-        self._status = started.status
-        self._priority = started.priority
-        self._group = group
-        self._table = table
+    def __init__(self, process: Process, start: Starting) -> None:
+        self._process = process
+        self._inner = inner = start.inner
+        self._status = start.status
+        self._priority = start.priority
+        self._group = start.group
+        self._table = start.table
         self.stdout = _detached(process.stdout)
         self.stderr = _detached(process.stderr)
         self.pid = process.pid  # of the outermost process of the job
         self._pidfd = os.pidfd_open(process.pid)
-        self._record = ProcessRecord(
-            boot=_boot_id(),
-            pid=process.pid,
-            started_ticks=_started(process.pid),
-            inner=inner,
-            inner_started_ticks=_started(inner) if inner is not None else None,
-            cgroup=str(group.path) if group is not None else None,
-        )
+        self._inner_started_ticks = _started(inner) if inner is not None else None
+        # What a later agent needs to find and end it: see `ProcessRuntime.reap`.
+        self.record = {
+            "boot": _boot_id(),
+            "pid": process.pid,
+            "started_ticks": _started(process.pid),
+            "inner": inner,
+            "inner_started_ticks": self._inner_started_ticks,
+            "cgroup": str(start.group.path) if start.group is not None else None,
+        }
 
     def wait(self, timeout_s: float) -> int | None:
         """The exit code (128 + signal) as soon as there is one, None after the timeout."""
@@ -201,7 +190,7 @@ class RunningProcess:
     def kill(self) -> None:
         """End every process of the job at once."""
         if self._inner is not None:  # with the first process of the namespace all others go
-            send(self._inner, self._record.inner_started_ticks, signal.SIGKILL)
+            send(self._inner, self._inner_started_ticks, signal.SIGKILL)
         else:
             self._table.kill(self.pid)
         self._process.kill()
@@ -244,10 +233,6 @@ class RunningProcess:
     def out_of_memory(self) -> bool:
         """Whether the kernel ended a process of it for want of memory."""
         return self._group is not None and self._group.killed_for_memory()
-
-    def record(self) -> dict[str, Any]:
-        """What a later agent needs to find and end it: see `ProcessRuntime.reap`."""
-        return asdict(self._record)
 
 
 def _detached(stream: IO[bytes] | None) -> int:

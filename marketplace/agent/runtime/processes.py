@@ -157,15 +157,11 @@ class LowPriority:
     def _lower(self, pid: int) -> bool:
         """Whether that is settled: without rights, the kernel takes ten such orders a second."""
         try:
-            descriptor = os.open(self._root / str(pid) / "autogroup", os.O_WRONLY)
-        except OSError:  # no autogroups here, or none that is ours to change
-            return True
-        try:
-            os.write(descriptor, str(NICE).encode())
+            file = os.open(self._root / str(pid) / "autogroup", os.O_WRONLY)
+            with os.fdopen(file, "w") as autogroup:
+                autogroup.write(str(NICE))
         except BlockingIOError:
             return False
-        except OSError:  # the process is gone
-            return True
-        finally:
-            os.close(descriptor)
+        except OSError:  # no autogroups here, none that is ours to change, or the process is gone
+            pass
         return True

@@ -43,6 +43,7 @@ _NAMESPACES = (
     " --die-with-parent --new-session --cap-drop ALL"
 )
 _HELP_TIMEOUT_S = 10.0
+Words = list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,24 +97,21 @@ class Bubblewrap:
         """The user id a job sees itself as."""
         return JOB_UID_FIRST + slot if self.as_root else _USER_UID
 
-    def options(
-        self, launch: Launch, prefix: Path, status_fd: int, seccomp_fd: int | None
-    ) -> list[str]:
+    def options(self, launch: Launch, prefix: Path, status_fd: int, filter_fd: int | None) -> Words:
         """All options, without the program and the command."""
         folders = launch.folders
         words = [*_NAMESPACES.split(), *self._rights(), "--clearenv", "--chdir", WORK]
         words += ["--json-status-fd", str(status_fd)]
-        if seccomp_fd is not None:
-            words += ["--seccomp", str(seccomp_fd)]
+        if filter_fd is not None:
+            words += ["--seccomp", str(filter_fd)]
         words += _system(launch)
         words += ["--bind", str(folders.work), WORK, "--bind", str(folders.out), OUT]
         words += _python(prefix)
         words += _made_folders(SOCKET_FOLDER) + _read_only(folders.run, SOCKET_FOLDER)
         words += _devices(launch)
-        words += ["--remount-ro", "/dev", "--remount-ro", "/"]
-        return words
+        return [*words, "--remount-ro", "/dev", "--remount-ro", "/"]
 
-    def _rights(self) -> list[str]:
+    def _rights(self) -> Words:
         if self.as_root:  # what the launcher needs to take the last rights away
             needed = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
             return [word for capability in needed for word in ("--cap-add", capability)]
@@ -128,7 +126,7 @@ def write_system_files(folder: Path, uid: int) -> None:
     (folder / "hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
 
 
-def _system(launch: Launch) -> list[str]:
+def _system(launch: Launch) -> Words:
     words = _read_only("/usr", "/usr")
     for name in _SYSTEM_FOLDERS:
         path = Path(name)
@@ -148,7 +146,7 @@ def _system(launch: Launch) -> list[str]:
     return words
 
 
-def _python(prefix: Path) -> list[str]:
+def _python(prefix: Path) -> Words:
     """The interpreter under /opt/python, what it stands on, and our two files in /opt/coulomb."""
     words = _made_folders(PYTHON) + _read_only(prefix, PYTHON)
     for base in sorted(bound_bases(prefix)):
@@ -157,23 +155,23 @@ def _python(prefix: Path) -> list[str]:
     return words + _read_only(HELPER_FILE, HELPER)
 
 
-def _devices(launch: Launch) -> list[str]:
-    real = [gpu for gpu in launch.gpus if not gpu.simulated]
+def _devices(launch: Launch) -> Words:
+    words: Words = []
+    real = [f"/dev/nvidia{gpu.minor}" for gpu in launch.gpus if not gpu.simulated]
     if not real:
-        return []
-    words = []
-    for file in (*(f"/dev/nvidia{gpu.minor}" for gpu in real), *_GPU_FILES):
+        return words
+    for file in (*real, *_GPU_FILES):
         words += ["--dev-bind-try", file, file]
     for folder in _GPU_SYSTEM:
         words += [*_made_folders(str(Path(folder).parent)), "--ro-bind-try", folder, folder]
     return words
 
 
-def _read_only(source: Path | str, place: str) -> list[str]:
+def _read_only(source: Path | str, place: str) -> Words:
     return ["--ro-bind", str(source), place]
 
 
-def _made_folders(path: str) -> list[str]:
+def _made_folders(path: str) -> Words:
     """Folders down to `path` that every user may pass; by itself bubblewrap makes them 0700."""
     steps = reversed([Path(path), *Path(path).parents[:-1]])
     return [word for step in steps for word in ("--perms", "0755", "--dir", str(step))]

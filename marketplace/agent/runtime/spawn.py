@@ -6,7 +6,6 @@ import socket
 import subprocess
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +23,23 @@ _BASE_ENV = {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
 Process = subprocess.Popen[bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
-    """A job that has begun.
-
-    `inner` is the first process of its PID namespace, if it has one; `status` is a descriptor that
-    must stay open while it runs, as bubblewrap ends on a pipe that nobody reads.
-    """
-
-    process: Process
-    priority: LowPriority
-    inner: int | None = None
-    status: int | None = None
-
-
 class Starting:
-    """One start. Raises StartFailed or OSError; `abandon` then leaves nothing of it."""
+    """One start. Raises StartFailed or OSError; `abandon` then leaves nothing of it.
+
+    `inner` is the first process of the job's PID namespace, if it has one; `status` is a descriptor
+    that must stay open while it runs, as bubblewrap ends on a pipe that nobody reads.
+    """
 
     def __init__(self, launch: sandbox.Launch, group: Cgroup | None, table: ProcessTable) -> None:
         self._launch = launch
-        self._group = group
-        self._table = table
-        self._priority = LowPriority()
+        self.group = group
+        self.table = table
+        self.priority = LowPriority()
+        self.inner: int | None = None
+        self.status: int | None = None
         self._process: Process | None = None
 
-    def bare(self, prefix: Path) -> Started:
+    def bare(self, prefix: Path) -> Process:
         """Start without a sandbox: only the limits hold."""
         work = self._launch.folders.work
         wanted = self._wanted(home=str(work), path=f"{prefix}/bin:{_SYSTEM_PATH}")
@@ -59,9 +50,9 @@ class Starting:
             command = [f"{prefix}/bin/python", "-I", "-S", str(sandbox.LAUNCHER_FILE)]
             process = self._spawn([*command, str(line.end)], [line.end], work)
             self._let_go(process, wanted, line)
-            return Started(process, self._priority)
+            return process
 
-    def sandboxed(self, bubblewrap: sandbox.Bubblewrap, prefix: Path) -> Started:
+    def sandboxed(self, bubblewrap: sandbox.Bubblewrap, prefix: Path) -> Process:
         """Start inside bubblewrap."""
         launch = self._launch
         uid = bubblewrap.uid(launch.slot)
@@ -76,22 +67,19 @@ class Starting:
             options = bubblewrap.options(launch, prefix, status.end, filter_fd)
             # By a file, because the job can read the command line of its first process.
             options_fd = _memory_file(stack, b"".join(os.fsencode(o) + b"\0" for o in options))
-            passed = [
-                line.end,
-                status.end,
-                options_fd,
-                *([filter_fd] if filter_fd is not None else []),
-            ]
+            ends = (line.end, status.end, options_fd, filter_fd)
+            passed = [descriptor for descriptor in ends if descriptor is not None]
             command = [bubblewrap.path, "--args", str(options_fd), "--"]
             command += [f"{sandbox.PYTHON}/bin/python", "-I", "-S", sandbox.LAUNCHER]
             process = self._spawn([*command, str(line.end)], passed, Path("/"))
             status.close_end()
             try:  # the host's number for the first process of the sandbox's PID namespace
-                inner = int(json.loads(status.receive(b"\n"))["child-pid"])
+                self.inner = int(json.loads(status.receive(b"\n"))["child-pid"])
             except (ValueError, KeyError):
                 raise StartFailed("sandbox_failed", _complaint(process)) from None
             self._let_go(process, wanted, line)
-            return Started(process, self._priority, inner, os.dup(status.ours.fileno()))
+            self.status = os.dup(status.ours.fileno())
+            return process
 
     def abandon(self) -> None:
         """Leave nothing of a start that failed."""
@@ -101,8 +89,8 @@ class Starting:
             for stream in (self._process.stdout, self._process.stderr):
                 if stream is not None:
                     stream.close()
-        if self._group is not None:
-            self._group.remove()
+        if self.group is not None:
+            self.group.remove()
 
     def _wanted(self, home: str, path: str) -> dict[str, Any]:
         """What the launcher is told."""
@@ -138,9 +126,9 @@ class Starting:
         if line.receive(b"\n") != b"up\n":
             raise StartFailed("sandbox_failed", _complaint(process))
         # Only now is the launcher there for sure: what it becomes is counted from its first step.
-        tree = self._table.tree(process.pid, fresh=True)
-        self._priority.apply(tree)
-        if self._group is not None and not all([self._group.add(stat.pid) for stat in tree]):
+        tree = self.table.tree(process.pid, fresh=True)
+        self.priority.apply(tree)
+        if self.group is not None and not all([self.group.add(stat.pid) for stat in tree]):
             raise StartFailed("sandbox_failed", "the job cannot be put into its cgroup")
         line.send(json.dumps(wanted).encode())
         answer = line.receive()

@@ -90,12 +90,12 @@ def start_with_group(runtime: ProcessRuntime, folder: Path, marker: str) -> None
 def test_where_groups_can_be_made_a_job_is_in_one(runtime: ProcessRuntime, tmp_path: Path) -> None:
     parent = find_parent()
     with started(runtime, tmp_path, ["sleep", "100"]) as running:
-        group = running.record()["cgroup"]
+        group = running.record["cgroup"]
         if parent is None:
             assert group is None
         else:
             members = Path(group, "cgroup.procs").read_text().split()
-            assert str(running.record()["pid"]) in members
+            assert str(running.record["pid"]) in members
             assert len(members) == 3  # bubblewrap outside and inside, and the job
     assert group is None or not Path(group).exists()
 

@@ -247,7 +247,7 @@ def test_nothing_is_left_when_a_job_ends(runtime: ProcessRuntime, tmp_path: Path
     with started(runtime, tmp_path, ["python", "-c", DAEMON, marker]) as running:
         assert os.read(running.stdout, 3) == b"up\n"
         assert len(processes_with(marker)) == 3
-        group = running.record()["cgroup"]
+        group = running.record["cgroup"]
     assert processes_with(marker) == []
     assert mounts() == before
     assert list(tmp_path.iterdir()) == []
@@ -397,7 +397,7 @@ def test_a_bare_job_and_its_daemons_end_with_it(tmp_path: Path) -> None:
     limits = replace(LIMITS, memory_mib=4096)
     with started(bare, tmp_path, ["python", "-c", DAEMON, marker], limits=limits) as running:
         assert os.read(running.stdout, 3) == b"up\n"
-        assert running.record()["inner"] is None
+        assert running.record["inner"] is None
         seen = running.read()
         assert seen is not None
     until(lambda: processes_with(marker) == [])

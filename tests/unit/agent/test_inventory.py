@@ -46,8 +46,8 @@ class FakeNvml:
             raise NvmlFailed("not found")
         return uuid
 
-    def nvmlDeviceGetUUID(self, handle: str) -> bytes:
-        return handle.encode()
+    def nvmlDeviceGetUUID(self, handle: str) -> str:
+        return handle
 
     def nvmlDeviceGetName(self, handle: str) -> str:
         if handle in self.silent:

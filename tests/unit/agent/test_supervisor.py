@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from marketplace.agent.channel import JobLogs
 from marketplace.agent.errors import JournalError
+from marketplace.agent.folders import JobFolders
 from marketplace.agent.journal import AgentJournal
 from marketplace.agent.meters import Reading
 from marketplace.agent.node import HeldLease
@@ -55,11 +55,11 @@ def box(tmp_path: Path) -> Iterator[Box]:
 def test_a_job_whose_folders_cannot_be_made_ends_alone(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def make_folders(_lease: HeldLease) -> JobLogs:
+    def make_folders(_folders: JobFolders) -> None:
         monkeypatch.undo()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(HeldLease, "make_folders", make_folders)
+    monkeypatch.setattr("marketplace.agent.supervisor.make_folders", make_folders)
     first, second = (box.market.open_lease(["true"]) for _ in range(2))
     assert box.reason(first) == "node_error"
     assert box.reason(second) == "wrong_runtime"  # it got the GPU that the first one gave back
@@ -72,10 +72,10 @@ def test_an_end_that_the_journal_did_not_take_is_put_down_later(
     def full(*_: object) -> None:
         raise JournalError("the journal cannot be written")
 
-    def make_folders(_lease: HeldLease) -> JobLogs:
+    def make_folders(_folders: JobFolders) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(HeldLease, "make_folders", make_folders)
+    monkeypatch.setattr("marketplace.agent.supervisor.make_folders", make_folders)
     if reason == "no_capacity":
         monkeypatch.setattr("marketplace.agent.inventory.Capacity.take", lambda *_: None)
     lease_id = box.market.open_lease(["true"])

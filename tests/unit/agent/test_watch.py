@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from marketplace.agent.channel import JobChannel
+from marketplace.agent.folders import make_folders
 from marketplace.agent.inventory import Grant
 from marketplace.agent.journal import AgentJournal, Ending
 from marketplace.agent.meters import CpuMemory
@@ -62,7 +63,8 @@ class Bench:
         node = market.node(self.journal, folder)
         self.job = market.assignment(node, market.open_lease(["true"], terms=TERMS))
         self.lease = HeldLease(node, self.job.entry, lambda: self.now_ms / 1000)
-        self.logs = self.lease.make_folders()
+        make_folders(self.lease.folders)
+        self.logs = self.lease.open_logs()
 
     def go(self, ms: int) -> None:
         self.now_ms += ms
