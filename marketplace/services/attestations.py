@@ -6,7 +6,8 @@ from typing import Any
 
 from marketplace.db.store import Store
 from marketplace.db.tables import AttestationRow, LeaseRow, VoucherRow
-from marketplace.domain.life import LEASE_OPEN, UsageAttested
+from marketplace.domain.advance import UsageAttested
+from marketplace.domain.life import LEASE_OPEN
 from marketplace.errors import AttestationRefused, Conflict, InvalidInput, NotFound, Problem
 from marketplace.services.common import Principal, check_signature, emit, new_id, to_hex
 from marketplace.services.jobstates import cost_event

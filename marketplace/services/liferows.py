@@ -4,16 +4,18 @@ from dataclasses import asdict
 from typing import Any
 
 from marketplace.db.tables import BidRow, JobRow, LeaseRow
-from marketplace.domain.life import (
+from marketplace.domain.advance import (
     EndReverted,
     Fact,
-    JobLife,
     LeaseClosed,
-    LeaseLife,
     LeaseOpened,
-    LeaseState,
     LeaseStopped,
     OpeningReverted,
+)
+from marketplace.domain.life import (
+    JobLife,
+    LeaseLife,
+    LeaseState,
     Outcome,
     Retry,
     RetryOn,

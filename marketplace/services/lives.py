@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 from marketplace.db.store import Store
 from marketplace.db.tables import JobRow, LeaseRow
-from marketplace.domain.advance import advance
+from marketplace.domain.advance import BidFilled, Fact, advance
 from marketplace.domain.asking import AskState
 from marketplace.domain.job import full_budget, parse_job
-from marketplace.domain.life import BidFilled, Do, Effect, Fact, PutOnBook, SuspendAsk, TellStatus
+from marketplace.domain.life import Do, Effect, PutOnBook, SuspendAsk, TellStatus
 from marketplace.domain.order import Wants
 from marketplace.domain.tier import TierRegistry
 from marketplace.services.jobstates import cost_event, tell

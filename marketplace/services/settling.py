@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from marketplace.db.store import Database, Store
 from marketplace.db.tables import BidRow, LeaseRow, VoucherRow
-from marketplace.domain.life import LEASE_OPEN, Fault, OpeningFailed
+from marketplace.domain.advance import Fault, OpeningFailed
+from marketplace.domain.life import LEASE_OPEN
 from marketplace.services.common import new_id
 from marketplace.services.leases import ref_of
 from marketplace.services.lives import Lives
