@@ -6,23 +6,28 @@ from typing import Any
 import pytest
 
 from marketplace.domain.book import Book
-from marketplace.domain.commands import (
+from marketplace.domain.order import (
     AddAsk,
     AddBid,
+    BookMarket,
     CancelAsk,
     CancelBid,
     Cause,
     Event,
+    Fill,
     Filled,
     Free,
+    NodeFacts,
     Refused,
+    RejectReason,
     Removed,
     Rested,
+    RestingAsk,
+    RestingBid,
     SetNode,
     Tick,
+    Wants,
 )
-from marketplace.domain.matching import Fill, RejectReason
-from marketplace.domain.order import BookMarket, NodeFacts, RestingAsk, RestingBid, Wants
 from settlement.orders import FLAG_SHARED, Prices
 from tests.factories import (
     A100,

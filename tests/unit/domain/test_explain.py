@@ -5,10 +5,16 @@ from typing import Any
 import pytest
 
 from marketplace.domain.book import Book
-from marketplace.domain.commands import AddAsk, AddBid, Refused
 from marketplace.domain.explain import Explanation, explain
-from marketplace.domain.matching import RejectReason
-from marketplace.domain.order import NodeFacts, RestingAsk, Wants
+from marketplace.domain.order import (
+    AddAsk,
+    AddBid,
+    NodeFacts,
+    Refused,
+    RejectReason,
+    RestingAsk,
+    Wants,
+)
 from settlement.orders import FLAG_SHARED, Prices
 from tests.factories import A100, METER, NANO, NOW, PROVIDER, resting_ask, resting_bid
 
