@@ -1,4 +1,4 @@
-"""Job files: YAML in, a checked spec out, every mistake with its place; and their working folders."""
+"""Job files: YAML in, a checked spec out, every mistake with its place. And their folders, packed."""
 
 import fnmatch
 import io
