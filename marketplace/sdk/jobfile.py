@@ -1,4 +1,4 @@
-"""Job files: YAML in, a checked spec out, every mistake with its place. And their folders, packed."""
+"""Job files (YAML in, a checked spec out, every mistake with its place) and their folders."""
 
 import fnmatch
 import io
