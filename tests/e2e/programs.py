@@ -1,7 +1,5 @@
 """Programs that tests start, kill and start again: each by its process id, its log in a file."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal
@@ -11,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 COULOMB = str(Path(sys.executable).with_name("coulomb"))
@@ -56,7 +54,7 @@ class Program:
     _process: subprocess.Popen[bytes] | None = None
     _offset: int = 0
 
-    def start(self) -> Program:
+    def start(self) -> Self:
         """Start it; its output is added to its log."""
         self._offset = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as out:

@@ -1,7 +1,5 @@
 """How jobs end, on real processes: cancelled, over budget, failed, unmatched, counted, attacked."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable
@@ -43,7 +41,7 @@ time.sleep(0.7)
 """
 
 
-def _ended(buyer: Party, handle: JobHandle[Any], result: Path | None = None) -> Seen:
+def _ended(buyer: Party, handle: JobHandle, result: Path | None = None) -> Seen:
     lease = handle.lease()
     assert lease is not None
     return Seen(

@@ -1,12 +1,10 @@
 """The money path on real processes: what receipts say is what the chain did, to the atom."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace as Seen
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import yaml
@@ -87,7 +85,7 @@ class Shell:
     env: dict[str, str]
 
     @classmethod
-    def of(cls, world: World, name: str) -> Shell:
+    def of(cls, world: World, name: str) -> Self:
         """Someone new; the key lies in a keystore as Foundry makes them."""
         party = world.newcomer(name)
         env = {"COULOMB_API_URL": world.api_url, "ETH_RPC_URL": world.chain.rpc_url}
@@ -219,7 +217,7 @@ def test_receipts_transactions_are_on_chain_and_moved_that_lease(
         assert mined is not None
         assert mined.succeeded
         assert mined.block_number == transaction.block
-        names = {world.escrow.decode(log).name for log in mined.logs}  # type: ignore[union-attr]
+        names = {type(world.escrow.decode(log)).__name__ for log in mined.logs}
         assert transaction.kind in names
 
 
