@@ -63,18 +63,12 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
     metered = bid.egress_mib > 0 or bid.units > 0
     names = (lease.id, lease.job_id, bid.buyer, ask.provider, number, node.domain, bid.witness)
     return Assignment(
-        entry=LeaseEntry(*names, metered, spec.outputs),
-        spec=spec,
-        sizes=_sizes(node, bid),
-        gpus=lease.gpus,
-        interval_ms=lease.interval_ms,
-        grace_ms=unseen_ms(lease.interval_ms),
-        end=terms.end,
+        entry=LeaseEntry(*names, metered, spec.outputs), spec=spec, sizes=_sizes(node, bid),
+        gpus=lease.gpus, interval_ms=lease.interval_ms, grace_ms=unseen_ms(lease.interval_ms),
+        end=terms.end, budget_limited=terms.budget_limited, units_cap=bid.units,
         start_deadline_ms=(terms.end - terms.funded_seconds + terms.start_limit_seconds) * 1000,
         max_seconds=min(terms.max_seconds or bid.max_seconds, bid.max_seconds),
-        budget_limited=terms.budget_limited,
-        units_cap=bid.units,
-    )
+    )  # fmt: skip
 
 
 def _sizes(node: ThisNode, bid: Bid) -> Sizes:

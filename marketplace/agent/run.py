@@ -252,14 +252,9 @@ class JobWatch:
         else:
             usage = self._meter.take(self._seen, storage_mib, signs.units)
         reading = Reading(
-            at_ms=unix_ms(),
-            ms=usage.ms,
-            cpu_ms=usage.cpu_core_ms,
-            memory_mib=self._meter.memory_mib,
-            storage_mib=storage_mib,
-            units=usage.units,
-            heartbeats=signs.heartbeats,
+            at_ms=unix_ms(), ms=usage.ms, cpu_ms=usage.cpu_core_ms, units=usage.units,
+            memory_mib=self._meter.memory_mib, storage_mib=storage_mib, heartbeats=signs.heartbeats,
             gpus=self._node.nvml.sample(self._real_gpus) if self._node.nvml else (),
-        )
+        )  # fmt: skip
         self._lease.attestor.attest(usage, reading)
         self._lease.tell()

@@ -73,12 +73,9 @@ class Cgroup:
         except OSError:
             return None
         wanted = {
-            "memory.max": str(limits.memory_mib * MIB),
-            "memory.swap.max": "0",
-            "memory.oom.group": "1",
-            "pids.max": str(limits.pids),
-            "cpu.weight.nice": str(NICE),
-        }
+            "memory.max": str(limits.memory_mib * MIB), "memory.swap.max": "0",
+            "memory.oom.group": "1", "pids.max": str(limits.pids), "cpu.weight.nice": str(NICE),
+        }  # fmt: skip
         if limits.cpu_milli:
             wanted["cpu.max"] = f"{limits.cpu_milli * 100} 100000"
         for file, text in wanted.items():
