@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from marketplace.db.store import Store
 from marketplace.db.tables import AskRow, NodeRow
-from marketplace.domain.asking import EXPIRY_MAX_S, AskingNode, AskState, NodeState, ask_of
+from marketplace.domain.drafts import EXPIRY_MAX_S, AskingNode, AskState, NodeState, ask_of
 from marketplace.errors import (
     AlreadyExists,
     Conflict,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from marketplace.db.store import Store
 from marketplace.db.tables import JobRow, LeaseRow
 from marketplace.domain.advance import BidFilled, Fact, advance
-from marketplace.domain.asking import AskState
+from marketplace.domain.drafts import AskState
 from marketplace.domain.job import full_budget, parse_job
 from marketplace.domain.life import Do, Effect, PutOnBook, SuspendAsk, TellStatus
 from marketplace.domain.order import Wants

@@ -5,7 +5,7 @@ from typing import Any
 
 from marketplace.db.store import Store
 from marketplace.db.tables import AskRow, GpuRow, NodeRow
-from marketplace.domain.asking import AskState, NodeState
+from marketplace.domain.drafts import AskState, NodeState
 from marketplace.domain.reliability import NEWCOMER_MILLI
 from marketplace.domain.tier import TierRegistry
 from marketplace.errors import AlreadyExists, InvalidInput, NotFound, Problem

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from marketplace.db.store import Store
 from marketplace.db.tables import LeaseRow
-from marketplace.domain.bidding import top_up_lock
+from marketplace.domain.drafts import top_up_lock
 from marketplace.domain.life import LeaseState
 from marketplace.errors import Conflict, NotFound
 from marketplace.services.common import Principal, money
