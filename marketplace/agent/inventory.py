@@ -134,10 +134,7 @@ def simulated_gpus(text: str, owner: str) -> tuple[InstalledGpu, ...]:
 
 
 def take_inventory(config: NodeConfig, state_dir: Path, owner: str, nvml: Nvml | None) -> Inventory:
-    """What this machine offers under its configuration.
-
-    Raises InventoryError if there is no GPU and none is simulated, or if a listed UUID is missing.
-    """
+    """What this machine offers under its configuration. Raises InventoryError."""
     if config.simulated is not None:
         gpus = simulated_gpus(config.simulated, f"{owner}/{config.number}")
     else:

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -297,7 +296,7 @@ class Starting:
             process = self._spawn([*command, str(line.end)], passed, Path("/"))
             status.close_end()
             try:  # the host's number for the first process of the sandbox's PID namespace
-                self.inner = int(json.loads(status.receive(b"\n"))["child-pid"])
+                self.inner = int(json.loads(status.receive())["child-pid"])
             except (ValueError, KeyError):
                 raise StartFailed("sandbox_failed", _complaint(process)) from None
             self._let_go(process, wanted, line)
@@ -337,7 +336,7 @@ class Starting:
     def _let_go(self, process: Process, wanted: dict[str, Any], line: "_Line") -> None:
         """Put the job into its cgroup, then let it go and hear whether it could."""
         line.close_end()
-        if line.receive(b"\n") != b"up\n":
+        if line.receive() != b"up\n":
             raise StartFailed("sandbox_failed", _complaint(process))
         # Only now is the launcher there for sure: what it becomes is counted from its first step.
         tree = self.table.tree(process.pid, fresh=True)
@@ -345,7 +344,7 @@ class Starting:
         if self.group is not None and not all([self.group.add(stat.pid) for stat in tree]):
             raise StartFailed("sandbox_failed", "the job cannot be put into its cgroup")
         line.send(json.dumps(wanted).encode())
-        answer = line.receive()
+        answer = line.receive(whole=True)
         if answer == b"ok":
             return
         detail = answer.removeprefix(b"ok").decode(errors="replace")
@@ -365,9 +364,9 @@ class _Line:
     """A line to what is started, which has the other end. All is closed with the stack."""
 
     def __init__(self, stack: ExitStack) -> None:
-        self.ours, self._theirs = socket.socketpair()
-        stack.enter_context(self.ours)
-        stack.enter_context(self._theirs)
+        self.ours, self._theirs = map(stack.enter_context, socket.socketpair())
+        self.ours.settimeout(_SETUP_TIMEOUT_S)
+        self._heard = stack.enter_context(self.ours.makefile("rb"))
         self.end = self._theirs.fileno()
 
     def close_end(self) -> None:
@@ -380,22 +379,14 @@ class _Line:
             self.ours.sendall(data)
             self.ours.shutdown(socket.SHUT_WR)
 
-    def receive(self, last: bytes | None = None) -> bytes:
-        """What comes up to `last`, or for None until the other side closes; at most for a while."""
-        data = b""
-        deadline = time.monotonic() + _SETUP_TIMEOUT_S
-        while last is None or last not in data:
-            self.ours.settimeout(max(0.001, deadline - time.monotonic()))
-            try:
-                chunk = self.ours.recv(4096)
-            except ConnectionResetError:
-                break
-            except TimeoutError:
-                raise StartFailed("sandbox_failed", "the sandbox did not come up") from None
-            if not chunk:
-                break
-            data += chunk
-        return data
+    def receive(self, whole: bool = False) -> bytes:
+        """The next line, or what comes until the other side closes; nothing if it broke off."""
+        try:
+            return self._heard.read() if whole else self._heard.readline()
+        except ConnectionResetError:
+            return b""
+        except TimeoutError:
+            raise StartFailed("sandbox_failed", "the sandbox did not come up") from None
 
 
 def _memory_file(stack: ExitStack, content: bytes) -> int:
