@@ -1,8 +1,8 @@
 """Contract accounts on a real chain: whose signatures count, and what a bad contract cannot do."""
 
 import pytest
-from settlement.world.client import ChainClient
 
+from settlement.chain.client import ChainClient
 from settlement.chain.contracts import MAGIC, SIGNATURE_GAS_MAX, Escrow
 from settlement.chain.devnet import dev_account
 from tests.escrow_world import World
