@@ -18,7 +18,7 @@ from marketplace.domain.drafts import KeyRequest
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.chain.calls import LeaseRef
 from settlement.chain.deploy import Deployment, EscrowSettings, deploy
-from settlement.chain.devnet import Devnet, dev_account
+from settlement.chain.devnet import DEV_CHAIN_ID, Devnet, dev_account
 from settlement.eip712 import Domain, Struct
 from settlement.events import Closed, Opened, Settled
 from settlement.leases import LeaseStatus
@@ -83,7 +83,7 @@ class Server:
 
     @property
     def domain(self) -> Domain:
-        return Domain(self.net.chain_id, self.deployment.escrow.address)
+        return Domain(DEV_CHAIN_ID, self.deployment.escrow.address)
 
     def sign(self, struct: Struct, signer: LocalSigner) -> str:
         return "0x" + sign(struct, self.domain, signer).hex()
