@@ -17,7 +17,7 @@ from marketplace.db.outbox import SqlOutbox
 from marketplace.db.store import Database
 from marketplace.db.tables import AttestationRow, JobRow, LeaseRow
 from marketplace.services.attestations import AttestationRefusal
-from marketplace.services.catalog import Catalog, catalog_of
+from marketplace.services.catalog import Catalog
 from marketplace.services.common import Principal
 from marketplace.services.ports import Market
 from marketplace.wire.asks import AskDraft, SignedAsk
@@ -349,6 +349,6 @@ def world_on(database: Database, folder: Path, **changes: Any) -> World:
     calls = EscrowCalls(fixed.domain.verifying_contract)
     chain = FakeChain(database, outbox, SqlEventStore(database), clock, calls)
     files = BlobFolder(folder / "blobs")
-    catalog = catalog_of(fixed, clock, load_tiers(), database, chain, files)
+    catalog = Catalog(fixed, clock, load_tiers(), database, chain, files)
     chain.events = SqlEventStore(database, catalog.projection)
     return World(catalog, database, chain, clock, folder / "blobs")

@@ -29,7 +29,7 @@ from marketplace.db.upgrade import upgrade
 from marketplace.domain.pricing import CURRENCY
 from marketplace.server.loops import Loop
 from marketplace.server.settings import Settings
-from marketplace.services.catalog import Catalog, catalog_of
+from marketplace.services.catalog import Catalog
 from marketplace.services.ports import Market
 from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Token
@@ -154,7 +154,7 @@ def build(
     escrow, _ = deployment.open(client)
     market = market_of(settings, client, deployment, opener)
     files = BlobFolder(settings.blobs)
-    catalog = catalog_of(market, now_ms, load_tiers(), database, escrow, files)
+    catalog = Catalog(market, now_ms, load_tiers(), database, escrow, files)
     listener = Listener(settings.database_url, database.changes)
     runtime = MarketProcess(settings, database, catalog, listener)
     if "matcher" in settings.roles:

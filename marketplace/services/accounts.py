@@ -20,7 +20,7 @@ from marketplace.errors import (
 from marketplace.limits import API_KEYS_MAX as KEYS_MAX
 from marketplace.limits import SALT_AHEAD_MAX
 from marketplace.limits import TIME_SECONDS_MAX as SECONDS_MAX
-from marketplace.services.common import Principal, account_refusal, money, new_id
+from marketplace.services.common import Principal, check_account, money, new_id
 from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.wire.keys import Account, KeyDraft, SignedKeyRequest
 from settlement.eip712 import checksum, from_text32
@@ -34,13 +34,6 @@ CLOCK_SKEW_S = 60
 def hash_key(key: str) -> str:
     """What is stored of a key: it is random, so a plain SHA-256 gives nothing away."""
     return hashlib.sha256(key.encode()).hexdigest()
-
-
-def take_salt(store: Store, address: str, now_ms: int) -> int:
-    """The account's next salt, which no later call returns again."""
-    account = store.accounts.get_or_add(address, now_ms, lock=True)
-    account.next_salt += 1
-    return account.next_salt - 1
 
 
 def note_salt(store: Store, address: str, salt: int, pointer: str, now_ms: int) -> None:
@@ -77,7 +70,7 @@ class Accounts:
             now=self.clock() // 1000,
             nonce=secrets.randbits(128),
             expires_at=draft.expires_at or 0,
-            spend_cap=cap or 0,
+            spend_cap=cap,
         )
 
     def check_key(self, signed: SignedKeyRequest) -> KeyRequest:
@@ -85,11 +78,9 @@ class Accounts:
 
         Raises InvalidInput, Forbidden, InvalidSignature, ChainError.
         """
-        request, signature = signed.message, signed.signature
+        request = signed.message
         self._check(request, self.clock() // 1000)
-        refusal = account_refusal(request, signature, request.account, self.market, self.reads)
-        if refusal is not None:
-            raise refusal
+        check_account(request, signed.signature, request.account, self.market, self.reads)
         return request
 
     def create_key(self, store: Store, request: KeyRequest) -> tuple[ApiKeyRow, str]:
@@ -161,7 +152,9 @@ class Accounts:
 
     def salt(self, store: Store, address: str) -> int:
         """The account's next salt, which no later call returns again."""
-        return take_salt(store, address, self.clock())
+        account = store.accounts.get_or_add(address, self.clock(), lock=True)
+        account.next_salt += 1
+        return account.next_salt - 1
 
     def free(self, caller: Principal, address: str) -> int:
         """Free atoms of the caller's own account: asked before any transaction is begun, which a
@@ -184,7 +177,7 @@ class Accounts:
 
 
 def checksum_or_none(address: str) -> str | None:
-    """An address in EIP-55 form; None where it is not one."""
+    """An address in EIP-55 form; None if it is not one."""
     digits = address.removeprefix("0x").lower()
     if len(address) != 42 or any(c not in "0123456789abcdef" for c in digits):
         return None

@@ -1,7 +1,7 @@
 """Asks: written out for a provider to sign, checked against its node, put on the book."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from marketplace.db.store import Store
 from marketplace.db.tables import AskRow, NodeRow
@@ -16,11 +16,12 @@ from marketplace.errors import (
 )
 from marketplace.limits import NODE_ASKS_MAX as ASKS_MAX
 from marketplace.services.accounts import note_salt
-from marketplace.services.common import Principal, account_refusal, new_id, to_hex
+from marketplace.services.common import Principal, check_account, new_id
 from marketplace.services.nodes import AWAY
 from marketplace.services.orderlog import log_ask, log_ask_closed
 from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.wire.asks import AskDraft, SignedAsk
+from marketplace.wire.base import hex_text
 from settlement.eip712 import ZERO_ADDRESS, from_text32, text32
 from settlement.errors import FieldError
 from settlement.orders import FLAG_SHARED, Ask
@@ -45,18 +46,9 @@ class Asks:
 
     def prepare(self, node: NodeRow, draft: AskDraft, salt: int) -> Ask:
         """The ask that a provider would sign for a node. Raises InvalidInput with all mistakes."""
-        offer = AskingNode(
-            provider=node.provider,
-            number=node.number,
-            tier=node.tier,
-            gpu_count=node.gpu_count,
-            cpu_milli=node.cpu_milli,
-            memory_mib=node.memory_mib,
-            storage_mib=node.storage_mib,
-            shared=node.shared,
-        )
+        offer = {field.name: getattr(node, field.name) for field in fields(AskingNode)}
         return ask_of(
-            offer,
+            AskingNode(**offer),
             {**draft.model_dump(exclude={"node_id"}), "prices": draft.prices},
             opener=self.market.opener,
             fee_bps=self.market.fee_bps,
@@ -69,13 +61,16 @@ class Asks:
 
         Raises ChainError.
         """
-        ask, signature = signed.ask, signed.signature
-        refusal = account_refusal(ask, signature, ask.provider, self.market, self.reads)
-        return CheckedAsk(ask, signature, refusal)
+        ask, refusal = signed.ask, None
+        try:
+            check_account(ask, signed.signature, ask.provider, self.market, self.reads)
+        except InvalidSignature as error:
+            refusal = error
+        return CheckedAsk(ask, signed.signature, refusal)
 
     def create(self, store: Store, caller: Principal, signed: CheckedAsk) -> AskRow:
-        """Put a signed ask on the book; where its node is away, once it is back. Nothing is stored
-        of one that is refused.
+        """Put a signed ask on the book; if its node is away, once it is back. Nothing is stored of
+        one that is refused.
 
         Raises InvalidOrder, InvalidSignature, AlreadyExists, Conflict.
         """
@@ -95,11 +90,11 @@ class Asks:
             id=new_id("ask"),
             provider=ask.provider,
             node_id=node.id,
-            hash=to_hex(ask.struct_hash()),
+            hash=hex_text(ask.struct_hash()),
             tier=ask.tier_name,
             meter=ask.meter,
             message=ask.to_message(),
-            signature=to_hex(signed.signature),
+            signature=hex_text(signed.signature),
             state=AskState.SUSPENDED if away else AskState.OPEN,
             reason=AWAY if away else None,
             expiry_s=ask.expiry,

@@ -1,4 +1,4 @@
-"""What several services share: ids, times, the caller, reading signed structs."""
+"""What several services share: ids, money, the caller, signatures, events."""
 
 from dataclasses import dataclass
 
@@ -38,11 +38,6 @@ def money(market: Market, atoms: int) -> Money:
     return Money.of(atoms, market.currency, market.decimals)
 
 
-def to_hex(data: bytes) -> str:
-    """Bytes as 0x hex."""
-    return "0x" + data.hex()
-
-
 def unhex(text: str) -> bytes:
     """0x hex that a row keeps, as bytes."""
     return bytes.fromhex(text[2:])
@@ -51,7 +46,7 @@ def unhex(text: str) -> bytes:
 def check_signature(struct: Struct, signature: bytes, expected: str, market: Market) -> None:
     """Pass if `expected` signed this struct for this market's contract and chain.
 
-    Raises InvalidSignature, which says what the signature is bound to instead where that is known.
+    Raises InvalidSignature, which says what the signature is bound to instead if that is known.
     """
     try:
         verify(struct, market.domain, signature, expected)
@@ -63,19 +58,19 @@ def check_signature(struct: Struct, signature: bytes, expected: str, market: Mar
         raise InvalidSignature(detail, problems=[Problem("/signature", str(error))]) from error
 
 
-def account_refusal(
+def check_account(
     struct: Struct, signature: bytes, account: str, market: Market, reads: EscrowReads
-) -> InvalidSignature | None:
-    """Why an account's signature does not count: neither its key nor, if any, its contract signed.
+) -> None:
+    """Pass if an account signed: its key or, if it has one, its contract.
 
-    Asks the chain only where the key did not: call it outside of transactions. Raises ChainError.
+    Asks the chain only if the key did not sign: call it outside of transactions. Raises
+    InvalidSignature, ChainError.
     """
     try:
         check_signature(struct, signature, account, market)
-    except InvalidSignature as refusal:
-        digest = struct.digest(market.domain)
-        return None if reads.accepts_signature(account, digest, signature) else refusal
-    return None
+    except InvalidSignature:
+        if not reads.accepts_signature(account, struct.digest(market.domain), signature):
+            raise
 
 
 def emit(store: Store, job_id: str, kind: str, data: Answer, now_ms: int) -> None:

@@ -1,5 +1,6 @@
 """Nodes: the machines that providers list, with their GPUs by UUID."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,17 +36,10 @@ class Nodes:
         """
         self._check(new)
         now_ms = self.clock()
-        told: dict[str, Any] = {
-            "name": new.name,
-            "region": new.region,
-            "tier": new.tier,
+        told = {
+            **new.model_dump(exclude={"number", "gpus"}),
             "gpu_count": len(new.gpus),
             "simulated": any(gpu.simulated for gpu in new.gpus),
-            "cpu_milli": new.cpu_milli,
-            "memory_mib": new.memory_mib,
-            "storage_mib": new.storage_mib,
-            "runtime": new.runtime,
-            "shared": new.shared,
             "interval_ms": new.interval_ms or self.market.interval_ms,
             "seen_ms": now_ms,
         }
@@ -95,11 +89,10 @@ class Nodes:
             log_ask(store, ask, node, self.clock())
 
     def _same_gpus(self, store: Store, node: NodeRow, gpus: tuple[NewGpu, ...]) -> bool:
-        listed = {
-            (g.uuid, g.model, g.memory_mib, g.simulated)
-            for g in store.gpus.of_nodes([node.id])[node.id]
-        }
-        return listed == {(g.uuid, g.model, g.memory_mib, g.simulated) for g in gpus}
+        def told(listed: Iterable[NewGpu | GpuRow]) -> set[tuple[object, ...]]:
+            return {(g.uuid, g.model, g.memory_mib, g.simulated) for g in listed}
+
+        return told(store.gpus.of_nodes([node.id])[node.id]) == told(gpus)
 
     def _add(self, store: Store, node: NodeRow, gpus: tuple[NewGpu, ...]) -> None:
         try:
@@ -109,16 +102,7 @@ class Nodes:
             raise AlreadyExists("the node number is taken", problems=[problem]) from error
         for position, gpu in enumerate(gpus):
             try:
-                store.gpus.add(
-                    GpuRow(
-                        uuid=gpu.uuid,
-                        node_id=node.id,
-                        position=position,
-                        model=gpu.model,
-                        memory_mib=gpu.memory_mib,
-                        simulated=gpu.simulated,
-                    )
-                )
+                store.gpus.add(GpuRow(**gpu.model_dump(), node_id=node.id, position=position))
             except AlreadyExists as error:
                 problem = Problem(f"/gpus/{position}/uuid", "is listed in the market already")
                 raise AlreadyExists("a GPU is listed once", problems=[problem]) from error

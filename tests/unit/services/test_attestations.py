@@ -197,7 +197,7 @@ def test_a_pending_witness_sees_the_newest_statement_once(world: World, lease_id
 
     def pending(signer: Any) -> tuple[Pending, ...]:
         with world.database.read() as store:
-            return world.catalog.witnessing.pending(store, world.caller(signer)).data
+            return world.catalog.leases.pending(store, world.caller(signer)).data
 
     (entry,) = pending(world.buyer)
     assert entry.attestation is not None

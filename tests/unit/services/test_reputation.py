@@ -6,7 +6,7 @@ import pytest
 
 from marketplace.db.tables import AskRow, NodeRow
 from marketplace.domain.life import BROKEN_REASONS, StopReason
-from marketplace.services.liferows import lease_life
+from marketplace.services.lives import lease_life
 from marketplace.services.views import ask_view, node_view
 from tests.databases import rows_of
 from tests.market_world import World

@@ -24,7 +24,7 @@ def test_a_top_up_is_written_out_within_the_budget(world: World) -> None:
     world.ask()
     world.fund()
     job_id, lease_id = world.open(budget={"max_total": "1"})
-    buyer, prepare = world.caller(world.buyer), world.catalog.topups.prepare
+    buyer, prepare = world.caller(world.buyer), world.catalog.jobs.top_up
     with world.database.read() as store:
         made = prepare(store, buyer, job_id, 60)
         assert (made.lease_id, made.transaction.call) == (lease_id, "top_up")
