@@ -12,15 +12,13 @@ from settlement.attestation import MeteredUsage
 from settlement.chain.calls import EscrowCalls, LeaseRef, SettlementEntry
 from settlement.chain.client import with_margin
 from settlement.chain.contracts import Escrow
-from settlement.chain.translate import code_failed
+from settlement.chain.rpc import code_failed
 from settlement.eip712 import checksum
 from settlement.errors import (
     CallReverted,
     ChainError,
-    ChainUnavailable,
     FieldError,
     SignatureError,
-    WrongChain,
 )
 from settlement.leases import LeaseStatus
 from settlement.ports import Intent, IntentKind
@@ -84,8 +82,6 @@ class Vetting:
             if error.name in NOT_YET:
                 return Wait(str(error), NOT_YET[error.name])
             return Refuse(str(error))
-        except (ChainUnavailable, WrongChain):
-            raise
         except ChainError as error:
             if intent.kind in CONSENTED and code_failed(error):
                 return Refuse(f"needs more than {CONSENT_GAS_MAX} gas: {error}")
@@ -98,7 +94,7 @@ class Vetting:
         if call.gas is not None:
             client.call(call.to, call.data, self._sender, "pending", call.value)
             return Go(call.gas)
-        gas = client.estimate_gas(call.to, call.data, self._sender, call.value, "pending", most)
+        gas = client.estimate_gas(call.to, call.data, self._sender, call.value, most)
         return Go(with_margin(gas))
 
     def _vet_settle(self, intent: Intent) -> Verdict:

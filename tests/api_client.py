@@ -1,7 +1,5 @@
 """Calls the HTTP application in this process: as anyone, with or without an API key."""
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import dataclass, field
 from functools import cache

@@ -1,8 +1,7 @@
 """A deployed escrow and actors with keys and money, on an in-process chain or on Anvil."""
 
-import ast
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -10,8 +9,11 @@ from typing import Any, Protocol
 
 from eth_hash.auto import keccak
 from eth_tester import EthereumTester, PyEVMBackend  # type: ignore[import-untyped]
-from eth_tester.exceptions import TransactionFailed  # type: ignore[import-untyped]
-from web3 import EthereumTesterProvider
+from eth_tester.exceptions import (  # type: ignore[import-untyped]
+    BlockNotFound,
+    TransactionFailed,
+    TransactionNotFound,
+)
 
 from settlement.attestation import Close, MeteredUsage, Stop, Usage
 from settlement.chain.calls import LeaseOrders, LeaseRef, Match, Previous, SettlementEntry
@@ -49,41 +51,69 @@ class Chain(Protocol):
         yield
 
 
-class _LikeANode(EthereumTesterProvider):
-    """Answers a revert with its data and a block's numbers in hex, as nodes do.
+class _EvmNode:
+    """py-evm's answers, in the form that nodes give."""
 
-    It estimates on the latest block, because eth-tester cannot on the pending one.
-    """
+    def __init__(self, tester: EthereumTester) -> None:
+        self._methods: dict[str, Callable[..., Any]] = {
+            "eth_chainId": lambda: TESTER_CHAIN_ID,
+            "eth_maxPriorityFeePerGas": lambda: GWEI,
+            "eth_getBlockByNumber": lambda at, _full: tester.get_block_by_number(_at(at)),
+            "eth_getBalance": tester.get_balance,
+            "eth_getTransactionCount": lambda who, at: tester.get_nonce(who, _at(at)),
+            "eth_getCode": tester.get_code,
+            "eth_call": lambda call, at: tester.call(_call(call), _at(at)),
+            "eth_estimateGas": lambda call, _at: tester.estimate_gas(_call(call)),
+            "eth_sendRawTransaction": tester.send_raw_transaction,
+            "eth_getTransactionByHash": tester.get_transaction_by_hash,
+            "eth_getTransactionReceipt": tester.get_transaction_receipt,
+            "eth_getLogs": lambda wanted: tester.get_logs(
+                _at(wanted["fromBlock"]), _at(wanted["toBlock"]), wanted["address"]
+            ),
+        }
 
-    def make_request(self, method: Any, params: Any) -> Any:
-        if method == "eth_estimateGas":
-            params = params[:1]
+    def __call__(self, method: str, parameters: tuple[Any, ...]) -> dict[str, Any]:
         try:
-            answer = super().make_request(method, params)
+            return {"result": _as_json(self._methods[method](*parameters))}
+        except (BlockNotFound, TransactionNotFound):
+            return {"result": None}
         except TransactionFailed as error:
-            text = str(error).removeprefix("execution reverted: ")
-            data = ast.literal_eval(text) if text.startswith(("b'", 'b"')) else b""
-            return {
-                "jsonrpc": "2.0",
-                "id": 0,
-                "error": {"code": 3, "message": "execution reverted", "data": "0x" + data.hex()},
-            }
-        if method == "eth_getBlockByNumber" and answer.get("result"):
-            block = {**answer["result"], "parentHash": answer["result"]["parent_hash"]}
-            hexed = {name: hex(block[name]) for name in ("number", "timestamp")}
-            return {**answer, "result": block | hexed}
-        return answer
+            cause = error.args[0]
+            cause = cause.args[0] if isinstance(cause, Exception) else cause
+            data = cause if isinstance(cause, bytes) else b""
+            return {"error": {"code": 3, "message": str(error), "data": "0x" + data.hex()}}
+
+
+def _at(at: str) -> int | str:
+    return int(at, 16) if at.startswith("0x") else at
+
+
+def _call(call: dict[str, str]) -> dict[str, Any]:
+    numbers = {name: int(call[name], 16) for name in ("value", "gas") if name in call}
+    return {"from": dev_account(0).address, **call, **numbers}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, int):
+        return hex(value)
+    if isinstance(value, Mapping):
+        return {_camel(name): _as_json(part) for name, part in value.items()}
+    return [_as_json(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
 
 
 class EvmChain:
     """py-evm in this process, without a socket. Each transaction is mined at once."""
 
     def __init__(self) -> None:
-        backend = PyEVMBackend.from_mnemonic(
-            DEV_MNEMONIC, num_accounts=10, hd_path="m/44'/60'/0'/0"
-        )
+        path = "m/44'/60'/0'/0"
+        backend = PyEVMBackend.from_mnemonic(DEV_MNEMONIC, num_accounts=10, hd_path=path)
         self.tester = EthereumTester(backend)
-        self.client = ChainClient("tester", TESTER_CHAIN_ID, provider=_LikeANode(self.tester))
+        self.client = ChainClient("tester", TESTER_CHAIN_ID, transport=_EvmNode(self.tester))
 
     def warp(self, seconds: int) -> None:
         self.tester.time_travel(self.client.timestamp() + seconds)

@@ -1,7 +1,5 @@
 """The real application in this process, as a transport of the SDK; a test may bend its answers."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time

@@ -10,7 +10,6 @@ from eth_hash.auto import keccak
 
 from scripts.lib import artifacts
 from settlement.chain.client import ChainClient
-from settlement.eip712 import checksum
 from settlement.signing import TransactionSigner
 from tests.wallet_cases import BAD
 
@@ -28,7 +27,7 @@ def _deploy(client: ChainClient, payer: TransactionSigner, name: str, argument: 
     code = bytes.fromhex(_built()[name]["evm"]["bytecode"]["object"])
     made = client.transact(payer, None, code + argument).contract
     assert made is not None
-    return checksum(made)
+    return made
 
 
 def owned_wallet(client: ChainClient, owner: TransactionSigner) -> str:

@@ -38,9 +38,7 @@ MATCHES = columns(
 
 
 @app.command(name="show")
-def show_book(
-    tier: Annotated[str | None, typer.Option(help="Only this tier.")] = None,
-) -> None:
+def show_book(tier: Annotated[str | None, typer.Option(help="Only this tier.")] = None) -> None:
     """Resting asks, best first, and how many bids rest."""
     with current().client() as client:
         book = client.market.book(tier)
@@ -51,9 +49,7 @@ def show_book(
     note(f"{book.bids} bids rest")
 
 
-def quote(
-    job_file: Annotated[Path, typer.Argument(help="The job file.")],
-) -> None:
+def quote(job_file: Annotated[Path, typer.Argument(help="The job file.")]) -> None:
     """What a job would get now, best first; nothing is sent but the job's terms."""
     with current().client() as client:
         answer = client.market.quote(str(job_file))

@@ -16,8 +16,8 @@ import typer
 
 if TYPE_CHECKING:
     from marketplace.sdk import Coulomb
+    from marketplace.sdk.onchain import Unit
     from marketplace.sdk.profile import Profile
-    from marketplace.sdk.values import Unit
     from marketplace.wire.market import MarketConfig
     from settlement.chain.client import ChainClient
     from settlement.signing import LocalSigner
@@ -77,8 +77,7 @@ class Cli:
         if profile.account:
             return profile.account
         raise ConfigError(
-            "no account is set up",
-            fix="name a keystore with --account, or one in the profile",
+            "no account is set up", fix="name a keystore with --account, or one in the profile"
         )
 
     def signer(self) -> LocalSigner:

@@ -47,9 +47,7 @@ def deploy(
     client = cli.chain(chain_id)
     client.check()
     settings = EscrowSettings(
-        fee_bps=fee_bps,
-        fee_recipient=fee_recipient or "0x" + "0" * 40,
-        settle_window=settle_window,
+        fee_bps=fee_bps, fee_recipient=fee_recipient or "0x" + "0" * 40, settle_window=settle_window
     )
     note(f"deploy to chain {client.chain_id}: {settings}")
     if cli.dry_run:

@@ -1,7 +1,5 @@
 """`coulomb db`: the server's database."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """`coulomb dev up`: a whole market on this machine, with one command."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

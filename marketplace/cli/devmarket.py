@@ -1,7 +1,5 @@
 """A development market: Anvil, contracts, funded well-known accounts, the server, profiles."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil

@@ -1,7 +1,5 @@
 """`coulomb earnings`: what a provider was paid, lease by lease."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -68,7 +68,7 @@ class Follower:
 
     def _follow(self) -> None:
         from marketplace.sdk.errors import CoulombError
-        from marketplace.sdk.patience import PASSING
+        from marketplace.sdk.waiting import PASSING
 
         while True:
             try:

@@ -11,16 +11,7 @@ import typer
 from marketplace.cli.book import explain
 from marketplace.cli.context import Format, confirm, current
 from marketplace.cli.following import Follower, why_text
-from marketplace.cli.output import (
-    cell,
-    columns,
-    note,
-    plain,
-    show,
-    show_rows,
-    stream_rows,
-    warn,
-)
+from marketplace.cli.output import cell, columns, note, plain, show, show_rows, stream_rows, warn
 from marketplace.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -176,8 +167,7 @@ def cancel(job_id: JobId) -> None:
 
 @app.command(name="top-up")
 def top_up(
-    job_id: JobId,
-    duration: Annotated[str, typer.Argument(help="How much longer, such as 30m.")],
+    job_id: JobId, duration: Annotated[str, typer.Argument(help="How much longer, such as 30m.")]
 ) -> None:
     """Let a running job run longer, within its budget and the ask's longest time."""
     from marketplace.cli.wallet import SENT

@@ -1,7 +1,5 @@
 """`coulomb`: the entry point. Global options may stand anywhere on the line."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence

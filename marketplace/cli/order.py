@@ -1,7 +1,5 @@
 """`coulomb order`: asks and bids made void, on the book and on chain."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

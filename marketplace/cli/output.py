@@ -1,7 +1,5 @@
 """Data on stdout in the format asked for; everything for people on stderr."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -148,9 +148,7 @@ def stop(config: ConfigFile = None) -> None:
 
 
 @app.command()
-def drain(
-    node: Annotated[str, typer.Argument(help="The node's id or name.")],
-) -> None:
+def drain(node: Annotated[str, typer.Argument(help="The node's id or name.")]) -> None:
     """Take no new jobs on a node until it is resumed; what runs goes on."""
     with current().client() as client:
         found = _named(client, node)
@@ -163,9 +161,7 @@ def drain(
 
 
 @app.command()
-def resume(
-    node: Annotated[str, typer.Argument(help="The node's id or name.")],
-) -> None:
+def resume(node: Annotated[str, typer.Argument(help="The node's id or name.")]) -> None:
     """Let a drained node take jobs again; put it on the book with `ask create`."""
     with current().client() as client:
         found = _named(client, node)

@@ -1,7 +1,5 @@
 """`coulomb receipt`: usage → rate → cost → transactions."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer
@@ -17,9 +15,7 @@ TABLE = columns(
 
 
 @app.command(name="show")
-def show_receipt(
-    job_id: Annotated[str, typer.Argument(help="The job.")],
-) -> None:
+def show_receipt(job_id: Annotated[str, typer.Argument(help="The job.")]) -> None:
     """The receipt of a job's latest lease."""
     with current().client() as client:
         receipt = client.jobs.get(job_id).receipt()

@@ -1,7 +1,5 @@
 """`coulomb reconcile`: does the database say what the chain holds, and what runs?"""
 
-from __future__ import annotations
-
 import typer
 
 from marketplace.cli.output import columns, note, show_rows

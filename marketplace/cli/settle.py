@@ -1,7 +1,5 @@
 """`coulomb settle`: vouchers into settlements, and what became of them."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """`coulomb tier`: classes of GPU."""
 
-from __future__ import annotations
-
 import typer
 
 from marketplace.cli.context import current

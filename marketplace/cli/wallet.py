@@ -1,7 +1,5 @@
 """`coulomb wallet`: keys and tokens; deposits and withdrawals go straight to the chain."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer
@@ -16,9 +14,7 @@ MOVED = columns("tx_hash", "block=block_number", "gas_used", "amount")
 
 
 @app.command()
-def new(
-    name: Annotated[str, typer.Argument(help="The keystore's name.")],
-) -> None:
+def new(name: Annotated[str, typer.Argument(help="The keystore's name.")]) -> None:
     """Make a key in a Foundry-compatible keystore of its own, readable by you only."""
     from marketplace.sdk.errors import InputError
     from marketplace.sdk.keyring import ask_password, read_password

@@ -52,7 +52,7 @@ def acts(
 ) -> Iterator[dict[str, Any]]:
     """What the witness does, as it does it; bears with a server that is away."""
     from marketplace.cli.output import plain
-    from marketplace.sdk.patience import PASSING
+    from marketplace.sdk.waiting import PASSING
 
     refused: dict[tuple[str, str], str] = {}
     while True:

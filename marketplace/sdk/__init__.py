@@ -1,7 +1,7 @@
 """The Coulomb SDK: `Coulomb` for plain code, `AsyncCoulomb` for asyncio, one source for both.
 
-`_async` is the source; `scripts/lib/unasync.py` writes `_sync` from it. The classes of the API's
-answers are those of `marketplace.wire`.
+`_async` is the source; the build writes `_sync` from it (`scripts/lib/unasync.py`). The classes of
+the API's answers are those of `marketplace.wire`.
 """
 
 from marketplace.sdk._async.client import AsyncCoulomb
@@ -11,9 +11,10 @@ from marketplace.sdk._sync.jobs import JobHandle
 from marketplace.sdk.errors import *  # noqa: F403 - the tree is listed in errors.__all__
 from marketplace.sdk.errors import __all__ as _errors
 from marketplace.sdk.http import NO_RETRIES, RetryPolicy
-from marketplace.sdk.patience import PASSING
+from marketplace.sdk.onchain import Funds, Moved, Unit
 from marketplace.sdk.session import Session
-from marketplace.sdk.values import Act, Funds, Moved, PreparedJob, Unit
+from marketplace.sdk.values import Act, PreparedJob
+from marketplace.sdk.waiting import PASSING
 from marketplace.wire.asks import AskInfo
 from marketplace.wire.base import Money
 from marketplace.wire.bids import BidInfo, MatchingAsk, Plan, QuoteAnswer
@@ -30,52 +31,12 @@ from marketplace.wire.receipts import Blob, JobReceipt, Receipt
 from marketplace.wire.usage import Attestation, SignedVoucher, Used
 
 __all__ = [
-    "NO_RETRIES",
-    "PASSING",
-    "Account",
-    "Act",
-    "ApiKey",
-    "AskInfo",
-    "AsyncCoulomb",
-    "AsyncJobHandle",
-    "Attestation",
-    "BidInfo",
-    "Blob",
-    "BookAsk",
-    "BookView",
-    "Cancelled",
-    "Cost",
-    "Coulomb",
-    "Funds",
-    "Gpu",
-    "Health",
-    "Job",
-    "JobEvent",
-    "JobHandle",
-    "JobReceipt",
-    "Lease",
-    "LeaseTerms",
-    "LogPiece",
-    "MarketConfig",
-    "MatchingAsk",
-    "Money",
-    "Moved",
-    "NewApiKey",
-    "NewNode",
-    "NoMatch",
-    "Node",
-    "PreparedJob",
-    "Plan",
-    "ProblemDocument",
-    "QuoteAnswer",
-    "Receipt",
-    "RetryPolicy",
-    "Session",
-    "SignedVoucher",
-    "TierInfo",
-    "TopUp",
-    "Transaction",
-    "Unit",
-    "Used",
+    "NO_RETRIES", "PASSING", "Account", "Act", "ApiKey", "AskInfo", "AsyncCoulomb",
+    "AsyncJobHandle", "Attestation", "BidInfo", "Blob", "BookAsk", "BookView", "Cancelled", "Cost",
+    "Coulomb", "Funds", "Gpu", "Health", "Job", "JobEvent", "JobHandle", "JobReceipt", "Lease",
+    "LeaseTerms", "LogPiece", "MarketConfig", "MatchingAsk", "Money", "Moved", "NewApiKey",
+    "NewNode", "NoMatch", "Node", "PreparedJob", "Plan", "ProblemDocument", "QuoteAnswer",
+    "Receipt", "RetryPolicy", "Session", "SignedVoucher", "TierInfo", "TopUp", "Transaction",
+    "Unit", "Used",
     *_errors,
-]
+]  # fmt: skip

@@ -7,8 +7,6 @@ below. Both directions stream, and both count alike: what can be packed can be u
 Source: POSIX.1-2017 pax (ustar and pax headers), RFC 1952 (gzip); GNU tar's long names are read.
 """
 
-from __future__ import annotations
-
 import gzip
 import io
 import os

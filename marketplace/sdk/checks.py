@@ -1,9 +1,5 @@
 """What a client checks before it signs or sends: an order counts only with its own signature."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from marketplace.sdk.errors import VerificationError
 from marketplace.wire.asks import AskInfo
 from marketplace.wire.bids import BidInfo
@@ -13,17 +9,11 @@ from settlement.errors import SignatureError
 from settlement.orders import Ask, Bid
 from settlement.signing import verify
 
-if TYPE_CHECKING:
-    from settlement.chain.calls import LeaseOrders
-
 
 def signed_by(order: AskInfo | BidInfo, domain: Domain, account: str) -> Ask | Bid | None:
     """An order that names the account and that the account has signed, else None."""
-    signed: Ask | Bid
-    if isinstance(order, AskInfo):
-        signed, named = order.ask, order.ask.provider
-    else:
-        signed, named = order.bid, order.bid.buyer
+    signed: Ask | Bid = order.ask if isinstance(order, AskInfo) else order.bid
+    named = signed.provider if isinstance(signed, Ask) else signed.buyer
     try:
         verify(signed, domain, order.signature, account)
     except SignatureError:
@@ -31,19 +21,19 @@ def signed_by(order: AskInfo | BidInfo, domain: Domain, account: str) -> Ask | B
     return signed if named == account else None
 
 
-def own_orders(
-    lease: Lease, ask: AskInfo, bid: BidInfo, domain: Domain, buyer: str
-) -> tuple[LeaseOrders, Bid]:
-    """The orders of a lease, which name it, and of which `buyer` signed the bid.
+def top_up_call(
+    lease: Lease, ask: AskInfo, bid: BidInfo, domain: Domain, buyer: str, seconds: int
+) -> bytes:
+    """The call that lets a lease run longer, from its orders, of which `buyer` signed the bid.
 
     A lease is what the server says; what it can't make up is our signature, and the lease's number
     follows from what we signed. Raises VerificationError.
     """
-    from settlement.chain.calls import LeaseOrders
+    from settlement.chain.calls import EscrowCalls, LeaseOrders
 
     orders = LeaseOrders(ask.ask, bid.bid.struct_hash(), bid.bid.buyer, bid.bid.witness)
     if orders.ref.lease_no != lease.lease_no:
         raise VerificationError(f"the orders of {lease.id} name another lease than it does")
     if signed_by(bid, domain, buyer) is None:
         raise VerificationError(f"{buyer} did not sign the Bid of {lease.id}")
-    return orders, bid.bid
+    return EscrowCalls(domain.verifying_contract).top_up(orders, bid.bid, seconds)

@@ -1,7 +1,5 @@
 """Job files: YAML in, a checked spec out, every mistake with its place."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +8,7 @@ import yaml
 
 from marketplace.data import load_tiers
 from marketplace.domain.job import JobSpec, parse_job
-from marketplace.sdk.errors import InputError
-from marketplace.sdk.reading import input_errors
+from marketplace.sdk.errors import InputError, input_errors
 from settlement.strict_json import BYTES_MAX, DEPTH_MAX
 
 JobSource = str | Path | Mapping[str, Any] | JobSpec

@@ -1,20 +1,48 @@
-"""The client's own calls of the chain, past the server. web3 is imported by the first of them."""
+"""The client's own calls of the chain, past the server."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from marketplace.domain.pricing import from_scaled
 from marketplace.sdk.errors import ConfigError, NotEnough
 from marketplace.sdk.session import Session
-from marketplace.sdk.values import Funds, Moved, Unit
 from marketplace.wire.market import MarketConfig
+from settlement.permit import Permit
 from settlement.signing import Signer, TransactionSigner, sign
 
 if TYPE_CHECKING:
     from settlement.chain.contracts import Escrow, Token
 
 PERMIT_SECONDS = 3_600
+
+
+@dataclass(frozen=True, slots=True)
+class Funds:
+    """What an account holds, in atoms: tokens outside, free inside the escrow, wei for gas."""
+
+    address: str
+    tokens: int
+    free: int
+    wei: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What the escrow's token counts in, as the token says it."""
+
+    currency: str
+    decimals: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """One transaction that was mined."""
+
+    tx_hash: str
+    block_number: int
+    gas_used: int
 
 
 def reach(session: Session, market: MarketConfig | None) -> tuple[Escrow, Token]:
@@ -48,7 +76,8 @@ def funds(session: Session, market: MarketConfig | None, address: str) -> Funds:
 
 def unit(session: Session, market: MarketConfig | None) -> Unit:
     """What the escrow's token counts in."""
-    return _unit(reach(session, market)[1])
+    token = reach(session, market)[1]
+    return Unit(token.symbol(), token.decimals())
 
 
 def orders_from(session: Session, market: MarketConfig, account: str) -> int:
@@ -61,27 +90,24 @@ def send(session: Session, market: MarketConfig, who: TransactionSigner, data: b
     return _send(reach(session, market)[0], who, data)
 
 
-def deposit_by_permit(
-    session: Session, market: MarketConfig, who: TransactionSigner, atoms: int
+def deposit(
+    session: Session, market: MarketConfig, who: TransactionSigner, atoms: int, by_permit: bool
 ) -> Moved:
-    """Move tokens into the escrow in one transaction. Raises NotEnough."""
-    from settlement.permit import Permit
+    """Move tokens into the escrow: by permit in one transaction, else by approval, if need be.
 
+    Raises NotEnough.
+    """
     escrow, token = reach(session, market)
-    _require_tokens(token, who.address, atoms)
-    deadline = escrow.client.timestamp() + PERMIT_SECONDS
-    nonce = token.permit_nonce(who.address)
-    permit = Permit(who.address, escrow.address, atoms, nonce, deadline)
-    signature = sign(permit, token.domain(), who)
-    return _send(escrow, who, escrow.calls.deposit_with_permit(atoms, deadline, signature))
-
-
-def deposit_by_approval(
-    session: Session, market: MarketConfig, who: TransactionSigner, atoms: int
-) -> Moved:
-    """Approve if need be, then move tokens into the escrow. Raises NotEnough."""
-    escrow, token = reach(session, market)
-    _require_tokens(token, who.address, atoms)
+    held = token.balance_of(who.address)
+    if held < atoms:
+        there, asked = _text(token, held), _text(token, atoms)
+        raise NotEnough(f"{asked} to deposit, {who.address} holds {there}")
+    if by_permit:
+        deadline = escrow.client.timestamp() + PERMIT_SECONDS
+        nonce = token.permit_nonce(who.address)
+        permit = Permit(who.address, escrow.address, atoms, nonce, deadline)
+        signature = sign(permit, token.domain(), who)
+        return _send(escrow, who, escrow.calls.deposit_with_permit(atoms, deadline, signature))
     if token.allowance(who.address, escrow.address) < atoms:
         escrow.client.transact(who, token.address, token.approve(escrow.address, atoms))
     return _send(escrow, who, escrow.calls.deposit(atoms))
@@ -99,20 +125,8 @@ def withdraw(
     return _send(escrow, who, escrow.calls.withdraw(to, atoms))
 
 
-def _require_tokens(token: Token, address: str, atoms: int) -> None:
-    held = token.balance_of(address)
-    if held < atoms:
-        there, asked = _text(token, held), _text(token, atoms)
-        raise NotEnough(f"{asked} to deposit, {address} holds {there}")
-
-
-def _unit(token: Token) -> Unit:
-    return Unit(token.symbol(), token.decimals())
-
-
 def _text(token: Token, atoms: int) -> str:
-    counted = _unit(token)
-    return f"{from_scaled(atoms, counted.decimals)} {counted.currency}"
+    return f"{from_scaled(atoms, token.decimals())} {token.symbol()}"
 
 
 def _send(escrow: Escrow, who: TransactionSigner, data: bytes) -> Moved:

@@ -5,8 +5,6 @@ environment overrides: COULOMB_PROFILE, COULOMB_API_URL, COULOMB_API_KEY, COULOM
 ETH_RPC_URL.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace

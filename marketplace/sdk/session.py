@@ -1,6 +1,4 @@
-"""What a client knows beside its connection: who signs, who witnesses, for which contracts."""
-
-from __future__ import annotations
+"""What a client knows besides its connection: who signs, who witnesses, for which contracts."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -40,27 +38,29 @@ class Session:
         state: Path | None = None,
     ) -> None:
         self.rpc_url = rpc_url
+        self.market: MarketConfig | None = None
         self._signer_source = signer
-        self._witness_source = witness
         self._signer: Signer | None = None
         self._address: str | None = None
+        self._witness_folder = (state or state_dir()) / "witness"
+        self._witness_source = witness or partial(witness_key, self._witness_folder)
         self._witness: Signer | None = None
         self._chain_id = chain_id
         self._escrow = checksum(escrow) if escrow else None
         self._on_pin = on_pin
-        self._state = state
         self._desk: Desk | None = None
         self._salts: dict[str, int] = {}
         self._salts_lock = threading.Lock()
-        self.market: MarketConfig | None = None
 
     @classmethod
     def of(cls, signer: Signer | None, witness: Signer | None) -> Self:
         """A session of keys that are at hand."""
-        return cls(_source(signer), _source(witness))
+        session = cls()
+        session._signer, session._witness = signer, witness
+        return session
 
     def signer(self) -> Signer:
-        """Who signs orders. Raises ConfigError where no key is set up."""
+        """Who signs orders. Raises ConfigError if no key is set up."""
         if self._signer is None:
             if self._signer_source is None:
                 raise ConfigError(
@@ -76,7 +76,7 @@ class Session:
         self._address = checksum(address)
 
     def address(self) -> str:
-        """The account acted for. Raises ConfigError where none is known."""
+        """The account acted for. Raises ConfigError if none is known."""
         return self._address or self.signer().address
 
     def take_salt(self, account: str, stated: int) -> int:
@@ -91,16 +91,13 @@ class Session:
     def witness(self) -> Signer:
         """Who countersigns usage; the machine's own hot key unless another was given."""
         if self._witness is None:
-            if self._witness_source is None:
-                self._witness = witness_key(self._state_dir() / "witness")
-            else:
-                self._witness = self._witness_source()
+            self._witness = self._witness_source()
         return self._witness
 
     def accept(self, market: MarketConfig) -> MarketConfig:
         """Take the server's word for a market once; never for another one afterwards.
 
-        Raises VerificationError where chain or contract differ from what is pinned.
+        Raises VerificationError if chain or contract differ from what is pinned.
         """
         escrow, token = checksum(market.contracts.escrow), checksum(market.contracts.token)
         for what, pinned, stated in (
@@ -136,56 +133,49 @@ class Session:
             signer, domain = self.witness(), self.domain()
             escrow = domain.verifying_contract.lower()
             name = f"{domain.chain_id}-{escrow}-{signer.address.lower()}.db"
-            journal = WitnessJournal(self._state_dir() / "witness" / name)
+            journal = WitnessJournal(self._witness_folder / name)
             self._desk = Desk(signer, domain, journal, (), accepts=self._contract_accepts())
         self._desk.witness_for(buyers)
         return self._desk
 
     def _contract_accepts(self) -> Accepts | None:
-        """Asks a buyer that is a contract whether it signed; None where no chain is known."""
+        """Asks a buyer that is a contract whether it signed; None if no chain is known."""
         url = self.rpc_url or (self.market.rpc_url if self.market else None)
         if not url:
             return None
-        chain_id = self.domain().chain_id
+        domain = self.domain()
 
         def ask(account: str, digest: bytes, signature: bytes) -> bool:
             from settlement.chain.client import ChainClient
-            from settlement.chain.wallets import accepts
+            from settlement.chain.contracts import Escrow
 
-            return accepts(ChainClient(url, chain_id), account, digest, signature)
+            escrow = Escrow(ChainClient(url, domain.chain_id), domain.verifying_contract)
+            return escrow.accepts_signature(account, digest, signature)
 
         return ask
 
     def close(self) -> None:
-        """Close the journal, where one was opened."""
+        """Close the journal, if one was opened."""
         if self._desk is not None:
             self._desk.close()
             self._desk = None
 
-    def _state_dir(self) -> Path:
-        return self._state or state_dir()
-
 
 def session_of(profile: Profile, file: ProfileFile | None = None) -> Session:
     """A session that finds its keys where the profile says, and pins the market it first meets."""
+
+    def key(keystore: str | None, password_file: str | None) -> SignerSource | None:
+        return None if keystore is None else partial(unlock, keystore, password_file)
+
+    def pin(chain_id: int, escrow: str, token: str) -> None:
+        if file is not None and profile.name in file.names():
+            file.update(profile.name, chain_id=chain_id, escrow=escrow, token=token)
+
     return Session(
-        _key_of(profile.keystore, profile.password_file),
-        _key_of(profile.witness_keystore, profile.witness_password_file or profile.password_file),
+        key(profile.keystore, profile.password_file),
+        key(profile.witness_keystore, profile.witness_password_file or profile.password_file),
         chain_id=profile.chain_id,
         escrow=profile.escrow,
-        on_pin=partial(_pin, file, profile.name) if file else None,
+        on_pin=pin,
         rpc_url=profile.rpc_url,
     )
-
-
-def _source(signer: Signer | None) -> SignerSource | None:
-    return None if signer is None else lambda: signer
-
-
-def _key_of(keystore: str | None, password_file: str | None) -> SignerSource | None:
-    return None if keystore is None else partial(unlock, keystore, password_file)
-
-
-def _pin(file: ProfileFile, name: str, chain_id: int, escrow: str, token: str) -> None:
-    if name in file.names():
-        file.update(name, chain_id=chain_id, escrow=escrow, token=token)

@@ -1,6 +1,4 @@
-"""What the clients' methods return beside the API's own classes."""
-
-from __future__ import annotations
+"""What the clients' methods return besides the API's own classes and `onchain`'s."""
 
 from dataclasses import dataclass
 
@@ -35,30 +33,3 @@ class Act:
     sequence: int | None = None
     refusal: WitnessRefusal | None = None
     problem: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Funds:
-    """What an account holds, in atoms: tokens outside, free inside the escrow, wei for gas."""
-
-    address: str
-    tokens: int
-    free: int
-    wei: int
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """What the escrow's token counts in, as the token says it."""
-
-    currency: str
-    decimals: int
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """One transaction that was mined."""
-
-    tx_hash: str
-    block_number: int
-    gas_used: int

@@ -1,7 +1,5 @@
 """What of a buyer's folder goes into a job: its members, in an order that is always the same."""
 
-from __future__ import annotations
-
 import fnmatch
 import io
 from collections.abc import Iterator

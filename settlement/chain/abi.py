@@ -1,4 +1,4 @@
-"""Encodes and decodes calldata, results, events and errors by the shipped ABIs, without web3.
+"""Encodes and decodes calldata, results, events and errors by the shipped ABIs.
 
 Source: the Solidity contract ABI specification.
 """

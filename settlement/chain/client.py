@@ -1,4 +1,4 @@
-"""One node over JSON-RPC: reads, simulations and raw sends. No call is retried here.
+"""One node: reads, simulations, raw sends, and transactions for people at a prompt.
 
 Every failure is a ChainError: ChainUnavailable if no answer came, SendRejected if the node refused
 a transaction, CallReverted if a contract refused a call.
@@ -6,20 +6,12 @@ Source: Ethereum JSON-RPC (execution-apis), EIP-1559.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hexbytes import HexBytes
-from web3 import Web3
-from web3.exceptions import TransactionNotFound, Web3RPCError
-from web3.providers.base import BaseProvider
-from web3.types import RPCEndpoint, TxParams
-
-from settlement.chain.breaker import Breaker
-from settlement.chain.node import NodeProvider
-from settlement.chain.translate import as_chain_errors, shipped_errors
+from settlement.chain.rpc import Breaker, HttpTransport, Rpc, Transport
+from settlement.eip712 import checksum
 from settlement.errors import (
     CallReverted,
     ChainError,
@@ -34,7 +26,8 @@ from settlement.fees import GWEI, FeeAdvice, FeePolicy, TransactionFees
 from settlement.ports import BlockRef
 from settlement.signing import TransactionSigner
 
-BlockTag = Literal["latest", "pending"]
+At = int | Literal["latest", "pending"]
+"""The block at which something is read."""
 GAS_MARGIN_PERCENT = 25  # how much more a time-dependent path may cost than its estimate
 GAS_CAP = 2**24  # the most gas of one transaction. Source: EIP-7825
 _REASONS = (
@@ -75,57 +68,42 @@ class TransactionReceipt:
     block_hash: str
     succeeded: bool
     gas_used: int
-    gas_price: int
     contract: str | None
     logs: tuple[Log, ...]
     to: str | None = None
 
 
 class ChainClient:
-    """A node, reached by URL or through `provider`. Many threads may share one instance."""
+    """A node, reached by URL or through `transport`. Many threads may share one instance."""
 
     def __init__(
         self,
         rpc_url: str,
         chain_id: int,
         timeout_seconds: float = 10.0,
-        provider: BaseProvider | None = None,
+        transport: Transport | None = None,
         breaker: Breaker | None = None,
     ) -> None:
         self.rpc_url = rpc_url
         self.chain_id = chain_id
-        self._breaker = breaker or Breaker(time.monotonic)
-        self._web3 = Web3(
-            provider or NodeProvider(rpc_url, timeout_seconds),
-            middleware=(),  # web3's own look up names and ask for the chain id before each call
-        )
-        self._errors = shipped_errors()
+        self._ask = Rpc(rpc_url, transport or HttpTransport(rpc_url, timeout_seconds), breaker).ask
 
     def check(self) -> None:
         """Pass if the node serves the expected chain. Raises WrongChain."""
-        with self._translate_errors():
-            served = _int(self._web3.eth.chain_id)
+        served = self._ask(_int, "eth_chainId")
         if served != self.chain_id:
             raise WrongChain(
                 f"expected chain {self.chain_id}, but the node serves chain {served}: "
                 "set the URL of a node of the right chain"
             )
 
-    def block(self, at: int | BlockTag = "latest") -> BlockRef | None:
+    def block(self, at: At = "latest") -> BlockRef | None:
         """A block by number or tag; None if the node does not have it."""
-        # Frequent, so without web3's formatters, which take longer than the answer.
-        found = self.rpc("eth_getBlockByNumber", hex(at) if isinstance(at, int) else at, False)
-        if found is None:
-            return None
-        with self._translate_errors():  # a missing or malformed member is ChainUnavailable
-            number, timestamp = int(found["number"], 16), int(found["timestamp"], 16)
-            quiet = int(found.get("logsBloom", "0x1"), 16) == 0
-            return BlockRef(number, str(found["hash"]), str(found["parentHash"]), timestamp, quiet)
+        return self._ask(_block, "eth_getBlockByNumber", _at(at), False)
 
     def head(self) -> BlockRef:
         """The newest block."""
-        found = self.block("latest")
-        if found is None:
+        if (found := self.block()) is None:
             raise ChainUnavailable("the node has no latest block")
         return found
 
@@ -135,28 +113,22 @@ class ChainClient:
 
     def balance(self, address: str) -> int:
         """Native balance in wei."""
-        account = Web3.to_checksum_address(address)
-        with self._translate_errors():
-            return _int(self._web3.eth.get_balance(account))
+        return self._ask(_int, "eth_getBalance", address, "latest")
 
-    def nonce(self, address: str, at: int | BlockTag = "latest") -> int:
+    def nonce(self, address: str, at: At = "latest") -> int:
         """How many transactions of an account are mined, or mined and pooled (at "pending")."""
-        account = Web3.to_checksum_address(address)
-        with self._translate_errors():
-            return _int(self._web3.eth.get_transaction_count(account, at))
+        return self._ask(_int, "eth_getTransactionCount", address, _at(at))
 
     def code(self, address: str) -> bytes:
         """The code at an address; empty if there is none."""
-        account = Web3.to_checksum_address(address)
-        with self._translate_errors():
-            return bytes(self._web3.eth.get_code(account))
+        return self._ask(_bytes, "eth_getCode", address, "latest")
 
     def call(
         self,
         to: str,
         data: bytes,
         sender: str | None = None,
-        at: int | BlockTag = "latest",
+        at: At = "latest",
         value: int = 0,
         gas: int | None = None,
     ) -> bytes:
@@ -165,32 +137,28 @@ class ChainClient:
         `gas` limits what the call may take.
         """
         fields = _call_fields(to, data, sender, value, gas)
-        with self._translate_errors():
-            return bytes(self._web3.eth.call(fields, at))
+        return self._ask(_bytes, "eth_call", fields, _at(at))
 
     def estimate_gas(
-        self,
-        to: str | None,
-        data: bytes,
-        sender: str,
-        value: int = 0,
-        at: BlockTag = "pending",
-        gas: int | None = None,
+        self, to: str | None, data: bytes, sender: str, value: int = 0, gas: int | None = None
     ) -> int:
-        """Gas that the call would take now.
+        """Gas that the call would take in the pending block.
 
         Raises CallReverted, also if the call needs more than `gas`. Some nodes report that as
-        another ChainError, which `translate.code_failed` recognizes.
+        another ChainError, which `rpc.code_failed` recognizes.
         """
         fields = _call_fields(to, data, sender, value, gas)
-        with self._translate_errors():
-            return _int(self._web3.eth.estimate_gas(fields, at))
+        return self._ask(_int, "eth_estimateGas", fields, "pending")
 
     def fees(self) -> FeeAdvice:
         """Base fee of the newest block, and the priority fee that the node advises."""
-        with self._translate_errors():
-            block = self._web3.eth.get_block("latest")
-            return FeeAdvice(_int(block["baseFeePerGas"]), _int(self._web3.eth.max_priority_fee))
+        base = self._ask(_base_fee, "eth_getBlockByNumber", "latest", False)
+        try:
+            return FeeAdvice(base, self._ask(_int, "eth_maxPriorityFeePerGas"))
+        except ChainUnavailable:
+            raise
+        except ChainError:  # not every node advises one
+            return FeeAdvice(base, GWEI)
 
     def send_raw(self, raw: bytes) -> None:
         """Send signed bytes to the node's pool; bytes that it already holds count as sent.
@@ -198,64 +166,33 @@ class ChainClient:
         Raises SendRejected if the node refuses them, ChainUnavailable if they may have arrived.
         """
         try:
-            with self._translate_errors():
-                self._web3.eth.send_raw_transaction(raw)
-        except CallReverted as error:  # some nodes run a transaction before they pool it
-            raise SendRejected(SendReason.OTHER, str(error)) from error
-        except (ChainUnavailable, WrongChain):
+            self._ask(_hex, "eth_sendRawTransaction", "0x" + raw.hex())
+        except ChainUnavailable:
             raise
         except ChainError as error:
             text = str(error).lower()
-            if any(known in text for known in _KNOWN):
-                return
-            reason = next((r for words, r in _REASONS if words in text), SendReason.OTHER)
-            raise SendRejected(reason, str(error)) from error
+            if not any(known in text for known in _KNOWN):
+                reason = next((r for words, r in _REASONS if words in text), SendReason.OTHER)
+                raise SendRejected(reason, str(error)) from error
 
     def knows(self, tx_hash: str) -> bool:
         """Whether the node has the transaction in a block or in its pool."""
-        with self._translate_errors():
-            try:
-                found = self._web3.eth.get_transaction(HexBytes(tx_hash))
-            except TransactionNotFound:
-                return False
-            return _hex(found["hash"]) == tx_hash.lower()
+        found = self._ask(_maybe_hash, "eth_getTransactionByHash", tx_hash)
+        return found == tx_hash.lower()
 
     def receipt(self, tx_hash: str) -> TransactionReceipt | None:
         """A transaction's receipt; None while it is not mined."""
-        with self._translate_errors():
-            try:
-                found = self._web3.eth.get_transaction_receipt(HexBytes(tx_hash))
-            except TransactionNotFound:
-                return None
-            return TransactionReceipt(
-                tx_hash=_hex(found["transactionHash"]),
-                block_number=_int(found["blockNumber"]),
-                block_hash=_hex(found["blockHash"]),
-                succeeded=_int(found["status"]) == 1,
-                gas_used=_int(found["gasUsed"]),
-                gas_price=_int(found.get("effectiveGasPrice", 0)),
-                contract=found.get("contractAddress"),
-                logs=tuple(_log(entry) for entry in found["logs"]),
-                to=found.get("to"),
-            )
+        return self._ask(_receipt, "eth_getTransactionReceipt", tx_hash)
 
     def logs(self, address: str, first: int, last: int) -> tuple[Log, ...]:
         """A contract's logs in the blocks first to last, both included, in chain order."""
-        account = Web3.to_checksum_address(address)
-        with self._translate_errors():
-            found = self._web3.eth.get_logs(
-                {"address": account, "fromBlock": first, "toBlock": last}
-            )
-            logs = [_log(entry) for entry in found]
-        return tuple(sorted(logs, key=lambda log: (log.block_number, log.log_index)))
+        wanted = {"address": address, "fromBlock": hex(first), "toBlock": hex(last)}
+        found = self._ask(_logs, "eth_getLogs", wanted)
+        return tuple(sorted(found, key=lambda log: (log.block_number, log.log_index)))
 
     def rpc(self, method: str, *parameters: Any) -> Any:
         """Call any JSON-RPC method, e.g. a development chain's `anvil_…` and `evm_…`."""
-        with self._translate_errors():
-            answer = self._web3.provider.make_request(RPCEndpoint(method), list(parameters))
-            if "error" in answer:
-                raise Web3RPCError(f"{method}: {answer['error']}", rpc_response=answer)
-            return answer.get("result")
+        return self._ask(lambda result: result, method, *parameters)
 
     def transact(
         self,
@@ -331,21 +268,6 @@ class ChainClient:
                 return error
         return CallReverted("unknown", (f"transaction {receipt.tx_hash} failed",))
 
-    @contextmanager
-    def _translate_errors(self) -> Iterator[None]:
-        """Turn whatever the libraries raise into a ChainError, and inform the breaker."""
-        self._breaker.admit()
-        try:
-            with as_chain_errors(self._errors, self.rpc_url):
-                yield
-        except ChainUnavailable:
-            self._breaker.unanswered()
-            raise
-        except ChainError:
-            self._breaker.answered()
-            raise
-        self._breaker.answered()
-
 
 def with_margin(gas: int) -> int:
     """A gas estimate plus a margin for what may change before it runs, at most GAS_CAP.
@@ -359,51 +281,96 @@ def transaction_fields(
     chain_id: int, to: str | None, data: bytes, value: int, gas: int, offer: TransactionFees
 ) -> dict[str, Any]:
     """The fields of an EIP-1559 transaction, without its nonce."""
-    fields: dict[str, Any] = {
-        "type": 2,
-        "chainId": chain_id,
-        "data": data,
-        "value": value,
-        "gas": gas,
+    fees = {
         "maxFeePerGas": max(offer.maximum, offer.priority),
         "maxPriorityFeePerGas": offer.priority,
     }
-    if to is not None:
-        fields["to"] = Web3.to_checksum_address(to)
-    return fields
+    fields = {"type": 2, "chainId": chain_id, "data": data, "value": value, "gas": gas, **fees}
+    return fields if to is None else {**fields, "to": checksum(to)}
 
 
 def _call_fields(
     to: str | None, data: bytes, sender: str | None, value: int, gas: int | None
-) -> TxParams:
-    fields: TxParams = {"data": data, "value": Web3.to_wei(value, "wei")}
-    if gas is not None:
-        fields["gas"] = gas
-    if to is not None:
-        fields["to"] = Web3.to_checksum_address(to)
-    if sender is not None:
-        fields["from"] = Web3.to_checksum_address(sender)
-    return fields
+) -> dict[str, str]:
+    limit = None if gas is None else hex(gas)
+    fields = {
+        "to": to,
+        "data": "0x" + data.hex(),
+        "from": sender,
+        "value": hex(value),
+        "gas": limit,
+    }
+    return {name: field for name, field in fields.items() if field is not None}
 
 
-def _log(entry: Any) -> Log:
-    return Log(
-        address=entry["address"],
-        topics=tuple(bytes(topic) for topic in entry["topics"]),
-        data=bytes(entry["data"]),
-        block_number=_int(entry["blockNumber"]),
-        block_hash=_hex(entry["blockHash"]),
-        tx_hash=_hex(entry["transactionHash"]),
-        log_index=_int(entry["logIndex"]),
-    )
+def _at(at: At) -> str:
+    return hex(at) if isinstance(at, int) else at
+
+
+# What a node answers, as values. Whatever these raise becomes ChainUnavailable.
 
 
 def _int(value: Any) -> int:
-    """Check that a node's number is an integer. Raises ValueError."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{value!r} is not an integer")
-    return value
+    if not isinstance(value, str) or not value.startswith("0x"):
+        raise ValueError(f"{value!r} is not a hexadecimal number")
+    return int(value, 16)
+
+
+def _bytes(value: Any) -> bytes:
+    if not isinstance(value, str) or not value.startswith("0x"):
+        raise ValueError(f"{value!r} is not hexadecimal")
+    return bytes.fromhex(value[2:])
 
 
 def _hex(value: Any) -> str:
-    return "0x" + bytes(value).hex()
+    return "0x" + _bytes(value).hex()
+
+
+def _maybe_hash(transaction: Any) -> str | None:
+    return None if transaction is None else _hex(transaction["hash"])
+
+
+def _maybe_address(value: str | None) -> str | None:
+    return checksum(value) if value else None
+
+
+def _base_fee(block: Any) -> int:
+    return _int(block["baseFeePerGas"])
+
+
+def _block(block: Any) -> BlockRef | None:
+    if block is None:
+        return None
+    number, timestamp = _int(block["number"]), _int(block["timestamp"])
+    quiet = _int(block.get("logsBloom", "0x1")) == 0
+    return BlockRef(number, _hex(block["hash"]), _hex(block["parentHash"]), timestamp, quiet)
+
+
+def _receipt(receipt: Any) -> TransactionReceipt | None:
+    if receipt is None:
+        return None
+    return TransactionReceipt(
+        tx_hash=_hex(receipt["transactionHash"]),
+        block_number=_int(receipt["blockNumber"]),
+        block_hash=_hex(receipt["blockHash"]),
+        succeeded=_int(receipt["status"]) == 1,
+        gas_used=_int(receipt["gasUsed"]),
+        contract=_maybe_address(receipt.get("contractAddress")),
+        logs=_logs(receipt["logs"]),
+        to=_maybe_address(receipt.get("to")),
+    )
+
+
+def _logs(entries: Any) -> tuple[Log, ...]:
+    return tuple(
+        Log(
+            address=checksum(entry["address"]),
+            topics=tuple(_bytes(topic) for topic in entry["topics"]),
+            data=_bytes(entry["data"]),
+            block_number=_int(entry["blockNumber"]),
+            block_hash=_hex(entry["blockHash"]),
+            tx_hash=_hex(entry["transactionHash"]),
+            log_index=_int(entry["logIndex"]),
+        )
+        for entry in entries
+    )

@@ -5,15 +5,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eth_abi.abi import encode
+
 from settlement.chain.abi import abi
 from settlement.chain.calls import EscrowCalls, LeaseRef, SettlementEntry, runs_of, skipped_indexes
-from settlement.chain.client import BlockTag, ChainClient, Log
-from settlement.chain.wallets import accepts
+from settlement.chain.client import At, ChainClient, Log
+from settlement.chain.rpc import code_failed
 from settlement.eip712 import Domain, checksum
+from settlement.errors import CallReverted, ChainError
 from settlement.events import KINDS, ChainEvent, SettledEntry
 from settlement.leases import LeaseStatus, OrderState, Params
 from settlement.ports import LoggedEvent
 
+MAGIC = bytes.fromhex("1626ba7e")  # the selector of isValidSignature, which also means "yes"
+SIGNATURE_GAS_MAX = 300_000
+"""Gas for call and calldata. Opening a lease leaves more than this for one signature."""
 _ENTRY_BYTES = {"Settled": 21, "SettledMetered": 29}
 _FIGURES = ((16, 21), (21, 25), (25, 29))  # ms, egress MiB, units; an empty slice is zero
 _RENAMED = {"egressMibCap": "egress_cap_mib"}
@@ -66,7 +72,7 @@ class _Contract:
         self.address = checksum(address)
         self._abi = abi(name)
 
-    def read(self, name: str, *arguments: Any, at: int | BlockTag = "latest") -> Any:
+    def read(self, name: str, *arguments: Any, at: At = "latest") -> Any:
         """The answer of the view function with this ABI name."""
         data = self._abi.call(name, *arguments)
         return self._abi.result(name, self.client.call(self.address, data, at=at))
@@ -96,41 +102,54 @@ class Escrow(_Contract):
             settle_window=int(self.read("settleWindow")),
         )
 
-    def balance_of(self, account: str, at: int | BlockTag = "latest") -> int:
+    def balance_of(self, account: str, at: At = "latest") -> int:
         """Free balance in atoms."""
         return int(self.read("balanceOf", account, at=at))
 
     def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool:
-        """Whether the contract at an account accepts a signature as its own (ERC-1271)."""
-        return accepts(self.client, account, digest, signature)
+        """Whether the contract at an account accepts a signature as its own. Source: ERC-1271.
 
-    def fees_of(self, provider: str, at: int | BlockTag = "latest") -> int:
+        It must answer exactly MAGIC within SIGNATURE_GAS_MAX. False if there is no contract or its
+        code fails. Raises ChainError if the node gives no answer: ask again later.
+        """
+        data = MAGIC + encode(("bytes32", "bytes"), (digest, signature))
+        try:
+            answer = self.client.call(account, data, gas=SIGNATURE_GAS_MAX)
+        except CallReverted:
+            return False
+        except ChainError as error:
+            if code_failed(error):
+                return False
+            raise
+        return answer == MAGIC.ljust(32, b"\0")
+
+    def fees_of(self, provider: str, at: At = "latest") -> int:
         """Fees kept back from a provider's income, in atoms."""
         return int(self.read("feesOf", provider, at=at))
 
-    def capacity_used(self, provider: str, node: int, at: int | BlockTag = "latest") -> int:
+    def capacity_used(self, provider: str, node: int, at: At = "latest") -> int:
         """Thousandths of GPUs that open leases hold on a node."""
         return int(self.read("capacityUsed", provider, node, at=at))
 
-    def lease(self, ref: LeaseRef, at: int | BlockTag = "latest") -> LeaseView:
+    def lease(self, ref: LeaseRef, at: At = "latest") -> LeaseView:
         """One lease. A lease that does not exist has status NONE."""
         values = self.read("lease", *ref, at=at)
         return LeaseView(LeaseStatus(values[0]), *values[1:])
 
-    def counted(self, ref: LeaseRef, at: int | BlockTag = "latest") -> CountedView:
+    def counted(self, ref: LeaseRef, at: At = "latest") -> CountedView:
         """One lease's counted resources; all zero if it has none."""
         return CountedView(*self.read("counted", *ref, at=at))
 
-    def order_state(self, account: str, salt: int, at: int | BlockTag = "latest") -> OrderState:
+    def order_state(self, account: str, salt: int, at: At = "latest") -> OrderState:
         """Whether a bid of this account and salt has opened, and whether the order is void."""
         return OrderState(*self.read("orderState", account, salt, at=at))
 
-    def orders_from(self, account: str, at: int | BlockTag = "latest") -> int:
+    def orders_from(self, account: str, at: At = "latest") -> int:
         """The lowest salt that an account's orders may still have."""
         return int(self.read("ordersFrom", account, at=at))
 
     def simulate_settle(
-        self, vouchers: Sequence[SettlementEntry], metered: bool, sender: str, at: BlockTag
+        self, vouchers: Sequence[SettlementEntry], metered: bool, sender: str, at: At
     ) -> tuple[list[SettlementEntry], list[SettlementEntry]]:
         """The vouchers that a settlement sent now would pay, and those it would skip."""
         name = "settleMetered" if metered else "settle"
@@ -172,7 +191,7 @@ class Token(_Contract):
         """The token's ticker."""
         return str(self.read("symbol"))
 
-    def balance_of(self, account: str, at: int | BlockTag = "latest") -> int:
+    def balance_of(self, account: str, at: At = "latest") -> int:
         """Atoms that an account holds."""
         return int(self.read("balanceOf", account, at=at))
 

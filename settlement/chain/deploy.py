@@ -178,4 +178,4 @@ def _create(
     receipt = client.transact(signer, None, data)
     if receipt.contract is None:
         raise DeploymentError(f"transaction {receipt.tx_hash} created no contract")
-    return Deployed(checksum(receipt.contract), receipt.tx_hash, shipped.abi_hash)
+    return Deployed(receipt.contract, receipt.tx_hash, shipped.abi_hash)

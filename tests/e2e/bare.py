@@ -74,7 +74,7 @@ class BareBuyer:
         receipt = json.loads(
             cast(
                 "send", to, signature, *arguments, "--json", "--rpc-url", self.config["rpc_url"],
-                *self.account.opened(),
+                *self.account.opened()
             )
         )  # fmt: skip
         assert int(receipt["status"], 16) == 1, receipt

@@ -1,7 +1,5 @@
 """What the chain says about a world, read without the server: storage, events, and `cast`."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Worlds of real processes; when a test fails, what its programs last said is in the report."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any

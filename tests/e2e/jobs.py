@@ -1,7 +1,5 @@
 """Jobs on their way: where they are to run, and waiting for them to get somewhere."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from typing import Any
 

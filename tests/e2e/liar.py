@@ -1,7 +1,5 @@
 """A provider without an agent: it signs and says whatever a test wants."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The buyer's client against real processes: a killed witness, asyncio, streams, exit codes."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import sqlite3

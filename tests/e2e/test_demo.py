@@ -1,7 +1,5 @@
 """The demonstration, run as people run it; what it claims is checked against its chain."""
 
-from __future__ import annotations
-
 import json
 import selectors
 import signal

@@ -1,7 +1,5 @@
 """`coulomb dev up` for real: one process to a folder, and what was there is there the next time."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -19,12 +19,7 @@ from settlement.chain.contracts import CountedView
 from settlement.leases import LeaseStatus
 from settlement.signing import LocalSigner
 from settlement.units import cost, counted_cost
-from tests.e2e.chain import (
-    assert_books_balance,
-    assert_receipt_adds_up,
-    on_chain,
-    ref_of,
-)
+from tests.e2e.chain import assert_books_balance, assert_receipt_adds_up, on_chain, ref_of
 from tests.e2e.conftest import Stories
 from tests.e2e.jobs import job_in, until_countersigned, until_opened, until_running
 from tests.e2e.liar import Liar, bare_node

@@ -1,7 +1,5 @@
 """SIGKILL to agent and witness in the middle of jobs: both sides lose two intervals at most."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 import time

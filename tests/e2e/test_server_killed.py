@@ -1,7 +1,5 @@
 """SIGKILL to the server in the middle of jobs: no acknowledged voucher lost, nothing paid twice."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 import time

@@ -10,8 +10,6 @@
 Everything lies in one folder; ports are picked by the system; every process ends with the world.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -140,9 +138,7 @@ class World:
             self.chain_client,
             operator,
             EscrowSettings(
-                fee_bps=FEE_BPS,
-                fee_recipient=operator.address,
-                settle_window=SETTLE_WINDOW,
+                fee_bps=FEE_BPS, fee_recipient=operator.address, settle_window=SETTLE_WINDOW
             ),
         )
         deployment.save(self.folder)

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from settlement.chain.client import ChainClient
-from settlement.chain.contracts import Escrow
+from settlement.chain.contracts import MAGIC, SIGNATURE_GAS_MAX, Escrow
 from settlement.chain.devnet import dev_account
-from settlement.chain.wallets import GAS_MAX, MAGIC
 from tests.escrow_world import AnvilChain, anvil
 from tests.wallet_cases import BAD, DIGEST, OWNER, WalletCases, Wallets
 from tests.wallet_contracts import bad_wallet, owned_wallet
@@ -67,9 +66,9 @@ def test_only_the_magic_value_in_one_word_passes(
 def test_an_answer_that_needs_more_gas_than_agreed_is_refused(chain: AnvilChain) -> None:
     """A contract answers well only with more gas than an opening leaves for a signature."""
     account = "0x" + "c1" * 20
-    enough = GAS_MAX.to_bytes(3, "big").hex()
+    enough = SIGNATURE_GAS_MAX.to_bytes(3, "big").hex()
     yes = f"63{MAGIC.hex()}60e01b5f5260205ff3"
     chain.client.rpc("anvil_setCode", account, f"0x62{enough}5a11600c575f5ffd5b{yes}")
     reads = Escrow(chain.client, ESCROW)
     assert reads.accepts_signature(account, DIGEST, bytes(65)) is False
-    assert chain.client.call(account, b"", gas=3 * GAS_MAX) == MAGIC.ljust(32, b"\0")
+    assert chain.client.call(account, b"", gas=3 * SIGNATURE_GAS_MAX) == MAGIC.ljust(32, b"\0")

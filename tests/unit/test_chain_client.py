@@ -4,15 +4,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
-import requests
 from eth_abi.abi import encode
 from eth_hash.auto import keccak
-from web3.providers.base import JSONBaseProvider
 
 from settlement.chain.abi import Abi, artifact
-from settlement.chain.breaker import Breaker
 from settlement.chain.client import ChainClient, transaction_fields, with_margin
+from settlement.chain.rpc import Breaker
 from settlement.errors import (
     CallReverted,
     ChainError,
@@ -23,30 +22,30 @@ from settlement.errors import (
     SendRejected,
     WrongChain,
 )
-from settlement.fees import TransactionFees
+from settlement.fees import FeeAdvice, TransactionFees
 from settlement.relayer import _decode
 from settlement.signing import LocalSigner
+from settlement.strict_json import JsonError
 
 HASH = "0x" + "ab" * 32
 ADDRESS = "0x" + "11" * 20
 Reply = Callable[[str, Any], Any]
 
 
-class Scripted(JSONBaseProvider):
+class Scripted:
     """Answers every request with what `reply` returns or raises."""
 
     def __init__(self, reply: Reply) -> None:
-        super().__init__()
         self.reply = reply
         self.asked: list[str] = []
 
-    def make_request(self, method: Any, params: Any) -> Any:
+    def __call__(self, method: Any, params: Any) -> Any:
         self.asked.append(method)
         return {"jsonrpc": "2.0", "id": 1} | self.reply(method, params)
 
 
 def client(reply: Reply) -> ChainClient:
-    return ChainClient("scripted", 31337, provider=Scripted(reply))
+    return ChainClient("scripted", 31337, transport=Scripted(reply))
 
 
 def result(value: Any) -> Reply:
@@ -77,11 +76,14 @@ READS: dict[str, Callable[[ChainClient], Any]] = {
     "logs": lambda c: c.logs(ADDRESS, 0, 1),
     "send": lambda c: c.send_raw(b"\x02"),
 }
+TOO_MANY = httpx.HTTPStatusError(
+    "slow down", request=httpx.Request("POST", "http://node"), response=httpx.Response(429)
+)
 FAILURES: dict[str, Reply] = {
-    "refused": raising(requests.ConnectionError("connection refused")),
-    "slow": raising(requests.Timeout("read timed out")),
-    "http 429": raising(requests.HTTPError("429 Too Many Requests")),
-    "not json": raising(requests.exceptions.JSONDecodeError("Expecting value", "<html>", 0)),
+    "refused": raising(httpx.ConnectError("connection refused")),
+    "slow": raising(httpx.ReadTimeout("read timed out")),
+    "http 429": raising(TOO_MANY),
+    "not json": raising(JsonError("Expecting value")),
     "overload": error("limit exceeded", code=-32005),
 }
 
@@ -93,7 +95,7 @@ def test_no_answer_is_unavailable_for_every_call(read: str, failure: str) -> Non
         READS[read](client(FAILURES[failure]))
 
 
-@pytest.mark.parametrize("read", [name for name in READS if name not in ("call", "send")])
+@pytest.mark.parametrize("read", [name for name in READS if name != "send"])
 def test_an_answer_of_the_wrong_form_is_unavailable(read: str) -> None:
     answers: tuple[Any, ...] = ("nonsense", 12.5, {"a": 1}, [{}])
     for nonsense in answers:
@@ -134,9 +136,9 @@ def test_bytes_the_node_has_count_as_sent(message: str) -> None:
 
 
 def test_a_send_is_tried_once() -> None:
-    provider = Scripted(raising(requests.ConnectionError("reset")))
+    provider = Scripted(raising(httpx.ConnectError("reset")))
     with pytest.raises(ChainUnavailable):
-        ChainClient("scripted", 1, provider=provider).send_raw(b"\x02")
+        ChainClient("scripted", 1, transport=provider).send_raw(b"\x02")
     assert provider.asked == ["eth_sendRawTransaction"]
 
 
@@ -144,6 +146,9 @@ def test_a_refusal_by_the_node_is_an_error_and_not_an_outage() -> None:
     with pytest.raises(ChainError) as caught:
         client(error("method not supported", code=-32601)).balance(ADDRESS)
     assert not isinstance(caught.value, ChainUnavailable)
+
+
+NO = "0x08c379a0" + encode(["string"], ["no"]).hex()
 
 
 def custom_error(name: str, *arguments: int) -> str:
@@ -165,12 +170,18 @@ def test_a_custom_error_is_decoded(read: str) -> None:
 
 @pytest.mark.parametrize(
     ("data", "name", "arguments"),
-    [("", "unknown", ()), ("08c379a0" + encode(["string"], ["no"]).hex(), "Error", ("no",))],
+    [
+        ("0x", "unknown", ()),
+        (None, "unknown", ("execution reverted",)),
+        (NO, "Error", ("no",)),
+        ("Reverted " + NO, "Error", ("no",)),
+        ({"message": "reverted", "data": NO}, "Error", ("no",)),
+    ],
 )
-def test_a_revert_keeps_its_message(data: str, name: str, arguments: tuple[str, ...]) -> None:
+def test_a_revert_keeps_its_message(data: Any, name: str, arguments: tuple[str, ...]) -> None:
     with pytest.raises(CallReverted) as caught:
-        client(error("execution reverted", code=3, data="0x" + data)).call(ADDRESS, b"")
-    assert (caught.value.name, caught.value.arguments[: len(arguments)]) == (name, arguments)
+        client(error("execution reverted", code=3, data=data)).call(ADDRESS, b"")
+    assert (caught.value.name, caught.value.arguments) == (name, arguments)
 
 
 def test_what_the_node_does_not_have_is_none() -> None:
@@ -180,6 +191,20 @@ def test_what_the_node_does_not_have_is_none() -> None:
     assert not nothing.knows(HASH)
     with pytest.raises(ChainUnavailable):
         nothing.head()
+
+
+def test_a_transaction_that_the_node_calls_not_found_is_none() -> None:
+    assert client(error("transaction not found")).receipt(HASH) is None
+    with pytest.raises(ChainUnavailable):
+        client(error("transaction indexing is in progress")).receipt(HASH)
+
+
+def test_a_node_that_advises_no_tip_gets_one_gwei() -> None:
+    def reply(method: str, params: Any) -> Any:
+        known = method == "eth_getBlockByNumber"
+        return (result({"baseFeePerGas": "0x7"}) if known else error("no such method"))(method, ())
+
+    assert client(reply).fees() == FeeAdvice(7, 10**9)
 
 
 def test_fields_never_offer_a_tip_above_the_maximum() -> None:
@@ -206,7 +231,7 @@ class Chain:
 
     def client(self) -> ChainClient:
         breaker = Breaker(time.monotonic, failures_max=1_000)
-        return ChainClient("scripted", 31337, provider=Scripted(self.answer), breaker=breaker)
+        return ChainClient("scripted", 31337, transport=Scripted(self.answer), breaker=breaker)
 
     def answer(self, method: str, params: Any) -> Any:
         block = {"number": hex(1), "hash": HASH, "baseFeePerGas": hex(self.base)}
@@ -231,7 +256,7 @@ class Chain:
         return {"result": receipt}
 
 
-LOST = requests.Timeout("read timed out")
+LOST = httpx.ReadTimeout("read timed out")
 TOO_LOW = {"code": -32000, "message": "nonce too low"}
 PERSON = LocalSigner(bytes.fromhex("01" * 32))
 
@@ -288,9 +313,9 @@ class Clock:
 
 
 def test_the_breaker_opens_refuses_tries_and_closes() -> None:
-    clock, down = Clock(), raising(requests.ConnectionError("refused"))
+    clock, down = Clock(), raising(httpx.ConnectError("refused"))
     provider = Scripted(down)
-    chain = ChainClient("scripted", 1, provider=provider, breaker=Breaker(clock))
+    chain = ChainClient("scripted", 1, transport=provider, breaker=Breaker(clock))
 
     def fail(times: int) -> None:
         for _ in range(times):
@@ -318,7 +343,7 @@ def test_the_breaker_opens_refuses_tries_and_closes() -> None:
 
 def test_refusals_keep_the_breaker_closed() -> None:
     provider = Scripted(error("execution reverted", code=3, data="0x"))
-    chain = ChainClient("scripted", 1, provider=provider)
+    chain = ChainClient("scripted", 1, transport=provider)
     for _ in range(20):
         with pytest.raises(CallReverted):
             chain.call(ADDRESS, b"")
@@ -328,20 +353,21 @@ def test_refusals_keep_the_breaker_closed() -> None:
 def test_a_trial_is_for_one_caller() -> None:
     clock = Clock()
     breaker = Breaker(clock, failures_max=1)
-    breaker.unanswered()
+    breaker.note(answered=False)
     clock.now += 1
     breaker.admit()
     with pytest.raises(ChainUnavailable, match="next try in"):
         breaker.admit()
-    breaker.answered()
+    breaker.note(answered=True)
     breaker.admit()
 
 
 @pytest.mark.parametrize(
     ("failure", "words"),
     [
-        (requests.ConnectionError("refused"), "cannot be reached"),
-        (requests.ReadTimeout("slow"), "does not answer in time"),
+        (httpx.ConnectError("refused"), "cannot be reached"),
+        (httpx.ReadTimeout("slow"), "does not answer in time"),
+        (TOO_MANY, "answers with HTTP 429"),
         (ValueError("not JSON"), "gives no usable answer: ValueError: not JSON"),
     ],
 )
@@ -349,5 +375,5 @@ def test_an_absent_node_is_named_without_the_key_in_its_url(failure: Exception, 
     provider = Scripted(raising(failure))
     url = "https://user:secret@node.example:8545/v3/another-secret"
     with pytest.raises(ChainUnavailable) as refusal:
-        ChainClient(url, 1, provider=provider).check()
+        ChainClient(url, 1, transport=provider).check()
     assert str(refusal.value) == f"the chain's node at https://node.example:8545 {words}"

@@ -1,22 +1,14 @@
 """The asynchronous client: every part of the API on one connection pool."""
 
-from __future__ import annotations
-
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
-from marketplace.sdk._async.blobs import AsyncBlobs
 from marketplace.sdk._async.jobs import AsyncJobs
-from marketplace.sdk._async.keys import AsyncKeys
-from marketplace.sdk._async.leases import AsyncAttestations, AsyncLeases
-from marketplace.sdk._async.market import AsyncMarket
-from marketplace.sdk._async.orders import AsyncOrders, AsyncTopUps
-from marketplace.sdk._async.provider import AsyncAsks, AsyncNodes
+from marketplace.sdk._async.leases import AsyncAttestations, AsyncLeases, AsyncWitness
+from marketplace.sdk._async.market import AsyncBlobs, AsyncKeys, AsyncMarket, AsyncWallet
+from marketplace.sdk._async.orders import AsyncAsks, AsyncNodes, AsyncOrders, AsyncTopUps
 from marketplace.sdk._async.transport import AsyncTransport
-from marketplace.sdk._async.wallet import AsyncWallet
-from marketplace.sdk._async.witnessing import AsyncWitness
 from marketplace.sdk.http import DEFAULT_TIMEOUT, RetryPolicy, client_options
 from marketplace.sdk.profile import ProfileFile
 from marketplace.sdk.session import Session, session_of
@@ -71,10 +63,5 @@ class AsyncCoulomb:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()

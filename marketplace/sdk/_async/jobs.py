@@ -10,19 +10,23 @@ from pathlib import Path
 from marketplace.data import load_tiers
 from marketplace.domain.bidding import bid_of
 from marketplace.domain.life import LeaseState
-from marketplace.sdk._async.base import AsyncResource
-from marketplace.sdk._async.blobs import AsyncBlobs
-from marketplace.sdk._async.transport import AsyncTransport
-from marketplace.sdk._async.witnessing import AsyncWitness
+from marketplace.sdk._async.leases import AsyncWitness
+from marketplace.sdk._async.market import AsyncBlobs
+from marketplace.sdk._async.transport import AsyncResource, AsyncTransport
 from marketplace.sdk.archive import unpack
-from marketplace.sdk.errors import InputError, VerificationError, WaitTimeout
-from marketplace.sdk.events import read_event
+from marketplace.sdk.errors import InputError, VerificationError, WaitTimeout, input_errors
+from marketplace.sdk.http import read_event
 from marketplace.sdk.jobfile import JobSource, load_job
-from marketplace.sdk.patience import PASSING, POLL_SECONDS, SETTLING_SECONDS, Patience
-from marketplace.sdk.reading import input_errors
 from marketplace.sdk.session import Session
 from marketplace.sdk.values import Act, PreparedJob
-from marketplace.sdk.waiting import async_run, async_sleep
+from marketplace.sdk.waiting import (
+    PASSING,
+    POLL_SECONDS,
+    SETTLING_SECONDS,
+    Patience,
+    async_run,
+    async_sleep,
+)
 from marketplace.sdk.workdir import pack_folder
 from marketplace.wire.bids import Plan, QuoteAnswer, QuoteRequest
 from marketplace.wire.events import JobEvent, LogEvent, LogPiece

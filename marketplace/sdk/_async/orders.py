@@ -1,31 +1,172 @@
-"""Top-ups and cancels: written by this client, and sent or signed by the caller's own account."""
+"""What is offered and ordered: nodes, asks, top-ups, and orders of either side made void."""
 
-from __future__ import annotations
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
-from collections.abc import AsyncIterator
-
+from marketplace.domain.asking import AskingNode, ask_of
 from marketplace.domain.bidding import top_up_lock
+from marketplace.domain.life import LeaseState
 from marketplace.domain.reader import seconds_of
 from marketplace.limits import SALT_AHEAD_MAX
 from marketplace.sdk import onchain
-from marketplace.sdk._async.base import AsyncResource
-from marketplace.sdk.checks import own_orders, signed_by
-from marketplace.sdk.errors import Forbidden, InputError, VerificationError
-from marketplace.sdk.reading import input_errors
-from marketplace.sdk.values import Moved
+from marketplace.sdk._async.transport import AsyncResource
+from marketplace.sdk.checks import signed_by, top_up_call
+from marketplace.sdk.errors import Forbidden, InputError, VerificationError, input_errors
+from marketplace.sdk.onchain import Moved
 from marketplace.sdk.waiting import async_run
-from marketplace.wire.asks import AskInfo
+from marketplace.wire.asks import AskInfo, SignedAsk
 from marketplace.wire.base import Money
 from marketplace.wire.bids import BidInfo
 from marketplace.wire.jobs import Job, TopUp
 from marketplace.wire.keys import Account
 from marketplace.wire.leases import Lease
 from marketplace.wire.market import MarketConfig
+from marketplace.wire.nodes import NewNode, Node
 from marketplace.wire.orders import Cancelled, SignedCancel, Transaction
-from settlement.orders import Cancel
+from settlement.orders import Ask, Cancel
 from settlement.signing import Signer
 
 TOP_UP_GAS = 300_000  # more than a top-up takes
+
+
+class AsyncNodes(AsyncResource):
+    """Machines of a provider."""
+
+    async def register(
+        self, node: NewNode | Mapping[str, Any], *, idempotency_key: str | None = None
+    ) -> Node:
+        """List a machine, or bring its entry up to date. Raises InputError."""
+        with input_errors("the node"):
+            body = node if isinstance(node, NewNode) else NewNode.model_validate(dict(node))
+        return await self._transport.post(Node, "/v1/nodes", body, idempotency_key=idempotency_key)
+
+    async def get(self, node_id: str) -> Node:
+        """One node."""
+        return await self._transport.get(Node, f"/v1/nodes/{node_id}")
+
+    def list(self, limit: int | None = None) -> AsyncIterator[Node]:
+        """Every node of the caller."""
+        return self._transport.pages(Node, "/v1/nodes", limit=limit)
+
+    async def heartbeat(self, node_id: str) -> Node:
+        """Say that the node is alive."""
+        return await self._tell(node_id, "heartbeat")
+
+    async def leave(self, node_id: str) -> Node:
+        """Say that the node's agent ends: its asks rest until the node is registered again."""
+        return await self._tell(node_id, "leave")
+
+    async def drain(self, node_id: str) -> Node:
+        """Take no new jobs on this node until it is resumed; what runs goes on."""
+        return await self._tell(node_id, "drain")
+
+    async def resume(self, node_id: str) -> Node:
+        """Let a drained node take jobs again, from new asks."""
+        return await self._tell(node_id, "resume")
+
+    async def _tell(self, node_id: str, what: str) -> Node:
+        path = f"/v1/nodes/{node_id}/{what}"
+        return await self._transport.post(Node, path, repeatable=True)
+
+
+class AsyncAsks(AsyncResource):
+    """Signed asks on the book."""
+
+    async def prepare(self, node_id: str, terms: Mapping[str, Any]) -> Ask:
+        """The ask that offers a node on these terms, to look at before `offer` signs it.
+
+        Its sizes are the node's as the market lists it, the rest is `terms`: `meter`, `prices`,
+        `unit`, `min_duration`, `max_duration`, `start_limit`, `expires_in`, `max_fee_bps`, `opener`
+        as in `POST /v1/asks/prepare`. Raises InputError.
+        """
+        return await self._prepare(node_id, terms, None)
+
+    async def _prepare(self, node_id: str, terms: Mapping[str, Any], provider: str | None) -> Ask:
+        market = await self._market()
+        node = await self._transport.get(Node, f"/v1/nodes/{node_id}")
+        if provider not in (None, node.provider):
+            raise InputError(f"{node_id} is a node of {node.provider}, not of {provider}")
+        account = await self._transport.get(Account, f"/v1/accounts/{node.provider}")
+        offer = AskingNode(
+            provider=node.provider,
+            number=node.number,
+            tier=node.tier,
+            gpu_count=len(node.gpus),
+            cpu_milli=node.cpu_milli,
+            memory_mib=node.memory_mib,
+            storage_mib=node.storage_mib,
+            shared=node.shared,
+        )
+        with input_errors("the terms"):
+            return ask_of(
+                offer,
+                terms,
+                opener=market.opener,
+                fee_bps=market.fee_bps,
+                now=int(time.time()),
+                salt=self._session.take_salt(account.address, account.next_salt),
+            )
+
+    async def create(
+        self, ask: Ask, signature: bytes, *, idempotency_key: str | None = None
+    ) -> AskInfo:
+        """Put a signed ask on the book."""
+        body = SignedAsk(ask=ask, signature=signature)
+        return await self._transport.post(
+            AskInfo, "/v1/asks", body, idempotency_key=idempotency_key
+        )
+
+    async def offer(
+        self,
+        node_id: str,
+        terms: Mapping[str, Any],
+        *,
+        signer: Signer | None = None,
+        idempotency_key: str | None = None,
+    ) -> AskInfo:
+        """Write an ask as `prepare` does, sign it and put it on the book. Raises InputError."""
+        who = await self._signer(signer)
+        ask = await self._prepare(node_id, terms, who.address)
+        signature = await self._sign(ask, who)
+        key = idempotency_key or "ask-" + ask.struct_hash().hex()
+        return await self.create(ask, signature, idempotency_key=key)
+
+    async def get(self, ask_id: str) -> AskInfo:
+        """One ask."""
+        return await self._transport.get(AskInfo, f"/v1/asks/{ask_id}")
+
+    async def own(self, ask_id: str, account: str) -> AskInfo:
+        """One ask that the account has signed. Raises VerificationError."""
+        await self._market()
+        found = await self.get(ask_id)
+        if await async_run(signed_by, found, self._session.domain(), account) is None:
+            raise VerificationError(f"{account} did not sign {ask_id}")
+        return found
+
+    def list(
+        self,
+        *,
+        provider: str | None = None,
+        node_id: str | None = None,
+        tier: str | None = None,
+        states: Sequence[str] = (),
+        limit: int | None = None,
+    ) -> AsyncIterator[AskInfo]:
+        """Asks on the book, all of them or by provider, node, tier or state."""
+        return self._transport.pages(
+            AskInfo,
+            "/v1/asks",
+            provider=provider,
+            node_id=node_id,
+            tier=tier,
+            state=",".join(states) or None,
+            limit=limit,
+        )
+
+    async def cancel(self, ask_id: str) -> AskInfo:
+        """Take an ask off the book; leases it opened go on."""
+        return await self._transport.delete(AskInfo, f"/v1/asks/{ask_id}")
 
 
 class AsyncTopUps(AsyncResource):
@@ -48,39 +189,36 @@ class AsyncTopUps(AsyncResource):
         return await async_run(onchain.send, self._session, market, who, found.transaction.data)
 
     async def _prepare(self, job_id: str, duration: str, buyer: str) -> TopUp:
-        from settlement.chain.calls import EscrowCalls
-
         try:
             seconds = seconds_of(duration)
         except ValueError as error:
             raise InputError(str(error), pointer="/duration") from None
-        market = await self._market()
+        market, domain = await self._market(), self._session.domain()
         job = await self._transport.get(Job, f"/v1/jobs/{job_id}")
         if job.lease_id is None or job.cost is None:
             raise InputError(f"{job_id} ({job.state}) has no lease to top up")
         lease = await self._transport.get(Lease, f"/v1/leases/{job.lease_id}")
         ask = await self._transport.get(AskInfo, f"/v1/asks/{lease.ask_id}")
         bid = await self._transport.get(BidInfo, f"/v1/bids/{lease.bid_id}")
-        orders, own_bid = own_orders(lease, ask, bid, self._session.domain(), buyer)
-        if lease.terms is None or lease.state != "active":
+        data = top_up_call(lease, ask, bid, domain, buyer, seconds)
+        if lease.terms is None or lease.state != LeaseState.ACTIVE:
             raise InputError(f"{lease.id} is {lease.state}; only an active lease is topped up")
         # What earlier leases cost is in `budget_left`, and so is what this one has cost so far.
         left = job.cost.budget_left.atoms + job.cost.accrued.atoms - job.cost.locked.atoms
         with input_errors():
             lock = top_up_lock(
                 seconds,
-                orders.ask,
+                ask.ask,
                 rate=lease.terms.rate,
                 funded_seconds=lease.terms.funded_seconds,
                 left=max(0, left),
                 decimals=market.decimals,
                 currency=market.currency,
             )
-        calls = EscrowCalls(self._session.domain().verifying_contract)
-        data = calls.top_up(orders, own_bid, seconds)
+        escrow = domain.verifying_contract
         return TopUp(
             lease_id=lease.id,
-            transaction=Transaction(call="top_up", to=calls.address, data=data, gas=TOP_UP_GAS),
+            transaction=Transaction(call="top_up", to=escrow, data=data, gas=TOP_UP_GAS),
             lock=Money.of(lock, market.currency, market.decimals),
         )
 

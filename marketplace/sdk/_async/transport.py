@@ -1,6 +1,4 @@
-"""One connection pool to one API: requests, lists and event streams."""
-
-from __future__ import annotations
+"""One connection pool to one API (requests, lists, event streams), and what its parts share."""
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -13,21 +11,26 @@ from httpx_sse import EventSource, SSEError
 
 from marketplace.limits import ANSWER_BYTES_MAX, EVENT_BYTES_MAX
 from marketplace.sdk.errors import ApiError, ProtocolError, TimedOut, TransportError
-from marketplace.sdk.events import Resumption, ServerEvent
 from marketplace.sdk.http import (
     ANSWER_SECONDS_MAX,
     SAFE_METHODS,
     STREAM_TIMEOUT,
+    Resumption,
     RetryPolicy,
+    ServerEvent,
     check_answer,
-    given,
     json_of,
+    read,
+    read_page,
     refusal_of,
     transport_error,
 )
-from marketplace.sdk.reading import read, read_page
-from marketplace.sdk.waiting import async_sleep
+from marketplace.sdk.session import Session
+from marketplace.sdk.waiting import async_run, async_sleep
 from marketplace.wire.base import Body, Model
+from marketplace.wire.market import MarketConfig
+from settlement.eip712 import Struct
+from settlement.signing import Signer, sign
 
 T = TypeVar("T", bound=Model)
 
@@ -59,8 +62,9 @@ class AsyncTransport:
         headers = {} if content is None else {"Content-Type": "application/octet-stream"}
         if idempotency_key is not None:
             headers["Idempotency-Key"] = idempotency_key
+        given = {name: value for name, value in (params or {}).items() if value is not None}
         request = self._http.build_request(
-            method, path, params=given(params or {}), json=json, content=content, headers=headers
+            method, path, params=given, json=json, content=content, headers=headers
         )
         may_repeat = method in SAFE_METHODS or repeatable or idempotency_key is not None
         attempt = 0
@@ -191,3 +195,26 @@ async def _body(response: httpx.Response, path: str, bytes_max: int) -> bytes:
         if time.monotonic() > latest:
             raise TimedOut(f"{path}: the answer did not end within {ANSWER_SECONDS_MAX:g} s")
     return bytes(body)
+
+
+class AsyncResource:
+    """A part of the API: its connection, who signs, and for which market."""
+
+    def __init__(self, transport: AsyncTransport, session: Session) -> None:
+        self._transport = transport
+        self._session = session
+
+    async def _market(self, fresh: bool = False) -> MarketConfig:
+        """The market's config, fetched once and checked against the pins."""
+        if self._session.market is not None and not fresh:
+            return self._session.market
+        return self._session.accept(await self._transport.get(MarketConfig, "/v1/config"))
+
+    async def _signer(self, given: Signer | None) -> Signer:
+        """Who signs: whoever is given, else the session's key."""
+        return given if given is not None else await async_run(self._session.signer)
+
+    async def _sign(self, struct: Struct, signer: Signer | None) -> bytes:
+        """A signature for the session's contracts."""
+        who = await self._signer(signer)
+        return await async_run(sign, struct, self._session.domain(), who)

@@ -1,8 +1,8 @@
 """The relayer against Anvil: each intent has one effect, or an alert says why not."""
 
+from settlement.chain.contracts import MAGIC
 from settlement.chain.deploy import EscrowSettings
 from settlement.chain.devnet import dev_account
-from settlement.chain.wallets import MAGIC
 from settlement.eip712 import checksum
 from settlement.events import Closed, Opened, Settled
 from settlement.leases import LeaseStatus

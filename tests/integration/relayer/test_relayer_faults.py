@@ -3,10 +3,9 @@
 from typing import Any
 
 import pytest
-from hexbytes import HexBytes
-from web3 import HTTPProvider
 
 from settlement.chain.client import ChainClient
+from settlement.chain.rpc import HttpTransport
 from settlement.errors import ChainUnavailable, WrongChain
 from settlement.fees import GWEI, FeePolicy
 from settlement.ports import IntentKind, IntentState
@@ -155,18 +154,19 @@ def test_a_relayer_out_of_gas_money_says_so_and_others_still_settle(bench: Bench
     assert lease.view().used_ms == 30_000
 
 
-class CappedNode(HTTPProvider):
+class CappedNode:
     """A node that refuses transactions of more than `cap` gas with the message `words`."""
 
     def __init__(self, bench: Bench, cap: int = 30_000) -> None:
-        super().__init__(bench.world.client.rpc_url)
+        self.node = HttpTransport(bench.world.client.rpc_url, 10.0)
         self.cap, self.words = cap, "tx fee (1.16 ether) exceeds the configured cap (1.00 ether)"
-        bench.client = ChainClient("capped", bench.world.client.chain_id, provider=self)
+        bench.client = ChainClient("capped", bench.world.client.chain_id, transport=self)
 
-    def make_request(self, method: Any, params: Any) -> Any:
-        if method == "eth_sendRawTransaction" and _decode(HexBytes(params[0]))["gas"] > self.cap:
-            return {"jsonrpc": "2.0", "id": 1, "error": {"code": -32000, "message": self.words}}
-        return super().make_request(method, params)
+    def __call__(self, method: str, params: tuple[Any, ...]) -> Any:
+        if method == "eth_sendRawTransaction":
+            if _decode(bytes.fromhex(params[0][2:]))["gas"] > self.cap:
+                return {"error": {"code": -32000, "message": self.words}}
+        return self.node(method, params)
 
 
 def test_an_empty_transaction_unblocks_those_behind_a_refused_one(bench: Bench) -> None:

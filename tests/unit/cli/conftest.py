@@ -1,7 +1,5 @@
 """The command line against a real market in this process: `run` is one whole invocation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,10 +66,7 @@ def home(tmp_path: Path, market: Served, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 @pytest.fixture
 def run(
-    home: Path,
-    market: Served,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    home: Path, market: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Run:
     def client(cli: Cli) -> Coulomb:
         profile = cli.profile()

@@ -1,7 +1,5 @@
 """Commands against a market behind a transport: what they send, print, ask and refuse."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -295,8 +293,7 @@ def test_dry_run_sends_nothing(run: Run, market: Served, words: tuple[str, ...])
 
 
 @pytest.mark.parametrize(
-    "words",
-    [("key", "revoke", "key_1"), ("job", "cancel", "job_1"), ("ask", "cancel", "ask_1")],
+    "words", [("key", "revoke", "key_1"), ("job", "cancel", "job_1"), ("ask", "cancel", "ask_1")]
 )
 def test_nothing_is_done_without_a_yes(run: Run, market: Served, words: tuple[str, ...]) -> None:
     assert run(*words).code == ExitCode.USAGE

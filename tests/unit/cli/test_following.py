@@ -1,7 +1,5 @@
 """What people see of a job while it runs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -33,10 +31,7 @@ def test_each_state_is_shown_once_with_the_code_it_ended_with(
         {"state": "failed", "reason": "exit_code", "exit_code": 3},
     )
     Follower(job, quiet=False)._show()
-    assert capsys.readouterr().err.splitlines() == [
-        "job_1 running",
-        "job_1 failed (exit code 3)",
-    ]
+    assert capsys.readouterr().err.splitlines() == ["job_1 running", "job_1 failed (exit code 3)"]
 
 
 @pytest.mark.parametrize(

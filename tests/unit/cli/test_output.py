@@ -1,7 +1,5 @@
 """Data on stdout in four formats; nothing from others drives the terminal."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -54,7 +52,7 @@ def test_plain_carries_every_kind() -> None:
     [
         (True, "yes"), (False, "no"), (None, ""), (0, "0"), (["a", 1], "a, 1"),
         ({"amount": "1", "currency": "CMP", "atoms": "1"}, "1 CMP"), ({"a": 1}, '{"a": 1}'),
-        ("\x1b[31mred\x07", "�[31mred�"),
+        ("\x1b[31mred\x07", "�[31mred�")
     ],
 )  # fmt: skip
 def test_cell_is_text_for_people(value: object, text: str) -> None:
@@ -77,9 +75,7 @@ def test_json_is_one_document(
 
 @pytest.mark.parametrize("write", [show_rows, stream_rows])
 def test_jsonl_is_a_document_a_line(
-    write: Callable[..., None],
-    output: Callable[[Format], None],
-    capsys: pytest.CaptureFixture[str],
+    write: Callable[..., None], output: Callable[[Format], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     output(Format.JSONL)
     write(ROWS, TABLE)
@@ -88,9 +84,7 @@ def test_jsonl_is_a_document_a_line(
 
 @pytest.mark.parametrize("write", [show_rows, stream_rows])
 def test_csv_reads_back(
-    write: Callable[..., None],
-    output: Callable[[Format], None],
-    capsys: pytest.CaptureFixture[str],
+    write: Callable[..., None], output: Callable[[Format], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     output(Format.CSV)
     write(ROWS, TABLE)

@@ -1,7 +1,5 @@
 """A real market in this process for the clients to talk to."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

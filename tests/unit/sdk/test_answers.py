@@ -1,7 +1,5 @@
 """An answer that no server of ours gives is an error in both clients, whatever it is."""
 
-from __future__ import annotations
-
 import asyncio
 import gzip
 import sys

@@ -1,7 +1,5 @@
 """Archives come back as they were packed; hostile ones leave nothing behind, inside or outside."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import io

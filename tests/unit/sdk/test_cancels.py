@@ -1,7 +1,5 @@
 """A client makes void the orders that its account signed, and none that the server makes up."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

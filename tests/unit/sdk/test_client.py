@@ -1,8 +1,6 @@
 """Both clients buy, sell and wait on a real market, and sign what their user said and nothing
 else."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path

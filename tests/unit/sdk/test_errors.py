@@ -1,7 +1,5 @@
 """The drawn tree is the tree, and every problem the market knows has its exception."""
 
-from __future__ import annotations
-
 import inspect
 import re
 
@@ -9,14 +7,7 @@ import pytest
 
 from marketplace.errors import ERRORS
 from marketplace.sdk import errors
-from marketplace.sdk.errors import (
-    BY_CODE,
-    BY_STATUS,
-    ApiError,
-    CoulombError,
-    error_of,
-    problem_of,
-)
+from marketplace.sdk.errors import BY_CODE, BY_STATUS, ApiError, CoulombError, error_of, problem_of
 
 
 def classes() -> dict[str, type[CoulombError]]:

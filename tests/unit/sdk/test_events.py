@@ -1,7 +1,5 @@
 """A job's event stream goes on over lost connections, after the last event seen, within bounds."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Iterator
@@ -25,7 +23,7 @@ from marketplace.sdk.errors import (
     error_of,
     problem_of,
 )
-from marketplace.sdk.events import Resumption, ServerEvent, read_event
+from marketplace.sdk.http import Resumption, ServerEvent, read_event
 from marketplace.wire.jobs import Job
 from tests.wire_samples import sample
 

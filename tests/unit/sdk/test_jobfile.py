@@ -1,7 +1,5 @@
 """A job file that cannot be read says why, however it is made."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """What an account sends or signs follows from what it signed itself, whatever the server says."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Profiles come from the file, the environment overrides, secrets stay with their owner."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

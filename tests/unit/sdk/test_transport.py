@@ -1,8 +1,6 @@
 """Requests are repeated only if that is safe, as patiently as the server asks for; answers are
 bounded; every failure has its error."""
 
-from __future__ import annotations
-
 import asyncio
 import gzip
 import sys

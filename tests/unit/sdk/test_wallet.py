@@ -1,7 +1,5 @@
 """The wallet with the server away: an exit needs the chain and nobody else."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

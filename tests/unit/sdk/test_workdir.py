@@ -1,7 +1,5 @@
 """A folder packs to the same bytes anywhere, and what agents would refuse is refused at once."""
 
-from __future__ import annotations
-
 import io
 import os
 from pathlib import Path
