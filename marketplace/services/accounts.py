@@ -60,7 +60,7 @@ class Accounts:
         """The message to sign for a new key. Raises InvalidInput."""
         if len(set(draft.scopes)) != len(draft.scopes):
             raise InvalidInput([Problem("/scopes", "must be different ones")])
-        cap = None
+        cap = 0
         if draft.spend_cap is not None:
             cap = to_scaled(draft.spend_cap, self.market.decimals, "/spend_cap")
         return key_request_of(

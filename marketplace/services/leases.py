@@ -117,7 +117,7 @@ class Leases:
     def _entry(self, store: Store, lease: LeaseRow, newest: AttestationRow | None) -> Pending:
         unanswered = newest is not None and newest.voucher_signature is None
         final = final_view(lease) if lease.witness_signature is None else None
-        close = final and CloseRequest(**dict(final), outcome=outcome_view(lease))
+        close = CloseRequest(**dict(final), outcome=outcome_view(lease)) if final else None
         return Pending(
             lease=lease_view(store, self.market, lease),
             attestation=attestation_view(newest) if newest and unanswered else None,

@@ -1,5 +1,6 @@
 """The matcher: order log → book → fills. One leads; what it decided is written with its place."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from marketplace.db.store import Database, Store
@@ -44,12 +45,12 @@ class Matcher:
             new = store.order_log.last_seq() > self.books.applied
         if not new and self.due_s() != 0:
             return 0
-        try:
+        with ExitStack() as undone:
+            undone.callback(self.books.reset)
             with self.database.write() as store:
-                return self._apply(store)
-        except BaseException:
-            self.books.reset()
-            raise
+                count = self._apply(store)
+            undone.pop_all()
+        return count
 
     def due_s(self) -> float | None:
         """Seconds until time alone changes the book; None: it never does."""
@@ -154,13 +155,15 @@ class Matcher:
         )
 
     def _open_call(self, ask: AskRow, bid: BidRow, lease: LeaseRow) -> dict[str, object]:
-        last = lease.previous
+        previous, last = None, lease.previous
+        if last is not None:
+            previous = Previous(last["provider"], unhex(last["ask_hash"]), last["meter"])
         match = Match(
             ask=Ask.from_message(ask.message),
             bid=Bid.from_message(bid.message),
             ask_signature=unhex(ask.signature),
             bid_signature=unhex(bid.signature),
-            previous=last and Previous(last["provider"], unhex(last["ask_hash"]), last["meter"]),
+            previous=previous,
         )
         return self.calls.payload(self.calls.open(match))
 

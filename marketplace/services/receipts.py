@@ -64,7 +64,7 @@ def new_receipt(
     events, used = store.chain_events(lease.lease_no), usage_view(Used, lease.settled)
     sizes = Bid.from_message(store.bids.need(lease.bid_id).message).sizes()
     # Each kind of event of each transaction once.
-    seen = {(x.event.name, x.tx_hash): x.block_number for x in events}
+    seen = {(type(x.event).__name__, x.tx_hash): x.block_number for x in events}
     charges = charges_of(
         ReceiptInput(
             prices=Prices.from_message(lease.prices),

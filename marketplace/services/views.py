@@ -29,7 +29,6 @@ from marketplace.wire.base import Answer, time_of, time_or_none
 from marketplace.wire.bids import BidInfo, MatchingAsk
 from marketplace.wire.events import EVENT, JobEvent, JobStatus
 from marketplace.wire.explanation import Alternative, ConstraintCount, JobChange, NoMatch
-from marketplace.wire.jobfile import JobDocument
 from marketplace.wire.jobs import Cost, Job
 from marketplace.wire.keys import ApiKey
 from marketplace.wire.leases import JobBrief, JobOutcome, Lease, LeaseTerms
@@ -222,7 +221,6 @@ def job_view(store: Store, market: Market, job: JobRow) -> Job:
         lease_no=lease.lease_no if lease else None,
         provider=lease.provider if lease else None,
         witness=lease.witness if lease else None,
-        spec=JobDocument.model_validate(job.spec),
         no_match=NoMatch.model_validate(job.explanation) if job.explanation else None,
         max_cost=money(market, lease.lock if lease else job.reserve),
         cost=cost_view(store, market, job, lease) if lease else None,
@@ -299,7 +297,7 @@ def lease_view(store: Store, market: Market, lease: LeaseRow) -> Lease:
         refunded=money(market, lease.refunded),
         outcome=outcome_view(lease),
         final=final_view(lease),
-        job=_of(JobBrief, job, spec=JobDocument.model_validate(job.spec)),
+        job=_of(JobBrief, job),
     )
 
 
