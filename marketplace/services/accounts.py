@@ -20,7 +20,7 @@ from marketplace.errors import (
 from marketplace.limits import API_KEYS_MAX as KEYS_MAX
 from marketplace.limits import SALT_AHEAD_MAX
 from marketplace.limits import TIME_SECONDS_MAX as SECONDS_MAX
-from marketplace.services.common import Principal, check_account, money, new_id
+from marketplace.services.common import Principal, check_account, money, new_id, unmet
 from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.wire.keys import Account, KeyDraft, SignedKeyRequest
 from settlement.eip712 import checksum, from_text32
@@ -74,10 +74,8 @@ class Accounts:
         )
 
     def check_key(self, signed: SignedKeyRequest) -> KeyRequest:
-        """Check a signed request, if need be by the chain, before any transaction is begun.
-
-        Raises InvalidInput, Forbidden, InvalidSignature, ChainError.
-        """
+        """Check a signed request, if need be by the chain, before any transaction is begun. Raises
+        InvalidInput, Forbidden, InvalidSignature, ChainError."""
         request = signed.message
         self._check(request, self.clock() // 1000)
         check_account(request, signed.signature, request.account, self.market, self.reads)
@@ -102,28 +100,25 @@ class Accounts:
             expires_ms=request.expires_at * 1000 or None,
             spend_cap=request.spend_cap or None,
         )
-        try:
-            return store.keys.add(row), key
-        except AlreadyExists as error:
-            raise AlreadyExists("this signed request has made a key before") from error
+        return store.keys.add(row, AlreadyExists("this signed request has made a key before")), key
 
     def _check(self, request: KeyRequest, now_s: int) -> None:
-        problems = []
         try:
             from_text32(request.name)
-            unknown = [s for s in request.scope_names if s not in SCOPES]
+            are_known = set(request.scope_names) <= set(SCOPES)
         except FieldError:
-            unknown = ["?"]
-        if unknown:
-            detail = f"must be names of {', '.join(SCOPES)} joined by commas"
-            problems.append(Problem("/message/scopes", detail))
-        if not now_s - REQUEST_AGE_MAX_S <= request.issued_at <= now_s + CLOCK_SKEW_S:
-            detail = f"must lie within the last {REQUEST_AGE_MAX_S} seconds; prepare a new request"
-            problems.append(Problem("/message/issuedAt", detail))
-        if 0 < request.expires_at <= now_s:
-            problems.append(Problem("/message/expiresAt", "has passed"))
-        if request.expires_at > SECONDS_MAX:
-            problems.append(Problem("/message/expiresAt", "lies after the year 9999"))
+            are_known = False
+        scopes = f"must be names of {', '.join(SCOPES)} joined by commas"
+        is_fresh = now_s - REQUEST_AGE_MAX_S <= request.issued_at <= now_s + CLOCK_SKEW_S
+        issued = f"must lie within the last {REQUEST_AGE_MAX_S} seconds; prepare a new request"
+        has_passed = 0 < request.expires_at <= now_s
+        problems = unmet(
+            "/message",
+            (are_known, "scopes", scopes),
+            (is_fresh, "issuedAt", issued),
+            (not has_passed, "expiresAt", "has passed"),
+            (request.expires_at <= SECONDS_MAX, "expiresAt", "lies after the year 9999"),
+        )
         if problems:
             raise InvalidInput(problems)
         operators = {checksum(address) for address in self.market.operators}
@@ -158,8 +153,7 @@ class Accounts:
 
     def free(self, caller: Principal, address: str) -> int:
         """Free atoms of the caller's own account: asked before any transaction is begun, which a
-        slow chain would keep open. Raises NotFound for another's, ChainError.
-        """
+        slow chain would keep open. Raises NotFound for another's, ChainError."""
         if checksum_or_none(address) != caller.account:
             raise NotFound("no such account, or not yours")
         return self.reads.balance_of(caller.account)

@@ -65,10 +65,8 @@ class Attestations:
     def take(
         self, store: Store, caller: Principal, lease_id: str, signed: SignedAttestation
     ) -> tuple[AttestationRow, AttestationRefusal | None]:
-        """Record an attestation, accepted or refused; the caller commits before it answers.
-
-        The same content again is the same attestation. Raises NotFound.
-        """
+        """Record an attestation, accepted or refused; the caller commits before it answers. The
+        same content again is the same attestation. Raises NotFound."""
         lease = provider_of(store, caller, lease_id)
         statement = signed.attestation
         known = store.attestations.accepted(lease.id, statement.sequence)
@@ -149,9 +147,7 @@ class Attestations:
         self, store: Store, caller: Principal, attestation_id: str, signed: Countersignature
     ) -> AttestationRow:
         """Store the witness's voucher for an accepted attestation; the best one is what settles.
-
-        Raises NotFound, Conflict, InvalidInput, InvalidSignature.
-        """
+        Raises NotFound, Conflict, InvalidInput, InvalidSignature."""
         row = store.attestations.get(attestation_id, lock=True)
         lease = buyer_of(store, caller, row.lease_id) if row else None
         if row is None or lease is None:

@@ -6,9 +6,9 @@ from marketplace.db.store import CANCEL_KEY, CANCEL_TRIES, Store
 from marketplace.db.tables import AccountRow
 from marketplace.domain.life import BidVoided
 from marketplace.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Problem
-from marketplace.services.asks import Asks
 from marketplace.services.common import Principal, check_account
 from marketplace.services.jobs import Jobs
+from marketplace.services.offers import Asks
 from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.wire.orders import Cancelled, SignedCancel
 from settlement.chain.calls import EscrowCalls
@@ -28,10 +28,8 @@ class Cancels:
     jobs: Jobs
 
     def prepare(self, store: Store, caller: Principal, order_id: str | None) -> Cancel:
-        """The Cancel to sign: of one ask, bid or job, or (None) of every order so far.
-
-        Raises NotFound; Conflict if there is none.
-        """
+        """The Cancel to sign: of one ask, bid or job, or (None) of every order so far. Raises
+        NotFound; Conflict if there is none."""
         if order_id is not None:
             return Cancel(caller.account, self._salt(store, caller, order_id), False)
         account = store.accounts.get(caller.account)
@@ -55,10 +53,8 @@ class Cancels:
         raise NotFound("no such order")
 
     def check(self, caller: Principal, signed: SignedCancel) -> None:
-        """Check a Cancel, if need be by the chain, before any transaction is begun.
-
-        Raises InvalidInput, InvalidSignature, ChainError.
-        """
+        """Check a Cancel, if need be by the chain, before any transaction is begun. Raises
+        InvalidInput, InvalidSignature, ChainError."""
         cancel = signed.cancel
         if cancel.account != caller.account:
             detail = "must be the account of the API key"
@@ -66,10 +62,8 @@ class Cancels:
         check_account(cancel, signed.signature, cancel.account, self.market, self.reads)
 
     def submit(self, store: Store, caller: Principal, signed: SignedCancel) -> Cancelled:
-        """Take the orders off the book and send the Cancel to the chain.
-
-        Raises InvalidInput, AlreadyExists, Conflict, Unavailable.
-        """
+        """Take the orders off the book and send the Cancel to the chain. Raises InvalidInput,
+        AlreadyExists, Conflict, Unavailable."""
         cancel = signed.cancel
         account = store.accounts.get_or_add(cancel.account, self.clock(), lock=True)
         self._check_worth(store, account, cancel)
@@ -90,9 +84,7 @@ class Cancels:
 
     def _check_worth(self, store: Store, account: AccountRow, cancel: Cancel) -> None:
         """The relayer pays for a Cancel: it must make an order void that is not void already.
-
-        Raises InvalidInput, AlreadyExists, Conflict.
-        """
+        Raises InvalidInput, AlreadyExists, Conflict."""
         lowest, tries = self._lowest(store, account), store.tries(_key(cancel))
         if cancel.salt < lowest or not tries.is_free:
             problem = Problem("/cancel/salt", "is cancelled already, or about to be")

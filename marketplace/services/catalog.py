@@ -3,7 +3,6 @@
 from marketplace.db.store import Database
 from marketplace.domain.tier import TierRegistry
 from marketplace.services.accounts import Accounts
-from marketplace.services.asks import Asks
 from marketplace.services.attestations import Attestations
 from marketplace.services.blobs import Blobs
 from marketplace.services.bookkeeper import Bookkeeper
@@ -13,7 +12,7 @@ from marketplace.services.jobs import Jobs
 from marketplace.services.leases import Leases
 from marketplace.services.lives import Lives
 from marketplace.services.matcher import Matcher
-from marketplace.services.nodes import Nodes
+from marketplace.services.offers import Asks, Nodes
 from marketplace.services.ports import BlobFiles, Clock, EscrowReads, Market
 from marketplace.services.quotes import Quotes
 from marketplace.services.receipts import Receipts

@@ -43,11 +43,14 @@ def unhex(text: str) -> bytes:
     return bytes.fromhex(text[2:])
 
 
-def check_signature(struct: Struct, signature: bytes, expected: str, market: Market) -> None:
-    """Pass if `expected` signed this struct for this market's contract and chain.
+def unmet(where: str, *demands: tuple[bool, str, str]) -> list[Problem]:
+    """The demands that do not hold. Each is whether it does, of which member, and the detail."""
+    return [Problem(f"{where}/{member}", said) for holds, member, said in demands if not holds]
 
-    Raises InvalidSignature, which says what the signature is bound to instead if that is known.
-    """
+
+def check_signature(struct: Struct, signature: bytes, expected: str, market: Market) -> None:
+    """Pass if `expected` signed this struct for this market's contract and chain. Raises
+    InvalidSignature, which says what the signature is bound to instead if that is known."""
     try:
         verify(struct, market.domain, signature, expected)
     except SignatureError as error:
@@ -61,11 +64,8 @@ def check_signature(struct: Struct, signature: bytes, expected: str, market: Mar
 def check_account(
     struct: Struct, signature: bytes, account: str, market: Market, reads: EscrowReads
 ) -> None:
-    """Pass if an account signed: its key or, if it has one, its contract.
-
-    Asks the chain only if the key did not sign: call it outside of transactions. Raises
-    InvalidSignature, ChainError.
-    """
+    """Pass if an account signed: its key or, if it has one, its contract. Asks the chain only if
+    the key did not sign: call it outside of transactions. Raises InvalidSignature, ChainError."""
     try:
         check_signature(struct, signature, account, market)
     except InvalidSignature:

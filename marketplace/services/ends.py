@@ -92,10 +92,8 @@ class Ends:
             need_blob(store, lease.provider, report.outputs, "/outputs")
 
     def close(self, store: Store, caller: Principal, lease_id: str, signature: bytes) -> LeaseRow:
-        """Take the witness's half of the Close and send both to the chain.
-
-        Raises NotFound, InvalidSignature, Conflict.
-        """
+        """Take the witness's half of the Close and send both to the chain. Raises NotFound,
+        InvalidSignature, Conflict."""
         lease = buyer_of(store, caller, lease_id)
         if lease.close is None:
             raise NotFound("the lease has no final report yet")
@@ -113,10 +111,8 @@ class Ends:
         return lease
 
     def stop(self, store: Store, caller: Principal, lease_id: str, signed: SignedStop) -> LeaseRow:
-        """Send a Stop signed by witness or meter to the chain.
-
-        Raises NotFound, InvalidInput, InvalidSignature, Conflict.
-        """
+        """Send a Stop signed by witness or meter to the chain. Raises NotFound, InvalidInput,
+        InvalidSignature, Conflict."""
         lease = party(store, caller, lease_id, lock=True)
         if caller.account not in (lease.buyer, lease.provider, lease.witness):
             raise NotFound("no such lease")

@@ -23,7 +23,7 @@ from marketplace.errors import (
 from marketplace.limits import LIVE_JOBS_MAX as LIVE_MAX
 from marketplace.services.accounts import note_salt
 from marketplace.services.blobs import need_blob
-from marketplace.services.common import Principal, check_account, money, new_id
+from marketplace.services.common import Principal, check_account, money, new_id, unmet
 from marketplace.services.lives import Lives, tell
 from marketplace.services.orderlog import log_bid
 from marketplace.services.ports import Clock, EscrowReads, Market
@@ -40,10 +40,8 @@ TOP_UP_GAS = 300_000  # more than a top-up takes
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A job and its signed bid, checked as far as no transaction is needed.
-
-    `balance`: free atoms in the escrow. `reserve`: atoms that the job's lease will lock.
-    """
+    """A job and its signed bid, checked as far as no transaction is needed. `balance`: free atoms
+    in the escrow. `reserve`: atoms that the job's lease will lock."""
 
     spec: JobSpec
     bid: Bid
@@ -64,10 +62,8 @@ class Jobs:
     calls: EscrowCalls
 
     def check(self, caller: Principal, order: JobOrder) -> Submission:
-        """Check a submission and ask the chain, before any transaction is begun.
-
-        Raises InvalidJob, InvalidOrder, InvalidSignature, AlreadyExists, ChainError.
-        """
+        """Check a submission and ask the chain, before any transaction is begun. Raises InvalidJob,
+        InvalidOrder, InvalidSignature, AlreadyExists, ChainError."""
         spec, bid, signature = self.quotes.spec(order.job), order.bid, order.signature
         problems = [*bid_problems(bid, spec, self.quotes.tiers), *self._problems(caller, bid)]
         if problems:
@@ -82,27 +78,21 @@ class Jobs:
         return Submission(spec, bid, signature, balance, self._reserve(spec, bid))
 
     def _problems(self, caller: Principal, bid: Bid) -> list[Problem]:
-        now_s = self.clock() // 1000
-        found = []
-
-        def expect(holds: bool, member: str, detail: str) -> None:
-            if not holds:
-                found.append(Problem(f"/bid/{member}", detail))
-
-        expect(bid.buyer == caller.account, "buyer", "must be the account of the API key")
-        expect(bid.witness != ZERO_ADDRESS, "witness", "must be a key that countersigns usage")
-        # One that anyone may open could be opened again after its job: its budget is not spent.
-        expect(bid.opener == self.market.opener, "opener", f"must be {self.market.opener}")
-        expect(bid.expiry > now_s, "expiry", "has passed")
-        expect(bid.expiry <= now_s + EXPIRY_MAX_S, "expiry", "lies more than 400 days ahead")
-        expect(bid.max_fee_bps >= self.market.fee_bps, "maxFeeBps", "is below the market's fee")
-        return found
+        now_s, market = self.clock() // 1000, self.market
+        return unmet(
+            "/bid",
+            (bid.buyer == caller.account, "buyer", "must be the account of the API key"),
+            (bid.witness != ZERO_ADDRESS, "witness", "must be a key that countersigns usage"),
+            # One that anyone may open could be opened again after its job: its budget is not spent.
+            (bid.opener == market.opener, "opener", f"must be {market.opener}"),
+            (bid.expiry > now_s, "expiry", "has passed"),
+            (bid.expiry <= now_s + EXPIRY_MAX_S, "expiry", "lies more than 400 days ahead"),
+            (bid.max_fee_bps >= market.fee_bps, "maxFeeBps", "is below the market's fee"),
+        )
 
     def submit(self, store: Store, caller: Principal, order: Submission) -> JobRow:
         """Store a job, its bid and its row of the order log. Of a refused one nothing is stored.
-
-        Raises AlreadyExists, Conflict, InvalidInput, InsufficientBalance, BudgetExceeded.
-        """
+        Raises AlreadyExists, Conflict, InvalidInput, InsufficientBalance, BudgetExceeded."""
         now_ms, spec, reserve = self.clock(), order.spec, order.reserve
         note_salt(store, order.bid.buyer, order.bid.salt, "/bid/salt", now_ms)
         self._check_inputs(store, caller, spec)
@@ -128,11 +118,8 @@ class Jobs:
             expiry_s=order.bid.expiry,
             created_ms=now_ms,
         )
-        try:
-            store.bids.add(bid)
-        except AlreadyExists as error:
-            problem = Problem("/bid/salt", "is used by another bid of yours")
-            raise AlreadyExists("the bid's salt is used", problems=[problem]) from error
+        problem = Problem("/bid/salt", "is used by another bid of yours")
+        store.bids.add(bid, AlreadyExists("the bid's salt is used", problems=[problem]))
         job = JobRow(
             id=bid.job_id,
             account=caller.account,
@@ -205,10 +192,8 @@ class Jobs:
         return rows
 
     def cancel(self, store: Store, caller: Principal, job_id: str) -> JobRow:
-        """Begin to end a job: off the book at once, or by asking its agent to stop.
-
-        Raises NotFound, Unavailable; Conflict if it has ended.
-        """
+        """Begin to end a job: off the book at once, or by asking its agent to stop. Raises
+        NotFound, Unavailable; Conflict if it has ended."""
         self.get(store, caller, job_id)
         job, lease = self.locked(store, job_id)
         self.lives.take(store, job, lease, BuyerCancelled())
@@ -225,10 +210,7 @@ class Jobs:
 
     def top_up(self, store: Store, caller: Principal, job_id: str, seconds: int) -> TopUp:
         """What the buyer sends to run a job longer, because it moves money of the buyer's account:
-        the transaction, and the lock.
-
-        Raises NotFound, Conflict, InvalidInput.
-        """
+        the transaction, and the lock. Raises NotFound, Conflict, InvalidInput."""
         job = store.jobs.get(job_id)
         if job is None or job.account != caller.account:
             raise NotFound("no such job")

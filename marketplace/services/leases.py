@@ -94,9 +94,7 @@ class Leases:
 
     def bid(self, store: Store, caller: Principal, bid_id: str) -> BidRow:
         """A bid, for its buyer, its witness, the providers it was matched with, and operators.
-
-        Raises NotFound.
-        """
+        Raises NotFound."""
         row = store.bids.get(bid_id)
         if row is not None and (
             caller.is_operator
@@ -128,10 +126,8 @@ class Leases:
     def append_log(
         self, store: Store, caller: Principal, lease_id: str, chunk: LogChunk
     ) -> LogPosition:
-        """Add output of a job. `offset`: UTF-8 bytes sent before; what is known is skipped.
-
-        Returns the offset that comes next. Raises NotFound.
-        """
+        """Add output of a job. `offset`: UTF-8 bytes sent before; what is known is skipped. Returns
+        the offset that comes next. Raises NotFound."""
         lease = provider_of(store, caller, lease_id)
         known = int(lease.log_next.get(chunk.stream, 0))
         data = chunk.text.encode()

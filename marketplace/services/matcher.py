@@ -37,10 +37,8 @@ class Matcher:
     lives: Lives
 
     def tick(self) -> int:
-        """Apply what the order log has to offer; returns how many rows it took in or added.
-
-        A failed write leaves the book ahead of the log, so it is built anew on the next call.
-        """
+        """Apply what the order log has to offer; returns how many rows it took in or added. A
+        failed write leaves the book ahead of the log, so it is built anew on the next call."""
         with self.database.read() as store:
             new = store.order_log.last_seq() > self.books.applied
         if not new and self.due_s() != 0:

@@ -46,10 +46,8 @@ class EscrowReads(Protocol):
         """Whether a bid of this account and salt has opened a lease; whether it is void."""
 
     def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool:
-        """Whether the contract at an account says the signature is its own (ERC-1271).
-
-        False where there is no contract, and where its code fails.
-        """
+        """Whether the contract at an account says the signature is its own (ERC-1271). False where
+        there is no contract, and where its code fails."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,11 +111,8 @@ class Settling:
         return True
 
     def failed_opens(self) -> int:
-        """Follow up openings that the chain refused; returns how many.
-
-        A lease that is open already stays `opening` until its events come: its job must not run
-        twice, and the lease bills.
-        """
+        """Follow up openings that the chain refused; returns how many. A lease that is open already
+        stays `opening` until its events come: its job must not run twice, and the lease bills."""
         with self.database.read() as store:
             refused = [(key, error or "unknown") for key, error in store.leases.refused_openings()]
         dead = [(lease_id, error) for lease_id, error in refused if _name(error) != OPEN_ALREADY]

@@ -17,7 +17,7 @@ from marketplace.errors import (
     TooLarge,
 )
 from marketplace.limits import BLOB_BYTES_MAX
-from marketplace.services import asks, jobs
+from marketplace.services import jobs, offers
 from marketplace.services.blobs import DAY_MS
 from marketplace.wire.jobs import JobOrder
 from settlement.eip712 import ZERO_ADDRESS, Domain
@@ -359,7 +359,7 @@ def test_a_salt_is_used_once(world: World) -> None:
 
 
 def test_a_node_has_a_bounded_number_of_asks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asks, "ASKS_MAX", 2)
+    monkeypatch.setattr(offers, "ASKS_MAX", 2)
     node_id = world.node()
     first, _ = world.ask(node_id), world.ask(node_id)
     with pytest.raises(Conflict, match="at most 2 asks"):
