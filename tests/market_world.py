@@ -1,14 +1,15 @@
 """A whole market for tests: services over a database, a fake chain, and parties with keys."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from eth_hash.auto import keccak
+from sqlmodel import SQLModel
 
 from marketplace.data import load_tiers
 from marketplace.db.blob_files import BlobFolder
@@ -30,9 +31,11 @@ from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.chain.calls import EscrowCalls
 from settlement.eip712 import ZERO_ADDRESS, Domain
 from settlement.signing import LocalSigner, sign
-from tests.databases import empty_database, sqlite_database
+from tests.databases import empty_database, rows_of, sqlite_database
 from tests.fakes import FakeChain, ManualClock
 
+T = TypeVar("T")
+R = TypeVar("R", bound=SQLModel)
 TOKEN = 10**18
 H100 = "H100-80GB-SXM"
 
@@ -127,10 +130,8 @@ class World:
             "shared": True,
             "interval_ms": None,
         }
-        caller = self.caller(provider or self.provider)
-        with self.database.write() as store:
-            new = NewNode.model_validate({**fields, **changes})
-            return self.catalog.nodes.register(store, caller, new).id
+        new = NewNode.model_validate({**fields, **changes})
+        return self.do(self.catalog.nodes.register, provider or self.provider, new).id
 
     def ask(
         self,
@@ -174,8 +175,18 @@ class World:
         bid = self.catalog.quotes.draft(spec, owner.address, self.witness.address, salt)
         signed = JobOrder(job=spec.to_json(), bid=bid, signature=sign(bid, self.domain, owner))
         order = self.catalog.jobs.check(caller, signed)
-        with self.database.write() as store:
-            return self.catalog.jobs.submit(store, caller, order).id
+        return self.do(self.catalog.jobs.submit, owner, order).id
+
+    def offer(self, node_id: str | None = None, price: str = "2.50", **terms: Any) -> str:
+        """Put an ask on the book and give its buyer money; returns the ask's id."""
+        self.fund()
+        return self.ask(node_id, price, **terms)
+
+    def queue(self, buyer: LocalSigner | None = None, **changes: Any) -> str:
+        """Submit a job and let the matcher see it; returns the job's id."""
+        job_id = self.submit(buyer, **changes)
+        self.match()
+        return job_id
 
     def match(self) -> None:
         """Let the matcher do what there is to do."""
@@ -184,12 +195,16 @@ class World:
 
     def open(self, **changes: Any) -> tuple[str, str]:
         """Submit a job and let the chain open its lease: (job id, lease id)."""
-        job_id = self.submit(**changes)
-        self.match()
+        job_id = self.queue(**changes)
         self.chain.mine()
         lease_id = self.job(job_id).lease_id
         assert lease_id is not None
         return job_id, lease_id
+
+    def start(self, **changes: Any) -> tuple[str, str]:
+        """One ask, and a job whose lease is open on it: (job id, lease id)."""
+        self.offer()
+        return self.open(**changes)
 
     def refuse_opening(self, job_id: str, error: str) -> str:
         """Let the chain refuse the opening of a job's lease, and the market notice; the lease."""
@@ -212,15 +227,30 @@ class World:
             upload.write(body)
             return upload.keep()
 
+    def do(self, action: Callable[..., T], who: LocalSigner, *arguments: Any) -> T:
+        """Call a service as an account, in a transaction of its own."""
+        with self.database.write() as store:
+            return action(store, self.caller(who), *arguments)
+
     # Looking
 
-    def job(self, job_id: str) -> JobRow:
+    def row(self, table: str, key: str) -> Any:
+        """A row by the table's name in the store."""
         with self.database.read() as store:
-            return store.jobs.need(job_id)
+            return getattr(store, table).need(key)
+
+    def rows(self, kind: type[R], /, **equal: Any) -> list[R]:
+        """Every row of a table that has these values, in the order of its key."""
+        with self.database.read() as store:
+            return rows_of(store, kind, **equal)
+
+    def job(self, job_id: str) -> JobRow:
+        found: JobRow = self.row("jobs", job_id)
+        return found
 
     def lease(self, lease_id: str) -> LeaseRow:
-        with self.database.read() as store:
-            return store.leases.need(lease_id)
+        found: LeaseRow = self.row("leases", lease_id)
+        return found
 
     # Meter and witness
 
@@ -255,10 +285,7 @@ class World:
         said = self.statement(lease_id, sequence, ms, **changes)
         signature = sign(said, self.domain, signer or self.meter)
         signed = SignedAttestation(attestation=said, signature=signature)
-        with self.database.write() as store:
-            return self.catalog.attestations.take(
-                store, self.caller(self.provider), lease_id, signed
-            )
+        return self.do(self.catalog.attestations.take, self.provider, lease_id, signed)
 
     def countersign(self, row: AttestationRow, signer: LocalSigner | None = None) -> None:
         """Let the witness answer an attestation."""
@@ -266,8 +293,7 @@ class World:
         voucher = voucher_for(UsageAttestation.from_message(row.message), lease.metered)
         signature = sign(voucher, self.domain, signer or self.witness)
         signed = Countersignature(voucher=voucher, signature=signature)
-        with self.database.write() as store:
-            self.catalog.attestations.countersign(store, self.caller(self.buyer), row.id, signed)
+        self.do(self.catalog.attestations.countersign, self.buyer, row.id, signed)
 
     def use(self, lease_id: str, sequence: int, ms: int, **changes: Any) -> None:
         """An accepted attestation and its countersignature."""
@@ -295,18 +321,20 @@ class World:
     def finish(self, lease_id: str, sequence: int, ms: int, **changes: Any) -> None:
         """The agent reports the end."""
         report = self.report(lease_id, sequence, ms, **changes)
-        with self.database.write() as store:
-            _, _, refusal = self.catalog.ends.finish(
-                store, self.caller(self.provider), lease_id, report
-            )
+        _, _, refusal = self.do(self.catalog.ends.finish, self.provider, lease_id, report)
         assert refusal is None, refusal
 
     def close(self, lease_id: str) -> None:
         """The witness signs the Close that the meter signed."""
         message = self.lease(lease_id).close
         signature = sign(Close.from_message(message), self.domain, self.witness)
-        with self.database.write() as store:
-            self.catalog.ends.close(store, self.caller(self.buyer), lease_id, signature)
+        self.do(self.catalog.ends.close, self.buyer, lease_id, signature)
+
+    def end(self, lease_id: str, sequence: int, ms: int, **changes: Any) -> None:
+        """The agent reports the end, the witness signs the Close, the chain closes the lease."""
+        self.finish(lease_id, sequence, ms, **changes)
+        self.close(lease_id)
+        self.chain.mine()
 
     def stop(self, lease_id: str, signer: LocalSigner | None = None) -> None:
         """The witness (or another) signs a Stop."""
@@ -314,17 +342,14 @@ class World:
         message = Stop(lease.buyer, lease.provider, lease.lease_bytes)
         signature = sign(message, self.domain, signer or self.witness)
         signed = SignedStop(stop=message, signature=signature)
-        with self.database.write() as store:
-            self.catalog.ends.stop(store, self.caller(self.buyer), lease_id, signed)
+        self.do(self.catalog.ends.stop, self.buyer, lease_id, signed)
 
     def run(self, seconds: float, **changes: Any) -> tuple[str, str]:
         """A job that runs so long, succeeds and is closed on chain: (job id, lease id)."""
         job_id, lease_id = self.open(**changes)
         self.use(lease_id, 0, 0)
         self.clock.advance(seconds)
-        self.finish(lease_id, 1, int(seconds * 1000))
-        self.close(lease_id)
-        self.chain.mine()
+        self.end(lease_id, 1, int(seconds * 1000))
         return job_id, lease_id
 
 

@@ -230,8 +230,7 @@ def objects_in(api: Api) -> Objects:
     """A running job with one unanswered attestation, and a closed one with a receipt."""
     world = api.world
     node = world.node(gpus=4)
-    ask = world.ask(node)
-    world.fund()
+    ask = world.offer(node)
     closed_job, _ = world.run(5)
     job_id, lease_id = world.open()
     world.attest(lease_id, 0, 0)

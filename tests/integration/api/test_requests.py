@@ -97,8 +97,7 @@ def jobs_stored(api: Api) -> int:
 
 
 def test_one_effect_per_idempotency_key(api: Api) -> None:
-    api.world.ask(api.world.node(gpus=4))
-    api.world.fund()
+    api.world.offer(api.world.node(gpus=4))
     body = api.submission()
     headers = {"Idempotency-Key": "k-1"}
     first = api.call("POST", "/jobs", api.buyer, json=body, headers=headers)
@@ -145,8 +144,7 @@ def test_a_refusal_is_not_stored_so_the_same_key_may_be_tried_again(api: Api) ->
 
 
 def test_the_same_key_at_the_same_time_has_one_effect(api: Api) -> None:
-    api.world.ask(api.world.node(gpus=4))
-    api.world.fund()
+    api.world.offer(api.world.node(gpus=4))
     options = {
         "json": api.submission(),
         "headers": {"Authorization": f"Bearer {api.buyer}", "Idempotency-Key": "k"},
@@ -208,8 +206,7 @@ def with_bid(body: dict[str, Any], **members: Any) -> dict[str, Any]:
 def test_a_bad_submission_is_refused_and_nothing_is_stored(
     api: Api, spoil: Any, status: int, code: str
 ) -> None:
-    api.world.ask()
-    api.world.fund()
+    api.world.offer()
     problem(api.call("POST", "/jobs", api.buyer, json=spoil(api.submission())), status, code)
     with api.world.database.read() as store:
         assert (rows_of(store, JobRow), rows_of(store, BidRow)) == ([], [])
@@ -217,8 +214,7 @@ def test_a_bad_submission_is_refused_and_nothing_is_stored(
 
 
 def test_a_replayed_submission_is_refused(api: Api) -> None:
-    api.world.ask(api.world.node(gpus=4))
-    api.world.fund()
+    api.world.offer(api.world.node(gpus=4))
     body = api.submission()
     api.ok(api.call("POST", "/jobs", api.buyer, json=body))
     refusal = problem(api.call("POST", "/jobs", api.buyer, json=body), 409, "already_exists")
@@ -226,8 +222,7 @@ def test_a_replayed_submission_is_refused(api: Api) -> None:
 
 
 def test_a_spend_cap_is_402(api: Api) -> None:
-    api.world.ask()
-    api.world.fund()
+    api.world.offer()
     draft = {"account": api.world.buyer.address, "name": "capped", "scopes": ["buyer"]}
     message = api.ok(api.call("POST", "/keys/prepare", json={**draft, "spend_cap": "0.1"}))
     signature = api.sign_message(message["message"], api.world.buyer)
@@ -237,8 +232,7 @@ def test_a_spend_cap_is_402(api: Api) -> None:
 
 
 def test_a_chain_that_does_not_answer_is_503_and_nothing_is_stored(api: Api) -> None:
-    api.world.ask()
-    api.world.fund()
+    api.world.offer()
     body = api.submission()
     api.world.chain.down = ChainUnavailable("no answer")
     refusal = problem(api.call("POST", "/jobs", api.buyer, json=body), 503, "chain_unavailable")
@@ -253,9 +247,7 @@ def test_a_chain_that_does_not_answer_is_503_and_nothing_is_stored(api: Api) -> 
 
 def test_refused_attestations_are_422_and_recorded(api: Api) -> None:
     world = api.world
-    world.ask()
-    world.fund()
-    _, lease_id = world.open()
+    _, lease_id = world.start()
     path = f"/leases/{lease_id}/attestations"
     ready = api.ok(api.call("POST", path, api.provider, json=api.attestation(lease_id, 0, 0)))
     assert (ready["state"], ready["code"], ready["sequence"]) == ("accepted", None, 0)
@@ -283,9 +275,7 @@ def test_refused_attestations_are_422_and_recorded(api: Api) -> None:
 
 def test_an_acknowledged_voucher_is_in_the_database_when_the_answer_comes(api: Api) -> None:
     world = api.world
-    world.ask()
-    world.fund()
-    _, lease_id = world.open()
+    _, lease_id = world.start()
     world.attest(lease_id, 0, 0)
     world.clock.advance(2)
     row, _ = world.attest(lease_id, 1, 2_000)
@@ -296,8 +286,7 @@ def test_an_acknowledged_voucher_is_in_the_database_when_the_answer_comes(api: A
     answer = api.ok(api.call("POST", path, api.buyer, json=body))
     assert answer["state"] == "countersigned"
     assert answer["voucher"]["signature"] == body["signature"]
-    with world.database.read() as store:
-        assert store.vouchers.get(lease_id).signature == body["signature"]
+    assert world.row("vouchers", lease_id).signature == body["signature"]
     lease = api.ok(api.call("GET", f"/leases/{lease_id}", api.provider))
     assert lease["countersigned"]["ms"] == 2_000
 
@@ -324,9 +313,7 @@ def test_lists_are_walked_to_the_end_by_cursor(api: Api) -> None:
 
 def test_logs_are_kept_once_whatever_is_sent_again(api: Api) -> None:
     world = api.world
-    world.ask()
-    world.fund()
-    job_id, lease_id = world.open()
+    job_id, lease_id = world.start()
     path = f"/leases/{lease_id}/logs"
 
     def send(offset: int, text: str, stream: str = "stdout") -> int:
@@ -360,8 +347,7 @@ def events(text: str) -> list[tuple[int, str, dict[str, Any]]]:
 
 def test_a_jobs_events_are_streamed_and_resumed_after_the_last_seen(api: Api) -> None:
     world = api.world
-    world.ask()
-    world.fund()
+    world.offer()
     job_id, _ = world.run(10)
     path = f"/jobs/{job_id}/events"
     answer = api.call("GET", path, api.buyer)
@@ -387,9 +373,7 @@ def test_a_stream_tells_at_once_what_was_committed(
 ) -> None:
     monkeypatch.setattr("marketplace.api.sse.UNTOLD_S", 3_600.0)
     world = api.world
-    world.ask()
-    world.fund()
-    job_id, lease_id = world.open()
+    job_id, lease_id = world.start()
     path, headers = f"/jobs/{job_id}/events", {"Authorization": f"Bearer {api.buyer}"}
 
     async def watch() -> list[tuple[int, str, dict[str, Any]]]:
@@ -413,8 +397,7 @@ def test_a_stream_tells_at_once_what_was_committed(
 
 def test_a_receipt_maps_usage_to_rate_to_cost_to_transactions(api: Api) -> None:
     world = api.world
-    world.ask()
-    world.fund()
+    world.offer()
     job_id, lease_id = world.run(36)
     for key in (api.buyer, api.provider):
         receipt = api.ok(api.call("GET", f"/jobs/{job_id}/receipt", key))

@@ -156,9 +156,7 @@ def test_32_clients_and_4_matchers_never_book_a_gpu_twice(world: World) -> None:
 
 
 def test_one_accepted_attestation_per_sequence_whoever_is_first(world: World) -> None:
-    world.ask()
-    world.fund()
-    _, lease_id = world.open()
+    _, lease_id = world.start()
     world.attest(lease_id, 0, 0)
     world.clock.advance(5)
     answers = at_once(

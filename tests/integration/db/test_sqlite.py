@@ -210,9 +210,7 @@ def test_a_gpu_uuid_is_in_the_market_once_by_constraint(database: Database) -> N
 
 
 def test_of_a_lease_and_sequence_one_attestation_is_accepted(world: World) -> None:
-    world.ask()
-    world.fund()
-    _, lease_id = world.open()
+    _, lease_id = world.start()
 
     def row(number: int, state: str) -> AttestationRow:
         return AttestationRow(

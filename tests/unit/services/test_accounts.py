@@ -109,15 +109,13 @@ def test_a_key_ends_when_it_expires_or_is_revoked(world: World) -> None:
         caller(world, expiring)
     with world.database.write() as store, pytest.raises(NotFound):
         world.catalog.accounts.revoke(store, world.caller(world.stranger), row.id)
-    with world.database.write() as store:
-        world.catalog.accounts.revoke(store, world.caller(world.buyer), row.id)
+    world.do(world.catalog.accounts.revoke, world.buyer, row.id)
     with pytest.raises(Unauthenticated, match="revoked"):
         caller(world, revoked)
 
 
 def test_a_spend_cap_counts_what_jobs_may_cost_then_what_they_cost(world: World) -> None:
-    world.ask(world.node(gpus=3))
-    world.fund()
+    world.offer(world.node(gpus=3))
     row, key = make(world, request_of(world, world.buyer, spend_cap=TOKEN), world.buyer)
     me = caller(world, key)
 
@@ -151,9 +149,7 @@ def test_a_spend_cap_counts_what_jobs_may_cost_then_what_they_cost(world: World)
     lease_id = world.job(first).lease_id or ""
     world.use(lease_id, 0, 0)
     world.clock.advance(36)
-    world.finish(lease_id, 1, 36_000)
-    world.close(lease_id)
-    world.chain.mine()
+    world.end(lease_id, 1, 36_000)
     assert spent() == lock + TOKEN * 25 // 1000
     submit(2)
 

@@ -20,9 +20,7 @@ from tests.market_world import World
 @pytest.fixture
 def lease_id(world: World) -> str:
     """An open lease without its ready reading."""
-    world.ask()
-    world.fund()
-    return world.open()[1]
+    return world.start()[1]
 
 
 def rows(world: World, lease_id: str, **equal: Any) -> list[Any]:
@@ -131,10 +129,8 @@ def test_time_after_the_lease_ended_is_refused(world: World, lease_id: str) -> N
 
 
 def test_a_lease_that_is_not_open_takes_no_attestation(world: World) -> None:
-    world.ask()
-    world.fund()
-    job_id = world.submit()
-    world.match()
+    world.offer()
+    job_id = world.queue()
     lease_id = world.job(job_id).lease_id or ""
     assert world.attest(lease_id, 0, 0)[1] is AttestationRefusal.NOT_OPEN
 
@@ -156,8 +152,7 @@ def test_a_voucher_is_stored_as_the_best_and_never_falls(world: World, lease_id:
         answers.append(world.attest(lease_id, sequence, sequence * 1_000)[0])
     for row in (answers[1], answers[0], answers[2], answers[1]):
         world.countersign(row)
-        with world.database.read() as store:
-            best = store.vouchers.get(lease_id)
+        best = world.row("vouchers", lease_id)
         assert best.ms >= 2_000
     assert (best.ms, best.attestation_id) == (3_000, answers[2].id)
     assert world.lease(lease_id).countersigned["ms"] == 3_000
@@ -227,8 +222,7 @@ def test_heartbeats_count_up_and_say_when_the_last_came(world: World, lease_id: 
 
 
 def test_counted_usage_above_its_cap_is_refused(world: World) -> None:
-    world.ask(prices={"unit": "0.001"}, unit="request")
-    world.fund()
+    world.offer(prices={"unit": "0.001"}, unit="request")
     _, lease_id = world.open(units={"name": "request", "max": 10, "max_price": "0.01"})
     world.attest(lease_id, 0, 0)
     world.clock.advance(1)

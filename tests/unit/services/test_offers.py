@@ -100,13 +100,10 @@ def test_a_node_of_an_unknown_tier_is_refused_with_a_hint(world: World) -> None:
 
 def test_draining_takes_a_nodes_asks_off_the_book(world: World) -> None:
     node = world.node(gpus=2)
-    ask = world.ask(node)
-    world.fund()
+    ask = world.offer(node)
     _, lease_id = world.open()
-    with world.database.write() as store:
-        world.catalog.nodes.drain(store, world.caller(world.provider), node)
-    job_id = world.submit()
-    world.match()
+    world.do(world.catalog.nodes.drain, world.provider, node)
+    job_id = world.queue()
     assert world.job(job_id).state == "no_match"
     assert world.lease(lease_id).state == "active"
     with world.database.read() as store:
@@ -120,22 +117,19 @@ def test_draining_takes_a_nodes_asks_off_the_book(world: World) -> None:
 
 def test_a_node_whose_agent_left_matches_nothing_until_it_is_back(world: World) -> None:
     node = _provide(world).id
-    before = world.ask(node)
-    world.fund()
+    before = world.offer(node)
     with world.database.write() as store:
         caller = world.caller(world.provider)
         assert world.catalog.nodes.leave(store, caller, node).state == "away"
     meanwhile = world.ask(node)
-    job_id = world.submit()
-    world.match()
+    job_id = world.queue()
     assert world.job(job_id).state == "no_match"
     with world.database.read() as store:
         for ask in (before, meanwhile):
             row = store.asks.get(ask)
             assert (row.state, row.reason) == ("suspended", "node_away")
     assert _provide(world).state == "active"
-    job_id = world.submit()
-    world.match()
+    job_id = world.queue()
     assert world.job(job_id).state == "matched"
     with world.database.read() as store:
         assert {store.asks.get(ask).state for ask in (before, meanwhile)} == {"open"}
@@ -143,23 +137,19 @@ def test_a_node_whose_agent_left_matches_nothing_until_it_is_back(world: World) 
 
 def test_a_silent_node_matches_nothing_until_it_is_heard_of_again(world: World) -> None:
     node, caller = world.node(), world.caller(world.provider)
-    ask = world.ask(node)
-    world.fund()
+    ask = world.offer(node)
     world.clock.advance(20)
     assert world.catalog.watchdog.rest_silent() == 0
     world.clock.advance(1)
     assert world.catalog.watchdog.rest_silent() == 1
     assert world.catalog.watchdog.rest_silent() == 0
-    job_id = world.submit()
-    world.match()
+    job_id = world.queue()
     assert world.job(job_id).state == "no_match"
-    with world.database.read() as store:
-        row = store.asks.get(ask)
+    row = world.row("asks", ask)
     assert (row.state, row.reason) == ("suspended", "node_away")
     with world.database.write() as store:
         assert world.catalog.nodes.heartbeat(store, caller, node).state == "active"
-    job_id = world.submit()
-    world.match()
+    job_id = world.queue()
     assert world.job(job_id).state == "matched"
 
 
@@ -177,8 +167,7 @@ def test_a_node_that_says_it_lives_keeps_its_asks_and_a_drained_one_stays_draine
             world.catalog.nodes.heartbeat(store, caller, node)
             assert world.catalog.nodes.heartbeat(store, caller, drained).state == "draining"
         assert world.catalog.watchdog.rest_silent() == 0
-    with world.database.read() as store:
-        assert store.asks.get(ask).state == "open"
+    assert world.row("asks", ask).state == "open"
 
 
 def test_a_market_that_was_away_calls_no_node_silent_for_that(world: World) -> None:
@@ -229,8 +218,7 @@ def test_a_cancelled_ask_takes_no_new_fills(world: World) -> None:
         world.catalog.asks.cancel(store, world.caller(world.provider), ask)
         world.catalog.asks.cancel(store, world.caller(world.provider), ask)
     world.fund()
-    job_id = world.submit()
-    world.match()
+    job_id = world.queue()
     assert world.job(job_id).state == "no_match"
 
 
@@ -239,8 +227,7 @@ def test_an_ask_that_expires_leaves_the_book_and_says_so(world: World) -> None:
     world.match()
     world.clock.advance(62)
     world.match()
-    with world.database.read() as store:
-        assert store.asks.get(ask).state == "expired"
+    assert world.row("asks", ask).state == "expired"
 
 
 @pytest.mark.parametrize(
@@ -316,8 +303,7 @@ def test_terms_of_a_draft_are_checked_with_pointers(
 
 
 def test_the_book_is_shown_best_price_first_with_what_is_free(world: World) -> None:
-    dear, cheap = world.ask(price="2.80"), world.ask(world.node(gpus=2), price="1.90")
-    world.fund()
+    dear, cheap = world.offer(price="2.80"), world.ask(world.node(gpus=2), price="1.90")
     world.open()
     book = world.catalog.quotes.book(None)
     assert world.catalog.quotes.book("A100-80GB-SXM").asks == ()

@@ -5,7 +5,6 @@ import pytest
 from marketplace.db.tables import ReceiptRow
 from marketplace.services import settling
 from settlement.ports import IntentKind, IntentState
-from tests.databases import rows_of
 from tests.market_world import TOKEN, World
 
 
@@ -38,8 +37,7 @@ def five_used(world: World) -> list[str]:
 
 
 def test_only_the_greatest_voucher_is_sent_and_each_step_is_paid_once(world: World) -> None:
-    world.ask()
-    world.fund()
+    world.offer()
     lease_id = running(world)
     for sequence in (1, 2, 3):
         world.clock.advance(1)
@@ -58,8 +56,7 @@ def test_only_the_greatest_voucher_is_sent_and_each_step_is_paid_once(world: Wor
 
 
 def test_many_leases_go_into_one_batch(world: World) -> None:
-    world.ask(world.node(gpus=5))
-    world.fund()
+    world.offer(world.node(gpus=5))
     leases = five_used(world)
     assert world.catalog.settling.settle() == 5
     world.chain.mine()
@@ -68,8 +65,7 @@ def test_many_leases_go_into_one_batch(world: World) -> None:
 
 
 def test_a_voucher_that_comes_while_one_is_in_flight_waits_for_it(world: World) -> None:
-    world.ask()
-    world.fund()
+    world.offer()
     lease_id = running(world)
     world.clock.advance(1)
     world.use(lease_id, 1, 1_000)
@@ -85,8 +81,7 @@ def test_a_voucher_that_comes_while_one_is_in_flight_waits_for_it(world: World) 
 
 
 def test_a_refused_settlement_is_tried_again_after_a_while(world: World) -> None:
-    world.ask()
-    world.fund()
+    world.offer()
     lease_id = running(world)
     world.clock.advance(1)
     world.use(lease_id, 1, 1_000)
@@ -105,8 +100,7 @@ def test_a_refused_settlement_is_tried_again_after_a_while(world: World) -> None
 
 
 def test_a_close_under_way_pays_everything_so_nothing_is_settled_beside_it(world: World) -> None:
-    world.ask()
-    world.fund()
+    world.offer()
     lease_id = running(world)
     world.clock.advance(3)
     world.use(lease_id, 1, 3_000)
@@ -119,8 +113,7 @@ def test_a_close_under_way_pays_everything_so_nothing_is_settled_beside_it(world
 
 
 def test_counted_usage_goes_its_own_way(world: World) -> None:
-    world.ask(prices={"unit": "0.001"}, unit="request")
-    world.fund()
+    world.offer(prices={"unit": "0.001"}, unit="request")
     lease_id = running(world, units={"name": "request", "max": 100, "max_price": "0.01"})
     world.clock.advance(2)
     world.use(lease_id, 1, 2_000, units=40)
@@ -134,8 +127,7 @@ def test_counted_usage_goes_its_own_way(world: World) -> None:
 
 
 def test_a_voucher_countersigned_long_after_the_end_is_paid_within_the_window(world: World) -> None:
-    world.ask()
-    world.fund()
+    world.offer()
     lease_id = running(world)
     world.clock.advance(5)
     row, refusal = world.attest(lease_id, 1, 5_000)
@@ -152,8 +144,7 @@ def test_a_voucher_countersigned_long_after_the_end_is_paid_within_the_window(wo
 
 
 def test_after_end_and_window_the_rest_is_refunded_without_anyone(world: World) -> None:
-    world.ask()
-    world.fund()
+    world.offer()
     lease_id = running(world)
     world.clock.advance(5)
     world.use(lease_id, 1, 5_000)
@@ -167,8 +158,7 @@ def test_after_end_and_window_the_rest_is_refunded_without_anyone(world: World) 
     world.chain.mine()
     paid = 5_000 * 2500 * TOKEN // 3_600_000_000
     assert world.chain.balances[world.buyer.address] == 100 * TOKEN - paid
-    with world.database.read() as store:
-        (row,) = rows_of(store, ReceiptRow)
+    (row,) = world.rows(ReceiptRow)
     assert row.document["conserved"] is True
 
 
@@ -177,8 +167,7 @@ def test_a_batch_is_as_small_as_one_transaction_takes(
 ) -> None:
     assert settling.BATCH_MAX * 44_000 * 5 // 4 < 2**24
     monkeypatch.setattr(settling, "BATCH_MAX", 2)
-    world.ask(world.node(gpus=5))
-    world.fund()
+    world.offer(world.node(gpus=5))
     leases = five_used(world)
     assert world.catalog.settling.settle() == 5
     assert len(intents(world, IntentKind.SETTLE)) == 3
@@ -187,8 +176,7 @@ def test_a_batch_is_as_small_as_one_transaction_takes(
 
 
 def test_vouchers_of_an_intent_that_cannot_be_sent_go_into_another_one(world: World) -> None:
-    world.ask()
-    world.fund()
+    world.offer()
     lease_id = running(world)
     world.clock.advance(1)
     world.use(lease_id, 1, 1_000)
@@ -206,8 +194,7 @@ def test_vouchers_of_an_intent_that_cannot_be_sent_go_into_another_one(world: Wo
 
 
 def test_a_refund_that_died_is_asked_for_again_at_ever_longer_pauses(world: World) -> None:
-    world.ask()
-    world.fund()
+    world.offer()
     lease_id = running(world)
     world.clock.advance(660 + 120 + 5)
     world.chain.mine()
@@ -232,8 +219,7 @@ def test_a_refund_that_died_is_asked_for_again_at_ever_longer_pauses(world: Worl
 
 
 def test_only_who_leads_asks_for_refunds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.ask()
-    world.fund()
+    world.offer()
     running(world)
     world.clock.advance(660 + 120 + 5)
     world.chain.mine()
