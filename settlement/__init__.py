@@ -1,6 +1,6 @@
 """Settlement on chain: orders, signatures, contracts, the relayer and the indexer.
 
-eth_account imports py_ecc, which raises Python's recursion limit to 100,000. The C stack
+eth_account and web3 import py_ecc, which raises Python's recursion limit to 100,000. The C stack
 overflows long before that and kills the process. So this package imports py_ecc first and restores
 the limit; a later import does not raise it again.
 """

@@ -5,9 +5,10 @@ below, a bool, another struct, or a tuple of structs.
 """
 
 import re
-from dataclasses import Field, dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar, Self, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 from settlement.errors import FieldError
 from settlement.hashing import keccak
@@ -23,11 +24,13 @@ Uint64 = Annotated[int, "uint64"]
 Uint128 = Annotated[int, "uint128"]
 Uint256 = Annotated[int, "uint256"]
 
+Schema = tuple[tuple[str, str], ...]
+"""(Solidity type, JSON name) of every member."""
 ZERO_ADDRESS = "0x" + "0" * 40
 _HEX = re.compile(r"0x[0-9a-fA-F]*\Z")
 _DECIMAL = re.compile(r"(0|[1-9][0-9]*)\Z")
 _UINT_DIGITS_MAX = 78  # decimal digits of 2^256
-_DOMAIN_MEMBERS: tuple[tuple[str, str], ...] = (
+_DOMAIN_SCHEMA: Schema = (
     ("string", "name"),
     ("string", "version"),
     ("uint256", "chainId"),
@@ -56,36 +59,28 @@ class Domain:
     def separator(self) -> bytes:
         """Hash of the EIP712Domain struct."""
         words = (
-            keccak(_type_text("EIP712Domain", _DOMAIN_MEMBERS).encode()),
+            keccak(_type_text("EIP712Domain", _DOMAIN_SCHEMA).encode()),
             keccak(self.name.encode()),
             keccak(self.version.encode()),
             self.chain_id.to_bytes(32, "big"),
-            _encode_address("/verifyingContract", self.verifying_contract),
+            _encoded("address", _checked_address("/verifyingContract", self.verifying_contract)),
         )
         return keccak(b"".join(words))
-
-    def to_json(self) -> dict[str, Any]:
-        """The `domain` member of a typed-data document."""
-        return {
-            "name": self.name,
-            "version": self.version,
-            "chainId": self.chain_id,
-            "verifyingContract": checksum(self.verifying_contract),
-        }
 
 
 class Struct:
     """Base of every signed type: a subclass is a dataclass whose fields are in signing order.
 
     Creating one checks its values (raises FieldError) and writes addresses in EIP-55 case.
-    `primary` is the type's name, `schema` its (Solidity type, JSON name) pairs, `members` the
-    structs that its fields refer to.
+    `primary` is the type's name, `members` the structs that its fields refer to.
     """
 
     __slots__ = ()
     primary: ClassVar[str]
-    schema: ClassVar[tuple[tuple[str, str], ...]]
+    schema: ClassVar[Schema]
     members: ClassVar[dict[str, "type[Struct]"]]
+    _attributes: ClassVar[tuple[str, ...]]
+    _type_hash: ClassVar[bytes]
 
     def __init_subclass__(cls) -> None:
         hints = get_type_hints(cls, include_extras=True)
@@ -94,18 +89,22 @@ class Struct:
         cls.schema = tuple((_solidity_type(hint), _camel(name)) for name, hint in own.items())
         referenced = (_referenced_struct(hint) for hint in own.values())
         cls.members = {struct.primary: struct for struct in referenced if struct is not None}
+        cls._attributes = tuple(own)
+        cls._type_hash = keccak(encode_type(cls).encode())
 
     def __post_init__(self) -> None:
-        for (kind, name), field in zip(self.schema, _fields(self), strict=True):
-            value = _checked(f"/{name}", kind, getattr(self, field.name), self.members)
-            object.__setattr__(self, field.name, value)
+        for attribute, (kind, name, value) in zip(self._attributes, self._values(), strict=True):
+            checked = _checked(f"/{name}", kind, value, self.members)
+            object.__setattr__(self, attribute, checked)
+
+    def _values(self) -> Iterator[tuple[str, str, Any]]:
+        for (kind, name), attribute in zip(self.schema, self._attributes, strict=True):
+            yield kind, name, getattr(self, attribute)
 
     def struct_hash(self) -> bytes:
         """keccak256(typeHash ‖ encodeData), 32 bytes."""
-        words = [type_hash(type(self))]
-        for (kind, name), field in zip(self.schema, _fields(self), strict=True):
-            words.append(_encode(f"/{name}", kind, getattr(self, field.name)))
-        return keccak(b"".join(words))
+        words = (_encoded(kind, value) for kind, _, value in self._values())
+        return keccak(self._type_hash + b"".join(words))
 
     def digest(self, domain: Domain) -> bytes:
         """The 32 bytes that are signed."""
@@ -113,10 +112,7 @@ class Struct:
 
     def to_message(self) -> dict[str, Any]:
         """JSON form: integers of more than 48 bits as decimal strings, bytes as 0x hex."""
-        out: dict[str, Any] = {}
-        for (kind, name), field in zip(self.schema, _fields(self), strict=True):
-            out[name] = _to_json(kind, getattr(self, field.name))
-        return out
+        return {name: _to_json(kind, value) for kind, name, value in self._values()}
 
     @classmethod
     def from_message(cls, message: Any, pointer: str = "") -> Self:
@@ -139,16 +135,20 @@ class Struct:
 
     def typed_data(self, domain: Domain) -> dict[str, Any]:
         """The whole document that `eth_signTypedData_v4` and `cast wallet sign --data` take."""
-        schemas = {"EIP712Domain": _DOMAIN_MEMBERS}
-        for struct in (type(self), *self.members.values()):
-            schemas[struct.primary] = struct.schema
+        structs = (type(self), *self.members.values())
+        schemas = {"EIP712Domain": _DOMAIN_SCHEMA} | {s.primary: s.schema for s in structs}
         return {
             "types": {
                 primary: [{"name": name, "type": kind} for kind, name in schema]
                 for primary, schema in schemas.items()
             },
             "primaryType": self.primary,
-            "domain": domain.to_json(),
+            "domain": {
+                "name": domain.name,
+                "version": domain.version,
+                "chainId": domain.chain_id,
+                "verifyingContract": checksum(domain.verifying_contract),
+            },
             "message": self.to_message(),
         }
 
@@ -156,8 +156,7 @@ class Struct:
 def _solidity_type(hint: Any) -> str:
     if get_origin(hint) is Annotated:
         return str(get_args(hint)[1])
-    struct = _referenced_struct(hint)
-    if struct is None:
+    if (struct := _referenced_struct(hint)) is None:
         return "bool"
     return struct.primary + ("[]" if get_origin(hint) is tuple else "")
 
@@ -172,11 +171,7 @@ def _camel(name: str) -> str:
     return first + "".join(word.capitalize() for word in rest)
 
 
-def _fields(struct: Struct) -> tuple[Field[Any], ...]:
-    return fields(cast(Any, struct))
-
-
-def _type_text(name: str, schema: tuple[tuple[str, str], ...]) -> str:
+def _type_text(name: str, schema: Schema) -> str:
     return f"{name}({','.join(f'{kind} {member}' for kind, member in schema)})"
 
 
@@ -184,16 +179,6 @@ def encode_type(struct: type[Struct]) -> str:
     """`Name(type member,…)`, followed by the referenced structs in alphabetical order."""
     parts = [struct, *sorted(struct.members.values(), key=lambda s: s.primary)]
     return "".join(_type_text(part.primary, part.schema) for part in parts)
-
-
-_type_hashes: dict[type[Struct], bytes] = {}
-
-
-def type_hash(struct: type[Struct]) -> bytes:
-    """keccak256 of the encoded type, computed once per type."""
-    if struct not in _type_hashes:
-        _type_hashes[struct] = keccak(encode_type(struct).encode())
-    return _type_hashes[struct]
 
 
 def text32(text: str) -> bytes:
@@ -244,15 +229,11 @@ def _checked_address(pointer: str, value: Any) -> str:
     return normal
 
 
-def _encode_address(pointer: str, value: str) -> bytes:
-    return bytes(12) + bytes.fromhex(_checked_address(pointer, value)[2:])
-
-
-def _encode(pointer: str, kind: str, value: Any) -> bytes:
+def _encoded(kind: str, value: Any) -> bytes:
     if kind.startswith("uint") or kind == "bool":
         return int(value).to_bytes(32, "big")
     if kind == "address":
-        return _encode_address(pointer, value)
+        return bytes(12) + bytes.fromhex(value[2:])
     if kind.startswith("bytes"):
         return bytes(value).ljust(32, b"\0")
     if kind.endswith("[]"):

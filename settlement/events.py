@@ -28,8 +28,8 @@ class Withdrawn:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A lease opened: its terms are fixed, and `locked` atoms left the buyer's free balance.
+class OpeningTerms:
+    """What a lease opens with.
 
     `rate` is in 1e-12 token/h, `end` is chain time in seconds, `funded` is in seconds, and
     `bid_salt` is the salt of the buyer's bid.
@@ -47,8 +47,14 @@ class Opened:
     node: int
     end: int
     funded: int
-    locked: int
     bid_salt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opened(OpeningTerms):
+    """A lease opened: its terms are fixed, and `locked` atoms left the buyer's free balance."""
+
+    locked: int
 
 
 @dataclass(frozen=True, slots=True)

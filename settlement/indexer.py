@@ -6,7 +6,6 @@ a reorg are read in ranges. A node that merely lags behind causes no rollback.
 
 from dataclasses import dataclass
 
-from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow
 from settlement.errors import ChainUnavailable
 from settlement.ports import BlockRef, EventStore, LoggedEvent
@@ -29,15 +28,10 @@ class Indexer:
     """Follows one escrow from its first block. Not thread-safe."""
 
     def __init__(
-        self,
-        store: EventStore,
-        client: ChainClient,
-        escrow: Escrow,
-        first_block: int = 0,
-        confirmations: int = 0,
+        self, store: EventStore, escrow: Escrow, first_block: int = 0, confirmations: int = 0
     ) -> None:
         self._store = store
-        self._client = client
+        self._client = escrow.client
         self._escrow = escrow
         self._first = first_block
         self._confirmations = confirmations

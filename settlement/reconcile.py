@@ -69,43 +69,43 @@ def reconcile(
 
 def stuck_intents(intents: Iterable[Intent], now: datetime, older_than: timedelta) -> list[Finding]:
     """The intents that are neither final nor dead after `older_than`."""
-    return [
-        Finding(
-            FindingKind.INTENT_STUCK,
-            intent.key,
-            f"final within {older_than.total_seconds():.0f} s",
-            f"{intent.state} after {(now - intent.created_at).total_seconds():.0f} s"
-            + (f": {intent.error}" if intent.error else ""),
-        )
-        for intent in intents
-        if intent.state not in OVER and now - intent.created_at > older_than
-    ]
+    wanted, found = f"final within {older_than.total_seconds():.0f} s", []
+    for intent in intents:
+        age = now - intent.created_at
+        if intent.state not in OVER and age > older_than:
+            why = f": {intent.error}" if intent.error else ""
+            seen = f"{intent.state} after {age.total_seconds():.0f} s{why}"
+            found.append(Finding(FindingKind.INTENT_STUCK, intent.key, wanted, seen))
+    return found
 
 
 def _chain_findings(state: EscrowState, escrow: Escrow, token: Token, at: int) -> Iterator[Finding]:
+    compared: list[tuple[FindingKind, str, object, object]] = []
     for lease in state.leases.values():
         expected, found = expected_view(lease, state.params), escrow.lease(ref_of(lease), at)
-        yield from _differs(FindingKind.LEASE_DIFFERS, _number(lease.lease_no), expected, found)
+        compared.append((FindingKind.LEASE_DIFFERS, _number(lease.lease_no), expected, found))
     for account, amount in state.balances.items():
         balance = escrow.balance_of(account, at)
-        yield from _differs(FindingKind.BALANCE_DIFFERS, account, amount, balance)
+        compared.append((FindingKind.BALANCE_DIFFERS, account, amount, balance))
     for provider, amount in state.fees.items():
         fees = escrow.fees_of(provider, at)
-        yield from _differs(FindingKind.BALANCE_DIFFERS, f"fees of {provider}", amount, fees)
+        compared.append((FindingKind.BALANCE_DIFFERS, f"fees of {provider}", amount, fees))
     for (provider, node), milli in state.capacity.items():
         used = escrow.capacity_used(provider, node, at)
-        yield from _differs(FindingKind.CAPACITY_DIFFERS, f"{provider}/{node}", milli, used)
-    held = token.balance_of(escrow.address, at)
-    if held < state.held():
-        yield Finding(
-            FindingKind.HOLDINGS_SHORT, escrow.address, f"at least {state.held()}", str(held)
-        )
+        compared.append((FindingKind.CAPACITY_DIFFERS, f"{provider}/{node}", milli, used))
+    for kind, subject, one, other in compared:
+        if one != other:
+            yield Finding(kind, subject, str(one), str(other))
+    held, due = token.balance_of(escrow.address, at), state.held()
+    if held < due:
+        yield Finding(FindingKind.HOLDINGS_SHORT, escrow.address, f"at least {due}", str(held))
 
 
 def _running_findings(state: EscrowState, running: set[bytes], now: int) -> Iterator[Finding]:
-    live = {n for n, lease in state.leases.items() if _is_live(lease, now)}
+    leases = state.leases
+    live = {n for n, at in leases.items() if at.status is LeaseStatus.ACTIVE and now < at.end}
     for number in sorted(running - live):
-        lease = state.leases.get(number)
+        lease = leases.get(number)
         found = "no lease" if lease is None else f"{lease.status.name.lower()}, end {lease.end}"
         yield Finding(FindingKind.RUNNING_WITHOUT_LEASE, _number(number), "an active lease", found)
     for number in sorted(live - running):
@@ -116,43 +116,22 @@ def _refund_findings(state: EscrowState, settle_window: int, now: int) -> Iterat
     for lease in state.leases.values():
         due = lease.end + settle_window
         if lease.is_open and now > due:
-            yield Finding(
-                FindingKind.REFUND_DUE,
-                _number(lease.lease_no),
-                f"closed after {due}",
-                f"{lease.locked(state.params)} atoms still locked at {now}",
-            )
+            found = f"{lease.locked(state.params)} atoms still locked at {now}"
+            number = _number(lease.lease_no)
+            yield Finding(FindingKind.REFUND_DUE, number, f"closed after {due}", found)
 
 
 def expected_view(lease: ChainLease, params: Params) -> LeaseView:
     """What the contract must report for a folded lease."""
-    return LeaseView(
-        status=lease.status,
-        metered=lease.metered,
-        rate=lease.rate,
-        used_ms=lease.used_ms,
-        start=lease.start,
-        end=lease.end,
-        funded=lease.funded,
-        gpu_milli=lease.gpu_milli,
-        node=lease.node,
-        released=lease.released(params),
-        locked=lease.locked(params),
-    )
+    time = (lease.used_ms, lease.start, lease.end, lease.funded)
+    amounts = (lease.released(params), lease.locked(params))
+    place = (lease.gpu_milli, lease.node)
+    return LeaseView(lease.status, lease.metered, lease.rate, *time, *place, *amounts)
 
 
 def ref_of(lease: ChainLease) -> LeaseRef:
     """What the escrow finds a folded lease by."""
     return LeaseRef(lease.buyer, lease.provider, lease.witness, lease.lease_no)
-
-
-def _is_live(lease: ChainLease, now: int) -> bool:
-    return lease.status is LeaseStatus.ACTIVE and now < lease.end
-
-
-def _differs(kind: FindingKind, subject: str, expected: object, found: object) -> Iterator[Finding]:
-    if expected != found:
-        yield Finding(kind, subject, str(expected), str(found))
 
 
 def _number(lease_no: bytes) -> str:

@@ -11,26 +11,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from settlement.chain.client import ChainClient, TransactionReceipt, transaction_fields
+from settlement.chain.client import TransactionReceipt, transaction_fields
+from settlement.chain.contracts import Escrow
 from settlement.errors import ChainError, ChainUnavailable, OutboxConflict, SendReason, SendRejected
 from settlement.fees import FeePolicy, TransactionFees
 from settlement.ports import BlockRef, Intent, IntentState, OutboxStore
 from settlement.signing import TransactionSigner
-from settlement.vetting import Refuse, Vetting, Wait, call_of
+from settlement.vetting import Refuse, Wait, call_of, vet
 
 Failpoint = Callable[[str], None]
 Alert = Callable[[Intent | None, str], None]
 
-FAILPOINTS = (
-    "vetted",
-    "signed",
-    "stored",
-    "broadcast",
-    "marked_sent",
-    "receipt_seen",
-    "marked_confirmed",
-    "final_due",
-    "marked_final",
+FAILPOINTS = tuple(
+    "vetted signed stored broadcast marked_sent receipt_seen marked_confirmed final_due"
+    " marked_final".split()
 )
 _GAPS_PER_TICK = 64
 _HOLD_SECONDS_MAX = 15.0
@@ -73,18 +67,18 @@ class Relayer:
     def __init__(
         self,
         store: OutboxStore,
-        client: ChainClient,
+        escrow: Escrow,
         signer: TransactionSigner,
-        vetting: Vetting,
         settings: RelayerSettings | None = None,
         alert: Alert | None = None,
         failpoint: Failpoint | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._client = client
+        self._escrow = escrow
+        self._client = escrow.client
         self._signer = signer
-        self._vetting = vetting
+        self._address = signer.address
         self._settings = settings or RelayerSettings()
         self._alert = alert or (lambda intent, reason: None)
         self._failpoint = failpoint or (lambda name: None)
@@ -93,7 +87,8 @@ class Relayer:
         self._strangers: dict[int, int] = {}
         self._pooled_at: dict[str, int] = {}
         self._refusals: dict[str, tuple[int, float]] = {}
-        self._seen: BlockRef | None = None
+        self._head: BlockRef | None = None
+        self._done = RelayerTick()
         self.busy = True
         """Whether the last tick left an intent to send or to wait for."""
 
@@ -103,99 +98,87 @@ class Relayer:
         Raises ChainUnavailable and WrongChain: try again later; nothing is lost.
         """
         self._client.check()  # the nonces of another chain would mislead
-        done = RelayerTick()
-        flying = self._watch(done)
-        self.busy = self._launch(done) or flying
-        return done
+        self._done = RelayerTick()
+        flying = self._watch()
+        self.busy = self._launch() or flying
+        return self._done
 
     # In flight
 
-    def _watch(self, done: RelayerTick) -> bool:
+    def _watch(self) -> bool:
         """Follow up what was signed; return whether there was anything."""
-        address = self._signer.address
-        flying = self._store.in_flight(address)
-        if not flying and self._client.head() == self._seen:
+        flying = self._store.in_flight(self._address)
+        if not flying and self._client.head() == self._head:
             return False
-        mined = self._client.nonce(
-            address
-        )  # read before the receipts: only too high would be unsafe
+        # Read before the receipts: only a count that is too high would be unsafe.
+        mined = self._client.nonce(self._address)
         head = self._client.head()
-        self._repair_gaps({i.nonce for i in flying}, mined)
+        self._repair_gaps({intent.nonce for intent in flying}, mined)
         for intent in flying:
-            receipt = self._receipt(intent)
+            newest = () if intent.tx_hash is None else (intent.tx_hash,)
+            receipts = map(self._client.receipt, (*newest, *reversed(intent.replaced)))
+            receipt = next((found for found in receipts if found is not None), None)
             if receipt is not None:
-                self._mined(intent, receipt, head, done)
+                self._mined(intent, receipt, head)
             else:
-                self._unmined(intent, mined, head, done)
-        self._seen = head
+                self._unmined(intent, mined, head)
+        self._head = head
         return bool(flying)
 
-    def _receipt(self, intent: Intent) -> TransactionReceipt | None:
-        for tx_hash in _hashes(intent):
-            receipt = self._client.receipt(tx_hash)
-            if receipt is not None:
-                return receipt
-        return None
-
-    def _mined(
-        self, intent: Intent, receipt: TransactionReceipt, head: BlockRef, done: RelayerTick
-    ) -> None:
+    def _mined(self, intent: Intent, receipt: TransactionReceipt, head: BlockRef) -> None:
         self._strangers.pop(intent.id, None)
         deep = head.number - receipt.block_number >= self._settings.confirmations
         if self._calls_itself(receipt.to):
             if deep:
-                self._kill(intent, f"the node refused the transaction: {intent.error}", done)
+                self._kill(intent, f"the node refused the transaction: {intent.error}")
             return
         if intent.block_hash != receipt.block_hash:
             self._failpoint("receipt_seen")
-            self._store.mark_confirmed(
-                intent.id, receipt.tx_hash, receipt.block_number, receipt.block_hash
-            )
-            done.confirmed += 1
+            place = (receipt.block_number, receipt.block_hash)
+            self._store.mark_confirmed(intent.id, receipt.tx_hash, *place)
+            self._done.confirmed += 1
             self._failpoint("marked_confirmed")
         if not deep:
             return
         self._failpoint("final_due")
         if receipt.succeeded:
             self._store.mark_final(intent.id)
-            done.final += 1
+            self._done.final += 1
             self._failpoint("marked_final")
         else:
-            call, sender = call_of(intent.payload), self._signer.address
-            reason = self._client.why_reverted(receipt, call.to, call.data, sender, call.value)
-            self._kill(intent, str(reason), done)
+            call = call_of(intent.payload)
+            parts = (call.to, call.data, self._address, call.value)
+            self._kill(intent, str(self._client.why_reverted(receipt, *parts)))
 
-    def _unmined(self, intent: Intent, mined: int, head: BlockRef, done: RelayerTick) -> None:
+    def _unmined(self, intent: Intent, mined: int, head: BlockRef) -> None:
         if intent.state is IntentState.CONFIRMED:  # a reorg removed its block
             self._store.mark_unconfirmed(intent.id)
         if self._client.knows(intent.tx_hash or ""):
             self._strangers.pop(intent.id, None)
             if intent.state is IntentState.SIGNED:
                 self._store.mark_sent(intent.id)
-            self._raise_if_stuck(intent, mined, head, done)
+            self._raise_if_stuck(intent, mined, head)
         elif intent.nonce is not None and intent.nonce < mined:
-            self._suspect_stranger(intent, intent.nonce, head, done)
+            self._suspect_stranger(intent, intent.nonce, head)
         else:  # it never arrived, was dropped, or an older one with its nonce is still pooled
-            self._broadcast(intent, done)
+            self._broadcast(intent)
 
-    def _suspect_stranger(
-        self, intent: Intent, nonce: int, head: BlockRef, done: RelayerTick
-    ) -> None:
+    def _suspect_stranger(self, intent: Intent, nonce: int, head: BlockRef) -> None:
         """An unknown transaction used the nonce: the intent is dead once that is final."""
         deep = max(0, head.number - self._settings.confirmations)
-        if self._client.nonce(self._signer.address, deep) <= nonce:
+        if self._client.nonce(self._address, deep) <= nonce:
             return
         looks = self._strangers[intent.id] = self._strangers.get(intent.id, 0) + 1
         if looks >= self._settings.lost_looks:
-            self._kill(intent, f"an unknown transaction used nonce {nonce}", done)
+            self._kill(intent, f"an unknown transaction used nonce {nonce}")
 
     def _repair_gaps(self, flying: set[int | None], mined: int) -> None:
         """Send again the final transactions that a deep reorg removed."""
-        following = self._store.next_nonce(self._signer.address) or 0
+        following = self._store.next_nonce(self._address) or 0
         for nonce in range(mined, min(following, mined + _GAPS_PER_TICK)):
             if nonce in flying:
                 continue
-            owner = self._store.by_nonce(self._signer.address, nonce)
+            owner = self._store.by_nonce(self._address, nonce)
             if owner is None or owner.raw is None:
                 self._alert(owner, f"nonce_gap: no stored intent has nonce {nonce}")
                 return
@@ -204,19 +187,17 @@ class Relayer:
             except SendRejected as error:
                 self._alert(owner, str(error))
 
-    def _raise_if_stuck(
-        self, intent: Intent, mined: int, head: BlockRef, done: RelayerTick
-    ) -> None:
+    def _raise_if_stuck(self, intent: Intent, mined: int, head: BlockRef) -> None:
         tx_hash = intent.tx_hash or ""
         since = self._pooled_at.setdefault(tx_hash, head.number)
         if intent.nonce != mined or head.number - since < self._settings.stuck_blocks:
             return
         self._pooled_at[tx_hash] = head.number
-        self._replace(intent, done)
+        self._replace(intent)
 
     # Sending
 
-    def _broadcast(self, intent: Intent, done: RelayerTick) -> bool:
+    def _broadcast(self, intent: Intent) -> bool:
         """Send the stored bytes to the node; return whether it took them."""
         if intent.raw is None:
             raise OutboxConflict(f"intent {intent.id} is {intent.state} without signed bytes")
@@ -225,20 +206,20 @@ class Relayer:
         except SendRejected as error:
             self._note(intent, error)
             if error.reason is SendReason.UNDERPRICED:
-                self._replace(intent, done)
+                self._replace(intent)
             elif error.reason is not SendReason.NONCE_TOO_LOW:  # the next tick finds who used it
                 self._alert(intent, str(error))
                 if error.reason is SendReason.OTHER:
-                    self._give_up_if_refused(intent, done)
+                    self._give_up_if_refused(intent)
             return False
         self._refusals.pop(intent.tx_hash or "", None)
         self._failpoint("broadcast")
         self._store.mark_sent(intent.id)
-        done.sent += 1
+        self._done.sent += 1
         self._failpoint("marked_sent")
         return True
 
-    def _replace(self, intent: Intent, done: RelayerTick) -> None:
+    def _replace(self, intent: Intent) -> None:
         """Replace the transaction with one that has a higher fee and the same nonce and call."""
         fields, advice = _decode(intent.raw or b""), self._client.fees()
         old = TransactionFees(fields["maxFeePerGas"], fields["maxPriorityFeePerGas"])
@@ -247,7 +228,7 @@ class Relayer:
             self._alert(intent, f"fee_above_cap: the base fee is {advice.base} wei per gas")
             return
         fields |= {"maxFeePerGas": offer.maximum, "maxPriorityFeePerGas": offer.priority}
-        raw = self._sign_again(intent, fields, done)
+        raw = self._sign_again(intent, fields)
         try:
             self._client.send_raw(raw)
         except SendRejected as error:
@@ -255,14 +236,14 @@ class Relayer:
             return
         self._store.mark_sent(intent.id)
 
-    def _sign_again(self, intent: Intent, fields: dict[str, Any], done: RelayerTick) -> bytes:
+    def _sign_again(self, intent: Intent, fields: dict[str, Any]) -> bytes:
         """Sign and store another transaction with the intent's nonce."""
         raw, tx_hash = self._signer.sign_transaction(fields)
         self._store.mark_replaced(intent.id, intent.tx_hash or "", raw, tx_hash)
-        done.replaced += 1
+        self._done.replaced += 1
         return raw
 
-    def _give_up_if_refused(self, intent: Intent, done: RelayerTick) -> None:
+    def _give_up_if_refused(self, intent: Intent) -> None:
         """Unblock later nonces: replace a permanently refused transaction with an empty one.
 
         The refused one can then no longer be mined. Once the empty one is final, the intent is
@@ -280,15 +261,14 @@ class Relayer:
         del self._refusals[tx_hash]
         self._alert(intent, f"given up: an empty transaction takes nonce {intent.nonce}")
         fields = _decode(intent.raw or b"")
-        address = self._signer.address
-        gas = self._client.estimate_gas(address, b"", address)
-        fields |= {"to": bytes.fromhex(address[2:]), "data": b"", "value": 0, "gas": gas}
-        self._sign_again(intent, fields, done)
-        self._broadcast(self._store.get(intent.id), done)
+        gas = self._client.estimate_gas(self._address, b"", self._address)
+        fields |= {"to": bytes.fromhex(self._address[2:]), "data": b"", "value": 0, "gas": gas}
+        self._sign_again(intent, fields)
+        self._broadcast(self._store.get(intent.id))
 
     def _calls_itself(self, to: str | None) -> bool:
         """Whether a transaction to `to` is an empty one: no intent calls the relayer's account."""
-        return to is not None and to.lower() == self._signer.address.lower()
+        return to is not None and to.lower() == self._address.lower()
 
     def _note(self, intent: Intent, error: SendRejected) -> None:
         """Store why the node refused the call, but not why it refused the empty replacement."""
@@ -297,9 +277,9 @@ class Relayer:
 
     # New intents
 
-    def _launch(self, done: RelayerTick) -> bool:
+    def _launch(self) -> bool:
         """Send pending intents while there is room; return whether any is pending or in flight."""
-        flying = self._store.in_flight(self._signer.address)
+        flying = self._store.in_flight(self._address)
         room = self._settings.max_in_flight - len(flying)
         if room <= 0 or any(intent.state is IntentState.SIGNED for intent in flying):
             return True  # do not pile more onto a transaction that the node does not take
@@ -310,33 +290,33 @@ class Relayer:
         offer = self._settings.fees.offer(advice)
         for intent in waiting:
             if self._held_until.get(intent.id, now) > now:
-                done.held += 1
+                self._done.held += 1
                 continue
             if offer is None:
                 self._alert(intent, f"fee_above_cap: the base fee is {advice.base} wei per gas")
                 break
-            took = self._launch_one(intent, offer, done)
+            took = self._launch_one(intent, offer)
             room -= took is not None
             if took is False or room <= 0:
                 break
         return True
 
-    def _launch_one(self, intent: Intent, offer: TransactionFees, done: RelayerTick) -> bool | None:
+    def _launch_one(self, intent: Intent, offer: TransactionFees) -> bool | None:
         """Vet, sign, store, send. None if it got no nonce, else whether the node took it."""
         try:
-            verdict = self._vetting.vet(intent)
+            verdict = vet(self._escrow, self._address, intent)
         except ChainUnavailable:
             raise
         except ChainError as error:  # the node failed to estimate: worth an alert and another try
-            self._hold(intent, str(error), None, done)
+            self._hold(intent, str(error), None)
             self._alert(intent, str(error))
             return None
         self._failpoint("vetted")
         if isinstance(verdict, Refuse):
-            self._kill(intent, verdict.reason, done)
+            self._kill(intent, verdict.reason)
             return None
         if isinstance(verdict, Wait):
-            self._hold(intent, verdict.reason, verdict.limit, done)
+            self._hold(intent, verdict.reason, verdict.limit)
             return None
         self._held_until.pop(intent.id, None)
         if verdict.payload is not None:
@@ -345,44 +325,38 @@ class Relayer:
         signed = self._sign(intent, verdict.gas, offer)
         if signed is None:
             return None
-        return self._broadcast(signed, done)
+        return self._broadcast(signed)
 
     def _sign(self, intent: Intent, gas: int, offer: TransactionFees) -> Intent | None:
         """Give the intent a nonce and store its signed bytes; None if another process was first."""
-        address, call = self._signer.address, call_of(intent.payload)
-        nonce = max(self._store.next_nonce(address) or 0, self._client.nonce(address, "pending"))
+        call, stored = call_of(intent.payload), self._store.next_nonce(self._address) or 0
+        nonce = max(stored, self._client.nonce(self._address, "pending"))
         chain_id = self._client.chain_id
         fields = transaction_fields(chain_id, call.to, call.data, call.value, gas, offer)
         raw, tx_hash = self._signer.sign_transaction(fields | {"nonce": nonce})
         self._failpoint("signed")
         try:
-            self._store.mark_signed(intent.id, address, nonce, raw, tx_hash)
+            self._store.mark_signed(intent.id, self._address, nonce, raw, tx_hash)
         except OutboxConflict:
             return None
         self._failpoint("stored")
         return self._store.get(intent.id)
 
-    def _hold(self, intent: Intent, reason: str, limit: int | None, done: RelayerTick) -> None:
+    def _hold(self, intent: Intent, reason: str, limit: int | None) -> None:
         attempts = self._store.note_attempt(intent.id, reason)
         if limit is not None and attempts >= limit:
-            self._kill(intent, reason, done)
+            self._kill(intent, reason)
             return
         pause = min(_HOLD_SECONDS_MAX, 0.1 * 2 ** min(attempts, 10))
         self._held_until[intent.id] = self._clock() + pause
-        done.held += 1
+        self._done.held += 1
 
-    def _kill(self, intent: Intent, reason: str, done: RelayerTick) -> None:
+    def _kill(self, intent: Intent, reason: str) -> None:
         self._held_until.pop(intent.id, None)
         self._strangers.pop(intent.id, None)
         self._store.mark_dead(intent.id, reason)
-        done.dead += 1
+        self._done.dead += 1
         self._alert(intent, reason)
-
-
-def _hashes(intent: Intent) -> tuple[str, ...]:
-    """Every hash that it may be mined under, the newest first."""
-    newest = () if intent.tx_hash is None else (intent.tx_hash,)
-    return (*newest, *reversed(intent.replaced))
 
 
 def _decode(raw: bytes) -> dict[str, Any]:

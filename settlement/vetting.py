@@ -4,22 +4,16 @@ So an intent that would revert costs nothing, and vouchers that would be skipped
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from settlement.attestation import MeteredUsage
-from settlement.chain.calls import EscrowCalls, LeaseRef, SettlementEntry
-from settlement.chain.client import with_margin
+from settlement.chain.calls import LeaseRef, SettlementEntry
+from settlement.chain.client import ChainClient, with_margin
 from settlement.chain.contracts import Escrow
 from settlement.chain.rpc import code_failed
 from settlement.eip712 import checksum
-from settlement.errors import (
-    CallReverted,
-    ChainError,
-    FieldError,
-    SignatureError,
-)
+from settlement.errors import CallReverted, ChainError, FieldError, SignatureError
 from settlement.leases import LeaseStatus
 from settlement.ports import Intent, IntentKind
 from settlement.signing import recover
@@ -64,71 +58,66 @@ class Refuse:
 Verdict = Go | Wait | Refuse
 
 
-class Vetting:
-    """Simulates intents of one sender on the pending block."""
+def vet(escrow: Escrow, sender: str, intent: Intent) -> Verdict:
+    """Judge one pending intent of `sender`. Raises ChainError if the node does not answer."""
+    try:
+        if intent.kind in (IntentKind.SETTLE, IntentKind.SETTLE_METERED):
+            return _vet_settle(escrow, sender, intent)
+        most = CONSENT_GAS_MAX if intent.kind in CONSENTED else None
+        return Go(_gas(escrow.client, sender, intent.payload, most))
+    except CallReverted as error:
+        if error.name in NOT_YET:
+            return Wait(str(error), NOT_YET[error.name])
+        return Refuse(str(error))
+    except ChainError as error:
+        if intent.kind in CONSENTED and code_failed(error):
+            return Refuse(f"needs more than {CONSENT_GAS_MAX} gas: {error}")
+        raise
+    except (FieldError, SignatureError) as error:
+        return Refuse(f"malformed intent: {error}")
 
-    def __init__(self, escrow: Escrow, sender: str) -> None:
-        self._escrow = escrow
-        self._sender = sender
 
-    def vet(self, intent: Intent) -> Verdict:
-        """Judge one pending intent. Raises ChainError if the node does not answer."""
-        try:
-            if intent.kind in (IntentKind.SETTLE, IntentKind.SETTLE_METERED):
-                return self._vet_settle(intent)
-            most = CONSENT_GAS_MAX if intent.kind in CONSENTED else None
-            return self._vet_call(intent.payload, most)
-        except CallReverted as error:
-            if error.name in NOT_YET:
-                return Wait(str(error), NOT_YET[error.name])
-            return Refuse(str(error))
-        except ChainError as error:
-            if intent.kind in CONSENTED and code_failed(error):
-                return Refuse(f"needs more than {CONSENT_GAS_MAX} gas: {error}")
-            raise
-        except (FieldError, SignatureError) as error:
-            return Refuse(f"malformed intent: {error}")
+def _gas(client: ChainClient, sender: str, payload: dict[str, Any], most: int | None = None) -> int:
+    """Gas to send a call with. Raises CallReverted if it would fail."""
+    call = call_of(payload)
+    if call.gas is not None:
+        client.call(call.to, call.data, sender, "pending", call.value)
+        return call.gas
+    return with_margin(client.estimate_gas(call.to, call.data, sender, call.value, most))
 
-    def _vet_call(self, payload: dict[str, Any], most: int | None = None) -> Go:
-        call, client = call_of(payload), self._escrow.client
-        if call.gas is not None:
-            client.call(call.to, call.data, self._sender, "pending", call.value)
-            return Go(call.gas)
-        gas = client.estimate_gas(call.to, call.data, self._sender, call.value, most)
-        return Go(with_margin(gas))
 
-    def _vet_settle(self, intent: Intent) -> Verdict:
-        calls, metered = self._escrow.calls, intent.kind is IntentKind.SETTLE_METERED
-        vouchers = calls.vouchers(call_of(intent.payload).data)
-        kept, skipped = self._escrow.simulate_settle(vouchers, metered, self._sender, "pending")
-        if not skipped:
-            return self._vet_call(intent.payload)
-        later = [signed for signed in skipped if self._is_early(signed)]
-        if not kept:
-            early = Wait("UsageAheadOfTime", NOT_YET["UsageAheadOfTime"])
-            return early if later else Refuse(NOTHING_TO_SETTLE)
-        payload = _payload(calls, kept, metered)
-        gas = self._vet_call(payload).gas
-        return Go(gas, payload, _payload(calls, later, metered) if later else None)
+def _vet_settle(escrow: Escrow, sender: str, intent: Intent) -> Verdict:
+    calls, metered = escrow.calls, intent.kind is IntentKind.SETTLE_METERED
+    vouchers = calls.vouchers(call_of(intent.payload).data)
+    kept, skipped = escrow.simulate_settle(vouchers, metered, sender, "pending")
+    if not skipped:
+        return Go(_gas(escrow.client, sender, intent.payload))
+    later = [signed for signed in skipped if _is_early(escrow, signed)]
+    if not kept:
+        early = Wait("UsageAheadOfTime", NOT_YET["UsageAheadOfTime"])
+        return early if later else Refuse(NOTHING_TO_SETTLE)
+    payload = calls.payload(calls.settle(kept, metered))
+    rest = calls.payload(calls.settle(later, metered)) if later else None
+    return Go(_gas(escrow.client, sender, payload), payload, rest)
 
-    def _is_early(self, signed: SettlementEntry) -> bool:
-        """Whether a skipped voucher will be paid once chain time has caught up."""
-        voucher = signed.voucher
-        try:
-            witness = recover(voucher, self._escrow.domain(), signed.signature)
-        except SignatureError:
-            return False
-        ref = LeaseRef(voucher.buyer, voucher.provider, witness, voucher.lease_no)
-        lease = self._escrow.lease(ref)
-        if lease.status not in (LeaseStatus.ACTIVE, LeaseStatus.STOPPED):
-            return False
-        news = min(voucher.ms, lease.funded * 1000) > lease.used_ms
-        if isinstance(voucher, MeteredUsage) and not news:
-            counted = self._escrow.counted(ref)
-            news = min(voucher.egress_mib, counted.egress_cap_mib) > counted.egress_mib
-            news = news or min(voucher.units, counted.units_cap) > counted.units
-        now = self._escrow.client.timestamp()
-        return news and voucher.ms > (now - lease.start) * 1000
+
+def _is_early(escrow: Escrow, signed: SettlementEntry) -> bool:
+    """Whether a skipped voucher will be paid once chain time has caught up."""
+    voucher = signed.voucher
+    try:
+        witness = recover(voucher, escrow.domain(), signed.signature)
+    except SignatureError:
+        return False
+    ref = LeaseRef(voucher.buyer, voucher.provider, witness, voucher.lease_no)
+    lease = escrow.lease(ref)
+    if lease.status not in (LeaseStatus.ACTIVE, LeaseStatus.STOPPED):
+        return False
+    news = min(voucher.ms, lease.funded * 1000) > lease.used_ms
+    if isinstance(voucher, MeteredUsage) and not news:
+        counted = escrow.counted(ref)
+        news = min(voucher.egress_mib, counted.egress_cap_mib) > counted.egress_mib
+        news = news or min(voucher.units, counted.units_cap) > counted.units
+    return news and voucher.ms > (escrow.client.timestamp() - lease.start) * 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,21 +134,11 @@ def call_of(payload: dict[str, Any]) -> Call:
     """Parse a payload. Raises FieldError if it is malformed."""
     try:
         gas, to = payload.get("gas"), str(payload["to"])
-        if not _ADDRESS.fullmatch(to):
-            raise FieldError("/payload/to", f"{to!r} is not an address")
-        return Call(
-            checksum(to),
-            bytes.fromhex(str(payload["data"]).removeprefix("0x")),
-            int(payload.get("value", 0)),
-            None if gas is None else int(gas),
-        )
-    except FieldError:
-        raise
+        data = bytes.fromhex(str(payload["data"]).removeprefix("0x"))
+        value = int(payload.get("value", 0))
+        gas = None if gas is None else int(gas)
     except (KeyError, TypeError, ValueError) as error:
         raise FieldError("/payload", f"is not a call: {error!r}") from error
-
-
-def _payload(
-    calls: EscrowCalls, vouchers: Iterable[SettlementEntry], metered: bool
-) -> dict[str, Any]:
-    return calls.payload(calls.settle(list(vouchers), metered))
+    if not _ADDRESS.fullmatch(to):
+        raise FieldError("/payload/to", f"{to!r} is not an address")
+    return Call(checksum(to), data, value, gas)

@@ -24,10 +24,10 @@ from settlement.chain.devnet import DEV_MNEMONIC, Devnet, dev_account
 from settlement.eip712 import text32
 from settlement.events import ChainEvent, Opened
 from settlement.fees import GWEI, TransactionFees
-from settlement.leases import EscrowState, replay
 from settlement.orders import Ask, Bid, Cancel, Prices, TierLimit, orders_hash
 from settlement.permit import Permit
 from settlement.signing import LocalSigner, sign
+from tests.escrow_orders import EscrowOrders, replay_orders
 from tests.factories import H100, make_ask, make_bid
 
 TOKEN = 10**18
@@ -213,9 +213,9 @@ class World:
         head = self.client.head().number
         return [logged.event for logged in self.escrow.events(first, head)]
 
-    def state(self) -> EscrowState:
+    def state(self) -> EscrowOrders:
         """The escrow's books, replayed from its events."""
-        return replay(self.events(), self.escrow.params())
+        return replay_orders(self.events(), self.escrow.params())
 
     def give(self, amount: int) -> None:
         """Give the buyer tokens."""

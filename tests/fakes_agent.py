@@ -4,14 +4,13 @@
 `serve` behind a real port for agents that run as processes of their own.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,22 +19,22 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 
-from marketplace.agent.api import AgentApi
 from marketplace.agent.assignment import Assignment, assign
+from marketplace.agent.folders import make_folders
 from marketplace.agent.inventory import Inventory, simulated_gpus
-from marketplace.agent.journal import AgentJournal
-from marketplace.agent.node import ThisNode
+from marketplace.agent.journal import AgentJournal, LeaseEntry
+from marketplace.agent.meters import Reading
+from marketplace.agent.node import HeldLease, ThisNode
 from marketplace.domain.job import parse_job
-from marketplace.wire.asks import AskInfo
-from marketplace.wire.bids import BidInfo
-from marketplace.wire.leases import Lease, LeaseTerms
-from marketplace.wire.market import MarketConfig
-from marketplace.wire.nodes import Node
-from marketplace.wire.usage import Attestation, Heartbeat, LogPosition, Measured
+from marketplace.sdk import NO_RETRIES, Coulomb
+from marketplace.wire.leases import Attestation, Heartbeat, Lease, LeaseTerms, LogPosition, Measured
+from marketplace.wire.market import MarketConfig, Node
+from marketplace.wire.orders import AskInfo, BidInfo
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.eip712 import Domain
 from settlement.orders import Ask, Bid, lease_no
 from settlement.signing import LocalSigner, recover, sign, verify
+from settlement.usage import UsageVector
 from tests.factories import job_json, make_ask, make_bid
 from tests.wire_samples import sample
 
@@ -283,10 +282,7 @@ class FakeMarket:
         return 200, lease
 
     def _config(self) -> dict[str, Any]:
-        contracts = {
-            "ComputeEscrow": DOMAIN.verifying_contract,
-            "ComputeToken": "0x" + "70" * 20,
-        }
+        contracts = {"ComputeEscrow": DOMAIN.verifying_contract, "ComputeToken": "0x" + "70" * 20}
         return sample(
             MarketConfig,
             chain_id=DOMAIN.chain_id,
@@ -311,7 +307,9 @@ class FakeMarket:
     def node(self, journal: AgentJournal, folder: Path, **changes: Any) -> ThisNode:
         """A node of this market, with one simulated GPU and no runtime."""
         parts: dict[str, Any] = {
-            "api": AgentApi("http://market.test", "coul_test", self.transport()),
+            "api": Coulomb(
+                "http://market.test", "coul_test", retry=NO_RETRIES, transport=self.transport()
+            ),
             "runtime": SimpleNamespace(name="none"),
             "inventory": ONE_GPU,
             "poll_s": 0.05,
@@ -378,6 +376,53 @@ class FakeMarket:
             server.shutdown()
             thread.join()
             server.server_close()
+
+
+class Desk:
+    """One lease in hand on a node of its own, on a clock a test may turn."""
+
+    def __init__(
+        self, folder: Path, clock_s: Callable[[], float] = time.monotonic, **lease: Any
+    ) -> None:
+        folder.mkdir(exist_ok=True)
+        self.market = FakeMarket(LocalSigner(b"\3" * 32))
+        self.id = self.market.open_lease(["true"], **lease)
+        self.journal = AgentJournal(folder / "journal.db")
+        self.node = self.market.node(self.journal, folder)
+        self.job = self.market.assignment(self.node, self.id)
+        self.entry = replace(self.job.entry, outputs=("/out",))
+        self.journal.begin(self.entry)
+        self.clock_s = clock_s
+        self.start()
+        self.folders = self.lease.folders
+        make_folders(self.folders)
+        self.logs = self.lease.open_logs()
+
+    def start(self) -> None:
+        """Take the lease in hand, as an agent that has just started does."""
+        self.lease = HeldLease(self.node, self.entry, self.clock_s)
+        self.pen = self.lease.attestor
+
+    def attest(self, *ms: int, **usage: int) -> None:
+        """Sign usage, reading by reading."""
+        for at in ms:
+            self.pen.attest(UsageVector(ms=at, **usage), Reading(at_ms=1))
+
+    @property
+    def now(self) -> LeaseEntry:
+        """What the journal holds of the lease."""
+        entry = self.journal.lease(self.id)
+        assert entry is not None
+        return entry
+
+    @property
+    def shown(self) -> Lease:
+        """The lease as the market shows it."""
+        return Lease.model_validate(self.market.leases[self.id])
+
+    def close(self) -> None:
+        self.logs.close()
+        self.journal.close()
 
 
 def _problem(status: int, code: str, **extra: Any) -> Answer:

@@ -21,12 +21,16 @@ from marketplace.services.attestations import AttestationRefusal
 from marketplace.services.catalog import Catalog
 from marketplace.services.common import Principal
 from marketplace.services.ports import Market
-from marketplace.wire.asks import AskDraft, SignedAsk
 from marketplace.wire.jobs import JobOrder
-from marketplace.wire.keys import KeyDraft
-from marketplace.wire.leases import FinishReport, SignedStop
-from marketplace.wire.nodes import NewNode
-from marketplace.wire.usage import Countersignature, SignedAttestation, SignedClose
+from marketplace.wire.leases import (
+    Countersignature,
+    FinishReport,
+    SignedAttestation,
+    SignedClose,
+    SignedStop,
+)
+from marketplace.wire.market import KeyDraft, NewNode
+from marketplace.wire.orders import AskDraft, SignedAsk
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.chain.calls import EscrowCalls
 from settlement.eip712 import ZERO_ADDRESS, Domain

@@ -1,18 +1,16 @@
 """A relayer at work on a real escrow, and what a test may do to it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
 from marketplace.db.outbox import SqlOutbox
 from settlement.chain.client import ChainClient
+from settlement.chain.contracts import Escrow
 from settlement.events import Opened
 from settlement.ports import Intent, IntentKind, IntentState
 from settlement.relayer import Relayer, RelayerSettings, RelayerTick
 from settlement.signing import LocalSigner
-from settlement.vetting import Vetting
 from tests.escrow_world import World, eventually
 
 KEYS = count()
@@ -38,13 +36,11 @@ class Bench:
     def restart(self, settings: RelayerSettings | None = None) -> Relayer:
         """Replace the relayer with one that knows only what the store knows."""
         self.settings = settings or self.settings
-        client = self.client or self.world.client
-        escrow = self.world.deployment.open(client)[0]
+        escrow = Escrow(self.client or self.world.client, self.world.escrow.address)
         self._relayer = Relayer(
             self.store,
-            client,
+            escrow,
             self.signer,
-            Vetting(escrow, self.signer.address),
             self.settings,
             alert=lambda intent, reason: self.alerts.append((intent and intent.id, reason)),
             failpoint=self.failpoint,

@@ -5,8 +5,6 @@ until nothing is left to do. The child sends itself SIGKILL when it passes the f
 for the `nth` time, or after `kill_after` seconds. The answer is the child's wait status.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -22,7 +20,6 @@ from settlement.chain.contracts import Escrow
 from settlement.chain.devnet import DEV_CHAIN_ID
 from settlement.relayer import Relayer, RelayerSettings
 from settlement.signing import LocalSigner
-from settlement.vetting import Vetting
 
 
 def die_after(seconds: float) -> None:
@@ -47,9 +44,8 @@ def work(request: dict[str, Any]) -> None:
 
     relayer = Relayer(
         store,
-        client,
+        Escrow(client, request["escrow"]),
         signer,
-        Vetting(Escrow(client, request["escrow"]), signer.address),
         RelayerSettings(confirmations=0),
         failpoint=failpoint,
     )

@@ -1,7 +1,5 @@
 """Jobs in the real sandbox, and a whole node over a market in memory."""
 
-from __future__ import annotations
-
 import io
 import os
 import subprocess
@@ -14,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from marketplace.agent.folders import give_to, make_folders, remove_tree
+from marketplace.agent.folders import JobFolders, give_to, make_folders, remove_tree
 from marketplace.agent.inventory import Inventory, simulated_gpus
-from marketplace.agent.journal import AgentJournal
-from marketplace.agent.runtime.base import JobFolders, Launch, Running, SandboxLimits
-from marketplace.agent.runtime.process import ProcessRuntime
+from marketplace.agent.journal import AgentJournal, Ending
+from marketplace.agent.runtime.process import ProcessRuntime, RunningProcess
+from marketplace.agent.runtime.sandbox import Launch, SandboxLimits
 from marketplace.agent.supervisor import Supervisor
 from settlement.signing import LocalSigner
 from tests.fakes_agent import FakeMarket
@@ -45,7 +43,7 @@ def started(
     env: Mapping[str, str] | None = None,
     limits: SandboxLimits = LIMITS,
     slot: int = 0,
-) -> Iterator[Running]:
+) -> Iterator[RunningProcess]:
     """A job in its folders; at the end nothing of it is left."""
     folders = JobFolders(root / f"job-{slot}")
     make_folders(folders)
@@ -99,7 +97,7 @@ class Bench:
         self.supervisor = Supervisor(self.node)
         self.thread = threading.Thread(target=self.supervisor.run, args=(self.stopping,))
 
-    def __enter__(self) -> Bench:
+    def __enter__(self) -> "Bench":
         self.thread.start()
         return self
 
@@ -112,6 +110,11 @@ class Bench:
         self.stopping.set()
         self.thread.join(PATIENCE_S)
         assert not self.thread.is_alive()
+
+    def ending(self, lease_id: str) -> Ending | None:
+        """How the agent decided that a job ended."""
+        entry = self.journal.lease(lease_id)
+        return entry.ending if entry is not None else None
 
     def finished(self, lease_id: str, timeout_s: float = PATIENCE_S) -> dict[str, object]:
         """The report of a job's end, as (outcome, reason, exit code)."""

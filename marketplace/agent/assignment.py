@@ -1,16 +1,14 @@
 """From a lease, as the server tells of it, to a job this node may run."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 
-from marketplace.agent.errors import AgentError
+from marketplace.agent.errors import NotOurs
 from marketplace.agent.journal import LeaseEntry
 from marketplace.agent.node import ThisNode
 from marketplace.domain.job import JobSpec, parse_job
 from marketplace.errors import InvalidJob
-from marketplace.wire.leases import Lease, LeaseTerms
+from marketplace.wire.leases import Lease
 from settlement.orders import Ask, Bid, lease_no
 from settlement.silence import unseen_ms
 from settlement.units import Sizes
@@ -18,17 +16,12 @@ from settlement.units import Sizes
 _ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 
-class NotOurs(AgentError):
-    """A lease that this node must not work on: its orders do not say what the server says."""
-
-    code = "not_ours"
-
-
 @dataclass(frozen=True, slots=True)
 class Assignment:
     """The job of one lease and what it may use. Sizes are never zero; `gpus` are reserved for it.
 
-    `start` and `end` are Unix seconds.
+    `end` is in Unix seconds; `start_deadline_ms`, by which the job must be ready, in Unix ms.
+    `grace_ms` is how long work goes on without a countersignature.
     """
 
     entry: LeaseEntry
@@ -36,22 +29,12 @@ class Assignment:
     sizes: Sizes
     gpus: tuple[int, ...]
     interval_ms: int
-    start: int
+    grace_ms: int
     end: int
-    start_limit_seconds: int
+    start_deadline_ms: int
     max_seconds: int
     budget_limited: bool
     units_cap: int
-
-    @property
-    def start_deadline_ms(self) -> int:
-        """Unix time by which the job must be ready."""
-        return (self.start + self.start_limit_seconds) * 1000
-
-    @property
-    def grace_ms(self) -> int:
-        """How long work goes on without a countersignature."""
-        return unseen_ms(self.interval_ms)
 
 
 def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
@@ -68,7 +51,8 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
         raise NotOurs(f"{lease.id}: the orders and our meter key open another lease")
     if (lease.buyer, lease.provider) != (bid.buyer, ask.provider):
         raise NotOurs(f"{lease.id}: buyer or provider is not who signed the orders")
-    if lease.terms is None or lease.job is None:
+    terms = lease.terms
+    if terms is None or lease.job is None:
         raise NotOurs(f"{lease.id}: no terms or no job yet")
     try:
         spec = parse_job(lease.job.spec, packed=True)
@@ -76,42 +60,28 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
         raise NotOurs(f"{lease.id}: the job cannot be read: {error}") from error
     if spec.hash() != bid.job_hash:
         raise NotOurs(f"{lease.id}: the job is not the one whose hash the buyer signed")
-    entry = LeaseEntry(
-        lease_id=lease.id,
-        job_id=lease.job_id,
-        buyer=bid.buyer,
-        provider=ask.provider,
-        lease_no=number,
-        domain=node.domain,
-        witness=bid.witness,
-        metered=bid.egress_mib > 0 or bid.units > 0,
-        outputs=spec.outputs,
-    )
-    return _assignment(node, entry, spec, lease, lease.terms, bid)
-
-
-def _assignment(
-    node: ThisNode, entry: LeaseEntry, spec: JobSpec, lease: Lease, terms: LeaseTerms, bid: Bid
-) -> Assignment:
-    def share(size: int) -> int:
-        """What the bid leaves open is the part of the node that its GPUs are."""
-        return max(1, size * bid.gpu_milli // (1000 * len(node.inventory.gpus)))
-
+    metered = bid.egress_mib > 0 or bid.units > 0
+    names = (lease.id, lease.job_id, bid.buyer, ask.provider, number, node.domain, bid.witness)
     return Assignment(
-        entry=entry,
+        entry=LeaseEntry(*names, metered, spec.outputs),
         spec=spec,
-        sizes=Sizes(
-            bid.gpu_milli,
-            bid.cpu_milli or share(node.inventory.cpu_milli),
-            bid.memory_mib or share(node.inventory.memory_mib),
-            bid.storage_mib or share(node.inventory.storage_mib),
-        ),
+        sizes=_sizes(node, bid),
         gpus=lease.gpus,
         interval_ms=lease.interval_ms,
-        start=terms.end - terms.funded_seconds,
+        grace_ms=unseen_ms(lease.interval_ms),
         end=terms.end,
-        start_limit_seconds=terms.start_limit_seconds,
+        start_deadline_ms=(terms.end - terms.funded_seconds + terms.start_limit_seconds) * 1000,
         max_seconds=min(terms.max_seconds or bid.max_seconds, bid.max_seconds),
         budget_limited=terms.budget_limited,
         units_cap=bid.units,
     )
+
+
+def _sizes(node: ThisNode, bid: Bid) -> Sizes:
+    """What the bid leaves open is the part of the node that its GPUs are."""
+    offered, whole = node.inventory, 1000 * len(node.inventory.gpus)
+    sizes = {
+        name: getattr(bid, name) or max(1, getattr(offered, name) * bid.gpu_milli // whole)
+        for name in ("cpu_milli", "memory_mib", "storage_mib")
+    }
+    return Sizes(bid.gpu_milli, **sizes)

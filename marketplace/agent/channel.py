@@ -5,8 +5,7 @@ They show that the job lives, not that it is honest. What a job can send is boun
 and connections; anything else on the socket is ignored.
 """
 
-from __future__ import annotations
-
+import codecs
 import os
 import selectors
 import socket
@@ -17,19 +16,68 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from marketplace.agent.logs import JobLogs, LogFile
-from marketplace.limits import (
-    PROGRESS_CHARS_MAX,
-    SOCKET_CONNECTIONS_MAX,
-    SOCKET_LINE_BYTES_MAX,
-    SOCKET_LINES_PER_SECOND_MAX,
-    UNITS_PER_LINE_MAX,
-)
+from marketplace import limits
 from settlement.strict_json import JsonError, loads
 
 SOCKET_NAME = "job.sock"
 _DRAIN_S = 2.0
 _TICK_S = 0.1
+_TRUNCATED = f"\n[output above {limits.LOG_BYTES_MAX // limits.MIB} MiB is not kept]\n".encode()
+
+
+class LogFile:
+    """One stream. What is written is valid UTF-8, whatever the job wrote, so offsets are exact."""
+
+    def __init__(self, path: Path, bytes_max: int = limits.LOG_BYTES_MAX) -> None:
+        self._file = path.open("a+b")
+        self._bytes_max = bytes_max
+        self._size = os.fstat(self._file.fileno()).st_size
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._lock = threading.Lock()
+        self._full = self._size >= bytes_max
+        self.close = self._file.close
+
+    def append(self, data: bytes, final: bool = False) -> None:
+        """Take output as it comes; beyond the limit it is dropped, and the log says so once."""
+        # NUL is valid UTF-8, but databases refuse it in text.
+        text = self._decoder.decode(data, final).replace("\0", "\N{REPLACEMENT CHARACTER}")
+        encoded = text.encode()
+        with self._lock:
+            if self._full or not encoded:
+                return
+            if self._size + len(encoded) > self._bytes_max:
+                room = encoded[: self._bytes_max - self._size]
+                encoded = room.decode(errors="ignore").encode() + _TRUNCATED
+                self._full = True
+            self._file.write(encoded)
+            self._file.flush()
+            self._size += len(encoded)
+
+    def chunk(self, offset: int) -> str:
+        """The next text from `offset` on, at most LOG_CHUNK_BYTES; empty if there is none."""
+        with self._lock:
+            raw = os.pread(self._file.fileno(), limits.LOG_CHUNK_BYTES, offset)
+        return raw.decode(errors="ignore")  # may end within a character: the rest comes next time
+
+
+class JobLogs:
+    """A job's streams: what it wrote, and what the agent has to say about it."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.stdout = LogFile(folder / "stdout")
+        self.stderr = LogFile(folder / "stderr")
+        self.agent = LogFile(folder / "agent")
+        # Every stream under the name the server knows it by.
+        self.streams = (("stdout", self.stdout), ("stderr", self.stderr), ("agent", self.agent))
+
+    def say(self, text: str) -> None:
+        """Add a line of the agent's own."""
+        self.agent.append(f"{text}\n".encode(errors="replace"))
+
+    def close(self) -> None:
+        for _, log in self.streams:
+            log.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +91,21 @@ class Signs:
     ignored_lines: int = 0
 
 
+@dataclass(slots=True, eq=False)
+class _Connection:
+    """One connection of the job, with the part of a line that has come so far."""
+
+    connection: socket.socket
+    buffer: bytes = b""
+    paused: bool = False
+    ended: bool = False
+
+    @property
+    def has_line(self) -> bool:
+        """Whether a whole line has come."""
+        return b"\n" in self.buffer
+
+
 class JobChannel:
     """Reads one job's output and socket on a thread of its own. `signs`: what it said so far."""
 
@@ -51,14 +114,14 @@ class JobChannel:
         self._units_max = units_max
         self.signs = Signs()
         self._selector = selectors.DefaultSelector()
-        self._connections: dict[int, _Connection] = {}
+        self._connections: set[_Connection] = set()
         self._pipes = 0
         self._stop_at: float | None = None
         self._unlimited = False
-        self._budget = float(SOCKET_LINES_PER_SECOND_MAX)
+        self._budget = float(limits.SOCKET_LINES_PER_SECOND_MAX)
         self._budget_at = time.monotonic()
         self._listener = _listen(run_folder)
-        self._selector.register(self._listener, selectors.EVENT_READ, "listener")
+        self._selector.register(self._listener, selectors.EVENT_READ, None)
         self._thread: threading.Thread | None = None
 
     def start(self, stdout_fd: int, stderr_fd: int) -> None:
@@ -77,7 +140,7 @@ class JobChannel:
         self._stop_at = time.monotonic() + _DRAIN_S
         if self._thread is not None:
             self._thread.join()
-        for held in self._connections.values():
+        for held in self._connections:
             self._forget(held.connection)
         for key in list(self._selector.get_map().values()):
             self._forget(key.fileobj)
@@ -99,12 +162,13 @@ class JobChannel:
         """Read whatever is there; whether anything was."""
         events = self._selector.select(timeout_s)
         for key, _ in events:
-            if key.data == "listener":
-                self._accept()
-            elif isinstance(key.data, LogFile):
-                self._read_output(key.fd, key.data)
-            else:
-                self._read_lines(key.data)
+            with suppress(BlockingIOError):
+                if key.data is None:
+                    self._accept()
+                elif isinstance(key.data, LogFile):
+                    self._read_output(key.fd, key.data)
+                else:
+                    self._read_lines(key.data)
         return bool(events)
 
     def _accept(self) -> None:
@@ -112,20 +176,16 @@ class JobChannel:
             connection, _ = self._listener.accept()
         except OSError:
             return
-        if len(self._connections) >= SOCKET_CONNECTIONS_MAX:
+        if len(self._connections) >= limits.SOCKET_CONNECTIONS_MAX:
             connection.close()
             return
         connection.setblocking(False)
         held = _Connection(connection)
-        self._connections[connection.fileno()] = held
+        self._connections.add(held)
         self._selector.register(connection, selectors.EVENT_READ, held)
 
     def _read_output(self, descriptor: int, log: LogFile) -> None:
-        try:
-            data = os.read(descriptor, 65536)
-        except BlockingIOError:
-            return
-        if data:
+        if data := os.read(descriptor, 65536):
             log.append(data)
         else:
             self._pipes -= 1
@@ -133,7 +193,7 @@ class JobChannel:
 
     def _read_lines(self, held: _Connection) -> None:
         try:
-            data = held.connection.recv(SOCKET_LINE_BYTES_MAX)
+            data = held.connection.recv(limits.SOCKET_LINE_BYTES_MAX)
         except BlockingIOError:
             return
         except OSError:
@@ -141,47 +201,46 @@ class JobChannel:
         held.buffer += data
         held.ended = not data
         self._take_lines(held)
-        if not held.over and b"\n" in held.buffer:
+        if held.has_line:
             self._selector.unregister(held.connection)  # too fast: read on when time allows
             held.paused = True
 
     def _take_lines(self, held: _Connection) -> None:
-        now = time.monotonic()
-        gained = (now - self._budget_at) * SOCKET_LINES_PER_SECOND_MAX
-        self._budget = min(float(SOCKET_LINES_PER_SECOND_MAX), self._budget + gained)
+        """Take as many whole lines as the rate allows; forget the connection if it is over."""
+        now, rate = time.monotonic(), limits.SOCKET_LINES_PER_SECOND_MAX
+        self._budget = min(rate, self._budget + (now - self._budget_at) * rate)
         self._budget_at = now
-        while b"\n" in held.buffer and (self._budget >= 1 or self._unlimited):
+        while held.has_line and (self._budget >= 1 or self._unlimited):
             self._budget -= 1
-            line, _, rest = held.buffer.partition(b"\n")
-            held.buffer = bytearray(rest)
-            self._take(bytes(line))
-        too_long = len(held.buffer) > SOCKET_LINE_BYTES_MAX and b"\n" not in held.buffer
-        if too_long or (held.ended and b"\n" not in held.buffer):
-            held.over = True
-            self._connections.pop(held.connection.fileno(), None)
+            line, _, held.buffer = held.buffer.partition(b"\n")
+            self._take(line)
+        too_long = len(held.buffer) > limits.SOCKET_LINE_BYTES_MAX
+        if (too_long or held.ended) and not held.has_line:
+            self._connections.discard(held)
             self._forget(held.connection)
 
     def _resume(self) -> None:
-        for held in list(self._connections.values()):
-            if held.paused:
-                self._take_lines(held)
-                if not held.over and b"\n" not in held.buffer:
-                    held.paused = False
-                    self._selector.register(held.connection, selectors.EVENT_READ, held)
+        for held in [held for held in self._connections if held.paused]:
+            self._take_lines(held)
+            if held in self._connections and not held.has_line:
+                held.paused = False
+                self._selector.register(held.connection, selectors.EVENT_READ, held)
 
     def _take(self, line: bytes) -> None:
         before = self.signs
-        message = _message_of(line)
-        if message is None:
+        try:
+            message = loads(line, limits.SOCKET_LINE_BYTES_MAX)
+        except JsonError:
+            message = None
+        if not isinstance(message, dict):
             self.signs = replace(before, ignored_lines=before.ignored_lines + 1)
             return
         progress = message.get("progress")
         if isinstance(progress, str) and progress:
-            text = " ".join(progress[:PROGRESS_CHARS_MAX].split())
-            self._logs.agent.append(f"progress: {text}\n".encode(errors="replace"))
+            self._logs.say(f"progress: {' '.join(progress[: limits.PROGRESS_CHARS_MAX].split())}")
         units = message.get("units", 0)
         counted = isinstance(units, int) and not isinstance(units, bool)
-        added = units if counted and 0 <= units <= UNITS_PER_LINE_MAX else 0
+        added = units if counted and 0 <= units <= limits.UNITS_PER_LINE_MAX else 0
         self.signs = replace(
             before,
             ready=before.ready or message.get("ready") is True,
@@ -199,25 +258,6 @@ class JobChannel:
             source.close()
 
 
-class _Connection:
-    """One connection of the job, with the part of a line that has come so far."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
-        self.buffer = bytearray()
-        self.paused = False
-        self.ended = False
-        self.over = False
-
-
-def _message_of(line: bytes) -> dict[str, Any] | None:
-    try:
-        message = loads(line, SOCKET_LINE_BYTES_MAX)
-    except JsonError:
-        return None
-    return message if isinstance(message, dict) else None
-
-
 def _listen(folder: Path) -> socket.socket:
     """A socket every user can connect to; only the job sees the folder it is in."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -229,5 +269,5 @@ def _listen(folder: Path) -> socket.socket:
         os.close(folder_fd)
     (folder / SOCKET_NAME).chmod(0o666)
     listener.setblocking(False)
-    listener.listen(SOCKET_CONNECTIONS_MAX)
+    listener.listen(limits.SOCKET_CONNECTIONS_MAX)
     return listener

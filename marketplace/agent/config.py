@@ -3,13 +3,11 @@
 Keys are never in it: it names the files that hold the API key and the meter key's password.
 """
 
-from __future__ import annotations
-
 import os
 import stat
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
 
@@ -20,24 +18,34 @@ from marketplace.errors import Problem
 from settlement.units import UINT32_MAX
 
 
+def path_of(value: object) -> Path:
+    """A parser of a path; ~ is the user's home folder."""
+    return Path(text_of(limits.PATH_CHARS_MAX)(value)).expanduser()
+
+
+_size = whole_of(1, UINT32_MAX)
+
+
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """The machine as its provider lists it.
+    """The machine as its provider lists it; beside each type is what reads it.
 
     `simulated` such as "4xH100" stands in for GPUs that the machine lacks; it excludes `gpus`, the
     UUIDs to list (empty: all found). Sizes left at None are taken from the machine.
     """
 
-    number: int
-    name: str
-    region: str
-    tier: str
-    simulated: str | None = None
-    gpus: tuple[str, ...] = ()
-    cpu_milli: int | None = None
-    memory_mib: int | None = None
-    storage_mib: int | None = None
-    shared: bool = False
+    number: Annotated[int, whole_of(0, limits.NODE_NUMBER_MAX)]
+    name: Annotated[str, text_of(limits.NODE_NAME_CHARS_MAX)]
+    region: Annotated[str, text_of(limits.REGION_CHARS_MAX)]
+    tier: Annotated[str, text_of(limits.TIER_CHARS_MAX)]
+    simulated: Annotated[str | None, text_of(64)] = None
+    gpus: Annotated[
+        tuple[str, ...], list_of(text_of(limits.GPU_UUID_CHARS_MAX), limits.NODE_GPUS_MAX)
+    ] = ()
+    cpu_milli: Annotated[int | None, _size] = None
+    memory_mib: Annotated[int | None, _size] = None
+    storage_mib: Annotated[int | None, _size] = None
+    shared: Annotated[bool, bool_of] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +55,29 @@ class AgentConfig:
     `python_prefix` is the Python environment jobs find as /opt/python (default: the agent's own).
     """
 
-    api_url: str
-    api_key_file: Path
+    api_url: Annotated[str, text_of(2048, r"https?://.+")]
+    api_key_file: Annotated[Path, path_of]
     node: NodeConfig
-    meter_keystore: Path
-    meter_password_file: Path
-    state_dir: Path
-    interval_ms: int | None = None
-    poll_ms: int = 1_000
-    stop_grace_ms: int = 10_000
-    pids_max: int = 512
-    allow_unsandboxed: bool = False
-    python_prefix: Path | None = None
+    meter_keystore: Annotated[Path, path_of]
+    meter_password_file: Annotated[Path, path_of]
+    state_dir: Annotated[Path, path_of]
+    interval_ms: Annotated[int | None, whole_of(limits.INTERVAL_MS_MIN, limits.INTERVAL_MS_MAX)] = (
+        None
+    )
+    poll_ms: Annotated[int, whole_of(limits.POLL_MS_MIN, limits.POLL_MS_MAX)] = 1_000
+    stop_grace_ms: Annotated[int, whole_of(0, limits.STOP_GRACE_MS_MAX)] = 10_000
+    pids_max: Annotated[int, whole_of(limits.JOB_PIDS_MIN, limits.JOB_PIDS_MAX)] = 512
+    allow_unsandboxed: Annotated[bool, bool_of] = False
+    python_prefix: Annotated[Path | None, path_of] = None
 
     @property
     def private_folders(self) -> tuple[Path, ...]:
         """Folders that no job may see: the agent's state, and where its keys are."""
         files = (self.api_key_file, self.meter_keystore, self.meter_password_file)
         return (self.state_dir, *(file.parent for file in files))
+
+
+Config = TypeVar("Config", AgentConfig, NodeConfig)
 
 
 def load_config(path: Path) -> AgentConfig:
@@ -79,7 +92,7 @@ def load_config(path: Path) -> AgentConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise AgentConfigError(f"{path} is not YAML: {error}") from error
     problems: list[Problem] = []
-    config = _read(Reader(data, _names(AgentConfig), problems), path.resolve().parent)
+    config = _read(AgentConfig, Reader(data, _names(AgentConfig), problems), path.resolve().parent)
     if problems:
         lines = "\n".join(f"  {p.pointer or '/'}: {p.detail}" for p in problems)
         raise AgentConfigError(f"{path} has mistakes:\n{lines}")
@@ -110,50 +123,27 @@ def read_secret(path: Path) -> str:
     return secret
 
 
-def _read(reader: Reader, base: Path) -> AgentConfig:
-    def path_of(value: object) -> Path:
-        return base / Path(text_of(limits.PATH_CHARS_MAX)(value)).expanduser()
-
-    interval = whole_of(limits.INTERVAL_MS_MIN, limits.INTERVAL_MS_MAX)
-    poll = whole_of(limits.POLL_MS_MIN, limits.POLL_MS_MAX)
-    pids = whole_of(limits.JOB_PIDS_MIN, limits.JOB_PIDS_MAX)
-    return AgentConfig(
-        api_url=reader.need("api_url", text_of(2048, r"https?://.+"), ""),
-        api_key_file=reader.need("api_key_file", path_of, base),
-        node=_read_node(reader.child("node", _names(NodeConfig))),
-        meter_keystore=reader.need("meter_keystore", path_of, base),
-        meter_password_file=reader.need("meter_password_file", path_of, base),
-        state_dir=reader.need("state_dir", path_of, base),
-        interval_ms=reader.read("interval_ms", interval, None),
-        poll_ms=reader.read("poll_ms", poll, 1_000),
-        stop_grace_ms=reader.read("stop_grace_ms", whole_of(0, limits.STOP_GRACE_MS_MAX), 10_000),
-        pids_max=reader.read("pids_max", pids, 512),
-        allow_unsandboxed=reader.read("allow_unsandboxed", bool_of, False),
-        python_prefix=reader.read("python_prefix", path_of, None),
-    )
-
-
-def _read_node(reader: Reader) -> NodeConfig:
-    size = whole_of(1, UINT32_MAX)
+def _read(kind: type[Config], reader: Reader, base: Path) -> Config:
+    """What the reader holds, as a class; members without a default must be there."""
     if reader.has("simulated") and reader.has("gpus"):
         reader.problem("gpus", "names real GPUs, but the node is simulated; leave one out")
-    uuids = list_of(text_of(limits.GPU_UUID_CHARS_MAX), limits.NODE_GPUS_MAX)
-    return NodeConfig(
-        number=reader.need("number", whole_of(0, limits.NODE_NUMBER_MAX), 0),
-        name=reader.need("name", text_of(limits.NODE_NAME_CHARS_MAX), ""),
-        region=reader.need("region", text_of(limits.REGION_CHARS_MAX), ""),
-        tier=reader.need("tier", text_of(limits.TIER_CHARS_MAX), ""),
-        simulated=reader.read("simulated", text_of(64), None),
-        gpus=reader.read("gpus", uuids, ()),
-        cpu_milli=reader.read("cpu_milli", size, None),
-        memory_mib=reader.read("memory_mib", size, None),
-        storage_mib=reader.read("storage_mib", size, None),
-        shared=reader.read("shared", bool_of, False),
-    )
+    members: dict[str, Any] = {}
+    for field in fields(kind):
+        if field.type is NodeConfig:
+            child = reader.child(field.name, _names(NodeConfig))
+            members[field.name] = _read(NodeConfig, child, base)
+            continue
+        (parse,) = field.type.__metadata__  # type: ignore[union-attr]
+        if field.default is MISSING:
+            value = reader.need(field.name, parse, None)
+        else:
+            value = reader.read(field.name, parse, field.default)
+        members[field.name] = base / value if isinstance(value, Path) else value
+    return kind(**members)
 
 
-def _names(config: type[AgentConfig] | type[NodeConfig]) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(config))
+def _names(kind: type[Config]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
 def _plain(members: dict[str, Any]) -> dict[str, Any]:

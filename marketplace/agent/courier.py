@@ -1,31 +1,20 @@
 """Carries what the journal holds of one lease to the server, in order, for as long as it takes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 
-from marketplace.agent.errors import AgentJournalConflict, ApiDown, JournalError
+from marketplace.agent.channel import LogFile
+from marketplace.agent.errors import SERVER_AWAY, AgentJournalConflict, JournalError
 from marketplace.agent.folders import files_below, remove_tree
-from marketplace.agent.journal import ACCEPTED, Ending, Phase
-from marketplace.agent.logs import LogFile
-from marketplace.agent.node import HeldLease
-from marketplace.agent.progress import LIVE, Halt
+from marketplace.agent.journal import ACCEPTED, Ending, LeaseEntry, Phase
+from marketplace.agent.node import LIVE, Halt, HeldLease
+from marketplace.domain.life import LeaseState, Outcome, StopReason
+from marketplace.sdk import errors as sdk
 from marketplace.sdk.archive import ArchiveError, pack
-from marketplace.sdk.errors import (
-    ApiError,
-    Conflict,
-    CoulombError,
-    IdempotencyMismatch,
-    NotFound,
-    Rejected,
-)
-from marketplace.wire.leases import Lease
-from settlement.attestation import Close, UsageAttestation
-from settlement.errors import SignatureError
-from settlement.signing import verify
 
 log = structlog.get_logger("coulomb.agent")
 _WAIT_MIN_S = 0.25
@@ -33,12 +22,8 @@ _WAIT_MAX_S = 2.0  # well inside the grace: an outage costs little more than it 
 _CHUNKS_PER_STEP = 16
 # Refusals after which nothing that the job still does can be paid.
 _HOPELESS = (
-    "not_open",
-    "outside_lease",
-    "start_limit_passed",
-    "wrong_parties",
-    "invalid_signature",
-)
+    "not_open", "outside_lease", "start_limit_passed", "wrong_parties", "invalid_signature",
+)  # fmt: skip
 
 
 class Courier:
@@ -51,10 +36,9 @@ class Courier:
     def __init__(self, lease: HeldLease, recovered: bool = False) -> None:
         self.done = False  # nothing is left to do, or nothing that may be done
         self._lease = lease
-        self._node = lease.node
         self._id = lease.id
-        self._progress = lease.progress
-        self._attestor = lease.attestor
+        self._journal = lease.node.journal
+        self._leases = lease.node.api.leases
         self._recovered = recovered
         self._offsets: dict[str, int] = {}
         self._beats_sent = 0
@@ -70,71 +54,65 @@ class Courier:
             try:
                 self.done = self.step()
                 failed = 0
-            except NotFound as error:
+            except sdk.NotFound as error:
                 self._log.error("lease_unknown", detail=str(error))
-                self._node.journal.set_phase(self._id, Phase.DONE)
+                self._journal.set_phase(self._id, Phase.DONE)
                 self.done = True
             except AgentJournalConflict as error:
                 self._log.critical("will_not_sign", detail=str(error))
                 self.done = True
-            except (ApiDown, ApiError, JournalError) as error:
+            except (sdk.CoulombError, JournalError) as error:
                 failed += 1
                 self._log.warning("will_try_again", error=str(error), failed=failed)
             if self.done:
                 return
-            self._progress.wait_for_news(self._pause_s(failed))
-
-    def _pause_s(self, failed: int) -> float:
-        if failed:
-            return min(_WAIT_MAX_S, _WAIT_MIN_S * 2.0 ** min(failed, 10))
-        return self._node.poll_s if self._reported else _WAIT_MIN_S
+            pause_s = self._lease.node.poll_s if self._reported else _WAIT_MIN_S
+            if failed:
+                pause_s = min(_WAIT_MAX_S, _WAIT_MIN_S * 2.0 ** min(failed, 10))
+            self._lease.wait_for_news(pause_s)
 
     def step(self) -> bool:
         """Send what there is to send; whether the lease needs nothing more.
 
-        Raises ApiDown, JournalError, ApiError.
+        Raises CoulombError, JournalError.
         """
         if self._recovered:
             self._settle_with_server()
             self._recovered = False
-        entry = self._node.journal.lease(self._id)
-        self._reported = entry is None or entry.phase in (Phase.REPORTED, Phase.DONE)
+        entry = self._entry()
+        self._reported = entry.phase in (Phase.REPORTED, Phase.DONE)
         if not self._reported:
             self._send_attestations()
             self._send_beats()
             self._send_logs()
-            if self._node.journal.ending(self._id) is None or not self._report():
+            ending = self._entry().ending
+            if ending is None or not self._report(ending):
                 return False
             self._reported = True
         return self._see_it_over()
 
-    # -- while the job runs -----------------------------------------------------------------------
+    def _entry(self) -> LeaseEntry:
+        return self._journal.lease(self._id) or self._lease.entry
 
     def _send_attestations(self) -> None:
-        for message, signature in self._node.journal.unsent(self._id):
-            try:
-                self._node.api.attest(self._id, message, signature)
-            except ApiError as error:
-                self._refused(message.sequence, error)
-            else:
-                self._node.journal.note_answer(self._id, message.sequence, ACCEPTED)
-
-    def _refused(self, sequence: int, error: ApiError) -> None:
-        code = error.problem.reason or error.code
-        self._node.journal.note_answer(self._id, sequence, code)
-        self._log.error("attestation_refused", sequence=sequence, code=code)
-        self._lease.say(f"the server refused attestation {sequence}: {code}")
-        if code in _HOPELESS:
-            self._progress.stop(Halt("failed", f"attestation_refused_{code}"))
+        for message, signature in self._journal.unsent(self._id):
+            refusal = _refusal_of(lambda: self._leases.attest(self._id, message, signature))  # noqa: B023 - called at once
+            code = (refusal.problem.reason or refusal.code) if refusal is not None else ACCEPTED
+            self._journal.note_answer(self._id, message.sequence, code)
+            if refusal is not None:
+                self._log.error("attestation_refused", sequence=message.sequence, code=code)
+                self._say(f"the server refused attestation {message.sequence}: {code}")
+            if code in _HOPELESS:
+                self._lease.stop(Halt(Outcome.FAILED, f"attestation_refused_{code}"))
 
     def _send_beats(self) -> None:
-        beats = self._progress.beats
-        if beats.count > self._beats_sent:
-            try:
-                self._node.api.heartbeat(self._id, beats.count, beats.last_at)
-            except ApiError as error:
-                self._log.warning("heartbeat_refused", code=error.code)
-            self._beats_sent = beats.count
+        count, last_at = self._lease.beats
+        if count > self._beats_sent:
+            last = None if last_at is None else datetime.fromtimestamp(last_at, UTC).isoformat()
+            refusal = _refusal_of(lambda: self._leases.heartbeat(self._id, count, last))
+            if refusal is not None:
+                self._log.warning("heartbeat_refused", code=refusal.code)
+            self._beats_sent = count
 
     def _send_logs(self) -> None:
         for name, stream in self._streams():
@@ -143,61 +121,68 @@ class Courier:
                 text = stream.chunk(offset)
                 if not text:
                     break
-                try:
-                    self._node.api.log(self._id, name, offset, text)
-                except ApiError as error:
-                    self._log.warning("log_refused", stream=name, code=error.code)
+                refusal = _refusal_of(lambda: self._leases.log(self._id, name, offset, text))  # noqa: B023 - called at once
+                if refusal is not None:
+                    self._log.warning("log_refused", stream=name, code=refusal.code)
                 self._offsets[name] = offset + len(text.encode())
             else:
-                self._progress.tell()  # there is more: go on at once
+                self._lease.tell()  # there is more: go on at once
+
+    def _say(self, text: str) -> None:
+        if self._lease.logs is not None:
+            self._lease.logs.say(text)
 
     def _streams(self) -> tuple[tuple[str, LogFile], ...]:
-        return self._lease.logs.streams() if self._lease.logs is not None else ()
+        return self._lease.logs.streams if self._lease.logs is not None else ()
 
-    # -- once it has ended ------------------------------------------------------------------------
-
-    def _report(self) -> bool:
+    def _report(self, ending: Ending) -> bool:
         """Store the outputs, report the end; whether that is done.
 
         Raises ApiError if the report is to be sent again.
         """
-        ending = self._node.journal.ending(self._id)
-        if ending is None:
-            return False
         if not self._packed and ending.outputs is None and self._lease.entry.outputs:
             ending = self._with_outputs(ending)
-            self._node.journal.amend_ending(self._id, ending)
+            self._journal.amend_ending(self._id, ending)
         self._packed = True
         if self._has_more():
-            self._progress.tell()
+            self._lease.tell()
             return False
-        try:
-            self._node.api.finish(self._id, ending, self._attestor.final(), self._attestor.close())
-        except ApiError as error:
-            if _may_pass(error) and self._takes_report():
-                raise
-            self._log.error("finish_refused", code=error.code, detail=str(error))
-            if ending.outcome == "over_budget" and isinstance(error, Rejected):
-                # The server's clock says that there was time left: then it is a plain failure.
-                self._node.journal.amend_ending(self._id, replace(ending, outcome="failed"))
-                self._progress.tell()
-                return False
-        else:
+        refusal = _refusal_of(lambda: self._finish(ending))
+        if refusal is None:
             self._log.info("job_reported", outcome=ending.outcome, reason=ending.reason)
-        self._node.journal.set_phase(self._id, Phase.REPORTED)
-        self._clean_up()
+        elif _may_pass(refusal) and self._takes_report():
+            raise refusal
+        else:
+            self._log.error("finish_refused", code=refusal.code, detail=str(refusal))
+            if ending.outcome is Outcome.OVER_BUDGET and isinstance(refusal, sdk.Rejected):
+                # The server's clock says that there was time left: then it is a plain failure.
+                self._journal.amend_ending(self._id, replace(ending, outcome=Outcome.FAILED))
+                self._lease.tell()
+                return False
+        self._journal.set_phase(self._id, Phase.REPORTED)
+        if self._lease.logs is not None:
+            self._lease.logs.close()
+        remove_tree(self._lease.folders.root)
         return True
+
+    def _finish(self, ending: Ending) -> None:
+        names = ("outcome", "exit_code", "reason", "outputs")
+        told: dict[str, Any] = {name: getattr(ending, name) for name in names}
+        told["attestation"], told["signature"] = self._lease.attestor.final()
+        told["close"], told["close_signature"] = self._lease.attestor.close()
+        key = f"finish-{self._id}-{ending.outcome}"
+        self._leases.finish(self._id, **told, idempotency_key=key)
 
     def _takes_report(self) -> bool:
         """Whether the lease is at no end and has no final report: what kept ours off will pass."""
-        lease = self._node.api.lease(self._id)
-        return lease.state in (*LIVE, "stopped") and lease.final is None
+        lease = self._leases.get(self._id)
+        return lease.state in (*LIVE, LeaseState.STOPPED) and lease.final is None
 
     def _has_more(self) -> bool:
         """Whether usage or output came up since they were last sent: they go before the end."""
-        if self._node.journal.unsent(self._id):
-            return True
-        return any(stream.chunk(self._offsets.get(name, 0)) for name, stream in self._streams())
+        return bool(self._journal.unsent(self._id)) or any(
+            stream.chunk(self._offsets.get(name, 0)) for name, stream in self._streams()
+        )
 
     def _with_outputs(self, ending: Ending) -> Ending:
         """The ending, with the outputs stored; a job whose outputs cannot be kept has failed."""
@@ -212,84 +197,72 @@ class Courier:
                 return ending
             with target.open("wb") as archive:
                 pack(files, archive)
-            digest = self._node.api.put_blob(target.read_bytes())
-        except (CoulombError, OSError) as error:
-            self._lease.say(f"outputs: {error}")
+            blob = self._lease.node.api.blobs.put(target.read_bytes())
+        except SERVER_AWAY:
+            raise
+        except (sdk.CoulombError, OSError) as error:
+            self._say(f"outputs: {error}")
             reason = error.reason if isinstance(error, ArchiveError) else "not_stored"
-            if ending.outcome == "succeeded":
-                return replace(ending, outcome="failed", reason=f"outputs_{reason}")
+            if ending.outcome is Outcome.SUCCEEDED:
+                return replace(ending, outcome=Outcome.FAILED, reason=f"outputs_{reason}")
             return ending
         finally:
             target.unlink(missing_ok=True)
-        return replace(ending, outputs=digest)
+        return replace(ending, outputs=blob.sha256)
 
     def _see_it_over(self) -> bool:
         """Wait for the end on chain; sign a Stop if no witness is there for the Close."""
-        lease = self._node.api.lease(self._id)
-        ending = self._node.journal.ending(self._id)
+        lease = self._leases.get(self._id)
         if lease.state not in LIVE:
-            if not self._has_vouchers(lease):
-                return False
-            self._node.journal.set_phase(self._id, Phase.DONE)
+            self._lease.learn(lease)
+            # On a stopped lease the witness may answer the last attestation yet, until its close.
+            last = self._journal.last(self._id)
+            if lease.state == LeaseState.STOPPED and last is not None and last.answer == ACCEPTED:
+                if not self._lease.is_covered(last.message):
+                    return False
+            self._journal.set_phase(self._id, Phase.DONE)
             self._log.info("lease_over", state=lease.state)
             return True
-        wanted = lease.stop_requested == "unwitnessed" or (ending is not None and ending.stop)
+        ending = self._entry().ending
+        wanted = lease.stop_requested == StopReason.UNWITNESSED or (ending and ending.stop)
         if wanted and not self._stop_sent:
-            stop, signature = self._attestor.stop()
-            try:
-                self._node.api.stop(self._id, stop, signature)
-            except ApiError as error:
-                if _may_pass(error):  # or the next look finds that the lease is over
-                    raise
-                self._log.error("stop_refused", code=error.code, detail=str(error))
+            stop, signature = self._lease.attestor.stop()
+            refusal = _refusal_of(lambda: self._leases.stop(self._id, stop, signature))
+            if refusal is not None:
+                if _may_pass(refusal):  # or the next look finds that the lease is over
+                    raise refusal
+                self._log.error("stop_refused", code=refusal.code, detail=str(refusal))
             self._stop_sent = True
         return False
 
-    def _has_vouchers(self, lease: Lease) -> bool:
-        """Keep what was countersigned last; whether no better voucher is to be expected.
-
-        On a stopped lease the witness may answer the last attestation yet, until its close.
-        """
-        self._lease.vouchers.learn(lease)
-        last = self._node.journal.last(self._id)
-        if lease.state != "stopped" or last is None or last.answer != ACCEPTED:
-            return True
-        return self._lease.vouchers.cover(last.message)
-
-    def _clean_up(self) -> None:
-        if self._lease.logs is not None:
-            self._lease.logs.close()
-        remove_tree(self._lease.folders.root)
-
-    # -- after a restart --------------------------------------------------------------------------
-
     def _settle_with_server(self) -> None:
         """Learn what this node signed and its journal has forgotten, then end the lease there."""
-        journal = self._node.journal
-        for held in self._node.api.attestations(self._id):
-            if self._is_ours(held.message, held.signature):
-                journal.adopt(self._id, held.message, held.signature)
-        final = self._node.api.lease(self._id).final
-        if final is not None and self._is_ours(final.message, final.meter_signature):
-            journal.adopt_close(self._id, final.message, final.meter_signature)
-            journal.end(self._id, Ending("failed", "agent_restarted"))
-            journal.set_phase(self._id, Phase.REPORTED)
-        elif journal.ending(self._id) is None:
-            self._attestor.conclude(Ending("failed", "agent_restarted"))
-        self._log.info("lease_recovered", job=self._lease.entry.job_id)
-
-    def _is_ours(self, message: UsageAttestation | Close, signature: bytes) -> bool:
-        """Whether our key signed it for this very lease."""
-        entry = self._lease.entry
-        if (message.buyer, message.provider, message.lease_no) != entry.key:
-            return False
-        try:
-            verify(message, entry.domain, signature, self._node.signer.address)
-        except SignatureError:
-            return False
-        return True
+        entry, meter = self._lease.entry, self._lease.node.signer.address
+        for held in self._leases.attestations(self._id):
+            if entry.is_signed(held.message, held.signature, meter):
+                self._journal.adopt(self._id, held.message, held.signature)
+        final = self._leases.get(self._id).final
+        restarted = Ending(Outcome.FAILED, "agent_restarted")
+        if final is not None and entry.is_signed(final.message, final.meter_signature, meter):
+            self._journal.adopt_close(self._id, final.message, final.meter_signature)
+            self._journal.end(self._id, restarted)
+            self._journal.set_phase(self._id, Phase.REPORTED)
+        elif self._entry().ending is None:
+            self._lease.attestor.conclude(restarted)
+        self._log.info("lease_recovered", job=entry.job_id)
 
 
-def _may_pass(error: ApiError) -> bool:
-    """Whether a refusal is about a state that may change by itself, as while a lease reopens."""
-    return isinstance(error, Conflict) and not isinstance(error, IdempotencyMismatch)
+def _refusal_of(send: Callable[[], object]) -> sdk.ApiError | None:
+    """Send something; how the server refused it, if it did. Raises one of SERVER_AWAY."""
+    try:
+        send()
+    except SERVER_AWAY:
+        raise
+    except sdk.ApiError as error:
+        return error
+    return None
+
+
+def _may_pass(refusal: sdk.ApiError) -> bool:
+    """Whether it is about a state that may change by itself, as while a lease reopens."""
+    return isinstance(refusal, sdk.Conflict) and not isinstance(refusal, sdk.IdempotencyMismatch)

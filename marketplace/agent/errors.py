@@ -7,55 +7,48 @@ AgentError                 agent_error
 ├── RuntimeUnavailable     runtime_unavailable  no sandbox here, and jobs may not run without one
 │   └── FoldersExposed     folders_exposed      the sandbox would show jobs private folders
 ├── StartFailed            start_failed         a job could not be started; says why
-├── JournalError           journal              the journal cannot be read or written
-│   └── AgentJournalConflict    journal_conflict     a second value for one (lease, sequence)
-└── ApiDown                api_down             the server cannot be reached for now
-    (a refusal by the server is `marketplace.sdk.errors.ApiError`)
+├── NotOurs                not_ours             a lease whose orders do not say what the server says
+└── JournalError           journal              the journal cannot be read or written
+    └── AgentJournalConflict    journal_conflict     a second value for one (lease, sequence)
+
+What the server says is one of `marketplace.sdk.errors`.
 """
 
-from __future__ import annotations
+from marketplace.sdk import errors as sdk
 
-from typing import ClassVar
+# What passes by itself. Its owner may also put a refused key right while a job runs.
+SERVER_AWAY = (
+    sdk.TransportError, sdk.ServerError, sdk.RateLimited, sdk.InFlight, sdk.ProtocolError,
+    sdk.AuthError,
+)  # fmt: skip
 
 
 class AgentError(Exception):
-    """Root of everything the agent raises."""
-
-    code: ClassVar[str] = "agent_error"
+    code = "agent_error"
 
 
 class AgentConfigError(AgentError):
-    """The agent's configuration is wrong."""
-
     code = "agent_config"
 
 
 class StateLocked(AgentError):
-    """Another agent works on the same state folder."""
-
     code = "state_locked"
 
 
 class InventoryError(AgentError):
-    """The node's hardware does not match its configuration."""
-
     code = "inventory"
 
 
 class RuntimeUnavailable(AgentError):
-    """Jobs cannot run here in a sandbox, and may not run without one."""
-
     code = "runtime_unavailable"
 
 
 class FoldersExposed(RuntimeUnavailable):
-    """The Python installation bound into jobs holds private folders; running bare hides no more."""
-
     code = "folders_exposed"
 
 
 class StartFailed(AgentError):
-    """A job could not be started; `reason` is stable, the message is for people."""
+    """`reason` is stable, the message is for people."""
 
     code = "start_failed"
 
@@ -64,19 +57,13 @@ class StartFailed(AgentError):
         self.reason = reason
 
 
-class JournalError(AgentError):
-    """The journal cannot be read or written: nothing may be signed."""
+class NotOurs(AgentError):
+    code = "not_ours"
 
+
+class JournalError(AgentError):
     code = "journal"
 
 
 class AgentJournalConflict(JournalError):
-    """A second, different value for something that is signed once."""
-
     code = "journal_conflict"
-
-
-class ApiDown(AgentError):
-    """The server cannot be reached, or asks to come again later."""
-
-    code = "api_down"

@@ -1,21 +1,21 @@
 """A job's folders: made for it, measured while it runs, and taken away without a trace.
 
 What a job leaves behind is hostile: links, devices it could not make but tried to, folders without
-permissions, folders nested deeper than any path is long. Nothing here follows a link or recurses.
+permissions, folders nested deeper than any path is long. Nothing here follows a link, or recurses
+deeper than FOLDER_DEPTH_MAX.
 """
-
-from __future__ import annotations
 
 import os
 import stat
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from marketplace.agent.runtime.base import JobFolders
 from marketplace.limits import ARCHIVE_ENTRIES_MAX, FOLDER_DEPTH_MAX, MIB
 from marketplace.sdk.archive import ArchiveError, Member
 
@@ -25,6 +25,17 @@ _PAUSE_FACTOR = 20  # measuring takes at most a twentieth of the time
 _PAUSE_MIN_S = 0.25
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class JobFolders:
+    """A job's folders on the node."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.work = root / "work"  # seen by the job as /work
+        self.out = root / "out"  # seen by the job as /out
+        self.logs = root / "logs"  # its output until the server has it; the job does not see it
+        self.run = root / "run"  # holds the socket and the small system files made for the job
 
 
 class TooDeep(OSError):
@@ -43,35 +54,23 @@ class Entry:
 
 def walk(top: Path) -> Iterator[Entry]:
     """Everything below a folder, which may change meanwhile. Raises TooDeep."""
-    stack = [(os.open(top, _OPEN_FOLDER), "")]
-    opened = [stack[0][0]]
-    iterators = [os.scandir(opened[0])]
+    return _walk(os.open(top, _OPEN_FOLDER), "", 1)
+
+
+def _walk(folder_fd: int, prefix: str, depth: int) -> Iterator[Entry]:
     try:
-        while iterators:
-            folder_fd, prefix = stack[-1]
-            item = next(iterators[-1], None)
-            if item is None:
-                iterators.pop().close()
-                os.close(opened.pop())
-                stack.pop()
-                continue
-            try:
-                status = item.stat(follow_symlinks=False)
-                yield Entry(prefix + item.name, item.name, folder_fd, status)
-                if stat.S_ISDIR(status.st_mode):
-                    if len(stack) >= FOLDER_DEPTH_MAX:
-                        raise TooDeep(f"more than {FOLDER_DEPTH_MAX} folders deep")
-                    descriptor = os.open(item.name, _OPEN_FOLDER, dir_fd=folder_fd)
-                    opened.append(descriptor)
-                    iterators.append(os.scandir(descriptor))
-                    stack.append((descriptor, f"{prefix}{item.name}/"))
-            except (FileNotFoundError, NotADirectoryError, PermissionError):
-                continue  # gone or closed in the meantime
+        with os.scandir(folder_fd) as items:
+            for item in items:
+                with suppress(FileNotFoundError, NotADirectoryError, PermissionError):  # meanwhile
+                    status = item.stat(follow_symlinks=False)
+                    yield Entry(prefix + item.name, item.name, folder_fd, status)
+                    if stat.S_ISDIR(status.st_mode):
+                        if depth >= FOLDER_DEPTH_MAX:
+                            raise TooDeep(f"more than {FOLDER_DEPTH_MAX} folders deep")
+                        below = os.open(item.name, _OPEN_FOLDER, dir_fd=folder_fd)
+                        yield from _walk(below, f"{prefix}{item.name}/", depth + 1)
     finally:
-        for iterator in iterators:
-            iterator.close()
-        for descriptor in opened:
-            os.close(descriptor)
+        os.close(folder_fd)
 
 
 def make_folders(folders: JobFolders) -> None:
@@ -110,9 +109,8 @@ def files_below(top: Path, paths: tuple[str, ...]) -> list[Member]:
                 raise ArchiveError("too_large", f"there are more than {ARCHIVE_ENTRIES_MAX} files")
     except TooDeep as error:
         raise ArchiveError("too_large", str(error)) from error
-    return [
-        Member(name, partial(_open_below, top, name)) for name in sorted(names, key=os.fsencode)
-    ]
+    names.sort(key=os.fsencode)
+    return [Member(name, partial(_open_below, top, name)) for name in names]
 
 
 def _open_below(top: Path, name: str) -> BinaryIO:
@@ -149,32 +147,26 @@ def remove_tree(root: Path) -> None:
 
 
 def _clear(folder_fd: int) -> str | None:
-    """Remove what is in a folder, up to one folder that has to be cleared first: its name."""
-    while names := _some_names(folder_fd):
+    """Remove what is in a folder, up to one folder that has to be cleared first: its name.
+
+    Its owner may enter and change that folder from now on.
+    """
+    while True:
+        with os.scandir(folder_fd) as items:
+            names = [item.name for item in islice(items, 10_000)]
+        if not names:
+            return None
         for name in names:
-            if not _opened_up(folder_fd, name):
+            mode = os.lstat(name, dir_fd=folder_fd).st_mode
+            if not stat.S_ISDIR(mode):
                 os.unlink(name, dir_fd=folder_fd)
                 continue
+            if stat.S_IMODE(mode) & 0o700 != 0o700:
+                os.chmod(name, 0o700, dir_fd=folder_fd)
             try:
                 os.rmdir(name, dir_fd=folder_fd)
             except OSError:  # not empty
                 return name
-    return None
-
-
-def _opened_up(folder_fd: int, name: str) -> bool:
-    """Whether the entry is a folder; if so its owner may enter and change it from now on."""
-    mode = os.lstat(name, dir_fd=folder_fd).st_mode
-    if not stat.S_ISDIR(mode):
-        return False
-    if stat.S_IMODE(mode) & 0o700 != 0o700:
-        os.chmod(name, 0o700, dir_fd=folder_fd)
-    return True
-
-
-def _some_names(folder_fd: int) -> list[str]:
-    with os.scandir(folder_fd) as items:
-        return [item.name for item, _ in zip(items, range(10_000), strict=False)]
 
 
 class DiskWatch:
@@ -185,11 +177,9 @@ class DiskWatch:
     """
 
     def __init__(
-        self,
-        tops: tuple[Path, ...],
-        hidden_bytes: Callable[[], int],
+        self, tops: tuple[Path, ...], hidden_bytes: Callable[[], int],
         clock_s: Callable[[], float] = time.monotonic,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._tops = tops
         self._hidden_bytes = hidden_bytes
         self._clock_s = clock_s

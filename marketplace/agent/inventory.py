@@ -4,26 +4,26 @@ A simulated GPU is one that does not exist. Its UUID begins with SIM-, its model
 made only if the configuration asks for it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from uuid import UUID
 
 import psutil
 
 from marketplace.agent.config import NodeConfig
 from marketplace.agent.errors import InventoryError
 from marketplace.data import load_tiers
+from marketplace.domain.placing import WHOLE_MILLI, NodeUse, is_gpu_size
 from marketplace.limits import MIB, NODE_GPUS_MAX
+from settlement.units import Sizes
 
-SIMULATED_PREFIX = "SIM-"
 _SIMULATED = re.compile(r"([1-9][0-9]?)\s*[x×*]\s*([A-Za-z][A-Za-z0-9 _-]{0,31})\Z")  # noqa: RUF001
 # What stays with the system and the agent when sizes are taken from the machine.
 _MEMORY_KEPT_MIB = 512
@@ -77,7 +77,7 @@ class Nvml:
         self._nvml = module
 
     @classmethod
-    def open(cls, module: ModuleType | Any = None) -> Nvml | None:
+    def open(cls, module: ModuleType | Any = None) -> "Nvml | None":
         """NVML of this machine, or None if no driver answers."""
         nvml = module or import_module("pynvml")
         try:
@@ -89,21 +89,17 @@ class Nvml:
     def gpus(self) -> tuple[InstalledGpu, ...]:
         """Every GPU the driver shows. Raises InventoryError if one does not answer."""
         nvml = self._nvml
+        found = []
         try:
-            handles = [
-                nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())
-            ]
-            return tuple(
-                InstalledGpu(
-                    uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
-                    model=_text(nvml.nvmlDeviceGetName(handle)),
-                    memory_mib=int(nvml.nvmlDeviceGetMemoryInfo(handle).total) // MIB,
-                    minor=int(nvml.nvmlDeviceGetMinorNumber(handle)),
-                )
-                for handle in handles
-            )
+            for index in range(nvml.nvmlDeviceGetCount()):
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                uuid, model = nvml.nvmlDeviceGetUUID(handle), nvml.nvmlDeviceGetName(handle)
+                memory_mib = int(nvml.nvmlDeviceGetMemoryInfo(handle).total) // MIB
+                minor = int(nvml.nvmlDeviceGetMinorNumber(handle))
+                found.append(InstalledGpu(uuid, model, memory_mib, minor=minor))
         except nvml.NVMLError as error:
             raise InventoryError(f"NVML: {error}") from error
+        return tuple(found)
 
     def sample(self, uuids: tuple[str, ...]) -> tuple[GpuReading, ...]:
         """Busy time and memory of the named GPUs; one that does not answer is left out."""
@@ -133,17 +129,9 @@ def simulated_gpus(text: str, owner: str) -> tuple[InstalledGpu, ...]:
         close = load_tiers().suggest(model)
         hint = f"; did you mean {close}?" if close else ""
         raise InventoryError(f"no tier has the GPU {model!r}{hint}")
-    memory_mib = tiers[0].memory_gib * 1024
-    return tuple(
-        InstalledGpu(_simulated_uuid(owner, index), f"{tiers[0].gpu} (simulated)", memory_mib, True)
-        for index in range(int(match[1]))
-    )
-
-
-def _simulated_uuid(owner: str, index: int) -> str:
-    digest = hashlib.sha256(f"{owner}/{index}".encode()).hexdigest()
-    parts = (digest[:8], digest[8:12], digest[12:16], digest[16:20], digest[20:32])
-    return SIMULATED_PREFIX + "-".join(parts)
+    kind = (f"{tiers[0].gpu} (simulated)", tiers[0].memory_gib * 1024, True)
+    digests = (hashlib.sha256(f"{owner}/{n}".encode()).hexdigest() for n in range(int(match[1])))
+    return tuple(InstalledGpu(f"SIM-{UUID(digest[:32])}", *kind) for digest in digests)
 
 
 def take_inventory(config: NodeConfig, state_dir: Path, owner: str, nvml: Nvml | None) -> Inventory:
@@ -177,5 +165,49 @@ def _real_gpus(wanted: tuple[str, ...], nvml: Nvml | None) -> tuple[InstalledGpu
     return tuple(gpu for gpu in found if not wanted or gpu.uuid in wanted)
 
 
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one job runs on: GPUs with a share in thousandths of each, and a slot of its own."""
+
+    gpus: tuple[InstalledGpu, ...]
+    gpu_milli_each: int
+    slot: int
+
+
+class Capacity:
+    """What leases hold of this node, by the rule that the matcher placed them with."""
+
+    def __init__(self, inventory: Inventory, shared: bool) -> None:
+        self.use = NodeUse()
+        self._gpus = inventory.gpus
+        whole = len(inventory.gpus) * WHOLE_MILLI
+        self._offered = Sizes(whole, 0, inventory.memory_mib, inventory.storage_mib)
+        self._shared = shared
+        self._grants: dict[str, Grant] = {}
+
+    def take(self, lease_id: str, sizes: Sizes, reserved: tuple[int, ...] = ()) -> Grant | None:
+        """Reserve for a lease, or None if it does not fit; a lease's grant never changes.
+
+        `reserved` are the GPUs that the market chose, by their place in the inventory: the lease
+        gets them if they are free.
+        """
+        if lease_id in self._grants:
+            return self._grants[lease_id]
+        milli = sizes.gpu_milli
+        if not is_gpu_size(milli) or (milli < WHOLE_MILLI and not self._shared):
+            return None
+        sizes = replace(sizes, cpu_milli=0)  # the kernel shares processors out among jobs
+        places = self.use.place(self._offered, sizes, reserved)
+        if places is None:
+            return None
+        self.use.hold(lease_id, sizes, places)
+        slots = {grant.slot for grant in self._grants.values()}
+        slot = next(slot for slot in range(len(slots) + 1) if slot not in slots)
+        gpus = tuple(self._gpus[place] for place in places)
+        grant = self._grants[lease_id] = Grant(gpus, min(milli, WHOLE_MILLI), slot)
+        return grant
+
+    def release(self, lease_id: str) -> None:
+        """Give back what a lease held, if it held anything."""
+        self.use.free(lease_id)
+        self._grants.pop(lease_id, None)

@@ -1,27 +1,34 @@
 """What the node must not forget: readings, attestations, vouchers, and how each lease ended.
 
-SQLite in WAL mode with synchronous=FULL: a commit that returned survives a crash. A message is
-committed here before it is signed, and its signature before it is sent, so a restarted agent can
+SQLite in WAL mode with synchronous=FULL: a statement that returned survives a crash. A message is
+written here before it is signed, and its signature before it is sent, so a restarted agent can
 only repeat itself. For one (lease, sequence), and for a lease's Close, there is one value for good.
 """
 
-from __future__ import annotations
-
+import fcntl
 import hashlib
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from marketplace.agent.errors import AgentJournalConflict, JournalError
+from pydantic import TypeAdapter
+
+from marketplace.agent.errors import AgentJournalConflict, JournalError, StateLocked
+from marketplace.domain.life import Outcome
 from settlement.attestation import Close, MeteredUsage, Usage, UsageAttestation, Voucher
+from settlement.chain.calls import SettlementEntry
 from settlement.eip712 import Domain, Struct
+from settlement.errors import SignatureError
+from settlement.signing import verify
 
+JOURNAL = "journal.db"  # the journal's file in a state folder
 GENESIS = bytes(32)  # the head of an empty chain of readings
 ACCEPTED = "accepted"  # the server's answer to an attestation; any other is why it was refused
 
@@ -55,24 +62,34 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class LeaseEntry:
-    """A lease this node has worked on, and in which contract's domain it signs for it.
+class Ending:
+    """How a job ended: what `finish` reports besides usage. `outputs` is a blob's SHA-256."""
 
-    `outputs` are the paths under /out that the job's buyer wants back. `witness` signs its
-    vouchers, which state more than time if it is `metered`. `process` is what its job runs as.
-    """
+    outcome: Outcome
+    reason: str
+    exit_code: int | None = None
+    outputs: str | None = None
+    stop: bool = False  # whether the meter also signs a Stop, because no witness may be there
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEntry:
+    """A lease this node has worked on, as the journal has it."""
 
     lease_id: str
     job_id: str
     buyer: str
     provider: str
     lease_no: bytes
-    domain: Domain
+    domain: Domain  # of the escrow that this node signs for
     witness: str
-    metered: bool
-    outputs: tuple[str, ...] = ()
+    metered: bool  # whether its vouchers state more than time
+    outputs: tuple[str, ...] = ()  # paths under /out that the job's buyer wants back
     phase: Phase = Phase.RUNNING
-    process: Mapping[str, Any] | None = None
+    process: Mapping[str, Any] | None = None  # what its job runs as
+    ending: Ending | None = None
+    close: tuple[Close, bytes | None] | None = None  # with its signature, once it is signed
+    voucher: SettlementEntry | None = None  # the best one so far
 
     @property
     def key(self) -> tuple[str, str, bytes]:
@@ -84,29 +101,26 @@ class LeaseEntry:
         """The message that pays for the lease."""
         return MeteredUsage if self.metered else Usage
 
+    def is_signed(
+        self, message: UsageAttestation | Close | Voucher, signature: bytes, by: str
+    ) -> bool:
+        """Whether an address signed a message, and that for this very lease."""
+        try:
+            verify(message, self.domain, signature, by)
+        except SignatureError:
+            return False
+        return (message.buyer, message.provider, message.lease_no) == self.key
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a job ended: what `finish` reports besides usage. `outputs` is a blob's SHA-256."""
 
-    outcome: str
-    reason: str
-    exit_code: int | None = None
-    outputs: str | None = None
-    stop: bool = False  # whether the meter also signs a Stop, because no witness may be there
-
-
-@dataclass(frozen=True, slots=True)
-class AttestationEntry:
-    """A journaled attestation.
-
-    `signature` is None between the two commits around signing, `answer` until the server has
-    answered: ACCEPTED, or why not.
-    """
+class AttestationEntry(NamedTuple):
+    """A journaled attestation."""
 
     message: UsageAttestation
-    signature: bytes | None
-    answer: str | None
+    signature: bytes | None  # None until it is signed
+    answer: str | None  # None until the server has answered: ACCEPTED, or why it was refused
+
+
+_ENDING = TypeAdapter(Ending)
 
 
 class AgentJournal:
@@ -129,66 +143,52 @@ class AgentJournal:
         path.chmod(0o600)
 
     def close(self) -> None:
-        """Close the file; everything committed stays."""
         with self._lock:
             self._db.close()
 
-    # -- leases ----------------------------------------------------------------------------------
-
     def begin(self, entry: LeaseEntry) -> None:
         """Take up a lease, once for good. Raises AgentJournalConflict if this node already did."""
-        values = (
-            *(entry.lease_id, entry.job_id, *entry.key),
-            *(entry.domain.chain_id, entry.domain.verifying_contract, entry.witness),
-            *(entry.metered, json.dumps(entry.outputs), entry.phase),
-        )
-        query = "INSERT INTO leases VALUES (?,?,?,?,?,?,?,?,?,?,?,NULL,NULL,NULL,NULL,NULL,NULL)"
-        with self._write() as db:
-            try:
-                db.execute(query, values)
-            except sqlite3.IntegrityError:
-                raise AgentJournalConflict(f"{entry.lease_id} was already taken up here") from None
+        with self._lock:
+            if self.lease(entry.lease_id) is not None:
+                raise AgentJournalConflict(f"{entry.lease_id} was already taken up here")
+            self._run(
+                "INSERT INTO leases VALUES (?,?,?,?,?,?,?,?,?,?,?,NULL,NULL,NULL,NULL,NULL,NULL)",
+                *(entry.lease_id, entry.job_id, *entry.key),
+                *(entry.domain.chain_id, entry.domain.verifying_contract, entry.witness),
+                *(entry.metered, json.dumps(entry.outputs), entry.phase),
+            )
 
     def lease(self, lease_id: str) -> LeaseEntry | None:
         """The lease, if this node ever took it up."""
-        rows = self._read("SELECT * FROM leases WHERE lease_id = ?", lease_id)
+        rows = self._run("SELECT * FROM leases WHERE lease_id = ?", lease_id)
         return _lease_of(rows[0]) if rows else None
 
-    def open_leases(self) -> list[LeaseEntry]:
-        """Leases that still have something to do."""
-        rows = self._read("SELECT * FROM leases WHERE phase <> ? ORDER BY rowid", Phase.DONE)
-        return [_lease_of(row) for row in rows]
+    def leases(self) -> list[LeaseEntry]:
+        """Every lease that this node took up, oldest first."""
+        return [_lease_of(row) for row in self._run("SELECT * FROM leases ORDER BY rowid")]
 
     def note_process(self, lease_id: str, record: Mapping[str, Any]) -> None:
-        """Remember what the job runs as, so that a successor can end it."""
-        self._set(lease_id, process=json.dumps(record))
+        """Remember what the job runs as: see `ProcessRuntime.reap`."""
+        self._run("UPDATE leases SET process = ? WHERE lease_id = ?", json.dumps(record), lease_id)
 
-    def end(self, lease_id: str, ending: Ending) -> Ending:
-        """Decide how a lease ended; the first decision stands and is returned."""
-        with self._write():
-            decided = self.ending(lease_id)
-            if decided is None:
-                text = json.dumps(asdict(ending))
-                self._set(lease_id, ending=text, phase=Phase.ENDED)
-        return decided or ending
+    def end(self, lease_id: str, ending: Ending) -> None:
+        """Decide how a lease ended; the first decision stands."""
+        query = "UPDATE leases SET ending = ?, phase = ? WHERE lease_id = ? AND ending IS NULL"
+        self._run(query, _ENDING.dump_json(ending).decode(), Phase.ENDED, lease_id)
 
     def amend_ending(self, lease_id: str, ending: Ending) -> None:
         """Replace an ending that was not reported yet, once its outputs are stored."""
-        with self._write():
-            entry = self.lease(lease_id)
-            if entry is not None and entry.phase is Phase.ENDED:
-                self._set(lease_id, ending=json.dumps(asdict(ending)))
-
-    def ending(self, lease_id: str) -> Ending | None:
-        """How the lease ended, once that is decided."""
-        rows = self._read("SELECT ending FROM leases WHERE lease_id = ?", lease_id)
-        return Ending(**json.loads(rows[0][0])) if rows and rows[0][0] else None
+        query = "UPDATE leases SET ending = ? WHERE lease_id = ? AND phase = ?"
+        self._run(query, _ENDING.dump_json(ending).decode(), lease_id, Phase.ENDED)
 
     def set_phase(self, lease_id: str, phase: Phase) -> None:
         """Go on to REPORTED or DONE."""
-        self._set(lease_id, phase=phase)
+        self._run("UPDATE leases SET phase = ? WHERE lease_id = ?", phase, lease_id)
 
-    # -- readings --------------------------------------------------------------------------------
+    def keep_voucher(self, lease_id: str, voucher: Voucher, signature: bytes) -> None:
+        """Keep a lease's best voucher, in place of the one before: the node is paid on it."""
+        query = "UPDATE leases SET voucher = ?, voucher_signature = ? WHERE lease_id = ?"
+        self._run(query, _text(voucher), signature, lease_id)
 
     def add_reading(self, lease_id: str, row: Mapping[str, Any]) -> bytes:
         """Append a raw reading; the new head of the lease's hash chain, 32 bytes.
@@ -197,18 +197,11 @@ class AgentJournal:
         """
         text = json.dumps(row, sort_keys=True, separators=(",", ":"))
         query = "SELECT number, head FROM readings WHERE lease_id = ? ORDER BY number DESC LIMIT 1"
-        with self._write() as db:
-            number, head = db.execute(query, (lease_id,)).fetchone() or (-1, GENESIS)
+        with self._lock:
+            [(number, head)] = self._run(query, lease_id) or [(-1, GENESIS)]
             head = hashlib.sha256(bytes(head) + text.encode()).digest()
-            db.execute("INSERT INTO readings VALUES (?,?,?,?)", (lease_id, number + 1, text, head))
+            self._run("INSERT INTO readings VALUES (?,?,?,?)", lease_id, number + 1, text, head)
         return head
-
-    def readings(self, lease_id: str) -> list[str]:
-        """Raw readings of a lease in order, as the JSON texts that were hashed."""
-        query = "SELECT row FROM readings WHERE lease_id = ? ORDER BY number"
-        return [row[0] for row in self._read(query, lease_id)]
-
-    # -- attestations ----------------------------------------------------------------------------
 
     def propose(self, lease_id: str, attestation: UsageAttestation) -> None:
         """Make an attestation's value durable before it is signed.
@@ -216,19 +209,18 @@ class AgentJournal:
         Raises AgentJournalConflict if the sequence is not the next one, has another value, or usage
         falls.
         """
-        with self._write() as db:
+        with self._lock:
             last = self.last(lease_id)
             if last is not None and last.message == attestation:
                 return
             expected = 0 if last is None else last.message.sequence + 1
             if attestation.sequence != expected:
-                raise AgentJournalConflict(
-                    f"{lease_id}: sequence {attestation.sequence} comes, but {expected} is next"
-                )
+                comes = f"sequence {attestation.sequence} comes, but {expected} is next"
+                raise AgentJournalConflict(f"{lease_id}: {comes}")
             if last is not None and not attestation.usage().covers(last.message.usage()):
                 raise AgentJournalConflict(f"{lease_id}: usage falls at sequence {expected}")
-            values = (lease_id, attestation.sequence, _text(attestation))
-            db.execute("INSERT INTO attestations VALUES (?,?,?,NULL,NULL)", values)
+            query = "INSERT INTO attestations VALUES (?,?,?,NULL,NULL)"
+            self._run(query, lease_id, attestation.sequence, _text(attestation))
 
     def adopt(self, lease_id: str, attestation: UsageAttestation, signature: bytes) -> None:
         """Take over what this node's key signed and the server kept, but this journal lost.
@@ -237,129 +229,74 @@ class AgentJournal:
         """
         text, sequence = _text(attestation), attestation.sequence
         query = "SELECT message FROM attestations WHERE lease_id = ? AND sequence = ?"
-        with self._write() as db:
-            row = db.execute(query, (lease_id, sequence)).fetchone()
-            if row is None:
-                values = (lease_id, sequence, text, signature, ACCEPTED)
-                db.execute("INSERT INTO attestations VALUES (?,?,?,?,?)", values)
-            elif row[0] != text:
-                raise AgentJournalConflict(
-                    f"{lease_id}: the server holds another signed value for {sequence}"
-                )
+        with self._lock:
+            rows = self._run(query, lease_id, sequence)
+            if not rows:
+                query = "INSERT INTO attestations VALUES (?,?,?,?,?)"
+                self._run(query, lease_id, sequence, text, signature, ACCEPTED)
+            elif rows[0][0] != text:
+                other = f"the server holds another signed value for {sequence}"
+                raise AgentJournalConflict(f"{lease_id}: {other}")
 
     def keep_signature(self, lease_id: str, sequence: int, signature: bytes) -> None:
         """Store the bytes that will be sent, and sent again, unchanged."""
-        with self._write() as db:
-            db.execute(
-                "UPDATE attestations SET signature = ?"
-                " WHERE lease_id = ? AND sequence = ? AND signature IS NULL",
-                (signature, lease_id, sequence),
-            )
+        self._run(
+            "UPDATE attestations SET signature = ?"
+            " WHERE lease_id = ? AND sequence = ? AND signature IS NULL",
+            *(signature, lease_id, sequence),
+        )
 
     def note_answer(self, lease_id: str, sequence: int, answer: str) -> None:
         """Remember what the server said to an attestation: ACCEPTED or a refusal's code."""
         query = "UPDATE attestations SET answer = ? WHERE lease_id = ? AND sequence = ?"
-        with self._write() as db:
-            db.execute(query, (answer, lease_id, sequence))
+        self._run(query, answer, lease_id, sequence)
 
     def last(self, lease_id: str) -> AttestationEntry | None:
         """The attestation with the highest sequence: the high-water mark."""
-        found = self._attestations("lease_id = ? ORDER BY sequence DESC LIMIT 1", lease_id)
+        found = self._attestations("ORDER BY sequence DESC LIMIT 1", lease_id)
         return found[0] if found else None
 
     def unsent(self, lease_id: str) -> list[tuple[UsageAttestation, bytes]]:
         """Signed attestations that the server has not answered, in order."""
-        found = self._attestations("lease_id = ? AND answer IS NULL ORDER BY sequence", lease_id)
+        found = self._attestations("AND answer IS NULL ORDER BY sequence", lease_id)
         return [(held.message, held.signature) for held in found if held.signature is not None]
 
     def _attestations(self, which: str, lease_id: str) -> list[AttestationEntry]:
-        query = "SELECT message, signature, answer FROM attestations WHERE "
+        query = f"SELECT message, signature, answer FROM attestations WHERE lease_id = ? {which}"  # noqa: S608 - our own words
         return [
             AttestationEntry(UsageAttestation.from_message(json.loads(text)), signature, answer)
-            for text, signature, answer in self._read(query + which, lease_id)
+            for text, signature, answer in self._run(query, lease_id)
         ]
 
-    # -- vouchers --------------------------------------------------------------------------------
-
-    def keep_voucher(self, lease_id: str, voucher: Voucher, signature: bytes) -> None:
-        """Keep a lease's best voucher, in place of the one before: the node is paid on it."""
-        self._set(lease_id, voucher=_text(voucher), voucher_signature=signature)
-
-    def voucher(self, lease_id: str) -> tuple[Voucher, bytes] | None:
-        """A lease's best voucher and its witness's signature."""
-        rows = self._read("SELECT * FROM leases WHERE lease_id = ?", lease_id)
-        return _voucher_of(rows[0]) if rows and rows[0]["voucher"] else None
-
-    def vouchers(self) -> list[tuple[LeaseEntry, Voucher, bytes]]:
-        """Every lease that has a voucher, oldest first, with its best one and its signature.
-
-        What has been paid of them is not known here.
-        """
-        rows = self._read("SELECT * FROM leases WHERE voucher IS NOT NULL ORDER BY rowid")
-        return [(_lease_of(row), *_voucher_of(row)) for row in rows]
-
-    # -- closes ----------------------------------------------------------------------------------
-
-    def propose_close(self, lease_id: str, close: Close) -> Close:
-        """Make the lease's only Close durable before it is signed; the first value stands."""
-        with self._write():
-            known = self.close_of(lease_id)
-            if known is not None:
-                return known[0]
-            self._set(lease_id, close=_text(close))
-        return close
+    def propose_close(self, lease_id: str, close: Close) -> None:
+        """Make a lease's Close durable before it is signed; the first value stands."""
+        query = "UPDATE leases SET close = ? WHERE lease_id = ? AND close IS NULL"
+        self._run(query, _text(close), lease_id)
 
     def adopt_close(self, lease_id: str, close: Close, signature: bytes) -> None:
         """Take over a Close that this node signed and its journal lost.
 
-        Raises AgentJournalConflict.
+        Raises AgentJournalConflict if the journal has another Close.
         """
-        if self.propose_close(lease_id, close) != close:
+        self.propose_close(lease_id, close)
+        query = "UPDATE leases SET close_signature = ? WHERE lease_id = ? AND close = ?"
+        self._run(query, signature, lease_id, _text(close))
+        entry = self.lease(lease_id)
+        if entry is None or entry.close != (close, signature):
             raise AgentJournalConflict(f"{lease_id}: the server holds another signed Close")
-        self.keep_close_signature(lease_id, signature)
 
     def keep_close_signature(self, lease_id: str, signature: bytes) -> None:
         """Store the signature of the lease's Close."""
-        self._set(lease_id, close_signature=signature)
+        query = "UPDATE leases SET close_signature = ? WHERE lease_id = ?"
+        self._run(query, signature, lease_id)
 
-    def close_of(self, lease_id: str) -> tuple[Close, bytes | None] | None:
-        """The lease's Close and its signature, as far as they exist."""
-        rows = self._read("SELECT close, close_signature FROM leases WHERE lease_id = ?", lease_id)
-        if not rows or rows[0]["close"] is None:
-            return None
-        return Close.from_message(json.loads(rows[0]["close"])), rows[0]["close_signature"]
-
-    # --------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        """One durable transaction, or a part of the one that is under way."""
-        with self._lock:
-            if self._db.in_transaction:
-                yield self._db
-                return
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                yield self._db
-                self._db.execute("COMMIT")
-            except sqlite3.Error as error:
-                raise JournalError(f"the journal cannot be written: {error}") from error
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-
-    def _read(self, query: str, *values: Any) -> list[sqlite3.Row]:
+    def _run(self, query: str, *values: Any) -> list[Any]:
+        """The rows of one statement, which is durable when this returns."""
         with self._lock:
             try:
                 return self._db.execute(query, values).fetchall()
             except sqlite3.Error as error:
-                raise JournalError(f"the journal cannot be read: {error}") from error
-
-    def _set(self, lease_id: str, **columns: str | bytes) -> None:
-        names = ", ".join(f"{name} = ?" for name in columns)
-        with self._write() as db:
-            query = f"UPDATE leases SET {names} WHERE lease_id = ?"  # noqa: S608 - our own names
-            db.execute(query, (*columns.values(), lease_id))
+                raise JournalError(f"the journal cannot be read or written: {error}") from error
 
 
 def _text(message: Struct) -> str:
@@ -367,21 +304,55 @@ def _text(message: Struct) -> str:
 
 
 def _lease_of(row: sqlite3.Row) -> LeaseEntry:
-    return LeaseEntry(
-        lease_id=row["lease_id"],
-        job_id=row["job_id"],
-        buyer=row["buyer"],
-        provider=row["provider"],
-        lease_no=row["lease_no"],
+    names = ("lease_id", "job_id", "buyer", "provider", "lease_no", "witness")
+    entry = LeaseEntry(
+        **{name: row[name] for name in names},
         domain=Domain(row["chain_id"], row["contract"]),
-        witness=row["witness"],
         metered=bool(row["metered"]),
         outputs=tuple(json.loads(row["outputs"])),
         phase=Phase(row["phase"]),
         process=json.loads(row["process"]) if row["process"] else None,
+        ending=_ENDING.validate_json(row["ending"]) if row["ending"] else None,
     )
+    found: dict[str, Any] = {}
+    if row["close"]:
+        found["close"] = Close.from_message(json.loads(row["close"])), row["close_signature"]
+    if row["voucher"]:
+        voucher = entry.voucher_type.from_message(json.loads(row["voucher"]))
+        found["voucher"] = SettlementEntry(voucher, row["voucher_signature"])
+    return replace(entry, **found)
 
 
-def _voucher_of(row: sqlite3.Row) -> tuple[Voucher, bytes]:
-    message = json.loads(row["voucher"])
-    return _lease_of(row).voucher_type.from_message(message), row["voucher_signature"]
+@contextmanager
+def locked(state: Path) -> Iterator[None]:
+    """Hold a state folder: two agents with one could sign two values. Raises StateLocked."""
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state.chmod(0o700)
+    lock_fd = os.open(state / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StateLocked(f"another agent works on {state}") from None
+        os.ftruncate(lock_fd, 0)
+        os.write(lock_fd, str(os.getpid()).encode())
+        yield
+        os.ftruncate(lock_fd, 0)
+    finally:
+        os.close(lock_fd)
+
+
+def running_pid(state: Path) -> int | None:
+    """The process id of the agent that holds a state folder, or None if none does."""
+    try:
+        lock_fd = os.open(state / "agent.lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.read(lock_fd, 32).decode(errors="replace")
+        return int(text) if text.isdigit() else None
+    finally:
+        os.close(lock_fd)
+    return None

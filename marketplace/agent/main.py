@@ -1,26 +1,22 @@
 """Starting the agent: what `coulomb provider start` runs."""
 
-from __future__ import annotations
-
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
-from marketplace.agent.api import AgentApi
 from marketplace.agent.config import AgentConfig, read_secret
-from marketplace.agent.errors import AgentConfigError, AgentError, ApiDown
-from marketplace.agent.inventory import Nvml, take_inventory
-from marketplace.agent.journal import AgentJournal
+from marketplace.agent.errors import SERVER_AWAY, AgentConfigError, AgentError
+from marketplace.agent.inventory import Inventory, Nvml, take_inventory
+from marketplace.agent.journal import JOURNAL, AgentJournal, locked
 from marketplace.agent.node import ThisNode
 from marketplace.agent.runtime.process import ProcessRuntime
-from marketplace.agent.state import StateFolder, journal_of
-from marketplace.agent.supervisor import Supervisor, node_document
+from marketplace.agent.supervisor import Supervisor
+from marketplace.sdk import NO_RETRIES, Coulomb
 from marketplace.sdk.errors import AuthError, CoulombError
 from settlement.eip712 import Domain
 from settlement.errors import KeystoreError
@@ -31,23 +27,34 @@ T = TypeVar("T")
 log = structlog.get_logger("coulomb.agent")
 EXIT_OK, EXIT_ERROR, EXIT_AUTH = 0, 1, 3
 _AGAIN_S = 2.0
+_LISTED = ("number", "name", "region", "tier", "shared")  # what the configuration says of a node
+_TIMEOUT_S = 10.0
 
 
 def run_agent(config: AgentConfig, stop: threading.Event | None = None) -> int:
     """Run a node until SIGTERM or SIGINT, or until `stop` is set; the process's exit code."""
-    _configure_logging()
+    if not structlog.is_configured():
+        structlog.configure(
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                structlog.processors.JSONRenderer(),
+            ],
+            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        )
     stop = stop or threading.Event()
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
     try:
-        return _run(config, stop)
+        _run(config, stop)
     except AuthError as error:
         log.error("not_authorized", detail=str(error))
         return EXIT_AUTH
     except (AgentError, CoulombError) as error:
         log.error(getattr(error, "code", "refused"), detail=str(error))
         return EXIT_ERROR
+    return EXIT_OK
 
 
 def load_meter(config: AgentConfig) -> Signer:
@@ -58,25 +65,26 @@ def load_meter(config: AgentConfig) -> Signer:
         raise AgentConfigError(str(error)) from error
 
 
-def _run(config: AgentConfig, stop: threading.Event) -> int:
+def _run(config: AgentConfig, stop: threading.Event) -> None:
     with ExitStack() as stack:
-        state = stack.enter_context(closing(StateFolder(config.state_dir)))
+        stack.enter_context(locked(config.state_dir))
+        key = read_secret(config.api_key_file)
+        # It retries nothing: the agent's own loops come again.
         api = stack.enter_context(
-            closing(AgentApi(config.api_url, read_secret(config.api_key_file)))
+            Coulomb(config.api_url, key, retry=NO_RETRIES, timeout=_TIMEOUT_S)
         )
-        journal = stack.enter_context(closing(AgentJournal(journal_of(config.state_dir))))
-        node = _registered(config, state.jobs, api, journal, stop)
+        journal = stack.enter_context(closing(AgentJournal(config.state_dir / JOURNAL)))
+        node = _registered(config, api, journal, stop)
         if node is not None:
             supervisor = Supervisor(node)
             supervisor.recover()
             log.info("node_ready", node=node.node_id, meter=node.signer.address)
             supervisor.run(stop)
             log.info("agent_stopped")
-    return EXIT_OK
 
 
 def _registered(
-    config: AgentConfig, jobs: Path, api: AgentApi, journal: AgentJournal, stop: threading.Event
+    config: AgentConfig, api: Coulomb, journal: AgentJournal, stop: threading.Event
 ) -> ThisNode | None:
     """This node, listed on the market; None if `stop` comes before the server answers."""
     signer = load_meter(config)
@@ -89,10 +97,10 @@ def _registered(
         log.warning("no_sandbox", detail="jobs run bare on this machine and may do anything to it")
     if inventory.simulated:
         log.warning("simulated_gpus", gpus=[gpu.uuid for gpu in inventory.gpus])
-    market = _patiently(api.market, stop)
-    document = node_document(config.node, inventory, runtime.name, config.interval_ms)
-    node_id = _patiently(lambda: api.register(document), stop)
-    if market is None or node_id is None:
+    market = _patiently(api.market.config, stop)
+    document = _document(config, inventory, runtime.name)
+    listed = _patiently(lambda: api.nodes.register(document), stop)
+    if market is None or listed is None:
         return None
     interval_ms = config.interval_ms or market.interval_ms
     return ThisNode(
@@ -102,8 +110,8 @@ def _registered(
         signer=signer,
         domain=Domain(market.chain_id, market.contracts.escrow),
         inventory=inventory,
-        jobs_folder=jobs,
-        node_id=node_id,
+        jobs_folder=config.state_dir / "jobs",
+        node_id=listed.id,
         shared=config.node.shared,
         nvml=nvml,
         stop_grace_s=config.stop_grace_ms / 1000,
@@ -113,24 +121,22 @@ def _registered(
 
 
 def _patiently(ask: Callable[[], T], stop: threading.Event) -> T | None:
-    """Ask the server until it answers; None if `stop` comes first."""
+    """Ask the server until it answers; None if `stop` comes first. Raises AuthError."""
     while not stop.is_set():
         try:
             return ask()
-        except ApiDown as error:
+        except AuthError:
+            raise
+        except SERVER_AWAY as error:
             log.warning("server_away", error=str(error))
             stop.wait(_AGAIN_S)
     return None
 
 
-def _configure_logging() -> None:
-    if structlog.is_configured():
-        return
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+def _document(config: AgentConfig, inventory: Inventory, runtime: str) -> dict[str, Any]:
+    """The body of `POST /v1/nodes`."""
+    listed = {name: getattr(config.node, name) for name in _LISTED}
+    sizes = {name: getattr(inventory, name) for name in ("cpu_milli", "memory_mib", "storage_mib")}
+    gpus = [gpu.to_json() for gpu in inventory.gpus]
+    interval_ms = config.interval_ms
+    return {**listed, **sizes, "gpus": gpus, "runtime": runtime, "interval_ms": interval_ms}

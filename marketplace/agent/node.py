@@ -1,32 +1,44 @@
 """What the leases of this node share, and what the threads that work on one lease share."""
 
-from __future__ import annotations
-
+import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from marketplace.agent.api import AgentApi
-from marketplace.agent.attestor import Attestor, unix_ms
-from marketplace.agent.folders import make_folders
+import structlog
+
+from marketplace.agent.channel import JobLogs
+from marketplace.agent.folders import JobFolders
 from marketplace.agent.inventory import Inventory, Nvml
-from marketplace.agent.journal import AgentJournal, LeaseEntry
-from marketplace.agent.logs import JobLogs
-from marketplace.agent.progress import JobProgress
-from marketplace.agent.runtime.base import JobFolders, JobRuntime
-from marketplace.agent.vouchers import Vouchers
-from marketplace.wire.leases import Lease
+from marketplace.agent.journal import AgentJournal, Ending, LeaseEntry
+from marketplace.agent.meters import Reading
+from marketplace.agent.runtime.process import ProcessRuntime
+from marketplace.domain.life import LeaseState, Outcome, StopReason
+from marketplace.sdk import Coulomb
+from marketplace.wire.leases import Lease, SignedVoucher, Used
+from settlement.attestation import Close, Stop, Usage, UsageAttestation, Voucher
 from settlement.eip712 import Domain
-from settlement.signing import Signer
+from settlement.signing import Signer, sign
+from settlement.usage import UsageVector
+
+log = structlog.get_logger("coulomb.agent")
+Counts = tuple[int, int, int]  # ms, egress MiB, units: compared in this order, as the server does
+LIVE = (LeaseState.OPENING, LeaseState.ACTIVE)  # states of a lease whose job may run
+
+
+def unix_ms() -> int:
+    """The wall clock, for people and for `observed_at_ms`; nothing is measured by it."""
+    return time.time_ns() // 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class ThisNode:
-    """The node that this agent runs: its parts and its settings. `wall_ms` is Unix time."""
+    """The node that this agent runs: its parts and its settings."""
 
-    api: AgentApi
+    api: Coulomb
     journal: AgentJournal
-    runtime: JobRuntime
+    runtime: ProcessRuntime
     signer: Signer
     domain: Domain  # of the escrow that it signs for
     inventory: Inventory
@@ -37,44 +49,218 @@ class ThisNode:
     stop_grace_s: float = 10.0
     pids_max: int = 512
     poll_s: float = 1.0
-    wall_ms: Callable[[], int] = unix_ms
+
+
+class Attestor:
+    """Signs for one lease with the meter key.
+
+    `attest` adds a reading each time; any other method may be repeated and yields the same bytes.
+    """
+
+    def __init__(self, journal: AgentJournal, signer: Signer, entry: LeaseEntry) -> None:
+        self._journal = journal
+        self._signer = signer
+        self._entry = entry
+
+    def attest(self, usage: UsageVector, reading: Reading) -> UsageAttestation:
+        """Journal a reading and sign cumulative usage under the next sequence number.
+
+        Raises JournalError, and then has signed nothing new.
+        """
+        lease_id = self._entry.lease_id
+        last = self._signed_last()
+        attestation = UsageAttestation(
+            *self._entry.key,
+            sequence=0 if last is None else last[0].sequence + 1,
+            observed_at_ms=unix_ms(),
+            **asdict(usage),
+            evidence=self._journal.add_reading(lease_id, asdict(reading)),
+        )
+        self._journal.propose(lease_id, attestation)
+        self._signed_last()
+        return attestation
+
+    def conclude(self, ending: Ending) -> None:
+        """Decide the end: at the last attested usage, with a Close over exactly that.
+
+        A lease that never had an attestation ends with one over nothing.
+        """
+        if self._signed_last() is None:
+            self.attest(UsageVector(), Reading(unix_ms()))
+        final, _ = self.final()
+        close = Close(*self._entry.key, final.ms, final.egress_mib, final.units)
+        self._journal.propose_close(self._entry.lease_id, close)
+        self.close()
+        self._journal.end(self._entry.lease_id, ending)
+
+    def final(self) -> tuple[UsageAttestation, bytes]:
+        """The last attestation and its signature."""
+        last = self._signed_last()
+        if last is None:
+            raise ValueError("nothing was attested")
+        return last
+
+    def close(self) -> tuple[Close, bytes]:
+        """The lease's Close, signed now if a crash came between journal and signature."""
+        entry = self._journal.lease(self._entry.lease_id)
+        if entry is None or entry.close is None:
+            raise ValueError("the lease has no Close")
+        close, signature = entry.close
+        if signature is None:
+            signature = sign(close, entry.domain, self._signer)
+            self._journal.keep_close_signature(entry.lease_id, signature)
+        return close, signature
+
+    def stop(self) -> tuple[Stop, bytes]:
+        """A Stop of the lease."""
+        stop = Stop(*self._entry.key)
+        return stop, sign(stop, self._entry.domain, self._signer)
+
+    def _signed_last(self) -> tuple[UsageAttestation, bytes] | None:
+        """The newest journaled attestation, signed now if a crash came between the two steps."""
+        last = self._journal.last(self._entry.lease_id)
+        if last is None:
+            return None
+        message, signature, _ = last
+        if signature is None:
+            signature = sign(message, self._entry.domain, self._signer)
+            self._journal.keep_signature(self._entry.lease_id, message.sequence, signature)
+        return message, signature
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Why a job is to stop: its outcome and reason, and whether it gets time to end by itself."""
+
+    outcome: Outcome
+    reason: str
+    grace: bool = True
 
 
 class HeldLease:
-    """One lease in hand: what the threads of its job and of its courier work with."""
+    """One lease in hand: what the threads of its job and of its courier tell each other.
+
+    `halt` is why its job is to stop, if it is. `beats` are the job's signs of life so far, and the
+    Unix time of the last. `logs` is None if no job runs and none is to be reported.
+    """
 
     def __init__(
-        self, node: ThisNode, entry: LeaseEntry, progress: JobProgress | None = None
+        self, node: ThisNode, entry: LeaseEntry, clock_s: Callable[[], float] = time.monotonic
     ) -> None:
         self.node = node
         self.entry = entry
         self.id = entry.lease_id
         self.folders = JobFolders(node.jobs_folder / entry.lease_id)
-        self.progress = progress or JobProgress()
-        self.attestor = Attestor(node.journal, node.signer, entry, node.wall_ms)
-        self.vouchers = Vouchers(node.api, node.journal, entry)
-        self.logs: JobLogs | None = None  # None: no job runs and none is to be reported
-
-    def observe(self, lease: Lease) -> None:
-        """Pass on what the server says, and what the witness verifiably signed.
-
-        Raises ApiDown, ApiError, JournalError.
-        """
-        self.progress.observe(lease)
-        # Also once the job has ended: the last voucher pays the most.
-        self.progress.cover(self.vouchers.learn(lease))
-
-    def make_folders(self) -> JobLogs:
-        """Make the job's folders anew and open its logs. Raises OSError."""
-        make_folders(self.folders)
-        return self.open_logs()
+        self.attestor = Attestor(node.journal, node.signer, entry)
+        self.logs: JobLogs | None = None
+        self.halt: Halt | None = None
+        self.beats: tuple[int, float | None] = (0, None)
+        self._clock_s = clock_s
+        self._lock = threading.Lock()
+        self._learning = threading.Lock()
+        self._halted = threading.Event()
+        self._news = threading.Event()
+        self._voucher_sequence = -1
+        self._covered_ms = 0
+        self._covered_at_s = clock_s()
 
     def open_logs(self) -> JobLogs:
-        """Open the job's logs, as they are."""
+        """Open the job's logs, as they are. Raises OSError."""
         self.logs = JobLogs(self.folders.logs)
         return self.logs
 
-    def say(self, text: str) -> None:
-        """Add a line to the job's `agent` log, if it has logs."""
-        if self.logs is not None:
-            self.logs.say(text)
+    def observe(self, lease: Lease) -> None:
+        """Take in what the server says, and what the witness verifiably signed.
+
+        Raises CoulombError, JournalError.
+        """
+        self.heed(lease)
+        self.cover(self.learn(lease))  # also once the job has ended: the last voucher pays the most
+
+    def heed(self, lease: Lease) -> None:
+        """Stop the job if the server asks for that, or if the lease is over."""
+        if (reason := lease.stop_requested) is not None:
+            cancelled = reason == StopReason.CANCELLED
+            self.stop(Halt(Outcome.CANCELLED if cancelled else Outcome.FAILED, reason))
+        elif lease.state not in LIVE:
+            self.stop(Halt(Outcome.FAILED, f"lease_{lease.state}"))
+        self.tell()
+
+    def stop(self, halt: Halt) -> None:
+        """Have the job stopped; the first reason stands."""
+        with self._lock:
+            self.halt = self.halt or halt
+        self._halted.set()
+
+    def wait_for_halt(self, timeout_s: float) -> None:
+        """Sleep, but wake up if the job is to stop."""
+        self._halted.wait(timeout_s)
+
+    def tell(self) -> None:
+        """There is something new to send or to look at."""
+        self._news.set()
+
+    def wait_for_news(self, timeout_s: float) -> None:
+        """Sleep until something is new."""
+        self._news.wait(timeout_s)
+        self._news.clear()
+
+    def start_covering(self) -> None:
+        """The job is ready: from now on countersignatures are due."""
+        self._covered_at_s = self._clock_s()
+
+    def cover(self, countersigned_ms: int) -> None:
+        """Take in how much the witness has countersigned; only growth renews the grace."""
+        with self._lock:
+            if countersigned_ms > self._covered_ms:
+                self._covered_ms = countersigned_ms
+                self._covered_at_s = self._clock_s()
+
+    def uncovered_ms(self, metered_ms: int) -> int:
+        """How long countersignatures stay away, or how far they are behind the meter: the longer.
+
+        A witness that signs a little in every grace is not silent, yet leaves most of it unpaid.
+        """
+        silent_ms = int((self._clock_s() - self._covered_at_s) * 1000)
+        return max(silent_ms, metered_ms - self._covered_ms)
+
+    # Only vouchers are paid. A server that merely says that there are some would have a node work
+    # for nothing, so the node checks each one itself and keeps the best.
+
+    def learn(self, lease: Lease) -> int:
+        """The countersigned ms by now; asks for vouchers only if the server speaks of more.
+
+        Raises CoulombError, JournalError.
+        """
+        with self._learning:
+            if self._counts(lease.countersigned) > self._best():
+                after = self._voucher_sequence
+                for held in self.node.api.leases.attestations(self.id, after_sequence=after):
+                    if held.voucher is not None:
+                        self._keep(held.voucher, held.sequence)
+            return self._best()[0]
+
+    def _keep(self, signed: SignedVoucher, sequence: int) -> None:
+        """Keep a voucher that is better, if the witness that the buyer named signed it."""
+        voucher, entry = signed.message, self.entry
+        of_lease = isinstance(voucher, entry.voucher_type)
+        if not of_lease or not entry.is_signed(voucher, signed.signature, entry.witness):
+            log.error("voucher_ignored", lease=self.id, sequence=sequence)
+        elif self._counts(voucher) > self._best():
+            self.node.journal.keep_voucher(self.id, voucher, signed.signature)
+            self._voucher_sequence = sequence
+
+    def is_covered(self, said: UsageAttestation) -> bool:
+        """Whether what was learned so far pays for all that an attestation states."""
+        return self._best() >= self._counts(said)
+
+    def _best(self) -> Counts:
+        entry = self.node.journal.lease(self.id)
+        kept = entry.voucher if entry is not None else None
+        return self._counts(kept.voucher) if kept is not None else (0, 0, 0)
+
+    def _counts(self, used: Used | Voucher | UsageAttestation) -> Counts:
+        """What this lease's vouchers state of it."""
+        if isinstance(used, Usage) or not self.entry.metered:
+            return used.ms, 0, 0
+        return used.ms, used.egress_mib, used.units

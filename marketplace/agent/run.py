@@ -4,24 +4,24 @@ Only the inputs need the network: what has to reach the server goes through the 
 that is away stops nothing within the grace.
 """
 
-from __future__ import annotations
-
 import io
 import json
+import time
+from collections.abc import Callable
 
 import structlog
 
 from marketplace.agent.assignment import Assignment
-from marketplace.agent.capacity import Grant
-from marketplace.agent.channel import JobChannel
-from marketplace.agent.errors import ApiDown, JournalError, StartFailed
-from marketplace.agent.folders import give_to
+from marketplace.agent.channel import JobChannel, JobLogs
+from marketplace.agent.errors import SERVER_AWAY, JournalError, StartFailed
+from marketplace.agent.folders import DiskWatch, give_to
+from marketplace.agent.inventory import Grant
 from marketplace.agent.journal import Ending
-from marketplace.agent.logs import JobLogs
-from marketplace.agent.node import HeldLease
-from marketplace.agent.progress import Halt
-from marketplace.agent.runtime.base import Launch, SandboxLimits
-from marketplace.agent.watch import JobWatch
+from marketplace.agent.meters import CpuMemory, JobMeter, Reading
+from marketplace.agent.node import Halt, HeldLease, unix_ms
+from marketplace.agent.runtime.process import RunningProcess
+from marketplace.agent.runtime.sandbox import Launch, SandboxLimits
+from marketplace.domain.life import Outcome
 from marketplace.limits import MIB
 from marketplace.sdk.archive import ArchiveError, unpack
 from marketplace.sdk.errors import CoulombError
@@ -29,6 +29,8 @@ from marketplace.sdk.errors import CoulombError
 log = structlog.get_logger("coulomb.agent")
 _CPU_SECONDS_SLACK = 60
 _AGAIN_S = 0.5
+_TICK_S = 0.05
+_WITNESS_SILENT = "witness_silent"
 
 
 class JobRun:
@@ -54,7 +56,7 @@ class JobRun:
             self._lease.attestor.conclude(ending)
         except JournalError as error:
             log.critical("journal_failed", lease=self._lease.id, error=str(error))
-        self._lease.progress.tell()
+        self._lease.tell()
 
     def _ending(self) -> Ending:
         try:
@@ -65,10 +67,10 @@ class JobRun:
             return Ending(halt.outcome, halt.reason) if halt else self._run()
         except StartFailed as error:
             self._logs.say(str(error))
-            return Ending("failed", error.reason)
+            return Ending(Outcome.FAILED, error.reason)
         except OSError as error:  # the node's disk or process table is full, most likely
             self._logs.say(f"the node could not run the job: {error}")
-            return Ending("failed", "node_error")
+            return Ending(Outcome.FAILED, "node_error")
 
     def _run(self) -> Ending:
         channel = JobChannel(self._lease.folders.run, self._logs, self._job.units_cap)
@@ -79,7 +81,7 @@ class JobRun:
             raise
         channel.start(running.stdout, running.stderr)
         try:
-            self._node.journal.note_process(self._lease.id, running.record())
+            self._node.journal.note_process(self._lease.id, running.record)
             watch = JobWatch(self._lease, self._job, self._grant, running, channel)
         except (JournalError, OSError):
             running.close()
@@ -89,24 +91,21 @@ class JobRun:
 
     def _fetch_inputs(self) -> Halt | None:
         """Fetch and unpack the job's folder; why to stop, should that come first."""
-        inputs, progress, folders = self._job.spec.inputs, self._lease.progress, self._lease.folders
-        while inputs is not None and progress.halt is None:
-            if self._node.wall_ms() > self._job.start_deadline_ms:
-                return Halt("failed", "start_limit")
+        inputs, lease = self._job.spec.inputs, self._lease
+        while inputs is not None and lease.halt is None:
+            if unix_ms() > self._job.start_deadline_ms:
+                return Halt(Outcome.FAILED, "start_limit")
             try:
-                archive = self._node.api.get_blob(inputs.sha256)  # has this SHA-256
-            except ApiDown:
-                progress.wait_for_halt(_AGAIN_S)
-                continue
+                archive = self._node.api.blobs.get(inputs.sha256)  # has this SHA-256
+                unpack(io.BytesIO(archive), lease.folders.work, self._job.sizes.storage_mib * MIB)
+                break
+            except SERVER_AWAY:
+                lease.wait_for_halt(_AGAIN_S)
             except CoulombError as error:
-                raise StartFailed("inputs_missing", f"inputs: {error}") from error
-            try:
-                unpack(io.BytesIO(archive), folders.work, self._job.sizes.storage_mib * MIB)
-            except ArchiveError as error:
-                raise StartFailed(f"inputs_{error.reason}", f"inputs: {error}") from error
-            break
-        give_to(folders, self._node.runtime.owner(self._grant.slot))
-        return progress.halt
+                reason = error.reason if isinstance(error, ArchiveError) else "missing"
+                raise StartFailed(f"inputs_{reason}", f"inputs: {error}") from error
+        give_to(lease.folders, self._node.runtime.owner(self._grant.slot))
+        return lease.halt
 
     def _launch(self) -> Launch:
         job, sizes = self._job, self._job.sizes
@@ -140,3 +139,140 @@ class JobRun:
             "COULOMB_JOB_ID": self._job.entry.job_id,
             "COULOMB_GPUS": json.dumps([{**gpu.to_json(), "milli": milli} for gpu in gpus]),
         }
+
+
+class JobWatch:
+    """A job while it runs: measured, attested every interval, and stopped when it has to be."""
+
+    def __init__(
+        self, lease: HeldLease, job: Assignment, grant: Grant, running: RunningProcess,
+        channel: JobChannel, clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:  # fmt: skip
+        self._lease = lease
+        self._node = lease.node
+        self._job = job
+        self._running = running
+        self._channel = channel
+        self._real_gpus = tuple(gpu.uuid for gpu in grant.gpus if not gpu.simulated)
+        self._meter = JobMeter(job.sizes.gpu_milli, job.units_cap, clock_ns)
+        self._limit_ms = 0
+        self._at_limit = Halt(Outcome.FAILED, "max_duration")
+        self._due_ms = job.interval_ms
+        self._silent_checks = 0
+        self._seen: CpuMemory | None = None
+        work, out = lease.folders.work, lease.folders.out
+        device = work.stat().st_dev
+        self._disk = DiskWatch((work, out), lambda: running.hidden_bytes(device))
+
+    def to_the_end(self) -> Ending:
+        """Watch until the job has ended or was stopped, and sign its final usage.
+
+        Raises JournalError; the job is dead then as well.
+        """
+        try:
+            ending = self._until_over()
+        finally:
+            self._meter.stop()
+            self._sample()
+            self._running.close()
+            self._channel.finish()
+        if self._meter.started:
+            self._attest()
+        return ending
+
+    def _until_over(self) -> Ending:
+        while True:
+            self._note_ready()
+            code = self._running.wait(_TICK_S)
+            if code is not None:
+                return self._ended(code)
+            halt = self._lease.halt or self._breach()
+            if halt is not None:
+                return self._stopped(halt)
+            if self._meter.started and self._meter.ms >= self._due_ms:
+                whole = self._meter.ms // self._job.interval_ms  # one, even if some were missed
+                self._due_ms = (whole + 1) * self._job.interval_ms
+                self._attest()
+
+    def _note_ready(self) -> None:
+        """Start the clock of usage at the first sign that the job is ready."""
+        at_once = self._job.spec.ready == "start"
+        if self._meter.started or not (at_once or self._channel.signs.ready):
+            return
+        most_ms = self._job.max_seconds * 1000
+        funded_ms = max(0, self._job.end * 1000 - unix_ms())
+        if funded_ms < most_ms and self._job.budget_limited:
+            self._at_limit = Halt(Outcome.OVER_BUDGET, "budget")
+        self._limit_ms = min(most_ms, funded_ms)
+        self._meter.start(self._sample(), self._limit_ms)
+        self._lease.start_covering()
+        self._attest(ready=True)
+
+    def _breach(self) -> Halt | None:
+        """Why the job has to stop now, if it has to. Beyond a limit it gets no time to use more."""
+        sizes, ms = self._job.sizes, self._meter.ms
+        if not self._meter.started:
+            late = unix_ms() > self._job.start_deadline_ms
+            return Halt(Outcome.FAILED, "start_limit") if late else None
+        if ms >= self._limit_ms:
+            return self._at_limit
+        if self._lease.uncovered_ms(ms) > self._job.grace_ms:
+            return Halt(Outcome.FAILED, _WITNESS_SILENT)
+        if self._disk.mib > sizes.storage_mib:
+            return Halt(Outcome.FAILED, "storage_limit", grace=False)
+        seen = self._sample()
+        if seen is not None and (seen.memory_bytes or 0) > sizes.memory_mib * MIB:
+            return Halt(Outcome.FAILED, "memory_limit", grace=False)
+        return None
+
+    def _sample(self) -> CpuMemory | None:
+        """Processor time and memory now; once the processes are gone, as last seen."""
+        self._seen = self._running.read() or self._seen
+        return self._seen
+
+    def _ended(self, code: int) -> Ending:
+        self._meter.stop()
+        out_of_memory = self._running.out_of_memory()
+        self._running.kill()
+        self._channel.finish()  # a short job may have said that it is ready, and not been heard yet
+        self._note_ready()
+        if out_of_memory:
+            return Ending(Outcome.FAILED, "memory_limit", code)
+        if not self._meter.started:
+            return Ending(Outcome.FAILED, "never_ready", code)
+        if code != 0:
+            return Ending(Outcome.FAILED, "exit_code", code)
+        return Ending(Outcome.SUCCEEDED, "completed", 0)
+
+    def _stopped(self, halt: Halt) -> Ending:
+        """Stop the clock, then the job: the time it takes to end is not sold."""
+        self._meter.stop()
+        code = None
+        if halt.grace:
+            self._running.terminate()
+            code = self._running.wait(self._node.stop_grace_s)
+        self._running.kill()
+        return Ending(halt.outcome, halt.reason, code, stop=halt.reason == _WITNESS_SILENT)
+
+    def _attest(self, ready: bool = False) -> None:
+        signs, storage_mib = self._channel.signs, self._disk.mib
+        if signs.heartbeats == 0:  # it says nothing: what we can vouch for is that it lives
+            self._silent_checks += 1
+        last_at = signs.last_at or unix_ms() / 1000
+        self._lease.beats = (signs.heartbeats + self._silent_checks, last_at)
+        if ready:
+            usage = self._meter.take_ready(self._seen, storage_mib)
+        else:
+            usage = self._meter.take(self._seen, storage_mib, signs.units)
+        reading = Reading(
+            at_ms=unix_ms(),
+            ms=usage.ms,
+            cpu_ms=usage.cpu_core_ms,
+            memory_mib=self._meter.memory_mib,
+            storage_mib=storage_mib,
+            units=usage.units,
+            heartbeats=signs.heartbeats,
+            gpus=self._node.nvml.sample(self._real_gpus) if self._node.nvml else (),
+        )
+        self._lease.attestor.attest(usage, reading)
+        self._lease.tell()

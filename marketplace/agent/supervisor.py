@@ -1,28 +1,23 @@
 """The node's one loop: stay listed, take up leases, pass on what the server says, end cleanly."""
 
-from __future__ import annotations
-
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import structlog
 
-from marketplace.agent.assignment import Assignment, NotOurs, assign
-from marketplace.agent.capacity import Capacity
-from marketplace.agent.config import NodeConfig
+from marketplace.agent.assignment import Assignment, assign
 from marketplace.agent.courier import Courier
-from marketplace.agent.errors import ApiDown, JournalError
-from marketplace.agent.folders import remove_tree
-from marketplace.agent.inventory import Inventory
+from marketplace.agent.errors import JournalError, NotOurs
+from marketplace.agent.folders import make_folders, remove_tree
+from marketplace.agent.inventory import Capacity
 from marketplace.agent.journal import Ending, Phase
-from marketplace.agent.node import HeldLease, ThisNode
-from marketplace.agent.progress import Halt
+from marketplace.agent.node import Halt, HeldLease, ThisNode
 from marketplace.agent.run import JobRun
-from marketplace.sdk.errors import ApiError
-from marketplace.wire.leases import Lease
+from marketplace.domain.life import LeaseState, Outcome
+from marketplace.sdk.errors import CoulombError
+from marketplace.wire.leases import AttestationState, Lease
 
 log = structlog.get_logger("coulomb.agent")
 _BEAT_S = 5.0
@@ -48,10 +43,9 @@ class _Work:
 class Supervisor:
     """Runs a registered node until it is told to stop."""
 
-    def __init__(self, node: ThisNode, clock_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, node: ThisNode) -> None:
         self._node = node
         self._capacity = Capacity(node.inventory, node.shared)
-        self._clock_s = clock_s
         self._work: dict[str, _Work] = {}
         self._ignored: set[str] = set()
         self._beat_at_s = 0.0
@@ -59,7 +53,9 @@ class Supervisor:
 
     def recover(self) -> None:
         """End what an agent before us left: its processes now, its leases at the last signed ms."""
-        for entry in self._node.journal.open_leases():
+        for entry in self._node.journal.leases():
+            if entry.phase is Phase.DONE:
+                continue
             if entry.process is not None and entry.phase is Phase.RUNNING:
                 self._node.runtime.reap(entry.process)
                 log.info("orphan_ended", lease=entry.lease_id)
@@ -80,7 +76,7 @@ class Supervisor:
             try:
                 self.tick()
                 failed = 0
-            except (ApiDown, ApiError, JournalError) as error:
+            except (CoulombError, JournalError) as error:
                 failed += 1
                 if failed & (failed - 1) == 0:  # the 1st, 2nd, 4th, 8th… time in a row
                     kind = type(error).__name__
@@ -89,36 +85,37 @@ class Supervisor:
         self.leave()
 
     def tick(self) -> None:
-        """One round. Raises ApiDown, ApiError, JournalError."""
+        """One round. Raises CoulombError, JournalError."""
+        api, node_id = self._node.api, self._node.node_id
         self._sweep()
-        if self._clock_s() >= self._beat_at_s:
-            self._node.api.beat(self._node.node_id)
-            self._beat_at_s = self._clock_s() + _BEAT_S
-        seen = set()
-        for lease in self._node.api.active_leases(self._node.node_id):
-            seen.add(lease.id)
+        if time.monotonic() >= self._beat_at_s:
+            api.nodes.heartbeat(node_id)
+            self._beat_at_s = time.monotonic() + _BEAT_S
+        active = list(api.leases.list(role="provider", state=LeaseState.ACTIVE, node_id=node_id))
+        for lease in active:
             if lease.id in self._work:
                 self._work[lease.id].lease.observe(lease)
             elif lease.id not in self._ignored:
                 self._take_up(lease)
+        seen = {lease.id for lease in active}
         for lease_id, work in self._work.items():
             if lease_id not in seen and work.runs:
-                work.lease.observe(self._node.api.lease(lease_id))
+                work.lease.observe(api.leases.get(lease_id))
 
     def leave(self) -> None:
         """Get off the book, stop the jobs, report their ends as far as the server listens."""
         try:
-            self._node.api.leave(self._node.node_id)
-        except (ApiDown, ApiError) as error:  # the jobs end all the same
+            self._node.api.nodes.leave(self._node.node_id)
+        except CoulombError as error:  # the jobs end all the same
             log.warning("leave_not_told", error=str(error))
-        self._leave_at_s = self._clock_s() + _LEAVE_S + self._node.stop_grace_s
+        self._leave_at_s = time.monotonic() + _LEAVE_S + self._node.stop_grace_s
         for work in self._work.values():
-            work.lease.progress.stop(Halt("failed", "agent_stopped"))
+            work.lease.stop(Halt(Outcome.FAILED, "agent_stopped"))
         for work in self._work.values():
             if work.job is not None:
                 work.job.join()
         for work in self._work.values():
-            work.lease.progress.tell()
+            work.lease.tell()
             work.carrying.join()
 
     @property
@@ -127,22 +124,24 @@ class Supervisor:
         return sum(work.runs for work in self._work.values())
 
     def _take_up(self, lease: Lease) -> None:
+        api = self._node.api
         if self._node.journal.lease(lease.id) is not None:
             self._ignored.add(lease.id)  # done with it: it only waits for its end on chain
             return
         if lease.terms is None or lease.job is None:
             return
+        ask, bid = api.asks.get(lease.ask_id).ask, api.leases.bid(lease.bid_id).bid
         try:
-            job = assign(self._node, lease, *self._node.api.orders(lease))
+            job = assign(self._node, lease, ask, bid)
         except NotOurs as error:
             log.error("lease_ignored", lease=lease.id, why=str(error))
             self._ignored.add(lease.id)
             return
         held = HeldLease(self._node, job.entry)
-        held.progress.observe(lease)
-        known = self._node.api.attestations(lease.id)
+        held.heed(lease)
+        known = list(api.leases.attestations(lease.id))
         self._node.journal.begin(job.entry)
-        if lease.final is not None or any(one.state != "refused" for one in known):
+        if lease.final or any(one.state is not AttestationState.REFUSED for one in known):
             # Our key has signed for it, our journal does not know: it was lost or is an old copy.
             self._carry(held, recovered=True)
         else:
@@ -155,7 +154,8 @@ class Supervisor:
             self._refuse(lease, "no_capacity")
             return
         try:
-            logs = lease.make_folders()
+            make_folders(lease.folders)
+            logs = lease.open_logs()
         except OSError as error:  # the disk is full, most likely: only this lease ends for it
             log.error("job_not_prepared", lease=lease.id, error=str(error))
             self._capacity.release(lease.id)
@@ -171,7 +171,7 @@ class Supervisor:
     def _refuse(self, lease: HeldLease, reason: str) -> None:
         """End a lease that never gets a job; it is in hand first, so a sweep can come again."""
         work = self._carry(lease)
-        work.undecided = Ending("failed", reason)
+        work.undecided = Ending(Outcome.FAILED, reason)
         self._conclude(work)
 
     def _conclude(self, work: _Work) -> None:
@@ -179,21 +179,16 @@ class Supervisor:
         if work.undecided is not None:
             work.lease.attestor.conclude(work.undecided)
             work.undecided = None
-            work.lease.progress.tell()
+            work.lease.tell()
 
     def _carry(self, lease: HeldLease, recovered: bool = False) -> _Work:
         courier = Courier(lease, recovered)
-        work = _Work(lease, courier, self._start_courier(courier, lease.id))
-        self._work[lease.id] = work
+        work = self._work[lease.id] = _Work(lease, courier, self._start_courier(courier, lease.id))
         return work
 
     def _start_courier(self, courier: Courier, lease_id: str) -> threading.Thread:
-        thread = threading.Thread(
-            target=courier.run,
-            args=(lambda: self._may_leave(lease_id),),
-            name=f"courier-{lease_id}",
-            daemon=True,
-        )
+        run = partial(courier.run, partial(self._may_leave, lease_id))
+        thread = threading.Thread(target=run, name=f"courier-{lease_id}", daemon=True)
         thread.start()
         return thread
 
@@ -202,9 +197,10 @@ class Supervisor:
         for lease_id, work in list(self._work.items()):
             if work.job is not None and not work.runs:
                 self._capacity.release(lease_id)
-                if self._node.journal.ending(lease_id) is None:
+                entry = self._node.journal.lease(lease_id)
+                if entry is None or entry.ending is None:
                     log.error("job_thread_died", lease=lease_id)
-                    work.undecided = Ending("failed", "agent_error")
+                    work.undecided = Ending(Outcome.FAILED, "agent_error")
                 work.job = None
             self._conclude(work)
             if work.job is None and not work.carrying.is_alive():
@@ -219,23 +215,4 @@ class Supervisor:
             return False
         entry = self._node.journal.lease(lease_id)
         reported = entry is None or entry.phase in (Phase.REPORTED, Phase.DONE)
-        return reported or self._clock_s() > self._leave_at_s
-
-
-def node_document(
-    config: NodeConfig, inventory: Inventory, runtime: str, interval_ms: int | None
-) -> dict[str, Any]:
-    """The body of `POST /v1/nodes`."""
-    document = {
-        "number": config.number,
-        "name": config.name,
-        "region": config.region,
-        "tier": config.tier,
-        "gpus": [gpu.to_json() for gpu in inventory.gpus],
-        "cpu_milli": inventory.cpu_milli,
-        "memory_mib": inventory.memory_mib,
-        "storage_mib": inventory.storage_mib,
-        "runtime": runtime,
-        "shared": config.shared,
-    }
-    return document if interval_ms is None else {**document, "interval_ms": interval_ms}
+        return reported or time.monotonic() > self._leave_at_s

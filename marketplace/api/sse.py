@@ -19,7 +19,7 @@ from marketplace.domain.life import JOB_ENDED, LeaseState
 from marketplace.errors import RateLimited, Unavailable
 from marketplace.services.common import Principal
 from marketplace.services.views import event_view
-from marketplace.wire.events import JobEvent, streamed
+from marketplace.wire.jobs import JobEvent, streamed
 
 BATCH = 200
 PING_S = 15

@@ -11,8 +11,8 @@ from marketplace.cli.output import columns, note, show, show_rows
 
 if TYPE_CHECKING:
     from marketplace.sdk import Coulomb
-    from marketplace.wire.asks import AskInfo
-    from marketplace.wire.nodes import Node
+    from marketplace.wire.market import Node
+    from marketplace.wire.orders import AskInfo
     from settlement.orders import Ask
 
 app = typer.Typer(name="ask", help="A provider's signed offers.", no_args_is_help=True)

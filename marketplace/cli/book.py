@@ -12,7 +12,7 @@ from marketplace.cli.output import columns, note, show, show_rows
 from marketplace.errors import ExitCode
 
 if TYPE_CHECKING:
-    from marketplace.wire.explanation import NoMatch
+    from marketplace.wire.problems import NoMatch
 
 app = typer.Typer(name="book", help="Resting asks and bids.", no_args_is_help=True)
 BOOK = columns(

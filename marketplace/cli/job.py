@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from marketplace.sdk import JobHandle, PreparedJob
-    from marketplace.wire.events import LogPiece
-    from marketplace.wire.jobs import Job
+    from marketplace.wire.jobs import Job, LogPiece
 
 app = typer.Typer(name="job", help="Buy compute and follow it.", no_args_is_help=True)
 LIST = columns("id", "name", "state", "reason", "created=created_at", "maximum cost=max_cost")

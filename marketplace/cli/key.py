@@ -13,8 +13,7 @@ from marketplace.cli.output import columns, note, show, show_rows
 
 if TYPE_CHECKING:
     from marketplace.cli.context import Cli
-    from marketplace.wire.keys import NewApiKey
-    from marketplace.wire.market import MarketConfig
+    from marketplace.wire.market import MarketConfig, NewApiKey
 
 app = typer.Typer(name="key", help="API keys.", no_args_is_help=True)
 TABLE = columns(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from marketplace.agent.journal import AgentJournal
     from marketplace.cli.context import Cli
     from marketplace.sdk import Coulomb
-    from marketplace.wire.nodes import Node
+    from marketplace.wire.market import Node
 
 app = typer.Typer(name="provider", help="Sell compute from this machine.", no_args_is_help=True)
 FINDINGS = columns("code", "status", "evidence", "fix")
@@ -117,7 +117,7 @@ def start(config: ConfigFile = None) -> None:
 @app.command()
 def status(config: ConfigFile = None) -> None:
     """The account's nodes as the market sees them, and the agent on this machine."""
-    from marketplace.agent.state import running_pid
+    from marketplace.agent.journal import running_pid
 
     with current().client() as client:
         nodes = list(client.nodes.list())
@@ -133,7 +133,7 @@ def status(config: ConfigFile = None) -> None:
 @app.command()
 def stop(config: ConfigFile = None) -> None:
     """Tell the agent on this machine to end its jobs and itself."""
-    from marketplace.agent.state import running_pid
+    from marketplace.agent.journal import running_pid
     from marketplace.sdk.errors import InputError
 
     pid = running_pid(load(config).state_dir)
@@ -179,18 +179,15 @@ def vouchers(config: ConfigFile = None) -> None:
     Needs neither server nor chain: `cast send CONTRACT DATA` from any account does the rest.
     """
     from marketplace.agent.exits import held
+    from settlement.chain.calls import EscrowCalls
 
+    rows = []
     with closing(_journal(config)) as journal:
-        rows = [
-            {
-                "lease": item.lease_id,
-                "ms": item.signed.voucher.ms,
-                "chain": item.domain.chain_id,
-                "contract": item.domain.verifying_contract,
-                "data": "0x" + item.calldata.hex(),
-            }
-            for item in held(journal)
-        ]
+        for entry, signed in held(journal):
+            contract = entry.domain.verifying_contract
+            data = "0x" + EscrowCalls(contract).settle([signed], entry.metered).hex()
+            row = {"lease": entry.lease_id, "ms": signed.voucher.ms}
+            rows.append({**row, "chain": entry.domain.chain_id, "contract": contract, "data": data})
     show_rows(rows, columns("lease", "ms", "chain", "contract", "data"))
 
 
@@ -219,11 +216,10 @@ def settle(config: ConfigFile = None) -> None:
 
 def _journal(config: Path | None) -> AgentJournal:
     """This machine's journal; an agent may be at work on it."""
-    from marketplace.agent.journal import AgentJournal
-    from marketplace.agent.state import journal_of
+    from marketplace.agent.journal import JOURNAL, AgentJournal
     from marketplace.sdk.errors import InputError
 
-    path = journal_of(load(config).state_dir)
+    path = load(config).state_dir / JOURNAL
     if not path.is_file():
         raise InputError(f"{path} is no journal", fix="name the agent's file with --config")
     return AgentJournal(path)

@@ -15,20 +15,32 @@ from marketplace.sdk.onchain import Funds, Moved, Unit
 from marketplace.sdk.session import Session
 from marketplace.sdk.values import Act, PreparedJob
 from marketplace.sdk.waiting import PASSING
-from marketplace.wire.asks import AskInfo
 from marketplace.wire.base import Money
-from marketplace.wire.bids import BidInfo, MatchingAsk, Plan, QuoteAnswer
-from marketplace.wire.events import JobEvent, LogPiece
-from marketplace.wire.explanation import NoMatch
-from marketplace.wire.jobs import Cost, Job, TopUp
-from marketplace.wire.keys import Account, ApiKey, NewApiKey
-from marketplace.wire.leases import Lease, LeaseTerms
-from marketplace.wire.market import BookAsk, BookView, Health, MarketConfig, TierInfo
-from marketplace.wire.nodes import Gpu, NewNode, Node
-from marketplace.wire.orders import Cancelled, Transaction
-from marketplace.wire.problems import ProblemDocument
-from marketplace.wire.receipts import Blob, JobReceipt, Receipt
-from marketplace.wire.usage import Attestation, SignedVoucher, Used
+from marketplace.wire.jobs import Blob, Cost, Job, JobEvent, JobReceipt, LogPiece, Receipt, TopUp
+from marketplace.wire.leases import Attestation, Lease, LeaseTerms, SignedVoucher, Used
+from marketplace.wire.market import (
+    Account,
+    ApiKey,
+    BookAsk,
+    BookView,
+    Gpu,
+    Health,
+    MarketConfig,
+    NewApiKey,
+    NewNode,
+    Node,
+    TierInfo,
+)
+from marketplace.wire.orders import (
+    AskInfo,
+    BidInfo,
+    Cancelled,
+    MatchingAsk,
+    Plan,
+    QuoteAnswer,
+    Transaction,
+)
+from marketplace.wire.problems import NoMatch, ProblemDocument
 
 __all__ = [
     "NO_RETRIES", "PASSING", "Account", "Act", "ApiKey", "AskInfo", "AsyncCoulomb",

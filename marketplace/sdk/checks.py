@@ -1,9 +1,8 @@
 """What a client checks before it signs or sends: an order counts only with its own signature."""
 
 from marketplace.sdk.errors import VerificationError
-from marketplace.wire.asks import AskInfo
-from marketplace.wire.bids import BidInfo
 from marketplace.wire.leases import Lease
+from marketplace.wire.orders import AskInfo, BidInfo
 from settlement.eip712 import Domain
 from settlement.errors import SignatureError
 from settlement.orders import Ask, Bid

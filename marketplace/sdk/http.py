@@ -24,7 +24,7 @@ from marketplace.sdk.errors import (
     problem_of,
 )
 from marketplace.wire.base import Model
-from marketplace.wire.events import JobEvent, read_streamed
+from marketplace.wire.jobs import JobEvent, read_streamed
 from marketplace.wire.problems import problems_of
 from settlement import strict_json
 

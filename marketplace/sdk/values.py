@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from marketplace.domain.job import JobSpec
-from marketplace.wire.bids import Plan
+from marketplace.wire.orders import Plan
 from marketplace.witness.policy import WitnessRefusal
 from settlement.orders import Bid
 from settlement.signing import Signer

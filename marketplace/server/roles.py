@@ -40,7 +40,7 @@ from settlement.keystore import load
 from settlement.ports import BlockRef, Intent
 from settlement.relayer import Relayer, RelayerSettings
 from settlement.signing import TransactionSigner
-from settlement.vetting import NOTHING_TO_SETTLE, Vetting
+from settlement.vetting import NOTHING_TO_SETTLE
 
 WATCH_S = 2.0
 SNAPSHOTS_S = 30.0
@@ -161,12 +161,11 @@ def build(
         _add_matcher(runtime)
     if "indexer" in settings.roles:
         events = SqlEventStore(database, catalog.projection)
-        indexer = Indexer(events, client, escrow, deployment.block, settings.confirmations)
+        indexer = Indexer(events, escrow, deployment.block, settings.confirmations)
         _add(runtime, Loop("indexer", lambda: _read_on(indexer), UNTOLD_S), CHAIN)
     if "relayer" in settings.roles and signer is not None:
-        vetting = Vetting(escrow, signer.address)
         relaying = RelayerSettings(confirmations=settings.confirmations)
-        relayer = Relayer(SqlOutbox(database), client, signer, vetting, relaying, alarm)
+        relayer = Relayer(SqlOutbox(database), escrow, signer, relaying, alarm)
         _add_relayer(runtime, relayer)
         settle = Loop("settling", lambda: _settle(catalog), settings.settle_every_s)
         _add(runtime, settle)

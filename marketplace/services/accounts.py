@@ -22,7 +22,7 @@ from marketplace.limits import SALT_AHEAD_MAX
 from marketplace.limits import TIME_SECONDS_MAX as SECONDS_MAX
 from marketplace.services.common import Principal, check_account, money, new_id, unmet
 from marketplace.services.ports import Clock, EscrowReads, Market
-from marketplace.wire.keys import Account, KeyDraft, SignedKeyRequest
+from marketplace.wire.market import Account, KeyDraft, SignedKeyRequest
 from settlement.eip712 import checksum, from_text32
 from settlement.errors import FieldError
 

@@ -12,8 +12,8 @@ from marketplace.services.leases import buyer_of, provider_of, usage_json
 from marketplace.services.lives import Lives, cost_event
 from marketplace.services.ports import Clock, Market
 from marketplace.wire.base import hex_text
-from marketplace.wire.events import JobMetric
-from marketplace.wire.usage import Countersignature, SignedAttestation
+from marketplace.wire.jobs import JobMetric
+from marketplace.wire.leases import Countersignature, SignedAttestation
 from settlement.attestation import MeteredUsage, UsageAttestation, voucher_for
 from settlement.errors import SignatureError
 from settlement.signing import verify

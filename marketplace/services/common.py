@@ -74,6 +74,6 @@ def check_account(
 
 
 def emit(store: Store, job_id: str, kind: str, data: Answer, now_ms: int) -> None:
-    """Append one event to a job's stream. `kind` names its class in `wire.events`."""
+    """Append one event to a job's stream. `kind` names its class in `wire.jobs`."""
     row = JobEventRow(job_id=job_id, type=kind, data=data.to_json(), at_ms=now_ms)
     store.events.append(row)

@@ -24,8 +24,7 @@ from marketplace.services.leases import buyer_of, orders_hash_of, party, provide
 from marketplace.services.lives import Lives
 from marketplace.services.ports import Clock, Market
 from marketplace.wire.base import hex_text
-from marketplace.wire.leases import FinishReport, SignedStop
-from marketplace.wire.usage import SignedAttestation
+from marketplace.wire.leases import FinishReport, SignedAttestation, SignedStop
 from settlement.attestation import Close, Stop, UsageAttestation
 from settlement.chain.calls import EscrowCalls
 from settlement.errors import SignatureError

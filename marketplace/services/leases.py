@@ -16,9 +16,8 @@ from marketplace.services.views import (
     lease_view,
     outcome_view,
 )
-from marketplace.wire.events import LogPiece
-from marketplace.wire.leases import CloseRequest, Pending, PendingList
-from marketplace.wire.usage import LogChunk, LogPosition
+from marketplace.wire.jobs import LogPiece
+from marketplace.wire.leases import CloseRequest, LogChunk, LogPosition, Pending, PendingList
 from settlement.chain.calls import LeaseRef
 from settlement.orders import orders_hash
 

@@ -17,7 +17,7 @@ from marketplace.services.orderlog import BID, log_tick, resting_bid
 from marketplace.services.ports import Clock, Market
 from marketplace.services.quotes import Quotes
 from marketplace.wire.base import hex_text
-from marketplace.wire.explanation import NoMatch
+from marketplace.wire.problems import NoMatch
 from settlement.chain.calls import EscrowCalls, Match, Previous
 from settlement.eip712 import from_text32
 from settlement.orders import Ask, Bid, lease_no

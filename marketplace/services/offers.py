@@ -22,9 +22,9 @@ from marketplace.services.accounts import note_salt
 from marketplace.services.common import Principal, check_account, new_id, unmet
 from marketplace.services.orderlog import log_ask, log_ask_closed, log_node
 from marketplace.services.ports import Clock, EscrowReads, Market
-from marketplace.wire.asks import AskDraft, SignedAsk
 from marketplace.wire.base import hex_text
-from marketplace.wire.nodes import NewGpu, NewNode
+from marketplace.wire.market import NewGpu, NewNode
+from marketplace.wire.orders import AskDraft, SignedAsk
 from settlement.eip712 import ZERO_ADDRESS, from_text32, text32
 from settlement.errors import FieldError
 from settlement.orders import FLAG_SHARED, Ask

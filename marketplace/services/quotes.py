@@ -15,10 +15,10 @@ from marketplace.services.bookkeeper import Bookkeeper
 from marketplace.services.common import Principal
 from marketplace.services.ports import Clock, Market
 from marketplace.services.views import book_ask, match_view, no_match_view
-from marketplace.wire.bids import MatchingAsk, Plan, QuoteAnswer
-from marketplace.wire.explanation import NoMatch
 from marketplace.wire.jobfile import JobFile
 from marketplace.wire.market import BookView
+from marketplace.wire.orders import MatchingAsk, Plan, QuoteAnswer
+from marketplace.wire.problems import NoMatch
 from settlement.orders import Bid
 
 MATCHES_SHOWN = 20

@@ -11,8 +11,8 @@ from marketplace.services.common import Principal, emit, money, new_id
 from marketplace.services.ports import Clock, Market
 from marketplace.services.views import rate_per_hour, usage_view
 from marketplace.wire.base import time_of
-from marketplace.wire.receipts import Receipt, ReceiptLine, ReceiptTransaction
-from marketplace.wire.usage import Used
+from marketplace.wire.jobs import Receipt, ReceiptLine, ReceiptTransaction
+from marketplace.wire.leases import Used
 from settlement.events import Opened, ToppedUp
 from settlement.orders import Bid, Prices
 from settlement.usage import UsageVector

@@ -24,33 +24,35 @@ from marketplace.domain.pricing import from_scaled
 from marketplace.domain.tier import Tier
 from marketplace.services.common import money
 from marketplace.services.ports import Market
-from marketplace.wire.asks import AskInfo
 from marketplace.wire.base import Answer, time_of, time_or_none
-from marketplace.wire.bids import BidInfo, MatchingAsk
-from marketplace.wire.events import EVENT, JobEvent, JobStatus
-from marketplace.wire.explanation import Alternative, ConstraintCount, JobChange, NoMatch
-from marketplace.wire.jobs import Cost, Job
-from marketplace.wire.keys import ApiKey
-from marketplace.wire.leases import JobBrief, JobOutcome, Lease, LeaseTerms
-from marketplace.wire.market import (
-    BookAsk,
-    Contracts,
-    MarketConfig,
-    ReferencePrices,
-    TierInfo,
-    Windows,
-)
-from marketplace.wire.nodes import Gpu, Node
-from marketplace.wire.usage import (
+from marketplace.wire.jobs import EVENT, Cost, Job, JobEvent, JobStatus
+from marketplace.wire.leases import (
     Attestation,
     AttestationAnswer,
     AttestationState,
     Heartbeat,
+    JobBrief,
+    JobOutcome,
+    Lease,
+    LeaseTerms,
     Measured,
     PendingClose,
     SignedVoucher,
     Used,
 )
+from marketplace.wire.market import (
+    ApiKey,
+    BookAsk,
+    Contracts,
+    Gpu,
+    MarketConfig,
+    Node,
+    ReferencePrices,
+    TierInfo,
+    Windows,
+)
+from marketplace.wire.orders import AskInfo, BidInfo, MatchingAsk
+from marketplace.wire.problems import Alternative, ConstraintCount, JobChange, NoMatch
 from settlement.eip712 import from_text32
 from settlement.orders import FLAG_SHARED, Ask, Prices
 from settlement.units import cost, counted_cost

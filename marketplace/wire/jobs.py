@@ -1,8 +1,10 @@
-"""Jobs: bought with a signed bid, watched, cancelled, topped up."""
+"""Jobs: bought with a signed bid, watched, cancelled, topped up, and what they cost in the end."""
 
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from marketplace.domain.life import JOB_ENDED, JobState, Outcome
 from marketplace.wire.base import (
@@ -14,14 +16,18 @@ from marketplace.wire.base import (
     Hash32,
     Lax,
     LeaseNo,
+    Many,
     Money,
     Sha256,
+    Signed,
     Time,
+    TxHash,
+    hex_text,
 )
-from marketplace.wire.explanation import NoMatch
 from marketplace.wire.jobfile import JobDocument, JobFile
+from marketplace.wire.leases import Measured, OutputStream
 from marketplace.wire.orders import Transaction
-from marketplace.wire.signed import Signed
+from marketplace.wire.problems import NoMatch
 from settlement.orders import Bid
 
 
@@ -96,3 +102,202 @@ class TopUp(Answer):
     lease_id: str
     transaction: Transaction
     lock: Money
+
+
+# Receipts and blobs
+
+
+class ReceiptLine(Answer):
+    """One resource: how much, at which price, what it cost."""
+
+    resource: str = Field(examples=["gpu"])
+    quantity: DecimalText
+    unit: str = Field(examples=["GPU-seconds"])
+    price: DecimalText
+    price_unit: str = Field(examples=["per GPU-hour"])
+    cost: Money
+
+
+class ReceiptTransaction(Answer):
+    """One transaction that moved the lease's money, and what it did."""
+
+    kind: str = Field(examples=["Settled"])
+    tx_hash: TxHash
+    block: int
+
+
+def transaction_lines(transactions: Sequence[ReceiptTransaction]) -> list[str]:
+    """One line per transaction; of three and more of a kind in a row the first and the last."""
+    lines: list[str] = []
+    for kind, group in groupby(transactions, key=lambda t: t.kind):
+        run = list(group)
+        shown = [f"{kind:<8} {t.tx_hash} in block {t.block}" for t in (run[0], run[-1])]
+        if len(run) == 1:
+            shown = shown[:1]
+        elif len(run) > 2:
+            shown.insert(1, f"{kind:<8} … {len(run) - 2} more, in JSON …")
+        lines += shown
+    return lines
+
+
+class Receipt(Answer):
+    """Usage → rate → cost → transactions of one closed lease.
+
+    `gross` is the sum of the lines and of `fee` and `net`. `conserved`: locked = released +
+    refunded, and released is what the usage costs. `readings` counts accepted attestations.
+    """
+
+    id: str
+    job_id: str
+    lease_id: str
+    lease_no: LeaseNo
+    buyer: Address
+    provider: Address
+    witness: Address
+    tier: str
+    simulated: bool
+    readings: int
+    used_ms: int
+    gpu_seconds: DecimalText
+    rate: DecimalText
+    rate_unit: Literal["token per hour"]
+    lines: Many[ReceiptLine]
+    gross: Money
+    fee: Money
+    net: Money
+    locked: Money
+    released: Money
+    refunded: Money
+    conserved: bool
+    transactions: Many[ReceiptTransaction]
+    created_at: Time
+
+    def __str__(self) -> str:
+        return "\n  ".join(self._text())
+
+    def _text(self) -> Iterator[str]:
+        simulated = " · simulated GPU" if self.simulated else ""
+        yield f"Receipt {self.id} · job {self.job_id} · {self.tier}{simulated}"
+        yield (
+            f"measured {self.used_ms} ms in {self.readings} readings, {self.gpu_seconds:f} GPU-s, "
+            f"at {self.rate:f} {self.gross.currency}/h"
+        )
+        for line in self.lines:
+            yield (
+                f"{line.resource:<8} {line.quantity:f} {line.unit} at {line.price:f} "
+                f"{line.price_unit} = {line.cost}"
+            )
+        yield f"released {self.released} (fee {self.fee}), refunded {self.refunded}"
+        yield f"locked {self.locked}: {'conserved' if self.conserved else 'NOT CONSERVED'}"
+        yield f"lease    {hex_text(self.lease_no)}"
+        for name in ("buyer", "provider", "witness"):
+            yield f"{name:<8} {getattr(self, name)}"
+        yield from transaction_lines(self.transactions)
+
+
+class JobReceipt(Receipt):
+    """The receipt of a job's last lease. `earlier` are those of leases that were lost."""
+
+    earlier: Many[Receipt]
+
+
+class Blob(Answer):
+    """A stored file, by its content."""
+
+    sha256: Sha256
+    size: int = Field(description="bytes")
+
+
+# Events. Lists show an event as {id, type, data, at}. In the stream (server-sent events) `id` and
+# `event` are fields of their own, and the data is `data` with `at` added to it.
+
+
+class JobStatus(Answer):
+    """A job's new state."""
+
+    state: Annotated[JobState, Lax]
+    reason: str | None
+    detail: str | None
+    exit_code: int | None
+    ending: Annotated[Outcome, Lax] | None
+    lease_id: str | None
+
+
+class LogPiece(Answer):
+    """A piece of a job's output. `offset` counts the stream's UTF-8 bytes before it; `truncated`:
+    nothing after it is kept.
+    """
+
+    stream: Annotated[OutputStream, Lax]
+    offset: int
+    text: str
+    truncated: bool = Field(default=False, exclude_if=lambda value: not value)
+
+
+class JobMetric(Measured):
+    """Cumulative usage at one attestation."""
+
+    lease_id: str
+    sequence: int
+
+
+class _Event(Answer):
+    id: int
+    at: Time
+
+
+class StatusEvent(_Event):
+    """A job has changed its state."""
+
+    type: Literal["status"]
+    data: JobStatus
+
+
+class LogEvent(_Event):
+    """A job has written output."""
+
+    type: Literal["log"]
+    data: LogPiece
+
+
+class MetricEvent(_Event):
+    """A job's usage was attested."""
+
+    type: Literal["metric"]
+    data: JobMetric
+
+
+class CostEvent(_Event):
+    """A job has cost more."""
+
+    type: Literal["cost"]
+    data: Cost
+
+
+class ReceiptEvent(_Event):
+    """A lease of the job is closed."""
+
+    type: Literal["receipt"]
+    data: Receipt
+
+
+JobEvent = Annotated[
+    StatusEvent | LogEvent | MetricEvent | CostEvent | ReceiptEvent, Field(discriminator="type")
+]
+EVENT: TypeAdapter[JobEvent] = TypeAdapter(JobEvent)
+
+
+def streamed(event: JobEvent) -> dict[str, Any]:
+    """An event's data as the stream sends it."""
+    row = event.to_json()
+    return {**row["data"], "at": row["at"]}
+
+
+def read_streamed(id: str, type: str, data: Any) -> JobEvent:
+    """An event from the fields of a server-sent event; `data` is its parsed JSON.
+
+    Raises pydantic.ValidationError.
+    """
+    at = data.get("at") if isinstance(data, dict) else None
+    number = int(id) if id.isascii() and id.isdigit() else id
+    return EVENT.validate_python({"id": number, "type": type, "data": data, "at": at})

@@ -1,11 +1,29 @@
-"""What the market tells of itself: config, health, tiers, the book."""
+"""What the market tells of itself; accounts and their API keys; providers' nodes."""
 
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from marketplace.wire.base import Address, Answer, DecimalText, Many, Time
-from marketplace.wire.prices import DecimalPrices
+from marketplace import limits
+from marketplace.domain.asking import NodeState
+from marketplace.domain.key_request import KeyRequest
+from marketplace.wire.base import (
+    AccountSignature,
+    Address,
+    Answer,
+    Body,
+    DecimalPrices,
+    DecimalText,
+    Lax,
+    Many,
+    Model,
+    Money,
+    Signed,
+    Time,
+    TypedData,
+)
+from settlement.units import UINT32_MAX
 
 
 class Health(Answer):
@@ -102,3 +120,160 @@ class BookView(Answer):
     asks: Many[BookAsk]
     bids: int = Field(description="how many bids rest")
     depth: Annotated[dict[str, int], Field(description="free thousandths of a GPU, by tier")]
+
+
+# Accounts and API keys
+
+
+WORD = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+class Scope(StrEnum):
+    """What an API key may be used for."""
+
+    BUYER = "buyer"
+    PROVIDER = "provider"
+    OPERATOR = "operator"
+
+
+ScopeText = Annotated[Scope, Lax]
+
+
+class KeyDraft(Body):
+    """What a new API key should allow."""
+
+    account: Address
+    name: str = Field(min_length=1, max_length=32, pattern=WORD, examples=["laptop"])
+    scopes: Many[ScopeText] = Field(min_length=1, max_length=3, examples=[["buyer"]])
+    expires_at: int | None = Field(
+        default=None, ge=1, le=limits.TIME_SECONDS_MAX, description="Unix seconds; null: never"
+    )
+    spend_cap: str | None = Field(
+        default=None, max_length=100, examples=["20"], description="decimal amount of the token"
+    )
+
+
+class PreparedKey(Answer):
+    """A key request to check and sign."""
+
+    typed_data: TypedData
+    message: Signed[KeyRequest]
+
+
+class SignedKeyRequest(Body):
+    """A key request and its account's signature."""
+
+    message: Signed[KeyRequest]
+    signature: AccountSignature
+
+
+class ApiKey(Answer):
+    """An API key, without the key itself."""
+
+    id: str
+    account: Address
+    name: str
+    scopes: Many[ScopeText]
+    hint: str = Field(description="the key's last four characters")
+    created_at: Time
+    expires_at: Time | None
+    revoked_at: Time | None
+    spend_cap: Money | None
+    spent: Money = Field(description="what its jobs have cost, or may still cost")
+
+
+class NewApiKey(ApiKey):
+    """An API key with the key itself. No later answer has it."""
+
+    key: str = Field(examples=["coul_…"], repr=False)
+
+
+class Account(Answer):
+    """One account's money in the escrow. `next_salt` is the salt of its next order."""
+
+    address: Address
+    free: Money
+    locked: Money
+    reserved: Money = Field(description="what its jobs will lock and the chain does not show yet")
+    next_salt: int
+
+
+# Nodes: the machines that providers list
+
+
+Text = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[ -~]+$")]
+
+
+GpuUuid = Annotated[
+    str, Field(min_length=1, max_length=limits.GPU_UUID_CHARS_MAX, pattern=r"^[A-Za-z0-9._:-]+$")
+]
+
+
+class Runtime(StrEnum):
+    """How a node runs jobs."""
+
+    PROCESS = "process"
+    DOCKER = "docker"
+
+
+class Gpu(Answer):
+    """One GPU of a node. A simulated one stands in where a machine has none."""
+
+    uuid: GpuUuid
+    model: Text = Field(examples=["H100"])
+    memory_mib: int = Field(ge=1, le=UINT32_MAX)
+    simulated: bool
+
+
+class NewGpu(Body):
+    """One GPU of a node to list."""
+
+    uuid: GpuUuid
+    model: Text = Field(examples=["H100"])
+    memory_mib: int = Field(ge=1, le=UINT32_MAX)
+    simulated: bool = False
+
+
+class Machine(Model):
+    """What a provider says of a machine. `number` is unique among its nodes."""
+
+    number: int = Field(ge=0, le=limits.NODE_NUMBER_MAX)
+    name: str = Field(
+        min_length=1, max_length=limits.NODE_NAME_CHARS_MAX, pattern=WORD, examples=["rack-1"]
+    )
+    region: str = Field(
+        min_length=1, max_length=limits.REGION_CHARS_MAX, pattern=WORD, examples=["eu-west"]
+    )
+    tier: str = Field(
+        min_length=1, max_length=limits.TIER_CHARS_MAX, pattern=WORD, examples=["H100-80GB-SXM"]
+    )
+    cpu_milli: int = Field(ge=0, le=UINT32_MAX, description="thousandths of a core")
+    memory_mib: int = Field(ge=0, le=UINT32_MAX)
+    storage_mib: int = Field(ge=0, le=UINT32_MAX)
+    runtime: Annotated[Runtime, Lax]
+    shared: bool = Field(description="whether shares of a GPU are sold")
+
+
+class NewNode(Machine, Body):
+    """A machine to list. `interval_ms` null: the market's."""
+
+    gpus: Many[NewGpu] = Field(min_length=1, max_length=limits.NODE_GPUS_MAX)
+    interval_ms: int | None = Field(
+        default=None, ge=limits.INTERVAL_MS_MIN, le=limits.INTERVAL_MS_MAX
+    )
+
+
+class Node(Machine, Answer):
+    """A machine of a provider."""
+
+    id: str
+    provider: Address
+    gpus: Many[Gpu]
+    gpu_milli: int = Field(description="thousandths of a GPU")
+    simulated: bool = Field(description="whether any of its GPUs is simulated")
+    verified: bool = Field(description="whether its hardware was checked; not possible yet")
+    reliability: DecimalText = Field(description="share of its provider's leases kept, 0 to 1")
+    interval_ms: int = Field(description="how often its agent attests usage")
+    state: Annotated[NodeState, Lax]
+    last_heartbeat_at: Time
+    created_at: Time

@@ -1,12 +1,186 @@
-"""Cancels, and transactions that an account sends itself."""
+"""What is signed and placed: asks, bids with their quotes and plans, cancels."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field
 
-from marketplace.wire.base import AccountSignature, Address, Answer, Body, Hex, Many
-from marketplace.wire.signed import Signed, TypedData
-from settlement.orders import Cancel
+from marketplace.domain.asking import AskState
+from marketplace.wire.base import (
+    AccountSignature,
+    Address,
+    Answer,
+    Body,
+    DecimalPrices,
+    DecimalText,
+    Hash32,
+    HexBytes,
+    Lax,
+    Many,
+    Money,
+    Signed,
+    Time,
+    TypedData,
+)
+from marketplace.wire.jobfile import JobDocument, JobFile
+from marketplace.wire.problems import NoMatch
+from settlement.orders import Ask, Bid, Cancel
+
+# Asks
+
+
+class AskDraft(Body):
+    """Terms for the server to write an ask from. Durations are texts such as `6h`."""
+
+    node_id: str = Field(max_length=64)
+    meter: str = Field(max_length=64, description="address of the hot key that signs usage")
+    prices: DecimalPrices
+    unit: str | None = Field(default=None, max_length=64, description="what `prices.unit` counts")
+    min_duration: str | None = Field(default=None, max_length=20, description="null: 0s")
+    max_duration: str | None = Field(default=None, max_length=20, examples=["6h"])
+    start_limit: str | None = Field(
+        default=None, max_length=20, description="how long a job may take to start; null: 10m"
+    )
+    expires_in: str | None = Field(default=None, max_length=20, examples=["30d"])
+    max_fee_bps: int | None = Field(default=None, description="null: the market's fee")
+    opener: str | None = Field(default=None, max_length=64, description="null: the market's")
+
+
+class PreparedAsk(Answer):
+    """An ask to check and sign. `hash` is its EIP-712 struct hash."""
+
+    typed_data: TypedData
+    ask: Signed[Ask]
+    hash: Hash32
+
+
+class SignedAsk(Body):
+    """An ask and its provider's signature."""
+
+    ask: Signed[Ask]
+    signature: AccountSignature
+
+
+class AskInfo(Answer):
+    """A signed ask, and what the market knows about it."""
+
+    id: str
+    ask: Signed[Ask]
+    signature: AccountSignature
+    hash: Hash32
+    node_id: str
+    provider: Address
+    meter: Address
+    tier: str
+    region: str
+    runtime: str
+    simulated: bool
+    verified: bool = Field(description="whether its hardware was checked; not possible yet")
+    reliability: DecimalText = Field(description="share of its provider's leases kept, 0 to 1")
+    shared: bool = Field(description="whether shares of a GPU are sold")
+    gpu_milli: int = Field(description="thousandths of a GPU")
+    prices: DecimalPrices
+    unit: str | None = Field(description="what `prices.unit` counts")
+    state: Annotated[AskState, Lax]
+    reason: str | None
+    expires_at: Time
+    created_at: Time
+
+
+# Quotes, plans and bids
+
+
+class QuoteRequest(Body):
+    """A job to quote."""
+
+    job: JobFile
+
+
+class MatchingAsk(Answer):
+    """One ask that fits a job now, and what it would cost there at most.
+
+    `funded_seconds` is the time that `max_cost` pays for, the allowed time to start included.
+    """
+
+    ask_id: str
+    provider: Address
+    tier: str
+    region: str
+    simulated: bool
+    price: DecimalPrices
+    rate_per_hour: DecimalText = Field(description="tokens per hour, everything included")
+    max_cost: Money
+    funded_seconds: int
+    budget_limited: bool = Field(description="whether the budget ends before the duration does")
+
+
+class QuoteAnswer(Answer):
+    """Every ask that fits a job now, best first; else why none does."""
+
+    matches: Many[MatchingAsk]
+    no_match: NoMatch | None
+
+
+class BidDraft(Body):
+    """A job and the key that will witness it."""
+
+    job: JobFile
+    witness: Address
+    account: Address | None = Field(
+        default=None, description="if given, must be the API key's account"
+    )
+
+
+class Plan(QuoteAnswer):
+    """What buying a job would do. `price`, `rate_per_hour` and `max_cost` are the best match's."""
+
+    price: DecimalPrices | None
+    rate_per_hour: DecimalText | None
+    max_cost: Money
+    balance: Money = Field(description="free in the escrow, less what other jobs will lock")
+    shortfall: Money = Field(description="what the balance lacks")
+
+    @classmethod
+    def of(cls, quote: QuoteAnswer, free: int, currency: str, decimals: int) -> Self:
+        """The plan that follows from a quote. `free` atoms are left, below zero if other jobs will
+        lock more than there is.
+        """
+        best = quote.matches[0] if quote.matches else None
+        cost = best.max_cost.atoms if best else 0
+        return cls(
+            matches=quote.matches,
+            no_match=quote.no_match,
+            price=best.price if best else None,
+            rate_per_hour=best.rate_per_hour if best else None,
+            max_cost=Money.of(cost, currency, decimals),
+            balance=Money.of(max(0, free), currency, decimals),
+            shortfall=Money.of(max(0, cost - free), currency, decimals),
+        )
+
+
+class PreparedBid(Answer):
+    """A bid to check and sign, and the plan. `job` is the spec whose hash the bid names."""
+
+    typed_data: TypedData
+    bid: Signed[Bid]
+    hash: Hash32
+    job_hash: Hash32
+    job: JobDocument
+    plan: Plan
+
+
+class BidInfo(Answer):
+    """A signed bid and the job it is for."""
+
+    id: str
+    account: Address
+    job_id: str
+    bid: Signed[Bid]
+    signature: AccountSignature
+    hash: Hash32
+    created_at: Time
+
+
+# Cancels, and transactions that an account sends itself
 
 
 class Transaction(Answer):
@@ -14,7 +188,7 @@ class Transaction(Answer):
 
     call: str = Field(examples=["top_up"])
     to: Address
-    data: Annotated[bytes, Hex()]
+    data: HexBytes
     gas: int
 
 

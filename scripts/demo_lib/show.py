@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from marketplace.domain.pricing import DECIMALS, from_scaled
-from marketplace.wire.receipts import transaction_lines
+from marketplace.wire.jobs import transaction_lines
 from scripts.demo_lib.books import Sheet
 from scripts.demo_lib.people import Provider
 from scripts.demo_lib.shopping import Purchase

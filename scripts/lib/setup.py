@@ -206,7 +206,7 @@ def main() -> int:
             fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             if sys.argv[1:] == ["auditors"]:
-                # Not in .venv: Slither brings much that nothing but two scripts needs.
+                # Not in .venv: Slither needs an older web3; only two scripts use them.
                 sync(ROOT / "scripts" / "auditors", AUDITORS)
                 return 0
             sync(ROOT, VENV)

@@ -62,7 +62,7 @@ OTHERS = {
     "LeaseOrders", "LeaseRef", "HeldLease", "ChainEventLeaseRow", "_LeaseStruct",  # name one
     "MatchingAsk", "BidDraft", "BidQueue", "JobChange", "LeaseTerms",  # parts and neighbours
     "JobStatus", "JobMetric", "JobOutcome", "JobReceipt", "JobEventRow",  # what is told of one
-    "JobChannel", "JobFolders", "JobLogs", "JobMeter", "JobProgress", "JobRun", "JobRuntime",
+    "JobChannel", "JobFolders", "JobLogs", "JobMeter", "JobRun",
     "JobWatch", "LeaseWatch",  # what works on one
     "InvalidJob",  # an error
 }  # fmt: skip

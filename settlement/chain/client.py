@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from settlement.chain.rpc import Breaker, HttpTransport, Rpc, Transport
+from settlement.chain.rpc import Breaker, NodeProvider, Rpc, Transport
 from settlement.eip712 import checksum
 from settlement.errors import (
     CallReverted,
@@ -86,7 +86,8 @@ class ChainClient:
     ) -> None:
         self.rpc_url = rpc_url
         self.chain_id = chain_id
-        self._ask = Rpc(rpc_url, transport or HttpTransport(rpc_url, timeout_seconds), breaker).ask
+        transport = transport or NodeProvider(rpc_url, timeout_seconds).make_request
+        self._ask = Rpc(rpc_url, transport, breaker).ask
 
     def check(self) -> None:
         """Pass if the node serves the expected chain. Raises WrongChain."""

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import IO, Self
@@ -24,7 +24,7 @@ from settlement.signing import LocalSigner
 
 DEV_MNEMONIC = "test test test test test test test test test test test junk"
 DEV_CHAIN_ID = 31337
-DEV_HARDFORK = "prague"
+_HARDFORK = "prague"
 _PATH = "m/44'/60'/0'/0/{}"
 _LISTENING = re.compile(r"Listening on (?:[\d.]+|\[[\da-f:]+\]):(\d+)")
 _ROOT = Path(__file__).resolve().parents[2]
@@ -53,8 +53,7 @@ def find_anvil() -> Path:
     found = shutil.which("anvil")
     if found is not None and Path(found).parent.name != ".bin":
         return Path(found)
-    own = _ROOT / ".setup" / "bin" / "anvil"
-    if own.exists():
+    if (own := _ROOT / ".setup/bin/anvil").exists():
         return own
     raise ChainError("no anvil on PATH: install Foundry, or run scripts/test once in a checkout")
 
@@ -69,15 +68,13 @@ class Devnet:
     """
 
     block_seconds: int = 1
-    chain_id: int = DEV_CHAIN_ID
-    hardfork: str = DEV_HARDFORK
     port: int = 0
     state: Path | None = None
     held_fd: int | None = None
     extra: tuple[str, ...] = ()
     rpc_url: str = ""
     _process: subprocess.Popen[bytes] | None = None
-    _log: IO[bytes] | None = None
+    _log: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -86,15 +83,15 @@ class Devnet:
         self.stop()
 
     @property
-    def pid(self) -> int:
-        """Process id of the running node."""
+    def process(self) -> subprocess.Popen[bytes]:
+        """The running node. Raises ChainError if there is none."""
         if self._process is None:
             raise ChainError("the devnet is not running: call start()")
-        return self._process.pid
+        return self._process
 
     def start(self) -> Self:
         """Start the node and wait until it answers. Raises ChainError with its last output."""
-        self._log = tempfile.TemporaryFile()
+        held = self.held_fd is not None
         self._process = subprocess.Popen(  # noqa: S603 - our own arguments, no shell
             self._command(),
             stdout=self._log,
@@ -102,7 +99,7 @@ class Devnet:
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # so that Ctrl-C at the prompt reaches only us
             pass_fds=() if self.held_fd is None else (self.held_fd,),
-            preexec_fn=None if self.held_fd is None else _end_with_parent,
+            preexec_fn=_end_with_parent if held else None,
             env={**os.environ, "NO_COLOR": "1"},
         )
         try:
@@ -123,17 +120,15 @@ class Devnet:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        self._log.close()
 
-    def client(self, timeout_seconds: float = 10.0) -> ChainClient:
+    def client(self) -> ChainClient:
         """A client for this chain."""
-        return ChainClient(self.rpc_url, self.chain_id, timeout_seconds)
+        return ChainClient(self.rpc_url, DEV_CHAIN_ID)
 
     def _command(self) -> list[str]:
-        command = [str(find_anvil()), "--port", str(self.port), "--hardfork", self.hardfork]
-        command += ["--chain-id", str(self.chain_id), "--mnemonic", DEV_MNEMONIC]
+        command = [str(find_anvil()), "--port", str(self.port), "--hardfork", _HARDFORK]
+        command += ["--chain-id", str(DEV_CHAIN_ID), "--mnemonic", DEV_MNEMONIC]
         if self.block_seconds:
             command += ["--block-time", str(self.block_seconds)]
         if self.state is not None:
@@ -142,16 +137,12 @@ class Devnet:
 
     def _wait_for_port(self) -> int:
         until = time.monotonic() + _START_SECONDS
-        process, log = self._process, self._log
-        if process is None or log is None:
-            raise ChainError("the devnet is not running: call start()")
         while time.monotonic() < until:
-            log.seek(0)
-            text = log.read().decode(errors="replace")
-            found = _LISTENING.search(text)
-            if found:
+            self._log.seek(0)
+            text = self._log.read().decode(errors="replace")
+            if found := _LISTENING.search(text):
                 return int(found.group(1))
-            if process.poll() is not None:
+            if self.process.poll() is not None:
                 raise ChainError(f"anvil stopped while starting: {text.strip()[-400:]}")
             time.sleep(0.02)
         raise ChainUnavailable(f"anvil did not listen within {_START_SECONDS:g} s")
@@ -160,16 +151,3 @@ class Devnet:
 def _end_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-
-
-def attach(rpc_url: str, chain_id: int = DEV_CHAIN_ID) -> ChainClient | None:
-    """A client for a node that already runs at `rpc_url`; None if nothing answers there.
-
-    Raises WrongChain if the node serves another chain.
-    """
-    client = ChainClient(rpc_url, chain_id, timeout_seconds=2.0)
-    try:
-        client.check()
-    except ChainUnavailable:
-        return None
-    return client

@@ -7,19 +7,21 @@ Source: JSON-RPC 2.0; Ethereum JSON-RPC (execution-apis).
 import re
 import threading
 import time
-import weakref
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
-import httpx
+import requests
+from eth_typing import URI
+from web3 import HTTPProvider
+from web3.types import RPCEndpoint, RPCResponse
 
 from settlement.chain.abi import Abi, artifact
 from settlement.errors import CallReverted, ChainError, ChainUnavailable, WrongChain
 from settlement.strict_json import JsonError, loads
 
 Value = TypeVar("Value")
-Transport = Callable[[str, tuple[Any, ...]], Any]
+Transport = Callable[[Any, Any], Any]
 """Sends a method and its parameters; returns the node's whole answer."""
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024  # enough for the logs of a long range of blocks
@@ -28,7 +30,7 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 15.0
 _OVERLOAD_CODES = (-32005, 429)  # JSON-RPC "limit exceeded", and what some hosts send instead
 _CALLS = ("eth_call", "eth_estimateGas")
 # What reading an answer that breaks the specification raises.
-_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, httpx.InvalidURL)
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError)
 # How nodes report that contract code failed without a revert.
 _CODE_FAILED = re.compile(
     r"out of ?gas|gas required|intrinsic gas|evm error|invalid (fe)?opcode|invalid jump"
@@ -37,24 +39,30 @@ _CODE_FAILED = re.compile(
 )
 
 
-class HttpTransport:
-    """Posts to a node. An answer above ANSWER_BYTES_MAX or that is not JSON raises JsonError."""
+class NodeProvider(HTTPProvider):
+    """web3's connection without retries. An answer above ANSWER_BYTES_MAX or that is not JSON
+    raises JsonError."""
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
-        self._url = url
-        self._http = httpx.Client(timeout=timeout_seconds)
-        weakref.finalize(self, self._http.close)
+        self._url = URI(url)
+        keywords = {"timeout": timeout_seconds, "stream": True}
+        super().__init__(self._url, request_kwargs=keywords, exception_retry_configuration=None)
 
-    def __call__(self, method: str, parameters: tuple[Any, ...]) -> Any:
-        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters}
+    def _make_request(self, method: RPCEndpoint, request_data: bytes) -> bytes:
         body = bytearray()
-        with self._http.stream("POST", self._url, json=request) as response:
+        post = self._request_session_manager.get_response_from_post_request
+        with post(self._url, data=request_data, **self.get_request_kwargs()) as response:
             response.raise_for_status()
-            for piece in response.iter_bytes(_PIECE):
+            for piece in response.iter_content(_PIECE):
                 body += piece
                 if len(body) > ANSWER_BYTES_MAX:
                     raise JsonError(f"the answer has more than {ANSWER_BYTES_MAX} bytes")
-        return loads(bytes(body), ANSWER_BYTES_MAX)
+        return bytes(body)
+
+    @staticmethod
+    def decode_rpc_response(raw_response: bytes) -> RPCResponse:
+        """The answer as JSON. Raises JsonError."""
+        return cast(RPCResponse, loads(raw_response, ANSWER_BYTES_MAX))
 
 
 class Breaker:
@@ -117,7 +125,7 @@ class Rpc:
         except ChainError:
             self._breaker.note(answered=True)
             raise
-        except (httpx.HTTPError, *_MALFORMED) as error:
+        except (OSError, *_MALFORMED) as error:
             self._breaker.note(answered=False)
             raise ChainUnavailable(f"the chain's node at {self._host()} {_why(error)}") from error
         self._breaker.note(answered=True)
@@ -160,11 +168,11 @@ class Rpc:
 
 def _why(error: Exception) -> str:
     match error:
-        case httpx.TimeoutException():
+        case requests.Timeout() | TimeoutError():
             return "does not answer in time"
-        case httpx.HTTPStatusError():
-            return f"answers with HTTP {error.response.status_code}"
-        case httpx.TransportError():
+        case requests.HTTPError(response=requests.Response(status_code=status)):
+            return f"answers with HTTP {status}"
+        case requests.ConnectionError():
             return "cannot be reached"
     return f"gives no usable answer: {type(error).__name__}: {error}"
 

@@ -15,7 +15,7 @@ import pytest
 
 from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow, Token
-from settlement.chain.devnet import attach
+from settlement.errors import ChainUnavailable
 from settlement.events import Closed, Deposited
 from tests.e2e.programs import PATIENCE_S, ROOT
 
@@ -128,4 +128,5 @@ def test_ctrl_c_ends_everything_it_started(
     assert running.stdout is not None
     assert running.stdout.read() == ""  # one object, nothing else
     assert [process for process in started if process.is_running()] == []
-    assert attach(result["chain"]["rpc"]) is None
+    with pytest.raises(ChainUnavailable):
+        ChainClient(result["chain"]["rpc"], result["chain"]["chain_id"]).check()

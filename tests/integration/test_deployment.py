@@ -17,7 +17,7 @@ from settlement.chain.deploy import (
     deploy,
     load_deployment,
 )
-from settlement.chain.devnet import DEV_CHAIN_ID, Devnet, attach, dev_account
+from settlement.chain.devnet import DEV_CHAIN_ID, Devnet, dev_account
 from settlement.errors import (
     CallReverted,
     ChainError,
@@ -39,7 +39,7 @@ def world() -> Iterator[World]:
 def test_devnet_picks_a_port_mines_and_leaves_nothing_behind() -> None:
     with Devnet(block_seconds=1) as net, Devnet(block_seconds=0) as other:
         assert net.rpc_url != other.rpc_url
-        process = psutil.Process(net.pid)
+        process = psutil.Process(net.process.pid)
         client = net.client()
         assert client.balance(dev_account(0).address) == 10_000 * 10**18
         head = client.head().number
@@ -48,7 +48,7 @@ def test_devnet_picks_a_port_mines_and_leaves_nothing_behind() -> None:
     with pytest.raises(ChainUnavailable):
         client.head()
     with pytest.raises(ChainError, match="not running"):
-        _ = net.pid
+        _ = net.process
     net.stop()
 
 
@@ -74,16 +74,6 @@ def test_devnet_keeps_its_state_between_runs(tmp_path: Path) -> None:
 
 def test_dev_accounts_are_anvils_own() -> None:
     assert dev_account(0).address == ANVIL_FIRST
-
-
-def test_attach_finds_a_running_chain_and_refuses_another(world: World) -> None:
-    url = world.client.rpc_url
-    client = attach(url)
-    assert client is not None
-    assert client.head().number > 0
-    assert attach("http://127.0.0.1:9") is None
-    with pytest.raises(WrongChain):
-        attach(url, chain_id=1)
 
 
 def test_deploy_fixes_what_was_asked_for(world: World) -> None:

@@ -11,10 +11,11 @@ from settlement.chain.calls import open_batch_gas
 from settlement.chain.devnet import dev_account
 from settlement.errors import CallReverted
 from settlement.events import Opened
-from settlement.leases import EscrowState, LeaseStatus, OrderState, Params
+from settlement.leases import LeaseStatus, OrderState, Params
 from settlement.orders import Prices, Quote, lease_no, terms_of
 from settlement.reconcile import expected_view, reconcile, ref_of
 from settlement.signing import sign
+from tests.escrow_orders import EscrowOrders
 from tests.escrow_world import FAR, SETTINGS, TOKEN, EvmChain, Lease, World, anvil, found
 from tests.fakes_settlement import MemoryEvents
 
@@ -30,7 +31,7 @@ def deployed(request: pytest.FixtureRequest) -> Iterator[World]:
         yield world
 
 
-def assert_mirrored(world: World) -> EscrowState:
+def assert_mirrored(world: World) -> EscrowOrders:
     """Check that all the contract stores equals the fold, and that its tokens cover it exactly."""
     state, escrow = world.state(), world.escrow
     for account, amount in state.balances.items():
@@ -39,12 +40,12 @@ def assert_mirrored(world: World) -> EscrowState:
         assert escrow.fees_of(provider) == amount
     for (provider, node), milli in state.capacity.items():
         assert escrow.capacity_used(provider, node) == milli
-    for account, salt in state.used_orders | state.cancelled_orders:
+    for account, salt in state.used | state.cancelled:
         order = (account, salt)
-        void = order in state.cancelled_orders or salt < state.orders_from.get(account, 0)
-        expected = OrderState(order in state.used_orders, void)
+        void = order in state.cancelled or salt < state.lowest.get(account, 0)
+        expected = OrderState(order in state.used, void)
         assert escrow.order_state(account, salt) == expected
-    for account, lowest in state.orders_from.items():
+    for account, lowest in state.lowest.items():
         assert escrow.orders_from(account) == lowest
     for (bid_hash, seat), record in state.seats.items():
         assert escrow.read("bidRecord", bid_hash, seat) == record
@@ -196,7 +197,7 @@ def test_open_batch_skips_what_does_not_fit(world: World) -> None:
     state = assert_mirrored(world)
     assert len(state.leases) == before + 2
     for match in good:
-        assert (world.buyer.address, match.bid.salt) in state.used_orders
+        assert (world.buyer.address, match.bid.salt) in state.used
 
 
 def test_fees_are_collected_to_the_recipient(world: World) -> None:

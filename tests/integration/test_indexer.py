@@ -23,7 +23,7 @@ def store() -> MemoryEvents:
 
 def indexer(world: World, store: MemoryEvents, confirmations: int = 0) -> Indexer:
     first = world.deployment.block
-    return Indexer(store, world.client, world.escrow, first, confirmations)
+    return Indexer(store, world.escrow, first, confirmations)
 
 
 def assert_equals_chain(world: World, store: MemoryEvents) -> None:
@@ -154,7 +154,7 @@ def test_a_broken_node_stores_nothing_wrong(
 ) -> None:
     with rpc_proxy(world.client.rpc_url) as proxy:
         client = ChainClient(proxy.url, world.client.chain_id, timeout_seconds=1.0)
-        follower = Indexer(store, client, Escrow(client, world.escrow.address), 1)
+        follower = Indexer(store, Escrow(client, world.escrow.address), 1)
         follower.tick()
         world.open()
         with proxy.faulty(fault, method), pytest.raises(ChainUnavailable):  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ def findings(
 
 def read(world: World) -> MemoryEvents:
     store = MemoryEvents()
-    Indexer(store, world.client, world.escrow, world.deployment.block).tick()
+    Indexer(store, world.escrow, world.deployment.block).tick()
     return store
 
 

@@ -3,8 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace.agent.capacity import Capacity, Grant
-from marketplace.agent.inventory import InstalledGpu, Inventory
+from marketplace.agent.inventory import Capacity, Grant, InstalledGpu, Inventory
 from marketplace.domain.placing import WHOLE_MILLI
 from settlement.units import Sizes
 

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 import pytest
+import requests
 from eth_abi.abi import encode
 from eth_hash.auto import keccak
 
@@ -76,12 +76,12 @@ READS: dict[str, Callable[[ChainClient], Any]] = {
     "logs": lambda c: c.logs(ADDRESS, 0, 1),
     "send": lambda c: c.send_raw(b"\x02"),
 }
-TOO_MANY = httpx.HTTPStatusError(
-    "slow down", request=httpx.Request("POST", "http://node"), response=httpx.Response(429)
-)
+BUSY = requests.Response()
+BUSY.status_code = 429
+TOO_MANY = requests.HTTPError("slow down", response=BUSY)
 FAILURES: dict[str, Reply] = {
-    "refused": raising(httpx.ConnectError("connection refused")),
-    "slow": raising(httpx.ReadTimeout("read timed out")),
+    "refused": raising(requests.ConnectionError("connection refused")),
+    "slow": raising(requests.ReadTimeout("read timed out")),
     "http 429": raising(TOO_MANY),
     "not json": raising(JsonError("Expecting value")),
     "overload": error("limit exceeded", code=-32005),
@@ -136,7 +136,7 @@ def test_bytes_the_node_has_count_as_sent(message: str) -> None:
 
 
 def test_a_send_is_tried_once() -> None:
-    provider = Scripted(raising(httpx.ConnectError("reset")))
+    provider = Scripted(raising(requests.ConnectionError("reset")))
     with pytest.raises(ChainUnavailable):
         ChainClient("scripted", 1, transport=provider).send_raw(b"\x02")
     assert provider.asked == ["eth_sendRawTransaction"]
@@ -256,7 +256,7 @@ class Chain:
         return {"result": receipt}
 
 
-LOST = httpx.ReadTimeout("read timed out")
+LOST = requests.ReadTimeout("read timed out")
 TOO_LOW = {"code": -32000, "message": "nonce too low"}
 PERSON = LocalSigner(bytes.fromhex("01" * 32))
 
@@ -313,7 +313,7 @@ class Clock:
 
 
 def test_the_breaker_opens_refuses_tries_and_closes() -> None:
-    clock, down = Clock(), raising(httpx.ConnectError("refused"))
+    clock, down = Clock(), raising(requests.ConnectionError("refused"))
     provider = Scripted(down)
     chain = ChainClient("scripted", 1, transport=provider, breaker=Breaker(clock))
 
@@ -365,8 +365,8 @@ def test_a_trial_is_for_one_caller() -> None:
 @pytest.mark.parametrize(
     ("failure", "words"),
     [
-        (httpx.ConnectError("refused"), "cannot be reached"),
-        (httpx.ReadTimeout("slow"), "does not answer in time"),
+        (requests.ConnectionError("refused"), "cannot be reached"),
+        (requests.ReadTimeout("slow"), "does not answer in time"),
         (TOO_MANY, "answers with HTTP 429"),
         (ValueError("not JSON"), "gives no usable answer: ValueError: not JSON"),
     ],

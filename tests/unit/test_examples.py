@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from marketplace.agent.runtime.bubblewrap import HELPER_FILE
+from marketplace.agent.runtime.sandbox import HELPER_FILE
 from marketplace.sdk.jobfile import load_job
 from scripts.demo_lib.cases import CASES
 

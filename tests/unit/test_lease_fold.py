@@ -31,7 +31,8 @@ from settlement.events import (
     event_to_json,
     lease_numbers,
 )
-from settlement.leases import LeaseStatus, Params, fold, replay
+from settlement.leases import LeaseStatus, Params, fold
+from tests.escrow_orders import replay_orders
 
 BUYER, PROVIDER, WITNESS, METER, BOSS = ("0x" + f"{i:02x}" * 20 for i in range(1, 6))
 NUMBER, OTHER = b"\x0a" * 16, b"\x0b" * 16
@@ -39,7 +40,7 @@ RATE = 2_500_000_000_007
 PARAMS = Params(18, 333)
 OPENED = Opened(
     NUMBER, BUYER, PROVIDER, WITNESS, METER, b"\x01" * 32, b"\x02" * 32, RATE, 1_000, 7, 10_600,
-    600, units.time_lock(RATE, 600) + units.counted_lock(11, 13, 2_000, 50), 42,
+    600, 42, units.time_lock(RATE, 600) + units.counted_lock(11, 13, 2_000, 50),
 )  # fmt: skip
 COUNTED = OpenedCounted(NUMBER, 11, 13, 2_000, 50)
 USED = ClosedCounted(NUMBER, 3, 4)
@@ -117,25 +118,25 @@ def life() -> list[ChainEvent]:
 def test_replay_keeps_the_sum_at_every_step() -> None:
     events = life()
     for i in (1, *range(3, len(events) + 1)):  # Opened and OpenedCounted come together
-        state = replay(events[:i], PARAMS)
+        state = replay_orders(events[:i], PARAMS)
         assert state.held() == DEPOSIT.amount
         assert all(amount >= 0 for amount in (*state.balances.values(), *state.fees.values()))
 
 
 def test_replay_pays_net_and_holds_the_fee() -> None:
-    state = replay(life(), PARAMS)
+    state = replay_orders(life(), PARAMS)
     time, counted = units.cost(RATE, 90_000), units.counted_cost(11, 13, 30, 7)
     fee = units.fee_of(time, 333) + units.fee_of(counted, 333)
     assert state.balances[PROVIDER] == time + counted - fee
     assert state.fees[PROVIDER] == fee
     assert state.balances[BUYER] == DEPOSIT.amount - time - counted
     assert state.capacity == {(PROVIDER, 7): 0}
-    assert state.used_orders == {(BUYER, 42)}
+    assert state.used == {(BUYER, 42)}
     assert state.seats == {}
 
 
 def test_replay_moves_collected_fees_and_withdrawals() -> None:
-    state = replay(life(), PARAMS)
+    state = replay_orders(life(), PARAMS)
     fee, income = state.fees[PROVIDER], state.balances[PROVIDER]
     state.take(FeesCollected(PROVIDER, BOSS, fee))
     state.take(Withdrawn(PROVIDER, METER, income))
@@ -148,19 +149,20 @@ def test_replay_counts_what_earlier_leases_of_a_bid_may_cost() -> None:
     third = replace(OPENED, lease_no=b"\x0c" * 16, ask_hash=b"\x04" * 32, locked=10)
     closed = Closed(OTHER, BUYER, PROVIDER, 40_000, units.cost(RATE, 40_000), 1)
     stop = Stopped(NUMBER, BUYER, PROVIDER, 10_100, 0)
-    state = replay([DEPOSIT, OPENED, stop, second], PARAMS)
+    state = replay_orders([DEPOSIT, OPENED, stop, second], PARAMS)
     first_cost = units.time_lock(RATE, 100)
     assert state.seats == {(OPENED.bid_hash, 0): (OTHER, first_cost)}
-    for event in (closed, third):
-        state.take(event)
+    state = replay_orders([DEPOSIT, OPENED, stop, second, closed, third], PARAMS)
     spent = first_cost + units.cost(RATE, 40_000)
     assert state.seats == {(OPENED.bid_hash, 0): (third.lease_no, spent)}
-    assert state.used_orders == {(BUYER, 42)}
+    assert state.used == {(BUYER, 42)}
 
 
 def test_a_top_up_moves_the_end_and_locks_more() -> None:
     more = units.time_lock(RATE, 900) - units.time_lock(RATE, 600)
-    state = replay([DEPOSIT, OPENED, ToppedUp(NUMBER, BUYER, PROVIDER, 10_900, more)], PARAMS)
+    state = replay_orders(
+        [DEPOSIT, OPENED, ToppedUp(NUMBER, BUYER, PROVIDER, 10_900, more)], PARAMS
+    )
     lease = state.leases[NUMBER]
     assert (lease.start, lease.end, lease.funded) == (10_000, 10_900, 900)
     assert lease.locked(PARAMS) == units.time_lock(RATE, 900)
@@ -177,13 +179,13 @@ def test_seats_of_one_bid_are_kept_apart() -> None:
         DEPOSIT, one, OpenedSeat(OTHER, OPENED.bid_hash, 1),
         BARE, OpenedSeat(NUMBER, OPENED.bid_hash, 0),
     ]  # fmt: skip
-    state = replay(opening, PARAMS)
+    state = replay_orders(opening, PARAMS)
     seats = {(OPENED.bid_hash, 0): (NUMBER, 0), (OPENED.bid_hash, 1): (OTHER, 0)}
     assert state.seats == seats
     assert state.leases[OTHER].seat == 1
     stopped = Stopped(OTHER, BUYER, PROVIDER, 10_100, 0)
-    for event in (stopped, again, OpenedSeat(again.lease_no, OPENED.bid_hash, 1)):
-        state.take(event)
+    opening += [stopped, again, OpenedSeat(again.lease_no, OPENED.bid_hash, 1)]
+    state = replay_orders(opening, PARAMS)
     spent = units.time_lock(RATE, 100)
     assert state.seats == {**seats, (OPENED.bid_hash, 1): (again.lease_no, spent)}
 
@@ -193,8 +195,8 @@ def test_cancels_of_one_order_and_of_all_older_are_kept_apart() -> None:
         OrderCancelled(BUYER, 3, False), OrderCancelled(BUYER, 9, True),
         OrderCancelled(BUYER, 5, True),
     ]  # fmt: skip
-    state = replay(events, PARAMS)
-    assert (state.cancelled_orders, state.orders_from) == ({(BUYER, 3)}, {BUYER: 10})
+    state = replay_orders(events, PARAMS)
+    assert (state.cancelled, state.lowest) == ({(BUYER, 3)}, {BUYER: 10})
 
 
 def test_lease_numbers_are_those_touched() -> None:

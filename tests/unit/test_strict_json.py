@@ -168,12 +168,12 @@ for package in (settlement, marketplace):
     for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         if not found.name.endswith("migrations.env"):  # runs inside Alembic only
             importlib.import_module(found.name)
-import eth_account.typed_transactions, py_ecc.bn128
+import eth_account.typed_transactions, py_ecc.bn128, web3
 print(sys.getrecursionlimit())
 """
 
 
-@pytest.mark.parametrize("first", ["", "import eth_account"])
+@pytest.mark.parametrize("first", ["", "import web3"])
 def test_recursion_limit_is_the_default_once_every_module_is_there(first: str) -> None:
     code = f"{first}\n{EVERY_MODULE}"
     ran = subprocess.run(

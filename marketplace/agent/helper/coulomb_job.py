@@ -46,10 +46,8 @@ def count(units: int) -> None:
     """Add units served since the last call. Raises ValueError for a negative number."""
     if units < 0:
         raise ValueError(f"{units} units cannot be taken back")
-    while units > 0:
-        part = min(units, UNITS_PER_LINE)
-        _send(heartbeat=1, units=part)
-        units -= part
+    for start in range(0, units, UNITS_PER_LINE):
+        _send(heartbeat=1, units=min(units - start, UNITS_PER_LINE))
 
 
 def output(name: str) -> Path:
@@ -112,22 +110,18 @@ def _connected(path: Path) -> socket.socket:
 def main(words: list[str]) -> int:
     """Run one shell command; returns the exit code."""
     commands: dict[str, Callable[..., object]] = {
-        "ready": ready,
-        "heartbeat": heartbeat,
-        "progress": progress,
+        "ready": ready, "heartbeat": heartbeat, "progress": progress, "checkpoint": checkpoint,
         "count": lambda units: count(int(units)),
-        "checkpoint": checkpoint,
-    }
+    }  # fmt: skip
     try:
         commands[words[0]](*words[1:])
+        return 0
     except (IndexError, KeyError, TypeError):
-        usage = "usage: ready | heartbeat | progress TEXT | count N | checkpoint FILE"
-        print(f"coulomb_job: {usage}", file=sys.stderr)
-        return 2
+        code, wrong = 2, "usage: ready | heartbeat | progress TEXT | count N | checkpoint FILE"
     except (OSError, ValueError) as error:
-        print(f"coulomb_job: {error}", file=sys.stderr)
-        return 1
-    return 0
+        code, wrong = 1, str(error)
+    print(f"coulomb_job: {wrong}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

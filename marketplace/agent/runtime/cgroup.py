@@ -4,8 +4,6 @@ The agent makes groups below its own. With systemd, `Delegate=yes` in its unit g
 and pids controllers; without them a group still counts processor time and kills as one.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -14,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from marketplace.agent.meters import CpuMemory
-from marketplace.agent.runtime.priority import NICE
+from marketplace.agent.runtime.processes import KILL_WAIT_S, NICE
+from marketplace.agent.runtime.sandbox import SandboxLimits
 from marketplace.limits import MIB
 
-_CONTROLLERS = ("cpu", "memory", "pids")
-_KILL_WAIT_S = 5.0
+_CONTROLLERS = frozenset({"cpu", "memory", "pids"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,33 +32,28 @@ def find_parent() -> CgroupParent | None:
     own = _own_group()
     if own is None or not os.access(own, os.W_OK):
         return None
-    # A group that holds processes cannot hand controllers down: we step aside from ours.
-    if own.parent != own and _pids(own) == [os.getpid()]:
-        aside = own / "agent"
-        try:
-            aside.mkdir(exist_ok=True)
-            (aside / "cgroup.procs").write_text(str(os.getpid()))
-        except OSError:
-            return None
-    for controller in _CONTROLLERS:
-        _try_write(own / "cgroup.subtree_control", f"+{controller}")
     try:
+        # A group that holds processes cannot hand controllers down: we step aside from ours.
+        if own.parent != own and (own / "cgroup.procs").read_text().split() == [str(os.getpid())]:
+            (own / "agent").mkdir(exist_ok=True)
+            (own / "agent" / "cgroup.procs").write_text(str(os.getpid()))
+        for controller in sorted(_CONTROLLERS):
+            _try_write(own / "cgroup.subtree_control", f"+{controller}")
         granted = frozenset((own / "cgroup.subtree_control").read_text().split())
     except OSError:
         return None
-    parent = CgroupParent(own, granted & frozenset(_CONTROLLERS))
+    parent = CgroupParent(own, granted & _CONTROLLERS)
     return parent if _takes_processes(parent) else None
 
 
 def _takes_processes(parent: CgroupParent) -> bool:
     """Whether a process can be put into a group below: permissions on groups are intricate."""
-    group = Cgroup.create(parent, f"probe-{os.getpid()}-{time.monotonic_ns()}", 64, 8, 1000)
+    name = f"probe-{os.getpid()}-{time.monotonic_ns()}"
+    group = Cgroup.create(parent, name, SandboxLimits(64, 0, 8, 0, 1000))
     if group is None:
         return False
     idle = [sys.executable, "-I", "-S", "-c", "input()"]
-    with subprocess.Popen(  # noqa: S603 - a fixed program
-        idle, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    with subprocess.Popen(idle, stdin=subprocess.PIPE) as process:  # noqa: S603 - a fixed program
         taken = group.add(process.pid)
         process.kill()
     return group.remove() and taken
@@ -74,61 +67,59 @@ class Cgroup:
         self.controllers = controllers
 
     @classmethod
-    def create(
-        cls, parent: CgroupParent, name: str, memory_mib: int, pids: int, cpu_milli: int
-    ) -> Cgroup | None:
+    def create(cls, parent: CgroupParent, name: str, limits: SandboxLimits) -> "Cgroup | None":
         """A fresh group with the limits its controllers allow; None if it cannot be made."""
         path = parent.path / f"coulomb-{name}"
         try:
             path.mkdir()
         except OSError:
             return None
-        group = cls(path, parent.controllers)
-        if "memory" in group.controllers:
-            _try_write(path / "memory.max", str(memory_mib * MIB))
-            _try_write(path / "memory.swap.max", "0")
-            _try_write(path / "memory.oom.group", "1")
-        if "pids" in group.controllers:
-            _try_write(path / "pids.max", str(pids))
-        if "cpu" in group.controllers:
-            _try_write(path / "cpu.weight.nice", str(NICE))
-            if cpu_milli:
-                _try_write(path / "cpu.max", f"{cpu_milli * 100} 100000")
-        return group
+        wanted = {
+            "memory.max": str(limits.memory_mib * MIB),
+            "memory.swap.max": "0",
+            "memory.oom.group": "1",
+            "pids.max": str(limits.pids),
+            "cpu.weight.nice": str(NICE),
+        }
+        if limits.cpu_milli:
+            wanted["cpu.max"] = f"{limits.cpu_milli * 100} 100000"
+        for file, text in wanted.items():
+            if file.partition(".")[0] in parent.controllers:
+                _try_write(path / file, text)
+        return cls(path, parent.controllers)
 
     def add(self, pid: int) -> bool:
         """Put a process in; what it starts later is in as well."""
         return _try_write(self.path / "cgroup.procs", str(pid))
 
     def read(self) -> CpuMemory | None:
-        """Processor time and memory so far; memory is None without the memory controller."""
+        """Processor time and memory so far; memory is None without the memory controller.
+
+        Memory is what is in use without the file cache that the kernel can drop at once.
+        """
         try:
-            lines = (self.path / "cpu.stat").read_text().splitlines()
-            usage = dict(line.split() for line in lines)
-            memory: int | None = None
-            if "memory" in self.controllers:
-                memory = self._working_set()
-            return CpuMemory(int(usage["usage_usec"]) // 1000, memory)
+            cpu_ms = self._figures("cpu.stat")["usage_usec"] // 1000
+            if "memory" not in self.controllers:
+                return CpuMemory(cpu_ms, None)
+            current = int((self.path / "memory.current").read_text())
+            return CpuMemory(cpu_ms, current - self._figures("memory.stat")["inactive_file"])
         except (OSError, ValueError, KeyError):
             return None
-
-    def _working_set(self) -> int:
-        """Memory in use without the file cache the kernel can drop at once."""
-        lines = (self.path / "memory.stat").read_text().splitlines()
-        stat = dict(line.split() for line in lines)
-        return int((self.path / "memory.current").read_text()) - int(stat["inactive_file"])
 
     def killed_for_memory(self) -> bool:
         """Whether the kernel ended a process of the group for want of memory."""
         try:
-            lines = (self.path / "memory.events").read_text().splitlines()
-            return int(dict(line.split() for line in lines).get("oom_kill", "0")) > 0
+            return self._figures("memory.events").get("oom_kill", 0) > 0
         except (OSError, ValueError):
             return False
 
+    def _figures(self, file: str) -> dict[str, int]:
+        words = (self.path / file).read_text().split()
+        return dict(zip(words[::2], map(int, words[1::2]), strict=True))
+
     def remove(self) -> bool:
         """Kill whatever is left in the group and take the group away; whether it is gone."""
-        deadline = time.monotonic() + _KILL_WAIT_S
+        deadline = time.monotonic() + KILL_WAIT_S
         while self.path.exists():
             _try_write(self.path / "cgroup.kill", "1")
             try:
@@ -157,22 +148,10 @@ def _own_group() -> Path | None:
     return None
 
 
-def _pids(group: Path) -> list[int]:
-    try:
-        return [int(pid) for pid in (group / "cgroup.procs").read_text().split()]
-    except (OSError, ValueError):
-        return []
-
-
 def _try_write(path: Path, text: str) -> bool:
-    try:
-        descriptor = os.open(path, os.O_WRONLY)  # the kernel's files: none is made by writing
+    try:  # the kernel's files: none is made by writing
+        with os.fdopen(os.open(path, os.O_WRONLY), "w") as file:
+            file.write(text)
     except OSError:
         return False
-    try:
-        os.write(descriptor, text.encode())
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
     return True

@@ -1,54 +1,41 @@
 """Jobs as processes of this machine: in a bubblewrap sandbox, or bare if the provider insists."""
 
-from __future__ import annotations
-
 import os
 import select
 import signal
 import subprocess
+import sys
 import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from marketplace.agent.errors import FoldersExposed, RuntimeUnavailable, StartFailed
-from marketplace.agent.meters import CpuMemory, ProcessTable, completed, read_stat
-from marketplace.agent.runtime import bubblewrap
-from marketplace.agent.runtime.base import OUT, WORK, JobFolders, Launch, SandboxLimits
+from marketplace.agent.folders import JobFolders
+from marketplace.agent.meters import CpuMemory
+from marketplace.agent.runtime import sandbox
 from marketplace.agent.runtime.cgroup import Cgroup, CgroupParent, find_parent
-from marketplace.agent.runtime.exposure import refuse_exposed
-from marketplace.agent.runtime.spawn import Started, Starting
+from marketplace.agent.runtime.processes import (
+    KILL_WAIT_S,
+    ProcessTable,
+    completed,
+    read_stat,
+    send,
+)
+from marketplace.agent.runtime.sandbox import OUT, WORK, Bubblewrap, Launch, SandboxLimits
+from marketplace.agent.runtime.spawn import Process, Starting
 
 _PROBE_TIMEOUT_S = 15.0
-_KILL_WAIT_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessRecord:
-    """How a later agent recognises the processes of a job."""
-
-    boot: str
-    pid: int
-    started_ticks: int
-    inner: int | None
-    inner_started_ticks: int | None
-    cgroup: str | None
 
 
 class ProcessRuntime:
-    """Runs jobs as processes; see `Runtime`.
+    """Runs jobs as processes. Without `sandbox` they are bare: only for machines one gives away."""
 
-    Without `sandbox` they are bare: only for machines one gives away.
-    """
+    name = "process"  # what the node is listed with
 
     def __init__(
-        self,
-        sandbox: bubblewrap.Bubblewrap | None,
-        prefix: Path,
-        cgroups: CgroupParent | None,
+        self, sandbox: Bubblewrap | None, prefix: Path, cgroups: CgroupParent | None
     ) -> None:
         self._sandbox = sandbox
         self._prefix = prefix
@@ -58,27 +45,25 @@ class ProcessRuntime:
     @classmethod
     def open(
         cls, allow_unsandboxed: bool, prefix: Path | None = None, private: Iterable[Path] = ()
-    ) -> ProcessRuntime:
+    ) -> "ProcessRuntime":
         """The runtime of this machine, tried out once.
 
         Raises RuntimeUnavailable if no sandbox works, unless jobs may run without one, and if a
         working one would show jobs a home folder or a `private` one.
         """
-        place = prefix or bubblewrap.default_prefix()
+        prefix = prefix or Path(sys.prefix)
         cgroups = find_parent()
         try:
-            runtime = cls(bubblewrap.Bubblewrap.find(), place, cgroups)
-            refuse_exposed(place, bubblewrap.bound_bases(place), private)
+            runtime = cls(Bubblewrap.find(), prefix, cgroups)
+            sandbox.refuse_exposed(prefix, private)
             runtime.probe()
             return runtime
         except FoldersExposed:
             raise
         except RuntimeUnavailable:
             if allow_unsandboxed:
-                return cls(None, place, cgroups)
+                return cls(None, prefix, cgroups)
             raise
-
-    name = "process"
 
     @property
     def sandboxed(self) -> bool:
@@ -86,22 +71,21 @@ class ProcessRuntime:
         return self._sandbox is not None
 
     def owner(self, slot: int) -> tuple[int, int] | None:
+        """The user and group that must own the folders of a job in this slot; None: the agent's."""
         if self._sandbox is None or not self._sandbox.as_root:
             return None
         return self._sandbox.uid(slot), self._sandbox.uid(slot)
 
     def environment(self, folders: JobFolders) -> dict[str, str]:
-        work, out, run, helper = WORK, OUT, bubblewrap.SOCKET_FOLDER, bubblewrap.HELPER
+        """Where the job finds COULOMB_WORK, _OUT, _SOCKET and _HELPER; PYTHONPATH to the last."""
+        places = [WORK, OUT, f"{sandbox.SOCKET_FOLDER}/job.sock", sandbox.HELPER]
         if self._sandbox is None:
-            work, out, run = str(folders.work), str(folders.out), str(folders.run)
-            helper = str(bubblewrap.HELPER_FILE)
-        return {
-            "COULOMB_WORK": work,
-            "COULOMB_OUT": out,
-            "COULOMB_SOCKET": f"{run}/job.sock",
-            "COULOMB_HELPER": helper,
-            "PYTHONPATH": os.path.dirname(helper),
-        }
+            socket = folders.run / "job.sock"
+            places = [
+                str(path) for path in (folders.work, folders.out, socket, sandbox.HELPER_FILE)
+            ]
+        names = ("COULOMB_WORK", "COULOMB_OUT", "COULOMB_SOCKET", "COULOMB_HELPER")
+        return {**dict(zip(names, places, strict=True)), "PYTHONPATH": os.path.dirname(places[3])}
 
     def probe(self) -> None:
         """Start nothing much in the sandbox. Raises RuntimeUnavailable if that fails."""
@@ -124,20 +108,18 @@ class ProcessRuntime:
                 detail = complaint.decode(errors="replace").strip() or f"exit code {code}"
                 raise RuntimeUnavailable(f"the sandbox does not work here: {detail}")
 
-    def start(self, launch: Launch) -> RunningProcess:
+    def start(self, launch: Launch) -> "RunningProcess":
+        """Start a job. Raises StartFailed; then nothing of it runs."""
         group = None
         if self._cgroups is not None:
-            limits = launch.limits
-            group = Cgroup.create(
-                self._cgroups, launch.lease_id, limits.memory_mib, limits.pids, limits.cpu_milli
-            )
+            group = Cgroup.create(self._cgroups, launch.lease_id, launch.limits)
         starting = Starting(launch, group, self._table)
         try:
             if self._sandbox is None:
-                started = starting.bare(self._prefix)
+                process = starting.bare(self._prefix)
             else:
-                started = starting.sandboxed(self._sandbox, self._prefix)
-            return RunningProcess(started, group, self._table)
+                process = starting.sandboxed(self._sandbox, self._prefix)
+            return RunningProcess(process, starting)
         except OSError as error:
             starting.abandon()
             raise StartFailed("sandbox_failed", f"the job could not be started: {error}") from error
@@ -146,48 +128,50 @@ class ProcessRuntime:
             raise
 
     def reap(self, record: Mapping[str, Any]) -> None:
-        known = ProcessRecord(**record)
-        if known.boot != _boot_id():
+        """End what a dead agent left running under this record, if anything."""
+        if record["boot"] != _boot_id():
             return
-        for pid, started in (
-            (known.inner, known.inner_started_ticks),
-            (known.pid, known.started_ticks),
-        ):
-            stat = read_stat(pid) if pid is not None else None
-            if stat is not None and stat.started_ticks == started:
-                _send(stat.pid, started, signal.SIGKILL)
-        leader = read_stat(known.pid)
-        if leader is None or leader.started_ticks == known.started_ticks:
-            _kill_tree(known.pid, self._table)
-        if known.cgroup is not None:
-            Cgroup(Path(known.cgroup), frozenset()).remove()
+        pid, started_ticks = record["pid"], record["started_ticks"]
+        if record["inner"] is not None:
+            send(record["inner"], record["inner_started_ticks"], signal.SIGKILL)
+        send(pid, started_ticks, signal.SIGKILL)
+        leader = read_stat(pid)
+        if leader is None or leader.started_ticks == started_ticks:
+            self._table.kill(pid)
+        if record["cgroup"] is not None:
+            Cgroup(Path(record["cgroup"]), frozenset()).remove()
 
 
 class RunningProcess:
-    """A started job and the handles by which to watch and end it; see `Running`."""
+    """A started job and the handles by which to watch and end it.
 
-    def __init__(self, started: Started, group: Cgroup | None, table: ProcessTable) -> None:
-        self._process = process = started.process
-        self._inner = inner = started.inner
-        self._status = started.status
-        self._priority = started.priority
-        self._group = group
-        self._table = table
-        # Descriptors outlive the streams they come from: whoever reads them closes them.
+    Whoever reads `stdout` and `stderr` closes them. After `close` nothing is left but its folders.
+    """
+
+    def __init__(self, process: Process, start: Starting) -> None:
+        self._process = process
+        self._inner = inner = start.inner
+        self._status = start.status
+        self._priority = start.priority
+        self._group = start.group
+        self._table = start.table
         self.stdout = _detached(process.stdout)
         self.stderr = _detached(process.stderr)
         self.pid = process.pid  # of the outermost process of the job
         self._pidfd = os.pidfd_open(process.pid)
-        self._record = ProcessRecord(
-            boot=_boot_id(),
-            pid=process.pid,
-            started_ticks=_started(process.pid),
-            inner=inner,
-            inner_started_ticks=_started(inner) if inner is not None else None,
-            cgroup=str(group.path) if group is not None else None,
-        )
+        self._inner_started_ticks = _started(inner) if inner is not None else None
+        # What a later agent needs to find and end it: see `ProcessRuntime.reap`.
+        self.record = {
+            "boot": _boot_id(),
+            "pid": process.pid,
+            "started_ticks": _started(process.pid),
+            "inner": inner,
+            "inner_started_ticks": self._inner_started_ticks,
+            "cgroup": str(start.group.path) if start.group is not None else None,
+        }
 
     def wait(self, timeout_s: float) -> int | None:
+        """The exit code (128 + signal) as soon as there is one, None after the timeout."""
         if self._process.returncode is None and timeout_s > 0:
             poller = select.poll()
             poller.register(self._pidfd, select.POLLIN)
@@ -196,25 +180,28 @@ class RunningProcess:
         return code if code is None or code >= 0 else 128 - code
 
     def terminate(self) -> None:
+        """Ask the job's processes to end (SIGTERM)."""
         # Not bubblewrap's own processes: they follow the last one of the job.
         own = {self.pid, self._inner} if self._inner is not None else set()
         for stat in self._table.tree(self.pid, fresh=True):
             if stat.pid not in own:
-                _send(stat.pid, stat.started_ticks, signal.SIGTERM)
+                send(stat.pid, stat.started_ticks, signal.SIGTERM)
 
     def kill(self) -> None:
+        """End every process of the job at once."""
         if self._inner is not None:  # with the first process of the namespace all others go
-            _send(self._inner, self._record.inner_started_ticks, signal.SIGKILL)
+            send(self._inner, self._inner_started_ticks, signal.SIGKILL)
         else:
-            _kill_tree(self.pid, self._table)
+            self._table.kill(self.pid)
         self._process.kill()
 
     def close(self) -> None:
+        """Make sure that nothing of the job is left."""
         self.kill()
         with suppress(subprocess.TimeoutExpired):  # stuck in the kernel: it dies when it wakes
-            self._process.wait(_KILL_WAIT_S)
+            self._process.wait(KILL_WAIT_S)
         if self._inner is None:
-            _kill_tree(self.pid, self._table)
+            self._table.kill(self.pid)
         if self._group is not None:
             self._group.remove()
         os.close(self._pidfd)
@@ -222,6 +209,7 @@ class RunningProcess:
             os.close(self._status)
 
     def read(self) -> CpuMemory | None:
+        """Processor time and memory of all its processes."""
         if self._group is None or "cpu" not in self._group.controllers:
             self._priority.apply(self._table.tree(self.pid))
         seen = self._group.read() if self._group is not None else None
@@ -230,63 +218,29 @@ class RunningProcess:
         return completed(seen, self._table.cpu_memory(self._inner or self.pid))
 
     def hidden_bytes(self, device: int) -> int:
+        """Bytes on a device in files that its processes hold open although they are deleted."""
         sizes: dict[int, int] = {}
         for process in self._table.tree(self.pid):
-            for status in _open_files(process.pid):
-                if status.st_dev == device and status.st_nlink == 0:
-                    sizes[status.st_ino] = status.st_blocks * 512
+            folder = f"/proc/{process.pid}/fd"
+            with suppress(OSError):  # the process is gone
+                for name in os.listdir(folder):
+                    with suppress(OSError):  # closed in the meantime
+                        status = os.stat(f"{folder}/{name}")
+                        if status.st_dev == device and status.st_nlink == 0:
+                            sizes[status.st_ino] = status.st_blocks * 512
         return sum(sizes.values())
 
     def out_of_memory(self) -> bool:
+        """Whether the kernel ended a process of it for want of memory."""
         return self._group is not None and self._group.killed_for_memory()
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self._record)
 
 
 def _detached(stream: IO[bytes] | None) -> int:
+    """A descriptor that outlives the stream it comes from."""
     if stream is None:
         raise StartFailed("sandbox_failed", "the job has no output")
     with stream:
         return os.dup(stream.fileno())
-
-
-def _open_files(pid: int) -> Iterator[os.stat_result]:
-    folder = f"/proc/{pid}/fd"
-    try:
-        names = os.listdir(folder)
-    except OSError:  # the process is gone
-        return
-    for name in names:
-        with suppress(OSError):  # closed in the meantime
-            yield os.stat(f"{folder}/{name}")
-
-
-def _kill_tree(pid: int, table: ProcessTable) -> None:
-    """Kill a session and its descendants until none is left, or we give up waiting."""
-    deadline = time.monotonic() + _KILL_WAIT_S
-    while time.monotonic() < deadline:
-        alive = [s for s in table.tree(pid, fresh=True) if s.pid != os.getpid() and not s.zombie]
-        if not alive:
-            return
-        for stat in alive:
-            _send(stat.pid, stat.started_ticks, signal.SIGKILL)
-        time.sleep(0.005)
-
-
-def _send(pid: int, started_ticks: int | None, what: signal.Signals) -> None:
-    """Signal a process unless its number belongs to another one by now."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except OSError:
-        return
-    try:
-        stat = read_stat(pid)
-        if stat is not None and stat.started_ticks == started_ticks:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(descriptor, what)
-    finally:
-        os.close(descriptor)
 
 
 def _started(pid: int) -> int:

@@ -1,123 +1,113 @@
 """Starting one job: everything is prepared, then one message to the launcher lets the job go."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket
 import subprocess
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from marketplace.agent.errors import StartFailed
-from marketplace.agent.meters import ProcessTable
-from marketplace.agent.runtime import bubblewrap, seccomp
-from marketplace.agent.runtime.base import WORK, Launch
+from marketplace.agent.runtime import sandbox, seccomp
 from marketplace.agent.runtime.cgroup import Cgroup
-from marketplace.agent.runtime.priority import LowPriority
+from marketplace.agent.runtime.processes import KILL_WAIT_S, LowPriority, ProcessTable
 from marketplace.limits import MIB
 
 _SETUP_TIMEOUT_S = 15.0
-_KILL_WAIT_S = 5.0
 # Address space beyond resident memory that an ordinary program maps (libraries, thread stacks).
 _ADDRESS_SLACK_MIB = 1024
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 _BASE_ENV = {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """A job that has begun.
-
-    `inner` is the first process of its PID namespace, if it has one; `status` is a descriptor that
-    must stay open while it runs, as bubblewrap ends on a pipe that nobody reads.
-    """
-
-    process: subprocess.Popen[bytes]
-    priority: LowPriority
-    inner: int | None = None
-    status: int | None = None
+Process = subprocess.Popen[bytes]
 
 
 class Starting:
-    """One start. Raises StartFailed or OSError; `abandon` then leaves nothing of it."""
+    """One start. Raises StartFailed or OSError; `abandon` then leaves nothing of it.
 
-    def __init__(self, launch: Launch, group: Cgroup | None, table: ProcessTable) -> None:
+    `inner` is the first process of the job's PID namespace, if it has one; `status` is a descriptor
+    that must stay open while it runs, as bubblewrap ends on a pipe that nobody reads.
+    """
+
+    def __init__(self, launch: sandbox.Launch, group: Cgroup | None, table: ProcessTable) -> None:
         self._launch = launch
-        self._group = group
-        self._table = table
-        self._priority = LowPriority()
-        self._process: subprocess.Popen[bytes] | None = None
+        self.group = group
+        self.table = table
+        self.priority = LowPriority()
+        self.inner: int | None = None
+        self.status: int | None = None
+        self._process: Process | None = None
 
-    def bare(self, prefix: Path) -> Started:
+    def bare(self, prefix: Path) -> Process:
         """Start without a sandbox: only the limits hold."""
         work = self._launch.folders.work
         wanted = self._wanted(home=str(work), path=f"{prefix}/bin:{_SYSTEM_PATH}")
         wanted["alone"] = True
         del wanted["rlimits"]["RLIMIT_NPROC"]  # it would count the agent's user's other processes
-        launcher = Path(bubblewrap.__file__).with_name("launch.py")
         with ExitStack() as stack:
             line = _Line(stack)
-            command = [f"{prefix}/bin/python", "-I", "-S", str(launcher), str(line.end)]
-            process = self._spawn(command, (line.end,), work)
+            command = [f"{prefix}/bin/python", "-I", "-S", str(sandbox.LAUNCHER_FILE)]
+            process = self._spawn([*command, str(line.end)], [line.end], work)
             self._let_go(process, wanted, line)
-            return Started(process, self._priority)
+            return process
 
-    def sandboxed(self, sandbox: bubblewrap.Bubblewrap, prefix: Path) -> Started:
+    def sandboxed(self, bubblewrap: sandbox.Bubblewrap, prefix: Path) -> Process:
         """Start inside bubblewrap."""
         launch = self._launch
-        uid = sandbox.uid(launch.slot)
-        bubblewrap.write_system_files(launch.folders.run, uid)
-        wanted = self._wanted(home=WORK, path=bubblewrap.PATH)
-        if sandbox.as_root:
+        uid = bubblewrap.uid(launch.slot)
+        sandbox.write_system_files(launch.folders.run, uid)
+        wanted = self._wanted(home=sandbox.WORK, path=sandbox.PATH)
+        if bubblewrap.as_root:
             wanted["uid"] = wanted["gid"] = uid
         with ExitStack() as stack:
             line, status = _Line(stack), _Line(stack)
-            passed = [line.end, status.end]
-            filter_fd = None
-            if (filter_program := seccomp.program()) is not None:
-                filter_fd = _memory_file(stack, filter_program)
-                passed.append(filter_fd)
-            options = sandbox.options(launch, prefix, status.end, filter_fd)
+            program = seccomp.program()
+            filter_fd = _memory_file(stack, program) if program is not None else None
+            options = bubblewrap.options(launch, prefix, status.end, filter_fd)
             # By a file, because the job can read the command line of its first process.
             options_fd = _memory_file(stack, b"".join(os.fsencode(o) + b"\0" for o in options))
-            passed.append(options_fd)
-            command = [sandbox.path, "--args", str(options_fd), "--"]
-            command += [f"{bubblewrap.PYTHON}/bin/python", "-I", "-S", bubblewrap.LAUNCHER]
-            process = self._spawn([*command, str(line.end)], tuple(passed), Path("/"))
+            ends = (line.end, status.end, options_fd, filter_fd)
+            passed = [descriptor for descriptor in ends if descriptor is not None]
+            command = [bubblewrap.path, "--args", str(options_fd), "--"]
+            command += [f"{sandbox.PYTHON}/bin/python", "-I", "-S", sandbox.LAUNCHER]
+            process = self._spawn([*command, str(line.end)], passed, Path("/"))
             status.close_end()
-            inner = self._inner_pid(process, status)
+            try:  # the host's number for the first process of the sandbox's PID namespace
+                self.inner = int(json.loads(status.receive(b"\n"))["child-pid"])
+            except (ValueError, KeyError):
+                raise StartFailed("sandbox_failed", _complaint(process)) from None
             self._let_go(process, wanted, line)
-            return Started(process, self._priority, inner, os.dup(status.ours.fileno()))
+            self.status = os.dup(status.ours.fileno())
+            return process
 
     def abandon(self) -> None:
         """Leave nothing of a start that failed."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(_KILL_WAIT_S)
+            self._process.wait(KILL_WAIT_S)
             for stream in (self._process.stdout, self._process.stderr):
                 if stream is not None:
                     stream.close()
-        if self._group is not None:
-            self._group.remove()
+        if self.group is not None:
+            self.group.remove()
 
     def _wanted(self, home: str, path: str) -> dict[str, Any]:
         """What the launcher is told."""
-        return {
-            "argv": list(self._launch.argv),
-            "env": {"PATH": path, "HOME": home, **_BASE_ENV, **self._launch.env},
-            "uid": None,
-            "gid": None,
-            "rlimits": _rlimits(self._launch),
-            "alone": False,
+        launch, limits = self._launch, self._launch.limits
+        rlimits = {
+            "RLIMIT_CORE": 0,
+            "RLIMIT_NPROC": limits.pids,
+            "RLIMIT_FSIZE": limits.storage_mib * MIB,
+            "RLIMIT_CPU": limits.cpu_seconds,
         }
+        if all(gpu.simulated for gpu in launch.gpus):  # CUDA maps far more than it uses
+            rlimits["RLIMIT_AS"] = (limits.memory_mib + _ADDRESS_SLACK_MIB) * MIB
+        env = {"PATH": path, "HOME": home, **_BASE_ENV, **launch.env}
+        nobody = {"uid": None, "gid": None, "alone": False}
+        return {"argv": list(launch.argv), "env": env, "rlimits": rlimits, **nobody}
 
-    def _spawn(
-        self, command: list[str], passed: tuple[int, ...], folder: Path
-    ) -> subprocess.Popen[bytes]:
+    def _spawn(self, command: list[str], passed: list[int], folder: Path) -> Process:
         self._process = subprocess.Popen(  # noqa: S603 - no shell; the job's words come later
             command,
             stdin=subprocess.DEVNULL,
@@ -130,26 +120,16 @@ class Starting:
         )
         return self._process
 
-    def _inner_pid(self, process: subprocess.Popen[bytes], status: _Line) -> int:
-        """The host's number for the first process of the sandbox's PID namespace."""
-        try:
-            return int(json.loads(status.receive(b"\n"))["child-pid"])
-        except (ValueError, KeyError):
-            raise StartFailed("sandbox_failed", self._complaint(process)) from None
-
-    def _let_go(
-        self, process: subprocess.Popen[bytes], wanted: dict[str, Any], line: _Line
-    ) -> None:
+    def _let_go(self, process: Process, wanted: dict[str, Any], line: "_Line") -> None:
         """Put the job into its cgroup, then let it go and hear whether it could."""
         line.close_end()
         if line.receive(b"\n") != b"up\n":
-            raise StartFailed("sandbox_failed", self._complaint(process))
+            raise StartFailed("sandbox_failed", _complaint(process))
         # Only now is the launcher there for sure: what it becomes is counted from its first step.
-        tree = self._table.tree(process.pid, fresh=True)
-        self._priority.apply(tree)
-        if self._group is not None:
-            if not all([self._group.add(stat.pid) for stat in tree]):
-                raise StartFailed("sandbox_failed", "the job cannot be put into its cgroup")
+        tree = self.table.tree(process.pid, fresh=True)
+        self.priority.apply(tree)
+        if self.group is not None and not all([self.group.add(stat.pid) for stat in tree]):
+            raise StartFailed("sandbox_failed", "the job cannot be put into its cgroup")
         line.send(json.dumps(wanted).encode())
         answer = line.receive()
         if answer == b"ok":
@@ -158,12 +138,13 @@ class Starting:
         if answer.startswith(b"ok"):
             word = self._launch.argv[0]
             raise StartFailed("command_not_found", f"{word!r} cannot be run: {detail}")
-        raise StartFailed("sandbox_failed", detail or self._complaint(process))
+        raise StartFailed("sandbox_failed", detail or _complaint(process))
 
-    def _complaint(self, process: subprocess.Popen[bytes]) -> str:
-        process.kill()
-        text = process.stderr.read(2000) if process.stderr is not None else b""
-        return text.decode(errors="replace").strip() or "the sandbox ended without a word"
+
+def _complaint(process: Process) -> str:
+    process.kill()
+    text = process.stderr.read(2000) if process.stderr is not None else b""
+    return text.decode(errors="replace").strip() or "the sandbox ended without a word"
 
 
 class _Line:
@@ -201,19 +182,6 @@ class _Line:
                 break
             data += chunk
         return data
-
-
-def _rlimits(launch: Launch) -> dict[str, int]:
-    limits = launch.limits
-    found = {
-        "RLIMIT_CORE": 0,
-        "RLIMIT_NPROC": limits.pids,
-        "RLIMIT_FSIZE": limits.storage_mib * MIB,
-        "RLIMIT_CPU": limits.cpu_seconds,
-    }
-    if all(gpu.simulated for gpu in launch.gpus):  # CUDA maps far more than it uses
-        found["RLIMIT_AS"] = (limits.memory_mib + _ADDRESS_SLACK_MIB) * MIB
-    return found
 
 
 def _memory_file(stack: ExitStack, content: bytes) -> int:

@@ -4,8 +4,8 @@ from marketplace.api.edge import Anyone, EdgeDep, Id, Paged, Routes
 from marketplace.api.problems import AUTH, OWNED
 from marketplace.db.store import Store
 from marketplace.services.views import key_view
-from marketplace.wire.base import Page
-from marketplace.wire.keys import (
+from marketplace.wire.base import Page, TypedData
+from marketplace.wire.market import (
     Account,
     ApiKey,
     KeyDraft,
@@ -13,7 +13,6 @@ from marketplace.wire.keys import (
     PreparedKey,
     SignedKeyRequest,
 )
-from marketplace.wire.signed import TypedData
 
 routes = Routes()
 REFUSED = ("invalid_signature", "forbidden", "already_exists", "conflict", "chain_unavailable")

@@ -6,9 +6,8 @@ from marketplace.api.edge import EdgeDep, Id, Paged, Provider, Routes, Words, Wr
 from marketplace.api.problems import AUTH, ONCE, OWNED
 from marketplace.db.store import Store
 from marketplace.services.views import ask_view
-from marketplace.wire.asks import AskDraft, AskInfo, PreparedAsk, SignedAsk
-from marketplace.wire.base import Page
-from marketplace.wire.signed import TypedData
+from marketplace.wire.base import Page, TypedData
+from marketplace.wire.orders import AskDraft, AskInfo, PreparedAsk, SignedAsk
 
 routes = Routes()
 CREATED = (

@@ -6,9 +6,8 @@ from marketplace.db.store import Store
 from marketplace.errors import InvalidInput, Problem
 from marketplace.services.accounts import checksum_or_none
 from marketplace.services.views import bid_view
-from marketplace.wire.base import Page
-from marketplace.wire.bids import BidDraft, BidInfo, PreparedBid
-from marketplace.wire.signed import TypedData
+from marketplace.wire.base import Page, TypedData
+from marketplace.wire.orders import BidDraft, BidInfo, PreparedBid
 
 routes = Routes()
 

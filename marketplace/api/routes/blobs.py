@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 
 from marketplace.api.edge import JSON, PREFIX, Anyone, EdgeDep, Id, Routes
 from marketplace.api.problems import AUTH, OWNED
-from marketplace.wire.receipts import Blob
+from marketplace.wire.jobs import Blob
 
 routes = Routes()
 BYTES = "application/octet-stream"

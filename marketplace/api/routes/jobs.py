@@ -24,9 +24,7 @@ from marketplace.errors import InvalidInput, Problem
 from marketplace.services.receipts import receipt_view
 from marketplace.services.views import event_view, job_view
 from marketplace.wire.base import Page
-from marketplace.wire.events import LogEvent
-from marketplace.wire.jobs import Job, JobOrder, TopUp, TopUpRequest
-from marketplace.wire.receipts import JobReceipt, Receipt
+from marketplace.wire.jobs import Job, JobOrder, JobReceipt, LogEvent, Receipt, TopUp, TopUpRequest
 
 routes = Routes()
 REFUSED = (

@@ -21,16 +21,19 @@ from marketplace.services.attestations import refused
 from marketplace.services.leases import party
 from marketplace.services.views import answer_view, attestation_view, heartbeat_view, lease_view
 from marketplace.wire.base import Page
-from marketplace.wire.leases import FinishReport, Lease, SignedStop, WitnessSignature
-from marketplace.wire.usage import (
+from marketplace.wire.leases import (
     Attestation,
     AttestationAnswer,
     Countersignature,
+    FinishReport,
     Heartbeat,
     HeartbeatReport,
+    Lease,
     LogChunk,
     LogPosition,
     SignedAttestation,
+    SignedStop,
+    WitnessSignature,
 )
 
 routes = Routes()

@@ -5,9 +5,9 @@ from marketplace.api.problems import AUTH, kind_of
 from marketplace.db.store import Store
 from marketplace.errors import ERRORS, NotFound
 from marketplace.services.views import config_view, tier_view
-from marketplace.wire.bids import QuoteAnswer, QuoteRequest
 from marketplace.wire.leases import PendingList
 from marketplace.wire.market import BookView, Health, MarketConfig, TierList
+from marketplace.wire.orders import QuoteAnswer, QuoteRequest
 from marketplace.wire.problems import ProblemKind, ProblemList
 
 routes = Routes()

@@ -6,7 +6,7 @@ from marketplace.db.store import Store
 from marketplace.db.tables import NodeRow
 from marketplace.services.views import node_view
 from marketplace.wire.base import Page
-from marketplace.wire.nodes import NewNode, Node
+from marketplace.wire.market import NewNode, Node
 
 routes = Routes()
 

@@ -5,8 +5,8 @@ from fastapi import Response
 from marketplace.api.edge import Anyone, EdgeDep, Routes, WritingDep
 from marketplace.api.problems import ONCE, OWNED
 from marketplace.db.store import Store
+from marketplace.wire.base import TypedData
 from marketplace.wire.orders import CancelDraft, Cancelled, PreparedCancel, SignedCancel
-from marketplace.wire.signed import TypedData
 
 routes = Routes()
 REFUSED = (

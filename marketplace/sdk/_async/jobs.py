@@ -28,12 +28,10 @@ from marketplace.sdk.waiting import (
     async_sleep,
 )
 from marketplace.sdk.workdir import pack_folder
-from marketplace.wire.bids import Plan, QuoteAnswer, QuoteRequest
-from marketplace.wire.events import JobEvent, LogEvent, LogPiece
-from marketplace.wire.jobs import Job, JobOrder
-from marketplace.wire.keys import Account
+from marketplace.wire.jobs import Job, JobEvent, JobOrder, JobReceipt, LogEvent, LogPiece, Receipt
 from marketplace.wire.leases import Lease
-from marketplace.wire.receipts import JobReceipt, Receipt
+from marketplace.wire.market import Account
+from marketplace.wire.orders import Plan, QuoteAnswer, QuoteRequest
 from settlement.eip712 import ZERO_ADDRESS
 from settlement.signing import Signer
 

@@ -8,29 +8,26 @@ from marketplace.sdk.errors import ApiError
 from marketplace.sdk.session import Session
 from marketplace.sdk.values import Act
 from marketplace.sdk.waiting import async_run
-from marketplace.wire.asks import AskInfo
-from marketplace.wire.bids import BidInfo
 from marketplace.wire.leases import (
-    CloseRequest,
-    FinishReport,
-    Lease,
-    Pending,
-    PendingList,
-    SignedStop,
-    WitnessSignature,
-)
-from marketplace.wire.usage import (
     Attestation,
     AttestationAnswer,
+    CloseRequest,
     Countersignature,
+    FinishReport,
     Heartbeat,
     HeartbeatReport,
+    Lease,
     LogChunk,
     LogPosition,
     OutputStream,
+    Pending,
+    PendingList,
     SignedAttestation,
     SignedClose,
+    SignedStop,
+    WitnessSignature,
 )
+from marketplace.wire.orders import AskInfo, BidInfo
 from marketplace.witness.desk import Desk, Papers
 from marketplace.witness.policy import WitnessRefusal
 from settlement.attestation import Close, Stop, UsageAttestation, Voucher

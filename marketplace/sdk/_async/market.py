@@ -16,10 +16,18 @@ from marketplace.sdk.http import json_of, read
 from marketplace.sdk.jobfile import JobSource, load_job
 from marketplace.sdk.onchain import Funds, Moved, Unit
 from marketplace.sdk.waiting import async_run
-from marketplace.wire.bids import QuoteAnswer, QuoteRequest
-from marketplace.wire.keys import Account, ApiKey, NewApiKey, SignedKeyRequest
-from marketplace.wire.market import BookView, Health, MarketConfig, TierInfo
-from marketplace.wire.receipts import Blob
+from marketplace.wire.jobs import Blob
+from marketplace.wire.market import (
+    Account,
+    ApiKey,
+    BookView,
+    Health,
+    MarketConfig,
+    NewApiKey,
+    SignedKeyRequest,
+    TierInfo,
+)
+from marketplace.wire.orders import QuoteAnswer, QuoteRequest
 from settlement.signing import Signer
 
 

@@ -15,15 +15,18 @@ from marketplace.sdk.checks import signed_by, top_up_call
 from marketplace.sdk.errors import Forbidden, InputError, VerificationError, input_errors
 from marketplace.sdk.onchain import Moved
 from marketplace.sdk.waiting import async_run
-from marketplace.wire.asks import AskInfo, SignedAsk
 from marketplace.wire.base import Money
-from marketplace.wire.bids import BidInfo
 from marketplace.wire.jobs import Job, TopUp
-from marketplace.wire.keys import Account
 from marketplace.wire.leases import Lease
-from marketplace.wire.market import MarketConfig
-from marketplace.wire.nodes import NewNode, Node
-from marketplace.wire.orders import Cancelled, SignedCancel, Transaction
+from marketplace.wire.market import Account, MarketConfig, NewNode, Node
+from marketplace.wire.orders import (
+    AskInfo,
+    BidInfo,
+    Cancelled,
+    SignedAsk,
+    SignedCancel,
+    Transaction,
+)
 from settlement.orders import Ask, Cancel
 from settlement.signing import Signer
 

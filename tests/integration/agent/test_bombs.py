@@ -1,7 +1,5 @@
 """Jobs that try to take the node with them: each dies alone, and the agent goes on."""
 
-from __future__ import annotations
-
 import textwrap
 from uuid import uuid4
 
@@ -145,9 +143,7 @@ def test_a_flood_of_output_is_bounded(bench: Bench) -> None:
     assert text.endswith("[output above 16 MiB is not kept]\n")
 
 
-def test_outputs_that_lead_outside_bring_nothing_along(
-    bench: Bench,
-) -> None:
+def test_outputs_that_lead_outside_bring_nothing_along(bench: Bench) -> None:
     thief = lease(
         bench,
         """

@@ -1,7 +1,5 @@
 """A job's cgroup on this machine, and the rest of its behaviour on a folder of plain files."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import threading
@@ -15,8 +13,10 @@ from marketplace.agent.meters import CpuMemory
 from marketplace.agent.runtime import cgroup
 from marketplace.agent.runtime.cgroup import Cgroup, CgroupParent, find_parent
 from marketplace.agent.runtime.process import ProcessRuntime
+from marketplace.agent.runtime.sandbox import SandboxLimits
 from tests.sandboxes import processes_with, started
 
+LIMITS = SandboxLimits(64, 0, 32, 0, 1500)
 EVERYTHING = frozenset({"cpu", "memory", "pids"})
 
 
@@ -30,9 +30,9 @@ def test_limits_are_written_for_the_controllers_there_are(
         return True
 
     monkeypatch.setattr(cgroup, "_try_write", write)
-    Cgroup.create(CgroupParent(tmp_path, frozenset()), "lease_1", 64, 32, 1500)
+    Cgroup.create(CgroupParent(tmp_path, frozenset()), "lease_1", LIMITS)
     assert written == {}
-    Cgroup.create(CgroupParent(tmp_path, EVERYTHING), "lease_2", 64, 32, 1500)
+    Cgroup.create(CgroupParent(tmp_path, EVERYTHING), "lease_2", LIMITS)
     assert written == {
         "memory.max": str(64 * 1024 * 1024),
         "memory.swap.max": "0",
@@ -45,8 +45,8 @@ def test_limits_are_written_for_the_controllers_there_are(
 
 def test_a_name_that_is_taken_gives_no_group(tmp_path: Path) -> None:
     parent = CgroupParent(tmp_path, frozenset())
-    assert Cgroup.create(parent, "lease_1", 64, 32, 0) is not None
-    assert Cgroup.create(parent, "lease_1", 64, 32, 0) is None
+    assert Cgroup.create(parent, "lease_1", LIMITS) is not None
+    assert Cgroup.create(parent, "lease_1", LIMITS) is None
 
 
 def test_figures_are_read_without_the_droppable_cache(tmp_path: Path) -> None:
@@ -90,12 +90,12 @@ def start_with_group(runtime: ProcessRuntime, folder: Path, marker: str) -> None
 def test_where_groups_can_be_made_a_job_is_in_one(runtime: ProcessRuntime, tmp_path: Path) -> None:
     parent = find_parent()
     with started(runtime, tmp_path, ["sleep", "100"]) as running:
-        group = running.record()["cgroup"]
+        group = running.record["cgroup"]
         if parent is None:
             assert group is None
         else:
             members = Path(group, "cgroup.procs").read_text().split()
-            assert str(running.record()["pid"]) in members
+            assert str(running.record["pid"]) in members
             assert len(members) == 3  # bubblewrap outside and inside, and the job
     assert group is None or not Path(group).exists()
 
@@ -105,7 +105,7 @@ def test_removing_a_group_kills_what_is_in_it(tmp_path: Path) -> None:
     if parent is None:  # this machine lets us make none: nothing to remove
         assert Cgroup(tmp_path / "gone", frozenset()).remove()
         return
-    group = Cgroup.create(parent, f"test-{tmp_path.name}-{os.getpid()}", 64, 8, 0)
+    group = Cgroup.create(parent, f"test-{tmp_path.name}-{os.getpid()}", LIMITS)
     assert group is not None
     with subprocess.Popen(["sleep", "100"]) as process:
         assert group.add(process.pid)

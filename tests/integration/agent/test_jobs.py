@@ -1,7 +1,5 @@
 """Whole jobs on a whole node: the real sandbox, a market in memory, a clock that runs."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
@@ -274,7 +272,7 @@ def test_a_server_that_is_away_for_long_stops_the_work(bench: Bench) -> None:
     lease_id = bench.market.open_lease(["sleep", "100"])
     until(lambda: bench.market.taken(lease_id))
     bench.market.down = True
-    until(lambda: bench.journal.ending(lease_id))
+    until(lambda: bench.ending(lease_id))
     bench.market.down = False
     assert bench.ended(lease_id) == ("failed", "witness_silent")
 
@@ -298,8 +296,8 @@ def test_a_server_that_is_away_for_short_stops_nothing(bench: Bench) -> None:
 def test_a_hopeless_refusal_stops_the_work(bench: Bench) -> None:
     bench.market.refuse_with = "outside_lease"
     lease_id = bench.market.open_lease(["sleep", "100"])
-    until(lambda: bench.journal.ending(lease_id))
-    ending = bench.journal.ending(lease_id)
+    until(lambda: bench.ending(lease_id))
+    ending = bench.ending(lease_id)
     assert ending is not None
     assert ending.reason == "attestation_refused_outside_lease"
 
@@ -364,9 +362,7 @@ def test_told_to_stop_the_agent_ends_its_jobs_and_reports_them(bench: Bench) -> 
 def test_every_interval_brings_a_sign_of_life(bench: Bench) -> None:
     silent = bench.market.open_lease(["sleep", "0.9"], gpu_milli=500)
     talking = script(
-        bench,
-        "for _ in range(9): coulomb_job.heartbeat(); time.sleep(0.1)",
-        gpu_milli=500,
+        bench, "for _ in range(9): coulomb_job.heartbeat(); time.sleep(0.1)", gpu_milli=500
     )
     bench.finished(silent)
     bench.finished(talking)

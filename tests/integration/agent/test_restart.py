@@ -1,7 +1,5 @@
 """Agents as processes of their own, killed at any moment: what was signed stays the only truth."""
 
-from __future__ import annotations
-
 import os
 import random
 import shutil
@@ -20,9 +18,8 @@ import pytest
 import structlog
 
 from marketplace.agent.config import AgentConfig, NodeConfig, save_config
-from marketplace.agent.journal import AgentJournal
+from marketplace.agent.journal import AgentJournal, running_pid
 from marketplace.agent.main import run_agent
-from marketplace.agent.state import running_pid
 from settlement import keystore
 from settlement.attestation import Close
 from settlement.signing import LocalSigner

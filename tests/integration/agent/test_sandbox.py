@@ -1,7 +1,5 @@
 """What a job in the sandbox can see and do, and what is left of it."""
 
-from __future__ import annotations
-
 import gc
 import json
 import os
@@ -15,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from marketplace.agent.errors import RuntimeUnavailable, StartFailed
-from marketplace.agent.runtime.priority import NICE
 from marketplace.agent.runtime.process import ProcessRuntime
+from marketplace.agent.runtime.processes import NICE
 from tests.sandboxes import (
     LIMITS,
     Ran,
@@ -249,7 +247,7 @@ def test_nothing_is_left_when_a_job_ends(runtime: ProcessRuntime, tmp_path: Path
     with started(runtime, tmp_path, ["python", "-c", DAEMON, marker]) as running:
         assert os.read(running.stdout, 3) == b"up\n"
         assert len(processes_with(marker)) == 3
-        group = running.record()["cgroup"]
+        group = running.record["cgroup"]
     assert processes_with(marker) == []
     assert mounts() == before
     assert list(tmp_path.iterdir()) == []
@@ -345,7 +343,7 @@ def test_processor_time_and_memory_of_a_known_load_are_seen(
 ORDINARY = """
 import json, os, sys, tempfile
 from pathlib import Path
-from marketplace.agent.runtime.priority import NICE
+from marketplace.agent.runtime.processes import NICE
 from marketplace.agent.runtime.process import ProcessRuntime
 from tests.sandboxes import LIMITS, ran
 runtime = ProcessRuntime.open(allow_unsandboxed=False)
@@ -399,7 +397,7 @@ def test_a_bare_job_and_its_daemons_end_with_it(tmp_path: Path) -> None:
     limits = replace(LIMITS, memory_mib=4096)
     with started(bare, tmp_path, ["python", "-c", DAEMON, marker], limits=limits) as running:
         assert os.read(running.stdout, 3) == b"up\n"
-        assert running.record()["inner"] is None
+        assert running.record["inner"] is None
         seen = running.read()
         assert seen is not None
     until(lambda: processes_with(marker) == [])

@@ -8,7 +8,7 @@ import pytest
 from fastapi.routing import iter_route_contexts
 
 from marketplace.db.tables import ReceiptRow
-from marketplace.wire.asks import AskDraft
+from marketplace.wire.orders import AskDraft
 from settlement.orders import Cancel
 from tests.api_client import Api
 from tests.databases import rows_of

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from settlement.chain.client import ChainClient
-from settlement.chain.rpc import HttpTransport
+from settlement.chain.rpc import NodeProvider
 from settlement.errors import ChainUnavailable, WrongChain
 from settlement.fees import GWEI, FeePolicy
 from settlement.ports import IntentKind, IntentState
@@ -158,7 +158,7 @@ class CappedNode:
     """A node that refuses transactions of more than `cap` gas with the message `words`."""
 
     def __init__(self, bench: Bench, cap: int = 30_000) -> None:
-        self.node = HttpTransport(bench.world.client.rpc_url, 10.0)
+        self.node = NodeProvider(bench.world.client.rpc_url, 10.0).make_request
         self.cap, self.words = cap, "tx fee (1.16 ether) exceeds the configured cap (1.00 ether)"
         bench.client = ChainClient("capped", bench.world.client.chain_id, transport=self)
 

@@ -1,12 +1,11 @@
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from marketplace.agent.assignment import Assignment, NotOurs, assign
+from marketplace.agent.assignment import Assignment, assign
+from marketplace.agent.errors import NotOurs
 from marketplace.agent.inventory import Inventory, simulated_gpus
 from marketplace.sdk import Lease
 from settlement.orders import Ask, Bid
@@ -36,8 +35,7 @@ def test_a_lease_that_follows_from_its_orders_is_ours() -> None:
     lease, ask, bid = opened(units=7, terms={"start_limit_seconds": 30}, funded_seconds=100)
     job = assigned(lease, ask, bid)
     assert (job.sizes, job.units_cap) == (Sizes(1000, 1000, 512, 64), 7)
-    assert job.end - job.start == 100
-    assert job.start_deadline_ms == (job.start + 30) * 1000
+    assert job.start_deadline_ms == (job.end - 100 + 30) * 1000
     assert job.spec.command == ("true",)
 
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import os
 import select
@@ -10,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from marketplace.agent.channel import SOCKET_NAME, JobChannel, Signs
-from marketplace.agent.logs import JobLogs, LogFile
+from marketplace.agent.channel import SOCKET_NAME, JobChannel, JobLogs, LogFile, Signs
 from marketplace.limits import SOCKET_CONNECTIONS_MAX, UNITS_PER_LINE_MAX
 
 

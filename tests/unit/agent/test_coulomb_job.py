@@ -1,7 +1,5 @@
 """The module that jobs import, as a plain import and as a command, against the agent's channel."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import subprocess
@@ -12,9 +10,8 @@ from types import ModuleType
 
 import pytest
 
-from marketplace.agent.channel import JobChannel, Signs
-from marketplace.agent.logs import JobLogs
-from marketplace.agent.runtime.bubblewrap import HELPER_FILE
+from marketplace.agent.channel import JobChannel, JobLogs, Signs
+from marketplace.agent.runtime.sandbox import HELPER_FILE
 from marketplace.limits import UNITS_PER_LINE_MAX
 
 Listening = Callable[[], Signs]

@@ -1,74 +1,57 @@
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from marketplace.agent.courier import Courier
-from marketplace.agent.errors import AgentJournalConflict, ApiDown
-from marketplace.agent.journal import AgentJournal, Ending, Phase
-from marketplace.agent.meters import Reading
-from marketplace.agent.node import HeldLease
-from marketplace.agent.progress import Beats
+from marketplace.agent.errors import AgentJournalConflict
+from marketplace.agent.journal import Ending, Phase
+from marketplace.domain.life import Outcome
 from marketplace.sdk import Attestation
-from marketplace.sdk.errors import Conflict
+from marketplace.sdk.errors import Conflict, TransportError
 from settlement.attestation import UsageAttestation
 from settlement.signing import LocalSigner, sign
-from settlement.usage import UsageVector
-from tests.fakes_agent import DOMAIN, FakeMarket
+from tests.fakes_agent import DOMAIN
+from tests.fakes_agent import Desk as HeldDesk
 from tests.wire_samples import sample
 
-READING = Reading(at_ms=1)
-DONE = Ending("succeeded", "completed", 0)
+DONE = Ending(Outcome.SUCCEEDED, "completed", 0)
 
 
-class Desk:
+class Desk(HeldDesk):
     """A lease in hand without a job: only its courier works."""
 
-    def __init__(self, tmp_path: Path, **lease: Any) -> None:
-        tmp_path.mkdir(exist_ok=True)
-        self.market = FakeMarket(LocalSigner(b"\3" * 32))
-        self.id = self.market.open_lease(["true"], **lease)
-        self.journal = AgentJournal(tmp_path / "journal.db")
-        self.node = self.market.node(self.journal, tmp_path)
-        self.entry = replace(self.market.assignment(self.node, self.id).entry, outputs=("/out",))
-        self.journal.begin(self.entry)
-        self.lease = HeldLease(self.node, self.entry)
-        self.folders, self.progress = self.lease.folders, self.lease.progress
-        self.logs = self.lease.make_folders()
-        self.pen = self.lease.attestor
-        self.courier = self.courier_of()
+    def __init__(self, tmp_path: Path) -> None:
+        super().__init__(tmp_path)
+        self.again()
 
-    def courier_of(self, recovered: bool = False) -> Courier:
-        return Courier(self.lease, recovered)
+    def again(self, recovered: bool = False) -> None:
+        """Another courier, which has sent nothing yet."""
+        self.courier = Courier(self.lease, recovered)
 
     def run(self) -> None:
         self.courier.run(lambda: False)
-
-    @property
-    def phase(self) -> str:
-        entry = self.journal.lease(self.id)
-        assert entry is not None
-        return entry.phase
 
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
     desk = Desk(tmp_path)
     yield desk
-    desk.logs.close()
-    desk.journal.close()
+    desk.close()
+
+
+def paid_ms(desk: Desk) -> int:
+    kept = desk.now.voucher
+    assert kept is not None
+    return kept.voucher.ms
 
 
 def test_what_is_journaled_arrives_in_order_and_once(desk: Desk) -> None:
-    for ms in (0, 10, 20):
-        desk.pen.attest(UsageVector(ms=ms), READING)
+    desk.attest(0, 10, 20)
     desk.logs.stdout.append(b"hello\n")
-    desk.progress.beat(Beats(3, 1.5))
+    desk.lease.beats = (3, 1.5)
     assert desk.courier.step() is False
     assert desk.courier.step() is False
     assert [a.ms for a in desk.market.taken(desk.id)] == [0, 10, 20]
@@ -77,10 +60,10 @@ def test_what_is_journaled_arrives_in_order_and_once(desk: Desk) -> None:
 
 
 def test_a_server_that_is_away_gets_the_same_bytes_later(desk: Desk) -> None:
-    desk.pen.attest(UsageVector(ms=0), READING)
+    desk.attest(0)
     signature = desk.pen.final()[1]
     desk.market.down = True
-    with pytest.raises(ApiDown):
+    with pytest.raises(TransportError):
         desk.courier.step()
     desk.market.down = False
     desk.courier.step()
@@ -92,9 +75,9 @@ def test_a_server_that_is_away_gets_the_same_bytes_later(desk: Desk) -> None:
 )
 def test_only_a_hopeless_refusal_stops_the_job(desk: Desk, reason: str, stops: bool) -> None:
     desk.market.refuse_with = reason
-    desk.pen.attest(UsageVector(ms=0), READING)
+    desk.attest(0)
     desk.courier.step()
-    assert (desk.progress.halt is not None) is stops
+    assert (desk.lease.halt is not None) is stops
     assert desk.journal.unsent(desk.id) == []
     desk.courier.step()
     assert f"attestation 0: {reason}" in desk.market.text(desk.id, "agent")
@@ -103,14 +86,14 @@ def test_only_a_hopeless_refusal_stops_the_job(desk: Desk, reason: str, stops: b
 def test_an_end_is_reported_with_outputs_and_everything_is_cleared(desk: Desk) -> None:
     (desk.folders.out / "result").write_text("42")
     desk.logs.stdout.append(b"x" * 100_000)
-    desk.pen.attest(UsageVector(ms=5), READING)
+    desk.attest(5)
     desk.pen.conclude(DONE)
     desk.run()
     report = desk.market.finished[desk.id]
     assert (report["outcome"], report["exit_code"]) == ("succeeded", 0)
     assert report["outputs"] in desk.market.blobs
     assert len(desk.market.text(desk.id, "stdout")) == 100_000
-    assert desk.phase == "done"
+    assert desk.now.phase == "done"
     assert not desk.folders.root.exists()
 
 
@@ -119,8 +102,7 @@ def test_usage_that_comes_up_while_other_things_are_sent_goes_before_the_end(
 ) -> None:
     def whole_job() -> None:
         monkeypatch.undo()
-        for ms in (0, 10):
-            desk.pen.attest(UsageVector(ms=ms), READING)
+        desk.attest(0, 10)
         desk.pen.conclude(DONE)
 
     monkeypatch.setattr(desk.courier, "_send_beats", whole_job)
@@ -146,8 +128,8 @@ def test_outputs_too_large_to_keep_fail_the_job(
 
 def test_over_budget_that_the_server_does_not_see_is_a_failure(desk: Desk) -> None:
     desk.market.refuse_finish["over_budget"] = (422, "invalid_request")
-    desk.pen.attest(UsageVector(ms=5), READING)
-    desk.pen.conclude(Ending("over_budget", "budget"))
+    desk.attest(5)
+    desk.pen.conclude(Ending(Outcome.OVER_BUDGET, "budget"))
     desk.run()
     report = desk.market.finished[desk.id]
     assert (report["outcome"], report["reason"]) == ("failed", "budget")
@@ -166,10 +148,10 @@ def test_a_report_refused_for_good_is_left_to_the_server(
         other = {"message": close.to_message(), "meter_signature": "0x" + signature.hex()}
         desk.market.leases[desk.id]["final"] = other
     desk.courier.step()
-    assert desk.phase == "reported"
+    assert desk.now.phase == "reported"
     desk.market.leases[desk.id]["state"] = "stopped"
     assert desk.courier.step() is True
-    assert desk.phase == "done"
+    assert desk.now.phase == "done"
 
 
 def test_a_report_refused_while_the_lease_reopens_is_sent_again(desk: Desk) -> None:
@@ -178,7 +160,7 @@ def test_a_report_refused_while_the_lease_reopens_is_sent_again(desk: Desk) -> N
     for _ in range(2):
         with pytest.raises(Conflict):
             desk.courier.step()
-    assert desk.phase == "ended"
+    assert desk.now.phase == "ended"
     desk.market.leases[desk.id]["state"] = "active"
     desk.run()
     assert desk.market.finished[desk.id]["outcome"] == "succeeded"
@@ -186,11 +168,11 @@ def test_a_report_refused_while_the_lease_reopens_is_sent_again(desk: Desk) -> N
 
 def test_a_stop_refused_while_the_lease_reopens_is_sent_again(desk: Desk) -> None:
     desk.market.closing = False
-    desk.pen.conclude(Ending("failed", "witness_silent", stop=True))
+    desk.pen.conclude(Ending(Outcome.FAILED, "witness_silent", stop=True))
     desk.courier.step()
     desk.market.stops.clear()
     desk.market.leases[desk.id]["state"] = "opening"
-    desk.courier = desk.courier_of()  # it has sent no Stop yet
+    desk.again()  # it has sent no Stop yet
     for _ in range(2):
         with pytest.raises(Conflict):
             desk.courier.step()
@@ -201,7 +183,7 @@ def test_a_stop_refused_while_the_lease_reopens_is_sent_again(desk: Desk) -> Non
 
 def test_a_stop_refused_for_good_is_sent_once(desk: Desk) -> None:
     desk.market.closing, desk.market.refuse_stop = False, True
-    desk.pen.conclude(Ending("failed", "witness_silent", stop=True))
+    desk.pen.conclude(Ending(Outcome.FAILED, "witness_silent", stop=True))
     desk.courier.step()
     desk.market.refuse_stop = False
     desk.courier.step()
@@ -212,44 +194,43 @@ def test_a_stop_refused_for_good_is_sent_once(desk: Desk) -> None:
 
 def test_a_stop_follows_where_no_witness_is(desk: Desk) -> None:
     desk.market.closing = False
-    desk.pen.conclude(Ending("failed", "witness_silent", stop=True))
+    desk.pen.conclude(Ending(Outcome.FAILED, "witness_silent", stop=True))
     desk.run()
     assert desk.market.stops[desk.id] == desk.pen.stop()[0]
 
 
 def test_a_lease_closed_before_anyone_looked_leaves_its_last_voucher(desk: Desk) -> None:
-    desk.pen.attest(UsageVector(ms=0), READING)
-    desk.pen.attest(UsageVector(ms=5), READING)
+    desk.attest(0)
+    desk.attest(5)
     desk.pen.conclude(DONE)
     desk.run()
-    kept = desk.journal.voucher(desk.id)
-    assert kept is not None
-    assert kept[0].ms == 5
+    assert paid_ms(desk) == 5
 
 
 def stop_before_the_last_is_countersigned(desk: Desk) -> None:
     desk.market.countersigning = desk.market.closing = False
-    for ms in (0, 5):
-        desk.pen.attest(UsageVector(ms=ms), READING)
+    desk.attest(0, 5)
     desk.pen.conclude(DONE)
     desk.market.leases[desk.id]["state"] = "stopped"
     assert desk.courier.step() is False
 
 
-def test_a_stopped_lease_is_watched_until_its_last_usage_is_countersigned(desk: Desk) -> None:
+def test_a_stopped_lease_is_watched_until_its_last_usage_is_countersigned(
+    desk: Desk,
+) -> None:
     stop_before_the_last_is_countersigned(desk)
     desk.market.countersign(desk.id, 1)
     assert desk.courier.step() is True
-    kept = desk.journal.voucher(desk.id)
-    assert kept is not None
-    assert kept[0].ms == 5
+    assert paid_ms(desk) == 5
 
 
-def test_a_stopped_lease_that_no_one_countersigns_is_over_once_it_is_closed(desk: Desk) -> None:
+def test_a_stopped_lease_that_no_one_countersigns_is_over_once_it_is_closed(
+    desk: Desk,
+) -> None:
     stop_before_the_last_is_countersigned(desk)
     desk.market.leases[desk.id]["state"] = "closed"
     assert desk.courier.step() is True
-    assert desk.phase == "done"
+    assert desk.now.phase == "done"
 
 
 def test_a_lease_the_server_does_not_know_is_given_up(desk: Desk) -> None:
@@ -258,13 +239,12 @@ def test_a_lease_the_server_does_not_know_is_given_up(desk: Desk) -> None:
     desk.journal.set_phase(desk.id, Phase.REPORTED)
     del desk.market.leases[desk.id]
     desk.run()
-    assert desk.phase == "done"
+    assert desk.now.phase == "done"
 
 
 def test_after_a_restart_the_lease_ends_at_the_last_signed_usage(desk: Desk) -> None:
-    for ms in (0, 10):
-        desk.pen.attest(UsageVector(ms=ms), READING)
-    desk.courier = desk.courier_of(recovered=True)
+    desk.attest(0, 10)
+    desk.again(recovered=True)
     desk.run()
     report = desk.market.finished[desk.id]
     assert (report["outcome"], report["reason"]) == ("failed", "agent_restarted")
@@ -286,32 +266,32 @@ def hold(desk: Desk, message: UsageAttestation, signer: LocalSigner | None = Non
 
 
 def test_an_old_journal_learns_from_the_server_before_it_ends_anything(desk: Desk) -> None:
-    desk.pen.attest(UsageVector(ms=0), READING)
+    desk.attest(0)
     for message, _ in desk.journal.unsent(desk.id):
         hold(desk, message)
     hold(desk, statement(desk, 1, 9_000))
     hold(desk, statement(desk, 2, 10**9), LocalSigner(b"\4" * 32))  # not by our key
     hold(desk, replace(statement(desk, 2, 10**9), lease_no=b"o" * 16))  # not for this lease
-    desk.courier = desk.courier_of(recovered=True)
+    desk.again(recovered=True)
     desk.run()
-    assert desk.journal.close_of(desk.id) is not None
+    assert desk.now.close is not None
     assert desk.pen.close()[0].ms == 9_000
 
 
 def test_a_server_that_holds_another_value_ends_all_signing(desk: Desk) -> None:
-    desk.pen.attest(UsageVector(ms=7), READING)
+    desk.attest(7)
     first, _ = desk.journal.unsent(desk.id)[0]
     hold(desk, replace(first, ms=8))
-    courier = desk.courier_of(recovered=True)
+    desk.again(recovered=True)
     with pytest.raises(AgentJournalConflict, match="another signed value"):
-        courier.step()
-    courier.run(lambda: False)
-    assert desk.journal.close_of(desk.id) is None
+        desk.courier.step()
+    desk.run()
+    assert desk.now.close is None
     assert desk.market.finished == {}
 
 
 def test_a_close_the_journal_lost_is_taken_over_not_signed_again(desk: Desk) -> None:
-    desk.pen.attest(UsageVector(ms=5), READING)
+    desk.attest(5)
     desk.pen.conclude(DONE)
     desk.market.closing = False
     desk.courier.step()
@@ -319,10 +299,9 @@ def test_a_close_the_journal_lost_is_taken_over_not_signed_again(desk: Desk) -> 
     lost = Desk(desk.node.jobs_folder.parent / "elsewhere")
     lost.market.leases[lost.id].update(desk.market.leases[desk.id])
     lost.market.attestations = {lost.id: desk.market.attestations[desk.id]}
-    lost.courier = lost.courier_of(recovered=True)
+    lost.again(recovered=True)
     lost.courier.step()
-    assert lost.journal.close_of(lost.id) == (close, signature)
-    assert lost.phase == "reported"
+    assert lost.now.close == (close, signature)
+    assert lost.now.phase == "reported"
     assert lost.market.finished == {}
-    lost.logs.close()
-    lost.journal.close()
+    lost.close()

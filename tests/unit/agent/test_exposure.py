@@ -1,7 +1,5 @@
 """No private folder comes into a job by way of the Python its environment was made from."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +8,8 @@ import pytest
 
 from marketplace.agent.config import AgentConfig, NodeConfig
 from marketplace.agent.errors import FoldersExposed, RuntimeUnavailable
-from marketplace.agent.runtime.bubblewrap import bound_bases
-from marketplace.agent.runtime.exposure import refuse_exposed
 from marketplace.agent.runtime.process import ProcessRuntime
+from marketplace.agent.runtime.sandbox import bound_bases, refuse_exposed
 
 OPTIONS = "--size --perms --json-status-fd --seccomp --args"
 INSTALLED = "share/uv/python/cpython-3.12"
@@ -48,7 +45,7 @@ def made_from(python: Path, prefix: Path) -> Path:
 
 
 def refuse(prefix: Path, *private: Path) -> None:
-    refuse_exposed(prefix, bound_bases(prefix), private)
+    refuse_exposed(prefix, private)
 
 
 def test_an_environment_made_from_a_link_in_local_is_refused_with_the_fix(

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import gc
 import io
 import os
@@ -10,6 +8,7 @@ import pytest
 from marketplace.agent.folders import (
     TOO_MUCH_MIB,
     DiskWatch,
+    JobFolders,
     TooDeep,
     files_below,
     give_to,
@@ -17,7 +16,6 @@ from marketplace.agent.folders import (
     remove_tree,
     walk,
 )
-from marketplace.agent.runtime.base import JobFolders
 from marketplace.limits import FOLDER_DEPTH_MAX, MIB
 from marketplace.sdk.archive import ArchiveError, pack, unpack
 

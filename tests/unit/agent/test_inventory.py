@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,8 +46,8 @@ class FakeNvml:
             raise NvmlFailed("not found")
         return uuid
 
-    def nvmlDeviceGetUUID(self, handle: str) -> bytes:
-        return handle.encode()
+    def nvmlDeviceGetUUID(self, handle: str) -> str:
+        return handle
 
     def nvmlDeviceGetName(self, handle: str) -> str:
         if handle in self.silent:

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -8,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from marketplace.agent.meters import CpuMemory, JobMeter, ProcessTable, completed, read_stat
+from marketplace.agent.meters import CpuMemory, JobMeter
+from marketplace.agent.runtime.processes import ProcessTable, completed, read_stat
 from marketplace.limits import MIB
 from settlement.usage import UsageVector
 

@@ -1,12 +1,9 @@
 """Lowering the sessions of a job: each once, and none that is not its own."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
-from marketplace.agent.meters import ProcessStat
-from marketplace.agent.runtime.priority import NICE, LowPriority
+from marketplace.agent.runtime.processes import NICE, LowPriority, ProcessStat
 
 
 def process(pid: int, session: int, zombie: bool = False) -> ProcessStat:

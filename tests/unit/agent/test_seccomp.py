@@ -1,7 +1,5 @@
 """The filter is run here by a small machine for the instructions it uses."""
 
-from __future__ import annotations
-
 import errno
 import struct
 

@@ -1,7 +1,5 @@
 """The node's loop, tick by tick: no sandbox, no sockets, and jobs that end before they start."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from marketplace.agent.errors import JournalError
+from marketplace.agent.folders import JobFolders
 from marketplace.agent.journal import AgentJournal
-from marketplace.agent.logs import JobLogs
 from marketplace.agent.meters import Reading
 from marketplace.agent.node import HeldLease
 from marketplace.agent.supervisor import Supervisor
@@ -57,11 +55,11 @@ def box(tmp_path: Path) -> Iterator[Box]:
 def test_a_job_whose_folders_cannot_be_made_ends_alone(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def make_folders(_lease: HeldLease) -> JobLogs:
+    def make_folders(_folders: JobFolders) -> None:
         monkeypatch.undo()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(HeldLease, "make_folders", make_folders)
+    monkeypatch.setattr("marketplace.agent.supervisor.make_folders", make_folders)
     first, second = (box.market.open_lease(["true"]) for _ in range(2))
     assert box.reason(first) == "node_error"
     assert box.reason(second) == "wrong_runtime"  # it got the GPU that the first one gave back
@@ -74,12 +72,12 @@ def test_an_end_that_the_journal_did_not_take_is_put_down_later(
     def full(*_: object) -> None:
         raise JournalError("the journal cannot be written")
 
-    def make_folders(_lease: HeldLease) -> JobLogs:
+    def make_folders(_folders: JobFolders) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(HeldLease, "make_folders", make_folders)
+    monkeypatch.setattr("marketplace.agent.supervisor.make_folders", make_folders)
     if reason == "no_capacity":
-        monkeypatch.setattr("marketplace.agent.capacity.Capacity.take", lambda *_: None)
+        monkeypatch.setattr("marketplace.agent.inventory.Capacity.take", lambda *_: None)
     lease_id = box.market.open_lease(["true"])
     with monkeypatch.context() as broken:
         broken.setattr(AgentJournal, "propose_close", full)
@@ -103,6 +101,7 @@ def test_what_is_countersigned_after_a_restart_is_kept(box: Box) -> None:
     box.market.countersign(lease_id, 1)
     box.market.leases[lease_id]["state"] = "closed"
     box.until(lambda: not box.supervisor._work)
-    kept = box.journal.voucher(lease_id)
-    assert kept is not None
-    assert kept[0].ms == 7
+    entry = box.journal.lease(lease_id)
+    assert entry is not None
+    assert entry.voucher is not None
+    assert entry.voucher.voucher.ms == 7

@@ -1,20 +1,18 @@
 """A watched job on clocks a test turns: no process, no server."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from marketplace.agent.capacity import Grant
 from marketplace.agent.channel import JobChannel
+from marketplace.agent.folders import make_folders
+from marketplace.agent.inventory import Grant
 from marketplace.agent.journal import AgentJournal, Ending
 from marketplace.agent.meters import CpuMemory
 from marketplace.agent.node import HeldLease
-from marketplace.agent.progress import JobProgress
-from marketplace.agent.watch import JobWatch
+from marketplace.agent.run import JobWatch
 from settlement.signing import LocalSigner
 from tests.fakes_agent import ONE_GPU, FakeMarket
 
@@ -27,7 +25,7 @@ Witness = Callable[["Bench"], int]
 class Sleeper:
     """A job that does nothing for ever: waiting for it is what moves the clock."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: "Bench") -> None:
         self._bench = bench
         self._code: int | None = None
 
@@ -64,13 +62,13 @@ class Bench:
         self.journal = AgentJournal(folder / "journal.db")
         node = market.node(self.journal, folder)
         self.job = market.assignment(node, market.open_lease(["true"], terms=TERMS))
-        self.progress = JobProgress(lambda: self.now_ms / 1000)
-        self.lease = HeldLease(node, self.job.entry, self.progress)
-        self.logs = self.lease.make_folders()
+        self.lease = HeldLease(node, self.job.entry, lambda: self.now_ms / 1000)
+        make_folders(self.lease.folders)
+        self.logs = self.lease.open_logs()
 
     def go(self, ms: int) -> None:
         self.now_ms += ms
-        self.progress.cover(self.witness(self))
+        self.lease.cover(self.witness(self))
 
     def run(self) -> tuple[Ending, int]:
         """How the job ended and the ms its meter signed last."""

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from marketplace.cli.following import Follower, why_text
-from marketplace.wire.events import JobEvent, read_streamed
+from marketplace.wire.jobs import JobEvent, read_streamed
 
 
 class Job:

@@ -19,7 +19,7 @@ from marketplace.errors import (
 from marketplace.services.common import Principal
 from marketplace.services.views import key_view
 from marketplace.wire.jobs import JobOrder
-from marketplace.wire.keys import SignedKeyRequest
+from marketplace.wire.market import SignedKeyRequest
 from settlement.eip712 import text32
 from settlement.signing import LocalSigner, sign
 from tests.market_world import TOKEN, World, key_draft, new_world

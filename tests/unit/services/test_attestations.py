@@ -9,8 +9,7 @@ from marketplace.db.tables import AttestationRow
 from marketplace.errors import Conflict, InvalidInput, InvalidSignature, NotFound
 from marketplace.services.attestations import REFUSED_KEPT, AttestationRefusal
 from marketplace.services.views import heartbeat_view
-from marketplace.wire.leases import Pending
-from marketplace.wire.usage import Countersignature, Heartbeat, SignedAttestation
+from marketplace.wire.leases import Countersignature, Heartbeat, Pending, SignedAttestation
 from settlement.attestation import Usage, UsageAttestation, voucher_for
 from settlement.signing import sign
 from tests.databases import rows_of

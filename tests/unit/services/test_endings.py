@@ -8,7 +8,7 @@ import pytest
 from marketplace.db.tables import OrderEntryRow
 from marketplace.errors import Conflict, InvalidInput, InvalidSignature
 from marketplace.services.views import job_view, lease_view
-from marketplace.wire.usage import SignedClose
+from marketplace.wire.leases import SignedClose
 from settlement.events import Stopped
 from settlement.ports import BlockRef, LoggedEvent
 from settlement.signing import sign

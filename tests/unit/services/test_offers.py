@@ -14,8 +14,8 @@ from marketplace.errors import (
     InvalidSignature,
     NotFound,
 )
-from marketplace.wire.asks import AskDraft, SignedAsk
-from marketplace.wire.nodes import NewNode
+from marketplace.wire.market import NewNode
+from marketplace.wire.orders import AskDraft, SignedAsk
 from settlement.eip712 import Domain, text32
 from settlement.orders import Ask
 from settlement.signing import LocalSigner, sign

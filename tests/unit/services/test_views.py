@@ -7,7 +7,7 @@ from marketplace.domain.commands import AddAsk
 from marketplace.domain.explain import explain
 from marketplace.services.receipts import receipt_view
 from marketplace.services.views import event_view, no_match_view
-from marketplace.wire.events import ReceiptEvent
+from marketplace.wire.jobs import ReceiptEvent
 from tests.factories import NANO, NOW, resting_ask, resting_bid
 from tests.market_world import TOKEN, World, market
 

@@ -6,10 +6,9 @@ import pytest
 
 from marketplace.errors import InvalidOrder, InvalidSignature
 from marketplace.services.common import Principal
-from marketplace.wire.asks import AskDraft, SignedAsk
 from marketplace.wire.jobs import JobOrder
-from marketplace.wire.keys import SignedKeyRequest
-from marketplace.wire.orders import SignedCancel
+from marketplace.wire.market import SignedKeyRequest
+from marketplace.wire.orders import AskDraft, SignedAsk, SignedCancel
 from settlement.eip712 import checksum
 from settlement.errors import ChainUnavailable
 from settlement.signing import LocalSigner, sign

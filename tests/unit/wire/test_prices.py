@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from pydantic import TypeAdapter, ValidationError
 
-from marketplace.wire.prices import DecimalPrices
+from marketplace.wire.base import DecimalPrices
 from marketplace.wire.problems import problems_of
 from settlement.orders import Prices
 from tests.struct_strategies import structs_of

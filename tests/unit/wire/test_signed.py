@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from marketplace.domain.key_request import KeyRequest
+from marketplace.wire.base import AnyVoucher, Signed, TypedData, struct_schema
 from marketplace.wire.problems import problems_of
-from marketplace.wire.signed import AnyVoucher, Signed, TypedData, struct_schema
 from settlement.attestation import Close, MeteredUsage, Stop, Usage, UsageAttestation
 from settlement.eip712 import Domain, Struct
 from settlement.orders import Ask, Bid, Cancel, Prices, Quote
