@@ -17,10 +17,12 @@ from marketplace.db.chain_events import SqlEventStore
 from marketplace.db.outbox import SqlOutbox
 from marketplace.db.store import Database
 from marketplace.db.tables import AttestationRow, JobRow, LeaseRow
+from marketplace.domain.job import JobSpec
 from marketplace.services.attestations import AttestationRefusal
 from marketplace.services.catalog import Catalog
 from marketplace.services.common import Principal
 from marketplace.services.ports import Market
+from marketplace.wire.base import Model
 from marketplace.wire.jobs import JobOrder
 from marketplace.wire.leases import (
     Countersignature,
@@ -33,12 +35,14 @@ from marketplace.wire.market import KeyDraft, NewNode
 from marketplace.wire.orders import AskDraft, SignedAsk
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.chain.calls import EscrowCalls
-from settlement.eip712 import ZERO_ADDRESS, Domain
+from settlement.eip712 import ZERO_ADDRESS, Domain, Struct
+from settlement.orders import Bid
 from settlement.signing import LocalSigner, sign
 from tests.databases import empty_database, rows_of, sqlite_database
 from tests.fakes import FakeChain, ManualClock
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Model)
 R = TypeVar("R", bound=SQLModel)
 TOKEN = 10**18
 H100 = "H100-80GB-SXM"
@@ -159,7 +163,7 @@ class World:
             salt = self.catalog.accounts.salt(store, owner.address)
             draft = AskDraft.model_validate({"node_id": node_id, **given})
             ask = self.catalog.asks.prepare(node, draft, salt)
-            signed = SignedAsk(ask=ask, signature=sign(ask, self.domain, owner))
+            signed = self.signed(SignedAsk, owner, ask=ask)
             ask_id = self.catalog.asks.create(store, caller, self.catalog.asks.check(signed)).id
         self.match()
         return ask_id
@@ -169,16 +173,29 @@ class World:
         address = (account or self.buyer).address
         self.chain.balances[address] = self.chain.balances.get(address, 0) + tokens * TOKEN
 
+    def signed(self, kind: type[M], signer: LocalSigner, **member: Struct) -> M:
+        """A struct with its signature, as it travels."""
+        (struct,) = member.values()
+        return kind(**member, signature=sign(struct, self.domain, signer))
+
+    def order(self, salt: int, account: str | None = None, **changes: Any) -> tuple[JobSpec, Bid]:
+        """A job and the bid for it."""
+        spec = self.catalog.quotes.spec(job_spec(**changes))
+        buyer = account or self.buyer.address
+        return spec, self.catalog.quotes.draft(spec, buyer, self.witness.address, salt)
+
+    def sign_order(self, spec: JobSpec, bid: Bid, signer: LocalSigner | None = None) -> JobOrder:
+        """A job and its bid, signed by the buyer unless said."""
+        signature = sign(bid, self.domain, signer or self.buyer)
+        return JobOrder(job=spec.to_json(), bid=bid, signature=signature)
+
     def submit(self, buyer: LocalSigner | None = None, **changes: Any) -> str:
         """Submit a job; returns its id."""
         owner = buyer or self.buyer
-        caller = self.caller(owner)
-        spec = self.catalog.quotes.spec(job_spec(**changes))
         with self.database.write() as store:
             salt = self.catalog.accounts.salt(store, owner.address)
-        bid = self.catalog.quotes.draft(spec, owner.address, self.witness.address, salt)
-        signed = JobOrder(job=spec.to_json(), bid=bid, signature=sign(bid, self.domain, owner))
-        order = self.catalog.jobs.check(caller, signed)
+        signed = self.sign_order(*self.order(salt, owner.address, **changes), owner)
+        order = self.catalog.jobs.check(self.caller(owner), signed)
         return self.do(self.catalog.jobs.submit, owner, order).id
 
     def offer(self, node_id: str | None = None, price: str = "2.50", **terms: Any) -> str:
@@ -287,16 +304,14 @@ class World:
     ) -> tuple[AttestationRow, AttestationRefusal | None]:
         """Hand in a meter's statement, signed by the meter unless said."""
         said = self.statement(lease_id, sequence, ms, **changes)
-        signature = sign(said, self.domain, signer or self.meter)
-        signed = SignedAttestation(attestation=said, signature=signature)
+        signed = self.signed(SignedAttestation, signer or self.meter, attestation=said)
         return self.do(self.catalog.attestations.take, self.provider, lease_id, signed)
 
     def countersign(self, row: AttestationRow, signer: LocalSigner | None = None) -> None:
         """Let the witness answer an attestation."""
         lease = self.lease(row.lease_id)
         voucher = voucher_for(UsageAttestation.from_message(row.message), lease.metered)
-        signature = sign(voucher, self.domain, signer or self.witness)
-        signed = Countersignature(voucher=voucher, signature=signature)
+        signed = self.signed(Countersignature, signer or self.witness, voucher=voucher)
         self.do(self.catalog.attestations.countersign, self.buyer, row.id, signed)
 
     def use(self, lease_id: str, sequence: int, ms: int, **changes: Any) -> None:
@@ -318,7 +333,7 @@ class World:
             "outputs": None,
             "attestation": said,
             "signature": sign(said, self.domain, self.meter),
-            "close": SignedClose(message=close, signature=sign(close, self.domain, self.meter)),
+            "close": self.signed(SignedClose, self.meter, message=close),
         }
         return FinishReport.model_validate({**fields, **changes})
 
@@ -343,9 +358,8 @@ class World:
     def stop(self, lease_id: str, signer: LocalSigner | None = None) -> None:
         """The witness (or another) signs a Stop."""
         lease = self.lease(lease_id)
-        message = Stop(lease.buyer, lease.provider, lease.lease_bytes)
-        signature = sign(message, self.domain, signer or self.witness)
-        signed = SignedStop(stop=message, signature=signature)
+        stop = Stop(lease.buyer, lease.provider, lease.lease_bytes)
+        signed = self.signed(SignedStop, signer or self.witness, stop=stop)
         self.do(self.catalog.ends.stop, self.buyer, lease_id, signed)
 
     def run(self, seconds: float, **changes: Any) -> tuple[str, str]:

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from marketplace.errors import ERRORS
 from settlement.errors import ChainUnavailable
 from tests.api_client import Api, problem
 from tests.databases import rows_of
-from tests.market_world import TOKEN, sqlite_world
+from tests.market_world import TOKEN
+
+Opened = Callable[[Limits], AbstractContextManager[Api]]
 
 
 def test_every_error_is_a_problem_document(api: Api) -> None:
@@ -47,45 +50,24 @@ def test_a_given_request_id_comes_back_and_a_strange_one_does_not(api: Api) -> N
 # Rates
 
 
-def limited(tmp_path: Path, runner: asyncio.Runner, **limits: int) -> Api:
-    return Api(sqlite_world(tmp_path), runner, Limits(**limits))
-
-
-def test_rate_limits_are_told_and_kept(tmp_path: Path) -> None:
-    with asyncio.Runner() as runner:
-        api = limited(tmp_path, runner, per_minute=3)
+def test_rate_limits_are_told_and_kept(opened: Opened) -> None:
+    with opened(Limits(per_minute=3)) as api:
         left = [api.call("GET", "/health").headers["ratelimit"] for _ in range(3)]
         assert [text.split(";")[1] for text in left] == ["r=2", "r=1", "r=0"]
         refusal = api.call("GET", "/health")
-        problem(refusal, 429, "rate_limited")
+        assert problem(refusal, 429, "rate_limited")["retryable"] is True
         assert 1 <= int(refusal.headers["retry-after"]) <= 60
         assert refusal.headers["ratelimit-policy"] == '"default";q=3;w=60'
-        assert refusal.json()["retryable"] is True
-        api.close()
-        api.world.database.close()
 
 
-def test_guessing_keys_is_limited_by_address(tmp_path: Path) -> None:
-    with asyncio.Runner() as runner:
-        api = limited(tmp_path, runner, failed_logins_per_minute=5)
-        codes = [api.call("GET", "/jobs", f"coul_guess{i}").status_code for i in range(8)]
-        assert codes == [401] * 5 + [429] * 3
-        api.close()
-        api.world.database.close()
-
-
-def test_more_requests_at_once_than_allowed_are_sent_away(tmp_path: Path) -> None:
-    with asyncio.Runner() as runner:
-        api = limited(tmp_path, runner, in_flight=4)
+def test_more_requests_at_once_than_allowed_are_sent_away(opened: Opened) -> None:
+    with opened(Limits(in_flight=4)) as api:
         answers = api.together(*[("GET", "/health", {})] * 40)
-        codes = {answer.status_code for answer in answers}
-        assert codes == {200, 503}
+        assert {answer.status_code for answer in answers} == {200, 503}
         refusal = next(a for a in answers if a.status_code == 503)
         problem(refusal, 503, "unavailable")
         assert refusal.headers["retry-after"] == "1"
         assert api.call("GET", "/health").status_code == 200
-        api.close()
-        api.world.database.close()
 
 
 # Idempotency

@@ -11,7 +11,6 @@ from marketplace.services.attestations import REFUSED_KEPT, AttestationRefusal
 from marketplace.services.views import heartbeat_view
 from marketplace.wire.leases import Countersignature, Heartbeat, Pending, SignedAttestation
 from settlement.attestation import Usage, UsageAttestation, voucher_for
-from settlement.signing import sign
 from tests.databases import rows_of
 from tests.market_world import World
 
@@ -41,7 +40,7 @@ def test_the_same_attestation_again_is_the_same_attestation(world: World, lease_
     world.attest(lease_id, 0, 0)
     world.clock.advance(1)
     said = world.statement(lease_id, 1, 1_000)
-    signed = SignedAttestation(attestation=said, signature=sign(said, world.domain, world.meter))
+    signed = world.signed(SignedAttestation, world.meter, attestation=said)
     caller = world.caller(world.provider)
     seen = set()
     for _ in range(3):
@@ -136,8 +135,7 @@ def test_a_lease_that_is_not_open_takes_no_attestation(world: World) -> None:
 
 def test_only_the_leases_provider_may_attest(world: World, lease_id: str) -> None:
     said = world.statement(lease_id, 0, 0)
-    signature = sign(said, world.domain, world.meter)
-    signed = SignedAttestation(attestation=said, signature=signature)
+    signed = world.signed(SignedAttestation, world.meter, attestation=said)
     for caller in (world.caller(world.buyer), world.caller(world.stranger)):
         with world.database.write() as store, pytest.raises(NotFound):
             world.catalog.attestations.take(store, caller, lease_id, signed)
@@ -166,15 +164,13 @@ def test_a_countersignature_must_say_what_the_attestation_says(world: World, lea
     other = Usage(said.buyer, said.provider, said.lease_no, 1_999)
     caller = world.caller(world.buyer)
     service = world.catalog.attestations
-    signature = sign(other, world.domain, world.witness)
-    signed = Countersignature(voucher=other, signature=signature)
+    signed = world.signed(Countersignature, world.witness, voucher=other)
     with world.database.write() as store, pytest.raises(InvalidInput):
         service.countersign(store, caller, row.id, signed)
     with pytest.raises(InvalidSignature):
         world.countersign(row, world.meter)
-    signature = sign(right, world.domain, world.witness)
     stranger = world.caller(world.stranger)
-    signed = Countersignature(voucher=right, signature=signature)
+    signed = world.signed(Countersignature, world.witness, voucher=right)
     with world.database.write() as store, pytest.raises(NotFound):
         service.countersign(store, stranger, row.id, signed)
     refused, _ = world.attest(lease_id, 2, 0)

@@ -1,6 +1,7 @@
 """A job's whole life through the services: matched, opened, used, settled, closed, receipted."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ from marketplace.wire.jobs import JobOrder
 from settlement.eip712 import ZERO_ADDRESS, Domain
 from settlement.signing import sign
 from tests.databases import rows_of
-from tests.market_world import TOKEN, World, job_spec, key_of
+from tests.market_world import TOKEN, World, key_of
 
 
 def statuses(world: World, job_id: str) -> list[str]:
@@ -244,68 +245,50 @@ def test_an_opening_that_the_buyer_spoils_fails_the_job_with_the_reason(world: W
 
 
 @pytest.mark.parametrize(
-    ("changes", "error"),
+    "changes",
     [
-        ({"buyer": key_of("stranger").address}, InvalidOrder),
-        ({"max_seconds": 601}, InvalidOrder),
-        ({"budget": 1}, InvalidOrder),
-        ({"job_hash": bytes(32)}, InvalidOrder),
-        ({"opener": "0x" + "77" * 20}, InvalidOrder),
-        ({"witness": "0x" + "00" * 20}, InvalidOrder),
-        ({"expiry": 1}, InvalidOrder),
+        {"buyer": key_of("stranger").address}, {"max_seconds": 601}, {"budget": 1},
+        {"job_hash": bytes(32)}, {"opener": "0x" + "77" * 20}, {"witness": "0x" + "00" * 20},
+        {"expiry": 1},
     ],
-)
+)  # fmt: skip
 def test_a_bid_that_contradicts_its_job_or_market_is_refused(
-    world: World, changes: dict[str, object], error: type[Exception]
+    world: World, changes: dict[str, Any]
 ) -> None:
-    spec = world.catalog.quotes.spec(job_spec())
-    bid = replace(
-        world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 0), **changes
-    )
-    with pytest.raises(error) as refusal:
-        world.catalog.jobs.check(
-            world.caller(world.buyer),
-            JobOrder(job=spec.to_json(), bid=bid, signature=sign(bid, world.domain, world.buyer)),
-        )
+    spec, bid = world.order(0)
+    order = world.sign_order(spec, replace(bid, **changes))
+    with pytest.raises(InvalidOrder) as refusal:
+        world.catalog.jobs.check(world.caller(world.buyer), order)
     assert refusal.value.problems[0].pointer.startswith("/bid/")
 
 
 def test_a_bid_that_anyone_may_open_is_refused_where_the_market_has_an_opener(world: World) -> None:
     named = replace(world.catalog.market, opener="0x" + "77" * 20)
     jobs = replace(world.catalog.jobs, market=named)
-    spec = world.catalog.quotes.spec(job_spec())
-    bid = world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 0)
+    spec, bid = world.order(0)
     assert bid.opener == ZERO_ADDRESS
-    signature = sign(bid, world.domain, world.buyer)
-    order = JobOrder(job=spec.to_json(), bid=bid, signature=signature)
     with pytest.raises(InvalidOrder) as refusal:
-        jobs.check(world.caller(world.buyer), order)
+        jobs.check(world.caller(world.buyer), world.sign_order(spec, bid))
     assert [problem.pointer for problem in refusal.value.problems] == ["/bid/opener"]
 
 
 def test_a_bid_signed_by_another_key_or_for_another_chain_is_refused(world: World) -> None:
-    spec = world.catalog.quotes.spec(job_spec())
-    bid = world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 0)
+    spec, bid = world.order(0)
     contract = world.domain.verifying_contract
     for domain, signer in (
         (world.domain, world.stranger),
         (Domain(1, contract), world.buyer),
         (Domain(world.domain.chain_id, "0x" + "ed" * 20), world.buyer),
     ):
+        order = JobOrder(job=spec.to_json(), bid=bid, signature=sign(bid, domain, signer))
         with pytest.raises(InvalidSignature):
-            world.catalog.jobs.check(
-                world.caller(world.buyer),
-                JobOrder(job=spec.to_json(), bid=bid, signature=sign(bid, domain, signer)),
-            )
+            world.catalog.jobs.check(world.caller(world.buyer), order)
 
 
 def test_a_salt_is_used_once(world: World) -> None:
     world.fund()
-    spec = world.catalog.quotes.spec(job_spec())
     caller = world.caller(world.buyer)
-    bid = world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 7)
-    signature = sign(bid, world.domain, world.buyer)
-    signed = JobOrder(job=spec.to_json(), bid=bid, signature=signature)
+    signed = world.sign_order(*world.order(7))
     order = world.catalog.jobs.check(caller, signed)
     with world.database.write() as store:
         world.catalog.jobs.submit(store, caller, order)
@@ -314,10 +297,7 @@ def test_a_salt_is_used_once(world: World) -> None:
     world.chain.used.add((world.buyer.address, 7))
     with pytest.raises(AlreadyExists):
         world.catalog.jobs.check(caller, signed)
-    far = world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 1 << 63)
-    signature = sign(far, world.domain, world.buyer)
-    signed = JobOrder(job=spec.to_json(), bid=far, signature=signature)
-    order = world.catalog.jobs.check(caller, signed)
+    order = world.catalog.jobs.check(caller, world.sign_order(*world.order(1 << 63)))
     with pytest.raises(InvalidInput), world.database.write() as store:
         world.catalog.jobs.submit(store, caller, order)
 

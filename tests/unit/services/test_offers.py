@@ -34,10 +34,8 @@ def drafted(world: World, node_id: str, **terms: Any) -> Ask:
 
 def create(world: World, ask: Ask, signature: bytes | None = None) -> str:
     signature = signature or sign(ask, world.domain, world.provider)
-    caller = world.caller(world.provider)
-    with world.database.write() as store:
-        checked = world.catalog.asks.check(SignedAsk(ask=ask, signature=signature))
-        return world.catalog.asks.create(store, caller, checked).id
+    checked = world.catalog.asks.check(SignedAsk(ask=ask, signature=signature))
+    return world.do(world.catalog.asks.create, world.provider, checked).id
 
 
 def test_a_gpu_is_listed_once_in_the_whole_market(world: World) -> None:
@@ -69,10 +67,8 @@ def _register(
         "shared": False,
         "interval_ms": None,
     }
-    with world.database.write() as store:
-        return world.catalog.nodes.register(
-            store, world.caller(by or world.stranger), NewNode.model_validate({**fields, **changes})
-        )
+    new = NewNode.model_validate({**fields, **changes})
+    return world.do(world.catalog.nodes.register, by or world.stranger, new)
 
 
 def _provide(world: World) -> Any:

@@ -15,7 +15,7 @@ from marketplace.errors import (
 from marketplace.wire.orders import SignedCancel
 from settlement.orders import Cancel
 from settlement.ports import IntentKind
-from settlement.signing import LocalSigner, sign
+from settlement.signing import LocalSigner
 from tests.market_world import TOKEN, World
 
 
@@ -44,8 +44,7 @@ def cancel(world: World, signer: LocalSigner, order_id: str | None) -> list[str]
     cancels, caller = world.catalog.cancels, world.caller(signer)
     with world.database.write() as store:
         message = cancels.prepare(store, caller, order_id)
-        signature = sign(message, world.domain, signer)
-        signed = SignedCancel(cancel=message, signature=signature)
+        signed = world.signed(SignedCancel, signer, cancel=message)
         cancels.check(caller, signed)
         done = cancels.submit(store, caller, signed)
     world.match()
@@ -101,9 +100,8 @@ def test_all_older_orders_are_cancelled_and_a_later_one_is_not(world: World) -> 
     assert kept.orders_from == kept.next_salt == 2
     later = world.ask()
     early = Cancel(world.provider.address, 99, True)
-    signature = sign(early, world.domain, world.provider)
     caller, cancels = world.caller(world.provider), world.catalog.cancels
-    signed = SignedCancel(cancel=early, signature=signature)
+    signed = world.signed(SignedCancel, world.provider, cancel=early)
     cancels.check(caller, signed)
     with world.database.write() as store, pytest.raises(InvalidInput):
         cancels.submit(store, caller, signed)
@@ -121,8 +119,7 @@ def test_a_cancel_is_the_accounts_own(world: World) -> None:
             (world.stranger, world.provider, InvalidSignature),
             (world.provider, world.stranger, InvalidInput),
         ):
-            signature = sign(message, world.domain, signer)
-            signed = SignedCancel(cancel=message, signature=signature)
+            signed = world.signed(SignedCancel, signer, cancel=message)
             with pytest.raises(error):
                 cancels.check(world.caller(caller), signed)
         for order_id in (ask_id, "job_none", None):
@@ -133,12 +130,9 @@ def test_a_cancel_is_the_accounts_own(world: World) -> None:
 def submit(world: World, signer: LocalSigner, salt: int, *, and_older: bool = False) -> None:
     """Sign a Cancel that nobody wrote out, and hand it in."""
     message = Cancel(signer.address, salt, and_older)
-    with world.database.write() as store:
-        signature = sign(message, world.domain, signer)
-        caller = world.caller(signer)
-        signed = SignedCancel(cancel=message, signature=signature)
-        world.catalog.cancels.check(caller, signed)
-        world.catalog.cancels.submit(store, caller, signed)
+    signed = world.signed(SignedCancel, signer, cancel=message)
+    world.catalog.cancels.check(world.caller(signer), signed)
+    world.do(world.catalog.cancels.submit, signer, signed)
 
 
 def refused(world: World, error: type[MarketError], salt: int, *, and_older: bool = False) -> None:
