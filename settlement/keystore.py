@@ -51,14 +51,13 @@ def load(path: Path, password: str) -> LocalSigner:
 
     try:
         document = strict_json.load(path)
+        if not isinstance(document, dict):
+            raise KeystoreError(f"{path} is not a keystore")
+        return LocalSigner(bytes(Account.decrypt(document, password)))
     except OSError as error:
         raise KeystoreError(f"{path} cannot be read: {error}") from error
     except strict_json.JsonError as error:
         raise KeystoreError(f"{path} is not a keystore: {error}") from error
-    if not isinstance(document, dict):
-        raise KeystoreError(f"{path} is not a keystore")
-    try:
-        return LocalSigner(bytes(Account.decrypt(document, password)))
     except SignatureError as error:
         raise KeystoreError(f"{path} holds no valid key") from error
     except ValueError as error:  # eth-keyfile raises this if the MAC does not match

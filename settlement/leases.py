@@ -8,25 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 
-from settlement import units
-from settlement.events import (
-    ChainEvent,
-    Closed,
-    ClosedCounted,
-    Deposited,
-    FeesCollected,
-    LeaseEvent,
-    Opened,
-    OpenedCounted,
-    OpenedSeat,
-    OpeningTerms,
-    OrderCancelled,
-    Settled,
-    SettledMetered,
-    Stopped,
-    ToppedUp,
-    Withdrawn,
-)
+from settlement import events, units
+from settlement.events import ChainEvent
 
 
 class LeaseStatus(IntEnum):
@@ -55,7 +38,7 @@ class Params:
 
 
 @dataclass(frozen=True, slots=True)
-class ChainLease(OpeningTerms):
+class ChainLease(events.OpeningTerms):
     """One lease on chain. `refunded` atoms went back to the buyer when the lease closed."""
 
     status: LeaseStatus = LeaseStatus.ACTIVE
@@ -117,43 +100,43 @@ class ChainLease(OpeningTerms):
         return time + units.counted_lock(*counted, params.decimals)
 
 
-def _opened(event: Opened) -> ChainLease:
-    return ChainLease(**{f.name: getattr(event, f.name) for f in fields(OpeningTerms)})
+def _opened(event: events.Opened) -> ChainLease:
+    return ChainLease(**{f.name: getattr(event, f.name) for f in fields(events.OpeningTerms)})
 
 
 def _after(lease: ChainLease, event: ChainEvent) -> ChainLease:
     """The lease after one more event. Events of other leases change nothing."""
-    if isinstance(event, Settled):
+    if isinstance(event, events.Settled):
         for entry in event.entries:
             if entry.lease_no == lease.lease_no:
                 lease = replace(lease, used_ms=entry.ms)
-                if isinstance(event, SettledMetered):
+                if isinstance(event, events.SettledMetered):
                     lease = replace(lease, egress_mib=entry.egress_mib, units=entry.units)
-    if not isinstance(event, LeaseEvent) or event.lease_no != lease.lease_no:
+    if not isinstance(event, events.LeaseEvent) or event.lease_no != lease.lease_no:
         return lease
     match event:
-        case OpenedSeat():
+        case events.OpenedSeat():
             return replace(lease, seat=event.seat)
-        case OpenedCounted():
+        case events.OpenedCounted():
             counted = {f.name: getattr(event, f.name) for f in fields(event)}
             return replace(lease, **counted)
-        case ToppedUp() | Stopped():  # another end but the same start
+        case events.ToppedUp() | events.Stopped():  # another end but the same start
             moved = replace(lease, end=event.end, funded=event.end - lease.start)
-            stopped = isinstance(event, Stopped)
+            stopped = isinstance(event, events.Stopped)
             return replace(moved, status=LeaseStatus.STOPPED) if stopped else moved
-        case ClosedCounted():
+        case events.ClosedCounted():
             return replace(lease, egress_mib=event.egress_mib, units=event.units)
-        case Closed():
+        case events.Closed():
             closed = replace(lease, status=LeaseStatus.CLOSED, refunded=event.refunded)
             return replace(closed, used_ms=event.ms)
     return lease
 
 
-def fold(events: Iterable[ChainEvent]) -> ChainLease | None:
+def fold(history: Iterable[ChainEvent]) -> ChainLease | None:
     """One lease after all of its events in chain order; None without an Opened event."""
     lease: ChainLease | None = None
-    for event in events:
-        if isinstance(event, Opened):
+    for event in history:
+        if isinstance(event, events.Opened):
             lease = _opened(event)
         elif lease is not None:
             lease = _after(lease, event)
@@ -173,20 +156,20 @@ class EscrowState:
     def take(self, event: ChainEvent) -> None:
         """Apply the next event in chain order."""
         match event:
-            case Deposited():
+            case events.Deposited():
                 self.balances[event.account] += event.amount
-            case Withdrawn():
+            case events.Withdrawn():
                 self.balances[event.account] -= event.amount
-            case FeesCollected():
+            case events.FeesCollected():
                 self.balances[event.recipient] += event.amount
                 self.fees[event.provider] -= event.amount
-            case OrderCancelled():
+            case events.OrderCancelled():
                 pass
-            case Opened():
+            case events.Opened():
                 self.leases[event.lease_no] = _opened(event)
                 self.balances[event.buyer] -= event.locked
                 self.capacity[event.provider, event.node] += event.gpu_milli
-            case Settled():
+            case events.Settled():
                 for number in {entry.lease_no for entry in event.entries}:
                     self._move(number, event)
             case _:
@@ -200,11 +183,11 @@ class EscrowState:
         self.balances[after.provider] += gross - fee
         self.fees[after.provider] += fee
         match event:
-            case ToppedUp():
+            case events.ToppedUp():
                 self.balances[after.buyer] -= event.locked
-            case Stopped():
+            case events.Stopped():
                 self.balances[after.buyer] += event.unlocked
-            case Closed():
+            case events.Closed():
                 self.balances[after.buyer] += event.refunded
         if before.is_open and not after.is_open:
             self.capacity[after.provider, after.node] -= after.gpu_milli
@@ -215,9 +198,9 @@ class EscrowState:
         return self.balances.total() + self.fees.total() + in_leases
 
 
-def replay(events: Iterable[ChainEvent], params: Params) -> EscrowState:
+def replay(history: Iterable[ChainEvent], params: Params) -> EscrowState:
     """The escrow's books after all of its events in chain order."""
     state = EscrowState(params)
-    for event in events:
+    for event in history:
         state.take(event)
     return state

@@ -1,4 +1,4 @@
-"""Signed orders: a provider's Ask and Quote, a buyer's Bid, and the Cancel that voids them.
+"""Signed orders: a provider's Ask and Quote, a buyer's Bid, the Cancel that voids them, a Permit.
 
 Mirrors `IComputeEscrow` field by field; see `settlement.units` for the units of every number.
 """
@@ -16,6 +16,7 @@ from settlement.eip712 import (
     Uint40,
     Uint64,
     Uint128,
+    Uint256,
     from_text32,
 )
 from settlement.hashing import keccak
@@ -36,9 +37,8 @@ class Prices(Struct):
 
     def timed(self) -> arithmetic.TimedPrices:
         """The prices that add up to a rate."""
-        return arithmetic.TimedPrices(
-            self.gpu_hour, self.cpu_hour, self.memory_gib_hour, self.storage_gib_hour
-        )
+        gib = (self.memory_gib_hour, self.storage_gib_hour)
+        return arithmetic.TimedPrices(self.gpu_hour, self.cpu_hour, *gib)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +128,21 @@ class Cancel(Struct):
     and_older: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Permit(Struct):
+    """`spender` may move `value` atoms of `owner` until `deadline` (chain time, seconds).
+
+    It saves a deposit the approval's transaction. Signed under the token's own domain. Source:
+    EIP-2612.
+    """
+
+    owner: Address
+    spender: Address
+    value: Uint256
+    nonce: Uint256
+    deadline: Uint256
+
+
 def orders_hash(bid_hash: bytes, ask_hash: bytes) -> bytes:
     """Both orders of a lease in one word. Source: `Orders.pairHash` in contracts."""
     return keccak(bid_hash + ask_hash)
@@ -165,16 +180,10 @@ def terms_of(
     """
     left = bid.budget // max(1, bid.nodes) if budget_left is None else budget_left
     rate = arithmetic.rate_of(prices.timed(), bid.sizes())
-    counted = arithmetic.counted_lock(
-        prices.egress_gib, prices.unit, bid.egress_mib, bid.units, decimals
-    )
+    caps = (bid.egress_mib, bid.units)
+    counted = arithmetic.counted_lock(prices.egress_gib, prices.unit, *caps, decimals)
     wanted = bid.max_seconds + ask.start_limit_seconds
     affordable = arithmetic.affordable_seconds(rate, max(0, left - counted), decimals)
     funded = min(wanted, affordable, arithmetic.MAX_FUNDED_SECONDS)
-    return Terms(
-        rate=rate,
-        funded_seconds=funded,
-        time_lock=arithmetic.time_lock(rate, funded, decimals),
-        counted_lock=counted,
-        budget_limited=affordable < wanted,
-    )
+    lock = arithmetic.time_lock(rate, funded, decimals)
+    return Terms(rate, funded, lock, counted, budget_limited=affordable < wanted)

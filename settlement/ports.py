@@ -37,7 +37,7 @@ class IntentKind(StrEnum):
 
 
 class IntentState(StrEnum):
-    """How far an intent has come."""
+    """How far an intent has come; FINAL and DEAD are OVER."""
 
     PENDING = "pending"
     SIGNED = "signed"
@@ -47,7 +47,7 @@ class IntentState(StrEnum):
     DEAD = "dead"
 
 
-OVER = (IntentState.FINAL, IntentState.DEAD)  # these states never change
+OVER = (IntentState.FINAL, IntentState.DEAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +81,7 @@ class Intent:
 def later_key(key: str, later: dict[str, Any]) -> str:
     """The key of an intent for vouchers that were split off the intent `key` to be sent later.
 
-    It depends on the payload, because vetting an intent again may split off other vouchers. It
-    does not grow if vouchers are split off repeatedly.
+    It depends on the payload, because vetting again may split off others. It does not grow.
     """
     digest = hashlib.sha256(json.dumps(later, sort_keys=True).encode()).hexdigest()
     return f"{key.partition('/later/')[0]}/later/{digest[:16]}"
@@ -98,7 +97,7 @@ class OutboxStore(Protocol):
         """
 
     def get(self, intent_id: int) -> Intent:
-        """The intent as it is stored now. Raises KeyError."""
+        """The intent as stored now. Raises KeyError."""
 
     def pending(self, limit: int) -> Sequence[Intent]:
         """Pending intents: urgent kinds first, then by age, oldest first."""
@@ -113,10 +112,7 @@ class OutboxStore(Protocol):
         """The intent that holds this nonce of the sender, in any state."""
 
     def amend(self, intent_id: int, payload: dict[str, Any], later: dict[str, Any] | None) -> None:
-        """Narrow a pending intent's payload.
-
-        In the same transaction, `later` becomes a new pending intent with the key `later_key`.
-        """
+        """Narrow a pending intent's payload; `later` becomes a pending intent, by `later_key`."""
 
     def mark_signed(
         self, intent_id: int, sender: str, nonce: int, raw: bytes, tx_hash: str
@@ -124,10 +120,7 @@ class OutboxStore(Protocol):
         """pending → signed. Raises OutboxConflict if another intent has the sender's nonce."""
 
     def mark_replaced(self, intent_id: int, old_hash: str, raw: bytes, tx_hash: str) -> None:
-        """signed, sent → signed, with another transaction of the same nonce.
-
-        It offers other fees or is empty. `old_hash` joins `replaced`.
-        """
+        """signed, sent → signed, with another transaction of the nonce; `old_hash` is replaced."""
 
     def mark_sent(self, intent_id: int) -> None:
         """signed → sent. Changes nothing if already sent."""
@@ -152,8 +145,7 @@ class OutboxStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BlockRef:
-    """One block. `timestamp` is chain time in seconds. `quiet`: its header's bloom filter is
-    empty, so no contract logged anything in it."""
+    """One block. `timestamp` is chain time in seconds. `quiet`: no contract logged anything."""
 
     number: int
     hash: str

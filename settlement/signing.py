@@ -67,7 +67,6 @@ class LocalSigner:
         return made[:64] + bytes((27 + made[64],))
 
     def sign_transaction(self, fields: dict[str, Any]) -> tuple[bytes, str]:
-        """Sign one transaction; return its raw bytes and its hash as 0x hex."""
         from eth_account import Account  # imported here because it takes over a second
 
         signed = Account.sign_transaction(fields, self.secret())

@@ -71,24 +71,20 @@ def time_lock(rate: int, funded_seconds: int, decimals: int = 18) -> int:
     return cost_up(rate, funded_seconds * 1000, decimals)
 
 
-def _counted_numerator(egress_gib: int, unit: int, egress_mib: int, units: int) -> int:
-    return egress_gib * egress_mib + unit * units * 1024
-
-
 def counted_cost(
     egress_gib: int, unit: int, egress_mib: int, units: int, decimals: int = 18
 ) -> int:
     """Atoms owed for counted resources (prices in 1e-9 token). Only the sum is rounded down."""
-    numerator = _counted_numerator(egress_gib, unit, egress_mib, units) * _one(decimals)
-    return numerator // (1024 * PRICE_SCALE)
+    price = egress_gib * egress_mib + unit * units * 1024
+    return price * _one(decimals) // (1024 * PRICE_SCALE)
 
 
 def counted_lock(
     egress_gib: int, unit: int, egress_cap_mib: int, units_cap: int, decimals: int = 18
 ) -> int:
     """Atoms locked for the caps of counted resources, rounded up."""
-    numerator = _counted_numerator(egress_gib, unit, egress_cap_mib, units_cap) * _one(decimals)
-    return -(-numerator // (1024 * PRICE_SCALE))
+    price = egress_gib * egress_cap_mib + unit * units_cap * 1024
+    return -(-price * _one(decimals) // (1024 * PRICE_SCALE))
 
 
 def affordable_seconds(rate: int, atoms: int, decimals: int = 18) -> int:

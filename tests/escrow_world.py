@@ -24,8 +24,7 @@ from settlement.chain.devnet import DEV_MNEMONIC, Devnet, dev_account
 from settlement.eip712 import text32
 from settlement.events import ChainEvent, Opened
 from settlement.fees import GWEI, TransactionFees
-from settlement.orders import Ask, Bid, Cancel, Prices, TierLimit, orders_hash
-from settlement.permit import Permit
+from settlement.orders import Ask, Bid, Cancel, Permit, Prices, TierLimit, orders_hash
 from settlement.signing import LocalSigner, sign
 from tests.escrow_orders import EscrowOrders, replay_orders
 from tests.factories import H100, make_ask, make_bid

@@ -64,3 +64,25 @@ class OpenApi:
             found = Draft202012Validator({"$ref": pointer}, registry=self._registry)
             self._validators[pointer] = found
         return self._validators[pointer]
+
+
+class CheckedTransport(httpx.HTTPTransport):
+    """Holds every JSON answer of a running market against the document that it serves itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._api: OpenApi | None = None
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        response = super().handle_request(request)
+        kind = response.headers.get("content-type", "").partition(";")[0]
+        if kind not in STREAMED:
+            response.read()
+            if self._api is None:
+                document = super().handle_request(
+                    httpx.Request("GET", request.url.copy_with(raw_path=b"/v1/openapi.json"))
+                )
+                document.read()
+                self._api = OpenApi(document.json())
+            self._api.check(request.method, request.url, response)
+        return response

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from settlement.attestation import Close, MeteredUsage, Stop, Usage, UsageAttestation
 from settlement.eip712 import Domain, Struct, checksum
-from settlement.orders import Ask, Bid, Cancel, Prices, Quote, TierLimit
-from settlement.permit import Permit
+from settlement.orders import Ask, Bid, Cancel, Permit, Prices, Quote, TierLimit
 
 STRUCTS: tuple[type[Struct], ...] = (
     Ask, Bid, Quote, Prices, TierLimit, Cancel,

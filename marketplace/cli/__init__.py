@@ -1,1 +1,1 @@
-"""The `coulomb` command: one file per noun, over the SDK."""
+"""The `coulomb` command over the SDK. `main` imports the module of the noun that is asked for."""

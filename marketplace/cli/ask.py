@@ -1,21 +1,20 @@
-"""`coulomb ask`: a provider's signed offers."""
+"""`coulomb ask` and `coulomb order`: a provider's signed offers, and orders made void."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from marketplace.cli.context import confirm, current
+from marketplace.cli.context import agreed, confirm, current
 from marketplace.cli.output import columns, note, show, show_rows
+from marketplace.domain.pricing import prices_to_json
+from marketplace.domain.reader import duration_text
+from marketplace.sdk import Coulomb
+from marketplace.sdk.errors import InputError
+from marketplace.wire.market import Node
+from settlement.eip712 import from_text32
+from settlement.orders import Ask
 
-if TYPE_CHECKING:
-    from marketplace.sdk import Coulomb
-    from marketplace.wire.market import Node
-    from marketplace.wire.orders import AskInfo
-    from settlement.orders import Ask
-
-app = typer.Typer(name="ask", help="A provider's signed offers.", no_args_is_help=True)
+app, order_app = typer.Typer(), typer.Typer()
 TABLE = columns(
     "id", "tier", "region", "state", "reason", "GPU-hour=prices.gpu_hour", "unit",
     "unit price=prices.unit", "shared", "simulated", "reliability",
@@ -28,29 +27,32 @@ Price = Annotated[str | None, typer.Option(help="Tokens.")]
 def create(
     gpu_hour: Annotated[str, typer.Option(help="Tokens per GPU and hour.")],
     node: Annotated[
-        str | None, typer.Option(help="Node id or name; may be left out with one node.")
+        str | None, typer.Option(help="Id or name of the node; not needed if you have one.")
     ] = None,
     cpu_hour: Price = None,
     memory_gib_hour: Price = None,
     storage_gib_hour: Price = None,
     egress_gib: Price = None,
     unit_price: Price = None,
-    unit: Annotated[str | None, typer.Option(help="What a unit is, such as request.")] = None,
-    min_duration: Annotated[str | None, typer.Option(help="Such as 1m.")] = None,
-    max_duration: Annotated[str | None, typer.Option(help="Such as 24h.")] = None,
-    start_limit: Annotated[str | None, typer.Option(help="Time to become ready in.")] = None,
-    expires_in: Annotated[str | None, typer.Option(help="Such as 30d.")] = None,
+    unit: Annotated[str | None, typer.Option(help="What a unit is, e.g. request.")] = None,
+    min_duration: Annotated[str | None, typer.Option(help="Shortest job, e.g. 1m.")] = None,
+    max_duration: Annotated[str | None, typer.Option(help="Longest job, e.g. 24h.")] = None,
+    start_limit: Annotated[
+        str | None, typer.Option(help="How long a job may take to start, e.g. 10m.")
+    ] = None,
+    expires_in: Annotated[str | None, typer.Option(help="How long it is valid, e.g. 30d.")] = None,
     meter: Annotated[
         str | None, typer.Option(help="Address of the meter key (default: this machine's).")
     ] = None,
 ) -> None:
-    """Offer a node: write the ask out, check it, sign it, put it on the book."""
-    from marketplace.cli.provider import meter_address
+    """Offer a node: write the ask, check it, sign it, put it on the book."""
+    from marketplace.cli.provider import meter_address  # imports what calls the chain
 
-    prices = _prices(gpu_hour, cpu_hour, memory_gib_hour, storage_gib_hour, egress_gib, unit_price)
     terms: dict[str, Any] = {
         "meter": meter or meter_address(),
-        "prices": prices,
+        "prices": _prices(
+            gpu_hour, cpu_hour, memory_gib_hour, storage_gib_hour, egress_gib, unit_price
+        ),
         "unit": unit,
         "min_duration": min_duration,
         "max_duration": max_duration,
@@ -64,11 +66,11 @@ def create(
 
 @app.command(name="list")
 def list_(
-    all_: Annotated[bool, typer.Option("--all", help="Everyone's, not only one's own.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Everyone's, not only your own.")] = False,
     tier: Annotated[str | None, typer.Option(help="Only this tier.")] = None,
     state: Annotated[str | None, typer.Option(help="open, cancelled, suspended, expired.")] = None,
 ) -> None:
-    """One's own asks, or everyone's."""
+    """Your own asks, or everyone's."""
     cli = current()
     provider = None if all_ else cli.account()
     with cli.client() as client:
@@ -87,8 +89,6 @@ def reprice(
     unit_price: Price = None,
 ) -> None:
     """Sign the same ask at other prices and take the old one off the book."""
-    from marketplace.domain.pricing import prices_to_json
-
     cli = current()
     prices = _prices(gpu_hour, cpu_hour, memory_gib_hour, storage_gib_hour, egress_gib, unit_price)
     with cli.client() as client:
@@ -102,13 +102,25 @@ def reprice(
 
 @app.command()
 def cancel(ask_id: Annotated[str, typer.Argument(help="The ask's id.")]) -> None:
-    """Take an ask off the book; leases it opened go on."""
-    if current().dry_run:
-        note(f"would cancel {ask_id}")
-        return
-    confirm(f"Cancel {ask_id}?")
-    with current().client() as client:
-        show(client.asks.cancel(ask_id), TABLE)
+    """Take an ask off the book. Leases it opened go on."""
+    if agreed(f"cancel {ask_id}"):
+        with current().client() as client:
+            show(client.asks.cancel(ask_id), TABLE)
+
+
+@order_app.command(name="cancel")
+def cancel_order(
+    order_id: Annotated[str | None, typer.Argument(help="An ask, a bid or a job.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every order signed so far.")] = False,
+) -> None:
+    """Sign that orders open no further lease. Leases that are open go on."""
+    if (order_id is None) is not all_:
+        raise InputError("name one order, or say --all")
+    if agreed(f"cancel {order_id or 'every order so far'}"):
+        signer = current().signer()
+        with current().client() as client:
+            done = client.orders.cancel(order_id, signer=signer)
+        show_rows([{"order": name} for name in done.orders], columns("order"))
 
 
 def _prices(*texts: str | None) -> dict[str, str]:
@@ -118,39 +130,32 @@ def _prices(*texts: str | None) -> dict[str, str]:
     return {name: price for name, price in named if price is not None}
 
 
-def _offer(client: Coulomb, node_id: str, terms: dict[str, Any], name: str) -> AskInfo | None:
+def _offer(client: Coulomb, node_id: str, terms: dict[str, Any], name: str) -> None:
     cli = current()
     priced = ", ".join(f"{k} {v}" for k, v in terms["prices"].items() if v not in ("0", ""))
     note(f"offer {name} ({node_id}) at {priced}; meter {terms['meter']}")
     if cli.dry_run:
         document = client.asks.prepare(node_id, terms).typed_data(client.session.domain())
         show(document, columns("primaryType", "message"))
-        return None
+        return
     signer = cli.signer()
     confirm("Sign and offer?")
-    made = client.asks.offer(node_id, terms, signer=signer)
-    show(made, TABLE)
-    return made
+    show(client.asks.offer(node_id, terms, signer=signer), TABLE)
 
 
 def _node(client: Coulomb, wanted: str | None) -> Node:
-    from marketplace.sdk.errors import InputError
-
     nodes = list(client.nodes.list())
     found = [n for n in nodes if wanted in (None, n.id, n.name)]
     if len(found) == 1:
         return found[0]
-    names = ", ".join(f"{n.name} ({n.id})" for n in nodes)
     if not nodes:
         raise InputError("no node is listed", fix="run `coulomb provider start` first")
+    names = ", ".join(f"{n.name} ({n.id})" for n in nodes)
     raise InputError(f"which node? {names}", fix="say --node")
 
 
 def _terms_of(ask: Ask, prices: dict[str, str]) -> dict[str, Any]:
-    """The terms from which the same ask at other prices is written out; it lives as long."""
-    from marketplace.domain.reader import duration_text
-    from settlement.eip712 import from_text32
-
+    """The terms from which the same ask at other prices is written; it lives as long."""
     terms: dict[str, Any] = {
         "meter": ask.meter,
         "prices": prices,

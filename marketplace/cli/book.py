@@ -1,44 +1,34 @@
-"""`coulomb book` and `coulomb quote`: what is on offer, and what a job would get."""
-
-from __future__ import annotations
+"""`coulomb book`, `tier` and `quote`: what is on offer, and what a job would get."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from marketplace.cli.context import Format, current
 from marketplace.cli.output import columns, note, show, show_rows
 from marketplace.errors import ExitCode
+from marketplace.wire.problems import NoMatch
 
-if TYPE_CHECKING:
-    from marketplace.wire.problems import NoMatch
-
-app = typer.Typer(name="book", help="Resting asks and bids.", no_args_is_help=True)
+app, tier_app = typer.Typer(), typer.Typer()
 BOOK = columns(
-    "ask=ask_id",
-    "tier",
-    "region",
-    "GPU-hour=price.gpu_hour",
-    "free GPUs (thousandths)=free_gpu_milli",
-    "shared",
-    "simulated",
-    "reliability",
-)
+    "ask=ask_id", "tier", "region", "GPU-hour=price.gpu_hour",
+    "free GPUs (thousandths)=free_gpu_milli", "shared", "simulated", "reliability",
+)  # fmt: skip
 MATCHES = columns(
-    "ask=ask_id",
-    "tier",
-    "region",
-    "GPU-hour=price.gpu_hour",
-    "all in per hour=rate_per_hour",
-    "maximum cost=max_cost",
-    "seconds funded=funded_seconds",
-    "simulated",
-)
+    "ask=ask_id", "tier", "region", "GPU-hour=price.gpu_hour", "all in per hour=rate_per_hour",
+    "maximum cost=max_cost", "seconds funded=funded_seconds", "simulated",
+)  # fmt: skip
+TIERS = columns(
+    "tier=name", "model", "MiB=memory_mib", "median USD/h=usd_per_gpu_hour.median",
+    "low=usd_per_gpu_hour.low", "high=usd_per_gpu_hour.high", "listings",
+)  # fmt: skip
 
 
 @app.command(name="show")
-def show_book(tier: Annotated[str | None, typer.Option(help="Only this tier.")] = None) -> None:
+def show_book(
+    tier: Annotated[str | None, typer.Option(help="Only this tier.")] = None,
+) -> None:
     """Resting asks, best first, and how many bids rest."""
     with current().client() as client:
         book = client.market.book(tier)
@@ -49,8 +39,15 @@ def show_book(tier: Annotated[str | None, typer.Option(help="Only this tier.")] 
     note(f"{book.bids} bids rest")
 
 
+@tier_app.command(name="list")
+def list_tiers() -> None:
+    """Every tier, with what real markets asked for it (reference, not our prices)."""
+    with current().client() as client:
+        show_rows(client.market.tiers(), TIERS)
+
+
 def quote(job_file: Annotated[Path, typer.Argument(help="The job file.")]) -> None:
-    """What a job would get now, best first; nothing is sent but the job's terms."""
+    """What a job would get now, best first. Only the job's terms are sent."""
     with current().client() as client:
         answer = client.market.quote(str(job_file))
     if current().output is Format.JSON:

@@ -81,7 +81,7 @@ class Cli:
         )
 
     def signer(self) -> LocalSigner:
-        """The account's key, unlocked. Raises ConfigError where none is named."""
+        """The account's key, unlocked. Raises ConfigError if none is named."""
         from marketplace.sdk.errors import ConfigError
         from marketplace.sdk.keyring import unlock
 
@@ -128,6 +128,15 @@ def confirm(question: str) -> None:
 
         raise InputError(f"{question} There is no terminal to ask on", fix="say --yes to go on")
     typer.confirm(question, abort=True, err=True)
+
+
+def agreed(what: str, warning: str = "") -> bool:
+    """Ask before something is done, as `confirm` does; with --dry-run say it and return False."""
+    if current().dry_run:
+        typer.echo(f"would {what}", err=True)
+        return False
+    confirm(f"{what[0].upper()}{what[1:]}?{warning}")
+    return True
 
 
 def atoms_of(amount: str, unit: MarketConfig | Unit) -> int:

@@ -1,20 +1,23 @@
 """`coulomb contract`: putting the contracts on a chain, and checking what is there."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from marketplace.cli.context import confirm, current
 from marketplace.cli.output import columns, note, show
+from marketplace.sdk.errors import ConfigError
+from settlement.chain.deploy import (
+    Deployment,
+    EscrowSettings,
+    check_deployment,
+    load_deployment,
+)
+from settlement.chain.deploy import deploy as place
 
-if TYPE_CHECKING:
-    from settlement.chain.deploy import Deployment
-
-app = typer.Typer(name="contract", help="The contracts.", no_args_is_help=True)
+app = typer.Typer()
 PLACES = columns(
     "chain=chainId", "block", "escrow=contracts.ComputeEscrow.address",
     "token=contracts.ComputeToken.address", "file",
@@ -29,20 +32,19 @@ ChainId = Annotated[int | None, typer.Option("--chain-id", help="Default: the pr
 def deploy(
     chain_id: ChainId = None,
     token: Annotated[
-        str | None, typer.Option(help="An ERC-20 that is there (default: a new token).")
+        str | None, typer.Option(help="An existing ERC-20 (default: a new token).")
     ] = None,
     holder: Annotated[
         str | None, typer.Option(help="Who gets the new token's supply (default: the signer).")
     ] = None,
-    fee_bps: Annotated[int, typer.Option(min=0, max=1000, help="Fee, for good.")] = 0,
-    fee_recipient: Annotated[str | None, typer.Option(help="Who gets it, for good.")] = None,
-    settle_window: Annotated[int, typer.Option(min=1, help="Seconds.")] = 3_600,
+    fee_bps: Annotated[int, typer.Option(min=0, max=1000, help="The fee; it never changes.")] = 0,
+    fee_recipient: Annotated[
+        str | None, typer.Option(help="Who gets the fee; it never changes.")
+    ] = None,
+    settle_window: Annotated[int, typer.Option(min=1, help="Seconds after a lease's end.")] = 3_600,
     deployments: Folder = None,
 ) -> None:
     """Deploy escrow and token. Fee and window can never be changed; there is no owner."""
-    from settlement.chain.deploy import EscrowSettings
-    from settlement.chain.deploy import deploy as place
-
     cli = current()
     client = cli.chain(chain_id)
     client.check()
@@ -62,8 +64,6 @@ def deploy(
 @app.command()
 def verify(chain_id: ChainId = None, deployments: Folder = None) -> None:
     """Check that the code on chain is what this version ships."""
-    from settlement.chain.deploy import check_deployment
-
     found = _load(deployments, chain_id)
     check_deployment(current().chain(found.chain_id), found)
     note(f"chain {found.chain_id}: the escrow is the one that ships")
@@ -81,9 +81,6 @@ def _folder(given: Path | None) -> Path:
 
 
 def _load(given: Path | None, chain_id: int | None) -> Deployment:
-    from marketplace.sdk.errors import ConfigError
-    from settlement.chain.deploy import load_deployment
-
     wanted = chain_id or current().profile().chain_id
     if wanted is None:
         raise ConfigError("which chain?", fix="say --chain-id, or use a profile with one")

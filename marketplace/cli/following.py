@@ -1,18 +1,14 @@
 """Following a job beside waiting for it: its states and output on stderr as they come."""
 
-from __future__ import annotations
-
 import sys
 import threading
 import time
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from marketplace.cli.output import note, printable, warn
-
-if TYPE_CHECKING:
-    from marketplace.sdk import Act, JobHandle
-    from marketplace.wire.jobs import Job
+from marketplace.sdk import PASSING, Act, JobHandle
+from marketplace.sdk.errors import CoulombError
+from marketplace.wire.jobs import Job
 
 GRACE_SECONDS = 2.0
 AGAIN_SECONDS = 1.0
@@ -42,13 +38,8 @@ class Follower:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._thread.ident is not None and error is None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._thread.ident is not None and kind is None:
             self._thread.join(GRACE_SECONDS)
         if kind is KeyboardInterrupt and not self._job.job.is_final:
             name = self._job.id
@@ -67,9 +58,6 @@ class Follower:
                 warn(f"the witness did not {act.kind} {act.lease_id}: {why}")
 
     def _follow(self) -> None:
-        from marketplace.sdk.errors import CoulombError
-        from marketplace.sdk.waiting import PASSING
-
         while True:
             try:
                 self._show()

@@ -1,26 +1,26 @@
-"""`coulomb job`: buy compute, follow it, fetch what came out."""
-
-from __future__ import annotations
+"""`coulomb job` and `coulomb receipt`: buy compute, follow it, fetch what came out."""
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from marketplace.cli.book import explain
-from marketplace.cli.context import Format, confirm, current
+from marketplace.cli.context import Format, agreed, confirm, current
 from marketplace.cli.following import Follower, why_text
 from marketplace.cli.output import cell, columns, note, plain, show, show_rows, stream_rows, warn
+from marketplace.cli.wallet import SENT
+from marketplace.domain.life import JobState
+from marketplace.domain.pricing import from_nano
+from marketplace.domain.reader import duration_text
 from marketplace.errors import ExitCode
+from marketplace.sdk import JobHandle, PreparedJob
+from marketplace.sdk.errors import NotFound
+from marketplace.wire.base import Money
+from marketplace.wire.jobs import Job, JobReceipt
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from marketplace.sdk import JobHandle, PreparedJob
-    from marketplace.wire.jobs import Job, LogPiece
-
-app = typer.Typer(name="job", help="Buy compute and follow it.", no_args_is_help=True)
+app, receipt_app = typer.Typer(), typer.Typer()
 LIST = columns("id", "name", "state", "reason", "created=created_at", "maximum cost=max_cost")
 SHOW = columns(
     "id", "name", "state", "reason", "detail", "exit code=exit_code", "lease=lease_id",
@@ -36,6 +36,10 @@ EVENT = columns(
 PLAN = columns(
     "name", "ask", "tier", "region", "price_per_gpu_hour", "rate_per_hour", "maximum_cost",
     "budget", "maximum_duration", "balance", "shortfall", "witness", "simulated",
+)  # fmt: skip
+RECEIPT = columns(
+    "receipt=id", "job=job_id", "tier", "measured ms=used_ms", "GPU-s=gpu_seconds",
+    "rate/h=rate", "gross", "fee", "refunded", "conserved", "simulated",
 )  # fmt: skip
 JobId = Annotated[str, typer.Argument(help="The job's id.")]
 
@@ -111,7 +115,7 @@ def logs(
     """A job's output, as it wrote it."""
     with current().client() as client:
         job = client.jobs.get(job_id)
-        pieces = _followed_logs(job) if follow else job.logs()
+        pieces = (e.data for e in job.events() if e.type == "log") if follow else job.logs()
         chosen = (piece for piece in pieces if stream is None or piece.stream == stream)
         if current().output is Format.TABLE:
             for piece in chosen:
@@ -156,12 +160,9 @@ def wait(
 @app.command()
 def cancel(job_id: JobId) -> None:
     """End a job; what ran is paid, the rest comes back."""
-    if current().dry_run:
-        note(f"would cancel {job_id}")
-        return
-    confirm(f"Cancel {job_id}?")
-    with current().client() as client:
-        show(client.jobs.get(job_id).cancel(), SHOW)
+    if agreed(f"cancel {job_id}"):
+        with current().client() as client:
+            show(client.jobs.get(job_id).cancel(), SHOW)
 
 
 @app.command(name="top-up")
@@ -169,35 +170,29 @@ def top_up(
     job_id: JobId, duration: Annotated[str, typer.Argument(help="How much longer, such as 30m.")]
 ) -> None:
     """Let a running job run longer, within its budget and the ask's longest time."""
-    from marketplace.cli.wallet import SENT
-
     cli = current()
     with cli.client() as client:
         plan = client.top_ups.prepare(job_id, duration)
-        note(f"{job_id} may run {duration} longer; locks up to {plan.lock}")
-        if cli.dry_run:
-            return
-        confirm("Top up?")
-        show(client.top_ups.create(job_id, duration, signer=cli.signer()), SENT)
+        if agreed(f"let {job_id} run {duration} longer, for up to {plan.lock} more"):
+            show(client.top_ups.create(job_id, duration, signer=cli.signer()), SENT)
 
 
 @app.command()
 def result(
     job_id: JobId,
-    to: Annotated[Path, typer.Option("--to", help="Folder to unpack into.")] = Path("."),
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Folder to unpack into (default: ./JOB_ID).")
+    ] = None,
 ) -> None:
-    """Fetch a job's outputs, check them against their hash, unpack them."""
+    """Fetch a job's outputs, check them against their hash, unpack them into a folder."""
+    folder = to or Path(job_id)
     with current().client() as client:
-        names = client.jobs.get(job_id).result(to)
-    show_rows([{"file": str(to / name)} for name in names], columns("file"))
+        names = client.jobs.get(job_id).result(folder)
+    show_rows([{"file": str(folder / name)} for name in names], columns("file"))
 
 
 def _plan_row(order: PreparedJob, currency: str) -> dict[str, Any]:
     """The plan as one row: the price, the most it can cost, the total set aside for it."""
-    from marketplace.domain.pricing import from_nano
-    from marketplace.domain.reader import duration_text
-    from marketplace.wire.base import Money
-
     plan, spec = order.plan, order.spec
     row: dict[str, Any] = {
         "name": spec.name,
@@ -255,9 +250,7 @@ def _wait(job: JobHandle, timeout: float | None, quiet: bool) -> Job:
 
 def _finish(job: JobHandle, ended: Job) -> None:
     """The receipt where there is one, and an exit code that says how it went."""
-    from marketplace.sdk.errors import NotFound
-
-    if ended.state == "succeeded" or ended.lease_id is not None:
+    if ended.state == JobState.SUCCEEDED or ended.lease_id is not None:
         try:
             receipt = job.receipt()
         except NotFound:
@@ -271,20 +264,29 @@ def _finish(job: JobHandle, ended: Job) -> None:
     note(f"job {ended.id} {ended.state}{f': {why}' if why else ''}")
     if ended.no_match:
         explain(ended.no_match)
-    if ended.state == "no_match":
+    if ended.state == JobState.NO_MATCH:
         raise typer.Exit(ExitCode.NO_CAPACITY)
-    if ended.state != "succeeded":
+    if ended.state != JobState.SUCCEEDED:
         raise typer.Exit(ExitCode.JOB_FAILED)
 
 
-def _print_receipt(receipt: Any) -> None:
-    from marketplace.cli.receipt import TABLE
-
+def _print_receipt(receipt: JobReceipt) -> None:
     if current().output is Format.TABLE:
         print(receipt)
     else:
-        show(receipt, TABLE)
+        show(receipt, RECEIPT)
 
 
-def _followed_logs(job: JobHandle) -> Iterator[LogPiece]:
-    return (event.data for event in job.events() if event.type == "log")
+@receipt_app.command(name="show")
+def show_receipt(job_id: JobId) -> None:
+    """The receipt of a job's latest lease."""
+    with current().client() as client:
+        receipt = client.jobs.get(job_id).receipt()
+    _print_receipt(receipt)
+
+
+@receipt_app.command(name="list")
+def list_receipts() -> None:
+    """Every receipt of the account, as buyer or provider."""
+    with current().client() as client:
+        show_rows(client.jobs.receipts(), RECEIPT)

@@ -3,54 +3,63 @@
 import os
 import sys
 from collections.abc import Sequence
+from pkgutil import resolve_name
+from types import ModuleType
 from typing import Annotated
 
 import typer
 from typer.main import get_command
 
-from marketplace.cli import (
-    ask,
-    book,
-    contract,
-    db,
-    dev,
-    earnings,
-    job,
-    key,
-    order,
-    profile,
-    provider,
-    receipt,
-    reconcile,
-    serve,
-    settle,
-    tier,
-    wallet,
-    witness,
-)
 from marketplace.cli.context import Cli, Format, begin
-from marketplace.cli.failures import describe, exit_code_of, known_errors, missing_extra
 from marketplace.cli.output import styled
 from marketplace.errors import ExitCode
 
 WITH_VALUE = ("-o", "--output", "--profile", "--account", "--keystore", "--password-file")
 FLAGS = ("-y", "--yes", "--dry-run")
+COMMANDS = {  # where each is, and what it is about: only the one that is run is imported
+    "provider": ("provider:app", "Sell compute from this machine."),
+    "ask": ("ask:app", "A provider's signed offers."),
+    "earnings": ("wallet:earnings_app", "What a provider was paid."),
+    "tier": ("book:tier_app", "Classes of GPU."),
+    "book": ("book:app", "Resting asks and bids."),
+    "job": ("job:app", "Buy compute and follow it."),
+    "order": ("ask:order_app", "Asks and bids, made void."),
+    "wallet": ("wallet:app", "Keys and tokens."),
+    "key": ("profile:key_app", "API keys."),
+    "receipt": ("job:receipt_app", "What was measured, charged and paid."),
+    "witness": ("witness:app", "Countersign what a job really used."),
+    "profile": ("profile:app", "Markets and identities."),
+    "dev": ("dev:app", "A market on this machine."),
+    "contract": ("contract:app", "The contracts."),
+    "db": ("serve:db_app", "The server's database."),
+    "settle": ("serve:settle_app", "Payments for countersigned usage."),
+    "quote": ("book:quote", "What a job would get now, best first."),
+    "serve": ("serve:serve", "Run the market's server, or some of its roles."),
+    "reconcile": ("serve:reconcile", "Compare chain, database and running jobs."),
+}
+VERBS = ("quote", "serve", "reconcile")
 
-app = typer.Typer(
-    name="coulomb",
-    help="A market for GPU compute, settled on chain by the measured second.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for noun in (
-    provider, ask, earnings, tier, book, job, order, wallet, key, receipt, witness, profile, dev,
-    contract, db, settle,
-):  # fmt: skip
-    app.add_typer(noun.app)
-app.command(name="quote")(book.quote)
-app.command(name="serve")(serve.serve)
-app.command(name="reconcile")(reconcile.reconcile)
+
+def program(*wanted: str) -> typer.Typer:
+    """The whole program; of commands that are not wanted, only the name and the help."""
+    app = typer.Typer(
+        name="coulomb",
+        help="A market for GPU compute, settled on chain by the measured second.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(options)
+    for name, (place, text) in COMMANDS.items():
+        found = resolve_name(f"marketplace.cli.{place}") if name in wanted else None
+        if name in VERBS:
+            app.command(name, help=None if found else text)(found or _not_imported)
+        else:
+            app.add_typer(found or typer.Typer(), name=name, help=text, no_args_is_help=True)
+    return app
+
+
+def _not_imported() -> None: ...
 
 
 def _version(wanted: bool) -> None:
@@ -61,7 +70,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def options(
     output: Annotated[
         Format, typer.Option("--output", "-o", help="How data is written to stdout.")
@@ -86,20 +94,11 @@ def options(
 ) -> None:
     if account and keystore:
         raise typer.BadParameter("--account and --keystore exclude each other")
-    begin(
-        Cli(
-            output=output,
-            profile_name=profile_name,
-            keystore=account or keystore,
-            password_file=password_file,
-            yes=yes,
-            dry_run=dry_run,
-        )
-    )
+    begin(Cli(output, profile_name, account or keystore, password_file, yes, dry_run))
 
 
-def hoist(arguments: Sequence[str]) -> list[str]:
-    """Global options moved to the front, from wherever they stand before a `--`."""
+def hoist(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The global options, from wherever they stand before a `--`, and the other words."""
     front: list[str] = []
     rest: list[str] = []
     waiting = list(arguments)
@@ -115,14 +114,16 @@ def hoist(arguments: Sequence[str]) -> list[str]:
             del waiting[:1]
         else:
             rest.append(word)
-    return front + rest
+    return front, rest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    words = hoist(sys.argv[1:] if arguments is None else arguments)
+    front, rest = hoist(sys.argv[1:] if arguments is None else arguments)
+    wanted = COMMANDS if "_COULOMB_COMPLETE" in os.environ else rest[:1]  # shells complete any word
     try:
-        code = get_command(app).main(words, prog_name="coulomb", standalone_mode=False)
+        command = get_command(program(*wanted))
+        code = command.main([*front, *rest], prog_name="coulomb", standalone_mode=False)
         sys.stdout.flush()
     except typer.TyperException as error:
         show = getattr(error, "show", None)  # usage errors know how to show themselves
@@ -138,18 +139,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.ERROR
     except ModuleNotFoundError as error:
-        missing = missing_extra(error)
+        missing = _failures().missing_extra(error)
         if missing is None:
             raise
         return _fail(missing)
-    except known_errors() as error:  # evaluated only now, so that help needs none of its imports
+    except _failures().KNOWN as error:
         return _fail(error)
     return code if isinstance(code, int) else ExitCode.OK
 
 
-def _fail(error: Exception) -> ExitCode:
-    typer.echo(styled("error: ", "red") + "\n".join(describe(error)), err=True)
-    return exit_code_of(error)
+def _failures() -> ModuleType:
+    """Imported only on failure, because it imports every package whose errors it knows."""
+    from marketplace.cli import failures
+
+    return failures
+
+
+def _fail(error: Exception) -> int:
+    typer.echo(styled("error: ", "red") + "\n".join(_failures().describe(error)), err=True)
+    return int(_failures().exit_code_of(error))
 
 
 if __name__ == "__main__":

@@ -1,29 +1,33 @@
-"""`coulomb profile`: which market, and who one is on it."""
-
-from __future__ import annotations
+"""`coulomb profile` and `coulomb key`: which market, who you are on it, and its API keys."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from marketplace.cli.context import current
+from marketplace.cli.context import agreed, atoms_of, current
 from marketplace.cli.output import columns, note, show, show_rows
+from marketplace.sdk.errors import InputError
+from marketplace.sdk.keyring import find_keystore
+from marketplace.sdk.profile import Profile, ProfileFile, write_secret
+from marketplace.wire.market import MarketConfig, NewApiKey
 
-if TYPE_CHECKING:
-    from marketplace.sdk.profile import Profile
-
-app = typer.Typer(name="profile", help="Markets and identities.", no_args_is_help=True)
+app, key_app = typer.Typer(), typer.Typer()
 FIELDS = (
     "name", "api_url", "account", "keystore", "chain_id", "escrow", "token", "rpc_url", "has_key",
 )  # fmt: skip
+KEYS = columns(
+    "id", "name", "scopes", "account", "created=created_at", "expires=expires_at",
+    "revoked=revoked_at", "spend cap=spend_cap",
+)  # fmt: skip
+MADE = columns("key", "id", "name", "scopes", "account", "expires=expires_at")
 
 
 @app.command(name="list")
-def list_() -> None:
-    """Every profile; API keys are not shown."""
-    from marketplace.sdk.profile import ProfileFile
-
+def list_profiles() -> None:
+    """Every profile. API keys are not shown."""
     file = ProfileFile()
     rows = [{**_row(file.get(n, {})), "current": n == file.current()} for n in file.names()]
     show_rows(rows, columns("current", *FIELDS))
@@ -31,7 +35,7 @@ def list_() -> None:
 
 @app.command(name="show")
 def show_profile() -> None:
-    """The profile in use, with what the environment and the command line say instead."""
+    """The profile in use, with what the environment and the command line override."""
     show(_row(current().profile()), columns(*FIELDS))
 
 
@@ -43,14 +47,10 @@ def add(
         str | None, typer.Option(help="A node of its chain; with it, you leave without the market.")
     ] = None,
 ) -> None:
-    """Join a market that somebody runs: a profile of it, with --account's key, and use it.
+    """Join a market that somebody runs: add a profile of it, with --account's key, and use it.
 
-    Its contracts are pinned by the first command that asks it, such as `coulomb key create`.
+    The first command that asks the market, such as `coulomb key create`, pins its contracts.
     """
-    from marketplace.sdk.errors import InputError
-    from marketplace.sdk.keyring import find_keystore
-    from marketplace.sdk.profile import Profile, ProfileFile
-
     cli, file = current(), ProfileFile()
     if name in file.names():
         raise InputError(f"a profile {name!r} exists in {file.path}", fix="take another name")
@@ -73,15 +73,84 @@ def add(
 
 @app.command()
 def use(name: Annotated[str, typer.Argument(help="The profile's name.")]) -> None:
-    """Make a profile the one used when none is named."""
-    from marketplace.sdk.profile import ProfileFile
-
+    """Make a profile the one that is used if none is named."""
     file = ProfileFile()
     file.save(file.get(name, {}), make_current=True)
     note(f"{name} is the current profile")
+
+
+@key_app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    scope: Annotated[list[str] | None, typer.Option(help="buyer, provider, operator.")] = None,
+    expires_days: Annotated[int | None, typer.Option(min=1, help="Days until it expires.")] = None,
+    spend_cap: Annotated[str | None, typer.Option(help="The most it may ever lock.")] = None,
+    save: Annotated[bool, typer.Option(help="Keep the key in the profile.")] = True,
+    to: Annotated[
+        Path | None, typer.Option(help="Keep it in this file instead, e.g. an agent's.")
+    ] = None,
+) -> None:
+    """Sign for a key. It is shown once; with --save (the default) the profile keeps it."""
+    cli = current()
+    scopes = tuple(scope or ("buyer",))
+    if cli.dry_run:
+        note(f"would sign for a key {name!r} with scopes {', '.join(scopes)}")
+        return
+    signer = cli.signer()
+    with cli.client() as client:
+        market = client.market.config()
+        made = client.keys.create(
+            name,
+            scopes,
+            signer=signer,
+            expires_at=datetime.now(UTC) + timedelta(days=expires_days) if expires_days else None,
+            spend_cap_atoms=atoms_of(spend_cap, market) if spend_cap else None,
+        )
+    if to is not None:
+        write_secret(to, made.key)
+        note(f"the key is in {to}")
+    elif save:
+        _keep(made, market)
+    show(made, MADE)
+
+
+@key_app.command(name="list")
+def list_keys() -> None:
+    """The account's keys. None shows its secret."""
+    with current().client() as client:
+        show_rows(client.keys.list(), KEYS)
+
+
+@key_app.command()
+def revoke(key_id: Annotated[str, typer.Argument(help="The key's id.")]) -> None:
+    """Make a key useless at once."""
+    if agreed(f"revoke {key_id}"):
+        with current().client() as client:
+            client.keys.revoke(key_id)
+        note(f"{key_id} is revoked")
 
 
 def _row(profile: Profile) -> dict[str, object]:
     """A profile without its API key."""
     shown = {name: value for name, value in asdict(profile).items() if name != "api_key"}
     return {**shown, "has_key": profile.api_key is not None}
+
+
+def _keep(made: NewApiKey, market: MarketConfig) -> None:
+    """Put a key and what it is for into the profile."""
+    cli = current()
+    profile, file = cli.profile(), ProfileFile()
+    values: dict[str, str | None] = {}
+    if cli.keystore:
+        values = {"keystore": cli.keystore, "password_file": profile.password_file}
+    file.update(
+        profile.name,
+        api_url=profile.api_url,
+        api_key=made.key,
+        account=made.account,
+        chain_id=market.chain_id,
+        escrow=market.contracts.escrow,
+        token=market.contracts.token,
+        **values,
+    )
+    note(f"the key is in profile {profile.name!r} ({file.path})")

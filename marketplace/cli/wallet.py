@@ -1,26 +1,32 @@
-"""`coulomb wallet`: keys and tokens; deposits and withdrawals go straight to the chain."""
+"""`coulomb wallet` and `coulomb earnings`: keys and tokens, straight on the chain."""
 
 from typing import Annotated
 
 import typer
 
-from marketplace.cli.context import atoms_of, confirm, current, money_text
-from marketplace.cli.output import columns, note, plain, show
+from marketplace.cli.context import agreed, atoms_of, current, money_text
+from marketplace.cli.output import columns, note, plain, show, show_rows
+from marketplace.domain.pricing import from_scaled
+from marketplace.sdk.errors import InputError
+from marketplace.sdk.keyring import ask_password, read_password
+from marketplace.sdk.profile import config_dir
+from settlement import keystore
 
-app = typer.Typer(name="wallet", help="Keys and tokens.", no_args_is_help=True)
+app, earnings_app = typer.Typer(), typer.Typer()
 FUNDS = columns("account", "in the escrow=free", "outside=tokens", "gas (ETH)=gas")
 SENT = columns("tx_hash", "block=block_number", "gas_used")
 MOVED = columns("tx_hash", "block=block_number", "gas_used", "amount")
+EARNED = columns(
+    "lease=lease_id", "tier", "measured ms=used_ms", "gross", "fee", "net", "at=created_at",
+    "simulated",
+)  # fmt: skip
+Amount = Annotated[str, typer.Argument(help="Tokens, or `all`.")]
+Receiver = Annotated[str | None, typer.Option(help="Send to this address, not to your own.")]
 
 
 @app.command()
 def new(name: Annotated[str, typer.Argument(help="The keystore's name.")]) -> None:
-    """Make a key in a Foundry-compatible keystore of its own, readable by you only."""
-    from marketplace.sdk.errors import InputError
-    from marketplace.sdk.keyring import ask_password, read_password
-    from marketplace.sdk.profile import config_dir
-    from settlement import keystore
-
+    """Make a key in a new Foundry-compatible keystore that only you can read."""
     if "/" in name or name.startswith("."):
         raise InputError(f"{name!r} is a name, not a path")
     path = config_dir() / "keystores" / name
@@ -28,12 +34,9 @@ def new(name: Annotated[str, typer.Argument(help="The keystore's name.")]) -> No
         note(f"would make {path}")
         return
     file = current().password_file
-    if file:
-        password = read_password(file)
-    else:
-        password = ask_password(f"the new key {name}")
-        if ask_password(f"the new key {name} (again)") != password:
-            raise InputError("the two passwords differ")
+    password = read_password(file) if file else ask_password(f"the new key {name}")
+    if not file and ask_password(f"the new key {name} (again)") != password:
+        raise InputError("the two passwords differ")
     made = keystore.create(path, password)
     note(f"keep {path} and its password: nobody can restore them")
     show({"account": made.address, "keystore": path}, columns("account", "keystore"))
@@ -41,11 +44,9 @@ def new(name: Annotated[str, typer.Argument(help="The keystore's name.")]) -> No
 
 @app.command(name="show")
 def show_funds(
-    address: Annotated[str | None, typer.Argument(help="Another account than one's own.")] = None,
+    address: Annotated[str | None, typer.Argument(help="An account other than your own.")] = None,
 ) -> None:
-    """What an account holds, read from the chain; works with the server down."""
-    from marketplace.domain.pricing import from_scaled
-
+    """What an account holds, read from the chain. Works while the server is down."""
     cli = current()
     with cli.client() as client:
         unit, funds = client.wallet.unit(), client.wallet.funds(address or cli.account())
@@ -62,7 +63,7 @@ def show_funds(
 
 @app.command()
 def deposit(
-    amount: Annotated[str, typer.Argument(help="Tokens, such as 12.5.")],
+    amount: Annotated[str, typer.Argument(help="Tokens, e.g. 12.5.")],
     approve: Annotated[
         bool, typer.Option("--approve", help="Approve and deposit: two transactions.")
     ] = False,
@@ -72,36 +73,42 @@ def deposit(
     with cli.client() as client:
         market = client.market.config()
         atoms = atoms_of(amount, market)
-        escrow = market.contracts.escrow
-        note(f"deposit {money_text(atoms, market)} into {escrow} on chain {market.chain_id}")
-        if cli.dry_run:
-            return
-        confirm("Deposit?")
-        moved = client.wallet.deposit(atoms, signer=cli.signer(), permit=not approve)
-    show({**plain(moved), "amount": money_text(atoms, market)}, MOVED)
+        money, escrow = money_text(atoms, market), market.contracts.escrow
+        if agreed(f"deposit {money} into {escrow} on chain {market.chain_id}"):
+            moved = client.wallet.deposit(atoms, signer=cli.signer(), permit=not approve)
+            show({**plain(moved), "amount": money}, MOVED)
 
 
 @app.command()
-def withdraw(
-    amount: Annotated[str, typer.Argument(help="Tokens, or `all`.")],
-    to: Annotated[str | None, typer.Option(help="Another address than one's own.")] = None,
-) -> None:
-    """Move free balance out of the escrow; works with the server down."""
-    take_out(amount, to)
-
-
-def take_out(amount: str, to: str | None) -> None:
-    """Withdraw free balance, for buyers and providers alike."""
+def withdraw(amount: Amount, to: Receiver = None) -> None:
+    """Move free balance out of the escrow. Works while the server is down."""
     cli = current()
     with cli.client() as client:
         unit = client.wallet.unit()
-        if amount == "all":
-            atoms = client.wallet.funds(cli.account()).free
-        else:
-            atoms = atoms_of(amount, unit)
-        note(f"withdraw {money_text(atoms, unit)} to {to or cli.account()}")
-        if cli.dry_run:
-            return
-        confirm("Withdraw?")
-        moved = client.wallet.withdraw(atoms, to=to, signer=cli.signer())
-    show({**plain(moved), "amount": money_text(atoms, unit)}, MOVED)
+        everything = amount == "all"
+        atoms = client.wallet.funds(cli.account()).free if everything else atoms_of(amount, unit)
+        money = money_text(atoms, unit)
+        if agreed(f"withdraw {money} to {to or cli.account()}"):
+            moved = client.wallet.withdraw(atoms, to=to, signer=cli.signer())
+            show({**plain(moved), "amount": money}, MOVED)
+
+
+@earnings_app.command(name="show")
+def show_earnings() -> None:
+    """Receipts of the leases you provided, their sum, and what is free to withdraw."""
+    cli = current()
+    account = cli.account()
+    with cli.client() as client:
+        market = client.market.config()
+        mine = [r for r in client.jobs.receipts() if r.provider.lower() == account.lower()]
+        funds = client.wallet.funds(account)
+    show_rows(mine, EARNED)
+    net = sum(receipt.net.atoms for receipt in mine)
+    note(f"net {money_text(net, market)} in {len(mine)} leases")
+    note(f"free in the escrow: {money_text(funds.free, market)}")
+
+
+@earnings_app.command(name="withdraw")
+def withdraw_earnings(amount: Amount = "all", to: Receiver = None) -> None:
+    """Move what was earned out of the escrow."""
+    withdraw(amount, to)

@@ -1,22 +1,17 @@
 """`coulomb witness`: the buyer's side of metering, as a program of its own."""
 
-from __future__ import annotations
-
 import time
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from marketplace.cli.context import current
-from marketplace.cli.output import columns, note, show, stream_rows, warn
+from marketplace.cli.output import columns, note, plain, show, stream_rows, warn
+from marketplace.sdk import PASSING, Coulomb
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from marketplace.sdk import Coulomb
-
-app = typer.Typer(name="witness", help="Countersign what a job really used.", no_args_is_help=True)
+app = typer.Typer()
 ACTS = columns("at", "lease=lease_id", "kind", "sequence", "ms", "refused=refusal", "problem")
 
 
@@ -51,9 +46,6 @@ def acts(
     client: Coulomb, buyers: Iterable[str], poll_seconds: float, once: bool
 ) -> Iterator[dict[str, Any]]:
     """What the witness does, as it does it; bears with a server that is away."""
-    from marketplace.cli.output import plain
-    from marketplace.sdk.waiting import PASSING
-
     refused: dict[tuple[str, str], str] = {}
     while True:
         try:

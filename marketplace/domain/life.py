@@ -1,11 +1,11 @@
-"""What a job's life is made of: states, facts that come in, effects that follow.
+"""A job and its lease: their states, the steps between them, and what follows from a step."""
 
-A service tells `marketplace.domain.advance.advance` what happened and carries out the effects.
-Nothing else changes the state of a job or a lease. `docs/life.md` shows every case.
-"""
-
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
+
+from marketplace.errors import Conflict
 
 
 class JobState(StrEnum):
@@ -172,147 +172,6 @@ class LeaseLife:
         return self.report.reason in BROKEN_REASONS
 
 
-# Facts: what happens to them. First the book's and the buyer's
-
-
-@dataclass(frozen=True, slots=True)
-class BidFilled:
-    """The book matched the job's bid with an ask. `lease`: the one that is to open."""
-
-    lease: LeaseLife
-    ask_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class BidLeftBook:
-    """The job's bid left the book without a match. `detail`: why nothing matched, if known."""
-
-    reason: str
-    cancelled: bool = False
-    detail: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class BuyerCancelled:
-    """The buyer wants the job to end."""
-
-
-@dataclass(frozen=True, slots=True)
-class BidVoided:
-    """The buyer signed a Cancel: the bid opens no further lease. A lease that is open goes on."""
-
-
-# The chain's
-
-
-class Fault(StrEnum):
-    """Who is to blame if the chain refuses to open a lease."""
-
-    BUYER = "buyer"  # every other ask would fail, too
-    ASK = "ask"  # every other bid would fail, too
-    PAIR = "pair"  # neither; only these two do not go together
-
-
-@dataclass(frozen=True, slots=True)
-class OpeningFailed:
-    """The chain refused the opening. `previous`: the bid's latest lease that did open."""
-
-    error: str
-    fault: Fault
-    previous: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseOpened:
-    """The chain opened the lease."""
-
-
-@dataclass(frozen=True, slots=True)
-class OpeningReverted:
-    """A reorg took the opening back. The relayer sends it again."""
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseStopped:
-    """The chain took a Stop: the lease has ended, but vouchers are still paid."""
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseClosed:
-    """The chain closed the lease: everything is paid or refunded."""
-
-
-@dataclass(frozen=True, slots=True)
-class EndReverted:
-    """A reorg took the Stop or the Close back; the chain now has the lease in state `to`."""
-
-    to: LeaseState
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseRanOut:
-    """The chain's time passed the end of the lease, and nobody stopped it."""
-
-
-# The agent's and the witness's
-
-
-@dataclass(frozen=True, slots=True)
-class UsageAttested:
-    """The market accepted an attestation. The first one of a lease says that the job is ready."""
-
-    observed_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class RunReported:
-    """The agent said how the run ended, and its meter signed its half of the Close."""
-
-    report: RunReport
-
-
-@dataclass(frozen=True, slots=True)
-class CloseSigned:
-    """The witness signed its half of the Close."""
-
-
-@dataclass(frozen=True, slots=True)
-class StopSigned:
-    """The witness or the meter signed a Stop."""
-
-
-# Silence, as the watchdog sees it
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderSilent:
-    """Nothing was heard of the provider for too long."""
-
-
-@dataclass(frozen=True, slots=True)
-class StartLimitPassed:
-    """The job was not ready within the ask's start limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class CloseOverdue:
-    """The run has ended, and no Close of the witness is under way."""
-
-
-@dataclass(frozen=True, slots=True)
-class StopOverdue:
-    """A Stop was asked for and nobody signed one, or the lease ran out first."""
-
-
-Fact = (
-    BidFilled | BidLeftBook | BuyerCancelled | BidVoided
-    | OpeningFailed | LeaseOpened | OpeningReverted | LeaseStopped | LeaseClosed | EndReverted
-    | LeaseRanOut
-    | UsageAttested | RunReported | CloseSigned | StopSigned
-    | ProviderSilent | StartLimitPassed | CloseOverdue | StopOverdue
-)  # fmt: skip
-
-
 # Effects: what the services are to do then, in order
 
 
@@ -356,3 +215,186 @@ class SuspendAsk:
 
 
 Effect = Do | TellStatus | PutOnBook | SuspendAsk
+
+
+# How they move
+
+_RUN_ENDS = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.LOST)
+JOB_STEPS: dict[JobState, tuple[JobState, ...]] = {
+    JobState.QUEUED: (JobState.MATCHED, JobState.NO_MATCH, JobState.CANCELLED, JobState.FAILED),
+    JobState.MATCHED: (JobState.STARTING, JobState.QUEUED, JobState.CANCELLED, JobState.FAILED),
+    JobState.STARTING: (JobState.RUNNING, JobState.MATCHED, JobState.QUEUED, *_RUN_ENDS),
+    JobState.RUNNING: (JobState.OVER_BUDGET, *_RUN_ENDS),
+    JobState.LOST: (JobState.QUEUED,),  # in passing: a running job that goes on was lost first
+    JobState.SUCCEEDED: (),
+    JobState.FAILED: (),
+    JobState.CANCELLED: (),
+    JobState.OVER_BUDGET: (),
+    JobState.NO_MATCH: (),
+}
+LeaseSteps = Mapping[LeaseState, tuple[LeaseState, ...]]
+LEASE_STEPS: LeaseSteps = {
+    LeaseState.OPENING: (LeaseState.ACTIVE, LeaseState.FAILED_TO_OPEN),
+    LeaseState.FAILED_TO_OPEN: (LeaseState.ACTIVE,),
+    LeaseState.ACTIVE: LEASE_OVER,
+    LeaseState.STOPPED: (LeaseState.CLOSED,),
+    LeaseState.CLOSED: (),
+}
+REORG_STEPS: LeaseSteps = {  # steps taken back
+    LeaseState.OPENING: (),
+    LeaseState.FAILED_TO_OPEN: (),
+    LeaseState.ACTIVE: (LeaseState.OPENING,),
+    LeaseState.STOPPED: (LeaseState.OPENING, LeaseState.ACTIVE),
+    LeaseState.CLOSED: (LeaseState.OPENING, LeaseState.ACTIVE, LeaseState.STOPPED),
+}
+_RETRIED_ON = {Outcome.LOST: RetryOn.INTERRUPTION, Outcome.FAILED: RetryOn.ERROR}
+
+
+class Turn:
+    """One fact being taken in: what has become of job and lease so far, and the effects."""
+
+    def __init__(self, job: JobLife, lease: LeaseLife | None, now_ms: int) -> None:
+        self.job = job
+        self.known_lease = lease
+        self.now_ms = now_ms
+        self.effects: list[Effect] = []
+
+    @property
+    def lease(self) -> LeaseLife:
+        """The lease that the fact is about."""
+        if self.known_lease is None:
+            raise Conflict("the job has no lease")
+        return self.known_lease
+
+    @property
+    def is_jobs_lease(self) -> bool:
+        """Whether the job still goes by this lease; it may have gone on to another."""
+        return self.job.lease_id == self.lease.id
+
+    @property
+    def is_running_it(self) -> bool:
+        """Whether the lease's agent has the job."""
+        return self.is_jobs_lease and self.job.state in JOB_ON_NODE
+
+    def set_job(self, **changes: Any) -> None:
+        self.job = replace(self.job, **changes)
+
+    def set_lease(self, **changes: Any) -> None:
+        self.known_lease = replace(self.lease, **changes)
+
+    def do(self, *effects: Effect) -> None:
+        self.effects += effects
+
+    def tell(self) -> None:
+        self.do(TellStatus(self.job))
+
+    def move_job(
+        self, state: JobState, reason: str | None = None, detail: str | None = None
+    ) -> None:
+        """The job's next state, with its reason; those who watch it hear of it."""
+        if state not in JOB_STEPS[self.job.state]:
+            raise Conflict(f"a job that is {self.job.state} cannot become {state}")
+        self.set_job(state=state, reason=reason, detail=detail, finished_ms=None)
+        if state in JOB_ENDED:
+            self.set_job(finished_ms=self.now_ms, reserve=0)
+            self.do(Do.SETTLE_CHARGE)
+        self.tell()
+
+    def move_lease(self, state: LeaseState, steps: LeaseSteps = LEASE_STEPS) -> None:
+        if state not in steps[self.lease.state]:
+            raise Conflict(f"a lease that is {self.lease.state} cannot become {state}")
+        self.set_lease(state=state)
+
+    def ask_stop(self, reason: StopReason) -> None:
+        self.set_lease(stop_requested=reason, stop_requested_ms=self.now_ms)
+
+    def cancel(self) -> None:
+        """End a job: off the book, or by asking for a Stop. Nothing queues it again."""
+        job, lease = self.job, self.known_lease
+        if job.ending is Outcome.CANCELLED:
+            return
+        self.set_job(ending=Outcome.CANCELLED)
+        if job.state is JobState.QUEUED and job.requeue_after is not None:  # not on the book
+            self.set_job(requeue_after=None)
+            self.move_job(JobState.CANCELLED)
+            return
+        if job.state is JobState.QUEUED:
+            self.do(Do.TAKE_OFF_BOOK)
+        runs = lease is not None and lease.state is LeaseState.ACTIVE and lease.report is None
+        if runs and self.lease.stop_requested is None:
+            self.ask_stop(StopReason.CANCELLED)
+        self.tell()
+
+    def give_up(self, stop: StopReason, reason: Reason) -> None:
+        """Ask for a Stop of a lease that its provider does not serve; its job is being lost."""
+        if self.lease.report is not None or self.lease.stop_requested in GIVEN_UP:
+            return
+        self.ask_stop(stop)
+        if self.is_running_it and self.job.ending is None:
+            self.set_job(ending=Outcome.LOST, reason=reason)
+
+    def end_lease(self, state: LeaseState) -> None:
+        """End the run that the lease was for, or go on with the job that waited for its end."""
+        self.move_lease(state)
+        is_closed = state is LeaseState.CLOSED
+        self.do(Do.TELL_COST, *([Do.FREE_CAPACITY] if is_closed else []), Do.JUDGE_PROVIDER)
+        if self.job.state is JobState.QUEUED:
+            self.resume_after_lease()
+        elif self.is_running_it:
+            self.end_run()
+        if is_closed:
+            self.do(Do.WRITE_RECEIPT)
+            if self.job.state in JOB_ENDED and Do.SETTLE_CHARGE not in self.effects:
+                self.do(Do.SETTLE_CHARGE)
+
+    def end_run(self) -> None:
+        """End the job as its agent reported, else as it was being ended, else as cancelled."""
+        job, report = self.job, self.lease.report
+        outcome = report.outcome if report else job.ending or Outcome.CANCELLED
+        said = report.reason if report else None
+        reason = said or job.reason or self.lease.stop_requested
+        if report is None and job.ending is None:
+            reason = Reason.LEASE_STOPPED  # by a party's own transaction, past this server
+        self.set_job(
+            exit_code=report.exit_code if report else None,
+            outputs=report.outputs if report else None,
+            reason=reason,
+        )
+        if self._is_retried(outcome):
+            self._requeue(outcome)
+            return
+        if outcome is Outcome.OVER_BUDGET and self.job.state is JobState.STARTING:
+            self.move_job(JobState.RUNNING)
+        self.move_job(JobState(outcome), reason)
+
+    def _is_retried(self, outcome: Outcome) -> bool:
+        job, event = self.job, _RETRIED_ON.get(outcome)
+        if job.void or job.ending is Outcome.CANCELLED or event not in job.retry.on:
+            return False
+        return job.retry_until_ms is None or self.now_ms < job.retry_until_ms
+
+    def _requeue(self, outcome: Outcome) -> None:
+        """Look for another ask; the chain opens no lease of the bid before this one is over."""
+        job = self.job
+        if job.state is JobState.RUNNING:
+            self.set_job(state=JobState.LOST, reason=job.reason or outcome)
+            self.tell()
+        self.set_job(
+            ending=None,
+            requeue_after=self.lease.id,
+            retry_until_ms=job.retry_until_ms or self.now_ms + job.retry.seconds * 1000,
+        )
+        self.move_job(JobState.QUEUED, outcome, "looking for another ask")
+        if self.lease.state in LEASE_OVER:
+            self.resume_after_lease()
+
+    def resume_after_lease(self) -> None:
+        """Put a bid that waited for the end of this lease back on the book."""
+        if self.job.requeue_after != self.lease.id:
+            return
+        self.set_job(requeue_after=None)
+        if self.job.void:
+            self.move_job(JobState.CANCELLED, Reason.ORDER_CANCELLED)
+            return
+        self.do(PutOnBook(self.job.retry_until_ms or self.now_ms, rests=True))
+        self.tell()

@@ -9,7 +9,7 @@ from marketplace.domain.pricing import from_scaled
 from marketplace.sdk.errors import ConfigError, NotEnough
 from marketplace.sdk.session import Session
 from marketplace.wire.market import MarketConfig
-from settlement.permit import Permit
+from settlement.orders import Permit
 from settlement.signing import Signer, TransactionSigner, sign
 
 if TYPE_CHECKING:

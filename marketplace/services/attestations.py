@@ -5,7 +5,8 @@ from enum import StrEnum
 
 from marketplace.db.store import Store
 from marketplace.db.tables import AttestationRow, LeaseRow, VoucherRow
-from marketplace.domain.life import LEASE_OPEN, UsageAttested
+from marketplace.domain.advance import UsageAttested
+from marketplace.domain.life import LEASE_OPEN
 from marketplace.errors import AttestationRefused, Conflict, InvalidInput, NotFound, Problem
 from marketplace.services.common import Principal, check_signature, emit, new_id
 from marketplace.services.leases import buyer_of, provider_of, usage_json

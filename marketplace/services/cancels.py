@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from marketplace.db.store import CANCEL_KEY, CANCEL_TRIES, Store
 from marketplace.db.tables import AccountRow
-from marketplace.domain.life import BidVoided
+from marketplace.domain.advance import BidVoided
 from marketplace.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Problem
 from marketplace.services.common import Principal, check_account
 from marketplace.services.jobs import Jobs

@@ -4,17 +4,8 @@ from dataclasses import dataclass
 
 from marketplace.db.store import Store
 from marketplace.db.tables import AttestationRow, LeaseRow
-from marketplace.domain.life import (
-    LEASE_OPEN,
-    REPORTABLE,
-    CloseSigned,
-    Do,
-    LeaseState,
-    Outcome,
-    RunReport,
-    RunReported,
-    StopSigned,
-)
+from marketplace.domain.advance import CloseSigned, RunReported, StopSigned
+from marketplace.domain.life import LEASE_OPEN, REPORTABLE, Do, LeaseState, Outcome, RunReport
 from marketplace.errors import Conflict, InvalidInput, InvalidSignature, NotFound, Problem
 from marketplace.limits import REASON_CHARS_KEPT as REASON_MAX
 from marketplace.services.attestations import AttestationRefusal, Attestations

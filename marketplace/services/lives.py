@@ -6,22 +6,24 @@ from typing import Any
 
 from marketplace.db.store import Store
 from marketplace.db.tables import BidRow, JobRow, LeaseRow
-from marketplace.domain.advance import advance
+from marketplace.domain.advance import (
+    BidFilled,
+    EndReverted,
+    Fact,
+    LeaseClosed,
+    LeaseOpened,
+    LeaseStopped,
+    OpeningReverted,
+    advance,
+)
 from marketplace.domain.asking import AskState
 from marketplace.domain.job import full_budget, parse_job
 from marketplace.domain.life import (
-    BidFilled,
     Do,
     Effect,
-    EndReverted,
-    Fact,
     JobLife,
-    LeaseClosed,
     LeaseLife,
-    LeaseOpened,
     LeaseState,
-    LeaseStopped,
-    OpeningReverted,
     Outcome,
     PutOnBook,
     Retry,

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from marketplace.db.store import Database, Store
 from marketplace.db.tables import AskRow, BidRow, JobRow, LeaseRow, MarkRow, OrderEntryRow
+from marketplace.domain.advance import BidFilled, BidLeftBook
 from marketplace.domain.asking import AskState
 from marketplace.domain.book import Book
 from marketplace.domain.commands import Cause, Event, Filled, Refused, Removed
-from marketplace.domain.life import BidFilled, BidLeftBook, Do, JobState, LeaseState
+from marketplace.domain.life import Do, JobState, LeaseState
 from marketplace.domain.matching import Fill, RejectReason
 from marketplace.services.bookkeeper import APPLIED, BATCH, Bookkeeper
 from marketplace.services.common import new_id, unhex

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from marketplace.db.store import Database, Store
 from marketplace.db.tables import BidRow, LeaseRow, VoucherRow
-from marketplace.domain.life import LEASE_OPEN, Fault, LeaseState, OpeningFailed
+from marketplace.domain.advance import Fault, OpeningFailed
+from marketplace.domain.life import LEASE_OPEN, LeaseState
 from marketplace.services.common import new_id, unhex
 from marketplace.services.leases import ref_of, usage_json
 from marketplace.services.lives import Lives, chain_facts, cost_event

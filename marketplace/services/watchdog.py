@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from marketplace.db.store import Database, Store
 from marketplace.db.tables import JobRow, LeaseRow, NodeRow
-from marketplace.domain.asking import NodeState
-from marketplace.domain.life import (
-    GIVEN_UP,
+from marketplace.domain.advance import (
     CloseOverdue,
     Fact,
     LeaseRanOut,
@@ -17,6 +15,8 @@ from marketplace.domain.life import (
     StartLimitPassed,
     StopOverdue,
 )
+from marketplace.domain.asking import NodeState
+from marketplace.domain.life import GIVEN_UP
 from marketplace.services.lives import Lives
 from marketplace.services.offers import rest
 from marketplace.services.ports import Clock, Market

@@ -9,7 +9,7 @@ from __future__ import annotations
 from scripts.bench_lib.gas_world import FUNDS, GasWorld, gas_world
 from scripts.bench_lib.rows import Against, Row
 from settlement.eip712 import Struct
-from settlement.permit import Permit
+from settlement.orders import Permit
 
 # Full transactions of other systems, per action or per item of a batch of 100.
 PUBLISHED = "measured from each system's published contracts on Anvil, Osaka"

@@ -10,40 +10,45 @@ from enum import StrEnum
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from marketplace.domain.advance import JOB_STEPS, LEASE_STEPS, REORG_STEPS, RULES, advance
+from marketplace.domain.advance import (
+    BidFilled,
+    BidLeftBook,
+    EndReverted,
+    Fact,
+    Fault,
+    OpeningFailed,
+    RunReported,
+    UsageAttested,
+    advance,
+)
 from marketplace.domain.life import (
     JOB_ENDED,
     JOB_LIVE,
     JOB_ON_NODE,
+    JOB_STEPS,
+    LEASE_STEPS,
+    REORG_STEPS,
     REPORTABLE,
-    BidFilled,
-    BidLeftBook,
     Effect,
-    EndReverted,
-    Fact,
-    Fault,
     JobLife,
     JobState,
     LeaseLife,
     LeaseState,
-    OpeningFailed,
     Outcome,
     PutOnBook,
     Retry,
     RetryOn,
     RunReport,
-    RunReported,
     StopReason,
     SuspendAsk,
     TellStatus,
-    UsageAttested,
 )
 from marketplace.errors import Conflict
 
 HEAD = """# The life of a job and its lease
 
 What can happen to a job and its lease, and what follows. `python scripts/lib/life_page.py` prints
-this page from the code: states and facts are in [`life.py`](../marketplace/domain/life.py), the
+this page from the code: states are in [`life.py`](../marketplace/domain/life.py), facts and
 decisions in [`advance.py`](../marketplace/domain/advance.py).
 
 ## States of a job
@@ -166,7 +171,7 @@ VARIANTS: dict[type, dict[str, Fact]] = {
 
 def _try(pair: Pair, fact: Fact, case: If) -> Result | None:
     """What a fact does in a pair of states; None if nothing, or if the lease's state rules it."""
-    rule = RULES[type(fact)]
+    rule = type(fact)
     if rule.counts is not None and pair[1] not in rule.counts:
         return None
     job = replace(JobLife(pair[0], "lease" if pair[1] else None), **case.job)
@@ -258,7 +263,7 @@ def _merged(leases_of: dict[JobState, list[LeaseState | None]]) -> Iterator[str]
 
 
 def _rule_text(kind: type[Fact]) -> str:
-    rule = RULES[kind]
+    rule = kind
     if rule.counts is None:
         return ""
     elsewhere = set(LeaseState) - set(rule.counts)
@@ -283,7 +288,7 @@ def page() -> str:
     back = [(a, b, "reorg") for a, after in REORG_STEPS.items() for b in after]
     parts = [HEAD, _diagram(jobs, JobState.QUEUED), LEASES]
     parts += [_diagram([*there, *back], LeaseState.OPENING), FACTS]
-    for kind in RULES:
+    for kind in Fact.__subclasses__():
         parts.append(f"\n### {kind.__name__}\n\n{inspect.getdoc(kind)}\n{_rule_text(kind)}")
         for name, fact in (VARIANTS.get(kind) or {"": kind()}).items():
             rows = list(_rows(fact))

@@ -18,8 +18,8 @@ from settlement.errors import CallReverted, DeploymentError, FieldError
 from settlement.hashing import keccak
 
 _BUILTIN_ERRORS: tuple[dict[str, Any], ...] = (
-    {"type": "error", "name": "Error", "inputs": [{"name": "message", "type": "string"}]},
-    {"type": "error", "name": "Panic", "inputs": [{"name": "code", "type": "uint256"}]},
+    {"type": "error", "name": "Error", "inputs": [{"type": "string"}]},
+    {"type": "error", "name": "Panic", "inputs": [{"type": "uint256"}]},
 )
 
 
@@ -53,12 +53,10 @@ class Artifact:
 def artifact(name: str) -> Artifact:
     """The shipped artifact of a contract. Raises DeploymentError if there is none."""
     source = files("settlement") / "artifacts" / f"{name}.json"
-    try:
-        document = json.loads(source.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DeploymentError(
-            f"no artifact of {name}: run `python -m scripts.lib.artifacts` in a checkout"
-        ) from None
+    if not source.is_file():
+        fix = "run `python -m scripts.lib.artifacts` in a checkout"
+        raise DeploymentError(f"no artifact of {name}: {fix}")
+    document = json.loads(source.read_text(encoding="utf-8"))
     return Artifact(
         name,
         tuple(document["abi"]),
@@ -134,25 +132,23 @@ class Abi:
         if not topics or topics[0] not in self._events:
             return None
         name, inputs = self._events[topics[0]]
-        plain = [p for p in inputs if not p["indexed"]]
-        members = decode([canonical(p) for p in plain], data)
-        values = dict(zip([p["name"] for p in plain], members, strict=True))
-        indexed = [p for p in inputs if p["indexed"]]
-        for parameter, topic in zip(indexed, topics[1:], strict=True):
-            values[parameter["name"]] = decode([parameter["type"]], topic)[0]
-        kinds = {p["name"]: p["type"] for p in inputs}
-        return name, {n: checksum(v) if kinds[n] == "address" else v for n, v in values.items()}
+        plain = iter(decode([canonical(p) for p in inputs if not p["indexed"]], data))
+        indexed = iter(topics[1:])
+        values = {}
+        for p in inputs:
+            value = decode([p["type"]], next(indexed))[0] if p["indexed"] else next(plain)
+            values[p["name"]] = checksum(value) if p["type"] == "address" else value
+        return name, values
 
     def reverted(self, data: bytes) -> CallReverted:
         """The error in revert data; `unknown` with the raw data if no error of the ABI fits."""
-        known = self._errors.get(data[:4])
-        if known is not None:
-            name, types = known
-            try:
-                return CallReverted(name, tuple(decode(types, data[4:])))
-            except DecodingError:
-                return CallReverted(name, ("0x" + data[4:].hex(),))
-        return CallReverted("unknown", ("0x" + data.hex(),) if data else ())
+        if data[:4] not in self._errors:
+            return CallReverted("unknown", ("0x" + data.hex(),) if data else ())
+        name, types = self._errors[data[:4]]
+        try:
+            return CallReverted(name, tuple(decode(types, data[4:])))
+        except DecodingError:
+            return CallReverted(name, ("0x" + data[4:].hex(),))
 
 
 @cache

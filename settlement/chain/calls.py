@@ -22,7 +22,6 @@ MAX_METERED = 500
 MAX_OPENS = 200
 _BATCH_GAS = 700_000  # one item whose signatures are contracts' may need 600,000
 _OPEN_GAS = 150_000  # one item signed by keys, calldata included
-_HEADER = 22
 _USAGE_BYTES = 105
 _METERED_BYTES = 113
 
@@ -108,7 +107,9 @@ class EscrowCalls:
 
     def deposit_with_permit(self, amount: int, deadline: int, signature: bytes) -> bytes:
         """Deposits with the sender's EIP-2612 permit (65 bytes)."""
-        return self._abi.call("depositWithPermit", amount, deadline, *_vrs(signature))
+        compact(signature)  # raises SignatureError for what the token would refuse
+        vrs = (signature[64], signature[:32], signature[32:64])
+        return self._abi.call("depositWithPermit", amount, deadline, *vrs)
 
     def withdraw(self, to: str, amount: int) -> bytes:
         """Moves `amount` of the sender's free balance to `to`."""
@@ -124,7 +125,7 @@ class EscrowCalls:
 
     def open_all(self, matches: Sequence[Match]) -> bytes:
         """Opens all or none, for a bid of several nodes. Raises FieldError above 200."""
-        return self._open_many("openAll", matches)
+        return self._abi.call("openAll", _matches(matches))
 
     def open_batch(self, matches: Sequence[Match]) -> bytes:
         """Opens many and skips those that fail. Raises FieldError above 200.
@@ -132,12 +133,7 @@ class EscrowCalls:
         Send it with `open_batch_gas`. A batch that runs short of gas skips items instead of
         reverting, so a node's estimate is too low.
         """
-        return self._open_many("openBatch", matches)
-
-    def _open_many(self, name: str, matches: Sequence[Match]) -> bytes:
-        if len(matches) > MAX_OPENS:
-            raise FieldError("", f"{len(matches)} matches; one call takes at most {MAX_OPENS}")
-        return self._abi.call(name, [_match(match) for match in matches])
+        return self._abi.call("openBatch", _matches(matches))
 
     def cancel(self, cancel: Cancel, signature: bytes = b"") -> bytes:
         """Voids orders. The account needs no signature; anyone else sends the account's."""
@@ -179,11 +175,9 @@ class EscrowCalls:
 
         Raises FieldError if it is another call or malformed.
         """
-        for name, metered in (("settle", False), ("settleMetered", True)):
-            if calldata[:4] == self._abi.call(name, b"")[:4]:
-                (entries,) = self._abi.arguments(name, calldata)
-                return unpack_entries(entries, metered)
-        raise FieldError("/data", "must be a call of settle or settleMetered")
+        metered = calldata[:4] == self._abi.call("settleMetered", b"")[:4]
+        (entries,) = self._abi.arguments("settleMetered" if metered else "settle", calldata)
+        return unpack_entries(entries, metered)
 
 
 def open_batch_gas(count: int) -> int:
@@ -215,16 +209,14 @@ def unpack_entries(entries: bytes, metered: bool) -> tuple[SettlementEntry, ...]
     """Inverse of `pack_entries`, in entry order. Raises FieldError if a run is malformed."""
     size = _METERED_BYTES if metered else _USAGE_BYTES
     out: list[SettlementEntry] = []
-    offset = 0
-    while offset < len(entries):
-        count = int.from_bytes(entries[offset + 20 : offset + _HEADER], "big")
-        provider = checksum(entries[offset : offset + 20].hex())
-        offset += _HEADER
-        if count == 0 or offset + count * size > len(entries):
-            raise FieldError("/entries", f"malformed run before offset {offset}")
-        for _ in range(count):
-            out.append(_voucher(provider, entries[offset : offset + size], metered))
-            offset += size
+    at = 0
+    while at < len(entries):
+        provider, count = checksum(entries[at : at + 20].hex()), _int(entries[at + 20 : at + 22])
+        first, at = at + 22, at + 22 + count * size
+        if count == 0 or at > len(entries):
+            raise FieldError("/entries", f"malformed run before offset {first}")
+        run = (entries[i : i + size] for i in range(first, at, size))
+        out += (_voucher(provider, entry, metered) for entry in run)
     return tuple(out)
 
 
@@ -247,14 +239,21 @@ def _entry(signed: SettlementEntry, metered: bool) -> bytes:
 
 
 def _voucher(provider: str, entry: bytes, metered: bool) -> SettlementEntry:
-    buyer, number = checksum(entry[:20].hex()), entry[20:36]
-    ms = int.from_bytes(entry[36:41], "big")
-    signature = expand(entry[-64:])
+    names = (checksum(entry[:20].hex()), provider, entry[20:36], _int(entry[36:41]))
     if not metered:
-        return SettlementEntry(Usage(buyer, provider, number, ms), signature)
-    egress_mib = int.from_bytes(entry[41:45], "big")
-    units = int.from_bytes(entry[45:49], "big")
-    return SettlementEntry(MeteredUsage(buyer, provider, number, ms, egress_mib, units), signature)
+        return SettlementEntry(Usage(*names), expand(entry[-64:]))
+    counted = MeteredUsage(*names, _int(entry[41:45]), _int(entry[45:49]))
+    return SettlementEntry(counted, expand(entry[-64:]))
+
+
+def _int(data: bytes) -> int:
+    return int.from_bytes(data, "big")
+
+
+def _matches(matches: Sequence[Match]) -> list[tuple[Any, ...]]:
+    if len(matches) > MAX_OPENS:
+        raise FieldError("", f"{len(matches)} matches; one call takes at most {MAX_OPENS}")
+    return [_match(match) for match in matches]
 
 
 def _match(match: Match) -> tuple[Any, ...]:
@@ -270,11 +269,6 @@ def _match(match: Match) -> tuple[Any, ...]:
 def _r_vs(signature: bytes) -> tuple[bytes, bytes]:
     short = compact(signature)
     return short[:32], short[32:]
-
-
-def _vrs(signature: bytes) -> tuple[int, bytes, bytes]:
-    compact(signature)  # raises SignatureError for a signature that the token would refuse
-    return signature[64], signature[:32], signature[32:64]
 
 
 def as_tuple(value: Any) -> Any:

@@ -95,12 +95,8 @@ class Escrow(_Contract):
 
     def config(self) -> EscrowConfig:
         """The terms that the escrow was deployed with."""
-        return EscrowConfig(
-            token=checksum(self.read("token")),
-            fee_bps=int(self.read("feeBps")),
-            fee_recipient=checksum(self.read("feeRecipient")),
-            settle_window=int(self.read("settleWindow")),
-        )
+        token, recipient = checksum(self.read("token")), checksum(self.read("feeRecipient"))
+        return EscrowConfig(token, self.read("feeBps"), recipient, self.read("settleWindow"))
 
     def balance_of(self, account: str, at: At = "latest") -> int:
         """Free balance in atoms."""
@@ -162,19 +158,22 @@ class Escrow(_Contract):
 
     def events(self, first: int, last: int) -> tuple[LoggedEvent, ...]:
         """The events of the blocks first to last, both included, in chain order."""
-        decoded = ((log, self.decode(log)) for log in self.client.logs(self.address, first, last))
         return tuple(
             LoggedEvent(log.block_number, log.block_hash, log.tx_hash, log.log_index, event)
-            for log, event in decoded
-            if event is not None
+            for log in self.client.logs(self.address, first, last)
+            if (event := self.decode(log)) is not None
         )
 
     def decode(self, log: Log) -> ChainEvent | None:
         """A log as an event; None if it is another contract's or not an event we know."""
         if log.address.lower() != self.address.lower():
             return None
-        named = self._abi.event(log.topics, log.data)
-        return None if named is None else _event(*named)
+        name, values = self._abi.event(log.topics, log.data) or ("", {})
+        if name not in KINDS:
+            return None  # the escrow's other events move no money
+        if name in _ENTRY_BYTES:
+            values["entries"] = _settled(values["entries"], _ENTRY_BYTES[name])
+        return KINDS[name](**{_snake(key): value for key, value in values.items()})
 
 
 class Token(_Contract):
@@ -214,14 +213,6 @@ class Token(_Contract):
     def transfer(self, to: str, amount: int) -> bytes:
         """Calldata that moves `amount` of the sender's atoms to `to`."""
         return self._abi.call("transfer", to, amount)
-
-
-def _event(name: str, values: dict[str, Any]) -> ChainEvent | None:
-    if name not in KINDS:
-        return None  # the escrow's other events move no money
-    if name in _ENTRY_BYTES:
-        values = {**values, "entries": _settled(values["entries"], _ENTRY_BYTES[name])}
-    return KINDS[name](**{_snake(key): value for key, value in values.items()})
 
 
 def _snake(name: str) -> str:

@@ -5,14 +5,14 @@ its address, the transaction that created it and the hash of its ABI.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from settlement import strict_json
-from settlement.chain.abi import Abi, artifact
+from settlement.chain.abi import abi, artifact
 from settlement.chain.client import ChainClient
-from settlement.chain.contracts import Escrow, EscrowConfig, Token
+from settlement.chain.contracts import Escrow, Token
 from settlement.eip712 import ZERO_ADDRESS, checksum
 from settlement.errors import DeploymentError, WrongChain
 from settlement.signing import TransactionSigner
@@ -49,14 +49,11 @@ class Deployment:
 
     def to_json(self) -> dict[str, Any]:
         """The form of deployments/<chainId>.json."""
-        return {
-            "chainId": self.chain_id,
-            "block": self.block,
-            "contracts": {
-                name: {"address": at.address, "txHash": at.tx_hash, "abiHash": at.abi_hash}
-                for name, at in (("ComputeToken", self.token), ("ComputeEscrow", self.escrow))
-            },
+        contracts = {
+            name: {"address": at.address, "txHash": at.tx_hash, "abiHash": at.abi_hash}
+            for name, at in (("ComputeToken", self.token), ("ComputeEscrow", self.escrow))
         }
+        return {"chainId": self.chain_id, "block": self.block, "contracts": contracts}
 
     @classmethod
     def from_json(cls, document: Any) -> Self:
@@ -100,12 +97,11 @@ def deploy(
     client.check()
     first = client.head().number + 1
     if token is None:
-        placed = _create(client, signer, "ComputeToken", (holder or signer.address, supply))
+        placed = _create(client, signer, "ComputeToken", holder or signer.address, supply)
     else:
         placed = Deployed(checksum(token), "", artifact("ComputeToken").abi_hash)
-    terms = settings or EscrowSettings()
-    fixed = (placed.address, terms.fee_bps, terms.fee_recipient, terms.settle_window)
-    escrow = _create(client, signer, "ComputeEscrow", (fixed,))
+    fixed = (placed.address, *astuple(settings or EscrowSettings()))
+    escrow = _create(client, signer, "ComputeEscrow", fixed)
     return Deployment(client.chain_id, first, placed, escrow)
 
 
@@ -136,45 +132,35 @@ def check_deployment(client: ChainClient, deployment: Deployment) -> None:
         raise WrongChain(
             f"the deployment is on chain {deployment.chain_id}, the node serves {client.chain_id}"
         )
-    shipped, escrow = artifact("ComputeEscrow"), deployment.escrow
-    if escrow.abi_hash != shipped.abi_hash:
+    shipped, extension = artifact("ComputeEscrow"), artifact("EscrowExtension")
+    at = deployment.escrow.address
+    if deployment.escrow.abi_hash != shipped.abi_hash:
         raise DeploymentError(
-            f"the escrow at {escrow.address} has another ABI than the shipped one: "
+            f"the escrow at {at} has another ABI than the shipped one: "
             "use the release that it was deployed with, or deploy again"
         )
-    code = client.code(escrow.address)
+    code = client.code(at)
     if not code:
-        raise DeploymentError(f"there is no contract at {escrow.address}")
+        raise DeploymentError(f"there is no contract at {at}")
     if not shipped.matches(code):
-        raise DeploymentError(f"the code at {escrow.address} is not the shipped escrow")
-    config = Escrow(client, escrow.address).config()
-    _check_extension(client, escrow.address, config)
+        raise DeploymentError(f"the code at {at} is not the shipped escrow")
+    # The escrow runs the extension's code on its own storage. That code reads three fixed terms.
+    escrow = Escrow(client, at)
+    config, place = escrow.config(), checksum(escrow.read("extension"))
+    code = client.code(place)
+    if not extension.matches(code):
+        raise DeploymentError(f"the code at {place} is not the shipped extension")
+    terms = {int(address, 16) for address in (at, config.token, config.fee_recipient)}
+    if not extension.immutable_words(code) >= terms:
+        raise DeploymentError(f"the extension at {place} was not made by the escrow at {at}")
     if config.token != deployment.token.address:
         paid_in, named = config.token, deployment.token.address
         raise DeploymentError(f"the escrow pays in the token {paid_in}, not in {named}")
 
 
-def _check_extension(client: ChainClient, escrow: str, config: EscrowConfig) -> None:
-    """Check the extension, whose code the escrow runs on its own storage.
-
-    It must be the shipped one and made for this escrow, with its token and its fee recipient, which
-    are the only terms that the extension's code reads.
-    """
-    shipped = artifact("EscrowExtension")
-    place = checksum(Escrow(client, escrow).read("extension"))
-    code = client.code(place)
-    if not shipped.matches(code):
-        raise DeploymentError(f"the code at {place} is not the shipped extension")
-    fixed = shipped.immutable_words(code)
-    if not fixed >= {int(a, 16) for a in (escrow, config.token, config.fee_recipient)}:
-        raise DeploymentError(f"the extension at {place} was not made by the escrow at {escrow}")
-
-
-def _create(
-    client: ChainClient, signer: TransactionSigner, name: str, arguments: tuple[Any, ...]
-) -> Deployed:
+def _create(client: ChainClient, signer: TransactionSigner, name: str, *arguments: Any) -> Deployed:
     shipped = artifact(name)
-    data = shipped.bytecode + Abi(shipped.abi).constructor(*arguments)
+    data = shipped.bytecode + abi(name).constructor(*arguments)
     receipt = client.transact(signer, None, data)
     if receipt.contract is None:
         raise DeploymentError(f"transaction {receipt.tx_hash} created no contract")

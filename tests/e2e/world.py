@@ -33,6 +33,7 @@ from settlement.chain.devnet import Devnet, dev_account
 from settlement.signing import LocalSigner
 from tests.e2e.programs import COULOMB, PATIENCE_S, ROOT, Program, Programs, clean_env, wait_for
 from tests.escrow_world import mine_every_second
+from tests.openapi_checks import CheckedTransport
 
 ONE = 10**18
 PASSWORD = "end-to-end"
@@ -249,14 +250,20 @@ class World:
         return made
 
     def client(self, party: Party) -> Coulomb:
-        """A client of the SDK in this process; it shares key and journal with the commands."""
+        """A client of the SDK in this process; it shares key and journal with the commands.
+
+        Every answer it gets is held against the server's OpenAPI document.
+        """
         session = Session(
             lambda: party.signer,
             lambda: party.witness,
             rpc_url=self.chain.rpc_url,
             state=party.state,
         )
-        return Coulomb(self.api_url, party.api_key, session=session, retry=PATIENT)
+        transport = CheckedTransport()
+        return Coulomb(
+            self.api_url, party.api_key, session=session, retry=PATIENT, transport=transport
+        )
 
     def env(self, party: Party) -> dict[str, str]:
         """The environment of a party's commands; their settings are in its profile."""

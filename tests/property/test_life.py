@@ -7,40 +7,42 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from marketplace.domain.advance import advance
-from marketplace.domain.life import (
-    JOB_ENDED,
-    JOB_ON_NODE,
-    REPORTABLE,
+from marketplace.domain.advance import (
     BidFilled,
     BidLeftBook,
     BidVoided,
     BuyerCancelled,
     CloseOverdue,
     CloseSigned,
-    Do,
-    Effect,
     Fact,
     Fault,
-    JobLife,
-    JobState,
-    LeaseLife,
     LeaseRanOut,
-    LeaseState,
     OpeningFailed,
-    Outcome,
     ProviderSilent,
-    PutOnBook,
-    Retry,
-    RetryOn,
-    RunReport,
     RunReported,
     StartLimitPassed,
     StopOverdue,
     StopSigned,
+    UsageAttested,
+    advance,
+)
+from marketplace.domain.life import (
+    JOB_ENDED,
+    JOB_ON_NODE,
+    REPORTABLE,
+    Do,
+    Effect,
+    JobLife,
+    JobState,
+    LeaseLife,
+    LeaseState,
+    Outcome,
+    PutOnBook,
+    Retry,
+    RetryOn,
+    RunReport,
     SuspendAsk,
     TellStatus,
-    UsageAttested,
 )
 from marketplace.errors import Conflict
 from marketplace.services.lives import chain_facts

@@ -10,6 +10,7 @@ from marketplace.errors import ExitCode
 from marketplace.sdk.profile import ProfileFile
 from tests.market_world import H100
 from tests.sdk_app import Served
+from tests.tars import packed
 from tests.unit.cli.conftest import BUYER, Run
 
 
@@ -137,6 +138,25 @@ def test_what_a_job_left_behind_is_shown(run: Run, market: Served) -> None:
     lines = run("-o", "jsonl", "job", "watch", job_id).out.splitlines()
     assert {json.loads(line)["type"] for line in lines} >= {"status", "cost", "receipt"}
     assert run("job", "logs", job_id).code == 0
+
+
+@pytest.mark.parametrize("to", [None, "elsewhere"])
+def test_outputs_are_unpacked_into_a_folder_of_the_jobs_own_unless_told_otherwise(
+    run: Run, market: Served, home: Path, monkeypatch: pytest.MonkeyPatch, to: str | None
+) -> None:
+    monkeypatch.chdir(home)
+    before = set(home.iterdir())
+    market.world.ask()
+    job_id, _ = market.world.run(5)
+    with market.client() as client:
+        blob = client.blobs.put(packed({"model.bin": b"weights"}))
+    market.bend[f"GET jobs/{job_id}"] = lambda answer: answer.update(outputs=blob.sha256)
+    ran = run("-o", "json", "job", "result", job_id, *(("--to", to) if to else ()))
+    assert ran.code == 0, ran.err
+    folder = to or job_id
+    assert json.loads(ran.out) == [{"file": f"{folder}/model.bin"}]
+    assert (home / folder / "model.bin").read_bytes() == b"weights"
+    assert set(home.iterdir()) - before == {home / folder}
 
 
 def test_an_ask_is_made_listed_repriced_and_cancelled(run: Run, market: Served) -> None:

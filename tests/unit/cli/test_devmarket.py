@@ -10,8 +10,8 @@ from typing import Any, Self
 
 import pytest
 
-from marketplace.cli import devmarket
-from marketplace.cli.devmarket import ASIDE, CHAIN, DATABASE, DEPLOYMENT, LOCK, DevMarket
+from marketplace.cli import dev
+from marketplace.cli.dev import ASIDE, CHAIN, DATABASE, DEPLOYMENT, LOCK, DevMarket
 from marketplace.sdk.errors import ConfigError
 from settlement.chain.deploy import Deployed, Deployment
 from settlement.chain.devnet import DEV_CHAIN_ID
@@ -20,7 +20,7 @@ from settlement.errors import ChainError, DeploymentError
 HOLD = """
 import sys, time
 from pathlib import Path
-from marketplace.cli.devmarket import _hold
+from marketplace.cli.dev import _hold
 with _hold(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -83,7 +83,7 @@ def deployed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Deployment
         "run_roles": serve,
         "_deposit": lambda *_: None,
     }.items():
-        monkeypatch.setattr(devmarket, name, fake)
+        monkeypatch.setattr(dev, name, fake)
     monkeypatch.setattr(DevMarket, "_write_keystores", lambda _: None)
     return made
 
@@ -135,7 +135,7 @@ def test_fresh_that_fails_forgets_nothing(
 ) -> None:
     market(folder).run()
     with monkeypatch.context() as broken:
-        broken.setattr(devmarket, fails, failing)
+        broken.setattr(dev, fails, failing)
         with pytest.raises(ChainError):
             market(folder).run(fresh=True)
     market(folder).run()
@@ -150,7 +150,7 @@ def test_first_start_that_fails_is_begun_again(
     folder: Path, deployed: list[Deployment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(devmarket, "_deposit", failing)
+        broken.setattr(dev, "_deposit", failing)
         with pytest.raises(ChainError):
             market(folder).run()
     assert market(folder).run() == 0
@@ -178,7 +178,7 @@ def test_chain_without_the_contracts_is_not_started(
     def check(*_words: object) -> None:
         raise DeploymentError("no contract at 0x11")
 
-    monkeypatch.setattr(devmarket, "check_deployment", check)
+    monkeypatch.setattr(dev, "check_deployment", check)
     with pytest.raises(ConfigError, match="no contract at") as refusal:
         market(folder).run()
     assert "--fresh" in refusal.value.fix
