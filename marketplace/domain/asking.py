@@ -71,7 +71,7 @@ def ask_of(
         name: reader.read(name, _duration(most), default)
         for name, (default, most) in DURATIONS.items()
     }
-    prices = _prices(terms.get("prices"), problems)
+    prices = reader.need("prices", _prices, Prices(0))
     unit = reader.read("unit", text_of(32, r"[A-Za-z][A-Za-z0-9_-]*"), "")
     max_fee_bps = reader.read("max_fee_bps", whole_of(0, MAX_FEE_BPS), fee_bps)
     meter = reader.need("meter", text_of(42), ZERO_ADDRESS)
@@ -114,14 +114,9 @@ def _duration(most: int) -> Callable[[object], int]:
     return parse
 
 
-def _prices(data: Any, problems: list[Problem]) -> Prices:
+def _prices(data: object) -> Prices:
     if isinstance(data, Prices):
         return data
     if not isinstance(data, dict):
-        problems.append(Problem("/prices", "must be an object of prices per resource"))
-        return Prices(0)
-    try:
-        return prices_from_json(data, "/prices")
-    except InvalidInput as error:
-        problems += error.problems
-        return Prices(0)
+        raise ValueError("must be an object of prices per resource")
+    return prices_from_json(data)

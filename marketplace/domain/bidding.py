@@ -4,6 +4,7 @@ Also what a buyer signs or sends for a bid that is at work: how much a top-up lo
 """
 
 from dataclasses import fields
+from typing import Any
 
 from marketplace.domain.job import JobSpec
 from marketplace.domain.pricing import from_scaled
@@ -20,81 +21,44 @@ _NO_UNIT = bytes(32)
 _FREE = ("buyer", "witness", "opener", "max_fee_bps", "expiry", "salt")
 
 
-def limits_of(spec: JobSpec, tiers: TierRegistry) -> tuple[TierLimit, ...]:
-    """One limit per tier the job accepts, sorted by name: max_gpu_hour for every GPU, all in."""
-    egress = spec.egress.max_price_nano if spec.egress else 0
-    unit = spec.units.max_price_nano if spec.units else 0
-    return tuple(
-        TierLimit(text32(name), spec.limit_rate, egress, unit) for name in tiers.select(spec.gpu)
-    )
+def bid_template(spec: JobSpec, tiers: TierRegistry, **free: Any) -> Bid:
+    """The bid for a job: sizes, limits, duration, budget and hash from the spec, `free` as given.
 
-
-def bid_template(
-    spec: JobSpec,
-    tiers: TierRegistry,
-    *,
-    buyer: str,
-    witness: str,
-    max_fee_bps: int,
-    expiry: int,
-    salt: int,
-    opener: str = ZERO_ADDRESS,
-) -> Bid:
-    """The bid for a job: sizes, limits, duration, budget and hash from the spec, the rest as given.
-
-    `expiry` is Unix time in seconds. Raises FieldError where a value does not fit its field.
+    It has one limit per tier that the job accepts, sorted by name: max_gpu_hour for every GPU, all
+    in. Raises FieldError if a value does not fit its field.
     """
+    egress, units = spec.egress, spec.units
+    prices = (egress.max_price_nano if egress else 0, units.max_price_nano if units else 0)
     return Bid(
-        buyer=buyer,
-        witness=witness,
-        opener=opener,
         job_hash=spec.hash(),
-        limits=limits_of(spec, tiers),
+        limits=tuple(
+            TierLimit(text32(name), spec.limit_rate, *prices) for name in tiers.select(spec.gpu)
+        ),
         gpu_milli=spec.gpu.gpu_milli,
         cpu_milli=spec.cpu_milli,
         memory_mib=spec.memory_mib,
         storage_mib=spec.storage_mib,
-        egress_mib=spec.egress.max_mib if spec.egress else 0,
-        units=spec.units.maximum if spec.units else 0,
-        unit=text32(spec.units.name) if spec.units else _NO_UNIT,
+        egress_mib=egress.max_mib if egress else 0,
+        units=units.maximum if units else 0,
+        unit=text32(units.name) if units else _NO_UNIT,
         max_seconds=spec.max_seconds,
         budget=spec.max_total_atoms,
         nodes=1,
         flags=FLAG_SHARED if spec.gpu.shared else 0,
-        max_fee_bps=max_fee_bps,
-        expiry=expiry,
-        salt=salt,
+        **{"opener": ZERO_ADDRESS, **free},
     )
 
 
-def bid_of(
-    spec: JobSpec,
-    tiers: TierRegistry,
-    *,
-    buyer: str,
-    witness: str,
-    opener: str,
-    fee_bps: int,
-    now: int,
-    salt: int,
-) -> Bid:
+def bid_of(spec: JobSpec, tiers: TierRegistry, *, fee_bps: int, now: int, **free: str | int) -> Bid:
     """The bid that a buyer signs for a job: good for as long as the job may take to start, to move
     to another ask and to run, and for an hour more.
 
-    `opener` and `fee_bps` are the market's, `now` is Unix time in seconds. Raises InvalidInput.
+    `fee_bps` and `opener` are the market's, `now` is Unix time in seconds. Raises InvalidInput.
     """
     seconds = spec.start_deadline_seconds + spec.retry_seconds + spec.max_seconds
+    expiry = now + seconds + EXPIRY_SLACK_SECONDS
     try:
-        return bid_template(
-            spec,
-            tiers,
-            buyer=buyer,
-            witness=witness,
-            opener=opener,
-            max_fee_bps=fee_bps,
-            expiry=now + seconds + EXPIRY_SLACK_SECONDS,
-            salt=salt,
-        )
+        return bid_template(spec, tiers, max_fee_bps=fee_bps, expiry=expiry, **free)
     except FieldError as error:
         raise InvalidInput([Problem(error.pointer, error.detail)]) from error
 
