@@ -56,19 +56,11 @@ def key_of(name: str) -> LocalSigner:
 def market(**changes: Any) -> Market:
     """A market without fee on a chain nobody else has."""
     fields: dict[str, Any] = {
-        "domain": Domain(31_337, "0x" + "ec" * 20),
-        "token": "0x" + "cc" * 20,
-        "currency": "CMP",
-        "decimals": 18,
-        "fee_bps": 0,
-        "settle_window_s": 120,
-        "opener": ZERO_ADDRESS,
-        "interval_ms": 1_000,
-        "confirmations": 0,
-        "settle_every_s": 5,
-        "operators": (),
+        "domain": Domain(31_337, "0x" + "ec" * 20), "token": "0x" + "cc" * 20, "currency": "CMP",
+        "decimals": 18, "fee_bps": 0, "settle_window_s": 120, "opener": ZERO_ADDRESS,
+        "interval_ms": 1_000, "confirmations": 0, "settle_every_s": 5, "operators": (),
         "rpc_url": "http://localhost:0",
-    }
+    }  # fmt: skip
     return Market(**{**fields, **changes})
 
 
@@ -82,6 +74,15 @@ def gpu(uuid: str, **changes: Any) -> dict[str, Any]:
     """A simulated H100, as a node lists it."""
     fields = {"uuid": uuid, "model": "H100", "memory_mib": 81_920, "simulated": True}
     return {**fields, **changes}
+
+
+def node_listing(number: int, gpus: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+    """A node as its provider lists it: 64 cores, 256 GiB, shares of its GPUs for sale."""
+    return {
+        "number": number, "name": f"n{number}", "region": "eu-west", "tier": H100, "gpus": gpus,
+        "cpu_milli": 64_000, "memory_mib": 262_144, "storage_mib": 262_144, "runtime": "process",
+        "shared": True, **changes,
+    }  # fmt: skip
 
 
 def job_spec(**changes: Any) -> dict[str, Any]:
@@ -125,20 +126,8 @@ class World:
     def node(self, provider: LocalSigner | None = None, gpus: int = 1, **changes: Any) -> str:
         """List a node; returns its id."""
         number = next(self._numbers)
-        fields: dict[str, Any] = {
-            "number": number,
-            "name": f"n{number}",
-            "region": "eu-west",
-            "tier": H100,
-            "gpus": [gpu(f"GPU-{number}-{i}") for i in range(gpus)],
-            "cpu_milli": 64_000,
-            "memory_mib": 262_144,
-            "storage_mib": 262_144,
-            "runtime": "process",
-            "shared": True,
-            "interval_ms": None,
-        }
-        new = NewNode.model_validate({**fields, **changes})
+        cards = [gpu(f"GPU-{number}-{i}") for i in range(gpus)]
+        new = NewNode.model_validate(node_listing(number, cards, **changes))
         return self.do(self.catalog.nodes.register, provider or self.provider, new).id
 
     def ask(
@@ -278,20 +267,11 @@ class World:
     def statement(self, lease_id: str, sequence: int, ms: int, **changes: Any) -> UsageAttestation:
         lease = self.lease(lease_id)
         fields: dict[str, Any] = {
-            "buyer": lease.buyer,
-            "provider": lease.provider,
-            "lease_no": lease.lease_bytes,
-            "sequence": sequence,
-            "observed_at_ms": self.clock(),
-            "ms": ms,
-            "gpu_ms": ms,
-            "cpu_core_ms": 0,
-            "memory_mib_ms": 0,
-            "storage_mib_ms": 0,
-            "egress_mib": 0,
-            "units": 0,
+            "buyer": lease.buyer, "provider": lease.provider, "lease_no": lease.lease_bytes,
+            "sequence": sequence, "observed_at_ms": self.clock(), "ms": ms, "gpu_ms": ms,
+            "cpu_core_ms": 0, "memory_mib_ms": 0, "storage_mib_ms": 0, "egress_mib": 0, "units": 0,
             "evidence": bytes(32),
-        }
+        }  # fmt: skip
         return UsageAttestation(**{**fields, **changes})
 
     def attest(

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from marketplace.data import load_tiers
-from marketplace.domain.bidding import bid_problems
+from marketplace.domain.drafts import bid_problems
 from marketplace.domain.job import parse_job
 from marketplace.sdk import AsyncCoulomb, Coulomb, RetryPolicy
 from marketplace.sdk.errors import (

@@ -9,12 +9,12 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from marketplace.sdk._sync import transport as module
-from marketplace.sdk._sync.transport import Transport
 
 from marketplace.limits import EVENT_BYTES_MAX
 from marketplace.sdk import AsyncCoulomb, Coulomb, RetryPolicy
 from marketplace.sdk._async import transport as async_module
+from marketplace.sdk._sync import transport as module
+from marketplace.sdk._sync.transport import Transport
 from marketplace.sdk.errors import (
     ConnectFailed,
     Forbidden,

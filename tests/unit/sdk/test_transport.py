@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
-from marketplace.sdk._sync import transport as module
-from marketplace.sdk._sync.transport import Transport
 
 from marketplace.sdk import NO_RETRIES, AsyncCoulomb, Coulomb, RetryPolicy, http
+from marketplace.sdk._sync import transport as module
+from marketplace.sdk._sync.transport import Transport
 from marketplace.sdk.errors import (
     ApiError,
     ConfigError,

@@ -20,7 +20,7 @@ from settlement.eip712 import Domain, text32
 from settlement.orders import Ask
 from settlement.signing import LocalSigner, sign
 from tests.databases import rows_of
-from tests.market_world import H100, World, gpu, job_spec
+from tests.market_world import H100, World, gpu, job_spec, node_listing
 
 
 def drafted(world: World, node_id: str, **terms: Any) -> Ask:
@@ -54,20 +54,8 @@ def test_a_gpu_is_listed_once_in_the_whole_market(world: World) -> None:
 def _register(
     world: World, gpus: tuple[dict[str, Any], ...], by: LocalSigner | None = None, **changes: Any
 ) -> Any:
-    fields: dict[str, Any] = {
-        "number": 77,
-        "name": "clash",
-        "region": "eu",
-        "tier": H100,
-        "gpus": gpus,
-        "cpu_milli": 1,
-        "memory_mib": 1,
-        "storage_mib": 1,
-        "runtime": "process",
-        "shared": False,
-        "interval_ms": None,
-    }
-    new = NewNode.model_validate({**fields, **changes})
+    sizes = {"cpu_milli": 1, "memory_mib": 1, "storage_mib": 1, "shared": False}
+    new = NewNode.model_validate(node_listing(77, list(gpus), **{**sizes, **changes}))
     return world.do(world.catalog.nodes.register, by or world.stranger, new)
 
 
