@@ -8,6 +8,7 @@ import hashlib
 import json
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -42,6 +43,7 @@ DOMAIN = Domain(31337, "0x" + "e5" * 20)
 NODE_ID = "node_1"
 ONE_GPU = Inventory(simulated_gpus("1xH100", "o"), 8_000, 4_096, 4_096)
 Answer = tuple[int, Any]
+Rows = list[dict[str, Any]]
 
 
 class FakeMarket:
@@ -55,26 +57,21 @@ class FakeMarket:
         self.asks: dict[str, Ask] = {}
         self.bids: dict[str, Bid] = {}
         self.blobs: dict[str, bytes] = {}
-        self.attestations: dict[str, list[dict[str, Any]]] = {}
-        self.signed: dict[tuple[str, int], set[str]] = {}
+        self.attestations: dict[str, Rows] = defaultdict(list)
+        self.signed: dict[tuple[str, int], set[str]] = defaultdict(set)
         self.finished: dict[str, dict[str, Any]] = {}
         self.stops: dict[str, Stop] = {}
-        self.logs: dict[tuple[str, str], bytearray] = {}
-        self.beats: dict[str, list[int]] = {}
-        self.nodes: list[dict[str, Any]] = []
+        self.logs: dict[tuple[str, str], bytearray] = defaultdict(bytearray)
+        self.beats: dict[str, list[int]] = defaultdict(list)
+        self.nodes: Rows = []
         self.node_beats = 0
         self.left: list[str] = []
-        self.countersigning = True
-        self.closing = True
-        self.down = False
+        self.countersigning = self.closing = True
+        self.down = self.unauthorized = self.refuse_stop = False
         self.refused_calls = 0
-        self.unauthorized = False
         self.refuse_with: str | None = None
         self.refuse_finish: dict[str, tuple[int, str]] = {}  # by outcome
-        self.refuse_stop = False
         self._lock = threading.RLock()
-
-    # -- set-up -----------------------------------------------------------------------------------
 
     def open_lease(
         self, command: list[str] | str, *, lease_id: str | None = None, **changes: Any
@@ -84,72 +81,44 @@ class FakeMarket:
             number = len(self.leases) + 1
             spec = parse_job(job_json(command=command, **changes.pop("job", {})), packed=True)
             sizes = {"memory_mib": 512, "storage_mib": 64, **changes.pop("sizes", {})}
-            gpu_milli = changes.pop("gpu_milli", 1000)
+            gpu_milli, funded = changes.pop("gpu_milli", 1000), changes.pop("funded_seconds", 600)
             ask = make_ask(meter=self.meter.address, salt=number)
             bid = make_bid(
                 job_hash=spec.hash(), gpu_milli=gpu_milli, salt=number,
                 witness=self.witness.address, units=changes.pop("units", 0), **sizes,
             )  # fmt: skip
-            now = int(time.time())
-            funded = changes.pop("funded_seconds", 600)
+            self.asks[f"ask_{number}"], self.bids[f"bid_{number}"] = ask, bid
             lease_id = lease_id or f"lease_{number}"
             terms = {
-                "rate": "2000000000000",
-                "prices": ask.floor.to_message(),
-                "funded_seconds": funded,
-                "start": now,
-                "end": now + funded,
-                "gpu_milli": gpu_milli,
+                "rate": "2000000000000", "prices": ask.floor.to_message(), "gpu_milli": gpu_milli,
+                "funded_seconds": funded, "start": int(time.time()),
+                "end": int(time.time()) + funded, "start_limit_seconds": 60, "max_seconds": 300,
                 "lock": {"amount": "1", "currency": "CMP", "atoms": "1000000000000000000"},
-                "start_limit_seconds": 60,
-                "max_seconds": 300,
-                "budget_limited": False,
-                **changes.pop("terms", {}),
-            }
-            job = {"id": f"job_{number}", "state": "starting", "spec": spec.to_json()}
-            self.asks[f"ask_{number}"], self.bids[f"bid_{number}"] = ask, bid
+                "budget_limited": False, **changes.pop("terms", {}),
+            }  # fmt: skip
             key = lease_no(bid.struct_hash(), ask.struct_hash(), ask.meter)
             lease = {
-                "lease_no": "0x" + key.hex(),
-                "job_id": f"job_{number}",
-                "ask_id": f"ask_{number}",
-                "bid_id": f"bid_{number}",
-                "node_id": NODE_ID,
-                "buyer": bid.buyer,
-                "provider": ask.provider,
-                "witness": bid.witness,
-                "meter": ask.meter,
-                "state": "active",
-                "interval_ms": self.interval_ms,
+                "lease_no": "0x" + key.hex(), "job_id": f"job_{number}", "ask_id": f"ask_{number}",
+                "bid_id": f"bid_{number}", "node_id": NODE_ID, "buyer": bid.buyer,
+                "provider": ask.provider, "witness": bid.witness, "meter": ask.meter,
+                "state": "active", "interval_ms": self.interval_ms,
                 "terms": sample(LeaseTerms, **terms),
-                "job": job,
+                "job": {"id": f"job_{number}", "state": "starting", "spec": spec.to_json()},
                 **changes,
-            }
+            }  # fmt: skip
             self.leases[lease_id] = sample(Lease, id=lease_id, **lease)
             return lease_id
-
-    def request_stop(self, lease_id: str, reason: str = "cancelled") -> None:
-        """Wish for a lease's end, as `POST /v1/jobs/{id}/cancel` does."""
-        with self._lock:
-            self.leases[lease_id]["stop_requested"] = reason
-
-    def last(self, lease_id: str) -> UsageAttestation:
-        """The newest attestation taken in."""
-        with self._lock:
-            return UsageAttestation.from_message(self.attestations[lease_id][-1]["message"])
 
     def taken(self, lease_id: str) -> list[UsageAttestation]:
         """Every attestation taken in."""
         with self._lock:
-            rows = list(self.attestations.get(lease_id, []))
+            rows = list(self.attestations[lease_id])
         return [UsageAttestation.from_message(row["message"]) for row in rows]
 
     def text(self, lease_id: str, stream: str) -> str:
         """The output received so far."""
         with self._lock:
-            return self.logs.get((lease_id, stream), b"").decode()
-
-    # -- the endpoints ----------------------------------------------------------------------------
+            return self.logs[lease_id, stream].decode()
 
     def handle(self, method: str, url: str, body: bytes) -> Answer:
         """Answer one request."""
@@ -158,11 +127,8 @@ class FakeMarket:
             return _problem(503, "unavailable")
         if self.unauthorized and method == "POST":
             return _problem(401, "unauthenticated")
-        split = urlsplit(url)
-        parts = split.path.strip("/").split("/")[1:]
-        query = dict(parse_qsl(split.query))
         with self._lock:
-            match (method, *parts):
+            match (method, *urlsplit(url).path.strip("/").split("/")[1:]):
                 case ("GET", "config"):
                     return 200, self._config()
                 case ("POST", "nodes"):
@@ -176,82 +142,81 @@ class FakeMarket:
                     self.left.append(node_id)
                     return 200, sample(Node)
                 case ("GET", "leases"):
-                    return 200, self._list(query)
-                case ("GET", "leases", lease_id):
-                    return self._lease(lease_id)
+                    rows = [lease for lease in self.leases.values() if lease["state"] == "active"]
+                    return 200, {"data": rows, "has_more": False, "next_cursor": None}
+                case ("GET", "leases", lease_id) if lease_id in self.leases:
+                    return 200, self.leases[lease_id]
                 case ("GET", "asks", ask_id):
-                    return 200, self._order(ask_id, "ask", self.asks[ask_id])
+                    ask = self.asks[ask_id].to_message()
+                    return 200, sample(AskInfo, id=ask_id, ask=ask)
                 case ("GET", "bids", bid_id):
-                    return 200, self._order(bid_id, "bid", self.bids[bid_id])
-                case ("GET", "blobs", digest):
-                    found = self.blobs.get(digest)
-                    return (200, found) if found is not None else _problem(404, "not_found")
+                    bid = self.bids[bid_id].to_message()
+                    return 200, sample(BidInfo, id=bid_id, bid=bid)
+                case ("GET", "blobs", digest) if digest in self.blobs:
+                    return 200, self.blobs[digest]
                 case ("POST", "blobs"):
-                    digest = hashlib.sha256(body).hexdigest()
-                    self.blobs[digest] = body
-                    return 201, {"sha256": digest, "size": len(body)}
+                    return 201, {"sha256": self.keep(body), "size": len(body)}
                 case ("GET", "leases", lease_id, "attestations"):
-                    return 200, {"data": self.attestations.get(lease_id, []), "has_more": False}
-                case ("POST", "leases", lease_id, what):
+                    return 200, {"data": self.attestations[lease_id], "has_more": False}
+                case ("POST", "leases", lease_id, what) if lease_id in self.leases:
                     return self._post(lease_id, what, json.loads(body))
         return _problem(404, "not_found")
 
+    def keep(self, content: bytes) -> str:
+        """Store a blob."""
+        digest = hashlib.sha256(content).hexdigest()
+        self.blobs[digest] = content
+        return digest
+
     def _post(self, lease_id: str, what: str, body: dict[str, Any]) -> Answer:
-        if lease_id not in self.leases:
-            return _problem(404, "not_found")
-        if what == "attestations":
-            return self._attest(lease_id, body)
-        if what == "heartbeats":
-            self.beats.setdefault(lease_id, []).append(body["count"])
-            return 200, sample(Heartbeat)
-        elif what == "logs":
-            known = self.logs.setdefault((lease_id, body["stream"]), bytearray())
-            if body["offset"] <= len(known):
-                known[body["offset"] :] = body["text"].encode()
-            return 200, sample(LogPosition)
-        elif what == "finish":
-            return self._finish(lease_id, body)
-        elif what == "stop":
-            if self.leases[lease_id]["state"] != "active":
-                return _problem(409, "conflict")
-            if self.refuse_stop:
-                return _problem(422, "invalid_request")
-            stop = Stop.from_message(body["stop"])
-            verify(stop, DOMAIN, bytes.fromhex(body["signature"][2:]), self.meter.address)
-            self.stops[lease_id] = stop
-            self.leases[lease_id]["state"] = "stopped"
-        return 200, self.leases[lease_id]
+        lease = self.leases[lease_id]
+        match what:
+            case "attestations":
+                return self._attest(lease_id, body)
+            case "heartbeats":
+                self.beats[lease_id].append(body["count"])
+                return 200, sample(Heartbeat)
+            case "logs":
+                known = self.logs[lease_id, body["stream"]]
+                if body["offset"] <= len(known):
+                    known[body["offset"] :] = body["text"].encode()
+                return 200, sample(LogPosition)
+            case "finish":
+                return self._finish(lease_id, body)
+        if lease["state"] != "active":
+            return _problem(409, "conflict")
+        if self.refuse_stop:
+            return _problem(422, "invalid_request")
+        stop = Stop.from_message(body["stop"])
+        verify(stop, DOMAIN, bytes.fromhex(body["signature"][2:]), self.meter.address)
+        self.stops[lease_id] = stop
+        lease["state"] = "stopped"
+        return 200, lease
 
     def _attest(self, lease_id: str, body: dict[str, Any]) -> Answer:
         message, signature = body["attestation"], body["signature"]
         said = UsageAttestation.from_message(message)
         verify(said, DOMAIN, bytes.fromhex(signature[2:]), self.meter.address)
-        self.signed.setdefault((lease_id, said.sequence), set()).add(json.dumps(message))
+        self.signed[lease_id, said.sequence].add(json.dumps(message))
         if self.refuse_with is not None:
             return _problem(422, "attestation_refused", reason=self.refuse_with)
-        rows = self.attestations.setdefault(lease_id, [])
-        known = next((r for r in rows if r["sequence"] == said.sequence), None)
+        rows = self.attestations[lease_id]
+        known = next((row for row in rows if row["sequence"] == said.sequence), None)
         if known is None:
+            names = {"id": f"att_{lease_id}_{said.sequence}", "sequence": said.sequence}
             known = sample(
-                Attestation,
-                id=f"att_{lease_id}_{said.sequence}",
-                lease_id=lease_id,
-                sequence=said.sequence,
-                state="accepted",
-                message=message,
+                Attestation, **names, lease_id=lease_id, state="accepted", message=message,
                 signature=signature,
-            )
+            )  # fmt: skip
             rows.append(known)
-            used = sample(Measured, ms=said.ms, units=said.units)
-            self.leases[lease_id]["used"] = used
+            self.leases[lease_id]["used"] = sample(Measured, ms=said.ms, units=said.units)
             if self.countersigning:
                 self.countersign(lease_id, said.sequence)
         return 201, {k: known[k] for k in ("id", "sequence", "state", "code")}
 
     def countersign(self, lease_id: str, sequence: int, key: LocalSigner | None = None) -> None:
         """Answer an attestation as the witness does, or with another key."""
-        rows = self.attestations[lease_id]
-        row = next(row for row in rows if row["sequence"] == sequence)
+        row = next(row for row in self.attestations[lease_id] if row["sequence"] == sequence)
         said = UsageAttestation.from_message(row["message"])
         bid = self.bids[self.leases[lease_id]["bid_id"]]
         voucher = voucher_for(said, bid.egress_mib > 0 or bid.units > 0)
@@ -261,10 +226,11 @@ class FakeMarket:
         self.leases[lease_id]["countersigned"] = counted
 
     def _finish(self, lease_id: str, body: dict[str, Any]) -> Answer:
-        close = Close.from_message(body["close"]["message"])
-        signature = bytes.fromhex(body["close"]["signature"][2:])
+        lease, signed = self.leases[lease_id], body["close"]
+        close = Close.from_message(signed["message"])
+        signature = bytes.fromhex(signed["signature"][2:])
         assert recover(close, DOMAIN, signature) == self.meter.address
-        if self.leases[lease_id]["state"] not in ("active", "stopped"):
+        if lease["state"] not in ("active", "stopped"):
             return _problem(409, "conflict")
         if body["outcome"] in self.refuse_finish:
             return _problem(*self.refuse_finish[body["outcome"]])
@@ -272,49 +238,26 @@ class FakeMarket:
         final = UsageAttestation.from_message(body["attestation"])
         assert (final.ms, final.units) == (close.ms, close.units)
         self.finished[lease_id] = body
-        lease = self.leases[lease_id]
-        lease["final"] = {
-            "message": body["close"]["message"],
-            "meter_signature": body["close"]["signature"],
-        }
+        lease["final"] = {"message": signed["message"], "meter_signature": signed["signature"]}
         if self.closing:
             lease["state"] = "closed"
         return 200, lease
 
     def _config(self) -> dict[str, Any]:
-        contracts = {"ComputeEscrow": DOMAIN.verifying_contract, "ComputeToken": "0x" + "70" * 20}
+        escrow, token = DOMAIN.verifying_contract, "0x" + "70" * 20
         return sample(
-            MarketConfig,
-            chain_id=DOMAIN.chain_id,
-            contracts=contracts,
-            interval_ms=self.interval_ms,
-            confirmations=0,
-        )
-
-    def _list(self, query: dict[str, str]) -> dict[str, Any]:
-        state = query.get("state")
-        rows = [lease for lease in self.leases.values() if state in (None, lease["state"])]
-        return {"data": rows, "has_more": False, "next_cursor": None}
-
-    def _lease(self, lease_id: str) -> Answer:
-        lease = self.leases.get(lease_id)
-        return (200, lease) if lease is not None else _problem(404, "not_found")
-
-    def _order(self, order_id: str, kind: str, order: Ask | Bid) -> dict[str, Any]:
-        shown: type[AskInfo | BidInfo] = AskInfo if kind == "ask" else BidInfo
-        return sample(shown, **{"id": order_id, kind: order.to_message()})
+            MarketConfig, chain_id=DOMAIN.chain_id, confirmations=0, interval_ms=self.interval_ms,
+            contracts={"ComputeEscrow": escrow, "ComputeToken": token},
+        )  # fmt: skip
 
     def node(self, journal: AgentJournal, folder: Path, **changes: Any) -> ThisNode:
         """A node of this market, with one simulated GPU and no runtime."""
+        client = {"retry": NO_RETRIES, "transport": self.transport()}
         parts: dict[str, Any] = {
-            "api": Coulomb(
-                "http://market.test", "coul_test", retry=NO_RETRIES, transport=self.transport()
-            ),
-            "runtime": SimpleNamespace(name="none"),
-            "inventory": ONE_GPU,
-            "poll_s": 0.05,
+            "api": Coulomb("http://market.test", "coul_test", **client),
+            "runtime": SimpleNamespace(name="none"), "inventory": ONE_GPU, "poll_s": 0.05,
             **changes,
-        }
+        }  # fmt: skip
         return ThisNode(
             journal=journal, signer=self.meter, domain=DOMAIN, jobs_folder=folder / "jobs",
             node_id=NODE_ID, **parts,
@@ -326,8 +269,6 @@ class FakeMarket:
         orders = self.asks[lease["ask_id"]], self.bids[lease["bid_id"]]
         return assign(node, Lease.model_validate(lease), *orders)
 
-    # -- in front of it ---------------------------------------------------------------------------
-
     def transport(self) -> httpx.MockTransport:
         """The market without a network."""
 
@@ -335,9 +276,7 @@ class FakeMarket:
             if self.down:
                 raise httpx.ConnectError("the market is down", request=request)
             status, body = self.handle(request.method, str(request.url), request.read())
-            if isinstance(body, bytes):
-                return httpx.Response(status, content=body)
-            return httpx.Response(status, json=body)
+            return httpx.Response(status, content=_raw(body))
 
         return httpx.MockTransport(answer)
 
@@ -350,32 +289,28 @@ class FakeMarket:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                self._answer(b"")
-
-            def do_POST(self) -> None:
-                self._answer(self.rfile.read(int(self.headers.get("Content-Length", 0))))
-
-            def _answer(self, body: bytes) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 status, found = market.handle(self.command, self.path, body)
-                raw = found if isinstance(found, bytes) else json.dumps(found).encode()
+                raw = _raw(found)
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(raw)))
                 self.end_headers()
                 self.wfile.write(raw)
 
+            do_POST = do_GET
+
             def log_message(self, *_: Any) -> None:
                 return
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-            server.server_close()
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            server.daemon_threads = True
+            thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+            thread.start()
+            try:
+                yield f"http://127.0.0.1:{server.server_port}"
+            finally:
+                server.shutdown()
+                thread.join()
 
 
 class Desk:
@@ -411,9 +346,15 @@ class Desk:
     @property
     def now(self) -> LeaseEntry:
         """What the journal holds of the lease."""
-        entry = self.journal.lease(self.id)
-        assert entry is not None
-        return entry
+        return self.lease.now
+
+    @property
+    def paid(self) -> tuple[int, int] | None:
+        """The ms and units of the best voucher in the journal."""
+        if self.now.voucher is None:
+            return None
+        voucher = self.now.voucher.voucher
+        return voucher.ms, getattr(voucher, "units", 0)
 
     @property
     def shown(self) -> Lease:
@@ -423,6 +364,10 @@ class Desk:
     def close(self) -> None:
         self.logs.close()
         self.journal.close()
+
+
+def _raw(body: Any) -> bytes:
+    return body if isinstance(body, bytes) else json.dumps(body).encode()
 
 
 def _problem(status: int, code: str, **extra: Any) -> Answer:

@@ -4,12 +4,14 @@ import io
 import os
 import subprocess
 import tarfile
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from marketplace.agent.folders import JobFolders, give_to, make_folders, remove_tree
@@ -18,7 +20,9 @@ from marketplace.agent.journal import AgentJournal, Ending
 from marketplace.agent.runtime.process import ProcessRuntime, RunningProcess
 from marketplace.agent.runtime.sandbox import Launch, SandboxLimits
 from marketplace.agent.supervisor import Supervisor
+from settlement.attestation import Close
 from settlement.signing import LocalSigner
+from settlement.usage import UsageVector
 from tests.fakes_agent import FakeMarket
 
 PATIENCE_S = 120.0  # only a machine that is far too busy takes so long
@@ -35,42 +39,41 @@ class Ran:
     err: str
 
 
-@contextmanager
-def started(
-    runtime: ProcessRuntime,
-    root: Path,
-    argv: list[str],
-    env: Mapping[str, str] | None = None,
-    limits: SandboxLimits = LIMITS,
-    slot: int = 0,
-) -> Iterator[RunningProcess]:
-    """A job in its folders; at the end nothing of it is left."""
-    folders = JobFolders(root / f"job-{slot}")
-    make_folders(folders)
-    give_to(folders, runtime.owner(slot))
-    name = f"test-{os.getpid()}-{slot}-{time.monotonic_ns()}"
-    launch = Launch(name, tuple(argv), env or {}, folders, limits, (), slot)
-    running = runtime.start(launch)
-    try:
-        yield running
-    finally:
-        running.close()
-        os.close(running.stdout)
-        os.close(running.stderr)
-        remove_tree(folders.root)
+@dataclass(frozen=True)
+class Sandbox:
+    """A runtime and a folder to run jobs in."""
 
+    runtime: ProcessRuntime
+    root: Path
 
-def ran(
-    runtime: ProcessRuntime,
-    root: Path,
-    argv: list[str],
-    env: Mapping[str, str] | None = None,
-    limits: SandboxLimits = LIMITS,
-) -> Ran:
-    """Run a short job (with little output) to its end."""
-    with started(runtime, root, argv, env, limits) as running:
-        code = running.wait(PATIENCE_S)
-        return Ran(code, _text(running.stdout), _text(running.stderr))
+    @contextmanager
+    def started(
+        self, argv: list[str], env: Mapping[str, str] | None = None, limits: SandboxLimits = LIMITS
+    ) -> Iterator[RunningProcess]:
+        """A job in its folders; at the end nothing of it is left."""
+        folders = JobFolders(self.root / "job")
+        make_folders(folders)
+        give_to(folders, self.runtime.owner(0))
+        name = f"test-{os.getpid()}-{time.monotonic_ns()}"
+        launch = Launch(name, tuple(argv), env or {}, folders, limits, (), 0)
+        running = self.runtime.start(launch)
+        try:
+            yield running
+        finally:
+            running.close()
+            os.close(running.stdout)
+            os.close(running.stderr)
+            remove_tree(folders.root)
+
+    def run(self, argv: list[str], env: Mapping[str, str] | None = None) -> Ran:
+        """Run a short job (with little output) to its end."""
+        with self.started(argv, env) as running:
+            code = running.wait(PATIENCE_S)
+            return Ran(code, _text(running.stdout), _text(running.stderr))
+
+    def python(self, code: str, **env: str) -> Ran:
+        """Run a short program to its end."""
+        return self.run(["python", "-c", textwrap.dedent(code)], env)
 
 
 def _text(descriptor: int) -> str:
@@ -116,24 +119,41 @@ class Bench:
         entry = self.journal.lease(lease_id)
         return entry.ending if entry is not None else None
 
-    def finished(self, lease_id: str, timeout_s: float = PATIENCE_S) -> dict[str, object]:
-        """The report of a job's end, as (outcome, reason, exit code)."""
-        until(lambda: lease_id in self.market.finished, timeout_s, lease_id)
+    def finished(self, lease_id: str) -> dict[str, Any]:
+        """The report of a job's end."""
+        until(lambda: lease_id in self.market.finished, lease_id)
         return self.market.finished[lease_id]
 
-    def ended(self, lease_id: str, timeout_s: float = PATIENCE_S) -> tuple[object, object]:
+    def ended(self, lease_id: str) -> tuple[object, object]:
         """Outcome and reason of a job's end."""
-        report = self.finished(lease_id, timeout_s)
+        report = self.finished(lease_id)
         return report["outcome"], report["reason"]
 
+    def closed_at(self, lease_id: str) -> UsageVector:
+        """The last usage of a job that has ended, which its Close states."""
+        close = Close.from_message(self.finished(lease_id)["close"]["message"])
+        final = self.market.taken(lease_id)[-1]
+        same = (final.ms, final.egress_mib, final.units)
+        assert (close.ms, close.egress_mib, close.units) == same
+        return final.usage()
 
-def until(
-    condition: Callable[[], object], timeout_s: float = PATIENCE_S, what: object = ""
-) -> None:
+    def survives(self) -> None:
+        """The node takes up and ends a job as it should, and nothing of the others is left."""
+        after = self.market.open_lease(["true"])
+        assert self.ended(after) == ("succeeded", "completed")
+        until(lambda: list((self.root / "jobs").iterdir()) == [], what="folders left")
+
+    def lease(self, code: str, **changes: object) -> str:
+        """A lease for a program in Python."""
+        command = ["python", "-c", textwrap.dedent(code)]
+        return self.market.open_lease(command, **changes)
+
+
+def until(condition: Callable[[], object], what: object = "") -> None:
     """Wait for something that must come."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
-        assert time.monotonic() < deadline, f"did not come in {timeout_s} s: {what}"
+        assert time.monotonic() < deadline, f"did not come in {PATIENCE_S} s: {what}"
         time.sleep(0.01)
 
 
@@ -189,10 +209,7 @@ exec setpriv --reuid 4242 --regid 4242 --clear-groups --inh-caps=-all --bounding
 
 def as_ordinary_user(command: list[str], python_home: Path) -> subprocess.CompletedProcess[str]:
     """Run a command as a user without rights: root does so in a mount namespace of its own."""
-    if os.geteuid() != 0:
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=PATIENCE_S, check=False
-        )
-    hidden = str(python_home) if python_home.is_relative_to("/root") else ""
-    words = ["unshare", "-m", "sh", "-e", "-c", _AS_USER, "sh", hidden, *command]
-    return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    if os.geteuid() == 0:
+        hidden = str(python_home) if python_home.is_relative_to("/root") else ""
+        command = ["unshare", "-m", "sh", "-e", "-c", _AS_USER, "sh", hidden, *command]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)

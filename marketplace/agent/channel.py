@@ -72,7 +72,6 @@ class JobLogs:
         self.streams = (("stdout", self.stdout), ("stderr", self.stderr), ("agent", self.agent))
 
     def say(self, text: str) -> None:
-        """Add a line of the agent's own."""
         self.agent.append(f"{text}\n".encode(errors="replace"))
 
     def close(self) -> None:
@@ -102,7 +101,6 @@ class _Connection:
 
     @property
     def has_line(self) -> bool:
-        """Whether a whole line has come."""
         return b"\n" in self.buffer
 
 

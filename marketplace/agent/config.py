@@ -92,7 +92,8 @@ def load_config(path: Path) -> AgentConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise AgentConfigError(f"{path} is not YAML: {error}") from error
     problems: list[Problem] = []
-    config = _read(AgentConfig, Reader(data, _names(AgentConfig), problems), path.resolve().parent)
+    reader = Reader(data, AgentConfig.__dataclass_fields__, problems)
+    config = _read(AgentConfig, reader, path.resolve().parent)
     if problems:
         lines = "\n".join(f"  {p.pointer or '/'}: {p.detail}" for p in problems)
         raise AgentConfigError(f"{path} has mistakes:\n{lines}")
@@ -102,7 +103,8 @@ def load_config(path: Path) -> AgentConfig:
 def save_config(config: AgentConfig, path: Path) -> None:
     """Write a configuration file that only its owner reads."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(_plain(asdict(config)), sort_keys=False, allow_unicode=True)
+    told = asdict(config, dict_factory=_plain)
+    text = yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
@@ -130,7 +132,7 @@ def _read(kind: type[Config], reader: Reader, base: Path) -> Config:
     members: dict[str, Any] = {}
     for field in fields(kind):
         if field.type is NodeConfig:
-            child = reader.child(field.name, _names(NodeConfig))
+            child = reader.child(field.name, NodeConfig.__dataclass_fields__)
             members[field.name] = _read(NodeConfig, child, base)
             continue
         (parse,) = field.type.__metadata__  # type: ignore[union-attr]
@@ -142,18 +144,11 @@ def _read(kind: type[Config], reader: Reader, base: Path) -> Config:
     return kind(**members)
 
 
-def _names(kind: type[Config]) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind))
-
-
-def _plain(members: dict[str, Any]) -> dict[str, Any]:
+def _plain(members: list[tuple[str, Any]]) -> dict[str, Any]:
     """Members that say something, in the form YAML takes."""
     found: dict[str, Any] = {}
-    for name, value in members.items():
-        if isinstance(value, dict):
-            found[name] = _plain(value)
-        elif isinstance(value, Path):
-            found[name] = str(value)
-        elif value is not None and value is not False and value != ():
+    for name, value in members:
+        if value is not None and value is not False and value != ():
+            value = str(value) if isinstance(value, Path) else value
             found[name] = list(value) if isinstance(value, tuple) else value
     return found

@@ -10,7 +10,7 @@ import structlog
 from marketplace.agent.channel import LogFile
 from marketplace.agent.errors import SERVER_AWAY, AgentJournalConflict, JournalError
 from marketplace.agent.folders import files_below, remove_tree
-from marketplace.agent.journal import ACCEPTED, Ending, LeaseEntry, Phase
+from marketplace.agent.journal import ACCEPTED, Ending, Phase
 from marketplace.agent.node import LIVE, Halt, HeldLease
 from marketplace.domain.life import LeaseState, Outcome, StopReason
 from marketplace.sdk import errors as sdk
@@ -79,20 +79,16 @@ class Courier:
         if self._recovered:
             self._settle_with_server()
             self._recovered = False
-        entry = self._entry()
-        self._reported = entry.phase in (Phase.REPORTED, Phase.DONE)
+        self._reported = self._lease.now.is_reported
         if not self._reported:
             self._send_attestations()
             self._send_beats()
             self._send_logs()
-            ending = self._entry().ending
+            ending = self._lease.now.ending
             if ending is None or not self._report(ending):
                 return False
             self._reported = True
         return self._see_it_over()
-
-    def _entry(self) -> LeaseEntry:
-        return self._journal.lease(self._id) or self._lease.entry
 
     def _send_attestations(self) -> None:
         for message, signature in self._journal.unsent(self._id):
@@ -179,7 +175,6 @@ class Courier:
         return lease.state in (*LIVE, LeaseState.STOPPED) and lease.final is None
 
     def _has_more(self) -> bool:
-        """Whether usage or output came up since they were last sent: they go before the end."""
         return bool(self._journal.unsent(self._id)) or any(
             stream.chunk(self._offsets.get(name, 0)) for name, stream in self._streams()
         )
@@ -223,7 +218,7 @@ class Courier:
             self._journal.set_phase(self._id, Phase.DONE)
             self._log.info("lease_over", state=lease.state)
             return True
-        ending = self._entry().ending
+        ending = self._lease.now.ending
         wanted = lease.stop_requested == StopReason.UNWITNESSED or (ending and ending.stop)
         if wanted and not self._stop_sent:
             stop, signature = self._lease.attestor.stop()
@@ -247,7 +242,7 @@ class Courier:
             self._journal.adopt_close(self._id, final.message, final.meter_signature)
             self._journal.end(self._id, restarted)
             self._journal.set_phase(self._id, Phase.REPORTED)
-        elif self._entry().ending is None:
+        elif self._lease.now.ending is None:
             self._lease.attestor.conclude(restarted)
         self._log.info("lease_recovered", job=entry.job_id)
 

@@ -66,7 +66,6 @@ class Inventory:
 
     @property
     def simulated(self) -> bool:
-        """Whether any GPU does not exist."""
         return any(gpu.simulated for gpu in self.gpus)
 
 
@@ -208,6 +207,5 @@ class Capacity:
         return grant
 
     def release(self, lease_id: str) -> None:
-        """Give back what a lease held, if it held anything."""
         self.use.free(lease_id)
         self._grants.pop(lease_id, None)

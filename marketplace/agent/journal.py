@@ -97,8 +97,11 @@ class LeaseEntry:
         return self.buyer, self.provider, self.lease_no
 
     @property
+    def is_reported(self) -> bool:
+        return self.phase in (Phase.REPORTED, Phase.DONE)
+
+    @property
     def voucher_type(self) -> type[Usage] | type[MeteredUsage]:
-        """The message that pays for the lease."""
         return MeteredUsage if self.metered else Usage
 
     def is_signed(
@@ -113,8 +116,6 @@ class LeaseEntry:
 
 
 class AttestationEntry(NamedTuple):
-    """A journaled attestation."""
-
     message: UsageAttestation
     signature: bytes | None  # None until it is signed
     answer: str | None  # None until the server has answered: ACCEPTED, or why it was refused
@@ -159,12 +160,10 @@ class AgentJournal:
             )
 
     def lease(self, lease_id: str) -> LeaseEntry | None:
-        """The lease, if this node ever took it up."""
         rows = self._run("SELECT * FROM leases WHERE lease_id = ?", lease_id)
         return _lease_of(rows[0]) if rows else None
 
     def leases(self) -> list[LeaseEntry]:
-        """Every lease that this node took up, oldest first."""
         return [_lease_of(row) for row in self._run("SELECT * FROM leases ORDER BY rowid")]
 
     def note_process(self, lease_id: str, record: Mapping[str, Any]) -> None:
@@ -182,7 +181,6 @@ class AgentJournal:
         self._run(query, _ENDING.dump_json(ending).decode(), lease_id, Phase.ENDED)
 
     def set_phase(self, lease_id: str, phase: Phase) -> None:
-        """Go on to REPORTED or DONE."""
         self._run("UPDATE leases SET phase = ? WHERE lease_id = ?", phase, lease_id)
 
     def keep_voucher(self, lease_id: str, voucher: Voucher, signature: bytes) -> None:
@@ -286,7 +284,6 @@ class AgentJournal:
             raise AgentJournalConflict(f"{lease_id}: the server holds another signed Close")
 
     def keep_close_signature(self, lease_id: str, signature: bytes) -> None:
-        """Store the signature of the lease's Close."""
         query = "UPDATE leases SET close_signature = ? WHERE lease_id = ?"
         self._run(query, signature, lease_id)
 

@@ -69,7 +69,6 @@ class JobMeter:
 
     @property
     def started(self) -> bool:
-        """Whether the job was ever ready."""
         return self._started_ns is not None
 
     @property

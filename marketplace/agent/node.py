@@ -34,8 +34,6 @@ def unix_ms() -> int:
 
 @dataclass(frozen=True, slots=True)
 class ThisNode:
-    """The node that this agent runs: its parts and its settings."""
-
     api: Coulomb
     journal: AgentJournal
     runtime: ProcessRuntime
@@ -52,10 +50,7 @@ class ThisNode:
 
 
 class Attestor:
-    """Signs for one lease with the meter key.
-
-    `attest` adds a reading each time; any other method may be repeated and yields the same bytes.
-    """
+    """Signs for one lease with the meter key; repeating all but `attest` yields the same bytes."""
 
     def __init__(self, journal: AgentJournal, signer: Signer, entry: LeaseEntry) -> None:
         self._journal = journal
@@ -94,7 +89,6 @@ class Attestor:
         self._journal.end(self._entry.lease_id, ending)
 
     def final(self) -> tuple[UsageAttestation, bytes]:
-        """The last attestation and its signature."""
         last = self._signed_last()
         if last is None:
             raise ValueError("nothing was attested")
@@ -164,16 +158,18 @@ class HeldLease:
         self._covered_ms = 0
         self._covered_at_s = clock_s()
 
+    @property
+    def now(self) -> LeaseEntry:
+        """What the journal holds of it by now; `entry` is how it was taken up."""
+        return self.node.journal.lease(self.id) or self.entry
+
     def open_logs(self) -> JobLogs:
         """Open the job's logs, as they are. Raises OSError."""
         self.logs = JobLogs(self.folders.logs)
         return self.logs
 
     def observe(self, lease: Lease) -> None:
-        """Take in what the server says, and what the witness verifiably signed.
-
-        Raises CoulombError, JournalError.
-        """
+        """Take in what the server says, and what the witness verifiably signed."""
         self.heed(lease)
         self.cover(self.learn(lease))  # also once the job has ended: the last voucher pays the most
 
@@ -224,13 +220,11 @@ class HeldLease:
         silent_ms = int((self._clock_s() - self._covered_at_s) * 1000)
         return max(silent_ms, metered_ms - self._covered_ms)
 
-    # Only vouchers are paid. A server that merely says that there are some would have a node work
-    # for nothing, so the node checks each one itself and keeps the best.
-
     def learn(self, lease: Lease) -> int:
         """The countersigned ms by now; asks for vouchers only if the server speaks of more.
 
-        Raises CoulombError, JournalError.
+        Only vouchers are paid. A server that merely says that there are some would have a node work
+        for nothing, so the node checks each one itself and keeps the best.
         """
         with self._learning:
             if self._counts(lease.countersigned) > self._best():
@@ -255,12 +249,10 @@ class HeldLease:
         return self._best() >= self._counts(said)
 
     def _best(self) -> Counts:
-        entry = self.node.journal.lease(self.id)
-        kept = entry.voucher if entry is not None else None
+        kept = self.now.voucher
         return self._counts(kept.voucher) if kept is not None else (0, 0, 0)
 
     def _counts(self, used: Used | Voucher | UsageAttestation) -> Counts:
-        """What this lease's vouchers state of it."""
         if isinstance(used, Usage) or not self.entry.metered:
             return used.ms, 0, 0
         return used.ms, used.egress_mib, used.units

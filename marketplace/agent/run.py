@@ -46,8 +46,7 @@ class JobRun:
     def run(self) -> None:
         """Run the job to its end and put down how it ended.
 
-        If the journal fails, the job is dead and nothing more is signed; the end is put down when
-        the journal works again.
+        If the journal fails, the job is dead, and the end is put down when it works again.
         """
         try:
             ending = self._ending()
@@ -76,18 +75,16 @@ class JobRun:
         channel = JobChannel(self._lease.folders.run, self._logs, self._job.units_cap)
         try:
             running = self._node.runtime.start(self._launch())
-        except StartFailed:
+            channel.start(running.stdout, running.stderr)
+            try:
+                self._node.journal.note_process(self._lease.id, running.record)
+                watch = JobWatch(self._lease, self._job, self._grant, running, channel)
+            except (JournalError, OSError):
+                running.close()
+                raise
+            return watch.to_the_end()
+        finally:
             channel.finish()
-            raise
-        channel.start(running.stdout, running.stderr)
-        try:
-            self._node.journal.note_process(self._lease.id, running.record)
-            watch = JobWatch(self._lease, self._job, self._grant, running, channel)
-        except (JournalError, OSError):
-            running.close()
-            channel.finish()
-            raise
-        return watch.to_the_end()
 
     def _fetch_inputs(self) -> Halt | None:
         """Fetch and unpack the job's folder; why to stop, should that come first."""
@@ -108,23 +105,13 @@ class JobRun:
         return lease.halt
 
     def _launch(self) -> Launch:
-        job, sizes = self._job, self._job.sizes
-        cores = max(1, -(-sizes.cpu_milli // 1000))
-        return Launch(
-            lease_id=self._lease.id,
-            argv=job.spec.command,
-            env=self._environment(),
-            folders=self._lease.folders,
-            limits=SandboxLimits(
-                memory_mib=sizes.memory_mib,
-                storage_mib=sizes.storage_mib,
-                pids=self._node.pids_max,
-                cpu_seconds=job.max_seconds * cores + _CPU_SECONDS_SLACK,
-                cpu_milli=sizes.cpu_milli,
-            ),
-            gpus=self._grant.gpus,
-            slot=self._grant.slot,
+        lease, job, sizes, grant = self._lease, self._job, self._job.sizes, self._grant
+        cpu_seconds = job.max_seconds * max(1, -(-sizes.cpu_milli // 1000)) + _CPU_SECONDS_SLACK
+        limits = SandboxLimits(
+            sizes.memory_mib, sizes.storage_mib, self._node.pids_max, cpu_seconds, sizes.cpu_milli
         )
+        env, folders = self._environment(), lease.folders
+        return Launch(lease.id, job.spec.command, env, folders, limits, grant.gpus, grant.slot)
 
     def _environment(self) -> dict[str, str]:
         """The job's own variables and where it finds things; nothing of the node's environment."""

@@ -36,13 +36,10 @@ class _Work:
 
     @property
     def runs(self) -> bool:
-        """Whether its job runs now."""
         return self.job is not None and self.job.is_alive()
 
 
 class Supervisor:
-    """Runs a registered node until it is told to stop."""
-
     def __init__(self, node: ThisNode) -> None:
         self._node = node
         self._capacity = Capacity(node.inventory, node.shared)
@@ -118,11 +115,6 @@ class Supervisor:
             work.lease.tell()
             work.carrying.join()
 
-    @property
-    def jobs(self) -> int:
-        """How many jobs run now."""
-        return sum(work.runs for work in self._work.values())
-
     def _take_up(self, lease: Lease) -> None:
         api = self._node.api
         if self._node.journal.lease(lease.id) is not None:
@@ -151,7 +143,7 @@ class Supervisor:
         grant = self._capacity.take(lease.id, job.sizes, job.gpus)
         if grant is None:
             log.error("no_capacity", lease=lease.id, gpu_milli=job.sizes.gpu_milli)
-            self._refuse(lease, "no_capacity")
+            self._carry(lease, ending=Ending(Outcome.FAILED, "no_capacity"))
             return
         try:
             make_folders(lease.folders)
@@ -159,7 +151,7 @@ class Supervisor:
         except OSError as error:  # the disk is full, most likely: only this lease ends for it
             log.error("job_not_prepared", lease=lease.id, error=str(error))
             self._capacity.release(lease.id)
-            self._refuse(lease, "node_error")
+            self._carry(lease, ending=Ending(Outcome.FAILED, "node_error"))
             return
         work = self._carry(lease)
         run = JobRun(lease, job, grant, logs).run
@@ -168,12 +160,6 @@ class Supervisor:
         work.job.start()
         log.info("job_taken_up", lease=lease.id, gpus=[gpu.uuid for gpu in grant.gpus])
 
-    def _refuse(self, lease: HeldLease, reason: str) -> None:
-        """End a lease that never gets a job; it is in hand first, so a sweep can come again."""
-        work = self._carry(lease)
-        work.undecided = Ending(Outcome.FAILED, reason)
-        self._conclude(work)
-
     def _conclude(self, work: _Work) -> None:
         """Journal an ending that is decided here. Raises JournalError; then it is tried again."""
         if work.undecided is not None:
@@ -181,14 +167,19 @@ class Supervisor:
             work.undecided = None
             work.lease.tell()
 
-    def _carry(self, lease: HeldLease, recovered: bool = False) -> _Work:
+    def _carry(
+        self, lease: HeldLease, recovered: bool = False, ending: Ending | None = None
+    ) -> _Work:
+        """Take a lease in hand. `ending`: it never gets a job, and the sweep may come again."""
         courier = Courier(lease, recovered)
-        work = self._work[lease.id] = _Work(lease, courier, self._start_courier(courier, lease.id))
+        carrying = self._start_courier(courier, lease)
+        work = self._work[lease.id] = _Work(lease, courier, carrying, undecided=ending)
+        self._conclude(work)
         return work
 
-    def _start_courier(self, courier: Courier, lease_id: str) -> threading.Thread:
-        run = partial(courier.run, partial(self._may_leave, lease_id))
-        thread = threading.Thread(target=run, name=f"courier-{lease_id}", daemon=True)
+    def _start_courier(self, courier: Courier, lease: HeldLease) -> threading.Thread:
+        run = partial(courier.run, partial(self._may_leave, lease))
+        thread = threading.Thread(target=run, name=f"courier-{lease.id}", daemon=True)
         thread.start()
         return thread
 
@@ -197,8 +188,7 @@ class Supervisor:
         for lease_id, work in list(self._work.items()):
             if work.job is not None and not work.runs:
                 self._capacity.release(lease_id)
-                entry = self._node.journal.lease(lease_id)
-                if entry is None or entry.ending is None:
+                if work.lease.now.ending is None:
                     log.error("job_thread_died", lease=lease_id)
                     work.undecided = Ending(Outcome.FAILED, "agent_error")
                 work.job = None
@@ -208,11 +198,9 @@ class Supervisor:
                     del self._work[lease_id]
                 else:
                     log.error("courier_died", lease=lease_id)
-                    work.carrying = self._start_courier(work.courier, lease_id)
+                    work.carrying = self._start_courier(work.courier, work.lease)
 
-    def _may_leave(self, lease_id: str) -> bool:
+    def _may_leave(self, lease: HeldLease) -> bool:
         if self._leave_at_s is None:
             return False
-        entry = self._node.journal.lease(lease_id)
-        reported = entry is None or entry.phase in (Phase.REPORTED, Phase.DONE)
-        return reported or time.monotonic() > self._leave_at_s
+        return lease.now.is_reported or time.monotonic() > self._leave_at_s

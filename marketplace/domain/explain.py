@@ -2,21 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from marketplace.domain.book import Book
-from marketplace.domain.matching import (
-    CHECKS,
-    AskView,
-    BidView,
-    RejectReason,
-    least_seconds,
-    refusals,
-)
-from marketplace.domain.order import RestingBid, Wants
-from marketplace.domain.pricing import from_nano, from_scaled
+from marketplace.domain.matching import CHECKS, AskView, BidView, least_seconds, refusals
+from marketplace.domain.order import RejectReason, RestingBid
+from marketplace.domain.pricing import DECIMALS, from_nano, from_scaled
 from marketplace.domain.reader import duration_text, milli_text, size_text
-from settlement.orders import Bid, TierLimit, terms_of
+from settlement.eip712 import from_text32
+from settlement.orders import TierLimit, terms_of
 from settlement.units import cost_up, counted_lock
 
 _RELAXATIONS_MAX = 5
@@ -74,13 +70,11 @@ class Explanation:
             return "no asks are in the book"
         worst = "; ".join(f"{e.reason}: {e.alone}" for e in self.eliminations if e.alone)
         hint = self.relaxations[0].text if self.relaxations else "no change to the job helps now"
-        note = " No node is verified yet." if self._none_verified else ""
+        none_verified = (RejectReason.VERIFIED, self.considered) in (
+            (e.reason, e.alone) for e in self.eliminations
+        )
+        note = " No node is verified yet." if none_verified else ""
         return f"{self.considered} asks, refused by {worst or 'nothing'}.{note} {hint}"
-
-    @property
-    def _none_verified(self) -> bool:
-        refusing = (e for e in self.eliminations if e.reason is RejectReason.VERIFIED)
-        return any(e.alone == self.considered for e in refusing)
 
 
 def explain(book: Book, order: RestingBid) -> Explanation:
@@ -92,13 +86,11 @@ def explain(book: Book, order: RestingBid) -> Explanation:
 
 
 def _count(refused: list[frozenset[RejectReason]]) -> tuple[Elimination, ...]:
-    left = list(refused)
-    rows = []
+    left, rows = refused, []
     for reason, _ in CHECKS:
         before = len(left)
         left = [reasons for reasons in left if reason not in reasons]
-        alone = sum(reason in reasons for reasons in refused)
-        if alone:
+        if alone := sum(reason in reasons for reasons in refused):
             rows.append(Elimination(reason, alone, before - len(left), len(left)))
     return tuple(rows)
 
@@ -107,15 +99,14 @@ def _cheapest(
     book: Book, order: RestingBid, asks: list[AskView], refused: list[frozenset[RejectReason]]
 ) -> tuple[Relaxation, ...]:
     """Fewest changes first, then lowest cost; one relaxation for each set of members to change."""
-    found = []
-    for ask, reasons in zip(asks, refused, strict=True):
-        if reasons and reasons <= _RELAX.keys():
-            relaxed = _relax(book, order, ask)
-            if relaxed is not None:
-                found.append((len(relaxed.changes), relaxed.max_cost, ask.seq, relaxed))
+    found = [
+        relaxed
+        for ask, reasons in zip(asks, refused, strict=True)
+        if reasons and reasons <= _RELAX.keys() and (relaxed := _relax(book, order, ask))
+    ]
     chosen: dict[tuple[RejectReason, ...], Relaxation] = {}
-    for *_, relaxed in sorted(found, key=lambda item: item[:3]):
-        chosen.setdefault(tuple(c.reason for c in relaxed.changes), relaxed)
+    for relaxed in sorted(found, key=lambda r: (len(r.changes), r.max_cost)):  # then by arrival
+        chosen.setdefault(tuple(change.reason for change in relaxed.changes), relaxed)
     return tuple(chosen.values())[:_RELAXATIONS_MAX]
 
 
@@ -126,129 +117,111 @@ def _relax(book: Book, order: RestingBid, ask: AskView) -> Relaxation | None:
         # one change may uncover another, such as a budget too small, but none comes twice
         if reason not in _RELAX or reason in {change.reason for change in changes}:
             return None
-        order, change = _RELAX[reason](order, ask, bid)
-        changes.append(change)
+        pointer, value_of, text_of, put = _RELAX[reason]
+        value = value_of(ask, bid)
+        changes.append(Change(reason, pointer, text_of(value)))
+        order = put(order, ask, value)
         bid = book.view(order)
     terms = terms_of(ask.ask, order.bid, ask.ask.floor, bid.budget, bid.decimals)
     return Relaxation(
-        ask_id=ask.order.id,
-        tier=ask.ask.tier_name,
-        region=ask.node.region,
-        changes=tuple(changes),
-        rate=terms.rate,
-        max_cost=terms.lock,
+        ask.order.id, ask.ask.tier_name, ask.node.region, tuple(changes), terms.rate, terms.lock
     )
 
 
-Relaxed = tuple[RestingBid, Change]
-Relax = Callable[[RestingBid, AskView, BidView], Relaxed]
+Put = Callable[[RestingBid, AskView, Any], RestingBid]
 
 
-def _bid(order: RestingBid, **changes: Any) -> RestingBid:
-    return replace(order, bid=replace(order.bid, **changes))
+def _in_bid(field: str) -> Put:
+    return lambda order, _, value: replace(order, bid=replace(order.bid, **{field: value}))
 
 
-def _wants(order: RestingBid, **changes: Any) -> RestingBid:
-    wants: Wants = replace(order.wants, **changes)
-    return replace(order, wants=wants)
+def _in_wants(field: str) -> Put:
+    return lambda order, _, value: replace(order, wants=replace(order.wants, **{field: value}))
 
 
-def _relax_tier(order: RestingBid, ask: AskView, bid: BidView) -> Relaxed:
-    first = order.bid.limits[0] if order.bid.limits else TierLimit(ask.ask.tier, 0)
-    limit = replace(first, tier=ask.ask.tier)
-    name = ask.ask.tier_name
-    wider = _bid(order, limits=(*order.bid.limits, limit))
-    return wider, Change(RejectReason.TIER, "/resources/gpu", name)
+def _in_limit(field: str) -> Put:
+    def put(order: RestingBid, ask: AskView, value: int) -> RestingBid:
+        tier, limits = ask.ask.tier, order.bid.limits
+        change: dict[str, Any] = {field: value}
+        changed = (replace(x, **change) if x.tier == tier else x for x in limits)
+        return replace(order, bid=replace(order.bid, limits=tuple(changed)))
+
+    return put
 
 
-def _relax_region(order: RestingBid, ask: AskView, bid: BidView) -> Relaxed:
-    region = ask.node.region
-    wider = _wants(order, regions=(*order.wants.regions, region))
-    return wider, Change(RejectReason.REGION, "/placement/regions", region)
+def _put_rate(order: RestingBid, ask: AskView, per_gpu: int) -> RestingBid:
+    return _in_limit("rate")(order, ask, per_gpu * order.bid.gpu_milli)
 
 
-def _relax_verified(order: RestingBid, ask: AskView, bid: BidView) -> Relaxed:
-    change = Change(RejectReason.VERIFIED, "/placement/verified_only", "false")
-    return _wants(order, verified_only=False), change
+def _put_budget(order: RestingBid, ask: AskView, needed: int) -> RestingBid:
+    return replace(_in_bid("budget")(order, ask, needed), budget_left=None)
 
 
-def _relax_reliability(order: RestingBid, ask: AskView, bid: BidView) -> Relaxed:
-    milli = ask.node.reliability_milli
-    change = Change(RejectReason.RELIABILITY, "/placement/min_reliability", milli_text(milli))
-    return _wants(order, min_reliability_milli=milli), change
+def _more_tiers(ask: AskView, bid: BidView) -> tuple[TierLimit, ...]:
+    limits = bid.bid.limits
+    first = limits[0] if limits else TierLimit(ask.ask.tier, 0)
+    return (*limits, replace(first, tier=ask.ask.tier))
 
 
-def _relax_size(reason: RejectReason, field: str, member: str) -> Relax:
-    def relax(order: RestingBid, ask: AskView, bid: BidView) -> Relaxed:
-        offered: int = getattr(ask.ask, field)
-        text = milli_text(offered) if field == "cpu_milli" else size_text(offered)
-        return _bid(order, **{field: offered}), Change(reason, f"/resources/{member}", text)
-
-    return relax
-
-
-def _relax_duration(reason: RejectReason, field: str) -> Relax:
-    def relax(order: RestingBid, ask: AskView, bid: BidView) -> Relaxed:
-        seconds: int = getattr(ask.ask, field)
-        return _bid(order, max_seconds=seconds), Change(
-            reason, "/max_duration", duration_text(seconds)
-        )
-
-    return relax
-
-
-def _relax_start(order: RestingBid, ask: AskView, bid: BidView) -> Relaxed:
-    seconds = ask.ask.start_limit_seconds
-    change = Change(RejectReason.START_LIMIT, "/start_deadline", duration_text(seconds))
-    return _wants(order, start_deadline_seconds=seconds), change
-
-
-def _limits(order: RestingBid, ask: AskView, **changes: Any) -> RestingBid:
-    tier = ask.ask.tier
-    limits = (replace(x, **changes) if x.tier == tier else x for x in order.bid.limits)
-    return _bid(order, limits=tuple(limits))
-
-
-def _relax_rate(order: RestingBid, ask: AskView, bid: BidView) -> Relaxed:
-    per_gpu = -(-ask.rate(bid) // bid.gpu_milli)
-    change = Change(RejectReason.RATE, "/pricing/max_gpu_hour", from_nano(per_gpu))
-    return _limits(order, ask, rate=per_gpu * bid.gpu_milli), change
-
-
-def _relax_counted(reason: RejectReason, field: str, pointer: str) -> Relax:
-    def relax(order: RestingBid, ask: AskView, bid: BidView) -> Relaxed:
-        price: int = getattr(ask.ask.floor, "unit" if field == "unit" else "egress_gib")
-        return _limits(order, ask, **{field: price}), Change(reason, pointer, from_nano(price))
-
-    return relax
-
-
-def _relax_budget(order: RestingBid, ask: AskView, bid: BidView) -> Relaxed:
-    signed: Bid = order.bid
-    floor = ask.ask.floor
-    needed = cost_up(ask.rate(bid), least_seconds(ask) * 1000, bid.decimals) + counted_lock(
+def _needed_budget(ask: AskView, bid: BidView) -> int:
+    signed, floor = bid.bid, ask.ask.floor
+    return cost_up(ask.rate(bid), least_seconds(ask) * 1000, bid.decimals) + counted_lock(
         floor.egress_gib, floor.unit, signed.egress_mib, signed.units, bid.decimals
     )
-    more = replace(_bid(order, budget=needed), budget_left=None)
-    text = from_scaled(needed, bid.decimals)
-    return more, Change(RejectReason.BUDGET, "/budget/max_total", text)
 
 
-_RELAX: dict[RejectReason, Relax] = {
-    RejectReason.TIER: _relax_tier,
-    RejectReason.REGION: _relax_region,
-    RejectReason.VERIFIED: _relax_verified,
-    RejectReason.RELIABILITY: _relax_reliability,
-    RejectReason.CPU: _relax_size(RejectReason.CPU, "cpu_milli", "cpu"),
-    RejectReason.MEMORY: _relax_size(RejectReason.MEMORY, "memory_mib", "memory"),
-    RejectReason.STORAGE: _relax_size(RejectReason.STORAGE, "storage_mib", "disk"),
-    RejectReason.DURATION_LONG: _relax_duration(RejectReason.DURATION_LONG, "max_seconds"),
-    RejectReason.DURATION_SHORT: _relax_duration(RejectReason.DURATION_SHORT, "min_seconds"),
-    RejectReason.START_LIMIT: _relax_start,
-    RejectReason.RATE: _relax_rate,
-    RejectReason.EGRESS_PRICE: _relax_counted(
-        RejectReason.EGRESS_PRICE, "egress_gib", "/egress/max_price"
+def _of(path: str) -> Callable[[AskView, BidView], Any]:
+    read = attrgetter(path)
+    return lambda ask, _: read(ask)
+
+
+# The member to change, the value that makes an ask fit, its text, and how a bid takes it
+_RELAX: dict[RejectReason, tuple[str, Callable[[AskView, BidView], Any], Callable[[Any], str], Put]]
+_RELAX = {
+    RejectReason.TIER: (
+        "/resources/gpu", _more_tiers, lambda limits: from_text32(limits[-1].tier),
+        _in_bid("limits"),
     ),
-    RejectReason.UNIT_PRICE: _relax_counted(RejectReason.UNIT_PRICE, "unit", "/units/max_price"),
-    RejectReason.BUDGET: _relax_budget,
-}
+    RejectReason.REGION: (
+        "/placement/regions", lambda ask, bid: (*bid.wants.regions, ask.node.region),
+        lambda regions: str(regions[-1]), _in_wants("regions"),
+    ),
+    RejectReason.VERIFIED: (
+        "/placement/verified_only", lambda ask, bid: False, lambda _: "false",
+        _in_wants("verified_only"),
+    ),
+    RejectReason.RELIABILITY: (
+        "/placement/min_reliability", _of("node.reliability_milli"), milli_text,
+        _in_wants("min_reliability_milli"),
+    ),
+    RejectReason.CPU: ("/resources/cpu", _of("ask.cpu_milli"), milli_text, _in_bid("cpu_milli")),
+    RejectReason.MEMORY: (
+        "/resources/memory", _of("ask.memory_mib"), size_text, _in_bid("memory_mib"),
+    ),
+    RejectReason.STORAGE: (
+        "/resources/disk", _of("ask.storage_mib"), size_text, _in_bid("storage_mib"),
+    ),
+    RejectReason.DURATION_LONG: (
+        "/max_duration", _of("ask.max_seconds"), duration_text, _in_bid("max_seconds"),
+    ),
+    RejectReason.DURATION_SHORT: (
+        "/max_duration", _of("ask.min_seconds"), duration_text, _in_bid("max_seconds"),
+    ),
+    RejectReason.START_LIMIT: (
+        "/start_deadline", _of("ask.start_limit_seconds"), duration_text,
+        _in_wants("start_deadline_seconds"),
+    ),
+    RejectReason.RATE: (
+        "/pricing/max_gpu_hour", lambda ask, bid: -(-ask.rate(bid) // bid.gpu_milli), from_nano,
+        _put_rate,
+    ),
+    RejectReason.EGRESS_PRICE: (
+        "/egress/max_price", _of("ask.floor.egress_gib"), from_nano, _in_limit("egress_gib"),
+    ),
+    RejectReason.UNIT_PRICE: (
+        "/units/max_price", _of("ask.floor.unit"), from_nano, _in_limit("unit"),
+    ),
+    RejectReason.BUDGET: (
+        "/budget/max_total", _needed_budget, partial(from_scaled, decimals=DECIMALS), _put_budget,
+    ),
+}  # fmt: skip

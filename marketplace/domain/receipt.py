@@ -103,45 +103,28 @@ def charges_of(source: ReceiptInput) -> Charges:
 
 def _time_lines(source: ReceiptInput, total: int) -> list[Charge]:
     prices, sizes, ms = source.prices, source.sizes, source.used.ms
-    # (name, size, decimals of its quantity per hour, price, share of the rate in 1/128)
-    rows = (
-        ("gpu", sizes.gpu_milli, "GPU", prices.gpu_hour, 128 * prices.gpu_hour * sizes.gpu_milli),
-        ("cpu", sizes.cpu_milli, "core", prices.cpu_hour, 128 * prices.cpu_hour * sizes.cpu_milli),
-        (
-            "memory",
-            sizes.memory_mib,
-            "GiB",
-            prices.memory_gib_hour,
-            125 * prices.memory_gib_hour * sizes.memory_mib,
-        ),
-        (
-            "storage",
-            sizes.storage_mib,
-            "GiB",
-            prices.storage_gib_hour,
-            125 * prices.storage_gib_hour * sizes.storage_mib,
-        ),
+    rows = (  # name, size, unit, its parts in one (thousandths or MiB), price per unit and hour
+        ("gpu", sizes.gpu_milli, "GPU", 1000, prices.gpu_hour),
+        ("cpu", sizes.cpu_milli, "core", 1000, prices.cpu_hour),
+        ("memory", sizes.memory_mib, "GiB", 1024, prices.memory_gib_hour),
+        ("storage", sizes.storage_mib, "GiB", 1024, prices.storage_gib_hour),
     )
-    costs = split(total, [weight for *_, weight in rows])
-    lines = []
-    for (name, size, unit, price, _), part in zip(rows, costs, strict=True):
-        if not size or (not price and name != "gpu"):
-            continue
-        if unit == "GiB":  # MiB·ms to GiB·seconds, to the millionth
-            quantity = from_scaled(size * ms * 1000 // 1024, 6)
-        else:
-            quantity = from_scaled(size * ms, 6)
-        lines.append(
-            Charge(name, quantity, f"{unit}-seconds", from_nano(price), f"per {unit}-hour", part)
+    # shares of the rate, in 1/128,000 of its unit
+    costs = split(total, [price * size * (128_000 // parts) for _, size, _, parts, price in rows])
+    return [
+        Charge(
+            name, from_scaled(size * ms * 1000 // parts, 6), f"{unit}-seconds", from_nano(price),
+            f"per {unit}-hour", part,
         )
-    return lines
+        for (name, size, unit, parts, price), part in zip(rows, costs, strict=True)
+        if size and (price or name == "gpu")
+    ]  # fmt: skip
 
 
 def _counted_lines(source: ReceiptInput, total: int) -> list[Charge]:
     prices, used = source.prices, source.used
-    egress, units = split(
-        total, [prices.egress_gib * used.egress_mib, 1024 * prices.unit * used.units]
-    )
+    weights = [prices.egress_gib * used.egress_mib, 1024 * prices.unit * used.units]
+    egress, units = split(total, weights)
     lines = []
     if used.egress_mib:
         quantity = from_scaled(used.egress_mib * 10**6 // 1024, 6)

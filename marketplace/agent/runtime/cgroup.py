@@ -60,8 +60,6 @@ def _takes_processes(parent: CgroupParent) -> bool:
 
 
 class Cgroup:
-    """One job's group."""
-
     def __init__(self, path: Path, controllers: frozenset[str]) -> None:
         self.path = path
         self.controllers = controllers
@@ -107,7 +105,6 @@ class Cgroup:
             return None
 
     def killed_for_memory(self) -> bool:
-        """Whether the kernel ended a process of the group for want of memory."""
         try:
             return self._figures("memory.events").get("oom_kill", 0) > 0
         except (OSError, ValueError):

@@ -16,13 +16,7 @@ from marketplace.agent.folders import JobFolders
 from marketplace.agent.meters import CpuMemory
 from marketplace.agent.runtime import sandbox
 from marketplace.agent.runtime.cgroup import Cgroup, CgroupParent, find_parent
-from marketplace.agent.runtime.processes import (
-    KILL_WAIT_S,
-    ProcessTable,
-    completed,
-    read_stat,
-    send,
-)
+from marketplace.agent.runtime.processes import KILL_WAIT_S, ProcessTable, complete, read_stat, send
 from marketplace.agent.runtime.sandbox import OUT, WORK, Bubblewrap, Launch, SandboxLimits
 from marketplace.agent.runtime.spawn import Process, Starting
 
@@ -67,7 +61,6 @@ class ProcessRuntime:
 
     @property
     def sandboxed(self) -> bool:
-        """Whether jobs run in a sandbox."""
         return self._sandbox is not None
 
     def owner(self, slot: int) -> tuple[int, int] | None:
@@ -78,14 +71,14 @@ class ProcessRuntime:
 
     def environment(self, folders: JobFolders) -> dict[str, str]:
         """Where the job finds COULOMB_WORK, _OUT, _SOCKET and _HELPER; PYTHONPATH to the last."""
-        places = [WORK, OUT, f"{sandbox.SOCKET_FOLDER}/job.sock", sandbox.HELPER]
+        places: list[str | Path] = [WORK, OUT, sandbox.SOCKET_FOLDER, sandbox.HELPER]
         if self._sandbox is None:
-            socket = folders.run / "job.sock"
-            places = [
-                str(path) for path in (folders.work, folders.out, socket, sandbox.HELPER_FILE)
-            ]
-        names = ("COULOMB_WORK", "COULOMB_OUT", "COULOMB_SOCKET", "COULOMB_HELPER")
-        return {**dict(zip(names, places, strict=True)), "PYTHONPATH": os.path.dirname(places[3])}
+            places = [folders.work, folders.out, folders.run, sandbox.HELPER_FILE]
+        work, out, run, helper = map(str, places)
+        return {
+            "COULOMB_WORK": work, "COULOMB_OUT": out, "COULOMB_SOCKET": f"{run}/job.sock",
+            "COULOMB_HELPER": helper, "PYTHONPATH": os.path.dirname(helper),
+        }  # fmt: skip
 
     def probe(self) -> None:
         """Start nothing much in the sandbox. Raises RuntimeUnavailable if that fails."""
@@ -180,7 +173,6 @@ class RunningProcess:
         return code if code is None or code >= 0 else 128 - code
 
     def terminate(self) -> None:
-        """Ask the job's processes to end (SIGTERM)."""
         # Not bubblewrap's own processes: they follow the last one of the job.
         own = {self.pid, self._inner} if self._inner is not None else set()
         for stat in self._table.tree(self.pid, fresh=True):
@@ -188,7 +180,6 @@ class RunningProcess:
                 send(stat.pid, stat.started_ticks, signal.SIGTERM)
 
     def kill(self) -> None:
-        """End every process of the job at once."""
         if self._inner is not None:  # with the first process of the namespace all others go
             send(self._inner, self._inner_started_ticks, signal.SIGKILL)
         else:
@@ -215,7 +206,7 @@ class RunningProcess:
         seen = self._group.read() if self._group is not None else None
         if seen is not None and seen.memory_bytes is not None:
             return seen
-        return completed(seen, self._table.cpu_memory(self._inner or self.pid))
+        return complete(seen, self._table.cpu_memory(self._inner or self.pid))
 
     def hidden_bytes(self, device: int) -> int:
         """Bytes on a device in files that its processes hold open although they are deleted."""
@@ -231,7 +222,6 @@ class RunningProcess:
         return sum(sizes.values())
 
     def out_of_memory(self) -> bool:
-        """Whether the kernel ended a process of it for want of memory."""
         return self._group is not None and self._group.killed_for_memory()
 
 

@@ -104,7 +104,6 @@ class ProcessTable:
         return CpuMemory(ticks * _TICK_MS, sum(process.memory_bytes for process in tree))
 
     def kill(self, root_pid: int) -> None:
-        """Kill a tree until none of it is left, or we give up waiting."""
         deadline = time.monotonic() + KILL_WAIT_S
         while time.monotonic() < deadline:
             tree = self.tree(root_pid, fresh=True)
@@ -126,7 +125,7 @@ class ProcessTable:
             return self._processes
 
 
-def completed(group: CpuMemory | None, tree: CpuMemory | None) -> CpuMemory | None:
+def complete(group: CpuMemory | None, tree: CpuMemory | None) -> CpuMemory | None:
     """A cgroup's figures; what it does not count is taken from the process tree."""
     if group is None or group.memory_bytes is not None:
         return group or tree

@@ -72,8 +72,6 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Bubblewrap:
-    """An installed bubblewrap and what it can do here."""
-
     path: str
     as_root: bool
     known: frozenset[str]
@@ -94,7 +92,6 @@ class Bubblewrap:
         return cls(path, os.geteuid() == 0, known)
 
     def uid(self, slot: int) -> int:
-        """The user id a job sees itself as."""
         return JOB_UID_FIRST + slot if self.as_root else _USER_UID
 
     def options(self, launch: Launch, prefix: Path, status_fd: int, filter_fd: int | None) -> Words:

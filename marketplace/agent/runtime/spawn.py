@@ -40,7 +40,6 @@ class Starting:
         self._process: Process | None = None
 
     def bare(self, prefix: Path) -> Process:
-        """Start without a sandbox: only the limits hold."""
         work = self._launch.folders.work
         wanted = self._wanted(home=str(work), path=f"{prefix}/bin:{_SYSTEM_PATH}")
         wanted["alone"] = True
@@ -53,7 +52,6 @@ class Starting:
             return process
 
     def sandboxed(self, bubblewrap: sandbox.Bubblewrap, prefix: Path) -> Process:
-        """Start inside bubblewrap."""
         launch = self._launch
         uid = bubblewrap.uid(launch.slot)
         sandbox.write_system_files(launch.folders.run, uid)
@@ -93,7 +91,6 @@ class Starting:
             self.group.remove()
 
     def _wanted(self, home: str, path: str) -> dict[str, Any]:
-        """What the launcher is told."""
         launch, limits = self._launch, self._launch.limits
         rlimits = {
             "RLIMIT_CORE": 0,

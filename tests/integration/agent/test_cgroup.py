@@ -14,7 +14,7 @@ from marketplace.agent.runtime import cgroup
 from marketplace.agent.runtime.cgroup import Cgroup, CgroupParent, find_parent
 from marketplace.agent.runtime.process import ProcessRuntime
 from marketplace.agent.runtime.sandbox import SandboxLimits
-from tests.sandboxes import processes_with, started
+from tests.sandboxes import Sandbox, processes_with
 
 LIMITS = SandboxLimits(64, 0, 32, 0, 1500)
 EVERYTHING = frozenset({"cpu", "memory", "pids"})
@@ -76,20 +76,15 @@ def test_a_job_that_cannot_be_counted_does_not_start(
     unfit = ProcessRuntime(runtime._sandbox, runtime._prefix, CgroupParent(groups, frozenset()))
     marker = f"never-{uuid4()}"
     with pytest.raises(StartFailed) as caught:
-        start_with_group(unfit, tmp_path, marker)
+        Sandbox(unfit, tmp_path).run(["sh", "-c", f"sleep 100 # {marker}"])
     assert caught.value.reason == "sandbox_failed"
     assert processes_with(marker) == []
     assert list(groups.iterdir()) == []
 
 
-def start_with_group(runtime: ProcessRuntime, folder: Path, marker: str) -> None:
-    with started(runtime, folder, ["sh", "-c", f"sleep 100 # {marker}"]):
-        pass
-
-
-def test_where_groups_can_be_made_a_job_is_in_one(runtime: ProcessRuntime, tmp_path: Path) -> None:
+def test_where_groups_can_be_made_a_job_is_in_one(sandbox: Sandbox) -> None:
     parent = find_parent()
-    with started(runtime, tmp_path, ["sleep", "100"]) as running:
+    with sandbox.started(["sleep", "100"]) as running:
         group = running.record["cgroup"]
         if parent is None:
             assert group is None

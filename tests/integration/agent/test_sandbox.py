@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import sys
-import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,64 +16,41 @@ from marketplace.agent.runtime.process import ProcessRuntime
 from marketplace.agent.runtime.processes import NICE
 from tests.sandboxes import (
     LIMITS,
-    Ran,
+    Sandbox,
     as_ordinary_user,
     marked_seconds,
     mounts,
     processes_with,
-    ran,
-    started,
     until,
 )
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def python(runtime: ProcessRuntime, root: Path, code: str, **env: str) -> Ran:
-    return ran(runtime, root, ["python", "-c", textwrap.dedent(code)], env)
-
-
-def test_a_job_has_no_rights(runtime: ProcessRuntime, tmp_path: Path) -> None:
-    found = python(
-        runtime,
-        tmp_path,
-        """
+def test_a_job_has_no_rights(sandbox: Sandbox) -> None:
+    found = sandbox.python("""
         import os
         status = dict(line.split(":", 1) for line in open("/proc/self/status"))
         print({k: int(status[k], 16) for k in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")})
         print(int(status["NoNewPrivs"]), int(status["Seccomp"]), os.getuid() != 0)
-        """,
-    )
+        """)
     caps, rights = found.out.splitlines()
     assert set(eval(caps).values()) == {0}  # noqa: S307 - our own print
     assert rights == "1 2 True"
 
 
-def test_a_job_sees_nothing_of_the_host(runtime: ProcessRuntime, tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
+def test_a_job_sees_nothing_of_the_host(sandbox: Sandbox) -> None:
+    secret = sandbox.root / "secret"
     secret.write_text("canary")
-    host = (
-        "/etc/shadow",
-        "/etc/hostname",
-        "/home",
-        "/sys",
-        "/var",
-        "/boot",
-        "/dev/vda",
-        "/dev/mem",
-    )
+    host = "/etc/shadow /etc/hostname /home /sys /var /boot /dev/vda /dev/mem".split()
     hidden = [str(secret), str(ROOT), *host]
-    found = python(
-        runtime,
-        tmp_path,
-        f"""
+    found = sandbox.python(f"""
         import os, json
         print(json.dumps([p for p in {hidden} if os.path.exists(p)]))
         print(json.dumps(sorted(os.listdir("/"))))
         print(json.dumps([os.listdir("/work"), os.listdir("/out"), os.listdir("/tmp")]))
-        print(open("/proc/1/cmdline").read().count("{tmp_path}"))
-        """,
-    )
+        print(open("/proc/1/cmdline").read().count("{sandbox.root}"))
+        """)
     seen, top, folders, named = (json.loads(line) for line in found.out.splitlines())
     assert seen == []
     assert {"usr", "proc", "dev", "work", "out", "tmp", "etc"} <= set(top)
@@ -82,13 +58,10 @@ def test_a_job_sees_nothing_of_the_host(runtime: ProcessRuntime, tmp_path: Path)
     assert named == 0
 
 
-def test_a_job_has_no_network(runtime: ProcessRuntime, tmp_path: Path) -> None:
+def test_a_job_has_no_network(sandbox: Sandbox) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        found = python(
-            runtime,
-            tmp_path,
-            f"""
+        found = sandbox.python(f"""
             import socket
             def reach(host, port):
                 try:
@@ -102,8 +75,7 @@ def test_a_job_has_no_network(runtime: ProcessRuntime, tmp_path: Path) -> None:
                 socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
             except OSError as error:
                 print(error.errno)
-            """,
-        )
+            """)
         server.setblocking(False)
         with pytest.raises(BlockingIOError):
             server.accept()
@@ -113,24 +85,17 @@ def test_a_job_has_no_network(runtime: ProcessRuntime, tmp_path: Path) -> None:
     assert lines[2] == "97"  # EAFNOSUPPORT
 
 
-def test_a_job_sees_only_its_own_processes(runtime: ProcessRuntime, tmp_path: Path) -> None:
-    found = python(
-        runtime,
-        tmp_path,
-        """
+def test_a_job_sees_only_its_own_processes(sandbox: Sandbox) -> None:
+    found = sandbox.python("""
         import os
         print([int(p) for p in os.listdir("/proc") if p.isdigit()], os.getpid())
-        """,
-    )
+        """)
     pids, mine = found.out.rsplit(" ", 1)
     assert json.loads(pids) == [1, int(mine)]
 
 
-def test_only_its_own_folders_can_be_written(runtime: ProcessRuntime, tmp_path: Path) -> None:
-    found = python(
-        runtime,
-        tmp_path,
-        """
+def test_only_its_own_folders_can_be_written(sandbox: Sandbox) -> None:
+    found = sandbox.python("""
         import os
         for folder in ("/", "/usr", "/usr/bin", "/etc", "/dev", "/opt", "/opt/python", "/run",
                        "/run/coulomb", "/work", "/out", "/tmp", "/dev/shm"):
@@ -140,56 +105,45 @@ def test_only_its_own_folders_can_be_written(runtime: ProcessRuntime, tmp_path: 
             except OSError:
                 pass
         open("/dev/null", "w").write("x")
-        """,
-    )
+        """)
     assert found.out.split() == ["/work", "/out", "/tmp", "/dev/shm"]  # noqa: S108 - inside
     assert (found.code, found.err) == (0, "")
 
 
 def test_the_environment_is_the_jobs_alone(
-    runtime: ProcessRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COULOMB_API_KEY", "canary")
-    found = python(
-        runtime, tmp_path, "import os; print('\\n'.join(sorted(os.environ)))", EPOCHS="3"
-    )
+    found = sandbox.python("import os; print('\\n'.join(sorted(os.environ)))", EPOCHS="3")
     assert found.out.split() == ["EPOCHS", "HOME", "LANG", "LC_ALL", "PATH"]
 
 
-def test_the_environment_does_not_act_on_what_still_has_rights(
-    runtime: ProcessRuntime, tmp_path: Path
-) -> None:
-    found = ran(runtime, tmp_path, ["/usr/bin/true"], {"LD_DEBUG": "files"})
+def test_the_environment_does_not_act_on_what_still_has_rights(sandbox: Sandbox) -> None:
+    found = sandbox.run(["/usr/bin/true"], {"LD_DEBUG": "files"})
     assert found.code == 0
     assert "calling init" in found.err  # the loader of the job itself obeys the variable
     assert "python" not in found.err
 
 
-def test_numpy_works(runtime: ProcessRuntime, tmp_path: Path) -> None:
-    found = python(runtime, tmp_path, "import numpy; print(int(numpy.arange(5).sum()))")
+def test_numpy_works(sandbox: Sandbox) -> None:
+    found = sandbox.python("import numpy; print(int(numpy.arange(5).sum()))")
     assert (found.code, found.out) == (0, "10\n")
 
 
 @pytest.mark.parametrize("attempt", ["unshare -U true", "unshare -r mount -t tmpfs none /mnt"])
-def test_no_namespace_can_be_made_inside(
-    runtime: ProcessRuntime, tmp_path: Path, attempt: str
-) -> None:
-    found = ran(runtime, tmp_path, ["sh", "-c", attempt])
+def test_no_namespace_can_be_made_inside(sandbox: Sandbox, attempt: str) -> None:
+    found = sandbox.run(["sh", "-c", attempt])
     assert found.code != 0
     assert "not permitted" in found.err
 
 
-def test_limits_are_set(runtime: ProcessRuntime, tmp_path: Path) -> None:
-    found = python(
-        runtime,
-        tmp_path,
-        """
+def test_limits_are_set(sandbox: Sandbox) -> None:
+    found = sandbox.python("""
         import resource as r
         for name in ("CORE", "NPROC", "FSIZE", "CPU", "AS"):
             print(r.getrlimit(getattr(r, "RLIMIT_" + name))[1])
         print(open("/proc/self/oom_score_adj").read())
-        """,
-    )
+        """)
     mib = 1024 * 1024
     expected = [0, 128, 64 * mib, 60, (512 + 1024) * mib, 1000]
     assert [int(word) for word in found.out.split()] == expected
@@ -204,8 +158,6 @@ if os.fork() == 0:
         time.sleep(1000)
 time.sleep(float(sys.argv[1]))
 """
-
-
 SESSIONS = """
 import os, sys, time
 if os.fork() == 0:
@@ -224,10 +176,10 @@ def niceness(pid: int) -> int:
     return int(grouped.split()[-1]) if grouped else os.getpriority(os.PRIO_PROCESS, pid)
 
 
-def test_every_session_of_a_job_has_a_low_priority(runtime: ProcessRuntime, tmp_path: Path) -> None:
+def test_every_session_of_a_job_has_a_low_priority(sandbox: Sandbox) -> None:
     marker = marked_seconds()
     ours = niceness(os.getpid())
-    with started(runtime, tmp_path, ["python", "-c", SESSIONS, marker]) as running:
+    with sandbox.started(["python", "-c", SESSIONS, marker]) as running:
         assert niceness(running.pid) == (NICE if AUTOGROUPS else ours)
         assert os.read(running.stdout, 3) == b"up\n"
         mine = processes_with(marker)
@@ -241,46 +193,38 @@ def test_every_session_of_a_job_has_a_low_priority(runtime: ProcessRuntime, tmp_
     assert niceness(os.getpid()) == ours
 
 
-def test_nothing_is_left_when_a_job_ends(runtime: ProcessRuntime, tmp_path: Path) -> None:
+def test_nothing_is_left_when_a_job_ends(sandbox: Sandbox) -> None:
     marker = marked_seconds()
     before = mounts()
-    with started(runtime, tmp_path, ["python", "-c", DAEMON, marker]) as running:
+    with sandbox.started(["python", "-c", DAEMON, marker]) as running:
         assert os.read(running.stdout, 3) == b"up\n"
         assert len(processes_with(marker)) == 3
         group = running.record["cgroup"]
     assert processes_with(marker) == []
     assert mounts() == before
-    assert list(tmp_path.iterdir()) == []
+    assert list(sandbox.root.iterdir()) == []
     assert group is None or not Path(group).exists()
 
 
-def test_a_daemon_does_not_outlive_its_jobs_command(
-    runtime: ProcessRuntime, tmp_path: Path
-) -> None:
+def test_a_daemon_does_not_outlive_its_jobs_command(sandbox: Sandbox) -> None:
     marker = marked_seconds(0)
-    with started(runtime, tmp_path, ["python", "-c", DAEMON, marker]) as running:
+    with sandbox.started(["python", "-c", DAEMON, marker]) as running:
         assert running.wait(10) == 0
         until(lambda: processes_with(marker) == [])
 
 
-def test_a_polite_job_gets_time_to_end(runtime: ProcessRuntime, tmp_path: Path) -> None:
-    code = textwrap.dedent(
-        """
-        import signal, sys, time
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
-        print("up", flush=True)
-        time.sleep(100)
-        """
-    )
-    with started(runtime, tmp_path, ["python", "-c", code]) as running:
+def test_a_polite_job_gets_time_to_end(sandbox: Sandbox) -> None:
+    code = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))"
+    code += "; print('up', flush=True); time.sleep(100)"
+    with sandbox.started(["python", "-c", code]) as running:
         os.read(running.stdout, 3)
         running.terminate()
         assert running.wait(5) == 7
 
 
-def test_a_deaf_job_is_killed(runtime: ProcessRuntime, tmp_path: Path) -> None:
+def test_a_deaf_job_is_killed(sandbox: Sandbox) -> None:
     code = "trap '' TERM; echo up; while :; do sleep 0.01; done"
-    with started(runtime, tmp_path, ["sh", "-c", code]) as running:
+    with sandbox.started(["sh", "-c", code]) as running:
         os.read(running.stdout, 3)
         running.terminate()
         assert running.wait(0.2) is None
@@ -294,44 +238,42 @@ def test_a_deaf_job_is_killed(runtime: ProcessRuntime, tmp_path: Path) -> None:
     ("argv", "text"), [(["no-such-program"], "No such file"), (["/etc/passwd"], "Permission")]
 )
 def test_a_command_that_cannot_be_run_is_said_and_leaves_nothing(
-    runtime: ProcessRuntime, tmp_path: Path, argv: list[str], text: str
+    sandbox: Sandbox, argv: list[str], text: str
 ) -> None:
     gc.collect()  # what earlier tests left to be closed some time is closed now
     descriptors = len(os.listdir("/proc/self/fd"))
     argv = [*argv, marker := marked_seconds()]
-    with pytest.raises(StartFailed, match=text) as caught, started(runtime, tmp_path, argv):
+    with pytest.raises(StartFailed, match=text) as caught, sandbox.started(argv):
         pass
     assert caught.value.reason == "command_not_found"
     assert len(os.listdir("/proc/self/fd")) == descriptors
     assert processes_with(marker) == []
 
 
-def test_a_large_environment_reaches_the_job(runtime: ProcessRuntime, tmp_path: Path) -> None:
+def test_a_large_environment_reaches_the_job(sandbox: Sandbox) -> None:
     env = {f"V{n}": "x" * 32_000 for n in range(30)}
-    found = python(runtime, tmp_path, "import os; print(sum(map(len, os.environ.values())))", **env)
+    found = sandbox.python("import os; print(sum(map(len, os.environ.values())))", **env)
     assert int(found.out) > 30 * 32_000
 
 
-def test_processor_time_and_memory_of_a_known_load_are_seen(
-    runtime: ProcessRuntime, tmp_path: Path
-) -> None:
-    load = textwrap.dedent(
-        """
-        import os, sys, time
-        ballast = bytearray(os.urandom(1)) * (100 << 20)
-        def burn(seconds):
-            end = time.process_time() + seconds
-            while time.process_time() < end: pass
-        if os.fork() == 0:
-            burn(0.5)
-            os._exit(0)
-        os.wait()
-        burn(0.5)
-        print("burnt", flush=True)
-        time.sleep(100)
-        """
-    )
-    with started(runtime, tmp_path, ["python", "-c", load]) as running:
+LOAD = """
+import os, sys, time
+ballast = bytearray(os.urandom(1)) * (100 << 20)
+def burn(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end: pass
+if os.fork() == 0:
+    burn(0.5)
+    os._exit(0)
+os.wait()
+burn(0.5)
+print("burnt", flush=True)
+time.sleep(100)
+"""
+
+
+def test_processor_time_and_memory_of_a_known_load_are_seen(sandbox: Sandbox) -> None:
+    with sandbox.started(["python", "-c", LOAD]) as running:
         os.read(running.stdout, 6)
         seen = running.read()
     assert seen is not None
@@ -345,12 +287,12 @@ import json, os, sys, tempfile
 from pathlib import Path
 from marketplace.agent.runtime.processes import NICE
 from marketplace.agent.runtime.process import ProcessRuntime
-from tests.sandboxes import LIMITS, ran
+from tests.sandboxes import Sandbox
 runtime = ProcessRuntime.open(allow_unsandboxed=False)
 job = "import os, resource as r; open('/out/x', 'w');"
 job += "print(os.getuid(), os.path.exists('/etc/shadow'), r.getrlimit(r.RLIMIT_NPROC)[0])"
 with tempfile.TemporaryDirectory() as folder:
-    found = ran(runtime, Path(folder), ["python", "-c", job])
+    found = Sandbox(runtime, Path(folder)).python(job)
 print(json.dumps([os.getuid(), runtime.sandboxed, found.code, found.out, found.err]))
 """
 
@@ -395,9 +337,9 @@ def test_a_bare_job_and_its_daemons_end_with_it(tmp_path: Path) -> None:
     bare = ProcessRuntime(None, Path(sys.prefix), None)
     marker = marked_seconds()
     limits = replace(LIMITS, memory_mib=4096)
-    with started(bare, tmp_path, ["python", "-c", DAEMON, marker], limits=limits) as running:
+    command = ["python", "-c", DAEMON, marker]
+    with Sandbox(bare, tmp_path).started(command, limits=limits) as running:
         assert os.read(running.stdout, 3) == b"up\n"
         assert running.record["inner"] is None
-        seen = running.read()
-        assert seen is not None
+        assert running.read() is not None
     until(lambda: processes_with(marker) == [])

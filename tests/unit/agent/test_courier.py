@@ -42,12 +42,6 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     desk.close()
 
 
-def paid_ms(desk: Desk) -> int:
-    kept = desk.now.voucher
-    assert kept is not None
-    return kept.voucher.ms
-
-
 def test_what_is_journaled_arrives_in_order_and_once(desk: Desk) -> None:
     desk.attest(0, 10, 20)
     desk.logs.stdout.append(b"hello\n")
@@ -204,7 +198,7 @@ def test_a_lease_closed_before_anyone_looked_leaves_its_last_voucher(desk: Desk)
     desk.attest(5)
     desk.pen.conclude(DONE)
     desk.run()
-    assert paid_ms(desk) == 5
+    assert desk.paid == (5, 0)
 
 
 def stop_before_the_last_is_countersigned(desk: Desk) -> None:
@@ -221,7 +215,7 @@ def test_a_stopped_lease_is_watched_until_its_last_usage_is_countersigned(
     stop_before_the_last_is_countersigned(desk)
     desk.market.countersign(desk.id, 1)
     assert desk.courier.step() is True
-    assert paid_ms(desk) == 5
+    assert desk.paid == (5, 0)
 
 
 def test_a_stopped_lease_that_no_one_countersigns_is_over_once_it_is_closed(
@@ -248,7 +242,7 @@ def test_after_a_restart_the_lease_ends_at_the_last_signed_usage(desk: Desk) -> 
     desk.run()
     report = desk.market.finished[desk.id]
     assert (report["outcome"], report["reason"]) == ("failed", "agent_restarted")
-    assert desk.market.last(desk.id).ms == 10
+    assert desk.market.taken(desk.id)[-1].ms == 10
 
 
 def statement(desk: Desk, sequence: int, ms: int) -> UsageAttestation:
@@ -262,7 +256,7 @@ def hold(desk: Desk, message: UsageAttestation, signer: LocalSigner | None = Non
     signature = sign(message, DOMAIN, signer or desk.market.meter)
     row = {"sequence": message.sequence, "message": message.to_message()}
     shown = sample(Attestation, signature="0x" + signature.hex(), **row)
-    desk.market.attestations.setdefault(desk.id, []).append(shown)
+    desk.market.attestations[desk.id].append(shown)
 
 
 def test_an_old_journal_learns_from_the_server_before_it_ends_anything(desk: Desk) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from marketplace.agent.meters import CpuMemory, JobMeter
-from marketplace.agent.runtime.processes import ProcessTable, completed, read_stat
+from marketplace.agent.runtime.processes import ProcessTable, complete, read_stat
 from marketplace.limits import MIB
 from settlement.usage import UsageVector
 
@@ -106,11 +106,11 @@ def test_a_clock_that_goes_back_takes_nothing_back(hands: Hands) -> None:
 
 def test_a_group_without_memory_figures_is_completed_from_the_tree() -> None:
     tree = CpuMemory(1, 77)
-    assert completed(CpuMemory(9, None), tree) == CpuMemory(9, 77)
-    assert completed(CpuMemory(9, 5), tree) == CpuMemory(9, 5)
-    assert completed(None, tree) == CpuMemory(1, 77)
-    assert completed(CpuMemory(9, None), None) == CpuMemory(9, 0)
-    assert completed(None, None) is None
+    assert complete(CpuMemory(9, None), tree) == CpuMemory(9, 77)
+    assert complete(CpuMemory(9, 5), tree) == CpuMemory(9, 5)
+    assert complete(None, tree) == CpuMemory(1, 77)
+    assert complete(CpuMemory(9, None), None) == CpuMemory(9, 0)
+    assert complete(None, None) is None
 
 
 def write_stat(
