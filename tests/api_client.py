@@ -11,7 +11,7 @@ from marketplace.api.app import MarketApi, create_api
 from marketplace.api.edge import Edge
 from marketplace.api.limits import Limits
 from marketplace.api.problems import MEDIA_TYPE
-from marketplace.domain.key_request import KeyRequest
+from marketplace.domain.drafts import KeyRequest
 from marketplace.errors import ERRORS
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.eip712 import Struct

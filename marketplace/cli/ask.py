@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from marketplace.cli.context import agreed, confirm, current
 from marketplace.cli.output import columns, note, show, show_rows
@@ -20,29 +21,27 @@ TABLE = columns(
     "unit price=prices.unit", "shared", "simulated", "reliability",
     "expires=expires_at", "provider=ask.provider",
 )  # fmt: skip
-Price = Annotated[str | None, typer.Option(help="Tokens.")]
+Price = Annotated[str | None, Option(help="Tokens.")]
 
 
 @app.command()
 def create(
-    gpu_hour: Annotated[str, typer.Option(help="Tokens per GPU and hour.")],
-    node: Annotated[
-        str | None, typer.Option(help="Id or name of the node; not needed if you have one.")
-    ] = None,
+    gpu_hour: Annotated[str, Option(help="Tokens per GPU and hour.")],
+    node: Annotated[str | None, Option(help="Its id or name; needed if you have several.")] = None,
     cpu_hour: Price = None,
     memory_gib_hour: Price = None,
     storage_gib_hour: Price = None,
     egress_gib: Price = None,
     unit_price: Price = None,
-    unit: Annotated[str | None, typer.Option(help="What a unit is, e.g. request.")] = None,
-    min_duration: Annotated[str | None, typer.Option(help="Shortest job, e.g. 1m.")] = None,
-    max_duration: Annotated[str | None, typer.Option(help="Longest job, e.g. 24h.")] = None,
+    unit: Annotated[str | None, Option(help="What a unit is, e.g. request.")] = None,
+    min_duration: Annotated[str | None, Option(help="Shortest job, e.g. 1m.")] = None,
+    max_duration: Annotated[str | None, Option(help="Longest job, e.g. 24h.")] = None,
     start_limit: Annotated[
-        str | None, typer.Option(help="How long a job may take to start, e.g. 10m.")
+        str | None, Option(help="Time a job may take to start, e.g. 10m.")
     ] = None,
-    expires_in: Annotated[str | None, typer.Option(help="How long it is valid, e.g. 30d.")] = None,
+    expires_in: Annotated[str | None, Option(help="How long it is valid, e.g. 30d.")] = None,
     meter: Annotated[
-        str | None, typer.Option(help="Address of the meter key (default: this machine's).")
+        str | None, Option(help="Meter key's address (default: this machine's).")
     ] = None,
 ) -> None:
     """Offer a node: write the ask, check it, sign it, put it on the book."""
@@ -66,9 +65,9 @@ def create(
 
 @app.command(name="list")
 def list_(
-    all_: Annotated[bool, typer.Option("--all", help="Everyone's, not only your own.")] = False,
-    tier: Annotated[str | None, typer.Option(help="Only this tier.")] = None,
-    state: Annotated[str | None, typer.Option(help="open, cancelled, suspended, expired.")] = None,
+    all_: Annotated[bool, Option("--all", help="Everyone's, not only your own.")] = False,
+    tier: Annotated[str | None, Option(help="Only this tier.")] = None,
+    state: Annotated[str | None, Option(help="open, cancelled, suspended, expired.")] = None,
 ) -> None:
     """Your own asks, or everyone's."""
     cli = current()
@@ -80,7 +79,7 @@ def list_(
 
 @app.command()
 def reprice(
-    ask_id: Annotated[str, typer.Argument(help="The ask to replace.")],
+    ask_id: Annotated[str, Argument(help="The ask to replace.")],
     gpu_hour: Price = None,
     cpu_hour: Price = None,
     memory_gib_hour: Price = None,
@@ -101,7 +100,7 @@ def reprice(
 
 
 @app.command()
-def cancel(ask_id: Annotated[str, typer.Argument(help="The ask's id.")]) -> None:
+def cancel(ask_id: Annotated[str, Argument(help="The ask's id.")]) -> None:
     """Take an ask off the book. Leases it opened go on."""
     if agreed(f"cancel {ask_id}"):
         with current().client() as client:
@@ -110,8 +109,8 @@ def cancel(ask_id: Annotated[str, typer.Argument(help="The ask's id.")]) -> None
 
 @order_app.command(name="cancel")
 def cancel_order(
-    order_id: Annotated[str | None, typer.Argument(help="An ask, a bid or a job.")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Every order signed so far.")] = False,
+    order_id: Annotated[str | None, Argument(help="An ask, a bid or a job.")] = None,
+    all_: Annotated[bool, Option("--all", help="Every order signed so far.")] = False,
 ) -> None:
     """Sign that orders open no further lease. Leases that are open go on."""
     if (order_id is None) is not all_:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from marketplace.cli.context import Format, current
 from marketplace.cli.output import columns, note, show, show_rows
@@ -26,9 +27,7 @@ TIERS = columns(
 
 
 @app.command(name="show")
-def show_book(
-    tier: Annotated[str | None, typer.Option(help="Only this tier.")] = None,
-) -> None:
+def show_book(tier: Annotated[str | None, Option(help="Only this tier.")] = None) -> None:
     """Resting asks, best first, and how many bids rest."""
     with current().client() as client:
         book = client.market.book(tier)
@@ -46,7 +45,7 @@ def list_tiers() -> None:
         show_rows(client.market.tiers(), TIERS)
 
 
-def quote(job_file: Annotated[Path, typer.Argument(help="The job file.")]) -> None:
+def quote(job_file: Annotated[Path, Argument(help="The job file.")]) -> None:
     """What a job would get now, best first. Only the job's terms are sent."""
     with current().client() as client:
         answer = client.market.quote(str(job_file))

@@ -5,16 +5,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from marketplace.cli.context import confirm, current
 from marketplace.cli.output import columns, note, show
 from marketplace.sdk.errors import ConfigError
-from settlement.chain.deploy import (
-    Deployment,
-    EscrowSettings,
-    check_deployment,
-    load_deployment,
-)
+from settlement.chain.deploy import Deployment, EscrowSettings, check_deployment, load_deployment
 from settlement.chain.deploy import deploy as place
 
 app = typer.Typer()
@@ -22,26 +18,20 @@ PLACES = columns(
     "chain=chainId", "block", "escrow=contracts.ComputeEscrow.address",
     "token=contracts.ComputeToken.address", "file",
 )  # fmt: skip
-Folder = Annotated[
-    Path | None, typer.Option("--deployments", help="Folder of <chain id>.json files.")
-]
-ChainId = Annotated[int | None, typer.Option("--chain-id", help="Default: the profile's.")]
+Folder = Annotated[Path | None, Option("--deployments", help="Folder of <chain id>.json files.")]
+ChainId = Annotated[int | None, Option("--chain-id", help="Default: the profile's.")]
 
 
 @app.command()
 def deploy(
     chain_id: ChainId = None,
-    token: Annotated[
-        str | None, typer.Option(help="An existing ERC-20 (default: a new token).")
-    ] = None,
+    token: Annotated[str | None, Option(help="An existing ERC-20 (default: a new token).")] = None,
     holder: Annotated[
-        str | None, typer.Option(help="Who gets the new token's supply (default: the signer).")
+        str | None, Option(help="Who gets a new token's supply (default: the signer).")
     ] = None,
-    fee_bps: Annotated[int, typer.Option(min=0, max=1000, help="The fee; it never changes.")] = 0,
-    fee_recipient: Annotated[
-        str | None, typer.Option(help="Who gets the fee; it never changes.")
-    ] = None,
-    settle_window: Annotated[int, typer.Option(min=1, help="Seconds after a lease's end.")] = 3_600,
+    fee_bps: Annotated[int, Option(min=0, max=1000, help="The fee; it never changes.")] = 0,
+    fee_recipient: Annotated[str | None, Option(help="Who gets the fee; it never changes.")] = None,
+    settle_window: Annotated[int, Option(min=1, help="Seconds after a lease's end.")] = 3_600,
     deployments: Folder = None,
 ) -> None:
     """Deploy escrow and token. Fee and window can never be changed; there is no owner."""

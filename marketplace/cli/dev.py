@@ -11,21 +11,21 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer import Option
 
 from marketplace.cli.context import Format, current
 from marketplace.cli.output import columns, note, show, warn
 from marketplace.cli.serve import quiet_logs, require_free
 from marketplace.sdk import Coulomb
 from marketplace.sdk.errors import ConfigError, CoulombError
-from marketplace.sdk.profile import Profile, ProfileFile, config_dir, state_dir
+from marketplace.sdk.profile import Profile, ProfileFile, config_dir, state_dir, write_secret
 from marketplace.server.roles import run_roles
 from marketplace.server.settings import Settings
 from settlement import keystore
 from settlement.chain.client import ChainClient
-from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import (
     Deployment,
     EscrowSettings,
@@ -41,6 +41,7 @@ ONE = 10**18
 OUTSIDE = 10_000 * ONE
 DEPOSITED = 1_000 * ONE
 BLOCK_SECONDS = 1
+PASSWORD_FILE = "dev.password"  # noqa: S105 - a name
 PASSWORD = "coulomb-dev"  # noqa: S105 - the keys it guards are public
 # Anvil's accounts by index; the operator deploys, relays and opens.
 OPERATOR, PROVIDER, BUYER = 0, 1, 2
@@ -57,16 +58,14 @@ PLACES = columns("api_url", "rpc_url", "chain_id", "escrow", "token", "folder")
 
 @app.command()
 def up(
-    port: Annotated[int, typer.Option(help="Where the API listens; 0 picks one.")] = 8420,
-    rpc_port: Annotated[int, typer.Option(help="Where the chain listens; 0 picks one.")] = 8545,
+    port: Annotated[int, Option(help="Where the API listens; 0 picks one.")] = 8420,
+    rpc_port: Annotated[int, Option(help="Where the chain listens; 0 picks one.")] = 8545,
     folder: Annotated[
-        Path | None, typer.Option(help="Where everything lies (default: in the XDG state folder).")
+        Path | None, Option(help="Where it lies (default: in the XDG state folder).")
     ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start anew, and forget the market of the last time.")
-    ] = False,
-    interval_ms: Annotated[int, typer.Option(min=500, help="Between attestations.")] = 10_000,
-    fee_bps: Annotated[int, typer.Option(min=0, max=1000, help="The market's fee.")] = 100,
+    fresh: Annotated[bool, Option("--fresh", help="Forget the market of the last time.")] = False,
+    interval_ms: Annotated[int, Option(min=500, help="Between attestations.")] = 10_000,
+    fee_bps: Annotated[int, Option(min=0, max=1000, help="The market's fee.")] = 100,
 ) -> None:
     """Chain, contracts, funded accounts, server and profiles, until stopped.
 
@@ -113,7 +112,7 @@ class DevMarket:
         kept = None if fresh else self._kept()
         self._set_aside(kept is None)
         # Each transaction is mined at once while setting up, then a block comes every second.
-        with Devnet(0, port=self.rpc_port, state=self._state, held_fd=lock_fd) as chain:
+        with Devnet(0, port=self.rpc_port, state=self.folder / CHAIN, held_fd=lock_fd) as chain:
             client = chain.client()
             deployment = self._deploy(client) if kept is None else self._checked(client, kept)
             client.rpc("evm_setAutomine", False)
@@ -122,19 +121,13 @@ class DevMarket:
             settings = self._settings(chain.rpc_url)
             return run_roles(settings, ready=lambda url: self._announce(url, settings, deployment))
 
-    # -- what is kept -----------------------------------------------------------------------------
-
-    @property
-    def _state(self) -> Path:
-        return self.folder / CHAIN
-
     def _kept(self) -> Deployment | None:
         """The market of the last time; None if there was none. Raises ConfigError."""
         if not (self.folder / DEPLOYMENT).exists():
             return None
         if not any((self.folder / name).exists() for name in (CHAIN, ASIDE)):
             raise ConfigError(
-                f"{self._state} is missing: the chain that the market in {self.folder} was on",
+                f"{self.folder / CHAIN} is missing: the chain that the market there was on",
                 fix="put it back, or start anew with `coulomb dev up --fresh`",
             )
         return load_deployment(self.folder, DEV_CHAIN_ID)
@@ -144,11 +137,11 @@ class DevMarket:
 
         If the last attempt at a new one ended before that, the old chain is put back first.
         """
-        aside = self.folder / ASIDE
+        chain, aside = self.folder / CHAIN, self.folder / ASIDE
         if aside.exists():
-            aside.replace(self._state)
-        if new and self._state.exists():
-            self._state.replace(aside)
+            aside.replace(chain)
+        if new and chain.exists():
+            chain.replace(aside)
 
     def _forget(self) -> None:
         """Remove what is left of an earlier market; without its deployment it counts as none."""
@@ -179,8 +172,8 @@ class DevMarket:
             chain_id=DEV_CHAIN_ID,
             deployments=self.folder,
             blobs=self.folder / BLOBS,
-            relayer_keystore=_keystore_of(OPERATOR),
-            relayer_password=_password_file(),
+            relayer_keystore=_keystores() / NAMES[OPERATOR],
+            relayer_password=_keystores() / PASSWORD_FILE,
             port=self.port,
             interval_ms=self.interval_ms,
             settle_every_s=5,
@@ -194,25 +187,22 @@ class DevMarket:
         operator = dev_account(OPERATOR)
         terms = EscrowSettings(self.fee_bps, operator.address, SETTLE_WINDOW)
         made = deploy(client, operator, terms)
-        escrow, token = made.open(client)
+        _, token = made.open(client)
         for index in (PROVIDER, BUYER):
             data = token.transfer(dev_account(index).address, OUTSIDE)
             client.transact(operator, token.address, data)
-        _deposit(client, token, escrow)
+        _deposit(client, made)
         self._forget()
         made.save(self.folder)
         return made
 
     def _write_keystores(self) -> None:
-        password = _password_file()
-        if not password.exists():
-            password.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            password.touch(mode=0o600)
-            password.write_text(PASSWORD + "\n")
-        for index in NAMES:
-            if not _keystore_of(index).exists():
-                signer = dev_account(index)
-                keystore.create(_keystore_of(index), PASSWORD, signer, "pbkdf2", 1_000)
+        folder = _keystores()
+        if not (folder / PASSWORD_FILE).exists():
+            write_secret(folder / PASSWORD_FILE, PASSWORD)
+        for index, name in NAMES.items():
+            if not (folder / name).exists():
+                keystore.create(folder / name, PASSWORD, dev_account(index), "pbkdf2", 1_000)
 
     def _announce(self, url: str, settings: Settings, deployment: Deployment) -> None:
         """Make keys and profiles once the server answers, and say how to use them."""
@@ -221,10 +211,16 @@ class DevMarket:
         threading.Thread(target=options.run, args=args, name="dev-profiles", daemon=True).start()
 
     def _set_up(self, url: str, settings: Settings, deployment: Deployment) -> None:
-        rpc_url = settings.rpc_url
+        places: dict[str, Any] = {
+            "api_url": url,
+            "rpc_url": settings.rpc_url,
+            "chain_id": deployment.chain_id,
+            "escrow": deployment.escrow.address,
+            "token": deployment.token.address,
+        }
         try:
             for index in NAMES:
-                self._write_profile(index, url, rpc_url, deployment)
+                _write_profile(index, places)
         except (CoulombError, SettlementError) as error:
             warn(f"no profiles: {error}")
             return
@@ -236,37 +232,18 @@ class DevMarket:
         if current().output is Format.TABLE:
             print(f"export COULOMB_PROFILE={NAMES[BUYER]}", flush=True)
             print(f"export COULOMB_API_URL={url}", flush=True)
-            print(f"export ETH_RPC_URL={rpc_url}", flush=True)
-            return
-        places = {
-            "api_url": url,
-            "rpc_url": rpc_url,
-            "chain_id": deployment.chain_id,
-            "escrow": deployment.escrow.address,
-            "token": deployment.token.address,
-            "folder": self.folder,
-            "profiles": list(NAMES.values()),
-        }
-        show(places, PLACES)
+            print(f"export ETH_RPC_URL={settings.rpc_url}", flush=True)
+        else:
+            show({**places, "folder": self.folder, "profiles": list(NAMES.values())}, PLACES)
 
-    def _write_profile(self, index: int, url: str, rpc_url: str, deployment: Deployment) -> None:
-        signer = dev_account(index)
-        with Coulomb(url, signer=signer) as client:
-            key = client.keys.create("dev", (SCOPES[index],)).key
-        ProfileFile().save(
-            Profile(
-                name=NAMES[index],
-                api_url=url,
-                api_key=key,
-                account=signer.address,
-                keystore=NAMES[index],
-                password_file=str(_password_file()),
-                rpc_url=rpc_url,
-                chain_id=deployment.chain_id,
-                escrow=deployment.escrow.address,
-                token=deployment.token.address,
-            )
-        )
+
+def _write_profile(index: int, places: dict[str, Any]) -> None:
+    signer, name = dev_account(index), NAMES[index]
+    with Coulomb(places["api_url"], signer=signer) as client:
+        key = client.keys.create("dev", (SCOPES[index],)).key
+    password = str(_keystores() / PASSWORD_FILE)
+    own = {"account": signer.address, "api_key": key, "keystore": name, "password_file": password}
+    ProfileFile().save(Profile(name=name, **{**places, **own}))
 
 
 @contextmanager
@@ -309,15 +286,11 @@ def _locked(descriptor: int) -> bool:
     return True
 
 
-def _deposit(client: ChainClient, token: Token, escrow: Escrow) -> None:
-    buyer = dev_account(BUYER)
+def _deposit(client: ChainClient, made: Deployment) -> None:
+    buyer, (escrow, token) = dev_account(BUYER), made.open(client)
     client.transact(buyer, token.address, token.approve(escrow.address, DEPOSITED))
     client.transact(buyer, escrow.address, escrow.calls.deposit(DEPOSITED))
 
 
-def _keystore_of(index: int) -> Path:
-    return config_dir() / "keystores" / NAMES[index]
-
-
-def _password_file() -> Path:
-    return config_dir() / "keystores" / "dev.password"
+def _keystores() -> Path:
+    return config_dir() / "keystores"

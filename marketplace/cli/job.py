@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from marketplace.cli.book import explain
 from marketplace.cli.context import Format, agreed, confirm, current
@@ -41,21 +42,20 @@ RECEIPT = columns(
     "receipt=id", "job=job_id", "tier", "measured ms=used_ms", "GPU-s=gpu_seconds",
     "rate/h=rate", "gross", "fee", "refunded", "conserved", "simulated",
 )  # fmt: skip
-JobId = Annotated[str, typer.Argument(help="The job's id.")]
+JobId = Annotated[str, Argument(help="The job's id.")]
 
 
 @app.command()
 def run(
-    job_file: Annotated[Path, typer.Argument(help="The job file.")],
+    job_file: Annotated[Path, Argument(help="The job file.")],
     detach: Annotated[
-        bool, typer.Option("--detach", help="Do not wait; a witness must run elsewhere.")
+        bool, Option("--detach", help="Do not wait; a witness runs elsewhere.")
     ] = False,
     witness: Annotated[
-        str | None,
-        typer.Option(help="Address of a hosted witness: you trust its host with your money."),
+        str | None, Option(help="A hosted witness: you trust its host with your money.")
     ] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds to wait at most.")] = None,
-    result: Annotated[Path | None, typer.Option(help="Folder to fetch the outputs into.")] = None,
+    timeout: Annotated[float | None, Option(help="Seconds to wait at most.")] = None,
+    result: Annotated[Path | None, Option(help="Folder to fetch the outputs into.")] = None,
 ) -> None:
     """Show the plan, buy, witness the job, print its receipt.
 
@@ -81,16 +81,15 @@ def run(
             warn("nobody witnesses this job here: run `coulomb witness run`")
             show(job.job, SHOW)
             return
-        ended = _wait(job, timeout, quiet=False)
+        with Follower(job, quiet=False) as follower:
+            ended = job.wait(timeout, watcher=follower.watch)
         if result is not None and ended.outputs is not None:
             note(f"outputs: {', '.join(job.result(result))} in {result}")
         _finish(job, ended)
 
 
 @app.command(name="list")
-def list_(
-    state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
-) -> None:
+def list_(state: Annotated[str | None, Option(help="Only jobs in this state.")] = None) -> None:
     """The account's jobs, newest first."""
     with current().client() as client:
         show_rows(client.jobs.list(state=state), LIST)
@@ -109,8 +108,8 @@ def show_job(job_id: JobId) -> None:
 @app.command()
 def logs(
     job_id: JobId,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends.")] = False,
-    stream: Annotated[str | None, typer.Option(help="stdout, stderr or agent.")] = None,
+    follow: Annotated[bool, Option("--follow", "-f", help="Go on until it ends.")] = False,
+    stream: Annotated[str | None, Option(help="stdout, stderr or agent.")] = None,
 ) -> None:
     """A job's output, as it wrote it."""
     with current().client() as client:
@@ -136,13 +135,9 @@ def watch(job_id: JobId) -> None:
 @app.command()
 def wait(
     job_id: JobId,
-    timeout: Annotated[float | None, typer.Option(help="Seconds to wait at most.")] = None,
-    propagate: Annotated[
-        bool, typer.Option("--propagate", help="End with the job's own exit code.")
-    ] = False,
-    no_witness: Annotated[
-        bool, typer.Option("--no-witness", help="Another process witnesses this job.")
-    ] = False,
+    timeout: Annotated[float | None, Option(help="Seconds to wait at most.")] = None,
+    propagate: Annotated[bool, Option("--propagate", help="End with the job's exit code.")] = False,
+    no_witness: Annotated[bool, Option("--no-witness", help="Witnessed elsewhere.")] = False,
 ) -> None:
     """Witness a job and wait for its end."""
     cli = current()
@@ -150,7 +145,8 @@ def wait(
         client.session.sign_as(None, cli.account())
         job = client.jobs.get(job_id)
         job.witnessed = not no_witness
-        ended = _wait(job, timeout, quiet=True)
+        with Follower(job, quiet=True) as follower:
+            ended = job.wait(timeout, watcher=follower.watch)
         if propagate and ended.exit_code is not None:
             show(ended, SHOW)
             raise typer.Exit(ended.exit_code)
@@ -167,7 +163,7 @@ def cancel(job_id: JobId) -> None:
 
 @app.command(name="top-up")
 def top_up(
-    job_id: JobId, duration: Annotated[str, typer.Argument(help="How much longer, such as 30m.")]
+    job_id: JobId, duration: Annotated[str, Argument(help="How much longer, e.g. 30m.")]
 ) -> None:
     """Let a running job run longer, within its budget and the ask's longest time."""
     cli = current()
@@ -180,9 +176,7 @@ def top_up(
 @app.command()
 def result(
     job_id: JobId,
-    to: Annotated[
-        Path | None, typer.Option("--to", help="Folder to unpack into (default: ./JOB_ID).")
-    ] = None,
+    to: Annotated[Path | None, Option("--to", help="Unpack into (default: ./JOB_ID).")] = None,
 ) -> None:
     """Fetch a job's outputs, check them against their hash, unpack them into a folder."""
     folder = to or Path(job_id)
@@ -222,10 +216,9 @@ def _plan_row(order: PreparedJob, currency: str) -> dict[str, Any]:
 def _show_plan(row: dict[str, Any]) -> None:
     document = plain(row)
     note("Plan")
-    for column in PLAN:
-        text = cell(document, column.path)
-        if text:
-            note(f"  {column.header:<18} {text}")
+    for header, path in PLAN:
+        if text := cell(document, path):
+            note(f"  {header:<18} {text}")
     if row.get("start_limit"):
         note(f"  The maximum covers {row['start_limit']} that the provider may take to start in;")
         note("  time counts from when the job is ready, and what is not used comes back.")
@@ -243,23 +236,18 @@ def _require_match(order: PreparedJob) -> None:
     note("the job waits in the book for an ask, as its `retry` says")
 
 
-def _wait(job: JobHandle, timeout: float | None, quiet: bool) -> Job:
-    with Follower(job, quiet=quiet) as follower:
-        return job.wait(timeout, watcher=follower.watch)
-
-
 def _finish(job: JobHandle, ended: Job) -> None:
-    """The receipt where there is one, and an exit code that says how it went."""
+    """The receipt if there is one, and an exit code that says how it went."""
+    receipt = None
     if ended.state == JobState.SUCCEEDED or ended.lease_id is not None:
         try:
             receipt = job.receipt()
         except NotFound:
             warn("no receipt yet: the lease is not closed on chain")
-            show(ended, SHOW)
-        else:
-            _print_receipt(receipt)
-    else:
+    if receipt is None:
         show(ended, SHOW)
+    else:
+        _print_receipt(receipt)
     why = why_text(ended.reason, ended.exit_code)
     note(f"job {ended.id} {ended.state}{f': {why}' if why else ''}")
     if ended.no_match:

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Annotated
 
 import typer
+from typer import Option
 from typer.main import get_command
 
 from marketplace.cli.context import Cli, Format, begin
@@ -71,25 +72,23 @@ def _version(wanted: bool) -> None:
 
 
 def options(
-    output: Annotated[
-        Format, typer.Option("--output", "-o", help="How data is written to stdout.")
-    ] = Format.TABLE,
+    output: Annotated[Format, Option("--output", "-o", help="How data is written.")] = Format.TABLE,
     profile_name: Annotated[
-        str | None, typer.Option("--profile", help="Which profile to act as.")
+        str | None, Option("--profile", help="Which profile to act as.")
     ] = None,
     account: Annotated[
-        str | None, typer.Option("--account", help="Name of the keystore to sign with.")
+        str | None, Option("--account", help="Name of the signing keystore.")
     ] = None,
     keystore: Annotated[
-        str | None, typer.Option("--keystore", help="File of the keystore to sign with.")
+        str | None, Option("--keystore", help="File of the signing keystore.")
     ] = None,
     password_file: Annotated[
-        str | None, typer.Option("--password-file", help="File with the keystore's password.")
+        str | None, Option("--password-file", help="File with its password.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before acting.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done.")] = False,
+    yes: Annotated[bool, Option("--yes", "-y", help="Do not ask before acting.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Show what would be done.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     if account and keystore:

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
@@ -16,19 +16,16 @@ import typer
 
 from marketplace.cli.context import Format, current
 
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column of a table: its header and where its value is (`a.b` reaches into `a`)."""
-
-    header: str
-    path: str
+Columns = Sequence[tuple[str, str]]
+"""A table's columns: the header, and where the value is (`a.b` reaches into `a`)."""
 
 
-def columns(*specs: str) -> tuple[Column, ...]:
+def columns(*specs: str) -> Columns:
     """Columns from `path` or `header=path`."""
     parts = (spec.partition("=") for spec in specs)
-    return tuple(Column(h, p) if p else Column(h.replace("_", " "), h) for h, _, p in parts)
+    return tuple(
+        (head, path) if path else (head.replace("_", " "), head) for head, _, path in parts
+    )
 
 
 def plain(value: Any) -> Any:
@@ -38,66 +35,54 @@ def plain(value: Any) -> Any:
             return getattr(value, name)()
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return _scalar(value)
+    match value:
+        case Mapping():
+            return {str(k): plain(v) for k, v in value.items()}
+        case list() | tuple():
+            return [plain(item) for item in value]
+        case datetime():
+            return value.isoformat().replace("+00:00", "Z")
+        case bytes():
+            return "0x" + value.hex()
+        case Decimal():
+            return f"{value:f}"
+        case Enum():
+            return value.value
+    return str(value) if isinstance(value, Path) else value
 
 
-def _scalar(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.isoformat().replace("+00:00", "Z")
-    if isinstance(value, bytes):
-        return "0x" + value.hex()
-    if isinstance(value, Decimal):
-        return f"{value:f}"
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Enum):
-        return value.value
-    return value
-
-
-def show_rows(rows: Iterable[Any], table: Sequence[Column]) -> None:
+def show_rows(rows: Iterable[Any], table: Columns) -> None:
     """Write a list. `jsonl` writes each row as it comes."""
     output = current().output
     if output is Format.JSONL:
-        for row in rows:
-            print(json.dumps(plain(row), ensure_ascii=False), flush=True)
-        return
-    documents = [plain(row) for row in rows]
-    if output is Format.JSON:
-        print(json.dumps(documents, indent=2, ensure_ascii=False))
+        stream_rows(rows, table)
     elif output is Format.CSV:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow([column.header for column in table])
-        for document in documents:
-            writer.writerow([cell(document, column.path) for column in table])
+        stream_rows(list(rows), table)
+    elif output is Format.JSON:
+        print(json.dumps([plain(row) for row in rows], indent=2, ensure_ascii=False))
     else:
-        _print_table(documents, table)
+        _print_table([plain(row) for row in rows], table)
 
 
-def stream_rows(rows: Iterable[Any], table: Sequence[Column]) -> None:
+def stream_rows(rows: Iterable[Any], table: Columns) -> None:
     """Write rows as they come, however long that takes; a table is one plain line per row."""
-    output = current().output
+    output, writer = current().output, csv.writer(sys.stdout, lineterminator="\n")
     if output is Format.CSV:
-        print(",".join(column.header for column in table), flush=True)
+        writer.writerow([header for header, _ in table])
+        sys.stdout.flush()
     for row in rows:
         document = plain(row)
+        cells = [(header, cell(document, path)) for header, path in table]
         if output is Format.TABLE:
-            shown = ((column.header, cell(document, column.path)) for column in table)
-            print("  ".join(f"{header}={text}" for header, text in shown if text), flush=True)
+            print("  ".join(f"{header}={text}" for header, text in cells if text))
         elif output is Format.CSV:
-            csv.writer(sys.stdout, lineterminator="\n").writerow(
-                [cell(document, column.path) for column in table]
-            )
-            sys.stdout.flush()
+            writer.writerow([text for _, text in cells])
         else:
-            print(json.dumps(document, ensure_ascii=False), flush=True)
+            print(json.dumps(document, ensure_ascii=False))
+        sys.stdout.flush()
 
 
-def show(value: Any, table: Sequence[Column]) -> None:
+def show(value: Any, table: Columns) -> None:
     """Write one object: a table shows a line per column, the other formats the whole."""
     output = current().output
     document = plain(value)
@@ -106,9 +91,9 @@ def show(value: Any, table: Sequence[Column]) -> None:
     elif output is not Format.TABLE:
         show_rows([value], table)
     else:
-        width = max(len(column.header) for column in table)
-        for column in table:
-            print(f"{column.header:<{width}}  {cell(document, column.path)}")
+        width = max(len(header) for header, _ in table)
+        for header, path in table:
+            print(f"{header:<{width}}  {cell(document, path)}")
 
 
 def cell(document: Any, path: str) -> str:
@@ -134,17 +119,17 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "�" for c in text)
 
 
-def _print_table(documents: Sequence[Any], table: Sequence[Column]) -> None:
+def _print_table(documents: Sequence[Any], table: Columns) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in table:
-        grid.add_column(column.header, overflow="fold", no_wrap=not sys.stdout.isatty())
+    for header, _ in table:
+        grid.add_column(header, overflow="fold", no_wrap=not sys.stdout.isatty())
     for document in documents:
-        grid.add_row(*(Text(cell(document, column.path)) for column in table))
+        grid.add_row(*(Text(cell(document, path)) for _, path in table))
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 1_000)
     with console.capture() as drawn:
         console.print(grid)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from marketplace.cli.context import agreed, atoms_of, current
 from marketplace.cli.output import columns, note, show, show_rows
@@ -41,10 +42,10 @@ def show_profile() -> None:
 
 @app.command()
 def add(
-    name: Annotated[str, typer.Argument(help="What to call it here.")],
-    api_url: Annotated[str, typer.Option(help="Where the market's API is.")],
+    name: Annotated[str, Argument(help="What to call it here.")],
+    api_url: Annotated[str, Option(help="Where the market's API is.")],
     rpc_url: Annotated[
-        str | None, typer.Option(help="A node of its chain; with it, you leave without the market.")
+        str | None, Option(help="A node of its chain, to leave without the market.")
     ] = None,
 ) -> None:
     """Join a market that somebody runs: add a profile of it, with --account's key, and use it.
@@ -72,7 +73,7 @@ def add(
 
 
 @app.command()
-def use(name: Annotated[str, typer.Argument(help="The profile's name.")]) -> None:
+def use(name: Annotated[str, Argument(help="The profile's name.")]) -> None:
     """Make a profile the one that is used if none is named."""
     file = ProfileFile()
     file.save(file.get(name, {}), make_current=True)
@@ -81,14 +82,12 @@ def use(name: Annotated[str, typer.Argument(help="The profile's name.")]) -> Non
 
 @key_app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="What the key is for.")],
-    scope: Annotated[list[str] | None, typer.Option(help="buyer, provider, operator.")] = None,
-    expires_days: Annotated[int | None, typer.Option(min=1, help="Days until it expires.")] = None,
-    spend_cap: Annotated[str | None, typer.Option(help="The most it may ever lock.")] = None,
-    save: Annotated[bool, typer.Option(help="Keep the key in the profile.")] = True,
-    to: Annotated[
-        Path | None, typer.Option(help="Keep it in this file instead, e.g. an agent's.")
-    ] = None,
+    name: Annotated[str, Argument(help="What the key is for.")],
+    scope: Annotated[list[str] | None, Option(help="buyer, provider, operator.")] = None,
+    expires_days: Annotated[int | None, Option(min=1, help="Days until it expires.")] = None,
+    spend_cap: Annotated[str | None, Option(help="The most it may ever lock.")] = None,
+    save: Annotated[bool, Option(help="Keep the key in the profile.")] = True,
+    to: Annotated[Path | None, Option(help="Keep it in a file instead, e.g. an agent's.")] = None,
 ) -> None:
     """Sign for a key. It is shown once; with --save (the default) the profile keeps it."""
     cli = current()
@@ -122,7 +121,7 @@ def list_keys() -> None:
 
 
 @key_app.command()
-def revoke(key_id: Annotated[str, typer.Argument(help="The key's id.")]) -> None:
+def revoke(key_id: Annotated[str, Argument(help="The key's id.")]) -> None:
     """Make a key useless at once."""
     if agreed(f"revoke {key_id}"):
         with current().client() as client:

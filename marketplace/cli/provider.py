@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from marketplace.agent.config import AgentConfig, NodeConfig, load_config, save_config
 from marketplace.agent.exits import held, payable
@@ -29,9 +30,9 @@ NODES = columns(
     "simulated", "reliability", "leases",
 )  # fmt: skip
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="The agent's file (default: in the XDG folder).")
+    Path | None, Option("--config", help="The agent's file (default: in the XDG folder).")
 ]
-NodeName = Annotated[str, typer.Argument(help="The node's id or name.")]
+NodeName = Annotated[str, Argument(help="The node's id or name.")]
 
 
 def _path(config: Path | None) -> Path:
@@ -56,18 +57,17 @@ def doctor(config: ConfigFile = None) -> None:
 
 @app.command()
 def init(
-    name: Annotated[str, typer.Option(help="The node's name.")],
-    region: Annotated[str, typer.Option(help="Where it is, e.g. eu-west.")],
-    tier: Annotated[str, typer.Option(help="Its tier, as `coulomb tier list` names it.")],
-    number: Annotated[int, typer.Option(min=0, help="Different for each of your nodes.")] = 1,
+    name: Annotated[str, Option(help="The node's name.")],
+    region: Annotated[str, Option(help="Where it is, e.g. eu-west.")],
+    tier: Annotated[str, Option(help="Its tier, as `coulomb tier list` names it.")],
+    number: Annotated[int, Option(min=0, help="Different for each of your nodes.")] = 1,
     simulated: Annotated[
-        str | None,
-        typer.Option(help='Stand-ins for GPUs that the machine lacks, e.g. "1xH100"; shown as so.'),
+        str | None, Option(help='Stand-ins for missing GPUs, e.g. "1xH100".')
     ] = None,
-    shared: Annotated[bool, typer.Option("--shared", help="Sell fractions of a GPU.")] = False,
-    interval_ms: Annotated[int | None, typer.Option(help="Time between attestations.")] = None,
+    shared: Annotated[bool, Option("--shared", help="Sell fractions of a GPU.")] = False,
+    interval_ms: Annotated[int | None, Option(help="Time between attestations.")] = None,
     allow_unsandboxed: Annotated[
-        bool, typer.Option("--allow-unsandboxed", help="Run jobs bare if there is no sandbox.")
+        bool, Option("--allow-unsandboxed", help="Run jobs without a sandbox.")
     ] = False,
     config: ConfigFile = None,
 ) -> None:

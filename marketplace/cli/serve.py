@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import structlog
 import typer
 from pydantic import ValidationError
+from typer import Option
 
 from marketplace.cli.context import agreed, current
 from marketplace.cli.output import columns, note, show_rows
@@ -30,10 +31,10 @@ INTENTS = columns(*(f"{HEADERS.get(name, name)}={name}" for name in INTENT))
 
 def serve(
     role: Annotated[
-        list[str] | None, typer.Option(help="api, matcher, relayer, indexer (default: all).")
+        list[str] | None, Option(help="api, matcher, relayer, indexer; all by default.")
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Where the API listens.")] = None,
-    port: Annotated[int | None, typer.Option(help="0 picks one.")] = None,
+    host: Annotated[str | None, Option(help="Where the API listens.")] = None,
+    port: Annotated[int | None, Option(help="0 picks one.")] = None,
 ) -> None:
     """Run the roles until stopped. Settings come from COULOMB_… variables and ETH_RPC_URL."""
     settings = settings_of_env(roles=tuple(role) if role else None, host=host, port=port)
@@ -69,7 +70,7 @@ def run() -> None:
 
 @settle_app.command()
 def status(
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 50,
+    limit: Annotated[int, Option(min=1, max=1000, help="How many, newest first.")] = 50,
 ) -> None:
     """Intents in the outbox, newest first."""
     rows = recent_intents(settings_of_env(), limit)
@@ -81,9 +82,7 @@ def status(
 
 @db_app.command()
 def upgrade(
-    url: Annotated[
-        str | None, typer.Option(help="Database URL (default: COULOMB_DATABASE_URL).")
-    ] = None,
+    url: Annotated[str | None, Option(help="Database URL (default: COULOMB_DATABASE_URL).")] = None,
 ) -> None:
     """Bring the schema to this version. Does nothing if it is there already."""
     target = url or os.environ.get("COULOMB_DATABASE_URL", "sqlite:///coulomb.db")

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from marketplace.cli.context import agreed, atoms_of, current, money_text
 from marketplace.cli.output import columns, note, plain, show, show_rows
@@ -20,12 +21,12 @@ EARNED = columns(
     "lease=lease_id", "tier", "measured ms=used_ms", "gross", "fee", "net", "at=created_at",
     "simulated",
 )  # fmt: skip
-Amount = Annotated[str, typer.Argument(help="Tokens, or `all`.")]
-Receiver = Annotated[str | None, typer.Option(help="Send to this address, not to your own.")]
+Amount = Annotated[str, Argument(help="Tokens, or `all`.")]
+Receiver = Annotated[str | None, Option(help="Send to this address, not to your own.")]
 
 
 @app.command()
-def new(name: Annotated[str, typer.Argument(help="The keystore's name.")]) -> None:
+def new(name: Annotated[str, Argument(help="The keystore's name.")]) -> None:
     """Make a key in a new Foundry-compatible keystore that only you can read."""
     if "/" in name or name.startswith("."):
         raise InputError(f"{name!r} is a name, not a path")
@@ -44,7 +45,7 @@ def new(name: Annotated[str, typer.Argument(help="The keystore's name.")]) -> No
 
 @app.command(name="show")
 def show_funds(
-    address: Annotated[str | None, typer.Argument(help="An account other than your own.")] = None,
+    address: Annotated[str | None, Argument(help="An account other than your own.")] = None,
 ) -> None:
     """What an account holds, read from the chain. Works while the server is down."""
     cli = current()
@@ -63,10 +64,8 @@ def show_funds(
 
 @app.command()
 def deposit(
-    amount: Annotated[str, typer.Argument(help="Tokens, e.g. 12.5.")],
-    approve: Annotated[
-        bool, typer.Option("--approve", help="Approve and deposit: two transactions.")
-    ] = False,
+    amount: Annotated[str, Argument(help="Tokens, e.g. 12.5.")],
+    approve: Annotated[bool, Option("--approve", help="Approve, then deposit.")] = False,
 ) -> None:
     """Move tokens into the escrow, by permit in one transaction."""
     cli = current()

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 
 from marketplace.cli.context import current
 from marketplace.cli.output import columns, note, plain, show, stream_rows, warn
@@ -18,11 +19,10 @@ ACTS = columns("at", "lease=lease_id", "kind", "sequence", "ms", "refused=refusa
 @app.command()
 def run(
     buyer: Annotated[
-        list[str] | None,
-        typer.Option(help="Buyers to witness for (default: the profile's account)."),
+        list[str] | None, Option(help="Buyers to witness for (default: the profile's account).")
     ] = None,
-    poll_seconds: Annotated[float, typer.Option(min=0.1, help="How often to look.")] = 0.5,
-    once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
+    poll_seconds: Annotated[float, Option(min=0.1, help="How often to look.")] = 0.5,
+    once: Annotated[bool, Option("--once", help="Look once and end.")] = False,
 ) -> None:
     """Check and countersign the usage of one's jobs until stopped.
 

@@ -26,7 +26,7 @@ from marketplace.db.tables import (
     ReceiptRow,
     VoucherRow,
 )
-from marketplace.domain.asking import AskState, NodeState
+from marketplace.domain.drafts import AskState, NodeState
 from marketplace.domain.life import JOB_LIVE, LEASE_OPEN, LEASE_OVER, JobState, LeaseState
 from settlement.ports import IntentState
 

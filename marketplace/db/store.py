@@ -34,7 +34,7 @@ from marketplace.db.tables import (
     JobRow,
     LeaseRow,
 )
-from marketplace.domain.asking import AskState
+from marketplace.domain.drafts import AskState
 from settlement.events import event_from_json
 from settlement.ports import BlockRef, Intent, IntentKind, IntentState, LoggedEvent
 

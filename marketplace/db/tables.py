@@ -10,7 +10,7 @@ from sqlalchemy import JSON, BigInteger, Index, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from marketplace.db.types import Atoms, Serial, Word
-from marketplace.domain.asking import AskState, NodeState
+from marketplace.domain.drafts import AskState, NodeState
 from marketplace.domain.life import JobState, LeaseState, Outcome, StopReason
 from marketplace.domain.reliability import NEWCOMER_MILLI
 from settlement.ports import IntentKind, IntentState

@@ -13,33 +13,30 @@ from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from typing import Any
 
-from marketplace.domain.commands import (
+from marketplace.domain.index import Index
+from marketplace.domain.matching import AskView, BidView, bucket_key, rate_if_match
+from marketplace.domain.order import (
     AddAsk,
     AddBid,
+    BookMarket,
     CancelAsk,
     CancelBid,
     Cause,
     Command,
     Event,
+    Fill,
     Filled,
     Free,
+    Hold,
     Refused,
+    RejectReason,
     Removed,
     Rested,
+    RestingAsk,
+    RestingBid,
     SetNode,
     Tick,
 )
-from marketplace.domain.index import Index
-from marketplace.domain.matching import (
-    AskView,
-    BidView,
-    Fill,
-    Hold,
-    RejectReason,
-    bucket_key,
-    rate_if_match,
-)
-from marketplace.domain.order import BookMarket, RestingAsk, RestingBid
 from marketplace.domain.placing import NodeUse, is_gpu_size
 from settlement.orders import terms_of
 from settlement.units import Sizes

@@ -7,15 +7,8 @@ from operator import attrgetter
 from typing import Any
 
 from marketplace.domain.book import Book
-from marketplace.domain.matching import (
-    CHECKS,
-    AskView,
-    BidView,
-    RejectReason,
-    least_seconds,
-    refusals,
-)
-from marketplace.domain.order import RestingBid
+from marketplace.domain.matching import CHECKS, AskView, BidView, least_seconds, refusals
+from marketplace.domain.order import RejectReason, RestingBid
 from marketplace.domain.pricing import DECIMALS, from_nano, from_scaled
 from marketplace.domain.reader import duration_text, milli_text, size_text
 from settlement.eip712 import from_text32

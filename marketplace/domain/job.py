@@ -12,7 +12,6 @@ from functools import partial
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from marketplace import limits
-from marketplace.domain.gpu import GpuWish, parse_gpu
 from marketplace.domain.pricing import DECIMALS, from_nano, from_scaled, to_nano, to_scaled
 from marketplace.domain.reader import (
     Reader,
@@ -31,7 +30,7 @@ from marketplace.domain.reader import (
     thousandths_of,
     whole_of,
 )
-from marketplace.domain.tier import TierRegistry
+from marketplace.domain.tier import GpuWish, TierRegistry, parse_gpu
 from marketplace.errors import InvalidInput, InvalidJob, Problem
 from settlement.units import UINT32_MAX, UINT64_MAX, cost_up, counted_lock
 

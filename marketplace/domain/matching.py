@@ -5,82 +5,17 @@ again when a lease opens: `Orders.requireFit`, `Opening._fund` in contracts.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 
-from marketplace.domain.order import BookMarket, RestingAsk, RestingBid, region_matches
+from marketplace.domain.order import (
+    BookMarket,
+    RejectReason,
+    RestingAsk,
+    RestingBid,
+    region_matches,
+)
 from marketplace.domain.placing import NodeUse
-from settlement.orders import FLAG_SHARED, Prices, Terms, TierLimit
-from settlement.units import MS_PER_HOUR, RATE_SCALE, Sizes, counted_lock
-
-
-class RejectReason(StrEnum):
-    """Why an order is refused or an ask does not fit a bid. Stable codes."""
-
-    TIER = "tier_not_accepted"
-    RUNTIME = "runtime_differs"
-    REGION = "region_not_accepted"
-    SHARE = "share_not_sold"
-    VERIFIED = "node_not_verified"
-    RELIABILITY = "reliability_too_low"
-    PARTY = "witness_is_a_party"
-    UNIT = "unit_differs"
-    GPU_COUNT = "too_few_gpus"
-    CPU = "too_little_cpu"
-    MEMORY = "too_little_memory"
-    STORAGE = "too_little_storage"
-    DURATION_LONG = "duration_above_maximum"
-    DURATION_SHORT = "duration_below_minimum"
-    START_LIMIT = "starts_too_late"
-    ALREADY_TRIED = "already_tried"
-    NOT_STARTED = "ask_not_started"
-    CAPACITY = "no_capacity"
-    RATE = "rate_above_limit"
-    EGRESS_PRICE = "egress_price_above_limit"
-    UNIT_PRICE = "unit_price_above_limit"
-    BUDGET = "budget_too_small"
-    # of one order alone
-    DUPLICATE = "duplicate_order"
-    UNKNOWN_ORDER = "unknown_order"
-    EXPIRED = "expired"
-    FEE = "fee_not_accepted"
-    OPENER = "opener_differs"
-    GPU_SIZE = "invalid_gpu_size"
-    NODES = "nodes_unsupported"
-    NO_MATCH = "no_match"
-
-
-@dataclass(frozen=True, slots=True)
-class Fill:
-    """One match: the bid takes these GPUs (indices on the node) at the ask's prices.
-
-    `rate` in 1e-12 token per hour. The pair (bid, ask) names the capacity until it is freed.
-    """
-
-    bid_id: str
-    job_id: str
-    ask_id: str
-    provider: str
-    node: int
-    node_id: str
-    tier: str
-    rate: int
-    prices: Prices
-    terms: Terms
-    gpus: tuple[int, ...]
-    at: int
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """The capacity that the open lease of a pair of orders holds on a node."""
-
-    bid_id: str
-    ask_id: str
-    provider: str
-    node: int
-    sizes: Sizes
-    gpus: tuple[int, ...]
+from settlement.orders import FLAG_SHARED, TierLimit
+from settlement.units import MS_PER_HOUR, RATE_SCALE, counted_lock
 
 
 class AskView:

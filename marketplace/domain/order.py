@@ -1,10 +1,12 @@
-"""Orders as the book holds them: the signed order, what the market knows beside it, its arrival."""
+"""Orders as the book holds them, what is done to a book, and what it answers."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from marketplace.domain.job import JobSpec
 from settlement.eip712 import ZERO_ADDRESS
-from settlement.orders import FLAG_SHARED, Ask, Bid
+from settlement.orders import FLAG_SHARED, Ask, Bid, Prices, Terms
+from settlement.units import Sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +92,169 @@ class RestingBid:
 def region_matches(wanted: tuple[str, ...], region: str) -> bool:
     """Whether a region is one of the wanted, or lies in one: `eu-west` is in `eu`."""
     return not wanted or any(region == w or region.startswith(w + "-") for w in wanted)
+
+
+class RejectReason(StrEnum):
+    """Why an order is refused or an ask does not fit a bid. Stable codes."""
+
+    TIER = "tier_not_accepted"
+    RUNTIME = "runtime_differs"
+    REGION = "region_not_accepted"
+    SHARE = "share_not_sold"
+    VERIFIED = "node_not_verified"
+    RELIABILITY = "reliability_too_low"
+    PARTY = "witness_is_a_party"
+    UNIT = "unit_differs"
+    GPU_COUNT = "too_few_gpus"
+    CPU = "too_little_cpu"
+    MEMORY = "too_little_memory"
+    STORAGE = "too_little_storage"
+    DURATION_LONG = "duration_above_maximum"
+    DURATION_SHORT = "duration_below_minimum"
+    START_LIMIT = "starts_too_late"
+    ALREADY_TRIED = "already_tried"
+    NOT_STARTED = "ask_not_started"
+    CAPACITY = "no_capacity"
+    RATE = "rate_above_limit"
+    EGRESS_PRICE = "egress_price_above_limit"
+    UNIT_PRICE = "unit_price_above_limit"
+    BUDGET = "budget_too_small"
+    # of one order alone
+    DUPLICATE = "duplicate_order"
+    UNKNOWN_ORDER = "unknown_order"
+    EXPIRED = "expired"
+    FEE = "fee_not_accepted"
+    OPENER = "opener_differs"
+    GPU_SIZE = "invalid_gpu_size"
+    NODES = "nodes_unsupported"
+    NO_MATCH = "no_match"
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """One match: the bid takes these GPUs (indices on the node) at the ask's prices.
+
+    `rate` in 1e-12 token per hour. The pair (bid, ask) names the capacity until it is freed.
+    """
+
+    bid_id: str
+    job_id: str
+    ask_id: str
+    provider: str
+    node: int
+    node_id: str
+    tier: str
+    rate: int
+    prices: Prices
+    terms: Terms
+    gpus: tuple[int, ...]
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The capacity that the open lease of a pair of orders holds on a node."""
+
+    bid_id: str
+    ask_id: str
+    provider: str
+    node: int
+    sizes: Sizes
+    gpus: tuple[int, ...]
+
+
+# Commands; they carry the time in Unix seconds
+
+
+@dataclass(frozen=True, slots=True)
+class AddAsk:
+    at: int
+    order: RestingAsk
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsk:
+    """An ask takes no new fills; its leases go on."""
+
+    at: int
+    ask_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddBid:
+    """A bid enters: it is filled, rests, or is refused with NO_MATCH."""
+
+    at: int
+    order: RestingBid
+
+
+@dataclass(frozen=True, slots=True)
+class CancelBid:
+    at: int
+    bid_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """The lease of this pair ended, or never opened: its capacity is given back."""
+
+    at: int
+    bid_id: str
+    ask_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetNode:
+    """What the market knows of a node changed (verified, reliability…)."""
+
+    at: int
+    provider: str
+    node: int
+    facts: NodeFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passes: orders expire, asks start."""
+
+    at: int
+
+
+Command = AddAsk | CancelAsk | AddBid | CancelBid | Free | SetNode | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    fill: Fill
+
+
+@dataclass(frozen=True, slots=True)
+class Rested:
+    order_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A command had no effect, and why."""
+
+    order_id: str
+    reason: RejectReason
+
+
+class Cause(StrEnum):
+    """Why a resting order left without a fill."""
+
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    START_DEADLINE = "start_deadline_passed"
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """A resting order left the book without a fill."""
+
+    order_id: str
+    cause: Cause
+
+
+Event = Filled | Rested | Refused | Removed

@@ -16,8 +16,7 @@ from operator import attrgetter
 from typing import Any, TypeVar, cast
 
 from marketplace.domain.book import Book
-from marketplace.domain.matching import Hold
-from marketplace.domain.order import BookMarket, NodeFacts, RestingAsk, RestingBid, Wants
+from marketplace.domain.order import BookMarket, Hold, NodeFacts, RestingAsk, RestingBid, Wants
 from settlement.eip712 import Struct
 from settlement.orders import Ask, Bid
 from settlement.units import Sizes

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from marketplace.db.store import Store
 from marketplace.db.tables import ApiKeyRow
-from marketplace.domain.key_request import SCOPES, KeyRequest, key_request_of
+from marketplace.domain.drafts import SCOPES, KeyRequest, key_request_of
 from marketplace.domain.pricing import to_scaled
 from marketplace.errors import (
     AlreadyExists,

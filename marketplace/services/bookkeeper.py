@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from marketplace.db.store import Database, Store
 from marketplace.db.tables import BookSnapshotRow, OrderEntryRow
 from marketplace.domain.book import Book
-from marketplace.domain.commands import Event
-from marketplace.domain.order import BookMarket
+from marketplace.domain.order import BookMarket, Event
 from marketplace.domain.snapshot import capture, decode, encode, restore
 from marketplace.services.orderlog import command_of
 from marketplace.services.ports import Market

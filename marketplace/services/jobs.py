@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from marketplace.db.store import Store
 from marketplace.db.tables import BidRow, JobRow, LeaseRow
 from marketplace.domain.advance import BuyerCancelled
-from marketplace.domain.asking import EXPIRY_MAX_S
-from marketplace.domain.bidding import bid_problems, top_up_lock
+from marketplace.domain.drafts import EXPIRY_MAX_S, bid_problems, top_up_lock
 from marketplace.domain.job import JobSpec, full_budget
 from marketplace.domain.life import JobState, LeaseState, RetryOn
 from marketplace.domain.order import Wants

@@ -16,7 +16,7 @@ from marketplace.domain.advance import (
     OpeningReverted,
     advance,
 )
-from marketplace.domain.asking import AskState
+from marketplace.domain.drafts import AskState
 from marketplace.domain.job import full_budget, parse_job
 from marketplace.domain.life import (
     Do,

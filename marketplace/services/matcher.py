@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from marketplace.db.store import Database, Store
 from marketplace.db.tables import AskRow, BidRow, JobRow, LeaseRow, MarkRow, OrderEntryRow
 from marketplace.domain.advance import BidFilled, BidLeftBook
-from marketplace.domain.asking import AskState
 from marketplace.domain.book import Book
-from marketplace.domain.commands import Cause, Event, Filled, Refused, Removed
+from marketplace.domain.drafts import AskState
 from marketplace.domain.life import Do, JobState, LeaseState
-from marketplace.domain.matching import Fill, RejectReason
+from marketplace.domain.order import Cause, Event, Fill, Filled, Refused, RejectReason, Removed
 from marketplace.services.bookkeeper import APPLIED, BATCH, Bookkeeper
 from marketplace.services.common import new_id, unhex
 from marketplace.services.lives import Lives, lease_life

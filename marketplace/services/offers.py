@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 from marketplace.db.store import Store
 from marketplace.db.tables import AskRow, GpuRow, NodeRow
-from marketplace.domain.asking import EXPIRY_MAX_S, AskingNode, AskState, NodeState, ask_of
+from marketplace.domain.drafts import EXPIRY_MAX_S, AskingNode, AskState, NodeState, ask_of
 from marketplace.domain.reliability import NEWCOMER_MILLI
 from marketplace.domain.tier import TierRegistry
 from marketplace.errors import (

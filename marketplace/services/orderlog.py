@@ -5,17 +5,20 @@ from typing import Any
 
 from marketplace.db.store import Store
 from marketplace.db.tables import AskRow, BidRow, JobRow, NodeRow, OrderEntryRow
-from marketplace.domain.commands import (
+from marketplace.domain.order import (
     AddAsk,
     AddBid,
     CancelAsk,
     CancelBid,
     Command,
     Free,
+    NodeFacts,
+    RestingAsk,
+    RestingBid,
     SetNode,
     Tick,
+    Wants,
 )
-from marketplace.domain.order import NodeFacts, RestingAsk, RestingBid, Wants
 from marketplace.domain.reliability import NEWCOMER_MILLI
 from marketplace.domain.snapshot import stored_struct
 from settlement.orders import Ask, Bid

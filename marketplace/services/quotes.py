@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from marketplace.db.store import Store
-from marketplace.domain.bidding import bid_of
 from marketplace.domain.book import Book
+from marketplace.domain.drafts import bid_of
 from marketplace.domain.explain import explain
 from marketplace.domain.job import JobSpec, parse_job
-from marketplace.domain.matching import Fill
-from marketplace.domain.order import RestingBid, Wants
+from marketplace.domain.order import Fill, RestingBid, Wants
 from marketplace.domain.tier import TierRegistry
 from marketplace.services.bookkeeper import Bookkeeper
 from marketplace.services.common import Principal

@@ -16,10 +16,11 @@ from marketplace.db.tables import (
     LeaseRow,
     NodeRow,
 )
-from marketplace.domain.asking import AskState
+from marketplace.domain.drafts import AskState
 from marketplace.domain.explain import Explanation, Relaxation
 from marketplace.domain.life import JobLife, LeaseState
-from marketplace.domain.matching import AskView, Fill
+from marketplace.domain.matching import AskView
+from marketplace.domain.order import Fill
 from marketplace.domain.pricing import from_scaled
 from marketplace.domain.tier import Tier
 from marketplace.services.common import money

@@ -15,7 +15,7 @@ from marketplace.domain.advance import (
     StartLimitPassed,
     StopOverdue,
 )
-from marketplace.domain.asking import NodeState
+from marketplace.domain.drafts import NodeState
 from marketplace.domain.life import GIVEN_UP
 from marketplace.services.lives import Lives
 from marketplace.services.offers import rest

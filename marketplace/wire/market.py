@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from marketplace import limits
-from marketplace.domain.asking import NodeState
-from marketplace.domain.key_request import KeyRequest
+from marketplace.domain.drafts import KeyRequest, NodeState
 from marketplace.wire.base import (
     AccountSignature,
     Address,

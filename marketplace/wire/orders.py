@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
-from marketplace.domain.asking import AskState
+from marketplace.domain.drafts import AskState
 from marketplace.wire.base import (
     AccountSignature,
     Address,

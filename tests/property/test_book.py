@@ -8,23 +8,27 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from marketplace.domain.book import Book
-from marketplace.domain.commands import (
+from marketplace.domain.explain import explain
+from marketplace.domain.order import (
     AddAsk,
     AddBid,
+    BookMarket,
     CancelAsk,
     CancelBid,
     Command,
     Event,
     Filled,
     Free,
+    NodeFacts,
     Refused,
     Removed,
     Rested,
+    RestingAsk,
+    RestingBid,
     SetNode,
     Tick,
+    Wants,
 )
-from marketplace.domain.explain import explain
-from marketplace.domain.order import BookMarket, NodeFacts, RestingAsk, RestingBid, Wants
 from marketplace.domain.snapshot import book_hash, capture, decode, encode, restore
 from settlement.eip712 import text32
 from settlement.orders import Prices, TierLimit

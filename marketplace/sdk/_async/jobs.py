@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from marketplace.data import load_tiers
-from marketplace.domain.bidding import bid_of
+from marketplace.domain.drafts import bid_of
 from marketplace.domain.life import LeaseState
 from marketplace.sdk._async.leases import AsyncWitness
 from marketplace.sdk._async.market import AsyncBlobs

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from marketplace.domain.key_request import key_request_of
+from marketplace.domain.drafts import key_request_of
 from marketplace.limits import BLOB_BYTES_MAX
 from marketplace.sdk import onchain
 from marketplace.sdk._async.transport import AsyncResource

@@ -4,8 +4,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from marketplace.domain.asking import AskingNode, ask_of
-from marketplace.domain.bidding import top_up_lock
+from marketplace.domain.drafts import AskingNode, ask_of, top_up_lock
 from marketplace.domain.life import LeaseState
 from marketplace.domain.reader import seconds_of
 from marketplace.limits import SALT_AHEAD_MAX

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from marketplace.api.problems import MEDIA_TYPE
-from marketplace.domain.key_request import KeyRequest
+from marketplace.domain.drafts import KeyRequest
 from marketplace.errors import ERRORS
 from settlement.attestation import Close, Stop, Usage, UsageAttestation
 from settlement.orders import Ask, Bid, Cancel, Prices

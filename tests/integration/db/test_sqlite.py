@@ -29,7 +29,7 @@ from marketplace.db.tables import (
 )
 from marketplace.db.types import Atoms
 from marketplace.db.upgrade import upgrade
-from marketplace.domain.asking import NodeState
+from marketplace.domain.drafts import NodeState
 from marketplace.errors import AlreadyExists, Unavailable
 from marketplace.server import operations
 from marketplace.server.settings import Settings

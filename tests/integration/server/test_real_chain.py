@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from marketplace.domain.key_request import KeyRequest
+from marketplace.domain.drafts import KeyRequest
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.chain.calls import LeaseRef
 from settlement.chain.deploy import Deployment, EscrowSettings, deploy

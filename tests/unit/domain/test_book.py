@@ -6,29 +6,32 @@ from typing import Any
 import pytest
 
 from marketplace.domain.book import Book
-from marketplace.domain.commands import (
+from marketplace.domain.order import (
     AddAsk,
     AddBid,
+    BookMarket,
     CancelAsk,
     CancelBid,
     Cause,
     Event,
+    Fill,
     Filled,
     Free,
+    NodeFacts,
     Refused,
+    RejectReason,
     Removed,
     Rested,
+    RestingAsk,
+    RestingBid,
     SetNode,
     Tick,
+    Wants,
 )
-from marketplace.domain.explain import explain
-from marketplace.domain.matching import Fill, RejectReason
-from marketplace.domain.order import BookMarket, NodeFacts, RestingAsk, RestingBid, Wants
 from settlement.orders import FLAG_SHARED, Prices
 from tests.factories import (
     A100,
     H100,
-    METER,
     NANO,
     NOW,
     PROVIDER,
@@ -319,56 +322,6 @@ def test_gang_bid_is_refused() -> None:
 def test_named_opener_of_this_market_is_accepted() -> None:
     book = book_with(resting_ask(1, opener=address(7)), market=MARKET)
     assert asks_taken(add(book, resting_bid(2, opener=address(7)))) == [("bid_2", "ask_1")]
-
-
-# One constraint at a time: the ask that fits, the bid that does, and the change that parts them.
-PARTED: list[tuple[RejectReason, dict[str, Any], dict[str, Any], Wants]] = [
-    (RejectReason.TIER, {"tier": A100}, {}, IMPATIENT),
-    (RejectReason.RUNTIME, {}, {}, Wants(runtime="docker")),
-    (RejectReason.REGION, {}, {}, Wants(regions=("us", "e"))),
-    (RejectReason.SHARE, {}, {"gpu_milli": 500}, IMPATIENT),
-    (RejectReason.SHARE, {"flags": FLAG_SHARED}, {"gpu_milli": 500, "flags": 0}, IMPATIENT),
-    (RejectReason.VERIFIED, {}, {}, Wants(verified_only=True)),
-    (RejectReason.RELIABILITY, {}, {}, Wants(min_reliability_milli=1001)),
-    (RejectReason.PARTY, {}, {"witness": PROVIDER}, IMPATIENT),
-    (RejectReason.PARTY, {}, {"witness": METER}, IMPATIENT),
-    (RejectReason.UNIT, {"unit": "token"}, {"units": 1, "unit": "request"}, IMPATIENT),
-    (RejectReason.GPU_COUNT, {}, {"gpu_milli": 2000}, IMPATIENT),
-    (RejectReason.CPU, {}, {"cpu_milli": 8001}, IMPATIENT),
-    (RejectReason.MEMORY, {}, {"memory_mib": 65_537}, IMPATIENT),
-    (RejectReason.STORAGE, {}, {"storage_mib": 102_401}, IMPATIENT),
-    (RejectReason.DURATION_LONG, {"max_seconds": 3599}, {}, IMPATIENT),
-    (RejectReason.DURATION_SHORT, {"min_seconds": 3601}, {}, IMPATIENT),
-    (RejectReason.START_LIMIT, {}, {}, Wants(start_deadline_seconds=59)),
-    (RejectReason.NOT_STARTED, {"starts_at": NOW + 1}, {}, IMPATIENT),
-    (RejectReason.RATE, {"floor": Prices(3 * NANO + 1)}, {}, IMPATIENT),
-    (RejectReason.EGRESS_PRICE, {"floor": Prices(1, egress_gib=1)}, {"egress_mib": 1}, IMPATIENT),
-    (
-        RejectReason.UNIT_PRICE,
-        {"floor": Prices(1, unit=1), "unit": "request"},
-        {"units": 1, "unit": "request"},
-        IMPATIENT,
-    ),
-    (
-        RejectReason.BUDGET,
-        {"min_seconds": 1800, "start_limit_seconds": 0},
-        {"budget": 10**18 - 1},
-        IMPATIENT,
-    ),
-]
-
-
-@pytest.mark.parametrize(
-    ("reason", "ask", "bid", "wants"), PARTED, ids=[str(row[0]) for row in PARTED]
-)
-def test_each_constraint_alone_keeps_ask_and_bid_apart(
-    reason: RejectReason, ask: dict[str, Any], bid: dict[str, Any], wants: Wants
-) -> None:
-    book = book_with(resting_ask(1, **ask))
-    order = resting_bid(2, wants=wants, **bid)
-    explained = explain(book, order)
-    assert reason in [e.reason for e in explained.eliminations]
-    assert add(book, order) == [Refused("bid_2", RejectReason.NO_MATCH)]
 
 
 @pytest.mark.parametrize(

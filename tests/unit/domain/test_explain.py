@@ -5,12 +5,18 @@ from typing import Any
 import pytest
 
 from marketplace.domain.book import Book
-from marketplace.domain.commands import AddAsk, AddBid
 from marketplace.domain.explain import Explanation, explain
-from marketplace.domain.matching import RejectReason
-from marketplace.domain.order import NodeFacts, RestingAsk, Wants
-from settlement.orders import Prices
-from tests.factories import A100, BUYER, NANO, NOW, resting_ask, resting_bid
+from marketplace.domain.order import (
+    AddAsk,
+    AddBid,
+    NodeFacts,
+    Refused,
+    RejectReason,
+    RestingAsk,
+    Wants,
+)
+from settlement.orders import FLAG_SHARED, Prices
+from tests.factories import A100, METER, NANO, NOW, PROVIDER, resting_ask, resting_bid
 
 
 def explained(asks: list[RestingAsk], wants: Wants | None = None, **bid: Any) -> Explanation:
@@ -69,70 +75,65 @@ def test_limit_is_rounded_up_so_that_it_covers_the_rate() -> None:
     assert only_change(found)[2] == "3.000000004"
 
 
-ONE_STEP: list[tuple[dict[str, Any], dict[str, Any], Wants, tuple[str, str, str]]] = [
-    ({"tier": A100}, {}, Wants(), ("tier_not_accepted", "/resources/gpu", A100)),
-    ({}, {}, Wants(regions=("us",)), ("region_not_accepted", "/placement/regions", "eu")),
-    ({}, {}, Wants(verified_only=True), ("node_not_verified", "/placement/verified_only", "false")),
-    (
-        {"facts": NodeFacts("n", "eu", reliability_milli=950)},
-        {},
-        Wants(min_reliability_milli=980),
-        ("reliability_too_low", "/placement/min_reliability", "0.95"),
-    ),
-    ({}, {"cpu_milli": 9000}, Wants(), ("too_little_cpu", "/resources/cpu", "8")),
-    ({}, {"memory_mib": 70_000}, Wants(), ("too_little_memory", "/resources/memory", "64GB")),
-    ({}, {"storage_mib": 200_000}, Wants(), ("too_little_storage", "/resources/disk", "100GB")),
-    ({"max_seconds": 1800}, {}, Wants(), ("duration_above_maximum", "/max_duration", "30m")),
-    ({"min_seconds": 7200}, {}, Wants(), ("duration_below_minimum", "/max_duration", "2h")),
-    ({}, {}, Wants(start_deadline_seconds=10), ("starts_too_late", "/start_deadline", "1m")),
-    (
-        {"floor": Prices(NANO, egress_gib=NANO)},
-        {"egress_mib": 1},
-        Wants(),
-        ("egress_price_above_limit", "/egress/max_price", "1"),
-    ),
-    (
-        {"floor": Prices(NANO, unit=NANO), "unit": "request"},
-        {"units": 1, "unit": "request"},
-        Wants(),
-        ("unit_price_above_limit", "/units/max_price", "1"),
-    ),
-    (
-        {"min_seconds": 3600, "start_limit_seconds": 0},
-        {"budget": 1},
-        Wants(),
-        ("budget_too_small", "/budget/max_total", "2"),
-    ),
-]
+Row = tuple[RejectReason, dict[str, Any], dict[str, Any], Wants, tuple[str, str] | None]
+ANY = Wants()
+REQUEST = {"unit": "request"}
+# One constraint at a time: what of ask and bid parts them, and the one change that helps, if any.
+PARTED: list[Row] = [
+    (RejectReason.TIER, {"tier": A100}, {}, ANY, ("/resources/gpu", A100)),
+    (RejectReason.RUNTIME, {}, {}, Wants(runtime="docker"), None),
+    (RejectReason.REGION, {}, {}, Wants(regions=("us", "e")), ("/placement/regions", "eu")),
+    (RejectReason.SHARE, {}, {"gpu_milli": 500}, ANY, None),
+    (RejectReason.SHARE, {"flags": FLAG_SHARED}, {"gpu_milli": 500, "flags": 0}, ANY, None),
+    (RejectReason.VERIFIED, {}, {}, Wants(verified_only=True),
+     ("/placement/verified_only", "false")),
+    (RejectReason.RELIABILITY, {"facts": NodeFacts("n", "eu", reliability_milli=950)}, {},
+     Wants(min_reliability_milli=951), ("/placement/min_reliability", "0.95")),
+    (RejectReason.PARTY, {}, {"witness": PROVIDER}, ANY, None),
+    (RejectReason.PARTY, {}, {"witness": METER}, ANY, None),
+    (RejectReason.UNIT, {"unit": "token"}, {"units": 1} | REQUEST, ANY, None),
+    (RejectReason.GPU_COUNT, {}, {"gpu_milli": 2000}, ANY, None),
+    (RejectReason.CPU, {}, {"cpu_milli": 8001}, ANY, ("/resources/cpu", "8")),
+    (RejectReason.MEMORY, {}, {"memory_mib": 65_537}, ANY, ("/resources/memory", "64GB")),
+    (RejectReason.STORAGE, {}, {"storage_mib": 102_401}, ANY, ("/resources/disk", "100GB")),
+    (RejectReason.DURATION_LONG, {"max_seconds": 3540}, {}, ANY, ("/max_duration", "59m")),
+    (RejectReason.DURATION_SHORT, {"min_seconds": 3601}, {}, ANY, ("/max_duration", "3601s")),
+    (RejectReason.START_LIMIT, {}, {}, Wants(start_deadline_seconds=59),
+     ("/start_deadline", "1m")),
+    (RejectReason.ALREADY_TRIED, {}, {"tried": frozenset({"ask_1"})}, ANY, None),
+    (RejectReason.NOT_STARTED, {"starts_at": NOW + 1}, {}, ANY, None),
+    (RejectReason.RATE, {"floor": Prices(3 * NANO + 1)}, {}, ANY,
+     ("/pricing/max_gpu_hour", "3.000000001")),
+    (RejectReason.EGRESS_PRICE, {"floor": Prices(1, egress_gib=1)}, {"egress_mib": 1}, ANY,
+     ("/egress/max_price", "0.000000001")),
+    (RejectReason.UNIT_PRICE, {"floor": Prices(1, unit=1)} | REQUEST, {"units": 1} | REQUEST, ANY,
+     ("/units/max_price", "0.000000001")),
+    (RejectReason.BUDGET, {"min_seconds": 1800, "start_limit_seconds": 0},
+     {"budget": 10**18 - 1}, ANY, ("/budget/max_total", "1")),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("ask", "bid", "wants", "change"), ONE_STEP, ids=[row[3][0] for row in ONE_STEP]
+    ("reason", "ask", "bid", "wants", "change"), PARTED, ids=[str(row[0]) for row in PARTED]
 )
-def test_one_change_is_enough_and_says_where(
-    ask: dict[str, Any], bid: dict[str, Any], wants: Wants, change: tuple[str, str, str]
-) -> None:
-    assert only_change(explained([resting_ask(1, **ask)], wants, **bid)) == change
-
-
-@pytest.mark.parametrize(
-    ("ask", "bid", "wants", "reason"),
-    [
-        ({}, {}, Wants(runtime="docker"), RejectReason.RUNTIME),
-        ({}, {"gpu_milli": 500}, Wants(), RejectReason.SHARE),
-        ({}, {"gpu_milli": 2000}, Wants(), RejectReason.GPU_COUNT),
-        ({"provider": BUYER}, {"witness": BUYER}, Wants(), RejectReason.PARTY),
-        ({}, {"units": 1, "unit": "request"}, Wants(), RejectReason.UNIT),
-        ({}, {"tried": frozenset({"ask_1"})}, Wants(), RejectReason.ALREADY_TRIED),
-    ],
-)
-def test_what_no_small_change_helps_is_counted_but_not_relaxed(
-    ask: dict[str, Any], bid: dict[str, Any], wants: Wants, reason: RejectReason
+def test_each_constraint_alone_parts_ask_and_bid_and_one_change_is_enough_if_any(
+    reason: RejectReason,
+    ask: dict[str, Any],
+    bid: dict[str, Any],
+    wants: Wants,
+    change: tuple[str, str] | None,
 ) -> None:
     found = explained([resting_ask(1, **ask)], wants, **bid)
     assert [e.reason for e in found.eliminations] == [reason]
-    assert found.relaxations == ()
-    assert "no change to the job helps now" in found.summary
+    book = Book()
+    book.apply(AddAsk(NOW, resting_ask(1, **ask)))
+    order = resting_bid(2, wants=wants, **bid)
+    assert book.apply(AddBid(NOW, order)) == [Refused("bid_2", RejectReason.NO_MATCH)]
+    if change is None:
+        assert found.relaxations == ()
+        assert "no change to the job helps now" in found.summary
+    else:
+        assert only_change(found) == (reason, *change)
 
 
 def test_full_node_is_counted_as_capacity() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from marketplace.domain.gpu import GpuWish, parse_gpu
+from marketplace.domain.tier import GpuWish, parse_gpu
 
 GIB = 1024
 

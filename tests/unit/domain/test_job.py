@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from marketplace.data import load_tiers
-from marketplace.domain.bidding import bid_problems, bid_template
+from marketplace.domain.drafts import bid_problems, bid_template
 from marketplace.domain.job import parse_job
 from marketplace.errors import InvalidJob
 from settlement.orders import FLAG_SHARED, terms_of

@@ -4,8 +4,7 @@ import json
 import zlib
 
 from marketplace.domain.book import Book
-from marketplace.domain.commands import AddAsk, AddBid, Filled, Free, Tick
-from marketplace.domain.order import BookMarket
+from marketplace.domain.order import AddAsk, AddBid, BookMarket, Filled, Free, Tick
 from marketplace.domain.snapshot import book_hash, capture, decode, encode, restore, stored_struct
 from tests.factories import HOUR, NOW, resting_ask, resting_bid
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from marketplace.data import load_tiers
-from marketplace.domain.gpu import parse_gpu
+from marketplace.domain.tier import parse_gpu
 from marketplace.services.views import tier_view
 from settlement.eip712 import text32
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from marketplace.db.tables import ApiKeyRow
-from marketplace.domain.key_request import KeyRequest
+from marketplace.domain.drafts import KeyRequest
 from marketplace.errors import (
     AlreadyExists,
     BudgetExceeded,

@@ -7,7 +7,7 @@ import pytest
 from sqlmodel import delete
 
 from marketplace.db.tables import BookSnapshotRow, LeaseRow, OrderEntryRow
-from marketplace.domain.commands import Filled
+from marketplace.domain.order import Filled
 from marketplace.domain.snapshot import book_hash
 from marketplace.services import bookkeeper
 from marketplace.services.bookkeeper import APPLIED, Bookkeeper

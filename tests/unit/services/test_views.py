@@ -3,8 +3,8 @@
 from decimal import Decimal
 
 from marketplace.domain.book import Book
-from marketplace.domain.commands import AddAsk
 from marketplace.domain.explain import explain
+from marketplace.domain.order import AddAsk
 from marketplace.services.receipts import receipt_view
 from marketplace.services.views import event_view, no_match_view
 from marketplace.wire.jobs import ReceiptEvent

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from marketplace.domain.key_request import KeyRequest
+from marketplace.domain.drafts import KeyRequest
 from marketplace.wire.base import AnyVoucher, Signed, TypedData, struct_schema
 from marketplace.wire.problems import problems_of
 from settlement.attestation import Close, MeteredUsage, Stop, Usage, UsageAttestation
