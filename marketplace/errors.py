@@ -12,12 +12,12 @@ MarketError                      market_error
 │   ├── AlreadyExists            already_exists          a unique name, salt or UUID is taken
 │   ├── IdempotencyMismatch      idempotency_mismatch    the key was used with another body
 │   └── IdempotencyInFlight      idempotency_in_flight   the first request with the key still runs
-├── InsufficientBalance          insufficient_balance    balance below the lock; how much
+├── InsufficientBalance          insufficient_balance    below the lock; `facts`: the shortfall
 ├── BudgetExceeded               budget_exceeded         a budget or spend cap would be passed
-├── NoCapacity                   no_capacity             nothing matches; says why
-├── AttestationRefused           attestation_refused     a reading goes back, ahead or elsewhere
+├── NoCapacity                   no_capacity             nothing matches; `facts`: why
+├── AttestationRefused           attestation_refused     a reading was wrong; `facts`: its reason
 ├── TooLarge                     too_large               a body or blob is above its limit
-├── RateLimited                  rate_limited            too many requests; says when to come back
+├── RateLimited                  rate_limited            too many; `facts`: when to come back
 └── Unavailable                  unavailable             a part is down or overloaded for now
 
 Every error carries `problems`: pointers into the input and what is wrong there (may be empty).
@@ -235,8 +235,6 @@ class MarketError(Exception):
 
 
 class InvalidInput(MarketError):
-    """The input is malformed; every mistake found is in `problems`."""
-
     code = "invalid_request"
 
     def __init__(self, problems: Iterable[Problem], detail: str = "") -> None:
@@ -246,92 +244,62 @@ class InvalidInput(MarketError):
 
 
 class InvalidJob(InvalidInput):
-    """A job spec is malformed."""
-
     code = "invalid_job"
 
 
 class InvalidOrder(InvalidInput):
-    """An ask or a bid contradicts the node, the job or the market it is for."""
-
     code = "invalid_order"
 
 
 class InvalidSignature(MarketError):
-    """A signature is malformed or not by the key it must be by."""
-
     code = "invalid_signature"
 
 
 class Unauthenticated(MarketError):
-    """The caller gave no credentials, or ones that are unknown, revoked or expired."""
-
     code = "unauthenticated"
 
 
 class Forbidden(MarketError):
-    """The caller is known but may not do this."""
-
     code = "forbidden"
 
 
 class NotFound(MarketError):
-    """The object does not exist, or the caller may not know of it."""
-
     code = "not_found"
 
 
 class Conflict(MarketError):
-    """The object's state does not allow this now."""
-
     code = "conflict"
 
 
 class AlreadyExists(Conflict):
-    """A name, salt or UUID that must be unique is taken."""
-
     code = "already_exists"
 
 
 class IdempotencyMismatch(Conflict):
-    """The idempotency key was first used with another body."""
-
     code = "idempotency_mismatch"
 
 
 class IdempotencyInFlight(Conflict):
-    """The first request under this idempotency key has not finished."""
-
     code = "idempotency_in_flight"
 
 
 class InsufficientBalance(MarketError):
-    """The escrow balance is below what must be locked; `facts` holds the shortfall in atoms."""
-
     code = "insufficient_balance"
 
 
 class BudgetExceeded(MarketError):
-    """A budget or a key's spend cap would be passed."""
-
     code = "budget_exceeded"
 
 
 class NoCapacity(MarketError):
-    """No ask matches; `facts` holds the explanation."""
-
     code = "no_capacity"
 
 
 class AttestationRefused(MarketError):
-    """A reading was refused; `facts` holds the reason's code."""
-
     code = "attestation_refused"
 
 
 class TooLarge(MarketError):
-    """A body or a blob is above its limit."""
-
     code = "too_large"
 
 
@@ -342,6 +310,4 @@ class RateLimited(MarketError):
 
 
 class Unavailable(MarketError):
-    """A part the request needs is down or overloaded for now."""
-
     code = "unavailable"

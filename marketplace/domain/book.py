@@ -6,8 +6,7 @@ all-in rate, the earliest of equals, at the ask's prices. Supply that appears la
 freed capacity, an ask that starts) goes to resting bids by limit per GPU, then arrival.
 """
 
-from __future__ import annotations
-
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
@@ -51,7 +50,7 @@ class Book:
         self._index = Index()
         self._asks: dict[str, AskView] = {}
         self._bids: dict[str, BidView] = {}
-        self._nodes: dict[tuple[str, int], NodeUse] = {}
+        self._nodes: dict[tuple[str, int], NodeUse] = defaultdict(NodeUse)
         self._asks_on: dict[tuple[str, int], list[AskView]] = {}
         self._node_of: dict[tuple[str, str], tuple[str, int]] = {}
         self._held_by: dict[str, set[str]] = {}
@@ -130,22 +129,19 @@ class Book:
         if reason is not None:
             events.append(Refused(order.id, reason))
             return
-        place = (ask.provider, ask.node)
-        use = self._use(place)
-        view = self._asks[order.id] = AskView(order, use)
-        self._asks_on.setdefault(place, []).append(view)
-        heappush(self._ask_ends, (ask.expiry, order.seq, order.id))
+        view = self._put_ask(order)
         events.append(Rested(order.id))
         if ask.starts_at > self.now:
             heappush(self._starts, (ask.starts_at, order.seq, order.id))
         else:
             self._start(view, events)
 
-    def _use(self, place: tuple[str, int]) -> NodeUse:
-        use = self._nodes.get(place)
-        if use is None:
-            use = self._nodes[place] = NodeUse()
-        return use
+    def _put_ask(self, order: RestingAsk) -> AskView:
+        ask, place = order.ask, (order.ask.provider, order.ask.node)
+        view = self._asks[order.id] = AskView(order, self._nodes[place])
+        self._asks_on.setdefault(place, []).append(view)
+        heappush(self._ask_ends, (ask.expiry, order.seq, order.id))
+        return view
 
     def _refuse_ask(self, order: RestingAsk) -> RejectReason | None:
         ask = order.ask
@@ -206,12 +202,15 @@ class Book:
         elif not order.wants.rests:
             events.append(Refused(order.id, RejectReason.NO_MATCH))
         else:
-            self._bids[order.id] = bid
-            self._index.add_bid(bid)
             deadline = self.now + order.wants.start_deadline_seconds
-            bid.ends = min(deadline, order.bid.expiry)
-            heappush(self._bid_ends, (bid.ends, order.seq, order.id))
+            self._put_bid(bid, min(deadline, order.bid.expiry))
             events.append(Rested(order.id))
+
+    def _put_bid(self, bid: BidView, ends: int) -> None:
+        self._bids[bid.order.id] = bid
+        bid.ends = ends
+        self._index.add_bid(bid)
+        heappush(self._bid_ends, (ends, bid.order.seq, bid.order.id))
 
     def _refuse_bid(self, order: RestingBid) -> RejectReason | None:
         bid = order.bid
@@ -279,23 +278,16 @@ class Book:
 
     def restore_ask(self, order: RestingAsk, started: bool) -> None:
         """Put an ask back; it is offered to nobody, since no resting bid fits it."""
-        ask = order.ask
-        place = (ask.provider, ask.node)
-        view = self._asks[order.id] = AskView(order, self._use(place))
-        self._asks_on.setdefault(place, []).append(view)
-        heappush(self._ask_ends, (ask.expiry, order.seq, order.id))
+        view = self._put_ask(order)
         view.started = started
         if not started:
-            heappush(self._starts, (ask.starts_at, order.seq, order.id))
-        elif not view.use.is_full_for(ask):
+            heappush(self._starts, (order.ask.starts_at, order.seq, order.id))
+        elif not view.use.is_full_for(order.ask):
             self._index.add_ask(view)
 
     def restore_bid(self, order: RestingBid, ends: int) -> None:
         """Put a resting bid back; it is matched with nothing, since nothing fits it."""
-        bid = self._bids[order.id] = BidView(order, self.market)
-        bid.ends = ends
-        self._index.add_bid(bid)
-        heappush(self._bid_ends, (ends, order.seq, order.id))
+        self._put_bid(BidView(order, self.market), ends)
 
     # Matching
 
@@ -321,14 +313,14 @@ class Book:
 
     def _take(self, bid: BidView, ask: AskView, rate: int, events: list[Event]) -> None:
         fill = self._fill(bid, ask, rate)
-        key = (fill.bid_id, fill.ask_id)
-        self._hold((fill.provider, fill.node), key, bid.bid.sizes(), fill.gpus)
+        place, key = (fill.provider, fill.node), (fill.bid_id, fill.ask_id)
+        self._hold(place, key, bid.bid.sizes(), fill.gpus)
         events.append(Filled(fill))
 
     def _hold(
         self, place: tuple[str, int], key: tuple[str, str], sizes: Sizes, gpus: tuple[int, ...]
     ) -> None:
-        use = self._use(place)
+        use = self._nodes[place]
         use.hold(key, sizes, gpus)
         self._node_of[key] = place
         self._held_by.setdefault(key[0], set()).add(key[1])

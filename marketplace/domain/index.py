@@ -5,10 +5,10 @@ the buckets a bid may use, cheapest first, and never looks at the others. Cancel
 entries are swept when they outnumber the rest, so both are O(1) amortised.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left, insort
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from heapq import heapify, heappop, heapreplace, merge
 from operator import attrgetter
 
@@ -19,18 +19,16 @@ _PRICE_UNITS = 10**6  # finer than any price, so that limits per GPU sort withou
 _by_seq = attrgetter("seq")
 
 
+@dataclass(slots=True, eq=False)
 class Level:
     """Asks of one price per GPU-hour, in order of arrival; some may be dead.
 
     Everything before `head` is dead, so that a search never wades through what was taken.
     """
 
-    __slots__ = ("asks", "dead", "head")
-
-    def __init__(self) -> None:
-        self.asks: list[AskView] = []
-        self.dead = 0
-        self.head = 0
+    asks: list[AskView] = field(default_factory=list)
+    dead: int = 0
+    head: int = 0
 
     def add(self, ask: AskView) -> None:
         """Put an ask at its place; one that was only marked dead comes back to life there."""
@@ -67,20 +65,17 @@ class Level:
         self.dead = self.head = 0
 
 
+@dataclass(slots=True, eq=False)
 class Bucket:
     """Asks that share every indexed attribute, by price and then arrival."""
 
-    __slots__ = ("key", "levels", "prices")
-
-    def __init__(self, key: BucketKey) -> None:
-        self.key = key
-        self.prices: list[int] = []
-        self.levels: dict[int, Level] = {}
+    key: BucketKey
+    prices: list[int] = field(default_factory=list)
+    levels: dict[int, Level] = field(default_factory=dict)
 
     def add(self, ask: AskView) -> None:
         """Index an ask."""
-        level = self.levels.get(ask.gpu_hour)
-        if level is None:
+        if (level := self.levels.get(ask.gpu_hour)) is None:
             level = self.levels[ask.gpu_hour] = Level()
             insort(self.prices, ask.gpu_hour)
         level.add(ask)
@@ -115,18 +110,16 @@ class Bucket:
                     yield ask
 
 
+@dataclass(slots=True, eq=False)
 class BidQueue:
     """Resting bids of one tier and shape, the next in line last: highest limit, then arrival.
 
     Fills take from the end, where dropping the dead is free.
     """
 
-    __slots__ = ("bids", "dead", "shape")
-
-    def __init__(self, shape: Shape) -> None:
-        self.shape = shape
-        self.bids: list[tuple[int, int, BidView]] = []
-        self.dead = 0
+    shape: Shape
+    bids: list[tuple[int, int, BidView]] = field(default_factory=list)
+    dead: int = 0
 
     def add(self, bid: BidView, rate: int) -> None:
         """Queue a bid whose limit in this tier is `rate`."""
@@ -151,68 +144,53 @@ class BidQueue:
         return (item for item in reversed(self.bids) if item[2].live)
 
 
+@dataclass(slots=True, eq=False)
 class TierIndex:
     """One tier's buckets and queues, and which of them fit each other."""
 
-    __slots__ = ("_buckets_of", "_queues_of", "buckets", "queues")
-
-    def __init__(self) -> None:
-        self.buckets: dict[BucketKey, Bucket] = {}
-        self.queues: dict[Shape, BidQueue] = {}
-        self._buckets_of: dict[Shape, tuple[Bucket, ...]] = {}
-        self._queues_of: dict[BucketKey, tuple[BidQueue, ...]] = {}
+    buckets: dict[BucketKey, Bucket] = field(default_factory=dict)
+    queues: dict[Shape, BidQueue] = field(default_factory=dict)
+    _buckets_of: dict[Shape, tuple[Bucket, ...]] = field(default_factory=dict)
+    _queues_of: dict[BucketKey, tuple[BidQueue, ...]] = field(default_factory=dict)
 
     def bucket(self, key: BucketKey) -> Bucket:
         """The bucket of this key, made when new."""
-        bucket = self.buckets.get(key)
-        if bucket is None:
+        if (bucket := self.buckets.get(key)) is None:
             bucket = self.buckets[key] = Bucket(key)
             self._buckets_of.clear()
         return bucket
 
     def queue(self, shape: Shape) -> BidQueue:
         """The queue of this shape, made when new."""
-        queue = self.queues.get(shape)
-        if queue is None:
+        if (queue := self.queues.get(shape)) is None:
             queue = self.queues[shape] = BidQueue(shape)
             self._queues_of.clear()
         return queue
 
     def buckets_of(self, shape: Shape) -> tuple[Bucket, ...]:
         """Buckets that a bid of this shape may search."""
-        found = self._buckets_of.get(shape)
-        if found is None:
+        if (found := self._buckets_of.get(shape)) is None:
             found = tuple(b for b in self.buckets.values() if shape_fits(shape, b.key))
             self._buckets_of[shape] = found
         return found
 
     def queues_of(self, key: BucketKey) -> tuple[BidQueue, ...]:
         """Queues whose bids may search a bucket of this key."""
-        found = self._queues_of.get(key)
-        if found is None:
+        if (found := self._queues_of.get(key)) is None:
             found = tuple(q for q in self.queues.values() if shape_fits(q.shape, key))
             self._queues_of[key] = found
         return found
 
 
+@dataclass(slots=True, eq=False)
 class Index:
-    """All tiers."""
+    """All tiers, by name."""
 
-    __slots__ = ("tiers",)
-
-    def __init__(self) -> None:
-        self.tiers: dict[bytes, TierIndex] = {}
-
-    def tier(self, name: bytes) -> TierIndex:
-        """The tier of this name, made when new."""
-        tier = self.tiers.get(name)
-        if tier is None:
-            tier = self.tiers[name] = TierIndex()
-        return tier
+    tiers: dict[bytes, TierIndex] = field(default_factory=lambda: defaultdict(TierIndex))
 
     def add_ask(self, ask: AskView) -> None:
         """Open an ask for matches."""
-        self.tier(ask.ask.tier).bucket(ask.key).add(ask)
+        self.tiers[ask.ask.tier].bucket(ask.key).add(ask)
 
     def remove_ask(self, ask: AskView) -> None:
         """Close a live ask for matches."""
@@ -222,7 +200,7 @@ class Index:
         """Queue a bid in every tier it accepts."""
         bid.live = True
         for name, limit in bid.limits.items():
-            self.tier(name).queue(bid.shape).add(bid, limit.rate)
+            self.tiers[name].queue(bid.shape).add(bid, limit.rate)
 
     def remove_bid(self, bid: BidView) -> None:
         """Take a bid out of its queues."""

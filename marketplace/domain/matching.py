@@ -171,10 +171,6 @@ def _is_taken(ask: AskView, bid: BidView) -> bool:
     return offers and ask.use.place(terms, bid.bid) is None
 
 
-def _unit_differs(ask: AskView, bid: BidView) -> bool:
-    return bid.bid.units > 0 and bid.bid.unit != ask.ask.unit
-
-
 # In the order they are reported; each says when the ask is refused.
 CHECKS: tuple[tuple[RejectReason, Check], ...] = (
     (RejectReason.TIER, lambda a, b: a.ask.tier not in b.limits),
@@ -187,7 +183,7 @@ CHECKS: tuple[tuple[RejectReason, Check], ...] = (
         lambda a, b: a.node.reliability_milli < b.wants.min_reliability_milli,
     ),
     (RejectReason.PARTY, _is_party),
-    (RejectReason.UNIT, _unit_differs),
+    (RejectReason.UNIT, lambda a, b: b.bid.units > 0 and b.bid.unit != a.ask.unit),
     (RejectReason.GPU_COUNT, lambda a, b: a.ask.gpu_milli < b.gpu_milli),
     (RejectReason.CPU, lambda a, b: a.ask.cpu_milli < b.cpu_milli),
     (RejectReason.MEMORY, lambda a, b: a.ask.memory_mib < b.memory_mib),

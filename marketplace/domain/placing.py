@@ -2,24 +2,14 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Protocol
 
+from settlement.orders import Ask, Bid
 from settlement.units import Sizes
 
 WHOLE_MILLI = 1000
 
 
-class Sized(Protocol):
-    """What has sizes: an ask, a bid, or `Sizes` themselves."""
-
-    @property
-    def gpu_milli(self) -> int: ...
-    @property
-    def cpu_milli(self) -> int: ...
-    @property
-    def memory_mib(self) -> int: ...
-    @property
-    def storage_mib(self) -> int: ...
+Sized = Ask | Bid | Sizes
 
 
 def is_gpu_size(milli: int) -> bool:

@@ -1,7 +1,6 @@
 """Loops: threads that do one role's work whenever something happened, and now and then besides."""
 
 import threading
-import time
 from collections.abc import Callable
 
 import structlog
@@ -16,9 +15,9 @@ log = structlog.get_logger("market")
 class Loop:
     """One thread that ticks when woken, and at the latest `period_s` after its last tick.
 
-    A tick that returns True has more to do: the next follows at once. Ticks begin at least
-    `pause_s` apart. `due`: seconds until time alone makes a tick worthwhile; None: never. Faults
-    of chain or database slow the loop down; any other fault ends it and calls `on_fault`.
+    A tick that returns True has more to do: the next follows at once. `due`: seconds until time
+    alone makes a tick worthwhile; None: never. Faults of chain or database slow the loop down; any
+    other fault ends it and calls `on_fault`.
     """
 
     def __init__(
@@ -26,8 +25,6 @@ class Loop:
         name: str,
         tick: Callable[[], object],
         period_s: float,
-        *,
-        pause_s: float = 0.0,
         due: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.name = name
@@ -35,7 +32,6 @@ class Loop:
         self.broken = False
         self._tick = tick
         self._period_s = period_s
-        self._pause_s = pause_s
         self._due = due
         self._wake = threading.Event()
         self._stopping = False
@@ -61,35 +57,25 @@ class Loop:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        self.broken = True
+        self.broken, failures = True, 0
         try:
-            self._loop()
+            while not self._stopping:
+                self._wake.clear()
+                try:
+                    if self._tick() is True:
+                        self._wake.set()
+                    failures = 0
+                except (ChainError, Unavailable, OutboxConflict) as error:
+                    failures += 1
+                    log.warning("tick failed", role=self.name, error=str(error), failures=failures)
+                self._wake.wait(self._rest_s(failures))
             self.broken = False
         finally:
             if self.broken:
                 self.on_fault()
 
-    def _loop(self) -> None:
-        failures = 0
-        while not self._stopping:
-            self._wake.clear()
-            began = time.monotonic()
-            try:
-                if self._tick() is True:
-                    self._wake.set()
-                failures = 0
-            except (ChainError, Unavailable, OutboxConflict) as error:
-                failures += 1
-                log.warning("tick failed", role=self.name, error=str(error), failures=failures)
-            self._rest(began, failures)
-
-    def _rest(self, began: float, failures: int) -> None:
+    def _rest_s(self, failures: int) -> float:
         if failures:
-            most = max(self._period_s, SLOWEST_S)
-            self._wake.wait(min(max(self._pause_s, 0.05) * 2 ** min(failures, 20), most))
-            return
+            return min(0.05 * 2.0 ** min(failures, 20), max(self._period_s, SLOWEST_S))
         due = self._due()
-        self._wake.wait(self._period_s if due is None else min(max(0.0, due), self._period_s))
-        early = began + self._pause_s - time.monotonic()
-        if early > 0 and not self._stopping:
-            time.sleep(early)
+        return self._period_s if due is None else min(max(0.0, due), self._period_s)

@@ -1,4 +1,4 @@
-"""What operators run beside the roles: migrate, settle now, look at the outbox, reconcile."""
+"""What operators run besides the roles: migrate, settle now, look at the outbox, reconcile."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from marketplace.db.chain_events import SqlEventStore
 from marketplace.db.outbox import SqlOutbox
 from marketplace.db.store import Database
-from marketplace.db.upgrade import upgrade
+from marketplace.db.upgrade import upgrade as migrate
 from marketplace.domain.life import JOB_ON_NODE
 from marketplace.server.roles import build
 from marketplace.server.settings import Settings
@@ -16,13 +16,9 @@ from settlement.chain.deploy import check_deployment, load_deployment
 from settlement.ports import Intent
 from settlement.reconcile import Reconciliation, reconcile, stuck_intents
 
+__all__ = ["compare", "migrate", "recent_intents", "settle_now"]
 STUCK_AFTER = timedelta(minutes=10)
 INTENTS_COMPARED = 10_000
-
-
-def migrate(database_url: str) -> None:
-    """Bring a database's schema to this version; safe to call again."""
-    upgrade(database_url)
 
 
 def settle_now(settings: Settings) -> tuple[int, int]:

@@ -13,17 +13,15 @@ from marketplace.witness.journal import Checkpoint, WitnessJournal, WitnessJourn
 from marketplace.witness.policy import (
     LeaseWatch,
     Mark,
-    WatchedTerms,
+    Papers,
     WitnessRefusal,
     first_watch,
-    judge_attestation,
-    judge_close,
     judge_lease,
+    judge_usage,
 )
-from settlement.attestation import Close, Stop, UsageAttestation, Voucher, voucher_for
+from settlement.attestation import Close, MeteredUsage, Stop, UsageAttestation, Voucher, voucher_for
 from settlement.eip712 import Domain, checksum
 from settlement.errors import ChainError, SignatureError
-from settlement.orders import Ask, Bid, Prices
 from settlement.signing import Signer, sign, verify
 
 SAVE_EVERY_MS = 1_000
@@ -31,25 +29,11 @@ Accepts = Callable[[str, bytes, bytes], bool]  # account, digest, signature; rai
 CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
-class Papers:
-    """A lease as the market describes it, with its signed orders; nothing here is believed yet."""
-
-    lease_no: bytes
-    bid: Bid
-    bid_signature: bytes
-    ask: Ask
-    prices: Prices
-    interval_ms: int
-    opened_unix: int
-
-
 @dataclass(slots=True)
 class _Case:
     """One admitted lease: `origin` is the monotonic time at which its watch stood at zero."""
 
-    terms: WatchedTerms
-    opened_unix: int
+    papers: Papers
     origin_ms: int | None = None
     alive_ms: int = 0
     heartbeats: int = 0
@@ -77,7 +61,7 @@ class Desk:
         clock: WitnessClock | None = None,
         accepts: Accepts | None = None,
     ) -> None:
-        """`accepts` asks a buyer's contract whether it signed; without it, keys alone sign."""
+        """`accepts` asks a buyer's contract whether it signed; without it, only keys sign."""
         self._accepts = accepts
         self.signer = signer
         self.domain = domain
@@ -127,16 +111,7 @@ class Desk:
     def _admit(self, papers: Papers) -> WitnessRefusal | None:
         if papers.bid.buyer not in self.buyers:
             return WitnessRefusal.UNKNOWN_JOB
-        terms = WatchedTerms(
-            papers.bid,
-            papers.ask,
-            papers.prices,
-            metered=papers.bid.egress_mib > 0 or papers.bid.units > 0,
-            interval_ms=papers.interval_ms,
-        )
-        refusal = judge_lease(
-            terms, self.signer.address, papers.bid.buyer, papers.ask.provider, papers.lease_no
-        )
+        refusal = judge_lease(papers, self.signer.address)
         if refusal is not None:
             return refusal
         try:
@@ -144,7 +119,7 @@ class Desk:
         except SignatureError:
             refusal = self._ask_contract(papers)
         if refusal is None:
-            self._cases[papers.lease_no] = _Case(terms, papers.opened_unix)
+            self._cases[papers.lease_no] = _Case(papers)
         return refusal
 
     def _ask_contract(self, papers: Papers) -> WitnessRefusal | None:
@@ -172,44 +147,30 @@ class Desk:
             return WitnessRefusal.UNKNOWN_JOB
         if voucher.lease_no != lease_no:
             return WitnessRefusal.OTHER_LEASE
-        if (voucher.buyer, voucher.provider) != (case.terms.bid.buyer, case.terms.ask.provider):
+        if (voucher.buyer, voucher.provider) != (case.papers.bid.buyer, case.papers.ask.provider):
             return WitnessRefusal.OTHER_PARTIES
         try:
             verify(voucher, self.domain, signature, self.signer.address)
         except SignatureError:
             return WitnessRefusal.BAD_SIGNATURE
-        egress = getattr(voucher, "egress_mib", 0)
-        units = getattr(voucher, "units", 0)
-        self._journal.adopt(lease_no, Mark(sequence, voucher.ms, egress, units))
+        counted = (voucher.egress_mib, voucher.units) if isinstance(voucher, MeteredUsage) else ()
+        self._journal.adopt(lease_no, Mark(sequence, voucher.ms, *counted))
         return None
 
     def countersign(
         self, reading: UsageAttestation, meter_signature: bytes, heartbeats: int
     ) -> tuple[Voucher, bytes] | WitnessRefusal:
         """Answer an attestation with a voucher, put down before it is signed, or a refusal."""
-        case = self._cases.get(reading.lease_no)
-        if case is None:
-            return WitnessRefusal.UNKNOWN_JOB
-        try:
-            verify(reading, self.domain, meter_signature, case.terms.ask.meter)
-        except SignatureError:
-            return WitnessRefusal.BAD_SIGNATURE
-        mark = self._journal.mark(reading.lease_no)
         # News may come late, as after an outage: by its meter the job ran on since it was read.
         age_ms = max(0, self._clock.unix_ms() - reading.observed_at_ms)
-        watch = self._observe(reading.lease_no, case, reading.ms + age_ms, heartbeats)
-        voucher = voucher_for(reading, case.terms.metered)
-        repeated = reading.sequence == mark.sequence
-        if not repeated:
-            refusal = judge_attestation(case.terms, mark, watch, reading)
-            if refusal is not None:
-                return refusal
+        judged = self._judge(reading, meter_signature, heartbeats, age_ms)
+        if isinstance(judged, WitnessRefusal):
+            return judged
+        bid = judged.papers.bid
+        voucher = voucher_for(reading, metered=bid.egress_mib > 0 or bid.units > 0)
+        mark = Mark(reading.sequence, reading.ms, reading.egress_mib, reading.units)
         try:
-            self._journal.record(
-                reading.lease_no,
-                Mark(reading.sequence, reading.ms, reading.egress_mib, reading.units),
-                voucher.to_message(),
-            )
+            self._journal.record(reading.lease_no, mark, voucher.to_message())
         except WitnessJournalConflict:
             return WitnessRefusal.SEQUENCE_USED
         return voucher, sign(voucher, self.domain, self.signer)
@@ -218,24 +179,35 @@ class Desk:
         self, close: Close, meter_signature: bytes, heartbeats: int
     ) -> bytes | WitnessRefusal:
         """Sign the end of a lease, put down before it is signed, or refuse."""
-        case = self._cases.get(close.lease_no)
-        if case is None:
-            return WitnessRefusal.UNKNOWN_JOB
-        try:
-            verify(close, self.domain, meter_signature, case.terms.ask.meter)
-        except SignatureError:
-            return WitnessRefusal.BAD_SIGNATURE
-        mark = self._journal.mark(close.lease_no)
-        watch = self._observe(close.lease_no, case, close.ms, heartbeats)
-        refusal = judge_close(case.terms, mark, watch, close)
-        if refusal is not None:
-            return refusal
-        final = Mark(mark.sequence, close.ms, close.egress_mib, close.units)
+        judged = self._judge(close, meter_signature, heartbeats)
+        if isinstance(judged, WitnessRefusal):
+            return judged
+        final = Mark(0, close.ms, close.egress_mib, close.units)
         try:
             self._journal.record_close(close.lease_no, final, close.to_message())
         except WitnessJournalConflict:
             return WitnessRefusal.ALREADY_CLOSED
         return sign(close, self.domain, self.signer)
+
+    def _judge(
+        self, usage: UsageAttestation | Close, signature: bytes, heartbeats: int, age_ms: int = 0
+    ) -> _Case | WitnessRefusal:
+        """The lease of usage that its meter signed and that agrees with what was seen here.
+
+        What was signed before is not judged again: the journal compares it.
+        """
+        case = self._cases.get(usage.lease_no)
+        if case is None:
+            return WitnessRefusal.UNKNOWN_JOB
+        try:
+            verify(usage, self.domain, signature, case.papers.ask.meter)
+        except SignatureError:
+            return WitnessRefusal.BAD_SIGNATURE
+        mark = self._journal.mark(usage.lease_no)
+        watch = self._observe(usage.lease_no, case, usage.ms + age_ms, heartbeats)
+        if isinstance(usage, UsageAttestation) and usage.sequence == mark.sequence:
+            return case
+        return judge_usage(case.papers, mark, watch, usage) or case
 
     def sign_stop(self, lease_no: bytes, reason: str) -> tuple[Stop, bytes] | WitnessRefusal:
         """Sign the stop of a lease: it ends now and what is not used is freed.
@@ -248,9 +220,9 @@ class Desk:
             return WitnessRefusal.UNKNOWN_JOB
         now = self._clock.monotonic_ms()
         case.stop_asked_ms = now if case.stop_asked_ms is None else case.stop_asked_ms
-        if reason == CANCELLED and now - case.stop_asked_ms < case.terms.unseen_ms:
+        if reason == CANCELLED and now - case.stop_asked_ms < case.papers.unseen_ms:
             return WitnessRefusal.NOT_YET
-        stop = Stop(case.terms.bid.buyer, case.terms.ask.provider, lease_no)
+        stop = Stop(case.papers.bid.buyer, case.papers.ask.provider, lease_no)
         return stop, sign(stop, self.domain, self.signer)
 
     def watch(self, lease_no: bytes, heartbeats: int) -> None:
@@ -282,8 +254,8 @@ class Desk:
         saved = self._journal.checkpoint(lease_no)
         if saved is None:
             mark = self._journal.mark(lease_no)
-            since_opened = unix_ms - case.opened_unix * 1000
-            return first_watch(case.terms, mark, stated_ms, since_opened)
+            since_opened = unix_ms - case.papers.opened_unix * 1000
+            return first_watch(case.papers, mark, stated_ms, since_opened)
         case.heartbeats = saved.heartbeats
         gap = max(0, unix_ms - saved.at_unix_ms)
         return LeaseWatch(saved.elapsed_ms + gap, saved.alive_ms)

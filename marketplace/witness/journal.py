@@ -9,7 +9,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,12 @@ CREATE TABLE IF NOT EXISTS watch (
     heartbeats INTEGER NOT NULL,
     at_unix_ms INTEGER NOT NULL
 );
+"""
+# A mark only rises, each amount by itself.
+RAISE = """
+INSERT INTO mark VALUES (?,?,?,?,?) ON CONFLICT (lease_no) DO UPDATE SET
+    sequence = max(sequence, excluded.sequence), ms = max(ms, excluded.ms),
+    egress_mib = max(egress_mib, excluded.egress_mib), units = max(units, excluded.units)
 """
 
 
@@ -82,82 +88,64 @@ class WitnessJournal:
     def record(self, lease_no: bytes, mark: Mark, message: dict[str, Any]) -> None:
         """Put down a voucher before it is signed. Recording the same value again changes nothing.
 
-        Raises WitnessJournalConflict where another value stands at that sequence, where the mark is
-        already past it, or where the lease's Close is signed.
+        Raises WitnessJournalConflict if that sequence has another value, if the mark is past it, or
+        if the lease's Close is signed.
         """
-        number, text = lease_no.hex(), _canonical(message)
+        number, place = lease_no.hex(), (lease_no.hex(), mark.sequence)
         with self._write() as db:
-            row = db.execute(
-                "SELECT message FROM voucher WHERE lease_no=? AND sequence=?",
-                (number, mark.sequence),
-            ).fetchone()
-            if row is not None:
-                if row[0] != text:
-                    raise WitnessJournalConflict(
-                        f"sequence {mark.sequence} stands for another value"
-                    )
+            query = "SELECT message FROM voucher WHERE lease_no=? AND sequence=?"
+            if self._stands(db.execute(query, place), message):
                 return
             held = self._mark(number)
-            if mark.sequence <= held.sequence or not _covers(mark, held):
+            if mark.sequence <= held.sequence or not mark.covers(held):
                 raise WitnessJournalConflict(f"the mark stands at sequence {held.sequence}")
             if db.execute("SELECT 1 FROM closing WHERE lease_no=?", (number,)).fetchone():
                 raise WitnessJournalConflict("the Close of this lease is signed")
-            db.execute("INSERT INTO voucher VALUES (?,?,?)", (number, mark.sequence, text))
-            self._raise_to(number, mark)
+            db.execute("INSERT INTO voucher VALUES (?,?,?)", (*place, _canonical(message)))
+            db.execute(RAISE, (number, *astuple(mark)))
 
     def record_close(self, lease_no: bytes, mark: Mark, message: dict[str, Any]) -> None:
         """Record a Close before it is signed. Raises WitnessJournalConflict if another is there."""
-        number, text = lease_no.hex(), _canonical(message)
+        number = lease_no.hex()
         with self._write() as db:
-            row = db.execute("SELECT message FROM closing WHERE lease_no=?", (number,)).fetchone()
-            if row is not None:
-                if row[0] != text:
-                    raise WitnessJournalConflict("another Close of this lease is signed")
+            query = "SELECT message FROM closing WHERE lease_no=?"
+            if self._stands(db.execute(query, (number,)), message):
                 return
             held = self._mark(number)
-            if not _covers(mark, held):
+            if not mark.covers(held):
                 raise WitnessJournalConflict("the Close is below what was countersigned")
-            db.execute("INSERT INTO closing VALUES (?,?)", (number, text))
-            self._raise_to(number, Mark(held.sequence, mark.ms, mark.egress_mib, mark.units))
+            db.execute("INSERT INTO closing VALUES (?,?)", (number, _canonical(message)))
+            db.execute(RAISE, (number, *astuple(replace(mark, sequence=held.sequence))))
 
     def adopt(self, lease_no: bytes, mark: Mark) -> None:
-        """Raise the mark to an own voucher this file has forgotten, being an old copy."""
-        with self._write():
-            held = self._mark(lease_no.hex())
-            self._raise_to(
-                lease_no.hex(),
-                Mark(
-                    max(mark.sequence, held.sequence),
-                    max(mark.ms, held.ms),
-                    max(mark.egress_mib, held.egress_mib),
-                    max(mark.units, held.units),
-                ),
-            )
+        """Raise the mark to an own voucher that this file, being an old copy, has forgotten."""
+        with self._write() as db:
+            db.execute(RAISE, (lease_no.hex(), *astuple(mark)))
 
     def checkpoint(self, lease_no: bytes) -> Checkpoint | None:
         """The watch as last saved."""
+        query = "SELECT elapsed_ms, alive_ms, heartbeats, at_unix_ms FROM watch WHERE lease_no=?"
         with self._lock:
-            row = self._db.execute(
-                "SELECT elapsed_ms, alive_ms, heartbeats, at_unix_ms FROM watch WHERE lease_no=?",
-                (lease_no.hex(),),
-            ).fetchone()
+            row = self._db.execute(query, (lease_no.hex(),)).fetchone()
         return None if row is None else Checkpoint(*row)
 
     def save(self, lease_no: bytes, point: Checkpoint) -> None:
         """Save the watch."""
-        values = (point.elapsed_ms, point.alive_ms, point.heartbeats, point.at_unix_ms)
+        values = (lease_no.hex(), *astuple(point))
         with self._write() as db:
-            db.execute("INSERT OR REPLACE INTO watch VALUES (?,?,?,?,?)", (lease_no.hex(), *values))
+            db.execute("INSERT OR REPLACE INTO watch VALUES (?,?,?,?,?)", values)
 
     def _mark(self, number: str) -> Mark:
-        row = self._db.execute(
-            "SELECT sequence, ms, egress_mib, units FROM mark WHERE lease_no=?", (number,)
-        ).fetchone()
+        query = "SELECT sequence, ms, egress_mib, units FROM mark WHERE lease_no=?"
+        row = self._db.execute(query, (number,)).fetchone()
         return Mark() if row is None else Mark(*row)
 
-    def _raise_to(self, number: str, mark: Mark) -> None:
-        values = (number, mark.sequence, mark.ms, mark.egress_mib, mark.units)
-        self._db.execute("INSERT OR REPLACE INTO mark VALUES (?,?,?,?,?)", values)
+    def _stands(self, found: sqlite3.Cursor, message: dict[str, Any]) -> bool:
+        """Whether this very message is down. Raises WitnessJournalConflict if another one is."""
+        row = found.fetchone()
+        if row is not None and row[0] != _canonical(message):
+            raise WitnessJournalConflict("another value is down for this lease or sequence")
+        return row is not None
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
@@ -165,14 +153,6 @@ class WitnessJournal:
         with self._lock, self._db as db:
             db.execute("BEGIN IMMEDIATE")
             yield db
-
-
-def _covers(later: Mark, earlier: Mark) -> bool:
-    return (
-        later.ms >= earlier.ms
-        and later.egress_mib >= earlier.egress_mib
-        and later.units >= earlier.units
-    )
 
 
 def _canonical(message: dict[str, Any]) -> str:

@@ -2,11 +2,12 @@
 
 The witness knows three things for sure: the bid its buyer signed, the ask that a lease number is
 bound to, and how long it has itself watched the job live. Everything the market says beyond that is
-checked against them or matters to no signature. Times are in milliseconds.
+checked against them, or no signature depends on it. Times are in milliseconds.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 from settlement.attestation import Close, UsageAttestation
 from settlement.errors import FieldError
@@ -39,33 +40,30 @@ class WitnessRefusal(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class WatchedTerms:
-    """One lease as its signed orders bind it; `prices` are the ones it executes at."""
+class Papers:
+    """A lease as the market describes it, with its signed orders.
 
+    Nothing in it is believed before `judge_lease` and the check of the bid's signature. `prices`
+    are the ones that it executes at.
+    """
+
+    lease_no: bytes
     bid: Bid
+    bid_signature: bytes
     ask: Ask
     prices: Prices
-    metered: bool
     interval_ms: int
-
-    @property
-    def _interval(self) -> int:
-        return min(self.interval_ms, INTERVAL_MS_MAX)
-
-    @property
-    def lease_no(self) -> bytes:
-        """The only lease these orders can open."""
-        return lease_no(self.bid.struct_hash(), self.ask.struct_hash(), self.ask.meter)
+    opened_unix: int
 
     @property
     def silence_ms(self) -> int:
         """How long after the last sign of life usage still counts."""
-        return silence_ms(self._interval)
+        return silence_ms(min(self.interval_ms, INTERVAL_MS_MAX))
 
     @property
     def unseen_ms(self) -> int:
         """The longest a job runs without a countersignature."""
-        return unseen_ms(self._interval)
+        return unseen_ms(min(self.interval_ms, INTERVAL_MS_MAX))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +74,11 @@ class Mark:
     ms: int = 0
     egress_mib: int = 0
     units: int = 0
+
+    def covers(self, earlier: Self) -> bool:
+        """Whether no amount is below the earlier one's."""
+        amounts = ((m.ms, m.egress_mib, m.units) for m in (self, earlier))
+        return all(now >= before for now, before in zip(*amounts, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,89 +94,59 @@ class LeaseWatch:
         return TOLERANCE_MS + self.elapsed_ms // DRIFT_PER_MS
 
 
-def judge_lease(
-    terms: WatchedTerms, witness: str, buyer: str, provider: str, number: bytes
-) -> WitnessRefusal | None:
-    """Check that a lease is the one this buyer's bid opened, at prices within the bid's limits.
+def judge_lease(papers: Papers, witness: str) -> WitnessRefusal | None:
+    """Check that a lease is the one that this bid opened, at prices within the bid's limits.
 
-    The escrow checks prices again when it opens; checking here keeps a witness from helping a lease
-    its buyer did not want.
+    The escrow checks prices again when it opens. The check here keeps a witness from helping a
+    lease that its buyer did not want.
     """
-    if terms.bid.witness != witness:
+    bid, ask, prices = papers.bid, papers.ask, papers.prices
+    if bid.witness != witness:
         return WitnessRefusal.NOT_OUR_WITNESS
-    if terms.bid.buyer != buyer or terms.ask.provider != provider:
+    if witness in (ask.provider, ask.meter):
         return WitnessRefusal.OTHER_PARTIES
-    if witness in (terms.ask.provider, terms.ask.meter):
-        return WitnessRefusal.OTHER_PARTIES
-    if terms.lease_no != number:
+    if papers.lease_no != lease_no(bid.struct_hash(), ask.struct_hash(), ask.meter):
         return WitnessRefusal.OTHER_LEASE
-    return _judge_prices(terms)
-
-
-def _judge_prices(terms: WatchedTerms) -> WitnessRefusal | None:
-    bid, prices = terms.bid, terms.prices
-    limit = next((at for at in bid.limits if at.tier == terms.ask.tier), None)
-    if limit is None:
-        return WitnessRefusal.ABOVE_LIMIT
+    limit = next((at for at in bid.limits if at.tier == ask.tier), None)
     try:
-        rate = rate_of(prices.timed(), bid.sizes())
-    except FieldError:
-        return WitnessRefusal.ABOVE_LIMIT
-    above = (
-        rate > limit.rate
-        or (bid.egress_mib > 0 and prices.egress_gib > limit.egress_gib)
-        or (bid.units > 0 and prices.unit > limit.unit)
-    )
-    return WitnessRefusal.ABOVE_LIMIT if above else None
+        within = limit is not None and (
+            rate_of(prices.timed(), bid.sizes()) <= limit.rate
+            and (bid.egress_mib == 0 or prices.egress_gib <= limit.egress_gib)
+            and (bid.units == 0 or prices.unit <= limit.unit)
+        )
+    except FieldError:  # the rate fits no contract
+        within = False
+    return None if within else WitnessRefusal.ABOVE_LIMIT
 
 
-def judge_attestation(
-    terms: WatchedTerms, mark: Mark, watch: LeaseWatch, reading: UsageAttestation
+def judge_usage(
+    papers: Papers, mark: Mark, watch: LeaseWatch, usage: UsageAttestation | Close
 ) -> WitnessRefusal | None:
-    """Check cumulative usage: it grows, it is not ahead of the watch, and its caps hold."""
-    if reading.lease_no != terms.lease_no:
+    """Check cumulative or final usage: it grows, is not ahead of the watch, and its caps hold."""
+    bid, ask = papers.bid, papers.ask
+    if usage.lease_no != papers.lease_no:
         return WitnessRefusal.OTHER_LEASE
-    if reading.buyer != terms.bid.buyer or reading.provider != terms.ask.provider:
+    if usage.buyer != bid.buyer or usage.provider != ask.provider:
         return WitnessRefusal.OTHER_PARTIES
-    if reading.sequence <= mark.sequence:
+    if isinstance(usage, UsageAttestation) and usage.sequence <= mark.sequence:
         return WitnessRefusal.SEQUENCE_USED
-    return _judge_amounts(terms, mark, watch, reading.ms, reading.egress_mib, reading.units)
-
-
-def judge_close(
-    terms: WatchedTerms, mark: Mark, watch: LeaseWatch, close: Close
-) -> WitnessRefusal | None:
-    """Check final usage by the same rules as any other: it may not exceed what was watched."""
-    if close.lease_no != terms.lease_no:
-        return WitnessRefusal.OTHER_LEASE
-    if close.buyer != terms.bid.buyer or close.provider != terms.ask.provider:
-        return WitnessRefusal.OTHER_PARTIES
-    return _judge_amounts(terms, mark, watch, close.ms, close.egress_mib, close.units)
-
-
-def _judge_amounts(
-    terms: WatchedTerms, mark: Mark, watch: LeaseWatch, ms: int, egress_mib: int, units: int
-) -> WitnessRefusal | None:
-    if ms < mark.ms or egress_mib < mark.egress_mib or units < mark.units:
+    if not Mark(0, usage.ms, usage.egress_mib, usage.units).covers(mark):
         return WitnessRefusal.WENT_BACK
-    if egress_mib > terms.bid.egress_mib or units > terms.bid.units:
+    longest_ms = (bid.max_seconds + ask.start_limit_seconds) * 1000
+    if usage.egress_mib > bid.egress_mib or usage.units > bid.units or usage.ms > longest_ms:
         return WitnessRefusal.ABOVE_CAP
-    if ms > (terms.bid.max_seconds + terms.ask.start_limit_seconds) * 1000:
-        return WitnessRefusal.ABOVE_CAP
-    if ms > watch.elapsed_ms + watch.tolerance_ms:
+    if usage.ms > watch.elapsed_ms + watch.tolerance_ms:
         return WitnessRefusal.AHEAD_OF_CLOCK
-    if ms > watch.alive_ms + terms.silence_ms + watch.tolerance_ms:
+    if usage.ms > watch.alive_ms + papers.silence_ms + watch.tolerance_ms:
         return WitnessRefusal.NO_HEARTBEAT
     return None
 
 
-def first_watch(
-    terms: WatchedTerms, mark: Mark, stated_ms: int, since_opened_ms: int
-) -> LeaseWatch:
-    """The watch of a witness that sees a lease for the first time, when it already states some ms.
+def first_watch(papers: Papers, mark: Mark, stated_ms: int, since_opened_ms: int) -> LeaseWatch:
+    """The watch of a witness that first sees a lease when that already states some ms.
 
-    It believes what it can have missed and no more: a job runs on for `unseen_ms` beyond the last
+    It believes only what it can have missed: a job runs on for at most `unseen_ms` beyond the last
     countersignature, and never longer than its lease is open.
     """
-    believable = min(stated_ms, mark.ms + terms.unseen_ms, max(0, since_opened_ms))
+    believable = min(stated_ms, mark.ms + papers.unseen_ms, max(0, since_opened_ms))
     return LeaseWatch(believable, believable)

@@ -28,8 +28,8 @@ from marketplace.wire.leases import (
     WitnessSignature,
 )
 from marketplace.wire.orders import AskInfo, BidInfo
-from marketplace.witness.desk import Desk, Papers
-from marketplace.witness.policy import WitnessRefusal
+from marketplace.witness.desk import Desk
+from marketplace.witness.policy import Papers, WitnessRefusal
 from settlement.attestation import Close, Stop, UsageAttestation, Voucher
 
 

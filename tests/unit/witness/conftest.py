@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from marketplace.witness.desk import Accepts, Desk, Papers, WitnessClock
+from marketplace.witness.desk import Accepts, Desk, WitnessClock
 from marketplace.witness.journal import WitnessJournal
+from marketplace.witness.policy import Papers
 from settlement.attestation import Close, UsageAttestation
 from settlement.eip712 import Domain
 from settlement.orders import Ask, Bid, lease_no

@@ -9,27 +9,34 @@ from marketplace.witness.policy import (
     TOLERANCE_MS,
     LeaseWatch,
     Mark,
-    WatchedTerms,
+    Papers,
     WitnessRefusal,
     first_watch,
-    judge_attestation,
-    judge_close,
     judge_lease,
+    judge_usage,
 )
 from settlement.attestation import Close, UsageAttestation
-from settlement.orders import Prices, TierLimit
+from settlement.orders import Prices, TierLimit, lease_no
 from settlement.units import UINT64_MAX
 from tests.factories import NANO, address, make_ask, make_bid
 
 HOUR_MS = 3_600_000
 LIMIT = TierLimit(make_ask().tier, 3 * NANO * 1000, egress_gib=7, unit=9)
-TERMS = WatchedTerms(
-    make_bid(egress_mib=10, units=5, unit="request", limits=(LIMIT,)),
-    make_ask(),
-    Prices(2 * NANO, egress_gib=7, unit=9),
-    metered=True,
-    interval_ms=1_000,
-)
+
+
+def papers(**changes: Any) -> Papers:
+    """The papers of the lease that these orders open."""
+    bid = make_bid(egress_mib=10, units=5, unit="request", limits=(LIMIT,))
+    fields: dict[str, Any] = {
+        "bid": bid, "bid_signature": b"", "ask": make_ask(), "interval_ms": 1_000, "opened_unix": 0,
+        "prices": Prices(2 * NANO, egress_gib=7, unit=9), **changes,
+    }  # fmt: skip
+    bid, ask = fields["bid"], fields["ask"]
+    number = lease_no(bid.struct_hash(), ask.struct_hash(), ask.meter)
+    return Papers(**{"lease_no": number, **fields})
+
+
+TERMS = papers()
 BUYER, WITNESS, PROVIDER = TERMS.bid.buyer, TERMS.bid.witness, TERMS.ask.provider
 
 
@@ -63,60 +70,45 @@ MARK = Mark(sequence=2, ms=9_000, egress_mib=2, units=1)
 WATCH = LeaseWatch(elapsed_ms=10_000, alive_ms=10_000)
 
 
-def judge(terms: WatchedTerms, **changes: Any) -> WitnessRefusal | None:
-    fields = {"witness": WITNESS, "buyer": BUYER, "provider": PROVIDER, "number": terms.lease_no}
-    return judge_lease(terms, **{**fields, **changes})
-
-
 def test_lease_of_the_signed_orders_is_accepted() -> None:
-    assert judge(TERMS) is None
+    assert judge_lease(TERMS, WITNESS) is None
 
 
-@pytest.mark.parametrize(
-    ("changes", "refusal"),
-    [
-        ({"witness": address(9)}, WitnessRefusal.NOT_OUR_WITNESS),
-        ({"buyer": address(9)}, WitnessRefusal.OTHER_PARTIES),
-        ({"provider": address(9)}, WitnessRefusal.OTHER_PARTIES),
-        ({"number": bytes(16)}, WitnessRefusal.OTHER_LEASE),
-    ],
-)
-def test_lease_with_others_is_refused(changes: dict[str, Any], refusal: WitnessRefusal) -> None:
-    assert judge(TERMS, **changes) is refusal
+def test_lease_of_another_witness_or_number_is_refused() -> None:
+    assert judge_lease(TERMS, address(9)) is WitnessRefusal.NOT_OUR_WITNESS
+    assert judge_lease(papers(lease_no=bytes(16)), WITNESS) is WitnessRefusal.OTHER_LEASE
+    for other in ({"ask": make_ask(provider=address(9))}, {"bid": make_bid(buyer=address(9))}):
+        assert judge_lease(replace(TERMS, **other), WITNESS) is WitnessRefusal.OTHER_LEASE
 
 
 @pytest.mark.parametrize("field", ["provider", "meter"])
 def test_witness_that_is_the_providers_is_refused(field: str) -> None:
-    terms = replace(TERMS, ask=make_ask(**{field: WITNESS}))
-    assert judge(terms, provider=terms.ask.provider) is WitnessRefusal.OTHER_PARTIES
+    of_its_own = papers(ask=make_ask(**{field: WITNESS}))
+    assert judge_lease(of_its_own, WITNESS) is WitnessRefusal.OTHER_PARTIES
 
 
 @pytest.mark.parametrize(
-    "prices",
+    "changes",
     [
-        Prices(3 * NANO + 1),
-        Prices(2 * NANO, egress_gib=8),
-        Prices(2 * NANO, unit=10),
-        Prices(UINT64_MAX),
-        Prices(2 * NANO, cpu_hour=NANO + 1),
+        {"prices": Prices(3 * NANO + 1)},
+        {"prices": Prices(2 * NANO, egress_gib=8)},
+        {"prices": Prices(2 * NANO, unit=10)},
+        {"prices": Prices(UINT64_MAX)},
+        {"prices": Prices(2 * NANO, cpu_hour=NANO + 1)},
+        {"ask": make_ask(tier="A100-80GB-SXM")},  # a tier that the bid does not name
     ],
 )
-def test_price_above_the_bids_limit_is_refused(prices: Prices) -> None:
-    assert judge(replace(TERMS, prices=prices)) is WitnessRefusal.ABOVE_LIMIT
+def test_price_above_the_bids_limit_is_refused(changes: dict[str, Any]) -> None:
+    assert judge_lease(papers(**changes), WITNESS) is WitnessRefusal.ABOVE_LIMIT
 
 
 def test_price_of_what_the_bid_does_not_take_is_free() -> None:
-    terms = replace(TERMS, bid=make_bid(), prices=Prices(3 * NANO, egress_gib=NANO, unit=NANO))
-    assert judge(terms) is None
-
-
-def test_tier_the_bid_does_not_name_is_refused() -> None:
-    terms = replace(TERMS, ask=make_ask(tier="A100-80GB-SXM"))
-    assert judge(terms) is WitnessRefusal.ABOVE_LIMIT
+    free = papers(bid=make_bid(), prices=Prices(3 * NANO, egress_gib=NANO, unit=NANO))
+    assert judge_lease(free, WITNESS) is None
 
 
 def test_honest_reading_is_accepted() -> None:
-    assert judge_attestation(TERMS, MARK, WATCH, reading()) is None
+    assert judge_usage(TERMS, MARK, WATCH, reading()) is None
 
 
 @pytest.mark.parametrize(
@@ -136,18 +128,18 @@ def test_honest_reading_is_accepted() -> None:
     ],
 )
 def test_wrong_reading_is_refused(changes: dict[str, Any], refusal: WitnessRefusal) -> None:
-    assert judge_attestation(TERMS, MARK, WATCH, reading(**changes)) is refusal
+    assert judge_usage(TERMS, MARK, WATCH, reading(**changes)) is refusal
 
 
 def test_reading_within_tolerance_is_accepted() -> None:
-    assert judge_attestation(TERMS, MARK, WATCH, reading(ms=10_000 + TOLERANCE_MS + 2)) is None
+    assert judge_usage(TERMS, MARK, WATCH, reading(ms=10_000 + TOLERANCE_MS + 2)) is None
 
 
 def test_reading_beyond_the_longest_lease_is_refused() -> None:
     most = (TERMS.bid.max_seconds + TERMS.ask.start_limit_seconds) * 1000
     watch = LeaseWatch(most + HOUR_MS, most + HOUR_MS)
-    assert judge_attestation(TERMS, MARK, watch, reading(ms=most)) is None
-    assert judge_attestation(TERMS, MARK, watch, reading(ms=most + 1)) is WitnessRefusal.ABOVE_CAP
+    assert judge_usage(TERMS, MARK, watch, reading(ms=most)) is None
+    assert judge_usage(TERMS, MARK, watch, reading(ms=most + 1)) is WitnessRefusal.ABOVE_CAP
 
 
 @pytest.mark.parametrize(
@@ -159,10 +151,8 @@ def test_billing_stops_within_the_silence_after_the_last_heartbeat(
     terms = replace(TERMS, interval_ms=interval_ms)
     watch = LeaseWatch(elapsed_ms=HOUR_MS, alive_ms=60_000)
     last = 60_000 + silence_ms + watch.tolerance_ms
-    assert judge_attestation(terms, MARK, watch, reading(ms=last)) is None
-    assert (
-        judge_attestation(terms, MARK, watch, reading(ms=last + 1)) is WitnessRefusal.NO_HEARTBEAT
-    )
+    assert judge_usage(terms, MARK, watch, reading(ms=last)) is None
+    assert judge_usage(terms, MARK, watch, reading(ms=last + 1)) is WitnessRefusal.NO_HEARTBEAT
 
 
 @pytest.mark.parametrize(
@@ -181,7 +171,7 @@ def test_billing_stops_within_the_silence_after_the_last_heartbeat(
 def test_close_obeys_the_same_rules(
     changes: dict[str, Any], refusal: WitnessRefusal | None
 ) -> None:
-    assert judge_close(TERMS, MARK, WATCH, closing(**changes)) is refusal
+    assert judge_usage(TERMS, MARK, WATCH, closing(**changes)) is refusal
 
 
 @pytest.mark.parametrize(
