@@ -19,7 +19,7 @@ from marketplace.domain.drafts import KeyRequest
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.chain.calls import LeaseRef
 from settlement.chain.deploy import Deployment, EscrowSettings, deploy
-from settlement.chain.devnet import Devnet, dev_account
+from settlement.chain.devnet import DEV_CHAIN_ID, Devnet, dev_account
 from settlement.eip712 import Domain, Struct
 from settlement.events import Closed, Opened, Settled
 from settlement.leases import LeaseStatus
@@ -28,6 +28,7 @@ from settlement.signing import LocalSigner, sign
 from settlement.units import cost
 from tests.escrow_world import mine_every_second
 from tests.market_world import TOKEN, gpu, job_spec, key_of, node_listing
+from tests.openapi_checks import OpenApi
 from tests.wallet_contracts import execute, owned_wallet
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -46,6 +47,7 @@ class Server:
     restarts: int = -1
     keys: dict[str, str] = field(default_factory=dict)
     http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=10))
+    openapi: OpenApi | None = None
 
     def start(self, *roles: str) -> None:
         """Start with the given roles, all of them unless said; returns once it serves."""
@@ -84,13 +86,14 @@ class Server:
 
     @property
     def domain(self) -> Domain:
-        return Domain(self.net.chain_id, self.deployment.escrow.address)
+        return Domain(DEV_CHAIN_ID, self.deployment.escrow.address)
 
     def sign(self, struct: Struct, signer: LocalSigner) -> str:
         return "0x" + sign(struct, self.domain, signer).hex()
 
     def call(self, method: str, path: str, key: str = "", **options: Any) -> Any:
-        """One request, tried again while the server is away; its JSON."""
+        """One request, tried again while the server is away, and held against what the server says
+        of itself; its JSON."""
         headers = dict(options.pop("headers", {}))
         if key:
             headers["Authorization"] = f"Bearer {self.keys[key]}"
@@ -104,6 +107,8 @@ class Server:
                 assert time.monotonic() < until
                 time.sleep(0.05)
         assert answer.status_code < 300, (path, answer.status_code, answer.text)
+        self.openapi = self.openapi or OpenApi(self.http.get(f"{self.url}/v1/openapi.json").json())
+        self.openapi.check(method, answer.request.url, answer)
         return answer.json()
 
     def login(self, name: str, signer: LocalSigner, account: str = "") -> None:
