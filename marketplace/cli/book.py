@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from marketplace.cli.context import Format, current
+from marketplace.cli import Format
+from marketplace.cli.context import current
 from marketplace.cli.output import columns, note, show, show_rows
 from marketplace.errors import ExitCode
 from marketplace.wire.problems import NoMatch

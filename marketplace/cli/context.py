@@ -1,35 +1,21 @@
-"""What every command shares: the global options, the profile, and clients made from them.
-
-Nothing heavy is imported before a command needs it: `coulomb --help` is fast.
-"""
-
-from __future__ import annotations
+"""What every command shares: the global options, the profile, and clients made from them."""
 
 import os
 import sys
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from enum import StrEnum
-from typing import TYPE_CHECKING
 
 import typer
 
-if TYPE_CHECKING:
-    from marketplace.sdk import Coulomb
-    from marketplace.sdk.onchain import Unit
-    from marketplace.sdk.profile import Profile
-    from marketplace.wire.market import MarketConfig
-    from settlement.chain.client import ChainClient
-    from settlement.signing import LocalSigner
-
-
-class Format(StrEnum):
-    """How data is written to stdout."""
-
-    TABLE = "table"
-    JSON = "json"
-    JSONL = "jsonl"
-    CSV = "csv"
+from marketplace.cli import Format
+from marketplace.domain.pricing import from_scaled
+from marketplace.sdk import Coulomb, Unit
+from marketplace.sdk.errors import ConfigError, InputError
+from marketplace.sdk.keyring import address_of, find_keystore, unlock
+from marketplace.sdk.profile import Profile, ProfileFile
+from marketplace.sdk.session import session_of
+from marketplace.wire.market import MarketConfig
+from settlement.signing import LocalSigner
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +31,6 @@ class Cli:
 
     def profile(self) -> Profile:
         """The profile with what the command line says instead."""
-        from marketplace.sdk.profile import ProfileFile
-
         found = ProfileFile().get(self.profile_name)
         if self.keystore:
             # The profile's password is of the profile's key; one from the environment is of any.
@@ -58,52 +42,27 @@ class Cli:
 
     def client(self) -> Coulomb:
         """A client of the profile's market."""
-        from marketplace.sdk import Coulomb
-        from marketplace.sdk.profile import ProfileFile
-        from marketplace.sdk.session import session_of
-
         profile = self.profile()
         session = session_of(profile, ProfileFile())
         return Coulomb(profile.api_url, profile.api_key, session=session)
 
     def account(self) -> str:
         """The address that the profile acts for; its key is not unlocked for that."""
-        from marketplace.sdk.errors import ConfigError
-        from marketplace.sdk.keyring import address_of, find_keystore
-
         profile = self.profile()
         if profile.keystore:
             return address_of(find_keystore(profile.keystore))
         if profile.account:
             return profile.account
-        raise ConfigError(
-            "no account is set up", fix="name a keystore with --account, or one in the profile"
-        )
+        fix = "name a keystore with --account, or one in the profile"
+        raise ConfigError("no account is set up", fix)
 
     def signer(self) -> LocalSigner:
         """The account's key, unlocked. Raises ConfigError if none is named."""
-        from marketplace.sdk.errors import ConfigError
-        from marketplace.sdk.keyring import unlock
-
         profile = self.profile()
         if not profile.keystore:
-            raise ConfigError(
-                "this needs a signature and no key is named",
-                fix="name a keystore with --account NAME or --keystore FILE",
-            )
+            fix = "name a keystore with --account NAME or --keystore FILE"
+            raise ConfigError("this needs a signature and no key is named", fix)
         return unlock(profile.keystore, profile.password_file)
-
-    def chain(self, chain_id: int | None = None) -> ChainClient:
-        """The chain that the profile or ETH_RPC_URL names."""
-        from marketplace.sdk.errors import ConfigError
-        from settlement.chain.client import ChainClient
-
-        profile = self.profile()
-        wanted = chain_id or profile.chain_id
-        if not profile.rpc_url or not wanted:
-            missing = "ETH_RPC_URL" if not profile.rpc_url else "--chain-id"
-            raise ConfigError("no chain is known", fix=f"set {missing}, or use a profile with one")
-        return ChainClient(profile.rpc_url, wanted)
 
 
 _running: ContextVar[Cli] = ContextVar("options of the running command", default=Cli())  # noqa: B039 - frozen
@@ -124,8 +83,6 @@ def confirm(question: str) -> None:
     if current().yes:
         return
     if not sys.stdin.isatty():
-        from marketplace.sdk.errors import InputError
-
         raise InputError(f"{question} There is no terminal to ask on", fix="say --yes to go on")
     typer.confirm(question, abort=True, err=True)
 
@@ -139,15 +96,6 @@ def agreed(what: str, warning: str = "") -> bool:
     return True
 
 
-def atoms_of(amount: str, unit: MarketConfig | Unit) -> int:
-    """An amount such as "12.5" in atoms of the market's token."""
-    from marketplace.domain.pricing import to_scaled
-
-    return to_scaled(amount, unit.decimals)
-
-
 def money_text(atoms: int, unit: MarketConfig | Unit) -> str:
     """Atoms for people."""
-    from marketplace.domain.pricing import from_scaled
-
     return f"{from_scaled(atoms, unit.decimals)} {unit.currency}"

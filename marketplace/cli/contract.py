@@ -10,6 +10,7 @@ from typer import Option
 from marketplace.cli.context import confirm, current
 from marketplace.cli.output import columns, note, show
 from marketplace.sdk.errors import ConfigError
+from settlement.chain.client import ChainClient
 from settlement.chain.deploy import Deployment, EscrowSettings, check_deployment, load_deployment
 from settlement.chain.deploy import deploy as place
 
@@ -36,7 +37,7 @@ def deploy(
 ) -> None:
     """Deploy escrow and token. Fee and window can never be changed; there is no owner."""
     cli = current()
-    client = cli.chain(chain_id)
+    client = chain_client(chain_id)
     client.check()
     settings = EscrowSettings(
         fee_bps=fee_bps, fee_recipient=fee_recipient or "0x" + "0" * 40, settle_window=settle_window
@@ -55,7 +56,7 @@ def deploy(
 def verify(chain_id: ChainId = None, deployments: Folder = None) -> None:
     """Check that the code on chain is what this version ships."""
     found = _load(deployments, chain_id)
-    check_deployment(current().chain(found.chain_id), found)
+    check_deployment(chain_client(found.chain_id), found)
     note(f"chain {found.chain_id}: the escrow is the one that ships")
     show(found.to_json(), PLACES)
 
@@ -64,6 +65,16 @@ def verify(chain_id: ChainId = None, deployments: Folder = None) -> None:
 def addresses(chain_id: ChainId = None, deployments: Folder = None) -> None:
     """Where the contracts are."""
     show(_load(deployments, chain_id).to_json(), PLACES)
+
+
+def chain_client(chain_id: int | None = None) -> ChainClient:
+    """The chain that the profile or ETH_RPC_URL names."""
+    profile = current().profile()
+    wanted = chain_id or profile.chain_id
+    if not profile.rpc_url or not wanted:
+        missing = "ETH_RPC_URL" if not profile.rpc_url else "--chain-id"
+        raise ConfigError("no chain is known", fix=f"set {missing}, or use a profile with one")
+    return ChainClient(profile.rpc_url, wanted)
 
 
 def _folder(given: Path | None) -> Path:

@@ -16,7 +16,8 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
-from marketplace.cli.context import Format, current
+from marketplace.cli import Format
+from marketplace.cli.context import current
 from marketplace.cli.output import columns, note, show, warn
 from marketplace.cli.serve import quiet_logs, require_free
 from marketplace.sdk import Coulomb

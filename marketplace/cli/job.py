@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
+from marketplace.cli import Format
 from marketplace.cli.book import explain
-from marketplace.cli.context import Format, agreed, confirm, current
+from marketplace.cli.context import agreed, confirm, current
 from marketplace.cli.following import Follower, why_text
 from marketplace.cli.output import cell, columns, note, plain, show, show_rows, stream_rows, warn
 from marketplace.cli.wallet import SENT

@@ -11,8 +11,7 @@ import typer
 from typer import Option
 from typer.main import get_command
 
-from marketplace.cli.context import Cli, Format, begin
-from marketplace.cli.output import styled
+from marketplace.cli import Format
 from marketplace.errors import ExitCode
 
 WITH_VALUE = ("-o", "--output", "--profile", "--account", "--keystore", "--password-file")
@@ -93,6 +92,8 @@ def options(
 ) -> None:
     if account and keystore:
         raise typer.BadParameter("--account and --keystore exclude each other")
+    from marketplace.cli.context import Cli, begin
+
     begin(Cli(output, profile_name, account or keystore, password_file, yes, dry_run))
 
 
@@ -155,6 +156,8 @@ def _failures() -> ModuleType:
 
 
 def _fail(error: Exception) -> int:
+    from marketplace.cli.output import styled
+
     typer.echo(styled("error: ", "red") + "\n".join(_failures().describe(error)), err=True)
     return int(_failures().exit_code_of(error))
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import typer
 
-from marketplace.cli.context import Format, current
+from marketplace.cli import Format
+from marketplace.cli.context import current
 
 Columns = Sequence[tuple[str, str]]
 """A table's columns: the header, and where the value is (`a.b` reaches into `a`)."""

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from marketplace.cli.context import agreed, atoms_of, current
+from marketplace.cli.context import agreed, current
 from marketplace.cli.output import columns, note, show, show_rows
+from marketplace.domain.pricing import to_scaled
 from marketplace.sdk.errors import InputError
 from marketplace.sdk.keyring import find_keystore
 from marketplace.sdk.profile import Profile, ProfileFile, write_secret
@@ -103,7 +104,7 @@ def create(
             scopes,
             signer=signer,
             expires_at=datetime.now(UTC) + timedelta(days=expires_days) if expires_days else None,
-            spend_cap_atoms=atoms_of(spend_cap, market) if spend_cap else None,
+            spend_cap_atoms=to_scaled(spend_cap, market.decimals) if spend_cap else None,
         )
     if to is not None:
         write_secret(to, made.key)

@@ -13,6 +13,7 @@ from marketplace.agent.config import AgentConfig, NodeConfig, load_config, save_
 from marketplace.agent.exits import held, payable
 from marketplace.agent.journal import JOURNAL, AgentJournal, running_pid
 from marketplace.cli.context import agreed, current
+from marketplace.cli.contract import chain_client
 from marketplace.cli.output import columns, note, show, show_rows, warn
 from marketplace.cli.wallet import SENT
 from marketplace.errors import ExitCode
@@ -187,7 +188,7 @@ def settle(config: ConfigFile = None) -> None:
     cli = current()
     with closing(_journal(config)) as journal:
         found = held(journal)
-    batches = payable(found, cli.chain, cli.account())
+    batches = payable(found, chain_client, cli.account())
     count = sum(len(batch.signed) for batch in batches)
     note(f"{count} of {len(found)} vouchers would be paid now")
     if count and agreed(f"settle {count} vouchers in {len(batches)} transactions"):

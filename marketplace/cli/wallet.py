@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from marketplace.cli.context import agreed, atoms_of, current, money_text
+from marketplace.cli.context import agreed, current, money_text
 from marketplace.cli.output import columns, note, plain, show, show_rows
-from marketplace.domain.pricing import from_scaled
+from marketplace.domain.pricing import from_scaled, to_scaled
 from marketplace.sdk.errors import InputError
 from marketplace.sdk.keyring import ask_password, read_password
 from marketplace.sdk.profile import config_dir
@@ -71,7 +71,7 @@ def deposit(
     cli = current()
     with cli.client() as client:
         market = client.market.config()
-        atoms = atoms_of(amount, market)
+        atoms = to_scaled(amount, market.decimals)
         money, escrow = money_text(atoms, market), market.contracts.escrow
         if agreed(f"deposit {money} into {escrow} on chain {market.chain_id}"):
             moved = client.wallet.deposit(atoms, signer=cli.signer(), permit=not approve)
@@ -84,8 +84,10 @@ def withdraw(amount: Amount, to: Receiver = None) -> None:
     cli = current()
     with cli.client() as client:
         unit = client.wallet.unit()
-        everything = amount == "all"
-        atoms = client.wallet.funds(cli.account()).free if everything else atoms_of(amount, unit)
+        if amount == "all":
+            atoms = client.wallet.funds(cli.account()).free
+        else:
+            atoms = to_scaled(amount, unit.decimals)
         money = money_text(atoms, unit)
         if agreed(f"withdraw {money} to {to or cli.account()}"):
             moved = client.wallet.withdraw(atoms, to=to, signer=cli.signer())

@@ -1,13 +1,13 @@
 """What people sign: asks from a provider's terms, bids from jobs, requests for API keys."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
 from marketplace.domain.job import JobSpec
 from marketplace.domain.pricing import from_scaled, prices_from_json
-from marketplace.domain.reader import Reader, seconds_of, text_of, whole_of
+from marketplace.domain.reader import Reader, parser, seconds_of, text_of, whole_of
 from marketplace.domain.tier import TierRegistry
 from marketplace.errors import InvalidInput, Problem
 from settlement.eip712 import (
@@ -119,14 +119,11 @@ def ask_of(
         raise InvalidInput([Problem(error.pointer, error.detail)]) from error
 
 
-def _duration(most: int) -> Callable[[object], int]:
-    def parse(value: object) -> int:
-        seconds = seconds_of(value)
-        if seconds > most:
-            raise ValueError(f"must be at most {most}s")
-        return seconds
-
-    return parse
+@parser
+def _duration(value: object, most: int) -> int:
+    if (seconds := seconds_of(value)) > most:
+        raise ValueError(f"must be at most {most}s")
+    return seconds
 
 
 def _prices(data: object) -> Prices:

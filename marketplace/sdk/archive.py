@@ -17,9 +17,8 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, NoReturn
+from typing import BinaryIO, Literal, NamedTuple, NoReturn
 
 from marketplace.limits import ARCHIVE_CONTENT_BYTES_MAX as CONTENT_BYTES_MAX
 from marketplace.limits import ARCHIVE_DEPTH_MAX as DEPTH_MAX
@@ -50,8 +49,7 @@ class ArchiveError(InputError):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """What is packed under a name: a file, opened when its turn comes; None for a folder."""
 
     name: str
@@ -61,7 +59,7 @@ class Member:
 def pack(members: Iterable[Member], into: BinaryIO) -> None:
     """Write a tar.gz whose bytes depend on nothing but names, contents and who may execute.
 
-    Raises ArchiveError above the bounds, and where a name could not be unpacked.
+    Raises ArchiveError above the bounds, and for a name that could not be unpacked.
     """
     census, left = _Census(), CONTENT_BYTES_MAX
     bounded = _Bounded(into)
@@ -75,8 +73,8 @@ def pack(members: Iterable[Member], into: BinaryIO) -> None:
                 status = os.fstat(file.fileno())
                 left -= status.st_size
                 if left < 0:
-                    limit = CONTENT_BYTES_MAX // 1024**3
-                    raise ArchiveError("too_large", f"the files exceed {limit} GiB")
+                    most = f"{CONTENT_BYTES_MAX // 1024**3} GiB"
+                    raise ArchiveError("too_large", f"the files exceed {most}")
                 executable = bool(status.st_mode & 0o100)
                 zipped.write(_header_of(member.name, tarfile.REGTYPE, status.st_size, executable))
                 _copy(file, zipped, member.name, status.st_size)
@@ -111,8 +109,7 @@ class _Census:
 
     def __init__(self) -> None:
         self._folders: set[str] = set()
-        self._entries = 0
-        self._name_bytes = 0
+        self._entries = self._name_bytes = 0
 
     def count(self, name: str, folder: bool) -> list[str]:
         """Take in one entry; the folders, from the outside in, that are new with it."""
@@ -136,8 +133,8 @@ class _Census:
         if self._entries > ENTRIES_MAX:
             raise ArchiveError("too_large", f"there are more than {ENTRIES_MAX} entries")
         if self._name_bytes > NAMES_BYTES_MAX:
-            limit = NAMES_BYTES_MAX // 1024**2
-            raise ArchiveError("too_large", f"the names are longer than {limit} MiB together")
+            most = f"{NAMES_BYTES_MAX // 1024**2} MiB"
+            raise ArchiveError("too_large", f"the names are longer than {most} together")
 
 
 def steps_of(name: str) -> list[str]:
@@ -239,9 +236,8 @@ class _Inflated:
         return bool(self._held)
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """A file or folder of an archive. The file's content comes next in the stream."""
+class _Entry(NamedTuple):
+    """A file or folder of an archive. A file's content comes next in the stream."""
 
     name: str
     folder: bool
@@ -254,7 +250,10 @@ def _entries(stream: _Inflated) -> Iterator[_Entry]:
     pax: dict[bytes, bytes] = {}
     extensions = 0
     while (block := stream.exactly(_BLOCK)).strip(b"\0"):
-        kind, size = _kind_and_size(block)
+        total = sum(block) - sum(block[148:156]) + 8 * ord(" ")
+        if block[257:262] != b"ustar" or _number(block[148:156]) != total:
+            _malformed("a header is damaged")
+        kind, size = block[156:157], _number(block[124:136])
         if kind in (b"x", b"g", b"L", b"K"):
             extensions += 1
             if size > HEADER_BYTES_MAX or extensions > 4:
@@ -276,13 +275,6 @@ def _entries(stream: _Inflated) -> Iterator[_Entry]:
         long_name, pax, extensions = None, {}, 0
     if extensions:
         _malformed("it ends after a header")
-
-
-def _kind_and_size(block: bytes) -> tuple[bytes, int]:
-    total = sum(block) - sum(block[148:156]) + 8 * ord(" ")
-    if block[257:262] != b"ustar" or _number(block[148:156]) != total:
-        _malformed("a header is damaged")
-    return block[156:157], _number(block[124:136])
 
 
 def _name_of(block: bytes) -> bytes:
@@ -362,14 +354,13 @@ def _twice(name: str) -> ArchiveError:
 
 
 def _check_places(staged: str, into: str) -> None:
-    """Raise ArchiveError where something in the target is in the way."""
+    """Raise ArchiveError if something in the target is in the way."""
     with os.scandir(staged) as items:
         for item in items:
             place = f"{into}/{item.name}"
             if not os.path.lexists(place):
                 continue
-            both = item.is_dir(follow_symlinks=False) and stat.S_ISDIR(os.lstat(place).st_mode)
-            if not both:
+            if not (item.is_dir(follow_symlinks=False) and stat.S_ISDIR(os.lstat(place).st_mode)):
                 why = f"{place} is there already"
                 raise ArchiveError("unwritable", why, fix="unpack into another folder")
             _check_places(item.path, place)

@@ -1,61 +1,48 @@
 """Finding and unlocking keys: Foundry-compatible keystores by name or file, never a raw key."""
 
-from __future__ import annotations
-
 import getpass
 import os
 import secrets
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from marketplace.sdk.errors import ConfigError
-from marketplace.sdk.profile import config_dir, state_dir
-from settlement import strict_json
+from marketplace.sdk.profile import config_dir
+from settlement import keystore, strict_json
 from settlement.eip712 import checksum
-
-if TYPE_CHECKING:
-    from settlement.signing import LocalSigner
-
-Prompt = Callable[[str], str]
-
-
-def keystore_dirs() -> list[Path]:
-    """Where a key's name is looked up: our own folder, then Foundry's."""
-    return [config_dir() / "keystores", Path.home() / ".foundry" / "keystores"]
+from settlement.signing import LocalSigner
 
 
 def find_keystore(name_or_file: str) -> Path:
-    """The file of a keystore. Raises ConfigError where there is none."""
+    """The file of a keystore: in our own folder, then in Foundry's. Raises ConfigError."""
     direct = Path(name_or_file).expanduser()
     if "/" in name_or_file or direct.suffix == ".json":
         if direct.is_file():
             return direct
         raise ConfigError(f"no keystore at {direct}")
-    for folder in keystore_dirs():
+    ours, foundrys = config_dir() / "keystores", Path.home() / ".foundry" / "keystores"
+    for folder in (ours, foundrys):
         if (folder / name_or_file).is_file():
             return folder / name_or_file
-    looked = " and ".join(str(folder) for folder in keystore_dirs())
     raise ConfigError(
-        f"no keystore named {name_or_file!r} (looked in {looked})",
+        f"no keystore named {name_or_file!r} (looked in {ours} and {foundrys})",
         fix=f"make one with `coulomb wallet new {name_or_file}` or `cast wallet new`",
     )
 
 
-def address_of(keystore: Path) -> str:
+def address_of(path: Path) -> str:
     """The address a keystore states; unlocking nothing. Raises ConfigError without one."""
     try:
-        stated = strict_json.load(keystore)["address"]
-        return checksum(str(stated))
+        return checksum(str(strict_json.load(path)["address"]))
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(
-            f"{keystore} does not say its address", fix="put `account: 0x…` into the profile"
+            f"{path} does not say its address", fix="put `account: 0x…` into the profile"
         ) from None
 
 
 def ask_password(what: str) -> str:
-    """Ask on the terminal. Raises ConfigError where there is none."""
+    """Ask on the terminal. Raises ConfigError if there is none."""
     if not sys.stdin.isatty():
         raise ConfigError(
             f"the password of {what} is needed and there is no terminal to ask on",
@@ -65,7 +52,7 @@ def ask_password(what: str) -> str:
 
 
 def read_password(file: str) -> str:
-    """A password file's first line. Raises ConfigError where it cannot be read."""
+    """A password file's first line. Raises ConfigError if it cannot be read."""
     try:
         return Path(file).expanduser().read_text(encoding="utf-8").splitlines()[0]
     except (OSError, IndexError, UnicodeDecodeError) as error:
@@ -73,32 +60,29 @@ def read_password(file: str) -> str:
 
 
 def unlock(
-    name_or_file: str, password_file: str | None = None, prompt: Prompt = ask_password
+    name_or_file: str,
+    password_file: str | None = None,
+    prompt: Callable[[str], str] = ask_password,
 ) -> LocalSigner:
     """The signer of a keystore, its password from a file or the terminal."""
-    from settlement import keystore
-
     path = find_keystore(name_or_file)
     password = read_password(password_file) if password_file else prompt(f"{path.name} ({path})")
     return keystore.load(path, password)
 
 
-def witness_key(folder: Path | None = None) -> LocalSigner:
+def witness_key(folder: Path) -> LocalSigner:
     """The machine's own witness key, made on first use.
 
     It can sign usage of its own buyer's leases and move no funds beyond those leases' locks.
     """
-    folder = folder or state_dir() / "witness"
     return hot_key(folder / "key.json", folder / "key.password")
 
 
 def hot_key(path: Path, password_path: Path) -> LocalSigner:
     """A key that is used without asking, made on first use: a meter's or a witness's.
 
-    Its random password lies in a file beside it, readable by its owner only, as the keystore is.
+    Its random password lies in a file next to it, readable by its owner only, as the keystore is.
     """
-    from settlement import keystore
-
     if path.is_file():
         return keystore.load(path, read_password(str(password_path)))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

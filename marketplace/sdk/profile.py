@@ -1,8 +1,7 @@
 """Profiles: where a market is and who is asking, from a file and the environment.
 
-`$XDG_CONFIG_HOME/coulomb/config.yaml` holds the profiles (mode 0600: API keys are in it), the
-environment overrides: COULOMB_PROFILE, COULOMB_API_URL, COULOMB_API_KEY, COULOMB_PASSWORD_FILE,
-ETH_RPC_URL.
+`$XDG_CONFIG_HOME/coulomb/config.yaml` holds the profiles (mode 0600: API keys are in it).
+COULOMB_PROFILE names one; the variables of OVERRIDES say more than the file.
 """
 
 import os
@@ -17,7 +16,12 @@ from marketplace.sdk.errors import ConfigError
 
 DEFAULT_NAME = "default"
 DEFAULT_API_URL = "http://127.0.0.1:8420"
-FILE_NAME = "config.yaml"
+OVERRIDES = {
+    "api_url": "COULOMB_API_URL",
+    "api_key": "COULOMB_API_KEY",
+    "password_file": "COULOMB_PASSWORD_FILE",
+    "rpc_url": "ETH_RPC_URL",
+}
 
 
 def _home(variable: str, default: str, env: Mapping[str, str]) -> Path:
@@ -60,14 +64,9 @@ class Profile:
     def __repr__(self) -> str:
         return f"Profile({self.name}, {self.api_url})"
 
-    @property
-    def pinned(self) -> bool:
-        """Whether it says which contracts it signs for."""
-        return self.chain_id is not None and self.escrow is not None
-
 
 def write_secret(path: Path, secret: str) -> None:
-    """A file with one secret in it, readable by its owner only."""
+    """Write a file that only its owner can read."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -78,20 +77,20 @@ class ProfileFile:
     """The file of profiles; a missing one holds none."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self.path = path or config_dir() / FILE_NAME
+        self.path = path or config_dir() / "config.yaml"
 
     def names(self) -> list[str]:
         """Names of the profiles in the file."""
         return sorted(self._read().get("profiles", {}))
 
     def current(self) -> str:
-        """The profile used when none is named."""
+        """The profile that is used if none is named."""
         return str(self._read().get("current", DEFAULT_NAME))
 
     def get(self, name: str | None = None, env: Mapping[str, str] | None = None) -> Profile:
         """A profile with the environment's overrides.
 
-        Raises ConfigError where a profile was named that is not there, or holds unknown settings.
+        Raises ConfigError if a profile was named that is not there, or holds unknown settings.
         """
         env = os.environ if env is None else env
         wanted = name or env.get("COULOMB_PROFILE")
@@ -102,13 +101,9 @@ class ProfileFile:
             known = ", ".join(sorted(document.get("profiles", {}))) or "none"
             raise ConfigError(f"no profile {chosen!r} in {self.path} (known: {known})")
         profile = self._parse(chosen, stored or {})
-        overrides: dict[str, Any] = {
-            "api_url": env.get("COULOMB_API_URL"),
-            "api_key": env.get("COULOMB_API_KEY"),
-            "password_file": env.get("COULOMB_PASSWORD_FILE"),
-            "rpc_url": env.get("ETH_RPC_URL"),
-        }
-        return replace(profile, **{k: v for k, v in overrides.items() if v})
+        stated = {name: env.get(variable) for name, variable in OVERRIDES.items()}
+        given: dict[str, Any] = {name: value for name, value in stated.items() if value}
+        return replace(profile, **given)
 
     def save(self, profile: Profile, make_current: bool = False) -> None:
         """Write a profile, leaving the others alone; atomic, mode 0600."""
@@ -117,11 +112,8 @@ class ProfileFile:
         document.setdefault("profiles", {})[profile.name] = values
         if make_current or "current" not in document:
             document["current"] = profile.name
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            yaml.safe_dump(document, file, sort_keys=True)
+        write_secret(fresh, yaml.safe_dump(document).rstrip())
         fresh.replace(self.path)
 
     def update(self, name: str, **values: Any) -> None:
@@ -130,7 +122,7 @@ class ProfileFile:
         self.save(replace(stored, **values))
 
     def _parse(self, name: str, stored: Any) -> Profile:
-        known = {f.name: f.type for f in fields(Profile) if f.name != "name"}
+        known = [field.name for field in fields(Profile) if field.name != "name"]
         if not isinstance(stored, dict):
             raise ConfigError(f"{self.path}: profile {name!r} is not a table of settings")
         for key, value in stored.items():

@@ -18,8 +18,6 @@ T = TypeVar("T")
 PASSING = (TransportError, Unavailable, RateLimited, ChainUnavailable)
 """Failures that pass by themselves."""
 PATIENCE_SECONDS = 120.0
-SETTLING_SECONDS = 60.0
-POLL_SECONDS = (0.25, 2.0)
 sleep = time.sleep
 async_sleep = asyncio.sleep
 

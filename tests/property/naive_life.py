@@ -60,22 +60,19 @@ class NaiveLife:
 
     # The book
 
-    def filled(self, lease: NaiveLease) -> bool:
-        if self.state != "queued":
-            self.done.append("free")
-            return False
-        if self.ending == "cancelled" or self.void:
-            self.done.append("free")
-            self._finish("cancelled", "cancelled")
-            return False
+    def filled(self, lease: NaiveLease) -> None:
+        if self.state != "queued" or self.ending == "cancelled" or self.void:
+            self.done.append("free the fill's capacity")
+            if self.state == "queued":
+                self._finish("cancelled", "cancelled")
+            return
         self.leases[lease.id] = lease
         self.lease_id = lease.id
         self.tried.append(lease.ask)
         self.reserve = lease.lock
         self.matched_ms = self.now_ms
         self._become("matched")
-        self.done.append("open")
-        return True
+        self.done.append("send the opening")
 
     def left_book(self, reason: str, cancelled: bool, detail: str | None) -> None:
         if self.state == "queued":
@@ -99,7 +96,7 @@ class NaiveLife:
                 self.waits_for = None
                 self._finish("cancelled")
                 return
-            self.done.append("off book")
+            self.done.append("take the bid off the book")
         if self.lease_id:
             lease = self.leases[self.lease_id]
             if lease.state == "active" and not lease.stop and not lease.report:
@@ -121,7 +118,7 @@ class NaiveLife:
         lease.state, lease.reason = "failed_to_open", error
         if fault == "ask":
             self.done.append(("suspend", error))
-        self.done.append("free")
+        self.done.append("free the fill's capacity")
         if self.lease_id != lease_id or self.state != "matched":
             return
         if self.ending == "cancelled":
@@ -152,26 +149,26 @@ class NaiveLife:
         if before in ("opening", "failed_to_open"):
             lease.state = "active"
             self._opened(lease)
-            self.done.append("cost")
+            self.done.append("tell the cost")
             before = "active"
         if state == before:
             return
         lease.state = state
-        self.done.append("cost")
+        self.done.append("tell the cost")
         order = ("active", "stopped", "closed")
         if order.index(state) < order.index(before):
             return
         if state == "closed":
-            self.done.append("free")
-        self.done.append("judge")
+            self.done.append("free the fill's capacity")
+        self.done.append("judge the provider")
         if self.lease_id == lease_id and self.state in ("matched", "starting", "running"):
             self._end(lease)
         elif self.state == "queued" and self.waits_for == lease_id:
             self._resume()
         if state == "closed":
-            self.done.append("receipt")
-            if self.state in FINAL and "charge" not in self.done:
-                self.done.append("charge")
+            self.done.append("write the receipt")
+            if self.state in FINAL and "settle the key's charge" not in self.done:
+                self.done.append("settle the key's charge")
 
     def _opened(self, lease: NaiveLease) -> None:
         if self.lease_id != lease.id or self.state in FINAL:
@@ -211,13 +208,13 @@ class NaiveLife:
 
     def close_signed(self, lease_id: str) -> None:
         self._used(lease_id)
-        self.done.append("close")
+        self.done.append("send the Close")
 
     def stop_signed(self, lease_id: str) -> None:
         if self.leases[lease_id].state != "active":
             raise Refused
         self.leases[lease_id].stop_signed = True
-        self.done.append("stop")
+        self.done.append("send the Stop")
 
     def _used(self, lease_id: str) -> NaiveLease:
         lease = self.leases[lease_id]
@@ -291,7 +288,7 @@ class NaiveLife:
 
     def _finish(self, state: str, reason: str | None = None, detail: str | None = None) -> None:
         self.finished_ms, self.reserve = self.now_ms, 0
-        self.done.append("charge")
+        self.done.append("settle the key's charge")
         self.state, self.reason, self.detail = state, reason, detail
         self._tell()
 

@@ -52,17 +52,6 @@ from settlement.leases import LeaseStatus, fold
 from tests.conftest import NIGHTLY
 from tests.property.naive_life import NaiveLease, NaiveLife, Refused
 
-WORDS = {
-    Do.SEND_OPENING: "open",
-    Do.SEND_STOP: "stop",
-    Do.SEND_CLOSE: "close",
-    Do.TAKE_OFF_BOOK: "off book",
-    Do.FREE_CAPACITY: "free",
-    Do.SETTLE_CHARGE: "charge",
-    Do.JUDGE_PROVIDER: "judge",
-    Do.WRITE_RECEIPT: "receipt",
-    Do.TELL_COST: "cost",
-}
 VERDICTS: dict[str, Fact] = {
     "lost": ProviderSilent(),
     "start_limit": StartLimitPassed(),
@@ -75,7 +64,7 @@ NEWEST = st.sampled_from((0, 0, 0, 1, 2))  # mostly the newest lease
 
 
 def word_of(effect: Effect) -> Any:
-    """An effect as the naive life notes it."""
+    """An effect as the naive life notes it: a `Do` is its text."""
     match effect:
         case TellStatus(job):
             said = (job.state, job.reason, job.detail, job.exit_code, job.ending, job.lease_id)
@@ -84,7 +73,7 @@ def word_of(effect: Effect) -> Any:
             return ("on book", effect.until_ms, effect.rests)
         case SuspendAsk():
             return ("suspend", effect.reason)
-    return WORDS[effect]
+    return effect
 
 
 def opened_event(number: bytes) -> Opened:
@@ -123,15 +112,14 @@ class Life(RuleBasedStateMachine):
         retry = Retry(tuple(sorted(on)), seconds)
         self.job = JobLife(JobState.QUEUED, reserve=5, rest_until_ms=until_ms, retry=retry)
         self.naive = NaiveLife(retry.on, seconds, until_ms, reserve=5)
-        key = "lease0"
         lost = RetryOn.INTERRUPTION in on
         for step in (
             lambda: self.fill(limited, 7),
-            lambda: self.append(key, opened_event(key.encode())),
-            lambda: self.attest_to(key),
-            lambda: self.verdict(key, "lost") if lost else self.report_of(key, outcome, None),
-            lambda: self.verdict(key, "gone"),
-            lambda: self.run_out_of(key),
+            lambda: self.mine(0, []),
+            lambda: self.attest(0),
+            lambda: self.find_overdue(0, "lost") if lost else self.report(0, outcome, None),
+            lambda: self.find_overdue(0, "gone"),
+            lambda: self.run_out(0),
         )[:steps]:
             step()
 
@@ -290,10 +278,6 @@ class Life(RuleBasedStateMachine):
         del self.chain[key][keep:]
         self.project(key)
 
-    def append(self, key: str, event: LeaseEvent) -> None:
-        self.chain[key].append(event)
-        self.project(key)
-
     def project(self, key: str) -> None:
         state = fold(self.chain[key])
         status = state.status if state else None
@@ -314,9 +298,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @rule(index=NEWEST)
     def run_out(self, index: int) -> None:
-        self.run_out_of(self.job.requeue_after or self.pick(index))
-
-    def run_out_of(self, key: str) -> None:
+        key = self.job.requeue_after or self.pick(index)
         self.both(LeaseRanOut(), key, self.naive.ran_out, key)
 
     # The agent, the witness, the watchdog
@@ -324,18 +306,13 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @rule(index=NEWEST)
     def attest(self, index: int) -> None:
-        self.attest_to(self.pick(index))
-
-    def attest_to(self, key: str) -> None:
+        key = self.pick(index)
         self.both(UsageAttested(self.now_ms), key, self.naive.attested, key, self.now_ms)
 
     @precondition(lambda self: self.leases)
     @rule(index=NEWEST, outcome=st.sampled_from(Outcome), reason=st.sampled_from((None, "why")))
     def report(self, index: int, outcome: Outcome, reason: str | None) -> None:
-        self.report_of(self.pick(index), outcome, reason)
-
-    def report_of(self, key: str, outcome: Outcome, reason: str | None) -> None:
-        said = (outcome, reason, 1, "outputs")
+        key, said = self.pick(index), (outcome, reason, 1, "outputs")
         self.both(RunReported(RunReport(*said)), key, self.naive.reported, key, said)
 
     @precondition(lambda self: self.leases)
@@ -351,9 +328,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @rule(index=NEWEST, verdict=st.sampled_from(sorted(VERDICTS)))
     def find_overdue(self, index: int, verdict: str) -> None:
-        self.verdict(self.pick(index), verdict)
-
-    def verdict(self, key: str, verdict: str) -> None:
+        key = self.pick(index)
         self.both(VERDICTS[verdict], key, self.naive.overdue, key, verdict)
 
     @rule(seconds=st.sampled_from((1, 59, 4_000)))

@@ -34,46 +34,23 @@ IMPURE_STDLIB = (
     "socket", "sqlite3", "subprocess", "tempfile", "threading", "time", "urllib",
 )  # fmt: skip
 
-# package → what of ours it may import (beside itself), and which outside packages it must not.
+# package → what of ours it may import (besides itself), and which outside packages it must not.
 STORES = ("sqlalchemy", "sqlmodel", "alembic")
 EDGES = ("fastapi", "starlette", "typer", "rich", "httpx", "uvicorn")
 CHAIN = ("web3", "eth_tester")
+SERVICES = (*PURE_OURS, *STORE, WIRE, DATA, "settlement")
+CLIENTS = (*PURE_OURS, WIRE, DATA, "settlement", "marketplace.sdk")
+ABOVE_SDK = ("marketplace.witness", "marketplace.agent", "marketplace.server")
+SERVERS = (*STORES, "fastapi")
 RULES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "marketplace.wire": (PURE_OURS, (*STORES, *EDGES, *CHAIN)),
-    "marketplace.services": (
-        (*PURE_OURS, *STORE, WIRE, DATA, "settlement"),
-        (*STORES, *EDGES, *CHAIN),
-    ),
+    "marketplace.services": (SERVICES, (*STORES, *EDGES, *CHAIN)),
     "marketplace.db": ((*PURE_OURS, "settlement.ports"), (*EDGES, *CHAIN)),
-    "marketplace.api": (
-        (*PURE_OURS, *STORE, WIRE, DATA, "marketplace.services", "settlement"),
-        (*STORES, *CHAIN),
-    ),
-    "marketplace.sdk": (
-        (*PURE_OURS, WIRE, DATA, "settlement", "marketplace.witness"),
-        (*STORES, "fastapi"),
-    ),
-    "marketplace.witness": (
-        (*PURE_OURS, WIRE, DATA, "settlement", "marketplace.sdk"),
-        (*STORES, "fastapi"),
-    ),
-    "marketplace.agent": (
-        (*PURE_OURS, WIRE, DATA, "settlement", "marketplace.sdk"),
-        (*STORES, "fastapi"),
-    ),
-    "marketplace.cli": (
-        (
-            *PURE_OURS,
-            WIRE,
-            DATA,
-            "settlement",
-            "marketplace.sdk",
-            "marketplace.witness",
-            "marketplace.agent",
-            "marketplace.server",
-        ),
-        (*STORES, "fastapi"),
-    ),
+    "marketplace.api": ((*SERVICES, "marketplace.services"), (*STORES, *CHAIN)),
+    "marketplace.sdk": ((*CLIENTS, "marketplace.witness"), SERVERS),
+    "marketplace.witness": (CLIENTS, SERVERS),
+    "marketplace.agent": (CLIENTS, SERVERS),
+    "marketplace.cli": ((*CLIENTS, *ABOVE_SDK), SERVERS),
 }
 
 

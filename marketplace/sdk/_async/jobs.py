@@ -1,7 +1,5 @@
 """Jobs: planned, signed, placed, watched, and their results fetched."""
 
-from __future__ import annotations
-
 import io
 import time
 from collections.abc import AsyncIterator, Callable
@@ -16,18 +14,10 @@ from marketplace.sdk._async.transport import AsyncResource, AsyncTransport
 from marketplace.sdk.archive import unpack
 from marketplace.sdk.errors import InputError, VerificationError, WaitTimeout, input_errors
 from marketplace.sdk.http import read_event
-from marketplace.sdk.jobfile import JobSource, load_job
+from marketplace.sdk.jobfile import JobSource, load_job, pack_folder
 from marketplace.sdk.session import Session
 from marketplace.sdk.values import Act, PreparedJob
-from marketplace.sdk.waiting import (
-    PASSING,
-    POLL_SECONDS,
-    SETTLING_SECONDS,
-    Patience,
-    async_run,
-    async_sleep,
-)
-from marketplace.sdk.workdir import pack_folder
+from marketplace.sdk.waiting import PASSING, Patience, async_run, async_sleep
 from marketplace.wire.jobs import Job, JobEvent, JobOrder, JobReceipt, LogEvent, LogPiece, Receipt
 from marketplace.wire.leases import Lease
 from marketplace.wire.market import Account
@@ -37,87 +27,8 @@ from settlement.signing import Signer
 
 Watcher = Callable[[Job, tuple[Act, ...]], None]
 SETTLED = (LeaseState.CLOSED, LeaseState.FAILED_TO_OPEN)
-
-
-class AsyncJobs(AsyncResource):
-    """Jobs of the caller."""
-
-    async def prepare(
-        self, source: JobSource, *, signer: Signer | None = None, witness: str | None = None
-    ) -> PreparedJob:
-        """Pack and upload a job's folder, write its bid, and say what it would cost.
-
-        Nothing is signed or bought. `witness` names a hosted witness; without it this client's own
-        key witnesses. Raises InputError, VerificationError.
-        """
-        spec, folder = await async_run(load_job, source)
-        if spec.workdir is not None:
-            content = await async_run(pack_folder, folder / spec.workdir)
-            blob = await AsyncBlobs(self._transport, self._session).put(content)
-            spec = spec.packed(blob.sha256, blob.size)
-        market = await self._market()
-        if market.opener == ZERO_ADDRESS:
-            raise VerificationError(
-                "the market lets anyone open its leases; a bid could be opened again after its job"
-            )
-        buyer = signer.address if signer else await async_run(self._session.address)
-        own = (await async_run(self._session.witness)).address if witness is None else witness
-        account = await self._transport.get(Account, f"/v1/accounts/{buyer}")
-        quote = await self._transport.post(
-            QuoteAnswer, "/v1/quotes", QuoteRequest(job=spec.to_json()), repeatable=True
-        )
-        with input_errors("the job"):
-            bid = bid_of(
-                spec,
-                load_tiers(),
-                buyer=buyer,
-                witness=own,
-                opener=market.opener,
-                fee_bps=market.fee_bps,
-                now=int(time.time()),
-                salt=self._session.take_salt(buyer, account.next_salt),
-            )
-        free = account.free.atoms - account.reserved.atoms
-        plan = Plan.of(quote, free, market.currency, market.decimals)
-        return PreparedJob(spec, bid, plan, signer, witness is not None)
-
-    async def place(
-        self, order: PreparedJob, *, idempotency_key: str | None = None
-    ) -> AsyncJobHandle:
-        """Sign a bid and buy. A repeat of the same order is the same job."""
-        body = JobOrder(
-            job=order.spec.to_json(),
-            bid=order.bid,
-            signature=await self._sign(order.bid, order.signer),
-        )
-        key = idempotency_key or "job-" + order.bid.struct_hash().hex()
-        job = await self._transport.post(Job, "/v1/jobs", body, idempotency_key=key)
-        return AsyncJobHandle(self._transport, self._session, job, not order.hosted_witness)
-
-    async def submit(
-        self,
-        source: JobSource,
-        *,
-        signer: Signer | None = None,
-        witness: str | None = None,
-        idempotency_key: str | None = None,
-    ) -> AsyncJobHandle:
-        """Prepare and place in one go."""
-        order = await self.prepare(source, signer=signer, witness=witness)
-        return await self.place(order, idempotency_key=idempotency_key)
-
-    async def get(self, job_id: str) -> AsyncJobHandle:
-        """One job."""
-        job = await self._transport.get(Job, f"/v1/jobs/{job_id}")
-        return AsyncJobHandle(self._transport, self._session, job)
-
-    def list(self, *, state: str | None = None, limit: int | None = None) -> AsyncIterator[Job]:
-        """Every job of the caller, newest first."""
-        return self._transport.pages(Job, "/v1/jobs", state=state, limit=limit)
-
-    def receipts(self, *, limit: int | None = None) -> AsyncIterator[Receipt]:
-        """Every receipt of the caller."""
-        return self._transport.pages(Receipt, "/v1/receipts", limit=limit)
+SETTLING_SECONDS = 60.0
+POLL_SECONDS = (0.25, 2.0)
 
 
 class AsyncJobHandle(AsyncResource):
@@ -195,11 +106,10 @@ class AsyncJobHandle(AsyncResource):
 
     async def lease(self) -> Lease | None:
         """Its latest lease."""
-        if self.job.lease_id is None:
-            await self.refresh()
-        if self.job.lease_id is None:
-            return None
-        return await self._transport.get(Lease, f"/v1/leases/{self.job.lease_id}")
+        lease_id = self.job.lease_id or (await self.refresh()).lease_id
+        return (
+            None if lease_id is None else await self._transport.get(Lease, f"/v1/leases/{lease_id}")
+        )
 
     async def receipt(self) -> JobReceipt:
         """Usage → rate → cost → transactions."""
@@ -236,3 +146,80 @@ class AsyncJobHandle(AsyncResource):
         market = self._session.market
         low, high = POLL_SECONDS
         return min(high, max(low, (market.interval_ms if market else 1000) / 4000))
+
+
+class AsyncJobs(AsyncResource):
+    """Jobs of the caller."""
+
+    async def prepare(
+        self, source: JobSource, *, signer: Signer | None = None, witness: str | None = None
+    ) -> PreparedJob:
+        """Pack and upload a job's folder, write its bid, and say what it would cost.
+
+        Nothing is signed or bought. `witness` names a hosted witness; without it this client's own
+        key witnesses. Raises InputError, VerificationError.
+        """
+        spec, folder = await async_run(load_job, source)
+        if spec.workdir is not None:
+            content = await async_run(pack_folder, folder / spec.workdir)
+            blob = await AsyncBlobs(self._transport, self._session).put(content)
+            spec = spec.packed(blob.sha256, blob.size)
+        market = await self._market()
+        if market.opener == ZERO_ADDRESS:
+            why = "the market lets anyone open its leases; a bid could be opened again"
+            raise VerificationError(f"{why} after its job")
+        buyer = signer.address if signer else await async_run(self._session.address)
+        own = (await async_run(self._session.witness)).address if witness is None else witness
+        account = await self._transport.get(Account, f"/v1/accounts/{buyer}")
+        quote = await self._transport.post(
+            QuoteAnswer, "/v1/quotes", QuoteRequest(job=spec.to_json()), repeatable=True
+        )
+        with input_errors("the job"):
+            bid = bid_of(
+                spec,
+                load_tiers(),
+                buyer=buyer,
+                witness=own,
+                opener=market.opener,
+                fee_bps=market.fee_bps,
+                now=int(time.time()),
+                salt=self._session.take_salt(buyer, account.next_salt),
+            )
+        free = account.free.atoms - account.reserved.atoms
+        plan = Plan.of(quote, free, market.currency, market.decimals)
+        return PreparedJob(spec, bid, plan, signer, witness is not None)
+
+    async def place(
+        self, order: PreparedJob, *, idempotency_key: str | None = None
+    ) -> AsyncJobHandle:
+        """Sign a bid and buy. A repeat of the same order is the same job."""
+        signature = await self._sign(order.bid, order.signer)
+        body = JobOrder(job=order.spec.to_json(), bid=order.bid, signature=signature)
+        key = idempotency_key or "job-" + order.bid.struct_hash().hex()
+        job = await self._transport.post(Job, "/v1/jobs", body, idempotency_key=key)
+        return AsyncJobHandle(self._transport, self._session, job, not order.hosted_witness)
+
+    async def submit(
+        self,
+        source: JobSource,
+        *,
+        signer: Signer | None = None,
+        witness: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> AsyncJobHandle:
+        """Prepare and place in one go."""
+        order = await self.prepare(source, signer=signer, witness=witness)
+        return await self.place(order, idempotency_key=idempotency_key)
+
+    async def get(self, job_id: str) -> AsyncJobHandle:
+        """One job."""
+        job = await self._transport.get(Job, f"/v1/jobs/{job_id}")
+        return AsyncJobHandle(self._transport, self._session, job)
+
+    def list(self, *, state: str | None = None, limit: int | None = None) -> AsyncIterator[Job]:
+        """Every job of the caller, newest first."""
+        return self._transport.pages(Job, "/v1/jobs", state=state, limit=limit)
+
+    def receipts(self, *, limit: int | None = None) -> AsyncIterator[Receipt]:
+        """Every receipt of the caller."""
+        return self._transport.pages(Receipt, "/v1/receipts", limit=limit)

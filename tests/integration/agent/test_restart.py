@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[3]
 MAIN = """
 import sys
 from pathlib import Path
+from typing import Any
 from marketplace.agent.config import load_config
 from marketplace.agent.main import run_agent
 sys.exit(run_agent(load_config(Path(sys.argv[1]))))
@@ -42,7 +44,9 @@ KEY = bytes.fromhex("c0ffee" * 10 + "1234")
 class AgentProcess:
     """A node's configuration and keys, and the agent that runs on them from time to time."""
 
-    def __init__(self, folder: Path, url: str, **changes: object) -> None:
+    process: subprocess.Popen[bytes] | None = None  # the agent that was started last
+
+    def __init__(self, folder: Path, url: str, **changes: Any) -> None:
         self.folder = folder
         self.state = folder / "state"
         self.output = folder / "agent.log"
@@ -51,51 +55,36 @@ class AgentProcess:
             (folder / name).write_text(text)
             (folder / name).chmod(0o600)
         node = NodeConfig(1, "box", "eu", "H100-80GB-SXM", "2xH100", memory_mib=4096, shared=True)
-        config = AgentConfig(
-            api_url=url,
-            api_key_file=folder / "key",
-            node=node,
-            meter_keystore=folder / "meter.json",
-            meter_password_file=folder / "password",
-            state_dir=self.state,
-            poll_ms=100,
-            stop_grace_ms=500,
-            **changes,  # type: ignore[arg-type]
-        )
-        self.config = config
-        save_config(config, folder / "agent.yaml")
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def process(self) -> subprocess.Popen[bytes]:
-        """The agent that was started last."""
-        assert self._process is not None
-        return self._process
+        files = (folder / "meter.json", folder / "password", self.state)
+        changes = {"poll_ms": 100, "stop_grace_ms": 500, **changes}
+        self.config = AgentConfig(url, folder / "key", node, *files, **changes)
+        save_config(self.config, folder / "agent.yaml")
 
     def start(self, path: str | None = None) -> None:
-        self._process = self.spawn(path)
+        self.process = self.spawn(path)
 
     def spawn(self, path: str | None = None) -> subprocess.Popen[bytes]:
         """One more agent on this node's configuration."""
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "COULOMB_API_KEY": API_KEY}
         if path is not None:
             environment["PATH"] = path
+        command = [sys.executable, "-c", MAIN, str(self.folder / "agent.yaml")]
         with self.output.open("ab") as output:
-            return subprocess.Popen(
-                [sys.executable, "-c", MAIN, str(self.folder / "agent.yaml")],
-                env=environment,
-                stdout=output,
-                stderr=output,
-            )
+            return subprocess.Popen(command, env=environment, stdout=output, stderr=output)
 
     def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
     def terminate(self) -> int:
+        assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE_S)
+
+    def lose_journal(self) -> None:
+        for file in self.state.glob("journal.db*"):
+            file.unlink()
 
 
 @contextmanager
@@ -174,14 +163,12 @@ def test_a_restored_old_journal_signs_no_second_value(market: FakeMarket, tmp_pa
         kept = len(market.taken(lease_id))
         until(lambda: len(market.taken(lease_id)) >= kept + 3)
         agent.kill()
-        for file in agent.state.glob("journal.db*"):
-            file.unlink()
+        agent.lose_journal()
         shutil.copy(tmp_path / "old.db", agent.state / "journal.db")
         agent.start()
         until(lambda: lease_id in market.finished)
         agent.kill()
-        for file in agent.state.glob("journal.db*"):  # and now it is lost altogether
-            file.unlink()
+        agent.lose_journal()  # and now altogether
         market.leases[lease_id]["state"] = "active"
         other = sleeper(market, marker)
         agent.start()
@@ -223,6 +210,7 @@ def test_keys_are_nowhere_but_in_their_files(market: FakeMarket, tmp_path: Path)
         lease_id = market.open_lease(["sh", "-c", snoop])
         agent.start()
         until(lambda: market.taken(lease_id))
+        assert agent.process is not None
         pid = agent.process.pid
         assert running_pid(agent.state) == pid
         command_line = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -249,17 +237,15 @@ def quiet_logs() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("quiet_logs")
-def test_a_wrong_api_key_ends_the_agent_with_3(market: FakeMarket, tmp_path: Path) -> None:
-    market.unauthorized = True
+@pytest.mark.parametrize(("wrong", "code"), [("API key", 3), ("password", 1)])
+def test_a_wrong_secret_ends_the_agent(
+    market: FakeMarket, tmp_path: Path, wrong: str, code: int
+) -> None:
     with agent_on(market, tmp_path) as agent:
-        assert run_agent(agent.config) == 3
-
-
-@pytest.mark.usefixtures("quiet_logs")
-def test_a_wrong_password_ends_the_agent_with_1(market: FakeMarket, tmp_path: Path) -> None:
-    with agent_on(market, tmp_path) as agent:
-        (tmp_path / "password").write_text("another")
-        assert run_agent(agent.config) == 1
+        market.unauthorized = wrong == "API key"
+        if wrong == "password":
+            (tmp_path / "password").write_text("another")
+        assert run_agent(agent.config) == code
     assert market.nodes == []
 
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from marketplace.agent.assignment import Assignment, assign
 from marketplace.agent.errors import NotOurs
 from marketplace.agent.inventory import Inventory, simulated_gpus
+from marketplace.agent.run import Assignment, assign
 from marketplace.sdk import Lease
 from settlement.orders import Ask, Bid
 from settlement.signing import LocalSigner

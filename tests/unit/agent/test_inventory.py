@@ -1,6 +1,6 @@
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -22,48 +22,30 @@ class NvmlFailed(Exception):
     pass
 
 
-@dataclass
-class FakeNvml:
-    """The functions of `pynvml` that we call, over a list of UUIDs."""
+def fake_nvml(
+    uuids: tuple[str, ...] = ("GPU-a", "GPU-b"), driver: bool = True, silent: str = ""
+) -> Any:
+    """The functions of `pynvml` that we call, over a list of UUIDs; `silent` answers nothing."""
 
-    uuids: list[str] = field(default_factory=lambda: ["GPU-a", "GPU-b"])
-    driver: bool = True
-    silent: set[str] = field(default_factory=set)
-    NVMLError = NvmlFailed
-
-    def nvmlInit(self) -> None:
-        if not self.driver:
-            raise NvmlFailed("driver not loaded")
-
-    def nvmlDeviceGetCount(self) -> int:
-        return len(self.uuids)
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
-        return self.uuids[index]
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
-        if uuid not in self.uuids:
-            raise NvmlFailed("not found")
-        return uuid
-
-    def nvmlDeviceGetUUID(self, handle: str) -> str:
-        return handle
-
-    def nvmlDeviceGetName(self, handle: str) -> str:
-        if handle in self.silent:
+    def sure(holds: bool, value: Any = None) -> Any:
+        if not holds:
             raise NvmlFailed("GPU is lost")
-        return "NVIDIA H100 80GB HBM3"
+        return value
 
-    def nvmlDeviceGetMemoryInfo(self, handle: str) -> SimpleNamespace:
-        return SimpleNamespace(total=80 * GIB, used=3 * GIB)
-
-    def nvmlDeviceGetMinorNumber(self, handle: str) -> int:
-        return self.uuids.index(handle)
-
-    def nvmlDeviceGetUtilizationRates(self, handle: str) -> SimpleNamespace:
-        if handle in self.silent:
-            raise NvmlFailed("GPU is lost")
-        return SimpleNamespace(gpu=97)
+    return SimpleNamespace(
+        NVMLError=NvmlFailed,
+        nvmlInit=lambda: sure(driver),
+        nvmlDeviceGetCount=lambda: len(uuids),
+        nvmlDeviceGetHandleByIndex=lambda index: uuids[index],
+        nvmlDeviceGetHandleByUUID=lambda uuid: sure(uuid in uuids, uuid),
+        nvmlDeviceGetUUID=lambda handle: handle,
+        nvmlDeviceGetName=lambda handle: sure(handle != silent, "NVIDIA H100 80GB HBM3"),
+        nvmlDeviceGetMemoryInfo=lambda _: SimpleNamespace(total=80 * GIB, used=3 * GIB),
+        nvmlDeviceGetMinorNumber=uuids.index,
+        nvmlDeviceGetUtilizationRates=lambda handle: sure(
+            handle != silent, SimpleNamespace(gpu=97)
+        ),
+    )
 
 
 def config(**changes: object) -> NodeConfig:
@@ -71,24 +53,24 @@ def config(**changes: object) -> NodeConfig:
 
 
 def test_nvml_gpus_carry_uuid_model_memory_and_device_number() -> None:
-    assert Nvml(FakeNvml()).gpus() == (
+    assert Nvml(fake_nvml()).gpus() == (
         InstalledGpu("GPU-a", "NVIDIA H100 80GB HBM3", 81920, False, 0),
         InstalledGpu("GPU-b", "NVIDIA H100 80GB HBM3", 81920, False, 1),
     )
 
 
 def test_nvml_without_a_driver_is_none() -> None:
-    assert Nvml.open(FakeNvml(driver=False)) is None
-    assert Nvml.open(FakeNvml()) is not None
+    assert Nvml.open(fake_nvml(driver=False)) is None
+    assert Nvml.open(fake_nvml()) is not None
 
 
 def test_a_gpu_that_does_not_answer_stops_the_inventory() -> None:
     with pytest.raises(InventoryError, match="GPU is lost"):
-        Nvml(FakeNvml(silent={"GPU-b"})).gpus()
+        Nvml(fake_nvml(silent="GPU-b")).gpus()
 
 
 def test_samples_leave_out_what_does_not_answer() -> None:
-    nvml = Nvml(FakeNvml(silent={"GPU-b"}))
+    nvml = Nvml(fake_nvml(silent="GPU-b"))
     assert nvml.sample(("GPU-a", "GPU-b", "GPU-c")) == (GpuReading("GPU-a", 97, 3072),)
 
 
@@ -113,7 +95,7 @@ def test_an_unknown_simulated_model_is_refused_with_a_hint() -> None:
 
 
 def test_real_gpus_can_be_chosen_by_uuid(tmp_path: Path) -> None:
-    found = take_inventory(config(gpus=("GPU-b",)), tmp_path, "o", Nvml(FakeNvml()))
+    found = take_inventory(config(gpus=("GPU-b",)), tmp_path, "o", Nvml(fake_nvml()))
     assert [gpu.uuid for gpu in found.gpus] == ["GPU-b"]
     assert not found.simulated
     assert found.cpu_milli >= 1000
@@ -123,10 +105,10 @@ def test_real_gpus_can_be_chosen_by_uuid(tmp_path: Path) -> None:
 
 def test_a_listed_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InventoryError, match="GPU-z"):
-        take_inventory(config(gpus=("GPU-a", "GPU-z")), tmp_path, "o", Nvml(FakeNvml()))
+        take_inventory(config(gpus=("GPU-a", "GPU-z")), tmp_path, "o", Nvml(fake_nvml()))
 
 
-@pytest.mark.parametrize("nvml", [None, Nvml(FakeNvml(uuids=[]))], ids=["no driver", "no GPU"])
+@pytest.mark.parametrize("nvml", [None, Nvml(fake_nvml(uuids=()))], ids=["no driver", "no GPU"])
 def test_no_gpu_is_never_replaced_by_a_simulated_one_unasked(
     tmp_path: Path, nvml: Nvml | None
 ) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from marketplace.cli.context import Cli, Format, begin
+from marketplace.cli import Format
+from marketplace.cli.context import Cli, begin
 from marketplace.cli.output import cell, columns, plain, show, show_rows, stream_rows
 from marketplace.wire.base import Money
 from settlement.orders import Prices

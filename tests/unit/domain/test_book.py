@@ -87,22 +87,6 @@ def test_price_is_the_all_in_rate_of_what_the_bid_takes() -> None:
     assert only_fill(add(book_with(cheap_gpu, cheap_cpu), tiny)).ask_id == "ask_1"
 
 
-def test_equal_rates_of_different_make_go_to_the_earlier_ask() -> None:
-    plain, mixed = Prices(2 * NANO), Prices(NANO, cpu_hour=NANO)
-    assert (
-        only_fill(
-            add(book_with(resting_ask(1, floor=plain), resting_ask(2, floor=mixed)), resting_bid(3))
-        ).ask_id
-        == "ask_1"
-    )
-    assert (
-        only_fill(
-            add(book_with(resting_ask(2, floor=plain), resting_ask(1, floor=mixed)), resting_bid(3))
-        ).ask_id
-        == "ask_1"
-    )
-
-
 def test_resting_bids_are_served_by_limit_then_arrival() -> None:
     book = book_with()
     for number, price in ((1, 2), (2, 3), (3, 3)):
@@ -133,17 +117,6 @@ def test_capacity_counts_over_all_asks_of_a_node() -> None:
     assert asks_taken(book.apply(AddAsk(NOW, other_provider))) == [("bid_4", "ask_6")]
 
 
-@pytest.mark.parametrize(
-    ("field", "offered", "each"),
-    [("cpu_milli", 8000, 5000), ("memory_mib", 8192, 5000), ("storage_mib", 8192, 5000)],
-)
-def test_capacity_beside_gpus_is_counted(field: str, offered: int, each: int) -> None:
-    book = book_with(resting_ask(1, gpu_milli=4000, **{field: offered}))
-    assert asks_taken(add(book, resting_bid(2, **{field: each}))) == [("bid_2", "ask_1")]
-    refused = [Refused("bid_3", RejectReason.NO_MATCH)]
-    assert add(book, resting_bid(3, wants=IMPATIENT, **{field: each})) == refused
-
-
 def test_shares_fill_the_fullest_gpu_that_has_room() -> None:
     book = book_with(resting_ask(1, gpu_milli=2000, flags=FLAG_SHARED))
     taken = [
@@ -153,17 +126,6 @@ def test_shares_fill_the_fullest_gpu_that_has_room() -> None:
     assert taken == [(0,), (1,), (0,), (1,)]
     refused = [Refused("bid_6", RejectReason.NO_MATCH)]
     assert add(book, resting_bid(6, gpu_milli=200, wants=IMPATIENT)) == refused
-
-
-def test_share_is_not_spread_over_gpus_nor_a_whole_gpu_over_shares() -> None:
-    book = book_with(resting_ask(1, gpu_milli=2000, flags=FLAG_SHARED))
-    for number in (2, 3):
-        add(book, resting_bid(number, gpu_milli=600))
-    impatient = [Refused("bid_4", RejectReason.NO_MATCH)]
-    assert add(book, resting_bid(4, gpu_milli=800, wants=IMPATIENT)) == impatient
-    one_share = book_with(resting_ask(1, flags=FLAG_SHARED))
-    add(one_share, resting_bid(2, gpu_milli=100))
-    assert add(one_share, resting_bid(4, wants=IMPATIENT)) == impatient
 
 
 def test_last_part_of_an_odd_offer_holds_no_more_than_is_offered_of_that_gpu() -> None:
@@ -249,13 +211,6 @@ def test_pair_that_holds_a_lease_is_not_filled_twice_even_if_asked() -> None:
     bid = resting_bid(2, wants=IMPATIENT)
     add(book, bid)
     assert add(book, bid) == [Refused("bid_2", RejectReason.NO_MATCH)]
-
-
-def test_node_that_becomes_verified_serves_bids_that_waited_for_it() -> None:
-    book = book_with(resting_ask(1))
-    add(book, resting_bid(2, wants=Wants(verified_only=True, rests=True)))
-    facts = NodeFacts("node_1", "eu", verified=True)
-    assert asks_taken(book.apply(SetNode(NOW, PROVIDER, 1, facts))) == [("bid_2", "ask_1")]
 
 
 def test_node_that_changes_while_full_or_early_is_found_where_it_then_is() -> None:

@@ -1,4 +1,4 @@
-"""Tiers: the shipped table, choosing by name and memory, and where its prices come from."""
+"""Tiers: the shipped table and its prices; the grammar that chooses by name and memory."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from marketplace.data import load_tiers
-from marketplace.domain.tier import parse_gpu
+from marketplace.domain.tier import GpuWish, parse_gpu
 from marketplace.services.views import tier_view
 from settlement.eip712 import text32
 
@@ -72,3 +72,54 @@ def test_shipped_table_is_what_the_listings_give() -> None:
     built = subprocess.run(script, cwd=ROOT, capture_output=True, check=True, text=True).stdout
     shipped = files("marketplace.data").joinpath("tiers.json").read_text()
     assert json.loads(built) == json.loads(shipped)
+
+
+GIB = 1024
+
+
+@pytest.mark.parametrize(
+    ("text", "wish"),
+    [
+        ("A100,H100:80GB..:1", GpuWish(("A100", "H100"), 80 * GIB, None, 1000)),
+        ("24GB", GpuWish((), 24 * GIB, 24 * GIB, 1000)),
+        ("24GB..48GB:2", GpuWish((), 24 * GIB, 48 * GIB, 2000)),
+        ("..48GB", GpuWish((), None, 48 * GIB, 1000)),
+        ("8:H100", GpuWish(("H100",), None, None, 8000)),
+        ("H100:0.5", GpuWish(("H100",), None, None, 500)),
+        ("H100, H100", GpuWish(("H100",), None, None, 1000)),
+        (2, GpuWish((), None, None, 2000)),
+        (0.25, GpuWish((), None, None, 250)),
+    ],
+)
+def test_gpu_text_is_read(text: object, wish: GpuWish) -> None:
+    assert parse_gpu(text) == wish
+    assert parse_gpu(wish.to_text()) == wish
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "must be text"),
+        (True, "must be text"),
+        (["H100"], "must be text"),
+        ("1..8", "a range of counts"),
+        ("..", "a bound on at least one side"),
+        ("80GB:40GB", "gives the memory twice"),
+        ("1:2", "gives the count twice"),
+        ("1.5", "only whole GPUs"),
+        ("0", "must be from 0.001 to 64"),
+        ("65", "must be from 0.001 to 64"),
+        ("48GB..24GB", "wrong way round"),
+        ("H100:fast!", "is not a GPU name"),
+        ("H100:", "is neither"),
+        ("80XB", "must be a size"),
+    ],
+)
+def test_gpu_text_that_cannot_be_bought_is_refused_with_the_reason(text: object, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        parse_gpu(text)
+
+
+def test_only_less_than_one_gpu_is_shared() -> None:
+    assert GpuWish(gpu_milli=999).shared
+    assert not GpuWish(gpu_milli=1000).shared

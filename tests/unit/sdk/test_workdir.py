@@ -9,7 +9,7 @@ import pytest
 from marketplace.sdk import archive
 from marketplace.sdk.archive import unpack
 from marketplace.sdk.errors import InputError
-from marketplace.sdk.workdir import pack_folder
+from marketplace.sdk.jobfile import pack_folder
 
 
 def make_tree(root: Path) -> Path:

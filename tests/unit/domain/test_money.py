@@ -1,14 +1,45 @@
-"""Receipts: worked examples; that lines always add up is a property test."""
+"""Money at the edges is exact or refused; receipts by example; how reliable a provider is."""
 
 from dataclasses import replace
 
 import pytest
 
+from marketplace.domain.pricing import from_nano, from_scaled, to_nano, to_scaled
 from marketplace.domain.receipt import ReceiptInput, charges_of, gpu_seconds, split
+from marketplace.domain.reliability import NEWCOMER_MILLI, reliability_milli
+from marketplace.errors import InvalidInput
 from settlement.orders import Prices
 from settlement.units import Sizes
 from settlement.usage import UsageVector
 from tests.factories import NANO
+
+
+@pytest.mark.parametrize(
+    ("text", "nano"),
+    [("2.50", 2_500_000_000), ("0", 0), ("0.000000001", 1), ("18446744073.709551615", 2**64 - 1)],
+)
+def test_price_text_is_read_exactly(text: str, nano: int) -> None:
+    assert to_nano(text) == nano
+    assert to_nano(from_nano(nano)) == nano
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "-1", "1e3", "1,5", ".5", "5.", "01", "0.0000000001", "18446744073.709551616", "٣", "1 ",
+     2.5, 2, None, True, "1" * 80],
+)  # fmt: skip
+def test_price_that_is_not_exact_decimal_text_is_refused(text: object) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        to_nano(text, "/price")
+    assert [problem.pointer for problem in caught.value.problems] == ["/price"]
+
+
+def test_amounts_are_exact_at_any_number_of_decimals() -> None:
+    assert from_scaled(1, 18) == "0.000000000000000001"
+    assert from_scaled(150, 2) == "1.5"
+    assert to_scaled("1.5", 2) == 150
+    assert from_scaled(-1, 3) == "-0.001"
+
 
 ONE = 10**18
 PLAIN = ReceiptInput(
@@ -68,3 +99,14 @@ def test_largest_remainders_get_the_rest_and_equal_ones_go_first() -> None:
 def test_gpu_seconds_of_a_share() -> None:
     assert gpu_seconds(1500, 250) == "0.375"
     assert gpu_seconds(60_000, 8000) == "480"
+
+
+@pytest.mark.parametrize(
+    ("ended", "broken", "milli"),
+    [(0, 0, NEWCOMER_MILLI), (0, 0, 950), (1, 0, 952), (1, 1, 904), (20, 0, 975), (20, 1, 950),
+     (200, 0, 995), (200, 200, 86)],
+)  # fmt: skip
+def test_a_share_of_leases_kept_with_twenty_to_begin_with(
+    ended: int, broken: int, milli: int
+) -> None:
+    assert reliability_milli(ended, broken) == milli
