@@ -18,7 +18,7 @@ from marketplace.errors import (
     Unauthenticated,
 )
 from marketplace.limits import API_KEYS_MAX as KEYS_MAX
-from marketplace.limits import SALT_AHEAD_MAX
+from marketplace.limits import KEY_REQUEST_SECONDS_MAX, SALT_AHEAD_MAX
 from marketplace.limits import TIME_SECONDS_MAX as SECONDS_MAX
 from marketplace.services.common import Principal, check_account, money, new_id, unmet
 from marketplace.services.ports import Clock, EscrowReads, Market
@@ -27,7 +27,6 @@ from settlement.eip712 import checksum, from_text32
 from settlement.errors import FieldError
 
 KEY_PREFIX = "coul_"
-REQUEST_AGE_MAX_S = 600
 CLOCK_SKEW_S = 60
 
 
@@ -109,8 +108,10 @@ class Accounts:
         except FieldError:
             are_known = False
         scopes = f"must be names of {', '.join(SCOPES)} joined by commas"
-        is_fresh = now_s - REQUEST_AGE_MAX_S <= request.issued_at <= now_s + CLOCK_SKEW_S
-        issued = f"must lie within the last {REQUEST_AGE_MAX_S} seconds; prepare a new request"
+        is_fresh = now_s - KEY_REQUEST_SECONDS_MAX <= request.issued_at <= now_s + CLOCK_SKEW_S
+        issued = (
+            f"must lie within the last {KEY_REQUEST_SECONDS_MAX} seconds; prepare a new request"
+        )
         has_passed = 0 < request.expires_at <= now_s
         problems = unmet(
             "/message",

@@ -29,7 +29,7 @@ from settlement import keystore
 from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import EscrowSettings, deploy
-from settlement.chain.devnet import Devnet, dev_account
+from settlement.chain.devnet import DEV_CHAIN_ID, Devnet, dev_account
 from settlement.signing import LocalSigner
 from tests.e2e.programs import COULOMB, PATIENCE_S, ROOT, Program, Programs, clean_env, wait_for
 from tests.escrow_world import mine_every_second
@@ -168,7 +168,7 @@ class World:
         env = clean_env(
             home,
             COULOMB_DATABASE_URL=f"sqlite:///{home / 'coulomb.db'}",
-            COULOMB_CHAIN_ID=str(self.chain.chain_id),
+            COULOMB_CHAIN_ID=str(DEV_CHAIN_ID),
             COULOMB_DEPLOYMENTS=str(self.folder),
             COULOMB_BLOBS=str(home / "blobs"),
             COULOMB_RELAYER_KEYSTORE=str(home / "relayer.json"),
