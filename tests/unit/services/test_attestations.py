@@ -41,11 +41,9 @@ def test_the_same_attestation_again_is_the_same_attestation(world: World, lease_
     world.clock.advance(1)
     said = world.statement(lease_id, 1, 1_000)
     signed = world.signed(SignedAttestation, world.meter, attestation=said)
-    caller = world.caller(world.provider)
     seen = set()
     for _ in range(3):
-        with world.database.write() as store:
-            row, refusal = world.catalog.attestations.take(store, caller, lease_id, signed)
+        row, refusal = world.do(world.catalog.attestations.take, world.provider, lease_id, signed)
         seen.add((row.id, refusal))
     assert len(seen) == 1
     assert len(rows(world, lease_id)) == 2
@@ -136,9 +134,9 @@ def test_a_lease_that_is_not_open_takes_no_attestation(world: World) -> None:
 def test_only_the_leases_provider_may_attest(world: World, lease_id: str) -> None:
     said = world.statement(lease_id, 0, 0)
     signed = world.signed(SignedAttestation, world.meter, attestation=said)
-    for caller in (world.caller(world.buyer), world.caller(world.stranger)):
-        with world.database.write() as store, pytest.raises(NotFound):
-            world.catalog.attestations.take(store, caller, lease_id, signed)
+    for caller in (world.buyer, world.stranger):
+        with pytest.raises(NotFound):
+            world.do(world.catalog.attestations.take, caller, lease_id, signed)
 
 
 def test_a_voucher_is_stored_as_the_best_and_never_falls(world: World, lease_id: str) -> None:
@@ -162,17 +160,15 @@ def test_a_countersignature_must_say_what_the_attestation_says(world: World, lea
     said = UsageAttestation.from_message(row.message)
     right = voucher_for(said, metered=False)
     other = Usage(said.buyer, said.provider, said.lease_no, 1_999)
-    caller = world.caller(world.buyer)
-    service = world.catalog.attestations
+    countersign = world.catalog.attestations.countersign
     signed = world.signed(Countersignature, world.witness, voucher=other)
-    with world.database.write() as store, pytest.raises(InvalidInput):
-        service.countersign(store, caller, row.id, signed)
+    with pytest.raises(InvalidInput):
+        world.do(countersign, world.buyer, row.id, signed)
     with pytest.raises(InvalidSignature):
         world.countersign(row, world.meter)
-    stranger = world.caller(world.stranger)
     signed = world.signed(Countersignature, world.witness, voucher=right)
-    with world.database.write() as store, pytest.raises(NotFound):
-        service.countersign(store, stranger, row.id, signed)
+    with pytest.raises(NotFound):
+        world.do(countersign, world.stranger, row.id, signed)
     refused, _ = world.attest(lease_id, 2, 0)
     with pytest.raises(Conflict):
         world.countersign(refused)
@@ -199,12 +195,9 @@ def test_a_pending_witness_sees_the_newest_statement_once(world: World, lease_id
 
 
 def test_heartbeats_count_up_and_say_when_the_last_came(world: World, lease_id: str) -> None:
-    caller = world.caller(world.provider)
-
     def beat(count: int) -> Heartbeat:
-        with world.database.write() as store:
-            lease = world.catalog.attestations.heartbeat(store, caller, lease_id, count)
-            return heartbeat_view(lease)
+        beaten = world.catalog.attestations.heartbeat
+        return heartbeat_view(world.do(beaten, world.provider, lease_id, count))
 
     first = beat(1)
     world.clock.advance(5)

@@ -11,8 +11,7 @@ from marketplace.services.views import job_view, lease_view
 from marketplace.wire.leases import SignedClose
 from settlement.events import Stopped
 from settlement.ports import BlockRef, LoggedEvent
-from settlement.signing import sign
-from tests.market_world import TOKEN, World, key_of
+from tests.market_world import TOKEN, World
 
 RETRY = {"on_events": ["interruption"], "duration": "1h"}
 
@@ -73,10 +72,7 @@ def test_heartbeats_and_attestations_keep_a_provider_from_being_lost(
     _, lease_id = running
     for count in range(4):
         world.clock.advance(15)
-        with world.database.write() as store:
-            world.catalog.attestations.heartbeat(
-                store, world.caller(world.provider), lease_id, count
-            )
+        world.do(world.catalog.attestations.heartbeat, world.provider, lease_id, count)
         watch(world)
     assert world.lease(lease_id).stop_requested is None
 
@@ -269,14 +265,12 @@ def test_a_report_is_taken_once_and_again_only_the_same(
     _, lease_id = running
     world.clock.advance(1)
     report = world.report(lease_id, 2, 11_000)
-    caller = world.caller(world.provider)
     for _ in range(2):
-        with world.database.write() as store:
-            _, _, refusal = world.catalog.ends.finish(store, caller, lease_id, report)
+        _, _, refusal = world.do(world.catalog.ends.finish, world.provider, lease_id, report)
         assert refusal is None
     other = world.report(lease_id, 3, 11_500)
-    with world.database.write() as store, pytest.raises(Conflict):
-        world.catalog.ends.finish(store, caller, lease_id, other)
+    with pytest.raises(Conflict):
+        world.do(world.catalog.ends.finish, world.provider, lease_id, other)
 
 
 @pytest.mark.parametrize(
@@ -302,15 +296,14 @@ def test_a_close_at_other_usage_than_the_last_attestation_is_refused(
     _, lease_id = running
     report = world.report(lease_id, 2, 10_000)
     close = replace(report.close.message, ms=9_000)
-    wrong = SignedClose(message=close, signature=sign(close, world.domain, world.meter))
-    bad = report.model_copy(update={"close": wrong})
-    with pytest.raises(InvalidInput), world.database.write() as store:
-        world.catalog.ends.finish(store, world.caller(world.provider), lease_id, bad)
-    by_another = sign(report.close.message, world.domain, key_of("stranger"))
-    half = SignedClose(message=report.close.message, signature=by_another)
-    forged = report.model_copy(update={"close": half})
-    with pytest.raises(InvalidSignature), world.database.write() as store:
-        world.catalog.ends.finish(store, world.caller(world.provider), lease_id, forged)
+    for message, signer, error in (
+        (close, world.meter, InvalidInput),
+        (report.close.message, world.stranger, InvalidSignature),
+    ):
+        half = world.signed(SignedClose, signer, message=message)
+        bad = report.model_copy(update={"close": half})
+        with pytest.raises(error):
+            world.do(world.catalog.ends.finish, world.provider, lease_id, bad)
 
 
 def test_a_job_that_outruns_its_budget_ends_over_budget(world: World) -> None:

@@ -290,16 +290,15 @@ def test_a_salt_is_used_once(world: World) -> None:
     caller = world.caller(world.buyer)
     signed = world.sign_order(*world.order(7))
     order = world.catalog.jobs.check(caller, signed)
-    with world.database.write() as store:
-        world.catalog.jobs.submit(store, caller, order)
-    with pytest.raises(AlreadyExists), world.database.write() as store:
-        world.catalog.jobs.submit(store, caller, order)
+    world.do(world.catalog.jobs.submit, world.buyer, order)
+    with pytest.raises(AlreadyExists):
+        world.do(world.catalog.jobs.submit, world.buyer, order)
     world.chain.used.add((world.buyer.address, 7))
     with pytest.raises(AlreadyExists):
         world.catalog.jobs.check(caller, signed)
     order = world.catalog.jobs.check(caller, world.sign_order(*world.order(1 << 63)))
-    with pytest.raises(InvalidInput), world.database.write() as store:
-        world.catalog.jobs.submit(store, caller, order)
+    with pytest.raises(InvalidInput):
+        world.do(world.catalog.jobs.submit, world.buyer, order)
 
 
 def test_a_node_has_a_bounded_number_of_asks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,11 +327,9 @@ def test_an_account_has_a_bounded_number_of_live_jobs(
 
 def test_an_account_uploads_so_much_a_day_and_again_the_next(world: World) -> None:
     blobs = replace(world.catalog.blobs, day_bytes_max=2 * (BLOB_ROW_BYTES + 10))
-    buyer = world.caller(world.buyer)
 
     def own(number: int, size: int = 10) -> None:
-        with world.database.write() as store:
-            blobs.own(store, buyer, f"{number:064x}", size)
+        world.do(blobs.own, world.buyer, f"{number:064x}", size)
 
     own(1)
     own(1)
@@ -340,8 +337,7 @@ def test_an_account_uploads_so_much_a_day_and_again_the_next(world: World) -> No
     with pytest.raises(TooLarge, match="24 hours"):
         own(3, 11)
     own(1)
-    with world.database.write() as store:
-        blobs.own(store, world.caller(world.stranger), "3" * 64, 11)
+    world.do(blobs.own, world.stranger, "3" * 64, 11)
     world.clock.advance(DAY_MS / 1000 + 1)
     own(3, 11)
 

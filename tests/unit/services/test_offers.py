@@ -102,9 +102,7 @@ def test_draining_takes_a_nodes_asks_off_the_book(world: World) -> None:
 def test_a_node_whose_agent_left_matches_nothing_until_it_is_back(world: World) -> None:
     node = _provide(world).id
     before = world.offer(node)
-    with world.database.write() as store:
-        caller = world.caller(world.provider)
-        assert world.catalog.nodes.leave(store, caller, node).state == "away"
+    assert world.do(world.catalog.nodes.leave, world.provider, node).state == "away"
     meanwhile = world.ask(node)
     job_id = world.queue()
     assert world.job(job_id).state == "no_match"
@@ -120,7 +118,7 @@ def test_a_node_whose_agent_left_matches_nothing_until_it_is_back(world: World) 
 
 
 def test_a_silent_node_matches_nothing_until_it_is_heard_of_again(world: World) -> None:
-    node, caller = world.node(), world.caller(world.provider)
+    node = world.node()
     ask = world.offer(node)
     world.clock.advance(20)
     assert world.catalog.watchdog.rest_silent() == 0
@@ -131,8 +129,7 @@ def test_a_silent_node_matches_nothing_until_it_is_heard_of_again(world: World) 
     assert world.job(job_id).state == "no_match"
     row = world.row("asks", ask)
     assert (row.state, row.reason) == ("suspended", "node_away")
-    with world.database.write() as store:
-        assert world.catalog.nodes.heartbeat(store, caller, node).state == "active"
+    assert world.do(world.catalog.nodes.heartbeat, world.provider, node).state == "active"
     job_id = world.queue()
     assert world.job(job_id).state == "matched"
 
@@ -140,16 +137,13 @@ def test_a_silent_node_matches_nothing_until_it_is_heard_of_again(world: World) 
 def test_a_node_that_says_it_lives_keeps_its_asks_and_a_drained_one_stays_drained(
     world: World,
 ) -> None:
-    node, drained = world.node(), world.node()
-    caller = world.caller(world.provider)
+    node, drained, nodes = world.node(), world.node(), world.catalog.nodes
     ask = world.ask(node)
-    with world.database.write() as store:
-        world.catalog.nodes.drain(store, caller, drained)
+    world.do(nodes.drain, world.provider, drained)
     for _ in range(3):
         world.clock.advance(20)
-        with world.database.write() as store:
-            world.catalog.nodes.heartbeat(store, caller, node)
-            assert world.catalog.nodes.heartbeat(store, caller, drained).state == "draining"
+        world.do(nodes.heartbeat, world.provider, node)
+        assert world.do(nodes.heartbeat, world.provider, drained).state == "draining"
         assert world.catalog.watchdog.rest_silent() == 0
     assert world.row("asks", ask).state == "open"
 
@@ -175,32 +169,28 @@ def test_draining_a_node_that_is_away_cancels_the_asks_that_rest(world: World) -
 
 def test_a_drained_node_listed_again_stays_drained_until_it_is_resumed(world: World) -> None:
     gpus = (gpu("GPU-x"),)
-    node, caller = _register(world, gpus), world.caller(world.stranger)
-    with world.database.write() as store:
-        world.catalog.nodes.drain(store, caller, node.id)
+    node = _register(world, gpus)
+    world.do(world.catalog.nodes.drain, world.stranger, node.id)
     assert _register(world, gpus).state == "draining"
-    with world.database.write() as store:
-        assert world.catalog.nodes.resume(store, caller, node.id).state == "active"
+    assert world.do(world.catalog.nodes.resume, world.stranger, node.id).state == "active"
     assert _register(world, gpus).state == "active"
 
 
 def test_a_resumed_node_takes_asks_again(world: World) -> None:
-    node = world.node()
-    with world.database.write() as store:
-        world.catalog.nodes.drain(store, world.caller(world.provider), node)
-        with pytest.raises(NotFound):
-            world.catalog.nodes.resume(store, world.caller(world.stranger), node)
-        world.catalog.nodes.resume(store, world.caller(world.provider), node)
+    node, nodes = world.node(), world.catalog.nodes
+    world.do(nodes.drain, world.provider, node)
+    with pytest.raises(NotFound):
+        world.do(nodes.resume, world.stranger, node)
+    world.do(nodes.resume, world.provider, node)
     assert world.ask(node)
 
 
 def test_a_cancelled_ask_takes_no_new_fills(world: World) -> None:
     ask = world.ask()
-    with world.database.write() as store, pytest.raises(NotFound):
-        world.catalog.asks.cancel(store, world.caller(world.stranger), ask)
-    with world.database.write() as store:
-        world.catalog.asks.cancel(store, world.caller(world.provider), ask)
-        world.catalog.asks.cancel(store, world.caller(world.provider), ask)
+    with pytest.raises(NotFound):
+        world.do(world.catalog.asks.cancel, world.stranger, ask)
+    for _ in range(2):
+        world.do(world.catalog.asks.cancel, world.provider, ask)
     world.fund()
     job_id = world.queue()
     assert world.job(job_id).state == "no_match"
