@@ -20,12 +20,12 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from marketplace.agent.assignment import Assignment, assign
 from marketplace.agent.folders import make_folders
 from marketplace.agent.inventory import Inventory, simulated_gpus
 from marketplace.agent.journal import AgentJournal, LeaseEntry
 from marketplace.agent.meters import Reading
 from marketplace.agent.node import HeldLease, ThisNode
+from marketplace.agent.run import Assignment, assign
 from marketplace.domain.job import parse_job
 from marketplace.sdk import NO_RETRIES, Coulomb
 from marketplace.wire.leases import Attestation, Heartbeat, Lease, LeaseTerms, LogPosition, Measured
@@ -364,6 +364,12 @@ class Desk:
     def close(self) -> None:
         self.logs.close()
         self.journal.close()
+
+
+def statement(entry: LeaseEntry, sequence: int, ms: int, units: int = 0) -> UsageAttestation:
+    """Usage as the meter may state it."""
+    zeros = (0,) * 5
+    return UsageAttestation(*entry.key, sequence, 1, ms, *zeros, units, evidence=bytes(32))
 
 
 def _raw(body: Any) -> bytes:

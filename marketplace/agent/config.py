@@ -24,6 +24,8 @@ def path_of(value: object) -> Path:
 
 
 _size = whole_of(1, UINT32_MAX)
+_uuids = list_of(text_of(limits.GPU_UUID_CHARS_MAX), limits.NODE_GPUS_MAX)
+_interval = whole_of(limits.INTERVAL_MS_MIN, limits.INTERVAL_MS_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +41,7 @@ class NodeConfig:
     region: Annotated[str, text_of(limits.REGION_CHARS_MAX)]
     tier: Annotated[str, text_of(limits.TIER_CHARS_MAX)]
     simulated: Annotated[str | None, text_of(64)] = None
-    gpus: Annotated[
-        tuple[str, ...], list_of(text_of(limits.GPU_UUID_CHARS_MAX), limits.NODE_GPUS_MAX)
-    ] = ()
+    gpus: Annotated[tuple[str, ...], _uuids] = ()
     cpu_milli: Annotated[int | None, _size] = None
     memory_mib: Annotated[int | None, _size] = None
     storage_mib: Annotated[int | None, _size] = None
@@ -61,9 +61,7 @@ class AgentConfig:
     meter_keystore: Annotated[Path, path_of]
     meter_password_file: Annotated[Path, path_of]
     state_dir: Annotated[Path, path_of]
-    interval_ms: Annotated[int | None, whole_of(limits.INTERVAL_MS_MIN, limits.INTERVAL_MS_MAX)] = (
-        None
-    )
+    interval_ms: Annotated[int | None, _interval] = None
     poll_ms: Annotated[int, whole_of(limits.POLL_MS_MIN, limits.POLL_MS_MAX)] = 1_000
     stop_grace_ms: Annotated[int, whole_of(0, limits.STOP_GRACE_MS_MAX)] = 10_000
     pids_max: Annotated[int, whole_of(limits.JOB_PIDS_MIN, limits.JOB_PIDS_MAX)] = 512
@@ -81,10 +79,7 @@ Config = TypeVar("Config", AgentConfig, NodeConfig)
 
 
 def load_config(path: Path) -> AgentConfig:
-    """Read a configuration file; relative paths in it start at its folder.
-
-    Raises AgentConfigError naming every wrong member.
-    """
+    """Read a file; relative paths start at its folder. Raises AgentConfigError for all mistakes."""
     try:
         data = yaml.safe_load(path.read_text())
     except OSError as error:

@@ -72,10 +72,7 @@ class Courier:
             self._lease.wait_for_news(pause_s)
 
     def step(self) -> bool:
-        """Send what there is to send; whether the lease needs nothing more.
-
-        Raises CoulombError, JournalError.
-        """
+        """Send what there is to send; whether the lease needs nothing more."""
         if self._recovered:
             self._settle_with_server()
             self._recovered = False
@@ -92,7 +89,7 @@ class Courier:
 
     def _send_attestations(self) -> None:
         for message, signature in self._journal.unsent(self._id):
-            refusal = _refusal_of(lambda: self._leases.attest(self._id, message, signature))  # noqa: B023 - called at once
+            refusal = _refusal_of(self._leases.attest, self._id, message, signature)
             code = (refusal.problem.reason or refusal.code) if refusal is not None else ACCEPTED
             self._journal.note_answer(self._id, message.sequence, code)
             if refusal is not None:
@@ -105,7 +102,7 @@ class Courier:
         count, last_at = self._lease.beats
         if count > self._beats_sent:
             last = None if last_at is None else datetime.fromtimestamp(last_at, UTC).isoformat()
-            refusal = _refusal_of(lambda: self._leases.heartbeat(self._id, count, last))
+            refusal = _refusal_of(self._leases.heartbeat, self._id, count, last)
             if refusal is not None:
                 self._log.warning("heartbeat_refused", code=refusal.code)
             self._beats_sent = count
@@ -117,7 +114,7 @@ class Courier:
                 text = stream.chunk(offset)
                 if not text:
                     break
-                refusal = _refusal_of(lambda: self._leases.log(self._id, name, offset, text))  # noqa: B023 - called at once
+                refusal = _refusal_of(self._leases.log, self._id, name, offset, text)
                 if refusal is not None:
                     self._log.warning("log_refused", stream=name, code=refusal.code)
                 self._offsets[name] = offset + len(text.encode())
@@ -132,10 +129,7 @@ class Courier:
         return self._lease.logs.streams if self._lease.logs is not None else ()
 
     def _report(self, ending: Ending) -> bool:
-        """Store the outputs, report the end; whether that is done.
-
-        Raises ApiError if the report is to be sent again.
-        """
+        """Store the outputs and report the end; whether that is done."""
         if not self._packed and ending.outputs is None and self._lease.entry.outputs:
             ending = self._with_outputs(ending)
             self._journal.amend_ending(self._id, ending)
@@ -143,7 +137,7 @@ class Courier:
         if self._has_more():
             self._lease.tell()
             return False
-        refusal = _refusal_of(lambda: self._finish(ending))
+        refusal = _refusal_of(self._finish, ending)
         if refusal is None:
             self._log.info("job_reported", outcome=ending.outcome, reason=ending.reason)
         elif _may_pass(refusal) and self._takes_report():
@@ -221,8 +215,7 @@ class Courier:
         ending = self._lease.now.ending
         wanted = lease.stop_requested == StopReason.UNWITNESSED or (ending and ending.stop)
         if wanted and not self._stop_sent:
-            stop, signature = self._lease.attestor.stop()
-            refusal = _refusal_of(lambda: self._leases.stop(self._id, stop, signature))
+            refusal = _refusal_of(self._leases.stop, self._id, *self._lease.attestor.stop())
             if refusal is not None:
                 if _may_pass(refusal):  # or the next look finds that the lease is over
                     raise refusal
@@ -247,10 +240,10 @@ class Courier:
         self._log.info("lease_recovered", job=entry.job_id)
 
 
-def _refusal_of(send: Callable[[], object]) -> sdk.ApiError | None:
+def _refusal_of(send: Callable[..., object], *values: object) -> sdk.ApiError | None:
     """Send something; how the server refused it, if it did. Raises one of SERVER_AWAY."""
     try:
-        send()
+        send(*values)
     except SERVER_AWAY:
         raise
     except sdk.ApiError as error:

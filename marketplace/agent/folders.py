@@ -147,10 +147,7 @@ def remove_tree(root: Path) -> None:
 
 
 def _clear(folder_fd: int) -> str | None:
-    """Remove what is in a folder, up to one folder that has to be cleared first: its name.
-
-    Its owner may enter and change that folder from now on.
-    """
+    """Remove what is in a folder, up to one folder that has to be cleared first: its name."""
     while True:
         with os.scandir(folder_fd) as items:
             names = [item.name for item in islice(items, 10_000)]

@@ -134,30 +134,23 @@ def simulated_gpus(text: str, owner: str) -> tuple[InstalledGpu, ...]:
 
 
 def take_inventory(config: NodeConfig, state_dir: Path, owner: str, nvml: Nvml | None) -> Inventory:
-    """What this machine offers under its configuration.
-
-    Raises InventoryError if there is no GPU and none is simulated, or if a listed UUID is missing.
-    """
+    """What this machine offers under its configuration. Raises InventoryError."""
     if config.simulated is not None:
         gpus = simulated_gpus(config.simulated, f"{owner}/{config.number}")
     else:
         gpus = _real_gpus(config.gpus, nvml)
-    memory = psutil.virtual_memory().total // MIB - _MEMORY_KEPT_MIB
-    storage = shutil.disk_usage(state_dir).free // MIB - _STORAGE_KEPT_MIB
-    return Inventory(
-        gpus=gpus,
-        cpu_milli=config.cpu_milli or len(os.sched_getaffinity(0)) * 1000,
-        memory_mib=config.memory_mib or max(1, memory),
-        storage_mib=config.storage_mib or max(1, storage),
-    )
+    cpu_milli = len(os.sched_getaffinity(0)) * 1000
+    memory = max(1, psutil.virtual_memory().total // MIB - _MEMORY_KEPT_MIB)
+    storage = max(1, shutil.disk_usage(state_dir).free // MIB - _STORAGE_KEPT_MIB)
+    sizes = (config.cpu_milli or cpu_milli, config.memory_mib or memory)
+    return Inventory(gpus, *sizes, config.storage_mib or storage)
 
 
 def _real_gpus(wanted: tuple[str, ...], nvml: Nvml | None) -> tuple[InstalledGpu, ...]:
     found = nvml.gpus() if nvml is not None else ()
     if not found:
-        raise InventoryError(
-            'no GPU here: NVML finds none. To try things out, write simulated: "1xH100"'
-        )
+        simulate = 'To try things out, write simulated: "1xH100"'
+        raise InventoryError(f"no GPU here: NVML finds none. {simulate}")
     missing = [uuid for uuid in wanted if uuid not in {gpu.uuid for gpu in found}]
     if missing:
         raise InventoryError(f"GPUs that are not in this machine: {', '.join(missing)}")

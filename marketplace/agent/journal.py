@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -125,10 +125,7 @@ _ENDING = TypeAdapter(Ending)
 
 
 class AgentJournal:
-    """The node's memory. Safe to use from several threads; one process at a time.
-
-    Every method raises JournalError if the file cannot be read or written.
-    """
+    """The node's memory, for several threads of one process. Every method raises JournalError."""
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
@@ -202,11 +199,7 @@ class AgentJournal:
         return head
 
     def propose(self, lease_id: str, attestation: UsageAttestation) -> None:
-        """Make an attestation's value durable before it is signed.
-
-        Raises AgentJournalConflict if the sequence is not the next one, has another value, or usage
-        falls.
-        """
+        """Make an attestation durable before it is signed. Raises AgentJournalConflict."""
         with self._lock:
             last = self.last(lease_id)
             if last is not None and last.message == attestation:
@@ -221,10 +214,7 @@ class AgentJournal:
             self._run(query, lease_id, attestation.sequence, _text(attestation))
 
     def adopt(self, lease_id: str, attestation: UsageAttestation, signature: bytes) -> None:
-        """Take over what this node's key signed and the server kept, but this journal lost.
-
-        Raises AgentJournalConflict if the journal has another value for that sequence.
-        """
+        """Take over what this node signed and its journal lost. Raises AgentJournalConflict."""
         text, sequence = _text(attestation), attestation.sequence
         query = "SELECT message FROM attestations WHERE lease_id = ? AND sequence = ?"
         with self._lock:
@@ -272,10 +262,7 @@ class AgentJournal:
         self._run(query, _text(close), lease_id)
 
     def adopt_close(self, lease_id: str, close: Close, signature: bytes) -> None:
-        """Take over a Close that this node signed and its journal lost.
-
-        Raises AgentJournalConflict if the journal has another Close.
-        """
+        """Take over a Close that this journal lost. Raises AgentJournalConflict."""
         self.propose_close(lease_id, close)
         query = "UPDATE leases SET close_signature = ? WHERE lease_id = ? AND close = ?"
         self._run(query, signature, lease_id, _text(close))
@@ -325,31 +312,25 @@ def locked(state: Path) -> Iterator[None]:
     """Hold a state folder: two agents with one could sign two values. Raises StateLocked."""
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     state.chmod(0o700)
-    lock_fd = os.open(state / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    lock_fd = os.open(state / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    with os.fdopen(lock_fd, "w") as lock:
         try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StateLocked(f"another agent works on {state}") from None
-        os.ftruncate(lock_fd, 0)
-        os.write(lock_fd, str(os.getpid()).encode())
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
         yield
-        os.ftruncate(lock_fd, 0)
-    finally:
-        os.close(lock_fd)
+        lock.truncate(0)
 
 
 def running_pid(state: Path) -> int | None:
     """The process id of the agent that holds a state folder, or None if none does."""
-    try:
-        lock_fd = os.open(state / "agent.lock", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(lock_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        text = os.read(lock_fd, 32).decode(errors="replace")
-        return int(text) if text.isdigit() else None
-    finally:
-        os.close(lock_fd)
+    with suppress(OSError), (state / "agent.lock").open(errors="replace") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = lock.read(32)
+            return int(text) if text.isdigit() else None
     return None

@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 from typing import Any, TypeVar
 
 import structlog
+from structlog.processors import JSONRenderer, TimeStamper, add_log_level
 
 from marketplace.agent.config import AgentConfig, read_secret
 from marketplace.agent.errors import SERVER_AWAY, AgentConfigError, AgentError
@@ -35,11 +36,7 @@ def run_agent(config: AgentConfig, stop: threading.Event | None = None) -> int:
     """Run a node until SIGTERM or SIGINT, or until `stop` is set; the process's exit code."""
     if not structlog.is_configured():
         structlog.configure(
-            processors=[
-                structlog.processors.add_log_level,
-                structlog.processors.TimeStamper(fmt="iso", utc=True),
-                structlog.processors.JSONRenderer(),
-            ],
+            [add_log_level, TimeStamper(fmt="iso", utc=True), JSONRenderer()],
             logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         )
     stop = stop or threading.Event()
@@ -104,20 +101,12 @@ def _registered(
         return None
     interval_ms = config.interval_ms or market.interval_ms
     return ThisNode(
-        api=api,
-        journal=journal,
-        runtime=runtime,
-        signer=signer,
-        domain=Domain(market.chain_id, market.contracts.escrow),
-        inventory=inventory,
-        jobs_folder=config.state_dir / "jobs",
-        node_id=listed.id,
-        shared=config.node.shared,
-        nvml=nvml,
+        api=api, journal=journal, runtime=runtime, signer=signer, inventory=inventory, nvml=nvml,
+        domain=Domain(market.chain_id, market.contracts.escrow), node_id=listed.id,
+        jobs_folder=config.state_dir / "jobs", shared=config.node.shared, pids_max=config.pids_max,
         stop_grace_s=config.stop_grace_ms / 1000,
-        pids_max=config.pids_max,
         poll_s=min(config.poll_ms, max(100, interval_ms // 3)) / 1000,
-    )
+    )  # fmt: skip
 
 
 def _patiently(ask: Callable[[], T], stop: threading.Event) -> T | None:

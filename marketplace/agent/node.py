@@ -58,10 +58,7 @@ class Attestor:
         self._entry = entry
 
     def attest(self, usage: UsageVector, reading: Reading) -> UsageAttestation:
-        """Journal a reading and sign cumulative usage under the next sequence number.
-
-        Raises JournalError, and then has signed nothing new.
-        """
+        """Journal a reading, then sign usage under the next number. Raises JournalError."""
         lease_id = self._entry.lease_id
         last = self._signed_last()
         attestation = UsageAttestation(
@@ -76,10 +73,7 @@ class Attestor:
         return attestation
 
     def conclude(self, ending: Ending) -> None:
-        """Decide the end: at the last attested usage, with a Close over exactly that.
-
-        A lease that never had an attestation ends with one over nothing.
-        """
+        """Decide the end, with a Close over exactly the last attested usage, or over nothing."""
         if self._signed_last() is None:
             self.attest(UsageVector(), Reading(unix_ms()))
         final, _ = self.final()

@@ -6,31 +6,104 @@ that is away stops nothing within the grace.
 
 import io
 import json
+import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
-from marketplace.agent.assignment import Assignment
 from marketplace.agent.channel import JobChannel, JobLogs
-from marketplace.agent.errors import SERVER_AWAY, JournalError, StartFailed
+from marketplace.agent.errors import SERVER_AWAY, JournalError, NotOurs, StartFailed
 from marketplace.agent.folders import DiskWatch, give_to
 from marketplace.agent.inventory import Grant
-from marketplace.agent.journal import Ending
+from marketplace.agent.journal import Ending, LeaseEntry
 from marketplace.agent.meters import CpuMemory, JobMeter, Reading
-from marketplace.agent.node import Halt, HeldLease, unix_ms
+from marketplace.agent.node import Halt, HeldLease, ThisNode, unix_ms
 from marketplace.agent.runtime.process import RunningProcess
 from marketplace.agent.runtime.sandbox import Launch, SandboxLimits
+from marketplace.domain.job import JobSpec, parse_job
 from marketplace.domain.life import Outcome
+from marketplace.errors import InvalidJob
 from marketplace.limits import MIB
 from marketplace.sdk.archive import ArchiveError, unpack
 from marketplace.sdk.errors import CoulombError
+from marketplace.wire.leases import Lease
+from settlement.orders import Ask, Bid, lease_no
+from settlement.silence import unseen_ms
+from settlement.units import Sizes
 
 log = structlog.get_logger("coulomb.agent")
 _CPU_SECONDS_SLACK = 60
 _AGAIN_S = 0.5
 _TICK_S = 0.05
 _WITNESS_SILENT = "witness_silent"
+_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """The job of one lease and what it may use. Sizes are never zero; `gpus` are reserved for it.
+
+    `end` is in Unix seconds; `start_deadline_ms`, by which the job must be ready, in Unix ms.
+    `grace_ms` is how long work goes on without a countersignature.
+    """
+
+    entry: LeaseEntry
+    spec: JobSpec
+    sizes: Sizes
+    gpus: tuple[int, ...]
+    interval_ms: int
+    grace_ms: int
+    end: int
+    start_deadline_ms: int
+    max_seconds: int
+    budget_limited: bool
+    units_cap: int
+
+
+def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
+    """Check a lease against its signed orders and read its job.
+
+    What the server says beyond them decides nothing: the lease number must follow from the orders
+    and our meter key, and the job must have the hash that the buyer signed. Raises NotOurs.
+    """
+    if not _ID.fullmatch(lease.id):  # it names a folder and a cgroup here
+        raise NotOurs(f"{lease.id!r:.100} is not a lease id")
+    meter = node.signer.address
+    number = lease_no(bid.struct_hash(), ask.struct_hash(), meter)
+    if ask.meter != meter or number != lease.lease_no:
+        raise NotOurs(f"{lease.id}: the orders and our meter key open another lease")
+    if (lease.buyer, lease.provider) != (bid.buyer, ask.provider):
+        raise NotOurs(f"{lease.id}: buyer or provider is not who signed the orders")
+    terms = lease.terms
+    if terms is None or lease.job is None:
+        raise NotOurs(f"{lease.id}: no terms or no job yet")
+    try:
+        spec = parse_job(lease.job.spec, packed=True)
+    except InvalidJob as error:
+        raise NotOurs(f"{lease.id}: the job cannot be read: {error}") from error
+    if spec.hash() != bid.job_hash:
+        raise NotOurs(f"{lease.id}: the job is not the one whose hash the buyer signed")
+    metered = bid.egress_mib > 0 or bid.units > 0
+    names = (lease.id, lease.job_id, bid.buyer, ask.provider, number, node.domain, bid.witness)
+    return Assignment(
+        entry=LeaseEntry(*names, metered, spec.outputs), spec=spec, sizes=_sizes(node, bid),
+        gpus=lease.gpus, interval_ms=lease.interval_ms, grace_ms=unseen_ms(lease.interval_ms),
+        end=terms.end, budget_limited=terms.budget_limited, units_cap=bid.units,
+        start_deadline_ms=(terms.end - terms.funded_seconds + terms.start_limit_seconds) * 1000,
+        max_seconds=min(terms.max_seconds or bid.max_seconds, bid.max_seconds),
+    )  # fmt: skip
+
+
+def _sizes(node: ThisNode, bid: Bid) -> Sizes:
+    """What the bid leaves open is the part of the node that its GPUs are."""
+    offered, whole = node.inventory, 1000 * len(node.inventory.gpus)
+    sizes = {
+        name: getattr(bid, name) or max(1, getattr(offered, name) * bid.gpu_milli // whole)
+        for name in ("cpu_milli", "memory_mib", "storage_mib")
+    }
+    return Sizes(bid.gpu_milli, **sizes)
 
 
 class JobRun:
@@ -152,10 +225,7 @@ class JobWatch:
         self._disk = DiskWatch((work, out), lambda: running.hidden_bytes(device))
 
     def to_the_end(self) -> Ending:
-        """Watch until the job has ended or was stopped, and sign its final usage.
-
-        Raises JournalError; the job is dead then as well.
-        """
+        """Watch until the job is dead, and sign its final usage. Raises JournalError."""
         try:
             ending = self._until_over()
         finally:
@@ -252,14 +322,9 @@ class JobWatch:
         else:
             usage = self._meter.take(self._seen, storage_mib, signs.units)
         reading = Reading(
-            at_ms=unix_ms(),
-            ms=usage.ms,
-            cpu_ms=usage.cpu_core_ms,
-            memory_mib=self._meter.memory_mib,
-            storage_mib=storage_mib,
-            units=usage.units,
-            heartbeats=signs.heartbeats,
+            at_ms=unix_ms(), ms=usage.ms, cpu_ms=usage.cpu_core_ms, units=usage.units,
+            memory_mib=self._meter.memory_mib, storage_mib=storage_mib, heartbeats=signs.heartbeats,
             gpus=self._node.nvml.sample(self._real_gpus) if self._node.nvml else (),
-        )
+        )  # fmt: skip
         self._lease.attestor.attest(usage, reading)
         self._lease.tell()

@@ -7,14 +7,13 @@ from functools import partial
 
 import structlog
 
-from marketplace.agent.assignment import Assignment, assign
 from marketplace.agent.courier import Courier
 from marketplace.agent.errors import JournalError, NotOurs
 from marketplace.agent.folders import make_folders, remove_tree
 from marketplace.agent.inventory import Capacity
 from marketplace.agent.journal import Ending, Phase
 from marketplace.agent.node import Halt, HeldLease, ThisNode
-from marketplace.agent.run import JobRun
+from marketplace.agent.run import Assignment, JobRun, assign
 from marketplace.domain.life import LeaseState, Outcome
 from marketplace.sdk.errors import CoulombError
 from marketplace.wire.leases import AttestationState, Lease

@@ -1,15 +1,16 @@
 """What people sign: asks from a provider's terms, bids from jobs, requests for API keys."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
 from marketplace.domain.job import JobSpec
 from marketplace.domain.pricing import from_scaled, prices_from_json
-from marketplace.domain.reader import Reader, seconds_of, text_of, whole_of
+from marketplace.domain.reader import Reader, parser, seconds_of, text_of, whole_of
 from marketplace.domain.tier import TierRegistry
 from marketplace.errors import InvalidInput, Problem
+from marketplace.limits import ORDER_SECONDS_MAX
 from settlement.eip712 import (
     ZERO_ADDRESS,
     Address,
@@ -27,15 +28,13 @@ from settlement.units import MAX_FEE_BPS, UINT32_MAX, time_lock
 
 # Asks
 
-
 DAY_S = 86_400
-EXPIRY_MAX_S = 400 * DAY_S
 # Name of each duration: what holds if the terms leave it out, and the most, in seconds.
 DURATIONS = {
     "min_duration": (0, UINT32_MAX),
     "max_duration": (30 * DAY_S, UINT32_MAX),
     "start_limit": (600, UINT32_MAX),
-    "expires_in": (30 * DAY_S, EXPIRY_MAX_S),
+    "expires_in": (30 * DAY_S, ORDER_SECONDS_MAX),
 }
 TERMS = (*DURATIONS, "meter", "prices", "unit", "max_fee_bps", "opener")
 
@@ -119,14 +118,11 @@ def ask_of(
         raise InvalidInput([Problem(error.pointer, error.detail)]) from error
 
 
-def _duration(most: int) -> Callable[[object], int]:
-    def parse(value: object) -> int:
-        seconds = seconds_of(value)
-        if seconds > most:
-            raise ValueError(f"must be at most {most}s")
-        return seconds
-
-    return parse
+@parser
+def _duration(value: object, most: int) -> int:
+    if (seconds := seconds_of(value)) > most:
+        raise ValueError(f"must be at most {most}s")
+    return seconds
 
 
 def _prices(data: object) -> Prices:
@@ -138,7 +134,6 @@ def _prices(data: object) -> Prices:
 
 
 # Bids
-
 
 EXPIRY_SLACK_SECONDS = 3_600
 _NO_UNIT = bytes(32)
@@ -228,7 +223,6 @@ def bid_problems(bid: Bid, spec: JobSpec, tiers: TierRegistry) -> list[Problem]:
 
 
 # API keys
-
 
 SCOPES = ("buyer", "provider", "operator")
 

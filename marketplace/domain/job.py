@@ -24,6 +24,7 @@ from marketplace.domain.reader import (
     mib_of,
     milli_text,
     object_of,
+    parser,
     seconds_of,
     size_text,
     text_of,
@@ -112,29 +113,26 @@ def _outputs_json(paths: tuple[str, ...]) -> list[dict[str, str]]:
     return [{"path": path} for path in paths]
 
 
+@parser
 def _pairs_of(
-    name: str, maximum: int, reserved: str | None = None
-) -> Callable[[object], tuple[tuple[str, str], ...]]:
-    def parse(value: object) -> tuple[tuple[str, str], ...]:
-        if not isinstance(value, dict) or len(value) > limits.JOB_PAIRS_MAX:
-            raise ValueError(f"must be an object of at most {limits.JOB_PAIRS_MAX} texts")
-        problems: list[Problem] = []
-        reader = Reader(value, (key for key in value if isinstance(key, str)), problems)
-        for word, text in reader.data.items():
-            if not re.fullmatch(name, word):
-                reader.problem(word, "is not an allowed name")
-            elif reserved and word.startswith(reserved):
-                reader.problem(word, f"names beginning with {reserved} are set by the agent")
-            if not isinstance(text, str):
-                reader.problem(word, f"must be text: write it in quotes, not {text!r}")
-            elif len(text) > maximum or "\0" in text or not is_unicode(text):
-                detail = f"must be Unicode text of at most {maximum} characters, no NUL"
-                reader.problem(word, detail)
-        if problems:
-            raise InvalidInput(problems)
-        return tuple(sorted(reader.data.items()))
-
-    return parse
+    value: object, name: str, maximum: int, reserved: str | None = None
+) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, dict) or len(value) > limits.JOB_PAIRS_MAX:
+        raise ValueError(f"must be an object of at most {limits.JOB_PAIRS_MAX} texts")
+    problems: list[Problem] = []
+    reader = Reader(value, (key for key in value if isinstance(key, str)), problems)
+    for word, text in reader.data.items():
+        if not re.fullmatch(name, word):
+            reader.problem(word, "is not an allowed name")
+        elif reserved and word.startswith(reserved):
+            reader.problem(word, f"names beginning with {reserved} are set by the agent")
+        if not isinstance(text, str):
+            reader.problem(word, f"must be text: write it in quotes, not {text!r}")
+        elif len(text) > maximum or "\0" in text or not is_unicode(text):
+            reader.problem(word, f"must be Unicode text of at most {maximum} characters, no NUL")
+    if problems:
+        raise InvalidInput(problems)
+    return tuple(sorted(reader.data.items()))
 
 
 _WORD = r"[a-z0-9][a-z0-9-]*"

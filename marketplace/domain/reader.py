@@ -3,12 +3,13 @@
 import re
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from marketplace.errors import InvalidInput, Problem
 
 T = TypeVar("T")
 D = TypeVar("D")
+P = ParamSpec("P")
 _DURATION = re.compile(r"([0-9]{1,9})(s|m|h|d)\Z")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _NUMBER = re.compile(r"([0-9]{1,7})(?:\.([0-9]{1,3}))?\Z")
@@ -125,96 +126,82 @@ class Reader:
         return self.read(key, parse, default)
 
 
-def text_of(maximum: int, pattern: str = r".*") -> Callable[[object], str]:
+def parser(read: Callable[Concatenate[object, P], T]) -> Callable[P, Callable[[object], T]]:
+    """Turns a function of a value and bounds into one of the bounds that makes a parser."""
+    return lambda *args, **bounds: lambda value: read(value, *args, **bounds)
+
+
+@parser
+def text_of(value: object, maximum: int, pattern: str = r".*") -> str:
     """A parser of printable text of 1 to `maximum` characters that matches the whole pattern."""
-    allowed = re.compile(pattern, re.DOTALL)
-
-    def parse(value: object) -> str:
-        if not isinstance(value, str) or not 1 <= len(value) <= maximum:
-            raise ValueError(f"must be text of 1 to {maximum} characters")
-        if "\0" in value or not is_unicode(value):
-            raise ValueError("must be Unicode text without NUL")
-        if not allowed.fullmatch(value):
-            raise ValueError(f"{value!r} must match {pattern}")
-        return value
-
-    return parse
+    if not isinstance(value, str) or not 1 <= len(value) <= maximum:
+        raise ValueError(f"must be text of 1 to {maximum} characters")
+    if "\0" in value or not is_unicode(value):
+        raise ValueError("must be Unicode text without NUL")
+    if not re.fullmatch(pattern, value, re.DOTALL):
+        raise ValueError(f"{value!r} must match {pattern}")
+    return value
 
 
-def choice_of(*allowed: str) -> Callable[[object], str]:
+@parser
+def choice_of(value: object, *allowed: str) -> str:
     """A parser of one of the given words."""
-
-    def parse(value: object) -> str:
-        if not isinstance(value, str) or value not in allowed:
-            close = get_close_matches(str(value), allowed, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ValueError(f"must be one of {', '.join(allowed)}{hint}")
-        return value
-
-    return parse
+    if not isinstance(value, str) or value not in allowed:
+        close = get_close_matches(str(value), allowed, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"must be one of {', '.join(allowed)}{hint}")
+    return value
 
 
-def whole_of(minimum: int, maximum: int) -> Callable[[object], int]:
+@parser
+def whole_of(value: object, minimum: int, maximum: int) -> int:
     """A parser of a whole number within inclusive bounds."""
-
-    def parse(value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
-            raise ValueError(f"must be a whole number from {minimum} to {maximum}")
-        return value
-
-    return parse
+    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+        raise ValueError(f"must be a whole number from {minimum} to {maximum}")
+    return value
 
 
-def list_of(parse: Callable[[object], T], maximum: int) -> Callable[[object], tuple[T, ...]]:
+@parser
+def list_of(value: object, parse: Callable[[object], T], maximum: int) -> tuple[T, ...]:
     """A parser of a list of at most `maximum` items."""
-
-    def read(value: object) -> tuple[T, ...]:
-        if not isinstance(value, list) or len(value) > maximum:
-            raise ValueError(f"must be a list of at most {maximum} items")
-        items: list[T] = []
-        problems: list[Problem] = []
-        for index, item in enumerate(value):
-            try:
-                items.append(parse(item))
-            except InvalidInput as error:
-                problems += [Problem(f"/{index}{p.pointer}", p.detail) for p in error.problems]
-            except ValueError as error:
-                problems.append(Problem("", f"item {index} {error}"))
-        if problems:
-            raise InvalidInput(problems)
-        return tuple(items)
-
-    return read
+    if not isinstance(value, list) or len(value) > maximum:
+        raise ValueError(f"must be a list of at most {maximum} items")
+    items: list[T] = []
+    problems: list[Problem] = []
+    for index, item in enumerate(value):
+        try:
+            items.append(parse(item))
+        except InvalidInput as error:
+            problems += [Problem(f"/{index}{p.pointer}", p.detail) for p in error.problems]
+        except ValueError as error:
+            problems.append(Problem("", f"item {index} {error}"))
+    if problems:
+        raise InvalidInput(problems)
+    return tuple(items)
 
 
-def object_of(make: Callable[..., T], **members: Callable[[object], Any]) -> Callable[[object], T]:
+@parser
+def object_of(value: object, /, make: Callable[..., T], **members: Callable[[object], Any]) -> T:
     """A parser of an object that must have these members; `make` takes their values in order."""
-
-    def read(value: object) -> T:
-        problems: list[Problem] = []
-        reader = Reader(value, members, problems)
-        values = [reader.need(key, parse, None) for key, parse in members.items()]
-        if problems:
-            raise InvalidInput(problems)
-        return make(*values)
-
-    return read
+    problems: list[Problem] = []
+    reader = Reader(value, members, problems)
+    values = [reader.need(key, parse, None) for key, parse in members.items()]
+    if problems:
+        raise InvalidInput(problems)
+    return make(*values)
 
 
-def thousandths_of(minimum: int, maximum: int) -> Callable[[object], int]:
+@parser
+def thousandths_of(value: object, minimum: int, maximum: int) -> int:
     """A parser of a number with at most three decimals, as thousandths; bounds inclusive."""
-
-    def parse(value: object) -> int:
-        text = str(value) if isinstance(value, (int, float)) else value
-        match = _NUMBER.match(text) if isinstance(text, str) else None
-        if match is None or isinstance(value, bool):
-            raise ValueError(f"must be a number with at most three decimals, not {value!r}")
-        milli = int(match.group(1)) * 1000 + int((match.group(2) or "").ljust(3, "0"))
-        if not minimum <= milli <= maximum:
-            raise ValueError(f"must be from {minimum / 1000:g} to {maximum / 1000:g}")
-        return milli
-
-    return parse
+    text = str(value) if isinstance(value, (int, float)) else value
+    match = _NUMBER.match(text) if isinstance(text, str) else None
+    if match is None or isinstance(value, bool):
+        raise ValueError(f"must be a number with at most three decimals, not {value!r}")
+    milli = int(match.group(1)) * 1000 + int((match.group(2) or "").ljust(3, "0"))
+    if not minimum <= milli <= maximum:
+        raise ValueError(f"must be from {minimum / 1000:g} to {maximum / 1000:g}")
+    return milli
 
 
 def milli_text(milli: int) -> str:
@@ -223,16 +210,13 @@ def milli_text(milli: int) -> str:
     return f"{whole}.{fraction:03d}".rstrip("0") if fraction else str(whole)
 
 
-def lower_bound_of(parse: Callable[[object], T]) -> Callable[[object], T]:
+@parser
+def lower_bound_of(value: object, parse: Callable[[object], T]) -> T:
     """A parser of `X` or `X..`: what is bought is exactly X, so no upper bound can be given."""
-
-    def read(value: object) -> T:
-        text = value.removesuffix("..") if isinstance(value, str) else value
-        if isinstance(text, str) and ".." in text:
-            raise ValueError(f"has an upper bound in {value!r}; the lower is bought: use X..")
-        return parse(text)
-
-    return read
+    text = value.removesuffix("..") if isinstance(value, str) else value
+    if isinstance(text, str) and ".." in text:
+        raise ValueError(f"has an upper bound in {value!r}; the lower is bought: use X..")
+    return parse(text)
 
 
 def bool_of(value: object) -> bool:

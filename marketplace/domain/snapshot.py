@@ -4,8 +4,6 @@
 elsewhere. The same book always gives the same bytes, so that their hash names its state.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import zlib
@@ -24,6 +22,7 @@ from settlement.units import Sizes
 S = TypeVar("S", bound=Struct)
 FORMAT = 1
 """Changes with the shape of what is written; other formats are not read."""
+_node_facts, _wants = lru_cache(4096)(NodeFacts), lru_cache(4096)(Wants)  # there are few of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,18 +133,34 @@ def _read_hold(row: list[Any]) -> Hold:
     return Hold(bid_id, ask_id, provider, node, Sizes(*sizes), tuple(gpus))
 
 
-@lru_cache(maxsize=4096)
-def _node_facts(*values: Any) -> NodeFacts:
-    return NodeFacts(*values)
-
-
-@lru_cache(maxsize=4096)
-def _wants(*values: Any) -> Wants:
-    return Wants(*values)
-
-
 def _plain(value: NodeFacts | Wants | Sizes) -> list[Any]:
     return [getattr(value, name) for name in value.__slots__]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """How one kind of struct is written and read: its slots, and members that are not plain."""
+
+    values_of: Callable[[Any], tuple[Any, ...]]
+    setters: tuple[Callable[[Any, Any], None], ...]
+    readers: tuple[tuple[int, Callable[[Any], Any]], ...]
+    message_readers: tuple[tuple[str, Callable[[Any], Any]], ...]
+
+
+_shapes: dict[type[Struct], _Shape] = {}
+
+
+def _shape(kind: type[Struct]) -> _Shape:
+    if kind not in _shapes:
+        names = [field.name for field in fields(cast(Any, kind))]
+        readers = (_reader(solidity, kind.members) for solidity, _ in kind.schema)
+        _shapes[kind] = _Shape(
+            attrgetter(*names),
+            tuple(getattr(kind, name).__set__ for name in names),
+            tuple((place, read) for place, read in enumerate(readers) if read is not None),
+            tuple((name, _message_reader(sol, kind.members)) for sol, name in kind.schema),
+        )
+    return _shapes[kind]
 
 
 def _struct_values(struct: Struct) -> list[Any]:
@@ -181,32 +196,6 @@ def _struct_of(kind: type[S], shape: _Shape, values: list[Any]) -> S:
     for put, value in zip(shape.setters, values, strict=True):
         put(struct, value)
     return struct
-
-
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """How one kind of struct is written and read: its slots, and members that are not plain."""
-
-    values_of: Callable[[Any], tuple[Any, ...]]
-    setters: tuple[Callable[[Any, Any], None], ...]
-    readers: tuple[tuple[int, Callable[[Any], Any]], ...]
-    message_readers: tuple[tuple[str, Callable[[Any], Any]], ...]
-
-
-_shapes: dict[type[Struct], _Shape] = {}
-
-
-def _shape(kind: type[Struct]) -> _Shape:
-    if kind not in _shapes:
-        names = [field.name for field in fields(cast(Any, kind))]
-        readers = (_reader(solidity, kind.members) for solidity, _ in kind.schema)
-        _shapes[kind] = _Shape(
-            attrgetter(*names),
-            tuple(getattr(kind, name).__set__ for name in names),
-            tuple((place, read) for place, read in enumerate(readers) if read is not None),
-            tuple((name, _message_reader(sol, kind.members)) for sol, name in kind.schema),
-        )
-    return _shapes[kind]
 
 
 def _reader(solidity: str, members: dict[str, type[Struct]]) -> Callable[[Any], Any] | None:

@@ -11,7 +11,7 @@ from settlement import keystore
 from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import Deployment, EscrowSettings, deploy
-from settlement.chain.devnet import Devnet, dev_account
+from settlement.chain.devnet import DEV_CHAIN_ID, Devnet, dev_account
 
 ONE = 10**18
 OPERATOR = 0  # the number of the Anvil account that deploys, opens, relays and receives the fee
@@ -63,7 +63,7 @@ class Market:
         env = environment(
             home,
             COULOMB_DATABASE_URL=f"sqlite:///{home / 'coulomb.db'}",
-            COULOMB_CHAIN_ID=str(self.chain.chain_id),
+            COULOMB_CHAIN_ID=str(DEV_CHAIN_ID),
             COULOMB_DEPLOYMENTS=str(self.folder),
             COULOMB_BLOBS=str(home / "blobs"),
             COULOMB_RELAYER_KEYSTORE=str(home / "relayer.json"),

@@ -122,9 +122,9 @@ class Devnet:
                 process.wait()
         self._log.close()
 
-    def client(self) -> ChainClient:
+    def client(self, timeout_seconds: float = 10.0) -> ChainClient:
         """A client for this chain."""
-        return ChainClient(self.rpc_url, DEV_CHAIN_ID)
+        return ChainClient(self.rpc_url, DEV_CHAIN_ID, timeout_seconds)
 
     def _command(self) -> list[str]:
         command = [str(find_anvil()), "--port", str(self.port), "--hardfork", _HARDFORK]

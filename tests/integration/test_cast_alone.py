@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,12 @@ from settlement.leases import LeaseStatus
 from settlement.orders import Ask, Bid, Prices, lease_no, orders_hash
 from settlement.signing import LocalSigner, compact, sign
 from settlement.units import cost
-from tests.escrow_world import SETTINGS, TOKEN, World, anvil, found
+from tests.escrow_world import SETTINGS, TOKEN, World
 
 ROOT = Path(__file__).resolve().parents[2]
 CAST = ROOT / ".setup" / "bin" / "cast"
 PAGE = (ROOT / "docs" / "escrow.md").read_text().partition("## Exits without us")[2]
 PASSWORD = "for tests"
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with anvil() as chain:
-        world = found(chain, SETTINGS)
-        world.fund(100 * TOKEN)
-        yield world
 
 
 @pytest.fixture
@@ -165,7 +156,6 @@ def test_an_order_is_cancelled_without_us(world: World, keys: Path) -> None:
 
 
 def test_stop_settle_refund_and_withdraw_without_us(world: World, keys: Path) -> None:
-    world.fund(10 * TOKEN)
     lease = world.open()
     world.chain.warp(60)
     names = (world.buyer.address, world.provider.address, "0x" + lease.number.hex())
@@ -243,7 +233,6 @@ def test_the_page_moves_tokens_in_and_out(world: World) -> None:
 
 
 def test_the_page_ends_a_lease_and_settles_it(world: World) -> None:
-    world.fund(10 * TOKEN)
     lease = world.open()
     names = located(world, world.buyer, lease)
     world.chain.warp(60)

@@ -1,7 +1,6 @@
 """A provider whose market and witness are gone is paid what was countersigned, by one command."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,7 @@ from marketplace.cli.main import main
 from settlement import keystore
 from settlement.leases import LeaseStatus
 from settlement.units import cost, fee_of
-from tests.escrow_world import SETTINGS, TOKEN, Lease, World, anvil, found
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with anvil() as chain:
-        made = found(chain, SETTINGS)
-        made.fund(100 * TOKEN)
-        yield made
+from tests.escrow_world import SETTINGS, Lease, World
 
 
 @pytest.fixture

@@ -1,13 +1,11 @@
 """Contract accounts on a real chain: whose signatures count, and what a bad contract cannot do."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from settlement.chain.client import ChainClient
 from settlement.chain.contracts import MAGIC, SIGNATURE_GAS_MAX, Escrow
 from settlement.chain.devnet import dev_account
-from tests.escrow_world import AnvilChain, anvil
+from tests.escrow_world import World
 from tests.wallet_cases import BAD, DIGEST, OWNER, WalletCases, Wallets
 from tests.wallet_contracts import bad_wallet, owned_wallet
 
@@ -16,14 +14,8 @@ ESCROW = "0x" + "ec" * 20
 
 
 @pytest.fixture(scope="module")
-def chain() -> Iterator[AnvilChain]:
-    with anvil() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def wallets(chain: AnvilChain) -> Wallets:
-    client, payer = chain.client, dev_account(0)
+def wallets(deployed: World) -> Wallets:
+    client, payer = deployed.client, dev_account(0)
     client.rpc("anvil_setBalance", OWNER.address, hex(10**18))
     away = ChainClient(NOWHERE, client.chain_id, 1.0)
     return Wallets(
@@ -54,21 +46,19 @@ class TestRealWallets(WalletCases):
         ("5b 5f 56", False),  # no end
     ],
 )
-def test_only_the_magic_value_in_one_word_passes(
-    chain: AnvilChain, code: str, accepted: bool
-) -> None:
+def test_only_the_magic_value_in_one_word_passes(world: World, code: str, accepted: bool) -> None:
     account = "0x" + "c0" * 20
-    chain.client.rpc("anvil_setCode", account, "0x" + code.replace(" ", ""))
-    reads = Escrow(chain.client, ESCROW)
+    world.client.rpc("anvil_setCode", account, "0x" + code.replace(" ", ""))
+    reads = Escrow(world.client, ESCROW)
     assert reads.accepts_signature(account, DIGEST, bytes(65)) is accepted
 
 
-def test_an_answer_that_needs_more_gas_than_agreed_is_refused(chain: AnvilChain) -> None:
+def test_an_answer_that_needs_more_gas_than_agreed_is_refused(world: World) -> None:
     """A contract answers well only with more gas than an opening leaves for a signature."""
     account = "0x" + "c1" * 20
     enough = SIGNATURE_GAS_MAX.to_bytes(3, "big").hex()
     yes = f"63{MAGIC.hex()}60e01b5f5260205ff3"
-    chain.client.rpc("anvil_setCode", account, f"0x62{enough}5a11600c575f5ffd5b{yes}")
-    reads = Escrow(chain.client, ESCROW)
+    world.client.rpc("anvil_setCode", account, f"0x62{enough}5a11600c575f5ffd5b{yes}")
+    reads = Escrow(world.client, ESCROW)
     assert reads.accepts_signature(account, DIGEST, bytes(65)) is False
-    assert chain.client.call(account, b"", gas=3 * SIGNATURE_GAS_MAX) == MAGIC.ljust(32, b"\0")
+    assert world.client.call(account, b"", gas=3 * SIGNATURE_GAS_MAX) == MAGIC.ljust(32, b"\0")

@@ -73,12 +73,9 @@ class Cgroup:
         except OSError:
             return None
         wanted = {
-            "memory.max": str(limits.memory_mib * MIB),
-            "memory.swap.max": "0",
-            "memory.oom.group": "1",
-            "pids.max": str(limits.pids),
-            "cpu.weight.nice": str(NICE),
-        }
+            "memory.max": str(limits.memory_mib * MIB), "memory.swap.max": "0",
+            "memory.oom.group": "1", "pids.max": str(limits.pids), "cpu.weight.nice": str(NICE),
+        }  # fmt: skip
         if limits.cpu_milli:
             wanted["cpu.max"] = f"{limits.cpu_milli * 100} 100000"
         for file, text in wanted.items():
@@ -91,10 +88,7 @@ class Cgroup:
         return _try_write(self.path / "cgroup.procs", str(pid))
 
     def read(self) -> CpuMemory | None:
-        """Processor time and memory so far; memory is None without the memory controller.
-
-        Memory is what is in use without the file cache that the kernel can drop at once.
-        """
+        """Processor time, and memory without the file cache that the kernel can drop at once."""
         try:
             cpu_ms = self._figures("cpu.stat")["usage_usec"] // 1000
             if "memory" not in self.controllers:

@@ -1,26 +1,34 @@
 """Jobs as processes of this machine: in a bubblewrap sandbox, or bare if the provider insists."""
 
+import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from marketplace.agent.errors import FoldersExposed, RuntimeUnavailable, StartFailed
 from marketplace.agent.folders import JobFolders
 from marketplace.agent.meters import CpuMemory
-from marketplace.agent.runtime import sandbox
+from marketplace.agent.runtime import processes, sandbox, seccomp
 from marketplace.agent.runtime.cgroup import Cgroup, CgroupParent, find_parent
-from marketplace.agent.runtime.processes import KILL_WAIT_S, ProcessTable, complete, read_stat, send
+from marketplace.agent.runtime.processes import KILL_WAIT_S, LowPriority, ProcessTable
 from marketplace.agent.runtime.sandbox import OUT, WORK, Bubblewrap, Launch, SandboxLimits
-from marketplace.agent.runtime.spawn import Process, Starting
+from marketplace.limits import MIB
 
 _PROBE_TIMEOUT_S = 15.0
+_SETUP_TIMEOUT_S = 15.0
+# Address space beyond resident memory that an ordinary program maps (libraries, thread stacks).
+_ADDRESS_SLACK_MIB = 1024
+_SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
+_BASE_ENV = {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
+Process = subprocess.Popen[bytes]
 
 
 class ProcessRuntime:
@@ -126,9 +134,9 @@ class ProcessRuntime:
             return
         pid, started_ticks = record["pid"], record["started_ticks"]
         if record["inner"] is not None:
-            send(record["inner"], record["inner_started_ticks"], signal.SIGKILL)
-        send(pid, started_ticks, signal.SIGKILL)
-        leader = read_stat(pid)
+            processes.send(record["inner"], record["inner_started_ticks"], signal.SIGKILL)
+        processes.send(pid, started_ticks, signal.SIGKILL)
+        leader = processes.read_stat(pid)
         if leader is None or leader.started_ticks == started_ticks:
             self._table.kill(pid)
         if record["cgroup"] is not None:
@@ -141,7 +149,7 @@ class RunningProcess:
     Whoever reads `stdout` and `stderr` closes them. After `close` nothing is left but its folders.
     """
 
-    def __init__(self, process: Process, start: Starting) -> None:
+    def __init__(self, process: Process, start: "Starting") -> None:
         self._process = process
         self._inner = inner = start.inner
         self._status = start.status
@@ -155,13 +163,10 @@ class RunningProcess:
         self._inner_started_ticks = _started(inner) if inner is not None else None
         # What a later agent needs to find and end it: see `ProcessRuntime.reap`.
         self.record = {
-            "boot": _boot_id(),
-            "pid": process.pid,
-            "started_ticks": _started(process.pid),
-            "inner": inner,
-            "inner_started_ticks": self._inner_started_ticks,
+            "boot": _boot_id(), "pid": process.pid, "started_ticks": _started(process.pid),
+            "inner": inner, "inner_started_ticks": self._inner_started_ticks,
             "cgroup": str(start.group.path) if start.group is not None else None,
-        }
+        }  # fmt: skip
 
     def wait(self, timeout_s: float) -> int | None:
         """The exit code (128 + signal) as soon as there is one, None after the timeout."""
@@ -177,11 +182,11 @@ class RunningProcess:
         own = {self.pid, self._inner} if self._inner is not None else set()
         for stat in self._table.tree(self.pid, fresh=True):
             if stat.pid not in own:
-                send(stat.pid, stat.started_ticks, signal.SIGTERM)
+                processes.send(stat.pid, stat.started_ticks, signal.SIGTERM)
 
     def kill(self) -> None:
         if self._inner is not None:  # with the first process of the namespace all others go
-            send(self._inner, self._inner_started_ticks, signal.SIGKILL)
+            processes.send(self._inner, self._inner_started_ticks, signal.SIGKILL)
         else:
             self._table.kill(self.pid)
         self._process.kill()
@@ -206,7 +211,7 @@ class RunningProcess:
         seen = self._group.read() if self._group is not None else None
         if seen is not None and seen.memory_bytes is not None:
             return seen
-        return complete(seen, self._table.cpu_memory(self._inner or self.pid))
+        return processes.complete(seen, self._table.cpu_memory(self._inner or self.pid))
 
     def hidden_bytes(self, device: int) -> int:
         """Bytes on a device in files that its processes hold open although they are deleted."""
@@ -234,9 +239,159 @@ def _detached(stream: IO[bytes] | None) -> int:
 
 
 def _started(pid: int) -> int:
-    stat = read_stat(pid)
+    stat = processes.read_stat(pid)
     return stat.started_ticks if stat is not None else -1
 
 
 def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+class Starting:
+    """One start. Raises StartFailed or OSError; `abandon` then leaves nothing of it.
+
+    `inner` is the first process of the job's PID namespace, if it has one; `status` is a descriptor
+    that must stay open while it runs, as bubblewrap ends on a pipe that nobody reads.
+    """
+
+    def __init__(self, launch: Launch, group: Cgroup | None, table: ProcessTable) -> None:
+        self._launch = launch
+        self.group = group
+        self.table = table
+        self.priority = LowPriority()
+        self.inner: int | None = None
+        self.status: int | None = None
+        self._process: Process | None = None
+
+    def bare(self, prefix: Path) -> Process:
+        work = self._launch.folders.work
+        wanted = self._wanted(home=str(work), path=f"{prefix}/bin:{_SYSTEM_PATH}")
+        wanted["alone"] = True
+        del wanted["rlimits"]["RLIMIT_NPROC"]  # it would count the agent's user's other processes
+        with ExitStack() as stack:
+            line = _Line(stack)
+            command = [f"{prefix}/bin/python", "-I", "-S", str(sandbox.LAUNCHER_FILE)]
+            process = self._spawn([*command, str(line.end)], [line.end], work)
+            self._let_go(process, wanted, line)
+            return process
+
+    def sandboxed(self, bubblewrap: Bubblewrap, prefix: Path) -> Process:
+        launch = self._launch
+        uid = bubblewrap.uid(launch.slot)
+        sandbox.write_system_files(launch.folders.run, uid)
+        wanted = self._wanted(home=WORK, path=sandbox.PATH)
+        if bubblewrap.as_root:
+            wanted["uid"] = wanted["gid"] = uid
+        with ExitStack() as stack:
+            line, status = _Line(stack), _Line(stack)
+            program = seccomp.program()
+            filter_fd = _memory_file(stack, program) if program is not None else None
+            options = bubblewrap.options(launch, prefix, status.end, filter_fd)
+            # By a file, because the job can read the command line of its first process.
+            options_fd = _memory_file(stack, b"".join(os.fsencode(o) + b"\0" for o in options))
+            ends = (line.end, status.end, options_fd, filter_fd)
+            passed = [descriptor for descriptor in ends if descriptor is not None]
+            command = [bubblewrap.path, "--args", str(options_fd), "--"]
+            command += [f"{sandbox.PYTHON}/bin/python", "-I", "-S", sandbox.LAUNCHER]
+            process = self._spawn([*command, str(line.end)], passed, Path("/"))
+            status.close_end()
+            try:  # the host's number for the first process of the sandbox's PID namespace
+                self.inner = int(json.loads(status.receive())["child-pid"])
+            except (ValueError, KeyError):
+                raise StartFailed("sandbox_failed", _complaint(process)) from None
+            self._let_go(process, wanted, line)
+            self.status = os.dup(status.ours.fileno())
+            return process
+
+    def abandon(self) -> None:
+        """Leave nothing of a start that failed."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(KILL_WAIT_S)
+            for stream in (self._process.stdout, self._process.stderr):
+                if stream is not None:
+                    stream.close()
+        if self.group is not None:
+            self.group.remove()
+
+    def _wanted(self, home: str, path: str) -> dict[str, Any]:
+        launch, limits = self._launch, self._launch.limits
+        rlimits = {
+            "RLIMIT_CORE": 0, "RLIMIT_NPROC": limits.pids, "RLIMIT_CPU": limits.cpu_seconds,
+            "RLIMIT_FSIZE": limits.storage_mib * MIB,
+        }  # fmt: skip
+        if all(gpu.simulated for gpu in launch.gpus):  # CUDA maps far more than it uses
+            rlimits["RLIMIT_AS"] = (limits.memory_mib + _ADDRESS_SLACK_MIB) * MIB
+        env = {"PATH": path, "HOME": home, **_BASE_ENV, **launch.env}
+        nobody = {"uid": None, "gid": None, "alone": False}
+        return {"argv": list(launch.argv), "env": env, "rlimits": rlimits, **nobody}
+
+    def _spawn(self, command: list[str], passed: list[int], folder: Path) -> Process:
+        self._process = subprocess.Popen(  # noqa: S603 - no shell; the job's words come later
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            pass_fds=passed, env={}, cwd=folder, start_new_session=True,
+        )  # fmt: skip
+        return self._process
+
+    def _let_go(self, process: Process, wanted: dict[str, Any], line: "_Line") -> None:
+        """Put the job into its cgroup, then let it go and hear whether it could."""
+        line.close_end()
+        if line.receive() != b"up\n":
+            raise StartFailed("sandbox_failed", _complaint(process))
+        # Only now is the launcher there for sure: what it becomes is counted from its first step.
+        tree = self.table.tree(process.pid, fresh=True)
+        self.priority.apply(tree)
+        if self.group is not None and not all([self.group.add(stat.pid) for stat in tree]):
+            raise StartFailed("sandbox_failed", "the job cannot be put into its cgroup")
+        line.send(json.dumps(wanted).encode())
+        answer = line.receive(whole=True)
+        if answer == b"ok":
+            return
+        detail = answer.removeprefix(b"ok").decode(errors="replace")
+        if answer.startswith(b"ok"):
+            word = self._launch.argv[0]
+            raise StartFailed("command_not_found", f"{word!r} cannot be run: {detail}")
+        raise StartFailed("sandbox_failed", detail or _complaint(process))
+
+
+def _complaint(process: Process) -> str:
+    process.kill()
+    text = process.stderr.read(2000) if process.stderr is not None else b""
+    return text.decode(errors="replace").strip() or "the sandbox ended without a word"
+
+
+class _Line:
+    """A line to what is started, which has the other end. All is closed with the stack."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.ours, self._theirs = map(stack.enter_context, socket.socketpair())
+        self.ours.settimeout(_SETUP_TIMEOUT_S)
+        self._heard = stack.enter_context(self.ours.makefile("rb"))
+        self.end = self._theirs.fileno()
+
+    def close_end(self) -> None:
+        """Close our copy of the other end, so that we hear when it is closed over there."""
+        self._theirs.close()
+
+    def send(self, data: bytes) -> None:
+        """Send everything and say that it was all; that nobody listens shows in the answer."""
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.ours.sendall(data)
+            self.ours.shutdown(socket.SHUT_WR)
+
+    def receive(self, whole: bool = False) -> bytes:
+        """The next line, or what comes until the other side closes; nothing if it broke off."""
+        try:
+            return self._heard.read() if whole else self._heard.readline()
+        except ConnectionResetError:
+            return b""
+        except TimeoutError:
+            raise StartFailed("sandbox_failed", "the sandbox did not come up") from None
+
+
+def _memory_file(stack: ExitStack, content: bytes) -> int:
+    descriptor = os.memfd_create("coulomb")
+    stack.callback(os.close, descriptor)
+    os.write(descriptor, content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor

@@ -41,14 +41,10 @@ def read_stat(pid: int, root: Path = _PROC) -> ProcessStat | None:
         return None
     fields = text[text.rindex(")") + 2 :].split()  # the name may hold spaces and brackets
     return ProcessStat(
-        pid=pid,
-        parent=int(fields[1]),
-        session=int(fields[3]),
+        pid=pid, parent=int(fields[1]), session=int(fields[3]), started_ticks=int(fields[19]),
         cpu_ticks=sum(int(ticks) for ticks in fields[11:15]),
-        started_ticks=int(fields[19]),
-        memory_bytes=int(fields[21]) * _PAGE_BYTES,
-        zombie=fields[0] in ("Z", "X"),
-    )
+        memory_bytes=int(fields[21]) * _PAGE_BYTES, zombie=fields[0] in ("Z", "X"),
+    )  # fmt: skip
 
 
 def send(pid: int, started_ticks: int | None, what: signal.Signals) -> None:

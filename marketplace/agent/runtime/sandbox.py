@@ -175,10 +175,7 @@ def _made_folders(path: str) -> Words:
 
 
 def bound_bases(prefix: Path) -> set[Path]:
-    """Installations that a virtual environment's links and its pyvenv.cfg lead to, but for /usr.
-
-    They are bound into jobs as well; /usr always is.
-    """
+    """Installations outside /usr, which an environment's links and pyvenv.cfg lead to."""
     found = set()
     config = prefix / "pyvenv.cfg"
     if config.is_file():

@@ -10,8 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[3]
 MAIN = """
 import sys
 from pathlib import Path
+from typing import Any
 from marketplace.agent.config import load_config
 from marketplace.agent.main import run_agent
 sys.exit(run_agent(load_config(Path(sys.argv[1]))))
@@ -42,7 +44,9 @@ KEY = bytes.fromhex("c0ffee" * 10 + "1234")
 class AgentProcess:
     """A node's configuration and keys, and the agent that runs on them from time to time."""
 
-    def __init__(self, folder: Path, url: str, **changes: object) -> None:
+    process: subprocess.Popen[bytes] | None = None  # the agent that was started last
+
+    def __init__(self, folder: Path, url: str, **changes: Any) -> None:
         self.folder = folder
         self.state = folder / "state"
         self.output = folder / "agent.log"
@@ -51,66 +55,51 @@ class AgentProcess:
             (folder / name).write_text(text)
             (folder / name).chmod(0o600)
         node = NodeConfig(1, "box", "eu", "H100-80GB-SXM", "2xH100", memory_mib=4096, shared=True)
-        config = AgentConfig(
-            api_url=url,
-            api_key_file=folder / "key",
-            node=node,
-            meter_keystore=folder / "meter.json",
-            meter_password_file=folder / "password",
-            state_dir=self.state,
-            poll_ms=100,
-            stop_grace_ms=500,
-            **changes,  # type: ignore[arg-type]
-        )
-        self.config = config
-        save_config(config, folder / "agent.yaml")
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def process(self) -> subprocess.Popen[bytes]:
-        """The agent that was started last."""
-        assert self._process is not None
-        return self._process
+        files = (folder / "meter.json", folder / "password", self.state)
+        changes = {"poll_ms": 100, "stop_grace_ms": 500, **changes}
+        self.config = AgentConfig(url, folder / "key", node, *files, **changes)
+        save_config(self.config, folder / "agent.yaml")
 
     def start(self, path: str | None = None) -> None:
-        self._process = self.spawn(path)
+        self.process = self.spawn(path)
 
     def spawn(self, path: str | None = None) -> subprocess.Popen[bytes]:
         """One more agent on this node's configuration."""
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "COULOMB_API_KEY": API_KEY}
         if path is not None:
             environment["PATH"] = path
+        command = [sys.executable, "-c", MAIN, str(self.folder / "agent.yaml")]
         with self.output.open("ab") as output:
-            return subprocess.Popen(
-                [sys.executable, "-c", MAIN, str(self.folder / "agent.yaml")],
-                env=environment,
-                stdout=output,
-                stderr=output,
-            )
+            return subprocess.Popen(command, env=environment, stdout=output, stderr=output)
 
     def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
     def terminate(self) -> int:
+        assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE_S)
 
-
-@contextmanager
-def agent_on(market: FakeMarket, folder: Path, **changes: object) -> Iterator[AgentProcess]:
-    with market.serve() as url:
-        agent = AgentProcess(folder, url, **changes)
-        try:
-            yield agent
-        finally:
-            agent.kill()
+    def lose_journal(self) -> None:
+        for file in self.state.glob("journal.db*"):
+            file.unlink()
 
 
 @pytest.fixture
 def market() -> FakeMarket:
     return FakeMarket(LocalSigner(KEY), interval_ms=100)
+
+
+@pytest.fixture
+def agent(
+    market: FakeMarket, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[AgentProcess]:
+    with market.serve() as url:
+        agent = AgentProcess(tmp_path, url, **getattr(request, "param", {}))
+        yield agent
+        agent.kill()
 
 
 def sleeper(market: FakeMarket, marker: str, **changes: str) -> str:
@@ -133,24 +122,23 @@ def assert_ended_at_the_last_signed(market: FakeMarket, lease_id: str) -> None:
 
 
 def test_an_agent_killed_again_and_again_never_signs_two_values(
-    market: FakeMarket, tmp_path: Path
+    market: FakeMarket, agent: AgentProcess
 ) -> None:
     chance = random.Random(4)  # noqa: S311 - moments to kill at
     leases = []
-    with agent_on(market, tmp_path) as agent:
-        for number in range(3):
-            marker = f"restart-{uuid4()}"
-            lease_id = sleeper(market, marker, lease_id=f"lease_{os.getpid()}_{number}")
-            leases.append(lease_id)
-            agent.start()
-            until(lambda one=lease_id: len(market.taken(one)) >= 2, what="attestations")
-            time.sleep(chance.random() * 0.3)
-            agent.kill()
-            until(lambda m=marker: processes_with(m) == [], what="the job outlives its agent")
+    for number in range(3):
+        marker = f"restart-{uuid4()}"
+        lease_id = sleeper(market, marker, lease_id=f"lease_{os.getpid()}_{number}")
+        leases.append(lease_id)
         agent.start()
-        until(lambda: set(market.finished) == set(leases), what="reports")
-        until(lambda: list((agent.state / "jobs").iterdir()) == [], what="folders left")
-        assert agent.terminate() == 0
+        until(lambda one=lease_id: len(market.taken(one)) >= 2, what="attestations")
+        time.sleep(chance.random() * 0.3)
+        agent.kill()
+        until(lambda m=marker: processes_with(m) == [], what="the job outlives its agent")
+    agent.start()
+    until(lambda: set(market.finished) == set(leases), what="reports")
+    until(lambda: list((agent.state / "jobs").iterdir()) == [], what="folders left")
+    assert agent.terminate() == 0
     assert_one_value_each(market)
     journal = AgentJournal(agent.state / "journal.db")
     groups = [journal.lease(lease_id).process["cgroup"] for lease_id in leases]  # type: ignore[union-attr, index]
@@ -160,77 +148,76 @@ def test_an_agent_killed_again_and_again_never_signs_two_values(
         assert_ended_at_the_last_signed(market, lease_id)
 
 
-def test_a_restored_old_journal_signs_no_second_value(market: FakeMarket, tmp_path: Path) -> None:
+def test_a_restored_old_journal_signs_no_second_value(
+    market: FakeMarket, agent: AgentProcess
+) -> None:
     marker = f"restore-{uuid4()}"
     lease_id = sleeper(market, marker)
-    with agent_on(market, tmp_path) as agent:
-        agent.start()
-        until(lambda: len(market.taken(lease_id)) >= 2)
-        old = sqlite3.connect(tmp_path / "old.db")
-        with sqlite3.connect(agent.state / "journal.db") as now:
-            now.backup(old)
-        now.close()
-        old.close()
-        kept = len(market.taken(lease_id))
-        until(lambda: len(market.taken(lease_id)) >= kept + 3)
-        agent.kill()
-        for file in agent.state.glob("journal.db*"):
-            file.unlink()
-        shutil.copy(tmp_path / "old.db", agent.state / "journal.db")
-        agent.start()
-        until(lambda: lease_id in market.finished)
-        agent.kill()
-        for file in agent.state.glob("journal.db*"):  # and now it is lost altogether
-            file.unlink()
-        market.leases[lease_id]["state"] = "active"
-        other = sleeper(market, marker)
-        agent.start()
-        until(lambda: len(market.taken(other)) >= 1)
-        assert agent.terminate() == 0
+    agent.start()
+    until(lambda: len(market.taken(lease_id)) >= 2)
+    old = sqlite3.connect(agent.folder / "old.db")
+    with sqlite3.connect(agent.state / "journal.db") as now:
+        now.backup(old)
+    now.close()
+    old.close()
+    kept = len(market.taken(lease_id))
+    until(lambda: len(market.taken(lease_id)) >= kept + 3)
+    agent.kill()
+    agent.lose_journal()
+    shutil.copy(agent.folder / "old.db", agent.state / "journal.db")
+    agent.start()
+    until(lambda: lease_id in market.finished)
+    agent.kill()
+    agent.lose_journal()  # and now altogether
+    market.leases[lease_id]["state"] = "active"
+    other = sleeper(market, marker)
+    agent.start()
+    until(lambda: len(market.taken(other)) >= 1)
+    assert agent.terminate() == 0
     assert_one_value_each(market)
     assert_ended_at_the_last_signed(market, lease_id)
 
 
+@pytest.mark.parametrize("agent", [{"allow_unsandboxed": True}], indirect=True, ids=["bare"])
 def test_a_bare_job_and_its_daemon_are_ended_by_the_next_agent(
-    market: FakeMarket, tmp_path: Path
+    market: FakeMarket, agent: AgentProcess
 ) -> None:
     """Without bubblewrap nothing dies with the agent: its successor has to find the rest."""
     marker = f"orphan-{uuid4()}"
     daemon = f"(while :; do sleep 0.05; done # {marker}\n) & wait"
     lease_id = market.open_lease(["sh", "-c", daemon])
-    with agent_on(market, tmp_path, allow_unsandboxed=True) as agent:
-        nowhere = tmp_path / "bin"
-        nowhere.mkdir()
-        agent.start(path=str(nowhere))
-        until(lambda: len(market.taken(lease_id)) >= 1)
-        agent.kill()
-        assert processes_with(marker) != []
-        agent.start(path=str(nowhere))
-        until(lambda: processes_with(marker) == [])
-        until(lambda: lease_id in market.finished)
-        assert agent.terminate() == 0
+    nowhere = agent.folder / "bin"
+    nowhere.mkdir()
+    agent.start(path=str(nowhere))
+    until(lambda: len(market.taken(lease_id)) >= 1)
+    agent.kill()
+    assert processes_with(marker) != []
+    agent.start(path=str(nowhere))
+    until(lambda: processes_with(marker) == [])
+    until(lambda: lease_id in market.finished)
+    assert agent.terminate() == 0
     assert_ended_at_the_last_signed(market, lease_id)
     assert "no_sandbox" in agent.output.read_text()
 
 
-def test_keys_are_nowhere_but_in_their_files(market: FakeMarket, tmp_path: Path) -> None:
+def test_keys_are_nowhere_but_in_their_files(market: FakeMarket, agent: AgentProcess) -> None:
     """A canary for each: journal, logs, command lines, environments, and what the job sees."""
     snoop = (
         "env; cat /proc/*/cmdline /proc/*/environ 2>/dev/null | tr '\\0' '\\n';"
         " find / -xdev -name 'meter.json' -o -xdev -name agent.yaml 2>/dev/null; sleep 0.3"
     )
-    with agent_on(market, tmp_path) as agent:
-        lease_id = market.open_lease(["sh", "-c", snoop])
-        agent.start()
-        until(lambda: market.taken(lease_id))
-        pid = agent.process.pid
-        assert running_pid(agent.state) == pid
-        command_line = Path(f"/proc/{pid}/cmdline").read_bytes()
-        assert agent.spawn().wait(20) == 1  # a second one would sign with the same journal
-        until(lambda: lease_id in market.finished)
-        assert agent.terminate() == 0
-        assert running_pid(agent.state) is None
-    written = [path.read_bytes() for path in (tmp_path / "state").rglob("*") if path.is_file()]
+    lease_id = market.open_lease(["sh", "-c", snoop])
+    agent.start()
+    until(lambda: market.taken(lease_id))
+    assert agent.process is not None
+    pid = agent.process.pid
+    assert running_pid(agent.state) == pid
+    command_line = Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert agent.spawn().wait(20) == 1  # a second one would sign with the same journal
+    until(lambda: lease_id in market.finished)
+    assert agent.terminate() == 0
+    assert running_pid(agent.state) is None
+    written = [path.read_bytes() for path in agent.state.rglob("*") if path.is_file()]
     seen = [bytes(log) for log in market.logs.values()]
     everything = b"\n".join([command_line, *written, *seen, agent.output.read_bytes()])
     assert b"node_ready" in everything
@@ -249,36 +236,30 @@ def quiet_logs() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("quiet_logs")
-def test_a_wrong_api_key_ends_the_agent_with_3(market: FakeMarket, tmp_path: Path) -> None:
-    market.unauthorized = True
-    with agent_on(market, tmp_path) as agent:
-        assert run_agent(agent.config) == 3
-
-
-@pytest.mark.usefixtures("quiet_logs")
-def test_a_wrong_password_ends_the_agent_with_1(market: FakeMarket, tmp_path: Path) -> None:
-    with agent_on(market, tmp_path) as agent:
-        (tmp_path / "password").write_text("another")
-        assert run_agent(agent.config) == 1
+@pytest.mark.parametrize(("wrong", "code"), [("API key", 3), ("password", 1)])
+def test_a_wrong_secret_ends_the_agent(
+    market: FakeMarket, agent: AgentProcess, wrong: str, code: int
+) -> None:
+    market.unauthorized = wrong == "API key"
+    if wrong == "password":
+        (agent.folder / "password").write_text("another")
+    assert run_agent(agent.config) == code
     assert market.nodes == []
 
 
 @pytest.mark.usefixtures("quiet_logs")
 def test_a_server_that_comes_late_is_waited_for(
-    market: FakeMarket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    market: FakeMarket, agent: AgentProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("marketplace.agent.main._AGAIN_S", 0.1)
     market.down = True
     stop = threading.Event()
-    codes: list[int] = []
-    with agent_on(market, tmp_path) as agent:
-        thread = threading.Thread(target=lambda: codes.append(run_agent(agent.config, stop)))
-        thread.start()
+    with ThreadPoolExecutor() as pool:
+        code = pool.submit(run_agent, agent.config, stop)
         until(lambda: market.refused_calls >= 2)
         market.down = False
         until(lambda: market.node_beats)
         stop.set()
-        thread.join(20)
-    assert codes == [0]
+        assert code.result(20) == 0
     assert market.nodes[0]["gpus"][0]["simulated"] is True
     assert market.nodes[0]["runtime"] == "process"

@@ -184,12 +184,7 @@ def test_every_session_of_a_job_has_a_low_priority(sandbox: Sandbox) -> None:
         assert os.read(running.stdout, 3) == b"up\n"
         mine = processes_with(marker)
         assert len({os.getsid(pid) for pid in mine}) == len(mine) == 2
-
-        def all_lowered() -> bool:
-            running.read()
-            return {niceness(pid) for pid in mine} == {NICE}
-
-        until(all_lowered, what="the session made by the job is lowered")
+        until(lambda: running.read() and {niceness(pid) for pid in mine} == {NICE})
     assert niceness(os.getpid()) == ours
 
 

@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,16 +21,17 @@ class Job:
         self.folder.mkdir(parents=True)
         self.logs = JobLogs(tmp_path / "logs")
         self.channel = JobChannel(self.folder, self.logs, units_max)
-        (out_r, self.out), (err_r, self.err) = os.pipe(), os.pipe()
+        (out_r, out), (err_r, err) = os.pipe(), os.pipe()
         self.channel.start(out_r, err_r)
-        self.sockets: list[socket.socket] = []
+        self.out, self.err = os.fdopen(out, "wb", buffering=0), os.fdopen(err, "wb", buffering=0)
+        self.open: list[Any] = [self.out, self.err]
 
     def connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
         folder = os.open(self.folder, os.O_PATH)
         connection.connect(f"/proc/self/fd/{folder}/{SOCKET_NAME}")
         os.close(folder)
-        self.sockets.append(connection)
+        self.open.append(connection)
         return connection
 
     def say(self, *messages: object) -> None:
@@ -44,18 +46,24 @@ class Job:
         return self.channel.signs
 
     def end(self) -> Signs:
-        os.close(self.out)
-        os.close(self.err)
-        for connection in self.sockets:
-            connection.close()
+        while self.open:
+            self.open.pop().close()
         self.channel.finish()
         return self.channel.signs
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[LogFile]:
+    log = LogFile(tmp_path / "log")
+    yield log
+    log.close()
 
 
 @pytest.fixture
 def job(tmp_path: Path) -> Iterator[Job]:
     job = Job(tmp_path)
     yield job
+    job.end()
     job.logs.close()
 
 
@@ -72,14 +80,12 @@ def test_lines_become_signs(job: Job) -> None:
 def test_units_are_capped(job: Job) -> None:
     job.say({"units": 60}, {"units": 60})
     assert job.until(lambda s: s.heartbeats == 2).units == 100
-    job.end()
 
 
 @pytest.mark.parametrize("units", [-1, True, 1.5, "3", None, UNITS_PER_LINE_MAX + 1], ids=str)
 def test_units_that_are_no_count_are_nothing(job: Job, units: object) -> None:
     job.say({"units": units})
     assert job.until(lambda s: s.heartbeats == 1).units == 0
-    job.end()
 
 
 def test_what_is_no_message_is_ignored(job: Job) -> None:
@@ -87,7 +93,6 @@ def test_what_is_no_message_is_ignored(job: Job) -> None:
     signs = job.until(lambda s: s.heartbeats == 1)
     assert signs.ignored_lines == 6
     assert not signs.ready
-    job.end()
 
 
 def test_a_line_without_end_costs_the_connection(job: Job) -> None:
@@ -97,7 +102,6 @@ def test_a_line_without_end_costs_the_connection(job: Job) -> None:
         connection.sendall(b"x" * 8_000_000)
     job.say({"heartbeat": 1})
     job.until(lambda s: s.heartbeats == 1)
-    job.end()
 
 
 def test_a_flood_is_slowed_down_but_nothing_is_lost(
@@ -113,7 +117,6 @@ def test_a_flood_is_slowed_down_but_nothing_is_lost(
     signs = job.until(lambda s: s.units == 400)
     assert time.monotonic() - began > 0.5
     assert signs.ignored_lines == 0
-    job.end()
 
 
 def test_what_was_sent_just_before_the_end_counts(job: Job) -> None:
@@ -127,12 +130,11 @@ def test_connections_are_bounded(job: Job) -> None:
     time.sleep(0.3)
     readable, _, _ = select.select(held, [], [], 0)
     assert [connection.recv(1) for connection in readable] == [b""] * 4
-    job.end()
 
 
 def test_output_is_logged_by_stream(job: Job) -> None:
-    os.write(job.out, b"to out\n")
-    os.write(job.err, b"to err\n")
+    job.out.write(b"to out\n")
+    job.err.write(b"to err\n")
     job.end()
     assert (job.logs.stdout.chunk(0), job.logs.stderr.chunk(0)) == ("to out\n", "to err\n")
 
@@ -145,8 +147,7 @@ def test_nothing_stays_open(job: Job) -> None:
     assert len(set(os.listdir("/proc/self/fd")) - before) == 0
 
 
-def test_a_log_is_valid_utf8_whatever_was_written(tmp_path: Path) -> None:
-    log = LogFile(tmp_path / "log")
+def test_a_log_is_valid_utf8_whatever_was_written(log: LogFile) -> None:
     raw = "ä€😀".encode()
     for byte in raw:
         log.append(bytes([byte]))
@@ -155,11 +156,9 @@ def test_a_log_is_valid_utf8_whatever_was_written(tmp_path: Path) -> None:
     text = log.chunk(0)
     assert text == "ä€😀\ufffd\ufffdend\ufffd"
     assert log.chunk(len(text.encode())) == ""
-    log.close()
 
 
-def test_a_log_is_sent_in_chunks_that_join_to_the_whole(tmp_path: Path) -> None:
-    log = LogFile(tmp_path / "log")
+def test_a_log_is_sent_in_chunks_that_join_to_the_whole(log: LogFile) -> None:
     text = "é" * 50_001
     log.append(text.encode())
     found, offset = "", 0
@@ -167,7 +166,6 @@ def test_a_log_is_sent_in_chunks_that_join_to_the_whole(tmp_path: Path) -> None:
         found += chunk
         offset += len(chunk.encode())
     assert found == text
-    log.close()
 
 
 def test_a_log_above_its_limit_says_so_once_and_stops(tmp_path: Path) -> None:
@@ -180,11 +178,9 @@ def test_a_log_above_its_limit_says_so_once_and_stops(tmp_path: Path) -> None:
     log.close()
 
 
-def test_a_log_goes_on_where_it_was(tmp_path: Path) -> None:
-    before = LogFile(tmp_path / "log")
-    before.append(b"one ")
-    before.close()
-    log = LogFile(tmp_path / "log")
-    log.append(b"two")
+def test_a_log_goes_on_where_it_was(log: LogFile, tmp_path: Path) -> None:
+    log.append(b"one ")
+    again = LogFile(tmp_path / "log")
+    again.append(b"two")
+    again.close()
     assert log.chunk(0) == "one two"
-    log.close()

@@ -6,52 +6,43 @@ import pytest
 from marketplace.agent.config import AgentConfig, NodeConfig, load_config, read_secret, save_config
 from marketplace.agent.errors import AgentConfigError
 
+KEYS = [Path(f"/etc/coulomb/{name}") for name in ("meter.json", "password", "state")]
 WHOLE = AgentConfig(
-    api_url="http://127.0.0.1:8000",
-    api_key_file=Path("/etc/coulomb/key"),
-    node=NodeConfig(0, "box", "eu", "H100-80GB-SXM", simulated="4xH100", shared=True),
-    meter_keystore=Path("/etc/coulomb/meter.json"),
-    meter_password_file=Path("/etc/coulomb/password"),
-    state_dir=Path("/var/lib/coulomb"),
-    interval_ms=1_000,
-    poll_ms=300,
-    stop_grace_ms=0,
-    pids_max=64,
-    allow_unsandboxed=True,
+    "http://127.0.0.1:8000", Path("/etc/coulomb/key"),
+    NodeConfig(0, "box", "eu", "H100-80GB-SXM", simulated="4xH100", shared=True), *KEYS,
+    interval_ms=1_000, poll_ms=300, stop_grace_ms=0, pids_max=64, allow_unsandboxed=True,
     python_prefix=Path("/opt/env"),
-)
+)  # fmt: skip
 PLAIN = AgentConfig(
-    api_url="https://market.example",
-    api_key_file=Path("/k"),
-    node=NodeConfig(3, "box", "us", "H100-80GB-SXM", gpus=("GPU-1", "GPU-2"), cpu_milli=8000),
-    meter_keystore=Path("/m"),
-    meter_password_file=Path("/p"),
-    state_dir=Path("/s"),
-)
+    "https://market.example", Path("/k"),
+    NodeConfig(3, "box", "us", "H100-80GB-SXM", gpus=("GPU-1", "GPU-2"), cpu_milli=8000),
+    Path("/m"), Path("/p"), Path("/s"),
+)  # fmt: skip
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "agent.yaml"
 
 
 @pytest.mark.parametrize("config", [WHOLE, PLAIN], ids=["everything", "defaults"])
-def test_saved_config_reads_back_equal(tmp_path: Path, config: AgentConfig) -> None:
-    path = tmp_path / "agent.yaml"
+def test_saved_config_reads_back_equal(path: Path, config: AgentConfig) -> None:
     save_config(config, path)
     assert load_config(path) == config
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_relative_paths_start_at_the_files_folder(tmp_path: Path) -> None:
-    path = tmp_path / "agent.yaml"
+def test_relative_paths_start_at_the_files_folder(path: Path) -> None:
     save_config(PLAIN, path)
     path.write_text(path.read_text().replace("state_dir: /s", "state_dir: state"))
-    assert load_config(path).state_dir == tmp_path / "state"
+    assert load_config(path).state_dir == path.parent / "state"
 
 
-def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "agent.yaml"
+def test_every_mistake_is_named_at_once(path: Path) -> None:
     save_config(WHOLE, path)
-    text = (
-        path.read_text().replace("poll_ms: 300", "pol_ms: 300").replace("region: eu", "region: 7")
-    )
-    path.write_text(text.replace("simulated: 4xH100", "simulated: 4xH100\n  gpus: [GPU-1]"))
+    text = path.read_text().replace("poll_ms: 300", "pol_ms: 300")
+    text = text.replace("region: eu", "region: 7\n  gpus: [GPU-1]")
+    path.write_text(text)
     with pytest.raises(AgentConfigError) as caught:
         load_config(path)
     assert "/pol_ms: unknown key; did you mean poll_ms?" in str(caught.value)
@@ -60,20 +51,18 @@ def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", "a: [", "\0"])
-def test_a_file_that_is_no_config_is_refused(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "agent.yaml"
+def test_a_file_that_is_no_config_is_refused(path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(AgentConfigError):
         load_config(path)
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(path: Path) -> None:
     with pytest.raises(AgentConfigError, match="cannot be read"):
-        load_config(tmp_path / "none.yaml")
+        load_config(path)
 
 
-def test_a_secret_others_can_read_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "key"
+def test_a_secret_others_can_read_is_refused(path: Path) -> None:
     path.write_text("coul_1\n")
     path.chmod(0o640)
     with pytest.raises(AgentConfigError, match="chmod 600"):
@@ -83,8 +72,7 @@ def test_a_secret_others_can_read_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "\n", "a\nb\n"])
-def test_a_secret_is_one_line(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "key"
+def test_a_secret_is_one_line(path: Path, content: str) -> None:
     path.write_text(content)
     path.chmod(0o600)
     with pytest.raises(AgentConfigError, match="exactly one line"):

@@ -51,13 +51,6 @@ def helper() -> Iterator[ModuleType]:
         module._connection.close()
 
 
-def command(*words: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
-    """Run it as a shell job does."""
-    return subprocess.run(
-        [python, "-I", "-S", str(HELPER_FILE), *words], capture_output=True, text=True, check=False
-    )
-
-
 def test_what_a_job_says_reaches_the_agent(
     said: Listening, helper: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,16 +108,6 @@ def test_results_and_checkpoints_are_whole_files_among_the_outputs(
     assert said().heartbeats == 2
 
 
-def test_a_shell_job_says_the_same(said: Listening, tmp_path: Path) -> None:
-    (tmp_path / "model").write_text("weights")
-    lines = (["ready"], ["heartbeat"], ["progress", "half"], ["count", "5"])
-    done = [command(*words) for words in (*lines, ["checkpoint", str(tmp_path / "model")])]
-    assert [run.returncode for run in done] == [0] * 5
-    signs = said()
-    assert (signs.ready, signs.heartbeats, signs.units, signs.ignored_lines) == (True, 5, 5, 0)
-    assert (tmp_path / "out" / "model").read_text() == "weights"
-
-
 @pytest.mark.parametrize(
     ("words", "code", "complaint"),
     [
@@ -137,6 +120,7 @@ def test_a_shell_job_says_the_same(said: Listening, tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_command_says_what_is_wrong(words: list[str], code: int, complaint: str) -> None:
-    done = command(*words)
+    command = [sys.executable, "-I", "-S", str(HELPER_FILE), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (code, "")
     assert complaint in done.stderr

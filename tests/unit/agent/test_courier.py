@@ -2,6 +2,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,10 +14,11 @@ from marketplace.sdk import Attestation
 from marketplace.sdk.errors import Conflict, TransportError
 from settlement.attestation import UsageAttestation
 from settlement.signing import LocalSigner, sign
-from tests.fakes_agent import DOMAIN
+from tests.fakes_agent import DOMAIN, statement
 from tests.fakes_agent import Desk as HeldDesk
 from tests.wire_samples import sample
 
+SILENT = Ending(Outcome.FAILED, "witness_silent", stop=True)
 DONE = Ending(Outcome.SUCCEEDED, "completed", 0)
 
 
@@ -33,6 +35,17 @@ class Desk(HeldDesk):
 
     def run(self) -> None:
         self.courier.run(lambda: False)
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The lease on the market."""
+        return self.market.leases[self.id]
+
+    def reported(self) -> tuple[str, str]:
+        """Outcome and reason as the market hears them in the end."""
+        self.run()
+        report = self.market.finished[self.id]
+        return report["outcome"], report["reason"]
 
 
 @pytest.fixture
@@ -102,9 +115,8 @@ def test_usage_that_comes_up_while_other_things_are_sent_goes_before_the_end(
     monkeypatch.setattr(desk.courier, "_send_beats", whole_job)
     assert desk.courier.step() is False
     assert desk.market.finished == {}
-    desk.courier.step()
+    assert desk.reported() == ("succeeded", "completed")
     assert [a.ms for a in desk.market.taken(desk.id)][:2] == [0, 10]
-    assert desk.market.finished[desk.id]["outcome"] == "succeeded"
 
 
 def test_outputs_too_large_to_keep_fail_the_job(
@@ -113,10 +125,8 @@ def test_outputs_too_large_to_keep_fail_the_job(
     monkeypatch.setattr("marketplace.sdk.archive.PACKED_BYTES_MAX", 1000)
     (desk.folders.out / "noise").write_bytes(os.urandom(5000))
     desk.pen.conclude(DONE)
-    desk.run()
-    report = desk.market.finished[desk.id]
-    assert (report["outcome"], report["reason"]) == ("failed", "outputs_too_large")
-    assert report["outputs"] is None
+    assert desk.reported() == ("failed", "outputs_too_large")
+    assert desk.market.finished[desk.id]["outputs"] is None
     assert "outputs: the packed archive exceeds" in desk.market.text(desk.id, "agent")
 
 
@@ -124,9 +134,7 @@ def test_over_budget_that_the_server_does_not_see_is_a_failure(desk: Desk) -> No
     desk.market.refuse_finish["over_budget"] = (422, "invalid_request")
     desk.attest(5)
     desk.pen.conclude(Ending(Outcome.OVER_BUDGET, "budget"))
-    desk.run()
-    report = desk.market.finished[desk.id]
-    assert (report["outcome"], report["reason"]) == ("failed", "budget")
+    assert desk.reported() == ("failed", "budget")
 
 
 @pytest.mark.parametrize(
@@ -140,91 +148,74 @@ def test_a_report_refused_for_good_is_left_to_the_server(
     if refusal[0] == 409:  # a conflict with another final report, and not with the lease's state
         close, signature = desk.pen.close()
         other = {"message": close.to_message(), "meter_signature": "0x" + signature.hex()}
-        desk.market.leases[desk.id]["final"] = other
+        desk.row["final"] = other
     desk.courier.step()
     assert desk.now.phase == "reported"
-    desk.market.leases[desk.id]["state"] = "stopped"
+    desk.row["state"] = "stopped"
     assert desk.courier.step() is True
     assert desk.now.phase == "done"
 
 
 def test_a_report_refused_while_the_lease_reopens_is_sent_again(desk: Desk) -> None:
     desk.pen.conclude(DONE)
-    desk.market.leases[desk.id]["state"] = "opening"
+    desk.row["state"] = "opening"
     for _ in range(2):
         with pytest.raises(Conflict):
             desk.courier.step()
     assert desk.now.phase == "ended"
-    desk.market.leases[desk.id]["state"] = "active"
-    desk.run()
-    assert desk.market.finished[desk.id]["outcome"] == "succeeded"
+    desk.row["state"] = "active"
+    assert desk.reported() == ("succeeded", "completed")
 
 
-def test_a_stop_refused_while_the_lease_reopens_is_sent_again(desk: Desk) -> None:
+def test_a_stop_follows_where_no_witness_is_and_is_sent_again_if_the_lease_reopens(
+    desk: Desk,
+) -> None:
     desk.market.closing = False
-    desk.pen.conclude(Ending(Outcome.FAILED, "witness_silent", stop=True))
+    desk.pen.conclude(SILENT)
     desk.courier.step()
-    desk.market.stops.clear()
-    desk.market.leases[desk.id]["state"] = "opening"
+    assert desk.market.stops.pop(desk.id) == desk.pen.stop()[0]
+    desk.row["state"] = "opening"
     desk.again()  # it has sent no Stop yet
     for _ in range(2):
         with pytest.raises(Conflict):
             desk.courier.step()
-    desk.market.leases[desk.id]["state"] = "active"
+    desk.row["state"] = "active"
     desk.run()
     assert desk.market.stops[desk.id] == desk.pen.stop()[0]
 
 
 def test_a_stop_refused_for_good_is_sent_once(desk: Desk) -> None:
     desk.market.closing, desk.market.refuse_stop = False, True
-    desk.pen.conclude(Ending(Outcome.FAILED, "witness_silent", stop=True))
+    desk.pen.conclude(SILENT)
     desk.courier.step()
     desk.market.refuse_stop = False
     desk.courier.step()
     assert desk.market.stops == {}
-    desk.market.leases[desk.id]["state"] = "closed"
+    desk.row["state"] = "closed"
     assert desk.courier.step() is True
-
-
-def test_a_stop_follows_where_no_witness_is(desk: Desk) -> None:
-    desk.market.closing = False
-    desk.pen.conclude(Ending(Outcome.FAILED, "witness_silent", stop=True))
-    desk.run()
-    assert desk.market.stops[desk.id] == desk.pen.stop()[0]
 
 
 def test_a_lease_closed_before_anyone_looked_leaves_its_last_voucher(desk: Desk) -> None:
-    desk.attest(0)
-    desk.attest(5)
+    desk.attest(0, 5)
     desk.pen.conclude(DONE)
     desk.run()
     assert desk.paid == (5, 0)
 
 
-def stop_before_the_last_is_countersigned(desk: Desk) -> None:
+@pytest.mark.parametrize("then", ["countersigned", "closed"])
+def test_a_stopped_lease_is_watched_until_its_last_usage_is(desk: Desk, then: str) -> None:
     desk.market.countersigning = desk.market.closing = False
     desk.attest(0, 5)
     desk.pen.conclude(DONE)
-    desk.market.leases[desk.id]["state"] = "stopped"
+    desk.row["state"] = "stopped"
     assert desk.courier.step() is False
-
-
-def test_a_stopped_lease_is_watched_until_its_last_usage_is_countersigned(
-    desk: Desk,
-) -> None:
-    stop_before_the_last_is_countersigned(desk)
-    desk.market.countersign(desk.id, 1)
-    assert desk.courier.step() is True
-    assert desk.paid == (5, 0)
-
-
-def test_a_stopped_lease_that_no_one_countersigns_is_over_once_it_is_closed(
-    desk: Desk,
-) -> None:
-    stop_before_the_last_is_countersigned(desk)
-    desk.market.leases[desk.id]["state"] = "closed"
+    if then == "countersigned":
+        desk.market.countersign(desk.id, 1)
+    else:
+        desk.row["state"] = then
     assert desk.courier.step() is True
     assert desk.now.phase == "done"
+    assert desk.paid == ((5, 0) if then == "countersigned" else None)
 
 
 def test_a_lease_the_server_does_not_know_is_given_up(desk: Desk) -> None:
@@ -239,16 +230,8 @@ def test_a_lease_the_server_does_not_know_is_given_up(desk: Desk) -> None:
 def test_after_a_restart_the_lease_ends_at_the_last_signed_usage(desk: Desk) -> None:
     desk.attest(0, 10)
     desk.again(recovered=True)
-    desk.run()
-    report = desk.market.finished[desk.id]
-    assert (report["outcome"], report["reason"]) == ("failed", "agent_restarted")
+    assert desk.reported() == ("failed", "agent_restarted")
     assert desk.market.taken(desk.id)[-1].ms == 10
-
-
-def statement(desk: Desk, sequence: int, ms: int) -> UsageAttestation:
-    entry = desk.entry
-    zeros = (0,) * 6
-    return UsageAttestation(*entry.key, sequence, 1, ms, *zeros, evidence=bytes(32))
 
 
 def hold(desk: Desk, message: UsageAttestation, signer: LocalSigner | None = None) -> None:
@@ -263,9 +246,9 @@ def test_an_old_journal_learns_from_the_server_before_it_ends_anything(desk: Des
     desk.attest(0)
     for message, _ in desk.journal.unsent(desk.id):
         hold(desk, message)
-    hold(desk, statement(desk, 1, 9_000))
-    hold(desk, statement(desk, 2, 10**9), LocalSigner(b"\4" * 32))  # not by our key
-    hold(desk, replace(statement(desk, 2, 10**9), lease_no=b"o" * 16))  # not for this lease
+    hold(desk, statement(desk.entry, 1, 9_000))
+    hold(desk, statement(desk.entry, 2, 10**9), LocalSigner(b"\4" * 32))  # not by our key
+    hold(desk, replace(statement(desk.entry, 2, 10**9), lease_no=b"o" * 16))  # not for this lease
     desk.again(recovered=True)
     desk.run()
     assert desk.now.close is not None
@@ -291,7 +274,7 @@ def test_a_close_the_journal_lost_is_taken_over_not_signed_again(desk: Desk) -> 
     desk.courier.step()
     close, signature = desk.pen.close()
     lost = Desk(desk.node.jobs_folder.parent / "elsewhere")
-    lost.market.leases[lost.id].update(desk.market.leases[desk.id])
+    lost.row.update(desk.row)
     lost.market.attestations = {lost.id: desk.market.attestations[desk.id]}
     lost.again(recovered=True)
     lost.courier.step()

@@ -1,6 +1,6 @@
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -22,48 +22,30 @@ class NvmlFailed(Exception):
     pass
 
 
-@dataclass
-class FakeNvml:
-    """The functions of `pynvml` that we call, over a list of UUIDs."""
+def fake_nvml(
+    uuids: tuple[str, ...] = ("GPU-a", "GPU-b"), driver: bool = True, silent: str = ""
+) -> Any:
+    """The functions of `pynvml` that we call, over a list of UUIDs; `silent` answers nothing."""
 
-    uuids: list[str] = field(default_factory=lambda: ["GPU-a", "GPU-b"])
-    driver: bool = True
-    silent: set[str] = field(default_factory=set)
-    NVMLError = NvmlFailed
-
-    def nvmlInit(self) -> None:
-        if not self.driver:
-            raise NvmlFailed("driver not loaded")
-
-    def nvmlDeviceGetCount(self) -> int:
-        return len(self.uuids)
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
-        return self.uuids[index]
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
-        if uuid not in self.uuids:
-            raise NvmlFailed("not found")
-        return uuid
-
-    def nvmlDeviceGetUUID(self, handle: str) -> str:
-        return handle
-
-    def nvmlDeviceGetName(self, handle: str) -> str:
-        if handle in self.silent:
+    def sure(holds: bool, value: Any = None) -> Any:
+        if not holds:
             raise NvmlFailed("GPU is lost")
-        return "NVIDIA H100 80GB HBM3"
+        return value
 
-    def nvmlDeviceGetMemoryInfo(self, handle: str) -> SimpleNamespace:
-        return SimpleNamespace(total=80 * GIB, used=3 * GIB)
-
-    def nvmlDeviceGetMinorNumber(self, handle: str) -> int:
-        return self.uuids.index(handle)
-
-    def nvmlDeviceGetUtilizationRates(self, handle: str) -> SimpleNamespace:
-        if handle in self.silent:
-            raise NvmlFailed("GPU is lost")
-        return SimpleNamespace(gpu=97)
+    return SimpleNamespace(
+        NVMLError=NvmlFailed,
+        nvmlInit=lambda: sure(driver),
+        nvmlDeviceGetCount=lambda: len(uuids),
+        nvmlDeviceGetHandleByIndex=lambda index: uuids[index],
+        nvmlDeviceGetHandleByUUID=lambda uuid: sure(uuid in uuids, uuid),
+        nvmlDeviceGetUUID=lambda handle: handle,
+        nvmlDeviceGetName=lambda handle: sure(handle != silent, "NVIDIA H100 80GB HBM3"),
+        nvmlDeviceGetMemoryInfo=lambda _: SimpleNamespace(total=80 * GIB, used=3 * GIB),
+        nvmlDeviceGetMinorNumber=uuids.index,
+        nvmlDeviceGetUtilizationRates=lambda handle: sure(
+            handle != silent, SimpleNamespace(gpu=97)
+        ),
+    )
 
 
 def config(**changes: object) -> NodeConfig:
@@ -71,24 +53,24 @@ def config(**changes: object) -> NodeConfig:
 
 
 def test_nvml_gpus_carry_uuid_model_memory_and_device_number() -> None:
-    assert Nvml(FakeNvml()).gpus() == (
+    assert Nvml(fake_nvml()).gpus() == (
         InstalledGpu("GPU-a", "NVIDIA H100 80GB HBM3", 81920, False, 0),
         InstalledGpu("GPU-b", "NVIDIA H100 80GB HBM3", 81920, False, 1),
     )
 
 
 def test_nvml_without_a_driver_is_none() -> None:
-    assert Nvml.open(FakeNvml(driver=False)) is None
-    assert Nvml.open(FakeNvml()) is not None
+    assert Nvml.open(fake_nvml(driver=False)) is None
+    assert Nvml.open(fake_nvml()) is not None
 
 
 def test_a_gpu_that_does_not_answer_stops_the_inventory() -> None:
     with pytest.raises(InventoryError, match="GPU is lost"):
-        Nvml(FakeNvml(silent={"GPU-b"})).gpus()
+        Nvml(fake_nvml(silent="GPU-b")).gpus()
 
 
 def test_samples_leave_out_what_does_not_answer() -> None:
-    nvml = Nvml(FakeNvml(silent={"GPU-b"}))
+    nvml = Nvml(fake_nvml(silent="GPU-b"))
     assert nvml.sample(("GPU-a", "GPU-b", "GPU-c")) == (GpuReading("GPU-a", 97, 3072),)
 
 
@@ -101,19 +83,8 @@ def test_simulated_gpus_say_so_and_have_lasting_distinct_uuids() -> None:
     assert {g.uuid for g in first}.isdisjoint({g.uuid for g in simulated_gpus("4xH100", "0xm/2")})
 
 
-@pytest.mark.parametrize("text", ["H100", "0xH100", "65xH100", "4 H100", "4xH100:2", ""])
-def test_other_texts_simulate_nothing(text: str) -> None:
-    with pytest.raises(InventoryError, match="written as"):
-        simulated_gpus(text, "o")
-
-
-def test_an_unknown_simulated_model_is_refused_with_a_hint() -> None:
-    with pytest.raises(InventoryError, match="did you mean H100"):
-        simulated_gpus("1xH1000", "o")
-
-
 def test_real_gpus_can_be_chosen_by_uuid(tmp_path: Path) -> None:
-    found = take_inventory(config(gpus=("GPU-b",)), tmp_path, "o", Nvml(FakeNvml()))
+    found = take_inventory(config(gpus=("GPU-b",)), tmp_path, "o", Nvml(fake_nvml()))
     assert [gpu.uuid for gpu in found.gpus] == ["GPU-b"]
     assert not found.simulated
     assert found.cpu_milli >= 1000
@@ -121,21 +92,26 @@ def test_real_gpus_can_be_chosen_by_uuid(tmp_path: Path) -> None:
     assert found.storage_mib > 0
 
 
-def test_a_listed_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InventoryError, match="GPU-z"):
-        take_inventory(config(gpus=("GPU-a", "GPU-z")), tmp_path, "o", Nvml(FakeNvml()))
-
-
-@pytest.mark.parametrize("nvml", [None, Nvml(FakeNvml(uuids=[]))], ids=["no driver", "no GPU"])
-def test_no_gpu_is_never_replaced_by_a_simulated_one_unasked(
-    tmp_path: Path, nvml: Nvml | None
-) -> None:
-    with pytest.raises(InventoryError, match="simulated"):
-        take_inventory(config(), tmp_path, "o", nvml)
-
-
 def test_sizes_of_the_configuration_win(tmp_path: Path) -> None:
     sizes = {"cpu_milli": 1, "memory_mib": 2, "storage_mib": 3}
     found = take_inventory(config(simulated="1xH100", **sizes), tmp_path, "o", None)
     assert found == Inventory(simulated_gpus("1xH100", "o/1"), 1, 2, 3)
     assert found.simulated
+
+
+@pytest.mark.parametrize(
+    ("asked", "nvml", "why"),
+    [
+        *(({"simulated": text}, None, "written as") for text in
+          ("H100", "0xH100", "65xH100", "4 H100", "4xH100:2", "")),
+        ({"simulated": "1xH1000"}, None, "did you mean H100"),
+        ({"gpus": ("GPU-a", "GPU-z")}, Nvml(fake_nvml()), "GPU-z"),
+        ({}, None, "simulated"),
+        ({}, Nvml(fake_nvml(uuids=())), "simulated"),
+    ],
+)  # fmt: skip
+def test_what_is_not_there_is_refused_and_never_simulated_unasked(
+    tmp_path: Path, asked: dict[str, Any], nvml: Nvml | None, why: str
+) -> None:
+    with pytest.raises(InventoryError, match=why):
+        take_inventory(config(**asked), tmp_path, "o", nvml)

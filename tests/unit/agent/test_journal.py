@@ -2,7 +2,7 @@ import hashlib
 import json
 import sqlite3
 import stat
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,25 +15,20 @@ from marketplace.agent.meters import Reading
 from marketplace.agent.node import Attestor
 from marketplace.domain.life import Outcome
 from settlement.attestation import Close, Stop, UsageAttestation
-from settlement.eip712 import Domain
 from settlement.signing import LocalSigner, verify
 from settlement.usage import UsageVector
+from tests import fakes_agent
 from tests.factories import BUYER, PROVIDER, WITNESS
+from tests.fakes_agent import DOMAIN
 
-DOMAIN = Domain(31337, "0x" + "e5" * 20)
 ENTRY = LeaseEntry(
     "lease_1", "job_1", BUYER, PROVIDER, b"n" * 16, DOMAIN, WITNESS, False, ("/out",)
 )
 READING = Reading(at_ms=1)
+DONE = Ending(Outcome.SUCCEEDED, "completed", 0)
 
 
-def statement(sequence: int, ms: int, **changes: int) -> UsageAttestation:
-    fields = dict.fromkeys(
-        ("gpu_ms", "cpu_core_ms", "memory_mib_ms", "storage_mib_ms", "egress_mib", "units"), 0
-    )
-    return UsageAttestation(
-        BUYER, PROVIDER, b"n" * 16, sequence, 1, ms, **{**fields, **changes}, evidence=GENESIS
-    )
+statement = partial(fakes_agent.statement, ENTRY)
 
 
 @pytest.fixture
@@ -46,6 +41,16 @@ def journal(path: Path) -> AgentJournal:
     journal = AgentJournal(path)
     journal.begin(ENTRY)
     return journal
+
+
+@pytest.fixture
+def signer(path: Path) -> "SpyingSigner":
+    return SpyingSigner(path)
+
+
+@pytest.fixture
+def attestor(journal: AgentJournal, signer: "SpyingSigner") -> Attestor:
+    return Attestor(journal, signer, ENTRY)
 
 
 def now(journal: AgentJournal) -> LeaseEntry:
@@ -66,72 +71,59 @@ class SpyingSigner:
 
     def sign_digest(self, digest: bytes) -> bytes:
         other = sqlite3.connect(self.path)
-        rows = [UsageAttestation.from_message(json.loads(m)) for (m,) in other.execute(
-            "SELECT message FROM attestations"
-        )]  # fmt: skip
-        closes = [Close.from_message(json.loads(m)) for (m,) in other.execute(
-            "SELECT close FROM leases WHERE close IS NOT NULL"
-        )]  # fmt: skip
+        query = "SELECT message FROM attestations UNION ALL SELECT close FROM leases"
+        texts = [json.loads(text) for (text,) in other.execute(query) if text is not None]
         other.close()
-        self.durable.append(digest in {m.digest(DOMAIN) for m in (*rows, *closes)})
+        kinds = [UsageAttestation if "sequence" in text else Close for text in texts]
+        messages = [kind.from_message(text) for kind, text in zip(kinds, texts, strict=True)]
+        self.durable.append(digest in {message.digest(DOMAIN) for message in messages})
         self.signed.append(digest)
         return self.inner.sign_digest(digest)
 
 
-def test_values_are_committed_before_they_are_signed(journal: AgentJournal, path: Path) -> None:
-    signer = SpyingSigner(path)
-    attestor = Attestor(journal, signer, ENTRY)
+def test_values_are_committed_before_they_are_signed(
+    attestor: Attestor, signer: SpyingSigner
+) -> None:
     for ms in (0, 1000, 2000):
         attestor.attest(UsageVector(ms=ms), READING)
-    attestor.conclude(Ending(Outcome.SUCCEEDED, "completed", 0))
+    attestor.conclude(DONE)
     assert signer.durable == [True] * 4
 
 
-def test_the_journal_is_the_owners_and_syncs_every_commit(
-    journal: AgentJournal, path: Path
-) -> None:
+def test_the_journal_is_the_owners_and_syncs_all(journal: AgentJournal, path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert journal._db.execute("PRAGMA synchronous").fetchone()[0] == 2
     assert journal._db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
 
 
-def test_a_sequence_has_one_value_for_good(journal: AgentJournal) -> None:
-    journal.propose("lease_1", statement(0, 0))
-    journal.propose("lease_1", statement(0, 0))
-    with pytest.raises(AgentJournalConflict, match="1 is next"):
-        journal.propose("lease_1", statement(0, 1))
-
-
 @pytest.mark.parametrize(
     "following",
-    [statement(2, 1000), statement(1, 999), statement(1, 1000, units=4)],
-    ids=["gap", "time falls", "units fall"],
+    [statement(0, 1001), statement(2, 1000), statement(1, 999), statement(1, 1000, units=4)],
+    ids=["second value", "gap", "time falls", "units fall"],
 )
 def test_what_does_not_follow_is_refused(
     journal: AgentJournal, following: UsageAttestation
 ) -> None:
-    journal.propose("lease_1", statement(0, 1000, units=5))
+    for _ in range(2):
+        journal.propose("lease_1", statement(0, 1000, units=5))
     with pytest.raises(AgentJournalConflict):
         journal.propose("lease_1", following)
-    last = journal.last("lease_1")
-    assert last is not None
-    assert last.message == statement(0, 1000, units=5)
+    assert journal.last("lease_1") == (statement(0, 1000, units=5), None, None)
 
 
 def test_a_crash_between_journal_and_signature_signs_the_same_value(
-    journal: AgentJournal, path: Path
+    journal: AgentJournal, path: Path, signer: SpyingSigner
 ) -> None:
     journal.propose("lease_1", statement(0, 0))
     journal.close()  # the agent died here
-    signer = SpyingSigner(path)
     final, signature = Attestor(AgentJournal(path), signer, ENTRY).final()
     assert final == statement(0, 0)
     verify(final, DOMAIN, signature, signer.address)
 
 
-def test_signed_bytes_are_kept_and_repeated(journal: AgentJournal, path: Path) -> None:
-    signer = SpyingSigner(path)
-    attestor = Attestor(journal, signer, ENTRY)
+def test_signed_bytes_are_kept_and_repeated(
+    journal: AgentJournal, attestor: Attestor, signer: SpyingSigner
+) -> None:
     attestor.attest(UsageVector(ms=5), READING)
     first = attestor.final()
     assert attestor.final() == first
@@ -142,11 +134,9 @@ def test_signed_bytes_are_kept_and_repeated(journal: AgentJournal, path: Path) -
 
 
 def test_a_lease_is_taken_up_once(journal: AgentJournal, path: Path) -> None:
-    with pytest.raises(AgentJournalConflict, match="already"):
-        journal.begin(ENTRY)
-    journal.close()
-    with pytest.raises(AgentJournalConflict):
-        AgentJournal(path).begin(ENTRY)
+    for opened in (journal, AgentJournal(path)):
+        with pytest.raises(AgentJournalConflict, match="already"):
+            opened.begin(ENTRY)
 
 
 def test_leases_read_back_as_they_were_begun(journal: AgentJournal) -> None:
@@ -158,45 +148,43 @@ def test_leases_read_back_as_they_were_begun(journal: AgentJournal) -> None:
 
 def test_the_first_ending_stands(journal: AgentJournal) -> None:
     first = Ending(Outcome.FAILED, "exit_code", 3)
-    for ending in (first, Ending(Outcome.SUCCEEDED, "completed", 0)):
+    for ending in (first, DONE):
         journal.end("lease_1", ending)
         assert now(journal).ending == first
     journal.amend_ending("lease_1", replace(first, outputs="ab" * 32))
     journal.set_phase("lease_1", Phase.REPORTED)
-    journal.amend_ending("lease_1", Ending(Outcome.SUCCEEDED, "completed", 0))
+    journal.amend_ending("lease_1", DONE)
     assert now(journal).ending == replace(first, outputs="ab" * 32)
 
 
-def test_a_lease_has_one_close_for_good(journal: AgentJournal, path: Path) -> None:
-    attestor = Attestor(journal, SpyingSigner(path), ENTRY)
+def test_a_lease_has_one_close_for_good(journal: AgentJournal, attestor: Attestor) -> None:
     attestor.attest(UsageVector(ms=7), READING)
-    attestor.conclude(Ending(Outcome.SUCCEEDED, "completed", 0))
+    attestor.conclude(DONE)
     close, signature = attestor.close()
     attestor.attest(UsageVector(ms=9), READING)
-    attestor.conclude(Ending(Outcome.SUCCEEDED, "completed", 0))
+    attestor.conclude(DONE)
     assert attestor.close() == (close, signature)
     assert close.ms == 7
     with pytest.raises(AgentJournalConflict, match="another signed Close"):
         journal.adopt_close("lease_1", replace(close, ms=8), signature)
 
 
-def test_a_job_that_never_ran_closes_at_nothing(journal: AgentJournal, path: Path) -> None:
-    attestor = Attestor(journal, SpyingSigner(path), ENTRY)
+def test_a_job_that_never_ran_closes_at_nothing(attestor: Attestor) -> None:
     attestor.conclude(Ending(Outcome.FAILED, "start_limit"))
     final, _ = attestor.final()
     assert (final.sequence, final.usage()) == (0, UsageVector())
     assert attestor.close()[0] == Close(BUYER, PROVIDER, b"n" * 16, 0, 0, 0)
 
 
-def test_a_stop_is_for_its_lease(journal: AgentJournal, path: Path) -> None:
-    signer = SpyingSigner(path)
-    stop, signature = Attestor(journal, signer, ENTRY).stop()
+def test_a_stop_is_for_its_lease(attestor: Attestor, signer: SpyingSigner) -> None:
+    stop, signature = attestor.stop()
     assert stop == Stop(BUYER, PROVIDER, b"n" * 16)
     verify(stop, DOMAIN, signature, signer.address)
 
 
-def test_evidence_is_a_hash_chain_over_the_kept_readings(journal: AgentJournal, path: Path) -> None:
-    attestor = Attestor(journal, SpyingSigner(path), ENTRY)
+def test_evidence_is_a_hash_chain_over_the_kept_readings(
+    journal: AgentJournal, attestor: Attestor
+) -> None:
     for ms in (0, 1000, 2000):
         last = attestor.attest(UsageVector(ms=ms), replace(READING, ms=ms))
     rows = [row for (row,) in journal._db.execute("SELECT row FROM readings ORDER BY number")]
@@ -211,19 +199,15 @@ def test_what_the_server_holds_is_adopted_but_never_contradicted(journal: AgentJ
     journal.propose("lease_1", statement(0, 0))
     journal.adopt("lease_1", statement(0, 0), b"s" * 65)
     journal.adopt("lease_1", statement(1, 1000), b"t" * 65)
-    last = journal.last("lease_1")
-    assert last is not None
-    assert (last.message, last.signature) == (statement(1, 1000), b"t" * 65)
+    assert journal.last("lease_1") == (statement(1, 1000), b"t" * 65, ACCEPTED)
     with pytest.raises(AgentJournalConflict, match="another signed value for 1"):
         journal.adopt("lease_1", statement(1, 1001), b"u" * 65)
 
 
 def test_after_a_restore_nothing_below_the_servers_mark_is_signed(
-    journal: AgentJournal, path: Path
+    journal: AgentJournal, attestor: Attestor, signer: SpyingSigner
 ) -> None:
     """The journal is an old copy; the server's newer statements raise its mark first."""
-    signer = SpyingSigner(path)
-    attestor = Attestor(journal, signer, ENTRY)
     attestor.attest(UsageVector(ms=0), READING)
     newer = statement(1, 5000)
     journal.adopt("lease_1", newer, signer.inner.sign_digest(newer.digest(DOMAIN)))
@@ -234,9 +218,9 @@ def test_after_a_restore_nothing_below_the_servers_mark_is_signed(
     assert signer.signed == [attestor.close()[0].digest(DOMAIN)]
 
 
-def test_an_unwritable_journal_signs_nothing(journal: AgentJournal, path: Path) -> None:
-    signer = SpyingSigner(path)
-    attestor = Attestor(journal, signer, ENTRY)
+def test_an_unwritable_journal_signs_nothing(
+    journal: AgentJournal, attestor: Attestor, signer: SpyingSigner
+) -> None:
     attestor.attest(UsageVector(ms=0), READING)
     pages = journal._db.execute("PRAGMA page_count").fetchone()[0]
     journal._db.execute(f"PRAGMA max_page_count = {pages}")  # as on a full disk
@@ -250,18 +234,12 @@ def test_an_unwritable_journal_signs_nothing(journal: AgentJournal, path: Path) 
     assert not journal._db.in_transaction
 
 
-def test_threads_share_a_journal(journal: AgentJournal, path: Path) -> None:
-    attestor = Attestor(journal, SpyingSigner(path), ENTRY)
-    threads = [
-        threading.Thread(target=lambda: [journal.last("lease_1") for _ in range(50)])
-        for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for ms in range(20):
-        attestor.attest(UsageVector(ms=ms), READING)
-    for thread in threads:
-        thread.join()
+def test_threads_share_a_journal(journal: AgentJournal, attestor: Attestor) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        readers = [pool.submit(journal.last, "lease_1") for _ in range(200)]
+        for ms in range(20):
+            attestor.attest(UsageVector(ms=ms), READING)
+    assert all(reader.exception() is None for reader in readers)
     assert [message.sequence for message, _ in journal.unsent("lease_1")] == list(range(20))
 
 

@@ -16,6 +16,12 @@ from settlement.signing import LocalSigner
 from settlement.usage import UsageVector
 from tests.fakes_agent import FakeMarket
 
+MAKE_FOLDERS = "marketplace.agent.supervisor.make_folders"
+
+
+def no_space(_: JobFolders) -> None:
+    raise OSError(28, "No space left on device")
+
 
 class Box:
     """A node with one GPU whose runtime is one that no job asks for."""
@@ -55,11 +61,11 @@ def box(tmp_path: Path) -> Iterator[Box]:
 def test_a_job_whose_folders_cannot_be_made_ends_alone(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def make_folders(_folders: JobFolders) -> None:
+    def undo(_: JobFolders) -> None:
         monkeypatch.undo()
-        raise OSError(28, "No space left on device")
+        no_space(_)
 
-    monkeypatch.setattr("marketplace.agent.supervisor.make_folders", make_folders)
+    monkeypatch.setattr(MAKE_FOLDERS, undo)
     first, second = (box.market.open_lease(["true"]) for _ in range(2))
     assert box.reason(first) == "node_error"
     assert box.reason(second) == "wrong_runtime"  # it got the GPU that the first one gave back
@@ -72,10 +78,7 @@ def test_an_end_that_the_journal_did_not_take_is_put_down_later(
     def full(*_: object) -> None:
         raise JournalError("the journal cannot be written")
 
-    def make_folders(_folders: JobFolders) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("marketplace.agent.supervisor.make_folders", make_folders)
+    monkeypatch.setattr(MAKE_FOLDERS, no_space)
     if reason == "no_capacity":
         monkeypatch.setattr("marketplace.agent.inventory.Capacity.take", lambda *_: None)
     lease_id = box.market.open_lease(["true"])

@@ -1,6 +1,6 @@
 """A lease with real keys on every side, and a desk whose clocks a test turns."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import pytest
 
 from marketplace.witness.desk import Accepts, Desk, WitnessClock
 from marketplace.witness.journal import WitnessJournal
-from marketplace.witness.policy import Papers
+from marketplace.witness.policy import Papers, WitnessRefusal
 from settlement.attestation import Close, UsageAttestation
 from settlement.eip712 import Domain
 from settlement.orders import Ask, Bid, lease_no
@@ -82,30 +82,41 @@ class Lease:
         return close, sign(close, DOMAIN, meter)
 
 
-OpenDesk = Callable[..., Desk]
+@dataclass
+class Stage:
+    """One lease, a clock, and the desks of a witness that may be restarted on one journal file."""
+
+    folder: Path
+    lease: Lease = field(default_factory=Lease)
+    time: Time = field(default_factory=Time)
+    _journals: list[WitnessJournal] = field(default_factory=list)
+
+    def desk(self, name: str = "journal.db", accepts: Accepts | None = None) -> Desk:
+        """A desk that knows only what its journal knows."""
+        journal = WitnessJournal(self.folder / name)
+        self._journals.append(journal)
+        return Desk(WITNESS, DOMAIN, journal, [BUYER.address], self.time.clock(), accepts)
+
+    def admitted(self, name: str = "journal.db") -> Desk:
+        """A desk that has admitted the lease."""
+        desk = self.desk(name)
+        assert desk.admit(self.lease.papers()) is None
+        return desk
+
+    def running(self) -> Desk:
+        """A desk that has countersigned the lease's ready reading."""
+        desk = self.admitted()
+        answer = desk.countersign(*self.lease.reading(0, 0), 0)
+        assert not isinstance(answer, WitnessRefusal), answer
+        return desk
+
+    def close(self) -> None:
+        for journal in self._journals:
+            journal.close()
 
 
 @pytest.fixture
-def time() -> Time:
-    return Time()
-
-
-@pytest.fixture
-def lease() -> Lease:
-    return Lease()
-
-
-@pytest.fixture
-def open_desk(tmp_path: Path, time: Time) -> Any:
-    """Opens desks on one journal file, as restarts of one witness would."""
-    journals: list[WitnessJournal] = []
-
-    def open_one(
-        name: str = "journal.db", clock: WitnessClock | None = None, accepts: Accepts | None = None
-    ) -> Desk:
-        journals.append(WitnessJournal(tmp_path / name))
-        return Desk(WITNESS, DOMAIN, journals[-1], [BUYER.address], clock or time.clock(), accepts)
-
-    yield open_one
-    for journal in journals:
-        journal.close()
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    made = Stage(tmp_path)
+    yield made
+    made.close()

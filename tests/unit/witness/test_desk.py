@@ -2,27 +2,16 @@
 
 import shutil
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from marketplace.witness.desk import Desk
 from marketplace.witness.policy import Mark, WitnessRefusal
 from settlement.attestation import MeteredUsage, Usage
 from settlement.errors import ChainUnavailable
 from settlement.signing import sign, verify
 from tests.factories import make_bid
-from tests.unit.witness.conftest import (
-    BUYER,
-    DOMAIN,
-    OPENED,
-    STRANGER,
-    WITNESS,
-    Lease,
-    OpenDesk,
-    Time,
-)
+from tests.unit.witness.conftest import BUYER, DOMAIN, OPENED, STRANGER, WITNESS, Lease, Stage
 
 
 def accepted(answer: Any) -> tuple[Any, bytes]:
@@ -30,65 +19,60 @@ def accepted(answer: Any) -> tuple[Any, bytes]:
     return answer
 
 
-def running(desk: Desk, lease: Lease) -> Desk:
-    """Admit a lease and countersign its ready reading."""
-    assert desk.admit(lease.papers()) is None
-    accepted(desk.countersign(*lease.reading(0, 0), 0))
-    return desk
-
-
-def test_voucher_is_signed_for_what_was_watched(
-    open_desk: OpenDesk, lease: Lease, time: Time
-) -> None:
-    desk = running(open_desk(), lease)
-    time.go(5_000)
-    voucher, signature = accepted(desk.countersign(*lease.reading(1, 5_000), 5))
-    assert voucher == Usage(lease.bid.buyer, lease.ask.provider, lease.number, 5_000)
+def test_voucher_is_signed_for_what_was_watched(stage: Stage) -> None:
+    desk = stage.running()
+    stage.time.go(5_000)
+    voucher, signature = accepted(desk.countersign(*stage.lease.reading(1, 5_000), 5))
+    assert voucher == Usage(
+        stage.lease.bid.buyer, stage.lease.ask.provider, stage.lease.number, 5_000
+    )
     verify(voucher, DOMAIN, signature, WITNESS.address)
-    assert desk.mark(lease.number) == Mark(1, 5_000, 0, 0)
+    assert desk.mark(stage.lease.number) == Mark(1, 5_000, 0, 0)
 
 
-def test_metered_lease_gets_a_metered_voucher(open_desk: OpenDesk) -> None:
+def test_metered_lease_gets_a_metered_voucher(stage: Stage) -> None:
     bid = make_bid(buyer=BUYER.address, witness=WITNESS.address, egress_mib=9)
-    lease = Lease(bid=bid)
-    desk = running(open_desk(), lease)
-    voucher, _ = accepted(desk.countersign(*lease.reading(1, 0, egress_mib=3), 1))
-    assert voucher == MeteredUsage(bid.buyer, lease.ask.provider, lease.number, 0, 3, 0)
+    stage.lease = Lease(bid=bid)
+    desk = stage.running()
+    voucher, _ = accepted(desk.countersign(*stage.lease.reading(1, 0, egress_mib=3), 1))
+    assert voucher == MeteredUsage(bid.buyer, stage.lease.ask.provider, stage.lease.number, 0, 3, 0)
 
 
-def test_unknown_lease_is_not_signed_for(open_desk: OpenDesk, lease: Lease) -> None:
-    desk = open_desk()
-    assert desk.countersign(*lease.reading(0, 0), 0) is WitnessRefusal.UNKNOWN_JOB
-    assert desk.sign_close(*lease.closing(0), 0) is WitnessRefusal.UNKNOWN_JOB
-    assert desk.sign_stop(lease.number, "lost") is WitnessRefusal.UNKNOWN_JOB
+def test_unknown_lease_is_not_signed_for(stage: Stage) -> None:
+    desk = stage.desk()
+    assert desk.countersign(*stage.lease.reading(0, 0), 0) is WitnessRefusal.UNKNOWN_JOB
+    assert desk.sign_close(*stage.lease.closing(0), 0) is WitnessRefusal.UNKNOWN_JOB
+    assert desk.sign_stop(stage.lease.number, "lost") is WitnessRefusal.UNKNOWN_JOB
 
 
-def test_bid_of_a_stranger_is_not_admitted(open_desk: OpenDesk) -> None:
-    lease = Lease(bid=make_bid(buyer=STRANGER.address, witness=WITNESS.address))
-    signed = sign(lease.bid, DOMAIN, STRANGER)
-    assert open_desk().admit(lease.papers(bid_signature=signed)) is WitnessRefusal.UNKNOWN_JOB
+def test_bid_of_a_stranger_is_not_admitted(stage: Stage) -> None:
+    stage.lease = Lease(bid=make_bid(buyer=STRANGER.address, witness=WITNESS.address))
+    signed = sign(stage.lease.bid, DOMAIN, STRANGER)
+    assert (
+        stage.desk().admit(stage.lease.papers(bid_signature=signed)) is WitnessRefusal.UNKNOWN_JOB
+    )
 
 
-def test_refused_lease_is_remembered_until_its_buyer_is_added(open_desk: OpenDesk) -> None:
-    lease = Lease(bid=make_bid(buyer=STRANGER.address, witness=WITNESS.address))
-    papers = lease.papers(bid_signature=sign(lease.bid, DOMAIN, STRANGER))
-    desk = open_desk()
-    assert desk.refused(lease.number) is None
+def test_refused_lease_is_remembered_until_its_buyer_is_added(stage: Stage) -> None:
+    stage.lease = Lease(bid=make_bid(buyer=STRANGER.address, witness=WITNESS.address))
+    papers = stage.lease.papers(bid_signature=sign(stage.lease.bid, DOMAIN, STRANGER))
+    desk = stage.desk()
+    assert desk.refused(stage.lease.number) is None
     desk.admit(papers)
-    assert desk.refused(lease.number) is WitnessRefusal.UNKNOWN_JOB
+    assert desk.refused(stage.lease.number) is WitnessRefusal.UNKNOWN_JOB
     desk.witness_for([BUYER.address])
-    assert desk.refused(lease.number) is WitnessRefusal.UNKNOWN_JOB
+    assert desk.refused(stage.lease.number) is WitnessRefusal.UNKNOWN_JOB
     desk.witness_for([STRANGER.address.lower()])
-    assert desk.refused(lease.number) is None
+    assert desk.refused(stage.lease.number) is None
     assert desk.admit(papers) is None
 
 
-def test_bid_its_buyer_did_not_sign_is_not_admitted(open_desk: OpenDesk, lease: Lease) -> None:
-    forged = sign(lease.bid, DOMAIN, STRANGER)
-    desk = open_desk()
-    assert desk.admit(lease.papers(bid_signature=forged)) is WitnessRefusal.UNCHECKED_BUYER
-    assert desk.refused(lease.number) is WitnessRefusal.UNCHECKED_BUYER
-    assert not desk.knows(lease.number)
+def test_bid_its_buyer_did_not_sign_is_not_admitted(stage: Stage) -> None:
+    forged = sign(stage.lease.bid, DOMAIN, STRANGER)
+    desk = stage.desk()
+    assert desk.admit(stage.lease.papers(bid_signature=forged)) is WitnessRefusal.UNCHECKED_BUYER
+    assert desk.refused(stage.lease.number) is WitnessRefusal.UNCHECKED_BUYER
+    assert not desk.knows(stage.lease.number)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +81,7 @@ def test_bid_its_buyer_did_not_sign_is_not_admitted(open_desk: OpenDesk, lease: 
     ids=["signed", "not"],
 )
 def test_bid_of_a_contract_is_admitted_where_it_says_that_it_signed(
-    open_desk: OpenDesk, lease: Lease, says: bool, refusal: WitnessRefusal | None
+    stage: Stage, says: bool, refusal: WitnessRefusal | None
 ) -> None:
     asked = []
 
@@ -105,15 +89,13 @@ def test_bid_of_a_contract_is_admitted_where_it_says_that_it_signed(
         asked.append((account, digest, signature))
         return says
 
-    desk = open_desk(accepts=accepts)
-    assert desk.admit(lease.papers(bid_signature=b"any bytes")) is refusal
-    assert asked == [(BUYER.address, lease.bid.digest(DOMAIN), b"any bytes")]
-    assert desk.knows(lease.number) is says
+    desk = stage.desk(accepts=accepts)
+    assert desk.admit(stage.lease.papers(bid_signature=b"any bytes")) is refusal
+    assert asked == [(BUYER.address, stage.lease.bid.digest(DOMAIN), b"any bytes")]
+    assert desk.knows(stage.lease.number) is says
 
 
-def test_bid_of_a_contract_is_asked_for_again_when_the_chain_is_back(
-    open_desk: OpenDesk, lease: Lease
-) -> None:
+def test_bid_of_a_contract_is_asked_for_again_when_the_chain_is_back(stage: Stage) -> None:
     answers = iter([ChainUnavailable("away"), None])
 
     def accepts(*asked: object) -> bool:
@@ -121,191 +103,166 @@ def test_bid_of_a_contract_is_asked_for_again_when_the_chain_is_back(
             raise error
         return True
 
-    desk = open_desk(accepts=accepts)
-    papers = lease.papers(bid_signature=b"any bytes")
+    desk = stage.desk(accepts=accepts)
+    papers = stage.lease.papers(bid_signature=b"any bytes")
     assert desk.admit(papers) is WitnessRefusal.UNCHECKED_BUYER
-    assert desk.refused(lease.number) is None
+    assert desk.refused(stage.lease.number) is None
     assert desk.admit(papers) is None
 
 
-def test_a_lease_that_was_dismissed_is_signed_for_no_more(
-    open_desk: OpenDesk, lease: Lease
-) -> None:
-    desk = running(open_desk(), lease)
-    desk.dismiss(lease.number, WitnessRefusal.BAD_SIGNATURE)
-    assert desk.refused(lease.number) is WitnessRefusal.BAD_SIGNATURE
-    assert desk.countersign(*lease.reading(1, 1_000), 1) is WitnessRefusal.UNKNOWN_JOB
+def test_a_lease_that_was_dismissed_is_signed_for_no_more(stage: Stage) -> None:
+    desk = stage.running()
+    desk.dismiss(stage.lease.number, WitnessRefusal.BAD_SIGNATURE)
+    assert desk.refused(stage.lease.number) is WitnessRefusal.BAD_SIGNATURE
+    assert desk.countersign(*stage.lease.reading(1, 1_000), 1) is WitnessRefusal.UNKNOWN_JOB
 
 
-def test_lease_number_of_other_orders_is_not_admitted(open_desk: OpenDesk, lease: Lease) -> None:
+def test_lease_number_of_other_orders_is_not_admitted(stage: Stage) -> None:
     other = Lease(bid=make_bid(buyer=BUYER.address, witness=WITNESS.address, salt=99))
-    papers = lease.papers(lease_no=other.number)
-    assert open_desk().admit(papers) is WitnessRefusal.OTHER_LEASE
+    papers = stage.lease.papers(lease_no=other.number)
+    assert stage.desk().admit(papers) is WitnessRefusal.OTHER_LEASE
 
 
-def test_reading_the_meter_did_not_sign_is_refused(open_desk: OpenDesk, lease: Lease) -> None:
-    desk = running(open_desk(), lease)
-    answer = desk.countersign(*lease.reading(1, 10, meter=STRANGER), 1)
+def test_reading_the_meter_did_not_sign_is_refused(stage: Stage) -> None:
+    desk = stage.running()
+    answer = desk.countersign(*stage.lease.reading(1, 10, meter=STRANGER), 1)
     assert answer is WitnessRefusal.BAD_SIGNATURE
-    assert desk.sign_close(*lease.closing(0, meter=STRANGER), 1) is WitnessRefusal.BAD_SIGNATURE
+    assert (
+        desk.sign_close(*stage.lease.closing(0, meter=STRANGER), 1) is WitnessRefusal.BAD_SIGNATURE
+    )
 
 
-def test_reading_ahead_of_the_watch_is_refused_until_time_has_passed(
-    open_desk: OpenDesk, lease: Lease, time: Time
-) -> None:
-    desk = running(open_desk(), lease)
-    early = lease.reading(1, 10_000)
-    time.go(5_000)
+def test_reading_ahead_of_the_watch_is_refused_until_time_has_passed(stage: Stage) -> None:
+    desk = stage.running()
+    early = stage.lease.reading(1, 10_000)
+    stage.time.go(5_000)
     assert desk.countersign(*early, 5) is WitnessRefusal.AHEAD_OF_CLOCK
-    time.go(5_000)
+    stage.time.go(5_000)
     accepted(desk.countersign(*early, 10))
 
 
-def test_watch_that_starts_with_late_news_covers_the_time_it_was_under_way(
-    open_desk: OpenDesk, lease: Lease, time: Time
-) -> None:
-    ready = lease.reading(0, 0, observed_at_ms=time.unix)
-    time.go(9_000)  # nothing came through for nine seconds, then everything at once
-    desk = open_desk()
-    assert desk.admit(lease.papers()) is None
+def test_watch_that_starts_with_late_news_covers_the_time_it_was_under_way(stage: Stage) -> None:
+    ready = stage.lease.reading(0, 0, observed_at_ms=stage.time.unix)
+    stage.time.go(9_000)  # nothing came through for nine seconds, then everything at once
+    desk = stage.admitted()
     accepted(desk.countersign(*ready, 1))
-    accepted(desk.countersign(*lease.reading(9, 9_000, observed_at_ms=time.unix), 9))
+    accepted(desk.countersign(*stage.lease.reading(9, 9_000, observed_at_ms=stage.time.unix), 9))
 
 
-def test_late_news_is_believed_for_no_longer_than_a_job_runs_unseen(
-    open_desk: OpenDesk, lease: Lease, time: Time
-) -> None:
-    time.go(3_600_000)
-    desk = open_desk()
-    assert desk.admit(lease.papers()) is None
-    accepted(desk.countersign(*lease.reading(0, 0, observed_at_ms=OPENED * 1000), 1))
-    answer = desk.countersign(*lease.reading(1, 60_000, observed_at_ms=time.unix), 2)
+def test_late_news_is_believed_for_no_longer_than_a_job_runs_unseen(stage: Stage) -> None:
+    stage.time.go(3_600_000)
+    desk = stage.admitted()
+    accepted(desk.countersign(*stage.lease.reading(0, 0, observed_at_ms=OPENED * 1000), 1))
+    answer = desk.countersign(*stage.lease.reading(1, 60_000, observed_at_ms=stage.time.unix), 2)
     assert answer is WitnessRefusal.AHEAD_OF_CLOCK
 
 
-def test_silent_job_is_not_signed_for(open_desk: OpenDesk, lease: Lease, time: Time) -> None:
-    desk = running(open_desk(), lease)
-    time.go(10_000)
-    desk.watch(lease.number, 10)
-    time.go(60_000)
-    assert desk.countersign(*lease.reading(1, 70_000), 10) is WitnessRefusal.NO_HEARTBEAT
-    accepted(desk.countersign(*lease.reading(1, 70_000), 11))
+def test_silent_job_is_not_signed_for(stage: Stage) -> None:
+    desk = stage.running()
+    stage.time.go(10_000)
+    desk.watch(stage.lease.number, 10)
+    stage.time.go(60_000)
+    assert desk.countersign(*stage.lease.reading(1, 70_000), 10) is WitnessRefusal.NO_HEARTBEAT
+    accepted(desk.countersign(*stage.lease.reading(1, 70_000), 11))
 
 
-def test_same_reading_again_gives_the_same_signature(
-    open_desk: OpenDesk, lease: Lease, time: Time
-) -> None:
-    desk = running(open_desk(), lease)
-    time.go(1_000)
-    first = accepted(desk.countersign(*lease.reading(1, 1_000), 1))
-    assert accepted(desk.countersign(*lease.reading(1, 1_000), 1)) == first
+def test_same_reading_again_gives_the_same_signature(stage: Stage) -> None:
+    desk = stage.running()
+    stage.time.go(1_000)
+    first = accepted(desk.countersign(*stage.lease.reading(1, 1_000), 1))
+    assert accepted(desk.countersign(*stage.lease.reading(1, 1_000), 1)) == first
 
 
-def test_other_value_at_a_signed_sequence_is_refused(
-    open_desk: OpenDesk, lease: Lease, time: Time
-) -> None:
-    desk = running(open_desk(), lease)
-    time.go(9_000)
-    accepted(desk.countersign(*lease.reading(1, 1_000), 9))
-    assert desk.countersign(*lease.reading(1, 2_000), 9) is WitnessRefusal.SEQUENCE_USED
-    assert desk.countersign(*lease.reading(0, 2_000), 9) is WitnessRefusal.SEQUENCE_USED
+def test_other_value_at_a_signed_sequence_is_refused(stage: Stage) -> None:
+    desk = stage.running()
+    stage.time.go(9_000)
+    accepted(desk.countersign(*stage.lease.reading(1, 1_000), 9))
+    assert desk.countersign(*stage.lease.reading(1, 2_000), 9) is WitnessRefusal.SEQUENCE_USED
+    assert desk.countersign(*stage.lease.reading(0, 2_000), 9) is WitnessRefusal.SEQUENCE_USED
 
 
-def test_close_is_signed_once(open_desk: OpenDesk, lease: Lease, time: Time) -> None:
-    desk = running(open_desk(), lease)
-    time.go(9_000)
-    first = desk.sign_close(*lease.closing(8_000), 9)
+def test_close_is_signed_once(stage: Stage) -> None:
+    desk = stage.running()
+    stage.time.go(9_000)
+    first = desk.sign_close(*stage.lease.closing(8_000), 9)
     assert isinstance(first, bytes)
-    verify(lease.closing(8_000)[0], DOMAIN, first, WITNESS.address)
-    assert desk.sign_close(*lease.closing(8_000), 9) == first
-    assert desk.sign_close(*lease.closing(9_000), 9) is WitnessRefusal.ALREADY_CLOSED
-    assert desk.countersign(*lease.reading(1, 9_000), 9) is WitnessRefusal.SEQUENCE_USED
+    verify(stage.lease.closing(8_000)[0], DOMAIN, first, WITNESS.address)
+    assert desk.sign_close(*stage.lease.closing(8_000), 9) == first
+    assert desk.sign_close(*stage.lease.closing(9_000), 9) is WitnessRefusal.ALREADY_CLOSED
+    assert desk.countersign(*stage.lease.reading(1, 9_000), 9) is WitnessRefusal.SEQUENCE_USED
 
 
-def test_close_beyond_the_watch_is_refused(open_desk: OpenDesk, lease: Lease, time: Time) -> None:
-    desk = running(open_desk(), lease)
-    time.go(1_000)
-    assert desk.sign_close(*lease.closing(60_000), 1) is WitnessRefusal.AHEAD_OF_CLOCK
+def test_close_beyond_the_watch_is_refused(stage: Stage) -> None:
+    desk = stage.running()
+    stage.time.go(1_000)
+    assert desk.sign_close(*stage.lease.closing(60_000), 1) is WitnessRefusal.AHEAD_OF_CLOCK
 
 
-def test_stop_of_a_lost_lease_is_signed_at_once(open_desk: OpenDesk, lease: Lease) -> None:
-    desk = running(open_desk(), lease)
-    stop, signature = accepted(desk.sign_stop(lease.number, "lost"))
-    assert stop.lease_no == lease.number
+def test_stop_of_a_lost_lease_is_signed_at_once(stage: Stage) -> None:
+    desk = stage.running()
+    stop, signature = accepted(desk.sign_stop(stage.lease.number, "lost"))
+    assert stop.lease_no == stage.lease.number
     verify(stop, DOMAIN, signature, WITNESS.address)
 
 
-def test_cancelled_job_is_given_time_to_close(
-    open_desk: OpenDesk, lease: Lease, time: Time
-) -> None:
-    desk = running(open_desk(), lease)
-    assert desk.sign_stop(lease.number, "cancelled") is WitnessRefusal.NOT_YET
-    time.go(19_999)
-    assert desk.sign_stop(lease.number, "cancelled") is WitnessRefusal.NOT_YET
-    time.go(1)
-    accepted(desk.sign_stop(lease.number, "cancelled"))
+def test_cancelled_job_is_given_time_to_close(stage: Stage) -> None:
+    desk = stage.running()
+    assert desk.sign_stop(stage.lease.number, "cancelled") is WitnessRefusal.NOT_YET
+    stage.time.go(19_999)
+    assert desk.sign_stop(stage.lease.number, "cancelled") is WitnessRefusal.NOT_YET
+    stage.time.go(1)
+    accepted(desk.sign_stop(stage.lease.number, "cancelled"))
 
 
-def test_restart_keeps_the_mark_and_the_watch(
-    open_desk: OpenDesk, lease: Lease, time: Time
-) -> None:
-    desk = running(open_desk(), lease)
-    time.go(5_000)
-    accepted(desk.countersign(*lease.reading(1, 5_000), 5))
-    time.go(4_000)
-    time.monotonic = 77  # another process, another monotonic clock
-    desk = open_desk()
-    assert desk.mark(lease.number) == Mark(1, 5_000, 0, 0)
-    assert desk.admit(lease.papers()) is None
-    assert desk.countersign(*lease.reading(1, 6_000), 9) is WitnessRefusal.SEQUENCE_USED
-    assert desk.countersign(*lease.reading(2, 60_000), 9) is WitnessRefusal.AHEAD_OF_CLOCK
-    accepted(desk.countersign(*lease.reading(2, 9_000), 9))
+def test_restart_keeps_the_mark_and_the_watch(stage: Stage) -> None:
+    desk = stage.running()
+    stage.time.go(5_000)
+    accepted(desk.countersign(*stage.lease.reading(1, 5_000), 5))
+    stage.time.go(4_000)
+    stage.time.monotonic = 77  # another process, another monotonic clock
+    desk = stage.desk()
+    assert desk.mark(stage.lease.number) == Mark(1, 5_000, 0, 0)
+    assert desk.admit(stage.lease.papers()) is None
+    assert desk.countersign(*stage.lease.reading(1, 6_000), 9) is WitnessRefusal.SEQUENCE_USED
+    assert desk.countersign(*stage.lease.reading(2, 60_000), 9) is WitnessRefusal.AHEAD_OF_CLOCK
+    accepted(desk.countersign(*stage.lease.reading(2, 9_000), 9))
 
 
-def test_wall_clock_set_back_across_a_restart_gives_no_credit(
-    open_desk: OpenDesk, lease: Lease, time: Time
-) -> None:
-    desk = running(open_desk(), lease)
-    time.go(5_000)
-    accepted(desk.countersign(*lease.reading(1, 5_000), 5))
-    time.unix = OPENED * 1000
-    desk = open_desk()
-    assert desk.admit(lease.papers()) is None
-    assert desk.countersign(*lease.reading(2, 9_000), 9) is WitnessRefusal.AHEAD_OF_CLOCK
+def test_wall_clock_set_back_across_a_restart_gives_no_credit(stage: Stage) -> None:
+    desk = stage.running()
+    stage.time.go(5_000)
+    accepted(desk.countersign(*stage.lease.reading(1, 5_000), 5))
+    stage.time.unix = OPENED * 1000
+    desk = stage.admitted()
+    assert desk.countersign(*stage.lease.reading(2, 9_000), 9) is WitnessRefusal.AHEAD_OF_CLOCK
 
 
-def test_witness_without_a_journal_believes_a_grace_only(
-    open_desk: OpenDesk, lease: Lease, time: Time
-) -> None:
-    time.go(600_000)
-    desk = open_desk()
-    assert desk.admit(lease.papers()) is None
-    assert desk.countersign(*lease.reading(9, 600_000), 600) is WitnessRefusal.AHEAD_OF_CLOCK
-    accepted(desk.countersign(*lease.reading(9, 15_000), 601))
+def test_witness_without_a_journal_believes_a_grace_only(stage: Stage) -> None:
+    stage.time.go(600_000)
+    desk = stage.admitted()
+    assert desk.countersign(*stage.lease.reading(9, 600_000), 600) is WitnessRefusal.AHEAD_OF_CLOCK
+    accepted(desk.countersign(*stage.lease.reading(9, 15_000), 601))
 
 
-def test_restored_old_journal_learns_what_it_signed(
-    open_desk: OpenDesk, lease: Lease, time: Time, tmp_path: Path
-) -> None:
-    desk = running(open_desk(), lease)
-    time.go(5_000)
-    voucher, signature = accepted(desk.countersign(*lease.reading(1, 5_000), 5))
-    restored = open_desk("other.db")
-    assert restored.mark(lease.number) == Mark()
-    assert restored.admit(lease.papers()) is None
-    assert restored.adopt(lease.number, 1, voucher, signature) is None
-    assert restored.mark(lease.number) == Mark(1, 5_000, 0, 0)
-    assert restored.countersign(*lease.reading(1, 5_001), 5) is WitnessRefusal.SEQUENCE_USED
-    assert restored.countersign(*lease.reading(2, 4_000), 5) is WitnessRefusal.WENT_BACK
+def test_restored_old_journal_learns_what_it_signed(stage: Stage) -> None:
+    desk = stage.running()
+    stage.time.go(5_000)
+    voucher, signature = accepted(desk.countersign(*stage.lease.reading(1, 5_000), 5))
+    restored = stage.desk("other.db")
+    assert restored.mark(stage.lease.number) == Mark()
+    assert restored.admit(stage.lease.papers()) is None
+    assert restored.adopt(stage.lease.number, 1, voucher, signature) is None
+    assert restored.mark(stage.lease.number) == Mark(1, 5_000, 0, 0)
+    assert restored.countersign(*stage.lease.reading(1, 5_001), 5) is WitnessRefusal.SEQUENCE_USED
+    assert restored.countersign(*stage.lease.reading(2, 4_000), 5) is WitnessRefusal.WENT_BACK
 
 
-def test_voucher_of_another_key_is_not_adopted(open_desk: OpenDesk, lease: Lease) -> None:
-    desk = open_desk()
-    assert desk.admit(lease.papers()) is None
-    voucher = Usage(lease.bid.buyer, lease.ask.provider, lease.number, 5_000)
+def test_voucher_of_another_key_is_not_adopted(stage: Stage) -> None:
+    desk = stage.admitted()
+    voucher = Usage(stage.lease.bid.buyer, stage.lease.ask.provider, stage.lease.number, 5_000)
     signature = sign(voucher, DOMAIN, STRANGER)
-    assert desk.adopt(lease.number, 1, voucher, signature) is WitnessRefusal.BAD_SIGNATURE
-    assert desk.mark(lease.number) == Mark()
+    assert desk.adopt(stage.lease.number, 1, voucher, signature) is WitnessRefusal.BAD_SIGNATURE
+    assert desk.mark(stage.lease.number) == Mark()
 
 
 @pytest.mark.parametrize(
@@ -317,54 +274,45 @@ def test_voucher_of_another_key_is_not_adopted(open_desk: OpenDesk, lease: Lease
     ],
 )
 def test_own_voucher_for_another_lease_is_not_adopted(
-    open_desk: OpenDesk, lease: Lease, time: Time, changes: dict[str, Any], refusal: WitnessRefusal
+    stage: Stage, changes: dict[str, Any], refusal: WitnessRefusal
 ) -> None:
-    time.go(3_600_000)
-    desk = open_desk()
-    assert desk.admit(lease.papers()) is None
-    ours = Usage(lease.bid.buyer, lease.ask.provider, lease.number, 3_600_000)
+    stage.time.go(3_600_000)
+    desk = stage.admitted()
+    ours = Usage(stage.lease.bid.buyer, stage.lease.ask.provider, stage.lease.number, 3_600_000)
     other = replace(ours, **changes)
-    assert desk.adopt(lease.number, 1, other, sign(other, DOMAIN, WITNESS)) is refusal
-    assert desk.mark(lease.number) == Mark()
-    assert desk.countersign(*lease.reading(2, 3_600_000), 9) is WitnessRefusal.AHEAD_OF_CLOCK
+    assert desk.adopt(stage.lease.number, 1, other, sign(other, DOMAIN, WITNESS)) is refusal
+    assert desk.mark(stage.lease.number) == Mark()
+    assert desk.countersign(*stage.lease.reading(2, 3_600_000), 9) is WitnessRefusal.AHEAD_OF_CLOCK
 
 
-def test_voucher_for_a_lease_that_is_not_admitted_is_not_adopted(
-    open_desk: OpenDesk, lease: Lease
-) -> None:
-    desk = open_desk()
-    voucher = Usage(lease.bid.buyer, lease.ask.provider, lease.number, 5_000)
+def test_voucher_for_a_lease_that_is_not_admitted_is_not_adopted(stage: Stage) -> None:
+    desk = stage.desk()
+    voucher = Usage(stage.lease.bid.buyer, stage.lease.ask.provider, stage.lease.number, 5_000)
     signature = sign(voucher, DOMAIN, WITNESS)
-    assert desk.adopt(lease.number, 1, voucher, signature) is WitnessRefusal.UNKNOWN_JOB
-    assert desk.mark(lease.number) == Mark()
+    assert desk.adopt(stage.lease.number, 1, voucher, signature) is WitnessRefusal.UNKNOWN_JOB
+    assert desk.mark(stage.lease.number) == Mark()
 
 
-def test_watch_after_an_adopted_voucher_is_no_longer_than_the_lease_is_open(
-    open_desk: OpenDesk, lease: Lease, time: Time
-) -> None:
-    time.go(10_000)
-    desk = open_desk()
-    assert desk.admit(lease.papers()) is None
-    voucher = Usage(lease.bid.buyer, lease.ask.provider, lease.number, 8_000)
-    assert desk.adopt(lease.number, 1, voucher, sign(voucher, DOMAIN, WITNESS)) is None
-    assert desk.countersign(*lease.reading(2, 20_000), 20) is WitnessRefusal.AHEAD_OF_CLOCK
-    accepted(desk.countersign(*lease.reading(2, 10_000), 21))
+def test_watch_after_an_adopted_voucher_is_no_longer_than_the_lease_is_open(stage: Stage) -> None:
+    stage.time.go(10_000)
+    desk = stage.admitted()
+    voucher = Usage(stage.lease.bid.buyer, stage.lease.ask.provider, stage.lease.number, 8_000)
+    assert desk.adopt(stage.lease.number, 1, voucher, sign(voucher, DOMAIN, WITNESS)) is None
+    assert desk.countersign(*stage.lease.reading(2, 20_000), 20) is WitnessRefusal.AHEAD_OF_CLOCK
+    accepted(desk.countersign(*stage.lease.reading(2, 10_000), 21))
 
 
-def test_watch_starts_with_the_first_reading_not_before(
-    open_desk: OpenDesk, lease: Lease, time: Time
-) -> None:
-    desk = open_desk()
-    assert desk.admit(lease.papers()) is None
-    desk.watch(lease.number, 1)
-    time.go(300_000)
-    desk.watch(lease.number, 300)
-    accepted(desk.countersign(*lease.reading(0, 0), 300))
-    assert desk.countersign(*lease.reading(1, 300_000), 301) is WitnessRefusal.AHEAD_OF_CLOCK
+def test_watch_starts_with_the_first_reading_not_before(stage: Stage) -> None:
+    desk = stage.admitted()
+    desk.watch(stage.lease.number, 1)
+    stage.time.go(300_000)
+    desk.watch(stage.lease.number, 300)
+    accepted(desk.countersign(*stage.lease.reading(0, 0), 300))
+    assert desk.countersign(*stage.lease.reading(1, 300_000), 301) is WitnessRefusal.AHEAD_OF_CLOCK
 
 
-def test_copied_journal_is_whole(open_desk: OpenDesk, lease: Lease, tmp_path: Path) -> None:
-    desk = running(open_desk(), lease)
+def test_copied_journal_is_whole(stage: Stage) -> None:
+    desk = stage.running()
     desk.close()
-    shutil.copy(tmp_path / "journal.db", tmp_path / "copy.db")
-    assert open_desk("copy.db").mark(lease.number) == Mark(0, 0, 0, 0)
+    shutil.copy(stage.folder / "journal.db", stage.folder / "copy.db")
+    assert stage.desk("copy.db").mark(stage.lease.number) == Mark(0, 0, 0, 0)
