@@ -77,7 +77,6 @@ class Ask(Struct):
 
     @property
     def tier_name(self) -> str:
-        """The tier as text."""
         return from_text32(self.tier)
 
 
@@ -115,7 +114,7 @@ class Bid(Struct):
     salt: Uint64
 
     def sizes(self) -> arithmetic.Sizes:
-        """What the bid allocates, in the units a rate is built from."""
+        """What the bid allocates."""
         return arithmetic.Sizes(self.gpu_milli, self.cpu_milli, self.memory_mib, self.storage_mib)
 
 
