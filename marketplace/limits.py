@@ -66,6 +66,8 @@ TIME_SECONDS_MAX = 253_402_300_799  # Unix time: the end of the year 9999
 API_KEYS_MAX = 100  # of one account
 LIVE_JOBS_MAX = 2_000  # of one account: each submission adds up what they may lock
 SALT_AHEAD_MAX = 2**20  # beyond the next salt; words on chain are shared by 128 dense salts
+ORDER_SECONDS_MAX = 400 * 86_400  # until an ask or a bid expires
+KEY_REQUEST_SECONDS_MAX = 600  # that a signed request for an API key is good for
 NODE_ASKS_MAX = 64  # of one node, open or suspended: every search of the book looks at them
 
 # Requests, and what a client takes of an answer.
@@ -75,5 +77,6 @@ BODY_BYTES_MAX = MIB  # of any request but a blob's
 PAGE_ITEMS_MAX = 100
 IDEMPOTENCY_KEY_CHARS_MAX = 128
 LOG_OFFSET_MAX = 2**53 - 1  # what every JSON reader holds exactly
+HEARTBEATS_MAX = 2**53 - 1  # of one job
 REASON_CHARS_MAX = 2_000  # of a reason that an agent gives for a job's end
 REASON_CHARS_KEPT = 500  # of which the server keeps so many

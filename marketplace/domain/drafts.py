@@ -10,6 +10,7 @@ from marketplace.domain.pricing import from_scaled, prices_from_json
 from marketplace.domain.reader import Reader, parser, seconds_of, text_of, whole_of
 from marketplace.domain.tier import TierRegistry
 from marketplace.errors import InvalidInput, Problem
+from marketplace.limits import ORDER_SECONDS_MAX
 from settlement.eip712 import (
     ZERO_ADDRESS,
     Address,
@@ -27,15 +28,13 @@ from settlement.units import MAX_FEE_BPS, UINT32_MAX, time_lock
 
 # Asks
 
-
 DAY_S = 86_400
-EXPIRY_MAX_S = 400 * DAY_S
 # Name of each duration: what holds if the terms leave it out, and the most, in seconds.
 DURATIONS = {
     "min_duration": (0, UINT32_MAX),
     "max_duration": (30 * DAY_S, UINT32_MAX),
     "start_limit": (600, UINT32_MAX),
-    "expires_in": (30 * DAY_S, EXPIRY_MAX_S),
+    "expires_in": (30 * DAY_S, ORDER_SECONDS_MAX),
 }
 TERMS = (*DURATIONS, "meter", "prices", "unit", "max_fee_bps", "opener")
 
@@ -136,7 +135,6 @@ def _prices(data: object) -> Prices:
 
 # Bids
 
-
 EXPIRY_SLACK_SECONDS = 3_600
 _NO_UNIT = bytes(32)
 # What the buyer and the market choose freely; everything else follows from the job.
@@ -225,7 +223,6 @@ def bid_problems(bid: Bid, spec: JobSpec, tiers: TierRegistry) -> list[Problem]:
 
 
 # API keys
-
 
 SCOPES = ("buyer", "provider", "operator")
 

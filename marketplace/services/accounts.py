@@ -18,7 +18,7 @@ from marketplace.errors import (
     Unauthenticated,
 )
 from marketplace.limits import API_KEYS_MAX as KEYS_MAX
-from marketplace.limits import SALT_AHEAD_MAX
+from marketplace.limits import KEY_REQUEST_SECONDS_MAX, SALT_AHEAD_MAX
 from marketplace.limits import TIME_SECONDS_MAX as SECONDS_MAX
 from marketplace.services.common import Principal, account_refusal, money, new_id
 from marketplace.services.ports import Clock, EscrowReads, Market
@@ -27,7 +27,6 @@ from settlement.eip712 import checksum, from_text32
 from settlement.errors import FieldError
 
 KEY_PREFIX = "coul_"
-REQUEST_AGE_MAX_S = 600
 CLOCK_SKEW_S = 60
 
 
@@ -126,8 +125,10 @@ class Accounts:
         if unknown:
             detail = f"must be names of {', '.join(SCOPES)} joined by commas"
             problems.append(Problem("/message/scopes", detail))
-        if not now_s - REQUEST_AGE_MAX_S <= request.issued_at <= now_s + CLOCK_SKEW_S:
-            detail = f"must lie within the last {REQUEST_AGE_MAX_S} seconds; prepare a new request"
+        if not now_s - KEY_REQUEST_SECONDS_MAX <= request.issued_at <= now_s + CLOCK_SKEW_S:
+            detail = (
+                f"must lie within the last {KEY_REQUEST_SECONDS_MAX} seconds; prepare a new request"
+            )
             problems.append(Problem("/message/issuedAt", detail))
         if 0 < request.expires_at <= now_s:
             problems.append(Problem("/message/expiresAt", "has passed"))

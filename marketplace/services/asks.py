@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from marketplace.db.store import Store
 from marketplace.db.tables import AskRow, NodeRow
-from marketplace.domain.drafts import EXPIRY_MAX_S, AskingNode, AskState, NodeState, ask_of
+from marketplace.domain.drafts import AskingNode, AskState, NodeState, ask_of
 from marketplace.errors import (
     AlreadyExists,
     Conflict,
@@ -15,6 +15,7 @@ from marketplace.errors import (
     Problem,
 )
 from marketplace.limits import NODE_ASKS_MAX as ASKS_MAX
+from marketplace.limits import ORDER_SECONDS_MAX
 from marketplace.services.accounts import note_salt
 from marketplace.services.common import Principal, account_refusal, new_id, to_hex
 from marketplace.services.nodes import AWAY
@@ -128,7 +129,7 @@ class Asks:
         openers = (ZERO_ADDRESS, self.market.opener)
         expect(ask.opener in openers, "opener", f"must be {self.market.opener}, or zero: anyone")
         expect(ask.expiry > now_s, "expiry", "has passed")
-        expect(ask.expiry <= now_s + EXPIRY_MAX_S, "expiry", "lies more than 400 days ahead")
+        expect(ask.expiry <= now_s + ORDER_SECONDS_MAX, "expiry", "lies more than 400 days ahead")
         expect(ask.starts_at <= ask.expiry, "startsAt", "lies after the expiry")
         expect(ask.max_fee_bps >= self.market.fee_bps, "maxFeeBps", "is below the market's fee")
         expect(ask.min_seconds <= ask.max_seconds, "maxSeconds", "is below minSeconds")

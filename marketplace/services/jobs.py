@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from marketplace.db.store import Store
 from marketplace.db.tables import BidRow, JobRow, LeaseRow
 from marketplace.domain.advance import BuyerCancelled
-from marketplace.domain.drafts import EXPIRY_MAX_S, bid_problems
+from marketplace.domain.drafts import bid_problems
 from marketplace.domain.job import JobSpec, full_budget
 from marketplace.domain.life import JobState, RetryOn
 from marketplace.domain.order import Wants
@@ -21,6 +21,7 @@ from marketplace.errors import (
     Unavailable,
 )
 from marketplace.limits import LIVE_JOBS_MAX as LIVE_MAX
+from marketplace.limits import ORDER_SECONDS_MAX
 from marketplace.services.accounts import note_salt
 from marketplace.services.common import Principal, account_refusal, money, new_id, to_hex
 from marketplace.services.jobstates import tell
@@ -90,7 +91,7 @@ class Jobs:
         # One that anyone may open could be opened again after its job: its budget is not spent.
         expect(bid.opener == self.market.opener, "opener", f"must be {self.market.opener}")
         expect(bid.expiry > now_s, "expiry", "has passed")
-        expect(bid.expiry <= now_s + EXPIRY_MAX_S, "expiry", "lies more than 400 days ahead")
+        expect(bid.expiry <= now_s + ORDER_SECONDS_MAX, "expiry", "lies more than 400 days ahead")
         expect(bid.max_fee_bps >= self.market.fee_bps, "maxFeeBps", "is below the market's fee")
         return found
 

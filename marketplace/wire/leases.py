@@ -30,9 +30,6 @@ from settlement.orders import Prices
 # Usage
 
 
-COUNT_MAX = 2**53 - 1  # what every JSON reader holds exactly
-
-
 class Used(Answer):
     """Cumulative usage of a lease, as far as it costs money."""
 
@@ -101,7 +98,7 @@ class Countersignature(Body):
 class HeartbeatReport(Body):
     """A job's signs of life: how many so far, and when the last one came."""
 
-    count: int = Field(ge=0, le=COUNT_MAX)
+    count: int = Field(ge=0, le=limits.HEARTBEATS_MAX)
     last: str | None = Field(default=None, max_length=40, description="RFC 3339")
 
 

@@ -11,7 +11,6 @@ from marketplace.domain.advance import (
     BidFilled,
     BidLeftBook,
     BuyerCancelled,
-    CloseSigned,
     EndReverted,
     Fact,
     Fault,
@@ -33,9 +32,7 @@ from marketplace.domain.life import (
     JOB_ENDED,
     JOB_STEPS,
     LEASE_STEPS,
-    LEASE_UNOPENED,
     REORG_STEPS,
-    REPORTABLE,
     Do,
     Effect,
     JobLife,
@@ -220,17 +217,6 @@ def test_a_fact_changes_what_it_should_and_nothing_else(case: Case) -> None:
     assert [TELL if isinstance(e, TellStatus) else e for e in effects] == list(case.effects)
 
 
-def test_watchers_are_told_every_step_of_a_job_that_goes_on() -> None:
-    job = replace(RUNNING, **LOST, retry=RETRY)
-    _, _, effects = advance(job, ASKED, LeaseStopped(), NOW)
-    told = [effect.job for effect in effects if isinstance(effect, TellStatus)]
-    assert [(job.state, job.ending, job.reason) for job in told] == [
-        (JobState.LOST, Outcome.LOST, "provider_lost"),
-        (JobState.QUEUED, None, "lost"),
-        (JobState.QUEUED, None, "lost"),
-    ]
-
-
 def facts() -> list[Fact]:
     """Every fact in every variant."""
     return [
@@ -238,31 +224,6 @@ def facts() -> list[Fact]:
         for kind in Fact.__subclasses__()
         for fact in (VARIANTS.get(kind) or {"": kind()}).values()
     ]
-
-
-ANYWHERE = set(LeaseState)
-OPEN = {LeaseState.ACTIVE, LeaseState.STOPPED}
-REFUSED: dict[type, set[LeaseState]] = {
-    LeaseStopped: set(LEASE_UNOPENED),
-    LeaseClosed: set(LEASE_UNOPENED),
-    EndReverted: set(LEASE_UNOPENED),
-    UsageAttested: ANYWHERE - OPEN,
-    RunReported: ANYWHERE - OPEN,
-    CloseSigned: ANYWHERE - OPEN,
-    StopSigned: ANYWHERE - {LeaseState.ACTIVE},
-}
-
-
-@pytest.mark.parametrize("fact", facts(), ids=repr)
-def test_a_fact_is_refused_in_the_states_in_which_it_cannot_be(fact: Fact) -> None:
-    for state in LeaseState:
-        lease = replace(OPENING, state=state, budget_limited=True)
-        try:
-            advance(RUNNING, lease, fact, NOW)
-            refused = False
-        except Conflict:
-            refused = True
-        assert refused == (state in REFUSED.get(type(fact), ())), state
 
 
 @pytest.mark.parametrize("state", JOB_ENDED)
@@ -277,18 +238,6 @@ def test_an_ended_job_is_moved_by_nothing(state: JobState) -> None:
             assert after == job, fact
     with pytest.raises(Conflict, match=f"has ended: {state}"):
         advance(job, CLOSED, BuyerCancelled(), NOW)
-
-
-def test_an_agent_reports_only_what_can_be_true() -> None:
-    for outcome in Outcome:
-        for limited in (True, False):
-            lease = replace(ACTIVE, budget_limited=limited)
-            fact = RunReported(RunReport(outcome))
-            if outcome in REPORTABLE and (limited or outcome is not Outcome.OVER_BUDGET):
-                assert advance(RUNNING, lease, fact, NOW)[0].ending is outcome
-            else:
-                with pytest.raises(Conflict):
-                    advance(RUNNING, lease, fact, NOW)
 
 
 def test_a_fact_about_a_lease_needs_one() -> None:
