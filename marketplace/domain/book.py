@@ -50,7 +50,7 @@ class Book:
         self._index = Index()
         self._asks: dict[str, AskView] = {}
         self._bids: dict[str, BidView] = {}
-        self._nodes: dict[tuple[str, int], NodeUse] = defaultdict(NodeUse)
+        self.nodes: dict[tuple[str, int], NodeUse] = defaultdict(NodeUse)  # what leases hold
         self._asks_on: dict[tuple[str, int], list[AskView]] = {}
         self._node_of: dict[tuple[str, str], tuple[str, int]] = {}
         self._held_by: dict[str, set[str]] = {}
@@ -86,14 +86,6 @@ class Book:
         """Every resting bid."""
         return iter(self._bids.values())
 
-    def ask(self, ask_id: str) -> AskView | None:
-        """The ask of this id, if it is in the book."""
-        return self._asks.get(ask_id)
-
-    def use_of(self, provider: str, node: int) -> NodeUse | None:
-        """What open leases hold of a node."""
-        return self._nodes.get((provider, node))
-
     def view(self, order: RestingBid) -> BidView:
         """A bid as the search sees it, without adding it."""
         return BidView(order, self.market)
@@ -112,7 +104,7 @@ class Book:
     def holds(self) -> Iterator[Hold]:
         """What every open lease holds."""
         for key, place in self._node_of.items():
-            placed = self._nodes[place].leases[key]
+            placed = self.nodes[place].leases[key]
             yield Hold(*key, *place, placed.sizes, placed.gpus)
 
     def next_time(self) -> int | None:
@@ -138,7 +130,7 @@ class Book:
 
     def _put_ask(self, order: RestingAsk) -> AskView:
         ask, place = order.ask, (order.ask.provider, order.ask.node)
-        view = self._asks[order.id] = AskView(order, self._nodes[place])
+        view = self._asks[order.id] = AskView(order, self.nodes[place])
         self._asks_on.setdefault(place, []).append(view)
         heappush(self._ask_ends, (ask.expiry, order.seq, order.id))
         return view
@@ -182,9 +174,9 @@ class Book:
         events.append(Removed(ask.order.id, cause))
 
     def _forget_idle(self, place: tuple[str, int]) -> None:
-        if not self._asks_on.get(place) and not self._nodes[place].leases:
+        if not self._asks_on.get(place) and not self.nodes[place].leases:
             self._asks_on.pop(place, None)
-            del self._nodes[place]
+            del self.nodes[place]
 
     def _add_bid(self, command: AddBid, events: list[Event]) -> None:
         order = command.order
@@ -241,7 +233,7 @@ class Book:
         if place is None:
             events.append(Refused(command.bid_id, RejectReason.UNKNOWN_ORDER))
             return
-        use = self._nodes[place]
+        use = self.nodes[place]
         use.free((command.bid_id, command.ask_id))
         self._held_by[command.bid_id].discard(command.ask_id)
         if not self._held_by[command.bid_id]:
@@ -320,7 +312,7 @@ class Book:
     def _hold(
         self, place: tuple[str, int], key: tuple[str, str], sizes: Sizes, gpus: tuple[int, ...]
     ) -> None:
-        use = self._nodes[place]
+        use = self.nodes[place]
         use.hold(key, sizes, gpus)
         self._node_of[key] = place
         self._held_by.setdefault(key[0], set()).add(key[1])

@@ -125,12 +125,8 @@ def _duration(value: object, most: int) -> int:
     return seconds
 
 
-def _prices(data: object) -> Prices:
-    if isinstance(data, Prices):
-        return data
-    if not isinstance(data, dict):
-        raise ValueError("must be an object of prices per resource")
-    return prices_from_json(data)
+def _prices(value: object) -> Prices:
+    return value if isinstance(value, Prices) else prices_from_json(value)
 
 
 # Bids

@@ -245,7 +245,7 @@ class BookMachine(RuleBasedStateMachine):
     @invariant()
     def capacity_is_never_exceeded(self) -> None:
         for place in PLACES:
-            use = self.book.use_of(*place)
+            use = self.book.nodes.get(place)
             leases = self.naive.leases_on(place)
             if use is None:
                 assert leases == []
