@@ -87,7 +87,7 @@ def explain(book: Book, order: RestingBid) -> Explanation:
 
 def _count(refused: list[frozenset[RejectReason]]) -> tuple[Elimination, ...]:
     left, rows = refused, []
-    for reason, _ in CHECKS:
+    for reason in CHECKS:
         before = len(left)
         left = [reasons for reasons in left if reason not in reasons]
         if alone := sum(reason in reasons for reasons in refused):
