@@ -37,6 +37,7 @@ from marketplace.domain.order import (
     Tick,
 )
 from marketplace.domain.placing import NodeUse, is_gpu_size
+from settlement.eip712 import ZERO_ADDRESS
 from settlement.orders import terms_of
 from settlement.units import Sizes
 
@@ -95,7 +96,7 @@ class Book:
         bid, tried = self.view(order), order.tried
         found: list[Fill] = []
         while len(found) < most and (match := self._index.best(bid)) is not None:
-            fill = self._fill(bid, *match)
+            fill = self._fill(bid, match[0])
             found.append(fill)
             tried |= {fill.ask_id}
             bid.order = replace(order, tried=tried)
@@ -148,7 +149,7 @@ class Book:
             return RejectReason.EXPIRED
         if max_fee_bps < self.market.fee_bps:
             return RejectReason.FEE
-        return None if self.market.opens(opener) else RejectReason.OPENER
+        return None if opener in (ZERO_ADDRESS, self.market.opener) else RejectReason.OPENER
 
     def _start(self, ask: AskView, events: list[Event]) -> None:
         ask.started = True
@@ -190,7 +191,7 @@ class Book:
         bid = BidView(order, self.market)
         match = self._index.best(bid)
         if match is not None:
-            self._take(bid, *match, events)
+            self._take(bid, match[0], events)
         elif not order.wants.rests:
             events.append(Refused(order.id, RejectReason.NO_MATCH))
         else:
@@ -297,14 +298,14 @@ class Book:
             if match is not None:
                 self._drop_bid(bid)
                 filled.append(bid)
-                self._take(bid, match[2], match[0], events)
+                self._take(bid, match[2], events)
                 if not any(ask.live for ask in asks):
                     break
         for bid in filled:
             self._index.sweep(bid)
 
-    def _take(self, bid: BidView, ask: AskView, rate: int, events: list[Event]) -> None:
-        fill = self._fill(bid, ask, rate)
+    def _take(self, bid: BidView, ask: AskView, events: list[Event]) -> None:
+        fill = self._fill(bid, ask)
         place, key = (fill.provider, fill.node), (fill.bid_id, fill.ask_id)
         self._hold(place, key, bid.bid.sizes(), fill.gpus)
         events.append(Filled(fill))
@@ -320,24 +321,21 @@ class Book:
             if ask.live and use.is_full_for(ask.ask):
                 self._index.remove_ask(ask)
 
-    def _fill(self, bid: BidView, ask: AskView, rate: int) -> Fill:
+    def _fill(self, bid: BidView, ask: AskView) -> Fill:
         signed, floor = ask.ask, ask.ask.floor
         gpus = ask.use.place(signed, bid.bid)
         if gpus is None:
             raise AssertionError("a fill was made without room")
         return Fill(
             bid_id=bid.order.id,
-            job_id=bid.order.job_id,
             ask_id=ask.order.id,
             provider=signed.provider,
             node=signed.node,
             node_id=ask.node.node_id,
             tier=signed.tier_name,
-            rate=rate,
             prices=floor,
             terms=terms_of(signed, bid.bid, floor, bid.budget, self.market.decimals),
             gpus=gpus,
-            at=self.now,
         )
 
     # Time

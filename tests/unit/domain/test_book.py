@@ -68,7 +68,7 @@ def asks_taken(events: list[Event]) -> list[tuple[str, str]]:
 def test_bid_takes_the_cheapest_ask_at_the_asks_price() -> None:
     book = book_with(resting_ask(1, price=2 * NANO), resting_ask(2, price=NANO))
     fill = only_fill(add(book, resting_bid(3, price=5 * NANO)))
-    assert (fill.ask_id, fill.rate, fill.prices) == ("ask_2", 10**12, Prices(NANO))
+    assert (fill.ask_id, fill.terms.rate, fill.prices) == ("ask_2", 10**12, Prices(NANO))
     assert (fill.provider, fill.node, fill.node_id, fill.gpus) == (PROVIDER, 2, "node_2", (0,))
     assert fill.terms.funded_seconds == 3600 + 60
     assert fill.terms.lock == -(-(10**18) * 3660 // 3600)
