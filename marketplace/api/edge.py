@@ -19,7 +19,6 @@ from marketplace.api.problems import ONCE, READING, documented
 from marketplace.db.store import Database, Store, Tally
 from marketplace.db.tables import IdempotentReplyRow
 from marketplace.errors import (
-    AlreadyExists,
     Forbidden,
     IdempotencyInFlight,
     IdempotencyMismatch,
@@ -142,9 +141,7 @@ async def raw_body(request: Request) -> bytes:
 
 def caller_with(*scopes: str) -> Any:
     """A dependency: the caller, if its key has one of the scopes (any scope, if none is named).
-
-    Raises Unauthenticated, Forbidden.
-    """
+    Raises Unauthenticated, Forbidden."""
 
     def find(
         edge: EdgeDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
@@ -231,10 +228,9 @@ class Writing:
             body=answer.to_json(),
             created_ms=self.edge.catalog.clock(),
         )
-        try:
-            store.replies.add(record)
-        except AlreadyExists as error:  # another process was first; what was done here is undone
-            raise IdempotencyInFlight("the first request with this key has just begun") from error
+        # If another process was first, what was done here is undone.
+        taken = IdempotencyInFlight("the first request with this key has just begun")
+        store.replies.add(record, taken)
 
     def _mark(self) -> str:
         url = self.request.url

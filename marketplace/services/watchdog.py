@@ -18,7 +18,7 @@ from marketplace.domain.advance import (
 from marketplace.domain.drafts import NodeState
 from marketplace.domain.life import GIVEN_UP
 from marketplace.services.lives import Lives
-from marketplace.services.nodes import rest
+from marketplace.services.offers import rest
 from marketplace.services.ports import Clock, Market
 from settlement.ports import IntentState
 from settlement.silence import silence_ms
@@ -28,10 +28,8 @@ REPLIES_KEPT_MS = 48 * 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class Watchdog:
-    """Looks at every open lease once a tick.
-
-    `since_ms`: when the market began to listen. Nobody is blamed for what it was away for.
-    """
+    """Looks at every open lease once a tick. `since_ms`: when the market began to listen. Nobody is
+    blamed for what it was away for."""
 
     market: Market
     clock: Clock
@@ -117,10 +115,8 @@ class Watchdog:
         return revived
 
     def rest_silent(self) -> int:
-        """Rest the asks of nodes that fell silent without a word; returns how many nodes.
-
-        A machine that was killed cannot leave, and whoever is matched to it waits for nothing.
-        """
+        """Rest the asks of nodes that fell silent without a word; returns how many nodes. A machine
+        that was killed cannot leave, and whoever is matched to it waits for nothing."""
         with self.database.read() as store:
             unseen = store.nodes.active_unseen_since(self.clock() - silence_ms(0))
             silent = [node.id for node in unseen if self._is_silent(node)]

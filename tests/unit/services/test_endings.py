@@ -11,9 +11,7 @@ from marketplace.services.views import job_view, lease_view
 from marketplace.wire.leases import SignedClose
 from settlement.events import Stopped
 from settlement.ports import BlockRef, LoggedEvent
-from settlement.signing import sign
-from tests.databases import rows_of
-from tests.market_world import TOKEN, World, key_of
+from tests.market_world import TOKEN, World
 
 RETRY = {"on_events": ["interruption"], "duration": "1h"}
 
@@ -21,9 +19,7 @@ RETRY = {"on_events": ["interruption"], "duration": "1h"}
 @pytest.fixture
 def running(world: World) -> tuple[str, str]:
     """A job that has been running for ten seconds, all of it countersigned."""
-    world.ask()
-    world.fund()
-    job_id, lease_id = world.open()
+    job_id, lease_id = world.start()
     ten_seconds(world, lease_id)
     return job_id, lease_id
 
@@ -76,17 +72,13 @@ def test_heartbeats_and_attestations_keep_a_provider_from_being_lost(
     _, lease_id = running
     for count in range(4):
         world.clock.advance(15)
-        with world.database.write() as store:
-            world.catalog.attestations.heartbeat(
-                store, world.caller(world.provider), lease_id, count
-            )
+        world.do(world.catalog.attestations.heartbeat, world.provider, lease_id, count)
         watch(world)
     assert world.lease(lease_id).stop_requested is None
 
 
 def test_silence_is_measured_in_intervals_when_they_are_long(world: World) -> None:
-    world.ask(world.node(interval_ms=60_000))
-    world.fund()
+    world.offer(world.node(interval_ms=60_000))
     _, lease_id = world.open()
     world.use(lease_id, 0, 0)
     world.clock.advance(170)
@@ -112,9 +104,7 @@ def test_a_market_that_was_away_blames_no_provider_for_its_own_silence(
 
 
 def test_a_market_that_was_away_waits_for_ready_readings_on_their_way(world: World) -> None:
-    world.ask()
-    world.fund()
-    _, lease_id = world.open()
+    _, lease_id = world.start()
     world.clock.advance(3_600)
     back = replace(world.catalog.watchdog, since_ms=world.clock())
     assert back.tick() == 0
@@ -125,13 +115,11 @@ def test_a_market_that_was_away_waits_for_ready_readings_on_their_way(world: Wor
 
 def test_a_late_starter_is_stopped_and_pays_nothing(world: World) -> None:
     node = world.node()
-    world.ask(node)
-    world.fund()
+    world.offer(node)
     job_id, lease_id = world.open()
     for _ in range(7):
         world.clock.advance(9)
-        with world.database.write() as store:
-            world.catalog.nodes.heartbeat(store, world.caller(world.provider), node)
+        world.do(world.catalog.nodes.heartbeat, world.provider, node)
         watch(world)
     assert world.lease(lease_id).stop_requested == "start_limit"
     world.stop(lease_id)
@@ -142,8 +130,7 @@ def test_a_late_starter_is_stopped_and_pays_nothing(world: World) -> None:
 
 def test_a_lost_job_moves_to_the_next_ask_with_what_is_left(world: World) -> None:
     first = world.ask(price="2.00")
-    second = world.ask(price="2.50")
-    world.fund()
+    second = world.offer(price="2.50")
     job_id, lease_id = world.open(retry=RETRY)
     ten_seconds(world, lease_id)
     world.clock.advance(25)
@@ -159,20 +146,15 @@ def test_a_lost_job_moves_to_the_next_ask_with_what_is_left(world: World) -> Non
     assert (job.state, lease.ask_id) == ("starting", second)
     assert lease.previous is not None
     assert lease.previous["provider"] == world.provider.address
-    with world.database.read() as store:
-        entry = rows_of(store, OrderEntryRow, kind="bid")[-1]
+    entry = world.rows(OrderEntryRow, kind="bid")[-1]
     assert int(entry.payload["budget_left"]) == 5 * TOKEN - old.lock
     ten_seconds(world, lease.id)
-    world.finish(lease.id, 2, 10_000)
-    world.close(lease.id)
-    world.chain.mine()
+    world.end(lease.id, 2, 10_000)
     assert world.job(job_id).state == "succeeded"
 
 
 def test_a_lost_job_without_another_ask_fails_at_the_end_of_its_retry(world: World) -> None:
-    world.ask()
-    world.fund()
-    job_id, lease_id = world.open(retry={"on_events": ["interruption"], "duration": "60s"})
+    job_id, lease_id = world.start(retry={"on_events": ["interruption"], "duration": "60s"})
     ten_seconds(world, lease_id)
     world.clock.advance(25)
     watch(world)
@@ -188,8 +170,7 @@ def test_a_lost_job_without_another_ask_fails_at_the_end_of_its_retry(world: Wor
 
 def test_a_lost_lease_that_nobody_stops_frees_the_job_when_it_runs_out(world: World) -> None:
     world.ask(price="2.00")
-    world.ask(price="2.50")
-    world.fund()
+    world.offer(price="2.50")
     job_id, lease_id = world.open(retry=RETRY, max_duration="2m")
     ten_seconds(world, lease_id)
     world.clock.advance(25)
@@ -284,14 +265,12 @@ def test_a_report_is_taken_once_and_again_only_the_same(
     _, lease_id = running
     world.clock.advance(1)
     report = world.report(lease_id, 2, 11_000)
-    caller = world.caller(world.provider)
     for _ in range(2):
-        with world.database.write() as store:
-            _, _, refusal = world.catalog.ends.finish(store, caller, lease_id, report)
+        _, _, refusal = world.do(world.catalog.ends.finish, world.provider, lease_id, report)
         assert refusal is None
     other = world.report(lease_id, 3, 11_500)
-    with world.database.write() as store, pytest.raises(Conflict):
-        world.catalog.ends.finish(store, caller, lease_id, other)
+    with pytest.raises(Conflict):
+        world.do(world.catalog.ends.finish, world.provider, lease_id, other)
 
 
 @pytest.mark.parametrize(
@@ -317,28 +296,24 @@ def test_a_close_at_other_usage_than_the_last_attestation_is_refused(
     _, lease_id = running
     report = world.report(lease_id, 2, 10_000)
     close = replace(report.close.message, ms=9_000)
-    wrong = SignedClose(message=close, signature=sign(close, world.domain, world.meter))
-    bad = report.model_copy(update={"close": wrong})
-    with pytest.raises(InvalidInput), world.database.write() as store:
-        world.catalog.ends.finish(store, world.caller(world.provider), lease_id, bad)
-    by_another = sign(report.close.message, world.domain, key_of("stranger"))
-    half = SignedClose(message=report.close.message, signature=by_another)
-    forged = report.model_copy(update={"close": half})
-    with pytest.raises(InvalidSignature), world.database.write() as store:
-        world.catalog.ends.finish(store, world.caller(world.provider), lease_id, forged)
+    for message, signer, error in (
+        (close, world.meter, InvalidInput),
+        (report.close.message, world.stranger, InvalidSignature),
+    ):
+        half = world.signed(SignedClose, signer, message=message)
+        bad = report.model_copy(update={"close": half})
+        with pytest.raises(error):
+            world.do(world.catalog.ends.finish, world.provider, lease_id, bad)
 
 
 def test_a_job_that_outruns_its_budget_ends_over_budget(world: World) -> None:
-    world.ask(start_limit="10s")
-    world.fund()
+    world.offer(start_limit="10s")
     job_id, lease_id = world.open(budget={"max_total": "0.05"}, max_duration="10m")
     assert world.lease(lease_id).budget_limited
     assert world.lease(lease_id).funded_seconds == 72
     world.use(lease_id, 0, 0)
     world.clock.advance(72)
-    world.finish(lease_id, 1, 72_000, outcome="over_budget", exit_code=None)
-    world.close(lease_id)
-    world.chain.mine()
+    world.end(lease_id, 1, 72_000, outcome="over_budget", exit_code=None)
     assert world.job(job_id).state == "over_budget"
     assert world.chain.balances[world.provider.address] == TOKEN // 20
 
@@ -357,9 +332,7 @@ def test_a_lease_stopped_past_the_server_ends_its_job(
 
 
 def test_a_reorg_takes_the_opening_back_and_the_job_waits(world: World) -> None:
-    world.ask()
-    world.fund()
-    job_id, lease_id = world.open()
+    job_id, lease_id = world.start()
     world.chain.events.rollback(0)
     lease = world.lease(lease_id)
     assert (lease.state, lease.start_s, world.job(job_id).state) == ("opening", None, "matched")
@@ -383,8 +356,7 @@ def test_the_failed_close_of_a_witness_counts_as_none(
 
 
 def test_over_budget_is_judged_by_the_clock_not_by_the_usage(world: World) -> None:
-    world.ask(start_limit="10s")
-    world.fund()
+    world.offer(start_limit="10s")
     _, lease_id = world.open(budget={"max_total": "0.05"}, max_duration="10m")
     world.clock.advance(9)
     world.use(lease_id, 0, 0)
