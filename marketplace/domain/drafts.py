@@ -132,7 +132,6 @@ def _prices(value: object) -> Prices:
 # Bids
 
 EXPIRY_SLACK_SECONDS = 3_600
-_NO_UNIT = bytes(32)
 # What the buyer and the market choose freely; everything else follows from the job.
 _FREE = ("buyer", "witness", "opener", "max_fee_bps", "expiry", "salt")
 
@@ -156,7 +155,7 @@ def bid_template(spec: JobSpec, tiers: TierRegistry, **free: Any) -> Bid:
         storage_mib=spec.storage_mib,
         egress_mib=egress.max_mib if egress else 0,
         units=units.maximum if units else 0,
-        unit=text32(units.name) if units else _NO_UNIT,
+        unit=text32(units.name) if units else bytes(32),
         max_seconds=spec.max_seconds,
         budget=spec.max_total_atoms,
         nodes=1,
