@@ -20,8 +20,6 @@ from settlement.usage import UsageVector
 
 @dataclass(frozen=True, slots=True)
 class Receipts:
-    """Receipts of closed leases."""
-
     market: Market
     clock: Clock
 

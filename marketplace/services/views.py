@@ -102,7 +102,6 @@ def config_view(market: Market, now_ms: int) -> MarketConfig:
 
 
 def tier_view(tier: Tier) -> TierInfo:
-    """A tier with its reference prices."""
     prices = ReferencePrices(
         median=scaled(tier.median_nano_per_hour, NANO_DECIMALS),
         low=scaled(tier.low_nano_per_hour, NANO_DECIMALS),
@@ -142,7 +141,6 @@ def key_view(market: Market, row: ApiKeyRow) -> ApiKey:
 
 
 def node_view(node: NodeRow, gpus: Sequence[GpuRow]) -> Node:
-    """A node as its provider sees it."""
     return _of(
         Node,
         node,
@@ -154,7 +152,6 @@ def node_view(node: NodeRow, gpus: Sequence[GpuRow]) -> Node:
 
 
 def ask_view(store: Store, row: AskRow, now_ms: int) -> AskInfo:
-    """An ask as everyone sees it."""
     ask, node = Ask.from_message(row.message), store.nodes.need(row.node_id)
     expired = row.state is AskState.OPEN and row.expiry_s <= now_ms // 1000
     return _of(
@@ -176,7 +173,6 @@ def ask_view(store: Store, row: AskRow, now_ms: int) -> AskInfo:
 
 
 def bid_view(row: BidRow) -> BidInfo:
-    """A bid as its parties see it."""
     return _of(BidInfo, row, bid=row.message)
 
 
@@ -184,7 +180,6 @@ def bid_view(row: BidRow) -> BidInfo:
 
 
 def match_view(store: Store, market: Market, fill: Fill) -> MatchingAsk:
-    """One possible match."""
     node = store.nodes.need(fill.node_id)
     return _of(
         MatchingAsk,
@@ -200,7 +195,6 @@ def match_view(store: Store, market: Market, fill: Fill) -> MatchingAsk:
 
 
 def no_match_view(market: Market, why: Explanation) -> NoMatch:
-    """Why nothing fits."""
     eliminations = tuple(_of(ConstraintCount, count) for count in why.eliminations)
     relaxations = tuple(_alternative(market, relaxed) for relaxed in why.relaxations)
     return _of(NoMatch, why, eliminations=eliminations, relaxations=relaxations)
@@ -216,7 +210,6 @@ def _alternative(market: Market, relaxed: Relaxation) -> Alternative:
 
 
 def job_view(store: Store, market: Market, job: JobRow) -> Job:
-    """A job as its buyer sees it."""
     lease = store.leases.get(job.lease_id)
     return _of(
         Job,
@@ -251,7 +244,6 @@ def status_view(job: JobRow | JobLife) -> JobStatus:
 
 
 def event_view(row: JobEventRow) -> JobEvent:
-    """One event of a job."""
     at = time_of(row.at_ms)
     return EVENT.validate_python({"id": row.seq, "type": row.type, "data": row.data, "at": at})
 
@@ -328,7 +320,6 @@ def heartbeat_view(lease: LeaseRow) -> Heartbeat:
 
 
 def attestation_view(row: AttestationRow) -> Attestation:
-    """An attestation as its lease's parties see it."""
     voucher = None
     if row.voucher is not None:
         signed = {"message": row.voucher, "signature": row.voucher_signature}
@@ -339,5 +330,4 @@ def attestation_view(row: AttestationRow) -> Attestation:
 
 
 def answer_view(row: AttestationRow) -> AttestationAnswer:
-    """What became of an attestation."""
     return _of(AttestationAnswer, row)
