@@ -1,14 +1,15 @@
 """A whole market for tests: services over a database, a fake chain, and parties with keys."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from eth_hash.auto import keccak
+from sqlmodel import SQLModel
 
 from marketplace.data import load_tiers
 from marketplace.db.blob_files import BlobFolder
@@ -16,10 +17,12 @@ from marketplace.db.chain_events import SqlEventStore
 from marketplace.db.outbox import SqlOutbox
 from marketplace.db.store import Database
 from marketplace.db.tables import AttestationRow, JobRow, LeaseRow
+from marketplace.domain.job import JobSpec
 from marketplace.services.attestations import AttestationRefusal
-from marketplace.services.catalog import Catalog, catalog_of
+from marketplace.services.catalog import Catalog
 from marketplace.services.common import Principal
 from marketplace.services.ports import Market
+from marketplace.wire.base import Model
 from marketplace.wire.jobs import JobOrder
 from marketplace.wire.leases import (
     Countersignature,
@@ -32,11 +35,15 @@ from marketplace.wire.market import KeyDraft, NewNode
 from marketplace.wire.orders import AskDraft, SignedAsk
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.chain.calls import EscrowCalls
-from settlement.eip712 import ZERO_ADDRESS, Domain
+from settlement.eip712 import ZERO_ADDRESS, Domain, Struct
+from settlement.orders import Bid
 from settlement.signing import LocalSigner, sign
-from tests.databases import empty_database, sqlite_database
+from tests.databases import empty_database, rows_of, sqlite_database
 from tests.fakes import FakeChain, ManualClock
 
+T = TypeVar("T")
+M = TypeVar("M", bound=Model)
+R = TypeVar("R", bound=SQLModel)
 TOKEN = 10**18
 H100 = "H100-80GB-SXM"
 
@@ -49,19 +56,11 @@ def key_of(name: str) -> LocalSigner:
 def market(**changes: Any) -> Market:
     """A market without fee on a chain nobody else has."""
     fields: dict[str, Any] = {
-        "domain": Domain(31_337, "0x" + "ec" * 20),
-        "token": "0x" + "cc" * 20,
-        "currency": "CMP",
-        "decimals": 18,
-        "fee_bps": 0,
-        "settle_window_s": 120,
-        "opener": ZERO_ADDRESS,
-        "interval_ms": 1_000,
-        "confirmations": 0,
-        "settle_every_s": 5,
-        "operators": (),
+        "domain": Domain(31_337, "0x" + "ec" * 20), "token": "0x" + "cc" * 20, "currency": "CMP",
+        "decimals": 18, "fee_bps": 0, "settle_window_s": 120, "opener": ZERO_ADDRESS,
+        "interval_ms": 1_000, "confirmations": 0, "settle_every_s": 5, "operators": (),
         "rpc_url": "http://localhost:0",
-    }
+    }  # fmt: skip
     return Market(**{**fields, **changes})
 
 
@@ -75,6 +74,15 @@ def gpu(uuid: str, **changes: Any) -> dict[str, Any]:
     """A simulated H100, as a node lists it."""
     fields = {"uuid": uuid, "model": "H100", "memory_mib": 81_920, "simulated": True}
     return {**fields, **changes}
+
+
+def node_listing(number: int, gpus: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+    """A node as its provider lists it: 64 cores, 256 GiB, shares of its GPUs for sale."""
+    return {
+        "number": number, "name": f"n{number}", "region": "eu-west", "tier": H100, "gpus": gpus,
+        "cpu_milli": 64_000, "memory_mib": 262_144, "storage_mib": 262_144, "runtime": "process",
+        "shared": True, **changes,
+    }  # fmt: skip
 
 
 def job_spec(**changes: Any) -> dict[str, Any]:
@@ -118,23 +126,9 @@ class World:
     def node(self, provider: LocalSigner | None = None, gpus: int = 1, **changes: Any) -> str:
         """List a node; returns its id."""
         number = next(self._numbers)
-        fields: dict[str, Any] = {
-            "number": number,
-            "name": f"n{number}",
-            "region": "eu-west",
-            "tier": H100,
-            "gpus": [gpu(f"GPU-{number}-{i}") for i in range(gpus)],
-            "cpu_milli": 64_000,
-            "memory_mib": 262_144,
-            "storage_mib": 262_144,
-            "runtime": "process",
-            "shared": True,
-            "interval_ms": None,
-        }
-        caller = self.caller(provider or self.provider)
-        with self.database.write() as store:
-            new = NewNode.model_validate({**fields, **changes})
-            return self.catalog.nodes.register(store, caller, new).id
+        cards = [gpu(f"GPU-{number}-{i}") for i in range(gpus)]
+        new = NewNode.model_validate(node_listing(number, cards, **changes))
+        return self.do(self.catalog.nodes.register, provider or self.provider, new).id
 
     def ask(
         self,
@@ -158,7 +152,7 @@ class World:
             salt = self.catalog.accounts.salt(store, owner.address)
             draft = AskDraft.model_validate({"node_id": node_id, **given})
             ask = self.catalog.asks.prepare(node, draft, salt)
-            signed = SignedAsk(ask=ask, signature=sign(ask, self.domain, owner))
+            signed = self.signed(SignedAsk, owner, ask=ask)
             ask_id = self.catalog.asks.create(store, caller, self.catalog.asks.check(signed)).id
         self.match()
         return ask_id
@@ -168,18 +162,41 @@ class World:
         address = (account or self.buyer).address
         self.chain.balances[address] = self.chain.balances.get(address, 0) + tokens * TOKEN
 
+    def signed(self, kind: type[M], signer: LocalSigner, **member: Struct) -> M:
+        """A struct with its signature, as it travels."""
+        (struct,) = member.values()
+        return kind(**member, signature=sign(struct, self.domain, signer))
+
+    def order(self, salt: int, account: str | None = None, **changes: Any) -> tuple[JobSpec, Bid]:
+        """A job and the bid for it."""
+        spec = self.catalog.quotes.spec(job_spec(**changes))
+        buyer = account or self.buyer.address
+        return spec, self.catalog.quotes.draft(spec, buyer, self.witness.address, salt)
+
+    def sign_order(self, spec: JobSpec, bid: Bid, signer: LocalSigner | None = None) -> JobOrder:
+        """A job and its bid, signed by the buyer unless said."""
+        signature = sign(bid, self.domain, signer or self.buyer)
+        return JobOrder(job=spec.to_json(), bid=bid, signature=signature)
+
     def submit(self, buyer: LocalSigner | None = None, **changes: Any) -> str:
         """Submit a job; returns its id."""
         owner = buyer or self.buyer
-        caller = self.caller(owner)
-        spec = self.catalog.quotes.spec(job_spec(**changes))
         with self.database.write() as store:
             salt = self.catalog.accounts.salt(store, owner.address)
-        bid = self.catalog.quotes.draft(spec, owner.address, self.witness.address, salt)
-        signed = JobOrder(job=spec.to_json(), bid=bid, signature=sign(bid, self.domain, owner))
-        order = self.catalog.jobs.check(caller, signed)
-        with self.database.write() as store:
-            return self.catalog.jobs.submit(store, caller, order).id
+        signed = self.sign_order(*self.order(salt, owner.address, **changes), owner)
+        order = self.catalog.jobs.check(self.caller(owner), signed)
+        return self.do(self.catalog.jobs.submit, owner, order).id
+
+    def offer(self, node_id: str | None = None, price: str = "2.50", **terms: Any) -> str:
+        """Put an ask on the book and give its buyer money; returns the ask's id."""
+        self.fund()
+        return self.ask(node_id, price, **terms)
+
+    def queue(self, buyer: LocalSigner | None = None, **changes: Any) -> str:
+        """Submit a job and let the matcher see it; returns the job's id."""
+        job_id = self.submit(buyer, **changes)
+        self.match()
+        return job_id
 
     def match(self) -> None:
         """Let the matcher do what there is to do."""
@@ -188,12 +205,16 @@ class World:
 
     def open(self, **changes: Any) -> tuple[str, str]:
         """Submit a job and let the chain open its lease: (job id, lease id)."""
-        job_id = self.submit(**changes)
-        self.match()
+        job_id = self.queue(**changes)
         self.chain.mine()
         lease_id = self.job(job_id).lease_id
         assert lease_id is not None
         return job_id, lease_id
+
+    def start(self, **changes: Any) -> tuple[str, str]:
+        """One ask, and a job whose lease is open on it: (job id, lease id)."""
+        self.offer()
+        return self.open(**changes)
 
     def refuse_opening(self, job_id: str, error: str) -> str:
         """Let the chain refuse the opening of a job's lease, and the market notice; the lease."""
@@ -216,35 +237,41 @@ class World:
             upload.write(body)
             return upload.keep()
 
+    def do(self, action: Callable[..., T], who: LocalSigner, *arguments: Any) -> T:
+        """Call a service as an account, in a transaction of its own."""
+        with self.database.write() as store:
+            return action(store, self.caller(who), *arguments)
+
     # Looking
 
-    def job(self, job_id: str) -> JobRow:
+    def row(self, table: str, key: str) -> Any:
+        """A row by the table's name in the store."""
         with self.database.read() as store:
-            return store.jobs.need(job_id)
+            return getattr(store, table).need(key)
+
+    def rows(self, kind: type[R], /, **equal: Any) -> list[R]:
+        """Every row of a table that has these values, in the order of its key."""
+        with self.database.read() as store:
+            return rows_of(store, kind, **equal)
+
+    def job(self, job_id: str) -> JobRow:
+        found: JobRow = self.row("jobs", job_id)
+        return found
 
     def lease(self, lease_id: str) -> LeaseRow:
-        with self.database.read() as store:
-            return store.leases.need(lease_id)
+        found: LeaseRow = self.row("leases", lease_id)
+        return found
 
     # Meter and witness
 
     def statement(self, lease_id: str, sequence: int, ms: int, **changes: Any) -> UsageAttestation:
         lease = self.lease(lease_id)
         fields: dict[str, Any] = {
-            "buyer": lease.buyer,
-            "provider": lease.provider,
-            "lease_no": lease.lease_bytes,
-            "sequence": sequence,
-            "observed_at_ms": self.clock(),
-            "ms": ms,
-            "gpu_ms": ms,
-            "cpu_core_ms": 0,
-            "memory_mib_ms": 0,
-            "storage_mib_ms": 0,
-            "egress_mib": 0,
-            "units": 0,
+            "buyer": lease.buyer, "provider": lease.provider, "lease_no": lease.lease_bytes,
+            "sequence": sequence, "observed_at_ms": self.clock(), "ms": ms, "gpu_ms": ms,
+            "cpu_core_ms": 0, "memory_mib_ms": 0, "storage_mib_ms": 0, "egress_mib": 0, "units": 0,
             "evidence": bytes(32),
-        }
+        }  # fmt: skip
         return UsageAttestation(**{**fields, **changes})
 
     def attest(
@@ -253,25 +280,21 @@ class World:
         sequence: int,
         ms: int,
         signer: LocalSigner | None = None,
+        after: float = 0,
         **changes: Any,
     ) -> tuple[AttestationRow, AttestationRefusal | None]:
-        """Hand in a meter's statement, signed by the meter unless said."""
+        """Hand in a meter's statement after so many seconds, signed by the meter unless said."""
+        self.clock.advance(after)
         said = self.statement(lease_id, sequence, ms, **changes)
-        signature = sign(said, self.domain, signer or self.meter)
-        signed = SignedAttestation(attestation=said, signature=signature)
-        with self.database.write() as store:
-            return self.catalog.attestations.take(
-                store, self.caller(self.provider), lease_id, signed
-            )
+        signed = self.signed(SignedAttestation, signer or self.meter, attestation=said)
+        return self.do(self.catalog.attestations.take, self.provider, lease_id, signed)
 
     def countersign(self, row: AttestationRow, signer: LocalSigner | None = None) -> None:
         """Let the witness answer an attestation."""
         lease = self.lease(row.lease_id)
         voucher = voucher_for(UsageAttestation.from_message(row.message), lease.metered)
-        signature = sign(voucher, self.domain, signer or self.witness)
-        signed = Countersignature(voucher=voucher, signature=signature)
-        with self.database.write() as store:
-            self.catalog.attestations.countersign(store, self.caller(self.buyer), row.id, signed)
+        signed = self.signed(Countersignature, signer or self.witness, voucher=voucher)
+        self.do(self.catalog.attestations.countersign, self.buyer, row.id, signed)
 
     def use(self, lease_id: str, sequence: int, ms: int, **changes: Any) -> None:
         """An accepted attestation and its countersignature."""
@@ -292,43 +315,44 @@ class World:
             "outputs": None,
             "attestation": said,
             "signature": sign(said, self.domain, self.meter),
-            "close": SignedClose(message=close, signature=sign(close, self.domain, self.meter)),
+            "close": self.signed(SignedClose, self.meter, message=close),
         }
         return FinishReport.model_validate({**fields, **changes})
 
-    def finish(self, lease_id: str, sequence: int, ms: int, **changes: Any) -> None:
-        """The agent reports the end."""
+    def finish(
+        self, lease_id: str, sequence: int, ms: int, after: float = 0, **changes: Any
+    ) -> None:
+        """The agent reports the end after so many seconds."""
+        self.clock.advance(after)
         report = self.report(lease_id, sequence, ms, **changes)
-        with self.database.write() as store:
-            _, _, refusal = self.catalog.ends.finish(
-                store, self.caller(self.provider), lease_id, report
-            )
+        _, _, refusal = self.do(self.catalog.ends.finish, self.provider, lease_id, report)
         assert refusal is None, refusal
 
     def close(self, lease_id: str) -> None:
         """The witness signs the Close that the meter signed."""
         message = self.lease(lease_id).close
         signature = sign(Close.from_message(message), self.domain, self.witness)
-        with self.database.write() as store:
-            self.catalog.ends.close(store, self.caller(self.buyer), lease_id, signature)
+        self.do(self.catalog.ends.close, self.buyer, lease_id, signature)
+
+    def end(self, lease_id: str, sequence: int, ms: int, **changes: Any) -> None:
+        """The agent reports the end, the witness signs the Close, the chain closes the lease."""
+        self.finish(lease_id, sequence, ms, **changes)
+        self.close(lease_id)
+        self.chain.mine()
 
     def stop(self, lease_id: str, signer: LocalSigner | None = None) -> None:
         """The witness (or another) signs a Stop."""
         lease = self.lease(lease_id)
-        message = Stop(lease.buyer, lease.provider, lease.lease_bytes)
-        signature = sign(message, self.domain, signer or self.witness)
-        signed = SignedStop(stop=message, signature=signature)
-        with self.database.write() as store:
-            self.catalog.ends.stop(store, self.caller(self.buyer), lease_id, signed)
+        stop = Stop(lease.buyer, lease.provider, lease.lease_bytes)
+        signed = self.signed(SignedStop, signer or self.witness, stop=stop)
+        self.do(self.catalog.ends.stop, self.buyer, lease_id, signed)
 
     def run(self, seconds: float, **changes: Any) -> tuple[str, str]:
         """A job that runs so long, succeeds and is closed on chain: (job id, lease id)."""
         job_id, lease_id = self.open(**changes)
         self.use(lease_id, 0, 0)
         self.clock.advance(seconds)
-        self.finish(lease_id, 1, int(seconds * 1000))
-        self.close(lease_id)
-        self.chain.mine()
+        self.end(lease_id, 1, int(seconds * 1000))
         return job_id, lease_id
 
 
@@ -353,6 +377,6 @@ def world_on(database: Database, folder: Path, **changes: Any) -> World:
     calls = EscrowCalls(fixed.domain.verifying_contract)
     chain = FakeChain(database, outbox, SqlEventStore(database), clock, calls)
     files = BlobFolder(folder / "blobs")
-    catalog = catalog_of(fixed, clock, load_tiers(), database, chain, files)
+    catalog = Catalog(fixed, clock, load_tiers(), database, chain, files)
     chain.events = SqlEventStore(database, catalog.projection)
     return World(catalog, database, chain, clock, folder / "blobs")

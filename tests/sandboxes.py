@@ -143,6 +143,12 @@ class Bench:
         assert self.ended(after) == ("succeeded", "completed")
         until(lambda: list((self.root / "jobs").iterdir()) == [], what="folders left")
 
+    def sleeping(self) -> str:
+        """A lease whose job runs and does nothing."""
+        lease_id = self.market.open_lease(["sleep", "100"])
+        until(lambda: self.market.taken(lease_id))
+        return lease_id
+
     def lease(self, code: str, **changes: object) -> str:
         """A lease for a program in Python."""
         command = ["python", "-c", textwrap.dedent(code)]

@@ -1,16 +1,19 @@
 """What every OutboxStore and EventStore must do: run on SQLite and PostgreSQL alike.
 
-Subclass and give a `store` fixture; each test gets a fresh one. `count_a_small_market` is what
-every Store must count.
+Subclass and give the fixtures; each test gets a fresh store.
 """
 
 import time
 from typing import Any
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlmodel import SQLModel
 
 from marketplace.db.queries import BLOB_ROW_BYTES
-from marketplace.db.store import CANCEL_KEY, Tally, try_key
+from marketplace.db.store import CANCEL_KEY, Database, Tally, try_key
+from marketplace.db.upgrade import upgrade
 from settlement.errors import OutboxConflict
 from settlement.events import Deposited, Settled, SettledEntry
 from settlement.ports import (
@@ -253,56 +256,67 @@ class EventCases:
         assert list(store.events(b"\x03" * 16)) == []
 
 
-def count_a_small_market(world: World) -> None:
-    """One job that runs, one that waits and two asks, of which one expires."""
+class StoreCases:
+    """Promises of a database, given as `database`, `world` and `url`."""
 
-    def tally() -> Tally:
-        with world.database.read() as store:
-            return store.tally(world.clock() // 1000)
+    def test_migrations_give_the_declared_schema_and_again_change_nothing(
+        self, database: Database, url: str
+    ) -> None:
+        upgrade(url)
+        with database.engine.connect() as connection:
+            context = MigrationContext.configure(connection, opts={"compare_type": True})
+            assert compare_metadata(context, SQLModel.metadata) == []
 
-    before = int(time.time() * 1000)
-    assert tally() == Tally({}, {}, {}, None, 0)
-    world.fund(100)
-    world.ask(price="2.50", expires_in="60s")
-    job_id = world.submit()
-    world.match()
-    waiting = tally()
-    assert (waiting.jobs, waiting.leases) == ({"matched": 1}, {"opening": 1})
-    assert (waiting.intents, waiting.asks_resting) == ({"pending": 1}, 1)
-    assert before <= (waiting.oldest_intent_ms or 0) <= time.time() * 1000
-    world.chain.mine()
-    assert world.job(job_id).state == "starting"
-    world.ask(price="9.00")
-    world.submit()
-    assert tally() == Tally({"starting": 1, "queued": 1}, {"active": 1}, {"final": 1}, None, 2)
-    world.clock.advance(60)
-    assert tally().asks_resting == 1
+    def test_it_counts_what_operators_watch(self, world: World) -> None:
+        """One job that runs, one that waits and two asks, of which one expires."""
 
+        def tally() -> Tally:
+            with world.database.read() as store:
+                return store.tally(world.clock() // 1000)
 
-def add_up_an_account(world: World) -> None:
-    """What a store works out of an account's rows: salts that no Cancel voids, bytes uploaded."""
-    world.ask()
-    world.ask(provider=world.buyer)
-    world.fund(100)
-    world.submit()
-    provider, buyer = world.provider.address, world.buyer.address
-    with world.database.write() as store:
-        assert store.order_salts(provider, 0, 9) == (0, 0)
-        assert store.order_salts(buyer, 0, 9) == (0, 1)
-        assert store.order_salts(buyer, 1, 9) == (1, 1)
-        assert store.order_salts(buyer, 2, 9) is None
-        key = CANCEL_KEY.format(account=buyer, salt=1, and_older=0)
-        first = store.enqueue(IntentKind.CANCEL, key, PAYLOAD)
-    with world.database.write() as store:
-        assert store.order_salts(buyer, 0, 9) == (0, 0)
-    world.chain.outbox.mark_dead(first.id, "refused")
-    with world.database.write() as store:
-        assert store.order_salts(buyer, 0, 9) == (0, 1)
-        store.enqueue(IntentKind.CANCEL, try_key(key, 2), PAYLOAD)
-    caller, day = world.caller(world.buyer), world.clock()
-    with world.database.write() as store:
-        assert store.order_salts(buyer, 0, 9) == (0, 0)
-        world.catalog.blobs.own(store, caller, "a" * 64, 10)
-        world.catalog.blobs.own(store, caller, "b" * 64, 5)
-        assert store.blobs.bytes_since(buyer, day) == 15 + 2 * BLOB_ROW_BYTES
-        assert store.blobs.bytes_since(buyer, day + 1) == store.blobs.bytes_since(provider, 0) == 0
+        before = int(time.time() * 1000)
+        assert tally() == Tally({}, {}, {}, None, 0)
+        world.fund(100)
+        world.ask(price="2.50", expires_in="60s")
+        job_id = world.queue()
+        waiting = tally()
+        assert (waiting.jobs, waiting.leases) == ({"matched": 1}, {"opening": 1})
+        assert (waiting.intents, waiting.asks_resting) == ({"pending": 1}, 1)
+        assert before <= (waiting.oldest_intent_ms or 0) <= time.time() * 1000
+        world.chain.mine()
+        assert world.job(job_id).state == "starting"
+        world.ask(price="9.00")
+        world.submit()
+        assert tally() == Tally({"starting": 1, "queued": 1}, {"active": 1}, {"final": 1}, None, 2)
+        world.clock.advance(60)
+        assert tally().asks_resting == 1
+
+    def test_it_adds_up_an_account(self, world: World) -> None:
+        """Salts that no Cancel voids, and bytes uploaded."""
+        world.ask()
+        world.ask(provider=world.buyer)
+        world.fund(100)
+        world.submit()
+        provider, buyer = world.provider.address, world.buyer.address
+        with world.database.write() as store:
+            assert store.order_salts(provider, 0, 9) == (0, 0)
+            assert store.order_salts(buyer, 0, 9) == (0, 1)
+            assert store.order_salts(buyer, 1, 9) == (1, 1)
+            assert store.order_salts(buyer, 2, 9) is None
+            key = CANCEL_KEY.format(account=buyer, salt=1, and_older=0)
+            first = store.enqueue(IntentKind.CANCEL, key, PAYLOAD)
+        with world.database.write() as store:
+            assert store.order_salts(buyer, 0, 9) == (0, 0)
+        world.chain.outbox.mark_dead(first.id, "refused")
+        with world.database.write() as store:
+            assert store.order_salts(buyer, 0, 9) == (0, 1)
+            store.enqueue(IntentKind.CANCEL, try_key(key, 2), PAYLOAD)
+        caller, day = world.caller(world.buyer), world.clock()
+        with world.database.write() as store:
+            assert store.order_salts(buyer, 0, 9) == (0, 0)
+            world.catalog.blobs.own(store, caller, "a" * 64, 10)
+            world.catalog.blobs.own(store, caller, "b" * 64, 5)
+            assert store.blobs.bytes_since(buyer, day) == 15 + 2 * BLOB_ROW_BYTES
+            assert (
+                store.blobs.bytes_since(buyer, day + 1) == store.blobs.bytes_since(provider, 0) == 0
+            )

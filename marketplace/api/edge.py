@@ -19,7 +19,6 @@ from marketplace.api.problems import ONCE, READING, documented
 from marketplace.db.store import Database, Store, Tally
 from marketplace.db.tables import IdempotentReplyRow
 from marketplace.errors import (
-    AlreadyExists,
     Forbidden,
     IdempotencyInFlight,
     IdempotencyMismatch,
@@ -88,7 +87,6 @@ class Edge:
 
 
 def edge_of(request: Request) -> Edge:
-    """The application's edge."""
     edge: Edge = request.app.state.edge
     return edge
 
@@ -118,7 +116,6 @@ class SoundRoute(APIRoute):
                 self.response_fields.setdefault(status, self.response_fields[422])
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The usual handler behind the check."""
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
@@ -137,15 +134,12 @@ async def _check_media_type(request: Request) -> None:
 
 
 async def raw_body(request: Request) -> bytes:
-    """The request's body as it came."""
     return await request.body()
 
 
 def caller_with(*scopes: str) -> Any:
     """A dependency: the caller, if its key has one of the scopes (any scope, if none is named).
-
-    Raises Unauthenticated, Forbidden.
-    """
+    Raises Unauthenticated, Forbidden."""
 
     def find(
         edge: EdgeDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
@@ -168,8 +162,6 @@ Provider = Annotated[Principal, caller_with("provider")]
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """One request that changes something."""
-
     edge: Edge
     request: Request
     body: bytes
@@ -232,10 +224,9 @@ class Writing:
             body=answer.to_json(),
             created_ms=self.edge.catalog.clock(),
         )
-        try:
-            store.replies.add(record)
-        except AlreadyExists as error:  # another process was first; what was done here is undone
-            raise IdempotencyInFlight("the first request with this key has just begun") from error
+        # If another process was first, what was done here is undone.
+        taken = IdempotencyInFlight("the first request with this key has just begun")
+        store.replies.add(record, taken)
 
     def _mark(self) -> str:
         url = self.request.url

@@ -132,9 +132,7 @@ def _too_many(whose: str, most: int) -> RateLimited:
 
 class Gate:
     """The outermost layer: every response carries X-Request-Id and RateLimit, and is counted.
-
-    `answered` takes each answer's scope, status and seconds; `account_of` knows whose a key is.
-    """
+    `answered` takes each answer's scope, status and seconds; `account_of` knows whose a key is."""
 
     def __init__(
         self,
@@ -261,8 +259,7 @@ def _too_large(most: int) -> str:
 
 def _bounded(receive: Receive, most: int, seconds: float) -> Receive:
     """Receive that refuses a body which turns out larger than allowed, whatever it had said, or
-    which is not all there in time. Once it is, what is received is the end of the connection.
-    """
+    which is not all there in time. Once it is, what is received is the end of the connection."""
     left, complete = most, False
     deadline = time.monotonic() + seconds
 

@@ -10,9 +10,8 @@ SAMPLES: dict[str, Any] = {"string": "text", "integer": 1, "number": 1, "boolean
 
 
 def finished(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with each schema under the type it is sent as, each struct once, by name, and
-    an example of each body and each answer.
-    """
+    """The document with each schema under the type it is sent as, each struct once, by name, and an
+    example of each body and each answer."""
     schemas = document["components"]["schemas"]
     operations = [o for item in document["paths"].values() for o in item.values()]
     for operation in operations:

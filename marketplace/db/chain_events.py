@@ -15,10 +15,8 @@ Project = Callable[[Store, Sequence[str]], None]
 
 
 class SqlEventStore:
-    """Implements `settlement.ports.EventStore`.
-
-    `project` is called with the leases whose events changed, in the transaction that changed them.
-    """
+    """Implements `settlement.ports.EventStore`. `project` is called with the leases whose events
+    changed, in the transaction that changed them."""
 
     def __init__(self, database: Database, project: Project = lambda *_: None) -> None:
         self._database = database

@@ -40,14 +40,15 @@ class Rows(Generic[R]):
             raise KeyError(key)
         return found
 
-    def add(self, row: R) -> R:
-        """Insert a row at once, so that the constraints speak. Raises AlreadyExists."""
+    def add(self, row: R, taken: Exception | None = None) -> R:
+        """Insert a row at once, so that the constraints speak. Raises `taken`, or AlreadyExists."""
         self._session.add(row)
         try:
             self._session.flush()
         except IntegrityError as error:
             table = self._row.__tablename__
-            raise AlreadyExists(f"another row of {table} has the same unique value") from error
+            detail = f"another row of {table} has the same unique value"
+            raise taken or AlreadyExists(detail) from error
         return row
 
     def hold(self, keys: Iterable[str | None]) -> None:

@@ -47,9 +47,7 @@ CANCEL_TRIES = 4
 @dataclass(frozen=True, slots=True)
 class Tally:
     """How many rows there are: jobs, leases and intents by state, asks on the book.
-
-    `oldest_intent_ms` is when the oldest intent was added that is neither final nor dead.
-    """
+    `oldest_intent_ms` is when the oldest intent was added that is neither final nor dead."""
 
     jobs: Mapping[str, int]
     leases: Mapping[str, int]
@@ -60,10 +58,8 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Tries:
-    """What the outbox holds of one effect: how many tries died, the last try, and its key.
-
-    `key` is the last try's while that lives or has succeeded; else the one that the next may take.
-    """
+    """What the outbox holds of one effect: how many tries died, the last try, and its key. `key` is
+    the last try's while that lives or has succeeded; else the one that the next may take."""
 
     key: str
     dead: int
@@ -126,10 +122,8 @@ class Store:
         self.session.flush()
 
     def lead(self, name: str) -> bool:
-        """Become the only holder of `name` until this transaction ends; False if another is.
-
-        On SQLite the one writer always leads.
-        """
+        """Become the only holder of `name` until this transaction ends; False if another is. On
+        SQLite the one writer always leads."""
         if not self.is_postgres:
             return True
         query = select(func.pg_try_advisory_xact_lock(_lock_id(name)))
@@ -143,11 +137,9 @@ class Store:
         return outbox.enqueue(self.connection, kind, key, payload)
 
     def intent(self, key: str) -> Intent | None:
-        """The intent with this key."""
         return self.intents([key]).get(key)
 
     def intents(self, keys: Iterable[str]) -> dict[str, Intent]:
-        """The intents with these keys."""
         return outbox.by_keys(self.connection, keys)
 
     def tries(self, key: str) -> Tries:
@@ -266,9 +258,7 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Store]:
         """One durable transaction: all of it is there afterwards, or, on an exception, nothing.
-
-        Nothing in it is visible to others before. Raises Unavailable: come back.
-        """
+        Nothing in it is visible to others before. Raises Unavailable: come back."""
         with self._turn, self._transaction({"writing": True}) as store:
             yield store
             store.finish()
@@ -282,7 +272,6 @@ class Database:
                 yield Store(session)
 
     def close(self) -> None:
-        """Give every connection back."""
         self.engine.dispose()
 
 

@@ -13,9 +13,7 @@ Serial = BigInteger().with_variant(Integer(), "sqlite")
 
 class Atoms(TypeDecorator[int]):
     """An unsigned integer up to 10^78-1: NUMERIC(78,0) on PostgreSQL, fixed-width text on SQLite.
-
-    The text is padded with zeros, so that comparing and sorting text compares and sorts numbers.
-    """
+    The text is padded with zeros, so that comparing and sorting text compares and sorts numbers."""
 
     impl = String
     cache_ok = True

@@ -26,7 +26,7 @@ from marketplace.db.upgrade import upgrade
 from marketplace.domain.pricing import CURRENCY
 from marketplace.server.loops import Loop
 from marketplace.server.settings import Settings
-from marketplace.services.catalog import Catalog, catalog_of
+from marketplace.services.catalog import Catalog
 from marketplace.services.ports import Market
 from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow, Token
@@ -125,7 +125,7 @@ def build(settings: Settings, signer: TransactionSigner | None = None) -> Market
     escrow, token = deployment.open(client)
     market = _market(settings, escrow, token, opener)
     files = BlobFolder(settings.blobs)
-    catalog = catalog_of(market, _now_ms, load_tiers(), database, escrow, files)
+    catalog = Catalog(market, _now_ms, load_tiers(), database, escrow, files)
     process = MarketProcess(
         settings, database, catalog, Listener(settings.database_url, database.changes)
     )

@@ -20,7 +20,7 @@ from marketplace.errors import (
 from marketplace.limits import API_KEYS_MAX as KEYS_MAX
 from marketplace.limits import KEY_REQUEST_SECONDS_MAX, SALT_AHEAD_MAX
 from marketplace.limits import TIME_SECONDS_MAX as SECONDS_MAX
-from marketplace.services.common import Principal, account_refusal, money, new_id
+from marketplace.services.common import Principal, check_account, money, new_id, unmet
 from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.wire.market import Account, KeyDraft, SignedKeyRequest
 from settlement.eip712 import checksum, from_text32
@@ -33,13 +33,6 @@ CLOCK_SKEW_S = 60
 def hash_key(key: str) -> str:
     """What is stored of a key: it is random, so a plain SHA-256 gives nothing away."""
     return hashlib.sha256(key.encode()).hexdigest()
-
-
-def take_salt(store: Store, address: str, now_ms: int) -> int:
-    """The account's next salt, which no later call returns again."""
-    account = store.accounts.get_or_add(address, now_ms, lock=True)
-    account.next_salt += 1
-    return account.next_salt - 1
 
 
 def note_salt(store: Store, address: str, salt: int, pointer: str, now_ms: int) -> None:
@@ -56,8 +49,6 @@ def note_salt(store: Store, address: str, salt: int, pointer: str, now_ms: int) 
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
-    """Who may call, and what they own on chain."""
-
     market: Market
     clock: Clock
     reads: EscrowReads
@@ -66,7 +57,7 @@ class Accounts:
         """The message to sign for a new key. Raises InvalidInput."""
         if len(set(draft.scopes)) != len(draft.scopes):
             raise InvalidInput([Problem("/scopes", "must be different ones")])
-        cap = None
+        cap = 0
         if draft.spend_cap is not None:
             cap = to_scaled(draft.spend_cap, self.market.decimals, "/spend_cap")
         return key_request_of(
@@ -76,19 +67,15 @@ class Accounts:
             now=self.clock() // 1000,
             nonce=secrets.randbits(128),
             expires_at=draft.expires_at or 0,
-            spend_cap=cap or 0,
+            spend_cap=cap,
         )
 
     def check_key(self, signed: SignedKeyRequest) -> KeyRequest:
-        """Check a signed request, if need be by the chain, before any transaction is begun.
-
-        Raises InvalidInput, Forbidden, InvalidSignature, ChainError.
-        """
-        request, signature = signed.message, signed.signature
+        """Check a signed request, if need be by the chain, before any transaction is begun. Raises
+        InvalidInput, Forbidden, InvalidSignature, ChainError."""
+        request = signed.message
         self._check(request, self.clock() // 1000)
-        refusal = account_refusal(request, signature, request.account, self.market, self.reads)
-        if refusal is not None:
-            raise refusal
+        check_account(request, signed.signature, request.account, self.market, self.reads)
         return request
 
     def create_key(self, store: Store, request: KeyRequest) -> tuple[ApiKeyRow, str]:
@@ -110,30 +97,27 @@ class Accounts:
             expires_ms=request.expires_at * 1000 or None,
             spend_cap=request.spend_cap or None,
         )
-        try:
-            return store.keys.add(row), key
-        except AlreadyExists as error:
-            raise AlreadyExists("this signed request has made a key before") from error
+        return store.keys.add(row, AlreadyExists("this signed request has made a key before")), key
 
     def _check(self, request: KeyRequest, now_s: int) -> None:
-        problems = []
         try:
             from_text32(request.name)
-            unknown = [s for s in request.scope_names if s not in SCOPES]
+            are_known = set(request.scope_names) <= set(SCOPES)
         except FieldError:
-            unknown = ["?"]
-        if unknown:
-            detail = f"must be names of {', '.join(SCOPES)} joined by commas"
-            problems.append(Problem("/message/scopes", detail))
-        if not now_s - KEY_REQUEST_SECONDS_MAX <= request.issued_at <= now_s + CLOCK_SKEW_S:
-            detail = (
-                f"must lie within the last {KEY_REQUEST_SECONDS_MAX} seconds; prepare a new request"
-            )
-            problems.append(Problem("/message/issuedAt", detail))
-        if 0 < request.expires_at <= now_s:
-            problems.append(Problem("/message/expiresAt", "has passed"))
-        if request.expires_at > SECONDS_MAX:
-            problems.append(Problem("/message/expiresAt", "lies after the year 9999"))
+            are_known = False
+        scopes = f"must be names of {', '.join(SCOPES)} joined by commas"
+        is_fresh = now_s - KEY_REQUEST_SECONDS_MAX <= request.issued_at <= now_s + CLOCK_SKEW_S
+        issued = (
+            f"must lie within the last {KEY_REQUEST_SECONDS_MAX} seconds; prepare a new request"
+        )
+        has_passed = 0 < request.expires_at <= now_s
+        problems = unmet(
+            "/message",
+            (are_known, "scopes", scopes),
+            (is_fresh, "issuedAt", issued),
+            (not has_passed, "expiresAt", "has passed"),
+            (request.expires_at <= SECONDS_MAX, "expiresAt", "lies after the year 9999"),
+        )
         if problems:
             raise InvalidInput(problems)
         operators = {checksum(address) for address in self.market.operators}
@@ -162,12 +146,13 @@ class Accounts:
 
     def salt(self, store: Store, address: str) -> int:
         """The account's next salt, which no later call returns again."""
-        return take_salt(store, address, self.clock())
+        account = store.accounts.get_or_add(address, self.clock(), lock=True)
+        account.next_salt += 1
+        return account.next_salt - 1
 
     def free(self, caller: Principal, address: str) -> int:
         """Free atoms of the caller's own account: asked before any transaction is begun, which a
-        slow chain would keep open. Raises NotFound for another's, ChainError.
-        """
+        slow chain would keep open. Raises NotFound for another's, ChainError."""
         if checksum_or_none(address) != caller.account:
             raise NotFound("no such account, or not yours")
         return self.reads.balance_of(caller.account)
@@ -185,7 +170,7 @@ class Accounts:
 
 
 def checksum_or_none(address: str) -> str | None:
-    """An address in EIP-55 form; None where it is not one."""
+    """An address in EIP-55 form; None if it is not one."""
     digits = address.removeprefix("0x").lower()
     if len(address) != 42 or any(c not in "0123456789abcdef" for c in digits):
         return None

@@ -1,22 +1,21 @@
 """Attestations: taken in from the meter, refused with a reason, answered by the witness."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
 
 from marketplace.db.store import Store
 from marketplace.db.tables import AttestationRow, LeaseRow, VoucherRow
 from marketplace.domain.advance import UsageAttested
 from marketplace.domain.life import LEASE_OPEN
 from marketplace.errors import AttestationRefused, Conflict, InvalidInput, NotFound, Problem
-from marketplace.services.common import Principal, check_signature, emit, new_id, to_hex
-from marketplace.services.jobstates import cost_event
+from marketplace.services.common import Principal, check_signature, emit, new_id
 from marketplace.services.leases import buyer_of, provider_of, usage_json
-from marketplace.services.lives import Lives
+from marketplace.services.lives import Lives, cost_event
 from marketplace.services.ports import Clock, Market
+from marketplace.wire.base import hex_text
 from marketplace.wire.jobs import JobMetric
 from marketplace.wire.leases import Countersignature, SignedAttestation
-from settlement.attestation import MeteredUsage, UsageAttestation, Voucher, voucher_for
+from settlement.attestation import MeteredUsage, UsageAttestation, voucher_for
 from settlement.errors import SignatureError
 from settlement.signing import verify
 from settlement.usage import UsageVector
@@ -28,42 +27,36 @@ REFUSED_KEPT = 20  # of a lease, the newest: enough to see what its meter does w
 class AttestationRefusal(StrEnum):
     """Why an attestation is refused. Stable."""
 
-    SIGNATURE = "invalid_signature"
-    PARTIES = "wrong_parties"
-    NOT_OPEN = "not_open"
-    NOT_READY = "not_ready"
-    LATE_START = "start_limit_passed"
-    SEQUENCE = "sequence_used"
-    BACKWARDS = "backwards"
-    AHEAD = "ahead_of_clock"
-    OUTSIDE = "outside_lease"
-    CAP = "above_cap"
+    meaning: str
 
+    def __new__(cls, code: str, meaning: str) -> "AttestationRefusal":
+        """A code and what it means."""
+        member = str.__new__(cls, code)
+        member._value_, member.meaning = code, meaning
+        return member
 
-_MEANING = {
-    AttestationRefusal.SIGNATURE: "it was not signed by the ask's meter key",
-    AttestationRefusal.PARTIES: "it names other parties or another lease",
-    AttestationRefusal.NOT_OPEN: "the lease is not open on chain",
-    AttestationRefusal.NOT_READY: "the first attestation must be ready: sequence 0, 0 ms",
-    AttestationRefusal.LATE_START: "the start limit had passed before the job was ready",
-    AttestationRefusal.SEQUENCE: "its sequence number was used with other content",
-    AttestationRefusal.BACKWARDS: "cumulative usage or the sequence went back",
-    AttestationRefusal.AHEAD: "it is ahead of the server's clock, or of the job's time since ready",
-    AttestationRefusal.OUTSIDE: "it states more time than the lease has been open",
-    AttestationRefusal.CAP: "counted usage is above its cap",
-}
+    SIGNATURE = "invalid_signature", "it was not signed by the ask's meter key"
+    PARTIES = "wrong_parties", "it names other parties or another lease"
+    NOT_OPEN = "not_open", "the lease is not open on chain"
+    NOT_READY = "not_ready", "the first attestation must be ready: sequence 0, 0 ms"
+    LATE_START = "start_limit_passed", "the start limit had passed before the job was ready"
+    SEQUENCE = "sequence_used", "its sequence number was used with other content"
+    BACKWARDS = "backwards", "cumulative usage or the sequence went back"
+    AHEAD = (
+        "ahead_of_clock", "it is ahead of the server's clock, or of the job's time since ready"
+    )  # fmt: skip
+    OUTSIDE = "outside_lease", "it states more time than the lease has been open"
+    CAP = "above_cap", "counted usage is above its cap"
 
 
 def refused(reason: AttestationRefusal, row: AttestationRow) -> AttestationRefused:
     """The error that answers a refused attestation; the row stays recorded."""
     facts = {"reason": reason.value, "attestation_id": row.id, "sequence": row.sequence}
-    return AttestationRefused(f"attestation refused: {_MEANING[reason]}", facts=facts)
+    return AttestationRefused(f"attestation refused: {reason.meaning}", facts=facts)
 
 
 @dataclass(frozen=True, slots=True)
 class Attestations:
-    """The meter's statements and the witness's answers."""
-
     market: Market
     clock: Clock
     lives: Lives
@@ -71,20 +64,15 @@ class Attestations:
     def take(
         self, store: Store, caller: Principal, lease_id: str, signed: SignedAttestation
     ) -> tuple[AttestationRow, AttestationRefusal | None]:
-        """Record an attestation, accepted or refused; the caller commits before it answers.
-
-        The same content again is the same attestation. Raises NotFound.
-        """
+        """Record an attestation, accepted or refused; the caller commits before it answers. The
+        same content again is the same attestation. Raises NotFound."""
         lease = provider_of(store, caller, lease_id)
-        statement, signature = signed.attestation, signed.signature
+        statement = signed.attestation
         known = store.attestations.accepted(lease.id, statement.sequence)
         if known is not None and known.message == statement.to_message():
             return known, None
         now_ms = self.clock()
-        if known is not None:
-            reason: AttestationRefusal | None = AttestationRefusal.SEQUENCE
-        else:
-            reason = self._refusal(lease, statement, signature, now_ms)
+        reason = AttestationRefusal.SEQUENCE if known else self._refusal(lease, signed, now_ms)
         row = AttestationRow(
             id=new_id("att"),
             lease_id=lease.id,
@@ -93,36 +81,35 @@ class Attestations:
             code=reason.value if reason else None,
             ms=statement.ms,
             message=statement.to_message(),
-            signature=to_hex(signature),
+            signature=hex_text(signed.signature),
             received_ms=now_ms,
         )
         store.attestations.add(row)
         if reason is None:
             self._accept(store, lease, statement, now_ms)
-        else:
-            self._refuse(store, lease)
+        else:  # a provider that repeats itself does not fill the table
+            lease.refused_count += 1
+            store.attestations.forget_refused(lease.id, REFUSED_KEPT)
         return row, reason
 
-    def _refuse(self, store: Store, lease: LeaseRow) -> None:
-        """Count one more refused; a provider that repeats itself does not fill the table."""
-        lease.refused_count += 1
-        store.attestations.forget_refused(lease.id, REFUSED_KEPT)
-
     def _refusal(
-        self, lease: LeaseRow, said: UsageAttestation, signature: bytes, now_ms: int
+        self, lease: LeaseRow, signed: SignedAttestation, now_ms: int
     ) -> AttestationRefusal | None:
+        said = signed.attestation
         parties = (lease.buyer, lease.provider, lease.lease_bytes)
         if (said.buyer, said.provider, said.lease_no) != parties:
             return AttestationRefusal.PARTIES
         try:
-            verify(said, self.market.domain, signature, lease.meter)
+            verify(said, self.market.domain, signed.signature, lease.meter)
         except SignatureError:
             return AttestationRefusal.SIGNATURE
         if lease.state not in LEASE_OPEN or lease.start_s is None:
             return AttestationRefusal.NOT_OPEN
         if lease.sequence < 0 and (said.sequence, said.ms) != (0, 0):
             return AttestationRefusal.NOT_READY
-        if said.sequence <= lease.sequence or not _covers(said.usage(), lease.attested):
+        if said.sequence <= lease.sequence or not said.usage().covers(
+            UsageVector(**lease.attested)
+        ):
             return AttestationRefusal.BACKWARDS
         if lease.metered and (
             said.egress_mib > lease.egress_cap_mib or said.units > lease.units_cap
@@ -133,8 +120,7 @@ class Attestations:
     def _refuse_time(
         self, lease: LeaseRow, said: UsageAttestation, now_ms: int
     ) -> AttestationRefusal | None:
-        start_ms = (lease.start_s or 0) * 1000
-        end_ms = (lease.end_s or 0) * 1000
+        start_ms, end_ms = (lease.start_s or 0) * 1000, (lease.end_s or 0) * 1000
         if said.observed_at_ms > now_ms + TOLERANCE_MS:
             return AttestationRefusal.AHEAD
         limit_ms = start_ms + lease.start_limit_seconds * 1000
@@ -148,13 +134,11 @@ class Attestations:
         return None
 
     def _accept(self, store: Store, lease: LeaseRow, said: UsageAttestation, now_ms: int) -> None:
-        lease.sequence = said.sequence
-        lease.attested = _vector_json(said.usage())
+        lease.sequence, lease.attested = said.sequence, asdict(said.usage())
         lease.seen_ms = now_ms
         job = store.jobs.need(lease.job_id, lock=True)
         self.lives.take(store, job, lease, UsageAttested(said.observed_at_ms))
-        measured = _vector_json(said.usage())
-        metric = JobMetric(lease_id=lease.id, sequence=said.sequence, **measured)
+        metric = JobMetric(lease_id=lease.id, sequence=said.sequence, **lease.attested)
         emit(store, job.id, "metric", metric, now_ms)
         cost_event(store, self.market, job, lease, now_ms)
 
@@ -162,9 +146,7 @@ class Attestations:
         self, store: Store, caller: Principal, attestation_id: str, signed: Countersignature
     ) -> AttestationRow:
         """Store the witness's voucher for an accepted attestation; the best one is what settles.
-
-        Raises NotFound, Conflict, InvalidInput, InvalidSignature.
-        """
+        Raises NotFound, Conflict, InvalidInput, InvalidSignature."""
         row = store.attestations.get(attestation_id, lock=True)
         lease = buyer_of(store, caller, row.lease_id) if row else None
         if row is None or lease is None:
@@ -180,14 +162,14 @@ class Attestations:
             raise InvalidInput([Problem("/voucher", detail)])
         check_signature(voucher, signature, lease.witness, self.market)
         if row.voucher_signature is None:
-            row.voucher, row.voucher_signature = voucher.to_message(), to_hex(signature)
-            self._keep_best(store, lease, row, voucher, signature)
+            row.voucher, row.voucher_signature = voucher.to_message(), hex_text(signature)
+            self._keep_best(store, lease, row.id, signed)
         return row
 
     def _keep_best(
-        self, store: Store, lease: LeaseRow, row: AttestationRow, voucher: Voucher, signature: bytes
+        self, store: Store, lease: LeaseRow, attestation_id: str, signed: Countersignature
     ) -> None:
-        now_ms = self.clock()
+        now_ms, voucher = self.clock(), signed.voucher
         counted = (
             (voucher.egress_mib, voucher.units) if isinstance(voucher, MeteredUsage) else (0, 0)
         )
@@ -198,11 +180,11 @@ class Attestations:
         lease.countersigned = usage_json(voucher.ms, *counted)
         new = VoucherRow(
             lease_id=lease.id,
-            attestation_id=row.id,
+            attestation_id=attestation_id,
             ms=voucher.ms,
             egress_mib=counted[0],
             units=counted[1],
-            signature=to_hex(signature),
+            signature=hex_text(signed.signature),
             received_ms=now_ms,
             paid=voucher.ms == 0 and counted == (0, 0),
             intent=best.intent if best else None,
@@ -212,26 +194,8 @@ class Attestations:
     def heartbeat(self, store: Store, caller: Principal, lease_id: str, count: int) -> LeaseRow:
         """Forward a job's signs of life; the count never falls."""
         lease = provider_of(store, caller, lease_id)
-        now_ms = self.clock()
-        grown = count > lease.heartbeat_count
-        lease.heartbeat_count = max(count, lease.heartbeat_count)
-        if grown or lease.heartbeat_ms is None:
-            lease.heartbeat_ms = now_ms
-        lease.seen_ms = now_ms
+        lease.seen_ms = self.clock()
+        if count > lease.heartbeat_count or lease.heartbeat_ms is None:
+            lease.heartbeat_count = max(count, lease.heartbeat_count)
+            lease.heartbeat_ms = lease.seen_ms
         return lease
-
-
-def _vector_json(usage: UsageVector) -> dict[str, int]:
-    return {
-        "ms": usage.ms,
-        "gpu_ms": usage.gpu_ms,
-        "cpu_core_ms": usage.cpu_core_ms,
-        "memory_mib_ms": usage.memory_mib_ms,
-        "storage_mib_ms": usage.storage_mib_ms,
-        "egress_mib": usage.egress_mib,
-        "units": usage.units,
-    }
-
-
-def _covers(usage: UsageVector, earlier: dict[str, Any]) -> bool:
-    return usage.covers(UsageVector(**earlier)) if earlier else True

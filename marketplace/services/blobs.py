@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from marketplace.db.store import Store
 from marketplace.db.tables import BlobRow
-from marketplace.errors import NotFound, TooLarge
+from marketplace.errors import InvalidInput, NotFound, Problem, TooLarge
 from marketplace.limits import BLOB_BYTES_PER_DAY_MAX
 from marketplace.services.common import Principal, new_id
 from marketplace.services.ports import BlobFiles, Clock
@@ -15,10 +15,17 @@ DAY_MS = 86_400_000
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
+def need_blob(store: Store, owner: str, sha256: str, pointer: str) -> BlobRow:
+    """An account's own upload of what a request names. Raises InvalidInput."""
+    blob = store.blobs.of(owner, sha256)
+    if blob is None:
+        detail = "is not a blob of yours: upload it first with POST /v1/blobs"
+        raise InvalidInput([Problem(pointer, detail)])
+    return blob
+
+
 @dataclass(frozen=True, slots=True)
 class Blobs:
-    """Files by content."""
-
     files: BlobFiles
     clock: Clock
     day_bytes_max: int = BLOB_BYTES_PER_DAY_MAX

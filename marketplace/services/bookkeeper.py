@@ -1,7 +1,5 @@
 """The one book of a process, kept in step with the order log and started from a snapshot."""
 
-from __future__ import annotations
-
 import gc
 import threading
 from collections.abc import Iterator
@@ -20,11 +18,6 @@ APPLIED = "matcher_applied"
 """The mark up to which the matcher has written what the book decided."""
 SNAPSHOT_ROWS = 20_000
 """Rows of the order log between two snapshots: the most that a restart has to replay."""
-
-
-def book_market(market: Market) -> BookMarket:
-    """What the book needs to know of the market."""
-    return BookMarket(market.fee_bps, market.opener, market.decimals)
 
 
 @contextmanager
@@ -50,7 +43,7 @@ class Bookkeeper:
     """
 
     def __init__(self, market: Market, database: Database) -> None:
-        self._market = book_market(market)
+        self._market = BookMarket(market.fee_bps, market.opener, market.decimals)
         self._database = database
         self._lock = threading.Lock()
         self._book: Book | None = None
@@ -66,14 +59,11 @@ class Bookkeeper:
 
     @contextmanager
     def view(self) -> Iterator[Book]:
-        """The book as the matcher left it, held still while it is looked at.
-
-        Never inside a transaction that writes: the matcher writes while it holds the book.
-        """
-        with self._lock:
-            with self._database.read() as store:
-                mark = store.marks.get(APPLIED)
-                yield self._follow(store, mark.value if mark is not None else 0)
+        """The book as the matcher left it, held still while it is looked at. Never inside a
+        transaction that writes: the matcher writes while it holds the book."""
+        with self._lock, self._database.read() as store:
+            mark = store.marks.get(APPLIED)
+            yield self._follow(store, mark.value if mark is not None else 0)
 
     def follow(self, store: Store, until: int) -> None:
         """Take in what the matcher has decided up to a row."""
@@ -82,10 +72,8 @@ class Bookkeeper:
 
     @contextmanager
     def leading(self, store: Store, until: int) -> Iterator[Book]:
-        """The book as of a row, held for whoever takes in the rows that follow by `take`.
-
-        Call `reset` if what was written with them is undone.
-        """
+        """The book as of a row, held for whoever takes in the rows that follow by `take`. Call
+        `reset` if what was written with them is undone."""
         with self._lock:
             yield self._follow(store, until)
 

@@ -6,9 +6,9 @@ from marketplace.db.store import CANCEL_KEY, CANCEL_TRIES, Store
 from marketplace.db.tables import AccountRow
 from marketplace.domain.advance import BidVoided
 from marketplace.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Problem
-from marketplace.services.asks import Asks
-from marketplace.services.common import Principal, account_refusal
+from marketplace.services.common import Principal, check_account
 from marketplace.services.jobs import Jobs
+from marketplace.services.offers import Asks
 from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.wire.orders import Cancelled, SignedCancel
 from settlement.chain.calls import EscrowCalls
@@ -28,10 +28,8 @@ class Cancels:
     jobs: Jobs
 
     def prepare(self, store: Store, caller: Principal, order_id: str | None) -> Cancel:
-        """The Cancel to sign: of one ask, bid or job, or (None) of every order so far.
-
-        Raises NotFound; Conflict where there is none.
-        """
+        """The Cancel to sign: of one ask, bid or job, or (None) of every order so far. Raises
+        NotFound; Conflict if there is none."""
         if order_id is not None:
             return Cancel(caller.account, self._salt(store, caller, order_id), False)
         account = store.accounts.get(caller.account)
@@ -55,38 +53,38 @@ class Cancels:
         raise NotFound("no such order")
 
     def check(self, caller: Principal, signed: SignedCancel) -> None:
-        """Check a Cancel, if need be by the chain, before any transaction is begun.
-
-        Raises InvalidInput, InvalidSignature, ChainError.
-        """
+        """Check a Cancel, if need be by the chain, before any transaction is begun. Raises
+        InvalidInput, InvalidSignature, ChainError."""
         cancel = signed.cancel
         if cancel.account != caller.account:
-            problem = Problem("/cancel/account", "must be the account of the API key")
-            raise InvalidInput([problem])
-        refusal = account_refusal(cancel, signed.signature, cancel.account, self.market, self.reads)
-        if refusal is not None:
-            raise refusal
+            detail = "must be the account of the API key"
+            raise InvalidInput([Problem("/cancel/account", detail)])
+        check_account(cancel, signed.signature, cancel.account, self.market, self.reads)
 
     def submit(self, store: Store, caller: Principal, signed: SignedCancel) -> Cancelled:
-        """Take the orders off the book and send the Cancel to the chain.
-
-        Raises InvalidInput, AlreadyExists, Conflict, Unavailable.
-        """
+        """Take the orders off the book and send the Cancel to the chain. Raises InvalidInput,
+        AlreadyExists, Conflict, Unavailable."""
         cancel = signed.cancel
         account = store.accounts.get_or_add(cancel.account, self.clock(), lock=True)
         self._check_worth(store, account, cancel)
         if cancel.and_older:
             account.orders_from = max(account.orders_from, cancel.salt + 1)
-        cancelled = [*self._asks(store, caller, cancel), *self._bids(store, caller, cancel)]
+        cancelled = []
+        for ask in store.asks.resting_of(caller.account):
+            if _covers(cancel, int(ask.message["salt"])):
+                self.asks.cancel(store, caller, ask.id)
+                cancelled.append(ask.id)
+        for job, bid in store.jobs.live_with_bids(caller.account):
+            if _covers(cancel, int(bid.salt)):  # a job that has no lease yet ends
+                self.jobs.lives.take(store, *self.jobs.locked(store, job.id), BidVoided())
+                cancelled.append(bid.id)
         data = self.calls.cancel(cancel, signed.signature)
         store.enqueue(IntentKind.CANCEL, store.tries(_key(cancel)).key, self.calls.payload(data))
         return Cancelled(cancel=cancel, orders=tuple(cancelled))
 
     def _check_worth(self, store: Store, account: AccountRow, cancel: Cancel) -> None:
         """The relayer pays for a Cancel: it must make an order void that is not void already.
-
-        Raises InvalidInput, AlreadyExists, Conflict.
-        """
+        Raises InvalidInput, AlreadyExists, Conflict."""
         lowest, tries = self._lowest(store, account), store.tries(_key(cancel))
         if cancel.salt < lowest or not tries.is_free:
             problem = Problem("/cancel/salt", "is cancelled already, or about to be")
@@ -109,29 +107,12 @@ class Cancels:
             raise InvalidInput([Problem("/cancel/salt", detail)])
 
     def _lowest(self, store: Store, account: AccountRow) -> int:
-        """Salts below it are void, or about to be. Where the Cancel that said so died, the chain
+        """Salts below it are void, or about to be. If the Cancel that said so died, the chain
         still takes those orders."""
         if account.orders_from == 0:
             return 0
         tries = store.tries(_key(Cancel(account.address, account.orders_from - 1, True)))
         return 0 if tries.dead and tries.is_free else account.orders_from
-
-    def _asks(self, store: Store, caller: Principal, cancel: Cancel) -> list[str]:
-        rows = store.asks.resting_of(caller.account)
-        chosen = [row.id for row in rows if _covers(cancel, int(row.message["salt"]))]
-        for ask_id in chosen:
-            self.asks.cancel(store, caller, ask_id)
-        return chosen
-
-    def _bids(self, store: Store, caller: Principal, cancel: Cancel) -> list[str]:
-        """Mark the bids of live jobs; end the jobs that have no lease yet."""
-        chosen = []
-        for job, bid in store.jobs.live_with_bids(caller.account):
-            if not _covers(cancel, int(bid.salt)):
-                continue
-            self.jobs.lives.take(store, *self.jobs.locked(store, job.id), BidVoided())
-            chosen.append(bid.id)
-        return chosen
 
 
 def _covers(cancel: Cancel, salt: int) -> bool:

@@ -1,4 +1,4 @@
-"""What several services share: ids, times, the caller, reading signed structs."""
+"""What several services share: ids, money, the caller, signatures, events."""
 
 from dataclasses import dataclass
 
@@ -34,13 +34,7 @@ def new_id(prefix: str) -> str:
 
 
 def money(market: Market, atoms: int) -> Money:
-    """Atoms in the market's currency."""
     return Money.of(atoms, market.currency, market.decimals)
-
-
-def to_hex(data: bytes) -> str:
-    """Bytes as 0x hex."""
-    return "0x" + data.hex()
 
 
 def unhex(text: str) -> bytes:
@@ -48,11 +42,14 @@ def unhex(text: str) -> bytes:
     return bytes.fromhex(text[2:])
 
 
-def check_signature(struct: Struct, signature: bytes, expected: str, market: Market) -> None:
-    """Pass if `expected` signed this struct for this market's contract and chain.
+def unmet(where: str, *demands: tuple[bool, str, str]) -> list[Problem]:
+    """The demands that do not hold. Each is whether it does, of which member, and the detail."""
+    return [Problem(f"{where}/{member}", said) for holds, member, said in demands if not holds]
 
-    Raises InvalidSignature, which says what the signature is bound to instead where that is known.
-    """
+
+def check_signature(struct: Struct, signature: bytes, expected: str, market: Market) -> None:
+    """Pass if `expected` signed this struct for this market's contract and chain. Raises
+    InvalidSignature, which says what the signature is bound to instead if that is known."""
     try:
         verify(struct, market.domain, signature, expected)
     except SignatureError as error:
@@ -63,19 +60,16 @@ def check_signature(struct: Struct, signature: bytes, expected: str, market: Mar
         raise InvalidSignature(detail, problems=[Problem("/signature", str(error))]) from error
 
 
-def account_refusal(
+def check_account(
     struct: Struct, signature: bytes, account: str, market: Market, reads: EscrowReads
-) -> InvalidSignature | None:
-    """Why an account's signature does not count: neither its key nor, if any, its contract signed.
-
-    Asks the chain only where the key did not: call it outside of transactions. Raises ChainError.
-    """
+) -> None:
+    """Pass if an account signed: its key or, if it has one, its contract. Asks the chain only if
+    the key did not sign: call it outside of transactions. Raises InvalidSignature, ChainError."""
     try:
         check_signature(struct, signature, account, market)
-    except InvalidSignature as refusal:
-        digest = struct.digest(market.domain)
-        return None if reads.accepts_signature(account, digest, signature) else refusal
-    return None
+    except InvalidSignature:
+        if not reads.accepts_signature(account, struct.digest(market.domain), signature):
+            raise
 
 
 def emit(store: Store, job_id: str, kind: str, data: Answer, now_ms: int) -> None:

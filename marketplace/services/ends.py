@@ -9,17 +9,12 @@ from marketplace.domain.life import LEASE_OPEN, REPORTABLE, Do, LeaseState, Outc
 from marketplace.errors import Conflict, InvalidInput, InvalidSignature, NotFound, Problem
 from marketplace.limits import REASON_CHARS_KEPT as REASON_MAX
 from marketplace.services.attestations import AttestationRefusal, Attestations
-from marketplace.services.common import Principal, check_signature, to_hex
-from marketplace.services.leases import (
-    buyer_of,
-    close_message,
-    orders_hash_of,
-    party,
-    provider_of,
-    ref_of,
-)
+from marketplace.services.blobs import need_blob
+from marketplace.services.common import Principal, check_signature, unhex
+from marketplace.services.leases import buyer_of, orders_hash_of, party, provider_of, ref_of
 from marketplace.services.lives import Lives
 from marketplace.services.ports import Clock, Market
+from marketplace.wire.base import hex_text
 from marketplace.wire.leases import FinishReport, SignedAttestation, SignedStop
 from settlement.attestation import Close, Stop, UsageAttestation
 from settlement.chain.calls import EscrowCalls
@@ -32,8 +27,6 @@ OVER_BUDGET_SLACK_INTERVALS = 2
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """Ending leases."""
-
     market: Market
     clock: Clock
     attestations: Attestations
@@ -45,7 +38,7 @@ class Ends:
     ) -> tuple[LeaseRow, AttestationRow, AttestationRefusal | None]:
         """Take in the last attestation, the outcome and the meter's half of the Close.
 
-        The last attestation is recorded even where it is refused; then nothing else happens.
+        The last attestation is recorded even if it is refused; then nothing else happens.
         Raises NotFound, InvalidInput, InvalidSignature, Conflict.
         """
         lease = provider_of(store, caller, lease_id)
@@ -62,7 +55,7 @@ class Ends:
         if close != expected:
             detail = "must close at the usage of the last attestation"
             raise InvalidInput([Problem("/close/message", detail)])
-        lease.close, lease.meter_signature = close.to_message(), to_hex(close_signature)
+        lease.close, lease.meter_signature = close.to_message(), hex_text(close_signature)
         lease.seen_ms = self.clock()
         reason = report.reason[:REASON_MAX] or None
         run = RunReport(report.outcome, reason, report.exit_code, report.outputs)
@@ -84,36 +77,30 @@ class Ends:
             detail = "the budget did not limit this lease, or its funded time was not reached"
             raise InvalidInput([Problem("/outcome", detail)])
         if report.outputs is not None:
-            blob = store.blobs.of(lease.provider, report.outputs)
-            if blob is None:
-                detail = "is no blob of yours: upload it first with POST /v1/blobs"
-                raise InvalidInput([Problem("/outputs", detail)])
+            need_blob(store, lease.provider, report.outputs, "/outputs")
 
     def close(self, store: Store, caller: Principal, lease_id: str, signature: bytes) -> LeaseRow:
-        """Take the witness's half of the Close and send both to the chain.
-
-        Raises NotFound, InvalidSignature, Conflict.
-        """
+        """Take the witness's half of the Close and send both to the chain. Raises NotFound,
+        InvalidSignature, Conflict."""
         lease = buyer_of(store, caller, lease_id)
-        message = close_message(lease)
+        if lease.close is None:
+            raise NotFound("the lease has no final report yet")
+        message = Close.from_message(lease.close)
         check_signature(message, signature, lease.witness, self.market)
         job = store.jobs.need(lease.job_id, lock=True)
         left = self.lives.take(store, job, lease, CloseSigned())
         is_known = lease.witness_signature is not None
         if Do.SEND_CLOSE not in left or is_known or lease.meter_signature is None:
             return lease
-        lease.witness_signature, lease.witness_ms = to_hex(signature), self.clock()
-        orders_hash = orders_hash_of(store, lease)
-        meter_signature = bytes.fromhex(lease.meter_signature[2:])
-        data = self.calls.close(message, orders_hash, meter_signature, signature)
+        lease.witness_signature, lease.witness_ms = hex_text(signature), self.clock()
+        orders_hash, of_meter = orders_hash_of(store, lease), unhex(lease.meter_signature)
+        data = self.calls.close(message, orders_hash, of_meter, signature)
         store.enqueue(IntentKind.CLOSE, f"close:{lease.id}", self.calls.payload(data))
         return lease
 
     def stop(self, store: Store, caller: Principal, lease_id: str, signed: SignedStop) -> LeaseRow:
-        """Send a Stop signed by witness or meter to the chain.
-
-        Raises NotFound, InvalidInput, InvalidSignature, Conflict.
-        """
+        """Send a Stop signed by witness or meter to the chain. Raises NotFound, InvalidInput,
+        InvalidSignature, Conflict."""
         lease = party(store, caller, lease_id, lock=True)
         if caller.account not in (lease.buyer, lease.provider, lease.witness):
             raise NotFound("no such lease")
@@ -135,7 +122,7 @@ class Ends:
         job = store.jobs.need(lease.job_id, lock=True)
         if Do.SEND_STOP not in self.lives.take(store, job, lease, StopSigned()):
             return lease
-        lease.stop_signature = to_hex(signature)
+        lease.stop_signature = hex_text(signature)
         orders_hash = orders_hash_of(store, lease)
         data = self.calls.stop_by_signature(ref_of(lease), orders_hash, signature)
         store.enqueue(IntentKind.STOP, tries.key, self.calls.payload(data))

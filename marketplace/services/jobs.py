@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from marketplace.db.store import Store
 from marketplace.db.tables import BidRow, JobRow, LeaseRow
 from marketplace.domain.advance import BuyerCancelled
-from marketplace.domain.drafts import bid_problems
+from marketplace.domain.drafts import bid_problems, top_up_lock
 from marketplace.domain.job import JobSpec, full_budget
-from marketplace.domain.life import JobState, RetryOn
+from marketplace.domain.life import JobState, LeaseState, RetryOn
 from marketplace.domain.order import Wants
 from marketplace.errors import (
     AlreadyExists,
@@ -23,23 +23,26 @@ from marketplace.errors import (
 from marketplace.limits import LIVE_JOBS_MAX as LIVE_MAX
 from marketplace.limits import ORDER_SECONDS_MAX
 from marketplace.services.accounts import note_salt
-from marketplace.services.common import Principal, account_refusal, money, new_id, to_hex
-from marketplace.services.jobstates import tell
-from marketplace.services.lives import Lives
+from marketplace.services.blobs import need_blob
+from marketplace.services.common import Principal, check_account, money, new_id, unmet
+from marketplace.services.lives import Lives, tell
 from marketplace.services.orderlog import log_bid
 from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.services.quotes import Quotes
-from marketplace.wire.jobs import JobOrder
+from marketplace.wire.base import hex_text
+from marketplace.wire.jobs import JobOrder, TopUp
+from marketplace.wire.orders import Transaction
+from settlement.chain.calls import EscrowCalls, LeaseOrders
 from settlement.eip712 import ZERO_ADDRESS
-from settlement.orders import Bid
+from settlement.orders import Ask, Bid
+
+TOP_UP_GAS = 300_000  # more than a top-up takes
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A job and its signed bid, checked as far as no transaction is needed.
-
-    `balance`: free atoms in the escrow. `reserve`: atoms that the job's lease will lock.
-    """
+    """A job and its signed bid, checked as far as no transaction is needed. `balance`: free atoms
+    in the escrow. `reserve`: atoms that the job's lease will lock."""
 
     spec: JobSpec
     bid: Bid
@@ -50,26 +53,21 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
-    """What buyers do."""
-
     market: Market
     clock: Clock
     reads: EscrowReads
     quotes: Quotes
     lives: Lives
+    calls: EscrowCalls
 
     def check(self, caller: Principal, order: JobOrder) -> Submission:
-        """Check a submission and ask the chain, before any transaction is begun.
-
-        Raises InvalidJob, InvalidOrder, InvalidSignature, AlreadyExists, ChainError.
-        """
+        """Check a submission and ask the chain, before any transaction is begun. Raises InvalidJob,
+        InvalidOrder, InvalidSignature, AlreadyExists, ChainError."""
         spec, bid, signature = self.quotes.spec(order.job), order.bid, order.signature
         problems = [*bid_problems(bid, spec, self.quotes.tiers), *self._problems(caller, bid)]
         if problems:
             raise InvalidOrder(problems)
-        refusal = account_refusal(bid, signature, bid.buyer, self.market, self.reads)
-        if refusal is not None:
-            raise refusal
+        check_account(bid, signature, bid.buyer, self.market, self.reads)
         state = self.reads.order_state(bid.buyer, bid.salt)
         if state.used or state.cancelled:
             detail = "has opened a lease before" if state.used else "is cancelled"
@@ -79,33 +77,26 @@ class Jobs:
         return Submission(spec, bid, signature, balance, self._reserve(spec, bid))
 
     def _problems(self, caller: Principal, bid: Bid) -> list[Problem]:
-        now_s = self.clock() // 1000
-        found = []
-
-        def expect(holds: bool, member: str, detail: str) -> None:
-            if not holds:
-                found.append(Problem(f"/bid/{member}", detail))
-
-        expect(bid.buyer == caller.account, "buyer", "must be the account of the API key")
-        expect(bid.witness != ZERO_ADDRESS, "witness", "must be a key that countersigns usage")
-        # One that anyone may open could be opened again after its job: its budget is not spent.
-        expect(bid.opener == self.market.opener, "opener", f"must be {self.market.opener}")
-        expect(bid.expiry > now_s, "expiry", "has passed")
-        expect(bid.expiry <= now_s + ORDER_SECONDS_MAX, "expiry", "lies more than 400 days ahead")
-        expect(bid.max_fee_bps >= self.market.fee_bps, "maxFeeBps", "is below the market's fee")
-        return found
+        now_s, market = self.clock() // 1000, self.market
+        return unmet(
+            "/bid",
+            (bid.buyer == caller.account, "buyer", "must be the account of the API key"),
+            (bid.witness != ZERO_ADDRESS, "witness", "must be a key that countersigns usage"),
+            # One that anyone may open could be opened again after its job: its budget is not spent.
+            (bid.opener == market.opener, "opener", f"must be {market.opener}"),
+            (bid.expiry > now_s, "expiry", "has passed"),
+            (bid.expiry <= now_s + ORDER_SECONDS_MAX, "expiry", "lies more than 400 days ahead"),
+            (bid.max_fee_bps >= market.fee_bps, "maxFeeBps", "is below the market's fee"),
+        )
 
     def submit(self, store: Store, caller: Principal, order: Submission) -> JobRow:
         """Store a job, its bid and its row of the order log. Of a refused one nothing is stored.
-
-        Raises AlreadyExists, Conflict, InvalidInput, InsufficientBalance, BudgetExceeded.
-        """
-        now_ms = self.clock()
+        Raises AlreadyExists, Conflict, InvalidInput, InsufficientBalance, BudgetExceeded."""
+        now_ms, spec, reserve = self.clock(), order.spec, order.reserve
         note_salt(store, order.bid.buyer, order.bid.salt, "/bid/salt", now_ms)
-        self._check_inputs(store, caller, order.spec)
+        self._check_inputs(store, caller, spec)
         if store.jobs.live_count(caller.account) >= LIVE_MAX:
             raise Conflict(f"an account has at most {LIVE_MAX} live jobs; let some end first")
-        reserve = order.reserve
         free = order.balance - store.jobs.reserved_atoms(caller.account)
         if free < reserve:
             facts = {
@@ -115,25 +106,33 @@ class Jobs:
             }
             raise InsufficientBalance("the free escrow balance is below the lock", facts=facts)
         charge = self._charge_key(store, caller, order, reserve)
-        job_id, bid_id = new_id("job"), new_id("bid")
-        spec = order.spec
         bid = BidRow(
-            id=bid_id,
+            id=new_id("bid"),
             account=caller.account,
-            job_id=job_id,
-            hash=to_hex(order.bid.struct_hash()),
+            job_id=new_id("job"),
+            hash=hex_text(order.bid.struct_hash()),
             salt=str(order.bid.salt),
             message=order.bid.to_message(),
-            signature=to_hex(order.signature),
+            signature=hex_text(order.signature),
             expiry_s=order.bid.expiry,
             created_ms=now_ms,
         )
-        try:
-            store.bids.add(bid)
-        except AlreadyExists as error:
-            problem = Problem("/bid/salt", "is used by another bid of yours")
-            raise AlreadyExists("the bid's salt is used", problems=[problem]) from error
-        job = _new_job(job_id, bid_id, caller, spec, (reserve, charge), now_ms)
+        problem = Problem("/bid/salt", "is used by another bid of yours")
+        store.bids.add(bid, AlreadyExists("the bid's salt is used", problems=[problem]))
+        job = JobRow(
+            id=bid.job_id,
+            account=caller.account,
+            key_id=caller.key_id,
+            bid_id=bid.id,
+            name=spec.name,
+            state=JobState.QUEUED,
+            spec=spec.to_json(),
+            job_hash=hex_text(spec.hash()),
+            reserve=reserve,
+            key_charge=charge,
+            created_ms=now_ms,
+            rest_until_ms=now_ms + spec.start_deadline_seconds * 1000,
+        )
         store.jobs.add(job)
         log_bid(store, bid, job, Wants.of(spec), order.bid.budget, now_ms)
         tell(store, job.id, job, now_ms)
@@ -142,10 +141,7 @@ class Jobs:
     def _check_inputs(self, store: Store, caller: Principal, spec: JobSpec) -> None:
         if spec.inputs is None:
             return
-        blob = store.blobs.of(caller.account, spec.inputs.sha256)
-        if blob is None:
-            detail = "is no blob of yours: upload it first with POST /v1/blobs"
-            raise InvalidInput([Problem("/job/inputs/sha256", detail)])
+        blob = need_blob(store, caller.account, spec.inputs.sha256, "/job/inputs/sha256")
         if blob.size != spec.inputs.size:
             raise InvalidInput([Problem("/job/inputs/size", f"the blob has {blob.size} bytes")])
 
@@ -195,10 +191,8 @@ class Jobs:
         return rows
 
     def cancel(self, store: Store, caller: Principal, job_id: str) -> JobRow:
-        """Begin to end a job: off the book at once, or by asking its agent to stop.
-
-        Raises NotFound, Unavailable; Conflict if it has ended.
-        """
+        """Begin to end a job: off the book at once, or by asking its agent to stop. Raises
+        NotFound, Unavailable; Conflict if it has ended."""
         self.get(store, caller, job_id)
         job, lease = self.locked(store, job_id)
         self.lives.take(store, job, lease, BuyerCancelled())
@@ -213,27 +207,31 @@ class Jobs:
             raise Unavailable("the job has just moved to another lease; try again")
         return job, lease
 
-
-def _new_job(
-    job_id: str,
-    bid_id: str,
-    caller: Principal,
-    spec: JobSpec,
-    reserve_and_charge: tuple[int, int],
-    now_ms: int,
-) -> JobRow:
-    reserve, charge = reserve_and_charge
-    return JobRow(
-        id=job_id,
-        account=caller.account,
-        key_id=caller.key_id,
-        bid_id=bid_id,
-        name=spec.name,
-        state=JobState.QUEUED,
-        spec=spec.to_json(),
-        job_hash=to_hex(spec.hash()),
-        reserve=reserve,
-        key_charge=charge,
-        created_ms=now_ms,
-        rest_until_ms=now_ms + spec.start_deadline_seconds * 1000,
-    )
+    def top_up(self, store: Store, caller: Principal, job_id: str, seconds: int) -> TopUp:
+        """What the buyer sends to run a job longer, because it moves money of the buyer's account:
+        the transaction, and the lock. Raises NotFound, Conflict, InvalidInput."""
+        job = store.jobs.get(job_id)
+        if job is None or job.account != caller.account:
+            raise NotFound("no such job")
+        lease = store.leases.get(job.lease_id)
+        if lease is None or lease.state is not LeaseState.ACTIVE:
+            raise Conflict("the job has no active lease to top up")
+        ask = Ask.from_message(store.asks.need(lease.ask_id).message)
+        bid = Bid.from_message(store.bids.need(lease.bid_id).message)
+        orders = LeaseOrders(ask, bid.struct_hash(), bid.buyer, bid.witness)
+        lock = top_up_lock(
+            seconds,
+            ask,
+            rate=lease.rate,
+            funded_seconds=lease.funded_seconds,
+            left=max(0, bid.budget - job.spent - lease.lock),
+            decimals=self.market.decimals,
+            currency=self.market.currency,
+        )
+        call = Transaction(
+            call="top_up",
+            to=self.market.domain.verifying_contract,
+            data=self.calls.top_up(orders, bid, seconds),
+            gas=TOP_UP_GAS,
+        )
+        return TopUp(lease_id=lease.id, transaction=call, lock=money(self.market, lock))

@@ -1,28 +1,37 @@
-"""Leases as their parties see them, and who may see them."""
+"""Leases as their parties see them: who may see them, what awaits a witness, a job's output."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from marketplace.db.store import Store
-from marketplace.db.tables import BidRow, LeaseRow
+from marketplace.db.tables import AttestationRow, BidRow, LeaseRow
 from marketplace.domain.life import LeaseState
 from marketplace.errors import InvalidInput, NotFound, Problem
-from marketplace.services.common import Principal
-from marketplace.services.ports import Market
-from settlement.attestation import Close
+from marketplace.limits import LOG_BYTES_MAX
+from marketplace.services.common import Principal, emit, unhex
+from marketplace.services.ports import Clock, Market
+from marketplace.services.views import (
+    attestation_view,
+    final_view,
+    heartbeat_view,
+    lease_view,
+    outcome_view,
+)
+from marketplace.wire.jobs import LogPiece
+from marketplace.wire.leases import CloseRequest, LogChunk, LogPosition, Pending, PendingList
 from settlement.chain.calls import LeaseRef
-from settlement.orders import Prices, orders_hash
-from settlement.units import cost, counted_cost
+from settlement.orders import orders_hash
+
+PENDING_MAX = 1_000
 
 
 def party(store: Store, caller: Principal, lease_id: str, *, lock: bool = False) -> LeaseRow:
-    """A lease the caller is buyer, provider or witness of. Raises NotFound."""
+    """A lease the caller is a party of (any, for an operator). Raises NotFound."""
     lease = store.leases.get(lease_id, lock=lock)
-    if lease is None or not (
+    if lease is not None and (
         caller.is_operator or caller.account in (lease.buyer, lease.provider, lease.witness)
     ):
-        raise NotFound("no such lease")
-    return lease
+        return lease
+    raise NotFound("no such lease")
 
 
 def provider_of(store: Store, caller: Principal, lease_id: str) -> LeaseRow:
@@ -46,55 +55,21 @@ def ref_of(lease: LeaseRow) -> LeaseRef:
     return LeaseRef(lease.buyer, lease.provider, lease.witness, lease.lease_bytes)
 
 
+def orders_hash_of(store: Store, lease: LeaseRow) -> bytes:
+    """Both orders of a lease in one word, which proves its meter."""
+    bid, ask = store.bids.need(lease.bid_id), store.asks.need(lease.ask_id)
+    return orders_hash(unhex(bid.hash), unhex(ask.hash))
+
+
 def usage_json(ms: int = 0, egress_mib: int = 0, units: int = 0) -> dict[str, int]:
-    """Cumulative usage as the API writes it."""
+    """Cumulative usage as rows keep it."""
     return {"ms": ms, "egress_mib": egress_mib, "units": units}
-
-
-def billed(lease: LeaseRow) -> dict[str, Any]:
-    """The usage that counts: what is attested while the lease runs, once it has ended what was
-    countersigned, and in the end what the chain settled."""
-    if lease.state in (LeaseState.OPENING, LeaseState.ACTIVE):
-        return lease.attested
-    return lease.settled if lease.state is LeaseState.CLOSED else lease.countersigned
-
-
-def cost_now(market: Market, lease: LeaseRow) -> int:
-    """Atoms that the lease costs as far as is known: when it is closed, what was released."""
-    return (
-        lease.released
-        if lease.state is LeaseState.CLOSED
-        else accrued(market, lease, billed(lease))
-    )
-
-
-def accrued(market: Market, lease: LeaseRow, usage: dict[str, Any]) -> int:
-    """Atoms that cumulative usage costs under the lease's terms."""
-    time = cost(lease.rate, int(usage.get("ms", 0)), market.decimals)
-    if not lease.metered:
-        return time
-    prices = Prices.from_message(lease.prices)
-    return time + counted_cost(
-        prices.egress_gib,
-        prices.unit,
-        int(usage.get("egress_mib", 0)),
-        int(usage.get("units", 0)),
-        market.decimals,
-    )
-
-
-def close_message(lease: LeaseRow) -> Close:
-    """The Close that the meter signed. Raises NotFound before there is one."""
-    if lease.close is None:
-        raise NotFound("the lease has no final report yet")
-    return Close.from_message(lease.close)
 
 
 @dataclass(frozen=True, slots=True)
 class Leases:
-    """Looking at leases."""
-
     market: Market
+    clock: Clock
 
     def find(
         self,
@@ -115,20 +90,51 @@ class Leases:
         return rows
 
     def bid(self, store: Store, caller: Principal, bid_id: str) -> BidRow:
-        """A bid, for its buyer, its witness, and providers and operators it concerns."""
+        """A bid, for its buyer, its witness, the providers it was matched with, and operators.
+        Raises NotFound."""
         row = store.bids.get(bid_id)
-        if row is None:
-            raise NotFound("no such bid")
-        if caller.account == row.account or caller.is_operator:
+        if row is not None and (
+            caller.is_operator
+            or caller.account == row.account
+            or caller.account.lower() == str(row.message["witness"]).lower()
+            or store.leases.is_provider_of_bid(caller.account, bid_id)
+        ):
             return row
-        if caller.account.lower() == str(row.message["witness"]).lower():
-            return row
-        if not store.leases.is_provider_of_bid(caller.account, bid_id):
-            raise NotFound("no such bid")
-        return row
+        raise NotFound("no such bid")
 
+    def pending(self, store: Store, caller: Principal) -> PendingList:
+        """Every open lease that the caller buys or witnesses, with what awaits a signature."""
+        rows = store.leases.open_for_witness(caller.account, PENDING_MAX)
+        store.jobs.hold(row.job_id for row in rows)
+        newest = store.attestations.newest_accepted([row.id for row in rows])
+        return PendingList(data=tuple(self._entry(store, row, newest.get(row.id)) for row in rows))
 
-def orders_hash_of(store: Store, lease: LeaseRow) -> bytes:
-    """Both orders of a lease in one word, which proves its meter."""
-    bid, ask = store.bids.need(lease.bid_id), store.asks.need(lease.ask_id)
-    return orders_hash(bytes.fromhex(bid.hash[2:]), bytes.fromhex(ask.hash[2:]))
+    def _entry(self, store: Store, lease: LeaseRow, newest: AttestationRow | None) -> Pending:
+        unanswered = newest is not None and newest.voucher_signature is None
+        final = final_view(lease) if lease.witness_signature is None else None
+        close = CloseRequest(**dict(final), outcome=outcome_view(lease)) if final else None
+        return Pending(
+            lease=lease_view(store, self.market, lease),
+            attestation=attestation_view(newest) if newest and unanswered else None,
+            close=close,
+            heartbeat=None if lease.heartbeat_ms is None else heartbeat_view(lease),
+        )
+
+    def append_log(
+        self, store: Store, caller: Principal, lease_id: str, chunk: LogChunk
+    ) -> LogPosition:
+        """Add output of a job. `offset`: UTF-8 bytes sent before; what is known is skipped. Returns
+        the offset that comes next. Raises NotFound."""
+        lease = provider_of(store, caller, lease_id)
+        known = int(lease.log_next.get(chunk.stream, 0))
+        data = chunk.text.encode()
+        end = chunk.offset + len(data)
+        if end > known:
+            offset = max(chunk.offset, known)
+            if offset < LOG_BYTES_MAX:
+                kept = data[offset - chunk.offset :][: LOG_BYTES_MAX - offset]
+                text, full = kept.decode(errors="replace"), end >= LOG_BYTES_MAX
+                piece = LogPiece(stream=chunk.stream, offset=offset, text=text, truncated=full)
+                emit(store, lease.job_id, "log", piece, self.clock())
+            lease.log_next = {**lease.log_next, chunk.stream: end}
+        return LogPosition(stream=chunk.stream, next_offset=max(end, known))

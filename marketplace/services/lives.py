@@ -1,24 +1,130 @@
-"""Facts about jobs and leases taken in, and what follows from them done."""
+"""Rows of jobs and leases as lives and back, facts about them taken in, and what follows done."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from marketplace.db.store import Store
-from marketplace.db.tables import JobRow, LeaseRow
-from marketplace.domain.advance import BidFilled, Fact, advance
+from marketplace.db.tables import BidRow, JobRow, LeaseRow
+from marketplace.domain.advance import (
+    BidFilled,
+    EndReverted,
+    Fact,
+    LeaseClosed,
+    LeaseOpened,
+    LeaseStopped,
+    OpeningReverted,
+    advance,
+)
 from marketplace.domain.drafts import AskState
 from marketplace.domain.job import full_budget, parse_job
-from marketplace.domain.life import Do, Effect, PutOnBook, SuspendAsk, TellStatus
+from marketplace.domain.life import (
+    Do,
+    Effect,
+    JobLife,
+    LeaseLife,
+    LeaseState,
+    Outcome,
+    PutOnBook,
+    Retry,
+    RetryOn,
+    RunReport,
+    SuspendAsk,
+    TellStatus,
+)
 from marketplace.domain.order import Wants
+from marketplace.domain.reader import seconds_of
+from marketplace.domain.reliability import reliability_milli
 from marketplace.domain.tier import TierRegistry
-from marketplace.services.jobstates import cost_event, tell
-from marketplace.services.liferows import job_life, lease_life, write_job, write_lease
-from marketplace.services.orderlog import log_ask_closed, log_bid, log_bid_closed, log_free
+from marketplace.services.common import emit
+from marketplace.services.orderlog import (
+    log_ask_closed,
+    log_bid,
+    log_bid_closed,
+    log_free,
+    log_node,
+)
 from marketplace.services.ports import Clock, Market
-from marketplace.services.reputation import judge
+from marketplace.services.views import cost_view, status_view
+from settlement.leases import LeaseStatus
 from settlement.orders import Bid
 
+LEASES_COUNTED = 200  # a provider is judged by its latest ones, so that a change shows
 _SENT = (Do.SEND_OPENING, Do.SEND_CLOSE, Do.SEND_STOP)
+_ON_CHAIN = {
+    LeaseStatus.ACTIVE: LeaseState.ACTIVE,
+    LeaseStatus.STOPPED: LeaseState.STOPPED,
+    LeaseStatus.CLOSED: LeaseState.CLOSED,
+}
+_ORDER = tuple(_ON_CHAIN.values())
+# What a row and its life hold under the same names.
+_OF_JOB = (
+    "state", "lease_id", "ending", "reason", "detail", "requeue_after", "exit_code", "outputs",
+    "reserve", "rest_until_ms", "retry_until_ms", "matched_ms", "started_ms", "finished_ms",
+)  # fmt: skip
+_OF_LEASE = ("state", "reason", "ready_ms", "stop_requested", "stop_requested_ms", "finished_ms")
+
+
+def chain_facts(known: LeaseState, chain: LeaseStatus | None) -> tuple[Fact, ...]:
+    """What happened to a lease, if it was known as `known` and the chain has it as `chain`."""
+    if chain is None:
+        return (OpeningReverted(),)
+    now, opened = _ON_CHAIN[chain], known not in _ORDER
+    before = LeaseState.ACTIVE if opened else known
+    facts: tuple[Fact, ...] = (LeaseOpened(),) if opened else ()
+    if _ORDER.index(now) < _ORDER.index(before):
+        return (*facts, EndReverted(now))
+    if now is before:
+        return facts
+    return (*facts, LeaseStopped() if now is LeaseState.STOPPED else LeaseClosed())
+
+
+def job_life(job: JobRow, bid: BidRow) -> JobLife:
+    same: dict[str, Any] = {name: getattr(job, name) for name in _OF_JOB}
+    retry, said = Retry(), job.spec.get("retry")
+    if said:
+        events = tuple(RetryOn(event) for event in said["on_events"])
+        retry = Retry(events, seconds_of(said["duration"]))
+    void = bid.cancelled_ms is not None
+    return JobLife(**same, excluded=tuple(job.excluded), retry=retry, void=void)
+
+
+def lease_life(lease: LeaseRow) -> LeaseLife:
+    same: dict[str, Any] = {name: getattr(lease, name) for name in _OF_LEASE}
+    said = lease.outcome
+    return LeaseLife(
+        **same,
+        id=lease.id,
+        lock=lease.lock,
+        budget_limited=lease.budget_limited,
+        stop_signed=lease.stop_signature is not None,
+        report=RunReport(**{**said, "outcome": Outcome(said["outcome"])}) if said else None,
+    )
+
+
+def _write(job: JobRow, bid: BidRow, life: JobLife, now_ms: int) -> None:
+    for name in _OF_JOB:
+        setattr(job, name, getattr(life, name))
+    job.excluded = list(life.excluded)
+    if life.void and bid.cancelled_ms is None:
+        bid.cancelled_ms = now_ms
+
+
+def _write_lease(lease: LeaseRow, life: LeaseLife) -> None:
+    """Signatures are written by whoever brings them."""
+    for name in _OF_LEASE:
+        setattr(lease, name, getattr(life, name))
+    lease.outcome = asdict(life.report) if life.report else None
+
+
+def tell(store: Store, job_id: str, job: JobRow | JobLife, now_ms: int) -> None:
+    """A `status` event of a job as it stands, or stood for a moment."""
+    emit(store, job_id, "status", status_view(job), now_ms)
+
+
+def cost_event(store: Store, market: Market, job: JobRow, lease: LeaseRow, now_ms: int) -> None:
+    """A `cost` event of the job's present lease."""
+    emit(store, job.id, "cost", cost_view(store, market, job, lease), now_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +150,9 @@ class Lives:
         bid = store.bids.need(job.bid_id, lock=True)
         before = lease_life(lease) if lease else None
         life, lease_after, effects = advance(job_life(job, bid), before, fact, now_ms)
-        write_job(job, bid, life, now_ms)
+        _write(job, bid, life, now_ms)
         if lease is not None and lease_after is not None and lease_after.id == lease.id:
-            write_lease(lease, lease_after)
+            _write_lease(lease, lease_after)
         ask_id = fact.ask_id if isinstance(fact, BidFilled) else lease.ask_id if lease else None
         for effect in effects:
             self._do(store, job, lease, ask_id, effect, now_ms)
@@ -72,7 +178,10 @@ class Lives:
             case PutOnBook():
                 self._put_on_book(store, job, effect, now_ms)
             case SuspendAsk() if ask_id is not None:
-                _suspend(store, ask_id, effect.reason, now_ms)
+                ask = store.asks.get(ask_id, lock=True)
+                if ask is not None and ask.state is AskState.OPEN:
+                    ask.state, ask.reason = AskState.SUSPENDED, effect.reason
+                    log_ask_closed(store, ask.id, now_ms)
             case Do.TAKE_OFF_BOOK:
                 log_bid_closed(store, job.bid_id, now_ms)
             case Do.FREE_CAPACITY if ask_id is not None:
@@ -98,18 +207,20 @@ class Lives:
         log_bid(store, row, job, wants, left, now_ms)
 
 
-def _suspend(store: Store, ask_id: str, reason: str, now_ms: int) -> None:
-    ask = store.asks.get(ask_id, lock=True)
-    if ask is not None and ask.state == AskState.OPEN:
-        ask.state, ask.reason = AskState.SUSPENDED, reason
-        log_ask_closed(store, ask.id, now_ms)
-
-
 def _settle_charge(store: Store, job: JobRow) -> None:
     """Count an ended job against its key's spend cap at what it cost, or may still cost."""
     actual = store.leases.committed_atoms(job.bid_id)
     key = store.keys.get(job.key_id, lock=True)
-    if key is None or actual == job.key_charge:
-        return
-    key.spent = max(0, key.spent - job.key_charge + actual)
-    job.key_charge = actual
+    if key is not None and actual != job.key_charge:
+        key.spent = max(0, key.spent - job.key_charge + actual)
+        job.key_charge = actual
+
+
+def judge(store: Store, provider: str, now_ms: int) -> None:
+    """Count a provider's latest leases again; its nodes change if the share kept does."""
+    ended = store.leases.last_ended(provider, LEASES_COUNTED)
+    milli = reliability_milli(len(ended), sum(lease_life(lease).is_broken for lease in ended))
+    for node in store.nodes.lock_of(provider):
+        if node.reliability_milli != milli:
+            node.reliability_milli = milli
+            log_node(store, node, now_ms)

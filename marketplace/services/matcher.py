@@ -1,5 +1,6 @@
 """The matcher: order log → book → fills. One leads; what it decided is written with its place."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from marketplace.db.store import Database, Store
@@ -10,12 +11,12 @@ from marketplace.domain.drafts import AskState
 from marketplace.domain.life import Do, JobState, LeaseState
 from marketplace.domain.order import Cause, Event, Fill, Filled, Refused, RejectReason, Removed
 from marketplace.services.bookkeeper import APPLIED, BATCH, Bookkeeper
-from marketplace.services.common import new_id, to_hex
-from marketplace.services.liferows import lease_life
-from marketplace.services.lives import Lives
+from marketplace.services.common import new_id, unhex
+from marketplace.services.lives import Lives, lease_life
 from marketplace.services.orderlog import BID, log_tick, resting_bid
 from marketplace.services.ports import Clock, Market
 from marketplace.services.quotes import Quotes
+from marketplace.wire.base import hex_text
 from marketplace.wire.problems import NoMatch
 from settlement.chain.calls import EscrowCalls, Match, Previous
 from settlement.eip712 import from_text32
@@ -36,22 +37,17 @@ class Matcher:
     lives: Lives
 
     def tick(self) -> int:
-        """Apply what the order log has to offer; returns how many rows it took in or added.
-
-        A failed write leaves the book ahead of the log, so it is built anew on the next call.
-        """
+        """Apply what the order log has to offer; returns how many rows it took in or added. A
+        failed write leaves the book ahead of the log, so it is built anew on the next call."""
         with self.database.read() as store:
             new = store.order_log.last_seq() > self.books.applied
         if not new and self.due_s() != 0:
             return 0
-        done = False
-        try:
+        with ExitStack() as undone:
+            undone.callback(self.books.reset)
             with self.database.write() as store:
                 count = self._apply(store)
-            done = True
-        finally:
-            if not done:
-                self.books.reset()
+            undone.pop_all()
         return count
 
     def due_s(self) -> float | None:
@@ -104,17 +100,14 @@ class Matcher:
     def _bid_left(
         self, store: Store, bid_id: str, reason: str, cancelled: bool, why: NoMatch | None = None
     ) -> None:
-        job = self._job(store, bid_id)
+        job = _job(store, bid_id)
         if why is not None and job.state is JobState.QUEUED:
             job.explanation = why.to_json()
         detail = job.explanation["summary"] if job.explanation else None
         self.lives.take(store, job, None, BidLeftBook(reason, cancelled, detail))
 
-    def _job(self, store: Store, bid_id: str) -> JobRow:
-        return store.jobs.need(store.bids.need(bid_id).job_id, lock=True)
-
     def _filled(self, store: Store, seq: int, fill: Fill) -> None:
-        job = self._job(store, fill.bid_id)
+        job = _job(store, fill.bid_id)
         ask, bid = store.asks.need(fill.ask_id), store.bids.need(fill.bid_id)
         lease = self._lease(store, fill, seq, ask, bid)
         left = self.lives.take(store, job, None, BidFilled(lease_life(lease), ask.id))
@@ -127,11 +120,10 @@ class Matcher:
         self, store: Store, fill: Fill, seq: int, ask_row: AskRow, bid_row: BidRow
     ) -> LeaseRow:
         ask, bid = Ask.from_message(ask_row.message), Bid.from_message(bid_row.message)
-        node = store.nodes.get(ask_row.node_id)
         number = lease_no(bid.struct_hash(), ask.struct_hash(), ask.meter)
         return LeaseRow(
             id=new_id("lease"),
-            lease_no=to_hex(number),
+            lease_no=hex_text(number),
             seq=seq,
             job_id=bid_row.job_id,
             bid_id=bid_row.id,
@@ -155,30 +147,30 @@ class Matcher:
             unit=from_text32(bid.unit),
             units_cap=bid.units,
             egress_cap_mib=bid.egress_mib,
-            interval_ms=node.interval_ms if node else self.market.interval_ms,
-            previous=previous_of(store, bid_row.id),
+            interval_ms=store.nodes.need(ask_row.node_id).interval_ms,
+            previous=_previous_of(store, bid_row.id),
             created_ms=self.clock(),
         )
 
     def _open_call(self, ask: AskRow, bid: BidRow, lease: LeaseRow) -> dict[str, object]:
-        previous = None
-        if lease.previous is not None:
-            previous = Previous(
-                lease.previous["provider"],
-                bytes.fromhex(lease.previous["ask_hash"][2:]),
-                lease.previous["meter"],
-            )
+        previous, last = None, lease.previous
+        if last is not None:
+            previous = Previous(last["provider"], unhex(last["ask_hash"]), last["meter"])
         match = Match(
             ask=Ask.from_message(ask.message),
             bid=Bid.from_message(bid.message),
-            ask_signature=bytes.fromhex(ask.signature[2:]),
-            bid_signature=bytes.fromhex(bid.signature[2:]),
+            ask_signature=unhex(ask.signature),
+            bid_signature=unhex(bid.signature),
             previous=previous,
         )
         return self.calls.payload(self.calls.open(match))
 
 
-def previous_of(store: Store, bid_id: str) -> dict[str, str] | None:
+def _job(store: Store, bid_id: str) -> JobRow:
+    return store.jobs.need(store.bids.need(bid_id).job_id, lock=True)
+
+
+def _previous_of(store: Store, bid_id: str) -> dict[str, str] | None:
     """The latest lease of a bid that opened on chain, as the next open must name it."""
     opened = store.leases.last_opened(bid_id)
     if opened is None:

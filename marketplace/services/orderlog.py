@@ -1,7 +1,6 @@
 """The order log: every command to the book as a row, in the order in which the book takes it."""
 
-from __future__ import annotations
-
+from dataclasses import asdict
 from typing import Any
 
 from marketplace.db.store import Store
@@ -24,15 +23,8 @@ from marketplace.domain.reliability import NEWCOMER_MILLI
 from marketplace.domain.snapshot import stored_struct
 from settlement.orders import Ask, Bid
 
-ASK, ASK_CLOSED, NODE, BID, BID_CLOSED, FREE, TICK = (
-    "ask",
-    "ask_closed",
-    "node",
-    "bid",
-    "bid_closed",
-    "free",
-    "tick",
-)
+ASK, ASK_CLOSED, NODE, BID = "ask", "ask_closed", "node", "bid"
+BID_CLOSED, FREE, TICK = "bid_closed", "free", "tick"
 
 
 def log_ask(store: Store, row: AskRow, node: NodeRow, now_ms: int) -> None:
@@ -58,14 +50,7 @@ def log_bid(
     payload = {
         "bid": row.message,
         "job_id": job.id,
-        "wants": {
-            "regions": list(wants.regions),
-            "runtime": wants.runtime,
-            "verified_only": wants.verified_only,
-            "min_reliability_milli": wants.min_reliability_milli,
-            "start_deadline_seconds": wants.start_deadline_seconds,
-            "rests": wants.rests,
-        },
+        "wants": asdict(wants),
         "tried": job.excluded,
         "budget_left": str(budget_left),
     }
@@ -92,14 +77,8 @@ def _log(store: Store, kind: str, subject: str, payload: dict[str, Any], now_ms:
 
 
 def _facts(node: NodeRow) -> dict[str, Any]:
-    return {
-        "node_id": node.id,
-        "region": node.region,
-        "runtime": node.runtime,
-        "simulated": node.simulated,
-        "verified": node.verified,
-        "reliability_milli": node.reliability_milli,
-    }
+    names = ("region", "runtime", "simulated", "verified", "reliability_milli")
+    return {"node_id": node.id, **{name: getattr(node, name) for name in names}}
 
 
 def _read_facts(payload: dict[str, Any]) -> NodeFacts:

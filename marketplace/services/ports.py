@@ -1,6 +1,6 @@
 """What the services need from outside besides the store: the chain, a clock, a place for bytes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,13 +8,8 @@ from typing import Protocol
 from settlement.eip712 import Domain
 from settlement.leases import OrderState
 
-
-class Clock(Protocol):
-    """Wall time of the server."""
-
-    def __call__(self) -> int:
-        """Unix time in ms."""
-        ...
+Clock = Callable[[], int]
+"""Wall time of the server: Unix time in ms."""
 
 
 class Upload(Protocol):
@@ -23,15 +18,12 @@ class Upload(Protocol):
     @property
     def size(self) -> int:
         """Bytes so far."""
-        ...
 
     def write(self, piece: bytes) -> None:
         """Take the next bytes. Raises TooLarge; Unavailable if there is no room."""
-        ...
 
     def keep(self) -> str:
         """Make the bytes durable, before any row names them; returns their SHA-256 in hex."""
-        ...
 
 
 class BlobFiles(Protocol):
@@ -39,11 +31,9 @@ class BlobFiles(Protocol):
 
     def receive(self) -> AbstractContextManager[Upload]:
         """An upload; nothing stays of one that is not kept."""
-        ...
 
     def open(self, sha256: str) -> Iterator[bytes]:
         """The bytes in pieces. Raises KeyError if they are not here."""
-        ...
 
 
 class EscrowReads(Protocol):
@@ -51,18 +41,13 @@ class EscrowReads(Protocol):
 
     def balance_of(self, account: str) -> int:
         """Free atoms of an account in the escrow."""
-        ...
 
     def order_state(self, account: str, salt: int) -> OrderState:
         """Whether a bid of this account and salt has opened a lease; whether it is void."""
-        ...
 
     def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool:
-        """Whether the contract at an account says the signature is its own (ERC-1271).
-
-        False where there is no contract, and where its code fails.
-        """
-        ...
+        """Whether the contract at an account says the signature is its own (ERC-1271). False where
+        there is no contract, and where its code fails."""
 
 
 @dataclass(frozen=True, slots=True)

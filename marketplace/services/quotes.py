@@ -27,8 +27,6 @@ NO_ONE = "0x" + "0" * 39 + "1"
 
 @dataclass(frozen=True, slots=True)
 class Quotes:
-    """Looking at the book for one job."""
-
     market: Market
     clock: Clock
     tiers: TierRegistry
@@ -52,10 +50,8 @@ class Quotes:
         )
 
     def matches(self, spec: JobSpec, bid: Bid) -> tuple[list[Fill], NoMatch | None]:
-        """What fits now, best first; and why not, where nothing does.
-
-        Looks at the book, so never inside a transaction that writes.
-        """
+        """What fits now, best first; and why not, where nothing does. Looks at the book, so never
+        inside a transaction that writes."""
         order = RestingBid("quote", "quote", bid, Wants.of(spec), seq=0)
         with self.books.view() as book:
             found = book.quote(order)

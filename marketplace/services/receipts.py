@@ -1,28 +1,24 @@
 """Receipts of closed leases: written once from rows and chain events, shown to their parties."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import Decimal
 
 from marketplace.db.store import Store
 from marketplace.db.tables import LeaseRow, ReceiptRow
-from marketplace.domain.receipt import Charge, ReceiptInput, charges_of, gpu_seconds
+from marketplace.domain.receipt import ReceiptInput, charges_of, gpu_seconds
 from marketplace.errors import NotFound
 from marketplace.services.common import Principal, emit, money, new_id
 from marketplace.services.ports import Clock, Market
-from marketplace.services.views import rate_per_hour, used_view
+from marketplace.services.views import answer_of, rate_per_hour, usage_view
 from marketplace.wire.base import time_of
 from marketplace.wire.jobs import Receipt, ReceiptLine, ReceiptTransaction
+from marketplace.wire.leases import Used
 from settlement.events import Opened, ToppedUp
 from settlement.orders import Bid, Prices
-from settlement.ports import LoggedEvent
 from settlement.usage import UsageVector
 
 
 @dataclass(frozen=True, slots=True)
 class Receipts:
-    """Receipts of closed leases."""
-
     market: Market
     clock: Clock
 
@@ -40,17 +36,16 @@ class Receipts:
             return
         now_ms = self.clock()
         receipt = new_receipt(store, self.market, lease, new_id("rcpt"), now_ms)
-        store.receipts.add(
-            ReceiptRow(
-                id=receipt.id,
-                job_id=lease.job_id,
-                lease_id=lease.id,
-                buyer=lease.buyer,
-                provider=lease.provider,
-                document=receipt.to_json(),
-                created_ms=now_ms,
-            )
+        row = ReceiptRow(
+            id=receipt.id,
+            job_id=lease.job_id,
+            lease_id=lease.id,
+            buyer=lease.buyer,
+            provider=lease.provider,
+            document=receipt.to_json(),
+            created_ms=now_ms,
         )
+        store.receipts.add(row)
         emit(store, lease.job_id, "receipt", receipt, now_ms)
 
 
@@ -63,40 +58,39 @@ def new_receipt(
     store: Store, market: Market, lease: LeaseRow, receipt_id: str, now_ms: int
 ) -> Receipt:
     """Usage → rate → cost → transactions of a closed lease, from rows and the chain's events."""
-    bid_row, ask_row = store.bids.need(lease.bid_id), store.asks.need(lease.ask_id)
-    node = store.nodes.get(lease.node_id)
-    events = store.chain_events(lease.lease_no)
-    sizes = Bid.from_message(bid_row.message).sizes()
-    used = used_view(lease.settled)
+    events, used = store.chain_events(lease.lease_no), usage_view(Used, lease.settled)
+    sizes = Bid.from_message(store.bids.need(lease.bid_id).message).sizes()
+    # Each kind of event of each transaction once.
+    seen = {(type(x.event).__name__, x.tx_hash): x.block_number for x in events}
     charges = charges_of(
         ReceiptInput(
             prices=Prices.from_message(lease.prices),
             sizes=sizes,
             unit=lease.unit,
-            used=UsageVector(ms=used.ms, egress_mib=used.egress_mib, units=used.units),
-            locked=_locked(events),
+            used=UsageVector(**dict(used)),
+            locked=sum(x.event.locked for x in events if isinstance(x.event, Opened | ToppedUp)),
             released=lease.released,
             refunded=lease.refunded,
             fee_bps=market.fee_bps,
             decimals=market.decimals,
         )
     )
-    return Receipt(
+    return answer_of(
+        Receipt,
+        lease,
         id=receipt_id,
-        job_id=lease.job_id,
         lease_id=lease.id,
-        lease_no=lease.lease_bytes,
-        buyer=lease.buyer,
-        provider=lease.provider,
-        witness=lease.witness,
-        tier=ask_row.tier,
-        simulated=bool(node and node.simulated),
+        tier=store.asks.need(lease.ask_id).tier,
+        simulated=store.nodes.need(lease.node_id).simulated,
         readings=store.attestations.accepted_count(lease.id),
         used_ms=used.ms,
-        gpu_seconds=Decimal(gpu_seconds(used.ms, sizes.gpu_milli)),
+        gpu_seconds=gpu_seconds(used.ms, sizes.gpu_milli),
         rate=rate_per_hour(charges.rate),
         rate_unit="token per hour",
-        lines=tuple(_line(market, charge) for charge in charges.lines),
+        lines=tuple(
+            answer_of(ReceiptLine, charge, cost=money(market, charge.atoms))
+            for charge in charges.lines
+        ),
         gross=money(market, charges.gross),
         fee=money(market, charges.fee),
         net=money(market, charges.net),
@@ -104,31 +98,9 @@ def new_receipt(
         released=money(market, lease.released),
         refunded=money(market, lease.refunded),
         conserved=charges.conserved,
-        transactions=_transactions(events),
+        transactions=tuple(
+            ReceiptTransaction(kind=kind, tx_hash=tx_hash, block=block)
+            for (kind, tx_hash), block in seen.items()
+        ),
         created_at=time_of(now_ms),
-    )
-
-
-def _locked(events: Iterable[LoggedEvent]) -> int:
-    found = [x.event.locked for x in events if isinstance(x.event, Opened | ToppedUp)]
-    return sum(found)
-
-
-def _line(market: Market, charge: Charge) -> ReceiptLine:
-    return ReceiptLine(
-        resource=charge.resource,
-        quantity=Decimal(charge.quantity),
-        unit=charge.unit,
-        price=Decimal(charge.price),
-        price_unit=charge.price_unit,
-        cost=money(market, charge.atoms),
-    )
-
-
-def _transactions(events: Iterable[LoggedEvent]) -> tuple[ReceiptTransaction, ...]:
-    """Each kind of event of each transaction once."""
-    seen = {(type(x.event).__name__, x.tx_hash): x.block_number for x in events}
-    return tuple(
-        ReceiptTransaction(kind=kind, tx_hash=tx_hash, block=block)
-        for (kind, tx_hash), block in seen.items()
     )

@@ -1,19 +1,22 @@
-"""Vouchers into settlements, leases whose time is over into refunds, openings that failed."""
+"""What the server sends to the chain of its own accord, and what the chain's events mean."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from marketplace.db.store import Database, Store
 from marketplace.db.tables import BidRow, LeaseRow, VoucherRow
 from marketplace.domain.advance import Fault, OpeningFailed
-from marketplace.domain.life import LEASE_OPEN
-from marketplace.services.common import new_id
-from marketplace.services.leases import ref_of
-from marketplace.services.lives import Lives
+from marketplace.domain.life import LEASE_OPEN, LeaseState
+from marketplace.services.common import new_id, unhex
+from marketplace.services.leases import ref_of, usage_json
+from marketplace.services.lives import Lives, chain_facts, cost_event
 from marketplace.services.ports import Clock, Market
 from settlement.attestation import MeteredUsage, Usage
 from settlement.chain.calls import EscrowCalls, SettlementEntry
-from settlement.ports import BlockRef, Intent, IntentKind, IntentState
+from settlement.events import Opened, Stopped
+from settlement.leases import ChainLease, LeaseStatus, Params, fold
+from settlement.ports import BlockRef, Intent, IntentKind, IntentState, LoggedEvent
 
 # What the buyer's side alone can be blamed for: another ask would fail, too.
 BUYERS_FAULTS = ("InsufficientBalance", "BudgetTooSmall", "NonceUsed", "NotLatestLease")
@@ -25,7 +28,7 @@ RETRY_S_MIN, RETRY_S_MAX = 5, 60
 # dearest entry, counted and a new provider's first, takes 44,000, and the relayer adds a quarter.
 BATCH_MAX = 200
 # An intent that was tried and could not be sent for so long no longer holds its vouchers. They are
-# cumulative: where it goes out after all, the one that comes second pays nothing.
+# cumulative: if it goes out after all, the one that comes second pays nothing.
 UNSENT_S_MAX = 600
 _NAME = re.compile(r"[A-Za-z]+")
 
@@ -47,16 +50,13 @@ class Settling:
                 return 0
             head = store.chain_cursor()
             unpaid = store.vouchers.unpaid()
-            intents = store.intents(
-                key for row, lease in unpaid for key in (row.intent, _close_key(lease)) if key
-            )
-            ready = [
-                (row, lease) for row, lease in unpaid if self._settles(row, lease, intents, head)
-            ]
+            keys = (key for row, lease in unpaid for key in (row.intent, _close_key(lease)) if key)
+            intents = store.intents(keys)
+            ready = [pair for pair in unpaid if self._settles(*pair, intents, head)]
             for metered in (False, True):
-                batch = [pair for pair in ready if pair[1].metered is metered]
-                for start in range(0, len(batch), BATCH_MAX):
-                    self._enqueue(store, batch[start : start + BATCH_MAX], metered)
+                same = [pair for pair in ready if pair[1].metered is metered]
+                for start in range(0, len(same), BATCH_MAX):
+                    self._enqueue(store, same[start : start + BATCH_MAX], metered)
         return len(ready)
 
     def _settles(
@@ -83,11 +83,9 @@ class Settling:
     def _enqueue(
         self, store: Store, batch: list[tuple[VoucherRow, LeaseRow]], metered: bool
     ) -> None:
-        vouchers = [signed_voucher(row, lease) for row, lease in batch]
         kind = IntentKind.SETTLE_METERED if metered else IntentKind.SETTLE
-        key = new_id("settle")
-        data = self.calls.settle(vouchers, metered)
-        store.enqueue(kind, key, self.calls.payload(data))
+        key, vouchers = new_id("settle"), [signed_voucher(*pair) for pair in batch]
+        store.enqueue(kind, key, self.calls.payload(self.calls.settle(vouchers, metered)))
         for row, _ in batch:
             row.intent = key
 
@@ -97,56 +95,48 @@ class Settling:
             head = store.chain_cursor()
             if head is None or not store.lead("settling"):
                 return 0
+            over = head.timestamp - self.market.settle_window_s
             return sum(
-                self._ask(
-                    store, IntentKind.REFUND, f"refund:{lease.id}", self.calls.refund(ref_of(lease))
-                )
-                for lease in store.leases.open_that_ended_before(
-                    head.timestamp - self.market.settle_window_s
-                )
+                self._ask(store, lease) for lease in store.leases.open_that_ended_before(over)
             )
 
-    def _ask(self, store: Store, kind: IntentKind, key: str, data: bytes) -> bool:
-        """Enqueue what is neither there nor on its way; after each death the pause doubles."""
-        tries = store.tries(key)
+    def _ask(self, store: Store, lease: LeaseRow) -> bool:
+        """Ask for what is neither there nor on its way; after each death the pause doubles."""
+        tries = store.tries(f"refund:{lease.id}")
         if not tries.is_free:
             return False
         if tries.last and not self._older(tries.last, RETRY_S_MAX * 2 ** (tries.dead - 1)):
             return False
-        store.enqueue(kind, tries.key, self.calls.payload(data))
+        payload = self.calls.payload(self.calls.refund(ref_of(lease)))
+        store.enqueue(IntentKind.REFUND, tries.key, payload)
         return True
 
     def failed_opens(self) -> int:
-        """Follow up openings that the chain refused; returns how many.
-
-        A lease that is open already stays `opening` until its events come: its job must not run
-        twice, and the lease bills.
-        """
+        """Follow up openings that the chain refused; returns how many. A lease that is open already
+        stays `opening` until its events come: its job must not run twice, and the lease bills."""
         with self.database.read() as store:
             refused = [(key, error or "unknown") for key, error in store.leases.refused_openings()]
         dead = [(lease_id, error) for lease_id, error in refused if _name(error) != OPEN_ALREADY]
         for lease_id, error in dead:
             with self.database.write() as store:
-                self._failed(store, store.leases.need(lease_id, lock=True), error)
+                lease = store.leases.need(lease_id, lock=True)
+                job = store.jobs.need(lease.job_id, lock=True)
+                previous = store.leases.last_opened(job.bid_id)
+                fault = self._fault(error, store.bids.need(lease.bid_id))
+                fact = OpeningFailed(error[:500], fault, previous.id if previous else None)
+                self.lives.take(store, job, lease, fact)
         return len(dead)
 
-    def _failed(self, store: Store, lease: LeaseRow, error: str) -> None:
-        job = store.jobs.need(lease.job_id, lock=True)
-        previous = store.leases.last_opened(job.bid_id)
-        fault = self._fault(error, store.bids.need(lease.bid_id))
-        fact = OpeningFailed(error[:500], fault, previous.id if previous else None)
-        self.lives.take(store, job, lease, fact)
-
     def _fault(self, error: str, bid: BidRow) -> Fault:
-        if self._is_buyers_fault(error, bid):
+        """The buyer's: another ask would fail, too, for the balance, the budget or the bid."""
+        name = _name(error)
+        if name == "OrderExpired":
+            is_buyers = bid.expiry_s <= self.clock() // 1000
+        else:
+            is_buyers = name in BUYERS_FAULTS or bid.account.lower() in error.lower()
+        if is_buyers:
             return Fault.BUYER
-        return Fault.ASK if _name(error) in ASKS_FAULTS else Fault.PAIR
-
-    def _is_buyers_fault(self, error: str, bid: BidRow) -> bool:
-        """Whether another ask would fail, too: the balance, the budget, the bid's own signature."""
-        if _name(error) == "OrderExpired":
-            return bid.expiry_s <= self.clock() // 1000
-        return _name(error) in BUYERS_FAULTS or bid.account.lower() in error.lower()
+        return Fault.ASK if name in ASKS_FAULTS else Fault.PAIR
 
 
 def _name(error: str) -> str:
@@ -168,7 +158,64 @@ def _indexed(intent: Intent, head: BlockRef) -> bool:
 def signed_voucher(row: VoucherRow, lease: LeaseRow) -> SettlementEntry:
     """A stored voucher as the escrow takes it."""
     parties = (lease.buyer, lease.provider, lease.lease_bytes)
-    signature = bytes.fromhex(row.signature[2:])
+    signature = unhex(row.signature)
     if lease.metered:
         return SettlementEntry(MeteredUsage(*parties, row.ms, row.egress_mib, row.units), signature)
     return SettlementEntry(Usage(*parties, row.ms), signature)
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """Called by the event store inside the transaction that changed the events."""
+
+    market: Market
+    clock: Clock
+    lives: Lives
+
+    def __call__(self, store: Store, lease_numbers: Sequence[str]) -> None:
+        """Bring every touched lease of this market, and its job, up to date."""
+        for number in lease_numbers:
+            lease = store.leases.by_number(number, lock=True)
+            if lease is not None:  # else opened by somebody else's orders
+                self._project(store, lease, store.chain_events(number))
+
+    def _project(self, store: Store, lease: LeaseRow, events: Sequence[LoggedEvent]) -> None:
+        chain = fold(logged.event for logged in events)
+        job, settled = store.jobs.need(lease.job_id, lock=True), lease.settled
+        if chain is None:  # a reorg took the opening away; the relayer brings the same bytes back
+            lease.start_s = lease.end_s = lease.opened_tx = None
+            lease.settled, lease.released, lease.refunded = {}, 0, 0
+        else:
+            self._update(lease, chain, events)
+        facts = chain_facts(lease.state, chain.status if chain else None)
+        for fact in facts:
+            self.lives.take(store, job, lease, fact)
+        self._mark_paid(store, lease)
+        if chain is not None and not facts and lease.settled != settled:
+            cost_event(store, self.market, job, lease, self.clock())
+
+    def _update(self, lease: LeaseRow, chain: ChainLease, events: Sequence[LoggedEvent]) -> None:
+        params = Params(self.market.decimals, self.market.fee_bps)
+        first = next(x for x in events if isinstance(x.event, Opened))
+        last = events[-1]
+        closed = chain.status is LeaseStatus.CLOSED
+        unlocked = sum(x.event.unlocked for x in events if isinstance(x.event, Stopped))
+        lease.start_s, lease.end_s = chain.start, chain.end
+        lease.funded_seconds, lease.lock = chain.funded, chain.lock(params)
+        lease.settled = usage_json(chain.used_ms, chain.egress_mib, chain.units)
+        lease.released, lease.refunded = chain.released(params), unlocked + chain.refunded
+        lease.seen_ms = lease.seen_ms or self.clock()
+        lease.opened_tx, lease.closed_tx = first.tx_hash, last.tx_hash if closed else None
+        lease.closed_ms = (lease.closed_ms or self.clock()) if closed else None
+
+    def _mark_paid(self, store: Store, lease: LeaseRow) -> None:
+        best = store.vouchers.get(lease.id, lock=True)
+        if best is None:
+            return
+        settled = {**usage_json(), **lease.settled}
+        if lease.metered:
+            counted = settled["egress_mib"] >= best.egress_mib and settled["units"] >= best.units
+            paid = counted and settled["ms"] >= best.ms
+        else:  # a voucher above the funded time is paid up to it, and then there is no more to pay
+            paid = settled["ms"] >= min(best.ms, lease.funded_seconds * 1000)
+        best.paid = paid or lease.state is LeaseState.CLOSED

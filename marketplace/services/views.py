@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from marketplace.db.store import Store
 from marketplace.db.tables import (
@@ -18,15 +18,14 @@ from marketplace.db.tables import (
 )
 from marketplace.domain.drafts import AskState
 from marketplace.domain.explain import Explanation, Relaxation
-from marketplace.domain.life import JobLife
+from marketplace.domain.life import JobLife, LeaseState
 from marketplace.domain.matching import AskView
 from marketplace.domain.order import Fill
 from marketplace.domain.pricing import from_scaled
 from marketplace.domain.tier import Tier
-from marketplace.services.common import money, unhex
-from marketplace.services.leases import billed, cost_now
+from marketplace.services.common import money
 from marketplace.services.ports import Market
-from marketplace.wire.base import time_of, time_or_none
+from marketplace.wire.base import Answer, time_of, time_or_none
 from marketplace.wire.jobs import EVENT, Cost, Job, JobEvent, JobStatus
 from marketplace.wire.leases import (
     Attestation,
@@ -50,20 +49,30 @@ from marketplace.wire.market import (
     MarketConfig,
     Node,
     ReferencePrices,
-    Runtime,
-    Scope,
     TierInfo,
     Windows,
 )
 from marketplace.wire.orders import AskInfo, BidInfo, MatchingAsk
 from marketplace.wire.problems import Alternative, ConstraintCount, JobChange, NoMatch
-from settlement.attestation import Close, MeteredUsage, Usage, UsageAttestation
 from settlement.eip712 import from_text32
-from settlement.orders import FLAG_SHARED, Ask, Bid, Prices
-from settlement.units import cost
+from settlement.orders import FLAG_SHARED, Ask, Prices
+from settlement.units import cost, counted_cost
 
+A = TypeVar("A", bound=Answer)
+U = TypeVar("U", bound=Used)
 RATE_DECIMALS = 12
 NANO_DECIMALS = 9
+
+
+def answer_of(kind: type[A], source: object, **more: Any) -> A:
+    """An answer from what `source` has under the same names, and what else is given. Times
+    (`created_at`) come from Unix milliseconds (`created_ms`)."""
+    for name in kind.model_fields.keys() - more.keys():
+        if name.endswith("_at"):
+            more[name] = time_or_none(getattr(source, name.removesuffix("_at") + "_ms"))
+        else:
+            more[name] = getattr(source, name)
+    return kind(**more)
 
 
 def scaled(value: int, decimals: int) -> Decimal:
@@ -81,49 +90,36 @@ def rate_per_hour(rate: int) -> Decimal:
 
 def config_view(market: Market, now_ms: int) -> MarketConfig:
     """What a client must know before it signs anything for this market."""
-    return MarketConfig(
+    return answer_of(
+        MarketConfig,
+        market,
         chain_id=market.domain.chain_id,
-        rpc_url=market.rpc_url,
         contracts=Contracts(token=market.token, escrow=market.domain.verifying_contract),
-        currency=market.currency,
-        decimals=market.decimals,
-        fee_bps=market.fee_bps,
         windows=Windows(settle_seconds=market.settle_window_s),
-        opener=market.opener,
-        interval_ms=market.interval_ms,
         settle_every_seconds=market.settle_every_s,
-        confirmations=market.confirmations,
         server_time=time_of(now_ms),
     )
 
 
 def tier_view(tier: Tier) -> TierInfo:
-    """A tier with its reference prices."""
-    return TierInfo(
-        name=tier.name,
-        model=tier.gpu,
-        memory_mib=tier.memory_gib * 1024,
-        usd_per_gpu_hour=ReferencePrices(
-            median=scaled(tier.median_nano_per_hour, NANO_DECIMALS),
-            low=scaled(tier.low_nano_per_hour, NANO_DECIMALS),
-            high=scaled(tier.high_nano_per_hour, NANO_DECIMALS),
-        ),
-        listings=tier.listings,
-        markets=tier.markets,
+    prices = ReferencePrices(
+        median=scaled(tier.median_nano_per_hour, NANO_DECIMALS),
+        low=scaled(tier.low_nano_per_hour, NANO_DECIMALS),
+        high=scaled(tier.high_nano_per_hour, NANO_DECIMALS),
     )
+    memory_mib = tier.memory_gib * 1024
+    return answer_of(TierInfo, tier, model=tier.gpu, memory_mib=memory_mib, usd_per_gpu_hour=prices)
 
 
 def book_ask(view: AskView) -> BookAsk:
     """An ask in the book and what is free of it."""
     ask, node = view.ask, view.node
-    return BookAsk(
+    return answer_of(
+        BookAsk,
+        node,
         ask_id=view.order.id,
         provider=ask.provider,
         tier=ask.tier_name,
-        region=node.region,
-        runtime=node.runtime,
-        simulated=node.simulated,
-        verified=node.verified,
         reliability=scaled(node.reliability_milli, 3),
         shared=view.order.shared,
         price=ask.floor,
@@ -139,104 +135,57 @@ def book_ask(view: AskView) -> BookAsk:
 
 def key_view(market: Market, row: ApiKeyRow) -> ApiKey:
     """An API key, without the key itself."""
-    return ApiKey(
-        id=row.id,
-        account=row.account,
-        name=row.name,
-        scopes=tuple(Scope(name) for name in row.scopes.split(",")),
-        hint=row.hint,
-        created_at=time_of(row.created_ms),
-        expires_at=time_or_none(row.expires_ms),
-        revoked_at=time_or_none(row.revoked_ms),
-        spend_cap=None if row.spend_cap is None else money(market, row.spend_cap),
-        spent=money(market, row.spent),
-    )
+    cap = None if row.spend_cap is None else money(market, row.spend_cap)
+    scopes, spent = row.scopes.split(","), money(market, row.spent)
+    return answer_of(ApiKey, row, scopes=scopes, spend_cap=cap, spent=spent)
 
 
 def node_view(node: NodeRow, gpus: Sequence[GpuRow]) -> Node:
-    """A node as its provider sees it."""
-    return Node(
-        id=node.id,
-        provider=node.provider,
-        number=node.number,
-        name=node.name,
-        region=node.region,
-        tier=node.tier,
-        gpus=tuple(
-            Gpu(uuid=g.uuid, model=g.model, memory_mib=g.memory_mib, simulated=g.simulated)
-            for g in gpus
-        ),
+    return answer_of(
+        Node,
+        node,
+        gpus=tuple(answer_of(Gpu, gpu) for gpu in gpus),
         gpu_milli=node.gpu_count * 1000,
-        cpu_milli=node.cpu_milli,
-        memory_mib=node.memory_mib,
-        storage_mib=node.storage_mib,
-        runtime=Runtime(node.runtime),
-        shared=node.shared,
-        simulated=node.simulated,
-        verified=node.verified,
         reliability=scaled(node.reliability_milli, 3),
-        interval_ms=node.interval_ms,
-        state=node.state,
         last_heartbeat_at=time_of(node.seen_ms),
-        created_at=time_of(node.created_ms),
     )
 
 
 def ask_view(store: Store, row: AskRow, now_ms: int) -> AskInfo:
-    """An ask as everyone sees it."""
-    ask = Ask.from_message(row.message)
-    node = store.nodes.get(row.node_id)
-    expired = row.state == AskState.OPEN and row.expiry_s <= now_ms // 1000
-    return AskInfo(
-        id=row.id,
+    ask, node = Ask.from_message(row.message), store.nodes.need(row.node_id)
+    expired = row.state is AskState.OPEN and row.expiry_s <= now_ms // 1000
+    return answer_of(
+        AskInfo,
+        row,
         ask=ask,
-        signature=unhex(row.signature),
-        hash=unhex(row.hash),
-        node_id=row.node_id,
-        provider=row.provider,
-        meter=row.meter,
-        tier=row.tier,
-        region=node.region if node else "",
-        runtime=node.runtime if node else "",
-        simulated=bool(node and node.simulated),
-        verified=bool(node and node.verified),
-        reliability=scaled(node.reliability_milli if node else 0, 3),
+        region=node.region,
+        runtime=node.runtime,
+        simulated=node.simulated,
+        verified=node.verified,
+        reliability=scaled(node.reliability_milli, 3),
         shared=bool(ask.flags & FLAG_SHARED),
         gpu_milli=ask.gpu_milli,
         prices=ask.floor,
         unit=from_text32(ask.unit) or None,
         state=AskState.EXPIRED if expired else row.state,
-        reason=row.reason,
         expires_at=time_of(row.expiry_s * 1000),
-        created_at=time_of(row.created_ms),
     )
 
 
 def bid_view(row: BidRow) -> BidInfo:
-    """A bid as its parties see it."""
-    return BidInfo(
-        id=row.id,
-        account=row.account,
-        job_id=row.job_id,
-        bid=Bid.from_message(row.message),
-        signature=unhex(row.signature),
-        hash=unhex(row.hash),
-        created_at=time_of(row.created_ms),
-    )
+    return answer_of(BidInfo, row, bid=row.message)
 
 
 # Quotes
 
 
 def match_view(store: Store, market: Market, fill: Fill) -> MatchingAsk:
-    """One possible match."""
-    node = store.nodes.get(fill.node_id)
-    return MatchingAsk(
-        ask_id=fill.ask_id,
-        provider=fill.provider,
-        tier=fill.tier,
-        region=node.region if node else "",
-        simulated=bool(node and node.simulated),
+    node = store.nodes.need(fill.node_id)
+    return answer_of(
+        MatchingAsk,
+        fill,
+        region=node.region,
+        simulated=node.simulated,
         price=fill.prices,
         rate_per_hour=rate_per_hour(fill.rate),
         max_cost=money(market, fill.terms.lock),
@@ -246,71 +195,37 @@ def match_view(store: Store, market: Market, fill: Fill) -> MatchingAsk:
 
 
 def no_match_view(market: Market, why: Explanation) -> NoMatch:
-    """Why nothing fits."""
-    counts = (
-        ConstraintCount(reason=e.reason, alone=e.alone, in_turn=e.in_turn, left=e.left)
-        for e in why.eliminations
-    )
-    return NoMatch(
-        considered=why.considered,
-        eliminations=tuple(counts),
-        relaxations=tuple(_alternative(market, r) for r in why.relaxations),
-        summary=why.summary,
-    )
+    eliminations = tuple(answer_of(ConstraintCount, count) for count in why.eliminations)
+    relaxations = tuple(_alternative(market, relaxed) for relaxed in why.relaxations)
+    return answer_of(NoMatch, why, eliminations=eliminations, relaxations=relaxations)
 
 
 def _alternative(market: Market, relaxed: Relaxation) -> Alternative:
-    changes = (
-        JobChange(reason=c.reason, pointer=c.pointer, value=c.value) for c in relaxed.changes
-    )
-    return Alternative(
-        ask_id=relaxed.ask_id,
-        tier=relaxed.tier,
-        region=relaxed.region,
-        changes=tuple(changes),
-        rate_per_hour=rate_per_hour(relaxed.rate),
-        max_cost=money(market, relaxed.max_cost),
-        text=relaxed.text,
-    )
+    changes = tuple(answer_of(JobChange, change) for change in relaxed.changes)
+    rate, max_cost = rate_per_hour(relaxed.rate), money(market, relaxed.max_cost)
+    return answer_of(Alternative, relaxed, changes=changes, rate_per_hour=rate, max_cost=max_cost)
 
 
 # Jobs
 
 
 def job_view(store: Store, market: Market, job: JobRow) -> Job:
-    """A job as its buyer sees it."""
     lease = store.leases.get(job.lease_id)
-    return Job(
-        id=job.id,
-        account=job.account,
-        name=job.name,
-        state=job.state,
-        reason=job.reason,
-        detail=job.detail,
-        ending=job.ending,
-        bid_id=job.bid_id,
-        lease_id=job.lease_id,
-        lease_no=lease.lease_bytes if lease else None,
+    return answer_of(
+        Job,
+        job,
+        lease_no=lease.lease_no if lease else None,
         provider=lease.provider if lease else None,
         witness=lease.witness if lease else None,
-        job_hash=unhex(job.job_hash),
-        spec=job.spec,
         no_match=NoMatch.model_validate(job.explanation) if job.explanation else None,
-        exit_code=job.exit_code,
-        outputs=job.outputs,
         max_cost=money(market, lease.lock if lease else job.reserve),
         cost=cost_view(store, market, job, lease) if lease else None,
-        created_at=time_of(job.created_ms),
-        matched_at=time_or_none(job.matched_ms),
-        started_at=time_or_none(job.started_ms),
-        finished_at=time_or_none(job.finished_ms),
     )
 
 
 def cost_view(store: Store, market: Market, job: JobRow, lease: LeaseRow) -> Cost:
     """What a job's lease has cost, and what the job may still cost."""
-    bid = store.bids.get(job.bid_id)
-    budget = int(bid.message["budget"]) if bid else 0
+    budget = int(store.bids.need(job.bid_id).message["budget"])
     used = cost_now(market, lease)
     longest_ms = min(lease.max_seconds, lease.funded_seconds) * 1000
     return Cost(
@@ -319,24 +234,16 @@ def cost_view(store: Store, market: Market, job: JobRow, lease: LeaseRow) -> Cos
         locked=money(market, lease.lock),
         projected=money(market, cost(lease.rate, longest_ms, market.decimals)),
         budget_left=money(market, max(0, budget - job.spent - used)),
-        ms=int(billed(lease).get("ms", 0)),
+        ms=usage_view(Used, _billed(lease)).ms,
     )
 
 
 def status_view(job: JobRow | JobLife) -> JobStatus:
     """What a `status` event says."""
-    return JobStatus(
-        state=job.state,
-        reason=job.reason,
-        detail=job.detail,
-        exit_code=job.exit_code,
-        ending=job.ending,
-        lease_id=job.lease_id,
-    )
+    return answer_of(JobStatus, job)
 
 
 def event_view(row: JobEventRow) -> JobEvent:
-    """One event of a job."""
     at = time_of(row.at_ms)
     return EVENT.validate_python({"id": row.seq, "type": row.type, "data": row.data, "at": at})
 
@@ -344,74 +251,57 @@ def event_view(row: JobEventRow) -> JobEvent:
 # Leases
 
 
-def used_view(usage: Mapping[str, Any]) -> Used:
-    """Cumulative usage that counts for money; what is not said is zero."""
-    return Used(**{name: int(usage.get(name, 0)) for name in Used.model_fields})
+def usage_view(kind: type[U], usage: Mapping[str, Any]) -> U:
+    """Cumulative usage; what is not said is zero."""
+    return kind(**{name: int(usage.get(name, 0)) for name in kind.model_fields})
 
 
-def measured_view(usage: Mapping[str, Any]) -> Measured:
-    """Cumulative usage in every resource; what is not said is zero."""
-    return Measured(**{name: int(usage.get(name, 0)) for name in Measured.model_fields})
+def _billed(lease: LeaseRow) -> dict[str, Any]:
+    """The usage that counts: what is attested while the lease runs, once it has ended what was
+    countersigned, and in the end what the chain settled."""
+    if lease.state in (LeaseState.OPENING, LeaseState.ACTIVE):
+        return lease.attested
+    return lease.settled if lease.state is LeaseState.CLOSED else lease.countersigned
+
+
+def cost_now(market: Market, lease: LeaseRow) -> int:
+    """Atoms that the lease costs as far as is known: when it is closed, what was released."""
+    if lease.state is LeaseState.CLOSED:
+        return lease.released
+    usage, decimals = usage_view(Used, _billed(lease)), market.decimals
+    time, prices = cost(lease.rate, usage.ms, decimals), Prices.from_message(lease.prices)
+    if not lease.metered:
+        return time
+    counted = (prices.egress_gib, prices.unit, usage.egress_mib, usage.units)
+    return time + counted_cost(*counted, decimals)
 
 
 def lease_view(store: Store, market: Market, lease: LeaseRow) -> Lease:
     """A lease as both parties see it, with its job."""
-    job = store.jobs.get(lease.job_id)
-    return Lease(
-        id=lease.id,
-        lease_no=lease.lease_bytes,
-        job_id=lease.job_id,
-        bid_id=lease.bid_id,
-        ask_id=lease.ask_id,
-        node_id=lease.node_id,
-        buyer=lease.buyer,
-        provider=lease.provider,
-        witness=lease.witness,
-        meter=lease.meter,
-        state=lease.state,
-        reason=lease.reason,
-        interval_ms=lease.interval_ms,
+    job = store.jobs.need(lease.job_id)
+    return answer_of(
+        Lease,
+        lease,
         terms=terms_view(market, lease),
-        gpus=tuple(lease.gpus),
-        used=measured_view(lease.attested),
-        countersigned=used_view(lease.countersigned),
-        settled=used_view(lease.settled),
+        used=usage_view(Measured, lease.attested),
+        countersigned=usage_view(Used, lease.countersigned),
+        settled=usage_view(Used, lease.settled),
         refused_attestations=lease.refused_count,
         cost=money(market, cost_now(market, lease)),
         released=money(market, lease.released),
         refunded=money(market, lease.refunded),
-        stop_requested=lease.stop_requested,
         outcome=outcome_view(lease),
         final=final_view(lease),
-        job=_brief(job) if job else None,
-        opened_tx=lease.opened_tx,
-        closed_tx=lease.closed_tx,
-        ready_at=time_or_none(lease.ready_ms),
-        created_at=time_of(lease.created_ms),
-        closed_at=time_or_none(lease.closed_ms),
+        job=answer_of(JobBrief, job),
     )
 
 
 def terms_view(market: Market, lease: LeaseRow) -> LeaseTerms | None:
     """The terms that the chain has frozen; None before it has opened the lease."""
-    if lease.start_s is None or lease.end_s is None:
+    start, end, lock = lease.start_s, lease.end_s, money(market, lease.lock)
+    if start is None or end is None:
         return None
-    return LeaseTerms(
-        rate=lease.rate,
-        prices=Prices.from_message(lease.prices),
-        start=lease.start_s,
-        end=lease.end_s,
-        funded_seconds=lease.funded_seconds,
-        lock=money(market, lease.lock),
-        gpu_milli=lease.gpu_milli,
-        budget_limited=lease.budget_limited,
-        metered=lease.metered,
-        start_limit_seconds=lease.start_limit_seconds,
-        max_seconds=lease.max_seconds,
-        unit=lease.unit or None,
-        units_cap=lease.units_cap,
-        egress_cap_mib=lease.egress_cap_mib,
-    )
+    return answer_of(LeaseTerms, lease, start=start, end=end, lock=lock, unit=lease.unit or None)
 
 
 def outcome_view(lease: LeaseRow) -> JobOutcome | None:
@@ -421,14 +311,7 @@ def outcome_view(lease: LeaseRow) -> JobOutcome | None:
 
 def final_view(lease: LeaseRow) -> PendingClose | None:
     """The Close that the meter has signed."""
-    if lease.close is None or lease.meter_signature is None:
-        return None
-    message, signature = Close.from_message(lease.close), unhex(lease.meter_signature)
-    return PendingClose(message=message, meter_signature=signature)
-
-
-def _brief(job: JobRow) -> JobBrief:
-    return JobBrief(id=job.id, state=job.state, spec=job.spec)
+    return None if lease.close is None else answer_of(PendingClose, lease, message=lease.close)
 
 
 def heartbeat_view(lease: LeaseRow) -> Heartbeat:
@@ -437,27 +320,14 @@ def heartbeat_view(lease: LeaseRow) -> Heartbeat:
 
 
 def attestation_view(row: AttestationRow) -> Attestation:
-    """An attestation as its lease's parties see it."""
     voucher = None
-    if row.voucher is not None and row.voucher_signature is not None:
-        kind = MeteredUsage if "egressMib" in row.voucher else Usage
-        signed = unhex(row.voucher_signature)
-        voucher = SignedVoucher(message=kind.from_message(row.voucher), signature=signed)
-    state = AttestationState.COUNTERSIGNED if voucher else AttestationState(row.state)
-    return Attestation(
-        id=row.id,
-        lease_id=row.lease_id,
-        sequence=row.sequence,
-        state=state,
-        code=row.code,
-        message=UsageAttestation.from_message(row.message),
-        signature=unhex(row.signature),
-        voucher=voucher,
-        created_at=time_of(row.received_ms),
-    )
+    if row.voucher is not None:
+        signed = {"message": row.voucher, "signature": row.voucher_signature}
+        voucher = SignedVoucher.model_validate(signed)
+    state = AttestationState.COUNTERSIGNED if voucher else row.state
+    at = time_of(row.received_ms)
+    return answer_of(Attestation, row, state=state, voucher=voucher, created_at=at)
 
 
 def answer_view(row: AttestationRow) -> AttestationAnswer:
-    """What became of an attestation."""
-    state = AttestationState(row.state)
-    return AttestationAnswer(id=row.id, sequence=row.sequence, state=state, code=row.code)
+    return answer_of(AttestationAnswer, row)

@@ -45,7 +45,7 @@ from marketplace.domain.life import (
     TellStatus,
 )
 from marketplace.errors import Conflict
-from marketplace.services.liferows import chain_facts
+from marketplace.services.lives import chain_facts
 from scripts.lib.life_page import LEASES_OF
 from settlement.events import Closed, LeaseEvent, Opened, Settled, SettledEntry, Stopped
 from settlement.leases import LeaseStatus, fold

@@ -135,4 +135,4 @@ def top_up(edge: EdgeDep, store: Store, caller: Buyer, job_id: Id, body: TopUpRe
         seconds = seconds_of(body.duration)
     except ValueError as error:
         raise InvalidInput([Problem("/duration", str(error))]) from error
-    return edge.catalog.topups.prepare(store, caller, job_id, seconds)
+    return edge.catalog.jobs.top_up(store, caller, job_id, seconds)

@@ -125,7 +125,7 @@ def logs(
     edge: EdgeDep, store: Store, caller: Provider, lease_id: Id, body: LogChunk
 ) -> LogPosition:
     """Add output of a job; `offset` makes a repeat harmless."""
-    return edge.catalog.streams.append_log(store, caller, lease_id, body)
+    return edge.catalog.leases.append_log(store, caller, lease_id, body)
 
 
 @routes.on("POST /leases/{lease_id}/finish", "finish_lease", *FINISHED, response_model=Lease)

@@ -62,4 +62,4 @@ def quote(edge: EdgeDep, store: Store, body: QuoteRequest) -> QuoteAnswer:
 @routes.reads("GET /witness/pending", "list_witness_pending", *AUTH)
 def pending(edge: EdgeDep, store: Store, caller: Buyer) -> PendingList:
     """What each open lease of the caller wants signed: one poll for a whole witness."""
-    return edge.catalog.witnessing.pending(store, caller)
+    return edge.catalog.leases.pending(store, caller)

@@ -34,13 +34,9 @@ def test_limits_are_written_for_the_controllers_there_are(
     assert written == {}
     Cgroup.create(CgroupParent(tmp_path, EVERYTHING), "lease_2", LIMITS)
     assert written == {
-        "memory.max": str(64 * 1024 * 1024),
-        "memory.swap.max": "0",
-        "memory.oom.group": "1",
-        "pids.max": "32",
-        "cpu.weight.nice": "10",
-        "cpu.max": "150000 100000",
-    }
+        "memory.max": str(64 * 1024 * 1024), "memory.swap.max": "0", "memory.oom.group": "1",
+        "pids.max": "32", "cpu.weight.nice": "10", "cpu.max": "150000 100000",
+    }  # fmt: skip
 
 
 def test_a_name_that_is_taken_gives_no_group(tmp_path: Path) -> None:

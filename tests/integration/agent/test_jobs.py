@@ -220,8 +220,7 @@ def test_countersignatures_that_are_not_the_witnesss_own_are_none(bench: Bench) 
 
 @pytest.mark.usefixtures("short_grace")
 def test_a_server_that_is_away_for_long_stops_the_work(bench: Bench) -> None:
-    lease_id = bench.market.open_lease(SLEEP)
-    until(lambda: bench.market.taken(lease_id))
+    lease_id = bench.sleeping()
     bench.market.down = True
     until(lambda: bench.ending(lease_id))
     bench.market.down = False
@@ -250,13 +249,6 @@ def test_a_hopeless_refusal_stops_the_work(bench: Bench) -> None:
     ending = bench.ending(lease_id)
     assert ending is not None
     assert ending.reason == "attestation_refused_outside_lease"
-
-
-def test_a_lease_that_ends_elsewhere_ends_its_job(bench: Bench) -> None:
-    lease_id = bench.market.open_lease(SLEEP)
-    until(lambda: bench.market.taken(lease_id))
-    bench.market.leases[lease_id]["state"] = "stopped"
-    assert bench.ended(lease_id) == (FAILED, "lease_stopped")
 
 
 def test_an_unwitnessed_end_is_stopped_by_the_meter_on_request(bench: Bench) -> None:
@@ -298,9 +290,14 @@ def test_a_lease_that_is_not_ours_is_left_alone(bench: Bench) -> None:
     assert bench.market.taken(lease_id) == []
 
 
+def test_a_lease_that_ends_elsewhere_ends_its_job(bench: Bench) -> None:
+    lease_id = bench.sleeping()
+    bench.market.leases[lease_id]["state"] = "stopped"
+    assert bench.ended(lease_id) == (FAILED, "lease_stopped")
+
+
 def test_told_to_stop_the_agent_ends_its_jobs_and_reports_them(bench: Bench) -> None:
-    lease_id = bench.market.open_lease(SLEEP)
-    until(lambda: bench.market.taken(lease_id))
+    lease_id = bench.sleeping()
     bench.leave()
     assert lease_id in bench.market.finished
     assert bench.ended(lease_id) == (FAILED, "agent_stopped")

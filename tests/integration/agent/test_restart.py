@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -87,19 +87,19 @@ class AgentProcess:
             file.unlink()
 
 
-@contextmanager
-def agent_on(market: FakeMarket, folder: Path, **changes: object) -> Iterator[AgentProcess]:
-    with market.serve() as url:
-        agent = AgentProcess(folder, url, **changes)
-        try:
-            yield agent
-        finally:
-            agent.kill()
-
-
 @pytest.fixture
 def market() -> FakeMarket:
     return FakeMarket(LocalSigner(KEY), interval_ms=100)
+
+
+@pytest.fixture
+def agent(
+    market: FakeMarket, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[AgentProcess]:
+    with market.serve() as url:
+        agent = AgentProcess(tmp_path, url, **getattr(request, "param", {}))
+        yield agent
+        agent.kill()
 
 
 def sleeper(market: FakeMarket, marker: str, **changes: str) -> str:
@@ -122,24 +122,23 @@ def assert_ended_at_the_last_signed(market: FakeMarket, lease_id: str) -> None:
 
 
 def test_an_agent_killed_again_and_again_never_signs_two_values(
-    market: FakeMarket, tmp_path: Path
+    market: FakeMarket, agent: AgentProcess
 ) -> None:
     chance = random.Random(4)  # noqa: S311 - moments to kill at
     leases = []
-    with agent_on(market, tmp_path) as agent:
-        for number in range(3):
-            marker = f"restart-{uuid4()}"
-            lease_id = sleeper(market, marker, lease_id=f"lease_{os.getpid()}_{number}")
-            leases.append(lease_id)
-            agent.start()
-            until(lambda one=lease_id: len(market.taken(one)) >= 2, what="attestations")
-            time.sleep(chance.random() * 0.3)
-            agent.kill()
-            until(lambda m=marker: processes_with(m) == [], what="the job outlives its agent")
+    for number in range(3):
+        marker = f"restart-{uuid4()}"
+        lease_id = sleeper(market, marker, lease_id=f"lease_{os.getpid()}_{number}")
+        leases.append(lease_id)
         agent.start()
-        until(lambda: set(market.finished) == set(leases), what="reports")
-        until(lambda: list((agent.state / "jobs").iterdir()) == [], what="folders left")
-        assert agent.terminate() == 0
+        until(lambda one=lease_id: len(market.taken(one)) >= 2, what="attestations")
+        time.sleep(chance.random() * 0.3)
+        agent.kill()
+        until(lambda m=marker: processes_with(m) == [], what="the job outlives its agent")
+    agent.start()
+    until(lambda: set(market.finished) == set(leases), what="reports")
+    until(lambda: list((agent.state / "jobs").iterdir()) == [], what="folders left")
+    assert agent.terminate() == 0
     assert_one_value_each(market)
     journal = AgentJournal(agent.state / "journal.db")
     groups = [journal.lease(lease_id).process["cgroup"] for lease_id in leases]  # type: ignore[union-attr, index]
@@ -149,76 +148,76 @@ def test_an_agent_killed_again_and_again_never_signs_two_values(
         assert_ended_at_the_last_signed(market, lease_id)
 
 
-def test_a_restored_old_journal_signs_no_second_value(market: FakeMarket, tmp_path: Path) -> None:
+def test_a_restored_old_journal_signs_no_second_value(
+    market: FakeMarket, agent: AgentProcess
+) -> None:
     marker = f"restore-{uuid4()}"
     lease_id = sleeper(market, marker)
-    with agent_on(market, tmp_path) as agent:
-        agent.start()
-        until(lambda: len(market.taken(lease_id)) >= 2)
-        old = sqlite3.connect(tmp_path / "old.db")
-        with sqlite3.connect(agent.state / "journal.db") as now:
-            now.backup(old)
-        now.close()
-        old.close()
-        kept = len(market.taken(lease_id))
-        until(lambda: len(market.taken(lease_id)) >= kept + 3)
-        agent.kill()
-        agent.lose_journal()
-        shutil.copy(tmp_path / "old.db", agent.state / "journal.db")
-        agent.start()
-        until(lambda: lease_id in market.finished)
-        agent.kill()
-        agent.lose_journal()  # and now altogether
-        market.leases[lease_id]["state"] = "active"
-        other = sleeper(market, marker)
-        agent.start()
-        until(lambda: len(market.taken(other)) >= 1)
-        assert agent.terminate() == 0
+    agent.start()
+    until(lambda: len(market.taken(lease_id)) >= 2)
+    old = sqlite3.connect(agent.folder / "old.db")
+    with sqlite3.connect(agent.state / "journal.db") as now:
+        now.backup(old)
+    now.close()
+    old.close()
+    kept = len(market.taken(lease_id))
+    until(lambda: len(market.taken(lease_id)) >= kept + 3)
+    agent.kill()
+    agent.lose_journal()
+    shutil.copy(agent.folder / "old.db", agent.state / "journal.db")
+    agent.start()
+    until(lambda: lease_id in market.finished)
+    agent.kill()
+    agent.lose_journal()  # and now altogether
+    market.leases[lease_id]["state"] = "active"
+    other = sleeper(market, marker)
+    agent.start()
+    until(lambda: len(market.taken(other)) >= 1)
+    assert agent.terminate() == 0
     assert_one_value_each(market)
     assert_ended_at_the_last_signed(market, lease_id)
 
 
+@pytest.mark.parametrize("agent", [{"allow_unsandboxed": True}], indirect=True, ids=["bare"])
 def test_a_bare_job_and_its_daemon_are_ended_by_the_next_agent(
-    market: FakeMarket, tmp_path: Path
+    market: FakeMarket, agent: AgentProcess
 ) -> None:
     """Without bubblewrap nothing dies with the agent: its successor has to find the rest."""
     marker = f"orphan-{uuid4()}"
     daemon = f"(while :; do sleep 0.05; done # {marker}\n) & wait"
     lease_id = market.open_lease(["sh", "-c", daemon])
-    with agent_on(market, tmp_path, allow_unsandboxed=True) as agent:
-        nowhere = tmp_path / "bin"
-        nowhere.mkdir()
-        agent.start(path=str(nowhere))
-        until(lambda: len(market.taken(lease_id)) >= 1)
-        agent.kill()
-        assert processes_with(marker) != []
-        agent.start(path=str(nowhere))
-        until(lambda: processes_with(marker) == [])
-        until(lambda: lease_id in market.finished)
-        assert agent.terminate() == 0
+    nowhere = agent.folder / "bin"
+    nowhere.mkdir()
+    agent.start(path=str(nowhere))
+    until(lambda: len(market.taken(lease_id)) >= 1)
+    agent.kill()
+    assert processes_with(marker) != []
+    agent.start(path=str(nowhere))
+    until(lambda: processes_with(marker) == [])
+    until(lambda: lease_id in market.finished)
+    assert agent.terminate() == 0
     assert_ended_at_the_last_signed(market, lease_id)
     assert "no_sandbox" in agent.output.read_text()
 
 
-def test_keys_are_nowhere_but_in_their_files(market: FakeMarket, tmp_path: Path) -> None:
+def test_keys_are_nowhere_but_in_their_files(market: FakeMarket, agent: AgentProcess) -> None:
     """A canary for each: journal, logs, command lines, environments, and what the job sees."""
     snoop = (
         "env; cat /proc/*/cmdline /proc/*/environ 2>/dev/null | tr '\\0' '\\n';"
         " find / -xdev -name 'meter.json' -o -xdev -name agent.yaml 2>/dev/null; sleep 0.3"
     )
-    with agent_on(market, tmp_path) as agent:
-        lease_id = market.open_lease(["sh", "-c", snoop])
-        agent.start()
-        until(lambda: market.taken(lease_id))
-        assert agent.process is not None
-        pid = agent.process.pid
-        assert running_pid(agent.state) == pid
-        command_line = Path(f"/proc/{pid}/cmdline").read_bytes()
-        assert agent.spawn().wait(20) == 1  # a second one would sign with the same journal
-        until(lambda: lease_id in market.finished)
-        assert agent.terminate() == 0
-        assert running_pid(agent.state) is None
-    written = [path.read_bytes() for path in (tmp_path / "state").rglob("*") if path.is_file()]
+    lease_id = market.open_lease(["sh", "-c", snoop])
+    agent.start()
+    until(lambda: market.taken(lease_id))
+    assert agent.process is not None
+    pid = agent.process.pid
+    assert running_pid(agent.state) == pid
+    command_line = Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert agent.spawn().wait(20) == 1  # a second one would sign with the same journal
+    until(lambda: lease_id in market.finished)
+    assert agent.terminate() == 0
+    assert running_pid(agent.state) is None
+    written = [path.read_bytes() for path in agent.state.rglob("*") if path.is_file()]
     seen = [bytes(log) for log in market.logs.values()]
     everything = b"\n".join([command_line, *written, *seen, agent.output.read_bytes()])
     assert b"node_ready" in everything
@@ -239,32 +238,28 @@ def quiet_logs() -> Iterator[None]:
 @pytest.mark.usefixtures("quiet_logs")
 @pytest.mark.parametrize(("wrong", "code"), [("API key", 3), ("password", 1)])
 def test_a_wrong_secret_ends_the_agent(
-    market: FakeMarket, tmp_path: Path, wrong: str, code: int
+    market: FakeMarket, agent: AgentProcess, wrong: str, code: int
 ) -> None:
-    with agent_on(market, tmp_path) as agent:
-        market.unauthorized = wrong == "API key"
-        if wrong == "password":
-            (tmp_path / "password").write_text("another")
-        assert run_agent(agent.config) == code
+    market.unauthorized = wrong == "API key"
+    if wrong == "password":
+        (agent.folder / "password").write_text("another")
+    assert run_agent(agent.config) == code
     assert market.nodes == []
 
 
 @pytest.mark.usefixtures("quiet_logs")
 def test_a_server_that_comes_late_is_waited_for(
-    market: FakeMarket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    market: FakeMarket, agent: AgentProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("marketplace.agent.main._AGAIN_S", 0.1)
     market.down = True
     stop = threading.Event()
-    codes: list[int] = []
-    with agent_on(market, tmp_path) as agent:
-        thread = threading.Thread(target=lambda: codes.append(run_agent(agent.config, stop)))
-        thread.start()
+    with ThreadPoolExecutor() as pool:
+        code = pool.submit(run_agent, agent.config, stop)
         until(lambda: market.refused_calls >= 2)
         market.down = False
         until(lambda: market.node_beats)
         stop.set()
-        thread.join(20)
-    assert codes == [0]
+        assert code.result(20) == 0
     assert market.nodes[0]["gpus"][0]["simulated"] is True
     assert market.nodes[0]["runtime"] == "process"

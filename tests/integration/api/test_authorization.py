@@ -12,6 +12,7 @@ from marketplace.wire.orders import AskDraft
 from settlement.orders import Cancel
 from tests.api_client import Api
 from tests.databases import rows_of
+from tests.market_world import gpu, node_listing
 from tests.market_world import key_draft as made_key_draft
 
 
@@ -53,21 +54,7 @@ def nothing(api: Api, objects: Objects) -> dict[str, Any]:
 
 
 def node_body(api: Api, objects: Objects) -> dict[str, Any]:
-    gpu = {"uuid": "GPU-new", "model": "H100", "memory_mib": 81_920, "simulated": True}
-    return {
-        "json": {
-            "number": 900,
-            "name": "n900",
-            "region": "eu",
-            "tier": "H100-80GB-SXM",
-            "gpus": [gpu],
-            "cpu_milli": 1_000,
-            "memory_mib": 1_024,
-            "storage_mib": 1_024,
-            "runtime": "process",
-            "shared": False,
-        }
-    }
+    return {"json": node_listing(900, [gpu("GPU-new")])}
 
 
 def ask_draft(api: Api, objects: Objects) -> dict[str, Any]:
@@ -230,13 +217,11 @@ def objects_in(api: Api) -> Objects:
     """A running job with one unanswered attestation, and a closed one with a receipt."""
     world = api.world
     node = world.node(gpus=4)
-    ask = world.ask(node)
-    world.fund()
+    ask = world.offer(node)
     closed_job, _ = world.run(5)
     job_id, lease_id = world.open()
     world.attest(lease_id, 0, 0)
-    world.clock.advance(1.5)
-    row, _ = world.attest(lease_id, 1, 1_000)
+    row, _ = world.attest(lease_id, 1, 1_000, after=1.5)
     sha256 = world.keep_blob(b"content")
     with world.database.write() as store:
         world.catalog.blobs.own(store, world.caller(world.buyer), sha256, 7)

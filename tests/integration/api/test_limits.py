@@ -1,8 +1,8 @@
 """Clients that are slow, leave, or guess keys: what they get, and that others are still served."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import pytest
@@ -14,23 +14,10 @@ from marketplace.db.tables import ApiKeyRow
 from marketplace.errors import RateLimited, Unavailable
 from tests.api_client import Api
 from tests.databases import rows_of
-from tests.market_world import new_world
 
 START: Message = {"type": "http.request", "body": b'{"job": ', "more_body": True}
 GONE: Message = {"type": "http.disconnect"}
 Opened = Callable[[Limits], AbstractContextManager[Api]]
-
-
-@pytest.fixture
-def opened() -> Opened:
-    @contextmanager
-    def enter(limits: Limits) -> Iterator[Api]:
-        with new_world() as world, asyncio.Runner() as runner:
-            api = Api(world, runner, limits)
-            yield api
-            api.close()
-
-    return enter
 
 
 async def post(

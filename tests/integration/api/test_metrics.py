@@ -29,9 +29,7 @@ def scrape(api: Api) -> tuple[str, dict[str, set[tuple[str, ...]]]]:
 
 
 def test_a_scrape_shows_requests_by_template_and_the_market_by_state(api: Api) -> None:
-    api.world.fund()
-    api.world.ask()
-    job_id, _ = api.world.open()
+    job_id, _ = api.world.start()
     api.call("GET", f"/jobs/{job_id}", api.buyer)
     text, labels = scrape(api)
     assert ("GET", "/v1/jobs/{job_id}", "200") in labels["coulomb_http_requests"]
@@ -61,9 +59,7 @@ def test_label_values_are_bounded_whatever_is_asked_for(api: Api) -> None:
 
 
 def test_a_scrape_tells_nothing_of_anyone(api: Api) -> None:
-    api.world.fund()
-    api.world.ask()
-    job_id, lease_id = api.world.open()
+    job_id, lease_id = api.world.start()
     for path in (f"/jobs/{job_id}", f"/accounts/{api.world.buyer.address}", f"/leases/{lease_id}"):
         api.call("GET", path, api.buyer)
     text, labels = scrape(api)

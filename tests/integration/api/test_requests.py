@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from marketplace.errors import ERRORS
 from settlement.errors import ChainUnavailable
 from tests.api_client import Api, problem
 from tests.databases import rows_of
-from tests.market_world import TOKEN, sqlite_world
+from tests.market_world import TOKEN
+
+Opened = Callable[[Limits], AbstractContextManager[Api]]
 
 
 def test_every_error_is_a_problem_document(api: Api) -> None:
@@ -52,45 +55,24 @@ def test_a_given_request_id_comes_back_and_a_strange_one_does_not(api: Api) -> N
 # Rates
 
 
-def limited(tmp_path: Path, runner: asyncio.Runner, **limits: int) -> Api:
-    return Api(sqlite_world(tmp_path), runner, Limits(**limits))
-
-
-def test_rate_limits_are_told_and_kept(tmp_path: Path) -> None:
-    with asyncio.Runner() as runner:
-        api = limited(tmp_path, runner, per_minute=3)
+def test_rate_limits_are_told_and_kept(opened: Opened) -> None:
+    with opened(Limits(per_minute=3)) as api:
         left = [api.call("GET", "/health").headers["ratelimit"] for _ in range(3)]
         assert [text.split(";")[1] for text in left] == ["r=2", "r=1", "r=0"]
         refusal = api.call("GET", "/health")
-        problem(refusal, 429, "rate_limited")
+        assert problem(refusal, 429, "rate_limited")["retryable"] is True
         assert 1 <= int(refusal.headers["retry-after"]) <= 60
         assert refusal.headers["ratelimit-policy"] == '"default";q=3;w=60'
-        assert refusal.json()["retryable"] is True
-        api.close()
-        api.world.database.close()
 
 
-def test_guessing_keys_is_limited_by_address(tmp_path: Path) -> None:
-    with asyncio.Runner() as runner:
-        api = limited(tmp_path, runner, failed_logins_per_minute=5)
-        codes = [api.call("GET", "/jobs", f"coul_guess{i}").status_code for i in range(8)]
-        assert codes == [401] * 5 + [429] * 3
-        api.close()
-        api.world.database.close()
-
-
-def test_more_requests_at_once_than_allowed_are_sent_away(tmp_path: Path) -> None:
-    with asyncio.Runner() as runner:
-        api = limited(tmp_path, runner, in_flight=4)
+def test_more_requests_at_once_than_allowed_are_sent_away(opened: Opened) -> None:
+    with opened(Limits(in_flight=4)) as api:
         answers = api.together(*[("GET", "/health", {})] * 40)
-        codes = {answer.status_code for answer in answers}
-        assert codes == {200, 503}
+        assert {answer.status_code for answer in answers} == {200, 503}
         refusal = next(a for a in answers if a.status_code == 503)
         problem(refusal, 503, "unavailable")
         assert refusal.headers["retry-after"] == "1"
         assert api.call("GET", "/health").status_code == 200
-        api.close()
-        api.world.database.close()
 
 
 # Idempotency
@@ -102,8 +84,7 @@ def jobs_stored(api: Api) -> int:
 
 
 def test_one_effect_per_idempotency_key(api: Api) -> None:
-    api.world.ask(api.world.node(gpus=4))
-    api.world.fund()
+    api.world.offer(api.world.node(gpus=4))
     body = api.submission()
     headers = {"Idempotency-Key": "k-1"}
     first = api.call("POST", "/jobs", api.buyer, json=body, headers=headers)
@@ -150,8 +131,7 @@ def test_a_refusal_is_not_stored_so_the_same_key_may_be_tried_again(api: Api) ->
 
 
 def test_the_same_key_at_the_same_time_has_one_effect(api: Api) -> None:
-    api.world.ask(api.world.node(gpus=4))
-    api.world.fund()
+    api.world.offer(api.world.node(gpus=4))
     options = {
         "json": api.submission(),
         "headers": {"Authorization": f"Bearer {api.buyer}", "Idempotency-Key": "k"},
@@ -213,8 +193,7 @@ def with_bid(body: dict[str, Any], **members: Any) -> dict[str, Any]:
 def test_a_bad_submission_is_refused_and_nothing_is_stored(
     api: Api, spoil: Any, status: int, code: str
 ) -> None:
-    api.world.ask()
-    api.world.fund()
+    api.world.offer()
     problem(api.call("POST", "/jobs", api.buyer, json=spoil(api.submission())), status, code)
     with api.world.database.read() as store:
         assert (rows_of(store, JobRow), rows_of(store, BidRow)) == ([], [])
@@ -222,8 +201,7 @@ def test_a_bad_submission_is_refused_and_nothing_is_stored(
 
 
 def test_a_replayed_submission_is_refused(api: Api) -> None:
-    api.world.ask(api.world.node(gpus=4))
-    api.world.fund()
+    api.world.offer(api.world.node(gpus=4))
     body = api.submission()
     api.ok(api.call("POST", "/jobs", api.buyer, json=body))
     refusal = problem(api.call("POST", "/jobs", api.buyer, json=body), 409, "already_exists")
@@ -231,8 +209,7 @@ def test_a_replayed_submission_is_refused(api: Api) -> None:
 
 
 def test_a_spend_cap_is_402(api: Api) -> None:
-    api.world.ask()
-    api.world.fund()
+    api.world.offer()
     draft = {"account": api.world.buyer.address, "name": "capped", "scopes": ["buyer"]}
     message = api.ok(api.call("POST", "/keys/prepare", json={**draft, "spend_cap": "0.1"}))
     signature = api.sign_message(message["message"], api.world.buyer)
@@ -242,8 +219,7 @@ def test_a_spend_cap_is_402(api: Api) -> None:
 
 
 def test_a_chain_that_does_not_answer_is_503_and_nothing_is_stored(api: Api) -> None:
-    api.world.ask()
-    api.world.fund()
+    api.world.offer()
     body = api.submission()
     api.world.chain.down = ChainUnavailable("no answer")
     refusal = problem(api.call("POST", "/jobs", api.buyer, json=body), 503, "chain_unavailable")
@@ -258,9 +234,7 @@ def test_a_chain_that_does_not_answer_is_503_and_nothing_is_stored(api: Api) -> 
 
 def test_refused_attestations_are_422_and_recorded(api: Api) -> None:
     world = api.world
-    world.ask()
-    world.fund()
-    _, lease_id = world.open()
+    _, lease_id = world.start()
     path = f"/leases/{lease_id}/attestations"
     ready = api.ok(api.call("POST", path, api.provider, json=api.attestation(lease_id, 0, 0)))
     assert (ready["state"], ready["code"], ready["sequence"]) == ("accepted", None, 0)
@@ -288,12 +262,9 @@ def test_refused_attestations_are_422_and_recorded(api: Api) -> None:
 
 def test_an_acknowledged_voucher_is_in_the_database_when_the_answer_comes(api: Api) -> None:
     world = api.world
-    world.ask()
-    world.fund()
-    _, lease_id = world.open()
+    _, lease_id = world.start()
     world.attest(lease_id, 0, 0)
-    world.clock.advance(2)
-    row, _ = world.attest(lease_id, 1, 2_000)
+    row, _ = world.attest(lease_id, 1, 2_000, after=2)
     pending = api.ok(api.call("GET", "/witness/pending", api.buyer))["data"]
     assert pending[0]["attestation"]["id"] == row.id
     body = api.voucher(pending[0]["attestation"])
@@ -301,8 +272,7 @@ def test_an_acknowledged_voucher_is_in_the_database_when_the_answer_comes(api: A
     answer = api.ok(api.call("POST", path, api.buyer, json=body))
     assert answer["state"] == "countersigned"
     assert answer["voucher"]["signature"] == body["signature"]
-    with world.database.read() as store:
-        assert store.vouchers.get(lease_id).signature == body["signature"]
+    assert world.row("vouchers", lease_id).signature == body["signature"]
     lease = api.ok(api.call("GET", f"/leases/{lease_id}", api.provider))
     assert lease["countersigned"]["ms"] == 2_000
 
@@ -329,9 +299,7 @@ def test_lists_are_walked_to_the_end_by_cursor(api: Api) -> None:
 
 def test_logs_are_kept_once_whatever_is_sent_again(api: Api) -> None:
     world = api.world
-    world.ask()
-    world.fund()
-    job_id, lease_id = world.open()
+    job_id, lease_id = world.start()
     path = f"/leases/{lease_id}/logs"
 
     def send(offset: int, text: str, stream: str = "stdout") -> int:
@@ -365,8 +333,7 @@ def events(text: str) -> list[tuple[int, str, dict[str, Any]]]:
 
 def test_a_jobs_events_are_streamed_and_resumed_after_the_last_seen(api: Api) -> None:
     world = api.world
-    world.ask()
-    world.fund()
+    world.offer()
     job_id, _ = world.run(10)
     path = f"/jobs/{job_id}/events"
     answer = api.call("GET", path, api.buyer)
@@ -392,9 +359,7 @@ def test_a_stream_tells_at_once_what_was_committed(
 ) -> None:
     monkeypatch.setattr("marketplace.api.sse.UNTOLD_S", 3_600.0)
     world = api.world
-    world.ask()
-    world.fund()
-    job_id, lease_id = world.open()
+    job_id, lease_id = world.start()
     path, headers = f"/jobs/{job_id}/events", {"Authorization": f"Bearer {api.buyer}"}
 
     async def watch() -> list[tuple[int, str, dict[str, Any]]]:
@@ -418,8 +383,7 @@ def test_a_stream_tells_at_once_what_was_committed(
 
 def test_a_receipt_maps_usage_to_rate_to_cost_to_transactions(api: Api) -> None:
     world = api.world
-    world.ask()
-    world.fund()
+    world.offer()
     job_id, lease_id = world.run(36)
     for key in (api.buyer, api.provider):
         receipt = api.ok(api.call("GET", f"/jobs/{job_id}/receipt", key))

@@ -80,8 +80,7 @@ def names(api: Api) -> dict[str, str]:
     """A market with a closed lease and an open one, which `copy_all` multiplies."""
     world = api.world
     world.node()
-    world.ask(world.node(gpus=4))
-    world.fund()
+    world.offer(world.node(gpus=4))
     world.run(3)
     job_id, lease_id = world.open()
     world.attest(lease_id, 0, 0)

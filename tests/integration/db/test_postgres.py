@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from sqlalchemy import text
 from sqlmodel import SQLModel
 
@@ -26,7 +24,7 @@ from settlement.ports import IntentKind
 from tests.databases import rows_of
 from tests.market_world import TOKEN, World, world_on
 from tests.postgres_server import postgres
-from tests.store_cases import EventCases, OutboxCases, add_up_an_account, count_a_small_market
+from tests.store_cases import EventCases, OutboxCases, StoreCases
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +62,8 @@ class TestPostgresEvents(EventCases):
         return SqlEventStore(database)
 
 
-def test_migrations_from_empty_give_the_declared_schema(database: Database, url: str) -> None:
-    upgrade(url)
-    with database.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, SQLModel.metadata) == []
-
-
-def test_the_store_counts_what_operators_watch(world: World) -> None:
-    count_a_small_market(world)
+class TestPostgresStore(StoreCases):
+    """What every database does."""
 
 
 def test_a_job_lives_from_ask_to_receipt(world: World) -> None:
@@ -156,9 +147,7 @@ def test_32_clients_and_4_matchers_never_book_a_gpu_twice(world: World) -> None:
 
 
 def test_one_accepted_attestation_per_sequence_whoever_is_first(world: World) -> None:
-    world.ask()
-    world.fund()
-    _, lease_id = world.open()
+    _, lease_id = world.start()
     world.attest(lease_id, 0, 0)
     world.clock.advance(5)
     answers = at_once(
@@ -193,7 +182,3 @@ def test_numbers_of_events_become_visible_in_order(database: Database) -> None:
         written = [row.seq for row in rows_of(store, JobEventRow)]
     assert len(written) == 80
     assert seen == written[: len(seen)]
-
-
-def test_the_store_adds_up_an_account(world: World) -> None:
-    add_up_an_account(world)

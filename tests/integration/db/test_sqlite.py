@@ -9,12 +9,9 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from sqlalchemy import text
 from sqlalchemy.dialects.sqlite import dialect
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import SQLModel
 
 from marketplace.db.blob_files import FREE_BYTES_MIN, BlobFolder
 from marketplace.db.chain_events import SqlEventStore
@@ -32,6 +29,7 @@ from marketplace.db.tables import (
 )
 from marketplace.db.types import Atoms
 from marketplace.db.upgrade import upgrade
+from marketplace.domain.drafts import NodeState
 from marketplace.errors import AlreadyExists, Unavailable
 from marketplace.server import operations
 from marketplace.server.settings import Settings
@@ -40,7 +38,7 @@ from settlement.reconcile import FindingKind
 from tests.databases import rows_of, statements
 from tests.fakes_settlement import MemoryEvents
 from tests.market_world import World, new_world
-from tests.store_cases import EventCases, OutboxCases, add_up_an_account, count_a_small_market
+from tests.store_cases import EventCases, OutboxCases, StoreCases
 
 
 @pytest.fixture
@@ -119,34 +117,19 @@ def test_commits_are_durable_and_constraints_are_on(database: Database) -> None:
         assert pragma("busy_timeout") == 10_000
 
 
-def test_migrations_from_empty_give_the_declared_schema(database: Database) -> None:
-    with database.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, SQLModel.metadata) == []
-
-
-def test_upgrading_again_changes_nothing(url: str) -> None:
-    upgrade(url)
-    upgrade(url)
+class TestSqliteStore(StoreCases):
+    """What every database does."""
 
 
 def test_atoms_keep_every_digit_and_sort_as_numbers(database: Database) -> None:
     values = [0, 5, 40, 2**64, 2**128 - 1, 10**78 - 1]
     with database.write() as store:
         for i, value in enumerate(reversed(values)):
-            store.keys.add(
-                ApiKeyRow(
-                    id=f"k{i}",
-                    account="a",
-                    name="n",
-                    secret_hash=f"h{i}",
-                    hint="",
-                    scopes="",
-                    nonce=str(i),
-                    created_ms=1,
-                    spent=value,
-                )
-            )
+            row = ApiKeyRow(
+                id=f"k{i}", account="a", name="n", secret_hash=f"h{i}", hint="", scopes="",
+                nonce=str(i), created_ms=1, spent=value,
+            )  # fmt: skip
+            store.keys.add(row)
     with database.read() as store:
         assert sorted(k.spent for k in rows_of(store, ApiKeyRow)) == values
         rows = store.connection.execute(text("SELECT id FROM api_keys ORDER BY spent")).scalars()
@@ -161,24 +144,10 @@ def test_atoms_out_of_bounds_are_refused(value: int) -> None:
 
 def a_node(node_id: str, number: int, provider: str = "p") -> NodeRow:
     return NodeRow(
-        id=node_id,
-        provider=provider,
-        number=number,
-        name="n",
-        region="eu",
-        tier="t",
-        gpu_count=1,
-        simulated=False,
-        cpu_milli=1,
-        memory_mib=1,
-        storage_mib=1,
-        runtime="process",
-        shared=False,
-        interval_ms=1000,
-        state="active",
-        seen_ms=1,
-        created_ms=1,
-    )
+        id=node_id, provider=provider, number=number, name="n", region="eu", tier="t", gpu_count=1,
+        simulated=False, cpu_milli=1, memory_mib=1, storage_mib=1, runtime="process", shared=False,
+        interval_ms=1000, state=NodeState.ACTIVE, seen_ms=1, created_ms=1,
+    )  # fmt: skip
 
 
 def a_gpu(uuid: str, node_id: str) -> GpuRow:
@@ -210,21 +179,13 @@ def test_a_gpu_uuid_is_in_the_market_once_by_constraint(database: Database) -> N
 
 
 def test_of_a_lease_and_sequence_one_attestation_is_accepted(world: World) -> None:
-    world.ask()
-    world.fund()
-    _, lease_id = world.open()
+    _, lease_id = world.start()
 
     def row(number: int, state: str) -> AttestationRow:
         return AttestationRow(
-            id=f"a{number}",
-            lease_id=lease_id,
-            sequence=0,
-            state=state,
-            ms=0,
-            message={},
-            signature="0x",
-            received_ms=1,
-        )
+            id=f"a{number}", lease_id=lease_id, sequence=0, state=state, ms=0, message={},
+            signature="0x", received_ms=1,
+        )  # fmt: skip
 
     with world.database.write() as store:
         store.attestations.add(row(1, "refused"))
@@ -349,14 +310,6 @@ def test_a_page_is_newest_first_and_begins_below_its_cursor(database: Database) 
     with database.read() as store:
         assert [n.id for n in store.nodes.page("p", 2, None)] == ["n5", "n3"]
         assert [n.id for n in store.nodes.page("p", 9, "n3")] == ["n2", "n1", "n0"]
-
-
-def test_the_store_counts_what_operators_watch(world: World) -> None:
-    count_a_small_market(world)
-
-
-def test_the_store_adds_up_an_account(world: World) -> None:
-    add_up_an_account(world)
 
 
 def test_blobs_are_written_whole_and_read_back(tmp_path: Path) -> None:

@@ -12,11 +12,9 @@ from marketplace.cli.main import main
 from marketplace.sdk import Coulomb
 from marketplace.sdk.profile import Profile, ProfileFile
 from settlement import keystore
-from settlement.chain.deploy import EscrowSettings, deploy
-from settlement.chain.devnet import Devnet, dev_account
+from settlement.chain.devnet import dev_account
 from settlement.events import Opened
 from settlement.units import cost
-from tests.escrow_world import mine_every_second
 from tests.integration.server.test_real_chain import (
     BUYER,
     PATIENCE_S,
@@ -25,10 +23,10 @@ from tests.integration.server.test_real_chain import (
     Server,
     chain_events,
     offer,
+    served,
     started,
     submit,
 )
-from tests.market_world import TOKEN
 
 ROLES = {"buyer": BUYER, "provider": PROVIDER}
 Run = Callable[..., list[dict[str, Any]]]
@@ -36,25 +34,8 @@ Run = Callable[..., list[dict[str, Any]]]
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    """A market; the buyer has money in the escrow."""
-    with Devnet(block_seconds=0) as net:
-        client, owner = net.client(), dev_account(0)
-        deployment = deploy(client, owner, EscrowSettings(settle_window=60))
-        deployment.save(tmp_path)
-        escrow, token = deployment.open(client)
-        buyer = dev_account(BUYER)
-        client.transact(owner, token.address, token.transfer(buyer.address, 10 * TOKEN))
-        client.transact(buyer, token.address, token.approve(escrow.address, 10 * TOKEN))
-        client.transact(buyer, escrow.address, escrow.calls.deposit(10 * TOKEN))
-        mine_every_second(client)
-        made = Server(tmp_path, net, deployment)
-        made.start()
-        try:
-            made.login("provider", dev_account(PROVIDER))
-            made.login("buyer", dev_account(BUYER))
-            yield made
-        finally:
-            assert made.stop() == 0, (tmp_path / "server.log").read_text()
+    with served(tmp_path, 10) as made:
+        yield made
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from settlement.orders import Ask, Bid
 from settlement.signing import LocalSigner, sign
 from settlement.units import cost
 from tests.escrow_world import mine_every_second
-from tests.market_world import TOKEN, job_spec, key_of
+from tests.market_world import TOKEN, gpu, job_spec, key_of, node_listing
+from tests.openapi_checks import OpenApi
 from tests.wallet_contracts import execute, owned_wallet
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -45,6 +47,7 @@ class Server:
     restarts: int = -1
     keys: dict[str, str] = field(default_factory=dict)
     http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=10))
+    openapi: OpenApi | None = None
 
     def start(self, *roles: str) -> None:
         """Start with the given roles, all of them unless said; returns once it serves."""
@@ -89,7 +92,8 @@ class Server:
         return "0x" + sign(struct, self.domain, signer).hex()
 
     def call(self, method: str, path: str, key: str = "", **options: Any) -> Any:
-        """One request, tried again while the server is away; its JSON."""
+        """One request, tried again while the server is away, and held against what the server says
+        of itself; its JSON."""
         headers = dict(options.pop("headers", {}))
         if key:
             headers["Authorization"] = f"Bearer {self.keys[key]}"
@@ -103,6 +107,8 @@ class Server:
                 assert time.monotonic() < until
                 time.sleep(0.05)
         assert answer.status_code < 300, (path, answer.status_code, answer.text)
+        self.openapi = self.openapi or OpenApi(self.http.get(f"{self.url}/v1/openapi.json").json())
+        self.openapi.check(method, answer.request.url, answer)
         return answer.json()
 
     def login(self, name: str, signer: LocalSigner, account: str = "") -> None:
@@ -127,44 +133,37 @@ BUYER, PROVIDER = 1, 2
 METER, WITNESS = key_of("meter"), key_of("witness")
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+@contextmanager
+def served(folder: Path, tokens: int) -> Iterator[Server]:
+    """A market on a chain of its own; the buyer has money in the escrow."""
     with Devnet(block_seconds=0) as net:
-        client, owner = net.client(), dev_account(0)
-        windows = EscrowSettings(settle_window=60)
-        deployment = deploy(client, owner, windows)
-        deployment.save(tmp_path)
+        client, owner, buyer = net.client(), dev_account(0), dev_account(BUYER)
+        deployment = deploy(client, owner, EscrowSettings(settle_window=60))
+        deployment.save(folder)
         escrow, token = deployment.open(client)
-        buyer = dev_account(BUYER)
-        client.transact(owner, token.address, token.transfer(buyer.address, 100 * TOKEN))
-        client.transact(buyer, token.address, token.approve(escrow.address, 100 * TOKEN))
-        client.transact(buyer, escrow.address, escrow.calls.deposit(100 * TOKEN))
+        client.transact(owner, token.address, token.transfer(buyer.address, tokens * TOKEN))
+        client.transact(buyer, token.address, token.approve(escrow.address, tokens * TOKEN))
+        client.transact(buyer, escrow.address, escrow.calls.deposit(tokens * TOKEN))
         mine_every_second(client)
-        made = Server(tmp_path, net, deployment)
+        made = Server(folder, net, deployment)
         made.start()
         try:
             made.login("provider", dev_account(PROVIDER))
             made.login("buyer", buyer)
             yield made
         finally:
-            assert made.stop() == 0, (tmp_path / "server.log").read_text()
+            assert made.stop() == 0, (folder / "server.log").read_text()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with served(tmp_path, 100) as made:
+        yield made
 
 
 def offer(server: Server) -> None:
     """A node with one simulated GPU and an ask at 2.50 an hour."""
-    gpu = {"uuid": "GPU-1", "model": "H100", "memory_mib": 81_920, "simulated": True}
-    node = {
-        "number": 1,
-        "name": "n1",
-        "region": "eu-west",
-        "tier": "H100-80GB-SXM",
-        "gpus": [gpu],
-        "cpu_milli": 8_000,
-        "memory_mib": 65_536,
-        "storage_mib": 65_536,
-        "runtime": "process",
-        "shared": False,
-    }
+    node = node_listing(1, [gpu("GPU-1")], cpu_milli=8_000, memory_mib=65_536, storage_mib=65_536)
     node_id = server.call("POST", "/nodes", "provider", json=node)["id"]
     draft = {"node_id": node_id, "meter": METER.address, "prices": {"gpu_hour": "2.50"}}
     message = server.call("POST", "/asks/prepare", "provider", json=draft)["ask"]
@@ -201,10 +200,13 @@ class Parties:
         number = bytes.fromhex(self.lease["lease_no"][2:])
         return self.lease["buyer"], self.lease["provider"], number
 
+    def statement(self, ms: int) -> UsageAttestation:
+        now_ms = int(time.time() * 1000)
+        return UsageAttestation(*self.ids, self.sequence, now_ms, ms, ms, 0, 0, 0, 0, 0, bytes(32))
+
     def attest(self, ms: int) -> tuple[dict[str, Any], UsageAttestation]:
         """The next statement of the meter, sent until the server has answered."""
-        now_ms = int(time.time() * 1000)
-        said = UsageAttestation(*self.ids, self.sequence, now_ms, ms, ms, 0, 0, 0, 0, 0, bytes(32))
+        said = self.statement(ms)
         self.sequence += 1
         body = {"attestation": said.to_message(), "signature": self.server.sign(said, METER)}
         return self.server.call("POST", self.path + "/attestations", "provider", json=body), said
@@ -224,19 +226,12 @@ class Parties:
     def finish(self) -> int:
         """Both halves of the Close at the last usage; returns its milliseconds."""
         ms = int((time.time() - self.ready) * 1000)
-        said = UsageAttestation(
-            *self.ids, self.sequence, int(time.time() * 1000), ms, ms, 0, 0, 0, 0, 0, bytes(32)
-        )
-        close = Close(*self.ids, ms, 0, 0)
+        said, close = self.statement(ms), Close(*self.ids, ms, 0, 0)
+        half = {"message": close.to_message(), "signature": self.server.sign(close, METER)}
         report = {
-            "outcome": "succeeded",
-            "exit_code": 0,
-            "reason": "",
-            "outputs": None,
-            "attestation": said.to_message(),
-            "signature": self.server.sign(said, METER),
-            "close": {"message": close.to_message(), "signature": self.server.sign(close, METER)},
-        }
+            "outcome": "succeeded", "exit_code": 0, "reason": "", "outputs": None, "close": half,
+            "attestation": said.to_message(), "signature": self.server.sign(said, METER),
+        }  # fmt: skip
         self.server.call("POST", self.path + "/finish", "provider", json=report)
         half = {"signature": self.server.sign(close, WITNESS)}
         self.server.call("POST", self.path + "/close", "buyer", json=half)

@@ -17,9 +17,10 @@ from tests.wire_samples import changed
 
 METER = LocalSigner(b"\1" * 32)
 FOUR_GPUS = Inventory(simulated_gpus("4xH100", "o"), 32_000, 64_000, 128_000)
+Opened = tuple[Lease, Ask, Bid]
 
 
-def opened(**changes: Any) -> tuple[Lease, Ask, Bid]:
+def opened(**changes: Any) -> Opened:
     market = FakeMarket(METER)
     lease_id = market.open_lease(["true"], **changes)
     lease = Lease.model_validate(market.leases[lease_id])
@@ -50,10 +51,9 @@ def test_the_grace_is_two_intervals_but_not_below_20_s(interval_ms: int, grace_m
     assert assigned(*opened(interval_ms=interval_ms)).grace_ms == grace_ms
 
 
-def test_another_lease_number_is_not_ours() -> None:
-    lease, ask, bid = opened()
-    with pytest.raises(NotOurs, match="another lease"):
-        assigned(changed(lease, lease_no=b"\xab" * 16), ask, bid)
+def test_the_buyers_limit_on_time_holds_whatever_the_server_says() -> None:
+    lease, ask, bid = opened(terms={"max_seconds": 10**6})
+    assert assigned(lease, ask, bid).max_seconds == bid.max_seconds
 
 
 def test_orders_for_another_meter_are_not_ours() -> None:
@@ -64,11 +64,20 @@ def test_orders_for_another_meter_are_not_ours() -> None:
         assigned(lease, replace(ask, salt=99), bid)
 
 
-@pytest.mark.parametrize("party", ["buyer", "provider"])
-def test_other_parties_than_the_signers_are_not_ours(party: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"lease_no": b"\xab" * 16}, "another lease"),
+        ({"buyer": address(9)}, "who signed"),
+        ({"provider": address(9)}, "who signed"),
+        ({"terms": None}, "no terms"),
+        *(({"id": name}, "not a lease id") for name in ("../../etc", "a/b", "", "x" * 81, "a\0b")),
+    ],
+)
+def test_a_lease_that_its_orders_do_not_open_is_not_ours(changes: dict[str, Any], why: str) -> None:
     lease, ask, bid = opened()
-    with pytest.raises(NotOurs, match="who signed"):
-        assigned(changed(lease, **{party: address(9)}), ask, bid)
+    with pytest.raises(NotOurs, match=why):
+        assigned(changed(lease, **changes), ask, bid)
 
 
 def test_a_job_the_buyer_did_not_sign_is_not_run() -> None:
@@ -77,25 +86,6 @@ def test_a_job_the_buyer_did_not_sign_is_not_run() -> None:
     spec = lease.job.spec
     evil = {**spec, "command": ["curl", "evil.example"]}
     broken = {**spec, "resources": {**spec["resources"], "gpu": "::"}}
-    with pytest.raises(NotOurs, match="hash the buyer signed"):
-        assigned(changed(lease, job=changed(lease.job, spec=evil)), ask, bid)
-    with pytest.raises(NotOurs, match="cannot be read"):
-        assigned(changed(lease, job=changed(lease.job, spec=broken)), ask, bid)
-
-
-def test_a_lease_without_terms_waits() -> None:
-    lease, ask, bid = opened()
-    with pytest.raises(NotOurs, match="no terms"):
-        assigned(changed(lease, terms=None), ask, bid)
-
-
-def test_the_buyers_limit_on_time_holds_whatever_the_server_says() -> None:
-    lease, ask, bid = opened(terms={"max_seconds": 10**6})
-    assert assigned(lease, ask, bid).max_seconds == bid.max_seconds
-
-
-@pytest.mark.parametrize("lease_id", ["../../etc", "a/b", "", "x" * 81, "a\0b"])
-def test_an_id_that_is_not_a_plain_name_is_not_ours(lease_id: str) -> None:
-    lease, ask, bid = opened()
-    with pytest.raises(NotOurs, match="not a lease id"):
-        assigned(changed(lease, id=lease_id), ask, bid)
+    for other, why in ((evil, "hash the buyer signed"), (broken, "cannot be read")):
+        with pytest.raises(NotOurs, match=why):
+            assigned(changed(lease, job=changed(lease.job, spec=other)), ask, bid)

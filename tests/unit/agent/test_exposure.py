@@ -44,16 +44,12 @@ def made_from(python: Path, prefix: Path) -> Path:
     return prefix
 
 
-def refuse(prefix: Path, *private: Path) -> None:
-    refuse_exposed(prefix, private)
-
-
 def test_an_environment_made_from_a_link_in_local_is_refused_with_the_fix(
     home: Path, tmp_path: Path
 ) -> None:
     prefix = made_from(home / ".local/bin/python3.12", tmp_path / "venv")
     with pytest.raises(FoldersExposed) as refused:
-        refuse(prefix)
+        refuse_exposed(prefix, ())
     own = home / ".local" / INSTALLED / "bin/python3.12"
     assert str(refused.value).endswith(f"the interpreter's own path: {own} -m venv {prefix}")
     assert "\n" not in str(refused.value)
@@ -65,7 +61,7 @@ def test_an_environment_made_from_the_interpreters_own_path_is_not(
     own = home / ".local" / INSTALLED / "bin/python3.12"
     prefix = made_from(own, tmp_path / "venv")
     assert bound_bases(prefix) == {home / ".local" / INSTALLED}
-    refuse(prefix)
+    refuse_exposed(prefix, ())
 
 
 @pytest.mark.parametrize("place", ["home/bin", "bin", "home/.config/coulomb/bin"])
@@ -76,17 +72,15 @@ def test_no_base_is_or_contains_the_home_folder_or_the_programs_own(
     link.parent.mkdir(parents=True)
     link.symlink_to(home / ".local" / INSTALLED / "bin/python3.12")
     with pytest.raises(FoldersExposed):
-        refuse(made_from(link, tmp_path / "venv"))
+        refuse_exposed(made_from(link, tmp_path / "venv"), ())
 
 
-def test_a_home_folder_behind_a_link_is_the_same_folder(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_home_folder_behind_a_link_is_the_same_folder(home: Path, tmp_path: Path) -> None:
     alias = tmp_path / "alias"
     alias.symlink_to(home)
     prefix = made_from(alias / ".local/bin/python3.12", tmp_path / "venv")
     with pytest.raises(FoldersExposed):
-        refuse(prefix)
+        refuse_exposed(prefix, ())
 
 
 @pytest.mark.parametrize(
@@ -99,11 +93,11 @@ def test_no_base_contains_a_folder_of_the_agents_configuration(tmp_path: Path, m
     away = tmp_path / "agent" / "file"
     node = NodeConfig(number=0, name="n", region="r", tier="t")
     config = AgentConfig("http://m", away, node, away, away, away)
-    refuse(prefix, *config.private_folders)
+    refuse_exposed(prefix, config.private_folders)
     changed: dict[str, Any] = {member: tools / "agent" / "file"}
     inside = replace(config, **changed)
     with pytest.raises(FoldersExposed, match="tools/agent"):
-        refuse(prefix, *inside.private_folders)
+        refuse_exposed(prefix, inside.private_folders)
 
 
 @pytest.mark.parametrize("allow_unsandboxed", [False, True])

@@ -83,17 +83,6 @@ def test_simulated_gpus_say_so_and_have_lasting_distinct_uuids() -> None:
     assert {g.uuid for g in first}.isdisjoint({g.uuid for g in simulated_gpus("4xH100", "0xm/2")})
 
 
-@pytest.mark.parametrize("text", ["H100", "0xH100", "65xH100", "4 H100", "4xH100:2", ""])
-def test_other_texts_simulate_nothing(text: str) -> None:
-    with pytest.raises(InventoryError, match="written as"):
-        simulated_gpus(text, "o")
-
-
-def test_an_unknown_simulated_model_is_refused_with_a_hint() -> None:
-    with pytest.raises(InventoryError, match="did you mean H100"):
-        simulated_gpus("1xH1000", "o")
-
-
 def test_real_gpus_can_be_chosen_by_uuid(tmp_path: Path) -> None:
     found = take_inventory(config(gpus=("GPU-b",)), tmp_path, "o", Nvml(fake_nvml()))
     assert [gpu.uuid for gpu in found.gpus] == ["GPU-b"]
@@ -103,21 +92,26 @@ def test_real_gpus_can_be_chosen_by_uuid(tmp_path: Path) -> None:
     assert found.storage_mib > 0
 
 
-def test_a_listed_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InventoryError, match="GPU-z"):
-        take_inventory(config(gpus=("GPU-a", "GPU-z")), tmp_path, "o", Nvml(fake_nvml()))
-
-
-@pytest.mark.parametrize("nvml", [None, Nvml(fake_nvml(uuids=()))], ids=["no driver", "no GPU"])
-def test_no_gpu_is_never_replaced_by_a_simulated_one_unasked(
-    tmp_path: Path, nvml: Nvml | None
-) -> None:
-    with pytest.raises(InventoryError, match="simulated"):
-        take_inventory(config(), tmp_path, "o", nvml)
-
-
 def test_sizes_of_the_configuration_win(tmp_path: Path) -> None:
     sizes = {"cpu_milli": 1, "memory_mib": 2, "storage_mib": 3}
     found = take_inventory(config(simulated="1xH100", **sizes), tmp_path, "o", None)
     assert found == Inventory(simulated_gpus("1xH100", "o/1"), 1, 2, 3)
     assert found.simulated
+
+
+@pytest.mark.parametrize(
+    ("asked", "nvml", "why"),
+    [
+        *(({"simulated": text}, None, "written as") for text in
+          ("H100", "0xH100", "65xH100", "4 H100", "4xH100:2", "")),
+        ({"simulated": "1xH1000"}, None, "did you mean H100"),
+        ({"gpus": ("GPU-a", "GPU-z")}, Nvml(fake_nvml()), "GPU-z"),
+        ({}, None, "simulated"),
+        ({}, Nvml(fake_nvml(uuids=())), "simulated"),
+    ],
+)  # fmt: skip
+def test_what_is_not_there_is_refused_and_never_simulated_unasked(
+    tmp_path: Path, asked: dict[str, Any], nvml: Nvml | None, why: str
+) -> None:
+    with pytest.raises(InventoryError, match=why):
+        take_inventory(config(**asked), tmp_path, "o", nvml)

@@ -42,12 +42,10 @@ def test_a_session_number_used_again_is_lowered_again(tmp_path: Path) -> None:
     assert lowered(tmp_path) == {10, 20}
 
 
-def test_our_own_session_and_the_dead_are_left_alone(tmp_path: Path) -> None:
+def test_our_own_session_the_dead_and_kernels_without_autogroups_are_left_alone(
+    tmp_path: Path,
+) -> None:
     with_files(tmp_path, 10, 20)
-    LowPriority(tmp_path).apply([process(10, os.getsid(0)), process(20, 20, zombie=True)])
-    assert lowered(tmp_path) == set()
-
-
-def test_a_kernel_without_autogroups_is_no_error(tmp_path: Path) -> None:
-    LowPriority(tmp_path).apply([process(10, 10)])
+    tree = [process(10, os.getsid(0)), process(20, 20, zombie=True), process(30, 30)]
+    LowPriority(tmp_path).apply(tree)
     assert lowered(tmp_path) == set()

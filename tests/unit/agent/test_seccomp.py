@@ -65,39 +65,28 @@ def test_ordinary_calls_pass(program: bytes, machine: str) -> None:
         assert run(program, number, ARCH[machine]) == ALLOW
 
 
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [(FORK_FLAGS, ALLOW), (THREAD_FLAGS, ALLOW), (NEW_USER | 17, refusal(errno.EPERM))],
-    ids=["fork", "thread", "user namespace"],
-)
-def test_clone_makes_no_namespaces(program: bytes, machine: str, flags: int, expected: int) -> None:
-    assert run(program, CLONE[COLUMN[machine]], ARCH[machine], flags) == expected
-
-
-def test_clone3_is_sent_back_to_clone(program: bytes, machine: str) -> None:
-    assert run(program, 435, ARCH[machine]) == refusal(errno.ENOSYS)
+NO, NO_FAMILY, NO_SUCH = (refusal(code) for code in (errno.EPERM, errno.EAFNOSUPPORT, errno.ENOSYS))
+TIOCSTI, TIOCLINUX, TCGETS = 0x5412, 0x541C, 0x5401
 
 
 @pytest.mark.parametrize(
-    ("family", "allowed"),
-    [(1, True), (2, True), (10, True), (16, True), (17, False), (38, False), (40, False)],
-    ids=["unix", "inet", "inet6", "netlink", "packet", "alg", "vsock"],
+    ("call", "arguments", "expected"),
+    [
+        (CLONE, (FORK_FLAGS,), ALLOW),
+        (CLONE, (THREAD_FLAGS,), ALLOW),
+        (CLONE, (NEW_USER | 17,), NO),
+        (CLONE3, (), NO_SUCH),  # is sent back to clone
+        *((SOCKET, (family,), ALLOW) for family in (1, 2, 10, 16)),  # unix, inet, inet6, netlink
+        *((SOCKET, (family,), NO_FAMILY) for family in (17, 38, 40)),  # packet, alg, vsock
+        (IOCTL, (0, TIOCSTI), NO),
+        (IOCTL, (0, TIOCLINUX), NO),
+        (IOCTL, (0, TCGETS), ALLOW),
+    ],
 )
-def test_sockets_are_of_namespaced_families(
-    program: bytes, machine: str, family: int, allowed: bool
+def test_what_a_call_may_do_depends_on_its_arguments(
+    program: bytes, machine: str, call: tuple[int, int], arguments: tuple[int, ...], expected: int
 ) -> None:
-    answer = run(program, SOCKET[COLUMN[machine]], ARCH[machine], family)
-    assert answer == (ALLOW if allowed else refusal(errno.EAFNOSUPPORT))
-
-
-@pytest.mark.parametrize(
-    ("request_code", "allowed"), [(0x5412, False), (0x541C, False), (0x5401, True)]
-)
-def test_terminals_cannot_be_typed_into(
-    program: bytes, machine: str, request_code: int, allowed: bool
-) -> None:
-    answer = run(program, IOCTL[COLUMN[machine]], ARCH[machine], 0, request_code)
-    assert answer == (ALLOW if allowed else refusal(errno.EPERM))
+    assert run(program, call[COLUMN[machine]], ARCH[machine], *arguments) == expected
 
 
 def test_another_architecture_is_the_end(program: bytes) -> None:

@@ -49,7 +49,7 @@ from marketplace.domain.life import (
     TellStatus,
 )
 from marketplace.errors import Conflict
-from marketplace.services.liferows import chain_facts
+from marketplace.services.lives import chain_facts
 from scripts.lib.life_page import VARIANTS, page
 from settlement.leases import LeaseStatus
 

@@ -18,10 +18,9 @@ from marketplace.errors import (
 )
 from marketplace.services.common import Principal
 from marketplace.services.views import key_view
-from marketplace.wire.jobs import JobOrder
 from marketplace.wire.market import SignedKeyRequest
 from settlement.eip712 import text32
-from settlement.signing import LocalSigner, sign
+from settlement.signing import LocalSigner
 from tests.market_world import TOKEN, World, key_draft, new_world
 
 
@@ -31,9 +30,8 @@ def request_of(world: World, signer: LocalSigner, **changes: Any) -> KeyRequest:
 
 
 def make(world: World, request: KeyRequest, signer: LocalSigner) -> tuple[ApiKeyRow, str]:
-    signature = sign(request, world.domain, signer)
     accounts = world.catalog.accounts
-    checked = accounts.check_key(SignedKeyRequest(message=request, signature=signature))
+    checked = accounts.check_key(world.signed(SignedKeyRequest, signer, message=request))
     with world.database.write() as store:
         return accounts.create_key(store, checked)
 
@@ -109,31 +107,18 @@ def test_a_key_ends_when_it_expires_or_is_revoked(world: World) -> None:
         caller(world, expiring)
     with world.database.write() as store, pytest.raises(NotFound):
         world.catalog.accounts.revoke(store, world.caller(world.stranger), row.id)
-    with world.database.write() as store:
-        world.catalog.accounts.revoke(store, world.caller(world.buyer), row.id)
+    world.do(world.catalog.accounts.revoke, world.buyer, row.id)
     with pytest.raises(Unauthenticated, match="revoked"):
         caller(world, revoked)
 
 
 def test_a_spend_cap_counts_what_jobs_may_cost_then_what_they_cost(world: World) -> None:
-    world.ask(world.node(gpus=3))
-    world.fund()
+    world.offer(world.node(gpus=3))
     row, key = make(world, request_of(world, world.buyer, spend_cap=TOKEN), world.buyer)
     me = caller(world, key)
 
     def submit(salt: int) -> str:
-        spec = world.catalog.quotes.spec(
-            {
-                "command": ["x"],
-                "resources": {"gpu": "H100:1"},
-                "pricing": {"max_gpu_hour": "3"},
-                "max_duration": "10m",
-            }
-        )
-        bid = world.catalog.quotes.draft(spec, me.account, world.witness.address, salt)
-        signature = sign(bid, world.domain, world.buyer)
-        signed = JobOrder(job=spec.to_json(), bid=bid, signature=signature)
-        order = world.catalog.jobs.check(me, signed)
+        order = world.catalog.jobs.check(me, world.sign_order(*world.order(salt)))
         with world.database.write() as store:
             return world.catalog.jobs.submit(store, me, order).id
 
@@ -150,10 +135,7 @@ def test_a_spend_cap_counts_what_jobs_may_cost_then_what_they_cost(world: World)
     world.chain.mine()
     lease_id = world.job(first).lease_id or ""
     world.use(lease_id, 0, 0)
-    world.clock.advance(36)
-    world.finish(lease_id, 1, 36_000)
-    world.close(lease_id)
-    world.chain.mine()
+    world.end(lease_id, 1, 36_000, after=36)
     assert spent() == lock + TOKEN * 25 // 1000
     submit(2)
 

@@ -11,7 +11,6 @@ from marketplace.services.attestations import REFUSED_KEPT, AttestationRefusal
 from marketplace.services.views import heartbeat_view
 from marketplace.wire.leases import Countersignature, Heartbeat, Pending, SignedAttestation
 from settlement.attestation import Usage, UsageAttestation, voucher_for
-from settlement.signing import sign
 from tests.databases import rows_of
 from tests.market_world import World
 
@@ -19,9 +18,7 @@ from tests.market_world import World
 @pytest.fixture
 def lease_id(world: World) -> str:
     """An open lease without its ready reading."""
-    world.ask()
-    world.fund()
-    return world.open()[1]
+    return world.start()[1]
 
 
 def rows(world: World, lease_id: str, **equal: Any) -> list[Any]:
@@ -31,8 +28,7 @@ def rows(world: World, lease_id: str, **equal: Any) -> list[Any]:
 
 def test_the_ready_reading_starts_the_job_and_costs_nothing(world: World, lease_id: str) -> None:
     assert world.job(world.lease(lease_id).job_id).state == "starting"
-    world.clock.advance(5)
-    row, refusal = world.attest(lease_id, 0, 0)
+    row, refusal = world.attest(lease_id, 0, 0, after=5)
     assert (row.state, refusal) == ("accepted", None)
     lease = world.lease(lease_id)
     assert (lease.ready_ms, lease.sequence) == (world.clock(), 0)
@@ -43,12 +39,10 @@ def test_the_same_attestation_again_is_the_same_attestation(world: World, lease_
     world.attest(lease_id, 0, 0)
     world.clock.advance(1)
     said = world.statement(lease_id, 1, 1_000)
-    signed = SignedAttestation(attestation=said, signature=sign(said, world.domain, world.meter))
-    caller = world.caller(world.provider)
+    signed = world.signed(SignedAttestation, world.meter, attestation=said)
     seen = set()
     for _ in range(3):
-        with world.database.write() as store:
-            row, refusal = world.catalog.attestations.take(store, caller, lease_id, signed)
+        row, refusal = world.do(world.catalog.attestations.take, world.provider, lease_id, signed)
         seen.add((row.id, refusal))
     assert len(seen) == 1
     assert len(rows(world, lease_id)) == 2
@@ -90,8 +84,7 @@ def test_what_cannot_be_true_is_refused_and_recorded(
     reason: AttestationRefusal,
 ) -> None:
     world.attest(lease_id, 0, 0)
-    world.clock.advance(1)
-    world.attest(lease_id, 1, 1_000)
+    world.attest(lease_id, 1, 1_000, after=1)
     world.clock.advance(1)
     if isinstance(changes.get("observed_at_ms"), str):
         changes = {**changes, "observed_at_ms": world.clock() + int(changes["observed_at_ms"])}
@@ -118,33 +111,28 @@ def test_usage_before_the_ready_reading_is_refused(world: World, lease_id: str) 
 
 
 def test_a_ready_reading_after_the_start_limit_is_refused(world: World, lease_id: str) -> None:
-    world.clock.advance(63)
-    assert world.attest(lease_id, 0, 0)[1] is AttestationRefusal.LATE_START
+    assert world.attest(lease_id, 0, 0, after=63)[1] is AttestationRefusal.LATE_START
 
 
 def test_time_after_the_lease_ended_is_refused(world: World, lease_id: str) -> None:
     world.attest(lease_id, 0, 0)
-    world.clock.advance(700)
-    assert world.attest(lease_id, 1, 663_000)[1] is AttestationRefusal.OUTSIDE
+    assert world.attest(lease_id, 1, 663_000, after=700)[1] is AttestationRefusal.OUTSIDE
     assert world.attest(lease_id, 1, 660_000)[1] is None
 
 
 def test_a_lease_that_is_not_open_takes_no_attestation(world: World) -> None:
-    world.ask()
-    world.fund()
-    job_id = world.submit()
-    world.match()
+    world.offer()
+    job_id = world.queue()
     lease_id = world.job(job_id).lease_id or ""
     assert world.attest(lease_id, 0, 0)[1] is AttestationRefusal.NOT_OPEN
 
 
 def test_only_the_leases_provider_may_attest(world: World, lease_id: str) -> None:
     said = world.statement(lease_id, 0, 0)
-    signature = sign(said, world.domain, world.meter)
-    signed = SignedAttestation(attestation=said, signature=signature)
-    for caller in (world.caller(world.buyer), world.caller(world.stranger)):
-        with world.database.write() as store, pytest.raises(NotFound):
-            world.catalog.attestations.take(store, caller, lease_id, signed)
+    signed = world.signed(SignedAttestation, world.meter, attestation=said)
+    for caller in (world.buyer, world.stranger):
+        with pytest.raises(NotFound):
+            world.do(world.catalog.attestations.take, caller, lease_id, signed)
 
 
 def test_a_voucher_is_stored_as_the_best_and_never_falls(world: World, lease_id: str) -> None:
@@ -155,8 +143,7 @@ def test_a_voucher_is_stored_as_the_best_and_never_falls(world: World, lease_id:
         answers.append(world.attest(lease_id, sequence, sequence * 1_000)[0])
     for row in (answers[1], answers[0], answers[2], answers[1]):
         world.countersign(row)
-        with world.database.read() as store:
-            best = store.vouchers.get(lease_id)
+        best = world.row("vouchers", lease_id)
         assert best.ms >= 2_000
     assert (best.ms, best.attestation_id) == (3_000, answers[2].id)
     assert world.lease(lease_id).countersigned["ms"] == 3_000
@@ -164,24 +151,19 @@ def test_a_voucher_is_stored_as_the_best_and_never_falls(world: World, lease_id:
 
 def test_a_countersignature_must_say_what_the_attestation_says(world: World, lease_id: str) -> None:
     world.attest(lease_id, 0, 0)
-    world.clock.advance(2)
-    row, _ = world.attest(lease_id, 1, 2_000)
+    row, _ = world.attest(lease_id, 1, 2_000, after=2)
     said = UsageAttestation.from_message(row.message)
     right = voucher_for(said, metered=False)
     other = Usage(said.buyer, said.provider, said.lease_no, 1_999)
-    caller = world.caller(world.buyer)
-    service = world.catalog.attestations
-    signature = sign(other, world.domain, world.witness)
-    signed = Countersignature(voucher=other, signature=signature)
-    with world.database.write() as store, pytest.raises(InvalidInput):
-        service.countersign(store, caller, row.id, signed)
+    countersign = world.catalog.attestations.countersign
+    signed = world.signed(Countersignature, world.witness, voucher=other)
+    with pytest.raises(InvalidInput):
+        world.do(countersign, world.buyer, row.id, signed)
     with pytest.raises(InvalidSignature):
         world.countersign(row, world.meter)
-    signature = sign(right, world.domain, world.witness)
-    stranger = world.caller(world.stranger)
-    signed = Countersignature(voucher=right, signature=signature)
-    with world.database.write() as store, pytest.raises(NotFound):
-        service.countersign(store, stranger, row.id, signed)
+    signed = world.signed(Countersignature, world.witness, voucher=right)
+    with pytest.raises(NotFound):
+        world.do(countersign, world.stranger, row.id, signed)
     refused, _ = world.attest(lease_id, 2, 0)
     with pytest.raises(Conflict):
         world.countersign(refused)
@@ -191,12 +173,11 @@ def test_a_countersignature_must_say_what_the_attestation_says(world: World, lea
 
 def test_a_pending_witness_sees_the_newest_statement_once(world: World, lease_id: str) -> None:
     world.attest(lease_id, 0, 0)
-    world.clock.advance(1)
-    row, _ = world.attest(lease_id, 1, 1_000)
+    row, _ = world.attest(lease_id, 1, 1_000, after=1)
 
     def pending(signer: Any) -> tuple[Pending, ...]:
         with world.database.read() as store:
-            return world.catalog.witnessing.pending(store, world.caller(signer)).data
+            return world.catalog.leases.pending(store, world.caller(signer)).data
 
     (entry,) = pending(world.buyer)
     assert entry.attestation is not None
@@ -208,12 +189,9 @@ def test_a_pending_witness_sees_the_newest_statement_once(world: World, lease_id
 
 
 def test_heartbeats_count_up_and_say_when_the_last_came(world: World, lease_id: str) -> None:
-    caller = world.caller(world.provider)
-
     def beat(count: int) -> Heartbeat:
-        with world.database.write() as store:
-            lease = world.catalog.attestations.heartbeat(store, caller, lease_id, count)
-            return heartbeat_view(lease)
+        beaten = world.catalog.attestations.heartbeat
+        return heartbeat_view(world.do(beaten, world.provider, lease_id, count))
 
     first = beat(1)
     world.clock.advance(5)
@@ -226,10 +204,8 @@ def test_heartbeats_count_up_and_say_when_the_last_came(world: World, lease_id: 
 
 
 def test_counted_usage_above_its_cap_is_refused(world: World) -> None:
-    world.ask(prices={"unit": "0.001"}, unit="request")
-    world.fund()
+    world.offer(prices={"unit": "0.001"}, unit="request")
     _, lease_id = world.open(units={"name": "request", "max": 10, "max_price": "0.01"})
     world.attest(lease_id, 0, 0)
-    world.clock.advance(1)
-    assert world.attest(lease_id, 1, 1_000, units=11)[1] is AttestationRefusal.CAP
+    assert world.attest(lease_id, 1, 1_000, units=11, after=1)[1] is AttestationRefusal.CAP
     assert world.attest(lease_id, 1, 1_000, units=10)[1] is None

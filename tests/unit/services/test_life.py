@@ -1,6 +1,7 @@
 """A job's whole life through the services: matched, opened, used, settled, closed, receipted."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,18 +18,17 @@ from marketplace.errors import (
     TooLarge,
 )
 from marketplace.limits import BLOB_BYTES_MAX
-from marketplace.services import asks, jobs
+from marketplace.services import jobs, offers
 from marketplace.services.blobs import DAY_MS
 from marketplace.wire.jobs import JobOrder
 from settlement.eip712 import ZERO_ADDRESS, Domain
 from settlement.signing import sign
 from tests.databases import rows_of
-from tests.market_world import TOKEN, World, job_spec, key_of
+from tests.market_world import TOKEN, World, key_of
 
 
 def statuses(world: World, job_id: str) -> list[str]:
-    with world.database.read() as store:
-        events = rows_of(store, JobEventRow, job_id=job_id, type="status")
+    events = world.rows(JobEventRow, job_id=job_id, type="status")
     return [event.data["state"] for event in events]
 
 
@@ -58,10 +58,8 @@ def test_a_job_that_succeeds_pays_what_was_measured_and_refunds_the_rest(world: 
 
 def test_the_cheapest_ask_wins_at_its_own_price(world: World) -> None:
     world.ask(price="2.80")
-    cheap = world.ask(price="1.90")
-    world.fund()
-    job_id = world.submit()
-    world.match()
+    cheap = world.offer(price="1.90")
+    job_id = world.queue()
     lease = world.lease(world.job(job_id).lease_id or "")
     assert (lease.ask_id, lease.rate) == (cheap, 1_900_000_000_000)
 
@@ -94,10 +92,8 @@ def test_money_reserved_by_one_job_does_not_cover_another(world: World) -> None:
 
 
 def test_nothing_fits_and_the_job_does_not_rest(world: World) -> None:
-    world.ask(price="9.00")
-    world.fund()
-    job_id = world.submit()
-    world.match()
+    world.offer(price="9.00")
+    job_id = world.queue()
     job = world.job(job_id)
     assert (job.state, job.reason, job.reserve) == ("no_match", "no_match", 0)
     assert job.explanation is not None
@@ -106,8 +102,7 @@ def test_nothing_fits_and_the_job_does_not_rest(world: World) -> None:
 
 def test_a_resting_job_takes_supply_that_comes_later(world: World) -> None:
     world.fund()
-    job_id = world.submit(retry={"on_events": ["no-capacity"], "duration": "1h"})
-    world.match()
+    job_id = world.queue(retry={"on_events": ["no-capacity"], "duration": "1h"})
     assert world.job(job_id).state == "queued"
     world.ask()
     world.match()
@@ -117,8 +112,7 @@ def test_a_resting_job_takes_supply_that_comes_later(world: World) -> None:
 def test_a_resting_job_gives_up_at_its_start_deadline(world: World) -> None:
     world.fund()
     retry = {"on_events": ["no-capacity"], "duration": "1h"}
-    job_id = world.submit(retry=retry, start_deadline="30s")
-    world.match()
+    job_id = world.queue(retry=retry, start_deadline="30s")
     world.clock.advance(32)
     world.match()
     job = world.job(job_id)
@@ -127,10 +121,8 @@ def test_a_resting_job_gives_up_at_its_start_deadline(world: World) -> None:
 
 def test_cancelling_a_resting_job_takes_it_off_the_book(world: World) -> None:
     world.fund()
-    job_id = world.submit(retry={"on_events": ["no-capacity"], "duration": "1h"})
-    world.match()
-    with world.database.write() as store:
-        world.catalog.jobs.cancel(store, world.caller(world.buyer), job_id)
+    job_id = world.queue(retry={"on_events": ["no-capacity"], "duration": "1h"})
+    world.do(world.catalog.jobs.cancel, world.buyer, job_id)
     world.match()
     assert world.job(job_id).state == "cancelled"
     world.ask()
@@ -141,50 +133,37 @@ def test_cancelling_a_resting_job_takes_it_off_the_book(world: World) -> None:
 
 
 def test_cancelling_a_running_job_asks_the_agent_and_pays_what_ran(world: World) -> None:
-    world.ask()
-    world.fund()
-    job_id, lease_id = world.open()
+    job_id, lease_id = world.start()
     world.use(lease_id, 0, 0)
     world.clock.advance(10)
-    with world.database.write() as store:
-        world.catalog.jobs.cancel(store, world.caller(world.buyer), job_id)
+    world.do(world.catalog.jobs.cancel, world.buyer, job_id)
     assert world.lease(lease_id).stop_requested == "cancelled"
-    world.finish(lease_id, 1, 10_000, outcome="cancelled", exit_code=None)
-    world.close(lease_id)
-    world.chain.mine()
+    world.end(lease_id, 1, 10_000, outcome="cancelled", exit_code=None)
     assert world.job(job_id).state == "cancelled"
     assert world.chain.balances[world.provider.address] == 10_000 * 2500 * TOKEN // 3_600_000_000
 
 
 def test_a_job_cancelled_between_fill_and_opening_is_stopped_when_it_opens(world: World) -> None:
-    world.ask()
-    world.fund()
-    job_id = world.submit()
-    world.match()
-    with world.database.write() as store:
-        world.catalog.jobs.cancel(store, world.caller(world.buyer), job_id)
+    world.offer()
+    job_id = world.queue()
+    world.do(world.catalog.jobs.cancel, world.buyer, job_id)
     world.chain.mine()
     lease = world.lease(world.job(job_id).lease_id or "")
     assert (lease.state, lease.stop_requested) == ("active", "cancelled")
 
 
 def test_capacity_is_free_again_once_the_lease_is_closed(world: World) -> None:
-    world.ask()
-    world.fund()
+    world.offer()
     world.run(5)
-    second = world.submit(retry={"on_events": ["no-capacity"], "duration": "1h"})
-    world.match()
+    second = world.queue(retry={"on_events": ["no-capacity"], "duration": "1h"})
     assert world.job(second).state == "matched"
-    third = world.submit()
-    world.match()
+    third = world.queue()
     assert world.job(third).state == "no_match"
 
 
 def test_an_opening_that_the_ask_spoils_moves_the_job_to_the_next_ask(world: World) -> None:
-    bad, good = world.ask(price="1.00"), world.ask(price="2.00")
-    world.fund()
-    job_id = world.submit()
-    world.match()
+    bad, good = world.offer(price="1.00"), world.ask(price="2.00")
+    job_id = world.queue()
     lease_id = world.refuse_opening(job_id, f"InvalidSignature({world.provider.address})")
     assert world.lease(lease_id).state == "failed_to_open"
     world.match()
@@ -192,8 +171,7 @@ def test_an_opening_that_the_ask_spoils_moves_the_job_to_the_next_ask(world: Wor
     job = world.job(job_id)
     assert job.state == "starting"
     assert world.lease(job.lease_id or "").ask_id == good
-    with world.database.read() as store:
-        spoiled = store.asks.get(bad)
+    spoiled = world.row("asks", bad)
     assert (spoiled.state, spoiled.reason[:16]) == ("suspended", "InvalidSignature")
 
 
@@ -201,10 +179,8 @@ def test_an_opening_that_the_ask_spoils_moves_the_job_to_the_next_ask(world: Wor
 def test_an_opening_that_fails_for_this_pair_alone_tries_the_next_ask(
     world: World, error: str
 ) -> None:
-    first, second = world.ask(price="1.00"), world.ask(price="2.00")
-    world.fund()
-    job_id = world.submit()
-    world.match()
+    first, second = world.offer(price="1.00"), world.ask(price="2.00")
+    job_id = world.queue()
     world.refuse_opening(job_id, error)
     world.match()
     lease = world.lease(world.job(job_id).lease_id or "")
@@ -216,10 +192,8 @@ def test_an_opening_that_fails_for_this_pair_alone_tries_the_next_ask(
 
 def test_a_lease_that_is_open_already_keeps_its_job(world: World) -> None:
     world.ask(price="1.00")
-    world.ask(price="2.00")
-    world.fund()
-    job_id = world.submit()
-    world.match()
+    world.offer(price="2.00")
+    job_id = world.queue()
     lease_id = world.refuse_opening(job_id, "LeaseExists(0x)")
     world.match()
     assert (world.lease(lease_id).state, world.job(job_id).lease_id) == ("opening", lease_id)
@@ -230,10 +204,8 @@ def test_a_lease_that_is_open_already_keeps_its_job(world: World) -> None:
 
 def test_a_lease_that_opens_after_its_job_went_on_is_to_stop(world: World) -> None:
     world.ask(price="1.00")
-    world.ask(price="2.00")
-    world.fund()
-    job_id = world.submit()
-    world.match()
+    world.offer(price="2.00")
+    job_id = world.queue()
     late = world.refuse_opening(job_id, "NodeFull(0, 1000)")
     world.match()
     before = world.job(job_id)
@@ -248,125 +220,95 @@ def test_a_lease_that_opens_after_its_job_went_on_is_to_stop(world: World) -> No
 
 
 def test_a_bid_that_expired_before_its_opening_fails_and_blames_no_ask(world: World) -> None:
-    ask = world.ask()
-    world.fund()
-    job_id = world.submit()
-    world.match()
+    ask = world.offer()
+    job_id = world.queue()
     world.chain.refusals[f"open:{world.job(job_id).lease_id}"] = "OrderExpired(1, 2)"
     world.chain.mine()
     world.clock.advance(7 * 24 * 3600)
     world.catalog.settling.failed_opens()
     assert (world.job(job_id).state, world.job(job_id).reason) == ("failed", "open_failed")
-    with world.database.read() as store:
-        assert store.asks.get(ask).state == "open"
+    assert world.row("asks", ask).state == "open"
 
 
 def test_an_opening_that_the_buyer_spoils_fails_the_job_with_the_reason(world: World) -> None:
-    ask = world.ask()
-    world.fund()
-    job_id = world.submit()
-    world.match()
+    ask = world.offer()
+    job_id = world.queue()
     world.refuse_opening(job_id, "InsufficientBalance(5, 4)")
     job = world.job(job_id)
     assert (job.state, job.reason, job.detail) == (
         "failed", "open_failed", "InsufficientBalance(5, 4)",
     )  # fmt: skip
     assert job.reserve == 0
-    with world.database.read() as store:
-        assert store.asks.get(ask).state == "open"
-    again = world.submit()
-    world.match()
+    assert world.row("asks", ask).state == "open"
+    again = world.queue()
     assert world.job(again).state == "matched"
 
 
 @pytest.mark.parametrize(
-    ("changes", "error"),
+    "changes",
     [
-        ({"buyer": key_of("stranger").address}, InvalidOrder),
-        ({"max_seconds": 601}, InvalidOrder),
-        ({"budget": 1}, InvalidOrder),
-        ({"job_hash": bytes(32)}, InvalidOrder),
-        ({"opener": "0x" + "77" * 20}, InvalidOrder),
-        ({"witness": "0x" + "00" * 20}, InvalidOrder),
-        ({"expiry": 1}, InvalidOrder),
+        {"buyer": key_of("stranger").address}, {"max_seconds": 601}, {"budget": 1},
+        {"job_hash": bytes(32)}, {"opener": "0x" + "77" * 20}, {"witness": "0x" + "00" * 20},
+        {"expiry": 1},
     ],
-)
+)  # fmt: skip
 def test_a_bid_that_contradicts_its_job_or_market_is_refused(
-    world: World, changes: dict[str, object], error: type[Exception]
+    world: World, changes: dict[str, Any]
 ) -> None:
-    spec = world.catalog.quotes.spec(job_spec())
-    bid = replace(
-        world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 0), **changes
-    )
-    with pytest.raises(error) as refusal:
-        world.catalog.jobs.check(
-            world.caller(world.buyer),
-            JobOrder(job=spec.to_json(), bid=bid, signature=sign(bid, world.domain, world.buyer)),
-        )
+    spec, bid = world.order(0)
+    order = world.sign_order(spec, replace(bid, **changes))
+    with pytest.raises(InvalidOrder) as refusal:
+        world.catalog.jobs.check(world.caller(world.buyer), order)
     assert refusal.value.problems[0].pointer.startswith("/bid/")
 
 
 def test_a_bid_that_anyone_may_open_is_refused_where_the_market_has_an_opener(world: World) -> None:
     named = replace(world.catalog.market, opener="0x" + "77" * 20)
     jobs = replace(world.catalog.jobs, market=named)
-    spec = world.catalog.quotes.spec(job_spec())
-    bid = world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 0)
+    spec, bid = world.order(0)
     assert bid.opener == ZERO_ADDRESS
-    signature = sign(bid, world.domain, world.buyer)
-    order = JobOrder(job=spec.to_json(), bid=bid, signature=signature)
     with pytest.raises(InvalidOrder) as refusal:
-        jobs.check(world.caller(world.buyer), order)
+        jobs.check(world.caller(world.buyer), world.sign_order(spec, bid))
     assert [problem.pointer for problem in refusal.value.problems] == ["/bid/opener"]
 
 
 def test_a_bid_signed_by_another_key_or_for_another_chain_is_refused(world: World) -> None:
-    spec = world.catalog.quotes.spec(job_spec())
-    bid = world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 0)
+    spec, bid = world.order(0)
     contract = world.domain.verifying_contract
     for domain, signer in (
         (world.domain, world.stranger),
         (Domain(1, contract), world.buyer),
         (Domain(world.domain.chain_id, "0x" + "ed" * 20), world.buyer),
     ):
+        order = JobOrder(job=spec.to_json(), bid=bid, signature=sign(bid, domain, signer))
         with pytest.raises(InvalidSignature):
-            world.catalog.jobs.check(
-                world.caller(world.buyer),
-                JobOrder(job=spec.to_json(), bid=bid, signature=sign(bid, domain, signer)),
-            )
+            world.catalog.jobs.check(world.caller(world.buyer), order)
 
 
 def test_a_salt_is_used_once(world: World) -> None:
     world.fund()
-    spec = world.catalog.quotes.spec(job_spec())
     caller = world.caller(world.buyer)
-    bid = world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 7)
-    signature = sign(bid, world.domain, world.buyer)
-    signed = JobOrder(job=spec.to_json(), bid=bid, signature=signature)
+    signed = world.sign_order(*world.order(7))
     order = world.catalog.jobs.check(caller, signed)
-    with world.database.write() as store:
-        world.catalog.jobs.submit(store, caller, order)
-    with pytest.raises(AlreadyExists), world.database.write() as store:
-        world.catalog.jobs.submit(store, caller, order)
+    world.do(world.catalog.jobs.submit, world.buyer, order)
+    with pytest.raises(AlreadyExists):
+        world.do(world.catalog.jobs.submit, world.buyer, order)
     world.chain.used.add((world.buyer.address, 7))
     with pytest.raises(AlreadyExists):
         world.catalog.jobs.check(caller, signed)
-    far = world.catalog.quotes.draft(spec, world.buyer.address, world.witness.address, 1 << 63)
-    signature = sign(far, world.domain, world.buyer)
-    signed = JobOrder(job=spec.to_json(), bid=far, signature=signature)
-    order = world.catalog.jobs.check(caller, signed)
-    with pytest.raises(InvalidInput), world.database.write() as store:
-        world.catalog.jobs.submit(store, caller, order)
+    order = world.catalog.jobs.check(caller, world.sign_order(*world.order(1 << 63)))
+    with pytest.raises(InvalidInput):
+        world.do(world.catalog.jobs.submit, world.buyer, order)
 
 
 def test_a_node_has_a_bounded_number_of_asks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asks, "ASKS_MAX", 2)
+    monkeypatch.setattr(offers, "ASKS_MAX", 2)
     node_id = world.node()
     first, _ = world.ask(node_id), world.ask(node_id)
     with pytest.raises(Conflict, match="at most 2 asks"):
         world.ask(node_id)
     world.ask()
-    with world.database.write() as store:
-        world.catalog.asks.cancel(store, world.caller(world.provider), first)
+    world.do(world.catalog.asks.cancel, world.provider, first)
     world.ask(node_id)
 
 
@@ -385,11 +327,9 @@ def test_an_account_has_a_bounded_number_of_live_jobs(
 
 def test_an_account_uploads_so_much_a_day_and_again_the_next(world: World) -> None:
     blobs = replace(world.catalog.blobs, day_bytes_max=2 * (BLOB_ROW_BYTES + 10))
-    buyer = world.caller(world.buyer)
 
     def own(number: int, size: int = 10) -> None:
-        with world.database.write() as store:
-            blobs.own(store, buyer, f"{number:064x}", size)
+        world.do(blobs.own, world.buyer, f"{number:064x}", size)
 
     own(1)
     own(1)
@@ -397,8 +337,7 @@ def test_an_account_uploads_so_much_a_day_and_again_the_next(world: World) -> No
     with pytest.raises(TooLarge, match="24 hours"):
         own(3, 11)
     own(1)
-    with world.database.write() as store:
-        blobs.own(store, world.caller(world.stranger), "3" * 64, 11)
+    world.do(blobs.own, world.stranger, "3" * 64, 11)
     world.clock.advance(DAY_MS / 1000 + 1)
     own(3, 11)
 
@@ -412,13 +351,11 @@ def test_a_blob_above_its_limit_is_refused_while_it_comes(world: World) -> None:
 
 
 def test_an_input_must_be_a_blob_of_the_buyer(world: World) -> None:
-    world.ask()
-    world.fund()
+    world.offer()
     sha256 = world.keep_blob(b"folder")
     with pytest.raises(InvalidInput):
         world.submit(inputs={"sha256": sha256, "size": 6})
-    with world.database.write() as store:
-        world.catalog.blobs.own(store, world.caller(world.buyer), sha256, 6)
+    world.do(world.catalog.blobs.own, world.buyer, sha256, 6)
     with pytest.raises(InvalidInput):
         world.submit(inputs={"sha256": sha256, "size": 7})
     job_id = world.submit(inputs={"sha256": sha256, "size": 6})

@@ -14,18 +14,15 @@ LOST_S = 25  # more than a provider may be silent
 def running(world: World, **changes: object) -> tuple[str, str]:
     """A job that has been running for ten seconds and is retried on everything."""
     world.ask(price="2.00")
-    world.ask(price="2.50")
-    world.fund()
+    world.offer(price="2.50")
     job_id, lease_id = world.open(**{"retry": RETRY, **changes})
     world.use(lease_id, 0, 0)
-    world.clock.advance(10)
-    world.use(lease_id, 1, 10_000)
+    world.use(lease_id, 1, 10_000, after=10)
     return job_id, lease_id
 
 
 def cancel(world: World, job_id: str) -> None:
-    with world.database.write() as store:
-        world.catalog.jobs.cancel(store, world.caller(world.buyer), job_id)
+    world.do(world.catalog.jobs.cancel, world.buyer, job_id)
 
 
 def fall_silent(world: World) -> None:
@@ -35,10 +32,8 @@ def fall_silent(world: World) -> None:
 
 def late_opening(world: World) -> tuple[str, str]:
     """A job that failed because its buyer spoilt the opening, and the lease that opened anyway."""
-    world.ask()
-    world.fund()
-    job_id = world.submit()
-    world.match()
+    world.offer()
+    job_id = world.queue()
     lease_id = world.refuse_opening(job_id, "InsufficientBalance(5, 4)")
     assert world.job(job_id).state is JobState.FAILED
     world.open_late(lease_id)
@@ -134,10 +129,7 @@ def test_a_job_that_moves_on_stays_charged_to_its_key_until_it_ends(world: World
     second = world.job(job_id).lease_id or ""
     assert second != lease_id
     world.use(second, 0, 0)
-    world.clock.advance(10)
-    world.finish(second, 1, 10_000)
-    world.close(second)
-    world.chain.mine()
+    world.end(second, 1, 10_000, after=10)
     actual = world.lease(lease_id).lock + world.lease(second).released
     assert world.job(job_id).state is JobState.SUCCEEDED
     assert charged() == (actual, actual)
@@ -146,9 +138,7 @@ def test_a_job_that_moves_on_stays_charged_to_its_key_until_it_ends(world: World
 @pytest.mark.parametrize("act", ["report", "close", "stop", "cancel"])
 def test_what_comes_too_late_is_refused_as_a_conflict(world: World, act: str) -> None:
     job_id, lease_id = running(world)
-    world.finish(lease_id, 2, 10_000)
-    world.close(lease_id)
-    world.chain.mine()
+    world.end(lease_id, 2, 10_000)
     late = {
         "report": lambda: world.finish(lease_id, 2, 10_000),
         "close": lambda: world.close(lease_id),

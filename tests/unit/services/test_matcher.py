@@ -32,8 +32,7 @@ def busy(world: World, seed: int) -> None:
             node = world.node(gpus=choose.randint(1, 3))
             asks.append(world.ask(node, price, start_limit="1h"))
         elif what < 0.75:
-            job_id = world.submit(retry=REST, start_deadline=f"{choose.randint(60, 120)}m")
-            world.match()
+            job_id = world.queue(retry=REST, start_deadline=f"{choose.randint(60, 120)}m")
             if world.job(job_id).state == "matched":
                 open_leases.append(world.job(job_id).lease_id or "")
         elif what < 0.85 and open_leases:
@@ -41,9 +40,7 @@ def busy(world: World, seed: int) -> None:
             lease_id = open_leases.pop(0)
             if world.lease(lease_id).state == "active":
                 world.use(lease_id, 0, 0)
-                world.finish(lease_id, 1, 0)
-                world.close(lease_id)
-                world.chain.mine()
+                world.end(lease_id, 1, 0)
         else:
             with world.database.write() as store:
                 caller = world.caller(world.provider)
@@ -101,8 +98,7 @@ def test_book_started_from_a_snapshot_goes_on_as_the_replayed_one(
 
 def test_view_shows_the_book_up_to_what_the_matcher_has_decided(world: World) -> None:
     first, second = world.ask(), world.ask()
-    with world.database.write() as store:
-        world.catalog.asks.cancel(store, world.caller(world.provider), first)
+    world.do(world.catalog.asks.cancel, world.provider, first)
     follower = Bookkeeper(world.catalog.market, world.database)
     with follower.view() as book:
         assert {ask.order.id for ask in book.asks()} == {first, second}
@@ -125,10 +121,8 @@ def other_matcher(world: World) -> Matcher:
 
 
 def test_a_matcher_that_starts_later_goes_on_where_the_other_stopped(world: World) -> None:
-    world.ask(world.node(gpus=2))
-    world.fund()
-    world.submit()
-    world.match()
+    world.offer(world.node(gpus=2))
+    world.queue()
     second = other_matcher(world)
     assert second.tick() == 0
     world.submit()
@@ -142,8 +136,7 @@ def test_a_matcher_that_starts_later_goes_on_where_the_other_stopped(world: Worl
 def test_a_write_that_fails_leaves_no_fill_and_is_done_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.ask()
-    world.fund()
+    world.offer()
     job_id = world.submit()
     real = Matcher._open_call
 
@@ -162,8 +155,7 @@ def test_a_write_that_fails_leaves_no_fill_and_is_done_again(
 
 
 def test_shares_fill_one_gpu_and_never_more(world: World) -> None:
-    world.ask()
-    world.fund()
+    world.offer()
     jobs = [world.submit(resources={"gpu": "H100:0.4"}) for _ in range(3)]
     world.match()
     assert [world.job(job_id).state for job_id in jobs] == ["matched", "matched", "no_match"]

@@ -20,7 +20,7 @@ from settlement.eip712 import Domain, text32
 from settlement.orders import Ask
 from settlement.signing import LocalSigner, sign
 from tests.databases import rows_of
-from tests.market_world import H100, World, gpu, job_spec
+from tests.market_world import H100, World, gpu, job_spec, node_listing
 
 
 def drafted(world: World, node_id: str, **terms: Any) -> Ask:
@@ -34,10 +34,8 @@ def drafted(world: World, node_id: str, **terms: Any) -> Ask:
 
 def create(world: World, ask: Ask, signature: bytes | None = None) -> str:
     signature = signature or sign(ask, world.domain, world.provider)
-    caller = world.caller(world.provider)
-    with world.database.write() as store:
-        checked = world.catalog.asks.check(SignedAsk(ask=ask, signature=signature))
-        return world.catalog.asks.create(store, caller, checked).id
+    checked = world.catalog.asks.check(SignedAsk(ask=ask, signature=signature))
+    return world.do(world.catalog.asks.create, world.provider, checked).id
 
 
 def test_a_gpu_is_listed_once_in_the_whole_market(world: World) -> None:
@@ -56,23 +54,9 @@ def test_a_gpu_is_listed_once_in_the_whole_market(world: World) -> None:
 def _register(
     world: World, gpus: tuple[dict[str, Any], ...], by: LocalSigner | None = None, **changes: Any
 ) -> Any:
-    fields: dict[str, Any] = {
-        "number": 77,
-        "name": "clash",
-        "region": "eu",
-        "tier": H100,
-        "gpus": gpus,
-        "cpu_milli": 1,
-        "memory_mib": 1,
-        "storage_mib": 1,
-        "runtime": "process",
-        "shared": False,
-        "interval_ms": None,
-    }
-    with world.database.write() as store:
-        return world.catalog.nodes.register(
-            store, world.caller(by or world.stranger), NewNode.model_validate({**fields, **changes})
-        )
+    sizes = {"cpu_milli": 1, "memory_mib": 1, "storage_mib": 1, "shared": False}
+    new = NewNode.model_validate(node_listing(77, list(gpus), **{**sizes, **changes}))
+    return world.do(world.catalog.nodes.register, by or world.stranger, new)
 
 
 def _provide(world: World) -> Any:
@@ -100,13 +84,10 @@ def test_a_node_of_an_unknown_tier_is_refused_with_a_hint(world: World) -> None:
 
 def test_draining_takes_a_nodes_asks_off_the_book(world: World) -> None:
     node = world.node(gpus=2)
-    ask = world.ask(node)
-    world.fund()
+    ask = world.offer(node)
     _, lease_id = world.open()
-    with world.database.write() as store:
-        world.catalog.nodes.drain(store, world.caller(world.provider), node)
-    job_id = world.submit()
-    world.match()
+    world.do(world.catalog.nodes.drain, world.provider, node)
+    job_id = world.queue()
     assert world.job(job_id).state == "no_match"
     assert world.lease(lease_id).state == "active"
     with world.database.read() as store:
@@ -120,65 +101,51 @@ def test_draining_takes_a_nodes_asks_off_the_book(world: World) -> None:
 
 def test_a_node_whose_agent_left_matches_nothing_until_it_is_back(world: World) -> None:
     node = _provide(world).id
-    before = world.ask(node)
-    world.fund()
-    with world.database.write() as store:
-        caller = world.caller(world.provider)
-        assert world.catalog.nodes.leave(store, caller, node).state == "away"
+    before = world.offer(node)
+    assert world.do(world.catalog.nodes.leave, world.provider, node).state == "away"
     meanwhile = world.ask(node)
-    job_id = world.submit()
-    world.match()
+    job_id = world.queue()
     assert world.job(job_id).state == "no_match"
     with world.database.read() as store:
         for ask in (before, meanwhile):
             row = store.asks.get(ask)
             assert (row.state, row.reason) == ("suspended", "node_away")
     assert _provide(world).state == "active"
-    job_id = world.submit()
-    world.match()
+    job_id = world.queue()
     assert world.job(job_id).state == "matched"
     with world.database.read() as store:
         assert {store.asks.get(ask).state for ask in (before, meanwhile)} == {"open"}
 
 
 def test_a_silent_node_matches_nothing_until_it_is_heard_of_again(world: World) -> None:
-    node, caller = world.node(), world.caller(world.provider)
-    ask = world.ask(node)
-    world.fund()
+    node = world.node()
+    ask = world.offer(node)
     world.clock.advance(20)
     assert world.catalog.watchdog.rest_silent() == 0
     world.clock.advance(1)
     assert world.catalog.watchdog.rest_silent() == 1
     assert world.catalog.watchdog.rest_silent() == 0
-    job_id = world.submit()
-    world.match()
+    job_id = world.queue()
     assert world.job(job_id).state == "no_match"
-    with world.database.read() as store:
-        row = store.asks.get(ask)
+    row = world.row("asks", ask)
     assert (row.state, row.reason) == ("suspended", "node_away")
-    with world.database.write() as store:
-        assert world.catalog.nodes.heartbeat(store, caller, node).state == "active"
-    job_id = world.submit()
-    world.match()
+    assert world.do(world.catalog.nodes.heartbeat, world.provider, node).state == "active"
+    job_id = world.queue()
     assert world.job(job_id).state == "matched"
 
 
 def test_a_node_that_says_it_lives_keeps_its_asks_and_a_drained_one_stays_drained(
     world: World,
 ) -> None:
-    node, drained = world.node(), world.node()
-    caller = world.caller(world.provider)
+    node, drained, nodes = world.node(), world.node(), world.catalog.nodes
     ask = world.ask(node)
-    with world.database.write() as store:
-        world.catalog.nodes.drain(store, caller, drained)
+    world.do(nodes.drain, world.provider, drained)
     for _ in range(3):
         world.clock.advance(20)
-        with world.database.write() as store:
-            world.catalog.nodes.heartbeat(store, caller, node)
-            assert world.catalog.nodes.heartbeat(store, caller, drained).state == "draining"
+        world.do(nodes.heartbeat, world.provider, node)
+        assert world.do(nodes.heartbeat, world.provider, drained).state == "draining"
         assert world.catalog.watchdog.rest_silent() == 0
-    with world.database.read() as store:
-        assert store.asks.get(ask).state == "open"
+    assert world.row("asks", ask).state == "open"
 
 
 def test_a_market_that_was_away_calls_no_node_silent_for_that(world: World) -> None:
@@ -202,35 +169,30 @@ def test_draining_a_node_that_is_away_cancels_the_asks_that_rest(world: World) -
 
 def test_a_drained_node_listed_again_stays_drained_until_it_is_resumed(world: World) -> None:
     gpus = (gpu("GPU-x"),)
-    node, caller = _register(world, gpus), world.caller(world.stranger)
-    with world.database.write() as store:
-        world.catalog.nodes.drain(store, caller, node.id)
+    node = _register(world, gpus)
+    world.do(world.catalog.nodes.drain, world.stranger, node.id)
     assert _register(world, gpus).state == "draining"
-    with world.database.write() as store:
-        assert world.catalog.nodes.resume(store, caller, node.id).state == "active"
+    assert world.do(world.catalog.nodes.resume, world.stranger, node.id).state == "active"
     assert _register(world, gpus).state == "active"
 
 
 def test_a_resumed_node_takes_asks_again(world: World) -> None:
-    node = world.node()
-    with world.database.write() as store:
-        world.catalog.nodes.drain(store, world.caller(world.provider), node)
-        with pytest.raises(NotFound):
-            world.catalog.nodes.resume(store, world.caller(world.stranger), node)
-        world.catalog.nodes.resume(store, world.caller(world.provider), node)
+    node, nodes = world.node(), world.catalog.nodes
+    world.do(nodes.drain, world.provider, node)
+    with pytest.raises(NotFound):
+        world.do(nodes.resume, world.stranger, node)
+    world.do(nodes.resume, world.provider, node)
     assert world.ask(node)
 
 
 def test_a_cancelled_ask_takes_no_new_fills(world: World) -> None:
     ask = world.ask()
-    with world.database.write() as store, pytest.raises(NotFound):
-        world.catalog.asks.cancel(store, world.caller(world.stranger), ask)
-    with world.database.write() as store:
-        world.catalog.asks.cancel(store, world.caller(world.provider), ask)
-        world.catalog.asks.cancel(store, world.caller(world.provider), ask)
+    with pytest.raises(NotFound):
+        world.do(world.catalog.asks.cancel, world.stranger, ask)
+    for _ in range(2):
+        world.do(world.catalog.asks.cancel, world.provider, ask)
     world.fund()
-    job_id = world.submit()
-    world.match()
+    job_id = world.queue()
     assert world.job(job_id).state == "no_match"
 
 
@@ -239,8 +201,7 @@ def test_an_ask_that_expires_leaves_the_book_and_says_so(world: World) -> None:
     world.match()
     world.clock.advance(62)
     world.match()
-    with world.database.read() as store:
-        assert store.asks.get(ask).state == "expired"
+    assert world.row("asks", ask).state == "expired"
 
 
 @pytest.mark.parametrize(
@@ -316,8 +277,7 @@ def test_terms_of_a_draft_are_checked_with_pointers(
 
 
 def test_the_book_is_shown_best_price_first_with_what_is_free(world: World) -> None:
-    dear, cheap = world.ask(price="2.80"), world.ask(world.node(gpus=2), price="1.90")
-    world.fund()
+    dear, cheap = world.offer(price="2.80"), world.ask(world.node(gpus=2), price="1.90")
     world.open()
     book = world.catalog.quotes.book(None)
     assert world.catalog.quotes.book("A100-80GB-SXM").asks == ()

@@ -6,7 +6,7 @@ import pytest
 
 from marketplace.db.tables import AskRow, NodeRow
 from marketplace.domain.life import BROKEN_REASONS, StopReason
-from marketplace.services.liferows import lease_life
+from marketplace.services.lives import lease_life
 from marketplace.services.views import ask_view, node_view
 from tests.databases import rows_of
 from tests.market_world import World
@@ -44,8 +44,7 @@ def lose(world: World) -> str:
 
 @pytest.fixture
 def open_world(world: World) -> World:
-    world.ask(world.node(gpus=4))
-    world.fund()
+    world.offer(world.node(gpus=4))
     return world
 
 
@@ -69,8 +68,7 @@ def test_lease_kept_raises_and_lease_lost_lowers(open_world: World) -> None:
 def test_jobs_that_ask_for_more_go_elsewhere(open_world: World) -> None:
     run(open_world, **PICKY)
     lose(open_world)
-    refused = open_world.submit(**PICKY)
-    open_world.match()
+    refused = open_world.queue(**PICKY)
     job = open_world.job(refused)
     assert job.state == "no_match"
     assert job.explanation is not None
@@ -86,8 +84,7 @@ def test_a_second_node_begins_where_its_provider_is(open_world: World) -> None:
 
 
 def test_job_that_wants_verified_nodes_is_told_that_there_are_none(open_world: World) -> None:
-    job_id = open_world.submit(placement={"verified_only": True})
-    open_world.match()
+    job_id = open_world.queue(placement={"verified_only": True})
     job = open_world.job(job_id)
     assert job.state == "no_match"
     assert job.detail is not None

@@ -5,7 +5,6 @@ import pytest
 from marketplace.db.tables import ReceiptRow
 from marketplace.services import settling
 from settlement.ports import IntentKind, IntentState
-from tests.databases import rows_of
 from tests.market_world import TOKEN, World
 
 
@@ -28,6 +27,13 @@ def running(world: World, **changes: object) -> str:
     return lease_id
 
 
+@pytest.fixture
+def lease_id(world: World) -> str:
+    """A lease whose job has just begun to run."""
+    world.offer()
+    return running(world)
+
+
 def five_used(world: World) -> list[str]:
     """Running leases, each with two seconds countersigned."""
     leases = [running(world) for _ in range(5)]
@@ -37,20 +43,17 @@ def five_used(world: World) -> list[str]:
     return leases
 
 
-def test_only_the_greatest_voucher_is_sent_and_each_step_is_paid_once(world: World) -> None:
-    world.ask()
-    world.fund()
-    lease_id = running(world)
+def test_only_the_greatest_voucher_is_sent_and_each_step_is_paid_once(
+    world: World, lease_id: str
+) -> None:
     for sequence in (1, 2, 3):
-        world.clock.advance(1)
-        world.use(lease_id, sequence, sequence * 1_000)
+        world.use(lease_id, sequence, sequence * 1_000, after=1)
     assert world.catalog.settling.settle() == 1
     assert world.catalog.settling.settle() == 0
     world.chain.mine()
     assert world.lease(lease_id).settled["ms"] == 3_000
     assert world.catalog.settling.settle() == 0
-    world.clock.advance(1)
-    world.use(lease_id, 4, 4_000)
+    world.use(lease_id, 4, 4_000, after=1)
     assert world.catalog.settling.settle() == 1
     world.chain.mine()
     assert world.chain.balances[world.provider.address] == 4_000 * 2500 * TOKEN // 3_600_000_000
@@ -58,8 +61,7 @@ def test_only_the_greatest_voucher_is_sent_and_each_step_is_paid_once(world: Wor
 
 
 def test_many_leases_go_into_one_batch(world: World) -> None:
-    world.ask(world.node(gpus=5))
-    world.fund()
+    world.offer(world.node(gpus=5))
     leases = five_used(world)
     assert world.catalog.settling.settle() == 5
     world.chain.mine()
@@ -67,15 +69,12 @@ def test_many_leases_go_into_one_batch(world: World) -> None:
     assert all(world.lease(x).settled["ms"] == 2_000 for x in leases)
 
 
-def test_a_voucher_that_comes_while_one_is_in_flight_waits_for_it(world: World) -> None:
-    world.ask()
-    world.fund()
-    lease_id = running(world)
-    world.clock.advance(1)
-    world.use(lease_id, 1, 1_000)
+def test_a_voucher_that_comes_while_one_is_in_flight_waits_for_it(
+    world: World, lease_id: str
+) -> None:
+    world.use(lease_id, 1, 1_000, after=1)
     world.catalog.settling.settle()
-    world.clock.advance(1)
-    world.use(lease_id, 2, 2_000)
+    world.use(lease_id, 2, 2_000, after=1)
     assert world.catalog.settling.settle() == 0
     world.chain.mine()
     assert world.lease(lease_id).settled["ms"] == 1_000
@@ -84,12 +83,8 @@ def test_a_voucher_that_comes_while_one_is_in_flight_waits_for_it(world: World) 
     assert world.lease(lease_id).settled["ms"] == 2_000
 
 
-def test_a_refused_settlement_is_tried_again_after_a_while(world: World) -> None:
-    world.ask()
-    world.fund()
-    lease_id = running(world)
-    world.clock.advance(1)
-    world.use(lease_id, 1, 1_000)
+def test_a_refused_settlement_is_tried_again_after_a_while(world: World, lease_id: str) -> None:
+    world.use(lease_id, 1, 1_000, after=1)
     world.catalog.settling.settle()
     (key,) = intents(world, IntentKind.SETTLE)
     world.chain.refusals[key] = "UsageAheadOfTime(1, 2)"
@@ -104,12 +99,10 @@ def test_a_refused_settlement_is_tried_again_after_a_while(world: World) -> None
     assert world.catalog.settling.settle() == 1
 
 
-def test_a_close_under_way_pays_everything_so_nothing_is_settled_beside_it(world: World) -> None:
-    world.ask()
-    world.fund()
-    lease_id = running(world)
-    world.clock.advance(3)
-    world.use(lease_id, 1, 3_000)
+def test_a_close_under_way_pays_everything_so_nothing_is_settled_beside_it(
+    world: World, lease_id: str
+) -> None:
+    world.use(lease_id, 1, 3_000, after=3)
     world.finish(lease_id, 2, 3_000)
     world.close(lease_id)
     assert world.catalog.settling.settle() == 0
@@ -119,11 +112,9 @@ def test_a_close_under_way_pays_everything_so_nothing_is_settled_beside_it(world
 
 
 def test_counted_usage_goes_its_own_way(world: World) -> None:
-    world.ask(prices={"unit": "0.001"}, unit="request")
-    world.fund()
+    world.offer(prices={"unit": "0.001"}, unit="request")
     lease_id = running(world, units={"name": "request", "max": 100, "max_price": "0.01"})
-    world.clock.advance(2)
-    world.use(lease_id, 1, 2_000, units=40)
+    world.use(lease_id, 1, 2_000, units=40, after=2)
     assert world.catalog.settling.settle() == 1
     world.chain.mine()
     assert intents(world, IntentKind.SETTLE) == []
@@ -133,12 +124,10 @@ def test_counted_usage_goes_its_own_way(world: World) -> None:
     assert world.chain.balances[world.provider.address] == time + TOKEN * 40 // 1000
 
 
-def test_a_voucher_countersigned_long_after_the_end_is_paid_within_the_window(world: World) -> None:
-    world.ask()
-    world.fund()
-    lease_id = running(world)
-    world.clock.advance(5)
-    row, refusal = world.attest(lease_id, 1, 5_000)
+def test_a_voucher_countersigned_long_after_the_end_is_paid_within_the_window(
+    world: World, lease_id: str
+) -> None:
+    row, refusal = world.attest(lease_id, 1, 5_000, after=5)
     assert refusal is None
     world.stop(lease_id)
     world.chain.mine()
@@ -151,12 +140,10 @@ def test_a_voucher_countersigned_long_after_the_end_is_paid_within_the_window(wo
     assert world.chain.balances[world.provider.address] == 5_000 * 2500 * TOKEN // 3_600_000_000
 
 
-def test_after_end_and_window_the_rest_is_refunded_without_anyone(world: World) -> None:
-    world.ask()
-    world.fund()
-    lease_id = running(world)
-    world.clock.advance(5)
-    world.use(lease_id, 1, 5_000)
+def test_after_end_and_window_the_rest_is_refunded_without_anyone(
+    world: World, lease_id: str
+) -> None:
+    world.use(lease_id, 1, 5_000, after=5)
     world.catalog.settling.settle()
     world.chain.mine()
     assert world.catalog.settling.refund() == 0
@@ -167,8 +154,7 @@ def test_after_end_and_window_the_rest_is_refunded_without_anyone(world: World) 
     world.chain.mine()
     paid = 5_000 * 2500 * TOKEN // 3_600_000_000
     assert world.chain.balances[world.buyer.address] == 100 * TOKEN - paid
-    with world.database.read() as store:
-        (row,) = rows_of(store, ReceiptRow)
+    (row,) = world.rows(ReceiptRow)
     assert row.document["conserved"] is True
 
 
@@ -177,8 +163,7 @@ def test_a_batch_is_as_small_as_one_transaction_takes(
 ) -> None:
     assert settling.BATCH_MAX * 44_000 * 5 // 4 < 2**24
     monkeypatch.setattr(settling, "BATCH_MAX", 2)
-    world.ask(world.node(gpus=5))
-    world.fund()
+    world.offer(world.node(gpus=5))
     leases = five_used(world)
     assert world.catalog.settling.settle() == 5
     assert len(intents(world, IntentKind.SETTLE)) == 3
@@ -186,12 +171,10 @@ def test_a_batch_is_as_small_as_one_transaction_takes(
     assert all(world.lease(x).settled["ms"] == 2_000 for x in leases)
 
 
-def test_vouchers_of_an_intent_that_cannot_be_sent_go_into_another_one(world: World) -> None:
-    world.ask()
-    world.fund()
-    lease_id = running(world)
-    world.clock.advance(1)
-    world.use(lease_id, 1, 1_000)
+def test_vouchers_of_an_intent_that_cannot_be_sent_go_into_another_one(
+    world: World, lease_id: str
+) -> None:
+    world.use(lease_id, 1, 1_000, after=1)
     world.catalog.settling.settle()
     with world.database.read() as store:
         intent = store.intent(*intents(world, IntentKind.SETTLE))
@@ -205,10 +188,9 @@ def test_vouchers_of_an_intent_that_cannot_be_sent_go_into_another_one(world: Wo
     assert world.catalog.settling.settle() == 0
 
 
-def test_a_refund_that_died_is_asked_for_again_at_ever_longer_pauses(world: World) -> None:
-    world.ask()
-    world.fund()
-    lease_id = running(world)
+def test_a_refund_that_died_is_asked_for_again_at_ever_longer_pauses(
+    world: World, lease_id: str
+) -> None:
     world.clock.advance(660 + 120 + 5)
     world.chain.mine()
     ask, name = world.catalog.settling.refund, f"refund:{lease_id}"
@@ -232,8 +214,7 @@ def test_a_refund_that_died_is_asked_for_again_at_ever_longer_pauses(world: Worl
 
 
 def test_only_who_leads_asks_for_refunds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.ask()
-    world.fund()
+    world.offer()
     running(world)
     world.clock.advance(660 + 120 + 5)
     world.chain.mine()

@@ -15,16 +15,13 @@ from marketplace.errors import (
 from marketplace.wire.orders import SignedCancel
 from settlement.orders import Cancel
 from settlement.ports import IntentKind
-from settlement.signing import LocalSigner, sign
-from tests.databases import rows_of
+from settlement.signing import LocalSigner
 from tests.market_world import TOKEN, World
 
 
 def test_a_top_up_is_written_out_within_the_budget(world: World) -> None:
-    world.ask()
-    world.fund()
-    job_id, lease_id = world.open(budget={"max_total": "1"})
-    buyer, prepare = world.caller(world.buyer), world.catalog.topups.prepare
+    job_id, lease_id = world.start(budget={"max_total": "1"})
+    buyer, prepare = world.caller(world.buyer), world.catalog.jobs.top_up
     with world.database.read() as store:
         made = prepare(store, buyer, job_id, 60)
         assert (made.lease_id, made.transaction.call) == (lease_id, "top_up")
@@ -47,8 +44,7 @@ def cancel(world: World, signer: LocalSigner, order_id: str | None) -> list[str]
     cancels, caller = world.catalog.cancels, world.caller(signer)
     with world.database.write() as store:
         message = cancels.prepare(store, caller, order_id)
-        signature = sign(message, world.domain, signer)
-        signed = SignedCancel(cancel=message, signature=signature)
+        signed = world.signed(SignedCancel, signer, cancel=message)
         cancels.check(caller, signed)
         done = cancels.submit(store, caller, signed)
     world.match()
@@ -60,19 +56,16 @@ RESTING = {"start_deadline": "1h", "retry": {"on_events": ["no-capacity"], "dura
 
 
 def test_a_cancelled_ask_fills_nothing_and_is_void_on_chain(world: World) -> None:
-    world.fund()
-    ask_id = world.ask()
+    ask_id = world.offer()
     assert cancel(world, world.provider, ask_id) == [ask_id]
     assert world.chain.cancelled == {(world.provider.address, 0)}
-    job_id = world.submit()
-    world.match()
+    job_id = world.queue()
     assert world.job(job_id).state == "no_match"
 
 
 def test_a_cancelled_bid_leaves_the_book_and_its_job_ends(world: World) -> None:
     world.fund()
-    job_id = world.submit(**RESTING)
-    world.match()
+    job_id = world.queue(**RESTING)
     assert cancel(world, world.buyer, job_id) == [world.job(job_id).bid_id]
     assert world.job(job_id).state == "cancelled"
     world.ask()
@@ -81,8 +74,7 @@ def test_a_cancelled_bid_leaves_the_book_and_its_job_ends(world: World) -> None:
 
 
 def test_a_bid_cancelled_while_it_runs_is_not_opened_again(world: World) -> None:
-    world.fund()
-    world.ask()
+    world.offer()
     retry = {"on_events": ["interruption"], "duration": "1h"}
     job_id, lease_id = world.open(retry=retry)
     world.use(lease_id, 0, 0)
@@ -108,15 +100,13 @@ def test_all_older_orders_are_cancelled_and_a_later_one_is_not(world: World) -> 
     assert kept.orders_from == kept.next_salt == 2
     later = world.ask()
     early = Cancel(world.provider.address, 99, True)
-    signature = sign(early, world.domain, world.provider)
     caller, cancels = world.caller(world.provider), world.catalog.cancels
-    signed = SignedCancel(cancel=early, signature=signature)
+    signed = world.signed(SignedCancel, world.provider, cancel=early)
     cancels.check(caller, signed)
     with world.database.write() as store, pytest.raises(InvalidInput):
         cancels.submit(store, caller, signed)
     job_id, _ = world.open()
-    with world.database.read() as store:
-        (lease,) = rows_of(store, LeaseRow, job_id=job_id)
+    (lease,) = world.rows(LeaseRow, job_id=job_id)
     assert lease.ask_id == later
 
 
@@ -129,8 +119,7 @@ def test_a_cancel_is_the_accounts_own(world: World) -> None:
             (world.stranger, world.provider, InvalidSignature),
             (world.provider, world.stranger, InvalidInput),
         ):
-            signature = sign(message, world.domain, signer)
-            signed = SignedCancel(cancel=message, signature=signature)
+            signed = world.signed(SignedCancel, signer, cancel=message)
             with pytest.raises(error):
                 cancels.check(world.caller(caller), signed)
         for order_id in (ask_id, "job_none", None):
@@ -141,12 +130,9 @@ def test_a_cancel_is_the_accounts_own(world: World) -> None:
 def submit(world: World, signer: LocalSigner, salt: int, *, and_older: bool = False) -> None:
     """Sign a Cancel that nobody wrote out, and hand it in."""
     message = Cancel(signer.address, salt, and_older)
-    with world.database.write() as store:
-        signature = sign(message, world.domain, signer)
-        caller = world.caller(signer)
-        signed = SignedCancel(cancel=message, signature=signature)
-        world.catalog.cancels.check(caller, signed)
-        world.catalog.cancels.submit(store, caller, signed)
+    signed = world.signed(SignedCancel, signer, cancel=message)
+    world.catalog.cancels.check(world.caller(signer), signed)
+    world.do(world.catalog.cancels.submit, signer, signed)
 
 
 def refused(world: World, error: type[MarketError], salt: int, *, and_older: bool = False) -> None:
@@ -238,9 +224,7 @@ def test_a_cancel_of_all_orders_that_died_is_written_out_again(world: World) -> 
 
 
 def test_a_stop_that_died_is_sent_again(world: World) -> None:
-    world.ask()
-    world.fund()
-    _, lease_id = world.open()
+    _, lease_id = world.start()
     world.stop(lease_id)
     world.stop(lease_id)
     die(world, IntentKind.STOP)

@@ -28,8 +28,7 @@ def test_why_nothing_fits_has_counts_changes_and_money() -> None:
 
 
 def test_a_receipt_leads_from_readings_to_transactions(world: World) -> None:
-    world.ask(price="2")
-    world.fund()
+    world.offer(price="2")
     job_id, lease_id = world.run(1_800, max_duration="1h")
     lease = world.lease(lease_id)
     with world.database.read() as store:

@@ -1,0 +1,311 @@
+"""What providers offer: nodes with their GPUs, and the asks they sign for them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+
+from marketplace.db.store import Store
+from marketplace.db.tables import AskRow, GpuRow, NodeRow
+from marketplace.domain.drafts import AskingNode, AskState, NodeState, ask_of
+from marketplace.domain.reliability import NEWCOMER_MILLI
+from marketplace.domain.tier import TierRegistry
+from marketplace.errors import (
+    AlreadyExists,
+    Conflict,
+    InvalidInput,
+    InvalidOrder,
+    InvalidSignature,
+    NotFound,
+    Problem,
+)
+from marketplace.limits import NODE_ASKS_MAX as ASKS_MAX
+from marketplace.limits import ORDER_SECONDS_MAX
+from marketplace.services.accounts import note_salt
+from marketplace.services.common import Principal, check_account, new_id, unmet
+from marketplace.services.orderlog import log_ask, log_ask_closed, log_node
+from marketplace.services.ports import Clock, EscrowReads, Market
+from marketplace.wire.base import hex_text
+from marketplace.wire.market import NewGpu, NewNode
+from marketplace.wire.orders import AskDraft, SignedAsk
+from settlement.eip712 import ZERO_ADDRESS, from_text32, text32
+from settlement.errors import FieldError
+from settlement.orders import FLAG_SHARED, Ask
+
+AWAY = "node_away"  # why asks of a node rest whose agent has ended or fell silent
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    market: Market
+    clock: Clock
+    tiers: TierRegistry
+
+    def register(self, store: Store, caller: Principal, new: NewNode) -> NodeRow:
+        """List a node; the same number with the same GPUs again brings the node up to date.
+
+        A drained node stays drained: a restart of its agent is no word of its provider. One that
+        was away is back, and with it the asks that rested meanwhile. Raises InvalidInput,
+        AlreadyExists: its number or one of its UUIDs is taken.
+        """
+        self._check(new)
+        now_ms = self.clock()
+        told = {
+            **new.model_dump(exclude={"number", "gpus"}),
+            "gpu_count": len(new.gpus),
+            "simulated": any(gpu.simulated for gpu in new.gpus),
+            "interval_ms": new.interval_ms or self.market.interval_ms,
+            "seen_ms": now_ms,
+        }
+        node = store.nodes.by_number(caller.account, new.number)
+        if node is not None and self._same_gpus(store, node, new.gpus):
+            before = (node.region, node.runtime)
+            for name, value in told.items():
+                setattr(node, name, value)
+            self._return(store, node)
+            if (node.region, node.runtime) != before:
+                log_node(store, node, now_ms)
+            return node
+        known = store.nodes.reliability_of(caller.account)
+        node = NodeRow(
+            id=new_id("node"),
+            provider=caller.account,
+            number=new.number,
+            state=NodeState.ACTIVE,
+            created_ms=now_ms,
+            reliability_milli=NEWCOMER_MILLI if known is None else known,
+            **told,
+        )
+        self._add(store, node, new.gpus)
+        return node
+
+    def _check(self, new: NewNode) -> None:
+        close = self.tiers.suggest(new.tier)
+        hint = f"; did you mean {close}?" if close else ""
+        is_tier, uuids = self.tiers.get(new.tier) is not None, {gpu.uuid for gpu in new.gpus}
+        problems = unmet(
+            "",
+            (is_tier, "tier", f"{new.tier!r} is not a tier of this market{hint}"),
+            (len(uuids) == len(new.gpus), "gpus", "name one GPU twice"),
+        )
+        if problems:
+            raise InvalidInput(problems)
+
+    def _return(self, store: Store, node: NodeRow) -> None:
+        """If the node was away, it is back, and its asks that rested meanwhile are on the book."""
+        if node.state != NodeState.AWAY:
+            return
+        node.state = NodeState.ACTIVE
+        for ask in _away_asks(store, node):
+            ask.state, ask.reason = AskState.OPEN, None
+            log_ask(store, ask, node, self.clock())
+
+    def _same_gpus(self, store: Store, node: NodeRow, gpus: tuple[NewGpu, ...]) -> bool:
+        def told(listed: Iterable[NewGpu | GpuRow]) -> set[tuple[object, ...]]:
+            return {(g.uuid, g.model, g.memory_mib, g.simulated) for g in listed}
+
+        return told(store.gpus.of_nodes([node.id])[node.id]) == told(gpus)
+
+    def _add(self, store: Store, node: NodeRow, gpus: tuple[NewGpu, ...]) -> None:
+        problem = Problem("/number", "is another node of yours")
+        store.nodes.add(node, AlreadyExists("the node number is taken", problems=[problem]))
+        for position, gpu in enumerate(gpus):
+            row = GpuRow(**gpu.model_dump(), node_id=node.id, position=position)
+            problem = Problem(f"/gpus/{position}/uuid", "is listed in the market already")
+            store.gpus.add(row, AlreadyExists("a GPU is listed once", problems=[problem]))
+
+    def get(self, store: Store, caller: Principal, node_id: str, *, lock: bool = False) -> NodeRow:
+        """A node of the caller (any, for an operator). Raises NotFound."""
+        node = store.nodes.get(node_id, lock=lock)
+        if node is None or (node.provider != caller.account and not caller.is_operator):
+            raise NotFound("no such node")
+        return node
+
+    def heartbeat(self, store: Store, caller: Principal, node_id: str) -> NodeRow:
+        """Note that the node is alive; one that was away is back, and with it its asks."""
+        node = self._own(store, caller, node_id)
+        node.seen_ms = self.clock()
+        self._return(store, node)
+        return node
+
+    def leave(self, store: Store, caller: Principal, node_id: str) -> NodeRow:
+        """The node's agent ends: its open asks rest until it is heard of again. So nobody is
+        matched to a machine that answers no more. Its leases end as it reports them."""
+        node = self._own(store, caller, node_id)
+        if node.state == NodeState.ACTIVE:
+            rest(store, node, self.clock())
+        return node
+
+    def drain(self, store: Store, caller: Principal, node_id: str) -> NodeRow:
+        """Take no new jobs on the node: its open asks are cancelled, what runs goes on."""
+        node = self._own(store, caller, node_id)
+        if node.state != NodeState.DRAINING:
+            node.state = NodeState.DRAINING
+            for ask in _away_asks(store, node):
+                ask.state, ask.reason = AskState.CANCELLED, "node_draining"
+            for ask in store.asks.of_node(node.id, AskState.OPEN):
+                ask.state, ask.reason = AskState.CANCELLED, "node_draining"
+                log_ask_closed(store, ask.id, self.clock())
+        return node
+
+    def resume(self, store: Store, caller: Principal, node_id: str) -> NodeRow:
+        """Let a drained node take jobs again; it needs new asks."""
+        node = self._own(store, caller, node_id)
+        if node.state == NodeState.DRAINING:
+            node.state = NodeState.ACTIVE
+        return node
+
+    def _own(self, store: Store, caller: Principal, node_id: str) -> NodeRow:
+        node = self.get(store, caller, node_id, lock=True)
+        if node.provider != caller.account:
+            raise NotFound("no such node")
+        return node
+
+
+def rest(store: Store, node: NodeRow, now_ms: int) -> None:
+    """Mark an active node as away and take its open asks off the book until it is back."""
+    node.state = NodeState.AWAY
+    for ask in store.asks.of_node(node.id, AskState.OPEN):
+        ask.state, ask.reason = AskState.SUSPENDED, AWAY
+        log_ask_closed(store, ask.id, now_ms)
+
+
+def _away_asks(store: Store, node: NodeRow) -> list[AskRow]:
+    return [ask for ask in store.asks.of_node(node.id, AskState.SUSPENDED) if ask.reason == AWAY]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedAsk:
+    """An ask, its signature, and why that does not count, as far as no store is needed."""
+
+    ask: Ask
+    signature: bytes
+    refusal: InvalidSignature | None
+
+
+@dataclass(frozen=True, slots=True)
+class Asks:
+    market: Market
+    clock: Clock
+    reads: EscrowReads
+
+    def prepare(self, node: NodeRow, draft: AskDraft, salt: int) -> Ask:
+        """The ask that a provider would sign for a node. Raises InvalidInput with all mistakes."""
+        offer = {field.name: getattr(node, field.name) for field in fields(AskingNode)}
+        return ask_of(
+            AskingNode(**offer),
+            {**draft.model_dump(exclude={"node_id"}), "prices": draft.prices},
+            opener=self.market.opener,
+            fee_bps=self.market.fee_bps,
+            now=self.clock() // 1000,
+            salt=salt,
+        )
+
+    def check(self, signed: SignedAsk) -> CheckedAsk:
+        """Check an ask's signature, if need be by the chain, before any transaction is begun.
+        Raises ChainError."""
+        ask, refusal = signed.ask, None
+        try:
+            check_account(ask, signed.signature, ask.provider, self.market, self.reads)
+        except InvalidSignature as error:
+            refusal = error
+        return CheckedAsk(ask, signed.signature, refusal)
+
+    def create(self, store: Store, caller: Principal, signed: CheckedAsk) -> AskRow:
+        """Put a signed ask on the book; if its node is away, once it is back. Nothing is stored of
+        one that is refused. Raises InvalidOrder, InvalidSignature, AlreadyExists, Conflict."""
+        ask = signed.ask
+        node = store.nodes.by_number(caller.account, ask.node)
+        problems = self._problems(ask, caller, node)
+        if problems or node is None:
+            raise InvalidOrder(problems)
+        if signed.refusal is not None:
+            raise signed.refusal
+        if node.state == NodeState.DRAINING:
+            raise Conflict("the node is draining; resume it before it takes asks")
+        away = node.state == NodeState.AWAY
+        now_ms = self.clock()
+        note_salt(store, ask.provider, ask.salt, "/ask/salt", now_ms)
+        row = AskRow(
+            id=new_id("ask"),
+            provider=ask.provider,
+            node_id=node.id,
+            hash=hex_text(ask.struct_hash()),
+            tier=ask.tier_name,
+            meter=ask.meter,
+            message=ask.to_message(),
+            signature=hex_text(signed.signature),
+            state=AskState.SUSPENDED if away else AskState.OPEN,
+            reason=AWAY if away else None,
+            expiry_s=ask.expiry,
+            created_ms=now_ms,
+        )
+        if store.asks.resting_count(node.id) >= ASKS_MAX:
+            raise Conflict(f"a node has at most {ASKS_MAX} asks; cancel one first")
+        store.asks.add(row, AlreadyExists("this ask is on the book already, or was"))
+        if not away:
+            log_ask(store, row, node, now_ms)
+        return row
+
+    def _problems(self, ask: Ask, caller: Principal, node: NodeRow | None) -> list[Problem]:
+        now_s = self.clock() // 1000
+        found = []
+
+        def expect(holds: bool, member: str, detail: str) -> None:
+            if not holds:
+                found.append(Problem(f"/ask/{member}", detail))
+
+        expect(ask.provider == caller.account, "provider", "must be the account of the API key")
+        expect(ask.meter != ZERO_ADDRESS, "meter", "must be a key that signs usage")
+        openers = (ZERO_ADDRESS, self.market.opener)
+        expect(ask.opener in openers, "opener", f"must be {self.market.opener}, or zero: anyone")
+        expect(ask.expiry > now_s, "expiry", "has passed")
+        expect(ask.expiry <= now_s + ORDER_SECONDS_MAX, "expiry", "lies more than 400 days ahead")
+        expect(ask.starts_at <= ask.expiry, "startsAt", "lies after the expiry")
+        expect(ask.max_fee_bps >= self.market.fee_bps, "maxFeeBps", "is below the market's fee")
+        expect(ask.min_seconds <= ask.max_seconds, "maxSeconds", "is below minSeconds")
+        expect(ask.start_limit_seconds > 0, "startLimitSeconds", "must be above zero")
+        try:
+            expect(from_text32(ask.unit).isprintable(), "unit", "is not text")
+        except FieldError as error:
+            expect(False, "unit", error.detail)
+        if node is None:
+            expect(False, "node", "is no node of yours")
+            return found
+        expect(ask.tier == text32(node.tier), "tier", f"must be {node.tier}, as the node")
+        expect(0 < ask.gpu_milli <= node.gpu_count * 1000, "gpuMilli", "is not what the node has")
+        expect(ask.gpu_milli % 1000 == 0, "gpuMilli", "must be whole GPUs")
+        expect(ask.cpu_milli <= node.cpu_milli, "cpuMilli", "is more than the node has")
+        expect(ask.memory_mib <= node.memory_mib, "memoryMib", "is more than the node has")
+        expect(ask.storage_mib <= node.storage_mib, "storageMib", "is more than the node has")
+        expect(not ask.flags & ~FLAG_SHARED, "flags", "has unknown bits set")
+        expect(not ask.flags & FLAG_SHARED or node.shared, "flags", "the node sells no shares")
+        return found
+
+    def page(
+        self,
+        store: Store,
+        equal: Mapping[str, str | None],
+        states: tuple[str, ...],
+        limit: int,
+        before: str | None,
+    ) -> list[AskRow]:
+        """Asks, newest first, by what their columns must equal if it is given, and by states."""
+        rows = store.asks.page(equal, states, limit, before)
+        store.nodes.hold(row.node_id for row in rows)
+        return rows
+
+    def get(self, store: Store, ask_id: str) -> AskRow:
+        row = store.asks.get(ask_id)
+        if row is None:
+            raise NotFound("no such ask")
+        return row
+
+    def cancel(self, store: Store, caller: Principal, ask_id: str) -> AskRow:
+        """Take an ask off the book: no new fills; leases it opened go on."""
+        row = store.asks.get(ask_id, lock=True)
+        if row is None or row.provider != caller.account:
+            raise NotFound("no such ask")
+        if row.state in (AskState.OPEN, AskState.SUSPENDED):
+            if row.state == AskState.OPEN:
+                log_ask_closed(store, row.id, self.clock())
+            row.state, row.reason = AskState.CANCELLED, "cancelled"
+        return row
