@@ -219,8 +219,8 @@ class Index:
             self.tiers[ask.ask.tier].buckets[ask.key].forget(ask)
         ask.key = key
 
-    def best(self, bid: BidView) -> tuple[AskView, int] | None:
-        """The fitting ask of the lowest all-in rate, then earliest arrival, and that rate.
+    def best(self, bid: BidView) -> AskView | None:
+        """The fitting ask of the lowest all-in rate, then earliest arrival.
 
         The price of the GPUs alone bounds the rate from below and orders the merge, so the search
         ends when the next bound cannot beat what was found.
@@ -240,19 +240,17 @@ class Index:
             beats = best is None or (rate, seq) < (best_rate, best_seq)
             if beats and rate <= limit and fits(ask, bid, rate):
                 best, best_rate, best_seq = ask, rate, seq
-            following = next(walk, None)
-            if following is None:
+            if (following := next(walk, None)) is None:
                 heappop(heap)
             else:
                 bound = following.gpu_hour * gpu_milli
                 heapreplace(heap, (bound, following.seq, limit, following, walk))
-        return None if best is None else (best, best_rate)
+        return best
 
     def _heads(self, bid: BidView) -> list[tuple[int, int, int, AskView, Iterator[AskView]]]:
         heap = []
         for name, limit in bid.limits.items():
-            tier = self.tiers.get(name)
-            if tier is None:
+            if (tier := self.tiers.get(name)) is None:
                 continue
             for bucket in tier.buckets_of(bid.shape):
                 if not bucket.prices:
