@@ -280,9 +280,11 @@ class World:
         sequence: int,
         ms: int,
         signer: LocalSigner | None = None,
+        after: float = 0,
         **changes: Any,
     ) -> tuple[AttestationRow, AttestationRefusal | None]:
-        """Hand in a meter's statement, signed by the meter unless said."""
+        """Hand in a meter's statement after so many seconds, signed by the meter unless said."""
+        self.clock.advance(after)
         said = self.statement(lease_id, sequence, ms, **changes)
         signed = self.signed(SignedAttestation, signer or self.meter, attestation=said)
         return self.do(self.catalog.attestations.take, self.provider, lease_id, signed)
@@ -317,8 +319,11 @@ class World:
         }
         return FinishReport.model_validate({**fields, **changes})
 
-    def finish(self, lease_id: str, sequence: int, ms: int, **changes: Any) -> None:
-        """The agent reports the end."""
+    def finish(
+        self, lease_id: str, sequence: int, ms: int, after: float = 0, **changes: Any
+    ) -> None:
+        """The agent reports the end after so many seconds."""
+        self.clock.advance(after)
         report = self.report(lease_id, sequence, ms, **changes)
         _, _, refusal = self.do(self.catalog.ends.finish, self.provider, lease_id, report)
         assert refusal is None, refusal

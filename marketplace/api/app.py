@@ -39,13 +39,11 @@ class MarketApi(FastAPI):
     limits: Limits = Limits()
 
     def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document, made once."""
         if self.openapi_schema is None:
             self.openapi_schema = finished(super().openapi())
         return self.openapi_schema
 
     def build_middleware_stack(self) -> ASGIApp:
-        """The usual stack with the gate around it."""
         inner, edge = super().build_middleware_stack(), self.state.edge
         return Gate(inner, self.limits, self.state.metrics.answered, edge.account_of)
 

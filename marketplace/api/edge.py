@@ -86,7 +86,6 @@ class Edge:
 
 
 def edge_of(request: Request) -> Edge:
-    """The application's edge."""
     edge: Edge = request.app.state.edge
     return edge
 
@@ -116,7 +115,6 @@ class SoundRoute(APIRoute):
                 self.response_fields.setdefault(status, self.response_fields[422])
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The usual handler behind the check."""
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
@@ -135,7 +133,6 @@ async def _check_media_type(request: Request) -> None:
 
 
 async def raw_body(request: Request) -> bytes:
-    """The request's body as it came."""
     return await request.body()
 
 
@@ -164,8 +161,6 @@ Provider = Annotated[Principal, caller_with("provider")]
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """One request that changes something."""
-
     edge: Edge
     request: Request
     body: bytes

@@ -25,8 +25,6 @@ router = APIRouter()
 
 
 class Metrics:
-    """The requests of one application."""
-
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         labels = ("method", "route", "status")
@@ -42,7 +40,6 @@ class Metrics:
         )
 
     def answered(self, scope: Scope, status: int, seconds: float) -> None:
-        """Count one answer."""
         route = template_of(scope)
         method = scope["method"] if scope["method"] in METHODS else OTHER
         self._requests.labels(method, route, status).inc()

@@ -102,10 +102,6 @@ def kind_of(kind: ErrorKind) -> ProblemKind:
     return ProblemKind(type=f"/v1/problems/{kind.code}", **asdict(kind))
 
 
-def _market_error(request: Request, error: MarketError) -> Response:
-    return answer(request, error.code, error.detail, error.problems, error.facts)
-
-
 def _validation_error(request: Request, error: RequestValidationError) -> Response:
     """Pointers begin at the body, or are a parameter's place and name."""
     mistakes = error.errors()
@@ -131,10 +127,6 @@ def _chain_error(request: Request, error: ChainError) -> Response:
     return answer(request, "chain_unavailable", "the chain does not answer; try again")
 
 
-def _outbox_conflict(request: Request, error: OutboxConflict) -> Response:
-    return answer(request, "conflict", str(error))
-
-
 def _gone(request: Request, error: ClientDisconnect) -> Response:
     """Nobody is there to read an answer, and nothing is wrong here."""
     log.debug("client gone", path=request.url.path)
@@ -148,11 +140,11 @@ def _fault(request: Request, error: Exception) -> Response:
 
 
 _ANSWERS: dict[type[Exception], Callable[[Request, Any], Response]] = {
-    MarketError: _market_error,
+    MarketError: lambda request, e: answer(request, e.code, e.detail, e.problems, e.facts),
     RequestValidationError: _validation_error,
     HTTPException: _http_error,
     ChainError: _chain_error,
-    OutboxConflict: _outbox_conflict,
+    OutboxConflict: lambda request, error: answer(request, "conflict", str(error)),
     ClientDisconnect: _gone,
     Exception: _fault,
 }

@@ -26,8 +26,6 @@ PING_S = 15
 
 
 class EventStream(EventSourceResponse):
-    """A stream of job events."""
-
     media_type = "text/event-stream"
 
 

@@ -90,5 +90,4 @@ class BlobFolder:
 
 
 def path_of(folder: Path, sha256: str) -> Path:
-    """Where a blob's bytes lie."""
     return folder / sha256[:2] / sha256

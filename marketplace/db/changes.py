@@ -82,12 +82,10 @@ class Listener:
         self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
 
     def start(self) -> None:
-        """Begin to listen."""
         if self._url.get_backend_name() == "postgresql":
             self._thread.start()
 
     def stop(self) -> None:
-        """Listen no more."""
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join(10)

@@ -31,7 +31,6 @@ def _intent(row: Any) -> Intent:
 
 
 def by_keys(connection: Connection, keys: Iterable[str]) -> dict[str, Intent]:
-    """The intents with these keys."""
     query = select(INTENTS).where(INTENTS.c.key.in_(set(keys)))
     return {row.key: _intent(row) for row in connection.execute(query)}
 

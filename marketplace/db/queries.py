@@ -38,8 +38,6 @@ RESTING = (AskState.OPEN, AskState.SUSPENDED)  # asks that may be matched now or
 
 
 class AccountRows(Rows[AccountRow]):
-    """Accounts by address."""
-
     def get_or_add(self, address: str, now_ms: int, *, lock: bool = False) -> AccountRow:
         """The account, created on first sight, whoever else creates it at the same time."""
         found = self.get(address, lock=lock)
@@ -53,10 +51,7 @@ class AccountRows(Rows[AccountRow]):
 
 
 class ApiKeyRows(Rows[ApiKeyRow]):
-    """API keys."""
-
     def by_secret(self, secret_hash: str) -> ApiKeyRow | None:
-        """The key with this hash."""
         return self._first(select(ApiKeyRow).where(ApiKeyRow.secret_hash == secret_hash))
 
     def live_count(self, account: str) -> int:
@@ -69,8 +64,6 @@ class ApiKeyRows(Rows[ApiKeyRow]):
 
 
 class BlobRows(Rows[BlobRow]):
-    """Who has uploaded which bytes."""
-
     def of(self, owner: str, sha256: str) -> BlobRow | None:
         """An account's own upload of these bytes."""
         return self._first(select(BlobRow).where(BlobRow.owner == owner, BlobRow.sha256 == sha256))
@@ -105,8 +98,6 @@ class BlobRows(Rows[BlobRow]):
 
 
 class ReplyRows(Rows[IdempotentReplyRow]):
-    """Stored answers to idempotency keys."""
-
     def forget(self, before_ms: int) -> int:
         """Delete answers older than a time; returns how many."""
         old = delete(IdempotentReplyRow).where(col(IdempotentReplyRow.created_ms) < before_ms)
@@ -117,8 +108,6 @@ class ReplyRows(Rows[IdempotentReplyRow]):
 
 
 class NodeRows(Rows[NodeRow]):
-    """Nodes."""
-
     def by_number(self, provider: str, number: int) -> NodeRow | None:
         """A provider's node by the number that its asks name."""
         query = select(NodeRow).where(NodeRow.provider == provider, NodeRow.number == number)
@@ -145,8 +134,6 @@ class NodeRows(Rows[NodeRow]):
 
 
 class GpuRows(Rows[GpuRow]):
-    """GPUs by UUID."""
-
     def of_nodes(self, node_ids: Iterable[str]) -> dict[str, list[GpuRow]]:
         """The GPUs of each node in order of their positions."""
         found: dict[str, list[GpuRow]] = {node_id: [] for node_id in node_ids}
@@ -157,8 +144,6 @@ class GpuRows(Rows[GpuRow]):
 
 
 class AskRows(Rows[AskRow]):
-    """Asks."""
-
     def page(
         self,
         equal: Mapping[str, str | None],
@@ -189,16 +174,12 @@ class AskRows(Rows[AskRow]):
 
 
 class BidRows(Rows[BidRow]):
-    """Bids."""
-
     def page(self, account: str, limit: int, before: str | None) -> list[BidRow]:
         """An account's bids, newest first."""
         return self._page(limit, before, BidRow.account == account)
 
 
 class JobRows(Rows[JobRow]):
-    """Jobs."""
-
     def page(
         self, account: str, states: Sequence[str], limit: int, before: str | None
     ) -> list[JobRow]:
@@ -231,8 +212,6 @@ class JobRows(Rows[JobRow]):
 
 
 class OrderLog(NumberedRows[OrderEntryRow]):
-    """The commands to the book."""
-
     def after(self, seq: int, limit: int) -> list[OrderEntryRow]:
         """Rows that come after a number, in order."""
         return self._after(seq, limit)
@@ -247,8 +226,6 @@ class OrderLog(NumberedRows[OrderEntryRow]):
 
 
 class SnapshotRows(Rows[BookSnapshotRow]):
-    """The book's snapshots."""
-
     def newest(self, at_most: int) -> BookSnapshotRow | None:
         """The newest snapshot that is not ahead of a row of the order log."""
         return next(iter(self._page(1, None, BookSnapshotRow.seq <= at_most)), None)
@@ -260,8 +237,6 @@ class SnapshotRows(Rows[BookSnapshotRow]):
 
 
 class JobEvents(NumberedRows[JobEventRow]):
-    """What people watch of jobs."""
-
     def after(
         self, job_id: str, seq: int, limit: int, kind: str | None = None
     ) -> list[JobEventRow]:
@@ -274,10 +249,7 @@ class JobEvents(NumberedRows[JobEventRow]):
 
 
 class LeaseRows(Rows[LeaseRow]):
-    """Leases."""
-
     def by_number(self, lease_no: str, *, lock: bool = False) -> LeaseRow | None:
-        """The lease with this number on chain."""
         query = select(LeaseRow).where(LeaseRow.lease_no == lease_no)
         if lock:
             query = query.with_for_update().execution_options(populate_existing=True)
@@ -365,10 +337,7 @@ _ACCEPTED = col(AttestationRow.state) == "accepted"
 
 
 class AttestationRows(Rows[AttestationRow]):
-    """Attestations."""
-
     def accepted(self, lease_id: str, sequence: int) -> AttestationRow | None:
-        """The accepted attestation of a lease with this sequence number."""
         query = select(AttestationRow).where(
             AttestationRow.lease_id == lease_id, AttestationRow.sequence == sequence, _ACCEPTED
         )
@@ -409,8 +378,6 @@ class AttestationRows(Rows[AttestationRow]):
 
 
 class VoucherRows(Rows[VoucherRow]):
-    """The best voucher of each lease."""
-
     def put(self, voucher: VoucherRow) -> None:
         """Add a lease's voucher, or replace the one that it has."""
         self._session.merge(voucher)
@@ -424,8 +391,6 @@ class VoucherRows(Rows[VoucherRow]):
 
 
 class ReceiptRows(Rows[ReceiptRow]):
-    """Receipts."""
-
     def is_written(self, lease_id: str) -> bool:
         """Whether a lease has its receipt."""
         return self._count(ReceiptRow.lease_id == lease_id) > 0

@@ -137,11 +137,9 @@ class Store:
         return outbox.enqueue(self.connection, kind, key, payload)
 
     def intent(self, key: str) -> Intent | None:
-        """The intent with this key."""
         return self.intents([key]).get(key)
 
     def intents(self, keys: Iterable[str]) -> dict[str, Intent]:
-        """The intents with these keys."""
         return outbox.by_keys(self.connection, keys)
 
     def tries(self, key: str) -> Tries:
@@ -274,7 +272,6 @@ class Database:
                 yield Store(session)
 
     def close(self) -> None:
-        """Give every connection back."""
         self.engine.dispose()
 
 

@@ -49,8 +49,6 @@ def note_salt(store: Store, address: str, salt: int, pointer: str, now_ms: int) 
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
-    """Who may call, and what they own on chain."""
-
     market: Market
     clock: Clock
     reads: EscrowReads

@@ -57,8 +57,6 @@ def refused(reason: AttestationRefusal, row: AttestationRow) -> AttestationRefus
 
 @dataclass(frozen=True, slots=True)
 class Attestations:
-    """The meter's statements and the witness's answers."""
-
     market: Market
     clock: Clock
     lives: Lives

@@ -26,8 +26,6 @@ def need_blob(store: Store, owner: str, sha256: str, pointer: str) -> BlobRow:
 
 @dataclass(frozen=True, slots=True)
 class Blobs:
-    """Files by content."""
-
     files: BlobFiles
     clock: Clock
     day_bytes_max: int = BLOB_BYTES_PER_DAY_MAX

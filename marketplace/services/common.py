@@ -34,7 +34,6 @@ def new_id(prefix: str) -> str:
 
 
 def money(market: Market, atoms: int) -> Money:
-    """Atoms in the market's currency."""
     return Money.of(atoms, market.currency, market.decimals)
 
 

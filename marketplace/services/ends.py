@@ -27,8 +27,6 @@ OVER_BUDGET_SLACK_INTERVALS = 2
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """Ending leases."""
-
     market: Market
     clock: Clock
     attestations: Attestations

@@ -53,8 +53,6 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
-    """What buyers do."""
-
     market: Market
     clock: Clock
     reads: EscrowReads

@@ -68,8 +68,6 @@ def usage_json(ms: int = 0, egress_mib: int = 0, units: int = 0) -> dict[str, in
 
 @dataclass(frozen=True, slots=True)
 class Leases:
-    """Looking at leases."""
-
     market: Market
     clock: Clock
 

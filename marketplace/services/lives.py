@@ -80,7 +80,6 @@ def chain_facts(known: LeaseState, chain: LeaseStatus | None) -> tuple[Fact, ...
 
 
 def job_life(job: JobRow, bid: BidRow) -> JobLife:
-    """A job's row as its life."""
     same: dict[str, Any] = {name: getattr(job, name) for name in _OF_JOB}
     retry, said = Retry(), job.spec.get("retry")
     if said:
@@ -91,7 +90,6 @@ def job_life(job: JobRow, bid: BidRow) -> JobLife:
 
 
 def lease_life(lease: LeaseRow) -> LeaseLife:
-    """A lease's row as its life."""
     same: dict[str, Any] = {name: getattr(lease, name) for name in _OF_LEASE}
     said = lease.outcome
     return LeaseLife(

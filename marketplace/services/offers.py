@@ -35,8 +35,6 @@ AWAY = "node_away"  # why asks of a node rest whose agent has ended or fell sile
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """Listing, seeing and draining nodes."""
-
     market: Market
     clock: Clock
     tiers: TierRegistry
@@ -185,8 +183,6 @@ class CheckedAsk:
 
 @dataclass(frozen=True, slots=True)
 class Asks:
-    """Signed offers of nodes."""
-
     market: Market
     clock: Clock
     reads: EscrowReads
@@ -298,7 +294,6 @@ class Asks:
         return rows
 
     def get(self, store: Store, ask_id: str) -> AskRow:
-        """Any ask. Raises NotFound."""
         row = store.asks.get(ask_id)
         if row is None:
             raise NotFound("no such ask")

@@ -27,8 +27,6 @@ NO_ONE = "0x" + "0" * 39 + "1"
 
 @dataclass(frozen=True, slots=True)
 class Quotes:
-    """Looking at the book for one job."""
-
     market: Market
     clock: Clock
     tiers: TierRegistry

@@ -1,15 +1,14 @@
 """Receipts of closed leases: written once from rows and chain events, shown to their parties."""
 
 from dataclasses import dataclass
-from decimal import Decimal
 
 from marketplace.db.store import Store
 from marketplace.db.tables import LeaseRow, ReceiptRow
-from marketplace.domain.receipt import Charge, ReceiptInput, charges_of, gpu_seconds
+from marketplace.domain.receipt import ReceiptInput, charges_of, gpu_seconds
 from marketplace.errors import NotFound
 from marketplace.services.common import Principal, emit, money, new_id
 from marketplace.services.ports import Clock, Market
-from marketplace.services.views import rate_per_hour, usage_view
+from marketplace.services.views import answer_of, rate_per_hour, usage_view
 from marketplace.wire.base import time_of
 from marketplace.wire.jobs import Receipt, ReceiptLine, ReceiptTransaction
 from marketplace.wire.leases import Used
@@ -20,8 +19,6 @@ from settlement.usage import UsageVector
 
 @dataclass(frozen=True, slots=True)
 class Receipts:
-    """Receipts of closed leases."""
-
     market: Market
     clock: Clock
 
@@ -78,22 +75,22 @@ def new_receipt(
             decimals=market.decimals,
         )
     )
-    return Receipt(
+    return answer_of(
+        Receipt,
+        lease,
         id=receipt_id,
-        job_id=lease.job_id,
         lease_id=lease.id,
-        lease_no=lease.lease_bytes,
-        buyer=lease.buyer,
-        provider=lease.provider,
-        witness=lease.witness,
         tier=store.asks.need(lease.ask_id).tier,
         simulated=store.nodes.need(lease.node_id).simulated,
         readings=store.attestations.accepted_count(lease.id),
         used_ms=used.ms,
-        gpu_seconds=Decimal(gpu_seconds(used.ms, sizes.gpu_milli)),
+        gpu_seconds=gpu_seconds(used.ms, sizes.gpu_milli),
         rate=rate_per_hour(charges.rate),
         rate_unit="token per hour",
-        lines=tuple(_line(market, charge) for charge in charges.lines),
+        lines=tuple(
+            answer_of(ReceiptLine, charge, cost=money(market, charge.atoms))
+            for charge in charges.lines
+        ),
         gross=money(market, charges.gross),
         fee=money(market, charges.fee),
         net=money(market, charges.net),
@@ -106,15 +103,4 @@ def new_receipt(
             for (kind, tx_hash), block in seen.items()
         ),
         created_at=time_of(now_ms),
-    )
-
-
-def _line(market: Market, charge: Charge) -> ReceiptLine:
-    return ReceiptLine(
-        resource=charge.resource,
-        quantity=Decimal(charge.quantity),
-        unit=charge.unit,
-        price=Decimal(charge.price),
-        price_unit=charge.price_unit,
-        cost=money(market, charge.atoms),
     )

@@ -119,15 +119,13 @@ class Settling:
         dead = [(lease_id, error) for lease_id, error in refused if _name(error) != OPEN_ALREADY]
         for lease_id, error in dead:
             with self.database.write() as store:
-                self._failed(store, store.leases.need(lease_id, lock=True), error)
+                lease = store.leases.need(lease_id, lock=True)
+                job = store.jobs.need(lease.job_id, lock=True)
+                previous = store.leases.last_opened(job.bid_id)
+                fault = self._fault(error, store.bids.need(lease.bid_id))
+                fact = OpeningFailed(error[:500], fault, previous.id if previous else None)
+                self.lives.take(store, job, lease, fact)
         return len(dead)
-
-    def _failed(self, store: Store, lease: LeaseRow, error: str) -> None:
-        job = store.jobs.need(lease.job_id, lock=True)
-        previous = store.leases.last_opened(job.bid_id)
-        fault = self._fault(error, store.bids.need(lease.bid_id))
-        fact = OpeningFailed(error[:500], fault, previous.id if previous else None)
-        self.lives.take(store, job, lease, fact)
 
     def _fault(self, error: str, bid: BidRow) -> Fault:
         """The buyer's: another ask would fail, too, for the balance, the budget or the bid."""

@@ -64,7 +64,7 @@ RATE_DECIMALS = 12
 NANO_DECIMALS = 9
 
 
-def _of(kind: type[A], source: object, **more: Any) -> A:
+def answer_of(kind: type[A], source: object, **more: Any) -> A:
     """An answer from what `source` has under the same names, and what else is given. Times
     (`created_at`) come from Unix milliseconds (`created_ms`)."""
     for name in kind.model_fields.keys() - more.keys():
@@ -90,7 +90,7 @@ def rate_per_hour(rate: int) -> Decimal:
 
 def config_view(market: Market, now_ms: int) -> MarketConfig:
     """What a client must know before it signs anything for this market."""
-    return _of(
+    return answer_of(
         MarketConfig,
         market,
         chain_id=market.domain.chain_id,
@@ -102,20 +102,19 @@ def config_view(market: Market, now_ms: int) -> MarketConfig:
 
 
 def tier_view(tier: Tier) -> TierInfo:
-    """A tier with its reference prices."""
     prices = ReferencePrices(
         median=scaled(tier.median_nano_per_hour, NANO_DECIMALS),
         low=scaled(tier.low_nano_per_hour, NANO_DECIMALS),
         high=scaled(tier.high_nano_per_hour, NANO_DECIMALS),
     )
     memory_mib = tier.memory_gib * 1024
-    return _of(TierInfo, tier, model=tier.gpu, memory_mib=memory_mib, usd_per_gpu_hour=prices)
+    return answer_of(TierInfo, tier, model=tier.gpu, memory_mib=memory_mib, usd_per_gpu_hour=prices)
 
 
 def book_ask(view: AskView) -> BookAsk:
     """An ask in the book and what is free of it."""
     ask, node = view.ask, view.node
-    return _of(
+    return answer_of(
         BookAsk,
         node,
         ask_id=view.order.id,
@@ -138,15 +137,14 @@ def key_view(market: Market, row: ApiKeyRow) -> ApiKey:
     """An API key, without the key itself."""
     cap = None if row.spend_cap is None else money(market, row.spend_cap)
     scopes, spent = row.scopes.split(","), money(market, row.spent)
-    return _of(ApiKey, row, scopes=scopes, spend_cap=cap, spent=spent)
+    return answer_of(ApiKey, row, scopes=scopes, spend_cap=cap, spent=spent)
 
 
 def node_view(node: NodeRow, gpus: Sequence[GpuRow]) -> Node:
-    """A node as its provider sees it."""
-    return _of(
+    return answer_of(
         Node,
         node,
-        gpus=tuple(_of(Gpu, gpu) for gpu in gpus),
+        gpus=tuple(answer_of(Gpu, gpu) for gpu in gpus),
         gpu_milli=node.gpu_count * 1000,
         reliability=scaled(node.reliability_milli, 3),
         last_heartbeat_at=time_of(node.seen_ms),
@@ -154,10 +152,9 @@ def node_view(node: NodeRow, gpus: Sequence[GpuRow]) -> Node:
 
 
 def ask_view(store: Store, row: AskRow, now_ms: int) -> AskInfo:
-    """An ask as everyone sees it."""
     ask, node = Ask.from_message(row.message), store.nodes.need(row.node_id)
     expired = row.state is AskState.OPEN and row.expiry_s <= now_ms // 1000
-    return _of(
+    return answer_of(
         AskInfo,
         row,
         ask=ask,
@@ -176,17 +173,15 @@ def ask_view(store: Store, row: AskRow, now_ms: int) -> AskInfo:
 
 
 def bid_view(row: BidRow) -> BidInfo:
-    """A bid as its parties see it."""
-    return _of(BidInfo, row, bid=row.message)
+    return answer_of(BidInfo, row, bid=row.message)
 
 
 # Quotes
 
 
 def match_view(store: Store, market: Market, fill: Fill) -> MatchingAsk:
-    """One possible match."""
     node = store.nodes.need(fill.node_id)
-    return _of(
+    return answer_of(
         MatchingAsk,
         fill,
         region=node.region,
@@ -200,25 +195,23 @@ def match_view(store: Store, market: Market, fill: Fill) -> MatchingAsk:
 
 
 def no_match_view(market: Market, why: Explanation) -> NoMatch:
-    """Why nothing fits."""
-    eliminations = tuple(_of(ConstraintCount, count) for count in why.eliminations)
+    eliminations = tuple(answer_of(ConstraintCount, count) for count in why.eliminations)
     relaxations = tuple(_alternative(market, relaxed) for relaxed in why.relaxations)
-    return _of(NoMatch, why, eliminations=eliminations, relaxations=relaxations)
+    return answer_of(NoMatch, why, eliminations=eliminations, relaxations=relaxations)
 
 
 def _alternative(market: Market, relaxed: Relaxation) -> Alternative:
-    changes = tuple(_of(JobChange, change) for change in relaxed.changes)
+    changes = tuple(answer_of(JobChange, change) for change in relaxed.changes)
     rate, max_cost = rate_per_hour(relaxed.rate), money(market, relaxed.max_cost)
-    return _of(Alternative, relaxed, changes=changes, rate_per_hour=rate, max_cost=max_cost)
+    return answer_of(Alternative, relaxed, changes=changes, rate_per_hour=rate, max_cost=max_cost)
 
 
 # Jobs
 
 
 def job_view(store: Store, market: Market, job: JobRow) -> Job:
-    """A job as its buyer sees it."""
     lease = store.leases.get(job.lease_id)
-    return _of(
+    return answer_of(
         Job,
         job,
         lease_no=lease.lease_no if lease else None,
@@ -247,11 +240,10 @@ def cost_view(store: Store, market: Market, job: JobRow, lease: LeaseRow) -> Cos
 
 def status_view(job: JobRow | JobLife) -> JobStatus:
     """What a `status` event says."""
-    return _of(JobStatus, job)
+    return answer_of(JobStatus, job)
 
 
 def event_view(row: JobEventRow) -> JobEvent:
-    """One event of a job."""
     at = time_of(row.at_ms)
     return EVENT.validate_python({"id": row.seq, "type": row.type, "data": row.data, "at": at})
 
@@ -287,7 +279,7 @@ def cost_now(market: Market, lease: LeaseRow) -> int:
 def lease_view(store: Store, market: Market, lease: LeaseRow) -> Lease:
     """A lease as both parties see it, with its job."""
     job = store.jobs.need(lease.job_id)
-    return _of(
+    return answer_of(
         Lease,
         lease,
         terms=terms_view(market, lease),
@@ -300,7 +292,7 @@ def lease_view(store: Store, market: Market, lease: LeaseRow) -> Lease:
         refunded=money(market, lease.refunded),
         outcome=outcome_view(lease),
         final=final_view(lease),
-        job=_of(JobBrief, job),
+        job=answer_of(JobBrief, job),
     )
 
 
@@ -309,7 +301,7 @@ def terms_view(market: Market, lease: LeaseRow) -> LeaseTerms | None:
     start, end, lock = lease.start_s, lease.end_s, money(market, lease.lock)
     if start is None or end is None:
         return None
-    return _of(LeaseTerms, lease, start=start, end=end, lock=lock, unit=lease.unit or None)
+    return answer_of(LeaseTerms, lease, start=start, end=end, lock=lock, unit=lease.unit or None)
 
 
 def outcome_view(lease: LeaseRow) -> JobOutcome | None:
@@ -319,7 +311,7 @@ def outcome_view(lease: LeaseRow) -> JobOutcome | None:
 
 def final_view(lease: LeaseRow) -> PendingClose | None:
     """The Close that the meter has signed."""
-    return None if lease.close is None else _of(PendingClose, lease, message=lease.close)
+    return None if lease.close is None else answer_of(PendingClose, lease, message=lease.close)
 
 
 def heartbeat_view(lease: LeaseRow) -> Heartbeat:
@@ -328,16 +320,14 @@ def heartbeat_view(lease: LeaseRow) -> Heartbeat:
 
 
 def attestation_view(row: AttestationRow) -> Attestation:
-    """An attestation as its lease's parties see it."""
     voucher = None
     if row.voucher is not None:
         signed = {"message": row.voucher, "signature": row.voucher_signature}
         voucher = SignedVoucher.model_validate(signed)
     state = AttestationState.COUNTERSIGNED if voucher else row.state
     at = time_of(row.received_ms)
-    return _of(Attestation, row, state=state, voucher=voucher, created_at=at)
+    return answer_of(Attestation, row, state=state, voucher=voucher, created_at=at)
 
 
 def answer_view(row: AttestationRow) -> AttestationAnswer:
-    """What became of an attestation."""
-    return _of(AttestationAnswer, row)
+    return answer_of(AttestationAnswer, row)

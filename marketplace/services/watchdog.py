@@ -65,18 +65,18 @@ class Watchdog:
         now_ms = self.clock()
         grace_ms = silence_ms(lease.interval_ms)
         if lease.finished_ms is not None:
-            overdue = now_ms - max(lease.finished_ms, self.since_ms) > grace_ms
-            return CloseOverdue() if overdue and self._unclosed(store, lease) else None
+            if now_ms - max(lease.finished_ms, self.since_ms) <= grace_ms:
+                return None
+            close = store.intent(f"close:{lease.id}")  # None: the witness signed none
+            return CloseOverdue() if close is None or close.state is IntentState.DEAD else None
         if lease.stop_requested in GIVEN_UP:
             return StopOverdue() if self._over_by_itself(lease, now_ms, grace_ms) else None
         if self._late(lease, now_ms):
             return StartLimitPassed()
-        return ProviderSilent() if now_ms - self._heard_ms(lease, node) > grace_ms else None
-
-    def _unclosed(self, store: Store, lease: LeaseRow) -> bool:
-        """Whether no Close is under way: the witness signed none, or the chain refused it."""
-        close = store.intent(f"close:{lease.id}")
-        return close is None or close.state is IntentState.DEAD
+        heard_ms = max(lease.seen_ms, self.since_ms)
+        if lease.ready_ms is None:  # before the ready reading its node speaks for the provider
+            heard_ms = max(heard_ms, node.seen_ms)
+        return ProviderSilent() if now_ms - heard_ms > grace_ms else None
 
     def _late(self, lease: LeaseRow, now_ms: int) -> bool:
         if lease.ready_ms is not None or lease.start_s is None:
@@ -85,11 +85,6 @@ class Watchdog:
         if self.since_ms > lease.start_s * 1000:  # the ready reading may be on its way still
             limit_ms = max(limit_ms, self.since_ms + silence_ms(lease.interval_ms))
         return now_ms > limit_ms
-
-    def _heard_ms(self, lease: LeaseRow, node: NodeRow) -> int:
-        """When the provider was last heard of; before the ready reading its node speaks for it."""
-        heard_ms = max(lease.seen_ms, self.since_ms)
-        return heard_ms if lease.ready_ms is not None else max(heard_ms, node.seen_ms)
 
     def _over_by_itself(self, lease: LeaseRow, now_ms: int, grace_ms: int) -> bool:
         """A Stop was asked for and none came: the job is given up, or its lease ran out."""

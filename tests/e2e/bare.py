@@ -1,7 +1,5 @@
 """A buyer that has nothing of ours: HTTP, a JSON parser and `cast`. This is all a buyer needs."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass
@@ -27,8 +25,7 @@ class Key:
     address: str
 
     @classmethod
-    def new(cls, folder: Path, name: str, password: Path) -> Key:
-        """Have cast make a key."""
+    def new(cls, folder: Path, name: str, password: Path) -> "Key":
         folder.mkdir(parents=True, exist_ok=True)
         cast("wallet", "new", str(folder), name, "--unsafe-password", password.read_text().strip())
         file = folder / name
@@ -40,7 +37,6 @@ class Key:
         return ("--keystore", str(self.file), "--password-file", str(self.password))
 
     def sign(self, typed_data: Any) -> str:
-        """An EIP-712 signature."""
         file = self.file.with_suffix(".typed.json")
         file.write_text(json.dumps(typed_data))
         return cast("wallet", "sign", "--data", "--from-file", str(file), *self.opened())
@@ -57,26 +53,21 @@ class BareBuyer:
     config: dict[str, Any]
 
     @classmethod
-    def of(cls, world: World, http: httpx.Client, folder: Path, password: Path) -> BareBuyer:
+    def of(cls, world: World, http: httpx.Client, folder: Path, password: Path) -> "BareBuyer":
         """Two keys, and what the market says of itself."""
         account, witness = (Key.new(folder, name, password) for name in ("account", "witness"))
         return cls(world, http, account, witness, _ok(http.get("/v1/config")))
 
     def deposit(self, atoms: int) -> None:
         """Approve, then deposit: two transactions by cast."""
-        token, escrow = (
-            self.config["contracts"][name] for name in ("ComputeToken", "ComputeEscrow")
-        )
+        contracts = self.config["contracts"]
+        token, escrow = contracts["ComputeToken"], contracts["ComputeEscrow"]
         self._send(token, "approve(address,uint256)", escrow, str(atoms))
         self._send(escrow, "deposit(uint256)", str(atoms))
 
     def _send(self, to: str, signature: str, *arguments: str) -> None:
-        receipt = json.loads(
-            cast(
-                "send", to, signature, *arguments, "--json", "--rpc-url", self.config["rpc_url"],
-                *self.account.opened()
-            )
-        )  # fmt: skip
+        options = ("--json", "--rpc-url", self.config["rpc_url"], *self.account.opened())
+        receipt = json.loads(cast("send", to, signature, *arguments, *options))
         assert int(receipt["status"], 16) == 1, receipt
 
     def log_in(self) -> None:
@@ -136,9 +127,7 @@ class BareBuyer:
         return wanted[0] if wanted else None
 
     def get(self, path: str) -> dict[str, Any]:
-        """Whatever the API has there."""
-        found: dict[str, Any] = _ok(self.http.get(path))
-        return found
+        return dict(_ok(self.http.get(path)))
 
     def balance(self) -> int:
         """Free atoms in the escrow, read by cast."""

@@ -2,8 +2,6 @@
 
 import shutil
 import subprocess
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from marketplace.sdk import Lease, Receipt
@@ -32,23 +30,6 @@ def on_chain(world: World, lease: Lease) -> LeaseView:
     return world.escrow.lease(ref_of(lease))
 
 
-@dataclass(frozen=True, slots=True)
-class Flows:
-    """Atoms that went into the escrow and came out of it."""
-
-    deposited: int
-    withdrawn: int
-
-
-def flows(found: Iterable[ChainEvent]) -> Flows:
-    """Sums over all accounts."""
-    seen = tuple(found)
-    return Flows(
-        deposited=sum(e.amount for e in seen if isinstance(e, Deposited)),
-        withdrawn=sum(e.amount for e in seen if isinstance(e, Withdrawn)),
-    )
-
-
 def assert_receipt_adds_up(receipt: Receipt, fee_bps: int) -> None:
     """A receipt's lines sum to what was released; nothing of the lock is missing."""
     gross = sum(line.cost.atoms for line in receipt.lines)
@@ -73,9 +54,10 @@ def assert_books_balance(world: World) -> EscrowState:
     escrow, last = world.escrow, world.chain_client.head().number
     found = events(world, last)
     state = replay(found, escrow.params())
-    moved = flows(found)
+    deposited = sum(event.amount for event in found if isinstance(event, Deposited))
+    withdrawn = sum(event.amount for event in found if isinstance(event, Withdrawn))
     held = world.token.balance_of(escrow.address, last)
-    assert moved.deposited - moved.withdrawn == state.held() == held
+    assert deposited - withdrawn == state.held() == held
     for account, atoms in state.balances.items():
         assert escrow.balance_of(account, last) == atoms
     for provider, atoms in state.fees.items():
@@ -98,13 +80,9 @@ def find_cast() -> Path:
 def cast(*words: str) -> str:
     """What cast answers. Fails on any exit code but 0."""
     done = subprocess.run(
-        [str(find_cast()), *words],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+        [str(find_cast()), *words], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=30, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, f"cast {words[0]}: {done.stderr}"
     return done.stdout.strip()
 

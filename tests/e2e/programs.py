@@ -1,7 +1,5 @@
 """Programs that tests start, kill and start again: each by its process id, its log in a file."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal
@@ -11,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 COULOMB = str(Path(sys.executable).with_name("coulomb"))
@@ -41,15 +39,8 @@ def wait_for(
 def clean_env(home: Path, **more: str) -> dict[str, str]:
     """An environment without anything of ours, whose XDG folders lie in `home`."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TZ") if name in os.environ}
-    return {
-        **kept,
-        "HOME": str(home),
-        "XDG_CONFIG_HOME": str(home / "config"),
-        "XDG_STATE_HOME": str(home / "state"),
-        "NO_COLOR": "1",
-        "PYTHONUNBUFFERED": "1",
-        **more,
-    }
+    xdg = {"XDG_CONFIG_HOME": str(home / "config"), "XDG_STATE_HOME": str(home / "state")}
+    return {**kept, **xdg, "HOME": str(home), "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", **more}
 
 
 @dataclass(slots=True)
@@ -63,24 +54,18 @@ class Program:
     _process: subprocess.Popen[bytes] | None = None
     _offset: int = 0
 
-    def start(self) -> Program:
+    def start(self) -> Self:
         """Start it; its output is added to its log."""
         self._offset = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as out:
             self._process = subprocess.Popen(
-                list(self.words),
-                env=dict(self.env),
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+                list(self.words), env=dict(self.env), cwd=ROOT, stdin=subprocess.DEVNULL,
+                stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
         return self
 
     @property
     def pid(self) -> int:
-        """Its process id."""
         assert self._process is not None, f"{self.name} was not started"
         return self._process.pid
 
@@ -105,7 +90,6 @@ class Program:
         return wait_for(f"{self.name} says {pattern!r}", look, seconds, about=self.tail).group(1)
 
     def tail(self, lines: int = 40) -> str:
-        """The end of its output."""
         return f"--- {self.name}\n" + "\n".join(self.output().splitlines()[-lines:])
 
     def ends(self, seconds: float = PATIENCE_S) -> int:
@@ -150,10 +134,8 @@ class Programs:
         return program.start()
 
     def stop(self) -> None:
-        """End them all."""
         for program in reversed(self.started):
             program.stop()
 
     def tails(self) -> str:
-        """The ends of all their outputs."""
         return "\n".join(program.tail() for program in self.started)

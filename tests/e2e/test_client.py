@@ -5,13 +5,13 @@ import json
 import sqlite3
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace as Seen
 from typing import Any
 
 import pytest
 
-from marketplace.sdk import AsyncCoulomb, Attestation, Coulomb, Job, Receipt
+from marketplace.sdk import AsyncCoulomb, Attestation, Coulomb
 from marketplace.sdk.session import Session
 from tests.e2e.conftest import Stories
 from tests.e2e.jobs import COUNTING, counted, tell_to_end
@@ -33,19 +33,7 @@ def seller(world: World) -> None:
         each.result()
 
 
-@dataclass(frozen=True)
-class Killed:
-    """A job whose witness was killed and started again."""
-
-    job: Job
-    marks: list[int]
-    vouchers: dict[int, dict[str, Any]]
-    attestations: list[Attestation]
-    receipt: Receipt
-    ticks: int
-
-
-def killed_witness_story(world: World) -> Killed:
+def killed_witness_story(world: World) -> Seen:
     """Buy detached, witness from a program of its own, kill that twice."""
     buyer = world.parties["killed"]
     spec = world.folder / "killed.json"
@@ -71,7 +59,10 @@ def killed_witness_story(world: World) -> Killed:
         logs = "".join(piece.text for piece in handle.logs() if piece.stream == "stdout")
         attestations = stored_of(client, job.lease_id or "")
     witness.stop()
-    return Killed(job, marks, vouchers_of(buyer), attestations, receipt, counted(logs))
+    return Seen(
+        job=job, marks=marks, vouchers=vouchers_of(buyer), attestations=attestations,
+        receipt=receipt, ticks=counted(logs),
+    )  # fmt: skip
 
 
 def stored_of(client: Coulomb, lease_id: str) -> list[Attestation]:
@@ -93,25 +84,12 @@ def vouchers_of(buyer: Party) -> dict[int, dict[str, Any]]:
         }
 
 
-@dataclass(frozen=True)
-class Streamed:
-    """A job bought and followed on one event loop."""
-
-    job: Job
-    receipt: Receipt
-    events: list[str]
-    ids: list[int]
-    resumed: list[int]
-    logs: str
-    files: list[str]
-
-
-def async_story(world: World) -> Streamed:
+def async_story(world: World) -> Seen:
     """Buy, wait, follow and fetch with the async client, all at once."""
     return asyncio.run(_async_story(world, world.parties["async"]))
 
 
-async def _async_story(world: World, buyer: Party) -> Streamed:
+async def _async_story(world: World, buyer: Party) -> Seen:
     session = Session(lambda: buyer.signer, lambda: buyer.witness, state=buyer.home / "sdk")
     async with AsyncCoulomb(world.api_url, buyer.api_key, session=session) as client:
         command = "echo one; sleep 2; echo two; echo result > $COULOMB_OUT/r"
@@ -125,7 +103,7 @@ async def _async_story(world: World, buyer: Party) -> Streamed:
         job, _ = await asyncio.gather(handle.wait(PATIENCE_S), follow())
         middle = len(events) // 2
         resumed = [event async for event in handle.events(last_id=events[middle].id)]
-        return Streamed(
+        return Seen(
             job=job,
             receipt=await handle.receipt(),
             events=[event.type for event in events],
@@ -193,7 +171,7 @@ STORIES = [killed_witness_story, async_story, cancel_story, codes_story, wallet_
 
 
 def test_killed_witness_goes_on_from_its_mark(stories: Stories) -> None:
-    seen: Killed = stories.outcome(killed_witness_story)
+    seen = stories.outcome(killed_witness_story)
     assert seen.job.state == "succeeded"
     assert seen.marks == sorted(seen.marks)
     assert seen.marks[0] >= 1
@@ -202,7 +180,7 @@ def test_killed_witness_goes_on_from_its_mark(stories: Stories) -> None:
 
 
 def test_killed_witness_never_signed_two_values_for_one_sequence(stories: Stories) -> None:
-    seen: Killed = stories.outcome(killed_witness_story)
+    seen = stories.outcome(killed_witness_story)
     stored = {a.sequence: a.voucher.message for a in seen.attestations if a.voucher is not None}
     assert len(seen.vouchers) >= 3  # one before each kill, and the last
     assert len(stored) >= 2  # of a voucher signed just before a kill the server may never hear
@@ -212,7 +190,7 @@ def test_killed_witness_never_signed_two_values_for_one_sequence(stories: Storie
 
 
 def test_async_client_buys_and_follows_on_one_loop(stories: Stories) -> None:
-    seen: Streamed = stories.outcome(async_story)
+    seen = stories.outcome(async_story)
     assert seen.job.state == "succeeded"
     assert seen.logs == "one\ntwo\n"
     assert seen.files == ["r"]
@@ -221,7 +199,7 @@ def test_async_client_buys_and_follows_on_one_loop(stories: Stories) -> None:
 
 
 def test_event_stream_resumes_after_the_last_id(stories: Stories) -> None:
-    seen: Streamed = stories.outcome(async_story)
+    seen = stories.outcome(async_story)
     assert seen.ids == sorted(set(seen.ids))
     assert seen.resumed == seen.ids[len(seen.ids) // 2 + 1 :]
 

@@ -1,19 +1,17 @@
 """How jobs end, on real processes: cancelled, over budget, failed, unmatched, counted, attacked."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace as Seen
 from typing import Any
 
 import pytest
 
-from marketplace.sdk import Attestation, Job, JobHandle, Lease, Receipt
+from marketplace.sdk import JobHandle
 from marketplace.sdk.errors import ApiError, InsufficientBalance
 from settlement.chain.contracts import CountedView
 from settlement.leases import LeaseStatus
@@ -43,21 +41,12 @@ time.sleep(0.7)
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """One job that came to its end."""
-
-    buyer: Party
-    job: Job
-    lease: Lease
-    receipt: Receipt
-    result: Path | None = None
-
-
-def _ended(buyer: Party, handle: JobHandle[Any], result: Path | None = None) -> Ended:
+def _ended(buyer: Party, handle: JobHandle, result: Path | None = None) -> Seen:
     lease = handle.lease()
     assert lease is not None
-    return Ended(buyer, handle.refresh(), lease, handle.receipt(), result)
+    return Seen(
+        buyer=buyer, job=handle.refresh(), lease=lease, receipt=handle.receipt(), result=result
+    )
 
 
 def prepare(world: World) -> None:
@@ -68,7 +57,7 @@ def prepare(world: World) -> None:
     world.offer(mill, quick)
 
 
-def cancelled_story(world: World) -> Ended:
+def cancelled_story(world: World) -> Seen:
     """Cancel a job that, told to end, still saves its work."""
     ida = world.buyer("ida")
     command = "trap 'echo saved > /out/state; exit 0' TERM; while :; do sleep 0.1; done"
@@ -84,7 +73,7 @@ def cancelled_story(world: World) -> Ended:
         return _ended(ida, handle, into)
 
 
-def over_budget_story(world: World) -> Ended:
+def over_budget_story(world: World) -> Seen:
     """A budget for some seconds, and a job that never ends by itself."""
     joe = world.buyer("joe")
     spec = job_in(
@@ -96,7 +85,7 @@ def over_budget_story(world: World) -> Ended:
         return _ended(joe, handle)
 
 
-def counted_story(world: World) -> tuple[Ended, CountedView]:
+def counted_story(world: World) -> tuple[Seen, CountedView]:
     """A job that sells units, told of on its socket."""
     kim = world.buyer("kim")
     folder = kim.home / "work"
@@ -113,17 +102,7 @@ def counted_story(world: World) -> tuple[Ended, CountedView]:
     return ended, world.escrow.counted(ref_of(ended.lease))
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A failing job, bought by command; `told` is what `wait --propagate` was answered."""
-
-    receipt: dict[str, Any]
-    told: dict[str, Any]
-    job: Job
-    lease: Lease
-
-
-def failed_story(world: World) -> Failed:
+def failed_story(world: World) -> Seen:
     """A job that ends with an exit code of its own: commands end with 8, or with that code."""
     lou = world.buyer("lou")
     job_file = lou.home / "job.yaml"
@@ -134,20 +113,10 @@ def failed_story(world: World) -> Failed:
         handle = client.jobs.get(receipt["job_id"])
         lease = handle.lease()
         assert lease is not None
-        return Failed(receipt, told, handle.job, lease)
+        return Seen(receipt=receipt, told=told, job=handle.job, lease=lease)
 
 
-@dataclass(frozen=True, slots=True)
-class Unmatched:
-    """Jobs that bought nothing."""
-
-    job: Job
-    stdout: str
-    balance: int
-    shortfall: InsufficientBalance
-
-
-def unmatched_story(world: World) -> Unmatched:
+def unmatched_story(world: World) -> Seen:
     """A limit below every ask; and a buyer without money."""
     may, poor = world.buyer("may"), world.party("poor", ("buyer",))
     spec = job_in("mill", "true", pricing={"max_gpu_hour": "1.00"})
@@ -158,21 +127,11 @@ def unmatched_story(world: World) -> Unmatched:
     stdout = world.cli_text(may, "job", "run", str(job_file), "--yes", code=7)
     with world.client(poor) as client, pytest.raises(InsufficientBalance) as caught:
         client.jobs.submit(job_in("mill", "true"))
-    return Unmatched(job, stdout, world.escrow.balance_of(may.address), caught.value)
+    balance = world.escrow.balance_of(may.address)
+    return Seen(job=job, stdout=stdout, balance=balance, shortfall=caught.value)
 
 
 # -- a provider that lies -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Attacked:
-    """What a lying provider was answered, by lie, and what it got in the end."""
-
-    answers: dict[str, str]
-    recorded: list[Attestation]
-    ended: Ended
-    honest_ms: int
-    provider: str
 
 
 def _answer(lie: Callable[[], Any]) -> str:
@@ -184,7 +143,7 @@ def _answer(lie: Callable[[], Any]) -> str:
     return "accepted"
 
 
-def attacked_story(world: World) -> Attacked:
+def attacked_story(world: World) -> Seen:
     """State too much, too early, again, with another key, for another's lease; then be honest."""
     rex, thief, ned = (
         world.party("rex", ("provider",)), world.party("thief", ("provider",)), world.buyer("ned"),
@@ -221,7 +180,10 @@ def attacked_story(world: World) -> Attacked:
         answers["honest end"] = _answer(lambda: liar.finish(2, honest_ms, honest_ms))
         waiting.result()
         recorded = list(buying.leases.attestations(liar.lease.id))
-        return Attacked(answers, recorded, _ended(ned, handle), honest_ms, rex.address)
+        return Seen(
+            answers=answers, recorded=recorded, ended=_ended(ned, handle), honest_ms=honest_ms,
+            provider=rex.address,
+        )  # fmt: skip
 
 
 STORIES = [
@@ -230,7 +192,7 @@ STORIES = [
 ]  # fmt: skip
 
 
-def _assert_settled(world: World, seen: Ended) -> None:
+def _assert_settled(world: World, seen: Seen) -> None:
     assert_receipt_adds_up(seen.receipt, FEE_BPS)
     view = on_chain(world, seen.lease)
     assert view.status is LeaseStatus.CLOSED
@@ -240,7 +202,7 @@ def _assert_settled(world: World, seen: Ended) -> None:
 
 
 def test_cancelled_job_saves_its_work_and_pays_what_ran(stories: Stories, world: World) -> None:
-    seen: Ended = stories.outcome(cancelled_story)
+    seen = stories.outcome(cancelled_story)
     assert seen.job.state == "cancelled"
     assert seen.result is not None
     assert (seen.result / "state").read_text() == "saved\n"
@@ -250,7 +212,7 @@ def test_cancelled_job_saves_its_work_and_pays_what_ran(stories: Stories, world:
 
 
 def test_job_over_its_budget_ends_there_and_costs_no_more(stories: Stories, world: World) -> None:
-    seen: Ended = stories.outcome(over_budget_story)
+    seen = stories.outcome(over_budget_story)
     assert (seen.job.state, seen.job.reason) == ("over_budget", "budget")
     _assert_settled(world, seen)
     budget = int(Decimal(BUDGET) * ONE)
@@ -275,7 +237,7 @@ def test_units_are_billed_as_counted(stories: Stories, world: World) -> None:
 def test_failing_job_is_told_by_exit_codes_and_pays_what_ran(
     stories: Stories, world: World
 ) -> None:
-    seen: Failed = stories.outcome(failed_story)
+    seen = stories.outcome(failed_story)
     assert (seen.job.state, seen.job.reason, seen.job.exit_code) == ("failed", "exit_code", 3)
     assert seen.told["exit_code"] == 3
     view = on_chain(world, seen.lease)
@@ -287,7 +249,7 @@ def test_failing_job_is_told_by_exit_codes_and_pays_what_ran(
 def test_job_that_matches_nothing_is_told_why_and_buys_nothing(
     stories: Stories, world: World
 ) -> None:
-    seen: Unmatched = stories.outcome(unmatched_story)
+    seen = stories.outcome(unmatched_story)
     assert seen.job.state == "no_match"
     assert seen.job.no_match is not None
     cheapest = seen.job.no_match.relaxations[0]
@@ -297,7 +259,7 @@ def test_job_that_matches_nothing_is_told_why_and_buys_nothing(
 
 
 def test_buyer_without_money_is_told_what_is_missing(stories: Stories, world: World) -> None:
-    seen: Unmatched = stories.outcome(unmatched_story)
+    seen = stories.outcome(unmatched_story)
     shortfall = seen.shortfall.problem.shortfall
     assert shortfall is not None
     assert shortfall.atoms > 0
@@ -306,7 +268,7 @@ def test_buyer_without_money_is_told_what_is_missing(stories: Stories, world: Wo
 def test_lying_provider_is_refused_and_every_lie_is_recorded(
     stories: Stories, world: World
 ) -> None:
-    seen: Attacked = stories.outcome(attacked_story)
+    seen = stories.outcome(attacked_story)
     assert seen.answers == {
         "other key": "invalid_signature",
         "usage before ready": "not_ready",
@@ -328,7 +290,7 @@ def test_lying_provider_is_refused_and_every_lie_is_recorded(
 
 
 def test_lying_provider_is_paid_its_honest_usage(stories: Stories, world: World) -> None:
-    seen: Attacked = stories.outcome(attacked_story)
+    seen = stories.outcome(attacked_story)
     assert seen.ended.job.state == "succeeded"
     _assert_settled(world, seen.ended)
     assert seen.ended.receipt.used_ms == seen.honest_ms

@@ -5,11 +5,9 @@ import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from types import SimpleNamespace as Seen
 
-from marketplace.sdk import Attestation, Job, Lease, Receipt
 from settlement.attestation import UsageAttestation
-from settlement.chain.contracts import LeaseView
 from settlement.leases import LeaseStatus
 from settlement.silence import silence_ms, unseen_ms
 from settlement.units import cost
@@ -45,23 +43,6 @@ def _now_ms() -> int:
 # -- the agent ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Restarted:
-    """A job whose agent was killed and started again; times are Unix ms."""
-
-    job: Job
-    lease: Lease
-    receipt: Receipt
-    provider: Provider
-    before: list[int]
-    orphans: list[int]
-    killed_ms: int
-    last_signed: UsageAttestation
-    countersigned_ms: int
-    left_over: list[str]
-    next_job: Job
-
-
 def _last_signed(provider: Provider) -> UsageAttestation:
     """The newest attestation in an agent's journal."""
     with closing(sqlite3.connect(f"file:{provider.state_dir}/journal.db?mode=ro", uri=True)) as db:
@@ -76,7 +57,7 @@ def prepare(world: World) -> None:
     world.provider("calm", "4xH100", region="calm", terms={"prices": prices})
 
 
-def agent_story(world: World) -> Restarted:
+def agent_story(world: World) -> Seen:
     """Kill an agent while its job runs, start it again, and use the node once more."""
     provider = world.provider("west", "1xH100", region="west")
     carl = world.buyer("carl")
@@ -101,26 +82,14 @@ def agent_story(world: World) -> Restarted:
         again = client.jobs.submit(job_in("west", "echo again; sleep 1"))
         next_job = again.wait(PATIENCE_S)
     left_over = [folder.name for folder in (provider.state_dir / "jobs").iterdir()]
-    return Restarted(
-        job, closed, receipt, provider, before, orphans, killed_ms, last_signed, countersigned,
-        left_over, next_job,
+    return Seen(
+        job=job, lease=closed, receipt=receipt, before=before, orphans=orphans,
+        killed_ms=killed_ms, last_signed=last_signed, countersigned_ms=countersigned,
+        left_over=left_over, next_job=next_job,
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """A job whose first provider vanished."""
-
-    job: Job
-    leases: list[Lease]
-    receipt: Receipt
-    killed_ms: int
-    countersigned_ms: int
-    first: Provider
-    budget: int
-
-
-def lost_story(world: World) -> Moved:
+def lost_story(world: World) -> Seen:
     """Kill an agent for good: the job goes to the next ask with what is left of its budget."""
     first = world.provider("cheap", "1xH100", region="lost")
     carol = world.buyer("carol")
@@ -145,25 +114,16 @@ def lost_story(world: World) -> Moved:
         countersigned = max(vouchers_ms(client, lease.id))
         budget = client.leases.bid(lease.bid_id).bid.budget
     leases.sort(key=lambda x: str(x.created_at))
-    return Moved(job, leases, receipt, killed_ms, countersigned, first, budget)
+    return Seen(
+        job=job, leases=leases, receipt=receipt, killed_ms=killed_ms,
+        countersigned_ms=countersigned, first=first, budget=budget,
+    )  # fmt: skip
 
 
 # -- the witness ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Rejoined:
-    """A job whose client, and with it its witness, was killed and came back."""
-
-    job: Job
-    lease: Lease
-    receipt: Receipt
-    code: int
-    vouchers: list[int]
-    logs: str
-
-
-def client_story(world: World) -> Rejoined:
+def client_story(world: World) -> Seen:
     """Kill `job run`, then go on with `job wait` on the same machine."""
     dora = world.buyer("dora")
     job_file = dora.home / "job.yaml"
@@ -182,23 +142,11 @@ def client_story(world: World) -> Rejoined:
         job, closed, receipt = handle.refresh(), handle.lease(), handle.receipt()
         assert closed is not None
         logs = "".join(piece.text for piece in handle.logs() if piece.stream == "stdout")
-        return Rejoined(job, closed, receipt, code, vouchers_ms(client, lease.id), logs)
+        vouchers = vouchers_ms(client, lease.id)
+        return Seen(job=job, lease=closed, receipt=receipt, code=code, vouchers=vouchers, logs=logs)
 
 
-@dataclass(frozen=True, slots=True)
-class Abandoned:
-    """A job whose witness never came back."""
-
-    job: Job
-    lease: Lease
-    view: LeaseView
-    countersigned: Attestation
-    last: Attestation
-    processes: list[int]
-    ran_ms: int
-
-
-def abandoned_story(world: World) -> Abandoned:
+def abandoned_story(world: World) -> Seen:
     """Kill a buyer's client for good."""
     evan = world.buyer("evan")
     job_file = evan.home / "job.yaml"
@@ -221,15 +169,10 @@ def abandoned_story(world: World) -> Abandoned:
             "the last voucher is settled",
             lambda: on_chain(world, lease).used_ms == signed.message.ms,
         )
-        return Abandoned(
-            handle.job,
-            client.leases.get(lease.id),
-            on_chain(world, lease),
-            signed,
-            found[-1],
-            processes_with(marker),
-            ran_ms,
-        )
+        return Seen(
+            job=handle.job, view=on_chain(world, lease), countersigned=signed, last=found[-1],
+            processes=processes_with(marker), ran_ms=ran_ms,
+        )  # fmt: skip
 
 
 STORIES = [agent_story, lost_story, client_story, abandoned_story]
@@ -241,7 +184,7 @@ STORIES = [agent_story, lost_story, client_story, abandoned_story]
 def test_agent_killed_ends_the_lease_at_the_last_signed_reading(
     stories: Stories, world: World
 ) -> None:
-    seen: Restarted = stories.outcome(agent_story)
+    seen = stories.outcome(agent_story)
     assert (seen.job.state, seen.job.reason) == ("failed", "agent_restarted")
     view = on_chain(world, seen.lease)
     assert view.status is LeaseStatus.CLOSED
@@ -254,7 +197,7 @@ def test_agent_killed_ends_the_lease_at_the_last_signed_reading(
 def test_agent_killed_is_paid_once_and_only_what_was_countersigned(
     stories: Stories, world: World
 ) -> None:
-    seen: Restarted = stories.outcome(agent_story)
+    seen = stories.outcome(agent_story)
     assert_receipt_adds_up(seen.receipt, FEE_BPS)
     view = on_chain(world, seen.lease)
     assert_paid_for_usage(view, seen.receipt)
@@ -266,7 +209,7 @@ def test_agent_killed_is_paid_once_and_only_what_was_countersigned(
 def test_agent_killed_leaves_no_process_and_its_node_works_again(
     stories: Stories, world: World
 ) -> None:
-    seen: Restarted = stories.outcome(agent_story)
+    seen = stories.outcome(agent_story)
     assert len(seen.before) >= 2
     assert seen.orphans == []
     assert seen.left_over == []
@@ -276,7 +219,7 @@ def test_agent_killed_leaves_no_process_and_its_node_works_again(
 def test_provider_that_vanishes_is_stopped_and_the_job_goes_to_the_next_ask(
     stories: Stories, world: World
 ) -> None:
-    seen: Moved = stories.outcome(lost_story)
+    seen = stories.outcome(lost_story)
     assert seen.job.state == "succeeded"
     gone, taken = seen.leases
     assert gone.provider == seen.first.address
@@ -291,7 +234,7 @@ def test_provider_that_vanishes_is_stopped_and_the_job_goes_to_the_next_ask(
 def test_provider_that_vanishes_is_paid_what_was_countersigned_and_the_budget_holds(
     stories: Stories, world: World
 ) -> None:
-    seen: Moved = stories.outcome(lost_story)
+    seen = stories.outcome(lost_story)
     gone, taken = (on_chain(world, lease) for lease in seen.leases)
     assert gone.used_ms == seen.countersigned_ms
     assert gone.released == cost(gone.rate, gone.used_ms)
@@ -301,7 +244,7 @@ def test_provider_that_vanishes_is_paid_what_was_countersigned_and_the_budget_ho
 def test_client_killed_and_restarted_goes_on_witnessing_the_same_job(
     stories: Stories, world: World
 ) -> None:
-    seen: Rejoined = stories.outcome(client_story)
+    seen = stories.outcome(client_story)
     assert (seen.job.state, seen.job.exit_code) == ("succeeded", 0)
     assert seen.code == 0
     assert seen.receipt.used_ms >= 500 * counted(seen.logs) - 500
@@ -313,7 +256,7 @@ def test_client_killed_and_restarted_goes_on_witnessing_the_same_job(
 def test_witness_that_never_returns_makes_the_agent_stop_within_its_grace(
     stories: Stories, world: World
 ) -> None:
-    seen: Abandoned = stories.outcome(abandoned_story)
+    seen = stories.outcome(abandoned_story)
     assert (seen.job.state, seen.job.reason) == ("failed", "witness_silent")
     assert seen.processes == []
     uncovered = seen.last.message.ms - seen.countersigned.message.ms

@@ -4,9 +4,9 @@ import json
 import sqlite3
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from types import SimpleNamespace as Seen
 
-from marketplace.sdk import Job, Lease, Receipt
+from marketplace.sdk import Lease
 from settlement.chain.devnet import dev_account
 from settlement.events import Closed, Opened, Settled
 from settlement.leases import LeaseStatus
@@ -21,26 +21,10 @@ from tests.e2e.chain import (
 from tests.e2e.conftest import Stories
 from tests.e2e.jobs import COUNTING, counted, job_in, tell_to_end, until_running
 from tests.e2e.programs import PATIENCE_S, Program
-from tests.e2e.world import FEE_BPS, RELAYER, Party, Provider, World
+from tests.e2e.world import FEE_BPS, RELAYER, Party, World
 
 INTERVALS_MS = (1_000, 20_000, 40_000)
 """Tried in turn: the longer a node's interval, the longer its agent bears with a server away."""
-
-
-@dataclass(frozen=True, slots=True)
-class Survived:
-    """A job over which the server was killed twice."""
-
-    job: Job
-    lease: Lease
-    receipt: Receipt
-    logs: str
-    acknowledged: dict[int, int]  # by sequence, the ms of vouchers the server had answered for
-    held: dict[int, int]  # those that it knew of after each restart
-    provider: Provider
-    away_ms: list[int]  # how long the server was away, each time
-    client_code: int
-    client_said: str
 
 
 def _acknowledged(witness: Program, lease: Lease) -> dict[int, int]:
@@ -61,7 +45,7 @@ def _until_more_acknowledged(world: World, witness: Program, lease: Lease) -> No
     world.wait_for("more vouchers", lambda: len(_acknowledged(witness, lease)) >= enough)
 
 
-def server_story(world: World) -> Survived:
+def server_story(world: World) -> Seen:
     """Kill the server twice while two jobs run: one with a witness in a process of its own, the
     other followed and witnessed by `job run`.
 
@@ -83,7 +67,7 @@ def _away_ms_max(interval_ms: int) -> int:
     return unseen_ms(interval_ms) // 2 - 1_000
 
 
-def _attempt(world: World, interval_ms: int, bob: Party, fay: Party) -> Survived:
+def _attempt(world: World, interval_ms: int, bob: Party, fay: Party) -> Seen:
     name = f"south-{interval_ms}"
     provider = world.provider(name, "2xH100", region=name, interval_ms=interval_ms)
     spec = job_in(name, COUNTING, max_duration="20m")
@@ -119,8 +103,11 @@ def _attempt(world: World, interval_ms: int, bob: Party, fay: Party) -> Survived
         logs = "".join(piece.text for piece in handle.logs() if piece.stream == "stdout")
     code = run.ends()
     witness.stop()
-    return Survived(
-        job, closed, receipt, logs, acknowledged, held, provider, away_ms, code, run.output()
+    # By sequence: the ms of vouchers that the server had answered for, and that it knew afterwards.
+    vouchers = {"acknowledged": acknowledged, "held": held}
+    return Seen(
+        job=job, lease=closed, receipt=receipt, logs=logs, provider=provider, away_ms=away_ms,
+        client_code=code, client_said=run.output(), **vouchers,
     )  # fmt: skip
 
 
@@ -128,14 +115,14 @@ STORIES = [server_story]
 
 
 def test_server_killed_twice_loses_no_acknowledged_voucher(stories: Stories, world: World) -> None:
-    seen: Survived = stories.outcome(server_story)
+    seen = stories.outcome(server_story)
     assert len(seen.acknowledged) >= 4
     assert seen.held == seen.acknowledged
     assert seen.receipt.used_ms >= max(seen.acknowledged.values())
 
 
 def test_server_killed_twice_stops_no_job(stories: Stories, world: World) -> None:
-    seen: Survived = stories.outcome(server_story)
+    seen = stories.outcome(server_story)
     assert (seen.job.state, seen.job.exit_code) == ("succeeded", 0)
     ticks = counted(seen.logs)
     assert seen.receipt.used_ms >= 500 * ticks - 500
@@ -145,14 +132,14 @@ def test_server_killed_twice_stops_no_job(stories: Stories, world: World) -> Non
 def test_server_killed_twice_leaves_job_run_following_its_job(
     stories: Stories, world: World
 ) -> None:
-    seen: Survived = stories.outcome(server_story)
+    seen = stories.outcome(server_story)
     assert seen.client_code == 0
     said = [line for line in seen.client_said.splitlines() if line.startswith(("tick", "over"))]
     assert counted("\n".join(said)) > 4
 
 
 def test_server_killed_twice_pays_nothing_twice(stories: Stories, world: World) -> None:
-    seen: Survived = stories.outcome(server_story)
+    seen = stories.outcome(server_story)
     assert_receipt_adds_up(seen.receipt, FEE_BPS)
     assert_paid_for_usage(on_chain(world, seen.lease), seen.receipt)
     number = seen.lease.lease_no

@@ -11,19 +11,17 @@ Everything lies in one folder; ports are picked by the system; every process end
 """
 
 import json
-import os
 import subprocess
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
 from typing import Any, Self
 
 from marketplace.agent.config import AgentConfig, NodeConfig, save_config
 from marketplace.sdk import Coulomb, Lease, RetryPolicy
-from marketplace.sdk.profile import Profile, ProfileFile
+from marketplace.sdk.profile import Profile, ProfileFile, write_secret
 from marketplace.sdk.session import Session
 from settlement import keystore
 from settlement.chain.client import ChainClient
@@ -59,12 +57,10 @@ class Party:
 
     @property
     def address(self) -> str:
-        """Its account."""
         return self.signer.address
 
     @property
     def password_file(self) -> Path:
-        """The password of all its keystores."""
         return self.home / "password"
 
     @property
@@ -74,7 +70,6 @@ class Party:
 
     @property
     def keystore(self) -> Path:
-        """The account's keystore."""
         return self.home / "config" / "coulomb" / "keystores" / self.name
 
 
@@ -90,7 +85,6 @@ class Provider:
 
     @property
     def address(self) -> str:
-        """Its account."""
         return self.party.address
 
 
@@ -120,12 +114,7 @@ class World:
             undo.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     # -- the market -------------------------------------------------------------------------------
@@ -135,13 +124,8 @@ class World:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.chain.start()
         operator = dev_account(OPERATOR)
-        deployment = deploy(
-            self.chain_client,
-            operator,
-            EscrowSettings(
-                fee_bps=FEE_BPS, fee_recipient=operator.address, settle_window=SETTLE_WINDOW
-            ),
-        )
+        terms = EscrowSettings(FEE_BPS, operator.address, SETTLE_WINDOW)
+        deployment = deploy(self.chain_client, operator, terms)
         deployment.save(self.folder)
         self.escrow, self.token = deployment.open(self.chain_client)
         mine_every_second(self.chain_client)
@@ -149,20 +133,17 @@ class World:
         return self
 
     def stop(self) -> None:
-        """End every process of this world."""
         self.programs.stop()
         self.chain.stop()
 
     @property
     def chain_client(self) -> ChainClient:
-        """A client of the chain."""
         return self.chain.client()
 
     def _start_server(self) -> None:
         home = self.folder / "server"
         home.mkdir()
-        password = home / "password"
-        _write_secret(password, PASSWORD)
+        write_secret(home / "password", PASSWORD)
         relayer = dev_account(RELAYER)
         keystore.create(home / "relayer.json", PASSWORD, relayer, "pbkdf2", 1)
         env = clean_env(
@@ -172,7 +153,7 @@ class World:
             COULOMB_DEPLOYMENTS=str(self.folder),
             COULOMB_BLOBS=str(home / "blobs"),
             COULOMB_RELAYER_KEYSTORE=str(home / "relayer.json"),
-            COULOMB_RELAYER_PASSWORD=str(password),
+            COULOMB_RELAYER_PASSWORD=str(home / "password"),
             COULOMB_INTERVAL_MS=str(self.interval_ms),
             COULOMB_SETTLE_EVERY_S=str(SETTLE_EVERY_S),
             COULOMB_CONFIRMATIONS="0",
@@ -190,7 +171,6 @@ class World:
 
     @property
     def database(self) -> Path:
-        """The server's SQLite file."""
         return self.folder / "server" / "coulomb.db"
 
     # -- people -----------------------------------------------------------------------------------
@@ -226,7 +206,6 @@ class World:
         return made
 
     def fund(self, address: str, tokens: int) -> None:
-        """Gas and tokens for an account."""
         chain = self.chain_client
         chain.rpc("anvil_setBalance", address, hex(GAS))
         if tokens:
@@ -242,11 +221,11 @@ class World:
         home = self.folder / "people" / name
         home.mkdir(parents=True)
         made = Party(name, home, LocalSigner.create(), LocalSigner.create())
-        _write_secret(made.password_file, PASSWORD)
+        write_secret(made.password_file, PASSWORD)
         keystore.create(made.keystore, PASSWORD, made.signer, "pbkdf2", 1)
         witness = made.state / "witness"
         keystore.create(witness / "key.json", PASSWORD, made.witness, "pbkdf2", 1)
-        _write_secret(witness / "key.password", PASSWORD)
+        write_secret(witness / "key.password", PASSWORD)
         return made
 
     def client(self, party: Party) -> Coulomb:
@@ -254,52 +233,31 @@ class World:
 
         Every answer it gets is held against the server's OpenAPI document.
         """
-        session = Session(
-            lambda: party.signer,
-            lambda: party.witness,
-            rpc_url=self.chain.rpc_url,
-            state=party.state,
-        )
-        transport = CheckedTransport()
-        return Coulomb(
-            self.api_url, party.api_key, session=session, retry=PATIENT, transport=transport
-        )
+        keys = (lambda: party.signer), (lambda: party.witness)
+        session = Session(*keys, rpc_url=self.chain.rpc_url, state=party.state)
+        options = {"session": session, "retry": PATIENT, "transport": CheckedTransport()}
+        return Coulomb(self.api_url, party.api_key, **options)
 
     def env(self, party: Party) -> dict[str, str]:
         """The environment of a party's commands; their settings are in its profile."""
         return clean_env(party.home)
 
     def cli(
-        self,
-        party: Party,
-        *words: str,
-        code: int = 0,
-        seconds: float = PATIENCE_S,
-        env: Mapping[str, str] | None = None,
+        self, party: Party, *words: str, code: int = 0, env: Mapping[str, str] | None = None
     ) -> Any:
         """Run a `coulomb` command to its end; its JSON. Fails on any exit code but `code`."""
-        said = self.cli_text(party, *words, "-o", "json", code=code, seconds=seconds, env=env)
+        said = self.cli_text(party, *words, "-o", "json", code=code, env=env)
         return json.loads(said) if said.strip() else None
 
     def cli_text(
-        self,
-        party: Party,
-        *words: str,
-        code: int = 0,
-        seconds: float = PATIENCE_S,
-        env: Mapping[str, str] | None = None,
+        self, party: Party, *words: str, code: int = 0, env: Mapping[str, str] | None = None
     ) -> str:
         """Run a `coulomb` command to its end; its stdout. Fails on any exit code but `code`."""
         done = subprocess.run(
             [COULOMB, *words],
-            env={**self.env(party), **(env or {})},
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )
+            env={**self.env(party), **(env or {})}, cwd=ROOT, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
         said = f"coulomb {' '.join(words)}\n{done.stdout}\n{done.stderr}"
         assert done.returncode == code, f"exit code {done.returncode}, not {code}: {said}"
         return done.stdout
@@ -327,11 +285,7 @@ class World:
         settings = {**node, "simulated": gpus, "number": number}
         meter, config = self._write_agent(party, interval_ms or self.interval_ms, settings)
         state_dir = party.home / "state" / "agent"
-        agent = self.programs.start(
-            f"agent-{name}",
-            [COULOMB, "provider", "start", "--config", str(config)],
-            self.env(party),
-        )
+        agent = self.start_cli(party, f"agent-{name}", "provider", "start", "--config", str(config))
         node_id = agent.says(r'"node": "(node_[^"]+)"')
         made = Provider(party, agent, meter, node_id, state_dir)
         self.offer(made, terms or {})
@@ -349,7 +303,7 @@ class World:
     ) -> tuple[LocalSigner, Path]:
         meter = LocalSigner.create()
         keystore.create(party.home / "meter.json", PASSWORD, meter, "pbkdf2", 1)
-        _write_secret(party.home / "api.key", party.api_key)
+        write_secret(party.home / "api.key", party.api_key)
         settings: dict[str, Any] = {
             "name": party.name, "region": "eu-west", "tier": TIER,
             "cpu_milli": 16_000, "memory_mib": 16_384, "storage_mib": 16_384,
@@ -386,17 +340,6 @@ class World:
 def job_of(command: str, **more: Any) -> dict[str, Any]:
     """A job file's object: a shell command on one GPU for at most two minutes."""
     return {
-        "name": "job",
-        "command": command,
-        "resources": {"gpu": "H100:1"},
-        "pricing": {"max_gpu_hour": "3.00"},
-        "max_duration": "2m",
-        "start_deadline": "1m",
-        **more,
-    }
-
-
-def _write_secret(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text + "\n")
+        "name": "job", "command": command, "resources": {"gpu": "H100:1"},
+        "pricing": {"max_gpu_hour": "3.00"}, "max_duration": "2m", "start_deadline": "1m", **more,
+    }  # fmt: skip

@@ -16,8 +16,6 @@ _RAW: dict[str, Any] = {BYTES: {"schema": {"type": "string", "format": "binary"}
 
 
 class Bytes(StreamingResponse):
-    """A stored file."""
-
     media_type = BYTES
 
 

@@ -61,12 +61,9 @@ class AsyncLeases(AsyncResource):
         self, lease_id: str, attestation: UsageAttestation, signature: bytes
     ) -> AttestationAnswer:
         """Hand in the meter's signed usage; the same again is the same attestation."""
-        return await self._transport.post(
-            AttestationAnswer,
-            f"/v1/leases/{lease_id}/attestations",
-            SignedAttestation(attestation=attestation, signature=signature),
-            repeatable=True,
-        )
+        path = f"/v1/leases/{lease_id}/attestations"
+        body = SignedAttestation(attestation=attestation, signature=signature)
+        return await self._transport.post(AttestationAnswer, path, body, repeatable=True)
 
     def attestations(
         self, lease_id: str, *, after_sequence: int | None = None, limit: int | None = None
@@ -77,21 +74,14 @@ class AsyncLeases(AsyncResource):
 
     async def heartbeat(self, lease_id: str, count: int, last: str | None = None) -> Heartbeat:
         """Forward a job's signs of life: how many so far, and when the last came (RFC 3339)."""
-        return await self._transport.post(
-            Heartbeat,
-            f"/v1/leases/{lease_id}/heartbeats",
-            HeartbeatReport(count=count, last=last),
-            repeatable=True,
-        )
+        path, body = f"/v1/leases/{lease_id}/heartbeats", HeartbeatReport(count=count, last=last)
+        return await self._transport.post(Heartbeat, path, body, repeatable=True)
 
     async def log(self, lease_id: str, stream: str, offset: int, text: str) -> LogPosition:
         """Append job output; `offset` (bytes of the stream so far) makes a repeat harmless."""
-        return await self._transport.post(
-            LogPosition,
-            f"/v1/leases/{lease_id}/logs",
-            LogChunk(stream=OutputStream(stream), offset=offset, text=text),
-            repeatable=True,
-        )
+        body = LogChunk(stream=OutputStream(stream), offset=offset, text=text)
+        path = f"/v1/leases/{lease_id}/logs"
+        return await self._transport.post(LogPosition, path, body, repeatable=True)
 
     async def finish(
         self,
@@ -138,12 +128,9 @@ class AsyncAttestations(AsyncResource):
         self, attestation_id: str, voucher: Voucher, signature: bytes
     ) -> Attestation:
         """Answer an attestation with a signed voucher."""
-        return await self._transport.post(
-            Attestation,
-            f"/v1/attestations/{attestation_id}/countersign",
-            Countersignature(voucher=voucher, signature=signature),
-            repeatable=True,
-        )
+        path = f"/v1/attestations/{attestation_id}/countersign"
+        body = Countersignature(voucher=voucher, signature=signature)
+        return await self._transport.post(Attestation, path, body, repeatable=True)
 
 
 class AsyncWitness(AsyncResource):

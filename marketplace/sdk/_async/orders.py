@@ -115,9 +115,8 @@ class AsyncAsks(AsyncResource):
     ) -> AskInfo:
         """Put a signed ask on the book."""
         body = SignedAsk(ask=ask, signature=signature)
-        return await self._transport.post(
-            AskInfo, "/v1/asks", body, idempotency_key=idempotency_key
-        )
+        key = idempotency_key
+        return await self._transport.post(AskInfo, "/v1/asks", body, idempotency_key=key)
 
     async def offer(
         self,
@@ -156,15 +155,9 @@ class AsyncAsks(AsyncResource):
         limit: int | None = None,
     ) -> AsyncIterator[AskInfo]:
         """Asks on the book, all of them or by provider, node, tier or state."""
-        return self._transport.pages(
-            AskInfo,
-            "/v1/asks",
-            provider=provider,
-            node_id=node_id,
-            tier=tier,
-            state=",".join(states) or None,
-            limit=limit,
-        )
+        one = {"provider": provider, "node_id": node_id, "tier": tier}
+        state = ",".join(states) or None
+        return self._transport.pages(AskInfo, "/v1/asks", **one, state=state, limit=limit)
 
     async def cancel(self, ask_id: str) -> AskInfo:
         """Take an ask off the book; leases it opened go on."""

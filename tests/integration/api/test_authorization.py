@@ -221,8 +221,7 @@ def objects_in(api: Api) -> Objects:
     closed_job, _ = world.run(5)
     job_id, lease_id = world.open()
     world.attest(lease_id, 0, 0)
-    world.clock.advance(1.5)
-    row, _ = world.attest(lease_id, 1, 1_000)
+    row, _ = world.attest(lease_id, 1, 1_000, after=1.5)
     sha256 = world.keep_blob(b"content")
     with world.database.write() as store:
         world.catalog.blobs.own(store, world.caller(world.buyer), sha256, 7)

@@ -259,8 +259,7 @@ def test_an_acknowledged_voucher_is_in_the_database_when_the_answer_comes(api: A
     world = api.world
     _, lease_id = world.start()
     world.attest(lease_id, 0, 0)
-    world.clock.advance(2)
-    row, _ = world.attest(lease_id, 1, 2_000)
+    row, _ = world.attest(lease_id, 1, 2_000, after=2)
     pending = api.ok(api.call("GET", "/witness/pending", api.buyer))["data"]
     assert pending[0]["attestation"]["id"] == row.id
     body = api.voucher(pending[0]["attestation"])

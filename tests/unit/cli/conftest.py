@@ -39,13 +39,9 @@ def market(tmp_path: Path) -> Iterator[Served]:
 @pytest.fixture
 def home(tmp_path: Path, market: Served, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home of its own with one profile and its keystore."""
-    for name in (
-        "COULOMB_API_URL",
-        "COULOMB_API_KEY",
-        "COULOMB_PROFILE",
-        "ETH_RPC_URL",
-        "NO_COLOR",
-    ):
+    for name in ("API_URL", "API_KEY", "PROFILE", "PASSWORD_FILE"):
+        monkeypatch.delenv(f"COULOMB_{name}", raising=False)
+    for name in ("ETH_RPC_URL", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))

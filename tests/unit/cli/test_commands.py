@@ -78,31 +78,20 @@ def test_detached_job_is_placed_with_a_warning(run: Run, market: Served, job_fil
 @pytest.mark.parametrize(
     ("state", "exit_code", "words", "code"),
     [
-        ("succeeded", 0, (), 0),
-        ("failed", 3, (), ExitCode.JOB_FAILED),
-        ("failed", 3, ("--propagate",), 3),
-        ("succeeded", 0, ("--propagate",), 0),
+        ("succeeded", 0, (), 0), ("succeeded", 0, ("--propagate",), 0),
+        ("failed", 3, (), ExitCode.JOB_FAILED), ("failed", 3, ("--propagate",), 3),
         ("cancelled", None, ("--propagate",), ExitCode.JOB_FAILED),
         ("no_match", None, (), ExitCode.NO_CAPACITY),
-        ("over_budget", None, (), ExitCode.JOB_FAILED),
-        ("lost", None, (), ExitCode.JOB_FAILED),
+        ("over_budget", None, (), ExitCode.JOB_FAILED), ("lost", None, (), ExitCode.JOB_FAILED),
     ],
-)
+)  # fmt: skip
 def test_wait_ends_as_the_job_did(
-    run: Run,
-    market: Served,
-    job_file: str,
-    state: str,
-    exit_code: int | None,
-    words: tuple[str, ...],
-    code: int,
-) -> None:
+    run: Run, market: Served, job_file: str, state: str, exit_code: int | None,
+    words: tuple[str, ...], code: int,
+) -> None:  # fmt: skip
     made = bought(run, market, job_file)
-
-    def bend(answer: dict[str, Any]) -> None:
-        answer.update(state=state, exit_code=exit_code)
-
-    market.bend[f"GET jobs/{made}"] = bend
+    ended = {"state": state, "exit_code": exit_code}
+    market.bend[f"GET jobs/{made}"] = lambda answer: answer.update(ended)
     assert run("job", "wait", made, *words).code == code
 
 
@@ -296,15 +285,11 @@ def test_witness_runs_once(run: Run, market: Served) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ("key", "create", "x"),
-        ("key", "revoke", "key_1"),
-        ("job", "cancel", "job_1"),
-        ("ask", "cancel", "ask_1"),
-        ("wallet", "new", "x"),
+        ("key", "create", "x"), ("key", "revoke", "key_1"), ("job", "cancel", "job_1"),
+        ("ask", "cancel", "ask_1"), ("wallet", "new", "x"), ("dev", "up"),
         ("db", "upgrade", "--url", "sqlite:////nowhere/x.db"),
-        ("dev", "up"),
     ],
-)
+)  # fmt: skip
 def test_dry_run_sends_nothing(run: Run, market: Served, words: tuple[str, ...]) -> None:
     ran = run("--dry-run", *words)
     assert ran.code == 0

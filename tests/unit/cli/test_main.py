@@ -148,45 +148,39 @@ def api(code: str, status: int) -> sdk.ApiError:
     return sdk.error_of(sdk.problem_of(status, {"code": code, "title": "t", "detail": "d"}))
 
 
-CODES: list[tuple[Exception, ExitCode]] = [
-    (api("unauthenticated", 401), ExitCode.AUTH),
-    (api("forbidden", 403), ExitCode.AUTH),
-    (api("not_found", 404), ExitCode.NOT_FOUND),
-    (api("conflict", 409), ExitCode.CONFLICT),
-    (api("already_exists", 409), ExitCode.CONFLICT),
-    (api("idempotency_mismatch", 422), ExitCode.CONFLICT),
-    (api("idempotency_in_flight", 409), ExitCode.RETRY_LATER),
-    (api("insufficient_balance", 402), ExitCode.FUNDS),
-    (api("budget_exceeded", 402), ExitCode.FUNDS),
-    (api("no_capacity", 409), ExitCode.NO_CAPACITY),
-    (api("invalid_signature", 422), ExitCode.ERROR),
-    (api("attestation_refused", 422), ExitCode.ERROR),
-    (api("invalid_request", 422), ExitCode.ERROR),
-    (api("rate_limited", 429), ExitCode.RETRY_LATER),
-    (api("unavailable", 503), ExitCode.RETRY_LATER),
-    (api("chain_unavailable", 503), ExitCode.CHAIN),
-    (api("market_error", 500), ExitCode.ERROR),
-    (sdk.ConnectFailed("x"), ExitCode.RETRY_LATER),
-    (sdk.TimedOut("x"), ExitCode.RETRY_LATER),
-    (sdk.WaitTimeout("x"), ExitCode.TIMED_OUT),
-    (sdk.ConfigError("x"), ExitCode.USAGE),
-    (sdk.InputError("x"), ExitCode.USAGE),
-    (sdk.NotEnough("x"), ExitCode.FUNDS),
-    (sdk.VerificationError("x"), ExitCode.ERROR),
-    (sdk.ProtocolError("x"), ExitCode.ERROR),
-    (settlement.KeystoreError("x"), ExitCode.AUTH),
-    (settlement.ChainUnavailable("x"), ExitCode.CHAIN),
-    (settlement.WrongChain("x"), ExitCode.CHAIN),
-    (settlement.OutcomeUnknown("0x01", "x"), ExitCode.CHAIN),
-    (settlement.FeeAboveCap("x"), ExitCode.CHAIN),
-    (settlement.CallReverted("InsufficientBalance", (1, 0)), ExitCode.CHAIN),
-    (settlement.DeploymentError("x"), ExitCode.CHAIN),
-    (settlement.FieldError("/x", "y"), ExitCode.USAGE),
-    (settlement.SignatureError("x"), ExitCode.ERROR),
-    (market_errors.InvalidInput([market_errors.Problem("/x", "y")]), ExitCode.USAGE),
-    (AgentConfigError("x"), ExitCode.USAGE),
-    (RuntimeUnavailable("x"), ExitCode.ERROR),
-]
+EXITS: dict[ExitCode, list[Exception]] = {
+    ExitCode.AUTH: [
+        api("unauthenticated", 401), api("forbidden", 403), settlement.KeystoreError("x"),
+    ],
+    ExitCode.NOT_FOUND: [api("not_found", 404)],
+    ExitCode.CONFLICT: [
+        api("conflict", 409), api("already_exists", 409), api("idempotency_mismatch", 422),
+    ],
+    ExitCode.FUNDS: [
+        api("insufficient_balance", 402), api("budget_exceeded", 402), sdk.NotEnough("x"),
+    ],
+    ExitCode.NO_CAPACITY: [api("no_capacity", 409)],
+    ExitCode.RETRY_LATER: [
+        api("idempotency_in_flight", 409), api("rate_limited", 429), api("unavailable", 503),
+        sdk.ConnectFailed("x"), sdk.TimedOut("x"),
+    ],
+    ExitCode.TIMED_OUT: [sdk.WaitTimeout("x")],
+    ExitCode.CHAIN: [
+        api("chain_unavailable", 503), settlement.ChainUnavailable("x"), settlement.WrongChain("x"),
+        settlement.OutcomeUnknown("0x01", "x"), settlement.FeeAboveCap("x"),
+        settlement.CallReverted("InsufficientBalance", (1, 0)), settlement.DeploymentError("x"),
+    ],
+    ExitCode.USAGE: [
+        sdk.ConfigError("x"), sdk.InputError("x"), settlement.FieldError("/x", "y"),
+        market_errors.InvalidInput([market_errors.Problem("/x", "y")]), AgentConfigError("x"),
+    ],
+    ExitCode.ERROR: [
+        api("invalid_signature", 422), api("attestation_refused", 422), api("invalid_request", 422),
+        api("market_error", 500), sdk.VerificationError("x"), sdk.ProtocolError("x"),
+        settlement.SignatureError("x"), RuntimeUnavailable("x"),
+    ],
+}  # fmt: skip
+CODES = [(error, code) for code, errors in EXITS.items() for error in errors]
 
 
 @pytest.mark.parametrize(("error", "code"), CODES, ids=lambda v: type(v).__name__)

@@ -69,12 +69,10 @@ def test_a_top_up_is_written_by_the_client(
 @pytest.mark.parametrize(
     ("duration", "why"),
     [
-        ("long", "must be a duration"),
-        ("0s", "must be between 1 and"),
-        ("1000d", "must be between 1 and"),
-        ("2h", "the bid's budget has"),
+        ("long", "must be a duration"), ("0s", "must be between 1 and"),
+        ("1000d", "must be between 1 and"), ("2h", "the bid's budget has"),
     ],
-)
+)  # fmt: skip
 def test_a_top_up_beyond_ask_or_budget_is_refused_before_it_is_sent(
     client: Coulomb, ids: tuple[str, str], sent: Chain, duration: str, why: str
 ) -> None:

@@ -72,15 +72,11 @@ def test_environment_names_the_profile(file: ProfileFile) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "[1]",
-        "profiles: [1]",
-        "a: [",
-        "profiles: {default: 5}",
-        "profiles: {default: {apiurl: x}}",
-        "profiles: {default: {api_url: 5}}",
+        "[1]", "profiles: [1]", "a: [", "profiles: {default: 5}",
+        "profiles: {default: {apiurl: x}}", "profiles: {default: {api_url: 5}}",
         "profiles: {default: {chain_id: x}}",
     ],
-)
+)  # fmt: skip
 def test_malformed_file_is_refused_with_its_place(file: ProfileFile, text: str) -> None:
     file.path.parent.mkdir()
     file.path.write_text(text)

@@ -99,12 +99,10 @@ def test_plain_post_is_never_repeated(waits: list[float], step: Step) -> None:
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        ("POST", {"idempotency_key": "k"}),
-        ("POST", {"repeatable": True}),
-        ("DELETE", {}),
-        ("PUT", {}),
+        ("POST", {"idempotency_key": "k"}), ("POST", {"repeatable": True}),
+        ("DELETE", {}), ("PUT", {}),
     ],
-)
+)  # fmt: skip
 def test_request_that_may_repeat_is_repeated_as_it_was(
     waits: list[float], method: str, options: dict[str, Any]
 ) -> None:
@@ -169,17 +167,11 @@ def test_retry_after_beyond_patience_is_handed_to_the_caller(waits: list[float])
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ("0", 0.0),
-        ("120", 120.0),
-        ("Sat, 01 Jan 2028 00:00:30 GMT", 30.0),
-        ("Sat, 01 Jan 2028 00:00:30 -0000", 30.0),
+        ("0", 0.0), ("120", 120.0), ("", None), ("soon", None), ("-5", None), ("1.5", None),
+        ("Sat, 01 Jan 2028 00:00:30 GMT", 30.0), ("Sat, 01 Jan 2028 00:00:30 -0000", 30.0),
         ("Sat, 01 Jan 2000 00:00:00 GMT", 0.0),
-        ("", None),
-        ("soon", None),
-        ("-5", None),
-        ("1.5", None),
     ],
-)
+)  # fmt: skip
 def test_retry_after_reads_seconds_and_dates(value: str, expected: float | None) -> None:
     now = datetime(2028, 1, 1, tzinfo=UTC)
     assert http.retry_after_of({"retry-after": value}, now) == expected
@@ -212,16 +204,13 @@ def test_answer_that_drips_for_ever_times_out(
 @pytest.mark.parametrize(
     ("raised", "expected"),
     [
-        (httpx.ConnectError("x"), ConnectFailed),
-        (httpx.ConnectTimeout("x"), ConnectFailed),
-        (httpx.PoolTimeout("x"), ConnectFailed),
-        (httpx.ReadTimeout("x"), TimedOut),
-        (httpx.WriteTimeout("x"), TimedOut),
-        (httpx.ReadError("x"), TransportError),
+        (httpx.ConnectError("x"), ConnectFailed), (httpx.ConnectTimeout("x"), ConnectFailed),
+        (httpx.PoolTimeout("x"), ConnectFailed), (httpx.ReadTimeout("x"), TimedOut),
+        (httpx.WriteTimeout("x"), TimedOut), (httpx.ReadError("x"), TransportError),
         (httpx.RemoteProtocolError("x"), TransportError),
         (httpx.DecodingError("x"), TransportError),
     ],
-)
+)  # fmt: skip
 def test_every_lost_connection_has_its_error(
     raised: httpx.RequestError, expected: type[TransportError]
 ) -> None:
@@ -247,12 +236,10 @@ def test_list_runs_over_every_page_and_leaves_out_what_is_not_said() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b"[]",
-        b'{"data": {}}',
-        b'{"data": [{"id": 5}]}',
+        b"[]", b'{"data": {}}', b'{"data": [{"id": 5}]}',
         b'{"data": [], "has_more": true, "next_cursor": 5}',
     ],
-)
+)  # fmt: skip
 def test_what_is_not_a_page_is_refused(body: bytes) -> None:
     transport, _, _ = on(answer(200, body))
     with pytest.raises(ProtocolError):
@@ -297,9 +284,8 @@ def test_hostile_answer_is_an_error_in_both_clients(name: str) -> None:
             client.jobs.get("job_1")
 
         async def main() -> None:
-            async with AsyncCoulomb(
-                "http://market", transport=transport, retry=NO_RETRIES
-            ) as other:
+            options: Any = {"transport": transport, "retry": NO_RETRIES}
+            async with AsyncCoulomb("http://market", **options) as other:
                 await other.jobs.get("job_1")
 
         with pytest.raises(CoulombError):

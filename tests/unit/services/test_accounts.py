@@ -135,8 +135,7 @@ def test_a_spend_cap_counts_what_jobs_may_cost_then_what_they_cost(world: World)
     world.chain.mine()
     lease_id = world.job(first).lease_id or ""
     world.use(lease_id, 0, 0)
-    world.clock.advance(36)
-    world.end(lease_id, 1, 36_000)
+    world.end(lease_id, 1, 36_000, after=36)
     assert spent() == lock + TOKEN * 25 // 1000
     submit(2)
 

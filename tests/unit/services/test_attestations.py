@@ -28,8 +28,7 @@ def rows(world: World, lease_id: str, **equal: Any) -> list[Any]:
 
 def test_the_ready_reading_starts_the_job_and_costs_nothing(world: World, lease_id: str) -> None:
     assert world.job(world.lease(lease_id).job_id).state == "starting"
-    world.clock.advance(5)
-    row, refusal = world.attest(lease_id, 0, 0)
+    row, refusal = world.attest(lease_id, 0, 0, after=5)
     assert (row.state, refusal) == ("accepted", None)
     lease = world.lease(lease_id)
     assert (lease.ready_ms, lease.sequence) == (world.clock(), 0)
@@ -85,8 +84,7 @@ def test_what_cannot_be_true_is_refused_and_recorded(
     reason: AttestationRefusal,
 ) -> None:
     world.attest(lease_id, 0, 0)
-    world.clock.advance(1)
-    world.attest(lease_id, 1, 1_000)
+    world.attest(lease_id, 1, 1_000, after=1)
     world.clock.advance(1)
     if isinstance(changes.get("observed_at_ms"), str):
         changes = {**changes, "observed_at_ms": world.clock() + int(changes["observed_at_ms"])}
@@ -113,14 +111,12 @@ def test_usage_before_the_ready_reading_is_refused(world: World, lease_id: str) 
 
 
 def test_a_ready_reading_after_the_start_limit_is_refused(world: World, lease_id: str) -> None:
-    world.clock.advance(63)
-    assert world.attest(lease_id, 0, 0)[1] is AttestationRefusal.LATE_START
+    assert world.attest(lease_id, 0, 0, after=63)[1] is AttestationRefusal.LATE_START
 
 
 def test_time_after_the_lease_ended_is_refused(world: World, lease_id: str) -> None:
     world.attest(lease_id, 0, 0)
-    world.clock.advance(700)
-    assert world.attest(lease_id, 1, 663_000)[1] is AttestationRefusal.OUTSIDE
+    assert world.attest(lease_id, 1, 663_000, after=700)[1] is AttestationRefusal.OUTSIDE
     assert world.attest(lease_id, 1, 660_000)[1] is None
 
 
@@ -155,8 +151,7 @@ def test_a_voucher_is_stored_as_the_best_and_never_falls(world: World, lease_id:
 
 def test_a_countersignature_must_say_what_the_attestation_says(world: World, lease_id: str) -> None:
     world.attest(lease_id, 0, 0)
-    world.clock.advance(2)
-    row, _ = world.attest(lease_id, 1, 2_000)
+    row, _ = world.attest(lease_id, 1, 2_000, after=2)
     said = UsageAttestation.from_message(row.message)
     right = voucher_for(said, metered=False)
     other = Usage(said.buyer, said.provider, said.lease_no, 1_999)
@@ -178,8 +173,7 @@ def test_a_countersignature_must_say_what_the_attestation_says(world: World, lea
 
 def test_a_pending_witness_sees_the_newest_statement_once(world: World, lease_id: str) -> None:
     world.attest(lease_id, 0, 0)
-    world.clock.advance(1)
-    row, _ = world.attest(lease_id, 1, 1_000)
+    row, _ = world.attest(lease_id, 1, 1_000, after=1)
 
     def pending(signer: Any) -> tuple[Pending, ...]:
         with world.database.read() as store:
@@ -213,6 +207,5 @@ def test_counted_usage_above_its_cap_is_refused(world: World) -> None:
     world.offer(prices={"unit": "0.001"}, unit="request")
     _, lease_id = world.open(units={"name": "request", "max": 10, "max_price": "0.01"})
     world.attest(lease_id, 0, 0)
-    world.clock.advance(1)
-    assert world.attest(lease_id, 1, 1_000, units=11)[1] is AttestationRefusal.CAP
+    assert world.attest(lease_id, 1, 1_000, units=11, after=1)[1] is AttestationRefusal.CAP
     assert world.attest(lease_id, 1, 1_000, units=10)[1] is None

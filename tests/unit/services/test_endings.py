@@ -17,40 +17,46 @@ RETRY = {"on_events": ["interruption"], "duration": "1h"}
 
 
 @pytest.fixture
-def running(world: World) -> tuple[str, str]:
-    """A job that has been running for ten seconds, all of it countersigned."""
-    job_id, lease_id = world.start()
-    ten_seconds(world, lease_id)
-    return job_id, lease_id
+def lease_id(world: World) -> str:
+    """The lease of a job that has been running for ten seconds, all of it countersigned."""
+    _, made = world.start()
+    ten_seconds(world, made)
+    return made
+
+
+@pytest.fixture
+def job_id(world: World, lease_id: str) -> str:
+    return world.lease(lease_id).job_id
 
 
 def ten_seconds(world: World, lease_id: str) -> None:
     world.use(lease_id, 0, 0)
-    world.clock.advance(10)
-    world.use(lease_id, 1, 10_000)
+    world.use(lease_id, 1, 10_000, after=10)
 
 
-def watch(world: World) -> None:
+def watch(world: World, after: float = 0) -> None:
+    """What the market's loops see after so many seconds."""
+    world.clock.advance(after)
     world.catalog.settling.failed_opens()
     world.catalog.watchdog.tick()
     world.catalog.watchdog.revive()
 
 
-def settle(world: World) -> None:
+def settle(world: World, after: float = 0) -> None:
+    if after:
+        world.clock.advance(after)
+        world.chain.mine()
     world.catalog.settling.settle()
     world.catalog.settling.refund()
     world.chain.mine()
 
 
 def test_a_silent_provider_is_lost_and_the_witness_is_asked_to_stop(
-    world: World, running: tuple[str, str]
+    world: World, job_id: str, lease_id: str
 ) -> None:
-    job_id, lease_id = running
-    world.clock.advance(20)
-    watch(world)
+    watch(world, 20)
     assert world.lease(lease_id).stop_requested is None
-    world.clock.advance(1)
-    watch(world)
+    watch(world, 1)
     assert world.lease(lease_id).stop_requested == "lost"
     assert world.job(job_id).state == "running"
     world.stop(lease_id)
@@ -59,17 +65,14 @@ def test_a_silent_provider_is_lost_and_the_witness_is_asked_to_stop(
     assert (job.state, job.reason, lease.state) == ("lost", "provider_lost", "stopped")
     ten = 10_000 * 2500 * TOKEN // 3_600_000_000
     assert world.chain.balances[world.provider.address] == ten
-    world.clock.advance(200)
-    world.chain.mine()
-    settle(world)
+    settle(world, 200)
     assert world.lease(lease_id).state == "closed"
     assert world.chain.balances[world.buyer.address] == 100 * TOKEN - ten
 
 
 def test_heartbeats_and_attestations_keep_a_provider_from_being_lost(
-    world: World, running: tuple[str, str]
+    world: World, lease_id: str
 ) -> None:
-    _, lease_id = running
     for count in range(4):
         world.clock.advance(15)
         world.do(world.catalog.attestations.heartbeat, world.provider, lease_id, count)
@@ -81,18 +84,15 @@ def test_silence_is_measured_in_intervals_when_they_are_long(world: World) -> No
     world.offer(world.node(interval_ms=60_000))
     _, lease_id = world.open()
     world.use(lease_id, 0, 0)
-    world.clock.advance(170)
-    watch(world)
+    watch(world, 170)
     assert world.lease(lease_id).stop_requested is None
-    world.clock.advance(11)
-    watch(world)
+    watch(world, 11)
     assert world.lease(lease_id).stop_requested == "lost"
 
 
 def test_a_market_that_was_away_blames_no_provider_for_its_own_silence(
-    world: World, running: tuple[str, str]
+    world: World, lease_id: str
 ) -> None:
-    _, lease_id = running
     world.clock.advance(60)
     back = replace(world.catalog.watchdog, since_ms=world.clock())
     assert back.tick() == 0
@@ -133,8 +133,7 @@ def test_a_lost_job_moves_to_the_next_ask_with_what_is_left(world: World) -> Non
     second = world.offer(price="2.50")
     job_id, lease_id = world.open(retry=RETRY)
     ten_seconds(world, lease_id)
-    world.clock.advance(25)
-    watch(world)
+    watch(world, 25)
     world.stop(lease_id)
     settle(world)
     job, old = world.job(job_id), world.lease(lease_id)
@@ -156,8 +155,7 @@ def test_a_lost_job_moves_to_the_next_ask_with_what_is_left(world: World) -> Non
 def test_a_lost_job_without_another_ask_fails_at_the_end_of_its_retry(world: World) -> None:
     job_id, lease_id = world.start(retry={"on_events": ["interruption"], "duration": "60s"})
     ten_seconds(world, lease_id)
-    world.clock.advance(25)
-    watch(world)
+    watch(world, 25)
     world.stop(lease_id)
     world.chain.mine()
     world.match()
@@ -173,10 +171,8 @@ def test_a_lost_lease_that_nobody_stops_frees_the_job_when_it_runs_out(world: Wo
     world.offer(price="2.50")
     job_id, lease_id = world.open(retry=RETRY, max_duration="2m")
     ten_seconds(world, lease_id)
-    world.clock.advance(25)
-    watch(world)
-    world.clock.advance(25)
-    watch(world)
+    watch(world, 25)
+    watch(world, 25)
     assert (world.job(job_id).state, world.job(job_id).requeue_after) == ("queued", lease_id)
     world.match()
     assert world.job(job_id).state == "queued"
@@ -188,43 +184,34 @@ def test_a_lost_lease_that_nobody_stops_frees_the_job_when_it_runs_out(world: Wo
 
 
 def test_a_lost_job_that_does_not_retry_ends_even_if_no_witness_answers(
-    world: World, running: tuple[str, str]
+    world: World, job_id: str, lease_id: str
 ) -> None:
-    job_id, lease_id = running
-    world.clock.advance(25)
-    watch(world)
-    world.clock.advance(25)
-    watch(world)
+    watch(world, 25)
+    watch(world, 25)
     assert world.job(job_id).state == "lost"
     assert world.lease(lease_id).state == "active"
 
 
 def test_without_a_witness_for_the_close_the_meter_is_asked_to_stop(
-    world: World, running: tuple[str, str]
+    world: World, job_id: str, lease_id: str
 ) -> None:
-    job_id, lease_id = running
     world.finish(lease_id, 2, 10_000)
-    world.clock.advance(21)
-    watch(world)
+    watch(world, 21)
     assert world.lease(lease_id).stop_requested == "unwitnessed"
     lease = world.lease(lease_id)
     world.stop(lease_id, world.meter)
     settle(world)
     assert (world.job(job_id).state, world.lease(lease_id).state) == ("succeeded", "stopped")
-    world.clock.advance(200)
-    world.chain.mine()
-    settle(world)
+    settle(world, 200)
     assert world.lease(lease_id).state == "closed"
     assert world.lease(lease_id).released == 10_000 * 2500 * TOKEN // 3_600_000_000
     assert lease.outcome["outcome"] == "succeeded"
 
 
 def test_once_it_has_ended_a_lease_costs_what_was_countersigned_and_not_what_was_attested(
-    world: World, running: tuple[str, str]
+    world: World, job_id: str, lease_id: str
 ) -> None:
-    job_id, lease_id = running
-    world.clock.advance(5)
-    world.attest(lease_id, 2, 15_000)
+    world.attest(lease_id, 2, 15_000, after=5)
 
     def shown() -> tuple[int, int, int]:
         market = world.catalog.market
@@ -239,17 +226,12 @@ def test_once_it_has_ended_a_lease_costs_what_was_countersigned_and_not_what_was
     world.stop(lease_id, world.meter)
     settle(world)
     assert shown() == (countersigned, countersigned, 10_000)
-    world.clock.advance(200)
-    world.chain.mine()
-    settle(world)
+    settle(world, 200)
     assert world.lease(lease_id).state == "closed"
     assert shown() == (countersigned, countersigned, 10_000)
 
 
-def test_a_stop_by_anyone_but_witness_and_meter_is_refused(
-    world: World, running: tuple[str, str]
-) -> None:
-    _, lease_id = running
+def test_a_stop_by_anyone_but_witness_and_meter_is_refused(world: World, lease_id: str) -> None:
     for signer in (world.buyer, world.provider, world.stranger):
         with pytest.raises(InvalidSignature):
             world.stop(lease_id, signer)
@@ -259,10 +241,7 @@ def test_a_stop_by_anyone_but_witness_and_meter_is_refused(
     assert world.lease(lease_id).state == "stopped"
 
 
-def test_a_report_is_taken_once_and_again_only_the_same(
-    world: World, running: tuple[str, str]
-) -> None:
-    _, lease_id = running
+def test_a_report_is_taken_once_and_again_only_the_same(world: World, lease_id: str) -> None:
     world.clock.advance(1)
     report = world.report(lease_id, 2, 11_000)
     for _ in range(2):
@@ -282,18 +261,16 @@ def test_a_report_is_taken_once_and_again_only_the_same(
     ],
 )
 def test_a_report_that_cannot_be_true_is_refused(
-    world: World, running: tuple[str, str], changes: dict[str, Any], error: type[Exception]
+    world: World, lease_id: str, changes: dict[str, Any], error: type[Exception]
 ) -> None:
-    _, lease_id = running
     with pytest.raises(error):
         world.finish(lease_id, 2, 10_000, **changes)
     assert world.lease(lease_id).outcome is None
 
 
 def test_a_close_at_other_usage_than_the_last_attestation_is_refused(
-    world: World, running: tuple[str, str]
+    world: World, lease_id: str
 ) -> None:
-    _, lease_id = running
     report = world.report(lease_id, 2, 10_000)
     close = replace(report.close.message, ms=9_000)
     for message, signer, error in (
@@ -312,16 +289,14 @@ def test_a_job_that_outruns_its_budget_ends_over_budget(world: World) -> None:
     assert world.lease(lease_id).budget_limited
     assert world.lease(lease_id).funded_seconds == 72
     world.use(lease_id, 0, 0)
-    world.clock.advance(72)
-    world.end(lease_id, 1, 72_000, outcome="over_budget", exit_code=None)
+    world.end(lease_id, 1, 72_000, outcome="over_budget", exit_code=None, after=72)
     assert world.job(job_id).state == "over_budget"
     assert world.chain.balances[world.provider.address] == TOKEN // 20
 
 
 def test_a_lease_stopped_past_the_server_ends_its_job(
-    world: World, running: tuple[str, str]
+    world: World, job_id: str, lease_id: str
 ) -> None:
-    job_id, lease_id = running
     lease = world.lease(lease_id)
     number = bytes.fromhex(lease.lease_no[2:])
     stopped = Stopped(number, lease.buyer, lease.provider, world.clock() // 1000, 0)
@@ -339,10 +314,7 @@ def test_a_reorg_takes_the_opening_back_and_the_job_waits(world: World) -> None:
     assert world.job(job_id).reserve == lease.lock
 
 
-def test_the_failed_close_of_a_witness_counts_as_none(
-    world: World, running: tuple[str, str]
-) -> None:
-    _, lease_id = running
+def test_the_failed_close_of_a_witness_counts_as_none(world: World, lease_id: str) -> None:
     world.finish(lease_id, 2, 10_000)
     world.chain.refusals[f"close:{lease_id}"] = "InvalidSignature()"
     world.close(lease_id)
@@ -350,21 +322,18 @@ def test_the_failed_close_of_a_witness_counts_as_none(
     assert world.lease(lease_id).settled["ms"] == 0
     settle(world)
     assert world.lease(lease_id).settled["ms"] == 10_000
-    world.clock.advance(21)
-    watch(world)
+    watch(world, 21)
     assert world.lease(lease_id).stop_requested == "unwitnessed"
 
 
 def test_over_budget_is_judged_by_the_clock_not_by_the_usage(world: World) -> None:
     world.offer(start_limit="10s")
     _, lease_id = world.open(budget={"max_total": "0.05"}, max_duration="10m")
-    world.clock.advance(9)
-    world.use(lease_id, 0, 0)
+    world.use(lease_id, 0, 0, after=9)
     world.clock.advance(30)
     with pytest.raises(InvalidInput):
         world.finish(lease_id, 1, 30_000, outcome="over_budget", exit_code=None)
-    world.clock.advance(33)
-    world.finish(lease_id, 1, 63_000, outcome="over_budget", exit_code=None)
+    world.finish(lease_id, 1, 63_000, outcome="over_budget", exit_code=None, after=33)
     outcome = world.lease(lease_id).outcome
     assert outcome is not None
     assert outcome["outcome"] == "over_budget"

@@ -17,8 +17,7 @@ def running(world: World, **changes: object) -> tuple[str, str]:
     world.offer(price="2.50")
     job_id, lease_id = world.open(**{"retry": RETRY, **changes})
     world.use(lease_id, 0, 0)
-    world.clock.advance(10)
-    world.use(lease_id, 1, 10_000)
+    world.use(lease_id, 1, 10_000, after=10)
     return job_id, lease_id
 
 
@@ -130,8 +129,7 @@ def test_a_job_that_moves_on_stays_charged_to_its_key_until_it_ends(world: World
     second = world.job(job_id).lease_id or ""
     assert second != lease_id
     world.use(second, 0, 0)
-    world.clock.advance(10)
-    world.end(second, 1, 10_000)
+    world.end(second, 1, 10_000, after=10)
     actual = world.lease(lease_id).lock + world.lease(second).released
     assert world.job(job_id).state is JobState.SUCCEEDED
     assert charged() == (actual, actual)

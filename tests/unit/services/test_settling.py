@@ -47,15 +47,13 @@ def test_only_the_greatest_voucher_is_sent_and_each_step_is_paid_once(
     world: World, lease_id: str
 ) -> None:
     for sequence in (1, 2, 3):
-        world.clock.advance(1)
-        world.use(lease_id, sequence, sequence * 1_000)
+        world.use(lease_id, sequence, sequence * 1_000, after=1)
     assert world.catalog.settling.settle() == 1
     assert world.catalog.settling.settle() == 0
     world.chain.mine()
     assert world.lease(lease_id).settled["ms"] == 3_000
     assert world.catalog.settling.settle() == 0
-    world.clock.advance(1)
-    world.use(lease_id, 4, 4_000)
+    world.use(lease_id, 4, 4_000, after=1)
     assert world.catalog.settling.settle() == 1
     world.chain.mine()
     assert world.chain.balances[world.provider.address] == 4_000 * 2500 * TOKEN // 3_600_000_000
@@ -74,11 +72,9 @@ def test_many_leases_go_into_one_batch(world: World) -> None:
 def test_a_voucher_that_comes_while_one_is_in_flight_waits_for_it(
     world: World, lease_id: str
 ) -> None:
-    world.clock.advance(1)
-    world.use(lease_id, 1, 1_000)
+    world.use(lease_id, 1, 1_000, after=1)
     world.catalog.settling.settle()
-    world.clock.advance(1)
-    world.use(lease_id, 2, 2_000)
+    world.use(lease_id, 2, 2_000, after=1)
     assert world.catalog.settling.settle() == 0
     world.chain.mine()
     assert world.lease(lease_id).settled["ms"] == 1_000
@@ -88,8 +84,7 @@ def test_a_voucher_that_comes_while_one_is_in_flight_waits_for_it(
 
 
 def test_a_refused_settlement_is_tried_again_after_a_while(world: World, lease_id: str) -> None:
-    world.clock.advance(1)
-    world.use(lease_id, 1, 1_000)
+    world.use(lease_id, 1, 1_000, after=1)
     world.catalog.settling.settle()
     (key,) = intents(world, IntentKind.SETTLE)
     world.chain.refusals[key] = "UsageAheadOfTime(1, 2)"
@@ -107,8 +102,7 @@ def test_a_refused_settlement_is_tried_again_after_a_while(world: World, lease_i
 def test_a_close_under_way_pays_everything_so_nothing_is_settled_beside_it(
     world: World, lease_id: str
 ) -> None:
-    world.clock.advance(3)
-    world.use(lease_id, 1, 3_000)
+    world.use(lease_id, 1, 3_000, after=3)
     world.finish(lease_id, 2, 3_000)
     world.close(lease_id)
     assert world.catalog.settling.settle() == 0
@@ -120,8 +114,7 @@ def test_a_close_under_way_pays_everything_so_nothing_is_settled_beside_it(
 def test_counted_usage_goes_its_own_way(world: World) -> None:
     world.offer(prices={"unit": "0.001"}, unit="request")
     lease_id = running(world, units={"name": "request", "max": 100, "max_price": "0.01"})
-    world.clock.advance(2)
-    world.use(lease_id, 1, 2_000, units=40)
+    world.use(lease_id, 1, 2_000, units=40, after=2)
     assert world.catalog.settling.settle() == 1
     world.chain.mine()
     assert intents(world, IntentKind.SETTLE) == []
@@ -134,8 +127,7 @@ def test_counted_usage_goes_its_own_way(world: World) -> None:
 def test_a_voucher_countersigned_long_after_the_end_is_paid_within_the_window(
     world: World, lease_id: str
 ) -> None:
-    world.clock.advance(5)
-    row, refusal = world.attest(lease_id, 1, 5_000)
+    row, refusal = world.attest(lease_id, 1, 5_000, after=5)
     assert refusal is None
     world.stop(lease_id)
     world.chain.mine()
@@ -151,8 +143,7 @@ def test_a_voucher_countersigned_long_after_the_end_is_paid_within_the_window(
 def test_after_end_and_window_the_rest_is_refunded_without_anyone(
     world: World, lease_id: str
 ) -> None:
-    world.clock.advance(5)
-    world.use(lease_id, 1, 5_000)
+    world.use(lease_id, 1, 5_000, after=5)
     world.catalog.settling.settle()
     world.chain.mine()
     assert world.catalog.settling.refund() == 0
@@ -183,8 +174,7 @@ def test_a_batch_is_as_small_as_one_transaction_takes(
 def test_vouchers_of_an_intent_that_cannot_be_sent_go_into_another_one(
     world: World, lease_id: str
 ) -> None:
-    world.clock.advance(1)
-    world.use(lease_id, 1, 1_000)
+    world.use(lease_id, 1, 1_000, after=1)
     world.catalog.settling.settle()
     with world.database.read() as store:
         intent = store.intent(*intents(world, IntentKind.SETTLE))
