@@ -105,7 +105,7 @@ class Reader:
         return Reader(self.data[key] if self.has(key) else {}, known, self.problems, pointer)
 
     def read(self, key: str, parse: Callable[[object], T], default: D) -> T | D:
-        """The member through `parse`, whose ValueError becomes a problem; `default` when absent."""
+        """The member as `parse` reads it, whose errors become problems; `default` if absent."""
         if not self.has(key):
             return default
         try:
@@ -118,7 +118,7 @@ class Reader:
         return default
 
     def need(self, key: str, parse: Callable[[object], T], default: T) -> T:
-        """Like `read`, where absence is a problem too; the default only keeps reading going."""
+        """Like `read`, but absence is a problem, too; the default only keeps the reading going."""
         if not self.has(key):
             self.problem(key, "missing")
         return self.read(key, parse, default)
