@@ -42,8 +42,8 @@ class Nodes:
     def register(self, store: Store, caller: Principal, new: NewNode) -> NodeRow:
         """List a node; the same number with the same GPUs again brings the node up to date.
 
-        A drained node stays drained: a restart of its agent is no word of its provider. One that
-        was away is back, and with it the asks that rested meanwhile. Raises InvalidInput,
+        A drained node stays drained: its agent may restart, but only its provider resumes it. One
+        that was away is back, and with it the asks that rested meanwhile. Raises InvalidInput,
         AlreadyExists: its number or one of its UUIDs is taken.
         """
         self._check(new)
@@ -268,7 +268,7 @@ class Asks:
         except FieldError as error:
             expect(False, "unit", error.detail)
         if node is None:
-            expect(False, "node", "is no node of yours")
+            expect(False, "node", "is not a node of yours")
             return found
         expect(ask.tier == text32(node.tier), "tier", f"must be {node.tier}, as the node")
         expect(0 < ask.gpu_milli <= node.gpu_count * 1000, "gpuMilli", "is not what the node has")

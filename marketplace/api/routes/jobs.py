@@ -17,7 +17,7 @@ from marketplace.api.edge import (
     paging,
 )
 from marketplace.api.problems import AUTH, ONCE, OWNED
-from marketplace.api.sse import STREAM, EventStream, event_stream, watch
+from marketplace.api.sse import PING_S, STREAM, EventStream, events_after, watch
 from marketplace.db.store import Store
 from marketplace.domain.reader import seconds_of
 from marketplace.errors import InvalidInput, Problem
@@ -94,7 +94,7 @@ async def events(
     wrong = Problem("/Last-Event-ID", "must be the id of an event")
     after = _number(last_event_id, wrong) if last_event_id else 0
     await watch(edge, caller, request, job_id)
-    return event_stream(edge, caller, request, job_id, after)
+    return EventStream(events_after(edge, caller, request, job_id, after), ping=PING_S)
 
 
 @routes.reads("GET /jobs/{job_id}/logs", "list_job_logs", *OWNED)

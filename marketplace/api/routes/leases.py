@@ -19,7 +19,7 @@ from marketplace.api.problems import AUTH, ONCE, OWNED
 from marketplace.db.store import Store
 from marketplace.services.attestations import refused
 from marketplace.services.leases import party
-from marketplace.services.views import answer_view, attestation_view, heartbeat_view, lease_view
+from marketplace.services.views import answer_of, attestation_view, heartbeat_view, lease_view
 from marketplace.wire.base import Page
 from marketplace.wire.leases import (
     Attestation,
@@ -79,7 +79,7 @@ def attest(
     """
     with edge.database.write() as store:
         row, refusal = edge.catalog.attestations.take(store, caller, lease_id, body)
-        answer = answer_view(row)
+        answer = answer_of(AttestationAnswer, row)
     if refusal is not None:
         raise refused(refusal, row)
     return answer
