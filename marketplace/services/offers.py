@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
 from marketplace.db.store import Store
-from marketplace.db.tables import AskRow, GpuRow, NodeRow
+from marketplace.db.tables import AskRow, GpuRow, NodeRow, Part
 from marketplace.domain.drafts import AskingNode, AskState, NodeState, ask_of
 from marketplace.domain.reliability import NEWCOMER_MILLI
 from marketplace.domain.tier import TierRegistry
@@ -281,15 +281,10 @@ class Asks:
         return found
 
     def page(
-        self,
-        store: Store,
-        equal: Mapping[str, str | None],
-        states: tuple[str, ...],
-        limit: int,
-        before: str | None,
+        self, store: Store, equal: Mapping[str, str | None], states: tuple[str, ...], part: Part
     ) -> list[AskRow]:
         """Asks, newest first, by what their columns must equal if it is given, and by states."""
-        rows = store.asks.page(equal, states, limit, before)
+        rows = store.asks.page(equal, states, part)
         store.nodes.hold(row.node_id for row in rows)
         return rows
 

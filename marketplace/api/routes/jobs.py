@@ -60,7 +60,7 @@ def list_jobs(
 ) -> Page[Job]:
     """The caller's jobs, newest first."""
     states = tuple(state.split(",")) if state else ()
-    rows = edge.catalog.jobs.page(store, caller, states, *paging.wanted)
+    rows = edge.catalog.jobs.page(store, caller, states, paging.wanted)
     return paging.page(Page[Job], rows, lambda row: job_view(store, edge.catalog.market, row))
 
 
@@ -99,11 +99,7 @@ async def events(
 
 @routes.reads("GET /jobs/{job_id}/logs", "list_job_logs", *OWNED)
 def logs(
-    edge: EdgeDep,
-    store: Store,
-    caller: Buyer,
-    job_id: Id,
-    paging: Annotated[Paging, paging(100)],
+    edge: EdgeDep, store: Store, caller: Buyer, job_id: Id, paging: Annotated[Paging, paging(100)]
 ) -> Page[LogEvent]:
     """Output of a job in order."""
     limit, after = paging.wanted
@@ -124,7 +120,7 @@ def receipt(edge: EdgeDep, store: Store, caller: Anyone, job_id: Id) -> JobRecei
 @routes.reads("GET /receipts", "list_receipts", *AUTH)
 def list_receipts(edge: EdgeDep, store: Store, caller: Anyone, paging: Paged) -> Page[Receipt]:
     """The caller's receipts, as buyer or provider, newest first."""
-    rows = store.receipts.page(caller.account, *paging.wanted)
+    rows = store.receipts.page(caller.account, paging.wanted)
     return paging.page(Page[Receipt], rows, receipt_view)
 
 

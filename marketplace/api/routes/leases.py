@@ -53,7 +53,7 @@ def list_leases(
 ) -> Page[Lease]:
     """The caller's leases, newest first, by role, state and node."""
     states = tuple(state.split(",")) if state else ()
-    rows = edge.catalog.leases.find(store, caller, role, states, node_id, *paging.wanted)
+    rows = edge.catalog.leases.find(store, caller, role, states, node_id, paging.wanted)
     return paging.page(Page[Lease], rows, lambda row: lease_view(store, edge.catalog.market, row))
 
 
@@ -97,7 +97,7 @@ def attestations(
     """Attestations of a lease in order of arrival, with the vouchers that answered them."""
     lease = party(store, caller, lease_id)
     after = -1 if after_sequence is None else after_sequence
-    rows = store.attestations.page(lease.id, after, *paging.wanted)
+    rows = store.attestations.page(lease.id, after, paging.wanted)
     return paging.page(Page[Attestation], rows, attestation_view)
 
 
