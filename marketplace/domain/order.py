@@ -17,10 +17,6 @@ class BookMarket:
     opener: str = ZERO_ADDRESS
     decimals: int = 18
 
-    def opens(self, opener: str) -> bool:
-        """Whether this market may open an order that names `opener`."""
-        return opener in (ZERO_ADDRESS, self.opener)
-
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
@@ -81,7 +77,6 @@ class RestingBid:
     """
 
     id: str
-    job_id: str
     bid: Bid
     wants: Wants
     seq: int
@@ -134,21 +129,18 @@ class RejectReason(StrEnum):
 class Fill:
     """One match: the bid takes these GPUs (indices on the node) at the ask's prices.
 
-    `rate` in 1e-12 token per hour. The pair (bid, ask) names the capacity until it is freed.
+    The pair (bid, ask) names the capacity until it is freed.
     """
 
     bid_id: str
-    job_id: str
     ask_id: str
     provider: str
     node: int
     node_id: str
     tier: str
-    rate: int
     prices: Prices
     terms: Terms
     gpus: tuple[int, ...]
-    at: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,8 +75,9 @@ class Reader:
         self.problems = problems
         self.pointer = pointer
         self.known = tuple(known)
+        members = ", ".join(self.known)
         if not isinstance(data, dict):
-            self.problem("", f"must be an object with members such as {', '.join(self.known)}")
+            self.problem("", f"must be an object with members such as {members}")
             data = {}
         self.data: dict[str, Any] = {}
         for key, value in data.items():
@@ -85,12 +86,9 @@ class Reader:
             elif key in self.known:
                 self.data[key] = value
             else:
-                self._unknown(key)
-
-    def _unknown(self, key: str) -> None:
-        close = get_close_matches(key, self.known, n=1, cutoff=0.6)
-        hint = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(self.known)}"
-        self.problem(key, f"unknown key{hint}")
+                close = get_close_matches(key, self.known, n=1, cutoff=0.6)
+                known = f"did you mean {close[0]}?" if close else f"known are {members}"
+                self.problem(key, f"unknown key; {known}")
 
     def problem(self, key: str, detail: str) -> None:
         """Note what is wrong with a member (or with this object, for "")."""

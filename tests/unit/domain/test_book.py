@@ -68,7 +68,7 @@ def asks_taken(events: list[Event]) -> list[tuple[str, str]]:
 def test_bid_takes_the_cheapest_ask_at_the_asks_price() -> None:
     book = book_with(resting_ask(1, price=2 * NANO), resting_ask(2, price=NANO))
     fill = only_fill(add(book, resting_bid(3, price=5 * NANO)))
-    assert (fill.ask_id, fill.rate, fill.prices) == ("ask_2", 10**12, Prices(NANO))
+    assert (fill.ask_id, fill.terms.rate, fill.prices) == ("ask_2", 10**12, Prices(NANO))
     assert (fill.provider, fill.node, fill.node_id, fill.gpus) == (PROVIDER, 2, "node_2", (0,))
     assert fill.terms.funded_seconds == 3600 + 60
     assert fill.terms.lock == -(-(10**18) * 3660 // 3600)
@@ -188,11 +188,11 @@ def test_cancelled_ask_takes_no_fills_but_its_leases_hold_on() -> None:
     book = book_with(resting_ask(1))
     add(book, resting_bid(2))
     assert book.apply(CancelAsk(NOW, "ask_1")) == [Removed("ask_1", Cause.CANCELLED)]
-    use = book.use_of(PROVIDER, 1)
+    use = book.nodes.get((PROVIDER, 1))
     assert use is not None
     assert use.gpu_milli == 1000
     assert book.apply(Free(NOW, "bid_2", "ask_1")) == []
-    assert book.use_of(PROVIDER, 1) is None
+    assert book.nodes.get((PROVIDER, 1)) is None
 
 
 def test_fail_over_takes_the_next_ask_within_what_is_left() -> None:
@@ -228,7 +228,7 @@ def test_quote_lists_fitting_asks_best_first_and_changes_nothing() -> None:
     assert [f.ask_id for f in book.quote(resting_bid(5), most=1)] == ["ask_2"]
     assert len(list(book.asks())) == 4
     assert list(book.bids()) == []
-    use = book.use_of(PROVIDER, 2)
+    use = book.nodes.get((PROVIDER, 2))
     assert use is not None
     assert use.gpu_milli == 0
 
