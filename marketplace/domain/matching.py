@@ -44,7 +44,7 @@ class AskView:
         self.started = False
 
     def rate(self, bid: "BidView") -> int:
-        """All-in rate for the bid's sizes. Mirrors `settlement.units.rate_of`."""
+        """All-in rate for the bid's sizes. Mirrors `Prices.rate`."""
         rate = self.gpu_hour * bid.gpu_milli
         if self.flat:
             return rate
