@@ -16,6 +16,7 @@ _NAME_CHARS = 64  # of an unknown name that are compared with the known ones
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _NUMBER = re.compile(r"([0-9]{1,7})(?:\.([0-9]{1,3}))?\Z")
 _SIZE = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,3}))?\s?(M|G|T)i?B\Z", re.IGNORECASE)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _MIB = {"M": 1, "G": 1024, "T": 1024 * 1024}
 
 
@@ -26,7 +27,7 @@ def escape(key: str) -> str:
 
 def is_unicode(text: str) -> bool:
     """Whether the text can be written as UTF-8: JSON lets lone surrogates through."""
-    return not any("\ud800" <= c <= "\udfff" for c in text)
+    return not _SURROGATE.search(text)
 
 
 def seconds_of(text: object) -> int:
@@ -77,8 +78,9 @@ class Reader:
         self.problems = problems
         self.pointer = pointer
         self.known = tuple(known)
+        members = ", ".join(self.known)
         if not isinstance(data, dict):
-            self.problem("", f"must be an object with members such as {', '.join(self.known)}")
+            self.problem("", f"must be an object with members such as {members}")
             data = {}
         self.data: dict[str, Any] = {}
         for key, value in data.items():
@@ -86,15 +88,10 @@ class Reader:
                 self.problem(ascii(key), "a key must be text: write it in quotes")
             elif key in self.known:
                 self.data[key] = value
-            else:
-                self._unknown(key)
-
-    def _unknown(self, key: str) -> None:
-        if len(self.problems) > PROBLEMS_MAX:
-            return
-        close = get_close_matches(key[:_NAME_CHARS], self.known, n=1, cutoff=0.6)
-        hint = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(self.known)}"
-        self.problem(key, f"unknown key{hint}")
+            elif len(problems) <= PROBLEMS_MAX:
+                close = get_close_matches(key[:_NAME_CHARS], self.known, n=1, cutoff=0.6)
+                known = f"did you mean {close[0]}?" if close else f"known are {members}"
+                self.problem(key, f"unknown key; {known}")
 
     def problem(self, key: str, detail: str) -> None:
         """Note what is wrong with a member (or with this object, for ""), up to PROBLEMS_MAX."""
@@ -114,7 +111,7 @@ class Reader:
         return Reader(self.data[key] if self.has(key) else {}, known, self.problems, pointer)
 
     def read(self, key: str, parse: Callable[[object], T], default: D) -> T | D:
-        """The member through `parse`, whose ValueError becomes a problem; `default` when absent."""
+        """The member as `parse` reads it, whose errors become problems; `default` if absent."""
         if not self.has(key):
             return default
         try:
@@ -127,7 +124,7 @@ class Reader:
         return default
 
     def need(self, key: str, parse: Callable[[object], T], default: T) -> T:
-        """Like `read`, where absence is a problem too; the default only keeps reading going."""
+        """Like `read`, but absence is a problem, too; the default only keeps the reading going."""
         if not self.has(key):
             self.problem(key, "missing")
         return self.read(key, parse, default)

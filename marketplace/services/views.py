@@ -18,7 +18,7 @@ from marketplace.db.tables import (
 )
 from marketplace.domain.drafts import AskState
 from marketplace.domain.explain import Explanation, Relaxation
-from marketplace.domain.life import JobLife, LeaseState
+from marketplace.domain.life import LeaseState
 from marketplace.domain.matching import AskView
 from marketplace.domain.order import Fill
 from marketplace.domain.pricing import from_scaled
@@ -26,10 +26,9 @@ from marketplace.domain.tier import Tier
 from marketplace.services.common import money
 from marketplace.services.ports import Market
 from marketplace.wire.base import Answer, time_of, time_or_none
-from marketplace.wire.jobs import EVENT, Cost, Job, JobEvent, JobStatus
+from marketplace.wire.jobs import EVENT, Cost, Job, JobEvent
 from marketplace.wire.leases import (
     Attestation,
-    AttestationAnswer,
     AttestationState,
     Heartbeat,
     JobBrief,
@@ -187,7 +186,7 @@ def match_view(store: Store, market: Market, fill: Fill) -> MatchingAsk:
         region=node.region,
         simulated=node.simulated,
         price=fill.prices,
-        rate_per_hour=rate_per_hour(fill.rate),
+        rate_per_hour=rate_per_hour(fill.terms.rate),
         max_cost=money(market, fill.terms.lock),
         funded_seconds=fill.terms.funded_seconds,
         budget_limited=fill.terms.budget_limited,
@@ -236,11 +235,6 @@ def cost_view(store: Store, market: Market, job: JobRow, lease: LeaseRow) -> Cos
         budget_left=money(market, max(0, budget - job.spent - used)),
         ms=usage_view(Used, _billed(lease)).ms,
     )
-
-
-def status_view(job: JobRow | JobLife) -> JobStatus:
-    """What a `status` event says."""
-    return answer_of(JobStatus, job)
 
 
 def event_view(row: JobEventRow) -> JobEvent:
@@ -327,7 +321,3 @@ def attestation_view(row: AttestationRow) -> Attestation:
     state = AttestationState.COUNTERSIGNED if voucher else row.state
     at = time_of(row.received_ms)
     return answer_of(Attestation, row, state=state, voucher=voucher, created_at=at)
-
-
-def answer_view(row: AttestationRow) -> AttestationAnswer:
-    return answer_of(AttestationAnswer, row)
