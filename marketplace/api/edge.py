@@ -17,7 +17,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from marketplace.api.limits import Limits, OpenStreams
 from marketplace.api.problems import ONCE, READING, documented
 from marketplace.db.store import Database, Store, Tally
-from marketplace.db.tables import IdempotentReplyRow
+from marketplace.db.tables import IdempotentReplyRow, Part
 from marketplace.errors import (
     Forbidden,
     IdempotencyInFlight,
@@ -266,8 +266,8 @@ class Paging:
     after: str | None
 
     @property
-    def wanted(self) -> tuple[int, str | None]:
-        """What to look for: one row more than the page holds, and after which key."""
+    def wanted(self) -> Part:
+        """What to look for: one row more than the page holds."""
         return self.limit + 1, self.after
 
     def page(

@@ -68,7 +68,6 @@ OPENING = LeaseLife("l", LeaseState.OPENING, lock=7)
 ACTIVE = replace(OPENING, state=LeaseState.ACTIVE)
 STOPPED = replace(OPENING, state=LeaseState.STOPPED)
 CLOSED = replace(OPENING, state=LeaseState.CLOSED)
-GIVEN_UP = replace(OPENING, state=LeaseState.FAILED_TO_OPEN, reason="why")
 ASKED = replace(ACTIVE, stop_requested=StopReason.LOST, stop_requested_ms=4)
 STOP = {"stop_requested": StopReason.CANCELLED, "stop_requested_ms": NOW}
 OK = RunReport(Outcome.SUCCEEDED, None, 0, "blob")
