@@ -1,9 +1,13 @@
-"""Connections to SQLite and PostgreSQL."""
+"""Connections to SQLite and PostgreSQL, and their schema: one Alembic history, shipped with the
+package."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from alembic import command
+from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
@@ -12,7 +16,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from marketplace.errors import Unavailable
 
 BUSY_MS = 10_000
-POOL_SIZE = 24
+MIGRATIONS = Path(__file__).parent / "migrations"
+POOL: dict[str, Any] = {"pool_size": 24, "max_overflow": 24}
 
 
 def _sqlite_pragmas(connection: Any, _record: Any) -> None:
@@ -37,12 +42,8 @@ def make_engine(url: str) -> Engine:
     if parsed.get_backend_name() != "sqlite":
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-        return create_engine(
-            parsed, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, pool_pre_ping=True
-        )
-    engine = create_engine(
-        url, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, connect_args={"check_same_thread": False}
-    )
+        return create_engine(parsed, **POOL, pool_pre_ping=True)
+    engine = create_engine(url, **POOL, connect_args={"check_same_thread": False})
     event.listen(engine, "connect", _sqlite_pragmas)
     event.listen(engine, "begin", _sqlite_begin)
     return engine
@@ -55,3 +56,16 @@ def available() -> Iterator[None]:
         yield
     except (OperationalError, PoolTimeout) as error:
         raise Unavailable("the database cannot do this now") from error
+
+
+def upgrade(url: str, revision: str = "head") -> None:
+    """Run every migration that the database does not have yet; safe to call again."""
+    engine = make_engine(url)
+    try:
+        with engine.connect() as connection:
+            config = Config()
+            config.set_main_option("script_location", str(MIGRATIONS))
+            config.attributes["connection"] = connection.execution_options(writing=True)
+            command.upgrade(config, revision)
+    finally:
+        engine.dispose()

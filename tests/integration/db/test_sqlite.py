@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from marketplace.db.blob_files import FREE_BYTES_MIN, BlobFolder
 from marketplace.db.chain_events import SqlEventStore
+from marketplace.db.engine import upgrade
 from marketplace.db.outbox import SqlOutbox
 from marketplace.db.store import Database
 from marketplace.db.tables import (
@@ -28,7 +29,6 @@ from marketplace.db.tables import (
     OrderEntryRow,
 )
 from marketplace.db.types import Atoms
-from marketplace.db.upgrade import upgrade
 from marketplace.domain.drafts import NodeState
 from marketplace.errors import AlreadyExists, Unavailable
 from marketplace.server import operations
