@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from sqlalchemy import event, inspect
 from sqlmodel import SQLModel, select
 
-from marketplace.db.engine import upgrade
 from marketplace.db.store import Database, Store
+from marketplace.db.upgrade import upgrade
 
 R = TypeVar("R", bound=SQLModel)
 MEMORY = Path("/dev/shm")  # noqa: S108 - where it is missing, a disk does

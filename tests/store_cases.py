@@ -11,9 +11,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlmodel import SQLModel
 
-from marketplace.db.engine import upgrade
 from marketplace.db.queries import BLOB_ROW_BYTES
 from marketplace.db.store import CANCEL_KEY, Database, Tally, try_key
+from marketplace.db.upgrade import upgrade
 from settlement.errors import OutboxConflict
 from settlement.events import Deposited, Settled, SettledEntry
 from settlement.ports import (

@@ -1,13 +1,9 @@
-"""Connections to SQLite and PostgreSQL, and their schema: one Alembic history, shipped with the
-package."""
+"""Connections to SQLite and PostgreSQL."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
@@ -16,7 +12,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from marketplace.errors import Unavailable
 
 BUSY_MS = 10_000
-MIGRATIONS = Path(__file__).parent / "migrations"
 POOL: dict[str, Any] = {"pool_size": 24, "max_overflow": 24}
 
 
@@ -56,16 +51,3 @@ def available() -> Iterator[None]:
         yield
     except (OperationalError, PoolTimeout) as error:
         raise Unavailable("the database cannot do this now") from error
-
-
-def upgrade(url: str, revision: str = "head") -> None:
-    """Run every migration that the database does not have yet; safe to call again."""
-    engine = make_engine(url)
-    try:
-        with engine.connect() as connection:
-            config = Config()
-            config.set_main_option("script_location", str(MIGRATIONS))
-            config.attributes["connection"] = connection.execution_options(writing=True)
-            command.upgrade(config, revision)
-    finally:
-        engine.dispose()

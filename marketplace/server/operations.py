@@ -5,9 +5,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from marketplace.db.chain_events import SqlEventStore
-from marketplace.db.engine import upgrade as migrate
 from marketplace.db.outbox import SqlOutbox
 from marketplace.db.store import Database
+from marketplace.db.upgrade import upgrade as migrate
 from marketplace.domain.life import JOB_ON_NODE
 from marketplace.server.roles import build
 from marketplace.server.settings import Settings

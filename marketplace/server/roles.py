@@ -20,9 +20,9 @@ from marketplace.data import load_tiers
 from marketplace.db.blob_files import BlobFolder
 from marketplace.db.chain_events import SqlEventStore
 from marketplace.db.changes import CHAIN, ORDERS, OUTBOX, UNTOLD_S, Listener
-from marketplace.db.engine import upgrade
 from marketplace.db.outbox import SqlOutbox
 from marketplace.db.store import Database
+from marketplace.db.upgrade import upgrade
 from marketplace.domain.pricing import CURRENCY
 from marketplace.server.loops import Loop
 from marketplace.server.settings import Settings

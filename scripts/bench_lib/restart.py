@@ -15,9 +15,9 @@ from typing import Any
 
 from sqlalchemy import insert
 
-from marketplace.db.engine import upgrade
 from marketplace.db.store import Database
 from marketplace.db.tables import MarkRow, OrderEntryRow
+from marketplace.db.upgrade import upgrade
 from marketplace.domain.snapshot import book_hash
 from marketplace.services.bookkeeper import APPLIED, Bookkeeper
 from marketplace.services.orderlog import ASK, ASK_CLOSED

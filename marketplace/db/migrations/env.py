@@ -1,4 +1,4 @@
-"""Alembic's entry: migrates on the connection that `marketplace.db.engine` hands over."""
+"""Alembic's entry: runs migrations on the connection that `marketplace.db.upgrade` hands over."""
 
 from alembic import context
 from sqlmodel import SQLModel

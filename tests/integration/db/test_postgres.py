@@ -12,10 +12,10 @@ from sqlalchemy import text
 from sqlmodel import SQLModel
 
 from marketplace.db.chain_events import SqlEventStore
-from marketplace.db.engine import upgrade
 from marketplace.db.outbox import SqlOutbox
 from marketplace.db.store import Database
 from marketplace.db.tables import AttestationRow, GpuRow, JobEventRow, LeaseRow, OrderEntryRow
+from marketplace.db.upgrade import upgrade
 from marketplace.errors import AlreadyExists
 from marketplace.services.bookkeeper import Bookkeeper
 from marketplace.services.matcher import Matcher

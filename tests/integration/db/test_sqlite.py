@@ -15,7 +15,6 @@ from sqlalchemy.exc import IntegrityError
 
 from marketplace.db.blob_files import FREE_BYTES_MIN, BlobFolder
 from marketplace.db.chain_events import SqlEventStore
-from marketplace.db.engine import upgrade
 from marketplace.db.outbox import SqlOutbox
 from marketplace.db.store import Database
 from marketplace.db.tables import (
@@ -29,6 +28,7 @@ from marketplace.db.tables import (
     OrderEntryRow,
 )
 from marketplace.db.types import Atoms
+from marketplace.db.upgrade import upgrade
 from marketplace.domain.drafts import NodeState
 from marketplace.errors import AlreadyExists, Unavailable
 from marketplace.server import operations
