@@ -63,8 +63,6 @@ class SendReason(StrEnum):
 
 
 class SendRejected(ChainError):
-    """The node refused a signed transaction. It is not in the node's pool."""
-
     code = "send_rejected"
 
     def __init__(self, reason: SendReason, detail: str) -> None:
@@ -77,17 +75,13 @@ class FeeAboveCap(ChainError):
 
 
 class OutcomeUnknown(ChainError):
-    """A signed transaction was sent but not seen mined. It may still be mined.
-
-    This is not a ChainUnavailable, because a blind retry could pay twice.
-    """
+    """Not a ChainUnavailable: a blind retry could pay twice."""
 
     code = "outcome_unknown"
 
     def __init__(self, tx_hash: str, why: str) -> None:
-        super().__init__(
-            f"transaction {tx_hash}: {why}; it may still be mined: look it up before you repeat it"
-        )
+        fix = "it may still be mined: look it up before you repeat it"
+        super().__init__(f"transaction {tx_hash}: {why}; {fix}")
         self.tx_hash = tx_hash
 
 

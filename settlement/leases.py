@@ -54,12 +54,10 @@ class ChainLease(events.OpeningTerms):
 
     @property
     def start(self) -> int:
-        """Chain time when it opened, in seconds."""
         return self.end - self.funded
 
     @property
     def metered(self) -> bool:
-        """Whether it sells counted resources."""
         return self.egress_cap_mib > 0 or self.units_cap > 0
 
     @property

@@ -19,6 +19,7 @@ from settlement.eip712 import (
     Uint256,
     from_text32,
 )
+from settlement.errors import FieldError
 from settlement.hashing import keccak
 
 FLAG_SHARED = 1  # ask: fractions of a GPU are sold; bid: a fraction is accepted
@@ -35,10 +36,17 @@ class Prices(Struct):
     egress_gib: Uint64 = 0
     unit: Uint64 = 0
 
-    def timed(self) -> arithmetic.TimedPrices:
-        """The prices that add up to a rate."""
-        gib = (self.memory_gib_hour, self.storage_gib_hour)
-        return arithmetic.TimedPrices(self.gpu_hour, self.cpu_hour, *gib)
+    def rate(self, sizes: arithmetic.Sizes) -> int:
+        """The sum of timed prices as one rate in 1e-12 token per hour, rounded down.
+
+        Memory and storage are sized in MiB and priced per GiB: 1000/1024 = 125/128 turns MiB into
+        thousandths of a GiB. Raises FieldError above uint64. Source: `Units.rate` in contracts.
+        """
+        mib = self.memory_gib_hour * sizes.memory_mib + self.storage_gib_hour * sizes.storage_mib
+        rate = self.gpu_hour * sizes.gpu_milli + self.cpu_hour * sizes.cpu_milli + mib * 125 // 128
+        if rate > arithmetic.UINT64_MAX:
+            raise FieldError("/prices", f"rate {rate} exceeds 2^64-1 (1e-12 token per hour)")
+        return rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +85,6 @@ class Ask(Struct):
 
     @property
     def tier_name(self) -> str:
-        """The tier as text."""
         return from_text32(self.tier)
 
 
@@ -115,7 +122,7 @@ class Bid(Struct):
     salt: Uint64
 
     def sizes(self) -> arithmetic.Sizes:
-        """What the bid allocates, in the units a rate is built from."""
+        """What the bid allocates."""
         return arithmetic.Sizes(self.gpu_milli, self.cpu_milli, self.memory_mib, self.storage_mib)
 
 
@@ -179,7 +186,7 @@ def terms_of(
     with the ask's minimum. Source: `ComputeEscrow.open`.
     """
     left = bid.budget // max(1, bid.nodes) if budget_left is None else budget_left
-    rate = arithmetic.rate_of(prices.timed(), bid.sizes())
+    rate = prices.rate(bid.sizes())
     caps = (bid.egress_mib, bid.units)
     counted = arithmetic.counted_lock(prices.egress_gib, prices.unit, *caps, decimals)
     wanted = bid.max_seconds + ask.start_limit_seconds

@@ -50,7 +50,6 @@ class LocalSigner:
 
     @classmethod
     def create(cls) -> Self:
-        """A signer with a new random key."""
         return cls((secrets.randbelow(CURVE_ORDER - 1) + 1).to_bytes(32, "big"))
 
     def __repr__(self) -> str:

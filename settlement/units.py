@@ -6,8 +6,6 @@ MiB, a rate in 1e-12 token per hour, a cost in atoms of the token. There are no 
 
 from dataclasses import dataclass
 
-from settlement.errors import FieldError
-
 UINT32_MAX = 2**32 - 1
 UINT40_MAX = 2**40 - 1
 UINT64_MAX = 2**64 - 1
@@ -29,31 +27,8 @@ class Sizes:
     storage_mib: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class TimedPrices:
-    """Prices of timed resources in 1e-9 token per hour: per GPU, core, GiB and GiB."""
-
-    gpu_hour: int
-    cpu_hour: int = 0
-    memory_gib_hour: int = 0
-    storage_gib_hour: int = 0
-
-
 def _one(decimals: int) -> int:
     return int(10**decimals)
-
-
-def rate_of(prices: TimedPrices, sizes: Sizes) -> int:
-    """The sum of timed prices as one rate in 1e-12 token per hour, rounded down.
-
-    Memory and storage are sized in MiB and priced per GiB: 1000/1024 = 125/128 turns MiB into
-    thousandths of a GiB. Raises FieldError above uint64. Source: `Units.rate` in contracts.
-    """
-    mib = prices.memory_gib_hour * sizes.memory_mib + prices.storage_gib_hour * sizes.storage_mib
-    rate = prices.gpu_hour * sizes.gpu_milli + prices.cpu_hour * sizes.cpu_milli + mib * 125 // 128
-    if rate > UINT64_MAX:
-        raise FieldError("/prices", f"rate {rate} exceeds 2^64-1 (1e-12 token per hour)")
-    return rate
 
 
 def cost(rate: int, ms: int, decimals: int = 18) -> int:

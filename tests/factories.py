@@ -107,7 +107,7 @@ def resting_bid(
         changes.setdefault("limits", (make_limit(gpu_hour=price, gpu_milli=milli),))
     bid = make_bid(**changes)
     asked = wants or Wants(rests=True, start_deadline_seconds=HOUR)
-    return RestingBid(f"bid_{number}", f"job_{number}", bid, asked, number, tried, left)
+    return RestingBid(f"bid_{number}", bid, asked, number, tried, left)
 
 
 def job_json(**changes: Any) -> dict[str, Any]:

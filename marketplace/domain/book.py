@@ -37,6 +37,7 @@ from marketplace.domain.order import (
     Tick,
 )
 from marketplace.domain.placing import NodeUse, is_gpu_size
+from settlement.eip712 import ZERO_ADDRESS
 from settlement.orders import terms_of
 from settlement.units import Sizes
 
@@ -50,7 +51,7 @@ class Book:
         self._index = Index()
         self._asks: dict[str, AskView] = {}
         self._bids: dict[str, BidView] = {}
-        self._nodes: dict[tuple[str, int], NodeUse] = defaultdict(NodeUse)
+        self.nodes: dict[tuple[str, int], NodeUse] = defaultdict(NodeUse)  # what leases hold
         self._asks_on: dict[tuple[str, int], list[AskView]] = {}
         self._node_of: dict[tuple[str, str], tuple[str, int]] = {}
         self._held_by: dict[str, set[str]] = {}
@@ -86,14 +87,6 @@ class Book:
         """Every resting bid."""
         return iter(self._bids.values())
 
-    def ask(self, ask_id: str) -> AskView | None:
-        """The ask of this id, if it is in the book."""
-        return self._asks.get(ask_id)
-
-    def use_of(self, provider: str, node: int) -> NodeUse | None:
-        """What open leases hold of a node."""
-        return self._nodes.get((provider, node))
-
     def view(self, order: RestingBid) -> BidView:
         """A bid as the search sees it, without adding it."""
         return BidView(order, self.market)
@@ -102,8 +95,8 @@ class Book:
         """What up to `most` fitting asks would give the bid now, best first; nothing changes."""
         bid, tried = self.view(order), order.tried
         found: list[Fill] = []
-        while len(found) < most and (match := self._index.best(bid)) is not None:
-            fill = self._fill(bid, *match)
+        while len(found) < most and (ask := self._index.best(bid)) is not None:
+            fill = self._fill(bid, ask)
             found.append(fill)
             tried |= {fill.ask_id}
             bid.order = replace(order, tried=tried)
@@ -112,7 +105,7 @@ class Book:
     def holds(self) -> Iterator[Hold]:
         """What every open lease holds."""
         for key, place in self._node_of.items():
-            placed = self._nodes[place].leases[key]
+            placed = self.nodes[place].leases[key]
             yield Hold(*key, *place, placed.sizes, placed.gpus)
 
     def next_time(self) -> int | None:
@@ -125,8 +118,7 @@ class Book:
 
     def _add_ask(self, command: AddAsk, events: list[Event]) -> None:
         order, ask = command.order, command.order.ask
-        reason = self._refuse_ask(order)
-        if reason is not None:
+        if (reason := self._refuse_ask(order)) is not None:
             events.append(Refused(order.id, reason))
             return
         view = self._put_ask(order)
@@ -138,7 +130,7 @@ class Book:
 
     def _put_ask(self, order: RestingAsk) -> AskView:
         ask, place = order.ask, (order.ask.provider, order.ask.node)
-        view = self._asks[order.id] = AskView(order, self._nodes[place])
+        view = self._asks[order.id] = AskView(order, self.nodes[place])
         self._asks_on.setdefault(place, []).append(view)
         heappush(self._ask_ends, (ask.expiry, order.seq, order.id))
         return view
@@ -156,7 +148,7 @@ class Book:
             return RejectReason.EXPIRED
         if max_fee_bps < self.market.fee_bps:
             return RejectReason.FEE
-        return None if self.market.opens(opener) else RejectReason.OPENER
+        return None if opener in (ZERO_ADDRESS, self.market.opener) else RejectReason.OPENER
 
     def _start(self, ask: AskView, events: list[Event]) -> None:
         ask.started = True
@@ -165,8 +157,7 @@ class Book:
             self._offer([ask], events)
 
     def _cancel_ask(self, command: CancelAsk, events: list[Event]) -> None:
-        ask = self._asks.get(command.ask_id)
-        if ask is None:
+        if (ask := self._asks.get(command.ask_id)) is None:
             events.append(Refused(command.ask_id, RejectReason.UNKNOWN_ORDER))
         else:
             self._drop_ask(ask, Cause.CANCELLED, events)
@@ -182,23 +173,20 @@ class Book:
         events.append(Removed(ask.order.id, cause))
 
     def _forget_idle(self, place: tuple[str, int]) -> None:
-        if not self._asks_on.get(place) and not self._nodes[place].leases:
+        if not self._asks_on.get(place) and not self.nodes[place].leases:
             self._asks_on.pop(place, None)
-            del self._nodes[place]
+            del self.nodes[place]
 
     def _add_bid(self, command: AddBid, events: list[Event]) -> None:
         order = command.order
-        reason = self._refuse_bid(order)
-        if reason is not None:
+        if (reason := self._refuse_bid(order)) is not None:
             events.append(Refused(order.id, reason))
             return
-        held = self._held_by.get(order.id)
-        if held:  # a pair of orders has one lease, whatever the caller remembers
+        if held := self._held_by.get(order.id):  # a pair has one lease, whatever the caller says
             order = replace(order, tried=order.tried.union(held))
         bid = BidView(order, self.market)
-        match = self._index.best(bid)
-        if match is not None:
-            self._take(bid, *match, events)
+        if (ask := self._index.best(bid)) is not None:
+            self._take(bid, ask, events)
         elif not order.wants.rests:
             events.append(Refused(order.id, RejectReason.NO_MATCH))
         else:
@@ -223,8 +211,7 @@ class Book:
         return self._refuse_order(bid.expiry, bid.max_fee_bps, bid.opener)
 
     def _cancel_bid(self, command: CancelBid, events: list[Event]) -> None:
-        bid = self._bids.get(command.bid_id)
-        if bid is None:
+        if (bid := self._bids.get(command.bid_id)) is None:
             events.append(Refused(command.bid_id, RejectReason.UNKNOWN_ORDER))
         else:
             self._drop_bid(bid)
@@ -237,12 +224,12 @@ class Book:
         self._bid_ends = _without_gone(self._bid_ends, self._bids)
 
     def _free(self, command: Free, events: list[Event]) -> None:
-        place = self._node_of.pop((command.bid_id, command.ask_id), None)
-        if place is None:
+        key = (command.bid_id, command.ask_id)
+        if (place := self._node_of.pop(key, None)) is None:
             events.append(Refused(command.bid_id, RejectReason.UNKNOWN_ORDER))
             return
-        use = self._nodes[place]
-        use.free((command.bid_id, command.ask_id))
+        use = self.nodes[place]
+        use.free(key)
         self._held_by[command.bid_id].discard(command.ask_id)
         if not self._held_by[command.bid_id]:
             del self._held_by[command.bid_id]
@@ -305,14 +292,14 @@ class Book:
             if match is not None:
                 self._drop_bid(bid)
                 filled.append(bid)
-                self._take(bid, match[2], match[0], events)
+                self._take(bid, match[2], events)
                 if not any(ask.live for ask in asks):
                     break
         for bid in filled:
             self._index.sweep(bid)
 
-    def _take(self, bid: BidView, ask: AskView, rate: int, events: list[Event]) -> None:
-        fill = self._fill(bid, ask, rate)
+    def _take(self, bid: BidView, ask: AskView, events: list[Event]) -> None:
+        fill = self._fill(bid, ask)
         place, key = (fill.provider, fill.node), (fill.bid_id, fill.ask_id)
         self._hold(place, key, bid.bid.sizes(), fill.gpus)
         events.append(Filled(fill))
@@ -320,7 +307,7 @@ class Book:
     def _hold(
         self, place: tuple[str, int], key: tuple[str, str], sizes: Sizes, gpus: tuple[int, ...]
     ) -> None:
-        use = self._nodes[place]
+        use = self.nodes[place]
         use.hold(key, sizes, gpus)
         self._node_of[key] = place
         self._held_by.setdefault(key[0], set()).add(key[1])
@@ -328,24 +315,21 @@ class Book:
             if ask.live and use.is_full_for(ask.ask):
                 self._index.remove_ask(ask)
 
-    def _fill(self, bid: BidView, ask: AskView, rate: int) -> Fill:
+    def _fill(self, bid: BidView, ask: AskView) -> Fill:
         signed, floor = ask.ask, ask.ask.floor
         gpus = ask.use.place(signed, bid.bid)
         if gpus is None:
             raise AssertionError("a fill was made without room")
         return Fill(
             bid_id=bid.order.id,
-            job_id=bid.order.job_id,
             ask_id=ask.order.id,
             provider=signed.provider,
             node=signed.node,
             node_id=ask.node.node_id,
             tier=signed.tier_name,
-            rate=rate,
             prices=floor,
             terms=terms_of(signed, bid.bid, floor, bid.budget, self.market.decimals),
             gpus=gpus,
-            at=self.now,
         )
 
     # Time

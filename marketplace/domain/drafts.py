@@ -125,18 +125,13 @@ def _duration(value: object, most: int) -> int:
     return seconds
 
 
-def _prices(data: object) -> Prices:
-    if isinstance(data, Prices):
-        return data
-    if not isinstance(data, dict):
-        raise ValueError("must be an object of prices per resource")
-    return prices_from_json(data)
+def _prices(value: object) -> Prices:
+    return value if isinstance(value, Prices) else prices_from_json(value)
 
 
 # Bids
 
 EXPIRY_SLACK_SECONDS = 3_600
-_NO_UNIT = bytes(32)
 # What the buyer and the market choose freely; everything else follows from the job.
 _FREE = ("buyer", "witness", "opener", "max_fee_bps", "expiry", "salt")
 
@@ -160,7 +155,7 @@ def bid_template(spec: JobSpec, tiers: TierRegistry, **free: Any) -> Bid:
         storage_mib=spec.storage_mib,
         egress_mib=egress.max_mib if egress else 0,
         units=units.maximum if units else 0,
-        unit=text32(units.name) if units else _NO_UNIT,
+        unit=text32(units.name) if units else bytes(32),
         max_seconds=spec.max_seconds,
         budget=spec.max_total_atoms,
         nodes=1,
@@ -211,7 +206,7 @@ def top_up_lock(
 
 
 def bid_problems(bid: Bid, spec: JobSpec, tiers: TierRegistry) -> list[Problem]:
-    """Where a signed bid says something else than its job; empty when they agree."""
+    """Members in which a signed bid differs from its job; none if they agree."""
     free = {name: getattr(bid, name) for name in _FREE}
     expected = bid_template(spec, tiers, **free)
     names = {f.name: json for f, (_, json) in zip(fields(bid), Bid.schema, strict=True)}

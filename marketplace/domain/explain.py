@@ -87,7 +87,7 @@ def explain(book: Book, order: RestingBid) -> Explanation:
 
 def _count(refused: list[frozenset[RejectReason]]) -> tuple[Elimination, ...]:
     left, rows = refused, []
-    for reason, _ in CHECKS:
+    for reason in CHECKS:
         before = len(left)
         left = [reasons for reasons in left if reason not in reasons]
         if alone := sum(reason in reasons for reasons in refused):
@@ -118,9 +118,9 @@ def _relax(book: Book, order: RestingBid, ask: AskView) -> Relaxation | None:
         if reason not in _RELAX or reason in {change.reason for change in changes}:
             return None
         pointer, value_of, text_of, put = _RELAX[reason]
-        value = value_of(ask, bid)
+        value = attrgetter(value_of)(ask) if isinstance(value_of, str) else value_of(ask, bid)
         changes.append(Change(reason, pointer, text_of(value)))
-        order = put(order, ask, value)
+        order = _put(order, ask, put, value) if isinstance(put, str) else put(order, ask, value)
         bid = book.view(order)
     terms = terms_of(ask.ask, order.bid, ask.ask.floor, bid.budget, bid.decimals)
     return Relaxation(
@@ -128,33 +128,24 @@ def _relax(book: Book, order: RestingBid, ask: AskView) -> Relaxation | None:
     )
 
 
-Put = Callable[[RestingBid, AskView, Any], RestingBid]
-
-
-def _in_bid(field: str) -> Put:
-    return lambda order, _, value: replace(order, bid=replace(order.bid, **{field: value}))
-
-
-def _in_wants(field: str) -> Put:
-    return lambda order, _, value: replace(order, wants=replace(order.wants, **{field: value}))
-
-
-def _in_limit(field: str) -> Put:
-    def put(order: RestingBid, ask: AskView, value: int) -> RestingBid:
+def _put(order: RestingBid, ask: AskView, path: str, value: Any) -> RestingBid:
+    """The order with another value at `bid.…` or `wants.…`, or at `limits.…` of the ask's tier."""
+    part, _, field = path.partition(".")
+    change: dict[str, Any] = {field: value}
+    if part == "limits":
         tier, limits = ask.ask.tier, order.bid.limits
-        change: dict[str, Any] = {field: value}
-        changed = (replace(x, **change) if x.tier == tier else x for x in limits)
-        return replace(order, bid=replace(order.bid, limits=tuple(changed)))
-
-    return put
+        change = {"limits": tuple(replace(x, **change) if x.tier == tier else x for x in limits)}
+        part = "bid"
+    changed: dict[str, Any] = {part: replace(getattr(order, part), **change)}
+    return replace(order, **changed)
 
 
 def _put_rate(order: RestingBid, ask: AskView, per_gpu: int) -> RestingBid:
-    return _in_limit("rate")(order, ask, per_gpu * order.bid.gpu_milli)
+    return _put(order, ask, "limits.rate", per_gpu * order.bid.gpu_milli)
 
 
 def _put_budget(order: RestingBid, ask: AskView, needed: int) -> RestingBid:
-    return replace(_in_bid("budget")(order, ask, needed), budget_left=None)
+    return replace(_put(order, ask, "bid.budget", needed), budget_left=None)
 
 
 def _more_tiers(ask: AskView, bid: BidView) -> tuple[TierLimit, ...]:
@@ -170,58 +161,36 @@ def _needed_budget(ask: AskView, bid: BidView) -> int:
     )
 
 
-def _of(path: str) -> Callable[[AskView, BidView], Any]:
-    read = attrgetter(path)
-    return lambda ask, _: read(ask)
-
-
-# The member to change, the value that makes an ask fit, its text, and how a bid takes it
-_RELAX: dict[RejectReason, tuple[str, Callable[[AskView, BidView], Any], Callable[[Any], str], Put]]
-_RELAX = {
+ValueOf = str | Callable[[AskView, BidView], Any]
+Put = str | Callable[[RestingBid, AskView, Any], RestingBid]
+# The member to change, the value that makes an ask fit, its text, and where a bid has it
+_RELAX: dict[RejectReason, tuple[str, ValueOf, Callable[[Any], str], Put]] = {
     RejectReason.TIER: (
-        "/resources/gpu", _more_tiers, lambda limits: from_text32(limits[-1].tier),
-        _in_bid("limits"),
-    ),
+        "/resources/gpu", _more_tiers, lambda limits: from_text32(limits[-1].tier), "bid.limits"),
     RejectReason.REGION: (
         "/placement/regions", lambda ask, bid: (*bid.wants.regions, ask.node.region),
-        lambda regions: str(regions[-1]), _in_wants("regions"),
-    ),
+        lambda regions: str(regions[-1]), "wants.regions"),
     RejectReason.VERIFIED: (
-        "/placement/verified_only", lambda ask, bid: False, lambda _: "false",
-        _in_wants("verified_only"),
-    ),
+        "/placement/verified_only", lambda *_: False, lambda _: "false", "wants.verified_only"),
     RejectReason.RELIABILITY: (
-        "/placement/min_reliability", _of("node.reliability_milli"), milli_text,
-        _in_wants("min_reliability_milli"),
-    ),
-    RejectReason.CPU: ("/resources/cpu", _of("ask.cpu_milli"), milli_text, _in_bid("cpu_milli")),
-    RejectReason.MEMORY: (
-        "/resources/memory", _of("ask.memory_mib"), size_text, _in_bid("memory_mib"),
-    ),
-    RejectReason.STORAGE: (
-        "/resources/disk", _of("ask.storage_mib"), size_text, _in_bid("storage_mib"),
-    ),
+        "/placement/min_reliability", "node.reliability_milli", milli_text,
+        "wants.min_reliability_milli"),
+    RejectReason.CPU: ("/resources/cpu", "ask.cpu_milli", milli_text, "bid.cpu_milli"),
+    RejectReason.MEMORY: ("/resources/memory", "ask.memory_mib", size_text, "bid.memory_mib"),
+    RejectReason.STORAGE: ("/resources/disk", "ask.storage_mib", size_text, "bid.storage_mib"),
     RejectReason.DURATION_LONG: (
-        "/max_duration", _of("ask.max_seconds"), duration_text, _in_bid("max_seconds"),
-    ),
+        "/max_duration", "ask.max_seconds", duration_text, "bid.max_seconds"),
     RejectReason.DURATION_SHORT: (
-        "/max_duration", _of("ask.min_seconds"), duration_text, _in_bid("max_seconds"),
-    ),
+        "/max_duration", "ask.min_seconds", duration_text, "bid.max_seconds"),
     RejectReason.START_LIMIT: (
-        "/start_deadline", _of("ask.start_limit_seconds"), duration_text,
-        _in_wants("start_deadline_seconds"),
-    ),
+        "/start_deadline", "ask.start_limit_seconds", duration_text,
+        "wants.start_deadline_seconds"),
     RejectReason.RATE: (
         "/pricing/max_gpu_hour", lambda ask, bid: -(-ask.rate(bid) // bid.gpu_milli), from_nano,
-        _put_rate,
-    ),
+        _put_rate),
     RejectReason.EGRESS_PRICE: (
-        "/egress/max_price", _of("ask.floor.egress_gib"), from_nano, _in_limit("egress_gib"),
-    ),
-    RejectReason.UNIT_PRICE: (
-        "/units/max_price", _of("ask.floor.unit"), from_nano, _in_limit("unit"),
-    ),
+        "/egress/max_price", "ask.floor.egress_gib", from_nano, "limits.egress_gib"),
+    RejectReason.UNIT_PRICE: ("/units/max_price", "ask.floor.unit", from_nano, "limits.unit"),
     RejectReason.BUDGET: (
-        "/budget/max_total", _needed_budget, partial(from_scaled, decimals=DECIMALS), _put_budget,
-    ),
+        "/budget/max_total", _needed_budget, partial(from_scaled, decimals=DECIMALS), _put_budget),
 }  # fmt: skip

@@ -226,11 +226,6 @@ JOB_STEPS: dict[JobState, tuple[JobState, ...]] = {
     JobState.STARTING: (JobState.RUNNING, JobState.MATCHED, JobState.QUEUED, *_RUN_ENDS),
     JobState.RUNNING: (JobState.OVER_BUDGET, *_RUN_ENDS),
     JobState.LOST: (JobState.QUEUED,),  # in passing: a running job that goes on was lost first
-    JobState.SUCCEEDED: (),
-    JobState.FAILED: (),
-    JobState.CANCELLED: (),
-    JobState.OVER_BUDGET: (),
-    JobState.NO_MATCH: (),
 }
 LeaseSteps = Mapping[LeaseState, tuple[LeaseState, ...]]
 LEASE_STEPS: LeaseSteps = {
@@ -238,11 +233,8 @@ LEASE_STEPS: LeaseSteps = {
     LeaseState.FAILED_TO_OPEN: (LeaseState.ACTIVE,),
     LeaseState.ACTIVE: LEASE_OVER,
     LeaseState.STOPPED: (LeaseState.CLOSED,),
-    LeaseState.CLOSED: (),
 }
 REORG_STEPS: LeaseSteps = {  # steps taken back
-    LeaseState.OPENING: (),
-    LeaseState.FAILED_TO_OPEN: (),
     LeaseState.ACTIVE: (LeaseState.OPENING,),
     LeaseState.STOPPED: (LeaseState.OPENING, LeaseState.ACTIVE),
     LeaseState.CLOSED: (LeaseState.OPENING, LeaseState.ACTIVE, LeaseState.STOPPED),
@@ -292,7 +284,7 @@ class Turn:
         self, state: JobState, reason: str | None = None, detail: str | None = None
     ) -> None:
         """The job's next state, with its reason; those who watch it hear of it."""
-        if state not in JOB_STEPS[self.job.state]:
+        if state not in JOB_STEPS.get(self.job.state, ()):
             raise Conflict(f"a job that is {self.job.state} cannot become {state}")
         self.set_job(state=state, reason=reason, detail=detail, finished_ms=None)
         if state in JOB_ENDED:
@@ -301,7 +293,7 @@ class Turn:
         self.tell()
 
     def move_lease(self, state: LeaseState, steps: LeaseSteps = LEASE_STEPS) -> None:
-        if state not in steps[self.lease.state]:
+        if state not in steps.get(self.lease.state, ()):
             raise Conflict(f"a lease that is {self.lease.state} cannot become {state}")
         self.set_lease(state=state)
 

@@ -44,7 +44,7 @@ class AskView:
         self.started = False
 
     def rate(self, bid: "BidView") -> int:
-        """All-in rate for the bid's sizes. Mirrors `settlement.units.rate_of`."""
+        """All-in rate for the bid's sizes. Mirrors `Prices.rate`."""
         rate = self.gpu_hour * bid.gpu_milli
         if self.flat:
             return rate
@@ -52,7 +52,7 @@ class AskView:
         return rate + self.cpu_hour * bid.cpu_milli + mib * 125 // 128
 
 
-# What an ask's bucket is named by, beside its tier.
+# What names an ask's bucket, besides its tier.
 BucketKey = tuple[str, str, bool, bool, bytes, int]
 # What of a bid decides which buckets it may search.
 Shape = tuple[tuple[str, ...], str, bool, bool, bytes | None, int]
@@ -171,46 +171,42 @@ def _is_taken(ask: AskView, bid: BidView) -> bool:
     return offers and ask.use.place(terms, bid.bid) is None
 
 
-# In the order they are reported; each says when the ask is refused.
-CHECKS: tuple[tuple[RejectReason, Check], ...] = (
-    (RejectReason.TIER, lambda a, b: a.ask.tier not in b.limits),
-    (RejectReason.RUNTIME, lambda a, b: a.node.runtime != b.wants.runtime),
-    (RejectReason.REGION, lambda a, b: not region_matches(b.wants.regions, a.node.region)),
-    (RejectReason.SHARE, _share_refused),
-    (RejectReason.VERIFIED, lambda a, b: b.wants.verified_only and not a.node.verified),
-    (
-        RejectReason.RELIABILITY,
-        lambda a, b: a.node.reliability_milli < b.wants.min_reliability_milli,
+# In the order in which they are reported; each says whether the ask is refused.
+CHECKS: dict[RejectReason, Check] = {
+    RejectReason.TIER: lambda a, b: a.ask.tier not in b.limits,
+    RejectReason.RUNTIME: lambda a, b: a.node.runtime != b.wants.runtime,
+    RejectReason.REGION: lambda a, b: not region_matches(b.wants.regions, a.node.region),
+    RejectReason.SHARE: _share_refused,
+    RejectReason.VERIFIED: lambda a, b: b.wants.verified_only and not a.node.verified,
+    RejectReason.RELIABILITY: lambda a, b: a.node.reliability_milli < b.wants.min_reliability_milli,
+    RejectReason.PARTY: _is_party,
+    RejectReason.UNIT: lambda a, b: b.bid.units > 0 and b.bid.unit != a.ask.unit,
+    RejectReason.GPU_COUNT: lambda a, b: a.ask.gpu_milli < b.gpu_milli,
+    RejectReason.CPU: lambda a, b: a.ask.cpu_milli < b.cpu_milli,
+    RejectReason.MEMORY: lambda a, b: a.ask.memory_mib < b.memory_mib,
+    RejectReason.STORAGE: lambda a, b: a.ask.storage_mib < b.storage_mib,
+    RejectReason.DURATION_LONG: lambda a, b: a.ask.max_seconds < b.bid.max_seconds,
+    RejectReason.DURATION_SHORT: lambda a, b: a.ask.min_seconds > b.bid.max_seconds,
+    RejectReason.START_LIMIT: lambda a, b: (
+        a.ask.start_limit_seconds > b.wants.start_deadline_seconds
     ),
-    (RejectReason.PARTY, _is_party),
-    (RejectReason.UNIT, lambda a, b: b.bid.units > 0 and b.bid.unit != a.ask.unit),
-    (RejectReason.GPU_COUNT, lambda a, b: a.ask.gpu_milli < b.gpu_milli),
-    (RejectReason.CPU, lambda a, b: a.ask.cpu_milli < b.cpu_milli),
-    (RejectReason.MEMORY, lambda a, b: a.ask.memory_mib < b.memory_mib),
-    (RejectReason.STORAGE, lambda a, b: a.ask.storage_mib < b.storage_mib),
-    (RejectReason.DURATION_LONG, lambda a, b: a.ask.max_seconds < b.bid.max_seconds),
-    (RejectReason.DURATION_SHORT, lambda a, b: a.ask.min_seconds > b.bid.max_seconds),
-    (
-        RejectReason.START_LIMIT,
-        lambda a, b: a.ask.start_limit_seconds > b.wants.start_deadline_seconds,
-    ),
-    (RejectReason.ALREADY_TRIED, lambda a, b: a.order.id in b.order.tried),
-    (RejectReason.NOT_STARTED, lambda a, b: not a.started),
-    (RejectReason.CAPACITY, _is_taken),
-    (RejectReason.RATE, _limit_passed),
-    (RejectReason.EGRESS_PRICE, _egress_passed),
-    (RejectReason.UNIT_PRICE, _unit_passed),
-    (RejectReason.BUDGET, lambda a, b: not affords(a, b, a.rate(b))),
-)
+    RejectReason.ALREADY_TRIED: lambda a, b: a.order.id in b.order.tried,
+    RejectReason.NOT_STARTED: lambda a, b: not a.started,
+    RejectReason.CAPACITY: _is_taken,
+    RejectReason.RATE: _limit_passed,
+    RejectReason.EGRESS_PRICE: _egress_passed,
+    RejectReason.UNIT_PRICE: _unit_passed,
+    RejectReason.BUDGET: lambda a, b: not affords(a, b, a.rate(b)),
+}
 
 
 def refusals(ask: AskView, bid: BidView) -> Iterator[RejectReason]:
-    """Every reason why this ask does not fit this bid; none where it fits."""
-    return (reason for reason, refused in CHECKS if refused(ask, bid))
+    """Every reason why this ask does not fit this bid; none if it fits."""
+    return (reason for reason, refused in CHECKS.items() if refused(ask, bid))
 
 
 def rate_if_match(ask: AskView, bid: BidView) -> int | None:
-    """The all-in rate at which this live ask fits the bid, or None where it does not."""
+    """The all-in rate at which this live ask fits the bid, or None if it does not."""
     limit = bid.limits.get(ask.ask.tier)
     if limit is None or not ask.live or not shape_fits(bid.shape, ask.key):
         return None

@@ -1,6 +1,6 @@
 """Orders as the book holds them, what is done to a book, and what it answers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 
 from marketplace.domain.job import JobSpec
@@ -17,14 +17,10 @@ class BookMarket:
     opener: str = ZERO_ADDRESS
     decimals: int = 18
 
-    def opens(self, opener: str) -> bool:
-        """Whether this market may open an order that names `opener`."""
-        return opener in (ZERO_ADDRESS, self.opener)
-
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What the market knows of a node beside what its ask signs. Reliability in thousandths."""
+    """What the market knows of a node besides what its ask signs. Reliability in thousandths."""
 
     node_id: str
     region: str
@@ -51,7 +47,7 @@ class RestingAsk:
 
 @dataclass(frozen=True, slots=True)
 class Wants:
-    """What a job demands beside what its bid signs. `regions` empty: any."""
+    """What a job demands besides what its bid signs. `regions` empty: any."""
 
     regions: tuple[str, ...] = ()
     runtime: str = "process"
@@ -63,14 +59,7 @@ class Wants:
     @classmethod
     def of(cls, spec: JobSpec) -> "Wants":
         """The demands of a job spec."""
-        return cls(
-            regions=spec.regions,
-            runtime=spec.runtime,
-            verified_only=spec.verified_only,
-            min_reliability_milli=spec.min_reliability_milli,
-            start_deadline_seconds=spec.start_deadline_seconds,
-            rests=spec.rests,
-        )
+        return cls(*(getattr(spec, field.name) for field in fields(cls)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +70,6 @@ class RestingBid:
     """
 
     id: str
-    job_id: str
     bid: Bid
     wants: Wants
     seq: int
@@ -134,21 +122,18 @@ class RejectReason(StrEnum):
 class Fill:
     """One match: the bid takes these GPUs (indices on the node) at the ask's prices.
 
-    `rate` in 1e-12 token per hour. The pair (bid, ask) names the capacity until it is freed.
+    The pair (bid, ask) names the capacity until it is freed.
     """
 
     bid_id: str
-    job_id: str
     ask_id: str
     provider: str
     node: int
     node_id: str
     tier: str
-    rate: int
     prices: Prices
     terms: Terms
     gpus: tuple[int, ...]
-    at: int
 
 
 @dataclass(frozen=True, slots=True)

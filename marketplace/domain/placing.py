@@ -7,8 +7,6 @@ from settlement.orders import Ask, Bid
 from settlement.units import Sizes
 
 WHOLE_MILLI = 1000
-
-
 Sized = Ask | Bid | Sizes
 
 

@@ -5,9 +5,8 @@ many digits are an error, never rounded away.
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
+from marketplace.domain.reader import Reader
 from marketplace.errors import InvalidInput, Problem
 from settlement.orders import Prices
 from settlement.units import UINT64_MAX
@@ -20,7 +19,7 @@ _PRICE_NAMES = ("gpu_hour", "cpu_hour", "memory_gib_hour", "storage_gib_hour", "
 
 
 def to_scaled(text: object, decimals: int, pointer: str = "") -> int:
-    """Decimal text as an integer of 10^-decimals; raises InvalidInput when that is not exact."""
+    """Decimal text as an integer of 10^-decimals; raises InvalidInput if that is not exact."""
     match = _DECIMAL.match(text) if isinstance(text, str) and text.isascii() else None
     if match is None:
         detail = f'must be a decimal number in quotes, such as "2.50", not {text!r}'
@@ -39,11 +38,11 @@ def from_scaled(value: int, decimals: int) -> str:
     return f"{sign}{whole}.{tail}" if tail else f"{sign}{whole}"
 
 
-def to_nano(text: object, pointer: str = "") -> int:
+def to_nano(text: object) -> int:
     """A price's decimal text as 1e-9 token, at most 2^64-1."""
-    value = to_scaled(text, PRICE_DECIMALS, pointer)
+    value = to_scaled(text, PRICE_DECIMALS)
     if value > UINT64_MAX:
-        raise InvalidInput([Problem(pointer, "is above the largest price, 18446744073.709551615")])
+        raise InvalidInput([Problem("", "is above the largest price, 18446744073.709551615")])
     return value
 
 
@@ -52,25 +51,17 @@ def from_nano(value: int) -> str:
     return from_scaled(value, PRICE_DECIMALS)
 
 
-def prices_from_json(data: Mapping[str, Any], pointer: str = "") -> Prices:
+def prices_from_json(data: object) -> Prices:
     """Prices from decimal texts; raises InvalidInput listing every wrong member."""
-    problems = [
-        Problem(f"{pointer}/{name}", f"unknown price; known are {', '.join(_PRICE_NAMES)}")
-        for name in data
-        if name not in _PRICE_NAMES
-    ]
-    values = dict.fromkeys(_PRICE_NAMES, 0)
-    for name in _PRICE_NAMES:
-        try:
-            if data.get(name) is not None:
-                values[name] = to_nano(data[name], f"{pointer}/{name}")
-        except InvalidInput as error:
-            problems += error.problems
-    if data.get("gpu_hour") is None:
-        problems.append(Problem(f"{pointer}/gpu_hour", "missing"))
+    if not isinstance(data, dict):
+        raise InvalidInput([Problem("", "must be an object of prices per resource")])
+    problems: list[Problem] = []
+    reader = Reader(data, _PRICE_NAMES, problems)
+    others = [reader.read(name, to_nano, 0) for name in _PRICE_NAMES[1:]]
+    prices = Prices(reader.need(_PRICE_NAMES[0], to_nano, 0), *others)
     if problems:
         raise InvalidInput(problems)
-    return Prices(**values)
+    return prices
 
 
 def prices_to_json(prices: Prices) -> dict[str, str]:

@@ -14,6 +14,7 @@ _DURATION = re.compile(r"([0-9]{1,9})(s|m|h|d)\Z")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _NUMBER = re.compile(r"([0-9]{1,7})(?:\.([0-9]{1,3}))?\Z")
 _SIZE = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,3}))?\s?(M|G|T)i?B\Z", re.IGNORECASE)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _MIB = {"M": 1, "G": 1024, "T": 1024 * 1024}
 
 
@@ -24,7 +25,7 @@ def escape(key: str) -> str:
 
 def is_unicode(text: str) -> bool:
     """Whether the text can be written as UTF-8: JSON lets lone surrogates through."""
-    return not any("\ud800" <= c <= "\udfff" for c in text)
+    return not _SURROGATE.search(text)
 
 
 def seconds_of(text: object) -> int:
@@ -75,8 +76,9 @@ class Reader:
         self.problems = problems
         self.pointer = pointer
         self.known = tuple(known)
+        members = ", ".join(self.known)
         if not isinstance(data, dict):
-            self.problem("", f"must be an object with members such as {', '.join(self.known)}")
+            self.problem("", f"must be an object with members such as {members}")
             data = {}
         self.data: dict[str, Any] = {}
         for key, value in data.items():
@@ -85,12 +87,9 @@ class Reader:
             elif key in self.known:
                 self.data[key] = value
             else:
-                self._unknown(key)
-
-    def _unknown(self, key: str) -> None:
-        close = get_close_matches(key, self.known, n=1, cutoff=0.6)
-        hint = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(self.known)}"
-        self.problem(key, f"unknown key{hint}")
+                close = get_close_matches(key, self.known, n=1, cutoff=0.6)
+                known = f"did you mean {close[0]}?" if close else f"known are {members}"
+                self.problem(key, f"unknown key; {known}")
 
     def problem(self, key: str, detail: str) -> None:
         """Note what is wrong with a member (or with this object, for "")."""
@@ -107,7 +106,7 @@ class Reader:
         return Reader(self.data[key] if self.has(key) else {}, known, self.problems, pointer)
 
     def read(self, key: str, parse: Callable[[object], T], default: D) -> T | D:
-        """The member through `parse`, whose ValueError becomes a problem; `default` when absent."""
+        """The member as `parse` reads it, whose errors become problems; `default` if absent."""
         if not self.has(key):
             return default
         try:
@@ -120,7 +119,7 @@ class Reader:
         return default
 
     def need(self, key: str, parse: Callable[[object], T], default: T) -> T:
-        """Like `read`, where absence is a problem too; the default only keeps reading going."""
+        """Like `read`, but absence is a problem, too; the default only keeps the reading going."""
         if not self.has(key):
             self.problem(key, "missing")
         return self.read(key, parse, default)

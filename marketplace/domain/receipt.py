@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from marketplace.domain.pricing import from_nano, from_scaled
 from settlement.orders import Prices
-from settlement.units import Sizes, cost, counted_cost, fee_of, gpu_ms, rate_of
+from settlement.units import Sizes, cost, counted_cost, fee_of, gpu_ms
 from settlement.usage import UsageVector
 
 
@@ -91,7 +91,7 @@ def split(total: int, weights: Sequence[int]) -> tuple[int, ...]:
 def charges_of(source: ReceiptInput) -> Charges:
     """Work out lines, gross and fee from usage and prices. Source: `ComputeEscrow` payments."""
     prices, used = source.prices, source.used
-    rate = rate_of(prices.timed(), source.sizes)
+    rate = prices.rate(source.sizes)
     time = cost(rate, used.ms, source.decimals)
     counted = counted_cost(
         prices.egress_gib, prices.unit, used.egress_mib, used.units, source.decimals

@@ -20,7 +20,7 @@ from settlement.orders import Ask, Bid
 from settlement.units import Sizes
 
 S = TypeVar("S", bound=Struct)
-FORMAT = 1
+FORMAT = 2
 """Changes with the shape of what is written; other formats are not read."""
 _node_facts, _wants = lru_cache(4096)(NodeFacts), lru_cache(4096)(Wants)  # there are few of each
 
@@ -104,17 +104,16 @@ def _read_ask(row: list[Any]) -> RestingAsk:
 
 def _bid_values(order: RestingBid) -> list[Any]:
     return [
-        order.id, order.seq, order.job_id, _plain(order.wants), sorted(order.tried),
+        order.id, order.seq, _plain(order.wants), sorted(order.tried),
         order.budget_left, _struct_values(order.bid),
     ]  # fmt: skip
 
 
 def _read_bid(row: list[Any]) -> RestingBid:
-    order_id, seq, job_id, wants, tried, budget_left, bid = row[:7]
+    order_id, seq, wants, tried, budget_left, bid = row[:6]
     regions, *others = wants
     return RestingBid(
         id=order_id,
-        job_id=job_id,
         bid=_read_struct(Bid, bid),
         wants=_wants(tuple(regions), *others),
         seq=seq,

@@ -6,7 +6,7 @@ The grammar has names, memory and count, in any order, joined by colons: `A100,H
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from marketplace.domain.pricing import to_nano
 from marketplace.domain.reader import mib_of, milli_text, size_text, thousandths_of
 from marketplace.limits import JOB_GPU_MILLI_MAX
+from settlement.units import UINT32_MAX
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9 _-]{0,39}\Z")
 _COUNT = re.compile(r"[0-9.]+\Z")
@@ -106,11 +107,11 @@ class Tier:
     name: str
     gpu: str
     memory_gib: int
-    median_nano_per_hour: int = 0
-    low_nano_per_hour: int = 0
-    high_nano_per_hour: int = 0
-    listings: int = 0
-    markets: tuple[str, ...] = ()
+    median_nano_per_hour: int
+    low_nano_per_hour: int
+    high_nano_per_hour: int
+    listings: int
+    markets: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,29 +122,16 @@ class TierRegistry:
     source: str = ""
 
     @classmethod
-    def of(cls, tiers: Iterable[Tier], source: str = "") -> "TierRegistry":
-        """A registry of the given tiers."""
-        return cls({tier.name: tier for tier in tiers}, source)
-
-    @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "TierRegistry":
         """Read the shipped table, {source, tiers}; prices are dollars per GPU and hour."""
-        tiers = []
+        tiers = {}
         for row in data["tiers"]:
-            price = {key: to_nano(text) for key, text in row["usd_per_gpu_hour"].items()}
-            tiers.append(
-                Tier(
-                    name=row["name"],
-                    gpu=row["gpu"],
-                    memory_gib=row["memory_gib"],
-                    median_nano_per_hour=price["median"],
-                    low_nano_per_hour=price["low"],
-                    high_nano_per_hour=price["high"],
-                    listings=row["listings"],
-                    markets=tuple(row["markets"]),
-                )
-            )
-        return cls.of(tiers, data.get("source", ""))
+            usd = {key: to_nano(text) for key, text in row["usd_per_gpu_hour"].items()}
+            tiers[row["name"]] = Tier(
+                row["name"], row["gpu"], row["memory_gib"], usd["median"], usd["low"], usd["high"],
+                row["listings"], tuple(row["markets"]),
+            )  # fmt: skip
+        return cls(tiers, data.get("source", ""))
 
     def __iter__(self) -> Iterator[Tier]:
         return iter(self.tiers.values())
@@ -167,15 +155,9 @@ class TierRegistry:
         """Names of the tiers that have such GPUs, sorted; if it names none, of any GPU."""
         wanted = {tier.name for name in wish.names for tier in self.named(name)}
         low, high = wish.memory_mib_min or 0, wish.memory_mib_max
-        return tuple(
-            sorted(
-                tier.name
-                for tier in self
-                if (not wish.names or tier.name in wanted)
-                and low <= 1024 * tier.memory_gib
-                and (high is None or 1024 * tier.memory_gib <= high)
-            )
-        )
+        high = UINT32_MAX if high is None else high
+        fitting = (tier.name for tier in self if low <= 1024 * tier.memory_gib <= high)
+        return tuple(sorted(name for name in fitting if not wish.names or name in wanted))
 
 
 def _plain(name: str) -> str:

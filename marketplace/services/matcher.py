@@ -134,7 +134,7 @@ class Matcher:
             witness=bid.witness,
             meter=ask.meter,
             state=LeaseState.OPENING,
-            rate=fill.rate,
+            rate=fill.terms.rate,
             prices=fill.prices.to_message(),
             lock=fill.terms.lock,
             gpu_milli=bid.gpu_milli,

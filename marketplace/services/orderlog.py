@@ -117,7 +117,6 @@ def resting_bid(entry: OrderEntryRow) -> RestingBid:
     wants = payload["wants"]
     return RestingBid(
         id=entry.subject,
-        job_id=payload["job_id"],
         bid=stored_struct(Bid, payload["bid"]),
         wants=Wants(**{**wants, "regions": tuple(wants["regions"])}),
         seq=entry.seq,

@@ -186,7 +186,7 @@ def match_view(store: Store, market: Market, fill: Fill) -> MatchingAsk:
         region=node.region,
         simulated=node.simulated,
         price=fill.prices,
-        rate_per_hour=rate_per_hour(fill.rate),
+        rate_per_hour=rate_per_hour(fill.terms.rate),
         max_cost=money(market, fill.terms.lock),
         funded_seconds=fill.terms.funded_seconds,
         budget_limited=fill.terms.budget_limited,

@@ -260,8 +260,6 @@ _PRICE_UNITS = {
 def _read_prices(value: object) -> Prices:
     if isinstance(value, Prices):
         return value
-    if not isinstance(value, dict):
-        raise wrong(Problem("", "must be an object of prices per resource"))
     try:
         return prices_from_json(value)
     except InvalidInput as error:

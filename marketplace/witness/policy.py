@@ -13,7 +13,6 @@ from settlement.attestation import Close, UsageAttestation
 from settlement.errors import FieldError
 from settlement.orders import Ask, Bid, Prices, lease_no
 from settlement.silence import silence_ms, unseen_ms
-from settlement.units import rate_of
 
 TOLERANCE_MS = 3_000
 DRIFT_PER_MS = 5_000  # one ms of tolerance per 5 s watched: two honest clocks drift apart
@@ -110,7 +109,7 @@ def judge_lease(papers: Papers, witness: str) -> WitnessRefusal | None:
     limit = next((at for at in bid.limits if at.tier == ask.tier), None)
     try:
         within = limit is not None and (
-            rate_of(prices.timed(), bid.sizes()) <= limit.rate
+            prices.rate(bid.sizes()) <= limit.rate
             and (bid.egress_mib == 0 or prices.egress_gib <= limit.egress_gib)
             and (bid.units == 0 or prices.unit <= limit.unit)
         )

@@ -84,13 +84,12 @@ class LeaseOrders:
 
     @property
     def ref(self) -> LeaseRef:
-        """What the escrow finds the lease by."""
         number = lease_no(self.bid_hash, self.ask.struct_hash(), self.ask.meter)
         return LeaseRef(self.buyer, self.ask.provider, self.witness, number)
 
 
 class EscrowCalls:
-    """Builds calldata for one escrow. Pure: the same input gives the same bytes."""
+    """Builds calldata for one escrow. docs/escrow.md says what each one does."""
 
     def __init__(self, address: str) -> None:
         self.address = checksum(address)
@@ -102,7 +101,6 @@ class EscrowCalls:
         return call if gas is None else {**call, "gas": gas}
 
     def deposit(self, amount: int) -> bytes:
-        """Moves approved tokens of the sender to its free balance."""
         return self._abi.call("deposit", amount)
 
     def deposit_with_permit(self, amount: int, deadline: int, signature: bytes) -> bytes:
@@ -112,15 +110,12 @@ class EscrowCalls:
         return self._abi.call("depositWithPermit", amount, deadline, *vrs)
 
     def withdraw(self, to: str, amount: int) -> bytes:
-        """Moves `amount` of the sender's free balance to `to`."""
         return self._abi.call("withdraw", to, amount)
 
     def collect_fees(self, providers: Sequence[str]) -> bytes:
-        """Moves the fees kept back from these providers to the fee recipient's balance."""
         return self._abi.call("collectFees", list(providers))
 
     def open(self, match: Match) -> bytes:
-        """Opens one lease. The call reverts if the orders do not fit."""
         return self._abi.call("open", _match(match))
 
     def open_all(self, matches: Sequence[Match]) -> bytes:
@@ -130,13 +125,11 @@ class EscrowCalls:
     def open_batch(self, matches: Sequence[Match]) -> bytes:
         """Opens many and skips those that fail. Raises FieldError above 200.
 
-        Send it with `open_batch_gas`. A batch that runs short of gas skips items instead of
-        reverting, so a node's estimate is too low.
+        Send it with `open_batch_gas`: short of gas, it skips items, so an estimate is too low.
         """
         return self._abi.call("openBatch", _matches(matches))
 
     def cancel(self, cancel: Cancel, signature: bytes = b"") -> bytes:
-        """Voids orders. The account needs no signature; anyone else sends the account's."""
         return self._abi.call("cancel", *as_tuple(cancel), signature)
 
     def top_up(self, orders: LeaseOrders, bid: Bid, seconds: int, seat: int = 0) -> bytes:
@@ -153,11 +146,9 @@ class EscrowCalls:
         return self._abi.call(name, pack_entries(vouchers, metered))
 
     def stop(self, lease: LeaseRef) -> bytes:
-        """Ends a lease now. Only its buyer, provider or witness may send it."""
         return self._abi.call("stop", *lease)
 
     def stop_by_signature(self, lease: LeaseRef, orders_hash: bytes, signature: bytes) -> bytes:
-        """Ends a lease now with a `Stop` of its witness or meter. Anyone may send it."""
         return self._abi.call("stopBySignature", *lease, orders_hash, *_r_vs(signature))
 
     def close(self, close: Close, orders_hash: bytes, by_meter: bytes, by_witness: bytes) -> bytes:
@@ -167,7 +158,6 @@ class EscrowCalls:
         return self._abi.call("close", usage, *_r_vs(by_meter), *_r_vs(by_witness))
 
     def refund(self, lease: LeaseRef) -> bytes:
-        """Closes a lease whose settle window is over. Anyone may send it."""
         return self._abi.call("refund", *lease)
 
     def vouchers(self, calldata: bytes) -> tuple[SettlementEntry, ...]:

@@ -103,7 +103,6 @@ class ChainClient:
         return self._ask(_block, "eth_getBlockByNumber", _at(at), False)
 
     def head(self) -> BlockRef:
-        """The newest block."""
         if (found := self.block()) is None:
             raise ChainUnavailable("the node has no latest block")
         return found

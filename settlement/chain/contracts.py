@@ -73,7 +73,6 @@ class _Contract:
         self._abi = abi(name)
 
     def read(self, name: str, *arguments: Any, at: At = "latest") -> Any:
-        """The answer of the view function with this ABI name."""
         data = self._abi.call(name, *arguments)
         return self._abi.result(name, self.client.call(self.address, data, at=at))
 
@@ -90,11 +89,9 @@ class Escrow(_Contract):
         return Domain(self.client.chain_id, self.address)
 
     def params(self, decimals: int = 18) -> Params:
-        """The parameters for replaying this escrow's events."""
         return Params(decimals, int(self.read("feeBps")))
 
     def config(self) -> EscrowConfig:
-        """The terms that the escrow was deployed with."""
         token, recipient = checksum(self.read("token")), checksum(self.read("feeRecipient"))
         return EscrowConfig(token, self.read("feeBps"), recipient, self.read("settleWindow"))
 
@@ -183,11 +180,9 @@ class Token(_Contract):
         super().__init__(client, address, "ComputeToken")
 
     def decimals(self) -> int:
-        """Decimal places of one token."""
         return int(self.read("decimals"))
 
     def symbol(self) -> str:
-        """The token's ticker."""
         return str(self.read("symbol"))
 
     def balance_of(self, account: str, at: At = "latest") -> int:
@@ -199,7 +194,6 @@ class Token(_Contract):
         return int(self.read("allowance", owner, spender))
 
     def permit_nonce(self, owner: str) -> int:
-        """The nonce an owner's next permit must carry."""
         return int(self.read("nonces", owner))
 
     def domain(self) -> Domain:

@@ -123,7 +123,6 @@ class Devnet:
         self._log.close()
 
     def client(self, timeout_seconds: float = 10.0) -> ChainClient:
-        """A client for this chain."""
         return ChainClient(self.rpc_url, DEV_CHAIN_ID, timeout_seconds)
 
     def _command(self) -> list[str]:

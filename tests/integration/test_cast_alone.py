@@ -18,7 +18,7 @@ from settlement.chain.calls import LeaseRef, SettlementEntry, as_tuple, pack_ent
 from settlement.chain.devnet import dev_account
 from settlement.eip712 import ZERO_ADDRESS, Struct
 from settlement.leases import LeaseStatus
-from settlement.orders import Ask, Bid, Prices, lease_no, orders_hash
+from settlement.orders import Prices, lease_no, orders_hash
 from settlement.signing import LocalSigner, compact, sign
 from settlement.units import cost
 from tests.escrow_world import SETTINGS, TOKEN, World
@@ -67,17 +67,6 @@ def test_cast_opens_a_keystore_of_ours_and_we_open_one_of_casts(keys: Path) -> N
     (theirs,) = (path for path in keys.iterdir() if path.name.startswith("theirs"))
     address = cast("wallet", "address", "--keystore", str(theirs), "--password", PASSWORD)
     assert keystore.load(theirs, PASSWORD).address == address
-
-
-@pytest.mark.parametrize("kind", [Ask, Bid, Usage])
-def test_cast_signs_what_we_sign(world: World, keys: Path, kind: type[Ask | Bid | Usage]) -> None:
-    structs = {
-        Ask: world.ask(),
-        Bid: world.metered_bid(),
-        Usage: Usage(world.buyer.address, world.provider.address, b"\x07" * 16, 2**40 - 1),
-    }
-    signed = sign_by_cast(world, keys, world.witness, structs[kind])
-    assert signed == sign(structs[kind], world.escrow.domain(), world.witness)
 
 
 def words(value: Any) -> str:

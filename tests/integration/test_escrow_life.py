@@ -13,11 +13,10 @@ from settlement.errors import CallReverted
 from settlement.events import Opened
 from settlement.leases import LeaseStatus, OrderState, Params
 from settlement.orders import Prices, Quote, lease_no, terms_of
-from settlement.reconcile import expected_view, reconcile, ref_of
+from settlement.reconcile import expected_view, ref_of
 from settlement.signing import sign
 from tests.escrow_orders import EscrowOrders
 from tests.escrow_world import FAR, SETTINGS, TOKEN, EvmChain, Lease, World, anvil, found
-from tests.fakes_settlement import MemoryEvents
 
 FAR_AWAY = "0x" + "77" * 20
 PARAMS = Params(18, SETTINGS.fee_bps)
@@ -261,14 +260,3 @@ def test_cancelled_orders_open_nothing_and_older_ones_neither(world: World) -> N
     world.send(world.stranger, world.cancel(salts[2], and_older=True))
     assert world.escrow.orders_from(world.buyer.address) == salts[2] + 1
     assert_mirrored(world)
-
-
-def test_a_life_reconciles(world: World) -> None:
-    one, two = world.open(), world.open(world.match(bid=world.metered_bid()))
-    world.chain.warp(60)
-    world.settle(one.voucher(10_000))
-    world.send(world.relayer, two.close(20_000, 30, 40))
-    store, head = MemoryEvents(), world.client.head()
-    store.append(head, list(world.escrow.events(0, head.number)))
-    report = reconcile(store, world.escrow, world.token, {one.number})
-    assert (report.leases, report.findings) == (2, ())

@@ -110,7 +110,7 @@ def plain(event: Event) -> Said:
     """An event as the naive book says it."""
     match event:
         case Filled(fill):
-            return ("filled", fill.bid_id, fill.ask_id, fill.rate, fill.gpus)
+            return ("filled", fill.bid_id, fill.ask_id, fill.terms.rate, fill.gpus)
         case Rested(order_id):
             return ("rested", order_id)
         case Refused(order_id, reason):
@@ -245,7 +245,7 @@ class BookMachine(RuleBasedStateMachine):
     @invariant()
     def capacity_is_never_exceeded(self) -> None:
         for place in PLACES:
-            use = self.book.use_of(*place)
+            use = self.book.nodes.get(place)
             leases = self.naive.leases_on(place)
             if use is None:
                 assert leases == []

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from marketplace.domain.receipt import ReceiptInput, charges_of, split
 from settlement.orders import Prices
-from settlement.units import Sizes, cost, counted_cost, fee_of, rate_of
+from settlement.units import Sizes, cost, counted_cost, fee_of
 from settlement.usage import UsageVector
 
 price = st.integers(0, 10**11)
@@ -35,7 +35,7 @@ usage = st.builds(
 def test_lines_fee_and_net_add_up_to_the_gross_the_chain_pays(
     prices: Prices, sizes: Sizes, used: UsageVector, fee_bps: int, decimals: int
 ) -> None:
-    rate = rate_of(prices.timed(), sizes)
+    rate = prices.rate(sizes)
     time = cost(rate, used.ms, decimals)
     counted = counted_cost(prices.egress_gib, prices.unit, used.egress_mib, used.units, decimals)
     source = ReceiptInput(

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from settlement import units
 from settlement.errors import FieldError
-from settlement.units import Sizes, TimedPrices
+from settlement.orders import Prices
+from settlement.units import Sizes
 from settlement.usage import UsageVector
 
 rates = st.integers(0, units.UINT64_MAX)
@@ -26,7 +27,7 @@ def test_cost_is_the_exact_figure_rounded_down_and_up(rate: int, ms: int, dec: i
 
 
 def test_one_gpu_at_two_fifty_an_hour_for_an_hour() -> None:
-    rate = units.rate_of(TimedPrices(2_500_000_000), Sizes(1_000))
+    rate = Prices(2_500_000_000).rate(Sizes(1_000))
     assert units.cost(rate, 3_600_000) == 2_500_000_000_000_000_000
     assert units.cost(rate, 1) == 694_444_444_444  # 2.5e18 / 3.6e6, rounded down
     assert units.cost_up(rate, 1) == 694_444_444_445
@@ -95,7 +96,7 @@ def test_a_free_rate_affords_everything() -> None:
 def test_a_rate_is_the_sum_of_prices_times_sizes(
     gpu: int, others: tuple[int, int, int], sizes: tuple[int, int, int, int]
 ) -> None:
-    rate = units.rate_of(TimedPrices(gpu, *others), Sizes(*sizes))
+    rate = Prices(gpu, *others).rate(Sizes(*sizes))
     cpu, memory, storage = others
     gib = Fraction(memory * sizes[2] + storage * sizes[3], 1024) * 1000
     exact = gpu * sizes[0] + cpu * sizes[1] + gib
@@ -103,9 +104,9 @@ def test_a_rate_is_the_sum_of_prices_times_sizes(
 
 
 def test_a_rate_beyond_64_bits_is_refused() -> None:
-    assert units.rate_of(TimedPrices(units.UINT64_MAX), Sizes(1)) == units.UINT64_MAX
+    assert Prices(units.UINT64_MAX).rate(Sizes(1)) == units.UINT64_MAX
     with pytest.raises(FieldError, match="/prices"):
-        units.rate_of(TimedPrices(units.UINT64_MAX), Sizes(2))
+        Prices(units.UINT64_MAX).rate(Sizes(2))
 
 
 def test_gpu_milliseconds_of_a_share() -> None:

@@ -129,18 +129,11 @@ def test_solc_answers_version_as_native_solc_does() -> None:
 
 def test_solc_standard_json_prints_only_json() -> None:
     source = "// SPDX-License-Identifier: MIT\npragma solidity ^0.8.0;\ncontract C {}"
-    request = {
-        "language": "Solidity",
-        "sources": {"C.sol": {"content": source}},
-        "settings": {"outputSelection": {"*": {"*": ["evm.bytecode.object"]}}},
-    }
-    result = subprocess.run(
-        [LIB / "solc", "--standard-json", "--base-path", "/"],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    settings = {"outputSelection": {"*": {"*": ["evm.bytecode.object"]}}}
+    sources = {"C.sol": {"content": source}}
+    request = json.dumps({"language": "Solidity", "sources": sources, "settings": settings})
+    solc = [LIB / "solc", "--standard-json", "--base-path", "/"]
+    result = subprocess.run(solc, input=request, capture_output=True, text=True, check=True)
     contract = json.loads(result.stdout)["contracts"]["C.sol"]["C"]
     assert re.fullmatch("[0-9a-f]{20,}", contract["evm"]["bytecode"]["object"])
 

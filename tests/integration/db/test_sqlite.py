@@ -1,6 +1,8 @@
 """The database: settings, constraints, types, migrations, and the store contracts on SQLite."""
 
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from hashlib import sha256
@@ -9,6 +11,7 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.dialects.sqlite import dialect
 from sqlalchemy.exc import IntegrityError
@@ -28,7 +31,7 @@ from marketplace.db.tables import (
     OrderEntryRow,
 )
 from marketplace.db.types import Atoms
-from marketplace.db.upgrade import upgrade
+from marketplace.db.upgrade import MIGRATIONS, newest_revision, upgrade
 from marketplace.domain.drafts import NodeState
 from marketplace.errors import AlreadyExists, Unavailable
 from marketplace.server import operations
@@ -115,6 +118,16 @@ def test_commits_are_durable_and_constraints_are_on(database: Database) -> None:
         assert pragma("synchronous") == 2
         assert pragma("foreign_keys") == 1
         assert pragma("busy_timeout") == 10_000
+
+
+def test_a_current_database_starts_without_alembic(url: str) -> None:
+    assert ScriptDirectory(str(MIGRATIONS)).get_current_head() == newest_revision()
+    code = (
+        "import sys\nfrom marketplace.db.upgrade import upgrade\nupgrade(sys.argv[1])\n"
+        "print('alembic' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True)
+    assert ran.stdout.strip() == "False", ran.stderr
 
 
 class TestSqliteStore(StoreCases):

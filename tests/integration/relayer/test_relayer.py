@@ -1,7 +1,6 @@
 """The relayer against Anvil: each intent has one effect, or an alert says why not."""
 
 from settlement.chain.contracts import MAGIC
-from settlement.chain.deploy import EscrowSettings
 from settlement.chain.devnet import dev_account
 from settlement.eip712 import checksum
 from settlement.events import Closed, Opened, Settled
@@ -9,7 +8,7 @@ from settlement.leases import LeaseStatus
 from settlement.ports import IntentKind, IntentState, later_key
 from settlement.relayer import RelayerSettings
 from settlement.vetting import NOTHING_TO_SETTLE
-from tests.escrow_world import SETTINGS, Lease, World
+from tests.escrow_world import SETTINGS, Lease
 from tests.relayer_bench import FAR_AWAY, Bench
 
 
@@ -179,9 +178,3 @@ def test_many_intents_have_one_nonce_each(bench: Bench) -> None:
     assert bench.tick().sent == 4
     bench.finish(*numbers)
     assert sorted(bench.get(number).nonce or 0 for number in numbers) == list(range(7))
-
-
-def test_settings_of_the_world_are_those_deployed(world: World) -> None:
-    config = world.escrow.config()
-    fixed = (config.fee_bps, config.fee_recipient.lower(), config.settle_window)
-    assert EscrowSettings(*fixed) == SETTINGS

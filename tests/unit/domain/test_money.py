@@ -30,8 +30,8 @@ def test_price_text_is_read_exactly(text: str, nano: int) -> None:
 )  # fmt: skip
 def test_price_that_is_not_exact_decimal_text_is_refused(text: object) -> None:
     with pytest.raises(InvalidInput) as caught:
-        to_nano(text, "/price")
-    assert [problem.pointer for problem in caught.value.problems] == ["/price"]
+        to_nano(text)
+    assert len(caught.value.problems) == 1
 
 
 def test_amounts_are_exact_at_any_number_of_decimals() -> None:

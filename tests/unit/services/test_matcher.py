@@ -68,7 +68,7 @@ def test_replaying_the_order_log_gives_the_same_fills(world: World, seed: int) -
         with keeper.leading(store, 0):
             for row in rows_of(store, OrderEntryRow):
                 fills = [event.fill for event in keeper.take(row) if isinstance(event, Filled)]
-                replayed += [(row.seq, f.bid_id, f.ask_id, f.rate, f.gpus) for f in fills]
+                replayed += [(row.seq, f.bid_id, f.ask_id, f.terms.rate, f.gpus) for f in fills]
     assert sorted(replayed) == sorted(stored)
 
 

@@ -1,7 +1,7 @@
 """A lease with real keys on every side, and a desk whose clocks a test turns."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +56,8 @@ class Lease:
         return lease_no(self.bid.struct_hash(), self.ask.struct_hash(), self.ask.meter)
 
     def papers(self, **changes: Any) -> Papers:
-        fields: dict[str, Any] = {
-            "lease_no": self.number,
-            "bid": self.bid,
-            "bid_signature": sign(self.bid, DOMAIN, BUYER),
-            "ask": self.ask,
-            "prices": self.ask.floor,
-            "interval_ms": 1_000,
-            "opened_unix": OPENED,
-        }
-        return Papers(**{**fields, **changes})
+        signed = (self.bid, sign(self.bid, DOMAIN, BUYER), self.ask, self.ask.floor)
+        return replace(Papers(self.number, *signed, 1_000, OPENED), **changes)
 
     def reading(
         self, sequence: int, ms: int, meter: LocalSigner = METER, **changes: Any

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from marketplace.witness.journal import Checkpoint, WitnessJournal, WitnessJournalConflict
 from marketplace.witness.policy import Mark
+from tests.unit.witness.conftest import Lease
 
 ROOT = Path(__file__).resolve().parents[3]
 LEASE = bytes(range(16))
@@ -148,22 +149,11 @@ desk.countersign(*lease.reading(0, 0), 0)
 
 def test_witness_killed_while_signing_keeps_its_mark(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
-    child = subprocess.run(
-        [sys.executable, "-c", DIES_WHILE_SIGNING, str(path)],
-        cwd=ROOT,
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
+    command = [sys.executable, "-c", DIES_WHILE_SIGNING, str(path)]
+    child = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60, check=False)
     assert child.returncode == -signal.SIGKILL, child.stderr.decode()
-    journal = WitnessJournal(path)
+    journal, number = WitnessJournal(path), Lease().number
     with pytest.raises(WitnessJournalConflict):
-        journal.record(_lease_number(), Mark(0, 1), {"ms": 1})
-    assert journal.mark(_lease_number()) == Mark(0, 0, 0, 0)
+        journal.record(number, Mark(0, 1), {"ms": 1})
+    assert journal.mark(number) == Mark(0, 0, 0, 0)
     journal.close()
-
-
-def _lease_number() -> bytes:
-    from tests.unit.witness.conftest import Lease
-
-    return Lease().number

@@ -41,29 +41,13 @@ BUYER, WITNESS, PROVIDER = TERMS.bid.buyer, TERMS.bid.witness, TERMS.ask.provide
 
 
 def reading(**changes: Any) -> UsageAttestation:
-    fields: dict[str, Any] = {
-        "buyer": BUYER,
-        "provider": PROVIDER,
-        "lease_no": TERMS.lease_no,
-        "sequence": 3,
-        "observed_at_ms": 0,
-        "ms": 10_000,
-        "gpu_ms": 10_000,
-        "cpu_core_ms": 0,
-        "memory_mib_ms": 0,
-        "storage_mib_ms": 0,
-        "egress_mib": 2,
-        "units": 1,
-        "evidence": bytes(32),
-    }
-    return UsageAttestation(**{**fields, **changes})
+    parties = (BUYER, PROVIDER, TERMS.lease_no)
+    stated = UsageAttestation(*parties, 3, 0, 10_000, 10_000, 0, 0, 0, 2, 1, bytes(32))
+    return replace(stated, **changes)
 
 
 def closing(**changes: Any) -> Close:
-    return Close(**{
-        "buyer": BUYER, "provider": PROVIDER, "lease_no": TERMS.lease_no,
-        "ms": 10_000, "egress_mib": 2, "units": 1, **changes,
-    })  # fmt: skip
+    return replace(Close(BUYER, PROVIDER, TERMS.lease_no, 10_000, 2, 1), **changes)
 
 
 MARK = Mark(sequence=2, ms=9_000, egress_mib=2, units=1)
