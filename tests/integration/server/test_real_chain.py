@@ -265,6 +265,10 @@ def provider_balance(server: Server) -> int:
 RATE = 2_500_000_000_000
 
 
+def test_the_operators_own_node_is_no_secret_that_the_api_tells(server: Server) -> None:
+    assert server.call("GET", "/config")["rpc_url"] == ""
+
+
 def test_a_job_lives_on_a_real_chain_from_ask_to_receipt(server: Server) -> None:
     job_id, parties = job_on_offer(server)
     parties.begin()

@@ -11,6 +11,7 @@ from marketplace.data import load_tiers
 from marketplace.domain.drafts import bid_problems, bid_template
 from marketplace.domain.job import parse_job
 from marketplace.errors import InvalidJob
+from marketplace.limits import PROBLEMS_MAX
 from settlement.orders import FLAG_SHARED, terms_of
 from settlement.units import counted_lock
 from tests.factories import BUYER, NOW, WITNESS, address, job_json, make_ask, make_job
@@ -221,3 +222,10 @@ def test_what_the_buyer_chooses_freely_is_no_difference() -> None:
         opener=address(7),
     )  # fmt: skip
     assert bid_problems(bid, spec, TIERS) == []
+
+
+def test_a_file_of_many_unknown_names_lists_a_few_of_them_and_costs_little() -> None:
+    with pytest.raises(InvalidJob) as refusal:
+        parse_job({f"unknown-{number}" * 9: 1 for number in range(50_000)}, tiers=TIERS)
+    assert len(refusal.value.problems) == PROBLEMS_MAX + 1
+    assert refusal.value.problems[-1].detail == "there are more mistakes than these"
