@@ -32,7 +32,7 @@ class JsonError(ValueError):
     """The bytes are not JSON or exceed a limit. Callers add where the bytes came from."""
 
 
-def loads(raw: bytes | str, bytes_max: int = BYTES_MAX) -> Any:
+def loads(raw: bytes | str, bytes_max: int = BYTES_MAX, items_max: int | None = None) -> Any:
     """The value of a JSON text. Raises JsonError."""
     if len(raw) > bytes_max:
         raise JsonError(f"more than {bytes_max} bytes")
@@ -41,7 +41,7 @@ def loads(raw: bytes | str, bytes_max: int = BYTES_MAX) -> Any:
         text = raw if isinstance(raw, str) else raw.decode()
     except UnicodeError:
         raise JsonError("not UTF-8") from None
-    _check_bounds(data, max(ITEMS_MIN, bytes_max // BYTES_PER_ITEM))
+    _check_bounds(data, items_max or max(ITEMS_MIN, bytes_max // BYTES_PER_ITEM))
     try:
         value = _DECODER.decode(text)
     except json.JSONDecodeError as error:

@@ -4,6 +4,7 @@
 to an event store, doing the sums that the escrow does.
 """
 
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -30,7 +31,6 @@ from settlement.leases import ChainLease, LeaseStatus, OrderState, Params, fold
 from settlement.orders import Bid, Prices
 from settlement.ports import BlockRef, EventStore, Intent, IntentKind, LoggedEvent, OutboxStore
 from settlement.signing import recover_digest
-from settlement.units import cost, counted_cost
 
 
 class ManualClock:
@@ -61,7 +61,7 @@ class FakeChain:
     clock: ManualClock
     calls: EscrowCalls
     params: Params = field(default_factory=Params)
-    balances: dict[str, int] = field(default_factory=dict)
+    balances: Counter[str] = field(default_factory=Counter)
     used: set[tuple[str, int]] = field(default_factory=set)
     cancelled: set[tuple[str, int]] = field(default_factory=set)
     refusals: dict[str, str] = field(default_factory=dict)
@@ -73,20 +73,21 @@ class FakeChain:
 
     # EscrowReads
 
-    def balance_of(self, account: str) -> int:
+    def _answer(self) -> None:
         if self.down is not None:
             raise self.down
-        return self.balances.get(account, 0)
+
+    def balance_of(self, account: str) -> int:
+        self._answer()
+        return self.balances[account]
 
     def order_state(self, account: str, salt: int) -> OrderState:
-        if self.down is not None:
-            raise self.down
+        self._answer()
         order = (account, salt)
         return OrderState(order in self.used, order in self.cancelled)
 
     def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool:
-        if self.down is not None:
-            raise self.down
+        self._answer()
         with suppress(SignatureError):
             return self.wallets.get(account) == recover_digest(digest, signature)
         return False
@@ -153,30 +154,14 @@ class FakeChain:
         bid, prices = Bid.from_message(bid_row.message), Prices.from_message(lease.prices)
         self.balances[lease.buyer] -= lease.lock
         self.used.add((lease.buyer, bid.salt))
-        events: list[ChainEvent] = [
-            Opened(
-                lease_no=lease.lease_bytes,
-                buyer=lease.buyer,
-                provider=lease.provider,
-                witness=lease.witness,
-                meter=lease.meter,
-                bid_hash=bytes.fromhex(bid_row.hash[2:]),
-                ask_hash=bytes.fromhex(ask_row.hash[2:]),
-                rate=lease.rate,
-                gpu_milli=lease.gpu_milli,
-                node=node.number,
-                end=now_s + lease.funded_seconds,
-                funded=lease.funded_seconds,
-                locked=lease.lock,
-                bid_salt=bid.salt,
-            )
-        ]
+        names = (lease.lease_bytes, lease.buyer, lease.provider, lease.witness, lease.meter)
+        hashes = (bytes.fromhex(row.hash[2:]) for row in (bid_row, ask_row))
+        size, seconds = (lease.rate, lease.gpu_milli, node.number), lease.funded_seconds
+        time = (now_s + seconds, seconds)
+        events: list[ChainEvent] = [Opened(*names, *hashes, *size, *time, bid.salt, lease.lock)]
         if lease.metered:
-            events.append(
-                OpenedCounted(
-                    lease.lease_bytes, prices.egress_gib, prices.unit, bid.egress_mib, bid.units
-                )
-            )
+            counted = (prices.egress_gib, prices.unit, bid.egress_mib, bid.units)
+            events.append(OpenedCounted(lease.lease_bytes, *counted))
         return events
 
     def state(self, lease_no: bytes) -> ChainLease:
@@ -198,28 +183,21 @@ class FakeChain:
     def _accept(self, signed: SettlementEntry, now_s: int) -> SettledEntry | None:
         voucher = signed.voucher
         lease = self.state(voucher.lease_no)
-        egress, units = (
-            (voucher.egress_mib, voucher.units) if isinstance(voucher, MeteredUsage) else (0, 0)
-        )
+        metered = isinstance(voucher, MeteredUsage)
+        counted = (voucher.egress_mib, voucher.units) if metered else (0, 0)
         ms = min(voucher.ms, lease.funded * 1000)
-        stale = ms <= lease.used_ms and (egress, units) <= (lease.egress_mib, lease.units)
-        open_now = lease.status in (LeaseStatus.ACTIVE, LeaseStatus.STOPPED)
-        if stale or not open_now or voucher.ms > lease.elapsed_ms(now_s):
+        stale = ms <= lease.used_ms and counted <= (lease.egress_mib, lease.units)
+        if stale or not lease.is_open or voucher.ms > lease.elapsed_ms(now_s):
             return None
-        self._pay(lease, ms, egress, units)
-        return SettledEntry(voucher.lease_no, ms, egress, units)
+        self._pay(lease, ms, *counted)
+        return SettledEntry(voucher.lease_no, ms, *counted)
 
-    def _pay(self, lease: ChainLease, ms: int, egress: int, units: int) -> None:
-        after = self.paid(lease, ms, egress, units)
-        before = lease.released(self.params)
-        self.balances[lease.provider] = self.balances.get(lease.provider, 0) + after - before
-
-    def paid(self, lease: ChainLease, ms: int, egress: int, units: int) -> int:
-        """Gross atoms of cumulative usage."""
-        time = cost(lease.rate, ms, self.params.decimals)
-        return time + counted_cost(
-            lease.egress_gib, lease.unit, egress, units, self.params.decimals
-        )
+    def _pay(self, lease: ChainLease, ms: int, egress_mib: int, units: int) -> ChainLease:
+        """Pay the provider what cumulative usage adds; the lease with that usage."""
+        after = replace(lease, used_ms=ms, egress_mib=egress_mib, units=units)
+        paid = after.released(self.params) - lease.released(self.params)
+        self.balances[lease.provider] += paid
+        return after
 
     def _stop(self, row: LeaseRow, now_s: int) -> list[ChainEvent]:
         lease = self.state(row.lease_bytes)
@@ -233,20 +211,18 @@ class FakeChain:
 
     def _close(self, row: LeaseRow, refund: bool) -> list[ChainEvent]:
         lease = self.state(row.lease_bytes)
-        if lease.status not in (LeaseStatus.ACTIVE, LeaseStatus.STOPPED):
+        if not lease.is_open:
             return []
-        used = (lease.used_ms, lease.egress_mib, lease.units)
         if not refund:
             assert row.close is not None
-            used = (int(row.close["ms"]), int(row.close["egressMib"]), int(row.close["units"]))
-            self._pay(lease, *used)
-        released = self.paid(lease, *used)
-        refunded = lease.lock(self.params) - released
+            used = (int(row.close[name]) for name in ("ms", "egressMib", "units"))
+            lease = self._pay(lease, *used)
+        refunded = lease.locked(self.params)
         self.balances[lease.buyer] += refunded
-        counted = [ClosedCounted(lease.lease_no, *used[1:])] if lease.metered else []
-        ms = used[0]
-        closed = Closed(lease.lease_no, lease.buyer, lease.provider, ms, released, refunded)
-        return [*counted, closed]
+        counted = [ClosedCounted(lease.lease_no, lease.egress_mib, lease.units)]
+        parties, released = (lease.buyer, lease.provider), lease.released(self.params)
+        closed = Closed(lease.lease_no, *parties, lease.used_ms, released, refunded)
+        return [*(counted if lease.metered else []), closed]
 
 
 def _hash(number: int) -> str:

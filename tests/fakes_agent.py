@@ -6,6 +6,8 @@
 
 import hashlib
 import json
+import os
+import socket
 import threading
 import time
 from collections import defaultdict
@@ -20,6 +22,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from marketplace.agent.channel import SOCKET_NAME, JobChannel, JobLogs, Signs
 from marketplace.agent.folders import make_folders
 from marketplace.agent.inventory import Inventory, simulated_gpus
 from marketplace.agent.journal import AgentJournal, LeaseEntry
@@ -42,8 +45,17 @@ from tests.wire_samples import sample
 DOMAIN = Domain(31337, "0x" + "e5" * 20)
 NODE_ID = "node_1"
 ONE_GPU = Inventory(simulated_gpus("1xH100", "o"), 8_000, 4_096, 4_096)
+PATIENCE_S = 120.0  # only a machine that is far too busy takes so long
 Answer = tuple[int, Any]
 Rows = list[dict[str, Any]]
+
+
+def until(condition: Callable[[], object], what: object = "") -> None:
+    """Wait for something that must come."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"did not come in {PATIENCE_S} s: {what}"
+        time.sleep(0.01)
 
 
 class FakeMarket:
@@ -364,6 +376,42 @@ class Desk:
     def close(self) -> None:
         self.logs.close()
         self.journal.close()
+
+
+class JobEnd:
+    """The job's end of a channel: two pipes and a socket."""
+
+    def __init__(self, tmp_path: Path, units_max: int = 100) -> None:
+        self.folder = tmp_path / ("very-long-folder-name-" * 5) / "run"  # above 108 bytes
+        self.folder.mkdir(parents=True)
+        self.logs = JobLogs(tmp_path / "logs")
+        self.channel = JobChannel(self.folder, self.logs, units_max)
+        (out_r, out), (err_r, err) = os.pipe(), os.pipe()
+        self.channel.start(out_r, err_r)
+        self.out, self.err = os.fdopen(out, "wb", buffering=0), os.fdopen(err, "wb", buffering=0)
+        self.open: list[Any] = [self.out, self.err]
+
+    def connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        folder = os.open(self.folder, os.O_PATH)
+        connection.connect(f"/proc/self/fd/{folder}/{SOCKET_NAME}")
+        os.close(folder)
+        self.open.append(connection)
+        return connection
+
+    def say(self, *messages: object) -> None:
+        lines = "".join(json.dumps(message) + "\n" for message in messages)
+        self.connect().sendall(lines.encode())
+
+    def until(self, condition: Callable[[Signs], bool]) -> Signs:
+        until(lambda: condition(self.channel.signs))
+        return self.channel.signs
+
+    def end(self) -> Signs:
+        while self.open:
+            self.open.pop().close()
+        self.channel.finish()
+        return self.channel.signs
 
 
 def statement(entry: LeaseEntry, sequence: int, ms: int, units: int = 0) -> UsageAttestation:

@@ -347,6 +347,11 @@ class World:
         signed = self.signed(SignedStop, signer or self.witness, stop=stop)
         self.do(self.catalog.ends.stop, self.buyer, lease_id, signed)
 
+    def halt(self, lease_id: str, signer: LocalSigner | None = None) -> None:
+        """A Stop is signed, and the chain takes it."""
+        self.stop(lease_id, signer)
+        self.chain.mine()
+
     def run(self, seconds: float, **changes: Any) -> tuple[str, str]:
         """A job that runs so long, succeeds and is closed on chain: (job id, lease id)."""
         job_id, lease_id = self.open(**changes)

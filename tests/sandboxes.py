@@ -7,7 +7,7 @@ import tarfile
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,8 @@ from marketplace.agent.supervisor import Supervisor
 from settlement.attestation import Close
 from settlement.signing import LocalSigner
 from settlement.usage import UsageVector
-from tests.fakes_agent import FakeMarket
+from tests.fakes_agent import PATIENCE_S, FakeMarket, until
 
-PATIENCE_S = 120.0  # only a machine that is far too busy takes so long
 LIMITS = SandboxLimits(memory_mib=512, storage_mib=64, pids=128, cpu_seconds=60)
 INVENTORY = Inventory(simulated_gpus("2xH100", "tests"), 8_000, 4_096, 4_096)
 
@@ -153,14 +152,6 @@ class Bench:
         """A lease for a program in Python."""
         command = ["python", "-c", textwrap.dedent(code)]
         return self.market.open_lease(command, **changes)
-
-
-def until(condition: Callable[[], object], what: object = "") -> None:
-    """Wait for something that must come."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"did not come in {PATIENCE_S} s: {what}"
-        time.sleep(0.01)
 
 
 def marked_seconds(whole: int = 7919) -> str:

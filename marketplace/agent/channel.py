@@ -92,8 +92,6 @@ class Signs:
 
 @dataclass(slots=True, eq=False)
 class _Connection:
-    """One connection of the job, with the part of a line that has come so far."""
-
     connection: socket.socket
     buffer: bytes = b""
     paused: bool = False
@@ -123,7 +121,6 @@ class JobChannel:
         self._thread: threading.Thread | None = None
 
     def start(self, stdout_fd: int, stderr_fd: int) -> None:
-        """Take over the job's output descriptors and begin to read."""
         for descriptor, log in ((stdout_fd, self._logs.stdout), (stderr_fd, self._logs.stderr)):
             os.set_blocking(descriptor, False)
             self._selector.register(descriptor, selectors.EVENT_READ, log)
@@ -239,13 +236,10 @@ class JobChannel:
         units = message.get("units", 0)
         counted = isinstance(units, int) and not isinstance(units, bool)
         added = units if counted and 0 <= units <= limits.UNITS_PER_LINE_MAX else 0
-        self.signs = replace(
-            before,
-            ready=before.ready or message.get("ready") is True,
-            heartbeats=before.heartbeats + 1,  # every well-formed line is a sign of life
-            last_at=time.time(),
-            units=min(self._units_max, before.units + added),
-        )
+        self.signs = replace(  # every well-formed line is a sign of life
+            before, ready=before.ready or message.get("ready") is True, last_at=time.time(),
+            heartbeats=before.heartbeats + 1, units=min(self._units_max, before.units + added),
+        )  # fmt: skip
 
     def _forget(self, source: Any) -> None:
         with suppress(KeyError, ValueError):  # a paused connection is not registered

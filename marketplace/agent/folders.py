@@ -82,7 +82,6 @@ def make_folders(folders: JobFolders) -> None:
 
 
 def give_to(folders: JobFolders, owner: tuple[int, int] | None) -> None:
-    """Let the job's user own what it may write to."""
     if owner is None:
         return
     for top in (folders.work, folders.out):
@@ -94,8 +93,7 @@ def give_to(folders: JobFolders, owner: tuple[int, int] | None) -> None:
 def files_below(top: Path, paths: tuple[str, ...]) -> list[Member]:
     """The plain files at or below some paths ("" for all), sorted, to be packed.
 
-    Links and special files are left out: following one could take a file of the node along. Raises
-    ArchiveError where the folders are too deep, or hold too much.
+    A link could take a file of the node along. Raises ArchiveError for too deep or too many.
     """
     wanted = [path.strip("/") for path in paths]
     names = []
@@ -123,10 +121,9 @@ def _open_below(top: Path, name: str) -> BinaryIO:
 
 
 def remove_tree(root: Path) -> None:
-    """Take a folder away with all that is in it, however deep; nothing happens if it is not there.
+    """Take a folder away, if it is there, with all that is in it; nothing else may work in it.
 
-    It goes down and up again by one open folder at a time, so depth costs neither stack nor
-    descriptors. Nothing else may work in the folder meanwhile.
+    It goes down and up again by one open folder: depth costs neither stack nor descriptors.
     """
     if not root.is_dir() or root.is_symlink():
         return
@@ -169,8 +166,7 @@ def _clear(folder_fd: int) -> str | None:
 class DiskWatch:
     """How much disk a job uses, measured now and then by the blocks that its files fill.
 
-    `hidden_bytes` adds what no folder shows: files that are deleted but still open. Folders that
-    are nested too deep count as more than any limit.
+    `hidden_bytes` adds files that are deleted but still open. Folders too deep count as too much.
     """
 
     def __init__(

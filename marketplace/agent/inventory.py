@@ -41,7 +41,6 @@ class InstalledGpu:
     minor: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """What the market and the job are told of it."""
         names = ("uuid", "model", "memory_mib", "simulated")
         return {name: getattr(self, name) for name in names}
 
@@ -57,8 +56,6 @@ class GpuReading:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What the node offers in all."""
-
     gpus: tuple[InstalledGpu, ...]
     cpu_milli: int
     memory_mib: int

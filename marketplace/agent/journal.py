@@ -168,7 +168,6 @@ class AgentJournal:
         self._run("UPDATE leases SET process = ? WHERE lease_id = ?", json.dumps(record), lease_id)
 
     def end(self, lease_id: str, ending: Ending) -> None:
-        """Decide how a lease ended; the first decision stands."""
         query = "UPDATE leases SET ending = ?, phase = ? WHERE lease_id = ? AND ending IS NULL"
         self._run(query, _ENDING.dump_json(ending).decode(), Phase.ENDED, lease_id)
 
@@ -227,7 +226,6 @@ class AgentJournal:
                 raise AgentJournalConflict(f"{lease_id}: {other}")
 
     def keep_signature(self, lease_id: str, sequence: int, signature: bytes) -> None:
-        """Store the bytes that will be sent, and sent again, unchanged."""
         self._run(
             "UPDATE attestations SET signature = ?"
             " WHERE lease_id = ? AND sequence = ? AND signature IS NULL",
@@ -235,17 +233,14 @@ class AgentJournal:
         )
 
     def note_answer(self, lease_id: str, sequence: int, answer: str) -> None:
-        """Remember what the server said to an attestation: ACCEPTED or a refusal's code."""
         query = "UPDATE attestations SET answer = ? WHERE lease_id = ? AND sequence = ?"
         self._run(query, answer, lease_id, sequence)
 
     def last(self, lease_id: str) -> AttestationEntry | None:
-        """The attestation with the highest sequence: the high-water mark."""
         found = self._attestations("ORDER BY sequence DESC LIMIT 1", lease_id)
         return found[0] if found else None
 
     def unsent(self, lease_id: str) -> list[tuple[UsageAttestation, bytes]]:
-        """Signed attestations that the server has not answered, in order."""
         found = self._attestations("AND answer IS NULL ORDER BY sequence", lease_id)
         return [(held.message, held.signature) for held in found if held.signature is not None]
 
@@ -290,14 +285,11 @@ def _text(message: Struct) -> str:
 def _lease_of(row: sqlite3.Row) -> LeaseEntry:
     names = ("lease_id", "job_id", "buyer", "provider", "lease_no", "witness")
     entry = LeaseEntry(
-        **{name: row[name] for name in names},
-        domain=Domain(row["chain_id"], row["contract"]),
-        metered=bool(row["metered"]),
-        outputs=tuple(json.loads(row["outputs"])),
-        phase=Phase(row["phase"]),
-        process=json.loads(row["process"]) if row["process"] else None,
+        **{name: row[name] for name in names}, domain=Domain(row["chain_id"], row["contract"]),
+        metered=bool(row["metered"]), outputs=tuple(json.loads(row["outputs"])),
+        phase=Phase(row["phase"]), process=json.loads(row["process"]) if row["process"] else None,
         ending=_ENDING.validate_json(row["ending"]) if row["ending"] else None,
-    )
+    )  # fmt: skip
     found: dict[str, Any] = {}
     if row["close"]:
         found["close"] = Close.from_message(json.loads(row["close"])), row["close_signature"]

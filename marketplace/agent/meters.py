@@ -90,15 +90,12 @@ class JobMeter:
         ms = max(self.ms, before.ms)
         span = ms - before.ms
         cpu_ms = seen.cpu_ms - self._cpu_base_ms if seen is not None and self.started else 0
-        self._usage = UsageVector(
-            ms=ms,
-            gpu_ms=gpu_ms(ms, self._gpu_milli),
-            cpu_core_ms=max(before.cpu_core_ms, cpu_ms),
+        self._usage = UsageVector(  # without egress: the sandbox has no network
+            ms=ms, gpu_ms=gpu_ms(ms, self._gpu_milli), cpu_core_ms=max(before.cpu_core_ms, cpu_ms),
             memory_mib_ms=before.memory_mib_ms + self.memory_mib * span,
             storage_mib_ms=before.storage_mib_ms + self._storage_mib * span,
-            egress_mib=0,  # the sandbox has no network
             units=max(before.units, min(units, self._units_max)),
-        )
+        )  # fmt: skip
         self._hold(seen, storage_mib)
         return self._usage
 

@@ -61,12 +61,10 @@ class Attestor:
         """Journal a reading, then sign usage under the next number. Raises JournalError."""
         lease_id = self._entry.lease_id
         last = self._signed_last()
+        evidence = self._journal.add_reading(lease_id, asdict(reading))
+        sequence = 0 if last is None else last[0].sequence + 1
         attestation = UsageAttestation(
-            *self._entry.key,
-            sequence=0 if last is None else last[0].sequence + 1,
-            observed_at_ms=unix_ms(),
-            **asdict(usage),
-            evidence=self._journal.add_reading(lease_id, asdict(reading)),
+            *self._entry.key, sequence, unix_ms(), **asdict(usage), evidence=evidence
         )
         self._journal.propose(lease_id, attestation)
         self._signed_last()
@@ -126,11 +124,7 @@ class Halt:
 
 
 class HeldLease:
-    """One lease in hand: what the threads of its job and of its courier tell each other.
-
-    `halt` is why its job is to stop, if it is. `beats` are the job's signs of life so far, and the
-    Unix time of the last. `logs` is None if no job runs and none is to be reported.
-    """
+    """One lease in hand: what the threads of its job and of its courier tell each other."""
 
     def __init__(
         self, node: ThisNode, entry: LeaseEntry, clock_s: Callable[[], float] = time.monotonic
@@ -140,9 +134,9 @@ class HeldLease:
         self.id = entry.lease_id
         self.folders = JobFolders(node.jobs_folder / entry.lease_id)
         self.attestor = Attestor(node.journal, node.signer, entry)
-        self.logs: JobLogs | None = None
-        self.halt: Halt | None = None
-        self.beats: tuple[int, float | None] = (0, None)
+        self.logs: JobLogs | None = None  # None: no job runs and none is to be reported
+        self.halt: Halt | None = None  # why its job is to stop, if it is
+        self.beats: tuple[int, float | None] = (0, None)  # signs of life; Unix time of the last
         self._clock_s = clock_s
         self._lock = threading.Lock()
         self._learning = threading.Lock()
@@ -158,7 +152,6 @@ class HeldLease:
         return self.node.journal.lease(self.id) or self.entry
 
     def open_logs(self) -> JobLogs:
-        """Open the job's logs, as they are. Raises OSError."""
         self.logs = JobLogs(self.folders.logs)
         return self.logs
 
@@ -183,7 +176,6 @@ class HeldLease:
         self._halted.set()
 
     def wait_for_halt(self, timeout_s: float) -> None:
-        """Sleep, but wake up if the job is to stop."""
         self._halted.wait(timeout_s)
 
     def tell(self) -> None:
@@ -191,7 +183,6 @@ class HeldLease:
         self._news.set()
 
     def wait_for_news(self, timeout_s: float) -> None:
-        """Sleep until something is new."""
         self._news.wait(timeout_s)
         self._news.clear()
 

@@ -252,7 +252,6 @@ class JobWatch:
                 self._attest()
 
     def _note_ready(self) -> None:
-        """Start the clock of usage at the first sign that the job is ready."""
         at_once = self._job.spec.ready == "start"
         if self._meter.started or not (at_once or self._channel.signs.ready):
             return

@@ -110,7 +110,6 @@ class Supervisor:
         for work in self._work.values():
             if work.job is not None:
                 work.job.join()
-        for work in self._work.values():
             work.lease.tell()
             work.carrying.join()
 

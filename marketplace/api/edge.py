@@ -17,7 +17,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from marketplace.api.limits import Limits, OpenStreams
 from marketplace.api.problems import ONCE, READING, documented
 from marketplace.db.store import Database, Store, Tally
-from marketplace.db.tables import IdempotentReplyRow
+from marketplace.db.tables import IdempotentReplyRow, Part
 from marketplace.errors import (
     Forbidden,
     IdempotencyInFlight,
@@ -26,6 +26,7 @@ from marketplace.errors import (
     Problem,
     Unauthenticated,
 )
+from marketplace.limits import BODY_BYTES_MAX, BODY_ITEMS_MAX
 from marketplace.limits import IDEMPOTENCY_KEY_CHARS_MAX as KEY_MAX
 from marketplace.limits import PAGE_ITEMS_MAX as PAGE_MAX
 from marketplace.services.catalog import Catalog
@@ -99,7 +100,7 @@ class SoundRequest(Request):
     async def json(self) -> Any:
         """The body's value. Raises HTTPException 400 if it is not sound JSON."""
         try:
-            return loads(await self.body())
+            return loads(await self.body(), BODY_BYTES_MAX, BODY_ITEMS_MAX)
         except JsonError as error:
             raise HTTPException(400, f"the body is not sound JSON: {error}") from None
 
@@ -266,8 +267,8 @@ class Paging:
     after: str | None
 
     @property
-    def wanted(self) -> tuple[int, str | None]:
-        """What to look for: one row more than the page holds, and after which key."""
+    def wanted(self) -> Part:
+        """What to look for: one row more than the page holds."""
         return self.limit + 1, self.after
 
     def page(

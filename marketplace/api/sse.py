@@ -55,17 +55,11 @@ async def watch(edge: Edge, caller: Principal, request: Request, job_id: str) ->
     edge.streams.check(caller.account, address_of(request))
 
 
-def event_stream(
-    edge: Edge, caller: Principal, request: Request, job_id: str, after: int
-) -> EventStream:
-    """The events after a number, then new ones as they come, until the job is quite over."""
-    return EventStream(_held(edge, caller, request, job_id, after), ping=PING_S)
-
-
-async def _held(
+async def events_after(
     edge: Edge, caller: Principal, request: Request, job_id: str, after: int
 ) -> AsyncIterator[ServerSentEvent]:
-    """The stream while it counts as open. One that others overtook since `watch` ends at once."""
+    """The events after a number, then new ones as they come, until the job is quite over. A stream
+    that others overtook since `watch` ends at once."""
     with ExitStack() as stack:
         try:
             stack.enter_context(edge.streams.hold(caller.account, address_of(request)))

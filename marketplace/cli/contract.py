@@ -35,7 +35,7 @@ def deploy(
     settle_window: Annotated[int, Option(min=1, help="Seconds after a lease's end.")] = 3_600,
     deployments: Folder = None,
 ) -> None:
-    """Deploy escrow and token. Fee and window can never be changed; there is no owner."""
+    """Deploy escrow and token. Nobody can ever change fee or window; there is no owner."""
     cli = current()
     client = chain_client(chain_id)
     client.check()

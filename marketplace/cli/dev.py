@@ -170,6 +170,7 @@ class DevMarket:
         return Settings(
             database_url=f"sqlite:///{self.folder / DATABASE}",
             rpc_url=rpc_url,
+            public_rpc_url=rpc_url,
             chain_id=DEV_CHAIN_ID,
             deployments=self.folder,
             blobs=self.folder / BLOBS,

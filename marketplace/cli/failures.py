@@ -17,25 +17,20 @@ EXTRAS = {
         *("sqlmodel", "sse_starlette", "uuid_utils", "uvicorn"),
     ),
 }
-# Domain errors that a command met before it sent anything are mistakes in its input.
-EXIT_CODES: dict[type[Exception], ExitCode] = {
-    sdk.AuthError: ExitCode.AUTH,
-    sdk.NotFound: ExitCode.NOT_FOUND,
-    sdk.Conflict: ExitCode.CONFLICT,
-    sdk.FundsError: ExitCode.FUNDS,
-    sdk.RateLimited: ExitCode.RETRY_LATER,
-    sdk.Unavailable: ExitCode.RETRY_LATER,
-    sdk.TransportError: ExitCode.RETRY_LATER,
-    sdk.WaitTimeout: ExitCode.TIMED_OUT,
-    sdk.NotEnough: ExitCode.FUNDS,
-    sdk.ConfigError: ExitCode.USAGE,
-    sdk.InputError: ExitCode.USAGE,
-    settlement.KeystoreError: ExitCode.AUTH,
-    settlement.ChainError: ExitCode.CHAIN,
-    settlement.DeploymentError: ExitCode.CHAIN,
-    settlement.FieldError: ExitCode.USAGE,
-    market.InvalidInput: ExitCode.USAGE,
-    AgentConfigError: ExitCode.USAGE,
+# The first row that fits. Domain errors that a command met before it sent anything are mistakes in
+# its input.
+EXIT_CODES: dict[ExitCode, tuple[type[Exception], ...]] = {
+    ExitCode.AUTH: (sdk.AuthError, settlement.KeystoreError),
+    ExitCode.NOT_FOUND: (sdk.NotFound,),
+    ExitCode.CONFLICT: (sdk.Conflict,),
+    ExitCode.FUNDS: (sdk.FundsError, sdk.NotEnough),
+    ExitCode.RETRY_LATER: (sdk.RateLimited, sdk.Unavailable, sdk.TransportError),
+    ExitCode.TIMED_OUT: (sdk.WaitTimeout,),
+    ExitCode.CHAIN: (settlement.ChainError, settlement.DeploymentError),
+    ExitCode.USAGE: (
+        *(sdk.ConfigError, sdk.InputError, settlement.FieldError),
+        *(market.InvalidInput, AgentConfigError),
+    ),
 }
 FIXES: dict[type[Exception], str] = {
     market.Unavailable: "check COULOMB_DATABASE_URL; `coulomb db upgrade` makes a new database",
@@ -69,7 +64,7 @@ def exit_code_of(error: Exception) -> ExitCode:
     """What a command ends with: a server's code says it, else the first row that fits."""
     if isinstance(error, sdk.ApiError) and error.kind is not None:
         return error.kind.exit_code
-    fitting = (code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+    fitting = (code for code, kinds in EXIT_CODES.items() if isinstance(error, kinds))
     return next(fitting, ExitCode.ERROR)
 
 

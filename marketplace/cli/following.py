@@ -1,4 +1,4 @@
-"""Following a job beside waiting for it: its states and output on stderr as they come."""
+"""Following a job while waiting for it: its states and output on stderr as they come."""
 
 import sys
 import threading
@@ -62,7 +62,7 @@ class Follower:
             try:
                 self._show()
                 return
-            except PASSING:  # a server that is away: the wait beside this decides for how long
+            except PASSING:  # a server that is away: the wait decides for how long
                 time.sleep(AGAIN_SECONDS)
             except CoulombError as error:
                 warn(f"the event stream ended: {error}")

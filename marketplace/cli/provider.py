@@ -200,7 +200,7 @@ def _journal(config: Path | None) -> AgentJournal:
     """This machine's journal; an agent may be at work on it."""
     path = load_config(_path(config)).state_dir / JOURNAL
     if not path.is_file():
-        raise InputError(f"{path} is no journal", fix="name the agent's file with --config")
+        raise InputError(f"{path} is not there", fix="name the agent's file with --config")
     return AgentJournal(path)
 
 

@@ -23,6 +23,7 @@ from marketplace.db.tables import (
     LeaseRow,
     NodeRow,
     OrderEntryRow,
+    Part,
     ReceiptRow,
     VoucherRow,
 )
@@ -72,9 +73,9 @@ class ApiKeyRows(Rows[ApiKeyRow]):
         """How many keys of an account are not revoked; expired ones count."""
         return self._count(ApiKeyRow.account == account, col(ApiKeyRow.revoked_ms).is_(None))
 
-    def page(self, account: str, limit: int, before: str | None) -> list[ApiKeyRow]:
+    def page(self, account: str, part: Part) -> list[ApiKeyRow]:
         """An account's keys, newest first."""
-        return self._page(limit, before, ApiKeyRow.account == account)
+        return self._page(part, ApiKeyRow.account == account)
 
 
 class BlobRows(Rows[BlobRow]):
@@ -127,9 +128,9 @@ class NodeRows(Rows[NodeRow]):
         query = select(NodeRow).where(NodeRow.provider == provider, NodeRow.number == number)
         return self._first(query)
 
-    def page(self, provider: str, limit: int, before: str | None) -> list[NodeRow]:
+    def page(self, provider: str, part: Part) -> list[NodeRow]:
         """A provider's nodes, newest first."""
-        return self._page(limit, before, NodeRow.provider == provider)
+        return self._page(part, NodeRow.provider == provider)
 
     def lock_of(self, provider: str) -> list[NodeRow]:
         """All nodes of a provider, locked for change."""
@@ -159,16 +160,12 @@ class GpuRows(Rows[GpuRow]):
 
 class AskRows(Rows[AskRow]):
     def page(
-        self,
-        equal: Mapping[str, str | None],
-        states: Sequence[str],
-        limit: int,
-        before: str | None,
+        self, equal: Mapping[str, str | None], states: Sequence[str], part: Part
     ) -> list[AskRow]:
         """Asks, newest first, by what their columns must equal if it is given, and by states."""
         given = [getattr(AskRow, name) == value for name, value in equal.items() if value]
         in_states = [col(AskRow.state).in_(states)] if states else []
-        return self._page(limit, before, *given, *in_states)
+        return self._page(part, *given, *in_states)
 
     def of_node(self, node_id: str, state: AskState) -> list[AskRow]:
         """A node's asks in a state, oldest first."""
@@ -188,18 +185,16 @@ class AskRows(Rows[AskRow]):
 
 
 class BidRows(Rows[BidRow]):
-    def page(self, account: str, limit: int, before: str | None) -> list[BidRow]:
+    def page(self, account: str, part: Part) -> list[BidRow]:
         """An account's bids, newest first."""
-        return self._page(limit, before, BidRow.account == account)
+        return self._page(part, BidRow.account == account)
 
 
 class JobRows(Rows[JobRow]):
-    def page(
-        self, account: str, states: Sequence[str], limit: int, before: str | None
-    ) -> list[JobRow]:
+    def page(self, account: str, states: Sequence[str], part: Part) -> list[JobRow]:
         """An account's jobs in some states (all, if none is given), newest first."""
         in_states = [col(JobRow.state).in_(states)] if states else []
-        return self._page(limit, before, JobRow.account == account, *in_states)
+        return self._page(part, JobRow.account == account, *in_states)
 
     def live_count(self, account: str) -> int:
         """How many jobs of an account have not ended."""
@@ -242,7 +237,7 @@ class OrderLog(NumberedRows[OrderEntryRow]):
 class SnapshotRows(Rows[BookSnapshotRow]):
     def newest(self, at_most: int) -> BookSnapshotRow | None:
         """The newest snapshot that is not ahead of a row of the order log."""
-        return next(iter(self._page(1, None, BookSnapshotRow.seq <= at_most)), None)
+        return next(iter(self._page((1, None), BookSnapshotRow.seq <= at_most)), None)
 
     def keep(self, row: BookSnapshotRow) -> None:
         """Store a snapshot in place of all earlier ones."""
@@ -275,15 +270,14 @@ class LeaseRows(Rows[LeaseRow]):
         roles: Iterable[str],
         states: Sequence[str],
         node_id: str | None,
-        limit: int,
-        before: str | None,
+        part: Part,
     ) -> list[LeaseRow]:
         """Leases in which an account is one of `buyer`, `provider`, `witness`, newest first, by
         states and node if given."""
         mine = or_(*(getattr(LeaseRow, role) == account for role in roles))
         in_states = [col(LeaseRow.state).in_(states)] if states else []
         on_node = [LeaseRow.node_id == node_id] if node_id else []
-        return self._page(limit, before, mine, *in_states, *on_node)
+        return self._page(part, mine, *in_states, *on_node)
 
     def open_for_witness(self, account: str, limit: int) -> list[LeaseRow]:
         """Open leases that an account buys or witnesses, oldest first."""
@@ -311,7 +305,7 @@ class LeaseRows(Rows[LeaseRow]):
     def last_opened(self, bid_id: str) -> LeaseRow | None:
         """The newest lease of a bid that opened on chain."""
         opened = col(LeaseRow.opened_tx).is_not(None)
-        return next(iter(self._page(1, None, LeaseRow.bid_id == bid_id, opened)), None)
+        return next(iter(self._page((1, None), LeaseRow.bid_id == bid_id, opened)), None)
 
     def is_provider_of_bid(self, provider: str, bid_id: str) -> bool:
         """Whether a bid was matched with an ask of this provider."""
@@ -335,7 +329,7 @@ class LeaseRows(Rows[LeaseRow]):
     def last_ended(self, provider: str, limit: int) -> list[LeaseRow]:
         """A provider's stopped and closed leases, newest first."""
         over = col(LeaseRow.state).in_(LEASE_OVER)
-        return self._page(limit, None, LeaseRow.provider == provider, over)
+        return self._page((limit, None), LeaseRow.provider == provider, over)
 
     def refused_openings(self) -> list[tuple[str, str | None]]:
         """Leases in `opening` whose intent died, and with which error, oldest first."""
@@ -371,10 +365,9 @@ class AttestationRows(Rows[AttestationRow]):
         )
         return {row.lease_id: row for row in self._all(query)}
 
-    def page(
-        self, lease_id: str, after_sequence: int, limit: int, after: str | None
-    ) -> list[AttestationRow]:
+    def page(self, lease_id: str, after_sequence: int, part: Part) -> list[AttestationRow]:
         """Attestations of a lease with greater sequence numbers, in order of arrival."""
+        limit, after = part
         later = col(AttestationRow.sequence) > after_sequence
         query = self._oldest_first(AttestationRow.lease_id == lease_id, later)
         if after is not None:
@@ -413,7 +406,7 @@ class ReceiptRows(Rows[ReceiptRow]):
         """Receipts of a job's leases, oldest first."""
         return self._all(self._oldest_first(ReceiptRow.job_id == job_id))
 
-    def page(self, account: str, limit: int, before: str | None) -> list[ReceiptRow]:
+    def page(self, account: str, part: Part) -> list[ReceiptRow]:
         """Receipts of an account as buyer or provider, newest first."""
         mine = or_(col(ReceiptRow.buyer) == account, col(ReceiptRow.provider) == account)
-        return self._page(limit, before, mine)
+        return self._page(part, mine)

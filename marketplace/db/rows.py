@@ -8,6 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, SQLModel, select
 from sqlmodel.sql.expression import SelectOfScalar
 
+from marketplace.db.tables import Part
 from marketplace.errors import AlreadyExists
 
 R = TypeVar("R", bound=SQLModel)
@@ -70,8 +71,9 @@ class Rows(Generic[R]):
     def _oldest_first(self, *conditions: Any) -> SelectOfScalar[R]:
         return select(self._row).where(*conditions).order_by(self._key)
 
-    def _page(self, limit: int, before: str | None, *conditions: Any) -> list[R]:
-        """Rows newest first, older than the key `before`."""
+    def _page(self, part: Part, *conditions: Any) -> list[R]:
+        """Rows newest first."""
+        limit, before = part
         query = select(self._row).where(*conditions)
         if before is not None:
             query = query.where(self._key < before)

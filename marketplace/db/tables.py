@@ -16,6 +16,8 @@ from marketplace.domain.reliability import NEWCOMER_MILLI
 from settlement.ports import IntentKind, IntentState
 
 Json = dict[str, Any]
+Part = tuple[int, str | None]
+"""Which part of a list is wanted: how many rows, and the key that they come after."""
 JSON_TYPE: Final = JSON(none_as_null=True)
 NUMBERED: Final = {"sqlite_autoincrement": True}
 ACCEPTED: Final = text("state = 'accepted'")

@@ -142,19 +142,27 @@ class OpeningFailed(Fact):
     previous: str | None = None
 
     def change(self, turn: Turn) -> None:
-        """Try the next ask, unless the buyer is to blame or has cancelled."""
+        """Try the next ask, unless the buyer is to blame or has cancelled.
+
+        A job that runs already, on a lease that a reorg took back, has nothing left to run on.
+        """
         turn.move_lease(LeaseState.FAILED_TO_OPEN)
         turn.set_lease(reason=self.error)
         if self.fault is Fault.ASK:
             turn.do(SuspendAsk(self.error))
         turn.do(Do.FREE_CAPACITY)
         job = turn.job
-        if not turn.is_jobs_lease or job.state is not JobState.MATCHED:
+        if job.state is JobState.QUEUED:
+            if turn.is_jobs_lease:
+                turn.set_job(lease_id=self.previous)
+            turn.resume_after_lease()
+            return
+        if not turn.is_jobs_lease or job.state in JOB_ENDED:
             return
         if job.ending is Outcome.CANCELLED:
             turn.move_job(JobState.CANCELLED, Reason.CANCELLED)
             return
-        if self.fault is Fault.BUYER:
+        if self.fault is Fault.BUYER or job.state is JobState.RUNNING:
             turn.move_job(JobState.FAILED, Reason.OPEN_FAILED, self.error)
             return
         turn.set_job(lease_id=self.previous)

@@ -95,8 +95,8 @@ class Book:
         """What up to `most` fitting asks would give the bid now, best first; nothing changes."""
         bid, tried = self.view(order), order.tried
         found: list[Fill] = []
-        while len(found) < most and (match := self._index.best(bid)) is not None:
-            fill = self._fill(bid, match[0])
+        while len(found) < most and (ask := self._index.best(bid)) is not None:
+            fill = self._fill(bid, ask)
             found.append(fill)
             tried |= {fill.ask_id}
             bid.order = replace(order, tried=tried)
@@ -118,8 +118,7 @@ class Book:
 
     def _add_ask(self, command: AddAsk, events: list[Event]) -> None:
         order, ask = command.order, command.order.ask
-        reason = self._refuse_ask(order)
-        if reason is not None:
+        if (reason := self._refuse_ask(order)) is not None:
             events.append(Refused(order.id, reason))
             return
         view = self._put_ask(order)
@@ -158,8 +157,7 @@ class Book:
             self._offer([ask], events)
 
     def _cancel_ask(self, command: CancelAsk, events: list[Event]) -> None:
-        ask = self._asks.get(command.ask_id)
-        if ask is None:
+        if (ask := self._asks.get(command.ask_id)) is None:
             events.append(Refused(command.ask_id, RejectReason.UNKNOWN_ORDER))
         else:
             self._drop_ask(ask, Cause.CANCELLED, events)
@@ -181,17 +179,14 @@ class Book:
 
     def _add_bid(self, command: AddBid, events: list[Event]) -> None:
         order = command.order
-        reason = self._refuse_bid(order)
-        if reason is not None:
+        if (reason := self._refuse_bid(order)) is not None:
             events.append(Refused(order.id, reason))
             return
-        held = self._held_by.get(order.id)
-        if held:  # a pair of orders has one lease, whatever the caller remembers
+        if held := self._held_by.get(order.id):  # a pair has one lease, whatever the caller says
             order = replace(order, tried=order.tried.union(held))
         bid = BidView(order, self.market)
-        match = self._index.best(bid)
-        if match is not None:
-            self._take(bid, match[0], events)
+        if (ask := self._index.best(bid)) is not None:
+            self._take(bid, ask, events)
         elif not order.wants.rests:
             events.append(Refused(order.id, RejectReason.NO_MATCH))
         else:
@@ -216,8 +211,7 @@ class Book:
         return self._refuse_order(bid.expiry, bid.max_fee_bps, bid.opener)
 
     def _cancel_bid(self, command: CancelBid, events: list[Event]) -> None:
-        bid = self._bids.get(command.bid_id)
-        if bid is None:
+        if (bid := self._bids.get(command.bid_id)) is None:
             events.append(Refused(command.bid_id, RejectReason.UNKNOWN_ORDER))
         else:
             self._drop_bid(bid)
@@ -230,12 +224,12 @@ class Book:
         self._bid_ends = _without_gone(self._bid_ends, self._bids)
 
     def _free(self, command: Free, events: list[Event]) -> None:
-        place = self._node_of.pop((command.bid_id, command.ask_id), None)
-        if place is None:
+        key = (command.bid_id, command.ask_id)
+        if (place := self._node_of.pop(key, None)) is None:
             events.append(Refused(command.bid_id, RejectReason.UNKNOWN_ORDER))
             return
         use = self.nodes[place]
-        use.free((command.bid_id, command.ask_id))
+        use.free(key)
         self._held_by[command.bid_id].discard(command.ask_id)
         if not self._held_by[command.bid_id]:
             del self._held_by[command.bid_id]

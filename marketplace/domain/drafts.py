@@ -206,7 +206,7 @@ def top_up_lock(
 
 
 def bid_problems(bid: Bid, spec: JobSpec, tiers: TierRegistry) -> list[Problem]:
-    """Where a signed bid says something else than its job; empty when they agree."""
+    """Members in which a signed bid differs from its job; none if they agree."""
     free = {name: getattr(bid, name) for name in _FREE}
     expected = bid_template(spec, tiers, **free)
     names = {f.name: json for f, (_, json) in zip(fields(bid), Bid.schema, strict=True)}

@@ -47,7 +47,7 @@ class Level:
             self.head = min(self.head, place)
 
     def remove(self, ask: AskView) -> None:
-        """Mark dead, and sweep when most are."""
+        """Mark an ask dead; sweep once most are."""
         ask.live = False
         self.dead += 1
         asks, head = self.asks, self.head
@@ -126,7 +126,7 @@ class BidQueue:
         insort(self.bids, (rate * _PRICE_UNITS // bid.gpu_milli, -bid.seq, bid))
 
     def sweep(self) -> None:
-        """Drop the dead at the end, and all of them when they are the most."""
+        """Drop the dead at the end, and all others once they outnumber the living."""
         bids = self.bids
         while bids and not bids[-1][2].live:
             bids.pop()
@@ -154,14 +154,14 @@ class TierIndex:
     _queues_of: dict[BucketKey, tuple[BidQueue, ...]] = field(default_factory=dict)
 
     def bucket(self, key: BucketKey) -> Bucket:
-        """The bucket of this key, made when new."""
+        """The bucket of this key; a new one if there is none."""
         if (bucket := self.buckets.get(key)) is None:
             bucket = self.buckets[key] = Bucket(key)
             self._buckets_of.clear()
         return bucket
 
     def queue(self, shape: Shape) -> BidQueue:
-        """The queue of this shape, made when new."""
+        """The queue of this shape; a new one if there is none."""
         if (queue := self.queues.get(shape)) is None:
             queue = self.queues[shape] = BidQueue(shape)
             self._queues_of.clear()
@@ -219,8 +219,8 @@ class Index:
             self.tiers[ask.ask.tier].buckets[ask.key].forget(ask)
         ask.key = key
 
-    def best(self, bid: BidView) -> tuple[AskView, int] | None:
-        """The fitting ask of the lowest all-in rate, then earliest arrival, and that rate.
+    def best(self, bid: BidView) -> AskView | None:
+        """The fitting ask of the lowest all-in rate, then earliest arrival.
 
         The price of the GPUs alone bounds the rate from below and orders the merge, so the search
         ends when the next bound cannot beat what was found.
@@ -240,19 +240,17 @@ class Index:
             beats = best is None or (rate, seq) < (best_rate, best_seq)
             if beats and rate <= limit and fits(ask, bid, rate):
                 best, best_rate, best_seq = ask, rate, seq
-            following = next(walk, None)
-            if following is None:
+            if (following := next(walk, None)) is None:
                 heappop(heap)
             else:
                 bound = following.gpu_hour * gpu_milli
                 heapreplace(heap, (bound, following.seq, limit, following, walk))
-        return None if best is None else (best, best_rate)
+        return best
 
     def _heads(self, bid: BidView) -> list[tuple[int, int, int, AskView, Iterator[AskView]]]:
         heap = []
         for name, limit in bid.limits.items():
-            tier = self.tiers.get(name)
-            if tier is None:
+            if (tier := self.tiers.get(name)) is None:
                 continue
             for bucket in tier.buckets_of(bid.shape):
                 if not bucket.prices:

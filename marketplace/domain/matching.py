@@ -52,7 +52,7 @@ class AskView:
         return rate + self.cpu_hour * bid.cpu_milli + mib * 125 // 128
 
 
-# What an ask's bucket is named by, beside its tier.
+# What names an ask's bucket, besides its tier.
 BucketKey = tuple[str, str, bool, bool, bytes, int]
 # What of a bid decides which buckets it may search.
 Shape = tuple[tuple[str, ...], str, bool, bool, bytes | None, int]
@@ -171,7 +171,7 @@ def _is_taken(ask: AskView, bid: BidView) -> bool:
     return offers and ask.use.place(terms, bid.bid) is None
 
 
-# In the order they are reported; each says when the ask is refused.
+# In the order in which they are reported; each says whether the ask is refused.
 CHECKS: dict[RejectReason, Check] = {
     RejectReason.TIER: lambda a, b: a.ask.tier not in b.limits,
     RejectReason.RUNTIME: lambda a, b: a.node.runtime != b.wants.runtime,
@@ -201,12 +201,12 @@ CHECKS: dict[RejectReason, Check] = {
 
 
 def refusals(ask: AskView, bid: BidView) -> Iterator[RejectReason]:
-    """Every reason why this ask does not fit this bid; none where it fits."""
+    """Every reason why this ask does not fit this bid; none if it fits."""
     return (reason for reason, refused in CHECKS.items() if refused(ask, bid))
 
 
 def rate_if_match(ask: AskView, bid: BidView) -> int | None:
-    """The all-in rate at which this live ask fits the bid, or None where it does not."""
+    """The all-in rate at which this live ask fits the bid, or None if it does not."""
     limit = bid.limits.get(ask.ask.tier)
     if limit is None or not ask.live or not shape_fits(bid.shape, ask.key):
         return None

@@ -1,6 +1,6 @@
 """Orders as the book holds them, what is done to a book, and what it answers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 
 from marketplace.domain.job import JobSpec
@@ -20,7 +20,7 @@ class BookMarket:
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What the market knows of a node beside what its ask signs. Reliability in thousandths."""
+    """What the market knows of a node besides what its ask signs. Reliability in thousandths."""
 
     node_id: str
     region: str
@@ -47,7 +47,7 @@ class RestingAsk:
 
 @dataclass(frozen=True, slots=True)
 class Wants:
-    """What a job demands beside what its bid signs. `regions` empty: any."""
+    """What a job demands besides what its bid signs. `regions` empty: any."""
 
     regions: tuple[str, ...] = ()
     runtime: str = "process"
@@ -59,14 +59,7 @@ class Wants:
     @classmethod
     def of(cls, spec: JobSpec) -> "Wants":
         """The demands of a job spec."""
-        return cls(
-            regions=spec.regions,
-            runtime=spec.runtime,
-            verified_only=spec.verified_only,
-            min_reliability_milli=spec.min_reliability_milli,
-            start_deadline_seconds=spec.start_deadline_seconds,
-            rests=spec.rests,
-        )
+        return cls(*(getattr(spec, field.name) for field in fields(cls)))
 
 
 @dataclass(frozen=True, slots=True)

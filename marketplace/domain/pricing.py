@@ -19,7 +19,7 @@ _PRICE_NAMES = ("gpu_hour", "cpu_hour", "memory_gib_hour", "storage_gib_hour", "
 
 
 def to_scaled(text: object, decimals: int, pointer: str = "") -> int:
-    """Decimal text as an integer of 10^-decimals; raises InvalidInput when that is not exact."""
+    """Decimal text as an integer of 10^-decimals; raises InvalidInput if that is not exact."""
     match = _DECIMAL.match(text) if isinstance(text, str) and text.isascii() else None
     if match is None:
         detail = f'must be a decimal number in quotes, such as "2.50", not {text!r}'

@@ -6,14 +6,17 @@ from difflib import get_close_matches
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from marketplace.errors import InvalidInput, Problem
+from marketplace.limits import PROBLEMS_MAX
 
 T = TypeVar("T")
 D = TypeVar("D")
 P = ParamSpec("P")
 _DURATION = re.compile(r"([0-9]{1,9})(s|m|h|d)\Z")
+_NAME_CHARS = 64  # of an unknown name that are compared with the known ones
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _NUMBER = re.compile(r"([0-9]{1,7})(?:\.([0-9]{1,3}))?\Z")
 _SIZE = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,3}))?\s?(M|G|T)i?B\Z", re.IGNORECASE)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _MIB = {"M": 1, "G": 1024, "T": 1024 * 1024}
 
 
@@ -24,7 +27,7 @@ def escape(key: str) -> str:
 
 def is_unicode(text: str) -> bool:
     """Whether the text can be written as UTF-8: JSON lets lone surrogates through."""
-    return not any("\ud800" <= c <= "\udfff" for c in text)
+    return not _SURROGATE.search(text)
 
 
 def seconds_of(text: object) -> int:
@@ -85,15 +88,18 @@ class Reader:
                 self.problem(ascii(key), "a key must be text: write it in quotes")
             elif key in self.known:
                 self.data[key] = value
-            else:
-                close = get_close_matches(key, self.known, n=1, cutoff=0.6)
+            elif len(problems) <= PROBLEMS_MAX:
+                close = get_close_matches(key[:_NAME_CHARS], self.known, n=1, cutoff=0.6)
                 known = f"did you mean {close[0]}?" if close else f"known are {members}"
                 self.problem(key, f"unknown key; {known}")
 
     def problem(self, key: str, detail: str) -> None:
-        """Note what is wrong with a member (or with this object, for "")."""
+        """Note what is wrong with a member (or with this object, for ""), up to PROBLEMS_MAX."""
         pointer = f"{self.pointer}/{escape(key)}" if key else self.pointer
-        self.problems.append(Problem(pointer, detail))
+        if len(self.problems) < PROBLEMS_MAX:
+            self.problems.append(Problem(pointer, detail))
+        elif len(self.problems) == PROBLEMS_MAX:
+            self.problems.append(Problem("", "there are more mistakes than these"))
 
     def has(self, key: str) -> bool:
         """Whether the member is there and not null."""
@@ -105,7 +111,7 @@ class Reader:
         return Reader(self.data[key] if self.has(key) else {}, known, self.problems, pointer)
 
     def read(self, key: str, parse: Callable[[object], T], default: D) -> T | D:
-        """The member through `parse`, whose ValueError becomes a problem; `default` when absent."""
+        """The member as `parse` reads it, whose errors become problems; `default` if absent."""
         if not self.has(key):
             return default
         try:
@@ -118,7 +124,7 @@ class Reader:
         return default
 
     def need(self, key: str, parse: Callable[[object], T], default: T) -> T:
-        """Like `read`, where absence is a problem too; the default only keeps reading going."""
+        """Like `read`, but absence is a problem, too; the default only keeps the reading going."""
         if not self.has(key):
             self.problem(key, "missing")
         return self.read(key, parse, default)

@@ -11,9 +11,9 @@ from marketplace.sdk._sync.jobs import JobHandle
 from marketplace.sdk.errors import *  # noqa: F403 - the tree is listed in errors.__all__
 from marketplace.sdk.errors import __all__ as _errors
 from marketplace.sdk.http import NO_RETRIES, RetryPolicy
+from marketplace.sdk.jobfile import PreparedJob
 from marketplace.sdk.onchain import Funds, Moved, Unit
-from marketplace.sdk.session import Session
-from marketplace.sdk.values import Act, PreparedJob
+from marketplace.sdk.session import Act, Session
 from marketplace.sdk.waiting import PASSING
 from marketplace.wire.base import Money
 from marketplace.wire.jobs import Blob, Cost, Job, JobEvent, JobReceipt, LogPiece, Receipt, TopUp

@@ -3,6 +3,7 @@
 import fnmatch
 import io
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,11 +14,28 @@ from marketplace.data import load_tiers
 from marketplace.domain.job import JobSpec, parse_job
 from marketplace.sdk.archive import ArchiveError, Member, pack
 from marketplace.sdk.errors import InputError, input_errors
+from marketplace.wire.orders import Plan
+from settlement.orders import Bid
+from settlement.signing import Signer
 from settlement.strict_json import BYTES_MAX, DEPTH_MAX
 
 IGNORE_FILE = ".coulombignore"
 ALWAYS_LEFT_OUT = (".git", ".venv", "__pycache__")
 JobSource = str | Path | Mapping[str, Any] | JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedJob:
+    """A job ready to be bought: its packed spec, its bid, and what it would cost.
+
+    `signer` None: the session's.
+    """
+
+    spec: JobSpec
+    bid: Bid
+    plan: Plan
+    signer: Signer | None
+    hosted_witness: bool
 
 
 class _Loader(yaml.SafeLoader):

@@ -1,4 +1,4 @@
-"""The client's own calls of the chain, past the server."""
+"""The client's own calls of the chain, past the server, and what it checks before it signs them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from marketplace.domain.pricing import from_scaled
-from marketplace.sdk.errors import ConfigError, NotEnough
+from marketplace.sdk.errors import ConfigError, NotEnough, VerificationError
 from marketplace.sdk.session import Session
+from marketplace.wire.leases import Lease
 from marketplace.wire.market import MarketConfig
-from settlement.orders import Permit
-from settlement.signing import Signer, TransactionSigner, sign
+from marketplace.wire.orders import AskInfo, BidInfo
+from settlement.eip712 import Domain
+from settlement.errors import SignatureError
+from settlement.orders import Ask, Bid, Permit
+from settlement.signing import Signer, TransactionSigner, sign, verify
 
 if TYPE_CHECKING:
     from settlement.chain.contracts import Escrow, Token
@@ -123,6 +127,35 @@ def withdraw(
         there, asked = _text(token, free), _text(token, atoms)
         raise NotEnough(f"{asked} asked for, {there} are free in the escrow")
     return _send(escrow, who, escrow.calls.withdraw(to, atoms))
+
+
+def signed_by(order: AskInfo | BidInfo, domain: Domain, account: str) -> Ask | Bid | None:
+    """An order that names the account and that the account has signed, else None."""
+    signed: Ask | Bid = order.ask if isinstance(order, AskInfo) else order.bid
+    named = signed.provider if isinstance(signed, Ask) else signed.buyer
+    try:
+        verify(signed, domain, order.signature, account)
+    except SignatureError:
+        return None
+    return signed if named == account else None
+
+
+def top_up_call(
+    lease: Lease, ask: AskInfo, bid: BidInfo, domain: Domain, buyer: str, seconds: int
+) -> bytes:
+    """The call that lets a lease run longer, from its orders, of which `buyer` signed the bid.
+
+    A lease is what the server says; what it can't make up is our signature, and the lease's number
+    follows from what we signed. Raises VerificationError.
+    """
+    from settlement.chain.calls import EscrowCalls, LeaseOrders
+
+    orders = LeaseOrders(ask.ask, bid.bid.struct_hash(), bid.bid.buyer, bid.bid.witness)
+    if orders.ref.lease_no != lease.lease_no:
+        raise VerificationError(f"the orders of {lease.id} name another lease than it does")
+    if signed_by(bid, domain, buyer) is None:
+        raise VerificationError(f"{buyer} did not sign the Bid of {lease.id}")
+    return EscrowCalls(domain.verifying_contract).top_up(orders, bid.bid, seconds)
 
 
 def _text(token: Token, atoms: int) -> str:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -12,11 +13,24 @@ from marketplace.sdk.profile import Profile, ProfileFile, state_dir
 from marketplace.wire.market import MarketConfig
 from marketplace.witness.desk import Accepts, Desk
 from marketplace.witness.journal import WitnessJournal
+from marketplace.witness.policy import WitnessRefusal
 from settlement.eip712 import Domain, checksum
 from settlement.signing import Signer
 
 SignerSource = Callable[[], Signer]
 Pin = Callable[[int, str, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One thing a witness did, or why it did not: for logs and people."""
+
+    lease_id: str
+    kind: str
+    ms: int = 0
+    sequence: int | None = None
+    refusal: WitnessRefusal | None = None
+    problem: str | None = None
 
 
 class Session:

@@ -103,7 +103,7 @@ def _market(settings: Settings, escrow: Escrow, token: Token, opener: str) -> Ma
         confirmations=settings.confirmations,
         settle_every_s=settings.settle_every_s,
         operators=settings.operators,
-        rpc_url=settings.rpc_url,
+        rpc_url=settings.public_rpc_url,
     )
 
 

@@ -30,6 +30,9 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("rpc_url", "ETH_RPC_URL"),
         description="JSON-RPC address of a node of the chain.",
     )
+    public_rpc_url: str = Field(
+        "", description="JSON-RPC address that clients are told of: one without a key in it."
+    )
     chain_id: int = Field(description="The chain's id; the node must be on it.")
     deployments: Path = Field(
         Path("deployments"), description="Folder of <chain id>.json files, one per deployment."

@@ -97,7 +97,7 @@ class Cancels:
         if not cancel.and_older:
             known = cancel.salt < account.next_salt
             if not known or not store.order_salts(account.address, cancel.salt, cancel.salt):
-                raise InvalidInput([Problem("/cancel/salt", "is no order of yours here")])
+                raise InvalidInput([Problem("/cancel/salt", "is not an order of yours here")])
             return
         if cancel.salt >= account.next_salt:
             detail = f"must be below {account.next_salt}, the next order's"

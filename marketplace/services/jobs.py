@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from marketplace.db.store import Database, Store
-from marketplace.db.tables import BidRow, JobRow, LeaseRow
+from marketplace.db.tables import BidRow, JobRow, LeaseRow, Part
 from marketplace.domain.advance import BuyerCancelled
 from marketplace.domain.drafts import bid_problems, top_up_lock
 from marketplace.domain.job import JobSpec, full_budget
@@ -180,15 +180,10 @@ class Jobs:
         return job
 
     def page(
-        self,
-        store: Store,
-        caller: Principal,
-        states: tuple[str, ...],
-        limit: int,
-        before: str | None,
+        self, store: Store, caller: Principal, states: tuple[str, ...], part: Part
     ) -> list[JobRow]:
         """The caller's jobs, newest first."""
-        rows = store.jobs.page(caller.account, states, limit, before)
+        rows = store.jobs.page(caller.account, states, part)
         store.leases.hold(row.lease_id for row in rows)
         store.bids.hold(row.bid_id for row in rows)
         return rows

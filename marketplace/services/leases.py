@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from marketplace.db.store import Store
-from marketplace.db.tables import AttestationRow, BidRow, LeaseRow
+from marketplace.db.tables import AttestationRow, BidRow, LeaseRow, Part
 from marketplace.domain.life import LeaseState
 from marketplace.errors import InvalidInput, NotFound, Problem
 from marketplace.limits import LOG_BYTES_MAX
@@ -78,14 +78,13 @@ class Leases:
         role: str | None,
         states: tuple[str, ...],
         node_id: str | None,
-        limit: int,
-        before: str | None,
+        part: Part,
     ) -> list[LeaseRow]:
         """The caller's leases in a role (both, if none is given), newest first."""
         if not set(states) <= set(LeaseState):
             raise InvalidInput([Problem("/state", f"must be one of {', '.join(LeaseState)}")])
         roles = (role,) if role else ("provider", "buyer")
-        rows = store.leases.page(caller.account, roles, states, node_id, limit, before)
+        rows = store.leases.page(caller.account, roles, states, node_id, part)
         store.jobs.hold(row.job_id for row in rows)
         return rows
 

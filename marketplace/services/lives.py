@@ -45,7 +45,8 @@ from marketplace.services.orderlog import (
     log_node,
 )
 from marketplace.services.ports import Clock, Market
-from marketplace.services.views import cost_view, status_view
+from marketplace.services.views import answer_of, cost_view
+from marketplace.wire.jobs import JobStatus
 from settlement.leases import LeaseStatus
 from settlement.orders import Bid
 
@@ -119,7 +120,7 @@ def _write_lease(lease: LeaseRow, life: LeaseLife) -> None:
 
 def tell(store: Store, job_id: str, job: JobRow | JobLife, now_ms: int) -> None:
     """A `status` event of a job as it stands, or stood for a moment."""
-    emit(store, job_id, "status", status_view(job), now_ms)
+    emit(store, job_id, "status", answer_of(JobStatus, job), now_ms)
 
 
 def cost_event(store: Store, market: Market, job: JobRow, lease: LeaseRow, now_ms: int) -> None:

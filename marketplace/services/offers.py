@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
 from marketplace.db.store import Store
-from marketplace.db.tables import AskRow, GpuRow, NodeRow
+from marketplace.db.tables import AskRow, GpuRow, NodeRow, Part
 from marketplace.domain.drafts import AskingNode, AskState, NodeState, ask_of
 from marketplace.domain.reliability import NEWCOMER_MILLI
 from marketplace.domain.tier import TierRegistry
@@ -42,8 +42,8 @@ class Nodes:
     def register(self, store: Store, caller: Principal, new: NewNode) -> NodeRow:
         """List a node; the same number with the same GPUs again brings the node up to date.
 
-        A drained node stays drained: a restart of its agent is no word of its provider. One that
-        was away is back, and with it the asks that rested meanwhile. Raises InvalidInput,
+        A drained node stays drained: its agent may restart, but only its provider resumes it. One
+        that was away is back, and with it the asks that rested meanwhile. Raises InvalidInput,
         AlreadyExists: its number or one of its UUIDs is taken.
         """
         self._check(new)
@@ -268,7 +268,7 @@ class Asks:
         except FieldError as error:
             expect(False, "unit", error.detail)
         if node is None:
-            expect(False, "node", "is no node of yours")
+            expect(False, "node", "is not a node of yours")
             return found
         expect(ask.tier == text32(node.tier), "tier", f"must be {node.tier}, as the node")
         expect(0 < ask.gpu_milli <= node.gpu_count * 1000, "gpuMilli", "is not what the node has")
@@ -281,15 +281,10 @@ class Asks:
         return found
 
     def page(
-        self,
-        store: Store,
-        equal: Mapping[str, str | None],
-        states: tuple[str, ...],
-        limit: int,
-        before: str | None,
+        self, store: Store, equal: Mapping[str, str | None], states: tuple[str, ...], part: Part
     ) -> list[AskRow]:
         """Asks, newest first, by what their columns must equal if it is given, and by states."""
-        rows = store.asks.page(equal, states, limit, before)
+        rows = store.asks.page(equal, states, part)
         store.nodes.hold(row.node_id for row in rows)
         return rows
 

@@ -37,7 +37,7 @@ class BlobFiles(Protocol):
 
 
 class EscrowReads(Protocol):
-    """Reads of the chain. Raise ChainError where it cannot be reached."""
+    """Reads of the chain. Raise ChainError if it cannot be reached."""
 
     def balance_of(self, account: str) -> int:
         """Free atoms of an account in the escrow."""
@@ -46,8 +46,8 @@ class EscrowReads(Protocol):
         """Whether a bid of this account and salt has opened a lease; whether it is void."""
 
     def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool:
-        """Whether the contract at an account says the signature is its own (ERC-1271). False where
-        there is no contract, and where its code fails."""
+        """Whether the contract at an account says the signature is its own (ERC-1271). False if
+        there is no contract, or if its code fails."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ class Quotes:
         )
 
     def matches(self, spec: JobSpec, bid: Bid) -> tuple[list[Fill], NoMatch | None]:
-        """What fits now, best first; and why not, where nothing does. Looks at the book, so never
+        """What fits now, best first; and why not, if nothing does. Looks at the book, so never
         inside a transaction that writes."""
         order = RestingBid("quote", bid, Wants.of(spec), seq=0)
         with self.books.view() as book:

@@ -18,7 +18,7 @@ from settlement.events import Opened, Stopped
 from settlement.leases import ChainLease, LeaseStatus, Params, fold
 from settlement.ports import BlockRef, Intent, IntentKind, IntentState, LoggedEvent
 
-# What the buyer's side alone can be blamed for: another ask would fail, too.
+# What only the buyer's side can be blamed for: another ask would fail, too.
 BUYERS_FAULTS = ("InsufficientBalance", "BudgetTooSmall", "NonceUsed", "NotLatestLease")
 # What makes an ask useless for every bid, not only for this one.
 ASKS_FAULTS = ("InvalidSignature", "OrderExpired", "CancelledOrder")

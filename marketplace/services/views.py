@@ -18,7 +18,7 @@ from marketplace.db.tables import (
 )
 from marketplace.domain.drafts import AskState
 from marketplace.domain.explain import Explanation, Relaxation
-from marketplace.domain.life import JobLife, LeaseState
+from marketplace.domain.life import LeaseState
 from marketplace.domain.matching import AskView
 from marketplace.domain.order import Fill
 from marketplace.domain.pricing import from_scaled
@@ -26,10 +26,9 @@ from marketplace.domain.tier import Tier
 from marketplace.services.common import money
 from marketplace.services.ports import Market
 from marketplace.wire.base import Answer, time_of, time_or_none
-from marketplace.wire.jobs import EVENT, Cost, Job, JobEvent, JobStatus
+from marketplace.wire.jobs import EVENT, Cost, Job, JobEvent
 from marketplace.wire.leases import (
     Attestation,
-    AttestationAnswer,
     AttestationState,
     Heartbeat,
     JobBrief,
@@ -238,11 +237,6 @@ def cost_view(store: Store, market: Market, job: JobRow, lease: LeaseRow) -> Cos
     )
 
 
-def status_view(job: JobRow | JobLife) -> JobStatus:
-    """What a `status` event says."""
-    return answer_of(JobStatus, job)
-
-
 def event_view(row: JobEventRow) -> JobEvent:
     at = time_of(row.at_ms)
     return EVENT.validate_python({"id": row.seq, "type": row.type, "data": row.data, "at": at})
@@ -327,7 +321,3 @@ def attestation_view(row: AttestationRow) -> Attestation:
     state = AttestationState.COUNTERSIGNED if voucher else row.state
     at = time_of(row.received_ms)
     return answer_of(Attestation, row, state=state, voucher=voucher, created_at=at)
-
-
-def answer_view(row: AttestationRow) -> AttestationAnswer:
-    return answer_of(AttestationAnswer, row)

@@ -54,7 +54,7 @@ class MarketConfig(Answer):
     """
 
     chain_id: int
-    rpc_url: str
+    rpc_url: str = Field(description="of a node for everybody; empty if the market names none")
     contracts: Contracts
     currency: str = Field(examples=["CMP"])
     decimals: int = Field(examples=[18], description="of the token")

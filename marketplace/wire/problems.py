@@ -1,11 +1,13 @@
 """Problem documents (RFC 9457), and why nothing matches a job."""
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from pydantic import Field
 
 from marketplace.errors import Problem
+from marketplace.limits import PROBLEMS_MAX
 from marketplace.wire.base import Answer, DecimalText, Many, Money, is_none
 
 
@@ -108,7 +110,7 @@ def pointer_of(location: Iterable[Any]) -> str:
 def problems_of(errors: Iterable[Mapping[str, Any]]) -> tuple[Problem, ...]:
     """Pydantic's errors as pointers and sentences, those of signed structs included."""
     found: list[Problem] = []
-    for error in errors:
+    for error in islice(errors, PROBLEMS_MAX):
         at = pointer_of(error["loc"])
         inner = (error.get("ctx") or {}).get("problems")
         if error["type"] == "wire" and inner:

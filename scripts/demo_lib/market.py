@@ -73,6 +73,7 @@ class Market:
             COULOMB_CONFIRMATIONS="0",
             COULOMB_POLL_S="0.2",
             ETH_RPC_URL=self.chain.rpc_url,
+            COULOMB_PUBLIC_RPC_URL=self.chain.rpc_url,
         )
         self.server = self.children.start("server", ["serve", "--port", "0"], env)
         self.api_url = self.server.says(r"ready (http://\S+)")

@@ -159,6 +159,7 @@ class World:
             COULOMB_CONFIRMATIONS="0",
             COULOMB_POLL_S="0.2",
             ETH_RPC_URL=self.chain.rpc_url,
+            COULOMB_PUBLIC_RPC_URL=self.chain.rpc_url,
         )
         self.server = self.programs.start("server", [COULOMB, "serve", "--port", "0"], env)
         self.api_url = self.server.says(r"ready (http://\S+)")

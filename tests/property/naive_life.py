@@ -119,11 +119,17 @@ class NaiveLife:
         if fault == "ask":
             self.done.append(("suspend", error))
         self.done.append("free the fill's capacity")
-        if self.lease_id != lease_id or self.state != "matched":
+        if self.state == "queued":
+            if self.lease_id == lease_id:
+                self.lease_id = previous
+            if self.waits_for == lease_id:
+                self._resume()
+            return
+        if self.lease_id != lease_id or self.state in FINAL:
             return
         if self.ending == "cancelled":
             self._finish("cancelled", "cancelled")
-        elif fault == "buyer":
+        elif fault == "buyer" or self.state == "running":
             self._finish("failed", "open_failed", error)
         else:
             self.lease_id = previous

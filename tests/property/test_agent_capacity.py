@@ -51,16 +51,6 @@ def check(capacity: Capacity, held: dict[str, tuple[Grant, int]], shared: bool) 
     assert len(slots) == len(set(slots))
 
 
-def test_shares_fill_up_one_gpu_before_the_next() -> None:
-    capacity = Capacity(NODE, shared=True)
-    first = [capacity.take(f"l{n}", Sizes(250)) for n in range(4)]
-    assert {grant.gpus for grant in first if grant} == {(GPUS[0],)}
-    whole = capacity.take("whole", Sizes(2000))
-    assert whole is not None
-    assert whole.gpus == (GPUS[1], GPUS[2])
-    assert capacity.take("more", Sizes(1)) is None
-
-
 def test_the_gpu_that_the_market_reserved_is_taken_if_it_is_free() -> None:
     capacity = Capacity(NODE, shared=True)
     grant = capacity.take("a", Sizes(1000), (2,))

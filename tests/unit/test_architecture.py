@@ -13,17 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PURE_SETTLEMENT = (
-    "settlement.attestation",
-    "settlement.eip712",
-    "settlement.hashing",
-    "settlement.errors",
-    "settlement.events",
-    "settlement.leases",
-    "settlement.orders",
-    "settlement.units",
-    "settlement.usage",
-)
+PURE_NAMES = "attestation eip712 hashing errors events leases orders units usage"
+PURE_SETTLEMENT = tuple(f"settlement.{name}" for name in PURE_NAMES.split())
 PURE_OURS = (*PURE_SETTLEMENT, "marketplace.domain", "marketplace.errors", "marketplace.limits")
 DATA = "marketplace.data"  # tables that ship in the package
 WIRE = "marketplace.wire"  # what travels

@@ -1,1 +1,1 @@
-"""Where jobs run: a port (`base`) and the runtimes behind it."""
+"""Where jobs run: as processes of this machine, in a sandbox and in cgroups if it has them."""

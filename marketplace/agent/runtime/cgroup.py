@@ -84,7 +84,6 @@ class Cgroup:
         return cls(path, parent.controllers)
 
     def add(self, pid: int) -> bool:
-        """Put a process in; what it starts later is in as well."""
         return _try_write(self.path / "cgroup.procs", str(pid))
 
     def read(self) -> CpuMemory | None:

@@ -16,7 +16,7 @@ import signal
 import sys
 import warnings  # noqa: F401 - execvpe imports it, when it may be out of reach
 
-_NICE = 10  # if processors are short, the agent comes first: see priority.py
+_NICE = 10  # if processors are short, the agent comes first: see processes.py
 _PR_SET_PDEATHSIG = 1
 _PR_CAPBSET_DROP = 24
 _CAPABILITY_VERSION_3 = 0x20080522

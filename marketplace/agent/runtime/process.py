@@ -192,7 +192,6 @@ class RunningProcess:
         self._process.kill()
 
     def close(self) -> None:
-        """Make sure that nothing of the job is left."""
         self.kill()
         with suppress(subprocess.TimeoutExpired):  # stuck in the kernel: it dies when it wakes
             self._process.wait(KILL_WAIT_S)
@@ -205,7 +204,6 @@ class RunningProcess:
             os.close(self._status)
 
     def read(self) -> CpuMemory | None:
-        """Processor time and memory of all its processes."""
         if self._group is None or "cpu" not in self._group.controllers:
             self._priority.apply(self._table.tree(self.pid))
         seen = self._group.read() if self._group is not None else None

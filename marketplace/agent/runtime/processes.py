@@ -88,11 +88,7 @@ class ProcessTable:
         return list(found.values())
 
     def cpu_memory(self, root_pid: int) -> CpuMemory | None:
-        """Processor time and memory of a tree, for machines without cgroups; None if it is gone.
-
-        A child's time moves to whoever waits for it and so stays counted. Memory is the sum of
-        resident sets: an upper bound, as shared pages count once per process.
-        """
+        """Processor time and memory of a tree; None if it is gone. Shared pages count each time."""
         tree = self.tree(root_pid)
         if not tree:
             return None
@@ -131,9 +127,8 @@ def complete(group: CpuMemory | None, tree: CpuMemory | None) -> CpuMemory | Non
 class LowPriority:
     """The sessions of one job; each is lowered once, so that agent and server can watch and answer.
 
-    A kernel with autogroups weighs sessions, not processes: whatever its processes' nice values,
-    every session gets as much as any other. So it is the sessions of a job whose weight is lowered,
-    those that it makes later included. Source: sched(7), "The autogroup feature".
+    A kernel with autogroups weighs sessions, whatever their processes' nice values. Source:
+    sched(7), "The autogroup feature".
     """
 
     def __init__(self, root: Path = _PROC) -> None:
@@ -141,7 +136,6 @@ class LowPriority:
         self._lowered: set[int] = set()
 
     def apply(self, processes: Iterable[ProcessStat]) -> None:
-        """Lower the sessions that these processes are in and that have not been lowered yet."""
         members = {process.session: process.pid for process in processes if not process.zombie}
         members.pop(os.getsid(0), None)
         self._lowered &= members.keys()

@@ -95,7 +95,6 @@ class Bubblewrap:
         return JOB_UID_FIRST + slot if self.as_root else _USER_UID
 
     def options(self, launch: Launch, prefix: Path, status_fd: int, filter_fd: int | None) -> Words:
-        """All options, without the program and the command."""
         folders = launch.folders
         words = [*_NAMESPACES.split(), *self._rights(), "--clearenv", "--chdir", WORK]
         words += ["--json-status-fd", str(status_fd)]
@@ -194,11 +193,10 @@ def bound_bases(prefix: Path) -> set[Path]:
 
 
 def refuse_exposed(prefix: Path, private: Iterable[Path]) -> None:
-    """Pass if no bound base is or contains a home folder, its .local, or a folder of the agent's.
+    """Raise FoldersExposed if a bound base holds a home folder, its .local, or a private folder.
 
-    A virtual environment made from a link such as ~/.local/bin/python3.12 names ~/.local as its
-    base, and with it come other programs, their state and their keys. `private` are the agent's
-    folders besides those in the usual places. Raises FoldersExposed.
+    An environment made from a link such as ~/.local/bin/python3.12 names ~/.local as its base, and
+    with it come other programs, their state and their keys.
     """
     homes = {Path.home()}
     for uid in (os.geteuid(), prefix.stat().st_uid):  # who runs this, who owns the environment

@@ -1,1 +1,1 @@
-"""Routes, one file per noun."""
+"""Routes, by noun."""

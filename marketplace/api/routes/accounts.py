@@ -38,7 +38,7 @@ def create(edge: EdgeDep, signed: SignedKeyRequest) -> NewApiKey:
 @routes.reads("GET /keys", "list_keys", *AUTH)
 def list_keys(edge: EdgeDep, store: Store, caller: Anyone, paging: Paged) -> Page[ApiKey]:
     """The caller's keys, newest first."""
-    rows = store.keys.page(caller.account, *paging.wanted)
+    rows = store.keys.page(caller.account, paging.wanted)
     return paging.page(Page[ApiKey], rows, lambda row: key_view(edge.catalog.market, row))
 
 

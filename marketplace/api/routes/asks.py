@@ -54,7 +54,7 @@ def list_asks(
     """Asks, newest first, by provider, node, tier and state."""
     equal = {"provider": provider, "node_id": node_id, "tier": tier}
     states, now_ms = tuple(state.split(",")) if state else (), edge.catalog.clock()
-    rows = edge.catalog.asks.page(store, equal, states, *paging.wanted)
+    rows = edge.catalog.asks.page(store, equal, states, paging.wanted)
     return paging.page(Page[AskInfo], rows, lambda row: ask_view(store, row, now_ms))
 
 

@@ -38,7 +38,7 @@ def prepare(edge: EdgeDep, caller: Buyer, draft: BidDraft) -> PreparedBid:
 @routes.reads("GET /bids", "list_bids", *AUTH)
 def list_bids(edge: EdgeDep, store: Store, caller: Buyer, paging: Paged) -> Page[BidInfo]:
     """The caller's bids, newest first."""
-    return paging.page(Page[BidInfo], store.bids.page(caller.account, *paging.wanted), bid_view)
+    return paging.page(Page[BidInfo], store.bids.page(caller.account, paging.wanted), bid_view)
 
 
 @routes.reads("GET /bids/{bid_id}", "get_bid", *OWNED)

@@ -17,7 +17,7 @@ from marketplace.api.edge import (
     paging,
 )
 from marketplace.api.problems import AUTH, ONCE, OWNED
-from marketplace.api.sse import STREAM, EventStream, event_stream, watch
+from marketplace.api.sse import PING_S, STREAM, EventStream, events_after, watch
 from marketplace.db.store import Store
 from marketplace.domain.reader import seconds_of
 from marketplace.errors import InvalidInput, Problem
@@ -60,7 +60,7 @@ def list_jobs(
 ) -> Page[Job]:
     """The caller's jobs, newest first."""
     states = tuple(state.split(",")) if state else ()
-    rows = edge.catalog.jobs.page(store, caller, states, *paging.wanted)
+    rows = edge.catalog.jobs.page(store, caller, states, paging.wanted)
     return paging.page(Page[Job], rows, lambda row: job_view(store, edge.catalog.market, row))
 
 
@@ -94,16 +94,12 @@ async def events(
     wrong = Problem("/Last-Event-ID", "must be the id of an event")
     after = _number(last_event_id, wrong) if last_event_id else 0
     await watch(edge, caller, request, job_id)
-    return event_stream(edge, caller, request, job_id, after)
+    return EventStream(events_after(edge, caller, request, job_id, after), ping=PING_S)
 
 
 @routes.reads("GET /jobs/{job_id}/logs", "list_job_logs", *OWNED)
 def logs(
-    edge: EdgeDep,
-    store: Store,
-    caller: Buyer,
-    job_id: Id,
-    paging: Annotated[Paging, paging(100)],
+    edge: EdgeDep, store: Store, caller: Buyer, job_id: Id, paging: Annotated[Paging, paging(100)]
 ) -> Page[LogEvent]:
     """Output of a job in order."""
     limit, after = paging.wanted
@@ -124,7 +120,7 @@ def receipt(edge: EdgeDep, store: Store, caller: Anyone, job_id: Id) -> JobRecei
 @routes.reads("GET /receipts", "list_receipts", *AUTH)
 def list_receipts(edge: EdgeDep, store: Store, caller: Anyone, paging: Paged) -> Page[Receipt]:
     """The caller's receipts, as buyer or provider, newest first."""
-    rows = store.receipts.page(caller.account, *paging.wanted)
+    rows = store.receipts.page(caller.account, paging.wanted)
     return paging.page(Page[Receipt], rows, receipt_view)
 
 

@@ -19,7 +19,7 @@ from marketplace.api.problems import AUTH, ONCE, OWNED
 from marketplace.db.store import Store
 from marketplace.services.attestations import refused
 from marketplace.services.leases import party
-from marketplace.services.views import answer_view, attestation_view, heartbeat_view, lease_view
+from marketplace.services.views import answer_of, attestation_view, heartbeat_view, lease_view
 from marketplace.wire.base import Page
 from marketplace.wire.leases import (
     Attestation,
@@ -53,7 +53,7 @@ def list_leases(
 ) -> Page[Lease]:
     """The caller's leases, newest first, by role, state and node."""
     states = tuple(state.split(",")) if state else ()
-    rows = edge.catalog.leases.find(store, caller, role, states, node_id, *paging.wanted)
+    rows = edge.catalog.leases.find(store, caller, role, states, node_id, paging.wanted)
     return paging.page(Page[Lease], rows, lambda row: lease_view(store, edge.catalog.market, row))
 
 
@@ -79,7 +79,7 @@ def attest(
     """
     with edge.database.write() as store:
         row, refusal = edge.catalog.attestations.take(store, caller, lease_id, body)
-        answer = answer_view(row)
+        answer = answer_of(AttestationAnswer, row)
     if refusal is not None:
         raise refused(refusal, row)
     return answer
@@ -97,7 +97,7 @@ def attestations(
     """Attestations of a lease in order of arrival, with the vouchers that answered them."""
     lease = party(store, caller, lease_id)
     after = -1 if after_sequence is None else after_sequence
-    rows = store.attestations.page(lease.id, after, *paging.wanted)
+    rows = store.attestations.page(lease.id, after, paging.wanted)
     return paging.page(Page[Attestation], rows, attestation_view)
 
 

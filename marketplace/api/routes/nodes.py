@@ -20,7 +20,7 @@ def register(edge: EdgeDep, store: Store, caller: Provider, body: NewNode) -> No
 @routes.reads("GET /nodes", "list_nodes", *AUTH)
 def list_nodes(edge: EdgeDep, store: Store, caller: Provider, paging: Paged) -> Page[Node]:
     """The caller's nodes, newest first."""
-    rows = store.nodes.page(caller.account, *paging.wanted)
+    rows = store.nodes.page(caller.account, paging.wanted)
     gpus = store.gpus.of_nodes([row.id for row in rows])
     return paging.page(Page[Node], rows, lambda row: node_view(row, gpus[row.id]))
 

@@ -14,10 +14,9 @@ from marketplace.sdk._async.transport import AsyncResource, AsyncTransport
 from marketplace.sdk.archive import unpack
 from marketplace.sdk.errors import InputError, VerificationError, WaitTimeout, input_errors
 from marketplace.sdk.http import read_event
-from marketplace.sdk.jobfile import JobSource, load_job, pack_folder
-from marketplace.sdk.session import Session
-from marketplace.sdk.values import Act, PreparedJob
-from marketplace.sdk.waiting import PASSING, Patience, async_run, async_sleep
+from marketplace.sdk.jobfile import JobSource, PreparedJob, load_job, pack_folder
+from marketplace.sdk.session import Act, Session
+from marketplace.sdk.waiting import PASSING, async_run, async_sleep
 from marketplace.wire.jobs import Job, JobEvent, JobOrder, JobReceipt, LogEvent, LogPiece, Receipt
 from marketplace.wire.leases import Lease
 from marketplace.wire.market import Account
@@ -28,6 +27,7 @@ from settlement.signing import Signer
 Watcher = Callable[[Job, tuple[Act, ...]], None]
 SETTLED = (LeaseState.CLOSED, LeaseState.FAILED_TO_OPEN)
 SETTLING_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 POLL_SECONDS = (0.25, 2.0)
 
 
@@ -82,7 +82,7 @@ class AsyncJobHandle(AsyncResource):
         """
         began = time.monotonic()
         ended_at: float | None = None
-        patience = Patience()
+        failing_since: float | None = None
         while True:
             done, acts = False, tuple[Act, ...]()
             try:
@@ -90,9 +90,11 @@ class AsyncJobHandle(AsyncResource):
                     acts = await self._witness.tick()
                 job = await self.refresh()
                 done = job.is_final and (not settled or await self._is_settled())
-                patience.recovered()
-            except PASSING as error:
-                patience.failed(error)
+                failing_since = None
+            except PASSING:
+                failing_since = failing_since or time.monotonic()
+                if time.monotonic() - failing_since > PATIENCE_SECONDS:
+                    raise
             if watcher is not None:
                 watcher(self.job, acts)
             now = time.monotonic()

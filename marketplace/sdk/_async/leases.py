@@ -5,8 +5,7 @@ from collections.abc import AsyncIterator, Iterable
 from marketplace.domain.life import LeaseState, Outcome
 from marketplace.sdk._async.transport import AsyncResource, AsyncTransport
 from marketplace.sdk.errors import ApiError
-from marketplace.sdk.session import Session
-from marketplace.sdk.values import Act
+from marketplace.sdk.session import Act, Session
 from marketplace.sdk.waiting import async_run
 from marketplace.wire.leases import (
     Attestation,

@@ -10,9 +10,8 @@ from marketplace.domain.reader import seconds_of
 from marketplace.limits import SALT_AHEAD_MAX
 from marketplace.sdk import onchain
 from marketplace.sdk._async.transport import AsyncResource
-from marketplace.sdk.checks import signed_by, top_up_call
 from marketplace.sdk.errors import Forbidden, InputError, VerificationError, input_errors
-from marketplace.sdk.onchain import Moved
+from marketplace.sdk.onchain import Moved, signed_by, top_up_call
 from marketplace.sdk.waiting import async_run
 from marketplace.wire.base import Money
 from marketplace.wire.jobs import Job, TopUp

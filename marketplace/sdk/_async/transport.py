@@ -110,13 +110,8 @@ class AsyncTransport:
         repeatable: bool = False,
     ) -> T:
         """The object that a POST is answered with."""
-        answer = await self.send(
-            "POST",
-            path,
-            json=body.to_json() if body else {},
-            idempotency_key=idempotency_key,
-            repeatable=repeatable,
-        )
+        how: Any = {"idempotency_key": idempotency_key, "repeatable": repeatable}
+        answer = await self.send("POST", path, json=body.to_json() if body else {}, **how)
         return read(kind, json_of(answer))
 
     async def pages(self, kind: type[T], path: str, **params: Any) -> AsyncIterator[T]:

@@ -27,16 +27,48 @@ from tests.sandboxes import (
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_a_job_has_no_rights(sandbox: Sandbox) -> None:
-    found = sandbox.python("""
-        import os
-        status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-        print({k: int(status[k], 16) for k in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")})
-        print(int(status["NoNewPrivs"]), int(status["Seccomp"]), os.getuid() != 0)
-        """)
-    caps, rights = found.out.splitlines()
-    assert set(eval(caps).values()) == {0}  # noqa: S307 - our own print
-    assert rights == "1 2 True"
+RIGHTS = """
+import os
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(*(int(status["Cap" + kind], 16) for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")))
+print(int(status["NoNewPrivs"]), int(status["Seccomp"]), os.getuid() != 0)
+"""
+PROCESSES = """
+import os
+print([int(p) for p in os.listdir("/proc") if p.isdigit()] == [1, os.getpid()])
+"""
+FOLDERS = """
+for folder in ("/", "/usr", "/usr/bin", "/etc", "/dev", "/opt", "/opt/python", "/run",
+               "/run/coulomb", "/work", "/out", "/tmp", "/dev/shm"):
+    try:
+        open(folder + "/x", "w").close()
+        print(folder)
+    except OSError:
+        pass
+open("/dev/null", "w").write("x")
+"""
+LIMITS_SET = """
+import resource as r
+for name in ("CORE", "NPROC", "FSIZE", "CPU", "AS"):
+    print(r.getrlimit(getattr(r, "RLIMIT_" + name))[1])
+print(open("/proc/self/oom_score_adj").read())
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (RIGHTS, "0 0 0 0 0 1 2 True"),
+        (PROCESSES, "True"),
+        (FOLDERS, "/work /out /tmp /dev/shm"),
+        (LIMITS_SET, f"0 128 {64 << 20} 60 {(512 + 1024) << 20} 1000"),
+        ("import numpy; print(int(numpy.arange(5).sum()))", "10"),
+    ],
+    ids=["no rights", "its own processes", "its own folders", "its limits", "numpy"],
+)
+def test_what_a_job_has(sandbox: Sandbox, code: str, expected: str) -> None:
+    found = sandbox.python(code)
+    assert (found.code, found.out.split(), found.err) == (0, expected.split(), "")
 
 
 def test_a_job_sees_nothing_of_the_host(sandbox: Sandbox) -> None:
@@ -85,31 +117,6 @@ def test_a_job_has_no_network(sandbox: Sandbox) -> None:
     assert lines[2] == "97"  # EAFNOSUPPORT
 
 
-def test_a_job_sees_only_its_own_processes(sandbox: Sandbox) -> None:
-    found = sandbox.python("""
-        import os
-        print([int(p) for p in os.listdir("/proc") if p.isdigit()], os.getpid())
-        """)
-    pids, mine = found.out.rsplit(" ", 1)
-    assert json.loads(pids) == [1, int(mine)]
-
-
-def test_only_its_own_folders_can_be_written(sandbox: Sandbox) -> None:
-    found = sandbox.python("""
-        import os
-        for folder in ("/", "/usr", "/usr/bin", "/etc", "/dev", "/opt", "/opt/python", "/run",
-                       "/run/coulomb", "/work", "/out", "/tmp", "/dev/shm"):
-            try:
-                open(folder + "/x", "w").close()
-                print(folder)
-            except OSError:
-                pass
-        open("/dev/null", "w").write("x")
-        """)
-    assert found.out.split() == ["/work", "/out", "/tmp", "/dev/shm"]  # noqa: S108 - inside
-    assert (found.code, found.err) == (0, "")
-
-
 def test_the_environment_is_the_jobs_alone(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,28 +132,11 @@ def test_the_environment_does_not_act_on_what_still_has_rights(sandbox: Sandbox)
     assert "python" not in found.err
 
 
-def test_numpy_works(sandbox: Sandbox) -> None:
-    found = sandbox.python("import numpy; print(int(numpy.arange(5).sum()))")
-    assert (found.code, found.out) == (0, "10\n")
-
-
 @pytest.mark.parametrize("attempt", ["unshare -U true", "unshare -r mount -t tmpfs none /mnt"])
 def test_no_namespace_can_be_made_inside(sandbox: Sandbox, attempt: str) -> None:
     found = sandbox.run(["sh", "-c", attempt])
     assert found.code != 0
     assert "not permitted" in found.err
-
-
-def test_limits_are_set(sandbox: Sandbox) -> None:
-    found = sandbox.python("""
-        import resource as r
-        for name in ("CORE", "NPROC", "FSIZE", "CPU", "AS"):
-            print(r.getrlimit(getattr(r, "RLIMIT_" + name))[1])
-        print(open("/proc/self/oom_score_adj").read())
-        """)
-    mib = 1024 * 1024
-    expected = [0, 128, 64 * mib, 60, (512 + 1024) * mib, 1000]
-    assert [int(word) for word in found.out.split()] == expected
 
 
 DAEMON = """

@@ -32,6 +32,11 @@ def test_every_error_is_a_problem_document(api: Api) -> None:
     problem(api.call("GET", "/asks", params={"cursor": "é"}), 422, "invalid_request")
 
 
+def test_a_body_of_many_names_is_refused_before_anybody_looks_at_them(api: Api) -> None:
+    job = {f"name-{number}": 1 for number in range(5_000)}
+    problem(api.call("POST", "/quotes", json={"job": job}), 400, "malformed_json")
+
+
 def test_every_code_is_listed_with_its_meaning(api: Api) -> None:
     listed = api.ok(api.call("GET", "/problems"))["data"]
     assert {kind["code"] for kind in listed} == set(ERRORS)

@@ -321,8 +321,8 @@ def test_a_page_is_newest_first_and_begins_below_its_cursor(database: Database) 
         for i in range(6):
             store.nodes.add(a_node(f"n{i}", i, "p" if i != 4 else "q"))
     with database.read() as store:
-        assert [n.id for n in store.nodes.page("p", 2, None)] == ["n5", "n3"]
-        assert [n.id for n in store.nodes.page("p", 9, "n3")] == ["n2", "n1", "n0"]
+        assert [n.id for n in store.nodes.page("p", (2, None))] == ["n5", "n3"]
+        assert [n.id for n in store.nodes.page("p", (9, "n3"))] == ["n2", "n1", "n0"]
 
 
 def test_blobs_are_written_whole_and_read_back(tmp_path: Path) -> None:

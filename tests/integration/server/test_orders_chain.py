@@ -22,10 +22,8 @@ from tests.integration.server.test_real_chain import (
     RATE,
     Server,
     chain_events,
-    offer,
+    job_on_offer,
     served,
-    started,
-    submit,
 )
 
 ROLES = {"buyer": BUYER, "provider": PROVIDER}
@@ -81,9 +79,7 @@ def coulomb(
 def test_a_job_is_topped_up_and_its_cancelled_bid_is_void_on_chain(
     server: Server, coulomb: Run
 ) -> None:
-    offer(server)
-    job_id = submit(server)
-    parties = started(server, job_id)
+    job_id, parties = job_on_offer(server)
     parties.begin()
     before = server.call("GET", parties.path, "buyer")["terms"]
     coulomb("buyer", "job", "top-up", job_id, "5m")

@@ -243,6 +243,13 @@ def started(server: Server, job_id: str) -> Parties:
     return Parties(server, server.call("GET", f"/leases/{job['lease_id']}", "provider"))
 
 
+def job_on_offer(server: Server) -> tuple[str, Parties]:
+    """A job whose lease is open on the one ask there is."""
+    offer(server)
+    job_id = submit(server)
+    return job_id, started(server, job_id)
+
+
 def chain_events(server: Server) -> list[Any]:
     client = server.net.client()
     escrow, _ = server.deployment.open(client)
@@ -258,10 +265,12 @@ def provider_balance(server: Server) -> int:
 RATE = 2_500_000_000_000
 
 
+def test_the_operators_own_node_is_no_secret_that_the_api_tells(server: Server) -> None:
+    assert server.call("GET", "/config")["rpc_url"] == ""
+
+
 def test_a_job_lives_on_a_real_chain_from_ask_to_receipt(server: Server) -> None:
-    offer(server)
-    job_id = submit(server)
-    parties = started(server, job_id)
+    job_id, parties = job_on_offer(server)
     parties.begin()
     for _ in range(3):
         time.sleep(0.7)
@@ -331,9 +340,7 @@ def test_roles_run_in_processes_of_their_own_on_one_database(server: Server) -> 
     others = ("matcher", "relayer", "indexer")
     process, _ = server.spawn(*others)
     try:
-        offer(server)
-        job_id = submit(server)
-        parties = started(server, job_id)
+        job_id, parties = job_on_offer(server)
         process.kill()
         process.communicate()
         parties.begin()
@@ -352,9 +359,7 @@ def test_roles_run_in_processes_of_their_own_on_one_database(server: Server) -> 
 def test_a_stop_by_the_witness_ends_the_lease_and_the_best_voucher_is_still_paid(
     server: Server,
 ) -> None:
-    offer(server)
-    job_id = submit(server)
-    parties = started(server, job_id)
+    job_id, parties = job_on_offer(server)
     parties.begin()
     time.sleep(1.5)
     parties.use()
@@ -385,9 +390,7 @@ def test_contract_accounts_buy_and_sell_by_what_their_contracts_accept(server: S
     execute(client, owner, buying, escrow.address, escrow.calls.deposit(10 * TOKEN))
     server.login("buyer", owner, buying)
     server.login("provider", provider, selling)
-    offer(server)
-    job_id = submit(server)
-    parties = started(server, job_id)
+    job_id, parties = job_on_offer(server)
     assert parties.ids[:2] == (buying, selling)
     parties.begin()
     time.sleep(1.0)

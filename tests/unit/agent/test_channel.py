@@ -1,55 +1,14 @@
-import json
 import os
 import select
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from marketplace.agent.channel import SOCKET_NAME, JobChannel, JobLogs, LogFile, Signs
+from marketplace.agent.channel import LogFile
 from marketplace.limits import SOCKET_CONNECTIONS_MAX, UNITS_PER_LINE_MAX
-
-
-class Job:
-    """The job's end of a channel: two pipes and a socket."""
-
-    def __init__(self, tmp_path: Path, units_max: int = 100) -> None:
-        self.folder = tmp_path / ("very-long-folder-name-" * 5) / "run"  # above 108 bytes
-        self.folder.mkdir(parents=True)
-        self.logs = JobLogs(tmp_path / "logs")
-        self.channel = JobChannel(self.folder, self.logs, units_max)
-        (out_r, out), (err_r, err) = os.pipe(), os.pipe()
-        self.channel.start(out_r, err_r)
-        self.out, self.err = os.fdopen(out, "wb", buffering=0), os.fdopen(err, "wb", buffering=0)
-        self.open: list[Any] = [self.out, self.err]
-
-    def connect(self) -> socket.socket:
-        connection = socket.socket(socket.AF_UNIX)
-        folder = os.open(self.folder, os.O_PATH)
-        connection.connect(f"/proc/self/fd/{folder}/{SOCKET_NAME}")
-        os.close(folder)
-        self.open.append(connection)
-        return connection
-
-    def say(self, *messages: object) -> None:
-        lines = "".join(json.dumps(message) + "\n" for message in messages)
-        self.connect().sendall(lines.encode())
-
-    def until(self, condition: Callable[[Signs], bool]) -> Signs:
-        deadline = time.monotonic() + 5
-        while not condition(self.channel.signs):
-            assert time.monotonic() < deadline, self.channel.signs
-            time.sleep(0.005)
-        return self.channel.signs
-
-    def end(self) -> Signs:
-        while self.open:
-            self.open.pop().close()
-        self.channel.finish()
-        return self.channel.signs
+from tests.fakes_agent import JobEnd
 
 
 @pytest.fixture
@@ -60,14 +19,14 @@ def log(tmp_path: Path) -> Iterator[LogFile]:
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Iterator[Job]:
-    job = Job(tmp_path)
+def job(tmp_path: Path) -> Iterator[JobEnd]:
+    job = JobEnd(tmp_path)
     yield job
     job.end()
     job.logs.close()
 
 
-def test_lines_become_signs(job: Job) -> None:
+def test_lines_become_signs(job: JobEnd) -> None:
     job.say({"heartbeat": 1}, {"ready": True}, {"units": 3}, {"units": 2, "progress": "half way"})
     signs = job.until(lambda s: s.heartbeats == 4)
     assert (signs.ready, signs.units, signs.ignored_lines) == (True, 5, 0)
@@ -77,25 +36,25 @@ def test_lines_become_signs(job: Job) -> None:
     assert job.logs.agent.chunk(0) == "progress: half way\n"
 
 
-def test_units_are_capped(job: Job) -> None:
+def test_units_are_capped(job: JobEnd) -> None:
     job.say({"units": 60}, {"units": 60})
     assert job.until(lambda s: s.heartbeats == 2).units == 100
 
 
 @pytest.mark.parametrize("units", [-1, True, 1.5, "3", None, UNITS_PER_LINE_MAX + 1], ids=str)
-def test_units_that_are_no_count_are_nothing(job: Job, units: object) -> None:
+def test_units_that_are_no_count_are_nothing(job: JobEnd, units: object) -> None:
     job.say({"units": units})
     assert job.until(lambda s: s.heartbeats == 1).units == 0
 
 
-def test_what_is_no_message_is_ignored(job: Job) -> None:
+def test_what_is_no_message_is_ignored(job: JobEnd) -> None:
     job.connect().sendall(b'\n[]\n"x"\n{broken\n\xff\xfe\n' + b"[" * 4000 + b'\n{"heartbeat":1}\n')
     signs = job.until(lambda s: s.heartbeats == 1)
     assert signs.ignored_lines == 6
     assert not signs.ready
 
 
-def test_a_line_without_end_costs_the_connection(job: Job) -> None:
+def test_a_line_without_end_costs_the_connection(job: JobEnd) -> None:
     connection = job.connect()
     connection.settimeout(5)
     with pytest.raises((BrokenPipeError, ConnectionResetError)):
@@ -105,7 +64,7 @@ def test_a_line_without_end_costs_the_connection(job: Job) -> None:
 
 
 def test_a_flood_is_slowed_down_but_nothing_is_lost(
-    job: Job, monkeypatch: pytest.MonkeyPatch
+    job: JobEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job.channel._units_max = 10_000
     connection = job.connect()
@@ -119,27 +78,27 @@ def test_a_flood_is_slowed_down_but_nothing_is_lost(
     assert signs.ignored_lines == 0
 
 
-def test_what_was_sent_just_before_the_end_counts(job: Job) -> None:
+def test_what_was_sent_just_before_the_end_counts(job: JobEnd) -> None:
     for _ in range(5):
         job.say(*({"units": 1} for _ in range(20)))
     assert job.end().units == 100
 
 
-def test_connections_are_bounded(job: Job) -> None:
+def test_connections_are_bounded(job: JobEnd) -> None:
     held = [job.connect() for _ in range(SOCKET_CONNECTIONS_MAX + 4)]
     time.sleep(0.3)
     readable, _, _ = select.select(held, [], [], 0)
     assert [connection.recv(1) for connection in readable] == [b""] * 4
 
 
-def test_output_is_logged_by_stream(job: Job) -> None:
+def test_output_is_logged_by_stream(job: JobEnd) -> None:
     job.out.write(b"to out\n")
     job.err.write(b"to err\n")
     job.end()
     assert (job.logs.stdout.chunk(0), job.logs.stderr.chunk(0)) == ("to out\n", "to err\n")
 
 
-def test_nothing_stays_open(job: Job) -> None:
+def test_nothing_stays_open(job: JobEnd) -> None:
     before = set(os.listdir("/proc/self/fd"))
     job.say({"ready": True})
     job.until(lambda s: s.ready)

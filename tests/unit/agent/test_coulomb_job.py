@@ -1,42 +1,29 @@
 """The module that jobs import, as a plain import and as a command, against the agent's channel."""
 
 import importlib.util
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from marketplace.agent.channel import JobChannel, JobLogs, Signs
+from marketplace.agent.channel import SOCKET_NAME
 from marketplace.agent.runtime.sandbox import HELPER_FILE
 from marketplace.limits import UNITS_PER_LINE_MAX
-
-Listening = Callable[[], Signs]
+from tests.fakes_agent import JobEnd
 
 
 @pytest.fixture
-def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listening]:
-    """An agent that listens; asked for what it heard, it stops. Its log is at tmp_path/logs."""
-    folder = tmp_path / ("very-long-folder-name-" * 5)  # above the 108 bytes of a socket's path
-    folder.mkdir()
-    monkeypatch.setenv("COULOMB_SOCKET", str(folder / "job.sock"))
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobEnd]:
+    """A job on whose socket an agent listens. Its log is at tmp_path/logs."""
+    job = JobEnd(tmp_path, 10**9)
+    monkeypatch.setenv("COULOMB_SOCKET", str(job.folder / SOCKET_NAME))
     monkeypatch.setenv("COULOMB_OUT", str(tmp_path / "out"))
-    logs = JobLogs(tmp_path / "logs")
-    channel = JobChannel(folder, logs, 10**9)
-    (out_r, out), (err_r, err) = os.pipe(), os.pipe()
-    channel.start(out_r, err_r)
-    os.close(out)
-    os.close(err)
-
-    def heard() -> Signs:
-        channel.finish()
-        return channel.signs
-
-    yield heard
-    logs.close()
+    yield job
+    job.end()
+    job.logs.close()
 
 
 @pytest.fixture
@@ -52,30 +39,30 @@ def helper() -> Iterator[ModuleType]:
 
 
 def test_what_a_job_says_reaches_the_agent(
-    said: Listening, helper: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    job: JobEnd, helper: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     helper.ready()
     helper.heartbeat()
     helper.progress("half way")
     helper.count(3)
     helper.count(4)
-    signs = said()
+    signs = job.end()
     assert (signs.ready, signs.heartbeats, signs.units, signs.ignored_lines) == (True, 5, 7, 0)
     assert (tmp_path / "logs" / "agent").read_text() == "progress: half way\n"
     assert capsys.readouterr().out == "half way\n"
 
 
-def test_more_units_than_fit_one_line_are_all_counted(said: Listening, helper: ModuleType) -> None:
+def test_more_units_than_fit_one_line_are_all_counted(job: JobEnd, helper: ModuleType) -> None:
     helper.count(2 * UNITS_PER_LINE_MAX + 1)
     helper.count(0)
-    assert said().units == 2 * UNITS_PER_LINE_MAX + 1
+    assert job.end().units == 2 * UNITS_PER_LINE_MAX + 1
 
 
 def test_a_long_text_of_any_characters_is_one_line(
-    said: Listening, helper: ModuleType, tmp_path: Path
+    job: JobEnd, helper: ModuleType, tmp_path: Path
 ) -> None:
     helper.progress("\N{GRINNING FACE}" * 5000)
-    assert said().ignored_lines == 0
+    assert job.end().ignored_lines == 0
     assert (tmp_path / "logs" / "agent").read_text().count("\N{GRINNING FACE}") == 200
 
 
@@ -95,7 +82,7 @@ def test_without_a_socket_or_an_agent_a_job_runs_all_the_same(
 
 
 def test_results_and_checkpoints_are_whole_files_among_the_outputs(
-    said: Listening, helper: ModuleType, tmp_path: Path
+    job: JobEnd, helper: ModuleType, tmp_path: Path
 ) -> None:
     (tmp_path / "model").write_text("weights")
     assert helper.checkpoint(tmp_path / "model") == tmp_path / "out" / "model"
@@ -105,7 +92,7 @@ def test_results_and_checkpoints_are_whole_files_among_the_outputs(
     found = {path.name: path.read_text() for path in (tmp_path / "out").rglob("*.*")}
     assert found == {"pi.json": '{\n  "pi": 3\n}\n'}
     assert (tmp_path / "out" / "model").read_text() == "better weights"
-    assert said().heartbeats == 2
+    assert job.end().heartbeats == 2
 
 
 @pytest.mark.parametrize(

@@ -156,14 +156,18 @@ def test_a_report_refused_for_good_is_left_to_the_server(
     assert desk.now.phase == "done"
 
 
-def test_a_report_refused_while_the_lease_reopens_is_sent_again(desk: Desk) -> None:
-    desk.pen.conclude(DONE)
+def conflict_while_the_lease_reopens(desk: Desk) -> None:
     desk.row["state"] = "opening"
     for _ in range(2):
         with pytest.raises(Conflict):
             desk.courier.step()
-    assert desk.now.phase == "ended"
     desk.row["state"] = "active"
+
+
+def test_a_report_refused_while_the_lease_reopens_is_sent_again(desk: Desk) -> None:
+    desk.pen.conclude(DONE)
+    conflict_while_the_lease_reopens(desk)
+    assert desk.now.phase == "ended"
     assert desk.reported() == ("succeeded", "completed")
 
 
@@ -174,12 +178,8 @@ def test_a_stop_follows_where_no_witness_is_and_is_sent_again_if_the_lease_reope
     desk.pen.conclude(SILENT)
     desk.courier.step()
     assert desk.market.stops.pop(desk.id) == desk.pen.stop()[0]
-    desk.row["state"] = "opening"
     desk.again()  # it has sent no Stop yet
-    for _ in range(2):
-        with pytest.raises(Conflict):
-            desk.courier.step()
-    desk.row["state"] = "active"
+    conflict_while_the_lease_reopens(desk)
     desk.run()
     assert desk.market.stops[desk.id] == desk.pen.stop()[0]
 
@@ -225,13 +225,6 @@ def test_a_lease_the_server_does_not_know_is_given_up(desk: Desk) -> None:
     del desk.market.leases[desk.id]
     desk.run()
     assert desk.now.phase == "done"
-
-
-def test_after_a_restart_the_lease_ends_at_the_last_signed_usage(desk: Desk) -> None:
-    desk.attest(0, 10)
-    desk.again(recovered=True)
-    assert desk.reported() == ("failed", "agent_restarted")
-    assert desk.market.taken(desk.id)[-1].ms == 10
 
 
 def hold(desk: Desk, message: UsageAttestation, signer: LocalSigner | None = None) -> None:

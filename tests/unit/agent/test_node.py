@@ -92,12 +92,6 @@ def test_the_first_halt_stands_and_wakes(desk: Desk) -> None:
     assert desk.lease.halt == SILENT
 
 
-def test_news_are_heard_once(desk: Desk) -> None:
-    desk.lease.tell()
-    desk.lease.wait_for_news(60)
-    desk.lease.wait_for_news(0)
-
-
 def test_a_number_without_a_voucher_counts_for_nothing(desk: Desk) -> None:
     assert desk.lease.learn(changed(desk.shown, countersigned=used(2_000))) == 0
     assert desk.now.voucher is None

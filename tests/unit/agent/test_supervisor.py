@@ -1,6 +1,5 @@
 """The node's loop, tick by tick: no sandbox, no sockets, and jobs that end before they start."""
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from marketplace.agent.node import HeldLease
 from marketplace.agent.supervisor import Supervisor
 from settlement.signing import LocalSigner
 from settlement.usage import UsageVector
-from tests.fakes_agent import FakeMarket
+from tests.fakes_agent import FakeMarket, until
 
 MAKE_FOLDERS = "marketplace.agent.supervisor.make_folders"
 
@@ -39,11 +38,7 @@ class Box:
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Tick until it holds."""
-        deadline = time.monotonic() + 10
-        while not condition():
-            assert time.monotonic() < deadline, "it never came about"
-            self.supervisor.tick()
-            time.sleep(0.01)
+        until(lambda: condition() or self.supervisor.tick())
 
     def reason(self, lease_id: str) -> str:
         self.until(lambda: lease_id in self.market.finished)

@@ -11,6 +11,7 @@ from marketplace.data import load_tiers
 from marketplace.domain.drafts import bid_problems, bid_template
 from marketplace.domain.job import parse_job
 from marketplace.errors import InvalidJob
+from marketplace.limits import PROBLEMS_MAX
 from settlement.orders import FLAG_SHARED, terms_of
 from settlement.units import counted_lock
 from tests.factories import BUYER, NOW, WITNESS, address, job_json, make_ask, make_job
@@ -130,44 +131,28 @@ def test_every_mistake_is_reported_at_its_pointer() -> None:
     assert "did you mean no-capacity?" in found["/retry/on_events"]
 
 
-@pytest.mark.parametrize("data", [None, [], "job", 3])
-def test_what_is_not_an_object_is_refused(data: object) -> None:
-    assert "" in mistakes(data)
-
-
-@pytest.mark.parametrize("key", ["resources", "placement", "pricing", "budget", "retry", "units"])
-def test_a_group_that_is_not_an_object_is_refused(key: str) -> None:
-    assert f"/{key}" in mistakes(job_json(**{key: 7}))
-
-
-def test_pointer_escapes_slash_and_tilde() -> None:
-    assert "/a~1b~0c" in mistakes(job_json(**{"a/b~c": 1}))
+GROUPS = ("resources", "placement", "pricing", "budget", "retry", "units")
 
 
 @pytest.mark.parametrize(
-    ("change", "pointer"),
+    ("data", "pointer", "said"),
     [
-        ({"command": ["\ud800"]}, "/command"),
-        ({"command": ["a\0b"]}, "/command"),
-        ({"env": {"A": "\udfff"}}, "/env/A"),
-        ({"env": {False: "x"}}, "/env/False"),
-        ({"tags": {"\ud800": "x"}}, "/tags/'\\ud800'"),
-        ({7: "x"}, "/7"),
+        *((data, "", "must be an object") for data in (None, [], "job", 3)),
+        *((job_json(**{key: 7}), f"/{key}", "must be an object") for key in GROUPS),
+        (job_json(**{"a/b~c": 1}), "/a~1b~0c", "unknown key"),
+        (job_json(command=["\ud800"]), "/command", "item 0 must be Unicode text"),
+        (job_json(command=["a\0b"]), "/command", "without NUL"),
+        (job_json(env={"A": "\udfff"}), "/env/A", "must be Unicode text"),
+        (job_json(env={False: "x"}), "/env/False", "a key must be text"),
+        (job_json(tags={"\ud800": "x"}), "/tags/'\\ud800'", "a key must be text"),
+        ({**job_json(), 7: "x"}, "/7", "a key must be text"),
+        (job_json(resources={"gpu": "H100:..40GB"}), "/resources/gpu", "no tier"),
+        (job_json(resources={"gpu": "H100:8"}, pricing={"max_gpu_hour": "18446744073"}),
+         "/pricing/max_gpu_hour", "above the largest rate"),
     ],
-)
-def test_text_that_no_json_document_carries_is_refused(
-    change: dict[Any, Any], pointer: str
-) -> None:
-    assert pointer in mistakes({**job_json(), **change})
-
-
-def test_gpu_that_no_tier_has_is_refused() -> None:
-    assert "no tier" in mistakes(job_json(resources={"gpu": "H100:..40GB"}))["/resources/gpu"]
-
-
-def test_rate_above_its_field_is_refused() -> None:
-    found = mistakes(job_json(resources={"gpu": "H100:8"}, pricing={"max_gpu_hour": "18446744073"}))
-    assert "above the largest rate" in found["/pricing/max_gpu_hour"]
+)  # fmt: skip
+def test_a_mistake_is_named_and_placed(data: object, pointer: str, said: str) -> None:
+    assert said in mistakes(data)[pointer]
 
 
 def test_command_text_runs_in_a_shell() -> None:
@@ -237,3 +222,10 @@ def test_what_the_buyer_chooses_freely_is_no_difference() -> None:
         opener=address(7),
     )  # fmt: skip
     assert bid_problems(bid, spec, TIERS) == []
+
+
+def test_a_file_of_many_unknown_names_lists_a_few_of_them_and_costs_little() -> None:
+    with pytest.raises(InvalidJob) as refusal:
+        parse_job({f"unknown-{number}" * 9: 1 for number in range(50_000)}, tiers=TIERS)
+    assert len(refusal.value.problems) == PROBLEMS_MAX + 1
+    assert refusal.value.problems[-1].detail == "there are more mistakes than these"

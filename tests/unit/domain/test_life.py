@@ -68,7 +68,6 @@ OPENING = LeaseLife("l", LeaseState.OPENING, lock=7)
 ACTIVE = replace(OPENING, state=LeaseState.ACTIVE)
 STOPPED = replace(OPENING, state=LeaseState.STOPPED)
 CLOSED = replace(OPENING, state=LeaseState.CLOSED)
-GIVEN_UP = replace(OPENING, state=LeaseState.FAILED_TO_OPEN, reason="why")
 ASKED = replace(ACTIVE, stop_requested=StopReason.LOST, stop_requested_ms=4)
 STOP = {"stop_requested": StopReason.CANCELLED, "stop_requested_ms": NOW}
 OK = RunReport(Outcome.SUCCEEDED, None, 0, "blob")
@@ -141,6 +140,15 @@ CASES = (
          OpeningFailed("why", Fault.PAIR),
          {**ended(JobState.CANCELLED, "order_cancelled"), "lease_id": None}, FAILED_OPENING,
          [Do.FREE_CAPACITY, TELL, *ENDS]),
+    Case("the opening fails again after a reorg took it from a running job", RUNNING, OPENING,
+         OpeningFailed("why", Fault.PAIR), ended(JobState.FAILED, "open_failed", "why"),
+         FAILED_OPENING, [Do.FREE_CAPACITY, *ENDS]),
+    Case("the same, after the cancel", replace(RUNNING, ending=Outcome.CANCELLED), OPENING,
+         OpeningFailed("why", Fault.BUYER), ended(JobState.CANCELLED, "cancelled"),
+         FAILED_OPENING, [Do.FREE_CAPACITY, *ENDS]),
+    Case("the opening of a lease whose end a job waits for fails", REQUEUED, OPENING,
+         OpeningFailed("why", Fault.PAIR), {"requeue_after": None, "lease_id": None},
+         FAILED_OPENING, [Do.FREE_CAPACITY, BACK, TELL]),
     Case("opened", MATCHED, OPENING, LeaseOpened(), {"state": JobState.STARTING, "reserve": 0},
          {"state": LeaseState.ACTIVE}, [TELL, Do.TELL_COST]),
     Case("opened after the cancel", replace(MATCHED, ending=Outcome.CANCELLED), OPENING,

@@ -122,8 +122,7 @@ def test_a_late_starter_is_stopped_and_pays_nothing(world: World) -> None:
         world.do(world.catalog.nodes.heartbeat, world.provider, node)
         watch(world)
     assert world.lease(lease_id).stop_requested == "start_limit"
-    world.stop(lease_id)
-    world.chain.mine()
+    world.halt(lease_id)
     assert (world.job(job_id).state, world.job(job_id).reason) == ("lost", "start_limit_passed")
     assert world.lease(lease_id).released == 0
 
@@ -156,8 +155,7 @@ def test_a_lost_job_without_another_ask_fails_at_the_end_of_its_retry(world: Wor
     job_id, lease_id = world.start(retry={"on_events": ["interruption"], "duration": "60s"})
     ten_seconds(world, lease_id)
     watch(world, 25)
-    world.stop(lease_id)
-    world.chain.mine()
+    world.halt(lease_id)
     world.match()
     assert world.job(job_id).state == "queued"
     world.clock.advance(62)
@@ -236,8 +234,7 @@ def test_a_stop_by_anyone_but_witness_and_meter_is_refused(world: World, lease_i
         with pytest.raises(InvalidSignature):
             world.stop(lease_id, signer)
     world.stop(lease_id)
-    world.stop(lease_id)
-    world.chain.mine()
+    world.halt(lease_id)
     assert world.lease(lease_id).state == "stopped"
 
 

@@ -57,8 +57,7 @@ def test_cancelling_a_job_that_is_being_lost_ends_it_instead_of_looking_for_anot
     fall_silent(world)
     cancel(world, job_id)
     assert world.job(job_id).ending is Outcome.CANCELLED
-    world.stop(lease_id)
-    world.chain.mine()
+    world.halt(lease_id)
     job = world.job(job_id)
     assert (job.state, job.reason, job.requeue_after) == ("cancelled", "provider_lost", None)
 
@@ -120,8 +119,7 @@ def test_a_job_that_moves_on_stays_charged_to_its_key_until_it_ends(world: World
             return store.keys.need("key_1").spent, store.jobs.need(job_id).key_charge
 
     fall_silent(world)
-    world.stop(lease_id)
-    world.chain.mine()
+    world.halt(lease_id)
     assert world.job(job_id).state is JobState.QUEUED
     assert charged() == (charge, charge)
     world.match()

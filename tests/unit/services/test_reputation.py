@@ -36,8 +36,7 @@ def lose(world: World) -> str:
     world.clock.advance(60)
     world.catalog.watchdog.tick()
     assert world.lease(lease_id).stop_requested == "lost"
-    world.stop(lease_id)
-    world.chain.mine()
+    world.halt(lease_id)
     assert world.job(job_id).state == "lost"
     return lease_id
 

@@ -34,6 +34,13 @@ def lease_id(world: World) -> str:
     return running(world)
 
 
+def settled(world: World) -> int:
+    """How many vouchers go into settlements, which the chain then takes."""
+    count = world.catalog.settling.settle()
+    world.chain.mine()
+    return count
+
+
 def five_used(world: World) -> list[str]:
     """Running leases, each with two seconds countersigned."""
     leases = [running(world) for _ in range(5)]
@@ -49,13 +56,11 @@ def test_only_the_greatest_voucher_is_sent_and_each_step_is_paid_once(
     for sequence in (1, 2, 3):
         world.use(lease_id, sequence, sequence * 1_000, after=1)
     assert world.catalog.settling.settle() == 1
-    assert world.catalog.settling.settle() == 0
-    world.chain.mine()
+    assert settled(world) == 0
     assert world.lease(lease_id).settled["ms"] == 3_000
     assert world.catalog.settling.settle() == 0
     world.use(lease_id, 4, 4_000, after=1)
-    assert world.catalog.settling.settle() == 1
-    world.chain.mine()
+    assert settled(world) == 1
     assert world.chain.balances[world.provider.address] == 4_000 * 2500 * TOKEN // 3_600_000_000
     assert len(intents(world, IntentKind.SETTLE)) == 2
 
@@ -63,8 +68,7 @@ def test_only_the_greatest_voucher_is_sent_and_each_step_is_paid_once(
 def test_many_leases_go_into_one_batch(world: World) -> None:
     world.offer(world.node(gpus=5))
     leases = five_used(world)
-    assert world.catalog.settling.settle() == 5
-    world.chain.mine()
+    assert settled(world) == 5
     assert len(intents(world, IntentKind.SETTLE)) == 1
     assert all(world.lease(x).settled["ms"] == 2_000 for x in leases)
 
@@ -75,11 +79,9 @@ def test_a_voucher_that_comes_while_one_is_in_flight_waits_for_it(
     world.use(lease_id, 1, 1_000, after=1)
     world.catalog.settling.settle()
     world.use(lease_id, 2, 2_000, after=1)
-    assert world.catalog.settling.settle() == 0
-    world.chain.mine()
+    assert settled(world) == 0
     assert world.lease(lease_id).settled["ms"] == 1_000
-    assert world.catalog.settling.settle() == 1
-    world.chain.mine()
+    assert settled(world) == 1
     assert world.lease(lease_id).settled["ms"] == 2_000
 
 
@@ -105,8 +107,7 @@ def test_a_close_under_way_pays_everything_so_nothing_is_settled_beside_it(
     world.use(lease_id, 1, 3_000, after=3)
     world.finish(lease_id, 2, 3_000)
     world.close(lease_id)
-    assert world.catalog.settling.settle() == 0
-    world.chain.mine()
+    assert settled(world) == 0
     assert world.lease(lease_id).state == "closed"
     assert world.catalog.settling.settle() == 0
 
@@ -115,8 +116,7 @@ def test_counted_usage_goes_its_own_way(world: World) -> None:
     world.offer(prices={"unit": "0.001"}, unit="request")
     lease_id = running(world, units={"name": "request", "max": 100, "max_price": "0.01"})
     world.use(lease_id, 1, 2_000, units=40, after=2)
-    assert world.catalog.settling.settle() == 1
-    world.chain.mine()
+    assert settled(world) == 1
     assert intents(world, IntentKind.SETTLE) == []
     assert len(intents(world, IntentKind.SETTLE_METERED)) == 1
     assert world.lease(lease_id).settled == {"ms": 2_000, "egress_mib": 0, "units": 40}
@@ -129,13 +129,11 @@ def test_a_voucher_countersigned_long_after_the_end_is_paid_within_the_window(
 ) -> None:
     row, refusal = world.attest(lease_id, 1, 5_000, after=5)
     assert refusal is None
-    world.stop(lease_id)
-    world.chain.mine()
+    world.halt(lease_id)
     world.clock.advance(119)
     world.chain.mine()
     world.countersign(row)
-    assert world.catalog.settling.settle() == 1
-    world.chain.mine()
+    assert settled(world) == 1
     assert world.lease(lease_id).settled["ms"] == 5_000
     assert world.chain.balances[world.provider.address] == 5_000 * 2500 * TOKEN // 3_600_000_000
 

@@ -33,8 +33,7 @@ def test_a_top_up_is_written_out_within_the_budget(world: World) -> None:
                 prepare(store, buyer, job_id, seconds)
         with pytest.raises(NotFound):
             prepare(store, world.caller(world.provider), job_id, 60)
-    world.stop(lease_id)
-    world.chain.mine()
+    world.halt(lease_id)
     with world.database.read() as store, pytest.raises(Conflict, match="no active lease"):
         prepare(store, buyer, job_id, 60)
 
@@ -83,8 +82,7 @@ def test_a_bid_cancelled_while_it_runs_is_not_opened_again(world: World) -> None
     assert world.job(job_id).state in ("starting", "running")
     world.clock.advance(120)
     world.catalog.watchdog.tick()
-    world.stop(lease_id)
-    world.chain.mine()
+    world.halt(lease_id)
     world.match()
     assert world.job(job_id).state == "lost"
     assert world.job(job_id).lease_id == lease_id
@@ -231,8 +229,7 @@ def test_a_stop_that_died_is_sent_again(world: World) -> None:
     world.stop(lease_id)
     world.stop(lease_id)
     assert die(world, IntentKind.STOP) == f"stop:{lease_id}/2"
-    world.stop(lease_id)
-    world.chain.mine()
+    world.halt(lease_id)
     assert world.lease(lease_id).state == "stopped"
     world.stop(lease_id)
 
