@@ -30,19 +30,15 @@ _interval = whole_of(limits.INTERVAL_MS_MIN, limits.INTERVAL_MS_MAX)
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """The machine as its provider lists it; beside each type is what reads it.
-
-    `simulated` such as "4xH100" stands in for GPUs that the machine lacks; it excludes `gpus`, the
-    UUIDs to list (empty: all found). Sizes left at None are taken from the machine.
-    """
+    """The machine as its provider lists it; beside each type is what reads it."""
 
     number: Annotated[int, whole_of(0, limits.NODE_NUMBER_MAX)]
     name: Annotated[str, text_of(limits.NODE_NAME_CHARS_MAX)]
     region: Annotated[str, text_of(limits.REGION_CHARS_MAX)]
     tier: Annotated[str, text_of(limits.TIER_CHARS_MAX)]
-    simulated: Annotated[str | None, text_of(64)] = None
-    gpus: Annotated[tuple[str, ...], _uuids] = ()
-    cpu_milli: Annotated[int | None, _size] = None
+    simulated: Annotated[str | None, text_of(64)] = None  # such as "4xH100", instead of `gpus`
+    gpus: Annotated[tuple[str, ...], _uuids] = ()  # to list; none: all that are found
+    cpu_milli: Annotated[int | None, _size] = None  # None: what the machine has
     memory_mib: Annotated[int | None, _size] = None
     storage_mib: Annotated[int | None, _size] = None
     shared: Annotated[bool, bool_of] = False
@@ -50,10 +46,7 @@ class NodeConfig:
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """Everything `run_agent` needs. None for `interval_ms` means the market's default.
-
-    `python_prefix` is the Python environment jobs find as /opt/python (default: the agent's own).
-    """
+    """Everything `run_agent` needs."""
 
     api_url: Annotated[str, text_of(2048, r"https?://.+")]
     api_key_file: Annotated[Path, path_of]
@@ -61,12 +54,12 @@ class AgentConfig:
     meter_keystore: Annotated[Path, path_of]
     meter_password_file: Annotated[Path, path_of]
     state_dir: Annotated[Path, path_of]
-    interval_ms: Annotated[int | None, _interval] = None
+    interval_ms: Annotated[int | None, _interval] = None  # None: the market's
     poll_ms: Annotated[int, whole_of(limits.POLL_MS_MIN, limits.POLL_MS_MAX)] = 1_000
     stop_grace_ms: Annotated[int, whole_of(0, limits.STOP_GRACE_MS_MAX)] = 10_000
     pids_max: Annotated[int, whole_of(limits.JOB_PIDS_MIN, limits.JOB_PIDS_MAX)] = 512
     allow_unsandboxed: Annotated[bool, bool_of] = False
-    python_prefix: Annotated[Path | None, path_of] = None
+    python_prefix: Annotated[Path | None, path_of] = None  # jobs' /opt/python; None: the agent's
 
     @property
     def private_folders(self) -> tuple[Path, ...]:

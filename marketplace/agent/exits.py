@@ -25,10 +25,8 @@ def held(journal: AgentJournal) -> HeldVouchers:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Vouchers that one transaction settles."""
-
     escrow: Escrow
-    signed: tuple[SettlementEntry, ...]
+    signed: tuple[SettlementEntry, ...]  # what one transaction settles
     metered: bool  # whether they count more than time
 
     def send(self, sender: TransactionSigner) -> TransactionReceipt:
@@ -38,10 +36,7 @@ class Batch:
 
 
 def payable(vouchers: HeldVouchers, chain: Callable[[int], ChainClient], by: str) -> list[Batch]:
-    """What the chains would pay of these vouchers now. Raises ChainError.
-
-    One that is paid already, or whose lease is closed, is left out: the escrow says so itself.
-    """
+    """What the chains would pay now: nothing paid already or closed. Raises ChainError."""
     groups: dict[tuple[Domain, bool], list[SettlementEntry]] = {}
     for entry, signed in vouchers:
         groups.setdefault((entry.domain, entry.metered), []).append(signed)

@@ -177,8 +177,7 @@ class Capacity:
     def take(self, lease_id: str, sizes: Sizes, reserved: tuple[int, ...] = ()) -> Grant | None:
         """Reserve for a lease, or None if it does not fit; a lease's grant never changes.
 
-        `reserved` are the GPUs that the market chose, by their place in the inventory: the lease
-        gets them if they are free.
+        It gets `reserved`, the places of the GPUs that the market chose, if they are free.
         """
         if lease_id in self._grants:
             return self._grants[lease_id]

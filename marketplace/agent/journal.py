@@ -53,9 +53,7 @@ CREATE TABLE IF NOT EXISTS attestations (
 
 
 class Phase(StrEnum):
-    """How far the node is with a lease."""
-
-    RUNNING = "running"
+    RUNNING = "running"  # as far as the node is with the lease
     ENDED = "ended"  # how it ended is decided
     REPORTED = "reported"  # the server has been told
     DONE = "done"

@@ -98,7 +98,6 @@ class Attestor:
         return close, signature
 
     def stop(self) -> tuple[Stop, bytes]:
-        """A Stop of the lease."""
         stop = Stop(*self._entry.key)
         return stop, sign(stop, self._entry.domain, self._signer)
 
@@ -208,8 +207,7 @@ class HeldLease:
     def learn(self, lease: Lease) -> int:
         """The countersigned ms by now; asks for vouchers only if the server speaks of more.
 
-        Only vouchers are paid. A server that merely says that there are some would have a node work
-        for nothing, so the node checks each one itself and keeps the best.
+        Only vouchers are paid, so the node believes no number: it checks each voucher itself.
         """
         with self._learning:
             if self._counts(lease.countersigned) > self._best():

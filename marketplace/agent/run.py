@@ -43,20 +43,16 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """The job of one lease and what it may use. Sizes are never zero; `gpus` are reserved for it.
-
-    `end` is in Unix seconds; `start_deadline_ms`, by which the job must be ready, in Unix ms.
-    `grace_ms` is how long work goes on without a countersignature.
-    """
+    """The job of one lease and what it may use."""
 
     entry: LeaseEntry
     spec: JobSpec
-    sizes: Sizes
-    gpus: tuple[int, ...]
+    sizes: Sizes  # never zero
+    gpus: tuple[int, ...]  # reserved for it
     interval_ms: int
-    grace_ms: int
-    end: int
-    start_deadline_ms: int
+    grace_ms: int  # how long work goes on without a countersignature
+    end: int  # Unix seconds
+    start_deadline_ms: int  # Unix ms by which the job must be ready
     max_seconds: int
     budget_limited: bool
     units_cap: int

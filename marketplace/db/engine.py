@@ -12,7 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from marketplace.errors import Unavailable
 
 BUSY_MS = 10_000
-POOL_SIZE = 24
+POOL: dict[str, Any] = {"pool_size": 24, "max_overflow": 24}
 
 
 def _sqlite_pragmas(connection: Any, _record: Any) -> None:
@@ -37,12 +37,8 @@ def make_engine(url: str) -> Engine:
     if parsed.get_backend_name() != "sqlite":
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-        return create_engine(
-            parsed, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, pool_pre_ping=True
-        )
-    engine = create_engine(
-        url, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, connect_args={"check_same_thread": False}
-    )
+        return create_engine(parsed, **POOL, pool_pre_ping=True)
+    engine = create_engine(url, **POOL, connect_args={"check_same_thread": False})
     event.listen(engine, "connect", _sqlite_pragmas)
     event.listen(engine, "begin", _sqlite_begin)
     return engine

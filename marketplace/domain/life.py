@@ -1,7 +1,7 @@
 """A job and its lease: their states, the steps between them, and what follows from a step."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -242,14 +242,14 @@ REORG_STEPS: LeaseSteps = {  # steps taken back
 _RETRIED_ON = {Outcome.LOST: RetryOn.INTERRUPTION, Outcome.FAILED: RetryOn.ERROR}
 
 
+@dataclass(slots=True)
 class Turn:
     """One fact being taken in: what has become of job and lease so far, and the effects."""
 
-    def __init__(self, job: JobLife, lease: LeaseLife | None, now_ms: int) -> None:
-        self.job = job
-        self.known_lease = lease
-        self.now_ms = now_ms
-        self.effects: list[Effect] = []
+    job: JobLife
+    known_lease: LeaseLife | None
+    now_ms: int
+    effects: list[Effect] = field(default_factory=list)
 
     @property
     def lease(self) -> LeaseLife:
@@ -342,22 +342,17 @@ class Turn:
     def end_run(self) -> None:
         """End the job as its agent reported, else as it was being ended, else as cancelled."""
         job, report = self.job, self.lease.report
-        outcome = report.outcome if report else job.ending or Outcome.CANCELLED
-        said = report.reason if report else None
-        reason = said or job.reason or self.lease.stop_requested
+        end = report or RunReport(job.ending or Outcome.CANCELLED)
+        reason = end.reason or job.reason or self.lease.stop_requested
         if report is None and job.ending is None:
             reason = Reason.LEASE_STOPPED  # by a party's own transaction, past this server
-        self.set_job(
-            exit_code=report.exit_code if report else None,
-            outputs=report.outputs if report else None,
-            reason=reason,
-        )
-        if self._is_retried(outcome):
-            self._requeue(outcome)
+        self.set_job(exit_code=end.exit_code, outputs=end.outputs, reason=reason)
+        if self._is_retried(end.outcome):
+            self._requeue(end.outcome)
             return
-        if outcome is Outcome.OVER_BUDGET and self.job.state is JobState.STARTING:
+        if end.outcome is Outcome.OVER_BUDGET and self.job.state is JobState.STARTING:
             self.move_job(JobState.RUNNING)
-        self.move_job(JobState(outcome), reason)
+        self.move_job(JobState(end.outcome), reason)
 
     def _is_retried(self, outcome: Outcome) -> bool:
         job, event = self.job, _RETRIED_ON.get(outcome)

@@ -103,21 +103,6 @@ def lease_life(lease: LeaseRow) -> LeaseLife:
     )
 
 
-def _write(job: JobRow, bid: BidRow, life: JobLife, now_ms: int) -> None:
-    for name in _OF_JOB:
-        setattr(job, name, getattr(life, name))
-    job.excluded = list(life.excluded)
-    if life.void and bid.cancelled_ms is None:
-        bid.cancelled_ms = now_ms
-
-
-def _write_lease(lease: LeaseRow, life: LeaseLife) -> None:
-    """Signatures are written by whoever brings them."""
-    for name in _OF_LEASE:
-        setattr(lease, name, getattr(life, name))
-    lease.outcome = asdict(life.report) if life.report else None
-
-
 def tell(store: Store, job_id: str, job: JobRow | JobLife, now_ms: int) -> None:
     """A `status` event of a job as it stands, or stood for a moment."""
     emit(store, job_id, "status", answer_of(JobStatus, job), now_ms)
@@ -151,9 +136,15 @@ class Lives:
         bid = store.bids.need(job.bid_id, lock=True)
         before = lease_life(lease) if lease else None
         life, lease_after, effects = advance(job_life(job, bid), before, fact, now_ms)
-        _write(job, bid, life, now_ms)
+        for name in _OF_JOB:
+            setattr(job, name, getattr(life, name))
+        job.excluded = list(life.excluded)
+        if life.void and bid.cancelled_ms is None:
+            bid.cancelled_ms = now_ms
         if lease is not None and lease_after is not None and lease_after.id == lease.id:
-            _write_lease(lease, lease_after)
+            for name in _OF_LEASE:  # signatures are written by whoever brings them
+                setattr(lease, name, getattr(lease_after, name))
+            lease.outcome = asdict(lease_after.report) if lease_after.report else None
         ask_id = fact.ask_id if isinstance(fact, BidFilled) else lease.ask_id if lease else None
         for effect in effects:
             self._do(store, job, lease, ask_id, effect, now_ms)

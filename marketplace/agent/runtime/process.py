@@ -144,10 +144,7 @@ class ProcessRuntime:
 
 
 class RunningProcess:
-    """A started job and the handles by which to watch and end it.
-
-    Whoever reads `stdout` and `stderr` closes them. After `close` nothing is left but its folders.
-    """
+    """A started job. Whoever reads `stdout` and `stderr` closes them; `close` ends all the rest."""
 
     def __init__(self, process: Process, start: "Starting") -> None:
         self._process = process
@@ -246,19 +243,15 @@ def _boot_id() -> str:
 
 
 class Starting:
-    """One start. Raises StartFailed or OSError; `abandon` then leaves nothing of it.
-
-    `inner` is the first process of the job's PID namespace, if it has one; `status` is a descriptor
-    that must stay open while it runs, as bubblewrap ends on a pipe that nobody reads.
-    """
+    """One start. Raises StartFailed or OSError; `abandon` then leaves nothing of it."""
 
     def __init__(self, launch: Launch, group: Cgroup | None, table: ProcessTable) -> None:
         self._launch = launch
         self.group = group
         self.table = table
         self.priority = LowPriority()
-        self.inner: int | None = None
-        self.status: int | None = None
+        self.inner: int | None = None  # the first process of the job's PID namespace
+        self.status: int | None = None  # stays open: bubblewrap ends on a pipe that nobody reads
         self._process: Process | None = None
 
     def bare(self, prefix: Path) -> Process:

@@ -48,26 +48,22 @@ Words = list[str]
 
 @dataclass(frozen=True, slots=True)
 class SandboxLimits:
-    """What a job may use at most. `cpu_milli` 0: no limit but the machine's."""
-
     memory_mib: int
     storage_mib: int
     pids: int
     cpu_seconds: int
-    cpu_milli: int = 0
+    cpu_milli: int = 0  # 0: no limit but the machine's
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One job to start. `slot` is unique among the jobs that run on this node now."""
-
     lease_id: str
     argv: tuple[str, ...]
     env: Mapping[str, str]
     folders: JobFolders
     limits: SandboxLimits
     gpus: tuple[InstalledGpu, ...]
-    slot: int
+    slot: int  # unique among the jobs that run on this node now
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,18 +36,17 @@ def _interpreter(installation: Path) -> Path:
     return python
 
 
-def made_from(python: Path, prefix: Path) -> Path:
-    """A virtual environment as `python -m venv` lays it out."""
+def made_from(python: Path) -> Path:
+    """A virtual environment as `python -m venv` lays it out, beside the home folder."""
+    prefix = Path.home().with_name("venv")
     (prefix / "bin").mkdir(parents=True)
     (prefix / "bin" / "python").symlink_to(python)
     (prefix / "pyvenv.cfg").write_text(f"home = {python.parent}\nversion = 3.12.1\n")
     return prefix
 
 
-def test_an_environment_made_from_a_link_in_local_is_refused_with_the_fix(
-    home: Path, tmp_path: Path
-) -> None:
-    prefix = made_from(home / ".local/bin/python3.12", tmp_path / "venv")
+def test_an_environment_made_from_a_link_in_local_is_refused_with_the_fix(home: Path) -> None:
+    prefix = made_from(home / ".local/bin/python3.12")
     with pytest.raises(FoldersExposed) as refused:
         refuse_exposed(prefix, ())
     own = home / ".local" / INSTALLED / "bin/python3.12"
@@ -55,11 +54,8 @@ def test_an_environment_made_from_a_link_in_local_is_refused_with_the_fix(
     assert "\n" not in str(refused.value)
 
 
-def test_an_environment_made_from_the_interpreters_own_path_is_not(
-    home: Path, tmp_path: Path
-) -> None:
-    own = home / ".local" / INSTALLED / "bin/python3.12"
-    prefix = made_from(own, tmp_path / "venv")
+def test_an_environment_made_from_the_interpreters_own_path_is_not(home: Path) -> None:
+    prefix = made_from(home / ".local" / INSTALLED / "bin/python3.12")
     assert bound_bases(prefix) == {home / ".local" / INSTALLED}
     refuse_exposed(prefix, ())
 
@@ -72,15 +68,13 @@ def test_no_base_is_or_contains_the_home_folder_or_the_programs_own(
     link.parent.mkdir(parents=True)
     link.symlink_to(home / ".local" / INSTALLED / "bin/python3.12")
     with pytest.raises(FoldersExposed):
-        refuse_exposed(made_from(link, tmp_path / "venv"), ())
+        refuse_exposed(made_from(link), ())
 
 
 def test_a_home_folder_behind_a_link_is_the_same_folder(home: Path, tmp_path: Path) -> None:
-    alias = tmp_path / "alias"
-    alias.symlink_to(home)
-    prefix = made_from(alias / ".local/bin/python3.12", tmp_path / "venv")
+    (tmp_path / "alias").symlink_to(home)
     with pytest.raises(FoldersExposed):
-        refuse_exposed(prefix, ())
+        refuse_exposed(made_from(tmp_path / "alias/.local/bin/python3.12"), ())
 
 
 @pytest.mark.parametrize(
@@ -89,7 +83,7 @@ def test_a_home_folder_behind_a_link_is_the_same_folder(home: Path, tmp_path: Pa
 @pytest.mark.usefixtures("home")
 def test_no_base_contains_a_folder_of_the_agents_configuration(tmp_path: Path, member: str) -> None:
     tools = tmp_path / "tools"
-    prefix = made_from(_interpreter(tools), tmp_path / "venv")
+    prefix = made_from(_interpreter(tools))
     away = tmp_path / "agent" / "file"
     node = NodeConfig(number=0, name="n", region="r", tier="t")
     config = AgentConfig("http://m", away, node, away, away, away)
@@ -108,6 +102,6 @@ def test_the_runtime_does_not_open_and_does_not_run_jobs_bare_instead(
     bwrap.write_text(f"#!/bin/sh\necho {OPTIONS}\n")
     bwrap.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    prefix = made_from(home / ".local/bin/python3.12", tmp_path / "venv")
+    prefix = made_from(home / ".local/bin/python3.12")
     with pytest.raises(RuntimeUnavailable, match="interpreter's own path"):
         ProcessRuntime.open(allow_unsandboxed, prefix)

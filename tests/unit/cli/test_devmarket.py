@@ -1,11 +1,10 @@
 """What `dev up` keeps, what it forgets and when: no process, no socket, a chain that is a file."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
@@ -48,19 +47,16 @@ class FakeChain:
         """Nothing to mine."""
 
 
-class Escrow:
-    """An escrow with a fee of 1 %."""
-
-    fee_bps = 100
-
-    def config(self) -> Escrow:
-        return self
+ESCROW = SimpleNamespace(config=lambda: SimpleNamespace(fee_bps=100))
+Made = list[Deployment]
+Capture = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
 
 
 @pytest.fixture
-def deployed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Deployment]:
+def deployed(monkeypatch: Patch, tmp_path: Path) -> Made:
     """Every deployment that was made; the server runs for no time, its database is a file."""
-    made: list[Deployment] = []
+    made: Made = []
 
     def deploy(*_words: object) -> Deployment:
         at = Deployed("0x" + "11" * 20, "0x", "0x")
@@ -73,17 +69,12 @@ def deployed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Deployment
         return 0
 
     token = type("Token", (), {"address": "0x", "transfer": lambda *_: b""})
-    monkeypatch.setattr(Deployment, "open", lambda *_: (Escrow(), token()))
+    monkeypatch.setattr(Deployment, "open", lambda *_: (ESCROW, token()))
     monkeypatch.setattr(FakeChain, "transact", lambda *_: None, raising=False)
-    for name, fake in {
-        "Devnet": FakeChain,
-        "deploy": deploy,
-        "check_deployment": lambda *_: None,
-        "require_free": lambda *_: None,
-        "run_roles": serve,
-        "_deposit": lambda *_: None,
-    }.items():
+    for name, fake in {"Devnet": FakeChain, "deploy": deploy, "run_roles": serve}.items():
         monkeypatch.setattr(dev, name, fake)
+    for name in ("check_deployment", "require_free", "_deposit"):
+        monkeypatch.setattr(dev, name, lambda *_: None)
     monkeypatch.setattr(DevMarket, "_write_keystores", lambda _: None)
     return made
 
@@ -98,20 +89,15 @@ def market(folder: Path) -> DevMarket:
 
 
 def held(folder: Path) -> dict[str, str]:
-    return {
-        path.name: path.read_text()
-        for path in folder.iterdir()
-        if path.name not in (LOCK, DEPLOYMENT)
-    }
+    paths = [path for path in folder.iterdir() if path.name not in (LOCK, DEPLOYMENT)]
+    return {path.name: path.read_text() for path in paths}
 
 
 ONCE = {CHAIN: "new ran", DATABASE: "new ran"}
 TWICE = {CHAIN: "new ran ran", DATABASE: "new ran ran"}
 
 
-def test_next_time_goes_on_with_chain_and_database(
-    folder: Path, deployed: list[Deployment]
-) -> None:
+def test_next_time_goes_on_with_chain_and_database(folder: Path, deployed: Made) -> None:
     assert market(folder).run() == 0
     assert held(folder) == ONCE
     assert market(folder).run() == 0
@@ -119,7 +105,7 @@ def test_next_time_goes_on_with_chain_and_database(
     assert len(deployed) == 1
 
 
-def test_fresh_starts_anew_and_forgets_the_rest(folder: Path, deployed: list[Deployment]) -> None:
+def test_fresh_starts_anew_and_forgets_the_rest(folder: Path, deployed: Made) -> None:
     market(folder).run()
     (folder / "blobs").mkdir()
     (folder / "blobs" / "b").touch()
@@ -131,7 +117,7 @@ def test_fresh_starts_anew_and_forgets_the_rest(folder: Path, deployed: list[Dep
 
 @pytest.mark.parametrize("fails", ["require_free", "Devnet", "deploy", "_deposit"])
 def test_fresh_that_fails_forgets_nothing(
-    folder: Path, deployed: list[Deployment], monkeypatch: pytest.MonkeyPatch, fails: str
+    folder: Path, deployed: Made, monkeypatch: Patch, fails: str
 ) -> None:
     market(folder).run()
     with monkeypatch.context() as broken:
@@ -147,7 +133,7 @@ def failing(*_words: object, **_more: object) -> Any:
 
 
 def test_first_start_that_fails_is_begun_again(
-    folder: Path, deployed: list[Deployment], monkeypatch: pytest.MonkeyPatch
+    folder: Path, deployed: Made, monkeypatch: Patch
 ) -> None:
     with monkeypatch.context() as broken:
         broken.setattr(dev, "_deposit", failing)
@@ -157,9 +143,7 @@ def test_first_start_that_fails_is_begun_again(
     assert held(folder) == ONCE
 
 
-def test_database_without_its_chain_is_not_started(
-    folder: Path, deployed: list[Deployment]
-) -> None:
+def test_database_without_its_chain_is_not_started(folder: Path, deployed: Made) -> None:
     market(folder).run()
     (folder / CHAIN).unlink()
     with pytest.raises(ConfigError, match=r"chain\.json is missing") as refusal:
@@ -171,7 +155,7 @@ def test_database_without_its_chain_is_not_started(
 
 
 def test_chain_without_the_contracts_is_not_started(
-    folder: Path, deployed: list[Deployment], monkeypatch: pytest.MonkeyPatch
+    folder: Path, deployed: Made, monkeypatch: Patch
 ) -> None:
     market(folder).run()
 
@@ -186,14 +170,14 @@ def test_chain_without_the_contracts_is_not_started(
 
 
 def test_another_fee_than_the_kept_one_is_told(
-    folder: Path, deployed: list[Deployment], capsys: pytest.CaptureFixture[str]
+    folder: Path, deployed: Made, capsys: Capture
 ) -> None:
     market(folder).run()
     DevMarket(folder, 0, 0, 1_000, fee_bps=50).run()
     assert "fee is 100 bps; only --fresh changes it" in capsys.readouterr().err
 
 
-def test_folder_of_something_else_is_left_alone(folder: Path, deployed: list[Deployment]) -> None:
+def test_folder_of_something_else_is_left_alone(folder: Path, deployed: Made) -> None:
     folder.mkdir()
     (folder / "thesis.tex").touch()
     for fresh in (False, True):
@@ -202,7 +186,7 @@ def test_folder_of_something_else_is_left_alone(folder: Path, deployed: list[Dep
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
 
 
-def test_held_folder_is_refused_and_says_by_whom(folder: Path, deployed: list[Deployment]) -> None:
+def test_held_folder_is_refused_and_says_by_whom(folder: Path, deployed: Made) -> None:
     market(folder).run()
     words = [sys.executable, "-c", HOLD, str(folder)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:

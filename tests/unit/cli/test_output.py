@@ -17,6 +17,8 @@ from marketplace.cli.output import cell, columns, plain, show, show_rows, stream
 from marketplace.wire.base import Money
 from settlement.orders import Prices
 
+Output = Callable[[Format], None]
+Capture = pytest.CaptureFixture[str]
 TINY = Money.of(40_833_333_333, "CMP", 18)
 
 
@@ -32,7 +34,7 @@ TABLE = columns("id", "cost", "what=note")
 
 
 @pytest.fixture
-def output() -> Iterator[Callable[[Format], None]]:
+def output() -> Iterator[Output]:
     yield lambda form: begin(Cli(output=form))
     begin(Cli())
 
@@ -64,9 +66,7 @@ def test_missing_path_is_empty() -> None:
     assert cell({"x": 1}, "x.y.z") == ""
 
 
-def test_json_is_one_document(
-    output: Callable[[Format], None], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_is_one_document(output: Output, capsys: Capture) -> None:
     output(Format.JSON)
     show_rows(ROWS, TABLE)
     assert [r["id"] for r in json.loads(capsys.readouterr().out)] == ["a", "b"]
@@ -76,7 +76,7 @@ def test_json_is_one_document(
 
 @pytest.mark.parametrize("write", [show_rows, stream_rows])
 def test_jsonl_is_a_document_a_line(
-    write: Callable[..., None], output: Callable[[Format], None], capsys: pytest.CaptureFixture[str]
+    write: Callable[..., None], output: Output, capsys: Capture
 ) -> None:
     output(Format.JSONL)
     write(ROWS, TABLE)
@@ -84,9 +84,7 @@ def test_jsonl_is_a_document_a_line(
 
 
 @pytest.mark.parametrize("write", [show_rows, stream_rows])
-def test_csv_reads_back(
-    write: Callable[..., None], output: Callable[[Format], None], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_csv_reads_back(write: Callable[..., None], output: Output, capsys: Capture) -> None:
     output(Format.CSV)
     write(ROWS, TABLE)
     assert list(csv.reader(io.StringIO(capsys.readouterr().out))) == [
@@ -96,9 +94,7 @@ def test_csv_reads_back(
     ]
 
 
-def test_table_shows_every_value_whole(
-    output: Callable[[Format], None], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_table_shows_every_value_whole(output: Output, capsys: Capture) -> None:
     output(Format.TABLE)
     long = "v" * 300
     show_rows([Row("a", TINY, long)], TABLE)
@@ -107,9 +103,7 @@ def test_table_shows_every_value_whole(
     assert lines[2].split() == ["a", "0.000000040833333333", "CMP", long]
 
 
-def test_empty_table_says_so_on_stderr(
-    output: Callable[[Format], None], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_empty_table_says_so_on_stderr(output: Output, capsys: Capture) -> None:
     output(Format.TABLE)
     show_rows([], TABLE)
     captured = capsys.readouterr()
@@ -120,9 +114,7 @@ def test_empty_table_says_so_on_stderr(
     assert (captured.out, captured.err) == ("[]\n", "")
 
 
-def test_stream_of_rows_is_a_line_each(
-    output: Callable[[Format], None], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stream_of_rows_is_a_line_each(output: Output, capsys: Capture) -> None:
     output(Format.TABLE)
     stream_rows(ROWS, TABLE)
     assert capsys.readouterr().out.splitlines() == [

@@ -207,25 +207,17 @@ def test_an_ask_that_expires_leaves_the_book_and_says_so(world: World) -> None:
 @pytest.mark.parametrize(
     ("changes", "member"),
     [
-        ({"provider": "0x" + "77" * 20}, "provider"),
-        ({"meter": "0x" + "00" * 20}, "meter"),
-        ({"opener": "0x" + "77" * 20}, "opener"),
-        ({"node": 999}, "node"),
-        ({"tier": text32("A100-80GB-SXM")}, "tier"),
-        ({"gpu_milli": 2_000}, "gpuMilli"),
-        ({"gpu_milli": 500}, "gpuMilli"),
-        ({"gpu_milli": 0}, "gpuMilli"),
-        ({"cpu_milli": 64_001}, "cpuMilli"),
-        ({"memory_mib": 2**32 - 1}, "memoryMib"),
-        ({"storage_mib": 2**32 - 1}, "storageMib"),
+        ({"provider": "0x" + "77" * 20}, "provider"), ({"meter": "0x" + "00" * 20}, "meter"),
+        ({"opener": "0x" + "77" * 20}, "opener"), ({"node": 999}, "node"),
+        ({"tier": text32("A100-80GB-SXM")}, "tier"), ({"gpu_milli": 2_000}, "gpuMilli"),
+        ({"gpu_milli": 500}, "gpuMilli"), ({"gpu_milli": 0}, "gpuMilli"),
+        ({"cpu_milli": 64_001}, "cpuMilli"), ({"memory_mib": 2**32 - 1}, "memoryMib"),
+        ({"storage_mib": 2**32 - 1}, "storageMib"), ({"flags": 2}, "flags"),
+        ({"start_limit_seconds": 0}, "startLimitSeconds"), ({"expiry": 1}, "expiry"),
         ({"min_seconds": 10, "max_seconds": 9}, "maxSeconds"),
-        ({"start_limit_seconds": 0}, "startLimitSeconds"),
-        ({"flags": 2}, "flags"),
-        ({"expiry": 1}, "expiry"),
-        ({"expiry": 2**40 - 1}, "expiry"),
-        ({"unit": b"\xff" * 32}, "unit"),
+        ({"expiry": 2**40 - 1}, "expiry"), ({"unit": b"\xff" * 32}, "unit"),
     ],
-)
+)  # fmt: skip
 def test_an_ask_that_contradicts_its_node_or_market_is_refused(
     world: World, changes: dict[str, Any], member: str
 ) -> None:

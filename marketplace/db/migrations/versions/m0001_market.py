@@ -9,8 +9,6 @@ from marketplace.db.types import Atoms, Serial
 
 revision = "0001"
 down_revision = None
-branch_labels = None
-depends_on = None
 
 # The columns of each table, referenced tables first: name, type, and what else is said of it.
 # `text42` has at most 42 characters, `?` may be null, `>nodes.id` refers to that column.
