@@ -63,7 +63,7 @@ class Domain:
             keccak(self.name.encode()),
             keccak(self.version.encode()),
             self.chain_id.to_bytes(32, "big"),
-            _encoded("address", _checked_address("/verifyingContract", self.verifying_contract)),
+            _encoded("address", checked_address("/verifyingContract", self.verifying_contract)),
         )
         return keccak(b"".join(words))
 
@@ -202,7 +202,7 @@ def _checked(pointer: str, kind: str, value: Any, members: dict[str, type[Struct
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << bits:
             raise FieldError(pointer, f"must be an integer between 0 and 2^{bits}-1")
     elif kind == "address":
-        return _checked_address(pointer, value)
+        return checked_address(pointer, value)
     elif kind == "bool":
         if not isinstance(value, bool):
             raise FieldError(pointer, "must be true or false")
@@ -219,7 +219,8 @@ def _checked(pointer: str, kind: str, value: Any, members: dict[str, type[Struct
     return value
 
 
-def _checked_address(pointer: str, value: Any) -> str:
+def checked_address(pointer: str, value: Any) -> str:
+    """An address in its EIP-55 case. Raises FieldError, also for a wrong checksum."""
     if not isinstance(value, str) or len(value) != 42 or not _HEX.match(value):
         raise FieldError(pointer, "must be an address: 0x and 40 hexadecimal digits")
     digits = value[2:]

@@ -5,12 +5,13 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-from marketplace.cli.context import agreed, confirm, current
+from marketplace.cli.context import agreed, confirm, current, tokens
 from marketplace.cli.output import columns, note, show, show_rows
 from marketplace.domain.pricing import prices_to_json
 from marketplace.domain.reader import duration_text
 from marketplace.sdk import Coulomb
 from marketplace.sdk.errors import InputError
+from marketplace.sdk.keyring import parse_address
 from marketplace.wire.market import Node
 from settlement.eip712 import from_text32
 from settlement.orders import Ask
@@ -21,18 +22,23 @@ TABLE = columns(
     "unit price=prices.unit", "shared", "simulated", "reliability",
     "expires=expires_at", "provider=ask.provider",
 )  # fmt: skip
-Price = Annotated[str | None, Option(help="Tokens.")]
+TOKENS: dict[str, Any] = {"parser": tokens, "metavar": "TOKENS"}
+CpuPrice = Annotated[str | None, Option(**TOKENS, help="Price of one CPU core for an hour.")]
+MemoryPrice = Annotated[str | None, Option(**TOKENS, help="Price of 1 GiB of memory for an hour.")]
+StoragePrice = Annotated[str | None, Option(**TOKENS, help="Price of 1 GiB of disk for an hour.")]
+EgressPrice = Annotated[str | None, Option(**TOKENS, help="Price of 1 GiB sent out.")]
+UnitPrice = Annotated[str | None, Option(**TOKENS, help="Price of one unit; --unit names it.")]
 
 
 @app.command()
 def create(
-    gpu_hour: Annotated[str, Option(help="Tokens per GPU and hour.")],
+    gpu_hour: Annotated[str, Option(**TOKENS, help="Price of one GPU for an hour.")],
     node: Annotated[str | None, Option(help="Its id or name; needed if you have several.")] = None,
-    cpu_hour: Price = None,
-    memory_gib_hour: Price = None,
-    storage_gib_hour: Price = None,
-    egress_gib: Price = None,
-    unit_price: Price = None,
+    cpu_hour: CpuPrice = None,
+    memory_gib_hour: MemoryPrice = None,
+    storage_gib_hour: StoragePrice = None,
+    egress_gib: EgressPrice = None,
+    unit_price: UnitPrice = None,
     unit: Annotated[str | None, Option(help="What a unit is, e.g. request.")] = None,
     min_duration: Annotated[str | None, Option(help="Shortest job, e.g. 1m.")] = None,
     max_duration: Annotated[str | None, Option(help="Longest job, e.g. 24h.")] = None,
@@ -41,7 +47,12 @@ def create(
     ] = None,
     expires_in: Annotated[str | None, Option(help="How long it is valid, e.g. 30d.")] = None,
     meter: Annotated[
-        str | None, Option(help="Meter key's address (default: this machine's).")
+        str | None,
+        Option(
+            parser=parse_address,
+            metavar="ADDRESS",
+            help="The meter key's address (default: this machine's).",
+        ),
     ] = None,
 ) -> None:
     """Offer a node: write the ask, check it, sign it, put it on the book."""
@@ -80,12 +91,14 @@ def list_(
 @app.command()
 def reprice(
     ask_id: Annotated[str, Argument(help="The ask to replace.")],
-    gpu_hour: Price = None,
-    cpu_hour: Price = None,
-    memory_gib_hour: Price = None,
-    storage_gib_hour: Price = None,
-    egress_gib: Price = None,
-    unit_price: Price = None,
+    gpu_hour: Annotated[
+        str | None, Option(**TOKENS, help="Price of one GPU for an hour (default: as before).")
+    ] = None,
+    cpu_hour: CpuPrice = None,
+    memory_gib_hour: MemoryPrice = None,
+    storage_gib_hour: StoragePrice = None,
+    egress_gib: EgressPrice = None,
+    unit_price: UnitPrice = None,
 ) -> None:
     """Sign the same ask at other prices and take the old one off the book."""
     cli = current()

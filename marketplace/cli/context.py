@@ -8,14 +8,17 @@ from dataclasses import dataclass, replace
 import typer
 
 from marketplace.cli import Format
-from marketplace.domain.pricing import from_scaled
+from marketplace.domain.pricing import from_scaled, to_scaled
+from marketplace.errors import InvalidInput
 from marketplace.sdk import Coulomb, Unit
-from marketplace.sdk.errors import ConfigError, InputError
+from marketplace.sdk.errors import ConfigError, InputError, input_errors
 from marketplace.sdk.keyring import address_of, find_keystore, unlock
 from marketplace.sdk.profile import Profile, ProfileFile
 from marketplace.sdk.session import session_of
 from marketplace.wire.market import MarketConfig
 from settlement.signing import LocalSigner
+
+TOKEN_DECIMALS_MAX = 36
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +90,33 @@ def confirm(question: str) -> None:
     typer.confirm(question, abort=True, err=True)
 
 
+def would(what: str) -> None:
+    """Say what a command would do without --dry-run."""
+    typer.echo(f"would {what}; nothing was sent or changed", err=True)
+
+
 def agreed(what: str, warning: str = "") -> bool:
     """Ask before something is done, as `confirm` does; with --dry-run say it and return False."""
     if current().dry_run:
-        typer.echo(f"would {what}", err=True)
+        would(what)
         return False
     confirm(f"{what[0].upper()}{what[1:]}?{warning}")
     return True
+
+
+def tokens(text: str) -> str:
+    """An amount or a price as somebody typed it. Raises InputError."""
+    try:
+        to_scaled(text, TOKEN_DECIMALS_MAX)
+    except InvalidInput:
+        raise InputError(f"{text!r} is not a number of tokens, such as 12.5") from None
+    return text
+
+
+def atoms_of(text: str, unit: MarketConfig | Unit) -> int:
+    """An amount as somebody typed it, in atoms. Raises InputError if that is not exact."""
+    with input_errors(f"{tokens(text)} {unit.currency}"):
+        return to_scaled(text, unit.decimals)
 
 
 def money_text(atoms: int, unit: MarketConfig | Unit) -> str:

@@ -19,6 +19,7 @@ from marketplace.domain.reader import duration_text
 from marketplace.errors import ExitCode
 from marketplace.sdk import JobHandle, PreparedJob
 from marketplace.sdk.errors import NotFound
+from marketplace.sdk.keyring import parse_address
 from marketplace.wire.base import Money
 from marketplace.wire.jobs import Job, JobReceipt
 
@@ -53,7 +54,12 @@ def run(
         bool, Option("--detach", help="Do not wait; a witness runs elsewhere.")
     ] = False,
     witness: Annotated[
-        str | None, Option(help="A hosted witness: you trust its host with your money.")
+        str | None,
+        Option(
+            parser=parse_address,
+            metavar="ADDRESS",
+            help="Address of a witness that somebody hosts; you trust its host with your money.",
+        ),
     ] = None,
     timeout: Annotated[float | None, Option(help="Seconds to wait at most.")] = None,
     result: Annotated[Path | None, Option(help="Folder to fetch the outputs into.")] = None,

@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from marketplace.cli.context import agreed, current
+from marketplace.cli.context import agreed, atoms_of, current, tokens, would
 from marketplace.cli.output import columns, note, show, show_rows
-from marketplace.domain.pricing import to_scaled
 from marketplace.sdk.errors import InputError
 from marketplace.sdk.keyring import find_keystore
 from marketplace.sdk.profile import Profile, ProfileFile, write_secret
@@ -59,7 +58,7 @@ def add(
     if cli.keystore:
         find_keystore(cli.keystore)  # a wrong name is told now, not when something is to be signed
     if cli.dry_run:
-        note(f"would add {name} at {api_url} to {file.path}")
+        would(f"add {name} at {api_url} to {file.path}")
         return
     profile = Profile(
         name=name,
@@ -86,7 +85,12 @@ def create(
     name: Annotated[str, Argument(help="What the key is for.")],
     scope: Annotated[list[str] | None, Option(help="buyer, provider, operator.")] = None,
     expires_days: Annotated[int | None, Option(min=1, help="Days until it expires.")] = None,
-    spend_cap: Annotated[str | None, Option(help="The most it may ever lock.")] = None,
+    spend_cap: Annotated[
+        str | None,
+        Option(
+            parser=tokens, metavar="TOKENS", help="The most tokens it may ever lock (default: any)."
+        ),
+    ] = None,
     save: Annotated[bool, Option(help="Keep the key in the profile.")] = True,
     to: Annotated[Path | None, Option(help="Keep it in a file instead, e.g. an agent's.")] = None,
 ) -> None:
@@ -94,7 +98,7 @@ def create(
     cli = current()
     scopes = tuple(scope or ("buyer",))
     if cli.dry_run:
-        note(f"would sign for a key {name!r} with scopes {', '.join(scopes)}")
+        would(f"sign for a key {name!r} with scopes {', '.join(scopes)}")
         return
     signer = cli.signer()
     with cli.client() as client:
@@ -104,7 +108,7 @@ def create(
             scopes,
             signer=signer,
             expires_at=datetime.now(UTC) + timedelta(days=expires_days) if expires_days else None,
-            spend_cap_atoms=to_scaled(spend_cap, market.decimals) if spend_cap else None,
+            spend_cap_atoms=atoms_of(spend_cap, market) if spend_cap else None,
         )
     if to is not None:
         write_secret(to, made.key)

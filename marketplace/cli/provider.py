@@ -12,7 +12,7 @@ from typer import Argument, Option
 from marketplace.agent.config import AgentConfig, NodeConfig, load_config, save_config
 from marketplace.agent.exits import held, payable
 from marketplace.agent.journal import JOURNAL, AgentJournal, running_pid
-from marketplace.cli.context import agreed, current
+from marketplace.cli.context import agreed, current, would
 from marketplace.cli.contract import chain_client
 from marketplace.cli.output import columns, note, show, show_rows, warn
 from marketplace.cli.wallet import SENT
@@ -80,7 +80,7 @@ def init(
             fix="edit it, or remove it to begin anew; `coulomb provider doctor` says what it lacks",
         )
     if cli.dry_run:
-        note(f"would make a meter key and an API key and write {path}")
+        would(f"make a meter key and an API key and write {path}")
         return
     signer, keys = cli.signer(), path.parent
     meter = hot_key(keys / "meter.json", keys / "meter.password")
@@ -156,7 +156,7 @@ def resume(node: NodeName) -> None:
     with current().client() as client:
         found = _named(client, node)
         if current().dry_run:
-            note(f"would resume {found.id}")
+            would(f"resume {found.id}")
             return
         resumed = client.nodes.resume(found.id)
     show(_node_row(resumed, None), NODES)

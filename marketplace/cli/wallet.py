@@ -5,11 +5,12 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from marketplace.cli.context import agreed, current, money_text
+from marketplace.cli.context import agreed, atoms_of, current, money_text, would
 from marketplace.cli.output import columns, note, plain, show, show_rows
-from marketplace.domain.pricing import from_scaled, to_scaled
+from marketplace.domain.pricing import from_scaled
 from marketplace.sdk.errors import InputError
-from marketplace.sdk.keyring import ask_password, read_password
+from marketplace.sdk.keyring import ask_password, parse_address, read_password
+from marketplace.sdk.onchain import check_amount
 from marketplace.sdk.profile import config_dir
 from settlement import keystore
 
@@ -22,7 +23,12 @@ EARNED = columns(
     "simulated",
 )  # fmt: skip
 Amount = Annotated[str, Argument(help="Tokens, or `all`.")]
-Receiver = Annotated[str | None, Option(help="Send to this address, not to your own.")]
+Receiver = Annotated[
+    str | None,
+    Option(
+        parser=parse_address, metavar="ADDRESS", help="Send to this address instead of your own."
+    ),
+]
 
 
 @app.command()
@@ -32,7 +38,7 @@ def new(name: Annotated[str, Argument(help="The keystore's name.")]) -> None:
         raise InputError(f"{name!r} is a name, not a path")
     path = config_dir() / "keystores" / name
     if current().dry_run:
-        note(f"would make {path}")
+        would(f"make {path}")
         return
     file = current().password_file
     password = read_password(file) if file else ask_password(f"the new key {name}")
@@ -45,7 +51,10 @@ def new(name: Annotated[str, Argument(help="The keystore's name.")]) -> None:
 
 @app.command(name="show")
 def show_funds(
-    address: Annotated[str | None, Argument(help="An account other than your own.")] = None,
+    address: Annotated[
+        str | None,
+        Argument(parser=parse_address, metavar="ADDRESS", help="An account other than your own."),
+    ] = None,
 ) -> None:
     """What an account holds, read from the chain. Works while the server is down."""
     cli = current()
@@ -71,7 +80,8 @@ def deposit(
     cli = current()
     with cli.client() as client:
         market = client.market.config()
-        atoms = to_scaled(amount, market.decimals)
+        atoms, account = atoms_of(amount, market), cli.account()
+        check_amount(atoms, client.wallet.funds(account).tokens, market, f"are at {account}")
         money, escrow = money_text(atoms, market), market.contracts.escrow
         if agreed(f"deposit {money} into {escrow} on chain {market.chain_id}"):
             moved = client.wallet.deposit(atoms, signer=cli.signer(), permit=not approve)
@@ -83,11 +93,9 @@ def withdraw(amount: Amount, to: Receiver = None) -> None:
     """Move free balance out of the escrow. Works while the server is down."""
     cli = current()
     with cli.client() as client:
-        unit = client.wallet.unit()
-        if amount == "all":
-            atoms = client.wallet.funds(cli.account()).free
-        else:
-            atoms = to_scaled(amount, unit.decimals)
+        unit, free = client.wallet.unit(), client.wallet.funds(cli.account()).free
+        atoms = free if amount == "all" else atoms_of(amount, unit)
+        check_amount(atoms, free, unit)
         money = money_text(atoms, unit)
         if agreed(f"withdraw {money} to {to or cli.account()}"):
             moved = client.wallet.withdraw(atoms, to=to, signer=cli.signer())

@@ -11,6 +11,7 @@ from typer import Option
 from marketplace.cli.context import current
 from marketplace.cli.output import columns, note, plain, show, stream_rows, warn
 from marketplace.sdk import PASSING, Coulomb
+from marketplace.sdk.keyring import parse_address
 
 app = typer.Typer()
 ACTS = columns("at", "lease=lease_id", "kind", "sequence", "ms", "refused=refusal", "problem")
@@ -19,12 +20,17 @@ ACTS = columns("at", "lease=lease_id", "kind", "sequence", "ms", "refused=refusa
 @app.command()
 def run(
     buyer: Annotated[
-        list[str] | None, Option(help="Buyers to witness for (default: the profile's account).")
+        list[str] | None,
+        Option(
+            parser=parse_address,
+            metavar="ADDRESS",
+            help="A buyer to witness for (default: the profile's account).",
+        ),
     ] = None,
     poll_seconds: Annotated[float, Option(min=0.1, help="How often to look.")] = 0.5,
     once: Annotated[bool, Option("--once", help="Look once and end.")] = False,
 ) -> None:
-    """Check and countersign the usage of one's jobs until stopped.
+    """Check and countersign the usage of your jobs until stopped.
 
     What it signed is in its journal before it is signed, so it may be killed and started again.
     """

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from marketplace.sdk.errors import ConfigError
+from marketplace.sdk.errors import ConfigError, InputError
 from marketplace.sdk.profile import config_dir
 from settlement import keystore, strict_json
-from settlement.eip712 import checksum
+from settlement.eip712 import ZERO_ADDRESS, checked_address, checksum
+from settlement.errors import FieldError
 from settlement.signing import LocalSigner
 
 
@@ -39,6 +40,17 @@ def address_of(path: Path) -> str:
         raise ConfigError(
             f"{path} does not say its address", fix="put `account: 0x…` into the profile"
         ) from None
+
+
+def parse_address(text: str) -> str:
+    """An address that somebody typed. Raises InputError, also for a wrong checksum and for zero."""
+    try:
+        found = checked_address("", text)
+    except FieldError as error:
+        raise InputError(f"{text!r} {error.detail}") from None
+    if found == ZERO_ADDRESS:
+        raise InputError("nobody has the key of the zero address")
+    return found
 
 
 def ask_password(what: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from marketplace.domain.pricing import from_scaled
-from marketplace.sdk.errors import ConfigError, NotEnough, VerificationError
+from marketplace.sdk.errors import ConfigError, InputError, NotEnough, VerificationError
 from marketplace.sdk.session import Session
 from marketplace.wire.leases import Lease
 from marketplace.wire.market import MarketConfig
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from settlement.chain.contracts import Escrow, Token
 
 PERMIT_SECONDS = 3_600
+FREE = "are free in the escrow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +100,11 @@ def deposit(
 ) -> Moved:
     """Move tokens into the escrow: by permit in one transaction, else by approval, if need be.
 
-    Raises NotEnough.
+    Raises InputError for nothing, NotEnough.
     """
     escrow, token = reach(session, market)
     held = token.balance_of(who.address)
-    if held < atoms:
-        there, asked = _text(token, held), _text(token, atoms)
-        raise NotEnough(f"{asked} to deposit, {who.address} holds {there}")
+    check_amount(atoms, held, Unit(token.symbol(), token.decimals()), f"are at {who.address}")
     if by_permit:
         deadline = escrow.client.timestamp() + PERMIT_SECONDS
         nonce = token.permit_nonce(who.address)
@@ -120,12 +119,10 @@ def deposit(
 def withdraw(
     session: Session, market: MarketConfig | None, who: TransactionSigner, to: str, atoms: int
 ) -> Moved:
-    """Move free balance out of the escrow. Raises NotEnough."""
+    """Move free balance out of the escrow. Raises InputError for nothing, NotEnough."""
     escrow, token = reach(session, market)
     free = escrow.balance_of(who.address)
-    if free < atoms:
-        there, asked = _text(token, free), _text(token, atoms)
-        raise NotEnough(f"{asked} asked for, {there} are free in the escrow")
+    check_amount(atoms, free, Unit(token.symbol(), token.decimals()))
     return _send(escrow, who, escrow.calls.withdraw(to, atoms))
 
 
@@ -158,8 +155,13 @@ def top_up_call(
     return EscrowCalls(domain.verifying_contract).top_up(orders, bid.bid, seconds)
 
 
-def _text(token: Token, atoms: int) -> str:
-    return f"{from_scaled(atoms, token.decimals())} {token.symbol()}"
+def check_amount(atoms: int, held: int, unit: Unit | MarketConfig, where: str = FREE) -> None:
+    """Refuse to move nothing, or more than there is. Raises InputError, NotEnough."""
+    asked, there = (f"{from_scaled(n, unit.decimals)} {unit.currency}" for n in (atoms, held))
+    if held < atoms:
+        raise NotEnough(f"{asked} asked for, {there} {where}")
+    if atoms <= 0:
+        raise InputError(f"there is nothing to move: {there} {where}")
 
 
 def _send(escrow: Escrow, who: TransactionSigner, data: bytes) -> Moved:

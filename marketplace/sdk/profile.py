@@ -13,6 +13,8 @@ from typing import Any
 import yaml
 
 from marketplace.sdk.errors import ConfigError
+from settlement.eip712 import checked_address
+from settlement.errors import FieldError
 
 DEFAULT_NAME = "default"
 DEFAULT_API_URL = "http://127.0.0.1:8420"
@@ -133,7 +135,13 @@ class ProfileFile:
                 )
             wanted = int if key == "chain_id" else str
             if not isinstance(value, wanted):
-                raise ConfigError(f"{self.path}: {name}/{key} must be a {wanted.__name__}")
+                kind = "whole number" if wanted is int else "text"
+                raise ConfigError(f"{self.path}: {name}/{key} must be a {kind}")
+            if key in ("account", "escrow", "token"):
+                try:
+                    checked_address("", value)
+                except FieldError as error:
+                    raise ConfigError(f"{self.path}: {name}/{key} {error.detail}") from None
         return Profile(name=name, **stored)
 
     def _read(self) -> dict[str, Any]:

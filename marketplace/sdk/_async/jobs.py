@@ -15,6 +15,7 @@ from marketplace.sdk.archive import unpack
 from marketplace.sdk.errors import InputError, VerificationError, WaitTimeout, input_errors
 from marketplace.sdk.http import read_event
 from marketplace.sdk.jobfile import JobSource, PreparedJob, load_job, pack_folder
+from marketplace.sdk.keyring import parse_address
 from marketplace.sdk.session import Act, Session
 from marketplace.sdk.waiting import PASSING, async_run, async_sleep
 from marketplace.wire.jobs import Job, JobEvent, JobOrder, JobReceipt, LogEvent, LogPiece, Receipt
@@ -161,6 +162,7 @@ class AsyncJobs(AsyncResource):
         Nothing is signed or bought. `witness` names a hosted witness; without it this client's own
         key witnesses. Raises InputError, VerificationError.
         """
+        hosted = None if witness is None else parse_address(witness)
         spec, folder = await async_run(load_job, source)
         if spec.workdir is not None:
             content = await async_run(pack_folder, folder / spec.workdir)
@@ -171,7 +173,7 @@ class AsyncJobs(AsyncResource):
             why = "the market lets anyone open its leases; a bid could be opened again"
             raise VerificationError(f"{why} after its job")
         buyer = signer.address if signer else await async_run(self._session.address)
-        own = (await async_run(self._session.witness)).address if witness is None else witness
+        own = hosted or (await async_run(self._session.witness)).address
         account = await self._transport.get(Account, f"/v1/accounts/{buyer}")
         quote = await self._transport.post(
             QuoteAnswer, "/v1/quotes", QuoteRequest(job=spec.to_json()), repeatable=True
@@ -189,7 +191,7 @@ class AsyncJobs(AsyncResource):
             )
         free = account.free.atoms - account.reserved.atoms
         plan = Plan.of(quote, free, market.currency, market.decimals)
-        return PreparedJob(spec, bid, plan, signer, witness is not None)
+        return PreparedJob(spec, bid, plan, signer, hosted is not None)
 
     async def place(
         self, order: PreparedJob, *, idempotency_key: str | None = None

@@ -14,6 +14,7 @@ from marketplace.sdk._async.transport import AsyncResource
 from marketplace.sdk.errors import InputError, ProtocolError, input_errors
 from marketplace.sdk.http import json_of, read
 from marketplace.sdk.jobfile import JobSource, load_job
+from marketplace.sdk.keyring import parse_address
 from marketplace.sdk.onchain import Funds, Moved, Unit
 from marketplace.sdk.waiting import async_run
 from marketplace.wire.jobs import Blob
@@ -131,7 +132,7 @@ class AsyncWallet(AsyncResource):
     async def funds(self, address: str | None = None) -> Funds:
         """What an account (the signer's unless given) holds, read from the chain."""
         market = await self._known_market()
-        who = address if address is not None else await async_run(self._session.address)
+        who = parse_address(address) if address else await async_run(self._session.address)
         return await async_run(onchain.funds, self._session, market, who)
 
     async def unit(self) -> Unit:
@@ -152,11 +153,15 @@ class AsyncWallet(AsyncResource):
     async def withdraw(
         self, atoms: int, *, to: str | None = None, signer: Signer | None = None
     ) -> Moved:
-        """Move free balance out, to the signer unless told otherwise. Raises NotEnough."""
+        """Move free balance out, to the signer unless told otherwise.
+
+        Raises InputError for a wrong address or for nothing, NotEnough.
+        """
+        receiver = parse_address(to) if to is not None else None
         market = await self._known_market()
         who = onchain.transacting(await self._signer(signer))
         return await async_run(
-            onchain.withdraw, self._session, market, who, to or who.address, atoms
+            onchain.withdraw, self._session, market, who, receiver or who.address, atoms
         )
 
     async def _known_market(self) -> MarketConfig | None:

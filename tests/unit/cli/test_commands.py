@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from marketplace.errors import ExitCode
+from marketplace.sdk import Unit
+from marketplace.sdk.onchain import Funds
 from marketplace.sdk.profile import ProfileFile
 from tests.market_world import H100
 from tests.sdk_app import Served
@@ -295,6 +297,43 @@ def test_dry_run_sends_nothing(run: Run, market: Served, words: tuple[str, ...])
     assert ran.code == 0
     assert ran.err.startswith("would")
     assert market.seen == []
+
+
+BROKEN = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAeD".replace("d", "D")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("wallet", "withdraw", "1", "--to", BROKEN), "wrong EIP-55 checksum"),
+        (("wallet", "withdraw", "1", "--to", "vitalik.eth"), "must be an address"),
+        (("earnings", "withdraw", "--to", "0x" + "0" * 40), "zero address"),
+        (("wallet", "show", "0x12"), "must be an address"),
+        (("witness", "run", "--buyer", "0x12"), "must be an address"),
+        (("job", "run", "job.yaml", "--witness", BROKEN), "wrong EIP-55 checksum"),
+        (("ask", "create", "--gpu-hour", "2", "--meter", "0x1234"), "must be an address"),
+        (("ask", "create", "--gpu-hour", "two"), "'two' is not a number of tokens"),
+        (("key", "create", "x", "--spend-cap", "abc"), "'abc' is not a number of tokens"),
+        (("wallet", "deposit", "abc"), "'abc' is not a number of tokens"),
+        (("wallet", "withdraw", "abc"), "'abc' is not a number of tokens"),
+        (("wallet", "withdraw", "0.0000000000000000001"), "more than 18 decimal places"),
+        (("wallet", "withdraw", "0"), "nothing to move: 2 CMP are free in the escrow"),
+        (("wallet", "withdraw", "3"), "3 CMP asked for, 2 CMP are free in the escrow"),
+        (("wallet", "deposit", "0"), "nothing to move"),
+        (("wallet", "deposit", "9"), "9 CMP asked for, 1 CMP are at 0x"),
+    ],
+)  # fmt: skip
+def test_a_wrong_address_or_amount_is_told_before_anything_is_asked_or_sent(
+    run: Run, market: Served, words: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Funds(BUYER.address, tokens=10**18, free=2 * 10**18, wei=0)
+    monkeypatch.setattr("marketplace.sdk.onchain.funds", lambda *_: held)
+    monkeypatch.setattr("marketplace.sdk.onchain.unit", lambda *_: Unit("CMP", 18))
+    ran = run(*words)
+    assert ran.code in (ExitCode.USAGE, ExitCode.FUNDS)
+    assert said in ran.err
+    assert "say --yes" not in ran.err
+    assert all(method == "GET" for method, _, _ in market.seen)
 
 
 @pytest.mark.parametrize(

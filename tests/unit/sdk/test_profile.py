@@ -87,7 +87,7 @@ def test_malformed_file_is_refused_with_its_place(file: ProfileFile, text: str) 
 def test_make_current_switches(file: ProfileFile) -> None:
     file.save(Profile("a"))
     file.save(Profile("b"))
-    file.save(replace(file.get("b", {}), account="0x1"), make_current=True)
+    file.save(replace(file.get("b", {}), account="0x" + "1" * 40), make_current=True)
     assert file.get(env={}).name == "b"
 
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from marketplace.sdk import NO_RETRIES, Coulomb, Unit, onchain
-from marketplace.sdk.errors import ConnectFailed, NotEnough
+from marketplace.sdk.errors import ConnectFailed, InputError, NotEnough
 from marketplace.sdk.session import Session
 from tests.market_world import key_of
 
@@ -47,6 +47,12 @@ def test_a_pinned_wallet_looks_and_withdraws_without_the_server(
         assert coulomb.wallet.withdraw(5).tx_hash == "0x1"
         with pytest.raises(NotEnough, match=r"0\.06 CMP asked for, 0\.05 CMP are free"):
             coulomb.wallet.withdraw(6)
+        with pytest.raises(InputError, match="nothing to move"):
+            coulomb.wallet.withdraw(0)
+        with pytest.raises(InputError, match="wrong EIP-55 checksum"):
+            coulomb.wallet.withdraw(5, to=BUYER.address.swapcase().replace("0X", "0x"))
+        with pytest.raises(InputError, match="zero address"):
+            coulomb.wallet.withdraw(5, to="0x" + "0" * 40)
         with pytest.raises(ConnectFailed):  # which escrow the market uses now, only it knows
             coulomb.wallet.deposit(1)
 
