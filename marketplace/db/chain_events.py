@@ -6,7 +6,7 @@ from sqlmodel import Session, col, delete, select
 
 from marketplace.db.store import Database, Store
 from marketplace.db.tables import ChainBlockRow, ChainEventLeaseRow, ChainEventRow
-from settlement.events import event_to_json, lease_numbers
+from settlement.events import ChainEvent, Opened, OrderCancelled, event_to_json, lease_numbers
 from settlement.ports import BlockRef, LoggedEvent
 
 BLOCKS_KEPT = 4_096  # deeper reorgs than this are no longer followed back
@@ -32,10 +32,12 @@ class SqlEventStore:
             return store.newest_blocks(limit)
 
     def append(self, block: BlockRef, events: Sequence[LoggedEvent]) -> None:
-        """Store events, move the cursor and project, in one transaction."""
+        """Store events, move the cursor and project, in one transaction. Salts that the events name
+        are not given out again."""
         with self._database.write() as store:
             touched: dict[str, None] = {}
             for logged in events:
+                _pass_salt(store, logged.event, block.timestamp * 1000)
                 touched.update(dict.fromkeys(_store_event(store.session, logged)))
             row = ChainBlockRow(
                 number=block.number,
@@ -65,6 +67,15 @@ class SqlEventStore:
         number = None if lease_no is None else "0x" + lease_no.hex()
         with self._database.read() as store:
             return store.chain_events(number)
+
+
+def _pass_salt(store: Store, event: ChainEvent, now_ms: int) -> None:
+    """Keep an account from getting a salt again that the chain has seen."""
+    if isinstance(event, Opened):
+        store.accounts.pass_salt(event.buyer, event.bid_salt, now_ms)
+    elif isinstance(event, OrderCancelled):
+        older = event.and_older
+        store.accounts.pass_salt(event.account, event.salt, now_ms, and_older=older)
 
 
 def _store_event(session: Session, logged: LoggedEvent) -> list[str]:

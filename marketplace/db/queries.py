@@ -29,6 +29,7 @@ from marketplace.db.tables import (
 )
 from marketplace.domain.drafts import AskState, NodeState
 from marketplace.domain.life import JOB_LIVE, LEASE_OPEN, LEASE_OVER, JobState, LeaseState
+from marketplace.limits import SALT_AHEAD_MAX, SALT_MAX
 from settlement.ports import IntentState
 
 BLOB_ROW_BYTES = 4096  # what a blob costs besides its bytes, so that many small ones count, too
@@ -49,6 +50,19 @@ class AccountRows(Rows[AccountRow]):
             self._session.exec(insert.values(values).on_conflict_do_nothing())
             found = self.need(address, lock=lock)
         return found
+
+    def pass_salt(self, address: str, salt: int, now_ms: int, *, and_older: bool = False) -> None:
+        """Move an account past a salt that the chain has used or cancelled, so that no order gets
+        it: after a restore, the chain knows salts that the database has forgotten. `and_older`:
+        every order up to it is void. Salts far ahead are left alone: no order is near them."""
+        account = self.get_or_add(address, now_ms)
+        if salt > (SALT_MAX if and_older else account.next_salt + SALT_AHEAD_MAX):
+            return
+        if salt >= account.next_salt or (and_older and salt >= account.orders_from):
+            account = self.need(address, lock=True)
+            account.next_salt = max(account.next_salt, salt + 1)
+            if and_older:
+                account.orders_from = max(account.orders_from, salt + 1)
 
 
 class ApiKeyRows(Rows[ApiKeyRow]):

@@ -42,7 +42,7 @@ class Catalog:
         self.nodes = Nodes(market, clock, tiers)
         self.asks = Asks(market, clock, reads)
         self.quotes = Quotes(market, clock, tiers, books)
-        self.jobs = Jobs(market, clock, reads, self.quotes, lives, calls)
+        self.jobs = Jobs(market, clock, reads, self.quotes, lives, calls, database)
         self.leases = Leases(market, clock)
         self.attestations = Attestations(market, clock, lives)
         self.ends = Ends(market, clock, self.attestations, calls, lives)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from marketplace.db.store import Store
+from marketplace.db.store import Database, Store
 from marketplace.db.tables import BidRow, JobRow, LeaseRow, Part
 from marketplace.domain.advance import BuyerCancelled
 from marketplace.domain.drafts import bid_problems, top_up_lock
@@ -59,6 +59,7 @@ class Jobs:
     quotes: Quotes
     lives: Lives
     calls: EscrowCalls
+    database: Database
 
     def check(self, caller: Principal, order: JobOrder) -> Submission:
         """Check a submission and ask the chain, before any transaction is begun. Raises InvalidJob,
@@ -70,6 +71,8 @@ class Jobs:
         check_account(bid, signature, bid.buyer, self.market, self.reads)
         state = self.reads.order_state(bid.buyer, bid.salt)
         if state.used or state.cancelled:
+            with self.database.write() as store:  # the next order gets another salt
+                store.accounts.pass_salt(bid.buyer, bid.salt, self.clock())
             detail = "has opened a lease before" if state.used else "is cancelled"
             problem = Problem("/bid/salt", detail)
             raise AlreadyExists("the bid's salt is used", problems=[problem])

@@ -17,11 +17,12 @@ from marketplace.errors import (
     NotFound,
     TooLarge,
 )
-from marketplace.limits import BLOB_BYTES_MAX
+from marketplace.limits import BLOB_BYTES_MAX, SALT_AHEAD_MAX
 from marketplace.services import jobs, offers
 from marketplace.services.blobs import DAY_MS
 from marketplace.wire.jobs import JobOrder
 from settlement.eip712 import ZERO_ADDRESS, Domain
+from settlement.events import Opened, OrderCancelled
 from settlement.signing import sign
 from tests.databases import rows_of
 from tests.market_world import TOKEN, World, key_of
@@ -299,6 +300,40 @@ def test_a_salt_is_used_once(world: World) -> None:
     order = world.catalog.jobs.check(caller, world.sign_order(*world.order(1 << 63)))
     with pytest.raises(InvalidInput):
         world.do(world.catalog.jobs.submit, world.buyer, order)
+
+
+def test_a_salt_that_the_chain_refuses_is_not_stated_again(world: World) -> None:
+    """The database is older than the chain, as after a restore."""
+    world.start()
+    with world.database.write() as store:
+        store.accounts.need(world.buyer.address).next_salt = 0
+    with pytest.raises(AlreadyExists):
+        world.submit()
+    world.submit()
+
+
+def test_salts_that_the_chain_tells_of_are_not_stated(world: World) -> None:
+    buyer, provider = world.buyer.address, world.provider.address
+    _, lease_id = world.start()
+    opened = next(e.event for e in world.chain.events.events() if isinstance(e.event, Opened))
+    with world.database.write() as store:
+        for account in (buyer, provider):
+            store.accounts.need(account).next_salt = 0
+    ahead, most = SALT_AHEAD_MAX + 8, 2**64 - 1
+    for event, salts in (
+        (replace(opened, lease_no=b"\x09" * 16, bid_salt=4), (5, 0, 0)),
+        (OrderCancelled(provider, 7, False), (5, 8, 0)),
+        (OrderCancelled(provider, 6, False), (5, 8, 0)),
+        (OrderCancelled(provider, ahead + 1, False), (5, 8, 0)),
+        (OrderCancelled(provider, ahead + 1, True), (5, ahead + 2, ahead + 2)),
+        (OrderCancelled(buyer, most, True), (5, ahead + 2, ahead + 2)),
+    ):
+        world.chain.direct.append(event)
+        world.chain.mine()
+        rows = [world.row("accounts", account) for account in (buyer, provider)]
+        assert (rows[0].next_salt, rows[1].next_salt, rows[1].orders_from) == salts
+    world.ask()
+    assert world.lease(lease_id).state == "active"
 
 
 def test_a_node_has_a_bounded_number_of_asks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
