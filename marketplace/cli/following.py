@@ -5,7 +5,7 @@ import threading
 import time
 from typing import Self
 
-from marketplace.cli.output import note, printable, warn
+from marketplace.cli.output import note, printable, warn, write_output
 from marketplace.sdk import PASSING, Act, JobHandle
 from marketplace.sdk.errors import CoulombError
 from marketplace.wire.jobs import Job
@@ -72,8 +72,7 @@ class Follower:
         """Show events until the stream ends, beginning after the last one shown."""
         for event in self._job.events(self._last_id):
             if event.type == "log":
-                sys.stderr.write(event.data.text)
-                sys.stderr.flush()
+                write_output(event.data.text, sys.stderr)
             # A job that is ending tells so without leaving its state: nothing new to show.
             elif event.type == "status" and event.data.state != self._shown:
                 self._shown = event.data.state

@@ -21,6 +21,7 @@ from marketplace.cli.output import (
     show_rows,
     stream_rows,
     warn,
+    write_output,
 )
 from marketplace.cli.wallet import SENT
 from marketplace.domain.life import JobState
@@ -140,8 +141,7 @@ def logs(
         chosen = (piece for piece in pieces if stream is None or piece.stream == stream)
         if current().output is Format.TABLE:
             for piece in chosen:
-                sys.stdout.write(piece.text)
-                sys.stdout.flush()
+                write_output(piece.text, sys.stdout)
         else:
             stream_rows(chosen, columns("stream", "offset", "text"))
 
@@ -282,7 +282,7 @@ def _finish(job: JobHandle, ended: Job) -> None:
 
 def _print_receipt(receipt: JobReceipt) -> None:
     if current().output is Format.TABLE:
-        print(receipt)
+        print(printable(str(receipt), "\n"))
     else:
         show(receipt, RECEIPT)
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 
@@ -52,6 +52,12 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def as_json(value: Any, indent: int | None = None) -> str:
+    """JSON on any stream: what UTF-8 cannot carry, as in names of files, is escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return text.encode(errors="backslashreplace").decode()
+
+
 def show_rows(rows: Iterable[Any], table: Columns) -> None:
     """Write a list. `jsonl` writes each row as it comes."""
     output = current().output
@@ -60,7 +66,7 @@ def show_rows(rows: Iterable[Any], table: Columns) -> None:
     elif output is Format.CSV:
         stream_rows(list(rows), table)
     elif output is Format.JSON:
-        print(json.dumps([plain(row) for row in rows], indent=2, ensure_ascii=False))
+        print(as_json([plain(row) for row in rows], indent=2))
     else:
         _print_table([plain(row) for row in rows], table)
 
@@ -79,7 +85,7 @@ def stream_rows(rows: Iterable[Any], table: Columns) -> None:
         elif output is Format.CSV:
             writer.writerow([text for _, text in cells])
         else:
-            print(json.dumps(document, ensure_ascii=False))
+            print(as_json(document))
         sys.stdout.flush()
 
 
@@ -88,7 +94,7 @@ def show(value: Any, table: Columns) -> None:
     output = current().output
     document = plain(value)
     if output is Format.JSON:
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        print(as_json(document, indent=2))
     elif output is not Format.TABLE:
         show_rows([value], table)
     else:
@@ -115,9 +121,15 @@ def cell(document: Any, path: str) -> str:
     return printable(str(value))
 
 
-def printable(text: str) -> str:
-    """Text from others without what could drive the terminal."""
-    return "".join(c if c.isprintable() else "�" for c in text)
+def printable(text: str, kept: str = "") -> str:
+    """Text from others without what could drive the terminal, but for characters in `kept`."""
+    return "".join(c if c.isprintable() or c in kept else "�" for c in text)
+
+
+def write_output(text: str, stream: TextIO) -> None:
+    """Write a job's output as it is; on a terminal, without what could drive that."""
+    stream.write(printable(text, "\n\r\t") if stream.isatty() else text)
+    stream.flush()
 
 
 def _print_table(documents: Sequence[Any], table: Columns) -> None:
@@ -142,12 +154,12 @@ def _print_table(documents: Sequence[Any], table: Columns) -> None:
 
 def note(text: str) -> None:
     """A line for people, on stderr."""
-    typer.echo(text, err=True)
+    typer.echo(printable(text, "\n"), err=True)
 
 
 def warn(text: str) -> None:
     """A line that should not be overlooked."""
-    typer.echo(styled("warning: ", "yellow") + text, err=True)
+    typer.echo(styled("warning: ", "yellow") + printable(text, "\n"), err=True)
 
 
 def styled(text: str, colour: str) -> str:

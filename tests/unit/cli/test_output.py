@@ -13,7 +13,7 @@ import pytest
 
 from marketplace.cli import Format
 from marketplace.cli.context import Cli, begin
-from marketplace.cli.output import cell, columns, plain, show, show_rows, stream_rows
+from marketplace.cli.output import cell, columns, note, plain, show, show_rows, stream_rows, warn
 from marketplace.wire.base import Money
 from settlement.orders import Prices
 
@@ -60,6 +60,18 @@ def test_plain_carries_every_kind() -> None:
 )  # fmt: skip
 def test_cell_is_text_for_people(value: object, text: str) -> None:
     assert cell({"x": {"y": value}}, "x.y") == text
+
+
+def test_names_that_are_not_utf8_travel_as_escapes(output: Output, capsys: Capture) -> None:
+    output(Format.JSON)
+    show_rows([{"file": "raw\udcff"}], columns("file"))
+    assert json.loads(capsys.readouterr().out) == [{"file": "raw\udcff"}]
+
+
+def test_notes_and_errors_do_not_drive_the_terminal(capsys: Capture) -> None:
+    note("one\ntwo\x1b[2J")
+    warn("\x9b3J")
+    assert capsys.readouterr().err == "one\ntwo�[2J\nwarning: �3J\n"
 
 
 def test_missing_path_is_empty() -> None:
