@@ -15,19 +15,16 @@ SettlementError
 └── DeploymentError       there is no deployment, or it does not match the shipped artifacts
 """
 
+import re
 from enum import StrEnum
 from typing import Any
-from urllib.parse import urlsplit
 
 
 def host_of(url: str) -> str:
     """An address for a message: without path and user name, which may hold somebody's secrets."""
-    try:
-        parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-    except ValueError:
-        host = ""
-    return f"{parts.scheme}://{host}" if host else "an address without a host"
+    scheme, _, rest = url.partition("://")
+    host = re.split(r"[/?#\\]", rest)[0].rpartition("@")[2]
+    return f"{scheme}://{host}" if host else "an address without a host"
 
 
 class SettlementError(Exception):

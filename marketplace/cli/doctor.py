@@ -12,6 +12,7 @@ from marketplace.agent.inventory import Nvml
 from marketplace.agent.main import load_meter
 from marketplace.agent.runtime.process import ProcessRuntime
 from marketplace.cli.context import Cli
+from marketplace.cli.output import counted
 from marketplace.cli.provider import node_problem
 from marketplace.domain.pricing import from_scaled
 from marketplace.sdk import NO_RETRIES, Coulomb
@@ -157,9 +158,9 @@ def _api_key(config: AgentConfig | None) -> DoctorFinding:
             count = len(list(agent.nodes.list()))
     except (AgentConfigError, CoulombError) as error:
         # The old key ran out, or its market began anew.
-        fix = f"`coulomb key create {name} --scope provider --to {to}`, then restart the agent"
+        fix = f"`coulomb --yes key create {name} --scope provider --to {to}`; restart the agent"
         return _fail("api_key", error, fix)
-    return _ok("api_key", f"valid; {count} nodes are listed")
+    return _ok("api_key", f"valid; {counted(count, 'node')} listed")
 
 
 def _chain(client: Coulomb, market: MarketConfig) -> DoctorFinding:

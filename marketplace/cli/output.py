@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -98,9 +99,7 @@ def show(value: Any, table: Columns) -> None:
     elif output is not Format.TABLE:
         show_rows([value], table)
     else:
-        width = max(len(header) for header, _ in table)
-        for header, path in table:
-            print(f"{header:<{width}}  {cell(document, path)}")
+        _print_fields(document, table)
 
 
 def cell(document: Any, path: str) -> str:
@@ -118,7 +117,7 @@ def cell(document: Any, path: str) -> str:
         value = ", ".join(str(item) for item in value)
     elif isinstance(value, Mapping):
         value = json.dumps(value, ensure_ascii=False)
-    return printable(str(value))
+    return printable(str(value).rstrip("\n").replace("\n", " ↵ "))
 
 
 def printable(text: str, kept: str = "") -> str:
@@ -133,23 +132,30 @@ def write_output(text: str, stream: TextIO) -> None:
 
 
 def _print_table(documents: Sequence[Any], table: Columns) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for header, _ in table:
-        grid.add_column(header, overflow="fold", no_wrap=not sys.stdout.isatty())
-    for document in documents:
-        grid.add_row(*(Text(cell(document, path)) for _, path in table))
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 1_000)
-    with console.capture() as drawn:
-        console.print(grid)
-    for line in drawn.get().splitlines():
-        print(line.rstrip())
+    """Columns side by side; on a terminal that is too narrow, a line for each. No value is cut."""
+    rows = [[cell(document, path) for _, path in table] for document in documents]
+    heads = [header for header, _ in table]
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     if not documents:
         note("nothing to show")
+    elif sys.stdout.isatty() and sum(widths) + 2 * len(widths) > shutil.get_terminal_size().columns:
+        for document in documents:
+            _print_fields(document, table)
+            print()
+    else:
+        for row in (heads, ["─" * width for width in widths], *rows):
+            print("  ".join(map(str.ljust, row, widths)).rstrip())
+
+
+def _print_fields(document: Any, table: Columns) -> None:
+    width = max(len(header) for header, _ in table)
+    for header, path in table:
+        print(f"{header:<{width}}  {cell(document, path)}".rstrip())
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 ask`, `2 asks`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def note(text: str) -> None:

@@ -6,7 +6,7 @@ import typer
 from typer import Argument, Option
 
 from marketplace.cli.context import agreed, atoms_of, current, money_text, would
-from marketplace.cli.output import columns, note, plain, show, show_rows
+from marketplace.cli.output import columns, counted, note, plain, show, show_rows
 from marketplace.domain.pricing import from_scaled
 from marketplace.sdk.errors import InputError
 from marketplace.sdk.keyring import ask_password, parse_address, read_password
@@ -113,7 +113,7 @@ def show_earnings() -> None:
         funds = client.wallet.funds(account)
     show_rows(mine, EARNED)
     net = sum(receipt.net.atoms for receipt in mine)
-    note(f"net {money_text(net, market)} in {len(mine)} leases")
+    note(f"net {money_text(net, market)} in {counted(len(mine), 'lease')}")
     note(f"free in the escrow: {money_text(funds.free, market)}")
 
 

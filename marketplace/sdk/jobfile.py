@@ -93,7 +93,7 @@ def _read(path: Path) -> Any:
         with path.open("rb") as file:
             raw = file.read(BYTES_MAX + 1)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if len(raw) > BYTES_MAX:
         raise InputError(f"{path} has more than {BYTES_MAX} bytes: is it a job file?")
     try:

@@ -400,7 +400,7 @@ def test_hostile_results_and_logs_are_no_usable_answer() -> None:
         abi("ComputeToken").event([topic], b"")
 
 
-@pytest.mark.parametrize("url", ["htp://node/secret", "node/secret", "http://[secret"])
+@pytest.mark.parametrize("url", ["htp://me:secret@node/secret", "node/secret"])
 def test_a_mistyped_node_is_not_repeated_with_its_secret(url: str) -> None:
     with pytest.raises(ChainUnavailable) as caught:
         ChainClient(url, 31337).head()

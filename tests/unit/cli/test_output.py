@@ -55,7 +55,7 @@ def test_plain_carries_every_kind() -> None:
     [
         (True, "yes"), (False, "no"), (None, ""), (0, "0"), (["a", 1], "a, 1"),
         ({"amount": "1", "currency": "CMP", "atoms": "1"}, "1 CMP"), ({"a": 1}, '{"a": 1}'),
-        ("\x1b[31mred\x07", "�[31mred�")
+        ("\x1b[31mred\x07", "�[31mred�"), ("one\ntwo\n", "one ↵ two"),
     ],
 )  # fmt: skip
 def test_cell_is_text_for_people(value: object, text: str) -> None:
@@ -113,6 +113,19 @@ def test_table_shows_every_value_whole(output: Output, capsys: Capture) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["id", "cost", "what"]
     assert lines[2].split() == ["a", "0.000000040833333333", "CMP", long]
+
+
+def test_a_terminal_that_is_too_narrow_shows_a_line_for_each_value(
+    output: Output, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output(Format.TABLE)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    show_rows([Row("i" * 70, TINY)], TABLE)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["id    " + "i" * 70, "cost  0.000000040833333333 CMP"]
+    show_rows([Row("i" * 20, TINY)], TABLE)
+    assert capsys.readouterr().out.splitlines()[0].split() == ["id", "cost", "what"]
 
 
 def test_empty_table_says_so_on_stderr(output: Output, capsys: Capture) -> None:
