@@ -11,7 +11,17 @@ from marketplace.cli import Format
 from marketplace.cli.book import explain
 from marketplace.cli.context import agreed, confirm, current
 from marketplace.cli.following import Follower, why_text
-from marketplace.cli.output import cell, columns, note, plain, show, show_rows, stream_rows, warn
+from marketplace.cli.output import (
+    cell,
+    columns,
+    note,
+    plain,
+    show,
+    show_plan,
+    show_rows,
+    stream_rows,
+    warn,
+)  # fmt: skip
 from marketplace.cli.wallet import SENT
 from marketplace.domain.life import JobState
 from marketplace.domain.pricing import from_nano
@@ -78,7 +88,7 @@ def run(
             show(plan, PLAN)
             _require_match(order)
             return
-        _show_plan(plan)
+        _show_terms(plan)
         _require_match(order)
         most = cell(plain(plan), "maximum_cost" if order.plan.matches else "budget")
         confirm(f"Buy, for at most {most}?")
@@ -220,12 +230,8 @@ def _plan_row(order: PreparedJob, currency: str) -> dict[str, Any]:
     return row
 
 
-def _show_plan(row: dict[str, Any]) -> None:
-    document = plain(row)
-    note("Plan")
-    for header, path in PLAN:
-        if text := cell(document, path):
-            note(f"  {header:<18} {text}")
+def _show_terms(row: dict[str, Any]) -> None:
+    show_plan(row, PLAN)
     if row.get("start_limit"):
         note(f"  The maximum covers {row['start_limit']} that the provider may take to start in;")
         note("  time counts from when the job is ready, and what is not used comes back.")
