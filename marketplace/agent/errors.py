@@ -23,6 +23,9 @@ SERVER_AWAY = (
 )  # fmt: skip
 
 
+KEY_FIX = "`coulomb provider doctor` names the command that makes a new API key; then restart"
+
+
 class AgentError(Exception):
     code = "agent_error"
 

@@ -25,6 +25,7 @@ from marketplace.limits import MIB, NODE_GPUS_MAX
 from settlement.units import Sizes
 
 _SIMULATED = re.compile(r"([1-9][0-9]?)\s*[x×*]\s*([A-Za-z][A-Za-z0-9 _-]{0,31})\Z")  # noqa: RUF001
+LISTED = ("number", "name", "region", "tier", "shared")  # what the configuration says of a node
 # What stays with the system and the agent when sizes are taken from the machine.
 _MEMORY_KEPT_MIB = 512
 _STORAGE_KEPT_MIB = 1024

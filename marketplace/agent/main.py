@@ -11,8 +11,8 @@ import structlog
 from structlog.processors import JSONRenderer, TimeStamper, add_log_level
 
 from marketplace.agent.config import AgentConfig, read_secret
-from marketplace.agent.errors import SERVER_AWAY, AgentConfigError, AgentError
-from marketplace.agent.inventory import Inventory, Nvml, take_inventory
+from marketplace.agent.errors import KEY_FIX, SERVER_AWAY, AgentConfigError, AgentError
+from marketplace.agent.inventory import LISTED, Inventory, Nvml, take_inventory
 from marketplace.agent.journal import JOURNAL, AgentJournal, locked
 from marketplace.agent.node import ThisNode
 from marketplace.agent.runtime.process import ProcessRuntime
@@ -28,7 +28,6 @@ T = TypeVar("T")
 log = structlog.get_logger("coulomb.agent")
 EXIT_OK, EXIT_ERROR, EXIT_AUTH = 0, 1, 3
 _AGAIN_S = 2.0
-_LISTED = ("number", "name", "region", "tier", "shared")  # what the configuration says of a node
 _TIMEOUT_S = 10.0
 
 
@@ -46,7 +45,7 @@ def run_agent(config: AgentConfig, stop: threading.Event | None = None) -> int:
     try:
         _run(config, stop)
     except AuthError as error:
-        log.error("not_authorized", detail=str(error))
+        log.error("not_authorized", detail=str(error), fix=KEY_FIX)
         return EXIT_AUTH
     except (AgentError, CoulombError) as error:
         log.error(getattr(error, "code", "refused"), detail=str(error))
@@ -124,7 +123,7 @@ def _patiently(ask: Callable[[], T], stop: threading.Event) -> T | None:
 
 def _document(config: AgentConfig, inventory: Inventory, runtime: str) -> dict[str, Any]:
     """The body of `POST /v1/nodes`."""
-    listed = {name: getattr(config.node, name) for name in _LISTED}
+    listed = {name: getattr(config.node, name) for name in LISTED}
     sizes = {name: getattr(inventory, name) for name in ("cpu_milli", "memory_mib", "storage_mib")}
     gpus = [gpu.to_json() for gpu in inventory.gpus]
     interval_ms = config.interval_ms

@@ -8,14 +8,14 @@ from functools import partial
 import structlog
 
 from marketplace.agent.courier import Courier
-from marketplace.agent.errors import JournalError, NotOurs
+from marketplace.agent.errors import KEY_FIX, JournalError, NotOurs
 from marketplace.agent.folders import make_folders, remove_tree
 from marketplace.agent.inventory import Capacity
 from marketplace.agent.journal import Ending, Phase
 from marketplace.agent.node import Halt, HeldLease, ThisNode
 from marketplace.agent.run import Assignment, JobRun, assign
 from marketplace.domain.life import LeaseState, Outcome
-from marketplace.sdk.errors import CoulombError
+from marketplace.sdk.errors import AuthError, CoulombError
 from marketplace.wire.leases import AttestationState, Lease
 
 log = structlog.get_logger("coulomb.agent")
@@ -76,7 +76,8 @@ class Supervisor:
                 failed += 1
                 if failed & (failed - 1) == 0:  # the 1st, 2nd, 4th, 8th… time in a row
                     kind = type(error).__name__
-                    log.warning("will_try_again", kind=kind, error=str(error), failed=failed)
+                    fix = {"fix": KEY_FIX} if isinstance(error, AuthError) else {}
+                    log.warning("will_try_again", kind=kind, error=str(error), failed=failed, **fix)
             stop.wait(self._node.poll_s)
         self.leave()
 

@@ -161,6 +161,11 @@ def _node(client: Coulomb, wanted: str | None) -> Node:
     if len(found) == 1:
         return found[0]
     if not nodes:
+        from marketplace.cli.provider import agent_process
+
+        if pid := agent_process():
+            why = f"an agent runs here (process {pid}), but this market knows no node of yours"
+            raise InputError(why, fix="`coulomb provider doctor` says what the agent lacks")
         raise InputError("no node is listed", fix="run `coulomb provider start` first")
     names = ", ".join(f"{n.name} ({n.id})" for n in nodes)
     raise InputError(f"which node? {names}", fix="say --node")

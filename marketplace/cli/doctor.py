@@ -12,6 +12,7 @@ from marketplace.agent.inventory import Nvml
 from marketplace.agent.main import load_meter
 from marketplace.agent.runtime.process import ProcessRuntime
 from marketplace.cli.context import Cli
+from marketplace.cli.provider import node_problem
 from marketplace.domain.pricing import from_scaled
 from marketplace.sdk import NO_RETRIES, Coulomb
 from marketplace.sdk.errors import ConfigError, CoulombError
@@ -109,7 +110,7 @@ def _meter(config: AgentConfig) -> DoctorFinding:
     try:
         return _ok("meter_key", load_meter(config).address)
     except AgentConfigError as error:
-        fix = "check the files; to begin anew, remove them and the agent's file, and run init"
+        fix = "check the files; or remove them and run `coulomb provider init --replace`"
         return _fail("meter_key", error, fix)
 
 
@@ -121,10 +122,22 @@ def _market(cli: Cli, config: AgentConfig | None) -> list[DoctorFinding]:
             market = client.market.config()
             skew = (began + time.time()) / 2 - market.server_time.timestamp()
             found = [_ok("server", cli.profile().api_url), _clock(skew), _api_key(config)]
+            found += _node(config, client)
             return [*found, _chain(client, market), _gas(cli, client)]
     except CoulombError as error:
         fix = "check api_url, or COULOMB_API_URL, and the network"
-        return [_fail("server", error, error.fix if isinstance(error, ConfigError) else fix)]
+        away = _fail("server", error, error.fix if isinstance(error, ConfigError) else fix)
+        return [away, *_node(config)]
+
+
+def _node(config: AgentConfig | None, client: Coulomb | None = None) -> list[DoctorFinding]:
+    """Whether the market takes the node as it is set up; the server's tiers count, if it is up."""
+    if config is None:
+        return []
+    tiers = [tier.name for tier in client.market.tiers()] if client else ()
+    if problem := node_problem(config.node, tiers):
+        return [_fail("node", problem, "correct the agent's file; see `coulomb tier list`")]
+    return [_ok("node", f"{config.node.name}, {config.node.tier} in {config.node.region}")]
 
 
 def _clock(skew: float) -> DoctorFinding:

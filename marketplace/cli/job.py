@@ -16,12 +16,13 @@ from marketplace.cli.output import (
     columns,
     note,
     plain,
+    printable,
     show,
     show_plan,
     show_rows,
     stream_rows,
     warn,
-)  # fmt: skip
+)
 from marketplace.cli.wallet import SENT
 from marketplace.domain.life import JobState
 from marketplace.domain.pricing import from_nano
@@ -29,6 +30,7 @@ from marketplace.domain.reader import duration_text
 from marketplace.errors import ExitCode
 from marketplace.sdk import JobHandle, PreparedJob
 from marketplace.sdk.errors import NotFound
+from marketplace.sdk.jobfile import empty_folder, why_no_outputs
 from marketplace.sdk.keyring import parse_address
 from marketplace.wire.base import Money
 from marketplace.wire.jobs import Job, JobReceipt
@@ -79,6 +81,8 @@ def run(
     The witness countersigns from this process: while it is away, the job soon stops.
     """
     cli = current()
+    if result is not None:
+        empty_folder(result)
     signer = None if cli.dry_run else cli.signer()
     with cli.client() as client:
         client.session.sign_as(signer, cli.account())
@@ -101,7 +105,9 @@ def run(
         with Follower(job, quiet=False) as follower:
             ended = job.wait(timeout, watcher=follower.watch)
         if result is not None and ended.outputs is not None:
-            note(f"outputs: {', '.join(job.result(result))} in {result}")
+            note(f"outputs: {', '.join(map(printable, job.result(result)))} in {result}")
+        elif result is not None:
+            warn(f"no outputs: {why_no_outputs(ended)}")
         _finish(job, ended)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated
@@ -10,19 +11,24 @@ import typer
 from typer import Argument, Option
 
 from marketplace.agent.config import AgentConfig, NodeConfig, load_config, save_config
+from marketplace.agent.errors import InventoryError
 from marketplace.agent.exits import held, payable
+from marketplace.agent.inventory import LISTED, simulated_gpus
 from marketplace.agent.journal import JOURNAL, AgentJournal, running_pid
 from marketplace.cli.context import agreed, current, would
 from marketplace.cli.contract import chain_client
 from marketplace.cli.output import columns, note, show, show_rows, warn
 from marketplace.cli.wallet import SENT
+from marketplace.data import load_tiers
 from marketplace.errors import ExitCode
+from marketplace.limits import INTERVAL_MS_MAX, INTERVAL_MS_MIN, NODE_NUMBER_MAX
 from marketplace.sdk import Coulomb
-from marketplace.sdk.errors import InputError
+from marketplace.sdk.errors import InputError, input_errors
 from marketplace.sdk.keyring import address_of, hot_key
 from marketplace.sdk.profile import config_dir, state_dir, write_secret
-from marketplace.wire.market import Node
+from marketplace.wire.market import NewApiKey, NewNode, Node
 from settlement.chain.calls import EscrowCalls
+from settlement.signing import LocalSigner
 
 app = typer.Typer()
 FINDINGS = columns("code", "status", "evidence", "fix")
@@ -34,15 +40,56 @@ ConfigFile = Annotated[
     Path | None, Option("--config", help="The agent's file (default: in the XDG folder).")
 ]
 NodeName = Annotated[str, Argument(help="The node's id or name.")]
+IntervalMs = Annotated[
+    int | None,
+    Option(
+        min=INTERVAL_MS_MIN,
+        max=INTERVAL_MS_MAX,
+        help="Milliseconds between two attestations (default: the market's).",
+    ),
+]
+SIMULATED = "Simulate GPUs this machine lacks, e.g. 1xH100. Always labelled as simulated."
+UNSANDBOXED = "If there is no sandbox, run jobs without one: they may do anything to this machine."
 
 
 def _path(config: Path | None) -> Path:
     return config or config_dir() / "provider" / "agent.yaml"
 
 
+def _load(config: Path | None) -> AgentConfig:
+    """The agent's file. Raises InputError if this machine is not set up."""
+    path = _path(config)
+    if not path.is_file():
+        fix = "run `coulomb provider init`, or name the agent's file with --config"
+        raise InputError(f"no node is set up here: there is no {path}", fix)
+    return load_config(path)
+
+
 def meter_address() -> str:
     """The address of this machine's meter key."""
-    return address_of(load_config(_path(None)).meter_keystore)
+    return address_of(_load(None).meter_keystore)
+
+
+def agent_process(config: Path | None = None) -> int | None:
+    """The id of this machine's agent, if one runs."""
+    return running_pid(_load(config).state_dir) if _path(config).is_file() else None
+
+
+def node_problem(node: NodeConfig, tiers: Iterable[str] = ()) -> str | None:
+    """What the market would refuse of a node. `tiers`: the market's, if it could be asked."""
+    registry = load_tiers()
+    if node.tier not in (tuple(tiers) or registry.tiers):
+        return registry.tier_problem(node.tier) or f"{node.tier!r} is not a tier of this market"
+    try:
+        gpus = simulated_gpus(node.simulated or "1xH100", "")
+        with input_errors("the node"):
+            sizes = dict.fromkeys(("cpu_milli", "memory_mib", "storage_mib"), 1)
+            listed = {name: getattr(node, name) for name in LISTED}
+            found = [gpu.to_json() for gpu in gpus]
+            NewNode.model_validate({**listed, **sizes, "gpus": found, "runtime": "process"})
+    except (InventoryError, InputError) as error:
+        return str(error)
+    return None
 
 
 @app.command()
@@ -61,51 +108,71 @@ def init(
     name: Annotated[str, Option(help="The node's name.")],
     region: Annotated[str, Option(help="Where it is, e.g. eu-west.")],
     tier: Annotated[str, Option(help="Its tier, as `coulomb tier list` names it.")],
-    number: Annotated[int, Option(min=0, help="Different for each of your nodes.")] = 1,
-    simulated: Annotated[
-        str | None, Option(help='Stand-ins for missing GPUs, e.g. "1xH100".')
-    ] = None,
+    number: Annotated[
+        int, Option(min=0, max=NODE_NUMBER_MAX, help="Another number for each of your nodes.")
+    ] = 1,
+    simulated: Annotated[str | None, Option(help=SIMULATED)] = None,
     shared: Annotated[bool, Option("--shared", help="Sell fractions of a GPU.")] = False,
-    interval_ms: Annotated[int | None, Option(help="Time between attestations.")] = None,
-    allow_unsandboxed: Annotated[
-        bool, Option("--allow-unsandboxed", help="Run jobs without a sandbox.")
+    interval_ms: IntervalMs = None,
+    allow_unsandboxed: Annotated[bool, Option("--allow-unsandboxed", help=UNSANDBOXED)] = False,
+    replace: Annotated[
+        bool, Option("--replace", help="Write the agent's file anew; the meter key stays.")
     ] = False,
     config: ConfigFile = None,
 ) -> None:
-    """Make the meter key and an API key, and write the agent's file."""
+    """Set this machine up as a node: make its keys and write the agent's file."""
     cli, path = current(), _path(config)
-    if path.exists():
+    if path.exists() and not replace:
         raise InputError(
             f"{path} exists: this machine is set up",
-            fix="edit it, or remove it to begin anew; `coulomb provider doctor` says what it lacks",
+            fix="edit it, or say --replace; `coulomb provider doctor` says what it lacks",
         )
+    node = NodeConfig(
+        number=number, name=name, region=region, tier=tier, simulated=simulated, shared=shared
+    )
+    with cli.client() as client:
+        tiers = [] if cli.dry_run else [known.name for known in client.market.tiers()]
+    if problem := node_problem(node, tiers):
+        raise InputError(problem, fix="`coulomb tier list` names the tiers and their GPUs")
     if cli.dry_run:
         would(f"make a meter key and an API key and write {path}")
         return
-    signer, keys = cli.signer(), path.parent
+    running = agent_process(config)
+    made, meter = _set_up(path, node, interval_ms, allow_unsandboxed)
+    if running is not None:
+        note(f"restart the agent that runs here (process {running}): it has read the old file")
+    if simulated:
+        warn("simulated GPUs are shown as simulated everywhere and are never verified")
+    note("next: `coulomb provider doctor` and `coulomb provider start`; then, from another shell,")
+    if not cli.profile().api_key:
+        note("`coulomb key create desk --scope provider` and")
+    note("`coulomb ask create --gpu-hour PRICE`")
+    row = {"config": path, "account": made.account, "meter": meter.address}
+    show(row, columns("config", "account", "meter"))
+
+
+def _set_up(
+    path: Path, node: NodeConfig, interval_ms: int | None, allow_unsandboxed: bool
+) -> tuple[NewApiKey, LocalSigner]:
+    """Make the node's API key and, the first time, its meter key; then write the agent's file."""
+    cli, keys = current(), path.parent
+    signer = cli.signer()
     meter = hot_key(keys / "meter.json", keys / "meter.password")
     with cli.client() as client:
-        made = client.keys.create(f"node-{name}"[:32], ("provider",), signer=signer)
+        made = client.keys.create(f"node-{node.name}"[:32], ("provider",), signer=signer)
     write_secret(keys / "api.key", made.key)
     agent = AgentConfig(
         api_url=cli.profile().api_url,
         api_key_file=keys / "api.key",
-        node=NodeConfig(
-            number=number, name=name, region=region, tier=tier, simulated=simulated, shared=shared
-        ),
+        node=node,
         meter_keystore=keys / "meter.json",
         meter_password_file=keys / "meter.password",
-        state_dir=state_dir() / "provider" / name,
+        state_dir=state_dir() / "provider" / node.name,
         interval_ms=interval_ms,
         allow_unsandboxed=allow_unsandboxed,
     )
     save_config(agent, path)
-    if simulated:
-        warn("simulated GPUs are shown as simulated everywhere and are never verified")
-    note("next: `coulomb provider doctor`, `coulomb provider start`, then, from another shell,")
-    note("`coulomb key create desk --scope provider` and `coulomb ask create`")
-    row = {"config": path, "account": made.account, "meter": meter.address}
-    show(row, columns("config", "account", "meter"))
+    return made, meter
 
 
 @app.command()
@@ -113,7 +180,7 @@ def start(config: ConfigFile = None) -> None:
     """Run the agent in the foreground until it is stopped."""
     from marketplace.agent.main import run_agent
 
-    raise typer.Exit(run_agent(load_config(_path(config))))
+    raise typer.Exit(run_agent(_load(config)))
 
 
 @app.command()
@@ -124,18 +191,17 @@ def status(config: ConfigFile = None) -> None:
         leases = list(client.leases.list(role="provider", state="active"))
     rows = [_node_row(n, sum(lease.node_id == n.id for lease in leases)) for n in nodes]
     show_rows(rows, NODES)
-    path = _path(config)
-    if path.is_file():
-        pid = running_pid(load_config(path).state_dir)
+    if _path(config).is_file():
+        pid = agent_process(config)
         note(f"the agent runs here (process {pid})" if pid else "no agent runs here")
 
 
 @app.command()
 def stop(config: ConfigFile = None) -> None:
     """Tell the agent on this machine to end its jobs and itself."""
-    pid = running_pid(load_config(_path(config)).state_dir)
+    pid = agent_process(config)
     if pid is None:
-        raise InputError("no agent runs here")
+        raise InputError("no agent runs here", fix="`coulomb provider start` runs it")
     if agreed(f"stop the agent (process {pid})", " Its running jobs end."):
         os.kill(pid, signal.SIGTERM)
         note(f"process {pid} is told to stop")
@@ -198,7 +264,7 @@ def settle(config: ConfigFile = None) -> None:
 
 def _journal(config: Path | None) -> AgentJournal:
     """This machine's journal; an agent may be at work on it."""
-    path = load_config(_path(config)).state_dir / JOURNAL
+    path = _load(config).state_dir / JOURNAL
     if not path.is_file():
         raise InputError(f"{path} is not there", fix="name the agent's file with --config")
     return AgentJournal(path)

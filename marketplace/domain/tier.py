@@ -145,6 +145,17 @@ class TierRegistry:
         wanted = _plain(name)
         return tuple(t for t in self if wanted in (_plain(t.gpu), _plain(t.name)))
 
+    def tier_problem(self, name: str) -> str | None:
+        """Why this is not a tier's name, and which may be meant; None if it is one."""
+        if name in self.tiers:
+            return None
+        names = {_plain(tier.name): tier.name for tier in self}
+        meant = [tier.name for tier in self.named(name)] or [
+            names[close] for close in get_close_matches(_plain(name), names, n=1, cutoff=0.5)
+        ]
+        hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
+        return f"{name!r} is not a tier of this market{hint}"
+
     def suggest(self, name: str) -> str | None:
         """The known GPU or tier name that looks most like `name`."""
         known = {_plain(n): n for t in self for n in (t.name, t.gpu)}

@@ -16,7 +16,7 @@ import stat
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, NoReturn
 
@@ -82,8 +82,13 @@ def pack(members: Iterable[Member], into: BinaryIO) -> None:
         zipped.write(bytes(-zipped.tell() % tarfile.RECORDSIZE))
 
 
-def unpack(source: BinaryIO, into: Path, bytes_max: int = CONTENT_BYTES_MAX) -> list[str]:
-    """Unpack a tar.gz into a folder, and return the files' names.
+def unpack(
+    source: BinaryIO,
+    into: Path,
+    bytes_max: int = CONTENT_BYTES_MAX,
+    below: Sequence[str] = ("",),
+) -> list[str]:
+    """Unpack a tar.gz into a folder, and return the files' names, which are at or below `below`.
 
     Nothing is there until all of it is sound. Folders that are there already take in more files;
     anything else in the way is neither replaced nor followed. Raises ArchiveError.
@@ -92,7 +97,7 @@ def unpack(source: BinaryIO, into: Path, bytes_max: int = CONTENT_BYTES_MAX) -> 
         into.mkdir(parents=True, exist_ok=True)
         staged = tempfile.mkdtemp(prefix=".unpacking-", dir=into)
         try:
-            names = _write_all(_Inflated(source, bytes_max), staged, bytes_max)
+            names = _write_all(_Inflated(source, bytes_max), staged, bytes_max, below)
             _check_places(staged, str(into))
             _move(staged, str(into))
         finally:
@@ -313,10 +318,13 @@ def _malformed(why: str) -> NoReturn:
     raise ArchiveError("malformed", f"not an archive that can be unpacked: {why}")
 
 
-def _write_all(stream: _Inflated, top: str, bytes_max: int) -> list[str]:
+def _write_all(stream: _Inflated, top: str, bytes_max: int, below: Sequence[str]) -> list[str]:
     """Write an archive's files into an empty folder where nobody else writes; their names."""
     census, names, left = _Census(), [], bytes_max
     for entry in _entries(stream):
+        path = "/".join(steps_of(entry.name))
+        if not _is_below(path, entry.folder, below):
+            raise ArchiveError("unsafe", f"{entry.name!r:.200} is not among the job's outputs")
         for folder in census.count(entry.name, entry.folder):
             try:
                 os.mkdir(f"{top}/{folder}", 0o755)
@@ -327,10 +335,19 @@ def _write_all(stream: _Inflated, top: str, bytes_max: int) -> list[str]:
         left -= entry.size
         if left < 0:
             raise ArchiveError("too_large", f"the archive's files have more than {bytes_max} bytes")
-        names.append("/".join(steps_of(entry.name)))
-        _write(stream, f"{top}/{names[-1]}", entry)
+        names.append(path)
+        _write(stream, f"{top}/{path}", entry)
     stream.finish()
     return names
+
+
+def _is_below(path: str, folder: bool, below: Sequence[str]) -> bool:
+    """Whether a name is at or below one of some paths, or is of a folder on the way to one."""
+    return any(
+        f"{path}/".startswith(f"{part}/" if part else "")
+        or (folder and (not path or f"{part}/".startswith(f"{path}/")))
+        for part in below
+    )
 
 
 def _write(stream: _Inflated, path: str, entry: _Entry) -> None:

@@ -13,13 +13,15 @@ import yaml
 from marketplace.data import load_tiers
 from marketplace.domain.job import JobSpec, parse_job
 from marketplace.sdk.archive import ArchiveError, Member, pack
-from marketplace.sdk.errors import InputError, input_errors
+from marketplace.sdk.errors import InputError, ProtocolError, input_errors
+from marketplace.wire.jobs import Job
 from marketplace.wire.orders import Plan
 from settlement.orders import Bid
 from settlement.signing import Signer
 from settlement.strict_json import BYTES_MAX, DEPTH_MAX
 
 IGNORE_FILE = ".coulombignore"
+OUTPUTS = "/out"
 ALWAYS_LEFT_OUT = (".git", ".venv", "__pycache__")
 JobSource = str | Path | Mapping[str, Any] | JobSpec
 
@@ -73,7 +75,8 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def load_job(source: JobSource) -> tuple[JobSpec, Path]:
-    """A job spec and the folder its `workdir` is relative to.
+    """A job spec and the folder its `workdir` is relative to. It brings back all of /out unless
+    it names other `outputs`.
 
     `source` is a job file, the object of one, or a spec. Raises InputError listing every mistake.
     """
@@ -100,6 +103,9 @@ def _read(path: Path) -> Any:
 
 
 def _parse(document: Any, what: str) -> JobSpec:
+    if isinstance(document, dict):
+        # Only here: what travels says its outputs itself, and its hash does not depend on this.
+        document = {"outputs": [{"path": OUTPUTS}], **document}
     with input_errors(f"{what} is not a valid job"):
         return parse_job(document, tiers=load_tiers())
 
@@ -175,3 +181,33 @@ def _check_link(folder: Path, path: Path) -> None:
 
 def _refused(path: Path, what: str, fix: str) -> InputError:
     return InputError(f"{path} {what}", fix=fix, pointer="/workdir")
+
+
+def empty_folder(folder: Path) -> Path:
+    """A folder to unpack into. Raises InputError if something is there: what comes is not ours."""
+    try:
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be used: {error.strerror}") from error
+    if taken:
+        raise InputError(f"{folder} is not an empty folder", fix="name a new or an empty folder")
+    return folder
+
+
+def outputs_of(job: Job) -> list[str]:
+    """The paths that a job's file brings back."""
+    try:
+        return [str(output["path"]) for output in job.spec.get("outputs") or ()]
+    except (AttributeError, KeyError, TypeError):
+        raise ProtocolError(f"{job.id}: its `outputs` are not those of a job") from None
+
+
+def why_no_outputs(job: Job) -> str:
+    """Why a job has no outputs, for people."""
+    if not job.is_final:
+        return "it has not ended yet"
+    if not (paths := outputs_of(job)):
+        return "its job file names no `outputs`"
+    if job.reason and job.reason.startswith("outputs_"):
+        return f"they could not be kept ({job.reason}); `coulomb job logs {job.id}` says more"
+    return f"it left no files in {', '.join(paths)}"

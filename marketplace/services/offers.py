@@ -78,12 +78,10 @@ class Nodes:
         return node
 
     def _check(self, new: NewNode) -> None:
-        close = self.tiers.suggest(new.tier)
-        hint = f"; did you mean {close}?" if close else ""
-        is_tier, uuids = self.tiers.get(new.tier) is not None, {gpu.uuid for gpu in new.gpus}
+        wrong_tier, uuids = self.tiers.tier_problem(new.tier), {gpu.uuid for gpu in new.gpus}
         problems = unmet(
             "",
-            (is_tier, "tier", f"{new.tier!r} is not a tier of this market{hint}"),
+            (wrong_tier is None, "tier", wrong_tier or ""),
             (len(uuids) == len(new.gpus), "gpus", "name one GPU twice"),
         )
         if problems:

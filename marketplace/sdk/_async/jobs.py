@@ -3,6 +3,7 @@
 import io
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 from marketplace.data import load_tiers
@@ -14,7 +15,16 @@ from marketplace.sdk._async.transport import AsyncResource, AsyncTransport
 from marketplace.sdk.archive import unpack
 from marketplace.sdk.errors import InputError, VerificationError, WaitTimeout, input_errors
 from marketplace.sdk.http import read_event
-from marketplace.sdk.jobfile import JobSource, PreparedJob, load_job, pack_folder
+from marketplace.sdk.jobfile import (
+    OUTPUTS,
+    JobSource,
+    PreparedJob,
+    empty_folder,
+    load_job,
+    outputs_of,
+    pack_folder,
+    why_no_outputs,
+)
 from marketplace.sdk.keyring import parse_address
 from marketplace.sdk.session import Act, Session
 from marketplace.sdk.waiting import PASSING, async_run, async_sleep
@@ -134,12 +144,17 @@ class AsyncJobHandle(AsyncResource):
                 yield known
 
     async def result(self, into: str | Path) -> list[str]:
-        """Fetch its outputs, check them, unpack them into a folder; returns the files' names."""
+        """Fetch its outputs, check them, unpack them into a new or empty folder; the files' names.
+
+        Raises InputError if there are none, and says why.
+        """
+        folder = empty_folder(Path(into))
         job = await self.refresh()
         if job.outputs is None:
-            raise InputError(f"{job.id} ({job.state}) has no outputs")
+            raise InputError(f"{job.id} has no outputs: {why_no_outputs(job)}")
         content = await AsyncBlobs(self._transport, self._session).get(job.outputs)
-        return await async_run(unpack, io.BytesIO(content), Path(into))
+        below = [path.removeprefix(OUTPUTS).strip("/") for path in outputs_of(job)]
+        return await async_run(partial(unpack, io.BytesIO(content), folder, below=below))
 
     async def _is_settled(self) -> bool:
         lease = await self.lease()

@@ -142,13 +142,57 @@ def test_outputs_are_unpacked_into_a_folder_of_the_jobs_own_unless_told_otherwis
     job_id, _ = market.world.run(5)
     with market.client() as client:
         blob = client.blobs.put(packed({"model.bin": b"weights"}))
-    market.bend[f"GET jobs/{job_id}"] = lambda answer: answer.update(outputs=blob.sha256)
-    ran = run("-o", "json", "job", "result", job_id, *(("--to", to) if to else ()))
+    assert "its job file names no `outputs`" in run("job", "result", job_id).err
+    left = {"outputs": blob.sha256}
+
+    def told(answer: dict[str, Any]) -> None:
+        answer.update(left)
+        answer["spec"]["outputs"] = [{"path": "/out/model.bin"}]
+
+    market.bend[f"GET jobs/{job_id}"] = told
+    words = ("-o", "json", "job", "result", job_id, *(("--to", to) if to else ()))
+    ran = run(*words)
     assert ran.code == 0, ran.err
     folder = to or job_id
     assert json.loads(ran.out) == [{"file": f"{folder}/model.bin"}]
     assert (home / folder / "model.bin").read_bytes() == b"weights"
     assert set(home.iterdir()) - before == {home / folder}
+    again = run(*words)
+    assert again.code == ExitCode.USAGE
+    assert f"{folder} is not an empty folder" in again.err
+    with market.client() as client:
+        left["outputs"] = client.blobs.put(packed({".git/hooks/post-checkout": b"x"})).sha256
+    ran = run("job", "result", job_id, "--to", "third")
+    assert "is not among the job's outputs" in ran.err
+    assert list((home / "third").iterdir()) == []
+
+
+def test_what_cannot_be_set_up_as_a_node_is_told_at_once(
+    run: Run, market: Served, home: Path
+) -> None:
+    words = ("provider", "init", "--name", "n1", "--region", "eu")
+    for wrong, said in (
+        (("--tier", "H100"), "did you mean H100-80GB-SXM or H100-80GB-PCIE or H100-94GB-NVL?"),
+        (("--tier", H100, "--simulated", "1xFOO"), "no tier has the GPU 'FOO'"),
+        (("--tier", H100, "--simulated", "1xH100", "--region", "not one"), "/region: "),
+    ):
+        ran = run(*words, *wrong)
+        assert ran.code == ExitCode.USAGE
+        assert said in ran.err
+    assert market.sent("POST keys") == []
+    ran = run("ask", "create", "--gpu-hour", "2")
+    assert "fix: run `coulomb provider init`" in ran.err
+    assert run(*words, "--tier", H100, "--simulated", "1xH100").code == 0
+    file = home / "config/coulomb/provider/agent.yaml"
+    file.write_text(file.read_text().replace(H100, "H100"))
+    file.with_name("api.key").unlink()  # so that doctor looks for no server at that address
+    market.bend["GET config"] = lambda answer: answer.update(rpc_url="")
+    found = {row["code"]: row for row in json.loads(run("-o", "json", "provider", "doctor").out)}
+    assert "did you mean" in found["node"]["evidence"]
+    ran = run(*words, "--tier", H100, "--simulated", "2xH100", "--replace")
+    assert ran.code == 0, ran.err
+    assert "key create" not in ran.err
+    assert "2xH100" in file.read_text()
 
 
 def test_an_ask_is_made_listed_repriced_and_cancelled(run: Run, market: Served) -> None:

@@ -57,6 +57,25 @@ def test_files_and_folders_are_unpacked_with_plain_modes(tmp_path: Path) -> None
     assert modes == {"a": 0o755, "run.sh": 0o755, "b": 0o755, "c": 0o755, "d.txt": 0o644}
 
 
+@pytest.mark.parametrize(
+    ("below", "name", "sound"),
+    [
+        ("", "x", True), ("a/b", "a/b", True), ("a/b", "a/b/c", True), ("a/b", "a/bc", False),
+        ("a/b", "a/x", False), ("a/b", ".git/hooks/x", False),
+    ],
+)  # fmt: skip
+def test_only_what_was_asked_for_is_unpacked(
+    tmp_path: Path, below: str, name: str, sound: bool
+) -> None:
+    data = zipped((member("a", tarfile.DIRTYPE), b""), (member(name), b"1"))
+    if sound:
+        assert unpack(io.BytesIO(data), tmp_path, below=[below]) == [name]
+    else:
+        with pytest.raises(ArchiveError, match="not among the job's outputs"):
+            unpack(io.BytesIO(data), tmp_path, below=[below])
+        assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_names_and_sizes_of_every_form_of_tar_are_read(tmp_path: Path, form: int) -> None:
     files = {"short": b"", "/".join(["d" * 60] * 3): b"1", "e" * 99: b"2" * 511}

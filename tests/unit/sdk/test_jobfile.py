@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from marketplace.domain.job import parse_job
 from marketplace.sdk.errors import InputError
 from marketplace.sdk.jobfile import load_job
 from settlement.strict_json import BYTES_MAX
@@ -31,6 +32,16 @@ def test_file_that_is_no_job_is_refused(tmp_path: Path, text: str, why: str) -> 
     path.write_text(text)
     with pytest.raises(InputError, match=why):
         load_job(path)
+
+
+def test_a_file_without_outputs_brings_all_of_out_back_and_an_empty_list_nothing() -> None:
+    job = {"command": "true", "pricing": {"max_gpu_hour": "1"}, "max_duration": "1m"}
+    assert load_job(job)[0].outputs == ("/out",)
+    spec, _ = load_job({**job, "outputs": []})
+    assert spec.outputs == ()
+    assert parse_job(spec.to_json(), packed=True).hash() == spec.hash()
+    named = {**job, "outputs": [{"path": "/out/a"}]}
+    assert load_job(named)[0] == parse_job(named)
 
 
 def test_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
