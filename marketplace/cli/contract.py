@@ -111,13 +111,13 @@ def verify(chain_id: ChainId = None, deployments: Folder = None) -> None:
     found = _load(deployments, chain_id)
     check_deployment(chain_client(found.chain_id), found)
     note(f"chain {found.chain_id}: the escrow is the one that ships")
-    show(found.to_json(), PLACES)
+    show(found.to_json(), PLACES[:-1])
 
 
 @app.command()
 def addresses(chain_id: ChainId = None, deployments: Folder = None) -> None:
     """Show the addresses of the contracts."""
-    show(_load(deployments, chain_id).to_json(), PLACES)
+    show(_load(deployments, chain_id).to_json(), PLACES[:-1])
 
 
 def chain_client(chain_id: int | None = None) -> ChainClient:
@@ -131,7 +131,7 @@ def chain_client(chain_id: int | None = None) -> ChainClient:
 
 
 def _folder(given: Path | None) -> Path:
-    return given or Path(os.environ.get("COULOMB_DEPLOYMENTS", "deployments"))
+    return given or Path(os.environ.get("COULOMB_DEPLOYMENTS") or "deployments")
 
 
 def _load(given: Path | None, chain_id: int | None) -> Deployment:

@@ -150,6 +150,7 @@ def build(settings: Settings, signer: TransactionSigner | None = None) -> Market
         indexer = Indexer(events, escrow, deployment.block, settings.confirmations)
         process.add(Loop("indexer", lambda: _read_on(indexer), UNTOLD_S), CHAIN)
     if "relayer" in settings.roles and signer is not None:
+        warn_without_gas(client, signer.address)
         relaying = RelayerSettings(confirmations=settings.confirmations)
         _add_relayer(process, Relayer(SqlOutbox(database), escrow, signer, relaying, _alarm))
     if {"indexer", "relayer"} & set(settings.roles):
@@ -167,6 +168,12 @@ def _alarm(intent: Intent | None, reason: str) -> None:
         log.info("settlement was not needed", intent=key)
     else:
         log.error("intent needs attention", intent=key, reason=reason)
+
+
+def warn_without_gas(client: ChainClient, address: str) -> None:
+    """Log once that the relayer cannot pay for any transaction."""
+    if not client.balance(address):
+        log.warning("the relayer has no ETH for gas: send it some", address=address)
 
 
 def _add_matcher(process: MarketProcess) -> None:

@@ -7,10 +7,11 @@ from typing import Any, cast
 
 import pytest
 from sse_starlette.sse import AppStatus
+from structlog.testing import capture_logs
 
 from marketplace.api.sse import EventStream
 from marketplace.sdk.errors import ConfigError
-from marketplace.server.roles import app_of, server_config
+from marketplace.server.roles import app_of, server_config, warn_without_gas
 from settlement.eip712 import ZERO_ADDRESS
 from tests.market_world import market
 
@@ -67,3 +68,11 @@ def test_stream_that_the_servers_end_cuts_short_is_ended_in_form(
     scope = {"type": "http", "method": "GET"}
     asyncio.run(EventStream(events())(scope, receive, send))
     assert [message.get("more_body", False) for message in sent] == [False, True, False]
+
+
+@pytest.mark.parametrize(("wei", "warned"), [(0, 1), (1, 0)])
+def test_relayer_without_gas_is_told_in_the_log(wei: int, warned: int) -> None:
+    client: Any = SimpleNamespace(balance=lambda _: wei)
+    with capture_logs() as logged:
+        warn_without_gas(client, "0x01")
+    assert [line["address"] for line in logged] == ["0x01"] * warned
