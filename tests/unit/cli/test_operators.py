@@ -67,15 +67,21 @@ def test_fresh_market_is_not_made_over_another_without_a_yes(run: Run, tmp_path:
             "no password in nowhere", "COULOMB_RELAYER_PASSWORD",
         ),
         ({"DATABASE_URL": "foo"}, "COULOMB_DATABASE_URL is wrong: use sqlite:///FILE", ""),
+        ({"BLOBS": "/dev/null/x"}, "COULOMB_BLOBS cannot be used", "may write to"),
         ({"ROLES": "api,relay"}, "COULOMB_ROLES is wrong: roles are api", ""),
         ({"OPENER": "0x01"}, "COULOMB_OPENER is wrong: 0x01: must be an address", ""),
         ({"OPERATORS": "0x01"}, "COULOMB_OPERATORS is wrong: 0x01: must be an address", ""),
     ],
 )  # fmt: skip
 def test_serve_says_which_setting_is_wrong(
-    run: Run, variables: dict[str, str], said: str, fix: str, monkeypatch: pytest.MonkeyPatch
+    run: Run,
+    variables: dict[str, str],
+    said: str,
+    fix: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, value in ({"CHAIN_ID": "7"} | variables).items():
+    for name, value in ({"CHAIN_ID": "7", "BLOBS": str(tmp_path)} | variables).items():
         monkeypatch.setenv(f"COULOMB_{name}", value)
     monkeypatch.setenv("ETH_RPC_URL", "http://127.0.0.1:9")
     for name in ("quiet_logs", "require_free"):
@@ -133,6 +139,10 @@ def test_deployment_is_planned_on_the_chain_of_the_environment_and_never_overwri
     assert f"{tmp_path / '7.json'} names a deployment on chain 7 already" in ran.err
     assert "--replace" in ran.err
     assert run(*words, "--replace").code == 0
+    ran = run("contract", "deploy", "--deployments", "/dev/null")
+    assert (ran.code, "7.json cannot be written" in ran.err) == (ExitCode.USAGE, True)
+    ran = run("dev", "up", "--folder", "/dev/null/x")
+    assert (ran.code, "/dev/null/x cannot be used" in ran.err) == (ExitCode.USAGE, True)
 
 
 def test_contract_addresses_without_a_deployment_end_with_9(run: Run, tmp_path: Path) -> None:
