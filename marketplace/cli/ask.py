@@ -6,9 +6,12 @@ import typer
 from typer import Argument, Option
 
 from marketplace.cli.context import agreed, confirm, current, tokens
-from marketplace.cli.output import columns, note, show, show_rows
+from marketplace.cli.output import columns, note, show, show_rows, warn
+from marketplace.data import load_tiers
+from marketplace.domain.drafts import AskState
 from marketplace.domain.pricing import prices_to_json
 from marketplace.domain.reader import duration_text
+from marketplace.errors import ExitCode
 from marketplace.sdk import Coulomb
 from marketplace.sdk.errors import InputError
 from marketplace.sdk.keyring import parse_address
@@ -78,14 +81,17 @@ def create(
 def list_(
     all_: Annotated[bool, Option("--all", help="Everyone's, not only your own.")] = False,
     tier: Annotated[str | None, Option(help="Only this tier.")] = None,
-    state: Annotated[str | None, Option(help="open, cancelled, suspended, expired.")] = None,
+    state: Annotated[AskState | None, Option(help="Only asks in this state.")] = None,
 ) -> None:
     """Your own asks, or everyone's."""
     cli = current()
     provider = None if all_ else cli.account()
     with cli.client() as client:
         states = (state,) if state else ()
-        show_rows(client.asks.list(provider=provider, tier=tier, states=states), TABLE)
+        asks = list(client.asks.list(provider=provider, tier=tier, states=states))
+    if tier and not asks and (problem := load_tiers().tier_problem(tier)):
+        warn(problem)
+    show_rows(asks, TABLE)
 
 
 @app.command()
@@ -132,6 +138,9 @@ def cancel_order(
         signer = current().signer()
         with current().client() as client:
             done = client.orders.cancel(order_id, signer=signer)
+        if not done.orders:
+            note("nothing was open any more, so nothing changed")
+            raise typer.Exit(ExitCode.CONFLICT if order_id else ExitCode.OK)
         show_rows([{"order": name} for name in done.orders], columns("order"))
 
 

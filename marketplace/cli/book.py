@@ -8,7 +8,9 @@ from typer import Argument, Option
 
 from marketplace.cli import Format
 from marketplace.cli.context import current
-from marketplace.cli.output import columns, note, show, show_rows
+from marketplace.cli.output import columns, counted, note, show, show_rows, warn
+from marketplace.data import load_tiers
+from marketplace.domain.order import RejectReason
 from marketplace.errors import ExitCode
 from marketplace.wire.problems import NoMatch
 
@@ -36,7 +38,9 @@ def show_book(tier: Annotated[str | None, Option(help="Only this tier.")] = None
         show(book, BOOK)
         return
     show_rows(book.asks, BOOK)
-    note(f"{book.bids} bids rest")
+    if tier and not book.asks and (problem := load_tiers().tier_problem(tier)):
+        warn(problem)
+    note("1 bid rests" if book.bids == 1 else f"{book.bids} bids rest")
 
 
 @tier_app.command(name="list")
@@ -59,10 +63,20 @@ def quote(job_file: Annotated[Path, Argument(help="The job file.")]) -> None:
         raise typer.Exit(ExitCode.NO_CAPACITY)
 
 
-def explain(why: NoMatch) -> None:
-    """Say why nothing matched: per constraint what it refuses, and the cheapest change."""
-    note(f"no match: {why.considered} asks were considered")
+def explain(why: NoMatch, rests: bool = False) -> None:
+    """Say why nothing matched: per constraint what it refuses, and the cheapest change.
+
+    `rests`: the job waits for an ask as it is.
+    """
+    if not why.considered:
+        note("no match: the book is empty, nobody offers anything now")
+    else:
+        was = "was" if why.considered == 1 else "were"
+        note(f"no match: {counted(why.considered, 'ask')} {was} considered")
     for row in why.eliminations:
         note(f"  {row.reason}: refuses {row.alone}, leaves {row.left}")
     for change in why.relaxations[:3]:
         note(f"  try: {change.text}")
+    busy = any(row.reason == RejectReason.CAPACITY for row in why.eliminations)
+    if not rests and (busy or not why.considered):
+        note("  to wait for an ask, put `retry: {on_events: [no-capacity]}` into the job file")

@@ -10,7 +10,7 @@ from typer import Argument, Option
 from marketplace.cli import Format
 from marketplace.cli.book import explain
 from marketplace.cli.context import agreed, confirm, current
-from marketplace.cli.following import Follower, why_text
+from marketplace.cli.following import Follower
 from marketplace.cli.output import (
     cell,
     columns,
@@ -18,9 +18,11 @@ from marketplace.cli.output import (
     plain,
     printable,
     show,
+    show_plan,
     show_rows,
     stream_rows,
     warn,
+    write_output,
 )
 from marketplace.cli.wallet import SENT
 from marketplace.domain.life import JobState
@@ -33,19 +35,21 @@ from marketplace.sdk.jobfile import empty_folder, why_no_outputs
 from marketplace.sdk.keyring import parse_address
 from marketplace.wire.base import Money
 from marketplace.wire.jobs import Job, JobReceipt
+from marketplace.wire.leases import OutputStream
 
 app, receipt_app = typer.Typer(), typer.Typer()
 LIST = columns("id", "name", "state", "reason", "created=created_at", "maximum cost=max_cost")
 SHOW = columns(
-    "id", "name", "state", "reason", "detail", "exit code=exit_code", "lease=lease_id",
+    "id", "name", "state", "ending", "reason", "detail", "exit code=exit_code", "lease=lease_id",
     "maximum cost=max_cost", "accrued=cost.accrued", "rate/h=cost.rate_per_hour",
     "projected=cost.projected", "budget left=cost.budget_left", "measured ms=cost.ms", "outputs",
     "lease number=lease_no", "buyer=account", "provider", "witness",
     "created=created_at", "started=started_at", "finished=finished_at",
 )  # fmt: skip
 EVENT = columns(
-    "id", "type", "data.state", "data.reason", "data.ms", "accrued=data.accrued",
-    "rate/h=data.rate_per_hour", "budget left=data.budget_left", "data.stream", "data.text",
+    "id", "type", "state=data.state", "reason=data.reason", "ms=data.ms", "accrued=data.accrued",
+    "rate/h=data.rate_per_hour", "budget left=data.budget_left", "stream=data.stream",
+    "text=data.text",
 )  # fmt: skip
 PLAN = columns(
     "name", "ask", "tier", "region", "price_per_gpu_hour", "rate_per_hour", "maximum_cost",
@@ -91,7 +95,7 @@ def run(
             show(plan, PLAN)
             _require_match(order)
             return
-        _show_plan(plan)
+        _show_terms(plan)
         _require_match(order)
         most = cell(plain(plan), "maximum_cost" if order.plan.matches else "budget")
         confirm(f"Buy, for at most {most}?")
@@ -103,6 +107,7 @@ def run(
             return
         with Follower(job, quiet=False) as follower:
             ended = job.wait(timeout, watcher=follower.watch)
+        follower.tell(ended)
         if result is not None and ended.outputs is not None:
             note(f"outputs: {', '.join(map(printable, job.result(result)))} in {result}")
         elif result is not None:
@@ -111,7 +116,9 @@ def run(
 
 
 @app.command(name="list")
-def list_(state: Annotated[str | None, Option(help="Only jobs in this state.")] = None) -> None:
+def list_(
+    state: Annotated[JobState | None, Option(help="Only jobs in this state.")] = None,
+) -> None:
     """The account's jobs, newest first."""
     with current().client() as client:
         show_rows(client.jobs.list(state=state), LIST)
@@ -131,7 +138,9 @@ def show_job(job_id: JobId) -> None:
 def logs(
     job_id: JobId,
     follow: Annotated[bool, Option("--follow", "-f", help="Go on until it ends.")] = False,
-    stream: Annotated[str | None, Option(help="stdout, stderr or agent.")] = None,
+    stream: Annotated[
+        OutputStream | None, Option(help="Only this stream; agent: what the node says.")
+    ] = None,
 ) -> None:
     """A job's output, as it wrote it."""
     with current().client() as client:
@@ -140,8 +149,7 @@ def logs(
         chosen = (piece for piece in pieces if stream is None or piece.stream == stream)
         if current().output is Format.TABLE:
             for piece in chosen:
-                sys.stdout.write(piece.text)
-                sys.stdout.flush()
+                write_output(piece.text, sys.stdout)
         else:
             stream_rows(chosen, columns("stream", "offset", "text"))
 
@@ -169,6 +177,7 @@ def wait(
         job.witnessed = not no_witness
         with Follower(job, quiet=True) as follower:
             ended = job.wait(timeout, watcher=follower.watch)
+        follower.tell(ended)
         if propagate and ended.exit_code is not None:
             show(ended, SHOW)
             raise typer.Exit(ended.exit_code)
@@ -180,7 +189,10 @@ def cancel(job_id: JobId) -> None:
     """End a job; what ran is paid, the rest comes back."""
     if agreed(f"cancel {job_id}"):
         with current().client() as client:
-            show(client.jobs.get(job_id).cancel(), SHOW)
+            job = client.jobs.get(job_id).cancel()
+        show(job, SHOW)
+        if not job.is_final:
+            note("the job is asked to end; `coulomb job wait` tells when it has")
 
 
 @app.command(name="top-up")
@@ -212,7 +224,7 @@ def _plan_row(order: PreparedJob, currency: str) -> dict[str, Any]:
     plan, spec = order.plan, order.spec
     row: dict[str, Any] = {
         "name": spec.name,
-        "maximum_cost": plan.max_cost,
+        "maximum_cost": plan.max_cost if plan.matches else None,
         "budget": Money.of(spec.max_total_atoms, currency, 18).to_json(),
         "maximum_duration": duration_text(spec.max_seconds),
         "balance": plan.balance,
@@ -235,12 +247,8 @@ def _plan_row(order: PreparedJob, currency: str) -> dict[str, Any]:
     return row
 
 
-def _show_plan(row: dict[str, Any]) -> None:
-    document = plain(row)
-    note("Plan")
-    for header, path in PLAN:
-        if text := cell(document, path):
-            note(f"  {header:<18} {text}")
+def _show_terms(row: dict[str, Any]) -> None:
+    show_plan(row, PLAN)
     if row.get("start_limit"):
         note(f"  The maximum covers {row['start_limit']} that the provider may take to start in;")
         note("  time counts from when the job is ready, and what is not used comes back.")
@@ -252,7 +260,7 @@ def _require_match(order: PreparedJob) -> None:
     """Without a match only a job that waits for one is worth placing."""
     if order.plan.no_match is None:
         return
-    explain(order.plan.no_match)
+    explain(order.plan.no_match, order.spec.rests)
     if not order.spec.rests:
         raise typer.Exit(ExitCode.NO_CAPACITY)
     note("the job waits in the book for an ask, as its `retry` says")
@@ -270,8 +278,6 @@ def _finish(job: JobHandle, ended: Job) -> None:
         show(ended, SHOW)
     else:
         _print_receipt(receipt)
-    why = why_text(ended.reason, ended.exit_code)
-    note(f"job {ended.id} {ended.state}{f': {why}' if why else ''}")
     if ended.no_match:
         explain(ended.no_match)
     if ended.state == JobState.NO_MATCH:
@@ -282,7 +288,7 @@ def _finish(job: JobHandle, ended: Job) -> None:
 
 def _print_receipt(receipt: JobReceipt) -> None:
     if current().output is Format.TABLE:
-        print(receipt)
+        print(printable(str(receipt), "\n"))
     else:
         show(receipt, RECEIPT)
 

@@ -156,9 +156,10 @@ def _failures() -> ModuleType:
 
 
 def _fail(error: Exception) -> int:
-    from marketplace.cli.output import styled
+    from marketplace.cli.output import printable, styled
 
-    typer.echo(styled("error: ", "red") + "\n".join(_failures().describe(error)), err=True)
+    said = printable("\n".join(_failures().describe(error)), "\n")
+    typer.echo(styled("error: ", "red") + said, err=True)
     return int(_failures().exit_code_of(error))
 
 

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from marketplace.cli.context import agreed, atoms_of, current, tokens, would
+from marketplace.cli.context import agreed, atoms_of, confirm, current, tokens, would
 from marketplace.cli.output import columns, note, show, show_rows
 from marketplace.sdk.errors import InputError
 from marketplace.sdk.keyring import find_keystore
 from marketplace.sdk.profile import Profile, ProfileFile, write_secret
-from marketplace.wire.market import MarketConfig, NewApiKey
+from marketplace.wire.market import MarketConfig, NewApiKey, Scope
 
 app, key_app = typer.Typer(), typer.Typer()
 FIELDS = (
@@ -84,7 +84,9 @@ def use(name: Annotated[str, Argument(help="The profile's name.")]) -> None:
 @key_app.command()
 def create(
     name: Annotated[str, Argument(help="What the key is for.")],
-    scope: Annotated[list[str] | None, Option(help="buyer, provider, operator.")] = None,
+    scope: Annotated[
+        list[Scope] | None, Option(help="What the key may do; repeatable (default: buyer).")
+    ] = None,
     expires_days: Annotated[int | None, Option(min=1, help="Days until it expires.")] = None,
     spend_cap: Annotated[
         str | None,
@@ -95,12 +97,17 @@ def create(
     save: Annotated[bool, Option(help="Keep the key in the profile.")] = True,
     to: Annotated[Path | None, Option(help="Keep it in a file instead, e.g. an agent's.")] = None,
 ) -> None:
-    """Sign for a key. It is shown once; with --save (the default) the profile keeps it."""
+    """Sign for a new API key, which is shown this once and kept in the profile.
+
+    With --to it goes into a file instead and is not shown.
+    """
     cli = current()
-    scopes = tuple(scope or ("buyer",))
+    scopes = tuple(scope or (Scope.BUYER,))
     if cli.dry_run:
         would(f"sign for a key {name!r} with scopes {', '.join(scopes)}")
         return
+    if to is not None and to.exists():
+        confirm(f"Replace what is in {to}?")
     signer = cli.signer()
     with cli.client() as client:
         market = client.market.config()
@@ -114,6 +121,8 @@ def create(
     if to is not None:
         write_secret(to, made.key)
         note(f"the key is in {to}")
+        show({**made.to_json(), "key": None}, MADE[1:])
+        return
     elif save:
         _keep(made, market)
     show(made, MADE)

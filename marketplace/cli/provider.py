@@ -17,7 +17,7 @@ from marketplace.agent.inventory import LISTED, simulated_gpus
 from marketplace.agent.journal import JOURNAL, AgentJournal, running_pid
 from marketplace.cli.context import agreed, current, would
 from marketplace.cli.contract import chain_client
-from marketplace.cli.output import columns, note, show, show_rows, warn
+from marketplace.cli.output import columns, counted, note, show, show_rows, warn
 from marketplace.cli.wallet import SENT
 from marketplace.data import load_tiers
 from marketplace.errors import ExitCode
@@ -258,8 +258,9 @@ def settle(config: ConfigFile = None) -> None:
         found = held(journal)
     batches = payable(found, chain_client, cli.account())
     count = sum(len(batch.signed) for batch in batches)
-    note(f"{count} of {len(found)} vouchers would be paid now")
-    if count and agreed(f"settle {count} vouchers in {len(batches)} transactions"):
+    note(f"{count} of {counted(len(found), 'voucher')} would be paid now")
+    sent = counted(len(batches), "transaction")
+    if count and agreed(f"settle {counted(count, 'voucher')} in {sent}"):
         signer = cli.signer()
         show_rows([batch.send(signer) for batch in batches], SENT)
 

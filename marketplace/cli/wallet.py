@@ -1,12 +1,13 @@
 """`coulomb wallet` and `coulomb earnings`: keys and tokens, straight on the chain."""
 
+import os
 from typing import Annotated
 
 import typer
 from typer import Argument, Option
 
 from marketplace.cli.context import agreed, atoms_of, current, money_text, would
-from marketplace.cli.output import columns, note, plain, show, show_rows
+from marketplace.cli.output import columns, counted, note, plain, show, show_rows
 from marketplace.domain.pricing import from_scaled
 from marketplace.sdk.errors import InputError
 from marketplace.sdk.keyring import ask_password, parse_address, read_password
@@ -40,7 +41,7 @@ def new(name: Annotated[str, Argument(help="The keystore's name.")]) -> None:
     if current().dry_run:
         would(f"make {path}")
         return
-    file = current().password_file
+    file = current().password_file or os.environ.get("COULOMB_PASSWORD_FILE")
     password = read_password(file) if file else ask_password(f"the new key {name}")
     if not file and ask_password(f"the new key {name} (again)") != password:
         raise InputError("the two passwords differ")
@@ -117,7 +118,7 @@ def show_earnings() -> None:
         funds = client.wallet.funds(account)
     show_rows(mine, EARNED)
     net = sum(receipt.net.atoms for receipt in mine)
-    note(f"net {money_text(net, market)} in {len(mine)} leases")
+    note(f"net {money_text(net, market)} in {counted(len(mine), 'lease')}")
     note(f"free in the escrow: {money_text(funds.free, market)}")
 
 

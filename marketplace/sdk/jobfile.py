@@ -93,7 +93,7 @@ def _read(path: Path) -> Any:
         with path.open("rb") as file:
             raw = file.read(BYTES_MAX + 1)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if len(raw) > BYTES_MAX:
         raise InputError(f"{path} has more than {BYTES_MAX} bytes: is it a job file?")
     try:
@@ -150,7 +150,7 @@ def _open(path: Path) -> BinaryIO:
 def _paths(folder: Path) -> Iterator[Path]:
     """What is left of the folder, in order: a link to a folder is not entered."""
     file = folder / IGNORE_FILE
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    lines = file.read_text(errors="surrogateescape").splitlines() if file.is_file() else []
     named = [line.strip().rstrip("/") for line in lines if not line.strip().startswith("#")]
     patterns = [*ALWAYS_LEFT_OUT, *filter(None, named)]
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
+from marketplace.limits import SALT_MAX
 from marketplace.sdk.errors import ConfigError, VerificationError
 from marketplace.sdk.keyring import unlock, witness_key
 from marketplace.sdk.profile import Profile, ProfileFile, state_dir
@@ -96,7 +97,11 @@ class Session:
     def take_salt(self, account: str, stated: int) -> int:
         """The salt of the account's next order: what the market states, or the first that this
         session has not taken yet. Two orders of one salt exclude each other.
+
+        Raises VerificationError for one so large that the account would run out of them.
         """
+        if stated > SALT_MAX:
+            raise VerificationError(f"the server states the salt {stated}, above {SALT_MAX}")
         with self._salts_lock:
             salt = max(stated, self._salts.get(account, 0))
             self._salts[account] = salt + 1

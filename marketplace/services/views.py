@@ -220,21 +220,32 @@ def job_view(store: Store, market: Market, job: JobRow) -> Job:
         provider=lease.provider if lease else None,
         witness=lease.witness if lease else None,
         no_match=NoMatch.model_validate(job.explanation) if job.explanation else None,
-        max_cost=money(market, lease.lock if lease else job.reserve),
+        max_cost=money(market, most_of(lease) if lease else job.reserve),
         cost=cost_view(store, market, job, lease) if lease else None,
     )
+
+
+def most_of(lease: LeaseRow) -> int:
+    """Atoms that a lease could cost at most when it was last opened or topped up."""
+    if lease.state is LeaseState.CLOSED:
+        return lease.released + lease.refunded
+    return lease.lock + lease.refunded
 
 
 def cost_view(store: Store, market: Market, job: JobRow, lease: LeaseRow) -> Cost:
     """What a job's lease has cost, and what the job may still cost."""
     budget = int(store.bids.need(job.bid_id).message["budget"])
     used = cost_now(market, lease)
-    longest_ms = min(lease.max_seconds, lease.funded_seconds) * 1000
+    # A top-up funds more than the longest time that was bought with the time to start in.
+    topped_up = lease.funded_seconds - lease.max_seconds - lease.start_limit_seconds
+    longest = min(lease.max_seconds + max(0, topped_up), lease.funded_seconds)
+    going = lease.state in (LeaseState.OPENING, LeaseState.ACTIVE)
+    projected = cost(lease.rate, longest * 1000, market.decimals) if going else used
     return Cost(
         accrued=money(market, used),
         rate_per_hour=rate_per_hour(lease.rate),
         locked=money(market, lease.lock),
-        projected=money(market, cost(lease.rate, longest_ms, market.decimals)),
+        projected=money(market, projected),
         budget_left=money(market, max(0, budget - job.spent - used)),
         ms=usage_view(Used, _billed(lease)).ms,
     )
