@@ -11,6 +11,12 @@ from marketplace.sdk.profile import ProfileFile
 from tests.unit.cli.conftest import BUYER, Run
 
 
+@pytest.fixture(autouse=True)
+def _logs_as_in_all_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("serve", "dev"):
+        monkeypatch.setattr(f"marketplace.cli.{place}.quiet_logs", lambda: None)
+
+
 @pytest.mark.parametrize(
     "words", [("serve",), ("settle", "run"), ("settle", "status"), ("reconcile",)]
 )
@@ -41,7 +47,6 @@ def test_dev_up_names_the_options_that_move_taken_ports(
         raise OSError(98, "Address already in use")
 
     monkeypatch.setattr("socket.create_server", taken)
-    monkeypatch.setattr("marketplace.cli.serve.quiet_logs", lambda: None)
     ran = run("dev", "up")
     assert ran.code == ExitCode.USAGE
     assert "port 8420 of 127.0.0.1: Address already in use" in ran.err
@@ -84,8 +89,7 @@ def test_serve_says_which_setting_is_wrong(
     for name, value in ({"CHAIN_ID": "7", "BLOBS": str(tmp_path)} | variables).items():
         monkeypatch.setenv(f"COULOMB_{name}", value)
     monkeypatch.setenv("ETH_RPC_URL", "http://127.0.0.1:9")
-    for name in ("quiet_logs", "require_free"):
-        monkeypatch.setattr(f"marketplace.cli.serve.{name}", lambda *_: None)
+    monkeypatch.setattr("marketplace.cli.serve.require_free", lambda *_: None)
     ran = run("serve")
     assert ran.code == ExitCode.USAGE
     assert said in ran.err
