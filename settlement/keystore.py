@@ -34,7 +34,7 @@ def create(
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise KeystoreError(
-            f"{path} exists and a key file is never overwritten: choose another path"
+            f"{path} exists, and a key file is never overwritten: choose another name"
         ) from None
     except OSError as error:
         raise KeystoreError(f"{path} cannot be written: {error.strerror}") from error

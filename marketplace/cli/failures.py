@@ -57,7 +57,8 @@ def missing_extra(error: ModuleNotFoundError) -> sdk.ConfigError | None:
     for extra, packages in EXTRAS.items():
         if error.name in packages:
             why = f"this command needs the package {error.name}, which is not installed"
-            return sdk.ConfigError(why, fix=f"pip install 'coulomb[{extra}]'")
+            fix = f"pip install 'coulomb[{extra}] @ git+REPOSITORY', with the URL of the repository"
+            return sdk.ConfigError(why, fix)
     return None
 
 

@@ -18,6 +18,7 @@ from marketplace.cli.output import (
     plain,
     printable,
     show,
+    show_plan,
     show_rows,
     stream_rows,
     warn,
@@ -102,7 +103,7 @@ def run(
             show(plan, PLAN)
             _require_match(order)
             return
-        _show_plan(plan)
+        _show_terms(plan)
         _require_match(order)
         most = cell(plain(plan), "maximum_cost" if order.plan.matches else "budget")
         confirm(f"Buy, for at most {most}?")
@@ -262,12 +263,8 @@ def _plan_row(order: PreparedJob, currency: str) -> dict[str, Any]:
     return row
 
 
-def _show_plan(row: dict[str, Any]) -> None:
-    document = plain(row)
-    note("Plan")
-    for header, path in PLAN:
-        if text := cell(document, path):
-            note(f"  {header:<18} {text}")
+def _show_terms(row: dict[str, Any]) -> None:
+    show_plan(row, PLAN)
     if row.get("start_limit"):
         note(f"  The maximum covers {row['start_limit']} that the provider may take to start in;")
         note("  time counts from when the job is ready, and what is not used comes back.")

@@ -102,6 +102,15 @@ def show(value: Any, table: Columns) -> None:
         _print_fields(document, table)
 
 
+def show_plan(value: Any, table: Columns) -> None:
+    """Write what a command is about to do, for people: a line per column that has a value."""
+    document = plain(value)
+    note("Plan")
+    for header, path in table:
+        if text := cell(document, path):
+            note(f"  {header:<18} {text}")
+
+
 def cell(document: Any, path: str) -> str:
     """One value of a document as text, without control characters."""
     value = document

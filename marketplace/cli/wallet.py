@@ -1,5 +1,6 @@
 """`coulomb wallet` and `coulomb earnings`: keys and tokens, straight on the chain."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -40,7 +41,7 @@ def new(name: Annotated[str, Argument(help="The keystore's name.")]) -> None:
     if current().dry_run:
         would(f"make {path}")
         return
-    file = current().password_file
+    file = current().password_file or os.environ.get("COULOMB_PASSWORD_FILE")
     password = read_password(file) if file else ask_password(f"the new key {name}")
     if not file and ask_password(f"the new key {name} (again)") != password:
         raise InputError("the two passwords differ")

@@ -7,8 +7,10 @@ from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from marketplace.api.limits import Limits
+from settlement.eip712 import checked_address
 
 ROLES = ("api", "matcher", "relayer", "indexer")
+DATABASES = ("sqlite:///", "postgresql://", "postgresql+psycopg://")
 Words = Annotated[tuple[str, ...], NoDecode]
 """Several words in one variable, separated by commas."""
 
@@ -76,8 +78,24 @@ class Settings(BaseSettings):
     def _are_known(cls, roles: tuple[str, ...]) -> tuple[str, ...]:
         unknown = set(roles) - set(ROLES)
         if unknown or not roles:
-            raise ValueError(f"roles are {', '.join(ROLES)}; not {', '.join(sorted(unknown))}")
+            raise ValueError(
+                f"roles are {', '.join(ROLES)}; not {', '.join(sorted(unknown)) or 'none'}"
+            )
         return roles
+
+    @field_validator("opener", "operators")
+    @classmethod
+    def _are_addresses(cls, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(checked_address(address, address) for address in value)
+        return None if value is None else checked_address(value, value)
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_database(cls, url: str) -> str:
+        if not url.startswith(DATABASES):
+            raise ValueError("use sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME")
+        return url
 
     def but(self, **changes: Any) -> Self:
         """The same settings with some changed, and checked again."""

@@ -223,7 +223,13 @@ class ChainClient:
         fields["nonce"] = self.nonce(signer.address, "pending")
         raw, tx_hash = signer.sign_transaction(fields)
         until = time.monotonic() + timeout_seconds
-        self._send_until(raw, tx_hash, until)
+        try:
+            self._send_until(raw, tx_hash, until)
+        except SendRejected as error:
+            if error.reason is SendReason.INSUFFICIENT_FUNDS:
+                detail = f"{signer.address} holds too little ETH for the gas: send it some"
+                raise SendRejected(error.reason, detail) from error
+            raise
         receipt = self.wait(tx_hash, max(0.0, until - time.monotonic()))
         if not receipt.succeeded:
             raise self.why_reverted(receipt, to, data, signer.address, value)

@@ -8,6 +8,7 @@ import pytest
 
 from marketplace.errors import ExitCode
 from marketplace.sdk.profile import ProfileFile
+from settlement import keystore
 from tests.market_world import H100
 from tests.sdk_app import Served
 from tests.tars import packed
@@ -271,7 +272,15 @@ def test_new_wallet_is_a_keystore_of_its_own(run: Run, home: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     again = run("--password-file", str(home / "pw"), "wallet", "new", "second")
     assert again.code == ExitCode.AUTH
-    assert "never overwritten" in again.err
+    assert "never overwritten: choose another name" in again.err
+
+
+def test_new_wallet_takes_its_password_from_the_file_of_the_environment(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COULOMB_PASSWORD_FILE", str(home / "pw"))
+    assert run("wallet", "new", "second").code == 0
+    assert keystore.load(home / "config/coulomb/keystores/second", "pw").address
 
 
 @pytest.mark.parametrize("name", ["a/b", "../up", ".hidden"])
@@ -339,43 +348,6 @@ def test_nothing_is_done_without_a_yes(run: Run, market: Served, words: tuple[st
     assert market.seen == []
 
 
-@pytest.mark.parametrize(
-    "words", [("serve",), ("settle", "run"), ("settle", "status"), ("reconcile",)]
-)
-def test_operator_commands_name_what_is_not_set(
-    run: Run, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("COULOMB_CHAIN_ID", raising=False)
-    ran = run(*words)
-    assert ran.code == ExitCode.USAGE
-    assert "ETH_RPC_URL is not set" in ran.err
-
-
-def test_operator_commands_take_the_chain_from_the_profile(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COULOMB_DEPLOYMENTS", str(tmp_path))
-    ProfileFile().update("default", rpc_url="http://127.0.0.1:9", chain_id=7)
-    ran = run("reconcile")
-    assert ran.code == ExitCode.CHAIN
-    assert "nothing is deployed on chain 7" in ran.err
-    assert "fix: name the folder with --deployments or COULOMB_DEPLOYMENTS" in ran.err
-
-
-def test_dev_up_names_the_options_that_move_taken_ports(
-    run: Run, monkeypatch: pytest.MonkeyPatch, home: Path
-) -> None:
-    def taken(address: tuple[str, int], **_options: Any) -> None:
-        raise OSError(98, "Address already in use")
-
-    monkeypatch.setattr("socket.create_server", taken)
-    monkeypatch.setattr("marketplace.cli.serve.quiet_logs", lambda: None)
-    ran = run("dev", "up")
-    assert ran.code == ExitCode.USAGE
-    assert "port 8420 of 127.0.0.1: Address already in use" in ran.err
-    assert "fix: name another with --port" in ran.err
-
-
 def test_provider_without_a_configuration_is_told_what_to_do(run: Run, market: Served) -> None:
     market.bend["GET config"] = lambda answer: answer.update(rpc_url="")
     assert run("provider", "start").code == ExitCode.USAGE
@@ -385,12 +357,6 @@ def test_provider_without_a_configuration_is_told_what_to_do(run: Run, market: S
     assert found["config"]["status"] == "fail"
     assert "provider init" in found["config"]["fix"]
     assert {"gpu", "sandbox", "disk", "server"} <= set(found)
-
-
-def test_contract_addresses_without_a_deployment_end_with_9(run: Run, tmp_path: Path) -> None:
-    ran = run("contract", "addresses", "--chain-id", "7", "--deployments", str(tmp_path))
-    assert ran.code == ExitCode.CHAIN
-    assert "nothing is deployed on chain 7" in ran.err
 
 
 def test_provider_init_makes_keys_that_only_their_owner_reads(
