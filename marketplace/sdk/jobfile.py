@@ -126,7 +126,9 @@ def pack_folder(folder: Path) -> bytes:
         fix = f"leave files out with a {IGNORE_FILE} file, or fetch large data from the job"
         raise InputError(f"{folder} cannot be packed: {error}", fix, "/workdir") from error
     except OSError as error:
-        raise _refused(folder, f"cannot be read: {error.strerror}", "let its files be read") from error
+        raise _refused(
+            folder, f"cannot be read: {error.strerror}", "let its files be read"
+        ) from error
     return packed.getvalue()
 
 
