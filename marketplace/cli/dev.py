@@ -250,7 +250,8 @@ class DevMarket:
 
 
 def _write_profile(index: int, places: dict[str, Any]) -> None:
-    signer, name = dev_account(index), NAMES[index]
+    signer = dev_account(index)
+    name = NAMES[index]
     with Coulomb(places["api_url"], signer=signer) as client:
         key = client.keys.create("dev", (SCOPES[index],)).key
     password = str(_keystores() / PASSWORD_FILE)
@@ -300,7 +301,8 @@ def _locked(descriptor: int) -> bool:
 
 
 def _deposit(client: ChainClient, made: Deployment) -> None:
-    buyer, (escrow, token) = dev_account(BUYER), made.open(client)
+    buyer = dev_account(BUYER)
+    escrow, token = made.open(client)
     client.transact(buyer, token.address, token.approve(escrow.address, DEPOSITED))
     client.transact(buyer, escrow.address, escrow.calls.deposit(DEPOSITED))
 
