@@ -15,8 +15,16 @@ SettlementError
 └── DeploymentError       there is no deployment, or it does not match the shipped artifacts
 """
 
+import re
 from enum import StrEnum
 from typing import Any
+
+
+def host_of(url: str) -> str:
+    """An address for a message: without path and user name, which may hold somebody's secrets."""
+    scheme, _, rest = url.partition("://")
+    host = re.split(r"[/?#\\]", rest)[0].rpartition("@")[2]
+    return f"{scheme}://{host}" if host else "an address without a host"
 
 
 class SettlementError(Exception):

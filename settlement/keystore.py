@@ -34,7 +34,7 @@ def create(
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise KeystoreError(
-            f"{path} exists and a key file is never overwritten: choose another path"
+            f"{path} exists, and a key file is never overwritten: choose another name"
         ) from None
     except OSError as error:
         raise KeystoreError(f"{path} cannot be written: {error.strerror}") from error
@@ -55,7 +55,7 @@ def load(path: Path, password: str) -> LocalSigner:
             raise KeystoreError(f"{path} is not a keystore")
         return LocalSigner(bytes(Account.decrypt(document, password)))
     except OSError as error:
-        raise KeystoreError(f"{path} cannot be read: {error}") from error
+        raise KeystoreError(f"{path} cannot be read: {error.strerror}") from error
     except strict_json.JsonError as error:
         raise KeystoreError(f"{path} is not a keystore: {error}") from error
     except SignatureError as error:

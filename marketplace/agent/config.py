@@ -104,7 +104,8 @@ def read_secret(path: Path) -> str:
         mode = path.stat().st_mode
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise AgentConfigError(f"{path} cannot be read: {error}") from error
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise AgentConfigError(f"{path} cannot be read: {why}") from error
     if stat.S_IMODE(mode) & 0o077:
         raise AgentConfigError(f"{path} is readable by others; run: chmod 600 {path}")
     secret = text.strip("\r\n")

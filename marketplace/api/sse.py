@@ -10,6 +10,7 @@ from fastapi import Request
 from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Message, Receive, Scope, Send
 
 from marketplace.api.edge import Edge
 from marketplace.api.limits import address_of
@@ -27,6 +28,19 @@ PING_S = 15
 
 class EventStream(EventSourceResponse):
     media_type = "text/event-stream"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stream until the events, the client or the server end; always end the response, too."""
+        is_open = True
+
+        async def watched(message: Message) -> None:
+            nonlocal is_open
+            is_open = message["type"] == "http.response.start" or message.get("more_body", False)
+            await send(message)
+
+        await super().__call__(scope, receive, watched)
+        if is_open:
+            await send({"type": "http.response.body"})
 
 
 EXAMPLE = """id: 7
@@ -70,7 +84,8 @@ async def events_after(
 
 
 async def _events(edge: Edge, job_id: str, after: int) -> AsyncIterator[ServerSentEvent]:
-    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
 
     def tell() -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody listens any more

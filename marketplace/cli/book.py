@@ -8,7 +8,9 @@ from typer import Argument, Option
 
 from marketplace.cli import Format
 from marketplace.cli.context import current
-from marketplace.cli.output import columns, note, show, show_rows
+from marketplace.cli.output import columns, counted, note, show, show_rows, warn
+from marketplace.data import load_tiers
+from marketplace.domain.order import RejectReason
 from marketplace.errors import ExitCode
 from marketplace.wire.problems import NoMatch
 
@@ -29,25 +31,27 @@ TIERS = columns(
 
 @app.command(name="show")
 def show_book(tier: Annotated[str | None, Option(help="Only this tier.")] = None) -> None:
-    """Resting asks, best first, and how many bids rest."""
+    """List the asks on the book, best first, and count the bids that wait."""
     with current().client() as client:
         book = client.market.book(tier)
     if current().output is Format.JSON:
         show(book, BOOK)
         return
     show_rows(book.asks, BOOK)
-    note(f"{book.bids} bids rest")
+    if tier and not book.asks and (problem := load_tiers().tier_problem(tier)):
+        warn(problem)
+    note(f"waiting: {counted(book.bids, 'bid')}")
 
 
 @tier_app.command(name="list")
 def list_tiers() -> None:
-    """Every tier, with what real markets asked for it (reference, not our prices)."""
+    """List the tiers, with what other markets ask for such GPUs, for comparison."""
     with current().client() as client:
         show_rows(client.market.tiers(), TIERS)
 
 
 def quote(job_file: Annotated[Path, Argument(help="The job file.")]) -> None:
-    """What a job would get now, best first. Only the job's terms are sent."""
+    """Show which asks match a job now, best first. Its working folder is not sent."""
     with current().client() as client:
         answer = client.market.quote(str(job_file))
     if current().output is Format.JSON:
@@ -59,10 +63,20 @@ def quote(job_file: Annotated[Path, Argument(help="The job file.")]) -> None:
         raise typer.Exit(ExitCode.NO_CAPACITY)
 
 
-def explain(why: NoMatch) -> None:
-    """Say why nothing matched: per constraint what it refuses, and the cheapest change."""
-    note(f"no match: {why.considered} asks were considered")
+def explain(why: NoMatch, rests: bool = False) -> None:
+    """Say why nothing matched: per constraint what it refuses, and the cheapest change.
+
+    `rests`: the job waits for an ask as it is.
+    """
+    if not why.considered:
+        note("no match: the book is empty, nobody offers anything now")
+    else:
+        was = "was" if why.considered == 1 else "were"
+        note(f"no match: {counted(why.considered, 'ask')} {was} considered")
     for row in why.eliminations:
         note(f"  {row.reason}: refuses {row.alone}, leaves {row.left}")
     for change in why.relaxations[:3]:
         note(f"  try: {change.text}")
+    busy = any(row.reason == RejectReason.CAPACITY for row in why.eliminations)
+    if not rests and (busy or not why.considered):
+        note("  to wait for an ask, put `retry: {on_events: [no-capacity]}` into the job file")

@@ -17,7 +17,7 @@ import typer
 from typer import Option
 
 from marketplace.cli import Format
-from marketplace.cli.context import current
+from marketplace.cli.context import confirm, current
 from marketplace.cli.output import columns, note, show, warn
 from marketplace.cli.serve import quiet_logs, require_free
 from marketplace.sdk import Coulomb
@@ -59,24 +59,34 @@ PLACES = columns("api_url", "rpc_url", "chain_id", "escrow", "token", "folder")
 
 @app.command()
 def up(
-    port: Annotated[int, Option(help="Where the API listens; 0 picks one.")] = 8420,
-    rpc_port: Annotated[int, Option(help="Where the chain listens; 0 picks one.")] = 8545,
+    port: Annotated[int, Option(help="Port of the API; 0 picks a free one.")] = 8420,
+    rpc_port: Annotated[int, Option(help="Port of the chain; 0 picks a free one.")] = 8545,
     folder: Annotated[
-        Path | None, Option(help="Where it lies (default: in the XDG state folder).")
+        Path | None,
+        Option(help="Folder of the market's state (default: dev in the XDG state folder)."),
     ] = None,
-    fresh: Annotated[bool, Option("--fresh", help="Forget the market of the last time.")] = False,
-    interval_ms: Annotated[int, Option(min=500, help="Between attestations.")] = 10_000,
-    fee_bps: Annotated[int, Option(min=0, max=1000, help="The market's fee.")] = 100,
+    fresh: Annotated[
+        bool, Option("--fresh", help="Delete the market in the folder and start a new one.")
+    ] = False,
+    interval_ms: Annotated[
+        int, Option(min=500, help="Milliseconds between a node's attestations.")
+    ] = 10_000,
+    fee_bps: Annotated[
+        int, Option(min=0, max=1000, help="The market's fee in basis points: 100 is 1 %.")
+    ] = 100,
 ) -> None:
-    """Chain, contracts, funded accounts, server and profiles, until stopped.
+    """Run a market on this machine until Ctrl-C: chain, contracts, funded accounts, server and
+    profiles.
 
-    The next time goes on from there. The accounts are Anvil's well-known ones: their keys are
-    public, their money is play money.
+    The next run continues with the same market. The accounts are Anvil's well-known ones: their
+    keys are public, their money is play money.
     """
     place = folder or state_dir() / "dev"
     if current().dry_run:
         note(f"would start a chain on port {rpc_port} and a server on port {port} in {place}")
         return
+    if fresh and (place / DEPLOYMENT).exists():
+        confirm(f"Delete the market in {place}, with its chain and its database?")
     market = DevMarket(place, port, rpc_port, interval_ms, fee_bps)
     quiet_logs()
     raise typer.Exit(market.run(fresh))
@@ -240,7 +250,8 @@ class DevMarket:
 
 
 def _write_profile(index: int, places: dict[str, Any]) -> None:
-    signer, name = dev_account(index), NAMES[index]
+    signer = dev_account(index)
+    name = NAMES[index]
     with Coulomb(places["api_url"], signer=signer) as client:
         key = client.keys.create("dev", (SCOPES[index],)).key
     password = str(_keystores() / PASSWORD_FILE)
@@ -251,18 +262,23 @@ def _write_profile(index: int, places: dict[str, Any]) -> None:
 @contextmanager
 def _hold(folder: Path) -> Iterator[int]:
     """Hold a folder, by a lock that its chain shares. Raises ConfigError naming who holds it, and
-    for a folder of something else.
+    for a folder of something else: one that is neither empty nor has such a lock in it.
 
     If the process that held it was killed, its chain is waited for: it saves its state.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    names = {path.name for path in folder.iterdir()}
-    if names.difference(OURS) and DEPLOYMENT not in names:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        names = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        fix = "name another folder with --folder"
+        raise ConfigError(f"{folder} cannot be used: {error.strerror}", fix) from None
+    if (names and LOCK not in names) or (folder / LOCK).is_symlink():
         raise ConfigError(
-            f"{folder} holds other files, such as {min(names.difference(OURS))}",
+            f"{folder} is not a folder of `coulomb dev up`: it holds {min(names)}",
             fix="name an empty folder, or one of an earlier `coulomb dev up`",
         )
-    lock_fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    lock_fd = os.open(folder / LOCK, flags, 0o600)
     try:
         until = time.monotonic() + LOCK_SECONDS
         while not _locked(lock_fd):
@@ -289,7 +305,8 @@ def _locked(descriptor: int) -> bool:
 
 
 def _deposit(client: ChainClient, made: Deployment) -> None:
-    buyer, (escrow, token) = dev_account(BUYER), made.open(client)
+    buyer = dev_account(BUYER)
+    escrow, token = made.open(client)
     client.transact(buyer, token.address, token.approve(escrow.address, DEPOSITED))
     client.transact(buyer, escrow.address, escrow.calls.deposit(DEPOSITED))
 

@@ -12,6 +12,7 @@ from marketplace.agent.inventory import Nvml
 from marketplace.agent.main import load_meter
 from marketplace.agent.runtime.process import ProcessRuntime
 from marketplace.cli.context import Cli
+from marketplace.cli.output import counted
 from marketplace.cli.provider import node_problem
 from marketplace.domain.pricing import from_scaled
 from marketplace.sdk import NO_RETRIES, Coulomb
@@ -19,7 +20,7 @@ from marketplace.sdk.errors import ConfigError, CoulombError
 from marketplace.sdk.profile import state_dir
 from marketplace.wire.market import MarketConfig
 from settlement.chain.client import ChainClient
-from settlement.errors import SettlementError
+from settlement.errors import SettlementError, host_of
 
 DISK_FREE_BYTES_MIN = 10 * 1024**3
 CLOCK_SKEW_SECONDS_MAX = 2.0
@@ -121,7 +122,7 @@ def _market(cli: Cli, config: AgentConfig | None) -> list[DoctorFinding]:
             began = time.time()
             market = client.market.config()
             skew = (began + time.time()) / 2 - market.server_time.timestamp()
-            found = [_ok("server", cli.profile().api_url), _clock(skew), _api_key(config)]
+            found = [_ok("server", host_of(cli.profile().api_url)), _clock(skew), _api_key(config)]
             found += _node(config, client)
             return [*found, _chain(client, market), _gas(cli, client)]
     except CoulombError as error:
@@ -150,16 +151,17 @@ def _clock(skew: float) -> DoctorFinding:
 def _api_key(config: AgentConfig | None) -> DoctorFinding:
     if config is None:
         return _fail("api_key", "no agent configuration names one", "see the finding `config`")
-    name, to = f"node-{config.node.name}"[:32], shlex.quote(str(config.api_key_file))
+    name = f"node-{config.node.name}"[:32]
+    to = shlex.quote(str(config.api_key_file))
     try:
         key = read_secret(config.api_key_file)
         with Coulomb(config.api_url, key, retry=NO_RETRIES) as agent:
             count = len(list(agent.nodes.list()))
     except (AgentConfigError, CoulombError) as error:
         # The old key ran out, or its market began anew.
-        fix = f"`coulomb key create {name} --scope provider --to {to}`, then restart the agent"
+        fix = f"`coulomb --yes key create {name} --scope provider --to {to}`; restart the agent"
         return _fail("api_key", error, fix)
-    return _ok("api_key", f"valid; {count} nodes are listed")
+    return _ok("api_key", f"valid; {counted(count, 'node')} listed")
 
 
 def _chain(client: Coulomb, market: MarketConfig) -> DoctorFinding:
@@ -170,7 +172,7 @@ def _chain(client: Coulomb, market: MarketConfig) -> DoctorFinding:
         age = int(time.time()) - chain.timestamp()
     except SettlementError as error:
         return _fail("rpc", error, "set ETH_RPC_URL to a node of this chain")
-    evidence = f"chain {market.chain_id} at {url}, newest block {age} s old"
+    evidence = f"chain {market.chain_id} at {host_of(url)}, newest block {age} s old"
     if age >= BLOCK_AGE_SECONDS_MAX:
         return _warn("rpc", evidence, "the node lags behind; use another")
     return _ok("rpc", evidence)

@@ -33,6 +33,7 @@ EXIT_CODES: dict[ExitCode, tuple[type[Exception], ...]] = {
     ),
 }
 FIXES: dict[type[Exception], str] = {
+    AgentConfigError: "correct it; docs/agent-file.md lists every member",
     market.Unavailable: "check COULOMB_DATABASE_URL; `coulomb db upgrade` makes a new database",
     sdk.ConnectFailed: "check api_url in the profile, or COULOMB_API_URL; is the server up?",
     settlement.ChainUnavailable: "check ETH_RPC_URL, or rpc_url in the profile; is the node up?",
@@ -56,7 +57,8 @@ def missing_extra(error: ModuleNotFoundError) -> sdk.ConfigError | None:
     for extra, packages in EXTRAS.items():
         if error.name in packages:
             why = f"this command needs the package {error.name}, which is not installed"
-            return sdk.ConfigError(why, fix=f"pip install 'coulomb[{extra}]'")
+            fix = f"pip install 'coulomb[{extra}] @ git+REPOSITORY', with the URL of the repository"
+            return sdk.ConfigError(why, fix)
     return None
 
 

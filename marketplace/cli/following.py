@@ -5,17 +5,19 @@ import threading
 import time
 from typing import Self
 
-from marketplace.cli.output import note, printable, warn
+from marketplace.cli.output import note, printable, warn, write_output
 from marketplace.sdk import PASSING, Act, JobHandle
 from marketplace.sdk.errors import CoulombError
-from marketplace.wire.jobs import Job
+from marketplace.wire.jobs import Job, JobStatus
 
 GRACE_SECONDS = 2.0
 AGAIN_SECONDS = 1.0
 
 
 def why_text(reason: str | None, exit_code: int | None) -> str:
-    """Why a job is in its state; of an exit code, which."""
+    """Why a job is in its state, unless that says no more; of an exit code, which."""
+    if reason in ("completed", "cancelled"):
+        return ""
     if reason == "exit_code" and exit_code is not None:
         return f"exit code {exit_code}"
     return printable(str(reason)) if reason else ""
@@ -28,7 +30,6 @@ class Follower:
         self._job = job
         self._quiet = quiet
         self._refusals: set[str] = set()
-        self._state = ""
         self._shown = ""
         self._last_id = 0
         self._thread = threading.Thread(target=self._follow, name="job-events", daemon=True)
@@ -48,14 +49,20 @@ class Follower:
 
     def watch(self, job: Job, acts: tuple[Act, ...]) -> None:
         """Say what changed; each refusal of the witness is said once."""
-        if self._quiet and job.state != self._state:
-            note(f"{job.id} {job.state}")
-        self._state = job.state
+        if self._quiet:
+            self.tell(job)
         for act in acts:
             why = act.refusal or act.problem
             if why and f"{act.kind} {why}" not in self._refusals:
                 self._refusals.add(f"{act.kind} {why}")
                 warn(f"the witness did not {act.kind} {act.lease_id}: {why}")
+
+    def tell(self, status: Job | JobStatus) -> None:
+        """Say a job's state, once."""
+        if status.state != self._shown:
+            self._shown = status.state
+            why = why_text(status.reason, status.exit_code)
+            note(f"{self._job.id} {self._shown}{f' ({why})' if why else ''}")
 
     def _follow(self) -> None:
         while True:
@@ -72,11 +79,8 @@ class Follower:
         """Show events until the stream ends, beginning after the last one shown."""
         for event in self._job.events(self._last_id):
             if event.type == "log":
-                sys.stderr.write(event.data.text)
-                sys.stderr.flush()
+                write_output(event.data.text, sys.stderr)
             # A job that is ending tells so without leaving its state: nothing new to show.
-            elif event.type == "status" and event.data.state != self._shown:
-                self._shown = event.data.state
-                why = why_text(event.data.reason, event.data.exit_code)
-                note(f"{self._job.id} {self._shown}{f' ({why})' if why else ''}")
+            elif event.type == "status":
+                self.tell(event.data)
             self._last_id = event.id

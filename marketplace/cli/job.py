@@ -10,7 +10,7 @@ from typer import Argument, Option
 from marketplace.cli import Format
 from marketplace.cli.book import explain
 from marketplace.cli.context import agreed, confirm, current
-from marketplace.cli.following import Follower, why_text
+from marketplace.cli.following import Follower
 from marketplace.cli.output import (
     cell,
     columns,
@@ -18,9 +18,11 @@ from marketplace.cli.output import (
     plain,
     printable,
     show,
+    show_plan,
     show_rows,
     stream_rows,
     warn,
+    write_output,
 )
 from marketplace.cli.wallet import SENT
 from marketplace.domain.life import JobState
@@ -33,19 +35,21 @@ from marketplace.sdk.jobfile import empty_folder, why_no_outputs
 from marketplace.sdk.keyring import parse_address
 from marketplace.wire.base import Money
 from marketplace.wire.jobs import Job, JobReceipt
+from marketplace.wire.leases import OutputStream
 
 app, receipt_app = typer.Typer(), typer.Typer()
 LIST = columns("id", "name", "state", "reason", "created=created_at", "maximum cost=max_cost")
 SHOW = columns(
-    "id", "name", "state", "reason", "detail", "exit code=exit_code", "lease=lease_id",
+    "id", "name", "state", "ending", "reason", "detail", "exit code=exit_code", "lease=lease_id",
     "maximum cost=max_cost", "accrued=cost.accrued", "rate/h=cost.rate_per_hour",
     "projected=cost.projected", "budget left=cost.budget_left", "measured ms=cost.ms", "outputs",
     "lease number=lease_no", "buyer=account", "provider", "witness",
     "created=created_at", "started=started_at", "finished=finished_at",
 )  # fmt: skip
 EVENT = columns(
-    "id", "type", "data.state", "data.reason", "data.ms", "accrued=data.accrued",
-    "rate/h=data.rate_per_hour", "budget left=data.budget_left", "data.stream", "data.text",
+    "id", "type", "state=data.state", "reason=data.reason", "ms=data.ms", "accrued=data.accrued",
+    "rate/h=data.rate_per_hour", "budget left=data.budget_left", "stream=data.stream",
+    "text=data.text",
 )  # fmt: skip
 PLAN = columns(
     "name", "ask", "tier", "region", "price_per_gpu_hour", "rate_per_hour", "maximum_cost",
@@ -55,6 +59,9 @@ RECEIPT = columns(
     "receipt=id", "job=job_id", "tier", "measured ms=used_ms", "GPU-s=gpu_seconds",
     "rate/h=rate", "gross", "fee", "refunded", "conserved", "simulated",
 )  # fmt: skip
+Timeout = Annotated[
+    float | None, Option(metavar="SECONDS", help="Stop waiting after this; the job goes on.")
+]
 JobId = Annotated[str, Argument(help="The job's id.")]
 
 
@@ -62,7 +69,10 @@ JobId = Annotated[str, Argument(help="The job's id.")]
 def run(
     job_file: Annotated[Path, Argument(help="The job file.")],
     detach: Annotated[
-        bool, Option("--detach", help="Do not wait; a witness runs elsewhere.")
+        bool,
+        Option(
+            "--detach", help="Buy and return; countersign elsewhere, with `coulomb witness run`."
+        ),
     ] = False,
     witness: Annotated[
         str | None,
@@ -72,10 +82,12 @@ def run(
             help="Address of a witness that somebody hosts; you trust its host with your money.",
         ),
     ] = None,
-    timeout: Annotated[float | None, Option(help="Seconds to wait at most.")] = None,
-    result: Annotated[Path | None, Option(help="Folder to fetch the outputs into.")] = None,
+    timeout: Timeout = None,
+    result: Annotated[
+        Path | None, Option(help="Fetch the outputs into this new or empty folder.")
+    ] = None,
 ) -> None:
-    """Show the plan, buy, witness the job, print its receipt.
+    """Buy compute for a job: show the plan, ask, follow the job, print its receipt.
 
     The witness countersigns from this process: while it is away, the job soon stops.
     """
@@ -91,7 +103,7 @@ def run(
             show(plan, PLAN)
             _require_match(order)
             return
-        _show_plan(plan)
+        _show_terms(plan)
         _require_match(order)
         most = cell(plain(plan), "maximum_cost" if order.plan.matches else "budget")
         confirm(f"Buy, for at most {most}?")
@@ -103,6 +115,7 @@ def run(
             return
         with Follower(job, quiet=False) as follower:
             ended = job.wait(timeout, watcher=follower.watch)
+        follower.tell(ended)
         if result is not None and ended.outputs is not None:
             note(f"outputs: {', '.join(map(printable, job.result(result)))} in {result}")
         elif result is not None:
@@ -111,15 +124,17 @@ def run(
 
 
 @app.command(name="list")
-def list_(state: Annotated[str | None, Option(help="Only jobs in this state.")] = None) -> None:
-    """The account's jobs, newest first."""
+def list_(
+    state: Annotated[JobState | None, Option(help="Only jobs in this state.")] = None,
+) -> None:
+    """List your jobs, newest first."""
     with current().client() as client:
         show_rows(client.jobs.list(state=state), LIST)
 
 
 @app.command(name="show")
 def show_job(job_id: JobId) -> None:
-    """One job: state, cost so far, what it may still cost."""
+    """Show a job: its state, its cost so far, and what it may still cost."""
     with current().client() as client:
         job = client.jobs.get(job_id).job
     show(job, SHOW)
@@ -130,25 +145,28 @@ def show_job(job_id: JobId) -> None:
 @app.command()
 def logs(
     job_id: JobId,
-    follow: Annotated[bool, Option("--follow", "-f", help="Go on until it ends.")] = False,
-    stream: Annotated[str | None, Option(help="stdout, stderr or agent.")] = None,
+    follow: Annotated[
+        bool, Option("--follow", "-f", help="Keep printing until the job ends.")
+    ] = False,
+    stream: Annotated[
+        OutputStream | None, Option(help="Only this stream; agent: what the node says.")
+    ] = None,
 ) -> None:
-    """A job's output, as it wrote it."""
+    """Print what a job wrote so far."""
     with current().client() as client:
         job = client.jobs.get(job_id)
         pieces = (e.data for e in job.events() if e.type == "log") if follow else job.logs()
         chosen = (piece for piece in pieces if stream is None or piece.stream == stream)
         if current().output is Format.TABLE:
             for piece in chosen:
-                sys.stdout.write(piece.text)
-                sys.stdout.flush()
+                write_output(piece.text, sys.stdout)
         else:
             stream_rows(chosen, columns("stream", "offset", "text"))
 
 
 @app.command()
 def watch(job_id: JobId) -> None:
-    """Every event of a job until it ends: states, usage, cost, output."""
+    """Print every event of a job until it ends: states, usage, cost, output."""
     with current().client() as client:
         job = client.jobs.get(job_id)
         stream_rows(job.events(), EVENT)
@@ -157,11 +175,15 @@ def watch(job_id: JobId) -> None:
 @app.command()
 def wait(
     job_id: JobId,
-    timeout: Annotated[float | None, Option(help="Seconds to wait at most.")] = None,
-    propagate: Annotated[bool, Option("--propagate", help="End with the job's exit code.")] = False,
-    no_witness: Annotated[bool, Option("--no-witness", help="Witnessed elsewhere.")] = False,
+    timeout: Timeout = None,
+    propagate: Annotated[
+        bool, Option("--propagate", help="Exit with the job's exit code.")
+    ] = False,
+    no_witness: Annotated[
+        bool, Option("--no-witness", help="Only wait: its usage is countersigned elsewhere.")
+    ] = False,
 ) -> None:
-    """Witness a job and wait for its end."""
+    """Wait for a job to end, and countersign its usage meanwhile."""
     cli = current()
     with cli.client() as client:
         client.session.sign_as(None, cli.account())
@@ -169,6 +191,7 @@ def wait(
         job.witnessed = not no_witness
         with Follower(job, quiet=True) as follower:
             ended = job.wait(timeout, watcher=follower.watch)
+        follower.tell(ended)
         if propagate and ended.exit_code is not None:
             show(ended, SHOW)
             raise typer.Exit(ended.exit_code)
@@ -177,10 +200,13 @@ def wait(
 
 @app.command()
 def cancel(job_id: JobId) -> None:
-    """End a job; what ran is paid, the rest comes back."""
+    """End a job. The time that it ran is paid, and the rest comes back to you."""
     if agreed(f"cancel {job_id}"):
         with current().client() as client:
-            show(client.jobs.get(job_id).cancel(), SHOW)
+            job = client.jobs.get(job_id).cancel()
+        show(job, SHOW)
+        if not job.is_final:
+            note("the job is asked to end; `coulomb job wait` tells when it has")
 
 
 @app.command(name="top-up")
@@ -198,9 +224,11 @@ def top_up(
 @app.command()
 def result(
     job_id: JobId,
-    to: Annotated[Path | None, Option("--to", help="Unpack into (default: ./JOB_ID).")] = None,
+    to: Annotated[
+        Path | None, Option("--to", help="Folder to unpack into (default: ./JOB_ID).")
+    ] = None,
 ) -> None:
-    """Fetch a job's outputs, check them against their hash, unpack them into a folder."""
+    """Fetch a job's outputs, check their hash, and unpack them into a new or empty folder."""
     folder = to or Path(job_id)
     with current().client() as client:
         names = client.jobs.get(job_id).result(folder)
@@ -212,7 +240,7 @@ def _plan_row(order: PreparedJob, currency: str) -> dict[str, Any]:
     plan, spec = order.plan, order.spec
     row: dict[str, Any] = {
         "name": spec.name,
-        "maximum_cost": plan.max_cost,
+        "maximum_cost": plan.max_cost if plan.matches else None,
         "budget": Money.of(spec.max_total_atoms, currency, 18).to_json(),
         "maximum_duration": duration_text(spec.max_seconds),
         "balance": plan.balance,
@@ -235,12 +263,8 @@ def _plan_row(order: PreparedJob, currency: str) -> dict[str, Any]:
     return row
 
 
-def _show_plan(row: dict[str, Any]) -> None:
-    document = plain(row)
-    note("Plan")
-    for header, path in PLAN:
-        if text := cell(document, path):
-            note(f"  {header:<18} {text}")
+def _show_terms(row: dict[str, Any]) -> None:
+    show_plan(row, PLAN)
     if row.get("start_limit"):
         note(f"  The maximum covers {row['start_limit']} that the provider may take to start in;")
         note("  time counts from when the job is ready, and what is not used comes back.")
@@ -252,7 +276,7 @@ def _require_match(order: PreparedJob) -> None:
     """Without a match only a job that waits for one is worth placing."""
     if order.plan.no_match is None:
         return
-    explain(order.plan.no_match)
+    explain(order.plan.no_match, order.spec.rests)
     if not order.spec.rests:
         raise typer.Exit(ExitCode.NO_CAPACITY)
     note("the job waits in the book for an ask, as its `retry` says")
@@ -270,8 +294,6 @@ def _finish(job: JobHandle, ended: Job) -> None:
         show(ended, SHOW)
     else:
         _print_receipt(receipt)
-    why = why_text(ended.reason, ended.exit_code)
-    note(f"job {ended.id} {ended.state}{f': {why}' if why else ''}")
     if ended.no_match:
         explain(ended.no_match)
     if ended.state == JobState.NO_MATCH:
@@ -282,14 +304,14 @@ def _finish(job: JobHandle, ended: Job) -> None:
 
 def _print_receipt(receipt: JobReceipt) -> None:
     if current().output is Format.TABLE:
-        print(receipt)
+        print(printable(str(receipt), "\n"))
     else:
         show(receipt, RECEIPT)
 
 
 @receipt_app.command(name="show")
 def show_receipt(job_id: JobId) -> None:
-    """The receipt of a job's latest lease."""
+    """Show the receipt of a job's latest lease."""
     with current().client() as client:
         receipt = client.jobs.get(job_id).receipt()
     _print_receipt(receipt)
@@ -297,6 +319,6 @@ def show_receipt(job_id: JobId) -> None:
 
 @receipt_app.command(name="list")
 def list_receipts() -> None:
-    """Every receipt of the account, as buyer or provider."""
+    """List your receipts, as buyer and as provider."""
     with current().client() as client:
         show_rows(client.jobs.receipts(), RECEIPT)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -10,7 +11,7 @@ from datetime import datetime
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 
@@ -52,6 +53,12 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def as_json(value: Any, indent: int | None = None) -> str:
+    """JSON on any stream: what UTF-8 cannot carry, as in names of files, is escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return text.encode(errors="backslashreplace").decode()
+
+
 def show_rows(rows: Iterable[Any], table: Columns) -> None:
     """Write a list. `jsonl` writes each row as it comes."""
     output = current().output
@@ -60,14 +67,15 @@ def show_rows(rows: Iterable[Any], table: Columns) -> None:
     elif output is Format.CSV:
         stream_rows(list(rows), table)
     elif output is Format.JSON:
-        print(json.dumps([plain(row) for row in rows], indent=2, ensure_ascii=False))
+        print(as_json([plain(row) for row in rows], indent=2))
     else:
         _print_table([plain(row) for row in rows], table)
 
 
 def stream_rows(rows: Iterable[Any], table: Columns) -> None:
     """Write rows as they come, however long that takes; a table is one plain line per row."""
-    output, writer = current().output, csv.writer(sys.stdout, lineterminator="\n")
+    output = current().output
+    writer = csv.writer(sys.stdout, lineterminator="\n")
     if output is Format.CSV:
         writer.writerow([header for header, _ in table])
         sys.stdout.flush()
@@ -79,7 +87,7 @@ def stream_rows(rows: Iterable[Any], table: Columns) -> None:
         elif output is Format.CSV:
             writer.writerow([text for _, text in cells])
         else:
-            print(json.dumps(document, ensure_ascii=False))
+            print(as_json(document))
         sys.stdout.flush()
 
 
@@ -88,13 +96,20 @@ def show(value: Any, table: Columns) -> None:
     output = current().output
     document = plain(value)
     if output is Format.JSON:
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        print(as_json(document, indent=2))
     elif output is not Format.TABLE:
         show_rows([value], table)
     else:
-        width = max(len(header) for header, _ in table)
-        for header, path in table:
-            print(f"{header:<{width}}  {cell(document, path)}")
+        _print_fields(document, table)
+
+
+def show_plan(value: Any, table: Columns) -> None:
+    """Write what a command is about to do, for people: a line per column that has a value."""
+    document = plain(value)
+    note("Plan")
+    for header, path in table:
+        if text := cell(document, path):
+            note(f"  {header:<18} {text}")
 
 
 def cell(document: Any, path: str) -> str:
@@ -112,42 +127,55 @@ def cell(document: Any, path: str) -> str:
         value = ", ".join(str(item) for item in value)
     elif isinstance(value, Mapping):
         value = json.dumps(value, ensure_ascii=False)
-    return printable(str(value))
+    return printable(str(value).rstrip("\n").replace("\n", " ↵ "))
 
 
-def printable(text: str) -> str:
-    """Text from others without what could drive the terminal."""
-    return "".join(c if c.isprintable() else "�" for c in text)
+def printable(text: str, kept: str = "") -> str:
+    """Text from others without what could drive the terminal, but for characters in `kept`."""
+    return "".join(c if c.isprintable() or c in kept else "�" for c in text)
+
+
+def write_output(text: str, stream: TextIO) -> None:
+    """Write a job's output as it is; on a terminal, without what could drive that."""
+    stream.write(printable(text, "\n\r\t") if stream.isatty() else text)
+    stream.flush()
 
 
 def _print_table(documents: Sequence[Any], table: Columns) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for header, _ in table:
-        grid.add_column(header, overflow="fold", no_wrap=not sys.stdout.isatty())
-    for document in documents:
-        grid.add_row(*(Text(cell(document, path)) for _, path in table))
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 1_000)
-    with console.capture() as drawn:
-        console.print(grid)
-    for line in drawn.get().splitlines():
-        print(line.rstrip())
+    """Columns side by side; on a terminal that is too narrow, a line for each. No value is cut."""
+    rows = [[cell(document, path) for _, path in table] for document in documents]
+    heads = [header for header, _ in table]
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     if not documents:
         note("nothing to show")
+    elif sys.stdout.isatty() and sum(widths) + 2 * len(widths) > shutil.get_terminal_size().columns:
+        for document in documents:
+            _print_fields(document, table)
+            print()
+    else:
+        for row in (heads, ["─" * width for width in widths], *rows):
+            print("  ".join(map(str.ljust, row, widths)).rstrip())
+
+
+def _print_fields(document: Any, table: Columns) -> None:
+    width = max(len(header) for header, _ in table)
+    for header, path in table:
+        print(f"{header:<{width}}  {cell(document, path)}".rstrip())
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 ask`, `2 asks`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def note(text: str) -> None:
     """A line for people, on stderr."""
-    typer.echo(text, err=True)
+    typer.echo(printable(text, "\n"), err=True)
 
 
 def warn(text: str) -> None:
     """A line that should not be overlooked."""
-    typer.echo(styled("warning: ", "yellow") + text, err=True)
+    typer.echo(styled("warning: ", "yellow") + printable(text, "\n"), err=True)
 
 
 def styled(text: str, colour: str) -> str:

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from marketplace.cli.context import agreed, atoms_of, current, tokens, would
+from marketplace.cli.context import agreed, atoms_of, confirm, current, tokens, would
 from marketplace.cli.output import columns, note, show, show_rows
 from marketplace.sdk.errors import InputError
 from marketplace.sdk.keyring import find_keystore
 from marketplace.sdk.profile import Profile, ProfileFile, write_secret
-from marketplace.wire.market import MarketConfig, NewApiKey
+from marketplace.wire.market import MarketConfig, NewApiKey, Scope
 
 app, key_app = typer.Typer(), typer.Typer()
 FIELDS = (
@@ -28,7 +28,7 @@ MADE = columns("key", "id", "name", "scopes", "account", "expires=expires_at")
 
 @app.command(name="list")
 def list_profiles() -> None:
-    """Every profile. API keys are not shown."""
+    """List the profiles, without their API keys."""
     file = ProfileFile()
     rows = [{**_row(file.get(n, {})), "current": n == file.current()} for n in file.names()]
     show_rows(rows, columns("current", *FIELDS))
@@ -36,23 +36,27 @@ def list_profiles() -> None:
 
 @app.command(name="show")
 def show_profile() -> None:
-    """The profile in use, with what the environment and the command line override."""
+    """Show the profile in use, as environment and command line change it."""
     show(_row(current().profile()), columns(*FIELDS))
 
 
 @app.command()
 def add(
-    name: Annotated[str, Argument(help="What to call it here.")],
-    api_url: Annotated[str, Option(help="Where the market's API is.")],
+    name: Annotated[str, Argument(help="Name of the new profile.")],
+    api_url: Annotated[str, Option(help="Address of the market's API.")],
     rpc_url: Annotated[
-        str | None, Option(help="A node of its chain, to leave without the market.")
+        str | None,
+        Option(help="A node of the market's chain, so that you can withdraw without the market."),
     ] = None,
 ) -> None:
-    """Join a market that somebody runs: add a profile of it, with --account's key, and use it.
+    """Add a profile for a market that somebody runs, and make it the current one.
+
+    It signs with the keystore that --account names.
 
     The first command that asks the market, such as `coulomb key create`, pins its contracts.
     """
-    cli, file = current(), ProfileFile()
+    cli = current()
+    file = ProfileFile()
     if name in file.names():
         raise InputError(f"a profile {name!r} exists in {file.path}", fix="take another name")
     if cli.keystore:
@@ -74,7 +78,7 @@ def add(
 
 @app.command()
 def use(name: Annotated[str, Argument(help="The profile's name.")]) -> None:
-    """Make a profile the one that is used if none is named."""
+    """Make a profile the current one, which is used if none is named."""
     file = ProfileFile()
     file.save(file.get(name, {}), make_current=True)
     note(f"{name} is the current profile")
@@ -82,24 +86,35 @@ def use(name: Annotated[str, Argument(help="The profile's name.")]) -> None:
 
 @key_app.command()
 def create(
-    name: Annotated[str, Argument(help="What the key is for.")],
-    scope: Annotated[list[str] | None, Option(help="buyer, provider, operator.")] = None,
-    expires_days: Annotated[int | None, Option(min=1, help="Days until it expires.")] = None,
+    name: Annotated[str, Argument(help="Name of the key, to tell it from others.")],
+    scope: Annotated[
+        list[Scope] | None, Option(help="What the key may do; repeatable (default: buyer).")
+    ] = None,
+    expires_days: Annotated[
+        int | None, Option(min=1, help="Days until the key expires (default: never).")
+    ] = None,
     spend_cap: Annotated[
         str | None,
         Option(
             parser=tokens, metavar="TOKENS", help="The most tokens it may ever lock (default: any)."
         ),
     ] = None,
-    save: Annotated[bool, Option(help="Keep the key in the profile.")] = True,
-    to: Annotated[Path | None, Option(help="Keep it in a file instead, e.g. an agent's.")] = None,
+    save: Annotated[bool, Option(help="Keep the key in the profile, or only show it.")] = True,
+    to: Annotated[
+        Path | None, Option(help="Put the key into this file, e.g. an agent's, and do not show it.")
+    ] = None,
 ) -> None:
-    """Sign for a key. It is shown once; with --save (the default) the profile keeps it."""
+    """Sign for a new API key, which is shown this once and kept in the profile.
+
+    With --to it goes into a file instead and is not shown.
+    """
     cli = current()
-    scopes = tuple(scope or ("buyer",))
+    scopes = tuple(scope or (Scope.BUYER,))
     if cli.dry_run:
         would(f"sign for a key {name!r} with scopes {', '.join(scopes)}")
         return
+    if to is not None and to.exists():
+        confirm(f"Replace what is in {to}?")
     signer = cli.signer()
     with cli.client() as client:
         market = client.market.config()
@@ -113,6 +128,8 @@ def create(
     if to is not None:
         write_secret(to, made.key)
         note(f"the key is in {to}")
+        show({**made.to_json(), "key": None}, MADE[1:])
+        return
     elif save:
         _keep(made, market)
     show(made, MADE)
@@ -120,14 +137,14 @@ def create(
 
 @key_app.command(name="list")
 def list_keys() -> None:
-    """The account's keys. None shows its secret."""
+    """List your API keys, without their secrets."""
     with current().client() as client:
         show_rows(client.keys.list(), KEYS)
 
 
 @key_app.command()
 def revoke(key_id: Annotated[str, Argument(help="The key's id.")]) -> None:
-    """Make a key useless at once."""
+    """Revoke a key: it is refused from now on."""
     if agreed(f"revoke {key_id}"):
         with current().client() as client:
             client.keys.revoke(key_id)
@@ -143,7 +160,8 @@ def _row(profile: Profile) -> dict[str, object]:
 def _keep(made: NewApiKey, market: MarketConfig) -> None:
     """Put a key and what it is for into the profile."""
     cli = current()
-    profile, file = cli.profile(), ProfileFile()
+    profile = cli.profile()
+    file = ProfileFile()
     values: dict[str, str | None] = {}
     if cli.keystore:
         values = {"keystore": cli.keystore, "password_file": profile.password_file}

@@ -17,7 +17,7 @@ from marketplace.agent.inventory import LISTED, simulated_gpus
 from marketplace.agent.journal import JOURNAL, AgentJournal, running_pid
 from marketplace.cli.context import agreed, current, would
 from marketplace.cli.contract import chain_client
-from marketplace.cli.output import columns, note, show, show_rows, warn
+from marketplace.cli.output import columns, counted, note, show, show_rows, warn
 from marketplace.cli.wallet import SENT
 from marketplace.data import load_tiers
 from marketplace.errors import ExitCode
@@ -37,7 +37,10 @@ NODES = columns(
     "simulated", "reliability", "leases",
 )  # fmt: skip
 ConfigFile = Annotated[
-    Path | None, Option("--config", help="The agent's file (default: in the XDG folder).")
+    Path | None,
+    Option(
+        "--config", help="The agent's file (default: provider/agent.yaml next to the profiles)."
+    ),
 ]
 NodeName = Annotated[str, Argument(help="The node's id or name.")]
 IntervalMs = Annotated[
@@ -94,7 +97,7 @@ def node_problem(node: NodeConfig, tiers: Iterable[str] = ()) -> str | None:
 
 @app.command()
 def doctor(config: ConfigFile = None) -> None:
-    """Check driver, sandbox, disk, clock, server, chain, gas and keys; say how to fix each."""
+    """Check this machine and its setup, and say how to fix what is wrong."""
     from marketplace.cli.doctor import examine
 
     findings = examine(current(), _path(config))
@@ -121,7 +124,8 @@ def init(
     config: ConfigFile = None,
 ) -> None:
     """Set this machine up as a node: make its keys and write the agent's file."""
-    cli, path = current(), _path(config)
+    cli = current()
+    path = _path(config)
     if path.exists() and not replace:
         raise InputError(
             f"{path} exists: this machine is set up",
@@ -155,7 +159,8 @@ def _set_up(
     path: Path, node: NodeConfig, interval_ms: int | None, allow_unsandboxed: bool
 ) -> tuple[NewApiKey, LocalSigner]:
     """Make the node's API key and, the first time, its meter key; then write the agent's file."""
-    cli, keys = current(), path.parent
+    cli = current()
+    keys = path.parent
     signer = cli.signer()
     meter = hot_key(keys / "meter.json", keys / "meter.password")
     with cli.client() as client:
@@ -185,7 +190,7 @@ def start(config: ConfigFile = None) -> None:
 
 @app.command()
 def status(config: ConfigFile = None) -> None:
-    """The account's nodes as the market sees them, and the agent on this machine."""
+    """Show your nodes as the market sees them, and whether the agent runs here."""
     with current().client() as client:
         nodes = list(client.nodes.list())
         leases = list(client.leases.list(role="provider", state="active"))
@@ -198,7 +203,7 @@ def status(config: ConfigFile = None) -> None:
 
 @app.command()
 def stop(config: ConfigFile = None) -> None:
-    """Tell the agent on this machine to end its jobs and itself."""
+    """Stop the agent on this machine. Its running jobs end."""
     pid = agent_process(config)
     if pid is None:
         raise InputError("no agent runs here", fix="`coulomb provider start` runs it")
@@ -209,7 +214,7 @@ def stop(config: ConfigFile = None) -> None:
 
 @app.command()
 def drain(node: NodeName) -> None:
-    """Take no new jobs on a node until it is resumed. What runs goes on."""
+    """Take no new jobs on a node: its asks are cancelled, running jobs go on."""
     with current().client() as client:
         found = _named(client, node)
         if agreed(f"drain {found.name} ({found.id})", " Its asks are taken off the book."):
@@ -218,7 +223,7 @@ def drain(node: NodeName) -> None:
 
 @app.command()
 def resume(node: NodeName) -> None:
-    """Let a drained node take jobs again. Put it on the book with `ask create`."""
+    """Let a drained node take jobs again; `coulomb ask create` makes a new ask."""
     with current().client() as client:
         found = _named(client, node)
         if current().dry_run:
@@ -230,7 +235,7 @@ def resume(node: NodeName) -> None:
 
 @app.command()
 def vouchers(config: ConfigFile = None) -> None:
-    """What this machine's leases were countersigned for, and the call that settles each.
+    """List the countersigned usage of this machine's leases, and the call that settles each.
 
     Needs neither server nor chain: `cast send CONTRACT DATA` from any account does the rest.
     """
@@ -246,7 +251,7 @@ def vouchers(config: ConfigFile = None) -> None:
 
 @app.command()
 def settle(config: ConfigFile = None) -> None:
-    """Settle what this machine's leases were countersigned for, straight on the chain.
+    """Settle this machine's countersigned usage on the chain, without the market.
 
     The market does so by itself; this is for when it, or the witness, is gone. The account pays the
     gas, and the usage is paid to each lease's provider.
@@ -256,8 +261,9 @@ def settle(config: ConfigFile = None) -> None:
         found = held(journal)
     batches = payable(found, chain_client, cli.account())
     count = sum(len(batch.signed) for batch in batches)
-    note(f"{count} of {len(found)} vouchers would be paid now")
-    if count and agreed(f"settle {count} vouchers in {len(batches)} transactions"):
+    note(f"{count} of {counted(len(found), 'voucher')} would be paid now")
+    sent = counted(len(batches), "transaction")
+    if count and agreed(f"settle {counted(count, 'voucher')} in {sent}"):
         signer = cli.signer()
         show_rows([batch.send(signer) for batch in batches], SENT)
 

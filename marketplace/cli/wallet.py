@@ -1,12 +1,13 @@
 """`coulomb wallet` and `coulomb earnings`: keys and tokens, straight on the chain."""
 
+import os
 from typing import Annotated
 
 import typer
 from typer import Argument, Option
 
 from marketplace.cli.context import agreed, atoms_of, current, money_text, would
-from marketplace.cli.output import columns, note, plain, show, show_rows
+from marketplace.cli.output import columns, counted, note, plain, show, show_rows
 from marketplace.domain.pricing import from_scaled
 from marketplace.sdk.errors import InputError
 from marketplace.sdk.keyring import ask_password, parse_address, read_password
@@ -33,14 +34,14 @@ Receiver = Annotated[
 
 @app.command()
 def new(name: Annotated[str, Argument(help="The keystore's name.")]) -> None:
-    """Make a key in a new Foundry-compatible keystore that only you can read."""
+    """Make a new key, in an encrypted keystore that Foundry reads, too."""
     if "/" in name or name.startswith("."):
         raise InputError(f"{name!r} is a name, not a path")
     path = config_dir() / "keystores" / name
     if current().dry_run:
         would(f"make {path}")
         return
-    file = current().password_file
+    file = current().password_file or os.environ.get("COULOMB_PASSWORD_FILE")
     password = read_password(file) if file else ask_password(f"the new key {name}")
     if not file and ask_password(f"the new key {name} (again)") != password:
         raise InputError("the two passwords differ")
@@ -56,10 +57,11 @@ def show_funds(
         Argument(parser=parse_address, metavar="ADDRESS", help="An account other than your own."),
     ] = None,
 ) -> None:
-    """What an account holds, read from the chain. Works while the server is down."""
+    """Show what an account holds, read from the chain. Works while the server is down."""
     cli = current()
     with cli.client() as client:
-        unit, funds = client.wallet.unit(), client.wallet.funds(address or cli.account())
+        unit = client.wallet.unit()
+        funds = client.wallet.funds(address or cli.account())
     row = {
         "account": funds.address,
         "free": money_text(funds.free, unit),
@@ -74,15 +76,19 @@ def show_funds(
 @app.command()
 def deposit(
     amount: Annotated[str, Argument(help="Tokens, e.g. 12.5.")],
-    approve: Annotated[bool, Option("--approve", help="Approve, then deposit.")] = False,
+    approve: Annotated[
+        bool, Option("--approve", help="Send an approval first, in a transaction of its own.")
+    ] = False,
 ) -> None:
-    """Move tokens into the escrow, by permit in one transaction."""
+    """Move tokens from your account into the escrow."""
     cli = current()
     with cli.client() as client:
         market = client.market.config()
-        atoms, account = atoms_of(amount, market), cli.account()
+        atoms = atoms_of(amount, market)
+        account = cli.account()
         check_amount(atoms, client.wallet.funds(account).tokens, market, f"are at {account}")
-        money, escrow = money_text(atoms, market), market.contracts.escrow
+        money = money_text(atoms, market)
+        escrow = market.contracts.escrow
         if agreed(f"deposit {money} into {escrow} on chain {market.chain_id}"):
             moved = client.wallet.deposit(atoms, signer=cli.signer(), permit=not approve)
             show({**plain(moved), "amount": money}, MOVED)
@@ -90,10 +96,11 @@ def deposit(
 
 @app.command()
 def withdraw(amount: Amount, to: Receiver = None) -> None:
-    """Move free balance out of the escrow. Works while the server is down."""
+    """Move tokens out of the escrow. Works while the server is down."""
     cli = current()
     with cli.client() as client:
-        unit, free = client.wallet.unit(), client.wallet.funds(cli.account()).free
+        unit = client.wallet.unit()
+        free = client.wallet.funds(cli.account()).free
         atoms = free if amount == "all" else atoms_of(amount, unit)
         check_amount(atoms, free, unit)
         money = money_text(atoms, unit)
@@ -104,7 +111,7 @@ def withdraw(amount: Amount, to: Receiver = None) -> None:
 
 @earnings_app.command(name="show")
 def show_earnings() -> None:
-    """Receipts of the leases you provided, their sum, and what is free to withdraw."""
+    """List the receipts of jobs that you ran, their sum, and what you can withdraw."""
     cli = current()
     account = cli.account()
     with cli.client() as client:
@@ -113,11 +120,11 @@ def show_earnings() -> None:
         funds = client.wallet.funds(account)
     show_rows(mine, EARNED)
     net = sum(receipt.net.atoms for receipt in mine)
-    note(f"net {money_text(net, market)} in {len(mine)} leases")
+    note(f"net {money_text(net, market)} in {counted(len(mine), 'lease')}")
     note(f"free in the escrow: {money_text(funds.free, market)}")
 
 
 @earnings_app.command(name="withdraw")
 def withdraw_earnings(amount: Amount = "all", to: Receiver = None) -> None:
-    """Move what was earned out of the escrow."""
+    """Move your earnings out of the escrow."""
     withdraw(amount, to)

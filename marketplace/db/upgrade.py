@@ -3,18 +3,27 @@
 from pathlib import Path
 
 from sqlalchemy import Engine, inspect, text
+from sqlalchemy.exc import DatabaseError
 
 from marketplace.db.engine import make_engine
+from marketplace.errors import Unavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Run every migration that the database does not have yet; safe to call again."""
+    """Run every migration that the database does not have yet; safe to call again.
+
+    Raises Unavailable if it cannot be opened, or a later version has written it.
+    """
     engine = make_engine(url)
+    shown = url.rpartition("@")[2]  # without a password
     try:
-        if revision == "head" and _is_current(engine):
+        found = _revisions(engine, shown)
+        if revision == "head" and found == [newest_revision()]:
             return
+        if found > [newest_revision()]:
+            raise Unavailable(f"{shown} was written by a later version: install that one")
         from alembic import command  # imported only here: most starts find nothing to migrate
         from alembic.config import Config
 
@@ -32,9 +41,13 @@ def newest_revision() -> str:
     return max(path.name[1:5] for path in (MIGRATIONS / "versions").glob("m*.py"))
 
 
-def _is_current(engine: Engine) -> bool:
-    with engine.connect() as connection:
-        if not inspect(connection).has_table("alembic_version"):
-            return False
-        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
-    return found == [newest_revision()]
+def _revisions(engine: Engine, shown: str) -> list[str]:
+    try:
+        with engine.connect() as connection:
+            if not inspect(connection).has_table("alembic_version"):
+                return []
+            found = connection.execute(text("SELECT version_num FROM alembic_version"))
+            return [str(number) for number in found.scalars()]
+    except DatabaseError as error:
+        why = str(error.orig).partition("\n")[0]
+        raise Unavailable(f"the database {shown} cannot be opened: {why}") from error

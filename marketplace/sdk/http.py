@@ -27,6 +27,7 @@ from marketplace.wire.base import Model
 from marketplace.wire.jobs import JobEvent, read_streamed
 from marketplace.wire.problems import problems_of
 from settlement import strict_json
+from settlement.errors import host_of
 
 T = TypeVar("T", bound=Model)
 USER_AGENT = "coulomb-python/0.1"
@@ -80,10 +81,16 @@ def client_options(
     api_url: str, api_key: str | None, timeout: httpx.Timeout | float
 ) -> dict[str, Any]:
     """What both kinds of httpx client are made with. Raises ConfigError for a wrong address."""
-    if not api_url.startswith(("http://", "https://")):
-        raise ConfigError(
-            f"{api_url!r} is not an API address", "it begins with http:// or https://"
-        )
+    try:
+        url = httpx.URL(api_url)
+        sound = url.scheme in ("http", "https") and bool(url.host)
+    except httpx.InvalidURL:
+        sound = False
+    if not sound:  # it may hold a password, so it is not shown
+        fix = "it begins with http:// or https://; see api_url in the profile, or COULOMB_API_URL"
+        raise ConfigError("api_url is not an API address", fix)
+    if api_key and not (api_key.isascii() and api_key.isprintable()):
+        raise ConfigError("the API key has characters that no key has")
     # Compressed answers would have to be unpacked before their size is known.
     headers = {"User-Agent": USER_AGENT, "Accept": "application/json"}
     headers |= {"Accept-Encoding": "identity"}
@@ -99,11 +106,11 @@ def check_answer(response: httpx.Response) -> None:
     if response.is_redirect:
         where = response.headers.get("location", "")
         raise ProtocolError(
-            f"{response.url} redirects to {where!r:.200}, and redirects are not followed",
+            f"{host_of(str(response.url))} redirects to {where!r:.200}; redirects are not followed",
             fix="set api_url to the address that answers",
         )
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise ProtocolError(f"{response.url}: a compressed answer, which was not asked for")
+        raise ProtocolError(f"{host_of(str(response.url))}: a compressed answer was not asked for")
 
 
 def json_of(body: bytes) -> Any:
@@ -155,10 +162,10 @@ def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> f
         return float(value)
     try:
         at = parsedate_to_datetime(value)
-    except ValueError:
+        at = at if at.tzinfo else at.replace(tzinfo=UTC)
+        return max(0.0, (at - (now or datetime.now(UTC))).total_seconds())
+    except (ValueError, OverflowError):
         return None
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return max(0.0, (at - (now or datetime.now(UTC))).total_seconds())
 
 
 def transport_error(error: httpx.RequestError, method: str, path: str) -> TransportError:
@@ -207,7 +214,9 @@ class Resumption:
         self._final = False
 
     def note(self, event: ServerEvent) -> None:
-        """An event came."""
+        """An event came. Raises ProtocolError for an id that no request could carry."""
+        if not (event.id.isascii() and event.id.isprintable()):
+            raise ProtocolError(f"an event has the id {event.id!a:.80}")
         self.last_id = event.id or self.last_id
         if event.retry_ms is not None:
             self._retry_seconds = min(max(event.retry_ms, 0), RETRY_MS_MAX) / 1000

@@ -93,7 +93,7 @@ def _read(path: Path) -> Any:
         with path.open("rb") as file:
             raw = file.read(BYTES_MAX + 1)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if len(raw) > BYTES_MAX:
         raise InputError(f"{path} has more than {BYTES_MAX} bytes: is it a job file?")
     try:
@@ -106,7 +106,7 @@ def _parse(document: Any, what: str) -> JobSpec:
     if isinstance(document, dict):
         # Only here: what travels says its outputs itself, and its hash does not depend on this.
         document = {"outputs": [{"path": OUTPUTS}], **document}
-    with input_errors(f"{what} is not a valid job"):
+    with input_errors(f"{what} is not a valid job", "docs/job-file.md lists every member"):
         return parse_job(document, tiers=load_tiers())
 
 
@@ -126,7 +126,9 @@ def pack_folder(folder: Path) -> bytes:
         fix = f"leave files out with a {IGNORE_FILE} file, or fetch large data from the job"
         raise InputError(f"{folder} cannot be packed: {error}", fix, "/workdir") from error
     except OSError as error:
-        raise _refused(folder, f"cannot be read: {error}", "let its files be read") from error
+        raise _refused(
+            folder, f"cannot be read: {error.strerror}", "let its files be read"
+        ) from error
     return packed.getvalue()
 
 
@@ -150,7 +152,7 @@ def _open(path: Path) -> BinaryIO:
 def _paths(folder: Path) -> Iterator[Path]:
     """What is left of the folder, in order: a link to a folder is not entered."""
     file = folder / IGNORE_FILE
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    lines = file.read_text(errors="surrogateescape").splitlines() if file.is_file() else []
     named = [line.strip().rstrip("/") for line in lines if not line.strip().startswith("#")]
     patterns = [*ALWAYS_LEFT_OUT, *filter(None, named)]
 

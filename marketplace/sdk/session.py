@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from marketplace.domain.pricing import DECIMALS
+from marketplace.limits import SALT_MAX
 from marketplace.sdk.errors import ConfigError, VerificationError
 from marketplace.sdk.keyring import unlock, witness_key
 from marketplace.sdk.profile import Profile, ProfileFile, state_dir
@@ -97,7 +98,11 @@ class Session:
     def take_salt(self, account: str, stated: int) -> int:
         """The salt of the account's next order: what the market states, or the first that this
         session has not taken yet. Two orders of one salt exclude each other.
+
+        Raises VerificationError for one so large that the account would run out of them.
         """
+        if stated > SALT_MAX:
+            raise VerificationError(f"the server states the salt {stated}, above {SALT_MAX}")
         with self._salts_lock:
             salt = max(stated, self._salts.get(account, 0))
             self._salts[account] = salt + 1
@@ -147,7 +152,8 @@ class Session:
     def desk(self, buyers: Iterable[str]) -> Desk:
         """The witness's desk with its durable journal, opened once."""
         if self._desk is None:
-            signer, domain = self.witness(), self.domain()
+            signer = self.witness()
+            domain = self.domain()
             escrow = domain.verifying_contract.lower()
             name = f"{domain.chain_id}-{escrow}-{signer.address.lower()}.db"
             journal = WitnessJournal(self._witness_folder / name)

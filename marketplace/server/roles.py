@@ -24,6 +24,8 @@ from marketplace.db.outbox import SqlOutbox
 from marketplace.db.store import Database
 from marketplace.db.upgrade import upgrade
 from marketplace.domain.pricing import CURRENCY, DECIMALS
+from marketplace.sdk.errors import ConfigError
+from marketplace.sdk.keyring import read_password
 from marketplace.server.loops import Loop
 from marketplace.server.settings import Settings
 from marketplace.services.catalog import Catalog
@@ -32,6 +34,7 @@ from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import check_deployment, load_deployment
 from settlement.eip712 import ZERO_ADDRESS
+from settlement.errors import KeystoreError
 from settlement.indexer import Indexer
 from settlement.keystore import load
 from settlement.ports import BlockRef, Intent
@@ -80,19 +83,32 @@ class MarketProcess:
 
 
 def _relayer_signer(settings: Settings) -> TransactionSigner | None:
-    """The relayer's key from its keystore; None if none is named. Raises KeystoreError."""
-    if settings.relayer_keystore is None:
-        return None
-    file = settings.relayer_password
-    password = "" if file is None else file.read_text(encoding="utf-8").rstrip("\n")
-    return load(settings.relayer_keystore, password)
+    """The relayer's key from its keystore; None if none is named. Raises ConfigError."""
+    keystore, file = settings.relayer_keystore, settings.relayer_password
+    if keystore is None:
+        if "relayer" not in settings.roles:
+            return None
+        raise ConfigError(
+            "COULOMB_RELAYER_KEYSTORE is not set, and the role relayer needs it",
+            fix="set it to the relayer's keystore; `coulomb wallet new relayer` makes one",
+        )
+    if file is None:
+        raise ConfigError(
+            "COULOMB_RELAYER_PASSWORD is not set, and COULOMB_RELAYER_KEYSTORE is",
+            fix="set it to a file that holds the keystore's password",
+        )
+    try:
+        return load(keystore.expanduser(), read_password(str(file)))
+    except (KeystoreError, ConfigError) as error:
+        fix = "correct COULOMB_RELAYER_KEYSTORE, or the file that COULOMB_RELAYER_PASSWORD names"
+        raise ConfigError(f"the relayer's key is locked: {error}", fix) from None
 
 
 def _market(settings: Settings, escrow: Escrow, token: Token, opener: str) -> Market:
     """What the deployment and the operator fix for everyone."""
     fixed, decimals = escrow.config(), token.decimals()
     if decimals != DECIMALS:
-        raise ValueError(f"the escrow's token has {decimals} decimals; a market needs {DECIMALS}")
+        raise ConfigError(f"the escrow's token has {decimals} decimals; a market needs {DECIMALS}")
     return Market(
         domain=escrow.domain(),
         token=fixed.token,
@@ -112,15 +128,13 @@ def _market(settings: Settings, escrow: Escrow, token: Token, opener: str) -> Ma
 def build(settings: Settings, signer: TransactionSigner | None = None) -> MarketProcess:
     """Open database and chain, check the deployment, put the roles together; starts nothing.
 
-    `signer` stands in for the keystore of the settings. Raises ChainError, DeploymentError,
-    KeystoreError, ValueError.
+    `signer` stands in for the keystore of the settings. Raises ConfigError, ChainError,
+    DeploymentError, Unavailable.
     """
     signer = signer or _relayer_signer(settings)
     client = ChainClient(settings.rpc_url, settings.chain_id)
     deployment = load_deployment(settings.deployments, settings.chain_id)
     check_deployment(client, deployment)
-    if "relayer" in settings.roles and signer is None:
-        raise ValueError("the role relayer needs a keystore")
     opener = settings.opener or (signer.address if signer else ZERO_ADDRESS)
     upgrade(settings.database_url)
     database = Database(settings.database_url)
@@ -138,6 +152,7 @@ def build(settings: Settings, signer: TransactionSigner | None = None) -> Market
         indexer = Indexer(events, escrow, deployment.block, settings.confirmations)
         process.add(Loop("indexer", lambda: _read_on(indexer), UNTOLD_S), CHAIN)
     if "relayer" in settings.roles and signer is not None:
+        warn_without_gas(client, signer.address)
         relaying = RelayerSettings(confirmations=settings.confirmations)
         _add_relayer(process, Relayer(SqlOutbox(database), escrow, signer, relaying, _alarm))
     if {"indexer", "relayer"} & set(settings.roles):
@@ -157,6 +172,12 @@ def _alarm(intent: Intent | None, reason: str) -> None:
         log.error("intent needs attention", intent=key, reason=reason)
 
 
+def warn_without_gas(client: ChainClient, address: str) -> None:
+    """Log once that the relayer cannot pay for any transaction."""
+    if not client.balance(address):
+        log.warning("the relayer has no ETH for gas: send it some", address=address)
+
+
 def _add_matcher(process: MarketProcess) -> None:
     catalog = process.catalog
     matcher, watchdog = catalog.matcher, catalog.watchdog
@@ -174,7 +195,8 @@ def _add_matcher(process: MarketProcess) -> None:
 
 
 def _add_relayer(process: MarketProcess, relayer: Relayer) -> None:
-    settling, loop = process.catalog.settling, Loop("relayer", relayer.tick, UNTOLD_S)
+    settling = process.catalog.settling
+    loop = Loop("relayer", relayer.tick, UNTOLD_S)
 
     def new_block() -> None:
         if relayer.busy:
@@ -211,10 +233,13 @@ def _read_on(indexer: Indexer) -> bool:
 def app_of(process: MarketProcess) -> MarketApi:
     """The HTTP application over a process; it starts and stops the process's loops with itself.
 
-    Raises ValueError if no opener is known: bids are not taken that anyone may open.
+    Raises ConfigError if no opener is known: bids are not taken that anyone may open.
     """
     if process.catalog.market.opener == ZERO_ADDRESS:
-        raise ValueError("the role api needs COULOMB_OPENER, the address of the relayer")
+        raise ConfigError(
+            "COULOMB_OPENER is not set, and the role api needs it",
+            fix="set it to the relayer's address; bids will name it",
+        )
     app = create_api(process.catalog, process.database, process.settings.limits)
 
     @asynccontextmanager

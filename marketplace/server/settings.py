@@ -7,8 +7,10 @@ from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from marketplace.api.limits import Limits
+from settlement.eip712 import checked_address
 
 ROLES = ("api", "matcher", "relayer", "indexer")
+DATABASES = ("sqlite:///", "postgresql://", "postgresql+psycopg://")
 Words = Annotated[tuple[str, ...], NoDecode]
 """Several words in one variable, separated by commas."""
 
@@ -39,26 +41,30 @@ class Settings(BaseSettings):
     )
     blobs: Path = Field(Path("blobs"), description="Folder of uploaded files.")
     relayer_keystore: Path | None = Field(
-        None, description="Keystore of the relayer's key; the role relayer needs it."
+        None, description="Keystore file of the relayer's key. The role relayer needs it."
     )
     relayer_password: Path | None = Field(
-        None, description="File with the password of the relayer's keystore."
+        None, description="File with the password of that keystore."
     )
     roles: Words = Field(ROLES, description="Roles of this process, separated by commas.")
     host: str = Field("127.0.0.1", description="Address at which the API listens.")
     port: int = Field(8420, ge=0, le=65_535, description="Port of the API; 0 picks a free one.")
     interval_ms: int = Field(
-        10_000, ge=100, le=600_000, description="How often nodes attest usage unless they say."
+        10_000,
+        ge=100,
+        le=600_000,
+        description="Milliseconds between a node's attestations, unless it says otherwise.",
     )
     settle_every_s: int = Field(
         300, ge=1, description="Seconds between two settlements of countersigned usage."
     )
     confirmations: int = Field(
-        12, ge=0, description="Blocks on top of a block before it counts; 0 on a devnet."
+        12, ge=0, description="Blocks on top of a block until it counts; 0 on a devnet."
     )
     poll_s: float = Field(1.0, gt=0, description="Seconds between two looks at the chain's head.")
     opener: str | None = Field(
-        None, description="Address that opens leases; the relayer's by default. Bids must name it."
+        None,
+        description="Address that bids name as opener: the relayer's. Default: the keystore's.",
     )
     operators: Words = Field((), description="Accounts that may have the operator scope.")
     proxies: str = Field(
@@ -76,8 +82,24 @@ class Settings(BaseSettings):
     def _are_known(cls, roles: tuple[str, ...]) -> tuple[str, ...]:
         unknown = set(roles) - set(ROLES)
         if unknown or not roles:
-            raise ValueError(f"roles are {', '.join(ROLES)}; not {', '.join(sorted(unknown))}")
+            raise ValueError(
+                f"roles are {', '.join(ROLES)}; not {', '.join(sorted(unknown)) or 'none'}"
+            )
         return roles
+
+    @field_validator("opener", "operators")
+    @classmethod
+    def _are_addresses(cls, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(checked_address(address, address) for address in value)
+        return None if value is None else checked_address(value, value)
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_database(cls, url: str) -> str:
+        if not url.startswith(DATABASES):
+            raise ValueError("use sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME")
+        return url
 
     def but(self, **changes: Any) -> Self:
         """The same settings with some changed, and checked again."""

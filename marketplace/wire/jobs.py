@@ -42,7 +42,8 @@ class JobOrder(Body):
 class Cost(Answer):
     """What a job's present lease has cost so far and may still cost.
 
-    `projected` is the cost of the maximum duration; `ms` is the time that counts.
+    `projected` is what the longest time, top-ups included, will cost; once the lease is over, what
+    it has cost. `ms` is the time that counts.
     """
 
     accrued: Money
@@ -54,7 +55,7 @@ class Cost(Answer):
 
 
 class Job(Answer):
-    """A job as its buyer sees it. `max_cost` is what its lease locks, or will lock at most.
+    """A job as its buyer sees it. `max_cost` is what its lease locked, or will lock, at most.
 
     `ending` says how a job will end while it is being ended. With `account`, `provider` and
     `witness`, `lease_no` names the lease on chain.
@@ -187,8 +188,9 @@ class Receipt(Answer):
                 f"{line.resource:<8} {line.quantity:f} {line.unit} at {line.price:f} "
                 f"{line.price_unit} = {line.cost}"
             )
-        yield f"released {self.released} (fee {self.fee}), refunded {self.refunded}"
-        yield f"locked {self.locked}: {'conserved' if self.conserved else 'NOT CONSERVED'}"
+        yield f"{self.net} to the provider, {self.fee} as fee, {self.refunded} back to the buyer"
+        sums = "all accounted for" if self.conserved else "NOT ALL ACCOUNTED FOR"
+        yield f"locked {self.locked}, released {self.released}: {sums}"
         yield f"lease    {hex_text(self.lease_no)}"
         for name in ("buyer", "provider", "witness"):
             yield f"{name:<8} {getattr(self, name)}"

@@ -14,9 +14,11 @@ from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError
 
 from settlement.eip712 import checksum
-from settlement.errors import CallReverted, DeploymentError, FieldError
+from settlement.errors import CallReverted, ChainUnavailable, DeploymentError, FieldError
 from settlement.hashing import keccak
 
+# What decoding raises on bytes that a hostile node or contract made up.
+_MALFORMED = (DecodingError, ValueError, LookupError, TypeError, ArithmeticError)
 _BUILTIN_ERRORS: tuple[dict[str, Any], ...] = (
     {"type": "error", "name": "Error", "inputs": [{"type": "string"}]},
     {"type": "error", "name": "Panic", "inputs": [{"type": "uint256"}]},
@@ -114,13 +116,16 @@ class Abi:
             raise FieldError("/data", f"is not a call of {name}")
         try:
             return tuple(decode(types, calldata[4:]))
-        except DecodingError as error:
+        except _MALFORMED as error:
             raise FieldError("/data", f"is a malformed call of {name}: {error}") from error
 
     def result(self, name: str, data: bytes) -> Any:
-        """A function's result: one value, or a tuple of several."""
+        """A function's result: one value, or a tuple of several. Raises ChainUnavailable."""
         outputs = self._functions[name][2]
-        values = decode([canonical(p) for p in outputs], data)
+        try:
+            values = decode([canonical(p) for p in outputs], data)
+        except _MALFORMED as error:
+            raise ChainUnavailable(f"the node's answer to {name} cannot be read") from error
         return values[0] if len(values) == 1 else values
 
     def constructor(self, *arguments: Any) -> bytes:
@@ -128,16 +133,21 @@ class Abi:
         return encode(self._constructor, arguments)
 
     def event(self, topics: Sequence[bytes], data: bytes) -> tuple[str, dict[str, Any]] | None:
-        """A log's event name and arguments; None if the ABI has no such event."""
+        """A log's event name and arguments; None if the ABI has no such event.
+
+        Raises ChainUnavailable.
+        """
         if not topics or topics[0] not in self._events:
             return None
         name, inputs = self._events[topics[0]]
-        plain = iter(decode([canonical(p) for p in inputs if not p["indexed"]], data))
-        indexed = iter(topics[1:])
-        values = {}
-        for p in inputs:
-            value = decode([p["type"]], next(indexed))[0] if p["indexed"] else next(plain)
-            values[p["name"]] = checksum(value) if p["type"] == "address" else value
+        indexed, values = iter(topics[1:]), {}
+        try:
+            plain = iter(decode([canonical(p) for p in inputs if not p["indexed"]], data))
+            for p in inputs:
+                value = decode([p["type"]], next(indexed))[0] if p["indexed"] else next(plain)
+                values[p["name"]] = checksum(value) if p["type"] == "address" else value
+        except (*_MALFORMED, StopIteration) as error:
+            raise ChainUnavailable(f"a log of {name} cannot be read") from error
         return name, values
 
     def reverted(self, data: bytes) -> CallReverted:
@@ -147,7 +157,7 @@ class Abi:
         name, types = self._errors[data[:4]]
         try:
             return CallReverted(name, tuple(decode(types, data[4:])))
-        except DecodingError:
+        except _MALFORMED:
             return CallReverted(name, ("0x" + data[4:].hex(),))
 
 

@@ -211,7 +211,8 @@ class ChainClient:
         (nothing was signed) and OutcomeUnknown (signed, perhaps mined).
         """
         limit = gas or with_margin(self.estimate_gas(to, data, signer.address, value))
-        advice, policy = self.fees(), FeePolicy()
+        advice = self.fees()
+        policy = FeePolicy()
         offer = policy.offer(advice)
         if offer is None:
             base, cap = advice.base / GWEI, policy.cap / GWEI
@@ -223,7 +224,13 @@ class ChainClient:
         fields["nonce"] = self.nonce(signer.address, "pending")
         raw, tx_hash = signer.sign_transaction(fields)
         until = time.monotonic() + timeout_seconds
-        self._send_until(raw, tx_hash, until)
+        try:
+            self._send_until(raw, tx_hash, until)
+        except SendRejected as error:
+            if error.reason is SendReason.INSUFFICIENT_FUNDS:
+                detail = f"{signer.address} holds too little ETH for the gas: send it some"
+                raise SendRejected(error.reason, detail) from error
+            raise
         receipt = self.wait(tx_hash, max(0.0, until - time.monotonic()))
         if not receipt.succeeded:
             raise self.why_reverted(receipt, to, data, signer.address, value)

@@ -115,7 +115,8 @@ def load_deployment(folder: Path, chain_id: int) -> Deployment:
             f"nothing is deployed on chain {chain_id}: there is no {path}"
         ) from None
     except (OSError, ValueError) as error:
-        raise DeploymentError(f"{path} cannot be read: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise DeploymentError(f"{path} cannot be read: {why}") from error
     deployment = Deployment.from_json(document)
     if deployment.chain_id != chain_id:
         raise DeploymentError(f"{path} describes chain {deployment.chain_id}, not chain {chain_id}")
@@ -146,7 +147,8 @@ def check_deployment(client: ChainClient, deployment: Deployment) -> None:
         raise DeploymentError(f"the code at {at} is not the shipped escrow")
     # The escrow runs the extension's code on its own storage. That code reads three fixed terms.
     escrow = Escrow(client, at)
-    config, place = escrow.config(), checksum(escrow.read("extension"))
+    config = escrow.config()
+    place = checksum(escrow.read("extension"))
     code = client.code(place)
     if not extension.matches(code):
         raise DeploymentError(f"the code at {place} is not the shipped extension")

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
-from urllib.parse import urlsplit
 
 import requests
 from eth_typing import URI
@@ -17,7 +16,7 @@ from web3 import HTTPProvider
 from web3.types import RPCEndpoint, RPCResponse
 
 from settlement.chain.abi import Abi, artifact
-from settlement.errors import CallReverted, ChainError, ChainUnavailable, WrongChain
+from settlement.errors import CallReverted, ChainError, ChainUnavailable, WrongChain, host_of
 from settlement.strict_json import JsonError, loads
 
 Value = TypeVar("Value")
@@ -30,7 +29,7 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 15.0
 _OVERLOAD_CODES = (-32005, 429)  # JSON-RPC "limit exceeded", and what some hosts send instead
 _CALLS = ("eth_call", "eth_estimateGas")
 # What reading an answer that breaks the specification raises.
-_MALFORMED = (ValueError, LookupError, TypeError, AttributeError)
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 # How nodes report that contract code failed without a revert.
 _CODE_FAILED = re.compile(
     r"out of ?gas|gas required|intrinsic gas|evm error|invalid (fe)?opcode|invalid jump"
@@ -127,7 +126,9 @@ class Rpc:
             raise
         except (OSError, *_MALFORMED) as error:
             self._breaker.note(answered=False)
-            raise ChainUnavailable(f"the chain's node at {self._host()} {_why(error)}") from error
+            raise ChainUnavailable(
+                f"the chain's node at {host_of(self._url)} {_why(error)}"
+            ) from error
         self._breaker.note(answered=True)
         return value
 
@@ -135,7 +136,8 @@ class Rpc:
         if "error" not in answer:
             return answer["result"]
         error = answer["error"]
-        text, data = str(error["message"]), error.get("data")
+        text = str(error["message"])
+        data = error.get("data")
         if text == "transaction not found":
             return None
         if method in _CALLS and (reverted := self._reverted(text, error.get("code"), data)):
@@ -159,12 +161,6 @@ class Rpc:
             return CallReverted("unknown", (text,))
         return None
 
-    def _host(self) -> str:
-        """The node's host without path and user name, which may hold a customer's API key."""
-        parts = urlsplit(self._url)
-        host = parts.netloc.rpartition("@")[2]
-        return f"{parts.scheme}://{host}" if host else repr(self._url)
-
 
 def _why(error: Exception) -> str:
     match error:
@@ -174,6 +170,8 @@ def _why(error: Exception) -> str:
             return f"answers with HTTP {status}"
         case requests.ConnectionError():
             return "cannot be reached"
+        case requests.RequestException():  # its text has the whole address
+            return f"cannot be asked: {type(error).__name__}"
     return f"gives no usable answer: {type(error).__name__}: {error}"
 
 

@@ -70,7 +70,7 @@ def test_dev_up_gives_a_funded_market_and_leaves_nothing_behind(dev: Dev, tmp_pa
 def test_a_second_one_changes_nothing_and_a_killed_one_goes_on(dev: Dev) -> None:
     first = dev.up()
     first.says(r"export ETH_RPC_URL=(\S+)")
-    for words in ((), ("--fresh",)):
+    for words in ((), ("--fresh", "--yes")):
         second = dev.up(*words)
         assert second.ends() == 2
         assert f"process {first.pid} runs a market in {dev.folder}" in second.output()
@@ -82,7 +82,7 @@ def test_a_second_one_changes_nothing_and_a_killed_one_goes_on(dev: Dev) -> None
     assert dev.free() == "1005 CMP"
     os.kill(again.pid, signal.SIGTERM)
     assert again.ends() == 0
-    fresh = dev.up("--fresh")
+    fresh = dev.up("--fresh", "--yes")
     fresh.says(r"export ETH_RPC_URL=(\S+)")
     assert dev.free() == "1000 CMP"
 

@@ -9,7 +9,7 @@ import requests
 from eth_abi.abi import encode
 from eth_hash.auto import keccak
 
-from settlement.chain.abi import Abi, artifact
+from settlement.chain.abi import Abi, abi, artifact
 from settlement.chain.client import ChainClient, transaction_fields, with_margin
 from settlement.chain.rpc import Breaker
 from settlement.errors import (
@@ -377,3 +377,31 @@ def test_an_absent_node_is_named_without_the_key_in_its_url(failure: Exception, 
     with pytest.raises(ChainUnavailable) as refusal:
         ChainClient(url, 1, transport=provider).check()
     assert str(refusal.value) == f"the chain's node at https://node.example:8545 {words}"
+
+
+WORDS = "{:064x}".format
+HOSTILE = [
+    "0x08c379a0" + WORDS(32) + WORDS(size) + word for size, word in ((2**255, "00"), (2, "ff" * 32))
+]
+
+
+@pytest.mark.parametrize("data", HOSTILE)
+def test_hostile_revert_data_is_shown_raw(data: str) -> None:
+    with pytest.raises(CallReverted, match=r"Error\(0x0000"):
+        client(error("execution reverted", 3, data=data)).call(ADDRESS, b"")
+
+
+def test_hostile_results_and_logs_are_no_usable_answer() -> None:
+    for name, answer in (("symbol", HOSTILE[0][10:]), ("symbol", ""), ("decimals", "ff" * 32)):
+        with pytest.raises(ChainUnavailable, match="cannot be read"):
+            abi("ComputeToken").result(name, bytes.fromhex(answer))
+    topic = keccak(b"Transfer(address,address,uint256)")
+    with pytest.raises(ChainUnavailable, match="a log of Transfer"):
+        abi("ComputeToken").event([topic], b"")
+
+
+@pytest.mark.parametrize("url", ["htp://me:secret@node/secret", "node/secret"])
+def test_a_mistyped_node_is_not_repeated_with_its_secret(url: str) -> None:
+    with pytest.raises(ChainUnavailable) as caught:
+        ChainClient(url, 31337).head()
+    assert "secret" not in str(caught.value)

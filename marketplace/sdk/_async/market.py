@@ -103,12 +103,12 @@ class AsyncBlobs(AsyncResource):
     """Files up to 64 MiB, stored by content."""
 
     async def put(self, content: bytes) -> Blob:
-        """Store a file. Raises InputError above 64 MiB, ProtocolError if the digest differs."""
+        """Store a file. Raises InputError above 64 MiB, ProtocolError if another one is stored."""
         if len(content) > BLOB_BYTES_MAX:
             raise InputError(f"{len(content)} bytes exceed the limit of {BLOB_BYTES_MAX} (64 MiB)")
         answer = await self._transport.send("POST", "/v1/blobs", content=content, repeatable=True)
         blob = read(Blob, json_of(answer))
-        if blob.sha256 != hashlib.sha256(content).hexdigest():
+        if (blob.sha256, blob.size) != (hashlib.sha256(content).hexdigest(), len(content)):
             raise ProtocolError(f"the server stored {blob.sha256}, which is not what was sent")
         return blob
 

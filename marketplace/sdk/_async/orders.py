@@ -7,7 +7,7 @@ from typing import Any
 from marketplace.domain.drafts import AskingNode, ask_of, top_up_lock
 from marketplace.domain.life import LeaseState
 from marketplace.domain.reader import seconds_of
-from marketplace.limits import SALT_AHEAD_MAX
+from marketplace.limits import SALT_AHEAD_MAX, SALT_MAX
 from marketplace.sdk import onchain
 from marketplace.sdk._async.transport import AsyncResource
 from marketplace.sdk.errors import Forbidden, InputError, VerificationError, input_errors
@@ -187,7 +187,8 @@ class AsyncTopUps(AsyncResource):
             seconds = seconds_of(duration)
         except ValueError as error:
             raise InputError(str(error), pointer="/duration") from None
-        market, domain = await self._market(), self._session.domain()
+        market = await self._market()
+        domain = self._session.domain()
         job = await self._transport.get(Job, f"/v1/jobs/{job_id}")
         if job.lease_id is None or job.cost is None:
             raise InputError(f"{job_id} ({job.state}) has no lease to top up")
@@ -267,6 +268,9 @@ class AsyncOrders(AsyncResource):
                 break  # there is none above it, as far as the market knows
         if newest is None:
             raise InputError("the account has no orders that could be cancelled")
+        if newest > SALT_MAX:
+            why = f"an order of yours has the salt {newest}, above {SALT_MAX}"
+            raise VerificationError(why, fix="cancel that order by its id")
         if self._session.rpc_url:
             first = await async_run(onchain.orders_from, self._session, market, account)
             if newest > first + SALT_AHEAD_MAX:

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from marketplace.errors import ExitCode
-from marketplace.sdk import Unit
-from marketplace.sdk.onchain import Funds
 from marketplace.sdk.profile import ProfileFile
+from settlement import keystore
 from tests.market_world import H100
 from tests.sdk_app import Served
 from tests.tars import packed
@@ -115,7 +114,9 @@ def test_job_is_listed_shown_and_cancelled(run: Run, market: Served, job_file: s
     (row,) = json.loads(run("-o", "json", "job", "list").out)
     assert (row["id"], row["spec"]["name"]) == (made, "train")
     assert made in run("job", "show", made).out
-    assert json.loads(run("-o", "json", "--yes", "job", "cancel", made).out)["ending"]
+    ended = run("-o", "json", "--yes", "job", "cancel", made)
+    assert json.loads(ended.out)["ending"]
+    assert "the job is asked to end" in ended.err
 
 
 def test_what_a_job_left_behind_is_shown(run: Run, market: Served) -> None:
@@ -123,7 +124,11 @@ def test_what_a_job_left_behind_is_shown(run: Run, market: Served) -> None:
     job_id, lease_id = market.world.run(5)
     ran = run("receipt", "show", job_id)
     assert ran.out.startswith("Receipt ")
-    assert "conserved" in ran.out
+    assert "to the provider" in ran.out
+    assert "all accounted for" in ran.out
+    ended = run("--yes", "order", "cancel", job_id)
+    assert ended.code == ExitCode.CONFLICT
+    assert "nothing was open any more" in ended.err
     (row,) = json.loads(run("-o", "json", "receipt", "list").out)
     assert (row["lease_id"], row["used_ms"], row["simulated"]) == (lease_id, 5_000, True)
     lines = run("-o", "jsonl", "job", "watch", job_id).out.splitlines()
@@ -164,34 +169,6 @@ def test_outputs_are_unpacked_into_a_folder_of_the_jobs_own_unless_told_otherwis
     ran = run("job", "result", job_id, "--to", "third")
     assert "is not among the job's outputs" in ran.err
     assert list((home / "third").iterdir()) == []
-
-
-def test_what_cannot_be_set_up_as_a_node_is_told_at_once(
-    run: Run, market: Served, home: Path
-) -> None:
-    words = ("provider", "init", "--name", "n1", "--region", "eu")
-    for wrong, said in (
-        (("--tier", "H100"), "did you mean H100-80GB-SXM or H100-80GB-PCIE or H100-94GB-NVL?"),
-        (("--tier", H100, "--simulated", "1xFOO"), "no tier has the GPU 'FOO'"),
-        (("--tier", H100, "--simulated", "1xH100", "--region", "not one"), "/region: "),
-    ):
-        ran = run(*words, *wrong)
-        assert ran.code == ExitCode.USAGE
-        assert said in ran.err
-    assert market.sent("POST keys") == []
-    ran = run("ask", "create", "--gpu-hour", "2")
-    assert "fix: run `coulomb provider init`" in ran.err
-    assert run(*words, "--tier", H100, "--simulated", "1xH100").code == 0
-    file = home / "config/coulomb/provider/agent.yaml"
-    file.write_text(file.read_text().replace(H100, "H100"))
-    file.with_name("api.key").unlink()  # so that doctor looks for no server at that address
-    market.bend["GET config"] = lambda answer: answer.update(rpc_url="")
-    found = {row["code"]: row for row in json.loads(run("-o", "json", "provider", "doctor").out)}
-    assert "did you mean" in found["node"]["evidence"]
-    ran = run(*words, "--tier", H100, "--simulated", "2xH100", "--replace")
-    assert ran.code == 0, ran.err
-    assert "key create" not in ran.err
-    assert "2xH100" in file.read_text()
 
 
 def test_an_ask_is_made_listed_repriced_and_cancelled(run: Run, market: Served) -> None:
@@ -258,12 +235,24 @@ def test_made_key_is_shown_once_and_kept_in_the_profile(run: Run) -> None:
             assert made not in run("-o", form, *words).out
 
 
+def test_who_may_wait_for_an_ask_is_told_how(run: Run, market: Served, job_file: str) -> None:
+    ran = run("job", "run", job_file)
+    assert ran.code == ExitCode.NO_CAPACITY
+    assert "maximum cost" not in ran.err
+    assert "the book is empty" in ran.err
+    assert "retry: {on_events: [no-capacity]}" in ran.err
+
+
 def test_an_agents_key_is_made_anew_in_its_file(run: Run, home: Path) -> None:
     file = home / "agent" / "api.key"
     before = ProfileFile().get().api_key
     ran = run("key", "create", "node-n1", "--scope", "provider", "--to", str(file))
     assert ran.code == 0, ran.err
     assert file.read_text().startswith("coul_")
+    assert file.read_text().strip() not in ran.out + ran.err
+    again = run("key", "create", "node-n1", "--scope", "provider", "--to", str(file))
+    assert again.code == ExitCode.USAGE
+    assert f"Replace what is in {file}?" in again.err
     assert file.stat().st_mode & 0o777 == 0o600
     assert ProfileFile().get().api_key == before
 
@@ -283,7 +272,15 @@ def test_new_wallet_is_a_keystore_of_its_own(run: Run, home: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     again = run("--password-file", str(home / "pw"), "wallet", "new", "second")
     assert again.code == ExitCode.AUTH
-    assert "never overwritten" in again.err
+    assert "never overwritten: choose another name" in again.err
+
+
+def test_new_wallet_takes_its_password_from_the_file_of_the_environment(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COULOMB_PASSWORD_FILE", str(home / "pw"))
+    assert run("wallet", "new", "second").code == 0
+    assert keystore.load(home / "config/coulomb/keystores/second", "pw").address
 
 
 @pytest.mark.parametrize("name", ["a/b", "../up", ".hidden"])
@@ -343,86 +340,12 @@ def test_dry_run_sends_nothing(run: Run, market: Served, words: tuple[str, ...])
     assert market.seen == []
 
 
-BROKEN = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAeD".replace("d", "D")
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("wallet", "withdraw", "1", "--to", BROKEN), "wrong EIP-55 checksum"),
-        (("wallet", "withdraw", "1", "--to", "vitalik.eth"), "must be an address"),
-        (("earnings", "withdraw", "--to", "0x" + "0" * 40), "zero address"),
-        (("wallet", "show", "0x12"), "must be an address"),
-        (("witness", "run", "--buyer", "0x12"), "must be an address"),
-        (("job", "run", "job.yaml", "--witness", BROKEN), "wrong EIP-55 checksum"),
-        (("ask", "create", "--gpu-hour", "2", "--meter", "0x1234"), "must be an address"),
-        (("ask", "create", "--gpu-hour", "two"), "'two' is not a number of tokens"),
-        (("key", "create", "x", "--spend-cap", "abc"), "'abc' is not a number of tokens"),
-        (("wallet", "deposit", "abc"), "'abc' is not a number of tokens"),
-        (("wallet", "withdraw", "abc"), "'abc' is not a number of tokens"),
-        (("wallet", "withdraw", "0.0000000000000000001"), "more than 18 decimal places"),
-        (("wallet", "withdraw", "0"), "nothing to move: 2 CMP are free in the escrow"),
-        (("wallet", "withdraw", "3"), "3 CMP asked for, 2 CMP are free in the escrow"),
-        (("wallet", "deposit", "0"), "nothing to move"),
-        (("wallet", "deposit", "9"), "9 CMP asked for, 1 CMP are at 0x"),
-    ],
-)  # fmt: skip
-def test_a_wrong_address_or_amount_is_told_before_anything_is_asked_or_sent(
-    run: Run, market: Served, words: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held = Funds(BUYER.address, tokens=10**18, free=2 * 10**18, wei=0)
-    monkeypatch.setattr("marketplace.sdk.onchain.funds", lambda *_: held)
-    monkeypatch.setattr("marketplace.sdk.onchain.unit", lambda *_: Unit("CMP", 18))
-    ran = run(*words)
-    assert ran.code in (ExitCode.USAGE, ExitCode.FUNDS)
-    assert said in ran.err
-    assert "say --yes" not in ran.err
-    assert all(method == "GET" for method, _, _ in market.seen)
-
-
 @pytest.mark.parametrize(
     "words", [("key", "revoke", "key_1"), ("job", "cancel", "job_1"), ("ask", "cancel", "ask_1")]
 )
 def test_nothing_is_done_without_a_yes(run: Run, market: Served, words: tuple[str, ...]) -> None:
     assert run(*words).code == ExitCode.USAGE
     assert market.seen == []
-
-
-@pytest.mark.parametrize(
-    "words", [("serve",), ("settle", "run"), ("settle", "status"), ("reconcile",)]
-)
-def test_operator_commands_name_what_is_not_set(
-    run: Run, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("COULOMB_CHAIN_ID", raising=False)
-    ran = run(*words)
-    assert ran.code == ExitCode.USAGE
-    assert "ETH_RPC_URL is not set" in ran.err
-
-
-def test_operator_commands_take_the_chain_from_the_profile(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COULOMB_DEPLOYMENTS", str(tmp_path))
-    ProfileFile().update("default", rpc_url="http://127.0.0.1:9", chain_id=7)
-    ran = run("reconcile")
-    assert ran.code == ExitCode.CHAIN
-    assert "nothing is deployed on chain 7" in ran.err
-    assert "fix: name the folder with --deployments or COULOMB_DEPLOYMENTS" in ran.err
-
-
-def test_dev_up_names_the_options_that_move_taken_ports(
-    run: Run, monkeypatch: pytest.MonkeyPatch, home: Path
-) -> None:
-    def taken(address: tuple[str, int], **_options: Any) -> None:
-        raise OSError(98, "Address already in use")
-
-    monkeypatch.setattr("socket.create_server", taken)
-    monkeypatch.setattr("marketplace.cli.serve.quiet_logs", lambda: None)
-    ran = run("dev", "up")
-    assert ran.code == ExitCode.USAGE
-    assert "port 8420 of 127.0.0.1: Address already in use" in ran.err
-    assert "fix: name another with --port" in ran.err
 
 
 def test_provider_without_a_configuration_is_told_what_to_do(run: Run, market: Served) -> None:
@@ -434,12 +357,6 @@ def test_provider_without_a_configuration_is_told_what_to_do(run: Run, market: S
     assert found["config"]["status"] == "fail"
     assert "provider init" in found["config"]["fix"]
     assert {"gpu", "sandbox", "disk", "server"} <= set(found)
-
-
-def test_contract_addresses_without_a_deployment_end_with_9(run: Run, tmp_path: Path) -> None:
-    ran = run("contract", "addresses", "--chain-id", "7", "--deployments", str(tmp_path))
-    assert ran.code == ExitCode.CHAIN
-    assert "nothing is deployed on chain 7" in ran.err
 
 
 def test_provider_init_makes_keys_that_only_their_owner_reads(

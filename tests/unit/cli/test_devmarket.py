@@ -177,13 +177,31 @@ def test_another_fee_than_the_kept_one_is_told(
     assert "fee is 100 bps; only --fresh changes it" in capsys.readouterr().err
 
 
-def test_folder_of_something_else_is_left_alone(folder: Path, deployed: Made) -> None:
+@pytest.mark.parametrize(
+    "names", [("thesis.tex",), (DATABASE, "blobs"), (DEPLOYMENT,), (DATABASE, DEPLOYMENT, CHAIN)]
+)
+def test_folder_of_something_else_is_left_alone(
+    folder: Path, deployed: Made, names: tuple[str, ...]
+) -> None:
+    """A real server's, or a person's."""
     folder.mkdir()
-    (folder / "thesis.tex").touch()
+    for name in names:
+        (folder / name).touch()
     for fresh in (False, True):
-        with pytest.raises(ConfigError, match=r"other files, such as thesis\.tex"):
+        with pytest.raises(ConfigError, match=f"it holds {min(names)}"):
             market(folder).run(fresh)
-    assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
+    assert {path.name for path in folder.iterdir()} == set(names)
+
+
+def test_lock_that_leads_elsewhere_is_not_written(
+    folder: Path, deployed: Made, tmp_path: Path
+) -> None:
+    folder.mkdir()
+    (tmp_path / "diary").write_text("dear")
+    (folder / LOCK).symlink_to(tmp_path / "diary")
+    with pytest.raises(ConfigError):
+        market(folder).run()
+    assert (tmp_path / "diary").read_text() == "dear"
 
 
 def test_held_folder_is_refused_and_says_by_whom(folder: Path, deployed: Made) -> None:

@@ -39,7 +39,9 @@ def test_each_state_is_shown_once_with_the_code_it_ended_with(
     [
         ("exit_code", 3, "exit code 3"),
         ("exit_code", None, "exit_code"),
-        ("completed", 0, "completed"),
+        ("completed", 0, ""),
+        ("cancelled", None, ""),
+        ("node_error", None, "node_error"),
         (None, None, ""),
     ],
 )

@@ -247,19 +247,20 @@ def test_command_whose_packages_are_missing_names_the_extra(
     words: tuple[str, ...], package: str, extra: str, tmp_path: Path
 ) -> None:
     """As in a plain `pip install coulomb`: a process of its own, where the package is not found."""
+    chain = {"ETH_RPC_URL": "http://node", "COULOMB_CHAIN_ID": "1", "COULOMB_PORT": "0"}
     code = (
         f"import sys\nsys.modules[{package!r}] = None\n"
         f"from marketplace.cli.main import main\nsys.exit(main({list(words)!r}))"
     )
     ran = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=tmp_path, env={"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path, env={"HOME": str(tmp_path), "PYTHONPATH": str(ROOT), **chain},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ran.returncode == ExitCode.USAGE
     assert ran.stderr == (
         f"error: this command needs the package {package}, which is not installed\n"
-        f"  fix: pip install 'coulomb[{extra}]'\n"
+        f"  fix: pip install 'coulomb[{extra}] @ git+REPOSITORY', with the URL of the repository\n"
     )
 
 

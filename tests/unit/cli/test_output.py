@@ -13,7 +13,7 @@ import pytest
 
 from marketplace.cli import Format
 from marketplace.cli.context import Cli, begin
-from marketplace.cli.output import cell, columns, plain, show, show_rows, stream_rows
+from marketplace.cli.output import cell, columns, note, plain, show, show_rows, stream_rows, warn
 from marketplace.wire.base import Money
 from settlement.orders import Prices
 
@@ -55,11 +55,23 @@ def test_plain_carries_every_kind() -> None:
     [
         (True, "yes"), (False, "no"), (None, ""), (0, "0"), (["a", 1], "a, 1"),
         ({"amount": "1", "currency": "CMP", "atoms": "1"}, "1 CMP"), ({"a": 1}, '{"a": 1}'),
-        ("\x1b[31mred\x07", "�[31mred�")
+        ("\x1b[31mred\x07", "�[31mred�"), ("one\ntwo\n", "one ↵ two"),
     ],
 )  # fmt: skip
 def test_cell_is_text_for_people(value: object, text: str) -> None:
     assert cell({"x": {"y": value}}, "x.y") == text
+
+
+def test_names_that_are_not_utf8_travel_as_escapes(output: Output, capsys: Capture) -> None:
+    output(Format.JSON)
+    show_rows([{"file": "raw\udcff"}], columns("file"))
+    assert json.loads(capsys.readouterr().out) == [{"file": "raw\udcff"}]
+
+
+def test_notes_and_errors_do_not_drive_the_terminal(capsys: Capture) -> None:
+    note("one\ntwo\x1b[2J")
+    warn("\x9b3J")
+    assert capsys.readouterr().err == "one\ntwo�[2J\nwarning: �3J\n"
 
 
 def test_missing_path_is_empty() -> None:
@@ -101,6 +113,19 @@ def test_table_shows_every_value_whole(output: Output, capsys: Capture) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["id", "cost", "what"]
     assert lines[2].split() == ["a", "0.000000040833333333", "CMP", long]
+
+
+def test_a_terminal_that_is_too_narrow_shows_a_line_for_each_value(
+    output: Output, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output(Format.TABLE)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    show_rows([Row("i" * 70, TINY)], TABLE)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["id    " + "i" * 70, "cost  0.000000040833333333 CMP"]
+    show_rows([Row("i" * 20, TINY)], TABLE)
+    assert capsys.readouterr().out.splitlines()[0].split() == ["id", "cost", "what"]
 
 
 def test_empty_table_says_so_on_stderr(output: Output, capsys: Capture) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from marketplace.limits import SALT_AHEAD_MAX
+from marketplace.limits import SALT_AHEAD_MAX, SALT_MAX
 from marketplace.sdk import Coulomb, onchain
 from marketplace.sdk.errors import InputError, VerificationError
 from settlement.orders import Ask, Bid
@@ -61,14 +61,24 @@ def test_a_greater_salt_that_the_server_states_is_not_believed(
     assert cancels(market) == [(BID_SALT, True)]
 
 
-def forge(signer: Any, market: Served) -> Any:
-    """Makes the salts of shown orders greater, signed by somebody else."""
+def test_no_order_takes_a_salt_that_would_use_up_all_others(market: Any, client: Coulomb) -> None:
+    market.bend["GET accounts"] = lambda answer: answer.update(next_salt=2**64 - 2)
+    with pytest.raises(VerificationError, match="states the salt"):
+        client.jobs.submit(job_spec())
+    market.bend["GET asks"] = forge(market.world.buyer, market, SALT_MAX + 1)
+    with pytest.raises(VerificationError, match="has the salt"):
+        client.orders.cancel(None)
+    assert cancels(market) == []
+
+
+def forge(signer: Any, market: Served, salt: int = 77) -> Any:
+    """Makes the salts of shown orders greater, signed by `signer`."""
 
     def bend(answer: dict[str, Any]) -> None:
         for row in answer["data"] if "data" in answer else [answer]:
             kind: Any = Ask if "ask" in row else Bid
             name = kind.primary.lower()
-            row[name]["salt"] = "77"
+            row[name]["salt"] = str(salt)
             order = kind.from_message(row[name])
             row["signature"] = "0x" + sign(order, market.world.domain, signer).hex()
 

@@ -177,6 +177,11 @@ def test_server_that_is_busy_is_asked_again(waits: list[float]) -> None:
         events(busy, busy, busy)
 
 
+def test_an_id_that_no_request_could_carry_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="an event has the id"):
+        events(("id: é\n".encode() + b'event: status\ndata: {"state": "running"}\n\n',))
+
+
 def test_refused_stream_raises_at_once(waits: list[float]) -> None:
     with pytest.raises(Forbidden):
         events(httpx.Response(403, json={"code": "forbidden"}))

@@ -169,7 +169,7 @@ def test_retry_after_beyond_patience_is_handed_to_the_caller(waits: list[float])
     [
         ("0", 0.0), ("120", 120.0), ("", None), ("soon", None), ("-5", None), ("1.5", None),
         ("Sat, 01 Jan 2028 00:00:30 GMT", 30.0), ("Sat, 01 Jan 2028 00:00:30 -0000", 30.0),
-        ("Sat, 01 Jan 2000 00:00:00 GMT", 0.0),
+        ("Sat, 01 Jan 2000 00:00:00 GMT", 0.0), ("Sat, 01 Jan 99999999999999 00:00:00 GMT", None),
     ],
 )  # fmt: skip
 def test_retry_after_reads_seconds_and_dates(value: str, expected: float | None) -> None:
@@ -315,3 +315,10 @@ def test_refusal_reaches_the_caller_in_both_clients() -> None:
 def test_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ConfigError):
         Coulomb(url)
+
+
+@pytest.mark.parametrize("url", ["htp://me:secret@lab", "//lab/secret", "secret"])
+def test_a_wrong_address_is_not_repeated_with_its_password(url: str) -> None:
+    with pytest.raises(ConfigError, match="not an API address") as caught:
+        Coulomb(url)
+    assert "secret" not in str(caught.value) + caught.value.fix

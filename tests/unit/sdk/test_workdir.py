@@ -54,7 +54,7 @@ def test_clutter_and_ignored_files_stay_out(tmp_path: Path) -> None:
         (folder / name).mkdir()
         (folder / name / "f").write_text("x")
     (folder / "src" / "big.bin").write_text("x")
-    (folder / ".coulombignore").write_text("# large\n*.bin\ndata/\n\n")
+    (folder / ".coulombignore").write_bytes(b"# large \xff\n*.bin\ndata/\n\n")
     found = names_in(folder, tmp_path / "out")
     assert found == [".coulombignore", "a.sh", "link", "src/b.py"]
 

@@ -23,12 +23,13 @@ def test_settings_come_from_the_environment(env: pytest.MonkeyPatch) -> None:
     env.setenv("COULOMB_ROLES", "api,matcher")
     env.setenv("COULOMB_PORT", "0")
     env.setenv("COULOMB_RELAYER_KEYSTORE", "/keys/relayer")
-    env.setenv("COULOMB_OPERATORS", "0x01,0x02")
+    first, second = "0x" + "01" * 20, "0x" + "02" * 20
+    env.setenv("COULOMB_OPERATORS", f"{first},{second}")
     settings = Settings()
     assert (settings.rpc_url, settings.chain_id, settings.port) == ("http://node", 31337, 0)
     assert settings.roles == ("api", "matcher")
     assert settings.relayer_keystore == Path("/keys/relayer")
-    assert settings.operators == ("0x01", "0x02")
+    assert settings.operators == (first, second)
 
 
 def test_settings_unset_or_empty_have_defaults(env: pytest.MonkeyPatch) -> None:
