@@ -89,7 +89,7 @@ def run(
 ) -> None:
     """Buy compute for a job: show the plan, ask, follow the job, print its receipt.
 
-    The witness countersigns from this process: while it is away, the job soon stops.
+    This process countersigns the job's usage: if it ends before the job, the job soon stops.
     """
     cli = current()
     if result is not None:
