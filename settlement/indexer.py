@@ -39,7 +39,8 @@ class Indexer:
 
     def tick(self) -> IndexerProgress:
         """Read one range, or the new blocks near the head. Raises ChainUnavailable, WrongChain."""
-        head, cursor = self._client.head(), self._store.cursor()
+        head = self._client.head()
+        cursor = self._store.cursor()
         if (head, cursor) == self._read:  # the head's hash also fixes every block below it
             return IndexerProgress()
         if cursor is not None and not self._confirmations and head.parent_hash == cursor.hash:

@@ -57,7 +57,8 @@ def reconcile(
     cursor = store.cursor()
     if cursor is None:
         return Reconciliation(-1, 0, 0, ())
-    at, params = cursor.number, escrow.params(decimals)
+    at = cursor.number
+    params = escrow.params(decimals)
     state = replay((logged.event for logged in store.events()), params)
     findings = [
         *_chain_findings(state, escrow, token, at),
@@ -69,7 +70,8 @@ def reconcile(
 
 def stuck_intents(intents: Iterable[Intent], now: datetime, older_than: timedelta) -> list[Finding]:
     """The intents that are neither final nor dead after `older_than`."""
-    wanted, found = f"final within {older_than.total_seconds():.0f} s", []
+    wanted = f"final within {older_than.total_seconds():.0f} s"
+    found = []
     for intent in intents:
         age = now - intent.created_at
         if intent.state not in OVER and age > older_than:
@@ -82,7 +84,8 @@ def stuck_intents(intents: Iterable[Intent], now: datetime, older_than: timedelt
 def _chain_findings(state: EscrowState, escrow: Escrow, token: Token, at: int) -> Iterator[Finding]:
     compared: list[tuple[FindingKind, str, object, object]] = []
     for lease in state.leases.values():
-        expected, found = expected_view(lease, state.params), escrow.lease(ref_of(lease), at)
+        expected = expected_view(lease, state.params)
+        found = escrow.lease(ref_of(lease), at)
         compared.append((FindingKind.LEASE_DIFFERS, _number(lease.lease_no), expected, found))
     for account, amount in state.balances.items():
         balance = escrow.balance_of(account, at)
@@ -96,7 +99,8 @@ def _chain_findings(state: EscrowState, escrow: Escrow, token: Token, at: int) -
     for kind, subject, one, other in compared:
         if one != other:
             yield Finding(kind, subject, str(one), str(other))
-    held, due = token.balance_of(escrow.address, at), state.held()
+    held = token.balance_of(escrow.address, at)
+    due = state.held()
     if held < due:
         yield Finding(FindingKind.HOLDINGS_SHORT, escrow.address, f"at least {due}", str(held))
 

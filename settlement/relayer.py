@@ -221,7 +221,8 @@ class Relayer:
 
     def _replace(self, intent: Intent) -> None:
         """Replace the transaction with one that has a higher fee and the same nonce and call."""
-        fields, advice = _decode(intent.raw or b""), self._client.fees()
+        fields = _decode(intent.raw or b"")
+        advice = self._client.fees()
         old = TransactionFees(fields["maxFeePerGas"], fields["maxPriorityFeePerGas"])
         offer = self._settings.fees.raised(old, advice)
         if offer is None:
@@ -286,7 +287,8 @@ class Relayer:
         waiting = self._store.pending(room + len(self._held_until))
         if not waiting:
             return bool(flying)
-        advice, now = self._client.fees(), self._clock()
+        advice = self._client.fees()
+        now = self._clock()
         offer = self._settings.fees.offer(advice)
         for intent in waiting:
             if self._held_until.get(intent.id, now) > now:
@@ -329,7 +331,8 @@ class Relayer:
 
     def _sign(self, intent: Intent, gas: int, offer: TransactionFees) -> Intent | None:
         """Give the intent a nonce and store its signed bytes; None if another process was first."""
-        call, stored = call_of(intent.payload), self._store.next_nonce(self._address) or 0
+        call = call_of(intent.payload)
+        stored = self._store.next_nonce(self._address) or 0
         nonce = max(stored, self._client.nonce(self._address, "pending"))
         chain_id = self._client.chain_id
         fields = transaction_fields(chain_id, call.to, call.data, call.value, gas, offer)

@@ -133,7 +133,8 @@ class Call:
 def call_of(payload: dict[str, Any]) -> Call:
     """Parse a payload. Raises FieldError if it is malformed."""
     try:
-        gas, to = payload.get("gas"), str(payload["to"])
+        gas = payload.get("gas")
+        to = str(payload["to"])
         data = bytes.fromhex(str(payload["data"]).removeprefix("0x"))
         value = int(payload.get("value", 0))
         gas = None if gas is None else int(gas)

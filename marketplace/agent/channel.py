@@ -202,7 +202,8 @@ class JobChannel:
 
     def _take_lines(self, held: _Connection) -> None:
         """Take as many whole lines as the rate allows; forget the connection if it is over."""
-        now, rate = time.monotonic(), limits.SOCKET_LINES_PER_SECOND_MAX
+        now = time.monotonic()
+        rate = limits.SOCKET_LINES_PER_SECOND_MAX
         self._budget = min(rate, self._budget + (now - self._budget_at) * rate)
         self._budget_at = now
         while held.has_line and (self._budget >= 1 or self._unlimited):

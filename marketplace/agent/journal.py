@@ -212,7 +212,8 @@ class AgentJournal:
 
     def adopt(self, lease_id: str, attestation: UsageAttestation, signature: bytes) -> None:
         """Take over what this node signed and its journal lost. Raises AgentJournalConflict."""
-        text, sequence = _text(attestation), attestation.sequence
+        text = _text(attestation)
+        sequence = attestation.sequence
         query = "SELECT message FROM attestations WHERE lease_id = ? AND sequence = ?"
         with self._lock:
             rows = self._run(query, lease_id, sequence)

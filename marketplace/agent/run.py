@@ -94,7 +94,8 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
 
 def _sizes(node: ThisNode, bid: Bid) -> Sizes:
     """What the bid leaves open is the part of the node that its GPUs are."""
-    offered, whole = node.inventory, 1000 * len(node.inventory.gpus)
+    offered = node.inventory
+    whole = 1000 * len(node.inventory.gpus)
     sizes = {
         name: getattr(bid, name) or max(1, getattr(offered, name) * bid.gpu_milli // whole)
         for name in ("cpu_milli", "memory_mib", "storage_mib")
@@ -179,13 +180,15 @@ class JobRun:
         limits = SandboxLimits(
             sizes.memory_mib, sizes.storage_mib, self._node.pids_max, cpu_seconds, sizes.cpu_milli
         )
-        env, folders = self._environment(), lease.folders
+        env = self._environment()
+        folders = lease.folders
         return Launch(lease.id, job.spec.command, env, folders, limits, grant.gpus, grant.slot)
 
     def _environment(self) -> dict[str, str]:
         """The job's own variables and where it finds things; nothing of the node's environment."""
         gpus, milli = self._grant.gpus, self._grant.gpu_milli_each
-        own, ours = dict(self._job.spec.env), self._node.runtime.environment(self._lease.folders)
+        own = dict(self._job.spec.env)
+        ours = self._node.runtime.environment(self._lease.folders)
         if "PYTHONPATH" in own:
             ours["PYTHONPATH"] = f"{own['PYTHONPATH']}:{ours['PYTHONPATH']}"
         return {

@@ -44,7 +44,8 @@ class MarketApi(FastAPI):
         return self.openapi_schema
 
     def build_middleware_stack(self) -> ASGIApp:
-        inner, edge = super().build_middleware_stack(), self.state.edge
+        inner = super().build_middleware_stack()
+        edge = self.state.edge
         return Gate(inner, self.limits, self.state.metrics.answered, edge.account_of)
 
 

@@ -279,7 +279,8 @@ class Paging:
         key: Callable[[Any], Any] = lambda row: row.id,
     ) -> P:
         """The page of the rows that were wanted; its cursor is the key of its last row."""
-        shown, more = list(rows[: self.limit]), len(rows) > self.limit
+        shown = list(rows[: self.limit])
+        more = len(rows) > self.limit
         cursor = base64.urlsafe_b64encode(str(key(shown[-1])).encode()).decode() if more else None
         return kind(data=tuple(show(row) for row in shown), has_more=more, next_cursor=cursor)
 

@@ -154,7 +154,10 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request, began, status, held = Request(scope), time.monotonic(), 0, ExitStack()
+        request = Request(scope)
+        began = time.monotonic()
+        status = 0
+        held = ExitStack()
         given = request.headers.get("x-request-id", "")
         request.state.request_id = given if _REQUEST_ID.match(given) else f"req_{uuid7().hex}"
         address = address_of(request)
@@ -187,9 +190,9 @@ class Gate:
 
     def _tell(self, request: Request, message: MutableMapping[str, Any], seconds: float) -> None:
         """Add the headers that every answer has, count it and log it."""
-        caller, request_id, status = (
-            request.state.caller, request.state.request_id, message["status"],
-        )  # fmt: skip
+        caller = request.state.caller
+        request_id = request.state.request_id
+        status = message["status"]
         left, reset = self._requests.left(caller), self._requests.resets_in()
         policy = f'"default";q={self._requests.limit};w={WINDOW_S}'
         message["headers"] = [
@@ -199,7 +202,9 @@ class Gate:
             (b"ratelimit", f'"default";r={left};t={reset}'.encode()),
         ]
         self._answered(request.scope, status, seconds)
-        method, path, ms = request.method, request.scope["path"], round(seconds * 1000, 1)
+        method = request.method
+        path = request.scope["path"]
+        ms = round(seconds * 1000, 1)
         log.debug("request", method=method, path=path, status=status, ms=ms, request_id=request_id)
 
     async def _admit(self, request: Request, address: str) -> ASGIApp:
@@ -224,7 +229,8 @@ class Gate:
         if kind.lower() != "bearer":
             return None
         # By its hash, so that no key is kept in memory.
-        digest, now = hashlib.sha256(key.strip().encode()).hexdigest(), time.monotonic()
+        digest = hashlib.sha256(key.strip().encode()).hexdigest()
+        now = time.monotonic()
         found, until = self._known.get(digest, (None, 0.0))
         if found is not None and now < until and not fresh:
             return found

@@ -47,7 +47,8 @@ class Metrics:
 
     def text(self, tally: Tally, now_ms: int) -> bytes:
         """The requests so far and what the database counts; states without rows are zero."""
-        gauges, oldest = CollectorRegistry(), tally.oldest_intent_ms
+        gauges = CollectorRegistry()
+        oldest = tally.oldest_intent_ms
         for name, said, states, counts in (
             ("coulomb_jobs", "Jobs.", JobState, tally.jobs),
             ("coulomb_leases", "Leases.", LeaseState, tally.leases),

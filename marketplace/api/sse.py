@@ -84,7 +84,8 @@ async def events_after(
 
 
 async def _events(edge: Edge, job_id: str, after: int) -> AsyncIterator[ServerSentEvent]:
-    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
 
     def tell() -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody listens any more

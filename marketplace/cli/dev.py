@@ -250,7 +250,8 @@ class DevMarket:
 
 
 def _write_profile(index: int, places: dict[str, Any]) -> None:
-    signer, name = dev_account(index), NAMES[index]
+    signer = dev_account(index)
+    name = NAMES[index]
     with Coulomb(places["api_url"], signer=signer) as client:
         key = client.keys.create("dev", (SCOPES[index],)).key
     password = str(_keystores() / PASSWORD_FILE)
@@ -265,8 +266,12 @@ def _hold(folder: Path) -> Iterator[int]:
 
     If the process that held it was killed, its chain is waited for: it saves its state.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    names = {path.name for path in folder.iterdir()}
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        names = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        fix = "name another folder with --folder"
+        raise ConfigError(f"{folder} cannot be used: {error.strerror}", fix) from None
     if (names and LOCK not in names) or (folder / LOCK).is_symlink():
         raise ConfigError(
             f"{folder} is not a folder of `coulomb dev up`: it holds {min(names)}",
@@ -300,7 +305,8 @@ def _locked(descriptor: int) -> bool:
 
 
 def _deposit(client: ChainClient, made: Deployment) -> None:
-    buyer, (escrow, token) = dev_account(BUYER), made.open(client)
+    buyer = dev_account(BUYER)
+    escrow, token = made.open(client)
     client.transact(buyer, token.address, token.approve(escrow.address, DEPOSITED))
     client.transact(buyer, escrow.address, escrow.calls.deposit(DEPOSITED))
 

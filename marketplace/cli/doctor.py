@@ -151,7 +151,8 @@ def _clock(skew: float) -> DoctorFinding:
 def _api_key(config: AgentConfig | None) -> DoctorFinding:
     if config is None:
         return _fail("api_key", "no agent configuration names one", "see the finding `config`")
-    name, to = f"node-{config.node.name}"[:32], shlex.quote(str(config.api_key_file))
+    name = f"node-{config.node.name}"[:32]
+    to = shlex.quote(str(config.api_key_file))
     try:
         key = read_secret(config.api_key_file)
         with Coulomb(config.api_url, key, retry=NO_RETRIES) as agent:

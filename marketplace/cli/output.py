@@ -74,7 +74,8 @@ def show_rows(rows: Iterable[Any], table: Columns) -> None:
 
 def stream_rows(rows: Iterable[Any], table: Columns) -> None:
     """Write rows as they come, however long that takes; a table is one plain line per row."""
-    output, writer = current().output, csv.writer(sys.stdout, lineterminator="\n")
+    output = current().output
+    writer = csv.writer(sys.stdout, lineterminator="\n")
     if output is Format.CSV:
         writer.writerow([header for header, _ in table])
         sys.stdout.flush()

@@ -55,7 +55,8 @@ def add(
 
     The first command that asks the market, such as `coulomb key create`, pins its contracts.
     """
-    cli, file = current(), ProfileFile()
+    cli = current()
+    file = ProfileFile()
     if name in file.names():
         raise InputError(f"a profile {name!r} exists in {file.path}", fix="take another name")
     if cli.keystore:
@@ -159,7 +160,8 @@ def _row(profile: Profile) -> dict[str, object]:
 def _keep(made: NewApiKey, market: MarketConfig) -> None:
     """Put a key and what it is for into the profile."""
     cli = current()
-    profile, file = cli.profile(), ProfileFile()
+    profile = cli.profile()
+    file = ProfileFile()
     values: dict[str, str | None] = {}
     if cli.keystore:
         values = {"keystore": cli.keystore, "password_file": profile.password_file}

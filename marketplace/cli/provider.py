@@ -124,7 +124,8 @@ def init(
     config: ConfigFile = None,
 ) -> None:
     """Set this machine up as a node: make its keys and write the agent's file."""
-    cli, path = current(), _path(config)
+    cli = current()
+    path = _path(config)
     if path.exists() and not replace:
         raise InputError(
             f"{path} exists: this machine is set up",
@@ -158,7 +159,8 @@ def _set_up(
     path: Path, node: NodeConfig, interval_ms: int | None, allow_unsandboxed: bool
 ) -> tuple[NewApiKey, LocalSigner]:
     """Make the node's API key and, the first time, its meter key; then write the agent's file."""
-    cli, keys = current(), path.parent
+    cli = current()
+    keys = path.parent
     signer = cli.signer()
     meter = hot_key(keys / "meter.json", keys / "meter.password")
     with cli.client() as client:

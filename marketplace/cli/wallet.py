@@ -60,7 +60,8 @@ def show_funds(
     """Show what an account holds, read from the chain. Works while the server is down."""
     cli = current()
     with cli.client() as client:
-        unit, funds = client.wallet.unit(), client.wallet.funds(address or cli.account())
+        unit = client.wallet.unit()
+        funds = client.wallet.funds(address or cli.account())
     row = {
         "account": funds.address,
         "free": money_text(funds.free, unit),
@@ -83,9 +84,11 @@ def deposit(
     cli = current()
     with cli.client() as client:
         market = client.market.config()
-        atoms, account = atoms_of(amount, market), cli.account()
+        atoms = atoms_of(amount, market)
+        account = cli.account()
         check_amount(atoms, client.wallet.funds(account).tokens, market, f"are at {account}")
-        money, escrow = money_text(atoms, market), market.contracts.escrow
+        money = money_text(atoms, market)
+        escrow = market.contracts.escrow
         if agreed(f"deposit {money} into {escrow} on chain {market.chain_id}"):
             moved = client.wallet.deposit(atoms, signer=cli.signer(), permit=not approve)
             show({**plain(moved), "amount": money}, MOVED)
@@ -96,7 +99,8 @@ def withdraw(amount: Amount, to: Receiver = None) -> None:
     """Move tokens out of the escrow. Works while the server is down."""
     cli = current()
     with cli.client() as client:
-        unit, free = client.wallet.unit(), client.wallet.funds(cli.account()).free
+        unit = client.wallet.unit()
+        free = client.wallet.funds(cli.account()).free
         atoms = free if amount == "all" else atoms_of(amount, unit)
         check_amount(atoms, free, unit)
         money = money_text(atoms, unit)

@@ -93,7 +93,8 @@ class Book:
 
     def quote(self, order: RestingBid, most: int = 20) -> list[Fill]:
         """What up to `most` fitting asks would give the bid now, best first; nothing changes."""
-        bid, tried = self.view(order), order.tried
+        bid = self.view(order)
+        tried = order.tried
         found: list[Fill] = []
         while len(found) < most and (ask := self._index.best(bid)) is not None:
             fill = self._fill(bid, ask)

@@ -355,7 +355,8 @@ class Turn:
         self.move_job(JobState(end.outcome), reason)
 
     def _is_retried(self, outcome: Outcome) -> bool:
-        job, event = self.job, _RETRIED_ON.get(outcome)
+        job = self.job
+        event = _RETRIED_ON.get(outcome)
         if job.void or job.ending is Outcome.CANCELLED or event not in job.retry.on:
             return False
         return job.retry_until_ms is None or self.now_ms < job.retry_until_ms

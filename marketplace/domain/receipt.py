@@ -131,6 +131,7 @@ def _counted_lines(source: ReceiptInput, total: int) -> list[Charge]:
         price = from_nano(prices.egress_gib)
         lines.append(Charge("egress", quantity, "GiB", price, "per GiB", egress))
     if used.units:
-        name, price = source.unit or "unit", from_nano(prices.unit)
+        name = source.unit or "unit"
+        price = from_nano(prices.unit)
         lines.append(Charge("units", str(used.units), name, price, f"per {name}", units))
     return lines

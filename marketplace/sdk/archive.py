@@ -61,7 +61,8 @@ def pack(members: Iterable[Member], into: BinaryIO) -> None:
 
     Raises ArchiveError above the bounds, and for a name that could not be unpacked.
     """
-    census, left = _Census(), CONTENT_BYTES_MAX
+    census = _Census()
+    left = CONTENT_BYTES_MAX
     bounded = _Bounded(into)
     with gzip.GzipFile("", "wb", 6, fileobj=bounded, mtime=0) as zipped:
         for member in members:
@@ -177,7 +178,9 @@ class _Bounded(io.RawIOBase):
 
 def _header_of(name: str, kind: bytes, size: int, executable: bool) -> bytes:
     info = tarfile.TarInfo(name)
-    info.type, info.size, info.mode = kind, size, 0o755 if executable else 0o644
+    info.type = kind
+    info.size = size
+    info.mode = 0o755 if executable else 0o644
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
@@ -258,7 +261,8 @@ def _entries(stream: _Inflated) -> Iterator[_Entry]:
         total = sum(block) - sum(block[148:156]) + 8 * ord(" ")
         if block[257:262] != b"ustar" or _number(block[148:156]) != total:
             _malformed("a header is damaged")
-        kind, size = block[156:157], _number(block[124:136])
+        kind = block[156:157]
+        size = _number(block[124:136])
         if kind in (b"x", b"g", b"L", b"K"):
             extensions += 1
             if size > HEADER_BYTES_MAX or extensions > 4:
@@ -320,7 +324,9 @@ def _malformed(why: str) -> NoReturn:
 
 def _write_all(stream: _Inflated, top: str, bytes_max: int, below: Sequence[str]) -> list[str]:
     """Write an archive's files into an empty folder where nobody else writes; their names."""
-    census, names, left = _Census(), [], bytes_max
+    census = _Census()
+    names = []
+    left = bytes_max
     for entry in _entries(stream):
         path = "/".join(steps_of(entry.name))
         if not _is_below(path, entry.folder, below):

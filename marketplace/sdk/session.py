@@ -149,7 +149,8 @@ class Session:
     def desk(self, buyers: Iterable[str]) -> Desk:
         """The witness's desk with its durable journal, opened once."""
         if self._desk is None:
-            signer, domain = self.witness(), self.domain()
+            signer = self.witness()
+            domain = self.domain()
             escrow = domain.verifying_contract.lower()
             name = f"{domain.chain_id}-{escrow}-{signer.address.lower()}.db"
             journal = WitnessJournal(self._witness_folder / name)

@@ -193,7 +193,8 @@ def _add_matcher(process: MarketProcess) -> None:
 
 
 def _add_relayer(process: MarketProcess, relayer: Relayer) -> None:
-    settling, loop = process.catalog.settling, Loop("relayer", relayer.tick, UNTOLD_S)
+    settling = process.catalog.settling
+    loop = Loop("relayer", relayer.tick, UNTOLD_S)
 
     def new_block() -> None:
         if relayer.busy:

@@ -134,7 +134,8 @@ class Attestations:
         return None
 
     def _accept(self, store: Store, lease: LeaseRow, said: UsageAttestation, now_ms: int) -> None:
-        lease.sequence, lease.attested = said.sequence, asdict(said.usage())
+        lease.sequence = said.sequence
+        lease.attested = asdict(said.usage())
         lease.seen_ms = now_ms
         job = store.jobs.need(lease.job_id, lock=True)
         self.lives.take(store, job, lease, UsageAttested(said.observed_at_ms))
@@ -162,14 +163,16 @@ class Attestations:
             raise InvalidInput([Problem("/voucher", detail)])
         check_signature(voucher, signature, lease.witness, self.market)
         if row.voucher_signature is None:
-            row.voucher, row.voucher_signature = voucher.to_message(), hex_text(signature)
+            row.voucher = voucher.to_message()
+            row.voucher_signature = hex_text(signature)
             self._keep_best(store, lease, row.id, signed)
         return row
 
     def _keep_best(
         self, store: Store, lease: LeaseRow, attestation_id: str, signed: Countersignature
     ) -> None:
-        now_ms, voucher = self.clock(), signed.voucher
+        now_ms = self.clock()
+        voucher = signed.voucher
         counted = (
             (voucher.egress_mib, voucher.units) if isinstance(voucher, MeteredUsage) else (0, 0)
         )

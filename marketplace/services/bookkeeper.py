@@ -95,7 +95,8 @@ class Bookkeeper:
         with self._lock:
             if self._book is None or self.applied - self._snapshot_seq < SNAPSHOT_ROWS:
                 return False
-            state, seq = capture(self._book), self.applied
+            state = capture(self._book)
+            seq = self.applied
         data = encode(state)
         with self._database.write() as store:
             store.snapshots.keep(BookSnapshotRow(seq=seq, data=data))

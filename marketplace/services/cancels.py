@@ -85,7 +85,8 @@ class Cancels:
     def _check_worth(self, store: Store, account: AccountRow, cancel: Cancel) -> None:
         """The relayer pays for a Cancel: it must make an order void that is not void already.
         Raises InvalidInput, AlreadyExists, Conflict."""
-        lowest, tries = self._lowest(store, account), store.tries(_key(cancel))
+        lowest = self._lowest(store, account)
+        tries = store.tries(_key(cancel))
         if cancel.salt < lowest or not tries.is_free:
             problem = Problem("/cancel/salt", "is cancelled already, or about to be")
             raise AlreadyExists("the orders are cancelled already", problems=[problem])

@@ -55,7 +55,8 @@ class Ends:
         if close != expected:
             detail = "must close at the usage of the last attestation"
             raise InvalidInput([Problem("/close/message", detail)])
-        lease.close, lease.meter_signature = close.to_message(), hex_text(close_signature)
+        lease.close = close.to_message()
+        lease.meter_signature = hex_text(close_signature)
         lease.seen_ms = self.clock()
         reason = report.reason[:REASON_MAX] or None
         run = RunReport(report.outcome, reason, report.exit_code, report.outputs)
@@ -92,8 +93,10 @@ class Ends:
         is_known = lease.witness_signature is not None
         if Do.SEND_CLOSE not in left or is_known or lease.meter_signature is None:
             return lease
-        lease.witness_signature, lease.witness_ms = hex_text(signature), self.clock()
-        orders_hash, of_meter = orders_hash_of(store, lease), unhex(lease.meter_signature)
+        lease.witness_signature = hex_text(signature)
+        lease.witness_ms = self.clock()
+        orders_hash = orders_hash_of(store, lease)
+        of_meter = unhex(lease.meter_signature)
         data = self.calls.close(message, orders_hash, of_meter, signature)
         store.enqueue(IntentKind.CLOSE, f"close:{lease.id}", self.calls.payload(data))
         return lease

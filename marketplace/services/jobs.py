@@ -64,7 +64,9 @@ class Jobs:
     def check(self, caller: Principal, order: JobOrder) -> Submission:
         """Check a submission and ask the chain, before any transaction is begun. Raises InvalidJob,
         InvalidOrder, InvalidSignature, AlreadyExists, ChainError."""
-        spec, bid, signature = self.quotes.spec(order.job), order.bid, order.signature
+        spec = self.quotes.spec(order.job)
+        bid = order.bid
+        signature = order.signature
         problems = [*bid_problems(bid, spec, self.quotes.tiers), *self._problems(caller, bid)]
         if problems:
             raise InvalidOrder(problems)
@@ -80,7 +82,8 @@ class Jobs:
         return Submission(spec, bid, signature, balance, self._reserve(spec, bid))
 
     def _problems(self, caller: Principal, bid: Bid) -> list[Problem]:
-        now_s, market = self.clock() // 1000, self.market
+        now_s = self.clock() // 1000
+        market = self.market
         return unmet(
             "/bid",
             (bid.buyer == caller.account, "buyer", "must be the account of the API key"),
@@ -95,7 +98,9 @@ class Jobs:
     def submit(self, store: Store, caller: Principal, order: Submission) -> JobRow:
         """Store a job, its bid and its row of the order log. Of a refused one nothing is stored.
         Raises AlreadyExists, Conflict, InvalidInput, InsufficientBalance, BudgetExceeded."""
-        now_ms, spec, reserve = self.clock(), order.spec, order.reserve
+        now_ms = self.clock()
+        spec = order.spec
+        reserve = order.reserve
         note_salt(store, order.bid.buyer, order.bid.salt, "/bid/salt", now_ms)
         self._check_inputs(store, caller, spec)
         if store.jobs.live_count(caller.account) >= LIVE_MAX:

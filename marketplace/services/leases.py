@@ -132,7 +132,8 @@ class Leases:
             offset = max(chunk.offset, known)
             if offset < LOG_BYTES_MAX:
                 kept = data[offset - chunk.offset :][: LOG_BYTES_MAX - offset]
-                text, full = kept.decode(errors="replace"), end >= LOG_BYTES_MAX
+                text = kept.decode(errors="replace")
+                full = end >= LOG_BYTES_MAX
                 piece = LogPiece(stream=chunk.stream, offset=offset, text=text, truncated=full)
                 emit(store, lease.job_id, "log", piece, self.clock())
             lease.log_next = {**lease.log_next, chunk.stream: end}

@@ -70,7 +70,8 @@ def chain_facts(known: LeaseState, chain: LeaseStatus | None) -> tuple[Fact, ...
     """What happened to a lease, if it was known as `known` and the chain has it as `chain`."""
     if chain is None:
         return (OpeningReverted(),)
-    now, opened = _ON_CHAIN[chain], known not in _ORDER
+    now = _ON_CHAIN[chain]
+    opened = known not in _ORDER
     before = LeaseState.ACTIVE if opened else known
     facts: tuple[Fact, ...] = (LeaseOpened(),) if opened else ()
     if _ORDER.index(now) < _ORDER.index(before):
@@ -82,7 +83,8 @@ def chain_facts(known: LeaseState, chain: LeaseStatus | None) -> tuple[Fact, ...
 
 def job_life(job: JobRow, bid: BidRow) -> JobLife:
     same: dict[str, Any] = {name: getattr(job, name) for name in _OF_JOB}
-    retry, said = Retry(), job.spec.get("retry")
+    retry = Retry()
+    said = job.spec.get("retry")
     if said:
         events = tuple(RetryOn(event) for event in said["on_events"])
         retry = Retry(events, seconds_of(said["duration"]))

@@ -78,7 +78,8 @@ class Nodes:
         return node
 
     def _check(self, new: NewNode) -> None:
-        wrong_tier, uuids = self.tiers.tier_problem(new.tier), {gpu.uuid for gpu in new.gpus}
+        wrong_tier = self.tiers.tier_problem(new.tier)
+        uuids = {gpu.uuid for gpu in new.gpus}
         problems = unmet(
             "",
             (wrong_tier is None, "tier", wrong_tier or ""),

@@ -66,7 +66,8 @@ class Quotes:
         with self.books.view() as book:
             views = [a for a in book.asks() if tier is None or a.ask.tier_name == tier]
             views.sort(key=lambda view: (view.gpu_hour, view.seq))
-            rows, free = [], dict[tuple[str, int], tuple[str, int]]()
+            rows = []
+            free: dict[tuple[str, int], tuple[str, int]] = {}
             for view in views[:BOOK_SHOWN]:
                 row = book_ask(view)
                 free[(row.provider, view.ask.node)] = (row.tier, row.free_gpu_milli)

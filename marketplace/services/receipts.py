@@ -58,7 +58,8 @@ def new_receipt(
     store: Store, market: Market, lease: LeaseRow, receipt_id: str, now_ms: int
 ) -> Receipt:
     """Usage → rate → cost → transactions of a closed lease, from rows and the chain's events."""
-    events, used = store.chain_events(lease.lease_no), usage_view(Used, lease.settled)
+    events = store.chain_events(lease.lease_no)
+    used = usage_view(Used, lease.settled)
     sizes = Bid.from_message(store.bids.need(lease.bid_id).message).sizes()
     # Each kind of event of each transaction once.
     seen = {(type(x.event).__name__, x.tx_hash): x.block_number for x in events}

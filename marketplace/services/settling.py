@@ -84,7 +84,8 @@ class Settling:
         self, store: Store, batch: list[tuple[VoucherRow, LeaseRow]], metered: bool
     ) -> None:
         kind = IntentKind.SETTLE_METERED if metered else IntentKind.SETTLE
-        key, vouchers = new_id("settle"), [signed_voucher(*pair) for pair in batch]
+        key = new_id("settle")
+        vouchers = [signed_voucher(*pair) for pair in batch]
         store.enqueue(kind, key, self.calls.payload(self.calls.settle(vouchers, metered)))
         for row, _ in batch:
             row.intent = key
@@ -181,7 +182,8 @@ class Projection:
 
     def _project(self, store: Store, lease: LeaseRow, events: Sequence[LoggedEvent]) -> None:
         chain = fold(logged.event for logged in events)
-        job, settled = store.jobs.need(lease.job_id, lock=True), lease.settled
+        job = store.jobs.need(lease.job_id, lock=True)
+        settled = lease.settled
         if chain is None:  # a reorg took the opening away; the relayer brings the same bytes back
             lease.start_s = lease.end_s = lease.opened_tx = None
             lease.settled, lease.released, lease.refunded = {}, 0, 0
@@ -201,11 +203,14 @@ class Projection:
         closed = chain.status is LeaseStatus.CLOSED
         unlocked = sum(x.event.unlocked for x in events if isinstance(x.event, Stopped))
         lease.start_s, lease.end_s = chain.start, chain.end
-        lease.funded_seconds, lease.lock = chain.funded, chain.lock(params)
+        lease.funded_seconds = chain.funded
+        lease.lock = chain.lock(params)
         lease.settled = usage_json(chain.used_ms, chain.egress_mib, chain.units)
-        lease.released, lease.refunded = chain.released(params), unlocked + chain.refunded
+        lease.released = chain.released(params)
+        lease.refunded = unlocked + chain.refunded
         lease.seen_ms = lease.seen_ms or self.clock()
-        lease.opened_tx, lease.closed_tx = first.tx_hash, last.tx_hash if closed else None
+        lease.opened_tx = first.tx_hash
+        lease.closed_tx = last.tx_hash if closed else None
         lease.closed_ms = (lease.closed_ms or self.clock()) if closed else None
 
     def _mark_paid(self, store: Store, lease: LeaseRow) -> None:

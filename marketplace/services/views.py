@@ -135,7 +135,8 @@ def book_ask(view: AskView) -> BookAsk:
 def key_view(market: Market, row: ApiKeyRow) -> ApiKey:
     """An API key, without the key itself."""
     cap = None if row.spend_cap is None else money(market, row.spend_cap)
-    scopes, spent = row.scopes.split(","), money(market, row.spent)
+    scopes = row.scopes.split(",")
+    spent = money(market, row.spent)
     return answer_of(ApiKey, row, scopes=scopes, spend_cap=cap, spent=spent)
 
 
@@ -151,7 +152,8 @@ def node_view(node: NodeRow, gpus: Sequence[GpuRow]) -> Node:
 
 
 def ask_view(store: Store, row: AskRow, now_ms: int) -> AskInfo:
-    ask, node = Ask.from_message(row.message), store.nodes.need(row.node_id)
+    ask = Ask.from_message(row.message)
+    node = store.nodes.need(row.node_id)
     expired = row.state is AskState.OPEN and row.expiry_s <= now_ms // 1000
     return answer_of(
         AskInfo,
@@ -201,7 +203,8 @@ def no_match_view(market: Market, why: Explanation) -> NoMatch:
 
 def _alternative(market: Market, relaxed: Relaxation) -> Alternative:
     changes = tuple(answer_of(JobChange, change) for change in relaxed.changes)
-    rate, max_cost = rate_per_hour(relaxed.rate), money(market, relaxed.max_cost)
+    rate = rate_per_hour(relaxed.rate)
+    max_cost = money(market, relaxed.max_cost)
     return answer_of(Alternative, relaxed, changes=changes, rate_per_hour=rate, max_cost=max_cost)
 
 
@@ -273,8 +276,10 @@ def cost_now(market: Market, lease: LeaseRow) -> int:
     """Atoms that the lease costs as far as is known: when it is closed, what was released."""
     if lease.state is LeaseState.CLOSED:
         return lease.released
-    usage, decimals = usage_view(Used, _billed(lease)), market.decimals
-    time, prices = cost(lease.rate, usage.ms, decimals), Prices.from_message(lease.prices)
+    usage = usage_view(Used, _billed(lease))
+    decimals = market.decimals
+    time = cost(lease.rate, usage.ms, decimals)
+    prices = Prices.from_message(lease.prices)
     if not lease.metered:
         return time
     counted = (prices.egress_gib, prices.unit, usage.egress_mib, usage.units)
@@ -303,7 +308,9 @@ def lease_view(store: Store, market: Market, lease: LeaseRow) -> Lease:
 
 def terms_view(market: Market, lease: LeaseRow) -> LeaseTerms | None:
     """The terms that the chain has frozen; None before it has opened the lease."""
-    start, end, lock = lease.start_s, lease.end_s, money(market, lease.lock)
+    start = lease.start_s
+    end = lease.end_s
+    lock = money(market, lease.lock)
     if start is None or end is None:
         return None
     return answer_of(LeaseTerms, lease, start=start, end=end, lock=lock, unit=lease.unit or None)

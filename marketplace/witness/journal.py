@@ -91,7 +91,8 @@ class WitnessJournal:
         Raises WitnessJournalConflict if that sequence has another value, if the mark is past it, or
         if the lease's Close is signed.
         """
-        number, place = lease_no.hex(), (lease_no.hex(), mark.sequence)
+        number = lease_no.hex()
+        place = (lease_no.hex(), mark.sequence)
         with self._write() as db:
             query = "SELECT message FROM voucher WHERE lease_no=? AND sequence=?"
             if self._stands(db.execute(query, place), message):

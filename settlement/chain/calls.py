@@ -201,7 +201,8 @@ def unpack_entries(entries: bytes, metered: bool) -> tuple[SettlementEntry, ...]
     out: list[SettlementEntry] = []
     at = 0
     while at < len(entries):
-        provider, count = checksum(entries[at : at + 20].hex()), _int(entries[at + 20 : at + 22])
+        provider = checksum(entries[at : at + 20].hex())
+        count = _int(entries[at + 20 : at + 22])
         first, at = at + 22, at + 22 + count * size
         if count == 0 or at > len(entries):
             raise FieldError("/entries", f"malformed run before offset {first}")

@@ -211,7 +211,8 @@ class ChainClient:
         (nothing was signed) and OutcomeUnknown (signed, perhaps mined).
         """
         limit = gas or with_margin(self.estimate_gas(to, data, signer.address, value))
-        advice, policy = self.fees(), FeePolicy()
+        advice = self.fees()
+        policy = FeePolicy()
         offer = policy.offer(advice)
         if offer is None:
             base, cap = advice.base / GWEI, policy.cap / GWEI

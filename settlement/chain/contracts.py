@@ -92,7 +92,8 @@ class Escrow(_Contract):
         return Params(decimals, int(self.read("feeBps")))
 
     def config(self) -> EscrowConfig:
-        token, recipient = checksum(self.read("token")), checksum(self.read("feeRecipient"))
+        token = checksum(self.read("token"))
+        recipient = checksum(self.read("feeRecipient"))
         return EscrowConfig(token, self.read("feeBps"), recipient, self.read("settleWindow"))
 
     def balance_of(self, account: str, at: At = "latest") -> int:

@@ -147,7 +147,8 @@ def check_deployment(client: ChainClient, deployment: Deployment) -> None:
         raise DeploymentError(f"the code at {at} is not the shipped escrow")
     # The escrow runs the extension's code on its own storage. That code reads three fixed terms.
     escrow = Escrow(client, at)
-    config, place = escrow.config(), checksum(escrow.read("extension"))
+    config = escrow.config()
+    place = checksum(escrow.read("extension"))
     code = client.code(place)
     if not extension.matches(code):
         raise DeploymentError(f"the code at {place} is not the shipped extension")

@@ -136,7 +136,8 @@ class Rpc:
         if "error" not in answer:
             return answer["result"]
         error = answer["error"]
-        text, data = str(error["message"]), error.get("data")
+        text = str(error["message"])
+        data = error.get("data")
         if text == "transaction not found":
             return None
         if method in _CALLS and (reverted := self._reverted(text, error.get("code"), data)):

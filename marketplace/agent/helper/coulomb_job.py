@@ -68,7 +68,8 @@ def checkpoint(file: str | Path) -> Path:
     The agent uploads outputs when the job has ended; a node that breaks down takes them along. A
     job file that names `outputs` must name the copy or its folder. Returns the copy's path.
     """
-    source, target = Path(file), output(Path(file).name)
+    source = Path(file)
+    target = output(Path(file).name)
     draft = target.with_name(target.name + ".part")
     shutil.copyfile(source, draft)
     with draft.open("rb") as written:
@@ -119,7 +120,8 @@ def main(words: list[str]) -> int:
     except (IndexError, KeyError, TypeError):
         code, wrong = 2, "usage: ready | heartbeat | progress TEXT | count N | checkpoint FILE"
     except (OSError, ValueError) as error:
-        code, wrong = 1, str(error)
+        code = 1
+        wrong = str(error)
     print(f"coulomb_job: {wrong}", file=sys.stderr)
     return code
 

@@ -53,7 +53,8 @@ def list_asks(
 ) -> Page[AskInfo]:
     """Asks, newest first, by provider, node, tier and state."""
     equal = {"provider": provider, "node_id": node_id, "tier": tier}
-    states, now_ms = tuple(state.split(",")) if state else (), edge.catalog.clock()
+    states = tuple(state.split(",")) if state else ()
+    now_ms = edge.catalog.clock()
     rows = edge.catalog.asks.page(store, equal, states, paging.wanted)
     return paging.page(Page[AskInfo], rows, lambda row: ask_view(store, row, now_ms))
 

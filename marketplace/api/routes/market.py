@@ -16,7 +16,8 @@ routes = Routes()
 @routes.reads("GET /health", "get_health")
 def health(edge: EdgeDep, store: Store) -> Health:
     """Say that the server and its database work."""
-    head, last = store.chain_cursor(), store.order_log.last_seq()
+    head = store.chain_cursor()
+    last = store.order_log.last_seq()
     return Health(status="ok", chain_block=head.number if head else None, order_log=last)
 
 

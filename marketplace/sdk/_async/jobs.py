@@ -95,7 +95,8 @@ class AsyncJobHandle(AsyncResource):
         ended_at: float | None = None
         failing_since: float | None = None
         while True:
-            done, acts = False, tuple[Act, ...]()
+            done = False
+            acts: tuple[Act, ...] = ()
             try:
                 if self.witnessed:
                     acts = await self._witness.tick()

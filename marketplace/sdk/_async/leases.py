@@ -73,7 +73,8 @@ class AsyncLeases(AsyncResource):
 
     async def heartbeat(self, lease_id: str, count: int, last: str | None = None) -> Heartbeat:
         """Forward a job's signs of life: how many so far, and when the last came (RFC 3339)."""
-        path, body = f"/v1/leases/{lease_id}/heartbeats", HeartbeatReport(count=count, last=last)
+        path = f"/v1/leases/{lease_id}/heartbeats"
+        body = HeartbeatReport(count=count, last=last)
         return await self._transport.post(Heartbeat, path, body, repeatable=True)
 
     async def log(self, lease_id: str, stream: str, offset: int, text: str) -> LogPosition:
@@ -111,12 +112,14 @@ class AsyncLeases(AsyncResource):
 
     async def close(self, lease_id: str, signature: bytes) -> Lease:
         """Hand in the witness's half of the Close."""
-        path, body = f"/v1/leases/{lease_id}/close", WitnessSignature(signature=signature)
+        path = f"/v1/leases/{lease_id}/close"
+        body = WitnessSignature(signature=signature)
         return await self._transport.post(Lease, path, body, repeatable=True)
 
     async def stop(self, lease_id: str, stop: Stop, signature: bytes) -> Lease:
         """Hand in a Stop signed by witness or meter."""
-        path, body = f"/v1/leases/{lease_id}/stop", SignedStop(stop=stop, signature=signature)
+        path = f"/v1/leases/{lease_id}/stop"
+        body = SignedStop(stop=stop, signature=signature)
         return await self._transport.post(Lease, path, body, repeatable=True)
 
 

@@ -187,7 +187,8 @@ class AsyncTopUps(AsyncResource):
             seconds = seconds_of(duration)
         except ValueError as error:
             raise InputError(str(error), pointer="/duration") from None
-        market, domain = await self._market(), self._session.domain()
+        market = await self._market()
+        domain = self._session.domain()
         job = await self._transport.get(Job, f"/v1/jobs/{job_id}")
         if job.lease_id is None or job.cost is None:
             raise InputError(f"{job_id} ({job.state}) has no lease to top up")

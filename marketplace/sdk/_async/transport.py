@@ -182,7 +182,8 @@ class AsyncBounded(httpx.AsyncByteStream):
 
 async def _body(response: httpx.Response, path: str, bytes_max: int) -> bytes:
     """Read an answer to its end. Raises ProtocolError above the limit, TimedOut if it drips."""
-    body, latest = bytearray(), time.monotonic() + ANSWER_SECONDS_MAX
+    body = bytearray()
+    latest = time.monotonic() + ANSWER_SECONDS_MAX
     async for chunk in response.aiter_bytes():
         body += chunk
         if len(body) > bytes_max:
