@@ -35,7 +35,9 @@ class LogFile:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._lock = threading.Lock()
         self._full = self._size >= bytes_max
-        self.close = self._file.close
+
+    def close(self) -> None:
+        self._file.close()
 
     def append(self, data: bytes, final: bool = False) -> None:
         """Take output as it comes; beyond the limit it is dropped, and the log says so once."""

@@ -213,7 +213,7 @@ class Courier:
             self._log.info("lease_over", state=lease.state)
             return True
         ending = self._lease.now.ending
-        wanted = lease.stop_requested == StopReason.UNWITNESSED or (ending and ending.stop)
+        wanted = lease.stop_requested == StopReason.UNWITNESSED or (ending and ending.signs_stop)
         if wanted and not self._stop_sent:
             refusal = _refusal_of(self._leases.stop, self._id, *self._lease.attestor.stop())
             if refusal is not None:

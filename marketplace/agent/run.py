@@ -307,7 +307,7 @@ class JobWatch:
             self._running.terminate()
             code = self._running.wait(self._node.stop_grace_s)
         self._running.kill()
-        return Ending(halt.outcome, halt.reason, code, stop=halt.reason == _WITNESS_SILENT)
+        return Ending(halt.outcome, halt.reason, code, signs_stop=halt.reason == _WITNESS_SILENT)
 
     def _attest(self, ready: bool = False) -> None:
         signs, storage_mib = self._channel.signs, self._disk.mib

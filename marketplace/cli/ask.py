@@ -132,7 +132,7 @@ def cancel_order(
     all_: Annotated[bool, Option("--all", help="Every order signed so far.")] = False,
 ) -> None:
     """Sign that orders open no further lease. Leases that are open go on."""
-    if (order_id is None) is not all_:
+    if (order_id is None) != all_:
         raise InputError("name one order, or say --all")
     if agreed(f"cancel {order_id or 'every order so far'}"):
         signer = current().signer()

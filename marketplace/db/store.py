@@ -208,7 +208,7 @@ class Store:
 
     def order_salts(self, account: str, lowest: int, highest: int) -> tuple[int, int] | None:
         """The least and the greatest salt in a range, ends included, of the account's asks and bids
-        that no Cancel of their own makes void, whatever became of them; None where there is none.
+        that no Cancel of their own makes void, whatever became of them; None if there is none.
         """
         asked = cast(col(AskRow.message)["salt"].as_string(), BigInteger).label("salt")
         bidden = cast(col(BidRow.salt), BigInteger).label("salt")
@@ -216,6 +216,8 @@ class Store:
             select(asked).where(col(AskRow.provider) == account),
             select(bidden).where(col(BidRow.account) == account),
         ).subquery()
+        # SQL puts each row's salt into the key, so the key is cut where the salt goes: no account
+        # holds a NUL.
         before, after = CANCEL_KEY.format(account=account, salt="\0", and_older=0).split("\0")
         key = literal(before) + cast(salts.c.salt, String) + literal(after)
         keys = [key + try_key("", number) for number in range(1, CANCEL_TRIES + 1)]

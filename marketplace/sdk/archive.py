@@ -126,7 +126,7 @@ class _Census:
         new = []
         own = path = "/".join(steps if folder else steps[:-1])
         while path and path not in self._folders:
-            if not (folder and path is own):
+            if not (folder and path == own):
                 self._add(path)
             self._folders.add(path)
             new.append(path)

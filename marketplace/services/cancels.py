@@ -33,12 +33,14 @@ class Cancels:
         if order_id is not None:
             return Cancel(caller.account, self._salt(store, caller, order_id), False)
         account = store.accounts.get(caller.account)
-        left = account and store.order_salts(
-            account.address, self._lowest(store, account), account.next_salt
-        )
-        if not left:
+        salts = None
+        if account is not None:
+            lowest = self._lowest(store, account)
+            salts = store.order_salts(account.address, lowest, account.next_salt)
+        if salts is None:
             raise Conflict("the account has no orders that could be cancelled")
-        return Cancel(caller.account, left[1], True)
+        _, highest = salts
+        return Cancel(caller.account, highest, True)
 
     def _salt(self, store: Store, caller: Principal, order_id: str) -> int:
         if order_id.startswith("ask_"):
@@ -121,5 +123,5 @@ def _covers(cancel: Cancel, salt: int) -> bool:
 
 
 def _key(cancel: Cancel) -> str:
-    names = {"account": cancel.account, "salt": cancel.salt, "and_older": int(cancel.and_older)}
-    return CANCEL_KEY.format(**names)
+    and_older = int(cancel.and_older)
+    return CANCEL_KEY.format(account=cancel.account, salt=cancel.salt, and_older=and_older)

@@ -31,12 +31,10 @@ from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.services.quotes import Quotes
 from marketplace.wire.base import hex_text
 from marketplace.wire.jobs import JobOrder, TopUp
-from marketplace.wire.orders import Transaction
+from marketplace.wire.orders import TOP_UP_GAS, Transaction
 from settlement.chain.calls import EscrowCalls, LeaseOrders
 from settlement.eip712 import ZERO_ADDRESS
 from settlement.orders import Ask, Bid
-
-TOP_UP_GAS = 300_000  # more than a top-up takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,7 @@ class Jobs:
         )
 
     def submit(self, store: Store, caller: Principal, order: Submission) -> JobRow:
-        """Store a job, its bid and its row of the order log. Of a refused one nothing is stored.
+        """Store a job, its bid and its row of the order log; nothing, if the job is refused.
         Raises AlreadyExists, Conflict, InvalidInput, InsufficientBalance, BudgetExceeded."""
         now_ms = self.clock()
         spec = order.spec

@@ -1,6 +1,5 @@
 """The matcher: order log → book → fills. One leads; what it decided is written with its place."""
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 from marketplace.db.store import Database, Store
@@ -43,12 +42,12 @@ class Matcher:
             new = store.order_log.last_seq() > self.books.applied
         if not new and self.due_s() != 0:
             return 0
-        with ExitStack() as undone:
-            undone.callback(self.books.reset)
+        try:
             with self.database.write() as store:
-                count = self._apply(store)
-            undone.pop_all()
-        return count
+                return self._apply(store)
+        except BaseException:
+            self.books.reset()
+            raise
 
     def due_s(self) -> float | None:
         """Seconds until time alone changes the book; None: it never does."""
@@ -153,7 +152,8 @@ class Matcher:
         )
 
     def _open_call(self, ask: AskRow, bid: BidRow, lease: LeaseRow) -> dict[str, object]:
-        previous, last = None, lease.previous
+        previous = None
+        last = lease.previous
         if last is not None:
             previous = Previous(last["provider"], unhex(last["ask_hash"]), last["meter"])
         match = Match(

@@ -18,9 +18,9 @@ from settlement.events import Opened, Stopped
 from settlement.leases import ChainLease, LeaseStatus, Params, fold
 from settlement.ports import BlockRef, Intent, IntentKind, IntentState, LoggedEvent
 
-# What only the buyer's side can be blamed for: another ask would fail, too.
+# Only the buyer's side is to blame for these: another ask would fail, too.
 BUYERS_FAULTS = ("InsufficientBalance", "BudgetTooSmall", "NonceUsed", "NotLatestLease")
-# What makes an ask useless for every bid, not only for this one.
+# These make an ask useless for every bid, not only for this one.
 ASKS_FAULTS = ("InvalidSignature", "OrderExpired", "CancelledOrder")
 OPEN_ALREADY = "LeaseExists"  # no failure: another transaction opened this very lease
 RETRY_S_MIN, RETRY_S_MAX = 5, 60
@@ -98,11 +98,12 @@ class Settling:
                 return 0
             over = head.timestamp - self.market.settle_window_s
             return sum(
-                self._ask(store, lease) for lease in store.leases.open_that_ended_before(over)
+                self._request_refund(store, lease)
+                for lease in store.leases.open_that_ended_before(over)
             )
 
-    def _ask(self, store: Store, lease: LeaseRow) -> bool:
-        """Ask for what is neither there nor on its way; after each death the pause doubles."""
+    def _request_refund(self, store: Store, lease: LeaseRow) -> bool:
+        """Ask for a refund unless it is done or on its way; the pause doubles after each death."""
         tries = store.tries(f"refund:{lease.id}")
         if not tries.is_free:
             return False
@@ -129,7 +130,7 @@ class Settling:
         return len(dead)
 
     def _fault(self, error: str, bid: BidRow) -> Fault:
-        """The buyer's: another ask would fail, too, for the balance, the budget or the bid."""
+        """The buyer is to blame if another ask would fail, too."""
         name = _name(error)
         if name == "OrderExpired":
             is_buyers = bid.expiry_s <= self.clock() // 1000

@@ -28,8 +28,8 @@ REPLIES_KEPT_MS = 48 * 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class Watchdog:
-    """Looks at every open lease once a tick. `since_ms`: when the market began to listen. Nobody is
-    blamed for what it was away for."""
+    """Looks at every open lease once a tick. `since_ms`: when the market began to listen. A silence
+    counts only from then on: nobody is blamed for a time when the market was away."""
 
     market: Market
     clock: Clock

@@ -144,7 +144,8 @@ class LowPriority:
                 self._lowered.add(session)
 
     def _lower(self, pid: int) -> bool:
-        """Whether that is settled: without rights, the kernel takes ten such orders a second."""
+        """Lower a session's priority; False if it is to be tried again, because the kernel takes
+        only ten such requests a second from a process without rights."""
         try:
             file = os.open(self._root / str(pid) / "autogroup", os.O_WRONLY)
             with os.fdopen(file, "w") as autogroup:

@@ -186,8 +186,9 @@ class AsyncJobs(AsyncResource):
             spec = spec.packed(blob.sha256, blob.size)
         market = await self._market()
         if market.opener == ZERO_ADDRESS:
-            why = "the market lets anyone open its leases; a bid could be opened again"
-            raise VerificationError(f"{why} after its job")
+            raise VerificationError(
+                "the market lets anyone open its leases; a bid could be opened again after its job"
+            )
         buyer = signer.address if signer else await async_run(self._session.address)
         own = hosted or (await async_run(self._session.witness)).address
         account = await self._transport.get(Account, f"/v1/accounts/{buyer}")
