@@ -55,7 +55,7 @@ def load(path: Path, password: str) -> LocalSigner:
             raise KeystoreError(f"{path} is not a keystore")
         return LocalSigner(bytes(Account.decrypt(document, password)))
     except OSError as error:
-        raise KeystoreError(f"{path} cannot be read: {error}") from error
+        raise KeystoreError(f"{path} cannot be read: {error.strerror}") from error
     except strict_json.JsonError as error:
         raise KeystoreError(f"{path} is not a keystore: {error}") from error
     except SignatureError as error:

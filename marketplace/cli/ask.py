@@ -36,19 +36,27 @@ UnitPrice = Annotated[str | None, Option(**TOKENS, help="Price of one unit; --un
 @app.command()
 def create(
     gpu_hour: Annotated[str, Option(**TOKENS, help="Price of one GPU for an hour.")],
-    node: Annotated[str | None, Option(help="Its id or name; needed if you have several.")] = None,
+    node: Annotated[
+        str | None, Option(help="The node's id or name; needed if you have several.")
+    ] = None,
     cpu_hour: CpuPrice = None,
     memory_gib_hour: MemoryPrice = None,
     storage_gib_hour: StoragePrice = None,
     egress_gib: EgressPrice = None,
     unit_price: UnitPrice = None,
-    unit: Annotated[str | None, Option(help="What a unit is, e.g. request.")] = None,
-    min_duration: Annotated[str | None, Option(help="Shortest job, e.g. 1m.")] = None,
-    max_duration: Annotated[str | None, Option(help="Longest job, e.g. 24h.")] = None,
-    start_limit: Annotated[
-        str | None, Option(help="Time a job may take to start, e.g. 10m.")
+    unit: Annotated[str | None, Option(help="What --unit-price counts, e.g. request.")] = None,
+    min_duration: Annotated[
+        str | None, Option(help="Refuse jobs that are shorter (default: none).")
     ] = None,
-    expires_in: Annotated[str | None, Option(help="How long it is valid, e.g. 30d.")] = None,
+    max_duration: Annotated[
+        str | None, Option(help="Refuse jobs that are longer (default: 30d).")
+    ] = None,
+    start_limit: Annotated[
+        str | None, Option(help="How long a job may take to start (default: 10m).")
+    ] = None,
+    expires_in: Annotated[
+        str | None, Option(help="Take the ask off the book after this time (default: 30d).")
+    ] = None,
     meter: Annotated[
         str | None,
         Option(
@@ -58,7 +66,7 @@ def create(
         ),
     ] = None,
 ) -> None:
-    """Offer a node: write the ask, check it, sign it, put it on the book."""
+    """Offer a node at a price: show the ask, sign it, and put it on the book."""
     from marketplace.cli.provider import meter_address  # imports what calls the chain
 
     terms: dict[str, Any] = {
@@ -79,11 +87,11 @@ def create(
 
 @app.command(name="list")
 def list_(
-    all_: Annotated[bool, Option("--all", help="Everyone's, not only your own.")] = False,
+    all_: Annotated[bool, Option("--all", help="List everyone's asks.")] = False,
     tier: Annotated[str | None, Option(help="Only this tier.")] = None,
     state: Annotated[AskState | None, Option(help="Only asks in this state.")] = None,
 ) -> None:
-    """Your own asks, or everyone's."""
+    """List your asks, or everyone's."""
     cli = current()
     provider = None if all_ else cli.account()
     with cli.client() as client:
@@ -106,7 +114,7 @@ def reprice(
     egress_gib: EgressPrice = None,
     unit_price: UnitPrice = None,
 ) -> None:
-    """Sign the same ask at other prices and take the old one off the book."""
+    """Replace an ask with the same one at other prices."""
     cli = current()
     prices = _prices(gpu_hour, cpu_hour, memory_gib_hour, storage_gib_hour, egress_gib, unit_price)
     with cli.client() as client:
@@ -120,7 +128,7 @@ def reprice(
 
 @app.command()
 def cancel(ask_id: Annotated[str, Argument(help="The ask's id.")]) -> None:
-    """Take an ask off the book. Leases it opened go on."""
+    """Take an ask off the book. Jobs that it got go on."""
     if agreed(f"cancel {ask_id}"):
         with current().client() as client:
             show(client.asks.cancel(ask_id), TABLE)
@@ -128,10 +136,12 @@ def cancel(ask_id: Annotated[str, Argument(help="The ask's id.")]) -> None:
 
 @order_app.command(name="cancel")
 def cancel_order(
-    order_id: Annotated[str | None, Argument(help="An ask, a bid or a job.")] = None,
-    all_: Annotated[bool, Option("--all", help="Every order signed so far.")] = False,
+    order_id: Annotated[str | None, Argument(help="Id of an ask, a bid or a job.")] = None,
+    all_: Annotated[
+        bool, Option("--all", help="Cancel every order you have signed so far.")
+    ] = False,
 ) -> None:
-    """Sign that orders open no further lease. Leases that are open go on."""
+    """Cancel an order for good, on the book and on chain. Jobs that run go on."""
     if (order_id is None) != all_:
         raise InputError("name one order, or say --all")
     if agreed(f"cancel {order_id or 'every order so far'}"):

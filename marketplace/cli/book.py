@@ -31,7 +31,7 @@ TIERS = columns(
 
 @app.command(name="show")
 def show_book(tier: Annotated[str | None, Option(help="Only this tier.")] = None) -> None:
-    """Resting asks, best first, and how many bids rest."""
+    """List the asks on the book, best first, and count the bids that wait."""
     with current().client() as client:
         book = client.market.book(tier)
     if current().output is Format.JSON:
@@ -40,18 +40,18 @@ def show_book(tier: Annotated[str | None, Option(help="Only this tier.")] = None
     show_rows(book.asks, BOOK)
     if tier and not book.asks and (problem := load_tiers().tier_problem(tier)):
         warn(problem)
-    note("1 bid rests" if book.bids == 1 else f"{book.bids} bids rest")
+    note(f"waiting: {counted(book.bids, 'bid')}")
 
 
 @tier_app.command(name="list")
 def list_tiers() -> None:
-    """Every tier, with what real markets asked for it (reference, not our prices)."""
+    """List the tiers, with what other markets ask for such GPUs, for comparison."""
     with current().client() as client:
         show_rows(client.market.tiers(), TIERS)
 
 
 def quote(job_file: Annotated[Path, Argument(help="The job file.")]) -> None:
-    """What a job would get now, best first. Only the job's terms are sent."""
+    """Show which asks match a job now, best first. Its working folder is not sent."""
     with current().client() as client:
         answer = client.market.quote(str(job_file))
     if current().output is Format.JSON:

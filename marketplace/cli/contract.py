@@ -60,7 +60,8 @@ def deploy(
         str | None, Option(**ADDRESS, help="Who gets the fee. Never changes.")
     ] = None,
     settle_window: Annotated[
-        int, Option(min=1, help="Seconds after a lease's end in which usage is still paid.")
+        int,
+        Option(min=60, max=2_592_000, help="Seconds after a lease's end in which usage is paid."),
     ] = 3_600,
     deployments: Folder = None,
     replace: Annotated[
@@ -98,6 +99,7 @@ def deploy(
         show(plan, PLAN)
         return
     show_plan(plan, PLAN)
+    _probe(path)  # before money is spent on what could not be written down
     signer = cli.signer()
     confirm(f"Deploy as {signer.address}?")
     terms = EscrowSettings(fee_bps, fee_recipient or ZERO_ADDRESS, settle_window)
@@ -132,6 +134,17 @@ def chain_client(chain_id: int | None = None) -> ChainClient:
 
 def _folder(given: Path | None) -> Path:
     return given or Path(os.environ.get("COULOMB_DEPLOYMENTS") or "deployments")
+
+
+def _probe(path: Path) -> None:
+    """Pass if a file can be written next to `path`. Raises ConfigError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (probe := path.with_suffix(".probe")).touch()
+        probe.unlink()
+    except OSError as error:
+        fix = "name another folder with --deployments"
+        raise ConfigError(f"{path} cannot be written: {error.strerror}", fix) from None
 
 
 def _load(given: Path | None, chain_id: int | None) -> Deployment:

@@ -266,8 +266,12 @@ def _hold(folder: Path) -> Iterator[int]:
 
     If the process that held it was killed, its chain is waited for: it saves its state.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    names = {path.name for path in folder.iterdir()}
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        names = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        fix = "name another folder with --folder"
+        raise ConfigError(f"{folder} cannot be used: {error.strerror}", fix) from None
     if (names and LOCK not in names) or (folder / LOCK).is_symlink():
         raise ConfigError(
             f"{folder} is not a folder of `coulomb dev up`: it holds {min(names)}",

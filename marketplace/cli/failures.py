@@ -33,6 +33,7 @@ EXIT_CODES: dict[ExitCode, tuple[type[Exception], ...]] = {
     ),
 }
 FIXES: dict[type[Exception], str] = {
+    AgentConfigError: "correct it; docs/agent-file.md lists every member",
     market.Unavailable: "check COULOMB_DATABASE_URL; `coulomb db upgrade` makes a new database",
     sdk.ConnectFailed: "check api_url in the profile, or COULOMB_API_URL; is the server up?",
     settlement.ChainUnavailable: "check ETH_RPC_URL, or rpc_url in the profile; is the node up?",

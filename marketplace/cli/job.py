@@ -59,6 +59,9 @@ RECEIPT = columns(
     "receipt=id", "job=job_id", "tier", "measured ms=used_ms", "GPU-s=gpu_seconds",
     "rate/h=rate", "gross", "fee", "refunded", "conserved", "simulated",
 )  # fmt: skip
+Timeout = Annotated[
+    float | None, Option(metavar="SECONDS", help="Stop waiting after this; the job goes on.")
+]
 JobId = Annotated[str, Argument(help="The job's id.")]
 
 
@@ -66,7 +69,10 @@ JobId = Annotated[str, Argument(help="The job's id.")]
 def run(
     job_file: Annotated[Path, Argument(help="The job file.")],
     detach: Annotated[
-        bool, Option("--detach", help="Do not wait; a witness runs elsewhere.")
+        bool,
+        Option(
+            "--detach", help="Buy and return; countersign elsewhere, with `coulomb witness run`."
+        ),
     ] = False,
     witness: Annotated[
         str | None,
@@ -76,10 +82,12 @@ def run(
             help="Address of a witness that somebody hosts; you trust its host with your money.",
         ),
     ] = None,
-    timeout: Annotated[float | None, Option(help="Seconds to wait at most.")] = None,
-    result: Annotated[Path | None, Option(help="Folder to fetch the outputs into.")] = None,
+    timeout: Timeout = None,
+    result: Annotated[
+        Path | None, Option(help="Fetch the outputs into this new or empty folder.")
+    ] = None,
 ) -> None:
-    """Show the plan, buy, witness the job, print its receipt.
+    """Buy compute for a job: show the plan, ask, follow the job, print its receipt.
 
     The witness countersigns from this process: while it is away, the job soon stops.
     """
@@ -119,14 +127,14 @@ def run(
 def list_(
     state: Annotated[JobState | None, Option(help="Only jobs in this state.")] = None,
 ) -> None:
-    """The account's jobs, newest first."""
+    """List your jobs, newest first."""
     with current().client() as client:
         show_rows(client.jobs.list(state=state), LIST)
 
 
 @app.command(name="show")
 def show_job(job_id: JobId) -> None:
-    """One job: state, cost so far, what it may still cost."""
+    """Show a job: its state, its cost so far, and what it may still cost."""
     with current().client() as client:
         job = client.jobs.get(job_id).job
     show(job, SHOW)
@@ -137,12 +145,14 @@ def show_job(job_id: JobId) -> None:
 @app.command()
 def logs(
     job_id: JobId,
-    follow: Annotated[bool, Option("--follow", "-f", help="Go on until it ends.")] = False,
+    follow: Annotated[
+        bool, Option("--follow", "-f", help="Keep printing until the job ends.")
+    ] = False,
     stream: Annotated[
         OutputStream | None, Option(help="Only this stream; agent: what the node says.")
     ] = None,
 ) -> None:
-    """A job's output, as it wrote it."""
+    """Print what a job wrote so far."""
     with current().client() as client:
         job = client.jobs.get(job_id)
         pieces = (e.data for e in job.events() if e.type == "log") if follow else job.logs()
@@ -156,7 +166,7 @@ def logs(
 
 @app.command()
 def watch(job_id: JobId) -> None:
-    """Every event of a job until it ends: states, usage, cost, output."""
+    """Print every event of a job until it ends: states, usage, cost, output."""
     with current().client() as client:
         job = client.jobs.get(job_id)
         stream_rows(job.events(), EVENT)
@@ -165,11 +175,15 @@ def watch(job_id: JobId) -> None:
 @app.command()
 def wait(
     job_id: JobId,
-    timeout: Annotated[float | None, Option(help="Seconds to wait at most.")] = None,
-    propagate: Annotated[bool, Option("--propagate", help="End with the job's exit code.")] = False,
-    no_witness: Annotated[bool, Option("--no-witness", help="Witnessed elsewhere.")] = False,
+    timeout: Timeout = None,
+    propagate: Annotated[
+        bool, Option("--propagate", help="Exit with the job's exit code.")
+    ] = False,
+    no_witness: Annotated[
+        bool, Option("--no-witness", help="Only wait: its usage is countersigned elsewhere.")
+    ] = False,
 ) -> None:
-    """Witness a job and wait for its end."""
+    """Wait for a job to end, and countersign its usage meanwhile."""
     cli = current()
     with cli.client() as client:
         client.session.sign_as(None, cli.account())
@@ -186,7 +200,7 @@ def wait(
 
 @app.command()
 def cancel(job_id: JobId) -> None:
-    """End a job; what ran is paid, the rest comes back."""
+    """End a job. The time that it ran is paid, and the rest comes back to you."""
     if agreed(f"cancel {job_id}"):
         with current().client() as client:
             job = client.jobs.get(job_id).cancel()
@@ -210,9 +224,11 @@ def top_up(
 @app.command()
 def result(
     job_id: JobId,
-    to: Annotated[Path | None, Option("--to", help="Unpack into (default: ./JOB_ID).")] = None,
+    to: Annotated[
+        Path | None, Option("--to", help="Folder to unpack into (default: ./JOB_ID).")
+    ] = None,
 ) -> None:
-    """Fetch a job's outputs, check them against their hash, unpack them into a folder."""
+    """Fetch a job's outputs, check their hash, and unpack them into a new or empty folder."""
     folder = to or Path(job_id)
     with current().client() as client:
         names = client.jobs.get(job_id).result(folder)
@@ -295,7 +311,7 @@ def _print_receipt(receipt: JobReceipt) -> None:
 
 @receipt_app.command(name="show")
 def show_receipt(job_id: JobId) -> None:
-    """The receipt of a job's latest lease."""
+    """Show the receipt of a job's latest lease."""
     with current().client() as client:
         receipt = client.jobs.get(job_id).receipt()
     _print_receipt(receipt)
@@ -303,6 +319,6 @@ def show_receipt(job_id: JobId) -> None:
 
 @receipt_app.command(name="list")
 def list_receipts() -> None:
-    """Every receipt of the account, as buyer or provider."""
+    """List your receipts, as buyer and as provider."""
     with current().client() as client:
         show_rows(client.jobs.receipts(), RECEIPT)

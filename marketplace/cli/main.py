@@ -18,22 +18,22 @@ WITH_VALUE = ("-o", "--output", "--profile", "--account", "--keystore", "--passw
 FLAGS = ("-y", "--yes", "--dry-run")
 COMMANDS = {  # where each is, and what it is about: only the one that is run is imported
     "provider": ("provider:app", "Sell compute from this machine."),
-    "ask": ("ask:app", "A provider's signed offers."),
-    "earnings": ("wallet:earnings_app", "What a provider was paid."),
-    "tier": ("book:tier_app", "Classes of GPU."),
-    "book": ("book:app", "Resting asks and bids."),
-    "job": ("job:app", "Buy compute and follow it."),
-    "order": ("ask:order_app", "Asks and bids, made void."),
-    "wallet": ("wallet:app", "Keys and tokens."),
-    "key": ("profile:key_app", "API keys."),
-    "receipt": ("job:receipt_app", "What was measured, charged and paid."),
+    "ask": ("ask:app", "Offer your GPUs at a price."),
+    "earnings": ("wallet:earnings_app", "See and withdraw what you earned."),
+    "tier": ("book:tier_app", "List the classes of GPU."),
+    "book": ("book:app", "See what is on offer."),
+    "job": ("job:app", "Buy compute: run, follow and cancel jobs."),
+    "order": ("ask:order_app", "Cancel orders."),
+    "wallet": ("wallet:app", "Keys, deposits and withdrawals."),
+    "key": ("profile:key_app", "Make, list and revoke API keys."),
+    "receipt": ("job:receipt_app", "See what was measured, charged and paid."),
     "witness": ("witness:app", "Countersign what a job really used."),
-    "profile": ("profile:app", "Markets and identities."),
+    "profile": ("profile:app", "Choose the market and who you are on it."),
     "dev": ("dev:app", "A market on this machine."),
     "contract": ("contract:app", "The contracts."),
     "db": ("serve:db_app", "The server's database."),
     "settle": ("serve:settle_app", "Payments for countersigned usage."),
-    "quote": ("book:quote", "What a job would get now, best first."),
+    "quote": ("book:quote", "Show which asks match a job now, best first."),
     "serve": ("serve:serve", "Run the market's server, or some of its roles."),
     "reconcile": ("serve:reconcile", "Compare chain, database and running jobs."),
 }
@@ -71,21 +71,26 @@ def _version(wanted: bool) -> None:
 
 
 def options(
-    output: Annotated[Format, Option("--output", "-o", help="How data is written.")] = Format.TABLE,
+    output: Annotated[
+        Format, Option("--output", "-o", help="Format of the output.")
+    ] = Format.TABLE,
     profile_name: Annotated[
-        str | None, Option("--profile", help="Which profile to act as.")
+        str | None, Option("--profile", help="Profile to use (default: the current one).")
     ] = None,
     account: Annotated[
-        str | None, Option("--account", help="Name of the signing keystore.")
+        str | None,
+        Option("--account", help="Name of the keystore that signs (default: the profile's)."),
     ] = None,
     keystore: Annotated[
-        str | None, Option("--keystore", help="File of the signing keystore.")
+        str | None, Option("--keystore", help="File of the keystore that signs.")
     ] = None,
     password_file: Annotated[
-        str | None, Option("--password-file", help="File with its password.")
+        str | None, Option("--password-file", help="File with the keystore's password.")
     ] = None,
-    yes: Annotated[bool, Option("--yes", "-y", help="Do not ask before acting.")] = False,
-    dry_run: Annotated[bool, Option("--dry-run", help="Show what would be done.")] = False,
+    yes: Annotated[bool, Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Show what would be done, and do nothing.")
+    ] = False,
     version: Annotated[
         bool, Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,

@@ -28,7 +28,7 @@ MADE = columns("key", "id", "name", "scopes", "account", "expires=expires_at")
 
 @app.command(name="list")
 def list_profiles() -> None:
-    """Every profile. API keys are not shown."""
+    """List the profiles, without their API keys."""
     file = ProfileFile()
     rows = [{**_row(file.get(n, {})), "current": n == file.current()} for n in file.names()]
     show_rows(rows, columns("current", *FIELDS))
@@ -36,19 +36,22 @@ def list_profiles() -> None:
 
 @app.command(name="show")
 def show_profile() -> None:
-    """The profile in use, with what the environment and the command line override."""
+    """Show the profile in use, as environment and command line change it."""
     show(_row(current().profile()), columns(*FIELDS))
 
 
 @app.command()
 def add(
-    name: Annotated[str, Argument(help="What to call it here.")],
-    api_url: Annotated[str, Option(help="Where the market's API is.")],
+    name: Annotated[str, Argument(help="Name of the new profile.")],
+    api_url: Annotated[str, Option(help="Address of the market's API.")],
     rpc_url: Annotated[
-        str | None, Option(help="A node of its chain, to leave without the market.")
+        str | None,
+        Option(help="A node of the market's chain, so that you can withdraw without the market."),
     ] = None,
 ) -> None:
-    """Join a market that somebody runs: add a profile of it, with --account's key, and use it.
+    """Add a profile for a market that somebody runs, and make it the current one.
+
+    It signs with the keystore that --account names.
 
     The first command that asks the market, such as `coulomb key create`, pins its contracts.
     """
@@ -75,7 +78,7 @@ def add(
 
 @app.command()
 def use(name: Annotated[str, Argument(help="The profile's name.")]) -> None:
-    """Make a profile the one that is used if none is named."""
+    """Make a profile the current one, which is used if none is named."""
     file = ProfileFile()
     file.save(file.get(name, {}), make_current=True)
     note(f"{name} is the current profile")
@@ -83,19 +86,23 @@ def use(name: Annotated[str, Argument(help="The profile's name.")]) -> None:
 
 @key_app.command()
 def create(
-    name: Annotated[str, Argument(help="What the key is for.")],
+    name: Annotated[str, Argument(help="Name of the key, to tell it from others.")],
     scope: Annotated[
         list[Scope] | None, Option(help="What the key may do; repeatable (default: buyer).")
     ] = None,
-    expires_days: Annotated[int | None, Option(min=1, help="Days until it expires.")] = None,
+    expires_days: Annotated[
+        int | None, Option(min=1, help="Days until the key expires (default: never).")
+    ] = None,
     spend_cap: Annotated[
         str | None,
         Option(
             parser=tokens, metavar="TOKENS", help="The most tokens it may ever lock (default: any)."
         ),
     ] = None,
-    save: Annotated[bool, Option(help="Keep the key in the profile.")] = True,
-    to: Annotated[Path | None, Option(help="Keep it in a file instead, e.g. an agent's.")] = None,
+    save: Annotated[bool, Option(help="Keep the key in the profile, or only show it.")] = True,
+    to: Annotated[
+        Path | None, Option(help="Put the key into this file, e.g. an agent's, and do not show it.")
+    ] = None,
 ) -> None:
     """Sign for a new API key, which is shown this once and kept in the profile.
 
@@ -130,14 +137,14 @@ def create(
 
 @key_app.command(name="list")
 def list_keys() -> None:
-    """The account's keys. None shows its secret."""
+    """List your API keys, without their secrets."""
     with current().client() as client:
         show_rows(client.keys.list(), KEYS)
 
 
 @key_app.command()
 def revoke(key_id: Annotated[str, Argument(help="The key's id.")]) -> None:
-    """Make a key useless at once."""
+    """Revoke a key: it is refused from now on."""
     if agreed(f"revoke {key_id}"):
         with current().client() as client:
             client.keys.revoke(key_id)

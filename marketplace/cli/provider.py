@@ -37,7 +37,10 @@ NODES = columns(
     "simulated", "reliability", "leases",
 )  # fmt: skip
 ConfigFile = Annotated[
-    Path | None, Option("--config", help="The agent's file (default: in the XDG folder).")
+    Path | None,
+    Option(
+        "--config", help="The agent's file (default: provider/agent.yaml next to the profiles)."
+    ),
 ]
 NodeName = Annotated[str, Argument(help="The node's id or name.")]
 IntervalMs = Annotated[
@@ -94,7 +97,7 @@ def node_problem(node: NodeConfig, tiers: Iterable[str] = ()) -> str | None:
 
 @app.command()
 def doctor(config: ConfigFile = None) -> None:
-    """Check driver, sandbox, disk, clock, server, chain, gas and keys; say how to fix each."""
+    """Check this machine and its setup, and say how to fix what is wrong."""
     from marketplace.cli.doctor import examine
 
     findings = examine(current(), _path(config))
@@ -187,7 +190,7 @@ def start(config: ConfigFile = None) -> None:
 
 @app.command()
 def status(config: ConfigFile = None) -> None:
-    """The account's nodes as the market sees them, and the agent on this machine."""
+    """Show your nodes as the market sees them, and whether the agent runs here."""
     with current().client() as client:
         nodes = list(client.nodes.list())
         leases = list(client.leases.list(role="provider", state="active"))
@@ -200,7 +203,7 @@ def status(config: ConfigFile = None) -> None:
 
 @app.command()
 def stop(config: ConfigFile = None) -> None:
-    """Tell the agent on this machine to end its jobs and itself."""
+    """Stop the agent on this machine. Its running jobs end."""
     pid = agent_process(config)
     if pid is None:
         raise InputError("no agent runs here", fix="`coulomb provider start` runs it")
@@ -211,7 +214,7 @@ def stop(config: ConfigFile = None) -> None:
 
 @app.command()
 def drain(node: NodeName) -> None:
-    """Take no new jobs on a node until it is resumed. What runs goes on."""
+    """Take no new jobs on a node: its asks are cancelled, running jobs go on."""
     with current().client() as client:
         found = _named(client, node)
         if agreed(f"drain {found.name} ({found.id})", " Its asks are taken off the book."):
@@ -220,7 +223,7 @@ def drain(node: NodeName) -> None:
 
 @app.command()
 def resume(node: NodeName) -> None:
-    """Let a drained node take jobs again. Put it on the book with `ask create`."""
+    """Let a drained node take jobs again; `coulomb ask create` makes a new ask."""
     with current().client() as client:
         found = _named(client, node)
         if current().dry_run:
@@ -232,7 +235,7 @@ def resume(node: NodeName) -> None:
 
 @app.command()
 def vouchers(config: ConfigFile = None) -> None:
-    """What this machine's leases were countersigned for, and the call that settles each.
+    """List the countersigned usage of this machine's leases, and the call that settles each.
 
     Needs neither server nor chain: `cast send CONTRACT DATA` from any account does the rest.
     """
@@ -248,7 +251,7 @@ def vouchers(config: ConfigFile = None) -> None:
 
 @app.command()
 def settle(config: ConfigFile = None) -> None:
-    """Settle what this machine's leases were countersigned for, straight on the chain.
+    """Settle this machine's countersigned usage on the chain, without the market.
 
     The market does so by itself; this is for when it, or the witness, is gone. The account pays the
     gas, and the usage is paid to each lease's provider.

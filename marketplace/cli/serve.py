@@ -42,6 +42,11 @@ def serve(
     settings = settings_of_env(roles=tuple(role) if role else None, host=host, port=port)
     if "api" in settings.roles:
         require_free(settings.host, settings.port, "--port")
+        try:
+            settings.blobs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            fix = "set it to a folder that the server may write to"
+            raise ConfigError(f"COULOMB_BLOBS cannot be used: {error}", fix) from None
     from marketplace.server.roles import run_roles  # takes seconds: what is wrong is said first
 
     quiet_logs()

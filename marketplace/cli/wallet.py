@@ -34,7 +34,7 @@ Receiver = Annotated[
 
 @app.command()
 def new(name: Annotated[str, Argument(help="The keystore's name.")]) -> None:
-    """Make a key in a new Foundry-compatible keystore that only you can read."""
+    """Make a new key, in an encrypted keystore that Foundry reads, too."""
     if "/" in name or name.startswith("."):
         raise InputError(f"{name!r} is a name, not a path")
     path = config_dir() / "keystores" / name
@@ -57,7 +57,7 @@ def show_funds(
         Argument(parser=parse_address, metavar="ADDRESS", help="An account other than your own."),
     ] = None,
 ) -> None:
-    """What an account holds, read from the chain. Works while the server is down."""
+    """Show what an account holds, read from the chain. Works while the server is down."""
     cli = current()
     with cli.client() as client:
         unit = client.wallet.unit()
@@ -76,9 +76,11 @@ def show_funds(
 @app.command()
 def deposit(
     amount: Annotated[str, Argument(help="Tokens, e.g. 12.5.")],
-    approve: Annotated[bool, Option("--approve", help="Approve, then deposit.")] = False,
+    approve: Annotated[
+        bool, Option("--approve", help="Send an approval first, in a transaction of its own.")
+    ] = False,
 ) -> None:
-    """Move tokens into the escrow, by permit in one transaction."""
+    """Move tokens from your account into the escrow."""
     cli = current()
     with cli.client() as client:
         market = client.market.config()
@@ -94,7 +96,7 @@ def deposit(
 
 @app.command()
 def withdraw(amount: Amount, to: Receiver = None) -> None:
-    """Move free balance out of the escrow. Works while the server is down."""
+    """Move tokens out of the escrow. Works while the server is down."""
     cli = current()
     with cli.client() as client:
         unit = client.wallet.unit()
@@ -109,7 +111,7 @@ def withdraw(amount: Amount, to: Receiver = None) -> None:
 
 @earnings_app.command(name="show")
 def show_earnings() -> None:
-    """Receipts of the leases you provided, their sum, and what is free to withdraw."""
+    """List the receipts of jobs that you ran, their sum, and what you can withdraw."""
     cli = current()
     account = cli.account()
     with cli.client() as client:
@@ -124,5 +126,5 @@ def show_earnings() -> None:
 
 @earnings_app.command(name="withdraw")
 def withdraw_earnings(amount: Amount = "all", to: Receiver = None) -> None:
-    """Move what was earned out of the escrow."""
+    """Move your earnings out of the escrow."""
     withdraw(amount, to)

@@ -27,10 +27,10 @@ def run(
             help="A buyer to witness for (default: the profile's account).",
         ),
     ] = None,
-    poll_seconds: Annotated[float, Option(min=0.1, help="How often to look.")] = 0.5,
-    once: Annotated[bool, Option("--once", help="Look once and end.")] = False,
+    poll_seconds: Annotated[float, Option(min=0.1, help="Seconds between two looks.")] = 0.5,
+    once: Annotated[bool, Option("--once", help="Look once, then exit.")] = False,
 ) -> None:
-    """Check and countersign the usage of your jobs until stopped.
+    """Countersign the usage of your jobs, after checking it, until you stop it.
 
     What it signed is in its journal before it is signed, so it may be killed and started again.
     """
@@ -43,7 +43,7 @@ def run(
 
 @app.command()
 def address() -> None:
-    """The address of this machine's witness key, made on first use."""
+    """Show the address of this machine's witness key, which is made on first use."""
     with current().client() as client:
         show({"address": client.witness.address()}, columns("address"))
 

@@ -202,7 +202,7 @@ def problem_of(status: int, body: Any) -> ProblemDocument:
 
 
 @contextmanager
-def input_errors(what: str = "") -> Iterator[None]:
+def input_errors(what: str = "", fix: str = "") -> Iterator[None]:
     """Raise InputError for what the caller said wrongly, with every mistake and its place."""
     try:
         yield
@@ -213,4 +213,4 @@ def input_errors(what: str = "") -> Iterator[None]:
             found = problems_of(error.errors())
         lines = [f"{problem.pointer or '/'}: {problem.detail}" for problem in found]
         text = "\n  ".join([f"{what}:", *lines]) if what else "; ".join(lines)
-        raise InputError(text, pointer=found[0].pointer if found else "") from error
+        raise InputError(text, fix, found[0].pointer if found else "") from error

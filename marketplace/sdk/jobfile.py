@@ -106,7 +106,7 @@ def _parse(document: Any, what: str) -> JobSpec:
     if isinstance(document, dict):
         # Only here: what travels says its outputs itself, and its hash does not depend on this.
         document = {"outputs": [{"path": OUTPUTS}], **document}
-    with input_errors(f"{what} is not a valid job"):
+    with input_errors(f"{what} is not a valid job", "docs/job-file.md lists every member"):
         return parse_job(document, tiers=load_tiers())
 
 
@@ -126,7 +126,9 @@ def pack_folder(folder: Path) -> bytes:
         fix = f"leave files out with a {IGNORE_FILE} file, or fetch large data from the job"
         raise InputError(f"{folder} cannot be packed: {error}", fix, "/workdir") from error
     except OSError as error:
-        raise _refused(folder, f"cannot be read: {error}", "let its files be read") from error
+        raise _refused(
+            folder, f"cannot be read: {error.strerror}", "let its files be read"
+        ) from error
     return packed.getvalue()
 
 

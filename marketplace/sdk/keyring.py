@@ -68,7 +68,8 @@ def read_password(file: str) -> str:
     try:
         return Path(file).expanduser().read_text(encoding="utf-8").splitlines()[0]
     except (OSError, IndexError, UnicodeDecodeError) as error:
-        raise ConfigError(f"no password in {file}: {error}") from error
+        why = getattr(error, "strerror", None) or "it has no first line of text"
+        raise ConfigError(f"no password in {file}: {why}") from error
 
 
 def unlock(

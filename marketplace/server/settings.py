@@ -41,26 +41,30 @@ class Settings(BaseSettings):
     )
     blobs: Path = Field(Path("blobs"), description="Folder of uploaded files.")
     relayer_keystore: Path | None = Field(
-        None, description="Keystore of the relayer's key; the role relayer needs it."
+        None, description="Keystore file of the relayer's key. The role relayer needs it."
     )
     relayer_password: Path | None = Field(
-        None, description="File with the password of the relayer's keystore."
+        None, description="File with the password of that keystore."
     )
     roles: Words = Field(ROLES, description="Roles of this process, separated by commas.")
     host: str = Field("127.0.0.1", description="Address at which the API listens.")
     port: int = Field(8420, ge=0, le=65_535, description="Port of the API; 0 picks a free one.")
     interval_ms: int = Field(
-        10_000, ge=100, le=600_000, description="How often nodes attest usage unless they say."
+        10_000,
+        ge=100,
+        le=600_000,
+        description="Milliseconds between a node's attestations, unless it says otherwise.",
     )
     settle_every_s: int = Field(
         300, ge=1, description="Seconds between two settlements of countersigned usage."
     )
     confirmations: int = Field(
-        12, ge=0, description="Blocks on top of a block before it counts; 0 on a devnet."
+        12, ge=0, description="Blocks on top of a block until it counts; 0 on a devnet."
     )
     poll_s: float = Field(1.0, gt=0, description="Seconds between two looks at the chain's head.")
     opener: str | None = Field(
-        None, description="Address that opens leases; the relayer's by default. Bids must name it."
+        None,
+        description="Address that bids name as opener: the relayer's. Default: the keystore's.",
     )
     operators: Words = Field((), description="Accounts that may have the operator scope.")
     proxies: str = Field(

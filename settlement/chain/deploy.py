@@ -115,7 +115,8 @@ def load_deployment(folder: Path, chain_id: int) -> Deployment:
             f"nothing is deployed on chain {chain_id}: there is no {path}"
         ) from None
     except (OSError, ValueError) as error:
-        raise DeploymentError(f"{path} cannot be read: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise DeploymentError(f"{path} cannot be read: {why}") from error
     deployment = Deployment.from_json(document)
     if deployment.chain_id != chain_id:
         raise DeploymentError(f"{path} describes chain {deployment.chain_id}, not chain {chain_id}")

@@ -11,6 +11,12 @@ from marketplace.sdk.profile import ProfileFile
 from tests.unit.cli.conftest import BUYER, Run
 
 
+@pytest.fixture(autouse=True)
+def _logs_as_in_all_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("serve", "dev"):
+        monkeypatch.setattr(f"marketplace.cli.{place}.quiet_logs", lambda: None)
+
+
 @pytest.mark.parametrize(
     "words", [("serve",), ("settle", "run"), ("settle", "status"), ("reconcile",)]
 )
@@ -41,7 +47,6 @@ def test_dev_up_names_the_options_that_move_taken_ports(
         raise OSError(98, "Address already in use")
 
     monkeypatch.setattr("socket.create_server", taken)
-    monkeypatch.setattr("marketplace.cli.serve.quiet_logs", lambda: None)
     ran = run("dev", "up")
     assert ran.code == ExitCode.USAGE
     assert "port 8420 of 127.0.0.1: Address already in use" in ran.err
@@ -67,19 +72,24 @@ def test_fresh_market_is_not_made_over_another_without_a_yes(run: Run, tmp_path:
             "no password in nowhere", "COULOMB_RELAYER_PASSWORD",
         ),
         ({"DATABASE_URL": "foo"}, "COULOMB_DATABASE_URL is wrong: use sqlite:///FILE", ""),
+        ({"BLOBS": "/dev/null/x"}, "COULOMB_BLOBS cannot be used", "may write to"),
         ({"ROLES": "api,relay"}, "COULOMB_ROLES is wrong: roles are api", ""),
         ({"OPENER": "0x01"}, "COULOMB_OPENER is wrong: 0x01: must be an address", ""),
         ({"OPERATORS": "0x01"}, "COULOMB_OPERATORS is wrong: 0x01: must be an address", ""),
     ],
 )  # fmt: skip
 def test_serve_says_which_setting_is_wrong(
-    run: Run, variables: dict[str, str], said: str, fix: str, monkeypatch: pytest.MonkeyPatch
+    run: Run,
+    variables: dict[str, str],
+    said: str,
+    fix: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, value in ({"CHAIN_ID": "7"} | variables).items():
+    for name, value in ({"CHAIN_ID": "7", "BLOBS": str(tmp_path)} | variables).items():
         monkeypatch.setenv(f"COULOMB_{name}", value)
     monkeypatch.setenv("ETH_RPC_URL", "http://127.0.0.1:9")
-    for name in ("quiet_logs", "require_free"):
-        monkeypatch.setattr(f"marketplace.cli.serve.{name}", lambda *_: None)
+    monkeypatch.setattr("marketplace.cli.serve.require_free", lambda *_: None)
     ran = run("serve")
     assert ran.code == ExitCode.USAGE
     assert said in ran.err
@@ -133,6 +143,10 @@ def test_deployment_is_planned_on_the_chain_of_the_environment_and_never_overwri
     assert f"{tmp_path / '7.json'} names a deployment on chain 7 already" in ran.err
     assert "--replace" in ran.err
     assert run(*words, "--replace").code == 0
+    ran = run("contract", "deploy", "--deployments", "/dev/null")
+    assert (ran.code, "7.json cannot be written" in ran.err) == (ExitCode.USAGE, True)
+    ran = run("dev", "up", "--folder", "/dev/null/x")
+    assert (ran.code, "/dev/null/x cannot be used" in ran.err) == (ExitCode.USAGE, True)
 
 
 def test_contract_addresses_without_a_deployment_end_with_9(run: Run, tmp_path: Path) -> None:
