@@ -164,7 +164,7 @@ class Courier:
         self._leases.finish(self._id, **told, idempotency_key=key)
 
     def _takes_report(self) -> bool:
-        """Whether the lease is at no end and has no final report: what kept ours off will pass."""
+        """Whether the report may still be taken later: the lease runs on and has no final one."""
         lease = self._leases.get(self._id)
         return lease.state in (*LIVE, LeaseState.STOPPED) and lease.final is None
 
@@ -252,5 +252,5 @@ def _refusal_of(send: Callable[..., object], *values: object) -> sdk.ApiError | 
 
 
 def _may_pass(refusal: sdk.ApiError) -> bool:
-    """Whether it is about a state that may change by itself, as while a lease reopens."""
+    """Whether the refusal is about a state that may change by itself, as while a lease reopens."""
     return isinstance(refusal, sdk.Conflict) and not isinstance(refusal, sdk.IdempotencyMismatch)

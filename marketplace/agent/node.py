@@ -184,7 +184,7 @@ class HeldLease:
         self._halted.wait(timeout_s)
 
     def tell(self) -> None:
-        """There is something new to send or to look at."""
+        """Wake the courier: there is something new to send or to look at."""
         self._news.set()
 
     def wait_for_news(self, timeout_s: float) -> None:
@@ -211,7 +211,7 @@ class HeldLease:
         return max(silent_ms, metered_ms - self._covered_ms)
 
     def learn(self, lease: Lease) -> int:
-        """The countersigned ms by now; asks for vouchers only if the server speaks of more.
+        """The countersigned ms by now; fetches vouchers only if the server claims more.
 
         Only vouchers are paid, so the node believes no number: it checks each voucher itself.
         """

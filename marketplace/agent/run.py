@@ -93,7 +93,7 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
 
 
 def _sizes(node: ThisNode, bid: Bid) -> Sizes:
-    """What the bid leaves open is the part of the node that its GPUs are."""
+    """Sizes that the bid leaves open are the share of the node that its GPUs are."""
     offered = node.inventory
     whole = 1000 * len(node.inventory.gpus)
     sizes = {

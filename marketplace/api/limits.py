@@ -121,7 +121,7 @@ class OpenStreams:
         try:
             yield
         finally:
-            self._open -= names  # forgets what has none left
+            self._open -= names  # a name with none left is forgotten
             self._count -= 1
 
 
@@ -186,7 +186,7 @@ class Gate:
             self._failures.take(address)
 
     def _release(self, address: str) -> None:
-        self._working -= Counter({address: 1})  # forgets an address that has none left
+        self._working -= Counter({address: 1})  # an address with none left is forgotten
 
     def _tell(self, request: Request, message: MutableMapping[str, Any], seconds: float) -> None:
         """Add the headers that every answer has, count it and log it."""

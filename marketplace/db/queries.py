@@ -205,7 +205,7 @@ class JobRows(Rows[JobRow]):
         query = select(JobRow.reserve).where(
             JobRow.account == account, col(JobRow.state).in_(JOB_LIVE), col(JobRow.reserve) > 0
         )
-        return sum(self._all(query))  # atoms exceed what a database sums
+        return sum(self._all(query))  # sums of atoms may exceed a database's integers
 
     def live_with_bids(self, account: str) -> list[tuple[JobRow, BidRow]]:
         """Jobs of an account that have not ended, each with its bid, oldest first."""

@@ -1,4 +1,4 @@
-"""Loops: threads that do one role's work whenever something happened, and now and then besides."""
+"""Loops: threads that do one role's work when something happens, and from time to time anyway."""
 
 import threading
 from collections.abc import Callable

@@ -21,7 +21,7 @@ from settlement.signing import verify
 from settlement.usage import UsageVector
 
 TOLERANCE_MS = 2_000
-REFUSED_KEPT = 20  # of a lease, the newest: enough to see what its meter does wrong
+REFUSED_KEPT = 20  # the newest of a lease: enough to see what its meter does wrong
 
 
 class AttestationRefusal(StrEnum):

@@ -1,4 +1,4 @@
-"""Orders made void: off the book at once, and on chain by the account's own signature."""
+"""Makes orders void: off the book at once, and on chain by the account's own signature."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from settlement.ports import IntentKind
 
 @dataclass(frozen=True, slots=True)
 class Cancels:
-    """Asks and bids that open no further lease; leases that are open go on."""
+    """Makes asks and bids open no further lease; leases that are open go on."""
 
     market: Market
     clock: Clock
@@ -110,8 +110,8 @@ class Cancels:
             raise InvalidInput([Problem("/cancel/salt", detail)])
 
     def _lowest(self, store: Store, account: AccountRow) -> int:
-        """Salts below it are void, or about to be. If the Cancel that said so died, the chain
-        still takes those orders."""
+        """The lowest salt whose order is neither void nor about to be. If the Cancel of the older
+        ones died, the chain still takes them, so it is 0."""
         if account.orders_from == 0:
             return 0
         tries = store.tries(_key(Cancel(account.address, account.orders_from - 1, True)))

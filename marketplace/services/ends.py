@@ -72,7 +72,7 @@ class Ends:
         if report.outcome not in REPORTABLE:
             raise InvalidInput([Problem("/outcome", f"must be one of {', '.join(REPORTABLE)}")])
         slack_ms = OVER_BUDGET_SLACK_INTERVALS * lease.interval_ms
-        # By the clock: what the start took of the funded time is not in the usage.
+        # Compare the clock, not the usage: the usage lacks the funded time that the start took.
         reached = lease.end_s is not None and self.clock() >= lease.end_s * 1000 - slack_ms
         if report.outcome == Outcome.OVER_BUDGET and not (lease.budget_limited and reached):
             detail = "the budget did not limit this lease, or its funded time was not reached"

@@ -86,7 +86,7 @@ class Jobs:
             "/bid",
             (bid.buyer == caller.account, "buyer", "must be the account of the API key"),
             (bid.witness != ZERO_ADDRESS, "witness", "must be a key that countersigns usage"),
-            # One that anyone may open could be opened again after its job: its budget is not spent.
+            # If anyone may open a bid, it may be opened again after its job: budget is left.
             (bid.opener == market.opener, "opener", f"must be {market.opener}"),
             (bid.expiry > now_s, "expiry", "has passed"),
             (bid.expiry <= now_s + ORDER_SECONDS_MAX, "expiry", "lies more than 400 days ahead"),

@@ -1,4 +1,4 @@
-"""Rows of jobs and leases as lives and back, facts about them taken in, and what follows done."""
+"""Turns rows of jobs and leases into lives and back, takes in facts, and does what follows."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -196,7 +196,7 @@ class Lives:
                 raise AssertionError(f"{effect} of {job.id} has no lease or ask to act on")
 
     def _put_on_book(self, store: Store, job: JobRow, effect: PutOnBook, now_ms: int) -> None:
-        """With the budget that the bid's earlier leases leave over, however they still end."""
+        """Its budget is what the bid's earlier leases leave over, however they still end."""
         row = store.bids.need(job.bid_id)
         spec = parse_job(job.spec, packed=True, tiers=self.tiers)
         job.spent = store.leases.committed_atoms(job.bid_id)

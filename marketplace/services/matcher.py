@@ -1,4 +1,4 @@
-"""The matcher: order log → book → fills. One leads; what it decided is written with its place."""
+"""The matcher: order log → book → fills. One process leads, and stores its place with its fills."""
 
 from dataclasses import dataclass
 
@@ -70,7 +70,7 @@ class Matcher:
                 mark.value = row.seq
         if not rows and self.due_s() == 0:
             log_tick(store, self.clock() // 1000)
-            return 1  # to be applied by the next call, as every row
+            return 1  # the next call applies it, as it does every row
         return len(rows)
 
     def _write(self, store: Store, book: Book, row: OrderEntryRow, event: Event) -> None:

@@ -30,7 +30,7 @@ from settlement.eip712 import ZERO_ADDRESS, from_text32, text32
 from settlement.errors import FieldError
 from settlement.orders import FLAG_SHARED, Ask
 
-AWAY = "node_away"  # why asks of a node rest whose agent has ended or fell silent
+AWAY = "node_away"  # why a node's asks rest: its agent has ended or fallen silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ def _away_asks(store: Store, node: NodeRow) -> list[AskRow]:
 
 @dataclass(frozen=True, slots=True)
 class CheckedAsk:
-    """An ask, its signature, and why that does not count, as far as no store is needed."""
+    """An ask, its signature, and why the signature does not count, if it does not."""
 
     ask: Ask
     signature: bytes

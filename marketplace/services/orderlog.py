@@ -87,7 +87,7 @@ def _read_facts(payload: dict[str, Any]) -> NodeFacts:
         region=payload["region"],
         runtime=payload["runtime"],
         simulated=payload["simulated"],
-        verified=payload.get("verified", False),  # rows of earlier versions know neither
+        verified=payload.get("verified", False),  # rows of earlier versions have neither
         reliability_milli=payload.get("reliability_milli", NEWCOMER_MILLI),
     )
 

@@ -22,13 +22,13 @@ from settlement.ports import BlockRef, Intent, IntentKind, IntentState, LoggedEv
 BUYERS_FAULTS = ("InsufficientBalance", "BudgetTooSmall", "NonceUsed", "NotLatestLease")
 # These make an ask useless for every bid, not only for this one.
 ASKS_FAULTS = ("InvalidSignature", "OrderExpired", "CancelledOrder")
-OPEN_ALREADY = "LeaseExists"  # no failure: another transaction opened this very lease
+OPEN_ALREADY = "LeaseExists"  # not a failure: another transaction opened this very lease
 RETRY_S_MIN, RETRY_S_MAX = 5, 60
-# So that gas fits one transaction (2**24, EIP-7825), and geth's cap of 1 ether up to 90 gwei: the
-# dearest entry, counted and a new provider's first, takes 44,000, and the relayer adds a quarter.
+# A batch's gas must fit one transaction (2**24, EIP-7825) and geth's cap of 1 ether up to 90 gwei.
+# The dearest entry, a new provider's first with counts, takes 44,000; the relayer adds a quarter.
 BATCH_MAX = 200
-# An intent that was tried and could not be sent for so long no longer holds its vouchers. They are
-# cumulative: if it goes out after all, the one that comes second pays nothing.
+# If an intent could not be sent for so long, its vouchers go into another one. Vouchers are
+# cumulative: if both intents go out after all, the second one pays nothing.
 UNSENT_S_MAX = 600
 _NAME = re.compile(r"[A-Za-z]+")
 
@@ -178,7 +178,7 @@ class Projection:
         """Bring every touched lease of this market, and its job, up to date."""
         for number in lease_numbers:
             lease = store.leases.by_number(number, lock=True)
-            if lease is not None:  # else opened by somebody else's orders
+            if lease is not None:  # None: orders from elsewhere opened it
                 self._project(store, lease, store.chain_events(number))
 
     def _project(self, store: Store, lease: LeaseRow, events: Sequence[LoggedEvent]) -> None:
