@@ -159,8 +159,10 @@ class AgentJournal:
         rows = self._run("SELECT * FROM leases WHERE lease_id = ?", lease_id)
         return _lease_of(rows[0]) if rows else None
 
-    def leases(self) -> list[LeaseEntry]:
-        return [_lease_of(row) for row in self._run("SELECT * FROM leases ORDER BY rowid")]
+    def leases(self, *, but: Phase | None = None) -> list[LeaseEntry]:
+        """The leases in the order they came, `but` for those in one phase."""
+        query = "SELECT * FROM leases WHERE phase IS NOT ? ORDER BY rowid"
+        return [_lease_of(row) for row in self._run(query, but)]
 
     def note_process(self, lease_id: str, record: Mapping[str, Any]) -> None:
         """Remember what the job runs as: see `ProcessRuntime.reap`."""

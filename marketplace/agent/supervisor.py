@@ -49,9 +49,7 @@ class Supervisor:
 
     def recover(self) -> None:
         """End what an agent before us left: its processes now, its leases at the last signed ms."""
-        for entry in self._node.journal.leases():
-            if entry.phase is Phase.DONE:
-                continue
+        for entry in self._node.journal.leases(but=Phase.DONE):
             if entry.process is not None and entry.phase is Phase.RUNNING:
                 self._node.runtime.reap(entry.process)
                 log.info("orphan_ended", lease=entry.lease_id)

@@ -89,7 +89,7 @@ def run(
 ) -> None:
     """Buy compute for a job: show the plan, ask, follow the job, print its receipt.
 
-    The witness countersigns from this process: while it is away, the job soon stops.
+    This process countersigns the job's usage: if it ends before the job, the job soon stops.
     """
     cli = current()
     if result is not None:
@@ -138,8 +138,7 @@ def show_job(job_id: JobId) -> None:
     with current().client() as client:
         job = client.jobs.get(job_id).job
     show(job, SHOW)
-    if job.no_match:
-        explain(job.no_match)
+    _explain(job)
 
 
 @app.command()
@@ -282,6 +281,11 @@ def _require_match(order: PreparedJob) -> None:
     note("the job waits in the book for an ask, as its `retry` says")
 
 
+def _explain(job: Job) -> None:
+    if job.no_match:
+        explain(job.no_match, rests=bool(job.spec.get("retry")))
+
+
 def _finish(job: JobHandle, ended: Job) -> None:
     """The receipt if there is one, and an exit code that says how it went."""
     receipt = None
@@ -294,8 +298,7 @@ def _finish(job: JobHandle, ended: Job) -> None:
         show(ended, SHOW)
     else:
         _print_receipt(receipt)
-    if ended.no_match:
-        explain(ended.no_match)
+    _explain(ended)
     if ended.state == JobState.NO_MATCH:
         raise typer.Exit(ExitCode.NO_CAPACITY)
     if ended.state != JobState.SUCCEEDED:

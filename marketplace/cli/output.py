@@ -137,7 +137,8 @@ def printable(text: str, kept: str = "") -> str:
 
 def write_output(text: str, stream: TextIO) -> None:
     """Write a job's output as it is; on a terminal, without what could drive that."""
-    stream.write(printable(text, "\n\r\t") if stream.isatty() else text)
+    sound = text.encode(errors="backslashreplace").decode()
+    stream.write(printable(text, "\n\r\t") if stream.isatty() else sound)
     stream.flush()
 
 

@@ -112,7 +112,7 @@ def init(
     region: Annotated[str, Option(help="Where it is, e.g. eu-west.")],
     tier: Annotated[str, Option(help="Its tier, as `coulomb tier list` names it.")],
     number: Annotated[
-        int, Option(min=0, max=NODE_NUMBER_MAX, help="Another number for each of your nodes.")
+        int, Option(min=0, max=NODE_NUMBER_MAX, help="A number of its own for each of your nodes.")
     ] = 1,
     simulated: Annotated[str | None, Option(help=SIMULATED)] = None,
     shared: Annotated[bool, Option("--shared", help="Sell fractions of a GPU.")] = False,
@@ -237,7 +237,7 @@ def resume(node: NodeName) -> None:
 def vouchers(config: ConfigFile = None) -> None:
     """List the countersigned usage of this machine's leases, and the call that settles each.
 
-    Needs neither server nor chain: `cast send CONTRACT DATA` from any account does the rest.
+    It needs neither server nor chain: `cast send CONTRACT DATA` from any account does the rest.
     """
     rows = []
     with closing(_journal(config)) as journal:

@@ -32,7 +32,7 @@ def run(
 ) -> None:
     """Countersign the usage of your jobs, after checking it, until you stop it.
 
-    What it signed is in its journal before it is signed, so it may be killed and started again.
+    It puts down what it signs first, so you may kill it and start it again.
     """
     cli = current()
     buyers = tuple(buyer or (cli.account(),))

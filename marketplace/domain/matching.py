@@ -1,6 +1,7 @@
-"""Which ask fits which bid: every constraint once as a named refusal, and the views they read.
+"""Which ask fits which bid: the constraints, and the views they read.
 
-The book's indexes only save work; `fits` decides. Source of the constraints that the chain checks
+`CHECKS` names each refusal for explanations; `fits` decides the same at speed, and
+tests/property/test_book.py holds the two together. Source of the constraints that the chain checks
 again when a lease opens: `Orders.requireFit`, `Opening._fund` in contracts.
 """
 

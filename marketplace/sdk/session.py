@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
+from marketplace.domain.pricing import DECIMALS
 from marketplace.limits import SALT_MAX
 from marketplace.sdk.errors import ConfigError, VerificationError
 from marketplace.sdk.keyring import unlock, witness_key
@@ -119,6 +120,8 @@ class Session:
         Raises VerificationError if chain or contract differ from what is pinned.
         """
         escrow, token = checksum(market.contracts.escrow), checksum(market.contracts.token)
+        if market.decimals != DECIMALS:  # budgets in job files are read with these
+            raise VerificationError(f"the market's token has {market.decimals} decimals, not 18")
         for what, pinned, stated in (
             ("chain", self._chain_id, market.chain_id),
             ("escrow contract", self._escrow, escrow),

@@ -23,7 +23,7 @@ from marketplace.db.changes import CHAIN, ORDERS, OUTBOX, UNTOLD_S, Listener
 from marketplace.db.outbox import SqlOutbox
 from marketplace.db.store import Database
 from marketplace.db.upgrade import upgrade
-from marketplace.domain.pricing import CURRENCY
+from marketplace.domain.pricing import CURRENCY, DECIMALS
 from marketplace.sdk.errors import ConfigError
 from marketplace.sdk.keyring import read_password
 from marketplace.server.loops import Loop
@@ -106,12 +106,14 @@ def _relayer_signer(settings: Settings) -> TransactionSigner | None:
 
 def _market(settings: Settings, escrow: Escrow, token: Token, opener: str) -> Market:
     """What the deployment and the operator fix for everyone."""
-    fixed = escrow.config()
+    fixed, decimals = escrow.config(), token.decimals()
+    if decimals != DECIMALS:
+        raise ConfigError(f"the escrow's token has {decimals} decimals; a market needs {DECIMALS}")
     return Market(
         domain=escrow.domain(),
         token=fixed.token,
         currency=CURRENCY,
-        decimals=token.decimals(),
+        decimals=decimals,
         fee_bps=fixed.fee_bps,
         settle_window_s=fixed.settle_window,
         opener=opener,

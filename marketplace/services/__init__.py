@@ -1,1 +1,1 @@
-"""What the market does, over its own ports: no store, no web framework, no chain library."""
+"""What the market does, over the store and a view of the chain: no web framework, no SQL."""

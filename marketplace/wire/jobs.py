@@ -301,5 +301,5 @@ def read_streamed(id: str, type: str, data: Any) -> JobEvent:
     Raises pydantic.ValidationError.
     """
     at = data.get("at") if isinstance(data, dict) else None
-    number = int(id) if id.isascii() and id.isdigit() else id
+    number = int(id) if id.isascii() and id.isdigit() and len(id) < 20 else id
     return EVENT.validate_python({"id": number, "type": type, "data": data, "at": at})

@@ -30,7 +30,7 @@ STORES = ("sqlalchemy", "sqlmodel", "alembic")
 EDGES = ("fastapi", "starlette", "typer", "rich", "httpx", "uvicorn")
 CHAIN = ("web3", "eth_tester")
 SERVICES = (*PURE_OURS, *STORE, WIRE, DATA, "settlement")
-CLIENTS = (*PURE_OURS, WIRE, DATA, "settlement", "marketplace.sdk")
+CLIENTS = (*PURE_OURS, WIRE, DATA, "settlement", "marketplace.sdk")  # the SDK last
 ABOVE_SDK = ("marketplace.witness", "marketplace.agent", "marketplace.server")
 SERVERS = (*STORES, "fastapi")
 RULES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -39,7 +39,7 @@ RULES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "marketplace.db": ((*PURE_OURS, "settlement.ports"), (*EDGES, *CHAIN)),
     "marketplace.api": ((*SERVICES, "marketplace.services"), (*STORES, *CHAIN)),
     "marketplace.sdk": ((*CLIENTS, "marketplace.witness"), SERVERS),
-    "marketplace.witness": (CLIENTS, SERVERS),
+    "marketplace.witness": (CLIENTS[:-1], (*SERVERS, "marketplace.sdk")),
     "marketplace.agent": (CLIENTS, SERVERS),
     "marketplace.cli": ((*CLIENTS, *ABOVE_SDK), SERVERS),
 }

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import marketplace.errors as errors
+from marketplace.agent.errors import SERVER_AWAY
 from marketplace.errors import ERRORS, InvalidInput, MarketError, Problem
+from marketplace.sdk.errors import error_of, problem_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,3 +60,9 @@ def test_the_page_of_errors_is_what_the_table_says() -> None:
         [sys.executable, script], cwd=ROOT, check=True, capture_output=True, text=True
     )
     assert (ROOT / "docs/errors.md").read_text() == shown.stdout, f"run {script} > docs/errors.md"
+
+
+def test_an_agent_sends_again_whatever_may_succeed_later() -> None:
+    for code, kind in ERRORS.items():
+        refusal = error_of(problem_of(kind.status, {"code": code, "status": kind.status}))
+        assert isinstance(refusal, SERVER_AWAY) or not kind.retryable, code

@@ -186,7 +186,7 @@ def test_recursion_limit_is_the_default_once_every_module_is_there(first: str) -
 OWN_WORDS = {
     "marketplace/agent/journal.py": "its own database",
     "marketplace/agent/runtime/launch.py": "the agent's order; it imports nothing of ours",
-    "marketplace/agent/runtime/spawn.py": "bubblewrap's status",
+    "marketplace/agent/runtime/process.py": "bubblewrap's status",
     "marketplace/data/__init__.py": "a table of the package",
     "marketplace/domain/snapshot.py": "the matcher's own snapshot",
     "settlement/chain/abi.py": "an artifact of the package",

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -15,11 +15,13 @@ Command = list[str]
 
 
 @pytest.fixture
-def setup(tmp_path: Path) -> ModuleType:
+def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A copy of the set-up module for a temporary folder with lock files."""
     (tmp_path / "scripts/lib").mkdir(parents=True)
     copy = tmp_path / "scripts/lib/setup.py"
     copy.write_bytes(SETUP.read_bytes())
+    copy.with_name("unasync.py").write_bytes(SETUP.with_name("unasync.py").read_bytes())
+    monkeypatch.setitem(sys.modules, "unasync", SimpleNamespace(write=lambda: None))
     for name in ("uv.lock", "pyproject.toml", "package.json", "package-lock.json"):
         (tmp_path / name).write_text("{}")
     spec = importlib.util.spec_from_file_location("coulomb_setup", copy)

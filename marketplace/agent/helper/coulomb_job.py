@@ -65,8 +65,8 @@ def write_result(name: str, document: object) -> None:
 def checkpoint(file: str | Path) -> Path:
     """Copy a file into the outputs in one step: whenever the job is stopped, a whole copy is there.
 
-    The agent uploads outputs when the job has ended; a node that breaks down takes them along. The
-    job file's `outputs` must name the copy or its folder. Returns the copy's path.
+    The agent uploads outputs when the job has ended; a node that breaks down takes them along. A
+    job file that names `outputs` must name the copy or its folder. Returns the copy's path.
     """
     source = Path(file)
     target = output(Path(file).name)

@@ -39,7 +39,7 @@ def heartbeat(edge: EdgeDep, store: Store, caller: Provider, node_id: Id) -> Nod
 
 @routes.writes("POST /nodes/{node_id}/leave", "leave_node", *OWNED)
 def leave(edge: EdgeDep, store: Store, caller: Provider, node_id: Id) -> Node:
-    """Say that the node's agent ends: its asks rest until the node is registered again."""
+    """Say that the node's agent ends: its asks rest until it is back."""
     return _shown(store, edge.catalog.nodes.leave(store, caller, node_id))
 
 

@@ -54,7 +54,7 @@ class AsyncNodes(AsyncResource):
         return await self._tell(node_id, "heartbeat")
 
     async def leave(self, node_id: str) -> Node:
-        """Say that the node's agent ends: its asks rest until the node is registered again."""
+        """Say that the node's agent ends: its asks rest until it is back."""
         return await self._tell(node_id, "leave")
 
     async def drain(self, node_id: str) -> Node:

@@ -1,5 +1,7 @@
 """A lease in hand: why its job stops, and that only what the witness signed counts."""
 
+import json
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,8 @@ from tests.factories import address
 from tests.fakes_agent import DOMAIN, Desk
 from tests.wire_samples import changed
 
+ESCROW_PAGE = Path(__file__).resolve().parents[3] / "docs" / "escrow.md"
+EXIT_QUERY = ESCROW_PAGE.read_text().partition('sqlite3 journal.db "')[2].partition('"\n')[0]
 STRANGER = LocalSigner(b"\6" * 32)
 SILENT = Halt(Outcome.FAILED, "witness_silent")
 
@@ -97,7 +101,7 @@ def test_a_number_without_a_voucher_counts_for_nothing(desk: Desk) -> None:
     assert desk.now.voucher is None
 
 
-def test_a_voucher_of_the_witness_counts_and_is_kept(desk: Desk) -> None:
+def test_a_voucher_of_the_witness_counts_and_is_kept(desk: Desk, tmp_path: Path) -> None:
     for sequence in (1, 2):
         desk.market.countersign(desk.id, sequence)
         assert learn(desk) == sequence * 1_000
@@ -106,6 +110,10 @@ def test_a_voucher_of_the_witness_counts_and_is_kept(desk: Desk) -> None:
     assert kept is not None
     assert kept.voucher == Usage.from_message(held["message"])
     assert kept.signature == bytes.fromhex(held["signature"][2:])
+    with sqlite3.connect(tmp_path / "journal.db") as journal:
+        ((message, signature),) = journal.execute(EXIT_QUERY.replace("$LEASE", desk.id))
+    journal.close()
+    assert (json.loads(message), signature) == (held["message"], held["signature"])
 
 
 @metered

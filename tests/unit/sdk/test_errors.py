@@ -66,12 +66,12 @@ EXPECTED = {
     "NotFound": ["not_found"],
     "RateLimited": ["rate_limited"],
     "Rejected": [
-        "malformed_json", "method_not_allowed", "too_slow", "unsupported_media_type", "too_large",
+        "malformed_json", "method_not_allowed", "unsupported_media_type", "too_large",
         "invalid_request", "invalid_job", "invalid_order",
     ],
     "ServerError": ["market_error"],
     "Unauthenticated": ["unauthenticated"],
-    "Unavailable": ["unavailable"],
+    "Unavailable": ["too_slow", "unavailable"],
 }  # fmt: skip
 NAMES = {code: name for name, codes in EXPECTED.items() for code in codes}
 

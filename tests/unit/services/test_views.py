@@ -6,8 +6,8 @@ from marketplace.domain.book import Book
 from marketplace.domain.explain import explain
 from marketplace.domain.order import AddAsk
 from marketplace.services.receipts import receipt_view
-from marketplace.services.views import event_view, no_match_view
-from marketplace.wire.jobs import ReceiptEvent
+from marketplace.services.views import event_view, job_view, no_match_view
+from marketplace.wire.jobs import Job, ReceiptEvent
 from tests.factories import NANO, NOW, resting_ask, resting_bid
 from tests.market_world import TOKEN, World, market
 
@@ -25,6 +25,33 @@ def test_why_nothing_fits_has_counts_changes_and_money() -> None:
     ]
     assert relaxation["rate_per_hour"] == "4"
     assert relaxation["max_cost"]["currency"] == "CMP"
+
+
+def test_what_a_job_will_cost_follows_a_top_up_and_its_end(world: World) -> None:
+    world.offer(price="2")
+    job_id, lease_id = world.open(max_duration="1h", start_deadline="30m")
+
+    def shown() -> Job:
+        with world.database.read() as store:
+            return job_view(store, market(), store.jobs.need(job_id))
+
+    first = shown()
+    assert first.cost is not None
+    assert first.cost.projected.atoms == 2 * TOKEN
+    with world.database.write() as store:
+        lease = store.leases.need(lease_id, lock=True)
+        lease.funded_seconds += 1_800
+    longer = shown()
+    assert longer.cost is not None
+    assert longer.cost.projected.atoms == 3 * TOKEN
+    world.use(lease_id, 0, 0)
+    world.clock.advance(1_800)
+    world.end(lease_id, 1, 1_800_000)
+    last = shown()
+    assert last.cost is not None
+    assert last.cost.projected == last.cost.accrued
+    assert last.cost.projected.atoms == TOKEN
+    assert last.max_cost == first.max_cost
 
 
 def test_a_receipt_leads_from_readings_to_transactions(world: World) -> None:
