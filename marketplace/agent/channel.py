@@ -156,7 +156,7 @@ class JobChannel:
             pass
 
     def _handle(self, timeout_s: float) -> bool:
-        """Read whatever is there; whether anything was."""
+        """Read whatever is there; return whether anything was."""
         events = self._selector.select(timeout_s)
         for key, _ in events:
             with suppress(BlockingIOError):

@@ -72,7 +72,7 @@ class Courier:
             self._lease.wait_for_news(pause_s)
 
     def step(self) -> bool:
-        """Send what there is to send; whether the lease needs nothing more."""
+        """Send what there is to send; return whether the lease needs nothing more."""
         if self._recovered:
             self._settle_with_server()
             self._recovered = False
@@ -129,7 +129,7 @@ class Courier:
         return self._lease.logs.streams if self._lease.logs is not None else ()
 
     def _report(self, ending: Ending) -> bool:
-        """Store the outputs and report the end; whether that is done."""
+        """Store the outputs and report the end; return whether that is done."""
         if not self._packed and ending.outputs is None and self._lease.entry.outputs:
             ending = self._with_outputs(ending)
             self._journal.amend_ending(self._id, ending)
@@ -164,7 +164,7 @@ class Courier:
         self._leases.finish(self._id, **told, idempotency_key=key)
 
     def _takes_report(self) -> bool:
-        """Whether the report may still be taken later: the lease runs on and has no final one."""
+        """Whether the report may still be taken later: the lease is not closed and has none."""
         lease = self._leases.get(self._id)
         return lease.state in (*LIVE, LeaseState.STOPPED) and lease.final is None
 
@@ -241,7 +241,7 @@ class Courier:
 
 
 def _refusal_of(send: Callable[..., object], *values: object) -> sdk.ApiError | None:
-    """Send something; how the server refused it, if it did. Raises one of SERVER_AWAY."""
+    """Send something; return how the server refused it, if it did. Raises one of SERVER_AWAY."""
     try:
         send(*values)
     except SERVER_AWAY:

@@ -157,7 +157,7 @@ class JobRun:
             channel.finish()
 
     def _fetch_inputs(self) -> Halt | None:
-        """Fetch and unpack the job's folder; why to stop, should that come first."""
+        """Fetch and unpack the job's folder; return why to stop, if a halt comes first."""
         inputs, lease = self._job.spec.inputs, self._lease
         while inputs is not None and lease.halt is None:
             if unix_ms() > self._job.start_deadline_ms:

@@ -158,7 +158,7 @@ class Supervisor:
         log.info("job_taken_up", lease=lease.id, gpus=[gpu.uuid for gpu in grant.gpus])
 
     def _conclude(self, work: _Work) -> None:
-        """Journal an ending that is decided here. Raises JournalError; then it is tried again."""
+        """Journal an ending that is decided here. Raises JournalError: try again."""
         if work.undecided is not None:
             work.lease.attestor.conclude(work.undecided)
             work.undecided = None

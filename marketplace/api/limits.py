@@ -103,7 +103,7 @@ class OpenStreams:
         self._count = 0
 
     def check(self, account: str, address: str) -> None:
-        """Pass if one more may open. Raises RateLimited, Unavailable."""
+        """Pass if one more stream may open. Raises RateLimited, Unavailable."""
         if self._open[account] >= self._limits.streams_per_account:
             raise _too_many("the account has", self._limits.streams_per_account)
         if self._open[f"ip:{address}"] >= self._limits.streams_per_address:

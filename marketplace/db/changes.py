@@ -1,4 +1,4 @@
-"""What was just committed, told to whoever waits for it, so that nobody has to keep asking.
+"""Tells whoever waits for it what was just committed, so that nobody has to keep asking.
 
 A topic is `orders` (the order log grew), `outbox` (an intent was added), `chain` (the chain's head
 moved) or `job:<id>` (the job has a new event). EVERYTHING stands for all of them. Between processes

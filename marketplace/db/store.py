@@ -67,7 +67,7 @@ class Tries:
 
     @property
     def is_free(self) -> bool:
-        """Whether the effect is neither there nor on its way."""
+        """Whether the effect is neither done nor on its way."""
         return self.last is None or self.last.state is IntentState.DEAD
 
 
@@ -249,7 +249,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Store]:
-        """One consistent view; rows must not be changed. Raises Unavailable: come back."""
+        """One consistent view; rows must not be changed. Raises Unavailable: try again later."""
         options = {} if self._is_sqlite else {"isolation_level": "REPEATABLE READ"}
         with self._transaction(options) as store:
             store.session.autoflush = False

@@ -281,7 +281,7 @@ class Book:
     # Matching
 
     def _offer(self, asks: list[AskView], events: list[Event]) -> None:
-        """Give resting bids the supply that appeared, until it or they are used up.
+        """Offer the supply that appeared to resting bids, until either is used up.
 
         A resting bid fits nothing else in the book, else it would have been filled before.
         """

@@ -42,12 +42,15 @@ class Matcher:
             new = store.order_log.last_seq() > self.books.applied
         if not new and self.due_s() != 0:
             return 0
+        written = False
         try:
             with self.database.write() as store:
-                return self._apply(store)
-        except BaseException:
-            self.books.reset()
-            raise
+                count = self._apply(store)
+            written = True
+        finally:
+            if not written:
+                self.books.reset()
+        return count
 
     def due_s(self) -> float | None:
         """Seconds until time alone changes the book; None: it never does."""

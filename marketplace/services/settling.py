@@ -35,7 +35,7 @@ _NAME = re.compile(r"[A-Za-z]+")
 
 @dataclass(frozen=True, slots=True)
 class Settling:
-    """What the server sends to the chain of its own accord. It holds no key of any party."""
+    """Sends what the server itself decides to send to the chain. It holds no key of any party."""
 
     market: Market
     clock: Clock

@@ -110,7 +110,7 @@ class Watchdog:
         return revived
 
     def rest_silent(self) -> int:
-        """Rest the asks of nodes that fell silent without a word; returns how many nodes. A machine
+        """Rest the asks of nodes that fell silent; returns how many nodes. A machine
         that was killed cannot leave, and whoever is matched to it waits for nothing."""
         with self.database.read() as store:
             unseen = store.nodes.active_unseen_since(self.clock() - silence_ms(0))

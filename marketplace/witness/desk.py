@@ -88,7 +88,7 @@ class Desk:
         return lease_no in self._cases
 
     def refused(self, lease_no: bytes) -> WitnessRefusal | None:
-        """Why a lease was not admitted; signed orders do not change, so asking again is idle."""
+        """Why a lease was not admitted; signed orders do not change, so asking again is no use."""
         return self._refused.get(lease_no)
 
     def mark(self, lease_no: bytes) -> Mark:
@@ -104,7 +104,7 @@ class Desk:
         return refusal
 
     def dismiss(self, lease_no: bytes, refusal: WitnessRefusal) -> None:
-        """Sign nothing more on a lease: what the market says of it cannot be."""
+        """Sign nothing more on a lease: what the market says of it is impossible."""
         self._cases.pop(lease_no, None)
         self._refused[lease_no] = refusal
 
