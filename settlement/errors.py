@@ -97,7 +97,7 @@ class CallReverted(ChainError):
     code = "call_reverted"
 
     def __init__(self, name: str, args: tuple[Any, ...] = ()) -> None:
-        super().__init__(f"{name}({', '.join(str(a) for a in args)})")
+        super().__init__(f"{name}({', '.join(f'{a!s:.200}' for a in args)})")
         self.name = name
         self.arguments = args
 

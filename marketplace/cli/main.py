@@ -15,6 +15,7 @@ from marketplace.cli import Format
 from marketplace.errors import ExitCode
 
 WITH_VALUE = ("-o", "--output", "--profile", "--account", "--keystore", "--password-file")
+MESSAGE_CHARS_MAX = 20_000  # of an error, which may repeat what a server said
 FLAGS = ("-y", "--yes", "--dry-run")
 COMMANDS = {  # where each is, and what it is about: only the one that is run is imported
     "provider": ("provider:app", "Sell compute from this machine."),
@@ -163,7 +164,7 @@ def _failures() -> ModuleType:
 def _fail(error: Exception) -> int:
     from marketplace.cli.output import printable, styled
 
-    said = printable("\n".join(_failures().describe(error)), "\n")
+    said = printable("\n".join(_failures().describe(error)), "\n")[:MESSAGE_CHARS_MAX]
     typer.echo(styled("error: ", "red") + said, err=True)
     return int(_failures().exit_code_of(error))
 

@@ -14,7 +14,7 @@ import yaml
 
 from marketplace.sdk.errors import ConfigError
 from settlement.eip712 import checked_address
-from settlement.errors import FieldError
+from settlement.errors import FieldError, host_of
 
 DEFAULT_NAME = "default"
 DEFAULT_API_URL = "http://127.0.0.1:8420"
@@ -64,7 +64,7 @@ class Profile:
     token: str | None = None
 
     def __repr__(self) -> str:
-        return f"Profile({self.name}, {self.api_url})"
+        return f"Profile({self.name}, {host_of(self.api_url)})"
 
 
 def write_secret(path: Path, secret: str) -> None:

@@ -132,10 +132,12 @@ def build(settings: Settings, signer: TransactionSigner | None = None) -> Market
     DeploymentError, Unavailable.
     """
     signer = signer or _relayer_signer(settings)
+    opener = settings.opener or (signer.address if signer else ZERO_ADDRESS)
+    if opener == ZERO_ADDRESS and "matcher" in settings.roles:
+        raise _no_opener("matcher")  # it would match no bid
     client = ChainClient(settings.rpc_url, settings.chain_id)
     deployment = load_deployment(settings.deployments, settings.chain_id)
     check_deployment(client, deployment)
-    opener = settings.opener or (signer.address if signer else ZERO_ADDRESS)
     upgrade(settings.database_url)
     database = Database(settings.database_url)
     escrow, token = deployment.open(client)
@@ -230,16 +232,20 @@ def _read_on(indexer: Indexer) -> bool:
     return read.blocks > 0 and read.behind > 0
 
 
+def _no_opener(role: str) -> ConfigError:
+    return ConfigError(
+        f"COULOMB_OPENER is not set, and the role {role} needs it",
+        fix="set it to the relayer's address, which bids name",
+    )
+
+
 def app_of(process: MarketProcess) -> MarketApi:
     """The HTTP application over a process; it starts and stops the process's loops with itself.
 
     Raises ConfigError if no opener is known: bids are not taken that anyone may open.
     """
     if process.catalog.market.opener == ZERO_ADDRESS:
-        raise ConfigError(
-            "COULOMB_OPENER is not set, and the role api needs it",
-            fix="set it to the relayer's address; bids will name it",
-        )
+        raise _no_opener("api")
     app = create_api(process.catalog, process.database, process.settings.limits)
 
     @asynccontextmanager

@@ -25,6 +25,7 @@ Transport = Callable[[Any, Any], Any]
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024  # enough for the logs of a long range of blocks
 _PIECE = 64 * 1024
+_TEXT_CHARS_MAX = 2_000  # of a node's message that an error repeats
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 15.0
 _OVERLOAD_CODES = (-32005, 429)  # JSON-RPC "limit exceeded", and what some hosts send instead
 _CALLS = ("eth_call", "eth_estimateGas")
@@ -136,7 +137,7 @@ class Rpc:
         if "error" not in answer:
             return answer["result"]
         error = answer["error"]
-        text = str(error["message"])
+        text = str(error["message"])[:_TEXT_CHARS_MAX]
         data = error.get("data")
         if text == "transaction not found":
             return None

@@ -389,6 +389,10 @@ HOSTILE = [
 def test_hostile_revert_data_is_shown_raw(data: str) -> None:
     with pytest.raises(CallReverted, match=r"Error\(0x0000"):
         client(error("execution reverted", 3, data=data)).call(ADDRESS, b"")
+    for told in (error("x" * 10**6), error("execution reverted", 3, data="0x" + "00" * 10**6)):
+        with pytest.raises(ChainError) as caught:
+            client(told).call(ADDRESS, b"")
+        assert len(str(caught.value)) <= 2_000
 
 
 def test_hostile_results_and_logs_are_no_usable_answer() -> None:

@@ -1,9 +1,11 @@
 """The node's loop, tick by tick: no sandbox, no sockets, and jobs that end before they start."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from marketplace.agent.errors import JournalError
 from marketplace.agent.folders import JobFolders
@@ -11,6 +13,7 @@ from marketplace.agent.journal import AgentJournal
 from marketplace.agent.meters import Reading
 from marketplace.agent.node import HeldLease
 from marketplace.agent.supervisor import Supervisor
+from marketplace.sdk.errors import error_of, problem_of
 from settlement.signing import LocalSigner
 from settlement.usage import UsageVector
 from tests.fakes_agent import FakeMarket, until
@@ -103,3 +106,19 @@ def test_what_is_countersigned_after_a_restart_is_kept(box: Box) -> None:
     assert entry is not None
     assert entry.voucher is not None
     assert entry.voucher.voucher.ms == 7
+
+
+def test_an_agent_whose_key_is_refused_says_what_to_do(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = threading.Event()
+
+    def refused() -> None:
+        stop.set()
+        raise error_of(problem_of(401, {"code": "unauthenticated"}))
+
+    monkeypatch.setattr(box.supervisor, "tick", refused)
+    with capture_logs() as logs:
+        box.supervisor.run(stop)
+    monkeypatch.undo()
+    assert "coulomb provider doctor" in logs[0]["fix"]

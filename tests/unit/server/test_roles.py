@@ -11,15 +11,19 @@ from structlog.testing import capture_logs
 
 from marketplace.api.sse import EventStream
 from marketplace.sdk.errors import ConfigError
-from marketplace.server.roles import app_of, server_config, warn_without_gas
+from marketplace.server.roles import app_of, build, server_config, warn_without_gas
+from marketplace.server.settings import Settings
 from settlement.eip712 import ZERO_ADDRESS
 from tests.market_world import market
 
 
-def test_api_without_a_known_opener_does_not_start() -> None:
+def test_api_and_matcher_without_a_known_opener_do_not_start() -> None:
     runtime: Any = SimpleNamespace(catalog=SimpleNamespace(market=market(opener=ZERO_ADDRESS)))
     with pytest.raises(ConfigError, match="COULOMB_OPENER"):
         app_of(runtime)
+    alone = Settings(rpc_url="http://127.0.0.1:9", chain_id=7, roles=("matcher",), opener=None)
+    with pytest.raises(ConfigError, match="COULOMB_OPENER"):
+        build(alone)
 
 
 @pytest.mark.parametrize(
