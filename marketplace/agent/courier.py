@@ -225,7 +225,8 @@ class Courier:
 
     def _settle_with_server(self) -> None:
         """Learn what this node signed and its journal has forgotten, then end the lease there."""
-        entry, meter = self._lease.entry, self._lease.node.signer.address
+        entry = self._lease.entry
+        meter = self._lease.node.signer.address
         for held in self._leases.attestations(self._id):
             if entry.is_signed(held.message, held.signature, meter):
                 self._journal.adopt(self._id, held.message, held.signature)

@@ -158,7 +158,8 @@ class JobRun:
 
     def _fetch_inputs(self) -> Halt | None:
         """Fetch and unpack the job's folder; return why to stop, if a halt comes first."""
-        inputs, lease = self._job.spec.inputs, self._lease
+        inputs = self._job.spec.inputs
+        lease = self._lease
         while inputs is not None and lease.halt is None:
             if unix_ms() > self._job.start_deadline_ms:
                 return Halt(Outcome.FAILED, "start_limit")
@@ -265,7 +266,8 @@ class JobWatch:
 
     def _breach(self) -> Halt | None:
         """Why the job has to stop now, if it has to. Beyond a limit it gets no time to use more."""
-        sizes, ms = self._job.sizes, self._meter.ms
+        sizes = self._job.sizes
+        ms = self._meter.ms
         if not self._meter.started:
             late = unix_ms() > self._job.start_deadline_ms
             return Halt(Outcome.FAILED, "start_limit") if late else None
@@ -310,7 +312,8 @@ class JobWatch:
         return Ending(halt.outcome, halt.reason, code, signs_stop=halt.reason == _WITNESS_SILENT)
 
     def _attest(self, ready: bool = False) -> None:
-        signs, storage_mib = self._channel.signs, self._disk.mib
+        signs = self._channel.signs
+        storage_mib = self._disk.mib
         if signs.heartbeats == 0:  # it says nothing: what we can vouch for is that it lives
             self._silent_checks += 1
         last_at = signs.last_at or unix_ms() / 1000

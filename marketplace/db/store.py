@@ -144,7 +144,9 @@ class Store:
 
     def tries(self, key: str) -> Tries:
         """The tries of an effect: an intent that died stays, and the next has a key of its own."""
-        last, dead, name = None, 0, key
+        last = None
+        dead = 0
+        name = key
         while (found := self.intent(name)) is not None:
             last = found
             if found.state is not IntentState.DEAD:

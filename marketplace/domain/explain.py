@@ -86,7 +86,8 @@ def explain(book: Book, order: RestingBid) -> Explanation:
 
 
 def _count(refused: list[frozenset[RejectReason]]) -> tuple[Elimination, ...]:
-    left, rows = refused, []
+    left = refused
+    rows = []
     for reason in CHECKS:
         before = len(left)
         left = [reasons for reasons in left if reason not in reasons]

@@ -201,7 +201,8 @@ class Asks:
     def check(self, signed: SignedAsk) -> CheckedAsk:
         """Check an ask's signature, if need be by the chain, before any transaction is begun.
         Raises ChainError."""
-        ask, refusal = signed.ask, None
+        ask = signed.ask
+        refusal = None
         try:
             check_account(ask, signed.signature, ask.provider, self.market, self.reads)
         except InvalidSignature as error:

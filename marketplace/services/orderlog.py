@@ -94,7 +94,8 @@ def _read_facts(payload: dict[str, Any]) -> NodeFacts:
 
 def command_of(entry: OrderEntryRow) -> Command:
     """The book's command that a row stands for; the same row always gives the same command."""
-    at, payload = entry.at_ms // 1000, entry.payload
+    at = entry.at_ms // 1000
+    payload = entry.payload
     if entry.kind == ASK:
         ask = stored_struct(Ask, payload["ask"])
         return AddAsk(at, RestingAsk(entry.subject, ask, _read_facts(payload), entry.seq))
