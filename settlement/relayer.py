@@ -283,7 +283,7 @@ class Relayer:
         flying = self._store.in_flight(self._address)
         room = self._settings.max_in_flight - len(flying)
         if room <= 0 or any(intent.state is IntentState.SIGNED for intent in flying):
-            return True  # do not pile more onto a transaction that the node does not take
+            return True  # send nothing more while the node does not take a transaction
         waiting = self._store.pending(room + len(self._held_until))
         if not waiting:
             return bool(flying)

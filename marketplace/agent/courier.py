@@ -34,7 +34,7 @@ class Courier:
     """
 
     def __init__(self, lease: HeldLease, recovered: bool = False) -> None:
-        self.done = False  # nothing is left to do, or nothing that may be done
+        self.done = False  # nothing is left to do, or nothing more is allowed
         self._lease = lease
         self._id = lease.id
         self._journal = lease.node.journal
@@ -204,7 +204,7 @@ class Courier:
         lease = self._leases.get(self._id)
         if lease.state not in LIVE:
             self._lease.learn(lease)
-            # On a stopped lease the witness may answer the last attestation yet, until its close.
+            # On a stopped lease the witness may still answer the last attestation, until its close.
             last = self._journal.last(self._id)
             if lease.state == LeaseState.STOPPED and last is not None and last.answer == ACCEPTED:
                 if not self._lease.is_covered(last.message):

@@ -53,7 +53,9 @@ CREATE TABLE IF NOT EXISTS attestations (
 
 
 class Phase(StrEnum):
-    RUNNING = "running"  # as far as the node is with the lease
+    """How far the node is with a lease."""
+
+    RUNNING = "running"  # the job may run: its end is not decided
     ENDED = "ended"  # how it ended is decided
     REPORTED = "reported"  # the server has been told
     DONE = "done"
@@ -255,7 +257,7 @@ class AgentJournal:
         ]
 
     def propose_close(self, lease_id: str, close: Close) -> None:
-        """Make a lease's Close durable before it is signed; the first value stands."""
+        """Make a lease's Close durable before it is signed. The first value is kept for good."""
         query = "UPDATE leases SET close = ? WHERE lease_id = ? AND close IS NULL"
         self._run(query, _text(close), lease_id)
 

@@ -116,7 +116,7 @@ class Attestor:
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """Why a job is to stop: its outcome and reason, and whether it gets time to end by itself."""
+    """Why a job is to stop: its outcome, the reason, and whether it gets time to end by itself."""
 
     outcome: Outcome
     reason: str
@@ -175,7 +175,7 @@ class HeldLease:
         self.tell()
 
     def stop(self, halt: Halt) -> None:
-        """Have the job stopped; the first reason stands."""
+        """Have the job stopped. Only the first reason counts."""
         with self._lock:
             self.halt = self.halt or halt
         self._halted.set()

@@ -291,7 +291,7 @@ class JobWatch:
         self._meter.stop()
         out_of_memory = self._running.out_of_memory()
         self._running.kill()
-        self._channel.finish()  # a short job may have said that it is ready, and not been heard yet
+        self._channel.finish()  # a short job may have said that it is ready, unheard so far
         self._note_ready()
         if out_of_memory:
             return Ending(Outcome.FAILED, "memory_limit", code)
@@ -314,7 +314,7 @@ class JobWatch:
     def _attest(self, ready: bool = False) -> None:
         signs = self._channel.signs
         storage_mib = self._disk.mib
-        if signs.heartbeats == 0:  # it says nothing: what we can vouch for is that it lives
+        if signs.heartbeats == 0:  # it says nothing: all we know is that it lives
             self._silent_checks += 1
         last_at = signs.last_at or unix_ms() / 1000
         self._lease.beats = (signs.heartbeats + self._silent_checks, last_at)

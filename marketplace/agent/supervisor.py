@@ -98,7 +98,7 @@ class Supervisor:
                 work.lease.observe(api.leases.get(lease_id))
 
     def leave(self) -> None:
-        """Get off the book, stop the jobs, report their ends as far as the server listens."""
+        """Leave the book, stop the jobs, and report their ends if the server answers."""
         try:
             self._node.api.nodes.leave(self._node.node_id)
         except CoulombError as error:  # the jobs end all the same

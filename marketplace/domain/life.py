@@ -318,7 +318,7 @@ class Turn:
         self.tell()
 
     def give_up(self, stop: StopReason, reason: Reason) -> None:
-        """Ask for a Stop of a lease that its provider does not serve; its job is being lost."""
+        """Ask for a Stop of a lease that its provider does not serve; its job ends as lost."""
         if self.lease.report is not None or self.lease.stop_requested in GIVEN_UP:
             return
         self.ask_stop(stop)

@@ -50,7 +50,7 @@ class AttestationRefusal(StrEnum):
 
 
 def refused(reason: AttestationRefusal, row: AttestationRow) -> AttestationRefused:
-    """The error that answers a refused attestation; the row stays recorded."""
+    """The error that answers a refused attestation, whose row stays recorded."""
     facts = {"reason": reason.value, "attestation_id": row.id, "sequence": row.sequence}
     return AttestationRefused(f"attestation refused: {reason.meaning}", facts=facts)
 

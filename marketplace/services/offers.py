@@ -119,15 +119,15 @@ class Nodes:
         return node
 
     def heartbeat(self, store: Store, caller: Principal, node_id: str) -> NodeRow:
-        """Note that the node is alive; one that was away is back, and with it its asks."""
+        """Note that the node is alive. If it was away, it is back, and so are its asks."""
         node = self._own(store, caller, node_id)
         node.seen_ms = self.clock()
         self._return(store, node)
         return node
 
     def leave(self, store: Store, caller: Principal, node_id: str) -> NodeRow:
-        """The node's agent ends: its open asks rest until it is heard of again. So nobody is
-        matched to a machine that answers no more. Its leases end as it reports them."""
+        """Note that the node's agent ends. Its open asks rest until it is heard of again, so nobody
+        is matched to a machine that does not answer. Its leases end as it reports them."""
         node = self._own(store, caller, node_id)
         if node.state == NodeState.ACTIVE:
             rest(store, node, self.clock())

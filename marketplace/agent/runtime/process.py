@@ -371,7 +371,7 @@ class _Line:
             self.ours.shutdown(socket.SHUT_WR)
 
     def receive(self, whole: bool = False) -> bytes:
-        """The next line, or what comes until the other side closes; nothing if it broke off."""
+        """The next line, or (`whole`) all that comes; empty if the connection broke off."""
         try:
             return self._heard.read() if whole else self._heard.readline()
         except ConnectionResetError:
