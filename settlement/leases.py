@@ -118,7 +118,7 @@ def _after(lease: ChainLease, event: ChainEvent) -> ChainLease:
         case events.OpenedCounted():
             counted = {f.name: getattr(event, f.name) for f in fields(event)}
             return replace(lease, **counted)
-        case events.ToppedUp() | events.Stopped():  # another end but the same start
+        case events.ToppedUp() | events.Stopped():  # the end changes, the start does not
             moved = replace(lease, end=event.end, funded=event.end - lease.start)
             stopped = isinstance(event, events.Stopped)
             return replace(moved, status=LeaseStatus.STOPPED) if stopped else moved

@@ -22,10 +22,10 @@ from settlement.vetting import Refuse, Wait, call_of, vet
 Failpoint = Callable[[str], None]
 Alert = Callable[[Intent | None, str], None]
 
-FAILPOINTS = tuple(
-    "vetted signed stored broadcast marked_sent receipt_seen marked_confirmed final_due"
-    " marked_final".split()
-)
+FAILPOINTS = (
+    "vetted", "signed", "stored", "broadcast", "marked_sent",
+    "receipt_seen", "marked_confirmed", "final_due", "marked_final",
+)  # fmt: skip
 _GAPS_PER_TICK = 64
 _HOLD_SECONDS_MAX = 15.0
 
@@ -283,7 +283,7 @@ class Relayer:
         flying = self._store.in_flight(self._address)
         room = self._settings.max_in_flight - len(flying)
         if room <= 0 or any(intent.state is IntentState.SIGNED for intent in flying):
-            return True  # do not pile more onto a transaction that the node does not take
+            return True  # send nothing more while the node does not take a transaction
         waiting = self._store.pending(room + len(self._held_until))
         if not waiting:
             return bool(flying)
@@ -298,7 +298,8 @@ class Relayer:
                 self._alert(intent, f"fee_above_cap: the base fee is {advice.base} wei per gas")
                 break
             took = self._launch_one(intent, offer)
-            room -= took is not None
+            if took is not None:
+                room -= 1
             if took is False or room <= 0:
                 break
         return True

@@ -87,7 +87,8 @@ def _gas(client: ChainClient, sender: str, payload: dict[str, Any], most: int | 
 
 
 def _vet_settle(escrow: Escrow, sender: str, intent: Intent) -> Verdict:
-    calls, metered = escrow.calls, intent.kind is IntentKind.SETTLE_METERED
+    calls = escrow.calls
+    metered = intent.kind is IntentKind.SETTLE_METERED
     vouchers = calls.vouchers(call_of(intent.payload).data)
     kept, skipped = escrow.simulate_settle(vouchers, metered, sender, "pending")
     if not skipped:

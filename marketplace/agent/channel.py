@@ -35,7 +35,9 @@ class LogFile:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._lock = threading.Lock()
         self._full = self._size >= bytes_max
-        self.close = self._file.close
+
+    def close(self) -> None:
+        self._file.close()
 
     def append(self, data: bytes, final: bool = False) -> None:
         """Take output as it comes; beyond the limit it is dropped, and the log says so once."""
@@ -154,7 +156,7 @@ class JobChannel:
             pass
 
     def _handle(self, timeout_s: float) -> bool:
-        """Read whatever is there; whether anything was."""
+        """Read whatever is there; return whether anything was."""
         events = self._selector.select(timeout_s)
         for key, _ in events:
             with suppress(BlockingIOError):

@@ -30,7 +30,7 @@ _interval = whole_of(limits.INTERVAL_MS_MIN, limits.INTERVAL_MS_MAX)
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """The machine as its provider lists it; beside each type is what reads it."""
+    """The machine as its provider lists it. Each annotation holds a type and its parser."""
 
     number: Annotated[int, whole_of(0, limits.NODE_NUMBER_MAX)]
     name: Annotated[str, text_of(limits.NODE_NAME_CHARS_MAX)]

@@ -34,7 +34,7 @@ class Courier:
     """
 
     def __init__(self, lease: HeldLease, recovered: bool = False) -> None:
-        self.done = False  # nothing is left to do, or nothing that may be done
+        self.done = False  # nothing is left to do, or nothing more is allowed
         self._lease = lease
         self._id = lease.id
         self._journal = lease.node.journal
@@ -72,7 +72,7 @@ class Courier:
             self._lease.wait_for_news(pause_s)
 
     def step(self) -> bool:
-        """Send what there is to send; whether the lease needs nothing more."""
+        """Send what there is to send; return whether the lease needs nothing more."""
         if self._recovered:
             self._settle_with_server()
             self._recovered = False
@@ -129,7 +129,7 @@ class Courier:
         return self._lease.logs.streams if self._lease.logs is not None else ()
 
     def _report(self, ending: Ending) -> bool:
-        """Store the outputs and report the end; whether that is done."""
+        """Store the outputs and report the end; return whether that is done."""
         if not self._packed and ending.outputs is None and self._lease.entry.outputs:
             ending = self._with_outputs(ending)
             self._journal.amend_ending(self._id, ending)
@@ -164,7 +164,7 @@ class Courier:
         self._leases.finish(self._id, **told, idempotency_key=key)
 
     def _takes_report(self) -> bool:
-        """Whether the lease is at no end and has no final report: what kept ours off will pass."""
+        """Whether the report may still be taken later: the lease is not closed and has none."""
         lease = self._leases.get(self._id)
         return lease.state in (*LIVE, LeaseState.STOPPED) and lease.final is None
 
@@ -204,7 +204,7 @@ class Courier:
         lease = self._leases.get(self._id)
         if lease.state not in LIVE:
             self._lease.learn(lease)
-            # On a stopped lease the witness may answer the last attestation yet, until its close.
+            # On a stopped lease the witness may still answer the last attestation, until its close.
             last = self._journal.last(self._id)
             if lease.state == LeaseState.STOPPED and last is not None and last.answer == ACCEPTED:
                 if not self._lease.is_covered(last.message):
@@ -213,7 +213,7 @@ class Courier:
             self._log.info("lease_over", state=lease.state)
             return True
         ending = self._lease.now.ending
-        wanted = lease.stop_requested == StopReason.UNWITNESSED or (ending and ending.stop)
+        wanted = lease.stop_requested == StopReason.UNWITNESSED or (ending and ending.signs_stop)
         if wanted and not self._stop_sent:
             refusal = _refusal_of(self._leases.stop, self._id, *self._lease.attestor.stop())
             if refusal is not None:
@@ -225,7 +225,8 @@ class Courier:
 
     def _settle_with_server(self) -> None:
         """Learn what this node signed and its journal has forgotten, then end the lease there."""
-        entry, meter = self._lease.entry, self._lease.node.signer.address
+        entry = self._lease.entry
+        meter = self._lease.node.signer.address
         for held in self._leases.attestations(self._id):
             if entry.is_signed(held.message, held.signature, meter):
                 self._journal.adopt(self._id, held.message, held.signature)
@@ -241,7 +242,7 @@ class Courier:
 
 
 def _refusal_of(send: Callable[..., object], *values: object) -> sdk.ApiError | None:
-    """Send something; how the server refused it, if it did. Raises one of SERVER_AWAY."""
+    """Send something; return how the server refused it, if it did. Raises one of SERVER_AWAY."""
     try:
         send(*values)
     except SERVER_AWAY:
@@ -252,5 +253,5 @@ def _refusal_of(send: Callable[..., object], *values: object) -> sdk.ApiError | 
 
 
 def _may_pass(refusal: sdk.ApiError) -> bool:
-    """Whether it is about a state that may change by itself, as while a lease reopens."""
+    """Whether the refusal is about a state that may change by itself, as while a lease reopens."""
     return isinstance(refusal, sdk.Conflict) and not isinstance(refusal, sdk.IdempotencyMismatch)

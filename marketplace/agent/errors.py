@@ -16,7 +16,7 @@ What the server says is one of `marketplace.sdk.errors`.
 
 from marketplace.sdk import errors as sdk
 
-# What passes by itself. Its owner may also put a refused key right while a job runs.
+# Errors that may pass by themselves. AuthError: the provider may replace the key meanwhile.
 SERVER_AWAY = (
     sdk.TransportError, sdk.ServerError, sdk.RateLimited, sdk.InFlight, sdk.ProtocolError,
     sdk.AuthError,

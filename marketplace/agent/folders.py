@@ -121,7 +121,7 @@ def _open_below(top: Path, name: str) -> BinaryIO:
 
 
 def remove_tree(root: Path) -> None:
-    """Take a folder away, if it is there, with all that is in it; nothing else may work in it.
+    """Remove a folder, if it exists, with all that is in it; nothing else may work in it.
 
     It goes down and up again by one open folder: depth costs neither stack nor descriptors.
     """

@@ -16,9 +16,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from marketplace.agent.errors import AgentJournalConflict, JournalError, StateLocked
 from marketplace.domain.life import Outcome
@@ -53,7 +53,9 @@ CREATE TABLE IF NOT EXISTS attestations (
 
 
 class Phase(StrEnum):
-    RUNNING = "running"  # as far as the node is with the lease
+    """How far the node is with a lease."""
+
+    RUNNING = "running"  # the job may run: its end is not decided
     ENDED = "ended"  # how it ended is decided
     REPORTED = "reported"  # the server has been told
     DONE = "done"
@@ -67,7 +69,8 @@ class Ending:
     reason: str
     exit_code: int | None = None
     outputs: str | None = None
-    stop: bool = False  # whether the meter also signs a Stop, because no witness may be there
+    # Whether the meter also signs a Stop, because no witness may be there. Journals call it `stop`.
+    signs_stop: Annotated[bool, Field(validation_alias="stop", serialization_alias="stop")] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +172,12 @@ class AgentJournal:
 
     def end(self, lease_id: str, ending: Ending) -> None:
         query = "UPDATE leases SET ending = ?, phase = ? WHERE lease_id = ? AND ending IS NULL"
-        self._run(query, _ENDING.dump_json(ending).decode(), Phase.ENDED, lease_id)
+        self._run(query, _ENDING.dump_json(ending, by_alias=True).decode(), Phase.ENDED, lease_id)
 
     def amend_ending(self, lease_id: str, ending: Ending) -> None:
         """Replace an ending that was not reported yet, once its outputs are stored."""
         query = "UPDATE leases SET ending = ? WHERE lease_id = ? AND phase = ?"
-        self._run(query, _ENDING.dump_json(ending).decode(), lease_id, Phase.ENDED)
+        self._run(query, _ENDING.dump_json(ending, by_alias=True).decode(), lease_id, Phase.ENDED)
 
     def set_phase(self, lease_id: str, phase: Phase) -> None:
         self._run("UPDATE leases SET phase = ? WHERE lease_id = ?", phase, lease_id)
@@ -192,8 +195,9 @@ class AgentJournal:
         text = json.dumps(row, sort_keys=True, separators=(",", ":"))
         query = "SELECT number, head FROM readings WHERE lease_id = ? ORDER BY number DESC LIMIT 1"
         with self._lock:
-            [(number, head)] = self._run(query, lease_id) or [(-1, GENESIS)]
-            head = hashlib.sha256(bytes(head) + text.encode()).digest()
+            rows = self._run(query, lease_id)
+            number, previous = rows[0] if rows else (-1, GENESIS)
+            head = hashlib.sha256(bytes(previous) + text.encode()).digest()
             self._run("INSERT INTO readings VALUES (?,?,?,?)", lease_id, number + 1, text, head)
         return head
 
@@ -253,7 +257,7 @@ class AgentJournal:
         ]
 
     def propose_close(self, lease_id: str, close: Close) -> None:
-        """Make a lease's Close durable before it is signed; the first value stands."""
+        """Make a lease's Close durable before it is signed. The first value is kept for good."""
         query = "UPDATE leases SET close = ? WHERE lease_id = ? AND close IS NULL"
         self._run(query, _text(close), lease_id)
 

@@ -32,7 +32,7 @@ _TIMEOUT_S = 10.0
 
 
 def run_agent(config: AgentConfig, stop: threading.Event | None = None) -> int:
-    """Run a node until SIGTERM or SIGINT, or until `stop` is set; the process's exit code."""
+    """Run a node until SIGTERM, SIGINT or `stop`; return the process's exit code."""
     if not structlog.is_configured():
         structlog.configure(
             [add_log_level, TimeStamper(fmt="iso", utc=True), JSONRenderer()],

@@ -60,19 +60,19 @@ class Attestor:
     def attest(self, usage: UsageVector, reading: Reading) -> UsageAttestation:
         """Journal a reading, then sign usage under the next number. Raises JournalError."""
         lease_id = self._entry.lease_id
-        last = self._signed_last()
+        last = self._sign_last()
         evidence = self._journal.add_reading(lease_id, asdict(reading))
         sequence = 0 if last is None else last[0].sequence + 1
         attestation = UsageAttestation(
             *self._entry.key, sequence, unix_ms(), **asdict(usage), evidence=evidence
         )
         self._journal.propose(lease_id, attestation)
-        self._signed_last()
+        self._sign_last()  # the message is durable now
         return attestation
 
     def conclude(self, ending: Ending) -> None:
         """Decide the end, with a Close over exactly the last attested usage, or over nothing."""
-        if self._signed_last() is None:
+        if self._sign_last() is None:
             self.attest(UsageVector(), Reading(unix_ms()))
         final, _ = self.final()
         close = Close(*self._entry.key, final.ms, final.egress_mib, final.units)
@@ -81,7 +81,7 @@ class Attestor:
         self._journal.end(self._entry.lease_id, ending)
 
     def final(self) -> tuple[UsageAttestation, bytes]:
-        last = self._signed_last()
+        last = self._sign_last()
         if last is None:
             raise ValueError("nothing was attested")
         return last
@@ -101,8 +101,9 @@ class Attestor:
         stop = Stop(*self._entry.key)
         return stop, sign(stop, self._entry.domain, self._signer)
 
-    def _signed_last(self) -> tuple[UsageAttestation, bytes] | None:
-        """The newest journaled attestation, signed now if a crash came between the two steps."""
+    def _sign_last(self) -> tuple[UsageAttestation, bytes] | None:
+        """Sign the newest journaled attestation unless its signature is journaled, too; return
+        both, or None if nothing was attested."""
         last = self._journal.last(self._entry.lease_id)
         if last is None:
             return None
@@ -115,7 +116,7 @@ class Attestor:
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """Why a job is to stop: its outcome and reason, and whether it gets time to end by itself."""
+    """Why a job is to stop: its outcome, the reason, and whether it gets time to end by itself."""
 
     outcome: Outcome
     reason: str
@@ -123,7 +124,12 @@ class Halt:
 
 
 class HeldLease:
-    """One lease in hand: what the threads of its job and of its courier tell each other."""
+    """One lease in hand: what the threads of its job and of its courier tell each other.
+
+    Each look at the server's view of the lease is an `observe`, in three steps: `heed` (stop the
+    job if the server asks for it), `learn` (fetch and check the vouchers that are new), `cover`
+    (note how much is countersigned by now, which renews the witness's grace).
+    """
 
     def __init__(
         self, node: ThisNode, entry: LeaseEntry, clock_s: Callable[[], float] = time.monotonic
@@ -169,7 +175,7 @@ class HeldLease:
         self.tell()
 
     def stop(self, halt: Halt) -> None:
-        """Have the job stopped; the first reason stands."""
+        """Have the job stopped. Only the first reason counts."""
         with self._lock:
             self.halt = self.halt or halt
         self._halted.set()
@@ -178,7 +184,7 @@ class HeldLease:
         self._halted.wait(timeout_s)
 
     def tell(self) -> None:
-        """There is something new to send or to look at."""
+        """Wake the courier: there is something new to send or to look at."""
         self._news.set()
 
     def wait_for_news(self, timeout_s: float) -> None:
@@ -205,7 +211,7 @@ class HeldLease:
         return max(silent_ms, metered_ms - self._covered_ms)
 
     def learn(self, lease: Lease) -> int:
-        """The countersigned ms by now; asks for vouchers only if the server speaks of more.
+        """The countersigned ms by now; fetches vouchers only if the server claims more.
 
         Only vouchers are paid, so the node believes no number: it checks each voucher itself.
         """

@@ -93,7 +93,7 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
 
 
 def _sizes(node: ThisNode, bid: Bid) -> Sizes:
-    """What the bid leaves open is the part of the node that its GPUs are."""
+    """Sizes that the bid leaves open are the share of the node that its GPUs are."""
     offered = node.inventory
     whole = 1000 * len(node.inventory.gpus)
     sizes = {
@@ -157,8 +157,9 @@ class JobRun:
             channel.finish()
 
     def _fetch_inputs(self) -> Halt | None:
-        """Fetch and unpack the job's folder; why to stop, should that come first."""
-        inputs, lease = self._job.spec.inputs, self._lease
+        """Fetch and unpack the job's folder; return why to stop, if a halt comes first."""
+        inputs = self._job.spec.inputs
+        lease = self._lease
         while inputs is not None and lease.halt is None:
             if unix_ms() > self._job.start_deadline_ms:
                 return Halt(Outcome.FAILED, "start_limit")
@@ -265,7 +266,8 @@ class JobWatch:
 
     def _breach(self) -> Halt | None:
         """Why the job has to stop now, if it has to. Beyond a limit it gets no time to use more."""
-        sizes, ms = self._job.sizes, self._meter.ms
+        sizes = self._job.sizes
+        ms = self._meter.ms
         if not self._meter.started:
             late = unix_ms() > self._job.start_deadline_ms
             return Halt(Outcome.FAILED, "start_limit") if late else None
@@ -289,7 +291,7 @@ class JobWatch:
         self._meter.stop()
         out_of_memory = self._running.out_of_memory()
         self._running.kill()
-        self._channel.finish()  # a short job may have said that it is ready, and not been heard yet
+        self._channel.finish()  # a short job may have said that it is ready, unheard so far
         self._note_ready()
         if out_of_memory:
             return Ending(Outcome.FAILED, "memory_limit", code)
@@ -307,11 +309,12 @@ class JobWatch:
             self._running.terminate()
             code = self._running.wait(self._node.stop_grace_s)
         self._running.kill()
-        return Ending(halt.outcome, halt.reason, code, stop=halt.reason == _WITNESS_SILENT)
+        return Ending(halt.outcome, halt.reason, code, signs_stop=halt.reason == _WITNESS_SILENT)
 
     def _attest(self, ready: bool = False) -> None:
-        signs, storage_mib = self._channel.signs, self._disk.mib
-        if signs.heartbeats == 0:  # it says nothing: what we can vouch for is that it lives
+        signs = self._channel.signs
+        storage_mib = self._disk.mib
+        if signs.heartbeats == 0:  # it says nothing: all we know is that it lives
             self._silent_checks += 1
         last_at = signs.last_at or unix_ms() / 1000
         self._lease.beats = (signs.heartbeats + self._silent_checks, last_at)

@@ -98,7 +98,7 @@ class Supervisor:
                 work.lease.observe(api.leases.get(lease_id))
 
     def leave(self) -> None:
-        """Get off the book, stop the jobs, report their ends as far as the server listens."""
+        """Leave the book, stop the jobs, and report their ends if the server answers."""
         try:
             self._node.api.nodes.leave(self._node.node_id)
         except CoulombError as error:  # the jobs end all the same
@@ -158,7 +158,7 @@ class Supervisor:
         log.info("job_taken_up", lease=lease.id, gpus=[gpu.uuid for gpu in grant.gpus])
 
     def _conclude(self, work: _Work) -> None:
-        """Journal an ending that is decided here. Raises JournalError; then it is tried again."""
+        """Journal an ending that is decided here. Raises JournalError: try again."""
         if work.undecided is not None:
             work.lease.attestor.conclude(work.undecided)
             work.undecided = None

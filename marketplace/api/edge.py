@@ -77,7 +77,7 @@ class Edge:
             return None
 
     def tally(self) -> Tally:
-        """What the database counts, by one reader once in TALLY_MS, however many ask."""
+        """What the database counts; it is read at most once in TALLY_MS, however many ask."""
         with self._counting:
             now_ms = self.catalog.clock()
             if self._tally is None or not 0 <= now_ms - self._tally[0] < TALLY_MS:
@@ -95,7 +95,7 @@ EdgeDep = Annotated[Edge, Depends(edge_of)]
 
 
 class SoundRequest(Request):
-    """A request whose JSON is read with bounds, by whoever asks for it."""
+    """A request whose JSON is read with bounds."""
 
     async def json(self) -> Any:
         """The body's value. Raises HTTPException 400 if it is not sound JSON."""
@@ -195,7 +195,7 @@ class Writing:
         return Response(answer.model_dump_json(), status, self._headers(answer, status), JSON)
 
     def replay(self, caller: Principal) -> Response | None:
-        """The stored answer to this request's key, before anything else is checked."""
+        """The stored answer to this request's key; looked up before anything else is checked."""
         if self.key is None:
             return None
         with self.edge.database.read() as store:

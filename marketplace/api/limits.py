@@ -103,7 +103,7 @@ class OpenStreams:
         self._count = 0
 
     def check(self, account: str, address: str) -> None:
-        """Pass if one more may open. Raises RateLimited, Unavailable."""
+        """Pass if one more stream may open. Raises RateLimited, Unavailable."""
         if self._open[account] >= self._limits.streams_per_account:
             raise _too_many("the account has", self._limits.streams_per_account)
         if self._open[f"ip:{address}"] >= self._limits.streams_per_address:
@@ -121,7 +121,7 @@ class OpenStreams:
         try:
             yield
         finally:
-            self._open -= names  # forgets what has none left
+            self._open -= names  # a name with none left is forgotten
             self._count -= 1
 
 
@@ -186,7 +186,7 @@ class Gate:
             self._failures.take(address)
 
     def _release(self, address: str) -> None:
-        self._working -= Counter({address: 1})  # forgets an address that has none left
+        self._working -= Counter({address: 1})  # an address with none left is forgotten
 
     def _tell(self, request: Request, message: MutableMapping[str, Any], seconds: float) -> None:
         """Add the headers that every answer has, count it and log it."""

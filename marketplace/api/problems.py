@@ -128,7 +128,7 @@ def _chain_error(request: Request, error: ChainError) -> Response:
 
 
 def _gone(request: Request, error: ClientDisconnect) -> Response:
-    """Nobody is there to read an answer, and nothing is wrong here."""
+    """The client is gone: nobody reads the answer, and nothing is wrong here."""
     log.debug("client gone", path=request.url.path)
     return Response(status_code=400)
 

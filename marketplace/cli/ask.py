@@ -142,7 +142,7 @@ def cancel_order(
     ] = False,
 ) -> None:
     """Cancel an order for good, on the book and on chain. Jobs that run go on."""
-    if (order_id is None) is not all_:
+    if (order_id is None) != all_:
         raise InputError("name one order, or say --all")
     if agreed(f"cancel {order_id or 'every order so far'}"):
         signer = current().signer()

@@ -82,7 +82,8 @@ def deploy(
             f"{path} names a deployment on chain {client.chain_id} already",
             fix="name another folder with --deployments, or replace the file with --replace",
         )
-    profile, tokens = cli.profile(), f"{DEFAULT_SUPPLY // 10**18:,} CMP"
+    profile = cli.profile()
+    tokens = f"{DEFAULT_SUPPLY // 10**18:,} CMP"
     account = cli.account() if profile.keystore or profile.account else "the signer"
     plan = {
         "chain": client.chain_id,

@@ -180,7 +180,7 @@ def warn(text: str) -> None:
 
 
 def styled(text: str, colour: str) -> str:
-    """Text in a colour, where stderr is a terminal and NO_COLOR is not set."""
+    """Text in a colour, if stderr is a terminal and NO_COLOR is not set."""
     if os.environ.get("NO_COLOR") or not sys.stderr.isatty():
         return text
     return typer.style(text, fg=colour, bold=True)

@@ -53,7 +53,7 @@ class FileUpload:
         return sha256
 
     def discard(self) -> None:
-        """Close the file; what was not kept is gone."""
+        """Close the file; if it was not kept, remove it."""
         self._file.close()
         self._path.unlink(missing_ok=True)
 
@@ -66,7 +66,7 @@ class BlobFolder:
 
     @contextmanager
     def receive(self) -> Iterator[FileUpload]:
-        """A new file, gone at the end unless it was kept."""
+        """A new file, which is removed at the end unless it was kept."""
         self._folder.mkdir(parents=True, exist_ok=True)
         made = FileUpload(self._folder)
         try:

@@ -63,7 +63,7 @@ class SqlEventStore:
             self._project(store, touched)
 
     def events(self, lease_no: bytes | None = None) -> Sequence[LoggedEvent]:
-        """Everything stored, in chain order; of one lease if asked."""
+        """All stored events in chain order, or only those of one lease."""
         number = None if lease_no is None else "0x" + lease_no.hex()
         with self._database.read() as store:
             return store.chain_events(number)

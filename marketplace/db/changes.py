@@ -1,4 +1,4 @@
-"""What was just committed, told to whoever waits for it, so that nobody has to keep asking.
+"""Tells whoever waits for it what was just committed, so that nobody has to keep asking.
 
 A topic is `orders` (the order log grew), `outbox` (an intent was added), `chain` (the chain's head
 moved) or `job:<id>` (the job has a new event). EVERYTHING stands for all of them. Between processes
@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 
 ORDERS, OUTBOX, CHAIN, EVERYTHING = "orders", "outbox", "chain", "*"
 UNTOLD_S = 5.0
-"""How often to look although nothing was told: on SQLite another process's commits go untold."""
+"""How often to look unasked: on SQLite a process is not told what another one commits."""
 CHANNEL = "coulomb"
 PAYLOAD_BYTES_MAX = 7_999  # PostgreSQL's own bound
 RETRY_S = 1.0

@@ -61,7 +61,7 @@ def enqueue(connection: Connection, kind: IntentKind, key: str, payload: dict[st
 
 
 def oldest_ms(connection: Connection) -> int | None:
-    """When the oldest intent was added that is neither final nor dead."""
+    """When the oldest intent that is neither final nor dead was added."""
     query = select(func.min(INTENTS.c.created_ms)).where(INTENTS.c.state.in_(UNFINISHED))
     found: int | None = connection.execute(query).scalar_one()
     return found
@@ -192,7 +192,7 @@ class SqlOutbox:
         self._mark(intent_id, states, IntentState.DEAD, error=error)
 
     def note_attempt(self, intent_id: int, error: str) -> int:
-        """Count one attempt that led nowhere and keep its reason."""
+        """Count one failed attempt and keep its reason."""
         with self._database.write() as store:
             attempts = _get(store.connection, intent_id).attempts + 1
             _move(store.connection, intent_id, IntentState, attempts=attempts, error=error)

@@ -29,7 +29,7 @@ from marketplace.db.tables import (
 )
 from marketplace.domain.drafts import AskState, NodeState
 from marketplace.domain.life import JOB_LIVE, LEASE_OPEN, LEASE_OVER, JobState, LeaseState
-from marketplace.limits import SALT_AHEAD_MAX, SALT_MAX
+from marketplace.limits import SALT_AHEAD_MAX, STORED_SALT_MAX
 from settlement.ports import IntentState
 
 BLOB_ROW_BYTES = 4096  # what a blob costs besides its bytes, so that many small ones count, too
@@ -56,7 +56,7 @@ class AccountRows(Rows[AccountRow]):
         it: after a restore, the chain knows salts that the database has forgotten. `and_older`:
         every order up to it is void. Salts far ahead are left alone: no order is near them."""
         account = self.get_or_add(address, now_ms)
-        if salt > (SALT_MAX if and_older else account.next_salt + SALT_AHEAD_MAX):
+        if salt > (STORED_SALT_MAX if and_older else account.next_salt + SALT_AHEAD_MAX):
             return
         if salt >= account.next_salt or (and_older and salt >= account.orders_from):
             account = self.need(address, lock=True)
@@ -205,7 +205,7 @@ class JobRows(Rows[JobRow]):
         query = select(JobRow.reserve).where(
             JobRow.account == account, col(JobRow.state).in_(JOB_LIVE), col(JobRow.reserve) > 0
         )
-        return sum(self._all(query))  # atoms exceed what a database sums
+        return sum(self._all(query))  # sums of atoms may exceed a database's integers
 
     def live_with_bids(self, account: str) -> list[tuple[JobRow, BidRow]]:
         """Jobs of an account that have not ended, each with its bid, oldest first."""

@@ -67,7 +67,7 @@ class Tries:
 
     @property
     def is_free(self) -> bool:
-        """Whether the effect is neither there nor on its way."""
+        """Whether the effect is neither done nor on its way."""
         return self.last is None or self.last.state is IntentState.DEAD
 
 
@@ -144,7 +144,9 @@ class Store:
 
     def tries(self, key: str) -> Tries:
         """The tries of an effect: an intent that died stays, and the next has a key of its own."""
-        last, dead, name = None, 0, key
+        last = None
+        dead = 0
+        name = key
         while (found := self.intent(name)) is not None:
             last = found
             if found.state is not IntentState.DEAD:
@@ -208,7 +210,7 @@ class Store:
 
     def order_salts(self, account: str, lowest: int, highest: int) -> tuple[int, int] | None:
         """The least and the greatest salt in a range, ends included, of the account's asks and bids
-        that no Cancel of their own makes void, whatever became of them; None where there is none.
+        that no Cancel of their own makes void, whatever became of them; None if there is none.
         """
         asked = cast(col(AskRow.message)["salt"].as_string(), BigInteger).label("salt")
         bidden = cast(col(BidRow.salt), BigInteger).label("salt")
@@ -216,6 +218,8 @@ class Store:
             select(asked).where(col(AskRow.provider) == account),
             select(bidden).where(col(BidRow.account) == account),
         ).subquery()
+        # SQL puts each row's salt into the key, so the key is cut where the salt goes: no account
+        # holds a NUL.
         before, after = CANCEL_KEY.format(account=account, salt="\0", and_older=0).split("\0")
         key = literal(before) + cast(salts.c.salt, String) + literal(after)
         keys = [key + try_key("", number) for number in range(1, CANCEL_TRIES + 1)]
@@ -247,7 +251,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Store]:
-        """One consistent view; rows must not be changed. Raises Unavailable: come back."""
+        """One consistent view; rows must not be changed. Raises Unavailable: try again later."""
         options = {} if self._is_sqlite else {"isolation_level": "REPEATABLE READ"}
         with self._transaction(options) as store:
             store.session.autoflush = False

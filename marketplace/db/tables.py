@@ -79,7 +79,7 @@ class NodeRow(SQLModel, table=True):
 
     @property
     def verified(self) -> bool:
-        """Whether somebody has checked its hardware: that is not possible yet."""
+        """Whether somebody has checked its hardware. Nothing in the market can check that yet."""
         return False
 
 

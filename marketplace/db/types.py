@@ -46,7 +46,7 @@ class Word(TypeDecorator[StrEnum]):
         self.words = words
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """Write a word; to look for one that the enum lacks finds nothing."""
+        """Write a word. A query for a word that the enum lacks finds nothing."""
         return None if value is None else str(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> StrEnum | None:

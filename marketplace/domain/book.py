@@ -111,9 +111,10 @@ class Book:
 
     def next_time(self) -> int | None:
         """The first time at which a `Tick` may change something; None: time changes nothing."""
-        ends = [heap[0][0] + 1 for heap in (self._ask_ends, self._bid_ends) if heap]
-        starts = [heap[0][0] for heap in (self._starts,) if heap]
-        return min((*ends, *starts), default=None)
+        times = [heap[0][0] + 1 for heap in (self._ask_ends, self._bid_ends) if heap]
+        if self._starts:
+            times.append(self._starts[0][0])
+        return min(times, default=None)
 
     # Commands
 
@@ -280,7 +281,7 @@ class Book:
     # Matching
 
     def _offer(self, asks: list[AskView], events: list[Event]) -> None:
-        """Give resting bids the supply that appeared, until it or they are used up.
+        """Offer the supply that appeared to resting bids, until either is used up.
 
         A resting bid fits nothing else in the book, else it would have been filled before.
         """

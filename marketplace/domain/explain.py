@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from marketplace.domain.book import Book
 from marketplace.domain.matching import CHECKS, AskView, BidView, least_seconds, refusals
@@ -70,8 +69,9 @@ class Explanation:
             return "no asks are in the book"
         worst = "; ".join(f"{e.reason}: {e.alone}" for e in self.eliminations if e.alone)
         hint = self.relaxations[0].text if self.relaxations else "no change to the job helps now"
-        none_verified = (RejectReason.VERIFIED, self.considered) in (
-            (e.reason, e.alone) for e in self.eliminations
+        none_verified = any(
+            e.reason is RejectReason.VERIFIED and e.alone == self.considered
+            for e in self.eliminations
         )
         note = " No node is verified yet." if none_verified else ""
         return f"{self.considered} asks, refused by {worst or 'nothing'}.{note} {hint}"
@@ -86,11 +86,13 @@ def explain(book: Book, order: RestingBid) -> Explanation:
 
 
 def _count(refused: list[frozenset[RejectReason]]) -> tuple[Elimination, ...]:
-    left, rows = refused, []
+    left = refused
+    rows = []
     for reason in CHECKS:
         before = len(left)
         left = [reasons for reasons in left if reason not in reasons]
-        if alone := sum(reason in reasons for reasons in refused):
+        alone = sum(reason in reasons for reasons in refused)
+        if alone:
             rows.append(Elimination(reason, alone, before - len(left), len(left)))
     return tuple(rows)
 
@@ -99,11 +101,12 @@ def _cheapest(
     book: Book, order: RestingBid, asks: list[AskView], refused: list[frozenset[RejectReason]]
 ) -> tuple[Relaxation, ...]:
     """Fewest changes first, then lowest cost; one relaxation for each set of members to change."""
-    found = [
-        relaxed
-        for ask, reasons in zip(asks, refused, strict=True)
-        if reasons and reasons <= _RELAX.keys() and (relaxed := _relax(book, order, ask))
-    ]
+    found = []
+    for ask, reasons in zip(asks, refused, strict=True):
+        if reasons and reasons <= _REMEDIES.keys():
+            relaxed = _relax(book, order, ask)
+            if relaxed is not None:
+                found.append(relaxed)
     chosen: dict[tuple[RejectReason, ...], Relaxation] = {}
     for relaxed in sorted(found, key=lambda r: (len(r.changes), r.max_cost)):  # then by arrival
         chosen.setdefault(tuple(change.reason for change in relaxed.changes), relaxed)
@@ -115,12 +118,12 @@ def _relax(book: Book, order: RestingBid, ask: AskView) -> Relaxation | None:
     bid = book.view(order)
     while (reason := next(refusals(ask, bid), None)) is not None:
         # one change may uncover another, such as a budget too small, but none comes twice
-        if reason not in _RELAX or reason in {change.reason for change in changes}:
+        if reason not in _REMEDIES or reason in {change.reason for change in changes}:
             return None
-        pointer, value_of, text_of, put = _RELAX[reason]
-        value = attrgetter(value_of)(ask) if isinstance(value_of, str) else value_of(ask, bid)
-        changes.append(Change(reason, pointer, text_of(value)))
-        order = _put(order, ask, put, value) if isinstance(put, str) else put(order, ask, value)
+        remedy = _REMEDIES[reason]
+        value = remedy.value(ask, bid)
+        changes.append(Change(reason, remedy.pointer, remedy.text(value)))
+        order = remedy.put(order, ask, value)
         bid = book.view(order)
     terms = terms_of(ask.ask, order.bid, ask.ask.floor, bid.budget, bid.decimals)
     return Relaxation(
@@ -128,24 +131,25 @@ def _relax(book: Book, order: RestingBid, ask: AskView) -> Relaxation | None:
     )
 
 
-def _put(order: RestingBid, ask: AskView, path: str, value: Any) -> RestingBid:
-    """The order with another value at `bid.…` or `wants.…`, or at `limits.…` of the ask's tier."""
-    part, _, field = path.partition(".")
-    change: dict[str, Any] = {field: value}
-    if part == "limits":
-        tier, limits = ask.ask.tier, order.bid.limits
-        change = {"limits": tuple(replace(x, **change) if x.tier == tier else x for x in limits)}
-        part = "bid"
-    changed: dict[str, Any] = {part: replace(getattr(order, part), **change)}
-    return replace(order, **changed)
+def _with_bid(order: RestingBid, **fields: Any) -> RestingBid:
+    return replace(order, bid=replace(order.bid, **fields))
 
 
-def _put_rate(order: RestingBid, ask: AskView, per_gpu: int) -> RestingBid:
-    return _put(order, ask, "limits.rate", per_gpu * order.bid.gpu_milli)
+def _with_wants(order: RestingBid, **fields: Any) -> RestingBid:
+    return replace(order, wants=replace(order.wants, **fields))
 
 
-def _put_budget(order: RestingBid, ask: AskView, needed: int) -> RestingBid:
-    return replace(_put(order, ask, "bid.budget", needed), budget_left=None)
+def _with_limit(order: RestingBid, ask: AskView, **fields: Any) -> RestingBid:
+    """The order with other limits for the ask's tier."""
+    limits = tuple(
+        replace(limit, **fields) if limit.tier == ask.ask.tier else limit
+        for limit in order.bid.limits
+    )
+    return _with_bid(order, limits=limits)
+
+
+def _with_budget(order: RestingBid, ask: AskView, needed: int) -> RestingBid:
+    return replace(_with_bid(order, budget=needed), budget_left=None)
 
 
 def _more_tiers(ask: AskView, bid: BidView) -> tuple[TierLimit, ...]:
@@ -161,36 +165,84 @@ def _needed_budget(ask: AskView, bid: BidView) -> int:
     )
 
 
-ValueOf = str | Callable[[AskView, BidView], Any]
-Put = str | Callable[[RestingBid, AskView, Any], RestingBid]
-# The member to change, the value that makes an ask fit, its text, and where a bid has it
-_RELAX: dict[RejectReason, tuple[str, ValueOf, Callable[[Any], str], Put]] = {
-    RejectReason.TIER: (
-        "/resources/gpu", _more_tiers, lambda limits: from_text32(limits[-1].tier), "bid.limits"),
-    RejectReason.REGION: (
-        "/placement/regions", lambda ask, bid: (*bid.wants.regions, ask.node.region),
-        lambda regions: str(regions[-1]), "wants.regions"),
-    RejectReason.VERIFIED: (
-        "/placement/verified_only", lambda *_: False, lambda _: "false", "wants.verified_only"),
-    RejectReason.RELIABILITY: (
-        "/placement/min_reliability", "node.reliability_milli", milli_text,
-        "wants.min_reliability_milli"),
-    RejectReason.CPU: ("/resources/cpu", "ask.cpu_milli", milli_text, "bid.cpu_milli"),
-    RejectReason.MEMORY: ("/resources/memory", "ask.memory_mib", size_text, "bid.memory_mib"),
-    RejectReason.STORAGE: ("/resources/disk", "ask.storage_mib", size_text, "bid.storage_mib"),
-    RejectReason.DURATION_LONG: (
-        "/max_duration", "ask.max_seconds", duration_text, "bid.max_seconds"),
-    RejectReason.DURATION_SHORT: (
-        "/max_duration", "ask.min_seconds", duration_text, "bid.max_seconds"),
-    RejectReason.START_LIMIT: (
-        "/start_deadline", "ask.start_limit_seconds", duration_text,
-        "wants.start_deadline_seconds"),
-    RejectReason.RATE: (
-        "/pricing/max_gpu_hour", lambda ask, bid: -(-ask.rate(bid) // bid.gpu_milli), from_nano,
-        _put_rate),
-    RejectReason.EGRESS_PRICE: (
-        "/egress/max_price", "ask.floor.egress_gib", from_nano, "limits.egress_gib"),
-    RejectReason.UNIT_PRICE: ("/units/max_price", "ask.floor.unit", from_nano, "limits.unit"),
-    RejectReason.BUDGET: (
-        "/budget/max_total", _needed_budget, partial(from_scaled, decimals=DECIMALS), _put_budget),
+class Remedy(NamedTuple):
+    """How a bid comes to fit an ask that refuses it for one reason."""
+
+    pointer: str  # the member of the job file to change
+    value: Callable[[AskView, BidView], Any]  # the value that fits
+    text: Callable[[Any], str]  # that value as the job file has it
+    put: Callable[[RestingBid, AskView, Any], RestingBid]  # the order with that value
+
+
+_REMEDIES: dict[RejectReason, Remedy] = {
+    RejectReason.TIER: Remedy(
+        "/resources/gpu",
+        _more_tiers,
+        lambda limits: from_text32(limits[-1].tier),
+        lambda order, ask, limits: _with_bid(order, limits=limits)),
+    RejectReason.REGION: Remedy(
+        "/placement/regions",
+        lambda ask, bid: (*bid.wants.regions, ask.node.region),
+        lambda regions: str(regions[-1]),
+        lambda order, ask, regions: _with_wants(order, regions=regions)),
+    RejectReason.VERIFIED: Remedy(
+        "/placement/verified_only",
+        lambda ask, bid: False,
+        lambda only: "false",
+        lambda order, ask, only: _with_wants(order, verified_only=only)),
+    RejectReason.RELIABILITY: Remedy(
+        "/placement/min_reliability",
+        lambda ask, bid: ask.node.reliability_milli,
+        milli_text,
+        lambda order, ask, milli: _with_wants(order, min_reliability_milli=milli)),
+    RejectReason.CPU: Remedy(
+        "/resources/cpu",
+        lambda ask, bid: ask.ask.cpu_milli,
+        milli_text,
+        lambda order, ask, milli: _with_bid(order, cpu_milli=milli)),
+    RejectReason.MEMORY: Remedy(
+        "/resources/memory",
+        lambda ask, bid: ask.ask.memory_mib,
+        size_text,
+        lambda order, ask, mib: _with_bid(order, memory_mib=mib)),
+    RejectReason.STORAGE: Remedy(
+        "/resources/disk",
+        lambda ask, bid: ask.ask.storage_mib,
+        size_text,
+        lambda order, ask, mib: _with_bid(order, storage_mib=mib)),
+    RejectReason.DURATION_LONG: Remedy(
+        "/max_duration",
+        lambda ask, bid: ask.ask.max_seconds,
+        duration_text,
+        lambda order, ask, seconds: _with_bid(order, max_seconds=seconds)),
+    RejectReason.DURATION_SHORT: Remedy(
+        "/max_duration",
+        lambda ask, bid: ask.ask.min_seconds,
+        duration_text,
+        lambda order, ask, seconds: _with_bid(order, max_seconds=seconds)),
+    RejectReason.START_LIMIT: Remedy(
+        "/start_deadline",
+        lambda ask, bid: ask.ask.start_limit_seconds,
+        duration_text,
+        lambda order, ask, seconds: _with_wants(order, start_deadline_seconds=seconds)),
+    RejectReason.RATE: Remedy(
+        "/pricing/max_gpu_hour",
+        lambda ask, bid: -(-ask.rate(bid) // bid.gpu_milli),
+        from_nano,
+        lambda order, ask, nano: _with_limit(order, ask, rate=nano * order.bid.gpu_milli)),
+    RejectReason.EGRESS_PRICE: Remedy(
+        "/egress/max_price",
+        lambda ask, bid: ask.ask.floor.egress_gib,
+        from_nano,
+        lambda order, ask, nano: _with_limit(order, ask, egress_gib=nano)),
+    RejectReason.UNIT_PRICE: Remedy(
+        "/units/max_price",
+        lambda ask, bid: ask.ask.floor.unit,
+        from_nano,
+        lambda order, ask, nano: _with_limit(order, ask, unit=nano)),
+    RejectReason.BUDGET: Remedy(
+        "/budget/max_total",
+        _needed_budget,
+        partial(from_scaled, decimals=DECIMALS),
+        _with_budget),
 }  # fmt: skip

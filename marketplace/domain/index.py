@@ -136,7 +136,7 @@ class BidQueue:
             self.dead = 0
 
     def reaches(self, price: int) -> bool:
-        """Whether the highest limit is at least this price per GPU-hour."""
+        """Whether its highest limit is at least this price per GPU-hour."""
         return bool(self.bids) and self.bids[-1][0] >= price * _PRICE_UNITS
 
     def walk(self) -> Iterator[tuple[int, int, BidView]]:

@@ -78,7 +78,7 @@ class Reason(StrEnum):
 
 
 GIVEN_UP = (StopReason.LOST, StopReason.START_LIMIT)  # its provider does not serve the lease
-# What an agent admits. Of a job's own faults, and of its buyer's, the provider is not to blame.
+# Faults that an agent admits to. The provider is not to blame for faults of the job or its buyer.
 BROKEN_REASONS = (
     "agent_error", "agent_restarted", "agent_stopped", "no_capacity", "node_error",
     "sandbox_failed", "start_limit",
@@ -318,7 +318,7 @@ class Turn:
         self.tell()
 
     def give_up(self, stop: StopReason, reason: Reason) -> None:
-        """Ask for a Stop of a lease that its provider does not serve; its job is being lost."""
+        """Ask for a Stop of a lease that its provider does not serve; its job ends as lost."""
         if self.lease.report is not None or self.lease.stop_requested in GIVEN_UP:
             return
         self.ask_stop(stop)

@@ -53,9 +53,9 @@ class AskView:
         return rate + self.cpu_hour * bid.cpu_milli + mib * 125 // 128
 
 
-# What names an ask's bucket, besides its tier.
+# The members of an ask that, with its tier, name its bucket.
 BucketKey = tuple[str, str, bool, bool, bytes, int]
-# What of a bid decides which buckets it may search.
+# The members of a bid that decide which buckets it may search.
 Shape = tuple[tuple[str, ...], str, bool, bool, bytes | None, int]
 
 

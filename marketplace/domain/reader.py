@@ -49,7 +49,7 @@ def duration_text(seconds: int) -> str:
 def mib_of(text: object) -> int:
     """A size such as "64GB" or "512MiB" in MiB; GB and GiB both mean 1024 MiB.
 
-    Raises ValueError where the text is not a size or not a whole number of MiB.
+    Raises ValueError if the text is not a size or not a whole number of MiB.
     """
     match = _SIZE.match(text) if isinstance(text, str) else None
     if match is None:
@@ -90,8 +90,8 @@ class Reader:
                 self.data[key] = value
             elif len(problems) <= PROBLEMS_MAX:
                 close = get_close_matches(key[:_NAME_CHARS], self.known, n=1, cutoff=0.6)
-                known = f"did you mean {close[0]}?" if close else f"known are {members}"
-                self.problem(key, f"unknown key; {known}")
+                hint = f"did you mean {close[0]}?" if close else f"known are {members}"
+                self.problem(key, f"unknown key; {hint}")
 
     def problem(self, key: str, detail: str) -> None:
         """Note what is wrong with a member (or with this object, for ""), up to PROBLEMS_MAX."""

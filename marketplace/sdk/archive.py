@@ -118,7 +118,7 @@ class _Census:
         self._entries = self._name_bytes = 0
 
     def count(self, name: str, folder: bool) -> list[str]:
-        """Take in one entry; the folders, from the outside in, that are new with it."""
+        """Take in one entry; return the folders that are new with it, from the outside in."""
         steps = steps_of(name)
         if not steps and not folder:
             raise ArchiveError("unsafe", f"{name!r} is not a file's name")
@@ -126,7 +126,7 @@ class _Census:
         new = []
         own = path = "/".join(steps if folder else steps[:-1])
         while path and path not in self._folders:
-            if not (folder and path is own):
+            if not (folder and path == own):
                 self._add(path)
             self._folders.add(path)
             new.append(path)
@@ -223,7 +223,7 @@ class _Inflated:
         return bytes(found)
 
     def finish(self) -> None:
-        """Pass over the padding, and see that the stream is whole and nothing comes after it."""
+        """Skip the padding, and check that the stream is whole and that nothing follows it."""
         while self._fill():
             if bytes(self._held).strip(b"\0"):
                 raise ArchiveError("malformed", "something comes after the archive's end")
@@ -323,7 +323,7 @@ def _malformed(why: str) -> NoReturn:
 
 
 def _write_all(stream: _Inflated, top: str, bytes_max: int, below: Sequence[str]) -> list[str]:
-    """Write an archive's files into an empty folder where nobody else writes; their names."""
+    """Write an archive's files into an empty folder that nobody else uses; return their names."""
     census = _Census()
     names = []
     left = bytes_max

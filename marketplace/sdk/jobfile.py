@@ -41,7 +41,7 @@ class PreparedJob:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML where a decimal number or a date stays the text it was written as: money is exact.
+    """YAML in which a decimal number or a date stays the text as written, so that money is exact.
 
     Aliases are refused: a few lines of them stand for a document that fills the memory.
     """

@@ -33,7 +33,7 @@ def find_keystore(name_or_file: str) -> Path:
 
 
 def address_of(path: Path) -> str:
-    """The address a keystore states; unlocking nothing. Raises ConfigError without one."""
+    """The address that a keystore states, without unlocking it. Raises ConfigError if none."""
     try:
         return checksum(str(strict_json.load(path)["address"]))
     except (OSError, ValueError, KeyError, TypeError):

@@ -87,7 +87,7 @@ class Session:
         return self._signer
 
     def sign_as(self, signer: Signer | None, address: str) -> None:
-        """Act for an account: with its key, or (None) only where its address is enough."""
+        """Act for an account: with its key, or (None) only if its address is enough."""
         self._signer = signer
         self._address = checksum(address)
 

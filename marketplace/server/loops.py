@@ -1,4 +1,4 @@
-"""Loops: threads that do one role's work whenever something happened, and now and then besides."""
+"""Loops: threads that do one role's work when something happens, and from time to time anyway."""
 
 import threading
 from collections.abc import Callable
@@ -57,7 +57,8 @@ class Loop:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        self.broken, failures = True, 0
+        failures = 0
+        self.broken = True  # until the loop ends in order: any other way out of it is a fault
         try:
             while not self._stopping:
                 self._wake.clear()

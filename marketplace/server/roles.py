@@ -227,7 +227,7 @@ def _add_head(process: MarketProcess, client: ChainClient) -> None:
 
 
 def _read_on(indexer: Indexer) -> bool:
-    """One tick; whether blocks are left that the next could read."""
+    """Run one tick; return whether blocks are left for the next one."""
     read = indexer.tick()
     return read.blocks > 0 and read.behind > 0
 

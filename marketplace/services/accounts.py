@@ -31,12 +31,12 @@ CLOCK_SKEW_S = 60
 
 
 def hash_key(key: str) -> str:
-    """What is stored of a key: it is random, so a plain SHA-256 gives nothing away."""
+    """What is stored of a key. A key is random, so its plain SHA-256 gives nothing away."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def note_salt(store: Store, address: str, salt: int, pointer: str, now_ms: int) -> None:
-    """An order of this salt is in use: later ones get others. Raises InvalidInput far ahead."""
+    """Note that an order has this salt. Raises InvalidInput if it is void or too far ahead."""
     account = store.accounts.get_or_add(address, now_ms, lock=True)
     if salt < account.orders_from:
         raise InvalidInput([Problem(pointer, "was cancelled together with all older orders")])

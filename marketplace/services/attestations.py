@@ -9,7 +9,7 @@ from marketplace.domain.advance import UsageAttested
 from marketplace.domain.life import LEASE_OPEN
 from marketplace.errors import AttestationRefused, Conflict, InvalidInput, NotFound, Problem
 from marketplace.services.common import Principal, check_signature, emit, new_id
-from marketplace.services.leases import buyer_of, provider_of, usage_json
+from marketplace.services.leases import buying_side, provider_of, usage_json
 from marketplace.services.lives import Lives, cost_event
 from marketplace.services.ports import Clock, Market
 from marketplace.wire.base import hex_text
@@ -21,7 +21,7 @@ from settlement.signing import verify
 from settlement.usage import UsageVector
 
 TOLERANCE_MS = 2_000
-REFUSED_KEPT = 20  # of a lease, the newest: enough to see what its meter does wrong
+REFUSED_KEPT = 20  # the newest of a lease: enough to see what its meter does wrong
 
 
 class AttestationRefusal(StrEnum):
@@ -50,7 +50,7 @@ class AttestationRefusal(StrEnum):
 
 
 def refused(reason: AttestationRefusal, row: AttestationRow) -> AttestationRefused:
-    """The error that answers a refused attestation; the row stays recorded."""
+    """The error that answers a refused attestation, whose row stays recorded."""
     facts = {"reason": reason.value, "attestation_id": row.id, "sequence": row.sequence}
     return AttestationRefused(f"attestation refused: {reason.meaning}", facts=facts)
 
@@ -149,7 +149,7 @@ class Attestations:
         """Store the witness's voucher for an accepted attestation; the best one is what settles.
         Raises NotFound, Conflict, InvalidInput, InvalidSignature."""
         row = store.attestations.get(attestation_id, lock=True)
-        lease = buyer_of(store, caller, row.lease_id) if row else None
+        lease = buying_side(store, caller, row.lease_id) if row else None
         if row is None or lease is None:
             raise NotFound("no such attestation")
         if row.state != "accepted":

@@ -40,7 +40,7 @@ class Blobs:
 
     def own(self, store: Store, caller: Principal, sha256: str, size: int) -> BlobRow:
         """Note that the caller has uploaded these bytes; again changes nothing. Raises TooLarge."""
-        # With the account locked, its uploads are counted in turn.
+        # The lock makes simultaneous uploads of an account wait, so that each is counted.
         store.accounts.get_or_add(caller.account, self.clock(), lock=True)
         known = store.blobs.of(caller.account, sha256)
         if known is not None:

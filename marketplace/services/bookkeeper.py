@@ -59,7 +59,7 @@ class Bookkeeper:
 
     @contextmanager
     def view(self) -> Iterator[Book]:
-        """The book as the matcher left it, held still while it is looked at. Never inside a
+        """The book as the matcher left it, held still while it is looked at. Never call it in a
         transaction that writes: the matcher writes while it holds the book."""
         with self._lock, self._database.read() as store:
             mark = store.marks.get(APPLIED)

@@ -1,4 +1,4 @@
-"""Orders made void: off the book at once, and on chain by the account's own signature."""
+"""Makes orders void: off the book at once, and on chain by the account's own signature."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from settlement.ports import IntentKind
 
 @dataclass(frozen=True, slots=True)
 class Cancels:
-    """Asks and bids that open no further lease; leases that are open go on."""
+    """Makes asks and bids open no further lease; leases that are open go on."""
 
     market: Market
     clock: Clock
@@ -33,12 +33,14 @@ class Cancels:
         if order_id is not None:
             return Cancel(caller.account, self._salt(store, caller, order_id), False)
         account = store.accounts.get(caller.account)
-        left = account and store.order_salts(
-            account.address, self._lowest(store, account), account.next_salt
-        )
-        if not left:
+        salts = None
+        if account is not None:
+            lowest = self._lowest(store, account)
+            salts = store.order_salts(account.address, lowest, account.next_salt)
+        if salts is None:
             raise Conflict("the account has no orders that could be cancelled")
-        return Cancel(caller.account, left[1], True)
+        _, highest = salts
+        return Cancel(caller.account, highest, True)
 
     def _salt(self, store: Store, caller: Principal, order_id: str) -> int:
         if order_id.startswith("ask_"):
@@ -108,8 +110,8 @@ class Cancels:
             raise InvalidInput([Problem("/cancel/salt", detail)])
 
     def _lowest(self, store: Store, account: AccountRow) -> int:
-        """Salts below it are void, or about to be. If the Cancel that said so died, the chain
-        still takes those orders."""
+        """The lowest salt whose order is neither void nor about to be. If the Cancel of the older
+        ones died, the chain still takes them, so it is 0."""
         if account.orders_from == 0:
             return 0
         tries = store.tries(_key(Cancel(account.address, account.orders_from - 1, True)))
@@ -121,5 +123,5 @@ def _covers(cancel: Cancel, salt: int) -> bool:
 
 
 def _key(cancel: Cancel) -> str:
-    names = {"account": cancel.account, "salt": cancel.salt, "and_older": int(cancel.and_older)}
-    return CANCEL_KEY.format(**names)
+    and_older = int(cancel.and_older)
+    return CANCEL_KEY.format(account=cancel.account, salt=cancel.salt, and_older=and_older)

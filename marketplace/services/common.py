@@ -43,7 +43,7 @@ def unhex(text: str) -> bytes:
 
 
 def unmet(where: str, *demands: tuple[bool, str, str]) -> list[Problem]:
-    """The demands that do not hold. Each is whether it does, of which member, and the detail."""
+    """A problem for each demand that does not hold. A demand: whether it holds, member, detail."""
     return [Problem(f"{where}/{member}", said) for holds, member, said in demands if not holds]
 
 

@@ -11,7 +11,7 @@ from marketplace.limits import REASON_CHARS_KEPT as REASON_MAX
 from marketplace.services.attestations import AttestationRefusal, Attestations
 from marketplace.services.blobs import need_blob
 from marketplace.services.common import Principal, check_signature, unhex
-from marketplace.services.leases import buyer_of, orders_hash_of, party, provider_of, ref_of
+from marketplace.services.leases import buying_side, orders_hash_of, party, provider_of, ref_of
 from marketplace.services.lives import Lives
 from marketplace.services.ports import Clock, Market
 from marketplace.wire.base import hex_text
@@ -72,7 +72,7 @@ class Ends:
         if report.outcome not in REPORTABLE:
             raise InvalidInput([Problem("/outcome", f"must be one of {', '.join(REPORTABLE)}")])
         slack_ms = OVER_BUDGET_SLACK_INTERVALS * lease.interval_ms
-        # By the clock: what the start took of the funded time is not in the usage.
+        # Compare the clock, not the usage: the usage lacks the funded time that the start took.
         reached = lease.end_s is not None and self.clock() >= lease.end_s * 1000 - slack_ms
         if report.outcome == Outcome.OVER_BUDGET and not (lease.budget_limited and reached):
             detail = "the budget did not limit this lease, or its funded time was not reached"
@@ -83,7 +83,7 @@ class Ends:
     def close(self, store: Store, caller: Principal, lease_id: str, signature: bytes) -> LeaseRow:
         """Take the witness's half of the Close and send both to the chain. Raises NotFound,
         InvalidSignature, Conflict."""
-        lease = buyer_of(store, caller, lease_id)
+        lease = buying_side(store, caller, lease_id)
         if lease.close is None:
             raise NotFound("the lease has no final report yet")
         message = Close.from_message(lease.close)

@@ -31,12 +31,10 @@ from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.services.quotes import Quotes
 from marketplace.wire.base import hex_text
 from marketplace.wire.jobs import JobOrder, TopUp
-from marketplace.wire.orders import Transaction
+from marketplace.wire.orders import TOP_UP_GAS, Transaction
 from settlement.chain.calls import EscrowCalls, LeaseOrders
 from settlement.eip712 import ZERO_ADDRESS
 from settlement.orders import Ask, Bid
-
-TOP_UP_GAS = 300_000  # more than a top-up takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +86,7 @@ class Jobs:
             "/bid",
             (bid.buyer == caller.account, "buyer", "must be the account of the API key"),
             (bid.witness != ZERO_ADDRESS, "witness", "must be a key that countersigns usage"),
-            # One that anyone may open could be opened again after its job: its budget is not spent.
+            # If anyone may open a bid, it may be opened again after its job: budget is left.
             (bid.opener == market.opener, "opener", f"must be {market.opener}"),
             (bid.expiry > now_s, "expiry", "has passed"),
             (bid.expiry <= now_s + ORDER_SECONDS_MAX, "expiry", "lies more than 400 days ahead"),
@@ -96,7 +94,7 @@ class Jobs:
         )
 
     def submit(self, store: Store, caller: Principal, order: Submission) -> JobRow:
-        """Store a job, its bid and its row of the order log. Of a refused one nothing is stored.
+        """Store a job, its bid and its row of the order log; nothing, if the job is refused.
         Raises AlreadyExists, Conflict, InvalidInput, InsufficientBalance, BudgetExceeded."""
         now_ms = self.clock()
         spec = order.spec

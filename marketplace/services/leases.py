@@ -42,7 +42,7 @@ def provider_of(store: Store, caller: Principal, lease_id: str) -> LeaseRow:
     return lease
 
 
-def buyer_of(store: Store, caller: Principal, lease_id: str) -> LeaseRow:
+def buying_side(store: Store, caller: Principal, lease_id: str) -> LeaseRow:
     """A lease the caller buys or witnesses, locked for change. Raises NotFound."""
     lease = store.leases.get(lease_id, lock=True)
     if lease is None or caller.account not in (lease.buyer, lease.witness):

@@ -1,4 +1,4 @@
-"""Rows of jobs and leases as lives and back, facts about them taken in, and what follows done."""
+"""Turns rows of jobs and leases into lives and back, takes in facts, and does what follows."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -106,7 +106,7 @@ def lease_life(lease: LeaseRow) -> LeaseLife:
 
 
 def tell(store: Store, job_id: str, job: JobRow | JobLife, now_ms: int) -> None:
-    """A `status` event of a job as it stands, or stood for a moment."""
+    """A `status` event of a job as it stands, or as it stood between two steps of one change."""
     emit(store, job_id, "status", answer_of(JobStatus, job), now_ms)
 
 
@@ -147,7 +147,9 @@ class Lives:
             for name in _OF_LEASE:  # signatures are written by whoever brings them
                 setattr(lease, name, getattr(lease_after, name))
             lease.outcome = asdict(lease_after.report) if lease_after.report else None
-        ask_id = fact.ask_id if isinstance(fact, BidFilled) else lease.ask_id if lease else None
+        ask_id = lease.ask_id if lease is not None else None
+        if isinstance(fact, BidFilled):  # the row of its lease is not stored yet
+            ask_id = fact.ask_id
         for effect in effects:
             self._do(store, job, lease, ask_id, effect, now_ms)
         return tuple(effect for effect in effects if effect in _SENT)
@@ -188,9 +190,13 @@ class Lives:
                 cost_event(store, self.market, job, lease, now_ms)
             case Do.WRITE_RECEIPT if lease is not None:
                 self.write_receipt(store, lease)
+            case Do.SEND_OPENING | Do.SEND_CLOSE | Do.SEND_STOP:
+                pass  # `take` returns these: whoever brought the fact sends
+            case _:  # such an effect must not vanish unnoticed
+                raise AssertionError(f"{effect} of {job.id} has no lease or ask to act on")
 
     def _put_on_book(self, store: Store, job: JobRow, effect: PutOnBook, now_ms: int) -> None:
-        """With the budget that the bid's earlier leases leave over, however they still end."""
+        """Its budget is what the bid's earlier leases leave over, however they still end."""
         row = store.bids.need(job.bid_id)
         spec = parse_job(job.spec, packed=True, tiers=self.tiers)
         job.spent = store.leases.committed_atoms(job.bid_id)

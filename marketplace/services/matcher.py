@@ -1,6 +1,5 @@
-"""The matcher: order log → book → fills. One leads; what it decided is written with its place."""
+"""The matcher: order log → book → fills. One process leads, and stores its place with its fills."""
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 from marketplace.db.store import Database, Store
@@ -43,11 +42,14 @@ class Matcher:
             new = store.order_log.last_seq() > self.books.applied
         if not new and self.due_s() != 0:
             return 0
-        with ExitStack() as undone:
-            undone.callback(self.books.reset)
+        written = False
+        try:
             with self.database.write() as store:
                 count = self._apply(store)
-            undone.pop_all()
+            written = True
+        finally:
+            if not written:
+                self.books.reset()
         return count
 
     def due_s(self) -> float | None:
@@ -71,7 +73,7 @@ class Matcher:
                 mark.value = row.seq
         if not rows and self.due_s() == 0:
             log_tick(store, self.clock() // 1000)
-            return 1  # to be applied by the next call, as every row
+            return 1  # the next call applies it, as it does every row
         return len(rows)
 
     def _write(self, store: Store, book: Book, row: OrderEntryRow, event: Event) -> None:
@@ -153,7 +155,8 @@ class Matcher:
         )
 
     def _open_call(self, ask: AskRow, bid: BidRow, lease: LeaseRow) -> dict[str, object]:
-        previous, last = None, lease.previous
+        previous = None
+        last = lease.previous
         if last is not None:
             previous = Previous(last["provider"], unhex(last["ask_hash"]), last["meter"])
         match = Match(

@@ -30,7 +30,7 @@ from settlement.eip712 import ZERO_ADDRESS, from_text32, text32
 from settlement.errors import FieldError
 from settlement.orders import FLAG_SHARED, Ask
 
-AWAY = "node_away"  # why asks of a node rest whose agent has ended or fell silent
+AWAY = "node_away"  # why a node's asks rest: its agent has ended or fallen silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +119,15 @@ class Nodes:
         return node
 
     def heartbeat(self, store: Store, caller: Principal, node_id: str) -> NodeRow:
-        """Note that the node is alive; one that was away is back, and with it its asks."""
+        """Note that the node is alive. If it was away, it is back, and so are its asks."""
         node = self._own(store, caller, node_id)
         node.seen_ms = self.clock()
         self._return(store, node)
         return node
 
     def leave(self, store: Store, caller: Principal, node_id: str) -> NodeRow:
-        """The node's agent ends: its open asks rest until it is heard of again. So nobody is
-        matched to a machine that answers no more. Its leases end as it reports them."""
+        """Note that the node's agent ends. Its open asks rest until it is heard of again, so nobody
+        is matched to a machine that does not answer. Its leases end as it reports them."""
         node = self._own(store, caller, node_id)
         if node.state == NodeState.ACTIVE:
             rest(store, node, self.clock())
@@ -173,7 +173,7 @@ def _away_asks(store: Store, node: NodeRow) -> list[AskRow]:
 
 @dataclass(frozen=True, slots=True)
 class CheckedAsk:
-    """An ask, its signature, and why that does not count, as far as no store is needed."""
+    """An ask, its signature, and why the signature does not count, if it does not."""
 
     ask: Ask
     signature: bytes
@@ -201,7 +201,8 @@ class Asks:
     def check(self, signed: SignedAsk) -> CheckedAsk:
         """Check an ask's signature, if need be by the chain, before any transaction is begun.
         Raises ChainError."""
-        ask, refusal = signed.ask, None
+        ask = signed.ask
+        refusal = None
         try:
             check_account(ask, signed.signature, ask.provider, self.market, self.reads)
         except InvalidSignature as error:
@@ -246,38 +247,38 @@ class Asks:
 
     def _problems(self, ask: Ask, caller: Principal, node: NodeRow | None) -> list[Problem]:
         now_s = self.clock() // 1000
-        found = []
-
-        def expect(holds: bool, member: str, detail: str) -> None:
-            if not holds:
-                found.append(Problem(f"/ask/{member}", detail))
-
-        expect(ask.provider == caller.account, "provider", "must be the account of the API key")
-        expect(ask.meter != ZERO_ADDRESS, "meter", "must be a key that signs usage")
         openers = (ZERO_ADDRESS, self.market.opener)
-        expect(ask.opener in openers, "opener", f"must be {self.market.opener}, or zero: anyone")
-        expect(ask.expiry > now_s, "expiry", "has passed")
-        expect(ask.expiry <= now_s + ORDER_SECONDS_MAX, "expiry", "lies more than 400 days ahead")
-        expect(ask.starts_at <= ask.expiry, "startsAt", "lies after the expiry")
-        expect(ask.max_fee_bps >= self.market.fee_bps, "maxFeeBps", "is below the market's fee")
-        expect(ask.min_seconds <= ask.max_seconds, "maxSeconds", "is below minSeconds")
-        expect(ask.start_limit_seconds > 0, "startLimitSeconds", "must be above zero")
         try:
-            expect(from_text32(ask.unit).isprintable(), "unit", "is not text")
+            wrong_unit = "" if from_text32(ask.unit).isprintable() else "is not text"
         except FieldError as error:
-            expect(False, "unit", error.detail)
+            wrong_unit = error.detail
+        problems = unmet(
+            "/ask",
+            (ask.provider == caller.account, "provider", "must be the account of the API key"),
+            (ask.meter != ZERO_ADDRESS, "meter", "must be a key that signs usage"),
+            (ask.opener in openers, "opener", f"must be {self.market.opener}, or zero: anyone"),
+            (ask.expiry > now_s, "expiry", "has passed"),
+            (ask.expiry <= now_s + ORDER_SECONDS_MAX, "expiry", "lies more than 400 days ahead"),
+            (ask.starts_at <= ask.expiry, "startsAt", "lies after the expiry"),
+            (ask.max_fee_bps >= self.market.fee_bps, "maxFeeBps", "is below the market's fee"),
+            (ask.min_seconds <= ask.max_seconds, "maxSeconds", "is below minSeconds"),
+            (ask.start_limit_seconds > 0, "startLimitSeconds", "must be above zero"),
+            (not wrong_unit, "unit", wrong_unit),
+            (node is not None, "node", "is not a node of yours"),
+        )
         if node is None:
-            expect(False, "node", "is not a node of yours")
-            return found
-        expect(ask.tier == text32(node.tier), "tier", f"must be {node.tier}, as the node")
-        expect(0 < ask.gpu_milli <= node.gpu_count * 1000, "gpuMilli", "is not what the node has")
-        expect(ask.gpu_milli % 1000 == 0, "gpuMilli", "must be whole GPUs")
-        expect(ask.cpu_milli <= node.cpu_milli, "cpuMilli", "is more than the node has")
-        expect(ask.memory_mib <= node.memory_mib, "memoryMib", "is more than the node has")
-        expect(ask.storage_mib <= node.storage_mib, "storageMib", "is more than the node has")
-        expect(not ask.flags & ~FLAG_SHARED, "flags", "has unknown bits set")
-        expect(not ask.flags & FLAG_SHARED or node.shared, "flags", "the node sells no shares")
-        return found
+            return problems
+        return problems + unmet(
+            "/ask",
+            (ask.tier == text32(node.tier), "tier", f"must be {node.tier}, as the node"),
+            (0 < ask.gpu_milli <= node.gpu_count * 1000, "gpuMilli", "is not what the node has"),
+            (ask.gpu_milli % 1000 == 0, "gpuMilli", "must be whole GPUs"),
+            (ask.cpu_milli <= node.cpu_milli, "cpuMilli", "is more than the node has"),
+            (ask.memory_mib <= node.memory_mib, "memoryMib", "is more than the node has"),
+            (ask.storage_mib <= node.storage_mib, "storageMib", "is more than the node has"),
+            (not ask.flags & ~FLAG_SHARED, "flags", "has unknown bits set"),
+            (not ask.flags & FLAG_SHARED or node.shared, "flags", "the node sells no shares"),
+        )
 
     def page(
         self, store: Store, equal: Mapping[str, str | None], states: tuple[str, ...], part: Part

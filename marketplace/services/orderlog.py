@@ -87,14 +87,15 @@ def _read_facts(payload: dict[str, Any]) -> NodeFacts:
         region=payload["region"],
         runtime=payload["runtime"],
         simulated=payload["simulated"],
-        verified=payload.get("verified", False),  # rows of earlier versions know neither
+        verified=payload.get("verified", False),  # rows of earlier versions have neither
         reliability_milli=payload.get("reliability_milli", NEWCOMER_MILLI),
     )
 
 
 def command_of(entry: OrderEntryRow) -> Command:
     """The book's command that a row stands for; the same row always gives the same command."""
-    at, payload = entry.at_ms // 1000, entry.payload
+    at = entry.at_ms // 1000
+    payload = entry.payload
     if entry.kind == ASK:
         ask = stored_struct(Ask, payload["ask"])
         return AddAsk(at, RestingAsk(entry.subject, ask, _read_facts(payload), entry.seq))

@@ -30,7 +30,7 @@ class BlobFiles(Protocol):
     """Where the bytes of blobs lie, by their SHA-256 in hex."""
 
     def receive(self) -> AbstractContextManager[Upload]:
-        """An upload; nothing stays of one that is not kept."""
+        """Begin an upload. If it is not kept, nothing of it stays."""
 
     def open(self, sha256: str) -> Iterator[bytes]:
         """The bytes in pieces. Raises KeyError if they are not here."""

@@ -50,8 +50,8 @@ class Quotes:
         )
 
     def matches(self, spec: JobSpec, bid: Bid) -> tuple[list[Fill], NoMatch | None]:
-        """What fits now, best first; and why not, if nothing does. Looks at the book, so never
-        inside a transaction that writes."""
+        """What fits now, best first; and why not, if nothing does. It looks at the book: never
+        call it inside a transaction that writes."""
         order = RestingBid("quote", bid, Wants.of(spec), seq=0)
         with self.books.view() as book:
             found = book.quote(order)

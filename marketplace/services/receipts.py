@@ -61,7 +61,7 @@ def new_receipt(
     events = store.chain_events(lease.lease_no)
     used = usage_view(Used, lease.settled)
     sizes = Bid.from_message(store.bids.need(lease.bid_id).message).sizes()
-    # Each kind of event of each transaction once.
+    # Each transaction is listed once for each kind of its events.
     seen = {(type(x.event).__name__, x.tx_hash): x.block_number for x in events}
     charges = charges_of(
         ReceiptInput(

@@ -18,24 +18,24 @@ from settlement.events import Opened, Stopped
 from settlement.leases import ChainLease, LeaseStatus, Params, fold
 from settlement.ports import BlockRef, Intent, IntentKind, IntentState, LoggedEvent
 
-# What only the buyer's side can be blamed for: another ask would fail, too.
+# Only the buyer's side is to blame for these: another ask would fail, too.
 BUYERS_FAULTS = ("InsufficientBalance", "BudgetTooSmall", "NonceUsed", "NotLatestLease")
-# What makes an ask useless for every bid, not only for this one.
+# These make an ask useless for every bid, not only for this one.
 ASKS_FAULTS = ("InvalidSignature", "OrderExpired", "CancelledOrder")
-OPEN_ALREADY = "LeaseExists"  # no failure: another transaction opened this very lease
+OPEN_ALREADY = "LeaseExists"  # not a failure: another transaction opened this very lease
 RETRY_S_MIN, RETRY_S_MAX = 5, 60
-# So that gas fits one transaction (2**24, EIP-7825), and geth's cap of 1 ether up to 90 gwei: the
-# dearest entry, counted and a new provider's first, takes 44,000, and the relayer adds a quarter.
+# A batch's gas must fit one transaction (2**24, EIP-7825) and geth's cap of 1 ether up to 90 gwei.
+# The dearest entry, a new provider's first with counts, takes 44,000; the relayer adds a quarter.
 BATCH_MAX = 200
-# An intent that was tried and could not be sent for so long no longer holds its vouchers. They are
-# cumulative: if it goes out after all, the one that comes second pays nothing.
+# If an intent could not be sent for so long, its vouchers go into another one. Vouchers are
+# cumulative: if both intents go out after all, the second one pays nothing.
 UNSENT_S_MAX = 600
 _NAME = re.compile(r"[A-Za-z]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Settling:
-    """What the server sends to the chain of its own accord. It holds no key of any party."""
+    """Sends what the server itself decides to send to the chain. It holds no key of any party."""
 
     market: Market
     clock: Clock
@@ -98,11 +98,12 @@ class Settling:
                 return 0
             over = head.timestamp - self.market.settle_window_s
             return sum(
-                self._ask(store, lease) for lease in store.leases.open_that_ended_before(over)
+                self._request_refund(store, lease)
+                for lease in store.leases.open_that_ended_before(over)
             )
 
-    def _ask(self, store: Store, lease: LeaseRow) -> bool:
-        """Ask for what is neither there nor on its way; after each death the pause doubles."""
+    def _request_refund(self, store: Store, lease: LeaseRow) -> bool:
+        """Ask for a refund unless it is done or on its way; the pause doubles after each death."""
         tries = store.tries(f"refund:{lease.id}")
         if not tries.is_free:
             return False
@@ -129,7 +130,7 @@ class Settling:
         return len(dead)
 
     def _fault(self, error: str, bid: BidRow) -> Fault:
-        """The buyer's: another ask would fail, too, for the balance, the budget or the bid."""
+        """The buyer is to blame if another ask would fail, too."""
         name = _name(error)
         if name == "OrderExpired":
             is_buyers = bid.expiry_s <= self.clock() // 1000
@@ -177,7 +178,7 @@ class Projection:
         """Bring every touched lease of this market, and its job, up to date."""
         for number in lease_numbers:
             lease = store.leases.by_number(number, lock=True)
-            if lease is not None:  # else opened by somebody else's orders
+            if lease is not None:  # None: orders from elsewhere opened it
                 self._project(store, lease, store.chain_events(number))
 
     def _project(self, store: Store, lease: LeaseRow, events: Sequence[LoggedEvent]) -> None:

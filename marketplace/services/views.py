@@ -273,7 +273,7 @@ def _billed(lease: LeaseRow) -> dict[str, Any]:
 
 
 def cost_now(market: Market, lease: LeaseRow) -> int:
-    """Atoms that the lease costs as far as is known: when it is closed, what was released."""
+    """Atoms that the lease costs as far as is known; if it is closed, what was released."""
     if lease.state is LeaseState.CLOSED:
         return lease.released
     usage = usage_view(Used, _billed(lease))

@@ -28,8 +28,8 @@ REPLIES_KEPT_MS = 48 * 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class Watchdog:
-    """Looks at every open lease once a tick. `since_ms`: when the market began to listen. Nobody is
-    blamed for what it was away for."""
+    """Looks at every open lease once a tick. `since_ms`: when the market began to listen. A silence
+    counts only from then on: nobody is blamed for a time when the market was away."""
 
     market: Market
     clock: Clock
@@ -67,14 +67,14 @@ class Watchdog:
         if lease.finished_ms is not None:
             if now_ms - max(lease.finished_ms, self.since_ms) <= grace_ms:
                 return None
-            close = store.intent(f"close:{lease.id}")  # None: the witness signed none
+            close = store.intent(f"close:{lease.id}")  # None: the witness signed no Close
             return CloseOverdue() if close is None or close.state is IntentState.DEAD else None
         if lease.stop_requested in GIVEN_UP:
             return StopOverdue() if self._over_by_itself(lease, now_ms, grace_ms) else None
         if self._late(lease, now_ms):
             return StartLimitPassed()
         heard_ms = max(lease.seen_ms, self.since_ms)
-        if lease.ready_ms is None:  # before the ready reading its node speaks for the provider
+        if lease.ready_ms is None:  # until the ready reading, the node's heartbeats count, too
             heard_ms = max(heard_ms, node.seen_ms)
         return ProviderSilent() if now_ms - heard_ms > grace_ms else None
 
@@ -82,7 +82,7 @@ class Watchdog:
         if lease.ready_ms is not None or lease.start_s is None:
             return False
         limit_ms = (lease.start_s + lease.start_limit_seconds) * 1000
-        if self.since_ms > lease.start_s * 1000:  # the ready reading may be on its way still
+        if self.since_ms > lease.start_s * 1000:  # the ready reading may still be on its way
             limit_ms = max(limit_ms, self.since_ms + silence_ms(lease.interval_ms))
         return now_ms > limit_ms
 
@@ -110,7 +110,7 @@ class Watchdog:
         return revived
 
     def rest_silent(self) -> int:
-        """Rest the asks of nodes that fell silent without a word; returns how many nodes. A machine
+        """Rest the asks of nodes that fell silent; returns how many nodes. A machine
         that was killed cannot leave, and whoever is matched to it waits for nothing."""
         with self.database.read() as store:
             unseen = store.nodes.active_unseen_since(self.clock() - silence_ms(0))

@@ -206,7 +206,11 @@ def hex_form(size: int | None = None, most: int | None = None) -> Form:
         if isinstance(value, str) and _HEX.match(value):
             value = bytes.fromhex(value[2:])
         if isinstance(value, bytes):
-            if len(value) == size if size is not None else len(value) <= (most or len(value)):
+            if size is not None:
+                fits = len(value) == size
+            else:
+                fits = most is None or len(value) <= most
+            if fits:
                 return value
         raise wrong(Problem("", f"must be {allowed}"))
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 from pydantic import WithJsonSchema
 from pydantic.json_schema import JsonSchemaValue
 
+from marketplace.domain.job import MEMBERS
+
 _TEXT = {"type": "string"}
 _TEXTS = {"type": "object", "additionalProperties": _TEXT}
 _PRICE = {**_TEXT, "description": "decimal text of the token", "examples": ["2.50"]}
@@ -89,7 +91,9 @@ _DOCUMENT = _object(
     "is `jobHash` in the bid. Members that say nothing are left out.",
     _members(is_file=False),
 )
-_DOCUMENT["required"] = _DOCUMENT["required"][:9]  # up to `ready`
+_DOCUMENT["required"] = list(
+    dict.fromkeys(key.path.partition("/")[0] for key in MEMBERS.values() if not key.optional)
+)
 _FILE = _object(
     "JobFile",
     "A job file's object after packing: `inputs` names the packed folder.",

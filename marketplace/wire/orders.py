@@ -183,6 +183,9 @@ class BidInfo(Answer):
 # Cancels, and transactions that an account sends itself
 
 
+TOP_UP_GAS = 300_000  # more than a top-up takes
+
+
 class Transaction(Answer):
     """A call for the caller's own account to send. `gas` is more than it takes."""
 

@@ -88,7 +88,7 @@ class Desk:
         return lease_no in self._cases
 
     def refused(self, lease_no: bytes) -> WitnessRefusal | None:
-        """Why a lease was not admitted; signed orders do not change, so asking again is idle."""
+        """Why a lease was not admitted; signed orders do not change, so asking again is no use."""
         return self._refused.get(lease_no)
 
     def mark(self, lease_no: bytes) -> Mark:
@@ -99,12 +99,12 @@ class Desk:
         """Take on a lease if its bid is signed by a buyer of ours and binds exactly this lease."""
         refusal = self._admit(papers)
         unasked = refusal is WitnessRefusal.UNCHECKED_BUYER and self._accepts is not None
-        if refusal is not None and not unasked:  # a chain that is away comes back
+        if refusal is not None and not unasked:  # the chain may answer next time
             self._refused[papers.lease_no] = refusal
         return refusal
 
     def dismiss(self, lease_no: bytes, refusal: WitnessRefusal) -> None:
-        """Sign nothing more on a lease: what the market says of it cannot be."""
+        """Sign nothing more on a lease: what the market says of it is impossible."""
         self._cases.pop(lease_no, None)
         self._refused[lease_no] = refusal
 
@@ -161,7 +161,7 @@ class Desk:
         self, reading: UsageAttestation, meter_signature: bytes, heartbeats: int
     ) -> tuple[Voucher, bytes] | WitnessRefusal:
         """Answer an attestation with a voucher, put down before it is signed, or a refusal."""
-        # News may come late, as after an outage: by its meter the job ran on since it was read.
+        # A reading may be old when it comes, as after an outage: the job has run on since.
         age_ms = max(0, self._clock.unix_ms() - reading.observed_at_ms)
         judged = self._judge(reading, meter_signature, heartbeats, age_ms)
         if isinstance(judged, WitnessRefusal):

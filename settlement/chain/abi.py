@@ -140,7 +140,8 @@ class Abi:
         if not topics or topics[0] not in self._events:
             return None
         name, inputs = self._events[topics[0]]
-        indexed, values = iter(topics[1:]), {}
+        indexed = iter(topics[1:])
+        values = {}
         try:
             plain = iter(decode([canonical(p) for p in inputs if not p["indexed"]], data))
             for p in inputs:

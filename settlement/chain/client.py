@@ -237,7 +237,7 @@ class ChainClient:
         return receipt
 
     def _send_until(self, raw: bytes, tx_hash: str, until: float) -> None:
-        """Send the same bytes until the node answers; they have one effect at most."""
+        """Send the same bytes until the node answers; they have at most one effect."""
         lost = False
         while True:
             try:

@@ -156,7 +156,8 @@ def check_deployment(client: ChainClient, deployment: Deployment) -> None:
     if not extension.immutable_words(code) >= terms:
         raise DeploymentError(f"the extension at {place} was not made by the escrow at {at}")
     if config.token != deployment.token.address:
-        paid_in, named = config.token, deployment.token.address
+        paid_in = config.token
+        named = deployment.token.address
         raise DeploymentError(f"the escrow pays in the token {paid_in}, not in {named}")
 
 

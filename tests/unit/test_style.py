@@ -7,6 +7,7 @@ swallows the error a person needed to see.
 import ast
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,13 @@ def is_broad(handler: ast.ExceptHandler) -> bool:
     return handler.type is None or name in {"Exception", "BaseException"}
 
 
+def set_twice(module: ast.Module) -> list[str]:
+    """Constants that a module sets again, as when two branches that add one are merged."""
+    assigned = [node for node in module.body if isinstance(node, ast.Assign)]
+    names = [t.id for node in assigned for t in node.targets if isinstance(t, ast.Name)]
+    return [name for name, times in Counter(names).items() if times > 1 and name.isupper()]
+
+
 def findings(path: Path, source: str) -> list[str]:
     where = path.name
     lines = source.count("\n")
@@ -45,6 +53,7 @@ def findings(path: Path, source: str) -> list[str]:
                 found.append(f"{where}:{node.lineno}: {node.name} has {length} lines")
         if isinstance(node, ast.ExceptHandler) and is_broad(node):
             found.append(f"{where}:{node.lineno}: broad except")
+    found += [f"{where}: {name} is set twice" for name in set_twice(ast.parse(source))]
     found += [f"{where}: {match}" for match in LOOSE_ENDS.findall(source)]
     return found
 
@@ -67,6 +76,7 @@ def test_solidity_files_stay_below_700_lines() -> None:
         ("def f():\n" + "    x = 1\n" * 70, "f has 71 lines"),
         ("x = 1\n" * 501, "501 lines"),
         ("try:\n    pass\nexcept Exception:\n    pass\n", "broad except"),
+        ("A = 1\nA = 2\n", "A is set twice"),
         ("# TO" + "DO later\n", "TO" + "DO"),
     ],
 )

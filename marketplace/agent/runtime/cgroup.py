@@ -47,7 +47,7 @@ def find_parent() -> CgroupParent | None:
 
 
 def _takes_processes(parent: CgroupParent) -> bool:
-    """Whether a process can be put into a group below: permissions on groups are intricate."""
+    """Whether a process can be put into a group below. It tries it: permissions are intricate."""
     name = f"probe-{os.getpid()}-{time.monotonic_ns()}"
     group = Cgroup.create(parent, name, SandboxLimits(64, 0, 8, 0, 1000))
     if group is None:
@@ -108,7 +108,7 @@ class Cgroup:
         return dict(zip(words[::2], map(int, words[1::2]), strict=True))
 
     def remove(self) -> bool:
-        """Kill whatever is left in the group and take the group away; whether it is gone."""
+        """Kill whatever is left in the group and remove the group; return whether it is gone."""
         deadline = time.monotonic() + KILL_WAIT_S
         while self.path.exists():
             _try_write(self.path / "cgroup.kill", "1")

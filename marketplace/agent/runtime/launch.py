@@ -36,7 +36,7 @@ def _drop_rights(uid: int, gid: int) -> None:
 
 
 def main() -> None:
-    """Hear what is wanted, set it up, exec."""
+    """Read the request, set up what it says, and exec the job."""
     line = int(sys.argv[1])
     os.set_inheritable(line, False)
     os.write(line, b"up\n")

@@ -1,4 +1,4 @@
-"""Jobs as processes of this machine: in a bubblewrap sandbox, or bare if the provider insists."""
+"""Runs jobs as processes of this machine, in a bubblewrap sandbox or, if told to, without one."""
 
 import json
 import os
@@ -32,7 +32,7 @@ Process = subprocess.Popen[bytes]
 
 
 class ProcessRuntime:
-    """Runs jobs as processes. Without `sandbox` they are bare: only for machines one gives away."""
+    """Runs jobs as processes. Without `sandbox` nothing shields the machine from them."""
 
     name = "process"  # what the node is listed with
 
@@ -89,7 +89,7 @@ class ProcessRuntime:
         }  # fmt: skip
 
     def probe(self) -> None:
-        """Start nothing much in the sandbox. Raises RuntimeUnavailable if that fails."""
+        """Start a trivial program in the sandbox. Raises RuntimeUnavailable if that fails."""
         with tempfile.TemporaryDirectory(prefix="coulomb-probe-") as folder:
             folders = JobFolders(Path(folder))
             for path in (folders.work, folders.out, folders.run):
@@ -352,7 +352,7 @@ def _complaint(process: Process) -> str:
 
 
 class _Line:
-    """A line to what is started, which has the other end. All is closed with the stack."""
+    """A connection to the launched process, which has the other end. The stack closes both."""
 
     def __init__(self, stack: ExitStack) -> None:
         self.ours, self._theirs = map(stack.enter_context, socket.socketpair())
@@ -365,13 +365,13 @@ class _Line:
         self._theirs.close()
 
     def send(self, data: bytes) -> None:
-        """Send everything and say that it was all; that nobody listens shows in the answer."""
+        """Send everything and close this side. If nobody listens, the answer shows it."""
         with suppress(BrokenPipeError, ConnectionResetError):
             self.ours.sendall(data)
             self.ours.shutdown(socket.SHUT_WR)
 
     def receive(self, whole: bool = False) -> bytes:
-        """The next line, or what comes until the other side closes; nothing if it broke off."""
+        """The next line, or (`whole`) all that comes; empty if the connection broke off."""
         try:
             return self._heard.read() if whole else self._heard.readline()
         except ConnectionResetError:

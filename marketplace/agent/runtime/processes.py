@@ -11,7 +11,7 @@ from pathlib import Path
 
 from marketplace.agent.meters import CpuMemory
 
-# A tenth of the weight of others: at the lowest priority, a busy machine would silence jobs.
+# It gives a tenth of the usual weight. At the lowest priority a busy machine would starve jobs.
 NICE = 10  # launch.py, which stands alone, says the same to kernels without autogroups
 KILL_WAIT_S = 5.0
 _TICK_MS = 1000 // os.sysconf("SC_CLK_TCK")
@@ -144,7 +144,8 @@ class LowPriority:
                 self._lowered.add(session)
 
     def _lower(self, pid: int) -> bool:
-        """Whether that is settled: without rights, the kernel takes ten such orders a second."""
+        """Lower a session's priority; False if it is to be tried again, because the kernel takes
+        only ten such requests a second from a process without rights."""
         try:
             file = os.open(self._root / str(pid) / "autogroup", os.O_WRONLY)
             with os.fdopen(file, "w") as autogroup:

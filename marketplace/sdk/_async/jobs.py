@@ -1,4 +1,4 @@
-"""Jobs: planned, signed, placed, watched, and their results fetched."""
+"""Jobs: plans, signs, places and watches them, and fetches their results."""
 
 import io
 import time
@@ -75,7 +75,7 @@ class AsyncJobHandle(AsyncResource):
         return self.job
 
     async def cancel(self) -> Job:
-        """Ask for its end; what ran is paid, the rest comes back."""
+        """Ask for its end. What ran is paid for, the rest comes back."""
         path, key = f"/v1/jobs/{self.id}/cancel", f"cancel-{self.id}"
         await self._transport.post(Job, path, idempotency_key=key)
         return await self.refresh()
@@ -89,7 +89,7 @@ class AsyncJobHandle(AsyncResource):
     ) -> Job:
         """Witness the job until it has ended, and (`settled`) until its lease is closed.
 
-        Bears with a server that is away for up to two minutes. Raises WaitTimeout; the job goes on.
+        Waits up to two minutes for a server that is away. Raises WaitTimeout; the job goes on.
         """
         began = time.monotonic()
         ended_at: float | None = None
@@ -186,8 +186,9 @@ class AsyncJobs(AsyncResource):
             spec = spec.packed(blob.sha256, blob.size)
         market = await self._market()
         if market.opener == ZERO_ADDRESS:
-            why = "the market lets anyone open its leases; a bid could be opened again"
-            raise VerificationError(f"{why} after its job")
+            raise VerificationError(
+                "the market lets anyone open its leases; a bid could be opened again after its job"
+            )
         buyer = signer.address if signer else await async_run(self._session.address)
         own = hosted or (await async_run(self._session.witness)).address
         account = await self._transport.get(Account, f"/v1/accounts/{buyer}")

@@ -18,6 +18,7 @@ from marketplace.wire.jobs import Job, TopUp
 from marketplace.wire.leases import Lease
 from marketplace.wire.market import Account, MarketConfig, NewNode, Node
 from marketplace.wire.orders import (
+    TOP_UP_GAS,
     AskInfo,
     BidInfo,
     Cancelled,
@@ -27,8 +28,6 @@ from marketplace.wire.orders import (
 )
 from settlement.orders import Ask, Cancel
 from settlement.signing import Signer
-
-TOP_UP_GAS = 300_000  # more than a top-up takes
 
 
 class AsyncNodes(AsyncResource):

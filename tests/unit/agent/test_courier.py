@@ -18,7 +18,7 @@ from tests.fakes_agent import DOMAIN, statement
 from tests.fakes_agent import Desk as HeldDesk
 from tests.wire_samples import sample
 
-SILENT = Ending(Outcome.FAILED, "witness_silent", stop=True)
+SILENT = Ending(Outcome.FAILED, "witness_silent", signs_stop=True)
 DONE = Ending(Outcome.SUCCEEDED, "completed", 0)
 
 

@@ -299,6 +299,7 @@ def test_every_part_of_a_spec_has_a_schema() -> None:
     assert set(schema["properties"]) == set(KEYS)
     for spec in (document, make_job().to_json()):
         jsonschema.validate(spec, schema)
+    assert schema["required"] == list(make_job().to_json())
     with pytest.raises(jsonschema.ValidationError):  # it would change the hash
         jsonschema.validate({**document, "other": 1}, schema)
 
