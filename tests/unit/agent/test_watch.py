@@ -76,7 +76,7 @@ def one_old_reading_every_13_s(now_ms: int) -> int:
 
 def test_a_witness_that_falls_behind_gets_no_more_than_the_grace_unsigned(bench: Bench) -> None:
     ending, ms = bench.run(one_old_reading_every_13_s)
-    assert (ending.outcome, ending.reason, ending.stop) == ("failed", "witness_silent", True)
+    assert (ending.outcome, ending.reason, ending.signs_stop) == ("failed", "witness_silent", True)
     assert ms - one_old_reading_every_13_s(bench.now_ms) <= GRACE_MS + STEP_MS
 
 
