@@ -17,6 +17,7 @@ ARCHIVE_NAME_BYTES_MAX = KIB  # of one path
 ARCHIVE_NAMES_BYTES_MAX = 16 * MIB  # of all paths together
 ARCHIVE_STEP_BYTES_MAX = 255  # of one step of a path
 ARCHIVE_DEPTH_MAX = 64  # steps of a path
+ARCHIVE_HEADER_BYTES_MAX = 16 * KIB  # of a header that extends another
 FOLDER_DEPTH_MAX = 128  # folders inside each other that a job may make
 PATH_CHARS_MAX = 4096  # of a path in a configuration file
 
@@ -38,6 +39,7 @@ GPU_UUID_CHARS_MAX = 96
 REGION_CHARS_MAX = 32
 TIER_CHARS_MAX = 32
 INTERVAL_MS_MIN, INTERVAL_MS_MAX = 100, 600_000  # between two attestations
+WITNESSED_INTERVAL_MS_MAX = 60_000  # that a witness goes by, whatever interval a market states
 
 # What an agent's configuration may say.
 POLL_MS_MIN, POLL_MS_MAX = 100, 60_000  # between two questions to the server
@@ -80,6 +82,10 @@ BODY_ITEMS_MAX = 4_096  # members and items of any request, at every depth toget
 PROBLEMS_MAX = 50  # mistakes that one refusal lists
 PAGE_ITEMS_MAX = 100
 IDEMPOTENCY_KEY_CHARS_MAX = 128
+NUMBER_DIGITS_MAX = 18  # of a number written as text: it fits 63 bits
+ANSWER_SECONDS_MAX = 600  # until the last byte of an answer
+STREAM_RETRY_MS_MAX = 60_000  # that a stream may ask its readers to wait
+PENDING_LEASES_MAX = 1_000  # that a witness is told of at once
 LOG_OFFSET_MAX = 2**53 - 1  # what every JSON reader holds exactly
 HEARTBEATS_MAX = 2**53 - 1  # of one job
 REASON_CHARS_MAX = 2_000  # of a reason that an agent gives for a job's end

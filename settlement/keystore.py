@@ -3,13 +3,18 @@
 import json
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from settlement import strict_json
 from settlement.errors import KeystoreError, SignatureError
 from settlement.signing import LocalSigner
 
 Kdf = Literal["scrypt", "pbkdf2"]
+# The most that opening a file may cost: a gigabyte, and seconds. Wallets write a quarter of it.
+_COSTS = {
+    "scrypt": {"n": 2**20, "r": 8, "p": 16, "dklen": 32},
+    "pbkdf2": {"c": 10_000_000, "dklen": 32},
+}
 
 
 def create(
@@ -51,8 +56,8 @@ def load(path: Path, password: str) -> LocalSigner:
 
     try:
         document = strict_json.load(path)
-        if not isinstance(document, dict):
-            raise KeystoreError(f"{path} is not a keystore")
+        if not _is_version_3(document):
+            raise KeystoreError(f"{path} is not a version 3 keystore, or costs too much to open")
         return LocalSigner(bytes(Account.decrypt(document, password)))
     except OSError as error:
         raise KeystoreError(f"{path} cannot be read: {error.strerror}") from error
@@ -62,5 +67,27 @@ def load(path: Path, password: str) -> LocalSigner:
         raise KeystoreError(f"{path} holds no valid key") from error
     except ValueError as error:  # eth-keyfile raises this if the MAC does not match
         raise KeystoreError(f"{path}: wrong password or damaged file") from error
-    except (KeyError, TypeError, NotImplementedError) as error:
-        raise KeystoreError(f"{path} is not a version 3 keystore") from error
+
+
+def _is_version_3(document: Any) -> bool:
+    """Whether eth-keyfile can open the document, at no more than `_COSTS`.
+
+    eth-keyfile checks neither: it fails in many ways, or computes for days.
+    """
+    if not isinstance(document, dict):
+        return False
+    match {name.lower(): value for name, value in document.items()}:  # some wallets write Crypto
+        case {
+            "version": 3,
+            "crypto": {
+                "cipher": "aes-128-ctr",
+                "cipherparams": {"iv": str()},
+                "ciphertext": str(),
+                "kdf": str(kdf),
+                "kdfparams": {"salt": str(), **params},
+                "mac": str(),
+            },
+        } if kdf in _COSTS and (kdf != "pbkdf2" or params.get("prf") == "hmac-sha256"):
+            costs = ((params.get(name), most) for name, most in _COSTS[kdf].items())
+            return all(type(cost) is int and 1 <= cost <= most for cost, most in costs)
+    return False

@@ -19,14 +19,13 @@ from uuid_utils import uuid7
 
 from marketplace.api.problems import answer
 from marketplace.errors import RateLimited, Unavailable
-from marketplace.limits import BLOB_BYTES_MAX, BODY_BYTES_MAX
+from marketplace.limits import BLOB_BYTES_MAX, BODY_BYTES_MAX, NUMBER_DIGITS_MAX
 
 T = TypeVar("T")
 WINDOW_S = 60
 STREAM_RETRY_S = 5
 CALLERS_MAX = 20_000
 BLOBS = "/v1/blobs"
-_DIGITS_MAX = 18
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 log = structlog.get_logger("api")
 
@@ -245,7 +244,7 @@ class Gate:
         if self._working.total() >= self._limits.in_flight:
             return answer(request, "unavailable", "too many requests at once; come back")
         length = request.headers.get("content-length", "0")
-        if not length.isdigit() or int(length[:_DIGITS_MAX]) > most:
+        if not length.isdigit() or int(length[:NUMBER_DIGITS_MAX]) > most:
             return answer(request, "too_large", _too_large(most))
         return None
 

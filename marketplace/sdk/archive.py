@@ -23,13 +23,13 @@ from typing import BinaryIO, Literal, NamedTuple, NoReturn
 from marketplace.limits import ARCHIVE_CONTENT_BYTES_MAX as CONTENT_BYTES_MAX
 from marketplace.limits import ARCHIVE_DEPTH_MAX as DEPTH_MAX
 from marketplace.limits import ARCHIVE_ENTRIES_MAX as ENTRIES_MAX
+from marketplace.limits import ARCHIVE_HEADER_BYTES_MAX as HEADER_BYTES_MAX
 from marketplace.limits import ARCHIVE_NAME_BYTES_MAX as NAME_BYTES_MAX
 from marketplace.limits import ARCHIVE_NAMES_BYTES_MAX as NAMES_BYTES_MAX
 from marketplace.limits import ARCHIVE_STEP_BYTES_MAX as STEP_BYTES_MAX
 from marketplace.limits import BLOB_BYTES_MAX as PACKED_BYTES_MAX
 from marketplace.sdk.errors import InputError
 
-HEADER_BYTES_MAX = 16 * 1024  # of a header that extends another: read only if it says no more
 _BLOCK = tarfile.BLOCKSIZE
 _PIECE = 256 * 1024
 _PACKED_PIECE = 16 * 1024  # small: what waits of it is copied for each piece that it unpacks to

@@ -12,7 +12,7 @@ import httpx
 from pydantic import ValidationError
 
 from marketplace.domain.life import JOB_ENDED
-from marketplace.limits import ANSWER_BYTES_MAX, EVENT_BYTES_MAX
+from marketplace.limits import ANSWER_BYTES_MAX, EVENT_BYTES_MAX, STREAM_RETRY_MS_MAX
 from marketplace.sdk.errors import (
     ApiError,
     ConfigError,
@@ -33,12 +33,10 @@ T = TypeVar("T", bound=Model)
 USER_AGENT = "coulomb-python/0.1"
 DEFAULT_TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 STREAM_TIMEOUT = httpx.Timeout(60.0, connect=5.0)  # the server sends a comment sooner than that
-ANSWER_SECONDS_MAX = 600.0
 LIMITS = httpx.Limits(max_connections=20, max_keepalive_connections=10)
 RETRY_STATUSES = frozenset({429, 502, 503, 504})
 SAFE_METHODS = frozenset({"GET", "PUT", "DELETE"})
 EVENT_KINDS = frozenset({"status", "log", "metric", "cost", "receipt"})
-RETRY_MS_MAX = 60_000
 EMPTY_ENDS_MAX = 3
 SHOWN = 5
 
@@ -219,7 +217,7 @@ class Resumption:
             raise ProtocolError(f"an event has the id {event.id!a:.80}")
         self.last_id = event.id or self.last_id
         if event.retry_ms is not None:
-            self._retry_seconds = min(max(event.retry_ms, 0), RETRY_MS_MAX) / 1000
+            self._retry_seconds = min(max(event.retry_ms, 0), STREAM_RETRY_MS_MAX) / 1000
         if event.data:
             self._failures = self._empty_ends = 0
         if event.type == "status" and event.data:

@@ -140,7 +140,7 @@ def signed_by(order: AskInfo | BidInfo, domain: Domain, account: str) -> Ask | B
 def top_up_call(
     lease: Lease, ask: AskInfo, bid: BidInfo, domain: Domain, buyer: str, seconds: int
 ) -> bytes:
-    """The call that lets a lease run longer, from its orders, of which `buyer` signed the bid.
+    """The call that funds a lease for longer, from its orders, of which `buyer` signed the bid.
 
     A lease is what the server says; what it can't make up is our signature, and the lease's number
     follows from what we signed. Raises VerificationError.

@@ -121,7 +121,9 @@ class Session:
         """
         escrow, token = checksum(market.contracts.escrow), checksum(market.contracts.token)
         if market.decimals != DECIMALS:  # budgets in job files are read with these
-            raise VerificationError(f"the market's token has {market.decimals} decimals, not 18")
+            raise VerificationError(
+                f"the market's token has {market.decimals} decimals, not {DECIMALS}"
+            )
         for what, pinned, stated in (
             ("chain", self._chain_id, market.chain_id),
             ("escrow contract", self._escrow, escrow),

@@ -6,7 +6,7 @@ from marketplace.db.store import Store
 from marketplace.db.tables import AttestationRow, BidRow, LeaseRow, Part
 from marketplace.domain.life import LeaseState
 from marketplace.errors import InvalidInput, NotFound, Problem
-from marketplace.limits import LOG_BYTES_MAX
+from marketplace.limits import LOG_BYTES_MAX, PENDING_LEASES_MAX
 from marketplace.services.common import Principal, emit, unhex
 from marketplace.services.ports import Clock, Market
 from marketplace.services.views import (
@@ -20,8 +20,6 @@ from marketplace.wire.jobs import LogPiece
 from marketplace.wire.leases import CloseRequest, LogChunk, LogPosition, Pending, PendingList
 from settlement.chain.calls import LeaseRef
 from settlement.orders import orders_hash
-
-PENDING_MAX = 1_000
 
 
 def party(store: Store, caller: Principal, lease_id: str, *, lock: bool = False) -> LeaseRow:
@@ -103,7 +101,7 @@ class Leases:
 
     def pending(self, store: Store, caller: Principal) -> PendingList:
         """Every open lease that the caller buys or witnesses, with what awaits a signature."""
-        rows = store.leases.open_for_witness(caller.account, PENDING_MAX)
+        rows = store.leases.open_for_witness(caller.account, PENDING_LEASES_MAX)
         store.jobs.hold(row.job_id for row in rows)
         newest = store.attestations.newest_accepted([row.id for row in rows])
         return PendingList(data=tuple(self._entry(store, row, newest.get(row.id)) for row in rows))

@@ -187,6 +187,14 @@ DecimalText = Annotated[
     _text_form(_read_decimal, "{:f}".format, "2.5", pattern=r"^(0|[1-9][0-9]*)(\.[0-9]+)?$"),
 ]
 """An exact decimal number from zero; in JSON text."""
+# Members that several answers have.
+GpuMilli = Annotated[int, Field(description="thousandths of a GPU")]
+RatePerHour = Annotated[DecimalText, Field(description="tokens per hour, everything included")]
+Reliability = Annotated[
+    DecimalText, Field(description="share of its provider's leases kept, 0 to 1")
+]
+Shared = Annotated[bool, Field(description="whether shares of a GPU are sold")]
+Verified = Annotated[bool, Field(description="whether its hardware was checked; not possible yet")]
 
 
 def hex_text(data: bytes) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from marketplace.domain.life import JOB_ENDED, JobState, Outcome
+from marketplace.limits import NUMBER_DIGITS_MAX
 from marketplace.wire.base import (
     AccountSignature,
     Address,
@@ -18,6 +19,7 @@ from marketplace.wire.base import (
     LeaseNo,
     Many,
     Money,
+    RatePerHour,
     Sha256,
     Signed,
     Time,
@@ -47,7 +49,7 @@ class Cost(Answer):
     """
 
     accrued: Money
-    rate_per_hour: DecimalText = Field(description="tokens per hour, everything included")
+    rate_per_hour: RatePerHour
     locked: Money
     projected: Money
     budget_left: Money
@@ -92,13 +94,13 @@ class Job(Answer):
 
 
 class TopUpRequest(Body):
-    """How much longer a job may run."""
+    """How much longer a job's lease is to be funded."""
 
     duration: str = Field(max_length=20, examples=["30m"])
 
 
 class TopUp(Answer):
-    """What the buyer sends to run a job longer, and what that locks at most."""
+    """What the buyer sends to fund a lease for longer, and what that locks at most."""
 
     lease_id: str
     transaction: Transaction
@@ -301,5 +303,5 @@ def read_streamed(id: str, type: str, data: Any) -> JobEvent:
     Raises pydantic.ValidationError.
     """
     at = data.get("at") if isinstance(data, dict) else None
-    number = int(id) if id.isascii() and id.isdigit() and len(id) < 20 else id
+    number = int(id) if id.isascii() and id.isdigit() and len(id) <= NUMBER_DIGITS_MAX else id
     return EVENT.validate_python({"id": number, "type": type, "data": data, "at": at})

@@ -12,6 +12,7 @@ from marketplace.wire.base import (
     Answer,
     AnyVoucher,
     Body,
+    GpuMilli,
     IntText,
     KeySignature,
     Lax,
@@ -161,7 +162,7 @@ class LeaseTerms(Answer):
     end: int
     funded_seconds: int = Field(description="time that is paid for, from `start` to `end`")
     lock: Money
-    gpu_milli: int = Field(description="thousandths of a GPU")
+    gpu_milli: GpuMilli
     budget_limited: bool = Field(description="whether the budget ends before the duration does")
     metered: bool = Field(description="whether egress or units are counted")
     start_limit_seconds: int = Field(description="how long the job may take to start")

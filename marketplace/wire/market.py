@@ -14,13 +14,17 @@ from marketplace.wire.base import (
     Body,
     DecimalPrices,
     DecimalText,
+    GpuMilli,
     Lax,
     Many,
     Model,
     Money,
+    Reliability,
+    Shared,
     Signed,
     Time,
     TypedData,
+    Verified,
 )
 from settlement.units import UINT32_MAX
 
@@ -102,11 +106,11 @@ class BookAsk(Answer):
     region: str
     runtime: str
     simulated: bool
-    verified: bool = Field(description="whether its hardware was checked; not possible yet")
-    reliability: DecimalText = Field(description="share of its provider's leases kept, 0 to 1")
-    shared: bool = Field(description="whether shares of a GPU are sold")
+    verified: Verified
+    reliability: Reliability
+    shared: Shared
     price: DecimalPrices
-    gpu_milli: int = Field(description="thousandths of a GPU")
+    gpu_milli: GpuMilli
     free_gpu_milli: int
     max_seconds: int = Field(description="the longest job it takes")
     expires_at: Time
@@ -250,7 +254,7 @@ class Machine(Model):
     memory_mib: int = Field(ge=0, le=UINT32_MAX)
     storage_mib: int = Field(ge=0, le=UINT32_MAX)
     runtime: Annotated[Runtime, Lax]
-    shared: bool = Field(description="whether shares of a GPU are sold")
+    shared: Shared
 
 
 class NewNode(Machine, Body):
@@ -268,10 +272,10 @@ class Node(Machine, Answer):
     id: str
     provider: Address
     gpus: Many[Gpu]
-    gpu_milli: int = Field(description="thousandths of a GPU")
+    gpu_milli: GpuMilli
     simulated: bool = Field(description="whether any of its GPUs is simulated")
-    verified: bool = Field(description="whether its hardware was checked; not possible yet")
-    reliability: DecimalText = Field(description="share of its provider's leases kept, 0 to 1")
+    verified: Verified
+    reliability: Reliability
     interval_ms: int = Field(description="how often its agent attests usage")
     state: Annotated[NodeState, Lax]
     last_heartbeat_at: Time

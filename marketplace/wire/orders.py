@@ -12,14 +12,19 @@ from marketplace.wire.base import (
     Body,
     DecimalPrices,
     DecimalText,
+    GpuMilli,
     Hash32,
     HexBytes,
     Lax,
     Many,
     Money,
+    RatePerHour,
+    Reliability,
+    Shared,
     Signed,
     Time,
     TypedData,
+    Verified,
 )
 from marketplace.wire.jobfile import JobDocument, JobFile
 from marketplace.wire.problems import NoMatch
@@ -74,10 +79,10 @@ class AskInfo(Answer):
     region: str
     runtime: str
     simulated: bool
-    verified: bool = Field(description="whether its hardware was checked; not possible yet")
-    reliability: DecimalText = Field(description="share of its provider's leases kept, 0 to 1")
-    shared: bool = Field(description="whether shares of a GPU are sold")
-    gpu_milli: int = Field(description="thousandths of a GPU")
+    verified: Verified
+    reliability: Reliability
+    shared: Shared
+    gpu_milli: GpuMilli
     prices: DecimalPrices
     unit: str | None = Field(description="what `prices.unit` counts")
     state: Annotated[AskState, Lax]
@@ -107,7 +112,7 @@ class MatchingAsk(Answer):
     region: str
     simulated: bool
     price: DecimalPrices
-    rate_per_hour: DecimalText = Field(description="tokens per hour, everything included")
+    rate_per_hour: RatePerHour
     max_cost: Money
     funded_seconds: int
     budget_limited: bool = Field(description="whether the budget ends before the duration does")

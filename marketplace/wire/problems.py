@@ -8,7 +8,13 @@ from pydantic import Field
 
 from marketplace.errors import Problem
 from marketplace.limits import PROBLEMS_MAX
-from marketplace.wire.base import Answer, DecimalText, Many, Money, is_none
+from marketplace.wire.base import (
+    Answer,
+    Many,
+    Money,
+    RatePerHour,
+    is_none,
+)
 
 
 class ConstraintCount(Answer):
@@ -35,7 +41,7 @@ class Alternative(Answer):
     tier: str
     region: str
     changes: Many[JobChange]
-    rate_per_hour: DecimalText = Field(description="tokens per hour, everything included")
+    rate_per_hour: RatePerHour
     max_cost: Money
     text: str = Field(description="the same in one line")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
+from marketplace.limits import WITNESSED_INTERVAL_MS_MAX
 from settlement.attestation import Close, UsageAttestation
 from settlement.errors import FieldError
 from settlement.orders import Ask, Bid, Prices, lease_no
@@ -16,7 +17,6 @@ from settlement.silence import silence_ms, unseen_ms
 
 TOLERANCE_MS = 3_000
 DRIFT_PER_MS = 5_000  # one ms of tolerance per 5 s watched: two honest clocks drift apart
-INTERVAL_MS_MAX = 60_000  # the market states the interval; a longer one would stretch the bounds
 
 
 class WitnessRefusal(StrEnum):
@@ -57,12 +57,12 @@ class Papers:
     @property
     def silence_ms(self) -> int:
         """How long after the last sign of life usage still counts."""
-        return silence_ms(min(self.interval_ms, INTERVAL_MS_MAX))
+        return silence_ms(min(self.interval_ms, WITNESSED_INTERVAL_MS_MAX))
 
     @property
     def unseen_ms(self) -> int:
         """The longest a job runs without a countersignature."""
-        return unseen_ms(min(self.interval_ms, INTERVAL_MS_MAX))
+        return unseen_ms(min(self.interval_ms, WITNESSED_INTERVAL_MS_MAX))
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,6 +193,26 @@ def test_a_malformed_keystore_is_refused(path: Path, text: str) -> None:
         keystore.load(path, PASSWORD)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prf": 5}, {"prf": "x"}, {"c": 2**31}, {"c": 2**70}, {"c": 1.5}, {"dklen": 2**31},
+        {"salt": 5}, {"kdf": "scrypt"}, {"kdf": "scrypt", "n": 2**31, "r": 8, "p": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_keystore_that_would_fail_or_cost_too_much_is_refused_unopened(
+    path: Path, changes: dict[str, object]
+) -> None:
+    new_keystore(path)
+    document = json.loads(path.read_text())
+    document["crypto"]["kdf"] = changes.get("kdf", "pbkdf2")
+    document["crypto"]["kdfparams"].update(changes)
+    path.write_text(json.dumps(document))
+    with pytest.raises(KeystoreError, match="not a version 3 keystore, or costs too much"):
+        keystore.load(path, PASSWORD)
+
+
 def test_a_missing_or_binary_file_is_refused(path: Path) -> None:
     with pytest.raises(KeystoreError, match="cannot be read"):
         keystore.load(path, PASSWORD)

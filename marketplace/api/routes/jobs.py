@@ -21,6 +21,7 @@ from marketplace.api.sse import PING_S, STREAM, EventStream, events_after, watch
 from marketplace.db.store import Store
 from marketplace.domain.reader import seconds_of
 from marketplace.errors import InvalidInput, Problem
+from marketplace.limits import NUMBER_DIGITS_MAX
 from marketplace.services.receipts import receipt_view
 from marketplace.services.views import event_view, job_view
 from marketplace.wire.base import Page
@@ -31,11 +32,10 @@ REFUSED = (
     *AUTH, *ONCE, "invalid_job", "invalid_order", "invalid_signature", "already_exists",
     "conflict", "insufficient_balance", "budget_exceeded", "chain_unavailable",
 )  # fmt: skip
-_DIGITS_MAX = 18
 
 
 def _number(text: str, problem: Problem) -> int:
-    if text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX:
+    if text.isascii() and text.isdigit() and len(text) <= NUMBER_DIGITS_MAX:
         return int(text)
     raise InvalidInput([problem])
 
@@ -126,7 +126,7 @@ def list_receipts(edge: EdgeDep, store: Store, caller: Anyone, paging: Paged) ->
 
 @routes.reads("POST /jobs/{job_id}/top-up/prepare", "prepare_top_up", *OWNED, "conflict")
 def top_up(edge: EdgeDep, store: Store, caller: Buyer, job_id: Id, body: TopUpRequest) -> TopUp:
-    """Write out what the buyer sends to let a job run longer, within the bid's budget."""
+    """Write out what the buyer sends to fund a job's lease for longer, within the bid's budget."""
     try:
         seconds = seconds_of(body.duration)
     except ValueError as error:

@@ -163,7 +163,7 @@ class AsyncAsks(AsyncResource):
 
 
 class AsyncTopUps(AsyncResource):
-    """Jobs that are to run longer."""
+    """Leases that are to be funded for longer."""
 
     async def prepare(self, job_id: str, duration: str) -> TopUp:
         """What running a job longer, such as `30m`, locks at most, and the transaction that does
@@ -172,7 +172,9 @@ class AsyncTopUps(AsyncResource):
         return await self._prepare(job_id, duration, await async_run(self._session.address))
 
     async def create(self, job_id: str, duration: str, *, signer: Signer | None = None) -> Moved:
-        """Let a job run longer, such as `30m`, from the buyer's account.
+        """Fund a job's lease for longer, such as `30m`, from the buyer's account.
+
+        The job still ends after its `max_duration`.
 
         Raises InputError, VerificationError.
         """

@@ -9,10 +9,9 @@ from typing import Any, TypeVar
 import httpx
 from httpx_sse import EventSource, SSEError
 
-from marketplace.limits import ANSWER_BYTES_MAX, EVENT_BYTES_MAX
+from marketplace.limits import ANSWER_BYTES_MAX, ANSWER_SECONDS_MAX, EVENT_BYTES_MAX
 from marketplace.sdk.errors import ApiError, ProtocolError, TimedOut, TransportError
 from marketplace.sdk.http import (
-    ANSWER_SECONDS_MAX,
     SAFE_METHODS,
     STREAM_TIMEOUT,
     Resumption,
