@@ -10,8 +10,8 @@ from settlement.chain.contracts import LeaseView
 from settlement.events import ChainEvent, Deposited, Withdrawn
 from settlement.leases import EscrowState, replay
 from settlement.units import cost, fee_of
-from tests.e2e.programs import ROOT
 from tests.e2e.world import World
+from tests.forked import ROOT
 
 
 def events(world: World, last: int | None = None) -> tuple[ChainEvent, ...]:

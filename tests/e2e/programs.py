@@ -1,18 +1,16 @@
-"""Programs that tests start, kill and start again: each by its process id, its log in a file."""
+"""Programs that tests start, kill and start again, each by its process id, its log in a file."""
 
 import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Self, TypeVar
 
-ROOT = Path(__file__).resolve().parents[2]
-COULOMB = str(Path(sys.executable).with_name("coulomb"))
+from tests.forked import Main, coulomb, fork
+
 STOP_SECONDS = 60.0
 PATIENCE_S = 180.0
 """How long a test waits for what must come: only a machine that is far too busy takes so long."""
@@ -51,29 +49,27 @@ class Program:
     words: Sequence[str]
     env: Mapping[str, str]
     log: Path
-    _process: subprocess.Popen[bytes] | None = None
+    main: Main = coulomb
+    _process: ForkServerProcess | None = None
     _offset: int = 0
 
     def start(self) -> Self:
         """Start it; its output is added to its log."""
         self._offset = self.log.stat().st_size if self.log.exists() else 0
-        with self.log.open("ab") as out:
-            self._process = subprocess.Popen(
-                list(self.words), env=dict(self.env), cwd=ROOT, stdin=subprocess.DEVNULL,
-                stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+        self._process = fork(self.main, self.words, self.env, self.log)
         return self
 
     @property
     def pid(self) -> int:
-        assert self._process is not None, f"{self.name} was not started"
-        return self._process.pid
+        pid = self._process and self._process.pid
+        assert pid is not None, f"{self.name} was not started"
+        return pid
 
     @property
     def code(self) -> int | None:
         """How it ended; None while it runs."""
         assert self._process is not None, f"{self.name} was not started"
-        return self._process.poll()
+        return self._process.exitcode
 
     def output(self) -> str:
         """What it has said since it was last started."""
@@ -95,28 +91,25 @@ class Program:
     def ends(self, seconds: float = PATIENCE_S) -> int:
         """Wait for its end; its exit code."""
         assert self._process is not None
-        try:
-            return self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.name} runs on\n{self.tail()}") from None
+        self._process.join(seconds)
+        assert self.code is not None, f"{self.name} runs on\n{self.tail()}"
+        return self.code
 
     def kill(self) -> None:
         """SIGKILL, to it alone: whatever it started is its own to clean up."""
         assert self._process is not None
-        assert self._process.poll() is None, f"{self.name} has ended by itself\n{self.tail()}"
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
+        assert self.code is None, f"{self.name} has ended by itself\n{self.tail()}"
+        self._process.kill()
+        self._process.join()
 
     def stop(self) -> None:
         """SIGTERM, then SIGKILL. Safe to call twice."""
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None or self.code is not None:
             return
         self._process.terminate()
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.join(STOP_SECONDS)
+        self._process.kill()
+        self._process.join()
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.programs import COULOMB, Program, Programs, clean_env, wait_for
+from tests.e2e.programs import Program, Programs, clean_env, wait_for
 
 PASSWORD_FILE = "dev.password"
 
@@ -41,7 +41,7 @@ class Dev:
 
     def _start(self, *words: str) -> Program:
         self.count += 1
-        return self.programs.start(f"{self.count}-{words[0]}", [COULOMB, *words], self.env)
+        return self.programs.start(f"{self.count}-{words[0]}", words, self.env)
 
 
 @pytest.fixture

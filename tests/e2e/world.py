@@ -11,11 +11,11 @@ Everything lies in one folder; ports are picked by the system; every process end
 """
 
 import json
-import subprocess
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import mkdtemp
 from threading import Lock
 from typing import Any, Self
 
@@ -29,8 +29,9 @@ from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import EscrowSettings, deploy
 from settlement.chain.devnet import DEV_CHAIN_ID, Devnet, dev_account
 from settlement.signing import LocalSigner
-from tests.e2e.programs import COULOMB, PATIENCE_S, ROOT, Program, Programs, clean_env, wait_for
+from tests.e2e.programs import PATIENCE_S, Program, Programs, clean_env, wait_for
 from tests.escrow_world import mine_every_second
+from tests.forked import coulomb, fork
 from tests.openapi_checks import CheckedTransport
 
 ONE = 10**18
@@ -161,10 +162,10 @@ class World:
             ETH_RPC_URL=self.chain.rpc_url,
             COULOMB_PUBLIC_RPC_URL=self.chain.rpc_url,
         )
-        self.server = self.programs.start("server", [COULOMB, "serve", "--port", "0"], env)
+        self.server = self.programs.start("server", ["serve", "--port", "0"], env)
         self.api_url = self.server.says(r"ready (http://\S+)")
         # Started again, it listens where its clients know it to be.
-        self.server.words = [COULOMB, "serve", "--port", self.api_url.rpartition(":")[2]]
+        self.server.words = ["serve", "--port", self.api_url.rpartition(":")[2]]
 
     def restart_server(self) -> None:
         """Start a killed server again, at the same address."""
@@ -254,20 +255,19 @@ class World:
         self, party: Party, *words: str, code: int = 0, env: Mapping[str, str] | None = None
     ) -> str:
         """Run a `coulomb` command to its end; its stdout. Fails on any exit code but `code`."""
-        done = subprocess.run(
-            [COULOMB, *words],
-            env={**self.env(party), **(env or {})}, cwd=ROOT, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=PATIENCE_S, check=False,
-        )  # fmt: skip
-        said = f"coulomb {' '.join(words)}\n{done.stdout}\n{done.stderr}"
-        assert done.returncode == code, f"exit code {done.returncode}, not {code}: {said}"
-        return done.stdout
+        folder = Path(mkdtemp(dir=party.home))
+        out, err = folder / "stdout", folder / "stderr"
+        process = fork(coulomb, words, {**self.env(party), **(env or {})}, out, err)
+        process.join(PATIENCE_S)
+        said = f"coulomb {' '.join(words)}\n{out.read_text()}\n{err.read_text()}"
+        assert process.exitcode == code, f"exit code {process.exitcode}, not {code}: {said}"
+        return out.read_text()
 
     def start_cli(
         self, party: Party, name: str, *words: str, env: Mapping[str, str] | None = None
     ) -> Program:
         """Start a `coulomb` command that runs beside the test."""
-        return self.programs.start(name, [COULOMB, *words], {**self.env(party), **(env or {})})
+        return self.programs.start(name, words, {**self.env(party), **(env or {})})
 
     # -- providers --------------------------------------------------------------------------------
 
