@@ -9,11 +9,7 @@ from typing import Any, Protocol
 
 from eth_hash.auto import keccak
 from eth_tester import EthereumTester, PyEVMBackend  # type: ignore[import-untyped]
-from eth_tester.exceptions import (  # type: ignore[import-untyped]
-    BlockNotFound,
-    TransactionFailed,
-    TransactionNotFound,
-)
+from eth_tester.exceptions import BlockNotFound, TransactionFailed, TransactionNotFound  # type: ignore[import-untyped]
 
 from settlement.attestation import Close, MeteredUsage, Stop, Usage
 from settlement.chain.calls import LeaseOrders, LeaseRef, Match, Previous, SettlementEntry

@@ -26,18 +26,20 @@ _FAILED = re.compile(r"^\[FAIL.*?\]\s+(\w+)\(", re.MULTILINE | re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One run of forge: only `paths`, or all but `without`."""
+    """One run of forge: only `paths`, or all but `without`; only `tests` if any are named."""
 
     paths: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    tests: tuple[str, ...] = ()
     fuzz_runs: int = 32
     invariant_runs: int = 8
 
     def arguments(self) -> list[str]:
         """The options that choose these tests."""
+        named = ["--match-test", f"^({'|'.join(self.tests)})\\("] if self.tests else []
         if self.paths:
-            return ["--match-path", _glob(self.paths)]
-        return ["--no-match-path", _glob(self.without)]
+            return ["--match-path", _glob(self.paths), *named]
+        return ["--no-match-path", _glob(self.without), *named]
 
 
 def _glob(paths: Sequence[str]) -> str:

@@ -29,19 +29,21 @@ def lane(tmp_path_factory: pytest.TempPathFactory) -> Lane:
     return make_lanes(1, tmp_path_factory.mktemp("planted"))[0]
 
 
-def failing(lane: Lane, schema: Schema, number: int, *paths: str) -> list[str]:
+def failing(lane: Lane, schema: Schema, number: int, *bugs: Bug) -> list[str]:
+    """Which of the tests that must notice these bugs fail."""
     lane.put(schema, number)
-    return lane.failing(Stage(paths=paths), fail_fast=False)
+    paths = tuple(sorted({bug.tests_path for bug in bugs}))
+    return lane.failing(Stage(paths, tests=tuple(bug.by for bug in bugs)), fail_fast=False)
 
 
 def test_without_a_bug_the_tests_pass(lane: Lane, schema: Schema) -> None:
-    assert failing(lane, schema, 0, *sorted({bug.tests_path for bug in BUGS})) == []
+    assert failing(lane, schema, 0, *BUGS) == []
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name.replace(" ", "-"))
 def test_planted_bug_fails_a_test(bug: Bug, lane: Lane, schema: Schema) -> None:
     number = schema.numbers[bug.mutant(read_sources())]
-    assert bug.by in failing(lane, schema, number, bug.tests_path)
+    assert failing(lane, schema, number, bug) == [bug.by]
 
 
 def test_bug_that_does_not_fit_the_sources_is_refused() -> None:

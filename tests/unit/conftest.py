@@ -1,7 +1,5 @@
 """Unit tests reach no network; Unix sockets stay, since asyncio's own wake-up needs them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """How long the parties of a lease wait for each other."""
 
-from __future__ import annotations
-
 import pytest
 
 from settlement.silence import silence_ms, unseen_ms

@@ -46,14 +46,15 @@ def findings(path: Path, source: str) -> list[str]:
     where = path.name
     lines = source.count("\n")
     found = [f"{where}: {lines} lines"] if lines > FILE_LINES_MAX else []
-    for node in ast.walk(ast.parse(source)):
+    module = ast.parse(source)
+    for node in ast.walk(module):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             if length > FUNCTION_LINES_MAX:
                 found.append(f"{where}:{node.lineno}: {node.name} has {length} lines")
         if isinstance(node, ast.ExceptHandler) and is_broad(node):
             found.append(f"{where}:{node.lineno}: broad except")
-    found += [f"{where}: {name} is set twice" for name in set_twice(ast.parse(source))]
+    found += [f"{where}: {name} is set twice" for name in set_twice(module)]
     found += [f"{where}: {match}" for match in LOOSE_ENDS.findall(source)]
     return found
 

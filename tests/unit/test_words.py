@@ -6,6 +6,7 @@ docs/glossary.md fixes the words.
 import ast
 import importlib.util
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ GENERATED = "marketplace/sdk/_sync"
 SDK_ERRORS = "marketplace/sdk/errors.py"
 
 
+@cache
 def classes() -> dict[str, list[str]]:
     """Where each public class name is defined."""
     found: dict[str, list[str]] = defaultdict(list)

@@ -75,16 +75,16 @@ def fill(api: Api, lease_id: str, numbers: range) -> None:
             copy_all(store, lease, number)
 
 
-@pytest.fixture
-def names(api: Api) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def names(still_api: Api) -> dict[str, str]:
     """A market with a closed lease and an open one, which `copy_all` multiplies."""
-    world = api.world
+    world = still_api.world
     world.node()
     world.offer(world.node(gpus=4))
     world.run(3)
     job_id, lease_id = world.open()
     world.attest(lease_id, 0, 0)
-    assert api.key(world.buyer, "buyer", "provider")
+    assert still_api.key(world.buyer, "buyer", "provider")
     return {"job_id": job_id, "lease_id": lease_id}
 
 
@@ -97,21 +97,27 @@ def count(api: Api, path: str) -> tuple[int, int]:
     return len(answer["data"]), len(seen)
 
 
-def test_every_list_is_counted(api: Api) -> None:
-    paths = api.app.openapi()["paths"].values()
+@pytest.fixture(scope="module")
+def pages(still_api: Api, names: dict[str, str]) -> list[dict[str, tuple[int, int]]]:
+    """Of each list its `count` with a few of everything, then with many."""
+    counted = []
+    for numbers in (range(FEW), range(FEW, MANY)):
+        fill(still_api, names["lease_id"], numbers)
+        counted.append({n: count(still_api, path.format(**names)) for n, path in LISTS.items()})
+    return counted
+
+
+def test_every_list_is_counted(still_api: Api) -> None:
+    paths = still_api.app.openapi()["paths"].values()
     names = {operation["operationId"] for methods in paths for operation in methods.values()}
     assert {name for name in names if name.startswith("list_")} == LISTS.keys() | STILL
 
 
 @pytest.mark.parametrize("name", LISTS)
 def test_a_page_of_many_costs_as_many_statements_as_one_of_few(
-    api: Api, names: dict[str, str], name: str
+    pages: list[dict[str, tuple[int, int]]], name: str
 ) -> None:
-    path = LISTS[name].format(**names)
-    fill(api, names["lease_id"], range(FEW))
-    few, statements_of_few = count(api, path)
-    fill(api, names["lease_id"], range(FEW, MANY))
-    many, statements_of_many = count(api, path)
+    (few, statements_of_few), (many, statements_of_many) = (page[name] for page in pages)
     assert few >= FEW
     assert many == few + MANY - FEW
     assert statements_of_many == statements_of_few <= 5

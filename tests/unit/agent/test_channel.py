@@ -91,13 +91,6 @@ def test_connections_are_bounded(job: JobEnd) -> None:
     assert [connection.recv(1) for connection in readable] == [b""] * 4
 
 
-def test_output_is_logged_by_stream(job: JobEnd) -> None:
-    job.out.write(b"to out\n")
-    job.err.write(b"to err\n")
-    job.end()
-    assert (job.logs.stdout.chunk(0), job.logs.stderr.chunk(0)) == ("to out\n", "to err\n")
-
-
 def test_nothing_stays_open(job: JobEnd) -> None:
     before = set(os.listdir("/proc/self/fd"))
     job.say({"ready": True})

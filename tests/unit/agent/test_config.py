@@ -52,13 +52,10 @@ def test_every_mistake_is_named_at_once(path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["[1, 2]", "a: [", "\0"])
 def test_a_file_that_is_no_config_is_refused(path: Path, content: str) -> None:
+    with pytest.raises(AgentConfigError, match="cannot be read"):
+        load_config(path)  # there is none yet
     path.write_text(content)
     with pytest.raises(AgentConfigError):
-        load_config(path)
-
-
-def test_a_missing_file_is_refused(path: Path) -> None:
-    with pytest.raises(AgentConfigError, match="cannot be read"):
         load_config(path)
 
 

@@ -73,10 +73,7 @@ def test_countersignatures_renew_the_grace_only_when_they_grow(
         ({"stop_requested": "cancelled"}, Halt(Outcome.CANCELLED, "cancelled")),
         ({"stop_requested": "lost"}, Halt(Outcome.FAILED, "lost")),
         ({"state": "stopped"}, Halt(Outcome.FAILED, "lease_stopped")),
-        (
-            {"state": "closed", "stop_requested": "cancelled"},
-            Halt(Outcome.CANCELLED, "cancelled"),
-        ),
+        ({"state": "closed", "stop_requested": "cancelled"}, Halt(Outcome.CANCELLED, "cancelled")),
         ({"state": "active"}, None),
         ({"state": "opening"}, None),
     ],

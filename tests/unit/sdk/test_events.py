@@ -20,8 +20,6 @@ from marketplace.sdk.errors import (
     Forbidden,
     ProtocolError,
     Unavailable,
-    error_of,
-    problem_of,
 )
 from marketplace.sdk.http import Resumption, ServerEvent, read_event
 from marketplace.wire.jobs import Job
@@ -201,11 +199,6 @@ def test_stream_with_nothing_left_ends() -> None:
         assert not stream.over
     stream.ended()
     assert stream.over
-
-
-def test_failures_of_the_server_are_told_apart() -> None:
-    with pytest.raises(Forbidden):
-        Resumption(POLICY).broke(error_of(problem_of(403, {"code": "forbidden"})))
 
 
 def test_events_resume_in_both_clients() -> None:

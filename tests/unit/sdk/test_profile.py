@@ -1,6 +1,5 @@
 """Profiles come from the file, the environment overrides, secrets stay with their owner."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,13 +81,6 @@ def test_malformed_file_is_refused_with_its_place(file: ProfileFile, text: str) 
     file.path.write_text(text)
     with pytest.raises(ConfigError, match=str(file.path)):
         file.get(env={})
-
-
-def test_make_current_switches(file: ProfileFile) -> None:
-    file.save(Profile("a"))
-    file.save(Profile("b"))
-    file.save(replace(file.get("b", {}), account="0x" + "1" * 40), make_current=True)
-    assert file.get(env={}).name == "b"
 
 
 def test_keystore_is_found_by_name_in_both_folders(home: Path) -> None:

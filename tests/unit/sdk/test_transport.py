@@ -138,13 +138,6 @@ def test_attempts_end_with_the_last_failure(waits: list[float]) -> None:
     assert (left, waits) == ([], [1.0, 1.5])
 
 
-def test_no_retries_tries_once(waits: list[float]) -> None:
-    transport, asked, _ = on(answer(503), policy=NO_RETRIES)
-    with pytest.raises(Unavailable):
-        transport.get(Row, "/x")
-    assert len(asked) == 1
-
-
 def test_back_off_stays_in_the_upper_half() -> None:
     draws: list[Callable[[], float]] = [lambda: 0.0, lambda: 1.0]
     policies = [RetryPolicy(first=1.0, wait_max=100.0, draw=draw) for draw in draws]
@@ -265,6 +258,24 @@ HOSTILE = {
 }
 
 
+def refused_in_both_clients(
+    answer: Callable[[httpx.Request], httpx.Response],
+    error: type[CoulombError],
+    why: str | None = None,
+) -> None:
+    """Both clients raise the error when they are answered so."""
+    options: Any = {"transport": httpx.MockTransport(answer), "retry": NO_RETRIES}
+    with Coulomb("http://market", **options) as client, pytest.raises(error, match=why):
+        client.jobs.get("job_1")
+
+    async def main() -> None:
+        async with AsyncCoulomb("http://market", **options) as other:
+            await other.jobs.get("job_1")
+
+    with pytest.raises(error, match=why):
+        asyncio.run(main())
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_answer_is_an_error_in_both_clients(name: str) -> None:
     status, body = HOSTILE[name]
@@ -273,52 +284,24 @@ def test_hostile_answer_is_an_error_in_both_clients(name: str) -> None:
     def reply(_: httpx.Request) -> httpx.Response:
         return httpx.Response(status, stream=httpx.ByteStream(body), headers=headers)
 
-    transport = httpx.MockTransport(reply)
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(100_000)  # as a library may have left it
     try:
-        with (
-            Coulomb("http://market", transport=transport, retry=NO_RETRIES) as client,
-            pytest.raises(CoulombError),
-        ):
-            client.jobs.get("job_1")
-
-        async def main() -> None:
-            options: Any = {"transport": transport, "retry": NO_RETRIES}
-            async with AsyncCoulomb("http://market", **options) as other:
-                await other.jobs.get("job_1")
-
-        with pytest.raises(CoulombError):
-            asyncio.run(main())
+        refused_in_both_clients(reply, CoulombError)
     finally:
         sys.setrecursionlimit(before)
 
 
 def test_refusal_reaches_the_caller_in_both_clients() -> None:
     problem = {"code": "not_found", "title": "Not found", "status": 404, "detail": "no such job"}
-    refuse = httpx.MockTransport(lambda request: httpx.Response(404, json=problem))
-    with (
-        Coulomb("http://market", transport=refuse) as client,
-        pytest.raises(NotFound, match="no such job"),
-    ):
-        client.jobs.get("job_x")
-
-    async def main() -> None:
-        async with AsyncCoulomb("http://market", transport=refuse) as other:
-            await other.jobs.get("job_x")
-
-    with pytest.raises(NotFound, match="no such job"):
-        asyncio.run(main())
+    refuse = lambda _: httpx.Response(404, json=problem)  # noqa: E731
+    refused_in_both_clients(refuse, NotFound, "no such job")
 
 
-@pytest.mark.parametrize("url", ["", "market", "ftp://market"])
-def test_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(ConfigError):
-        Coulomb(url)
-
-
-@pytest.mark.parametrize("url", ["htp://me:secret@lab", "//lab/secret", "secret"])
-def test_a_wrong_address_is_not_repeated_with_its_password(url: str) -> None:
+@pytest.mark.parametrize(
+    "url", ["", "market", "ftp://market", "htp://me:secret@lab", "//lab/secret", "secret"]
+)
+def test_a_wrong_address_is_refused_and_not_repeated_with_its_password(url: str) -> None:
     with pytest.raises(ConfigError, match="not an API address") as caught:
         Coulomb(url)
     assert "secret" not in str(caught.value) + caught.value.fix

@@ -33,13 +33,6 @@ def test_same_content_packs_to_the_same_bytes(tmp_path: Path) -> None:
     assert pack_folder(first) == pack_folder(second)
 
 
-def test_changed_content_packs_to_other_bytes(tmp_path: Path) -> None:
-    folder = make_tree(tmp_path / "one")
-    before = pack_folder(folder)
-    (folder / "src" / "b.py").write_text("c")
-    assert pack_folder(folder) != before
-
-
 def test_packed_folder_unpacks_to_itself(tmp_path: Path) -> None:
     assert names_in(make_tree(tmp_path / "in"), tmp_path / "out") == ["a.sh", "link", "src/b.py"]
     assert not (tmp_path / "out/link").is_symlink()
@@ -95,14 +88,6 @@ def test_names_that_agents_refuse_are_refused(tmp_path: Path, name: str) -> None
     with pytest.raises(InputError, match="too deep") as refusal:
         pack_folder(tmp_path)
     assert (refusal.value.pointer, bool(refusal.value.fix)) == ("/workdir", True)
-
-
-def test_more_entries_than_agents_unpack_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(archive, "ENTRIES_MAX", 4)
-    with pytest.raises(InputError, match="more than 4 entries"):
-        pack_folder(make_tree(tmp_path / "in"))
 
 
 def test_device_is_refused(tmp_path: Path) -> None:

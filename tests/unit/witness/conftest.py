@@ -10,7 +10,7 @@ import pytest
 from marketplace.witness.desk import Accepts, Desk, WitnessClock
 from marketplace.witness.journal import WitnessJournal
 from marketplace.witness.policy import Papers, WitnessRefusal
-from settlement.attestation import Close, UsageAttestation
+from settlement.attestation import Close, Usage, UsageAttestation
 from settlement.eip712 import Domain
 from settlement.orders import Ask, Bid, lease_no
 from settlement.signing import LocalSigner, sign
@@ -68,6 +68,12 @@ class Lease:
             ms, ms, 0, 0, 0, told["egress_mib"], told["units"], bytes(32),
         )  # fmt: skip
         return statement, sign(statement, DOMAIN, meter)
+
+    def voucher(
+        self, ms: int, signer: LocalSigner = WITNESS, **changes: Any
+    ) -> tuple[Usage, bytes]:
+        usage = replace(Usage(self.bid.buyer, self.ask.provider, self.number, ms), **changes)
+        return usage, sign(usage, DOMAIN, signer)
 
     def closing(self, ms: int, meter: LocalSigner = METER) -> tuple[Close, bytes]:
         close = Close(self.bid.buyer, self.ask.provider, self.number, ms, 0, 0)
