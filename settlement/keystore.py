@@ -10,7 +10,8 @@ from settlement.errors import KeystoreError, SignatureError
 from settlement.signing import LocalSigner
 
 Kdf = Literal["scrypt", "pbkdf2"]
-# The most that opening a file may cost: a gigabyte, and seconds. Wallets write a quarter of it.
+# The most that opening a file may cost. Scrypt takes 128 * n * r bytes (RFC 7914): a gibibyte at
+# most here, a quarter of it with the n of 2**18 that wallets write.
 _COSTS = {
     "scrypt": {"n": 2**20, "r": 8, "p": 16, "dklen": 32},
     "pbkdf2": {"c": 10_000_000, "dklen": 32},
@@ -56,7 +57,7 @@ def load(path: Path, password: str) -> LocalSigner:
 
     try:
         document = strict_json.load(path)
-        if not _is_version_3(document):
+        if not _is_openable(document):
             raise KeystoreError(f"{path} is not a version 3 keystore, or costs too much to open")
         return LocalSigner(bytes(Account.decrypt(document, password)))
     except OSError as error:
@@ -69,7 +70,7 @@ def load(path: Path, password: str) -> LocalSigner:
         raise KeystoreError(f"{path}: wrong password or damaged file") from error
 
 
-def _is_version_3(document: Any) -> bool:
+def _is_openable(document: Any) -> bool:
     """Whether eth-keyfile can open the document, at no more than `_COSTS`.
 
     eth-keyfile checks neither: it fails in many ways, or computes for days.

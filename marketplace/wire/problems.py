@@ -8,13 +8,7 @@ from pydantic import Field
 
 from marketplace.errors import Problem
 from marketplace.limits import PROBLEMS_MAX
-from marketplace.wire.base import (
-    Answer,
-    Many,
-    Money,
-    RatePerHour,
-    is_none,
-)
+from marketplace.wire.base import Answer, Many, Money, RatePerHour, is_none
 
 
 class ConstraintCount(Answer):

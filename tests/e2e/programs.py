@@ -9,7 +9,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Self, TypeVar
 
-from tests.forked import Main, coulomb, fork
+from tests.forked import fork
 
 STOP_SECONDS = 60.0
 PATIENCE_S = 180.0
@@ -43,20 +43,19 @@ def clean_env(home: Path, **more: str) -> dict[str, str]:
 
 @dataclass(slots=True)
 class Program:
-    """One program: started, killed and started again with the same words and environment."""
+    """One `coulomb` command: started, killed and started again with the same words."""
 
     name: str
     words: Sequence[str]
     env: Mapping[str, str]
     log: Path
-    main: Main = coulomb
     _process: ForkServerProcess | None = None
     _offset: int = 0
 
     def start(self) -> Self:
         """Start it; its output is added to its log."""
         self._offset = self.log.stat().st_size if self.log.exists() else 0
-        self._process = fork(self.main, self.words, self.env, self.log)
+        self._process = fork(self.words, self.env, self.log, self.log)
         return self
 
     @property

@@ -31,7 +31,7 @@ from settlement.chain.devnet import DEV_CHAIN_ID, Devnet, dev_account
 from settlement.signing import LocalSigner
 from tests.e2e.programs import PATIENCE_S, Program, Programs, clean_env, wait_for
 from tests.escrow_world import mine_every_second
-from tests.forked import coulomb, fork
+from tests.forked import fork
 from tests.openapi_checks import CheckedTransport
 
 ONE = 10**18
@@ -257,9 +257,11 @@ class World:
         """Run a `coulomb` command to its end; its stdout. Fails on any exit code but `code`."""
         folder = Path(mkdtemp(dir=party.home))
         out, err = folder / "stdout", folder / "stderr"
-        process = fork(coulomb, words, {**self.env(party), **(env or {})}, out, err)
+        process = fork(words, {**self.env(party), **(env or {})}, out, err)
         process.join(PATIENCE_S)
         said = f"coulomb {' '.join(words)}\n{out.read_text()}\n{err.read_text()}"
+        if process.exitcode is None:
+            process.kill()
         assert process.exitcode == code, f"exit code {process.exitcode}, not {code}: {said}"
         return out.read_text()
 

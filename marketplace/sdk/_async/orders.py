@@ -166,8 +166,10 @@ class AsyncTopUps(AsyncResource):
     """Leases that are to be funded for longer."""
 
     async def prepare(self, job_id: str, duration: str) -> TopUp:
-        """What running a job longer, such as `30m`, locks at most, and the transaction that does
-        it, written from the orders that this account signed. Raises InputError, VerificationError.
+        """What funding a job's lease for longer, such as `30m`, locks at most, and the transaction
+        that does it, written from the orders that this account signed.
+
+        Raises InputError, VerificationError.
         """
         return await self._prepare(job_id, duration, await async_run(self._session.address))
 

@@ -263,7 +263,7 @@ def refused_in_both_clients(
     error: type[CoulombError],
     why: str | None = None,
 ) -> None:
-    """Both clients raise the error when they are answered so."""
+    """Both clients raise the error on this answer."""
     options: Any = {"transport": httpx.MockTransport(answer), "retry": NO_RETRIES}
     with Coulomb("http://market", **options) as client, pytest.raises(error, match=why):
         client.jobs.get("job_1")
@@ -294,8 +294,7 @@ def test_hostile_answer_is_an_error_in_both_clients(name: str) -> None:
 
 def test_refusal_reaches_the_caller_in_both_clients() -> None:
     problem = {"code": "not_found", "title": "Not found", "status": 404, "detail": "no such job"}
-    refuse = lambda _: httpx.Response(404, json=problem)  # noqa: E731
-    refused_in_both_clients(refuse, NotFound, "no such job")
+    refused_in_both_clients(lambda _: httpx.Response(404, json=problem), NotFound, "no such job")
 
 
 @pytest.mark.parametrize(

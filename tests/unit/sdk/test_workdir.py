@@ -90,6 +90,14 @@ def test_names_that_agents_refuse_are_refused(tmp_path: Path, name: str) -> None
     assert (refusal.value.pointer, bool(refusal.value.fix)) == ("/workdir", True)
 
 
+def test_more_entries_than_agents_unpack_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "ENTRIES_MAX", 4)
+    with pytest.raises(InputError, match="more than 4 entries"):
+        pack_folder(make_tree(tmp_path / "in"))
+
+
 def test_device_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="neither"):
