@@ -122,9 +122,9 @@ def test_usage_is_attested_from_ready_on_and_closed_at_the_end(bench: Bench) -> 
     assert (taken[0].ms, len(taken) >= 3) == (0, True)
     ran_ms = int(bench.market.text(lease_id, "stdout").splitlines()[-1])
     slowness = max(1.0, ran_ms / 600)  # it takes 600 ms on a machine that has time for it
-    # Not the 0.4 s before it was ready.
+    # Not the 0.4 s before it was ready; what it did until the agent heard of that is not billed.
     assert ran_ms - 150 * slowness <= usage.ms <= ran_ms + 350 * slowness
-    assert 400 <= usage.cpu_core_ms <= usage.ms + 100
+    assert 500 - 150 * slowness <= usage.cpu_core_ms <= usage.ms + 100
     assert usage.gpu_ms == usage.ms
     assert (usage.units, usage.egress_mib) == (5, 0)
     assert usage.memory_mib_ms > 0
