@@ -1,13 +1,6 @@
-"""A market server as a process of its own, so that a test can kill it: prints its URL, then serves.
-
-Usage: python -m tests.server_process FOLDER RPC_URL [ROLES]. The relayer's key is a development
-key that every Anvil knows.
-"""
-
-from __future__ import annotations
+"""A market server as a program of its own, so that a test can kill it."""
 
 import logging
-import sys
 from pathlib import Path
 
 import structlog
@@ -35,18 +28,13 @@ def settings(folder: Path, rpc_url: str, roles: tuple[str, ...]) -> Settings:
     )
 
 
-def main() -> int:
-    """Serve until told to stop."""
+def serve(folder: Path, rpc_url: str, roles: tuple[str, ...] = ROLES) -> int:
+    """Print the URL, then serve until told to stop. The relayer's key is a development key that
+    every Anvil knows."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
 
     def ready(url: str) -> None:
         print(url, flush=True)
 
-    folder, rpc_url = Path(sys.argv[1]), sys.argv[2]
-    roles = tuple(sys.argv[3].split(",")) if len(sys.argv) > 3 else ROLES
     signer = dev_account(3) if "relayer" in roles else None
     return run_roles(settings(folder, rpc_url, roles), signer, ready)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

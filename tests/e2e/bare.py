@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 
 from tests.e2e.chain import cast, cast_number
-from tests.e2e.programs import wait_for
 from tests.e2e.world import World
+from tests.programs import wait_for
 
 CLOSE = "address buyer,address provider,bytes16 leaseNo,uint64 ms,uint32 egressMib,uint32 units"
 DOMAIN = "string name,string version,uint256 chainId,address verifyingContract"

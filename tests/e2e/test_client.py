@@ -15,8 +15,8 @@ from marketplace.sdk import AsyncCoulomb, Attestation, Coulomb
 from marketplace.sdk.session import Session
 from tests.e2e.conftest import Stories
 from tests.e2e.jobs import COUNTING, counted, tell_to_end
-from tests.e2e.programs import PATIENCE_S, wait_for
 from tests.e2e.world import ONE, Party, World, job_of
+from tests.programs import PATIENCE_S, wait_for
 
 SIGNED = r'"kind": "countersign", "ms": [1-9]\d*, "sequence": (\d+),'
 

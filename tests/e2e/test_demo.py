@@ -17,8 +17,8 @@ from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow, Token
 from settlement.errors import ChainUnavailable
 from settlement.events import Closed, Deposited
-from tests.e2e.programs import PATIENCE_S
 from tests.forked import ROOT
+from tests.programs import PATIENCE_S
 
 SECONDS = 400  # on a busy machine; alone it takes well under half of that
 WORDS = [sys.executable, "-m", "scripts.demo_lib", "--json", "--keep"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.programs import Program, Programs, clean_env, wait_for
+from tests.programs import Program, Programs, clean_env, wait_for
 
 PASSWORD_FILE = "dev.password"
 

@@ -21,8 +21,8 @@ from tests.e2e.chain import assert_books_balance, assert_receipt_adds_up, on_cha
 from tests.e2e.conftest import Stories
 from tests.e2e.jobs import job_in, until_countersigned, until_opened, until_running
 from tests.e2e.liar import Liar, bare_node
-from tests.e2e.programs import PATIENCE_S
 from tests.e2e.world import FEE_BPS, ONE, Party, World
+from tests.programs import PATIENCE_S
 
 UNIT_PRICE = "0.0005"
 UNIT = "request"

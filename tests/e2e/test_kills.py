@@ -27,8 +27,8 @@ from tests.e2e.jobs import (
     until_running,
     vouchers_ms,
 )
-from tests.e2e.programs import PATIENCE_S
 from tests.e2e.world import FEE_BPS, SETTLE_WINDOW, Provider, World, job_of
+from tests.programs import PATIENCE_S
 from tests.sandboxes import marked_seconds, processes_with
 
 GRACE_MS = unseen_ms(1_000)

@@ -21,8 +21,8 @@ from tests.e2e.chain import (
     on_chain,
 )
 from tests.e2e.conftest import Stories
-from tests.e2e.programs import PATIENCE_S
 from tests.e2e.world import FEE_BPS, ONE, PASSWORD, TIER, Party, World, job_of
+from tests.programs import PATIENCE_S
 
 RATE = 2_500_000_000_000  # one GPU at 2.50 an hour, in 1e-12 token per hour
 SCRIPT = """

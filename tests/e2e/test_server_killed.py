@@ -20,8 +20,8 @@ from tests.e2e.chain import (
 )
 from tests.e2e.conftest import Stories
 from tests.e2e.jobs import COUNTING, counted, job_in, tell_to_end, until_running
-from tests.e2e.programs import PATIENCE_S, Program
 from tests.e2e.world import FEE_BPS, RELAYER, Party, World
+from tests.programs import PATIENCE_S, Program
 
 INTERVALS_MS = (1_000, 20_000, 40_000)
 """Tried in turn: the longer a node's interval, the longer its agent bears with a server away."""

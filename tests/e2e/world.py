@@ -29,10 +29,10 @@ from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import EscrowSettings, deploy
 from settlement.chain.devnet import DEV_CHAIN_ID, Devnet, dev_account
 from settlement.signing import LocalSigner
-from tests.e2e.programs import PATIENCE_S, Program, Programs, clean_env, wait_for
 from tests.escrow_world import mine_every_second
-from tests.forked import fork
+from tests.forked import coulomb, fork
 from tests.openapi_checks import CheckedTransport
+from tests.programs import PATIENCE_S, Program, Programs, clean_env, wait_for
 
 ONE = 10**18
 PASSWORD = "end-to-end"
@@ -257,7 +257,7 @@ class World:
         """Run a `coulomb` command to its end; its stdout. Fails on any exit code but `code`."""
         folder = Path(mkdtemp(dir=party.home))
         out, err = folder / "stdout", folder / "stderr"
-        process = fork(words, {**self.env(party), **(env or {})}, out, err)
+        process = fork(coulomb, words, {**self.env(party), **(env or {})}, out, err)
         process.join(PATIENCE_S)
         said = f"coulomb {' '.join(words)}\n{out.read_text()}\n{err.read_text()}"
         if process.exitcode is None:

@@ -51,12 +51,13 @@ def test_address_space_alone_is_refused_to_the_job(bench: Bench) -> None:
 def test_a_fork_bomb_is_held_and_dies_at_its_end(bench: Bench) -> None:
     marker = f"forked-{uuid4()}"
     code = f"""
-    import contextlib, os  # {marker}
+    import contextlib, coulomb_job, os  # {marker}
+    coulomb_job.ready()
     while True:
         with contextlib.suppress(OSError):
             os.fork()
     """
-    bomb = bench.lease(code, terms={"max_seconds": 1})
+    bomb = bench.lease(code, job={"ready": "socket"}, terms={"max_seconds": 1})
     most = 0
 
     def over() -> bool:

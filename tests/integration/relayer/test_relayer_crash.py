@@ -1,15 +1,11 @@
 """The relayer is killed with SIGKILL at every step: restarted, each intent has one effect."""
 
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,54 +17,18 @@ from settlement.relayer import FAILPOINTS
 from settlement.signing import LocalSigner
 from tests.databases import empty_database
 from tests.escrow_world import TOKEN, Lease, World, key
+from tests.forked import fork
+from tests.programs import PATIENCE_S
+from tests.relayer_process import work
 
-ROOT = Path(__file__).resolve().parents[3]
 LEASES = 3
-
-
-class Killable:
-    """The process that forks relayers."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.relayer_process"],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def start(self, **request: Any) -> None:
-        """Fork a relayer."""
-        assert self._process.stdin is not None
-        defaults = {"kill_at": None, "nth": 1, "kill_after": None}
-        self._process.stdin.write(json.dumps(defaults | request) + "\n")
-        self._process.stdin.flush()
-
-    def wait(self) -> int:
-        """The relayer's wait status."""
-        assert self._process.stdout is not None
-        return int(json.loads(self._process.stdout.readline())["status"])
-
-    def close(self) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
-        self._process.wait(10)
-
-
-@pytest.fixture(scope="module")
-def killable() -> Iterator[Killable]:
-    killable = Killable()
-    yield killable
-    killable.close()
 
 
 class Run:
     """One outbox, one relayer key, a few leases to open, settle and close."""
 
-    def __init__(self, world: World, killable: Killable, db: Path, name: str) -> None:
-        self.world, self.killable, self.db = world, killable, db
+    def __init__(self, world: World, db: Path, name: str) -> None:
+        self.world, self.db = world, db
         self.signer: LocalSigner = key(f"killed relayer {name}")
         world.client.rpc("anvil_setBalance", self.signer.address, hex(TOKEN))
         self.first = world.client.head().number + 1
@@ -88,24 +48,33 @@ class Run:
         yield SqlOutbox(database)
         database.close()
 
-    def start(self, **more: Any) -> None:
-        self.killable.start(
-            rpc_url=self.world.client.rpc_url,
-            escrow=self.world.escrow.address,
-            db=str(self.db),
-            key=self.signer.secret().hex(),
-            **more,
+    def relayer(
+        self, kill_at: str | None = None, nth: int = 1, kill_after: float | None = None
+    ) -> int:
+        """Run a relayer to its end; its exit code, negative where a signal ended it."""
+        world, secret = self.world, self.signer.secret()
+        args = (
+            self.db,
+            world.client.rpc_url,
+            world.escrow.address,
+            secret,
+            kill_at,
+            nth,
+            kill_after,
         )
+        log = self.db.with_suffix(".log")
+        process = fork(work, args, os.environ, log, log)
+        process.join(PATIENCE_S)
+        assert process.exitcode is not None, log.read_text()
+        return process.exitcode
 
     def killed_at(self, step: str, nth: int = 1) -> None:
-        """Start a relayer that kills itself when it passes a step for the nth time."""
-        self.start(kill_at=step, nth=nth)
-        assert os.WTERMSIG(self.killable.wait()) == signal.SIGKILL, step
+        """Run a relayer that kills itself when it passes a step for the nth time."""
+        assert self.relayer(step, nth) == -signal.SIGKILL, step
 
     def finish(self) -> None:
         """Run a relayer that nobody kills; then everything must be final, once."""
-        self.start()
-        assert self.killable.wait() == 0
+        assert self.relayer() == 0
         self.assert_each_effect_once()
 
     def assert_each_effect_once(self) -> None:
@@ -123,8 +92,8 @@ class Run:
 
 
 @pytest.fixture
-def run(world: World, killable: Killable, tmp_path: Path, request: pytest.FixtureRequest) -> Run:
-    return Run(world, killable, tmp_path / "outbox.db", request.node.name)
+def run(world: World, tmp_path: Path, request: pytest.FixtureRequest) -> Run:
+    return Run(world, tmp_path / "outbox.db", request.node.name)
 
 
 @pytest.mark.parametrize(
@@ -144,8 +113,7 @@ def test_killed_at_every_step_one_after_another_has_one_effect(run: Run) -> None
 def test_killed_at_random_moments_has_one_effect(run: Run) -> None:
     rng, killed = random.Random(7), 0  # noqa: S311 - moments, not secrets
     for _ in range(8):
-        run.start(kill_after=rng.uniform(0.005, 0.12))
-        killed += os.WIFSIGNALED(run.killable.wait())
+        killed += run.relayer(kill_after=rng.uniform(0.005, 0.12)) == -signal.SIGKILL
     assert killed > 0
     run.finish()
 
@@ -162,8 +130,7 @@ def test_a_killed_settlement_pays_once(run: Run) -> None:
     run.enqueue(IntentKind.CLOSE, "close", leases[0].close(60_000))
     for step in ("stored", "broadcast", "receipt_seen", "final_due"):
         run.killed_at(step)
-    run.start()
-    assert run.killable.wait() == 0
+    assert run.relayer() == 0
     kinds = [type(event) for event in world.events(run.first)]
     assert (kinds.count(Settled), kinds.count(Closed)) == (1, 1)
     state, provider = world.state(), world.provider.address

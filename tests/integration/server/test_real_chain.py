@@ -2,9 +2,6 @@
 
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +13,7 @@ import httpx
 import pytest
 
 from marketplace.domain.drafts import KeyRequest
+from marketplace.server.settings import ROLES
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.chain.calls import LeaseRef
 from settlement.chain.deploy import Deployment, EscrowSettings, deploy
@@ -29,9 +27,10 @@ from settlement.units import cost
 from tests.escrow_world import mine_every_second
 from tests.market_world import TOKEN, gpu, job_spec, key_of, node_listing
 from tests.openapi_checks import OpenApi
+from tests.programs import Program
+from tests.server_process import serve
 from tests.wallet_contracts import execute, owned_wallet
 
-ROOT = Path(__file__).resolve().parents[3]
 PATIENCE_S = 120.0
 
 
@@ -42,7 +41,7 @@ class Server:
     folder: Path
     net: Devnet
     deployment: Deployment
-    process: subprocess.Popen[str] | None = None
+    program: Program | None = None
     url: str = ""
     restarts: int = -1
     keys: dict[str, str] = field(default_factory=dict)
@@ -51,38 +50,27 @@ class Server:
 
     def start(self, *roles: str) -> None:
         """Start with the given roles, all of them unless said; returns once it serves."""
-        self.process, self.url = self.spawn(*roles)
-        assert self.url, (self.folder / "server.log").read_text()
+        self.program = self.spawn(*roles or ROLES)
+        self.url = self.program.says(r"(http://\S+)")
         self.restarts += 1
 
-    def spawn(self, *roles: str) -> tuple[subprocess.Popen[str], str]:
-        """A process of the market and the URL it prints."""
-        command = [sys.executable, "-m", "tests.server_process", str(self.folder), self.net.rpc_url]
-        command += [",".join(roles)] if roles else []
-        with (self.folder / "server.log").open("ab") as log:
-            process = subprocess.Popen(
-                command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True
-            )
-        assert process.stdout is not None
-        return process, process.stdout.readline().strip()
+    def spawn(self, *roles: str) -> Program:
+        """A process of the market."""
+        words = (self.folder, self.net.rpc_url, roles)
+        log = self.folder / f"{'-'.join(roles)}.log"
+        return Program("server", words, os.environ, log, serve).start()
 
     def kill(self) -> None:
         """SIGKILL: nothing is flushed, nothing said."""
-        assert self.process is not None
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        assert self.program is not None
+        self.program.kill()
 
-    def stop(self) -> int:
-        """SIGTERM; returns the exit code."""
-        assert self.process is not None
-        self.process.terminate()
-        code = self.process.wait(20)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+    def stop(self) -> None:
+        """SIGTERM, after which it must end well."""
+        assert self.program is not None
+        self.program.stop()
+        assert self.program.code == 0, self.program.tail()
         self.http.close()
-        return code
 
     @property
     def domain(self) -> Domain:
@@ -152,7 +140,7 @@ def served(folder: Path, tokens: int) -> Iterator[Server]:
             made.login("buyer", buyer)
             yield made
         finally:
-            assert made.stop() == 0, (folder / "server.log").read_text()
+            made.stop()
 
 
 @pytest.fixture
@@ -338,22 +326,20 @@ def test_roles_run_in_processes_of_their_own_on_one_database(server: Server) -> 
     server.kill()
     server.start("api")
     others = ("matcher", "relayer", "indexer")
-    process, _ = server.spawn(*others)
+    program = server.spawn(*others)
     try:
         job_id, parties = job_on_offer(server)
-        process.kill()
-        process.communicate()
+        program.kill()
         parties.begin()
         time.sleep(0.5)
         parties.use()
-        process, _ = server.spawn(*others)
+        program.start()
         ms = parties.finish()
         server.wait(f"/jobs/{job_id}", "buyer", lambda j: j["state"] == "succeeded")
         assert provider_balance(server) == cost(RATE, ms)
     finally:
-        process.terminate()
-        process.communicate()
-    assert process.returncode == 0
+        program.stop()
+    assert program.code == 0
 
 
 def test_a_stop_by_the_witness_ends_the_lease_and_the_best_voucher_is_still_paid(

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from tests.forked import fork
+from tests.forked import coulomb, fork
 
 STOP_SECONDS = 60.0
 PATIENCE_S = 180.0
@@ -43,19 +43,20 @@ def clean_env(home: Path, **more: str) -> dict[str, str]:
 
 @dataclass(slots=True)
 class Program:
-    """One `coulomb` command: started, killed and started again with the same words."""
+    """One `coulomb` command, or another function: started, killed and started again alike."""
 
     name: str
-    words: Sequence[str]
+    words: Sequence[Any]
     env: Mapping[str, str]
     log: Path
+    run: Callable[..., int | None] = coulomb
     _process: ForkServerProcess | None = None
     _offset: int = 0
 
     def start(self) -> Self:
         """Start it; its output is added to its log."""
         self._offset = self.log.stat().st_size if self.log.exists() else 0
-        self._process = fork(self.words, self.env, self.log, self.log)
+        self._process = fork(self.run, self.words, self.env, self.log, self.log)
         return self
 
     @property
