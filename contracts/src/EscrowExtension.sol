@@ -1,25 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
+import {Address} from "@openzeppelin/contracts/utils/Address.sol";
+
 import {Amending} from "./escrow/Amending.sol";
 import {Deposits} from "./escrow/Deposits.sol";
-import {Ledger, Terms} from "./escrow/Ledger.sol";
+import {Ledger} from "./escrow/Ledger.sol";
+import {Purses} from "./escrow/Purses.sol";
 import {Views} from "./escrow/Views.sol";
+import {IEscrowExtension, Terms} from "./interfaces/IComputeEscrow.sol";
 
 /// @title EscrowExtension
-/// @notice The escrow's code for what is called seldom and for what only reads: top-ups, cancelling, two more ways to
-/// deposit. It is run by the escrow, on the escrow's storage.
-/// @dev Called at its own address it refuses whatever would write. Its immutables equal the escrow's, which makes it.
-contract EscrowExtension is Deposits, Amending, Views {
-    address private immutable ESCROW;
+/// @notice The escrow's code for what is called seldom and for what only reads. It is run by the escrow, on the escrow's
+/// storage.
+/// @dev Called at its own address it refuses whatever would write. The escrow checks that its terms are equal.
+contract EscrowExtension is Deposits, Purses, Amending, Views {
+    constructor(Terms memory terms_) Ledger(terms_) {}
 
-    constructor(Terms memory terms) Ledger(terms) {
-        ESCROW = msg.sender;
-    }
-
-    /// @dev Whether this code runs for the escrow.
-    modifier forEscrow() override {
-        if (address(this) != ESCROW) revert NotTheEscrow(ESCROW, address(this));
-        _;
+    /// @inheritdoc IEscrowExtension
+    function multicall(bytes[] calldata calls) external forEscrow {
+        for (uint256 i = 0; i < calls.length; i++) {
+            Address.functionDelegateCall(address(this), calls[i]);
+        }
     }
 }

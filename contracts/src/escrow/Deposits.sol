@@ -1,15 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
+import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Permit.sol";
+
 import {IAuthorizedTransfers} from "../interfaces/IAuthorizedTransfers.sol";
-import {IEscrowExtension} from "../interfaces/IComputeEscrow.sol";
+import {IEscrowExtension, Relay} from "../interfaces/IComputeEscrow.sol";
 import {IPermit2} from "../interfaces/IPermit2.sol";
+import {Check} from "../libraries/Check.sol";
 import {Extended} from "./Extended.sol";
 
 /// @title Deposits
-/// @notice More ways to deposit, each by a signature that names this escrow as its receiver; and the fees.
+/// @notice More ways to deposit, by signatures that name this escrow as their receiver; withdrawals by signature; the fees.
 abstract contract Deposits is Extended, IEscrowExtension {
+    bytes32 private constant WITHDRAW_TYPEHASH = keccak256(
+        "Withdraw(address account,address to,uint256 amount,uint64 salt,uint40 deadline,address relayer,uint96 fee)"
+    );
     IPermit2 private constant PERMIT2 = IPermit2(0x000000000022D473030F116dDEE9F6B43aC78BA3);
+
+    /// @inheritdoc IEscrowExtension
+    function depositFor(address account, uint256 amount) external forEscrow nonReentrant {
+        if (account == address(0)) revert InvalidRecipient(account);
+        _deposit(account, amount);
+    }
+
+    /// @inheritdoc IEscrowExtension
+    function depositWithPermit(uint256 amount, uint256 deadline, uint8 v, bytes32 r, bytes32 s)
+        external
+        forEscrow
+        nonReentrant
+    {
+        try IERC20Permit(address(TOKEN)).permit(msg.sender, address(this), amount, deadline, v, r, s) {}
+        catch {
+            uint256 allowance = TOKEN.allowance(msg.sender, address(this));
+            Check.atLeast(amount, allowance, PermitFailed.selector);
+        }
+        _deposit(msg.sender, amount);
+    }
 
     /// @inheritdoc IEscrowExtension
     function depositWithAuthorization(
@@ -43,6 +69,23 @@ abstract contract Deposits is Extended, IEscrowExtension {
             signature
         );
         _receive(from, amount, before);
+    }
+
+    /// @inheritdoc IEscrowExtension
+    function withdrawBySignature(
+        address account,
+        address to,
+        uint256 amount,
+        Relay calldata relay,
+        bytes calldata signature
+    ) external forEscrow nonReentrant {
+        bytes32 structHash = keccak256(
+            abi.encode(WITHDRAW_TYPEHASH, account, to, amount, relay.salt, relay.deadline, relay.relayer, relay.fee)
+        );
+        if (!_signed(account, _hashTypedDataV4(structHash), signature)) revert InvalidSignature(account);
+        if (relay.fee >= amount) Check.fail(amount, relay.fee, RelayFeeTooHigh.selector);
+        _relayed(account, relay);
+        _send(account, to, amount - relay.fee);
     }
 
     /// @inheritdoc IEscrowExtension

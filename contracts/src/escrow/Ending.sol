@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {CloseData, IEscrowCore, LeaseState} from "../interfaces/IComputeEscrow.sol";
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
+
+import {CloseData, IEscrowCore, LeaseKey, LeaseState} from "../interfaces/IComputeEscrow.sol";
 import {Check} from "../libraries/Check.sol";
+import {Entries} from "../libraries/Entries.sol";
 import {Hashes} from "../libraries/Hashes.sol";
 import {CountedSlot, LeaseSlot} from "../libraries/LeaseSlot.sol";
 import {Orders} from "../libraries/Orders.sol";
@@ -13,48 +16,90 @@ import {Leases} from "./Leases.sol";
 /// @title Ending
 /// @notice How leases stop and close.
 abstract contract Ending is Leases, IEscrowCore {
-    bytes32 private constant STOP_TYPEHASH = keccak256("Stop(address buyer,address provider,bytes16 leaseNo)");
-    bytes32 private constant CLOSE_TYPEHASH =
-        keccak256("Close(address buyer,address provider,bytes16 leaseNo,uint64 ms,uint32 egressMib,uint32 units)");
+    using Entries for bytes;
+
+    bytes32 private constant STOP_TYPEHASH =
+        keccak256("Stop(address buyer,address provider,bytes16 leaseNo,bool again,uint40 deadline)");
+    bytes32 private constant CLOSE_TYPEHASH = keccak256(
+        "Close(address buyer,address provider,bytes16 leaseNo,uint64 ms,uint32 egressMib,uint32 units,bool again)"
+    );
 
     /* STOP */
 
     /// @inheritdoc IEscrowCore
-    function stop(address buyer, address provider, address witness, bytes16 leaseNo) external {
-        if (msg.sender != buyer && msg.sender != provider && msg.sender != witness) revert NotAParty(msg.sender);
-        _stop(buyer, provider, witness, leaseNo);
+    function stop(LeaseKey calldata key, bool again) external {
+        bool provider = msg.sender == key.provider && !again; // only the buyer's side lets a seat open again
+        if (!provider && msg.sender != key.witness && !_speaksFor(key.buyer, msg.sender)) revert NotAParty(msg.sender);
+        _stop(key, again);
     }
 
     /// @inheritdoc IEscrowCore
     function stopBySignature(
-        address buyer,
-        address provider,
-        address witness,
-        bytes16 leaseNo,
-        bytes32 ordersHash,
-        bytes32 r,
-        bytes32 vs
+        LeaseKey calldata key,
+        bool again,
+        uint40 deadline,
+        bytes32 termsHash,
+        bytes calldata signature
     ) external {
-        bytes32 structHash = keccak256(abi.encode(STOP_TYPEHASH, buyer, provider, leaseNo));
-        address signer = Signatures.recover(_domainSeparatorV4(), structHash, r, vs);
-        if (signer != witness) _requireMeter(signer, ordersHash, leaseNo);
-        _stop(buyer, provider, witness, leaseNo);
+        Check.atMost(deadline, block.timestamp, SignatureExpired.selector);
+        bytes32 structHash = keccak256(abi.encode(STOP_TYPEHASH, key.buyer, key.provider, key.leaseNo, again, deadline));
+        bytes32 digest = _hashTypedDataV4(structHash);
+        (address signer,,) = ECDSA.tryRecoverCalldata(digest, signature);
+        bool hot = signer != address(0)
+            && (signer == key.witness || (!again && Orders.leaseNo(termsHash, signer) == key.leaseNo));
+        if (!hot) _requireConsent(key.buyer, digest, signature);
+        _stop(key, again);
     }
 
-    function _stop(address buyer, address provider, address witness, bytes16 leaseNo) private {
-        LeaseBox storage box = _lease(buyer, provider, witness, leaseNo);
+    function _stop(LeaseKey calldata key, bool again) private {
+        LeaseBox storage box = _lease(key);
         LeaseSlot slot = box.slot;
 
-        if (slot.state() != LeaseState.Active) revert LeaseNotActive(leaseNo, slot.state());
+        LeaseState state = slot.state();
+        bool active = state == LeaseState.Active;
+        if (!active && (!again || state == LeaseState.None)) revert LeaseNotActive(key.leaseNo, state);
 
-        uint256 end = _min(slot.end(), block.timestamp);
-        LeaseSlot next = slot.withEnd(end).withState(LeaseState.Stopped);
+        if (active) slot = _halt(box, slot, key, _min(slot.end(), block.timestamp));
+        if (again) _markAgain(box, slot, key.buyer, key.provider, key.leaseNo);
+    }
+
+    /// @inheritdoc IEscrowCore
+    function free(LeaseKey[] calldata keys) external returns (bytes memory skipped) {
+        Check.atMost(MAX_OPENS, keys.length, BatchTooLarge.selector);
+        skipped = Entries.bitmap(keys.length);
+        for (uint256 i = 0; i < keys.length; i++) {
+            LeaseBox storage box = _lease(keys[i]);
+            LeaseSlot slot = box.slot;
+            bool due = slot.state() == LeaseState.Active && slot.end() <= block.timestamp;
+            if (due) _halt(box, slot, keys[i], slot.end());
+            else skipped.setBit(i);
+        }
+    }
+
+    /// @dev Stops an active lease at `end`: unlocks what can no longer be used and frees the node.
+    function _halt(LeaseBox storage box, LeaseSlot slot, LeaseKey calldata key, uint256 end)
+        private
+        returns (LeaseSlot next)
+    {
+        next = slot.endedAt(end).withState(LeaseState.Stopped);
         uint256 unlocked = slot.fullTime(SCALE) - next.fullTime(SCALE);
 
         box.slot = next;
-        _credit(buyer, unlocked);
+        _release(key.provider, slot);
+        _credit(key.buyer, unlocked);
 
-        emit Stopped(leaseNo, buyer, provider, uint40(end), unlocked);
+        emit Stopped(key.leaseNo, key.buyer, key.provider, uint40(end), unlocked);
+    }
+
+    /// @dev Lets the bid's seat open once more. Where that was said before, nothing happens.
+    function _markAgain(LeaseBox storage box, LeaseSlot slot, address buyer, address provider, bytes16 leaseNo)
+        private
+    {
+        if (slot.again()) return;
+
+        box.slot = slot.withAgain();
+
+        emit MarkedAgain(leaseNo, buyer, provider);
     }
 
     /* CLOSE */
@@ -65,23 +110,23 @@ abstract contract Ending is Leases, IEscrowCore {
     {
         CloseData memory end = data;
         bytes32 domain = _domainSeparatorV4();
-        bytes32 structHash =
-            Hashes.metered(CLOSE_TYPEHASH, end.buyer, end.provider, end.leaseNo, end.ms, end.egressMib, end.units);
-        _requireMeter(Signatures.recover(domain, structHash, meterR, meterVs), end.ordersHash, end.leaseNo);
+        bytes32 structHash = Hashes.close(CLOSE_TYPEHASH, end);
+        address meter = Signatures.recover(domain, structHash, meterR, meterVs);
+        if (meter == address(0) || Orders.leaseNo(end.termsHash, meter) != end.leaseNo) revert NotMeter(meter);
         address witness = Signatures.recover(domain, structHash, witnessR, witnessVs);
-        _close(_lease(end.buyer, end.provider, witness, end.leaseNo), end);
+        _close(_lease(LeaseKey(end.buyer, end.provider, witness, end.leaseNo)), end);
     }
 
     /// @inheritdoc IEscrowCore
-    function refund(address buyer, address provider, address witness, bytes16 leaseNo) external {
-        LeaseBox storage box = _lease(buyer, provider, witness, leaseNo);
+    function refund(LeaseKey calldata key) external {
+        LeaseBox storage box = _lease(key);
         LeaseSlot slot = box.slot;
 
-        _requireOpen(slot, leaseNo);
+        _requireOpen(slot, key.leaseNo);
         uint256 deadline = slot.end() + SETTLE_WINDOW;
         if (block.timestamp <= deadline) Check.fail(deadline, block.timestamp, RefundTooEarly.selector);
 
-        _finish(box, slot, buyer, provider, leaseNo, _released(box, slot));
+        _finish(box, slot, key.buyer, key.provider, key.leaseNo, _released(box, slot));
     }
 
     /// @dev Pays what both signatures agree on, then closes.
@@ -93,14 +138,15 @@ abstract contract Ending is Leases, IEscrowCore {
         Check.atLeast(slot.usedMs(), ms, UsageBelowSettled.selector);
         Check.atMost((block.timestamp - slot.start()) * Units.MS, ms, UsageAheadOfTime.selector);
 
-        ms = slot.fundedOf(ms);
+        ms = slot.paidPart(ms);
         (uint256 paid, uint256 total) = (slot.paidTime(SCALE), slot.timeCost(ms, SCALE));
         Counts memory counts;
         if (slot.hasCounted()) counts = _closeCounted(box, data);
         else if (data.egressMib | data.units != 0) revert LeaseNotCounted(data.leaseNo);
 
         _pay(data.provider, total - paid + counts.gross, _feeGrowth(paid, total) + counts.fee);
-        _finish(box, slot.withUsedMs(ms), data.buyer, data.provider, data.leaseNo, total + counts.total);
+        slot = _finish(box, slot.withUsedMs(ms), data.buyer, data.provider, data.leaseNo, total + counts.total);
+        if (data.again) _markAgain(box, slot, data.buyer, data.provider, data.leaseNo);
     }
 
     /// @dev What counted resources have earned in all, and by how much that and the fee on it have grown.
@@ -121,11 +167,7 @@ abstract contract Ending is Leases, IEscrowCore {
         return Counts(total, total - paid, _feeGrowth(paid, total));
     }
 
-    function _requireMeter(address signer, bytes32 ordersHash, bytes16 leaseNo) private pure {
-        if (signer == address(0) || Orders.leaseNo(ordersHash, signer) != leaseNo) revert NotMeter(signer);
-    }
-
-    /// @dev Closes a lease whose usage is final: returns the rest of its lock and frees its capacity.
+    /// @dev Closes a lease whose usage is final: returns the rest of its lock, and frees the node if the lease was active.
     function _finish(
         LeaseBox storage box,
         LeaseSlot slot,
@@ -133,11 +175,11 @@ abstract contract Ending is Leases, IEscrowCore {
         address provider,
         bytes16 leaseNo,
         uint256 released
-    ) private {
+    ) private returns (LeaseSlot closed) {
         uint256 refunded = _fullCost(box, slot) - released;
 
-        box.slot = slot.withState(LeaseState.Closed);
-        _free(provider, slot);
+        box.slot = closed = slot.withState(LeaseState.Closed);
+        if (slot.state() == LeaseState.Active) _release(provider, slot);
         _credit(buyer, refunded);
 
         if (slot.hasCounted()) {

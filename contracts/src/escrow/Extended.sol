@@ -1,30 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {LeaseOrders} from "../interfaces/IComputeEscrow.sol";
-import {Hashes} from "../libraries/Hashes.sol";
-import {Orders} from "../libraries/Orders.sol";
-import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
+import {Numbered, Relay} from "../interfaces/IComputeEscrow.sol";
+import {Check} from "../libraries/Check.sol";
 import {Leases} from "./Leases.sol";
 
 /// @title Extended
 /// @notice What the parts of the extension have in common.
 abstract contract Extended is Leases {
-    /// @dev Reverts where this code does not run for the escrow.
-    modifier forEscrow() virtual;
+    address private immutable SELF = address(this);
 
-    /// @dev Passes where the account calls itself, or has signed.
-    function _requireConsent(address account, bytes32 structHash, bytes calldata signature) internal view {
-        if (msg.sender == account) return;
-        if (!SignatureChecker.isValidSignatureNowCalldata(account, _hashTypedDataV4(structHash), signature)) {
-            revert InvalidSignature(account);
-        }
+    /// @dev Reverts unless the escrow runs this code.
+    modifier forEscrow() {
+        if (address(this) == SELF) revert NotTheEscrow(SELF);
+        _;
     }
 
-    /// @dev The lease that was opened from these orders.
-    function _resolve(LeaseOrders calldata orders) internal pure returns (bytes16 leaseNo, LeaseBox storage box) {
-        bytes32 ordersHash = Orders.pairHash(orders.bidHash, Orders.hash(orders.ask));
-        leaseNo = Orders.leaseNo(ordersHash, orders.ask.meter);
-        box = _lease(orders.buyer, orders.ask.provider, orders.witness, leaseNo);
+    /// @dev Takes the number of a call that the account signed and pays the sender's fee; the account has consented.
+    function _relayed(address account, Relay calldata relay) internal {
+        Check.atMost(relay.deadline, block.timestamp, SignatureExpired.selector);
+        if (relay.relayer != address(0) && relay.relayer != msg.sender) revert NotRelayer(relay.relayer, msg.sender);
+        (uint256 word, uint256 used) = _saltBits(Numbered.Calls, relay.salt);
+        uint256 bits = _salts[account][word];
+        if (bits & (used | (used << 1)) != 0 || relay.salt < _callsFrom[account]) revert CallUsed(account, relay.salt);
+
+        _salts[account][word] = bits | used;
+        _debit(account, relay.fee);
+        _credit(msg.sender, relay.fee);
+
+        emit Relayed(account, msg.sender, relay.salt, relay.fee);
     }
 }

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {LeaseState} from "../interfaces/IComputeEscrow.sol";
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
+import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
+
+import {LeaseKey, LeaseState, Numbered, Purse} from "../interfaces/IComputeEscrow.sol";
 import {Check} from "../libraries/Check.sol";
 import {Hashes} from "../libraries/Hashes.sol";
 import {CountedSlot, LeaseSlot} from "../libraries/LeaseSlot.sol";
@@ -9,7 +12,7 @@ import {Units} from "../libraries/Units.sol";
 import {Ledger} from "./Ledger.sol";
 
 /// @title Leases
-/// @notice Where leases and orders are kept, what leases have earned and hold, and how they close.
+/// @notice Where leases, orders and purses are kept, who speaks for an account, what leases have earned and hold.
 /// @dev The escrow and its extension both stand on this: it has all the storage, in one order.
 abstract contract Leases is Ledger {
     /* STORAGE */
@@ -28,12 +31,16 @@ abstract contract Leases is Ledger {
     }
 
     mapping(address provider => mapping(uint24 node => uint256)) internal _capacity;
-    /// @dev Two bits for each order: whether a bid of this salt has opened, and whether the order was cancelled.
-    mapping(address account => mapping(uint256 word => uint256)) internal _orders;
+    /// @dev Two bits for each number of an order or of a signed call: whether it was used, and whether it was cancelled.
+    mapping(address account => mapping(uint256 word => uint256)) internal _salts;
+    /// @dev Lowest salt that the account's signed calls may have; for orders, `Account` holds it.
+    mapping(address account => uint64) internal _callsFrom;
     mapping(bytes32 seatKey => BidRecord) internal _bids;
-    /// @dev Whether a bid of several nodes has taken its number, which all of its seats share.
-    mapping(bytes32 bidHash => bool) internal _seated;
+    /// @dev When a bid of several nodes opened its first lease and took its number, which all of its seats share.
+    mapping(bytes32 bidHash => uint256 time) internal _seatedAt;
+    mapping(address account => Purse) internal _purses;
 
+    uint256 internal constant MAX_OPENS = 200;
     /// @dev Keeps a node's capacity word from returning to zero, which would cost the next lease a fresh slot.
     uint256 internal constant CAPACITY_TOUCHED = 1 << 255;
 
@@ -47,25 +54,54 @@ abstract contract Leases is Ledger {
         }
     }
 
-    function _lease(address buyer, address provider, address witness, bytes16 leaseNo)
-        internal
-        pure
-        returns (LeaseBox storage)
-    {
-        return _lease(Hashes.leaseKey(witness, buyer, provider, leaseNo));
+    function _lease(LeaseKey memory key) internal pure returns (LeaseBox storage) {
+        return _lease(Hashes.leaseKey(key.witness, key.buyer, key.provider, key.leaseNo));
     }
 
     /* ORDERS */
 
-    /// @dev Where the two bits of an order are: its word, and the lower bit, which says that a bid has opened. The next
-    /// higher one says that the order was cancelled.
-    function _orderBits(uint64 salt) internal pure returns (uint256 word, uint256 opened) {
-        return (salt >> 7, 1 << (2 * (salt & 127)));
+    /// @dev Where the two bits of a salt are: its word, and the lower bit, which says that it was used. The next higher one
+    /// says that it was cancelled.
+    function _saltBits(Numbered kind, uint64 salt) internal pure returns (uint256 word, uint256 used) {
+        return ((uint256(kind) << 64) | (salt >> 7), 1 << (2 * (salt & 127)));
+    }
+
+    function _saltsFrom(address account, Numbered kind) internal view returns (uint64) {
+        return kind == Numbered.Orders ? _accounts[account].ordersFrom : _callsFrom[account];
     }
 
     /// @dev Key of a seat's record. A bid of one node has seat 0.
     function _seatKey(bytes32 bidHash, uint16 seat) internal pure returns (bytes32) {
         return seat == 0 ? bidHash : keccak256(abi.encode(bidHash, seat));
+    }
+
+    /* WHO SPEAKS FOR AN ACCOUNT */
+
+    /// @dev Whether the account's key signed, or else its contract accepts (ERC-1271). The key is tried first: an account
+    /// that has both (EIP-7702) keeps its key, and asking whether there is code costs as much as recovering the signer.
+    function _signed(address account, bytes32 digest, bytes calldata signature) internal view returns (bool) {
+        (address recovered,,) = ECDSA.tryRecoverCalldata(digest, signature);
+        if (recovered == account && account != address(0)) return true;
+        return SignatureChecker.isValidERC1271SignatureNowCalldata(account, digest, signature);
+    }
+
+    /// @dev Whether `sender` is the account, or one of the two who may end what a purse has begun.
+    function _speaksFor(address account, address sender) internal view returns (bool) {
+        return sender == account || sender == _purses[account].operator || sender == _purses[account].owner;
+    }
+
+    /// @dev Passes if the sender speaks for the account, or one who does has signed.
+    function _requireConsent(address account, bytes32 digest, bytes calldata signature) internal view {
+        if (_speaksFor(account, msg.sender) || _signed(account, digest, signature)) return;
+        Purse memory purse = _purses[account];
+        if (_signed(purse.operator, digest, signature) || _signed(purse.owner, digest, signature)) return;
+        revert InvalidSignature(account);
+    }
+
+    /// @dev The purse, which may still spend.
+    function _livePurse(address account) internal view returns (Purse memory purse) {
+        purse = _purses[account];
+        if (purse.owner != address(0)) Check.atMost(purse.expiry, block.timestamp, PurseExpired.selector);
     }
 
     /* MONEY */
@@ -98,14 +134,18 @@ abstract contract Leases is Ledger {
     /* CAPACITY */
 
     function _reserve(address provider, uint24 node, uint256 gpuMilli, uint256 offered) internal {
+        if (gpuMilli == 0) return; // a lease without a GPU
         uint256 used = _capacity[provider][node] & ~CAPACITY_TOUCHED;
         if (used + gpuMilli > offered) Check.fail(offered > used ? offered - used : 0, gpuMilli, NodeFull.selector);
         _capacity[provider][node] = CAPACITY_TOUCHED | (used + gpuMilli);
     }
 
-    function _free(address provider, LeaseSlot slot) internal {
+    /// @dev Once for each lease: when it is no longer active.
+    function _release(address provider, LeaseSlot slot) internal {
+        uint256 gpuMilli = slot.gpuMilli();
+        if (gpuMilli == 0) return;
         unchecked {
-            _capacity[provider][slot.node()] -= slot.gpuMilli(); // what `_reserve` added
+            _capacity[provider][slot.node()] -= gpuMilli; // what `_reserve` added
         }
     }
 

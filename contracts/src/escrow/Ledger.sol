@@ -3,27 +3,20 @@ pragma solidity 0.8.30;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {IERC20Metadata} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Metadata.sol";
+import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {ReentrancyGuard} from "@openzeppelin/contracts/utils/ReentrancyGuard.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 
-import {IEscrowBase} from "../interfaces/IComputeEscrow.sol";
+import {IEscrowBase, Terms} from "../interfaces/IComputeEscrow.sol";
 import {Check} from "../libraries/Check.sol";
-
-/// @notice Everything that is fixed when an escrow is deployed.
-/// @dev `token`: at most 18 decimals. `feeBps`: part of providers' income held for the fee recipient, at most 1000.
-/// `settleWindow`: seconds after a lease's end in which usage is still settled.
-struct Terms {
-    address token;
-    uint256 feeBps;
-    address feeRecipient;
-    uint256 settleWindow;
-}
 
 /// @title Ledger
 /// @notice Balances, and all that is fixed at deployment.
 /// @dev Only what calls the token is guarded against reentrance: nothing else calls out, but for the static calls of
 /// ERC-1271. Additions to balances cannot overflow: `_receive` bounds the sum of all holdings.
 abstract contract Ledger is IEscrowBase, EIP712, ReentrancyGuard {
+    using SafeERC20 for IERC20;
+
     /* CONSTANTS */
 
     uint256 private constant MAX_FEE_BPS = 1000;
@@ -73,6 +66,13 @@ abstract contract Ledger is IEscrowBase, EIP712, ReentrancyGuard {
 
     /* BALANCES */
 
+    /// @dev Moves tokens of the sender, who has approved it, to an account's balance.
+    function _deposit(address account, uint256 amount) internal {
+        uint256 before = _holdingsBefore(amount);
+        TOKEN.safeTransferFrom(msg.sender, address(this), amount);
+        _receive(account, amount, before);
+    }
+
     /// @dev What must be known before tokens come in: the amount is not zero; what is held now.
     function _holdingsBefore(uint256 amount) internal view returns (uint256) {
         if (amount == 0) revert ZeroAmount();
@@ -89,6 +89,18 @@ abstract contract Ledger is IEscrowBase, EIP712, ReentrancyGuard {
         _credit(account, amount);
 
         emit Deposited(account, amount);
+    }
+
+    /// @dev Moves tokens out. Callers hold the reentrancy guard.
+    function _send(address account, address to, uint256 amount) internal {
+        if (to == address(0) || to == address(this)) revert InvalidRecipient(to);
+        if (amount == 0) revert ZeroAmount();
+
+        _debit(account, amount);
+
+        emit Withdrawn(account, to, amount);
+
+        TOKEN.safeTransfer(to, amount);
     }
 
     function _credit(address account, uint256 amount) internal {

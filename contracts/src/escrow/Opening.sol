@@ -2,12 +2,22 @@
 pragma solidity 0.8.30;
 
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
-import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
 
-import {Ask, Bid, IEscrowCore, LeaseState, Match, Prices, Quote} from "../interfaces/IComputeEscrow.sol";
+import {
+    Ask,
+    Bid,
+    IEscrowCore,
+    LeaseKey,
+    LeaseState,
+    LeaseTerms,
+    Match,
+    Numbered,
+    Previous,
+    Prices,
+    Quote
+} from "../interfaces/IComputeEscrow.sol";
 import {Check} from "../libraries/Check.sol";
 import {Entries} from "../libraries/Entries.sol";
-import {Hashes} from "../libraries/Hashes.sol";
 import {CountedSlots, LeaseSlot, LeaseSlots} from "../libraries/LeaseSlot.sol";
 import {Orders} from "../libraries/Orders.sol";
 import {Units} from "../libraries/Units.sol";
@@ -18,29 +28,19 @@ import {Leases} from "./Leases.sol";
 abstract contract Opening is Leases, IEscrowCore {
     using Entries for bytes;
 
-    uint256 private constant MAX_OPENS = 200;
     /// @dev Gas that one item of a batch may use, so that a contract wallet cannot burn what the others need.
     uint256 private constant OPEN_GAS = 600_000;
+    /// @dev In which all seats of a bid open first, so that nobody can keep one back for later.
+    uint256 private constant SEATING_SECONDS = 10 minutes;
 
-    /// @dev A lease on its way: what the orders say of it, then what follows from them.
+    /// @dev A lease on its way.
     struct Draft {
         address buyer;
         address provider;
-        address witness;
-        address meter;
-        bytes32 bidHash;
-        bytes32 askHash;
-        uint32 gpuMilli;
-        uint24 node;
-        bool hasCounted;
         uint16 nodes;
-        uint16 seat;
-        uint64 bidSalt;
+        bool hasCounted;
         bytes16 leaseNo;
-        uint64 rate;
-        uint40 end;
-        uint32 funded;
-        uint256 locked;
+        LeaseTerms terms;
     }
 
     /* OPENING */
@@ -58,31 +58,24 @@ abstract contract Opening is Leases, IEscrowCore {
         }
     }
 
-    function _open(Match calldata order) private returns (bytes16 leaseNo) {
+    function _open(Match calldata order) private returns (bytes16) {
         (Ask memory ask, Bid memory bid) = (order.ask, order.bid);
         Draft memory draft = _draft(ask, bid, order.seat);
-        leaseNo = draft.leaseNo;
-        LeaseBox storage box = _lease(draft.buyer, draft.provider, draft.witness, leaseNo);
+        LeaseTerms memory terms = draft.terms;
 
-        if (box.slot.state() != LeaseState.None) revert LeaseExists(leaseNo);
-        Orders.requireFit(ask, bid, draft.seat, FEE_BPS);
-        _requireLive(draft.provider, ask.salt);
-        _requireSignature(draft.provider, draft.askHash, order.askSignature);
-        _requireSignature(draft.buyer, draft.bidHash, order.bidSignature);
-        Prices memory prices = _prices(order, ask, draft.askHash);
-        draft.rate = Orders.rate(prices, bid);
-        Orders.requireWithinLimits(bid, ask.tier, prices, draft.rate);
-        _fund(draft, ask, bid, prices, _takeSeat(draft, order));
+        Prices memory prices = _agree(order, ask, bid, draft);
+        LeaseBox storage box = _number(draft);
+        _fund(terms, ask, bid, prices, _takeSeat(draft, order));
 
-        _debit(draft.buyer, draft.locked);
-        _reserve(draft.provider, draft.node, draft.gpuMilli, ask.gpuMilli);
-        box.slot = _slotOf(draft);
-        _emitOpened(draft);
-        if (draft.nodes > 1) emit OpenedSeat(leaseNo, draft.bidHash, draft.seat);
+        _debit(draft.buyer, terms.locked);
+        _reserve(draft.provider, terms.node, terms.gpuMilli, ask.gpuMilli);
+        box.slot = _slotOf(terms, draft.hasCounted);
+        emit Opened(draft.leaseNo, draft.buyer, draft.provider, terms);
         if (draft.hasCounted) {
             box.counted = CountedSlots.pack(prices.egressGib, prices.unit, bid.egressMib, bid.units);
-            emit OpenedCounted(leaseNo, prices.egressGib, prices.unit, bid.egressMib, bid.units);
+            emit OpenedCounted(draft.leaseNo, prices.egressGib, prices.unit, bid.egressMib, bid.units);
         }
+        return draft.leaseNo;
     }
 
     /// @inheritdoc IEscrowCore
@@ -112,29 +105,47 @@ abstract contract Opening is Leases, IEscrowCore {
 
     /// @dev The part of a lease that the orders alone settle.
     function _draft(Ask memory ask, Bid memory bid, uint16 seat) private pure returns (Draft memory draft) {
-        draft.buyer = bid.buyer;
-        draft.provider = ask.provider;
-        draft.witness = bid.witness;
-        draft.meter = ask.meter;
-        draft.bidHash = Orders.hash(bid);
-        draft.askHash = Orders.hash(ask);
-        draft.gpuMilli = bid.gpuMilli;
-        draft.node = ask.node;
+        (draft.buyer, draft.provider, draft.nodes) = (bid.buyer, ask.provider, bid.nodes);
         draft.hasCounted = bid.egressMib > 0 || bid.units > 0;
-        (draft.nodes, draft.seat) = (bid.nodes, seat);
-        draft.bidSalt = bid.salt;
-        draft.leaseNo = Orders.leaseNo(Orders.pairHash(draft.bidHash, draft.askHash), draft.meter);
+        LeaseTerms memory terms = draft.terms;
+        (terms.witness, terms.meter) = (bid.witness, ask.meter);
+        (terms.bidHash, terms.askHash) = (Orders.hash(bid), Orders.hash(ask));
+        (terms.gpuMilli, terms.node, terms.seat) = (bid.gpuMilli, ask.node, seat);
+        terms.bidSalt = bid.salt;
     }
 
-    /// @dev By the account's key, or else by ERC-1271. The key is tried first: asking whether the account has code costs
-    /// as much as recovering the signer.
-    function _requireSignature(address signer, bytes32 structHash, bytes calldata signature) private view {
-        bytes32 digest = _hashTypedDataV4(structHash);
-        (address recovered,,) = ECDSA.tryRecoverCalldata(digest, signature);
-        if (recovered == signer) return; // no order names account zero, which is what a bad signature recovers
-        if (!SignatureChecker.isValidERC1271SignatureNowCalldata(signer, digest, signature)) {
-            revert InvalidSignature(signer);
+    /// @dev Reverts unless both orders fit, are live and signed, and the bid accepts the price.
+    function _agree(Match calldata order, Ask memory ask, Bid memory bid, Draft memory draft)
+        private
+        view
+        returns (Prices memory prices)
+    {
+        LeaseTerms memory terms = draft.terms;
+        Orders.requireFit(ask, bid, terms.seat, FEE_BPS);
+        _requireLive(draft.provider, ask.salt);
+        if (!_signed(draft.provider, _hashTypedDataV4(terms.askHash), order.askSignature)) {
+            revert InvalidSignature(draft.provider);
         }
+        _requireBuyer(draft.buyer, _hashTypedDataV4(terms.bidHash), order.bidSignature);
+        prices = _prices(order, ask, terms.askHash);
+        terms.pricesHash = Orders.hash(prices);
+        terms.rate = Orders.rate(prices, bid);
+        Orders.requireWithinLimits(bid, ask.tier, prices, terms.rate);
+    }
+
+    /// @dev Numbers the lease, which must be new.
+    function _number(Draft memory draft) private view returns (LeaseBox storage box) {
+        LeaseTerms memory terms = draft.terms;
+        bytes32 termsHash = Orders.termsHash(terms.bidHash, terms.askHash, terms.pricesHash, terms.seat);
+        draft.leaseNo = Orders.leaseNo(termsHash, terms.meter);
+        box = _lease(LeaseKey(draft.buyer, draft.provider, terms.witness, draft.leaseNo));
+        if (box.slot.state() != LeaseState.None) revert LeaseExists(draft.leaseNo);
+    }
+
+    /// @dev Reverts unless the buyer signed, or the operator of a purse that may still spend.
+    function _requireBuyer(address buyer, bytes32 digest, bytes calldata signature) private view {
+        if (_signed(buyer, digest, signature)) return;
+        if (!_signed(_livePurse(buyer).operator, digest, signature)) revert InvalidSignature(buyer);
     }
 
     /// @dev The ask's own prices, or those that its meter quotes.
@@ -149,37 +160,41 @@ abstract contract Opening is Leases, IEscrowCore {
         return quote.prices;
     }
 
-    /// @dev Reverts where the account cancelled its order.
+    /// @dev Reverts if the account cancelled its order.
     function _requireLive(address account, uint64 salt) private view returns (uint256 bits) {
-        (uint256 word, uint256 opened) = _orderBits(salt);
-        bits = _orders[account][word];
-        if (bits & (opened << 1) != 0 || salt < _accounts[account].ordersFrom) revert CancelledOrder(account, salt);
+        (uint256 word, uint256 used) = _saltBits(Numbered.Orders, salt);
+        bits = _salts[account][word];
+        if (bits & (used << 1) != 0 || salt < _accounts[account].ordersFrom) revert CancelledOrder(account, salt);
     }
 
-    /// @dev Takes the bid's seat: for its first lease, or for one that follows the latest, which must have ended.
+    /// @dev Takes the bid's seat: for its first lease, or for one that follows the latest, if that was marked.
     /// @return spent Atoms that the seat's earlier leases have paid or may still pay.
     function _takeSeat(Draft memory draft, Match calldata order) private returns (uint256 spent) {
-        uint256 bits = _requireLive(draft.buyer, draft.bidSalt);
+        LeaseTerms memory terms = draft.terms;
+        uint256 bits = _requireLive(draft.buyer, terms.bidSalt);
         bool first = order.previous.provider == address(0);
         if (draft.nodes == 1) {
-            return first ? _takeBid(draft, bits) : _follow(draft, order, _bids[draft.bidHash], false);
+            return first ? _takeBid(draft, bits) : _follow(draft, order, _bids[terms.bidHash], false);
         }
 
-        BidRecord storage record = _bids[_seatKey(draft.bidHash, draft.seat)];
+        BidRecord storage record = _bids[_seatKey(terms.bidHash, terms.seat)];
         if (!first) return _follow(draft, order, record, true);
-        if (record.latest != 0) revert SeatTaken(draft.bidHash, draft.seat);
+        if (record.latest != 0) revert SeatTaken(terms.bidHash, terms.seat);
         record.latest = draft.leaseNo;
-        if (!_seated[draft.bidHash]) {
-            _seated[draft.bidHash] = true;
+        uint256 seatedAt = _seatedAt[terms.bidHash];
+        if (seatedAt == 0) {
+            _seatedAt[terms.bidHash] = block.timestamp;
             _takeBid(draft, bits);
+        } else {
+            Check.atMost(seatedAt + SEATING_SECONDS, block.timestamp, SeatsClosed.selector);
         }
     }
 
     /// @dev Takes the bid's number, which one bid has alone.
     function _takeBid(Draft memory draft, uint256 bits) private returns (uint256) {
-        (uint256 word, uint256 opened) = _orderBits(draft.bidSalt);
-        if (bits & opened != 0) revert NonceUsed(draft.buyer, draft.bidSalt);
-        _orders[draft.buyer][word] = bits | opened;
+        (uint256 word, uint256 used) = _saltBits(Numbered.Orders, draft.terms.bidSalt);
+        if (bits & used != 0) revert NonceUsed(draft.buyer, draft.terms.bidSalt);
+        _salts[draft.buyer][word] = bits | used;
         return 0;
     }
 
@@ -188,20 +203,21 @@ abstract contract Opening is Leases, IEscrowCore {
         private
         returns (uint256 spent)
     {
-        bytes32 ordersHash = Orders.pairHash(draft.bidHash, order.previous.askHash);
-        bytes16 latest = Orders.leaseNo(ordersHash, order.previous.meter);
+        Previous memory previous = order.previous;
+        LeaseTerms memory terms = draft.terms;
+        bytes32 termsHash = Orders.termsHash(terms.bidHash, previous.askHash, previous.pricesHash, terms.seat);
+        bytes16 latest = Orders.leaseNo(termsHash, previous.meter);
         if ((recorded || record.latest != 0) && record.latest != latest) revert NotLatestLease(record.latest, latest);
-        LeaseBox storage box = _lease(draft.buyer, order.previous.provider, draft.witness, latest);
+        LeaseBox storage box = _lease(LeaseKey(draft.buyer, previous.provider, terms.witness, latest));
         LeaseSlot slot = box.slot;
-        LeaseState state = slot.state();
-        if (state == LeaseState.None) revert UnknownLease(latest);
-        if (state != LeaseState.Closed) Check.atLeast(slot.end(), block.timestamp, LeaseRunning.selector);
+        if (slot.state() == LeaseState.None) revert UnknownLease(latest);
+        if (!slot.again()) revert NotMarkedAgain(latest);
         spent = record.spentBefore + _mostReleased(box, slot);
         (record.latest, record.spentBefore) = (draft.leaseNo, uint128(spent));
     }
 
-    /// @dev Funds the bid's longest time and the start allowance, or what the rest of the budget pays for.
-    function _fund(Draft memory draft, Ask memory ask, Bid memory bid, Prices memory prices, uint256 spent)
+    /// @dev Funds the bid's longest time, or what the rest of the budget pays for. The start limit comes on top, unpaid.
+    function _fund(LeaseTerms memory terms, Ask memory ask, Bid memory bid, Prices memory prices, uint256 spent)
         private
         view
     {
@@ -210,40 +226,22 @@ abstract contract Opening is Leases, IEscrowCore {
         uint256 countedLock = Units.countedUp(prices.egressGib, prices.unit, bid.egressMib, bid.units, SCALE);
         Check.atLeast(countedLock, budget, BudgetTooSmall.selector);
 
-        uint256 allowance = ask.startLimitSeconds;
-        uint256 funded = _min(bid.maxSeconds + allowance, Orders.MAX_FUNDED_SECONDS);
-        funded = _min(funded, Units.affordableSeconds(draft.rate, budget - countedLock, SCALE));
-        uint256 least = _max(ask.minSeconds + allowance, 1);
-        if (funded < least) {
-            Check.fail(Units.costUp(draft.rate, least * Units.MS, SCALE) + countedLock, budget, BudgetTooSmall.selector);
+        uint256 paid = _min(bid.maxSeconds, Orders.MAX_PAID_SECONDS);
+        paid = _min(paid, Units.affordableSeconds(terms.rate, budget - countedLock, SCALE));
+        uint256 least = _max(ask.minSeconds, 1);
+        if (paid < least) {
+            Check.fail(Units.costUp(terms.rate, least * Units.MS, SCALE) + countedLock, budget, BudgetTooSmall.selector);
         }
 
-        draft.funded = uint32(funded);
-        draft.end = uint40(block.timestamp + funded);
-        draft.locked = Units.costUp(draft.rate, funded * Units.MS, SCALE) + countedLock;
+        terms.startSeconds = ask.startLimitSeconds;
+        terms.funded = uint32(paid + terms.startSeconds);
+        terms.end = uint40(block.timestamp + terms.funded);
+        terms.locked = Units.costUp(terms.rate, paid * Units.MS, SCALE) + countedLock;
     }
 
-    function _slotOf(Draft memory draft) private pure returns (LeaseSlot) {
-        return LeaseSlots.pack(draft.rate, draft.end, draft.funded, draft.gpuMilli, draft.node, draft.hasCounted);
-    }
-
-    /// @dev All from one struct: the compiler's stack holds no more beside the event's fourteen values.
-    function _emitOpened(Draft memory draft) private {
-        emit Opened(
-            draft.leaseNo,
-            draft.buyer,
-            draft.provider,
-            draft.witness,
-            draft.meter,
-            draft.bidHash,
-            draft.askHash,
-            draft.rate,
-            draft.gpuMilli,
-            draft.node,
-            draft.end,
-            draft.funded,
-            draft.locked,
-            draft.bidSalt
+    function _slotOf(LeaseTerms memory terms, bool hasCounted) private pure returns (LeaseSlot) {
+        return LeaseSlots.pack(
+            terms.rate, terms.end, terms.funded, terms.startSeconds, terms.gpuMilli, terms.node, hasCounted
         );
     }
 }

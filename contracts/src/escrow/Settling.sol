@@ -97,7 +97,7 @@ abstract contract Settling is Leases, IEscrowCore {
             uint256 ms = voucher.ms;
             if (!_isDue(slot, ms)) return 0;
 
-            uint256 most = slot.funded() * Units.MS;
+            uint256 most = slot.paidSeconds() * Units.MS;
             if (ms > most) ms = most;
             if (ms <= slot.usedMs()) return 0;
             (uint256 paid, uint256 total) = slot.earned(ms, SCALE);
@@ -119,7 +119,7 @@ abstract contract Settling is Leases, IEscrowCore {
             CountedSlot counts = box.counted;
             CountedSlot next = counts.raised(voucher.egressMib, voucher.units);
             bool raised = CountedSlot.unwrap(next) != CountedSlot.unwrap(counts);
-            ms = slot.fundedOf(ms);
+            ms = slot.paidPart(ms);
             uint256 used = slot.usedMs();
             if (ms > used) {
                 (uint256 paid, uint256 total) = slot.earned(ms, SCALE);

@@ -1,8 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Ask, Bid, Counted, IEscrowExtension, Lease, LeaseState, Quote} from "../interfaces/IComputeEscrow.sol";
-import {Hashes} from "../libraries/Hashes.sol";
+import {
+    Ask,
+    Bid,
+    Counted,
+    IEscrowExtension,
+    Lease,
+    LeaseKey,
+    Numbered,
+    Prices,
+    Quote,
+    Terms
+} from "../interfaces/IComputeEscrow.sol";
 import {CountedSlot, LeaseSlot} from "../libraries/LeaseSlot.sol";
 import {Orders} from "../libraries/Orders.sol";
 import {Units} from "../libraries/Units.sol";
@@ -17,16 +27,16 @@ abstract contract Views is Extended, IEscrowExtension {
     }
 
     /// @inheritdoc IEscrowExtension
-    function ordersFrom(address account) external view returns (uint64) {
-        return _accounts[account].ordersFrom;
+    function saltsFrom(address account, Numbered kind) external view returns (uint64) {
+        return _saltsFrom(account, kind);
     }
 
     /// @inheritdoc IEscrowExtension
-    function orderState(address account, uint64 salt) external view returns (bool used, bool cancelled) {
-        (uint256 word, uint256 opened) = _orderBits(salt);
-        uint256 bits = _orders[account][word];
-        used = bits & opened != 0;
-        cancelled = bits & (opened << 1) != 0 || salt < _accounts[account].ordersFrom;
+    function saltState(address account, Numbered kind, uint64 salt) external view returns (bool used, bool cancelled) {
+        (uint256 word, uint256 usedBit) = _saltBits(kind, salt);
+        uint256 bits = _salts[account][word];
+        used = bits & usedBit != 0;
+        cancelled = bits & (usedBit << 1) != 0 || salt < _saltsFrom(account, kind);
     }
 
     /// @inheritdoc IEscrowExtension
@@ -41,20 +51,18 @@ abstract contract Views is Extended, IEscrowExtension {
     }
 
     /// @inheritdoc IEscrowExtension
-    function lease(address buyer, address provider, address witness, bytes16 leaseNo)
-        external
-        view
-        returns (Lease memory view_)
-    {
-        LeaseBox storage box = _lease(buyer, provider, witness, leaseNo);
+    function lease(LeaseKey calldata key) external view returns (Lease memory view_) {
+        LeaseBox storage box = _lease(key);
         LeaseSlot slot = box.slot;
         view_.state = slot.state();
         view_.hasCounted = slot.hasCounted();
+        view_.again = slot.again();
         view_.rate = uint64(slot.rate());
         view_.usedMs = uint64(slot.usedMs());
         view_.start = uint40(slot.start());
         view_.end = uint40(slot.end());
         view_.fundedSeconds = uint32(slot.funded());
+        view_.startSeconds = uint16(slot.startSeconds());
         view_.gpuMilli = uint32(slot.gpuMilli());
         view_.node = slot.node();
         view_.released = _released(box, slot);
@@ -62,12 +70,8 @@ abstract contract Views is Extended, IEscrowExtension {
     }
 
     /// @inheritdoc IEscrowExtension
-    function counted(address buyer, address provider, address witness, bytes16 leaseNo)
-        external
-        view
-        returns (Counted memory)
-    {
-        CountedSlot slot = _lease(buyer, provider, witness, leaseNo).counted;
+    function counted(LeaseKey calldata key) external view returns (Counted memory) {
+        CountedSlot slot = _lease(key).counted;
         return Counted({
             egressGib: uint64(slot.egressPrice()),
             unit: uint64(slot.unitPrice()),
@@ -76,6 +80,11 @@ abstract contract Views is Extended, IEscrowExtension {
             egressMibCap: uint32(slot.egressCap()),
             unitsCap: uint32(slot.unitsCap())
         });
+    }
+
+    /// @inheritdoc IEscrowExtension
+    function terms() external view returns (Terms memory) {
+        return Terms(address(TOKEN), FEE_BPS, FEE_RECIPIENT, SETTLE_WINDOW);
     }
 
     /// @inheritdoc IEscrowExtension
@@ -94,8 +103,17 @@ abstract contract Views is Extended, IEscrowExtension {
     }
 
     /// @inheritdoc IEscrowExtension
-    function leaseNoOf(bytes32 bidHash, bytes32 askHash, address meter) external pure returns (bytes16) {
-        return Orders.leaseNo(Orders.pairHash(bidHash, askHash), meter);
+    function hashPrices(Prices memory prices) external pure returns (bytes32) {
+        return Orders.hash(prices);
+    }
+
+    /// @inheritdoc IEscrowExtension
+    function leaseNoOf(bytes32 bidHash, bytes32 askHash, bytes32 pricesHash, uint16 seat, address meter)
+        external
+        pure
+        returns (bytes16)
+    {
+        return Orders.leaseNo(Orders.termsHash(bidHash, askHash, pricesHash, seat), meter);
     }
 
     /// @inheritdoc IEscrowExtension

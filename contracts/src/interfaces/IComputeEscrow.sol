@@ -28,7 +28,9 @@ struct TierLimit {
 }
 
 /// @notice A provider's signed offer of one node. Sizes: thousandths of a GPU and of a core, MiB.
-/// @dev `floor` is the price if no quote is given. If `opener` is zero, anyone may open.
+/// @dev `floor` is the price if no quote is given. If `opener` is zero, anyone may open. `startLimitSeconds`: the longest
+/// time from opening to the first usage. `noticeSeconds`: how long before it takes the node back an interruptible offer
+/// says so; only its reputation answers for that. `flags`: 1 shares of a GPU, 2 no GPU, 4 interruptible.
 /// `salt` numbers the signer's orders; an order is cancelled by this number.
 struct Ask {
     address provider;
@@ -43,7 +45,8 @@ struct Ask {
     Prices floor;
     uint32 minSeconds;
     uint32 maxSeconds;
-    uint32 startLimitSeconds;
+    uint16 startLimitSeconds;
+    uint16 noticeSeconds;
     bytes32 unit;
     uint40 startsAt;
     uint16 flags;
@@ -60,6 +63,8 @@ struct Quote {
 }
 
 /// @notice A buyer's signed order. `budget`: atoms, over every lease the bid opens; `nodes` seats share it equally.
+/// `maxSeconds`: of paid time. `maxStartSeconds`: the longest start limit accepted; that time is neither locked nor paid.
+/// `minNoticeSeconds`: the shortest notice accepted of an interruptible ask. `flags`: as an ask's, what the buyer accepts.
 /// `salt` numbers the signer's orders; a bid opens once per number, and is cancelled by it.
 struct Bid {
     address buyer;
@@ -75,6 +80,8 @@ struct Bid {
     uint32 units;
     bytes32 unit;
     uint32 maxSeconds;
+    uint16 maxStartSeconds;
+    uint16 minNoticeSeconds;
     uint128 budget;
     uint16 nodes;
     uint16 flags;
@@ -87,6 +94,7 @@ struct Bid {
 struct Previous {
     address provider;
     bytes32 askHash;
+    bytes32 pricesHash;
     address meter;
 }
 
@@ -103,34 +111,83 @@ struct Match {
     bytes quoteSignature;
 }
 
-/// @notice Final cumulative usage, signed by meter and witness. `ordersHash` proves who the meter is.
+/// @notice What names a lease.
+struct LeaseKey {
+    address buyer;
+    address provider;
+    address witness;
+    bytes16 leaseNo;
+}
+
+/// @notice Final cumulative usage, signed by meter and witness. `again`: whether the bid's seat may open once more.
+/// `termsHash` proves who the meter is.
 struct CloseData {
     address buyer;
     address provider;
     bytes16 leaseNo;
-    bytes32 ordersHash;
     uint64 ms;
     uint32 egressMib;
     uint32 units;
+    bool again;
+    bytes32 termsHash;
 }
 
-/// @notice A lease, named by the orders that it was opened from. The ask is sent again so that the escrow can check it.
-struct LeaseOrders {
-    Ask ask;
-    bytes32 bidHash;
-    address buyer;
+/// @notice How a call that an account signed is relayed. `salt` numbers the account's calls, apart from its orders.
+/// `relayer`: who may send it, zero for anyone. `fee`: atoms, to the sender's balance.
+struct Relay {
+    uint64 salt;
+    uint40 deadline;
+    address relayer;
+    uint96 fee;
+}
+
+/// @notice What an account numbers and cancels apart: its orders; the calls that it signed for others to send.
+enum Numbered {
+    Orders,
+    Calls
+}
+
+/// @notice Terms of a lease at its opening. `rate`: 1e-12 token per hour. `end`: first second after the funded time.
+/// `funded`: seconds from start to end, of which the last `startSeconds` only make up for a late start: they are neither
+/// locked nor paid. `locked`: atoms reserved, counted resources included. `bidSalt`: number of the bid, which its first
+/// lease marks as used.
+struct LeaseTerms {
     address witness;
+    address meter;
+    bytes32 bidHash;
+    bytes32 askHash;
+    bytes32 pricesHash;
+    uint64 rate;
+    uint32 gpuMilli;
+    uint24 node;
+    uint16 seat;
+    uint40 end;
+    uint32 funded;
+    uint16 startSeconds;
+    uint256 locked;
+    uint64 bidSalt;
+}
+
+/// @notice An account without a key, whose `operator` signs bids for it until `expiry`, inclusive. Its `owner` funds it and
+/// takes back what is free.
+struct Purse {
+    address owner;
+    uint40 expiry;
+    address operator;
 }
 
 /// @notice A lease, unpacked. `released` and `locked`: atoms, fee included.
+/// `startSeconds`: part of the funded time that is not paid. `again`: whether the bid's seat may open once more.
 struct Lease {
     LeaseState state;
     bool hasCounted;
+    bool again;
     uint64 rate;
     uint64 usedMs;
     uint40 start;
     uint40 end;
     uint32 fundedSeconds;
+    uint16 startSeconds;
     uint32 gpuMilli;
     uint24 node;
     uint256 released;
@@ -147,6 +204,16 @@ struct Counted {
     uint32 unitsCap;
 }
 
+/// @notice Everything that is fixed when an escrow is deployed.
+/// @dev `token`: at most 18 decimals. `feeBps`: part of providers' income held for the fee recipient, at most 1000.
+/// `settleWindow`: seconds after a lease's end in which usage is still settled.
+struct Terms {
+    address token;
+    uint256 feeBps;
+    address feeRecipient;
+    uint256 settleWindow;
+}
+
 /// @title IEscrowBase
 /// @notice The escrow's events and errors.
 interface IEscrowBase {
@@ -155,26 +222,7 @@ interface IEscrowBase {
     event Deposited(address indexed account, uint256 amount);
     event Withdrawn(address indexed account, address indexed to, uint256 amount);
 
-    /// @param rate 1e-12 token per hour.
-    /// @param end First second after the funded time.
-    /// @param locked Atoms reserved, counted resources included.
-    /// @param bidSalt Number of the bid. The bid's first lease marks it as used; later leases of the bid find it marked.
-    event Opened(
-        bytes16 indexed leaseNo,
-        address indexed buyer,
-        address indexed provider,
-        address witness,
-        address meter,
-        bytes32 bidHash,
-        bytes32 askHash,
-        uint64 rate,
-        uint32 gpuMilli,
-        uint24 node,
-        uint40 end,
-        uint32 funded,
-        uint256 locked,
-        uint256 bidSalt
-    );
+    event Opened(bytes16 indexed leaseNo, address indexed buyer, address indexed provider, LeaseTerms terms);
     /// @notice Follows `Opened` if the bid caps counted resources above zero.
     event OpenedCounted(bytes16 indexed leaseNo, uint64 egressGib, uint64 unit, uint32 egressMibCap, uint32 unitsCap);
 
@@ -187,6 +235,9 @@ interface IEscrowBase {
     event Stopped(
         bytes16 indexed leaseNo, address indexed buyer, address indexed provider, uint40 end, uint256 unlocked
     );
+
+    /// @notice The bid's seat may open once more: the buyer's side said so. Follows `Stopped` or `Closed`, or stands alone.
+    event MarkedAgain(bytes16 indexed leaseNo, address indexed buyer, address indexed provider);
 
     /// @notice Precedes `Closed` if the lease has counted resources: their final usage.
     event ClosedCounted(bytes16 indexed leaseNo, uint32 egressMib, uint32 units);
@@ -202,17 +253,26 @@ interface IEscrowBase {
         uint256 refunded
     );
 
-    /// @notice Follows `Opened` if the bid has several nodes.
-    event OpenedSeat(bytes16 indexed leaseNo, bytes32 indexed bidHash, uint16 seat);
-
     /// @param end First second after the extended funded time.
     /// @param locked Atoms that left the buyer's balance for the extension.
     event ToppedUp(
         bytes16 indexed leaseNo, address indexed buyer, address indexed provider, uint40 end, uint256 locked
     );
 
-    /// @notice The account's order with this number is void. If `andOlder`, so are all its orders with lower numbers.
-    event OrderCancelled(address indexed account, uint64 salt, bool andOlder);
+    /// @notice The account's order, or signed call, with this number is void. If `andOlder`, so are all with lower numbers.
+    event Cancelled(address indexed account, Numbered indexed kind, uint64 salt, bool andOlder);
+
+    /// @notice A call that the account signed was sent by `relayer`, for a fee in atoms from the account's balance.
+    event Relayed(address indexed account, address indexed relayer, uint64 salt, uint256 fee);
+
+    event PurseCreated(
+        address indexed purse, address indexed owner, address indexed operator, uint64 salt, uint40 expiry
+    );
+    event PurseExpiryMoved(address indexed purse, uint40 expiry);
+    /// @notice Atoms moved from the owner's balance to the purse's.
+    event PurseFunded(address indexed purse, address indexed owner, uint256 amount);
+    /// @notice Atoms moved from the purse's balance to the owner's.
+    event PurseSwept(address indexed purse, address indexed owner, uint256 amount);
 
     event FeesCollected(address indexed provider, address indexed recipient, uint256 amount);
 
@@ -224,6 +284,7 @@ interface IEscrowBase {
     error FeeTooHigh(uint256 most, uint256 feeBps);
     error FeeRecipientMissing(uint256 feeBps);
     error WindowOutOfBounds(uint256 least, uint256 most, uint256 windowSeconds);
+    error TermsDiffer(address extension);
 
     // Funds
     error ZeroAmount();
@@ -243,11 +304,13 @@ interface IEscrowBase {
     error SeatTaken(bytes32 bidHash, uint256 seat);
     error CancelledOrder(address account, uint256 salt);
     error InvalidGpuSize(uint256 gpuMilli);
-    error ShareNotAccepted(uint256 askFlags, uint256 bidFlags);
+    error FlagNotAccepted(uint256 askFlags, uint256 bidFlags);
     error SizeTooLarge(uint256 most, uint256 size);
     error UnitMismatch(bytes32 ask, bytes32 bid);
     error DurationTooLong(uint256 most, uint256 duration);
     error DurationTooShort(uint256 least, uint256 duration);
+    error StartTooLong(uint256 most, uint256 startLimit);
+    error NoticeTooShort(uint256 least, uint256 notice);
     error TooManyLimits(uint256 most, uint256 count);
     error TierNotInBid(bytes32 tier);
     error PriceAboveLimit(uint256 limit, uint256 price);
@@ -259,7 +322,8 @@ interface IEscrowBase {
     error NonceUsed(address buyer, uint256 salt);
     error NotLatestLease(bytes16 latest, bytes16 leaseNo);
     error UnknownLease(bytes16 leaseNo);
-    error LeaseRunning(uint256 end, uint256 time);
+    error NotMarkedAgain(bytes16 leaseNo);
+    error SeatsClosed(uint256 deadline, uint256 time);
     error BudgetTooSmall(uint256 required, uint256 available);
     error NodeFull(uint256 free, uint256 gpuMilli);
     error BatchTooLarge(uint256 most, uint256 count);
@@ -277,16 +341,29 @@ interface IEscrowBase {
     error LeaseEnded(uint256 end, uint256 time);
     error NotBuyer(address buyer, address sender);
 
-    // The extension
-    error NotTheEscrow(address escrow, address here);
+    // Signed calls
+    error SignatureExpired(uint256 deadline, uint256 time);
+    error CallUsed(address account, uint256 salt);
+    error NotRelayer(address relayer, address sender);
+    error RelayFeeTooHigh(uint256 most, uint256 fee);
     error SaltTooLarge(uint256 most, uint256 salt);
-    error BidMismatch(bytes32 orders, bytes32 given);
+
+    // Purses
+    error PurseExists(address purse);
+    error UnknownPurse(address purse);
+    error PurseExpired(uint256 expiry, uint256 time);
+    error NotPurseOwner(address owner, address sender);
+    error ExpiryNotEarlier(uint256 expiry, uint256 given);
+
+    // The extension
+    error NotTheEscrow(address here);
 }
 
 /// @title IEscrowCore
 /// @notice The functions in the escrow's own code: those called often.
 /// @dev A lease is named by (witness, buyer, provider, leaseNo); `leaseNo` is the first half of
-/// keccak256(abi.encode(ordersHash, meter)), `ordersHash` keccak256(abi.encode(bidHash, askHash)). Amounts are atoms of the token. Payments round down, locks up.
+/// keccak256(abi.encode(termsHash, meter)), `termsHash` keccak256(abi.encode(bidHash, askHash, pricesHash, seat)).
+/// Amounts are atoms of the token. Payments round down, locks up.
 ///
 /// Assumptions. Warning: if one of them is broken, what depends on it breaks too.
 /// - The token moves exactly the amount asked for, or fails, and its balances change only by transfers. If a token
@@ -302,18 +379,16 @@ interface IEscrowCore is IEscrowBase {
     /// @notice Moves `amount` from the sender, who has approved it, to the sender's balance in the escrow.
     function deposit(uint256 amount) external;
 
-    /// @notice As `deposit`, by an EIP-2612 permit of the sender. If somebody else submits the permit first, the deposit
-    /// still works as long as the allowance suffices.
-    function depositWithPermit(uint256 amount, uint256 deadline, uint8 v, bytes32 r, bytes32 s) external;
-
     /// @notice Moves `amount` of the sender's free balance to `to`. No state of any lease stops this.
     function withdraw(address to, uint256 amount) external;
 
     /* LEASES */
 
     /// @notice Opens a lease from an ask and a bid that fit: reserves capacity and locks the most that it may cost.
-    /// @dev Orders are live up to and including `expiry`. Funded time is the bid's time plus the ask's start limit, or
-    /// less if the budget ends sooner. The signatures of contracts (ERC-1271) are checked only now, never again.
+    /// @dev Orders are live up to and including `expiry`. Paid time is the bid's time, or less if the budget ends sooner;
+    /// the ask's start limit comes on top, neither locked nor paid. The first leases of all seats of a bid open within
+    /// `SEATING_SECONDS` of its first; a seat's later ones follow a lease that was marked `again`. Signatures are the
+    /// account's key's, else the contract's (ERC-1271), which is asked only now, never again.
     /// @return leaseNo Number of the lease.
     function open(Match calldata order) external returns (bytes16 leaseNo);
 
@@ -340,30 +415,35 @@ interface IEscrowCore is IEscrowBase {
     function settleMetered(bytes calldata entries) external returns (bytes memory skipped);
 
     /// @notice Stops an active lease: it ends now, unless its end has passed. For buyer, provider and witness.
-    /// The lock of time that can no longer be used goes back to the buyer's balance.
-    function stop(address buyer, address provider, address witness, bytes16 leaseNo) external;
+    /// The lock of time that can no longer be used goes back to the buyer's balance, and the node is free.
+    /// @param again Marks the lease, so that the bid's seat may open once more. Not for the provider. A lease that is
+    /// stopped or closed already is only marked.
+    function stop(LeaseKey calldata key, bool again) external;
 
-    /// @notice As `stop`, by a `Stop` that the witness or the meter signed. Anyone may call.
-    /// @param ordersHash Proves who the meter is; ignored if the witness signed.
+    /// @notice As `stop`, by a `Stop` that buyer, witness or meter signed. Anyone may call, up to and including `deadline`.
+    /// @param termsHash Proves who the meter is, which cannot mark; ignored if another signed.
+    /// @param signature 65 bytes of a key, or whatever the buyer's contract accepts (ERC-1271).
     function stopBySignature(
-        address buyer,
-        address provider,
-        address witness,
-        bytes16 leaseNo,
-        bytes32 ordersHash,
-        bytes32 r,
-        bytes32 vs
+        LeaseKey calldata key,
+        bool again,
+        uint40 deadline,
+        bytes32 termsHash,
+        bytes calldata signature
     ) external;
 
+    /// @notice Stops active leases whose end has passed, which frees their nodes. Anyone may call. At most `MAX_OPENS`.
+    /// @return skipped Bit i (of byte i / 8, lowest first) is set if lease i was not active or has time left.
+    function free(LeaseKey[] calldata keys) external returns (bytes memory skipped);
+
     /// @notice Closes a lease at final usage that meter and witness both signed: pays it, returns the rest to the buyer
-    /// and frees the node.
+    /// and frees the node if the lease was active.
     /// @dev No figure may be below what was settled, and time may not be ahead of the time since start. Nothing is paid
     /// beyond the funded time or a cap.
     function close(CloseData calldata data, bytes32 meterR, bytes32 meterVs, bytes32 witnessR, bytes32 witnessVs)
         external;
 
     /// @notice Closes a lease after its end and the settle window: the rest goes back to the buyer. Anyone may call.
-    function refund(address buyer, address provider, address witness, bytes16 leaseNo) external;
+    function refund(LeaseKey calldata key) external;
 
     /* VIEWS */
 
@@ -385,6 +465,14 @@ interface IEscrowCore is IEscrowBase {
 interface IEscrowExtension is IEscrowBase {
     /* FUNDS */
 
+    /// @notice Moves `amount` from the sender, who has approved it, to the account's balance in the escrow.
+    function depositFor(address account, uint256 amount) external;
+
+    /// @notice As `deposit`, by an EIP-2612 permit of the sender. If somebody else submits the permit first, the deposit
+    /// still works as long as the allowance suffices. Nobody can deposit for another by permit: a relayer would fall back on
+    /// an allowance that was not meant for it.
+    function depositWithPermit(uint256 amount, uint256 deadline, uint8 v, bytes32 r, bytes32 s) external;
+
     /// @notice Deposits by an EIP-3009 authorization that `from` signed for this escrow. Anyone may call; the deposit goes
     /// to `from`'s balance.
     function depositWithAuthorization(
@@ -404,20 +492,62 @@ interface IEscrowExtension is IEscrowBase {
     function depositWithPermit2(address from, uint256 amount, uint256 nonce, uint256 deadline, bytes calldata signature)
         external;
 
+    /// @notice As `withdraw` by a `Withdraw` that the account signed. `amount` leaves its balance: the relay's fee goes to
+    /// the sender's balance, the rest to `to`.
+    function withdrawBySignature(
+        address account,
+        address to,
+        uint256 amount,
+        Relay calldata relay,
+        bytes calldata signature
+    ) external;
+
     /// @notice Moves the fees on these providers' income to the fee recipient's balance. Anyone may call.
     function collectFees(address[] calldata providers) external;
 
+    /// @notice Calls the escrow once for each item, for the same sender, all or none.
+    function multicall(bytes[] calldata calls) external;
+
+    /* PURSES */
+
+    /// @notice Makes a purse of the sender and puts `amount` of the sender's balance into it.
+    /// @dev The purse is the last 20 bytes of keccak256(abi.encode(domainSeparator, owner, operator, salt)): no key signs
+    /// for it. Bids name it as their buyer and are signed by the operator's key or contract (ERC-1271).
+    function createPurse(address operator, uint64 salt, uint40 expiry, uint256 amount) external returns (address purse);
+
+    /// @notice Moves `amount` of the owner's balance to the purse. For the owner.
+    function fundPurse(address purse, uint256 amount) external;
+
+    /// @notice Moves `amount` of what is free in the purse to the owner's balance. For the owner, at any time.
+    function sweepPurse(address purse, uint256 amount) external;
+
+    /// @notice Brings the purse's expiry forward: from then on nothing opens and no lease is extended. For the owner.
+    function expirePurse(address purse, uint40 expiry) external;
+
     /* ORDERS */
 
-    /// @notice Cancels the account's order with this number, bid or ask: no lease opens from it again. With `andOlder`,
-    /// also cancels every order with a lower number. Open leases continue.
-    /// @param signature The account's signature of `Cancel`, ERC-1271 included; ignored if the account itself calls.
-    function cancel(address account, uint64 salt, bool andOlder, bytes calldata signature) external;
+    /// @notice Cancels the account's order with this number, bid or ask: no lease opens from it again; or the call that it
+    /// signed with this number. With `andOlder`, also everything of that kind with a lower number. Open leases continue.
+    /// @param signature The account's signature of `Cancel`, ERC-1271 included; ignored if the account itself calls. For a
+    /// purse, its owner or operator signs or calls.
+    function cancel(address account, Numbered kind, uint64 salt, bool andOlder, bytes calldata signature) external;
 
-    /// @notice Extends an active lease by `seconds_` of funded time. For the buyer, before the end, up to the ask's
-    /// longest time plus its start limit, and within what is left of the bid's budget.
-    /// @param bid The bid that the lease was opened from; its hash is `orders.bidHash`.
-    function topUp(LeaseOrders calldata orders, Bid calldata bid, uint16 seat, uint32 seconds_) external;
+    /// @notice Extends an active lease by `seconds_` of paid time. For the buyer, or the operator of a purse before its
+    /// expiry; before the end, up to the ask's longest time, and within what is left of the bid's budget.
+    /// @dev Ask, bid, pricesHash and seat are those that the lease was opened from.
+    function topUp(Ask calldata ask, Bid calldata bid, bytes32 pricesHash, uint16 seat, uint32 seconds_) external;
+
+    /// @notice As `topUp` by a `TopUp` that the buyer signed. The relay's fee goes from the buyer's balance, on top, to the
+    /// sender's. A purse pays a fee only if its owner signed.
+    function topUpBySignature(
+        Ask calldata ask,
+        Bid calldata bid,
+        bytes32 pricesHash,
+        uint16 seat,
+        uint32 seconds_,
+        Relay calldata relay,
+        bytes calldata signature
+    ) external;
 
     /* VIEWS */
 
@@ -427,22 +557,25 @@ interface IEscrowExtension is IEscrowBase {
     /// @return Thousandths of GPUs that open leases occupy on the node.
     function capacityUsed(address provider, uint24 node) external view returns (uint256);
 
-    function lease(address buyer, address provider, address witness, bytes16 leaseNo)
-        external
-        view
-        returns (Lease memory);
+    function lease(LeaseKey calldata key) external view returns (Lease memory);
 
-    function counted(address buyer, address provider, address witness, bytes16 leaseNo)
-        external
-        view
-        returns (Counted memory);
+    function counted(LeaseKey calldata key) external view returns (Counted memory);
 
-    /// @return used Whether a bid of the account with this salt has opened a lease.
-    /// @return cancelled Whether the account cancelled its order with this salt, alone or with all older ones.
-    function orderState(address account, uint64 salt) external view returns (bool used, bool cancelled);
+    /// @return All zero where there is no such purse.
+    function purse(address account) external view returns (Purse memory);
 
-    /// @return Lowest salt that the account's orders may have.
-    function ordersFrom(address account) external view returns (uint64);
+    /// @return The purse that `createPurse` makes, or made.
+    function purseOf(address owner, address operator, uint64 salt) external view returns (address);
+
+    /// @return used Whether a bid of the account with this salt has opened a lease, or the call with it was sent.
+    /// @return cancelled Whether the account cancelled this salt, alone or with all older ones.
+    function saltState(address account, Numbered kind, uint64 salt) external view returns (bool used, bool cancelled);
+
+    /// @return Lowest salt that the account may still use.
+    function saltsFrom(address account, Numbered kind) external view returns (uint64);
+
+    /// @return Everything that is fixed in the extension; equal to the escrow's.
+    function terms() external view returns (Terms memory);
 
     /// @return latest The seat's latest lease, if the seat had more than one lease or the bid has several nodes; else zero.
     /// @return spentBefore Atoms that the seat's earlier leases may have paid.
@@ -451,7 +584,11 @@ interface IEscrowExtension is IEscrowBase {
     function hashAsk(Ask calldata ask) external pure returns (bytes32);
     function hashBid(Bid calldata bid) external pure returns (bytes32);
     function hashQuote(Quote calldata quote) external pure returns (bytes32);
-    function leaseNoOf(bytes32 bidHash, bytes32 askHash, address meter) external pure returns (bytes16);
+    function hashPrices(Prices calldata prices) external pure returns (bytes32);
+    function leaseNoOf(bytes32 bidHash, bytes32 askHash, bytes32 pricesHash, uint16 seat, address meter)
+        external
+        pure
+        returns (bytes16);
 
     /// @param rate 1e-12 token per hour.
     /// @return Atoms, rounded down.

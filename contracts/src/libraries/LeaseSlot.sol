@@ -5,7 +5,7 @@ import {LeaseState} from "../interfaces/IComputeEscrow.sol";
 import {Units} from "./Units.sol";
 
 /// @notice A lease in one storage word. From the highest bit down:
-/// rate 64 | usedMs 40 | end 40 | funded 32 | unused 16, zero | gpuMilli 32 | node 24 | counted 1 | state 7.
+/// rate 64 | usedMs 40 | end 40 | funded 32 | startSeconds 16 | gpuMilli 32 | node 24 | counted 1 | again 1 | state 6.
 type LeaseSlot is uint256;
 
 using LeaseSlots for LeaseSlot global;
@@ -17,24 +17,32 @@ type CountedSlot is uint256;
 using CountedSlots for CountedSlot global;
 
 /// @title LeaseSlots
-/// @notice Fields of a packed lease. Callers keep every value within its width, and the end at or after the start.
+/// @notice Fields of a packed lease. Callers keep every value within its width, the end at or after the start, and
+/// `startSeconds` within `funded`.
 library LeaseSlots {
     uint256 private constant USED_SHIFT = 152;
     uint256 private constant END_SHIFT = 112;
     uint256 private constant FUNDED_SHIFT = 80;
+    uint256 private constant START_SHIFT = 64;
     uint256 private constant GPU_SHIFT = 32;
     uint256 private constant NODE_SHIFT = 8;
     uint256 private constant COUNTED_BIT = 0x80;
-    uint256 private constant STATE_MASK = 0x7f;
+    uint256 private constant AGAIN_BIT = 0x40;
+    uint256 private constant STATE_MASK = 0x3f;
 
-    function pack(uint64 rate_, uint40 end_, uint32 funded_, uint32 gpuMilli_, uint24 node_, bool hasCounted_)
-        internal
-        pure
-        returns (LeaseSlot)
-    {
+    function pack(
+        uint64 rate_,
+        uint40 end_,
+        uint32 funded_,
+        uint16 startSeconds_,
+        uint32 gpuMilli_,
+        uint24 node_,
+        bool hasCounted_
+    ) internal pure returns (LeaseSlot) {
         uint256 word =
             (uint256(rate_) << 192) | (uint256(end_) << END_SHIFT) | (uint256(funded_) << FUNDED_SHIFT);
-        word |= (uint256(gpuMilli_) << GPU_SHIFT) | (uint256(node_) << NODE_SHIFT);
+        word |= (uint256(startSeconds_) << START_SHIFT) | (uint256(gpuMilli_) << GPU_SHIFT)
+            | (uint256(node_) << NODE_SHIFT);
         word |= (hasCounted_ ? COUNTED_BIT : 0) | uint256(LeaseState.Active);
         return LeaseSlot.wrap(word);
     }
@@ -64,6 +72,18 @@ library LeaseSlots {
         }
     }
 
+    /// @return Seconds of the funded time that are neither locked nor paid.
+    function startSeconds(LeaseSlot self) internal pure returns (uint256) {
+        return uint16(LeaseSlot.unwrap(self) >> START_SHIFT);
+    }
+
+    /// @return Seconds that may be paid, at most.
+    function paidSeconds(LeaseSlot self) internal pure returns (uint256) {
+        unchecked {
+            return self.funded() - self.startSeconds();
+        }
+    }
+
     function gpuMilli(LeaseSlot self) internal pure returns (uint256) {
         return uint32(LeaseSlot.unwrap(self) >> GPU_SHIFT);
     }
@@ -74,6 +94,11 @@ library LeaseSlots {
 
     function hasCounted(LeaseSlot self) internal pure returns (bool) {
         return LeaseSlot.unwrap(self) & COUNTED_BIT != 0;
+    }
+
+    /// @return Whether the bid's seat may open once more.
+    function again(LeaseSlot self) internal pure returns (bool) {
+        return LeaseSlot.unwrap(self) & AGAIN_BIT != 0;
     }
 
     function state(LeaseSlot self) internal pure returns (LeaseState) {
@@ -92,25 +117,38 @@ library LeaseSlots {
         return LeaseSlot.wrap(word | (usedMs_ << USED_SHIFT));
     }
 
-    /// @dev Moves the end and keeps the start.
-    function withEnd(LeaseSlot self, uint256 end_) internal pure returns (LeaseSlot) {
-        uint256 funded_;
+    /// @notice The slot as it is once `seconds_` of paid time are added.
+    function extended(LeaseSlot self, uint256 seconds_) internal pure returns (LeaseSlot) {
         unchecked {
-            funded_ = end_ - self.start();
+            return LeaseSlot.wrap(LeaseSlot.unwrap(self) + (seconds_ << END_SHIFT) + (seconds_ << FUNDED_SHIFT));
         }
-        uint256 word = LeaseSlot.unwrap(self) & ~(uint256(type(uint40).max) << END_SHIFT);
-        word &= ~(uint256(type(uint32).max) << FUNDED_SHIFT);
-        return LeaseSlot.wrap(word | (end_ << END_SHIFT) | (funded_ << FUNDED_SHIFT));
+    }
+
+    /// @notice The slot as it is if the lease ends at `end_`, which is neither after its end nor before its start.
+    /// @dev Paid time is kept as far as there is room for it: what is cut off first is the time for a late start.
+    function endedAt(LeaseSlot self, uint256 end_) internal pure returns (LeaseSlot) {
+        unchecked {
+            uint256 cut = self.end() - end_;
+            uint256 start_ = self.startSeconds();
+            uint256 startCut = cut < start_ ? cut : start_;
+            return LeaseSlot.wrap(
+                LeaseSlot.unwrap(self) - (cut << END_SHIFT) - (cut << FUNDED_SHIFT) - (startCut << START_SHIFT)
+            );
+        }
+    }
+
+    function withAgain(LeaseSlot self) internal pure returns (LeaseSlot) {
+        return LeaseSlot.wrap(LeaseSlot.unwrap(self) | AGAIN_BIT);
     }
 
     function withState(LeaseSlot self, LeaseState state_) internal pure returns (LeaseSlot) {
         return LeaseSlot.wrap((LeaseSlot.unwrap(self) & ~STATE_MASK) | uint256(state_));
     }
 
-    /// @return `ms`, at most the funded time.
-    function fundedOf(LeaseSlot self, uint256 ms) internal pure returns (uint256) {
+    /// @return `ms`, at most the time that may be paid.
+    function paidPart(LeaseSlot self, uint256 ms) internal pure returns (uint256) {
         unchecked {
-            uint256 most = self.funded() * Units.MS;
+            uint256 most = self.paidSeconds() * Units.MS;
             return ms < most ? ms : most;
         }
     }
@@ -138,7 +176,7 @@ library LeaseSlots {
     /// @return The most atoms that time may ever cost, rounded up.
     function fullTime(LeaseSlot self, uint256 scale) internal pure returns (uint256) {
         unchecked {
-            return Units.costUp(self.rate(), self.funded() * Units.MS, scale);
+            return Units.costUp(self.rate(), self.paidSeconds() * Units.MS, scale);
         }
     }
 }

@@ -9,10 +9,12 @@ import {Check} from "./Check.sol";
 /// @dev Orders come from the ABI decoder, which refuses values out of range of their types.
 library Orders {
     uint256 internal constant SHARED = 1;
+    uint256 internal constant NO_GPU = 2;
+    uint256 internal constant INTERRUPTIBLE = 4;
     uint256 internal constant MAX_LIMITS = 32;
     uint256 internal constant WHOLE_GPU_MILLI = 1000;
-    /// @dev Longest funded time; its milliseconds fit 40 bits.
-    uint256 internal constant MAX_FUNDED_SECONDS = 1_000_000_000;
+    /// @dev Longest paid time; with a start limit its milliseconds fit 40 bits.
+    uint256 internal constant MAX_PAID_SECONDS = 1_000_000_000;
 
     bytes32 internal constant PRICES_TYPEHASH = keccak256(
         "Prices(uint64 gpuHour,uint64 cpuHour,uint64 memoryGibHour,uint64 storageGibHour,uint64 egressGib,uint64 unit)"
@@ -22,7 +24,7 @@ library Orders {
     bytes32 internal constant ASK_TYPEHASH = keccak256(
         "Ask(address provider,address meter,address opener,uint24 node,bytes32 tier,uint32 gpuMilli,"
         "uint32 cpuMilli,uint32 memoryMib,uint32 storageMib,Prices floor,uint32 minSeconds,uint32 maxSeconds,"
-        "uint32 startLimitSeconds,bytes32 unit,uint40 startsAt,uint16 flags,uint16 maxFeeBps,uint40 expiry,uint64 salt)"
+        "uint16 startLimitSeconds,uint16 noticeSeconds,bytes32 unit,uint40 startsAt,uint16 flags,uint16 maxFeeBps,uint40 expiry,uint64 salt)"
         "Prices(uint64 gpuHour,uint64 cpuHour,uint64 memoryGibHour,uint64 storageGibHour,uint64 egressGib,uint64 unit)"
     );
     bytes32 internal constant QUOTE_TYPEHASH = keccak256(
@@ -32,7 +34,7 @@ library Orders {
     bytes32 internal constant BID_TYPEHASH = keccak256(
         "Bid(address buyer,address witness,address opener,bytes32 jobHash,TierLimit[] limits,"
         "uint32 gpuMilli,uint32 cpuMilli,uint32 memoryMib,uint32 storageMib,uint32 egressMib,uint32 units,bytes32 unit,"
-        "uint32 maxSeconds,uint128 budget,uint16 nodes,uint16 flags,uint16 maxFeeBps,uint40 expiry,uint64 salt)"
+        "uint32 maxSeconds,uint16 maxStartSeconds,uint16 minNoticeSeconds,uint128 budget,uint16 nodes,uint16 flags,uint16 maxFeeBps,uint40 expiry,uint64 salt)"
         "TierLimit(bytes32 tier,uint64 rate,uint64 egressGib,uint64 unit)"
     );
 
@@ -54,9 +56,9 @@ library Orders {
         assembly ("memory-safe") {
             let ptr := mload(0x40)
             mstore(ptr, typeHash)
-            mcopy(add(ptr, 0x20), ask, 0x260) // 19 members
+            mcopy(add(ptr, 0x20), ask, 0x280) // 20 members
             mstore(add(ptr, 0x140), floorHash)
-            digest := keccak256(ptr, 0x280)
+            digest := keccak256(ptr, 0x2a0)
         }
     }
 
@@ -70,9 +72,9 @@ library Orders {
         assembly ("memory-safe") {
             let ptr := mload(0x40)
             mstore(ptr, typeHash)
-            mcopy(add(ptr, 0x20), bid, 0x260) // 19 members
+            mcopy(add(ptr, 0x20), bid, 0x2a0) // 21 members
             mstore(add(ptr, 0xa0), limitsHash)
-            digest := keccak256(ptr, 0x280)
+            digest := keccak256(ptr, 0x2c0)
         }
     }
 
@@ -95,14 +97,18 @@ library Orders {
         return keccak256(abi.encodePacked(hashes));
     }
 
-    /// @notice Both orders in one word.
-    function pairHash(bytes32 bidHash, bytes32 askHash) internal pure returns (bytes32) {
-        return keccak256(abi.encode(bidHash, askHash));
+    /// @notice What a lease is opened from, in one word: both orders, the prices and the seat.
+    function termsHash(bytes32 bidHash, bytes32 askHash, bytes32 pricesHash, uint16 seat)
+        internal
+        pure
+        returns (bytes32)
+    {
+        return keccak256(abi.encode(bidHash, askHash, pricesHash, seat));
     }
 
-    /// @notice Number of the lease from a pair of orders, whose ask names the meter.
-    function leaseNo(bytes32 ordersHash, address meter) internal pure returns (bytes16) {
-        return bytes16(keccak256(abi.encode(ordersHash, meter)));
+    /// @notice Number of the lease from its terms and the meter, which the ask names.
+    function leaseNo(bytes32 termsHash_, address meter) internal pure returns (bytes16) {
+        return bytes16(keccak256(abi.encode(termsHash_, meter)));
     }
 
     /* FIT */
@@ -121,6 +127,11 @@ library Orders {
         _requireSizes(ask, bid);
         Check.atMost(ask.maxSeconds, bid.maxSeconds, IEscrowBase.DurationTooLong.selector);
         Check.atLeast(ask.minSeconds, bid.maxSeconds, IEscrowBase.DurationTooShort.selector);
+        Check.atMost(bid.maxStartSeconds, ask.startLimitSeconds, IEscrowBase.StartTooLong.selector);
+        if (ask.flags & INTERRUPTIBLE != 0) {
+            _requireBoth(ask, bid, INTERRUPTIBLE);
+            Check.atLeast(bid.minNoticeSeconds, ask.noticeSeconds, IEscrowBase.NoticeTooShort.selector);
+        }
     }
 
     /// @notice Orders are live up to and including their expiry.
@@ -184,10 +195,7 @@ library Orders {
     function _requireSizes(Ask memory ask, Bid memory bid) private pure {
         uint256 gpuMilli = bid.gpuMilli;
         if (gpuMilli < WHOLE_GPU_MILLI) {
-            if (gpuMilli == 0) revert IEscrowBase.InvalidGpuSize(gpuMilli);
-            if (ask.flags & bid.flags & SHARED == 0) {
-                Check.fail(ask.flags, bid.flags, IEscrowBase.ShareNotAccepted.selector);
-            }
+            _requireBoth(ask, bid, gpuMilli == 0 ? NO_GPU : SHARED);
         } else if (gpuMilli % WHOLE_GPU_MILLI != 0) {
             revert IEscrowBase.InvalidGpuSize(gpuMilli);
         }
@@ -199,5 +207,9 @@ library Orders {
         if (bid.units > 0 && (bid.unit == 0 || bid.unit != ask.unit)) {
             Check.fail(uint256(ask.unit), uint256(bid.unit), IEscrowBase.UnitMismatch.selector);
         }
+    }
+
+    function _requireBoth(Ask memory ask, Bid memory bid, uint256 flag) private pure {
+        if (ask.flags & bid.flags & flag == 0) Check.fail(ask.flags, bid.flags, IEscrowBase.FlagNotAccepted.selector);
     }
 }
