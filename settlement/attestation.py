@@ -6,7 +6,7 @@ A meter signs `UsageAttestation`s, which stay off chain. A witness answers each 
 
 from dataclasses import dataclass, fields
 
-from settlement.eip712 import Address, Bytes16, Bytes32, Struct, Uint32, Uint64
+from settlement.eip712 import Address, Bytes16, Bytes32, Struct, Uint32, Uint40, Uint64
 from settlement.usage import UsageVector
 
 
@@ -58,16 +58,26 @@ class MeteredUsage(_LeaseStruct):
 
 @dataclass(frozen=True, slots=True)
 class Stop(_LeaseStruct):
-    """Ends a lease now. Signed by its witness or its meter."""
+    """Ends a lease now. Signed by its buyer, witness or meter, and good until `deadline`.
+
+    With `again` the bid's seat may open once more, which a meter's never says.
+    """
+
+    again: bool
+    deadline: Uint40
 
 
 @dataclass(frozen=True, slots=True)
 class Close(_LeaseStruct):
-    """Final cumulative usage. Signed by meter and witness; the escrow pays and refunds at once."""
+    """Final cumulative usage. Signed by meter and witness; the escrow pays and refunds at once.
+
+    With `again` the bid's seat may open once more.
+    """
 
     ms: Uint64
     egress_mib: Uint32
     units: Uint32
+    again: bool
 
 
 Voucher = Usage | MeteredUsage

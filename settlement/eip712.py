@@ -16,11 +16,13 @@ from settlement.hashing import keccak
 Address = Annotated[str, "address"]
 Bytes16 = Annotated[bytes, "bytes16"]
 Bytes32 = Annotated[bytes, "bytes32"]
+Uint8 = Annotated[int, "uint8"]
 Uint16 = Annotated[int, "uint16"]
 Uint24 = Annotated[int, "uint24"]
 Uint32 = Annotated[int, "uint32"]
 Uint40 = Annotated[int, "uint40"]
 Uint64 = Annotated[int, "uint64"]
+Uint96 = Annotated[int, "uint96"]
 Uint128 = Annotated[int, "uint128"]
 Uint256 = Annotated[int, "uint256"]
 

@@ -31,8 +31,8 @@ class Withdrawn:
 class OpeningTerms:
     """What a lease opens with.
 
-    `rate` is in 1e-12 token/h, `end` is chain time in seconds, `funded` is in seconds, and
-    `bid_salt` is the salt of the buyer's bid.
+    `rate` is in 1e-12 token/h, `end` is chain time in seconds, `funded` is in seconds, of which
+    `start_seconds` only make up for a late start, and `bid_salt` is the salt of the buyer's bid.
     """
 
     lease_no: bytes
@@ -42,11 +42,14 @@ class OpeningTerms:
     meter: str
     bid_hash: bytes
     ask_hash: bytes
+    prices_hash: bytes
     rate: int
     gpu_milli: int
     node: int
+    seat: int
     end: int
     funded: int
+    start_seconds: int
     bid_salt: int
 
 
@@ -124,12 +127,12 @@ class Closed:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenedSeat:
-    """The lease just opened serves node number `seat` (from 0) of a bid for several nodes."""
+class MarkedAgain:
+    """The seat of the lease's bid may open once more: the buyer's side said so."""
 
     lease_no: bytes
-    bid_hash: bytes
-    seat: int
+    buyer: str
+    provider: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +147,60 @@ class ToppedUp:
 
 
 @dataclass(frozen=True, slots=True)
-class OrderCancelled:
-    """The account's order of this salt is void; with `and_older` also those of lower salts."""
+class Cancelled:
+    """The account's order or signed call of this salt is void; with `and_older` also lower ones."""
 
     account: str
+    kind: int
     salt: int
     and_older: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """`relayer` sent a call that the account signed, and got `fee` atoms of its free balance."""
+
+    account: str
+    relayer: str
+    salt: int
+    fee: int
+
+
+@dataclass(frozen=True, slots=True)
+class PurseCreated:
+    """`operator` may sign bids for `purse` until `expiry` (chain time, seconds)."""
+
+    purse: str
+    owner: str
+    operator: str
+    salt: int
+    expiry: int
+
+
+@dataclass(frozen=True, slots=True)
+class PurseExpiryMoved:
+    """The purse's expiry is now `expiry`, earlier than before."""
+
+    purse: str
+    expiry: int
+
+
+@dataclass(frozen=True, slots=True)
+class PurseFunded:
+    """`amount` atoms moved from the owner's free balance to the purse's."""
+
+    purse: str
+    owner: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class PurseSwept:
+    """`amount` atoms moved from the purse's free balance to the owner's."""
+
+    purse: str
+    owner: str
+    amount: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +212,19 @@ class FeesCollected:
     amount: int
 
 
-LeaseEvent = Opened | OpenedSeat | OpenedCounted | ToppedUp | Stopped | ClosedCounted | Closed
+LeaseEvent = Opened | OpenedCounted | ToppedUp | Stopped | ClosedCounted | Closed | MarkedAgain
 """The events that each concern one lease."""
+PurseEvent = PurseCreated | PurseExpiryMoved | PurseFunded | PurseSwept
 ChainEvent = (
-    LeaseEvent | Settled | SettledMetered | Deposited | Withdrawn | OrderCancelled | FeesCollected
+    LeaseEvent
+    | PurseEvent
+    | Settled
+    | SettledMetered
+    | Deposited
+    | Withdrawn
+    | Relayed
+    | Cancelled
+    | FeesCollected
 )
 KINDS: dict[str, type[ChainEvent]] = {kind.__name__: kind for kind in get_args(ChainEvent)}
 

@@ -22,8 +22,8 @@ class LeaseStatus(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class OrderState:
-    """Whether a bid of this salt has opened, and whether the order is cancelled."""
+class SaltState:
+    """Whether a bid of this salt has opened, or the call was sent; whether it is cancelled."""
 
     used: bool
     cancelled: bool
@@ -50,11 +50,16 @@ class ChainLease(events.OpeningTerms):
     egress_mib: int = 0
     units: int = 0
     refunded: int = 0
-    seat: int = 0
+    again: bool = False
 
     @property
     def start(self) -> int:
         return self.end - self.funded
+
+    @property
+    def paid_seconds(self) -> int:
+        """Seconds that are paid at most. The rest of the funded time makes up for a late start."""
+        return self.funded - self.start_seconds
 
     @property
     def metered(self) -> bool:
@@ -66,7 +71,7 @@ class ChainLease(events.OpeningTerms):
         return self.status in (LeaseStatus.ACTIVE, LeaseStatus.STOPPED)
 
     def elapsed_ms(self, now: int) -> int:
-        """The most usage that the chain accepts at chain time `now`. It pays at most `funded`."""
+        """The most usage that the chain accepts at time `now`; it pays `paid_seconds` at most."""
         return max(0, now - self.start) * 1000
 
     def _paid(self, params: Params) -> tuple[int, int]:
@@ -94,7 +99,7 @@ class ChainLease(events.OpeningTerms):
     def lock(self, params: Params) -> int:
         """Atoms that its current terms lock in total, paid or not."""
         counted = (self.egress_gib, self.unit, self.egress_cap_mib, self.units_cap)
-        time = units.time_lock(self.rate, self.funded, params.decimals)
+        time = units.time_lock(self.rate, self.paid_seconds, params.decimals)
         return time + units.counted_lock(*counted, params.decimals)
 
 
@@ -113,15 +118,17 @@ def _after(lease: ChainLease, event: ChainEvent) -> ChainLease:
     if not isinstance(event, events.LeaseEvent) or event.lease_no != lease.lease_no:
         return lease
     match event:
-        case events.OpenedSeat():
-            return replace(lease, seat=event.seat)
         case events.OpenedCounted():
             counted = {f.name: getattr(event, f.name) for f in fields(event)}
             return replace(lease, **counted)
-        case events.ToppedUp() | events.Stopped():  # the end changes, the start does not
-            moved = replace(lease, end=event.end, funded=event.end - lease.start)
-            stopped = isinstance(event, events.Stopped)
-            return replace(moved, status=LeaseStatus.STOPPED) if stopped else moved
+        case events.ToppedUp():
+            return replace(lease, end=event.end, funded=event.end - lease.start)
+        case events.Stopped():  # what is cut off first is the time for a late start
+            start = max(0, lease.start_seconds - (lease.end - event.end))
+            ended = replace(lease, end=event.end, funded=event.end - lease.start)
+            return replace(ended, start_seconds=start, status=LeaseStatus.STOPPED)
+        case events.MarkedAgain():
+            return replace(lease, again=True)
         case events.ClosedCounted():
             return replace(lease, egress_mib=event.egress_mib, units=event.units)
         case events.Closed():
@@ -161,7 +168,16 @@ class EscrowState:
             case events.FeesCollected():
                 self.balances[event.recipient] += event.amount
                 self.fees[event.provider] -= event.amount
-            case events.OrderCancelled():
+            case events.Relayed():
+                self.balances[event.account] -= event.fee
+                self.balances[event.relayer] += event.fee
+            case events.PurseFunded():
+                self.balances[event.owner] -= event.amount
+                self.balances[event.purse] += event.amount
+            case events.PurseSwept():
+                self.balances[event.purse] -= event.amount
+                self.balances[event.owner] += event.amount
+            case events.Cancelled() | events.PurseCreated() | events.PurseExpiryMoved():
                 pass
             case events.Opened():
                 self.leases[event.lease_no] = _opened(event)
@@ -187,7 +203,7 @@ class EscrowState:
                 self.balances[after.buyer] += event.unlocked
             case events.Closed():
                 self.balances[after.buyer] += event.refunded
-        if before.is_open and not after.is_open:
+        if before.status is LeaseStatus.ACTIVE and after.status is not LeaseStatus.ACTIVE:
             self.capacity[after.provider, after.node] -= after.gpu_milli
 
     def held(self) -> int:

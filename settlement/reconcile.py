@@ -127,10 +127,11 @@ def _refund_findings(state: EscrowState, settle_window: int, now: int) -> Iterat
 
 def expected_view(lease: ChainLease, params: Params) -> LeaseView:
     """What the contract must report for a folded lease."""
-    time = (lease.used_ms, lease.start, lease.end, lease.funded)
+    time = (lease.used_ms, lease.start, lease.end, lease.funded, lease.start_seconds)
     amounts = (lease.released(params), lease.locked(params))
     place = (lease.gpu_milli, lease.node)
-    return LeaseView(lease.status, lease.metered, lease.rate, *time, *place, *amounts)
+    kind = (lease.status, lease.metered, lease.again)
+    return LeaseView(*kind, lease.rate, *time, *place, *amounts)
 
 
 def ref_of(lease: ChainLease) -> LeaseRef:

@@ -14,7 +14,8 @@ RATE_SCALE = 10**12  # one token per hour, as a rate
 PRICE_SCALE = 10**9  # one token, as a price
 BPS = 10_000
 MAX_FEE_BPS = 1_000
-MAX_FUNDED_SECONDS = 10**9  # in milliseconds it fits the 40 bits of a lease's slot
+MAX_PAID_SECONDS = 10**9  # with a start limit, in milliseconds, it fits 40 bits of a lease's slot
+MAX_START_SECONDS = 2**16 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,9 @@ def cost_up(rate: int, ms: int, decimals: int = 18) -> int:
     return -(-rate * ms * _one(decimals) // (MS_PER_HOUR * RATE_SCALE))
 
 
-def time_lock(rate: int, funded_seconds: int, decimals: int = 18) -> int:
+def time_lock(rate: int, paid_seconds: int, decimals: int = 18) -> int:
     """Atoms that an open lease locks for time. They cover any payment it may still make."""
-    return cost_up(rate, funded_seconds * 1000, decimals)
+    return cost_up(rate, paid_seconds * 1000, decimals)
 
 
 def counted_cost(

@@ -113,7 +113,7 @@ def _is_early(escrow: Escrow, signed: SettlementEntry) -> bool:
     lease = escrow.lease(ref)
     if lease.status not in (LeaseStatus.ACTIVE, LeaseStatus.STOPPED):
         return False
-    news = min(voucher.ms, lease.funded * 1000) > lease.used_ms
+    news = min(voucher.ms, (lease.funded - lease.start_seconds) * 1000) > lease.used_ms
     if isinstance(voucher, MeteredUsage) and not news:
         counted = escrow.counted(ref)
         news = min(voucher.egress_mib, counted.egress_cap_mib) > counted.egress_mib

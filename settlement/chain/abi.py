@@ -133,7 +133,7 @@ class Abi:
         return encode(self._constructor, arguments)
 
     def event(self, topics: Sequence[bytes], data: bytes) -> tuple[str, dict[str, Any]] | None:
-        """A log's event name and arguments; None if the ABI has no such event.
+        """A log's event name and arguments, a struct's members among them; None if unknown.
 
         Raises ChainUnavailable.
         """
@@ -146,7 +146,10 @@ class Abi:
             plain = iter(decode([canonical(p) for p in inputs if not p["indexed"]], data))
             for p in inputs:
                 value = decode([p["type"]], next(indexed))[0] if p["indexed"] else next(plain)
-                values[p["name"]] = checksum(value) if p["type"] == "address" else value
+                struct = p["components"] if p["type"] == "tuple" else ()
+                members = zip(struct, value, strict=True) if struct else ((p, value),)
+                for member, one in members:
+                    values[member["name"]] = checksum(one) if member["type"] == "address" else one
         except (*_MALFORMED, StopIteration) as error:
             raise ChainUnavailable(f"a log of {name} cannot be read") from error
         return name, values

@@ -7,13 +7,23 @@ r 32 | vs 32. The numbers are bytes.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from settlement.attestation import Close, MeteredUsage, Usage, Voucher
+from settlement.attestation import Close, MeteredUsage, Stop, Usage, Voucher
 from settlement.chain.abi import Abi, abi
 from settlement.eip712 import ZERO_ADDRESS, Struct, checksum
 from settlement.errors import FieldError
-from settlement.orders import Ask, Bid, Cancel, Prices, Quote, lease_no
+from settlement.orders import (
+    Ask,
+    Bid,
+    Cancel,
+    Prices,
+    Quote,
+    TopUp,
+    Withdraw,
+    lease_no,
+    terms_hash,
+)
 from settlement.signing import compact, expand
 from settlement.units import UINT40_MAX
 
@@ -24,6 +34,7 @@ _BATCH_GAS = 700_000  # one item whose signatures are contracts' may need 600,00
 _OPEN_GAS = 150_000  # one item signed by keys, calldata included
 _USAGE_BYTES = 105
 _METERED_BYTES = 113
+T = TypeVar("T")
 
 
 class Previous(NamedTuple):
@@ -31,6 +42,7 @@ class Previous(NamedTuple):
 
     provider: str
     ask_hash: bytes
+    prices_hash: bytes
     meter: str
 
 
@@ -74,18 +86,19 @@ class LeaseRef(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class LeaseOrders:
-    """The orders that a lease was opened from. A top-up sends them again."""
+class OpenedFrom:
+    """What a lease was opened from. A top-up sends it again."""
 
     ask: Ask
-    bid_hash: bytes
-    buyer: str
-    witness: str
+    bid: Bid
+    prices_hash: bytes
+    seat: int = 0
 
     @property
     def ref(self) -> LeaseRef:
-        number = lease_no(self.bid_hash, self.ask.struct_hash(), self.ask.meter)
-        return LeaseRef(self.buyer, self.ask.provider, self.witness, number)
+        hashes = (self.bid.struct_hash(), self.ask.struct_hash(), self.prices_hash)
+        number = lease_no(terms_hash(*hashes, self.seat), self.ask.meter)
+        return LeaseRef(self.bid.buyer, self.ask.provider, self.bid.witness, number)
 
 
 class EscrowCalls:
@@ -112,6 +125,14 @@ class EscrowCalls:
     def withdraw(self, to: str, amount: int) -> bytes:
         return self._abi.call("withdraw", to, amount)
 
+    def withdraw_by_signature(self, call: Withdraw, signature: bytes) -> bytes:
+        """As `withdraw`, sent by anyone whom the signed call allows."""
+        to = (call.account, call.to, call.amount)
+        return self._abi.call("withdrawBySignature", *to, _relay(call), signature)
+
+    def deposit_for(self, account: str, amount: int) -> bytes:
+        return self._abi.call("depositFor", account, amount)
+
     def collect_fees(self, providers: Sequence[str]) -> bytes:
         return self._abi.call("collectFees", list(providers))
 
@@ -132,10 +153,15 @@ class EscrowCalls:
     def cancel(self, cancel: Cancel, signature: bytes = b"") -> bytes:
         return self._abi.call("cancel", *as_tuple(cancel), signature)
 
-    def top_up(self, orders: LeaseOrders, bid: Bid, seconds: int, seat: int = 0) -> bytes:
-        """Extends an active lease by whole seconds. Only its buyer may send it."""
-        opened = (as_tuple(orders.ask), orders.bid_hash, orders.buyer, orders.witness)
-        return self._abi.call("topUp", opened, as_tuple(bid), seat, seconds)
+    def top_up(self, opened: OpenedFrom, seconds: int) -> bytes:
+        """Adds paid seconds to an active lease. For its buyer, or a purse's operator or owner."""
+        return self._abi.call("topUp", *_opened(opened), seconds)
+
+    def top_up_by_signature(self, opened: OpenedFrom, call: TopUp, signature: bytes) -> bytes:
+        """As `top_up`, sent by anyone whom the signed call allows."""
+        return self._abi.call(
+            "topUpBySignature", *_opened(opened), call.add_seconds, _relay(call), signature
+        )
 
     def settle(self, vouchers: Sequence[SettlementEntry], metered: bool = False) -> bytes:
         """Pays vouchers that are all `Usage`, or all `MeteredUsage` if `metered`.
@@ -145,20 +171,42 @@ class EscrowCalls:
         name = "settleMetered" if metered else "settle"
         return self._abi.call(name, pack_entries(vouchers, metered))
 
-    def stop(self, lease: LeaseRef) -> bytes:
-        return self._abi.call("stop", *lease)
+    def stop(self, lease: LeaseRef, again: bool = False) -> bytes:
+        return self._abi.call("stop", lease, again)
 
-    def stop_by_signature(self, lease: LeaseRef, orders_hash: bytes, signature: bytes) -> bytes:
-        return self._abi.call("stopBySignature", *lease, orders_hash, *_r_vs(signature))
+    def stop_by_signature(
+        self, lease: LeaseRef, stop: Stop, terms: bytes, signature: bytes
+    ) -> bytes:
+        """Stops a lease by what its buyer, witness or meter signed; `terms` proves the meter."""
+        return self._abi.call("stopBySignature", lease, stop.again, stop.deadline, terms, signature)
 
-    def close(self, close: Close, orders_hash: bytes, by_meter: bytes, by_witness: bytes) -> bytes:
+    def free(self, leases: Sequence[LeaseRef]) -> bytes:
+        """Stops leases whose end has passed. Raises FieldError above 200."""
+        return self._abi.call("free", _bounded(leases))
+
+    def close(self, close: Close, terms: bytes, by_meter: bytes, by_witness: bytes) -> bytes:
         """Closes a lease at usage that meter and witness both signed (65 bytes each)."""
-        *lease, ms, egress_mib, units = as_tuple(close)
-        usage = (*lease, orders_hash, ms, egress_mib, units)
+        usage = (*as_tuple(close), terms)
         return self._abi.call("close", usage, *_r_vs(by_meter), *_r_vs(by_witness))
 
     def refund(self, lease: LeaseRef) -> bytes:
-        return self._abi.call("refund", *lease)
+        return self._abi.call("refund", lease)
+
+    def multicall(self, calls: Sequence[bytes]) -> bytes:
+        """All calls in one transaction of one sender, or none."""
+        return self._abi.call("multicall", list(calls))
+
+    def create_purse(self, operator: str, salt: int, expiry: int, amount: int) -> bytes:
+        return self._abi.call("createPurse", operator, salt, expiry, amount)
+
+    def fund_purse(self, purse: str, amount: int) -> bytes:
+        return self._abi.call("fundPurse", purse, amount)
+
+    def sweep_purse(self, purse: str, amount: int) -> bytes:
+        return self._abi.call("sweepPurse", purse, amount)
+
+    def expire_purse(self, purse: str, expiry: int) -> bytes:
+        return self._abi.call("expirePurse", purse, expiry)
 
     def vouchers(self, calldata: bytes) -> tuple[SettlementEntry, ...]:
         """The vouchers inside settle or settleMetered calldata, in entry order.
@@ -242,14 +290,26 @@ def _int(data: bytes) -> int:
 
 
 def _matches(matches: Sequence[Match]) -> list[tuple[Any, ...]]:
-    if len(matches) > MAX_OPENS:
-        raise FieldError("", f"{len(matches)} matches; one call takes at most {MAX_OPENS}")
-    return [_match(match) for match in matches]
+    return [_match(match) for match in _bounded(matches)]
+
+
+def _bounded(items: Sequence[T]) -> list[T]:
+    if len(items) > MAX_OPENS:
+        raise FieldError("", f"{len(items)} leases; one call takes at most {MAX_OPENS}")
+    return list(items)
+
+
+def _opened(opened: OpenedFrom) -> tuple[Any, ...]:
+    return as_tuple(opened.ask), as_tuple(opened.bid), opened.prices_hash, opened.seat
+
+
+def _relay(call: Withdraw | TopUp) -> tuple[Any, ...]:
+    return call.salt, call.deadline, call.relayer, call.fee
 
 
 def _match(match: Match) -> tuple[Any, ...]:
     quote = match.quote or Quote(bytes(32), Prices(0), 0)
-    previous = match.previous or Previous(ZERO_ADDRESS, bytes(32), ZERO_ADDRESS)
+    previous = match.previous or Previous(ZERO_ADDRESS, bytes(32), bytes(32), ZERO_ADDRESS)
     if (match.quote is None) is not (match.quote_signature == b""):
         raise FieldError("/quote", "needs its signature, and a signature needs its quote")
     orders = (as_tuple(match.ask), as_tuple(match.bid), as_tuple(quote))

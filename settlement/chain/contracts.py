@@ -14,7 +14,8 @@ from settlement.chain.rpc import code_failed
 from settlement.eip712 import Domain, checksum
 from settlement.errors import CallReverted, ChainError
 from settlement.events import KINDS, ChainEvent, SettledEntry
-from settlement.leases import LeaseStatus, OrderState, Params
+from settlement.leases import LeaseStatus, Params, SaltState
+from settlement.orders import Numbered
 from settlement.ports import LoggedEvent
 
 MAGIC = bytes.fromhex("1626ba7e")  # the selector of isValidSignature, which also means "yes"
@@ -31,11 +32,13 @@ class LeaseView:
 
     status: LeaseStatus
     metered: bool
+    again: bool
     rate: int
     used_ms: int
     start: int
     end: int
     funded: int
+    start_seconds: int
     gpu_milli: int
     node: int
     released: int
@@ -55,6 +58,15 @@ class CountedView:
 
 
 @dataclass(frozen=True, slots=True)
+class Purse:
+    """An account whose `operator` signs bids for its `owner` until `expiry` (chain time, s)."""
+
+    owner: str
+    expiry: int
+    operator: str
+
+
+@dataclass(frozen=True, slots=True)
 class EscrowConfig:
     """The terms that the escrow was deployed with. `settle_window` is in seconds."""
 
@@ -62,6 +74,11 @@ class EscrowConfig:
     fee_bps: int
     fee_recipient: str
     settle_window: int
+
+
+def _config(values: Sequence[Any]) -> EscrowConfig:
+    token, fee_bps, recipient, window = values
+    return EscrowConfig(checksum(token), fee_bps, checksum(recipient), window)
 
 
 class _Contract:
@@ -92,9 +109,13 @@ class Escrow(_Contract):
         return Params(decimals, int(self.read("feeBps")))
 
     def config(self) -> EscrowConfig:
-        token = checksum(self.read("token"))
-        recipient = checksum(self.read("feeRecipient"))
-        return EscrowConfig(token, self.read("feeBps"), recipient, self.read("settleWindow"))
+        """The escrow's own terms."""
+        names = ("token", "feeBps", "feeRecipient", "settleWindow")
+        return _config(tuple(self.read(name) for name in names))
+
+    def terms(self) -> EscrowConfig:
+        """The terms that its extension was deployed with."""
+        return _config(self.read("terms"))
 
     def balance_of(self, account: str, at: At = "latest") -> int:
         """Free balance in atoms."""
@@ -127,20 +148,27 @@ class Escrow(_Contract):
 
     def lease(self, ref: LeaseRef, at: At = "latest") -> LeaseView:
         """One lease. A lease that does not exist has status NONE."""
-        values = self.read("lease", *ref, at=at)
+        values = self.read("lease", ref, at=at)
         return LeaseView(LeaseStatus(values[0]), *values[1:])
 
     def counted(self, ref: LeaseRef, at: At = "latest") -> CountedView:
         """One lease's counted resources; all zero if it has none."""
-        return CountedView(*self.read("counted", *ref, at=at))
+        return CountedView(*self.read("counted", ref, at=at))
 
-    def order_state(self, account: str, salt: int, at: At = "latest") -> OrderState:
-        """Whether a bid of this account and salt has opened, and whether the order is void."""
-        return OrderState(*self.read("orderState", account, salt, at=at))
+    def salt_state(
+        self, account: str, salt: int, kind: Numbered = Numbered.ORDERS, at: At = "latest"
+    ) -> SaltState:
+        """Whether this salt of an account's orders or signed calls is used or void."""
+        return SaltState(*self.read("saltState", account, kind, salt, at=at))
 
-    def orders_from(self, account: str, at: At = "latest") -> int:
-        """The lowest salt that an account's orders may still have."""
-        return int(self.read("ordersFrom", account, at=at))
+    def salts_from(self, account: str, kind: Numbered = Numbered.ORDERS, at: At = "latest") -> int:
+        """The lowest salt that an account may still use."""
+        return int(self.read("saltsFrom", account, kind, at=at))
+
+    def purse(self, account: str, at: At = "latest") -> Purse | None:
+        """Who owns and operates a purse; None if the account is none."""
+        owner, expiry, operator = self.read("purse", account, at=at)
+        return Purse(checksum(owner), expiry, checksum(operator)) if int(owner, 16) else None
 
     def simulate_settle(
         self, vouchers: Sequence[SettlementEntry], metered: bool, sender: str, at: At

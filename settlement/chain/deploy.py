@@ -26,7 +26,7 @@ class EscrowSettings:
 
     fee_bps: int = 0
     fee_recipient: str = ZERO_ADDRESS
-    settle_window: int = 3_600
+    settle_window: int = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +100,9 @@ def deploy(
         placed = _create(client, signer, "ComputeToken", holder or signer.address, supply)
     else:
         placed = Deployed(checksum(token), "", artifact("ComputeToken").abi_hash)
-    fixed = (placed.address, *astuple(settings or EscrowSettings()))
-    escrow = _create(client, signer, "ComputeEscrow", fixed)
+    terms = (placed.address, *astuple(settings or EscrowSettings()))
+    extension = _create(client, signer, "EscrowExtension", terms)
+    escrow = _create(client, signer, "ComputeEscrow", terms, extension.address)
     return Deployment(client.chain_id, first, placed, escrow)
 
 
@@ -145,16 +146,18 @@ def check_deployment(client: ChainClient, deployment: Deployment) -> None:
         raise DeploymentError(f"there is no contract at {at}")
     if not shipped.matches(code):
         raise DeploymentError(f"the code at {at} is not the shipped escrow")
-    # The escrow runs the extension's code on its own storage. That code reads three fixed terms.
+    # The escrow runs the extension's code, with that code's fixed terms, on its own storage. Its
+    # constructor compares the terms, but another one could have placed the same code.
     escrow = Escrow(client, at)
     config = escrow.config()
     place = checksum(escrow.read("extension"))
     code = client.code(place)
     if not extension.matches(code):
         raise DeploymentError(f"the code at {place} is not the shipped extension")
-    terms = {int(address, 16) for address in (at, config.token, config.fee_recipient)}
-    if not extension.immutable_words(code) >= terms:
-        raise DeploymentError(f"the extension at {place} was not made by the escrow at {at}")
+    fixed = {int(place, 16), 10 ** Token(client, config.token).decimals()}
+    theirs = Escrow(client, place).terms()
+    if theirs != config or not extension.immutable_words(code) >= fixed:
+        raise DeploymentError(f"the extension at {place} has other terms than the escrow at {at}")
     if config.token != deployment.token.address:
         paid_in = config.token
         named = deployment.token.address
