@@ -88,5 +88,7 @@ STREAM_RETRY_MS_MAX = 60_000  # that a stream may ask its readers to wait
 PENDING_LEASES_MAX = 1_000  # that a witness is told of at once
 LOG_OFFSET_MAX = 2**53 - 1  # what every JSON reader holds exactly
 HEARTBEATS_MAX = 2**53 - 1  # of one job
+STOP_SECONDS = 600  # that a signed Stop is good for: a held-back one cannot end a lease much later
+STOP_SECONDS_MAX = STOP_SECONDS + 60  # that the server takes: clocks differ
 REASON_CHARS_MAX = 2_000  # of a reason that an agent gives for a job's end
 REASON_CHARS_KEPT = 500  # of which the server keeps so many

@@ -24,6 +24,7 @@ class IntentKind(StrEnum):
     SETTLE_METERED = "settle_metered"
     CLOSE = "close"
     STOP = "stop"
+    FREE = "free"
     REFUND = "refund"
     CANCEL = "cancel"
 

@@ -36,7 +36,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS leases (
     lease_id TEXT PRIMARY KEY, job_id TEXT NOT NULL, buyer TEXT NOT NULL, provider TEXT NOT NULL,
     lease_no BLOB NOT NULL, chain_id INTEGER NOT NULL, contract TEXT NOT NULL,
-    witness TEXT NOT NULL, metered INTEGER NOT NULL, outputs TEXT NOT NULL,
+    witness TEXT NOT NULL, metered INTEGER NOT NULL, outputs TEXT NOT NULL, retry_on TEXT NOT NULL,
     phase TEXT NOT NULL CHECK (phase IN ('running', 'ended', 'reported', 'done')),
     process TEXT, ending TEXT,
     close TEXT, close_signature BLOB, voucher TEXT, voucher_signature BLOB
@@ -86,6 +86,7 @@ class LeaseEntry:
     witness: str
     metered: bool  # whether its vouchers state more than time
     outputs: tuple[str, ...] = ()  # paths under /out that the job's buyer wants back
+    retry_on: tuple[str, ...] = ()  # after which ends the job goes on elsewhere
     phase: Phase = Phase.RUNNING
     process: Mapping[str, Any] | None = None  # what its job runs as
     ending: Ending | None = None
@@ -151,10 +152,15 @@ class AgentJournal:
             if self.lease(entry.lease_id) is not None:
                 raise AgentJournalConflict(f"{entry.lease_id} was already taken up here")
             self._run(
-                "INSERT INTO leases VALUES (?,?,?,?,?,?,?,?,?,?,?,NULL,NULL,NULL,NULL,NULL,NULL)",
+                "INSERT INTO leases VALUES (?,?,?,?,?,?,?,?,?,?,?,?,NULL,NULL,NULL,NULL,NULL,NULL)",
                 *(entry.lease_id, entry.job_id, *entry.key),
                 *(entry.domain.chain_id, entry.domain.verifying_contract, entry.witness),
-                *(entry.metered, json.dumps(entry.outputs), entry.phase),
+                *(
+                    entry.metered,
+                    json.dumps(entry.outputs),
+                    json.dumps(entry.retry_on),
+                    entry.phase,
+                ),
             )
 
     def lease(self, lease_id: str) -> LeaseEntry | None:
@@ -292,6 +298,7 @@ def _lease_of(row: sqlite3.Row) -> LeaseEntry:
     entry = LeaseEntry(
         **{name: row[name] for name in names}, domain=Domain(row["chain_id"], row["contract"]),
         metered=bool(row["metered"]), outputs=tuple(json.loads(row["outputs"])),
+        retry_on=tuple(json.loads(row["retry_on"])),
         phase=Phase(row["phase"]), process=json.loads(row["process"]) if row["process"] else None,
         ending=_ENDING.validate_json(row["ending"]) if row["ending"] else None,
     )  # fmt: skip

@@ -48,7 +48,7 @@ class JobMeter:
         self._clock = clock
         self._gpu_milli = gpu_milli
         self._units_max = units_max
-        self._ms_max = 0
+        self.ms_max = 0  # beyond it nothing was sold; a top-up raises it
         self._started_ns: int | None = None
         self._stopped_ns: int | None = None
         self._cpu_base_ms = 0
@@ -57,8 +57,8 @@ class JobMeter:
         self._storage_mib = 0
 
     def start(self, seen: CpuMemory | None, ms_max: int) -> None:
-        """The job is ready: time runs from now on, up to `ms_max`: beyond it nothing was sold."""
-        self._ms_max = max(0, ms_max)
+        """The job is ready: time runs from now on, up to `ms_max`."""
+        self.ms_max = max(0, ms_max)
         self._cpu_base_ms = seen.cpu_ms if seen is not None else 0
         self._started_ns = self._clock()
 
@@ -77,7 +77,7 @@ class JobMeter:
         if self._started_ns is None:
             return 0
         until = self._stopped_ns if self._stopped_ns is not None else self._clock()
-        return min(max(0, until - self._started_ns) // 1_000_000, self._ms_max)
+        return min(max(0, until - self._started_ns) // 1_000_000, self.ms_max)
 
     def take_ready(self, seen: CpuMemory | None, storage_mib: int) -> UsageVector:
         """The ready reading: nothing is used yet, however long it took to look."""

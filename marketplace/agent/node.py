@@ -14,7 +14,8 @@ from marketplace.agent.inventory import Inventory, Nvml
 from marketplace.agent.journal import AgentJournal, Ending, LeaseEntry
 from marketplace.agent.meters import Reading
 from marketplace.agent.runtime.process import ProcessRuntime
-from marketplace.domain.life import LeaseState, Outcome, StopReason
+from marketplace.domain.life import LeaseState, Outcome, StopReason, runs_again
+from marketplace.limits import STOP_SECONDS
 from marketplace.sdk import Coulomb
 from marketplace.wire.leases import Lease, SignedVoucher, Used
 from settlement.attestation import Close, Stop, Usage, UsageAttestation, Voucher
@@ -75,7 +76,8 @@ class Attestor:
         if self._sign_last() is None:
             self.attest(UsageVector(), Reading(unix_ms()))
         final, _ = self.final()
-        close = Close(*self._entry.key, final.ms, final.egress_mib, final.units)
+        again = runs_again(self._entry.retry_on, ending.outcome)
+        close = Close(*self._entry.key, final.ms, final.egress_mib, final.units, again)
         self._journal.propose_close(self._entry.lease_id, close)
         self.close()
         self._journal.end(self._entry.lease_id, ending)
@@ -98,7 +100,7 @@ class Attestor:
         return close, signature
 
     def stop(self) -> tuple[Stop, bytes]:
-        stop = Stop(*self._entry.key)
+        stop = Stop(*self._entry.key, again=False, deadline=unix_ms() // 1000 + STOP_SECONDS)
         return stop, sign(stop, self._entry.domain, self._signer)
 
     def _sign_last(self) -> tuple[UsageAttestation, bytes] | None:
@@ -141,6 +143,7 @@ class HeldLease:
         self.attestor = Attestor(node.journal, node.signer, entry)
         self.logs: JobLogs | None = None  # None: no job runs and none is to be reported
         self.halt: Halt | None = None  # why its job is to stop, if it is
+        self.paid_ms = 0  # the most that the chain pays for, by the last look
         self.beats: tuple[int, float | None] = (0, None)  # signs of life; Unix time of the last
         self._clock_s = clock_s
         self._lock = threading.Lock()
@@ -166,7 +169,9 @@ class HeldLease:
         self.cover(self.learn(lease))  # also once the job has ended: the last voucher pays the most
 
     def heed(self, lease: Lease) -> None:
-        """Stop the job if the server asks for that, or if the lease is over."""
+        """Note what is paid for; stop the job if the server asks for that, or the lease is over."""
+        if lease.terms is not None:
+            self.paid_ms = lease.terms.paid_seconds * 1000
         if (reason := lease.stop_requested) is not None:
             cancelled = reason == StopReason.CANCELLED
             self.stop(Halt(Outcome.CANCELLED if cancelled else Outcome.FAILED, reason))

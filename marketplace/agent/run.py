@@ -29,7 +29,7 @@ from marketplace.limits import MIB
 from marketplace.sdk.archive import ArchiveError, unpack
 from marketplace.sdk.errors import CoulombError
 from marketplace.wire.leases import Lease
-from settlement.orders import Ask, Bid, lease_no
+from settlement.orders import Ask, Bid, lease_no, terms_hash
 from settlement.silence import unseen_ms
 from settlement.units import Sizes
 
@@ -51,9 +51,8 @@ class Assignment:
     gpus: tuple[int, ...]  # reserved for it
     interval_ms: int
     grace_ms: int  # how long work goes on without a countersignature
-    end: int  # Unix seconds
     start_deadline_ms: int  # Unix ms by which the job must be ready
-    max_seconds: int
+    longest_seconds: int  # with every top-up that its ask allows
     budget_limited: bool
     units_cap: int
 
@@ -67,14 +66,15 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
     if not _ID.fullmatch(lease.id):  # it names a folder and a cgroup here
         raise NotOurs(f"{lease.id!r:.100} is not a lease id")
     meter = node.signer.address
-    number = lease_no(bid.struct_hash(), ask.struct_hash(), meter)
+    terms = lease.terms
+    if terms is None or lease.job is None:
+        raise NotOurs(f"{lease.id}: no terms or no job yet")
+    hashes = (bid.struct_hash(), ask.struct_hash(), terms.prices.struct_hash())
+    number = lease_no(terms_hash(*hashes, seat=0), meter)
     if ask.meter != meter or number != lease.lease_no:
         raise NotOurs(f"{lease.id}: the orders and our meter key open another lease")
     if (lease.buyer, lease.provider) != (bid.buyer, ask.provider):
         raise NotOurs(f"{lease.id}: buyer or provider is not who signed the orders")
-    terms = lease.terms
-    if terms is None or lease.job is None:
-        raise NotOurs(f"{lease.id}: no terms or no job yet")
     try:
         spec = parse_job(lease.job.spec, packed=True)
     except InvalidJob as error:
@@ -84,11 +84,11 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
     metered = bid.egress_mib > 0 or bid.units > 0
     names = (lease.id, lease.job_id, bid.buyer, ask.provider, number, node.domain, bid.witness)
     return Assignment(
-        entry=LeaseEntry(*names, metered, spec.outputs), spec=spec, sizes=_sizes(node, bid),
-        gpus=lease.gpus, interval_ms=lease.interval_ms, grace_ms=unseen_ms(lease.interval_ms),
-        end=terms.end, budget_limited=terms.budget_limited, units_cap=bid.units,
-        start_deadline_ms=(terms.end - terms.funded_seconds + terms.start_limit_seconds) * 1000,
-        max_seconds=min(terms.max_seconds or bid.max_seconds, bid.max_seconds),
+        entry=LeaseEntry(*names, metered, spec.outputs, spec.retry_on), spec=spec,
+        sizes=_sizes(node, bid), gpus=lease.gpus, interval_ms=lease.interval_ms, grace_ms=unseen_ms(lease.interval_ms),
+        budget_limited=terms.budget_limited, units_cap=bid.units,
+        start_deadline_ms=(terms.start + terms.start_limit_seconds) * 1000,
+        longest_seconds=ask.max_seconds,
     )  # fmt: skip
 
 
@@ -177,7 +177,8 @@ class JobRun:
 
     def _launch(self) -> Launch:
         lease, job, sizes, grant = self._lease, self._job, self._job.sizes, self._grant
-        cpu_seconds = job.max_seconds * max(1, -(-sizes.cpu_milli // 1000)) + _CPU_SECONDS_SLACK
+        cores = max(1, -(-sizes.cpu_milli // 1000))
+        cpu_seconds = job.longest_seconds * cores + _CPU_SECONDS_SLACK
         limits = SandboxLimits(
             sizes.memory_mib, sizes.storage_mib, self._node.pids_max, cpu_seconds, sizes.cpu_milli
         )
@@ -215,8 +216,6 @@ class JobWatch:
         self._channel = channel
         self._real_gpus = tuple(gpu.uuid for gpu in grant.gpus if not gpu.simulated)
         self._meter = JobMeter(job.sizes.gpu_milli, job.units_cap, clock_ns)
-        self._limit_ms = 0
-        self._at_limit = Halt(Outcome.FAILED, "max_duration")
         self._due_ms = job.interval_ms
         self._silent_checks = 0
         self._seen: CpuMemory | None = None
@@ -255,24 +254,22 @@ class JobWatch:
         at_once = self._job.spec.ready == "start"
         if self._meter.started or not (at_once or self._channel.signs.ready):
             return
-        most_ms = self._job.max_seconds * 1000
-        funded_ms = max(0, self._job.end * 1000 - unix_ms())
-        if funded_ms < most_ms and self._job.budget_limited:
-            self._at_limit = Halt(Outcome.OVER_BUDGET, "budget")
-        self._limit_ms = min(most_ms, funded_ms)
-        self._meter.start(self._sample(), self._limit_ms)
+        self._meter.start(self._sample(), self._lease.paid_ms)
         self._lease.start_covering()
         self._attest(ready=True)
 
     def _breach(self) -> Halt | None:
         """Why the job has to stop now, if it has to. Beyond a limit it gets no time to use more."""
         sizes = self._job.sizes
+        self._meter.ms_max = max(self._meter.ms_max, self._lease.paid_ms)
         ms = self._meter.ms
         if not self._meter.started:
             late = unix_ms() > self._job.start_deadline_ms
             return Halt(Outcome.FAILED, "start_limit") if late else None
-        if ms >= self._limit_ms:
-            return self._at_limit
+        if ms >= self._meter.ms_max:
+            if self._job.budget_limited:
+                return Halt(Outcome.OVER_BUDGET, "budget")
+            return Halt(Outcome.FAILED, "max_duration")
         if self._lease.uncovered_ms(ms) > self._job.grace_ms:
             return Halt(Outcome.FAILED, _WITNESS_SILENT)
         if self._disk.mib > sizes.storage_mib:

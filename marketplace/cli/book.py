@@ -21,7 +21,8 @@ BOOK = columns(
 )  # fmt: skip
 MATCHES = columns(
     "ask=ask_id", "tier", "region", "GPU-hour=price.gpu_hour", "all in per hour=rate_per_hour",
-    "maximum cost=max_cost", "seconds funded=funded_seconds", "simulated",
+    "maximum cost=max_cost", "seconds paid=paid_seconds",
+    "start limit=start_limit_seconds", "simulated",
 )  # fmt: skip
 TIERS = columns(
     "tier=name", "model", "MiB=memory_mib", "median USD/h=usd_per_gpu_hour.median",

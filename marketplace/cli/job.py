@@ -252,12 +252,11 @@ def _plan_row(order: PreparedJob, currency: str) -> dict[str, Any]:
     }
     if plan.matches:
         best = plan.matches[0]
-        if best.funded_seconds > spec.max_seconds:
-            row["start_limit"] = duration_text(best.funded_seconds - spec.max_seconds)
         row |= {
             "ask": best.ask_id,
             "tier": best.tier,
             "region": best.region,
+            "start_limit": duration_text(best.start_limit_seconds),
             "price_per_gpu_hour": from_nano(best.price.gpu_hour),
             "rate_per_hour": best.rate_per_hour,
             "simulated": best.simulated,
@@ -268,8 +267,9 @@ def _plan_row(order: PreparedJob, currency: str) -> dict[str, Any]:
 def _show_terms(row: dict[str, Any]) -> None:
     show_plan(row, PLAN)
     if row.get("start_limit"):
-        note(f"  The maximum covers {row['start_limit']} that the provider may take to start in;")
-        note("  time counts from when the job is ready, and what is not used comes back.")
+        limit = row["start_limit"]
+        note(f"  Time counts from when the job is ready, at the latest {limit} after the lease")
+        note("  opens; what is not used comes back.")
     if row.get("simulated"):
         warn("the GPU is simulated: it stands in where a machine has none")
 

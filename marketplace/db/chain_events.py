@@ -6,7 +6,8 @@ from sqlmodel import Session, col, delete, select
 
 from marketplace.db.store import Database, Store
 from marketplace.db.tables import ChainBlockRow, ChainEventLeaseRow, ChainEventRow
-from settlement.events import ChainEvent, Opened, OrderCancelled, event_to_json, lease_numbers
+from settlement.events import Cancelled, ChainEvent, Opened, event_to_json, lease_numbers
+from settlement.orders import Numbered
 from settlement.ports import BlockRef, LoggedEvent
 
 BLOCKS_KEPT = 4_096  # deeper reorgs than this are no longer followed back
@@ -73,7 +74,7 @@ def _pass_salt(store: Store, event: ChainEvent, now_ms: int) -> None:
     """Keep an account from getting a salt again that the chain has seen."""
     if isinstance(event, Opened):
         store.accounts.pass_salt(event.buyer, event.bid_salt, now_ms)
-    elif isinstance(event, OrderCancelled):
+    elif isinstance(event, Cancelled) and event.kind == Numbered.ORDERS:
         older = event.and_older
         store.accounts.pass_salt(event.account, event.salt, now_ms, and_older=older)
 

@@ -28,7 +28,14 @@ from marketplace.db.tables import (
     VoucherRow,
 )
 from marketplace.domain.drafts import AskState, NodeState
-from marketplace.domain.life import JOB_LIVE, LEASE_OPEN, LEASE_OVER, JobState, LeaseState
+from marketplace.domain.life import (
+    JOB_LIVE,
+    LEASE_OPEN,
+    LEASE_OVER,
+    JobState,
+    LeaseState,
+    StopReason,
+)
 from marketplace.limits import SALT_AHEAD_MAX, STORED_SALT_MAX
 from settlement.ports import IntentState
 
@@ -280,9 +287,11 @@ class LeaseRows(Rows[LeaseRow]):
         return self._page(part, mine, *in_states, *on_node)
 
     def open_for_witness(self, account: str, limit: int) -> list[LeaseRow]:
-        """Open leases that an account buys or witnesses, oldest first."""
+        """Leases that an account buys or witnesses and that are open, or whose jobs wait for its
+        witness to let them go on, oldest first."""
         mine = or_(col(LeaseRow.buyer) == account, col(LeaseRow.witness) == account)
-        open_ones = self._oldest_first(mine, col(LeaseRow.state).in_(LEASE_OPEN))
+        retried = col(LeaseRow.stop_requested) == StopReason.RETRY
+        open_ones = self._oldest_first(mine, or_(col(LeaseRow.state).in_(LEASE_OPEN), retried))
         return self._all(open_ones.limit(limit))
 
     def locked_atoms(self, buyer: str) -> int:

@@ -211,7 +211,7 @@ class LeaseRow(SQLModel, table=True):
     lock: int = Field(sa_type=Atoms)
     gpu_milli: int = Field(sa_type=BigInteger)
     gpus: list[int] = Field(sa_type=JSON_TYPE)
-    funded_seconds: int = Field(sa_type=BigInteger)
+    paid_seconds: int = Field(sa_type=BigInteger)
     max_seconds: int = Field(sa_type=BigInteger)
     start_limit_seconds: int = Field(sa_type=BigInteger)
     budget_limited: bool
@@ -234,6 +234,7 @@ class LeaseRow(SQLModel, table=True):
     refunded: int = Field(default=0, sa_type=Atoms)
     stop_requested: StopReason | None = Field(default=None, sa_type=Word(StopReason))
     stop_requested_ms: int | None = Field(default=None, sa_type=BigInteger)
+    again: bool = False
     heartbeat_count: int = Field(default=0, sa_type=BigInteger)
     heartbeat_ms: int | None = Field(default=None, sa_type=BigInteger)
     witness_ms: int | None = Field(default=None, sa_type=BigInteger)

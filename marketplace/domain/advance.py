@@ -203,6 +203,7 @@ class OpeningReverted(Fact):
     def change(self, turn: Turn) -> None:
         """A job that was starting waits for the lease to open again; one that runs goes on."""
         turn.move_lease(LeaseState.OPENING, REORG_STEPS)
+        turn.set_lease(again=False)
         if turn.is_jobs_lease and turn.job.state is JobState.STARTING:
             turn.set_job(state=JobState.MATCHED, reserve=turn.lease.lock)
             turn.tell()
@@ -240,13 +241,29 @@ class EndReverted(Fact):
             turn.do(Do.TELL_COST)
 
 
-class LeaseRanOut(Fact):
-    """The chain's time passed the end of the lease, and nobody stopped it."""
+@dataclass(frozen=True)
+class SeatMarked(Fact):
+    """The chain has the mark that lets the lease's bid open again, or a reorg took it back."""
 
-    counts, ignored = _ACTIVE, _EVERY
+    counts = LEASE_OVER
+    again: bool
 
     def change(self, turn: Turn) -> None:
-        turn.resume_after_lease()
+        turn.set_lease(again=self.again)
+        if self.again:
+            turn.drop_retry()
+            turn.resume_after_lease()
+
+
+class RetryWindowPassed(Fact):
+    """The time in which the job may go to another ask is over."""
+
+    def change(self, turn: Turn) -> None:
+        """A job that still waits to be let on ends; one that is on the book is the book's."""
+        if turn.job.state is JobState.QUEUED and turn.job.requeue_after is not None:
+            turn.drop_retry()
+            turn.set_job(requeue_after=None)
+            turn.move_job(JobState.FAILED, Reason.RETRY_PASSED)
 
 
 # The agent and the witness

@@ -24,7 +24,7 @@ from settlement.eip712 import (
 )
 from settlement.errors import FieldError
 from settlement.orders import FLAG_SHARED, Ask, Bid, Prices, TierLimit
-from settlement.units import MAX_FEE_BPS, UINT32_MAX, time_lock
+from settlement.units import MAX_FEE_BPS, MAX_START_SECONDS, UINT32_MAX, time_lock
 
 # Asks
 
@@ -33,7 +33,7 @@ DAY_S = 86_400
 DURATIONS = {
     "min_duration": (0, UINT32_MAX),
     "max_duration": (30 * DAY_S, UINT32_MAX),
-    "start_limit": (600, UINT32_MAX),
+    "start_limit": (600, MAX_START_SECONDS),
     "expires_in": (30 * DAY_S, ORDER_SECONDS_MAX),
 }
 TERMS = (*DURATIONS, "meter", "prices", "unit", "max_fee_bps", "opener")
@@ -107,6 +107,7 @@ def ask_of(
             min_seconds=seconds["min_duration"],
             max_seconds=seconds["max_duration"],
             start_limit_seconds=seconds["start_limit"],
+            notice_seconds=0,
             unit=text32(unit) if unit else bytes(32),
             starts_at=0,
             flags=FLAG_SHARED if node.shared else 0,
@@ -157,6 +158,8 @@ def bid_template(spec: JobSpec, tiers: TierRegistry, **free: Any) -> Bid:
         units=units.maximum if units else 0,
         unit=text32(units.name) if units else bytes(32),
         max_seconds=spec.max_seconds,
+        max_start_seconds=min(spec.start_deadline_seconds, MAX_START_SECONDS),
+        min_notice_seconds=0,
         budget=spec.max_total_atoms,
         nodes=1,
         flags=FLAG_SHARED if spec.gpu.shared else 0,
@@ -183,7 +186,7 @@ def top_up_lock(
     ask: Ask,
     *,
     rate: int,
-    funded_seconds: int,
+    paid_seconds: int,
     left: int,
     decimals: int,
     currency: str,
@@ -192,12 +195,12 @@ def top_up_lock(
 
     Raises InvalidInput if the ask allows less time, or the bid less money.
     """
-    longest = ask.max_seconds + ask.start_limit_seconds - funded_seconds
+    longest = ask.max_seconds - paid_seconds
     if not 0 < seconds <= longest:
         detail = f"must be between 1 and {max(0, longest)} seconds, the ask's longest time"
         raise InvalidInput([Problem("/duration", detail)])
-    before = time_lock(rate, funded_seconds, decimals)
-    more = time_lock(rate, funded_seconds + seconds, decimals) - before
+    before = time_lock(rate, paid_seconds, decimals)
+    more = time_lock(rate, paid_seconds + seconds, decimals) - before
     if more > left:
         costs, rest = (f"{from_scaled(atoms, decimals)} {currency}" for atoms in (more, left))
         detail = f"costs up to {costs}; the bid's budget has {rest} left"

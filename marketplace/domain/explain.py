@@ -224,7 +224,8 @@ _REMEDIES: dict[RejectReason, Remedy] = {
         "/start_deadline",
         lambda ask, bid: ask.ask.start_limit_seconds,
         duration_text,
-        lambda order, ask, seconds: _with_wants(order, start_deadline_seconds=seconds)),
+        lambda order, ask, seconds: _with_bid(
+            _with_wants(order, start_deadline_seconds=seconds), max_start_seconds=seconds)),
     RejectReason.RATE: Remedy(
         "/pricing/max_gpu_hour",
         lambda ask, bid: -(-ask.rate(bid) // bid.gpu_milli),

@@ -312,8 +312,8 @@ def _check_tiers(spec: JobSpec, resources: Reader, tiers: TierRegistry) -> None:
 
 
 def full_budget(spec: JobSpec) -> int:
-    """Atoms that fund the whole maximum duration at the limits the spec names, rounded up."""
-    time = cost_up(spec.limit_rate, (spec.max_seconds + spec.start_deadline_seconds) * 1000)
+    """Atoms that pay for the whole maximum duration at the limits the spec names, rounded up."""
+    time = cost_up(spec.limit_rate, spec.max_seconds * 1000)
     return time + counted_lock(
         spec.egress.max_price_nano if spec.egress else 0,
         spec.units.max_price_nano if spec.units else 0,

@@ -1,6 +1,6 @@
 """A job and its lease: their states, the steps between them, and what follows from a step."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -41,7 +41,7 @@ class LeaseState(StrEnum):
 
 LEASE_UNOPENED = (LeaseState.OPENING, LeaseState.FAILED_TO_OPEN)
 LEASE_OPEN = (LeaseState.ACTIVE, LeaseState.STOPPED)  # on chain, and usage can still be paid
-LEASE_OVER = (LeaseState.STOPPED, LeaseState.CLOSED)  # the chain accepts the bid's next lease
+LEASE_OVER = (LeaseState.STOPPED, LeaseState.CLOSED)  # the node is free
 
 
 class Outcome(StrEnum):
@@ -64,6 +64,7 @@ class StopReason(StrEnum):
     LOST = "lost"
     START_LIMIT = "start_limit"
     UNWITNESSED = "unwitnessed"
+    RETRY = "retry"  # it is over, but the job goes on only if the witness lets its bid open again
 
 
 class Reason(StrEnum):
@@ -75,6 +76,7 @@ class Reason(StrEnum):
     PROVIDER_LOST = "provider_lost"
     START_LIMIT_PASSED = "start_limit_passed"
     LEASE_STOPPED = "lease_stopped"
+    RETRY_PASSED = "retry_passed"
 
 
 GIVEN_UP = (StopReason.LOST, StopReason.START_LIMIT)  # its provider does not serve the lease
@@ -93,6 +95,15 @@ class RetryOn(StrEnum):
     ERROR = "error"
 
 
+RETRIED_ON = {Outcome.LOST: RetryOn.INTERRUPTION, Outcome.FAILED: RetryOn.ERROR}
+
+
+def runs_again(retry_on: Collection[str], outcome: Outcome | None) -> bool:
+    """Whether a job goes on after a run that ended like this (None: it was lost), as its job file
+    says. Agent, server and witness go by this when they sign whether its bid may open again."""
+    return RETRIED_ON.get(outcome or Outcome.LOST) in retry_on
+
+
 # Values: the parts of a job and of a lease that decide what happens to them
 
 
@@ -109,7 +120,8 @@ class JobLife:
     """A job as far as its life goes.
 
     `lease_id`: its latest lease. `ending`: how its run is being ended, before it has ended.
-    `requeue_after`: the lease it waits for before its bid goes back to the book. `excluded`: asks
+    `requeue_after`: the lease that must end, and let its bid open again, before the bid
+    goes back to the book. `excluded`: asks
     it was matched with. `reserve`: atoms its next lease may lock. `void`: its bid opens no lease.
     """
 
@@ -147,7 +159,8 @@ class LeaseLife:
     """A lease as far as its life goes.
 
     `lock`: atoms. `stop_requested`: why witness or meter are asked for a Stop. `stop_signed`: one
-    of them has signed it. `report` and `finished_ms` come together.
+    of them has signed it. `again`: its bid may open once more. `report` and `finished_ms` come
+    together.
     """
 
     id: str
@@ -159,6 +172,7 @@ class LeaseLife:
     stop_requested: StopReason | None = None
     stop_requested_ms: int | None = None
     stop_signed: bool = False
+    again: bool = False
     report: RunReport | None = None
     finished_ms: int | None = None
 
@@ -239,7 +253,6 @@ REORG_STEPS: LeaseSteps = {  # steps taken back
     LeaseState.STOPPED: (LeaseState.OPENING, LeaseState.ACTIVE),
     LeaseState.CLOSED: (LeaseState.OPENING, LeaseState.ACTIVE, LeaseState.STOPPED),
 }
-_RETRIED_ON = {Outcome.LOST: RetryOn.INTERRUPTION, Outcome.FAILED: RetryOn.ERROR}
 
 
 @dataclass(slots=True)
@@ -307,6 +320,7 @@ class Turn:
             return
         self.set_job(ending=Outcome.CANCELLED)
         if job.state is JobState.QUEUED and job.requeue_after is not None:  # not on the book
+            self.drop_retry()
             self.set_job(requeue_after=None)
             self.move_job(JobState.CANCELLED)
             return
@@ -327,11 +341,12 @@ class Turn:
 
     def end_lease(self, state: LeaseState) -> None:
         """End the run that the lease was for, or go on with the job that waited for its end."""
+        held = self.lease.state is LeaseState.ACTIVE
         self.move_lease(state)
         is_closed = state is LeaseState.CLOSED
-        self.do(Do.TELL_COST, *([Do.FREE_CAPACITY] if is_closed else []), Do.JUDGE_PROVIDER)
+        self.do(Do.TELL_COST, *([Do.FREE_CAPACITY] if held else []), Do.JUDGE_PROVIDER)
         if self.job.state is JobState.QUEUED:
-            self.resume_after_lease()
+            self.seek_mark()
         elif self.is_running_it:
             self.end_run()
         if is_closed:
@@ -356,13 +371,12 @@ class Turn:
 
     def _is_retried(self, outcome: Outcome) -> bool:
         job = self.job
-        event = _RETRIED_ON.get(outcome)
-        if job.void or job.ending is Outcome.CANCELLED or event not in job.retry.on:
+        if job.void or job.ending is Outcome.CANCELLED or not runs_again(job.retry.on, outcome):
             return False
         return job.retry_until_ms is None or self.now_ms < job.retry_until_ms
 
     def _requeue(self, outcome: Outcome) -> None:
-        """Look for another ask; the chain opens no lease of the bid before this one is over."""
+        """Look for another ask; the chain opens no lease of the bid before this one is marked."""
         job = self.job
         if job.state is JobState.RUNNING:
             self.set_job(state=JobState.LOST, reason=job.reason or outcome)
@@ -374,10 +388,25 @@ class Turn:
         )
         self.move_job(JobState.QUEUED, outcome, "looking for another ask")
         if self.lease.state in LEASE_OVER:
+            self.seek_mark()
+
+    def seek_mark(self) -> None:
+        """Go on with the job that waits for this lease, or have the witness let its bid open again.
+
+        The chain takes that only from the buyer's side.
+        """
+        if self.lease.again or self.job.void:
             self.resume_after_lease()
+        elif self.job.requeue_after == self.lease.id:
+            self.ask_stop(StopReason.RETRY)
+
+    def drop_retry(self) -> None:
+        """The witness need not let the bid open again, or it has."""
+        if self.known_lease is not None and self.lease.stop_requested is StopReason.RETRY:
+            self.set_lease(stop_requested=None, stop_requested_ms=None)
 
     def resume_after_lease(self) -> None:
-        """Put a bid that waited for the end of this lease back on the book."""
+        """Put a bid that waited for this lease back on the book."""
         if self.job.requeue_after != self.lease.id:
             return
         self.set_job(requeue_after=None)

@@ -84,7 +84,7 @@ class BidView:
 
     __slots__ = (
         "bid", "budget", "cpu_milli", "decimals", "ends", "gpu_milli", "limits", "live",
-        "memory_mib", "order", "seq", "shape", "storage_mib", "wants",
+        "memory_mib", "order", "seq", "shape", "start_seconds", "storage_mib", "wants",
     )  # fmt: skip
 
     def __init__(self, order: RestingBid, market: BookMarket) -> None:
@@ -97,6 +97,7 @@ class BidView:
         self.cpu_milli = bid.cpu_milli
         self.memory_mib = bid.memory_mib
         self.storage_mib = bid.storage_mib
+        self.start_seconds = min(wants.start_deadline_seconds, bid.max_start_seconds)
         self.decimals = market.decimals
         self.budget = bid.budget if order.budget_left is None else order.budget_left
         self.limits: dict[bytes, TierLimit] = {}
@@ -115,9 +116,8 @@ class BidView:
 
 
 def least_seconds(ask: AskView) -> int:
-    """The shortest funded time the chain opens this ask for. Source: `Opening._fund`."""
-    terms = ask.ask
-    return max(1, terms.min_seconds + terms.start_limit_seconds)
+    """The shortest paid time the chain opens this ask for. Source: `Opening._fund`."""
+    return max(1, ask.ask.min_seconds)
 
 
 def affords(ask: AskView, bid: BidView, rate: int) -> bool:
@@ -188,9 +188,7 @@ CHECKS: dict[RejectReason, Check] = {
     RejectReason.STORAGE: lambda a, b: a.ask.storage_mib < b.storage_mib,
     RejectReason.DURATION_LONG: lambda a, b: a.ask.max_seconds < b.bid.max_seconds,
     RejectReason.DURATION_SHORT: lambda a, b: a.ask.min_seconds > b.bid.max_seconds,
-    RejectReason.START_LIMIT: lambda a, b: (
-        a.ask.start_limit_seconds > b.wants.start_deadline_seconds
-    ),
+    RejectReason.START_LIMIT: lambda a, b: a.ask.start_limit_seconds > b.start_seconds,
     RejectReason.ALREADY_TRIED: lambda a, b: a.order.id in b.order.tried,
     RejectReason.NOT_STARTED: lambda a, b: not a.started,
     RejectReason.CAPACITY: _is_taken,
@@ -228,7 +226,7 @@ def fits(ask: AskView, bid: BidView, rate: int) -> bool:
         or terms.memory_mib < bid.memory_mib
         or terms.cpu_milli < bid.cpu_milli
         or terms.storage_mib < bid.storage_mib
-        or terms.start_limit_seconds > wants.start_deadline_seconds
+        or terms.start_limit_seconds > bid.start_seconds
         or ask.node.reliability_milli < wants.min_reliability_milli
         or ask.order.id in bid.order.tried
     ):

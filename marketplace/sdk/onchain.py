@@ -87,7 +87,7 @@ def unit(session: Session, market: MarketConfig | None) -> Unit:
 
 def orders_from(session: Session, market: MarketConfig, account: str) -> int:
     """The least salt whose order is not void."""
-    return reach(session, market)[0].orders_from(account)
+    return reach(session, market)[0].salts_from(account)
 
 
 def send(session: Session, market: MarketConfig, who: TransactionSigner, data: bytes) -> Moved:
@@ -145,14 +145,15 @@ def top_up_call(
     A lease is what the server says; what it can't make up is our signature, and the lease's number
     follows from what we signed. Raises VerificationError.
     """
-    from settlement.chain.calls import EscrowCalls, LeaseOrders
+    from settlement.chain.calls import EscrowCalls, OpenedFrom
 
-    orders = LeaseOrders(ask.ask, bid.bid.struct_hash(), bid.bid.buyer, bid.bid.witness)
-    if orders.ref.lease_no != lease.lease_no:
+    prices = lease.terms.prices if lease.terms is not None else ask.ask.floor
+    opened = OpenedFrom(ask.ask, bid.bid, prices.struct_hash())
+    if opened.ref.lease_no != lease.lease_no:
         raise VerificationError(f"the orders of {lease.id} name another lease than it does")
     if signed_by(bid, domain, buyer) is None:
         raise VerificationError(f"{buyer} did not sign the Bid of {lease.id}")
-    return EscrowCalls(domain.verifying_contract).top_up(orders, bid.bid, seconds)
+    return EscrowCalls(domain.verifying_contract).top_up(opened, seconds)
 
 
 def check_amount(atoms: int, held: int, unit: Unit | MarketConfig, where: str = FREE) -> None:

@@ -188,7 +188,7 @@ def _add_matcher(process: MarketProcess) -> None:
         catalog.settling.failed_opens()
         watchdog.tick()
         watchdog.rest_silent()
-        watchdog.revive()
+        watchdog.give_up_retries()
 
     process.add(Loop("matcher", lambda: matcher.tick() > 0, UNTOLD_S, due=matcher.due_s), ORDERS)
     process.add(Loop("watchdog", watch, WATCH_S))
@@ -206,6 +206,7 @@ def _add_relayer(process: MarketProcess, relayer: Relayer) -> None:
 
     def settle() -> None:
         settling.settle()
+        settling.free_ended()
         settling.refund()
 
     process.add(loop, OUTBOX)

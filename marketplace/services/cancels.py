@@ -12,7 +12,7 @@ from marketplace.services.offers import Asks
 from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.wire.orders import Cancelled, SignedCancel
 from settlement.chain.calls import EscrowCalls
-from settlement.orders import Cancel
+from settlement.orders import Cancel, Numbered
 from settlement.ports import IntentKind
 
 
@@ -31,7 +31,9 @@ class Cancels:
         """The Cancel to sign: of one ask, bid or job, or (None) of every order so far. Raises
         NotFound; Conflict if there is none."""
         if order_id is not None:
-            return Cancel(caller.account, self._salt(store, caller, order_id), False)
+            return Cancel(
+                caller.account, Numbered.ORDERS, self._salt(store, caller, order_id), False
+            )
         account = store.accounts.get(caller.account)
         salts = None
         if account is not None:
@@ -40,7 +42,7 @@ class Cancels:
         if salts is None:
             raise Conflict("the account has no orders that could be cancelled")
         _, highest = salts
-        return Cancel(caller.account, highest, True)
+        return Cancel(caller.account, Numbered.ORDERS, highest, True)
 
     def _salt(self, store: Store, caller: Principal, order_id: str) -> int:
         if order_id.startswith("ask_"):
@@ -61,6 +63,8 @@ class Cancels:
         if cancel.account != caller.account:
             detail = "must be the account of the API key"
             raise InvalidInput([Problem("/cancel/account", detail)])
+        if cancel.kind != Numbered.ORDERS:
+            raise InvalidInput([Problem("/cancel/kind", "must be 0: orders")])
         check_account(cancel, signed.signature, cancel.account, self.market, self.reads)
 
     def submit(self, store: Store, caller: Principal, signed: SignedCancel) -> Cancelled:
@@ -114,7 +118,9 @@ class Cancels:
         ones died, the chain still takes them, so it is 0."""
         if account.orders_from == 0:
             return 0
-        tries = store.tries(_key(Cancel(account.address, account.orders_from - 1, True)))
+        tries = store.tries(
+            _key(Cancel(account.address, Numbered.ORDERS, account.orders_from - 1, True))
+        )
         return 0 if tries.dead and tries.is_free else account.orders_from
 
 

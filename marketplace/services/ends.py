@@ -5,14 +5,24 @@ from dataclasses import dataclass
 from marketplace.db.store import Store
 from marketplace.db.tables import AttestationRow, LeaseRow
 from marketplace.domain.advance import CloseSigned, RunReported, StopSigned
-from marketplace.domain.life import LEASE_OPEN, REPORTABLE, Do, LeaseState, Outcome, RunReport
+from marketplace.domain.life import (
+    LEASE_OPEN,
+    LEASE_OVER,
+    REPORTABLE,
+    Do,
+    LeaseState,
+    Outcome,
+    RunReport,
+    runs_again,
+)
 from marketplace.errors import Conflict, InvalidInput, InvalidSignature, NotFound, Problem
 from marketplace.limits import REASON_CHARS_KEPT as REASON_MAX
+from marketplace.limits import STOP_SECONDS_MAX
 from marketplace.services.attestations import AttestationRefusal, Attestations
 from marketplace.services.blobs import need_blob
 from marketplace.services.common import Principal, check_signature, unhex
-from marketplace.services.leases import buying_side, orders_hash_of, party, provider_of, ref_of
-from marketplace.services.lives import Lives
+from marketplace.services.leases import buying_side, party, provider_of, ref_of, terms_hash_of
+from marketplace.services.lives import Lives, retry_of
 from marketplace.services.ports import Clock, Market
 from marketplace.wire.base import hex_text
 from marketplace.wire.leases import FinishReport, SignedAttestation, SignedStop
@@ -51,16 +61,18 @@ class Ends:
             return lease, row, refusal
         last = UsageAttestation.from_message(row.message)
         counted = (last.egress_mib, last.units) if lease.metered else (0, 0)
-        expected = Close(lease.buyer, lease.provider, lease.lease_bytes, last.ms, *counted)
-        if close != expected:
-            detail = "must close at the usage of the last attestation"
+        job = store.jobs.need(lease.job_id, lock=True)
+        again = runs_again(retry_of(job.spec).on, report.outcome)
+        names = (lease.buyer, lease.provider, lease.lease_bytes)
+        if close != Close(*names, last.ms, *counted, again):
+            detail = "must close at the usage of the last attestation, and say "
+            detail += "again" if again else "nothing of again"
             raise InvalidInput([Problem("/close/message", detail)])
         lease.close = close.to_message()
         lease.meter_signature = hex_text(close_signature)
         lease.seen_ms = self.clock()
         reason = report.reason[:REASON_MAX] or None
         run = RunReport(report.outcome, reason, report.exit_code, report.outputs)
-        job = store.jobs.need(lease.job_id, lock=True)
         self.lives.take(store, job, lease, RunReported(run))
         return lease, row, None
 
@@ -72,10 +84,9 @@ class Ends:
         if report.outcome not in REPORTABLE:
             raise InvalidInput([Problem("/outcome", f"must be one of {', '.join(REPORTABLE)}")])
         slack_ms = OVER_BUDGET_SLACK_INTERVALS * lease.interval_ms
-        # Compare the clock, not the usage: the usage lacks the funded time that the start took.
-        reached = lease.end_s is not None and self.clock() >= lease.end_s * 1000 - slack_ms
+        reached = close.ms >= lease.paid_seconds * 1000 - slack_ms
         if report.outcome == Outcome.OVER_BUDGET and not (lease.budget_limited and reached):
-            detail = "the budget did not limit this lease, or its funded time was not reached"
+            detail = "the budget did not limit this lease, or its paid time was not reached"
             raise InvalidInput([Problem("/outcome", detail)])
         if report.outputs is not None:
             need_blob(store, lease.provider, report.outputs, "/outputs")
@@ -95,29 +106,39 @@ class Ends:
             return lease
         lease.witness_signature = hex_text(signature)
         lease.witness_ms = self.clock()
-        orders_hash = orders_hash_of(store, lease)
+        terms = terms_hash_of(store, lease)
         of_meter = unhex(lease.meter_signature)
-        data = self.calls.close(message, orders_hash, of_meter, signature)
+        data = self.calls.close(message, terms, of_meter, signature)
         store.enqueue(IntentKind.CLOSE, f"close:{lease.id}", self.calls.payload(data))
         return lease
 
     def stop(self, store: Store, caller: Principal, lease_id: str, signed: SignedStop) -> LeaseRow:
-        """Send a Stop signed by witness or meter to the chain. Raises NotFound, InvalidInput,
-        InvalidSignature, Conflict."""
+        """Send a Stop signed by witness or meter to the chain. One that says again also marks a
+        lease that is over. Raises NotFound, InvalidInput, InvalidSignature, Conflict."""
         lease = party(store, caller, lease_id, lock=True)
         if caller.account not in (lease.buyer, lease.provider, lease.witness):
             raise NotFound("no such lease")
         stop, signature = signed.stop, signed.signature
-        if stop != Stop(lease.buyer, lease.provider, lease.lease_bytes):
+        if (stop.buyer, stop.provider, stop.lease_no) != ref_of(lease).unwitnessed:
             raise InvalidInput([Problem("/stop", "names another lease")])
+        now_s = self.clock() // 1000
+        if not now_s < stop.deadline <= now_s + STOP_SECONDS_MAX:
+            detail = f"must lie ahead, at most {STOP_SECONDS_MAX} s"
+            raise InvalidInput([Problem("/stop/deadline", detail)])
         try:
             signer = recover(stop, self.market.domain, signature)
         except SignatureError as error:
             problem = Problem("/signature", str(error))
             raise InvalidSignature(str(error), problems=[problem]) from error
-        if signer not in (lease.witness, lease.meter):
-            detail = f"signed by {signer}, which is neither its witness nor its meter"
+        if signer != lease.witness and (stop.again or signer != lease.meter):
+            who = "not its witness" if stop.again else "neither its witness nor its meter"
+            detail = f"signed by {signer}, which is {who}"
             raise InvalidSignature(detail, problems=[Problem("/signature", detail)])
+        if stop.again and lease.state in LEASE_OVER:
+            tries = store.tries(f"again:{lease.id}")
+            if not lease.again and tries.is_free:
+                self._send_stop(store, lease, stop, signature, tries.key)
+            return lease
         tries = store.tries(f"stop:{lease.id}")
         died = tries.is_free and lease.state is LeaseState.ACTIVE
         if lease.stop_signature is not None and not died:
@@ -126,7 +147,12 @@ class Ends:
         if Do.SEND_STOP not in self.lives.take(store, job, lease, StopSigned()):
             return lease
         lease.stop_signature = hex_text(signature)
-        orders_hash = orders_hash_of(store, lease)
-        data = self.calls.stop_by_signature(ref_of(lease), orders_hash, signature)
-        store.enqueue(IntentKind.STOP, tries.key, self.calls.payload(data))
+        self._send_stop(store, lease, stop, signature, tries.key)
         return lease
+
+    def _send_stop(
+        self, store: Store, lease: LeaseRow, stop: Stop, signature: bytes, key: str
+    ) -> None:
+        terms = terms_hash_of(store, lease)
+        data = self.calls.stop_by_signature(ref_of(lease), stop, terms, signature)
+        store.enqueue(IntentKind.STOP, key, self.calls.payload(data))

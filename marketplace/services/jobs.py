@@ -32,9 +32,9 @@ from marketplace.services.quotes import Quotes
 from marketplace.wire.base import hex_text
 from marketplace.wire.jobs import JobOrder, TopUp
 from marketplace.wire.orders import TOP_UP_GAS, Transaction
-from settlement.chain.calls import EscrowCalls, LeaseOrders
+from settlement.chain.calls import EscrowCalls, OpenedFrom
 from settlement.eip712 import ZERO_ADDRESS
-from settlement.orders import Ask, Bid
+from settlement.orders import Ask, Bid, Prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Jobs:
         if problems:
             raise InvalidOrder(problems)
         check_account(bid, signature, bid.buyer, self.market, self.reads)
-        state = self.reads.order_state(bid.buyer, bid.salt)
+        state = self.reads.salt_state(bid.buyer, bid.salt)
         if state.used or state.cancelled:
             with self.database.write() as store:  # the next order gets another salt
                 store.accounts.pass_salt(bid.buyer, bid.salt, self.clock())
@@ -219,12 +219,12 @@ class Jobs:
             raise Conflict("the job has no active lease to top up")
         ask = Ask.from_message(store.asks.need(lease.ask_id).message)
         bid = Bid.from_message(store.bids.need(lease.bid_id).message)
-        orders = LeaseOrders(ask, bid.struct_hash(), bid.buyer, bid.witness)
+        opened = OpenedFrom(ask, bid, Prices.from_message(lease.prices).struct_hash())
         lock = top_up_lock(
             seconds,
             ask,
             rate=lease.rate,
-            funded_seconds=lease.funded_seconds,
+            paid_seconds=lease.paid_seconds,
             left=max(0, bid.budget - job.spent - lease.lock),
             decimals=self.market.decimals,
             currency=self.market.currency,
@@ -232,7 +232,7 @@ class Jobs:
         call = Transaction(
             call="top_up",
             to=self.market.domain.verifying_contract,
-            data=self.calls.top_up(orders, bid, seconds),
+            data=self.calls.top_up(opened, seconds),
             gas=TOP_UP_GAS,
         )
         return TopUp(lease_id=lease.id, transaction=call, lock=money(self.market, lock))

@@ -19,7 +19,7 @@ from marketplace.services.views import (
 from marketplace.wire.jobs import LogPiece
 from marketplace.wire.leases import CloseRequest, LogChunk, LogPosition, Pending, PendingList
 from settlement.chain.calls import LeaseRef
-from settlement.orders import orders_hash
+from settlement.orders import Prices, terms_hash
 
 
 def party(store: Store, caller: Principal, lease_id: str, *, lock: bool = False) -> LeaseRow:
@@ -53,10 +53,11 @@ def ref_of(lease: LeaseRow) -> LeaseRef:
     return LeaseRef(lease.buyer, lease.provider, lease.witness, lease.lease_bytes)
 
 
-def orders_hash_of(store: Store, lease: LeaseRow) -> bytes:
-    """Both orders of a lease in one word, which proves its meter."""
+def terms_hash_of(store: Store, lease: LeaseRow) -> bytes:
+    """What a lease was opened from, in one word, which proves its meter."""
     bid, ask = store.bids.need(lease.bid_id), store.asks.need(lease.ask_id)
-    return orders_hash(unhex(bid.hash), unhex(ask.hash))
+    prices = Prices.from_message(lease.prices).struct_hash()
+    return terms_hash(unhex(bid.hash), unhex(ask.hash), prices, seat=0)
 
 
 def usage_json(ms: int = 0, egress_mib: int = 0, units: int = 0) -> dict[str, int]:

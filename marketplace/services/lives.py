@@ -1,6 +1,6 @@
 """Turns rows of jobs and leases into lives and back, takes in facts, and does what follows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from marketplace.domain.advance import (
     LeaseOpened,
     LeaseStopped,
     OpeningReverted,
+    SeatMarked,
     advance,
 )
 from marketplace.domain.drafts import AskState
@@ -47,7 +48,7 @@ from marketplace.services.orderlog import (
 from marketplace.services.ports import Clock, Market
 from marketplace.services.views import answer_of, cost_view
 from marketplace.wire.jobs import JobStatus
-from settlement.leases import LeaseStatus
+from settlement.leases import ChainLease, LeaseStatus
 from settlement.orders import Bid
 
 LEASES_COUNTED = 200  # a provider is judged by its latest ones, so that a change shows
@@ -63,33 +64,40 @@ _OF_JOB = (
     "state", "lease_id", "ending", "reason", "detail", "requeue_after", "exit_code", "outputs",
     "reserve", "rest_until_ms", "retry_until_ms", "matched_ms", "started_ms", "finished_ms",
 )  # fmt: skip
-_OF_LEASE = ("state", "reason", "ready_ms", "stop_requested", "stop_requested_ms", "finished_ms")
+_OF_LEASE = (
+    "state", "reason", "ready_ms", "stop_requested", "stop_requested_ms", "again", "finished_ms",
+)  # fmt: skip
 
 
-def chain_facts(known: LeaseState, chain: LeaseStatus | None) -> tuple[Fact, ...]:
-    """What happened to a lease, if it was known as `known` and the chain has it as `chain`."""
+def chain_facts(lease: LeaseRow, chain: ChainLease | None) -> tuple[Fact, ...]:
+    """What happened to a lease, if the chain has it like this; None: it does not have it."""
     if chain is None:
         return (OpeningReverted(),)
-    now = _ON_CHAIN[chain]
-    opened = known not in _ORDER
-    before = LeaseState.ACTIVE if opened else known
+    now = _ON_CHAIN[chain.status]
+    opened = lease.state not in _ORDER
+    before = LeaseState.ACTIVE if opened else lease.state
     facts: tuple[Fact, ...] = (LeaseOpened(),) if opened else ()
+    marks = () if chain.again is lease.again else (SeatMarked(chain.again),)
     if _ORDER.index(now) < _ORDER.index(before):
-        return (*facts, EndReverted(now))
-    if now is before:
-        return facts
-    return (*facts, LeaseStopped() if now is LeaseState.STOPPED else LeaseClosed())
+        return (*facts, *marks, EndReverted(now))
+    if now is not before:
+        facts += (LeaseStopped() if now is LeaseState.STOPPED else LeaseClosed(),)
+    return (*facts, *marks)
 
 
 def job_life(job: JobRow, bid: BidRow) -> JobLife:
     same: dict[str, Any] = {name: getattr(job, name) for name in _OF_JOB}
-    retry = Retry()
-    said = job.spec.get("retry")
-    if said:
-        events = tuple(RetryOn(event) for event in said["on_events"])
-        retry = Retry(events, seconds_of(said["duration"]))
     void = bid.cancelled_ms is not None
-    return JobLife(**same, excluded=tuple(job.excluded), retry=retry, void=void)
+    return JobLife(**same, excluded=tuple(job.excluded), retry=retry_of(job.spec), void=void)
+
+
+def retry_of(spec: Mapping[str, Any]) -> Retry:
+    """When a job goes to another ask, as its job file says."""
+    said = spec.get("retry")
+    if not said:
+        return Retry()
+    events = tuple(RetryOn(event) for event in said["on_events"])
+    return Retry(events, seconds_of(said["duration"]))
 
 
 def lease_life(lease: LeaseRow) -> LeaseLife:

@@ -19,7 +19,7 @@ from marketplace.wire.base import hex_text
 from marketplace.wire.problems import NoMatch
 from settlement.chain.calls import EscrowCalls, Match, Previous
 from settlement.eip712 import from_text32
-from settlement.orders import Ask, Bid, lease_no
+from settlement.orders import Ask, Bid, Prices, lease_no, terms_hash
 from settlement.ports import IntentKind
 
 
@@ -122,7 +122,8 @@ class Matcher:
         self, store: Store, fill: Fill, seq: int, ask_row: AskRow, bid_row: BidRow
     ) -> LeaseRow:
         ask, bid = Ask.from_message(ask_row.message), Bid.from_message(bid_row.message)
-        number = lease_no(bid.struct_hash(), ask.struct_hash(), ask.meter)
+        hashes = (bid.struct_hash(), ask.struct_hash(), fill.prices.struct_hash())
+        number = lease_no(terms_hash(*hashes, seat=0), ask.meter)
         return LeaseRow(
             id=new_id("lease"),
             lease_no=hex_text(number),
@@ -141,7 +142,7 @@ class Matcher:
             lock=fill.terms.lock,
             gpu_milli=bid.gpu_milli,
             gpus=list(fill.gpus),
-            funded_seconds=fill.terms.funded_seconds,
+            paid_seconds=fill.terms.paid_seconds,
             max_seconds=bid.max_seconds,
             start_limit_seconds=ask.start_limit_seconds,
             budget_limited=fill.terms.budget_limited,
@@ -158,7 +159,8 @@ class Matcher:
         previous = None
         last = lease.previous
         if last is not None:
-            previous = Previous(last["provider"], unhex(last["ask_hash"]), last["meter"])
+            hashes = (unhex(last["ask_hash"]), unhex(last["prices_hash"]))
+            previous = Previous(last["provider"], *hashes, last["meter"])
         match = Match(
             ask=Ask.from_message(ask.message),
             bid=Bid.from_message(bid.message),
@@ -178,5 +180,6 @@ def _previous_of(store: Store, bid_id: str) -> dict[str, str] | None:
     opened = store.leases.last_opened(bid_id)
     if opened is None:
         return None
-    ask_hash = store.asks.need(opened.ask_id).hash
-    return {"provider": opened.provider, "ask_hash": ask_hash, "meter": opened.meter}
+    prices_hash = hex_text(Prices.from_message(opened.prices).struct_hash())
+    hashes = {"ask_hash": store.asks.need(opened.ask_id).hash, "prices_hash": prices_hash}
+    return {"provider": opened.provider, **hashes, "meter": opened.meter}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from settlement.eip712 import Domain
-from settlement.leases import OrderState
+from settlement.leases import SaltState
 
 Clock = Callable[[], int]
 """Wall time of the server: Unix time in ms."""
@@ -42,7 +42,7 @@ class EscrowReads(Protocol):
     def balance_of(self, account: str) -> int:
         """Free atoms of an account in the escrow."""
 
-    def order_state(self, account: str, salt: int) -> OrderState:
+    def salt_state(self, account: str, salt: int) -> SaltState:
         """Whether a bid of this account and salt has opened a lease; whether it is void."""
 
     def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool:

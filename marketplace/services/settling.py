@@ -19,9 +19,16 @@ from settlement.leases import ChainLease, LeaseStatus, Params, fold
 from settlement.ports import BlockRef, Intent, IntentKind, IntentState, LoggedEvent
 
 # Only the buyer's side is to blame for these: another ask would fail, too.
-BUYERS_FAULTS = ("InsufficientBalance", "BudgetTooSmall", "NonceUsed", "NotLatestLease")
+BUYERS_FAULTS = (
+    "InsufficientBalance",
+    "BudgetTooSmall",
+    "NonceUsed",
+    "NotLatestLease",
+    "NotMarkedAgain",
+)
 # These make an ask useless for every bid, not only for this one.
 ASKS_FAULTS = ("InvalidSignature", "OrderExpired", "CancelledOrder")
+FREE_AFTER_S = 60  # past a lease's end, in which its parties may still close it
 OPEN_ALREADY = "LeaseExists"  # not a failure: another transaction opened this very lease
 RETRY_S_MIN, RETRY_S_MAX = 5, 60
 # A batch's gas must fit one transaction (2**24, EIP-7825) and geth's cap of 1 ether up to 90 gwei.
@@ -101,6 +108,22 @@ class Settling:
                 self._request_refund(store, lease)
                 for lease in store.leases.open_that_ended_before(over)
             )
+
+    def free_ended(self) -> int:
+        """Stop leases that ran out a while ago and whose parties stopped nothing, so that the chain
+        frees their nodes; returns how many."""
+        with self.database.write() as store:
+            head = store.chain_cursor()
+            if head is None or not store.lead("settling"):
+                return 0
+            asked = 0
+            for lease in store.leases.open_that_ended_before(head.timestamp - FREE_AFTER_S):
+                tries = store.tries(f"free:{lease.id}")
+                if lease.state is LeaseState.ACTIVE and tries.last is None:
+                    payload = self.calls.payload(self.calls.free([ref_of(lease)]))
+                    store.enqueue(IntentKind.FREE, tries.key, payload)
+                    asked += 1
+            return asked
 
     def _request_refund(self, store: Store, lease: LeaseRow) -> bool:
         """Ask for a refund unless it is done or on its way; the pause doubles after each death."""
@@ -190,7 +213,7 @@ class Projection:
             lease.settled, lease.released, lease.refunded = {}, 0, 0
         else:
             self._update(lease, chain, events)
-        facts = chain_facts(lease.state, chain.status if chain else None)
+        facts = chain_facts(lease, chain)
         for fact in facts:
             self.lives.take(store, job, lease, fact)
         self._mark_paid(store, lease)
@@ -204,7 +227,7 @@ class Projection:
         closed = chain.status is LeaseStatus.CLOSED
         unlocked = sum(x.event.unlocked for x in events if isinstance(x.event, Stopped))
         lease.start_s, lease.end_s = chain.start, chain.end
-        lease.funded_seconds = chain.funded
+        lease.paid_seconds = chain.paid_seconds
         lease.lock = chain.lock(params)
         lease.settled = usage_json(chain.used_ms, chain.egress_mib, chain.units)
         lease.released = chain.released(params)
@@ -222,6 +245,6 @@ class Projection:
         if lease.metered:
             counted = settled["egress_mib"] >= best.egress_mib and settled["units"] >= best.units
             paid = counted and settled["ms"] >= best.ms
-        else:  # a voucher above the funded time is paid up to it, and then there is no more to pay
-            paid = settled["ms"] >= min(best.ms, lease.funded_seconds * 1000)
+        else:  # a voucher above the paid time is paid up to it, and then there is no more to pay
+            paid = settled["ms"] >= min(best.ms, lease.paid_seconds * 1000)
         best.paid = paid or lease.state is LeaseState.CLOSED

@@ -190,7 +190,8 @@ def match_view(store: Store, market: Market, fill: Fill) -> MatchingAsk:
         price=fill.prices,
         rate_per_hour=rate_per_hour(fill.terms.rate),
         max_cost=money(market, fill.terms.lock),
-        funded_seconds=fill.terms.funded_seconds,
+        paid_seconds=fill.terms.paid_seconds,
+        start_limit_seconds=fill.terms.start_seconds,
         budget_limited=fill.terms.budget_limited,
     )
 
@@ -236,11 +237,8 @@ def cost_view(store: Store, market: Market, job: JobRow, lease: LeaseRow) -> Cos
     """What a job's lease has cost, and what the job may still cost."""
     budget = int(store.bids.need(job.bid_id).message["budget"])
     used = cost_now(market, lease)
-    # A top-up funds more than the longest time that was bought with the time to start in.
-    topped_up = lease.funded_seconds - lease.max_seconds - lease.start_limit_seconds
-    longest = min(lease.max_seconds + max(0, topped_up), lease.funded_seconds)
     going = lease.state in (LeaseState.OPENING, LeaseState.ACTIVE)
-    projected = cost(lease.rate, longest * 1000, market.decimals) if going else used
+    projected = cost(lease.rate, lease.paid_seconds * 1000, market.decimals) if going else used
     return Cost(
         accrued=money(market, used),
         rate_per_hour=rate_per_hour(lease.rate),

@@ -10,8 +10,8 @@ from marketplace.db.tables import JobRow, LeaseRow, NodeRow
 from marketplace.domain.advance import (
     CloseOverdue,
     Fact,
-    LeaseRanOut,
     ProviderSilent,
+    RetryWindowPassed,
     StartLimitPassed,
     StopOverdue,
 )
@@ -92,22 +92,19 @@ class Watchdog:
         ended = lease.end_s is not None and now_ms > lease.end_s * 1000
         return lease.stop_signature is None and (ended or now_ms - asked_ms > grace_ms)
 
-    def revive(self) -> int:
-        """Queue jobs again whose lost lease has run out without a Stop; returns how many."""
+    def give_up_retries(self) -> int:
+        """End jobs that wait for their bid to open again, past the time they may; returns how many.
+        Without the witness no lease follows another."""
+        now_ms = self.clock()
         with self.database.read() as store:
-            head = store.chain_cursor()
-            waiting = store.jobs.waiting_for_a_lease()
-        revived = 0
-        for waiter in waiting:
+            waiting = [j.id for j in store.jobs.waiting_for_a_lease() if _is_past(j, now_ms)]
+        for job_id in waiting:
             with self.database.write() as store:
-                job = store.jobs.get(waiter.id, lock=True)
-                lease = store.leases.get(waiter.requeue_after)
-                if job is None or lease is None or lease.end_s is None or head is None:
-                    continue
-                if job.requeue_after == lease.id and head.timestamp >= lease.end_s:
-                    self.lives.take(store, job, lease, LeaseRanOut())
-                    revived += 1
-        return revived
+                lease = store.leases.get(store.jobs.need(job_id).requeue_after, lock=True)
+                job = store.jobs.need(job_id, lock=True)
+                if _is_past(job, now_ms):
+                    self.lives.take(store, job, lease, RetryWindowPassed())
+        return len(waiting)
 
     def rest_silent(self) -> int:
         """Rest the asks of nodes that fell silent; returns how many nodes. A machine
@@ -132,3 +129,7 @@ class Watchdog:
         """Delete stored replies older than 48 h; returns how many."""
         with self.database.write() as store:
             return store.replies.forget(self.clock() - REPLIES_KEPT_MS)
+
+
+def _is_past(job: JobRow, now_ms: int) -> bool:
+    return job.retry_until_ms is not None and job.retry_until_ms < now_ms

@@ -160,7 +160,7 @@ class LeaseTerms(Answer):
     prices: Signed[Prices]
     start: int
     end: int
-    funded_seconds: int = Field(description="time that is paid for, from `start` to `end`")
+    paid_seconds: int = Field(description="the most time that is paid for, between start and end")
     lock: Money
     gpu_milli: GpuMilli
     budget_limited: bool = Field(description="whether the budget ends before the duration does")

@@ -103,7 +103,8 @@ class QuoteRequest(Body):
 class MatchingAsk(Answer):
     """One ask that fits a job now, and what it would cost there at most.
 
-    `funded_seconds` is the time that `max_cost` pays for, the allowed time to start included.
+    `paid_seconds` is the time that `max_cost` pays for. It begins when the job is ready, at the
+    latest `start_limit_seconds` after the lease opens.
     """
 
     ask_id: str
@@ -114,7 +115,8 @@ class MatchingAsk(Answer):
     price: DecimalPrices
     rate_per_hour: RatePerHour
     max_cost: Money
-    funded_seconds: int
+    paid_seconds: int
+    start_limit_seconds: int
     budget_limited: bool = Field(description="whether the budget ends before the duration does")
 
 

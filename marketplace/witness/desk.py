@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from marketplace.domain.life import Outcome, StopReason, runs_again
+from marketplace.limits import STOP_SECONDS
 from marketplace.witness.journal import Checkpoint, WitnessJournal, WitnessJournalConflict
 from marketplace.witness.policy import (
     LeaseWatch,
@@ -26,7 +28,7 @@ from settlement.signing import Signer, sign, verify
 
 SAVE_EVERY_MS = 1_000
 Accepts = Callable[[str, bytes, bytes], bool]  # account, digest, signature; raises ChainError
-CANCELLED = "cancelled"
+CANCELLED, RETRY = StopReason.CANCELLED, StopReason.RETRY
 
 
 @dataclass(slots=True)
@@ -39,6 +41,10 @@ class _Case:
     heartbeats: int = 0
     saved_ms: int = 0
     stop_asked_ms: int | None = None
+
+    def runs_again(self, outcome: Outcome | None) -> bool:
+        """Whether the job goes on after such an end, by its own terms."""
+        return runs_again(self.papers.spec.retry_on, outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +182,17 @@ class Desk:
         return voucher, sign(voucher, self.domain, self.signer)
 
     def sign_close(
-        self, close: Close, meter_signature: bytes, heartbeats: int
+        self, close: Close, meter_signature: bytes, heartbeats: int, outcome: Outcome | None
     ) -> bytes | WitnessRefusal:
-        """Sign the end of a lease, put down before it is signed, or refuse."""
+        """Sign the end of a lease, put down before it is signed, or refuse.
+
+        `outcome` is what the agent reports; only the job's own retry terms make it count.
+        """
         judged = self._judge(close, meter_signature, heartbeats)
         if isinstance(judged, WitnessRefusal):
             return judged
+        if close.again is not (outcome is not None and judged.runs_again(outcome)):
+            return WitnessRefusal.AGAIN_DIFFERS
         final = Mark(0, close.ms, close.egress_mib, close.units)
         try:
             self._journal.record_close(close.lease_no, final, close.to_message())
@@ -209,9 +220,13 @@ class Desk:
             return case
         return judge_usage(case.papers, mark, watch, usage) or case
 
-    def sign_stop(self, lease_no: bytes, reason: str) -> tuple[Stop, bytes] | WitnessRefusal:
+    def sign_stop(
+        self, lease_no: bytes, reason: str, outcome: Outcome | None
+    ) -> tuple[Stop, bytes] | WitnessRefusal:
         """Sign the stop of a lease: it ends now and what is not used is freed.
 
+        If the job is to go on after such an end (`outcome` as its agent reports it, None: lost),
+        the Stop lets its bid open again, which is all that it does to a lease that is over.
         A cancelled job is first given the time in which its agent ends it with a Close, which costs
         one transaction less and pays what ran.
         """
@@ -222,7 +237,12 @@ class Desk:
         case.stop_asked_ms = now if case.stop_asked_ms is None else case.stop_asked_ms
         if reason == CANCELLED and now - case.stop_asked_ms < case.papers.unseen_ms:
             return WitnessRefusal.NOT_YET
-        stop = Stop(case.papers.bid.buyer, case.papers.ask.provider, lease_no)
+        again = reason != CANCELLED and case.runs_again(outcome)
+        if reason == RETRY and not again:
+            return WitnessRefusal.NOT_RETRIED
+        deadline = self._clock.unix_ms() // 1000 + STOP_SECONDS
+        bid, ask = case.papers.bid, case.papers.ask
+        stop = Stop(bid.buyer, ask.provider, lease_no, again, deadline)
         return stop, sign(stop, self.domain, self.signer)
 
     def watch(self, lease_no: bytes, heartbeats: int) -> None:

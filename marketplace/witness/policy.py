@@ -1,7 +1,7 @@
 """What a witness signs and what it refuses: pure rules, no clock, no store, no network.
 
-The witness knows three things for sure: the bid its buyer signed, the ask that a lease number is
-bound to, and how long it has itself watched the job live. Everything the market says beyond that is
+The witness knows three things for sure: the bid its buyer signed with its job, the ask and prices
+that a lease number is bound to, and how long it has itself watched the job live. Everything the market says beyond that is
 checked against them, or no signature depends on it. Times are in milliseconds.
 """
 
@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
+from marketplace.domain.job import JobSpec
 from marketplace.limits import WITNESSED_INTERVAL_MS_MAX
 from settlement.attestation import Close, UsageAttestation
 from settlement.errors import FieldError
-from settlement.orders import Ask, Bid, Prices, lease_no
+from settlement.orders import Ask, Bid, Prices, lease_no, terms_hash
 from settlement.silence import silence_ms, unseen_ms
 
 TOLERANCE_MS = 3_000
@@ -36,6 +37,9 @@ class WitnessRefusal(StrEnum):
     SEQUENCE_USED = "sequence_used"
     ALREADY_CLOSED = "already_closed"
     NOT_YET = "not_yet"
+    OTHER_JOB = "other_job"  # not the one whose hash the bid has
+    AGAIN_DIFFERS = "again_differs"  # the job's retry terms say otherwise
+    NOT_RETRIED = "not_retried"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Papers:
     """A lease as the market describes it, with its signed orders.
 
     Nothing in it is believed before `judge_lease` and the check of the bid's signature. `prices`
-    are the ones that it executes at.
+    are the ones that it executes at, `spec` is the job that the bid's hash must name.
     """
 
     lease_no: bytes
@@ -51,8 +55,10 @@ class Papers:
     bid_signature: bytes
     ask: Ask
     prices: Prices
+    spec: JobSpec
     interval_ms: int
     opened_unix: int
+    seat: int = 0
 
     @property
     def silence_ms(self) -> int:
@@ -102,9 +108,12 @@ def judge_lease(papers: Papers, witness: str) -> WitnessRefusal | None:
     bid, ask, prices = papers.bid, papers.ask, papers.prices
     if bid.witness != witness:
         return WitnessRefusal.NOT_OUR_WITNESS
+    if papers.spec.hash() != bid.job_hash:
+        return WitnessRefusal.OTHER_JOB
     if witness in (ask.provider, ask.meter):
         return WitnessRefusal.OTHER_PARTIES
-    if papers.lease_no != lease_no(bid.struct_hash(), ask.struct_hash(), ask.meter):
+    hashes = (bid.struct_hash(), ask.struct_hash(), prices.struct_hash())
+    if papers.lease_no != lease_no(terms_hash(*hashes, papers.seat), ask.meter):
         return WitnessRefusal.OTHER_LEASE
     limit = next((at for at in bid.limits if at.tier == ask.tier), None)
     try:
@@ -131,7 +140,7 @@ def judge_usage(
         return WitnessRefusal.SEQUENCE_USED
     if not Mark(0, usage.ms, usage.egress_mib, usage.units).covers(mark):
         return WitnessRefusal.WENT_BACK
-    longest_ms = (bid.max_seconds + ask.start_limit_seconds) * 1000
+    longest_ms = ask.max_seconds * 1000  # with top-ups; the chain pays only what it has locked
     if usage.egress_mib > bid.egress_mib or usage.units > bid.units or usage.ms > longest_ms:
         return WitnessRefusal.ABOVE_CAP
     if usage.ms > watch.elapsed_ms + watch.tolerance_ms:

@@ -84,6 +84,11 @@ class LeaseRef(NamedTuple):
     witness: str
     lease_no: bytes
 
+    @property
+    def unwitnessed(self) -> tuple[str, str, bytes]:
+        """What signed messages name it by: a signer's key takes the place of the witness."""
+        return self.buyer, self.provider, self.lease_no
+
 
 @dataclass(frozen=True, slots=True)
 class OpenedFrom:

@@ -2,7 +2,9 @@
 
 from collections.abc import AsyncIterator, Iterable
 
-from marketplace.domain.life import LeaseState, Outcome
+from marketplace.domain.job import parse_job
+from marketplace.domain.life import LeaseState, Outcome, StopReason
+from marketplace.errors import InvalidJob
 from marketplace.sdk._async.transport import AsyncResource, AsyncTransport
 from marketplace.sdk.errors import ApiError
 from marketplace.sdk.session import Act, Session
@@ -175,7 +177,9 @@ class AsyncWitness(AsyncResource):
                 acts.append(await self._countersign(desk, lease, item.attestation, beats))
             if item.close is not None:
                 acts.append(await self._close(desk, lease, item.close, beats))
-            elif lease.stop_requested and lease.state == LeaseState.ACTIVE:
+            elif lease.stop_requested == StopReason.RETRY or (
+                lease.stop_requested and lease.state == LeaseState.ACTIVE
+            ):
                 acts += await self._stop(desk, lease)
         except ApiError as error:
             acts.append(Act(lease.id, "send", problem=f"{error.code}: {error}"))
@@ -184,8 +188,12 @@ class AsyncWitness(AsyncResource):
     async def _admit(self, desk: Desk, lease: Lease) -> WitnessRefusal | None:
         bid = await self._leases.bid(lease.bid_id)
         ask = await self._transport.get(AskInfo, f"/v1/asks/{lease.ask_id}")
-        if lease.terms is None:
+        if lease.terms is None or lease.job is None:
             return WitnessRefusal.OTHER_LEASE
+        try:
+            spec = parse_job(lease.job.spec, packed=True)
+        except InvalidJob:
+            return WitnessRefusal.OTHER_JOB
         papers = Papers(
             lease_no=lease.lease_no,
             bid=bid.bid,
@@ -193,7 +201,8 @@ class AsyncWitness(AsyncResource):
             ask=ask.ask,
             prices=lease.terms.prices,
             interval_ms=lease.interval_ms,
-            opened_unix=lease.terms.end - lease.terms.funded_seconds,
+            spec=spec,
+            opened_unix=lease.terms.start,
         )
         refusal = await async_run(desk.admit, papers)
         if refusal is None and lease.countersigned.ms > desk.mark(lease.lease_no).ms:
@@ -227,14 +236,19 @@ class AsyncWitness(AsyncResource):
         return Act(lease.id, "countersign", ms, sequence)
 
     async def _close(self, desk: Desk, lease: Lease, item: CloseRequest, beats: int) -> Act:
-        answer = await async_run(desk.sign_close, item.message, item.meter_signature, beats)
+        outcome = item.outcome.outcome if item.outcome else None
+        answer = await async_run(
+            desk.sign_close, item.message, item.meter_signature, beats, outcome
+        )
         if isinstance(answer, WitnessRefusal):
             return Act(lease.id, "close", item.message.ms, refusal=answer)
         await self._leases.close(lease.id, answer)
         return Act(lease.id, "close", item.message.ms)
 
     async def _stop(self, desk: Desk, lease: Lease) -> list[Act]:
-        answer = await async_run(desk.sign_stop, lease.lease_no, lease.stop_requested or "")
+        outcome = lease.outcome.outcome if lease.outcome else None
+        reason = lease.stop_requested or ""
+        answer = await async_run(desk.sign_stop, lease.lease_no, reason, outcome)
         if answer is WitnessRefusal.NOT_YET:
             return []
         if isinstance(answer, WitnessRefusal):

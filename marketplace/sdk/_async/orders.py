@@ -26,7 +26,7 @@ from marketplace.wire.orders import (
     SignedCancel,
     Transaction,
 )
-from settlement.orders import Ask, Cancel
+from settlement.orders import Ask, Cancel, Numbered
 from settlement.signing import Signer
 
 
@@ -174,9 +174,7 @@ class AsyncTopUps(AsyncResource):
         return await self._prepare(job_id, duration, await async_run(self._session.address))
 
     async def create(self, job_id: str, duration: str, *, signer: Signer | None = None) -> Moved:
-        """Fund a job's lease for longer, such as `30m`, from the buyer's account.
-
-        The job still ends after its `max_duration`.
+        """Let a job run longer, such as `30m`, paid from the buyer's account.
 
         Raises InputError, VerificationError.
         """
@@ -208,7 +206,7 @@ class AsyncTopUps(AsyncResource):
                 seconds,
                 ask.ask,
                 rate=lease.terms.rate,
-                funded_seconds=lease.terms.funded_seconds,
+                paid_seconds=lease.terms.paid_seconds,
                 left=max(0, left),
                 decimals=market.decimals,
                 currency=market.currency,
@@ -237,7 +235,7 @@ class AsyncOrders(AsyncResource):
             salt = await self._salt(await self._order(order_id), who.address)
         if salt is None:
             raise VerificationError(f"{who.address} did not sign {order_id}")
-        cancel = Cancel(who.address, salt, order_id is None)
+        cancel = Cancel(who.address, Numbered.ORDERS, salt, order_id is None)
         body = SignedCancel(cancel=cancel, signature=await self._sign(cancel, who))
         key = "cancel-" + cancel.struct_hash().hex()
         return await self._transport.post(Cancelled, "/v1/orders/cancel", body, idempotency_key=key)

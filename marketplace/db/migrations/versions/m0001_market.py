@@ -60,11 +60,11 @@ TABLES = {
         bid_id text >bids.id, ask_id text >asks.id index, node_id text >nodes.id index,
         buyer text42 index, provider text42 index, witness text42 index, meter text42,
         state text index, reason text?, rate atoms, prices json, lock atoms, gpu_milli big,
-        gpus json, funded_seconds big, max_seconds big, start_limit_seconds big,
+        gpus json, paid_seconds big, max_seconds big, start_limit_seconds big,
         budget_limited bool, metered bool, unit text, units_cap big, egress_cap_mib big,
         interval_ms int, previous json?, created_ms big, start_s big?, end_s big?, ready_ms big?,
         seen_ms big, sequence big, attested json, countersigned json, settled json,
-        released atoms, refunded atoms, stop_requested text?, stop_requested_ms big?,
+        released atoms, refunded atoms, stop_requested text?, stop_requested_ms big?, again bool,
         heartbeat_count big, heartbeat_ms big?, witness_ms big?, outcome json?, finished_ms big?,
         close json?, meter_signature text?, witness_signature text?, stop_signature text?,
         log_next json, opened_tx text?, closed_tx text?, closed_ms big?, refused_count int
