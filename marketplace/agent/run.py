@@ -85,7 +85,8 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
     names = (lease.id, lease.job_id, bid.buyer, ask.provider, number, node.domain, bid.witness)
     return Assignment(
         entry=LeaseEntry(*names, metered, spec.outputs, spec.retry_on), spec=spec,
-        sizes=_sizes(node, bid), gpus=lease.gpus, interval_ms=lease.interval_ms, grace_ms=unseen_ms(lease.interval_ms),
+        sizes=_sizes(node, bid), gpus=lease.gpus, interval_ms=lease.interval_ms,
+        grace_ms=unseen_ms(lease.interval_ms),
         budget_limited=terms.budget_limited, units_cap=bid.units,
         start_deadline_ms=(terms.start + terms.start_limit_seconds) * 1000,
         longest_seconds=ask.max_seconds,

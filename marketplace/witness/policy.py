@@ -1,8 +1,9 @@
 """What a witness signs and what it refuses: pure rules, no clock, no store, no network.
 
-The witness knows three things for sure: the bid its buyer signed with its job, the ask and prices
-that a lease number is bound to, and how long it has itself watched the job live. Everything the market says beyond that is
-checked against them, or no signature depends on it. Times are in milliseconds.
+The witness knows three things for sure: the bid its buyer signed, with its job, the ask and the
+prices that a lease number is bound to, and how long it has itself watched the job live. Everything
+the market says beyond that is checked against them, or no signature depends on it. Times are in
+milliseconds.
 """
 
 from dataclasses import dataclass

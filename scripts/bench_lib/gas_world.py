@@ -15,7 +15,7 @@ from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import EscrowSettings, deploy
 from settlement.chain.devnet import Devnet, dev_account
 from settlement.eip712 import ZERO_ADDRESS, Domain, Struct, text32
-from settlement.orders import Ask, Bid, Prices, TierLimit, lease_no, orders_hash
+from settlement.orders import Ask, Bid, Prices, TierLimit
 from settlement.signing import LocalSigner, sign
 
 ONE = 10**18
@@ -36,21 +36,14 @@ class Lease:
     match: Match
 
     @property
-    def orders_hash(self) -> bytes:
-        """The hash of both orders."""
-        return orders_hash(self.match.bid.struct_hash(), self.match.ask.struct_hash())
-
-    @property
     def ref(self) -> LeaseRef:
         """What the escrow finds it by."""
-        bid = self.match.bid
-        return LeaseRef(bid.buyer, self.match.ask.provider, bid.witness, self.number)
+        return self.match.ref
 
     @property
     def number(self) -> bytes:
         """Its number."""
-        match = self.match
-        return lease_no(match.bid.struct_hash(), match.ask.struct_hash(), match.ask.meter)
+        return self.ref.lease_no
 
 
 @dataclass(slots=True)
@@ -115,7 +108,7 @@ class GasWorld:
             provider=self.provider.address, meter=self.meter.address, opener=ZERO_ADDRESS,
             node=7, tier=TIER, gpu_milli=NODE_GPU_MILLI, cpu_milli=64_000,
             memory_mib=524_288, storage_mib=1_048_576, floor=prices, min_seconds=60,
-            max_seconds=86_400, start_limit_seconds=600,
+            max_seconds=86_400, start_limit_seconds=600, notice_seconds=0,
             unit=UNIT if metered else bytes(32), starts_at=0, flags=0, max_fee_bps=500,
             expiry=2**40 - 1, salt=1,
         )  # fmt: skip
@@ -128,8 +121,9 @@ class GasWorld:
             job_hash=TIER, limits=(TierLimit(TIER, 10**13, 10**9, 10**9),),
             gpu_milli=1000, cpu_milli=8000, memory_mib=65_536, storage_mib=131_072,
             egress_mib=10_240 * metered, units=5_000 * metered,
-            unit=UNIT if metered else bytes(32), max_seconds=3_600, budget=100 * ONE, nodes=1,
-            flags=0, max_fee_bps=500, expiry=2**40 - 1, salt=salt,
+            unit=UNIT if metered else bytes(32), max_seconds=3_600,
+            max_start_seconds=600, min_notice_seconds=0, budget=100 * ONE, nodes=1, flags=0,
+            max_fee_bps=500, expiry=2**40 - 1, salt=salt,
         )  # fmt: skip
         return Match(ask, bid, self.signed(ask, self.provider), self.signed(bid, buyer))
 
@@ -161,15 +155,16 @@ class GasWorld:
 
     def close_data(self, lease: Lease, ms: int) -> bytes:
         """A close that meter and witness signed."""
-        close = Close(lease.buyer.address, self.provider.address, lease.number, ms, 0, 0)
+        close = Close(lease.buyer.address, self.provider.address, lease.number, ms, 0, 0, False)
         meter, witness = self.signed(close, self.meter), self.signed(close, self.witness)
-        return self.escrow.calls.close(close, lease.orders_hash, meter, witness)
+        return self.escrow.calls.close(close, lease.match.opened.terms_hash, meter, witness)
 
     def stop_data(self, lease: Lease) -> bytes:
         """A stop that the meter signed."""
-        stop = Stop(lease.buyer.address, self.provider.address, lease.number)
-        signature = self.signed(stop, self.meter)
-        return self.escrow.calls.stop_by_signature(lease.ref, lease.orders_hash, signature)
+        parties = (lease.buyer.address, self.provider.address, lease.number)
+        stop = Stop(*parties, again=False, deadline=self.client.timestamp() + 600)
+        signature, terms = self.signed(stop, self.meter), lease.match.opened.terms_hash
+        return self.escrow.calls.stop_by_signature(lease.ref, stop, terms, signature)
 
 
 def _key(name: str) -> LocalSigner:

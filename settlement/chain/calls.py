@@ -46,36 +46,6 @@ class Previous(NamedTuple):
     meter: str
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """One ask and one bid with their signatures. A quote replaces the ask's prices.
-
-    `seat` is the number of the bid's node, from 0.
-    """
-
-    ask: Ask
-    bid: Bid
-    ask_signature: bytes
-    bid_signature: bytes
-    quote: Quote | None = None
-    quote_signature: bytes = b""
-    previous: Previous | None = None
-    seat: int = 0
-
-    @property
-    def prices(self) -> Prices:
-        """The prices that the lease pays."""
-        return self.quote.prices if self.quote is not None else self.ask.floor
-
-
-@dataclass(frozen=True, slots=True)
-class SettlementEntry:
-    """A voucher and its witness's signature of 65 bytes."""
-
-    voucher: Voucher
-    signature: bytes
-
-
 class LeaseRef(NamedTuple):
     """What the escrow finds a lease by, in the order of its arguments."""
 
@@ -100,10 +70,56 @@ class OpenedFrom:
     seat: int = 0
 
     @property
-    def ref(self) -> LeaseRef:
+    def terms_hash(self) -> bytes:
+        """It in one word, which proves the lease's meter."""
         hashes = (self.bid.struct_hash(), self.ask.struct_hash(), self.prices_hash)
-        number = lease_no(terms_hash(*hashes, self.seat), self.ask.meter)
+        return terms_hash(*hashes, self.seat)
+
+    @property
+    def ref(self) -> LeaseRef:
+        """The lease that it opens."""
+        number = lease_no(self.terms_hash, self.ask.meter)
         return LeaseRef(self.bid.buyer, self.ask.provider, self.bid.witness, number)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One ask and one bid with their signatures. A quote replaces the ask's prices.
+
+    `seat` is the number of the bid's node, from 0.
+    """
+
+    ask: Ask
+    bid: Bid
+    ask_signature: bytes
+    bid_signature: bytes
+    quote: Quote | None = None
+    quote_signature: bytes = b""
+    previous: Previous | None = None
+    seat: int = 0
+
+    @property
+    def prices(self) -> Prices:
+        """The prices that the lease pays."""
+        return self.quote.prices if self.quote is not None else self.ask.floor
+
+    @property
+    def opened(self) -> OpenedFrom:
+        """What its lease is opened from."""
+        return OpenedFrom(self.ask, self.bid, self.prices.struct_hash(), self.seat)
+
+    @property
+    def ref(self) -> LeaseRef:
+        """Its lease."""
+        return self.opened.ref
+
+
+@dataclass(frozen=True, slots=True)
+class SettlementEntry:
+    """A voucher and its witness's signature of 65 bytes."""
+
+    voucher: Voucher
+    signature: bytes
 
 
 class EscrowCalls:
