@@ -3,60 +3,50 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from settlement.events import ChainEvent, Opened, OpenedCounted, OpenedSeat, OrderCancelled
+from settlement.events import Cancelled, ChainEvent, Opened, Relayed
 from settlement.leases import EscrowState, Params
+from settlement.orders import Numbered
 
 Seat = tuple[bytes, int]
 """A bid's hash and the number of one of its nodes, from 0."""
+Salt = tuple[str, int, int]
+"""An account, what it numbers (`Numbered`), and the number."""
 
 
 @dataclass(slots=True)
 class EscrowOrders(EscrowState):
-    """The escrow's books with its orders.
+    """The escrow's books with its orders and signed calls.
 
-    `used` and `cancelled` hold (account, salt) pairs; `lowest` is the lowest salt that an account's
-    orders may still have. `seats` holds each seat's latest lease and the most that its earlier
-    leases may cost, for the seats of which the escrow keeps a record.
+    `lowest` is the lowest salt that an account may still use. `seats` holds each seat's latest
+    lease and the most that its earlier leases may cost; the escrow keeps no record of the first
+    lease of a bid for one node.
     """
 
-    used: set[tuple[str, int]] = field(default_factory=set)
-    cancelled: set[tuple[str, int]] = field(default_factory=set)
-    lowest: dict[str, int] = field(default_factory=dict)
+    used: set[Salt] = field(default_factory=set)
+    cancelled: set[Salt] = field(default_factory=set)
+    lowest: dict[tuple[str, int], int] = field(default_factory=dict)
     seats: dict[Seat, tuple[bytes, int]] = field(default_factory=dict)
-    _latest: dict[Seat, bytes] = field(default_factory=dict)
-    _opening: Opened | None = None
 
     def take(self, event: ChainEvent) -> None:
-        if isinstance(event, OpenedSeat):  # follows its Opened
-            self._opening = None
-            self._sit((event.bid_hash, event.seat), event.lease_no, several=True)
-        elif not isinstance(event, OpenedCounted):
-            self.sit_down()
-        if isinstance(event, Opened):
-            self.used.add((event.buyer, event.bid_salt))
-            self._opening = event
-        if isinstance(event, OrderCancelled) and event.and_older:
-            lowest = max(self.lowest.get(event.account, 0), event.salt + 1)
-            self.lowest[event.account] = lowest
-        elif isinstance(event, OrderCancelled):
-            self.cancelled.add((event.account, event.salt))
+        match event:
+            case Opened():
+                self.used.add((event.buyer, Numbered.ORDERS, event.bid_salt))
+                self._sit((event.bid_hash, event.seat), event.lease_no)
+            case Relayed():
+                self.used.add((event.account, Numbered.CALLS, event.salt))
+            case Cancelled(and_older=True):
+                place = (event.account, event.kind)
+                self.lowest[place] = max(self.lowest.get(place, 0), event.salt + 1)
+            case Cancelled():
+                self.cancelled.add((event.account, event.kind, event.salt))
         EscrowState.take(self, event)
 
-    def sit_down(self) -> None:
-        """A lease whose Opened no OpenedSeat followed sits in seat 0."""
-        if self._opening is not None:
-            self._sit((self._opening.bid_hash, 0), self._opening.lease_no, several=False)
-            self._opening = None
-
-    def _sit(self, seat: Seat, number: bytes, several: bool) -> None:
-        """Note a seat's latest lease. The first has a record only if the bid has `several`."""
-        before = self._latest.get(seat)
-        if before is not None:
-            earlier = self.seats.get(seat, (b"", 0))[1]
-            self.seats[seat] = (number, earlier + self.leases[before].most_released(self.params))
-        elif several:
-            self.seats[seat] = (number, 0)
-        self._latest[seat] = number
+    def _sit(self, seat: Seat, number: bytes) -> None:
+        """Note a seat's latest lease."""
+        before, earlier = self.seats.get(seat, (b"", 0))
+        if before:
+            earlier += self.leases[before].most_released(self.params)
+        self.seats[seat] = (number, earlier)
 
 
 def replay_orders(events: Iterable[ChainEvent], params: Params) -> EscrowOrders:
@@ -64,5 +54,4 @@ def replay_orders(events: Iterable[ChainEvent], params: Params) -> EscrowOrders:
     state = EscrowOrders(params)
     for event in events:
         state.take(event)
-    state.sit_down()
     return state

@@ -12,7 +12,7 @@ from eth_tester import EthereumTester, PyEVMBackend  # type: ignore[import-untyp
 from eth_tester.exceptions import BlockNotFound, TransactionFailed, TransactionNotFound  # type: ignore[import-untyped]
 
 from settlement.attestation import Close, MeteredUsage, Stop, Usage
-from settlement.chain.calls import LeaseOrders, LeaseRef, Match, Previous, SettlementEntry
+from settlement.chain.calls import LeaseRef, Match, Previous, SettlementEntry
 from settlement.chain.client import ChainClient, TransactionReceipt, transaction_fields
 from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import Deployment, EscrowSettings, deploy
@@ -20,7 +20,7 @@ from settlement.chain.devnet import DEV_MNEMONIC, Devnet, dev_account
 from settlement.eip712 import text32
 from settlement.events import ChainEvent, Opened
 from settlement.fees import GWEI, TransactionFees
-from settlement.orders import Ask, Bid, Cancel, Permit, Prices, TierLimit, orders_hash
+from settlement.orders import Ask, Bid, Cancel, Numbered, Permit, Prices, TierLimit
 from settlement.signing import LocalSigner, sign
 from tests.escrow_orders import EscrowOrders, replay_orders
 from tests.factories import H100, make_ask, make_bid
@@ -265,7 +265,7 @@ class World:
     ) -> bytes:
         """Calldata of a Cancel signed by its account (by default the buyer)."""
         account = signer or self.buyer
-        cancel = Cancel(account.address, salt, and_older)
+        cancel = Cancel(account.address, Numbered.ORDERS, salt, and_older)
         return self.escrow.calls.cancel(cancel, sign(cancel, self.escrow.domain(), account))
 
     def open(self, match: Match | None = None) -> "Lease":
@@ -287,7 +287,7 @@ class Lease:
 
     @property
     def ref(self) -> LeaseRef:
-        return self.orders.ref
+        return self.match.ref
 
     @property
     def number(self) -> bytes:
@@ -296,17 +296,8 @@ class Lease:
     @property
     def previous(self) -> Previous:
         """How the bid's next lease names this one."""
-        ask = self.match.ask
-        return Previous(ask.provider, ask.struct_hash(), ask.meter)
-
-    @property
-    def orders(self) -> LeaseOrders:
-        bid = self.match.bid
-        return LeaseOrders(self.match.ask, bid.struct_hash(), bid.buyer, bid.witness)
-
-    @property
-    def orders_hash(self) -> bytes:
-        return orders_hash(self.match.bid.struct_hash(), self.match.ask.struct_hash())
+        ask, prices = self.match.ask, self.match.prices
+        return Previous(ask.provider, ask.struct_hash(), prices.struct_hash(), ask.meter)
 
     @property
     def _names(self) -> tuple[str, str, bytes]:
@@ -321,20 +312,25 @@ class Lease:
         usage = MeteredUsage(*self._names, ms, egress_mib, units)
         return SettlementEntry(usage, sign(usage, self.world.escrow.domain(), self.world.witness))
 
-    def close(self, ms: int, egress_mib: int = 0, units: int = 0, **signers: Any) -> bytes:
+    def close(
+        self, ms: int, egress_mib: int = 0, units: int = 0, again: bool = False, **signers: Any
+    ) -> bytes:
         """Calldata of a close; `meter` and `witness` replace the signers."""
-        close, domain = Close(*self._names, ms, egress_mib, units), self.world.escrow.domain()
+        close = Close(*self._names, ms, egress_mib, units, again)
+        domain = self.world.escrow.domain()
         return self.world.escrow.calls.close(
             close,
-            self.orders_hash,
+            self.match.opened.terms_hash,
             sign(close, domain, signers.get("meter", self.world.meter)),
             sign(close, domain, signers.get("witness", self.world.witness)),
         )
 
-    def stop(self, signer: LocalSigner) -> bytes:
+    def stop(self, signer: LocalSigner, again: bool = False, deadline: int = FAR) -> bytes:
         """Calldata of a stop by signature."""
-        signature = sign(Stop(*self._names), self.world.escrow.domain(), signer)
-        return self.world.escrow.calls.stop_by_signature(self.ref, self.orders_hash, signature)
+        stop = Stop(*self._names, again, deadline)
+        signature = sign(stop, self.world.escrow.domain(), signer)
+        calls, terms = self.world.escrow.calls, self.match.opened.terms_hash
+        return calls.stop_by_signature(self.ref, stop, terms, signature)
 
     def view(self) -> Any:
         return self.world.escrow.lease(self.ref)
