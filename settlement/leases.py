@@ -107,7 +107,7 @@ def _opened(event: events.Opened) -> ChainLease:
     return ChainLease(**{f.name: getattr(event, f.name) for f in fields(events.OpeningTerms)})
 
 
-def _after(lease: ChainLease, event: ChainEvent) -> ChainLease:
+def after(lease: ChainLease, event: ChainEvent) -> ChainLease:
     """The lease after one more event. Events of other leases change nothing."""
     if isinstance(event, events.Settled):
         for entry in event.entries:
@@ -144,7 +144,7 @@ def fold(history: Iterable[ChainEvent]) -> ChainLease | None:
         if isinstance(event, events.Opened):
             lease = _opened(event)
         elif lease is not None:
-            lease = _after(lease, event)
+            lease = after(lease, event)
     return lease
 
 
@@ -191,20 +191,20 @@ class EscrowState:
 
     def _move(self, number: bytes, event: ChainEvent) -> None:
         before = self.leases[number]
-        after = self.leases[number] = _after(before, event)
-        gross = after.released(self.params) - before.released(self.params)
-        fee = after.fees(self.params) - before.fees(self.params)
-        self.balances[after.provider] += gross - fee
-        self.fees[after.provider] += fee
+        now = self.leases[number] = after(before, event)
+        gross = now.released(self.params) - before.released(self.params)
+        fee = now.fees(self.params) - before.fees(self.params)
+        self.balances[now.provider] += gross - fee
+        self.fees[now.provider] += fee
         match event:
             case events.ToppedUp():
-                self.balances[after.buyer] -= event.locked
+                self.balances[now.buyer] -= event.locked
             case events.Stopped():
-                self.balances[after.buyer] += event.unlocked
+                self.balances[now.buyer] += event.unlocked
             case events.Closed():
-                self.balances[after.buyer] += event.refunded
-        if before.status is LeaseStatus.ACTIVE and after.status is not LeaseStatus.ACTIVE:
-            self.capacity[after.provider, after.node] -= after.gpu_milli
+                self.balances[now.buyer] += event.refunded
+        if before.status is LeaseStatus.ACTIVE and now.status is not LeaseStatus.ACTIVE:
+            self.capacity[now.provider, now.node] -= now.gpu_milli
 
     def held(self) -> int:
         """Atoms that the escrow must hold: free balances, uncollected fees and locks."""

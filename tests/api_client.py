@@ -13,6 +13,7 @@ from marketplace.api.limits import Limits
 from marketplace.api.problems import MEDIA_TYPE
 from marketplace.domain.drafts import KeyRequest
 from marketplace.errors import ERRORS
+from marketplace.limits import STOP_SECONDS
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.eip712 import Struct
 from settlement.orders import Bid
@@ -163,7 +164,7 @@ class Api:
 
     def finish(self, lease_id: str, sequence: int, ms: int) -> dict[str, Any]:
         said = self.world.statement(lease_id, sequence, ms)
-        close = Close(said.buyer, said.provider, said.lease_no, ms, 0, 0)
+        close = Close(said.buyer, said.provider, said.lease_no, ms, 0, 0, False)
         return {
             "outcome": "succeeded",
             "exit_code": 0,
@@ -182,5 +183,6 @@ class Api:
 
     def stop(self, lease_id: str) -> dict[str, Any]:
         lease = self.world.lease(lease_id)
-        stop = Stop(lease.buyer, lease.provider, bytes.fromhex(lease.lease_no[2:]))
+        deadline = self.world.clock() // 1000 + STOP_SECONDS
+        stop = Stop(lease.buyer, lease.provider, lease.lease_bytes, False, deadline)
         return {"stop": stop.to_message(), "signature": self.sign(stop, self.world.witness)}

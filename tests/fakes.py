@@ -16,18 +16,19 @@ from settlement.chain.calls import EscrowCalls, SettlementEntry
 from settlement.eip712 import checksum
 from settlement.errors import SignatureError
 from settlement.events import (
+    Cancelled,
     ChainEvent,
     Closed,
     ClosedCounted,
+    MarkedAgain,
     Opened,
     OpenedCounted,
-    OrderCancelled,
     Settled,
     SettledEntry,
     SettledMetered,
     Stopped,
 )
-from settlement.leases import ChainLease, LeaseStatus, OrderState, Params, fold
+from settlement.leases import ChainLease, LeaseStatus, Params, SaltState, after, fold
 from settlement.orders import Bid, Prices
 from settlement.ports import BlockRef, EventStore, Intent, IntentKind, LoggedEvent, OutboxStore
 from settlement.signing import recover_digest
@@ -81,10 +82,10 @@ class FakeChain:
         self._answer()
         return self.balances[account]
 
-    def order_state(self, account: str, salt: int) -> OrderState:
+    def salt_state(self, account: str, salt: int) -> SaltState:
         self._answer()
         order = (account, salt)
-        return OrderState(order in self.used, order in self.cancelled)
+        return SaltState(order in self.used, order in self.cancelled)
 
     def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool:
         self._answer()
@@ -138,15 +139,15 @@ class FakeChain:
         if intent.kind in (IntentKind.SETTLE, IntentKind.SETTLE_METERED):
             return self._settle(intent, now_s)
         assert lease is not None
-        if intent.kind is IntentKind.STOP:
-            return self._stop(lease, now_s)
+        if intent.kind in (IntentKind.STOP, IntentKind.FREE):
+            return self._stop(lease, intent, now_s)
         return self._close(lease, intent.kind is IntentKind.REFUND)
 
     def _cancel(self, intent: Intent) -> list[ChainEvent]:
         data = bytes.fromhex(intent.payload["data"][2:])
-        account, salt, and_older, _ = abi("ComputeEscrow").arguments("cancel", data)
+        account, kind, salt, and_older, _ = abi("ComputeEscrow").arguments("cancel", data)
         self.cancelled.add((checksum(account), salt))
-        return [OrderCancelled(checksum(account), salt, and_older)]
+        return [Cancelled(checksum(account), kind, salt, and_older)]
 
     def _open(self, store: Store, lease: LeaseRow, now_s: int) -> list[ChainEvent]:
         bid_row, ask_row = store.bids.need(lease.bid_id), store.asks.need(lease.ask_id)
@@ -155,10 +156,12 @@ class FakeChain:
         self.balances[lease.buyer] -= lease.lock
         self.used.add((lease.buyer, bid.salt))
         names = (lease.lease_bytes, lease.buyer, lease.provider, lease.witness, lease.meter)
-        hashes = (bytes.fromhex(row.hash[2:]) for row in (bid_row, ask_row))
-        size, seconds = (lease.rate, lease.gpu_milli, node.number), lease.funded_seconds
-        time = (now_s + seconds, seconds)
-        events: list[ChainEvent] = [Opened(*names, *hashes, *size, *time, bid.salt, lease.lock)]
+        hashes = tuple(bytes.fromhex(row.hash[2:]) for row in (bid_row, ask_row))
+        hashes = (*hashes, prices.struct_hash())
+        size, start = (lease.rate, lease.gpu_milli, node.number), lease.start_limit_seconds
+        funded = lease.paid_seconds + start
+        terms = (*size, 0, now_s + funded, funded, start, bid.salt, lease.lock)
+        events: list[ChainEvent] = [Opened(*names, *hashes, *terms)]
         if lease.metered:
             counted = (prices.egress_gib, prices.unit, bid.egress_mib, bid.units)
             events.append(OpenedCounted(lease.lease_bytes, *counted))
@@ -185,7 +188,7 @@ class FakeChain:
         lease = self.state(voucher.lease_no)
         metered = isinstance(voucher, MeteredUsage)
         counted = (voucher.egress_mib, voucher.units) if metered else (0, 0)
-        ms = min(voucher.ms, lease.funded * 1000)
+        ms = min(voucher.ms, lease.paid_seconds * 1000)
         stale = ms <= lease.used_ms and counted <= (lease.egress_mib, lease.units)
         if stale or not lease.is_open or voucher.ms > lease.elapsed_ms(now_s):
             return None
@@ -199,22 +202,30 @@ class FakeChain:
         self.balances[lease.provider] += paid
         return after
 
-    def _stop(self, row: LeaseRow, now_s: int) -> list[ChainEvent]:
+    def _stop(self, row: LeaseRow, intent: Intent, now_s: int) -> list[ChainEvent]:
         lease = self.state(row.lease_bytes)
+        names = (lease.lease_no, lease.buyer, lease.provider)
+        again = False
+        if intent.kind is IntentKind.STOP:
+            data = bytes.fromhex(intent.payload["data"][2:])
+            _, again, *_ = abi("ComputeEscrow").arguments("stopBySignature", data)
+        marked = [MarkedAgain(*names)] if again and not lease.again else []
         if lease.status is not LeaseStatus.ACTIVE:
-            return []
+            return list(marked)
         end = min(lease.end, now_s)
-        stopped = replace(lease, end=end, funded=end - lease.start)
+        stopped = after(lease, Stopped(*names, end, 0))
         unlocked = lease.lock(self.params) - stopped.lock(self.params)
         self.balances[lease.buyer] += unlocked
-        return [Stopped(lease.lease_no, lease.buyer, lease.provider, end, unlocked)]
+        return [Stopped(*names, end, unlocked), *marked]
 
     def _close(self, row: LeaseRow, refund: bool) -> list[ChainEvent]:
         lease = self.state(row.lease_bytes)
         if not lease.is_open:
             return []
+        again = False
         if not refund:
             assert row.close is not None
+            again = row.close["again"] and not lease.again
             used = (int(row.close[name]) for name in ("ms", "egressMib", "units"))
             lease = self._pay(lease, *used)
         refunded = lease.locked(self.params)
@@ -222,7 +233,8 @@ class FakeChain:
         counted = [ClosedCounted(lease.lease_no, lease.egress_mib, lease.units)]
         parties, released = (lease.buyer, lease.provider), lease.released(self.params)
         closed = Closed(lease.lease_no, *parties, lease.used_ms, released, refunded)
-        return [*(counted if lease.metered else []), closed]
+        marked = [MarkedAgain(lease.lease_no, *parties)] if again else []
+        return [*(counted if lease.metered else []), closed, *marked]
 
 
 def _hash(number: int) -> str:

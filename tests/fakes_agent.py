@@ -36,7 +36,7 @@ from marketplace.wire.market import MarketConfig, Node
 from marketplace.wire.orders import AskInfo, BidInfo
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.eip712 import Domain
-from settlement.orders import Ask, Bid, lease_no
+from settlement.orders import Ask, Bid, lease_no, terms_hash
 from settlement.signing import LocalSigner, recover, sign, verify
 from settlement.usage import UsageVector
 from tests.factories import job_json, make_ask, make_bid
@@ -93,7 +93,7 @@ class FakeMarket:
             number = len(self.leases) + 1
             spec = parse_job(job_json(command=command, **changes.pop("job", {})), packed=True)
             sizes = {"memory_mib": 512, "storage_mib": 64, **changes.pop("sizes", {})}
-            gpu_milli, funded = changes.pop("gpu_milli", 1000), changes.pop("funded_seconds", 600)
+            gpu_milli, paid = changes.pop("gpu_milli", 1000), changes.pop("paid_seconds", 300)
             ask = make_ask(meter=self.meter.address, salt=number)
             bid = make_bid(
                 job_hash=spec.hash(), gpu_milli=gpu_milli, salt=number,
@@ -103,12 +103,13 @@ class FakeMarket:
             lease_id = lease_id or f"lease_{number}"
             terms = {
                 "rate": "2000000000000", "prices": ask.floor.to_message(), "gpu_milli": gpu_milli,
-                "funded_seconds": funded, "start": int(time.time()),
-                "end": int(time.time()) + funded, "start_limit_seconds": 60, "max_seconds": 300,
+                "paid_seconds": paid, "start": int(time.time()),
+                "end": int(time.time()) + paid + 60, "start_limit_seconds": 60, "max_seconds": paid,
                 "lock": {"amount": "1", "currency": "CMP", "atoms": "1000000000000000000"},
                 "budget_limited": False, **changes.pop("terms", {}),
             }  # fmt: skip
-            key = lease_no(bid.struct_hash(), ask.struct_hash(), ask.meter)
+            hashes = (bid.struct_hash(), ask.struct_hash(), ask.floor.struct_hash())
+            key = lease_no(terms_hash(*hashes, seat=0), ask.meter)
             lease = {
                 "lease_no": "0x" + key.hex(), "job_id": f"job_{number}", "ask_id": f"ask_{number}",
                 "bid_id": f"bid_{number}", "node_id": NODE_ID, "buyer": bid.buyer,

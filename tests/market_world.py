@@ -18,9 +18,12 @@ from marketplace.db.outbox import SqlOutbox
 from marketplace.db.store import Database
 from marketplace.db.tables import AttestationRow, JobRow, LeaseRow
 from marketplace.domain.job import JobSpec
+from marketplace.domain.life import Outcome, runs_again
+from marketplace.limits import STOP_SECONDS
 from marketplace.services.attestations import AttestationRefusal
 from marketplace.services.catalog import Catalog
 from marketplace.services.common import Principal
+from marketplace.services.lives import retry_of
 from marketplace.services.ports import Market
 from marketplace.wire.base import Model
 from marketplace.wire.jobs import JobOrder
@@ -307,7 +310,9 @@ class World:
         said = self.statement(lease_id, sequence, ms, **changes.pop("usage", {}))
         metered = self.lease(lease_id).metered
         counted = (said.egress_mib, said.units) if metered else (0, 0)
-        close = Close(said.buyer, said.provider, said.lease_no, ms, *counted)
+        job = self.job(self.lease(lease_id).job_id)
+        again = runs_again(retry_of(job.spec).on, changes.get("outcome", Outcome.SUCCEEDED))
+        close = Close(said.buyer, said.provider, said.lease_no, ms, *counted, again)
         fields: dict[str, Any] = {
             "outcome": "succeeded",
             "exit_code": 0,
@@ -340,16 +345,17 @@ class World:
         self.close(lease_id)
         self.chain.mine()
 
-    def stop(self, lease_id: str, signer: LocalSigner | None = None) -> None:
+    def stop(self, lease_id: str, signer: LocalSigner | None = None, again: bool = False) -> None:
         """The witness (or another) signs a Stop."""
         lease = self.lease(lease_id)
-        stop = Stop(lease.buyer, lease.provider, lease.lease_bytes)
+        deadline = self.clock() // 1000 + STOP_SECONDS
+        stop = Stop(lease.buyer, lease.provider, lease.lease_bytes, again, deadline)
         signed = self.signed(SignedStop, signer or self.witness, stop=stop)
         self.do(self.catalog.ends.stop, self.buyer, lease_id, signed)
 
-    def halt(self, lease_id: str, signer: LocalSigner | None = None) -> None:
+    def halt(self, lease_id: str, signer: LocalSigner | None = None, again: bool = False) -> None:
         """A Stop is signed, and the chain takes it."""
-        self.stop(lease_id, signer)
+        self.stop(lease_id, signer, again)
         self.chain.mine()
 
     def run(self, seconds: float, **changes: Any) -> tuple[str, str]:

@@ -50,7 +50,7 @@ class Liar:
         """Report the end, with a Close over `close_ms`."""
         statement, signature = self.sign(sequence, ms)
         close = Close(
-            self.lease.buyer, self.lease.provider, statement.lease_no, close_ms, 0, 0
+            self.lease.buyer, self.lease.provider, statement.lease_no, close_ms, 0, 0, False
         )  # fmt: skip
         return self.client.leases.finish(
             self.lease.id, outcome="succeeded", exit_code=0, reason="completed", outputs=None,

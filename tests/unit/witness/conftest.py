@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
+from marketplace.domain.job import JobSpec, parse_job
 from marketplace.witness.desk import Accepts, Desk, WitnessClock
 from marketplace.witness.journal import WitnessJournal
 from marketplace.witness.policy import Papers, WitnessRefusal
 from settlement.attestation import Close, Usage, UsageAttestation
 from settlement.eip712 import Domain
-from settlement.orders import Ask, Bid, lease_no
+from settlement.orders import Ask, Bid, lease_no, terms_hash
 from settlement.signing import LocalSigner, sign
-from tests.factories import make_ask, make_bid
+from tests.factories import job_json, make_ask, make_bid
 
 DOMAIN = Domain(31337, "0x" + "e" * 40)
 OPENED = 1_800_000_000
@@ -46,17 +47,23 @@ class Time:
 class Lease:
     """The signed orders of one lease and what its meter signs."""
 
-    bid: Bid = field(default_factory=lambda: make_bid(buyer=BUYER.address, witness=WITNESS.address))
+    spec: JobSpec = field(default_factory=lambda: parse_job(job_json(), packed=True))
+    bid: Bid = field(init=False)
     ask: Ask = field(
         default_factory=lambda: make_ask(provider=PROVIDER.address, meter=METER.address)
     )
 
+    def __post_init__(self) -> None:
+        keys = {"buyer": BUYER.address, "witness": WITNESS.address}
+        self.bid = make_bid(**keys, job_hash=self.spec.hash())
+
     @property
     def number(self) -> bytes:
-        return lease_no(self.bid.struct_hash(), self.ask.struct_hash(), self.ask.meter)
+        hashes = (self.bid.struct_hash(), self.ask.struct_hash(), self.ask.floor.struct_hash())
+        return lease_no(terms_hash(*hashes, seat=0), self.ask.meter)
 
     def papers(self, **changes: Any) -> Papers:
-        signed = (self.bid, sign(self.bid, DOMAIN, BUYER), self.ask, self.ask.floor)
+        signed = (self.bid, sign(self.bid, DOMAIN, BUYER), self.ask, self.ask.floor, self.spec)
         return replace(Papers(self.number, *signed, 1_000, OPENED), **changes)
 
     def reading(
@@ -75,8 +82,10 @@ class Lease:
         usage = replace(Usage(self.bid.buyer, self.ask.provider, self.number, ms), **changes)
         return usage, sign(usage, DOMAIN, signer)
 
-    def closing(self, ms: int, meter: LocalSigner = METER) -> tuple[Close, bytes]:
-        close = Close(self.bid.buyer, self.ask.provider, self.number, ms, 0, 0)
+    def closing(
+        self, ms: int, meter: LocalSigner = METER, again: bool = False
+    ) -> tuple[Close, bytes]:
+        close = Close(self.bid.buyer, self.ask.provider, self.number, ms, 0, 0, again)
         return close, sign(close, DOMAIN, meter)
 
 
