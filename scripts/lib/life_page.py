@@ -99,8 +99,8 @@ _EVERY = tuple(JobState)
 
 
 class If(NamedTuple):
-    """What else matters: members of job and lease, states of the job and of the lease, and the If it
-    adds to."""
+    """What else matters: members of job and lease, the job's states, the If it adds to, the lease's
+    states."""
 
     name: str
     job: dict[str, Any]
