@@ -179,7 +179,7 @@ class LeaseLife:
     @property
     def is_broken(self) -> bool:
         """Whether it failed by its provider's fault."""
-        if self.reason in GIVEN_UP:
+        if self.reason in GIVEN_UP or self.stop_requested in GIVEN_UP:
             return True
         if self.report is None or self.report.outcome is not Outcome.FAILED:
             return False
