@@ -170,6 +170,13 @@ def test_budget_not_given_pays_for_the_whole_duration_at_the_limits() -> None:
     assert time == 25 * 10**17  # an hour: the time to start in is not paid
 
 
+def test_bid_of_a_job_that_may_start_late_allows_the_most_that_a_bid_can_say() -> None:
+    fields = {"buyer": BUYER, "witness": WITNESS, "max_fee_bps": 100, "expiry": NOW, "salt": 9}
+    for deadline, seconds in (("65535s", 65_535), ("65536s", 65_535), ("48h", 65_535)):
+        bid = bid_template(make_job(start_deadline=deadline), TIERS, **fields)
+        assert bid.max_start_seconds == seconds
+
+
 def test_bid_of_a_job_signs_what_the_job_says() -> None:
     spec = make_job(
         resources={"gpu": "H100:80GB:0.5", "cpu": 2, "memory": "3GB", "disk": "4GB"},
@@ -186,6 +193,7 @@ def test_bid_of_a_job_signs_what_the_job_says() -> None:
         4096,
     )
     assert (bid.budget, bid.max_seconds, bid.flags) == (7 * 10**18, 3600, FLAG_SHARED)
+    assert (bid.max_start_seconds, bid.min_notice_seconds) == (600, 0)
     assert bid.job_hash == spec.hash()
     assert bid_problems(bid, spec, TIERS) == []
     assert terms_of(make_ask(flags=FLAG_SHARED), bid, make_ask().floor).rate == 10**12

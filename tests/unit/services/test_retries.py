@@ -105,6 +105,31 @@ def test_a_witness_is_told_of_a_closed_lease_until_it_has_marked_it(world: World
     assert world.job(job_id).state == "matched"
 
 
+def test_a_witness_that_comes_after_the_refund_is_asked_for_the_mark_and_for_no_close(
+    world: World,
+) -> None:
+    world.ask(price="2.00")
+    world.offer(price="2.50")
+    job_id, lease_id = world.open(retry={"on_events": ["error"], "duration": "1h"})
+    ten_seconds(world, lease_id)
+    world.finish(lease_id, 2, 10_000, outcome="failed", exit_code=1)
+    watch(world, 21)
+    world.halt(lease_id, world.meter)
+
+    def asked() -> tuple[bool, str | None]:
+        with world.database.read() as store:
+            told = world.catalog.leases.pending(store, world.caller(world.witness))
+        [entry] = told.data
+        return entry.close is not None, entry.lease.stop_requested
+
+    assert (world.lease(lease_id).state, asked()) == ("stopped", (True, "retry"))
+    settle(world, 200)
+    assert (world.lease(lease_id).state, asked()) == ("closed", (False, "retry"))
+    world.halt(lease_id, again=True)
+    world.match()
+    assert world.job(job_id).state == "matched"
+
+
 def again_intents(world: World, lease_id: str) -> list[str]:
     return [row.key for row in world.rows(IntentRow) if row.key.startswith(f"again:{lease_id}")]
 
