@@ -52,7 +52,7 @@ contract ExtensionTest is EscrowTest {
             IEscrowCore.openAll.selector,
             IEscrowCore.openBatch.selector,
             IEscrowCore.settle.selector,
-            IEscrowCore.settleMetered.selector,
+            IEscrowExtension.settleMetered.selector,
             IEscrowCore.stop.selector,
             IEscrowCore.stopBySignature.selector,
             IEscrowCore.free.selector,
