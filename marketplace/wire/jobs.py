@@ -99,7 +99,7 @@ class TopUpRequest(Body):
     duration: str = Field(max_length=20, examples=["30m"])
 
 
-class TopUp(Answer):
+class TopUpPlan(Answer):
     """What the buyer sends so that a job runs longer, and what that locks at most."""
 
     lease_id: str
