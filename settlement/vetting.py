@@ -24,6 +24,7 @@ _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 CONSENTED = (IntentKind.OPEN, IntentKind.CANCEL)
 CONSENT_GAS_MAX = 1_000_000
 NOTHING_TO_SETTLE = "nothing_to_settle"
+NOTHING_TO_FREE = "nothing_to_free"
 # Reverts that mean "not yet", and how many attempts to make before giving up (None: no limit).
 NOT_YET: dict[str, int | None] = {"UsageAheadOfTime": 120, "RefundTooEarly": None}
 
@@ -63,6 +64,10 @@ def vet(escrow: Escrow, sender: str, intent: Intent) -> Verdict:
     try:
         if intent.kind in (IntentKind.SETTLE, IntentKind.SETTLE_METERED):
             return _vet_settle(escrow, sender, intent)
+        if intent.kind is IntentKind.FREE:
+            call = call_of(intent.payload)
+            if not escrow.simulate_free(call.data, sender, "pending"):
+                return Refuse(NOTHING_TO_FREE)
         most = CONSENT_GAS_MAX if intent.kind in CONSENTED else None
         return Go(_gas(escrow.client, sender, intent.payload, most))
     except CallReverted as error:

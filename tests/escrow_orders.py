@@ -1,9 +1,17 @@
-"""What the escrow stores of orders and seats, replayed from its events."""
+"""What the escrow stores of orders, seats and purses, replayed from its events."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from settlement.events import Cancelled, ChainEvent, Opened, Relayed
+from settlement.chain.contracts import Purse
+from settlement.events import (
+    Cancelled,
+    ChainEvent,
+    Opened,
+    PurseCreated,
+    PurseExpiryMoved,
+    Relayed,
+)
 from settlement.leases import EscrowState, Params
 from settlement.orders import Numbered
 
@@ -15,7 +23,7 @@ Salt = tuple[str, int, int]
 
 @dataclass(slots=True)
 class EscrowOrders(EscrowState):
-    """The escrow's books with its orders and signed calls.
+    """The escrow's books with its orders, signed calls and purses.
 
     `lowest` is the lowest salt that an account may still use. `seats` holds each seat's latest
     lease and the most that its earlier leases may cost; the escrow keeps no record of the first
@@ -26,6 +34,7 @@ class EscrowOrders(EscrowState):
     cancelled: set[Salt] = field(default_factory=set)
     lowest: dict[tuple[str, int], int] = field(default_factory=dict)
     seats: dict[Seat, tuple[bytes, int]] = field(default_factory=dict)
+    purses: dict[str, Purse] = field(default_factory=dict)
 
     def take(self, event: ChainEvent) -> None:
         match event:
@@ -39,6 +48,11 @@ class EscrowOrders(EscrowState):
                 self.lowest[place] = max(self.lowest.get(place, 0), event.salt + 1)
             case Cancelled():
                 self.cancelled.add((event.account, event.kind, event.salt))
+            case PurseCreated():
+                self.purses[event.purse] = Purse(event.owner, event.expiry, event.operator)
+            case PurseExpiryMoved():
+                purse = self.purses[event.purse]
+                self.purses[event.purse] = replace(purse, expiry=event.expiry)
         EscrowState.take(self, event)
 
     def _sit(self, seat: Seat, number: bytes) -> None:

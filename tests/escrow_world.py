@@ -17,10 +17,21 @@ from settlement.chain.client import ChainClient, TransactionReceipt, transaction
 from settlement.chain.contracts import Escrow, Token
 from settlement.chain.deploy import Deployment, EscrowSettings, deploy
 from settlement.chain.devnet import DEV_MNEMONIC, Devnet, dev_account
-from settlement.eip712 import text32
+from settlement.eip712 import ZERO_ADDRESS, text32
 from settlement.events import ChainEvent, Opened
 from settlement.fees import GWEI, TransactionFees
-from settlement.orders import Ask, Bid, Cancel, Numbered, Permit, Prices, TierLimit
+from settlement.orders import (
+    Ask,
+    Bid,
+    Cancel,
+    Numbered,
+    Permit,
+    Prices,
+    TierLimit,
+    TopUp,
+    Withdraw,
+    purse_of,
+)
 from settlement.signing import LocalSigner, sign
 from tests.escrow_orders import EscrowOrders, replay_orders
 from tests.factories import H100, make_ask, make_bid
@@ -268,6 +279,27 @@ class World:
         cancel = Cancel(account.address, Numbered.ORDERS, salt, and_older)
         return self.escrow.calls.cancel(cancel, sign(cancel, self.escrow.domain(), account))
 
+    def withdrawal(
+        self, amount: int, to: str, signer: LocalSigner | None = None, **relay: Any
+    ) -> bytes:
+        """Calldata of a withdrawal that its account (by default the buyer) signed."""
+        account = signer or self.buyer
+        call = Withdraw(account.address, to, amount, *self._relay(**relay))
+        signature = sign(call, self.escrow.domain(), account)
+        return self.escrow.calls.withdraw_by_signature(call, signature)
+
+    def _relay(
+        self, deadline: int = FAR, relayer: str = ZERO_ADDRESS, fee: int = 0
+    ) -> tuple[int, int, str, int]:
+        return next(self._salts), deadline, relayer, fee
+
+    def purse(self, operator: LocalSigner, amount: int, expiry: int = FAR) -> str:
+        """A purse of the buyer's, with so much of its balance."""
+        salt = next(self._salts)
+        calls, owner = self.escrow.calls, self.buyer.address
+        self.send(self.buyer, calls.create_purse(operator.address, salt, expiry, amount))
+        return purse_of(self.escrow.domain(), owner, operator.address, salt)
+
     def open(self, match: Match | None = None) -> "Lease":
         """Open a lease, sent by the relayer."""
         match = match or self.match()
@@ -331,6 +363,13 @@ class Lease:
         signature = sign(stop, self.world.escrow.domain(), signer)
         calls, terms = self.world.escrow.calls, self.match.opened.terms_hash
         return calls.stop_by_signature(self.ref, stop, terms, signature)
+
+    def top_up(self, seconds: int, signer: LocalSigner | None = None, **relay: Any) -> bytes:
+        """Calldata of a top-up that its buyer, or another for a purse, signed."""
+        call = TopUp(*self._names, seconds, *self.world._relay(**relay))
+        signature = sign(call, self.world.escrow.domain(), signer or self.world.buyer)
+        calls = self.world.escrow.calls
+        return calls.top_up_by_signature(self.match.opened, call, signature)
 
     def view(self) -> Any:
         return self.world.escrow.lease(self.ref)

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from settlement.attestation import Close, MeteredUsage, Stop, Usage, UsageAttestation
 from settlement.eip712 import Domain, Struct, checksum
-from settlement.orders import Ask, Bid, Cancel, Permit, Prices, Quote, TierLimit
+from settlement.orders import Ask, Bid, Cancel, Permit, Prices, Quote, TierLimit, TopUp, Withdraw
 
 STRUCTS: tuple[type[Struct], ...] = (
-    Ask, Bid, Quote, Prices, TierLimit, Cancel,
+    Ask, Bid, Quote, Prices, TierLimit, Cancel, Withdraw, TopUp,
     Usage, MeteredUsage, UsageAttestation, Stop, Close, Permit,
 )  # fmt: skip
 

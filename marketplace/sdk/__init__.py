@@ -16,7 +16,16 @@ from marketplace.sdk.onchain import Funds, Moved, Unit
 from marketplace.sdk.session import Act, Session
 from marketplace.sdk.waiting import PASSING
 from marketplace.wire.base import Money
-from marketplace.wire.jobs import Blob, Cost, Job, JobEvent, JobReceipt, LogPiece, Receipt, TopUp
+from marketplace.wire.jobs import (
+    Blob,
+    Cost,
+    Job,
+    JobEvent,
+    JobReceipt,
+    LogPiece,
+    Receipt,
+    TopUpPlan,
+)
 from marketplace.wire.leases import Attestation, Lease, LeaseTerms, SignedVoucher, Used
 from marketplace.wire.market import (
     Account,
@@ -34,7 +43,7 @@ from marketplace.wire.market import (
 from marketplace.wire.orders import (
     AskInfo,
     BidInfo,
-    Cancelled,
+    CancelledOrders,
     MatchingAsk,
     Plan,
     QuoteAnswer,
@@ -44,11 +53,11 @@ from marketplace.wire.problems import NoMatch, ProblemDocument
 
 __all__ = [
     "NO_RETRIES", "PASSING", "Account", "Act", "ApiKey", "AskInfo", "AsyncCoulomb",
-    "AsyncJobHandle", "Attestation", "BidInfo", "Blob", "BookAsk", "BookView", "Cancelled", "Cost",
-    "Coulomb", "Funds", "Gpu", "Health", "Job", "JobEvent", "JobHandle", "JobReceipt", "Lease",
-    "LeaseTerms", "LogPiece", "MarketConfig", "MatchingAsk", "Money", "Moved", "NewApiKey",
+    "AsyncJobHandle", "Attestation", "BidInfo", "Blob", "BookAsk", "BookView", "CancelledOrders",
+    "Cost", "Coulomb", "Funds", "Gpu", "Health", "Job", "JobEvent", "JobHandle", "JobReceipt",
+    "Lease", "LeaseTerms", "LogPiece", "MarketConfig", "MatchingAsk", "Money", "Moved", "NewApiKey",
     "NewNode", "NoMatch", "Node", "PreparedJob", "Plan", "ProblemDocument", "QuoteAnswer",
-    "Receipt", "RetryPolicy", "Session", "SignedVoucher", "TierInfo", "TopUp", "Transaction",
+    "Receipt", "RetryPolicy", "Session", "SignedVoucher", "TierInfo", "TopUpPlan", "Transaction",
     "Unit", "Used",
     *_errors,
 ]  # fmt: skip

@@ -153,6 +153,8 @@ def top_up_call(
         raise VerificationError(f"the orders of {lease.id} name another lease than it does")
     if signed_by(bid, domain, buyer) is None:
         raise VerificationError(f"{buyer} did not sign the Bid of {lease.id}")
+    if lease.terms is not None and lease.terms.rate != prices.rate(bid.bid.sizes()):
+        raise VerificationError(f"the rate of {lease.id} does not follow from its prices")
     return EscrowCalls(domain.verifying_contract).top_up(opened, seconds)
 
 

@@ -10,7 +10,7 @@ from marketplace.services.common import Principal, check_account
 from marketplace.services.jobs import Jobs
 from marketplace.services.offers import Asks
 from marketplace.services.ports import Clock, EscrowReads, Market
-from marketplace.wire.orders import Cancelled, SignedCancel
+from marketplace.wire.orders import CancelledOrders, SignedCancel
 from settlement.chain.calls import EscrowCalls
 from settlement.orders import Cancel, Numbered
 from settlement.ports import IntentKind
@@ -67,7 +67,7 @@ class Cancels:
             raise InvalidInput([Problem("/cancel/kind", "must be 0: orders")])
         check_account(cancel, signed.signature, cancel.account, self.market, self.reads)
 
-    def submit(self, store: Store, caller: Principal, signed: SignedCancel) -> Cancelled:
+    def submit(self, store: Store, caller: Principal, signed: SignedCancel) -> CancelledOrders:
         """Take the orders off the book and send the Cancel to the chain. Raises InvalidInput,
         AlreadyExists, Conflict, Unavailable."""
         cancel = signed.cancel
@@ -86,7 +86,7 @@ class Cancels:
                 cancelled.append(bid.id)
         data = self.calls.cancel(cancel, signed.signature)
         store.enqueue(IntentKind.CANCEL, store.tries(_key(cancel)).key, self.calls.payload(data))
-        return Cancelled(cancel=cancel, orders=tuple(cancelled))
+        return CancelledOrders(cancel=cancel, orders=tuple(cancelled))
 
     def _check_worth(self, store: Store, account: AccountRow, cancel: Cancel) -> None:
         """The relayer pays for a Cancel: it must make an order void that is not void already.

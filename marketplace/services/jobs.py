@@ -30,7 +30,7 @@ from marketplace.services.orderlog import log_bid
 from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.services.quotes import Quotes
 from marketplace.wire.base import hex_text
-from marketplace.wire.jobs import JobOrder, TopUp
+from marketplace.wire.jobs import JobOrder, TopUpPlan
 from marketplace.wire.orders import TOP_UP_GAS, Transaction
 from settlement.chain.calls import EscrowCalls, OpenedFrom
 from settlement.eip712 import ZERO_ADDRESS
@@ -208,7 +208,7 @@ class Jobs:
             raise Unavailable("the job has just moved to another lease; try again")
         return job, lease
 
-    def top_up(self, store: Store, caller: Principal, job_id: str, seconds: int) -> TopUp:
+    def top_up(self, store: Store, caller: Principal, job_id: str, seconds: int) -> TopUpPlan:
         """What the buyer sends to run a job longer, because it moves money of the buyer's account:
         the transaction, and the lock. Raises NotFound, Conflict, InvalidInput."""
         job = store.jobs.get(job_id)
@@ -235,4 +235,4 @@ class Jobs:
             data=self.calls.top_up(opened, seconds),
             gas=TOP_UP_GAS,
         )
-        return TopUp(lease_id=lease.id, transaction=call, lock=money(self.market, lock))
+        return TopUpPlan(lease_id=lease.id, transaction=call, lock=money(self.market, lock))

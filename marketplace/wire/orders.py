@@ -224,7 +224,7 @@ class SignedCancel(Body):
     signature: AccountSignature
 
 
-class Cancelled(Answer):
+class CancelledOrders(Answer):
     """Ids of the orders that a Cancel took off the book. The chain follows."""
 
     cancel: Signed[Cancel]

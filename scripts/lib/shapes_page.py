@@ -55,11 +55,11 @@ SHAPES = {
 OTHERS = {
     "AddAsk", "CancelAsk", "AddBid", "CancelBid",  # commands to the book
     "SuspendAsk", "BidFilled", "BidLeftBook", "BidVoided",  # facts and effects of a life
-    "LeaseClosed", "LeaseOpened", "SeatMarked", "LeaseStopped",
+    "LeaseClosed", "LeaseOpened", "LeaseStopped",
     "AskState", "JobState", "LeaseState", "LeaseStatus",  # enums
     "AskRows", "BidRows", "JobRows", "LeaseRows", "JobEvents",  # named queries
     "SignedAsk", "CheckedAsk", "PreparedAsk", "PreparedBid", "PreparedJob", "JobOrder",  # wrap one
-    "OpenedFrom", "LeaseRef", "HeldLease", "ChainEventLeaseRow", "_LeaseStruct",  # name one
+    "LeaseRef", "HeldLease", "ChainEventLeaseRow", "_LeaseStruct",  # name one
     "MatchingAsk", "BidDraft", "BidQueue", "JobChange", "LeaseTerms",  # parts and neighbours
     "JobStatus", "JobMetric", "JobOutcome", "JobReceipt", "JobEventRow",  # what is told of one
     "JobChannel", "JobFolders", "JobLogs", "JobMeter", "JobRun",

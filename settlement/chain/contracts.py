@@ -182,6 +182,13 @@ class Escrow(_Contract):
         paid = [signed for i, signed in enumerate(packed) if i not in skipped]
         return paid, [packed[i] for i in sorted(skipped)]
 
+    def simulate_free(self, data: bytes, sender: str, at: At) -> bool:
+        """Whether a call of `free` sent now would stop any of its leases."""
+        (leases,) = self._abi.arguments("free", data)
+        answer = self.client.call(self.address, data, sender, at)
+        skipped = skipped_indexes(bytes(self._abi.result("free", answer)), len(leases))
+        return len(skipped) < len(leases)
+
     def events(self, first: int, last: int) -> tuple[LoggedEvent, ...]:
         """The events of the blocks first to last, both included, in chain order."""
         return tuple(

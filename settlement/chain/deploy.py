@@ -12,9 +12,10 @@ from typing import Any, Self
 from settlement import strict_json
 from settlement.chain.abi import abi, artifact
 from settlement.chain.client import ChainClient
-from settlement.chain.contracts import Escrow, Token
-from settlement.eip712 import ZERO_ADDRESS, checksum
+from settlement.chain.contracts import Escrow, EscrowConfig, Token
+from settlement.eip712 import ZERO_ADDRESS, Domain, checksum
 from settlement.errors import DeploymentError, WrongChain
+from settlement.hashing import keccak
 from settlement.signing import TransactionSigner
 
 DEFAULT_SUPPLY = 1_000_000_000 * 10**18
@@ -146,22 +147,37 @@ def check_deployment(client: ChainClient, deployment: Deployment) -> None:
         raise DeploymentError(f"there is no contract at {at}")
     if not shipped.matches(code):
         raise DeploymentError(f"the code at {at} is not the shipped escrow")
-    # The escrow runs the extension's code, with that code's fixed terms, on its own storage. Its
-    # constructor compares the terms, but another one could have placed the same code.
     escrow = Escrow(client, at)
     config = escrow.config()
-    place = checksum(escrow.read("extension"))
-    code = client.code(place)
-    if not extension.matches(code):
-        raise DeploymentError(f"the code at {place} is not the shipped extension")
-    fixed = {int(place, 16), 10 ** Token(client, config.token).decimals()}
-    theirs = Escrow(client, place).terms()
-    if theirs != config or not extension.immutable_words(code) >= fixed:
-        raise DeploymentError(f"the extension at {place} has other terms than the escrow at {at}")
     if config.token != deployment.token.address:
         paid_in = config.token
         named = deployment.token.address
         raise DeploymentError(f"the escrow pays in the token {paid_in}, not in {named}")
+    # The escrow runs the extension's code, with what is fixed in that code, on its own storage. Its
+    # constructor compares the terms, but another one could have placed the same code.
+    place = checksum(escrow.read("extension"))
+    decimals = Token(client, config.token).decimals()
+    fixed = _fixed(config, decimals, escrow.domain())
+    if shipped.immutable_words(code) != {*fixed, int(place, 16)}:
+        raise DeploymentError(f"the code at {at} holds other terms than it tells")
+    code = client.code(place)
+    if not extension.matches(code):
+        raise DeploymentError(f"the code at {place} is not the shipped extension")
+    theirs = Escrow(client, place)
+    fixed = _fixed(config, decimals, theirs.domain())
+    if theirs.terms() != config or extension.immutable_words(code) != fixed:
+        raise DeploymentError(f"the extension at {place} has other terms than the escrow at {at}")
+
+
+def _fixed(config: EscrowConfig, decimals: int, domain: Domain) -> set[int]:
+    """The immutables of a contract at the domain's address. Source: `Ledger`, and OpenZeppelin's
+    `EIP712`, which keeps name and version as short strings: the length is the last byte."""
+    texts = [text.encode() for text in (domain.name, domain.version)]
+    words = [domain.separator(), *map(keccak, texts)]
+    words += [text.ljust(31, b"\0") + bytes([len(text)]) for text in texts]
+    addresses = (config.token, config.fee_recipient, domain.verifying_contract)
+    numbers = (10**decimals, config.fee_bps, config.settle_window, domain.chain_id)
+    return {*numbers, *(int(a, 16) for a in addresses), *(int.from_bytes(w, "big") for w in words)}
 
 
 def _create(client: ChainClient, signer: TransactionSigner, name: str, *arguments: Any) -> Deployed:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from eth_hash.auto import keccak
 from settlement import keystore
 from settlement.attestation import Close, Usage
 from settlement.chain.abi import artifact, canonical
-from settlement.chain.calls import LeaseRef, SettlementEntry, as_tuple, pack_entries
+from settlement.chain.calls import OpenedFrom, SettlementEntry, as_tuple, pack_entries
 from settlement.chain.devnet import dev_account
 from settlement.eip712 import ZERO_ADDRESS, Struct
 from settlement.leases import LeaseStatus
-from settlement.orders import Prices, lease_no, orders_hash
+from settlement.orders import Numbered, Prices, purse_of
 from settlement.signing import LocalSigner, compact, sign
 from settlement.units import cost
 from tests.escrow_world import SETTINGS, TOKEN, World
@@ -73,6 +74,8 @@ def words(value: Any) -> str:
     """A value of the ABI as cast reads it: lists in square brackets, structs in round ones."""
     if isinstance(value, bytes):
         return "0x" + value.hex()
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, list):
         return "[" + ",".join(map(words, value)) + "]"
     if isinstance(value, tuple):
@@ -110,22 +113,20 @@ def test_a_lease_opened_by_cast_is_closed_and_withdrawn_by_cast(world: World, ke
     by_provider = sign_by_cast(world, keys, world.provider, ask)
     by_buyer = sign_by_cast(world, keys, world.buyer, bid)
     no_quote = (bytes(32), as_tuple(Prices(0)), 0)
-    none_before = (ZERO_ADDRESS, bytes(32), ZERO_ADDRESS)
+    none_before = (ZERO_ADDRESS, bytes(32), bytes(32), ZERO_ADDRESS)
     signed = (by_provider, by_buyer, b"")
     match = words((as_tuple(ask), as_tuple(bid), no_quote, none_before, 0, *signed))
     send(world, keys, world.stranger, kind("open"), match)
     world.chain.warp(60)
-    number = lease_no(bid.struct_hash(), ask.struct_hash(), ask.meter)
-    both = orders_hash(bid.struct_hash(), ask.struct_hash())
-    ref = LeaseRef(bid.buyer, ask.provider, bid.witness, number)
-    close = Close(bid.buyer, ask.provider, number, 50_000, 0, 0)
-    data = words((bid.buyer, ask.provider, number, both, 50_000, 0, 0))
+    opened = OpenedFrom(ask, bid, ask.floor.struct_hash())
+    close = Close(*opened.ref.unwitnessed, 50_000, 0, 0, False)
+    data = words((*as_tuple(close), opened.terms_hash))
     halves = (
         compact(sign_by_cast(world, keys, who, close)) for who in (world.meter, world.witness)
     )
     split = [words(part) for half in halves for part in (half[:32], half[32:])]
     send(world, keys, world.stranger, kind("close"), data, *split)
-    view = world.escrow.lease(ref)
+    view = world.escrow.lease(opened.ref)
     assert view.status is LeaseStatus.CLOSED
     paid = cost(view.rate, 50_000)
     assert view.released == paid
@@ -140,28 +141,22 @@ def test_a_lease_opened_by_cast_is_closed_and_withdrawn_by_cast(world: World, ke
 def test_an_order_is_cancelled_without_us(world: World, keys: Path) -> None:
     match = world.match()
     salt = str(match.bid.salt)
-    send(world, keys, world.buyer, kind("cancel"), world.buyer.address, salt, "false", "0x")
-    assert world.escrow.order_state(world.buyer.address, match.bid.salt).cancelled
+    named = (world.buyer.address, str(int(Numbered.ORDERS)), salt)
+    send(world, keys, world.buyer, kind("cancel"), *named, "false", "0x")
+    assert world.escrow.salt_state(world.buyer.address, match.bid.salt).cancelled
 
 
 def test_stop_settle_refund_and_withdraw_without_us(world: World, keys: Path) -> None:
     lease = world.open()
     world.chain.warp(60)
-    names = (world.buyer.address, world.provider.address, "0x" + lease.number.hex())
-    send(
-        world, keys, world.buyer, "stop(address,address,address,bytes16)",
-        names[0], names[1], world.witness.address, names[2],
-    )  # fmt: skip
+    send(world, keys, world.buyer, kind("stop"), words(tuple(lease.ref)), "false")
     usage = Usage(world.buyer.address, world.provider.address, lease.number, 50_000)
     voucher = SettlementEntry(usage, sign_by_cast(world, keys, world.witness, usage))
     entries = pack_entries([voucher], metered=False)
     send(world, keys, world.stranger, "settle(bytes)", "0x" + entries.hex())
     assert lease.view().used_ms == 50_000
     world.chain.warp(SETTINGS.settle_window + 1)
-    send(
-        world, keys, world.stranger, "refund(address,address,address,bytes16)",
-        names[0], names[1], world.witness.address, names[2],
-    )  # fmt: skip
+    send(world, keys, world.stranger, kind("refund"), words(tuple(lease.ref)))
     assert lease.view().status is LeaseStatus.CLOSED
     for signer in (world.buyer, world.provider):
         amount = world.escrow.balance_of(signer.address)
@@ -171,6 +166,22 @@ def test_stop_settle_refund_and_withdraw_without_us(world: World, keys: Path) ->
     send(world, keys, world.stranger, "collectFees(address[])", f"[{world.provider.address}]")
     recipient = world.escrow.config().fee_recipient
     assert world.token.balance_of(world.escrow.address) == world.escrow.balance_of(recipient)
+
+
+def test_a_purse_is_made_spent_and_swept_without_us(world: World, keys: Path) -> None:
+    buyer, operator = world.buyer, world.stranger
+    free = world.escrow.balance_of(buyer.address)
+    made = (operator.address, "1", str(2**40 - 1), str(20 * TOKEN))
+    send(world, keys, buyer, kind("createPurse"), *made)
+    purse = purse_of(world.escrow.domain(), buyer.address, operator.address, 1)
+    bid = world.bid(buyer=purse)
+    match = replace(world.match(bid=bid), bid_signature=sign_by_cast(world, keys, operator, bid))
+    lease = world.open(match)
+    send(world, keys, operator, kind("stop"), words(tuple(lease.ref)), "true")
+    assert lease.view().again
+    world.send(world.relayer, lease.close(0))
+    send(world, keys, buyer, kind("sweepPurse"), purse, str(20 * TOKEN))
+    assert world.escrow.balance_of(buyer.address) == free
 
 
 # The page docs/escrow.md: its commands, run as they stand there.

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from settlement.chain import devnet
-from settlement.chain.abi import artifact
+from settlement.chain.abi import abi, artifact
 from settlement.chain.deploy import (
     Deployment,
     EscrowSettings,
@@ -146,18 +146,59 @@ def test_check_refuses_what_is_not_the_shipped_escrow(world: World) -> None:
         check_deployment(world.client, replace(good, chain_id=1))
 
 
-def test_check_refuses_another_escrows_extension(world: World) -> None:
-    other = deploy(world.client, dev_account(0), SETTINGS, token=world.token.address)
+def refused_with(world: World, place: str, code: bytes, words: str) -> None:
+    """Check that the deployment is refused once this code is at a place."""
+    with world.chain.put_back():
+        world.client.rpc("anvil_setCode", place, "0x" + code.hex())
+        with pytest.raises(DeploymentError, match=words):
+            check_deployment(world.client, world.deployment)
+
+
+def test_check_refuses_another_extension(world: World) -> None:
     client, place = world.client, world.escrow.read("extension")
-    foreign = client.code(other.open(client)[0].read("extension"))
     own = client.code(place)
-    for code, words in (
-        (b"\x00", "not the shipped extension"),
-        (own[:-1] + bytes([own[-1] ^ 1]), "not the shipped extension"),
-        (foreign, "was not made by the escrow"),
-    ):
-        with world.chain.put_back():
-            client.rpc("anvil_setCode", place, "0x" + code.hex())
-            with pytest.raises(DeploymentError, match=words):
-                check_deployment(client, world.deployment)
+    refused_with(world, place, b"\x00", "not the shipped extension")
+    refused_with(world, place, own[:-1] + bytes([own[-1] ^ 1]), "not the shipped extension")
+    for settings in (SETTINGS, replace(SETTINGS, settle_window=121), replace(SETTINGS, fee_bps=1)):
+        other = deploy(client, dev_account(0), settings, token=world.token.address)
+        foreign = client.code(other.open(client)[0].read("extension"))
+        refused_with(world, place, foreign, "has other terms than the escrow")
     check_deployment(client, world.deployment)
+
+
+def test_check_refuses_another_escrow_in_its_place(world: World) -> None:
+    client, place = world.client, world.escrow.address
+    own = client.code(place)
+    refused_with(world, place, own[:-1] + bytes([own[-1] ^ 1]), "not the shipped escrow")
+    other = deploy(client, dev_account(0), SETTINGS, token=world.token.address)
+    foreign = client.code(other.escrow.address)
+    refused_with(world, place, foreign, "holds other terms than it tells")
+
+
+@pytest.mark.parametrize("name", ["ComputeEscrow", "EscrowExtension"])
+def test_check_refuses_the_shipped_code_with_any_other_immutable(world: World, name: str) -> None:
+    extension = world.escrow.read("extension")
+    place = world.escrow.address if name == "ComputeEscrow" else extension
+    own, shipped = world.client.code(place), artifact(name)
+    values = shipped.immutable_words(own)
+    assert len(values) >= 12
+    for value in values:
+        code = bytearray(own)
+        for start, size in shipped.immutables:
+            if int.from_bytes(own[start : start + size], "big") == value:
+                code[start + size - 1] ^= 1
+        refused_with(world, place, bytes(code), "terms|pays in|not the shipped extension")
+
+
+def test_an_escrow_is_not_placed_on_an_extension_with_other_terms(world: World) -> None:
+    client, shipped = world.client, artifact("ComputeEscrow")
+    token, extension = world.token.address, world.escrow.read("extension")
+    for place, settings in (
+        (extension, replace(SETTINGS, fee_bps=SETTINGS.fee_bps + 1)),
+        (extension, replace(SETTINGS, settle_window=SETTINGS.settle_window + 1)),
+        (ANVIL_FIRST, SETTINGS),
+    ):
+        terms = (token, *astuple(settings))
+        data = shipped.bytecode + abi("ComputeEscrow").constructor(terms, place)
+        with pytest.raises(CallReverted, match="TermsDiffer"):
+            client.transact(dev_account(0), None, data)

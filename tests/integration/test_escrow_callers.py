@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from settlement.chain.abi import abi
-from settlement.chain.calls import SettlementEntry, open_batch_gas
+from settlement.chain.calls import Match, SettlementEntry, open_batch_gas
+from settlement.eip712 import ZERO_ADDRESS
 from settlement.errors import CallReverted
 from settlement.leases import EscrowState
-from settlement.orders import Cancel
+from settlement.orders import Cancel, Numbered, Prices, Withdraw
 from settlement.signing import LocalSigner, sign
 from tests.escrow_world import FAR, SETTINGS, TOKEN, Lease, World, key
 
@@ -89,8 +90,54 @@ def open_all(world: World) -> Act:
 
 def top_up(world: World) -> Act:
     lease = running(world, max_seconds=86_000)
-    data = world.escrow.calls.top_up(lease.orders, lease.match.bid, 400)  # the ask's longest time
+    data = world.escrow.calls.top_up(lease.match.opened, 400)  # the ask's longest time
     return Act(world.buyer, data)
+
+
+def free(world: World) -> Act:
+    lease = running(world, 61, max_seconds=60)
+    return Act(world.stranger, world.escrow.calls.free([lease.ref]))
+
+
+def mark(world: World) -> Act:
+    lease = running(world)
+    world.send(world.provider, world.escrow.calls.stop(lease.ref))
+    return Act(world.buyer, world.escrow.calls.stop(lease.ref, again=True))
+
+
+def deposit_for(world: World) -> Act:
+    act = deposit(world)
+    return replace(act, data=world.escrow.calls.deposit_for(world.stranger.address, 7 * TOKEN))
+
+
+def multicall(world: World) -> Act:
+    calls, buyer = world.escrow.calls, world.buyer.address
+    everything = world.escrow.balance_of(buyer)
+    stop = calls.stop(running(world).ref)
+    rest = world.escrow.balance_of(buyer)
+    assert rest < everything
+    return Act(world.buyer, calls.multicall([stop, calls.withdraw(NOBODY, rest)]))
+
+
+def create_purse(world: World) -> Act:
+    calls, operator = world.escrow.calls, world.stranger.address
+    return Act(world.buyer, calls.create_purse(operator, 5, FAR, TOKEN))
+
+
+def fund_purse(world: World) -> Act:
+    purse = world.purse(world.stranger, 0)
+    everything = world.escrow.balance_of(world.buyer.address)
+    return Act(world.buyer, world.escrow.calls.fund_purse(purse, everything))
+
+
+def sweep_purse(world: World) -> Act:
+    purse = world.purse(world.stranger, TOKEN)
+    return Act(world.buyer, world.escrow.calls.sweep_purse(purse, TOKEN))
+
+
+def expire_purse(world: World) -> Act:
+    purse = world.purse(world.stranger, TOKEN)
+    return Act(world.buyer, world.escrow.calls.expire_purse(purse, FAR - 1))
 
 
 def withdraw(world: World) -> Act:
@@ -117,6 +164,18 @@ ACTS: dict[str, tuple[Callable[[World], Act], str | None]] = {
     "refund": (refund, "LeaseNotOpen"),
     "cancel": (lambda w: Act(w.stranger, w.cancel(w.bid().salt)), None),
     "top_up": (top_up, "DurationTooLong"),
+    "top_up_by_signature": (lambda w: Act(w.stranger, running(w).top_up(60, fee=5)), "CallUsed"),
+    "withdraw_by_signature": (
+        lambda w: Act(w.stranger, w.withdrawal(TOKEN, NOBODY, fee=5)), "CallUsed"
+    ),
+    "free": (free, None),
+    "mark": (mark, None),
+    "deposit_for": (deposit_for, "ERC20InsufficientAllowance"),
+    "multicall": (multicall, "LeaseNotActive"),
+    "create_purse": (create_purse, "PurseExists"),
+    "fund_purse": (fund_purse, "InsufficientBalance"),
+    "sweep_purse": (sweep_purse, "InsufficientBalance"),
+    "expire_purse": (expire_purse, "ExpiryNotEarlier"),
 }  # fmt: skip
 
 
@@ -193,7 +252,7 @@ def test_open_is_for_the_named_opener(world: World) -> None:
 def test_a_bid_that_names_its_opener_is_not_opened_again_by_a_stranger(world: World) -> None:
     lease = world.open(world.match(world.ask(), world.bid(opener=world.relayer.address)))
     world.chain.warp(2)
-    world.send(world.relayer, lease.close(1_000))
+    world.send(world.relayer, lease.close(1_000, again=True))
     free = world.escrow.balance_of(world.buyer.address)
     again = world.match(world.ask(node=2), lease.match.bid, previous=lease.previous)
     error = refused(world, world.stranger, world.escrow.calls.open(again))
@@ -210,13 +269,25 @@ def test_open_needs_both_signatures(world: World, order: str) -> None:
     assert refused(world, world.relayer, data).name == "InvalidSignature"
 
 
-def test_open_again_needs_the_first_lease_over(world: World) -> None:
+def test_open_again_needs_the_first_lease_marked(world: World) -> None:
     lease = running(world)
     bid = lease.match.bid
-    follower = world.match(world.ask(node=2), bid, previous=lease.previous)
-    assert refused(world, world.relayer, world.escrow.calls.open(follower)).name == "LeaseRunning"
+    follower = world.escrow.calls.open(world.match(world.ask(node=2), bid, previous=lease.previous))
+    assert refused(world, world.relayer, follower).name == "NotMarkedAgain"
+    world.send(world.provider, world.escrow.calls.stop(lease.ref))
+    assert refused(world, world.relayer, follower).name == "NotMarkedAgain"
     fresh = world.match(world.ask(node=2), bid)
     assert refused(world, world.relayer, world.escrow.calls.open(fresh)).name == "NonceUsed"
+    world.send(world.buyer, world.escrow.calls.stop(lease.ref, again=True))
+    world.send(world.relayer, follower)
+
+
+def test_a_follower_names_the_prices_that_its_predecessor_paid(world: World) -> None:
+    lease = running(world)
+    world.send(world.buyer, world.escrow.calls.stop(lease.ref, again=True))
+    other = lease.previous._replace(prices_hash=Prices(1).struct_hash())
+    follower = world.match(world.ask(node=2), lease.match.bid, previous=other)
+    assert refused(world, world.relayer, world.escrow.calls.open(follower)).name == "UnknownLease"
 
 
 @pytest.mark.parametrize("signer", ["meter", "provider", "buyer", "stranger"])
@@ -253,34 +324,129 @@ def test_stop_is_for_the_parties(world: World, caller: str) -> None:
     world.send(getattr(world, caller), data)
 
 
+def test_only_the_buyers_side_lets_a_seat_open_again(world: World) -> None:
+    lease = running(world)
+    data = world.escrow.calls.stop(lease.ref, again=True)
+    assert refused(world, world.provider, data).name == "NotAParty"
+    by_meter = lease.stop(world.meter, again=True)
+    assert refused(world, world.relayer, by_meter).name == "InvalidSignature"
+    world.send(world.buyer, data)
+    assert lease.view().again
+
+
+def test_an_order_fits_only_with_its_start_limit_notice_and_flags(world: World) -> None:
+    def why(ask: dict[str, Any], bid: dict[str, Any]) -> str:
+        match = world.match(world.ask(**ask), world.bid(**bid))
+        return refused(world, world.relayer, world.escrow.calls.open(match)).name
+
+    slow, notice = {"start_limit_seconds": 61}, {"flags": 5, "notice_seconds": 29}
+    assert why(slow, {"max_start_seconds": 60}) == "StartTooLong"
+    assert why(notice, {"flags": 1, "min_notice_seconds": 29}) == "FlagNotAccepted"
+    assert why(notice, {"flags": 5, "min_notice_seconds": 30}) == "NoticeTooShort"
+    assert why({"flags": 1}, {"gpu_milli": 0, "flags": 3}) == "FlagNotAccepted"
+    assert why({"flags": 3}, {"gpu_milli": 0, "flags": 1}) == "FlagNotAccepted"
+    bid = world.bid(max_start_seconds=61, flags=5, min_notice_seconds=29)
+    world.open(world.match(world.ask(**slow, **notice), bid))
+
+
 def test_cancel_is_for_the_account_or_by_its_signature(world: World) -> None:
     salt, calls = world.bid().salt, world.escrow.calls
-    own = calls.cancel(Cancel(world.buyer.address, salt, False))
+    own = calls.cancel(Cancel(world.buyer.address, Numbered.ORDERS, salt, False))
     assert refused(world, world.stranger, own).name == "InvalidSignature"
-    foreign = calls.cancel(Cancel(world.buyer.address, salt, True), SIGNED_BY_NOBODY)
+    foreign = calls.cancel(
+        Cancel(world.buyer.address, Numbered.ORDERS, salt, True), SIGNED_BY_NOBODY
+    )
     assert refused(world, world.stranger, foreign).name == "InvalidSignature"
     world.send(world.buyer, own)
-    assert world.escrow.order_state(world.buyer.address, salt).cancelled
+    assert world.escrow.salt_state(world.buyer.address, salt).cancelled
+    assert not world.escrow.salt_state(world.buyer.address, salt, Numbered.CALLS).cancelled
 
 
 def test_top_up_is_for_the_buyer_and_within_the_budget(world: World) -> None:
     lease = running(world, budget=3 * TOKEN)
-    bid, calls = lease.match.bid, world.escrow.calls
-    data = calls.top_up(lease.orders, bid, 60)
+    opened, calls = lease.match.opened, world.escrow.calls
+    data = calls.top_up(opened, 60)
     for other in (world.provider, world.stranger, world.relayer):
         assert refused(world, other, data).name == "NotBuyer"
-    more = calls.top_up(lease.orders, bid, 3_600)
+    more = calls.top_up(opened, 3_600)
     assert refused(world, world.buyer, more).name == "BudgetTooSmall"
-    wrong = calls.top_up(lease.orders, replace(bid, budget=99 * TOKEN), 60)
-    assert refused(world, world.buyer, wrong).name == "BidMismatch"
+    for wrong in (
+        replace(opened, bid=replace(opened.bid, budget=99 * TOKEN)),
+        replace(opened, prices_hash=Prices(1).struct_hash()),
+        replace(opened, seat=1),
+    ):
+        other = calls.top_up(wrong, 60)
+        assert refused(world, world.buyer, other).name == "LeaseNotActive"
     world.send(world.buyer, data)
 
 
-@pytest.mark.parametrize("signer", ["buyer", "provider", "stranger"])
-def test_stop_by_signature_is_for_witness_and_meter(world: World, signer: str) -> None:
+@pytest.mark.parametrize("signer", ["provider", "stranger"])
+def test_stop_by_signature_is_for_buyer_witness_and_meter(world: World, signer: str) -> None:
     lease = running(world)
-    assert refused(world, world.relayer, lease.stop(getattr(world, signer))).name == "NotMeter"
-    world.send(world.relayer, lease.stop(world.meter))
+    error = refused(world, world.relayer, lease.stop(getattr(world, signer)))
+    assert error.name == "InvalidSignature"
+    for able in (world.meter, world.buyer, world.witness):
+        world.send(world.relayer, running(world).stop(able))
+
+
+def test_a_signed_stop_is_good_until_its_deadline(world: World) -> None:
+    lease, deadline = running(world), world.client.timestamp() + 30
+    data = lease.stop(world.witness, deadline=deadline)
+    with world.chain.put_back():
+        world.send(world.stranger, data)
+    world.chain.warp(31)
+    assert refused(world, world.stranger, data).name == "SignatureExpired"
+
+
+def test_a_signed_call_is_the_accounts_and_for_the_relayer_that_it_names(world: World) -> None:
+    relayer = world.relayer.address
+    lease = running(world)
+    for data in (
+        world.withdrawal(TOKEN, NOBODY, relayer=relayer, fee=5),
+        lease.top_up(60, relayer=relayer, fee=5),
+    ):
+        assert refused(world, world.stranger, data).name == "NotRelayer"
+        world.send(world.relayer, data)
+        assert refused(world, world.relayer, data).name == "CallUsed"
+    past = world.client.timestamp() - 1
+    late = (world.withdrawal(TOKEN, NOBODY, deadline=past), lease.top_up(60, deadline=past))
+    assert [refused(world, world.relayer, data).name for data in late] == ["SignatureExpired"] * 2
+    foreign = lease.top_up(60, world.stranger)
+    assert refused(world, world.relayer, foreign).name == "InvalidSignature"
+    poor = world.withdrawal(1, NOBODY, world.stranger)
+    assert refused(world, world.relayer, poor).name == "InsufficientBalance"
+    greedy = world.withdrawal(5, NOBODY, fee=5)
+    assert refused(world, world.relayer, greedy).name == "RelayFeeTooHigh"
+
+
+def test_a_purse_is_its_owners_and_spent_by_its_operator(world: World) -> None:
+    owner, operator, calls = world.buyer, world.stranger, world.escrow.calls
+    purse = world.purse(operator, 50 * TOKEN)
+    for data in (
+        calls.fund_purse(purse, 1),
+        calls.sweep_purse(purse, 1),
+        calls.expire_purse(purse, 1),
+    ):
+        assert refused(world, operator, data).name == "NotPurseOwner"
+    bid = world.bid(buyer=purse)
+
+    def match(signer: LocalSigner) -> Match:
+        signature = sign(bid, world.escrow.domain(), signer)
+        return replace(world.match(bid=bid), bid_signature=signature)
+
+    for signer in (owner, world.relayer):
+        data = calls.open(match(signer))
+        assert refused(world, world.relayer, data).name == "InvalidSignature"
+    lease = world.open(match(operator))
+    by_operator = lease.top_up(60, operator, fee=1)  # a fee would be the operator's to take
+    assert refused(world, world.relayer, by_operator).name == "InvalidSignature"
+    world.send(world.relayer, lease.top_up(60, operator))
+    world.send(world.relayer, lease.top_up(60, owner, fee=1))
+    call = Withdraw(purse, NOBODY, 1, 77, FAR, ZERO_ADDRESS, 0)
+    for signer in (owner, operator):
+        data = calls.withdraw_by_signature(call, sign(call, world.escrow.domain(), signer))
+        assert refused(world, signer, data).name == "InvalidSignature"
+    world.send(owner, calls.stop(lease.ref))
 
 
 def test_close_needs_both_meter_and_witness(world: World) -> None:

@@ -11,8 +11,8 @@ from settlement.chain.calls import open_batch_gas
 from settlement.chain.devnet import dev_account
 from settlement.errors import CallReverted
 from settlement.events import Opened
-from settlement.leases import LeaseStatus, OrderState, Params
-from settlement.orders import Prices, Quote, lease_no, terms_of
+from settlement.leases import LeaseStatus, Params, SaltState
+from settlement.orders import Cancel, Numbered, Prices, Quote, terms_of
 from settlement.reconcile import expected_view, ref_of
 from settlement.signing import sign
 from tests.escrow_orders import EscrowOrders
@@ -39,15 +39,20 @@ def assert_mirrored(world: World) -> EscrowOrders:
         assert escrow.fees_of(provider) == amount
     for (provider, node), milli in state.capacity.items():
         assert escrow.capacity_used(provider, node) == milli
-    for account, salt in state.used | state.cancelled:
-        order = (account, salt)
-        void = order in state.cancelled or salt < state.lowest.get(account, 0)
-        expected = OrderState(order in state.used, void)
-        assert escrow.order_state(account, salt) == expected
-    for account, lowest in state.lowest.items():
-        assert escrow.orders_from(account) == lowest
+    for number in state.used | state.cancelled:
+        account, kind, salt = number
+        void = number in state.cancelled or salt < state.lowest.get((account, kind), 0)
+        expected = SaltState(number in state.used, void)
+        assert escrow.salt_state(account, salt, Numbered(kind)) == expected
+    for (account, kind), lowest in state.lowest.items():
+        assert escrow.salts_from(account, Numbered(kind)) == lowest
     for (bid_hash, seat), record in state.seats.items():
-        assert escrow.read("bidRecord", bid_hash, seat) == record
+        of_bid = [lease.seat for lease in state.leases.values() if lease.bid_hash == bid_hash]
+        nothing_kept = of_bid == [0]  # of the first lease of a bid for one node
+        found = escrow.read("bidRecord", bid_hash, seat)
+        assert found == ((bytes(16), 0) if nothing_kept else record)
+    for address, purse in state.purses.items():
+        assert escrow.purse(address) == purse
     for lease in state.leases.values():
         assert expected_view(lease, PARAMS) == escrow.lease(ref_of(lease))
     assert world.token.balance_of(escrow.address) == state.held()
@@ -148,6 +153,7 @@ def test_a_quote_sets_the_prices(world: World) -> None:
     )
     lease = world.open(match)
     assert lease.opened.rate == 3 * units.RATE_SCALE
+    assert lease.opened.prices_hash == quote.prices.struct_hash()
     world.send(world.buyer, world.escrow.calls.stop(lease.ref))
     world.send(world.relayer, lease.close(0))
     assert_mirrored(world)
@@ -155,29 +161,32 @@ def test_a_quote_sets_the_prices(world: World) -> None:
 
 def test_a_budget_shorter_than_the_job_caps_the_lock(world: World) -> None:
     bid = world.bid(budget=TOKEN // 7)
-    lease = world.open(world.match(bid=bid))
+    lease = world.open(world.match(world.ask(start_limit_seconds=45), bid))
     terms = terms_of(lease.match.ask, bid, lease.match.prices)
     assert terms.budget_limited
     assert (lease.opened.funded, lease.opened.locked) == (terms.funded_seconds, terms.lock)
     assert lease.opened.locked <= bid.budget
     world.chain.warp(lease.opened.funded + 10)
-    voucher = lease.voucher((lease.opened.funded + 5) * 1_000)  # above funded: paid as funded
+    voucher = lease.voucher((lease.opened.funded + 5) * 1_000)  # paid up to the paid time
     world.settle(voucher)
-    assert lease.view().used_ms == lease.opened.funded * 1_000
+    assert lease.opened.funded == terms.paid_seconds + 45
+    assert lease.view().used_ms == terms.paid_seconds * 1_000
     world.send(world.relayer, lease.close(lease.opened.funded * 1_000))
+    assert lease.view().used_ms == terms.paid_seconds * 1_000
     assert_mirrored(world)
 
 
 def test_a_second_lease_of_a_bid_spends_what_the_first_left(world: World) -> None:
     bid = world.bid(budget=4 * TOKEN, max_seconds=3_600)
-    first = world.open(world.match(bid=bid))
+    first = world.open(world.match(world.ask(start_limit_seconds=60), bid))
     world.chain.warp(600)
     world.settle(first.voucher(500_000))
-    world.send(world.buyer, world.escrow.calls.stop(first.ref))
+    world.send(world.buyer, world.escrow.calls.stop(first.ref, again=True))
     ask = world.ask(node=2)
     again = world.match(ask, bid, previous=first.previous)
     second = world.open(again)
-    left = bid.budget - units.time_lock(first.opened.rate, first.view().funded)
+    stopped = first.view()
+    left = bid.budget - units.time_lock(first.opened.rate, stopped.funded - stopped.start_seconds)
     terms = terms_of(ask, bid, again.prices, left)
     assert (second.opened.funded, second.opened.locked) == (terms.funded_seconds, terms.lock)
     state = assert_mirrored(world)
@@ -196,7 +205,7 @@ def test_open_batch_skips_what_does_not_fit(world: World) -> None:
     state = assert_mirrored(world)
     assert len(state.leases) == before + 2
     for match in good:
-        assert (world.buyer.address, match.bid.salt) in state.used
+        assert (world.buyer.address, Numbered.ORDERS, match.bid.salt) in state.used
 
 
 def test_fees_are_collected_to_the_recipient(world: World) -> None:
@@ -214,15 +223,18 @@ def test_fees_are_collected_to_the_recipient(world: World) -> None:
 
 def test_a_top_up_extends_the_lease_and_locks_more(world: World) -> None:
     bid = world.bid(max_seconds=600)
-    lease = world.open(world.match(bid=bid))
+    lease = world.open(world.match(world.ask(start_limit_seconds=30), bid))
     before = lease.view()
-    world.send(world.buyer, world.escrow.calls.top_up(lease.orders, bid, 300))
+    world.send(world.buyer, world.escrow.calls.top_up(lease.match.opened, 300))
     after = lease.view()
     assert (after.end, after.start) == (before.end + 300, before.start)
-    assert after.locked == units.time_lock(lease.opened.rate, after.funded)
+    assert (after.funded, after.start_seconds) == (930, 30)
+    assert after.locked == units.time_lock(lease.opened.rate, 900)
     world.chain.warp(after.funded)
     world.settle(lease.voucher(850_000))
     assert lease.view().used_ms == 850_000
+    world.settle(lease.voucher(930_000))
+    assert lease.view().used_ms == 900_000
     assert_mirrored(world)
 
 
@@ -235,15 +247,33 @@ def test_a_bid_of_two_nodes_opens_both_seats_or_none(world: World) -> None:
         world.send(world.relayer, world.escrow.calls.open_all(broken))
     world.send(world.relayer, world.escrow.calls.open_all(seats[::-1]))
     state = assert_mirrored(world)
-    numbers = [lease_no(bid.struct_hash(), ask.struct_hash(), ask.meter) for ask in asks]
+    numbers = [match.ref.lease_no for match in seats]
     assert [state.leases[number].seat for number in numbers] == [0, 1]
     terms = terms_of(asks[0], bid, asks[0].floor)
     assert state.leases[numbers[0]].lock(PARAMS) == terms.lock
     opened = (event for event in world.events() if isinstance(event, Opened))
     lost = Lease(world, seats[1], next(e for e in opened if e.lease_no == numbers[1]))
-    world.send(world.buyer, world.escrow.calls.stop(lost.ref))
+    world.send(world.buyer, world.escrow.calls.stop(lost.ref, again=True))
+    world.chain.warp(601)  # later ones are not bound to the time of the first
     again = world.match(world.ask(node=23), bid, seat=1, previous=lost.previous)
     world.send(world.relayer, world.escrow.calls.open(again))
+    assert_mirrored(world)
+
+
+def test_seats_open_first_within_ten_minutes_and_one_ask_may_take_several(world: World) -> None:
+    bid = world.bid(nodes=3, budget=12 * TOKEN)
+    ask = world.ask(node=24)
+    seats = [world.match(ask, bid, seat=i) for i in range(3)]
+    leases = [world.open(seats[0])]
+    world.chain.warp(590)
+    leases.append(world.open(seats[1]))
+    assert world.escrow.capacity_used(world.provider.address, 24) == 2_000
+    world.chain.warp(11)
+    with pytest.raises(CallReverted, match="SeatsClosed"):
+        world.open(seats[2])
+    assert len({seat.ref.lease_no for seat in seats}) == 3
+    for lease in leases:
+        world.send(world.relayer, lease.close(5_000))
     assert_mirrored(world)
 
 
@@ -258,5 +288,144 @@ def test_cancelled_orders_open_nothing_and_older_ones_neither(world: World) -> N
     with pytest.raises(CallReverted, match="CancelledOrder"):
         world.open(two)
     world.send(world.stranger, world.cancel(salts[2], and_older=True))
-    assert world.escrow.orders_from(world.buyer.address) == salts[2] + 1
+    assert world.escrow.salts_from(world.buyer.address) == salts[2] + 1
+    assert world.escrow.salts_from(world.buyer.address, Numbered.CALLS) == 0
+    assert_mirrored(world)
+
+
+def test_a_stop_cuts_the_time_for_a_late_start_first(world: World) -> None:
+    ask, bid = world.ask(start_limit_seconds=600), world.bid(max_seconds=300)
+    lease = world.open(world.match(ask, bid))
+    full = lease.view()
+    assert full.locked == units.time_lock(full.rate, 300)
+    world.chain.warp(700)
+    world.send(world.provider, world.escrow.calls.stop(lease.ref))
+    view = lease.view()
+    assert view.end - view.start == view.funded < 900
+    assert view.funded - view.start_seconds == 300
+    assert view.locked == full.locked
+    world.settle(lease.voucher(view.funded * 1_000))
+    assert lease.view().used_ms == 300_000
+    assert world.escrow.capacity_used(world.provider.address, ask.node) == 0
+    assert_mirrored(world)
+
+
+@pytest.mark.parametrize("after", ["stop", "close", "refund"])
+def test_a_seat_opens_again_only_by_the_mark(world: World, after: str) -> None:
+    bid = world.bid(budget=8 * TOKEN, max_seconds=600)
+    first = world.open(world.match(bid=bid))
+    world.chain.warp(60)
+    if after == "stop":
+        world.send(world.provider, world.escrow.calls.stop(first.ref))
+    elif after == "close":
+        world.send(world.relayer, first.close(50_000))
+    else:
+        world.chain.warp(600 + SETTINGS.settle_window)
+        world.send(world.relayer, world.escrow.calls.refund(first.ref))
+    follower = world.match(world.ask(node=2), bid, previous=first.previous)
+    with pytest.raises(CallReverted, match="NotMarkedAgain"):
+        world.open(follower)
+    plain = first.view()
+    world.send(world.relayer, first.stop(world.witness, again=True))
+    assert first.view() == replace(plain, again=True)
+    assert_mirrored(world)
+    second = world.open(follower)
+    assert assert_mirrored(world).seats[bid.struct_hash(), 0][0] == second.number
+
+
+def test_a_close_may_mark_the_lease(world: World) -> None:
+    bid = world.bid(budget=8 * TOKEN)
+    first = world.open(world.match(bid=bid))
+    world.chain.warp(60)
+    world.send(world.relayer, first.close(50_000, again=True))
+    assert first.view().again
+    world.open(world.match(world.ask(node=2), bid, previous=first.previous))
+    assert_mirrored(world)
+
+
+def test_leases_past_their_end_are_freed_by_anyone(world: World) -> None:
+    ask = world.ask(node=51, start_limit_seconds=30)
+    over, going = (world.open(world.match(ask, world.bid(max_seconds=s))) for s in (60, 3_600))
+    ended = over.view().end
+    world.chain.warp(120)
+    refs = [over.ref, going.ref]
+    assert world.escrow.read("free", refs) == b"\x02"
+    world.send(world.stranger, world.escrow.calls.free(refs))
+    view = over.view()
+    assert (view.status, view.end, view.again) == (LeaseStatus.STOPPED, ended, False)
+    assert view.locked == units.time_lock(view.rate, 60)
+    assert world.escrow.capacity_used(world.provider.address, 51) == 1_000
+    assert_mirrored(world)
+    world.settle(over.voucher(60_000))
+    world.send(world.relayer, over.close(60_000))
+    assert_mirrored(world)
+
+
+def test_a_node_without_a_gpu_keeps_no_capacity(world: World) -> None:
+    ask, bid = world.ask(node=52, flags=3), world.bid(gpu_milli=0, flags=2)
+    lease = world.open(world.match(replace(ask, floor=Prices(0, 10**8)), bid))
+    assert lease.opened.rate == 8 * 10**11
+    assert world.escrow.capacity_used(world.provider.address, 52) == 0
+    world.send(world.buyer, world.escrow.calls.stop(lease.ref))
+    assert_mirrored(world)
+
+
+def test_an_operator_spends_from_a_purse_and_the_owner_takes_back_the_rest(world: World) -> None:
+    escrow, buyer, operator = world.escrow, world.buyer, world.stranger
+    free = escrow.balance_of(buyer.address)
+    purse = world.purse(operator, 20 * TOKEN, expiry=FAR - 1)
+    world.send(buyer, escrow.calls.fund_purse(purse, 5 * TOKEN))
+    assert (escrow.balance_of(purse), escrow.balance_of(buyer.address)) == (
+        25 * TOKEN, free - 25 * TOKEN,
+    )  # fmt: skip
+    bid = world.bid(buyer=purse, max_seconds=600)
+    by_operator = sign(bid, escrow.domain(), operator)
+    lease = world.open(replace(world.match(bid=bid), bid_signature=by_operator))
+    world.send(operator, escrow.calls.top_up(lease.match.opened, 60))
+    world.send(world.relayer, lease.top_up(30, operator))
+    assert lease.view().funded == 690
+    world.chain.warp(100)
+    world.settle(lease.voucher(90_000))
+    world.send(buyer, escrow.calls.expire_purse(purse, world.client.timestamp() - 1))
+    other = world.bid(buyer=purse)
+    by_operator = sign(other, escrow.domain(), operator)
+    with pytest.raises(CallReverted, match="PurseExpired"):
+        world.open(replace(world.match(bid=other), bid_signature=by_operator))
+    world.send(operator, escrow.calls.stop(lease.ref, again=True))  # to end is still possible
+    world.send(world.relayer, lease.close(90_000))
+    rest = 25 * TOKEN - units.cost(lease.opened.rate, 90_000)
+    assert escrow.balance_of(purse) == rest
+    world.send(buyer, escrow.calls.sweep_purse(purse, rest))
+    assert escrow.balance_of(buyer.address) == free - units.cost(lease.opened.rate, 90_000)
+    assert_mirrored(world)
+
+
+def test_whoever_sends_signed_calls_is_paid_what_they_offer(world: World) -> None:
+    escrow, buyer, relayer = world.escrow, world.buyer.address, world.relayer.address
+    before = escrow.balance_of(buyer), escrow.balance_of(relayer)
+    held = world.token.balance_of(FAR_AWAY)
+    world.send(world.relayer, world.withdrawal(TOKEN, FAR_AWAY, fee=7, relayer=relayer))
+    assert world.token.balance_of(FAR_AWAY) == held + TOKEN - 7
+    assert (escrow.balance_of(buyer), escrow.balance_of(relayer)) == (
+        before[0] - TOKEN, before[1] + 7,
+    )  # fmt: skip
+    lease = world.open(world.match(bid=world.bid(max_seconds=600)))
+    world.send(world.relayer, lease.top_up(300, fee=11))
+    locked = units.time_lock(lease.opened.rate, 900)
+    assert lease.view().locked == locked
+    assert escrow.balance_of(buyer) == before[0] - TOKEN - locked - 11
+    assert escrow.balance_of(relayer) == before[1] + 18
+    state = assert_mirrored(world)
+    assert len([kind for _, kind, _ in state.used if kind is Numbered.CALLS]) == 2
+
+
+def test_a_signed_call_is_cancelled_apart_from_orders(world: World) -> None:
+    call = world.withdrawal(TOKEN, FAR_AWAY)
+    salt = world.bid().salt
+    cancel = Cancel(world.buyer.address, Numbered.CALLS, salt, True)
+    signature = sign(cancel, world.escrow.domain(), world.buyer)
+    world.send(world.stranger, world.escrow.calls.cancel(cancel, signature))
+    with pytest.raises(CallReverted, match="CallUsed"):
+        world.send(world.relayer, call)
+    world.open()  # orders of lower numbers go on
     assert_mirrored(world)

@@ -11,14 +11,18 @@ from eth_account import Account
 from settlement.attestation import Close, MeteredUsage, Stop, Usage
 from settlement.chain.calls import Match, SettlementEntry
 from settlement.eip712 import Struct
+from settlement.errors import CallReverted
 from settlement.leases import LeaseStatus
-from settlement.orders import Cancel
+from settlement.orders import Cancel, Numbered, TopUp, Withdraw
 from settlement.signing import LocalSigner, sign
-from tests.escrow_world import World
+from tests.escrow_world import FAR, TOKEN, World
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE = ROOT / ".setup" / "bin" / "node"
 CAST = ROOT / ".setup" / "bin" / "cast"
+NOBODY = "0x" + "77" * 20
+RELAY = (2**64 - 1, FAR, NOBODY, 2**96 - 1)
+"""Salt, deadline, relayer and fee of a signed call."""
 
 
 def output_of(command: list[str], given: str | None = None) -> str:
@@ -55,9 +59,11 @@ def signed(world: World, wallet: str, struct: Struct, signer: LocalSigner) -> by
 def test_every_signed_type_is_signed_as_we_sign_it(world: World, wallet: str) -> None:
     names = (world.buyer.address, world.provider.address, b"\x07" * 16)
     structs: list[Struct] = [
-        world.ask(), world.metered_bid(), Usage(*names, 2**40 - 1), Stop(*names),
-        MeteredUsage(*names, 1, 2**32 - 1, 3), Close(*names, 9, 8, 7),
-        Cancel(world.buyer.address, 2**64 - 1, True),
+        world.ask(), world.metered_bid(), Usage(*names, 2**40 - 1), Stop(*names, True, 2**40 - 1),
+        MeteredUsage(*names, 1, 2**32 - 1, 3), Close(*names, 9, 8, 7, True),
+        Cancel(world.buyer.address, Numbered.CALLS, 2**64 - 1, True),
+        Withdraw(world.buyer.address, NOBODY, 2**256 - 1, *RELAY),
+        TopUp(*names, 2**32 - 1, *RELAY),
     ]  # fmt: skip
     domain = world.escrow.domain()
     for struct in structs:
@@ -77,12 +83,46 @@ def test_a_lease_lives_by_signatures_of_others(world: World, wallet: str) -> Non
         voucher = SettlementEntry(usage, signed(world, wallet, usage, world.witness))
         world.settle(voucher, sender=world.stranger)
         assert lease.view().used_ms == usage.ms
-    close = Close(*names, 40_000, 5, 7)
+    close = Close(*names, 40_000, 5, 7, False)
     by_meter, by_witness = (signed(world, wallet, close, k) for k in (world.meter, world.witness))
-    data = world.escrow.calls.close(close, lease.orders_hash, by_meter, by_witness)
+    data = world.escrow.calls.close(close, lease.match.opened.terms_hash, by_meter, by_witness)
     world.send(world.stranger, data)
     assert lease.view().status is LeaseStatus.CLOSED
     assert lease.view().used_ms == 40_000
+
+
+@pytest.mark.parametrize("wallet", WALLETS)
+def test_signed_calls_of_others_are_sent_for_a_fee(world: World, wallet: str) -> None:
+    escrow, relayer = world.escrow, world.stranger.address
+    withdraw = Withdraw(world.buyer.address, NOBODY, TOKEN, 3, FAR, relayer, 7)
+    by_buyer = signed(world, wallet, withdraw, world.buyer)
+    world.send(world.stranger, escrow.calls.withdraw_by_signature(withdraw, by_buyer))
+    assert world.token.balance_of(NOBODY) == TOKEN - 7
+    lease = world.open()
+    top_up = TopUp(*lease.ref.unwitnessed, 60, 4, FAR, relayer, 11)
+    by_buyer = signed(world, wallet, top_up, world.buyer)
+    data = escrow.calls.top_up_by_signature(lease.match.opened, top_up, by_buyer)
+    world.send(world.stranger, data)
+    assert lease.view().funded == lease.opened.funded + 60
+    assert escrow.balance_of(relayer) == 18
+    changed = replace(top_up, salt=5)
+    data = escrow.calls.top_up_by_signature(lease.match.opened, changed, by_buyer)
+    with pytest.raises(CallReverted, match="InvalidSignature"):
+        world.send(world.stranger, data)
+
+
+@pytest.mark.parametrize("wallet", WALLETS)
+def test_stops_and_cancels_of_others_hold(world: World, wallet: str) -> None:
+    escrow, lease = world.escrow, world.open()
+    stop = Stop(*lease.ref.unwitnessed, True, FAR)
+    by_witness = signed(world, wallet, stop, world.witness)
+    terms = lease.match.opened.terms_hash
+    world.send(world.stranger, escrow.calls.stop_by_signature(lease.ref, stop, terms, by_witness))
+    assert (lease.view().status, lease.view().again) == (LeaseStatus.STOPPED, True)
+    cancel = Cancel(world.buyer.address, Numbered.CALLS, 5, False)
+    by_buyer = signed(world, wallet, cancel, world.buyer)
+    world.send(world.stranger, escrow.calls.cancel(cancel, by_buyer))
+    assert escrow.salt_state(world.buyer.address, 5, Numbered.CALLS).cancelled
 
 
 @pytest.mark.parametrize("wallet", WALLETS)

@@ -12,12 +12,27 @@ from hypothesis import strategies as st
 
 from settlement import units
 from settlement.chain.calls import Match, as_tuple
+from settlement.eip712 import checksum
 from settlement.errors import CallReverted
-from settlement.orders import Ask, Bid, Prices, Quote, Terms, TierLimit, lease_no, terms_of
+from settlement.leases import EscrowState, LeaseStatus
+from settlement.orders import (
+    FLAG_NO_GPU,
+    FLAG_SHARED,
+    Ask,
+    Bid,
+    Prices,
+    Quote,
+    Terms,
+    TierLimit,
+    lease_no,
+    purse_of,
+    terms_hash,
+    terms_of,
+)
 from settlement.reconcile import expected_view, ref_of
 from tests.conftest import NIGHTLY
-from tests.escrow_world import SETTINGS, TIER, TOKEN, World, anvil_world
-from tests.struct_strategies import structs_of
+from tests.escrow_world import SETTINGS, TIER, TOKEN, Lease, World, anvil_world
+from tests.struct_strategies import addresses, structs_of
 
 LIVES = settings(
     max_examples=300 if NIGHTLY else 20,
@@ -47,7 +62,7 @@ def world() -> Iterator[World]:
 
 shapes = st.fixed_dictionaries(
     {
-        "gpu_milli": st.integers(1, 999) | st.integers(1, 8).map(lambda n: n * 1_000),
+        "gpu_milli": st.integers(0, 999) | st.integers(1, 8).map(lambda n: n * 1_000),
         "cpu_milli": st.integers(0, 64_000),
         "memory_mib": st.integers(0, 1 << 20),
         "storage_mib": st.integers(0, 1 << 20),
@@ -62,14 +77,14 @@ start_limits = st.integers(0, 600)
 
 
 def orders(world: World, floor: Prices, start_limit: int, shape: dict[str, int]) -> tuple[Ask, Bid]:
-    ask = world.ask(floor=floor, start_limit_seconds=start_limit)
-    return ask, world.bid(**shape, unit=ask.unit if shape["units"] else bytes(32))
+    flags = FLAG_SHARED | FLAG_NO_GPU
+    ask = world.ask(floor=floor, start_limit_seconds=start_limit, flags=flags)
+    return ask, world.bid(**shape, flags=flags, unit=ask.unit if shape["units"] else bytes(32))
 
 
 def can_open(ask: Ask, bid: Bid, terms: Terms) -> bool:
     """Whether the budget covers the least that `ComputeEscrow.open` asks for."""
-    least = max(ask.min_seconds + ask.start_limit_seconds, 1)
-    return terms.counted_lock <= bid.budget and terms.funded_seconds >= least
+    return terms.counted_lock <= bid.budget and terms.paid_seconds >= max(ask.min_seconds, 1)
 
 
 @VIEWS
@@ -81,18 +96,31 @@ def test_cost_equals_the_contracts(world: World, rate: int, ms: int) -> None:
 @VIEWS
 @given(data=st.data())
 def test_struct_hashes_equal_the_contracts(world: World, data: st.DataObject) -> None:
-    for kind in (Ask, Bid, Quote):
+    for kind in (Ask, Bid, Quote, Prices):
         order = data.draw(structs_of(kind))
         found = world.escrow.read(f"hash{order.primary}", as_tuple(order))
         assert found == order.struct_hash()
 
 
+words = st.binary(min_size=32, max_size=32)
+
+
 @VIEWS
-@given(bid_hash=st.binary(min_size=32, max_size=32), ask_hash=st.binary(min_size=32, max_size=32))
-def test_lease_number_equals_the_contracts(world: World, bid_hash: bytes, ask_hash: bytes) -> None:
-    meter = world.meter.address
-    found = world.escrow.read("leaseNoOf", bid_hash, ask_hash, meter)
-    assert found == lease_no(bid_hash, ask_hash, meter)
+@given(hashes=st.tuples(words, words, words), seat=st.integers(0, 2**16 - 1), meter=addresses)
+def test_lease_number_equals_the_contracts(
+    world: World, hashes: tuple[bytes, bytes, bytes], seat: int, meter: str
+) -> None:
+    found = world.escrow.read("leaseNoOf", *hashes, seat, meter)
+    assert found == lease_no(terms_hash(*hashes, seat), meter)
+
+
+@VIEWS
+@given(owner=addresses, operator=addresses, salt=st.integers(0, 2**64 - 1))
+def test_a_purses_address_equals_the_contracts(
+    world: World, owner: str, operator: str, salt: int
+) -> None:
+    found = world.escrow.read("purseOf", owner, operator, salt)
+    assert checksum(found) == purse_of(world.escrow.domain(), owner, operator, salt)
 
 
 def test_domain_separators_equal_the_contracts(world: World) -> None:
@@ -113,8 +141,9 @@ def test_terms_equal_what_open_freezes(
                 world.open(world.match(ask, bid))
             return
         opened = world.open(world.match(ask, bid)).opened
-        expected = (terms.rate, terms.funded_seconds, terms.lock)
-        assert (opened.rate, opened.funded, opened.locked) == expected
+        expected = (terms.rate, terms.funded_seconds, terms.start_seconds, terms.lock)
+        assert (opened.rate, opened.funded, opened.start_seconds, opened.locked) == expected
+        assert terms.funded_seconds == terms.paid_seconds + start_limit
         assert opened.locked <= bid.budget
 
 
@@ -145,7 +174,8 @@ def test_payments_equal_whatever_is_settled(
 def live(world: World, match: Match, uses: list[tuple[int, int, int]]) -> None:
     """Settle each use in turn, close at the greatest, and compare after every step."""
     lease = world.open(match)
-    prices, bid, funded_ms = match.prices, match.bid, lease.opened.funded * 1_000
+    prices, bid = match.prices, match.bid
+    paid_ms = terms_of(match.ask, bid, prices).paid_seconds * 1_000
     metered = bid.egress_mib > 0 or bid.units > 0
     world.chain.warp(1_001)
     ms = egress = count = paid = fees = 0
@@ -157,7 +187,7 @@ def live(world: World, match: Match, uses: list[tuple[int, int, int]]) -> None:
             count = max(count, min(use_units, bid.units))
         else:
             world.settle(lease.voucher(use_ms))
-        ms = max(ms, min(use_ms, funded_ms))
+        ms = max(ms, min(use_ms, paid_ms))
         time = units.cost(lease.opened.rate, ms)
         counted = units.counted_cost(prices.egress_gib, prices.unit, egress, count)
         paid = time + counted
@@ -169,15 +199,75 @@ def live(world: World, match: Match, uses: list[tuple[int, int, int]]) -> None:
     view = lease.view()
     assert (view.released, view.locked) == (paid, 0)
     assert lease.opened.locked >= paid
-    state = world.state()
+    state = assert_folded(world, lease)
     folded = state.leases[lease.number]
-    assert expected_view(folded, state.params) == view
     assert folded.refunded == lease.opened.locked - paid
     assert ref_of(folded) == lease.ref
+    assert state.fees == {world.provider.address: fees}
+
+
+def assert_folded(world: World, lease: Lease) -> EscrowState:
+    """Check that lease, balances, capacity and holdings are what the events add up to."""
+    state = world.state()
+    assert expected_view(state.leases[lease.number], state.params) == lease.view()
     assert world.token.balance_of(world.escrow.address) == state.held()
     for account, amount in state.balances.items():
         assert world.escrow.balance_of(account) == amount
-    assert state.fees == {world.provider.address: fees}
+    for node, milli in state.capacity.items():
+        assert world.escrow.capacity_used(*node) == milli
+    return state
+
+
+@LIVES
+@given(
+    floor=prices,
+    start_limit=start_limits,
+    shape=shapes,
+    more=st.integers(0, 600),
+    elapsed=st.integers(0, 900) | st.integers(0, 90_000),
+    mark=st.sampled_from(("never", "with the stop", "after it", "with the close")),
+    by=st.sampled_from(("buyer", "witness", "meter", "free")),
+)
+def test_a_stop_cuts_what_the_contract_cuts(
+    world: World,
+    floor: Prices,
+    start_limit: int,
+    shape: dict[str, int],
+    more: int,
+    elapsed: int,
+    mark: str,
+    by: str,
+) -> None:
+    """The start seconds first, whoever stops the lease, before or after its end."""
+    ask, bid = orders(world, floor, start_limit, shape | {"budget": 10**6 * TOKEN})
+    with world.chain.put_back():
+        lease = world.open(world.match(ask, bid))
+        if 0 < more <= ask.max_seconds - bid.max_seconds:
+            world.send(world.buyer, world.escrow.calls.top_up(lease.match.opened, more))
+        before = lease.view()
+        world.chain.warp(elapsed)
+        if by == "free":
+            world.send(world.stranger, world.escrow.calls.free([lease.ref]))
+        else:
+            again = mark == "with the stop" and by != "meter"
+            world.send(world.relayer, lease.stop(getattr(world, by), again))
+        after, now = lease.view(), world.client.timestamp()
+        assert_folded(world, lease)
+        if by != "free" or before.end <= now:
+            cut = max(0, before.end - now)
+            paid = before.funded - before.start_seconds - max(0, cut - before.start_seconds)
+            assert after.end == before.end - cut
+            assert after.start_seconds == max(0, before.start_seconds - cut)
+            assert after.funded - after.start_seconds == paid
+            assert before.locked - after.locked == units.time_lock(
+                before.rate, before.funded - before.start_seconds
+            ) - units.time_lock(before.rate, paid)
+        if mark == "after it" and after.status is LeaseStatus.STOPPED:
+            world.send(world.buyer, world.escrow.calls.stop(lease.ref, again=True))
+            assert_folded(world, lease)
+        world.send(world.relayer, lease.close(0, again=mark == "with the close"))
+        state = assert_folded(world, lease)
+        assert state.capacity[world.provider.address, ask.node] == 0
 
 
 def test_a_limit_below_the_rate_is_refused_at_its_edge(world: World) -> None:

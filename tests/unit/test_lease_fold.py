@@ -12,15 +12,20 @@ from settlement import units
 from settlement.errors import FieldError
 from settlement.events import (
     KINDS,
+    Cancelled,
     ChainEvent,
     Closed,
     ClosedCounted,
     Deposited,
     FeesCollected,
+    MarkedAgain,
     Opened,
     OpenedCounted,
-    OpenedSeat,
-    OrderCancelled,
+    PurseCreated,
+    PurseExpiryMoved,
+    PurseFunded,
+    PurseSwept,
+    Relayed,
     Settled,
     SettledEntry,
     SettledMetered,
@@ -32,6 +37,7 @@ from settlement.events import (
     lease_numbers,
 )
 from settlement.leases import LeaseStatus, Params, fold
+from settlement.orders import Numbered
 from tests.escrow_orders import replay_orders
 
 BUYER, PROVIDER, WITNESS, METER, BOSS = ("0x" + f"{i:02x}" * 20 for i in range(1, 6))
@@ -39,9 +45,10 @@ NUMBER, OTHER = b"\x0a" * 16, b"\x0b" * 16
 RATE = 2_500_000_000_007
 PARAMS = Params(18, 333)
 OPENED = Opened(
-    NUMBER, BUYER, PROVIDER, WITNESS, METER, b"\x01" * 32, b"\x02" * 32, RATE, 1_000, 7, 10_600,
-    600, 42, units.time_lock(RATE, 600) + units.counted_lock(11, 13, 2_000, 50),
+    NUMBER, BUYER, PROVIDER, WITNESS, METER, b"\x01" * 32, b"\x02" * 32, b"\x03" * 32, RATE, 1_000,
+    7, 0, 10_660, 660, 60, 42, units.time_lock(RATE, 600) + units.counted_lock(11, 13, 2_000, 50),
 )  # fmt: skip
+"""Ten minutes of paid time after at most a minute to start in."""
 COUNTED = OpenedCounted(NUMBER, 11, 13, 2_000, 50)
 USED = ClosedCounted(NUMBER, 3, 4)
 DEPOSIT = Deposited(BUYER, 10**20)
@@ -69,7 +76,8 @@ def test_fold_without_an_opening_is_nothing() -> None:
 
 def test_fold_of_a_fresh_lease_has_its_terms() -> None:
     lease = fold_one(OPENED)
-    assert (lease.start, lease.end, lease.funded) == (10_000, 10_600, 600)
+    assert (lease.start, lease.end, lease.funded) == (10_000, 10_660, 660)
+    assert (lease.start_seconds, lease.paid_seconds, lease.again) == (60, 600, False)
     assert (lease.status, lease.used_ms, lease.metered) == (LeaseStatus.ACTIVE, 0, False)
     assert lease.locked(PARAMS) == units.time_lock(RATE, 600)
     assert lease.released(PARAMS) == 0
@@ -88,7 +96,38 @@ def test_elapsed_counts_from_the_start() -> None:
 def test_stop_moves_end_and_keeps_start() -> None:
     lease = fold_one(OPENED, settled(4_000), Stopped(NUMBER, BUYER, PROVIDER, 10_100, 5))
     assert (lease.status, lease.start, lease.funded) == (LeaseStatus.STOPPED, 10_000, 100)
+    assert (lease.start_seconds, lease.paid_seconds) == (0, 100)
     assert lease.lock(PARAMS) == units.time_lock(RATE, 100)
+
+
+@pytest.mark.parametrize(
+    ("end", "start_seconds", "paid"),
+    [(10_660, 60, 600), (10_659, 59, 600), (10_601, 1, 600), (10_600, 0, 600), (10_599, 0, 599),
+     (10_000, 0, 0)],
+)  # fmt: skip
+def test_a_stop_cuts_the_time_for_a_late_start_first(
+    end: int, start_seconds: int, paid: int
+) -> None:
+    lease = fold_one(OPENED, Stopped(NUMBER, BUYER, PROVIDER, end, 0))
+    assert (lease.start_seconds, lease.paid_seconds) == (start_seconds, paid)
+    assert lease.lock(PARAMS) == units.time_lock(RATE, paid)
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        [Stopped(NUMBER, BUYER, PROVIDER, 10_100, 5)],
+        [Closed(NUMBER, BUYER, PROVIDER, 9_000, 1, 2)],
+        [Stopped(NUMBER, BUYER, PROVIDER, 10_100, 5), Closed(NUMBER, BUYER, PROVIDER, 9, 1, 2)],
+    ],
+    ids=["stopped", "closed", "stopped and closed"],
+)
+def test_a_mark_changes_nothing_but_the_mark(ending: list[ChainEvent]) -> None:
+    plain = fold_one(OPENED, *ending)
+    other = fold_one(OPENED, *ending, MarkedAgain(OTHER, BUYER, PROVIDER))
+    assert (plain.again, other) == (False, plain)
+    marked = fold_one(OPENED, *ending, MarkedAgain(NUMBER, BUYER, PROVIDER))
+    assert marked == replace(plain, again=True)
 
 
 def test_a_closed_lease_holds_nothing() -> None:
@@ -131,8 +170,34 @@ def test_replay_pays_net_and_holds_the_fee() -> None:
     assert state.fees[PROVIDER] == fee
     assert state.balances[BUYER] == DEPOSIT.amount - time - counted
     assert state.capacity == {(PROVIDER, 7): 0}
-    assert state.used == {(BUYER, 42)}
-    assert state.seats == {}
+    assert state.used == {(BUYER, Numbered.ORDERS, 42)}
+    assert state.seats == {(OPENED.bid_hash, 0): (NUMBER, 0)}
+
+
+def test_replay_frees_the_node_once_when_the_lease_is_no_longer_active() -> None:
+    events, node = life(), (PROVIDER, 7)
+    in_use = [replay_orders(events[:i], PARAMS).capacity[node] for i in range(len(events) + 1)]
+    assert in_use == [0, 0, 1_000, 1_000, 1_000, 1_000, 0, 0, 0, 0]
+    closed_at_once = [DEPOSIT, OPENED, Closed(NUMBER, BUYER, PROVIDER, 0, 0, OPENED.locked)]
+    assert replay_orders(closed_at_once, PARAMS).capacity[node] == 0
+
+
+def test_replay_pays_who_relays_a_call_from_the_accounts_balance() -> None:
+    state = replay_orders([DEPOSIT, Relayed(BUYER, BOSS, 7, 11)], PARAMS)
+    assert state.balances == {BUYER: DEPOSIT.amount - 11, BOSS: 11}
+    assert state.used == {(BUYER, Numbered.CALLS, 7)}
+    assert state.held() == DEPOSIT.amount
+
+
+def test_replay_moves_what_a_purse_gets_and_gives_back() -> None:
+    purse = "0x" + "77" * 20
+    made = [DEPOSIT, PurseCreated(purse, BUYER, METER, 3, 20_000), PurseFunded(purse, BUYER, 90)]
+    state = replay_orders(made, PARAMS)
+    assert state.balances == {BUYER: DEPOSIT.amount - 90, purse: 90}
+    state.take(PurseExpiryMoved(purse, 10_000))
+    state.take(PurseSwept(purse, BUYER, 40))
+    assert state.balances == {BUYER: DEPOSIT.amount - 50, purse: 50}
+    assert (state.held(), state.used) == (DEPOSIT.amount, set())
 
 
 def test_replay_moves_collected_fees_and_withdrawals() -> None:
@@ -155,16 +220,17 @@ def test_replay_counts_what_earlier_leases_of_a_bid_may_cost() -> None:
     state = replay_orders([DEPOSIT, OPENED, stop, second, closed, third], PARAMS)
     spent = first_cost + units.cost(RATE, 40_000)
     assert state.seats == {(OPENED.bid_hash, 0): (third.lease_no, spent)}
-    assert state.used == {(BUYER, 42)}
+    assert state.used == {(BUYER, Numbered.ORDERS, 42)}
 
 
 def test_a_top_up_moves_the_end_and_locks_more() -> None:
     more = units.time_lock(RATE, 900) - units.time_lock(RATE, 600)
     state = replay_orders(
-        [DEPOSIT, OPENED, ToppedUp(NUMBER, BUYER, PROVIDER, 10_900, more)], PARAMS
+        [DEPOSIT, OPENED, ToppedUp(NUMBER, BUYER, PROVIDER, 10_960, more)], PARAMS
     )
     lease = state.leases[NUMBER]
-    assert (lease.start, lease.end, lease.funded) == (10_000, 10_900, 900)
+    assert (lease.start, lease.end, lease.funded) == (10_000, 10_960, 960)
+    assert (lease.start_seconds, lease.paid_seconds) == (60, 900)
     assert lease.locked(PARAMS) == units.time_lock(RATE, 900)
     assert state.balances[BUYER] == DEPOSIT.amount - OPENED.locked - more
 
@@ -173,30 +239,38 @@ BARE = replace(OPENED, locked=units.time_lock(RATE, 600))
 
 
 def test_seats_of_one_bid_are_kept_apart() -> None:
-    one = replace(BARE, lease_no=OTHER, ask_hash=b"\x03" * 32)
-    again = replace(BARE, lease_no=b"\x0c" * 16, ask_hash=b"\x04" * 32)
-    opening = [
-        DEPOSIT, one, OpenedSeat(OTHER, OPENED.bid_hash, 1),
-        BARE, OpenedSeat(NUMBER, OPENED.bid_hash, 0),
-    ]  # fmt: skip
+    one = replace(BARE, lease_no=OTHER, seat=1)  # of the same ask
+    again = replace(BARE, lease_no=b"\x0c" * 16, seat=1, ask_hash=b"\x04" * 32)
+    opening: list[ChainEvent] = [DEPOSIT, one, BARE]
     state = replay_orders(opening, PARAMS)
     seats = {(OPENED.bid_hash, 0): (NUMBER, 0), (OPENED.bid_hash, 1): (OTHER, 0)}
     assert state.seats == seats
     assert state.leases[OTHER].seat == 1
     stopped = Stopped(OTHER, BUYER, PROVIDER, 10_100, 0)
-    opening += [stopped, again, OpenedSeat(again.lease_no, OPENED.bid_hash, 1)]
+    opening += [stopped, MarkedAgain(OTHER, BUYER, PROVIDER), again]
     state = replay_orders(opening, PARAMS)
     spent = units.time_lock(RATE, 100)
     assert state.seats == {**seats, (OPENED.bid_hash, 1): (again.lease_no, spent)}
 
 
 def test_cancels_of_one_order_and_of_all_older_are_kept_apart() -> None:
+    orders = Numbered.ORDERS
     events = [
-        OrderCancelled(BUYER, 3, False), OrderCancelled(BUYER, 9, True),
-        OrderCancelled(BUYER, 5, True),
+        Cancelled(BUYER, orders, 3, False), Cancelled(BUYER, orders, 9, True),
+        Cancelled(BUYER, orders, 5, True),
     ]  # fmt: skip
     state = replay_orders(events, PARAMS)
-    assert (state.cancelled, state.lowest) == ({(BUYER, 3)}, {BUYER: 10})
+    assert (state.cancelled, state.lowest) == ({(BUYER, orders, 3)}, {(BUYER, orders): 10})
+
+
+def test_cancels_of_orders_and_of_calls_are_kept_apart() -> None:
+    events = [
+        Cancelled(BUYER, Numbered.CALLS, 3, False), Cancelled(BUYER, Numbered.ORDERS, 9, True),
+        Cancelled(BUYER, Numbered.CALLS, 5, True),
+    ]  # fmt: skip
+    state = replay_orders(events, PARAMS)
+    assert state.cancelled == {(BUYER, Numbered.CALLS, 3)}
+    assert state.lowest == {(BUYER, Numbered.ORDERS): 10, (BUYER, Numbered.CALLS): 6}
 
 
 def test_lease_numbers_are_those_touched() -> None:
@@ -204,7 +278,8 @@ def test_lease_numbers_are_those_touched() -> None:
     assert lease_numbers(batch) == (NUMBER, OTHER)
     assert lease_numbers(OPENED) == (NUMBER,)
     assert lease_numbers(DEPOSIT) == ()
-    assert lease_numbers(OrderCancelled(BUYER, 3, False)) == ()
+    assert lease_numbers(Cancelled(BUYER, Numbered.ORDERS, 3, False)) == ()
+    assert lease_numbers(MarkedAgain(NUMBER, BUYER, PROVIDER)) == (NUMBER,)
 
 
 def any_value(kind: Any) -> st.SearchStrategy[Any]:
@@ -240,5 +315,5 @@ def test_unknown_events_and_missing_fields_are_refused() -> None:
         event_from_json("Transfer", {})
     with pytest.raises(FieldError, match="/amount: missing"):
         event_from_json("Deposited", {"account": BUYER})
-    assert len(KINDS) == 13
+    assert len(KINDS) == 18
     assert set(KINDS) == {kind.__name__ for kind in KINDS.values()}

@@ -30,7 +30,7 @@ from settlement.signing import (
 KEY = bytes(range(1, 33))
 CANARY = KEY.hex()
 DOMAIN = Domain(1, "0x" + "11" * 20)
-STOP = Stop("0x" + "22" * 20, "0x" + "33" * 20, b"\x44" * 16)
+STOP = Stop("0x" + "22" * 20, "0x" + "33" * 20, b"\x44" * 16, True, 2**40 - 1)
 PASSWORD = "correct horse"
 
 

@@ -25,7 +25,15 @@ from marketplace.limits import NUMBER_DIGITS_MAX
 from marketplace.services.receipts import receipt_view
 from marketplace.services.views import event_view, job_view
 from marketplace.wire.base import Page
-from marketplace.wire.jobs import Job, JobOrder, JobReceipt, LogEvent, Receipt, TopUp, TopUpRequest
+from marketplace.wire.jobs import (
+    Job,
+    JobOrder,
+    JobReceipt,
+    LogEvent,
+    Receipt,
+    TopUpPlan,
+    TopUpRequest,
+)
 
 routes = Routes()
 REFUSED = (
@@ -125,7 +133,7 @@ def list_receipts(edge: EdgeDep, store: Store, caller: Anyone, paging: Paged) ->
 
 
 @routes.reads("POST /jobs/{job_id}/top-up/prepare", "prepare_top_up", *OWNED, "conflict")
-def top_up(edge: EdgeDep, store: Store, caller: Buyer, job_id: Id, body: TopUpRequest) -> TopUp:
+def top_up(edge: EdgeDep, store: Store, caller: Buyer, job_id: Id, body: TopUpRequest) -> TopUpPlan:
     """Write out what the buyer sends to fund a job's lease for longer, within the bid's budget."""
     try:
         seconds = seconds_of(body.duration)

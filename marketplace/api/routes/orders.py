@@ -6,7 +6,7 @@ from marketplace.api.edge import Anyone, EdgeDep, Routes, WritingDep
 from marketplace.api.problems import ONCE, OWNED
 from marketplace.db.store import Store
 from marketplace.wire.base import TypedData
-from marketplace.wire.orders import CancelDraft, Cancelled, PreparedCancel, SignedCancel
+from marketplace.wire.orders import CancelDraft, CancelledOrders, PreparedCancel, SignedCancel
 
 routes = Routes()
 REFUSED = (
@@ -23,7 +23,11 @@ def prepare(edge: EdgeDep, store: Store, caller: Anyone, draft: CancelDraft) -> 
 
 
 @routes.on(
-    "POST /orders/cancel", "cancel_orders", *REFUSED, status_code=202, response_model=Cancelled
+    "POST /orders/cancel",
+    "cancel_orders",
+    *REFUSED,
+    status_code=202,
+    response_model=CancelledOrders,
 )
 def cancel(edge: EdgeDep, caller: Anyone, body: SignedCancel, write: WritingDep) -> Response:
     """Make orders void: off the book now, on chain soon. Leases that are open go on."""

@@ -14,14 +14,14 @@ from marketplace.sdk.errors import Forbidden, InputError, VerificationError, inp
 from marketplace.sdk.onchain import Moved, signed_by, top_up_call
 from marketplace.sdk.waiting import async_run
 from marketplace.wire.base import Money
-from marketplace.wire.jobs import Job, TopUp
+from marketplace.wire.jobs import Job, TopUpPlan
 from marketplace.wire.leases import Lease
 from marketplace.wire.market import Account, MarketConfig, NewNode, Node
 from marketplace.wire.orders import (
     TOP_UP_GAS,
     AskInfo,
     BidInfo,
-    Cancelled,
+    CancelledOrders,
     SignedAsk,
     SignedCancel,
     Transaction,
@@ -163,10 +163,10 @@ class AsyncAsks(AsyncResource):
 
 
 class AsyncTopUps(AsyncResource):
-    """Leases that are to be funded for longer."""
+    """Jobs that are to run longer."""
 
-    async def prepare(self, job_id: str, duration: str) -> TopUp:
-        """What funding a job's lease for longer, such as `30m`, locks at most, and the transaction
+    async def prepare(self, job_id: str, duration: str) -> TopUpPlan:
+        """What letting a job run longer, such as `30m`, locks at most, and the transaction
         that does it, written from the orders that this account signed.
 
         Raises InputError, VerificationError.
@@ -183,7 +183,7 @@ class AsyncTopUps(AsyncResource):
         found = await self._prepare(job_id, duration, who.address)
         return await async_run(onchain.send, self._session, market, who, found.transaction.data)
 
-    async def _prepare(self, job_id: str, duration: str, buyer: str) -> TopUp:
+    async def _prepare(self, job_id: str, duration: str, buyer: str) -> TopUpPlan:
         try:
             seconds = seconds_of(duration)
         except ValueError as error:
@@ -212,7 +212,7 @@ class AsyncTopUps(AsyncResource):
                 currency=market.currency,
             )
         escrow = domain.verifying_contract
-        return TopUp(
+        return TopUpPlan(
             lease_id=lease.id,
             transaction=Transaction(call="top_up", to=escrow, data=data, gas=TOP_UP_GAS),
             lock=Money.of(lock, market.currency, market.decimals),
@@ -222,7 +222,9 @@ class AsyncTopUps(AsyncResource):
 class AsyncOrders(AsyncResource):
     """Orders of either side, made void."""
 
-    async def cancel(self, order_id: str | None, *, signer: Signer | None = None) -> Cancelled:
+    async def cancel(
+        self, order_id: str | None, *, signer: Signer | None = None
+    ) -> CancelledOrders:
         """Make an ask, a bid or a job's bid void; None: every order so far. Leases go on.
 
         Raises VerificationError for an order that this account did not sign.
@@ -238,7 +240,9 @@ class AsyncOrders(AsyncResource):
         cancel = Cancel(who.address, Numbered.ORDERS, salt, order_id is None)
         body = SignedCancel(cancel=cancel, signature=await self._sign(cancel, who))
         key = "cancel-" + cancel.struct_hash().hex()
-        return await self._transport.post(Cancelled, "/v1/orders/cancel", body, idempotency_key=key)
+        return await self._transport.post(
+            CancelledOrders, "/v1/orders/cancel", body, idempotency_key=key
+        )
 
     async def _order(self, order_id: str) -> AskInfo | BidInfo:
         if order_id.startswith("ask_"):

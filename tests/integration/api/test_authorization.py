@@ -9,7 +9,7 @@ from fastapi.routing import iter_route_contexts
 
 from marketplace.db.tables import ReceiptRow
 from marketplace.wire.orders import AskDraft
-from settlement.orders import Cancel
+from settlement.orders import Cancel, Numbered
 from tests.api_client import Api
 from tests.databases import rows_of
 from tests.market_world import gpu, node_listing
@@ -108,7 +108,7 @@ def closed(api: Api, objects: Objects) -> dict[str, Any]:
 
 
 def cancel(api: Api, objects: Objects) -> dict[str, Any]:
-    signed = Cancel(api.world.buyer.address, 0, False)
+    signed = Cancel(api.world.buyer.address, Numbered.ORDERS, 0, False)
     return {"json": {"cancel": signed.to_message(), "signature": api.sign(signed, api.world.buyer)}}
 
 

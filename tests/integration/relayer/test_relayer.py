@@ -7,7 +7,7 @@ from settlement.events import Closed, Opened, Settled
 from settlement.leases import LeaseStatus
 from settlement.ports import IntentKind, IntentState, later_key
 from settlement.relayer import RelayerSettings
-from settlement.vetting import NOTHING_TO_SETTLE
+from settlement.vetting import NOTHING_TO_FREE, NOTHING_TO_SETTLE
 from tests.escrow_world import SETTINGS, Lease
 from tests.relayer_bench import FAR_AWAY, Bench
 
@@ -170,6 +170,47 @@ def test_a_refund_too_early_waits_and_is_not_given_up(bench: Bench) -> None:
     bench.world.chain.warp(60 + SETTINGS.settle_window + 1)
     bench.tick_until(number)
     assert lease.view().status is LeaseStatus.CLOSED
+
+
+def test_a_voucher_beyond_the_paid_time_has_nothing_to_do(bench: Bench) -> None:
+    world = bench.world
+    ask, bid = world.ask(start_limit_seconds=600), world.bid(max_seconds=60)
+    lease = world.open(world.match(ask, bid))
+    world.chain.warp(100)
+    world.settle(lease.voucher(60_000))
+    for ms in (90_000, 650_000):  # funded, but only to make up for a late start; early, too
+        data = world.escrow.calls.settle([lease.voucher(ms)])
+        number = bench.enqueue(IntentKind.SETTLE, data)
+        bench.tick()
+        assert bench.get(number).error == NOTHING_TO_SETTLE
+    assert bench.sent_transactions() == 0
+
+
+def test_a_stop_that_its_deadline_has_overtaken_is_dead_and_costs_nothing(bench: Bench) -> None:
+    lease = bench.world.open()
+    deadline = bench.world.client.timestamp() + 30
+    in_time = bench.world.open().stop(bench.world.witness, again=True, deadline=deadline)
+    bench.tick_until(bench.enqueue(IntentKind.STOP, in_time))
+    bench.world.chain.warp(31)
+    late = lease.stop(bench.world.witness, again=True, deadline=deadline)
+    number = bench.enqueue(IntentKind.STOP, late)
+    bench.tick()
+    assert (bench.get(number).error or "").startswith("SignatureExpired(")
+    assert bench.sent_transactions() == 1
+
+
+def test_leases_are_freed_once_and_nothing_is_sent_where_none_has_ended(bench: Bench) -> None:
+    world = bench.world
+    over, going = (world.open(world.match(bid=world.bid(max_seconds=s))) for s in (60, 3_600))
+    world.chain.warp(61)
+    data = world.escrow.calls.free([over.ref, going.ref])
+    bench.tick_until(bench.enqueue(IntentKind.FREE, data))
+    states = (over.view().status, going.view().status)
+    assert states == (LeaseStatus.STOPPED, LeaseStatus.ACTIVE)
+    number = bench.enqueue(IntentKind.FREE, data)
+    bench.tick()
+    assert bench.get(number).error == NOTHING_TO_FREE
+    assert bench.sent_transactions() == 1
 
 
 def test_many_intents_have_one_nonce_each(bench: Bench) -> None:

@@ -85,14 +85,14 @@ def test_a_job_is_topped_up_and_its_cancelled_bid_is_void_on_chain(
     coulomb("buyer", "job", "top-up", job_id, "5m")
     lease = server.wait(parties.path, "buyer", lambda x: x["terms"]["end"] > before["end"])
     assert lease["terms"]["end"] == before["end"] + 300
-    assert lease["terms"]["funded_seconds"] == before["funded_seconds"] + 300
+    assert lease["terms"]["paid_seconds"] == before["paid_seconds"] + 300
     (row,) = coulomb("buyer", "order", "cancel", job_id)
     assert row["order"] == lease["bid_id"]
     escrow, _ = server.deployment.open(server.net.client())
     (opened,) = (e for e in chain_events(server) if isinstance(e, Opened))
     account = dev_account(BUYER).address
     until = time.monotonic() + PATIENCE_S
-    while not escrow.order_state(account, opened.bid_salt).cancelled:
+    while not escrow.salt_state(account, opened.bid_salt).cancelled:
         assert time.monotonic() < until
         time.sleep(0.1)
     assert server.call("GET", parties.path, "buyer")["state"] == "active"  # it goes on

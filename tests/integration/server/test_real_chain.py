@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from marketplace.domain.drafts import KeyRequest
+from marketplace.limits import STOP_SECONDS
 from marketplace.server.settings import ROLES
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.chain.calls import LeaseRef
@@ -214,7 +215,7 @@ class Parties:
     def finish(self) -> int:
         """Both halves of the Close at the last usage; returns its milliseconds."""
         ms = int((time.time() - self.ready) * 1000)
-        said, close = self.statement(ms), Close(*self.ids, ms, 0, 0)
+        said, close = self.statement(ms), Close(*self.ids, ms, 0, 0, False)
         half = {"message": close.to_message(), "signature": self.server.sign(close, METER)}
         report = {
             "outcome": "succeeded", "exit_code": 0, "reason": "", "outputs": None, "close": half,
@@ -349,7 +350,8 @@ def test_a_stop_by_the_witness_ends_the_lease_and_the_best_voucher_is_still_paid
     parties.begin()
     time.sleep(1.5)
     parties.use()
-    stop = Stop(*parties.ids)
+    deadline = server.net.client().timestamp() + STOP_SECONDS
+    stop = Stop(*parties.ids, False, deadline)
     body = {"stop": stop.to_message(), "signature": server.sign(stop, WITNESS)}
     server.call("POST", parties.path + "/stop", "buyer", json=body)
     server.wait(parties.path, "buyer", lambda x: x["state"] == "stopped")

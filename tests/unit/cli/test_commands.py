@@ -33,7 +33,7 @@ def test_dry_run_shows_the_plan_as_data_and_buys_nothing(
     assert ran.code == 0, ran.err
     row = json.loads(ran.out)
     assert row["price_per_gpu_hour"] == "2.1"
-    assert row["maximum_cost"]["amount"] == "0.385"  # eleven minutes at 2.10 an hour
+    assert row["maximum_cost"]["amount"] == "0.35"  # ten minutes at 2.10 an hour
     assert row["maximum_duration"] == "10m"
     assert market.sent("POST jobs") == []
 
@@ -42,10 +42,10 @@ def test_plan_is_shown_before_the_question(run: Run, market: Served, job_file: s
     market.world.ask(price="2.40", start_limit="60s")
     ran = run("job", "run", job_file)
     assert ran.code == ExitCode.USAGE
-    assert "The maximum covers 1m that the provider may take to start in" in ran.err
-    assert "Buy, for at most 0.44 CMP?" in ran.err
+    assert "Time counts from when the job is ready, at the latest 1m after the lease" in ran.err
+    assert "Buy, for at most 0.4 CMP?" in ran.err
     assert ran.out == ""
-    assert "maximum cost       0.44 CMP" in ran.err
+    assert "maximum cost       0.4 CMP" in ran.err
     assert "simulated" in ran.err
     assert "say --yes" in ran.err
     assert market.sent("POST jobs") == []
@@ -71,7 +71,7 @@ def test_detached_job_is_placed_with_a_warning(run: Run, market: Served, job_fil
     assert ran.code == 0, ran.err
     made = json.loads(ran.out)
     assert (made["state"], made["account"]) == ("queued", BUYER.address)
-    assert made["max_cost"]["amount"] == "0.366666666666666667"
+    assert made["max_cost"]["amount"] == "0.333333333333333334"
     assert "coulomb witness run" in ran.err
     assert market.paths()[-1] == "POST jobs"
 

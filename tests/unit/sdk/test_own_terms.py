@@ -10,7 +10,7 @@ from marketplace.sdk import Coulomb, Moved, onchain
 from marketplace.sdk.errors import CoulombError, InputError, VerificationError
 from marketplace.witness.policy import WitnessRefusal
 from settlement.attestation import Usage
-from settlement.chain.calls import EscrowCalls, LeaseOrders
+from settlement.chain.calls import EscrowCalls, OpenedFrom
 from settlement.orders import Ask, Bid
 from settlement.signing import sign
 from tests.market_world import job_spec
@@ -45,10 +45,10 @@ def client(market: Served, ids: tuple[str, str]) -> Iterator[Coulomb]:
         yield opened
 
 
-def orders(client: Coulomb, lease_id: str) -> tuple[LeaseOrders, Bid]:
+def opened_from(client: Coulomb, lease_id: str) -> OpenedFrom:
     lease = client.leases.get(lease_id)
     ask, bid = client.asks.get(lease.ask_id).ask, client.leases.bid(lease.bid_id).bid
-    return LeaseOrders(ask, bid.struct_hash(), bid.buyer, bid.witness), bid
+    return OpenedFrom(ask, bid, ask.floor.struct_hash())
 
 
 def test_a_top_up_is_written_by_the_client(
@@ -56,7 +56,7 @@ def test_a_top_up_is_written_by_the_client(
 ) -> None:
     job_id, lease_id = ids
     calls = EscrowCalls(market.world.domain.verifying_contract)
-    own = calls.top_up(*orders(client, lease_id), 1800)
+    own = calls.top_up(opened_from(client, lease_id), 1800)
     plan = client.top_ups.prepare(job_id, "30m")
     assert (plan.transaction.data, plan.transaction.to) == (own, calls.address)
     assert plan.lock.atoms == pytest.approx(5 * 10**18 // 4, rel=1e-6)  # half an hour at 2.50
@@ -99,7 +99,16 @@ def other_lease(answer: dict[str, Any]) -> None:
     answer["lease_no"] = "0x" + "07" * 16
 
 
-@pytest.mark.parametrize("lie", ["budget", "witness", "ask", "number"])
+def other_price(answer: dict[str, Any]) -> None:
+    prices = answer["terms"]["prices"]
+    prices["gpuHour"] = str(int(prices["gpuHour"]) - 1)
+
+
+def other_rate(answer: dict[str, Any]) -> None:
+    answer["terms"]["rate"] = str(int(answer["terms"]["rate"]) - 1)
+
+
+@pytest.mark.parametrize("lie", ["budget", "witness", "ask", "number", "price", "rate"])
 def test_nothing_is_sent_for_orders_that_do_not_make_this_lease(
     client: Coulomb, market: Served, ids: tuple[str, str], sent: Chain, lie: str
 ) -> None:
@@ -109,6 +118,8 @@ def test_nothing_is_sent_for_orders_that_do_not_make_this_lease(
         "witness": ("GET bids", resigned(market, "bid", witness=stranger)),
         "ask": ("GET asks", resigned(market, "ask", meter=stranger)),
         "number": ("GET leases", other_lease),
+        "price": ("GET leases", other_price),
+        "rate": ("GET leases", other_rate),
     }[lie]
     market.bend[where] = bend
     with pytest.raises(VerificationError):

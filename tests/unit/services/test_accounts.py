@@ -127,7 +127,7 @@ def test_a_spend_cap_counts_what_jobs_may_cost_then_what_they_cost(world: World)
             return int(store.keys.get(row.id).spent)
 
     first, _ = submit(0), submit(1)
-    lock = 660 * 2500 * TOKEN // 3_600_000 + 1
+    lock = 600 * 2500 * TOKEN // 3_600_000 + 1
     assert spent() == 2 * lock
     with pytest.raises(BudgetExceeded):
         submit(2)
@@ -150,6 +150,6 @@ def test_funds_are_shown_to_their_owner_only(world: World) -> None:
             accounts.free(world.caller(world.stranger), world.buyer.address)
         free = accounts.free(world.caller(world.buyer), world.buyer.address.lower())
         funds = accounts.funds(store, world.caller(world.buyer), free)
-    lock = 660 * 2500 * TOKEN // 3_600_000 + 1
+    lock = 600 * 2500 * TOKEN // 3_600_000 + 1
     assert funds.free.atoms == 10 * TOKEN - lock
     assert (funds.locked.atoms, funds.next_salt) == (lock, 1)

@@ -286,7 +286,8 @@ def test_a_quote_lists_what_fits_and_changes_nothing(world: World) -> None:
         again = world.catalog.quotes.quote(store, job_spec())
     assert quote == again
     assert (len(quote.matches), quote.matches[0].ask_id) == (2, cheap)
-    assert quote.matches[0].max_cost.atoms == 660 * 19 * 10**17 // 3_600 + 1
+    assert quote.matches[0].max_cost.atoms == 600 * 19 * 10**17 // 3_600 + 1
+    assert (quote.matches[0].paid_seconds, quote.matches[0].start_limit_seconds) == (600, 60)
     with world.database.read() as store:
         none = world.catalog.quotes.quote(store, job_spec(pricing={"max_gpu_hour": "1"}))
     assert none.matches == ()

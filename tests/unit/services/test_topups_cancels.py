@@ -13,7 +13,7 @@ from marketplace.errors import (
     NotFound,
 )
 from marketplace.wire.orders import SignedCancel
-from settlement.orders import Cancel
+from settlement.orders import Cancel, Numbered
 from settlement.ports import IntentKind
 from settlement.signing import LocalSigner
 from tests.market_world import TOKEN, World
@@ -97,7 +97,7 @@ def test_all_older_orders_are_cancelled_and_a_later_one_is_not(world: World) -> 
     assert kept is not None
     assert kept.orders_from == kept.next_salt == 2
     later = world.ask()
-    early = Cancel(world.provider.address, 99, True)
+    early = Cancel(world.provider.address, Numbered.ORDERS, 99, True)
     caller, cancels = world.caller(world.provider), world.catalog.cancels
     signed = world.signed(SignedCancel, world.provider, cancel=early)
     cancels.check(caller, signed)
@@ -125,9 +125,18 @@ def test_a_cancel_is_the_accounts_own(world: World) -> None:
                 cancels.prepare(store, world.caller(world.stranger), order_id)
 
 
+def test_a_cancel_of_signed_calls_is_not_the_markets_to_send(world: World) -> None:
+    world.ask()
+    calls = Cancel(world.provider.address, Numbered.CALLS, 0, False)
+    signed = world.signed(SignedCancel, world.provider, cancel=calls)
+    with pytest.raises(InvalidInput) as caught:
+        world.catalog.cancels.check(world.caller(world.provider), signed)
+    assert [problem.pointer for problem in caught.value.problems] == ["/cancel/kind"]
+
+
 def submit(world: World, signer: LocalSigner, salt: int, *, and_older: bool = False) -> None:
     """Sign a Cancel that nobody wrote out, and hand it in."""
-    message = Cancel(signer.address, salt, and_older)
+    message = Cancel(signer.address, Numbered.ORDERS, salt, and_older)
     signed = world.signed(SignedCancel, signer, cancel=message)
     world.catalog.cancels.check(world.caller(signer), signed)
     world.do(world.catalog.cancels.submit, signer, signed)

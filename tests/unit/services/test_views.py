@@ -40,7 +40,7 @@ def test_what_a_job_will_cost_follows_a_top_up_and_its_end(world: World) -> None
     assert first.cost.projected.atoms == 2 * TOKEN
     with world.database.write() as store:
         lease = store.leases.need(lease_id, lock=True)
-        lease.funded_seconds += 1_800
+        lease.paid_seconds += 1_800
     longer = shown()
     assert longer.cost is not None
     assert longer.cost.projected.atoms == 3 * TOKEN
