@@ -88,7 +88,7 @@ def test_a_lost_lease_that_nobody_stops_frees_the_job_once_it_is_over_and_marked
     assert (world.job(job_id).state, world.job(job_id).requeue_after) == ("queued", lease_id)
     world.halt(lease_id, again=True)
     lease = world.lease(lease_id)
-    assert (lease.state, lease.stop_requested, lease.again) == ("stopped", None, True)
+    assert (lease.state, lease.stop_requested, lease.again) == ("stopped", "lost", True)
     world.match()
     assert world.job(job_id).state == "matched"
 
@@ -174,7 +174,7 @@ def test_a_retry_that_is_never_marked_ends_with_its_time_and_asks_the_witness_no
     watch(world, 1)
     job, lease = world.job(job_id), world.lease(lease_id)
     assert (job.state, job.reason, job.requeue_after) == ("failed", "retry_passed", None)
-    assert (lease.stop_requested, pending(world)) == (None, [(lease_id, None)])
+    assert (lease.stop_requested, pending(world)) == ("lost", [(lease_id, "lost")])
     world.halt(lease_id, again=True)
     world.match()
     assert world.job(job_id).state == "failed"
@@ -185,7 +185,7 @@ def test_a_job_cancelled_while_it_waits_for_the_mark_ends_and_asks_the_witness_n
 ) -> None:
     job_id, lease_id = waiting_for_mark(world)
     world.do(world.catalog.jobs.cancel, world.buyer, job_id)
-    assert (world.job(job_id).state, world.lease(lease_id).stop_requested) == ("cancelled", None)
+    assert (world.job(job_id).state, world.lease(lease_id).stop_requested) == ("cancelled", "lost")
     world.halt(lease_id, again=True)
     world.match()
     assert (world.job(job_id).state, world.job(job_id).lease_id) == ("cancelled", lease_id)
@@ -198,7 +198,7 @@ def test_a_reorg_takes_a_mark_back_and_the_job_stays_on_the_book(world: World) -
     assert world.lease(lease_id).again
     world.chain.events.rollback(before)
     lease, job = world.lease(lease_id), world.job(job_id)
-    assert (lease.state, lease.again, lease.stop_requested) == ("stopped", False, None)
+    assert (lease.state, lease.again, lease.stop_requested) == ("stopped", False, "lost")
     assert (job.state, job.requeue_after) == ("queued", None)
 
 
