@@ -143,7 +143,8 @@ class Supervisor:
     def _waits_for_room(self, job: Assignment, active: Collection[str]) -> bool:
         """Whether its place is still held by a job whose lease is over. The chain gives a node away
         as soon as a lease is stopped; this node ends the job that was on it first."""
-        ending = any(work.runs and lease_id not in active for lease_id, work in self._work.items())
+        held = (lease_id for lease_id, work in self._work.items() if work.job is not None)
+        ending = any(lease_id not in active for lease_id in held)
         return ending and self._capacity.take(job.entry.lease_id, job.sizes, job.gpus) is None
 
     def _start(self, lease: HeldLease, job: Assignment) -> None:

@@ -9,10 +9,12 @@ from structlog.testing import capture_logs
 
 from marketplace.agent.errors import JournalError
 from marketplace.agent.folders import JobFolders
-from marketplace.agent.journal import AgentJournal
+from marketplace.agent.journal import AgentJournal, Ending
 from marketplace.agent.meters import Reading
 from marketplace.agent.node import HeldLease
 from marketplace.agent.supervisor import Supervisor
+from marketplace.domain.life import Outcome
+from marketplace.sdk import Lease
 from marketplace.sdk.errors import error_of, problem_of
 from settlement.signing import LocalSigner
 from settlement.usage import UsageVector
@@ -86,6 +88,51 @@ def test_an_end_that_the_journal_did_not_take_is_put_down_later(
             with pytest.raises(JournalError):
                 box.supervisor.tick()
     assert box.reason(lease_id) == reason
+
+
+@pytest.fixture
+def leave(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Lets the jobs end, which run until then whatever they are told."""
+    leave = threading.Event()
+
+    class Stubborn:
+        def __init__(self, lease: HeldLease, *_: object) -> None:
+            self.lease = lease
+
+        def run(self) -> None:
+            leave.wait(60)
+            self.lease.attestor.conclude(Ending(Outcome.FAILED, "was told to"))
+
+    monkeypatch.setattr("marketplace.agent.supervisor.JobRun", Stubborn)
+    return leave
+
+
+def test_a_lease_waits_until_the_job_of_a_stopped_one_has_left_its_place(
+    box: Box, leave: threading.Event
+) -> None:
+    first = box.market.open_lease(["true"])
+    box.supervisor.tick()
+    box.market.leases[first]["state"] = "stopped"
+    second = box.market.open_lease(["true"])
+    for _ in range(3):
+        box.supervisor.tick()
+    assert box.journal.lease(second) is None
+    leave.set()
+    job = box.supervisor._work[first].job
+    assert job is not None
+    job.join()
+    box.supervisor._take_up(Lease.model_validate(box.market.leases[second]), {second})
+    assert box.journal.lease(second) is None  # its place is free once the next round has begun
+    assert box.reason(second) == "was told to"
+
+
+def test_a_lease_beside_one_that_goes_on_gets_no_place(box: Box, leave: threading.Event) -> None:
+    first = box.market.open_lease(["true"])
+    box.supervisor.tick()
+    second = box.market.open_lease(["true"])
+    assert box.reason(second) == "no_capacity"
+    leave.set()
+    assert box.reason(first) == "was told to"
 
 
 def test_what_is_countersigned_after_a_restart_is_kept(box: Box) -> None:
