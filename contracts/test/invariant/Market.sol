@@ -82,7 +82,7 @@ abstract contract Market is Accounts {
         bid.flags = SHARED | (bid.gpuMilli != 0 || _once(6) ? 0 : NO_GPU) | (_once(6) ? 0 : INTERRUPTIBLE);
         (bid.maxStartSeconds, bid.minNoticeSeconds) = (1800, 30);
         bid.maxSeconds = uint32(60 + _draw(2 hours));
-        bid.budget = uint128((1 + _draw(200)) * SCALE / 10 + _draw(1000)) * uint128(nodes);
+        bid.budget = uint128((1 + _draw(_once(3) ? 2000 : 200)) * SCALE / 10 + _draw(1000)) * uint128(nodes);
         if (_once(3)) (bid.egressMib, bid.units, bid.unit) = (uint32(_draw(4096)), uint32(_draw(999)), "unit");
         bid.nodes = uint16(nodes);
         bid.maxFeeBps = 1000;

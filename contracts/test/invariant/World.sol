@@ -113,6 +113,9 @@ abstract contract World is Actors {
         for (uint256 i = 0; i < _touched.length; i++) {
             _look(_known[_touched[i]]);
         }
+        for (uint256 i = 0; i < _touched.length; i++) {
+            _lookAtCapacity(_known[_touched[i]]); // several may have left one node
+        }
         delete _touched;
         _extends = false;
         _lookAtBalances();
@@ -170,12 +173,14 @@ abstract contract World is Actors {
         _lookAtUsage(k, was, now_);
         bool leaves = was.state == LeaseState.Active && now_.state != LeaseState.Active;
         if (leaves) _reserved[k.provider][now_.node] -= now_.gpuMilli;
-        uint256 used = ESCROW.capacityUsed(k.provider, now_.node);
-        if (used != _reserved[k.provider][now_.node]) {
-            revert CapacityMoved(k.provider, now_.node, _reserved[k.provider][now_.node], used);
-        }
         _owedForLeases = _owedForLeases + now_.locked - was.locked;
         k.seen = now_;
+    }
+
+    function _lookAtCapacity(Known storage k) private view {
+        (address provider, uint24 node) = (k.provider, k.seen.node);
+        (uint256 used, uint256 expected) = (ESCROW.capacityUsed(provider, node), _reserved[provider][node]);
+        if (used != expected) revert CapacityMoved(provider, node, expected, used);
     }
 
     function _requireLegal(Lease memory was, Lease memory now_) private pure {

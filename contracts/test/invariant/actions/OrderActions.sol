@@ -258,7 +258,7 @@ abstract contract OrderActions is Market {
     }
 
     function _someTopUp() private returns (TopUp memory t, address account) {
-        uint256 index = _once(2) ? _pick(_set(LeaseState.Active)) : _pickFollower();
+        uint256 index = _once(4) ? _pick(_set(LeaseState.Active)) : _pickRunning();
         Known storage k = _known[index];
         (t.ask, t.bid) = (abi.decode(k.ask, (Ask)), abi.decode(_once(12) ? _bids[_draw(_bids.length)] : k.bid, (Bid)));
         (t.pricesHash, t.seat) = (_once(12) ? k.askHash : k.pricesHash, _once(12) ? uint16(_draw(4)) : k.seat);
@@ -272,15 +272,16 @@ abstract contract OrderActions is Market {
         return _leaseNo(TypedData.hash(t.bid), TypedData.hash(t.ask), t.pricesHash, t.seat, t.ask.meter);
     }
 
-    /// @dev An active lease that followed another, if there is one.
-    function _pickFollower() private returns (uint256) {
-        uint256 first = _pick(_set(LeaseState.Active));
-        for (uint256 i = 0; i < _known.length; i++) {
-            uint256 index = (first + i) % _known.length;
+    /// @dev An active lease with time left, if there is one; every other time one that followed another or is a purse's.
+    function _pickRunning() private returns (uint256 found) {
+        bool special = _once(2);
+        found = _draw(_known.length);
+        for (uint256 n = _known.length; n > 0; n--) {
+            uint256 index = (found + n) % _known.length;
             Known storage k = _known[index];
-            if (k.seen.state == LeaseState.Active && _seats[k.bidHash][k.seat].spent > 0) return index;
+            if (k.seen.state != LeaseState.Active || k.seen.end <= vm.getBlockTimestamp()) continue;
+            if (!special || k.previous > 0 || _isPurse(k.buyer)) return index;
         }
-        return first;
     }
 
     /// @dev As many seconds as the budget has left, or one more; or as many as if nothing had been spent.

@@ -5,7 +5,7 @@ import {Accounts} from "../Accounts.sol";
 
 /// @notice Purses that are made, filled, emptied and expire, by their owners and by others.
 abstract contract PurseActions is Accounts {
-    uint256 private constant MOST_PURSES = 5;
+    uint256 private constant MOST_PURSES = 6;
 
     uint64 private _lastPurse;
 
@@ -14,7 +14,7 @@ abstract contract PurseActions is Accounts {
         address owner = buyers[_draw(BUYERS)];
         address runner = _once(3) ? buyers[_draw(BUYERS)] : operator;
         uint64 salt = ++_lastPurse;
-        uint40 expiry = _once(2) ? type(uint40).max : uint40(vm.getBlockTimestamp() + _draw(5 hours));
+        uint40 expiry = !_once(3) ? type(uint40).max : uint40(vm.getBlockTimestamp() + _draw(5 hours));
         uint256 amount = _once(4) ? 0 : _draw(_balances[owner] / 2 + 2);
         uint256 flaw = _purses.length >= MOST_PURSES ? _draw(3) : _draw(12);
         if (flaw == 0) runner = address(0);
@@ -65,12 +65,12 @@ abstract contract PurseActions is Accounts {
         _do("sweepPurse", may, sender, abi.encodeCall(ESCROW.sweepPurse, (account, amount)));
     }
 
-    /// @dev Forwards alone. Mostly to somewhat before it, so that purses live.
+    /// @dev Brought forward alone. Mostly by little, so that purses live.
     function expirePurse(uint256 seed) external acting(seed) {
         (address account, address owner, address sender) = _somePurse();
         uint40 present = owner == address(0) ? 0 : _purse(account).expiry;
-        uint40 expiry = uint40(vm.getBlockTimestamp() + _draw(3 hours));
-        if (_once(2) && present > 0) expiry = present - uint40(_draw(3));
+        uint40 expiry = present > 0 ? present - uint40(_draw(3)) : 0;
+        if (_once(24)) expiry = uint40(vm.getBlockTimestamp() + _draw(3 hours));
         bool may = sender == owner && expiry < present;
         if (may) _purse(account).expiry = expiry;
         _do("expirePurse", may, sender, abi.encodeCall(ESCROW.expirePurse, (account, expiry)));
