@@ -179,6 +179,12 @@ abstract contract EscrowTest is Test {
         return LeaseKey(buyer, provider, witness, leaseNo);
     }
 
+    /// @dev A list of one lease of the usual parties.
+    function _keys(bytes16 leaseNo) internal view returns (LeaseKey[] memory keys) {
+        keys = new LeaseKey[](1);
+        keys[0] = _key(leaseNo);
+    }
+
     /// @dev The lease of this ask, at its own prices, as the one that another follows.
     function _previous(Ask memory ask) internal pure returns (Previous memory) {
         return Previous(ask.provider, TypedData.hash(ask), TypedData.hash(ask.floor), ask.meter);
