@@ -84,12 +84,16 @@ contract TokensTest is EscrowTest {
         CallbackToken calling = new CallbackToken();
         escrow = _newEscrow(address(calling), FEE_BPS);
         _deposit(calling, buyer, AMOUNT);
-        bytes[3] memory calls = [
+        bytes[] memory inner = new bytes[](1);
+        inner[0] = abi.encodeCall(escrow.withdraw, (buyer, 1));
+        bytes[5] memory calls = [
             abi.encodeCall(escrow.deposit, (1)),
+            abi.encodeCall(escrow.depositFor, (buyer, 1)),
+            abi.encodeCall(escrow.multicall, (inner)),
             abi.encodeCall(escrow.depositWithPermit, (1, block.timestamp, 27, 0, 0)),
             abi.encodeCall(escrow.withdraw, (buyer, 1))
         ];
-        for (uint256 i = 0; i < 3; i++) {
+        for (uint256 i = 0; i < 5; i++) {
             calling.onTransfer(address(escrow), calls[i]);
             vm.prank(buyer);
             escrow.withdraw(buyer, 1);
