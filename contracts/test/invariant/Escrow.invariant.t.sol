@@ -395,7 +395,9 @@ contract EscrowInvariants is StdInvariant, Test {
         string memory both =
             "deposit depositFor depositWithPermit depositWithAuthorization withdraw withdrawBySignature open follow openSeat openAll openBatch cancel cancelOlder topUp topUpBySignature settle settleMetered relay relayMetered stop stopAgain stopBySignature stopAgainBySignature free close refund";
         _assertCounted(both, true, true);
-        _assertCounted("createPurse fundPurse sweepPurse expirePurse multicall topUpOfPurse signedTopUpOfPurse", true, true);
+        _assertCounted(
+            "createPurse fundPurse sweepPurse expirePurse multicall topUpOfPurse signedTopUpOfPurse", true, true
+        );
         _assertCounted("collectFees openBatchCall settleCall freeCall", true, false);
         _assertCounted("openBadly callExtension ownIt misname", false, true);
         afterInvariant();

@@ -176,8 +176,7 @@ abstract contract Market is Accounts {
     function _name(Match memory order) private pure returns (Named memory named) {
         (named.bidHash, named.askHash) = (TypedData.hash(order.bid), TypedData.hash(order.ask));
         named.pricesHash = TypedData.hash(_prices(order));
-        named.leaseNo =
-            _leaseNo(named.bidHash, named.askHash, named.pricesHash, order.seat, order.ask.meter);
+        named.leaseNo = _leaseNo(named.bidHash, named.askHash, named.pricesHash, order.seat, order.ask.meter);
     }
 
     function _prices(Match memory order) private pure returns (Prices memory) {

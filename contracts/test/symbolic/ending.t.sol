@@ -124,9 +124,7 @@ contract EndingProofs is EscrowProofs {
         LeaseSlot slot = _slot(word, LeaseState.Stopped);
         _begin(slot, time, 0, 0);
         bytes memory signature = abi.encodePacked(r, s, v);
-        assert(
-            !_try(METER, abi.encodeCall(IEscrowCore.stopBySignature, (_named(), true, deadline, proof, signature)))
-        );
+        assert(!_try(METER, abi.encodeCall(IEscrowCore.stopBySignature, (_named(), true, deadline, proof, signature))));
         assert(_bits(open.slotOf(key)) == _bits(slot));
     }
 
@@ -144,9 +142,7 @@ contract EndingProofs is EscrowProofs {
         LeaseSlot slot = _slot(word, LeaseState.Active);
         _begin(slot, time, 0, 0);
         bytes memory signature = abi.encodePacked(r, s, uint8(27));
-        assert(
-            !_try(BUYER, abi.encodeCall(IEscrowCore.stopBySignature, (_named(), again, deadline, proof, signature)))
-        );
+        assert(!_try(BUYER, abi.encodeCall(IEscrowCore.stopBySignature, (_named(), again, deadline, proof, signature))));
         assert(_bits(open.slotOf(key)) == _bits(slot));
     }
 
@@ -255,7 +251,9 @@ contract EndingProofs is EscrowProofs {
 
     /// @notice A stranger's call takes nothing from buyer or provider, and leaves usage, end, mark and rate of a lease that is
     /// not over as they are.
-    function check_strangers_worsen_nothing(uint256 word, uint40 time, uint96 has, address sender, uint8 which) external {
+    function check_strangers_worsen_nothing(uint256 word, uint40 time, uint96 has, address sender, uint8 which)
+        external
+    {
         LeaseSlot slot = _freeSlot(word, LeaseState.Active);
         _assumeSound(slot, time);
         _assumeStranger(sender);

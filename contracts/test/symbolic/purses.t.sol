@@ -204,9 +204,7 @@ contract PurseProofs is EscrowProofs {
         vm.assume(signer == PROVIDER);
         vm.warp(time);
         open.putAccount(PROVIDER, Ledger.Account(has, 0, 0));
-        bytes memory cancel = abi.encodeCall(
-            IEscrowExtension.cancel, (PROVIDER, Numbered.Calls, c.salt, andOlder, "")
-        );
+        bytes memory cancel = abi.encodeCall(IEscrowExtension.cancel, (PROVIDER, Numbered.Calls, c.salt, andOlder, ""));
         vm.assume(_try(PROVIDER, cancel));
         assert(!_try(WITNESS, data));
         assert(open.accountOf(PROVIDER).balance == has);

@@ -214,7 +214,8 @@ contract SettlingProofs is EscrowProofs {
         _begin(slot, time, has, 0);
         address[] memory providers = new address[](1);
         providers[0] = PROVIDER;
-        bool cancelled = _try(BUYER, abi.encodeCall(IEscrowExtension.cancel, (BUYER, Numbered.Orders, salt, andOlder, "")));
+        bool cancelled =
+            _try(BUYER, abi.encodeCall(IEscrowExtension.cancel, (BUYER, Numbered.Orders, salt, andOlder, "")));
         assert(cancelled == !(andOlder && salt == type(uint64).max));
         assert(_try(BUYER, abi.encodeCall(IEscrowCore.withdraw, (BUYER, has))) == (has > 0));
         assert(_try(PROVIDER, abi.encodeCall(IEscrowExtension.collectFees, (providers))));

@@ -16,7 +16,9 @@ abstract contract EndActions is Accounts {
         address sender = [_speaker(k.buyer), k.provider, k.witness, _anyone()][_draw(4)];
         bool speaks = sender == k.witness || _speaksFor(k.buyer, sender) || (sender == k.provider && !again);
         bool may = _stops(index, speaks, again);
-        _do(again ? bytes32("stopAgain") : bytes32("stop"), may, sender, abi.encodeCall(ESCROW.stop, (_keyOf(k), again)));
+        _do(
+            again ? bytes32("stopAgain") : bytes32("stop"), may, sender, abi.encodeCall(ESCROW.stop, (_keyOf(k), again))
+        );
     }
 
     /// @dev A stop as it was signed, and is sent.

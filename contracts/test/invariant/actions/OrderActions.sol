@@ -238,9 +238,8 @@ abstract contract OrderActions is Market {
             _noteRelay(account, relay, sender);
         }
         bytes memory signature = _sign(signer, TypedData.topUp(account, t.ask.provider, leaseNo, t.added, relay));
-        bytes memory data = abi.encodeCall(
-            ESCROW.topUpBySignature, (t.ask, t.bid, t.pricesHash, t.seat, t.added, relay, signature)
-        );
+        bytes memory data =
+            abi.encodeCall(ESCROW.topUpBySignature, (t.ask, t.bid, t.pricesHash, t.seat, t.added, relay, signature));
         _do(_isPurse(account) ? bytes32("signedTopUpOfPurse") : bytes32("topUpBySignature"), may, sender, data);
         if (may && _once(4)) _do("topUpBySignature", false, sender, data);
     }

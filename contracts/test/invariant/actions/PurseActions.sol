@@ -17,9 +17,11 @@ abstract contract PurseActions is Accounts {
         uint40 expiry = !_once(3) ? type(uint40).max : uint40(vm.getBlockTimestamp() + _draw(5 hours));
         uint256 amount = _once(4) ? 0 : _draw(_balances[owner] / 2 + 2);
         uint256 flaw = _purses.length >= MOST_PURSES ? _draw(3) : _draw(12);
-        if (flaw == 0) runner = address(0);
-        else if (flaw == 1) expiry = uint40(vm.getBlockTimestamp() - 1);
-        else if (flaw == 2 && _purses.length > 0) {
+        if (flaw == 0) {
+            runner = address(0);
+        } else if (flaw == 1) {
+            expiry = uint40(vm.getBlockTimestamp() - 1);
+        } else if (flaw == 2 && _purses.length > 0) {
             KnownPurse storage old = _purses[_draw(_purses.length)];
             (owner, runner, salt) = (old.owner, old.operator, old.salt);
         }
