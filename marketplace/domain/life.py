@@ -403,7 +403,11 @@ class Turn:
     def stop_waiting(self) -> None:
         """The job waits for no lease: its witness need not let the bid open again, or it has."""
         self.set_job(requeue_after=None)
-        if self.known_lease is not None and self.lease.stop_requested is StopReason.RETRY:
+        if self.known_lease is None or self.lease.stop_requested is not StopReason.RETRY:
+            return
+        if self.lease.reason in GIVEN_UP:  # a reorg may take its end back: then it is to stop again
+            self.set_lease(stop_requested=StopReason(self.lease.reason))
+        else:
             self.set_lease(stop_requested=None, stop_requested_ms=None)
 
     def resume_after_lease(self) -> None:

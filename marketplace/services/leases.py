@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from marketplace.db.store import Store
 from marketplace.db.tables import AttestationRow, BidRow, LeaseRow, Part
-from marketplace.domain.life import LeaseState
+from marketplace.domain.life import LEASE_OPEN, LeaseState
 from marketplace.errors import InvalidInput, NotFound, Problem
 from marketplace.limits import LOG_BYTES_MAX, PENDING_LEASES_MAX
 from marketplace.services.common import Principal, emit, unhex
@@ -109,7 +109,8 @@ class Leases:
 
     def _entry(self, store: Store, lease: LeaseRow, newest: AttestationRow | None) -> Pending:
         unanswered = newest is not None and newest.voucher_signature is None
-        final = final_view(lease) if lease.witness_signature is None else None
+        closes = lease.state in LEASE_OPEN and lease.witness_signature is None
+        final = final_view(lease) if closes else None
         close = CloseRequest(**dict(final), outcome=outcome_view(lease)) if final else None
         return Pending(
             lease=lease_view(store, self.market, lease),

@@ -66,7 +66,7 @@ class NaiveBook:
         if limit is None or self.rate(ask, b) > limit.rate:
             return False
         shared = bool(a.flags & 1) and bool(b.flags & 1)
-        least = max(1, a.min_seconds + a.start_limit_seconds)
+        least = max(1, a.min_seconds)
         budget = b.budget if order.budget_left is None else order.budget_left
         regions = wants.regions
         counted = a.floor.egress_gib * b.egress_mib + a.floor.unit * b.units * 1024
@@ -85,7 +85,7 @@ class NaiveBook:
                 b.witness not in (a.provider, a.meter),
                 b.units == 0 or a.unit == b.unit,
                 a.min_seconds <= b.max_seconds <= a.max_seconds,
-                a.start_limit_seconds <= wants.start_deadline_seconds,
+                a.start_limit_seconds <= min(wants.start_deadline_seconds, b.max_start_seconds),
                 b.egress_mib == 0 or a.floor.egress_gib <= limit.egress_gib,
                 b.units == 0 or a.floor.unit <= limit.unit,
                 locked <= budget,

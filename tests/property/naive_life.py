@@ -297,7 +297,9 @@ class NaiveLife:
     def _wait_no_more(self) -> None:
         lease = self.leases[self.waits_for or ""]
         self.waits_for = None
-        if lease.stop == "retry":
+        if lease.stop == "retry" and lease.reason in ("lost", "start_limit"):
+            lease.stop = lease.reason
+        elif lease.stop == "retry":
             lease.stop = lease.stop_ms = None
 
     def _resume(self) -> None:

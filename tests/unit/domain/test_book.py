@@ -70,8 +70,8 @@ def test_bid_takes_the_cheapest_ask_at_the_asks_price() -> None:
     fill = only_fill(add(book, resting_bid(3, price=5 * NANO)))
     assert (fill.ask_id, fill.terms.rate, fill.prices) == ("ask_2", 10**12, Prices(NANO))
     assert (fill.provider, fill.node, fill.node_id, fill.gpus) == (PROVIDER, 2, "node_2", (0,))
-    assert fill.terms.funded_seconds == 3600 + 60
-    assert fill.terms.lock == -(-(10**18) * 3660 // 3600)
+    assert (fill.terms.paid_seconds, fill.terms.start_seconds) == (3600, 60)
+    assert fill.terms.lock == 10**18  # the time to start in is not paid
 
 
 def test_price_is_the_all_in_rate_of_what_the_bid_takes() -> None:
@@ -182,8 +182,23 @@ def test_fail_over_takes_the_next_ask_within_what_is_left() -> None:
     again = replace(bid, tried=frozenset({"ask_1"}), budget_left=10**18)
     fill = only_fill(add(book, again))
     assert fill.ask_id == "ask_2"
-    assert fill.terms.funded_seconds == 1800
+    assert fill.terms.paid_seconds == 1800
     assert fill.terms.budget_limited
+
+
+def test_budget_pays_for_the_least_time_of_the_ask_and_not_for_its_start() -> None:
+    hour = 10**18
+    for budget, fills in ((hour, True), (hour - 1, False)):
+        book = book_with(resting_ask(1, price=NANO, min_seconds=3600, start_limit_seconds=600))
+        events = add(book, resting_bid(2, budget=budget, wants=IMPATIENT))
+        assert [isinstance(event, Filled) for event in events] == [fills]
+
+
+def test_ask_that_may_start_later_than_the_bid_allows_is_not_taken() -> None:
+    for most, limit, fills in ((60, 60, True), (59, 60, False)):
+        book = book_with(resting_ask(1, start_limit_seconds=limit))
+        events = add(book, resting_bid(2, max_start_seconds=most, wants=IMPATIENT))
+        assert [isinstance(event, Filled) for event in events] == [fills]
 
 
 def test_pair_that_holds_a_lease_is_not_filled_twice_even_if_asked() -> None:

@@ -60,7 +60,7 @@ def test_cheapest_price_to_raise_to_is_named() -> None:
     assert only_change(found) == ("rate_above_limit", "/pricing/max_gpu_hour", "4")
     relaxation = found.relaxations[0]
     assert (relaxation.ask_id, relaxation.rate) == ("ask_2", 4 * 10**12)
-    assert relaxation.max_cost == -(-4 * 10**18 * 3660 // 3600)
+    assert relaxation.max_cost == 4 * 10**18
     assert relaxation.text == (
         "change pricing.max_gpu_hour to 4: then ask_2 (H100-80GB-SXM, eu) fits"
     )
@@ -100,6 +100,7 @@ PARTED: list[Row] = [
     (RejectReason.DURATION_SHORT, {"min_seconds": 3601}, {}, ANY, ("/max_duration", "3601s")),
     (RejectReason.START_LIMIT, {}, {}, Wants(start_deadline_seconds=59),
      ("/start_deadline", "1m")),
+    (RejectReason.START_LIMIT, {}, {"max_start_seconds": 59}, ANY, ("/start_deadline", "1m")),
     (RejectReason.ALREADY_TRIED, {}, {"tried": frozenset({"ask_1"})}, ANY, None),
     (RejectReason.NOT_STARTED, {"starts_at": NOW + 1}, {}, ANY, None),
     (RejectReason.RATE, {"floor": Prices(3 * NANO + 1)}, {}, ANY,

@@ -86,7 +86,7 @@ def test_two_spellings_of_one_job_have_one_hash_and_any_other_value_another() ->
 
 def test_hash_is_sha256_of_the_canonical_json_as_other_programs_write_it() -> None:
     text = (
-        '{"budget":{"max_total":"2.916666666666666667","on_exceed":"stop"},'
+        '{"budget":{"max_total":"2.5","on_exceed":"stop"},'
         '"command":["python","train.py"],"max_duration":"1h","name":"train",'
         '"placement":{"min_reliability":"0","regions":[],"verified_only":false},'
         '"pricing":{"max_gpu_hour":"2.5"},"ready":"start",'
@@ -159,7 +159,7 @@ def test_command_text_runs_in_a_shell() -> None:
     assert make_job(command="echo hi").command == ("/bin/sh", "-c", "echo hi")
 
 
-def test_budget_not_given_funds_the_whole_duration_at_the_limits() -> None:
+def test_budget_not_given_pays_for_the_whole_duration_at_the_limits() -> None:
     spec = make_job(
         units={"name": "request", "max": 10, "max_price": "0.1"},
         egress={"max": "2GB", "max_price": "0.5"},
@@ -167,7 +167,14 @@ def test_budget_not_given_funds_the_whole_duration_at_the_limits() -> None:
     counted = counted_lock(500_000_000, 100_000_000, 2048, 10)
     assert counted == 2 * 10**18
     time = spec.max_total_atoms - counted
-    assert time == -(-25 * 10**17 * (3600 + 600) // 3600)
+    assert time == 25 * 10**17  # an hour: the time to start in is not paid
+
+
+def test_bid_of_a_job_that_may_start_late_allows_the_most_that_a_bid_can_say() -> None:
+    fields = {"buyer": BUYER, "witness": WITNESS, "max_fee_bps": 100, "expiry": NOW, "salt": 9}
+    for deadline, seconds in (("65535s", 65_535), ("65536s", 65_535), ("48h", 65_535)):
+        bid = bid_template(make_job(start_deadline=deadline), TIERS, **fields)
+        assert bid.max_start_seconds == seconds
 
 
 def test_bid_of_a_job_signs_what_the_job_says() -> None:
@@ -186,6 +193,7 @@ def test_bid_of_a_job_signs_what_the_job_says() -> None:
         4096,
     )
     assert (bid.budget, bid.max_seconds, bid.flags) == (7 * 10**18, 3600, FLAG_SHARED)
+    assert (bid.max_start_seconds, bid.min_notice_seconds) == (600, 0)
     assert bid.job_hash == spec.hash()
     assert bid_problems(bid, spec, TIERS) == []
     assert terms_of(make_ask(flags=FLAG_SHARED), bid, make_ask().floor).rate == 10**12

@@ -324,6 +324,16 @@ def test_a_retried_job_goes_back_to_the_book_at_the_mark_and_only_then(
     assert (over.stop_requested, over.again) == (None, True)
 
 
+def test_a_lost_lease_whose_end_a_reorg_takes_back_after_its_mark_is_to_stop_again() -> None:
+    job, lease, _ = advance(replace(RUNNING, retry=RETRY), ACTIVE, ProviderSilent(), NOW)
+    for fact in (LeaseStopped(), SeatMarked(True), SeatMarked(False),
+                 EndReverted(LeaseState.ACTIVE)):  # fmt: skip
+        job, lease, _ = advance(job, lease, fact, NOW)
+    assert lease is not None
+    assert (lease.state, lease.stop_requested) == (LeaseState.ACTIVE, StopReason.LOST)
+    assert (job.state, job.requeue_after) == (JobState.QUEUED, None)
+
+
 def test_an_end_of_a_lease_that_is_marked_already_puts_the_job_back_at_once() -> None:
     job, lease, effects = advance(REQUEUED, MARKED, LeaseClosed(), NOW)
     assert (job.requeue_after, lease and lease.stop_requested) == (None, None)

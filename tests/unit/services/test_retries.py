@@ -88,7 +88,7 @@ def test_a_lost_lease_that_nobody_stops_frees_the_job_once_it_is_over_and_marked
     assert (world.job(job_id).state, world.job(job_id).requeue_after) == ("queued", lease_id)
     world.halt(lease_id, again=True)
     lease = world.lease(lease_id)
-    assert (lease.state, lease.stop_requested, lease.again) == ("stopped", None, True)
+    assert (lease.state, lease.stop_requested, lease.again) == ("stopped", "lost", True)
     world.match()
     assert world.job(job_id).state == "matched"
 
@@ -101,6 +101,31 @@ def test_a_witness_is_told_of_a_closed_lease_until_it_has_marked_it(world: World
     assert pending(world) == [(lease_id, "retry")]
     world.halt(lease_id, again=True)
     assert pending(world) == []
+    world.match()
+    assert world.job(job_id).state == "matched"
+
+
+def test_a_witness_that_comes_after_the_refund_is_asked_for_the_mark_and_for_no_close(
+    world: World,
+) -> None:
+    world.ask(price="2.00")
+    world.offer(price="2.50")
+    job_id, lease_id = world.open(retry={"on_events": ["error"], "duration": "1h"})
+    ten_seconds(world, lease_id)
+    world.finish(lease_id, 2, 10_000, outcome="failed", exit_code=1)
+    watch(world, 21)
+    world.halt(lease_id, world.meter)
+
+    def asked() -> tuple[bool, str | None]:
+        with world.database.read() as store:
+            told = world.catalog.leases.pending(store, world.caller(world.witness))
+        [entry] = told.data
+        return entry.close is not None, entry.lease.stop_requested
+
+    assert (world.lease(lease_id).state, asked()) == ("stopped", (True, "retry"))
+    settle(world, 200)
+    assert (world.lease(lease_id).state, asked()) == ("closed", (False, "retry"))
+    world.halt(lease_id, again=True)
     world.match()
     assert world.job(job_id).state == "matched"
 
@@ -149,7 +174,7 @@ def test_a_retry_that_is_never_marked_ends_with_its_time_and_asks_the_witness_no
     watch(world, 1)
     job, lease = world.job(job_id), world.lease(lease_id)
     assert (job.state, job.reason, job.requeue_after) == ("failed", "retry_passed", None)
-    assert (lease.stop_requested, pending(world)) == (None, [(lease_id, None)])
+    assert (lease.stop_requested, pending(world)) == ("lost", [(lease_id, "lost")])
     world.halt(lease_id, again=True)
     world.match()
     assert world.job(job_id).state == "failed"
@@ -160,7 +185,7 @@ def test_a_job_cancelled_while_it_waits_for_the_mark_ends_and_asks_the_witness_n
 ) -> None:
     job_id, lease_id = waiting_for_mark(world)
     world.do(world.catalog.jobs.cancel, world.buyer, job_id)
-    assert (world.job(job_id).state, world.lease(lease_id).stop_requested) == ("cancelled", None)
+    assert (world.job(job_id).state, world.lease(lease_id).stop_requested) == ("cancelled", "lost")
     world.halt(lease_id, again=True)
     world.match()
     assert (world.job(job_id).state, world.job(job_id).lease_id) == ("cancelled", lease_id)
@@ -173,7 +198,7 @@ def test_a_reorg_takes_a_mark_back_and_the_job_stays_on_the_book(world: World) -
     assert world.lease(lease_id).again
     world.chain.events.rollback(before)
     lease, job = world.lease(lease_id), world.job(job_id)
-    assert (lease.state, lease.again, lease.stop_requested) == ("stopped", False, None)
+    assert (lease.state, lease.again, lease.stop_requested) == ("stopped", False, "lost")
     assert (job.state, job.requeue_after) == ("queued", None)
 
 
