@@ -6,6 +6,7 @@ import {Address} from "@openzeppelin/contracts/utils/Address.sol";
 import {Amending} from "./escrow/Amending.sol";
 import {Deposits} from "./escrow/Deposits.sol";
 import {Ledger} from "./escrow/Ledger.sol";
+import {Metering} from "./escrow/Metering.sol";
 import {Purses} from "./escrow/Purses.sol";
 import {Views} from "./escrow/Views.sol";
 import {IEscrowExtension, Terms} from "./interfaces/IComputeEscrow.sol";
@@ -14,7 +15,7 @@ import {IEscrowExtension, Terms} from "./interfaces/IComputeEscrow.sol";
 /// @notice The escrow's code for what is called seldom and for what only reads. It is run by the escrow, on the escrow's
 /// storage.
 /// @dev Called at its own address it refuses whatever would write. The escrow checks that its terms are equal.
-contract EscrowExtension is Deposits, Purses, Amending, Views {
+contract EscrowExtension is Metering, Deposits, Purses, Amending, Views {
     constructor(Terms memory terms_) Ledger(terms_) {}
 
     /// @inheritdoc IEscrowExtension

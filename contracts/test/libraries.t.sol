@@ -150,15 +150,18 @@ contract SlotsTest is Test {
         uint40 usedMs;
         uint40 end;
         uint32 funded;
+        uint16 startSeconds;
         uint32 gpuMilli;
         uint24 node;
         bool counted;
+        bool again;
         uint8 state;
     }
 
     function _pack(Fields memory f) private pure returns (LeaseSlot) {
-        return LeaseSlots.pack(f.rate, f.end, f.funded, f.gpuMilli, f.node, f.counted).withUsedMs(f.usedMs)
-            .withState(LeaseState(f.state));
+        LeaseSlot slot = LeaseSlots.pack(f.rate, f.end, f.funded, f.startSeconds, f.gpuMilli, f.node, f.counted);
+        if (f.again) slot = slot.withAgain();
+        return slot.withUsedMs(f.usedMs).withState(LeaseState(f.state));
     }
 
     function _assertFields(LeaseSlot slot, Fields memory f) private pure {
@@ -167,10 +170,12 @@ contract SlotsTest is Test {
         assertEq(slot.end(), f.end, "end");
         assertEq(slot.funded(), f.funded, "funded");
         assertEq(slot.start(), uint256(f.end) - f.funded, "start");
-        assertEq(uint16(LeaseSlot.unwrap(slot) >> 64), 0, "unused");
+        assertEq(slot.startSeconds(), f.startSeconds, "startSeconds");
+        assertEq(slot.paidSeconds(), uint256(f.funded) - f.startSeconds, "paidSeconds");
         assertEq(slot.gpuMilli(), f.gpuMilli, "gpuMilli");
         assertEq(slot.node(), f.node, "node");
         assertEq(slot.hasCounted(), f.counted, "counted");
+        assertEq(slot.again(), f.again, "again");
         assertEq(uint256(slot.state()), f.state, "state");
         assertEq(slot.isOpen(), f.state == 1 || f.state == 2, "open");
     }
@@ -178,6 +183,7 @@ contract SlotsTest is Test {
     function _bound(Fields memory f) private pure {
         f.state = uint8(bound(f.state, 0, uint256(type(LeaseState).max)));
         if (f.end < f.funded) f.end += f.funded;
+        f.startSeconds = uint16(bound(f.startSeconds, 0, f.funded < 65_535 ? f.funded : 65_535));
     }
 
     function testFuzz_fields_keep_their_values(Fields memory f) public pure {
@@ -192,9 +198,15 @@ contract SlotsTest is Test {
         slot = slot.withUsedMs(usedMs);
         _assertFields(slot, f);
         uint256 start = slot.start();
-        f.end = uint40(bound(end, start, f.end));
-        f.funded = uint32(f.end - start);
-        slot = slot.withEnd(f.end);
+        f.again = true;
+        slot = slot.withAgain();
+        _assertFields(slot, f);
+        _assertFields(slot.withAgain(), f);
+        end = uint40(bound(end, start, f.end));
+        uint256 cut = f.end - end;
+        (f.end, f.funded) = (end, uint32(end - start));
+        f.startSeconds -= uint16(cut < f.startSeconds ? cut : f.startSeconds);
+        slot = slot.endedAt(end);
         _assertFields(slot, f);
         f.state = uint8(bound(state, 0, uint256(type(LeaseState).max)));
         _assertFields(slot.withState(LeaseState(f.state)), f);
@@ -206,8 +218,10 @@ contract SlotsTest is Test {
             type(uint40).max,
             type(uint40).max,
             type(uint32).max,
+            type(uint16).max,
             type(uint32).max,
             type(uint24).max,
+            true,
             true,
             uint8(type(LeaseState).max)
         );
@@ -218,15 +232,38 @@ contract SlotsTest is Test {
 
     /// @dev The end's highest bit goes like the others.
     function test_end_moves_below_its_highest_bit() public pure {
-        LeaseSlot slot = LeaseSlots.pack(1, 1 << 39, 10, 1000, 7, false).withEnd((1 << 39) - 4);
+        LeaseSlot slot = LeaseSlots.pack(1, 1 << 39, 10, 3, 1000, 7, false).endedAt((1 << 39) - 4);
         assertEq(slot.end(), (1 << 39) - 4);
         assertEq(slot.funded(), 6);
+        assertEq(slot.startSeconds(), 0);
+        assertEq(slot.paidSeconds(), 6);
+    }
+
+    function testFuzz_time_that_is_added_is_paid(Fields memory f, uint32 more) public pure {
+        _bound(f);
+        more = uint32(bound(more, 0, type(uint32).max - f.funded));
+        if (f.end > type(uint40).max - more) f.end -= more;
+        LeaseSlot slot = _pack(f).extended(more);
+        (f.end, f.funded) = (f.end + more, f.funded + more);
+        _assertFields(slot, f);
+    }
+
+    /// @dev Ending early takes back what was added last, down to the time for a late start and beyond.
+    function testFuzz_what_is_used_fits_the_time_that_stays_paid(Fields memory f, uint40 end) public pure {
+        _bound(f);
+        LeaseSlot slot = _pack(f);
+        uint256 start = slot.start();
+        end = uint40(bound(end, start, f.end));
+        uint256 paid = slot.paidSeconds();
+        uint256 elapsed = end - start;
+        assertEq(slot.endedAt(end).paidSeconds(), elapsed < paid ? elapsed : paid);
+        assertEq(slot.endedAt(end).start(), start);
     }
 
     function test_layout_is_as_documented() public pure {
-        Fields memory f = Fields(1, 2, 3, 3, 6, 7, true, 1);
+        Fields memory f = Fields(1, 2, 5, 4, 3, 6, 7, true, true, 1);
         bytes memory packed =
-            abi.encodePacked(uint64(1), uint40(2), uint40(3), uint32(3), uint16(0), uint32(6), uint24(7), uint8(0x81));
+            abi.encodePacked(uint64(1), uint40(2), uint40(5), uint32(4), uint16(3), uint32(6), uint24(7), uint8(0xc1));
         assertEq(bytes32(LeaseSlot.unwrap(_pack(f))), bytes32(packed));
         CountedSlot counted = CountedSlots.pack(1, 2, 5, 6).withUsed(3, 4);
         packed = abi.encodePacked(uint64(1), uint64(2), uint32(3), uint32(4), uint32(5), uint32(6));
@@ -266,7 +303,8 @@ contract SlotsTest is Test {
     function testFuzz_earned_is_within_the_lock(Fields memory f) public pure {
         _bound(f);
         if (f.funded > 1e9) f.funded = 1e9;
-        f.usedMs = uint40(bound(f.usedMs, 0, uint256(f.funded) * 1000));
+        if (f.startSeconds > f.funded) f.startSeconds = uint16(f.funded);
+        f.usedMs = uint40(bound(f.usedMs, 0, (uint256(f.funded) - f.startSeconds) * 1000));
         LeaseSlot slot = _pack(f);
         assertLe(slot.paidTime(1e18), slot.fullTime(1e18));
     }

@@ -132,7 +132,7 @@ class Courier:
         """Store the outputs and report the end; return whether that is done."""
         if not self._packed and ending.outputs is None and self._lease.entry.outputs:
             ending = self._with_outputs(ending)
-            self._journal.amend_ending(self._id, ending)
+            self._lease.attestor.amend(ending)
         self._packed = True
         if self._has_more():
             self._lease.tell()
@@ -146,7 +146,7 @@ class Courier:
             self._log.error("finish_refused", code=refusal.code, detail=str(refusal))
             if ending.outcome is Outcome.OVER_BUDGET and isinstance(refusal, sdk.Rejected):
                 # The server's clock says that there was time left: then it is a plain failure.
-                self._journal.amend_ending(self._id, replace(ending, outcome=Outcome.FAILED))
+                self._lease.attestor.amend(replace(ending, outcome=Outcome.FAILED))
                 self._lease.tell()
                 return False
         self._journal.set_phase(self._id, Phase.REPORTED)

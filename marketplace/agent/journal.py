@@ -155,12 +155,8 @@ class AgentJournal:
                 "INSERT INTO leases VALUES (?,?,?,?,?,?,?,?,?,?,?,?,NULL,NULL,NULL,NULL,NULL,NULL)",
                 *(entry.lease_id, entry.job_id, *entry.key),
                 *(entry.domain.chain_id, entry.domain.verifying_contract, entry.witness),
-                *(
-                    entry.metered,
-                    json.dumps(entry.outputs),
-                    json.dumps(entry.retry_on),
-                    entry.phase,
-                ),
+                *(entry.metered, json.dumps(entry.outputs), json.dumps(entry.retry_on)),
+                entry.phase,
             )
 
     def lease(self, lease_id: str) -> LeaseEntry | None:
@@ -176,14 +172,23 @@ class AgentJournal:
         """Remember what the job runs as: see `ProcessRuntime.reap`."""
         self._run("UPDATE leases SET process = ? WHERE lease_id = ?", json.dumps(record), lease_id)
 
-    def end(self, lease_id: str, ending: Ending) -> None:
-        query = "UPDATE leases SET ending = ?, phase = ? WHERE lease_id = ? AND ending IS NULL"
-        self._run(query, _ENDING.dump_json(ending, by_alias=True).decode(), Phase.ENDED, lease_id)
+    def end(self, lease_id: str, ending: Ending, close: Close | None = None) -> None:
+        """Put down how a lease's job ended, with its Close, which says whether the job goes on.
 
-    def amend_ending(self, lease_id: str, ending: Ending) -> None:
-        """Replace an ending that was not reported yet, once its outputs are stored."""
-        query = "UPDATE leases SET ending = ? WHERE lease_id = ? AND phase = ?"
-        self._run(query, _ENDING.dump_json(ending, by_alias=True).decode(), lease_id, Phase.ENDED)
+        The first values are kept, whichever came alone.
+        """
+        text = _ENDING.dump_json(ending, by_alias=True).decode()
+        query = """UPDATE leases SET ending = ?, phase = ?, close = coalesce(close, ?)
+            WHERE lease_id = ? AND ending IS NULL"""
+        self._run(query, text, Phase.ENDED, close and _text(close), lease_id)
+
+    def amend_ending(self, lease_id: str, ending: Ending, close: Close | None = None) -> None:
+        """Replace an ending that the server has not taken yet, and the Close if one is given."""
+        text = _ENDING.dump_json(ending, by_alias=True).decode()
+        query = """UPDATE leases SET ending = ?1, close = coalesce(?2, close),
+            close_signature = iif(close = coalesce(?2, close), close_signature, NULL)
+            WHERE lease_id = ?3 AND phase = ?4"""
+        self._run(query, text, close and _text(close), lease_id, Phase.ENDED)
 
     def set_phase(self, lease_id: str, phase: Phase) -> None:
         self._run("UPDATE leases SET phase = ? WHERE lease_id = ?", phase, lease_id)
@@ -276,9 +281,9 @@ class AgentJournal:
         if entry is None or entry.close != (close, signature):
             raise AgentJournalConflict(f"{lease_id}: the server holds another signed Close")
 
-    def keep_close_signature(self, lease_id: str, signature: bytes) -> None:
-        query = "UPDATE leases SET close_signature = ? WHERE lease_id = ?"
-        self._run(query, signature, lease_id)
+    def keep_close_signature(self, lease_id: str, close: Close, signature: bytes) -> None:
+        query = "UPDATE leases SET close_signature = ? WHERE lease_id = ? AND close = ?"
+        self._run(query, signature, lease_id, _text(close))
 
     def _run(self, query: str, *values: Any) -> list[Any]:
         """The rows of one statement, which is durable when this returns."""

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -78,9 +78,14 @@ class Attestor:
         final, _ = self.final()
         again = runs_again(self._entry.retry_on, ending.outcome)
         close = Close(*self._entry.key, final.ms, final.egress_mib, final.units, again)
-        self._journal.propose_close(self._entry.lease_id, close)
+        self._journal.end(self._entry.lease_id, ending, close)
         self.close()
-        self._journal.end(self._entry.lease_id, ending)
+
+    def amend(self, ending: Ending) -> None:
+        """Replace an ending that the server has not taken, and the Close if its `again` changes."""
+        close, _ = self.close()
+        close = replace(close, again=runs_again(self._entry.retry_on, ending.outcome))
+        self._journal.amend_ending(self._entry.lease_id, ending, close)
 
     def final(self) -> tuple[UsageAttestation, bytes]:
         last = self._sign_last()
@@ -96,7 +101,7 @@ class Attestor:
         close, signature = entry.close
         if signature is None:
             signature = sign(close, entry.domain, self._signer)
-            self._journal.keep_close_signature(entry.lease_id, signature)
+            self._journal.keep_close_signature(entry.lease_id, close, signature)
         return close, signature
 
     def stop(self) -> tuple[Stop, bytes]:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 
@@ -87,12 +88,12 @@ class Supervisor:
             api.nodes.heartbeat(node_id)
             self._beat_at_s = time.monotonic() + _BEAT_S
         active = list(api.leases.list(role="provider", state=LeaseState.ACTIVE, node_id=node_id))
+        seen = {lease.id for lease in active}
         for lease in active:
             if lease.id in self._work:
                 self._work[lease.id].lease.observe(lease)
             elif lease.id not in self._ignored:
-                self._take_up(lease)
-        seen = {lease.id for lease in active}
+                self._take_up(lease, seen)
         for lease_id, work in self._work.items():
             if lease_id not in seen and work.runs:
                 work.lease.observe(api.leases.get(lease_id))
@@ -112,7 +113,7 @@ class Supervisor:
             work.lease.tell()
             work.carrying.join()
 
-    def _take_up(self, lease: Lease) -> None:
+    def _take_up(self, lease: Lease, active: Collection[str]) -> None:
         api = self._node.api
         if self._node.journal.lease(lease.id) is not None:
             self._ignored.add(lease.id)  # done with it: it only waits for its end on chain
@@ -129,12 +130,21 @@ class Supervisor:
         held = HeldLease(self._node, job.entry)
         held.heed(lease)
         known = list(api.leases.attestations(lease.id))
+        recovered = lease.final or any(one.state is not AttestationState.REFUSED for one in known)
+        if not recovered and self._waits_for_room(job, active):
+            return
         self._node.journal.begin(job.entry)
-        if lease.final or any(one.state is not AttestationState.REFUSED for one in known):
+        if recovered:
             # Our key has signed for it, our journal does not know: it was lost or is an old copy.
             self._carry(held, recovered=True)
         else:
             self._start(held, job)
+
+    def _waits_for_room(self, job: Assignment, active: Collection[str]) -> bool:
+        """Whether its place is still held by a job whose lease is over. The chain gives a node away
+        as soon as a lease is stopped; this node ends the job that was on it first."""
+        ending = any(work.runs and lease_id not in active for lease_id, work in self._work.items())
+        return ending and self._capacity.take(job.entry.lease_id, job.sizes, job.gpus) is None
 
     def _start(self, lease: HeldLease, job: Assignment) -> None:
         grant = self._capacity.take(lease.id, job.sizes, job.gpus)

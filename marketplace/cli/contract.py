@@ -62,7 +62,7 @@ def deploy(
     settle_window: Annotated[
         int,
         Option(min=60, max=2_592_000, help="Seconds after a lease's end in which usage is paid."),
-    ] = 3_600,
+    ] = 86_400,
     deployments: Folder = None,
     replace: Annotated[
         bool, Option("--replace", help="Replace the file of an earlier deployment on the chain.")

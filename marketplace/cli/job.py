@@ -212,14 +212,11 @@ def cancel(job_id: JobId) -> None:
 def top_up(
     job_id: JobId, duration: Annotated[str, Argument(help="How much longer, e.g. 30m.")]
 ) -> None:
-    """Fund a job's lease for longer, within its budget and the ask's longest time.
-
-    The job still ends after its max_duration.
-    """
+    """Let a running job run longer, within its budget and the ask's longest time."""
     cli = current()
     with cli.client() as client:
         plan = client.top_ups.prepare(job_id, duration)
-        if agreed(f"fund {job_id} for {duration} longer, for up to {plan.lock} more"):
+        if agreed(f"run {job_id} {duration} longer, for up to {plan.lock} more"):
             show(client.top_ups.create(job_id, duration, signer=cli.signer()), SENT)
 
 

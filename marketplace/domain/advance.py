@@ -251,7 +251,6 @@ class SeatMarked(Fact):
     def change(self, turn: Turn) -> None:
         turn.set_lease(again=self.again)
         if self.again:
-            turn.drop_retry()
             turn.resume_after_lease()
 
 
@@ -261,8 +260,7 @@ class RetryWindowPassed(Fact):
     def change(self, turn: Turn) -> None:
         """A job that still waits to be let on ends; one that is on the book is the book's."""
         if turn.job.state is JobState.QUEUED and turn.job.requeue_after is not None:
-            turn.drop_retry()
-            turn.set_job(requeue_after=None)
+            turn.stop_waiting()
             turn.move_job(JobState.FAILED, Reason.RETRY_PASSED)
 
 

@@ -120,9 +120,9 @@ class JobLife:
     """A job as far as its life goes.
 
     `lease_id`: its latest lease. `ending`: how its run is being ended, before it has ended.
-    `requeue_after`: the lease that must end, and let its bid open again, before the bid
-    goes back to the book. `excluded`: asks
-    it was matched with. `reserve`: atoms its next lease may lock. `void`: its bid opens no lease.
+    `requeue_after`: the lease that must end, and let its bid open again, before the bid goes back
+    to the book. `excluded`: asks it was matched with. `reserve`: atoms its next lease may lock.
+    `void`: its bid opens no lease.
     """
 
     state: JobState
@@ -158,9 +158,9 @@ class RunReport:
 class LeaseLife:
     """A lease as far as its life goes.
 
-    `lock`: atoms. `stop_requested`: why witness or meter are asked for a Stop. `stop_signed`: one
-    of them has signed it. `again`: its bid may open once more. `report` and `finished_ms` come
-    together.
+    `lock`: atoms. `reason`: why it did not open, or why its provider was given up, for good.
+    `stop_requested`: why witness or meter are asked for a Stop. `stop_signed`: one of them has
+    signed it. `again`: its bid may open once more. `report` and `finished_ms` come together.
     """
 
     id: str
@@ -179,7 +179,7 @@ class LeaseLife:
     @property
     def is_broken(self) -> bool:
         """Whether it failed by its provider's fault."""
-        if self.stop_requested in GIVEN_UP:
+        if self.reason in GIVEN_UP or self.stop_requested in GIVEN_UP:
             return True
         if self.report is None or self.report.outcome is not Outcome.FAILED:
             return False
@@ -320,8 +320,7 @@ class Turn:
             return
         self.set_job(ending=Outcome.CANCELLED)
         if job.state is JobState.QUEUED and job.requeue_after is not None:  # not on the book
-            self.drop_retry()
-            self.set_job(requeue_after=None)
+            self.stop_waiting()
             self.move_job(JobState.CANCELLED)
             return
         if job.state is JobState.QUEUED:
@@ -336,6 +335,7 @@ class Turn:
         if self.lease.report is not None or self.lease.stop_requested in GIVEN_UP:
             return
         self.ask_stop(stop)
+        self.set_lease(reason=stop)
         if self.is_running_it and self.job.ending is None:
             self.set_job(ending=Outcome.LOST, reason=reason)
 
@@ -400,8 +400,9 @@ class Turn:
         elif self.job.requeue_after == self.lease.id:
             self.ask_stop(StopReason.RETRY)
 
-    def drop_retry(self) -> None:
-        """The witness need not let the bid open again, or it has."""
+    def stop_waiting(self) -> None:
+        """The job waits for no lease: its witness need not let the bid open again, or it has."""
+        self.set_job(requeue_after=None)
         if self.known_lease is not None and self.lease.stop_requested is StopReason.RETRY:
             self.set_lease(stop_requested=None, stop_requested_ms=None)
 
@@ -409,7 +410,7 @@ class Turn:
         """Put a bid that waited for this lease back on the book."""
         if self.job.requeue_after != self.lease.id:
             return
-        self.set_job(requeue_after=None)
+        self.stop_waiting()
         if self.job.void:
             self.move_job(JobState.CANCELLED, Reason.ORDER_CANCELLED)
             return

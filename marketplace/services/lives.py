@@ -69,7 +69,7 @@ _OF_LEASE = (
 )  # fmt: skip
 
 
-def chain_facts(lease: LeaseRow, chain: ChainLease | None) -> tuple[Fact, ...]:
+def chain_facts(lease: LeaseRow | LeaseLife, chain: ChainLease | None) -> tuple[Fact, ...]:
     """What happened to a lease, if the chain has it like this; None: it does not have it."""
     if chain is None:
         return (OpeningReverted(),)

@@ -94,13 +94,13 @@ class Job(Answer):
 
 
 class TopUpRequest(Body):
-    """How much longer a job's lease is to be funded."""
+    """How much longer a job is to run."""
 
     duration: str = Field(max_length=20, examples=["30m"])
 
 
 class TopUpPlan(Answer):
-    """What the buyer sends to fund a lease for longer, and what that locks at most."""
+    """What the buyer sends so that a job runs longer, and what that locks at most."""
 
     lease_id: str
     transaction: Transaction

@@ -18,6 +18,7 @@ from marketplace.domain.advance import (
     Fault,
     OpeningFailed,
     RunReported,
+    SeatMarked,
     UsageAttested,
     advance,
 )
@@ -26,6 +27,7 @@ from marketplace.domain.life import (
     JOB_LIVE,
     JOB_ON_NODE,
     JOB_STEPS,
+    LEASE_OVER,
     LEASE_STEPS,
     REORG_STEPS,
     REPORTABLE,
@@ -60,9 +62,11 @@ is shown as lost for a moment, and then as queued.
 LEASES = """
 ## States of a lease
 
-A stopped lease has ended, but the chain still pays its vouchers. A closed lease is paid and
-refunded. A lease that failed to open can still open late; its job has gone on by then, so the
-market asks for a Stop.
+A stopped lease has ended and its node is free, but the chain still pays its vouchers. A closed
+lease is paid and refunded. Once a lease has ended, its bid opens another one only if it is marked:
+a Close or a Stop said so, signed by the buyer's witness. If a job is retried and the mark is
+missing, the market asks the witness for such a Stop ("retry"), and the job waits for it. A lease
+that failed to open can still open late; its job has gone on by then, so the market asks for a Stop.
 """
 FACTS = """
 ## Facts
@@ -95,13 +99,15 @@ _EVERY = tuple(JobState)
 
 
 class If(NamedTuple):
-    """What else matters: members of job and lease, states of the job, and the If it adds to."""
+    """What else matters: members of job and lease, the job's states, the If it adds to, the lease's
+    states."""
 
     name: str
     job: dict[str, Any]
     lease: dict[str, Any]
     states: tuple[JobState, ...]
     adds_to: str = ""
+    leases: tuple[LeaseState, ...] = _SOME
 
 
 PLAIN = If("", {}, {}, _EVERY)
@@ -112,13 +118,21 @@ _FAILED = {"ending": Outcome.FAILED}
 _RETRIED = {"retry": Retry((RetryOn.INTERRUPTION, RetryOn.ERROR))}
 _WAITS = {"requeue_after": "lease"}
 _ASKED = {"stop_requested": StopReason.LOST}
+_UNMARKED = {"stop_requested": StopReason.RETRY}
+_WAITS_FOR_END, _WAITS_FOR_MARK = "the job waits for its end", "the job waits for its mark"
+_GOING = tuple(state for state in LeaseState if state not in LEASE_OVER)
+_QUEUED = (JobState.QUEUED,)
 _REPORTS = {outcome: {"report": RunReport(outcome, "…")} for outcome in REPORTABLE}
 IFS = (
     If("the job has gone on to another lease", {"lease_id": "other"}, {}, _EVERY),
     If("the bid is void", {"void": True}, {}, JOB_LIVE),
-    If("the job waits for its end", _WAITS, _ASKED, (JobState.QUEUED,)),
-    If("the job waits for its end, and the bid is void", _WAITS | {"void": True}, _ASKED,
-       (JobState.QUEUED,), "the job waits for its end"),
+    If(_WAITS_FOR_END, _WAITS, _ASKED, _QUEUED, leases=_GOING),
+    If(f"{_WAITS_FOR_END}, and the bid is void", _WAITS | {"void": True}, _ASKED, _QUEUED,
+       _WAITS_FOR_END, _GOING),
+    If(_WAITS_FOR_MARK, _WAITS, _UNMARKED, _QUEUED, leases=LEASE_OVER),
+    If(f"{_WAITS_FOR_MARK}, and the bid is void", _WAITS | {"void": True}, _UNMARKED, _QUEUED,
+       _WAITS_FOR_MARK, LEASE_OVER),
+    If("the lease is marked", {}, {"again": True}, _EVERY, leases=LEASE_OVER),
     If("the buyer has cancelled", _CANCELLED, {}, JOB_LIVE),
     If("`no-capacity` is retried", {"retry": Retry((RetryOn.NO_CAPACITY,))}, {}, JOB_LIVE),
     If("the job was queued again before", {"retry_until_ms": 9}, {}, JOB_LIVE),
@@ -159,6 +173,10 @@ VARIANTS: dict[type, dict[str, Fact]] = {
     EndReverted: {
         f"It is {to} again": EndReverted(to) for to in (LeaseState.ACTIVE, LeaseState.STOPPED)
     },
+    SeatMarked: {
+        "The mark has come": SeatMarked(again=True),
+        "A reorg took it back": SeatMarked(again=False),
+    },
     UsageAttested: {"": UsageAttested(1)},
     RunReported: {
         "Success": RunReported(RunReport(Outcome.SUCCEEDED)),
@@ -195,7 +213,9 @@ def _job_text(job: JobLife, after: JobLife, effects: Iterable[Effect]) -> str:
         said.append(f"ending: {after.ending}")
     said += ["bid void"] if after.void and not job.void else []
     if after.requeue_after is not None and job.requeue_after is None:
-        said.append("waits for the lease to end")
+        said.append("waits for the lease")
+    elif job.requeue_after is not None and (after.requeue_after, after.state) == (None, job.state):
+        said.append("waits no longer")
     return ", ".join(said) or "·"
 
 
@@ -206,7 +226,9 @@ def _lease_text(lease: LeaseLife | None, after: LeaseLife | None) -> str:
         return f"new: {after.state}"
     said = [str(after.state)] if after.state is not lease.state else []
     if after.stop_requested is not lease.stop_requested:
-        said.append(f"Stop asked for: {after.stop_requested}")
+        reason = after.stop_requested
+        said.append(f"Stop asked for: {reason}" if reason else "Stop no longer asked for")
+    said += ["marked" if after.again else "not marked"] if after.again is not lease.again else []
     said += ["ready"] if after.ready_ms != lease.ready_ms else []
     said += ["report kept"] if after.report != lease.report else []
     return ", ".join(said) or "·"
@@ -235,7 +257,7 @@ def _rows(fact: Fact) -> Iterator[str]:
             (state, lease): _try((state, lease), fact, case)
             for state in case.states
             for lease in LEASES_OF[state]
-            if lease is not None or not (case.lease or case.job.get("lease_id"))
+            if _applies(case, lease)
         }
         new: dict[Result, dict[JobState, list[LeaseState | None]]] = {}
         for pair, result in known.items():
@@ -247,6 +269,12 @@ def _rows(fact: Fact) -> Iterator[str]:
                 ifs.setdefault((states, result), []).append(case.name)
     for (states, result), names in ifs.items():
         yield f"| {states} | {'; or '.join(names)} | {' | '.join(result)} |"
+
+
+def _applies(case: If, lease: LeaseState | None) -> bool:
+    if lease is None:
+        return not (case.lease or case.job.get("lease_id"))
+    return lease in case.leases
 
 
 def _merged(leases_of: dict[JobState, list[LeaseState | None]]) -> Iterator[str]:

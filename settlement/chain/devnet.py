@@ -24,7 +24,6 @@ from settlement.signing import LocalSigner
 
 DEV_MNEMONIC = "test test test test test test test test test test test junk"
 DEV_CHAIN_ID = 31337
-_HARDFORK = "prague"
 _PATH = "m/44'/60'/0'/0/{}"
 _LISTENING = re.compile(r"Listening on (?:[\d.]+|\[[\da-f:]+\]):(\d+)")
 _ROOT = Path(__file__).resolve().parents[2]
@@ -71,6 +70,7 @@ class Devnet:
     port: int = 0
     state: Path | None = None
     held_fd: int | None = None
+    hardfork: str = "prague"
     extra: tuple[str, ...] = ()
     rpc_url: str = ""
     _process: subprocess.Popen[bytes] | None = None
@@ -126,7 +126,7 @@ class Devnet:
         return ChainClient(self.rpc_url, DEV_CHAIN_ID, timeout_seconds)
 
     def _command(self) -> list[str]:
-        command = [str(find_anvil()), "--port", str(self.port), "--hardfork", _HARDFORK]
+        command = [str(find_anvil()), "--port", str(self.port), "--hardfork", self.hardfork]
         command += ["--chain-id", str(DEV_CHAIN_ID), "--mnemonic", DEV_MNEMONIC]
         if self.block_seconds:
             command += ["--block-time", str(self.block_seconds)]

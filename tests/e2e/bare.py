@@ -12,7 +12,10 @@ from tests.e2e.chain import cast, cast_number
 from tests.e2e.world import World
 from tests.programs import wait_for
 
-CLOSE = "address buyer,address provider,bytes16 leaseNo,uint64 ms,uint32 egressMib,uint32 units"
+CLOSE = (
+    "address buyer,address provider,bytes16 leaseNo,uint64 ms,uint32 egressMib,uint32 units,"
+    "bool again"
+)
 DOMAIN = "string name,string version,uint256 chainId,address verifyingContract"
 
 

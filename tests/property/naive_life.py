@@ -28,6 +28,7 @@ class NaiveLease:
     stop: str | None = None
     stop_ms: int | None = None
     stop_signed: bool = False
+    marked: bool = False
     report: tuple[str, str | None, int | None, str | None] | None = None
     finished_ms: int | None = None
 
@@ -93,7 +94,7 @@ class NaiveLife:
         self.ending = "cancelled"
         if self.state == "queued":
             if self.waits_for:
-                self.waits_for = None
+                self._wait_no_more()
                 self._finish("cancelled")
                 return
             self.done.append("take the bid off the book")
@@ -141,8 +142,15 @@ class NaiveLife:
             else:
                 self._on_book(self.rest_until_ms, "no-capacity" in self.retry_on)
 
-    def chain_has(self, lease_id: str, state: str | None) -> None:
-        """The chain has the lease in another state than before; None: it has it no more."""
+    def chain_has(self, lease_id: str, state: str | None, marked: bool) -> None:
+        """The chain has the lease like this; None: it has it no more."""
+        self._chain_state(lease_id, state)
+        lease = self.leases[lease_id]
+        if marked and not lease.marked and self.waits_for == lease_id:
+            self._resume()
+        lease.marked = marked
+
+    def _chain_state(self, lease_id: str, state: str | None) -> None:
         lease = self.leases[lease_id]
         mine = self.lease_id == lease_id
         before = lease.state
@@ -164,13 +172,13 @@ class NaiveLife:
         order = ("active", "stopped", "closed")
         if order.index(state) < order.index(before):
             return
-        if state == "closed":
+        if before == "active":
             self.done.append("free the fill's capacity")
         self.done.append("judge the provider")
         if self.lease_id == lease_id and self.state in ("matched", "starting", "running"):
             self._end(lease)
         elif self.state == "queued" and self.waits_for == lease_id:
-            self._resume()
+            self._go_on_when_marked(lease)
         if state == "closed":
             self.done.append("write the receipt")
             if self.state in FINAL and "settle the key's charge" not in self.done:
@@ -186,9 +194,10 @@ class NaiveLife:
         if self.ending == "cancelled":
             self._ask_stop(lease, "cancelled")
 
-    def ran_out(self, lease_id: str) -> None:
-        if self.leases[lease_id].state == "active" and self.waits_for == lease_id:
-            self._resume()
+    def retry_passed(self) -> None:
+        if self.state == "queued" and self.waits_for:
+            self._wait_no_more()
+            self._finish("failed", "retry_passed")
 
     # The agent and the witness
 
@@ -243,6 +252,7 @@ class NaiveLife:
         mine = self.lease_id == lease_id and self.state in ("starting", "running")
         if verdict in ("lost", "start_limit") and not given_up:
             self._ask_stop(lease, verdict)
+            lease.reason = verdict
             if mine and self.ending is None:
                 self.ending = "lost"
                 self.reason = "provider_lost" if verdict == "lost" else "start_limit_passed"
@@ -270,7 +280,7 @@ class NaiveLife:
             self.retry_until_ms = self.retry_until_ms or self.now_ms + 1000 * self.retry_seconds
             self._become("queued", outcome, "looking for another ask")
             if lease.state in ("stopped", "closed"):
-                self._resume()
+                self._go_on_when_marked(lease)
             return
         if outcome == "over_budget" and self.state == "starting":
             why = self.reason
@@ -278,8 +288,20 @@ class NaiveLife:
             self.reason = why
         self._finish(outcome, self.reason)
 
-    def _resume(self) -> None:
+    def _go_on_when_marked(self, lease: NaiveLease) -> None:
+        if lease.marked or self.void:
+            self._resume()
+        else:
+            self._ask_stop(lease, "retry")
+
+    def _wait_no_more(self) -> None:
+        lease = self.leases[self.waits_for or ""]
         self.waits_for = None
+        if lease.stop == "retry":
+            lease.stop = lease.stop_ms = None
+
+    def _resume(self) -> None:
+        self._wait_no_more()
         if self.void:
             self._finish("cancelled", "order_cancelled")
         else:

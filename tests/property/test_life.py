@@ -16,9 +16,9 @@ from marketplace.domain.advance import (
     CloseSigned,
     Fact,
     Fault,
-    LeaseRanOut,
     OpeningFailed,
     ProviderSilent,
+    RetryWindowPassed,
     RunReported,
     StartLimitPassed,
     StopOverdue,
@@ -29,6 +29,7 @@ from marketplace.domain.advance import (
 from marketplace.domain.life import (
     JOB_ENDED,
     JOB_ON_NODE,
+    LEASE_OVER,
     REPORTABLE,
     Do,
     Effect,
@@ -41,13 +42,22 @@ from marketplace.domain.life import (
     Retry,
     RetryOn,
     RunReport,
+    StopReason,
     SuspendAsk,
     TellStatus,
 )
 from marketplace.errors import Conflict
 from marketplace.services.lives import chain_facts
 from scripts.lib.life_page import LEASES_OF
-from settlement.events import Closed, LeaseEvent, Opened, Settled, SettledEntry, Stopped
+from settlement.events import (
+    Closed,
+    LeaseEvent,
+    MarkedAgain,
+    Opened,
+    Settled,
+    SettledEntry,
+    Stopped,
+)
 from settlement.leases import LeaseStatus, fold
 from tests.conftest import NIGHTLY
 from tests.property.naive_life import NaiveLease, NaiveLife, Refused
@@ -59,7 +69,8 @@ VERDICTS: dict[str, Fact] = {
     "gone": StopOverdue(),
 }
 ON_CHAIN = ("active", "stopped", "closed")
-START, FUNDED = 1_000, 600
+START, FUNDED, LATE = 1_000, 600, 60
+STEPS = ("stop", "settle", "close", "mark")
 NEWEST = st.sampled_from((0, 0, 0, 1, 2))  # mostly the newest lease
 
 
@@ -77,9 +88,8 @@ def word_of(effect: Effect) -> Any:
 
 
 def opened_event(number: bytes) -> Opened:
-    return Opened(
-        number, "b", "p", "w", "m", b"bid", b"ask", 1, 1000, 1, START + FUNDED, FUNDED, 10, 0
-    )
+    names = (number, "b", "p", "w", "m", b"bid", b"ask", b"prices")
+    return Opened(*names, 1, 1000, 1, 0, START + FUNDED, FUNDED, LATE, 10, 0)
 
 
 class Life(RuleBasedStateMachine):
@@ -101,7 +111,7 @@ class Life(RuleBasedStateMachine):
         on=st.sets(st.sampled_from(RetryOn)),
         seconds=st.sampled_from((60, 3_600)),
         limited=st.booleans(),
-        steps=st.integers(0, 6),
+        steps=st.integers(0, 7),
         outcome=st.sampled_from(REPORTABLE),
     )
     def begin(
@@ -119,7 +129,8 @@ class Life(RuleBasedStateMachine):
             lambda: self.attest(0),
             lambda: self.find_overdue(0, "lost") if lost else self.report(0, outcome, None),
             lambda: self.find_overdue(0, "gone"),
-            lambda: self.run_out(0),
+            lambda: self.mine(0, ["stop"]),
+            lambda: self.mine(0, ["mark"]),
         )[:steps]:
             step()
 
@@ -189,11 +200,11 @@ class Life(RuleBasedStateMachine):
             said = lease.report
             assert (
                 lease.state, lease.reason, lease.ready_ms, lease.stop_requested,
-                lease.stop_requested_ms, lease.stop_signed, lease.finished_ms,
+                lease.stop_requested_ms, lease.stop_signed, lease.again, lease.finished_ms,
                 said and (said.outcome, said.reason, said.exit_code, said.outputs),
             ) == (
                 naive.state, naive.reason, naive.ready_ms, naive.stop, naive.stop_ms,
-                naive.stop_signed, naive.finished_ms, naive.report,
+                naive.stop_signed, naive.marked, naive.finished_ms, naive.report,
             )  # fmt: skip
 
     def pick(self, index: int) -> str:
@@ -251,7 +262,7 @@ class Life(RuleBasedStateMachine):
         self.both(fact, key, self.naive.open_failed, key, "why", fault, previous)
 
     @precondition(lambda self: self.leases)
-    @rule(index=NEWEST, steps=st.lists(st.sampled_from(("stop", "settle", "close")), max_size=3))
+    @rule(index=NEWEST, steps=st.lists(st.sampled_from(STEPS), max_size=4))
     def mine(self, index: int, steps: list[str]) -> None:
         """The chain opens a lease, or takes what else may happen to it: several events at once."""
         key = self.pick(index)
@@ -259,7 +270,11 @@ class Life(RuleBasedStateMachine):
             state, number = fold(self.chain[key]), key.encode()
             if state is None and step == "open":
                 self.chain[key].append(opened_event(number))
-            elif state is None or state.status is LeaseStatus.CLOSED:
+            elif state is None:
+                continue
+            elif step == "mark" and state.status is not LeaseStatus.ACTIVE and not state.again:
+                self.chain[key].append(MarkedAgain(number, "b", "p"))
+            elif state.status is LeaseStatus.CLOSED:
                 continue
             elif step == "settle":
                 entry = SettledEntry(number, state.used_ms + 1)
@@ -279,27 +294,33 @@ class Life(RuleBasedStateMachine):
         self.project(key)
 
     def project(self, key: str) -> None:
-        state = fold(self.chain[key])
-        status = state.status if state else None
-        before, known = self.leases[key].state, self.naive.leases[key].state
+        chain = fold(self.chain[key])
+        lease = self.leases[key]
+        before, known = lease.state, self.naive.leases[key].state
         assert before == known
         self.done = []
         self.naive.done.clear()
         self.naive.now_ms = self.now_ms
-        for fact in chain_facts(before, status):
+        for fact in chain_facts(lease, chain):
             assert self.take(fact, key)
-        if status is not None or before in ON_CHAIN:
-            self.naive.chain_has(key, status.name.lower() if status else None)
+        if chain is not None:
+            self.naive.chain_has(key, chain.status.name.lower(), chain.again)
+        elif before in ON_CHAIN:
+            self.naive.chain_has(key, None, False)
         self.compare()
-        if self.leases[key].state is LeaseState.CLOSED and before is not LeaseState.CLOSED:
+        after = self.leases[key].state
+        if after in LEASE_OVER and before not in LEASE_OVER:
             self.may[key, Do.FREE_CAPACITY] += 1
+        if after is LeaseState.CLOSED and before is not LeaseState.CLOSED:
             self.may[key, Do.WRITE_RECEIPT] += 1
 
-    @precondition(lambda self: self.leases)
-    @rule(index=NEWEST)
-    def run_out(self, index: int) -> None:
-        key = self.job.requeue_after or self.pick(index)
-        self.both(LeaseRanOut(), key, self.naive.ran_out, key)
+    @rule()
+    def pass_retry_window(self) -> None:
+        """The watchdog's look: only a job that waits for a lease is moved."""
+        waited = self.job.requeue_after
+        self.both(RetryWindowPassed(), waited or self.job.lease_id, self.naive.retry_passed)
+        if waited:
+            assert (self.job.state, self.job.reason) == (JobState.FAILED, "retry_passed")
 
     # The agent, the witness, the watchdog
 
@@ -379,6 +400,21 @@ class Life(RuleBasedStateMachine):
     def only_a_queued_job_waits_or_is_on_the_book(self) -> None:
         if self.job.state is JobState.QUEUED:
             assert self.on_book != (self.job.requeue_after is not None)
+
+    @invariant()
+    def the_chain_has_each_mark(self) -> None:
+        for key, lease in self.leases.items():
+            chain = fold(self.chain[key])
+            assert lease.again is (chain is not None and chain.again)
+
+    @invariant()
+    def a_witness_is_asked_for_a_mark_only_while_the_job_waits_for_it(self) -> None:
+        for key, lease in self.leases.items():
+            waits = self.job.requeue_after == key
+            if lease.stop_requested is StopReason.RETRY:
+                assert waits
+            if waits and lease.state in LEASE_OVER:
+                assert (lease.stop_requested, lease.again) == (StopReason.RETRY, False)
 
     @invariant()
     def a_job_on_a_node_reserves_nothing(self) -> None:

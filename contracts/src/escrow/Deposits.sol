@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Permit.sol";
-
 import {IAuthorizedTransfers} from "../interfaces/IAuthorizedTransfers.sol";
 import {IEscrowExtension, Relay} from "../interfaces/IComputeEscrow.sol";
 import {IPermit2} from "../interfaces/IPermit2.sol";
@@ -19,22 +17,8 @@ abstract contract Deposits is Extended, IEscrowExtension {
 
     /// @inheritdoc IEscrowExtension
     function depositFor(address account, uint256 amount) external forEscrow nonReentrant {
-        if (account == address(0)) revert InvalidRecipient(account);
+        if (account == address(0) || account == address(this)) revert InvalidRecipient(account);
         _deposit(account, amount);
-    }
-
-    /// @inheritdoc IEscrowExtension
-    function depositWithPermit(uint256 amount, uint256 deadline, uint8 v, bytes32 r, bytes32 s)
-        external
-        forEscrow
-        nonReentrant
-    {
-        try IERC20Permit(address(TOKEN)).permit(msg.sender, address(this), amount, deadline, v, r, s) {}
-        catch {
-            uint256 allowance = TOKEN.allowance(msg.sender, address(this));
-            Check.atLeast(amount, allowance, PermitFailed.selector);
-        }
-        _deposit(msg.sender, amount);
     }
 
     /// @inheritdoc IEscrowExtension

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
+import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Permit.sol";
+
 import {IEscrowCore} from "../interfaces/IComputeEscrow.sol";
+import {Check} from "../libraries/Check.sol";
 import {Ledger} from "./Ledger.sol";
 
 /// @title Funds
@@ -9,6 +12,16 @@ import {Ledger} from "./Ledger.sol";
 abstract contract Funds is Ledger, IEscrowCore {
     /// @inheritdoc IEscrowCore
     function deposit(uint256 amount) external nonReentrant {
+        _deposit(msg.sender, amount);
+    }
+
+    /// @inheritdoc IEscrowCore
+    function depositWithPermit(uint256 amount, uint256 deadline, uint8 v, bytes32 r, bytes32 s) external nonReentrant {
+        try IERC20Permit(address(TOKEN)).permit(msg.sender, address(this), amount, deadline, v, r, s) {}
+        catch {
+            uint256 allowance = TOKEN.allowance(msg.sender, address(this));
+            Check.atLeast(amount, allowance, PermitFailed.selector);
+        }
         _deposit(msg.sender, amount);
     }
 

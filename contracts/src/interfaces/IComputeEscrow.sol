@@ -379,6 +379,11 @@ interface IEscrowCore is IEscrowBase {
     /// @notice Moves `amount` from the sender, who has approved it, to the sender's balance in the escrow.
     function deposit(uint256 amount) external;
 
+    /// @notice As `deposit`, by an EIP-2612 permit of the sender. If somebody else submits the permit first, the deposit
+    /// still works as long as the allowance suffices. Nobody can deposit for another by permit: a relayer would fall back on
+    /// an allowance that was not meant for it.
+    function depositWithPermit(uint256 amount, uint256 deadline, uint8 v, bytes32 r, bytes32 s) external;
+
     /// @notice Moves `amount` of the sender's free balance to `to`. No state of any lease stops this.
     function withdraw(address to, uint256 amount) external;
 
@@ -408,11 +413,6 @@ interface IEscrowCore is IEscrowBase {
     /// Time beyond the funded time is not paid.
     /// @return skipped Bit i (of byte i / 8, lowest first) is set if entry i was skipped.
     function settle(bytes calldata entries) external returns (bytes memory skipped);
-
-    /// @notice As `settle`, for leases with counted resources.
-    /// @dev An entry is buyer 20 | leaseNo 16 | ms 5 | egressMib 4 | units 4 | r 32 | vs 32, on `MeteredUsage`, at most
-    /// `MAX_METERED`. Each figure counts only if it is the highest so far; beyond its cap nothing is paid.
-    function settleMetered(bytes calldata entries) external returns (bytes memory skipped);
 
     /// @notice Stops an active lease: it ends now, unless its end has passed. For buyer, provider and witness.
     /// The lock of time that can no longer be used goes back to the buyer's balance, and the node is free.
@@ -468,11 +468,6 @@ interface IEscrowExtension is IEscrowBase {
     /// @notice Moves `amount` from the sender, who has approved it, to the account's balance in the escrow.
     function depositFor(address account, uint256 amount) external;
 
-    /// @notice As `deposit`, by an EIP-2612 permit of the sender. If somebody else submits the permit first, the deposit
-    /// still works as long as the allowance suffices. Nobody can deposit for another by permit: a relayer would fall back on
-    /// an allowance that was not meant for it.
-    function depositWithPermit(uint256 amount, uint256 deadline, uint8 v, bytes32 r, bytes32 s) external;
-
     /// @notice Deposits by an EIP-3009 authorization that `from` signed for this escrow. Anyone may call; the deposit goes
     /// to `from`'s balance.
     function depositWithAuthorization(
@@ -505,6 +500,11 @@ interface IEscrowExtension is IEscrowBase {
     /// @notice Moves the fees on these providers' income to the fee recipient's balance. Anyone may call.
     function collectFees(address[] calldata providers) external;
 
+    /// @notice As `settle`, for leases with counted resources.
+    /// @dev An entry is buyer 20 | leaseNo 16 | ms 5 | egressMib 4 | units 4 | r 32 | vs 32, on `MeteredUsage`, at most
+    /// `MAX_METERED`. Each figure counts only if it is the highest so far; beyond its cap nothing is paid.
+    function settleMetered(bytes calldata entries) external returns (bytes memory skipped);
+
     /// @notice Calls the escrow once for each item, for the same sender, all or none.
     function multicall(bytes[] calldata calls) external;
 
@@ -532,8 +532,8 @@ interface IEscrowExtension is IEscrowBase {
     /// purse, its owner or operator signs or calls.
     function cancel(address account, Numbered kind, uint64 salt, bool andOlder, bytes calldata signature) external;
 
-    /// @notice Extends an active lease by `seconds_` of paid time. For the buyer, or the operator of a purse before its
-    /// expiry; before the end, up to the ask's longest time, and within what is left of the bid's budget.
+    /// @notice Extends an active lease by `seconds_` of paid time. For the buyer, or operator and owner of a purse
+    /// before its expiry; before the end, up to the ask's longest time, and within what is left of the bid's budget.
     /// @dev Ask, bid, pricesHash and seat are those that the lease was opened from.
     function topUp(Ask calldata ask, Bid calldata bid, bytes32 pricesHash, uint16 seat, uint32 seconds_) external;
 

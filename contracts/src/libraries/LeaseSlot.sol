@@ -153,6 +153,33 @@ library LeaseSlots {
         }
     }
 
+    /// @return Whether usage of `ms` may be settled at `time`: the lease is open, and it is neither later than the settle
+    /// window nor earlier than the usage.
+    /// @dev Written out, as is what follows: a batch does it for each entry, and a call costs more than a field.
+    function isDue(LeaseSlot self, uint256 ms, uint256 time, uint256 window) internal pure returns (bool) {
+        unchecked {
+            uint256 word = LeaseSlot.unwrap(self);
+            uint256 end_ = uint40(word >> END_SHIFT);
+            return (word & STATE_MASK) - uint256(LeaseState.Active) < 2 && time <= end_ + window
+                && ms <= (time - end_ + uint32(word >> FUNDED_SHIFT)) * Units.MS;
+        }
+    }
+
+    /// @return What `ms` milliseconds raise the usage to if they are settled at `time`: at most the paid time. Zero if they
+    /// are not due, or raise nothing.
+    function due(LeaseSlot self, uint256 ms, uint256 time, uint256 window) internal pure returns (uint256) {
+        unchecked {
+            uint256 word = LeaseSlot.unwrap(self);
+            uint256 end_ = uint40(word >> END_SHIFT);
+            uint256 funded_ = uint32(word >> FUNDED_SHIFT);
+            if ((word & STATE_MASK) - uint256(LeaseState.Active) > 1 || time > end_ + window) return 0;
+            if (ms > (time - end_ + funded_) * Units.MS) return 0;
+            uint256 most = (funded_ - uint16(word >> START_SHIFT)) * Units.MS;
+            if (ms > most) ms = most;
+            return ms > uint40(word >> USED_SHIFT) ? ms : 0;
+        }
+    }
+
     /// @return Atoms that `ms` milliseconds cost, rounded down.
     function timeCost(LeaseSlot self, uint256 ms, uint256 scale) internal pure returns (uint256) {
         return Units.costDown(self.rate(), ms, scale);
@@ -162,8 +189,9 @@ library LeaseSlots {
     /// @return total Atoms that time will have earned at `ms` milliseconds, which must be more than now.
     function earned(LeaseSlot self, uint256 ms, uint256 scale) internal pure returns (uint256 paid, uint256 total) {
         unchecked {
-            uint256 perMs = self.rate() * scale;
-            paid = (perMs * self.usedMs()) / Units.RATE_MS_PER_TOKEN;
+            uint256 word = LeaseSlot.unwrap(self);
+            uint256 perMs = (word >> 192) * scale;
+            paid = (perMs * uint40(word >> USED_SHIFT)) / Units.RATE_MS_PER_TOKEN;
             total = (perMs * ms) / Units.RATE_MS_PER_TOKEN;
         }
     }

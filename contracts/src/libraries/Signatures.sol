@@ -5,7 +5,7 @@ pragma solidity 0.8.30;
 /// @notice Signers of EIP-712 messages by compact signatures (ERC-2098).
 library Signatures {
     /// @dev Half the order of secp256k1. A higher s is the other form of the same signature and is refused (EIP-2).
-    uint256 private constant HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0;
+    uint256 internal constant HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0;
     uint256 private constant S_MASK = type(uint256).max >> 1;
 
     /// @notice The signer of `structHash` under `domain`; zero if the signature is bad.

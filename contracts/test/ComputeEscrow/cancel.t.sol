@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Ask, Bid, IEscrowBase, LeaseState, Match, Previous} from "../../src/interfaces/IComputeEscrow.sol";
+import {Ask, Bid, IEscrowBase, LeaseState, Match, Numbered} from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
 import {TypedData} from "../support/TypedData.sol";
 
@@ -11,7 +11,7 @@ contract CancelTest is EscrowTest {
 
     function _cancelAs(address account, uint64 salt, bool andOlder) private {
         vm.prank(account);
-        escrow.cancel(account, salt, andOlder, "");
+        escrow.cancel(account, Numbered.Orders, salt, andOlder, "");
     }
 
     function _matchOf(uint64 askSalt, uint64 bidSalt) private view returns (Match memory) {
@@ -25,7 +25,7 @@ contract CancelTest is EscrowTest {
     }
 
     function _isCancelled(address account, uint64 salt) private view returns (bool cancelled) {
-        (, cancelled) = escrow.orderState(account, salt);
+        (, cancelled) = escrow.saltState(account, Numbered.Orders, salt);
     }
 
     /* REFUSED */
@@ -35,13 +35,13 @@ contract CancelTest is EscrowTest {
         for (uint256 i = 0; i < others.length; i++) {
             _expect(IEscrowBase.InvalidSignature.selector, buyer);
             vm.prank(others[i]);
-            escrow.cancel(buyer, 1, false, "");
+            escrow.cancel(buyer, Numbered.Orders, 1, false, "");
         }
     }
 
     function test_nobody_cancels_for_the_zero_account() public {
         _expect(IEscrowBase.InvalidSignature.selector, address(0));
-        escrow.cancel(address(0), 1, false, new bytes(65));
+        escrow.cancel(address(0), Numbered.Orders, 1, false, new bytes(65));
     }
 
     /// @dev All older than the last number would leave no order to sign ever again.
@@ -55,13 +55,13 @@ contract CancelTest is EscrowTest {
     function test_cancelled_bid_does_not_open() public {
         Match memory order = _matchOf(1, 1);
         vm.expectEmit(address(escrow));
-        emit IEscrowBase.OrderCancelled(buyer, 1, false);
+        emit IEscrowBase.Cancelled(buyer, Numbered.Orders, 1, false);
         vm.recordLogs();
         _cancelAs(buyer, 1, false);
         assertEq(vm.getRecordedLogs().length, 1);
         assertTrue(_isCancelled(buyer, 1));
         assertFalse(_isUsed(buyer, 1), "nor has it opened");
-        assertEq(escrow.ordersFrom(buyer), 0);
+        assertEq(escrow.saltsFrom(buyer, Numbered.Orders), 0);
         _expectCancelled(buyer, 1);
         escrow.open(order);
         escrow.open(_matchOf(1, 0));
@@ -78,9 +78,9 @@ contract CancelTest is EscrowTest {
 
     function test_cancelled_with_all_older() public {
         vm.expectEmit(address(escrow));
-        emit IEscrowBase.OrderCancelled(buyer, 5, true);
+        emit IEscrowBase.Cancelled(buyer, Numbered.Orders, 5, true);
         _cancelAs(buyer, 5, true);
-        assertEq(escrow.ordersFrom(buyer), 6);
+        assertEq(escrow.saltsFrom(buyer, Numbered.Orders), 6);
         uint64[3] memory old = [uint64(0), 4, 5];
         for (uint256 i = 0; i < 3; i++) {
             assertTrue(_isCancelled(buyer, old[i]));
@@ -104,18 +104,18 @@ contract CancelTest is EscrowTest {
         escrow.open(_matchOf(1, LAST));
         escrow.open(_matchOf(1, LAST - 1));
         _cancelAs(buyer, LAST - 1, true);
-        assertEq(escrow.ordersFrom(buyer), LAST);
+        assertEq(escrow.saltsFrom(buyer, Numbered.Orders), LAST);
     }
 
     /// @dev What is void stays void.
     function test_cancel_of_older_ones_never_goes_back() public {
         _cancelAs(buyer, 5, true);
         _cancelAs(buyer, 3, true);
-        assertEq(escrow.ordersFrom(buyer), 6);
+        assertEq(escrow.saltsFrom(buyer, Numbered.Orders), 6);
         _cancelAs(buyer, 5, true);
-        assertEq(escrow.ordersFrom(buyer), 6);
+        assertEq(escrow.saltsFrom(buyer, Numbered.Orders), 6);
         _cancelAs(buyer, 6, true);
-        assertEq(escrow.ordersFrom(buyer), 7);
+        assertEq(escrow.saltsFrom(buyer, Numbered.Orders), 7);
     }
 
     function test_second_cancel_changes_nothing() public {
@@ -127,13 +127,15 @@ contract CancelTest is EscrowTest {
     }
 
     function test_anyone_brings_the_accounts_signature() public {
-        bytes memory signature = _sign(buyerKey, TypedData.cancel(buyer, 1, false));
+        bytes memory signature = _sign(buyerKey, TypedData.cancel(buyer, Numbered.Orders, 1, false));
         vm.startPrank(stranger);
-        escrow.cancel(buyer, 1, false, signature);
+        escrow.cancel(buyer, Numbered.Orders, 1, false, signature);
         assertTrue(_isCancelled(buyer, 1));
-        escrow.cancel(buyer, 1, false, signature); // a replay is of no use to anyone
-        escrow.cancel(buyer, 7, true, _sign(buyerKey, TypedData.cancel(buyer, 7, true)));
-        assertEq(escrow.ordersFrom(buyer), 8);
+        escrow.cancel(buyer, Numbered.Orders, 1, false, signature); // a replay is of no use to anyone
+        escrow.cancel(
+            buyer, Numbered.Orders, 7, true, _sign(buyerKey, TypedData.cancel(buyer, Numbered.Orders, 7, true))
+        );
+        assertEq(escrow.saltsFrom(buyer, Numbered.Orders), 8);
     }
 
     function test_accounts_do_not_touch_each_other() public {
@@ -169,10 +171,10 @@ contract CancelTest is EscrowTest {
         Match memory order = _matchOf(1, 1);
         escrow.open(order);
         vm.prank(buyer);
-        escrow.stop(buyer, provider, witness, _leaseNo(order.ask, order.bid));
+        escrow.stop(_key(_leaseNo(order.ask, order.bid)), true);
         _cancelAs(buyer, 1, false);
         Match memory next = _matchOf(2, 1);
-        next.previous = Previous(provider, TypedData.hash(order.ask), meter);
+        next.previous = _previous(order.ask);
         _expectCancelled(buyer, 1);
         escrow.open(next);
     }

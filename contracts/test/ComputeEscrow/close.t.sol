@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Ask, Bid, CloseData, IEscrowBase, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
+import {Ask, Bid, CloseData, IEscrowBase, LeaseKey, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
 import {TypedData} from "../support/TypedData.sol";
 
@@ -86,7 +86,7 @@ contract CloseTest is EscrowTest {
     /// @dev A bad signature recovers to zero: a number made with meter zero must not let it pass for one.
     function test_bad_signature_is_not_meter_zero() public {
         CloseData memory data = _data(0);
-        data.leaseNo = bytes16(keccak256(abi.encode(data.ordersHash, address(0))));
+        data.leaseNo = bytes16(keccak256(abi.encode(data.termsHash, address(0))));
         (bytes32 r, bytes32 vs) = _compact(witnessKey, TypedData.close(data));
         _expect(IEscrowBase.NotMeter.selector, address(0));
         escrow.close(data, r, 0, r, vs);
@@ -94,16 +94,17 @@ contract CloseTest is EscrowTest {
 
     function test_every_member_is_signed() public {
         vm.warp(_start + 1000);
-        for (uint256 i = 0; i < 7; i++) {
+        for (uint256 i = 0; i < 8; i++) {
             CloseData memory signed = _dataOfCounted(1000, 10, 10);
             CloseData memory sent = _dataOfCounted(1000, 10, 10);
             if (i == 0) sent.buyer = stranger;
             if (i == 1) sent.provider = stranger;
             if (i == 2) sent.leaseNo = _no;
-            if (i == 3) sent.ordersHash = keccak256("orders");
+            if (i == 3) sent.termsHash = keccak256("terms");
             if (i == 4) sent.ms++;
             if (i == 5) sent.egressMib++;
             if (i == 6) sent.units++;
+            if (i == 7) sent.again = true;
             vm.expectPartialRevert(IEscrowBase.NotMeter.selector);
             _closeBy(sent, signed, meterKey, witnessKey);
         }
@@ -157,7 +158,7 @@ contract CloseTest is EscrowTest {
         _closeNow(_data(50_000));
         vm.warp(_start + 100_000);
         _expectNotOpen(_no, LeaseState.Closed);
-        escrow.refund(buyer, provider, witness, _no);
+        escrow.refund(_key(_no));
     }
 
     /* CLOSE: DONE */
@@ -188,7 +189,7 @@ contract CloseTest is EscrowTest {
     function test_close_of_a_stopped_lease() public {
         vm.warp(_start + 100);
         vm.prank(buyer);
-        escrow.stop(buyer, provider, witness, _no);
+        escrow.stop(_key(_no), false);
         vm.warp(_start + 200);
         _closeNow(_data(150_000)); // beyond the end: paid as the end
         assertEq(_lease(_no).usedMs, 100_000);
@@ -223,7 +224,7 @@ contract CloseTest is EscrowTest {
         uint256 released = _lease(_no).released;
         assertEq(escrow.balanceOf(buyer) + released, owned);
         assertEq(escrow.balanceOf(provider) + escrow.feesOf(provider), released);
-        uint256 paid = ms < 4_200_000 ? ms : 4_200_000;
+        uint256 paid = ms < 3_600_000 ? ms : 3_600_000;
         assertEq(released, uint256(2.5e12) * paid * 1e18 / 3.6e18);
     }
 
@@ -231,7 +232,7 @@ contract CloseTest is EscrowTest {
 
     function test_refund_of_nothing() public {
         _expectNotOpen(_no, LeaseState.None);
-        escrow.refund(stranger, provider, witness, _no);
+        escrow.refund(LeaseKey(stranger, provider, witness, _no));
     }
 
     function test_refund_before_the_window_is_over() public {
@@ -240,21 +241,21 @@ contract CloseTest is EscrowTest {
         for (uint256 i = 0; i < 3; i++) {
             vm.warp(times[i]);
             _expect(IEscrowBase.RefundTooEarly.selector, deadline, times[i]);
-            escrow.refund(buyer, provider, witness, _no);
+            escrow.refund(_key(_no));
         }
         vm.warp(deadline + 1);
-        escrow.refund(buyer, provider, witness, _no);
+        escrow.refund(_key(_no));
     }
 
     function test_refund_after_a_stop_counts_from_the_stop() public {
         vm.warp(_start + 100);
         vm.prank(provider);
-        escrow.stop(buyer, provider, witness, _no);
+        escrow.stop(_key(_no), false);
         vm.warp(_start + 100 + SETTLE_WINDOW);
         _expect(IEscrowBase.RefundTooEarly.selector, block.timestamp, block.timestamp);
-        escrow.refund(buyer, provider, witness, _no);
+        escrow.refund(_key(_no));
         vm.warp(_start + 101 + SETTLE_WINDOW);
-        escrow.refund(buyer, provider, witness, _no);
+        escrow.refund(_key(_no));
     }
 
     function test_refund_returns_what_was_not_earned() public {
@@ -267,7 +268,7 @@ contract CloseTest is EscrowTest {
         vm.expectEmit(address(escrow));
         emit IEscrowBase.Closed(_countedNo, buyer, provider, 1_440_000, 2.08e18, locked);
         vm.prank(stranger);
-        escrow.refund(buyer, provider, witness, _countedNo);
+        escrow.refund(_key(_countedNo));
         _assertState(_countedNo, LeaseState.Closed);
         assertEq(_lease(_countedNo).released, 2.08e18);
         assertEq(_lease(_countedNo).locked, 0);

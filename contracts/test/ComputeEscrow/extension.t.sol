@@ -3,7 +3,6 @@ pragma solidity 0.8.30;
 
 import {IERC5267} from "@openzeppelin/contracts/interfaces/IERC5267.sol";
 
-import {Terms} from "../../src/escrow/Ledger.sol";
 import {
     Ask,
     Bid,
@@ -11,7 +10,9 @@ import {
     IEscrowBase,
     IEscrowCore,
     IEscrowExtension,
-    LeaseOrders
+    Numbered,
+    Relay,
+    Terms
 } from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
 import {newEscrow} from "../support/Shipped.sol";
@@ -46,15 +47,15 @@ contract ExtensionTest is EscrowTest {
     function _coreSelectors() private pure returns (bytes4[19] memory) {
         return [
             IEscrowCore.deposit.selector,
-            IEscrowCore.depositWithPermit.selector,
             IEscrowCore.withdraw.selector,
             IEscrowCore.open.selector,
             IEscrowCore.openAll.selector,
             IEscrowCore.openBatch.selector,
             IEscrowCore.settle.selector,
-            IEscrowCore.settleMetered.selector,
+            IEscrowExtension.settleMetered.selector,
             IEscrowCore.stop.selector,
             IEscrowCore.stopBySignature.selector,
+            IEscrowCore.free.selector,
             IEscrowCore.close.selector,
             IEscrowCore.refund.selector,
             IEscrowCore.balanceOf.selector,
@@ -67,34 +68,47 @@ contract ExtensionTest is EscrowTest {
         ];
     }
 
-    function _viewSelectors() private pure returns (bytes4[12] memory) {
+    function _viewSelectors() private pure returns (bytes4[16] memory) {
         return [
             IEscrowExtension.feesOf.selector,
             IEscrowExtension.capacityUsed.selector,
             IEscrowExtension.lease.selector,
             IEscrowExtension.counted.selector,
-            IEscrowExtension.orderState.selector,
-            IEscrowExtension.ordersFrom.selector,
+            IEscrowExtension.purse.selector,
+            IEscrowExtension.purseOf.selector,
+            IEscrowExtension.saltState.selector,
+            IEscrowExtension.saltsFrom.selector,
+            IEscrowExtension.terms.selector,
             IEscrowExtension.bidRecord.selector,
             IEscrowExtension.hashAsk.selector,
             IEscrowExtension.hashBid.selector,
             IEscrowExtension.hashQuote.selector,
+            IEscrowExtension.hashPrices.selector,
             IEscrowExtension.leaseNoOf.selector,
             IEscrowExtension.cost.selector
         ];
     }
 
     /// @dev A call of every function of the extension that writes.
-    function _writes() private view returns (bytes[5] memory) {
+    function _writes() private view returns (bytes[14] memory) {
         (Ask memory ask, Bid memory bid) = _lastingOrders();
-        LeaseOrders memory orders = _leaseOrders(ask, bid);
         bytes32 zero;
+        Relay memory relay;
         return [
+            abi.encodeCall(escrow.depositFor, (buyer, 1)),
+            abi.encodeCall(escrow.depositWithPermit, (1, 1, 27, zero, zero)),
             abi.encodeCall(escrow.depositWithAuthorization, (buyer, 1, 0, 1, zero, 27, zero, zero)),
             abi.encodeCall(escrow.depositWithPermit2, (buyer, 1, 0, 1, "")),
+            abi.encodeCall(escrow.withdrawBySignature, (buyer, buyer, 1, relay, "")),
             abi.encodeCall(escrow.collectFees, (new address[](0))),
-            abi.encodeCall(escrow.cancel, (buyer, 1, false, "")),
-            abi.encodeCall(escrow.topUp, (orders, bid, 0, 60))
+            abi.encodeCall(escrow.multicall, (new bytes[](0))),
+            abi.encodeCall(escrow.createPurse, (stranger, 1, type(uint40).max, 0)),
+            abi.encodeCall(escrow.fundPurse, (stranger, 1)),
+            abi.encodeCall(escrow.sweepPurse, (stranger, 1)),
+            abi.encodeCall(escrow.expirePurse, (stranger, 1)),
+            abi.encodeCall(escrow.cancel, (buyer, Numbered.Orders, 1, false, "")),
+            abi.encodeCall(escrow.topUp, (ask, bid, zero, 0, 60)),
+            abi.encodeCall(escrow.topUpBySignature, (ask, bid, zero, 0, 60, relay, ""))
         ];
     }
 
@@ -108,12 +122,12 @@ contract ExtensionTest is EscrowTest {
         assertEq(core, type(IEscrowCore).interfaceId);
 
         bytes4 extension;
-        bytes4[12] memory viewSelectors = _viewSelectors();
-        for (uint256 i = 0; i < 12; i++) {
+        bytes4[16] memory viewSelectors = _viewSelectors();
+        for (uint256 i = 0; i < 16; i++) {
             extension ^= viewSelectors[i];
         }
-        bytes[5] memory writes = _writes();
-        for (uint256 i = 0; i < 5; i++) {
+        bytes[14] memory writes = _writes();
+        for (uint256 i = 0; i < 14; i++) {
             extension ^= bytes4(writes[i]);
         }
         assertEq(extension, type(IEscrowExtension).interfaceId);
@@ -140,42 +154,42 @@ contract ExtensionTest is EscrowTest {
     function test_extension_alone_answers_the_rest() public {
         bytes memory code = _extension.code;
         vm.etch(_extension, address(new Echo()).code);
-        bytes4[12] memory views = _viewSelectors();
-        for (uint256 i = 0; i < 12; i++) {
+        bytes4[16] memory views = _viewSelectors();
+        for (uint256 i = 0; i < 16; i++) {
             _assertEchoes(views[i]);
         }
-        bytes[5] memory writes = _writes();
-        for (uint256 i = 0; i < 5; i++) {
+        bytes[14] memory writes = _writes();
+        for (uint256 i = 0; i < 14; i++) {
             _assertEchoes(bytes4(writes[i]));
         }
         vm.etch(_extension, code);
-        assertEq(escrow.ordersFrom(buyer), 0);
+        assertEq(escrow.saltsFrom(buyer, Numbered.Orders), 0);
     }
 
     function test_errors_and_answers_come_through_whole() public {
         vm.expectRevert(abi.encodeWithSelector(IEscrowBase.InvalidSignature.selector, buyer));
-        escrow.cancel(buyer, 1, false, "");
+        escrow.cancel(buyer, Numbered.Orders, 1, false, "");
         (Ask memory ask,) = _lastingOrders();
         assertEq(escrow.hashAsk(ask), TypedData.hash(ask));
-        assertEq(escrow.lease(buyer, provider, witness, bytes16(0)).locked, 0);
+        assertEq(escrow.lease(_key(bytes16(0))).locked, 0);
     }
 
     function test_sender_is_who_called_the_escrow() public {
         vm.prank(buyer);
-        escrow.cancel(buyer, 1, false, "");
-        (, bool cancelled) = escrow.orderState(buyer, 1);
+        escrow.cancel(buyer, Numbered.Orders, 1, false, "");
+        (, bool cancelled) = escrow.saltState(buyer, Numbered.Orders, 1);
         assertTrue(cancelled);
-        (, cancelled) = IComputeEscrow(_extension).orderState(buyer, 1);
+        (, cancelled) = IComputeEscrow(_extension).saltState(buyer, Numbered.Orders, 1);
         assertFalse(cancelled, "the extension's own storage stays empty");
     }
 
     /* THE EXTENSION ALONE */
 
     function test_extension_refuses_to_write_at_its_own_address() public {
-        bytes memory refusal = abi.encodeWithSelector(IEscrowBase.NotTheEscrow.selector, address(escrow), _extension);
+        bytes memory refusal = abi.encodeWithSelector(IEscrowBase.NotTheEscrow.selector, _extension);
         address[4] memory senders = [buyer, provider, stranger, address(escrow)];
-        bytes[5] memory writes = _writes();
-        for (uint256 i = 0; i < 5; i++) {
+        bytes[14] memory writes = _writes();
+        for (uint256 i = 0; i < 14; i++) {
             for (uint256 j = 0; j < 4; j++) {
                 vm.prank(senders[j]);
                 (bool ok, bytes memory answer) = _extension.call(writes[i]);
@@ -185,16 +199,21 @@ contract ExtensionTest is EscrowTest {
         }
     }
 
-    function test_extension_refuses_to_write_for_another_contract() public {
+    /// @dev Another contract that runs the code writes to storage of its own, and signatures for the escrow are not for it.
+    function test_code_run_by_another_contract_does_nothing_to_the_escrow() public {
         Borrower borrower = new Borrower();
-        bytes memory refusal =
-            abi.encodeWithSelector(IEscrowBase.NotTheEscrow.selector, address(escrow), address(borrower));
-        bytes[5] memory writes = _writes();
-        for (uint256 i = 0; i < 5; i++) {
-            (bool ok, bytes memory answer) = borrower.run(_extension, writes[i]);
-            assertFalse(ok);
-            assertEq(answer, refusal);
-        }
+        vm.prank(buyer);
+        (bool ok,) = borrower.run(_extension, abi.encodeCall(escrow.cancel, (buyer, Numbered.Orders, 1, true, "")));
+        assertTrue(ok);
+        assertEq(escrow.saltsFrom(buyer, Numbered.Orders), 0);
+        bytes memory signature = _sign(buyerKey, TypedData.cancel(buyer, Numbered.Orders, 1, true));
+        (ok,) = borrower.run(_extension, abi.encodeCall(escrow.cancel, (buyer, Numbered.Orders, 1, true, signature)));
+        assertFalse(ok);
+        Relay memory relay = Relay(1, type(uint40).max, address(0), 0);
+        signature = _sign(buyerKey, TypedData.withdraw(buyer, stranger, 1, relay));
+        bytes memory call = abi.encodeCall(escrow.withdrawBySignature, (buyer, stranger, 1, relay, signature));
+        (ok,) = borrower.run(_extension, call);
+        assertFalse(ok);
     }
 
     function test_extension_has_nothing_of_the_core() public {
@@ -258,11 +277,11 @@ contract ExtensionTest is EscrowTest {
         (ask.maxFeeBps, bid.maxFeeBps, bid.budget) = (1000, 1000, uint128(100 * unit));
         _fund(plain, buyer, 10 * unit);
         bytes16 leaseNo = escrow.open(_match(ask, bid));
-        uint256 lock = (2.5e12 * 4200 * unit + 3.6e15 - 1) / 3.6e15;
+        uint256 lock = (2.5e12 * 3600 * unit + 3.6e15 - 1) / 3.6e15;
         assertEq(_lease(leaseNo).locked, lock);
         vm.prank(buyer);
-        escrow.topUp(_leaseOrders(ask, bid), bid, 0, 120);
-        lock = (2.5e12 * 4320 * unit + 3.6e15 - 1) / 3.6e15;
+        escrow.topUp(ask, bid, TypedData.hash(ask.floor), 0, 120);
+        lock = (2.5e12 * 3720 * unit + 3.6e15 - 1) / 3.6e15;
         assertEq(_lease(leaseNo).locked, lock);
         assertEq(escrow.balanceOf(buyer), 10 * unit - lock);
         uint256 last = block.timestamp + 4320 + escrow.settleWindow();
@@ -305,23 +324,26 @@ contract ExtensionTest is EscrowTest {
     /// @dev The extension's code takes signatures for the escrow, not for itself.
     function test_signature_for_the_extensions_address_is_refused() public {
         bytes32 domain = TypedData.domain(block.chainid, _extension);
-        (uint8 v, bytes32 r, bytes32 s) = vm.sign(buyerKey, TypedData.digest(domain, TypedData.cancel(buyer, 1, false)));
+        (uint8 v, bytes32 r, bytes32 s) =
+            vm.sign(buyerKey, TypedData.digest(domain, TypedData.cancel(buyer, Numbered.Orders, 1, false)));
         _expect(IEscrowBase.InvalidSignature.selector, buyer);
-        escrow.cancel(buyer, 1, false, abi.encodePacked(r, s, v));
+        escrow.cancel(buyer, Numbered.Orders, 1, false, abi.encodePacked(r, s, v));
     }
 
     /// @dev Invariant 10, in both codes.
     function testFuzz_domain_follows_the_chain(uint64 chainId) public {
         vm.assume(chainId != block.chainid && chainId > 0);
-        bytes memory before = _sign(buyerKey, TypedData.cancel(buyer, 1, false));
+        bytes memory before = _sign(buyerKey, TypedData.cancel(buyer, Numbered.Orders, 1, false));
         vm.chainId(chainId);
         assertEq(escrow.domainSeparator(), TypedData.domain(chainId, address(escrow)));
         (,,, uint256 described,,,) = IERC5267(address(escrow)).eip712Domain();
         assertEq(described, chainId);
         _expect(IEscrowBase.InvalidSignature.selector, buyer);
-        escrow.cancel(buyer, 1, false, before);
-        escrow.cancel(buyer, 1, false, _sign(buyerKey, TypedData.cancel(buyer, 1, false)));
-        (, bool cancelled) = escrow.orderState(buyer, 1);
+        escrow.cancel(buyer, Numbered.Orders, 1, false, before);
+        escrow.cancel(
+            buyer, Numbered.Orders, 1, false, _sign(buyerKey, TypedData.cancel(buyer, Numbered.Orders, 1, false))
+        );
+        (, bool cancelled) = escrow.saltState(buyer, Numbered.Orders, 1);
         assertTrue(cancelled);
     }
 }

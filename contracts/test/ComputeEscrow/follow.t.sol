@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Ask, Bid, IEscrowBase, Match, Previous} from "../../src/interfaces/IComputeEscrow.sol";
+import {Ask, Bid, CloseData, IEscrowBase, Match} from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
 import {TypedData} from "../support/TypedData.sol";
 
@@ -30,7 +30,7 @@ contract FollowTest is EscrowTest {
 
     function _orderOf(uint256 n, uint256 previous) private view returns (Match memory order) {
         order = _match(_askOf(n), _theBid());
-        if (previous > 0) order.previous = Previous(provider, TypedData.hash(_askOf(previous)), meter);
+        if (previous > 0) order.previous = _previous(_askOf(previous));
     }
 
     function _leaseNoOf(uint256 n) private view returns (bytes16) {
@@ -39,19 +39,44 @@ contract FollowTest is EscrowTest {
 
     function _stopNow(uint256 n) private {
         vm.prank(witness);
-        escrow.stop(buyer, provider, witness, _leaseNoOf(n));
+        escrow.stop(_key(_leaseNoOf(n)), true);
     }
 
     /* REFUSED */
 
-    function test_running_lease_cannot_be_followed() public {
+    function _refuseUnmarked(Match memory order) private {
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.NotMarkedAgain.selector, _leaseNoOf(1)));
+        escrow.open(order);
+    }
+
+    /// @dev Whoever ends a lease, only the buyer's side lets the next one have the rest of the budget.
+    function test_lease_without_the_mark_cannot_be_followed() public {
         escrow.open(_orderOf(1, 0));
         uint256 end = _lease(_leaseNoOf(1)).end;
         Match memory order = _orderOf(2, 1);
-        _expect(IEscrowBase.LeaseRunning.selector, end, block.timestamp);
-        escrow.open(order);
-        vm.warp(end - 1);
-        _expect(IEscrowBase.LeaseRunning.selector, end, end - 1);
+        uint256 snapshot = vm.snapshotState();
+        _refuseUnmarked(order); // running
+        vm.warp(end + 1);
+        _refuseUnmarked(order); // ended
+        escrow.free(_keys(_leaseNoOf(1)));
+        _refuseUnmarked(order);
+        vm.warp(end + SETTLE_WINDOW + 1);
+        escrow.refund(_key(_leaseNoOf(1)));
+        order.bid.expiry = _expiry;
+        _refuseUnmarked(order);
+        vm.revertToState(snapshot);
+
+        address[3] memory enders = [buyer, witness, provider];
+        for (uint256 i = 0; i < 3; i++) {
+            vm.prank(enders[i]);
+            escrow.stop(_key(_leaseNoOf(1)), false);
+            _refuseUnmarked(order);
+            vm.revertToState(snapshot);
+        }
+        _close(_askOf(1), _theBid(), 0, 0, 0);
+        _refuseUnmarked(order);
+        vm.prank(witness);
+        escrow.stop(_key(_leaseNoOf(1)), true);
         escrow.open(order);
     }
 
@@ -95,9 +120,11 @@ contract FollowTest is EscrowTest {
     function test_budget_spent_by_earlier_leases() public {
         escrow.open(_orderOf(1, 0)); // an hour: 2.5 of the budget's 4
         vm.warp(block.timestamp + 3600);
+        _stopNow(1);
         escrow.open(_orderOf(2, 1)); // what 1.5 funds: 2160 s
         assertEq(_lease(_leaseNoOf(2)).fundedSeconds, 2160);
         vm.warp(block.timestamp + 2160);
+        _stopNow(2);
         Match memory order = _orderOf(3, 2);
         uint256 least = (uint256(2.5e18) * 60 + 3599) / 3600;
         _expect(IEscrowBase.BudgetTooSmall.selector, least, 0);
@@ -121,18 +148,54 @@ contract FollowTest is EscrowTest {
     function test_closed_lease_counts_what_it_paid() public {
         escrow.open(_orderOf(1, 0));
         vm.warp(block.timestamp + 1440);
-        _close(_askOf(1), _theBid(), 720_000, 0, 0);
+        CloseData memory data = _closeData(_askOf(1), _theBid(), 720_000, 0, 0);
+        data.again = true;
+        _close(data);
         escrow.open(_orderOf(2, 1));
         (, uint128 spent) = escrow.bidRecord(TypedData.hash(_theBid()), 0);
         assertEq(spent, 0.5e18);
     }
 
-    function test_ended_lease_can_be_followed_unstopped() public {
+    function test_ended_lease_counts_all_that_it_may_still_pay() public {
         escrow.open(_orderOf(1, 0));
         vm.warp(block.timestamp + 3600);
+        escrow.free(_keys(_leaseNoOf(1)));
+        _stopNow(1);
         escrow.open(_orderOf(2, 1));
         (, uint128 spent) = escrow.bidRecord(TypedData.hash(_theBid()), 0);
         assertEq(spent, 2.5e18);
+    }
+
+    /// @dev Marked late, after the refund: by then it is known what the lease came to.
+    function test_refunded_lease_counts_what_it_paid() public {
+        escrow.open(_orderOf(1, 0));
+        vm.warp(block.timestamp + 3600);
+        assertTrue(_settle(_leaseNoOf(1), 720_000));
+        vm.warp(block.timestamp + SETTLE_WINDOW + 1);
+        escrow.refund(_key(_leaseNoOf(1)));
+        _stopNow(1);
+        escrow.open(_orderOf(2, 1));
+        (, uint128 spent) = escrow.bidRecord(TypedData.hash(_theBid()), 0);
+        assertEq(spent, 0.5e18);
+        assertEq(_lease(_leaseNoOf(2)).locked, 2.5e18);
+    }
+
+    /// @dev The same ask follows itself only at another price.
+    function test_lease_of_the_same_terms_cannot_be_opened_twice() public {
+        escrow.open(_orderOf(1, 0));
+        _stopNow(1);
+        Match memory order = _orderOf(1, 1);
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.LeaseExists.selector, _leaseNoOf(1)));
+        escrow.open(order);
+    }
+
+    function test_lease_of_other_prices_cannot_be_followed() public {
+        escrow.open(_orderOf(1, 0));
+        _stopNow(1);
+        Match memory order = _orderOf(2, 1);
+        order.previous.pricesHash = keccak256("prices");
+        vm.expectPartialRevert(IEscrowBase.UnknownLease.selector);
+        escrow.open(order);
     }
 
     function test_first_lease_leaves_no_record() public {
@@ -163,7 +226,7 @@ contract FollowTest is EscrowTest {
             uint64 ms = uint64(block.timestamp - _lease(_leaseNoOf(opened)).start) * 1000;
             if (ends[i] % 3 == 0) _settle(_leaseNoOf(opened), ms);
             if (ends[i] % 2 == 0) _close(_askOf(opened), _theBid(), ms, 0, 0);
-            else _stopNow(opened);
+            _stopNow(opened);
         }
         uint256 paid = 0;
         for (uint256 i = 1; i <= opened; i++) {

@@ -6,8 +6,8 @@ import {EscrowTest} from "../support/EscrowTest.sol";
 
 /// @notice Whole lives of leases, from deposit to withdrawal.
 contract LifeTest is EscrowTest {
-    /// @dev Rate 2.5e12 (2.5 tokens an hour); funded an hour and ten minutes.
-    uint256 internal constant LOCK = (uint256(2.5e18) * 4200) / 3600 + 1; // 2.91666…: rounded up
+    /// @dev Rate 2.5e12 (2.5 tokens an hour); paid for an hour, with ten more minutes to start in.
+    uint256 internal constant LOCK = 2.5e18;
 
     function _one(bytes16 leaseNo) private pure returns (bytes16[] memory leaseNos) {
         leaseNos = new bytes16[](1);
@@ -57,7 +57,7 @@ contract LifeTest is EscrowTest {
         bytes16 leaseNo = _open();
         vm.warp(block.timestamp + 100);
         vm.prank(buyer);
-        escrow.stop(buyer, provider, witness, leaseNo);
+        escrow.stop(_key(leaseNo), false);
         _assertState(leaseNo, LeaseState.Stopped);
         assertEq(_lease(leaseNo).fundedSeconds, 100);
         _assertConserved(_one(leaseNo));
@@ -68,7 +68,7 @@ contract LifeTest is EscrowTest {
 
         vm.warp(block.timestamp + 1);
         vm.prank(stranger);
-        escrow.refund(buyer, provider, witness, leaseNo);
+        escrow.refund(_key(leaseNo));
         _assertState(leaseNo, LeaseState.Closed);
         assertEq(escrow.balanceOf(buyer), FUNDS - 0.0625e18);
         assertEq(escrow.capacityUsed(provider, 7), 0);

@@ -8,6 +8,7 @@ import {
     IEscrowBase,
     Lease,
     LeaseState,
+    LeaseTerms,
     Match,
     Prices,
     TierLimit
@@ -134,12 +135,8 @@ contract OpenTest is EscrowTest {
 
     function test_gpu_sizes_that_are_no_share_and_not_whole() public {
         Bid memory bid = _bid();
-        bid.gpuMilli = 0;
-        Match memory order = _match(_ask(), bid);
-        _expect(IEscrowBase.InvalidGpuSize.selector, bytes32(0));
-        escrow.open(order);
         bid.gpuMilli = 1500;
-        order = _match(_ask(), bid);
+        Match memory order = _match(_ask(), bid);
         _expect(IEscrowBase.InvalidGpuSize.selector, bytes32(uint256(1500)));
         escrow.open(order);
     }
@@ -148,10 +145,10 @@ contract OpenTest is EscrowTest {
         (Ask memory ask, Bid memory bid) = (_ask(), _bid());
         bid.gpuMilli = 999;
         ask.flags = 1;
-        _refuse(ask, bid, IEscrowBase.ShareNotAccepted.selector, 1, 0);
+        _refuse(ask, bid, IEscrowBase.FlagNotAccepted.selector, 1, 0);
         (ask.flags, bid.flags) = (2, 3);
-        _refuse(ask, bid, IEscrowBase.ShareNotAccepted.selector, 2, 3);
-        ask.flags = 0xffff;
+        _refuse(ask, bid, IEscrowBase.FlagNotAccepted.selector, 2, 3);
+        (ask.flags, bid.flags) = (0xffff, 0xffff);
         escrow.open(_match(ask, bid));
     }
 
@@ -202,7 +199,7 @@ contract OpenTest is EscrowTest {
     /// @dev One resource of the least size is enough for a lease to have counted ones.
     function test_either_counted_resource_is_counted() public {
         (Ask memory ask, Bid memory bid) = _countedOrders();
-        uint256 time = (uint256(2.5e18) * 4200 + 3599) / 3600;
+        uint256 time = 2.5e18;
         (bid.egressMib, bid.units) = (1, 0);
         bytes16 leaseNo = escrow.open(_match(ask, bid));
         assertTrue(_lease(leaseNo).hasCounted);
@@ -283,7 +280,7 @@ contract OpenTest is EscrowTest {
 
     function test_budget_that_cannot_fund_the_least_time() public {
         (Ask memory ask, Bid memory bid) = (_ask(), _bid());
-        uint256 least = (uint256(2.5e18) * 660 + 3599) / 3600; // 60 s and the start allowance
+        uint256 least = (uint256(2.5e18) * 60 + 3599) / 3600; // the start limit costs nothing
         bid.budget = uint128(least - 1);
         _refuse(ask, bid, IEscrowBase.BudgetTooSmall.selector, least, least - 1);
         bid.budget = uint128(least);
@@ -304,7 +301,7 @@ contract OpenTest is EscrowTest {
         (Ask memory ask, Bid memory bid) = _countedOrders();
         bid.budget = 5.8e18 - 1;
         _refuse(ask, bid, IEscrowBase.BudgetTooSmall.selector, 5.8e18, 5.8e18 - 1);
-        uint256 least = (uint256(2.5e18) * 660 + 3599) / 3600 + 5.8e18;
+        uint256 least = (uint256(2.5e18) * 60 + 3599) / 3600 + 5.8e18;
         bid.budget = uint128(least - 1);
         _refuse(ask, bid, IEscrowBase.BudgetTooSmall.selector, least, least - 1);
     }
@@ -320,7 +317,7 @@ contract OpenTest is EscrowTest {
         bytes16 leaseNo = _leaseNo(_ask(), _bid());
         vm.prank(buyer);
         escrow.withdraw(buyer, FUNDS - 1);
-        uint256 lock = uint256(2.5e18) * 4200 / 3600 + 1;
+        uint256 lock = 2.5e18;
         _refuse(_ask(), _bid(), IEscrowBase.InsufficientBalance.selector, 1, lock);
         _assertState(leaseNo, LeaseState.None);
         assertFalse(_isUsed(buyer, 1));
@@ -341,9 +338,7 @@ contract OpenTest is EscrowTest {
         _close(order.ask, order.bid, 0, 0, 0);
         vm.expectRevert(abi.encodeWithSelector(IEscrowBase.LeaseExists.selector, leaseNo));
         escrow.open(order);
-        order.previous.provider = provider;
-        order.previous.askHash = TypedData.hash(order.ask);
-        order.previous.meter = meter;
+        order.previous = _previous(order.ask);
         vm.expectRevert(abi.encodeWithSelector(IEscrowBase.LeaseExists.selector, leaseNo));
         escrow.open(order);
     }
@@ -379,25 +374,31 @@ contract OpenTest is EscrowTest {
 
     function test_opened_lease_has_the_orders_terms() public {
         (Ask memory ask, Bid memory bid) = (_ask(), _bid());
+        bid.maxSeconds = 3599; // costs no whole number of atoms
         bytes16 leaseNo = _leaseNo(ask, bid);
-        uint256 lock = uint256(2.5e18) * 4200 / 3600 + 1;
-        uint40 end = uint40(block.timestamp + 4200);
+        uint256 lock = uint256(2.5e18) * 3599 / 3600 + 1;
+        uint40 end = uint40(block.timestamp + 4199);
         vm.expectEmit(address(escrow));
         emit IEscrowBase.Opened(
             leaseNo,
             buyer,
             provider,
-            witness,
-            meter,
-            TypedData.hash(bid),
-            TypedData.hash(ask),
-            2.5e12,
-            1000,
-            7,
-            end,
-            4200,
-            lock,
-            1
+            LeaseTerms({
+                witness: witness,
+                meter: meter,
+                bidHash: TypedData.hash(bid),
+                askHash: TypedData.hash(ask),
+                pricesHash: TypedData.hash(ask.floor),
+                rate: 2.5e12,
+                gpuMilli: 1000,
+                node: 7,
+                seat: 0,
+                end: end,
+                funded: 4199,
+                startSeconds: 600,
+                locked: lock,
+                bidSalt: 1
+            })
         );
         vm.recordLogs();
         vm.prank(stranger);
@@ -407,11 +408,13 @@ contract OpenTest is EscrowTest {
         Lease memory lease = _lease(leaseNo);
         assertEq(uint256(lease.state), uint256(LeaseState.Active));
         assertFalse(lease.hasCounted);
+        assertFalse(lease.again);
         assertEq(lease.rate, 2.5e12);
         assertEq(lease.usedMs, 0);
         assertEq(lease.start, block.timestamp);
         assertEq(lease.end, end);
-        assertEq(lease.fundedSeconds, 4200);
+        assertEq(lease.fundedSeconds, 4199);
+        assertEq(lease.startSeconds, 600);
         assertEq(lease.gpuMilli, 1000);
         assertEq(lease.node, 7);
         assertEq(lease.released, 0);
@@ -464,18 +467,20 @@ contract OpenTest is EscrowTest {
         bid.limits[0].rate = 1e15;
         bid.maxSeconds = uint32(bound(maxSeconds, 60, 24 hours));
         uint256 rate = uint256(ask.floor.gpuHour) * 1000;
-        uint256 least = (rate * 660_000 + 3.6e18 - 1) / 3.6e18 * 1e18 + 1e18;
+        uint256 least = (rate * 60_000 + 3.6e18 - 1) / 3.6e18 * 1e18 + 1e18;
         bid.budget = uint128(bound(budget, least, 100_000_000e18));
         _fund(buyer, 100_000_000e18);
         uint256 before = escrow.balanceOf(buyer);
         Lease memory lease = _lease(escrow.open(_match(ask, bid)));
         assertLe(lease.locked, bid.budget);
         assertEq(escrow.balanceOf(buyer), before - lease.locked);
-        assertGe(lease.locked, escrow.cost(lease.rate, uint64(lease.fundedSeconds) * 1000));
-        uint256 whole = uint256(bid.maxSeconds) + 600;
-        assertLe(lease.fundedSeconds, whole);
-        if (lease.fundedSeconds < whole) {
-            uint256 next = uint256(lease.rate) * (uint256(lease.fundedSeconds) + 1) * 1000 * 1e18;
+        assertEq(lease.startSeconds, 600);
+        uint256 paid = lease.fundedSeconds - 600;
+        assertGe(lease.locked, escrow.cost(lease.rate, uint64(paid) * 1000));
+        assertLe(lease.locked, escrow.cost(lease.rate, uint64(paid) * 1000) + 1);
+        assertLe(paid, bid.maxSeconds);
+        if (paid < bid.maxSeconds) {
+            uint256 next = uint256(lease.rate) * (paid + 1) * 1000 * 1e18;
             assertGt(next, uint256(bid.budget) * 3.6e18, "one more second would have been affordable");
         }
     }
@@ -493,11 +498,11 @@ contract OpenTest is EscrowTest {
         (Ask memory ask, Bid memory bid) = (_ask(), _bid());
         ask.floor.gpuHour = 0;
         (ask.maxSeconds, bid.maxSeconds) = (type(uint32).max, type(uint32).max);
-        ask.startLimitSeconds = 100;
+        (ask.startLimitSeconds, bid.maxStartSeconds) = (type(uint16).max, type(uint16).max);
         bytes16 leaseNo = escrow.open(_match(ask, bid));
-        assertEq(_lease(leaseNo).fundedSeconds, 1_000_000_000);
-        vm.warp(block.timestamp + 1_000_000_000);
-        assertTrue(_settle(leaseNo, 1_000_000_000_000));
+        assertEq(_lease(leaseNo).fundedSeconds, 1_000_000_000 + 65_535);
+        vm.warp(block.timestamp + 1_000_000_000 + 65_535);
+        assertTrue(_settle(leaseNo, 1_000_000_000_000 + 65_535_000));
         assertEq(_lease(leaseNo).usedMs, 1_000_000_000_000);
     }
 }

@@ -3,7 +3,7 @@ pragma solidity 0.8.30;
 
 import {Vm} from "forge-std/Vm.sol";
 
-import {Ask, Bid, IEscrowBase, LeaseState, Match, Previous} from "../../src/interfaces/IComputeEscrow.sol";
+import {Ask, Bid, CloseData, IEscrowBase, LeaseState, LeaseTerms, Match} from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
 import {TypedData} from "../support/TypedData.sol";
 
@@ -30,7 +30,7 @@ contract OpenAllTest is EscrowTest {
 
     function _nextOf(uint256 n, uint16 seat, uint256 previous) private view returns (Match memory order) {
         order = _seatOf(n, seat);
-        order.previous = Previous(provider, TypedData.hash(_askOf(previous)), meter);
+        order.previous = _previous(_askOf(previous));
     }
 
     /// @dev A match for every seat: the n-th ask in seat n - 1.
@@ -41,13 +41,19 @@ contract OpenAllTest is EscrowTest {
         }
     }
 
-    function _leaseNoOf(uint256 n) private view returns (bytes16) {
-        return _leaseNo(_askOf(n), _theBid());
+    function _leaseNoOf(uint256 n, uint16 seat) private view returns (bytes16) {
+        Ask memory ask = _askOf(n);
+        return _leaseNo(ask, _theBid(), ask.floor, seat);
     }
 
-    function _stopNow(uint256 n) private {
+    /// @dev The n-th ask's lease in the seat that `_gang` gives it.
+    function _leaseNoOf(uint256 n) private view returns (bytes16) {
+        return _leaseNoOf(n, uint16(n - 1));
+    }
+
+    function _stopNow(bytes16 leaseNo) private {
         vm.prank(witness);
-        escrow.stop(buyer, provider, witness, _leaseNoOf(n));
+        escrow.stop(_key(leaseNo), true);
     }
 
     function _assertRecord(uint16 seat, bytes16 latest, uint256 spent) private view {
@@ -117,22 +123,21 @@ contract OpenAllTest is EscrowTest {
 
     function test_all_seats_open_at_once() public {
         Match[] memory orders = _gang();
-        bytes32 bidHash = TypedData.hash(_theBid());
         vm.recordLogs();
         escrow.openAll(orders);
         Vm.Log[] memory logs = vm.getRecordedLogs();
-        assertEq(logs.length, 6, "Opened and OpenedSeat of each");
+        assertEq(logs.length, 3, "Opened of each");
         for (uint16 seat = 0; seat < 3; seat++) {
             bytes16 leaseNo = _leaseNoOf(seat + 1);
             _assertState(leaseNo, LeaseState.Active);
             assertEq(_lease(leaseNo).locked, 2.5e18);
             assertEq(escrow.capacityUsed(provider, seat + 1), 1000);
             _assertRecord(seat, leaseNo, 0);
-            Vm.Log memory log = logs[2 * seat + 1];
-            assertEq(log.topics[0], IEscrowBase.OpenedSeat.selector);
-            assertEq(log.topics[1], leaseNo);
-            assertEq(log.topics[2], bidHash);
-            assertEq(log.data, abi.encode(seat));
+            assertEq(logs[seat].topics[0], IEscrowBase.Opened.selector);
+            assertEq(logs[seat].topics[1], leaseNo);
+            LeaseTerms memory terms = abi.decode(logs[seat].data, (LeaseTerms));
+            assertEq(terms.seat, seat);
+            assertEq(terms.bidHash, TypedData.hash(_theBid()));
         }
         assertTrue(_isUsed(buyer, 1));
         assertEq(escrow.balanceOf(buyer), FUNDS - 7.5e18);
@@ -161,14 +166,14 @@ contract OpenAllTest is EscrowTest {
         Match memory order = _seatOf(2, 1);
         vm.expectRevert(abi.encodeWithSelector(IEscrowBase.SeatTaken.selector, TypedData.hash(_theBid()), uint256(1)));
         escrow.open(order);
+        order.seat = 2;
+        escrow.open(order);
+        order.seat = 1;
         vm.warp(block.timestamp + 3600);
         vm.expectPartialRevert(IEscrowBase.SeatTaken.selector); // nor when its lease has ended
         escrow.open(order);
-        order.seat = 2;
-        escrow.open(order);
     }
 
-    /// @dev A lease is of one pair of orders, whatever the seat.
     /// @dev A number is one bid's alone, however many nodes that bid and the other have.
     function test_number_of_a_bid_with_seats_opens_no_other_bid() public {
         escrow.open(_seatOf(1, 0));
@@ -191,21 +196,69 @@ contract OpenAllTest is EscrowTest {
         escrow.open(order);
     }
 
-    function test_one_ask_takes_one_seat() public {
-        escrow.open(_seatOf(1, 0));
-        Match memory order = _seatOf(1, 1);
-        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.LeaseExists.selector, _leaseNoOf(1)));
+    /// @dev A node with room for several seats needs one signed ask.
+    function test_one_ask_takes_several_seats() public {
+        Match[] memory orders = new Match[](3);
+        for (uint16 seat = 0; seat < 3; seat++) {
+            orders[seat] = _seatOf(1, seat);
+        }
+        escrow.openAll(orders);
+        for (uint16 seat = 0; seat < 3; seat++) {
+            _assertState(_leaseNoOf(1, seat), LeaseState.Active);
+            _assertRecord(seat, _leaseNoOf(1, seat), 0);
+        }
+        assertEq(escrow.capacityUsed(provider, 1), 3000);
+        assertNotEq(_leaseNoOf(1, 0), _leaseNoOf(1, 1));
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.LeaseExists.selector, _leaseNoOf(1, 1)));
+        escrow.open(orders[1]);
+    }
+
+    function test_one_ask_takes_no_more_seats_than_its_node_has_room() public {
+        Match[] memory orders = new Match[](3);
+        for (uint16 seat = 0; seat < 3; seat++) {
+            orders[seat] = _seatOf(1, seat);
+            orders[seat].ask.gpuMilli = 2000;
+            orders[seat].askSignature = _sign(providerKey, TypedData.hash(orders[seat].ask));
+        }
+        _expect(IEscrowBase.NodeFull.selector, 0, 1000);
+        escrow.openAll(orders);
+        assertEq(escrow.openBatch(orders), hex"04");
+    }
+
+    /// @dev A seat kept back for later would be a right to the buyer's budget at yesterday's price.
+    function test_first_leases_of_all_seats_open_within_ten_minutes_of_the_first() public {
+        uint256 start = block.timestamp;
+        escrow.open(_seatOf(1, 2));
+        vm.warp(start + 10 minutes);
+        escrow.open(_seatOf(2, 0));
+        vm.warp(start + 10 minutes + 1);
+        Match memory order = _seatOf(3, 1);
+        _expect(IEscrowBase.SeatsClosed.selector, start + 10 minutes, start + 10 minutes + 1);
         escrow.open(order);
+        _assertRecord(1, 0, 0);
+        vm.warp(start + 30 days);
+        order.previous = _previous(_askOf(1)); // nor as a lease that follows another seat's
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.NotLatestLease.selector, bytes16(0), _leaseNoOf(1, 1)));
+        escrow.open(order);
+    }
+
+    function test_seat_is_followed_after_the_ten_minutes() public {
+        escrow.openAll(_gang());
+        vm.warp(block.timestamp + 1 hours);
+        _stopNow(_leaseNoOf(2));
+        escrow.open(_nextOf(4, 1, 2));
+        _assertState(_leaseNoOf(4, 1), LeaseState.Active);
     }
 
     function test_seats_open_one_by_one_in_any_order() public {
         escrow.open(_seatOf(1, 2));
         _assertRecord(0, 0, 0);
-        _assertRecord(2, _leaseNoOf(1), 0);
+        _assertRecord(2, _leaseNoOf(1, 2), 0);
         escrow.open(_seatOf(2, 0));
         escrow.open(_seatOf(3, 1));
+        uint16[3] memory seats = [uint16(2), 0, 1];
         for (uint256 n = 1; n <= 3; n++) {
-            _assertState(_leaseNoOf(n), LeaseState.Active);
+            _assertState(_leaseNoOf(n, seats[n - 1]), LeaseState.Active);
         }
     }
 
@@ -232,7 +285,7 @@ contract OpenAllTest is EscrowTest {
         escrow.open(_seatOf(1, 0));
         vm.warp(block.timestamp + 3600);
         Match memory order = _nextOf(2, 1, 1);
-        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.NotLatestLease.selector, bytes16(0), _leaseNoOf(1)));
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.NotLatestLease.selector, bytes16(0), _leaseNoOf(1, 1)));
         escrow.open(order);
     }
 
@@ -240,38 +293,37 @@ contract OpenAllTest is EscrowTest {
         escrow.openAll(_gang());
         vm.warp(block.timestamp + 3600);
         Match memory order = _nextOf(4, 1, 1);
-        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.NotLatestLease.selector, _leaseNoOf(2), _leaseNoOf(1)));
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.NotLatestLease.selector, _leaseNoOf(2), _leaseNoOf(1, 1)));
         escrow.open(order);
     }
 
     function test_running_lease_of_a_seat_cannot_be_followed() public {
         escrow.openAll(_gang());
-        uint256 end = block.timestamp + 3600;
-        vm.warp(end - 1);
         Match memory order = _nextOf(4, 1, 2);
-        _expect(IEscrowBase.LeaseRunning.selector, end, end - 1);
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.NotMarkedAgain.selector, _leaseNoOf(2)));
+        escrow.open(order);
+        vm.warp(block.timestamp + 3600);
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.NotMarkedAgain.selector, _leaseNoOf(2)));
         escrow.open(order);
     }
 
     function test_only_the_latest_lease_of_a_seat_can_be_followed() public {
         escrow.openAll(_gang());
         vm.warp(block.timestamp + 600);
-        _stopNow(2);
+        _stopNow(_leaseNoOf(2));
         escrow.open(_nextOf(4, 1, 2));
         Match memory order = _nextOf(5, 1, 2);
-        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.NotLatestLease.selector, _leaseNoOf(4), _leaseNoOf(2)));
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.NotLatestLease.selector, _leaseNoOf(4, 1), _leaseNoOf(2)));
         escrow.open(order);
     }
 
     function test_seat_is_followed_within_its_part_of_the_budget() public {
         escrow.openAll(_gang()); // 2.5 of 3 locked in each seat
         vm.warp(block.timestamp + 1440);
-        _stopNow(2); // may still pay 1
-        vm.expectEmit(address(escrow));
-        emit IEscrowBase.OpenedSeat(_leaseNoOf(4), TypedData.hash(_theBid()), 1);
+        _stopNow(_leaseNoOf(2)); // may still pay 1
         escrow.open(_nextOf(4, 1, 2));
-        assertEq(_lease(_leaseNoOf(4)).locked, 2e18, "what 1 leaves of 3");
-        _assertRecord(1, _leaseNoOf(4), 1e18);
+        assertEq(_lease(_leaseNoOf(4, 1)).locked, 2e18, "what 1 leaves of 3");
+        _assertRecord(1, _leaseNoOf(4, 1), 1e18);
         _assertRecord(0, _leaseNoOf(1), 0);
         _assertRecord(2, _leaseNoOf(3), 0);
         assertEq(_lease(_leaseNoOf(1)).locked, 2.5e18);
@@ -298,9 +350,16 @@ contract OpenAllTest is EscrowTest {
 
     /// @dev Ends the n-th lease, one way or the other, and opens another in its seat where the budget allows.
     function _endAndFollow(uint256 n, bool closes, uint256 next, uint16 seat) private returns (bool ok) {
-        uint64 ms = uint64(block.timestamp - _lease(_leaseNoOf(n)).start) * 1000;
-        if (closes) _close(_askOf(n), _theBid(), ms, 0, 0);
-        else _stopNow(n);
+        bytes16 leaseNo = _leaseNoOf(n, seat);
+        uint64 ms = uint64(block.timestamp - _lease(leaseNo).start) * 1000;
+        if (closes) {
+            CloseData memory data = _closeData(_askOf(n), _theBid(), ms, 0, 0);
+            (data.leaseNo, data.again) = (leaseNo, true);
+            data.termsHash = _termsHash(_askOf(n), _theBid(), _askOf(n).floor, seat);
+            _close(data);
+        } else {
+            _stopNow(leaseNo);
+        }
         (ok,) = address(escrow).call(abi.encodeCall(escrow.open, (_nextOf(next, seat, n))));
     }
 
@@ -316,15 +375,20 @@ contract OpenAllTest is EscrowTest {
         escrow.openAll(_gang());
         uint256[4] memory latest = [uint256(1), 2, 3, 4];
         uint256 opened = _nodes;
+        bytes16[10] memory leaseNos;
+        for (uint256 n = 1; n <= opened; n++) {
+            leaseNos[n - 1] = _leaseNoOf(n);
+        }
         for (uint16 i = 0; i < 6; i++) {
             uint16 seat = i % _nodes;
             vm.warp(block.timestamp + times[i] % 3601);
             if (!_endAndFollow(latest[seat], closes[i], opened + 1, seat)) break;
+            leaseNos[opened] = _leaseNoOf(opened + 1, seat);
             latest[seat] = ++opened;
         }
         uint256 most = 0;
-        for (uint256 n = 1; n <= opened; n++) {
-            bytes16 leaseNo = _leaseNoOf(n);
+        for (uint256 n = 0; n < opened; n++) {
+            bytes16 leaseNo = leaseNos[n];
             _settle(leaseNo, uint64(_lease(leaseNo).fundedSeconds) * 1000);
             most += _lease(leaseNo).released + _lease(leaseNo).locked;
         }

@@ -3,7 +3,7 @@ pragma solidity 0.8.30;
 
 import {Vm} from "forge-std/Vm.sol";
 
-import {Ask, Bid, IEscrowBase, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
+import {Ask, Bid, IEscrowBase, LeaseState, Numbered} from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
 
 contract SettleTest is EscrowTest {
@@ -236,17 +236,17 @@ contract SettleTest is EscrowTest {
     function test_usage_beyond_the_funded_is_paid_as_the_funded() public {
         vm.warp(_start + 5000);
         vm.expectEmit(address(escrow));
-        emit IEscrowBase.Settled(provider, abi.encodePacked(_no, uint40(4_200_000)));
+        emit IEscrowBase.Settled(provider, abi.encodePacked(_no, uint40(3_600_000)));
         assertTrue(_settle(_no, 4_999_000));
-        assertEq(_lease(_no).usedMs, 4_200_000);
-        assertLe(_lease(_no).locked, 1);
+        assertEq(_lease(_no).usedMs, 3_600_000);
+        assertEq(_lease(_no).locked, 0);
         assertFalse(_settle(_no, 5_000_000), "nothing is left to earn");
     }
 
     function test_usage_after_a_stop_is_paid_up_to_it() public {
         vm.warp(_start + 100);
         vm.prank(buyer);
-        escrow.stop(buyer, provider, witness, _no);
+        escrow.stop(_key(_no), false);
         vm.warp(_start + 101);
         assertTrue(_settle(_no, 100_400), "signed a moment after the stop");
         assertEq(_lease(_no).usedMs, 100_000);
@@ -257,9 +257,9 @@ contract SettleTest is EscrowTest {
         vm.warp(_start + 100);
         bytes memory entries = _single(_entry(_no, 100_000));
         vm.startPrank(buyer);
-        escrow.stop(buyer, provider, witness, _no);
-        escrow.cancel(buyer, 1, false, "");
-        escrow.cancel(buyer, 1000, true, "");
+        escrow.stop(_key(_no), false);
+        escrow.cancel(buyer, Numbered.Orders, 1, false, "");
+        escrow.cancel(buyer, Numbered.Orders, 1000, true, "");
         escrow.withdraw(buyer, escrow.balanceOf(buyer));
         vm.stopPrank();
         address[] memory providers = new address[](1);
@@ -271,7 +271,7 @@ contract SettleTest is EscrowTest {
         vm.warp(last);
         _expect(IEscrowBase.RefundTooEarly.selector, last, last);
         vm.prank(buyer);
-        escrow.refund(buyer, provider, witness, _no);
+        escrow.refund(_key(_no));
         assertEq(escrow.settle(entries), hex"00");
         assertEq(_lease(_no).released, uint256(2.5e18) * 100 / 3600);
         assertEq(escrow.balanceOf(provider) + escrow.feesOf(provider), _lease(_no).released);
@@ -279,7 +279,7 @@ contract SettleTest is EscrowTest {
 
     function test_stopped_at_once_pays_nothing() public {
         vm.prank(buyer);
-        escrow.stop(buyer, provider, witness, _no);
+        escrow.stop(_key(_no), false);
         vm.warp(_start + 100);
         assertFalse(_settle(_no, 50_000));
         _assertUnpaid();
@@ -345,7 +345,7 @@ contract SettleTest is EscrowTest {
         vm.warp(_start + 4200);
         uint256 greatest = 0;
         for (uint256 i = 0; i < steps.length; i++) {
-            uint64 ms = uint64(bound(steps[i], 0, 4_200_000));
+            uint64 ms = uint64(bound(steps[i], 0, 3_600_000));
             assertEq(_settle(leaseNo, ms), ms > greatest);
             if (ms > greatest) greatest = ms;
         }

@@ -114,8 +114,8 @@ contract SettleMeteredTest is EscrowTest {
         vm.warp(_start + 7000);
         uint256 lock = _lease(_no).locked;
         assertTrue(_settleMetered(_no, 6_999_000, type(uint32).max, type(uint32).max));
-        _assertUsed(4_200_000, 10_240, 5000);
-        assertLe(_lease(_no).locked, 1);
+        _assertUsed(3_600_000, 10_240, 5000);
+        assertEq(_lease(_no).locked, 0);
         assertEq(_lease(_no).released + _lease(_no).locked, lock);
         assertFalse(_settleMetered(_no, 7_000_000, type(uint32).max, type(uint32).max));
     }
@@ -149,7 +149,7 @@ contract SettleMeteredTest is EscrowTest {
     function testFuzz_any_steps_pay_as_one(uint32[3][8] memory steps) public {
         vm.warp(_start + 4200);
         uint32[3] memory most;
-        uint32[3] memory caps = [uint32(4_200_000), 10_240, 5000];
+        uint32[3] memory caps = [uint32(3_600_000), 10_240, 5000];
         for (uint256 i = 0; i < steps.length; i++) {
             uint32[3] memory step = [uint32(bound(steps[i][0], 0, caps[0])), steps[i][1] % 20_000, steps[i][2] % 10_000];
             bool raises = false;

@@ -1,7 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Ask, Bid, IEscrowBase, LeaseState, Match, Quote, TierLimit} from "../../src/interfaces/IComputeEscrow.sol";
+import {
+    Ask,
+    Bid,
+    IEscrowBase,
+    LeaseState,
+    Match,
+    Numbered,
+    Prices,
+    Quote,
+    TierLimit
+} from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
 import {TypedData} from "../support/TypedData.sol";
 import {BadWallet, OwnedWallet} from "../support/Wallets.sol";
@@ -52,9 +62,16 @@ contract SignaturesTest is BadForms {
 
     /// forge-config: default.fuzz.runs = 10000
     /// forge-config: nightly.fuzz.runs = 50000
-    function testFuzz_lease_number_is_half_a_hash(bytes32 bidHash, bytes32 askHash, address meter_) public view {
-        bytes32 ordersHash = keccak256(abi.encode(bidHash, askHash));
-        assertEq(escrow.leaseNoOf(bidHash, askHash, meter_), bytes16(keccak256(abi.encode(ordersHash, meter_))));
+    function testFuzz_prices_hash_is_by_the_book(Prices memory prices) public view {
+        assertEq(escrow.hashPrices(prices), TypedData.hash(prices));
+    }
+
+    /// forge-config: default.fuzz.runs = 10000
+    /// forge-config: nightly.fuzz.runs = 50000
+    function testFuzz_lease_number_is_half_a_hash(bytes32[3] memory hashes, uint16 seat, address meter_) public view {
+        bytes32 termsHash = keccak256(abi.encode(hashes[0], hashes[1], hashes[2], seat));
+        bytes16 leaseNo = escrow.leaseNoOf(hashes[0], hashes[1], hashes[2], seat, meter_);
+        assertEq(leaseNo, bytes16(keccak256(abi.encode(termsHash, meter_))));
     }
 
     /// @dev A value that does not fit its type is no order at all.
@@ -84,17 +101,18 @@ contract SignaturesTest is BadForms {
         if (i == 13) ask.floor.unit++;
         if (i == 14) ask.minSeconds--;
         if (i == 15) ask.maxSeconds++;
-        if (i == 16) ask.startLimitSeconds++;
+        if (i == 16) ask.startLimitSeconds--;
         if (i == 17) ask.unit = "token";
         if (i == 18) ask.startsAt++;
         if (i == 19) ask.flags = 1;
         if (i == 20) ask.maxFeeBps++;
         if (i == 21) ask.expiry++;
         if (i == 22) ask.salt++;
+        if (i == 23) ask.noticeSeconds++;
     }
 
     function test_change_of_any_member_of_an_ask() public {
-        for (uint256 i = 0; i < 23; i++) {
+        for (uint256 i = 0; i < 24; i++) {
             Match memory order = _match(_ask(), _bid());
             _changeAsk(order.ask, i);
             assertNotEq(TypedData.hash(order.ask), TypedData.hash(_ask()), "changed");
@@ -131,6 +149,8 @@ contract SignaturesTest is BadForms {
         if (i == 17) bid.maxFeeBps++;
         if (i == 18) bid.expiry++;
         if (i == 19) bid.salt++;
+        if (i == 20) bid.maxStartSeconds++;
+        if (i == 21) bid.minNoticeSeconds++;
     }
 
     function _two(TierLimit memory a, TierLimit memory b) private pure returns (TierLimit[] memory limits) {
@@ -139,7 +159,7 @@ contract SignaturesTest is BadForms {
     }
 
     function test_change_of_any_member_of_a_bid() public {
-        for (uint256 i = 0; i < 20; i++) {
+        for (uint256 i = 0; i < 22; i++) {
             Match memory order = _match(_ask(), _bid());
             _changeBid(order.bid, i);
             assertNotEq(TypedData.hash(order.bid), TypedData.hash(_bid()), "changed");
@@ -242,7 +262,7 @@ contract SignaturesTest is BadForms {
         providing.execute(address(escrow), abi.encodeCall(escrow.withdraw, (stranger, 0.975e18)));
         assertEq(token.balanceOf(stranger), 0.975e18);
         vm.prank(buying.OWNER());
-        buying.execute(address(escrow), abi.encodeCall(escrow.stop, (buyer, provider, witness, leaseNo)));
+        buying.execute(address(escrow), abi.encodeCall(escrow.stop, (_key(leaseNo), true)));
         _assertState(leaseNo, LeaseState.Stopped);
     }
 
@@ -282,60 +302,62 @@ contract ConsentTest is BadForms {
     function testFuzz_every_member_of_a_cancel_is_signed(address account, uint64 salt, bool andOlder) public {
         vm.assume(account != buyer && account.code.length == 0 && account != address(this));
         salt = uint64(bound(salt, 0, type(uint64).max - 2));
-        bytes memory signature = _sign(buyerKey, TypedData.cancel(buyer, salt, andOlder));
+        bytes memory signature = _sign(buyerKey, TypedData.cancel(buyer, Numbered.Orders, salt, andOlder));
         _expectRefusedOf(account);
-        escrow.cancel(account, salt, andOlder, signature);
+        escrow.cancel(account, Numbered.Orders, salt, andOlder, signature);
         _expectRefusedOf(buyer);
-        escrow.cancel(buyer, salt + 1, andOlder, signature);
+        escrow.cancel(buyer, Numbered.Orders, salt + 1, andOlder, signature);
         _expectRefusedOf(buyer);
-        escrow.cancel(buyer, salt, !andOlder, signature);
-        escrow.cancel(buyer, salt, andOlder, signature);
-        (, bool cancelled) = escrow.orderState(buyer, salt);
+        escrow.cancel(buyer, Numbered.Orders, salt, !andOlder, signature);
+        _expectRefusedOf(buyer);
+        escrow.cancel(buyer, Numbered.Calls, salt, andOlder, signature);
+        escrow.cancel(buyer, Numbered.Orders, salt, andOlder, signature);
+        (, bool cancelled) = escrow.saltState(buyer, Numbered.Orders, salt);
         assertTrue(cancelled);
     }
 
     function test_cancel_on_another_chain() public {
-        bytes memory signature = _sign(buyerKey, TypedData.cancel(buyer, 1, true));
+        bytes memory signature = _sign(buyerKey, TypedData.cancel(buyer, Numbered.Orders, 1, true));
         vm.chainId(block.chainid + 1);
         _expectRefusedOf(buyer);
-        escrow.cancel(buyer, 1, true, signature);
+        escrow.cancel(buyer, Numbered.Orders, 1, true, signature);
     }
 
     function test_cancel_on_another_contract() public {
-        bytes memory signature = _sign(buyerKey, TypedData.cancel(buyer, 1, true));
+        bytes memory signature = _sign(buyerKey, TypedData.cancel(buyer, Numbered.Orders, 1, true));
         escrow = _newEscrow(address(token), FEE_BPS);
         _expectRefusedOf(buyer);
-        escrow.cancel(buyer, 1, true, signature);
+        escrow.cancel(buyer, Numbered.Orders, 1, true, signature);
     }
 
     function test_bad_forms_of_a_cancels_signature() public {
-        bytes[] memory forms = _badForms(buyerKey, TypedData.cancel(buyer, 1, true));
+        bytes[] memory forms = _badForms(buyerKey, TypedData.cancel(buyer, Numbered.Orders, 1, true));
         for (uint256 i = 0; i < forms.length; i++) {
             _expectRefusedOf(buyer);
-            escrow.cancel(buyer, 1, true, forms[i]);
+            escrow.cancel(buyer, Numbered.Orders, 1, true, forms[i]);
         }
     }
 
     function test_wallet_cancels_by_its_owners_signature() public {
         address wallet = address(new OwnedWallet(buyer));
-        bytes memory signature = _sign(buyerKey, TypedData.cancel(wallet, 1, true));
+        bytes memory signature = _sign(buyerKey, TypedData.cancel(wallet, Numbered.Orders, 1, true));
         _expectRefusedOf(buyer); // of the owner it is no cancel
-        escrow.cancel(buyer, 1, true, signature);
-        escrow.cancel(wallet, 1, true, signature);
-        assertEq(escrow.ordersFrom(wallet), 2);
-        signature = _sign(providerKey, TypedData.cancel(wallet, 2, true));
+        escrow.cancel(buyer, Numbered.Orders, 1, true, signature);
+        escrow.cancel(wallet, Numbered.Orders, 1, true, signature);
+        assertEq(escrow.saltsFrom(wallet, Numbered.Orders), 2);
+        signature = _sign(providerKey, TypedData.cancel(wallet, Numbered.Orders, 2, true));
         _expectRefusedOf(wallet);
-        escrow.cancel(wallet, 2, true, signature);
+        escrow.cancel(wallet, Numbered.Orders, 2, true, signature);
     }
 
     function test_bad_wallets_cancel_nothing() public {
         for (uint256 kind = 0; kind <= uint256(type(BadWallet.Kind).max); kind++) {
             address wallet = address(new BadWallet(BadWallet.Kind(kind)));
-            bytes memory signature = _sign(buyerKey, TypedData.cancel(wallet, 1, true));
+            bytes memory signature = _sign(buyerKey, TypedData.cancel(wallet, Numbered.Orders, 1, true));
             if (kind == uint256(BadWallet.Kind.BurnsGas)) vm.expectRevert(); // out of gas, or as below: both refuse
             else _expectRefusedOf(wallet);
-            escrow.cancel{gas: 3_000_000}(wallet, 1, true, signature);
-            assertEq(escrow.ordersFrom(wallet), 0);
+            escrow.cancel{gas: 3_000_000}(wallet, Numbered.Orders, 1, true, signature);
+            assertEq(escrow.saltsFrom(wallet, Numbered.Orders), 0);
         }
     }
 }

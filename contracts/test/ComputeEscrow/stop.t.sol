@@ -1,20 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Ask, Bid, IEscrowBase, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
+import {Ask, Bid, IEscrowBase, LeaseKey, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
-import {TypedData} from "../support/TypedData.sol";
 
-/// @notice stop and stopBySignature.
+/// @notice stop by a sender. By signature: stopBySignature.t.sol. The mark that a seat may open again: again.t.sol.
 contract StopTest is EscrowTest {
     bytes16 private _no;
     uint256 private _start;
     uint256 private _lock;
-    bytes32 private _orders;
 
     function setUp() public override {
         super.setUp();
-        _orders = _ordersHash(_ask(), _bid());
         _no = _open();
         _start = block.timestamp;
         _lock = _lease(_no).locked;
@@ -22,17 +19,7 @@ contract StopTest is EscrowTest {
 
     function _stopAs(address sender) private {
         vm.prank(sender);
-        escrow.stop(buyer, provider, witness, _no);
-    }
-
-    function _stopBy(uint256 key) private {
-        (bytes32 r, bytes32 vs) = _compact(key, TypedData.stop(buyer, provider, _no));
-        vm.prank(stranger);
-        escrow.stopBySignature(buyer, provider, witness, _no, _orders, r, vs);
-    }
-
-    function _expectState(bytes4 selector, LeaseState state) private {
-        vm.expectRevert(abi.encodeWithSelector(selector, _no, state));
+        escrow.stop(_key(_no), false);
     }
 
     /* REFUSED */
@@ -50,82 +37,54 @@ contract StopTest is EscrowTest {
         address[3][3] memory parties =
             [[stranger, provider, witness], [buyer, stranger, witness], [buyer, provider, stranger]];
         for (uint256 i = 0; i < 3; i++) {
-            _expectState(IEscrowBase.LeaseNotActive.selector, LeaseState.None);
-            escrow.stop(parties[i][0], parties[i][1], parties[i][2], _no);
+            _expectState(IEscrowBase.LeaseNotActive.selector, _no, LeaseState.None);
+            escrow.stop(LeaseKey(parties[i][0], parties[i][1], parties[i][2], _no), false);
         }
+    }
+
+    /// @dev An account without a purse has no owner and no operator, and nobody calls from the zero account.
+    function test_zero_account_speaks_for_nobody() public {
+        _expect(IEscrowBase.NotAParty.selector, stranger);
+        _stopAs(stranger);
+        LeaseKey memory key = _key(_no);
+        (key.buyer, key.witness) = (address(0), address(0));
+        _expect(IEscrowBase.NotAParty.selector, stranger);
+        vm.prank(stranger);
+        escrow.stop(key, false);
     }
 
     function test_stopped_lease_cannot_stop_again() public {
         vm.warp(_start + 100);
         _stopAs(buyer);
         vm.warp(_start + 200);
-        _expectState(IEscrowBase.LeaseNotActive.selector, LeaseState.Stopped);
-        _stopAs(provider);
-        _expectState(IEscrowBase.LeaseNotActive.selector, LeaseState.Stopped);
-        _stopBy(witnessKey);
+        address[3] memory senders = [buyer, provider, witness];
+        for (uint256 i = 0; i < 3; i++) {
+            _expectState(IEscrowBase.LeaseNotActive.selector, _no, LeaseState.Stopped);
+            _stopAs(senders[i]);
+        }
         assertEq(_lease(_no).end, _start + 100);
     }
 
     function test_closed_lease_cannot_stop() public {
         (Ask memory ask, Bid memory bid) = (_ask(), _bid());
         _close(ask, bid, 0, 0, 0);
-        _expectState(IEscrowBase.LeaseNotActive.selector, LeaseState.Closed);
+        _expectState(IEscrowBase.LeaseNotActive.selector, _no, LeaseState.Closed);
         _stopAs(buyer);
-    }
-
-    function test_signature_of_others_cannot_stop() public {
-        uint256[2] memory keys = [buyerKey, providerKey];
-        for (uint256 i = 0; i < 2; i++) {
-            _expect(IEscrowBase.NotMeter.selector, vm.addr(keys[i]));
-            _stopBy(keys[i]);
-        }
-    }
-
-    function test_meter_of_other_orders_cannot_stop() public {
-        _orders = keccak256("other");
-        _expect(IEscrowBase.NotMeter.selector, meter);
-        _stopBy(meterKey);
-    }
-
-    function test_bad_signature_cannot_stop() public {
-        (bytes32 r,) = _compact(witnessKey, TypedData.stop(buyer, provider, _no));
-        _expect(IEscrowBase.NotMeter.selector, address(0));
-        escrow.stopBySignature(buyer, provider, witness, _no, _orders, r, bytes32(0));
-    }
-
-    function test_signer_zero_stops_nothing() public {
-        _expectState(IEscrowBase.LeaseNotActive.selector, LeaseState.None);
-        escrow.stopBySignature(buyer, provider, address(0), _no, _orders, 0, 0);
-    }
-
-    function test_stop_of_another_lease_cannot_stop() public {
-        (bytes32 r, bytes32 vs) = _compact(witnessKey, TypedData.stop(buyer, provider, bytes16(uint128(1))));
-        vm.expectPartialRevert(IEscrowBase.NotMeter.selector);
-        escrow.stopBySignature(buyer, provider, witness, _no, _orders, r, vs);
-    }
-
-    function test_stop_on_another_chain_or_contract_cannot_stop() public {
-        (bytes32 r, bytes32 vs) = _compact(witnessKey, TypedData.stop(buyer, provider, _no));
-        vm.chainId(block.chainid + 1);
-        vm.expectPartialRevert(IEscrowBase.NotMeter.selector);
-        escrow.stopBySignature(buyer, provider, witness, _no, _orders, r, vs);
-        bytes32 other = TypedData.domain(block.chainid, address(token));
-        (r, vs) = vm.signCompact(witnessKey, TypedData.digest(other, TypedData.stop(buyer, provider, _no)));
-        vm.expectPartialRevert(IEscrowBase.NotMeter.selector);
-        escrow.stopBySignature(buyer, provider, witness, _no, _orders, r, vs);
     }
 
     /* STOPPED */
 
-    function _assertStopped(uint256 at) private view {
+    function _assertStopped(uint256 seconds_) private view {
         _assertState(_no, LeaseState.Stopped);
         assertEq(_lease(_no).start, _start);
-        assertEq(_lease(_no).end, at);
-        assertEq(_lease(_no).fundedSeconds, at - _start);
-        uint256 lock = (uint256(2.5e18) * (at - _start) + 3599) / 3600;
+        assertEq(_lease(_no).end, _start + seconds_);
+        assertEq(_lease(_no).fundedSeconds, seconds_);
+        assertEq(_lease(_no).startSeconds, seconds_ > 3600 ? seconds_ - 3600 : 0);
+        uint256 lock = (uint256(2.5e18) * (seconds_ > 3600 ? 3600 : seconds_) + 3599) / 3600;
         assertEq(_lease(_no).locked, lock);
         assertEq(escrow.balanceOf(buyer), FUNDS - lock);
-        assertEq(escrow.capacityUsed(provider, 7), 1000, "held until the lease closes");
+        assertFalse(_lease(_no).again);
+        assertEq(escrow.capacityUsed(provider, 7), 0, "the node is free");
     }
 
     function test_buyer_provider_and_witness_stop_as_senders() public {
@@ -134,27 +93,9 @@ contract StopTest is EscrowTest {
         for (uint256 i = 0; i < 3; i++) {
             vm.warp(_start + 100);
             _stopAs(senders[i]);
-            _assertStopped(_start + 100);
+            _assertStopped(100);
             vm.revertToState(snapshot);
         }
-    }
-
-    function test_witness_and_meter_stop_by_signature() public {
-        uint256[2] memory keys = [witnessKey, meterKey];
-        uint256 snapshot = vm.snapshotState();
-        for (uint256 i = 0; i < 2; i++) {
-            vm.warp(_start + 100);
-            _stopBy(keys[i]);
-            _assertStopped(_start + 100);
-            vm.revertToState(snapshot);
-        }
-    }
-
-    function test_witness_needs_no_orders() public {
-        _orders = 0;
-        vm.warp(_start + 100);
-        _stopBy(witnessKey);
-        _assertStopped(_start + 100);
     }
 
     function test_stop_says_what_it_unlocked() public {
@@ -162,7 +103,20 @@ contract StopTest is EscrowTest {
         uint256 lock = (uint256(2.5e18) * 100 + 3599) / 3600;
         vm.expectEmit(address(escrow));
         emit IEscrowBase.Stopped(_no, buyer, provider, uint40(_start + 100), _lock - lock);
+        vm.recordLogs();
         _stopAs(buyer);
+        assertEq(vm.getRecordedLogs().length, 1);
+    }
+
+    /// @dev Time for a late start goes first: usage may still fill all of the paid time.
+    function test_stop_within_the_time_for_a_late_start_unlocks_nothing() public {
+        vm.warp(_start + 3900);
+        vm.expectEmit(address(escrow));
+        emit IEscrowBase.Stopped(_no, buyer, provider, uint40(_start + 3900), 0);
+        _stopAs(buyer);
+        _assertStopped(3900);
+        assertTrue(_settle(_no, 3_900_000));
+        assertEq(_lease(_no).usedMs, 3_600_000);
     }
 
     function test_stop_after_the_end_moves_nothing() public {
@@ -170,7 +124,19 @@ contract StopTest is EscrowTest {
         vm.expectEmit(address(escrow));
         emit IEscrowBase.Stopped(_no, buyer, provider, uint40(_start + 4200), 0);
         _stopAs(provider);
-        _assertStopped(_start + 4200);
+        _assertStopped(4200);
+    }
+
+    function test_stop_at_once_unlocks_all() public {
+        _stopAs(witness);
+        _assertStopped(0);
+        assertEq(escrow.balanceOf(buyer), FUNDS);
+    }
+
+    function testFuzz_stop_at_any_time_keeps_what_can_be_used(uint16 at) public {
+        vm.warp(_start + at);
+        _stopAs(buyer);
+        _assertStopped(at < 4200 ? at : 4200);
     }
 
     function test_counted_lock_stays_whole() public {
@@ -178,7 +144,7 @@ contract StopTest is EscrowTest {
         bid.salt = 2;
         bytes16 leaseNo = escrow.open(_match(ask, bid));
         vm.prank(buyer);
-        escrow.stop(buyer, provider, witness, leaseNo);
+        escrow.stop(_key(leaseNo), false);
         assertEq(_lease(leaseNo).locked, 5.8e18);
         assertTrue(_settleMetered(leaseNo, 0, 1024, 0));
     }
@@ -196,5 +162,43 @@ contract StopTest is EscrowTest {
         _settle(_no, uint64(block.timestamp - _start) * 1000);
         assertLe(_lease(_no).usedMs, (end - _start) * 1000, "nothing accrues after the end");
         assertEq(_lease(_no).released + _lease(_no).locked + escrow.balanceOf(buyer), FUNDS);
+    }
+
+    /* CAPACITY */
+
+    /// @dev With capacity held until a lease closes, one second of stopped leases blocked a node for a settle window.
+    function test_leases_stopped_in_their_first_second_leave_the_node_free() public {
+        uint256 free = FUNDS - _lock;
+        Bid memory bid = _bid();
+        bid.gpuMilli = 7000; // all that the first lease leaves
+        bid.limits[0].rate = type(uint64).max;
+        for (uint64 i = 2; i < 22; i++) {
+            bid.salt = i;
+            bytes16 leaseNo = escrow.open(_match(_ask(), bid));
+            assertEq(escrow.capacityUsed(provider, 7), 8000);
+            vm.prank(buyer);
+            escrow.stop(_key(leaseNo), false);
+            assertEq(escrow.capacityUsed(provider, 7), 1000);
+            assertEq(escrow.balanceOf(buyer), free, "nor is anything locked");
+        }
+        bid.salt = 22;
+        escrow.open(_match(_ask(), bid));
+    }
+
+    /// @dev Another lease of the same size would otherwise lose its place.
+    function test_capacity_is_freed_once() public {
+        bytes16 other = escrow.open(_match(_ask(), _bidOf(2)));
+        assertEq(escrow.capacityUsed(provider, 7), 2000);
+        _stopAs(buyer);
+        assertEq(escrow.capacityUsed(provider, 7), 1000);
+        uint256 snapshot = vm.snapshotState();
+        (Ask memory ask, Bid memory bid) = (_ask(), _bid());
+        _close(ask, bid, 0, 0, 0);
+        assertEq(escrow.capacityUsed(provider, 7), 1000, "stopped, then closed");
+        vm.revertToState(snapshot);
+        vm.warp(_start + SETTLE_WINDOW + 1);
+        escrow.refund(_key(_no));
+        assertEq(escrow.capacityUsed(provider, 7), 1000, "stopped, then refunded");
+        _assertState(other, LeaseState.Active);
     }
 }

@@ -84,12 +84,16 @@ contract TokensTest is EscrowTest {
         CallbackToken calling = new CallbackToken();
         escrow = _newEscrow(address(calling), FEE_BPS);
         _deposit(calling, buyer, AMOUNT);
-        bytes[3] memory calls = [
+        bytes[] memory inner = new bytes[](1);
+        inner[0] = abi.encodeCall(escrow.withdraw, (buyer, 1));
+        bytes[5] memory calls = [
             abi.encodeCall(escrow.deposit, (1)),
+            abi.encodeCall(escrow.depositFor, (buyer, 1)),
+            abi.encodeCall(escrow.multicall, (inner)),
             abi.encodeCall(escrow.depositWithPermit, (1, block.timestamp, 27, 0, 0)),
             abi.encodeCall(escrow.withdraw, (buyer, 1))
         ];
-        for (uint256 i = 0; i < 3; i++) {
+        for (uint256 i = 0; i < 5; i++) {
             calling.onTransfer(address(escrow), calls[i]);
             vm.prank(buyer);
             escrow.withdraw(buyer, 1);
@@ -160,9 +164,9 @@ contract TokensTest is EscrowTest {
             } else {
                 assertTrue(_settle(leaseNo, 1_440_000));
                 vm.prank(provider);
-                escrow.stop(buyer, provider, witness, leaseNo);
+                escrow.stop(_key(leaseNo), false);
                 vm.warp(block.timestamp + SETTLE_WINDOW + 1);
-                escrow.refund(buyer, provider, witness, leaseNo);
+                escrow.refund(_key(leaseNo));
             }
             assertEq(escrow.balanceOf(buyer), AMOUNT - 1e18);
             assertEq(escrow.balanceOf(provider), 0.975e18);
@@ -222,7 +226,7 @@ contract TokensTest is EscrowTest {
         escrow = _newEscrow(address(plain), FEE_BPS);
         uint256 unit = 10 ** decimals;
         _deposit(plain, buyer, 1000 * unit);
-        uint256 floor = 2.5e12 * 4200 * unit;
+        uint256 floor = 2.5e12 * 3600 * unit;
         bytes16 leaseNo = _open();
         assertEq(_lease(leaseNo).locked, (floor + 3.6e15 - 1) / 3.6e15);
         vm.warp(block.timestamp + 1440);

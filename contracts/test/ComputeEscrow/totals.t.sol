@@ -7,7 +7,7 @@ import {EscrowTest} from "../support/EscrowTest.sol";
 /// @notice What a lease comes to in total, however it is settled, against the one figure of its usage.
 contract TotalsTest is EscrowTest {
     uint256 private constant PARTS = 6;
-    uint256 private constant MOST_MS = 4_200_000; // the bid's hour and the start allowance
+    uint256 private constant MOST_MS = 3_600_000; // the bid's hour
 
     /// @dev A lease at an odd price, so that nothing divides evenly, with its whole time gone by.
     function _openAt(uint64 gpuHour) private returns (bytes16 leaseNo, uint256 rate) {

@@ -4,7 +4,6 @@ pragma solidity 0.8.30;
 import {Test} from "forge-std/Test.sol";
 
 import {ComputeToken} from "../../src/ComputeToken.sol";
-import {Terms} from "../../src/escrow/Ledger.sol";
 import {
     Ask,
     Bid,
@@ -12,10 +11,13 @@ import {
     Counted,
     IComputeEscrow,
     Lease,
-    LeaseOrders,
+    LeaseKey,
     LeaseState,
     Match,
+    Numbered,
+    Previous,
     Prices,
+    Terms,
     TierLimit
 } from "../../src/interfaces/IComputeEscrow.sol";
 import {newEscrow} from "./Shipped.sol";
@@ -99,6 +101,7 @@ abstract contract EscrowTest is Test {
         bid.memoryMib = 65_536;
         bid.storageMib = 131_072;
         bid.maxSeconds = 1 hours;
+        bid.maxStartSeconds = 600;
         bid.budget = 100e18;
         bid.nodes = 1;
         bid.maxFeeBps = 500;
@@ -146,16 +149,45 @@ abstract contract EscrowTest is Test {
         return escrow.open(_match(ask, bid));
     }
 
-    function _leaseOrders(Ask memory ask, Bid memory bid) internal pure returns (LeaseOrders memory) {
-        return LeaseOrders(ask, TypedData.hash(bid), bid.buyer, bid.witness);
+    /// @dev What a lease of seat 0 at the ask's own prices is opened from.
+    function _termsHash(Ask memory ask, Bid memory bid) internal pure returns (bytes32) {
+        return _termsHash(ask, bid, ask.floor, 0);
     }
 
-    function _ordersHash(Ask memory ask, Bid memory bid) internal pure returns (bytes32) {
-        return keccak256(abi.encode(TypedData.hash(bid), TypedData.hash(ask)));
+    function _termsHash(Ask memory ask, Bid memory bid, Prices memory prices, uint16 seat)
+        internal
+        pure
+        returns (bytes32)
+    {
+        return keccak256(abi.encode(TypedData.hash(bid), TypedData.hash(ask), TypedData.hash(prices), seat));
     }
 
     function _leaseNo(Ask memory ask, Bid memory bid) internal pure returns (bytes16) {
-        return bytes16(keccak256(abi.encode(_ordersHash(ask, bid), ask.meter)));
+        return _leaseNo(ask, bid, ask.floor, 0);
+    }
+
+    function _leaseNo(Ask memory ask, Bid memory bid, Prices memory prices, uint16 seat)
+        internal
+        pure
+        returns (bytes16)
+    {
+        return bytes16(keccak256(abi.encode(_termsHash(ask, bid, prices, seat), ask.meter)));
+    }
+
+    /// @dev A lease of the usual parties.
+    function _key(bytes16 leaseNo) internal view returns (LeaseKey memory) {
+        return LeaseKey(buyer, provider, witness, leaseNo);
+    }
+
+    /// @dev A list of one lease of the usual parties.
+    function _keys(bytes16 leaseNo) internal view returns (LeaseKey[] memory keys) {
+        keys = new LeaseKey[](1);
+        keys[0] = _key(leaseNo);
+    }
+
+    /// @dev The lease of this ask, at its own prices, as the one that another follows.
+    function _previous(Ask memory ask) internal pure returns (Previous memory) {
+        return Previous(ask.provider, TypedData.hash(ask), TypedData.hash(ask.floor), ask.meter);
     }
 
     /* SIGNATURES */
@@ -217,7 +249,11 @@ abstract contract EscrowTest is Test {
 
     /// @dev Closes a lease of these orders by the usual meter and witness.
     function _close(Ask memory ask, Bid memory bid, uint64 ms, uint32 egressMib, uint32 units) internal {
-        CloseData memory data = _closeData(ask, bid, ms, egressMib, units);
+        _close(_closeData(ask, bid, ms, egressMib, units));
+    }
+
+    /// @dev Closes a lease by the usual meter and witness.
+    function _close(CloseData memory data) internal {
         (bytes32 meterR, bytes32 meterVs) = _compact(meterKey, TypedData.close(data));
         (bytes32 witnessR, bytes32 witnessVs) = _compact(witnessKey, TypedData.close(data));
         escrow.close(data, meterR, meterVs, witnessR, witnessVs);
@@ -232,10 +268,11 @@ abstract contract EscrowTest is Test {
             buyer: bid.buyer,
             provider: ask.provider,
             leaseNo: _leaseNo(ask, bid),
-            ordersHash: _ordersHash(ask, bid),
             ms: ms,
             egressMib: egressMib,
-            units: units
+            units: units,
+            again: false,
+            termsHash: _termsHash(ask, bid)
         });
     }
 
@@ -262,16 +299,16 @@ abstract contract EscrowTest is Test {
     /* READING */
 
     function _lease(bytes16 leaseNo) internal view returns (Lease memory) {
-        return escrow.lease(buyer, provider, witness, leaseNo);
+        return escrow.lease(_key(leaseNo));
     }
 
     function _counted(bytes16 leaseNo) internal view returns (Counted memory) {
-        return escrow.counted(buyer, provider, witness, leaseNo);
+        return escrow.counted(_key(leaseNo));
     }
 
     /// @dev Whether a bid of the account with this salt has opened.
     function _isUsed(address account, uint64 salt) internal view returns (bool used) {
-        (used,) = escrow.orderState(account, salt);
+        (used,) = escrow.saltState(account, Numbered.Orders, salt);
     }
 
     /// @dev Fails unless the escrow holds exactly what it owes to the usual accounts and for these leases.

@@ -163,10 +163,10 @@ class AsyncAsks(AsyncResource):
 
 
 class AsyncTopUps(AsyncResource):
-    """Leases that are to be funded for longer."""
+    """Jobs that are to run longer."""
 
     async def prepare(self, job_id: str, duration: str) -> TopUpPlan:
-        """What funding a job's lease for longer, such as `30m`, locks at most, and the transaction
+        """What letting a job run longer, such as `30m`, locks at most, and the transaction
         that does it, written from the orders that this account signed.
 
         Raises InputError, VerificationError.

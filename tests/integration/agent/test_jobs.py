@@ -51,14 +51,13 @@ def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
         (SLEEP, {"job": SOCKET, "terms": {"start_limit_seconds": 1}}, (FAILED, "start_limit"), 0),
         (["true"], {"job": {"inputs": {"sha256": "ab" * 32, "size": 10}}},
          (FAILED, "inputs_missing"), 0),
-        (SLEEP, {"terms": {"max_seconds": 1}}, (FAILED, "max_duration"), 1000),
-        (SLEEP, {"funded_seconds": 2, "terms": {"budget_limited": True}},
-         ("over_budget", "budget"), 2000),
-        (SLEEP, {"funded_seconds": 2}, (FAILED, "max_duration"), 2000),
+        (SLEEP, {"paid_seconds": 1}, (FAILED, "max_duration"), 1000),
+        (SLEEP, {"paid_seconds": 1, "terms": {"budget_limited": True}},
+         ("over_budget", "budget"), 1000),
     ],
     ids=[
         "no such command", "another runtime", "cancelled before its start", "not ready in time",
-        "missing inputs", "maximum duration", "end of the budget", "end of the funds",
+        "missing inputs", "maximum duration", "end of the budget",
     ],
 )  # fmt: skip
 def test_a_job_that_cannot_start_or_go_on_ends_and_is_paid_for_what_it_ran(
@@ -73,9 +72,17 @@ def test_a_job_that_cannot_start_or_go_on_ends_and_is_paid_for_what_it_ran(
     usage = bench.closed_at(lease_id)
     assert usage.ms <= most_ms
     assert (usage == UsageVector()) is (most_ms == 0)
-    assert usage.ms == most_ms or "funded_seconds" in changes
+    assert usage.ms == most_ms
     said = bench.market.text(lease_id, "agent")
     assert "no-such-program" in said or expected[1] != "command_not_found"
+
+
+def test_a_job_that_is_topped_up_while_it_runs_goes_on_to_its_new_end(bench: Bench) -> None:
+    lease_id = bench.market.open_lease(SLEEP, paid_seconds=2)
+    until(lambda: len(bench.market.taken(lease_id)) >= 2, what="attestations")
+    bench.market.leases[lease_id]["terms"]["paid_seconds"] = 3
+    assert bench.ended(lease_id) == (FAILED, "max_duration")
+    assert bench.closed_at(lease_id).ms == 3_000
 
 
 def test_a_job_runs_with_its_inputs_and_brings_outputs_back(bench: Bench) -> None:

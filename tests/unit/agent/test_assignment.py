@@ -33,11 +33,17 @@ def assigned(lease: Lease, ask: Ask, bid: Bid, meter: LocalSigner = METER) -> As
 
 
 def test_a_lease_that_follows_from_its_orders_is_ours() -> None:
-    lease, ask, bid = opened(units=7, terms={"start_limit_seconds": 30}, funded_seconds=100)
+    lease, ask, bid = opened(units=7, terms={"start_limit_seconds": 30})
     job = assigned(lease, ask, bid)
     assert (job.sizes, job.units_cap) == (Sizes(1000, 1000, 512, 64), 7)
-    assert job.start_deadline_ms == (job.end - 100 + 30) * 1000
-    assert job.spec.command == ("true",)
+    assert lease.terms is not None
+    assert job.start_deadline_ms == (lease.terms.start + 30) * 1000
+    assert (job.spec.command, job.entry.retry_on) == (("true",), ())
+
+
+def test_when_a_job_is_retried_is_noted_with_its_lease() -> None:
+    retry = {"on_events": ["interruption", "error"], "duration": "1h"}
+    assert assigned(*opened(job={"retry": retry})).entry.retry_on == ("interruption", "error")
 
 
 def test_sizes_that_the_bid_leaves_open_are_its_share_of_the_node() -> None:
@@ -51,9 +57,9 @@ def test_the_grace_is_two_intervals_but_not_below_20_s(interval_ms: int, grace_m
     assert assigned(*opened(interval_ms=interval_ms)).grace_ms == grace_ms
 
 
-def test_the_buyers_limit_on_time_holds_whatever_the_server_says() -> None:
-    lease, ask, bid = opened(terms={"max_seconds": 10**6})
-    assert assigned(lease, ask, bid).max_seconds == bid.max_seconds
+def test_the_asks_limit_on_time_holds_whatever_the_server_says() -> None:
+    lease, ask, bid = opened(terms={"max_seconds": 10**6, "paid_seconds": 10**6})
+    assert assigned(lease, ask, bid).longest_seconds == ask.max_seconds
 
 
 def test_orders_for_another_meter_are_not_ours() -> None:
@@ -62,6 +68,13 @@ def test_orders_for_another_meter_are_not_ours() -> None:
         assigned(lease, ask, bid, LocalSigner(b"\2" * 32))
     with pytest.raises(NotOurs, match="another lease"):
         assigned(lease, replace(ask, salt=99), bid)
+
+
+def test_prices_at_which_another_lease_opens_are_not_ours() -> None:
+    lease, ask, bid = opened()
+    dearer = replace(ask.floor, gpu_hour=ask.floor.gpu_hour + 1)
+    with pytest.raises(NotOurs, match="another lease"):
+        assigned(changed(lease, terms=changed(lease.terms, prices=dearer)), ask, bid)
 
 
 @pytest.mark.parametrize(

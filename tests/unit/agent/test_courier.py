@@ -12,7 +12,7 @@ from marketplace.agent.journal import Ending, Phase
 from marketplace.domain.life import Outcome
 from marketplace.sdk import Attestation
 from marketplace.sdk.errors import Conflict, TransportError
-from settlement.attestation import UsageAttestation
+from settlement.attestation import Close, UsageAttestation
 from settlement.signing import LocalSigner, sign
 from tests.fakes_agent import DOMAIN, statement
 from tests.fakes_agent import Desk as HeldDesk
@@ -25,8 +25,8 @@ DONE = Ending(Outcome.SUCCEEDED, "completed", 0)
 class Desk(HeldDesk):
     """A lease in hand without a job: only its courier works."""
 
-    def __init__(self, tmp_path: Path) -> None:
-        super().__init__(tmp_path)
+    def __init__(self, tmp_path: Path, **lease: Any) -> None:
+        super().__init__(tmp_path, **lease)
         self.again()
 
     def again(self, recovered: bool = False) -> None:
@@ -49,10 +49,21 @@ class Desk(HeldDesk):
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(tmp_path)
+def desk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Desk]:
+    desk = Desk(tmp_path, **getattr(request, "param", {}))
     yield desk
     desk.close()
+
+
+RETRIED = {"job": {"retry": {"on_events": ["error"], "duration": "1h"}}}
+retried = pytest.mark.parametrize("desk", [{}, RETRIED], indirect=True, ids=["once", "retried"])
+
+
+def closes_as_reported(desk: Desk) -> bool:
+    """Whether the Close that the market has says again just if the reported end is retried."""
+    report = desk.market.finished[desk.id]
+    close = Close.from_message(report["close"]["message"])
+    return close.again is ("error" in desk.entry.retry_on and report["outcome"] == "failed")
 
 
 def test_what_is_journaled_arrives_in_order_and_once(desk: Desk) -> None:
@@ -119,6 +130,7 @@ def test_usage_that_comes_up_while_other_things_are_sent_goes_before_the_end(
     assert [a.ms for a in desk.market.taken(desk.id)][:2] == [0, 10]
 
 
+@retried
 def test_outputs_too_large_to_keep_fail_the_job(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,14 +139,17 @@ def test_outputs_too_large_to_keep_fail_the_job(
     desk.pen.conclude(DONE)
     assert desk.reported() == ("failed", "outputs_too_large")
     assert desk.market.finished[desk.id]["outputs"] is None
+    assert closes_as_reported(desk)
     assert "outputs: the packed archive exceeds" in desk.market.text(desk.id, "agent")
 
 
+@retried
 def test_over_budget_that_the_server_does_not_see_is_a_failure(desk: Desk) -> None:
     desk.market.refuse_finish["over_budget"] = (422, "invalid_request")
     desk.attest(5)
     desk.pen.conclude(Ending(Outcome.OVER_BUDGET, "budget"))
     assert desk.reported() == ("failed", "budget")
+    assert closes_as_reported(desk)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ import pytest
 from marketplace.agent.errors import AgentJournalConflict, JournalError
 from marketplace.agent.journal import ACCEPTED, GENESIS, AgentJournal, Ending, LeaseEntry, Phase
 from marketplace.agent.meters import Reading
-from marketplace.agent.node import Attestor
+from marketplace.agent.node import Attestor, unix_ms
 from marketplace.domain.life import Outcome
+from marketplace.limits import STOP_SECONDS
 from settlement.attestation import Close, Stop, UsageAttestation
 from settlement.signing import LocalSigner, verify
 from settlement.usage import UsageVector
@@ -22,8 +23,9 @@ from tests.factories import BUYER, PROVIDER, WITNESS
 from tests.fakes_agent import DOMAIN
 
 ENTRY = LeaseEntry(
-    "lease_1", "job_1", BUYER, PROVIDER, b"n" * 16, DOMAIN, WITNESS, False, ("/out",)
-)
+    "lease_1", "job_1", BUYER, PROVIDER, b"n" * 16, DOMAIN, WITNESS, False, ("/out",),
+    ("interruption", "error"),
+)  # fmt: skip
 READING = Reading(at_ms=1)
 DONE = Ending(Outcome.SUCCEEDED, "completed", 0)
 
@@ -173,12 +175,91 @@ def test_a_job_that_never_ran_closes_at_nothing(attestor: Attestor) -> None:
     attestor.conclude(Ending(Outcome.FAILED, "start_limit"))
     final, _ = attestor.final()
     assert (final.sequence, final.usage()) == (0, UsageVector())
-    assert attestor.close()[0] == Close(BUYER, PROVIDER, b"n" * 16, 0, 0, 0)
+    assert attestor.close()[0] == Close(BUYER, PROVIDER, b"n" * 16, 0, 0, 0, again=True)
 
 
-def test_a_stop_is_for_its_lease(attestor: Attestor, signer: SpyingSigner) -> None:
-    stop, signature = attestor.stop()
-    assert stop == Stop(BUYER, PROVIDER, b"n" * 16)
+@pytest.mark.parametrize("events", [(), ("error",), ("interruption",), ("interruption", "error")])
+@pytest.mark.parametrize("outcome", Outcome)
+def test_a_close_says_again_only_if_the_job_is_retried_after_such_an_end(
+    path: Path, signer: SpyingSigner, events: tuple[str, ...], outcome: Outcome
+) -> None:
+    journal = AgentJournal(path)
+    journal.begin(replace(ENTRY, retry_on=events))
+    journal.close()
+    journal = AgentJournal(path)  # as after a restart
+    attestor = Attestor(journal, signer, now(journal))
+    attestor.conclude(Ending(outcome, "why"))
+    retried = {Outcome.FAILED: "error", Outcome.LOST: "interruption"}
+    assert attestor.close()[0].again is (retried.get(outcome) in events)
+
+
+@pytest.fixture
+def retried(path: Path) -> AgentJournal:
+    """The journal of a node whose job is retried after an error."""
+    journal = AgentJournal(path)
+    journal.begin(replace(ENTRY, retry_on=("error",)))
+    return journal
+
+
+def test_a_close_follows_its_ending_until_the_server_has_that(
+    retried: AgentJournal, signer: SpyingSigner
+) -> None:
+    attestor = Attestor(retried, signer, now(retried))
+    attestor.attest(UsageVector(ms=7), READING)
+    attestor.conclude(DONE)
+    first = attestor.close()
+    attestor.amend(replace(DONE, outputs="ab" * 32))
+    assert attestor.close() == first
+    failed = Ending(Outcome.FAILED, "outputs_too_large", 0)
+    attestor.amend(failed)
+    close, signature = attestor.close()
+    assert (now(retried).ending, close) == (failed, replace(first[0], again=True))
+    verify(close, DOMAIN, signature, signer.address)
+    assert signer.durable == [True] * 3
+    retried.set_phase("lease_1", Phase.REPORTED)
+    attestor.amend(DONE)
+    assert (now(retried).ending, attestor.close()) == (failed, (close, signature))
+
+
+def test_a_signature_of_a_close_that_was_replaced_is_not_kept(
+    retried: AgentJournal, signer: SpyingSigner
+) -> None:
+    attestor = Attestor(retried, signer, now(retried))
+    attestor.conclude(DONE)
+    close, signature = attestor.close()
+    attestor.amend(Ending(Outcome.FAILED, "budget"))
+    retried.keep_close_signature("lease_1", close, signature)  # a thread that was slow
+    again, signature = attestor.close()
+    assert again.again
+    verify(again, DOMAIN, signature, signer.address)
+
+
+def test_a_crash_before_the_close_is_signed_keeps_it_with_its_ending(
+    retried: AgentJournal, path: Path, signer: SpyingSigner
+) -> None:
+    class Dying(SpyingSigner):
+        def sign_digest(self, digest: bytes) -> bytes:
+            if len(self.signed) == 1:
+                raise KeyboardInterrupt
+            return super().sign_digest(digest)
+
+    with pytest.raises(KeyboardInterrupt):
+        Attestor(retried, Dying(path), now(retried)).conclude(DONE)
+    retried.close()
+    journal = AgentJournal(path)
+    attestor = Attestor(journal, signer, now(journal))
+    attestor.conclude(Ending(Outcome.FAILED, "agent_restarted"))
+    assert now(journal).ending == DONE
+    assert not attestor.close()[0].again
+
+
+def test_a_stop_is_for_its_lease_and_a_short_time_and_never_says_again(
+    retried: AgentJournal, signer: SpyingSigner
+) -> None:
+    before = unix_ms() // 1000
+    stop, signature = Attestor(retried, signer, now(retried)).stop()
+    assert stop == Stop(BUYER, PROVIDER, b"n" * 16, again=False, deadline=stop.deadline)
+    assert before + STOP_SECONDS <= stop.deadline <= unix_ms() // 1000 + STOP_SECONDS
     verify(stop, DOMAIN, signature, signer.address)
 
 

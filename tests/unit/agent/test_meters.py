@@ -55,6 +55,14 @@ def test_time_ends_at_what_was_sold(hands: Hands) -> None:
     assert (usage.ms, usage.gpu_ms) == (2_000, 8_000)
 
 
+def test_time_that_is_bought_later_counts_while_the_job_runs(hands: Hands) -> None:
+    meter = started(hands)
+    hands.ns += 9_000 * MS
+    meter.ms_max = 12_000
+    hands.ns += 9_000 * MS
+    assert meter.ms == 12_000
+
+
 def test_processor_time_counts_from_ready_and_never_falls(hands: Hands) -> None:
     meter = started(hands, seen=CpuMemory(400, 0))
     for seen in (CpuMemory(900, 0), CpuMemory(100, 0), None):

@@ -86,6 +86,16 @@ def test_what_the_server_says_becomes_a_halt(
     assert desk.lease.halt == halt
 
 
+def test_what_is_paid_for_is_read_at_every_look(desk: Desk) -> None:
+    assert desk.lease.paid_ms == 0
+    for seconds in (300, 420):
+        desk.market.leases[desk.id]["terms"]["paid_seconds"] = seconds
+        desk.lease.observe(desk.shown)
+        assert desk.lease.paid_ms == seconds * 1_000
+    desk.lease.observe(changed(desk.shown, terms=None))  # as while a lease reopens
+    assert desk.lease.paid_ms == 420_000
+
+
 def test_the_first_halt_stands_and_wakes(desk: Desk) -> None:
     desk.lease.stop(SILENT)
     desk.lease.observe(changed(desk.shown, stop_requested="cancelled"))

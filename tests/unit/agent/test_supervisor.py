@@ -81,7 +81,7 @@ def test_an_end_that_the_journal_did_not_take_is_put_down_later(
         monkeypatch.setattr("marketplace.agent.inventory.Capacity.take", lambda *_: None)
     lease_id = box.market.open_lease(["true"])
     with monkeypatch.context() as broken:
-        broken.setattr(AgentJournal, "propose_close", full)
+        broken.setattr(AgentJournal, "end", full)
         for _ in range(2):
             with pytest.raises(JournalError):
                 box.supervisor.tick()

@@ -1,6 +1,7 @@
 """A watched job on clocks a test turns: no process, no server."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,17 @@ class Bench(Desk):
 
     def __init__(self, folder: Path) -> None:
         self.now_ms = 0
-        super().__init__(folder, lambda: self.now_ms / 1000, terms={"max_seconds": 60})
+        super().__init__(folder, lambda: self.now_ms / 1000, paid_seconds=60)
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The lease on the market."""
+        return self.market.leases[self.id]
 
     def run(self, witness: Witness) -> tuple[Ending, int]:
         """How the job ended and the ms its meter signed last."""
         self.witness = witness
+        self.lease.heed(self.shown)
         running: Any = Sleeper(self)
         watch = JobWatch(
             self.lease, self.job, Grant(ONE_GPU.gpus, 1000, 0), running,
@@ -74,6 +81,10 @@ def one_old_reading_every_13_s(now_ms: int) -> int:
     return now_ms // 13_000 * 1_000
 
 
+def keeping_up(now_ms: int) -> int:
+    return max(0, now_ms - 1_000) // 1_000 * 1_000
+
+
 def test_a_witness_that_falls_behind_gets_no_more_than_the_grace_unsigned(bench: Bench) -> None:
     ending, ms = bench.run(one_old_reading_every_13_s)
     assert (ending.outcome, ending.reason, ending.signs_stop) == ("failed", "witness_silent", True)
@@ -86,5 +97,37 @@ def test_a_witness_that_says_nothing_ends_the_job_after_the_grace(bench: Bench) 
 
 
 def test_a_witness_that_keeps_up_lets_the_job_run_to_its_limit(bench: Bench) -> None:
-    ending, ms = bench.run(lambda now_ms: max(0, now_ms - 1_000) // 1_000 * 1_000)
+    ending, ms = bench.run(keeping_up)
+    assert (ending.reason, ms) == ("max_duration", 60_000)
+
+
+@pytest.mark.parametrize(
+    ("limited", "expected"),
+    [(False, ("failed", "max_duration")), (True, ("over_budget", "budget"))],
+    ids=["by its duration", "by its budget"],
+)
+def test_a_top_up_extends_a_job_that_runs(
+    bench: Bench, limited: bool, expected: tuple[str, str]
+) -> None:
+    bench.job = replace(bench.job, budget_limited=limited)
+
+    def topping_up(now_ms: int) -> int:
+        if now_ms == 45_000:
+            bench.row["terms"]["paid_seconds"] = 90
+            bench.lease.heed(bench.shown)
+        return keeping_up(now_ms)
+
+    ending, ms = bench.run(topping_up)
+    assert (ending.outcome, ending.reason) == expected
+    assert ms == 90_000
+
+
+def test_paid_time_that_is_said_to_shrink_takes_nothing_from_a_job(bench: Bench) -> None:
+    def shrinking(now_ms: int) -> int:
+        if now_ms == 30_000:
+            bench.row["terms"]["paid_seconds"] = 10
+            bench.lease.heed(bench.shown)
+        return keeping_up(now_ms)
+
+    ending, ms = bench.run(shrinking)
     assert (ending.reason, ms) == ("max_duration", 60_000)

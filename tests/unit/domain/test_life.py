@@ -10,18 +10,21 @@ import pytest
 from marketplace.domain.advance import (
     BidFilled,
     BidLeftBook,
+    BidVoided,
     BuyerCancelled,
+    CloseOverdue,
     EndReverted,
     Fact,
     Fault,
     LeaseClosed,
     LeaseOpened,
-    LeaseRanOut,
     LeaseStopped,
     OpeningFailed,
     OpeningReverted,
     ProviderSilent,
+    RetryWindowPassed,
     RunReported,
+    SeatMarked,
     StartLimitPassed,
     StopOverdue,
     StopSigned,
@@ -46,11 +49,13 @@ from marketplace.domain.life import (
     StopReason,
     SuspendAsk,
     TellStatus,
+    runs_again,
 )
 from marketplace.errors import Conflict
 from marketplace.services.lives import chain_facts
 from scripts.lib.life_page import VARIANTS, page
-from settlement.leases import LeaseStatus
+from settlement.events import Opened
+from settlement.leases import ChainLease, LeaseStatus, fold
 
 NOW = 100_000
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "life.md"
@@ -70,13 +75,17 @@ STOPPED = replace(OPENING, state=LeaseState.STOPPED)
 CLOSED = replace(OPENING, state=LeaseState.CLOSED)
 ASKED = replace(ACTIVE, stop_requested=StopReason.LOST, stop_requested_ms=4)
 STOP = {"stop_requested": StopReason.CANCELLED, "stop_requested_ms": NOW}
+SEEK = {"stop_requested": StopReason.RETRY, "stop_requested_ms": NOW}
+UNMARKED = replace(STOPPED, stop_requested=StopReason.RETRY, stop_requested_ms=4)
+MARKED = replace(STOPPED, again=True)
+SOUGHT = {"stop_requested": None, "stop_requested_ms": None}  # the witness is asked no more
 OK = RunReport(Outcome.SUCCEEDED, None, 0, "blob")
 BAD = RunReport(Outcome.FAILED, "exit_code", 3)
 
 TELL, BACK = "tell", PutOnBook(NOW + 60, True)  # TELL: a TellStatus, whatever it says
 ENDS = [Do.SETTLE_CHARGE, TELL]
-CLOSES = [Do.TELL_COST, Do.FREE_CAPACITY, Do.JUDGE_PROVIDER]
-STOPS = [Do.TELL_COST, Do.JUDGE_PROVIDER]
+ENDS_LEASE = [Do.TELL_COST, Do.FREE_CAPACITY, Do.JUDGE_PROVIDER]
+CLOSES_STOPPED = [Do.TELL_COST, Do.JUDGE_PROVIDER]  # its node is free already
 NO_CHANGES: Mapping[str, Any] = {}
 OTHER = LeaseLife("new", LeaseState.OPENING, 8, budget_limited=True)
 
@@ -101,7 +110,7 @@ def ended(state: JobState, reason: str | None = None, detail: str | None = None)
 def requeued(outcome: Outcome, **more: Any) -> dict[str, Any]:
     return {
         "state": JobState.QUEUED, "reason": outcome, "detail": "looking for another ask",
-        "ending": None, "retry_until_ms": NOW + 60_000, **more,
+        "ending": None, "retry_until_ms": NOW + 60_000, "requeue_after": "l", **more,
     }  # fmt: skip
 
 
@@ -110,7 +119,7 @@ def reported(job: JobLife, lease: LeaseLife, report: RunReport) -> tuple[JobLife
 
 
 FAILED_OPENING = {"state": LeaseState.FAILED_TO_OPEN, "reason": "why"}
-UNHEARD = {"stop_requested": StopReason.LOST, "stop_requested_ms": NOW}
+UNHEARD = {"stop_requested": StopReason.LOST, "stop_requested_ms": NOW, "reason": "lost"}
 # Values that docs/life.md does not show; what it shows is tested by the page itself.
 CASES = (
     Case(
@@ -156,43 +165,72 @@ CASES = (
          {"state": LeaseState.ACTIVE, **STOP}, [TELL, Do.TELL_COST]),
     Case("opening reverted before the start", STARTING, ACTIVE, OpeningReverted(),
          {"state": JobState.MATCHED, "reserve": 7}, {"state": LeaseState.OPENING}, [TELL]),
+    Case("opening reverted after the mark", FAILED, MARKED, OpeningReverted(), {},
+         {"state": LeaseState.OPENING, "again": False}),
     Case("stopped past the server", RUNNING, ACTIVE, LeaseStopped(),
          ended(JobState.CANCELLED, "lease_stopped"), {"state": LeaseState.STOPPED},
-         [*STOPS, *ENDS]),
+         [*ENDS_LEASE, *ENDS]),
     Case("stopped as lost and retried", replace(RUNNING, **LOST, retry=RETRY), ASKED,
-         LeaseStopped(), requeued(Outcome.LOST), {"state": LeaseState.STOPPED},
-         [*STOPS, TELL, TELL, PutOnBook(NOW + 60_000, True), TELL]),
+         LeaseStopped(), requeued(Outcome.LOST), {"state": LeaseState.STOPPED, **SEEK},
+         [*ENDS_LEASE, TELL, TELL]),
     Case("lost again when the retry is over",
          replace(RUNNING, **LOST, retry=RETRY, retry_until_ms=NOW), ASKED, LeaseStopped(),
-         ended(JobState.LOST, "provider_lost"), {"state": LeaseState.STOPPED}, [*STOPS, *ENDS]),
+         ended(JobState.LOST, "provider_lost"), {"state": LeaseState.STOPPED},
+         [*ENDS_LEASE, *ENDS]),
     Case("lost again just before the retry is over",
          replace(RUNNING, **LOST, retry=RETRY, retry_until_ms=NOW + 1), ASKED, LeaseStopped(),
-         requeued(Outcome.LOST, retry_until_ms=NOW + 1), {"state": LeaseState.STOPPED},
-         [*STOPS, TELL, TELL, PutOnBook(NOW + 1, True), TELL]),
+         requeued(Outcome.LOST, retry_until_ms=NOW + 1), {"state": LeaseState.STOPPED, **SEEK},
+         [*ENDS_LEASE, TELL, TELL]),
     Case("closed as reported", *reported(RUNNING, ACTIVE, OK), LeaseClosed(),
          {**ended(JobState.SUCCEEDED), "exit_code": 0, "outputs": "blob"},
-         {"state": LeaseState.CLOSED}, [*CLOSES, *ENDS, Do.WRITE_RECEIPT]),
+         {"state": LeaseState.CLOSED}, [*ENDS_LEASE, *ENDS, Do.WRITE_RECEIPT]),
     Case("the report counts more than the cancel",
          replace(RUNNING, ending=Outcome.CANCELLED), replace(ACTIVE, report=OK), LeaseClosed(),
          {**ended(JobState.SUCCEEDED), "exit_code": 0, "outputs": "blob"},
-         {"state": LeaseState.CLOSED}, [*CLOSES, *ENDS, Do.WRITE_RECEIPT]),
+         {"state": LeaseState.CLOSED}, [*ENDS_LEASE, *ENDS, Do.WRITE_RECEIPT]),
     Case("closed as over budget before it ran",
          *reported(STARTING, ACTIVE, RunReport(Outcome.OVER_BUDGET, "budget")), LeaseClosed(),
          ended(JobState.OVER_BUDGET, "budget"), {"state": LeaseState.CLOSED},
-         [*CLOSES, TELL, *ENDS, Do.WRITE_RECEIPT]),
+         [*ENDS_LEASE, TELL, *ENDS, Do.WRITE_RECEIPT]),
     Case("failed by itself and retried",
          *reported(replace(RUNNING, retry=RETRY), ACTIVE, BAD), LeaseClosed(),
-         requeued(Outcome.FAILED, exit_code=3), {"state": LeaseState.CLOSED},
-         [*CLOSES, TELL, TELL, PutOnBook(NOW + 60_000, True), TELL, Do.WRITE_RECEIPT]),
+         requeued(Outcome.FAILED, exit_code=3), {"state": LeaseState.CLOSED, **SEEK},
+         [*ENDS_LEASE, TELL, TELL, Do.WRITE_RECEIPT]),
     Case("closed after the job ended", FAILED, STOPPED, LeaseClosed(), {},
-         {"state": LeaseState.CLOSED}, [*CLOSES, Do.WRITE_RECEIPT, Do.SETTLE_CHARGE]),
-    Case("the end that a job waits for", REQUEUED, ASKED, LeaseStopped(),
-         {"requeue_after": None}, {"state": LeaseState.STOPPED}, [*STOPS, BACK, TELL]),
+         {"state": LeaseState.CLOSED}, [*CLOSES_STOPPED, Do.WRITE_RECEIPT, Do.SETTLE_CHARGE]),
+    Case("the end of a lease that a job waits for", REQUEUED, ASKED, LeaseStopped(), {},
+         {"state": LeaseState.STOPPED, **SEEK}, ENDS_LEASE),
+    Case("the Close of a lease whose mark a job waits for", REQUEUED, UNMARKED, LeaseClosed(), {},
+         {"state": LeaseState.CLOSED, **SEEK}, [*CLOSES_STOPPED, Do.WRITE_RECEIPT]),
     Case("the end that a void bid waits for", replace(REQUEUED, void=True), ASKED, LeaseClosed(),
          {**ended(JobState.CANCELLED, "order_cancelled"), "requeue_after": None},
-         {"state": LeaseState.CLOSED}, [*CLOSES, *ENDS, Do.WRITE_RECEIPT]),
-    Case("time ends the lease that a job waits for", REQUEUED, ASKED, LeaseRanOut(),
-         {"requeue_after": None}, {}, [BACK, TELL]),
+         {"state": LeaseState.CLOSED}, [*ENDS_LEASE, *ENDS, Do.WRITE_RECEIPT]),
+    Case("the mark that a job waits for", REQUEUED, UNMARKED, SeatMarked(True),
+         {"requeue_after": None}, {"again": True, **SOUGHT}, [BACK, TELL]),
+    Case("the mark that a void bid waits for", replace(REQUEUED, void=True), UNMARKED,
+         SeatMarked(True), {**ended(JobState.CANCELLED, "order_cancelled"), "requeue_after": None},
+         {"again": True, **SOUGHT}, ENDS),
+    Case("a mark of a lease that the job does not wait for", replace(REQUEUED, requeue_after="m"),
+         STOPPED, SeatMarked(True), {}, {"again": True}),
+    Case("a mark after the job ended", FAILED, CLOSED, SeatMarked(True), {}, {"again": True}),
+    Case("a mark that a reorg took back from a job on the book",
+         replace(REQUEUED, requeue_after=None), MARKED, SeatMarked(False), {}, {"again": False}),
+    Case("cancelled while it waits for the mark", REQUEUED, UNMARKED, BuyerCancelled(),
+         {**ended(JobState.CANCELLED), "ending": Outcome.CANCELLED, "requeue_after": None},
+         SOUGHT, ENDS),
+    Case("the bid voided while it waits for the mark", REQUEUED, UNMARKED, BidVoided(),
+         {**ended(JobState.CANCELLED), "ending": Outcome.CANCELLED, "requeue_after": None,
+          "void": True}, SOUGHT, ENDS),
+    Case("no mark in time", REQUEUED, UNMARKED, RetryWindowPassed(),
+         {**ended(JobState.FAILED, "retry_passed"), "requeue_after": None}, SOUGHT, ENDS),
+    Case("no end in time", REQUEUED, ASKED, RetryWindowPassed(),
+         {**ended(JobState.FAILED, "retry_passed"), "requeue_after": None}, {}, ENDS),
+    Case("the time passes while the bid is on the book", replace(REQUEUED, requeue_after=None),
+         MARKED, RetryWindowPassed()),
+    Case("the opening of a lease whose mark a job waits for fails after a reorg", REQUEUED,
+         replace(UNMARKED, state=LeaseState.OPENING), OpeningFailed("why", Fault.PAIR, "before"),
+         {"requeue_after": None, "lease_id": "before"}, {**FAILED_OPENING, **SOUGHT},
+         [Do.FREE_CAPACITY, BACK, TELL]),
     Case("the first attestation", STARTING, ACTIVE, UsageAttested(50),
          {"state": JobState.RUNNING, "started_ms": NOW}, {"ready_ms": 50}, [TELL]),
     Case("the first attestation of the next lease", replace(STARTING, started_ms=2), ACTIVE,
@@ -206,10 +244,11 @@ CASES = (
     Case("silent", RUNNING, ACTIVE, ProviderSilent(), LOST, UNHEARD),
     Case("never ready", STARTING, ACTIVE, StartLimitPassed(),
          {"ending": Outcome.LOST, "reason": "start_limit_passed"},
-         {"stop_requested": StopReason.START_LIMIT, "stop_requested_ms": NOW}),
+         {"stop_requested": StopReason.START_LIMIT, "stop_requested_ms": NOW,
+          "reason": "start_limit"}),
     Case("no Stop, and the job waits for the lease to run out",
          replace(RUNNING, **LOST, retry=RETRY), ASKED, StopOverdue(),
-         requeued(Outcome.LOST, requeue_after="l"), {}, [TELL, TELL]),
+         requeued(Outcome.LOST), {}, [TELL, TELL]),
 )  # fmt: skip
 
 
@@ -263,6 +302,86 @@ def test_steps_lead_from_queued_to_every_state_and_end_where_they_should() -> No
     assert set(LeaseState) - set(LEASE_STEPS) == {LeaseState.CLOSED}
 
 
+@pytest.mark.parametrize("mark_first", [False, True])
+@pytest.mark.parametrize("end", [LeaseStopped(), LeaseClosed()], ids=["stopped", "closed"])
+def test_a_retried_job_goes_back_to_the_book_at_the_mark_and_only_then(
+    end: Fact, mark_first: bool
+) -> None:
+    job, lease = replace(RUNNING, **LOST, retry=RETRY), ASKED
+    job, over, effects = advance(job, lease, end, NOW)
+    assert (job.state, job.requeue_after) == (JobState.QUEUED, "l")
+    assert not any(isinstance(effect, PutOnBook) for effect in effects)
+    if not mark_first:  # other news of the lease in between
+        for fact in (EndReverted(LeaseState.ACTIVE), end, CloseOverdue()):
+            job, over, effects = advance(job, over, fact, NOW)
+            assert not any(isinstance(effect, PutOnBook) for effect in effects)
+    assert over is not None
+    assert over.stop_requested is StopReason.RETRY
+    job, over, effects = advance(job, over, SeatMarked(True), NOW)
+    assert (job.state, job.requeue_after) == (JobState.QUEUED, None)
+    assert PutOnBook(NOW + 60_000, True) in effects
+    assert over is not None
+    assert (over.stop_requested, over.again) == (None, True)
+
+
+def test_an_end_of_a_lease_that_is_marked_already_puts_the_job_back_at_once() -> None:
+    job, lease, effects = advance(REQUEUED, MARKED, LeaseClosed(), NOW)
+    assert (job.requeue_after, lease and lease.stop_requested) == (None, None)
+    assert BACK in effects
+
+
+def test_capacity_is_freed_once_when_the_lease_leaves_active() -> None:
+    for ends in ([LeaseStopped(), LeaseClosed()], [LeaseClosed()], [LeaseStopped()]):
+        job, lease, done = RUNNING, ACTIVE, []
+        for fact in (*ends, SeatMarked(True)):
+            job, after, effects = advance(job, lease, fact, NOW)
+            assert after is not None
+            lease = after
+            done.append(Do.FREE_CAPACITY in effects)
+        assert done == [True] + [False] * len(ends)
+
+
+@pytest.mark.parametrize("state", [LeaseState.OPENING, LeaseState.ACTIVE])
+def test_a_mark_of_a_lease_that_is_not_over_is_refused(state: LeaseState) -> None:
+    with pytest.raises(Conflict, match=str(state)):
+        advance(RUNNING, replace(OPENING, state=state), SeatMarked(True), NOW)
+
+
+def test_a_provider_that_was_given_up_stays_to_blame_when_the_job_goes_on() -> None:
+    job, lease, _ = advance(replace(RUNNING, retry=RETRY), ACTIVE, ProviderSilent(), NOW)
+    for fact in (LeaseStopped(), SeatMarked(True), LeaseClosed()):
+        job, lease, _ = advance(job, lease, fact, NOW)
+        assert lease is not None
+        assert lease.is_broken
+
+
+RUNS_AGAIN: dict[Outcome | None, RetryOn | None] = {
+    None: RetryOn.INTERRUPTION,  # nothing was reported: the provider was lost
+    Outcome.LOST: RetryOn.INTERRUPTION,
+    Outcome.FAILED: RetryOn.ERROR,
+    Outcome.SUCCEEDED: None,
+    Outcome.CANCELLED: None,
+    Outcome.OVER_BUDGET: None,
+}
+
+
+@pytest.mark.parametrize("outcome", RUNS_AGAIN)
+def test_a_bid_opens_again_after_the_ends_that_its_job_is_retried_on(
+    outcome: Outcome | None,
+) -> None:
+    on = RUNS_AGAIN[outcome]
+    assert {event for event in RetryOn if runs_again((event,), outcome)} == ({on} if on else set())
+    assert runs_again(tuple(RetryOn), outcome) is (on is not None)
+    assert not runs_again((), outcome)
+
+
+def chain_lease(status: LeaseStatus, again: bool) -> ChainLease:
+    names = (b"n" * 16, "buyer", "provider", "witness", "meter", b"bid", b"ask", b"prices")
+    opened = fold([Opened(*names, 1, 1000, 1, 0, 1_660, 660, 60, 0, 10)])
+    assert opened is not None
+    return replace(opened, status=status, again=again)
+
+
 CHAIN_SAYS: dict[tuple[LeaseState, LeaseStatus | None], list[Fact]] = {
     (LeaseState.OPENING, None): [OpeningReverted()],
     (LeaseState.OPENING, LeaseStatus.ACTIVE): [LeaseOpened()],
@@ -285,7 +404,41 @@ CHAIN_SAYS: dict[tuple[LeaseState, LeaseStatus | None], list[Fact]] = {
 def test_what_the_chain_has_tells_what_happened(
     known: LeaseState, chain: LeaseStatus | None
 ) -> None:
-    assert list(chain_facts(known, chain)) == CHAIN_SAYS[known, chain]
+    has = chain_lease(chain, again=False) if chain else None
+    assert list(chain_facts(replace(OPENING, state=known), has)) == CHAIN_SAYS[known, chain]
+
+
+MARKS: dict[tuple[LeaseState, LeaseStatus, bool], list[Fact]] = {
+    (LeaseState.OPENING, LeaseStatus.CLOSED, True): [
+        LeaseOpened(), LeaseClosed(), SeatMarked(True)
+    ],
+    (LeaseState.ACTIVE, LeaseStatus.STOPPED, True): [LeaseStopped(), SeatMarked(True)],
+    (LeaseState.STOPPED, LeaseStatus.STOPPED, True): [SeatMarked(True)],
+    (LeaseState.STOPPED, LeaseStatus.CLOSED, True): [LeaseClosed(), SeatMarked(True)],
+    (LeaseState.CLOSED, LeaseStatus.CLOSED, True): [SeatMarked(True)],
+    (LeaseState.CLOSED, LeaseStatus.CLOSED, False): [SeatMarked(False)],
+    (LeaseState.CLOSED, LeaseStatus.STOPPED, False): [
+        SeatMarked(False), EndReverted(LeaseState.STOPPED)
+    ],
+    (LeaseState.STOPPED, LeaseStatus.ACTIVE, False): [
+        SeatMarked(False), EndReverted(LeaseState.ACTIVE)
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("known", "chain", "again"), MARKS, ids=str)
+def test_a_mark_comes_after_the_end_and_goes_before_it(
+    known: LeaseState, chain: LeaseStatus, again: bool
+) -> None:
+    lease = replace(OPENING, state=known, again=not again)
+    facts = chain_facts(lease, chain_lease(chain, again))
+    assert list(facts) == MARKS[known, chain, again]
+    after: LeaseLife | None = lease
+    for fact in facts:  # none of them is refused
+        _, after, _ = advance(FAILED, after, fact, NOW)
+    assert after is not None
+    assert (after.state, after.again) == (LeaseState[chain.name], again)
+    assert chain_facts(after, chain_lease(chain, again)) == ()
 
 
 def test_the_page_is_what_the_code_prints() -> None:

@@ -1,54 +1,20 @@
-"""Every other way a lease ends: stopped, lost, never witnessed, run out, moved to the next ask."""
+"""Every other way a lease ends: stopped, lost, never witnessed, past its end, past the server."""
 
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from marketplace.db.tables import OrderEntryRow
 from marketplace.errors import Conflict, InvalidInput, InvalidSignature
+from marketplace.limits import STOP_SECONDS_MAX
 from marketplace.services.views import job_view, lease_view
-from marketplace.wire.leases import SignedClose
+from marketplace.wire.leases import SignedClose, SignedStop
+from settlement.attestation import Stop
 from settlement.events import Stopped
 from settlement.ports import BlockRef, LoggedEvent
+from settlement.signing import LocalSigner
 from tests.market_world import TOKEN, World
-
-RETRY = {"on_events": ["interruption"], "duration": "1h"}
-
-
-@pytest.fixture
-def lease_id(world: World) -> str:
-    """The lease of a job that has been running for ten seconds, all of it countersigned."""
-    _, made = world.start()
-    ten_seconds(world, made)
-    return made
-
-
-@pytest.fixture
-def job_id(world: World, lease_id: str) -> str:
-    return world.lease(lease_id).job_id
-
-
-def ten_seconds(world: World, lease_id: str) -> None:
-    world.use(lease_id, 0, 0)
-    world.use(lease_id, 1, 10_000, after=10)
-
-
-def watch(world: World, after: float = 0) -> None:
-    """What the market's loops see after so many seconds."""
-    world.clock.advance(after)
-    world.catalog.settling.failed_opens()
-    world.catalog.watchdog.tick()
-    world.catalog.watchdog.revive()
-
-
-def settle(world: World, after: float = 0) -> None:
-    if after:
-        world.clock.advance(after)
-        world.chain.mine()
-    world.catalog.settling.settle()
-    world.catalog.settling.refund()
-    world.chain.mine()
+from tests.unit.services.conftest import settle, watch
 
 
 def test_a_silent_provider_is_lost_and_the_witness_is_asked_to_stop(
@@ -127,60 +93,6 @@ def test_a_late_starter_is_stopped_and_pays_nothing(world: World) -> None:
     assert world.lease(lease_id).released == 0
 
 
-def test_a_lost_job_moves_to_the_next_ask_with_what_is_left(world: World) -> None:
-    first = world.ask(price="2.00")
-    second = world.offer(price="2.50")
-    job_id, lease_id = world.open(retry=RETRY)
-    ten_seconds(world, lease_id)
-    watch(world, 25)
-    world.stop(lease_id)
-    settle(world)
-    job, old = world.job(job_id), world.lease(lease_id)
-    assert (job.state, job.excluded, job.spent) == ("queued", [first], old.lock)
-    world.match()
-    world.chain.mine()
-    job = world.job(job_id)
-    lease = world.lease(job.lease_id or "")
-    assert (job.state, lease.ask_id) == ("starting", second)
-    assert lease.previous is not None
-    assert lease.previous["provider"] == world.provider.address
-    entry = world.rows(OrderEntryRow, kind="bid")[-1]
-    assert int(entry.payload["budget_left"]) == 5 * TOKEN - old.lock
-    ten_seconds(world, lease.id)
-    world.end(lease.id, 2, 10_000)
-    assert world.job(job_id).state == "succeeded"
-
-
-def test_a_lost_job_without_another_ask_fails_at_the_end_of_its_retry(world: World) -> None:
-    job_id, lease_id = world.start(retry={"on_events": ["interruption"], "duration": "60s"})
-    ten_seconds(world, lease_id)
-    watch(world, 25)
-    world.halt(lease_id)
-    world.match()
-    assert world.job(job_id).state == "queued"
-    world.clock.advance(62)
-    world.match()
-    job = world.job(job_id)
-    assert (job.state, job.reason, job.reserve) == ("failed", "start_deadline_passed", 0)
-
-
-def test_a_lost_lease_that_nobody_stops_frees_the_job_when_it_runs_out(world: World) -> None:
-    world.ask(price="2.00")
-    world.offer(price="2.50")
-    job_id, lease_id = world.open(retry=RETRY, max_duration="2m")
-    ten_seconds(world, lease_id)
-    watch(world, 25)
-    watch(world, 25)
-    assert (world.job(job_id).state, world.job(job_id).requeue_after) == ("queued", lease_id)
-    world.match()
-    assert world.job(job_id).state == "queued"
-    world.clock.advance(200)
-    world.chain.mine()
-    watch(world)
-    world.match()
-    assert world.job(job_id).state == "matched"
-
-
 def test_a_lost_job_that_does_not_retry_ends_even_if_no_witness_answers(
     world: World, job_id: str, lease_id: str
 ) -> None:
@@ -238,6 +150,42 @@ def test_a_stop_by_anyone_but_witness_and_meter_is_refused(world: World, lease_i
     assert world.lease(lease_id).state == "stopped"
 
 
+@pytest.mark.parametrize("ahead_s", [-1, 0, STOP_SECONDS_MAX + 1])
+def test_a_stop_whose_deadline_has_passed_or_is_far_off_is_refused(
+    world: World, lease_id: str, ahead_s: int
+) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        send_stop(world, lease_id, world.witness, ahead_s=ahead_s)
+    assert [problem.pointer for problem in refusal.value.problems] == ["/stop/deadline"]
+    assert world.lease(lease_id).stop_signature is None
+
+
+@pytest.mark.parametrize("ahead_s", [1, STOP_SECONDS_MAX])
+def test_a_stop_whose_deadline_lies_a_little_ahead_is_taken(
+    world: World, lease_id: str, ahead_s: int
+) -> None:
+    send_stop(world, lease_id, world.witness, ahead_s=ahead_s)
+    world.chain.mine()
+    assert world.lease(lease_id).state == "stopped"
+
+
+def test_a_stop_of_another_lease_is_refused(world: World, lease_id: str) -> None:
+    for changes in ({"lease_no": bytes(16)}, {"buyer": world.stranger.address},
+                    {"provider": world.stranger.address}):  # fmt: skip
+        with pytest.raises(InvalidInput, match="another lease"):
+            send_stop(world, lease_id, world.witness, **changes)
+
+
+def send_stop(
+    world: World, lease_id: str, signer: LocalSigner, ahead_s: int = 1, **changes: Any
+) -> None:
+    lease = world.lease(lease_id)
+    deadline = world.clock() // 1000 + ahead_s
+    stop = Stop(lease.buyer, lease.provider, lease.lease_bytes, again=False, deadline=deadline)
+    signed = world.signed(SignedStop, signer, stop=replace(stop, **changes))
+    world.do(world.catalog.ends.stop, world.buyer, lease_id, signed)
+
+
 def test_a_report_is_taken_once_and_again_only_the_same(world: World, lease_id: str) -> None:
     world.clock.advance(1)
     report = world.report(lease_id, 2, 11_000)
@@ -284,7 +232,7 @@ def test_a_job_that_outruns_its_budget_ends_over_budget(world: World) -> None:
     world.offer(start_limit="10s")
     job_id, lease_id = world.open(budget={"max_total": "0.05"}, max_duration="10m")
     assert world.lease(lease_id).budget_limited
-    assert world.lease(lease_id).funded_seconds == 72
+    assert world.lease(lease_id).paid_seconds == 72
     world.use(lease_id, 0, 0)
     world.end(lease_id, 1, 72_000, outcome="over_budget", exit_code=None, after=72)
     assert world.job(job_id).state == "over_budget"
@@ -323,14 +271,14 @@ def test_the_failed_close_of_a_witness_counts_as_none(world: World, lease_id: st
     assert world.lease(lease_id).stop_requested == "unwitnessed"
 
 
-def test_over_budget_is_judged_by_the_clock_not_by_the_usage(world: World) -> None:
+def test_over_budget_is_judged_by_the_usage_not_by_the_clock(world: World) -> None:
     world.offer(start_limit="10s")
     _, lease_id = world.open(budget={"max_total": "0.05"}, max_duration="10m")
     world.use(lease_id, 0, 0, after=9)
-    world.clock.advance(30)
+    world.clock.advance(72)
     with pytest.raises(InvalidInput):
-        world.finish(lease_id, 1, 30_000, outcome="over_budget", exit_code=None)
-    world.finish(lease_id, 1, 63_000, outcome="over_budget", exit_code=None, after=33)
+        world.finish(lease_id, 1, 69_999, outcome="over_budget", exit_code=None)
+    world.finish(lease_id, 1, 70_000, outcome="over_budget", exit_code=None)
     outcome = world.lease(lease_id).outcome
     assert outcome is not None
     assert outcome["outcome"] == "over_budget"

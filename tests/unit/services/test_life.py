@@ -22,7 +22,8 @@ from marketplace.services import jobs, offers
 from marketplace.services.blobs import DAY_MS
 from marketplace.wire.jobs import JobOrder
 from settlement.eip712 import ZERO_ADDRESS, Domain
-from settlement.events import Opened, OrderCancelled
+from settlement.events import Cancelled, Opened
+from settlement.orders import Numbered
 from settlement.signing import sign
 from tests.databases import rows_of
 from tests.market_world import TOKEN, World, key_of
@@ -51,7 +52,7 @@ def test_a_job_that_succeeds_pays_what_was_measured_and_refunds_the_rest(world: 
     assert document["conserved"] is True
     named = (lease.lease_no, world.witness.address)
     assert (document["lease_no"], document["witness"]) == named
-    assert lease.released + lease.refunded == 660 * 2500 * TOKEN // 3_600_000 + 1
+    assert lease.released + lease.refunded == 600 * 2500 * TOKEN // 3_600_000 + 1
     assert statuses(world, job_id) == [
         "queued", "matched", "starting", "running", "running", "succeeded",
     ]  # fmt: skip
@@ -70,7 +71,7 @@ def test_submission_without_money_is_refused_and_stores_nothing(world: World) ->
     world.chain.balances[world.buyer.address] = TOKEN // 10
     with pytest.raises(InsufficientBalance) as refusal:
         world.submit()
-    lock = 660 * 2500 * TOKEN // 3_600_000 + 1
+    lock = 600 * 2500 * TOKEN // 3_600_000 + 1
     assert refusal.value.facts["shortfall"].atoms == lock - TOKEN // 10
     with world.database.read() as store:
         assert rows_of(store, JobRow) == []
@@ -80,7 +81,7 @@ def test_submission_without_money_is_refused_and_stores_nothing(world: World) ->
 
 def test_money_reserved_by_one_job_does_not_cover_another(world: World) -> None:
     world.ask(world.node(gpus=2))
-    lock = 660 * 2500 * TOKEN // 3_600_000 + 1
+    lock = 600 * 2500 * TOKEN // 3_600_000 + 1
     world.chain.balances[world.buyer.address] = 2 * lock - 1
     first = world.submit()
     with pytest.raises(InsufficientBalance):
@@ -322,11 +323,11 @@ def test_salts_that_the_chain_tells_of_are_not_stated(world: World) -> None:
     ahead, most = SALT_AHEAD_MAX + 8, 2**64 - 1
     for event, salts in (
         (replace(opened, lease_no=b"\x09" * 16, bid_salt=4), (5, 0, 0)),
-        (OrderCancelled(provider, 7, False), (5, 8, 0)),
-        (OrderCancelled(provider, 6, False), (5, 8, 0)),
-        (OrderCancelled(provider, ahead + 1, False), (5, 8, 0)),
-        (OrderCancelled(provider, ahead + 1, True), (5, ahead + 2, ahead + 2)),
-        (OrderCancelled(buyer, most, True), (5, ahead + 2, ahead + 2)),
+        (Cancelled(provider, Numbered.ORDERS, 7, False), (5, 8, 0)),
+        (Cancelled(provider, Numbered.ORDERS, 6, False), (5, 8, 0)),
+        (Cancelled(provider, Numbered.ORDERS, ahead + 1, False), (5, 8, 0)),
+        (Cancelled(provider, Numbered.ORDERS, ahead + 1, True), (5, ahead + 2, ahead + 2)),
+        (Cancelled(buyer, Numbered.ORDERS, most, True), (5, ahead + 2, ahead + 2)),
     ):
         world.chain.direct.append(event)
         world.chain.mine()

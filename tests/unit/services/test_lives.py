@@ -119,7 +119,7 @@ def test_a_job_that_moves_on_stays_charged_to_its_key_until_it_ends(world: World
             return store.keys.need("key_1").spent, store.jobs.need(job_id).key_charge
 
     fall_silent(world)
-    world.halt(lease_id)
+    world.halt(lease_id, again=True)
     assert world.job(job_id).state is JobState.QUEUED
     assert charged() == (charge, charge)
     world.match()

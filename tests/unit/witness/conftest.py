@@ -48,14 +48,15 @@ class Lease:
     """The signed orders of one lease and what its meter signs."""
 
     spec: JobSpec = field(default_factory=lambda: parse_job(job_json(), packed=True))
-    bid: Bid = field(init=False)
     ask: Ask = field(
         default_factory=lambda: make_ask(provider=PROVIDER.address, meter=METER.address)
     )
+    changes: dict[str, Any] = field(default_factory=dict)  # of the bid
 
-    def __post_init__(self) -> None:
+    @property
+    def bid(self) -> Bid:
         keys = {"buyer": BUYER.address, "witness": WITNESS.address}
-        self.bid = make_bid(**keys, job_hash=self.spec.hash())
+        return make_bid(**{**keys, "job_hash": self.spec.hash(), **self.changes})
 
     @property
     def number(self) -> bytes:
@@ -87,6 +88,11 @@ class Lease:
     ) -> tuple[Close, bytes]:
         close = Close(self.bid.buyer, self.ask.provider, self.number, ms, 0, 0, again)
         return close, sign(close, DOMAIN, meter)
+
+
+def retried_on(*events: str) -> JobSpec:
+    """A job that goes on elsewhere after these."""
+    return parse_job(job_json(retry={"on_events": list(events), "duration": "1h"}), packed=True)
 
 
 @dataclass

@@ -5,12 +5,32 @@ from typing import Any
 
 import pytest
 
+from marketplace.domain.life import Outcome
+from marketplace.limits import STOP_SECONDS
 from marketplace.witness.policy import Mark, WitnessRefusal
 from settlement.attestation import MeteredUsage
 from settlement.errors import ChainUnavailable
 from settlement.signing import sign, verify
-from tests.factories import make_bid
-from tests.unit.witness.conftest import BUYER, DOMAIN, OPENED, STRANGER, WITNESS, Lease, Stage
+from tests.unit.witness.conftest import (
+    BUYER,
+    DOMAIN,
+    OPENED,
+    STRANGER,
+    WITNESS,
+    Lease,
+    Stage,
+    retried_on,
+)
+
+DONE = Outcome.SUCCEEDED
+EVENTS = ((), ("interruption",), ("error",), ("interruption", "error"))
+RETRIED_ON = {Outcome.LOST: "interruption", Outcome.FAILED: "error"}
+AGAIN = [
+    (events, outcome, RETRIED_ON.get(outcome or Outcome.LOST) in events)
+    for events in EVENTS
+    for outcome in (None, *Outcome)
+]
+"""For what a job is retried, what its agent reported (None: nothing), whether it goes on."""
 
 
 def accepted(answer: Any) -> tuple[Any, bytes]:
@@ -28,8 +48,8 @@ def test_voucher_is_signed_for_what_was_watched(stage: Stage) -> None:
 
 
 def test_metered_lease_gets_a_metered_voucher(stage: Stage) -> None:
-    bid = make_bid(buyer=BUYER.address, witness=WITNESS.address, egress_mib=9)
-    stage.lease = Lease(bid=bid)
+    stage.lease = Lease(changes={"egress_mib": 9})
+    bid = stage.lease.bid
     desk = stage.running()
     voucher, _ = accepted(desk.countersign(*stage.lease.reading(1, 0, egress_mib=3), 1))
     assert voucher == MeteredUsage(bid.buyer, stage.lease.ask.provider, stage.lease.number, 0, 3, 0)
@@ -38,12 +58,12 @@ def test_metered_lease_gets_a_metered_voucher(stage: Stage) -> None:
 def test_unknown_lease_is_not_signed_for(stage: Stage) -> None:
     desk = stage.desk()
     assert desk.countersign(*stage.lease.reading(0, 0), 0) is WitnessRefusal.UNKNOWN_JOB
-    assert desk.sign_close(*stage.lease.closing(0), 0) is WitnessRefusal.UNKNOWN_JOB
-    assert desk.sign_stop(stage.lease.number, "lost") is WitnessRefusal.UNKNOWN_JOB
+    assert desk.sign_close(*stage.lease.closing(0), 0, DONE) is WitnessRefusal.UNKNOWN_JOB
+    assert desk.sign_stop(stage.lease.number, "lost", None) is WitnessRefusal.UNKNOWN_JOB
 
 
 def test_refused_lease_is_remembered_until_its_buyer_is_added(stage: Stage) -> None:
-    stage.lease = Lease(bid=make_bid(buyer=STRANGER.address, witness=WITNESS.address))
+    stage.lease = Lease(changes={"buyer": STRANGER.address})
     papers = stage.lease.papers(bid_signature=sign(stage.lease.bid, DOMAIN, STRANGER))
     desk = stage.desk()
     assert desk.refused(stage.lease.number) is None
@@ -107,9 +127,19 @@ def test_a_lease_that_was_dismissed_is_signed_for_no_more(stage: Stage) -> None:
 
 
 def test_lease_number_of_other_orders_is_not_admitted(stage: Stage) -> None:
-    other = Lease(bid=make_bid(buyer=BUYER.address, witness=WITNESS.address, salt=99))
+    other = Lease(changes={"salt": 99})
     papers = stage.lease.papers(lease_no=other.number)
     assert stage.desk().admit(papers) is WitnessRefusal.OTHER_LEASE
+
+
+def test_another_job_than_the_one_whose_hash_the_buyer_signed_is_not_admitted(
+    stage: Stage,
+) -> None:
+    desk = stage.desk()
+    retried = stage.lease.papers(spec=retried_on("error", "interruption"))
+    assert desk.admit(retried) is WitnessRefusal.OTHER_JOB
+    assert not desk.knows(stage.lease.number)
+    assert desk.refused(stage.lease.number) is WitnessRefusal.OTHER_JOB
 
 
 def test_reading_the_meter_did_not_sign_is_refused(stage: Stage) -> None:
@@ -117,7 +147,8 @@ def test_reading_the_meter_did_not_sign_is_refused(stage: Stage) -> None:
     answer = desk.countersign(*stage.lease.reading(1, 10, meter=STRANGER), 1)
     assert answer is WitnessRefusal.BAD_SIGNATURE
     assert (
-        desk.sign_close(*stage.lease.closing(0, meter=STRANGER), 1) is WitnessRefusal.BAD_SIGNATURE
+        desk.sign_close(*stage.lease.closing(0, meter=STRANGER), 1, DONE)
+        is WitnessRefusal.BAD_SIGNATURE
     )
 
 
@@ -173,34 +204,82 @@ def test_other_value_at_a_signed_sequence_is_refused(stage: Stage) -> None:
 def test_close_is_signed_once(stage: Stage) -> None:
     desk = stage.running()
     stage.time.go(9_000)
-    first = desk.sign_close(*stage.lease.closing(8_000), 9)
+    first = desk.sign_close(*stage.lease.closing(8_000), 9, DONE)
     assert isinstance(first, bytes)
     verify(stage.lease.closing(8_000)[0], DOMAIN, first, WITNESS.address)
-    assert desk.sign_close(*stage.lease.closing(8_000), 9) == first
-    assert desk.sign_close(*stage.lease.closing(9_000), 9) is WitnessRefusal.ALREADY_CLOSED
+    assert desk.sign_close(*stage.lease.closing(8_000), 9, DONE) == first
+    assert desk.sign_close(*stage.lease.closing(9_000), 9, DONE) is WitnessRefusal.ALREADY_CLOSED
     assert desk.countersign(*stage.lease.reading(1, 9_000), 9) is WitnessRefusal.SEQUENCE_USED
+
+
+@pytest.mark.parametrize(("events", "outcome", "goes_on"), AGAIN)
+def test_close_says_again_as_the_jobs_terms_do_or_is_refused_before_the_journal_is_touched(
+    stage: Stage, events: tuple[str, ...], outcome: Outcome | None, goes_on: bool
+) -> None:
+    stage.lease = Lease(retried_on(*events)) if events else Lease()
+    desk = stage.running()
+    stage.time.go(9_000)
+    expected = goes_on and outcome is not None  # nothing reported: nothing that a Close could say
+    wrong = stage.lease.closing(8_000, again=not expected)
+    assert desk.sign_close(*wrong, 9, outcome) is WitnessRefusal.AGAIN_DIFFERS
+    assert desk.mark(stage.lease.number) == Mark(0, 0, 0, 0)
+    accepted(desk.countersign(*stage.lease.reading(1, 8_000), 9))
+    close, of_meter = stage.lease.closing(8_000, again=expected)
+    signature = desk.sign_close(close, of_meter, 9, outcome)
+    assert isinstance(signature, bytes)
+    verify(close, DOMAIN, signature, WITNESS.address)
 
 
 def test_close_beyond_the_watch_is_refused(stage: Stage) -> None:
     desk = stage.running()
     stage.time.go(1_000)
-    assert desk.sign_close(*stage.lease.closing(60_000), 1) is WitnessRefusal.AHEAD_OF_CLOCK
+    assert desk.sign_close(*stage.lease.closing(60_000), 1, DONE) is WitnessRefusal.AHEAD_OF_CLOCK
 
 
 def test_stop_of_a_lost_lease_is_signed_at_once(stage: Stage) -> None:
     desk = stage.running()
-    stop, signature = accepted(desk.sign_stop(stage.lease.number, "lost"))
+    stop, signature = accepted(desk.sign_stop(stage.lease.number, "lost", None))
     assert stop.lease_no == stage.lease.number
+    assert stop.deadline == stage.time.unix // 1000 + STOP_SECONDS
     verify(stop, DOMAIN, signature, WITNESS.address)
+
+
+@pytest.mark.parametrize("events", EVENTS)
+def test_stop_says_again_only_if_the_job_is_retried_after_such_an_end(
+    stage: Stage, events: tuple[str, ...]
+) -> None:
+    stage.lease = Lease(retried_on(*events)) if events else Lease()
+    desk, number = stage.admitted(), stage.lease.number
+    for outcome, goes_on in ((at, on) for of, at, on in AGAIN if of == events):
+        for reason in ("lost", "start_limit", "unwitnessed"):
+            stop, _ = accepted(desk.sign_stop(number, reason, outcome))
+            assert stop.again is goes_on
+        answer = desk.sign_stop(number, "retry", outcome)
+        if goes_on:
+            stop, signature = accepted(answer)
+            assert stop.again
+            verify(stop, DOMAIN, signature, WITNESS.address)
+        else:
+            assert answer is WitnessRefusal.NOT_RETRIED
+
+
+def test_stop_of_a_cancelled_job_never_says_again(stage: Stage) -> None:
+    stage.lease = Lease(retried_on("interruption", "error"))
+    desk = stage.running()
+    assert desk.sign_stop(stage.lease.number, "cancelled", None) is WitnessRefusal.NOT_YET
+    stage.time.go(20_000)
+    for outcome in (None, *Outcome):
+        stop, _ = accepted(desk.sign_stop(stage.lease.number, "cancelled", outcome))
+        assert not stop.again
 
 
 def test_cancelled_job_is_given_time_to_close(stage: Stage) -> None:
     desk = stage.running()
-    assert desk.sign_stop(stage.lease.number, "cancelled") is WitnessRefusal.NOT_YET
+    assert desk.sign_stop(stage.lease.number, "cancelled", None) is WitnessRefusal.NOT_YET
     stage.time.go(19_999)
-    assert desk.sign_stop(stage.lease.number, "cancelled") is WitnessRefusal.NOT_YET
+    assert desk.sign_stop(stage.lease.number, "cancelled", None) is WitnessRefusal.NOT_YET
     stage.time.go(1)
-    accepted(desk.sign_stop(stage.lease.number, "cancelled"))
+    accepted(desk.sign_stop(stage.lease.number, "cancelled", None))
 
 
 def test_restart_keeps_the_mark_and_the_watch(stage: Stage) -> None:

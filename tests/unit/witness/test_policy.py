@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from marketplace.domain.job import parse_job
 from marketplace.witness.policy import (
     TOLERANCE_MS,
     LeaseWatch,
@@ -16,23 +17,25 @@ from marketplace.witness.policy import (
     judge_usage,
 )
 from settlement.attestation import Close, UsageAttestation
-from settlement.orders import Prices, TierLimit, lease_no
+from settlement.orders import Prices, TierLimit, lease_no, terms_hash
 from settlement.units import UINT64_MAX
-from tests.factories import NANO, address, make_ask, make_bid
+from tests.factories import NANO, address, job_json, make_ask, make_bid
 
 HOUR_MS = 3_600_000
+SPEC = parse_job(job_json(), packed=True)
 LIMIT = TierLimit(make_ask().tier, 3 * NANO * 1000, egress_gib=7, unit=9)
 
 
 def papers(**changes: Any) -> Papers:
     """The papers of the lease that these orders open."""
-    bid = make_bid(egress_mib=10, units=5, unit="request", limits=(LIMIT,))
+    taken = {"egress_mib": 10, "units": 5, "unit": "request", "limits": (LIMIT,)}
+    bid = make_bid(job_hash=SPEC.hash(), **taken)
     fields: dict[str, Any] = {
         "bid": bid, "bid_signature": b"", "ask": make_ask(), "interval_ms": 1_000, "opened_unix": 0,
-        "prices": Prices(2 * NANO, egress_gib=7, unit=9), **changes,
+        "prices": Prices(2 * NANO, egress_gib=7, unit=9), "spec": SPEC, "seat": 0, **changes,
     }  # fmt: skip
-    bid, ask = fields["bid"], fields["ask"]
-    number = lease_no(bid.struct_hash(), ask.struct_hash(), ask.meter)
+    orders = (fields[name].struct_hash() for name in ("bid", "ask", "prices"))
+    number = lease_no(terms_hash(*orders, fields["seat"]), fields["ask"].meter)
     return Papers(**{"lease_no": number, **fields})
 
 
@@ -47,7 +50,7 @@ def reading(**changes: Any) -> UsageAttestation:
 
 
 def closing(**changes: Any) -> Close:
-    return replace(Close(BUYER, PROVIDER, TERMS.lease_no, 10_000, 2, 1), **changes)
+    return replace(Close(BUYER, PROVIDER, TERMS.lease_no, 10_000, 2, 1, False), **changes)
 
 
 MARK = Mark(sequence=2, ms=9_000, egress_mib=2, units=1)
@@ -61,8 +64,24 @@ def test_lease_of_the_signed_orders_is_accepted() -> None:
 def test_lease_of_another_witness_or_number_is_refused() -> None:
     assert judge_lease(TERMS, address(9)) is WitnessRefusal.NOT_OUR_WITNESS
     assert judge_lease(papers(lease_no=bytes(16)), WITNESS) is WitnessRefusal.OTHER_LEASE
-    for other in ({"ask": make_ask(provider=address(9))}, {"bid": make_bid(buyer=address(9))}):
+    for other in (
+        {"ask": make_ask(provider=address(9))},
+        {"bid": replace(TERMS.bid, buyer=address(9))},
+        {"prices": replace(TERMS.prices, egress_gib=6)},
+        {"seat": 1},
+    ):
         assert judge_lease(replace(TERMS, **other), WITNESS) is WitnessRefusal.OTHER_LEASE
+
+
+def test_lease_of_another_seat_is_accepted() -> None:
+    assert judge_lease(papers(seat=3), WITNESS) is None
+    assert papers(seat=3).lease_no != TERMS.lease_no
+
+
+def test_job_that_the_bid_does_not_name_is_refused() -> None:
+    other = parse_job(job_json(command=["curl"]), packed=True)
+    assert judge_lease(papers(spec=other), WITNESS) is WitnessRefusal.OTHER_JOB
+    assert judge_lease(papers(bid=make_bid()), WITNESS) is WitnessRefusal.OTHER_JOB
 
 
 @pytest.mark.parametrize("field", ["provider", "meter"])
@@ -87,7 +106,9 @@ def test_price_above_the_bids_limit_is_refused(changes: dict[str, Any]) -> None:
 
 
 def test_price_of_what_the_bid_does_not_take_is_free() -> None:
-    free = papers(bid=make_bid(), prices=Prices(3 * NANO, egress_gib=NANO, unit=NANO))
+    free = papers(
+        bid=make_bid(job_hash=SPEC.hash()), prices=Prices(3 * NANO, egress_gib=NANO, unit=NANO)
+    )
     assert judge_lease(free, WITNESS) is None
 
 
@@ -119,8 +140,9 @@ def test_reading_within_tolerance_is_accepted() -> None:
     assert judge_usage(TERMS, MARK, WATCH, reading(ms=10_000 + TOLERANCE_MS + 2)) is None
 
 
-def test_reading_beyond_the_longest_lease_is_refused() -> None:
-    most = (TERMS.bid.max_seconds + TERMS.ask.start_limit_seconds) * 1000
+def test_reading_beyond_the_longest_lease_with_every_top_up_is_refused() -> None:
+    most = TERMS.ask.max_seconds * 1000
+    assert most > TERMS.bid.max_seconds * 1000
     watch = LeaseWatch(most + HOUR_MS, most + HOUR_MS)
     assert judge_usage(TERMS, MARK, watch, reading(ms=most)) is None
     assert judge_usage(TERMS, MARK, watch, reading(ms=most + 1)) is WitnessRefusal.ABOVE_CAP
