@@ -181,8 +181,18 @@ class Api:
         close = Close.from_message(self.world.lease(lease_id).close)
         return {"signature": self.sign(close, self.world.witness)}
 
-    def stop(self, lease_id: str) -> dict[str, Any]:
+    def stop(
+        self,
+        lease_id: str,
+        signer: LocalSigner | None = None,
+        again: bool = False,
+        seconds: int = STOP_SECONDS,
+    ) -> dict[str, Any]:
+        """A Stop by the witness (or another), good for so long."""
         lease = self.world.lease(lease_id)
-        deadline = self.world.clock() // 1000 + STOP_SECONDS
-        stop = Stop(lease.buyer, lease.provider, lease.lease_bytes, False, deadline)
-        return {"stop": stop.to_message(), "signature": self.sign(stop, self.world.witness)}
+        deadline = self.world.clock() // 1000 + seconds
+        stop = Stop(lease.buyer, lease.provider, lease.lease_bytes, again, deadline)
+        return {
+            "stop": stop.to_message(),
+            "signature": self.sign(stop, signer or self.world.witness),
+        }

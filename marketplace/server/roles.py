@@ -40,7 +40,7 @@ from settlement.keystore import load
 from settlement.ports import BlockRef, Intent
 from settlement.relayer import Relayer, RelayerSettings
 from settlement.signing import TransactionSigner
-from settlement.vetting import NOTHING_TO_SETTLE
+from settlement.vetting import NOTHING_TO_FREE, NOTHING_TO_SETTLE
 
 WATCH_S = 2.0
 SNAPSHOTS_S = 30.0
@@ -170,6 +170,8 @@ def _alarm(intent: Intent | None, reason: str) -> None:
     key = intent.key if intent else None
     if NOTHING_TO_SETTLE in reason:  # every voucher in it had been paid by a later one
         log.info("settlement was not needed", intent=key)
+    elif NOTHING_TO_FREE in reason:  # its parties ended it while this waited
+        log.info("lease was freed already", intent=key)
     else:
         log.error("intent needs attention", intent=key, reason=reason)
 

@@ -23,6 +23,7 @@ from scripts.mutate_lib.schema import Schema, build
 from scripts.mutate_lib.syntax import (
     CONTRACTS,
     ESCROW,
+    EXTENSION,
     LIBRARY_TESTS,
     Function,
     MutateError,
@@ -47,7 +48,10 @@ from scripts.mutate_lib.verdicts import (
 
 SAMPLE_SEED = 7
 MOST_RELEVANT = 3
-CODE = {ESCROW: {"ComputeEscrow": ["evm.bytecode.object"]}}
+CODE = {
+    ESCROW: {"ComputeEscrow": ["evm.bytecode.object"]},
+    EXTENSION: {"EscrowExtension": ["evm.bytecode.object"]},
+}
 
 
 def say(*words: object) -> None:
@@ -59,7 +63,7 @@ class Run:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
-        self.sources: Sources = read_sources(starts=(ESCROW, LIBRARY_TESTS))
+        self.sources: Sources = read_sources(starts=(ESCROW, EXTENSION, LIBRARY_TESTS))
         self.functions = read_functions(self.sources)
         self._mutants = {
             number: Mutator(function, self.sources[function.file]).mutants()
@@ -158,8 +162,11 @@ class Run:
         )
         if errors := errors_of(answer):
             raise MutateError(errors[0]["formattedMessage"])
-        code: str = answer["contracts"][ESCROW]["ComputeEscrow"]["evm"]["bytecode"]["object"]
-        return code
+        return "".join(
+            answer["contracts"][path][contract]["evm"]["bytecode"]["object"]
+            for path, contracts in CODE.items()
+            for contract in contracts
+        )
 
 
 def _digest_of_tests() -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from scripts.mutate_lib.operators import Mutant, Place
 from scripts.mutate_lib.syntax import (
     ESCROW,
+    EXTENSION,
     LIBRARY_TESTS,
     MutateError,
     Node,
@@ -36,6 +37,7 @@ library Mutant {{
 """
 ARTIFACTS = (
     (ESCROW, "ComputeEscrow"),
+    (EXTENSION, "EscrowExtension"),
     (LIBRARY_TESTS, "UnitsTest"),
     (LIBRARY_TESTS, "SignaturesLibraryTest"),
     (LIBRARY_TESTS, "SlotsTest"),

@@ -17,6 +17,7 @@ WORK = ROOT / "build" / "mutate"
 SOLC = ROOT / "scripts" / "mutate_lib" / "solc"
 
 ESCROW = "src/ComputeEscrow.sol"
+EXTENSION = "src/EscrowExtension.sol"
 LIBRARY_TESTS = "test/libraries.t.sol"
 REMAPPINGS = {
     "@openzeppelin/contracts/": "node_modules/@openzeppelin/contracts/",
@@ -37,7 +38,7 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"MUTATE_SOLC_CACHE": str(WORK / "solc")} | more
 
 
-def read_sources(root: Path = CONTRACTS, starts: tuple[str, ...] = (ESCROW,)) -> Sources:
+def read_sources(root: Path = CONTRACTS, starts: tuple[str, ...] = (ESCROW, EXTENSION)) -> Sources:
     """The files at `starts` and all that they import, by their paths under `root`."""
     sources: Sources = {}
     todo = list(starts)

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 
 from settlement.chain.abi import abi
-from settlement.chain.calls import Match, SettlementEntry, open_batch_gas
-from settlement.eip712 import ZERO_ADDRESS
+from settlement.chain.calls import SettlementEntry, open_batch_gas
 from settlement.errors import CallReverted
 from settlement.leases import EscrowState
-from settlement.orders import Cancel, Numbered, Prices, Withdraw
+from settlement.orders import Cancel, Numbered, Prices
 from settlement.signing import LocalSigner, sign
 from tests.escrow_world import FAR, SETTINGS, TOKEN, Lease, World, key
 
@@ -387,66 +386,6 @@ def test_stop_by_signature_is_for_buyer_witness_and_meter(world: World, signer: 
     assert error.name == "InvalidSignature"
     for able in (world.meter, world.buyer, world.witness):
         world.send(world.relayer, running(world).stop(able))
-
-
-def test_a_signed_stop_is_good_until_its_deadline(world: World) -> None:
-    lease, deadline = running(world), world.client.timestamp() + 30
-    data = lease.stop(world.witness, deadline=deadline)
-    with world.chain.put_back():
-        world.send(world.stranger, data)
-    world.chain.warp(31)
-    assert refused(world, world.stranger, data).name == "SignatureExpired"
-
-
-def test_a_signed_call_is_the_accounts_and_for_the_relayer_that_it_names(world: World) -> None:
-    relayer = world.relayer.address
-    lease = running(world)
-    for data in (
-        world.withdrawal(TOKEN, NOBODY, relayer=relayer, fee=5),
-        lease.top_up(60, relayer=relayer, fee=5),
-    ):
-        assert refused(world, world.stranger, data).name == "NotRelayer"
-        world.send(world.relayer, data)
-        assert refused(world, world.relayer, data).name == "CallUsed"
-    past = world.client.timestamp() - 1
-    late = (world.withdrawal(TOKEN, NOBODY, deadline=past), lease.top_up(60, deadline=past))
-    assert [refused(world, world.relayer, data).name for data in late] == ["SignatureExpired"] * 2
-    foreign = lease.top_up(60, world.stranger)
-    assert refused(world, world.relayer, foreign).name == "InvalidSignature"
-    poor = world.withdrawal(1, NOBODY, world.stranger)
-    assert refused(world, world.relayer, poor).name == "InsufficientBalance"
-    greedy = world.withdrawal(5, NOBODY, fee=5)
-    assert refused(world, world.relayer, greedy).name == "RelayFeeTooHigh"
-
-
-def test_a_purse_is_its_owners_and_spent_by_its_operator(world: World) -> None:
-    owner, operator, calls = world.buyer, world.stranger, world.escrow.calls
-    purse = world.purse(operator, 50 * TOKEN)
-    for data in (
-        calls.fund_purse(purse, 1),
-        calls.sweep_purse(purse, 1),
-        calls.expire_purse(purse, 1),
-    ):
-        assert refused(world, operator, data).name == "NotPurseOwner"
-    bid = world.bid(buyer=purse)
-
-    def match(signer: LocalSigner) -> Match:
-        signature = sign(bid, world.escrow.domain(), signer)
-        return replace(world.match(bid=bid), bid_signature=signature)
-
-    for signer in (owner, world.relayer):
-        data = calls.open(match(signer))
-        assert refused(world, world.relayer, data).name == "InvalidSignature"
-    lease = world.open(match(operator))
-    by_operator = lease.top_up(60, operator, fee=1)  # a fee would be the operator's to take
-    assert refused(world, world.relayer, by_operator).name == "InvalidSignature"
-    world.send(world.relayer, lease.top_up(60, operator))
-    world.send(world.relayer, lease.top_up(60, owner, fee=1))
-    call = Withdraw(purse, NOBODY, 1, 77, FAR, ZERO_ADDRESS, 0)
-    for signer in (owner, operator):
-        data = calls.withdraw_by_signature(call, sign(call, world.escrow.domain(), signer))
-        assert refused(world, signer, data).name == "InvalidSignature"
-    world.send(owner, calls.stop(lease.ref))
 
 
 def test_close_needs_both_meter_and_witness(world: World) -> None:

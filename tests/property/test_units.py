@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from settlement import units
 from settlement.errors import FieldError
-from settlement.orders import Prices
+from settlement.orders import Prices, terms_of
 from settlement.units import Sizes
 from settlement.usage import UsageVector
+from tests.factories import make_ask, make_bid
 
 rates = st.integers(0, units.UINT64_MAX)
 millis = st.integers(0, units.UINT40_MAX)
@@ -52,10 +53,31 @@ def test_splitting_income_never_changes_the_fee(gross: list[int], bps: int) -> N
     assert fees * units.BPS <= total * bps
 
 
-@given(rate=rates, funded=st.integers(0, 10**9), ms=millis, dec=decimals)
-def test_a_lock_covers_every_payment(rate: int, funded: int, ms: int, dec: int) -> None:
-    paid = units.cost(rate, min(ms, funded * 1_000), dec)
-    assert paid <= units.time_lock(rate, funded, dec)
+@given(rate=rates, paid_seconds=st.integers(0, 10**9), ms=millis, dec=decimals)
+def test_a_lock_covers_every_payment(rate: int, paid_seconds: int, ms: int, dec: int) -> None:
+    paid = units.cost(rate, min(ms, paid_seconds * 1_000), dec)
+    assert paid <= units.time_lock(rate, paid_seconds, dec)
+
+
+@given(start_limit=st.integers(0, units.MAX_START_SECONDS), budget=st.integers(0, 10**20))
+def test_the_time_for_a_late_start_is_neither_locked_nor_paid(
+    start_limit: int, budget: int
+) -> None:
+    bid = make_bid(budget=budget, max_start_seconds=units.MAX_START_SECONDS)
+    at_once, late = (
+        terms_of(ask, bid, ask.floor)
+        for ask in (make_ask(start_limit_seconds=seconds) for seconds in (0, start_limit))
+    )
+    assert (late.paid_seconds, late.lock) == (at_once.paid_seconds, at_once.lock)
+    assert late.lock <= budget
+    assert late.funded_seconds == late.paid_seconds + start_limit
+
+
+def test_the_longest_lease_fits_the_slots_forty_bits_of_milliseconds() -> None:
+    ask = make_ask(floor=Prices(0), start_limit_seconds=units.MAX_START_SECONDS)
+    terms = terms_of(ask, make_bid(max_seconds=units.UINT32_MAX), ask.floor)
+    assert terms.paid_seconds == units.MAX_PAID_SECONDS
+    assert terms.funded_seconds * 1_000 <= units.UINT40_MAX
 
 
 @given(egress=prices, unit=prices, caps=st.tuples(counts, counts), dec=decimals, data=st.data())

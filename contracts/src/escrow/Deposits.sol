@@ -17,7 +17,7 @@ abstract contract Deposits is Extended, IEscrowExtension {
 
     /// @inheritdoc IEscrowExtension
     function depositFor(address account, uint256 amount) external forEscrow nonReentrant {
-        if (account == address(0)) revert InvalidRecipient(account);
+        if (account == address(0) || account == address(this)) revert InvalidRecipient(account);
         _deposit(account, amount);
     }
 

@@ -114,7 +114,7 @@ abstract contract Ending is Leases, IEscrowCore {
         address meter = Signatures.recover(domain, structHash, meterR, meterVs);
         if (meter == address(0) || Orders.leaseNo(end.termsHash, meter) != end.leaseNo) revert NotMeter(meter);
         address witness = Signatures.recover(domain, structHash, witnessR, witnessVs);
-        _close(_lease(LeaseKey(end.buyer, end.provider, witness, end.leaseNo)), end);
+        _close(_lease(Hashes.leaseKey(witness, end.buyer, end.provider, end.leaseNo)), end);
     }
 
     /// @inheritdoc IEscrowCore

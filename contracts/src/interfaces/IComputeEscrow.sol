@@ -532,8 +532,8 @@ interface IEscrowExtension is IEscrowBase {
     /// purse, its owner or operator signs or calls.
     function cancel(address account, Numbered kind, uint64 salt, bool andOlder, bytes calldata signature) external;
 
-    /// @notice Extends an active lease by `seconds_` of paid time. For the buyer, or the operator of a purse before its
-    /// expiry; before the end, up to the ask's longest time, and within what is left of the bid's budget.
+    /// @notice Extends an active lease by `seconds_` of paid time. For the buyer, or operator and owner of a purse
+    /// before its expiry; before the end, up to the ask's longest time, and within what is left of the bid's budget.
     /// @dev Ask, bid, pricesHash and seat are those that the lease was opened from.
     function topUp(Ask calldata ask, Bid calldata bid, bytes32 pricesHash, uint16 seat, uint32 seconds_) external;
 

@@ -28,6 +28,12 @@ contract DepositForTest is EscrowTest {
         escrow.depositFor(address(0), AMOUNT);
     }
 
+    function test_the_escrow_itself_has_no_account() public {
+        vm.expectRevert(abi.encodeWithSelector(IEscrowBase.InvalidRecipient.selector, address(escrow)));
+        vm.prank(_giver);
+        escrow.depositFor(address(escrow), AMOUNT);
+    }
+
     function test_deposit_of_nothing_reverts() public {
         vm.expectRevert(IEscrowBase.ZeroAmount.selector);
         vm.prank(_giver);

@@ -87,7 +87,7 @@ contract GasTest is EscrowTest {
         bytes16 leaseNo = _open();
         vm.warp(block.timestamp + 120);
         _settle(leaseNo, 60_000);
-        _report("settle", _transactAll(abi.encodeCall(escrow.settle, (_single(_entry(leaseNo, 120_000))))), 43_900);
+        _report("settle", _transactAll(abi.encodeCall(escrow.settle, (_single(_entry(leaseNo, 120_000))))), 43_500);
     }
 
     function test_gas_settle_batch() public {
@@ -102,7 +102,7 @@ contract GasTest is EscrowTest {
                 entries = abi.encodePacked(entries, entry);
             }
             uint256 gas = _transactAll(abi.encodeCall(escrow.settle, (entries)));
-            if (round == 2) _report("settle batch of 100, each", gas / BUYERS, 12_000);
+            if (round == 2) _report("settle batch of 100, each", gas / BUYERS, 11_700);
         }
     }
 
@@ -119,7 +119,7 @@ contract GasTest is EscrowTest {
                 entries = abi.encodePacked(entries, entry);
             }
             uint256 gas = _transactAll(abi.encodeCall(escrow.settleMetered, (entries)));
-            if (round == 2) _report("metered batch of 100, each", gas / BUYERS, 18_300);
+            if (round == 2) _report("metered batch of 100, each", gas / BUYERS, 18_200);
         }
     }
 
@@ -136,11 +136,11 @@ contract GasTest is EscrowTest {
     }
 
     function test_gas_close_that_pays() public {
-        _report("close that pays", _closeGas(90_000), 60_800);
+        _report("close that pays", _closeGas(90_000), 60_700);
     }
 
     function test_gas_close_of_what_is_settled() public {
-        _report("close of what is settled", _closeGas(60_000), 55_300);
+        _report("close of what is settled", _closeGas(60_000), 55_100);
     }
 
     /// @dev A lease that has run for two minutes and settled one of them.
@@ -184,7 +184,7 @@ contract GasTest is EscrowTest {
             (uint8 v, bytes32 r, bytes32 s) = vm.sign(buyerKey, digest);
             bytes memory call = abi.encodeCall(escrow.depositWithPermit, (1e18, type(uint256).max, v, r, s));
             uint256 gas = _transactAs(buyer, call);
-            if (nonce == 1) _report("deposit by permit", gas, 76_500);
+            if (nonce == 1) _report("deposit by permit", gas, 74_900);
         }
     }
 }

@@ -21,12 +21,15 @@ abstract contract Actors is CommonBase {
     address[PROVIDERS] public providers;
     address[PROVIDERS] public meters;
     address[WITNESSES] public witnesses;
+    address public operator; // of purses
     address public stranger;
     address public deployer; // what would be the owner, were there one
     address public feeRecipient;
 
     mapping(address account => uint256 key) internal _keys;
+    /// @dev Whoever may have a balance: first those who have a key, then purses.
     address[] private _accounts;
+    uint256 private immutable PEOPLE;
 
     uint256 private _random;
 
@@ -39,8 +42,9 @@ abstract contract Actors is CommonBase {
         for (uint256 i = 0; i < 2; i++) {
             (meters[i], witnesses[i]) = (_actor(_key("meter", i)), _holder(_key("witness", i)));
         }
-        stranger = _holder(_key("stranger", 0));
+        (operator, stranger) = (_holder(_key("operator", 0)), _holder(_key("stranger", 0)));
         (deployer, feeRecipient) = (_holder(deployerKey), _holder(feeRecipientKey));
+        PEOPLE = _accounts.length;
     }
 
     function _actor(uint256 key) private returns (address account) {
@@ -51,6 +55,11 @@ abstract contract Actors is CommonBase {
     function _holder(uint256 key) private returns (address account) {
         account = _actor(key);
         _accounts.push(account);
+    }
+
+    /// @dev A purse: an account that has a balance, and no key.
+    function _admit(address purse) internal {
+        _accounts.push(purse);
     }
 
     function _key(string memory name, uint256 index) private pure returns (uint256) {
@@ -79,7 +88,13 @@ abstract contract Actors is CommonBase {
         return _draw(n) == 0;
     }
 
+    /// @dev One who can sign and call.
     function _anyone() internal returns (address) {
+        return _accounts[_draw(PEOPLE)];
+    }
+
+    /// @dev As `_anyone`, or a purse.
+    function _anyAccount() internal returns (address) {
         return _accounts[_draw(_accounts.length)];
     }
 

@@ -4,9 +4,20 @@ pragma solidity 0.8.30;
 import {StdInvariant} from "forge-std/StdInvariant.sol";
 import {Test} from "forge-std/Test.sol";
 
-import {Terms} from "../../src/escrow/Ledger.sol";
-import {Ask, Bid, Counted, IComputeEscrow, Lease, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
+import {
+    Ask,
+    Bid,
+    Counted,
+    IComputeEscrow,
+    Lease,
+    LeaseKey,
+    LeaseState,
+    Numbered,
+    Purse,
+    Terms
+} from "../../src/interfaces/IComputeEscrow.sol";
 import {newEscrow} from "../support/Shipped.sol";
+import {Accounts} from "./Accounts.sol";
 import {Handler} from "./Handler.sol";
 import {MoodyToken} from "./MoodyToken.sol";
 import {Replay} from "./Replay.sol";
@@ -46,7 +57,7 @@ contract EscrowInvariants is StdInvariant, Test {
     }
 
     /// @dev After every action. One campaign for all: each `invariant_` function would run one of its own. What else
-    /// holds after every action the handler looks at, and reverts where it does not: 5, 7, 13 to 16, 18, 22, 23.
+    /// holds after every action the handler looks at, and reverts where it does not: 5, 7, 13 to 16, 18, 22, 23, 43.
     function invariant_holdings_are_owed() public view {
         assertEq(_token.balanceOf(address(_escrow)), _handler.owed());
     }
@@ -63,6 +74,9 @@ contract EscrowInvariants is StdInvariant, Test {
         _22_capacity_is_kept(all, leases);
         _23_money_moves_along_leases(all, leases);
         _24_events_rebuild_storage(all, leases);
+        _42_bids_bound_what_leases_cost(all, leases);
+        _43_seats_open_again_on_the_buyers_word(all, leases);
+        _44_purses_spend_what_was_put_in(all, leases);
         _12_everybody_gets_out(all);
     }
 
@@ -76,8 +90,12 @@ contract EscrowInvariants is StdInvariant, Test {
     function _leases(World.Known[] memory all) private view returns (Lease[] memory leases) {
         leases = new Lease[](all.length);
         for (uint256 i = 0; i < all.length; i++) {
-            leases[i] = _escrow.lease(all[i].buyer, all[i].provider, all[i].witness, all[i].leaseNo);
+            leases[i] = _escrow.lease(_keyOf(all[i]));
         }
+    }
+
+    function _keyOf(World.Known memory k) private pure returns (LeaseKey memory) {
+        return LeaseKey(k.buyer, k.provider, k.witness, k.leaseNo);
     }
 
     function _1_holdings_are_owed(World.Known[] memory all, Lease[] memory leases) private view {
@@ -119,8 +137,8 @@ contract EscrowInvariants is StdInvariant, Test {
         for (uint256 i = 0; i < all.length; i++) {
             (World.Known memory k, Lease memory lease) = (all[i], leases[i]);
             assertLe(lease.usedMs, (vm.getBlockTimestamp() - lease.start) * 1000, "6 elapsed");
-            assertLe(lease.usedMs, uint256(lease.fundedSeconds) * 1000, "6 funded");
-            Counted memory counted = _escrow.counted(k.buyer, k.provider, k.witness, k.leaseNo);
+            assertLe(lease.usedMs, uint256(lease.fundedSeconds - lease.startSeconds) * 1000, "6 paid");
+            Counted memory counted = _escrow.counted(_keyOf(k));
             assertLe(counted.egressMib, counted.egressMibCap, "6 egress");
             assertLe(counted.units, counted.unitsCap, "6 units");
         }
@@ -131,7 +149,7 @@ contract EscrowInvariants is StdInvariant, Test {
         for (uint256 i = 0; i < all.length; i++) {
             World.Known memory k = all[i];
             assertEq(keccak256(abi.encode(leases[i])), keccak256(abi.encode(k.seen)), "18 lease");
-            Counted memory counted = _escrow.counted(k.buyer, k.provider, k.witness, k.leaseNo);
+            Counted memory counted = _escrow.counted(_keyOf(k));
             assertEq(keccak256(abi.encode(counted)), keccak256(abi.encode(k.counted)), "18 counted");
         }
     }
@@ -142,8 +160,8 @@ contract EscrowInvariants is StdInvariant, Test {
             for (uint24 node = 0; node < NODES; node++) {
                 uint256 used = 0;
                 for (uint256 i = 0; i < all.length; i++) {
-                    bool holds = leases[i].state == LeaseState.Active || leases[i].state == LeaseState.Stopped;
-                    if (all[i].provider == provider && leases[i].node == node && holds) used += leases[i].gpuMilli;
+                    bool holds = all[i].provider == provider && leases[i].node == node;
+                    if (holds && leases[i].state == LeaseState.Active) used += leases[i].gpuMilli;
                 }
                 assertEq(_escrow.capacityUsed(provider, node), used, "22 used");
                 assertLe(used, NODE_GPU_MILLI, "22 size");
@@ -158,6 +176,7 @@ contract EscrowInvariants is StdInvariant, Test {
         for (uint256 a = 0; a < accounts.length; a++) {
             address account = accounts[a];
             int256 has = int256(_handler.deposited(account)) - int256(_handler.withdrawn(account));
+            has += _handler.given(account);
             uint256 fees = 0;
             for (uint256 i = 0; i < all.length; i++) {
                 (int256 moved, uint256 fee) = _moved(all[i], leases[i], account);
@@ -170,7 +189,7 @@ contract EscrowInvariants is StdInvariant, Test {
             }
             assertEq(int256(_escrow.balanceOf(account)), has, "23 balance");
             assertEq(_escrow.feesOf(account) + _handler.collected(account), fees, "23 fees");
-            assertEq(_token.balanceOf(account), _handler.withdrawn(account), "23 outside");
+            assertEq(_token.balanceOf(account), _handler.received(account), "23 outside");
         }
     }
 
@@ -198,7 +217,13 @@ contract EscrowInvariants is StdInvariant, Test {
         for (uint256 i = 0; i < accounts.length; i++) {
             assertEq(_escrow.balanceOf(accounts[i]), _replay.balances(accounts[i]), "balance");
             assertEq(_escrow.feesOf(accounts[i]), _replay.fees(accounts[i]), "fees");
-            assertEq(_escrow.ordersFrom(accounts[i]), _replay.ordersFrom(accounts[i]), "ordersFrom");
+            for (uint256 kind = 0; kind < 2; kind++) {
+                uint256 from = _escrow.saltsFrom(accounts[i], Numbered(kind));
+                assertEq(from, _replay.saltsFrom(accounts[i], kind), "saltsFrom");
+            }
+            _assertCallsRebuilt(accounts[i]);
+            Purse memory purse = _escrow.purse(accounts[i]);
+            assertEq(keccak256(abi.encode(purse)), keccak256(abi.encode(_replay.purse(accounts[i]))), "purse");
             for (uint24 node = 0; node < NODES; node++) {
                 assertEq(_escrow.capacityUsed(accounts[i], node), _replay.capacity(accounts[i], node), "capacity");
             }
@@ -220,9 +245,19 @@ contract EscrowInvariants is StdInvariant, Test {
     }
 
     function _assertOrderRebuilt(address account, uint64 salt) private view {
-        (bool used, bool cancelled) = _escrow.orderState(account, salt);
-        assertEq(used, _replay.opened(account, salt), "opened");
-        assertEq(cancelled, _replay.cancelled(account, salt), "cancelled");
+        _assertSaltRebuilt(account, Numbered.Orders, salt);
+    }
+
+    function _assertCallsRebuilt(address account) private view {
+        for (uint64 salt = 1; salt <= _handler.lastCall() + 2; salt++) {
+            _assertSaltRebuilt(account, Numbered.Calls, salt);
+        }
+    }
+
+    function _assertSaltRebuilt(address account, Numbered kind, uint64 salt) private view {
+        (bool used, bool cancelled) = _escrow.saltState(account, kind, salt);
+        assertEq(used, _replay.used(account, uint256(kind), salt), "used");
+        assertEq(cancelled, _replay.cancelled(account, uint256(kind), salt), "cancelled");
     }
 
     function _assertLeaseRebuilt(World.Known memory k, Lease memory lease) private view {
@@ -231,6 +266,8 @@ contract EscrowInvariants is StdInvariant, Test {
         assertEq(lease.rate, model.rate, "rate");
         assertEq(lease.usedMs, model.usedMs, "usedMs");
         assertEq(lease.end, model.end, "end");
+        assertEq(lease.startSeconds, model.startSeconds, "startSeconds");
+        assertEq(lease.again, model.again, "again");
         assertEq(lease.fundedSeconds, model.funded, "funded");
         assertEq(lease.gpuMilli, model.gpuMilli, "gpuMilli");
         assertEq(lease.node, model.node, "node");
@@ -239,7 +276,7 @@ contract EscrowInvariants is StdInvariant, Test {
 
     function _assertRestRebuilt(World.Known memory k) private view {
         Replay.Model memory model = _replay.lease(k.leaseNo);
-        Counted memory counted = _escrow.counted(k.buyer, k.provider, k.witness, k.leaseNo);
+        Counted memory counted = _escrow.counted(_keyOf(k));
         assertEq(counted.egressGib, model.egressPrice, "egressGib");
         assertEq(counted.unit, model.unitPrice, "unit");
         assertEq(counted.egressMib, model.egressMib, "egressMib");
@@ -247,9 +284,70 @@ contract EscrowInvariants is StdInvariant, Test {
         assertEq(counted.egressMibCap, model.egressCap, "egressMibCap");
         assertEq(counted.unitsCap, model.unitsCap, "unitsCap");
         (bytes16 latest, uint128 spentBefore) = _escrow.bidRecord(k.bidHash, k.seat);
-        (bytes16 last, uint256 leases, uint256 spent, bool ofMany) = _replay.records(k.bidHash, k.seat);
+        (bytes16 last, uint256 leases, uint256 spent) = _replay.records(k.bidHash, k.seat);
+        bool ofMany = abi.decode(k.bid, (Bid)).nodes > 1;
         assertEq(latest, ofMany || leases > 1 ? last : bytes16(0), "latest");
         assertEq(spentBefore, spent, "spentBefore");
+    }
+
+    /* 42, 43, 44 */
+
+    /// @dev Rate, paid time, counted figures: no lease costs more than its bid says. Budgets are 3.
+    function _42_bids_bound_what_leases_cost(World.Known[] memory all, Lease[] memory leases) private view {
+        for (uint256 i = 0; i < all.length; i++) {
+            (Bid memory bid, Lease memory lease) = (abi.decode(all[i].bid, (Bid)), leases[i]);
+            uint256 paidSeconds = lease.fundedSeconds - lease.startSeconds;
+            assertLe(lease.rate, bid.limits[0].rate, "42 rate");
+            assertLe(paidSeconds, bid.maxSeconds + all[i].addedSeconds, "42 time");
+            Counted memory c = all[i].counted;
+            assertTrue(c.egressMibCap <= bid.egressMib && c.unitsCap <= bid.units, "42 caps");
+            assertTrue(c.egressGib <= bid.limits[0].egressGib && c.unit <= bid.limits[0].unit, "42 prices");
+            uint256 things = uint256(c.egressGib) * c.egressMib + uint256(c.unit) * c.units * 1024;
+            uint256 scale = 10 ** _token.decimals();
+            uint256 most = lease.rate * paidSeconds * scale / 3.6e15 + things * scale / 1024e9;
+            assertLe(lease.released, most, "42 cost");
+        }
+    }
+
+    /// @dev Each that followed another found it marked; nothing runs beside its seat's latest. Who marked what the handler
+    /// knows, and nobody else did.
+    function _43_seats_open_again_on_the_buyers_word(World.Known[] memory all, Lease[] memory leases) private pure {
+        for (uint256 i = 0; i < all.length; i++) {
+            assertEq(leases[i].again, all[i].again, "43 said");
+            if (leases[i].again) assertTrue(leases[i].state != LeaseState.Active, "43 active");
+            uint256 followers = 0;
+            for (uint256 j = 0; j < all.length; j++) {
+                if (all[j].previous == i + 1) followers++;
+                if (all[j].bidHash != all[i].bidHash || all[j].seat != all[i].seat || j == i) continue;
+                assertFalse(
+                    leases[i].state == LeaseState.Active && leases[j].state == LeaseState.Active, "43 one at a time"
+                );
+                if (j > i) assertGt(all[j].previous, 0, "43 first");
+            }
+            assertLe(followers, leases[i].again ? 1 : 0, "43 marked");
+        }
+    }
+
+    /// @dev What a purse's leases have cost and still hold, what its owner took back and paid relayers, and what is left are
+    /// what was put in: its refunds came back to it. No tokens leave it.
+    function _44_purses_spend_what_was_put_in(World.Known[] memory all, Lease[] memory leases) private view {
+        Accounts.KnownPurse[] memory purses = _handler.purses();
+        for (uint256 p = 0; p < purses.length; p++) {
+            Accounts.KnownPurse memory purse = purses[p];
+            uint256 gone = purse.swept + purse.fees;
+            for (uint256 i = 0; i < all.length; i++) {
+                if (all[i].buyer == purse.account) gone += leases[i].released + leases[i].locked;
+            }
+            uint256 put = purse.put + _handler.deposited(purse.account);
+            assertLe(gone, put, "44 spent");
+            assertEq(_escrow.balanceOf(purse.account), put - gone, "44 left");
+            assertEq(_handler.withdrawn(purse.account), 0, "44 withdrawn");
+            assertEq(_escrow.purseOf(purse.owner, purse.operator, purse.salt), purse.account, "44 name");
+            Purse memory kept = _escrow.purse(purse.account);
+            assertEq(kept.owner, purse.owner, "44 owner");
+            assertEq(kept.operator, purse.operator, "44 operator");
+            assertEq(kept.expiry, purse.expiry, "44 expiry");
+        }
     }
 
     /* 12 */
@@ -260,11 +358,18 @@ contract EscrowInvariants is StdInvariant, Test {
         vm.startPrank(_handler.stranger());
         for (uint256 i = 0; i < all.length; i++) {
             World.Known memory k = all[i];
-            if (k.seen.state != LeaseState.Closed) _escrow.refund(k.buyer, k.provider, k.witness, k.leaseNo);
+            if (k.seen.state != LeaseState.Closed) _escrow.refund(_keyOf(k));
         }
         address[] memory accounts = _handler.accounts();
         _escrow.collectFees(accounts);
         vm.stopPrank();
+        Accounts.KnownPurse[] memory purses = _handler.purses();
+        for (uint256 i = 0; i < purses.length; i++) {
+            uint256 free = _escrow.balanceOf(purses[i].account);
+            if (free == 0) continue;
+            vm.prank(purses[i].owner);
+            _escrow.sweepPurse(purses[i].account, free);
+        }
         for (uint256 i = 0; i < accounts.length; i++) {
             uint256 balance = _escrow.balanceOf(accounts[i]);
             if (balance == 0) continue;
@@ -278,8 +383,9 @@ contract EscrowInvariants is StdInvariant, Test {
 
     /// @dev A fixed course of actions, in which every kind succeeded, and was refused where it can be.
     function test_no_action_is_empty() public {
+        vm.pauseGasMetering(); // of more than a block
         bytes4[] memory actions = _handler.actions();
-        for (uint256 i = 0; i < 2400; i++) {
+        for (uint256 i = 0; i < 3600; i++) {
             uint256 seed = uint256(keccak256(abi.encode(i)));
             (bool ok, bytes memory answer) =
                 address(_handler).call(abi.encodeWithSelector(actions[seed % actions.length], seed));
@@ -287,9 +393,12 @@ contract EscrowInvariants is StdInvariant, Test {
         }
         invariant_holdings_are_owed();
         string memory both =
-            "deposit depositWithPermit depositWithAuthorization withdraw open follow openAll openBatch cancel cancelOlder topUp settle settleMetered relay relayMetered stop stopBySignature close refund";
+            "deposit depositFor depositWithPermit depositWithAuthorization withdraw withdrawBySignature open follow openSeat openAll openBatch cancel cancelOlder topUp topUpBySignature settle settleMetered relay relayMetered stop stopAgain stopBySignature stopAgainBySignature free close refund";
         _assertCounted(both, true, true);
-        _assertCounted("collectFees openBatchCall settleCall", true, false);
+        _assertCounted(
+            "createPurse fundPurse sweepPurse expirePurse multicall topUpOfPurse signedTopUpOfPurse", true, true
+        );
+        _assertCounted("collectFees openBatchCall settleCall freeCall", true, false);
         _assertCounted("openBadly callExtension ownIt misname", false, true);
         afterInvariant();
     }

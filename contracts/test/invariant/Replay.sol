@@ -3,7 +3,7 @@ pragma solidity 0.8.30;
 
 import {Vm} from "forge-std/Vm.sol";
 
-import {IEscrowBase, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
+import {IEscrowBase, LeaseState, LeaseTerms, Purse} from "../../src/interfaces/IComputeEscrow.sol";
 
 /// @notice The escrow's storage rebuilt from its events alone, with arithmetic of its own.
 contract Replay {
@@ -16,6 +16,8 @@ contract Replay {
         uint256 usedMs;
         uint256 end;
         uint256 funded;
+        uint256 startSeconds; // of which: neither locked nor paid
+        bool again;
         uint256 gpuMilli;
         uint24 node;
         uint256 egressPrice;
@@ -33,7 +35,6 @@ contract Replay {
         bytes16 last; // its latest lease
         uint256 leases;
         uint256 spentBefore;
-        bool ofMany; // the bid has several
     }
 
     uint256 private immutable FEE_BPS;
@@ -43,9 +44,10 @@ contract Replay {
     mapping(address => uint256) public fees;
     mapping(address => uint256) public withdrawn;
     mapping(address => mapping(uint24 => uint256)) public capacity;
-    mapping(address => mapping(uint256 => bool)) public opened;
-    mapping(address => mapping(uint256 => bool)) private _cancelled;
-    mapping(address => uint256) public ordersFrom;
+    mapping(address => mapping(uint256 kind => mapping(uint256 salt => bool))) public used;
+    mapping(address => mapping(uint256 kind => mapping(uint256 salt => bool))) private _cancelled;
+    mapping(address => mapping(uint256 kind => uint256)) public saltsFrom;
+    mapping(address => Purse) private _purses;
     mapping(bytes32 => mapping(uint256 => Record)) public records;
     mapping(bytes16 => Model) private _leases;
 
@@ -54,6 +56,9 @@ contract Replay {
     error RefundedOtherwise(uint256 expected, uint256 said);
     error ReleasedOtherwise(uint256 expected, uint256 said);
     error LockedOtherwise(uint256 expected, uint256 said);
+    error MarkedTwice(bytes16 leaseNo);
+    error UsedTwice(address account, uint256 salt);
+    error NotTheOwner(address purse, address said);
     error UsageFell(uint256 was, uint256 said);
     error UnknownEvent(bytes32 topic);
 
@@ -65,19 +70,18 @@ contract Replay {
         return _leases[leaseNo];
     }
 
-    function cancelled(address account, uint256 salt) external view returns (bool) {
-        return _cancelled[account][salt] || salt < ordersFrom[account];
+    function purse(address account) external view returns (Purse memory) {
+        return _purses[account];
+    }
+
+    function cancelled(address account, uint256 kind, uint256 salt) external view returns (bool) {
+        return _cancelled[account][kind][salt] || salt < saltsFrom[account][kind];
     }
 
     /// @notice Reads what the escrow said, in order.
     function read(address escrow, Vm.Log[] calldata logs) external {
         for (uint256 i = 0; i < logs.length; i++) {
-            if (logs[i].emitter != escrow) continue;
-            // a lease's seat is said right after it opened
-            bool ofMany = i + 1 < logs.length && logs[i + 1].topics[0] == IEscrowBase.OpenedSeat.selector;
-            if (logs[i].topics[0] != IEscrowBase.Opened.selector) _read(logs[i]);
-            else if (ofMany) _opened(logs[i], _word(logs[i + 1].data), true);
-            else _opened(logs[i], 0, false);
+            if (logs[i].emitter == escrow) _read(logs[i]);
         }
     }
 
@@ -86,15 +90,31 @@ contract Replay {
         if (topic == IEscrowBase.Deposited.selector) balances[_address(log.topics[1])] += _word(log.data);
         else if (topic == IEscrowBase.Withdrawn.selector) _withdrawn(log);
         else if (topic == IEscrowBase.FeesCollected.selector) _collected(log);
-        else if (topic == IEscrowBase.OrderCancelled.selector) _orderCancelled(log);
+        else if (topic == IEscrowBase.Cancelled.selector) _saltCancelled(log);
+        else if (topic == IEscrowBase.Relayed.selector) _relayed(log);
+        else if (topic == IEscrowBase.Opened.selector) _opened(log);
         else if (topic == IEscrowBase.OpenedCounted.selector) _openedCounted(log);
         else if (topic == IEscrowBase.ToppedUp.selector) _toppedUp(log);
         else if (topic == IEscrowBase.Settled.selector) _settled(log, 21);
         else if (topic == IEscrowBase.SettledMetered.selector) _settled(log, 29);
         else if (topic == IEscrowBase.Stopped.selector) _stopped(log);
+        else if (topic == IEscrowBase.MarkedAgain.selector) _marked(log);
         else if (topic == IEscrowBase.ClosedCounted.selector) _closedCounted(log);
         else if (topic == IEscrowBase.Closed.selector) _closed(log);
-        else if (topic != IEscrowBase.OpenedSeat.selector) revert UnknownEvent(topic);
+        else _readOfPurse(topic, log);
+    }
+
+    function _readOfPurse(bytes32 topic, Vm.Log calldata log) private {
+        (address account, address owner) = (_address(log.topics[1]), _purses[_address(log.topics[1])].owner);
+        if (topic == IEscrowBase.PurseCreated.selector) return _created(log);
+        if (topic == IEscrowBase.PurseExpiryMoved.selector) {
+            _purses[account].expiry = uint40(_word(log.data));
+            return;
+        }
+        if (topic == IEscrowBase.PurseFunded.selector) _move(owner, account, _word(log.data));
+        else if (topic == IEscrowBase.PurseSwept.selector) _move(account, owner, _word(log.data));
+        else revert UnknownEvent(topic);
+        if (owner != _address(log.topics[2])) revert NotTheOwner(account, _address(log.topics[2]));
     }
 
     /* EVENTS */
@@ -110,32 +130,49 @@ contract Replay {
         balances[_address(log.topics[2])] += _word(log.data);
     }
 
-    function _orderCancelled(Vm.Log calldata log) private {
-        (address account, uint256 salt) = (_address(log.topics[1]), uint256(bytes32(log.data[0:32])));
-        if (uint256(bytes32(log.data[32:64])) == 0) _cancelled[account][salt] = true;
-        else if (ordersFrom[account] <= salt) ordersFrom[account] = salt + 1;
+    function _saltCancelled(Vm.Log calldata log) private {
+        (address account, uint256 kind) = (_address(log.topics[1]), uint256(log.topics[2]));
+        (uint256 salt, bool andOlder) = abi.decode(log.data, (uint256, bool));
+        if (!andOlder) _cancelled[account][kind][salt] = true;
+        else if (saltsFrom[account][kind] <= salt) saltsFrom[account][kind] = salt + 1;
     }
 
-    function _opened(Vm.Log calldata log, uint256 seat, bool ofMany) private {
+    function _relayed(Vm.Log calldata log) private {
+        address account = _address(log.topics[1]);
+        (uint256 salt, uint256 fee) = abi.decode(log.data, (uint256, uint256));
+        if (used[account][1][salt]) revert UsedTwice(account, salt);
+        used[account][1][salt] = true;
+        _move(account, _address(log.topics[2]), fee);
+    }
+
+    function _created(Vm.Log calldata log) private {
+        (, uint40 expiry) = abi.decode(log.data, (uint64, uint40));
+        _purses[_address(log.topics[1])] = Purse(_address(log.topics[2]), expiry, _address(log.topics[3]));
+    }
+
+    function _move(address from, address to, uint256 amount) private {
+        balances[from] -= amount;
+        balances[to] += amount;
+    }
+
+    function _opened(Vm.Log calldata log) private {
         bytes16 leaseNo = bytes16(log.topics[1]);
         Model storage model = _leases[leaseNo];
         if (model.state != LeaseState.None) revert OpenedTwice(leaseNo);
         (model.buyer, model.provider) = (_address(log.topics[2]), _address(log.topics[3]));
+        LeaseTerms memory terms = abi.decode(log.data, (LeaseTerms));
         model.state = LeaseState.Active;
-        model.bidHash = bytes32(log.data[64:96]);
-        model.rate = uint256(bytes32(log.data[128:160]));
-        model.gpuMilli = uint256(bytes32(log.data[160:192]));
-        model.node = uint24(uint256(bytes32(log.data[192:224])));
-        model.end = uint256(bytes32(log.data[224:256]));
-        model.funded = uint256(bytes32(log.data[256:288]));
-        model.opened = uint256(bytes32(log.data[288:320]));
+        (model.bidHash, model.rate) = (terms.bidHash, terms.rate);
+        (model.gpuMilli, model.node) = (terms.gpuMilli, terms.node);
+        (model.end, model.funded, model.startSeconds) = (terms.end, terms.funded, terms.startSeconds);
+        model.opened = terms.locked;
         balances[model.buyer] -= model.opened;
         capacity[model.provider][model.node] += model.gpuMilli;
-        opened[model.buyer][uint256(bytes32(log.data[320:352]))] = true;
+        used[model.buyer][0][terms.bidSalt] = true;
 
-        Record storage record = records[model.bidHash][seat];
+        Record storage record = records[model.bidHash][terms.seat];
         if (record.leases > 0) record.spentBefore += _most(_leases[record.last]);
-        (record.last, record.leases, record.ofMany) = (leaseNo, record.leases + 1, ofMany);
+        (record.last, record.leases) = (leaseNo, record.leases + 1);
     }
 
     function _openedCounted(Vm.Log calldata log) private {
@@ -172,12 +209,20 @@ contract Replay {
         Model storage model = _leases[bytes16(log.topics[1])];
         (uint256 end, uint256 unlocked) = abi.decode(log.data, (uint256, uint256));
         uint256 before = _full(model);
-        (model.state, model.funded) = (LeaseState.Stopped, model.funded - (model.end - end));
-        model.end = end;
+        uint256 cut = model.end - end;
+        (model.state, model.end, model.funded) = (LeaseState.Stopped, end, model.funded - cut);
+        model.startSeconds -= cut < model.startSeconds ? cut : model.startSeconds;
+        capacity[model.provider][model.node] -= model.gpuMilli;
         uint256 expected = before - _full(model);
         if (unlocked != expected) revert UnlockedOtherwise(expected, unlocked);
         balances[model.buyer] += unlocked;
         model.refunded += unlocked;
+    }
+
+    function _marked(Vm.Log calldata log) private {
+        bytes16 leaseNo = bytes16(log.topics[1]);
+        if (_leases[leaseNo].again) revert MarkedTwice(leaseNo);
+        _leases[leaseNo].again = true;
     }
 
     function _closedCounted(Vm.Log calldata log) private {
@@ -192,10 +237,10 @@ contract Replay {
         _use(model, ms, model.egressMib, model.units);
         if (released != _earned(model)) revert ReleasedOtherwise(_earned(model), released);
         if (refunded != _full(model) - released) revert RefundedOtherwise(_full(model) - released, refunded);
+        if (model.state == LeaseState.Active) capacity[model.provider][model.node] -= model.gpuMilli;
         model.state = LeaseState.Closed;
         balances[model.buyer] += refunded;
         model.refunded += refunded;
-        capacity[model.provider][model.node] -= model.gpuMilli;
     }
 
     /* ARITHMETIC */
@@ -242,7 +287,7 @@ contract Replay {
 
     function _full(Model storage model) private view returns (uint256) {
         uint256 nano = model.egressPrice * model.egressCap + model.unitPrice * model.unitsCap * 1024;
-        return _up(model.rate * model.funded * 1000 * SCALE, 3.6e18) + _up(nano * SCALE, 1024e9);
+        return _up(model.rate * (model.funded - model.startSeconds) * 1000 * SCALE, 3.6e18) + _up(nano * SCALE, 1024e9);
     }
 
     function _up(uint256 a, uint256 b) private pure returns (uint256) {

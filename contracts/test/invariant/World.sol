@@ -3,7 +3,7 @@ pragma solidity 0.8.30;
 
 import {Vm} from "forge-std/Vm.sol";
 
-import {Ask, Counted, Lease, LeaseOrders, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
+import {Counted, Lease, LeaseKey, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
 import {Actors} from "./Actors.sol";
 import {Replay} from "./Replay.sol";
 
@@ -22,6 +22,10 @@ abstract contract World is Actors {
         uint16 seat;
         bytes32 bidHash;
         bytes32 askHash;
+        bytes32 pricesHash;
+        uint256 previous; // index of the lease that it followed + 1
+        bool again; // the buyer's side said that the seat may open once more
+        uint256 addedSeconds; // by top-ups
         bytes bid; // encoded
         bytes ask; // encoded
         Lease seen;
@@ -52,6 +56,8 @@ abstract contract World is Actors {
     mapping(address account => uint256) public deposited;
     mapping(address account => uint256) public withdrawn;
     mapping(address provider => uint256) public collected;
+    mapping(address account => uint256) public received; // tokens, outside
+    mapping(address account => int256) public given; // by other accounts, less what it gave: purses, fees of relays
 
     uint256 private _owedToAccounts;
     uint256 private _owedForLeases;
@@ -69,6 +75,7 @@ abstract contract World is Actors {
     error SaidOtherwise(address account, uint256 said, uint256 is_);
     error IllegalTransition(LeaseState from, LeaseState to);
     error TermsMoved(bytes16 leaseNo);
+    error MarkedOtherwise(bytes16 leaseNo, bool said);
     error UsageMoved(bytes16 leaseNo, uint256 was, uint256 is_);
     error CapacityMoved(address provider, uint24 node, uint256 expected, uint256 is_);
 
@@ -105,6 +112,9 @@ abstract contract World is Actors {
     function _end() private {
         for (uint256 i = 0; i < _touched.length; i++) {
             _look(_known[_touched[i]]);
+        }
+        for (uint256 i = 0; i < _touched.length; i++) {
+            _lookAtCapacity(_known[_touched[i]]); // several may have left one node
         }
         delete _touched;
         _extends = false;
@@ -156,19 +166,24 @@ abstract contract World is Actors {
     /// @dev Sees the lease anew. What may not change has not, and what may has done so along the table of states.
     function _look(Known storage k) private {
         Lease memory was = k.seen;
-        Lease memory now_ = ESCROW.lease(k.buyer, k.provider, k.witness, k.leaseNo);
+        Lease memory now_ = ESCROW.lease(_keyOf(k));
         _requireLegal(was, now_);
+        if (was.state != LeaseState.None) _requireSameTerms(k.leaseNo, was, now_);
+        if (now_.again != k.again) revert MarkedOtherwise(k.leaseNo, now_.again);
         _lookAtUsage(k, was, now_);
-        if (_isOpen(was) && !_isOpen(now_)) _reserved[k.provider][now_.node] -= now_.gpuMilli;
-        uint256 used = ESCROW.capacityUsed(k.provider, now_.node);
-        if (used != _reserved[k.provider][now_.node]) {
-            revert CapacityMoved(k.provider, now_.node, _reserved[k.provider][now_.node], used);
-        }
+        bool leaves = was.state == LeaseState.Active && now_.state != LeaseState.Active;
+        if (leaves) _reserved[k.provider][now_.node] -= now_.gpuMilli;
         _owedForLeases = _owedForLeases + now_.locked - was.locked;
         k.seen = now_;
     }
 
-    function _requireLegal(Lease memory was, Lease memory now_) private view {
+    function _lookAtCapacity(Known storage k) private view {
+        (address provider, uint24 node) = (k.provider, k.seen.node);
+        (uint256 used, uint256 expected) = (ESCROW.capacityUsed(provider, node), _reserved[provider][node]);
+        if (used != expected) revert CapacityMoved(provider, node, expected, used);
+    }
+
+    function _requireLegal(Lease memory was, Lease memory now_) private pure {
         LeaseState[] memory next = new LeaseState[](3);
         if (was.state == LeaseState.None) next[0] = LeaseState.Active;
         else (next[0], next[1]) = (was.state, LeaseState.Closed);
@@ -179,20 +194,27 @@ abstract contract World is Actors {
         }
         if (!legal) revert IllegalTransition(was.state, now_.state);
         if (now_.state == LeaseState.Closed && now_.locked != 0) revert IllegalTransition(was.state, now_.state);
-        if (was.state == LeaseState.None) return;
+    }
 
-        bool ends = was.state == LeaseState.Active && now_.state != LeaseState.Active;
-        bool endIsRight = now_.end == was.end || (ends && now_.end < was.end && now_.end == vm.getBlockTimestamp())
-            || (_extends && now_.state == LeaseState.Active && now_.end > was.end);
+    /// @dev Terms stay, but for these: a stop brings the end forward to now, and takes from the start seconds first; a
+    /// top-up adds paid seconds.
+    function _requireSameTerms(bytes16 leaseNo, Lease memory was, Lease memory now_) private view {
+        (uint256 end, uint256 startSeconds) = (was.end, was.startSeconds);
+        if (was.state == LeaseState.Active && now_.state == LeaseState.Stopped) {
+            end = _least(end, vm.getBlockTimestamp());
+            startSeconds -= _least(startSeconds, was.end - end);
+        }
+        bool extended = _extends && now_.state == LeaseState.Active && now_.end > end;
         bool same = now_.start == was.start && now_.rate == was.rate && now_.gpuMilli == was.gpuMilli
-            && now_.node == was.node && now_.hasCounted == was.hasCounted && now_.start + now_.fundedSeconds == now_.end;
-        if (!endIsRight || !same) revert TermsMoved(0);
+            && now_.node == was.node && now_.hasCounted == was.hasCounted && now_.startSeconds == startSeconds
+            && now_.start + now_.fundedSeconds == now_.end;
+        if (!same || (now_.end != end && !extended)) revert TermsMoved(leaseNo);
     }
 
     /// @dev Usage never falls, and rests once the lease is closed.
     function _lookAtUsage(Known storage k, Lease memory was, Lease memory now_) private {
         Counted memory before = k.counted;
-        Counted memory counted = ESCROW.counted(k.buyer, k.provider, k.witness, k.leaseNo);
+        Counted memory counted = ESCROW.counted(_keyOf(k));
         bool rests = was.state != LeaseState.None && !_isOpen(was);
         bool fell = now_.usedMs < was.usedMs || now_.released < was.released || counted.egressMib < before.egressMib
             || counted.units < before.units;
@@ -256,21 +278,12 @@ abstract contract World is Actors {
         return _set(LeaseState.Active) | _set(LeaseState.Stopped);
     }
 
-    function _orders(Known storage k) internal view returns (LeaseOrders memory) {
-        return LeaseOrders(abi.decode(k.ask, (Ask)), k.bidHash, k.buyer, k.witness);
+    function _keyOf(Known storage k) internal view returns (LeaseKey memory) {
+        return LeaseKey(k.buyer, k.provider, k.witness, k.leaseNo);
     }
 
-    function _ordersHash(Known storage k) internal view returns (bytes32) {
-        return keccak256(abi.encode(k.bidHash, k.askHash));
-    }
-
-    /// @dev A call that names the lease by its parties.
-    function _named(function(address, address, address, bytes16) external f, Known storage k)
-        internal
-        view
-        returns (bytes memory)
-    {
-        return abi.encodeWithSelector(f.selector, k.buyer, k.provider, k.witness, k.leaseNo);
+    function _termsHash(Known storage k) internal view returns (bytes32) {
+        return keccak256(abi.encode(k.bidHash, k.askHash, k.pricesHash, k.seat));
     }
 
     /// @dev A time that a witness may sign: within the time since the start, the same or less as before, or ahead.
@@ -282,7 +295,7 @@ abstract contract World is Actors {
         if (how == 1) return elapsed;
         if (how == 2) return lease.usedMs;
         if (how == 3) return _draw(lease.usedMs + 1);
-        if (how == 4) return uint256(lease.fundedSeconds) * 1000 + _draw(3);
+        if (how == 4) return uint256(lease.fundedSeconds - (_once(2) ? lease.startSeconds : 0)) * 1000 + _draw(3);
         return lease.usedMs + _draw(elapsed > lease.usedMs ? elapsed - lease.usedMs + 1 : 1);
     }
 
@@ -293,8 +306,12 @@ abstract contract World is Actors {
     }
 
     /// @dev Most that time costs.
-    function _fullTime(uint256 rate, uint256 funded) internal view returns (uint256) {
-        return _up(rate * funded * 1000 * SCALE, 3.6e18);
+    function _fullTime(uint256 rate, uint256 paidSeconds) internal view returns (uint256) {
+        return _up(rate * paidSeconds * 1000 * SCALE, 3.6e18);
+    }
+
+    function _paidSeconds(Lease memory lease) internal pure returns (uint256) {
+        return lease.fundedSeconds - lease.startSeconds;
     }
 
     /// @dev Most that the counted resources cost.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {IEscrowCore, IEscrowExtension, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
+import {IEscrowCore, IEscrowExtension, LeaseKey, LeaseState, Numbered} from "../../src/interfaces/IComputeEscrow.sol";
 import {LeaseSlot} from "../../src/libraries/LeaseSlot.sol";
 import {TypedData} from "../support/TypedData.sol";
 import {EscrowProofs} from "./EscrowProofs.sol";
@@ -40,8 +40,9 @@ contract SettlingProofs is EscrowProofs {
     /// @notice What the provider gains, fee and net, is what the lease's earnings grow by.
     function check_settle_conserves(uint256 word, uint96 has, Signed calldata voucher) external {
         LeaseSlot slot = _slot(word, LeaseState.Active);
+        vm.assume(slot.startSeconds() <= slot.funded());
         vm.assume(slot.usedMs() < voucher.ms);
-        vm.assume(voucher.ms <= slot.funded() * 1000);
+        vm.assume(voucher.ms <= slot.paidSeconds() * 1000);
         (uint256 paid, uint256 total) = slot.earned(voucher.ms, SCALE);
         unchecked {
             vm.assume(paid <= total); // fuzzed: testFuzz_costs_and_fees_grow_with_time
@@ -56,7 +57,7 @@ contract SettlingProofs is EscrowProofs {
         }
     }
 
-    /// @notice Usage never falls, and never passes funded or elapsed time; nothing else of the lease changes.
+    /// @notice Usage never falls, and never passes paid or elapsed time; nothing else of the lease changes.
     function check_settle_keeps_to_time(uint256 word, uint40 time, Signed calldata voucher) external {
         LeaseSlot slot = _freeSlot(word, LeaseState.Active);
         _assumeSound(slot, time);
@@ -68,12 +69,33 @@ contract SettlingProofs is EscrowProofs {
         assert(_bits(next) & ~USED == _bits(slot) & ~USED);
     }
 
-    /// @notice A voucher at or below what was settled, or any once all that is funded was, pays nothing.
+    /// @notice Whatever a voucher says, usage counts up to the paid seconds, and with it what is paid: never the start
+    /// seconds.
+    function check_settle_never_pays_beyond_paid_seconds(uint256 word, uint40 time, Signed calldata voucher) external {
+        LeaseSlot slot = _freeSlot(word, LeaseState.Active);
+        _assumeSound(slot, time);
+        vm.assume(voucher.ms > slot.paidSeconds() * 1000);
+        _beginFor(voucher, slot, time, 0);
+        _settle(voucher);
+        assert(open.slotOf(key).usedMs() <= slot.paidSeconds() * 1000);
+    }
+
+    /// @notice No voucher marks a lease or takes a mark away.
+    function check_settle_keeps_the_mark(uint256 word, uint40 time, bool again, Signed calldata voucher) external {
+        LeaseSlot slot = _marked(_freeSlot(word, LeaseState.Stopped), again);
+        _assumeSound(slot, time);
+        _beginFor(voucher, slot, time, 0);
+        _settle(voucher);
+        assert(open.slotOf(key).again() == again);
+    }
+
+    /// @notice A voucher at or below what was settled, or any once all that is paid was, pays nothing.
     function check_settle_replay_pays_nothing(uint256 word, uint40 time, uint96 has, Signed calldata voucher) external {
         LeaseSlot slot = _slot(word, LeaseState.Active);
-        vm.assume(slot.usedMs() <= slot.funded() * 1000);
-        uint256 funded = slot.funded() * 1000;
-        vm.assume((voucher.ms < funded ? voucher.ms : funded) <= slot.usedMs());
+        vm.assume(slot.startSeconds() <= slot.funded());
+        vm.assume(slot.usedMs() <= slot.paidSeconds() * 1000);
+        uint256 most = slot.paidSeconds() * 1000;
+        vm.assume((voucher.ms < most ? voucher.ms : most) <= slot.usedMs());
         _beginFor(voucher, slot, time, has);
         _settle(voucher);
         assert(_held() == has);
@@ -103,7 +125,7 @@ contract SettlingProofs is EscrowProofs {
             vm.assume(voucher.ms <= (time - slot.start()) * 1000);
         }
         vm.assume(voucher.ms > slot.usedMs());
-        vm.assume(voucher.ms <= slot.funded() * 1000);
+        vm.assume(voucher.ms <= slot.paidSeconds() * 1000);
         _beginFor(voucher, slot, time, 0);
         _settle(voucher);
         assert(open.slotOf(key).usedMs() == voucher.ms);
@@ -112,16 +134,17 @@ contract SettlingProofs is EscrowProofs {
     uint40 private constant START = 1 << 38;
 
     struct Course {
-        uint64 rest; // of the lease's word: unused bits, size and node
+        uint32 gpuMilli;
         uint40 used;
         uint32 funded;
+        uint16 startSeconds;
         uint32 elapsed; // seconds from the start to the call
         uint32 more; // seconds from the call to the settlement
     }
 
     /// @dev Usage that is signed by now counts in full at any time up to the settle window's last second, if `sender`
     /// makes this call at an active lease in between. Assumed: the lease is free and started at `START`.
-    function _staysPayable(Course calldata c, Signed calldata voucher, address sender, bytes4 call) private {
+    function _staysPayable(Course calldata c, Signed calldata voucher, address sender, uint256 call) private {
         uint256 time;
         uint256 later;
         LeaseSlot slot;
@@ -129,14 +152,16 @@ contract SettlingProofs is EscrowProofs {
             time = uint256(START) + c.elapsed;
             later = time + c.more;
             uint256 word = (uint256(c.used) << 152) | ((uint256(START) + c.funded) << 112) | (uint256(c.funded) << 80);
-            slot = _slot(word | c.rest, LeaseState.Active);
+            word |= (uint256(c.startSeconds) << 64) | (uint256(c.gpuMilli) << 32);
+            slot = _slot(word, LeaseState.Active);
+            vm.assume(c.startSeconds <= c.funded);
             vm.assume(voucher.ms > c.used);
-            vm.assume(voucher.ms <= uint256(c.funded) * 1000);
+            vm.assume(voucher.ms <= (uint256(c.funded) - c.startSeconds) * 1000);
             vm.assume(voucher.ms <= uint256(c.elapsed) * 1000);
             vm.assume(voucher.ms <= (uint256(c.elapsed) + c.more) * 1000); // follows
         }
         _beginFor(voucher, slot, uint40(time), 0);
-        _try(sender, abi.encodeWithSelector(call, BUYER, PROVIDER, _signer(voucher), leaseNo));
+        _try(sender, _call(call, LeaseKey(BUYER, PROVIDER, _signer(voucher), leaseNo)));
         unchecked {
             vm.assume(later <= open.slotOf(key).end() + SETTLE_WINDOW);
         }
@@ -145,11 +170,23 @@ contract SettlingProofs is EscrowProofs {
         assert(open.slotOf(key).usedMs() == voucher.ms);
     }
 
+    uint256 private constant STOP = 0;
+    uint256 private constant REFUND = 1;
+    uint256 private constant FREE = 2;
+
+    function _call(uint256 which, LeaseKey memory named) private pure returns (bytes memory) {
+        if (which == STOP) return abi.encodeCall(IEscrowCore.stop, (named, false));
+        if (which == REFUND) return abi.encodeCall(IEscrowCore.refund, (named));
+        LeaseKey[] memory keys = new LeaseKey[](1);
+        keys[0] = named;
+        return abi.encodeCall(IEscrowCore.free, (keys));
+    }
+
     /// @notice Countersigned usage stays payable inside the whole settle window, whoever stops the lease.
     function check_usage_stays_payable_after_a_stop(Course calldata c, Signed calldata voucher, address sender)
         external
     {
-        _staysPayable(c, voucher, sender, IEscrowCore.stop.selector);
+        _staysPayable(c, voucher, sender, STOP);
     }
 
     /// @notice Countersigned usage stays payable inside the whole settle window, whoever asks for a refund.
@@ -158,7 +195,14 @@ contract SettlingProofs is EscrowProofs {
         Signed calldata voucher,
         address sender
     ) external {
-        _staysPayable(c, voucher, sender, IEscrowCore.refund.selector);
+        _staysPayable(c, voucher, sender, REFUND);
+    }
+
+    /// @notice Countersigned usage stays payable inside the whole settle window, whoever frees the node.
+    function check_usage_stays_payable_after_freeing(Course calldata c, Signed calldata voucher, address sender)
+        external
+    {
+        _staysPayable(c, voucher, sender, FREE);
     }
 
     /// @notice Who cancels orders, withdraws or collects fees leaves the lease as it is.
@@ -170,7 +214,8 @@ contract SettlingProofs is EscrowProofs {
         _begin(slot, time, has, 0);
         address[] memory providers = new address[](1);
         providers[0] = PROVIDER;
-        bool cancelled = _try(BUYER, abi.encodeCall(IEscrowExtension.cancel, (BUYER, salt, andOlder, "")));
+        bool cancelled =
+            _try(BUYER, abi.encodeCall(IEscrowExtension.cancel, (BUYER, Numbered.Orders, salt, andOlder, "")));
         assert(cancelled == !(andOlder && salt == type(uint64).max));
         assert(_try(BUYER, abi.encodeCall(IEscrowCore.withdraw, (BUYER, has))) == (has > 0));
         assert(_try(PROVIDER, abi.encodeCall(IEscrowExtension.collectFees, (providers))));

@@ -12,7 +12,9 @@ from marketplace.api.limits import Limits
 from marketplace.db.changes import job_topic
 from marketplace.db.tables import ApiKeyRow, BidRow, JobRow, LeaseRow, OrderEntryRow
 from marketplace.errors import ERRORS
+from marketplace.limits import STOP_SECONDS_MAX
 from settlement.errors import ChainUnavailable
+from settlement.orders import Cancel, Numbered
 from tests.api_client import Api, problem
 from tests.databases import rows_of
 from tests.market_world import TOKEN
@@ -278,6 +280,36 @@ def test_an_acknowledged_voucher_is_in_the_database_when_the_answer_comes(api: A
 
 
 # Pages and streams
+
+
+@pytest.mark.parametrize("seconds", [-1, 0, STOP_SECONDS_MAX + 1])
+def test_a_stop_without_a_deadline_soon_is_refused(api: Api, seconds: int) -> None:
+    _, lease_id = api.world.start()
+    body = api.stop(lease_id, seconds=seconds)
+    answer = api.call("POST", f"/leases/{lease_id}/stop", api.buyer, json=body)
+    errors = problem(answer, 422, "invalid_request")["errors"]
+    assert [error["pointer"] for error in errors] == ["/stop/deadline"]
+    assert api.world.lease(lease_id).stop_signature is None
+
+
+def test_only_the_witness_says_that_a_seat_may_open_again(api: Api) -> None:
+    world = api.world
+    _, lease_id = world.start()
+    path = f"/leases/{lease_id}/stop"
+    by_meter = api.stop(lease_id, world.meter, again=True)
+    problem(api.call("POST", path, api.provider, json=by_meter), 422, "invalid_signature")
+    api.ok(api.call("POST", path, api.buyer, json=api.stop(lease_id, again=True)))
+    world.chain.mine()
+    assert world.chain.state(world.lease(lease_id).lease_bytes).again
+
+
+def test_a_cancel_of_signed_calls_is_refused(api: Api) -> None:
+    account = api.world.buyer
+    signed = Cancel(account.address, Numbered.CALLS, 0, False)
+    body = {"cancel": signed.to_message(), "signature": api.sign(signed, account)}
+    answer = api.call("POST", "/orders/cancel", api.buyer, json=body)
+    errors = problem(answer, 422, "invalid_request")["errors"]
+    assert [error["pointer"] for error in errors] == ["/cancel/kind"]
 
 
 def test_lists_are_walked_to_the_end_by_cursor(api: Api) -> None:

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {World} from "../World.sol";
+import {Relay} from "../../../src/interfaces/IComputeEscrow.sol";
+import {TypedData} from "../../support/TypedData.sol";
+import {Accounts} from "../Accounts.sol";
 
 /// @notice Tokens in and out, fees, donations, and the time that passes.
-abstract contract FundsActions is World {
+abstract contract FundsActions is Accounts {
     uint256 private _nonce;
 
     function deposit(uint256 seed) external acting(seed) {
@@ -18,6 +20,19 @@ abstract contract FundsActions is World {
         _bring(may, account, amount);
         _do("deposit", may, account, abi.encodeCall(ESCROW.deposit, (amount)));
         _takeBack(account);
+    }
+
+    /// @dev Anyone pays for any account, a purse included.
+    function depositFor(uint256 seed) external acting(seed) {
+        (address payer, address account) = (_anyone(), _once(12) ? address(0) : _anyAccount());
+        uint256 amount = 1 + _draw(50 * SCALE);
+        TOKEN.mint(payer, amount);
+        vm.prank(payer);
+        TOKEN.approve(address(ESCROW), amount);
+        bool may = account != address(0);
+        _bring(may, account, amount);
+        _do("depositFor", may, payer, abi.encodeCall(ESCROW.depositFor, (account, amount)));
+        _takeBack(payer);
     }
 
     /// @dev A permit may be forged, for less, or used by somebody else first.
@@ -89,7 +104,7 @@ abstract contract FundsActions is World {
 
     /// @dev What a deposit left outside goes, so that tokens outside are what was withdrawn.
     function _takeBack(address account) private {
-        uint256 left = TOKEN.balanceOf(account) - withdrawn[account];
+        uint256 left = TOKEN.balanceOf(account) - received[account];
         if (left == 0) return;
         vm.prank(account);
         TOKEN.transfer(address(this), left);
@@ -102,11 +117,42 @@ abstract contract FundsActions is World {
         uint256 amount = _draw(free + free / 8 + 2);
         if (_once(3)) amount /= 16;
         bool may = amount > 0 && amount <= free && !TOKEN.refuses(account);
-        if (may) {
-            _involve(account);
-            withdrawn[account] += amount;
-        }
+        if (may) _take(account, account, amount);
         _do("withdraw", may, account, abi.encodeCall(ESCROW.withdraw, (account, amount)));
+    }
+
+    function _take(address account, address to, uint256 amount) private {
+        _involve(account);
+        withdrawn[account] += amount;
+        received[to] += amount;
+    }
+
+    /// @dev By way of anyone, for a fee. Signed by another, late, sent twice or by another relayer it moves nothing; and
+    /// nobody signs for a purse.
+    function withdrawBySignature(uint256 seed) external acting(seed) {
+        (address account, address to, address sender) = (_once(8) ? _anyAccount() : _anyone(), _anyone(), _anyone());
+        uint256 amount = _draw(_balances[account] / (_once(6) ? 1 : 4) + 2);
+        Relay memory relay = _someRelay(sender, amount);
+        address signer = _once(12) || _isPurse(account) ? _anyone() : account;
+        bool may = signer == account && !TOKEN.refuses(to) && _withdraws(account, amount, relay, sender);
+        if (may) {
+            _noteRelay(account, relay, sender);
+            _take(account, to, amount - relay.fee);
+        }
+        bytes memory signature = _sign(signer, TypedData.withdraw(account, to, amount, relay));
+        bytes memory data = abi.encodeCall(ESCROW.withdrawBySignature, (account, to, amount, relay, signature));
+        _do("withdrawBySignature", may, sender, data);
+        if (may && _once(4)) _do("withdrawBySignature", false, sender, data);
+    }
+
+    /// @dev What the account pays itself as relayer it has once more.
+    function _withdraws(address account, uint256 amount, Relay memory relay, address sender)
+        private
+        view
+        returns (bool)
+    {
+        uint256 back = sender == account ? relay.fee : 0;
+        return relay.fee < amount && _relays(account, relay, sender) && amount <= _balances[account] + back;
     }
 
     function collectFees(uint256 seed) external acting(seed) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Ask, Bid, LeaseState, Match, Previous} from "../../../src/interfaces/IComputeEscrow.sol";
+import {Ask, Bid, LeaseState, Match, Numbered, Previous, Relay} from "../../../src/interfaces/IComputeEscrow.sol";
 import {TypedData} from "../../support/TypedData.sol";
 import {Market} from "../Market.sol";
 
@@ -18,21 +18,53 @@ abstract contract OrderActions is Market {
         if (_once(7)) _open("open", order, _opener(order), true); // never again
     }
 
-    /// @dev Moves a seat on from one of the bid's leases, be it the latest or not, ended or not.
+    /// @dev Moves a seat on from one of the bid's leases, be it the latest or not, marked or not, ended or not.
     function follow(uint256 seed) external acting(seed) {
         if (_known.length == 0) return;
-        Known storage k = _known[_pick(_set(LeaseState.Closed) | _set(LeaseState.Stopped))];
+        Known storage k = _known[_once(4) ? _draw(_known.length) : _pickMarked()];
         Bid memory bid = abi.decode(k.bid, (Bid));
-        if (k.seen.state != LeaseState.Closed) _edge(4, k.seen.end - 1);
         Match memory order = _pair(_anAsk(), bid);
-        (order.seat, order.previous) = (k.seat, Previous(k.provider, k.askHash, k.meter));
-        if (_once(8)) order.previous.provider = providers[_draw(PROVIDERS)];
-        if (_once(8)) order.seat = uint16(_draw(3));
+        (order.seat, order.previous) = (k.seat, _previous(k));
+        uint256 flaw = _draw(24);
+        if (flaw == 0) order.previous.provider = providers[_draw(PROVIDERS)];
+        else if (flaw == 1) order.previous.pricesHash = k.askHash;
+        else if (flaw == 2) order.previous.meter = meters[_draw(PROVIDERS)];
+        else if (flaw == 3) order.seat = uint16(_draw(3));
         _open("follow", order, _opener(order), true);
     }
 
+    function _previous(Known storage k) private view returns (Previous memory) {
+        return Previous(k.provider, k.askHash, k.pricesHash, k.meter);
+    }
+
+    /// @dev A seat's latest lease that is marked, if there is one.
+    function _pickMarked() private returns (uint256) {
+        uint256 first = _draw(_known.length);
+        for (uint256 i = 0; i < _known.length; i++) {
+            uint256 index = (first + i) % _known.length;
+            Known storage k = _known[index];
+            if (k.again && _seats[k.bidHash][k.seat].latest == index + 1) return index;
+        }
+        return first;
+    }
+
+    /// @dev A seat that a bid of several nodes has left, in time for it or not.
+    function openSeat(uint256 seed) external acting(seed) {
+        if (_bids.length == 0) return;
+        Bid memory bid = _someBid();
+        for (uint256 i = 0; i < 12 && (bid.nodes < 2 || _seatedAt[TypedData.hash(bid)] == 0); i++) {
+            bid = _someBid();
+        }
+        Match memory order = _pair(_anAsk(), bid);
+        bytes32 bidHash = TypedData.hash(bid);
+        while (order.seat + 1 < bid.nodes && _seats[bidHash][order.seat].latest != 0) order.seat++;
+        if (_seatedAt[bidHash] > 0) _edge(4, _seatedAt[bidHash] + SEATING_SECONDS);
+        _open("openSeat", order, _opener(order), true);
+    }
+
     function _open(bytes32 action, Match memory order, address sender, bool genuine) private {
-        _edge(12, _least(order.ask.expiry, order.bid.expiry));
+        uint256 expiry = _isPurse(order.bid.buyer) ? _purse(order.bid.buyer).expiry : type(uint40).max;
+        _edge(12, _least(expiry, _least(order.ask.expiry, order.bid.expiry)));
         if (order.quoteSignature.length > 0) genuine = genuine && vm.getBlockTimestamp() <= order.quote.expiry;
         bool may = _foresee(order, sender, genuine);
         _do(action, may, sender, abi.encodeCall(ESCROW.open, (order)));
@@ -92,7 +124,7 @@ abstract contract OrderActions is Market {
         order.seat = uint16(_draw(_once(4) ? 5 : order.bid.nodes));
         if (_known.length > 0 && _once(2)) {
             Known storage k = _known[_draw(_known.length)];
-            order.previous = Previous(k.provider, k.askHash, k.meter);
+            order.previous = _previous(k);
         }
         bool genuine = !_once(3);
         if (!genuine) _spoil(order);
@@ -102,8 +134,9 @@ abstract contract OrderActions is Market {
     /// @dev What was signed no longer is what is sent.
     function _spoil(Match memory order) private {
         (order.bid, order.ask) = abi.decode(abi.encode(order.bid, order.ask), (Bid, Ask)); // others may share them
-        uint256 how = _draw(7);
-        if (how == 0) order.bid.budget *= 2;
+        uint256 how = _draw(_owned(order.bid.buyer) ? 8 : 7);
+        if (how == 7) order.bidSignature = _sign(_purse(order.bid.buyer).owner, TypedData.hash(order.bid));
+        else if (how == 0) order.bid.budget *= 2;
         else if (how == 1) order.bid.witness = stranger;
         else if (how == 2) order.ask.floor.gpuHour += 1;
         else if (how == 3) order.ask.node += 1;
@@ -112,25 +145,47 @@ abstract contract OrderActions is Market {
         else order.bid.salt += 1000;
     }
 
+    /// @dev Whether this is a purse whose owner is not its operator: only the latter signs its bids.
+    function _owned(address account) private view returns (bool) {
+        return _isPurse(account) && _purse(account).owner != _purse(account).operator;
+    }
+
     /* CANCELLING */
 
-    /// @dev By the account, by its signature, or by somebody who forges that.
+    struct Cancelling {
+        address account;
+        Numbered kind;
+        uint64 salt;
+        bool andOlder;
+    }
+
+    /// @dev By the account, by its signature, or by somebody who forges that. Orders, or calls that were or may yet be sent.
     function cancel(uint256 seed) external acting(seed) {
         if (_bids.length == 0 || _asks.length == 0) return;
-        (address account, uint64 salt) = _someOrder();
-        bool andOlder = _once(2);
-        if (andOlder && _once(2)) salt = uint64(_draw(_ordersFrom[account] + 1)); // what is void stays void
-        if (_once(16)) salt = type(uint64).max; // no salt is above it
+        Cancelling memory c = _someCancelling();
         uint256 how = _draw(3);
-        address signer = how == 2 ? _anyone() : account;
-        address sender = how == 0 ? account : stranger;
-        bytes memory signature = _sign(signer, TypedData.cancel(account, salt, how == 1 ? andOlder : !andOlder));
-        bool consents = sender == account || (how == 1 && signer == account);
-        bool may = consents && !(andOlder && salt == type(uint64).max);
-        if (may && andOlder) _ordersFrom[account] = uint64(_most(_ordersFrom[account], salt + 1));
-        else if (may) _cancelled[account][salt] = true;
-        bytes32 action = andOlder ? bytes32("cancelOlder") : bytes32("cancel");
-        _do(action, may, sender, abi.encodeCall(ESCROW.cancel, (account, salt, andOlder, signature)));
+        address signer = how == 2 ? _anyone() : _speaker(c.account);
+        address sender = how == 0 ? _speaker(c.account) : stranger;
+        bool said = how == 1 ? c.andOlder : !c.andOlder;
+        bytes memory signature = _sign(signer, TypedData.cancel(c.account, c.kind, c.salt, said));
+        bool may = (how == 1 && _speaksFor(c.account, signer)) || _speaksFor(c.account, sender);
+        may = may && !(c.andOlder && c.salt == type(uint64).max);
+        if (may) _void(c);
+        bytes memory data = abi.encodeCall(ESCROW.cancel, (c.account, c.kind, c.salt, c.andOlder, signature));
+        _do(c.andOlder ? bytes32("cancelOlder") : bytes32("cancel"), may, sender, data);
+    }
+
+    function _someCancelling() private returns (Cancelling memory c) {
+        c.kind = _once(3) ? Numbered.Calls : Numbered.Orders;
+        (c.account, c.salt) = c.kind == Numbered.Orders ? _someOrder() : (_anyAccount(), _someCall());
+        c.andOlder = _once(2);
+        if (c.andOlder && _once(2)) c.salt = uint64(_draw(_saltsFrom[c.account][c.kind] + 1)); // void stays void
+        if (_once(16)) c.salt = type(uint64).max; // no salt is above it
+    }
+
+    function _void(Cancelling memory c) private {
+        if (!c.andOlder) _cancelled[c.account][c.kind][c.salt] = true;
+        else if (_saltsFrom[c.account][c.kind] <= c.salt) _saltsFrom[c.account][c.kind] = c.salt + 1;
     }
 
     function _someOrder() private returns (address, uint64) {
@@ -142,32 +197,90 @@ abstract contract OrderActions is Market {
         return (bid.buyer, bid.salt);
     }
 
-    /* TOPPING UP */
-
-    function topUp(uint256 seed) external acting(seed) {
-        if (_known.length == 0) return;
-        uint256 index = _once(2) ? _pick(_set(LeaseState.Active)) : _pickFollower();
-        Known storage k = _known[index];
-        Bid memory bid = abi.decode(_once(8) ? _bids[_draw(_bids.length)] : k.bid, (Bid));
-        if (k.seen.state == LeaseState.Active) _edge(12, k.seen.end - 1);
-        uint16 seat = _once(8) ? uint16(_draw(4)) : k.seat;
-        address sender = _once(6) ? _anyone() : k.buyer;
-        uint32 seconds_ = _once(2) ? _secondsLeft(k, bid) : uint32(_draw(1 hours));
-        bool may = sender == k.buyer && _extendsBy(index, bid, seat, seconds_);
-        _touch(index, may);
-        if (may) _mayExtend();
-        _do("topUp", may, sender, abi.encodeCall(ESCROW.topUp, (_orders(k), bid, seat, seconds_)));
+    function _someCall() private returns (uint64) {
+        return _lastCall + 2 - uint64(_draw(_least(_lastCall + 2, 8)));
     }
 
-    /// @dev An active lease that followed another, if there is one.
-    function _pickFollower() private returns (uint256) {
-        uint256 first = _pick(_set(LeaseState.Active));
-        for (uint256 i = 0; i < _known.length; i++) {
-            uint256 index = (first + i) % _known.length;
-            Known storage k = _known[index];
-            if (k.seen.state == LeaseState.Active && _seats[k.bidHash][k.seat].spent > 0) return index;
+    /* TOPPING UP */
+
+    /// @dev What a top-up names a lease by, which may be another or none.
+    struct TopUp {
+        Ask ask;
+        Bid bid;
+        bytes32 pricesHash;
+        uint16 seat;
+        uint32 added;
+    }
+
+    /// @dev By the buyer, a purse's owner or operator, or another.
+    function topUp(uint256 seed) external acting(seed) {
+        if (_known.length == 0) return;
+        (TopUp memory t, address account) = _someTopUp();
+        address sender = _once(6) ? _anyone() : _speaker(account);
+        (bool may, uint256 index) = _extendsBy(t, 0);
+        may = may && _speaksFor(account, sender) && _maySpend(account);
+        if (may) _extend(index, t.added);
+        bytes memory data = abi.encodeCall(ESCROW.topUp, (t.ask, t.bid, t.pricesHash, t.seat, t.added));
+        _do(_isPurse(account) ? bytes32("topUpOfPurse") : bytes32("topUp"), may, sender, data);
+    }
+
+    /// @dev By way of anyone, for a fee on top. A purse's operator signs no fee.
+    function topUpBySignature(uint256 seed) external acting(seed) {
+        if (_known.length == 0) return;
+        (TopUp memory t, address account) = _someTopUp();
+        (address signer, address sender) = (_once(8) ? _anyone() : _speaker(account), _anyone());
+        Relay memory relay = _someRelay(sender, _balances[account] / 64);
+        bytes16 leaseNo = _leaseNo(t);
+        (bool may, uint256 index) = _extendsBy(t, sender == account ? 0 : relay.fee);
+        may = may && _relays(account, relay, sender) && _pays(account, signer, relay.fee);
+        if (may) {
+            _extend(index, t.added);
+            _noteRelay(account, relay, sender);
         }
-        return first;
+        bytes memory signature = _sign(signer, TypedData.topUp(account, t.ask.provider, leaseNo, t.added, relay));
+        bytes memory data =
+            abi.encodeCall(ESCROW.topUpBySignature, (t.ask, t.bid, t.pricesHash, t.seat, t.added, relay, signature));
+        _do(_isPurse(account) ? bytes32("signedTopUpOfPurse") : bytes32("topUpBySignature"), may, sender, data);
+        if (may && _once(4)) _do("topUpBySignature", false, sender, data);
+    }
+
+    function _pays(address account, address signer, uint256 fee) private view returns (bool) {
+        if (!_isPurse(account)) return signer == account;
+        if (!_maySpend(account)) return false;
+        return signer == _purse(account).owner || (signer == _purse(account).operator && fee == 0);
+    }
+
+    function _extend(uint256 index, uint256 added) private {
+        _touch(index, true);
+        _mayExtend();
+        _known[index].addedSeconds += added;
+    }
+
+    function _someTopUp() private returns (TopUp memory t, address account) {
+        uint256 index = _once(4) ? _pick(_set(LeaseState.Active)) : _pickRunning();
+        Known storage k = _known[index];
+        (t.ask, t.bid) = (abi.decode(k.ask, (Ask)), abi.decode(_once(12) ? _bids[_draw(_bids.length)] : k.bid, (Bid)));
+        (t.pricesHash, t.seat) = (_once(12) ? k.askHash : k.pricesHash, _once(12) ? uint16(_draw(4)) : k.seat);
+        if (k.seen.state == LeaseState.Active) _edge(12, k.seen.end - 1);
+        t.added = _once(2) ? _secondsLeft(k, t.bid) : uint32(_draw(1 hours));
+        _touch(index, false);
+        return (t, t.bid.buyer);
+    }
+
+    function _leaseNo(TopUp memory t) private pure returns (bytes16) {
+        return _leaseNo(TypedData.hash(t.bid), TypedData.hash(t.ask), t.pricesHash, t.seat, t.ask.meter);
+    }
+
+    /// @dev An active lease with time left, if there is one; every other time one that followed another or is a purse's.
+    function _pickRunning() private returns (uint256 found) {
+        bool special = _once(2);
+        found = _draw(_known.length);
+        for (uint256 n = _known.length; n > 0; n--) {
+            uint256 index = (found + n) % _known.length;
+            Known storage k = _known[index];
+            if (k.seen.state != LeaseState.Active || k.seen.end <= vm.getBlockTimestamp()) continue;
+            if (!special || k.previous > 0 || _isPurse(k.buyer)) return index;
+        }
     }
 
     /// @dev As many seconds as the budget has left, or one more; or as many as if nothing had been spent.
@@ -175,21 +288,23 @@ abstract contract OrderActions is Market {
         uint256 gone = _fullCounted(k.counted) + (_once(3) ? 0 : _seats[k.bidHash][k.seat].spent);
         uint256 budget = bid.budget / bid.nodes;
         if (k.seen.rate == 0 || budget < gone) return 1;
-        uint256 funded = (budget - gone) * 3.6e15 / (k.seen.rate * SCALE);
-        return funded > k.seen.fundedSeconds ? uint32(_least(funded - k.seen.fundedSeconds + _draw(2), 1 days)) : 1;
+        uint256 paid = (budget - gone) * 3.6e15 / (k.seen.rate * SCALE);
+        uint256 now_ = _paidSeconds(k.seen);
+        return paid > now_ ? uint32(_least(paid - now_ + _draw(2), 1 days)) : 1;
     }
 
-    function _extendsBy(uint256 index, Bid memory bid, uint16 seat, uint256 seconds_) private view returns (bool) {
+    /// @dev Whether the lease named takes the top-up from a buyer that has consented and pays this fee besides.
+    function _extendsBy(TopUp memory t, uint256 fee) private view returns (bool, uint256 index) {
+        index = _indexes[_leaseNo(t)];
+        if (index == 0) return (false, 0);
+        index--;
         Known storage k = _known[index];
-        Ask memory ask = abi.decode(k.ask, (Ask));
-        uint256 funded = k.seen.fundedSeconds + seconds_;
-        if (k.seen.state != LeaseState.Active || vm.getBlockTimestamp() >= k.seen.end || seconds_ == 0) return false;
-        if (funded > uint256(ask.maxSeconds) + ask.startLimitSeconds) return false;
-        if (TypedData.hash(bid) != k.bidHash || seat >= bid.nodes) return false;
-        if (_seats[k.bidHash][seat].latest != index + 1) return false;
-        uint256 full = _fullTime(k.seen.rate, funded);
-        uint256 was = _fullTime(k.seen.rate, k.seen.fundedSeconds);
-        bool affordable = _seats[k.bidHash][seat].spent + full + _fullCounted(k.counted) <= bid.budget / bid.nodes;
-        return affordable && full - was <= _balances[k.buyer];
+        uint256 paid = _paidSeconds(k.seen) + t.added;
+        if (k.seen.state != LeaseState.Active || vm.getBlockTimestamp() >= k.seen.end) return (false, index);
+        if (t.added == 0 || paid > t.ask.maxSeconds) return (false, index);
+        uint256 full = _fullTime(k.seen.rate, paid);
+        uint256 was = _fullTime(k.seen.rate, _paidSeconds(k.seen));
+        uint256 cost = _seats[k.bidHash][k.seat].spent + full + _fullCounted(k.counted);
+        return (cost <= t.bid.budget / t.bid.nodes && full - was + fee <= _balances[k.buyer], index);
     }
 }

@@ -149,7 +149,7 @@ abstract contract UsageActions is World {
             (next.ms, next.egressMib, next.units) = (stored[j].ms, stored[j].egressMib, stored[j].units);
         }
         if (!entry.genuine || !_isDue(k.seen, entry.ms) || (metered && !k.seen.hasCounted)) return next;
-        uint256 ms = _most(next.ms, _least(entry.ms, uint256(k.seen.fundedSeconds) * 1000));
+        uint256 ms = _most(next.ms, _least(entry.ms, _paidSeconds(k.seen) * 1000));
         uint256 egressMib = metered ? _most(next.egressMib, _least(entry.egressMib, k.counted.egressMibCap)) : 0;
         uint256 units = metered ? _most(next.units, _least(entry.units, k.counted.unitsCap)) : 0;
         next.genuine = ms > next.ms || egressMib > next.egressMib || units > next.units;
