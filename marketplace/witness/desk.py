@@ -237,7 +237,8 @@ class Desk:
         case.stop_asked_ms = now if case.stop_asked_ms is None else case.stop_asked_ms
         if reason == CANCELLED and now - case.stop_asked_ms < case.papers.unseen_ms:
             return WitnessRefusal.NOT_YET
-        again = reason != CANCELLED and case.runs_again(outcome)
+        done = reason == CANCELLED or self._journal.is_done(lease_no)
+        again = not done and case.runs_again(outcome)
         if reason == RETRY and not again:
             return WitnessRefusal.NOT_RETRIED
         deadline = self._clock.unix_ms() // 1000 + STOP_SECONDS

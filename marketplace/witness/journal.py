@@ -118,6 +118,13 @@ class WitnessJournal:
             db.execute("INSERT INTO closing VALUES (?,?)", (number, _canonical(message)))
             db.execute(RAISE, (number, *astuple(replace(mark, sequence=held.sequence))))
 
+    def is_done(self, lease_no: bytes) -> bool:
+        """Whether a Close is recorded that does not let the bid open again."""
+        query = "SELECT message FROM closing WHERE lease_no=?"
+        with self._lock:
+            row = self._db.execute(query, (lease_no.hex(),)).fetchone()
+        return row is not None and not json.loads(row[0])["again"]
+
     def adopt(self, lease_no: bytes, mark: Mark) -> None:
         """Raise the mark to an own voucher that this file, being an old copy, has forgotten."""
         with self._write() as db:

@@ -52,7 +52,7 @@ contract ExtensionTest is EscrowTest {
             IEscrowCore.openAll.selector,
             IEscrowCore.openBatch.selector,
             IEscrowCore.settle.selector,
-            IEscrowExtension.settleMetered.selector,
+            IEscrowCore.depositWithPermit.selector,
             IEscrowCore.stop.selector,
             IEscrowCore.stopBySignature.selector,
             IEscrowCore.free.selector,
@@ -96,7 +96,7 @@ contract ExtensionTest is EscrowTest {
         Relay memory relay;
         return [
             abi.encodeCall(escrow.depositFor, (buyer, 1)),
-            abi.encodeCall(escrow.depositWithPermit, (1, 1, 27, zero, zero)),
+            abi.encodeCall(escrow.settleMetered, ("")),
             abi.encodeCall(escrow.depositWithAuthorization, (buyer, 1, 0, 1, zero, 27, zero, zero)),
             abi.encodeCall(escrow.depositWithPermit2, (buyer, 1, 0, 1, "")),
             abi.encodeCall(escrow.withdrawBySignature, (buyer, buyer, 1, relay, "")),

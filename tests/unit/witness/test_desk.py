@@ -263,6 +263,17 @@ def test_stop_says_again_only_if_the_job_is_retried_after_such_an_end(
             assert answer is WitnessRefusal.NOT_RETRIED
 
 
+def test_after_a_close_that_ends_the_job_no_stop_says_again(stage: Stage) -> None:
+    """Whatever a market says of the outcome later."""
+    stage.lease = Lease(retried_on("error", "interruption"))
+    desk, lease = stage.admitted(), stage.lease
+    close, by_meter = lease.closing(0)
+    assert isinstance(desk.sign_close(close, by_meter, 0, Outcome.SUCCEEDED), bytes)
+    assert desk.sign_stop(lease.number, "retry", Outcome.FAILED) is WitnessRefusal.NOT_RETRIED
+    stop, _ = accepted(desk.sign_stop(lease.number, "lost", None))
+    assert not stop.again
+
+
 def test_stop_of_a_cancelled_job_never_says_again(stage: Stage) -> None:
     stage.lease = Lease(retried_on("interruption", "error"))
     desk = stage.running()
