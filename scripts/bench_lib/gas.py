@@ -105,7 +105,7 @@ def _ending(world: GasWorld) -> list[Row]:
     close = world.gas(sender, world.close_data(settled, 120_000))
     close_that_pays = world.gas(sender, world.close_data(paying, 240_000))
     stop = world.gas(sender, world.stop_data(stopped))
-    world.later(86_400)
+    world.later(2 * 86_400)
     refund = world.gas(sender, calls.refund(left.ref))
     return [
         Row("close", close, "gas", "lower", SABLIER_OUT, 55_000, 47_000),
