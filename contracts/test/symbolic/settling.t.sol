@@ -162,8 +162,12 @@ contract SettlingProofs is EscrowProofs {
         }
         _beginFor(voucher, slot, uint40(time), 0);
         _try(sender, _call(call, LeaseKey(BUYER, PROVIDER, _signer(voucher), leaseNo)));
+        LeaseSlot next = open.slotOf(key);
         unchecked {
-            vm.assume(later <= open.slotOf(key).end() + SETTLE_WINDOW);
+            // as many seconds stay paid as have passed, or as were; what was signed is within both
+            assert(next.paidSeconds() == uint256(c.funded) - c.startSeconds || next.paidSeconds() >= c.elapsed);
+            vm.assume(voucher.ms <= next.paidSeconds() * 1000); // follows
+            vm.assume(later <= next.end() + SETTLE_WINDOW);
         }
         vm.warp(later);
         _settle(voucher);
