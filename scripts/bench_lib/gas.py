@@ -56,8 +56,8 @@ def _opening(world: GasWorld) -> list[Row]:
     (one,) = world.matches(1)
     single = world.gas(world.sender, world.escrow.calls.open(one.match))
     return [
-        Row("open_single", single, "gas", "lower", SABLIER_OPEN, 115_000, 100_000),
-        Row("open_batch_50_per_lease", per_lease, "gas", "lower", FILECOIN_OPEN, 82_000, 69_000),
+        Row("open_single", single, "gas", "lower", SABLIER_OPEN, 112_000, 100_000),
+        Row("open_batch_50_per_lease", per_lease, "gas", "lower", FILECOIN_OPEN, 84_000, 69_000),
     ]
 
 
@@ -85,12 +85,12 @@ def _settling(world: GasWorld) -> list[Row]:
         entries = [world.metered(x, i * 60_123, i * 1_111, i * 222) for x in counted]
         metered = world.gas(sender, calls.settle(entries, metered=True)) / len(entries)
     return [
-        Row("settle_single", single, "gas", "lower", X402, 45_000, 42_500),
-        Row("settle_batch_100_per_lease", of_100, "gas", "lower", X402_OF_100, 12_400, 11_200),
-        Row("settle_batch_1000_per_lease", of_1000, "gas", "lower", X402_OF_100, 11_700, 10_700),
+        Row("settle_single", single, "gas", "lower", X402, 42_800, 42_500),
+        Row("settle_batch_100_per_lease", of_100, "gas", "lower", X402_OF_100, 11_500, 11_100),
+        Row("settle_batch_1000_per_lease", of_1000, "gas", "lower", X402_OF_100, 11_300, 10_700),
         Row(
             "settle_metered_batch_100_per_lease", metered, "gas", "lower", X402_OF_100,
-            18_500, 17_000,
+            17_800, 17_000,
         ),
     ]  # fmt: skip
 
@@ -98,19 +98,23 @@ def _settling(world: GasWorld) -> list[Row]:
 def _ending(world: GasWorld) -> list[Row]:
     """Close at the settled usage, which does not write the provider's account, and above it."""
     calls, sender = world.escrow.calls, world.sender
-    settled, paying, stopped, left = world.matches(4)
-    world.open([settled, paying, stopped, left])
+    settled, paying, stopped, ended, left, freed = world.matches(6)
+    world.open([settled, paying, stopped, ended, left, freed])
     world.later(300)
     world.gas(sender, calls.settle([world.voucher(x, 120_000) for x in (settled, paying, left)]))
     close = world.gas(sender, world.close_data(settled, 120_000))
     close_that_pays = world.gas(sender, world.close_data(paying, 240_000))
-    stop = world.gas(sender, world.stop_data(stopped))
+    stop = world.gas(stopped.buyer, calls.stop(stopped.ref))
+    by_signature = world.gas(sender, world.stop_data(ended))
     world.later(2 * 86_400)
+    free = world.gas(sender, calls.free([freed.ref]))
     refund = world.gas(sender, calls.refund(left.ref))
     return [
         Row("close", close, "gas", "lower", SABLIER_OUT, 55_000, 47_000),
         Row("close_that_pays", close_that_pays, "gas", "lower", SABLIER_OUT),
-        Row("stop", stop, "gas"),
+        Row("stop", stop, "gas", "lower", None, 50_000),
+        Row("stop_by_signature", by_signature, "gas", "lower", None, 50_000),
+        Row("free", free, "gas"),
         Row("refund", refund, "gas"),
     ]
 

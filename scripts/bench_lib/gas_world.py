@@ -173,7 +173,9 @@ def _key(name: str) -> LocalSigner:
 
 
 def _send(sender: str, to: str, data: str) -> tuple[str, list[object]]:
-    call = {"from": sender, "to": to, "data": data, "gas": hex(200_000)}
+    # Enough for any base fee: one that is too low would wait in the pool, and its sender with it.
+    fees = {"maxFeePerGas": hex(10**12), "maxPriorityFeePerGas": "0x1"}
+    call = {"from": sender, "to": to, "data": data, "gas": hex(200_000), **fees}
     return "eth_sendTransaction", [call]
 
 
