@@ -69,8 +69,8 @@ abstract contract Amending is Extended, IEscrowExtension {
     {
         Extension memory added = _extension(ask, bid, pricesHash, seat, seconds_);
         if (msg.sender != added.buyer) {
-            Purse memory purse = _livePurse(added.buyer);
-            if (msg.sender != purse.operator && msg.sender != purse.owner) revert NotBuyer(added.buyer, msg.sender);
+            Purse memory owned = _livePurse(added.buyer);
+            if (msg.sender != owned.operator && msg.sender != owned.owner) revert NotBuyer(added.buyer, msg.sender);
         }
         _topUp(ask, bid, added);
     }
@@ -109,9 +109,9 @@ abstract contract Amending is Extended, IEscrowExtension {
             )
         );
         if (_signed(added.buyer, digest, signature)) return;
-        Purse memory purse = _livePurse(added.buyer);
-        if (_signed(purse.owner, digest, signature)) return;
-        if (relay.fee != 0 || !_signed(purse.operator, digest, signature)) revert InvalidSignature(added.buyer);
+        Purse memory owned = _livePurse(added.buyer);
+        if (_signed(owned.owner, digest, signature)) return;
+        if (relay.fee != 0 || !_signed(owned.operator, digest, signature)) revert InvalidSignature(added.buyer);
     }
 
     function _extension(Ask calldata ask, Bid calldata bid, bytes32 pricesHash, uint16 seat, uint32 seconds_)
