@@ -410,7 +410,7 @@ interface IEscrowCore is IEscrowBase {
     /// @dev `entries`: runs of provider 20 | count 2 | count × (buyer 20 | leaseNo 16 | ms 5 | r 32 | vs 32), at most
     /// `MAX_ENTRIES` in all; each signature is the witness's on `Usage`, compact (ERC-2098). An entry is skipped if it
     /// raises nothing, is ahead of the time since start, is too late, or is not signed by the witness of an open lease.
-    /// Time beyond the funded time is not paid.
+    /// Time beyond what the bid pays for is not paid.
     /// @return skipped Bit i (of byte i / 8, lowest first) is set if entry i was skipped.
     function settle(bytes calldata entries) external returns (bytes memory skipped);
 
@@ -438,7 +438,7 @@ interface IEscrowCore is IEscrowBase {
     /// @notice Closes a lease at final usage that meter and witness both signed: pays it, returns the rest to the buyer
     /// and frees the node if the lease was active.
     /// @dev No figure may be below what was settled, and time may not be ahead of the time since start. Nothing is paid
-    /// beyond the funded time or a cap.
+    /// beyond paid time or a cap.
     function close(CloseData calldata data, bytes32 meterR, bytes32 meterVs, bytes32 witnessR, bytes32 witnessVs)
         external;
 
