@@ -50,26 +50,6 @@ contract ClosingProofs is EscrowProofs {
         return _try(sender, abi.encodeCall(IEscrowCore.close, (_data(signed), m[0], m[1], w[0], w[1])));
     }
 
-    /// @notice What both parties gain is what the lock held: what of it was earned, and the rest.
-    function check_close_conserves(uint256 word, Signed calldata signed) external {
-        LeaseSlot slot = _slot(word, LeaseState.Stopped);
-        vm.assume(slot.startSeconds() <= slot.funded());
-        vm.assume(slot.usedMs() <= signed.ms);
-        vm.assume(signed.ms <= slot.paidSeconds() * 1000);
-        (uint256 paid, uint256 total) = (slot.paidTime(SCALE), slot.timeCost(signed.ms, SCALE));
-        uint256 full = slot.fullTime(SCALE);
-        vm.assume(paid <= total && total <= full); // fuzzed: testFuzz_costs_and_fees_grow_with_time
-        unchecked {
-            vm.assume(total * 250 / 10_000 - paid * 250 / 10_000 <= total - paid); // fuzzed, likewise
-            vm.assume(full <= type(uint96).max); // holdings are below 2^96
-        }
-        _beginFor(signed, slot, uint40(slot.end()));
-        vm.assume(_close(signed, address(this)));
-        unchecked {
-            assert(_held() == full - paid);
-        }
-    }
-
     /// @notice A close keeps usage within paid and elapsed time, and never lowers it; nothing moves the end.
     function check_close_keeps_to_time(uint256 word, uint40 time, Signed calldata signed) external {
         LeaseSlot slot = _freeSlot(word, LeaseState.Active);
