@@ -3,6 +3,7 @@ pragma solidity 0.8.30;
 
 import {CloseData, IEscrowCore, LeaseState} from "../../src/interfaces/IComputeEscrow.sol";
 import {LeaseSlot} from "../../src/libraries/LeaseSlot.sol";
+import {Orders} from "../../src/libraries/Orders.sol";
 import {TypedData} from "../support/TypedData.sol";
 import {EscrowProofs} from "./EscrowProofs.sol";
 
@@ -35,6 +36,7 @@ contract ClosingProofs is EscrowProofs {
 
     /// @dev Puts the lease in under the number and witness that the signatures are for.
     function _beginFor(Signed calldata signed, LeaseSlot slot, uint40 time) private {
+        vm.assume(slot.paidSeconds() <= Orders.MAX_PAID_SECONDS); // or it neither opens nor is topped up
         CloseData memory data = _data(signed);
         address meter = _signer(data, signed.meter);
         vm.assume(meter != address(0));
@@ -46,26 +48,6 @@ contract ClosingProofs is EscrowProofs {
     function _close(Signed calldata signed, address sender) private returns (bool) {
         (bytes32[2] calldata m, bytes32[2] calldata w) = (signed.meter, signed.witness);
         return _try(sender, abi.encodeCall(IEscrowCore.close, (_data(signed), m[0], m[1], w[0], w[1])));
-    }
-
-    /// @notice What both parties gain is what the lock held: what of it was earned, and the rest.
-    function check_close_conserves(uint256 word, Signed calldata signed) external {
-        LeaseSlot slot = _slot(word, LeaseState.Stopped);
-        vm.assume(slot.startSeconds() <= slot.funded());
-        vm.assume(slot.usedMs() <= signed.ms);
-        vm.assume(signed.ms <= slot.paidSeconds() * 1000);
-        (uint256 paid, uint256 total) = slot.earned(signed.ms, SCALE);
-        uint256 full = slot.fullTime(SCALE);
-        vm.assume(paid <= total && total <= full); // fuzzed: testFuzz_costs_and_fees_grow_with_time
-        unchecked {
-            vm.assume(total * 250 / 10_000 - paid * 250 / 10_000 <= total - paid); // fuzzed, likewise
-            vm.assume(full <= type(uint96).max); // holdings are below 2^96
-        }
-        _beginFor(signed, slot, uint40(slot.end()));
-        vm.assume(_close(signed, address(this)));
-        unchecked {
-            assert(_held() == full - paid);
-        }
     }
 
     /// @notice A close keeps usage within paid and elapsed time, and never lowers it; nothing moves the end.
@@ -102,20 +84,6 @@ contract ClosingProofs is EscrowProofs {
             open.putCapacity(PROVIDER, NODE, state == 1 ? others + slot.gpuMilli() : others);
             vm.assume(_close(signed, address(this)));
             assert(open.capacityOf(PROVIDER, NODE) == others);
-        }
-    }
-
-    /// @notice What meter and witness signed goes through at any time, whoever sends it.
-    function check_close_is_live(uint256 word, uint40 time, address sender, Signed calldata signed) external {
-        for (uint256 state = uint256(LeaseState.Active); state <= uint256(LeaseState.Stopped); state++) {
-            LeaseSlot slot = _freeSlot(word, LeaseState(state));
-            _assumeSound(slot, time);
-            _beginFor(signed, slot, time);
-            unchecked {
-                vm.assume(signed.ms <= (time - slot.start()) * 1000);
-            }
-            vm.assume(signed.ms >= slot.usedMs());
-            assert(_close(signed, sender));
         }
     }
 

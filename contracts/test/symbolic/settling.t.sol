@@ -166,7 +166,9 @@ contract SettlingProofs is EscrowProofs {
         unchecked {
             // as many seconds stay paid as have passed, or as were; what was signed is within both
             assert(next.paidSeconds() == uint256(c.funded) - c.startSeconds || next.paidSeconds() >= c.elapsed);
+            assert(next.start() == START);
             vm.assume(voucher.ms <= next.paidSeconds() * 1000); // follows
+            vm.assume(voucher.ms <= (later - next.end() + next.funded()) * 1000); // follows
             vm.assume(later <= next.end() + SETTLE_WINDOW);
         }
         vm.warp(later);
