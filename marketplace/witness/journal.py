@@ -120,10 +120,9 @@ class WitnessJournal:
 
     def is_done(self, lease_no: bytes) -> bool:
         """Whether a Close is recorded that does not let the bid open again."""
-        query = "SELECT message FROM closing WHERE lease_no=?"
+        query = "SELECT 1 FROM closing WHERE lease_no=? AND NOT json_extract(message, '$.again')"
         with self._lock:
-            row = self._db.execute(query, (lease_no.hex(),)).fetchone()
-        return row is not None and not json.loads(row[0])["again"]
+            return self._db.execute(query, (lease_no.hex(),)).fetchone() is not None
 
     def adopt(self, lease_no: bytes, mark: Mark) -> None:
         """Raise the mark to an own voucher that this file, being an old copy, has forgotten."""
