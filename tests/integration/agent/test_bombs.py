@@ -57,7 +57,8 @@ def test_a_fork_bomb_is_held_and_dies_at_its_end(bench: Bench) -> None:
         with contextlib.suppress(OSError):
             os.fork()
     """
-    bomb = bench.lease(code, job={"ready": "socket"}, paid_seconds=1)
+    room = {"memory_mib": 2_048}  # for as many processes as it may have
+    bomb = bench.lease(code, job={"ready": "socket"}, sizes=room, paid_seconds=1)
     most = 0
 
     def over() -> bool:
