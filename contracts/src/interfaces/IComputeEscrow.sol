@@ -513,7 +513,9 @@ interface IEscrowExtension is IEscrowBase {
     /// @notice Makes a purse of the sender and puts `amount` of the sender's balance into it.
     /// @dev The purse is the last 20 bytes of keccak256(abi.encode(domainSeparator, owner, operator, salt)): no key signs
     /// for it. Bids name it as their buyer and are signed by the operator's key or contract (ERC-1271).
-    function createPurse(address operator, uint64 salt, uint40 expiry, uint256 amount) external returns (address account);
+    function createPurse(address operator, uint64 salt, uint40 expiry, uint256 amount)
+        external
+        returns (address account);
 
     /// @notice Moves `amount` of the owner's balance to the purse. For the owner.
     function fundPurse(address account, uint256 amount) external;
