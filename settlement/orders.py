@@ -221,6 +221,27 @@ def lease_no(terms: bytes, meter: str) -> bytes:
     return keccak(terms + bytes(12) + bytes.fromhex(meter[2:]))[:16]
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedFrom:
+    """What a lease is opened from. A top-up sends it again."""
+
+    ask: Ask
+    bid: Bid
+    prices: Prices
+    seat: int = 0
+
+    @property
+    def terms_hash(self) -> bytes:
+        """It in one word, which proves the lease's meter."""
+        hashes = (self.bid.struct_hash(), self.ask.struct_hash(), self.prices.struct_hash())
+        return terms_hash(*hashes, self.seat)
+
+    @property
+    def lease_no(self) -> bytes:
+        """The number of its lease."""
+        return lease_no(self.terms_hash, self.ask.meter)
+
+
 def purse_of(domain: Domain, owner: str, operator: str, salt: int) -> str:
     """The purse that `owner` makes for `operator`. Source: `purseOf` in contracts."""
     words = (bytes(12) + bytes.fromhex(owner[2:]), bytes(12) + bytes.fromhex(operator[2:]))

@@ -36,7 +36,7 @@ from marketplace.wire.market import MarketConfig, Node
 from marketplace.wire.orders import AskInfo, BidInfo
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.eip712 import Domain
-from settlement.orders import Ask, Bid, lease_no, terms_hash
+from settlement.orders import Ask, Bid, OpenedFrom
 from settlement.signing import LocalSigner, recover, sign, verify
 from settlement.usage import UsageVector
 from tests.factories import job_json, make_ask, make_bid
@@ -108,8 +108,7 @@ class FakeMarket:
                 "lock": {"amount": "1", "currency": "CMP", "atoms": "1000000000000000000"},
                 "budget_limited": False, **changes.pop("terms", {}),
             }  # fmt: skip
-            hashes = (bid.struct_hash(), ask.struct_hash(), ask.floor.struct_hash())
-            key = lease_no(terms_hash(*hashes, seat=0), ask.meter)
+            key = OpenedFrom(ask, bid, ask.floor).lease_no
             lease = {
                 "lease_no": "0x" + key.hex(), "job_id": f"job_{number}", "ask_id": f"ask_{number}",
                 "bid_id": f"bid_{number}", "node_id": NODE_ID, "buyer": bid.buyer,

@@ -29,7 +29,7 @@ from marketplace.limits import MIB
 from marketplace.sdk.archive import ArchiveError, unpack
 from marketplace.sdk.errors import CoulombError
 from marketplace.wire.leases import Lease
-from settlement.orders import Ask, Bid, lease_no, terms_hash
+from settlement.orders import Ask, Bid, OpenedFrom
 from settlement.silence import unseen_ms
 from settlement.units import Sizes
 
@@ -69,8 +69,7 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
     terms = lease.terms
     if terms is None or lease.job is None:
         raise NotOurs(f"{lease.id}: no terms or no job yet")
-    hashes = (bid.struct_hash(), ask.struct_hash(), terms.prices.struct_hash())
-    number = lease_no(terms_hash(*hashes, seat=0), meter)
+    number = OpenedFrom(ask, bid, terms.prices).lease_no
     if ask.meter != meter or number != lease.lease_no:
         raise NotOurs(f"{lease.id}: the orders and our meter key open another lease")
     if (lease.buyer, lease.provider) != (bid.buyer, ask.provider):

@@ -13,7 +13,7 @@ from marketplace.wire.market import MarketConfig
 from marketplace.wire.orders import AskInfo, BidInfo
 from settlement.eip712 import Domain
 from settlement.errors import SignatureError
-from settlement.orders import Ask, Bid, Permit
+from settlement.orders import Ask, Bid, OpenedFrom, Permit
 from settlement.signing import Signer, TransactionSigner, sign, verify
 
 if TYPE_CHECKING:
@@ -145,11 +145,11 @@ def top_up_call(
     A lease is what the server says; what it can't make up is our signature, and the lease's number
     follows from what we signed. Raises VerificationError.
     """
-    from settlement.chain.calls import EscrowCalls, OpenedFrom
+    from settlement.chain.calls import EscrowCalls
 
     prices = lease.terms.prices if lease.terms is not None else ask.ask.floor
-    opened = OpenedFrom(ask.ask, bid.bid, prices.struct_hash())
-    if opened.ref.lease_no != lease.lease_no:
+    opened = OpenedFrom(ask.ask, bid.bid, prices)
+    if opened.lease_no != lease.lease_no:
         raise VerificationError(f"the orders of {lease.id} name another lease than it does")
     if signed_by(bid, domain, buyer) is None:
         raise VerificationError(f"{buyer} did not sign the Bid of {lease.id}")

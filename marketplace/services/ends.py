@@ -65,8 +65,8 @@ class Ends:
         again = runs_again(retry_of(job.spec).on, report.outcome)
         names = (lease.buyer, lease.provider, lease.lease_bytes)
         if close != Close(*names, last.ms, *counted, again):
-            detail = "must close at the usage of the last attestation, and say "
-            detail += "again" if again else "nothing of again"
+            value = str(again).lower()
+            detail = f"must close at the last attestation's usage, with `again` {value}"
             raise InvalidInput([Problem("/close/message", detail)])
         lease.close = close.to_message()
         lease.meter_signature = hex_text(close_signature)

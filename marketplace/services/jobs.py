@@ -32,9 +32,9 @@ from marketplace.services.quotes import Quotes
 from marketplace.wire.base import hex_text
 from marketplace.wire.jobs import JobOrder, TopUpPlan
 from marketplace.wire.orders import TOP_UP_GAS, Transaction
-from settlement.chain.calls import EscrowCalls, OpenedFrom
+from settlement.chain.calls import EscrowCalls
 from settlement.eip712 import ZERO_ADDRESS
-from settlement.orders import Ask, Bid, Prices
+from settlement.orders import Ask, Bid, OpenedFrom, Prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,7 @@ class Jobs:
             raise Conflict("the job has no active lease to top up")
         ask = Ask.from_message(store.asks.need(lease.ask_id).message)
         bid = Bid.from_message(store.bids.need(lease.bid_id).message)
-        opened = OpenedFrom(ask, bid, Prices.from_message(lease.prices).struct_hash())
+        opened = OpenedFrom(ask, bid, Prices.from_message(lease.prices))
         lock = top_up_lock(
             seconds,
             ask,

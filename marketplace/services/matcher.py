@@ -19,7 +19,7 @@ from marketplace.wire.base import hex_text
 from marketplace.wire.problems import NoMatch
 from settlement.chain.calls import EscrowCalls, Match, Previous
 from settlement.eip712 import from_text32
-from settlement.orders import Ask, Bid, Prices, lease_no, terms_hash
+from settlement.orders import Ask, Bid, OpenedFrom, Prices
 from settlement.ports import IntentKind
 
 
@@ -122,11 +122,9 @@ class Matcher:
         self, store: Store, fill: Fill, seq: int, ask_row: AskRow, bid_row: BidRow
     ) -> LeaseRow:
         ask, bid = Ask.from_message(ask_row.message), Bid.from_message(bid_row.message)
-        hashes = (bid.struct_hash(), ask.struct_hash(), fill.prices.struct_hash())
-        number = lease_no(terms_hash(*hashes, seat=0), ask.meter)
         return LeaseRow(
             id=new_id("lease"),
-            lease_no=hex_text(number),
+            lease_no=hex_text(OpenedFrom(ask, bid, fill.prices).lease_no),
             seq=seq,
             job_id=bid_row.job_id,
             bid_id=bid_row.id,

@@ -14,7 +14,7 @@ from marketplace.domain.job import JobSpec
 from marketplace.limits import WITNESSED_INTERVAL_MS_MAX
 from settlement.attestation import Close, UsageAttestation
 from settlement.errors import FieldError
-from settlement.orders import Ask, Bid, Prices, lease_no, terms_hash
+from settlement.orders import Ask, Bid, OpenedFrom, Prices
 from settlement.silence import silence_ms, unseen_ms
 
 TOLERANCE_MS = 3_000
@@ -113,8 +113,7 @@ def judge_lease(papers: Papers, witness: str) -> WitnessRefusal | None:
         return WitnessRefusal.OTHER_JOB
     if witness in (ask.provider, ask.meter):
         return WitnessRefusal.OTHER_PARTIES
-    hashes = (bid.struct_hash(), ask.struct_hash(), prices.struct_hash())
-    if papers.lease_no != lease_no(terms_hash(*hashes, papers.seat), ask.meter):
+    if papers.lease_no != OpenedFrom(ask, bid, prices, papers.seat).lease_no:
         return WitnessRefusal.OTHER_LEASE
     limit = next((at for at in bid.limits if at.tier == ask.tier), None)
     try:

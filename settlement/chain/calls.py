@@ -17,19 +17,18 @@ from settlement.orders import (
     Ask,
     Bid,
     Cancel,
+    OpenedFrom,
     Prices,
     Quote,
     TopUp,
     Withdraw,
-    lease_no,
-    terms_hash,
 )
 from settlement.signing import compact, expand
 from settlement.units import UINT40_MAX
 
 MAX_ENTRIES = 1_000
 MAX_METERED = 500
-MAX_OPENS = 200
+MAX_LEASES = 200
 _BATCH_GAS = 700_000  # one item whose signatures are contracts' may need 600,000
 _OPEN_GAS = 150_000  # one item signed by keys, calldata included
 _USAGE_BYTES = 105
@@ -61,28 +60,6 @@ class LeaseRef(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class OpenedFrom:
-    """What a lease was opened from. A top-up sends it again."""
-
-    ask: Ask
-    bid: Bid
-    prices_hash: bytes
-    seat: int = 0
-
-    @property
-    def terms_hash(self) -> bytes:
-        """It in one word, which proves the lease's meter."""
-        hashes = (self.bid.struct_hash(), self.ask.struct_hash(), self.prices_hash)
-        return terms_hash(*hashes, self.seat)
-
-    @property
-    def ref(self) -> LeaseRef:
-        """The lease that it opens."""
-        number = lease_no(self.terms_hash, self.ask.meter)
-        return LeaseRef(self.bid.buyer, self.ask.provider, self.bid.witness, number)
-
-
-@dataclass(frozen=True, slots=True)
 class Match:
     """One ask and one bid with their signatures. A quote replaces the ask's prices.
 
@@ -106,12 +83,13 @@ class Match:
     @property
     def opened(self) -> OpenedFrom:
         """What its lease is opened from."""
-        return OpenedFrom(self.ask, self.bid, self.prices.struct_hash(), self.seat)
+        return OpenedFrom(self.ask, self.bid, self.prices, self.seat)
 
     @property
     def ref(self) -> LeaseRef:
         """Its lease."""
-        return self.opened.ref
+        number = self.opened.lease_no
+        return LeaseRef(self.bid.buyer, self.ask.provider, self.bid.witness, number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,13 +293,14 @@ def _matches(matches: Sequence[Match]) -> list[tuple[Any, ...]]:
 
 
 def _bounded(items: Sequence[T]) -> list[T]:
-    if len(items) > MAX_OPENS:
-        raise FieldError("", f"{len(items)} leases; one call takes at most {MAX_OPENS}")
+    if len(items) > MAX_LEASES:
+        raise FieldError("", f"{len(items)} leases; one call takes at most {MAX_LEASES}")
     return list(items)
 
 
 def _opened(opened: OpenedFrom) -> tuple[Any, ...]:
-    return as_tuple(opened.ask), as_tuple(opened.bid), opened.prices_hash, opened.seat
+    prices_hash = opened.prices.struct_hash()
+    return as_tuple(opened.ask), as_tuple(opened.bid), prices_hash, opened.seat
 
 
 def _relay(call: Withdraw | TopUp) -> tuple[Any, ...]:

@@ -15,11 +15,11 @@ from eth_hash.auto import keccak
 from settlement import keystore
 from settlement.attestation import Close, Usage
 from settlement.chain.abi import artifact, canonical
-from settlement.chain.calls import OpenedFrom, SettlementEntry, as_tuple, pack_entries
+from settlement.chain.calls import SettlementEntry, as_tuple, pack_entries
 from settlement.chain.devnet import dev_account
 from settlement.eip712 import ZERO_ADDRESS, Struct
 from settlement.leases import LeaseStatus
-from settlement.orders import Numbered, Prices, purse_of
+from settlement.orders import Numbered, OpenedFrom, Prices, purse_of
 from settlement.signing import LocalSigner, compact, sign
 from settlement.units import cost
 from tests.escrow_world import SETTINGS, TOKEN, World
@@ -118,7 +118,7 @@ def test_a_lease_opened_by_cast_is_closed_and_withdrawn_by_cast(world: World, ke
     match = words((as_tuple(ask), as_tuple(bid), no_quote, none_before, 0, *signed))
     send(world, keys, world.stranger, kind("open"), match)
     world.chain.warp(60)
-    opened = OpenedFrom(ask, bid, ask.floor.struct_hash())
+    opened = OpenedFrom(ask, bid, ask.floor)
     close = Close(*opened.ref.unwitnessed, 50_000, 0, 0, False)
     data = words((*as_tuple(close), opened.terms_hash))
     halves = (

@@ -65,7 +65,7 @@ abstract contract Ending is Leases, IEscrowCore {
 
     /// @inheritdoc IEscrowCore
     function free(LeaseKey[] calldata keys) external returns (bytes memory skipped) {
-        Check.atMost(MAX_OPENS, keys.length, BatchTooLarge.selector);
+        Check.atMost(MAX_LEASES, keys.length, BatchTooLarge.selector);
         skipped = Entries.bitmap(keys.length);
         for (uint256 i = 0; i < keys.length; i++) {
             LeaseBox storage box = _lease(keys[i]);

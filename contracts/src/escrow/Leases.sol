@@ -40,7 +40,8 @@ abstract contract Leases is Ledger {
     mapping(bytes32 bidHash => uint256 time) internal _seatedAt;
     mapping(address account => Purse) internal _purses;
 
-    uint256 internal constant MAX_OPENS = 200;
+    /// @dev That one call opens or frees.
+    uint256 internal constant MAX_LEASES = 200;
     /// @dev Keeps a node's capacity word from returning to zero, which would cost the next lease a fresh slot.
     uint256 internal constant CAPACITY_TOUCHED = 1 << 255;
 

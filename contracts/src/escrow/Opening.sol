@@ -52,7 +52,7 @@ abstract contract Opening is Leases, IEscrowCore {
 
     /// @inheritdoc IEscrowCore
     function openAll(Match[] calldata orders) external {
-        Check.atMost(MAX_OPENS, orders.length, BatchTooLarge.selector);
+        Check.atMost(MAX_LEASES, orders.length, BatchTooLarge.selector);
         for (uint256 i = 0; i < orders.length; i++) {
             _open(orders[i]);
         }
@@ -81,7 +81,7 @@ abstract contract Opening is Leases, IEscrowCore {
     /// @inheritdoc IEscrowCore
     /// @dev Each item is a call of this code by this code for the same sender, so that a failure undoes it alone.
     function openBatch(Match[] calldata orders) external returns (bytes memory skipped) {
-        Check.atMost(MAX_OPENS, orders.length, BatchTooLarge.selector);
+        Check.atMost(MAX_LEASES, orders.length, BatchTooLarge.selector);
         skipped = Entries.bitmap(orders.length);
         for (uint256 i = 0; i < orders.length; i++) {
             if (!_tryOpen(orders[i], i + 1 < orders.length ? orders[i + 1] : orders[i])) skipped.setBit(i);

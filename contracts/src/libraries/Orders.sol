@@ -24,7 +24,8 @@ library Orders {
     bytes32 internal constant ASK_TYPEHASH = keccak256(
         "Ask(address provider,address meter,address opener,uint24 node,bytes32 tier,uint32 gpuMilli,"
         "uint32 cpuMilli,uint32 memoryMib,uint32 storageMib,Prices floor,uint32 minSeconds,uint32 maxSeconds,"
-        "uint16 startLimitSeconds,uint16 noticeSeconds,bytes32 unit,uint40 startsAt,uint16 flags,uint16 maxFeeBps,uint40 expiry,uint64 salt)"
+        "uint16 startLimitSeconds,uint16 noticeSeconds,bytes32 unit,uint40 startsAt,uint16 flags,uint16 maxFeeBps,"
+        "uint40 expiry,uint64 salt)"
         "Prices(uint64 gpuHour,uint64 cpuHour,uint64 memoryGibHour,uint64 storageGibHour,uint64 egressGib,uint64 unit)"
     );
     bytes32 internal constant QUOTE_TYPEHASH = keccak256(
@@ -34,8 +35,8 @@ library Orders {
     bytes32 internal constant BID_TYPEHASH = keccak256(
         "Bid(address buyer,address witness,address opener,bytes32 jobHash,TierLimit[] limits,"
         "uint32 gpuMilli,uint32 cpuMilli,uint32 memoryMib,uint32 storageMib,uint32 egressMib,uint32 units,bytes32 unit,"
-        "uint32 maxSeconds,uint16 maxStartSeconds,uint16 minNoticeSeconds,uint128 budget,uint16 nodes,uint16 flags,uint16 maxFeeBps,uint40 expiry,uint64 salt)"
-        "TierLimit(bytes32 tier,uint64 rate,uint64 egressGib,uint64 unit)"
+        "uint32 maxSeconds,uint16 maxStartSeconds,uint16 minNoticeSeconds,uint128 budget,uint16 nodes,uint16 flags,"
+        "uint16 maxFeeBps,uint40 expiry,uint64 salt)" "TierLimit(bytes32 tier,uint64 rate,uint64 egressGib,uint64 unit)"
     );
 
     /* HASHES: the members as they lie in memory, references replaced by hashes */

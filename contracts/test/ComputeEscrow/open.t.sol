@@ -493,16 +493,4 @@ contract OpenTest is EscrowTest {
         assertEq(lease.fundedSeconds, 4200);
         assertEq(lease.locked, 0);
     }
-
-    function test_longest_time_fits_its_width() public {
-        (Ask memory ask, Bid memory bid) = (_ask(), _bid());
-        ask.floor.gpuHour = 0;
-        (ask.maxSeconds, bid.maxSeconds) = (type(uint32).max, type(uint32).max);
-        (ask.startLimitSeconds, bid.maxStartSeconds) = (type(uint16).max, type(uint16).max);
-        bytes16 leaseNo = escrow.open(_match(ask, bid));
-        assertEq(_lease(leaseNo).fundedSeconds, 1_000_000_000 + 65_535);
-        vm.warp(block.timestamp + 1_000_000_000 + 65_535);
-        assertTrue(_settle(leaseNo, 1_000_000_000_000 + 65_535_000));
-        assertEq(_lease(leaseNo).usedMs, 1_000_000_000_000);
-    }
 }

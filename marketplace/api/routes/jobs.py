@@ -134,7 +134,7 @@ def list_receipts(edge: EdgeDep, store: Store, caller: Anyone, paging: Paged) ->
 
 @routes.reads("POST /jobs/{job_id}/top-up/prepare", "prepare_top_up", *OWNED, "conflict")
 def top_up(edge: EdgeDep, store: Store, caller: Buyer, job_id: Id, body: TopUpRequest) -> TopUpPlan:
-    """Write out what the buyer sends to fund a job's lease for longer, within the bid's budget."""
+    """Write out what the buyer sends to let a job run longer, within the bid's budget."""
     try:
         seconds = seconds_of(body.duration)
     except ValueError as error:

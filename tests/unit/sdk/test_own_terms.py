@@ -10,8 +10,8 @@ from marketplace.sdk import Coulomb, Moved, onchain
 from marketplace.sdk.errors import CoulombError, InputError, VerificationError
 from marketplace.witness.policy import WitnessRefusal
 from settlement.attestation import Usage
-from settlement.chain.calls import EscrowCalls, OpenedFrom
-from settlement.orders import Ask, Bid
+from settlement.chain.calls import EscrowCalls
+from settlement.orders import Ask, Bid, OpenedFrom
 from settlement.signing import sign
 from tests.market_world import job_spec
 from tests.sdk_app import Served
@@ -48,7 +48,7 @@ def client(market: Served, ids: tuple[str, str]) -> Iterator[Coulomb]:
 def opened_from(client: Coulomb, lease_id: str) -> OpenedFrom:
     lease = client.leases.get(lease_id)
     ask, bid = client.asks.get(lease.ask_id).ask, client.leases.bid(lease.bid_id).bid
-    return OpenedFrom(ask, bid, ask.floor.struct_hash())
+    return OpenedFrom(ask, bid, ask.floor)
 
 
 def test_a_top_up_is_written_by_the_client(

@@ -13,7 +13,7 @@ from marketplace.witness.journal import WitnessJournal
 from marketplace.witness.policy import Papers, WitnessRefusal
 from settlement.attestation import Close, Usage, UsageAttestation
 from settlement.eip712 import Domain
-from settlement.orders import Ask, Bid, lease_no, terms_hash
+from settlement.orders import Ask, Bid, OpenedFrom
 from settlement.signing import LocalSigner, sign
 from tests.factories import job_json, make_ask, make_bid
 
@@ -60,8 +60,7 @@ class Lease:
 
     @property
     def number(self) -> bytes:
-        hashes = (self.bid.struct_hash(), self.ask.struct_hash(), self.ask.floor.struct_hash())
-        return lease_no(terms_hash(*hashes, seat=0), self.ask.meter)
+        return OpenedFrom(self.ask, self.bid, self.ask.floor).lease_no
 
     def papers(self, **changes: Any) -> Papers:
         signed = (self.bid, sign(self.bid, DOMAIN, BUYER), self.ask, self.ask.floor, self.spec)
