@@ -15,7 +15,7 @@ from eth_hash.auto import keccak
 from settlement import keystore
 from settlement.attestation import Close, Usage
 from settlement.chain.abi import artifact, canonical
-from settlement.chain.calls import SettlementEntry, as_tuple, pack_entries
+from settlement.chain.calls import LeaseRef, SettlementEntry, as_tuple, pack_entries
 from settlement.chain.devnet import dev_account
 from settlement.eip712 import ZERO_ADDRESS, Struct
 from settlement.leases import LeaseStatus
@@ -119,14 +119,15 @@ def test_a_lease_opened_by_cast_is_closed_and_withdrawn_by_cast(world: World, ke
     send(world, keys, world.stranger, kind("open"), match)
     world.chain.warp(60)
     opened = OpenedFrom(ask, bid, ask.floor)
-    close = Close(*opened.ref.unwitnessed, 50_000, 0, 0, False)
+    ref = LeaseRef(bid.buyer, ask.provider, bid.witness, opened.lease_no)
+    close = Close(*ref.unwitnessed, 50_000, 0, 0, False)
     data = words((*as_tuple(close), opened.terms_hash))
     halves = (
         compact(sign_by_cast(world, keys, who, close)) for who in (world.meter, world.witness)
     )
     split = [words(part) for half in halves for part in (half[:32], half[32:])]
     send(world, keys, world.stranger, kind("close"), data, *split)
-    view = world.escrow.lease(opened.ref)
+    view = world.escrow.lease(ref)
     assert view.status is LeaseStatus.CLOSED
     paid = cost(view.rate, 50_000)
     assert view.released == paid

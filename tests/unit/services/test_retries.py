@@ -304,7 +304,7 @@ def test_a_close_says_again_only_if_the_job_is_retried_after_such_an_end(
 def test_a_close_of_a_job_that_is_not_retried_never_says_again(world: World, lease_id: str) -> None:
     report = world.report(lease_id, 2, 10_000, outcome="failed")
     half = world.signed(SignedClose, world.meter, message=replace(report.close.message, again=True))
-    with pytest.raises(InvalidInput, match="nothing of again"):
+    with pytest.raises(InvalidInput, match="`again` false"):
         world.do(world.catalog.ends.finish, world.provider, lease_id,
                  report.model_copy(update={"close": half}))  # fmt: skip
 
