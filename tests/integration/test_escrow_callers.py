@@ -371,7 +371,7 @@ def test_top_up_is_for_the_buyer_and_within_the_budget(world: World) -> None:
     assert refused(world, world.buyer, more).name == "BudgetTooSmall"
     for wrong in (
         replace(opened, bid=replace(opened.bid, budget=99 * TOKEN)),
-        replace(opened, prices_hash=Prices(1).struct_hash()),
+        replace(opened, prices=Prices(1)),
         replace(opened, seat=1),
     ):
         other = calls.top_up(wrong, 60)
