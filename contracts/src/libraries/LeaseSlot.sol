@@ -2,7 +2,7 @@
 pragma solidity 0.8.30;
 
 import {LeaseState} from "../interfaces/IComputeEscrow.sol";
-import {Units} from "./Units.sol";
+import {RATE_MS_PER_TOKEN, Units} from "./Units.sol";
 
 /// @notice A lease in one storage word. From the highest bit down:
 /// rate 64 | usedMs 40 | end 40 | funded 32 | startSeconds 16 | gpuMilli 32 | node 24 | counted 1 | again 1 | state 6.
@@ -69,6 +69,13 @@ library LeaseSlots {
     function start(LeaseSlot self) internal pure returns (uint256) {
         unchecked {
             return self.end() - self.funded();
+        }
+    }
+
+    /// @return Milliseconds from the start to `time`, which is not before it.
+    function elapsedMs(LeaseSlot self, uint256 time) internal pure returns (uint256) {
+        unchecked {
+            return (time - self.start()) * Units.MS;
         }
     }
 
@@ -153,47 +160,38 @@ library LeaseSlots {
         }
     }
 
-    /// @return Whether usage of `ms` may be settled at `time`: the lease is open, and it is neither later than the settle
-    /// window nor earlier than the usage.
-    /// @dev Written out, as is what follows: a batch does it for each entry, and a call costs more than a field.
-    function isDue(LeaseSlot self, uint256 ms, uint256 time, uint256 window) internal pure returns (bool) {
-        unchecked {
-            uint256 word = LeaseSlot.unwrap(self);
-            uint256 end_ = uint40(word >> END_SHIFT);
-            return (word & STATE_MASK) - uint256(LeaseState.Active) < 2 && time <= end_ + window
-                && ms <= (time - end_ + uint32(word >> FUNDED_SHIFT)) * Units.MS;
-        }
-    }
-
-    /// @return What `ms` milliseconds raise the usage to if they are settled at `time`: at most the paid time. Zero if they
-    /// are not due, or raise nothing.
-    function due(LeaseSlot self, uint256 ms, uint256 time, uint256 window) internal pure returns (uint256) {
-        unchecked {
-            uint256 word = LeaseSlot.unwrap(self);
-            uint256 end_ = uint40(word >> END_SHIFT);
-            uint256 funded_ = uint32(word >> FUNDED_SHIFT);
-            if ((word & STATE_MASK) - uint256(LeaseState.Active) > 1 || time > end_ + window) return 0;
-            if (ms > (time - end_ + funded_) * Units.MS) return 0;
-            uint256 most = (funded_ - uint16(word >> START_SHIFT)) * Units.MS;
-            if (ms > most) ms = most;
-            return ms > uint40(word >> USED_SHIFT) ? ms : 0;
+    /// @notice What settling `ms` milliseconds at `time` makes of the slot: usage rises to them, at most to the paid time, and
+    /// never falls.
+    /// @dev Written out: a batch does it for each entry, and a call costs more than a field.
+    /// @return next Zero if they are not due: the lease is not open, the settle window is over, or so much time has not passed.
+    /// @return paid Atoms that time has earned so far.
+    /// @return total Atoms that time will have earned.
+    function settled(LeaseSlot self, uint256 ms, uint256 time, uint256 window, uint256 scale)
+        internal
+        pure
+        returns (LeaseSlot next, uint256 paid, uint256 total)
+    {
+        assembly ("memory-safe") {
+            let end_ := and(shr(END_SHIFT, self), 0xffffffffff)
+            let funded_ := and(shr(FUNDED_SHIFT, self), 0xffffffff)
+            let refused := or(gt(time, add(end_, window)), gt(ms, mul(1000, add(sub(time, end_), funded_))))
+            if gt(lt(sub(and(self, STATE_MASK), 1), 2), refused) {
+                // active or stopped, and not refused
+                let most := mul(1000, sub(funded_, and(shr(START_SHIFT, self), 0xffff)))
+                if gt(ms, most) { ms := most }
+                let used := and(shr(USED_SHIFT, self), 0xffffffffff)
+                if lt(ms, used) { ms := used }
+                next := or(and(self, not(shl(USED_SHIFT, 0xffffffffff))), shl(USED_SHIFT, ms))
+                let perMs := mul(shr(192, self), scale)
+                paid := div(mul(perMs, used), RATE_MS_PER_TOKEN)
+                total := div(mul(perMs, ms), RATE_MS_PER_TOKEN)
+            }
         }
     }
 
     /// @return Atoms that `ms` milliseconds cost, rounded down.
     function timeCost(LeaseSlot self, uint256 ms, uint256 scale) internal pure returns (uint256) {
         return Units.costDown(self.rate(), ms, scale);
-    }
-
-    /// @return paid Atoms that time has earned so far.
-    /// @return total Atoms that time will have earned at `ms` milliseconds, which must be more than now.
-    function earned(LeaseSlot self, uint256 ms, uint256 scale) internal pure returns (uint256 paid, uint256 total) {
-        unchecked {
-            uint256 word = LeaseSlot.unwrap(self);
-            uint256 perMs = (word >> 192) * scale;
-            paid = (perMs * uint40(word >> USED_SHIFT)) / Units.RATE_MS_PER_TOKEN;
-            total = (perMs * ms) / Units.RATE_MS_PER_TOKEN;
-        }
     }
 
     /// @return Atoms that time has earned so far.

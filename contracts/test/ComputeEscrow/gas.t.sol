@@ -87,7 +87,7 @@ contract GasTest is EscrowTest {
         bytes16 leaseNo = _open();
         vm.warp(block.timestamp + 120);
         _settle(leaseNo, 60_000);
-        _report("settle", _transactAll(abi.encodeCall(escrow.settle, (_single(_entry(leaseNo, 120_000))))), 43_500);
+        _report("settle", _transactAll(abi.encodeCall(escrow.settle, (_single(_entry(leaseNo, 120_000))))), 42_800);
     }
 
     function test_gas_settle_batch() public {
@@ -102,7 +102,7 @@ contract GasTest is EscrowTest {
                 entries = abi.encodePacked(entries, entry);
             }
             uint256 gas = _transactAll(abi.encodeCall(escrow.settle, (entries)));
-            if (round == 2) _report("settle batch of 100, each", gas / BUYERS, 11_700);
+            if (round == 2) _report("settle batch of 100, each", gas / BUYERS, 11_500);
         }
     }
 
@@ -119,7 +119,7 @@ contract GasTest is EscrowTest {
                 entries = abi.encodePacked(entries, entry);
             }
             uint256 gas = _transactAll(abi.encodeCall(escrow.settleMetered, (entries)));
-            if (round == 2) _report("metered batch of 100, each", gas / BUYERS, 18_200);
+            if (round == 2) _report("metered batch of 100, each", gas / BUYERS, 17_800);
         }
     }
 
@@ -136,11 +136,11 @@ contract GasTest is EscrowTest {
     }
 
     function test_gas_close_that_pays() public {
-        _report("close that pays", _closeGas(90_000), 60_700);
+        _report("close that pays", _closeGas(90_000), 60_400);
     }
 
     function test_gas_close_of_what_is_settled() public {
-        _report("close of what is settled", _closeGas(60_000), 55_100);
+        _report("close of what is settled", _closeGas(60_000), 55_000);
     }
 
     /// @dev A lease that has run for two minutes and settled one of them.
