@@ -30,33 +30,35 @@ abstract contract Metering is Extended, IEscrowExtension {
         skipped = Entries.bitmap(count);
         uint256 index;
         while (at < end) {
-            uint256 inRun = Entries.runLength(at);
-            at = _settleRun(skipped, at, index);
-            unchecked {
-                index += inRun;
-            }
+            (at, index) = _settleRun(skipped, at, index);
         }
     }
 
     /// @dev Settles the run at `at`, whose first entry has this index, and pays its provider once. Returns where the next
-    /// run begins.
-    function _settleRun(bytes memory skipped, uint256 at, uint256 index) private returns (uint256) {
+    /// run begins, and the index of its first entry.
+    function _settleRun(bytes memory skipped, uint256 at, uint256 index) private returns (uint256, uint256) {
         Payment memory payment;
         bytes memory settled = Entries.room(Entries.runLength(at) * SETTLED_METERED_BYTES);
         Vouchers.setProvider(Entries.runProvider(at));
         unchecked {
-            uint256 end = index + Entries.runLength(at);
+            index += Entries.runLength(at);
+            uint256 end = at + Entries.HEADER_BYTES + Entries.runLength(at) * Vouchers.METERED_BYTES;
             at += Entries.HEADER_BYTES;
-            for (; index < end; index++) {
-                bytes32 entry = _settleOne(payment, _lease(Vouchers.readMetered(at)));
-                at += Vouchers.METERED_BYTES;
-                if (entry == 0) skipped.setBit(index);
+            for (; at < end; at += Vouchers.METERED_BYTES) {
+                Vouchers.readCounts(at);
+                bytes32 entry = _settleOne(
+                    payment,
+                    _lease(
+                        Vouchers.read(at, Vouchers.METERED_TYPEHASH, Vouchers.METERED_WORDS, Vouchers.METERED_SIGNATURE)
+                    )
+                );
+                if (entry == 0) skipped.setBit(index - (end - at) / Vouchers.METERED_BYTES);
                 else settled.push(entry, SETTLED_METERED_BYTES);
             }
         }
         _pay(Vouchers.provider(), payment.gross, payment.fee);
         if (settled.length > 0) emit SettledMetered(Vouchers.provider(), settled);
-        return at;
+        return (at, index);
     }
 
     /// @return Packed leaseNo 16 | ms 5 | egressMib 4 | units 4 as stored; zero if the entry is skipped.

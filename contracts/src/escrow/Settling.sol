@@ -26,31 +26,28 @@ abstract contract Settling is Leases, IEscrowCore {
         skipped = Entries.bitmap(count);
         uint256 index;
         while (at < end) {
-            uint256 inRun = Entries.runLength(at);
-            at = _settleRun(skipped, at, index);
-            unchecked {
-                index += inRun;
-            }
+            (at, index) = _settleRun(skipped, at, index);
         }
     }
 
     /// @dev Settles the run at `at`, whose first entry has this index, and pays its provider once. Returns where the next
-    /// run begins.
-    function _settleRun(bytes memory skipped, uint256 at, uint256 index) private returns (uint256) {
+    /// run begins, and the index of its first entry.
+    function _settleRun(bytes memory skipped, uint256 at, uint256 index) private returns (uint256, uint256) {
         (uint256 gross, uint256 fee) = (0, 0);
         bytes memory settled = Entries.room(Entries.runLength(at) * SETTLED_BYTES);
         Vouchers.setProvider(Entries.runProvider(at));
         unchecked {
-            uint256 end = index + Entries.runLength(at);
+            index += Entries.runLength(at);
+            uint256 end = at + Entries.HEADER_BYTES + Entries.runLength(at) * Vouchers.USAGE_BYTES;
             at += Entries.HEADER_BYTES;
-            for (; index < end; index++) {
-                LeaseBox storage box = _lease(Vouchers.readUsage(at));
-                at += Vouchers.USAGE_BYTES;
+            for (; at < end; at += Vouchers.USAGE_BYTES) {
+                LeaseBox storage box =
+                    _lease(Vouchers.read(at, Vouchers.USAGE_TYPEHASH, Vouchers.USAGE_WORDS, Vouchers.USAGE_SIGNATURE));
                 LeaseSlot slot = box.slot;
                 (LeaseSlot next, uint256 paid, uint256 total) =
                     slot.settled(Vouchers.ms(), block.timestamp, SETTLE_WINDOW, SCALE);
                 if (LeaseSlot.unwrap(next) <= LeaseSlot.unwrap(slot)) {
-                    skipped.setBit(index);
+                    skipped.setBit(index - (end - at) / Vouchers.USAGE_BYTES);
                     continue;
                 }
                 gross += total - paid;
@@ -61,6 +58,6 @@ abstract contract Settling is Leases, IEscrowCore {
         }
         _pay(Vouchers.provider(), gross, fee);
         if (settled.length > 0) emit Settled(Vouchers.provider(), settled);
-        return at;
+        return (at, index);
     }
 }

@@ -2,7 +2,7 @@
 pragma solidity 0.8.30;
 
 import {LeaseState} from "../interfaces/IComputeEscrow.sol";
-import {RATE_MS_PER_TOKEN, Units} from "./Units.sol";
+import {Units} from "./Units.sol";
 
 /// @notice A lease in one storage word. From the highest bit down:
 /// rate 64 | usedMs 40 | end 40 | funded 32 | startSeconds 16 | gpuMilli 32 | node 24 | counted 1 | again 1 | state 6.
@@ -171,21 +171,20 @@ library LeaseSlots {
         pure
         returns (LeaseSlot next, uint256 paid, uint256 total)
     {
-        assembly ("memory-safe") {
-            let end_ := and(shr(END_SHIFT, self), 0xffffffffff)
-            let funded_ := and(shr(FUNDED_SHIFT, self), 0xffffffff)
-            let refused := or(gt(time, add(end_, window)), gt(ms, mul(1000, add(sub(time, end_), funded_))))
-            if gt(lt(sub(and(self, STATE_MASK), 1), 2), refused) {
-                // active or stopped, and not refused
-                let most := mul(1000, sub(funded_, and(shr(START_SHIFT, self), 0xffff)))
-                if gt(ms, most) { ms := most }
-                let used := and(shr(USED_SHIFT, self), 0xffffffffff)
-                if lt(ms, used) { ms := used }
-                next := or(and(self, not(shl(USED_SHIFT, 0xffffffffff))), shl(USED_SHIFT, ms))
-                let perMs := mul(shr(192, self), scale)
-                paid := div(mul(perMs, used), RATE_MS_PER_TOKEN)
-                total := div(mul(perMs, ms), RATE_MS_PER_TOKEN)
-            }
+        unchecked {
+            uint256 word = LeaseSlot.unwrap(self);
+            uint256 end_ = uint40(word >> END_SHIFT);
+            uint256 funded_ = uint32(word >> FUNDED_SHIFT);
+            if ((word & STATE_MASK) - uint256(LeaseState.Active) > 1 || time > end_ + window) return (next, 0, 0);
+            if (ms > (time - end_ + funded_) * Units.MS) return (next, 0, 0);
+            uint256 most = (funded_ - uint16(word >> START_SHIFT)) * Units.MS;
+            if (ms > most) ms = most;
+            uint256 used = uint40(word >> USED_SHIFT);
+            if (ms < used) ms = used;
+            next = LeaseSlot.wrap((word & ~(uint256(type(uint40).max) << USED_SHIFT)) | (ms << USED_SHIFT));
+            scale *= word >> 192;
+            paid = (scale * used) / Units.RATE_MS_PER_TOKEN;
+            total = (scale * ms) / Units.RATE_MS_PER_TOKEN;
         }
     }
 

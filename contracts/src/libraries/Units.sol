@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-/// @dev Rate × milliseconds that make one token: 1e12 × 3.6e6.
-uint256 constant RATE_MS_PER_TOKEN = 3.6e18;
-
 /// @title Units
 /// @notice Converts prices, sizes and time into atoms of the token.
 /// @dev `scale` is 10^decimals of the token, at most 1e18. Rates are 1e-12 token per hour. Bounds: a rate is below
 /// 2^64, milliseconds below 2^40, so every product here stays below 2^172 and nothing overflows.
 library Units {
+    /// @dev Rate × milliseconds that make one token: 1e12 × 3.6e6.
+    uint256 internal constant RATE_MS_PER_TOKEN = 3.6e18;
     /// @dev Counted products that make one token: prices are 1e-9 token, sizes thousand-and-twenty-fourths.
     uint256 internal constant COUNTED_PER_TOKEN = 1024 * 1e9;
     uint256 internal constant BPS = 10_000;

@@ -19,10 +19,10 @@ library Vouchers {
     uint256 internal constant USAGE_BYTES = 105;
     uint256 internal constant METERED_BYTES = 113;
 
-    uint256 private constant USAGE_SIGNATURE = 41;
-    uint256 private constant METERED_SIGNATURE = 49;
-    uint256 private constant USAGE_WORDS = 0xa0;
-    uint256 private constant METERED_WORDS = 0xe0;
+    uint256 internal constant USAGE_SIGNATURE = 41;
+    uint256 internal constant METERED_SIGNATURE = 49;
+    uint256 internal constant USAGE_WORDS = 0xa0;
+    uint256 internal constant METERED_WORDS = 0xe0;
 
     // Where each field is in memory.
     uint256 private constant HEAD = 0x80;
@@ -64,24 +64,21 @@ library Vouchers {
         }
     }
 
-    /// @notice Reads an entry of `settle` at a place in calldata. Returns the key of the lease whose witness signed it; if the
-    /// signature is bad, the key is of no lease.
-    function readUsage(uint256 at) internal view returns (bytes32) {
-        return _read(at, USAGE_TYPEHASH, USAGE_WORDS, USAGE_SIGNATURE);
-    }
-
-    /// @notice As `readUsage`, for an entry of `settleMetered`.
-    function readMetered(uint256 at) internal view returns (bytes32) {
+    /// @notice Reads the counted figures of an entry of `settleMetered`, which `read` hashes.
+    function readCounts(uint256 at) internal pure {
         assembly ("memory-safe") {
             mstore(EGRESS_MIB, shr(224, calldataload(add(at, 41))))
             mstore(UNITS, shr(224, calldataload(add(at, 45))))
         }
-        return _read(at, METERED_TYPEHASH, METERED_WORDS, METERED_SIGNATURE);
     }
 
+    /// @notice Reads the entry at a place in calldata. Returns the key of the lease whose witness signed it; if the signature is
+    /// bad, the key is of no lease.
     /// @dev The precompile writes the signer over the type hash. If there is none, it writes nothing, and no lease's key has
-    /// a type hash in place of its witness.
-    function _read(uint256 at, bytes32 typeHash, uint256 words, uint256 signature) private view returns (bytes32 key) {
+    /// a type hash in place of its witness. Called with constants, not through a function for each kind, which costs gas.
+    /// @param words Bytes of the struct as EIP-712 encodes it.
+    /// @param signature Where the signature is in the entry.
+    function read(uint256 at, bytes32 typeHash, uint256 words, uint256 signature) internal view returns (bytes32 key) {
         assembly ("memory-safe") {
             mstore(HEAD, typeHash)
             mstore(BUYER, shr(96, calldataload(at)))
