@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from marketplace.agent.config import load_config
 from marketplace.errors import ExitCode
 from marketplace.sdk.profile import ProfileFile
 from settlement import keystore
@@ -380,6 +381,7 @@ def test_doctor_says_whose_word_the_agent_takes(
         raise ChainUnavailable("the chain's node at 127.0.0.1 cannot be reached")
 
     monkeypatch.setattr("marketplace.cli.doctor.ChainClient", no_chain)
+    market.bend["GET config"] = lambda answer: answer.update(rpc_url="")
 
     def found() -> dict[str, str]:
         rows = json.loads(run("-o", "json", "provider", "doctor").out)
@@ -392,9 +394,10 @@ def test_doctor_says_whose_word_the_agent_takes(
     assert (found()["status"], "rpc_url" in found()["fix"]) == ("warn", True)
     monkeypatch.setenv("ETH_RPC_URL", "http://127.0.0.1:9")
     assert run(*init, "--simulated", "1xH100", "--replace").code == 0
-    written = file.read_text()
-    assert "rpc_url: http://127.0.0.1:9" in written  # as the profile has it, with the escrow
-    assert f"escrow: '{market.api.config().contracts.escrow}'" in written
+    monkeypatch.delenv("ETH_RPC_URL")
+    written = load_config(file)
+    assert written.rpc_url == "http://127.0.0.1:9"  # as the profile has it, and so the escrow:
+    assert written.escrow == ProfileFile().get().escrow is not None
     assert found()["status"] == "fail"
 
 
