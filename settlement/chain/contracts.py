@@ -12,9 +12,10 @@ from settlement.chain.abi import abi
 from settlement.chain.calls import EscrowCalls, LeaseRef, SettlementEntry, runs_of, skipped_indexes
 from settlement.chain.client import At, ChainClient, Log
 from settlement.chain.rpc import Breaker, code_failed
+from settlement.consent import Purse
 from settlement.eip712 import Domain, checksum
 from settlement.errors import CallReverted, ChainError
-from settlement.events import KINDS, ChainEvent, SettledEntry
+from settlement.events import KINDS, ChainEvent, PurseCreated, SettledEntry
 from settlement.leases import LeaseStatus, LeaseView, Params, SaltState
 from settlement.orders import Numbered
 from settlement.ports import LoggedEvent
@@ -38,15 +39,6 @@ class CountedView:
     units: int
     egress_cap_mib: int
     units_cap: int
-
-
-@dataclass(frozen=True, slots=True)
-class Purse:
-    """An account whose `operator` signs bids for its `owner` until `expiry` (chain time, s)."""
-
-    owner: str
-    expiry: int
-    operator: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +150,18 @@ class Escrow(_Contract):
         """Who owns and operates a purse; None if the account is none."""
         owner, expiry, operator = self.read("purse", account, at=at)
         return Purse(checksum(owner), expiry, checksum(operator)) if int(owner, 16) else None
+
+    def purses_of(self, account: str, first: int = 0) -> list[PurseCreated]:
+        """The purses that name an account as owner or operator, made in block `first` or later."""
+        topic = abi("ComputeEscrow").topic("PurseCreated")
+        word = bytes(12) + bytes.fromhex(account[2:])
+        last = self.client.head().number
+        found: dict[str, PurseCreated] = {}
+        for topics in ((topic, None, word), (topic, None, None, word)):
+            for log in self.client.logs_matching(self.address, topics, first, last):
+                if isinstance(made := self.decode(log), PurseCreated):
+                    found.setdefault(made.purse, made)
+        return list(found.values())
 
     def simulate_settle(
         self, vouchers: Sequence[SettlementEntry], metered: bool, sender: str, at: At
