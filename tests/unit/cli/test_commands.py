@@ -384,14 +384,15 @@ def test_doctor_says_whose_word_the_agent_takes(
     market.bend["GET config"] = lambda answer: answer.update(rpc_url="")
 
     def found() -> dict[str, str]:
+        file.with_name("api.key").unlink()  # so that doctor looks for no server at that address
         rows = json.loads(run("-o", "json", "provider", "doctor").out)
         return next(row for row in rows if row["code"] == "chain_checks")
 
     file = home / "config/coulomb/provider/agent.yaml"
     init = ("provider", "init", "--name", "n1", "--region", "eu", "--tier", "H100-80GB-SXM")
     assert run(*init, "--simulated", "1xH100").code == 0
-    file.with_name("api.key").unlink()  # so that doctor looks for no server at that address
-    assert (found()["status"], "rpc_url" in found()["fix"]) == ("warn", True)
+    trusting = found()
+    assert (trusting["status"], "rpc_url" in trusting["fix"]) == ("warn", True)
     monkeypatch.setenv("ETH_RPC_URL", "http://127.0.0.1:9")
     assert run(*init, "--simulated", "1xH100", "--replace").code == 0
     monkeypatch.delenv("ETH_RPC_URL")
