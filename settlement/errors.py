@@ -3,6 +3,7 @@
 SettlementError
 ├── FieldError            a value is out of bounds or malformed (also a ValueError)
 ├── SignatureError        a signature is malformed, malleable or not the expected signer's
+│   └── PurseExpired      a purse's operator signed after its expiry
 ├── ChainError            the node answered with an error, or one of these happened:
 │   ├── ChainUnavailable  no usable answer came; a transaction just sent may have arrived
 │   ├── WrongChain        the node serves another chain than expected
@@ -46,6 +47,10 @@ class FieldError(SettlementError, ValueError):
 
 class SignatureError(SettlementError):
     code = "invalid_signature"
+
+
+class PurseExpired(SignatureError):
+    code = "purse_expired"
 
 
 class ChainError(SettlementError):

@@ -65,6 +65,8 @@ class AgentConfig:
     meter_keystore: Annotated[Path, path_of]
     meter_password_file: Annotated[Path, path_of]
     state_dir: Annotated[Path, path_of]
+    rpc_url: Annotated[str | None, text_of(2048, r"https?://.+")] = None  # None: trust the market
+    escrow: Annotated[str | None, text_of(42, r"0x[0-9a-fA-F]{40}")] = None  # None: the market's
     interval_ms: Annotated[int | None, _interval] = None  # None: the market's
     poll_ms: Annotated[int, whole_of(limits.POLL_MS_MIN, limits.POLL_MS_MAX)] = 1_000
     stop_grace_ms: Annotated[int, whole_of(0, limits.STOP_GRACE_MS_MAX)] = 10_000

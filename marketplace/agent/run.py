@@ -20,6 +20,7 @@ from marketplace.agent.inventory import Grant
 from marketplace.agent.journal import Ending, LeaseEntry
 from marketplace.agent.meters import CpuMemory, JobMeter, Reading
 from marketplace.agent.node import Halt, HeldLease, ThisNode, unix_ms
+from marketplace.agent.onchain import first_look
 from marketplace.agent.runtime.process import RunningProcess
 from marketplace.agent.runtime.sandbox import Launch, SandboxLimits
 from marketplace.domain.job import JobSpec, parse_job
@@ -62,7 +63,8 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
     """Check a lease against its signed orders and read its job.
 
     What the server says beyond them decides nothing: the lease number must follow from the orders
-    and our meter key, and the job must have the hash that the buyer signed. Raises NotOurs.
+    and our meter key, and the job must have the hash that the buyer signed. If there is a node of
+    our own, it must show the lease as well. Raises NotOurs, NotShown.
     """
     if not _ID.fullmatch(lease.id):  # it names a folder and a cgroup here
         raise NotOurs(f"{lease.id!r:.100} is not a lease id")
@@ -70,7 +72,8 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
     terms = lease.terms
     if terms is None or lease.job is None:
         raise NotOurs(f"{lease.id}: no terms or no job yet")
-    number = OpenedFrom(ask, bid, terms.prices).lease_no
+    opened = OpenedFrom(ask, bid, terms.prices)
+    number = opened.lease_no
     if ask.meter != meter or number != lease.lease_no:
         raise NotOurs(f"{lease.id}: the orders and our meter key open another lease")
     if (lease.buyer, lease.provider) != (bid.buyer, ask.provider):
@@ -81,6 +84,12 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
         raise NotOurs(f"{lease.id}: the job cannot be read: {error}") from error
     if spec.hash() != bid.job_hash:
         raise NotOurs(f"{lease.id}: the job is not the one whose hash the buyer signed")
+    if terms.prices.rate(bid.sizes()) < ask.floor.rate(bid.sizes()):
+        raise NotOurs(f"{lease.id}: its rate is below the ask's lowest")
+    start_s, start_limit_s = terms.start, terms.start_limit_seconds
+    if node.shows is not None:
+        shown = first_look(node.shows, lease.id, opened)
+        start_s, start_limit_s = shown.start, shown.start_seconds
     metered = bid.egress_mib > 0 or bid.units > 0
     names = (lease.id, lease.job_id, bid.buyer, ask.provider, number, node.domain, bid.witness)
     return Assignment(
@@ -88,7 +97,7 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
         sizes=_sizes(ask, bid), gpus=lease.gpus, interval_ms=lease.interval_ms,
         grace_ms=unseen_ms(lease.interval_ms),
         budget_limited=terms.budget_limited, units_cap=bid.units,
-        start_deadline_ms=(terms.start + terms.start_limit_seconds) * 1000,
+        start_deadline_ms=(start_s + start_limit_s) * 1000,
         longest_seconds=ask.max_seconds,
     )  # fmt: skip
 

@@ -25,6 +25,7 @@ from marketplace.cli.output import (
     write_output,
 )
 from marketplace.cli.wallet import SENT
+from marketplace.cli.witness import tell_trust
 from marketplace.domain.job import JobSpec
 from marketplace.domain.life import JobState
 from marketplace.domain.pricing import from_nano
@@ -116,6 +117,8 @@ def run(
             warn("nobody witnesses this job here: run `coulomb witness run`")
             show(job.job, SHOW)
             return
+        if job.witnessed:
+            tell_trust(client)
         with Follower(job, quiet=False) as follower:
             ended = job.wait(timeout, watcher=follower.watch)
         follower.tell(ended)
@@ -191,6 +194,8 @@ def wait(
         client.session.sign_as(None, cli.account())
         job = client.jobs.get(job_id)
         job.witnessed = not no_witness
+        if job.witnessed:
+            tell_trust(client)
         with Follower(job, quiet=True) as follower:
             ended = job.wait(timeout, watcher=follower.watch)
         follower.tell(ended)

@@ -178,6 +178,8 @@ def _set_up(
         meter_keystore=keys / "meter.json",
         meter_password_file=keys / "meter.password",
         state_dir=state_dir() / "provider" / node.name,
+        rpc_url=cli.profile().rpc_url,
+        escrow=cli.profile().escrow,
         interval_ms=interval_ms,
         allow_unsandboxed=allow_unsandboxed,
     )

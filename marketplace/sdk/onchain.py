@@ -91,8 +91,8 @@ def orders_from(session: Session, market: MarketConfig, account: str) -> int:
 
 
 def send(session: Session, market: MarketConfig, who: TransactionSigner, data: bytes) -> Moved:
-    """One call of the escrow, simulated, sent and mined."""
-    return _send(reach(session, market)[0], who, data)
+    """One call of the session's escrow."""
+    return transact(reach(session, market)[0], who, data)
 
 
 def deposit(
@@ -110,10 +110,10 @@ def deposit(
         nonce = token.permit_nonce(who.address)
         permit = Permit(who.address, escrow.address, atoms, nonce, deadline)
         signature = sign(permit, token.domain(), who)
-        return _send(escrow, who, escrow.calls.deposit_with_permit(atoms, deadline, signature))
+        return transact(escrow, who, escrow.calls.deposit_with_permit(atoms, deadline, signature))
     if token.allowance(who.address, escrow.address) < atoms:
         escrow.client.transact(who, token.address, token.approve(escrow.address, atoms))
-    return _send(escrow, who, escrow.calls.deposit(atoms))
+    return transact(escrow, who, escrow.calls.deposit(atoms))
 
 
 def withdraw(
@@ -123,7 +123,7 @@ def withdraw(
     escrow, token = reach(session, market)
     free = escrow.balance_of(who.address)
     check_amount(atoms, free, Unit(token.symbol(), token.decimals()))
-    return _send(escrow, who, escrow.calls.withdraw(to, atoms))
+    return transact(escrow, who, escrow.calls.withdraw(to, atoms))
 
 
 def signed_by(order: AskInfo | BidInfo, domain: Domain, account: str) -> Ask | Bid | None:
@@ -167,6 +167,7 @@ def check_amount(atoms: int, held: int, unit: Unit | MarketConfig, where: str = 
         raise InputError(f"there is nothing to move: {there} {where}")
 
 
-def _send(escrow: Escrow, who: TransactionSigner, data: bytes) -> Moved:
+def transact(escrow: Escrow, who: TransactionSigner, data: bytes) -> Moved:
+    """One call of the escrow, simulated, sent and mined."""
     mined = escrow.client.transact(who, escrow.address, data)
     return Moved(mined.tx_hash, mined.block_number, mined.gas_used)

@@ -17,6 +17,7 @@ from marketplace.witness.desk import Accepts, Desk
 from marketplace.witness.journal import WitnessJournal
 from marketplace.witness.policy import WitnessRefusal
 from settlement.eip712 import Domain, checksum
+from settlement.leases import Shows
 from settlement.signing import Signer
 
 SignerSource = Callable[[], Signer]
@@ -159,7 +160,8 @@ class Session:
             escrow = domain.verifying_contract.lower()
             name = f"{domain.chain_id}-{escrow}-{signer.address.lower()}.db"
             journal = WitnessJournal(self._witness_folder / name)
-            self._desk = Desk(signer, domain, journal, (), accepts=self._contract_accepts())
+            accepts, shows = self._contract_accepts(), self._own_node()
+            self._desk = Desk(signer, domain, journal, (), accepts=accepts, shows=shows)
         self._desk.witness_for(buyers)
         return self._desk
 
@@ -178,6 +180,15 @@ class Session:
             return escrow.accepts_signature(account, digest, signature)
 
         return ask
+
+    def _own_node(self) -> Shows | None:
+        """Shows leases on the caller's own node. One that the market names would prove nothing."""
+        if not self.rpc_url:
+            return None
+        from settlement.chain.contracts import OwnNode
+
+        confirmations = self.market.confirmations if self.market else 0
+        return OwnNode(self.rpc_url, self.domain(), confirmations).lease
 
     def close(self) -> None:
         """Close the journal, if one was opened."""

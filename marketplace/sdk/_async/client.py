@@ -8,6 +8,7 @@ from marketplace.sdk._async.jobs import AsyncJobs
 from marketplace.sdk._async.leases import AsyncAttestations, AsyncLeases, AsyncWitness
 from marketplace.sdk._async.market import AsyncBlobs, AsyncKeys, AsyncMarket, AsyncWallet
 from marketplace.sdk._async.orders import AsyncAsks, AsyncNodes, AsyncOrders, AsyncTopUps
+from marketplace.sdk._async.purses import AsyncPurses
 from marketplace.sdk._async.transport import AsyncTransport
 from marketplace.sdk.http import DEFAULT_TIMEOUT, RetryPolicy, client_options
 from marketplace.sdk.profile import ProfileFile
@@ -44,6 +45,7 @@ class AsyncCoulomb:
         self.blobs = AsyncBlobs(*parts)
         self.witness = AsyncWitness(*parts)
         self.wallet = AsyncWallet(*parts)
+        self.purses = AsyncPurses(*parts)
         self.top_ups = AsyncTopUps(*parts)
         self.orders = AsyncOrders(*parts)
 

@@ -163,9 +163,3 @@ class AsyncWallet(AsyncResource):
         return await async_run(
             onchain.withdraw, self._session, market, who, receiver or who.address, atoms
         )
-
-    async def _known_market(self) -> MarketConfig | None:
-        """The market, asked for only if the session doesn't know its contracts and a node."""
-        if self._session.rpc_url and self._session.knows_contracts:
-            return self._session.market
-        return await self._market()

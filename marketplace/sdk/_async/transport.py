@@ -205,6 +205,12 @@ class AsyncResource:
             return self._session.market
         return self._session.accept(await self._transport.get(MarketConfig, "/v1/config"))
 
+    async def _known_market(self) -> MarketConfig | None:
+        """The market, asked for only if the session doesn't know its contracts and a node."""
+        if self._session.rpc_url and self._session.knows_contracts:
+            return self._session.market
+        return await self._market()
+
     async def _signer(self, given: Signer | None) -> Signer:
         """Who signs: whoever is given, else the session's key."""
         return given if given is not None else await async_run(self._session.signer)

@@ -35,6 +35,7 @@ NOUNS = {
         *("doctor", "init", "start", "status", "stop", "drain", "resume"),
         *("vouchers", "settle"),
     },
+    "purse": {"create", "fund", "sweep", "expire", "list", "show"},
     "receipt": {"show", "list"},
     "settle": {"run", "status"},
     "tier": {"list"},
