@@ -206,6 +206,7 @@ def test_an_ask_without_gpus_and_on_notice_keeps_both_when_it_is_repriced(
     repriced = run("-o", "json", "--yes", "ask", "reprice", made["id"], "--cpu-hour", "0.06")
     new = json.loads(repriced.out)
     assert (new["tier"], new["gpu_milli"], new["notice_seconds"]) == ("CPU", 0, 300)
+    market.world.match()
     (shown,) = json.loads(run("-o", "json", "book", "show").out)["asks"]
     assert (shown["free_cpu_milli"], shown["price"]["cpu_hour"]) == (64_000, "0.06")
     head, row = run("-o", "csv", "book", "show").out.splitlines()
@@ -401,6 +402,7 @@ def test_nothing_is_done_without_a_yes(run: Run, market: Served, words: tuple[st
 
 
 def test_a_machine_without_gpus_is_set_up_in_the_tier_cpu(run: Run, market: Served) -> None:
+    market.bend["GET config"] = lambda answer: answer.update(rpc_url="")
     words = ("provider", "init", "--name", "n1", "--region", "eu", "--tier", "CPU")
     misfit = run(*words, "--simulated", "1xH100", "--shared")
     assert misfit.code == ExitCode.USAGE
@@ -408,6 +410,8 @@ def test_a_machine_without_gpus_is_set_up_in_the_tier_cpu(run: Run, market: Serv
     ran = run(*words)
     assert ran.code == ExitCode.OK
     assert "coulomb ask create --cpu-hour PRICE" in ran.err
+    file = Path(json.loads(run("-o", "json", *words, "--replace").out)["config"])
+    file.with_name("api.key").unlink()  # so that doctor looks for no server at that address
     found = {row["code"]: row for row in json.loads(run("-o", "json", "provider", "doctor").out)}
     assert (found["gpu"]["status"], found["node"]["status"]) == ("ok", "ok")
     assert "sells no GPUs" in found["gpu"]["evidence"]
