@@ -53,7 +53,7 @@ EVENT = columns(
 )  # fmt: skip
 PLAN = columns(
     "name", "ask", "tier", "region", "price_per_gpu_hour", "rate_per_hour", "maximum_cost",
-    "budget", "maximum_duration", "balance", "shortfall", "witness", "simulated",
+    "budget", "maximum_duration", "purse", "balance", "shortfall", "witness", "simulated",
 )  # fmt: skip
 RECEIPT = columns(
     "receipt=id", "job=job_id", "tier", "measured ms=used_ms", "GPU-s=gpu_seconds",
@@ -96,7 +96,7 @@ def run(
         empty_folder(result)
     signer = None if cli.dry_run else cli.signer()
     with cli.client() as client:
-        client.session.sign_as(signer, cli.account())
+        client.session.sign_as(signer, cli.own_account())
         order = client.jobs.prepare(str(job_file), witness=witness)
         plan = _plan_row(order, client.market.config().currency)
         if cli.dry_run:
@@ -185,7 +185,7 @@ def wait(
     """Wait for a job to end, and countersign its usage meanwhile."""
     cli = current()
     with cli.client() as client:
-        client.session.sign_as(None, cli.account())
+        client.session.sign_as(None, cli.own_account())
         job = client.jobs.get(job_id)
         job.witnessed = not no_witness
         with Follower(job, quiet=True) as follower:
@@ -242,6 +242,7 @@ def _plan_row(order: PreparedJob, currency: str) -> dict[str, Any]:
         "maximum_cost": plan.max_cost if plan.matches else None,
         "budget": Money.of(spec.max_total_atoms, currency, 18).to_json(),
         "maximum_duration": duration_text(spec.max_seconds),
+        "purse": order.bid.buyer if order.is_of_purse else None,
         "balance": plan.balance,
         "shortfall": plan.shortfall,
         "witness": order.bid.witness + (" (hosted)" if order.hosted_witness else ""),
