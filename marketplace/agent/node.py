@@ -13,6 +13,7 @@ from marketplace.agent.folders import JobFolders
 from marketplace.agent.inventory import Inventory, Nvml
 from marketplace.agent.journal import AgentJournal, Ending, LeaseEntry
 from marketplace.agent.meters import Reading
+from marketplace.agent.onchain import ChainLook
 from marketplace.agent.runtime.process import ProcessRuntime
 from marketplace.domain.life import LeaseState, Outcome, StopReason, runs_again
 from marketplace.limits import STOP_SECONDS
@@ -20,6 +21,7 @@ from marketplace.sdk import Coulomb
 from marketplace.wire.leases import Lease, SignedVoucher, Used
 from settlement.attestation import Close, Stop, Usage, UsageAttestation, Voucher
 from settlement.eip712 import Domain
+from settlement.leases import Shows
 from settlement.signing import Signer, sign
 from settlement.usage import UsageVector
 
@@ -45,6 +47,7 @@ class ThisNode:
     node_id: str = ""
     shared: bool = False
     nvml: Nvml | None = None
+    shows: Shows | None = None  # leases on a node of our own; None: the market's word counts
     stop_grace_s: float = 10.0
     pids_max: int = 512
     poll_s: float = 1.0
@@ -150,6 +153,7 @@ class HeldLease:
         self.halt: Halt | None = None  # why its job is to stop, if it is
         self.paid_ms = 0  # the most that the chain pays for, by the last look
         self.beats: tuple[int, float | None] = (0, None)  # signs of life; Unix time of the last
+        self._look = ChainLook(node.shows, entry, clock_s) if node.shows else None
         self._clock_s = clock_s
         self._lock = threading.Lock()
         self._learning = threading.Lock()
@@ -176,12 +180,16 @@ class HeldLease:
     def heed(self, lease: Lease) -> None:
         """Note what is paid for; stop the job if the server asks for that, or the lease is over."""
         if lease.terms is not None:
-            self.paid_ms = lease.terms.paid_seconds * 1000
+            stated = lease.terms.paid_seconds
+            self.paid_ms = (self._look.paid_seconds(stated) if self._look else stated) * 1000
+        over = self._look.over if self._look else None
         if (reason := lease.stop_requested) is not None:
             cancelled = reason == StopReason.CANCELLED
             self.stop(Halt(Outcome.CANCELLED if cancelled else Outcome.FAILED, reason))
         elif lease.state not in LIVE:
             self.stop(Halt(Outcome.FAILED, f"lease_{lease.state}"))
+        elif over is not None:  # the market keeps it to itself
+            self.stop(Halt(Outcome.FAILED, f"lease_{over.name.lower()}"))
         self.tell()
 
     def stop(self, halt: Halt) -> None:

@@ -25,6 +25,8 @@ from marketplace.cli.output import (
     write_output,
 )
 from marketplace.cli.wallet import SENT
+from marketplace.cli.witness import tell_trust
+from marketplace.domain.job import JobSpec
 from marketplace.domain.life import JobState
 from marketplace.domain.pricing import from_nano
 from marketplace.domain.reader import duration_text
@@ -36,6 +38,7 @@ from marketplace.sdk.keyring import parse_address
 from marketplace.wire.base import Money
 from marketplace.wire.jobs import Job, JobReceipt
 from marketplace.wire.leases import OutputStream
+from settlement.orders import Prices
 
 app, receipt_app = typer.Typer(), typer.Typer()
 LIST = columns("id", "name", "state", "reason", "created=created_at", "maximum cost=max_cost")
@@ -52,8 +55,9 @@ EVENT = columns(
     "text=data.text",
 )  # fmt: skip
 PLAN = columns(
-    "name", "ask", "tier", "region", "price_per_gpu_hour", "rate_per_hour", "maximum_cost",
-    "budget", "maximum_duration", "purse", "balance", "shortfall", "witness", "simulated",
+    "name", "ask", "tier", "region", "price_per_gpu_hour", "price_per_core_hour",
+    "rate_per_hour", "maximum_cost",
+    "budget", "maximum_duration", "notice", "purse", "balance", "shortfall", "witness", "simulated",
 )  # fmt: skip
 RECEIPT = columns(
     "receipt=id", "job=job_id", "tier", "measured ms=used_ms", "GPU-s=gpu_seconds",
@@ -113,6 +117,8 @@ def run(
             warn("nobody witnesses this job here: run `coulomb witness run`")
             show(job.job, SHOW)
             return
+        if job.witnessed:
+            tell_trust(client)
         with Follower(job, quiet=False) as follower:
             ended = job.wait(timeout, watcher=follower.watch)
         follower.tell(ended)
@@ -188,6 +194,8 @@ def wait(
         client.session.sign_as(None, cli.own_account())
         job = client.jobs.get(job_id)
         job.witnessed = not no_witness
+        if job.witnessed:
+            tell_trust(client)
         with Follower(job, quiet=True) as follower:
             ended = job.wait(timeout, watcher=follower.watch)
         follower.tell(ended)
@@ -255,11 +263,19 @@ def _plan_row(order: PreparedJob, currency: str) -> dict[str, Any]:
             "tier": best.tier,
             "region": best.region,
             "start_limit": duration_text(best.start_limit_seconds),
-            "price_per_gpu_hour": from_nano(best.price.gpu_hour),
+            **_price_of(best.price, spec),
             "rate_per_hour": best.rate_per_hour,
+            "notice": None if best.notice_seconds is None else duration_text(best.notice_seconds),
             "simulated": best.simulated,
         }
     return row
+
+
+def _price_of(price: Prices, spec: JobSpec) -> dict[str, str]:
+    """The price that matters most: of a GPU, or of a core if the job has none."""
+    if spec.gpu.gpu_milli:
+        return {"price_per_gpu_hour": from_nano(price.gpu_hour)}
+    return {"price_per_core_hour": from_nano(price.cpu_hour)}
 
 
 def _show_terms(row: dict[str, Any]) -> None:

@@ -55,7 +55,7 @@ def add(
     api_url: Annotated[str, Option(help="Address of the market's API.")],
     rpc_url: Annotated[
         str | None,
-        Option(help="A node of the market's chain, so that you can withdraw without the market."),
+        Option(help="A node of the market's chain that you trust, to check leases and withdraw."),
     ] = None,
     purse: Purse = None,
 ) -> None:

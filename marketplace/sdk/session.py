@@ -18,6 +18,7 @@ from marketplace.witness.journal import WitnessJournal
 from marketplace.witness.policy import WitnessRefusal
 from settlement.consent import OPENED_BIDS, AccountReads, refusal_of
 from settlement.eip712 import Domain, checksum
+from settlement.leases import Shows
 from settlement.signing import Signer
 
 SignerSource = Callable[[], Signer]
@@ -171,7 +172,8 @@ class Session:
             escrow = domain.verifying_contract.lower()
             name = f"{domain.chain_id}-{escrow}-{signer.address.lower()}.db"
             journal = WitnessJournal(self._witness_folder / name)
-            self._desk = Desk(signer, domain, journal, (), accepts=self._buyer_accepts())
+            accepts, shows = self._buyer_accepts(), self._own_node()
+            self._desk = Desk(signer, domain, journal, (), accepts=accepts, shows=shows)
         self._desk.witness_for(buyers)
         return self._desk
 
@@ -200,6 +202,15 @@ class Session:
             return refusal_of(reads, account, digest, signature, OPENED_BIDS, now=0) is None
 
         return ask
+
+    def _own_node(self) -> Shows | None:
+        """Shows leases on the caller's own node. One that the market names would prove nothing."""
+        if not self.rpc_url:
+            return None
+        from settlement.chain.contracts import OwnNode
+
+        confirmations = self.market.confirmations if self.market else 0
+        return OwnNode(self.rpc_url, self.domain(), confirmations).lease
 
     def close(self) -> None:
         """Close the journal, if one was opened."""

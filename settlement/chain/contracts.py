@@ -1,6 +1,7 @@
 """The escrow and its token on one chain: typed reads, simulations and decoded events."""
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,40 +11,22 @@ from eth_abi.abi import encode
 from settlement.chain.abi import abi
 from settlement.chain.calls import EscrowCalls, LeaseRef, SettlementEntry, runs_of, skipped_indexes
 from settlement.chain.client import At, ChainClient, Log
-from settlement.chain.rpc import code_failed
+from settlement.chain.rpc import Breaker, code_failed
 from settlement.consent import Purse
 from settlement.eip712 import Domain, checksum
 from settlement.errors import CallReverted, ChainError
 from settlement.events import KINDS, ChainEvent, PurseCreated, SettledEntry
-from settlement.leases import LeaseStatus, Params, SaltState
+from settlement.leases import LeaseStatus, LeaseView, Params, SaltState
 from settlement.orders import Numbered
 from settlement.ports import LoggedEvent
 
 MAGIC = bytes.fromhex("1626ba7e")  # the selector of isValidSignature, which also means "yes"
 SIGNATURE_GAS_MAX = 300_000
 """Gas for call and calldata. Opening a lease leaves more than this for one signature."""
+OWN_NODE_SECONDS_MAX = 3.0
 _ENTRY_BYTES = {"Settled": 21, "SettledMetered": 29}
 _FIGURES = ((16, 21), (21, 25), (25, 29))  # ms, egress MiB, units; an empty slice is zero
 _RENAMED = {"egressMibCap": "egress_cap_mib"}
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseView:
-    """A lease as the contract reports it. Seconds are chain time; atoms include the fee."""
-
-    status: LeaseStatus
-    metered: bool
-    again: bool
-    rate: int
-    used_ms: int
-    start: int
-    end: int
-    funded: int
-    start_seconds: int
-    gpu_milli: int
-    node: int
-    released: int
-    locked: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +126,12 @@ class Escrow(_Contract):
         values = self.read("lease", ref, at=at)
         return LeaseView(LeaseStatus(values[0]), *values[1:])
 
+    def deep_lease(self, ref: LeaseRef, confirmations: int) -> LeaseView:
+        """One lease as it was so many blocks ago, where a reorg no longer changes it."""
+        if not confirmations:
+            return self.lease(ref)
+        return self.lease(ref, at=max(0, self.client.head().number - confirmations))
+
     def counted(self, ref: LeaseRef, at: At = "latest") -> CountedView:
         """One lease's counted resources; all zero if it has none."""
         return CountedView(*self.read("counted", ref, at=at))
@@ -211,6 +200,25 @@ class Escrow(_Contract):
         if name in _ENTRY_BYTES:
             values["entries"] = _settled(values["entries"], _ENTRY_BYTES[name])
         return KINDS[name](**{_snake(key): value for key, value in values.items()})
+
+
+class OwnNode:
+    """A party's own look at leases, on a node that it chose itself. Raises ChainError."""
+
+    def __init__(self, rpc_url: str, domain: Domain, confirmations: int) -> None:
+        breaker = Breaker(time.monotonic, failures_max=1)  # others wait behind whoever asks
+        client = ChainClient(rpc_url, domain.chain_id, OWN_NODE_SECONDS_MAX, breaker=breaker)
+        self._escrow = Escrow(client, domain.verifying_contract)
+        self._confirmations = confirmations
+        self._is_checked = False
+
+    def lease(self, buyer: str, provider: str, witness: str, lease_no: bytes) -> LeaseView:
+        """One lease. The node must serve the right chain."""
+        if not self._is_checked:
+            self._escrow.client.check()
+            self._is_checked = True
+        ref = LeaseRef(buyer, provider, witness, lease_no)
+        return self._escrow.deep_lease(ref, self._confirmations)
 
 
 class Token(_Contract):

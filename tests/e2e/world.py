@@ -320,6 +320,8 @@ class World:
                 meter_keystore=party.home / "meter.json",
                 meter_password_file=party.password_file,
                 state_dir=party.home / "state" / "agent",
+                rpc_url=self.chain.rpc_url,
+                escrow=self.escrow.address,
                 interval_ms=interval_ms,
                 poll_ms=300,
                 stop_grace_ms=1_000,

@@ -10,6 +10,7 @@ KEYS = [Path(f"/etc/coulomb/{name}") for name in ("meter.json", "password", "sta
 WHOLE = AgentConfig(
     "http://127.0.0.1:8000", Path("/etc/coulomb/key"),
     NodeConfig(0, "box", "eu", "H100-80GB-SXM", simulated="4xH100", shared=True), *KEYS,
+    rpc_url="http://127.0.0.1:8545", escrow="0x" + "e5" * 20,
     interval_ms=1_000, poll_ms=300, stop_grace_ms=0, pids_max=64, allow_unsandboxed=True,
     python_prefix=Path("/opt/env"),
 )  # fmt: skip
