@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from settlement.eip712 import Domain, Struct
-from settlement.errors import PurseExpired, PurseRefused, SignatureError
+from settlement.errors import ExpiredPurse, PurseRefused, SignatureError
 from settlement.signing import recover_digest, verify
 
 OPERATOR, OWNER = "operator", "owner"
@@ -72,7 +72,7 @@ def require_consent(
     """Check that an account signed the struct, or, if it is a purse, whom `rule` allows at `now`
     (Unix time in seconds). The chain is asked only if the account's own key did not sign.
 
-    Raises SignatureError, PurseExpired, ChainError.
+    Raises SignatureError, ExpiredPurse, ChainError.
     """
     try:
         return verify(struct, domain, signature, account)
@@ -108,7 +108,7 @@ def refusal_of(
         return None
     if signed in rule.until_expiry:
         when = datetime.fromtimestamp(purse.expiry, UTC).isoformat().replace("+00:00", "Z")
-        return PurseExpired(f"the purse {account} expired at {when}: nothing new opens for it")
+        return ExpiredPurse(f"the purse {account} expired at {when}: nothing new opens for it")
     if not rule.signers:
         return PurseRefused(f"{account} is a purse; nobody signs {rule.what} for it")
     wanted = " or ".join(f"its {role} {roles[role]}" for role in rule.signers)

@@ -4,7 +4,7 @@ SettlementError
 ├── FieldError            a value is out of bounds or malformed (also a ValueError)
 ├── SignatureError        a signature is malformed, malleable or not the expected signer's
 │   └── PurseRefused      a purse's terms do not let the signer sign this for it
-│       └── PurseExpired  its operator signed after its expiry
+│       └── ExpiredPurse  its operator signed after its expiry
 ├── ChainError            the node answered with an error, or one of these happened:
 │   ├── ChainUnavailable  no usable answer came; a transaction just sent may have arrived
 │   ├── WrongChain        the node serves another chain than expected
@@ -53,7 +53,7 @@ class SignatureError(SettlementError):
 class PurseRefused(SignatureError): ...
 
 
-class PurseExpired(PurseRefused):
+class ExpiredPurse(PurseRefused):
     code = "purse_expired"
 
 

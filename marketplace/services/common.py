@@ -73,7 +73,7 @@ def check_account(
     try:
         now = now_ms // 1000
         require_consent(struct, market.domain, signature, account, reads, rule, now)
-    except settlement.PurseExpired as error:
+    except settlement.ExpiredPurse as error:
         raise PurseExpired(str(error)) from error
     except SignatureError as error:
         raise _not_signed(error, account, market) from error

@@ -16,7 +16,7 @@ from marketplace.sdk.session import Session
 from settlement import keystore
 from settlement.chain import client as chain_client
 from settlement.consent import BIDS, OPENED_BIDS, refusal_of, require_consent
-from settlement.errors import CallReverted, ChainError, PurseExpired, SignatureError
+from settlement.errors import CallReverted, ChainError, ExpiredPurse, SignatureError
 from settlement.orders import purse_of
 from settlement.signing import LocalSigner, sign
 from tests.escrow_world import TOKEN, World, key
@@ -241,7 +241,7 @@ def test_a_bid_counts_here_exactly_if_the_escrow_takes_it(
     try:
         require_consent(bid, *names, BIDS, world.client.timestamp())
         counts = None
-    except PurseExpired:
+    except ExpiredPurse:
         counts = "PurseExpired"
     except SignatureError:
         counts = "InvalidSignature"
