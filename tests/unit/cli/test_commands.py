@@ -201,7 +201,9 @@ def test_an_ask_without_gpus_and_on_notice_keeps_both_when_it_is_repriced(
     assert (unpriced.code, "say --cpu-hour" in unpriced.err) == (ExitCode.USAGE, True)
     assert "say --gpu-hour" in run("--yes", "ask", "create", "--cpu-hour", "1", *meter).err
     words = ("--no-gpu", "--cpu-hour", "0.05", "--interruptible", "--notice", "5m")
-    made = json.loads(run("-o", "json", "--yes", "ask", "create", *words, *meter).out)
+    ran = run("-o", "json", "--yes", "ask", "create", *words, *meter)
+    assert "at cpu_hour 0.05, to be taken back 5m after notice; meter" in ran.err
+    made = json.loads(ran.out)
     assert (made["tier"], made["gpu_milli"], made["notice_seconds"]) == ("CPU", 0, 300)
     repriced = run("-o", "json", "--yes", "ask", "reprice", made["id"], "--cpu-hour", "0.06")
     new = json.loads(repriced.out)
@@ -212,7 +214,10 @@ def test_an_ask_without_gpus_and_on_notice_keeps_both_when_it_is_repriced(
     head, row = run("-o", "csv", "book", "show").out.splitlines()
     cells = dict(zip(head.split(","), row.split(","), strict=True))
     assert (cells["GPU-hour"], cells["core-hour"], cells["notice s"]) == ("", "0.06", "300")
-    assert "without interruptible" in run("ask", "create", "--notice", "5m", *words[:3], *meter).err
+    assert (
+        "without interruptible"
+        in run("--yes", "ask", "create", "--notice", "5m", *words[:3], *meter).err
+    )
 
 
 def test_an_ask_that_the_account_did_not_sign_is_not_repriced(run: Run, market: Served) -> None:
