@@ -199,13 +199,22 @@ class SetNode:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """The buyer's bids match nothing until a time: those that rest, and those that come."""
+
+    at: int
+    buyer: str
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
-    """Time passes: orders expire, asks start."""
+    """Time passes: orders expire, asks start, pauses end."""
 
     at: int
 
 
-Command = AddAsk | CancelAsk | AddBid | CancelBid | Free | SetNode | Tick
+Command = AddAsk | CancelAsk | AddBid | CancelBid | Free | SetNode | Pause | Tick
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ class NaiveBook:
     asks: list[RestingAsk] = field(default_factory=list)
     started: set[str] = field(default_factory=set)
     bids: list[tuple[RestingBid, int]] = field(default_factory=list)
+    paused: dict[str, int] = field(default_factory=dict)
     leases: dict[tuple[str, str], tuple[Place, Lease]] = field(default_factory=dict)
     said: list[Said] = field(default_factory=list)
 
@@ -113,6 +114,7 @@ class NaiveBook:
             return (-(limit * 10**6 // bid.gpu_milli), item[0].seq)
 
         waiting = [i for i in self.bids if any(x.tier == tier for x in i[0].bid.limits)]
+        waiting = [i for i in waiting if i[0].bid.buyer not in self.paused]
         for item in sorted(waiting, key=priority):
             ask = self.best(item[0])
             if ask is not None:
@@ -144,6 +146,18 @@ class NaiveBook:
         for ask in sorted(self.asks, key=lambda a: (a.ask.starts_at, a.seq)):
             if ask.id not in self.started and ask.ask.starts_at <= at:
                 self.start(ask)
+        for buyer in sorted(self.paused, key=lambda b: (self.paused[b], b)):
+            if self.paused[buyer] <= at:
+                del self.paused[buyer]
+                for item in sorted(self.bids, key=lambda i: i[0].seq):
+                    found = self.best(item[0]) if item[0].bid.buyer == buyer else None
+                    if found is not None:
+                        self.bids.remove(item)
+                        self.take(item[0], found)
+
+    def pause(self, buyer: str, until: int) -> None:
+        if until > self.now:
+            self.paused[buyer] = max(until, self.paused.get(buyer, 0))
 
     def add_ask(self, ask: RestingAsk) -> None:
         self.asks.append(ask)
@@ -156,7 +170,7 @@ class NaiveBook:
         self.said.append(("removed", ask_id, "cancelled"))
 
     def add_bid(self, order: RestingBid) -> None:
-        ask = self.best(order)
+        ask = None if order.bid.buyer in self.paused else self.best(order)
         if ask is not None:
             self.take(order, ask)
         elif order.wants.rests:
