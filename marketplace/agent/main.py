@@ -88,7 +88,8 @@ def _registered(
     runtime = ProcessRuntime.open(
         config.allow_unsandboxed, config.python_prefix, config.private_folders
     )
-    nvml = None if config.node.simulated else Nvml.open()
+    real = config.node.sells_gpus and not config.node.simulated
+    nvml = Nvml.open() if real else None
     inventory = take_inventory(config.node, config.state_dir, signer.address, nvml)
     if not runtime.sandboxed:
         log.warning("no_sandbox", detail="jobs run bare on this machine and may do anything to it")

@@ -25,6 +25,7 @@ from marketplace.agent.runtime.process import RunningProcess
 from marketplace.agent.runtime.sandbox import Launch, SandboxLimits
 from marketplace.domain.job import JobSpec, parse_job
 from marketplace.domain.life import Outcome
+from marketplace.domain.placing import sizes_of
 from marketplace.errors import InvalidJob
 from marketplace.limits import MIB
 from marketplace.sdk.archive import ArchiveError, unpack
@@ -48,7 +49,7 @@ class Assignment:
 
     entry: LeaseEntry
     spec: JobSpec
-    sizes: Sizes  # never zero
+    sizes: Sizes  # never zero, except for the GPUs
     gpus: tuple[int, ...]  # reserved for it
     interval_ms: int
     grace_ms: int  # how long work goes on without a countersignature
@@ -93,7 +94,7 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
     names = (lease.id, lease.job_id, bid.buyer, ask.provider, number, node.domain, bid.witness)
     return Assignment(
         entry=LeaseEntry(*names, metered, spec.outputs, spec.retry_on), spec=spec,
-        sizes=_sizes(node, bid), gpus=lease.gpus, interval_ms=lease.interval_ms,
+        sizes=_sizes(ask, bid), gpus=lease.gpus, interval_ms=lease.interval_ms,
         grace_ms=unseen_ms(lease.interval_ms),
         budget_limited=terms.budget_limited, units_cap=bid.units,
         start_deadline_ms=(start_s + start_limit_s) * 1000,
@@ -101,15 +102,11 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
     )  # fmt: skip
 
 
-def _sizes(node: ThisNode, bid: Bid) -> Sizes:
-    """Sizes that the bid leaves open are the share of the node that its GPUs are."""
-    offered = node.inventory
-    whole = 1000 * len(node.inventory.gpus)
-    sizes = {
-        name: getattr(bid, name) or max(1, getattr(offered, name) * bid.gpu_milli // whole)
-        for name in ("cpu_milli", "memory_mib", "storage_mib")
-    }
-    return Sizes(bid.gpu_milli, **sizes)
+def _sizes(ask: Ask, bid: Bid) -> Sizes:
+    """What the matcher counted for the lease, but never nothing: a sandbox needs a bound."""
+    taken = sizes_of(ask, bid)
+    others = (taken.cpu_milli, taken.memory_mib, taken.storage_mib)
+    return Sizes(taken.gpu_milli, *(max(1, size) for size in others))
 
 
 class JobRun:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import structlog
@@ -156,7 +156,7 @@ class Supervisor:
     def _start(self, lease: HeldLease, job: Assignment) -> None:
         grant = self._capacity.take(lease.id, job.sizes, job.gpus)
         if grant is None:
-            log.error("no_capacity", lease=lease.id, gpu_milli=job.sizes.gpu_milli)
+            log.error("no_capacity", lease=lease.id, **asdict(job.sizes))
             self._carry(lease, ending=Ending(Outcome.FAILED, "no_capacity"))
             return
         try:

@@ -17,12 +17,13 @@ from marketplace.sdk.errors import InputError
 from marketplace.sdk.keyring import parse_address
 from marketplace.wire.market import Node
 from settlement.eip712 import from_text32
-from settlement.orders import Ask
+from settlement.orders import FLAG_INTERRUPTIBLE, Ask
 
 app, order_app = typer.Typer(), typer.Typer()
 TABLE = columns(
-    "id", "tier", "region", "state", "reason", "GPU-hour=prices.gpu_hour", "unit",
-    "unit price=prices.unit", "shared", "simulated", "reliability",
+    "id", "tier", "region", "state", "reason", "GPU-hour=prices.gpu_hour?gpu_milli",
+    "core-hour=prices.cpu_hour", "unit", "unit price=prices.unit", "shared",
+    "notice s=notice_seconds", "simulated", "reliability",
     "expires=expires_at", "provider=ask.provider",
 )  # fmt: skip
 TOKENS: dict[str, Any] = {"parser": tokens, "metavar": "TOKENS"}
@@ -35,7 +36,9 @@ UnitPrice = Annotated[str | None, Option(**TOKENS, help="Price of one unit; --un
 
 @app.command()
 def create(
-    gpu_hour: Annotated[str, Option(**TOKENS, help="Price of one GPU for an hour.")],
+    gpu_hour: Annotated[
+        str | None, Option(**TOKENS, help="Price of one GPU for an hour; needed to sell GPUs.")
+    ] = None,
     node: Annotated[
         str | None, Option(help="The node's id or name; needed if you have several.")
     ] = None,
@@ -56,6 +59,15 @@ def create(
     ] = None,
     expires_in: Annotated[
         str | None, Option(help="Take the ask off the book after this time (default: 30d).")
+    ] = None,
+    no_gpu: Annotated[
+        bool, Option("--no-gpu", help="Sell processor, memory and disk without the GPUs.")
+    ] = False,
+    interruptible: Annotated[
+        bool, Option("--interruptible", help="You may take the node back, after --notice.")
+    ] = False,
+    notice: Annotated[
+        str | None, Option(help="How long before you take the node back you say so, e.g. 5m.")
     ] = None,
     meter: Annotated[
         str | None,
@@ -79,9 +91,13 @@ def create(
         "max_duration": max_duration,
         "start_limit": start_limit,
         "expires_in": expires_in,
+        "interruptible": interruptible,
+        "notice": notice,
     }
     with current().client() as client:
         chosen = _node(client, node)
+        terms["no_gpu"] = no_gpu or not chosen.gpus
+        _need_price(terms)
         _offer(client, chosen.id, terms, chosen.name)
 
 
@@ -161,6 +177,15 @@ def _prices(*texts: str | None) -> dict[str, str]:
     return {name: price for name, price in named if price is not None}
 
 
+def _need_price(terms: dict[str, Any]) -> None:
+    """Of what is sold the price that matters most has to be said."""
+    prices, sold = terms["prices"], "core" if terms["no_gpu"] else "GPU"
+    option, name = ("--cpu-hour", "cpu_hour") if terms["no_gpu"] else ("--gpu-hour", "gpu_hour")
+    if name not in prices:
+        raise InputError(f"what does one {sold} cost for an hour?", fix=f"say {option}")
+    prices.setdefault("gpu_hour", "0")
+
+
 def _offer(client: Coulomb, node_id: str, terms: dict[str, Any], name: str) -> None:
     cli = current()
     priced = ", ".join(f"{k} {v}" for k, v in terms["prices"].items() if v not in ("0", ""))
@@ -200,6 +225,9 @@ def _terms_of(ask: Ask, prices: dict[str, str]) -> dict[str, Any]:
         "start_limit": duration_text(ask.start_limit_seconds),
         "max_fee_bps": ask.max_fee_bps,
         "opener": ask.opener,
+        "no_gpu": not ask.gpu_milli,
     }
+    if ask.flags & FLAG_INTERRUPTIBLE:
+        terms |= {"interruptible": True, "notice": duration_text(ask.notice_seconds)}
     unit = from_text32(ask.unit)
     return {**terms, "unit": unit} if unit else terms

@@ -69,6 +69,8 @@ def _gpu(config: AgentConfig | None) -> DoctorFinding:
     if config and config.node.simulated:
         evidence = f"simulated: {config.node.simulated}"
         return _warn("gpu", evidence, "remove `simulated` to sell GPUs")
+    if config and not config.node.sells_gpus:
+        return _ok("gpu", f"none needed: the tier {config.node.tier} sells no GPUs")
     fix = "install NVIDIA's driver, or set `simulated` to try things out"
     nvml = Nvml.open()
     if nvml is None:

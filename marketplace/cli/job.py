@@ -26,6 +26,7 @@ from marketplace.cli.output import (
 )
 from marketplace.cli.wallet import SENT
 from marketplace.cli.witness import tell_trust
+from marketplace.domain.job import JobSpec
 from marketplace.domain.life import JobState
 from marketplace.domain.pricing import from_nano
 from marketplace.domain.reader import duration_text
@@ -37,6 +38,7 @@ from marketplace.sdk.keyring import parse_address
 from marketplace.wire.base import Money
 from marketplace.wire.jobs import Job, JobReceipt
 from marketplace.wire.leases import OutputStream
+from settlement.orders import Prices
 
 app, receipt_app = typer.Typer(), typer.Typer()
 LIST = columns("id", "name", "state", "reason", "created=created_at", "maximum cost=max_cost")
@@ -53,8 +55,9 @@ EVENT = columns(
     "text=data.text",
 )  # fmt: skip
 PLAN = columns(
-    "name", "ask", "tier", "region", "price_per_gpu_hour", "rate_per_hour", "maximum_cost",
-    "budget", "maximum_duration", "balance", "shortfall", "witness", "simulated",
+    "name", "ask", "tier", "region", "price_per_gpu_hour", "price_per_core_hour",
+    "rate_per_hour", "maximum_cost",
+    "budget", "maximum_duration", "notice", "balance", "shortfall", "witness", "simulated",
 )  # fmt: skip
 RECEIPT = columns(
     "receipt=id", "job=job_id", "tier", "measured ms=used_ms", "GPU-s=gpu_seconds",
@@ -259,11 +262,19 @@ def _plan_row(order: PreparedJob, currency: str) -> dict[str, Any]:
             "tier": best.tier,
             "region": best.region,
             "start_limit": duration_text(best.start_limit_seconds),
-            "price_per_gpu_hour": from_nano(best.price.gpu_hour),
+            **_price_of(best.price, spec),
             "rate_per_hour": best.rate_per_hour,
+            "notice": None if best.notice_seconds is None else duration_text(best.notice_seconds),
             "simulated": best.simulated,
         }
     return row
+
+
+def _price_of(price: Prices, spec: JobSpec) -> dict[str, str]:
+    """The price that matters most: of a GPU, or of a core if the job has none."""
+    if spec.gpu.gpu_milli:
+        return {"price_per_gpu_hour": from_nano(price.gpu_hour)}
+    return {"price_per_core_hour": from_nano(price.cpu_hour)}
 
 
 def _show_terms(row: dict[str, Any]) -> None:

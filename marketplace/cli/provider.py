@@ -83,8 +83,10 @@ def node_problem(node: NodeConfig, tiers: Iterable[str] = ()) -> str | None:
     registry = load_tiers()
     if node.tier not in (tuple(tiers) or registry.tiers):
         return registry.tier_problem(node.tier) or f"{node.tier!r} is not a tier of this market"
+    if node.misfits:
+        return f"the tier {node.tier} sells no GPUs: leave out {' and '.join(node.misfits)}"
     try:
-        gpus = simulated_gpus(node.simulated or "1xH100", "")
+        gpus = simulated_gpus(node.simulated or "1xH100", "") if node.sells_gpus else ()
         with input_errors("the node"):
             sizes = dict.fromkeys(("cpu_milli", "memory_mib", "storage_mib"), 1)
             listed = {name: getattr(node, name) for name in LISTED}
@@ -110,7 +112,9 @@ def doctor(config: ConfigFile = None) -> None:
 def init(
     name: Annotated[str, Option(help="The node's name.")],
     region: Annotated[str, Option(help="Where it is, e.g. eu-west.")],
-    tier: Annotated[str, Option(help="Its tier, as `coulomb tier list` names it.")],
+    tier: Annotated[
+        str, Option(help="Its tier, as `coulomb tier list` names it; CPU: sell no GPUs.")
+    ],
     number: Annotated[
         int, Option(min=0, max=NODE_NUMBER_MAX, help="A number of its own for each of your nodes.")
     ] = 1,
@@ -150,7 +154,8 @@ def init(
     note("next: `coulomb provider doctor` and `coulomb provider start`; then, from another shell,")
     if not cli.profile().api_key:
         note("`coulomb key create desk --scope provider` and")
-    note("`coulomb ask create --gpu-hour PRICE`")
+    price = "--gpu-hour" if node.sells_gpus else "--cpu-hour"
+    note(f"`coulomb ask create {price} PRICE`")
     row = {"config": path, "account": made.account, "meter": meter.address}
     show(row, columns("config", "account", "meter"))
 

@@ -3,7 +3,7 @@
 Commands are applied one at a time and carry the time (Unix seconds), so the same commands give the
 same events wherever and whenever they are replayed. A bid takes the fitting ask of the lowest
 all-in rate, the earliest of equals, at the ask's prices. Supply that appears later (a new ask,
-freed capacity, an ask that starts) goes to resting bids by limit per GPU, then arrival.
+freed capacity, an ask that starts) goes to resting bids by limit per GPU (or core), then arrival.
 """
 
 from collections import defaultdict
@@ -13,7 +13,15 @@ from heapq import heapify, heappop, heappush
 from typing import Any
 
 from marketplace.domain.index import Index
-from marketplace.domain.matching import AskView, BidView, bucket_key, rate_if_match
+from marketplace.domain.matching import (
+    AskView,
+    BidView,
+    bucket_key,
+    find_room,
+    offered_of,
+    rate_if_match,
+    sizes_for,
+)
 from marketplace.domain.order import (
     AddAsk,
     AddBid,
@@ -39,7 +47,7 @@ from marketplace.domain.order import (
 )
 from marketplace.domain.placing import NodeUse, is_gpu_size
 from settlement.eip712 import ZERO_ADDRESS
-from settlement.orders import terms_of
+from settlement.orders import FLAG_NO_GPU, terms_of
 from settlement.units import Sizes
 
 
@@ -144,7 +152,9 @@ class Book:
         ask = order.ask
         if order.id in self._asks:
             return RejectReason.DUPLICATE
-        if ask.gpu_milli < 1 or (ask.gpu_milli % 1000 and not order.shared):
+        if bool(ask.flags & FLAG_NO_GPU) is (ask.gpu_milli > 0):
+            return RejectReason.GPU_SIZE
+        if ask.gpu_milli % 1000 and not order.shared:
             return RejectReason.GPU_SIZE
         return self._refuse_order(ask.expiry, ask.max_fee_bps, ask.opener)
 
@@ -157,7 +167,7 @@ class Book:
 
     def _start(self, ask: AskView, events: list[Event]) -> None:
         ask.started = True
-        if not ask.use.is_full_for(ask.ask):
+        if not ask.use.is_full_for(ask.offered):
             self._index.add_ask(ask)
             self._offer([ask], events)
 
@@ -213,8 +223,11 @@ class Book:
             return RejectReason.DUPLICATE
         if bid.nodes != 1:
             return RejectReason.NODES
-        if not is_gpu_size(bid.gpu_milli):
+        without_gpu = bool(bid.flags & FLAG_NO_GPU)
+        if not is_gpu_size(bid.gpu_milli) or without_gpu is (bid.gpu_milli > 0):
             return RejectReason.GPU_SIZE
+        if without_gpu and not bid.cpu_milli:
+            return RejectReason.CPU
         return self._refuse_order(bid.expiry, bid.max_fee_bps, bid.opener)
 
     def _cancel_bid(self, command: CancelBid, events: list[Event]) -> None:
@@ -265,7 +278,7 @@ class Book:
             del self._held_by[command.bid_id]
         asks = [a for a in self._asks_on.get(place, ()) if a.started]
         for ask in asks:
-            if not ask.live and not use.is_full_for(ask.ask):
+            if not ask.live and not use.is_full_for(ask.offered):
                 self._index.add_ask(ask)
         self._offer([a for a in asks if a.live], events)
         self._forget_idle(place)
@@ -273,15 +286,14 @@ class Book:
     def _set_node(self, command: SetNode, events: list[Event]) -> None:
         changed = []
         for ask in self._asks_on.get((command.provider, command.node), ()):
-            was_live = ask.live
-            if was_live:
+            if ask.live:
                 self._index.remove_ask(ask)
             ask.order = replace(ask.order, node=command.facts)
-            ask.node = command.facts
+            ask.node, ask.offered = command.facts, offered_of(ask.order)
             key = bucket_key(ask.order)
             if key != ask.key:
                 self._index.move_ask(ask, key)
-            if was_live:
+            if ask.started and not ask.use.is_full_for(ask.offered):
                 self._index.add_ask(ask)
                 changed.append(ask)
         self._offer(changed, events)
@@ -303,7 +315,7 @@ class Book:
         view.started = started
         if not started:
             heappush(self._starts, (order.ask.starts_at, order.seq, order.id))
-        elif not view.use.is_full_for(order.ask):
+        elif not view.use.is_full_for(view.offered):
             self._index.add_ask(view)
 
     def restore_bid(self, order: RestingBid, ends: int) -> None:
@@ -334,8 +346,8 @@ class Book:
 
     def _take(self, bid: BidView, ask: AskView, events: list[Event]) -> None:
         fill = self._fill(bid, ask)
-        place, key = (fill.provider, fill.node), (fill.bid_id, fill.ask_id)
-        self._hold(place, key, bid.bid.sizes(), fill.gpus)
+        where, key = (fill.provider, fill.node), (fill.bid_id, fill.ask_id)
+        self._hold(where, key, sizes_for(ask, bid), fill.gpus)
         events.append(Filled(fill))
 
     def _hold(
@@ -346,12 +358,12 @@ class Book:
         self._node_of[key] = place
         self._held_by.setdefault(key[0], set()).add(key[1])
         for ask in self._asks_on.get(place, ()):
-            if ask.live and use.is_full_for(ask.ask):
+            if ask.live and use.is_full_for(ask.offered):
                 self._index.remove_ask(ask)
 
     def _fill(self, bid: BidView, ask: AskView) -> Fill:
         signed, floor = ask.ask, ask.ask.floor
-        gpus = ask.use.place(signed, bid.bid)
+        gpus = find_room(ask, bid)
         if gpus is None:
             raise AssertionError("a fill was made without room")
         return Fill(
@@ -364,6 +376,7 @@ class Book:
             prices=floor,
             terms=terms_of(signed, bid.bid, floor, bid.budget, self.market.decimals),
             gpus=gpus,
+            notice_seconds=signed.notice_seconds if ask.order.interruptible else None,
         )
 
     # Time

@@ -82,8 +82,11 @@ def _log(store: Store, kind: str, subject: str, payload: dict[str, Any], now_ms:
     store.order_log.append(OrderEntryRow(kind=kind, subject=subject, payload=payload, at_ms=now_ms))
 
 
+_SIZES = ("cpu_milli", "memory_mib", "storage_mib")
+
+
 def _facts(node: NodeRow) -> dict[str, Any]:
-    names = ("region", "runtime", "simulated", "verified", "reliability_milli")
+    names = ("region", "runtime", "simulated", "verified", "reliability_milli", *_SIZES)
     return {"node_id": node.id, **{name: getattr(node, name) for name in names}}
 
 
@@ -93,8 +96,9 @@ def _read_facts(payload: dict[str, Any]) -> NodeFacts:
         region=payload["region"],
         runtime=payload["runtime"],
         simulated=payload["simulated"],
-        verified=payload.get("verified", False),  # rows of earlier versions have neither
+        verified=payload.get("verified", False),  # rows of earlier versions lack some
         reliability_milli=payload.get("reliability_milli", NEWCOMER_MILLI),
+        **{name: payload[name] for name in _SIZES if name in payload},
     )
 
 

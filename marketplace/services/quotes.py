@@ -62,10 +62,11 @@ class Quotes:
         return no_match_view(self.market, explain(book, order))
 
     def book(self, tier: str | None) -> BookView:
-        """Asks in the book with what is free of them, best GPU price first, and resting bids."""
+        """Asks in the book with what is free of them, and how many bids rest. The best price of a
+        GPU, or of a core if there is none, comes first."""
         with self.books.view() as book:
             views = [a for a in book.asks() if tier is None or a.ask.tier_name == tier]
-            views.sort(key=lambda view: (view.gpu_hour, view.seq))
+            views.sort(key=lambda view: (view.lead_hour, view.seq))
             rows = []
             free: dict[tuple[str, int], tuple[str, int]] = {}
             for view in views[:BOOK_SHOWN]:

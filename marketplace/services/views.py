@@ -54,7 +54,7 @@ from marketplace.wire.market import (
 from marketplace.wire.orders import AskInfo, BidInfo, MatchingAsk
 from marketplace.wire.problems import Alternative, ConstraintCount, JobChange, NoMatch
 from settlement.eip712 import from_text32
-from settlement.orders import FLAG_SHARED, Ask, Prices
+from settlement.orders import FLAG_INTERRUPTIBLE, FLAG_SHARED, Ask, Prices
 from settlement.units import cost, counted_cost
 
 A = TypeVar("A", bound=Answer)
@@ -77,6 +77,11 @@ def answer_of(kind: type[A], source: object, **more: Any) -> A:
 def scaled(value: int, decimals: int) -> Decimal:
     """An integer of 10^-decimals as an exact decimal number."""
     return Decimal(from_scaled(value, decimals))
+
+
+def notice_of(ask: Ask) -> int | None:
+    """How long before it takes the node back the provider says so; None: it never does."""
+    return ask.notice_seconds if ask.flags & FLAG_INTERRUPTIBLE else None
 
 
 def rate_per_hour(rate: int) -> Decimal:
@@ -106,8 +111,13 @@ def tier_view(tier: Tier) -> TierInfo:
         low=scaled(tier.low_nano_per_hour, NANO_DECIMALS),
         high=scaled(tier.high_nano_per_hour, NANO_DECIMALS),
     )
-    memory_mib = tier.memory_gib * 1024
-    return answer_of(TierInfo, tier, model=tier.gpu, memory_mib=memory_mib, usd_per_gpu_hour=prices)
+    return answer_of(
+        TierInfo,
+        tier,
+        model=tier.gpu,
+        memory_mib=tier.memory_gib * 1024,
+        usd_per_gpu_hour=prices if tier.listings else None,
+    )
 
 
 def book_ask(view: AskView) -> BookAsk:
@@ -121,9 +131,13 @@ def book_ask(view: AskView) -> BookAsk:
         tier=ask.tier_name,
         reliability=scaled(node.reliability_milli, 3),
         shared=view.order.shared,
+        notice_seconds=notice_of(ask),
         price=ask.floor,
         gpu_milli=ask.gpu_milli,
         free_gpu_milli=max(0, ask.gpu_milli - view.use.gpu_milli),
+        free_cpu_milli=max(0, view.offered.cpu_milli - view.use.cpu_milli),
+        free_memory_mib=max(0, view.offered.memory_mib - view.use.memory_mib),
+        free_storage_mib=max(0, view.offered.storage_mib - view.use.storage_mib),
         max_seconds=ask.max_seconds,
         expires_at=time_of(ask.expiry * 1000),
     )
@@ -165,6 +179,7 @@ def ask_view(store: Store, row: AskRow, now_ms: int) -> AskInfo:
         verified=node.verified,
         reliability=scaled(node.reliability_milli, 3),
         shared=bool(ask.flags & FLAG_SHARED),
+        notice_seconds=notice_of(ask),
         gpu_milli=ask.gpu_milli,
         prices=ask.floor,
         unit=from_text32(ask.unit) or None,
@@ -192,6 +207,7 @@ def match_view(store: Store, market: Market, fill: Fill) -> MatchingAsk:
         max_cost=money(market, fill.terms.lock),
         paid_seconds=fill.terms.paid_seconds,
         start_limit_seconds=fill.terms.start_seconds,
+        notice_seconds=fill.notice_seconds,
         budget_limited=fill.terms.budget_limited,
     )
 

@@ -18,6 +18,7 @@ from marketplace.wire.base import (
     Lax,
     Many,
     Money,
+    NoticeSeconds,
     RatePerHour,
     Reliability,
     Shared,
@@ -48,6 +49,11 @@ class AskDraft(Body):
     expires_in: str | None = Field(default=None, max_length=20, examples=["30d"])
     max_fee_bps: int | None = Field(default=None, description="null: the market's fee")
     opener: str | None = Field(default=None, max_length=64, description="null: the market's")
+    no_gpu: bool | None = Field(default=None, description="sell the node without its GPUs")
+    interruptible: bool | None = Field(
+        default=None, description="whether the node may be taken back after `notice`"
+    )
+    notice: str | None = Field(default=None, max_length=20, examples=["5m"])
 
 
 class PreparedAsk(Answer):
@@ -82,6 +88,7 @@ class AskInfo(Answer):
     verified: Verified
     reliability: Reliability
     shared: Shared
+    notice_seconds: NoticeSeconds
     gpu_milli: GpuMilli
     prices: DecimalPrices
     unit: str | None = Field(description="what `prices.unit` counts")
@@ -117,6 +124,7 @@ class MatchingAsk(Answer):
     max_cost: Money
     paid_seconds: int
     start_limit_seconds: int
+    notice_seconds: NoticeSeconds
     budget_limited: bool = Field(description="whether the budget ends before the duration does")
 
 
