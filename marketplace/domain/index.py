@@ -215,7 +215,8 @@ class Index:
     def sweep(self, bid: BidView) -> None:
         """Sweep the queues a dead bid was in; not while one of them is being walked."""
         for name in bid.limits:
-            self.tiers[name].queues[bid.shape].sweep()
+            if queue := self.tiers[name].queues.get(bid.shape):  # none if it was paused all along
+                queue.sweep()
 
     def set_aside(self, bids: Sequence[BidView]) -> None:
         """Take bids out for good, so that they may be added again."""

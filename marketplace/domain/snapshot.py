@@ -20,7 +20,7 @@ from settlement.orders import Ask, Bid
 from settlement.units import Sizes
 
 S = TypeVar("S", bound=Struct)
-FORMAT = 3
+FORMAT = 4
 """Changes with the shape of what is written; other formats are not read."""
 _node_facts, _wants = lru_cache(4096)(NodeFacts), lru_cache(4096)(Wants)  # there are few of each
 
