@@ -9,6 +9,7 @@ MarketError                      market_error
 ├── Forbidden                    forbidden               known, but not allowed to do this
 ├── NotFound                     not_found               no such object, or not for the caller
 ├── Conflict                     conflict                the object is in another state
+│   ├── PurseExpired             purse_expired           its operator may no longer spend from it
 │   ├── AlreadyExists            already_exists          a unique name, salt or UUID is taken
 │   ├── IdempotencyMismatch      idempotency_mismatch    the key was used with another body
 │   └── IdempotencyInFlight      idempotency_in_flight   the first request with the key still runs
@@ -131,6 +132,12 @@ _TABLE = (
         "illegal_transition", 409, "Illegal transition",
         "The object's state has no such next step.",
         "Look at the object's state.",
+        ExitCode.CONFLICT,
+    ),
+    ErrorKind(
+        "purse_expired", 409, "Purse expired",
+        "The purse's operator may no longer sign bids or top-ups for it, or make API keys.",
+        "Let its owner make another: `coulomb purse create OPERATOR`.",
         ExitCode.CONFLICT,
     ),
     ErrorKind(
@@ -269,6 +276,10 @@ class NotFound(MarketError):
 
 class Conflict(MarketError):
     code = "conflict"
+
+
+class PurseExpired(Conflict):
+    code = "purse_expired"
 
 
 class AlreadyExists(Conflict):

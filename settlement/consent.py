@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from settlement.eip712 import Domain, Struct
-from settlement.errors import PurseExpired, SignatureError
+from settlement.errors import ExpiredPurse, PurseRefused, SignatureError
 from settlement.signing import recover_digest, verify
 
 OPERATOR, OWNER = "operator", "owner"
@@ -43,6 +43,7 @@ NOTHING = PurseRule("this")
 BIDS = PurseRule("bids", until_expiry=(OPERATOR,))
 OPENED_BIDS = PurseRule("bids", at_any_time=(OPERATOR,))
 """Bids whose lease is open: the escrow has compared the expiry, which may have passed since."""
+API_KEYS = PurseRule("API keys", at_any_time=(OWNER,), until_expiry=(OPERATOR,))
 CANCELS = PurseRule("cancels", at_any_time=(OPERATOR, OWNER))
 TOP_UPS = PurseRule("top-ups", until_expiry=(OPERATOR, OWNER))
 PAID_TOP_UPS = PurseRule("top-ups that somebody else sends for a fee", until_expiry=(OWNER,))
@@ -71,7 +72,7 @@ def require_consent(
     """Check that an account signed the struct, or, if it is a purse, whom `rule` allows at `now`
     (Unix time in seconds). The chain is asked only if the account's own key did not sign.
 
-    Raises SignatureError, PurseExpired, ChainError.
+    Raises SignatureError, ExpiredPurse, ChainError.
     """
     try:
         return verify(struct, domain, signature, account)
@@ -107,12 +108,12 @@ def refusal_of(
         return None
     if signed in rule.until_expiry:
         when = datetime.fromtimestamp(purse.expiry, UTC).isoformat().replace("+00:00", "Z")
-        return PurseExpired(f"the purse {account} expired at {when}: nothing new opens for it")
+        return ExpiredPurse(f"the purse {account} expired at {when}: nothing new opens for it")
     if not rule.signers:
-        return SignatureError(f"{account} is a purse; nobody signs {rule.what} for it")
+        return PurseRefused(f"{account} is a purse; nobody signs {rule.what} for it")
     wanted = " or ".join(f"its {role} {roles[role]}" for role in rule.signers)
     by = f"its {signed}" if signed else "somebody else"
-    return SignatureError(f"{account} is a purse; {wanted} signs its {rule.what}, not {by}")
+    return PurseRefused(f"{account} is a purse; {wanted} signs its {rule.what}, not {by}")
 
 
 def _signed(reads: AccountReads, account: str, digest: bytes, signature: bytes) -> bool:

@@ -3,7 +3,8 @@
 SettlementError
 ├── FieldError            a value is out of bounds or malformed (also a ValueError)
 ├── SignatureError        a signature is malformed, malleable or not the expected signer's
-│   └── PurseExpired      a purse's operator signed after its expiry
+│   └── PurseRefused      a purse's terms do not let the signer sign this for it
+│       └── ExpiredPurse  its operator signed after its expiry
 ├── ChainError            the node answered with an error, or one of these happened:
 │   ├── ChainUnavailable  no usable answer came; a transaction just sent may have arrived
 │   ├── WrongChain        the node serves another chain than expected
@@ -49,7 +50,10 @@ class SignatureError(SettlementError):
     code = "invalid_signature"
 
 
-class PurseExpired(SignatureError):
+class PurseRefused(SignatureError): ...
+
+
+class ExpiredPurse(PurseRefused):
     code = "purse_expired"
 
 

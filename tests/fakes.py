@@ -13,6 +13,7 @@ from marketplace.db.tables import LeaseRow
 from settlement.attestation import MeteredUsage
 from settlement.chain.abi import abi
 from settlement.chain.calls import EscrowCalls, SettlementEntry
+from settlement.consent import Purse
 from settlement.eip712 import checksum
 from settlement.errors import SignatureError
 from settlement.events import (
@@ -29,7 +30,7 @@ from settlement.events import (
     Stopped,
 )
 from settlement.leases import ChainLease, LeaseStatus, Params, SaltState, after, fold
-from settlement.orders import Bid, Prices
+from settlement.orders import Bid, Numbered, Prices
 from settlement.ports import BlockRef, EventStore, Intent, IntentKind, LoggedEvent, OutboxStore
 from settlement.signing import recover_digest
 
@@ -71,6 +72,7 @@ class FakeChain:
     sent: int = 0
     down: Exception | None = None
     wallets: dict[str, str] = field(default_factory=dict)  # contract accounts, and their owners
+    purses: dict[str, Purse] = field(default_factory=dict)
 
     # EscrowReads
 
@@ -82,7 +84,7 @@ class FakeChain:
         self._answer()
         return self.balances[account]
 
-    def salt_state(self, account: str, salt: int) -> SaltState:
+    def salt_state(self, account: str, salt: int, kind: Numbered = Numbered.ORDERS) -> SaltState:
         self._answer()
         order = (account, salt)
         return SaltState(order in self.used, order in self.cancelled)
@@ -92,6 +94,10 @@ class FakeChain:
         with suppress(SignatureError):
             return self.wallets.get(account) == recover_digest(digest, signature)
         return False
+
+    def purse(self, account: str) -> Purse | None:
+        self._answer()
+        return self.purses.get(account)
 
     # Mining
 

@@ -57,7 +57,7 @@ EVENT = columns(
 PLAN = columns(
     "name", "ask", "tier", "region", "price_per_gpu_hour", "price_per_core_hour",
     "rate_per_hour", "maximum_cost",
-    "budget", "maximum_duration", "notice", "balance", "shortfall", "witness", "simulated",
+    "budget", "maximum_duration", "notice", "purse", "balance", "shortfall", "witness", "simulated",
 )  # fmt: skip
 RECEIPT = columns(
     "receipt=id", "job=job_id", "tier", "measured ms=used_ms", "GPU-s=gpu_seconds",
@@ -100,7 +100,7 @@ def run(
         empty_folder(result)
     signer = None if cli.dry_run else cli.signer()
     with cli.client() as client:
-        client.session.sign_as(signer, cli.account())
+        client.session.sign_as(signer, cli.own_account())
         order = client.jobs.prepare(str(job_file), witness=witness)
         plan = _plan_row(order, client.market.config().currency)
         if cli.dry_run:
@@ -191,7 +191,7 @@ def wait(
     """Wait for a job to end, and countersign its usage meanwhile."""
     cli = current()
     with cli.client() as client:
-        client.session.sign_as(None, cli.account())
+        client.session.sign_as(None, cli.own_account())
         job = client.jobs.get(job_id)
         job.witnessed = not no_witness
         if job.witnessed:
@@ -250,6 +250,7 @@ def _plan_row(order: PreparedJob, currency: str) -> dict[str, Any]:
         "maximum_cost": plan.max_cost if plan.matches else None,
         "budget": Money.of(spec.max_total_atoms, currency, 18).to_json(),
         "maximum_duration": duration_text(spec.max_seconds),
+        "purse": order.bid.buyer if order.is_of_purse else None,
         "balance": plan.balance,
         "shortfall": plan.shortfall,
         "witness": order.bid.witness + (" (hosted)" if order.hosted_witness else ""),

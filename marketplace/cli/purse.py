@@ -55,7 +55,7 @@ def create(
     with cli.client() as client:
         unit = client.wallet.unit()
         atoms = atoms_of(amount, unit)
-        account = cli.account()
+        account = cli.own_account()
         if atoms:
             check_amount(atoms, client.wallet.funds(account).free, unit)
         money = money_text(atoms, unit)
@@ -73,7 +73,7 @@ def fund(purse: Purse, amount: Annotated[str, Argument(help="Tokens, e.g. 12.5."
     with cli.client() as client:
         unit = client.wallet.unit()
         atoms = atoms_of(amount, unit)
-        check_amount(atoms, client.wallet.funds(cli.account()).free, unit)
+        check_amount(atoms, client.wallet.funds(cli.own_account()).free, unit)
         money = money_text(atoms, unit)
         operator = client.purses.get(purse).operator
         if agreed(f"put {money} into {purse}, from which {operator} may spend"):
@@ -128,7 +128,7 @@ def list_(
     cli = current()
     with cli.client() as client:
         unit = client.wallet.unit()
-        found = client.purses.list(address or cli.account(), from_block=from_block)
+        found = client.purses.list(address or cli.own_account(), from_block=from_block)
     show_rows([_row(info, unit) for info in found], PURSE)
 
 

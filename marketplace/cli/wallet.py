@@ -83,6 +83,7 @@ def deposit(
     """Move tokens from your account into the escrow."""
     cli = current()
     with cli.client() as client:
+        client.wallet.require_own()
         market = client.market.config()
         atoms = atoms_of(amount, market)
         account = cli.account()
@@ -99,6 +100,7 @@ def withdraw(amount: Amount, to: Receiver = None) -> None:
     """Move tokens out of the escrow. Works while the server is down."""
     cli = current()
     with cli.client() as client:
+        client.wallet.require_own()
         unit = client.wallet.unit()
         free = client.wallet.funds(cli.account()).free
         atoms = free if amount == "all" else atoms_of(amount, unit)

@@ -11,10 +11,11 @@ from marketplace.sdk.session import Session
 from marketplace.wire.leases import Lease
 from marketplace.wire.market import MarketConfig
 from marketplace.wire.orders import AskInfo, BidInfo
+from settlement.consent import NOTHING, OPENED_BIDS, AccountReads, require_consent
 from settlement.eip712 import Domain
 from settlement.errors import SignatureError
 from settlement.orders import Ask, Bid, OpenedFrom, Permit
-from settlement.signing import Signer, TransactionSigner, sign, verify
+from settlement.signing import Signer, TransactionSigner, sign
 
 if TYPE_CHECKING:
     from settlement.chain.contracts import Escrow, Token
@@ -126,24 +127,38 @@ def withdraw(
     return transact(escrow, who, escrow.calls.withdraw(to, atoms))
 
 
-def signed_by(order: AskInfo | BidInfo, domain: Domain, account: str) -> Ask | Bid | None:
-    """An order that names the account and that the account has signed, else None."""
+def signed_by(
+    order: AskInfo | BidInfo, domain: Domain, account: str, reads: AccountReads | None
+) -> Ask | Bid | None:
+    """An order that names the account and that it, or a purse's operator, has signed, else None.
+
+    Raises ChainError.
+    """
     signed: Ask | Bid = order.ask if isinstance(order, AskInfo) else order.bid
     named = signed.provider if isinstance(signed, Ask) else signed.buyer
+    if named != account:
+        return None
+    rule = NOTHING if isinstance(signed, Ask) else OPENED_BIDS
     try:
-        verify(signed, domain, order.signature, account)
+        require_consent(signed, domain, order.signature, account, reads, rule, now=0)
     except SignatureError:
         return None
-    return signed if named == account else None
+    return signed
 
 
 def top_up_call(
-    lease: Lease, ask: AskInfo, bid: BidInfo, domain: Domain, buyer: str, seconds: int
+    lease: Lease,
+    ask: AskInfo,
+    bid: BidInfo,
+    domain: Domain,
+    buyer: str,
+    seconds: int,
+    reads: AccountReads | None,
 ) -> bytes:
     """The call that funds a lease for longer, from its orders, of which `buyer` signed the bid.
 
     A lease is what the server says; what it can't make up is our signature, and the lease's number
-    follows from what we signed. Raises VerificationError.
+    follows from what we signed. Raises VerificationError, ChainError.
     """
     from settlement.chain.calls import EscrowCalls
 
@@ -151,7 +166,7 @@ def top_up_call(
     opened = OpenedFrom(ask.ask, bid.bid, prices)
     if opened.lease_no != lease.lease_no:
         raise VerificationError(f"the orders of {lease.id} name another lease than it does")
-    if signed_by(bid, domain, buyer) is None:
+    if signed_by(bid, domain, buyer, reads) is None:
         raise VerificationError(f"{buyer} did not sign the Bid of {lease.id}")
     if lease.terms is not None and lease.terms.rate != prices.rate(bid.bid.sizes()):
         raise VerificationError(f"the rate of {lease.id} does not follow from its prices")

@@ -33,6 +33,7 @@ from marketplace.wire.base import hex_text
 from marketplace.wire.jobs import JobOrder, TopUpPlan
 from marketplace.wire.orders import TOP_UP_GAS, Transaction
 from settlement.chain.calls import EscrowCalls
+from settlement.consent import BIDS
 from settlement.eip712 import ZERO_ADDRESS
 from settlement.orders import Ask, Bid, OpenedFrom, Prices
 
@@ -61,14 +62,15 @@ class Jobs:
 
     def check(self, caller: Principal, order: JobOrder) -> Submission:
         """Check a submission and ask the chain, before any transaction is begun. Raises InvalidJob,
-        InvalidOrder, InvalidSignature, AlreadyExists, ChainError."""
+        InvalidOrder, InvalidSignature, PurseExpired, AlreadyExists, ChainError."""
         spec = self.quotes.spec(order.job)
         bid = order.bid
         signature = order.signature
         problems = [*bid_problems(bid, spec, self.quotes.tiers), *self._problems(caller, bid)]
         if problems:
             raise InvalidOrder(problems)
-        check_account(bid, signature, bid.buyer, self.market, self.reads)
+        parties = (bid.buyer, self.market, self.reads)
+        check_account(bid, signature, *parties, BIDS, self.clock())
         state = self.reads.salt_state(bid.buyer, bid.salt)
         if state.used or state.cancelled:
             with self.database.write() as store:  # the next order gets another salt

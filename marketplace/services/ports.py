@@ -5,8 +5,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from settlement.consent import AccountReads
 from settlement.eip712 import Domain
 from settlement.leases import SaltState
+from settlement.orders import Numbered
 
 Clock = Callable[[], int]
 """Wall time of the server: Unix time in ms."""
@@ -36,18 +38,15 @@ class BlobFiles(Protocol):
         """The bytes in pieces. Raises KeyError if they are not here."""
 
 
-class EscrowReads(Protocol):
+class EscrowReads(AccountReads, Protocol):
     """Reads of the chain. Raise ChainError if it cannot be reached."""
 
     def balance_of(self, account: str) -> int:
         """Free atoms of an account in the escrow."""
 
-    def salt_state(self, account: str, salt: int) -> SaltState:
-        """Whether a bid of this account and salt has opened a lease; whether it is void."""
-
-    def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool:
-        """Whether the contract at an account says the signature is its own (ERC-1271). False if
-        there is no contract, or if its code fails."""
+    def salt_state(self, account: str, salt: int, kind: Numbered = Numbered.ORDERS) -> SaltState:
+        """Whether a bid of this account and salt has opened a lease, or a signed call was sent;
+        whether it is void."""
 
 
 @dataclass(frozen=True, slots=True)

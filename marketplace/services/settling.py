@@ -25,6 +25,7 @@ BUYERS_FAULTS = (
     "NonceUsed",
     "NotLatestLease",
     "NotMarkedAgain",
+    "PurseExpired",
 )
 # These make an ask useless for every bid, not only for this one.
 ASKS_FAULTS = ("InvalidSignature", "OrderExpired", "CancelledOrder")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from marketplace.sdk.profile import Profile, ProfileFile
 from marketplace.sdk.session import Session
 from settlement import keystore
 from settlement.chain import client as chain_client
-from settlement.errors import ChainError
-from settlement.signing import LocalSigner
+from settlement.consent import BIDS, OPENED_BIDS, refusal_of, require_consent
+from settlement.errors import CallReverted, ChainError, ExpiredPurse, SignatureError
+from settlement.orders import purse_of
+from settlement.signing import LocalSigner, sign
 from tests.escrow_world import TOKEN, World, key
+from tests.wallet_contracts import owned_wallet
 
 OPERATOR = key("purse operator")
 NOBODY = "http://127.0.0.1:9"  # no market listens there
@@ -194,3 +198,57 @@ def test_the_command_line_shows_a_plan_and_moves_nothing_on_a_dry_run(
 def test_a_wrong_word_is_named(shell: Shell, words: tuple[str, ...], why: str, code: int) -> None:
     found, _, err = shell("purse", *words, "--yes")
     assert (found, why in err) == (code, True), err
+
+
+def test_a_profile_of_a_purse_neither_deposits_nor_withdraws(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purse = world.purse(OPERATOR, TOKEN)
+    monkeypatch.setenv("COULOMB_PURSE", purse)
+    for verb in ("deposit", "withdraw"):
+        code, _, err = shell("wallet", verb, "1", "--yes")
+        assert (code, f"acts for the purse {purse}" in err) == (2, True), err
+    code, out, _ = shell("wallet", "show", "-o", "json")
+    assert (code, json.loads(out)["account"]) == (0, purse)
+    assert world.escrow.balance_of(purse) == TOKEN
+
+
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("who", ["operator", "owner", "stranger", "contract"])
+def test_a_bid_counts_here_exactly_if_the_escrow_takes_it(
+    world: World, who: str, live: bool
+) -> None:
+    now = world.client.timestamp()
+    world.client.rpc("anvil_setBalance", OPERATOR.address, hex(TOKEN))
+    wallet = owned_wallet(world.client, OPERATOR)
+    keys = {"operator": OPERATOR, "owner": world.buyer, "stranger": world.stranger}
+    signer, operator = keys.get(who, OPERATOR), wallet if who == "contract" else OPERATOR.address
+    calls, owner = world.escrow.calls, world.buyer.address
+    expiry = now + 3_600
+    world.send(world.buyer, calls.create_purse(operator, 0, expiry, 100 * TOKEN))
+    purse = purse_of(world.escrow.domain(), owner, operator, 0)
+    bid = world.bid(buyer=purse)
+    signature = sign(bid, world.escrow.domain(), signer)
+    if not live:
+        world.chain.warp(3_601)
+    match = replace(world.match(bid=bid), bid_signature=signature)
+    try:
+        world.client.call(world.escrow.address, calls.open(match), world.relayer.address)
+        taken = None
+    except CallReverted as error:
+        taken = error.name
+    names = (world.escrow.domain(), signature, purse, world.escrow)
+    try:
+        require_consent(bid, *names, BIDS, world.client.timestamp())
+        counts = None
+    except ExpiredPurse:
+        counts = "PurseExpired"
+    except SignatureError:
+        counts = "InvalidSignature"
+    # The escrow looks at the expiry first, whoever signed.
+    wrong = who in ("owner", "stranger")
+    assert taken == ("PurseExpired" if not live else "InvalidSignature" if wrong else None)
+    assert counts == ("InvalidSignature" if wrong else None if live else "PurseExpired")
+    refused = refusal_of(world.escrow, purse, bid.digest(world.escrow.domain()), signature,
+                         OPENED_BIDS, 0)  # fmt: skip
+    assert (refused is None) is not wrong

@@ -38,7 +38,7 @@ from marketplace.wire.jobs import (
 routes = Routes()
 REFUSED = (
     *AUTH, *ONCE, "invalid_job", "invalid_order", "invalid_signature", "already_exists",
-    "conflict", "insufficient_balance", "budget_exceeded", "chain_unavailable",
+    "conflict", "purse_expired", "insufficient_balance", "budget_exceeded", "chain_unavailable",
 )  # fmt: skip
 
 

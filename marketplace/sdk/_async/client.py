@@ -26,14 +26,16 @@ class AsyncCoulomb:
         *,
         signer: Signer | None = None,
         witness: Signer | None = None,
+        purse: str | None = None,
         session: Session | None = None,
         retry: RetryPolicy | None = None,
         timeout: httpx.Timeout | float = DEFAULT_TIMEOUT,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        """`purse`: the account that the signer, its operator, buys for. A session has its own."""
         options = client_options(api_url, api_key, timeout)
         self._http = httpx.AsyncClient(**options, transport=transport)
-        self.session = session or Session.of(signer, witness)
+        self.session = session or Session.of(signer, witness, purse)
         parts = (AsyncTransport(self._http, retry or RetryPolicy()), self.session)
         self.market = AsyncMarket(*parts)
         self.keys = AsyncKeys(*parts)

@@ -139,7 +139,8 @@ class AsyncAsks(AsyncResource):
         """One ask that the account has signed. Raises VerificationError."""
         await self._market()
         found = await self.get(ask_id)
-        if await async_run(signed_by, found, self._session.domain(), account) is None:
+        asked = self._session.domain(), account, self._session.purse_reads()
+        if await async_run(signed_by, found, *asked) is None:
             raise VerificationError(f"{account} did not sign {ask_id}")
         return found
 
@@ -180,7 +181,7 @@ class AsyncTopUps(AsyncResource):
         """
         market = await self._market()
         who = onchain.transacting(await self._signer(signer))
-        found = await self._prepare(job_id, duration, who.address)
+        found = await self._prepare(job_id, duration, self._session.account_of(who))
         return await async_run(onchain.send, self._session, market, who, found.transaction.data)
 
     async def _prepare(self, job_id: str, duration: str, buyer: str) -> TopUpPlan:
@@ -196,7 +197,8 @@ class AsyncTopUps(AsyncResource):
         lease = await self._transport.get(Lease, f"/v1/leases/{job.lease_id}")
         ask = await self._transport.get(AskInfo, f"/v1/asks/{lease.ask_id}")
         bid = await self._transport.get(BidInfo, f"/v1/bids/{lease.bid_id}")
-        data = top_up_call(lease, ask, bid, domain, buyer, seconds)
+        reads = self._session.purse_reads()
+        data = await async_run(top_up_call, lease, ask, bid, domain, buyer, seconds, reads)
         if lease.terms is None or lease.state != LeaseState.ACTIVE:
             raise InputError(f"{lease.id} is {lease.state}; only an active lease is topped up")
         # What earlier leases cost is in `budget_left`, and so is what this one has cost so far.
@@ -231,13 +233,14 @@ class AsyncOrders(AsyncResource):
         """
         market = await self._market()
         who = await self._signer(signer)
+        account = self._session.account_of(who)
         if order_id is None:
-            salt: int | None = await self._newest(who.address, market)
+            salt: int | None = await self._newest(account, market)
         else:
-            salt = await self._salt(await self._order(order_id), who.address)
+            salt = await self._salt(await self._order(order_id), account)
         if salt is None:
-            raise VerificationError(f"{who.address} did not sign {order_id}")
-        cancel = Cancel(who.address, Numbered.ORDERS, salt, order_id is None)
+            raise VerificationError(f"{account} did not sign {order_id}")
+        cancel = Cancel(account, Numbered.ORDERS, salt, order_id is None)
         body = SignedCancel(cancel=cancel, signature=await self._sign(cancel, who))
         key = "cancel-" + cancel.struct_hash().hex()
         return await self._transport.post(
@@ -254,7 +257,8 @@ class AsyncOrders(AsyncResource):
 
     async def _salt(self, order: AskInfo | BidInfo, account: str) -> int | None:
         """The salt of an order that the account itself has signed, else None."""
-        signed = await async_run(signed_by, order, self._session.domain(), account)
+        reads = self._session.purse_reads()
+        signed = await async_run(signed_by, order, self._session.domain(), account, reads)
         return None if signed is None else signed.salt
 
     async def _newest(self, account: str, market: MarketConfig) -> int:

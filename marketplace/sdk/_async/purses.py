@@ -65,6 +65,6 @@ class AsyncPurses(AsyncResource):
 
         Blocks before `from_block` are not searched.
         """
-        who = parse_address(account) if account else await async_run(self._session.address)
+        who = parse_address(account) if account else await async_run(self._session.own_address)
         market = await self._known_market()
         return await async_run(onpurse.find, self._session, market, who, from_block)

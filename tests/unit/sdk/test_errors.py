@@ -56,7 +56,7 @@ EXPECTED = {
     "AttestationRefused": ["attestation_refused"],
     "BudgetExceeded": ["budget_exceeded"],
     "ChainUnavailable": ["chain_unavailable"],
-    "Conflict": ["conflict", "illegal_transition", "already_exists"],
+    "Conflict": ["conflict", "illegal_transition", "already_exists", "purse_expired"],
     "Forbidden": ["forbidden"],
     "IdempotencyMismatch": ["idempotency_mismatch"],
     "InFlight": ["idempotency_in_flight"],
