@@ -238,15 +238,16 @@ class Book:
             self._index.sweep(bid)
             events.append(Removed(command.bid_id, Cause.CANCELLED))
 
-    def _pause(self, command: Pause, _events: list[Event]) -> None:
+    def _pause(self, command: Pause, events: list[Event]) -> None:
         """Set a buyer's resting bids aside. They keep their deadlines, and their turn by arrival
-        when the pause ends; another pause can only make it longer."""
-        buyer = command.buyer
+        when the pause ends. Another pause takes the place of the last."""
+        buyer, was_paused = command.buyer, command.buyer in self.paused
         if command.until <= self.now:
+            if was_paused:
+                self._resume(buyer, events)
             return
-        known = self.paused.get(buyer)
-        self.paused[buyer] = max(command.until, known or 0)
-        if known is None:
+        self.paused[buyer] = command.until
+        if not was_paused:
             self._index.set_aside([b for b in self._bids.values() if b.bid.buyer == buyer])
 
     def _resume(self, buyer: str, events: list[Event]) -> None:

@@ -215,7 +215,8 @@ class SetNode:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """The buyer's bids match nothing until a time: those that rest, and those that come."""
+    """The buyer's bids match nothing until a time: those that rest, and those that come. A time
+    that is over ends the pause."""
 
     at: int
     buyer: str

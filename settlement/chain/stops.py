@@ -6,7 +6,6 @@ a stop that reached the escrow through another contract needs a trace, which not
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from settlement.attestation import Stop
@@ -15,15 +14,8 @@ from settlement.chain.calls import LeaseRef
 from settlement.chain.client import ChainClient
 from settlement.eip712 import Domain, checksum
 from settlement.errors import ChainError, ChainUnavailable, FieldError, SignatureError
+from settlement.leases import Side
 from settlement.signing import recover
-
-
-class Side(StrEnum):
-    """Who stopped a lease. The witness is on the buyer's side, the meter on the provider's."""
-
-    BUYER = "buyer"
-    PROVIDER = "provider"
-    NOBODY = "nobody"  # its time was over, or the node cannot tell
 
 
 @dataclass(frozen=True, slots=True)

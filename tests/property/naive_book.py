@@ -170,16 +170,21 @@ class NaiveBook:
                 self.start(ask)
         for buyer in sorted(self.paused, key=lambda b: (self.paused[b], b)):
             if self.paused[buyer] <= at:
-                del self.paused[buyer]
-                for item in sorted(self.bids, key=lambda i: i[0].seq):
-                    found = self.best(item[0]) if item[0].bid.buyer == buyer else None
-                    if found is not None:
-                        self.bids.remove(item)
-                        self.take(item[0], found)
+                self.resume(buyer)
+
+    def resume(self, buyer: str) -> None:
+        self.paused.pop(buyer, None)
+        for item in sorted(self.bids, key=lambda i: i[0].seq):
+            found = self.best(item[0]) if item[0].bid.buyer == buyer else None
+            if found is not None:
+                self.bids.remove(item)
+                self.take(item[0], found)
 
     def pause(self, buyer: str, until: int) -> None:
         if until > self.now:
-            self.paused[buyer] = max(until, self.paused.get(buyer, 0))
+            self.paused[buyer] = until
+        else:
+            self.resume(buyer)
 
     def add_ask(self, ask: RestingAsk) -> None:
         self.asks.append(ask)
