@@ -7,6 +7,7 @@ from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from marketplace.api.limits import Limits
+from marketplace.limits import EARLY_STOPS_MAX
 from settlement.eip712 import checked_address
 
 ROLES = ("api", "matcher", "relayer", "indexer")
@@ -62,6 +63,12 @@ class Settings(BaseSettings):
         12, ge=0, description="Blocks on top of a block until it counts; 0 on a devnet."
     )
     poll_s: float = Field(1.0, gt=0, description="Seconds between two looks at the chain's head.")
+    early_stops_max: int = Field(
+        EARLY_STOPS_MAX,
+        ge=0,
+        description="Leases of one account that its side may stop before they are ready, in an "
+        "hour, before its bids wait.",
+    )
     opener: str | None = Field(
         None,
         description="Address that bids name as opener: the relayer's. Default: the keystore's.",

@@ -5,9 +5,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from marketplace.limits import EARLY_STOPS_MAX
+from settlement.chain.calls import LeaseRef
 from settlement.consent import AccountReads
 from settlement.eip712 import Domain
-from settlement.leases import SaltState
+from settlement.leases import SaltState, Side
 from settlement.orders import Numbered
 
 Clock = Callable[[], int]
@@ -48,6 +50,9 @@ class EscrowReads(AccountReads, Protocol):
         """Whether a bid of this account and salt has opened a lease, or a signed call was sent;
         whether it is void."""
 
+    def who_stopped(self, tx_hash: str, lease: LeaseRef, meter: str) -> Side:
+        """The side that a transaction which stopped the lease acted for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Market:
@@ -65,3 +70,4 @@ class Market:
     settle_every_s: int
     operators: tuple[str, ...]
     rpc_url: str
+    early_stops_max: int = EARLY_STOPS_MAX
