@@ -55,7 +55,7 @@ EVENT = columns(
     "text=data.text",
 )  # fmt: skip
 PLAN = columns(
-    "name", "ask", "tier", "region", "price_per_gpu_hour", "price_per_core_hour",
+    "name", "ask", "tier", "region", "price_per_gpu_hour", "price per core=price_per_core_hour",
     "rate_per_hour", "maximum_cost",
     "budget", "maximum_duration", "notice", "purse", "balance", "shortfall", "witness", "simulated",
 )  # fmt: skip
