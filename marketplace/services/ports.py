@@ -7,6 +7,7 @@ from typing import Protocol
 
 from settlement.consent import AccountReads
 from settlement.eip712 import Domain
+from settlement.errors import CallReverted
 from settlement.leases import SaltState
 from settlement.orders import Numbered
 
@@ -48,6 +49,9 @@ class EscrowReads(AccountReads, Protocol):
         """Whether a bid of this account and salt has opened a lease, or a signed call was sent;
         whether it is void."""
 
+    def refusal(self, data: bytes, sender: str, gas: int) -> CallReverted | None:
+        """Why a call of the escrow would fail now; None if it would not."""
+
 
 @dataclass(frozen=True, slots=True)
 class Market:
@@ -65,3 +69,4 @@ class Market:
     settle_every_s: int
     operators: tuple[str, ...]
     rpc_url: str
+    relay_fee: int | None = None  # atoms for sending a call that an account signed; None: not done
