@@ -24,6 +24,7 @@ MarketError                      market_error
 ├── AttestationRefused           attestation_refused     a reading was wrong; `facts`: its reason
 ├── TooLarge                     too_large               a body or blob is above its limit
 ├── RateLimited                  rate_limited            too many; `facts`: when to come back
+│   └── TooManyStops             too_many_stops          leases stopped before they were ready
 └── Unavailable                  unavailable             a part is down or overloaded for now
 
 Every error carries `problems`: pointers into the input and what is wrong there (may be empty).
@@ -231,6 +232,12 @@ _TABLE = (
         ExitCode.RETRY_LATER, True,
     ),
     ErrorKind(
+        "too_many_stops", 429, "Too many stops",
+        "Too many leases of the account were stopped within an hour before their jobs were ready.",
+        "Wait as long as Retry-After says, and let jobs start before you end them.",
+        ExitCode.RETRY_LATER, True,
+    ),
+    ErrorKind(
         "unavailable", 503, "Unavailable",
         "The server is overloaded or restarting, or a part of it is down.",
         "Wait as long as Retry-After says.",
@@ -371,6 +378,10 @@ class RateLimited(MarketError):
     """The caller asks too often; `facts["retry_after_seconds"]` says when to come back."""
 
     code = "rate_limited"
+
+
+class TooManyStops(RateLimited):
+    code = "too_many_stops"
 
 
 class Unavailable(MarketError):

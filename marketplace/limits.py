@@ -67,6 +67,7 @@ UNIT_CHARS_MAX = 32  # of the name of a counted unit
 TIME_SECONDS_MAX = 253_402_300_799  # Unix time: the end of the year 9999
 API_KEYS_MAX = 100  # of one account
 LIVE_JOBS_MAX = 2_000  # of one account: each submission adds up what they may lock
+EARLY_STOPS_MAX = 20  # of one account in an hour; then its bids wait, unless the operator says more
 SALT_MAX = 2**40  # that a client signs: a larger one would use up those of orders to come
 SALT_AHEAD_MAX = 2**20  # beyond the next salt; words on chain are shared by 128 dense salts
 STORED_SALT_MAX = 2**62  # that the market takes over from the chain; a column holds 63 bits

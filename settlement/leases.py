@@ -22,6 +22,14 @@ class LeaseStatus(IntEnum):
     CLOSED = 3
 
 
+class Side(StrEnum):
+    """Who stopped a lease. The witness is on the buyer's side, the meter on the provider's."""
+
+    BUYER = "buyer"
+    PROVIDER = "provider"
+    NOBODY = "nobody"  # its time was over, or the node cannot tell
+
+
 @dataclass(frozen=True, slots=True)
 class SaltState:
     """Whether a bid of this salt has opened, or the call was sent; whether it is cancelled."""

@@ -12,7 +12,7 @@ from marketplace.db.store import Database, Store
 from marketplace.db.tables import LeaseRow
 from settlement.attestation import MeteredUsage
 from settlement.chain.abi import abi
-from settlement.chain.calls import EscrowCalls, SettlementEntry
+from settlement.chain.calls import EscrowCalls, LeaseRef, SettlementEntry
 from settlement.consent import Purse
 from settlement.eip712 import checksum
 from settlement.errors import CallReverted, SignatureError
@@ -31,7 +31,7 @@ from settlement.events import (
     Stopped,
     Withdrawn,
 )
-from settlement.leases import ChainLease, LeaseStatus, Params, SaltState, after, fold
+from settlement.leases import ChainLease, LeaseStatus, Params, SaltState, Side, after, fold
 from settlement.orders import Bid, Numbered, Prices
 from settlement.ports import BlockRef, EventStore, Intent, IntentKind, LoggedEvent, OutboxStore
 from settlement.signing import recover_digest
@@ -74,6 +74,8 @@ class FakeChain:
     height: int = 0
     sent: int = 0
     down: Exception | None = None
+    stoppers: dict[bytes, Side] = field(default_factory=dict)
+    asked_who: int = 0
     wallets: dict[str, str] = field(default_factory=dict)  # contract accounts, and their owners
     purses: dict[str, Purse] = field(default_factory=dict)
     sent_calls: set[tuple[str, int]] = field(default_factory=set)
@@ -109,6 +111,11 @@ class FakeChain:
     def refusal(self, data: bytes, sender: str, gas: int) -> CallReverted | None:
         self._answer()
         return self.refused
+
+    def who_stopped(self, tx_hash: str, lease: LeaseRef, meter: str) -> Side:
+        self._answer()
+        self.asked_who += 1
+        return self.stoppers.get(lease.lease_no, Side.NOBODY)
 
     # Mining
 

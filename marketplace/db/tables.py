@@ -13,6 +13,7 @@ from marketplace.db.types import Atoms, Serial, Word
 from marketplace.domain.drafts import AskState, NodeState
 from marketplace.domain.life import JobState, LeaseState, Outcome, StopReason
 from marketplace.domain.reliability import NEWCOMER_MILLI
+from settlement.leases import Side
 from settlement.ports import IntentKind, IntentState
 
 Json = dict[str, Any]
@@ -191,7 +192,8 @@ class BookSnapshotRow(SQLModel, table=True):
 
 class LeaseRow(SQLModel, table=True):
     """What a match opens on chain: terms from the match, progress from attestations, money from the
-    chain's events. `seq`: the row of the order log that made the match."""
+    chain's events. `seq`: the row of the order log that made the match. `stopped_ms`: when it was
+    stopped before it was ready; `stopped_by` null: nobody has found out yet."""
 
     __tablename__ = "leases"
     __table_args__ = (UniqueConstraint("bid_id", "ask_id", name="uq_leases_bid_ask"),)
@@ -237,6 +239,8 @@ class LeaseRow(SQLModel, table=True):
     stop_requested: StopReason | None = Field(default=None, sa_type=Word(StopReason))
     stop_requested_ms: int | None = Field(default=None, sa_type=BigInteger)
     again: bool = False
+    stopped_ms: int | None = Field(default=None, sa_type=BigInteger, index=True)
+    stopped_by: Side | None = Field(default=None, sa_type=Word(Side))
     heartbeat_count: int = Field(default=0, sa_type=BigInteger)
     heartbeat_ms: int | None = Field(default=None, sa_type=BigInteger)
     witness_ms: int | None = Field(default=None, sa_type=BigInteger)

@@ -35,6 +35,7 @@ from marketplace.domain.order import (
     Filled,
     Free,
     Hold,
+    Pause,
     Refused,
     RejectReason,
     Removed,
@@ -66,6 +67,7 @@ class Book:
         self._ask_ends: list[tuple[int, int, str]] = []
         self._bid_ends: list[tuple[int, int, str]] = []
         self._starts: list[tuple[int, int, str]] = []
+        self.paused: dict[str, int] = {}  # buyers whose bids match nothing, and until when
         self._handlers: dict[type[Any], Callable[[Any, list[Event]], None]] = {
             AddAsk: self._add_ask,
             CancelAsk: self._cancel_ask,
@@ -73,6 +75,7 @@ class Book:
             CancelBid: self._cancel_bid,
             Free: self._free,
             SetNode: self._set_node,
+            Pause: self._pause,
             Tick: lambda _command, _events: None,
         }
 
@@ -122,7 +125,7 @@ class Book:
         times = [heap[0][0] + 1 for heap in (self._ask_ends, self._bid_ends) if heap]
         if self._starts:
             times.append(self._starts[0][0])
-        return min(times, default=None)
+        return min((*times, *self.paused.values()), default=None)
 
     # Commands
 
@@ -197,7 +200,8 @@ class Book:
         if held := self._held_by.get(order.id):  # a pair has one lease, whatever the caller says
             order = replace(order, tried=order.tried.union(held))
         bid = BidView(order, self.market)
-        if (ask := self._index.best(bid)) is not None:
+        waits = order.bid.buyer in self.paused
+        if not waits and (ask := self._index.best(bid)) is not None:
             self._take(bid, ask, events)
         elif not order.wants.rests:
             events.append(Refused(order.id, RejectReason.NO_MATCH))
@@ -209,7 +213,8 @@ class Book:
     def _put_bid(self, bid: BidView, ends: int) -> None:
         self._bids[bid.order.id] = bid
         bid.ends = ends
-        self._index.add_bid(bid)
+        if bid.bid.buyer not in self.paused:
+            self._index.add_bid(bid)
         heappush(self._bid_ends, (ends, bid.order.seq, bid.order.id))
 
     def _refuse_bid(self, order: RestingBid) -> RejectReason | None:
@@ -233,9 +238,33 @@ class Book:
             self._index.sweep(bid)
             events.append(Removed(command.bid_id, Cause.CANCELLED))
 
+    def _pause(self, command: Pause, events: list[Event]) -> None:
+        """Set a buyer's resting bids aside. They keep their deadlines, and their turn by arrival
+        when the pause ends. Another pause takes the place of the last."""
+        buyer, was_paused = command.buyer, command.buyer in self.paused
+        if command.until <= self.now:
+            if was_paused:
+                self._resume(buyer, events)
+            return
+        self.paused[buyer] = command.until
+        if not was_paused:
+            self._index.set_aside([b for b in self._bids.values() if b.bid.buyer == buyer])
+
+    def _resume(self, buyer: str, events: list[Event]) -> None:
+        """Let a buyer's bids match again, by arrival."""
+        del self.paused[buyer]
+        waiting = (bid for bid in self._bids.values() if bid.bid.buyer == buyer)
+        for bid in sorted(waiting, key=lambda bid: bid.seq):
+            if (ask := self._index.best(bid)) is not None:
+                self._drop_bid(bid)
+                self._take(bid, ask, events)
+            else:
+                self._index.add_bid(bid)
+
     def _drop_bid(self, bid: BidView) -> None:
         del self._bids[bid.order.id]
-        self._index.remove_bid(bid)
+        if bid.live:
+            self._index.remove_bid(bid)
         self._bid_ends = _without_gone(self._bid_ends, self._bids)
 
     def _free(self, command: Free, events: list[Event]) -> None:
@@ -270,7 +299,11 @@ class Book:
                 changed.append(ask)
         self._offer(changed, events)
 
-    # A book from its snapshot: holds, then asks, then bids, each by arrival
+    # A book from its snapshot: pauses, holds, then asks, then bids, each by arrival
+
+    def restore_pause(self, buyer: str, until: int) -> None:
+        """Let a buyer's bids match nothing until a time."""
+        self.paused[buyer] = until
 
     def restore_hold(self, hold: Hold) -> None:
         """Hold the capacity of a lease that is open."""
@@ -350,7 +383,7 @@ class Book:
     # Time
 
     def _pass_time(self, events: list[Event]) -> None:
-        """Expire what is over, then start what begins: in order of time, then of arrival."""
+        """Expire what is over, start what begins, then end pauses: each in order of time."""
         while self._ask_ends and self._ask_ends[0][0] < self.now:
             ask = self._asks.get(heappop(self._ask_ends)[2])
             if ask is not None and ask.ask.expiry < self.now:
@@ -368,6 +401,9 @@ class Book:
             ask = self._asks.get(heappop(self._starts)[2])
             if ask is not None and not ask.started and ask.ask.starts_at <= self.now:
                 self._start(ask, events)
+        over = sorted((until, buyer) for buyer, until in self.paused.items() if until <= self.now)
+        for _, buyer in over:
+            self._resume(buyer, events)
 
 
 def _without_gone(

@@ -132,8 +132,12 @@ class BidQueue:
             bids.pop()
             self.dead -= 1
         if self.dead > _SWEEP_MIN and self.dead * 2 > len(bids):
-            self.bids = [item for item in bids if item[2].live]
-            self.dead = 0
+            self.purge()
+
+    def purge(self) -> None:
+        """Drop all the dead; not while the queue is being walked."""
+        self.bids = [item for item in self.bids if item[2].live]
+        self.dead = 0
 
     def reaches(self, price: int) -> bool:
         """Whether its highest limit is at least this price per hour."""
@@ -211,7 +215,19 @@ class Index:
     def sweep(self, bid: BidView) -> None:
         """Sweep the queues a dead bid was in; not while one of them is being walked."""
         for name in bid.limits:
-            self.tiers[name].queues[bid.shape].sweep()
+            if queue := self.tiers[name].queues.get(bid.shape):  # none if it was paused all along
+                queue.sweep()
+
+    def set_aside(self, bids: Sequence[BidView]) -> None:
+        """Take bids out for good, so that they may be added again."""
+        for bid in bids:
+            self.remove_bid(bid)
+        queues = {id(q): q for bid in bids for n in bid.limits for q in [self._queue(n, bid)]}
+        for queue in queues.values():
+            queue.purge()
+
+    def _queue(self, tier: bytes, bid: BidView) -> BidQueue:
+        return self.tiers[tier].queues[bid.shape]
 
     def move_ask(self, ask: AskView, key: BucketKey) -> None:
         """Give a dead ask another bucket."""

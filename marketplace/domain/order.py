@@ -214,13 +214,23 @@ class SetNode:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """The buyer's bids match nothing until a time: those that rest, and those that come. A time
+    that is over ends the pause."""
+
+    at: int
+    buyer: str
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
-    """Time passes: orders expire, asks start."""
+    """Time passes: orders expire, asks start, pauses end."""
 
     at: int
 
 
-Command = AddAsk | CancelAsk | AddBid | CancelBid | Free | SetNode | Tick
+Command = AddAsk | CancelAsk | AddBid | CancelBid | Free | SetNode | Pause | Tick
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,7 @@ def _market(settings: Settings, escrow: Escrow, token: Token, opener: str) -> Ma
         operators=settings.operators,
         rpc_url=settings.public_rpc_url,
         relay_fee=None if fee is None else to_scaled(fee, decimals),
+        early_stops_max=settings.early_stops_max,
     )
 
 
@@ -155,6 +156,8 @@ def build(settings: Settings, signer: TransactionSigner | None = None) -> Market
         events = SqlEventStore(database, catalog.projection)
         indexer = Indexer(events, escrow, deployment.block, settings.confirmations)
         process.add(Loop("indexer", lambda: _read_on(indexer), UNTOLD_S), CHAIN)
+        # A stop frees capacity, so that the order log tells of it.
+        process.add(Loop("stops", catalog.stops.judge, WATCH_S), ORDERS)
     if "relayer" in settings.roles and signer is not None:
         warn_without_gas(client, signer.address)
         relaying = RelayerSettings(confirmations=settings.confirmations)

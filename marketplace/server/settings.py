@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from marketplace.api.limits import Limits
 from marketplace.domain.pricing import DECIMALS, to_scaled
 from marketplace.errors import InvalidInput
+from marketplace.limits import EARLY_STOPS_MAX
 from settlement.eip712 import checked_address
 
 ROLES = ("api", "matcher", "relayer", "indexer")
@@ -64,6 +65,12 @@ class Settings(BaseSettings):
         12, ge=0, description="Blocks on top of a block until it counts; 0 on a devnet."
     )
     poll_s: float = Field(1.0, gt=0, description="Seconds between two looks at the chain's head.")
+    early_stops_max: int = Field(
+        EARLY_STOPS_MAX,
+        ge=0,
+        description="Leases of one account that its side may stop before they are ready, in an "
+        "hour, before its bids wait.",
+    )
     opener: str | None = Field(
         None,
         description="Address that bids name as opener: the relayer's. Default: the keystore's.",

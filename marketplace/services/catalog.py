@@ -18,6 +18,7 @@ from marketplace.services.quotes import Quotes
 from marketplace.services.receipts import Receipts
 from marketplace.services.relays import Relays
 from marketplace.services.settling import Projection, Settling
+from marketplace.services.stops import Stops
 from marketplace.services.watchdog import Watchdog
 from settlement.chain.calls import EscrowCalls
 
@@ -43,7 +44,8 @@ class Catalog:
         self.nodes = Nodes(market, clock, tiers)
         self.asks = Asks(market, clock, reads)
         self.quotes = Quotes(market, clock, tiers, books)
-        self.jobs = Jobs(market, clock, reads, self.quotes, lives, calls, database)
+        self.stops = Stops(market, clock, database, reads)
+        self.jobs = Jobs(market, clock, reads, self.quotes, lives, calls, database, self.stops)
         self.leases = Leases(market, clock)
         self.attestations = Attestations(market, clock, lives)
         self.ends = Ends(market, clock, self.attestations, calls, lives)

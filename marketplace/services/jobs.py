@@ -30,6 +30,7 @@ from marketplace.services.lives import Lives, tell
 from marketplace.services.orderlog import log_bid
 from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.services.quotes import Quotes
+from marketplace.services.stops import Stops
 from marketplace.wire.base import hex_text
 from marketplace.wire.jobs import JobOrder, TopUpPlan
 from marketplace.wire.orders import TOP_UP_GAS, Transaction
@@ -60,6 +61,7 @@ class Jobs:
     lives: Lives
     calls: EscrowCalls
     database: Database
+    stops: Stops
 
     def check(self, caller: Principal, order: JobOrder) -> Submission:
         """Check a submission and ask the chain, before any transaction is begun. Raises InvalidJob,
@@ -98,10 +100,12 @@ class Jobs:
 
     def submit(self, store: Store, caller: Principal, order: Submission) -> JobRow:
         """Store a job, its bid and its row of the order log; nothing, if the job is refused.
-        Raises AlreadyExists, Conflict, InvalidInput, InsufficientBalance, BudgetExceeded."""
+        Raises AlreadyExists, Conflict, InvalidInput, InsufficientBalance, BudgetExceeded,
+        TooManyStops."""
         now_ms = self.clock()
         spec = order.spec
         reserve = order.reserve
+        self.stops.check(store, order.bid.buyer)
         note_salt(store, order.bid.buyer, order.bid.salt, "/bid/salt", now_ms)
         self._check_inputs(store, caller, spec)
         if store.jobs.live_count(caller.account) >= LIVE_MAX:

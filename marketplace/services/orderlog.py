@@ -13,6 +13,7 @@ from marketplace.domain.order import (
     Command,
     Free,
     NodeFacts,
+    Pause,
     RestingAsk,
     RestingBid,
     SetNode,
@@ -24,7 +25,7 @@ from marketplace.domain.snapshot import stored_struct
 from settlement.orders import Ask, Bid
 
 ASK, ASK_CLOSED, NODE, BID = "ask", "ask_closed", "node", "bid"
-BID_CLOSED, FREE, TICK = "bid_closed", "free", "tick"
+BID_CLOSED, FREE, PAUSE, TICK = "bid_closed", "free", "pause", "tick"
 
 
 def log_ask(store: Store, row: AskRow, node: NodeRow, now_ms: int) -> None:
@@ -65,6 +66,11 @@ def log_bid_closed(store: Store, bid_id: str, now_ms: int) -> None:
 def log_free(store: Store, bid_id: str, ask_id: str, now_ms: int) -> None:
     """What the lease of this pair held is free again."""
     _log(store, FREE, bid_id, {"ask_id": ask_id}, now_ms)
+
+
+def log_pause(store: Store, buyer: str, until_s: int, now_ms: int) -> None:
+    """A buyer's bids match nothing until a time."""
+    _log(store, PAUSE, buyer, {"until": until_s}, now_ms)
 
 
 def log_tick(store: Store, at_s: int) -> None:
@@ -113,6 +119,8 @@ def command_of(entry: OrderEntryRow) -> Command:
         return CancelBid(at, entry.subject)
     if entry.kind == FREE:
         return Free(at, entry.subject, payload["ask_id"])
+    if entry.kind == PAUSE:
+        return Pause(at, entry.subject, payload["until"])
     return Tick(at)
 
 

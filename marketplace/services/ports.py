@@ -5,10 +5,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from marketplace.limits import EARLY_STOPS_MAX
+from settlement.chain.calls import LeaseRef
 from settlement.consent import AccountReads
 from settlement.eip712 import Domain
 from settlement.errors import CallReverted
-from settlement.leases import SaltState
+from settlement.leases import SaltState, Side
 from settlement.orders import Numbered
 
 Clock = Callable[[], int]
@@ -52,6 +54,9 @@ class EscrowReads(AccountReads, Protocol):
     def refusal(self, data: bytes, sender: str, gas: int) -> CallReverted | None:
         """Why a call of the escrow would fail now; None if it would not."""
 
+    def who_stopped(self, tx_hash: str, lease: LeaseRef, meter: str) -> Side:
+        """The side that a transaction which stopped the lease acted for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Market:
@@ -70,3 +75,4 @@ class Market:
     operators: tuple[str, ...]
     rpc_url: str
     relay_fee: int | None = None  # atoms for sending a call that an account signed; None: not done
+    early_stops_max: int = EARLY_STOPS_MAX

@@ -12,11 +12,12 @@ from settlement.chain.abi import abi
 from settlement.chain.calls import EscrowCalls, LeaseRef, SettlementEntry, runs_of, skipped_indexes
 from settlement.chain.client import At, ChainClient, Log
 from settlement.chain.rpc import Breaker, code_failed
+from settlement.chain.stops import who_stopped
 from settlement.consent import Purse
 from settlement.eip712 import Domain, checksum
 from settlement.errors import CallReverted, ChainError
 from settlement.events import KINDS, ChainEvent, PurseCreated, SettledEntry
-from settlement.leases import LeaseStatus, LeaseView, Params, SaltState
+from settlement.leases import LeaseStatus, LeaseView, Params, SaltState, Side
 from settlement.orders import Numbered
 from settlement.ports import LoggedEvent
 
@@ -112,6 +113,10 @@ class Escrow(_Contract):
                 return False
             raise
         return answer == MAGIC.ljust(32, b"\0")
+
+    def who_stopped(self, tx_hash: str, lease: LeaseRef, meter: str) -> Side:
+        """The side that a transaction which stopped the lease acted for. Raises ChainError."""
+        return who_stopped(self.client, self.domain(), tx_hash, lease, meter)
 
     def fees_of(self, provider: str, at: At = "latest") -> int:
         """Fees kept back from a provider's income, in atoms."""

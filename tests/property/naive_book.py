@@ -26,6 +26,7 @@ class NaiveBook:
     asks: list[RestingAsk] = field(default_factory=list)
     started: set[str] = field(default_factory=set)
     bids: list[tuple[RestingBid, int]] = field(default_factory=list)
+    paused: dict[str, int] = field(default_factory=dict)
     leases: dict[tuple[str, str], tuple[Place, Lease]] = field(default_factory=dict)
     said: list[Said] = field(default_factory=list)
 
@@ -135,6 +136,7 @@ class NaiveBook:
             return (-(limit * 10**6 // (bid.gpu_milli or bid.cpu_milli)), item[0].seq)
 
         waiting = [i for i in self.bids if any(x.tier in tiers for x in i[0].bid.limits)]
+        waiting = [i for i in waiting if i[0].bid.buyer not in self.paused]
         for item in sorted(waiting, key=priority):
             ask = self.best(item[0])
             if ask is not None:
@@ -166,6 +168,23 @@ class NaiveBook:
         for ask in sorted(self.asks, key=lambda a: (a.ask.starts_at, a.seq)):
             if ask.id not in self.started and ask.ask.starts_at <= at:
                 self.start(ask)
+        for buyer in sorted(self.paused, key=lambda b: (self.paused[b], b)):
+            if self.paused[buyer] <= at:
+                self.resume(buyer)
+
+    def resume(self, buyer: str) -> None:
+        self.paused.pop(buyer, None)
+        for item in sorted(self.bids, key=lambda i: i[0].seq):
+            found = self.best(item[0]) if item[0].bid.buyer == buyer else None
+            if found is not None:
+                self.bids.remove(item)
+                self.take(item[0], found)
+
+    def pause(self, buyer: str, until: int) -> None:
+        if until > self.now:
+            self.paused[buyer] = until
+        else:
+            self.resume(buyer)
 
     def add_ask(self, ask: RestingAsk) -> None:
         self.asks.append(ask)
@@ -178,7 +197,7 @@ class NaiveBook:
         self.said.append(("removed", ask_id, "cancelled"))
 
     def add_bid(self, order: RestingBid) -> None:
-        ask = self.best(order)
+        ask = None if order.bid.buyer in self.paused else self.best(order)
         if ask is not None:
             self.take(order, ask)
         elif order.wants.rests:

@@ -20,6 +20,7 @@ from marketplace.domain.order import (
     Filled,
     Free,
     NodeFacts,
+    Pause,
     Refused,
     Removed,
     Rested,
@@ -38,6 +39,7 @@ from tests.property.naive_book import NaiveBook, Said
 
 CPU = "CPU"
 PLACES = [(address(provider), node) for provider in (1, 2) for node in (1, 2)]
+BUYERS = [address(number) for number in (50, 51)]
 TIER_OF = dict(zip(PLACES, (H100, H100, H100, A100), strict=True))
 
 
@@ -105,6 +107,7 @@ bid_fields = st.fixed_dictionaries(
         "units": mostly(0, 5),
         "egress_mib": mostly(0, 512),
         "lives": mostly(10_000, 50),
+        "buyer": st.sampled_from(BUYERS),
         "limits": st.lists(
             st.tuples(st.sampled_from((H100, A100)), st.integers(1, 4), st.booleans()),
             min_size=1,
@@ -157,6 +160,8 @@ class BookMachine(RuleBasedStateMachine):
                 self.naive.cancel_bid(bid_id)
             case Free(_, bid_id, ask_id):
                 self.naive.free((bid_id, ask_id))
+            case Pause(_, buyer, until):
+                self.naive.pause(buyer, until)
             case SetNode(_, provider, node, node_facts):
                 self.naive.set_node((provider, node), node_facts)
         assert [plain(event) for event in events] == self.naive.said
@@ -204,7 +209,7 @@ class BookMachine(RuleBasedStateMachine):
         explained = explain(self.book, order)
         events = self.apply(AddBid(self.now, order))
         filled = [event.fill.ask_id for event in events if isinstance(event, Filled)]
-        assert filled == quoted[:1]
+        assert filled == ([] if order.bid.buyer in self.naive.paused else quoted[:1])
         left = explained.eliminations[-1].left if explained.eliminations else explained.considered
         assert left == len(quoted)
         assert sum(e.in_turn for e in explained.eliminations) == explained.considered - left
@@ -250,6 +255,10 @@ class BookMachine(RuleBasedStateMachine):
     @rule(place=st.sampled_from(PLACES), node=facts)
     def set_node(self, place: tuple[str, int], node: NodeFacts) -> None:
         self.apply(SetNode(self.now, *place, node))
+
+    @rule(buyer=st.sampled_from(BUYERS), seconds=st.sampled_from((0, 1, 30, 90)))
+    def pause(self, buyer: str, seconds: int) -> None:
+        self.apply(Pause(self.now, buyer, self.now + seconds))
 
     @rule(seconds=st.sampled_from((1, 20, 45, 120)))
     def tick(self, seconds: int) -> None:

@@ -64,7 +64,7 @@ EXPECTED = {
     "InvalidSignature": ["invalid_signature"],
     "NoCapacity": ["no_capacity"],
     "NotFound": ["not_found"],
-    "RateLimited": ["rate_limited"],
+    "RateLimited": ["rate_limited", "too_many_stops"],
     "Rejected": [
         "malformed_json", "method_not_allowed", "unsupported_media_type", "too_large",
         "invalid_request", "invalid_job", "invalid_order",

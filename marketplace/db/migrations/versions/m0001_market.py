@@ -67,6 +67,7 @@ TABLES = {
         interval_ms int, previous json?, created_ms big, start_s big?, end_s big?, ready_ms big?,
         seen_ms big, sequence big, attested json, countersigned json, settled json,
         released atoms, refunded atoms, stop_requested text?, stop_requested_ms big?, again bool,
+        stopped_ms big? index, stopped_by text?,
         heartbeat_count big, heartbeat_ms big?, witness_ms big?, outcome json?, finished_ms big?,
         close json?, meter_signature text?, witness_signature text?, stop_signature text?,
         log_next json, opened_tx text?, closed_tx text?, closed_ms big?, refused_count int
