@@ -93,7 +93,7 @@ def test_a_signed_withdrawal_pays_its_receiver_and_the_relayer(bench: Bench) -> 
     [
         ({"seconds": 10}, "the deadline is"),
         ({"seconds": 600, "relayer": FAR_AWAY}, "NotRelayer("),
-        ({"seconds": 600, "fee": 100}, "RelayFeeTooHigh(99, 100)"),
+        ({"seconds": 600, "fee": 100}, "RelayFeeTooHigh(100, 100)"),
         ({"seconds": 600, "signer": dev_account(4)}, "InsufficientBalance("),
     ],
 )
