@@ -189,7 +189,8 @@ def _need_price(terms: dict[str, Any]) -> None:
 def _offer(client: Coulomb, node_id: str, terms: dict[str, Any], name: str) -> None:
     cli = current()
     priced = ", ".join(f"{k} {v}" for k, v in terms["prices"].items() if v not in ("0", ""))
-    note(f"offer {name} ({node_id}) at {priced}; meter {terms['meter']}")
+    back = f", to be taken back {terms['notice']} after notice" if terms.get("notice") else ""
+    note(f"offer {name} ({node_id}) at {priced}{back}; meter {terms['meter']}")
     if cli.dry_run:
         document = client.asks.prepare(node_id, terms).typed_data(client.session.domain())
         show(document, columns("primaryType", "message"))

@@ -229,6 +229,8 @@ class LeaseRow(SQLModel, table=True):
     start_s: int | None = Field(default=None, sa_type=BigInteger)
     end_s: int | None = Field(default=None, sa_type=BigInteger)
     ready_ms: int | None = Field(default=None, sa_type=BigInteger)
+    notice_seconds: int | None = None
+    notice_ms: int | None = Field(default=None, sa_type=BigInteger)
     seen_ms: int = Field(default=0, sa_type=BigInteger)
     sequence: int = Field(default=-1, sa_type=BigInteger)
     attested: Json = Field(default_factory=dict, sa_type=JSON_TYPE)

@@ -278,14 +278,14 @@ class World:
     def provider(
         self,
         name: str,
-        gpus: str = "4xH100",
+        gpus: str | None = "4xH100",
         *,
         number: int = 1,
         terms: Mapping[str, Any] | None = None,
         interval_ms: int | None = None,
         **node: Any,
     ) -> Provider:
-        """A provider with a running agent on simulated GPUs and an ask on the book."""
+        """A provider with a running agent on simulated GPUs (or none) and an ask on the book."""
         party = self.party(name, ("provider",))
         settings = {**node, "simulated": gpus, "number": number}
         meter, config = self._write_agent(party, interval_ms or self.interval_ms, settings)

@@ -63,6 +63,10 @@ class AsyncNodes(AsyncResource):
         """Take no new jobs on this node until it is resumed; what runs goes on."""
         return await self._tell(node_id, "drain")
 
+    async def interrupt(self, node_id: str) -> Node:
+        """Drain this node and take it back: its interruptible leases end after their notice."""
+        return await self._tell(node_id, "interrupt")
+
     async def resume(self, node_id: str) -> Node:
         """Let a drained node take jobs again, from new asks."""
         return await self._tell(node_id, "resume")
@@ -79,8 +83,10 @@ class AsyncAsks(AsyncResource):
         """The ask that offers a node on these terms, to look at before `offer` signs it.
 
         Its sizes are the node's as the market lists it, the rest is `terms`: `meter`, `prices`,
-        `unit`, `min_duration`, `max_duration`, `start_limit`, `expires_in`, `max_fee_bps`, `opener`
-        as in `POST /v1/asks/prepare`. Raises InputError.
+        `unit`, `min_duration`, `max_duration`, `start_limit`, `expires_in`, `max_fee_bps`,
+        `opener`, `no_gpu`, `interruptible`, `notice` as in `POST /v1/asks/prepare`.
+
+        Raises InputError.
         """
         return await self._prepare(node_id, terms, None)
 

@@ -160,6 +160,7 @@ TABLE: dict[tuple[str, str], Row] = {
     ("GET", "/v1/nodes/{node_id}"): Row("provider", 404, 403),
     ("POST", "/v1/nodes/{node_id}/heartbeat"): Row("provider", 404, 403, nothing),
     ("POST", "/v1/nodes/{node_id}/drain"): Row("provider", 404, 403, nothing),
+    ("POST", "/v1/nodes/{node_id}/interrupt"): Row("provider", 404, 403, nothing),
     ("POST", "/v1/nodes/{node_id}/leave"): Row("provider", 404, 403, nothing),
     ("POST", "/v1/nodes/{node_id}/resume"): Row("provider", 404, 403, nothing),
     ("POST", "/v1/asks/prepare"): Row("provider", 404, 403, ask_draft),
