@@ -26,13 +26,15 @@ ACCEPTED: Final = text("state = 'accepted'")
 
 class AccountRow(SQLModel, table=True):
     """An address that has used the market. `next_salt` is the next unused salt of its orders;
-    those below `orders_from` were cancelled together."""
+    those below `orders_from` were cancelled together. `last_call`: the key of the intent of the
+    newest call that it signed for the relayer to send."""
 
     __tablename__ = "accounts"
     address: str = Field(primary_key=True, max_length=42)
     next_salt: int = Field(sa_type=BigInteger)
     created_ms: int = Field(sa_type=BigInteger)
     orders_from: int = Field(default=0, sa_type=BigInteger)
+    last_call: str | None = Field(default=None, max_length=200)
 
 
 class ApiKeyRow(SQLModel, table=True):

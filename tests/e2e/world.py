@@ -38,6 +38,7 @@ ONE = 10**18
 PASSWORD = "end-to-end"
 FEE_BPS = 250
 SETTLE_WINDOW = 60
+RELAY_FEE = "0.01"
 TIER = "H100-80GB-SXM"
 PRICES = {"gpu_hour": "2.50"}
 GAS = 10 * ONE
@@ -158,6 +159,7 @@ class World:
             COULOMB_INTERVAL_MS=str(self.interval_ms),
             COULOMB_SETTLE_EVERY_S=str(SETTLE_EVERY_S),
             COULOMB_CONFIRMATIONS="0",
+            COULOMB_RELAY_FEE=RELAY_FEE,
             COULOMB_POLL_S="0.2",
             ETH_RPC_URL=self.chain.rpc_url,
             COULOMB_PUBLIC_RPC_URL=self.chain.rpc_url,

@@ -13,7 +13,9 @@ down_revision = None
 # The columns of each table, referenced tables first: name, type, and what else is said of it.
 # `text42` has at most 42 characters, `?` may be null, `>nodes.id` refers to that column.
 TABLES = {
-    "accounts": "address text42 key, next_salt big, created_ms big, orders_from big",
+    "accounts": """
+        address text42 key, next_salt big, created_ms big, orders_from big, last_call text200?
+    """,
     "api_keys": """
         id text40 key, account text42 index, name text, secret_hash text64 unique, hint text,
         scopes text, nonce text, created_ms big, expires_ms big?, revoked_ms big?,
