@@ -53,6 +53,48 @@ def test_plan_is_shown_before_the_question(run: Run, market: Served, job_file: s
     assert market.sent("POST jobs") == []
 
 
+def test_the_plan_says_who_may_do_what_and_the_worst_that_can_be_paid(
+    run: Run, market: Served, job_file: str
+) -> None:
+    market.world.ask(price="2.40", start_limit="60s")
+    row = json.loads(run("job", "run", job_file, "--dry-run", "-o", "json").out)
+    ours = json.loads(run("-o", "json", "witness", "address").out)["address"]
+    assert (row["start_limit"], row["notice"]) == ("1m", None)
+    assert row["opener"] == market.world.catalog.market.opener
+    assert (row["witness"], row["witness_is"]) == (ours, "yours")
+    assert row["meter"] == market.world.meter.address
+    assert row["may_stop"] == ["buyer", "witness", "provider", "meter"]
+    assert row["may_open_again"] == ["buyer", "witness"]
+    assert (row["at_most_paid"], row["max_fee_bps"]) == (row["budget"], 0)
+    said = run("job", "run", job_file, "--dry-run").err
+    assert "all leases of this bid cost at most 0.4166" in said  # ten minutes at its own limit
+    assert "could have all" not in said
+
+
+def test_the_plan_warns_of_a_witness_that_somebody_hosts(
+    run: Run, market: Served, job_file: str
+) -> None:
+    market.world.ask()
+    host = market.world.stranger.address
+    words = ("job", "run", job_file, "--dry-run", "--witness", host)
+    row = json.loads(run(*words, "-o", "json").out)
+    assert (row["witness"], row["witness_is"]) == (host, "hosted")
+    assert "The witness is not yours" in run(*words).err
+
+
+def test_the_notice_of_an_interruptible_ask_is_in_its_plan(run: Run, market: Served) -> None:
+    node = market.world.node(market.world.buyer)
+    meter = ("--meter", market.world.meter.address)
+    words = ("--dry-run", "ask", "create", "--gpu-hour", "2", "--node", node, *meter)
+    said = run(*words, "--start-limit", "5m").err
+    assert "start limit        5m" in said
+    assert "notice             none: not interruptible" in said
+    assert f"meter              {market.world.meter.address}" in said
+    assert f"opener             {market.world.catalog.market.opener}" in said
+    assert "Nothing is paid for the time a job takes to start" in said
+    assert "notice             10m" in run(*words, "--interruptible", "--notice", "10m").err
+
+
 def test_job_without_a_match_is_explained_and_not_placed(
     run: Run, market: Served, job_file: str
 ) -> None:
