@@ -59,7 +59,7 @@ PLAN = columns(
     "name", "ask", "tier", "region", "price_per_gpu_hour", "price_per_core_hour",
     "rate_per_hour", "maximum_cost", "budget", "maximum_duration", "start_limit", "notice",
     "purse", "balance", "shortfall", "opener", "witness", "witness_is", "meter", "may_stop",
-    "may_open_again", "at_most_paid", "simulated",
+    "may_open_again", "simulated",
 )  # fmt: skip
 RECEIPT = columns(
     "receipt=id", "job=job_id", "tier", "measured ms=used_ms", "GPU-s=gpu_seconds",
