@@ -2,6 +2,8 @@
 
 MarketError                      market_error
 ├── InvalidInput                 invalid_request         members are wrong; all are listed
+│   ├── RelayFee                 relay_fee               a signed call's fee does not suit
+│   ├── CallExpired              call_expired            a signed call's deadline does not suit
 │   ├── InvalidJob               invalid_job             a job spec is malformed
 │   └── InvalidOrder             invalid_order           an order contradicts its node or job
 ├── InvalidSignature             invalid_signature       not made by the key that must have made it
@@ -10,6 +12,9 @@ MarketError                      market_error
 ├── NotFound                     not_found               no such object, or not for the caller
 ├── Conflict                     conflict                the object is in another state
 │   ├── PurseExpired             purse_expired           its operator may no longer spend from it
+│   ├── NotRelayed               not_relayed             the market sends no signed calls of others
+│   ├── CallUsed                 call_used               a signed call's number is used or void
+│   ├── CallRefused              call_refused            the chain would refuse a signed call
 │   ├── AlreadyExists            already_exists          a unique name, salt or UUID is taken
 │   ├── IdempotencyMismatch      idempotency_mismatch    the key was used with another body
 │   └── IdempotencyInFlight      idempotency_in_flight   the first request with the key still runs
@@ -142,6 +147,34 @@ _TABLE = (
         ExitCode.CONFLICT,
     ),
     ErrorKind(
+        "not_relayed", 409, "Not relayed",
+        "This market sends no withdrawals and top-ups that others signed.",
+        "Send it yourself: leave out `--relayed`.",
+        ExitCode.CONFLICT,
+    ),
+    ErrorKind(
+        "relay_fee", 422, "Relay fee",
+        "The fee of the signed call is below the market's `relay_fee`, or not below the amount.",
+        "Sign it with the `relay_fee` of /v1/config, for a larger amount.",
+    ),
+    ErrorKind(
+        "call_expired", 422, "Call expired",
+        "The deadline of the signed call has passed, is about to, or lies too far ahead.",
+        "Sign it anew, with a deadline ten minutes ahead.",
+    ),
+    ErrorKind(
+        "call_used", 409, "Call used",
+        "The number of the signed call was used, is cancelled, or belongs to another call.",
+        "Look at `GET /v1/calls/call_NUMBER`; sign the next one with another number.",
+        ExitCode.CONFLICT,
+    ),
+    ErrorKind(
+        "call_refused", 409, "Call refused",
+        "The escrow would refuse the signed call; the detail has its reason. Nothing was sent.",
+        "Remove the reason, or send the call yourself.",
+        ExitCode.CONFLICT,
+    ),
+    ErrorKind(
         "already_exists", 409, "Already exists",
         "A number, salt, UUID or order is taken.",
         "Use another one; prepared orders have a fresh salt.",
@@ -257,6 +290,14 @@ class InvalidInput(MarketError):
         super().__init__(text, problems=found)
 
 
+class RelayFee(InvalidInput):
+    code = "relay_fee"
+
+
+class CallExpired(InvalidInput):
+    code = "call_expired"
+
+
 class InvalidJob(InvalidInput):
     code = "invalid_job"
 
@@ -287,6 +328,18 @@ class Conflict(MarketError):
 
 class PurseExpired(Conflict):
     code = "purse_expired"
+
+
+class NotRelayed(Conflict):
+    code = "not_relayed"
+
+
+class CallUsed(Conflict):
+    code = "call_used"
+
+
+class CallRefused(Conflict):
+    code = "call_refused"
 
 
 class AlreadyExists(Conflict):

@@ -40,6 +40,7 @@ class PurseRule:
 
 
 NOTHING = PurseRule("this")
+WITHDRAWALS = PurseRule("withdrawals")
 BIDS = PurseRule("bids", until_expiry=(OPERATOR,))
 OPENED_BIDS = PurseRule("bids", at_any_time=(OPERATOR,))
 """Bids whose lease is open: the escrow has compared the expiry, which may have passed since."""

@@ -347,7 +347,7 @@ class Desk:
 
     def start(self) -> None:
         """Take the lease in hand, as an agent that has just started does."""
-        self.lease = HeldLease(self.node, self.entry, self.clock_s)
+        self.lease = HeldLease(self.node, self.entry, self.clock_s, self.job.notice_s)
         self.pen = self.lease.attestor
 
     def attest(self, *ms: int, **usage: int) -> None:

@@ -24,14 +24,14 @@ from marketplace.agent.onchain import first_look
 from marketplace.agent.runtime.process import RunningProcess
 from marketplace.agent.runtime.sandbox import Launch, SandboxLimits
 from marketplace.domain.job import JobSpec, parse_job
-from marketplace.domain.life import Outcome
+from marketplace.domain.life import LEFT, Outcome
 from marketplace.domain.placing import sizes_of
 from marketplace.errors import InvalidJob
 from marketplace.limits import MIB
 from marketplace.sdk.archive import ArchiveError, unpack
 from marketplace.sdk.errors import CoulombError
 from marketplace.wire.leases import Lease
-from settlement.orders import Ask, Bid, OpenedFrom
+from settlement.orders import FLAG_INTERRUPTIBLE, Ask, Bid, OpenedFrom
 from settlement.silence import unseen_ms
 from settlement.units import Sizes
 
@@ -57,6 +57,7 @@ class Assignment:
     longest_seconds: int  # with every top-up that its ask allows
     budget_limited: bool
     units_cap: int
+    notice_s: int | None = None  # after which the node may be taken back; None: it may not
 
 
 def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
@@ -99,6 +100,7 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
         budget_limited=terms.budget_limited, units_cap=bid.units,
         start_deadline_ms=(start_s + start_limit_s) * 1000,
         longest_seconds=ask.max_seconds,
+        notice_s=ask.notice_seconds if ask.flags & FLAG_INTERRUPTIBLE else None,
     )  # fmt: skip
 
 
@@ -298,6 +300,8 @@ class JobWatch:
         self._note_ready()
         if out_of_memory:
             return Ending(Outcome.FAILED, "memory_limit", code)
+        if code != 0 and self._lease.has_notice:  # it has left the node that is taken back
+            return Ending(Outcome.LOST, LEFT, code)
         if not self._meter.started:
             return Ending(Outcome.FAILED, "never_ready", code)
         if code != 0:

@@ -25,7 +25,7 @@ from marketplace.cli.output import (
     warn,
     write_output,
 )
-from marketplace.cli.wallet import SENT
+from marketplace.cli.wallet import RELAYED, SENT, Relayed
 from marketplace.cli.witness import tell_trust
 from marketplace.domain.job import JobSpec
 from marketplace.domain.life import JobState
@@ -221,13 +221,21 @@ def cancel(job_id: JobId) -> None:
 
 @app.command(name="top-up")
 def top_up(
-    job_id: JobId, duration: Annotated[str, Argument(help="How much longer, e.g. 30m.")]
+    job_id: JobId,
+    duration: Annotated[str, Argument(help="How much longer, e.g. 30m.")],
+    relayed: Relayed = False,
 ) -> None:
     """Let a running job run longer, within its budget and the ask's longest time."""
     cli = current()
     with cli.client() as client:
         plan = client.top_ups.prepare(job_id, duration)
-        if agreed(f"run {job_id} {duration} longer, for up to {plan.lock} more"):
+        what = f"run {job_id} {duration} longer, for up to {plan.lock} more"
+        if relayed:
+            fee = client.calls.fee()
+            if agreed(f"{what} and {fee} for the relayer"):
+                sent = client.top_ups.relay(job_id, duration, signer=cli.signer())
+                show({**plain(sent), "amount": str(plan.lock), "fee": str(fee)}, RELAYED)
+        elif agreed(what):
             show(client.top_ups.create(job_id, duration, signer=cli.signer()), SENT)
 
 

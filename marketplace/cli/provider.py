@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterable
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -220,12 +221,35 @@ def stop(config: ConfigFile = None) -> None:
 
 
 @app.command()
-def drain(node: NodeName) -> None:
-    """Take no new jobs on a node: its asks are cancelled, running jobs go on."""
+def drain(
+    node: NodeName,
+    interrupt: Annotated[
+        bool,
+        Option("--interrupt", help="Take the node back: interruptible leases get their notice."),
+    ] = False,
+) -> None:
+    """Take no new jobs on a node: its asks are cancelled, running jobs go on.
+
+    With --interrupt, interruptible leases end once the notice of their ask is over.
+    """
     with current().client() as client:
         found = _named(client, node)
-        if agreed(f"drain {found.name} ({found.id})", " Its asks are taken off the book."):
-            show(_node_row(client.nodes.drain(found.id), None), NODES)
+        more = " Interruptible leases end after their notice." if interrupt else ""
+        if agreed(f"drain {found.name} ({found.id})", f" Its asks are taken off the book.{more}"):
+            end = client.nodes.interrupt if interrupt else client.nodes.drain
+            show(_node_row(end(found.id), None), NODES)
+            if interrupt:
+                _tell_notices(client, found.id)
+
+
+def _tell_notices(client: Coulomb, node_id: str) -> None:
+    """Say when each lease of a node that is taken back ends."""
+    for lease in client.leases.list(role="provider", state="active", node_id=node_id):
+        if lease.notice_at is None or lease.notice_seconds is None:
+            note(f"{lease.id} is not interruptible: it goes on")
+        else:
+            ends = lease.notice_at + timedelta(seconds=lease.notice_seconds)
+            note(f"{lease.id} has notice; it ends at {ends:%Y-%m-%d %H:%M:%S} UTC")
 
 
 @app.command()

@@ -331,6 +331,11 @@ class LeaseRows(Rows[LeaseRow]):
         )
         return list(self._session.exec(query.order_by(col(LeaseRow.id))))
 
+    def going_on(self, node_id: str) -> list[str]:
+        """Ids of a node's leases that are open or being opened, oldest first."""
+        going = col(LeaseRow.state).in_((LeaseState.OPENING, LeaseState.ACTIVE))
+        return [row.id for row in self._all(self._oldest_first(LeaseRow.node_id == node_id, going))]
+
     def open_that_ended_before(self, second: int) -> list[LeaseRow]:
         """Leases that are open on chain and whose end lies before a chain second."""
         ended = col(LeaseRow.end_s) < second

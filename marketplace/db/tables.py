@@ -26,13 +26,15 @@ ACCEPTED: Final = text("state = 'accepted'")
 
 class AccountRow(SQLModel, table=True):
     """An address that has used the market. `next_salt` is the next unused salt of its orders;
-    those below `orders_from` were cancelled together."""
+    those below `orders_from` were cancelled together. `last_call`: the key of the intent of the
+    newest call that it signed for the relayer to send."""
 
     __tablename__ = "accounts"
     address: str = Field(primary_key=True, max_length=42)
     next_salt: int = Field(sa_type=BigInteger)
     created_ms: int = Field(sa_type=BigInteger)
     orders_from: int = Field(default=0, sa_type=BigInteger)
+    last_call: str | None = Field(default=None, max_length=200)
 
 
 class ApiKeyRow(SQLModel, table=True):
@@ -227,6 +229,8 @@ class LeaseRow(SQLModel, table=True):
     start_s: int | None = Field(default=None, sa_type=BigInteger)
     end_s: int | None = Field(default=None, sa_type=BigInteger)
     ready_ms: int | None = Field(default=None, sa_type=BigInteger)
+    notice_seconds: int | None = None
+    notice_ms: int | None = Field(default=None, sa_type=BigInteger)
     seen_ms: int = Field(default=0, sa_type=BigInteger)
     sequence: int = Field(default=-1, sa_type=BigInteger)
     attested: Json = Field(default_factory=dict, sa_type=JSON_TYPE)

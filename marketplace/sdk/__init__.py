@@ -48,6 +48,7 @@ from marketplace.wire.orders import (
     MatchingAsk,
     Plan,
     QuoteAnswer,
+    RelayedCall,
     Transaction,
 )
 from marketplace.wire.problems import NoMatch, ProblemDocument
@@ -58,8 +59,7 @@ __all__ = [
     "Cost", "Coulomb", "Funds", "Gpu", "Health", "Job", "JobEvent", "JobHandle", "JobReceipt",
     "Lease", "LeaseTerms", "LogPiece", "MadePurse", "MarketConfig", "MatchingAsk", "Money", "Moved",
     "NewApiKey", "NewNode", "NoMatch", "Node", "PreparedJob", "Plan", "ProblemDocument",
-    "PurseInfo", "QuoteAnswer",
-    "Receipt", "RetryPolicy", "Session", "SignedVoucher", "TierInfo", "TopUpPlan", "Transaction",
-    "Unit", "Used",
+    "PurseInfo", "QuoteAnswer", "Receipt", "RelayedCall", "RetryPolicy", "Session", "SignedVoucher",
+    "TierInfo", "TopUpPlan", "Transaction", "Unit", "Used",
     *_errors,
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from marketplace.wire.orders import AskInfo, BidInfo
 from settlement.consent import NOTHING, OPENED_BIDS, AccountReads, require_consent
 from settlement.eip712 import Domain
 from settlement.errors import SignatureError
-from settlement.orders import Ask, Bid, OpenedFrom, Permit
+from settlement.orders import Ask, Bid, Numbered, OpenedFrom, Permit
 from settlement.signing import Signer, TransactionSigner, sign
 
 if TYPE_CHECKING:
@@ -84,6 +84,35 @@ def unit(session: Session, market: MarketConfig | None) -> Unit:
     """What the escrow's token counts in."""
     token = reach(session, market)[1]
     return Unit(token.symbol(), token.decimals())
+
+
+def next_call(session: Session, market: MarketConfig, account: str) -> tuple[int, int]:
+    """The lowest number that a signed call of the account may have, and the chain's time.
+
+    Numbers are used up one by one, so looking at every one of them is not needed.
+    """
+    escrow = reach(session, market)[0]
+    low = escrow.salts_from(account, Numbered.CALLS)
+    step = 1
+
+    def is_free(salt: int) -> bool:
+        state = escrow.salt_state(account, salt, Numbered.CALLS)
+        return not state.used and not state.cancelled
+
+    if is_free(low):
+        return low, escrow.client.timestamp()
+    while not is_free(low + step):
+        low, step = low + step, step * 2
+    high = low + step
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_free(middle) else (middle, high)
+    return high, escrow.client.timestamp()
+
+
+def check_withdrawal(session: Session, market: MarketConfig, account: str, atoms: int) -> None:
+    """Refuse to move nothing, or more than is free. Raises InputError, NotEnough."""
+    check_amount(atoms, reach(session, market)[0].balance_of(account), market)
 
 
 def orders_from(session: Session, market: MarketConfig, account: str) -> int:

@@ -23,7 +23,7 @@ from marketplace.db.changes import CHAIN, ORDERS, OUTBOX, UNTOLD_S, Listener
 from marketplace.db.outbox import SqlOutbox
 from marketplace.db.store import Database
 from marketplace.db.upgrade import upgrade
-from marketplace.domain.pricing import CURRENCY, DECIMALS
+from marketplace.domain.pricing import CURRENCY, DECIMALS, to_scaled
 from marketplace.sdk.errors import ConfigError
 from marketplace.sdk.keyring import read_password
 from marketplace.server.loops import Loop
@@ -109,6 +109,7 @@ def _market(settings: Settings, escrow: Escrow, token: Token, opener: str) -> Ma
     fixed, decimals = escrow.config(), token.decimals()
     if decimals != DECIMALS:
         raise ConfigError(f"the escrow's token has {decimals} decimals; a market needs {DECIMALS}")
+    fee = settings.relay_fee
     return Market(
         domain=escrow.domain(),
         token=fixed.token,
@@ -122,6 +123,7 @@ def _market(settings: Settings, escrow: Escrow, token: Token, opener: str) -> Ma
         settle_every_s=settings.settle_every_s,
         operators=settings.operators,
         rpc_url=settings.public_rpc_url,
+        relay_fee=None if fee is None else to_scaled(fee, decimals),
         early_stops_max=settings.early_stops_max,
     )
 

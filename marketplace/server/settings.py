@@ -7,6 +7,8 @@ from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from marketplace.api.limits import Limits
+from marketplace.domain.pricing import DECIMALS, to_scaled
+from marketplace.errors import InvalidInput
 from marketplace.limits import EARLY_STOPS_MAX
 from settlement.eip712 import checked_address
 
@@ -73,6 +75,13 @@ class Settings(BaseSettings):
         None,
         description="Address that bids name as opener: the relayer's. Default: the keystore's.",
     )
+    relay_fee: str | None = Field(
+        None,
+        description=(
+            "Tokens that the relayer asks for sending a withdrawal or top-up that an account "
+            "signed. Default: it sends none."
+        ),
+    )
     operators: Words = Field((), description="Accounts that may have the operator scope.")
     proxies: str = Field(
         "", description="Proxies, separated by commas, whose X-Forwarded-For is believed."
@@ -100,6 +109,16 @@ class Settings(BaseSettings):
         if isinstance(value, tuple):
             return tuple(checked_address(address, address) for address in value)
         return None if value is None else checked_address(value, value)
+
+    @field_validator("relay_fee")
+    @classmethod
+    def _is_amount(cls, fee: str | None) -> str | None:
+        try:
+            if fee is not None:
+                to_scaled(fee, DECIMALS)
+        except InvalidInput:
+            raise ValueError(f"must be a number of tokens, such as 0.01, not {fee!r}") from None
+        return fee
 
     @field_validator("database_url")
     @classmethod

@@ -16,6 +16,7 @@ from marketplace.services.offers import Asks, Nodes
 from marketplace.services.ports import BlobFiles, Clock, EscrowReads, Market
 from marketplace.services.quotes import Quotes
 from marketplace.services.receipts import Receipts
+from marketplace.services.relays import Relays
 from marketplace.services.settling import Projection, Settling
 from marketplace.services.stops import Stops
 from marketplace.services.watchdog import Watchdog
@@ -53,4 +54,5 @@ class Catalog:
         self.projection = Projection(market, clock, lives)
         self.settling = Settling(market, clock, database, calls, lives)
         self.watchdog = Watchdog(market, clock, database, lives, since_ms=clock())
+        self.relays = Relays(market, clock, reads, calls, database)
         self.cancels = Cancels(market, clock, reads, calls, self.asks, self.jobs)

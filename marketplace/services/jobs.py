@@ -25,6 +25,7 @@ from marketplace.limits import ORDER_SECONDS_MAX
 from marketplace.services.accounts import note_salt
 from marketplace.services.blobs import need_blob
 from marketplace.services.common import Principal, check_account, money, new_id, unmet
+from marketplace.services.leases import opened_from
 from marketplace.services.lives import Lives, tell
 from marketplace.services.orderlog import log_bid
 from marketplace.services.ports import Clock, EscrowReads, Market
@@ -36,7 +37,7 @@ from marketplace.wire.orders import TOP_UP_GAS, Transaction
 from settlement.chain.calls import EscrowCalls
 from settlement.consent import BIDS
 from settlement.eip712 import ZERO_ADDRESS
-from settlement.orders import Ask, Bid, OpenedFrom, Prices
+from settlement.orders import Bid
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,15 +224,13 @@ class Jobs:
         lease = store.leases.get(job.lease_id)
         if lease is None or lease.state is not LeaseState.ACTIVE:
             raise Conflict("the job has no active lease to top up")
-        ask = Ask.from_message(store.asks.need(lease.ask_id).message)
-        bid = Bid.from_message(store.bids.need(lease.bid_id).message)
-        opened = OpenedFrom(ask, bid, Prices.from_message(lease.prices))
+        opened = opened_from(store, lease)
         lock = top_up_lock(
             seconds,
-            ask,
+            opened.ask,
             rate=lease.rate,
             paid_seconds=lease.paid_seconds,
-            left=max(0, bid.budget - job.spent - lease.lock),
+            left=max(0, opened.bid.budget - job.spent - lease.lock),
             decimals=self.market.decimals,
             currency=self.market.currency,
         )

@@ -67,7 +67,8 @@ _OF_JOB = (
     "reserve", "rest_until_ms", "retry_until_ms", "matched_ms", "started_ms", "finished_ms",
 )  # fmt: skip
 _OF_LEASE = (
-    "state", "reason", "ready_ms", "stop_requested", "stop_requested_ms", "again", "finished_ms",
+    "state", "reason", "ready_ms", "notice_seconds", "notice_ms", "stop_requested",
+    "stop_requested_ms", "again", "finished_ms",
 )  # fmt: skip
 
 

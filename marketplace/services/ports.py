@@ -9,6 +9,7 @@ from marketplace.limits import EARLY_STOPS_MAX
 from settlement.chain.calls import LeaseRef
 from settlement.consent import AccountReads
 from settlement.eip712 import Domain
+from settlement.errors import CallReverted
 from settlement.leases import SaltState, Side
 from settlement.orders import Numbered
 
@@ -50,6 +51,9 @@ class EscrowReads(AccountReads, Protocol):
         """Whether a bid of this account and salt has opened a lease, or a signed call was sent;
         whether it is void."""
 
+    def refusal(self, data: bytes, sender: str, gas: int) -> CallReverted | None:
+        """Why a call of the escrow would fail now; None if it would not."""
+
     def who_stopped(self, tx_hash: str, lease: LeaseRef, meter: str) -> Side:
         """The side that a transaction which stopped the lease acted for."""
 
@@ -70,4 +74,5 @@ class Market:
     settle_every_s: int
     operators: tuple[str, ...]
     rpc_url: str
+    relay_fee: int | None = None  # atoms for sending a call that an account signed; None: not done
     early_stops_max: int = EARLY_STOPS_MAX

@@ -51,14 +51,30 @@ from marketplace.wire.market import (
     TierInfo,
     Windows,
 )
-from marketplace.wire.orders import AskInfo, BidInfo, MatchingAsk
+from marketplace.wire.orders import (
+    CALL_ID,
+    AskInfo,
+    BidInfo,
+    CallState,
+    MatchingAsk,
+    RelayedCall,
+)
 from marketplace.wire.problems import Alternative, ConstraintCount, JobChange, NoMatch
 from settlement.eip712 import from_text32
 from settlement.orders import FLAG_INTERRUPTIBLE, FLAG_SHARED, Ask, Prices
+from settlement.ports import Intent, IntentState
 from settlement.units import cost, counted_cost
 
 A = TypeVar("A", bound=Answer)
 U = TypeVar("U", bound=Used)
+CALL_STATES = {
+    IntentState.PENDING: CallState.PENDING,
+    IntentState.SIGNED: CallState.SENT,
+    IntentState.SENT: CallState.SENT,
+    IntentState.CONFIRMED: CallState.CONFIRMED,
+    IntentState.FINAL: CallState.FINAL,
+    IntentState.DEAD: CallState.FAILED,
+}
 RATE_DECIMALS = 12
 NANO_DECIMALS = 9
 
@@ -101,6 +117,7 @@ def config_view(market: Market, now_ms: int) -> MarketConfig:
         contracts=Contracts(token=market.token, escrow=market.domain.verifying_contract),
         windows=Windows(settle_seconds=market.settle_window_s),
         settle_every_seconds=market.settle_every_s,
+        relay_fee=None if market.relay_fee is None else money(market, market.relay_fee),
         server_time=time_of(now_ms),
     )
 
@@ -185,6 +202,18 @@ def ask_view(store: Store, row: AskRow, now_ms: int) -> AskInfo:
         unit=from_text32(ask.unit) or None,
         state=AskState.EXPIRED if expired else row.state,
         expires_at=time_of(row.expiry_s * 1000),
+    )
+
+
+def call_view(intent: Intent, salt: int) -> RelayedCall:
+    """How far a signed call has come, from the intent that carries it."""
+    return RelayedCall(
+        id=CALL_ID.format(salt),
+        call=intent.kind,
+        state=CALL_STATES[intent.state],
+        tx_hash=intent.mined_hash or intent.tx_hash,
+        error=intent.error if intent.state is IntentState.DEAD else None,
+        created_at=intent.created_at,
     )
 
 

@@ -68,6 +68,9 @@ class MarketConfig(Answer):
     opener: Address
     interval_ms: int
     settle_every_seconds: int
+    relay_fee: Money | None = Field(
+        default=None, description="for sending a call that you signed; null: it sends none"
+    )
     confirmations: int
     server_time: Time
 

@@ -25,12 +25,13 @@ from marketplace.wire.base import (
     Shared,
     Signed,
     Time,
+    TxHash,
     TypedData,
     Verified,
 )
 from marketplace.wire.jobfile import JobDocument, JobFile
 from marketplace.wire.problems import NoMatch
-from settlement.orders import Ask, Bid, Cancel
+from settlement.orders import Ask, Bid, Cancel, TopUp, Withdraw
 
 # Asks
 
@@ -238,6 +239,45 @@ class Transaction(Answer):
     to: Address
     data: HexBytes
     gas: int
+
+
+CALL_ID = "call_{}"  # with the call's number, which is of its account
+
+
+class CallState(StrEnum):
+    """How far a signed call has come: `sent` may still be mined, `confirmed` is in a block, `final`
+    is deep enough; `failed`: it did nothing."""
+
+    PENDING = "pending"
+    SENT = "sent"
+    CONFIRMED = "confirmed"
+    FINAL = "final"
+    FAILED = "failed"
+
+
+class SignedWithdrawal(Body):
+    """A withdrawal for the relayer to send, and its account's signature."""
+
+    call: Signed[Withdraw]
+    signature: AccountSignature
+
+
+class SignedTopUp(Body):
+    """A top-up for the relayer to send, and the signature of its buyer, or of a purse's owner."""
+
+    call: Signed[TopUp]
+    signature: AccountSignature
+
+
+class RelayedCall(Answer):
+    """A signed call that the relayer sends. `id` is `call_` and the call's number."""
+
+    id: str = Field(examples=["call_7"])
+    call: str = Field(examples=["withdraw"])
+    state: Annotated[CallState, Lax]
+    tx_hash: TxHash | None = Field(description="of the newest transaction that carries it")
+    error: str | None = Field(description="why it failed")
+    created_at: Time
 
 
 class CancelDraft(Body):

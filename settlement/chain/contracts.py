@@ -168,6 +168,18 @@ class Escrow(_Contract):
                     found.setdefault(made.purse, made)
         return list(found.values())
 
+    def refusal(self, data: bytes, sender: str, gas: int) -> CallReverted | None:
+        """Why a call of the sender would fail on the pending block; None if it would not."""
+        try:
+            self.client.call(self.address, data, sender, "pending", gas=gas)
+        except CallReverted as error:
+            return error
+        except ChainError as error:
+            if code_failed(error):
+                return CallReverted("unknown", (str(error),))
+            raise
+        return None
+
     def simulate_settle(
         self, vouchers: Sequence[SettlementEntry], metered: bool, sender: str, at: At
     ) -> tuple[list[SettlementEntry], list[SettlementEntry]]:

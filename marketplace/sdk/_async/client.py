@@ -4,6 +4,7 @@ from typing import Any, Self
 
 import httpx
 
+from marketplace.sdk._async.calls import AsyncCalls
 from marketplace.sdk._async.jobs import AsyncJobs
 from marketplace.sdk._async.leases import AsyncAttestations, AsyncLeases, AsyncWitness
 from marketplace.sdk._async.market import AsyncBlobs, AsyncKeys, AsyncMarket, AsyncWallet
@@ -47,6 +48,7 @@ class AsyncCoulomb:
         self.blobs = AsyncBlobs(*parts)
         self.witness = AsyncWitness(*parts)
         self.wallet = AsyncWallet(*parts)
+        self.calls = AsyncCalls(*parts)
         self.purses = AsyncPurses(*parts)
         self.top_ups = AsyncTopUps(*parts)
         self.orders = AsyncOrders(*parts)

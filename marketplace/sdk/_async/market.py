@@ -168,13 +168,3 @@ class AsyncWallet(AsyncResource):
         return await async_run(
             onchain.withdraw, self._session, market, who, receiver or who.address, atoms
         )
-
-    def require_own(self) -> None:
-        """Pass unless the session acts for a purse, whose owner alone moves its money. Raises
-        InputError.
-        """
-        if self._session.purse is not None:
-            raise InputError(
-                f"this session acts for the purse {self._session.purse}, not for its signer",
-                fix="its owner uses `coulomb purse fund` and `coulomb purse sweep`",
-            )

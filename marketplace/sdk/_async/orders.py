@@ -9,6 +9,7 @@ from marketplace.domain.life import LeaseState
 from marketplace.domain.reader import seconds_of
 from marketplace.limits import SALT_AHEAD_MAX, SALT_MAX
 from marketplace.sdk import onchain
+from marketplace.sdk._async.calls import AsyncCalls
 from marketplace.sdk._async.transport import AsyncResource
 from marketplace.sdk.errors import Forbidden, InputError, VerificationError, input_errors
 from marketplace.sdk.onchain import Moved, signed_by, top_up_call
@@ -22,11 +23,12 @@ from marketplace.wire.orders import (
     AskInfo,
     BidInfo,
     CancelledOrders,
+    RelayedCall,
     SignedAsk,
     SignedCancel,
     Transaction,
 )
-from settlement.orders import Ask, Cancel, Numbered
+from settlement.orders import Ask, Cancel, Numbered, TopUp
 from settlement.signing import Signer
 
 
@@ -61,6 +63,10 @@ class AsyncNodes(AsyncResource):
         """Take no new jobs on this node until it is resumed; what runs goes on."""
         return await self._tell(node_id, "drain")
 
+    async def interrupt(self, node_id: str) -> Node:
+        """Drain this node and take it back: its interruptible leases end after their notice."""
+        return await self._tell(node_id, "interrupt")
+
     async def resume(self, node_id: str) -> Node:
         """Let a drained node take jobs again, from new asks."""
         return await self._tell(node_id, "resume")
@@ -77,8 +83,10 @@ class AsyncAsks(AsyncResource):
         """The ask that offers a node on these terms, to look at before `offer` signs it.
 
         Its sizes are the node's as the market lists it, the rest is `terms`: `meter`, `prices`,
-        `unit`, `min_duration`, `max_duration`, `start_limit`, `expires_in`, `max_fee_bps`, `opener`
-        as in `POST /v1/asks/prepare`. Raises InputError.
+        `unit`, `min_duration`, `max_duration`, `start_limit`, `expires_in`, `max_fee_bps`,
+        `opener`, `no_gpu`, `interruptible`, `notice` as in `POST /v1/asks/prepare`.
+
+        Raises InputError.
         """
         return await self._prepare(node_id, terms, None)
 
@@ -181,7 +189,9 @@ class AsyncTopUps(AsyncResource):
 
         Raises InputError, VerificationError.
         """
-        return await self._prepare(job_id, duration, await async_run(self._session.address))
+        buyer = await async_run(self._session.address)
+        plan, _, _ = await self._prepare(job_id, duration, buyer)
+        return plan
 
     async def create(self, job_id: str, duration: str, *, signer: Signer | None = None) -> Moved:
         """Let a job run longer, such as `30m`, paid from the buyer's account.
@@ -190,10 +200,30 @@ class AsyncTopUps(AsyncResource):
         """
         market = await self._market()
         who = onchain.transacting(await self._signer(signer))
-        found = await self._prepare(job_id, duration, self._session.account_of(who))
+        found, _, _ = await self._prepare(job_id, duration, self._session.account_of(who))
         return await async_run(onchain.send, self._session, market, who, found.transaction.data)
 
-    async def _prepare(self, job_id: str, duration: str, buyer: str) -> TopUpPlan:
+    async def relay(
+        self, job_id: str, duration: str, *, signer: Signer | None = None
+    ) -> RelayedCall:
+        """As `create`, sent by the market's relayer for a fee on top. For a purse its owner signs.
+
+        Raises as `create`, RelayFailed, WaitTimeout.
+        """
+        calls = AsyncCalls(self._transport, self._session)
+        await calls.fee()
+        who = await self._signer(signer)
+        account = self._session.account_of(who)
+        _, lease, seconds = await self._prepare(job_id, duration, account)
+        terms = await calls.terms(account)
+        names = (account, lease.provider, lease.lease_no, seconds)
+        call = TopUp(*names, terms.salt, terms.deadline, terms.relayer, terms.fee)
+        return await calls.relay(call, who)
+
+    async def _prepare(
+        self, job_id: str, duration: str, buyer: str
+    ) -> tuple[TopUpPlan, Lease, int]:
+        """The plan, the lease and the seconds to add."""
         try:
             seconds = seconds_of(duration)
         except ValueError as error:
@@ -223,11 +253,12 @@ class AsyncTopUps(AsyncResource):
                 currency=market.currency,
             )
         escrow = domain.verifying_contract
-        return TopUpPlan(
+        plan = TopUpPlan(
             lease_id=lease.id,
             transaction=Transaction(call="top_up", to=escrow, data=data, gas=TOP_UP_GAS),
             lock=Money.of(lock, market.currency, market.decimals),
         )
+        return plan, lease, seconds
 
 
 class AsyncOrders(AsyncResource):

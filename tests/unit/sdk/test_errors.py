@@ -56,7 +56,10 @@ EXPECTED = {
     "AttestationRefused": ["attestation_refused"],
     "BudgetExceeded": ["budget_exceeded"],
     "ChainUnavailable": ["chain_unavailable"],
-    "Conflict": ["conflict", "illegal_transition", "already_exists", "purse_expired"],
+    "Conflict": [
+        "conflict", "illegal_transition", "already_exists", "purse_expired", "not_relayed",
+        "call_used", "call_refused",
+    ],
     "Forbidden": ["forbidden"],
     "IdempotencyMismatch": ["idempotency_mismatch"],
     "InFlight": ["idempotency_in_flight"],
@@ -67,7 +70,7 @@ EXPECTED = {
     "RateLimited": ["rate_limited", "too_many_stops"],
     "Rejected": [
         "malformed_json", "method_not_allowed", "unsupported_media_type", "too_large",
-        "invalid_request", "invalid_job", "invalid_order",
+        "invalid_request", "invalid_job", "invalid_order", "relay_fee", "call_expired",
     ],
     "ServerError": ["market_error"],
     "Unauthenticated": ["unauthenticated"],
