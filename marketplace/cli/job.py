@@ -56,7 +56,7 @@ EVENT = columns(
     "text=data.text",
 )  # fmt: skip
 PLAN = columns(
-    "name", "ask", "tier", "region", "price_per_gpu_hour", "price_per_core_hour",
+    "name", "ask", "tier", "region", "price_per_gpu_hour", "price per core=price_per_core_hour",
     "rate_per_hour", "maximum_cost", "budget", "maximum_duration", "start_limit", "notice",
     "purse", "balance", "shortfall", "opener", "witness", "witness_is", "meter", "may_stop",
     "may_open_again", "simulated",

@@ -359,7 +359,7 @@ class LeaseRows(Rows[LeaseRow]):
         return [at for at in self._session.exec(latest) if at is not None]
 
     def stopped_by_unknown(self, after_ms: int) -> list[LeaseRow]:
-        """Leases that were stopped before they were ready, nobody knows by whom, oldest first."""
+        """Leases that were stopped, nobody knows by whom, oldest first."""
         unknown = col(LeaseRow.stopped_by).is_(None)
         return self._all(self._oldest_first(col(LeaseRow.stopped_ms) > after_ms, unknown))
 

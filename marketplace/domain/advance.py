@@ -205,6 +205,7 @@ class OpeningReverted(Fact):
         """A job that was starting waits for the lease to open again; one that runs goes on."""
         turn.move_lease(LeaseState.OPENING, REORG_STEPS)
         turn.set_lease(again=False)
+        turn.forgive()
         if turn.is_jobs_lease and turn.job.state is JobState.STARTING:
             turn.set_job(state=JobState.MATCHED, reserve=turn.lease.lock)
             turn.tell()
@@ -239,6 +240,8 @@ class EndReverted(Fact):
         """The lease goes back; its job does not."""
         if self.to is not turn.lease.state:
             turn.move_lease(self.to, REORG_STEPS)
+            if self.to is LeaseState.ACTIVE and not turn.lease.stop_signed:
+                turn.forgive()
             turn.do(Do.TELL_COST)
 
 
@@ -253,6 +256,18 @@ class SeatMarked(Fact):
         turn.set_lease(again=self.again)
         if self.again:
             turn.resume_after_lease()
+
+
+class ProviderStopped(Fact):
+    """The chain shows that the provider's side stopped the lease, by a transaction of its own."""
+
+    counts, ignored = LEASE_OVER, _EVERY
+
+    def change(self, turn: Turn) -> None:
+        """The job has ended by then; only the provider's reliability is still to suffer."""
+        if turn.lease.reason not in (*GIVEN_UP, Reason.PROVIDER_STOPPED):
+            turn.set_lease(reason=Reason.PROVIDER_STOPPED)
+            turn.do(Do.JUDGE_PROVIDER)
 
 
 class RetryWindowPassed(Fact):

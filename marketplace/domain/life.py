@@ -359,6 +359,11 @@ class Turn:
         if self.is_running_it and self.job.ending is None:
             self.set_job(ending=Outcome.LOST, reason=reason)
 
+    def forgive(self) -> None:
+        """The provider's stop was taken back."""
+        if self.lease.reason == Reason.PROVIDER_STOPPED:
+            self.set_lease(reason=None)
+
     def end_lease(self, state: LeaseState) -> None:
         """End the run that the lease was for, or go on with the job that waited for its end."""
         held = self.lease.state is LeaseState.ACTIVE

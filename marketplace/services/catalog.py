@@ -44,7 +44,7 @@ class Catalog:
         self.nodes = Nodes(market, clock, tiers)
         self.asks = Asks(market, clock, reads)
         self.quotes = Quotes(market, clock, tiers, books)
-        self.stops = Stops(market, clock, database, reads)
+        self.stops = Stops(market, clock, database, reads, lives.blame)
         self.jobs = Jobs(market, clock, reads, self.quotes, lives, calls, database, self.stops)
         self.leases = Leases(market, clock)
         self.attestations = Attestations(market, clock, lives)

@@ -14,6 +14,7 @@ from marketplace.domain.advance import (
     LeaseOpened,
     LeaseStopped,
     OpeningReverted,
+    ProviderStopped,
     SeatMarked,
     advance,
 )
@@ -161,7 +162,8 @@ class Lives:
             if before is not None and self._cancels(job, lease, before):
                 lease.stopped_ms = now_ms
                 count_stop(store, self.market, lease, now_ms)
-            if lease.ready_ms is not None and lease.stopped_ms is not None:
+            was_early = before is not None and before.ready_ms is None
+            if was_early and lease.ready_ms is not None and lease.stopped_ms is not None:
                 uncount_stop(store, self.market, lease, now_ms)
         ask_id = lease.ask_id if lease is not None else None
         if isinstance(fact, BidFilled):  # the row of its lease is not stored yet
@@ -169,6 +171,10 @@ class Lives:
         for effect in effects:
             self._do(store, job, lease, ask_id, effect, now_ms)
         return tuple(effect for effect in effects if effect in _SENT)
+
+    def blame(self, store: Store, lease: LeaseRow) -> None:
+        """Its provider stopped a lease, past this server."""
+        self.take(store, store.jobs.need(lease.job_id, lock=True), lease, ProviderStopped())
 
     def _cancels(self, job: JobRow, lease: LeaseRow, before: LeaseLife) -> bool:
         """Whether the buyer's own cancelling now stops the job's lease before it is ready."""

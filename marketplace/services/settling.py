@@ -243,13 +243,14 @@ class Projection:
         lease.closed_ms = (lease.closed_ms or self.clock()) if closed else None
 
     def _note_stop(self, store: Store, lease: LeaseRow, is_stopped: bool) -> None:
-        """Note that a lease was stopped before it was ready, for no reason that is known here: who
-        did it is to be found out. A stop that the server asked for is known already."""
+        """Note that a lease was stopped for no reason that is known here: who did it is to be found
+        out. A stop that the server asked for, or that follows a report, is known already."""
         if lease.stop_requested not in (None, StopReason.RETRY):
             return
         if not is_stopped and lease.stopped_ms is not None:  # a reorg took it back
             uncount_stop(store, self.market, lease, self.clock())
-        unknown = lease.ready_ms is None and lease.stopped_ms is None
+        early_or_unreported = lease.ready_ms is None or lease.outcome is None
+        unknown = early_or_unreported and lease.stopped_ms is None
         if is_stopped and unknown and lease.end_s is not None:
             lease.stopped_ms = lease.end_s * 1000
 

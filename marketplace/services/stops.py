@@ -5,6 +5,7 @@ buyer's side has stopped too many of an account's leases before they were ready 
 new bids are refused and its resting ones wait. What the provider's side stops never counts.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from marketplace.db.store import Database, Store
@@ -48,12 +49,14 @@ def waits_until_ms(store: Store, market: Market, buyer: str, now_ms: int) -> int
 
 @dataclass(frozen=True, slots=True)
 class Stops:
-    """Counts stops before ready, in the database, so that a restart forgets none."""
+    """Counts stops before ready, in the database, so that a restart forgets none. `blame` hears of
+    leases that their providers stopped."""
 
     market: Market
     clock: Clock
     database: Database
     reads: EscrowReads
+    blame: Callable[[Store, LeaseRow], None]
 
     def check(self, store: Store, buyer: str) -> None:
         """Refuse an account that has stopped too many. Raises TooManyStops."""
@@ -92,6 +95,8 @@ class Stops:
         lease.stopped_by = side
         if side is Side.BUYER:
             count_stop(store, self.market, lease, self.clock())
+        elif side is Side.PROVIDER and lease.stop_signature is None:  # else it is blamed already
+            self.blame(store, lease)
         return True
 
 

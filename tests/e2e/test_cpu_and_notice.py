@@ -16,6 +16,7 @@ from tests.e2e.chain import (
     assert_paid_for_usage,
     assert_receipt_adds_up,
     on_chain,
+    ref_of,
 )
 from tests.e2e.conftest import Stories
 from tests.e2e.jobs import tell_to_end, until_running
@@ -36,9 +37,10 @@ ON_INTERRUPTION = {"on_events": ["interruption"], "duration": "5m"}
 
 
 def prepare(world: World) -> None:
-    """A node without GPUs; two that may be taken back after a moment, and one after an hour."""
-    terms = {"prices": CORES}
-    world.provider("cora", None, region="cora", tier="CPU", terms=terms)
+    """A node without GPUs; two that may be taken back after a moment, one after an hour, and one
+    that may not."""
+    world.provider("cora", None, region="cora", tier="CPU", terms={"prices": CORES})
+    world.provider("stan", "1xH100", region="stan")
     for name, region, price, notice in (
         ("west", "coast-west", "2.00", f"{NOTICE_S}s"),
         ("east", "coast-east", "2.60", f"{NOTICE_S}s"),
@@ -127,12 +129,29 @@ def broken_story(world: World) -> Seen:
     return Seen(job=job, lease=ended, before=before, after=after)
 
 
+def cut_story(world: World) -> Seen:
+    """A provider stops a lease on chain, although its ask is not interruptible."""
+    buyer, stan = world.buyer("sue", DEPOSIT), world.providers["stan"]
+    before = _reliability(world, stan)
+    with world.client(buyer) as client, ThreadPoolExecutor(1) as pool:
+        spec = job_of(UNTIL_TOLD, placement={"regions": ["stan"], "interruptible": True})
+        handle = client.jobs.submit(spec)
+        waiting = pool.submit(handle.wait, PATIENCE_S)
+        lease = until_running(world, handle)
+        escrow = world.escrow
+        data = escrow.calls.stop(ref_of(lease), again=False)
+        assert escrow.client.transact(stan.party.signer, escrow.address, data).succeeded
+        job = waiting.result()
+    after = world.wait_for("its reliability falls", lambda: _below(world, stan, before))
+    return Seen(job=job, before=before, after=after)
+
+
 def _below(world: World, provider: Provider, before: Decimal) -> Decimal | None:
     now = _reliability(world, provider)
     return now if now < before else None
 
 
-STORIES = [cpu_story, kept_story, broken_story]
+STORIES = [cpu_story, kept_story, broken_story, cut_story]
 
 
 def test_job_without_a_gpu_is_metered_and_paid_to_the_atom(stories: Stories, world: World) -> None:
@@ -198,8 +217,14 @@ def test_stopping_without_the_promised_notice_costs_reliability(stories: Stories
     assert (seen.before, seen.after) == (Decimal("0.95"), Decimal("0.904"))
 
 
+def test_stopping_a_lease_on_chain_costs_its_provider_reliability(stories: Stories) -> None:
+    seen = stories.outcome(cut_story)
+    assert seen.job.state == "cancelled"
+    assert (seen.before, seen.after) == (Decimal("0.95"), Decimal("0.904"))
+
+
 def test_the_books_balance_and_no_capacity_is_kept(stories: Stories, world: World) -> None:
     stories.all()
     state = assert_books_balance(world)
-    assert len(state.leases) == 4
+    assert len(state.leases) == 5
     assert not any(state.capacity.values())

@@ -172,6 +172,10 @@ class NaiveLife:
         lease = self.leases[lease_id]
         mine = self.lease_id == lease_id
         before = lease.state
+        signed = lease.stop_signed and state is not None
+        goes_back = state in (None, "active") and before in ("stopped", "closed")
+        if lease.reason == "provider_stopped" and (state is None or (goes_back and not signed)):
+            lease.reason = None
         if state is None:
             lease.state = "opening"
             if mine and self.state == "starting":
@@ -258,6 +262,14 @@ class NaiveLife:
             if mine and not self.ending:
                 self.ending, self.reason = "lost", "provider_stopped"
         self.done.append("send the Stop")
+
+    def stopped_by_provider(self, lease_id: str) -> None:
+        lease = self.leases[lease_id]
+        if lease.state not in ("stopped", "closed"):
+            return
+        if lease.reason not in ("lost", "start_limit", "provider_stopped"):
+            lease.reason = "provider_stopped"
+            self.done.append("judge the provider")
 
     def notice_given(self, lease_id: str) -> None:
         lease = self.leases[lease_id]

@@ -19,6 +19,7 @@ from marketplace.domain.advance import (
     NoticeGiven,
     OpeningFailed,
     ProviderSilent,
+    ProviderStopped,
     RetryWindowPassed,
     RunReported,
     StartLimitPassed,
@@ -352,6 +353,14 @@ class Life(RuleBasedStateMachine):
     def sign_stop(self, index: int, by_meter: bool) -> None:
         key = self.pick(index)
         self.both(StopSigned(by_meter), key, self.naive.stop_signed, key, by_meter)
+
+    @precondition(lambda self: self.leases)
+    @rule(index=NEWEST)
+    def find_that_the_provider_stopped(self, index: int) -> None:
+        key = self.pick(index)
+        self.both(ProviderStopped(), key, self.naive.stopped_by_provider, key)
+        if self.leases[key].state in LEASE_OVER:
+            assert self.leases[key].is_broken
 
     @precondition(lambda self: self.leases)
     @rule(index=NEWEST)

@@ -8,6 +8,8 @@ from marketplace.db.tables import NodeRow
 from marketplace.domain.reliability import reliability_milli
 from marketplace.errors import InvalidInput, NotFound
 from marketplace.services.views import lease_view
+from settlement.events import Stopped
+from settlement.leases import Side
 from tests.databases import rows_of
 from tests.market_world import World
 
@@ -158,6 +160,38 @@ def test_a_meter_that_stops_a_lease_unasked_breaks_it_and_the_job_is_lost(world:
     assert (lease.state, lease.reason) == ("stopped", "provider_stopped")
     assert (job.state, lease.stop_requested) == ("queued", "retry")  # it waits for the mark
     assert reliability(world) == BROKEN
+
+
+@pytest.mark.parametrize(
+    ("side", "milli"), [(Side.PROVIDER, BROKEN), (Side.BUYER, KEPT), (Side.NOBODY, KEPT)]
+)
+@pytest.mark.parametrize("terms", [{}, NOTICE], ids=["firm", "interruptible"])
+def test_a_lease_that_its_provider_stops_by_its_own_transaction_lowers_reliability(
+    world: World, terms: dict[str, Any], side: Side, milli: int
+) -> None:
+    world.offer(**terms)
+    _, lease_id = world.open(**ACCEPTED)
+    world.use(lease_id, 0, 0)
+    lease = world.lease(lease_id)
+    names = (lease.lease_bytes, lease.buyer, lease.provider)
+    world.chain.direct.append(Stopped(*names, world.clock() // 1000, 0))
+    world.chain.stoppers[lease.lease_bytes] = side
+    world.chain.mine()
+    world.finish(lease_id, 1, 0, outcome="failed", reason="lease_stopped", exit_code=143)
+    assert reliability(world) == KEPT  # nobody knows yet
+    assert world.catalog.stops.judge() == 1
+    assert reliability(world) == milli
+    assert world.catalog.stops.judge() == 0
+
+
+def test_a_stop_after_the_agent_has_reported_is_no_breach(world: World) -> None:
+    _, lease_id, _ = started(world)
+    world.use(lease_id, 1, 5_000, after=5)
+    world.finish(lease_id, 2, 5_000, outcome="failed", reason="witness_silent", exit_code=143)
+    world.chain.stoppers[world.lease(lease_id).lease_bytes] = Side.PROVIDER
+    world.halt(lease_id, world.meter)
+    world.catalog.stops.judge()
+    assert reliability(world) == KEPT
 
 
 def test_a_meter_that_was_asked_for_a_stop_is_not_to_blame(world: World) -> None:
