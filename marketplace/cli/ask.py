@@ -1,12 +1,14 @@
 """`coulomb ask` and `coulomb order`: a provider's signed offers, and orders made void."""
 
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
 
 from marketplace.cli.context import agreed, confirm, current, tokens
-from marketplace.cli.output import columns, note, show, show_rows, warn
+from marketplace.cli.output import columns, note, show, show_plan, show_rows, warn
 from marketplace.data import load_tiers
 from marketplace.domain.drafts import AskState
 from marketplace.domain.pricing import prices_to_json
@@ -26,6 +28,9 @@ TABLE = columns(
     "notice s=notice_seconds", "simulated", "reliability",
     "expires=expires_at", "provider=ask.provider",
 )  # fmt: skip
+PLAN = columns(
+    "node", "prices", "jobs", "start_limit", "notice", "meter", "opener", "most_fee", "expires"
+)
 TOKENS: dict[str, Any] = {"parser": tokens, "metavar": "TOKENS"}
 CpuPrice = Annotated[str | None, Option(**TOKENS, help="Price of one CPU core for an hour.")]
 MemoryPrice = Annotated[str | None, Option(**TOKENS, help="Price of 1 GiB of memory for an hour.")]
@@ -188,16 +193,31 @@ def _need_price(terms: dict[str, Any]) -> None:
 
 def _offer(client: Coulomb, node_id: str, terms: dict[str, Any], name: str) -> None:
     cli = current()
+    signer = None if cli.dry_run else cli.signer()
+    ask = client.asks.prepare(node_id, terms)
     priced = ", ".join(f"{k} {v}" for k, v in terms["prices"].items() if v not in ("0", ""))
-    back = f", to be taken back {terms['notice']} after notice" if terms.get("notice") else ""
-    note(f"offer {name} ({node_id}) at {priced}{back}; meter {terms['meter']}")
+    show_plan({"node": f"{name} ({node_id})", "prices": priced, **_plan_row(ask)}, PLAN)
+    note("  Nothing is paid for the time a job takes to start, nor without its buyer's witness.")
     if cli.dry_run:
-        document = client.asks.prepare(node_id, terms).typed_data(client.session.domain())
+        document = ask.typed_data(client.session.domain())
         show(document, columns("primaryType", "message"))
         return
-    signer = cli.signer()
     confirm("Sign and offer?")
-    show(client.asks.offer(node_id, terms, signer=signer), TABLE)
+    show(client.asks.place(ask, signer=signer), TABLE)
+
+
+def _plan_row(ask: Ask) -> dict[str, Any]:
+    """What an ask binds its provider to."""
+    interruptible = ask.flags & FLAG_INTERRUPTIBLE
+    return {
+        "jobs": f"{duration_text(ask.min_seconds)} to {duration_text(ask.max_seconds)}",
+        "start_limit": duration_text(ask.start_limit_seconds),
+        "notice": duration_text(ask.notice_seconds) if interruptible else "none: not interruptible",
+        "meter": ask.meter,
+        "opener": ask.opener,
+        "most_fee": f"{Decimal(ask.max_fee_bps) / 100:f} % of what it earns",
+        "expires": datetime.fromtimestamp(ask.expiry, UTC).isoformat(timespec="seconds"),
+    }
 
 
 def _node(client: Coulomb, wanted: str | None) -> Node:

@@ -1,6 +1,7 @@
 """`coulomb job` and `coulomb receipt`: buy compute, follow it, fetch what came out."""
 
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,8 +57,9 @@ EVENT = columns(
 )  # fmt: skip
 PLAN = columns(
     "name", "ask", "tier", "region", "price_per_gpu_hour", "price per core=price_per_core_hour",
-    "rate_per_hour", "maximum_cost",
-    "budget", "maximum_duration", "notice", "purse", "balance", "shortfall", "witness", "simulated",
+    "rate_per_hour", "maximum_cost", "budget", "maximum_duration", "start_limit", "notice",
+    "purse", "balance", "shortfall", "opener", "witness", "witness_is", "meter", "may_stop",
+    "may_open_again", "simulated",
 )  # fmt: skip
 RECEIPT = columns(
     "receipt=id", "job=job_id", "tier", "measured ms=used_ms", "GPU-s=gpu_seconds",
@@ -105,6 +107,7 @@ def run(
         plan = _plan_row(order, client.market.config().currency)
         if cli.dry_run:
             show(plan, PLAN)
+            _explain_terms(plan)
             _require_match(order)
             return
         _show_terms(plan)
@@ -261,13 +264,20 @@ def _plan_row(order: PreparedJob, currency: str) -> dict[str, Any]:
         "purse": order.bid.buyer if order.is_of_purse else None,
         "balance": plan.balance,
         "shortfall": plan.shortfall,
-        "witness": order.bid.witness + (" (hosted)" if order.hosted_witness else ""),
+        "opener": plan.opener,
+        "witness": plan.witness,
+        "witness_is": "hosted" if order.hosted_witness else "yours",
+        "may_stop": list(plan.may_stop),
+        "may_open_again": list(plan.may_open_again),
+        "at_most_paid": plan.max_paid,
+        "max_fee_bps": plan.max_fee_bps,
         "no_match": plan.no_match,
     }
     if plan.matches:
         best = plan.matches[0]
         row |= {
             "ask": best.ask_id,
+            "meter": best.meter,
             "tier": best.tier,
             "region": best.region,
             "start_limit": duration_text(best.start_limit_seconds),
@@ -288,12 +298,23 @@ def _price_of(price: Prices, spec: JobSpec) -> dict[str, str]:
 
 def _show_terms(row: dict[str, Any]) -> None:
     show_plan(row, PLAN)
+    _explain_terms(row)
+    if row.get("simulated"):
+        warn("the GPU is simulated: it stands in where a machine has none")
+
+
+def _explain_terms(row: dict[str, Any]) -> None:
+    """What the plan's rows mean for the buyer's money."""
     if row.get("start_limit"):
         limit = row["start_limit"]
         note(f"  Time counts from when the job is ready, at the latest {limit} after the lease")
         note("  opens; what is not used comes back.")
-    if row.get("simulated"):
-        warn("the GPU is simulated: it stands in where a machine has none")
+    most, fee = cell(plain(row), "at_most_paid"), f"{Decimal(row['max_fee_bps']) / 100:f}"
+    note(f"  Whatever happens, all leases of this bid cost at most {most} together. It goes to")
+    note(f"  providers whose asks the bid accepts, and of it up to {fee} % to the market.")
+    if row["witness_is"] == "hosted":
+        note("  The witness is not yours: its host, with the market and a provider, could have all")
+        note("  of that paid for nothing.")
 
 
 def _require_match(order: PreparedJob) -> None:

@@ -90,9 +90,10 @@ class Quotes:
         found, why = self.matches(spec, bid)
         quote = QuoteAnswer(matches=self._shown(store, found), no_match=why)
         free = balance - store.jobs.reserved_atoms(caller.account)
-        return Plan.of(quote, free, self.market.currency, self.market.decimals)
+        return Plan.of(quote, bid, free, self.market.currency, self.market.decimals)
 
     def _shown(self, store: Store, found: list[Fill]) -> tuple[MatchingAsk, ...]:
         best = found[:MATCHES_SHOWN]
         store.nodes.hold(fill.node_id for fill in best)
+        store.asks.hold(fill.ask_id for fill in best)
         return tuple(match_view(store, self.market, fill) for fill in best)

@@ -229,6 +229,7 @@ def match_view(store: Store, market: Market, fill: Fill) -> MatchingAsk:
     return answer_of(
         MatchingAsk,
         fill,
+        meter=store.asks.need(fill.ask_id).message["meter"],
         region=node.region,
         simulated=node.simulated,
         price=fill.prices,

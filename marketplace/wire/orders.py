@@ -118,6 +118,7 @@ class MatchingAsk(Answer):
 
     ask_id: str
     provider: Address
+    meter: Address = Field(description="the provider's key that signs usage")
     tier: str
     region: str
     simulated: bool
@@ -147,19 +148,41 @@ class BidDraft(Body):
     )
 
 
+class Party(StrEnum):
+    """Who can act on a lease. Whoever speaks for a purse is its buyer."""
+
+    BUYER = "buyer"
+    WITNESS = "witness"
+    PROVIDER = "provider"
+    METER = "meter"
+
+
 class Plan(QuoteAnswer):
-    """What buying a job would do. `price`, `rate_per_hour` and `max_cost` are the best match's."""
+    """What buying a job would do, and who may do what with its leases. `price`, `rate_per_hour` and
+    `max_cost` are the best match's.
+    """
 
     price: DecimalPrices | None
     rate_per_hour: DecimalText | None
     max_cost: Money
     balance: Money = Field(description="free in the escrow, less what other jobs will lock")
     shortfall: Money = Field(description="what the balance lacks")
+    opener: Address = Field(description="the only account that opens leases from the bid")
+    witness: Address = Field(description="nothing is paid without its signature")
+    may_stop: Many[Annotated[Party, Lax]] = Field(description="what ran until then stays payable")
+    may_open_again: Many[Annotated[Party, Lax]] = Field(
+        description="who may let the bid open one more lease after the last"
+    )
+    max_paid: Money = Field(
+        description="the bid's budget: the most that all its leases cost together, whatever "
+        "happens. It goes to providers whose asks the bid accepts"
+    )
+    max_fee_bps: int = Field(description="the most of it that the market keeps, in 1/10,000")
 
     @classmethod
-    def of(cls, quote: QuoteAnswer, free: int, currency: str, decimals: int) -> Self:
-        """The plan that follows from a quote. `free` atoms are left, below zero if other jobs will
-        lock more than there is.
+    def of(cls, quote: QuoteAnswer, bid: Bid, free: int, currency: str, decimals: int) -> Self:
+        """The plan that follows from a quote for a bid. `free` atoms are left, below zero if other
+        jobs will lock more than there is.
         """
         best = quote.matches[0] if quote.matches else None
         cost = best.max_cost.atoms if best else 0
@@ -171,6 +194,12 @@ class Plan(QuoteAnswer):
             max_cost=Money.of(cost, currency, decimals),
             balance=Money.of(max(0, free), currency, decimals),
             shortfall=Money.of(max(0, cost - free), currency, decimals),
+            opener=bid.opener,
+            witness=bid.witness,
+            may_stop=tuple(Party),
+            may_open_again=(Party.BUYER, Party.WITNESS),
+            max_paid=Money.of(bid.budget, currency, decimals),
+            max_fee_bps=bid.max_fee_bps,
         )
 
 

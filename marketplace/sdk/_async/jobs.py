@@ -210,7 +210,7 @@ class AsyncJobs(AsyncResource):
                 salt=self._session.take_salt(buyer, account.next_salt),
             )
         free = account.free.atoms - account.reserved.atoms
-        plan = Plan.of(quote, free, market.currency, market.decimals)
+        plan = Plan.of(quote, bid, free, market.currency, market.decimals)
         of_purse = self._session.purse is not None
         return PreparedJob(spec, bid, plan, signer, hosted is not None, of_purse)
 

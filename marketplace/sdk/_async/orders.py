@@ -135,6 +135,15 @@ class AsyncAsks(AsyncResource):
         """Write an ask as `prepare` does, sign it and put it on the book. Raises InputError."""
         who = await self._signer(signer)
         ask = await self._prepare(node_id, terms, who.address)
+        return await self.place(ask, signer=who, idempotency_key=idempotency_key)
+
+    async def place(
+        self, ask: Ask, *, signer: Signer | None = None, idempotency_key: str | None = None
+    ) -> AskInfo:
+        """Sign an ask that `prepare` wrote, and put it on the book. Raises InputError."""
+        who = await self._signer(signer)
+        if who.address != ask.provider:
+            raise InputError(f"the ask is one of {ask.provider}, not of {who.address}")
         signature = await self._sign(ask, who)
         key = idempotency_key or "ask-" + ask.struct_hash().hex()
         return await self.create(ask, signature, idempotency_key=key)
