@@ -50,11 +50,11 @@ class AskView:
 
     def rate(self, bid: "BidView") -> int:
         """All-in rate for the bid's sizes. Mirrors `Prices.rate`."""
+        rate = self.gpu_hour * bid.gpu_milli + self.cpu_hour * bid.cpu_milli
         if self.flat:
-            return self.lead_hour * bid.lead_milli
-        rate = self.gpu_hour * bid.gpu_milli
+            return rate
         mib = self.memory_hour * bid.memory_mib + self.storage_hour * bid.storage_mib
-        return rate + self.cpu_hour * bid.cpu_milli + mib * 125 // 128
+        return rate + mib * 125 // 128
 
 
 # The members of an ask that, with its tier, name its bucket.
