@@ -184,10 +184,10 @@ class Relays:
     def submit(self, store: Store, relay: Relay) -> RelayedCall:
         """Put a call down for the relayer, once; the same one again is answered with how far it has
         come. Raises CallUsed, CallRefused, Conflict."""
+        account = store.accounts.get_or_add(relay.account, self.clock(), lock=True)
         tries = store.tries(relay.key)
         if _is_last(tries, relay):
             return call_view(_last(tries), relay.call.salt)
-        account = store.accounts.get_or_add(relay.account, self.clock(), lock=True)
         if not tries.is_free:
             raise _used(relay, "belongs to another call of the account")
         if tries.dead >= RELAY_TRIES:
