@@ -2,6 +2,8 @@
 
 MarketError                      market_error
 ├── InvalidInput                 invalid_request         members are wrong; all are listed
+│   ├── RelayFee                 relay_fee               a signed call's fee does not suit
+│   ├── CallExpired              call_expired            a signed call's deadline does not suit
 │   ├── InvalidJob               invalid_job             a job spec is malformed
 │   └── InvalidOrder             invalid_order           an order contradicts its node or job
 ├── InvalidSignature             invalid_signature       not made by the key that must have made it
@@ -9,6 +11,10 @@ MarketError                      market_error
 ├── Forbidden                    forbidden               known, but not allowed to do this
 ├── NotFound                     not_found               no such object, or not for the caller
 ├── Conflict                     conflict                the object is in another state
+│   ├── PurseExpired             purse_expired           its operator may no longer spend from it
+│   ├── NotRelayed               not_relayed             the market sends no signed calls of others
+│   ├── CallUsed                 call_used               a signed call's number is used or void
+│   ├── CallRefused              call_refused            the chain would refuse a signed call
 │   ├── AlreadyExists            already_exists          a unique name, salt or UUID is taken
 │   ├── IdempotencyMismatch      idempotency_mismatch    the key was used with another body
 │   └── IdempotencyInFlight      idempotency_in_flight   the first request with the key still runs
@@ -18,6 +24,7 @@ MarketError                      market_error
 ├── AttestationRefused           attestation_refused     a reading was wrong; `facts`: its reason
 ├── TooLarge                     too_large               a body or blob is above its limit
 ├── RateLimited                  rate_limited            too many; `facts`: when to come back
+│   └── TooManyStops             too_many_stops          leases stopped before they were ready
 └── Unavailable                  unavailable             a part is down or overloaded for now
 
 Every error carries `problems`: pointers into the input and what is wrong there (may be empty).
@@ -134,6 +141,40 @@ _TABLE = (
         ExitCode.CONFLICT,
     ),
     ErrorKind(
+        "purse_expired", 409, "Purse expired",
+        "The purse's operator may no longer sign bids or top-ups for it, or make API keys.",
+        "Let its owner make another: `coulomb purse create OPERATOR`.",
+        ExitCode.CONFLICT,
+    ),
+    ErrorKind(
+        "not_relayed", 409, "Not relayed",
+        "This market sends no withdrawals and top-ups that others signed.",
+        "Send it yourself: leave out `--relayed`.",
+        ExitCode.CONFLICT,
+    ),
+    ErrorKind(
+        "relay_fee", 422, "Relay fee",
+        "The fee of the signed call is below the market's `relay_fee`, or not below the amount.",
+        "Sign it with the `relay_fee` of /v1/config, for a larger amount.",
+    ),
+    ErrorKind(
+        "call_expired", 422, "Call expired",
+        "The deadline of the signed call has passed, is about to, or lies too far ahead.",
+        "Sign it anew, with a deadline ten minutes ahead.",
+    ),
+    ErrorKind(
+        "call_used", 409, "Call used",
+        "The number of the signed call was used, is cancelled, or belongs to another call.",
+        "Look at `GET /v1/calls/call_NUMBER`; sign the next one with another number.",
+        ExitCode.CONFLICT,
+    ),
+    ErrorKind(
+        "call_refused", 409, "Call refused",
+        "The escrow would refuse the signed call; the detail has its reason. Nothing was sent.",
+        "Remove the reason, or send the call yourself.",
+        ExitCode.CONFLICT,
+    ),
+    ErrorKind(
         "already_exists", 409, "Already exists",
         "A number, salt, UUID or order is taken.",
         "Use another one; prepared orders have a fresh salt.",
@@ -191,6 +232,12 @@ _TABLE = (
         ExitCode.RETRY_LATER, True,
     ),
     ErrorKind(
+        "too_many_stops", 429, "Too many stops",
+        "Too many leases of the account were stopped within an hour before their jobs were ready.",
+        "Wait as long as Retry-After says, and let jobs start before you end them.",
+        ExitCode.RETRY_LATER, True,
+    ),
+    ErrorKind(
         "unavailable", 503, "Unavailable",
         "The server is overloaded or restarting, or a part of it is down.",
         "Wait as long as Retry-After says.",
@@ -243,6 +290,14 @@ class InvalidInput(MarketError):
         super().__init__(text, problems=found)
 
 
+class RelayFee(InvalidInput):
+    code = "relay_fee"
+
+
+class CallExpired(InvalidInput):
+    code = "call_expired"
+
+
 class InvalidJob(InvalidInput):
     code = "invalid_job"
 
@@ -269,6 +324,22 @@ class NotFound(MarketError):
 
 class Conflict(MarketError):
     code = "conflict"
+
+
+class PurseExpired(Conflict):
+    code = "purse_expired"
+
+
+class NotRelayed(Conflict):
+    code = "not_relayed"
+
+
+class CallUsed(Conflict):
+    code = "call_used"
+
+
+class CallRefused(Conflict):
+    code = "call_refused"
 
 
 class AlreadyExists(Conflict):
@@ -307,6 +378,10 @@ class RateLimited(MarketError):
     """The caller asks too often; `facts["retry_after_seconds"]` says when to come back."""
 
     code = "rate_limited"
+
+
+class TooManyStops(RateLimited):
+    code = "too_many_stops"
 
 
 class Unavailable(MarketError):

@@ -3,6 +3,8 @@
 SettlementError
 ├── FieldError            a value is out of bounds or malformed (also a ValueError)
 ├── SignatureError        a signature is malformed, malleable or not the expected signer's
+│   └── PurseRefused      a purse's terms do not let the signer sign this for it
+│       └── ExpiredPurse  its operator signed after its expiry
 ├── ChainError            the node answered with an error, or one of these happened:
 │   ├── ChainUnavailable  no usable answer came; a transaction just sent may have arrived
 │   ├── WrongChain        the node serves another chain than expected
@@ -46,6 +48,13 @@ class FieldError(SettlementError, ValueError):
 
 class SignatureError(SettlementError):
     code = "invalid_signature"
+
+
+class PurseRefused(SignatureError): ...
+
+
+class ExpiredPurse(PurseRefused):
+    code = "purse_expired"
 
 
 class ChainError(SettlementError):

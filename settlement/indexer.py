@@ -6,12 +6,12 @@ a reorg are read in ranges. A node that merely lags behind causes no rollback.
 
 from dataclasses import dataclass
 
+from settlement.chain.client import RANGE_BLOCKS
 from settlement.chain.contracts import Escrow
 from settlement.errors import ChainUnavailable
 from settlement.ports import BlockRef, EventStore, LoggedEvent
 
 REORG_DEPTH = 64  # blocks below the head that are checked one by one
-RANGE_BLOCKS = 2_000  # common nodes answer this many in one eth_getLogs
 
 
 @dataclass(frozen=True, slots=True)

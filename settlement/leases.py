@@ -4,12 +4,13 @@ Every amount equals the contract's storage to the atom. Source: `ComputeEscrow` 
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 from settlement import events, units
 from settlement.events import ChainEvent
+from settlement.orders import OpenedFrom
 
 
 class LeaseStatus(IntEnum):
@@ -19,6 +20,14 @@ class LeaseStatus(IntEnum):
     ACTIVE = 1
     STOPPED = 2
     CLOSED = 3
+
+
+class Side(StrEnum):
+    """Who stopped a lease. The witness is on the buyer's side, the meter on the provider's."""
+
+    BUYER = "buyer"
+    PROVIDER = "provider"
+    NOBODY = "nobody"  # its time was over, or the node cannot tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,70 @@ class Params:
 
     decimals: int = 18
     fee_bps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseView:
+    """A lease as the contract reports it. Seconds are chain time; atoms include the fee."""
+
+    status: LeaseStatus
+    metered: bool
+    again: bool
+    rate: int
+    used_ms: int
+    start: int
+    end: int
+    funded: int
+    start_seconds: int
+    gpu_milli: int
+    node: int
+    released: int
+    locked: int
+
+    @property
+    def paid_seconds(self) -> int:
+        """Seconds that are paid at most. The rest of the funded time makes up for a late start."""
+        return self.funded - self.start_seconds
+
+
+Shows = Callable[[str, str, str, bytes], LeaseView]
+"""What an own node shows of a lease by buyer, provider, witness, number. Raises ChainError."""
+
+
+class Unlike(StrEnum):
+    """How a lease on chain is not what its signed orders make it; stable codes."""
+
+    NOT_ON_CHAIN = "not_on_chain"
+    RATE = "chain_rate_differs"
+    PAID_TIME = "chain_paid_time_differs"
+    START_LIMIT = "chain_start_limit_differs"
+    NODE = "chain_node_differs"
+    GPUS = "chain_gpus_differ"
+    COUNTED = "chain_counted_differs"
+
+
+def unlike(view: LeaseView, opened: OpenedFrom) -> Unlike | None:
+    """Compare what the chain has under the number of `opened` with these orders.
+
+    The number binds the orders, the prices, the seat and the meter, and whoever asks the chain for
+    it names buyer, provider and witness as well. The rest is compared here. A stop may have cut the
+    time, and a top-up may have added to it, up to the ask's longest.
+    """
+    ask, bid = opened.ask, opened.bid
+    if view.status is LeaseStatus.NONE:
+        return Unlike.NOT_ON_CHAIN
+    runs = view.status is LeaseStatus.ACTIVE
+    least = (ask.min_seconds, ask.start_limit_seconds) if runs else (0, 0)
+    counted = bid.egress_mib > 0 or bid.units > 0
+    checks = (
+        (view.rate == opened.prices.rate(bid.sizes()), Unlike.RATE),
+        (least[0] <= view.paid_seconds <= ask.max_seconds, Unlike.PAID_TIME),
+        (least[1] <= view.start_seconds <= ask.start_limit_seconds, Unlike.START_LIMIT),
+        (view.node == ask.node, Unlike.NODE),
+        (view.gpu_milli == bid.gpu_milli, Unlike.GPUS),
+        (view.metered is counted, Unlike.COUNTED),
+    )
+    return next((found for alike, found in checks if not alike), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,14 +27,17 @@ class IntentKind(StrEnum):
     FREE = "free"
     REFUND = "refund"
     CANCEL = "cancel"
+    WITHDRAW = "withdraw"
+    TOP_UP = "top_up"
 
     @property
     def urgent(self) -> bool:
         """Whether it goes before the others because it pays or frees the money of open leases.
 
-        Anyone can cause any number of opens and cancels; they must not delay payments.
+        Anyone can cause any number of opens, cancels and signed calls, which must not delay these.
         """
-        return self not in (IntentKind.OPEN, IntentKind.CANCEL)
+        asked = (IntentKind.OPEN, IntentKind.CANCEL, IntentKind.WITHDRAW, IntentKind.TOP_UP)
+        return self not in asked
 
 
 class IntentState(StrEnum):

@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from settlement.chain.calls import LeaseRef
-from settlement.chain.contracts import Escrow, LeaseView, Token
-from settlement.leases import ChainLease, EscrowState, LeaseStatus, Params, replay
+from settlement.chain.contracts import Escrow, Token
+from settlement.leases import ChainLease, EscrowState, LeaseStatus, LeaseView, Params, replay
 from settlement.ports import OVER, EventStore, Intent
 
 

@@ -16,6 +16,7 @@ BPS = 10_000
 MAX_FEE_BPS = 1_000
 MAX_PAID_SECONDS = 10**9  # with a start limit, in milliseconds, it fits 40 bits of a lease's slot
 MAX_START_SECONDS = 2**16 - 1
+MAX_NOTICE_SECONDS = 2**16 - 1
 
 
 @dataclass(frozen=True, slots=True)

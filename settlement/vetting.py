@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from settlement.attestation import MeteredUsage
+from settlement.chain.abi import abi
 from settlement.chain.calls import LeaseRef, SettlementEntry
 from settlement.chain.client import ChainClient, with_margin
 from settlement.chain.contracts import Escrow
@@ -21,8 +22,14 @@ from settlement.signing import recover
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 # These calls may run the code of contract accounts (ERC-1271), which could burn any amount of gas.
 # They get what an opening with two such accounts needs; if that is not enough, they are refused.
-CONSENTED = (IntentKind.OPEN, IntentKind.CANCEL)
+RELAYED = {
+    IntentKind.WITHDRAW: "withdrawBySignature",
+    IntentKind.TOP_UP: "topUpBySignature",
+}
+"""Calls that accounts signed until a deadline, and the functions that take them."""
+CONSENTED = (IntentKind.OPEN, IntentKind.CANCEL, *RELAYED)
 CONSENT_GAS_MAX = 1_000_000
+DEADLINE_SECONDS_MIN = 30  # left of a deadline: what is mined after it reverts, and costs gas
 NOTHING_TO_SETTLE = "nothing_to_settle"
 NOTHING_TO_FREE = "nothing_to_free"
 # Reverts that mean "not yet", and how many attempts to make before giving up (None: no limit).
@@ -68,6 +75,11 @@ def vet(escrow: Escrow, sender: str, intent: Intent) -> Verdict:
             call = call_of(intent.payload)
             if not escrow.simulate_free(call.data, sender, "pending"):
                 return Refuse(NOTHING_TO_FREE)
+        if (
+            intent.kind in RELAYED
+            and (left := _seconds_left(escrow, intent)) < DEADLINE_SECONDS_MIN
+        ):
+            return Refuse(f"the deadline is {left} s ahead, too near to be mined in time")
         most = CONSENT_GAS_MAX if intent.kind in CONSENTED else None
         return Go(_gas(escrow.client, sender, intent.payload, most))
     except CallReverted as error:
@@ -89,6 +101,13 @@ def _gas(client: ChainClient, sender: str, payload: dict[str, Any], most: int | 
         client.call(call.to, call.data, sender, "pending", call.value)
         return call.gas
     return with_margin(client.estimate_gas(call.to, call.data, sender, call.value, most))
+
+
+def _seconds_left(escrow: Escrow, intent: Intent) -> int:
+    """Until the deadline of a call that its account signed, by chain time."""
+    arguments = abi("ComputeEscrow").arguments(RELAYED[intent.kind], call_of(intent.payload).data)
+    *_, (_, deadline, _, _), _ = arguments
+    return int(deadline) - escrow.client.timestamp()
 
 
 def _vet_settle(escrow: Escrow, sender: str, intent: Intent) -> Verdict:

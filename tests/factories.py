@@ -8,7 +8,8 @@ from marketplace.data import load_tiers
 from marketplace.domain.job import JobSpec, parse_job
 from marketplace.domain.order import NodeFacts, RestingAsk, RestingBid, Wants
 from settlement.eip712 import ZERO_ADDRESS, checksum, text32
-from settlement.orders import FLAG_SHARED, Ask, Bid, Prices, TierLimit
+from settlement.leases import LeaseStatus, LeaseView
+from settlement.orders import FLAG_SHARED, Ask, Bid, OpenedFrom, Prices, TierLimit
 
 NOW = 1_800_000_000
 HOUR = 3600
@@ -84,6 +85,29 @@ def make_bid(**changes: Any) -> Bid:
         "salt": 1,
     }
     return Bid(unit=unit, **{**fields, **changes})
+
+
+def shown_lease(opened: OpenedFrom, **changes: Any) -> LeaseView:
+    """What a node of the chain shows of the lease of these orders, just after it opened."""
+    ask, bid = opened.ask, opened.bid
+    start, paid = changes.pop("start", NOW), changes.pop("paid_seconds", bid.max_seconds)
+    late = changes.get("start_seconds", ask.start_limit_seconds)
+    fields: dict[str, Any] = {
+        "status": LeaseStatus.ACTIVE,
+        "metered": bid.egress_mib > 0 or bid.units > 0,
+        "again": False,
+        "rate": opened.prices.rate(bid.sizes()),
+        "used_ms": 0,
+        "start": start,
+        "end": start + paid + late,
+        "funded": paid + late,
+        "start_seconds": late,
+        "gpu_milli": bid.gpu_milli,
+        "node": ask.node,
+        "released": 0,
+        "locked": 1,
+    }
+    return LeaseView(**{**fields, **changes})
 
 
 def resting_ask(

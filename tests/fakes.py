@@ -12,9 +12,10 @@ from marketplace.db.store import Database, Store
 from marketplace.db.tables import LeaseRow
 from settlement.attestation import MeteredUsage
 from settlement.chain.abi import abi
-from settlement.chain.calls import EscrowCalls, SettlementEntry
+from settlement.chain.calls import EscrowCalls, LeaseRef, SettlementEntry
+from settlement.consent import Purse
 from settlement.eip712 import checksum
-from settlement.errors import SignatureError
+from settlement.errors import CallReverted, SignatureError
 from settlement.events import (
     Cancelled,
     ChainEvent,
@@ -23,15 +24,18 @@ from settlement.events import (
     MarkedAgain,
     Opened,
     OpenedCounted,
+    Relayed,
     Settled,
     SettledEntry,
     SettledMetered,
     Stopped,
+    Withdrawn,
 )
-from settlement.leases import ChainLease, LeaseStatus, Params, SaltState, after, fold
-from settlement.orders import Bid, Prices
+from settlement.leases import ChainLease, LeaseStatus, Params, SaltState, Side, after, fold
+from settlement.orders import Bid, Numbered, Prices
 from settlement.ports import BlockRef, EventStore, Intent, IntentKind, LoggedEvent, OutboxStore
 from settlement.signing import recover_digest
+from settlement.vetting import RELAYED
 
 
 class ManualClock:
@@ -70,7 +74,12 @@ class FakeChain:
     height: int = 0
     sent: int = 0
     down: Exception | None = None
+    stoppers: dict[bytes, Side] = field(default_factory=dict)
+    asked_who: int = 0
     wallets: dict[str, str] = field(default_factory=dict)  # contract accounts, and their owners
+    purses: dict[str, Purse] = field(default_factory=dict)
+    sent_calls: set[tuple[str, int]] = field(default_factory=set)
+    refused: CallReverted | None = None  # what it says to any call that it is asked about
 
     # EscrowReads
 
@@ -82,8 +91,10 @@ class FakeChain:
         self._answer()
         return self.balances[account]
 
-    def salt_state(self, account: str, salt: int) -> SaltState:
+    def salt_state(self, account: str, salt: int, kind: Numbered = Numbered.ORDERS) -> SaltState:
         self._answer()
+        if kind is Numbered.CALLS:
+            return SaltState((account, salt) in self.sent_calls, False)
         order = (account, salt)
         return SaltState(order in self.used, order in self.cancelled)
 
@@ -92,6 +103,19 @@ class FakeChain:
         with suppress(SignatureError):
             return self.wallets.get(account) == recover_digest(digest, signature)
         return False
+
+    def purse(self, account: str) -> Purse | None:
+        self._answer()
+        return self.purses.get(account)
+
+    def refusal(self, data: bytes, sender: str, gas: int) -> CallReverted | None:
+        self._answer()
+        return self.refused
+
+    def who_stopped(self, tx_hash: str, lease: LeaseRef, meter: str) -> Side:
+        self._answer()
+        self.asked_who += 1
+        return self.stoppers.get(lease.lease_no, Side.NOBODY)
 
     # Mining
 
@@ -130,6 +154,8 @@ class FakeChain:
     def _run(self, intent: Intent, now_s: int) -> list[ChainEvent]:
         if intent.kind is IntentKind.CANCEL:
             return self._cancel(intent)
+        if intent.kind in RELAYED:
+            return self._relay(intent)
         name = intent.key.split(":")[1].partition("/")[0] if ":" in intent.key else ""
         with self.database.read() as store:
             lease = store.leases.get(name) if name else None
@@ -148,6 +174,22 @@ class FakeChain:
         account, kind, salt, and_older, _ = abi("ComputeEscrow").arguments("cancel", data)
         self.cancelled.add((checksum(account), salt))
         return [Cancelled(checksum(account), kind, salt, and_older)]
+
+    def _relay(self, intent: Intent) -> list[ChainEvent]:
+        """The fee moves to the relayer, and what a withdrawal names leaves the escrow."""
+        data = bytes.fromhex(intent.payload["data"][2:])
+        arguments = abi("ComputeEscrow").arguments(RELAYED[intent.kind], data)
+        *names, (salt, _, relayer, fee), _ = arguments
+        withdraws = intent.kind is IntentKind.WITHDRAW
+        account = checksum(names[0] if withdraws else names[1][0])
+        self.sent_calls.add((account, salt))
+        self.balances[account] -= fee
+        relayed = Relayed(account, checksum(relayer), salt, fee)
+        if not withdraws:
+            return [relayed]
+        left = names[2] - fee
+        self.balances[account] -= left
+        return [relayed, Withdrawn(account, checksum(names[1]), left)]
 
     def _open(self, store: Store, lease: LeaseRow, now_s: int) -> list[ChainEvent]:
         bid_row, ask_row = store.bids.need(lease.bid_id), store.asks.need(lease.ask_id)

@@ -88,13 +88,13 @@ class FakeMarket:
     def open_lease(
         self, command: list[str] | str, *, lease_id: str | None = None, **changes: Any
     ) -> str:
-        """Open a lease for a job; changes go to `terms`, `job`, `sizes` or the lease itself."""
+        """Open a lease for a job; changes go to `terms`, `job`, `sizes`, `ask` or the lease."""
         with self._lock:
             number = len(self.leases) + 1
             spec = parse_job(job_json(command=command, **changes.pop("job", {})), packed=True)
             sizes = {"memory_mib": 512, "storage_mib": 64, **changes.pop("sizes", {})}
             gpu_milli, paid = changes.pop("gpu_milli", 1000), changes.pop("paid_seconds", 300)
-            ask = make_ask(meter=self.meter.address, salt=number)
+            ask = make_ask(meter=self.meter.address, salt=number, **changes.pop("ask", {}))
             bid = make_bid(
                 job_hash=spec.hash(), gpu_milli=gpu_milli, salt=number,
                 witness=self.witness.address, units=changes.pop("units", 0), **sizes,
@@ -347,7 +347,7 @@ class Desk:
 
     def start(self) -> None:
         """Take the lease in hand, as an agent that has just started does."""
-        self.lease = HeldLease(self.node, self.entry, self.clock_s)
+        self.lease = HeldLease(self.node, self.entry, self.clock_s, self.job.notice_s)
         self.pen = self.lease.attestor
 
     def attest(self, *ms: int, **usage: int) -> None:

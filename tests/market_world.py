@@ -48,6 +48,7 @@ T = TypeVar("T")
 M = TypeVar("M", bound=Model)
 R = TypeVar("R", bound=SQLModel)
 TOKEN = 10**18
+RELAY_FEE = TOKEN // 100
 H100 = "H100-80GB-SXM"
 
 
@@ -62,7 +63,7 @@ def market(**changes: Any) -> Market:
         "domain": Domain(31_337, "0x" + "ec" * 20), "token": "0x" + "cc" * 20, "currency": "CMP",
         "decimals": 18, "fee_bps": 0, "settle_window_s": 120, "opener": ZERO_ADDRESS,
         "interval_ms": 1_000, "confirmations": 0, "settle_every_s": 5, "operators": (),
-        "rpc_url": "http://localhost:0",
+        "rpc_url": "http://localhost:0", "relay_fee": RELAY_FEE,
     }  # fmt: skip
     return Market(**{**fields, **changes})
 

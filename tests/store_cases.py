@@ -65,7 +65,7 @@ class OutboxCases:
     def test_pending_puts_what_pays_before_opens_and_cancels(self, store: OutboxStore) -> None:
         kinds = [IntentKind.CANCEL, IntentKind.OPEN, *IntentKind, IntentKind.CANCEL]
         added = [store.enqueue(kind, f"k{i}", PAYLOAD) for i, kind in enumerate(kinds)]
-        late = (IntentKind.CANCEL, IntentKind.OPEN)
+        late = (IntentKind.CANCEL, IntentKind.OPEN, IntentKind.WITHDRAW, IntentKind.TOP_UP)
         first = [i.id for i in added if i.kind not in late]
         last = [i.id for i in added if i.kind in late]
         assert [i.id for i in store.pending(len(kinds))] == [*first, *last]

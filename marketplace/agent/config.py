@@ -14,6 +14,7 @@ import yaml
 from marketplace import limits
 from marketplace.agent.errors import AgentConfigError
 from marketplace.domain.reader import Reader, bool_of, list_of, text_of, whole_of
+from marketplace.domain.tier import CPU_TIER
 from marketplace.errors import Problem
 from settlement.units import UINT32_MAX
 
@@ -35,13 +36,23 @@ class NodeConfig:
     number: Annotated[int, whole_of(0, limits.NODE_NUMBER_MAX)]
     name: Annotated[str, text_of(limits.NODE_NAME_CHARS_MAX)]
     region: Annotated[str, text_of(limits.REGION_CHARS_MAX)]
-    tier: Annotated[str, text_of(limits.TIER_CHARS_MAX)]
+    tier: Annotated[str, text_of(limits.TIER_CHARS_MAX)]  # CPU: no GPU is sold
     simulated: Annotated[str | None, text_of(64)] = None  # such as "4xH100", instead of `gpus`
     gpus: Annotated[tuple[str, ...], _uuids] = ()  # to list; none: all that are found
     cpu_milli: Annotated[int | None, _size] = None  # None: what the machine has
     memory_mib: Annotated[int | None, _size] = None
     storage_mib: Annotated[int | None, _size] = None
     shared: Annotated[bool, bool_of] = False
+
+    @property
+    def sells_gpus(self) -> bool:
+        return self.tier != CPU_TIER
+
+    @property
+    def misfits(self) -> tuple[str, ...]:
+        """Members that are about GPUs, if the node sells none."""
+        names = () if self.sells_gpus else ("simulated", "gpus", "shared")
+        return tuple(name for name in names if getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +65,8 @@ class AgentConfig:
     meter_keystore: Annotated[Path, path_of]
     meter_password_file: Annotated[Path, path_of]
     state_dir: Annotated[Path, path_of]
+    rpc_url: Annotated[str | None, text_of(2048, r"https?://.+")] = None  # None: trust the market
+    escrow: Annotated[str | None, text_of(42, r"0x[0-9a-fA-F]{40}")] = None  # None: the market's
     interval_ms: Annotated[int | None, _interval] = None  # None: the market's
     poll_ms: Annotated[int, whole_of(limits.POLL_MS_MIN, limits.POLL_MS_MAX)] = 1_000
     stop_grace_ms: Annotated[int, whole_of(0, limits.STOP_GRACE_MS_MAX)] = 10_000
@@ -122,7 +135,9 @@ def _read(kind: type[Config], reader: Reader, base: Path) -> Config:
     for field in fields(kind):
         if field.type is NodeConfig:
             child = reader.child(field.name, NodeConfig.__dataclass_fields__)
-            members[field.name] = _read(NodeConfig, child, base)
+            node = members[field.name] = _read(NodeConfig, child, base)
+            for name in node.misfits:
+                child.problem(name, f"the tier {CPU_TIER} sells no GPUs; leave it out")
             continue
         (parse,) = field.type.__metadata__  # type: ignore[union-attr]
         if field.default is MISSING:

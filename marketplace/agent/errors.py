@@ -8,6 +8,7 @@ AgentError                 agent_error
 │   └── FoldersExposed     folders_exposed      the sandbox would show jobs private folders
 ├── StartFailed            start_failed         a job could not be started; says why
 ├── NotOurs                not_ours             a lease whose orders do not say what the server says
+├── NotShown               not_shown            our own node does not show a lease as active, so far
 └── JournalError           journal              the journal cannot be read or written
     └── AgentJournalConflict    journal_conflict     a second value for one (lease, sequence)
 
@@ -62,6 +63,10 @@ class StartFailed(AgentError):
 
 class NotOurs(AgentError):
     code = "not_ours"
+
+
+class NotShown(AgentError):
+    code = "not_shown"
 
 
 class JournalError(AgentError):

@@ -20,6 +20,7 @@ from marketplace.limits import ARCHIVE_ENTRIES_MAX, FOLDER_DEPTH_MAX, MIB
 from marketplace.sdk.archive import ArchiveError, Member
 
 TOO_MUCH_MIB = 2**32 - 1
+NOTICE = "notice"  # in the folder of the job's socket
 _ENTRY_BYTES_MIN = 1024  # an empty file fills no block, but takes an inode and a name
 _PAUSE_FACTOR = 20  # measuring takes at most a twentieth of the time
 _PAUSE_MIN_S = 0.25
@@ -36,6 +37,13 @@ class JobFolders:
         self.out = root / "out"  # seen by the job as /out
         self.logs = root / "logs"  # its output until the server has it; the job does not see it
         self.run = root / "run"  # holds the socket and the small system files made for the job
+
+    def tell_notice(self, at_s: int) -> None:
+        """Tell the job at which Unix second its node is taken back, by a file that it can read."""
+        draft = self.run / f"{NOTICE}.part"
+        draft.write_text(f"{at_s}\n")
+        draft.chmod(0o644)
+        draft.replace(self.run / NOTICE)
 
 
 class TooDeep(OSError):

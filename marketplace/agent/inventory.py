@@ -1,4 +1,4 @@
-"""What a node has: GPUs by NVML or simulated on request, processors, memory, disk.
+"""What a node has: GPUs by NVML or simulated on request, or none; processors, memory, disk.
 
 A simulated GPU is one that does not exist. Its UUID begins with SIM-, its model says so, and it is
 made only if the configuration asks for it.
@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +21,7 @@ from marketplace.agent.config import NodeConfig
 from marketplace.agent.errors import InventoryError
 from marketplace.data import load_tiers
 from marketplace.domain.placing import WHOLE_MILLI, NodeUse, is_gpu_size
+from marketplace.domain.tier import CPU_TIER
 from marketplace.limits import MIB, NODE_GPUS_MAX
 from settlement.units import Sizes
 
@@ -133,9 +134,10 @@ def simulated_gpus(text: str, owner: str) -> tuple[InstalledGpu, ...]:
 
 def take_inventory(config: NodeConfig, state_dir: Path, owner: str, nvml: Nvml | None) -> Inventory:
     """What this machine offers under its configuration. Raises InventoryError."""
+    gpus: tuple[InstalledGpu, ...] = ()
     if config.simulated is not None:
         gpus = simulated_gpus(config.simulated, f"{owner}/{config.number}")
-    else:
+    elif config.sells_gpus:
         gpus = _real_gpus(config.gpus, nvml)
     cpu_milli = len(os.sched_getaffinity(0)) * 1000
     memory = max(1, psutil.virtual_memory().total // MIB - _MEMORY_KEPT_MIB)
@@ -148,7 +150,8 @@ def _real_gpus(wanted: tuple[str, ...], nvml: Nvml | None) -> tuple[InstalledGpu
     found = nvml.gpus() if nvml is not None else ()
     if not found:
         simulate = 'To try things out, write simulated: "1xH100"'
-        raise InventoryError(f"no GPU here: NVML finds none. {simulate}")
+        without = f"to sell processor, memory and disk only, write tier: {CPU_TIER}"
+        raise InventoryError(f"no GPU here: NVML finds none. {simulate}; {without}")
     missing = [uuid for uuid in wanted if uuid not in {gpu.uuid for gpu in found}]
     if missing:
         raise InventoryError(f"GPUs that are not in this machine: {', '.join(missing)}")
@@ -157,7 +160,7 @@ def _real_gpus(wanted: tuple[str, ...], nvml: Nvml | None) -> tuple[InstalledGpu
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What one job runs on: GPUs with a share in thousandths of each, and a slot of its own."""
+    """What one job runs on: its GPUs, a share in thousandths of each, and a slot of its own."""
 
     gpus: tuple[InstalledGpu, ...]
     gpu_milli_each: int
@@ -171,7 +174,8 @@ class Capacity:
         self.use = NodeUse()
         self._gpus = inventory.gpus
         whole = len(inventory.gpus) * WHOLE_MILLI
-        self._offered = Sizes(whole, 0, inventory.memory_mib, inventory.storage_mib)
+        sizes = (inventory.cpu_milli, inventory.memory_mib, inventory.storage_mib)
+        self._offered = Sizes(whole, *sizes)
         self._shared = shared
         self._grants: dict[str, Grant] = {}
 
@@ -183,9 +187,8 @@ class Capacity:
         if lease_id in self._grants:
             return self._grants[lease_id]
         milli = sizes.gpu_milli
-        if not is_gpu_size(milli) or (milli < WHOLE_MILLI and not self._shared):
+        if not is_gpu_size(milli) or (0 < milli < WHOLE_MILLI and not self._shared):
             return None
-        sizes = replace(sizes, cpu_milli=0)  # the kernel shares processors out among jobs
         places = self.use.place(self._offered, sizes, reserved)
         if places is None:
             return None

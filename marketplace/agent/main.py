@@ -19,9 +19,10 @@ from marketplace.agent.runtime.process import ProcessRuntime
 from marketplace.agent.supervisor import Supervisor
 from marketplace.sdk import NO_RETRIES, Coulomb
 from marketplace.sdk.errors import AuthError, CoulombError
-from settlement.eip712 import Domain
+from settlement.eip712 import Domain, checksum
 from settlement.errors import KeystoreError
 from settlement.keystore import load
+from settlement.leases import Shows
 from settlement.signing import Signer
 
 T = TypeVar("T")
@@ -87,7 +88,8 @@ def _registered(
     runtime = ProcessRuntime.open(
         config.allow_unsandboxed, config.python_prefix, config.private_folders
     )
-    nvml = None if config.node.simulated else Nvml.open()
+    real = config.node.sells_gpus and not config.node.simulated
+    nvml = Nvml.open() if real else None
     inventory = take_inventory(config.node, config.state_dir, signer.address, nvml)
     if not runtime.sandboxed:
         log.warning("no_sandbox", detail="jobs run bare on this machine and may do anything to it")
@@ -98,14 +100,30 @@ def _registered(
     listed = _patiently(lambda: api.nodes.register(document), stop)
     if market is None or listed is None:
         return None
+    domain = Domain(market.chain_id, market.contracts.escrow)
+    if config.escrow and checksum(config.escrow) != checksum(domain.verifying_contract):
+        raise AgentConfigError(
+            f"the market's escrow is {domain.verifying_contract}, the agent's file says "
+            f"{config.escrow}: if the market has moved, run `coulomb provider init --replace`"
+        )
     interval_ms = config.interval_ms or market.interval_ms
     return ThisNode(
         api=api, journal=journal, runtime=runtime, signer=signer, inventory=inventory, nvml=nvml,
-        domain=Domain(market.chain_id, market.contracts.escrow), node_id=listed.id,
+        domain=domain, node_id=listed.id, shows=_own_node(config, domain, market.confirmations),
         jobs_folder=config.state_dir / "jobs", shared=config.node.shared, pids_max=config.pids_max,
         stop_grace_s=config.stop_grace_ms / 1000,
         poll_s=min(config.poll_ms, max(100, interval_ms // 3)) / 1000,
     )  # fmt: skip
+
+
+def _own_node(config: AgentConfig, domain: Domain, confirmations: int) -> Shows | None:
+    """Shows leases on a node of the chain that the provider chose, if there is one."""
+    if config.rpc_url is None:
+        log.warning("trusts_market", detail="leases are not looked up on chain: set rpc_url")
+        return None
+    from settlement.chain.contracts import OwnNode
+
+    return OwnNode(config.rpc_url, domain, confirmations).lease
 
 
 def _patiently(ask: Callable[[], T], stop: threading.Event) -> T | None:

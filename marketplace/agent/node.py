@@ -13,13 +13,15 @@ from marketplace.agent.folders import JobFolders
 from marketplace.agent.inventory import Inventory, Nvml
 from marketplace.agent.journal import AgentJournal, Ending, LeaseEntry
 from marketplace.agent.meters import Reading
+from marketplace.agent.onchain import ChainLook
 from marketplace.agent.runtime.process import ProcessRuntime
-from marketplace.domain.life import LeaseState, Outcome, StopReason, runs_again
+from marketplace.domain.life import TAKEN_BACK, LeaseState, Outcome, StopReason, runs_again
 from marketplace.limits import STOP_SECONDS
 from marketplace.sdk import Coulomb
 from marketplace.wire.leases import Lease, SignedVoucher, Used
 from settlement.attestation import Close, Stop, Usage, UsageAttestation, Voucher
 from settlement.eip712 import Domain
+from settlement.leases import Shows
 from settlement.signing import Signer, sign
 from settlement.usage import UsageVector
 
@@ -45,6 +47,7 @@ class ThisNode:
     node_id: str = ""
     shared: bool = False
     nvml: Nvml | None = None
+    shows: Shows | None = None  # leases on a node of our own; None: the market's word counts
     stop_grace_s: float = 10.0
     pids_max: int = 512
     poll_s: float = 1.0
@@ -139,8 +142,13 @@ class HeldLease:
     """
 
     def __init__(
-        self, node: ThisNode, entry: LeaseEntry, clock_s: Callable[[], float] = time.monotonic
+        self,
+        node: ThisNode,
+        entry: LeaseEntry,
+        clock_s: Callable[[], float] = time.monotonic,
+        notice_s: int | None = None,
     ) -> None:
+        """`notice_s`: how long after notice the node is taken back; None: it is not."""
         self.node = node
         self.entry = entry
         self.id = entry.lease_id
@@ -150,7 +158,11 @@ class HeldLease:
         self.halt: Halt | None = None  # why its job is to stop, if it is
         self.paid_ms = 0  # the most that the chain pays for, by the last look
         self.beats: tuple[int, float | None] = (0, None)  # signs of life; Unix time of the last
+        self._look = ChainLook(node.shows, entry, clock_s) if node.shows else None
         self._clock_s = clock_s
+        self._notice_s = notice_s
+        self._taken_back_at_s: float | None = None  # by `clock_s`; None: no notice was given
+        self._told_notice = False
         self._lock = threading.Lock()
         self._learning = threading.Lock()
         self._halted = threading.Event()
@@ -176,13 +188,42 @@ class HeldLease:
     def heed(self, lease: Lease) -> None:
         """Note what is paid for; stop the job if the server asks for that, or the lease is over."""
         if lease.terms is not None:
-            self.paid_ms = lease.terms.paid_seconds * 1000
+            stated = lease.terms.paid_seconds
+            self.paid_ms = (self._look.paid_seconds(stated) if self._look else stated) * 1000
+        over = self._look.over if self._look else None
         if (reason := lease.stop_requested) is not None:
             cancelled = reason == StopReason.CANCELLED
             self.stop(Halt(Outcome.CANCELLED if cancelled else Outcome.FAILED, reason))
         elif lease.state not in LIVE:
             self.stop(Halt(Outcome.FAILED, f"lease_{lease.state}"))
+        elif over is not None:  # the market keeps it to itself
+            self.stop(Halt(Outcome.FAILED, f"lease_{over.name.lower()}"))
+        elif lease.notice_at is not None and self._notice_s is not None:
+            self._heed_notice(self._notice_s)
         self.tell()
+
+    @property
+    def has_notice(self) -> bool:
+        """Whether its provider takes the node back."""
+        return self._taken_back_at_s is not None
+
+    def _heed_notice(self, notice_s: int) -> None:
+        """Stop the job once all of the notice has passed since it was seen here, which is no sooner
+        than the market noted it. A job that runs is told at once, by a file."""
+        now_s = self._clock_s()
+        if self._taken_back_at_s is None:
+            self._taken_back_at_s = now_s + notice_s
+            log.info("notice_given", lease=self.id, seconds=notice_s)
+        left_s = self._taken_back_at_s - now_s
+        if self.logs is not None and not self._told_notice:
+            self._told_notice = True
+            self.logs.say(f"the provider takes this node back in {max(0, round(left_s))}s")
+            try:
+                self.folders.tell_notice(unix_ms() // 1000 + round(left_s))
+            except OSError as error:  # the disk is full, most likely
+                log.warning("notice_not_told", lease=self.id, error=str(error))
+        if left_s <= 0:
+            self.stop(Halt(Outcome.LOST, TAKEN_BACK))
 
     def stop(self, halt: Halt) -> None:
         """Have the job stopped. Only the first reason counts."""

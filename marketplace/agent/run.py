@@ -20,16 +20,18 @@ from marketplace.agent.inventory import Grant
 from marketplace.agent.journal import Ending, LeaseEntry
 from marketplace.agent.meters import CpuMemory, JobMeter, Reading
 from marketplace.agent.node import Halt, HeldLease, ThisNode, unix_ms
+from marketplace.agent.onchain import first_look
 from marketplace.agent.runtime.process import RunningProcess
 from marketplace.agent.runtime.sandbox import Launch, SandboxLimits
 from marketplace.domain.job import JobSpec, parse_job
-from marketplace.domain.life import Outcome
+from marketplace.domain.life import LEFT, Outcome
+from marketplace.domain.placing import sizes_of
 from marketplace.errors import InvalidJob
 from marketplace.limits import MIB
 from marketplace.sdk.archive import ArchiveError, unpack
 from marketplace.sdk.errors import CoulombError
 from marketplace.wire.leases import Lease
-from settlement.orders import Ask, Bid, OpenedFrom
+from settlement.orders import FLAG_INTERRUPTIBLE, Ask, Bid, OpenedFrom
 from settlement.silence import unseen_ms
 from settlement.units import Sizes
 
@@ -47,7 +49,7 @@ class Assignment:
 
     entry: LeaseEntry
     spec: JobSpec
-    sizes: Sizes  # never zero
+    sizes: Sizes  # never zero, except for the GPUs
     gpus: tuple[int, ...]  # reserved for it
     interval_ms: int
     grace_ms: int  # how long work goes on without a countersignature
@@ -55,13 +57,15 @@ class Assignment:
     longest_seconds: int  # with every top-up that its ask allows
     budget_limited: bool
     units_cap: int
+    notice_s: int | None = None  # after which the node may be taken back; None: it may not
 
 
 def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
     """Check a lease against its signed orders and read its job.
 
     What the server says beyond them decides nothing: the lease number must follow from the orders
-    and our meter key, and the job must have the hash that the buyer signed. Raises NotOurs.
+    and our meter key, and the job must have the hash that the buyer signed. If there is a node of
+    our own, it must show the lease as well. Raises NotOurs, NotShown.
     """
     if not _ID.fullmatch(lease.id):  # it names a folder and a cgroup here
         raise NotOurs(f"{lease.id!r:.100} is not a lease id")
@@ -69,7 +73,8 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
     terms = lease.terms
     if terms is None or lease.job is None:
         raise NotOurs(f"{lease.id}: no terms or no job yet")
-    number = OpenedFrom(ask, bid, terms.prices).lease_no
+    opened = OpenedFrom(ask, bid, terms.prices)
+    number = opened.lease_no
     if ask.meter != meter or number != lease.lease_no:
         raise NotOurs(f"{lease.id}: the orders and our meter key open another lease")
     if (lease.buyer, lease.provider) != (bid.buyer, ask.provider):
@@ -80,27 +85,30 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
         raise NotOurs(f"{lease.id}: the job cannot be read: {error}") from error
     if spec.hash() != bid.job_hash:
         raise NotOurs(f"{lease.id}: the job is not the one whose hash the buyer signed")
+    if terms.prices.rate(bid.sizes()) < ask.floor.rate(bid.sizes()):
+        raise NotOurs(f"{lease.id}: its rate is below the ask's lowest")
+    start_s, start_limit_s = terms.start, terms.start_limit_seconds
+    if node.shows is not None:
+        shown = first_look(node.shows, lease.id, opened)
+        start_s, start_limit_s = shown.start, shown.start_seconds
     metered = bid.egress_mib > 0 or bid.units > 0
     names = (lease.id, lease.job_id, bid.buyer, ask.provider, number, node.domain, bid.witness)
     return Assignment(
         entry=LeaseEntry(*names, metered, spec.outputs, spec.retry_on), spec=spec,
-        sizes=_sizes(node, bid), gpus=lease.gpus, interval_ms=lease.interval_ms,
+        sizes=_sizes(ask, bid), gpus=lease.gpus, interval_ms=lease.interval_ms,
         grace_ms=unseen_ms(lease.interval_ms),
         budget_limited=terms.budget_limited, units_cap=bid.units,
-        start_deadline_ms=(terms.start + terms.start_limit_seconds) * 1000,
+        start_deadline_ms=(start_s + start_limit_s) * 1000,
         longest_seconds=ask.max_seconds,
+        notice_s=ask.notice_seconds if ask.flags & FLAG_INTERRUPTIBLE else None,
     )  # fmt: skip
 
 
-def _sizes(node: ThisNode, bid: Bid) -> Sizes:
-    """Sizes that the bid leaves open are the share of the node that its GPUs are."""
-    offered = node.inventory
-    whole = 1000 * len(node.inventory.gpus)
-    sizes = {
-        name: getattr(bid, name) or max(1, getattr(offered, name) * bid.gpu_milli // whole)
-        for name in ("cpu_milli", "memory_mib", "storage_mib")
-    }
-    return Sizes(bid.gpu_milli, **sizes)
+def _sizes(ask: Ask, bid: Bid) -> Sizes:
+    """What the matcher counted for the lease, but never nothing: a sandbox needs a bound."""
+    taken = sizes_of(ask, bid)
+    others = (taken.cpu_milli, taken.memory_mib, taken.storage_mib)
+    return Sizes(taken.gpu_milli, *(max(1, size) for size in others))
 
 
 class JobRun:
@@ -292,6 +300,8 @@ class JobWatch:
         self._note_ready()
         if out_of_memory:
             return Ending(Outcome.FAILED, "memory_limit", code)
+        if code != 0 and self._lease.has_notice:  # it has left the node that is taken back
+            return Ending(Outcome.LOST, LEFT, code)
         if not self._meter.started:
             return Ending(Outcome.FAILED, "never_ready", code)
         if code != 0:

@@ -3,13 +3,13 @@
 import threading
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import structlog
 
 from marketplace.agent.courier import Courier
-from marketplace.agent.errors import KEY_FIX, JournalError, NotOurs
+from marketplace.agent.errors import KEY_FIX, JournalError, NotOurs, NotShown
 from marketplace.agent.folders import make_folders, remove_tree
 from marketplace.agent.inventory import Capacity
 from marketplace.agent.journal import Ending, Phase
@@ -45,6 +45,7 @@ class Supervisor:
         self._capacity = Capacity(node.inventory, node.shared)
         self._work: dict[str, _Work] = {}
         self._ignored: set[str] = set()
+        self._unshown: set[str] = set()  # on our own node of the chain, and said so
         self._beat_at_s = 0.0
         self._leave_at_s: float | None = None
 
@@ -123,11 +124,16 @@ class Supervisor:
         ask, bid = api.asks.get(lease.ask_id).ask, api.leases.bid(lease.bid_id).bid
         try:
             job = assign(self._node, lease, ask, bid)
+        except NotShown as error:
+            if lease.id not in self._unshown:
+                self._unshown.add(lease.id)
+                log.warning("lease_not_shown", lease=lease.id, why=str(error))
+            return
         except NotOurs as error:
             log.error("lease_ignored", lease=lease.id, why=str(error))
             self._ignored.add(lease.id)
             return
-        held = HeldLease(self._node, job.entry)
+        held = HeldLease(self._node, job.entry, notice_s=job.notice_s)
         held.heed(lease)
         known = list(api.leases.attestations(lease.id))
         recovered = lease.final or any(one.state is not AttestationState.REFUSED for one in known)
@@ -150,7 +156,7 @@ class Supervisor:
     def _start(self, lease: HeldLease, job: Assignment) -> None:
         grant = self._capacity.take(lease.id, job.sizes, job.gpus)
         if grant is None:
-            log.error("no_capacity", lease=lease.id, gpu_milli=job.sizes.gpu_milli)
+            log.error("no_capacity", lease=lease.id, **asdict(job.sizes))
             self._carry(lease, ending=Ending(Outcome.FAILED, "no_capacity"))
             return
         try:

@@ -16,6 +16,7 @@ from marketplace.api.routes import (
     asks,
     bids,
     blobs,
+    calls,
     jobs,
     leases,
     market,
@@ -64,7 +65,7 @@ def create_api(catalog: Catalog, database: Database, limits: Limits | None = Non
     app.state.metrics = Metrics()
     problems.install(app)
     root = APIRouter(prefix=PREFIX)
-    for nouns in (market, accounts, nodes, asks, bids, jobs, leases, orders, blobs):
+    for nouns in (market, accounts, nodes, asks, bids, jobs, leases, orders, calls, blobs):
         root.include_router(nouns.routes)
     app.include_router(root)
     app.include_router(scraped)

@@ -1,12 +1,14 @@
 """`coulomb ask` and `coulomb order`: a provider's signed offers, and orders made void."""
 
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
 
 from marketplace.cli.context import agreed, confirm, current, tokens
-from marketplace.cli.output import columns, note, show, show_rows, warn
+from marketplace.cli.output import columns, note, show, show_plan, show_rows, warn
 from marketplace.data import load_tiers
 from marketplace.domain.drafts import AskState
 from marketplace.domain.pricing import prices_to_json
@@ -17,14 +19,18 @@ from marketplace.sdk.errors import InputError
 from marketplace.sdk.keyring import parse_address
 from marketplace.wire.market import Node
 from settlement.eip712 import from_text32
-from settlement.orders import Ask
+from settlement.orders import FLAG_INTERRUPTIBLE, Ask
 
 app, order_app = typer.Typer(), typer.Typer()
 TABLE = columns(
-    "id", "tier", "region", "state", "reason", "GPU-hour=prices.gpu_hour", "unit",
-    "unit price=prices.unit", "shared", "simulated", "reliability",
+    "id", "tier", "region", "state", "reason", "GPU-hour=prices.gpu_hour?gpu_milli",
+    "core-hour=prices.cpu_hour", "unit", "unit price=prices.unit", "shared",
+    "notice s=notice_seconds", "simulated", "reliability",
     "expires=expires_at", "provider=ask.provider",
 )  # fmt: skip
+PLAN = columns(
+    "node", "prices", "jobs", "start_limit", "notice", "meter", "opener", "most_fee", "expires"
+)
 TOKENS: dict[str, Any] = {"parser": tokens, "metavar": "TOKENS"}
 CpuPrice = Annotated[str | None, Option(**TOKENS, help="Price of one CPU core for an hour.")]
 MemoryPrice = Annotated[str | None, Option(**TOKENS, help="Price of 1 GiB of memory for an hour.")]
@@ -35,7 +41,9 @@ UnitPrice = Annotated[str | None, Option(**TOKENS, help="Price of one unit; --un
 
 @app.command()
 def create(
-    gpu_hour: Annotated[str, Option(**TOKENS, help="Price of one GPU for an hour.")],
+    gpu_hour: Annotated[
+        str | None, Option(**TOKENS, help="Price of one GPU for an hour; needed to sell GPUs.")
+    ] = None,
     node: Annotated[
         str | None, Option(help="The node's id or name; needed if you have several.")
     ] = None,
@@ -56,6 +64,15 @@ def create(
     ] = None,
     expires_in: Annotated[
         str | None, Option(help="Take the ask off the book after this time (default: 30d).")
+    ] = None,
+    no_gpu: Annotated[
+        bool, Option("--no-gpu", help="Sell processor, memory and disk without the GPUs.")
+    ] = False,
+    interruptible: Annotated[
+        bool, Option("--interruptible", help="You may take the node back, after --notice.")
+    ] = False,
+    notice: Annotated[
+        str | None, Option(help="How long before you take the node back you say so, e.g. 5m.")
     ] = None,
     meter: Annotated[
         str | None,
@@ -79,9 +96,13 @@ def create(
         "max_duration": max_duration,
         "start_limit": start_limit,
         "expires_in": expires_in,
+        "interruptible": interruptible,
+        "notice": notice,
     }
     with current().client() as client:
         chosen = _node(client, node)
+        terms["no_gpu"] = no_gpu or not chosen.gpus
+        _need_price(terms)
         _offer(client, chosen.id, terms, chosen.name)
 
 
@@ -161,17 +182,42 @@ def _prices(*texts: str | None) -> dict[str, str]:
     return {name: price for name, price in named if price is not None}
 
 
+def _need_price(terms: dict[str, Any]) -> None:
+    """Of what is sold the price that matters most has to be said."""
+    prices, sold = terms["prices"], "core" if terms["no_gpu"] else "GPU"
+    option, name = ("--cpu-hour", "cpu_hour") if terms["no_gpu"] else ("--gpu-hour", "gpu_hour")
+    if name not in prices:
+        raise InputError(f"what does one {sold} cost for an hour?", fix=f"say {option}")
+    prices.setdefault("gpu_hour", "0")
+
+
 def _offer(client: Coulomb, node_id: str, terms: dict[str, Any], name: str) -> None:
     cli = current()
+    signer = None if cli.dry_run else cli.signer()
+    ask = client.asks.prepare(node_id, terms)
     priced = ", ".join(f"{k} {v}" for k, v in terms["prices"].items() if v not in ("0", ""))
-    note(f"offer {name} ({node_id}) at {priced}; meter {terms['meter']}")
+    show_plan({"node": f"{name} ({node_id})", "prices": priced, **_plan_row(ask)}, PLAN)
+    note("  Nothing is paid for the time a job takes to start, nor without its buyer's witness.")
     if cli.dry_run:
-        document = client.asks.prepare(node_id, terms).typed_data(client.session.domain())
+        document = ask.typed_data(client.session.domain())
         show(document, columns("primaryType", "message"))
         return
-    signer = cli.signer()
     confirm("Sign and offer?")
-    show(client.asks.offer(node_id, terms, signer=signer), TABLE)
+    show(client.asks.place(ask, signer=signer), TABLE)
+
+
+def _plan_row(ask: Ask) -> dict[str, Any]:
+    """What an ask binds its provider to."""
+    interruptible = ask.flags & FLAG_INTERRUPTIBLE
+    return {
+        "jobs": f"{duration_text(ask.min_seconds)} to {duration_text(ask.max_seconds)}",
+        "start_limit": duration_text(ask.start_limit_seconds),
+        "notice": duration_text(ask.notice_seconds) if interruptible else "none: not interruptible",
+        "meter": ask.meter,
+        "opener": ask.opener,
+        "most_fee": f"{Decimal(ask.max_fee_bps) / 100:f} % of what it earns",
+        "expires": datetime.fromtimestamp(ask.expiry, UTC).isoformat(timespec="seconds"),
+    }
 
 
 def _node(client: Coulomb, wanted: str | None) -> Node:
@@ -200,6 +246,9 @@ def _terms_of(ask: Ask, prices: dict[str, str]) -> dict[str, Any]:
         "start_limit": duration_text(ask.start_limit_seconds),
         "max_fee_bps": ask.max_fee_bps,
         "opener": ask.opener,
+        "no_gpu": not ask.gpu_milli,
     }
+    if ask.flags & FLAG_INTERRUPTIBLE:
+        terms |= {"interruptible": True, "notice": duration_text(ask.notice_seconds)}
     unit = from_text32(ask.unit)
     return {**terms, "unit": unit} if unit else terms

@@ -16,13 +16,16 @@ from marketplace.wire.problems import NoMatch
 
 app, tier_app = typer.Typer(), typer.Typer()
 BOOK = columns(
-    "ask=ask_id", "tier", "region", "GPU-hour=price.gpu_hour",
-    "free GPUs (thousandths)=free_gpu_milli", "shared", "simulated", "reliability",
+    "ask=ask_id", "tier", "region", "GPU-hour=price.gpu_hour?gpu_milli",
+    "core-hour=price.cpu_hour", "free GPUs (thousandths)=free_gpu_milli?gpu_milli",
+    "free cores (thousandths)=free_cpu_milli", "free MiB=free_memory_mib", "shared",
+    "notice s=notice_seconds", "simulated", "reliability",
 )  # fmt: skip
 MATCHES = columns(
-    "ask=ask_id", "tier", "region", "GPU-hour=price.gpu_hour", "all in per hour=rate_per_hour",
+    "ask=ask_id", "tier", "region", "GPU-hour=price.gpu_hour?price.gpu_hour",
+    "core-hour=price.cpu_hour", "all in per hour=rate_per_hour",
     "maximum cost=max_cost", "seconds paid=paid_seconds",
-    "start limit=start_limit_seconds", "simulated",
+    "start limit=start_limit_seconds", "notice s=notice_seconds", "simulated",
 )  # fmt: skip
 TIERS = columns(
     "tier=name", "model", "MiB=memory_mib", "median USD/h=usd_per_gpu_hour.median",

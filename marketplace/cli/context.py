@@ -50,7 +50,11 @@ class Cli:
         return Coulomb(profile.api_url, profile.api_key, session=session)
 
     def account(self) -> str:
-        """The address that the profile acts for; its key is not unlocked for that."""
+        """The address that the profile acts for: its purse, or its key's account."""
+        return self.profile().purse or self.own_account()
+
+    def own_account(self) -> str:
+        """The address of the profile's key, which is not unlocked for that."""
         profile = self.profile()
         if profile.keystore:
             return address_of(find_keystore(profile.keystore))

@@ -49,6 +49,7 @@ OPERATOR, PROVIDER, BUYER = 0, 1, 2
 NAMES = {BUYER: "dev-buyer", PROVIDER: "dev-provider", OPERATOR: "dev-operator"}
 SCOPES = {OPERATOR: "operator", PROVIDER: "provider", BUYER: "buyer"}
 SETTLE_WINDOW = 60
+RELAY_FEE = "0.01"  # tokens
 # What lies in the folder; the old chain is aside while a new market is set up.
 LOCK, CHAIN, ASIDE = "dev.lock", "chain.json", "chain.json.old"
 DATABASE, BLOBS, DEPLOYMENT = "coulomb.db", "blobs", f"{DEV_CHAIN_ID}.json"
@@ -189,6 +190,7 @@ class DevMarket:
             port=self.port,
             interval_ms=self.interval_ms,
             settle_every_s=5,
+            relay_fee=RELAY_FEE,
             confirmations=0,
             poll_s=1.0,
             operators=(dev_account(OPERATOR).address,),

@@ -69,6 +69,8 @@ def _gpu(config: AgentConfig | None) -> DoctorFinding:
     if config and config.node.simulated:
         evidence = f"simulated: {config.node.simulated}"
         return _warn("gpu", evidence, "remove `simulated` to sell GPUs")
+    if config and not config.node.sells_gpus:
+        return _ok("gpu", f"none needed: the tier {config.node.tier} sells no GPUs")
     fix = "install NVIDIA's driver, or set `simulated` to try things out"
     nvml = Nvml.open()
     if nvml is None:
@@ -115,6 +117,23 @@ def _meter(config: AgentConfig) -> DoctorFinding:
         return _fail("meter_key", error, fix)
 
 
+def _trust(config: AgentConfig | None, market: MarketConfig | None = None) -> list[DoctorFinding]:
+    """Whose word the agent takes for a lease and its paid time; the chain is asked if it is known
+    which one it is."""
+    if config is None:
+        return []
+    fix = "set rpc_url in the agent's file to a node of the chain that you trust"
+    if config.rpc_url is None:
+        evidence = "the market's word counts for each lease and its paid time"
+        return [_warn("chain_checks", evidence, fix)]
+    try:
+        if market is not None:
+            ChainClient(config.rpc_url, market.chain_id, timeout_seconds=5.0).check()
+    except SettlementError as error:
+        return [_fail("chain_checks", error, fix)]
+    return [_ok("chain_checks", f"leases are looked up at {host_of(config.rpc_url)}")]
+
+
 def _market(cli: Cli, config: AgentConfig | None) -> list[DoctorFinding]:
     """Checks that need the server; without it one finding says so."""
     try:
@@ -123,12 +142,12 @@ def _market(cli: Cli, config: AgentConfig | None) -> list[DoctorFinding]:
             market = client.market.config()
             skew = (began + time.time()) / 2 - market.server_time.timestamp()
             found = [_ok("server", host_of(cli.profile().api_url)), _clock(skew), _api_key(config)]
-            found += _node(config, client)
+            found += [*_node(config, client), *_trust(config, market)]
             return [*found, _chain(client, market), _gas(cli, client)]
     except CoulombError as error:
         fix = "check api_url, or COULOMB_API_URL, and the network"
         away = _fail("server", error, error.fix if isinstance(error, ConfigError) else fix)
-        return [away, *_node(config)]
+        return [away, *_node(config), *_trust(config)]
 
 
 def _node(config: AgentConfig | None, client: Coulomb | None = None) -> list[DoctorFinding]:

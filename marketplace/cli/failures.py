@@ -26,7 +26,7 @@ EXIT_CODES: dict[ExitCode, tuple[type[Exception], ...]] = {
     ExitCode.FUNDS: (sdk.FundsError, sdk.NotEnough),
     ExitCode.RETRY_LATER: (sdk.RateLimited, sdk.Unavailable, sdk.TransportError),
     ExitCode.TIMED_OUT: (sdk.WaitTimeout,),
-    ExitCode.CHAIN: (settlement.ChainError, settlement.DeploymentError),
+    ExitCode.CHAIN: (sdk.RelayFailed, settlement.ChainError, settlement.DeploymentError),
     ExitCode.USAGE: (
         *(sdk.ConfigError, sdk.InputError, settlement.FieldError),
         *(market.InvalidInput, AgentConfigError),

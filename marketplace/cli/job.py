@@ -1,6 +1,7 @@
 """`coulomb job` and `coulomb receipt`: buy compute, follow it, fetch what came out."""
 
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,9 @@ from marketplace.cli.output import (
     warn,
     write_output,
 )
-from marketplace.cli.wallet import SENT
+from marketplace.cli.wallet import RELAYED, SENT, Relayed
+from marketplace.cli.witness import tell_trust
+from marketplace.domain.job import JobSpec
 from marketplace.domain.life import JobState
 from marketplace.domain.pricing import from_nano
 from marketplace.domain.reader import duration_text
@@ -36,6 +39,7 @@ from marketplace.sdk.keyring import parse_address
 from marketplace.wire.base import Money
 from marketplace.wire.jobs import Job, JobReceipt
 from marketplace.wire.leases import OutputStream
+from settlement.orders import Prices
 
 app, receipt_app = typer.Typer(), typer.Typer()
 LIST = columns("id", "name", "state", "reason", "created=created_at", "maximum cost=max_cost")
@@ -52,8 +56,10 @@ EVENT = columns(
     "text=data.text",
 )  # fmt: skip
 PLAN = columns(
-    "name", "ask", "tier", "region", "price_per_gpu_hour", "rate_per_hour", "maximum_cost",
-    "budget", "maximum_duration", "balance", "shortfall", "witness", "simulated",
+    "name", "ask", "tier", "region", "price_per_gpu_hour", "price per core=price_per_core_hour",
+    "rate_per_hour", "maximum_cost", "budget", "maximum_duration", "start_limit", "notice",
+    "purse", "balance", "shortfall", "opener", "witness", "witness_is", "meter", "may_stop",
+    "may_open_again", "simulated",
 )  # fmt: skip
 RECEIPT = columns(
     "receipt=id", "job=job_id", "tier", "measured ms=used_ms", "GPU-s=gpu_seconds",
@@ -96,11 +102,12 @@ def run(
         empty_folder(result)
     signer = None if cli.dry_run else cli.signer()
     with cli.client() as client:
-        client.session.sign_as(signer, cli.account())
+        client.session.sign_as(signer, cli.own_account())
         order = client.jobs.prepare(str(job_file), witness=witness)
         plan = _plan_row(order, client.market.config().currency)
         if cli.dry_run:
             show(plan, PLAN)
+            _explain_terms(plan)
             _require_match(order)
             return
         _show_terms(plan)
@@ -113,6 +120,8 @@ def run(
             warn("nobody witnesses this job here: run `coulomb witness run`")
             show(job.job, SHOW)
             return
+        if job.witnessed:
+            tell_trust(client)
         with Follower(job, quiet=False) as follower:
             ended = job.wait(timeout, watcher=follower.watch)
         follower.tell(ended)
@@ -185,9 +194,11 @@ def wait(
     """Wait for a job to end, and countersign its usage meanwhile."""
     cli = current()
     with cli.client() as client:
-        client.session.sign_as(None, cli.account())
+        client.session.sign_as(None, cli.own_account())
         job = client.jobs.get(job_id)
         job.witnessed = not no_witness
+        if job.witnessed:
+            tell_trust(client)
         with Follower(job, quiet=True) as follower:
             ended = job.wait(timeout, watcher=follower.watch)
         follower.tell(ended)
@@ -210,13 +221,21 @@ def cancel(job_id: JobId) -> None:
 
 @app.command(name="top-up")
 def top_up(
-    job_id: JobId, duration: Annotated[str, Argument(help="How much longer, e.g. 30m.")]
+    job_id: JobId,
+    duration: Annotated[str, Argument(help="How much longer, e.g. 30m.")],
+    relayed: Relayed = False,
 ) -> None:
     """Let a running job run longer, within its budget and the ask's longest time."""
     cli = current()
     with cli.client() as client:
         plan = client.top_ups.prepare(job_id, duration)
-        if agreed(f"run {job_id} {duration} longer, for up to {plan.lock} more"):
+        what = f"run {job_id} {duration} longer, for up to {plan.lock} more"
+        if relayed:
+            fee = client.calls.fee()
+            if agreed(f"{what} and {fee} for the relayer"):
+                sent = client.top_ups.relay(job_id, duration, signer=cli.signer())
+                show({**plain(sent), "amount": str(plan.lock), "fee": str(fee)}, RELAYED)
+        elif agreed(what):
             show(client.top_ups.create(job_id, duration, signer=cli.signer()), SENT)
 
 
@@ -242,33 +261,60 @@ def _plan_row(order: PreparedJob, currency: str) -> dict[str, Any]:
         "maximum_cost": plan.max_cost if plan.matches else None,
         "budget": Money.of(spec.max_total_atoms, currency, 18).to_json(),
         "maximum_duration": duration_text(spec.max_seconds),
+        "purse": order.bid.buyer if order.is_of_purse else None,
         "balance": plan.balance,
         "shortfall": plan.shortfall,
-        "witness": order.bid.witness + (" (hosted)" if order.hosted_witness else ""),
+        "opener": plan.opener,
+        "witness": plan.witness,
+        "witness_is": "hosted" if order.hosted_witness else "yours",
+        "may_stop": list(plan.may_stop),
+        "may_open_again": list(plan.may_open_again),
+        "at_most_paid": plan.max_paid,
+        "max_fee_bps": plan.max_fee_bps,
         "no_match": plan.no_match,
     }
     if plan.matches:
         best = plan.matches[0]
         row |= {
             "ask": best.ask_id,
+            "meter": best.meter,
             "tier": best.tier,
             "region": best.region,
             "start_limit": duration_text(best.start_limit_seconds),
-            "price_per_gpu_hour": from_nano(best.price.gpu_hour),
+            **_price_of(best.price, spec),
             "rate_per_hour": best.rate_per_hour,
+            "notice": None if best.notice_seconds is None else duration_text(best.notice_seconds),
             "simulated": best.simulated,
         }
     return row
 
 
+def _price_of(price: Prices, spec: JobSpec) -> dict[str, str]:
+    """The price that matters most: of a GPU, or of a core if the job has none."""
+    if spec.gpu.gpu_milli:
+        return {"price_per_gpu_hour": from_nano(price.gpu_hour)}
+    return {"price_per_core_hour": from_nano(price.cpu_hour)}
+
+
 def _show_terms(row: dict[str, Any]) -> None:
     show_plan(row, PLAN)
+    _explain_terms(row)
+    if row.get("simulated"):
+        warn("the GPU is simulated: it stands in where a machine has none")
+
+
+def _explain_terms(row: dict[str, Any]) -> None:
+    """What the plan's rows mean for the buyer's money."""
     if row.get("start_limit"):
         limit = row["start_limit"]
         note(f"  Time counts from when the job is ready, at the latest {limit} after the lease")
         note("  opens; what is not used comes back.")
-    if row.get("simulated"):
-        warn("the GPU is simulated: it stands in where a machine has none")
+    most, fee = cell(plain(row), "at_most_paid"), f"{Decimal(row['max_fee_bps']) / 100:f}"
+    note(f"  Whatever happens, all leases of this bid cost at most {most} together. It goes to")
+    note(f"  providers whose asks the bid accepts, and of it up to {fee} % to the market.")
+    if row["witness_is"] == "hosted":
+        note("  The witness is not yours: its host, with the market and a provider, could have all")
+        note("  of that paid for nothing.")
 
 
 def _require_match(order: PreparedJob) -> None:

@@ -26,6 +26,7 @@ COMMANDS = {  # where each is, and what it is about: only the one that is run is
     "job": ("job:app", "Buy compute: run, follow and cancel jobs."),
     "order": ("ask:order_app", "Cancel orders."),
     "wallet": ("wallet:app", "Keys, deposits and withdrawals."),
+    "purse": ("purse:app", "Accounts from which somebody else may buy compute."),
     "key": ("profile:key_app", "Make, list and revoke API keys."),
     "receipt": ("job:receipt_app", "See what was measured, charged and paid."),
     "witness": ("witness:app", "Countersign what a job really used."),

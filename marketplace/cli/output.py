@@ -19,7 +19,8 @@ from marketplace.cli import Format
 from marketplace.cli.context import current
 
 Columns = Sequence[tuple[str, str]]
-"""A table's columns: the header, and where the value is (`a.b` reaches into `a`)."""
+"""A table's columns: the header, and where the value is (`a.b` reaches into `a`; `a?b` is empty
+unless `b` says something)."""
 
 
 def columns(*specs: str) -> Columns:
@@ -114,6 +115,9 @@ def show_plan(value: Any, table: Columns) -> None:
 
 def cell(document: Any, path: str) -> str:
     """One value of a document as text, without control characters."""
+    path, _, guard = path.partition("?")
+    if guard and cell(document, guard) in ("", "0", "no"):
+        return ""
     value = document
     for step in path.split("."):
         value = value.get(step) if isinstance(value, Mapping) else None

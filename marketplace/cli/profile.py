@@ -11,18 +11,27 @@ from typer import Argument, Option
 from marketplace.cli.context import agreed, atoms_of, confirm, current, tokens, would
 from marketplace.cli.output import columns, note, show, show_rows
 from marketplace.sdk.errors import InputError
-from marketplace.sdk.keyring import find_keystore
+from marketplace.sdk.keyring import find_keystore, parse_address
 from marketplace.sdk.profile import Profile, ProfileFile, write_secret
 from marketplace.wire.market import MarketConfig, NewApiKey, Scope
 
 app, key_app = typer.Typer(), typer.Typer()
 FIELDS = (
-    "name", "api_url", "account", "keystore", "chain_id", "escrow", "token", "rpc_url", "has_key",
+    "name", "api_url", "account", "purse", "keystore", "chain_id", "escrow", "token", "rpc_url",
+    "has_key",
 )  # fmt: skip
 KEYS = columns(
     "id", "name", "scopes", "account", "created=created_at", "expires=expires_at",
     "revoked=revoked_at", "spend cap=spend_cap",
 )  # fmt: skip
+Purse = Annotated[
+    str | None,
+    Option(
+        parser=parse_address,
+        metavar="ADDRESS",
+        help="Act for this purse, whose operator the keystore is (COULOMB_PURSE).",
+    ),
+]
 MADE = columns("key", "id", "name", "scopes", "account", "expires=expires_at")
 
 
@@ -46,8 +55,9 @@ def add(
     api_url: Annotated[str, Option(help="Address of the market's API.")],
     rpc_url: Annotated[
         str | None,
-        Option(help="A node of the market's chain, so that you can withdraw without the market."),
+        Option(help="A node of the market's chain that you trust, to check leases and withdraw."),
     ] = None,
+    purse: Purse = None,
 ) -> None:
     """Add a profile for a market that somebody runs, and make it the current one.
 
@@ -70,6 +80,7 @@ def add(
         keystore=cli.keystore,
         password_file=cli.password_file,
         rpc_url=rpc_url,
+        purse=purse,
     )
     file.save(profile, make_current=True)
     note(f"{name} is the current profile")
@@ -103,20 +114,25 @@ def create(
     to: Annotated[
         Path | None, Option(help="Put the key into this file, e.g. an agent's, and do not show it.")
     ] = None,
+    purse: Purse = None,
 ) -> None:
     """Sign for a new API key, which is shown this once and kept in the profile.
 
-    With --to it goes into a file instead and is not shown.
+    With --to it goes into a file instead and is not shown. With --purse it is the purse's, and the
+    profile buys for the purse from then on.
     """
     cli = current()
     scopes = tuple(scope or (Scope.BUYER,))
+    purse = purse or cli.profile().purse
     if cli.dry_run:
-        would(f"sign for a key {name!r} with scopes {', '.join(scopes)}")
+        of_purse = f" of the purse {purse}" if purse else ""
+        would(f"sign for a key {name!r}{of_purse} with scopes {', '.join(scopes)}")
         return
     if to is not None and to.exists():
         confirm(f"Replace what is in {to}?")
     signer = cli.signer()
     with cli.client() as client:
+        client.session.purse = purse
         market = client.market.config()
         made = client.keys.create(
             name,
@@ -131,7 +147,7 @@ def create(
         show({**made.to_json(), "key": None}, MADE[1:])
         return
     elif save:
-        _keep(made, market)
+        _keep(made, market, purse)
     show(made, MADE)
 
 
@@ -157,7 +173,7 @@ def _row(profile: Profile) -> dict[str, object]:
     return {**shown, "has_key": profile.api_key is not None}
 
 
-def _keep(made: NewApiKey, market: MarketConfig) -> None:
+def _keep(made: NewApiKey, market: MarketConfig, purse: str | None) -> None:
     """Put a key and what it is for into the profile."""
     cli = current()
     profile = cli.profile()
@@ -169,7 +185,8 @@ def _keep(made: NewApiKey, market: MarketConfig) -> None:
         profile.name,
         api_url=profile.api_url,
         api_key=made.key,
-        account=made.account,
+        account=cli.own_account() if purse else made.account,
+        purse=purse,
         chain_id=market.chain_id,
         escrow=market.contracts.escrow,
         token=market.contracts.token,

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterable
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -83,8 +84,10 @@ def node_problem(node: NodeConfig, tiers: Iterable[str] = ()) -> str | None:
     registry = load_tiers()
     if node.tier not in (tuple(tiers) or registry.tiers):
         return registry.tier_problem(node.tier) or f"{node.tier!r} is not a tier of this market"
+    if node.misfits:
+        return f"the tier {node.tier} sells no GPUs: leave out {' and '.join(node.misfits)}"
     try:
-        gpus = simulated_gpus(node.simulated or "1xH100", "")
+        gpus = simulated_gpus(node.simulated or "1xH100", "") if node.sells_gpus else ()
         with input_errors("the node"):
             sizes = dict.fromkeys(("cpu_milli", "memory_mib", "storage_mib"), 1)
             listed = {name: getattr(node, name) for name in LISTED}
@@ -110,7 +113,9 @@ def doctor(config: ConfigFile = None) -> None:
 def init(
     name: Annotated[str, Option(help="The node's name.")],
     region: Annotated[str, Option(help="Where it is, e.g. eu-west.")],
-    tier: Annotated[str, Option(help="Its tier, as `coulomb tier list` names it.")],
+    tier: Annotated[
+        str, Option(help="Its tier, as `coulomb tier list` names it; CPU: sell no GPUs.")
+    ],
     number: Annotated[
         int, Option(min=0, max=NODE_NUMBER_MAX, help="A number of its own for each of your nodes.")
     ] = 1,
@@ -150,7 +155,8 @@ def init(
     note("next: `coulomb provider doctor` and `coulomb provider start`; then, from another shell,")
     if not cli.profile().api_key:
         note("`coulomb key create desk --scope provider` and")
-    note("`coulomb ask create --gpu-hour PRICE`")
+    price = "--gpu-hour" if node.sells_gpus else "--cpu-hour"
+    note(f"`coulomb ask create {price} PRICE`")
     row = {"config": path, "account": made.account, "meter": meter.address}
     show(row, columns("config", "account", "meter"))
 
@@ -173,6 +179,8 @@ def _set_up(
         meter_keystore=keys / "meter.json",
         meter_password_file=keys / "meter.password",
         state_dir=state_dir() / "provider" / node.name,
+        rpc_url=cli.profile().rpc_url,
+        escrow=cli.profile().escrow,
         interval_ms=interval_ms,
         allow_unsandboxed=allow_unsandboxed,
     )
@@ -213,12 +221,35 @@ def stop(config: ConfigFile = None) -> None:
 
 
 @app.command()
-def drain(node: NodeName) -> None:
-    """Take no new jobs on a node: its asks are cancelled, running jobs go on."""
+def drain(
+    node: NodeName,
+    interrupt: Annotated[
+        bool,
+        Option("--interrupt", help="Take the node back: interruptible leases get their notice."),
+    ] = False,
+) -> None:
+    """Take no new jobs on a node: its asks are cancelled, running jobs go on.
+
+    With --interrupt, interruptible leases end once the notice of their ask is over.
+    """
     with current().client() as client:
         found = _named(client, node)
-        if agreed(f"drain {found.name} ({found.id})", " Its asks are taken off the book."):
-            show(_node_row(client.nodes.drain(found.id), None), NODES)
+        more = " Interruptible leases end after their notice." if interrupt else ""
+        if agreed(f"drain {found.name} ({found.id})", f" Its asks are taken off the book.{more}"):
+            end = client.nodes.interrupt if interrupt else client.nodes.drain
+            show(_node_row(end(found.id), None), NODES)
+            if interrupt:
+                _tell_notices(client, found.id)
+
+
+def _tell_notices(client: Coulomb, node_id: str) -> None:
+    """Say when each lease of a node that is taken back ends."""
+    for lease in client.leases.list(role="provider", state="active", node_id=node_id):
+        if lease.notice_at is None or lease.notice_seconds is None:
+            note(f"{lease.id} is not interruptible: it goes on")
+        else:
+            ends = lease.notice_at + timedelta(seconds=lease.notice_seconds)
+            note(f"{lease.id} has notice; it ends at {ends:%Y-%m-%d %H:%M:%S} UTC")
 
 
 @app.command()

@@ -19,11 +19,18 @@ app, earnings_app = typer.Typer(), typer.Typer()
 FUNDS = columns("account", "in the escrow=free", "outside=tokens", "gas (ETH)=gas")
 SENT = columns("tx_hash", "block=block_number", "gas_used")
 MOVED = columns("tx_hash", "block=block_number", "gas_used", "amount")
+RELAYED = columns("id", "state", "tx_hash", "amount", "fee")
 EARNED = columns(
     "lease=lease_id", "tier", "measured ms=used_ms", "gross", "fee", "net", "at=created_at",
     "simulated",
 )  # fmt: skip
 Amount = Annotated[str, Argument(help="Tokens, or `all`.")]
+Relayed = Annotated[
+    bool,
+    Option(
+        "--relayed", help="Sign it, and let the market's relayer send it for a fee: no gas needed."
+    ),
+]
 Receiver = Annotated[
     str | None,
     Option(
@@ -83,6 +90,7 @@ def deposit(
     """Move tokens from your account into the escrow."""
     cli = current()
     with cli.client() as client:
+        client.wallet.require_own()
         market = client.market.config()
         atoms = atoms_of(amount, market)
         account = cli.account()
@@ -95,16 +103,25 @@ def deposit(
 
 
 @app.command()
-def withdraw(amount: Amount, to: Receiver = None) -> None:
-    """Move tokens out of the escrow. Works while the server is down."""
+def withdraw(amount: Amount, to: Receiver = None, relayed: Relayed = False) -> None:
+    """Move tokens out of the escrow. Works while the server is down, unless --relayed."""
     cli = current()
     with cli.client() as client:
+        client.wallet.require_own()
+        fee = client.calls.fee() if relayed else None
         unit = client.wallet.unit()
         free = client.wallet.funds(cli.account()).free
         atoms = free if amount == "all" else atoms_of(amount, unit)
         check_amount(atoms, free, unit)
         money = money_text(atoms, unit)
-        if agreed(f"withdraw {money} to {to or cli.account()}"):
+        if fee is not None:
+            if fee.atoms >= atoms:
+                raise InputError(f"the relayer's fee, {fee}, is not below {money}")
+            what = f"withdraw {money} to {to or cli.account()}, of which {fee} go to the relayer"
+            if agreed(what):
+                sent = client.calls.withdraw(atoms, to=to, signer=cli.signer())
+                show({**plain(sent), "amount": money, "fee": str(fee)}, RELAYED)
+        elif agreed(f"withdraw {money} to {to or cli.account()}"):
             moved = client.wallet.withdraw(atoms, to=to, signer=cli.signer())
             show({**plain(moved), "amount": money}, MOVED)
 
@@ -125,6 +142,8 @@ def show_earnings() -> None:
 
 
 @earnings_app.command(name="withdraw")
-def withdraw_earnings(amount: Amount = "all", to: Receiver = None) -> None:
+def withdraw_earnings(
+    amount: Amount = "all", to: Receiver = None, relayed: Relayed = False
+) -> None:
     """Move your earnings out of the escrow."""
-    withdraw(amount, to)
+    withdraw(amount, to, relayed)

@@ -12,6 +12,7 @@ from marketplace.cli.context import current
 from marketplace.cli.output import columns, note, plain, show, stream_rows, warn
 from marketplace.sdk import PASSING, Coulomb
 from marketplace.sdk.keyring import parse_address
+from settlement.errors import host_of
 
 app = typer.Typer()
 ACTS = columns("at", "lease=lease_id", "kind", "sequence", "ms", "refused=refusal", "problem")
@@ -38,6 +39,7 @@ def run(
     buyers = tuple(buyer or (cli.account(),))
     with cli.client() as client:
         note(f"witness {client.witness.address()} for {', '.join(buyers)}")
+        tell_trust(client)
         stream_rows(acts(client, buyers, poll_seconds, once), ACTS)
 
 
@@ -46,6 +48,15 @@ def address() -> None:
     """Show the address of this machine's witness key, which is made on first use."""
     with current().client() as client:
         show({"address": client.witness.address()}, columns("address"))
+
+
+def tell_trust(client: Coulomb) -> None:
+    """Say whose word the witness takes for what was opened on chain."""
+    if client.session.rpc_url:
+        note(f"every lease is first compared with the chain, at {host_of(client.session.rpc_url)}")
+    else:
+        warn("the witness takes the market's word for what was opened on chain:")
+        warn("name a node that you trust in ETH_RPC_URL, or as rpc_url in the profile")
 
 
 def acts(

@@ -37,6 +37,7 @@ from marketplace.domain.life import (
     StopReason,
 )
 from marketplace.limits import SALT_AHEAD_MAX, STORED_SALT_MAX
+from settlement.leases import Side
 from settlement.ports import IntentState
 
 BLOB_ROW_BYTES = 4096  # what a blob costs besides its bytes, so that many small ones count, too
@@ -330,6 +331,11 @@ class LeaseRows(Rows[LeaseRow]):
         )
         return list(self._session.exec(query.order_by(col(LeaseRow.id))))
 
+    def going_on(self, node_id: str) -> list[str]:
+        """Ids of a node's leases that are open or being opened, oldest first."""
+        going = col(LeaseRow.state).in_((LeaseState.OPENING, LeaseState.ACTIVE))
+        return [row.id for row in self._all(self._oldest_first(LeaseRow.node_id == node_id, going))]
+
     def open_that_ended_before(self, second: int) -> list[LeaseRow]:
         """Leases that are open on chain and whose end lies before a chain second."""
         ended = col(LeaseRow.end_s) < second
@@ -339,6 +345,23 @@ class LeaseRows(Rows[LeaseRow]):
         """A provider's stopped and closed leases, newest first."""
         over = col(LeaseRow.state).in_(LEASE_OVER)
         return self._page((limit, None), LeaseRow.provider == provider, over)
+
+    def early_stops(self, buyer: str, after_ms: int, limit: int) -> list[int]:
+        """When the buyer's side stopped leases that were not ready, the latest first."""
+        query = select(LeaseRow.stopped_ms).where(
+            LeaseRow.buyer == buyer,
+            col(LeaseRow.stopped_ms) > after_ms,
+            LeaseRow.stopped_by == Side.BUYER,
+            col(LeaseRow.ready_ms).is_(None),
+            col(LeaseRow.start_s).is_not(None),
+        )
+        latest = query.order_by(col(LeaseRow.stopped_ms).desc()).limit(limit)
+        return [at for at in self._session.exec(latest) if at is not None]
+
+    def stopped_by_unknown(self, after_ms: int) -> list[LeaseRow]:
+        """Leases that were stopped, nobody knows by whom, oldest first."""
+        unknown = col(LeaseRow.stopped_by).is_(None)
+        return self._all(self._oldest_first(col(LeaseRow.stopped_ms) > after_ms, unknown))
 
     def refused_openings(self) -> list[tuple[str, str | None]]:
         """Leases in `opening` whose intent died, and with which error, oldest first."""

@@ -13,6 +13,7 @@ from marketplace.db.types import Atoms, Serial, Word
 from marketplace.domain.drafts import AskState, NodeState
 from marketplace.domain.life import JobState, LeaseState, Outcome, StopReason
 from marketplace.domain.reliability import NEWCOMER_MILLI
+from settlement.leases import Side
 from settlement.ports import IntentKind, IntentState
 
 Json = dict[str, Any]
@@ -25,13 +26,15 @@ ACCEPTED: Final = text("state = 'accepted'")
 
 class AccountRow(SQLModel, table=True):
     """An address that has used the market. `next_salt` is the next unused salt of its orders;
-    those below `orders_from` were cancelled together."""
+    those below `orders_from` were cancelled together. `last_call`: the key of the intent of the
+    newest call that it signed for the relayer to send."""
 
     __tablename__ = "accounts"
     address: str = Field(primary_key=True, max_length=42)
     next_salt: int = Field(sa_type=BigInteger)
     created_ms: int = Field(sa_type=BigInteger)
     orders_from: int = Field(default=0, sa_type=BigInteger)
+    last_call: str | None = Field(default=None, max_length=200)
 
 
 class ApiKeyRow(SQLModel, table=True):
@@ -189,7 +192,8 @@ class BookSnapshotRow(SQLModel, table=True):
 
 class LeaseRow(SQLModel, table=True):
     """What a match opens on chain: terms from the match, progress from attestations, money from the
-    chain's events. `seq`: the row of the order log that made the match."""
+    chain's events. `seq`: the row of the order log that made the match. `stopped_ms`: when it was
+    stopped before it was ready; `stopped_by` null: nobody has found out yet."""
 
     __tablename__ = "leases"
     __table_args__ = (UniqueConstraint("bid_id", "ask_id", name="uq_leases_bid_ask"),)
@@ -225,6 +229,8 @@ class LeaseRow(SQLModel, table=True):
     start_s: int | None = Field(default=None, sa_type=BigInteger)
     end_s: int | None = Field(default=None, sa_type=BigInteger)
     ready_ms: int | None = Field(default=None, sa_type=BigInteger)
+    notice_seconds: int | None = None
+    notice_ms: int | None = Field(default=None, sa_type=BigInteger)
     seen_ms: int = Field(default=0, sa_type=BigInteger)
     sequence: int = Field(default=-1, sa_type=BigInteger)
     attested: Json = Field(default_factory=dict, sa_type=JSON_TYPE)
@@ -235,6 +241,8 @@ class LeaseRow(SQLModel, table=True):
     stop_requested: StopReason | None = Field(default=None, sa_type=Word(StopReason))
     stop_requested_ms: int | None = Field(default=None, sa_type=BigInteger)
     again: bool = False
+    stopped_ms: int | None = Field(default=None, sa_type=BigInteger, index=True)
+    stopped_by: Side | None = Field(default=None, sa_type=Word(Side))
     heartbeat_count: int = Field(default=0, sa_type=BigInteger)
     heartbeat_ms: int | None = Field(default=None, sa_type=BigInteger)
     witness_ms: int | None = Field(default=None, sa_type=BigInteger)

@@ -32,6 +32,7 @@ from marketplace.domain.life import (
     SuspendAsk,
     Turn,
 )
+from marketplace.domain.reader import duration_text
 from marketplace.errors import Conflict
 
 _EVERY = tuple(LeaseState)
@@ -204,6 +205,7 @@ class OpeningReverted(Fact):
         """A job that was starting waits for the lease to open again; one that runs goes on."""
         turn.move_lease(LeaseState.OPENING, REORG_STEPS)
         turn.set_lease(again=False)
+        turn.forgive()
         if turn.is_jobs_lease and turn.job.state is JobState.STARTING:
             turn.set_job(state=JobState.MATCHED, reserve=turn.lease.lock)
             turn.tell()
@@ -238,6 +240,8 @@ class EndReverted(Fact):
         """The lease goes back; its job does not."""
         if self.to is not turn.lease.state:
             turn.move_lease(self.to, REORG_STEPS)
+            if self.to is LeaseState.ACTIVE and not turn.lease.stop_signed:
+                turn.forgive()
             turn.do(Do.TELL_COST)
 
 
@@ -252,6 +256,18 @@ class SeatMarked(Fact):
         turn.set_lease(again=self.again)
         if self.again:
             turn.resume_after_lease()
+
+
+class ProviderStopped(Fact):
+    """The chain shows that the provider's side stopped the lease, by a transaction of its own."""
+
+    counts, ignored = LEASE_OVER, _EVERY
+
+    def change(self, turn: Turn) -> None:
+        """The job has ended by then; only the provider's reliability is still to suffer."""
+        if turn.lease.reason not in (*GIVEN_UP, Reason.PROVIDER_STOPPED):
+            turn.set_lease(reason=Reason.PROVIDER_STOPPED)
+            turn.do(Do.JUDGE_PROVIDER)
 
 
 class RetryWindowPassed(Fact):
@@ -292,12 +308,13 @@ class RunReported(Fact):
 
     def change(self, turn: Turn) -> None:
         """Keep the report; the job ends as it says once the lease is over."""
-        outcome = self.report.outcome
-        if outcome not in REPORTABLE:
+        outcome, had_notice = self.report.outcome, turn.lease.notice_ms is not None
+        if outcome not in REPORTABLE and not had_notice:
             raise Conflict(f"an agent cannot report that a job is {outcome}")
         if outcome is Outcome.OVER_BUDGET and not turn.lease.budget_limited:
             raise Conflict("the budget did not limit this lease")
-        turn.set_lease(report=self.report, finished_ms=turn.now_ms)
+        first_ms = turn.lease.finished_ms  # a second report makes the end no later
+        turn.set_lease(report=self.report, finished_ms=first_ms or turn.now_ms)
         if turn.is_running_it:
             if turn.job.ending is not Outcome.CANCELLED:
                 turn.set_job(ending=outcome)
@@ -313,14 +330,42 @@ class CloseSigned(Fact):
         turn.do(Do.SEND_CLOSE)
 
 
+@dataclass(frozen=True)
 class StopSigned(Fact):
     """The witness or the meter signed a Stop."""
 
     counts = _ACTIVE
+    by_meter: bool = False
 
     def change(self, turn: Turn) -> None:
+        """A meter that was not asked, and has reported no end, ends the lease for its provider."""
+        lease, job = turn.lease, turn.job
         turn.set_lease(stop_signed=True)
+        if self.by_meter and lease.stop_requested is None and lease.report is None:
+            turn.set_lease(reason=Reason.PROVIDER_STOPPED)
+            if turn.is_running_it and job.ending is None:
+                turn.set_job(ending=Outcome.LOST, reason=Reason.PROVIDER_STOPPED)
         turn.do(Do.SEND_STOP)
+
+
+class NoticeGiven(Fact):
+    """The provider gave notice that it takes the lease's node back. Only the first one counts."""
+
+    counts = (LeaseState.OPENING, LeaseState.ACTIVE)
+    ignored = _EVERY
+
+    def change(self, turn: Turn) -> None:
+        """The job goes on until the notice is over; its agent ends it then, and says so."""
+        lease = turn.lease
+        if lease.notice_seconds is None:
+            raise Conflict("the lease is not interruptible")
+        if lease.notice_ms is not None or lease.report is not None:
+            return
+        turn.set_lease(notice_ms=turn.now_ms)
+        if turn.is_running_it:
+            said = f"the provider takes the node back in {duration_text(lease.notice_seconds)}"
+            turn.set_job(detail=said)
+            turn.tell()
 
 
 # Silence, as the watchdog sees it

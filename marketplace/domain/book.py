@@ -3,7 +3,7 @@
 Commands are applied one at a time and carry the time (Unix seconds), so the same commands give the
 same events wherever and whenever they are replayed. A bid takes the fitting ask of the lowest
 all-in rate, the earliest of equals, at the ask's prices. Supply that appears later (a new ask,
-freed capacity, an ask that starts) goes to resting bids by limit per GPU, then arrival.
+freed capacity, an ask that starts) goes to resting bids by limit per GPU (or core), then arrival.
 """
 
 from collections import defaultdict
@@ -13,7 +13,15 @@ from heapq import heapify, heappop, heappush
 from typing import Any
 
 from marketplace.domain.index import Index
-from marketplace.domain.matching import AskView, BidView, bucket_key, rate_if_match
+from marketplace.domain.matching import (
+    AskView,
+    BidView,
+    bucket_key,
+    find_room,
+    offered_of,
+    rate_if_match,
+    sizes_for,
+)
 from marketplace.domain.order import (
     AddAsk,
     AddBid,
@@ -27,6 +35,7 @@ from marketplace.domain.order import (
     Filled,
     Free,
     Hold,
+    Pause,
     Refused,
     RejectReason,
     Removed,
@@ -38,7 +47,7 @@ from marketplace.domain.order import (
 )
 from marketplace.domain.placing import NodeUse, is_gpu_size
 from settlement.eip712 import ZERO_ADDRESS
-from settlement.orders import terms_of
+from settlement.orders import FLAG_NO_GPU, terms_of
 from settlement.units import Sizes
 
 
@@ -58,6 +67,7 @@ class Book:
         self._ask_ends: list[tuple[int, int, str]] = []
         self._bid_ends: list[tuple[int, int, str]] = []
         self._starts: list[tuple[int, int, str]] = []
+        self.paused: dict[str, int] = {}  # buyers whose bids match nothing, and until when
         self._handlers: dict[type[Any], Callable[[Any, list[Event]], None]] = {
             AddAsk: self._add_ask,
             CancelAsk: self._cancel_ask,
@@ -65,6 +75,7 @@ class Book:
             CancelBid: self._cancel_bid,
             Free: self._free,
             SetNode: self._set_node,
+            Pause: self._pause,
             Tick: lambda _command, _events: None,
         }
 
@@ -114,7 +125,7 @@ class Book:
         times = [heap[0][0] + 1 for heap in (self._ask_ends, self._bid_ends) if heap]
         if self._starts:
             times.append(self._starts[0][0])
-        return min(times, default=None)
+        return min((*times, *self.paused.values()), default=None)
 
     # Commands
 
@@ -141,7 +152,9 @@ class Book:
         ask = order.ask
         if order.id in self._asks:
             return RejectReason.DUPLICATE
-        if ask.gpu_milli < 1 or (ask.gpu_milli % 1000 and not order.shared):
+        if bool(ask.flags & FLAG_NO_GPU) is (ask.gpu_milli > 0):
+            return RejectReason.GPU_SIZE
+        if ask.gpu_milli % 1000 and not order.shared:
             return RejectReason.GPU_SIZE
         return self._refuse_order(ask.expiry, ask.max_fee_bps, ask.opener)
 
@@ -154,7 +167,7 @@ class Book:
 
     def _start(self, ask: AskView, events: list[Event]) -> None:
         ask.started = True
-        if not ask.use.is_full_for(ask.ask):
+        if not ask.use.is_full_for(ask.offered):
             self._index.add_ask(ask)
             self._offer([ask], events)
 
@@ -187,7 +200,8 @@ class Book:
         if held := self._held_by.get(order.id):  # a pair has one lease, whatever the caller says
             order = replace(order, tried=order.tried.union(held))
         bid = BidView(order, self.market)
-        if (ask := self._index.best(bid)) is not None:
+        waits = order.bid.buyer in self.paused
+        if not waits and (ask := self._index.best(bid)) is not None:
             self._take(bid, ask, events)
         elif not order.wants.rests:
             events.append(Refused(order.id, RejectReason.NO_MATCH))
@@ -199,7 +213,8 @@ class Book:
     def _put_bid(self, bid: BidView, ends: int) -> None:
         self._bids[bid.order.id] = bid
         bid.ends = ends
-        self._index.add_bid(bid)
+        if bid.bid.buyer not in self.paused:
+            self._index.add_bid(bid)
         heappush(self._bid_ends, (ends, bid.order.seq, bid.order.id))
 
     def _refuse_bid(self, order: RestingBid) -> RejectReason | None:
@@ -208,8 +223,11 @@ class Book:
             return RejectReason.DUPLICATE
         if bid.nodes != 1:
             return RejectReason.NODES
-        if not is_gpu_size(bid.gpu_milli):
+        without_gpu = bool(bid.flags & FLAG_NO_GPU)
+        if not is_gpu_size(bid.gpu_milli) or without_gpu is (bid.gpu_milli > 0):
             return RejectReason.GPU_SIZE
+        if without_gpu and not bid.cpu_milli:
+            return RejectReason.CPU
         return self._refuse_order(bid.expiry, bid.max_fee_bps, bid.opener)
 
     def _cancel_bid(self, command: CancelBid, events: list[Event]) -> None:
@@ -220,9 +238,33 @@ class Book:
             self._index.sweep(bid)
             events.append(Removed(command.bid_id, Cause.CANCELLED))
 
+    def _pause(self, command: Pause, events: list[Event]) -> None:
+        """Set a buyer's resting bids aside. They keep their deadlines, and their turn by arrival
+        when the pause ends. Another pause takes the place of the last."""
+        buyer, was_paused = command.buyer, command.buyer in self.paused
+        if command.until <= self.now:
+            if was_paused:
+                self._resume(buyer, events)
+            return
+        self.paused[buyer] = command.until
+        if not was_paused:
+            self._index.set_aside([b for b in self._bids.values() if b.bid.buyer == buyer])
+
+    def _resume(self, buyer: str, events: list[Event]) -> None:
+        """Let a buyer's bids match again, by arrival."""
+        del self.paused[buyer]
+        waiting = (bid for bid in self._bids.values() if bid.bid.buyer == buyer)
+        for bid in sorted(waiting, key=lambda bid: bid.seq):
+            if (ask := self._index.best(bid)) is not None:
+                self._drop_bid(bid)
+                self._take(bid, ask, events)
+            else:
+                self._index.add_bid(bid)
+
     def _drop_bid(self, bid: BidView) -> None:
         del self._bids[bid.order.id]
-        self._index.remove_bid(bid)
+        if bid.live:
+            self._index.remove_bid(bid)
         self._bid_ends = _without_gone(self._bid_ends, self._bids)
 
     def _free(self, command: Free, events: list[Event]) -> None:
@@ -237,7 +279,7 @@ class Book:
             del self._held_by[command.bid_id]
         asks = [a for a in self._asks_on.get(place, ()) if a.started]
         for ask in asks:
-            if not ask.live and not use.is_full_for(ask.ask):
+            if not ask.live and not use.is_full_for(ask.offered):
                 self._index.add_ask(ask)
         self._offer([a for a in asks if a.live], events)
         self._forget_idle(place)
@@ -245,20 +287,23 @@ class Book:
     def _set_node(self, command: SetNode, events: list[Event]) -> None:
         changed = []
         for ask in self._asks_on.get((command.provider, command.node), ()):
-            was_live = ask.live
-            if was_live:
+            if ask.live:
                 self._index.remove_ask(ask)
             ask.order = replace(ask.order, node=command.facts)
-            ask.node = command.facts
+            ask.node, ask.offered = command.facts, offered_of(ask.order)
             key = bucket_key(ask.order)
             if key != ask.key:
                 self._index.move_ask(ask, key)
-            if was_live:
+            if ask.started and not ask.use.is_full_for(ask.offered):
                 self._index.add_ask(ask)
                 changed.append(ask)
         self._offer(changed, events)
 
-    # A book from its snapshot: holds, then asks, then bids, each by arrival
+    # A book from its snapshot: pauses, holds, then asks, then bids, each by arrival
+
+    def restore_pause(self, buyer: str, until: int) -> None:
+        """Let a buyer's bids match nothing until a time."""
+        self.paused[buyer] = until
 
     def restore_hold(self, hold: Hold) -> None:
         """Hold the capacity of a lease that is open."""
@@ -271,7 +316,7 @@ class Book:
         view.started = started
         if not started:
             heappush(self._starts, (order.ask.starts_at, order.seq, order.id))
-        elif not view.use.is_full_for(order.ask):
+        elif not view.use.is_full_for(view.offered):
             self._index.add_ask(view)
 
     def restore_bid(self, order: RestingBid, ends: int) -> None:
@@ -302,8 +347,8 @@ class Book:
 
     def _take(self, bid: BidView, ask: AskView, events: list[Event]) -> None:
         fill = self._fill(bid, ask)
-        place, key = (fill.provider, fill.node), (fill.bid_id, fill.ask_id)
-        self._hold(place, key, bid.bid.sizes(), fill.gpus)
+        where, key = (fill.provider, fill.node), (fill.bid_id, fill.ask_id)
+        self._hold(where, key, sizes_for(ask, bid), fill.gpus)
         events.append(Filled(fill))
 
     def _hold(
@@ -314,12 +359,12 @@ class Book:
         self._node_of[key] = place
         self._held_by.setdefault(key[0], set()).add(key[1])
         for ask in self._asks_on.get(place, ()):
-            if ask.live and use.is_full_for(ask.ask):
+            if ask.live and use.is_full_for(ask.offered):
                 self._index.remove_ask(ask)
 
     def _fill(self, bid: BidView, ask: AskView) -> Fill:
         signed, floor = ask.ask, ask.ask.floor
-        gpus = ask.use.place(signed, bid.bid)
+        gpus = find_room(ask, bid)
         if gpus is None:
             raise AssertionError("a fill was made without room")
         return Fill(
@@ -332,12 +377,13 @@ class Book:
             prices=floor,
             terms=terms_of(signed, bid.bid, floor, bid.budget, self.market.decimals),
             gpus=gpus,
+            notice_seconds=signed.notice_seconds if ask.order.interruptible else None,
         )
 
     # Time
 
     def _pass_time(self, events: list[Event]) -> None:
-        """Expire what is over, then start what begins: in order of time, then of arrival."""
+        """Expire what is over, start what begins, then end pauses: each in order of time."""
         while self._ask_ends and self._ask_ends[0][0] < self.now:
             ask = self._asks.get(heappop(self._ask_ends)[2])
             if ask is not None and ask.ask.expiry < self.now:
@@ -355,6 +401,9 @@ class Book:
             ask = self._asks.get(heappop(self._starts)[2])
             if ask is not None and not ask.started and ask.ask.starts_at <= self.now:
                 self._start(ask, events)
+        over = sorted((until, buyer) for buyer, until in self.paused.items() if until <= self.now)
+        for _, buyer in over:
+            self._resume(buyer, events)
 
 
 def _without_gone(

@@ -7,8 +7,8 @@ from typing import Any
 
 from marketplace.domain.job import JobSpec
 from marketplace.domain.pricing import from_scaled, prices_from_json
-from marketplace.domain.reader import Reader, parser, seconds_of, text_of, whole_of
-from marketplace.domain.tier import TierRegistry
+from marketplace.domain.reader import Reader, bool_of, parser, seconds_of, text_of, whole_of
+from marketplace.domain.tier import CPU_TIER, TierRegistry
 from marketplace.errors import InvalidInput, Problem
 from marketplace.limits import ORDER_SECONDS_MAX
 from settlement.eip712 import (
@@ -23,8 +23,22 @@ from settlement.eip712 import (
     text32,
 )
 from settlement.errors import FieldError
-from settlement.orders import FLAG_SHARED, Ask, Bid, Prices, TierLimit
-from settlement.units import MAX_FEE_BPS, MAX_START_SECONDS, UINT32_MAX, time_lock
+from settlement.orders import (
+    FLAG_INTERRUPTIBLE,
+    FLAG_NO_GPU,
+    FLAG_SHARED,
+    Ask,
+    Bid,
+    Prices,
+    TierLimit,
+)
+from settlement.units import (
+    MAX_FEE_BPS,
+    MAX_NOTICE_SECONDS,
+    MAX_START_SECONDS,
+    UINT32_MAX,
+    time_lock,
+)
 
 # Asks
 
@@ -36,7 +50,10 @@ DURATIONS = {
     "start_limit": (600, MAX_START_SECONDS),
     "expires_in": (30 * DAY_S, ORDER_SECONDS_MAX),
 }
-TERMS = (*DURATIONS, "meter", "prices", "unit", "max_fee_bps", "opener")
+TERMS = (
+    *DURATIONS, "meter", "prices", "unit", "max_fee_bps", "opener", "no_gpu", "interruptible",
+    "notice",
+)  # fmt: skip
 
 
 class NodeState(StrEnum):
@@ -74,7 +91,7 @@ def ask_of(
     node: AskingNode, terms: Mapping[str, Any], *, opener: str, fee_bps: int, now: int, salt: int
 ) -> Ask:
     """The ask that a provider signs for a node. `terms` has prices (decimal texts, or `Prices`) and
-    durations as text.
+    durations as text. With `no_gpu`, and of a node without GPUs, it sells the tier CPU.
 
     `opener` and `fee_bps` are the market's, unless the terms have others; `now` is Unix time in
     seconds. Raises InvalidInput with every mistake in the terms.
@@ -90,6 +107,15 @@ def ask_of(
     max_fee_bps = reader.read("max_fee_bps", whole_of(0, MAX_FEE_BPS), fee_bps)
     meter = reader.need("meter", text_of(42), ZERO_ADDRESS)
     named_opener = reader.read("opener", text_of(42), opener)
+    no_gpu = not node.gpu_count or bool(reader.read("no_gpu", bool_of, False))
+    if no_gpu and prices.gpu_hour:
+        problems.append(Problem("/prices/gpu_hour", "must be 0: no GPU is sold"))
+    interruptible = bool(reader.read("interruptible", bool_of, False))
+    notice = reader.read("notice", _duration(MAX_NOTICE_SECONDS), 0)
+    if interruptible and not reader.has("notice"):
+        reader.problem("notice", "missing: how long before you take the node back, such as 5m")
+    elif notice and not interruptible:
+        reader.problem("notice", "says nothing without interruptible: true")
     if problems:
         raise InvalidInput(problems)
     try:
@@ -98,8 +124,8 @@ def ask_of(
             meter=meter,
             opener=named_opener,
             node=node.number,
-            tier=text32(node.tier),
-            gpu_milli=node.gpu_count * 1000,
+            tier=text32(CPU_TIER if no_gpu else node.tier),
+            gpu_milli=0 if no_gpu else node.gpu_count * 1000,
             cpu_milli=node.cpu_milli,
             memory_mib=node.memory_mib,
             storage_mib=node.storage_mib,
@@ -107,16 +133,24 @@ def ask_of(
             min_seconds=seconds["min_duration"],
             max_seconds=seconds["max_duration"],
             start_limit_seconds=seconds["start_limit"],
-            notice_seconds=0,
+            notice_seconds=notice,
             unit=text32(unit) if unit else bytes(32),
             starts_at=0,
-            flags=FLAG_SHARED if node.shared else 0,
+            flags=flags_of(
+                shared=node.shared and not no_gpu, no_gpu=no_gpu, interruptible=interruptible
+            ),
             max_fee_bps=max_fee_bps,
             expiry=now + seconds["expires_in"],
             salt=salt,
         )
     except FieldError as error:
         raise InvalidInput([Problem(error.pointer, error.detail)]) from error
+
+
+def flags_of(*, shared: bool, no_gpu: bool, interruptible: bool) -> int:
+    """The flags of an ask or a bid."""
+    flags = FLAG_SHARED * shared | FLAG_NO_GPU * no_gpu
+    return flags | FLAG_INTERRUPTIBLE * interruptible
 
 
 @parser
@@ -140,8 +174,8 @@ _FREE = ("buyer", "witness", "opener", "max_fee_bps", "expiry", "salt")
 def bid_template(spec: JobSpec, tiers: TierRegistry, **free: Any) -> Bid:
     """The bid for a job: sizes, limits, duration, budget and hash from the spec, `free` as given.
 
-    It has one limit per tier that the job accepts, sorted by name: max_gpu_hour for every GPU, all
-    in. Raises FieldError if a value does not fit its field.
+    It has one limit per tier that the job accepts, sorted by name: max_gpu_hour for every GPU, or
+    max_hour, all in. Raises FieldError if a value does not fit its field.
     """
     egress, units = spec.egress, spec.units
     prices = (egress.max_price_nano if egress else 0, units.max_price_nano if units else 0)
@@ -159,10 +193,14 @@ def bid_template(spec: JobSpec, tiers: TierRegistry, **free: Any) -> Bid:
         unit=text32(units.name) if units else bytes(32),
         max_seconds=spec.max_seconds,
         max_start_seconds=min(spec.start_deadline_seconds, MAX_START_SECONDS),
-        min_notice_seconds=0,
+        min_notice_seconds=spec.min_notice_seconds,
         budget=spec.max_total_atoms,
         nodes=1,
-        flags=FLAG_SHARED if spec.gpu.shared else 0,
+        flags=flags_of(
+            shared=spec.gpu.shared,
+            no_gpu=not spec.gpu.gpu_milli,
+            interruptible=spec.interruptible,
+        ),
         **{"opener": ZERO_ADDRESS, **free},
     )
 

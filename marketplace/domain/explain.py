@@ -11,7 +11,7 @@ from marketplace.domain.order import RejectReason, RestingBid
 from marketplace.domain.pricing import DECIMALS, from_nano, from_scaled
 from marketplace.domain.reader import duration_text, milli_text, size_text
 from settlement.eip712 import from_text32
-from settlement.orders import TierLimit, terms_of
+from settlement.orders import FLAG_INTERRUPTIBLE, TierLimit, terms_of
 from settlement.units import cost_up, counted_lock
 
 _RELAXATIONS_MAX = 5
@@ -120,7 +120,9 @@ def _relax(book: Book, order: RestingBid, ask: AskView) -> Relaxation | None:
         # one change may uncover another, such as a budget too small, but none comes twice
         if reason not in _REMEDIES or reason in {change.reason for change in changes}:
             return None
-        remedy = _REMEDIES[reason]
+        remedy = (
+            _HOURLY if (reason is RejectReason.RATE and not bid.gpu_milli) else _REMEDIES[reason]
+        )
         value = remedy.value(ask, bid)
         changes.append(Change(reason, remedy.pointer, remedy.text(value)))
         order = remedy.put(order, ask, value)
@@ -165,6 +167,10 @@ def _needed_budget(ask: AskView, bid: BidView) -> int:
     )
 
 
+def _accepting(order: RestingBid, flag: int) -> RestingBid:
+    return _with_bid(order, flags=order.bid.flags | flag)
+
+
 class Remedy(NamedTuple):
     """How a bid comes to fit an ask that refuses it for one reason."""
 
@@ -195,19 +201,29 @@ _REMEDIES: dict[RejectReason, Remedy] = {
         lambda ask, bid: ask.node.reliability_milli,
         milli_text,
         lambda order, ask, milli: _with_wants(order, min_reliability_milli=milli)),
+    RejectReason.INTERRUPTIBLE: Remedy(
+        "/placement/interruptible",
+        lambda ask, bid: FLAG_INTERRUPTIBLE,
+        lambda flag: "true",
+        lambda order, ask, flag: _accepting(order, flag)),
+    RejectReason.NOTICE: Remedy(
+        "/placement/min_notice",
+        lambda ask, bid: ask.ask.notice_seconds,
+        duration_text,
+        lambda order, ask, seconds: _with_bid(order, min_notice_seconds=seconds)),
     RejectReason.CPU: Remedy(
         "/resources/cpu",
-        lambda ask, bid: ask.ask.cpu_milli,
+        lambda ask, bid: ask.offered.cpu_milli,
         milli_text,
         lambda order, ask, milli: _with_bid(order, cpu_milli=milli)),
     RejectReason.MEMORY: Remedy(
         "/resources/memory",
-        lambda ask, bid: ask.ask.memory_mib,
+        lambda ask, bid: ask.offered.memory_mib,
         size_text,
         lambda order, ask, mib: _with_bid(order, memory_mib=mib)),
     RejectReason.STORAGE: Remedy(
         "/resources/disk",
-        lambda ask, bid: ask.ask.storage_mib,
+        lambda ask, bid: ask.offered.storage_mib,
         size_text,
         lambda order, ask, mib: _with_bid(order, storage_mib=mib)),
     RejectReason.DURATION_LONG: Remedy(
@@ -247,3 +263,9 @@ _REMEDIES: dict[RejectReason, Remedy] = {
         partial(from_scaled, decimals=DECIMALS),
         _with_budget),
 }  # fmt: skip
+_HOURLY = Remedy(  # of a rate, if the job has no GPU
+    "/pricing/max_hour",
+    lambda ask, bid: -(-ask.rate(bid) // 1000),
+    from_nano,
+    lambda order, ask, nano: _with_limit(order, ask, rate=nano * 1000),
+)

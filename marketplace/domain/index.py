@@ -15,13 +15,13 @@ from operator import attrgetter
 from marketplace.domain.matching import AskView, BidView, BucketKey, Shape, fits, shape_fits
 
 _SWEEP_MIN = 16
-_PRICE_UNITS = 10**6  # finer than any price, so that limits per GPU sort without fractions
+_PRICE_UNITS = 10**6  # finer than any price, so that limits per GPU or core sort without fractions
 _by_seq = attrgetter("seq")
 
 
 @dataclass(slots=True, eq=False)
 class Level:
-    """Asks of one price per GPU-hour, in order of arrival; some may be dead.
+    """Asks of one price per hour (`lead_hour`), in order of arrival; some may be dead.
 
     Everything before `head` is dead, so that a search never wades through what was taken.
     """
@@ -75,32 +75,32 @@ class Bucket:
 
     def add(self, ask: AskView) -> None:
         """Index an ask."""
-        if (level := self.levels.get(ask.gpu_hour)) is None:
-            level = self.levels[ask.gpu_hour] = Level()
-            insort(self.prices, ask.gpu_hour)
+        if (level := self.levels.get(ask.lead_hour)) is None:
+            level = self.levels[ask.lead_hour] = Level()
+            insort(self.prices, ask.lead_hour)
         level.add(ask)
 
     def remove(self, ask: AskView) -> None:
         """Take an ask out."""
-        level = self.levels[ask.gpu_hour]
+        level = self.levels[ask.lead_hour]
         level.remove(ask)
         if level.dead == len(level.asks):
             level.sweep()
-            self._drop(ask.gpu_hour)
+            self._drop(ask.lead_hour)
 
     def forget(self, ask: AskView) -> None:
         """Drop the dead reference to an ask that is about to change its bucket."""
-        level = self.levels[ask.gpu_hour]
+        level = self.levels[ask.lead_hour]
         level.sweep()
         if not level.asks:
-            self._drop(ask.gpu_hour)
+            self._drop(ask.lead_hour)
 
     def _drop(self, price: int) -> None:
         del self.levels[price]
         del self.prices[bisect_left(self.prices, price)]
 
     def walk(self) -> Iterator[AskView]:
-        """Live asks, cheapest GPU-hour first; the bucket must not change meanwhile."""
+        """Live asks, cheapest first; the bucket must not change meanwhile."""
         for price in self.prices:
             level = self.levels[price]
             asks = level.asks
@@ -123,7 +123,7 @@ class BidQueue:
 
     def add(self, bid: BidView, rate: int) -> None:
         """Queue a bid whose limit in this tier is `rate`."""
-        insort(self.bids, (rate * _PRICE_UNITS // bid.gpu_milli, -bid.seq, bid))
+        insort(self.bids, (rate * _PRICE_UNITS // bid.lead_milli, -bid.seq, bid))
 
     def sweep(self) -> None:
         """Drop the dead at the end, and all others once they outnumber the living."""
@@ -132,11 +132,15 @@ class BidQueue:
             bids.pop()
             self.dead -= 1
         if self.dead > _SWEEP_MIN and self.dead * 2 > len(bids):
-            self.bids = [item for item in bids if item[2].live]
-            self.dead = 0
+            self.purge()
+
+    def purge(self) -> None:
+        """Drop all the dead; not while the queue is being walked."""
+        self.bids = [item for item in self.bids if item[2].live]
+        self.dead = 0
 
     def reaches(self, price: int) -> bool:
-        """Whether its highest limit is at least this price per GPU-hour."""
+        """Whether its highest limit is at least this price per hour."""
         return bool(self.bids) and self.bids[-1][0] >= price * _PRICE_UNITS
 
     def walk(self) -> Iterator[tuple[int, int, BidView]]:
@@ -211,7 +215,19 @@ class Index:
     def sweep(self, bid: BidView) -> None:
         """Sweep the queues a dead bid was in; not while one of them is being walked."""
         for name in bid.limits:
-            self.tiers[name].queues[bid.shape].sweep()
+            if queue := self.tiers[name].queues.get(bid.shape):  # none if it was paused all along
+                queue.sweep()
+
+    def set_aside(self, bids: Sequence[BidView]) -> None:
+        """Take bids out for good, so that they may be added again."""
+        for bid in bids:
+            self.remove_bid(bid)
+        queues = {id(q): q for bid in bids for n in bid.limits for q in [self._queue(n, bid)]}
+        for queue in queues.values():
+            queue.purge()
+
+    def _queue(self, tier: bytes, bid: BidView) -> BidQueue:
+        return self.tiers[tier].queues[bid.shape]
 
     def move_ask(self, ask: AskView, key: BucketKey) -> None:
         """Give a dead ask another bucket."""
@@ -222,11 +238,11 @@ class Index:
     def best(self, bid: BidView) -> AskView | None:
         """The fitting ask of the lowest all-in rate, then earliest arrival.
 
-        The price of the GPUs alone bounds the rate from below and orders the merge, so the search
-        ends when the next bound cannot beat what was found.
+        The price of the GPUs alone, or of the cores if there are none, bounds the rate from below
+        and orders the merge, so the search ends when the next bound cannot beat what was found.
         """
         heap = self._heads(bid)
-        gpu_milli = bid.gpu_milli
+        lead_milli = bid.lead_milli
         best: AskView | None = None
         best_rate = best_seq = 0
         while heap:
@@ -243,7 +259,7 @@ class Index:
             if (following := next(walk, None)) is None:
                 heappop(heap)
             else:
-                bound = following.gpu_hour * gpu_milli
+                bound = following.lead_hour * lead_milli
                 heapreplace(heap, (bound, following.seq, limit, following, walk))
         return best
 
@@ -255,7 +271,7 @@ class Index:
             for bucket in tier.buckets_of(bid.shape):
                 if not bucket.prices:
                     continue
-                bound = bucket.prices[0] * bid.gpu_milli
+                bound = bucket.prices[0] * bid.lead_milli
                 if bound <= limit.rate:  # a level holds at least one live ask
                     walk = bucket.walk()
                     first = next(walk)
@@ -270,7 +286,7 @@ class Index:
         A bid that accepts several tiers stands at its best place. Ends where limits fall below the
         cheapest of the asks.
         """
-        cheapest = min((ask.gpu_hour for ask in asks), default=0)
+        cheapest = min((ask.lead_hour for ask in asks), default=0)
         queues: dict[int, BidQueue] = {}
         for ask in asks:
             for queue in self.tiers[ask.ask.tier].queues_of(ask.key):

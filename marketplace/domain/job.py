@@ -31,9 +31,15 @@ from marketplace.domain.reader import (
     thousandths_of,
     whole_of,
 )
-from marketplace.domain.tier import GpuWish, TierRegistry, parse_gpu
+from marketplace.domain.tier import CPU_TIER, GpuWish, TierRegistry, parse_gpu
 from marketplace.errors import InvalidInput, InvalidJob, Problem
-from settlement.units import UINT32_MAX, UINT64_MAX, cost_up, counted_lock
+from settlement.units import (
+    MAX_NOTICE_SECONDS,
+    UINT32_MAX,
+    UINT64_MAX,
+    cost_up,
+    counted_lock,
+)
 
 EVENTS = ("no-capacity", "interruption", "error")
 _RETRY_SECONDS = 3_600
@@ -84,6 +90,12 @@ def _duration(value: object) -> int:
     seconds = seconds_of(value)
     if not 1 <= seconds <= limits.JOB_SECONDS_MAX:
         raise ValueError("must be from 1s to 90d")
+    return seconds
+
+
+def _notice(value: object) -> int:
+    if (seconds := seconds_of(value)) > MAX_NOTICE_SECONDS:
+        raise ValueError(f"must be at most {MAX_NOTICE_SECONDS}s")
     return seconds
 
 
@@ -183,6 +195,7 @@ class JobSpec:
 
     Sizes in thousandths or MiB, times in seconds, prices in 1e-9 token, `max_total_atoms` in atoms,
     reliability in thousandths. Exactly one of `workdir` (before packing) and `inputs` may be set.
+    A job with GPUs has `max_gpu_hour_nano`, one without has `max_hour_nano`.
     """
 
     name: Annotated[str, Key("name", _NAME, str, "job")]
@@ -194,7 +207,12 @@ class JobSpec:
     regions: Annotated[tuple[str, ...], Key("placement/regions", _REGIONS, list, ())]
     min_reliability_milli: Annotated[int, Key("placement/min_reliability", _SHARE, milli_text, 0)]
     verified_only: Annotated[bool, Key("placement/verified_only", bool_of, bool, False)]
-    max_gpu_hour_nano: Annotated[int, _needed("pricing/max_gpu_hour", to_nano, from_nano, 0)]
+    interruptible: Annotated[bool, _optional("placement/interruptible", bool_of, bool, False)]
+    min_notice_seconds: Annotated[int, _optional("placement/min_notice", _notice, duration_text, 0)]
+    max_gpu_hour_nano: Annotated[
+        int | None, _optional("pricing/max_gpu_hour", to_nano, from_nano, None)
+    ]
+    max_hour_nano: Annotated[int | None, _optional("pricing/max_hour", to_nano, from_nano, None)]
     max_total_atoms: Annotated[int, Key("budget/max_total", _total, _total_text, 0)]
     on_exceed: Annotated[str, Key("budget/on_exceed", _ON_EXCEED, str, "stop")]
     max_seconds: Annotated[int, _needed("max_duration", _duration, duration_text, 1)]
@@ -219,7 +237,9 @@ class JobSpec:
     @property
     def limit_rate(self) -> int:
         """The most paid for time, all in, in 1e-12 token per hour."""
-        return self.max_gpu_hour_nano * self.gpu.gpu_milli
+        if self.gpu.gpu_milli:
+            return (self.max_gpu_hour_nano or 0) * self.gpu.gpu_milli
+        return (self.max_hour_nano or 0) * 1000
 
     @property
     def rests(self) -> bool:
@@ -239,7 +259,7 @@ class JobSpec:
         out: dict[str, Any] = {}
         for name, member in MEMBERS.items():
             value = getattr(self, name)
-            if value or not member.optional:
+            if value != member.default or not member.optional:
                 group, _, key = member.path.rpartition("/")
                 (out.setdefault(group, {}) if group else out)[key] = member.write(value)
         return out
@@ -281,6 +301,8 @@ def parse_job(data: object, *, packed: bool = False, tiers: TierRegistry | None 
     spec = JobSpec(**values)
     spec = replace(spec, max_total_atoms=spec.max_total_atoms or full_budget(spec))
     _check_whole(spec, readers, packed)
+    _check_price(spec, readers)
+    _check_sizes(spec, readers["resources"], problems)
     if tiers is not None and not any(p.pointer == "/resources/gpu" for p in problems):
         _check_tiers(spec, readers["resources"], tiers)
     if problems:
@@ -296,9 +318,34 @@ def _check_whole(spec: JobSpec, readers: dict[str, Reader], packed: bool) -> Non
         top.problem("workdir", "is a local folder: pack it and name the blob in inputs")
     if spec.max_total_atoms >= 1 << 128:
         readers["budget"].problem("max_total", "is above the largest amount, 2^128-1 atoms")
+    if spec.min_notice_seconds and not spec.interruptible:
+        detail = "says nothing without interruptible: true"
+        readers["placement"].problem("min_notice", detail)
+
+
+def _check_price(spec: JobSpec, readers: dict[str, Reader]) -> None:
+    """The one price that goes with the job is there, and no other."""
+    pricing, has_gpu = readers["pricing"], spec.gpu.gpu_milli > 0
+    needed, other = ("max_gpu_hour", "max_hour") if has_gpu else ("max_hour", "max_gpu_hour")
+    if pricing.has(other):
+        kind = "has GPUs: say max_gpu_hour" if has_gpu else "has no GPU: say max_hour"
+        pricing.problem(other, f"the job {kind} instead")
+    elif not pricing.has(needed):
+        pricing.problem(needed, "missing")
     if spec.limit_rate > UINT64_MAX:
-        detail = f"times {spec.gpu.gpu_milli / 1000:g} GPUs is above the largest rate"
-        readers["pricing"].problem("max_gpu_hour", detail)
+        size = f"times {spec.gpu.gpu_milli / 1000:g} GPUs " if has_gpu else ""
+        pricing.problem(needed, f"{size}is above the largest rate")
+
+
+def _check_sizes(spec: JobSpec, resources: Reader, problems: list[Problem]) -> None:
+    """Without a GPU there is no share of a node to go by: the job says what it takes."""
+    if spec.gpu.gpu_milli:
+        return
+    known = {problem.pointer for problem in problems}
+    sizes = {"cpu": spec.cpu_milli, "memory": spec.memory_mib, "disk": spec.storage_mib}
+    for name, size in sizes.items():
+        if not size and f"/resources/{name}" not in known:
+            resources.problem(name, "a job without a GPU says how much it takes: above 0")
 
 
 def _check_tiers(spec: JobSpec, resources: Reader, tiers: TierRegistry) -> None:
@@ -306,6 +353,8 @@ def _check_tiers(spec: JobSpec, resources: Reader, tiers: TierRegistry) -> None:
     for name in unknown:
         close = tiers.suggest(name)
         hint = f"; did you mean {close}?" if close else ""
+        if name.upper() == CPU_TIER:
+            hint = "; for a job without a GPU write 0"
         resources.problem("gpu", f"unknown GPU {name!r}{hint}")
     if not unknown and not tiers.select(spec.gpu):
         resources.problem("gpu", f"no tier has what {spec.gpu.to_text()!r} asks for")

@@ -54,6 +54,7 @@ class Outcome(StrEnum):
     LOST = "lost"
 
 
+# Of a lease that had no notice; of one that had, `lost`, too.
 REPORTABLE = tuple(outcome for outcome in Outcome if outcome is not Outcome.LOST)
 
 
@@ -77,6 +78,7 @@ class Reason(StrEnum):
     START_LIMIT_PASSED = "start_limit_passed"
     LEASE_STOPPED = "lease_stopped"
     RETRY_PASSED = "retry_passed"
+    PROVIDER_STOPPED = "provider_stopped"
 
 
 GIVEN_UP = (StopReason.LOST, StopReason.START_LIMIT)  # its provider does not serve the lease
@@ -85,6 +87,10 @@ BROKEN_REASONS = (
     "agent_error", "agent_restarted", "agent_stopped", "no_capacity", "node_error",
     "sandbox_failed", "start_limit",
 )  # fmt: skip
+
+
+# Why a run whose node was taken back ended: when the notice was over, or sooner, by itself.
+TAKEN_BACK, LEFT = "taken_back", "exit_code"
 
 
 class RetryOn(StrEnum):
@@ -159,8 +165,10 @@ class LeaseLife:
     """A lease as far as its life goes.
 
     `lock`: atoms. `reason`: why it did not open, or why its provider was given up, for good.
-    `stop_requested`: why witness or meter are asked for a Stop. `stop_signed`: one of them has
-    signed it. `again`: its bid may open once more. `report` and `finished_ms` come together.
+    `notice_seconds`: how long before it takes the node back the provider says so; None: it never
+    does. `notice_ms`: when it said so. `stop_requested`: why witness or meter are asked for a Stop.
+    `stop_signed`: one of them has signed it. `again`: its bid may open once more. `report` and
+    `finished_ms` come together; the first report says when.
     """
 
     id: str
@@ -169,6 +177,8 @@ class LeaseLife:
     budget_limited: bool = False
     reason: str | None = None
     ready_ms: int | None = None
+    notice_seconds: int | None = None
+    notice_ms: int | None = None
     stop_requested: StopReason | None = None
     stop_requested_ms: int | None = None
     stop_signed: bool = False
@@ -178,12 +188,22 @@ class LeaseLife:
 
     @property
     def is_broken(self) -> bool:
-        """Whether it failed by its provider's fault."""
-        if self.reason in GIVEN_UP or self.stop_requested in GIVEN_UP:
+        """Whether it failed by its provider's fault, or was taken back without the notice."""
+        if self.reason in (*GIVEN_UP, Reason.PROVIDER_STOPPED) or self.stop_requested in GIVEN_UP:
             return True
-        if self.report is None or self.report.outcome is not Outcome.FAILED:
+        if self.report is None:
             return False
-        return self.report.reason in BROKEN_REASONS
+        if self.report.outcome is Outcome.LOST:
+            return self._is_cut_short(self.report)
+        return self.report.outcome is Outcome.FAILED and self.report.reason in BROKEN_REASONS
+
+    def _is_cut_short(self, report: RunReport) -> bool:
+        """Whether the provider took the node back before its notice was over; a job that has had
+        the notice may leave sooner."""
+        if self.notice_ms is None or self.notice_seconds is None or self.finished_ms is None:
+            return True
+        early = self.finished_ms < self.notice_ms + self.notice_seconds * 1000
+        return early and report.reason != LEFT
 
 
 # Effects: what the services are to do then, in order
@@ -338,6 +358,11 @@ class Turn:
         self.set_lease(reason=stop)
         if self.is_running_it and self.job.ending is None:
             self.set_job(ending=Outcome.LOST, reason=reason)
+
+    def forgive(self) -> None:
+        """The provider's stop was taken back."""
+        if self.lease.reason == Reason.PROVIDER_STOPPED:
+            self.set_lease(reason=None)
 
     def end_lease(self, state: LeaseState) -> None:
         """End the run that the lease was for, or go on with the job that waited for its end."""

@@ -14,17 +14,17 @@ from marketplace.domain.order import (
     RestingBid,
     region_matches,
 )
-from marketplace.domain.placing import NodeUse
-from settlement.orders import FLAG_SHARED, TierLimit
-from settlement.units import MS_PER_HOUR, RATE_SCALE, counted_lock
+from marketplace.domain.placing import NodeUse, sizes_of
+from settlement.orders import FLAG_INTERRUPTIBLE, FLAG_NO_GPU, FLAG_SHARED, TierLimit
+from settlement.units import MS_PER_HOUR, RATE_SCALE, Sizes, counted_lock
 
 
 class AskView:
     """An ask's fields laid flat for the search, and its place in the index."""
 
     __slots__ = (
-        "ask", "cpu_hour", "flat", "gpu_hour", "in_level", "key", "live", "memory_hour", "node",
-        "order", "seq", "started", "storage_hour", "use",
+        "ask", "cpu_hour", "flat", "gpu_hour", "in_level", "key", "lead_hour", "live",
+        "memory_hour", "node", "offered", "order", "seq", "started", "storage_hour", "use",
     )  # fmt: skip
 
     def __init__(self, order: RestingAsk, use: NodeUse) -> None:
@@ -34,11 +34,15 @@ class AskView:
         self.seq = order.seq
         self.use = use
         self.node = order.node
+        self.offered = offered_of(order)
         self.gpu_hour = ask.floor.gpu_hour
         self.cpu_hour = ask.floor.cpu_hour
         self.memory_hour = ask.floor.memory_gib_hour
         self.storage_hour = ask.floor.storage_gib_hour
-        self.flat = not (self.cpu_hour or self.memory_hour or self.storage_hour)
+        # of one GPU, or of one core if no GPU is sold: it bounds what any bid would pay
+        self.lead_hour = self.gpu_hour if ask.gpu_milli else self.cpu_hour
+        others = self.memory_hour or self.storage_hour
+        self.flat = not (others or (self.cpu_hour if ask.gpu_milli else self.gpu_hour))
         self.key = bucket_key(order)
         self.live = False  # in the index and open for matches
         self.in_level = False  # a reference is (still) in a price level
@@ -46,32 +50,45 @@ class AskView:
 
     def rate(self, bid: "BidView") -> int:
         """All-in rate for the bid's sizes. Mirrors `Prices.rate`."""
-        rate = self.gpu_hour * bid.gpu_milli
+        rate = self.gpu_hour * bid.gpu_milli + self.cpu_hour * bid.cpu_milli
         if self.flat:
             return rate
         mib = self.memory_hour * bid.memory_mib + self.storage_hour * bid.storage_mib
-        return rate + self.cpu_hour * bid.cpu_milli + mib * 125 // 128
+        return rate + mib * 125 // 128
 
 
 # The members of an ask that, with its tier, name its bucket.
-BucketKey = tuple[str, str, bool, bool, bytes, int]
+BucketKey = tuple[str, str, bool, bool, bool, bytes, int]
 # The members of a bid that decide which buckets it may search.
-Shape = tuple[tuple[str, ...], str, bool, bool, bytes | None, int]
+Shape = tuple[tuple[str, ...], str, bool, bool, bool, bytes | None, int]
 
 
 def bucket_key(order: RestingAsk) -> BucketKey:
-    """Region, runtime, shared, verified, unit and GPUs offered."""
+    """Region, runtime, shared, verified, interruptible, unit and GPUs offered."""
     ask, node = order.ask, order.node
-    return node.region, node.runtime, order.shared, node.verified, ask.unit, ask.gpu_milli
+    flags = (order.shared, node.verified, order.interruptible)
+    return node.region, node.runtime, *flags, ask.unit, ask.gpu_milli
+
+
+def offered_of(order: RestingAsk) -> Sizes:
+    """What an ask offers of what its node has now."""
+    ask, node = order.ask, order.node
+    return Sizes(
+        ask.gpu_milli,
+        min(ask.cpu_milli, node.cpu_milli),
+        min(ask.memory_mib, node.memory_mib),
+        min(ask.storage_mib, node.storage_mib),
+    )
 
 
 def shape_fits(shape: Shape, key: BucketKey) -> bool:
     """Whether a bid of this shape may match asks of this bucket."""
-    regions, runtime, needs_share, verified_only, unit, gpu_milli = shape
-    region, bucket_runtime, shared, verified, bucket_unit, offered = key
+    regions, runtime, needs_share, verified_only, interruptible, unit, gpu_milli = shape
+    region, bucket_runtime, shared, verified, is_interruptible, bucket_unit, offered = key
     return (
         bucket_runtime == runtime
-        and offered >= gpu_milli
+        and (offered >= gpu_milli if gpu_milli else not offered)
+        and (interruptible or not is_interruptible)
         and (shared or not needs_share)
         and (verified or not verified_only)
         and (unit is None or unit == bucket_unit)
@@ -83,8 +100,9 @@ class BidView:
     """A bid's fields laid flat for the search, and its place in the index."""
 
     __slots__ = (
-        "bid", "budget", "cpu_milli", "decimals", "ends", "gpu_milli", "limits", "live",
-        "memory_mib", "order", "seq", "shape", "start_seconds", "storage_mib", "wants",
+        "bid", "budget", "cpu_milli", "decimals", "ends", "gpu_milli", "lead_milli", "limits",
+        "live", "memory_mib", "order", "seq", "shape", "sized", "start_seconds", "storage_mib",
+        "wants",
     )  # fmt: skip
 
     def __init__(self, order: RestingBid, market: BookMarket) -> None:
@@ -97,6 +115,8 @@ class BidView:
         self.cpu_milli = bid.cpu_milli
         self.memory_mib = bid.memory_mib
         self.storage_mib = bid.storage_mib
+        self.lead_milli = bid.gpu_milli or bid.cpu_milli  # what an ask's `lead_hour` is for
+        self.sized = bool(bid.cpu_milli and bid.memory_mib and bid.storage_mib)
         self.start_seconds = min(wants.start_deadline_seconds, bid.max_start_seconds)
         self.decimals = market.decimals
         self.budget = bid.budget if order.budget_left is None else order.budget_left
@@ -106,8 +126,9 @@ class BidView:
         self.shape: Shape = (
             wants.regions,
             wants.runtime,
-            bid.gpu_milli < 1000,
+            0 < bid.gpu_milli < 1000,
             wants.verified_only,
+            bool(bid.flags & FLAG_INTERRUPTIBLE),
             bid.unit if bid.units else None,
             bid.gpu_milli,
         )
@@ -157,19 +178,43 @@ def _is_party(ask: AskView, bid: BidView) -> bool:
 
 
 def _share_refused(ask: AskView, bid: BidView) -> bool:
-    return bid.gpu_milli < 1000 and not ask.ask.flags & bid.bid.flags & FLAG_SHARED
+    return 0 < bid.gpu_milli < 1000 and not ask.ask.flags & bid.bid.flags & FLAG_SHARED
+
+
+def _needs_gpu(ask: AskView, bid: BidView) -> bool:
+    """An ask sells leases without a GPU only if it has none: one that has is priced by it."""
+    return not bid.gpu_milli and not ask.ask.flags & bid.bid.flags & FLAG_NO_GPU
+
+
+def _interruption_refused(ask: AskView, bid: BidView) -> bool:
+    return ask.order.interruptible and not bid.bid.flags & FLAG_INTERRUPTIBLE
+
+
+def _notice_refused(ask: AskView, bid: BidView) -> bool:
+    return ask.order.interruptible and ask.ask.notice_seconds < bid.bid.min_notice_seconds
+
+
+def sizes_for(ask: AskView, bid: BidView) -> Sizes:
+    """What the bid's lease takes of the ask's node."""
+    return bid.bid.sizes() if bid.sized else sizes_of(ask.ask, bid.bid)
+
+
+def find_room(ask: AskView, bid: BidView) -> tuple[int, ...] | None:
+    """The GPUs that the bid's lease gets of the ask's node, if all it takes is free there."""
+    wanted = bid.bid if bid.sized else sizes_of(ask.ask, bid.bid)
+    return ask.use.place(ask.offered, wanted)
 
 
 def _is_taken(ask: AskView, bid: BidView) -> bool:
     """The ask offers enough, but others hold too much of it now."""
-    terms = ask.ask
+    has = ask.offered
     offers = (
-        terms.gpu_milli >= bid.gpu_milli
-        and terms.cpu_milli >= bid.cpu_milli
-        and terms.memory_mib >= bid.memory_mib
-        and terms.storage_mib >= bid.storage_mib
+        has.gpu_milli >= bid.gpu_milli
+        and has.cpu_milli >= bid.cpu_milli
+        and has.memory_mib >= bid.memory_mib
+        and has.storage_mib >= bid.storage_mib
     )
-    return offers and ask.use.place(terms, bid.bid) is None
+    return offers and find_room(ask, bid) is None
 
 
 # In the order in which they are reported; each says whether the ask is refused.
@@ -178,14 +223,17 @@ CHECKS: dict[RejectReason, Check] = {
     RejectReason.RUNTIME: lambda a, b: a.node.runtime != b.wants.runtime,
     RejectReason.REGION: lambda a, b: not region_matches(b.wants.regions, a.node.region),
     RejectReason.SHARE: _share_refused,
+    RejectReason.NO_GPU: _needs_gpu,
+    RejectReason.INTERRUPTIBLE: _interruption_refused,
+    RejectReason.NOTICE: _notice_refused,
     RejectReason.VERIFIED: lambda a, b: b.wants.verified_only and not a.node.verified,
     RejectReason.RELIABILITY: lambda a, b: a.node.reliability_milli < b.wants.min_reliability_milli,
     RejectReason.PARTY: _is_party,
     RejectReason.UNIT: lambda a, b: b.bid.units > 0 and b.bid.unit != a.ask.unit,
     RejectReason.GPU_COUNT: lambda a, b: a.ask.gpu_milli < b.gpu_milli,
-    RejectReason.CPU: lambda a, b: a.ask.cpu_milli < b.cpu_milli,
-    RejectReason.MEMORY: lambda a, b: a.ask.memory_mib < b.memory_mib,
-    RejectReason.STORAGE: lambda a, b: a.ask.storage_mib < b.storage_mib,
+    RejectReason.CPU: lambda a, b: a.offered.cpu_milli < b.cpu_milli,
+    RejectReason.MEMORY: lambda a, b: a.offered.memory_mib < b.memory_mib,
+    RejectReason.STORAGE: lambda a, b: a.offered.storage_mib < b.storage_mib,
     RejectReason.DURATION_LONG: lambda a, b: a.ask.max_seconds < b.bid.max_seconds,
     RejectReason.DURATION_SHORT: lambda a, b: a.ask.min_seconds > b.bid.max_seconds,
     RejectReason.START_LIMIT: lambda a, b: a.ask.start_limit_seconds > b.start_seconds,
@@ -219,13 +267,13 @@ def fits(ask: AskView, bid: BidView, rate: int) -> bool:
     Same answer as `refusals` being empty, cheapest checks first; tier, rate limit and what
     `shape_fits` covers are the caller's.
     """
-    terms, signed, wants = ask.ask, bid.bid, bid.wants
+    terms, has, signed, wants = ask.ask, ask.offered, bid.bid, bid.wants
     if (
         terms.max_seconds < signed.max_seconds
         or terms.min_seconds > signed.max_seconds
-        or terms.memory_mib < bid.memory_mib
-        or terms.cpu_milli < bid.cpu_milli
-        or terms.storage_mib < bid.storage_mib
+        or has.memory_mib < bid.memory_mib
+        or has.cpu_milli < bid.cpu_milli
+        or has.storage_mib < bid.storage_mib
         or terms.start_limit_seconds > bid.start_seconds
         or ask.node.reliability_milli < wants.min_reliability_milli
         or ask.order.id in bid.order.tried
@@ -234,8 +282,10 @@ def fits(ask: AskView, bid: BidView, rate: int) -> bool:
     return not (
         _is_party(ask, bid)
         or _share_refused(ask, bid)
+        or _needs_gpu(ask, bid)
+        or _notice_refused(ask, bid)
         or _egress_passed(ask, bid)
         or _unit_passed(ask, bid)
         or not affords(ask, bid, rate)
-        or ask.use.place(terms, signed) is None
+        or find_room(ask, bid) is None
     )

@@ -5,8 +5,8 @@ from enum import StrEnum
 
 from marketplace.domain.job import JobSpec
 from settlement.eip712 import ZERO_ADDRESS
-from settlement.orders import FLAG_SHARED, Ask, Bid, Prices, Terms
-from settlement.units import Sizes
+from settlement.orders import FLAG_INTERRUPTIBLE, FLAG_SHARED, Ask, Bid, Prices, Terms
+from settlement.units import UINT32_MAX, Sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,10 @@ class BookMarket:
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What the market knows of a node besides what its ask signs. Reliability in thousandths."""
+    """What the market knows of a node besides what its ask signs. Reliability in thousandths.
+
+    The sizes are what the node has now, which may be less than an ask of it once offered.
+    """
 
     node_id: str
     region: str
@@ -28,6 +31,9 @@ class NodeFacts:
     simulated: bool = False
     verified: bool = False
     reliability_milli: int = 1000
+    cpu_milli: int = UINT32_MAX
+    memory_mib: int = UINT32_MAX
+    storage_mib: int = UINT32_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,11 @@ class RestingAsk:
     def shared(self) -> bool:
         """Whether shares of a GPU are sold."""
         return bool(self.ask.flags & FLAG_SHARED)
+
+    @property
+    def interruptible(self) -> bool:
+        """Whether the node may be taken back, after notice."""
+        return bool(self.ask.flags & FLAG_INTERRUPTIBLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +100,9 @@ class RejectReason(StrEnum):
     RUNTIME = "runtime_differs"
     REGION = "region_not_accepted"
     SHARE = "share_not_sold"
+    NO_GPU = "only_with_gpu"
+    INTERRUPTIBLE = "interruption_not_accepted"
+    NOTICE = "notice_too_short"
     VERIFIED = "node_not_verified"
     RELIABILITY = "reliability_too_low"
     PARTY = "witness_is_a_party"
@@ -134,6 +148,7 @@ class Fill:
     prices: Prices
     terms: Terms
     gpus: tuple[int, ...]
+    notice_seconds: int | None = None  # None: the node is not taken back
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,13 +214,23 @@ class SetNode:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """The buyer's bids match nothing until a time: those that rest, and those that come. A time
+    that is over ends the pause."""
+
+    at: int
+    buyer: str
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
-    """Time passes: orders expire, asks start."""
+    """Time passes: orders expire, asks start, pauses end."""
 
     at: int
 
 
-Command = AddAsk | CancelAsk | AddBid | CancelBid | Free | SetNode | Tick
+Command = AddAsk | CancelAsk | AddBid | CancelBid | Free | SetNode | Pause | Tick
 
 
 @dataclass(frozen=True, slots=True)

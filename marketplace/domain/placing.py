@@ -1,4 +1,4 @@
-"""Which GPUs of a node a lease gets: the one rule that the matcher and the node's agent follow."""
+"""What of a node a lease gets: the one rule that the matcher and the node's agent follow."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -11,8 +11,20 @@ Sized = Ask | Bid | Sizes
 
 
 def is_gpu_size(milli: int) -> bool:
-    """Whether a lease can have this size: a share of one GPU, or whole GPUs."""
-    return 1 <= milli <= WHOLE_MILLI or (milli > 0 and milli % WHOLE_MILLI == 0)
+    """Whether a lease can have this size: no GPU, a share of one, or whole GPUs."""
+    return 0 <= milli <= WHOLE_MILLI or (milli > 0 and milli % WHOLE_MILLI == 0)
+
+
+def sizes_of(ask: Ask, bid: Bid) -> Sizes:
+    """What a lease of this pair takes. Sizes that the bid leaves open are the share of what the
+    ask offers that its GPUs are, rounded down."""
+    whole = max(1, ask.gpu_milli)
+    return Sizes(
+        bid.gpu_milli,
+        bid.cpu_milli or ask.cpu_milli * bid.gpu_milli // whole,
+        bid.memory_mib or ask.memory_mib * bid.gpu_milli // whole,
+        bid.storage_mib or ask.storage_mib * bid.gpu_milli // whole,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +66,8 @@ class NodeUse:
             or self.storage_mib + wanted.storage_mib > offered.storage_mib
         ):
             return None
+        if not milli:
+            return ()
         if preferred and self._are_free(preferred, offered.gpu_milli, milli):
             return preferred
         if milli < WHOLE_MILLI:
@@ -83,8 +97,10 @@ class NodeUse:
         return self.on_gpu[index] if index < len(self.on_gpu) else 0
 
     def is_full_for(self, offered: Sized) -> bool:
-        """Whether not even the smallest bid finds a GPU within what is offered."""
-        return self.gpu_milli >= offered.gpu_milli
+        """Whether not even the smallest bid finds a GPU, or a core if no GPU is offered."""
+        if offered.gpu_milli:
+            return self.gpu_milli >= offered.gpu_milli
+        return self.cpu_milli >= offered.cpu_milli
 
     def hold(self, key: Hashable, sizes: Sizes, gpus: tuple[int, ...]) -> None:
         """Reserve GPUs that `place` found."""

@@ -117,7 +117,7 @@ def _time_lines(source: ReceiptInput, total: int) -> list[Charge]:
             f"per {unit}-hour", part,
         )
         for (name, size, unit, parts, price), part in zip(rows, costs, strict=True)
-        if size and (price or name == "gpu")
+        if size and (price or name == "gpu" or (name == "cpu" and not sizes.gpu_milli))
     ]  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from settlement.orders import Ask, Bid
 from settlement.units import Sizes
 
 S = TypeVar("S", bound=Struct)
-FORMAT = 2
+FORMAT = 4
 """Changes with the shape of what is written; other formats are not read."""
 _node_facts, _wants = lru_cache(4096)(NodeFacts), lru_cache(4096)(Wants)  # there are few of each
 
@@ -30,12 +30,14 @@ class BookState:
     """All that decides what a book does next: its time, orders in their order, capacity held.
 
     `started`: asks that are open for matches unless they are full. `ends`: when a bid leaves.
+    `paused`: buyers whose bids match nothing, and until when.
     """
 
     now: int
     asks: tuple[tuple[RestingAsk, bool], ...]
     bids: tuple[tuple[RestingBid, int], ...]
     holds: tuple[Hold, ...]
+    paused: tuple[tuple[str, int], ...] = ()
 
 
 def capture(book: Book) -> BookState:
@@ -47,6 +49,7 @@ def capture(book: Book) -> BookState:
         asks=tuple((view.order, view.started) for view in asks),
         bids=tuple((view.order, view.ends) for view in bids),
         holds=tuple(sorted(book.holds(), key=lambda hold: (hold.bid_id, hold.ask_id))),
+        paused=tuple(sorted(book.paused.items())),
     )
 
 
@@ -54,6 +57,8 @@ def restore(state: BookState, market: BookMarket) -> Book:
     """A book that does from now on whatever the captured one would have done."""
     book = Book(market)
     book.now = state.now
+    for buyer, until in state.paused:
+        book.restore_pause(buyer, until)
     for hold in state.holds:
         book.restore_hold(hold)
     for ask, started in state.asks:
@@ -71,6 +76,7 @@ def encode(state: BookState) -> bytes:
         "asks": [[*_ask_values(order), started] for order, started in state.asks],
         "bids": [[*_bid_values(order), ends] for order, ends in state.bids],
         "holds": [_hold_values(hold) for hold in state.holds],
+        "paused": state.paused,
     }
     return zlib.compress(json.dumps(document, separators=(",", ":")).encode(), level=1)
 
@@ -85,6 +91,7 @@ def decode(data: bytes) -> BookState | None:
         asks=tuple((_read_ask(row), row[-1]) for row in document["asks"]),
         bids=tuple((_read_bid(row), row[-1]) for row in document["bids"]),
         holds=tuple(_read_hold(row) for row in document["holds"]),
+        paused=tuple((buyer, until) for buyer, until in document["paused"]),
     )
 
 

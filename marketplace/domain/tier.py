@@ -2,7 +2,7 @@
 
 The grammar has names, memory and count, in any order, joined by colons: `A100,H100:80GB..:1` ·
 `24GB` · `RTX4090:2` · `H100:0.5` (half of one GPU, shared) · `1`. Memory is a bound on the tier
-(`80GB`, `24GB..`, `..48GB`, `24GB..48GB`); the count is what is bought.
+(`80GB`, `24GB..`, `..48GB`, `24GB..48GB`); the count is what is bought. `0`: none, only CPU.
 """
 
 import re
@@ -16,6 +16,7 @@ from marketplace.domain.reader import mib_of, milli_text, size_text, thousandths
 from marketplace.limits import JOB_GPU_MILLI_MAX
 from settlement.units import UINT32_MAX
 
+CPU_TIER = "CPU"  # of processor, memory and disk without a GPU
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9 _-]{0,39}\Z")
 _COUNT = re.compile(r"[0-9.]+\Z")
 
@@ -25,7 +26,7 @@ class GpuWish:
     """Which GPUs a job accepts and how many it takes.
 
     `names` empty: any. Memory bounds in MiB, inclusive, None: open. `gpu_milli` below 1000 is a
-    share of one GPU; from 1000 on whole GPUs.
+    share of one GPU; from 1000 on whole GPUs. 0: no GPU, so no names and no bounds either.
     """
 
     names: tuple[str, ...] = ()
@@ -36,7 +37,7 @@ class GpuWish:
     @property
     def shared(self) -> bool:
         """Whether less than one whole GPU is taken."""
-        return self.gpu_milli < 1000
+        return 0 < self.gpu_milli < 1000
 
     def to_text(self) -> str:
         """The canonical text, which `parse_gpu` reads back to the same wish."""
@@ -62,6 +63,8 @@ def parse_gpu(value: object) -> GpuWish:
         if kind in seen:
             raise ValueError(f"gives the {kind} twice in {value!r}")
         seen[kind] = parsed
+    if seen.get("count") == 0 and len(seen) > 1:
+        raise ValueError(f"{value!r} names GPUs and takes none; for a job without a GPU write 0")
     low, high = seen.get("memory", (None, None))
     return GpuWish(seen.get("names", ()), low, high, seen.get("count", 1000))
 
@@ -74,7 +77,7 @@ def _part(part: str) -> tuple[str, Any]:
                 raise ValueError(f"{name!r} is not a GPU name")
         return "names", names
     if _COUNT.match(part) and ".." not in part:
-        milli = thousandths_of(1, JOB_GPU_MILLI_MAX)(part)
+        milli = thousandths_of(0, JOB_GPU_MILLI_MAX)(part)
         if milli > 1000 and milli % 1000:
             raise ValueError(f"{part} GPUs: above one, only whole GPUs can be taken")
         return "count", milli
@@ -102,6 +105,7 @@ class Tier:
     """One class of GPU and what real markets asked for it.
 
     Prices are in 1e-9 USD per GPU and hour over `listings` listings of `markets`; reference only.
+    The tier CPU has no GPU, and no prices.
     """
 
     name: str
@@ -126,9 +130,10 @@ class TierRegistry:
         """Read the shipped table, {source, tiers}; prices are dollars per GPU and hour."""
         tiers = {}
         for row in data["tiers"]:
-            usd = {key: to_nano(text) for key, text in row["usd_per_gpu_hour"].items()}
+            usd = row["usd_per_gpu_hour"] or {}
+            median, low, high = (to_nano(usd.get(key, "0")) for key in ("median", "low", "high"))
             tiers[row["name"]] = Tier(
-                row["name"], row["gpu"], row["memory_gib"], usd["median"], usd["low"], usd["high"],
+                row["name"], row["gpu"], row["memory_gib"], median, low, high,
                 row["listings"], tuple(row["markets"]),
             )  # fmt: skip
         return cls(tiers, data.get("source", ""))
@@ -141,9 +146,9 @@ class TierRegistry:
         return self.tiers.get(name)
 
     def named(self, name: str) -> tuple[Tier, ...]:
-        """Tiers of this GPU or tier name, in any case, hyphens aside; may be empty."""
+        """Tiers with this GPU or tier name, in any case, hyphens aside; may be empty."""
         wanted = _plain(name)
-        return tuple(t for t in self if wanted in (_plain(t.gpu), _plain(t.name)))
+        return tuple(t for t in self if t.gpu and wanted in (_plain(t.gpu), _plain(t.name)))
 
     def tier_problem(self, name: str) -> str | None:
         """Why this is not a tier's name, and which may be meant; None if it is one."""
@@ -158,16 +163,18 @@ class TierRegistry:
 
     def suggest(self, name: str) -> str | None:
         """The known GPU or tier name that looks most like `name`."""
-        known = {_plain(n): n for t in self for n in (t.name, t.gpu)}
+        known = {_plain(n): n for t in self if t.gpu for n in (t.name, t.gpu)}
         close = get_close_matches(_plain(name), known, n=1, cutoff=0.5)
         return known[close[0]] if close else None
 
     def select(self, wish: GpuWish) -> tuple[str, ...]:
         """Names of the tiers that have such GPUs, sorted; if it names none, of any GPU."""
+        if not wish.gpu_milli:
+            return (CPU_TIER,)
         wanted = {tier.name for name in wish.names for tier in self.named(name)}
         low, high = wish.memory_mib_min or 0, wish.memory_mib_max
         high = UINT32_MAX if high is None else high
-        fitting = (tier.name for tier in self if low <= 1024 * tier.memory_gib <= high)
+        fitting = (tier.name for tier in self if tier.gpu and low <= 1024 * tier.memory_gib <= high)
         return tuple(sorted(name for name in fitting if not wish.names or name in wanted))
 
 

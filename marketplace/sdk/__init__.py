@@ -13,6 +13,7 @@ from marketplace.sdk.errors import __all__ as _errors
 from marketplace.sdk.http import NO_RETRIES, RetryPolicy
 from marketplace.sdk.jobfile import PreparedJob
 from marketplace.sdk.onchain import Funds, Moved, Unit
+from marketplace.sdk.onpurse import MadePurse, PurseInfo
 from marketplace.sdk.session import Act, Session
 from marketplace.sdk.waiting import PASSING
 from marketplace.wire.base import Money
@@ -47,6 +48,7 @@ from marketplace.wire.orders import (
     MatchingAsk,
     Plan,
     QuoteAnswer,
+    RelayedCall,
     Transaction,
 )
 from marketplace.wire.problems import NoMatch, ProblemDocument
@@ -55,9 +57,9 @@ __all__ = [
     "NO_RETRIES", "PASSING", "Account", "Act", "ApiKey", "AskInfo", "AsyncCoulomb",
     "AsyncJobHandle", "Attestation", "BidInfo", "Blob", "BookAsk", "BookView", "CancelledOrders",
     "Cost", "Coulomb", "Funds", "Gpu", "Health", "Job", "JobEvent", "JobHandle", "JobReceipt",
-    "Lease", "LeaseTerms", "LogPiece", "MarketConfig", "MatchingAsk", "Money", "Moved", "NewApiKey",
-    "NewNode", "NoMatch", "Node", "PreparedJob", "Plan", "ProblemDocument", "QuoteAnswer",
-    "Receipt", "RetryPolicy", "Session", "SignedVoucher", "TierInfo", "TopUpPlan", "Transaction",
-    "Unit", "Used",
+    "Lease", "LeaseTerms", "LogPiece", "MadePurse", "MarketConfig", "MatchingAsk", "Money", "Moved",
+    "NewApiKey", "NewNode", "NoMatch", "Node", "PreparedJob", "Plan", "ProblemDocument",
+    "PurseInfo", "QuoteAnswer", "Receipt", "RelayedCall", "RetryPolicy", "Session", "SignedVoucher",
+    "TierInfo", "TopUpPlan", "Transaction", "Unit", "Used",
     *_errors,
 ]  # fmt: skip

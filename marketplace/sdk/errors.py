@@ -9,6 +9,7 @@ CoulombError
 ├── TransportError              no answer; `sent` tells whether the server may have acted
 │   ├── ConnectFailed           never reached the server
 │   └── TimedOut                no answer in time
+├── RelayFailed                 the market's relayer gave up a signed call; it did nothing
 ├── WaitTimeout                 a wait ended before its job did; the job goes on
 └── ApiError                    the server refused (RFC 9457 problem)
     ├── AuthError
@@ -45,7 +46,7 @@ __all__ = [
     "ConfigError", "Conflict", "ConnectFailed", "CoulombError", "Forbidden", "FundsError",
     "IdempotencyMismatch", "InFlight", "InputError", "InsufficientBalance", "InvalidSignature",
     "NoCapacity", "NotEnough", "NotFound", "ProtocolError", "RateLimited", "Rejected",
-    "ServerError", "TimedOut", "TransportError", "Unauthenticated", "Unavailable",
+    "RelayFailed", "ServerError", "TimedOut", "TransportError", "Unauthenticated", "Unavailable",
     "VerificationError", "WaitTimeout", "error_of", "problem_of",
 ]  # fmt: skip
 
@@ -91,6 +92,9 @@ class ConnectFailed(TransportError):
 
 
 class TimedOut(TransportError): ...
+
+
+class RelayFailed(CoulombError): ...
 
 
 class WaitTimeout(CoulombError): ...

@@ -30,7 +30,7 @@ JobSource = str | Path | Mapping[str, Any] | JobSpec
 class PreparedJob:
     """A job ready to be bought: its packed spec, its bid, and what it would cost.
 
-    `signer` None: the session's.
+    `signer` None: the session's. `is_of_purse`: whether the bid's buyer is a purse.
     """
 
     spec: JobSpec
@@ -38,6 +38,7 @@ class PreparedJob:
     plan: Plan
     signer: Signer | None
     hosted_witness: bool
+    is_of_purse: bool = False
 
 
 class _Loader(yaml.SafeLoader):

@@ -11,10 +11,11 @@ from marketplace.sdk.session import Session
 from marketplace.wire.leases import Lease
 from marketplace.wire.market import MarketConfig
 from marketplace.wire.orders import AskInfo, BidInfo
+from settlement.consent import NOTHING, OPENED_BIDS, AccountReads, require_consent
 from settlement.eip712 import Domain
 from settlement.errors import SignatureError
-from settlement.orders import Ask, Bid, OpenedFrom, Permit
-from settlement.signing import Signer, TransactionSigner, sign, verify
+from settlement.orders import Ask, Bid, Numbered, OpenedFrom, Permit
+from settlement.signing import Signer, TransactionSigner, sign
 
 if TYPE_CHECKING:
     from settlement.chain.contracts import Escrow, Token
@@ -85,14 +86,43 @@ def unit(session: Session, market: MarketConfig | None) -> Unit:
     return Unit(token.symbol(), token.decimals())
 
 
+def next_call(session: Session, market: MarketConfig, account: str) -> tuple[int, int]:
+    """The lowest number that a signed call of the account may have, and the chain's time.
+
+    Numbers are used up one by one, so looking at every one of them is not needed.
+    """
+    escrow = reach(session, market)[0]
+    low = escrow.salts_from(account, Numbered.CALLS)
+    step = 1
+
+    def is_free(salt: int) -> bool:
+        state = escrow.salt_state(account, salt, Numbered.CALLS)
+        return not state.used and not state.cancelled
+
+    if is_free(low):
+        return low, escrow.client.timestamp()
+    while not is_free(low + step):
+        low, step = low + step, step * 2
+    high = low + step
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_free(middle) else (middle, high)
+    return high, escrow.client.timestamp()
+
+
+def check_withdrawal(session: Session, market: MarketConfig, account: str, atoms: int) -> None:
+    """Refuse to move nothing, or more than is free. Raises InputError, NotEnough."""
+    check_amount(atoms, reach(session, market)[0].balance_of(account), market)
+
+
 def orders_from(session: Session, market: MarketConfig, account: str) -> int:
     """The least salt whose order is not void."""
     return reach(session, market)[0].salts_from(account)
 
 
 def send(session: Session, market: MarketConfig, who: TransactionSigner, data: bytes) -> Moved:
-    """One call of the escrow, simulated, sent and mined."""
-    return _send(reach(session, market)[0], who, data)
+    """One call of the session's escrow."""
+    return transact(reach(session, market)[0], who, data)
 
 
 def deposit(
@@ -110,10 +140,10 @@ def deposit(
         nonce = token.permit_nonce(who.address)
         permit = Permit(who.address, escrow.address, atoms, nonce, deadline)
         signature = sign(permit, token.domain(), who)
-        return _send(escrow, who, escrow.calls.deposit_with_permit(atoms, deadline, signature))
+        return transact(escrow, who, escrow.calls.deposit_with_permit(atoms, deadline, signature))
     if token.allowance(who.address, escrow.address) < atoms:
         escrow.client.transact(who, token.address, token.approve(escrow.address, atoms))
-    return _send(escrow, who, escrow.calls.deposit(atoms))
+    return transact(escrow, who, escrow.calls.deposit(atoms))
 
 
 def withdraw(
@@ -123,27 +153,41 @@ def withdraw(
     escrow, token = reach(session, market)
     free = escrow.balance_of(who.address)
     check_amount(atoms, free, Unit(token.symbol(), token.decimals()))
-    return _send(escrow, who, escrow.calls.withdraw(to, atoms))
+    return transact(escrow, who, escrow.calls.withdraw(to, atoms))
 
 
-def signed_by(order: AskInfo | BidInfo, domain: Domain, account: str) -> Ask | Bid | None:
-    """An order that names the account and that the account has signed, else None."""
+def signed_by(
+    order: AskInfo | BidInfo, domain: Domain, account: str, reads: AccountReads | None
+) -> Ask | Bid | None:
+    """An order that names the account and that it, or a purse's operator, has signed, else None.
+
+    Raises ChainError.
+    """
     signed: Ask | Bid = order.ask if isinstance(order, AskInfo) else order.bid
     named = signed.provider if isinstance(signed, Ask) else signed.buyer
+    if named != account:
+        return None
+    rule = NOTHING if isinstance(signed, Ask) else OPENED_BIDS
     try:
-        verify(signed, domain, order.signature, account)
+        require_consent(signed, domain, order.signature, account, reads, rule, now=0)
     except SignatureError:
         return None
-    return signed if named == account else None
+    return signed
 
 
 def top_up_call(
-    lease: Lease, ask: AskInfo, bid: BidInfo, domain: Domain, buyer: str, seconds: int
+    lease: Lease,
+    ask: AskInfo,
+    bid: BidInfo,
+    domain: Domain,
+    buyer: str,
+    seconds: int,
+    reads: AccountReads | None,
 ) -> bytes:
     """The call that funds a lease for longer, from its orders, of which `buyer` signed the bid.
 
     A lease is what the server says; what it can't make up is our signature, and the lease's number
-    follows from what we signed. Raises VerificationError.
+    follows from what we signed. Raises VerificationError, ChainError.
     """
     from settlement.chain.calls import EscrowCalls
 
@@ -151,7 +195,7 @@ def top_up_call(
     opened = OpenedFrom(ask.ask, bid.bid, prices)
     if opened.lease_no != lease.lease_no:
         raise VerificationError(f"the orders of {lease.id} name another lease than it does")
-    if signed_by(bid, domain, buyer) is None:
+    if signed_by(bid, domain, buyer, reads) is None:
         raise VerificationError(f"{buyer} did not sign the Bid of {lease.id}")
     if lease.terms is not None and lease.terms.rate != prices.rate(bid.bid.sizes()):
         raise VerificationError(f"the rate of {lease.id} does not follow from its prices")
@@ -167,6 +211,7 @@ def check_amount(atoms: int, held: int, unit: Unit | MarketConfig, where: str = 
         raise InputError(f"there is nothing to move: {there} {where}")
 
 
-def _send(escrow: Escrow, who: TransactionSigner, data: bytes) -> Moved:
+def transact(escrow: Escrow, who: TransactionSigner, data: bytes) -> Moved:
+    """One call of the escrow, simulated, sent and mined."""
     mined = escrow.client.transact(who, escrow.address, data)
     return Moved(mined.tx_hash, mined.block_number, mined.gas_used)

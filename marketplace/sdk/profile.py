@@ -22,6 +22,7 @@ OVERRIDES = {
     "api_url": "COULOMB_API_URL",
     "api_key": "COULOMB_API_KEY",
     "password_file": "COULOMB_PASSWORD_FILE",
+    "purse": "COULOMB_PURSE",
     "rpc_url": "ETH_RPC_URL",
 }
 
@@ -46,7 +47,8 @@ def state_dir(env: Mapping[str, str] | None = None) -> Path:
 class Profile:
     """One market and one identity on it.
 
-    `keystore` and `witness_keystore` are names or files; `chain_id`, `escrow` and `token` pin the
+    `keystore` and `witness_keystore` are names or files; `purse` is the account that the key buys
+    for, if that is not its own; `chain_id`, `escrow` and `token` pin the
     contracts that this profile signs for, so that no server can point it at others later.
     """
 
@@ -54,6 +56,7 @@ class Profile:
     api_url: str = DEFAULT_API_URL
     api_key: str | None = None
     account: str | None = None
+    purse: str | None = None
     keystore: str | None = None
     password_file: str | None = None
     witness_keystore: str | None = None
@@ -137,7 +140,7 @@ class ProfileFile:
             if not isinstance(value, wanted):
                 kind = "whole number" if wanted is int else "text"
                 raise ConfigError(f"{self.path}: {name}/{key} must be a {kind}")
-            if key in ("account", "escrow", "token"):
+            if key in ("account", "escrow", "purse", "token"):
                 try:
                     checked_address("", value)
                 except FieldError as error:

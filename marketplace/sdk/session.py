@@ -16,7 +16,9 @@ from marketplace.wire.market import MarketConfig
 from marketplace.witness.desk import Accepts, Desk
 from marketplace.witness.journal import WitnessJournal
 from marketplace.witness.policy import WitnessRefusal
+from settlement.consent import OPENED_BIDS, AccountReads, refusal_of
 from settlement.eip712 import Domain, checksum
+from settlement.leases import Shows
 from settlement.signing import Signer
 
 SignerSource = Callable[[], Signer]
@@ -39,7 +41,8 @@ class Session:
     """Signers, found when first needed, and the contracts that are signed for.
 
     `chain_id` and `escrow` pin the contracts; without them the first answer of the server is pinned
-    for as long as this session lives, and handed to `on_pin`.
+    for as long as this session lives, and handed to `on_pin`. With a `purse`, the signer is its
+    operator, and everything is bought for the purse.
     """
 
     def __init__(
@@ -51,9 +54,11 @@ class Session:
         escrow: str | None = None,
         on_pin: Pin | None = None,
         rpc_url: str | None = None,
+        purse: str | None = None,
         state: Path | None = None,
     ) -> None:
         self.rpc_url = rpc_url
+        self.purse = checksum(purse) if purse else None
         self.market: MarketConfig | None = None
         self._signer_source = signer
         self._signer: Signer | None = None
@@ -69,9 +74,9 @@ class Session:
         self._salts_lock = threading.Lock()
 
     @classmethod
-    def of(cls, signer: Signer | None, witness: Signer | None) -> Self:
+    def of(cls, signer: Signer | None, witness: Signer | None, purse: str | None = None) -> Self:
         """A session of keys that are at hand."""
-        session = cls()
+        session = cls(purse=purse)
         session._signer, session._witness = signer, witness
         return session
 
@@ -87,13 +92,21 @@ class Session:
         return self._signer
 
     def sign_as(self, signer: Signer | None, address: str) -> None:
-        """Act for an account: with its key, or (None) only if its address is enough."""
+        """Act with a key, or (None) only as far as its account's address is enough."""
         self._signer = signer
         self._address = checksum(address)
 
-    def address(self) -> str:
-        """The account acted for. Raises ConfigError if none is known."""
+    def own_address(self) -> str:
+        """The signer's own account. Raises ConfigError if none is known."""
         return self._address or self.signer().address
+
+    def address(self) -> str:
+        """The account acted for: the purse, if there is one. Raises ConfigError."""
+        return self.purse or self.own_address()
+
+    def account_of(self, signer: Signer) -> str:
+        """The account that a signer acts for in this session."""
+        return self.purse or signer.address
 
     def take_salt(self, account: str, stated: int) -> int:
         """The salt of the account's next order: what the market states, or the first that this
@@ -159,25 +172,45 @@ class Session:
             escrow = domain.verifying_contract.lower()
             name = f"{domain.chain_id}-{escrow}-{signer.address.lower()}.db"
             journal = WitnessJournal(self._witness_folder / name)
-            self._desk = Desk(signer, domain, journal, (), accepts=self._contract_accepts())
+            accepts, shows = self._buyer_accepts(), self._own_node()
+            self._desk = Desk(signer, domain, journal, (), accepts=accepts, shows=shows)
         self._desk.witness_for(buyers)
         return self._desk
 
-    def _contract_accepts(self) -> Accepts | None:
-        """Asks a buyer that is a contract whether it signed; None if no chain is known."""
+    def account_reads(self) -> AccountReads | None:
+        """What the chain says of accounts that have no key; None if no chain is known."""
         url = self.rpc_url or (self.market.rpc_url if self.market else None)
         if not url:
             return None
+        from settlement.chain.client import ChainClient
+        from settlement.chain.contracts import Escrow
+
         domain = self.domain()
+        return Escrow(ChainClient(url, domain.chain_id), domain.verifying_contract)
+
+    def purse_reads(self) -> AccountReads | None:
+        """What tells who signed own orders: the chain for a purse; else our key, so None."""
+        return self.account_reads() if self.purse else None
+
+    def _buyer_accepts(self) -> Accepts | None:
+        """Asks the chain whether a contract, or the operator of a purse, signed a bid."""
+        reads = self.account_reads()
+        if reads is None:
+            return None
 
         def ask(account: str, digest: bytes, signature: bytes) -> bool:
-            from settlement.chain.client import ChainClient
-            from settlement.chain.contracts import Escrow
-
-            escrow = Escrow(ChainClient(url, domain.chain_id), domain.verifying_contract)
-            return escrow.accepts_signature(account, digest, signature)
+            return refusal_of(reads, account, digest, signature, OPENED_BIDS, now=0) is None
 
         return ask
+
+    def _own_node(self) -> Shows | None:
+        """Shows leases on the caller's own node. One that the market names would prove nothing."""
+        if not self.rpc_url:
+            return None
+        from settlement.chain.contracts import OwnNode
+
+        confirmations = self.market.confirmations if self.market else 0
+        return OwnNode(self.rpc_url, self.domain(), confirmations).lease
 
     def close(self) -> None:
         """Close the journal, if one was opened."""
@@ -203,4 +236,5 @@ def session_of(profile: Profile, file: ProfileFile | None = None) -> Session:
         escrow=profile.escrow,
         on_pin=pin,
         rpc_url=profile.rpc_url,
+        purse=profile.purse,
     )

@@ -23,7 +23,7 @@ from marketplace.db.changes import CHAIN, ORDERS, OUTBOX, UNTOLD_S, Listener
 from marketplace.db.outbox import SqlOutbox
 from marketplace.db.store import Database
 from marketplace.db.upgrade import upgrade
-from marketplace.domain.pricing import CURRENCY, DECIMALS
+from marketplace.domain.pricing import CURRENCY, DECIMALS, to_scaled
 from marketplace.sdk.errors import ConfigError
 from marketplace.sdk.keyring import read_password
 from marketplace.server.loops import Loop
@@ -109,6 +109,7 @@ def _market(settings: Settings, escrow: Escrow, token: Token, opener: str) -> Ma
     fixed, decimals = escrow.config(), token.decimals()
     if decimals != DECIMALS:
         raise ConfigError(f"the escrow's token has {decimals} decimals; a market needs {DECIMALS}")
+    fee = settings.relay_fee
     return Market(
         domain=escrow.domain(),
         token=fixed.token,
@@ -122,6 +123,8 @@ def _market(settings: Settings, escrow: Escrow, token: Token, opener: str) -> Ma
         settle_every_s=settings.settle_every_s,
         operators=settings.operators,
         rpc_url=settings.public_rpc_url,
+        relay_fee=None if fee is None else to_scaled(fee, decimals),
+        early_stops_max=settings.early_stops_max,
     )
 
 
@@ -153,6 +156,8 @@ def build(settings: Settings, signer: TransactionSigner | None = None) -> Market
         events = SqlEventStore(database, catalog.projection)
         indexer = Indexer(events, escrow, deployment.block, settings.confirmations)
         process.add(Loop("indexer", lambda: _read_on(indexer), UNTOLD_S), CHAIN)
+        # A stop frees capacity, so that the order log tells of it.
+        process.add(Loop("stops", catalog.stops.judge, WATCH_S), ORDERS)
     if "relayer" in settings.roles and signer is not None:
         warn_without_gas(client, signer.address)
         relaying = RelayerSettings(confirmations=settings.confirmations)

@@ -7,6 +7,9 @@ from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from marketplace.api.limits import Limits
+from marketplace.domain.pricing import DECIMALS, to_scaled
+from marketplace.errors import InvalidInput
+from marketplace.limits import EARLY_STOPS_MAX
 from settlement.eip712 import checked_address
 
 ROLES = ("api", "matcher", "relayer", "indexer")
@@ -62,9 +65,22 @@ class Settings(BaseSettings):
         12, ge=0, description="Blocks on top of a block until it counts; 0 on a devnet."
     )
     poll_s: float = Field(1.0, gt=0, description="Seconds between two looks at the chain's head.")
+    early_stops_max: int = Field(
+        EARLY_STOPS_MAX,
+        ge=0,
+        description="Leases of one account that its side may stop before they are ready, in an "
+        "hour, before its bids wait.",
+    )
     opener: str | None = Field(
         None,
         description="Address that bids name as opener: the relayer's. Default: the keystore's.",
+    )
+    relay_fee: str | None = Field(
+        None,
+        description=(
+            "Tokens that the relayer asks for sending a withdrawal or top-up that an account "
+            "signed. Default: it sends none."
+        ),
     )
     operators: Words = Field((), description="Accounts that may have the operator scope.")
     proxies: str = Field(
@@ -93,6 +109,16 @@ class Settings(BaseSettings):
         if isinstance(value, tuple):
             return tuple(checked_address(address, address) for address in value)
         return None if value is None else checked_address(value, value)
+
+    @field_validator("relay_fee")
+    @classmethod
+    def _is_amount(cls, fee: str | None) -> str | None:
+        try:
+            if fee is not None:
+                to_scaled(fee, DECIMALS)
+        except InvalidInput:
+            raise ValueError(f"must be a number of tokens, such as 0.01, not {fee!r}") from None
+        return fee
 
     @field_validator("database_url")
     @classmethod

@@ -23,6 +23,7 @@ from marketplace.limits import TIME_SECONDS_MAX as SECONDS_MAX
 from marketplace.services.common import Principal, check_account, money, new_id, unmet
 from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.wire.market import Account, KeyDraft, SignedKeyRequest
+from settlement.consent import API_KEYS
 from settlement.eip712 import checksum, from_text32
 from settlement.errors import FieldError
 
@@ -71,11 +72,14 @@ class Accounts:
         )
 
     def check_key(self, signed: SignedKeyRequest) -> KeyRequest:
-        """Check a signed request, if need be by the chain, before any transaction is begun. Raises
-        InvalidInput, Forbidden, InvalidSignature, ChainError."""
+        """Check a signed request, if need be by the chain, before any transaction is begun. For a
+        purse its owner signs, or its operator until it expires. Raises InvalidInput, Forbidden,
+        InvalidSignature, PurseExpired, ChainError."""
         request = signed.message
-        self._check(request, self.clock() // 1000)
-        check_account(request, signed.signature, request.account, self.market, self.reads)
+        now_ms = self.clock()
+        self._check(request, now_ms // 1000)
+        parties = (request.account, self.market, self.reads)
+        check_account(request, signed.signature, *parties, API_KEYS, now_ms)
         return request
 
     def create_key(self, store: Store, request: KeyRequest) -> tuple[ApiKeyRow, str]:

@@ -12,6 +12,7 @@ from marketplace.services.offers import Asks
 from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.wire.orders import CancelledOrders, SignedCancel
 from settlement.chain.calls import EscrowCalls
+from settlement.consent import CANCELS
 from settlement.orders import Cancel, Numbered
 from settlement.ports import IntentKind
 
@@ -65,7 +66,8 @@ class Cancels:
             raise InvalidInput([Problem("/cancel/account", detail)])
         if cancel.kind != Numbered.ORDERS:
             raise InvalidInput([Problem("/cancel/kind", "must be 0: orders")])
-        check_account(cancel, signed.signature, cancel.account, self.market, self.reads)
+        parties = (cancel.account, self.market, self.reads)
+        check_account(cancel, signed.signature, *parties, CANCELS)
 
     def submit(self, store: Store, caller: Principal, signed: SignedCancel) -> CancelledOrders:
         """Take the orders off the book and send the Cancel to the chain. Raises InvalidInput,

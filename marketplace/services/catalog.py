@@ -16,7 +16,9 @@ from marketplace.services.offers import Asks, Nodes
 from marketplace.services.ports import BlobFiles, Clock, EscrowReads, Market
 from marketplace.services.quotes import Quotes
 from marketplace.services.receipts import Receipts
+from marketplace.services.relays import Relays
 from marketplace.services.settling import Projection, Settling
+from marketplace.services.stops import Stops
 from marketplace.services.watchdog import Watchdog
 from settlement.chain.calls import EscrowCalls
 
@@ -42,7 +44,8 @@ class Catalog:
         self.nodes = Nodes(market, clock, tiers)
         self.asks = Asks(market, clock, reads)
         self.quotes = Quotes(market, clock, tiers, books)
-        self.jobs = Jobs(market, clock, reads, self.quotes, lives, calls, database)
+        self.stops = Stops(market, clock, database, reads, lives.blame)
+        self.jobs = Jobs(market, clock, reads, self.quotes, lives, calls, database, self.stops)
         self.leases = Leases(market, clock)
         self.attestations = Attestations(market, clock, lives)
         self.ends = Ends(market, clock, self.attestations, calls, lives)
@@ -51,4 +54,5 @@ class Catalog:
         self.projection = Projection(market, clock, lives)
         self.settling = Settling(market, clock, database, calls, lives)
         self.watchdog = Watchdog(market, clock, database, lives, since_ms=clock())
+        self.relays = Relays(market, clock, reads, calls, database)
         self.cancels = Cancels(market, clock, reads, calls, self.asks, self.jobs)

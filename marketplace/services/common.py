@@ -6,9 +6,11 @@ from uuid_utils import uuid7
 
 from marketplace.db.store import Store
 from marketplace.db.tables import JobEventRow
-from marketplace.errors import InvalidSignature, Problem
+from marketplace.errors import InvalidSignature, Problem, PurseExpired
 from marketplace.services.ports import EscrowReads, Market
 from marketplace.wire.base import Answer, Money
+from settlement import errors as settlement
+from settlement.consent import NOTHING, PurseRule, require_consent
 from settlement.eip712 import Struct
 from settlement.errors import SignatureError
 from settlement.signing import verify
@@ -53,23 +55,36 @@ def check_signature(struct: Struct, signature: bytes, expected: str, market: Mar
     try:
         verify(struct, market.domain, signature, expected)
     except SignatureError as error:
-        detail = (
-            f"{error}; it must be signed by {expected} for contract "
-            f"{market.domain.verifying_contract} on chain {market.domain.chain_id}"
-        )
-        raise InvalidSignature(detail, problems=[Problem("/signature", str(error))]) from error
+        raise _not_signed(error, expected, market) from error
 
 
 def check_account(
-    struct: Struct, signature: bytes, account: str, market: Market, reads: EscrowReads
+    struct: Struct,
+    signature: bytes,
+    account: str,
+    market: Market,
+    reads: EscrowReads,
+    rule: PurseRule = NOTHING,
+    now_ms: int = 0,
 ) -> None:
-    """Pass if an account signed: its key or, if it has one, its contract. Asks the chain only if
-    the key did not sign: call it outside of transactions. Raises InvalidSignature, ChainError."""
+    """Pass if an account signed: its key, its contract, or, if it is a purse, whom the rule allows.
+    Asks the chain only if the key did not sign: call it outside of transactions. Raises
+    InvalidSignature, PurseExpired, ChainError."""
     try:
-        check_signature(struct, signature, account, market)
-    except InvalidSignature:
-        if not reads.accepts_signature(account, struct.digest(market.domain), signature):
-            raise
+        now = now_ms // 1000
+        require_consent(struct, market.domain, signature, account, reads, rule, now)
+    except settlement.ExpiredPurse as error:
+        raise PurseExpired(str(error)) from error
+    except SignatureError as error:
+        raise _not_signed(error, account, market) from error
+
+
+def _not_signed(error: SignatureError, expected: str, market: Market) -> InvalidSignature:
+    """The refusal, which says what the signature must be bound to."""
+    where = f"contract {market.domain.verifying_contract} on chain {market.domain.chain_id}"
+    by = "" if isinstance(error, settlement.PurseRefused) else f" by {expected}"
+    detail = f"{error}; it must be signed{by} for {where}"
+    return InvalidSignature(detail, problems=[Problem("/signature", str(error))])
 
 
 def emit(store: Store, job_id: str, kind: str, data: Answer, now_ms: int) -> None:

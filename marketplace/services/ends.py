@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from marketplace.db.store import Store
-from marketplace.db.tables import AttestationRow, LeaseRow
-from marketplace.domain.advance import CloseSigned, RunReported, StopSigned
+from marketplace.db.tables import AttestationRow, LeaseRow, NodeRow
+from marketplace.domain.advance import CloseSigned, NoticeGiven, RunReported, StopSigned
 from marketplace.domain.life import (
     LEASE_OPEN,
     LEASE_OVER,
@@ -81,8 +81,9 @@ class Ends:
             raise Conflict(f"the lease is {lease.state}; it takes no report")
         if lease.outcome is not None and close.to_message() != lease.close:
             raise Conflict("the lease has another final report already")
-        if report.outcome not in REPORTABLE:
-            raise InvalidInput([Problem("/outcome", f"must be one of {', '.join(REPORTABLE)}")])
+        if report.outcome not in REPORTABLE and lease.notice_ms is None:
+            detail = f"must be one of {', '.join(REPORTABLE)}: no notice was given"
+            raise InvalidInput([Problem("/outcome", detail)])
         slack_ms = OVER_BUDGET_SLACK_INTERVALS * lease.interval_ms
         reached = close.ms >= lease.paid_seconds * 1000 - slack_ms
         if report.outcome == Outcome.OVER_BUDGET and not (lease.budget_limited and reached):
@@ -144,11 +145,20 @@ class Ends:
         if lease.stop_signature is not None and not died:
             return lease
         job = store.jobs.need(lease.job_id, lock=True)
-        if Do.SEND_STOP not in self.lives.take(store, job, lease, StopSigned()):
+        fact = StopSigned(by_meter=signer == lease.meter)
+        if Do.SEND_STOP not in self.lives.take(store, job, lease, fact):
             return lease
         lease.stop_signature = hex_text(signature)
         self._send_stop(store, lease, stop, signature, tries.key)
         return lease
+
+    def give_notice(self, store: Store, node: NodeRow) -> None:
+        """Give the node's interruptible leases their notice: it is taken back after that."""
+        for lease_id in store.leases.going_on(node.id):
+            lease = store.leases.need(lease_id, lock=True)
+            if lease.notice_seconds is not None:
+                job = store.jobs.need(lease.job_id, lock=True)
+                self.lives.take(store, job, lease, NoticeGiven())
 
     def _send_stop(
         self, store: Store, lease: LeaseRow, stop: Stop, signature: bytes, key: str

@@ -25,16 +25,19 @@ from marketplace.limits import ORDER_SECONDS_MAX
 from marketplace.services.accounts import note_salt
 from marketplace.services.blobs import need_blob
 from marketplace.services.common import Principal, check_account, money, new_id, unmet
+from marketplace.services.leases import opened_from
 from marketplace.services.lives import Lives, tell
 from marketplace.services.orderlog import log_bid
 from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.services.quotes import Quotes
+from marketplace.services.stops import Stops
 from marketplace.wire.base import hex_text
 from marketplace.wire.jobs import JobOrder, TopUpPlan
 from marketplace.wire.orders import TOP_UP_GAS, Transaction
 from settlement.chain.calls import EscrowCalls
+from settlement.consent import BIDS
 from settlement.eip712 import ZERO_ADDRESS
-from settlement.orders import Ask, Bid, OpenedFrom, Prices
+from settlement.orders import Bid
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +61,19 @@ class Jobs:
     lives: Lives
     calls: EscrowCalls
     database: Database
+    stops: Stops
 
     def check(self, caller: Principal, order: JobOrder) -> Submission:
         """Check a submission and ask the chain, before any transaction is begun. Raises InvalidJob,
-        InvalidOrder, InvalidSignature, AlreadyExists, ChainError."""
+        InvalidOrder, InvalidSignature, PurseExpired, AlreadyExists, ChainError."""
         spec = self.quotes.spec(order.job)
         bid = order.bid
         signature = order.signature
         problems = [*bid_problems(bid, spec, self.quotes.tiers), *self._problems(caller, bid)]
         if problems:
             raise InvalidOrder(problems)
-        check_account(bid, signature, bid.buyer, self.market, self.reads)
+        parties = (bid.buyer, self.market, self.reads)
+        check_account(bid, signature, *parties, BIDS, self.clock())
         state = self.reads.salt_state(bid.buyer, bid.salt)
         if state.used or state.cancelled:
             with self.database.write() as store:  # the next order gets another salt
@@ -95,10 +100,12 @@ class Jobs:
 
     def submit(self, store: Store, caller: Principal, order: Submission) -> JobRow:
         """Store a job, its bid and its row of the order log; nothing, if the job is refused.
-        Raises AlreadyExists, Conflict, InvalidInput, InsufficientBalance, BudgetExceeded."""
+        Raises AlreadyExists, Conflict, InvalidInput, InsufficientBalance, BudgetExceeded,
+        TooManyStops."""
         now_ms = self.clock()
         spec = order.spec
         reserve = order.reserve
+        self.stops.check(store, order.bid.buyer)
         note_salt(store, order.bid.buyer, order.bid.salt, "/bid/salt", now_ms)
         self._check_inputs(store, caller, spec)
         if store.jobs.live_count(caller.account) >= LIVE_MAX:
@@ -217,15 +224,13 @@ class Jobs:
         lease = store.leases.get(job.lease_id)
         if lease is None or lease.state is not LeaseState.ACTIVE:
             raise Conflict("the job has no active lease to top up")
-        ask = Ask.from_message(store.asks.need(lease.ask_id).message)
-        bid = Bid.from_message(store.bids.need(lease.bid_id).message)
-        opened = OpenedFrom(ask, bid, Prices.from_message(lease.prices))
+        opened = opened_from(store, lease)
         lock = top_up_lock(
             seconds,
-            ask,
+            opened.ask,
             rate=lease.rate,
             paid_seconds=lease.paid_seconds,
-            left=max(0, bid.budget - job.spent - lease.lock),
+            left=max(0, opened.bid.budget - job.spent - lease.lock),
             decimals=self.market.decimals,
             currency=self.market.currency,
         )

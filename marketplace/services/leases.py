@@ -19,7 +19,7 @@ from marketplace.services.views import (
 from marketplace.wire.jobs import LogPiece
 from marketplace.wire.leases import CloseRequest, LogChunk, LogPosition, Pending, PendingList
 from settlement.chain.calls import LeaseRef
-from settlement.orders import Prices, terms_hash
+from settlement.orders import Ask, Bid, OpenedFrom, Prices, terms_hash
 
 
 def party(store: Store, caller: Principal, lease_id: str, *, lock: bool = False) -> LeaseRow:
@@ -58,6 +58,13 @@ def terms_hash_of(store: Store, lease: LeaseRow) -> bytes:
     bid, ask = store.bids.need(lease.bid_id), store.asks.need(lease.ask_id)
     prices = Prices.from_message(lease.prices).struct_hash()
     return terms_hash(unhex(bid.hash), unhex(ask.hash), prices, seat=0)
+
+
+def opened_from(store: Store, lease: LeaseRow) -> OpenedFrom:
+    """What a lease was opened from: a top-up sends it again."""
+    ask = Ask.from_message(store.asks.need(lease.ask_id).message)
+    bid = Bid.from_message(store.bids.need(lease.bid_id).message)
+    return OpenedFrom(ask, bid, Prices.from_message(lease.prices))
 
 
 def usage_json(ms: int = 0, egress_mib: int = 0, units: int = 0) -> dict[str, int]:

@@ -143,6 +143,7 @@ class Matcher:
             paid_seconds=fill.terms.paid_seconds,
             max_seconds=bid.max_seconds,
             start_limit_seconds=ask.start_limit_seconds,
+            notice_seconds=fill.notice_seconds,
             budget_limited=fill.terms.budget_limited,
             metered=bid.egress_mib > 0 or bid.units > 0,
             unit=from_text32(bid.unit),

@@ -7,7 +7,7 @@ from marketplace.db.store import Store
 from marketplace.db.tables import AskRow, GpuRow, NodeRow, Part
 from marketplace.domain.drafts import AskingNode, AskState, NodeState, ask_of
 from marketplace.domain.reliability import NEWCOMER_MILLI
-from marketplace.domain.tier import TierRegistry
+from marketplace.domain.tier import CPU_TIER, TierRegistry
 from marketplace.errors import (
     AlreadyExists,
     Conflict,
@@ -28,8 +28,11 @@ from marketplace.wire.market import NewGpu, NewNode
 from marketplace.wire.orders import AskDraft, SignedAsk
 from settlement.eip712 import ZERO_ADDRESS, from_text32, text32
 from settlement.errors import FieldError
-from settlement.orders import FLAG_SHARED, Ask
+from settlement.orders import FLAG_INTERRUPTIBLE, FLAG_NO_GPU, FLAG_SHARED, Ask
 
+_FLAGS = FLAG_SHARED | FLAG_NO_GPU | FLAG_INTERRUPTIBLE
+# What the book knows of a node and a new listing may change.
+BOOKED = ("region", "runtime", "cpu_milli", "memory_mib", "storage_mib")
 AWAY = "node_away"  # why a node's asks rest: its agent has ended or fallen silent
 
 
@@ -57,11 +60,11 @@ class Nodes:
         }
         node = store.nodes.by_number(caller.account, new.number)
         if node is not None and self._same_gpus(store, node, new.gpus):
-            before = (node.region, node.runtime)
+            before = [getattr(node, name) for name in BOOKED]
             for name, value in told.items():
                 setattr(node, name, value)
             self._return(store, node)
-            if (node.region, node.runtime) != before:
+            if [getattr(node, name) for name in BOOKED] != before:
                 log_node(store, node, now_ms)
             return node
         known = store.nodes.reliability_of(caller.account)
@@ -83,6 +86,12 @@ class Nodes:
         problems = unmet(
             "",
             (wrong_tier is None, "tier", wrong_tier or ""),
+            (
+                bool(new.gpus) is (new.tier != CPU_TIER),
+                "gpus",
+                f"are none in the tier {CPU_TIER}, and at least one in every other",
+            ),
+            (bool(new.gpus) or not new.shared, "shared", "needs GPUs to share"),
             (len(uuids) == len(new.gpus), "gpus", "name one GPU twice"),
         )
         if problems:
@@ -268,16 +277,28 @@ class Asks:
         )
         if node is None:
             return problems
+        no_gpu = bool(ask.flags & FLAG_NO_GPU)
+        tier = CPU_TIER if no_gpu else node.tier
+        least = 0 if no_gpu else 1000
+        interruptible = bool(ask.flags & FLAG_INTERRUPTIBLE)
         return problems + unmet(
             "/ask",
-            (ask.tier == text32(node.tier), "tier", f"must be {node.tier}, as the node"),
-            (0 < ask.gpu_milli <= node.gpu_count * 1000, "gpuMilli", "is not what the node has"),
+            (ask.tier == text32(tier), "tier", f"must be {tier}, as what is sold"),
+            (
+                least <= ask.gpu_milli <= (0 if no_gpu else node.gpu_count * 1000),
+                "gpuMilli",
+                "must be 0: no GPU is sold" if no_gpu else "is not what the node has",
+            ),
+            (not no_gpu or not ask.floor.gpu_hour, "floor/gpuHour", "must be 0: no GPU is sold"),
+            (not no_gpu or ask.cpu_milli > 0, "cpuMilli", "must be above 0: no GPU is sold"),
+            (interruptible or not ask.notice_seconds, "noticeSeconds", "needs its flag, 4"),
             (ask.gpu_milli % 1000 == 0, "gpuMilli", "must be whole GPUs"),
             (ask.cpu_milli <= node.cpu_milli, "cpuMilli", "is more than the node has"),
             (ask.memory_mib <= node.memory_mib, "memoryMib", "is more than the node has"),
             (ask.storage_mib <= node.storage_mib, "storageMib", "is more than the node has"),
-            (not ask.flags & ~FLAG_SHARED, "flags", "has unknown bits set"),
+            (not ask.flags & ~_FLAGS, "flags", "has unknown bits set"),
             (not ask.flags & FLAG_SHARED or node.shared, "flags", "the node sells no shares"),
+            (not (no_gpu and ask.flags & FLAG_SHARED), "flags", "shares no GPU, since it has none"),
         )
 
     def page(

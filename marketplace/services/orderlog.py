@@ -13,6 +13,7 @@ from marketplace.domain.order import (
     Command,
     Free,
     NodeFacts,
+    Pause,
     RestingAsk,
     RestingBid,
     SetNode,
@@ -24,7 +25,7 @@ from marketplace.domain.snapshot import stored_struct
 from settlement.orders import Ask, Bid
 
 ASK, ASK_CLOSED, NODE, BID = "ask", "ask_closed", "node", "bid"
-BID_CLOSED, FREE, TICK = "bid_closed", "free", "tick"
+BID_CLOSED, FREE, PAUSE, TICK = "bid_closed", "free", "pause", "tick"
 
 
 def log_ask(store: Store, row: AskRow, node: NodeRow, now_ms: int) -> None:
@@ -67,6 +68,11 @@ def log_free(store: Store, bid_id: str, ask_id: str, now_ms: int) -> None:
     _log(store, FREE, bid_id, {"ask_id": ask_id}, now_ms)
 
 
+def log_pause(store: Store, buyer: str, until_s: int, now_ms: int) -> None:
+    """A buyer's bids match nothing until a time."""
+    _log(store, PAUSE, buyer, {"until": until_s}, now_ms)
+
+
 def log_tick(store: Store, at_s: int) -> None:
     """Time alone changes the book."""
     _log(store, TICK, "", {}, at_s * 1000)
@@ -76,8 +82,11 @@ def _log(store: Store, kind: str, subject: str, payload: dict[str, Any], now_ms:
     store.order_log.append(OrderEntryRow(kind=kind, subject=subject, payload=payload, at_ms=now_ms))
 
 
+_SIZES = ("cpu_milli", "memory_mib", "storage_mib")
+
+
 def _facts(node: NodeRow) -> dict[str, Any]:
-    names = ("region", "runtime", "simulated", "verified", "reliability_milli")
+    names = ("region", "runtime", "simulated", "verified", "reliability_milli", *_SIZES)
     return {"node_id": node.id, **{name: getattr(node, name) for name in names}}
 
 
@@ -87,8 +96,9 @@ def _read_facts(payload: dict[str, Any]) -> NodeFacts:
         region=payload["region"],
         runtime=payload["runtime"],
         simulated=payload["simulated"],
-        verified=payload.get("verified", False),  # rows of earlier versions have neither
+        verified=payload.get("verified", False),  # rows of earlier versions lack some
         reliability_milli=payload.get("reliability_milli", NEWCOMER_MILLI),
+        **{name: payload[name] for name in _SIZES if name in payload},
     )
 
 
@@ -109,6 +119,8 @@ def command_of(entry: OrderEntryRow) -> Command:
         return CancelBid(at, entry.subject)
     if entry.kind == FREE:
         return Free(at, entry.subject, payload["ask_id"])
+    if entry.kind == PAUSE:
+        return Pause(at, entry.subject, payload["until"])
     return Tick(at)
 
 

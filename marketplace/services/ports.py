@@ -5,8 +5,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from marketplace.limits import EARLY_STOPS_MAX
+from settlement.chain.calls import LeaseRef
+from settlement.consent import AccountReads
 from settlement.eip712 import Domain
-from settlement.leases import SaltState
+from settlement.errors import CallReverted
+from settlement.leases import SaltState, Side
+from settlement.orders import Numbered
 
 Clock = Callable[[], int]
 """Wall time of the server: Unix time in ms."""
@@ -36,18 +41,21 @@ class BlobFiles(Protocol):
         """The bytes in pieces. Raises KeyError if they are not here."""
 
 
-class EscrowReads(Protocol):
+class EscrowReads(AccountReads, Protocol):
     """Reads of the chain. Raise ChainError if it cannot be reached."""
 
     def balance_of(self, account: str) -> int:
         """Free atoms of an account in the escrow."""
 
-    def salt_state(self, account: str, salt: int) -> SaltState:
-        """Whether a bid of this account and salt has opened a lease; whether it is void."""
+    def salt_state(self, account: str, salt: int, kind: Numbered = Numbered.ORDERS) -> SaltState:
+        """Whether a bid of this account and salt has opened a lease, or a signed call was sent;
+        whether it is void."""
 
-    def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool:
-        """Whether the contract at an account says the signature is its own (ERC-1271). False if
-        there is no contract, or if its code fails."""
+    def refusal(self, data: bytes, sender: str, gas: int) -> CallReverted | None:
+        """Why a call of the escrow would fail now; None if it would not."""
+
+    def who_stopped(self, tx_hash: str, lease: LeaseRef, meter: str) -> Side:
+        """The side that a transaction which stopped the lease acted for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +74,5 @@ class Market:
     settle_every_s: int
     operators: tuple[str, ...]
     rpc_url: str
+    relay_fee: int | None = None  # atoms for sending a call that an account signed; None: not done
+    early_stops_max: int = EARLY_STOPS_MAX

@@ -62,10 +62,11 @@ class Quotes:
         return no_match_view(self.market, explain(book, order))
 
     def book(self, tier: str | None) -> BookView:
-        """Asks in the book with what is free of them, best GPU price first, and resting bids."""
+        """Asks in the book with what is free of them, and how many bids rest. The best price of a
+        GPU, or of a core if there is none, comes first."""
         with self.books.view() as book:
             views = [a for a in book.asks() if tier is None or a.ask.tier_name == tier]
-            views.sort(key=lambda view: (view.gpu_hour, view.seq))
+            views.sort(key=lambda view: (view.lead_hour, view.seq))
             rows = []
             free: dict[tuple[str, int], tuple[str, int]] = {}
             for view in views[:BOOK_SHOWN]:
@@ -89,9 +90,10 @@ class Quotes:
         found, why = self.matches(spec, bid)
         quote = QuoteAnswer(matches=self._shown(store, found), no_match=why)
         free = balance - store.jobs.reserved_atoms(caller.account)
-        return Plan.of(quote, free, self.market.currency, self.market.decimals)
+        return Plan.of(quote, bid, free, self.market.currency, self.market.decimals)
 
     def _shown(self, store: Store, found: list[Fill]) -> tuple[MatchingAsk, ...]:
         best = found[:MATCHES_SHOWN]
         store.nodes.hold(fill.node_id for fill in best)
+        store.asks.hold(fill.ask_id for fill in best)
         return tuple(match_view(store, self.market, fill) for fill in best)

@@ -51,14 +51,30 @@ from marketplace.wire.market import (
     TierInfo,
     Windows,
 )
-from marketplace.wire.orders import AskInfo, BidInfo, MatchingAsk
+from marketplace.wire.orders import (
+    CALL_ID,
+    AskInfo,
+    BidInfo,
+    CallState,
+    MatchingAsk,
+    RelayedCall,
+)
 from marketplace.wire.problems import Alternative, ConstraintCount, JobChange, NoMatch
 from settlement.eip712 import from_text32
-from settlement.orders import FLAG_SHARED, Ask, Prices
+from settlement.orders import FLAG_INTERRUPTIBLE, FLAG_SHARED, Ask, Prices
+from settlement.ports import Intent, IntentState
 from settlement.units import cost, counted_cost
 
 A = TypeVar("A", bound=Answer)
 U = TypeVar("U", bound=Used)
+CALL_STATES = {
+    IntentState.PENDING: CallState.PENDING,
+    IntentState.SIGNED: CallState.SENT,
+    IntentState.SENT: CallState.SENT,
+    IntentState.CONFIRMED: CallState.CONFIRMED,
+    IntentState.FINAL: CallState.FINAL,
+    IntentState.DEAD: CallState.FAILED,
+}
 RATE_DECIMALS = 12
 NANO_DECIMALS = 9
 
@@ -79,6 +95,11 @@ def scaled(value: int, decimals: int) -> Decimal:
     return Decimal(from_scaled(value, decimals))
 
 
+def notice_of(ask: Ask) -> int | None:
+    """How long before it takes the node back the provider says so; None: it never does."""
+    return ask.notice_seconds if ask.flags & FLAG_INTERRUPTIBLE else None
+
+
 def rate_per_hour(rate: int) -> Decimal:
     """A rate (1e-12 token per hour) in tokens per hour."""
     return scaled(rate, RATE_DECIMALS)
@@ -96,6 +117,7 @@ def config_view(market: Market, now_ms: int) -> MarketConfig:
         contracts=Contracts(token=market.token, escrow=market.domain.verifying_contract),
         windows=Windows(settle_seconds=market.settle_window_s),
         settle_every_seconds=market.settle_every_s,
+        relay_fee=None if market.relay_fee is None else money(market, market.relay_fee),
         server_time=time_of(now_ms),
     )
 
@@ -106,8 +128,13 @@ def tier_view(tier: Tier) -> TierInfo:
         low=scaled(tier.low_nano_per_hour, NANO_DECIMALS),
         high=scaled(tier.high_nano_per_hour, NANO_DECIMALS),
     )
-    memory_mib = tier.memory_gib * 1024
-    return answer_of(TierInfo, tier, model=tier.gpu, memory_mib=memory_mib, usd_per_gpu_hour=prices)
+    return answer_of(
+        TierInfo,
+        tier,
+        model=tier.gpu,
+        memory_mib=tier.memory_gib * 1024,
+        usd_per_gpu_hour=prices if tier.listings else None,
+    )
 
 
 def book_ask(view: AskView) -> BookAsk:
@@ -121,9 +148,13 @@ def book_ask(view: AskView) -> BookAsk:
         tier=ask.tier_name,
         reliability=scaled(node.reliability_milli, 3),
         shared=view.order.shared,
+        notice_seconds=notice_of(ask),
         price=ask.floor,
         gpu_milli=ask.gpu_milli,
         free_gpu_milli=max(0, ask.gpu_milli - view.use.gpu_milli),
+        free_cpu_milli=max(0, view.offered.cpu_milli - view.use.cpu_milli),
+        free_memory_mib=max(0, view.offered.memory_mib - view.use.memory_mib),
+        free_storage_mib=max(0, view.offered.storage_mib - view.use.storage_mib),
         max_seconds=ask.max_seconds,
         expires_at=time_of(ask.expiry * 1000),
     )
@@ -165,11 +196,24 @@ def ask_view(store: Store, row: AskRow, now_ms: int) -> AskInfo:
         verified=node.verified,
         reliability=scaled(node.reliability_milli, 3),
         shared=bool(ask.flags & FLAG_SHARED),
+        notice_seconds=notice_of(ask),
         gpu_milli=ask.gpu_milli,
         prices=ask.floor,
         unit=from_text32(ask.unit) or None,
         state=AskState.EXPIRED if expired else row.state,
         expires_at=time_of(row.expiry_s * 1000),
+    )
+
+
+def call_view(intent: Intent, salt: int) -> RelayedCall:
+    """How far a signed call has come, from the intent that carries it."""
+    return RelayedCall(
+        id=CALL_ID.format(salt),
+        call=intent.kind,
+        state=CALL_STATES[intent.state],
+        tx_hash=intent.mined_hash or intent.tx_hash,
+        error=intent.error if intent.state is IntentState.DEAD else None,
+        created_at=intent.created_at,
     )
 
 
@@ -185,6 +229,7 @@ def match_view(store: Store, market: Market, fill: Fill) -> MatchingAsk:
     return answer_of(
         MatchingAsk,
         fill,
+        meter=store.asks.need(fill.ask_id).message["meter"],
         region=node.region,
         simulated=node.simulated,
         price=fill.prices,
@@ -192,6 +237,7 @@ def match_view(store: Store, market: Market, fill: Fill) -> MatchingAsk:
         max_cost=money(market, fill.terms.lock),
         paid_seconds=fill.terms.paid_seconds,
         start_limit_seconds=fill.terms.start_seconds,
+        notice_seconds=fill.notice_seconds,
         budget_limited=fill.terms.budget_limited,
     )
 

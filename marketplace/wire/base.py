@@ -194,6 +194,10 @@ Reliability = Annotated[
     DecimalText, Field(description="share of its provider's leases kept, 0 to 1")
 ]
 Shared = Annotated[bool, Field(description="whether shares of a GPU are sold")]
+NoticeSeconds = Annotated[
+    int | None,
+    Field(description="the node may be taken back, so long after notice; null: it is not"),
+]
 Verified = Annotated[bool, Field(description="whether its hardware was checked; not possible yet")]
 
 

@@ -24,16 +24,18 @@ def _list(items: JsonSchemaValue, **more: Any) -> JsonSchemaValue:
     return {"type": "array", "items": items, **more}
 
 
-def _object(title: str, about: str, members: dict[str, Any]) -> JsonSchemaValue:
-    out = {"type": "object", "title": title, "description": about, "properties": members}
+def _object(title: str, about: str, members: dict[str, Any], **more: Any) -> JsonSchemaValue:
+    """An object with members that it must have, and `more` that it may have."""
+    properties = {**members, **more}
+    out = {"type": "object", "title": title, "description": about, "properties": properties}
     return {**out, "required": list(members), "additionalProperties": False}
 
 
 def _members(is_file: bool) -> dict[str, JsonSchemaValue]:
     """Members of the normalised form, or of a job file, which may leave more of them out."""
 
-    def part(title: str, about: str, members: dict[str, Any]) -> JsonSchemaValue:
-        out = _object(title, about, members)
+    def part(title: str, about: str, members: dict[str, Any], **more: Any) -> JsonSchemaValue:
+        out = _object(title, about, members, **more)
         return {k: v for k, v in out.items() if not (is_file and k in ("title", "required"))}
 
     number = {"type": ["string", "number"]} if is_file else _TEXT
@@ -67,10 +69,13 @@ def _members(is_file: bool) -> dict[str, JsonSchemaValue]:
             "JobPlacement", "Where the job may run.",
             {"regions": _list(_TEXT, examples=[["eu"]]),
              "min_reliability": {**number, "examples": ["0.98"]},
-             "verified_only": {"type": "boolean"}}),
+             "verified_only": {"type": "boolean"}},
+            interruptible={"type": "boolean"}, min_notice=_DURATION),
         "pricing": _object(
-            "JobPricing", "The most that the job pays per GPU and hour, everything included.",
-            {"max_gpu_hour": _PRICE}),
+            "JobPricing",
+            "The most that the job pays, everything included: per GPU and hour, or per hour if it "
+            "has no GPU. One of the two.",
+            {}, max_gpu_hour=_PRICE, max_hour=_PRICE),
         "budget": part(
             "JobBudget",
             "The most that the job costs in all, and what happens when that is reached.",
@@ -92,7 +97,11 @@ _DOCUMENT = _object(
     _members(is_file=False),
 )
 _DOCUMENT["required"] = list(
-    dict.fromkeys(key.path.partition("/")[0] for key in MEMBERS.values() if not key.optional)
+    dict.fromkeys(
+        key.path.partition("/")[0]
+        for key in MEMBERS.values()
+        if not key.optional or key.path.startswith("pricing/")
+    )
 )
 _FILE = _object(
     "JobFile",

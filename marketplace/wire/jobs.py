@@ -181,8 +181,9 @@ class Receipt(Answer):
     def _text(self) -> Iterator[str]:
         simulated = " · simulated GPU" if self.simulated else ""
         yield f"Receipt {self.id} · job {self.job_id} · {self.tier}{simulated}"
+        gpus = f"{self.gpu_seconds:f} GPU-s, " if self.gpu_seconds else ""
         yield (
-            f"measured {self.used_ms} ms in {self.readings} readings, {self.gpu_seconds:f} GPU-s, "
+            f"measured {self.used_ms} ms in {self.readings} readings, {gpus}"
             f"at {self.rate:f} {self.gross.currency}/h"
         )
         for line in self.lines:

@@ -19,6 +19,7 @@ from marketplace.wire.base import (
     LeaseNo,
     Many,
     Money,
+    NoticeSeconds,
     Sha256,
     Signed,
     Time,
@@ -219,6 +220,8 @@ class Lease(Answer):
     cost: Money = Field(description="so far; once it is closed, what was released")
     released: Money
     refunded: Money
+    notice_seconds: NoticeSeconds
+    notice_at: Time | None = Field(description="when its provider gave that notice")
     stop_requested: Annotated[StopReason, Lax] | None
     outcome: JobOutcome | None
     final: PendingClose | None

@@ -19,6 +19,7 @@ from marketplace.wire.base import (
     Many,
     Model,
     Money,
+    NoticeSeconds,
     Reliability,
     Shared,
     Signed,
@@ -67,6 +68,9 @@ class MarketConfig(Answer):
     opener: Address
     interval_ms: int
     settle_every_seconds: int
+    relay_fee: Money | None = Field(
+        default=None, description="for sending a call that you signed; null: it sends none"
+    )
     confirmations: int
     server_time: Time
 
@@ -80,12 +84,15 @@ class ReferencePrices(Answer):
 
 
 class TierInfo(Answer):
-    """A class of GPU. Its prices are for reference only, from `listings` listings of `markets`."""
+    """A class of GPU. Its prices are for reference only, from `listings` listings of `markets`.
+
+    The tier CPU is of processor, memory and disk without a GPU: it has no model and no prices.
+    """
 
     name: str = Field(examples=["H100-80GB-SXM"])
     model: str = Field(examples=["H100"])
     memory_mib: int
-    usd_per_gpu_hour: ReferencePrices
+    usd_per_gpu_hour: ReferencePrices | None
     listings: int
     markets: Many[str]
 
@@ -109,9 +116,13 @@ class BookAsk(Answer):
     verified: Verified
     reliability: Reliability
     shared: Shared
+    notice_seconds: NoticeSeconds
     price: DecimalPrices
     gpu_milli: GpuMilli
     free_gpu_milli: int
+    free_cpu_milli: int
+    free_memory_mib: int
+    free_storage_mib: int
     max_seconds: int = Field(description="the longest job it takes")
     expires_at: Time
 
@@ -258,9 +269,9 @@ class Machine(Model):
 
 
 class NewNode(Machine, Body):
-    """A machine to list. `interval_ms` null: the market's."""
+    """A machine to list, without GPUs in the tier CPU. `interval_ms` null: the market's."""
 
-    gpus: Many[NewGpu] = Field(min_length=1, max_length=limits.NODE_GPUS_MAX)
+    gpus: Many[NewGpu] = Field(max_length=limits.NODE_GPUS_MAX)
     interval_ms: int | None = Field(
         default=None, ge=limits.INTERVAL_MS_MIN, le=limits.INTERVAL_MS_MAX
     )

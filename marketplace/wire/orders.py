@@ -1,5 +1,6 @@
 """What is signed and placed: asks, bids with their quotes and plans, cancels."""
 
+from enum import StrEnum
 from typing import Annotated, Self
 
 from pydantic import Field
@@ -18,17 +19,19 @@ from marketplace.wire.base import (
     Lax,
     Many,
     Money,
+    NoticeSeconds,
     RatePerHour,
     Reliability,
     Shared,
     Signed,
     Time,
+    TxHash,
     TypedData,
     Verified,
 )
 from marketplace.wire.jobfile import JobDocument, JobFile
 from marketplace.wire.problems import NoMatch
-from settlement.orders import Ask, Bid, Cancel
+from settlement.orders import Ask, Bid, Cancel, TopUp, Withdraw
 
 # Asks
 
@@ -48,6 +51,11 @@ class AskDraft(Body):
     expires_in: str | None = Field(default=None, max_length=20, examples=["30d"])
     max_fee_bps: int | None = Field(default=None, description="null: the market's fee")
     opener: str | None = Field(default=None, max_length=64, description="null: the market's")
+    no_gpu: bool | None = Field(default=None, description="sell the node without its GPUs")
+    interruptible: bool | None = Field(
+        default=None, description="whether the node may be taken back after `notice`"
+    )
+    notice: str | None = Field(default=None, max_length=20, examples=["5m"])
 
 
 class PreparedAsk(Answer):
@@ -82,6 +90,7 @@ class AskInfo(Answer):
     verified: Verified
     reliability: Reliability
     shared: Shared
+    notice_seconds: NoticeSeconds
     gpu_milli: GpuMilli
     prices: DecimalPrices
     unit: str | None = Field(description="what `prices.unit` counts")
@@ -109,6 +118,7 @@ class MatchingAsk(Answer):
 
     ask_id: str
     provider: Address
+    meter: Address = Field(description="the provider's key that signs usage")
     tier: str
     region: str
     simulated: bool
@@ -117,6 +127,7 @@ class MatchingAsk(Answer):
     max_cost: Money
     paid_seconds: int
     start_limit_seconds: int
+    notice_seconds: NoticeSeconds
     budget_limited: bool = Field(description="whether the budget ends before the duration does")
 
 
@@ -137,19 +148,41 @@ class BidDraft(Body):
     )
 
 
+class Party(StrEnum):
+    """Who can act on a lease. Whoever speaks for a purse is its buyer."""
+
+    BUYER = "buyer"
+    WITNESS = "witness"
+    PROVIDER = "provider"
+    METER = "meter"
+
+
 class Plan(QuoteAnswer):
-    """What buying a job would do. `price`, `rate_per_hour` and `max_cost` are the best match's."""
+    """What buying a job would do, and who may do what with its leases. `price`, `rate_per_hour` and
+    `max_cost` are the best match's.
+    """
 
     price: DecimalPrices | None
     rate_per_hour: DecimalText | None
     max_cost: Money
     balance: Money = Field(description="free in the escrow, less what other jobs will lock")
     shortfall: Money = Field(description="what the balance lacks")
+    opener: Address = Field(description="the only account that opens leases from the bid")
+    witness: Address = Field(description="nothing is paid without its signature")
+    may_stop: Many[Annotated[Party, Lax]] = Field(description="what ran until then stays payable")
+    may_open_again: Many[Annotated[Party, Lax]] = Field(
+        description="who may let the bid open one more lease after the last"
+    )
+    max_paid: Money = Field(
+        description="the bid's budget: the most that all its leases cost together, whatever "
+        "happens. It goes to providers whose asks the bid accepts"
+    )
+    max_fee_bps: int = Field(description="the most of it that the market keeps, in 1/10,000")
 
     @classmethod
-    def of(cls, quote: QuoteAnswer, free: int, currency: str, decimals: int) -> Self:
-        """The plan that follows from a quote. `free` atoms are left, below zero if other jobs will
-        lock more than there is.
+    def of(cls, quote: QuoteAnswer, bid: Bid, free: int, currency: str, decimals: int) -> Self:
+        """The plan that follows from a quote for a bid. `free` atoms are left, below zero if other
+        jobs will lock more than there is.
         """
         best = quote.matches[0] if quote.matches else None
         cost = best.max_cost.atoms if best else 0
@@ -161,6 +194,12 @@ class Plan(QuoteAnswer):
             max_cost=Money.of(cost, currency, decimals),
             balance=Money.of(max(0, free), currency, decimals),
             shortfall=Money.of(max(0, cost - free), currency, decimals),
+            opener=bid.opener,
+            witness=bid.witness,
+            may_stop=tuple(Party),
+            may_open_again=(Party.BUYER, Party.WITNESS),
+            max_paid=Money.of(bid.budget, currency, decimals),
+            max_fee_bps=bid.max_fee_bps,
         )
 
 
@@ -200,6 +239,45 @@ class Transaction(Answer):
     to: Address
     data: HexBytes
     gas: int
+
+
+CALL_ID = "call_{}"  # with the call's number, which is of its account
+
+
+class CallState(StrEnum):
+    """How far a signed call has come: `sent` may still be mined, `confirmed` is in a block, `final`
+    is deep enough; `failed`: it did nothing."""
+
+    PENDING = "pending"
+    SENT = "sent"
+    CONFIRMED = "confirmed"
+    FINAL = "final"
+    FAILED = "failed"
+
+
+class SignedWithdrawal(Body):
+    """A withdrawal for the relayer to send, and its account's signature."""
+
+    call: Signed[Withdraw]
+    signature: AccountSignature
+
+
+class SignedTopUp(Body):
+    """A top-up for the relayer to send, and the signature of its buyer, or of a purse's owner."""
+
+    call: Signed[TopUp]
+    signature: AccountSignature
+
+
+class RelayedCall(Answer):
+    """A signed call that the relayer sends. `id` is `call_` and the call's number."""
+
+    id: str = Field(examples=["call_7"])
+    call: str = Field(examples=["withdraw"])
+    state: Annotated[CallState, Lax]
+    tx_hash: TxHash | None = Field(description="of the newest transaction that carries it")
+    error: str | None = Field(description="why it failed")
+    created_at: Time
 
 
 class CancelDraft(Body):

@@ -7,7 +7,7 @@ comes back.
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from marketplace.domain.life import Outcome, StopReason, runs_again
 from marketplace.limits import STOP_SECONDS
@@ -19,11 +19,13 @@ from marketplace.witness.policy import (
     WitnessRefusal,
     first_watch,
     judge_lease,
+    judge_opened,
     judge_usage,
 )
 from settlement.attestation import Close, MeteredUsage, Stop, UsageAttestation, Voucher, voucher_for
 from settlement.eip712 import Domain, checksum
 from settlement.errors import ChainError, SignatureError
+from settlement.leases import Shows
 from settlement.signing import Signer, sign, verify
 
 SAVE_EVERY_MS = 1_000
@@ -66,9 +68,12 @@ class Desk:
         buyers: Iterable[str],
         clock: WitnessClock | None = None,
         accepts: Accepts | None = None,
+        shows: Shows | None = None,
     ) -> None:
-        """`accepts` asks a buyer's contract whether it signed; without it, only keys sign."""
+        """`accepts` asks a buyer's contract whether it signed; without it, only keys sign. Without
+        `shows`, the market's word counts for what was opened on chain."""
         self._accepts = accepts
+        self._shows = shows
         self.signer = signer
         self.domain = domain
         self.buyers = frozenset(checksum(buyer) for buyer in buyers)
@@ -102,10 +107,12 @@ class Desk:
         return self._journal.mark(lease_no)
 
     def admit(self, papers: Papers) -> WitnessRefusal | None:
-        """Take on a lease if its bid is signed by a buyer of ours and binds exactly this lease."""
+        """Take on a lease if its bid is signed by a buyer of ours and binds exactly this lease, and
+        if the chain shows it so. A lease that was taken on is not looked up again."""
         refusal = self._admit(papers)
+        passing = refusal in (WitnessRefusal.UNCHECKED_LEASE, WitnessRefusal.NOT_ON_CHAIN)
         unasked = refusal is WitnessRefusal.UNCHECKED_BUYER and self._accepts is not None
-        if refusal is not None and not unasked:  # the chain may answer next time
+        if refusal is not None and not (passing or unasked):  # the chain may answer next time
             self._refused[papers.lease_no] = refusal
         return refusal
 
@@ -124,9 +131,22 @@ class Desk:
             verify(papers.bid, self.domain, papers.bid_signature, papers.bid.buyer)
         except SignatureError:
             refusal = self._ask_contract(papers)
-        if refusal is None:
-            self._cases[papers.lease_no] = _Case(papers)
-        return refusal
+        return refusal or self._look_up(papers)
+
+    def _look_up(self, papers: Papers) -> WitnessRefusal | None:
+        """Take on a lease as the chain shows it, if there is a node to ask."""
+        if self._shows is not None:
+            bid = papers.bid
+            try:
+                shown = self._shows(bid.buyer, papers.ask.provider, bid.witness, papers.lease_no)
+            except ChainError:
+                return WitnessRefusal.UNCHECKED_LEASE
+            refusal = judge_opened(papers, shown)
+            if refusal is not None:
+                return refusal
+            papers = replace(papers, opened_unix=shown.start)
+        self._cases[papers.lease_no] = _Case(papers)
+        return None
 
     def _ask_contract(self, papers: Papers) -> WitnessRefusal | None:
         """Whether the buyer is a contract that says that it signed. Source: ERC-1271."""

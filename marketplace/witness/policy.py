@@ -1,9 +1,9 @@
 """What a witness signs and what it refuses: pure rules, no clock, no store, no network.
 
 The witness knows three things for sure: the bid its buyer signed, with its job, the ask and the
-prices that a lease number is bound to, and how long it has itself watched the job live. Everything
-the market says beyond that is checked against them, or no signature depends on it. Times are in
-milliseconds.
+prices that a lease number is bound to, and how long it has itself watched the job live. With a node
+of the chain it also knows what was opened. Everything the market says beyond that is checked
+against them, or no signature depends on it. Times are in milliseconds.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from marketplace.domain.job import JobSpec
 from marketplace.limits import WITNESSED_INTERVAL_MS_MAX
 from settlement.attestation import Close, UsageAttestation
 from settlement.errors import FieldError
+from settlement.leases import LeaseView, Unlike, unlike
 from settlement.orders import Ask, Bid, OpenedFrom, Prices
 from settlement.silence import silence_ms, unseen_ms
 
@@ -41,6 +42,15 @@ class WitnessRefusal(StrEnum):
     OTHER_JOB = "other_job"  # not the one whose hash the bid has
     AGAIN_DIFFERS = "again_differs"  # the job's retry terms say otherwise
     NOT_RETRIED = "not_retried"
+    # What the witness's own node of the chain shows, compared with the signed orders
+    UNCHECKED_LEASE = "unchecked_lease"  # the node gives no answer
+    NOT_ON_CHAIN = Unlike.NOT_ON_CHAIN.value
+    CHAIN_RATE = Unlike.RATE.value
+    CHAIN_PAID_TIME = Unlike.PAID_TIME.value
+    CHAIN_START_LIMIT = Unlike.START_LIMIT.value
+    CHAIN_NODE = Unlike.NODE.value
+    CHAIN_GPUS = Unlike.GPUS.value
+    CHAIN_COUNTED = Unlike.COUNTED.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,11 @@ class Papers:
     interval_ms: int
     opened_unix: int
     seat: int = 0
+
+    @property
+    def opened(self) -> OpenedFrom:
+        """What the lease is opened from."""
+        return OpenedFrom(self.ask, self.bid, self.prices, self.seat)
 
     @property
     def silence_ms(self) -> int:
@@ -113,7 +128,7 @@ def judge_lease(papers: Papers, witness: str) -> WitnessRefusal | None:
         return WitnessRefusal.OTHER_JOB
     if witness in (ask.provider, ask.meter):
         return WitnessRefusal.OTHER_PARTIES
-    if papers.lease_no != OpenedFrom(ask, bid, prices, papers.seat).lease_no:
+    if papers.lease_no != papers.opened.lease_no:
         return WitnessRefusal.OTHER_LEASE
     limit = next((at for at in bid.limits if at.tier == ask.tier), None)
     try:
@@ -125,6 +140,12 @@ def judge_lease(papers: Papers, witness: str) -> WitnessRefusal | None:
     except FieldError:  # the rate fits no contract
         within = False
     return None if within else WitnessRefusal.ABOVE_LIMIT
+
+
+def judge_opened(papers: Papers, shown: LeaseView) -> WitnessRefusal | None:
+    """Check that the chain shows the lease that these papers open."""
+    found = unlike(shown, papers.opened)
+    return None if found is None else WitnessRefusal(found.value)
 
 
 def judge_usage(

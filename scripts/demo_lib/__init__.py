@@ -1,3 +1,3 @@
-"""The demonstration: a chain, a server, three providers, two buyers with a witness each, and jobs
-that end in every way a job can; then the books, read from the chain.
+"""The demonstration: a chain, a server, four providers, two buyers and a purse's operator with a
+witness each, and jobs that end in every way a job can; then the books, read from the chain.
 """

@@ -34,6 +34,7 @@ from scripts.demo_lib.people import (
     put_on_book,
     start_provider,
 )
+from scripts.demo_lib.purse import IN_PURSE, OPERATOR, DemoPurse, make_purse
 from scripts.demo_lib.result import document
 from scripts.demo_lib.shopping import Purchase, buy, follow
 from scripts.demo_lib.show import Screen, cmp, show_offers, show_receipt, show_sheet
@@ -88,14 +89,16 @@ class Demo:
     def run(self, as_json: bool) -> int:
         """Set up, trade, read the books; the exit code."""
         try:
-            self._set_up()
+            purse = self._set_up()
             purchases = self._trade()
+            purse.sweep(self._market, purchases)
         finally:
             for buyer in self._buyers.values():
                 buyer.witness.stop()
                 buyer.client.close()
         books = self._read_books()
-        amiss = books.problems + _differences(purchases, books)
+        amiss = books.problems + _differences(purchases, books) + purse.problems()
+        amiss += _lost_pay(purchases, books)
         problems = [text for purchase in purchases for text in purchase.problems()] + amiss
         for purchase in purchases:
             show_receipt(self._screen, purchase)
@@ -103,7 +106,11 @@ class Demo:
         for text in problems:
             self._screen.say(text, "bold red")
         if as_json:
-            print(json.dumps(document(self._market, purchases, books, not amiss)), flush=True)
+            print(
+                json.dumps(document(self._market, purchases, purse, books, not amiss)), flush=True
+            )
+        put_in, used, back = cmp(IN_PURSE), cmp(purse.used), cmp(purse.returned)
+        self._screen.say(f"purse: {put_in} put in, {used} used by its operator, {back} swept")
         states = ", ".join(sorted({p.job.state for p in purchases}))
         self._screen.say(f"{len(purchases)} jobs ended: {states}")
         return 1 if problems else 0
@@ -121,7 +128,7 @@ class Demo:
             self._screen.console.print(f"  {words}  # {name}", soft_wrap=True)
         signal.pause()
 
-    def _set_up(self) -> None:
+    def _set_up(self) -> DemoPurse:
         say, market = self._screen.say, self._market
         say("1 CMP stands for 1 USD here; prices are medians of real listings; the GPUs are")
         say("simulated: jobs run on this machine's processor, in a sandbox of their own")
@@ -132,22 +139,38 @@ class Demo:
         for name, account in BUYERS:
             self._buyers[name] = make_buyer(market, name, account)
             say(f"{name:<8} deposited {cmp(DEPOSIT)} by permit: {self._buyers[name].deposit_tx}")
+        purse = make_purse(market, self._buyers["lab"])
+        self._buyers[OPERATOR] = purse.operator
+        say(f"{OPERATOR:<8} may spend {cmp(IN_PURSE)} of lab's from the purse {purse.address}")
         market.mine_every_second()
         for provider in self._providers:
             put_on_book(market, provider)
         show_offers(self._screen, self._providers)
+        return purse
 
     def _trade(self) -> list[Purchase]:
         say = self._screen.say
         purchases = [buy(case, self._buyers) for case in CASES]
         say(f"{len(purchases)} jobs bought; usage is signed every {INTERVAL_MS / 1000:g} s")
         with self._screen as screen:
-            follow(purchases, lambda: screen.update(purchases), self._market.children.check)
+
+            def watch() -> None:
+                screen.update(purchases)
+                self._lose_nodes(purchases)
+
+            follow(purchases, watch, self._market.children.check)
         for name, buyer in self._buyers.items():
             say(f"{name:<8} countersigned {buyer.witness.countersigned} attestations")
             for refusal in dict.fromkeys(buyer.witness.refusals):
                 say(f"{name:<8} refused to {refusal}", "yellow")
         return purchases
+
+    def _lose_nodes(self, purchases: Sequence[Purchase]) -> None:
+        """Kill the agents of the nodes that are to be lost now."""
+        for lease in filter(None, (purchase.loses_node() for purchase in purchases)):
+            lost = next(p for p in self._providers if p.signer.address == lease.provider)
+            self._screen.say(f"{lost.offer.name:<8} is lost: its agent is killed", "yellow")
+            self._market.children.kill(lost.agent)
 
     def _read_books(self) -> Books:
         market = self._market
@@ -166,11 +189,25 @@ def _differences(purchases: Sequence[Purchase], books: Books) -> list[str]:
     found: list[str] = []
     seen: set[bytes] = set()
     for purchase in purchases:
-        if purchase.receipt is not None and purchase.lease is not None:
-            number = purchase.lease.lease_no
-            seen.add(number)
-            found += compare_receipt(purchase.receipt, books.leases.get(number))
+        for receipt in purchase.receipts:
+            seen.add(receipt.lease_no)
+            found += compare_receipt(receipt, books.leases.get(receipt.lease_no))
     return found + [f"lease 0x{n.hex()} has no receipt" for n in books.leases if n not in seen]
+
+
+def _lost_pay(purchases: Sequence[Purchase], books: Books) -> list[str]:
+    """Whether a job that lost its node paid both providers for what they did, within its budget."""
+    found = []
+    for purchase in purchases:
+        if purchase.lost is None:
+            continue
+        first, second = (books.leases[receipt.lease_no] for receipt in purchase.receipts)
+        budget = purchase.case.spec().max_total_atoms
+        if not (first.state.again and 0 < first.released and 0 < second.released):
+            found.append(f"{purchase.case.name}: its first lease was not marked, or one not paid")
+        if first.released + second.released > budget:
+            found.append(f"{purchase.case.name}: paid more than its budget of {budget} atoms")
+    return found
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

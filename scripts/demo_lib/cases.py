@@ -14,7 +14,8 @@ EXAMPLES = ROOT / "examples"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One job. `cancel_at_ms`: the buyer cancels it once this much usage is countersigned."""
+    """One job. `cancel_at_ms`: the buyer cancels it once this much usage is countersigned.
+    `lose_at_ms`: then its node is lost, and the job goes on to another one."""
 
     name: str
     buyer: str
@@ -24,6 +25,7 @@ class Case:
     exit_code: int | None = None
     env: dict[str, str] = field(default_factory=dict)
     cancel_at_ms: int | None = None
+    lose_at_ms: int | None = None
 
     def spec(self) -> JobSpec:
         """The job file's spec under this case's name, with this case's variables."""
@@ -36,6 +38,7 @@ class Case:
 # First the job that fails only on its price, then the long ones; the others run next to them.
 CASES = (
     Case("no-match", "lab", "endings/no-match/job.yaml", "no_match"),
+    Case("moving", "studio", "endings/moving/job.yaml", lose_at_ms=2_000),
     Case("over-budget", "lab", "endings/search/over-budget.yaml", "over_budget", "budget"),
     Case("cancelled", "studio", "endings/search/cancelled.yaml", "cancelled", cancel_at_ms=3_000),
     Case("train", "lab", "train/job.yaml"),
@@ -45,5 +48,6 @@ CASES = (
     Case("pipeline", "studio", "pipeline/job.yaml"),
     Case("pi-again", "studio", "pi/job.yaml", env={"SEED": "2"}),
     Case("train-again", "lab", "train/job.yaml", env={"SEED": "2"}),
+    Case("agents-own", "agent", "pi/job.yaml", env={"SEED": "3", "SAMPLES": "2000000"}),
     Case("inference-small", "lab", "inference/job.yaml", env={"REQUESTS": "5000"}),
 )

@@ -1,4 +1,4 @@
-"""The traders: three providers with an agent each, and two buyers with a witness each."""
+"""The traders: providers with an agent each, and buyers with a witness each."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ OFFERS = (
     # A lease must be funded for longer than its job may take to start; here little is enough.
     Offer("harbor", 1, "RTX4090-24GB", "eu-west", shared=True, start_limit="30s"),
     Offer("ridge", 2, "L40S-48GB", "us-east"),
+    Offer("reef", 6, "RTX3080-10GB", "eu-south", gpus=1),  # its agent is killed midway
     Offer("summit", 3, "H100-80GB-SXM", "eu-north", unit="request", unit_price="0.000002"),
 )
 BUYERS = (("lab", 4), ("studio", 5))
@@ -64,7 +65,7 @@ class Provider:
 
 @dataclass(slots=True)
 class Buyer:
-    """A buyer with money in the escrow and its own witness."""
+    """A buyer with money in the escrow and its own witness. `address`: the account that pays."""
 
     name: str
     client: Coulomb
@@ -161,16 +162,38 @@ def put_on_book(market: Market, provider: Provider) -> None:
 
 def make_buyer(market: Market, name: str, account: int) -> Buyer:
     """A buyer with an API key, tokens deposited by permit, and a witness that has begun."""
-    signer, witness = dev_account(account), LocalSigner.create()
+    signer = dev_account(account)
     market.give_tokens(signer.address, 2 * DEPOSIT)
     with Coulomb(market.api_url, signer=signer) as client:
         api_key = client.keys.create(name, ("buyer",)).key
         moved = client.wallet.deposit(DEPOSIT, permit=True)
-    client = Coulomb(market.api_url, api_key, signer=signer, witness=witness)
-    session = Session(lambda: signer, lambda: witness, state=_state(market.folder / name))
-    watching = WitnessThread(Coulomb(market.api_url, api_key, session=session), signer.address)
+    return _trading(market, name, api_key, signer, moved.tx_hash)
+
+
+def make_operator(market: Market, name: str, purse: str, signer: LocalSigner) -> Buyer:
+    """Somebody with neither tokens nor gas, who buys with what is in a purse."""
+    with Coulomb(market.api_url, signer=signer, purse=purse) as client:
+        api_key = client.keys.create(name, ("buyer",)).key
+    return _trading(market, name, api_key, signer, purse=purse)
+
+
+def _trading(
+    market: Market,
+    name: str,
+    api_key: str,
+    signer: LocalSigner,
+    deposit_tx: str = "",
+    purse: str | None = None,
+) -> Buyer:
+    """A buyer whose witness has begun. It pays with its own account, or with a purse."""
+    witness = LocalSigner.create()
+    client = Coulomb(market.api_url, api_key, signer=signer, witness=witness, purse=purse)
+    keys = (lambda: signer), (lambda: witness)
+    session = Session(*keys, state=_state(market.folder / name), purse=purse)
+    payer = purse or signer.address
+    watching = WitnessThread(Coulomb(market.api_url, api_key, session=session), payer)
     watching.start()
-    return Buyer(name, client, signer.address, watching, moved.tx_hash)
+    return Buyer(name, client, payer, watching, deposit_tx)
 
 
 def _state(home: Path) -> Path:

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from marketplace.sdk import Receipt
 from scripts.demo_lib.books import Books, SeenLease
 from scripts.demo_lib.market import Market
+from scripts.demo_lib.purse import DemoPurse
 from scripts.demo_lib.shopping import Purchase
 
 
 def document(
-    market: Market, purchases: Sequence[Purchase], books: Books, conserved: bool
+    market: Market,
+    purchases: Sequence[Purchase],
+    purse: DemoPurse,
+    books: Books,
+    conserved: bool,
 ) -> dict[str, Any]:
     """Chain, contracts, leases and jobs. `conserved`: the chain's books add up to the atom and the
     receipts say the same.
@@ -24,11 +30,13 @@ def document(
             "ComputeEscrow": deployment.escrow.address,
         },
         "leases": [
-            _lease(purchase, books.leases[number])
+            _lease(receipt, books.leases[receipt.lease_no])
             for purchase in purchases
-            if (number := _number(purchase)) in books.leases
+            for receipt in purchase.receipts
+            if receipt.lease_no in books.leases
         ],
         "jobs": [_job(purchase) for purchase in purchases],
+        "purse": purse.to_json(),
         "sheet": {
             "block": sheet.block,
             "deposits_atoms": str(sheet.deposits),
@@ -42,20 +50,15 @@ def document(
     }
 
 
-def _number(purchase: Purchase) -> bytes:
-    return purchase.lease.lease_no if purchase.lease else b""
-
-
-def _lease(purchase: Purchase, lease: SeenLease) -> dict[str, Any]:
-    receipt = purchase.receipt
+def _lease(receipt: Receipt, lease: SeenLease) -> dict[str, Any]:
     return {
-        "lease": purchase.lease.id if purchase.lease else None,
+        "lease": receipt.lease_id,
         "lease_no": "0x" + lease.state.lease_no.hex(),
-        "job": purchase.job.id,
-        "tier": receipt.tier if receipt else None,
-        "simulated": receipt.simulated if receipt else None,
-        "gpu_seconds": f"{receipt.gpu_seconds:f}" if receipt else None,
-        "rate": f"{receipt.rate:f}" if receipt else None,
+        "job": receipt.job_id,
+        "tier": receipt.tier,
+        "simulated": receipt.simulated,
+        "gpu_seconds": f"{receipt.gpu_seconds:f}",
+        "rate": f"{receipt.rate:f}",
         "cost_atoms": str(lease.cost),
         "released_atoms": str(lease.released),
         "refunded_atoms": str(lease.refunded),

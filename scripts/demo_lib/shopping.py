@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from marketplace.sdk import Job, JobHandle, Lease, Receipt
+from marketplace.sdk import Job, JobHandle, JobReceipt, Lease, Receipt
 from scripts.demo_lib.cases import Case
 from scripts.demo_lib.children import DemoError
 from scripts.demo_lib.people import Buyer
 
 LOOK_SECONDS = 0.4
-LIMIT_SECONDS = 150.0
+LIMIT_SECONDS = 210.0
 
 
 @dataclass(slots=True)
@@ -23,8 +23,9 @@ class Purchase:
     buyer: Buyer
     handle: JobHandle
     lease: Lease | None = None
-    receipt: Receipt | None = None
+    receipt: JobReceipt | None = None
     cancelled: bool = False
+    lost: Lease | None = None
     is_over: bool = False
 
     @property
@@ -55,6 +56,8 @@ class Purchase:
                 found.append(f"{case.name}: was not told why nothing matched and what would")
         elif self.receipt is None:
             found.append(f"{case.name}: has no receipt")
+        if case.lose_at_ms is not None and len(self.receipts) != 2:
+            found.append(f"{case.name}: had {len(self.receipts)} leases instead of 2")
         return found
 
     def see(self, job: Job) -> None:
@@ -68,7 +71,23 @@ class Purchase:
             self.is_over = True
         elif self.lease.state == "closed":
             self.receipt = self.handle.receipt()
-            self.is_over = True
+            # A lost lease is refunded after the settle window; only then is its receipt written.
+            self.is_over = self.lost is None or bool(self.receipt.earlier)
+
+    @property
+    def receipts(self) -> tuple[Receipt, ...]:
+        """Of all of its leases, those that were lost first."""
+        return () if self.receipt is None else (*self.receipt.earlier, self.receipt)
+
+    def loses_node(self) -> Lease | None:
+        """The lease whose node is to be lost now, once."""
+        due, cost = self.case.lose_at_ms, self.job.cost
+        if due is None or self.lost or cost is None or self.job.state != "running":
+            return None
+        if cost.ms < due:
+            return None
+        self.lost = self.handle.lease()
+        return self.lost
 
     def _cancel_if_due(self, job: Job) -> None:
         due = self.case.cancel_at_ms

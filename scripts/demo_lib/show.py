@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from marketplace.domain.pricing import DECIMALS, from_scaled
+from marketplace.sdk import Receipt
 from marketplace.wire.jobs import transaction_lines
 from scripts.demo_lib.books import Sheet
 from scripts.demo_lib.people import Provider
@@ -112,11 +113,18 @@ def show_receipt(screen: Screen, purchase: Purchase) -> None:
     colour = COLOURS.get(purchase.job.state, "white")
     head = f"[bold]{purchase.case.name}[/bold] · {purchase.case.buyer}"
     print_(f"\n{head} · [{colour}]{escape(purchase.outcome)}[/{colour}]", soft_wrap=True)
-    receipt = purchase.receipt
-    if receipt is None:
+    if purchase.receipt is None:
         for line in no_match_lines(purchase):
             print_(f"  {escape(line)}", soft_wrap=True)
         return
+    for number, receipt in enumerate(purchase.receipts, 1):
+        if receipt is not purchase.receipt:
+            print_(f"  lease {number}, whose node was lost:", soft_wrap=True)
+        for row in _receipt_rows(receipt):
+            print_(f"  {escape(row)}", soft_wrap=True)
+
+
+def _receipt_rows(receipt: Receipt) -> list[str]:
     gpu = f"{receipt.tier}{' (simulated)' if receipt.simulated else ''}"
     rows = [
         f"{receipt.readings} readings, {receipt.used_ms} ms on {gpu} "
@@ -131,9 +139,7 @@ def show_receipt(screen: Screen, purchase: Purchase) -> None:
         f"cost    {cmp(receipt.gross.atoms)} = {cmp(receipt.net.atoms)} to the provider "
         f"+ {cmp(receipt.fee.atoms)} fee; {cmp(receipt.refunded.atoms)} back to the buyer"
     )
-    rows += transaction_lines(receipt.transactions)
-    for row in rows:
-        print_(f"  {escape(row)}", soft_wrap=True)
+    return rows + transaction_lines(receipt.transactions)
 
 
 def no_match_lines(purchase: Purchase) -> list[str]:

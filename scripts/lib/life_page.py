@@ -19,6 +19,7 @@ from marketplace.domain.advance import (
     OpeningFailed,
     RunReported,
     SeatMarked,
+    StopSigned,
     UsageAttested,
     advance,
 )
@@ -38,6 +39,7 @@ from marketplace.domain.life import (
     LeaseState,
     Outcome,
     PutOnBook,
+    Reason,
     Retry,
     RetryOn,
     RunReport,
@@ -136,6 +138,8 @@ IFS = (
     If("the buyer has cancelled", _CANCELLED, {}, JOB_LIVE),
     If("`no-capacity` is retried", {"retry": Retry((RetryOn.NO_CAPACITY,))}, {}, JOB_LIVE),
     If("the job was queued again before", {"retry_until_ms": 9}, {}, JOB_LIVE),
+    If("the lease is interruptible", {}, {"notice_seconds": 300}, _EVERY),
+    If("notice was given", {}, {"notice_seconds": 300, "notice_ms": 1}, _EVERY),
     If("the job is ready", {}, {"ready_ms": 1}, _EVERY),
     If("the budget limits the lease", {}, {"budget_limited": True}, _EVERY),
     If(_GIVEN_UP, _LOST, _ASKED, JOB_ON_NODE),
@@ -183,6 +187,11 @@ VARIANTS: dict[type, dict[str, Fact]] = {
         "Failure": RunReported(RunReport(Outcome.FAILED)),
         "A cancelled job": RunReported(RunReport(Outcome.CANCELLED)),
         "A spent budget": RunReported(RunReport(Outcome.OVER_BUDGET)),
+        "A node that was taken back": RunReported(RunReport(Outcome.LOST)),
+    },
+    StopSigned: {
+        "The witness did": StopSigned(),
+        "The meter did": StopSigned(by_meter=True),
     },
 }
 
@@ -229,6 +238,8 @@ def _lease_text(lease: LeaseLife | None, after: LeaseLife | None) -> str:
         reason = after.stop_requested
         said.append(f"Stop asked for: {reason}" if reason else "Stop no longer asked for")
     said += ["marked" if after.again else "not marked"] if after.again is not lease.again else []
+    said += ["has notice"] if after.notice_ms != lease.notice_ms else []
+    said += ["its provider stopped it"] if after.reason == Reason.PROVIDER_STOPPED else []
     said += ["ready"] if after.ready_ms != lease.ready_ms else []
     said += ["report kept"] if after.report != lease.report else []
     return ", ".join(said) or "·"

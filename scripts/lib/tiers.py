@@ -70,6 +70,8 @@ def main() -> None:
                 "markets": sorted({source for _, source in listings[name, gpu, memory]}),
             }
         )
+    cpu = {"name": "CPU", "gpu": "", "memory_gib": 0, "usd_per_gpu_hour": None}
+    tiers.append({**cpu, "listings": 0, "markets": []})  # processor, memory and disk without a GPU
     json.dump({"source": SOURCES, "tiers": tiers}, sys.stdout, indent=2)
     sys.stdout.write("\n")
 

@@ -104,6 +104,10 @@ class Abi:
         """The first four bytes of every function's calldata."""
         return frozenset(selector for selector, _, _ in self._functions.values())
 
+    def topic(self, name: str) -> bytes:
+        """The first topic of an event's logs."""
+        return next(topic for topic, (event, _) in self._events.items() if event == name)
+
     def call(self, name: str, *arguments: Any) -> bytes:
         """Calldata of one function."""
         selector, types, _ = self._functions[name]

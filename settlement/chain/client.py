@@ -6,6 +6,7 @@ Source: Ethereum JSON-RPC (execution-apis), EIP-1559.
 """
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,6 +31,7 @@ At = int | Literal["latest", "pending"]
 """The block at which something is read."""
 GAS_MARGIN_PERCENT = 25  # how much more a time-dependent path may cost than its estimate
 GAS_CAP = 2**24  # the most gas of one transaction. Source: EIP-7825
+RANGE_BLOCKS = 2_000  # common nodes answer this many in one eth_getLogs
 _REASONS = (
     ("nonce too low", SendReason.NONCE_TOO_LOW),
     ("underpriced", SendReason.UNDERPRICED),
@@ -189,6 +191,29 @@ class ChainClient:
         wanted = {"address": address, "fromBlock": hex(first), "toBlock": hex(last)}
         found = self._ask(_logs, "eth_getLogs", wanted)
         return tuple(sorted(found, key=lambda log: (log.block_number, log.log_index)))
+
+    def logs_matching(
+        self, address: str, topics: Sequence[bytes | None], first: int, last: int
+    ) -> tuple[Log, ...]:
+        """A contract's logs with these topics (None: any). A node that does not search so many
+        blocks at once is asked for RANGE_BLOCKS at a time.
+        """
+        words = [None if topic is None else "0x" + topic.hex() for topic in topics]
+        wanted = {"address": address, "topics": words}
+        step = max(1, last - first + 1)
+        found: list[Log] = []
+        while first <= last:
+            end = min(last, first + step - 1)
+            bounds = {"fromBlock": hex(first), "toBlock": hex(end)}
+            try:
+                found += self._ask(_logs, "eth_getLogs", wanted | bounds)
+            except ChainError:
+                if step <= RANGE_BLOCKS:
+                    raise
+                step = RANGE_BLOCKS
+                continue
+            first = end + 1
+        return tuple(found)
 
     def rpc(self, method: str, *parameters: Any) -> Any:
         """Call any JSON-RPC method, e.g. a development chain's `anvil_…` and `evm_…`."""

@@ -1,6 +1,7 @@
 """The escrow and its token on one chain: typed reads, simulations and decoded events."""
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,39 +11,23 @@ from eth_abi.abi import encode
 from settlement.chain.abi import abi
 from settlement.chain.calls import EscrowCalls, LeaseRef, SettlementEntry, runs_of, skipped_indexes
 from settlement.chain.client import At, ChainClient, Log
-from settlement.chain.rpc import code_failed
+from settlement.chain.rpc import Breaker, code_failed
+from settlement.chain.stops import who_stopped
+from settlement.consent import Purse
 from settlement.eip712 import Domain, checksum
 from settlement.errors import CallReverted, ChainError
-from settlement.events import KINDS, ChainEvent, SettledEntry
-from settlement.leases import LeaseStatus, Params, SaltState
+from settlement.events import KINDS, ChainEvent, PurseCreated, SettledEntry
+from settlement.leases import LeaseStatus, LeaseView, Params, SaltState, Side
 from settlement.orders import Numbered
 from settlement.ports import LoggedEvent
 
 MAGIC = bytes.fromhex("1626ba7e")  # the selector of isValidSignature, which also means "yes"
 SIGNATURE_GAS_MAX = 300_000
 """Gas for call and calldata. Opening a lease leaves more than this for one signature."""
+OWN_NODE_SECONDS_MAX = 3.0
 _ENTRY_BYTES = {"Settled": 21, "SettledMetered": 29}
 _FIGURES = ((16, 21), (21, 25), (25, 29))  # ms, egress MiB, units; an empty slice is zero
 _RENAMED = {"egressMibCap": "egress_cap_mib"}
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseView:
-    """A lease as the contract reports it. Seconds are chain time; atoms include the fee."""
-
-    status: LeaseStatus
-    metered: bool
-    again: bool
-    rate: int
-    used_ms: int
-    start: int
-    end: int
-    funded: int
-    start_seconds: int
-    gpu_milli: int
-    node: int
-    released: int
-    locked: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +40,6 @@ class CountedView:
     units: int
     egress_cap_mib: int
     units_cap: int
-
-
-@dataclass(frozen=True, slots=True)
-class Purse:
-    """An account whose `operator` signs bids for its `owner` until `expiry` (chain time, s)."""
-
-    owner: str
-    expiry: int
-    operator: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +114,10 @@ class Escrow(_Contract):
             raise
         return answer == MAGIC.ljust(32, b"\0")
 
+    def who_stopped(self, tx_hash: str, lease: LeaseRef, meter: str) -> Side:
+        """The side that a transaction which stopped the lease acted for. Raises ChainError."""
+        return who_stopped(self.client, self.domain(), tx_hash, lease, meter)
+
     def fees_of(self, provider: str, at: At = "latest") -> int:
         """Fees kept back from a provider's income, in atoms."""
         return int(self.read("feesOf", provider, at=at))
@@ -150,6 +130,12 @@ class Escrow(_Contract):
         """One lease. A lease that does not exist has status NONE."""
         values = self.read("lease", ref, at=at)
         return LeaseView(LeaseStatus(values[0]), *values[1:])
+
+    def deep_lease(self, ref: LeaseRef, confirmations: int) -> LeaseView:
+        """One lease as it was so many blocks ago, where a reorg no longer changes it."""
+        if not confirmations:
+            return self.lease(ref)
+        return self.lease(ref, at=max(0, self.client.head().number - confirmations))
 
     def counted(self, ref: LeaseRef, at: At = "latest") -> CountedView:
         """One lease's counted resources; all zero if it has none."""
@@ -169,6 +155,30 @@ class Escrow(_Contract):
         """Who owns and operates a purse; None if the account is none."""
         owner, expiry, operator = self.read("purse", account, at=at)
         return Purse(checksum(owner), expiry, checksum(operator)) if int(owner, 16) else None
+
+    def purses_of(self, account: str, first: int = 0) -> list[PurseCreated]:
+        """The purses that name an account as owner or operator, made in block `first` or later."""
+        topic = abi("ComputeEscrow").topic("PurseCreated")
+        word = bytes(12) + bytes.fromhex(account[2:])
+        last = self.client.head().number
+        found: dict[str, PurseCreated] = {}
+        for topics in ((topic, None, word), (topic, None, None, word)):
+            for log in self.client.logs_matching(self.address, topics, first, last):
+                if isinstance(made := self.decode(log), PurseCreated):
+                    found.setdefault(made.purse, made)
+        return list(found.values())
+
+    def refusal(self, data: bytes, sender: str, gas: int) -> CallReverted | None:
+        """Why a call of the sender would fail on the pending block; None if it would not."""
+        try:
+            self.client.call(self.address, data, sender, "pending", gas=gas)
+        except CallReverted as error:
+            return error
+        except ChainError as error:
+            if code_failed(error):
+                return CallReverted("unknown", (str(error),))
+            raise
+        return None
 
     def simulate_settle(
         self, vouchers: Sequence[SettlementEntry], metered: bool, sender: str, at: At
@@ -207,6 +217,25 @@ class Escrow(_Contract):
         if name in _ENTRY_BYTES:
             values["entries"] = _settled(values["entries"], _ENTRY_BYTES[name])
         return KINDS[name](**{_snake(key): value for key, value in values.items()})
+
+
+class OwnNode:
+    """A party's own look at leases, on a node that it chose itself. Raises ChainError."""
+
+    def __init__(self, rpc_url: str, domain: Domain, confirmations: int) -> None:
+        breaker = Breaker(time.monotonic, failures_max=1)  # others wait behind whoever asks
+        client = ChainClient(rpc_url, domain.chain_id, OWN_NODE_SECONDS_MAX, breaker=breaker)
+        self._escrow = Escrow(client, domain.verifying_contract)
+        self._confirmations = confirmations
+        self._is_checked = False
+
+    def lease(self, buyer: str, provider: str, witness: str, lease_no: bytes) -> LeaseView:
+        """One lease. The node must serve the right chain."""
+        if not self._is_checked:
+            self._escrow.client.check()
+            self._is_checked = True
+        ref = LeaseRef(buyer, provider, witness, lease_no)
+        return self._escrow.deep_lease(ref, self._confirmations)
 
 
 class Token(_Contract):

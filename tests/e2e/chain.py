@@ -6,9 +6,8 @@ from pathlib import Path
 
 from marketplace.sdk import Lease, Receipt
 from settlement.chain.calls import LeaseRef
-from settlement.chain.contracts import LeaseView
 from settlement.events import ChainEvent, Deposited, Withdrawn
-from settlement.leases import EscrowState, replay
+from settlement.leases import EscrowState, LeaseView, replay
 from settlement.units import cost, fee_of
 from tests.e2e.world import World
 from tests.forked import ROOT

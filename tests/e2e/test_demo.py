@@ -16,7 +16,15 @@ import pytest
 from settlement.chain.client import ChainClient
 from settlement.chain.contracts import Escrow, Token
 from settlement.errors import ChainUnavailable
-from settlement.events import Closed, Deposited
+from settlement.events import (
+    Closed,
+    Deposited,
+    MarkedAgain,
+    Opened,
+    PurseCreated,
+    PurseSwept,
+    Stopped,
+)
 from tests.forked import ROOT
 from tests.programs import PATIENCE_S
 
@@ -90,7 +98,8 @@ def test_leases_pay_what_the_chain_says_they_paid(result: dict[str, Any]) -> Non
         if isinstance(item.event, Closed)
     }
     assert {lease["lease_no"] for lease in result["leases"]} == set(closed)
-    assert len(result["leases"]) == len(result["jobs"]) - 1  # all but the one without a match
+    # All but the one without a match have a lease, and one that lost its node has two.
+    assert len(result["leases"]) == len(result["jobs"]) - 1 + 1
     for lease in result["leases"]:
         event = closed[lease["lease_no"]]
         assert lease["simulated"] is True
@@ -107,7 +116,7 @@ def test_deposits_are_somewhere_to_the_atom(result: dict[str, Any]) -> None:
     deposits = sum(event.amount for event in events if isinstance(event, Deposited))
     released = sum(event.released for event in events if isinstance(event, Closed))
     assert len(accounts) == 2
-    assert len(providers) == 3
+    assert len(providers) == 4
     fees = sum(escrow.fees_of(provider) for provider in providers)
     earned = sum(escrow.balance_of(provider) for provider in providers)
     assert earned + fees == released > 0
@@ -119,11 +128,49 @@ def test_deposits_are_somewhere_to_the_atom(result: dict[str, Any]) -> None:
     assert sum(sheet[part] for part in parts) == deposits
 
 
+def test_the_purse_paid_for_what_its_operator_used_and_the_rest_is_back(
+    result: dict[str, Any],
+) -> None:
+    client, escrow, _ = _chain(result)
+    purse = result["purse"]
+    events = [item.event for item in escrow.events(0, client.head().number)]
+    (made,) = (event for event in events if isinstance(event, PurseCreated))
+    assert (made.purse, made.owner) == (purse["address"], purse["owner"])
+    paid = sum(e.released for e in events if isinstance(e, Closed) and e.buyer == made.purse)
+    swept = sum(event.amount for event in events if isinstance(event, PurseSwept))
+    assert paid == int(purse["used_atoms"]) > 0
+    assert int(purse["put_in_atoms"]) == paid + swept == paid + int(purse["returned_atoms"])
+    assert escrow.balance_of(made.purse) == escrow.balance_of(made.operator) == 0
+    assert client.nonce(made.operator) == 0
+
+
+def test_a_job_that_lost_its_node_paid_both_providers_within_its_budget(
+    result: dict[str, Any],
+) -> None:
+    client, escrow, _ = _chain(result)
+    (moving,) = (job for job in result["jobs"] if job["name"] == "moving")
+    assert moving["state"] == "succeeded"
+    first, second = (lease for lease in result["leases"] if lease["job"] == moving["job"])
+    events = [item.event for item in escrow.events(0, client.head().number)]
+    marked = ["0x" + e.lease_no.hex() for e in events if isinstance(e, MarkedAgain)]
+    assert marked == [first["lease_no"]]
+    ended = {"0x" + e.lease_no.hex(): e for e in events if isinstance(e, Closed | Stopped)}
+    assert set(ended) >= {first["lease_no"], second["lease_no"]}
+    lost = next(e for e in events if isinstance(e, Opened) and _is(e, first))
+    earned = escrow.balance_of(lost.provider) + escrow.fees_of(lost.provider)
+    assert earned == int(first["released_atoms"]) > 0  # it had no other lease
+    assert lost.locked == earned + int(first["refunded_atoms"])
+
+
+def _is(event: Opened, lease: dict[str, Any]) -> bool:
+    return "0x" + event.lease_no.hex() == lease["lease_no"]
+
+
 def test_ctrl_c_ends_everything_it_started(
     result: dict[str, Any], running: subprocess.Popen[str], errors: Path
 ) -> None:
     started = psutil.Process(running.pid).children(recursive=True)
-    assert len(started) >= 5  # chain, server, three agents
+    assert len(started) >= 5  # chain, server, and the agents that are left
     running.send_signal(signal.SIGINT)
     assert running.wait(PATIENCE_S) == 0, errors.read_text()
     assert running.stdout is not None

@@ -38,6 +38,7 @@ ONE = 10**18
 PASSWORD = "end-to-end"
 FEE_BPS = 250
 SETTLE_WINDOW = 60
+RELAY_FEE = "0.01"
 TIER = "H100-80GB-SXM"
 PRICES = {"gpu_hour": "2.50"}
 GAS = 10 * ONE
@@ -158,6 +159,7 @@ class World:
             COULOMB_INTERVAL_MS=str(self.interval_ms),
             COULOMB_SETTLE_EVERY_S=str(SETTLE_EVERY_S),
             COULOMB_CONFIRMATIONS="0",
+            COULOMB_RELAY_FEE=RELAY_FEE,
             COULOMB_POLL_S="0.2",
             ETH_RPC_URL=self.chain.rpc_url,
             COULOMB_PUBLIC_RPC_URL=self.chain.rpc_url,
@@ -276,14 +278,14 @@ class World:
     def provider(
         self,
         name: str,
-        gpus: str = "4xH100",
+        gpus: str | None = "4xH100",
         *,
         number: int = 1,
         terms: Mapping[str, Any] | None = None,
         interval_ms: int | None = None,
         **node: Any,
     ) -> Provider:
-        """A provider with a running agent on simulated GPUs and an ask on the book."""
+        """A provider with a running agent on simulated GPUs (or none) and an ask on the book."""
         party = self.party(name, ("provider",))
         settings = {**node, "simulated": gpus, "number": number}
         meter, config = self._write_agent(party, interval_ms or self.interval_ms, settings)
@@ -320,6 +322,8 @@ class World:
                 meter_keystore=party.home / "meter.json",
                 meter_password_file=party.password_file,
                 state_dir=party.home / "state" / "agent",
+                rpc_url=self.chain.rpc_url,
+                escrow=self.escrow.address,
                 interval_ms=interval_ms,
                 poll_ms=300,
                 stop_grace_ms=1_000,

@@ -3,26 +3,37 @@
 import json
 import subprocess
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from eth_account import Account
 
 from settlement.attestation import Close, MeteredUsage, Stop, Usage
-from settlement.chain.calls import Match, SettlementEntry
-from settlement.eip712 import Struct
+from settlement.chain.calls import Match, SettlementEntry, as_tuple
+from settlement.eip712 import Struct, checksum
 from settlement.errors import CallReverted
 from settlement.leases import LeaseStatus
-from settlement.orders import Cancel, Numbered, TopUp, Withdraw
+from settlement.orders import (
+    Ask,
+    Bid,
+    Cancel,
+    Numbered,
+    Prices,
+    Quote,
+    TierLimit,
+    TopUp,
+    Withdraw,
+)
 from settlement.signing import LocalSigner, sign
 from tests.escrow_world import FAR, TOKEN, World
+from tests.struct_strategies import STRUCTS
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE = ROOT / ".setup" / "bin" / "node"
 CAST = ROOT / ".setup" / "bin" / "cast"
 NOBODY = "0x" + "77" * 20
-RELAY = (2**64 - 1, FAR, NOBODY, 2**96 - 1)
-"""Salt, deadline, relayer and fee of a signed call."""
 
 
 def output_of(command: list[str], given: str | None = None) -> str:
@@ -55,19 +66,52 @@ def signed(world: World, wallet: str, struct: Struct, signer: LocalSigner) -> by
     return bytes.fromhex(WALLETS[wallet](document, "0x" + signer.secret().hex())[2:])
 
 
+class Numbers:
+    """Values for a struct's members: no two alike, or each the largest of its type."""
+
+    def __init__(self, largest: bool) -> None:
+        self._largest = largest
+        self._next = count(1)
+
+    def of(self, kind: type[Struct]) -> Struct:
+        return kind(*(self._value(solidity, kind.members) for solidity, _ in kind.schema))
+
+    def _value(self, solidity: str, members: dict[str, type[Struct]]) -> Any:
+        if solidity.endswith("[]"):
+            return tuple(self.of(members[solidity[:-2]]) for _ in range(2))
+        if solidity in members:
+            return self.of(members[solidity])
+        if solidity == "bool":
+            return True
+        digits = int(solidity.strip("abdeinrstuy") or 160)  # of an address
+        size = digits if solidity.startswith("bytes") else digits // 8
+        number = (1 << 8 * size) - 1 if self._largest else next(self._next)
+        if solidity == "address":
+            return checksum(f"0x{number:040x}")
+        return number.to_bytes(size, "big") if solidity.startswith("bytes") else number
+
+
+SIGNED = [kind for kind in STRUCTS if kind not in (Prices, TierLimit)]  # parts of others
+
+
+@pytest.mark.parametrize("largest", [False, True], ids=["all different", "the largest"])
+@pytest.mark.parametrize("kind", SIGNED, ids=lambda kind: kind.primary)
 @pytest.mark.parametrize("wallet", WALLETS)
-def test_every_signed_type_is_signed_as_we_sign_it(world: World, wallet: str) -> None:
-    names = (world.buyer.address, world.provider.address, b"\x07" * 16)
-    structs: list[Struct] = [
-        world.ask(), world.metered_bid(), Usage(*names, 2**40 - 1), Stop(*names, True, 2**40 - 1),
-        MeteredUsage(*names, 1, 2**32 - 1, 3), Close(*names, 9, 8, 7, True),
-        Cancel(world.buyer.address, Numbered.CALLS, 2**64 - 1, True),
-        Withdraw(world.buyer.address, NOBODY, 2**256 - 1, *RELAY),
-        TopUp(*names, 2**32 - 1, *RELAY),
-    ]  # fmt: skip
-    domain = world.escrow.domain()
-    for struct in structs:
-        assert signed(world, wallet, struct, world.buyer) == sign(struct, domain, world.buyer)
+def test_every_signed_type_is_signed_as_we_sign_it(
+    deployed: World, wallet: str, kind: type[Struct], largest: bool
+) -> None:
+    """Signatures are deterministic, so that equal ones mean equal hashes."""
+    struct, domain = Numbers(largest).of(kind), deployed.escrow.domain()
+    assert signed(deployed, wallet, struct, deployed.buyer) == sign(struct, domain, deployed.buyer)
+
+
+@pytest.mark.parametrize("largest", [False, True], ids=["all different", "the largest"])
+@pytest.mark.parametrize("kind", [Ask, Bid, Quote, Prices], ids=lambda kind: kind.primary)
+def test_the_contract_hashes_orders_as_we_do(
+    deployed: World, kind: type[Struct], largest: bool
+) -> None:
+    struct = Numbers(largest).of(kind)
+    assert deployed.escrow.read(f"hash{kind.primary}", as_tuple(struct)) == struct.struct_hash()
 
 
 @pytest.mark.parametrize("wallet", WALLETS)

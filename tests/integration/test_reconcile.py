@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from marketplace.db.outbox import SqlOutbox
-from settlement.events import Deposited, Opened
+from settlement.events import Deposited, Opened, PurseFunded, PurseSwept, Relayed
 from settlement.indexer import Indexer
 from settlement.ports import IntentKind
 from settlement.reconcile import Finding, FindingKind, reconcile, stuck_intents
+from settlement.signing import sign
 from tests.databases import sqlite_database
 from tests.escrow_world import SETTINGS, TOKEN, Lease, World
 from tests.fakes_settlement import MemoryEvents
@@ -53,6 +54,44 @@ def test_an_honest_life_has_no_findings(world: World) -> None:
     assert report.findings == ()
     assert (report.leases, report.block_number) == (2, world.client.head().number)
     assert report.accounts == 3
+
+
+@pytest.fixture
+def relayed(world: World) -> World:
+    """A purse that is funded, spent from, topped up by its owner's signature and swept, and a
+    withdrawal by signature: the relayer sent both for a fee."""
+    operator, calls, domain = world.stranger, world.escrow.calls, world.escrow.domain()
+    purse = world.purse(operator, 50 * TOKEN)
+    world.send(world.buyer, calls.fund_purse(purse, 7 * TOKEN))
+    bid = world.bid(buyer=purse)
+    match = replace(world.match(bid=bid), bid_signature=sign(bid, domain, operator))
+    lease = world.open(match)
+    world.send(world.relayer, lease.top_up(60, fee=3))
+    world.chain.warp(100)
+    world.settle(lease.voucher(50_000))
+    world.send(world.relayer, lease.close(70_000))
+    world.send(world.buyer, calls.sweep_purse(purse, TOKEN))
+    world.send(world.buyer, calls.expire_purse(purse, 1))
+    world.send(world.relayer, world.withdrawal(100, world.provider.address, fee=5))
+    return world
+
+
+def test_purses_and_relayed_calls_have_no_findings(relayed: World) -> None:
+    report = reconcile(read(relayed), relayed.escrow, relayed.token, set())
+    assert report.findings == ()
+    assert relayed.escrow.balance_of(relayed.relayer.address) == 3 + 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [(Relayed, {"fee": 4}), (PurseFunded, {"amount": 1}), (PurseSwept, {"amount": 1})],
+)
+def test_what_a_purse_or_a_relay_moved_is_compared_to_the_atom(
+    relayed: World, kind: type, changes: dict[str, int]
+) -> None:
+    store = read(relayed)
+    alter(store, kind, **changes)
+    assert {found for found, _ in findings(relayed, store)} == {FindingKind.BALANCE_DIFFERS}
 
 
 def test_an_empty_store_has_nothing_to_compare(world: World) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from marketplace.domain.order import BookMarket, NodeFacts, RestingAsk, RestingBid
 from settlement.orders import Bid
+from settlement.units import Sizes
 
 Place = tuple[str, int]
 Said = tuple[object, ...]
@@ -12,6 +13,7 @@ Said = tuple[object, ...]
 @dataclass
 class Lease:
     bid: Bid
+    sizes: Sizes
     gpus: tuple[int, ...]
 
 
@@ -24,6 +26,7 @@ class NaiveBook:
     asks: list[RestingAsk] = field(default_factory=list)
     started: set[str] = field(default_factory=set)
     bids: list[tuple[RestingBid, int]] = field(default_factory=list)
+    paused: dict[str, int] = field(default_factory=dict)
     leases: dict[tuple[str, str], tuple[Place, Lease]] = field(default_factory=dict)
     said: list[Said] = field(default_factory=list)
 
@@ -36,10 +39,16 @@ class NaiveBook:
 
     def place(self, ask: RestingAsk, bid: Bid) -> tuple[int, ...] | None:
         where, offered = (ask.ask.provider, ask.ask.node), ask.ask
+        takes = self.takes(ask, bid)
         for name in ("gpu_milli", "cpu_milli", "memory_mib", "storage_mib"):
-            used = sum(getattr(lease.bid, name) for lease in self.leases_on(where))
-            if used + getattr(bid, name) > getattr(offered, name):
+            used = sum(getattr(lease.sizes, name) for lease in self.leases_on(where))
+            there = getattr(offered, name)
+            if name != "gpu_milli":
+                there = min(there, getattr(ask.node, name))
+            if used + getattr(takes, name) > there:
                 return None
+        if bid.gpu_milli == 0:
+            return ()
         sizes = [1000] * (offered.gpu_milli // 1000)
         if offered.gpu_milli % 1000:
             sizes.append(offered.gpu_milli % 1000)
@@ -54,6 +63,15 @@ class NaiveBook:
             if self.used_on_gpu(where, i) + bid.gpu_milli <= size
         ]
         return (min(room)[1],) if room else None
+
+    def takes(self, ask: RestingAsk, bid: Bid) -> Sizes:
+        """What the lease takes: of what the bid leaves open, as much as of the GPUs."""
+        sizes = {"cpu_milli": 0, "memory_mib": 0, "storage_mib": 0}
+        for name in sizes:
+            sizes[name] = getattr(bid, name)
+            if sizes[name] == 0 and bid.gpu_milli > 0:
+                sizes[name] = getattr(ask.ask, name) * bid.gpu_milli // ask.ask.gpu_milli
+        return Sizes(bid.gpu_milli, **sizes)
 
     def rate(self, ask: RestingAsk, bid: Bid) -> int:
         floor = ask.ask.floor
@@ -79,7 +97,11 @@ class NaiveBook:
                 (order.id, ask.id) not in self.leases,
                 node.runtime == wants.runtime,
                 not regions or any((node.region + "-").startswith(r + "-") for r in regions),
-                b.gpu_milli >= 1000 or shared,
+                b.gpu_milli >= 1000 or b.gpu_milli == 0 or shared,
+                b.gpu_milli > 0 or (a.flags & 2 and b.flags & 2),
+                not a.flags & 4 or b.flags & 4,
+                not a.flags & 4 or a.notice_seconds >= b.min_notice_seconds,
+                a.gpu_milli >= b.gpu_milli,
                 node.verified or not wants.verified_only,
                 node.reliability_milli >= wants.min_reliability_milli,
                 b.witness not in (a.provider, a.meter),
@@ -100,19 +122,21 @@ class NaiveBook:
     def take(self, order: RestingBid, ask: RestingAsk) -> None:
         gpus = self.place(ask, order.bid)
         assert gpus is not None
-        where = (ask.ask.provider, ask.ask.node)
-        self.leases[order.id, ask.id] = (where, Lease(order.bid, gpus))
+        where, sizes = (ask.ask.provider, ask.ask.node), self.takes(ask, order.bid)
+        self.leases[order.id, ask.id] = (where, Lease(order.bid, sizes, gpus))
         self.said.append(("filled", order.id, ask.id, self.rate(ask, order.bid), gpus))
 
-    def offer(self, tier: bytes) -> None:
-        """Resting bids that accept the tier, best limit per GPU first, search the whole book."""
+    def offer(self, tiers: set[bytes]) -> None:
+        """Resting bids that accept one of the tiers, which their kind has one of, search the whole
+        book: the best limit per GPU, or per core if they want none, comes first."""
 
         def priority(item: tuple[RestingBid, int]) -> tuple[int, int]:
             bid = item[0].bid
-            limit = next(x.rate for x in bid.limits if x.tier == tier)
-            return (-(limit * 10**6 // bid.gpu_milli), item[0].seq)
+            limit = next(x.rate for x in bid.limits if x.tier in tiers)
+            return (-(limit * 10**6 // (bid.gpu_milli or bid.cpu_milli)), item[0].seq)
 
-        waiting = [i for i in self.bids if any(x.tier == tier for x in i[0].bid.limits)]
+        waiting = [i for i in self.bids if any(x.tier in tiers for x in i[0].bid.limits)]
+        waiting = [i for i in waiting if i[0].bid.buyer not in self.paused]
         for item in sorted(waiting, key=priority):
             ask = self.best(item[0])
             if ask is not None:
@@ -121,7 +145,7 @@ class NaiveBook:
 
     def start(self, ask: RestingAsk) -> None:
         self.started.add(ask.id)
-        self.offer(ask.ask.tier)
+        self.offer({ask.ask.tier})
 
     # Commands
 
@@ -144,6 +168,23 @@ class NaiveBook:
         for ask in sorted(self.asks, key=lambda a: (a.ask.starts_at, a.seq)):
             if ask.id not in self.started and ask.ask.starts_at <= at:
                 self.start(ask)
+        for buyer in sorted(self.paused, key=lambda b: (self.paused[b], b)):
+            if self.paused[buyer] <= at:
+                self.resume(buyer)
+
+    def resume(self, buyer: str) -> None:
+        self.paused.pop(buyer, None)
+        for item in sorted(self.bids, key=lambda i: i[0].seq):
+            found = self.best(item[0]) if item[0].bid.buyer == buyer else None
+            if found is not None:
+                self.bids.remove(item)
+                self.take(item[0], found)
+
+    def pause(self, buyer: str, until: int) -> None:
+        if until > self.now:
+            self.paused[buyer] = until
+        else:
+            self.resume(buyer)
 
     def add_ask(self, ask: RestingAsk) -> None:
         self.asks.append(ask)
@@ -156,7 +197,7 @@ class NaiveBook:
         self.said.append(("removed", ask_id, "cancelled"))
 
     def add_bid(self, order: RestingBid) -> None:
-        ask = self.best(order)
+        ask = None if order.bid.buyer in self.paused else self.best(order)
         if ask is not None:
             self.take(order, ask)
         elif order.wants.rests:
@@ -172,12 +213,10 @@ class NaiveBook:
     def free(self, key: tuple[str, str]) -> None:
         place, _ = self.leases.pop(key)
         here = [a for a in self.asks if (a.ask.provider, a.ask.node) == place]
-        if here:
-            self.offer(here[0].ask.tier)
+        self.offer({ask.ask.tier for ask in here})
 
     def set_node(self, place: Place, facts: NodeFacts) -> None:
         here = [i for i, a in enumerate(self.asks) if (a.ask.provider, a.ask.node) == place]
         for index in here:
             self.asks[index] = replace(self.asks[index], node=facts)
-        if here:
-            self.offer(self.asks[here[0]].ask.tier)
+        self.offer({self.asks[index].ask.tier for index in here})

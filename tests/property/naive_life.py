@@ -31,6 +31,24 @@ class NaiveLease:
     marked: bool = False
     report: tuple[str, str | None, int | None, str | None] | None = None
     finished_ms: int | None = None
+    notice_s: int | None = None
+    notice_ms: int | None = None
+
+    def is_broken(self) -> bool:
+        """Whether its provider is to blame."""
+        if self.reason in ("lost", "start_limit", "provider_stopped"):
+            return True
+        if self.stop in ("lost", "start_limit"):
+            return True
+        if self.report is None or self.report[0] not in ("lost", "failed"):
+            return False
+        if self.report[0] == "failed":
+            return self.report[1] in ("no_capacity", "agent_stopped")  # of those that are tried
+        assert self.notice_ms is not None
+        assert self.notice_s is not None
+        assert self.finished_ms is not None
+        had_s = (self.finished_ms - self.notice_ms) / 1000
+        return had_s < self.notice_s and self.report[1] != "exit_code"
 
 
 @dataclass
@@ -154,6 +172,10 @@ class NaiveLife:
         lease = self.leases[lease_id]
         mine = self.lease_id == lease_id
         before = lease.state
+        signed = lease.stop_signed and state is not None
+        goes_back = state in (None, "active") and before in ("stopped", "closed")
+        if lease.reason == "provider_stopped" and (state is None or (goes_back and not signed)):
+            lease.reason = None
         if state is None:
             lease.state = "opening"
             if mine and self.state == "starting":
@@ -213,9 +235,13 @@ class NaiveLife:
         self, lease_id: str, report: tuple[str, str | None, int | None, str | None]
     ) -> None:
         lease = self._used(lease_id)
-        if report[0] == "lost" or (report[0] == "over_budget" and not lease.budget_limited):
+        if report[0] == "lost" and lease.notice_ms is None:
             raise Refused
-        lease.report, lease.finished_ms = report, self.now_ms
+        if report[0] == "over_budget" and not lease.budget_limited:
+            raise Refused
+        lease.report = report
+        if lease.finished_ms is None:
+            lease.finished_ms = self.now_ms
         if self.lease_id == lease_id and self.state in ("starting", "running"):
             if self.ending != "cancelled":
                 self.ending = report[0]
@@ -225,11 +251,37 @@ class NaiveLife:
         self._used(lease_id)
         self.done.append("send the Close")
 
-    def stop_signed(self, lease_id: str) -> None:
-        if self.leases[lease_id].state != "active":
+    def stop_signed(self, lease_id: str, by_meter: bool) -> None:
+        lease = self.leases[lease_id]
+        if lease.state != "active":
             raise Refused
-        self.leases[lease_id].stop_signed = True
+        lease.stop_signed = True
+        if by_meter and not lease.stop and not lease.report:
+            lease.reason = "provider_stopped"
+            mine = self.lease_id == lease_id and self.state in ("starting", "running")
+            if mine and not self.ending:
+                self.ending, self.reason = "lost", "provider_stopped"
         self.done.append("send the Stop")
+
+    def stopped_by_provider(self, lease_id: str) -> None:
+        lease = self.leases[lease_id]
+        if lease.state not in ("stopped", "closed"):
+            return
+        if lease.reason not in ("lost", "start_limit", "provider_stopped"):
+            lease.reason = "provider_stopped"
+            self.done.append("judge the provider")
+
+    def notice_given(self, lease_id: str) -> None:
+        lease = self.leases[lease_id]
+        if lease.state not in ("opening", "active"):
+            return
+        if lease.notice_s is None:
+            raise Refused
+        if lease.notice_ms is None and lease.report is None:
+            lease.notice_ms = self.now_ms
+            if self.lease_id == lease_id and self.state in ("starting", "running"):
+                self.detail = "the provider takes the node back in 1m"
+                self._tell()
 
     def _used(self, lease_id: str) -> NaiveLease:
         lease = self.leases[lease_id]

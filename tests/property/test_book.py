@@ -1,6 +1,6 @@
 """The indexed book against the naive one, command by command; capacity; replay."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import settings
@@ -20,6 +20,7 @@ from marketplace.domain.order import (
     Filled,
     Free,
     NodeFacts,
+    Pause,
     Refused,
     Removed,
     Rested,
@@ -36,7 +37,9 @@ from tests.conftest import NIGHTLY
 from tests.factories import A100, H100, NANO, NOW, address, resting_ask, resting_bid
 from tests.property.naive_book import NaiveBook, Said
 
+CPU = "CPU"
 PLACES = [(address(provider), node) for provider in (1, 2) for node in (1, 2)]
+BUYERS = [address(number) for number in (50, 51)]
 TIER_OF = dict(zip(PLACES, (H100, H100, H100, A100), strict=True))
 
 
@@ -52,6 +55,9 @@ facts = st.builds(
     runtime=mostly("process", "docker"),
     verified=st.booleans(),
     reliability_milli=mostly(1000, 900),
+    cpu_milli=mostly(16_000, 6000),
+    memory_mib=mostly(131_072, 3072),
+    storage_mib=mostly(131_072, 50_000),
 )
 wants = st.builds(
     Wants,
@@ -74,13 +80,14 @@ ask_fields = st.fixed_dictionaries(
     {
         "place": st.sampled_from(PLACES),
         "floor": prices,
-        "gpu_milli": st.sampled_from((1000, 2000, 2000, 2500, 4000)),
+        "gpu_milli": st.sampled_from((0, 0, 1000, 2000, 2000, 2500, 4000)),
         "cpu_milli": mostly(8000, 4000),
         "memory_mib": mostly(65_536, 2048),
         "min_seconds": mostly(1, 0, 1800),
         "max_seconds": mostly(7200, 3600),
         "start_limit_seconds": mostly(10, 60),
         "shared": st.booleans(),
+        "notice_seconds": mostly(None, 0, 60, 300),
         "unit": mostly("request", ""),
         "starts_in": mostly(0, 100),
         "lives": mostly(10_000, 50),
@@ -89,15 +96,18 @@ ask_fields = st.fixed_dictionaries(
 bid_fields = st.fixed_dictionaries(
     {
         "wants": wants,
-        "gpu_milli": st.sampled_from((250, 400, 1000, 1000, 2000, 3000)),
-        "cpu_milli": mostly(500, 5000),
-        "memory_mib": mostly(1024, 4096),
+        "gpu_milli": st.sampled_from((0, 0, 250, 400, 1000, 1000, 2000, 3000)),
+        "cpu_milli": mostly(500, 5000, 0),
+        "memory_mib": mostly(1024, 4096, 0),
+        "storage_mib": mostly(0, 1024, 40_000),
+        "min_notice_seconds": mostly(None, 0, 60, 300),
         "max_seconds": mostly(3600, 600, 7200),
         "max_start_seconds": mostly(600, 30),
         "budget": mostly(10**20, 10**18, 5 * 10**17),
         "units": mostly(0, 5),
         "egress_mib": mostly(0, 512),
         "lives": mostly(10_000, 50),
+        "buyer": st.sampled_from(BUYERS),
         "limits": st.lists(
             st.tuples(st.sampled_from((H100, A100)), st.integers(1, 4), st.booleans()),
             min_size=1,
@@ -150,10 +160,15 @@ class BookMachine(RuleBasedStateMachine):
                 self.naive.cancel_bid(bid_id)
             case Free(_, bid_id, ask_id):
                 self.naive.free((bid_id, ask_id))
+            case Pause(_, buyer, until):
+                self.naive.pause(buyer, until)
             case SetNode(_, provider, node, node_facts):
                 self.naive.set_node((provider, node), node_facts)
         assert [plain(event) for event in events] == self.naive.said
         return events
+
+    most_of: ClassVar = {"cpu_milli": 16_000, "memory_mib": 131_072, "storage_mib": 131_072}
+    """More no node ever has."""
 
     @initialize(asks=st.lists(st.tuples(ask_fields, facts), min_size=3, max_size=6))
     def open_with(self, asks: list[tuple[dict[str, Any], NodeFacts]]) -> None:
@@ -172,11 +187,14 @@ class BookMachine(RuleBasedStateMachine):
         changes["provider"], changes["node"] = place = changes.pop("place")
         if changes["gpu_milli"] % 1000:
             changes["shared"] = True
+        shared, notice = changes.pop("shared"), changes.pop("notice_seconds")
+        without = changes["gpu_milli"] == 0
         order = resting_ask(
             self.count,
             meter=address(100 + self.count),
-            tier=TIER_OF[place],
-            flags=int(changes.pop("shared")),
+            tier=CPU if without else TIER_OF[place],
+            flags=shared | 2 * without | 4 * (notice is not None),
+            notice_seconds=notice or 0,
             starts_at=self.now + changes.pop("starts_in"),
             expiry=self.now + changes.pop("lives"),
             **changes,
@@ -191,16 +209,25 @@ class BookMachine(RuleBasedStateMachine):
         explained = explain(self.book, order)
         events = self.apply(AddBid(self.now, order))
         filled = [event.fill.ask_id for event in events if isinstance(event, Filled)]
-        assert filled == quoted[:1]
+        assert filled == ([] if order.bid.buyer in self.naive.paused else quoted[:1])
         left = explained.eliminations[-1].left if explained.eliminations else explained.considered
         assert left == len(quoted)
         assert sum(e.in_turn for e in explained.eliminations) == explained.considered - left
 
     def bid(self, number: int, changes: dict[str, Any]) -> RestingBid:
-        gpu_milli = changes["gpu_milli"]
+        gpu_milli, notice = changes["gpu_milli"], changes.pop("min_notice_seconds")
+        if not gpu_milli:
+            changes["cpu_milli"] = changes["cpu_milli"] or 750
+        changes["flags"] = (0 < gpu_milli < 1000) | 2 * (not gpu_milli) | 4 * (notice is not None)
+        changes["min_notice_seconds"] = notice or 0
         counted = NANO if changes["units"] or changes["egress_mib"] else 0
         limits = tuple(
-            TierLimit(text32(tier), price * NANO * gpu_milli, counted * pays, counted * pays)
+            TierLimit(
+                text32(tier if gpu_milli else CPU),
+                price * NANO * (gpu_milli or changes["cpu_milli"] // 4),
+                counted * pays,
+                counted * pays,
+            )
             for tier, price, pays in changes.pop("limits")
         )
         unit = "request" if changes["units"] else ""
@@ -229,6 +256,10 @@ class BookMachine(RuleBasedStateMachine):
     def set_node(self, place: tuple[str, int], node: NodeFacts) -> None:
         self.apply(SetNode(self.now, *place, node))
 
+    @rule(buyer=st.sampled_from(BUYERS), seconds=st.sampled_from((0, 1, 30, 90)))
+    def pause(self, buyer: str, seconds: int) -> None:
+        self.apply(Pause(self.now, buyer, self.now + seconds))
+
     @rule(seconds=st.sampled_from((1, 20, 45, 120)))
     def tick(self, seconds: int) -> None:
         self.now += seconds
@@ -252,6 +283,9 @@ class BookMachine(RuleBasedStateMachine):
                 assert leases == []
                 continue
             assert use.gpu_milli == sum(lease.bid.gpu_milli for lease in leases)
+            for name in ("cpu_milli", "memory_mib", "storage_mib"):
+                taken = sum(getattr(lease.sizes, name) for lease in leases)
+                assert taken == getattr(use, name) <= self.most_of[name]
             assert all(milli <= 1000 for milli in use.on_gpu)
             for gpu, milli in enumerate(use.on_gpu):
                 holders = [lease for lease in leases if gpu in lease.gpus]

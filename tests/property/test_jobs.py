@@ -32,8 +32,9 @@ optional: dict[str, st.SearchStrategy[Any]] = {
     "env": st.dictionaries(word.map(str.upper), text, max_size=128),
     "placement": st.fixed_dictionaries(
         {}, optional={"regions": st.lists(word, max_size=32), "verified_only": st.booleans(),
-                      "min_reliability": st.sampled_from((0.98, "0.5", 1))}
-    ),
+                      "min_reliability": st.sampled_from((0.98, "0.5", 1)),
+                      "interruptible": st.just(True)}
+    ) | st.just({"interruptible": True, "min_notice": "5m"}),
     "budget": st.fixed_dictionaries({"max_total": money}),
     "start_deadline": duration,
     "retry": st.fixed_dictionaries({"on_events": st.just(["no-capacity"]), "duration": duration}),
@@ -43,16 +44,25 @@ optional: dict[str, st.SearchStrategy[Any]] = {
     "egress": st.fixed_dictionaries({"max": st.just("3GB"), "max_price": money}),
     "ready": st.sampled_from(("start", "socket")),
 }  # fmt: skip
-jobs = st.fixed_dictionaries(
-    {
-        "command": st.one_of(st.lists(word, min_size=1, max_size=256), word),
-        "resources": st.fixed_dictionaries(
-            {"gpu": gpu}, optional={"cpu": st.integers(0, 64), "memory": st.just("1.5GB..")}
-        ),
-        "pricing": st.fixed_dictionaries({"max_gpu_hour": money}),
-        "max_duration": duration,
-    },
-    optional=optional,
+commands = {
+    "command": st.one_of(st.lists(word, min_size=1, max_size=256), word),
+    "max_duration": duration,
+}
+with_gpus = {
+    "resources": st.fixed_dictionaries(
+        {"gpu": gpu}, optional={"cpu": st.integers(0, 64), "memory": st.just("1.5GB..")}
+    ),
+    "pricing": st.fixed_dictionaries({"max_gpu_hour": money}),
+}
+without = {
+    "resources": st.fixed_dictionaries(
+        {"gpu": st.just(0), "cpu": st.integers(1, 64), "memory": st.just("1.5GB.."),
+         "disk": st.just("1GB")}
+    ),
+    "pricing": st.fixed_dictionaries({"max_hour": money}),
+}  # fmt: skip
+jobs = st.fixed_dictionaries({**commands, **with_gpus}, optional=optional) | st.fixed_dictionaries(
+    {**commands, **without}, optional=optional
 )
 any_text = st.text(st.characters())  # with the lone surrogates that JSON can carry
 junk = st.recursive(

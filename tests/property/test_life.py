@@ -16,8 +16,10 @@ from marketplace.domain.advance import (
     CloseSigned,
     Fact,
     Fault,
+    NoticeGiven,
     OpeningFailed,
     ProviderSilent,
+    ProviderStopped,
     RetryWindowPassed,
     RunReported,
     StartLimitPassed,
@@ -68,6 +70,7 @@ VERDICTS: dict[str, Fact] = {
     "unwitnessed": CloseOverdue(),
     "gone": StopOverdue(),
 }
+REASONS = (None, "why", "exit_code", "no_capacity", "agent_stopped")
 ON_CHAIN = ("active", "stopped", "closed")
 START, FUNDED, LATE = 1_000, 600, 60
 STEPS = ("stop", "settle", "close", "mark")
@@ -206,6 +209,10 @@ class Life(RuleBasedStateMachine):
                 naive.state, naive.reason, naive.ready_ms, naive.stop, naive.stop_ms,
                 naive.stop_signed, naive.marked, naive.finished_ms, naive.report,
             )  # fmt: skip
+            assert (lease.notice_ms, lease.is_broken) == (naive.notice_ms, naive.is_broken())
+
+    def newest(self) -> list[LeaseLife]:
+        return list(self.leases.values())[::-1]
 
     def pick(self, index: int) -> str:
         """A lease by its number from the newest."""
@@ -214,15 +221,14 @@ class Life(RuleBasedStateMachine):
     # The book
 
     @precondition(lambda self: self.on_book)
-    @rule(limited=st.booleans(), lock=st.integers(1, 9))
-    def fill(self, limited: bool, lock: int) -> None:
+    @rule(limited=st.booleans(), lock=st.integers(1, 9), notice=st.sampled_from((None, 60)))
+    def fill(self, limited: bool, lock: int, notice: int | None = None) -> None:
         number = f"lease{len(self.leases)}"
         ask = f"ask{len(self.leases)}"
-        lease = LeaseLife(number, LeaseState.OPENING, lock, limited)
+        lease = LeaseLife(number, LeaseState.OPENING, lock, limited, notice_seconds=notice)
         self.on_book = self.asked_off = False
-        self.both(
-            BidFilled(lease, ask), None, self.naive.filled, NaiveLease(number, ask, lock, limited)
-        )
+        naive = NaiveLease(number, ask, lock, limited, notice_s=notice)
+        self.both(BidFilled(lease, ask), None, self.naive.filled, naive)
         if number in self.leases:
             self.chain[number] = []
 
@@ -331,20 +337,54 @@ class Life(RuleBasedStateMachine):
         self.both(UsageAttested(self.now_ms), key, self.naive.attested, key, self.now_ms)
 
     @precondition(lambda self: self.leases)
-    @rule(index=NEWEST, outcome=st.sampled_from(Outcome), reason=st.sampled_from((None, "why")))
+    @rule(index=NEWEST, outcome=st.sampled_from(Outcome), reason=st.sampled_from(REASONS))
     def report(self, index: int, outcome: Outcome, reason: str | None) -> None:
         key, said = self.pick(index), (outcome, reason, 1, "outputs")
         self.both(RunReported(RunReport(*said)), key, self.naive.reported, key, said)
 
     @precondition(lambda self: self.leases)
-    @rule(index=NEWEST, what=st.sampled_from(("close", "stop")))
-    def sign(self, index: int, what: str) -> None:
+    @rule(index=NEWEST)
+    def sign_close(self, index: int) -> None:
         key = self.pick(index)
-        fact, naive = {
-            "close": (CloseSigned(), self.naive.close_signed),
-            "stop": (StopSigned(), self.naive.stop_signed),
-        }[what]
-        self.both(fact, key, naive, key)
+        self.both(CloseSigned(), key, self.naive.close_signed, key)
+
+    @precondition(lambda self: self.leases)
+    @rule(index=NEWEST, by_meter=st.booleans())
+    def sign_stop(self, index: int, by_meter: bool) -> None:
+        key = self.pick(index)
+        self.both(StopSigned(by_meter), key, self.naive.stop_signed, key, by_meter)
+
+    @precondition(lambda self: self.leases)
+    @rule(index=NEWEST)
+    def find_that_the_provider_stopped(self, index: int) -> None:
+        key = self.pick(index)
+        self.both(ProviderStopped(), key, self.naive.stopped_by_provider, key)
+        if self.leases[key].state in LEASE_OVER:
+            assert self.leases[key].is_broken
+
+    @precondition(lambda self: self.leases)
+    @rule(index=NEWEST)
+    def give_notice(self, index: int) -> None:
+        key = self.pick(index)
+        self.both(NoticeGiven(), key, self.naive.notice_given, key)
+
+    @precondition(lambda self: any(lease.notice_seconds for lease in self.leases.values()))
+    @rule(seconds=st.sampled_from((0, 59, 60, 61)))
+    def take_back(self, seconds: int) -> None:
+        """An agent ends a job after notice, in time or too soon, and the chain closes the lease:
+        only the latter counts against its provider."""
+        index = next(i for i, lease in enumerate(self.newest()) if lease.notice_seconds)
+        key = self.pick(index)
+        self.both(NoticeGiven(), key, self.naive.notice_given, key)
+        before = self.leases[key]
+        if before.notice_ms is None or before.report or before.state is not LeaseState.ACTIVE:
+            return
+        self.now_ms = max(self.now_ms, before.notice_ms + 1000 * seconds)
+        said = (Outcome.LOST, "taken_back", None, None)
+        self.both(RunReported(RunReport(*said)), key, self.naive.reported, key, said)
+        kept = self.now_ms >= before.notice_ms + 60_000
+        assert self.leases[key].is_broken is (before.is_broken or not kept)
+        self.mine(index, ["close"])
 
     @precondition(lambda self: self.leases)
     @rule(index=NEWEST, verdict=st.sampled_from(sorted(VERDICTS)))

@@ -12,7 +12,7 @@ price = st.integers(0, 10**11)
 prices = st.builds(Prices, price, price, price, price, price, price)
 sizes = st.builds(
     Sizes,
-    st.integers(1, 64_000),
+    st.integers(0, 64_000),
     st.integers(0, 256_000),
     st.integers(0, 2**21),
     st.integers(0, 2**23),

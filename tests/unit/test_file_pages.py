@@ -30,6 +30,8 @@ def test_the_job_files_page_is_the_job_spec() -> None:
     assert value(told.pop("outputs")) == [{"path": OUTPUTS}]
     assert "max_duration" in told.pop("budget/max_total")
     assert "1h" in told.pop("retry/duration")
+    assert "if the job has GPUs" in told.pop("pricing/max_gpu_hour")
+    assert "if the job has no GPU" in told.pop("pricing/max_hour")
     for member in MEMBERS.values():
         if member.path in told:
             cell = told[member.path]

@@ -16,6 +16,7 @@ import shutil
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,18 @@ def count(units: int) -> None:
         raise ValueError(f"{units} units cannot be taken back")
     for start in range(0, units, UNITS_PER_LINE):
         _send(heartbeat=1, units=min(units - start, UNITS_PER_LINE))
+
+
+def notice() -> float | None:
+    """Seconds until the provider takes the node back; None: it has not said that it does.
+
+    Save what you need before then: the job gets SIGTERM when they are over.
+    """
+    try:
+        at_s = int(Path(os.environ["COULOMB_NOTICE"]).read_text(encoding="ascii"))
+    except (KeyError, OSError, ValueError):
+        return None
+    return max(0.0, at_s - time.time())
 
 
 def output(name: str) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from marketplace.agent.errors import FoldersExposed, RuntimeUnavailable, StartFailed
-from marketplace.agent.folders import JobFolders
+from marketplace.agent.folders import NOTICE, JobFolders
 from marketplace.agent.meters import CpuMemory
 from marketplace.agent.runtime import processes, sandbox, seccomp
 from marketplace.agent.runtime.cgroup import Cgroup, CgroupParent, find_parent
@@ -78,13 +78,14 @@ class ProcessRuntime:
         return self._sandbox.uid(slot), self._sandbox.uid(slot)
 
     def environment(self, folders: JobFolders) -> dict[str, str]:
-        """Where the job finds COULOMB_WORK, _OUT, _SOCKET and _HELPER; PYTHONPATH to the last."""
+        """Where the job finds COULOMB_WORK, _OUT, _SOCKET, _NOTICE and _HELPER, with PYTHONPATH."""
         places: list[str | Path] = [WORK, OUT, sandbox.SOCKET_FOLDER, sandbox.HELPER]
         if self._sandbox is None:
             places = [folders.work, folders.out, folders.run, sandbox.HELPER_FILE]
         work, out, run, helper = map(str, places)
         return {
             "COULOMB_WORK": work, "COULOMB_OUT": out, "COULOMB_SOCKET": f"{run}/job.sock",
+            "COULOMB_NOTICE": f"{run}/{NOTICE}",
             "COULOMB_HELPER": helper, "PYTHONPATH": os.path.dirname(helper),
         }  # fmt: skip
 

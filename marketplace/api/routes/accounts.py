@@ -15,7 +15,10 @@ from marketplace.wire.market import (
 )
 
 routes = Routes()
-REFUSED = ("invalid_signature", "forbidden", "already_exists", "conflict", "chain_unavailable")
+REFUSED = (
+    "invalid_signature", "forbidden", "already_exists", "conflict", "purse_expired",
+    "chain_unavailable",
+)  # fmt: skip
 
 
 @routes.on("POST /keys/prepare", "prepare_key")

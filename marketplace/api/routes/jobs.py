@@ -38,7 +38,8 @@ from marketplace.wire.jobs import (
 routes = Routes()
 REFUSED = (
     *AUTH, *ONCE, "invalid_job", "invalid_order", "invalid_signature", "already_exists",
-    "conflict", "insufficient_balance", "budget_exceeded", "chain_unavailable",
+    "conflict", "purse_expired", "insufficient_balance", "budget_exceeded", "too_many_stops",
+    "chain_unavailable",
 )  # fmt: skip
 
 

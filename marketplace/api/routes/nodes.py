@@ -49,6 +49,14 @@ def drain(edge: EdgeDep, store: Store, caller: Provider, node_id: Id) -> Node:
     return _shown(store, edge.catalog.nodes.drain(store, caller, node_id))
 
 
+@routes.writes("POST /nodes/{node_id}/interrupt", "interrupt_node", *OWNED)
+def interrupt(edge: EdgeDep, store: Store, caller: Provider, node_id: Id) -> Node:
+    """Drain the node, and take it back: its interruptible leases get their notice."""
+    node = edge.catalog.nodes.drain(store, caller, node_id)
+    edge.catalog.ends.give_notice(store, node)
+    return _shown(store, node)
+
+
 @routes.writes("POST /nodes/{node_id}/resume", "resume_node", *OWNED)
 def resume(edge: EdgeDep, store: Store, caller: Provider, node_id: Id) -> Node:
     """Let a drained node take jobs again, from new asks."""

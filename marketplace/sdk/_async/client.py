@@ -4,10 +4,12 @@ from typing import Any, Self
 
 import httpx
 
+from marketplace.sdk._async.calls import AsyncCalls
 from marketplace.sdk._async.jobs import AsyncJobs
 from marketplace.sdk._async.leases import AsyncAttestations, AsyncLeases, AsyncWitness
 from marketplace.sdk._async.market import AsyncBlobs, AsyncKeys, AsyncMarket, AsyncWallet
 from marketplace.sdk._async.orders import AsyncAsks, AsyncNodes, AsyncOrders, AsyncTopUps
+from marketplace.sdk._async.purses import AsyncPurses
 from marketplace.sdk._async.transport import AsyncTransport
 from marketplace.sdk.http import DEFAULT_TIMEOUT, RetryPolicy, client_options
 from marketplace.sdk.profile import ProfileFile
@@ -25,14 +27,16 @@ class AsyncCoulomb:
         *,
         signer: Signer | None = None,
         witness: Signer | None = None,
+        purse: str | None = None,
         session: Session | None = None,
         retry: RetryPolicy | None = None,
         timeout: httpx.Timeout | float = DEFAULT_TIMEOUT,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        """`purse`: the account that the signer, its operator, buys for. A session has its own."""
         options = client_options(api_url, api_key, timeout)
         self._http = httpx.AsyncClient(**options, transport=transport)
-        self.session = session or Session.of(signer, witness)
+        self.session = session or Session.of(signer, witness, purse)
         parts = (AsyncTransport(self._http, retry or RetryPolicy()), self.session)
         self.market = AsyncMarket(*parts)
         self.keys = AsyncKeys(*parts)
@@ -44,6 +48,8 @@ class AsyncCoulomb:
         self.blobs = AsyncBlobs(*parts)
         self.witness = AsyncWitness(*parts)
         self.wallet = AsyncWallet(*parts)
+        self.calls = AsyncCalls(*parts)
+        self.purses = AsyncPurses(*parts)
         self.top_ups = AsyncTopUps(*parts)
         self.orders = AsyncOrders(*parts)
 

@@ -189,7 +189,10 @@ class AsyncJobs(AsyncResource):
             raise VerificationError(
                 "the market lets anyone open its leases; a bid could be opened again after its job"
             )
-        buyer = signer.address if signer else await async_run(self._session.address)
+        if signer is not None:
+            buyer = self._session.account_of(signer)
+        else:
+            buyer = await async_run(self._session.address)
         own = hosted or (await async_run(self._session.witness)).address
         account = await self._transport.get(Account, f"/v1/accounts/{buyer}")
         quote = await self._transport.post(
@@ -207,8 +210,9 @@ class AsyncJobs(AsyncResource):
                 salt=self._session.take_salt(buyer, account.next_salt),
             )
         free = account.free.atoms - account.reserved.atoms
-        plan = Plan.of(quote, free, market.currency, market.decimals)
-        return PreparedJob(spec, bid, plan, signer, hosted is not None)
+        plan = Plan.of(quote, bid, free, market.currency, market.decimals)
+        of_purse = self._session.purse is not None
+        return PreparedJob(spec, bid, plan, signer, hosted is not None, of_purse)
 
     async def place(
         self, order: PreparedJob, *, idempotency_key: str | None = None

@@ -74,12 +74,15 @@ class AsyncKeys(AsyncResource):
         expires_at: datetime | None = None,
         spend_cap_atoms: int | None = None,
     ) -> NewApiKey:
-        """Sign for a new key and fetch it; its `key` is in this answer and never again."""
+        """Sign for a new key and fetch it; its `key` is in this answer and never again.
+
+        In a session with a purse the key is the purse's.
+        """
         await self._market()
         who = await self._signer(signer)
         with input_errors():
             request = key_request_of(
-                who.address,
+                self._session.account_of(who),
                 name,
                 scopes,
                 now=int(time.time()),
@@ -144,8 +147,9 @@ class AsyncWallet(AsyncResource):
     ) -> Moved:
         """Move tokens into the escrow: by permit in one transaction, or by approval in two.
 
-        Raises NotEnough.
+        Raises NotEnough, InputError for a purse.
         """
+        self.require_own()
         market = await self._market()
         who = onchain.transacting(await self._signer(signer))
         return await async_run(onchain.deposit, self._session, market, who, atoms, permit)
@@ -155,17 +159,12 @@ class AsyncWallet(AsyncResource):
     ) -> Moved:
         """Move free balance out, to the signer unless told otherwise.
 
-        Raises InputError for a wrong address or for nothing, NotEnough.
+        Raises InputError for a wrong address, for nothing or for a purse, NotEnough.
         """
+        self.require_own()
         receiver = parse_address(to) if to is not None else None
         market = await self._known_market()
         who = onchain.transacting(await self._signer(signer))
         return await async_run(
             onchain.withdraw, self._session, market, who, receiver or who.address, atoms
         )
-
-    async def _known_market(self) -> MarketConfig | None:
-        """The market, asked for only if the session doesn't know its contracts and a node."""
-        if self._session.rpc_url and self._session.knows_contracts:
-            return self._session.market
-        return await self._market()

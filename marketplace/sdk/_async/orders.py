@@ -9,6 +9,7 @@ from marketplace.domain.life import LeaseState
 from marketplace.domain.reader import seconds_of
 from marketplace.limits import SALT_AHEAD_MAX, SALT_MAX
 from marketplace.sdk import onchain
+from marketplace.sdk._async.calls import AsyncCalls
 from marketplace.sdk._async.transport import AsyncResource
 from marketplace.sdk.errors import Forbidden, InputError, VerificationError, input_errors
 from marketplace.sdk.onchain import Moved, signed_by, top_up_call
@@ -22,11 +23,12 @@ from marketplace.wire.orders import (
     AskInfo,
     BidInfo,
     CancelledOrders,
+    RelayedCall,
     SignedAsk,
     SignedCancel,
     Transaction,
 )
-from settlement.orders import Ask, Cancel, Numbered
+from settlement.orders import Ask, Cancel, Numbered, TopUp
 from settlement.signing import Signer
 
 
@@ -61,6 +63,10 @@ class AsyncNodes(AsyncResource):
         """Take no new jobs on this node until it is resumed; what runs goes on."""
         return await self._tell(node_id, "drain")
 
+    async def interrupt(self, node_id: str) -> Node:
+        """Drain this node and take it back: its interruptible leases end after their notice."""
+        return await self._tell(node_id, "interrupt")
+
     async def resume(self, node_id: str) -> Node:
         """Let a drained node take jobs again, from new asks."""
         return await self._tell(node_id, "resume")
@@ -77,8 +83,10 @@ class AsyncAsks(AsyncResource):
         """The ask that offers a node on these terms, to look at before `offer` signs it.
 
         Its sizes are the node's as the market lists it, the rest is `terms`: `meter`, `prices`,
-        `unit`, `min_duration`, `max_duration`, `start_limit`, `expires_in`, `max_fee_bps`, `opener`
-        as in `POST /v1/asks/prepare`. Raises InputError.
+        `unit`, `min_duration`, `max_duration`, `start_limit`, `expires_in`, `max_fee_bps`,
+        `opener`, `no_gpu`, `interruptible`, `notice` as in `POST /v1/asks/prepare`.
+
+        Raises InputError.
         """
         return await self._prepare(node_id, terms, None)
 
@@ -127,6 +135,15 @@ class AsyncAsks(AsyncResource):
         """Write an ask as `prepare` does, sign it and put it on the book. Raises InputError."""
         who = await self._signer(signer)
         ask = await self._prepare(node_id, terms, who.address)
+        return await self.place(ask, signer=who, idempotency_key=idempotency_key)
+
+    async def place(
+        self, ask: Ask, *, signer: Signer | None = None, idempotency_key: str | None = None
+    ) -> AskInfo:
+        """Sign an ask that `prepare` wrote, and put it on the book. Raises InputError."""
+        who = await self._signer(signer)
+        if who.address != ask.provider:
+            raise InputError(f"the ask is one of {ask.provider}, not of {who.address}")
         signature = await self._sign(ask, who)
         key = idempotency_key or "ask-" + ask.struct_hash().hex()
         return await self.create(ask, signature, idempotency_key=key)
@@ -139,7 +156,8 @@ class AsyncAsks(AsyncResource):
         """One ask that the account has signed. Raises VerificationError."""
         await self._market()
         found = await self.get(ask_id)
-        if await async_run(signed_by, found, self._session.domain(), account) is None:
+        asked = self._session.domain(), account, self._session.purse_reads()
+        if await async_run(signed_by, found, *asked) is None:
             raise VerificationError(f"{account} did not sign {ask_id}")
         return found
 
@@ -171,7 +189,9 @@ class AsyncTopUps(AsyncResource):
 
         Raises InputError, VerificationError.
         """
-        return await self._prepare(job_id, duration, await async_run(self._session.address))
+        buyer = await async_run(self._session.address)
+        plan, _, _ = await self._prepare(job_id, duration, buyer)
+        return plan
 
     async def create(self, job_id: str, duration: str, *, signer: Signer | None = None) -> Moved:
         """Let a job run longer, such as `30m`, paid from the buyer's account.
@@ -180,10 +200,30 @@ class AsyncTopUps(AsyncResource):
         """
         market = await self._market()
         who = onchain.transacting(await self._signer(signer))
-        found = await self._prepare(job_id, duration, who.address)
+        found, _, _ = await self._prepare(job_id, duration, self._session.account_of(who))
         return await async_run(onchain.send, self._session, market, who, found.transaction.data)
 
-    async def _prepare(self, job_id: str, duration: str, buyer: str) -> TopUpPlan:
+    async def relay(
+        self, job_id: str, duration: str, *, signer: Signer | None = None
+    ) -> RelayedCall:
+        """As `create`, sent by the market's relayer for a fee on top. For a purse its owner signs.
+
+        Raises as `create`, RelayFailed, WaitTimeout.
+        """
+        calls = AsyncCalls(self._transport, self._session)
+        await calls.fee()
+        who = await self._signer(signer)
+        account = self._session.account_of(who)
+        _, lease, seconds = await self._prepare(job_id, duration, account)
+        terms = await calls.terms(account)
+        names = (account, lease.provider, lease.lease_no, seconds)
+        call = TopUp(*names, terms.salt, terms.deadline, terms.relayer, terms.fee)
+        return await calls.relay(call, who)
+
+    async def _prepare(
+        self, job_id: str, duration: str, buyer: str
+    ) -> tuple[TopUpPlan, Lease, int]:
+        """The plan, the lease and the seconds to add."""
         try:
             seconds = seconds_of(duration)
         except ValueError as error:
@@ -196,7 +236,8 @@ class AsyncTopUps(AsyncResource):
         lease = await self._transport.get(Lease, f"/v1/leases/{job.lease_id}")
         ask = await self._transport.get(AskInfo, f"/v1/asks/{lease.ask_id}")
         bid = await self._transport.get(BidInfo, f"/v1/bids/{lease.bid_id}")
-        data = top_up_call(lease, ask, bid, domain, buyer, seconds)
+        reads = self._session.purse_reads()
+        data = await async_run(top_up_call, lease, ask, bid, domain, buyer, seconds, reads)
         if lease.terms is None or lease.state != LeaseState.ACTIVE:
             raise InputError(f"{lease.id} is {lease.state}; only an active lease is topped up")
         # What earlier leases cost is in `budget_left`, and so is what this one has cost so far.
@@ -212,11 +253,12 @@ class AsyncTopUps(AsyncResource):
                 currency=market.currency,
             )
         escrow = domain.verifying_contract
-        return TopUpPlan(
+        plan = TopUpPlan(
             lease_id=lease.id,
             transaction=Transaction(call="top_up", to=escrow, data=data, gas=TOP_UP_GAS),
             lock=Money.of(lock, market.currency, market.decimals),
         )
+        return plan, lease, seconds
 
 
 class AsyncOrders(AsyncResource):
@@ -231,13 +273,14 @@ class AsyncOrders(AsyncResource):
         """
         market = await self._market()
         who = await self._signer(signer)
+        account = self._session.account_of(who)
         if order_id is None:
-            salt: int | None = await self._newest(who.address, market)
+            salt: int | None = await self._newest(account, market)
         else:
-            salt = await self._salt(await self._order(order_id), who.address)
+            salt = await self._salt(await self._order(order_id), account)
         if salt is None:
-            raise VerificationError(f"{who.address} did not sign {order_id}")
-        cancel = Cancel(who.address, Numbered.ORDERS, salt, order_id is None)
+            raise VerificationError(f"{account} did not sign {order_id}")
+        cancel = Cancel(account, Numbered.ORDERS, salt, order_id is None)
         body = SignedCancel(cancel=cancel, signature=await self._sign(cancel, who))
         key = "cancel-" + cancel.struct_hash().hex()
         return await self._transport.post(
@@ -254,7 +297,8 @@ class AsyncOrders(AsyncResource):
 
     async def _salt(self, order: AskInfo | BidInfo, account: str) -> int | None:
         """The salt of an order that the account itself has signed, else None."""
-        signed = await async_run(signed_by, order, self._session.domain(), account)
+        reads = self._session.purse_reads()
+        signed = await async_run(signed_by, order, self._session.domain(), account, reads)
         return None if signed is None else signed.salt
 
     async def _newest(self, account: str, market: MarketConfig) -> int:

@@ -10,7 +10,7 @@ import httpx
 from httpx_sse import EventSource, SSEError
 
 from marketplace.limits import ANSWER_BYTES_MAX, ANSWER_SECONDS_MAX, EVENT_BYTES_MAX
-from marketplace.sdk.errors import ApiError, ProtocolError, TimedOut, TransportError
+from marketplace.sdk.errors import ApiError, InputError, ProtocolError, TimedOut, TransportError
 from marketplace.sdk.http import (
     SAFE_METHODS,
     STREAM_TIMEOUT,
@@ -204,6 +204,22 @@ class AsyncResource:
         if self._session.market is not None and not fresh:
             return self._session.market
         return self._session.accept(await self._transport.get(MarketConfig, "/v1/config"))
+
+    async def _known_market(self) -> MarketConfig | None:
+        """The market, asked for only if the session doesn't know its contracts and a node."""
+        if self._session.rpc_url and self._session.knows_contracts:
+            return self._session.market
+        return await self._market()
+
+    def require_own(self) -> None:
+        """Pass unless the session acts for a purse, whose owner alone moves its money. Raises
+        InputError.
+        """
+        if self._session.purse is not None:
+            raise InputError(
+                f"this session acts for the purse {self._session.purse}, not for its signer",
+                fix="its owner uses `coulomb purse fund` and `coulomb purse sweep`",
+            )
 
     async def _signer(self, given: Signer | None) -> Signer:
         """Who signs: whoever is given, else the session's key."""

@@ -12,6 +12,7 @@ import pytest
 
 from marketplace.agent.runtime.process import ProcessRuntime
 from settlement import silence
+from settlement.orders import FLAG_INTERRUPTIBLE
 from settlement.signing import LocalSigner
 from settlement.usage import UsageVector
 from tests.fakes_agent import NODE_ID
@@ -83,6 +84,46 @@ def test_a_job_that_is_topped_up_while_it_runs_goes_on_to_its_new_end(bench: Ben
     bench.market.leases[lease_id]["terms"]["paid_seconds"] = 3
     assert bench.ended(lease_id) == (FAILED, "max_duration")
     assert bench.closed_at(lease_id).ms == 3_000
+
+
+def test_a_job_on_a_node_that_is_taken_back_is_told_and_ended_after_the_notice(
+    bench: Bench,
+) -> None:
+    code = """
+        while coulomb_job.notice() is None:
+            time.sleep(0.05)
+        print("told", coulomb_job.notice() <= 2, flush=True)
+        import signal
+        signal.signal(signal.SIGTERM, lambda *_: (print("saved", flush=True), os._exit(0)))
+        time.sleep(100)
+    """
+    ask = {"flags": FLAG_INTERRUPTIBLE, "notice_seconds": 2}
+    lease_id = script(bench, code, ask=ask)
+    until(lambda: len(bench.market.taken(lease_id)) >= 2, what="attestations")
+    bench.market.leases[lease_id]["notice_at"] = "2026-01-01T00:00:00Z"
+    began = time.monotonic()
+    assert bench.ended(lease_id) == ("lost", "taken_back")
+    assert time.monotonic() - began >= 2
+    assert bench.market.text(lease_id, "stdout") == "told True\nsaved\n"
+
+
+def test_a_job_without_a_gpu_runs_and_is_metered_without_one(bench: Bench) -> None:
+    code = """
+        import json
+        print(json.loads(os.environ["COULOMB_GPUS"]), repr(os.environ["CUDA_VISIBLE_DEVICES"]))
+    """
+    lease_id = script(bench, code, gpu_milli=0)
+    assert bench.ended(lease_id) == ("succeeded", "completed")
+    assert bench.market.text(lease_id, "stdout") == "[] ''\n"
+    last = bench.market.taken(lease_id)[-1]
+    assert last.gpu_ms == 0 < last.ms
+
+
+def test_a_job_that_needs_more_than_the_node_has_is_not_started(bench: Bench) -> None:
+    lease_id = bench.lease("print('ran')", sizes={"memory_mib": 10**6})
+    assert bench.ended(lease_id) == (FAILED, "no_capacity")
+    assert bench.closed_at(lease_id) == UsageVector()
+    assert bench.market.text(lease_id, "stdout") == ""
 
 
 def test_a_job_runs_with_its_inputs_and_brings_outputs_back(bench: Bench) -> None:

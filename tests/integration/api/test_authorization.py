@@ -8,11 +8,14 @@ import pytest
 from fastapi.routing import iter_route_contexts
 
 from marketplace.db.tables import ReceiptRow
+from marketplace.limits import RELAY_SECONDS
 from marketplace.wire.orders import AskDraft
-from settlement.orders import Cancel, Numbered
+from settlement.eip712 import ZERO_ADDRESS
+from settlement.orders import Cancel, Numbered, TopUp, Withdraw
+from settlement.ports import IntentKind
 from tests.api_client import Api
 from tests.databases import rows_of
-from tests.market_world import gpu, node_listing
+from tests.market_world import RELAY_FEE, TOKEN, gpu, node_listing
 from tests.market_world import key_draft as made_key_draft
 
 
@@ -46,6 +49,7 @@ class Objects:
     key_id: str
     sha256: str
     address: str
+    call_id: str = "call_7"
     code: str = "not_found"
 
 
@@ -112,6 +116,26 @@ def cancel(api: Api, objects: Objects) -> dict[str, Any]:
     return {"json": {"cancel": signed.to_message(), "signature": api.sign(signed, api.world.buyer)}}
 
 
+def withdrawal(api: Api, objects: Objects) -> dict[str, Any]:
+    """The buyer's withdrawal that the market's relayer, nobody yet, may send."""
+    return relayed(api, Withdraw(objects.address, "0x" + "aa" * 20, TOKEN, 8, *relay_terms(api)))
+
+
+def top_up(api: Api, objects: Objects) -> dict[str, Any]:
+    lease = api.world.lease(objects.lease_id)
+    names = (lease.buyer, lease.provider, lease.lease_bytes)
+    return relayed(api, TopUp(*names, 60, 8, *relay_terms(api)))
+
+
+def relay_terms(api: Api) -> tuple[int, str, int]:
+    """Deadline, relayer and fee."""
+    return api.world.clock() // 1000 + RELAY_SECONDS, ZERO_ADDRESS, RELAY_FEE
+
+
+def relayed(api: Api, call: Withdraw | TopUp) -> dict[str, Any]:
+    return {"json": {"call": call.to_message(), "signature": api.sign(call, api.world.buyer)}}
+
+
 PUBLIC: Any = Row(None, None, None)
 TABLE: dict[tuple[str, str], Row] = {
     ("GET", "/metrics"): PUBLIC,
@@ -136,6 +160,7 @@ TABLE: dict[tuple[str, str], Row] = {
     ("GET", "/v1/nodes/{node_id}"): Row("provider", 404, 403),
     ("POST", "/v1/nodes/{node_id}/heartbeat"): Row("provider", 404, 403, nothing),
     ("POST", "/v1/nodes/{node_id}/drain"): Row("provider", 404, 403, nothing),
+    ("POST", "/v1/nodes/{node_id}/interrupt"): Row("provider", 404, 403, nothing),
     ("POST", "/v1/nodes/{node_id}/leave"): Row("provider", 404, 403, nothing),
     ("POST", "/v1/nodes/{node_id}/resume"): Row("provider", 404, 403, nothing),
     ("POST", "/v1/asks/prepare"): Row("provider", 404, 403, ask_draft),
@@ -181,6 +206,9 @@ TABLE: dict[tuple[str, str], Row] = {
     ("POST", "/v1/attestations/{attestation_id}/countersign"): Row(
         "buyer", 404, 403, countersignature
     ),
+    ("POST", "/v1/calls/withdrawals"): Row("buyer", 422, None, withdrawal, 202),
+    ("POST", "/v1/calls/top-ups"): Row("buyer", 422, 403, top_up, 202),
+    ("GET", "/v1/calls/{call_id}"): Row("buyer", 404, None),
     ("GET", "/v1/witness/pending"): Row("buyer", 200, 403),
     ("GET", "/v1/receipts"): Row("buyer", 200, None),
     ("POST", "/v1/blobs"): Row("buyer", 201, None, lambda api, o: {"content": b"bytes"}, 201),
@@ -227,6 +255,10 @@ def objects_in(api: Api) -> Objects:
         world.catalog.blobs.own(store, world.caller(world.buyer), sha256, 7)
         rowid = rows_of(store, ReceiptRow, job_id=closed_job)[0].id
     assert rowid
+    with world.database.write() as store:  # a signed call that has been sent
+        store.enqueue(
+            IntentKind.WITHDRAW, f"call:{world.buyer.address}:7", {"to": "0x", "data": "0x"}
+        )
     key_id = api.ok(api.call("GET", "/keys", api.buyer))["data"][0]["id"]
     return Objects(
         node, ask, job_id, world.job(job_id).bid_id, lease_id, row.id, key_id, sha256,

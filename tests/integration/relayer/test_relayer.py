@@ -1,5 +1,9 @@
 """The relayer against Anvil: each intent has one effect, or an alert says why not."""
 
+from typing import Any
+
+import pytest
+
 from settlement.chain.contracts import MAGIC
 from settlement.chain.devnet import dev_account
 from settlement.eip712 import checksum
@@ -67,6 +71,51 @@ def test_an_account_that_burns_gas_is_refused_and_costs_nobody_anything(bench: B
     bench.finish(healthy)
     intent = bench.get(number)
     assert (intent.state, intent.nonce) == (IntentState.DEAD, None)
+    assert bench.sent_transactions() == 1
+
+
+def signed_withdrawal(bench: Bench, seconds: int, fee: int = 5, **changes: Any) -> bytes:
+    """A withdrawal of a hundred atoms that the buyer signed, for this relayer only."""
+    world = bench.world
+    usual = {"deadline": world.client.timestamp() + seconds, "relayer": bench.signer.address}
+    return world.withdrawal(100, FAR_AWAY, fee=fee, **{**usual, **changes})
+
+
+def test_a_signed_withdrawal_pays_its_receiver_and_the_relayer(bench: Bench) -> None:
+    world = bench.world
+    bench.tick_until(bench.enqueue(IntentKind.WITHDRAW, signed_withdrawal(bench, 600)))
+    assert world.token.balance_of(FAR_AWAY) == 95
+    assert world.escrow.balance_of(bench.signer.address) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"seconds": 10}, "the deadline is"),
+        ({"seconds": 600, "relayer": FAR_AWAY}, "NotRelayer("),
+        ({"seconds": 600, "fee": 100}, "RelayFeeTooHigh(100, 100)"),
+        ({"seconds": 600, "signer": dev_account(4)}, "InsufficientBalance("),
+    ],
+)
+def test_a_signed_call_that_would_fail_is_dead_and_costs_nothing(
+    bench: Bench, changes: dict[str, Any], error: str
+) -> None:
+    number = bench.enqueue(IntentKind.WITHDRAW, signed_withdrawal(bench, **changes))
+    healthy = bench.enqueue_open()
+    bench.finish(healthy)
+    intent = bench.get(number)
+    assert (intent.state, intent.nonce) == (IntentState.DEAD, None)
+    assert error in (intent.error or "")
+    assert bench.sent_transactions() == 1
+
+
+def test_a_signed_call_is_sent_once_whoever_hands_it_in_again(bench: Bench) -> None:
+    data = signed_withdrawal(bench, 600)
+    bench.tick_until(bench.enqueue(IntentKind.WITHDRAW, data))
+    again = bench.enqueue(IntentKind.WITHDRAW, data)
+    bench.tick_until(again, state=IntentState.DEAD)
+    assert (bench.get(again).error or "").startswith("CallUsed(")
+    assert bench.world.token.balance_of(FAR_AWAY) == 95
     assert bench.sent_transactions() == 1
 
 

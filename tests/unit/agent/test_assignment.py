@@ -46,10 +46,19 @@ def test_when_a_job_is_retried_is_noted_with_its_lease() -> None:
     assert assigned(*opened(job={"retry": retry})).entry.retry_on == ("interruption", "error")
 
 
-def test_sizes_that_the_bid_leaves_open_are_its_share_of_the_node() -> None:
+def test_sizes_that_the_bid_leaves_open_are_its_share_of_what_the_ask_offers() -> None:
     sizes = {"cpu_milli": 0, "memory_mib": 0, "storage_mib": 0}
-    job = assigned(*opened(sizes=sizes, gpu_milli=2000))
-    assert job.sizes == Sizes(2000, 16_000, 32_000, 64_000)
+    offered = {"cpu_milli": 32_000, "memory_mib": 64_000, "storage_mib": 3}
+    ask = {"gpu_milli": 4000, **offered}
+    job = assigned(*opened(sizes=sizes, gpu_milli=2000, ask=ask))
+    assert job.sizes == Sizes(2000, 16_000, 32_000, 1)
+    job = assigned(*opened(sizes=sizes, gpu_milli=1000, ask=ask))
+    assert job.sizes == Sizes(1000, 8_000, 16_000, 1)  # a sandbox always has a bound
+
+
+def test_a_lease_without_a_gpu_takes_what_its_bid_says() -> None:
+    job = assigned(*opened(gpu_milli=0, sizes={"cpu_milli": 4000}))
+    assert job.sizes == Sizes(0, 4000, 512, 64)
 
 
 @pytest.mark.parametrize(("interval_ms", "grace_ms"), [(1_000, 20_000), (60_000, 120_000)])

@@ -1,4 +1,5 @@
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ KEYS = [Path(f"/etc/coulomb/{name}") for name in ("meter.json", "password", "sta
 WHOLE = AgentConfig(
     "http://127.0.0.1:8000", Path("/etc/coulomb/key"),
     NodeConfig(0, "box", "eu", "H100-80GB-SXM", simulated="4xH100", shared=True), *KEYS,
+    rpc_url="http://127.0.0.1:8545", escrow="0x" + "e5" * 20,
     interval_ms=1_000, poll_ms=300, stop_grace_ms=0, pids_max=64, allow_unsandboxed=True,
     python_prefix=Path("/opt/env"),
 )  # fmt: skip
@@ -48,6 +50,17 @@ def test_every_mistake_is_named_at_once(path: Path) -> None:
     assert "/pol_ms: unknown key; did you mean poll_ms?" in str(caught.value)
     assert "/node/region: must be text" in str(caught.value)
     assert "/node/gpus: names real GPUs, but the node is simulated" in str(caught.value)
+
+
+def test_a_node_of_the_tier_cpu_has_no_gpus_to_say_anything_about(path: Path) -> None:
+    save_config(replace(WHOLE, node=replace(WHOLE.node, tier="CPU")), path)
+    with pytest.raises(AgentConfigError) as caught:
+        load_config(path)
+    assert "/node/simulated: the tier CPU sells no GPUs; leave it out" in str(caught.value)
+    assert "/node/shared: the tier CPU sells no GPUs; leave it out" in str(caught.value)
+    plain = replace(PLAIN, node=NodeConfig(3, "box", "us", "CPU"))
+    save_config(plain, path)
+    assert not load_config(path).node.sells_gpus
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", "a: [", "\0"])

@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -50,6 +51,19 @@ def test_what_a_job_says_reaches_the_agent(
     assert (signs.ready, signs.heartbeats, signs.units, signs.ignored_lines) == (True, 5, 7, 0)
     assert (tmp_path / "logs" / "agent").read_text() == "progress: half way\n"
     assert capsys.readouterr().out == "half way\n"
+
+
+def test_a_job_learns_of_the_notice_from_a_file_and_of_none_from_its_absence(
+    helper: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert helper.notice() is None
+    told = tmp_path / "notice"
+    monkeypatch.setenv("COULOMB_NOTICE", str(told))
+    assert helper.notice() is None
+    told.write_text(f"{int(time.time()) + 60}\n")
+    assert 58 < helper.notice() <= 60
+    told.write_text("1\n")
+    assert helper.notice() == 0
 
 
 def test_more_units_than_fit_one_line_are_all_counted(job: JobEnd, helper: ModuleType) -> None:

@@ -49,7 +49,8 @@ def fake_nvml(
 
 
 def config(**changes: object) -> NodeConfig:
-    return NodeConfig(1, "box", "eu", "H100-80GB-SXM", **changes)  # type: ignore[arg-type]
+    fields = {"number": 1, "name": "box", "region": "eu", "tier": "H100-80GB-SXM", **changes}
+    return NodeConfig(**fields)  # type: ignore[arg-type]
 
 
 def test_nvml_gpus_carry_uuid_model_memory_and_device_number() -> None:
@@ -97,6 +98,12 @@ def test_sizes_of_the_configuration_win(tmp_path: Path) -> None:
     found = take_inventory(config(simulated="1xH100", **sizes), tmp_path, "o", None)
     assert found == Inventory(simulated_gpus("1xH100", "o/1"), 1, 2, 3)
     assert found.simulated
+
+
+def test_a_node_of_the_tier_cpu_has_no_gpus_whatever_the_machine_has(tmp_path: Path) -> None:
+    found = take_inventory(config(tier="CPU"), tmp_path, "o", Nvml(fake_nvml()))
+    assert found.gpus == ()
+    assert found.cpu_milli >= 1000
 
 
 @pytest.mark.parametrize(

@@ -82,3 +82,13 @@ def run(
         return Ran(code, captured.out, captured.err)
 
     return invoke
+
+
+@pytest.fixture
+def job_file(tmp_path: Path) -> str:
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        "name: train\ncommand: [python, train.py]\nresources: {gpu: 'H100:1', cpu: 1}\n"
+        "pricing: {max_gpu_hour: 2.50}\nmax_duration: 10m\n"
+    )
+    return str(path)

@@ -15,16 +15,6 @@ from tests.tars import packed
 from tests.unit.cli.conftest import BUYER, Run
 
 
-@pytest.fixture
-def job_file(tmp_path: Path) -> str:
-    path = tmp_path / "job.yaml"
-    path.write_text(
-        "name: train\ncommand: [python, train.py]\nresources: {gpu: 'H100:1', cpu: 1}\n"
-        "pricing: {max_gpu_hour: 2.50}\nmax_duration: 10m\n"
-    )
-    return str(path)
-
-
 def test_dry_run_shows_the_plan_as_data_and_buys_nothing(
     run: Run, market: Served, job_file: str
 ) -> None:
@@ -190,6 +180,35 @@ def test_an_ask_is_made_listed_repriced_and_cancelled(run: Run, market: Served) 
     assert len(rows.splitlines()) == 1
 
 
+def test_an_ask_without_gpus_and_on_notice_keeps_both_when_it_is_repriced(
+    run: Run, market: Served
+) -> None:
+    market.world.node(market.world.buyer)
+    meter = ("--meter", market.world.meter.address)
+    unpriced = run("--yes", "ask", "create", "--no-gpu", "--gpu-hour", "2", *meter)
+    assert (unpriced.code, "say --cpu-hour" in unpriced.err) == (ExitCode.USAGE, True)
+    assert "say --gpu-hour" in run("--yes", "ask", "create", "--cpu-hour", "1", *meter).err
+    words = ("--no-gpu", "--cpu-hour", "0.05", "--interruptible", "--notice", "5m")
+    ran = run("-o", "json", "--yes", "ask", "create", *words, *meter)
+    assert "prices             cpu_hour 0.05\n" in ran.err
+    assert "notice             5m\n" in ran.err
+    made = json.loads(ran.out)
+    assert (made["tier"], made["gpu_milli"], made["notice_seconds"]) == ("CPU", 0, 300)
+    repriced = run("-o", "json", "--yes", "ask", "reprice", made["id"], "--cpu-hour", "0.06")
+    new = json.loads(repriced.out)
+    assert (new["tier"], new["gpu_milli"], new["notice_seconds"]) == ("CPU", 0, 300)
+    market.world.match()
+    (shown,) = json.loads(run("-o", "json", "book", "show").out)["asks"]
+    assert (shown["free_cpu_milli"], shown["price"]["cpu_hour"]) == (64_000, "0.06")
+    head, row = run("-o", "csv", "book", "show").out.splitlines()
+    cells = dict(zip(head.split(","), row.split(","), strict=True))
+    assert (cells["GPU-hour"], cells["core-hour"], cells["notice s"]) == ("", "0.06", "300")
+    assert (
+        "without interruptible"
+        in run("--yes", "ask", "create", "--notice", "5m", *words[:3], *meter).err
+    )
+
+
 def test_an_ask_that_the_account_did_not_sign_is_not_repriced(run: Run, market: Served) -> None:
     ask_id = market.world.ask()
     ran = run("--yes", "ask", "reprice", ask_id, "--gpu-hour", "3")
@@ -213,6 +232,21 @@ def test_nodes_are_shown_and_drained(run: Run, market: Served) -> None:
         "draining"
     )
     assert json.loads(run("-o", "json", "provider", "resume", "n1").out)["state"] == "active"
+
+
+def test_a_node_is_taken_back_and_its_leases_say_when_they_end(run: Run, market: Served) -> None:
+    world = market.world
+    node_id = world.node(world.buyer, gpus=2)
+    world.fund(9, world.stranger)
+    world.ask(node_id, provider=world.buyer)
+    _, firm = world.open(buyer=world.stranger)
+    world.ask(node_id, "2.00", provider=world.buyer, interruptible=True, notice="5m")
+    accepts = {"placement": {"interruptible": True}}
+    _, lease_id = world.open(buyer=world.stranger, **accepts)
+    ran = run("-o", "json", "--yes", "provider", "drain", node_id, "--interrupt")
+    assert json.loads(ran.out)["state"] == "draining"
+    assert f"{lease_id} has notice; it ends at " in ran.err
+    assert f"{firm} is not interruptible: it goes on" in ran.err
 
 
 def test_wrong_job_file_lists_every_mistake(run: Run, tmp_path: Path) -> None:
@@ -346,6 +380,22 @@ def test_dry_run_sends_nothing(run: Run, market: Served, words: tuple[str, ...])
 def test_nothing_is_done_without_a_yes(run: Run, market: Served, words: tuple[str, ...]) -> None:
     assert run(*words).code == ExitCode.USAGE
     assert market.seen == []
+
+
+def test_a_machine_without_gpus_is_set_up_in_the_tier_cpu(run: Run, market: Served) -> None:
+    market.bend["GET config"] = lambda answer: answer.update(rpc_url="")
+    words = ("provider", "init", "--name", "n1", "--region", "eu", "--tier", "CPU")
+    misfit = run(*words, "--simulated", "1xH100", "--shared")
+    assert misfit.code == ExitCode.USAGE
+    assert "the tier CPU sells no GPUs: leave out simulated and shared" in misfit.err
+    ran = run(*words)
+    assert ran.code == ExitCode.OK
+    assert "coulomb ask create --cpu-hour PRICE" in ran.err
+    file = Path(json.loads(run("-o", "json", *words, "--replace").out)["config"])
+    file.with_name("api.key").unlink()  # so that doctor looks for no server at that address
+    found = {row["code"]: row for row in json.loads(run("-o", "json", "provider", "doctor").out)}
+    assert (found["gpu"]["status"], found["node"]["status"]) == ("ok", "ok")
+    assert "sells no GPUs" in found["gpu"]["evidence"]
 
 
 def test_provider_without_a_configuration_is_told_what_to_do(run: Run, market: Served) -> None:

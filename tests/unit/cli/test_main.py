@@ -35,6 +35,7 @@ NOUNS = {
         *("doctor", "init", "start", "status", "stop", "drain", "resume"),
         *("vouchers", "settle"),
     },
+    "purse": {"create", "fund", "sweep", "expire", "list", "show"},
     "receipt": {"show", "list"},
     "settle": {"run", "status"},
     "tier": {"list"},
@@ -166,6 +167,7 @@ EXITS: dict[ExitCode, list[Exception]] = {
     ],
     ExitCode.TIMED_OUT: [sdk.WaitTimeout("x")],
     ExitCode.CHAIN: [
+        sdk.RelayFailed("x"),
         api("chain_unavailable", 503), settlement.ChainUnavailable("x"), settlement.WrongChain("x"),
         settlement.OutcomeUnknown("0x01", "x"), settlement.FeeAboveCap("x"),
         settlement.CallReverted("InsufficientBalance", (1, 0)), settlement.DeploymentError("x"),

@@ -82,6 +82,8 @@ BROKEN = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAeD".replace("d", "D")
         (("wallet", "withdraw", "0.0000000000000000001"), "more than 18 decimal places"),
         (("wallet", "withdraw", "0"), "nothing to move: 2 CMP are free in the escrow"),
         (("wallet", "withdraw", "3"), "3 CMP asked for, 2 CMP are free in the escrow"),
+        (("wallet", "withdraw", "0.01", "--relayed"), "fee, 0.01 CMP, is not below 0.01 CMP"),
+        (("wallet", "withdraw", "3", "--relayed"), "2 CMP are free in the escrow"),
         (("wallet", "deposit", "0"), "nothing to move"),
         (("wallet", "deposit", "9"), "9 CMP asked for, 1 CMP are at 0x"),
     ],

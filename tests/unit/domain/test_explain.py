@@ -15,8 +15,19 @@ from marketplace.domain.order import (
     RestingAsk,
     Wants,
 )
-from settlement.orders import FLAG_SHARED, Prices
-from tests.factories import A100, METER, NANO, NOW, PROVIDER, resting_ask, resting_bid
+from settlement.eip712 import text32
+from settlement.orders import FLAG_INTERRUPTIBLE, FLAG_NO_GPU, FLAG_SHARED, Prices, TierLimit
+from tests.factories import (
+    A100,
+    H100,
+    METER,
+    NANO,
+    NOW,
+    PROVIDER,
+    make_limit,
+    resting_ask,
+    resting_bid,
+)
 
 
 def explained(asks: list[RestingAsk], wants: Wants | None = None, **bid: Any) -> Explanation:
@@ -53,6 +64,59 @@ def test_counts_tell_alone_and_in_turn() -> None:
         ("region_not_accepted", 1, 1, 1),
         ("rate_above_limit", 2, 1, 0),
     ]
+
+
+CORES: dict[str, Any] = {
+    "gpu_milli": 0, "tier": "CPU", "flags": FLAG_NO_GPU, "floor": Prices(0, NANO // 10),
+}  # fmt: skip
+
+
+def without_gpu(price: int, **changes: Any) -> dict[str, Any]:
+    """A bid of two cores for at most so much an hour."""
+    limits = (TierLimit(text32("CPU"), price * 1000),)
+    sizes = {"gpu_milli": 0, "cpu_milli": 2000}
+    return {**sizes, "limits": limits, "flags": FLAG_NO_GPU, **changes}
+
+
+def test_a_job_without_a_gpu_is_told_the_price_of_an_hour_all_in() -> None:
+    found = explained([resting_ask(1, **CORES)], **without_gpu(NANO // 10))
+    assert only_change(found) == ("rate_above_limit", "/pricing/max_hour", "0.2")
+    assert explained([resting_ask(1, **CORES)], **without_gpu(NANO // 5)).relaxations == ()
+
+
+def test_a_job_without_a_gpu_and_an_ask_with_some_never_come_together() -> None:
+    found = explained([resting_ask(1)], **without_gpu(NANO, limits=(make_limit(),)))
+    assert [str(e.reason) for e in found.eliminations] == ["only_with_gpu"]
+    assert found.relaxations == ()
+    found = explained([resting_ask(1, **{**CORES, "tier": H100})])
+    assert [str(e.reason) for e in found.eliminations] == ["too_few_gpus"]
+
+
+@pytest.mark.parametrize(
+    ("bid", "changes"),
+    [
+        ({}, [("interruption_not_accepted", "/placement/interruptible", "true")]),
+        ({"min_notice_seconds": 301},
+         [("interruption_not_accepted", "/placement/interruptible", "true"),
+          ("notice_too_short", "/placement/min_notice", "5m")]),
+        ({"flags": FLAG_INTERRUPTIBLE, "min_notice_seconds": 301},
+         [("notice_too_short", "/placement/min_notice", "5m")]),
+    ],
+)  # fmt: skip
+def test_what_an_interruptible_ask_needs_is_named(
+    bid: dict[str, Any], changes: list[tuple[str, str, str]]
+) -> None:
+    ask = resting_ask(1, flags=FLAG_INTERRUPTIBLE, notice_seconds=300)
+    found = explained([ask], **bid)
+    named = [(str(c.reason), c.pointer, c.value) for c in found.relaxations[0].changes]
+    assert named == changes
+    fits = {"flags": FLAG_INTERRUPTIBLE, "min_notice_seconds": 300}
+    assert explained([ask], **fits).eliminations == ()
+
+
+def test_a_node_that_has_less_than_its_ask_is_judged_by_what_it_has() -> None:
+    ask = resting_ask(1, facts=NodeFacts("n", "eu", memory_mib=512))
+    assert only_change(explained([ask])) == ("too_little_memory", "/resources/memory", "512MB")
 
 
 def test_cheapest_price_to_raise_to_is_named() -> None:

@@ -12,9 +12,10 @@ from marketplace.domain.drafts import bid_problems, bid_template
 from marketplace.domain.job import parse_job
 from marketplace.errors import InvalidJob
 from marketplace.limits import PROBLEMS_MAX
-from settlement.orders import FLAG_SHARED, terms_of
+from settlement.eip712 import text32
+from settlement.orders import FLAG_INTERRUPTIBLE, FLAG_NO_GPU, FLAG_SHARED, terms_of
 from settlement.units import counted_lock
-from tests.factories import BUYER, NOW, WITNESS, address, job_json, make_ask, make_job
+from tests.factories import BUYER, NANO, NOW, WITNESS, address, job_json, make_ask, make_job
 
 TIERS = load_tiers()
 FULL = """
@@ -153,6 +154,67 @@ GROUPS = ("resources", "placement", "pricing", "budget", "retry", "units")
 )  # fmt: skip
 def test_a_mistake_is_named_and_placed(data: object, pointer: str, said: str) -> None:
     assert said in mistakes(data)[pointer]
+
+
+CPU_JOB = {
+    "resources": {"gpu": 0, "cpu": 4, "memory": "8GB", "disk": "10GB"},
+    "pricing": {"max_hour": "0.50"},
+}
+
+
+def test_a_job_without_a_gpu_says_what_it_takes_and_pays_at_most_an_hour_all_in() -> None:
+    spec = make_job(**CPU_JOB)
+    assert (spec.gpu.gpu_milli, spec.max_hour_nano, spec.max_gpu_hour_nano) == (0, NANO // 2, None)
+    assert spec.limit_rate == 5 * 10**11
+    assert spec.max_total_atoms == 5 * 10**17
+    assert spec.to_json()["pricing"] == {"max_hour": "0.5"}
+    assert parse_job(spec.to_json(), packed=True, tiers=TIERS) == spec
+    bid = bid_template(
+        spec, TIERS, buyer=BUYER, witness=WITNESS, max_fee_bps=100, expiry=NOW, salt=9
+    )
+    assert [limit.tier for limit in bid.limits] == [text32("CPU")]
+    assert (bid.gpu_milli, bid.flags) == (0, FLAG_NO_GPU)
+    assert bid_problems(bid, spec, TIERS) == []
+
+
+def test_a_price_of_zero_is_a_price_and_no_price_is_a_mistake() -> None:
+    assert make_job(pricing={"max_gpu_hour": "0"}).to_json()["pricing"] == {"max_gpu_hour": "0"}
+    assert mistakes(job_json(pricing={})) == {"/pricing/max_gpu_hour": "missing"}
+    assert mistakes(job_json(**{**CPU_JOB, "pricing": {}})) == {"/pricing/max_hour": "missing"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer", "said"),
+    [
+        ({"pricing": {"max_gpu_hour": "2"}}, "/pricing/max_gpu_hour", "say max_hour"),
+        ({"pricing": {"max_gpu_hour": "2", "max_hour": "2"}}, "/pricing/max_gpu_hour",
+         "say max_hour"),
+        ({"resources": {"gpu": "H100"}}, "/pricing/max_hour", "say max_gpu_hour"),
+        ({"resources": {"gpu": 0, "memory": "1GB", "disk": "1GB"}}, "/resources/cpu", "above 0"),
+        ({"resources": {"gpu": 0, "cpu": 1, "disk": "1GB"}}, "/resources/memory", "above 0"),
+        ({"resources": {"gpu": 0, "cpu": 1, "memory": "1GB"}}, "/resources/disk", "above 0"),
+        ({"resources": {"gpu": "CPU"}}, "/resources/gpu", "write 0"),
+        ({"pricing": {"max_hour": "18446744074"}}, "/pricing/max_hour", "largest"),
+        ({"placement": {"min_notice": "5m"}}, "/placement/min_notice", "interruptible: true"),
+        ({"placement": {"interruptible": True, "min_notice": "65536s"}}, "/placement/min_notice",
+         "at most 65535s"),
+        ({"placement": {"interruptible": "yes"}}, "/placement/interruptible", "true or false"),
+    ],
+)  # fmt: skip
+def test_what_a_job_without_a_gpu_or_on_notice_cannot_say_is_named(
+    changes: dict[str, Any], pointer: str, said: str
+) -> None:
+    assert said in mistakes(job_json(**{**CPU_JOB, **changes}))[pointer]
+
+
+def test_a_job_that_may_be_interrupted_says_so_in_its_bid() -> None:
+    spec = make_job(placement={"interruptible": True, "min_notice": "65535s"})
+    bid = bid_template(
+        spec, TIERS, buyer=BUYER, witness=WITNESS, max_fee_bps=100, expiry=NOW, salt=9
+    )
+    assert (bid.flags, bid.min_notice_seconds) == (FLAG_INTERRUPTIBLE, 65_535)
+    assert parse_job(spec.to_json(), packed=True, tiers=TIERS) == spec
+    assert "min_notice" not in make_job(placement={"interruptible": True}).to_json()["placement"]
 
 
 def test_command_text_runs_in_a_shell() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from marketplace.data import load_tiers
-from marketplace.domain.tier import GpuWish, parse_gpu
+from marketplace.domain.tier import CPU_TIER, GpuWish, parse_gpu
 from marketplace.services.views import tier_view
 from settlement.eip712 import text32
 
@@ -22,7 +22,7 @@ TIERS = load_tiers()
 
 def test_every_tier_fits_an_order_and_has_real_prices() -> None:
     assert len({text32(tier.name) for tier in TIERS}) == len(list(TIERS)) <= 32
-    for tier in TIERS:
+    for tier in (tier for tier in TIERS if tier.name != CPU_TIER):
         prices = (tier.low_nano_per_hour, tier.median_nano_per_hour, tier.high_nano_per_hour)
         assert 0 < prices[0] <= prices[1] <= prices[2]
         assert tier.listings
@@ -39,7 +39,8 @@ def test_tiers_say_what_the_shipped_table_says() -> None:
         assert (row["model"], row["memory_mib"]) == (shipped["gpu"], shipped["memory_gib"] * 1024)
         for name in ("name", "listings", "markets"):
             assert row[name] == shipped[name]
-        for name, price in shipped["usd_per_gpu_hour"].items():
+        assert (row["usd_per_gpu_hour"] is None) is (row["name"] == CPU_TIER)
+        for name, price in (shipped["usd_per_gpu_hour"] or {}).items():
             assert Decimal(row["usd_per_gpu_hour"][name]) == Decimal(price)
 
 
@@ -89,6 +90,8 @@ GIB = 1024
         ("H100, H100", GpuWish(("H100",), None, None, 1000)),
         (2, GpuWish((), None, None, 2000)),
         (0.25, GpuWish((), None, None, 250)),
+        (0, GpuWish((), None, None, 0)),
+        ("0", GpuWish((), None, None, 0)),
     ],
 )
 def test_gpu_text_is_read(text: object, wish: GpuWish) -> None:
@@ -107,8 +110,9 @@ def test_gpu_text_is_read(text: object, wish: GpuWish) -> None:
         ("80GB:40GB", "gives the memory twice"),
         ("1:2", "gives the count twice"),
         ("1.5", "only whole GPUs"),
-        ("0", "must be from 0.001 to 64"),
-        ("65", "must be from 0.001 to 64"),
+        ("H100:0", "names GPUs and takes none"),
+        ("24GB:0", "names GPUs and takes none"),
+        ("65", "must be from 0 to 64"),
         ("48GB..24GB", "wrong way round"),
         ("H100:fast!", "is not a GPU name"),
         ("H100:", "is neither"),
@@ -120,6 +124,14 @@ def test_gpu_text_that_cannot_be_bought_is_refused_with_the_reason(text: object,
         parse_gpu(text)
 
 
+def test_no_gpu_selects_the_tier_without_one_and_every_other_wish_never_does() -> None:
+    assert TIERS.select(parse_gpu(0)) == (CPU_TIER,)
+    for text in ("1", "0.5", "24GB..", "..1024GB"):
+        assert CPU_TIER not in TIERS.select(parse_gpu(text))
+    assert TIERS.named("cpu") == ()
+
+
 def test_only_less_than_one_gpu_is_shared() -> None:
+    assert not GpuWish(gpu_milli=0).shared
     assert GpuWish(gpu_milli=999).shared
     assert not GpuWish(gpu_milli=1000).shared

@@ -337,6 +337,8 @@ def test_node_is_listed_drained_and_resumed(market: Served) -> None:
         assert client.nodes.heartbeat(made.id).state == "active"
         assert client.nodes.drain(made.id).state == "draining"
         assert client.nodes.resume(made.id).state == "active"
+        assert client.nodes.interrupt(made.id).state == "draining"
+        assert client.nodes.resume(made.id).state == "active"
         assert client.nodes.leave(made.id).state == "away"
         with pytest.raises(InputError, match="/tier"):
             client.nodes.register({**node, "tier": 5})

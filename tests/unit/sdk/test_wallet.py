@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from marketplace.sdk import NO_RETRIES, Coulomb, Unit, onchain
 from marketplace.sdk.errors import ConnectFailed, InputError, NotEnough
 from marketplace.sdk.session import Session
+from settlement.leases import SaltState
 from tests.market_world import key_of
 
 BUYER, ESCROW = key_of("buyer"), "0x" + "e" * 40
@@ -67,3 +68,30 @@ def test_a_wallet_that_lacks_something_asks_the_server_for_it(
 ) -> None:
     with client(tmp_path, **known) as coulomb, pytest.raises(ConnectFailed):
         coulomb.wallet.funds()
+
+
+def test_a_market_without_a_fee_relays_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with client(tmp_path) as coulomb:
+        market = SimpleNamespace(relay_fee=None)
+        monkeypatch.setattr(coulomb.session, "market", market)
+        for refused in (lambda: coulomb.calls.withdraw(5), lambda: coulomb.calls.fee()):
+            with pytest.raises(InputError, match="sends no calls that others signed"):
+                refused()
+
+
+@pytest.mark.parametrize("used", [0, 1, 2, 3, 4, 7, 8, 9, 100])
+@pytest.mark.parametrize("first", [0, 3])
+def test_a_signed_call_takes_the_lowest_number_that_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used: int, first: int
+) -> None:
+    def state(_who: str, salt: int, _kind: Any) -> SaltState:
+        assert salt >= first
+        return SaltState(salt < first + used, False)
+
+    head = SimpleNamespace(timestamp=lambda: 7)
+    escrow = SimpleNamespace(client=head, salts_from=lambda *_: first, salt_state=state)
+    monkeypatch.setattr(onchain, "reach", lambda *_: (escrow, None))
+    found = onchain.next_call(Session(), cast(Any, None), BUYER.address)
+    assert found == (first + used, 7)

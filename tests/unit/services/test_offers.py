@@ -1,6 +1,7 @@
 """Nodes, asks, the book and quotes."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from marketplace.errors import (
 from marketplace.wire.market import NewNode
 from marketplace.wire.orders import AskDraft, SignedAsk
 from settlement.eip712 import Domain, text32
-from settlement.orders import Ask
+from settlement.orders import FLAG_INTERRUPTIBLE, FLAG_NO_GPU, Ask
 from settlement.signing import LocalSigner, sign
 from tests.databases import rows_of
 from tests.market_world import H100, World, gpu, job_spec, node_listing
@@ -49,6 +50,116 @@ def test_a_gpu_is_listed_once_in_the_whole_market(world: World) -> None:
     with world.database.read() as store:
         assert store.gpus.get("GPU-new") is None
         assert rows_of(store, NodeRow, number=77) == []
+
+
+CPU_NODE: dict[str, Any] = {
+    "tier": "CPU", "shared": False, "cpu_milli": 8_000, "memory_mib": 16_384, "storage_mib": 20_480,
+}  # fmt: skip
+CPU_TERMS: dict[str, Any] = {"price": "0", "prices": {"cpu_hour": "0.05"}}
+CPU_JOB: dict[str, Any] = {
+    "resources": {"gpu": 0, "cpu": 4, "memory": "4GB", "disk": "1GB"},
+    "pricing": {"max_hour": "0.40"},
+}
+
+
+def test_a_node_without_gpus_sells_what_it_has_in_the_tier_cpu(world: World) -> None:
+    world.fund()
+    node = world.node(gpus=0, **CPU_NODE)
+    ask = Ask.from_message(world.row("asks", world.ask(node, **CPU_TERMS)).message)
+    assert (ask.gpu_milli, ask.flags, ask.tier_name) == (0, FLAG_NO_GPU, "CPU")
+    first, second, third = (world.queue(**CPU_JOB) for _ in range(3))
+    assert [world.job(job).state for job in (first, second, third)] == [
+        "matched", "matched", "no_match",
+    ]  # fmt: skip
+    assert "no_capacity: 1" in (world.job(third).detail or "")
+    world.queue()
+    assert world.job(world.queue()).state == "no_match"  # a job with a GPU never lands there
+
+
+def test_a_node_with_gpus_sells_its_other_parts_without_them(world: World) -> None:
+    world.fund()
+    node = world.node(gpus=1, cpu_milli=8_000)
+    world.ask(node, no_gpu=True, **CPU_TERMS)
+    world.ask(node, "2.50")
+    whole = {"gpu": "H100:1", "cpu": 5}
+    jobs = [world.queue(**CPU_JOB), world.queue(resources=whole), world.queue(resources={"gpu": 1})]
+    states = [world.job(job).state for job in jobs]
+    assert states == ["matched", "no_match", "no_match"]  # 4 of 8 cores are taken
+    small = world.queue(resources={"gpu": 1, "cpu": 4, "memory": "8GB", "disk": "8GB"})
+    assert world.job(small).state == "matched"
+
+
+def test_jobs_that_leave_sizes_open_take_their_share_of_the_node(world: World) -> None:
+    world.fund()
+    world.ask(world.node(gpus=2, memory_mib=8_192))
+    half = world.queue()
+    greedy = world.queue(resources={"gpu": 1, "memory": "5GB"})
+    assert [world.job(job).state for job in (half, greedy)] == ["matched", "no_match"]
+    modest = world.queue(resources={"gpu": 1, "memory": "4GB"})
+    assert world.job(modest).state == "matched"
+
+
+def test_a_node_that_has_less_than_it_offered_is_sold_for_what_it_has(world: World) -> None:
+    world.fund()
+    new = NewNode.model_validate(node_listing(5, [], **CPU_NODE))
+    register = partial(world.do, world.catalog.nodes.register, world.provider)
+    world.ask(register(new).id, **CPU_TERMS)
+    register(new.model_copy(update={"memory_mib": 4_000}))
+    job = world.queue(**CPU_JOB)
+    assert world.job(job).state == "no_match"
+    assert "too_little_memory" in (world.job(job).detail or "")
+    register(new)
+    assert world.job(world.queue(**CPU_JOB)).state == "matched"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "changes", "pointer"),
+    [
+        (0, {}, "/gpus"),
+        (1, {"tier": "CPU", "shared": False}, "/gpus"),
+        (0, {"tier": "CPU", "shared": True}, "/shared"),
+    ],
+)
+def test_a_node_has_gpus_or_the_tier_cpu(
+    world: World, gpus: int, changes: dict[str, Any], pointer: str
+) -> None:
+    cards = tuple(gpu(f"GPU-{number}") for number in range(gpus))
+    with pytest.raises(InvalidInput) as refusal:
+        _register(world, cards, **changes)
+    assert pointer in [problem.pointer for problem in refusal.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("terms", "pointer", "said"),
+    [
+        ({"no_gpu": True}, "/prices/gpu_hour", "no GPU is sold"),
+        ({"interruptible": True}, "/notice", "missing"),
+        ({"notice": "5m"}, "/notice", "interruptible: true"),
+        ({"interruptible": True, "notice": "65536s"}, "/notice", "at most 65535s"),
+        ({"interruptible": True, "notice": "soon"}, "/notice", "must be a duration"),
+    ],
+)
+def test_terms_that_contradict_each_other_are_refused(
+    world: World, terms: dict[str, Any], pointer: str, said: str
+) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        drafted(world, world.node(), **terms)
+    assert said in {p.pointer: p.detail for p in refusal.value.problems}[pointer]
+
+
+def test_an_interruptible_ask_says_its_notice_and_gets_jobs_that_accept_it(world: World) -> None:
+    world.fund()
+    ask_id = world.ask(interruptible=True, notice="5m")
+    ask = Ask.from_message(world.row("asks", ask_id).message)
+    assert (ask.flags & FLAG_INTERRUPTIBLE, ask.notice_seconds) == (FLAG_INTERRUPTIBLE, 300)
+    plain = world.job(world.queue())
+    assert plain.state == "no_match"
+    assert "interruption_not_accepted: 1" in (plain.detail or "")
+    assert "placement.interruptible to true" in (plain.detail or "")
+    picky = world.job(world.queue(placement={"interruptible": True, "min_notice": "301s"}))
+    assert "change placement.min_notice to 5m" in (picky.detail or "")
+    fits = world.queue(placement={"interruptible": True, "min_notice": "5m"})
+    assert world.job(fits).state == "matched"
 
 
 def _register(
@@ -212,7 +323,12 @@ def test_an_ask_that_expires_leaves_the_book_and_says_so(world: World) -> None:
         ({"tier": text32("A100-80GB-SXM")}, "tier"), ({"gpu_milli": 2_000}, "gpuMilli"),
         ({"gpu_milli": 500}, "gpuMilli"), ({"gpu_milli": 0}, "gpuMilli"),
         ({"cpu_milli": 64_001}, "cpuMilli"), ({"memory_mib": 2**32 - 1}, "memoryMib"),
-        ({"storage_mib": 2**32 - 1}, "storageMib"), ({"flags": 2}, "flags"),
+        ({"storage_mib": 2**32 - 1}, "storageMib"), ({"flags": 8}, "flags"),
+        ({"flags": 2}, "gpuMilli"), ({"flags": 2, "gpu_milli": 0}, "tier"),
+        ({"flags": 2, "gpu_milli": 0, "tier": text32("CPU")}, "floor/gpuHour"),
+        ({"flags": 3, "gpu_milli": 0, "tier": text32("CPU")}, "flags"),
+        ({"flags": 2, "gpu_milli": 0, "tier": text32("CPU"), "cpu_milli": 0}, "cpuMilli"),
+        ({"tier": text32("CPU")}, "tier"), ({"notice_seconds": 60}, "noticeSeconds"),
         ({"start_limit_seconds": 0}, "startLimitSeconds"), ({"expiry": 1}, "expiry"),
         ({"min_seconds": 10, "max_seconds": 9}, "maxSeconds"),
         ({"expiry": 2**40 - 1}, "expiry"), ({"unit": b"\xff" * 32}, "unit"),

@@ -27,6 +27,22 @@ def test_why_nothing_fits_has_counts_changes_and_money() -> None:
     assert relaxation["max_cost"]["currency"] == "CMP"
 
 
+def test_a_plan_says_who_may_do_what_and_the_worst_that_can_be_paid(world: World) -> None:
+    ask_id = world.offer(price="2", start_limit="45s")
+    spec, bid = world.order(0)
+    with world.database.read() as store:
+        caller = world.caller(world.buyer)
+        plan = world.catalog.quotes.plan(store, caller, spec, bid, balance=0).to_json()
+    [match] = plan["matches"]
+    assert (match["ask_id"], match["start_limit_seconds"]) == (ask_id, 45)
+    assert match["meter"] == world.meter.address
+    assert (plan["opener"], plan["witness"]) == (bid.opener, bid.witness)
+    assert plan["may_stop"] == ["buyer", "witness", "provider", "meter"]
+    assert plan["may_open_again"] == ["buyer", "witness"]
+    assert plan["max_paid"]["atoms"] == str(bid.budget)
+    assert plan["max_fee_bps"] == bid.max_fee_bps
+
+
 def test_what_a_job_will_cost_follows_a_top_up_and_its_end(world: World) -> None:
     world.offer(price="2")
     job_id, lease_id = world.open(max_duration="1h", start_deadline="30m")

@@ -13,6 +13,7 @@ from marketplace.witness.journal import WitnessJournal
 from marketplace.witness.policy import Papers, WitnessRefusal
 from settlement.attestation import Close, Usage, UsageAttestation
 from settlement.eip712 import Domain
+from settlement.leases import Shows
 from settlement.orders import Ask, Bid, OpenedFrom
 from settlement.signing import LocalSigner, sign
 from tests.factories import job_json, make_ask, make_bid
@@ -103,11 +104,16 @@ class Stage:
     time: Time = field(default_factory=Time)
     _journals: list[WitnessJournal] = field(default_factory=list)
 
-    def desk(self, name: str = "journal.db", accepts: Accepts | None = None) -> Desk:
+    def desk(
+        self,
+        name: str = "journal.db",
+        accepts: Accepts | None = None,
+        shows: Shows | None = None,
+    ) -> Desk:
         """A desk that knows only what its journal knows."""
         journal = WitnessJournal(self.folder / name)
         self._journals.append(journal)
-        return Desk(WITNESS, DOMAIN, journal, [BUYER.address], self.time.clock(), accepts)
+        return Desk(WITNESS, DOMAIN, journal, [BUYER.address], self.time.clock(), accepts, shows)
 
     def admitted(self, name: str = "journal.db") -> Desk:
         """A desk that has admitted the lease."""

@@ -9,12 +9,15 @@ from marketplace.domain.life import Outcome
 from marketplace.limits import STOP_SECONDS
 from marketplace.witness.policy import Mark, WitnessRefusal
 from settlement.attestation import MeteredUsage
-from settlement.errors import ChainUnavailable
+from settlement.errors import ChainUnavailable, WrongChain
+from settlement.leases import LeaseStatus, LeaseView, Unlike
 from settlement.signing import sign, verify
+from tests.factories import shown_lease
 from tests.unit.witness.conftest import (
     BUYER,
     DOMAIN,
     OPENED,
+    PROVIDER,
     STRANGER,
     WITNESS,
     Lease,
@@ -380,3 +383,94 @@ def test_copied_journal_is_whole(stage: Stage) -> None:
     desk.close()
     shutil.copy(stage.folder / "journal.db", stage.folder / "copy.db")
     assert stage.desk("copy.db").mark(stage.lease.number) == Mark(0, 0, 0, 0)
+
+
+class Node:
+    """The witness's own node: it shows the lease, changed as a test says, or raises."""
+
+    def __init__(self, stage: Stage, *answers: dict[str, Any] | Exception) -> None:
+        self.opened = stage.lease.papers().opened
+        self.answers = list(answers)
+        self.asked: list[tuple[str, str, str, bytes]] = []
+
+    def __call__(self, *names: Any) -> LeaseView:
+        self.asked.append(names)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return shown_lease(self.opened, start=OPENED, **answer)
+
+
+def test_a_lease_that_the_chain_shows_is_looked_up_once(stage: Stage) -> None:
+    node = Node(stage, {})
+    desk = stage.desk(shows=node)
+    assert desk.admit(stage.lease.papers()) is None
+    accepted(desk.countersign(*stage.lease.reading(0, 0), 0))
+    stage.time.go(2_000)
+    accepted(desk.countersign(*stage.lease.reading(1, 2_000), 2))
+    assert node.asked == [(BUYER.address, PROVIDER.address, WITNESS.address, stage.lease.number)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"rate": 1}, "chain_rate_differs"),
+        ({"paid_seconds": 10**7}, "chain_paid_time_differs"),
+        ({"start_seconds": 9_999}, "chain_start_limit_differs"),
+        ({"node": 77}, "chain_node_differs"),
+        ({"gpu_milli": 1}, "chain_gpus_differ"),
+        ({"metered": True}, "chain_counted_differs"),
+    ],
+)
+def test_a_lease_that_the_chain_shows_otherwise_is_refused_for_good(
+    stage: Stage, changes: dict[str, Any], code: str
+) -> None:
+    node = Node(stage, changes)
+    desk = stage.desk(shows=node)
+    assert desk.admit(stage.lease.papers()) == code
+    assert desk.refused(stage.lease.number) == code
+    assert desk.countersign(*stage.lease.reading(0, 0), 0) is WitnessRefusal.UNKNOWN_JOB
+    assert desk.sign_close(*stage.lease.closing(0), 0, DONE) is WitnessRefusal.UNKNOWN_JOB
+    assert desk.sign_stop(stage.lease.number, "lost", None) is WitnessRefusal.UNKNOWN_JOB
+    assert desk.mark(stage.lease.number) == Mark()  # nothing is put down
+
+
+@pytest.mark.parametrize(
+    ("first", "code"),
+    [
+        (ChainUnavailable("away"), "unchecked_lease"),
+        (WrongChain("another"), "unchecked_lease"),
+        ({"status": LeaseStatus.NONE}, "not_on_chain"),
+    ],
+    ids=["no answer", "wrong chain", "not there"],
+)
+def test_a_lease_that_the_chain_does_not_show_yet_is_looked_up_again(
+    stage: Stage, first: Any, code: str
+) -> None:
+    desk = stage.desk(shows=Node(stage, first, {}))
+    assert desk.admit(stage.lease.papers()) == code
+    assert desk.refused(stage.lease.number) is None
+    assert not desk.knows(stage.lease.number)
+    assert desk.admit(stage.lease.papers()) is None
+
+
+def test_papers_that_name_another_lease_ask_no_node(stage: Stage) -> None:
+    node = Node(stage)
+    desk = stage.desk(shows=node)
+    assert desk.admit(stage.lease.papers(seat=1)) is WitnessRefusal.OTHER_LEASE
+    assert node.asked == []
+
+
+def test_when_a_lease_opened_is_the_chains_word(stage: Stage) -> None:
+    said_early = stage.lease.papers(opened_unix=OPENED - 3_600)
+    desk = stage.desk(shows=Node(stage, {}))
+    assert desk.admit(said_early) is None
+    reading = stage.lease.reading(0, 60_000)
+    assert desk.countersign(*reading, 0) is WitnessRefusal.AHEAD_OF_CLOCK
+    trusting = stage.desk("other.db")
+    assert trusting.admit(said_early) is None
+    assert trusting.countersign(*stage.lease.reading(0, 20_000), 0) is not None
+
+
+def test_every_difference_has_a_refusal_of_its_own() -> None:
+    assert {code.value for code in Unlike} <= {code.value for code in WitnessRefusal}

@@ -13,7 +13,9 @@ down_revision = None
 # The columns of each table, referenced tables first: name, type, and what else is said of it.
 # `text42` has at most 42 characters, `?` may be null, `>nodes.id` refers to that column.
 TABLES = {
-    "accounts": "address text42 key, next_salt big, created_ms big, orders_from big",
+    "accounts": """
+        address text42 key, next_salt big, created_ms big, orders_from big, last_call text200?
+    """,
     "api_keys": """
         id text40 key, account text42 index, name text, secret_hash text64 unique, hint text,
         scopes text, nonce text, created_ms big, expires_ms big?, revoked_ms big?,
@@ -63,8 +65,9 @@ TABLES = {
         gpus json, paid_seconds big, max_seconds big, start_limit_seconds big,
         budget_limited bool, metered bool, unit text, units_cap big, egress_cap_mib big,
         interval_ms int, previous json?, created_ms big, start_s big?, end_s big?, ready_ms big?,
-        seen_ms big, sequence big, attested json, countersigned json, settled json,
-        released atoms, refunded atoms, stop_requested text?, stop_requested_ms big?, again bool,
+        notice_seconds int?, notice_ms big?, seen_ms big, sequence big, attested json,
+        countersigned json, settled json, released atoms, refunded atoms, stop_requested text?,
+        stop_requested_ms big?, again bool, stopped_ms big? index, stopped_by text?,
         heartbeat_count big, heartbeat_ms big?, witness_ms big?, outcome json?, finished_ms big?,
         close json?, meter_signature text?, witness_signature text?, stop_signature text?,
         log_next json, opened_tx text?, closed_tx text?, closed_ms big?, refused_count int
