@@ -75,6 +75,11 @@ class GasWorld:
         """Gas of one transaction to the escrow, from its receipt. Raises if it reverts."""
         return self.client.transact(signer, self.escrow.address, data, gas=gas).gas_used
 
+    def approve(self, spender: str, amount: int) -> None:
+        """The sender lets a spender move so many of its tokens."""
+        data = self.token.approve(spender, amount)
+        self.client.transact(self.sender, self.token.address, data)
+
     def later(self, seconds: int) -> None:
         """Let chain time pass."""
         self.client.rpc("evm_increaseTime", seconds)
