@@ -177,9 +177,13 @@ class Session:
         self._desk.witness_for(buyers)
         return self._desk
 
+    def chain_url(self, market: MarketConfig | None) -> str | None:
+        """A node of the chain: the caller's own, else the market's; None if neither is known."""
+        return self.rpc_url or (market.rpc_url if market else None)
+
     def account_reads(self) -> AccountReads | None:
         """What the chain says of accounts that have no key; None if no chain is known."""
-        url = self.rpc_url or (self.market.rpc_url if self.market else None)
+        url = self.chain_url(self.market)
         if not url:
             return None
         from settlement.chain.client import ChainClient
