@@ -97,8 +97,8 @@ def _within(inner: tuple[int, int], outer: tuple[int, int]) -> bool:
 def _blamed(errors: Iterable[Node], regions: Mapping[str, list[Region]]) -> dict[Mutant, str]:
     """Whose each error is: the mutant's in whose text it is, else the switches' that it spans.
 
-    Else it is the one's around, else the one's that drops what a function's head asks for. Raises
-    MutateError where there is none.
+    Else it is the one's around, else the one's that drops what a function's head asks for, or what
+    was set for the place of the error. Raises MutateError where there is none.
     """
     blamed: dict[Mutant, str] = {}
     for error in errors:
@@ -108,7 +108,7 @@ def _blamed(errors: Iterable[Node], regions: Mapping[str, list[Region]]) -> dict
         around = [region for region in there if _within(at, region.whole)]
         guilty = [region for region in around if _within(at, region.own)]
         guilty = guilty or [region for region in there if _within(region.whole, at)] or around
-        guilty = guilty or _last_drop(there, at)
+        guilty = guilty or _last_drop(there, at) or _drop_before(there, at)
         if not guilty:
             raise MutateError(error["formattedMessage"])
         inner = guilty if guilty != around else [min(around, key=lambda r: r.whole[1] - r.whole[0])]
@@ -125,6 +125,12 @@ def _last_drop(there: Sequence[Region], head: tuple[int, int]) -> list[Region]:
     function = min(behind, key=lambda region: region.whole[0]).mutant.function
     drops = [r for r in behind if (r.mutant.function, r.mutant.operator) == (function, "drop")]
     return [max(drops, key=lambda region: region.whole[0])] if drops else []
+
+
+def _drop_before(there: Sequence[Region], use: tuple[int, int]) -> list[Region]:
+    """The dropped statement next before the use of a variable, which it may have set."""
+    drops = [r for r in there if r.mutant.operator == "drop" and r.whole[1] <= use[0]]
+    return [max(drops, key=lambda region: region.whole[1])] if drops else []
 
 
 def _render(
