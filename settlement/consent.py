@@ -61,6 +61,19 @@ class AccountReads(Protocol):
         """Who owns and operates a purse; None if the account is none."""
 
 
+@dataclass(frozen=True, slots=True)
+class KeysOnly:
+    """The same, but no contract's answer counts as a signature."""
+
+    reads: AccountReads
+
+    def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool:
+        return False
+
+    def purse(self, account: str) -> Purse | None:
+        return self.reads.purse(account)
+
+
 def require_consent(
     struct: Struct,
     domain: Domain,

@@ -1,7 +1,8 @@
 """Sends withdrawals and top-ups that accounts signed: the relayer pays their gas, for a fee.
 
 The relayer must never pay for a call that fails, so that it looks at all that could make it fail,
-then asks the chain, before the call is put down; the relayer asks again before it signs.
+then asks the chain, before the call is put down; the relayer asks again before it signs. Only keys
+sign such calls: a contract can say yes when it is asked, and burn the relayer's gas when it counts.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from marketplace.errors import (
     Conflict,
     InsufficientBalance,
     InvalidInput,
+    InvalidSignature,
     NotFound,
     NotRelayed,
     Problem,
@@ -34,7 +36,7 @@ from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.services.views import call_view
 from marketplace.wire.orders import CALL_ID, RelayedCall, SignedTopUp, SignedWithdrawal
 from settlement.chain.calls import EscrowCalls
-from settlement.consent import PAID_TOP_UPS, TOP_UPS, WITHDRAWALS, PurseRule
+from settlement.consent import PAID_TOP_UPS, TOP_UPS, WITHDRAWALS, KeysOnly, PurseRule
 from settlement.errors import CallReverted
 from settlement.orders import Numbered, TopUp, Withdraw
 from settlement.ports import Intent, IntentKind, IntentState
@@ -42,7 +44,8 @@ from settlement.vetting import CONSENT_GAS_MAX
 
 KEY = "call:{account}:{salt}"
 """The outbox's key of a signed call: one transaction for each number of an account."""
-ON_ITS_WAY = (IntentState.PENDING, IntentState.SIGNED, IntentState.SENT)
+# Until it is final: a call that was mined may have failed, and cost gas.
+ON_ITS_WAY = (IntentState.PENDING, IntentState.SIGNED, IntentState.SENT, IntentState.CONFIRMED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +151,7 @@ class Relays:
         if not RELAY_SECONDS_MIN <= left <= RELAY_SECONDS_MAX:
             detail = f"must lie {RELAY_SECONDS_MIN} to {RELAY_SECONDS_MAX} s ahead, not {left} s"
             raise CallExpired([Problem("/call/deadline", detail)])
-        parties = (relay.account, self.market, self.reads)
-        check_account(relay.call, relay.signature, *parties, relay.rule, now_ms)
+        self._check_signer(relay, now_ms)
         state = self.reads.salt_state(relay.account, relay.call.salt, Numbered.CALLS)
         if state.used or state.cancelled:
             said = "was sent before" if state.used else "is cancelled"
@@ -160,6 +162,18 @@ class Relays:
         refusal = self.reads.refusal(relay.data, self.market.opener, CONSENT_GAS_MAX)
         if refusal is not None:
             raise self._refused(relay, refusal)
+
+    def _check_signer(self, relay: Relay, now_ms: int) -> None:
+        """Pass if a key signed: the account's own, or one that a purse's rule names."""
+        signed = (relay.call, relay.signature, relay.account, self.market)
+        try:
+            check_account(*signed, KeysOnly(self.reads), relay.rule, now_ms)
+        except InvalidSignature:
+            check_account(*signed, self.reads, relay.rule, now_ms)
+            raise CallRefused(
+                "a contract signed it (ERC-1271), which may say no in the block, when the relayer "
+                "has to pay for that; let the wallet send the call itself"
+            ) from None
 
     def _too_little(self, needs: int, balance: int) -> InsufficientBalance:
         facts = {
