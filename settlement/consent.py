@@ -1,8 +1,7 @@
 """Who may sign for an account: its key, its contract (ERC-1271), or the people of a purse.
 
-The escrow asks in this order, and so do server, witness and clients: `require_consent` for structs,
-`refusal_of` for digests. Source: `Leases._signed`, `Opening._requireBuyer`,
-`Amending._requirePayer`, `Leases._requireConsent` in contracts.
+The escrow asks in this order, and so do server, witness and clients. Source: `Leases._signed`,
+`Opening._requireBuyer`, `Amending._requirePayer`, `Leases._requireConsent` in contracts.
 """
 
 from dataclasses import dataclass
@@ -88,46 +87,31 @@ def require_consent(
 
     Raises SignatureError, ExpiredPurse, ChainError.
     """
+    digest = struct.digest(domain)
     try:
         return verify(struct, domain, signature, account)
-    except SignatureError as error:
+    except SignatureError:
         if reads is None:
             raise
-        refusal = refusal_of(reads, account, struct.digest(domain), signature, rule, now, error)
-    if refusal is not None:
-        raise refusal
-
-
-def refusal_of(
-    reads: AccountReads,
-    account: str,
-    digest: bytes,
-    signature: bytes,
-    rule: PurseRule,
-    now: int,
-    otherwise: SignatureError | None = None,
-) -> SignatureError | None:
-    """Why a signature that is not of the account's own key does not count; None if it does.
-
-    `otherwise` is the answer for an account that is no purse. Raises ChainError.
-    """
-    if reads.accepts_signature(account, digest, signature):
-        return None
-    purse = reads.purse(account)
-    if purse is None:
-        return otherwise or SignatureError(f"{account} did not sign")
+        if reads.accepts_signature(account, digest, signature):
+            return
+        purse = reads.purse(account)
+        if purse is None:
+            raise
     roles = {OPERATOR: purse.operator, OWNER: purse.owner}
-    signed = next((r for r, a in roles.items() if _signed(reads, a, digest, signature)), None)
-    if signed in rule.at_any_time or (signed in rule.until_expiry and now <= purse.expiry):
-        return None
-    if signed in rule.until_expiry:
+    # Both are asked: an operator's contract that says yes to everything must not hide the owner.
+    signed = [role for role, who in roles.items() if _signed(reads, who, digest, signature)]
+    valid = rule.at_any_time + (rule.until_expiry if now <= purse.expiry else ())
+    if any(role in valid for role in signed):
+        return
+    if any(role in rule.until_expiry for role in signed):
         when = datetime.fromtimestamp(purse.expiry, UTC).isoformat().replace("+00:00", "Z")
-        return ExpiredPurse(f"the purse {account} expired at {when}: nothing new opens for it")
+        raise ExpiredPurse(f"the purse {account} expired at {when}: nothing new opens for it")
     if not rule.signers:
-        return PurseRefused(f"{account} is a purse; nobody signs {rule.what} for it")
+        raise PurseRefused(f"{account} is a purse; nobody signs {rule.what} for it")
     wanted = " or ".join(f"its {role} {roles[role]}" for role in rule.signers)
-    by = f"its {signed}" if signed else "somebody else"
-    return PurseRefused(f"{account} is a purse; {wanted} signs its {rule.what}, not {by}")
+    by = f"its {signed[0]}" if signed else "somebody else"
+    raise PurseRefused(f"{account} is a purse; {wanted} signs its {rule.what}, not {by}")
 
 
 def _signed(reads: AccountReads, account: str, digest: bytes, signature: bytes) -> bool:

@@ -100,6 +100,11 @@ class Ask(Struct):
     def tier_name(self) -> str:
         return from_text32(self.tier)
 
+    @property
+    def notice(self) -> int | None:
+        """Seconds of notice after which the node may be taken back; None: it never is."""
+        return self.notice_seconds if self.flags & FLAG_INTERRUPTIBLE else None
+
 
 @dataclass(frozen=True, slots=True)
 class Quote(Struct):

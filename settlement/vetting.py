@@ -20,13 +20,13 @@ from settlement.ports import Intent, IntentKind
 from settlement.signing import recover
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
-# These calls may run the code of contract accounts (ERC-1271), which could burn any amount of gas.
-# They get what an opening with two such accounts needs; if that is not enough, they are refused.
 RELAYED = {
     IntentKind.WITHDRAW: "withdrawBySignature",
     IntentKind.TOP_UP: "topUpBySignature",
 }
 """Calls that accounts signed until a deadline, and the functions that take them."""
+# These calls may run the code of contract accounts (ERC-1271), which could burn any amount of gas.
+# They get what an opening with two such accounts needs; if that is not enough, they are refused.
 CONSENTED = (IntentKind.OPEN, IntentKind.CANCEL, *RELAYED)
 CONSENT_GAS_MAX = 1_000_000
 DEADLINE_SECONDS_MIN = 30  # left of a deadline: what is mined after it reverts, and costs gas
@@ -75,11 +75,10 @@ def vet(escrow: Escrow, sender: str, intent: Intent) -> Verdict:
             call = call_of(intent.payload)
             if not escrow.simulate_free(call.data, sender, "pending"):
                 return Refuse(NOTHING_TO_FREE)
-        if (
-            intent.kind in RELAYED
-            and (left := _seconds_left(escrow, intent)) < DEADLINE_SECONDS_MIN
-        ):
-            return Refuse(f"the deadline is {left} s ahead, too near to be mined in time")
+        if intent.kind in RELAYED:
+            left = _seconds_left(escrow, intent)
+            if left < DEADLINE_SECONDS_MIN:
+                return Refuse(f"the deadline is {left} s ahead, too near to be mined in time")
         most = CONSENT_GAS_MAX if intent.kind in CONSENTED else None
         return Go(_gas(escrow.client, sender, intent.payload, most))
     except CallReverted as error:

@@ -32,7 +32,7 @@ from marketplace.sdk.archive import ArchiveError, unpack
 from marketplace.sdk.errors import CoulombError
 from marketplace.wire.leases import Lease
 from settlement.leases import LeaseView
-from settlement.orders import FLAG_INTERRUPTIBLE, Ask, Bid, OpenedFrom
+from settlement.orders import Ask, Bid, OpenedFrom
 from settlement.silence import unseen_ms
 from settlement.units import Sizes
 
@@ -103,7 +103,7 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
         budget_limited=terms.budget_limited, units_cap=bid.units,
         start_deadline_ms=(start_s + start_limit_s) * 1000,
         longest_seconds=ask.max_seconds,
-        notice_s=ask.notice_seconds if ask.flags & FLAG_INTERRUPTIBLE else None, shown=shown,
+        notice_s=ask.notice, shown=shown,
     )  # fmt: skip
 
 

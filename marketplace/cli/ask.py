@@ -19,7 +19,7 @@ from marketplace.sdk.errors import InputError
 from marketplace.sdk.keyring import parse_address
 from marketplace.wire.market import Node
 from settlement.eip712 import from_text32
-from settlement.orders import FLAG_INTERRUPTIBLE, Ask
+from settlement.orders import Ask
 
 app, order_app = typer.Typer(), typer.Typer()
 TABLE = columns(
@@ -208,11 +208,11 @@ def _offer(client: Coulomb, node_id: str, terms: dict[str, Any], name: str) -> N
 
 def _plan_row(ask: Ask) -> dict[str, Any]:
     """What an ask binds its provider to."""
-    interruptible = ask.flags & FLAG_INTERRUPTIBLE
+    notice = ask.notice
     return {
         "jobs": f"{duration_text(ask.min_seconds)} to {duration_text(ask.max_seconds)}",
         "start_limit": duration_text(ask.start_limit_seconds),
-        "notice": duration_text(ask.notice_seconds) if interruptible else "none: not interruptible",
+        "notice": "none: not interruptible" if notice is None else duration_text(notice),
         "meter": ask.meter,
         "opener": ask.opener,
         "most_fee": f"{Decimal(ask.max_fee_bps) / 100:f} % of what it earns",
@@ -248,7 +248,7 @@ def _terms_of(ask: Ask, prices: dict[str, str]) -> dict[str, Any]:
         "opener": ask.opener,
         "no_gpu": not ask.gpu_milli,
     }
-    if ask.flags & FLAG_INTERRUPTIBLE:
-        terms |= {"interruptible": True, "notice": duration_text(ask.notice_seconds)}
+    if ask.notice is not None:
+        terms |= {"interruptible": True, "notice": duration_text(ask.notice)}
     unit = from_text32(ask.unit)
     return {**terms, "unit": unit} if unit else terms

@@ -377,7 +377,7 @@ class Book:
             prices=floor,
             terms=terms_of(signed, bid.bid, floor, bid.budget, self.market.decimals),
             gpus=gpus,
-            notice_seconds=signed.notice_seconds if ask.order.interruptible else None,
+            notice_seconds=signed.notice,
         )
 
     # Time

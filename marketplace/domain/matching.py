@@ -101,7 +101,7 @@ class BidView:
 
     __slots__ = (
         "bid", "budget", "cpu_milli", "decimals", "ends", "gpu_milli", "lead_milli", "limits",
-        "live", "memory_mib", "order", "seq", "shape", "sized", "start_seconds", "storage_mib",
+        "live", "memory_mib", "order", "seq", "shape", "sizes", "start_seconds", "storage_mib",
         "wants",
     )  # fmt: skip
 
@@ -116,7 +116,8 @@ class BidView:
         self.memory_mib = bid.memory_mib
         self.storage_mib = bid.storage_mib
         self.lead_milli = bid.gpu_milli or bid.cpu_milli  # what an ask's `lead_hour` is for
-        self.sized = bool(bid.cpu_milli and bid.memory_mib and bid.storage_mib)
+        whole = bid.cpu_milli and bid.memory_mib and bid.storage_mib
+        self.sizes = bid.sizes() if whole else None  # None: some are shares of the ask
         self.start_seconds = min(wants.start_deadline_seconds, bid.max_start_seconds)
         self.decimals = market.decimals
         self.budget = bid.budget if order.budget_left is None else order.budget_left
@@ -196,13 +197,12 @@ def _notice_refused(ask: AskView, bid: BidView) -> bool:
 
 def sizes_for(ask: AskView, bid: BidView) -> Sizes:
     """What the bid's lease takes of the ask's node."""
-    return bid.bid.sizes() if bid.sized else sizes_of(ask.ask, bid.bid)
+    return bid.sizes or sizes_of(ask.ask, bid.bid)
 
 
 def find_room(ask: AskView, bid: BidView) -> tuple[int, ...] | None:
     """The GPUs that the bid's lease gets of the ask's node, if all it takes is free there."""
-    wanted = bid.bid if bid.sized else sizes_of(ask.ask, bid.bid)
-    return ask.use.place(ask.offered, wanted)
+    return ask.use.place(ask.offered, sizes_for(ask, bid))
 
 
 def _is_taken(ask: AskView, bid: BidView) -> bool:

@@ -56,7 +56,7 @@ def reach(session: Session, market: MarketConfig | None) -> tuple[Escrow, Token]
     from settlement.chain.client import ChainClient
     from settlement.chain.contracts import Escrow, Token
 
-    url = session.rpc_url or (market.rpc_url if market else None)
+    url = session.chain_url(market)
     if not url:
         raise ConfigError("no chain is known", fix="set ETH_RPC_URL or rpc_url in the profile")
     domain = session.domain()
@@ -82,7 +82,11 @@ def funds(session: Session, market: MarketConfig | None, address: str) -> Funds:
 
 def unit(session: Session, market: MarketConfig | None) -> Unit:
     """What the escrow's token counts in."""
-    token = reach(session, market)[1]
+    return unit_of(reach(session, market)[1])
+
+
+def unit_of(token: Token) -> Unit:
+    """What a token counts in."""
     return Unit(token.symbol(), token.decimals())
 
 
@@ -134,7 +138,7 @@ def deposit(
     """
     escrow, token = reach(session, market)
     held = token.balance_of(who.address)
-    check_amount(atoms, held, Unit(token.symbol(), token.decimals()), f"are at {who.address}")
+    check_amount(atoms, held, unit_of(token), f"are at {who.address}")
     if by_permit:
         deadline = escrow.client.timestamp() + PERMIT_SECONDS
         nonce = token.permit_nonce(who.address)
@@ -152,7 +156,7 @@ def withdraw(
     """Move free balance out of the escrow. Raises InputError for nothing, NotEnough."""
     escrow, token = reach(session, market)
     free = escrow.balance_of(who.address)
-    check_amount(atoms, free, Unit(token.symbol(), token.decimals()))
+    check_amount(atoms, free, unit_of(token))
     return transact(escrow, who, escrow.calls.withdraw(to, atoms))
 
 

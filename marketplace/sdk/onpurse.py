@@ -7,7 +7,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from marketplace.sdk.errors import InputError
-from marketplace.sdk.onchain import Moved, Unit, check_amount, reach, transact
+from marketplace.sdk.onchain import Moved, check_amount, reach, transact, unit_of
 from marketplace.sdk.session import Session
 from marketplace.wire.market import MarketConfig
 from settlement.consent import Purse
@@ -15,7 +15,7 @@ from settlement.orders import purse_of
 from settlement.signing import TransactionSigner
 
 if TYPE_CHECKING:
-    from settlement.chain.contracts import Escrow, Token
+    from settlement.chain.contracts import Escrow
 
 IN_PURSE = "are free in the purse"
 
@@ -66,7 +66,7 @@ def create(
     """Make a purse that lives for so long and put atoms into it. Raises InputError, NotEnough."""
     escrow, token = reach(session, market)
     if atoms:
-        check_amount(atoms, escrow.balance_of(who.address), _unit(token))
+        check_amount(atoms, escrow.balance_of(who.address), unit_of(token))
     domain = session.domain()
     names = ((n, purse_of(domain, who.address, operator, n)) for n in count())
     salt, address = next((n, name) for n, name in names if escrow.purse(name) is None)
@@ -81,7 +81,7 @@ def fund(
     """Move atoms of the owner's free balance into a purse. Raises InputError, NotEnough."""
     escrow, token = reach(session, market)
     _owned(escrow, purse, who.address)
-    check_amount(atoms, escrow.balance_of(who.address), _unit(token))
+    check_amount(atoms, escrow.balance_of(who.address), unit_of(token))
     return transact(escrow, who, escrow.calls.fund_purse(purse, atoms))
 
 
@@ -91,7 +91,7 @@ def sweep(
     """Move free atoms of a purse to its owner's balance. Raises InputError, NotEnough."""
     escrow, token = reach(session, market)
     _owned(escrow, purse, who.address)
-    check_amount(atoms, escrow.balance_of(purse), _unit(token), IN_PURSE)
+    check_amount(atoms, escrow.balance_of(purse), unit_of(token), IN_PURSE)
     return transact(escrow, who, escrow.calls.sweep_purse(purse, atoms))
 
 
@@ -108,10 +108,6 @@ def expire(
         when = f"in {left} s" if left >= 0 else f"since {-left} s ago"
         raise InputError(f"an expiry is only brought forward; this purse expires {when}")
     return transact(escrow, who, escrow.calls.expire_purse(purse, expiry))
-
-
-def _unit(token: Token) -> Unit:
-    return Unit(token.symbol(), token.decimals())
 
 
 def _need(escrow: Escrow, address: str) -> Purse:

@@ -13,10 +13,10 @@ from marketplace.sdk.errors import ConfigError, VerificationError
 from marketplace.sdk.keyring import unlock, witness_key
 from marketplace.sdk.profile import Profile, ProfileFile, state_dir
 from marketplace.wire.market import MarketConfig
-from marketplace.witness.desk import Accepts, Desk
+from marketplace.witness.desk import Desk
 from marketplace.witness.journal import WitnessJournal
 from marketplace.witness.policy import WitnessRefusal
-from settlement.consent import OPENED_BIDS, AccountReads, refusal_of
+from settlement.consent import AccountReads
 from settlement.eip712 import Domain, checksum
 from settlement.leases import Shows
 from settlement.signing import Signer
@@ -172,14 +172,18 @@ class Session:
             escrow = domain.verifying_contract.lower()
             name = f"{domain.chain_id}-{escrow}-{signer.address.lower()}.db"
             journal = WitnessJournal(self._witness_folder / name)
-            accepts, shows = self._buyer_accepts(), self._own_node()
-            self._desk = Desk(signer, domain, journal, (), accepts=accepts, shows=shows)
+            reads, shows = self.account_reads(), self._own_node()
+            self._desk = Desk(signer, domain, journal, (), reads=reads, shows=shows)
         self._desk.witness_for(buyers)
         return self._desk
 
+    def chain_url(self, market: MarketConfig | None) -> str | None:
+        """A node of the chain: the caller's own, else the market's; None if neither is known."""
+        return self.rpc_url or (market.rpc_url if market else None)
+
     def account_reads(self) -> AccountReads | None:
         """What the chain says of accounts that have no key; None if no chain is known."""
-        url = self.rpc_url or (self.market.rpc_url if self.market else None)
+        url = self.chain_url(self.market)
         if not url:
             return None
         from settlement.chain.client import ChainClient
@@ -191,17 +195,6 @@ class Session:
     def purse_reads(self) -> AccountReads | None:
         """What tells who signed own orders: the chain for a purse; else our key, so None."""
         return self.account_reads() if self.purse else None
-
-    def _buyer_accepts(self) -> Accepts | None:
-        """Asks the chain whether a contract, or the operator of a purse, signed a bid."""
-        reads = self.account_reads()
-        if reads is None:
-            return None
-
-        def ask(account: str, digest: bytes, signature: bytes) -> bool:
-            return refusal_of(reads, account, digest, signature, OPENED_BIDS, now=0) is None
-
-        return ask
 
     def _own_node(self) -> Shows | None:
         """Shows leases on the caller's own node. One that the market names would prove nothing."""

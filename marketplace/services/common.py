@@ -6,7 +6,7 @@ from uuid_utils import uuid7
 
 from marketplace.db.store import Store
 from marketplace.db.tables import JobEventRow
-from marketplace.errors import InvalidSignature, Problem, PurseExpired
+from marketplace.errors import InsufficientBalance, InvalidSignature, Problem, PurseExpired
 from marketplace.services.ports import EscrowReads, Market
 from marketplace.wire.base import Answer, Money
 from settlement import errors as settlement
@@ -85,6 +85,16 @@ def _not_signed(error: SignatureError, expected: str, market: Market) -> Invalid
     by = "" if isinstance(error, settlement.PurseRefused) else f" by {expected}"
     detail = f"{error}; it must be signed{by} for {where}"
     return InvalidSignature(detail, problems=[Problem("/signature", str(error))])
+
+
+def too_little(market: Market, needed: int, free: int, what: str) -> InsufficientBalance:
+    """The refusal of an account that has less than it needs, in atoms; `free` may be negative."""
+    facts = {
+        "required": money(market, needed),
+        "balance": money(market, max(0, free)),
+        "shortfall": money(market, needed - free),
+    }
+    return InsufficientBalance(f"the free escrow balance is below {what}", facts=facts)
 
 
 def emit(store: Store, job_id: str, kind: str, data: Answer, now_ms: int) -> None:

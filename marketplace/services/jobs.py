@@ -13,7 +13,6 @@ from marketplace.errors import (
     AlreadyExists,
     BudgetExceeded,
     Conflict,
-    InsufficientBalance,
     InvalidInput,
     InvalidOrder,
     NotFound,
@@ -24,7 +23,7 @@ from marketplace.limits import LIVE_JOBS_MAX as LIVE_MAX
 from marketplace.limits import ORDER_SECONDS_MAX
 from marketplace.services.accounts import note_salt
 from marketplace.services.blobs import need_blob
-from marketplace.services.common import Principal, check_account, money, new_id, unmet
+from marketplace.services.common import Principal, check_account, money, new_id, too_little, unmet
 from marketplace.services.leases import opened_from
 from marketplace.services.lives import Lives, tell
 from marketplace.services.orderlog import log_bid
@@ -112,12 +111,7 @@ class Jobs:
             raise Conflict(f"an account has at most {LIVE_MAX} live jobs; let some end first")
         free = order.balance - store.jobs.reserved_atoms(caller.account)
         if free < reserve:
-            facts = {
-                "required": money(self.market, reserve),
-                "balance": money(self.market, max(0, free)),
-                "shortfall": money(self.market, reserve - free),
-            }
-            raise InsufficientBalance("the free escrow balance is below the lock", facts=facts)
+            raise too_little(self.market, reserve, free, "the lock")
         charge = self._charge_key(store, caller, order, reserve)
         bid = BidRow(
             id=new_id("bid"),

@@ -26,6 +26,7 @@ from settlement.orders import Ask, Bid
 
 ASK, ASK_CLOSED, NODE, BID = "ask", "ask_closed", "node", "bid"
 BID_CLOSED, FREE, PAUSE, TICK = "bid_closed", "free", "pause", "tick"
+_SIZES = ("cpu_milli", "memory_mib", "storage_mib")
 
 
 def log_ask(store: Store, row: AskRow, node: NodeRow, now_ms: int) -> None:
@@ -80,9 +81,6 @@ def log_tick(store: Store, at_s: int) -> None:
 
 def _log(store: Store, kind: str, subject: str, payload: dict[str, Any], now_ms: int) -> None:
     store.order_log.append(OrderEntryRow(kind=kind, subject=subject, payload=payload, at_ms=now_ms))
-
-
-_SIZES = ("cpu_milli", "memory_mib", "storage_mib")
 
 
 def _facts(node: NodeRow) -> dict[str, Any]:

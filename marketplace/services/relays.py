@@ -1,12 +1,11 @@
 """Sends withdrawals and top-ups that accounts signed: the relayer pays their gas, for a fee.
 
-The relayer must never pay for a call that fails, so that it looks at all that could make it fail,
-then asks the chain, before the call is put down; the relayer asks again before it signs. Only keys
-sign such calls: a contract can say yes when it is asked, and burn the relayer's gas when it counts.
+The relayer must never pay for a call that fails. So everything that could make it fail is looked at
+before the call is put down, the chain last; the relayer asks the chain again before it signs. Only
+keys sign such calls: a contract may say yes when asked, and burn the relayer's gas when mined.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from marketplace.db.store import Database, Store, Tries
 from marketplace.domain.life import LeaseState
@@ -15,7 +14,6 @@ from marketplace.errors import (
     CallRefused,
     CallUsed,
     Conflict,
-    InsufficientBalance,
     InvalidInput,
     InvalidSignature,
     NotFound,
@@ -30,7 +28,7 @@ from marketplace.limits import (
     RELAY_SECONDS_MIN,
     RELAY_TRIES,
 )
-from marketplace.services.common import Principal, check_account, money, unmet
+from marketplace.services.common import Principal, check_account, money, too_little, unmet
 from marketplace.services.leases import opened_from, ref_of
 from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.services.views import call_view
@@ -44,6 +42,7 @@ from settlement.vetting import CONSENT_GAS_MAX
 
 KEY = "call:{account}:{salt}"
 """The outbox's key of a signed call: one transaction for each number of an account."""
+NEEDS = "what the call takes"
 # Until it is final: a call that was mined may have failed, and cost gas.
 ON_ITS_WAY = (IntentState.PENDING, IntentState.SIGNED, IntentState.SENT, IntentState.CONFIRMED)
 
@@ -59,7 +58,6 @@ class Relay:
     rule: PurseRule
     needs: int
     data: bytes
-    payload: dict[str, Any]
 
     @property
     def key(self) -> str:
@@ -82,8 +80,8 @@ class Relays:
         call, signature = signed.call, signed.signature
         self._require_ours(caller, call.account, "account", call.relayer)
         data = self.calls.withdraw_by_signature(call, signature)
-        relay = self._relay(
-            IntentKind.WITHDRAW, call.account, signed, WITHDRAWALS, call.amount, data
+        relay = Relay(
+            IntentKind.WITHDRAW, call.account, call, signature, WITHDRAWALS, call.amount, data
         )
         if not self._is_known(relay):
             if call.fee >= call.amount:
@@ -105,24 +103,12 @@ class Relays:
             opened, state = opened_from(store, lease), lease.state
         rule = PAID_TOP_UPS if call.fee else TOP_UPS
         data = self.calls.top_up_by_signature(opened, call, signature)
-        relay = self._relay(IntentKind.TOP_UP, call.buyer, signed, rule, call.fee, data)
+        relay = Relay(IntentKind.TOP_UP, call.buyer, call, signature, rule, call.fee, data)
         if not self._is_known(relay):
             if state is not LeaseState.ACTIVE:
                 raise Conflict(f"the lease is {state}; only an active one is topped up")
             self._check(relay)
         return relay
-
-    def _relay(
-        self,
-        kind: IntentKind,
-        account: str,
-        signed: SignedWithdrawal | SignedTopUp,
-        rule: PurseRule,
-        needs: int,
-        data: bytes,
-    ) -> Relay:
-        payload = self.calls.payload(data)
-        return Relay(kind, account, signed.call, signed.signature, rule, needs, data, payload)
 
     def _require_ours(self, caller: Principal, account: str, member: str, relayer: str) -> None:
         """Pass for a call of the caller's account that only this relayer may send."""
@@ -138,7 +124,12 @@ class Relays:
     def _is_known(self, relay: Relay) -> bool:
         """Whether this very call was put down before."""
         with self.database.read() as store:
-            return _is_last(store.tries(relay.key), relay)
+            return self._same(store.tries(relay.key), relay) is not None
+
+    def _same(self, tries: Tries, relay: Relay) -> Intent | None:
+        """The newest try, if it is this very call."""
+        last = tries.last
+        return last if last and last.payload == self.calls.payload(relay.data) else None
 
     def _check(self, relay: Relay) -> None:
         fee = self.market.relay_fee
@@ -158,7 +149,7 @@ class Relays:
             raise _used(relay, said)
         balance = self.reads.balance_of(relay.account)
         if balance < relay.needs:
-            raise self._too_little(relay.needs, balance)
+            raise too_little(self.market, relay.needs, balance, NEEDS)
         refusal = self.reads.refusal(relay.data, self.market.opener, CONSENT_GAS_MAX)
         if refusal is not None:
             raise self._refused(relay, refusal)
@@ -175,20 +166,10 @@ class Relays:
                 "has to pay for that; let the wallet send the call itself"
             ) from None
 
-    def _too_little(self, needs: int, balance: int) -> InsufficientBalance:
-        facts = {
-            "required": money(self.market, needs),
-            "balance": money(self.market, balance),
-            "shortfall": money(self.market, needs - balance),
-        }
-        return InsufficientBalance(
-            "the free escrow balance is below what the call takes", facts=facts
-        )
-
     def _refused(self, relay: Relay, refusal: CallReverted) -> Exception:
         match refusal.name, refusal.arguments:
             case "InsufficientBalance", (_, int(needs), int(balance)):
-                return self._too_little(needs, balance)
+                return too_little(self.market, needs, balance, NEEDS)
             case "PurseExpired", _:
                 return PurseExpired(f"the purse {relay.account} has expired: no lease is extended")
             case "CallUsed", _:
@@ -200,8 +181,8 @@ class Relays:
         come. Raises CallUsed, CallRefused, Conflict."""
         account = store.accounts.get_or_add(relay.account, self.clock(), lock=True)
         tries = store.tries(relay.key)
-        if _is_last(tries, relay):
-            return call_view(_last(tries), relay.call.salt)
+        if (same := self._same(tries, relay)) is not None:
+            return call_view(same, relay.call.salt)
         if not tries.is_free:
             raise _used(relay, "belongs to another call of the account")
         if tries.dead >= RELAY_TRIES:
@@ -211,7 +192,7 @@ class Relays:
         if before is not None:
             self._check_before(before)
         account.last_call = tries.key
-        intent = store.enqueue(relay.kind, tries.key, relay.payload)
+        intent = store.enqueue(relay.kind, tries.key, self.calls.payload(relay.data))
         return call_view(intent, relay.call.salt)
 
     def _check_before(self, before: Intent) -> None:
@@ -233,16 +214,6 @@ class Relays:
         if tries.last is None:
             raise NotFound("no such call")
         return call_view(tries.last, salt)
-
-
-def _is_last(tries: Tries, relay: Relay) -> bool:
-    return tries.last is not None and tries.last.payload == relay.payload
-
-
-def _last(tries: Tries) -> Intent:
-    if tries.last is None:
-        raise AssertionError("there is a try")
-    return tries.last
 
 
 def _used(relay: Relay, said: str) -> CallUsed:

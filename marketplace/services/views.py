@@ -61,7 +61,7 @@ from marketplace.wire.orders import (
 )
 from marketplace.wire.problems import Alternative, ConstraintCount, JobChange, NoMatch
 from settlement.eip712 import from_text32
-from settlement.orders import FLAG_INTERRUPTIBLE, FLAG_SHARED, Ask, Prices
+from settlement.orders import FLAG_SHARED, Ask, Prices
 from settlement.ports import Intent, IntentState
 from settlement.units import cost, counted_cost
 
@@ -93,11 +93,6 @@ def answer_of(kind: type[A], source: object, **more: Any) -> A:
 def scaled(value: int, decimals: int) -> Decimal:
     """An integer of 10^-decimals as an exact decimal number."""
     return Decimal(from_scaled(value, decimals))
-
-
-def notice_of(ask: Ask) -> int | None:
-    """How long before it takes the node back the provider says so; None: it never does."""
-    return ask.notice_seconds if ask.flags & FLAG_INTERRUPTIBLE else None
 
 
 def rate_per_hour(rate: int) -> Decimal:
@@ -148,7 +143,7 @@ def book_ask(view: AskView) -> BookAsk:
         tier=ask.tier_name,
         reliability=scaled(node.reliability_milli, 3),
         shared=view.order.shared,
-        notice_seconds=notice_of(ask),
+        notice_seconds=ask.notice,
         price=ask.floor,
         gpu_milli=ask.gpu_milli,
         free_gpu_milli=max(0, ask.gpu_milli - view.use.gpu_milli),
@@ -196,7 +191,7 @@ def ask_view(store: Store, row: AskRow, now_ms: int) -> AskInfo:
         verified=node.verified,
         reliability=scaled(node.reliability_milli, 3),
         shared=bool(ask.flags & FLAG_SHARED),
-        notice_seconds=notice_of(ask),
+        notice_seconds=ask.notice,
         gpu_milli=ask.gpu_milli,
         prices=ask.floor,
         unit=from_text32(ask.unit) or None,

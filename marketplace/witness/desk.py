@@ -23,13 +23,13 @@ from marketplace.witness.policy import (
     judge_usage,
 )
 from settlement.attestation import Close, MeteredUsage, Stop, UsageAttestation, Voucher, voucher_for
+from settlement.consent import OPENED_BIDS, AccountReads, require_consent
 from settlement.eip712 import Domain, checksum
 from settlement.errors import ChainError, SignatureError
 from settlement.leases import Shows
 from settlement.signing import Signer, sign, verify
 
 SAVE_EVERY_MS = 1_000
-Accepts = Callable[[str, bytes, bytes], bool]  # account, digest, signature; raises ChainError
 CANCELLED, RETRY = StopReason.CANCELLED, StopReason.RETRY
 
 
@@ -67,12 +67,12 @@ class Desk:
         journal: WitnessJournal,
         buyers: Iterable[str],
         clock: WitnessClock | None = None,
-        accepts: Accepts | None = None,
+        reads: AccountReads | None = None,
         shows: Shows | None = None,
     ) -> None:
-        """`accepts` asks a buyer's contract whether it signed; without it, only keys sign. Without
-        `shows`, the market's word counts for what was opened on chain."""
-        self._accepts = accepts
+        """Without `reads`, no contract and no purse is a buyer: only keys sign. Without `shows`,
+        the market's word counts for what was opened on chain."""
+        self._reads = reads
         self._shows = shows
         self.signer = signer
         self.domain = domain
@@ -111,7 +111,7 @@ class Desk:
         if the chain shows it so. A lease that was taken on is not looked up again."""
         refusal = self._admit(papers)
         passing = refusal in (WitnessRefusal.UNCHECKED_LEASE, WitnessRefusal.NOT_ON_CHAIN)
-        unasked = refusal is WitnessRefusal.UNCHECKED_BUYER and self._accepts is not None
+        unasked = refusal is WitnessRefusal.UNCHECKED_BUYER and self._reads is not None
         if refusal is not None and not (passing or unasked):  # the chain may answer next time
             self._refused[papers.lease_no] = refusal
         return refusal
@@ -124,14 +124,20 @@ class Desk:
     def _admit(self, papers: Papers) -> WitnessRefusal | None:
         if papers.bid.buyer not in self.buyers:
             return WitnessRefusal.UNKNOWN_JOB
-        refusal = judge_lease(papers, self.signer.address)
-        if refusal is not None:
-            return refusal
-        try:
-            verify(papers.bid, self.domain, papers.bid_signature, papers.bid.buyer)
-        except SignatureError:
-            refusal = self._ask_contract(papers)
+        refusal = judge_lease(papers, self.signer.address) or self._judge_signature(papers)
         return refusal or self._look_up(papers)
+
+    def _judge_signature(self, papers: Papers) -> WitnessRefusal | None:
+        bid = papers.bid
+        signed = (bid, self.domain, papers.bid_signature, bid.buyer)
+        try:
+            require_consent(*signed, self._reads, OPENED_BIDS, now=0)
+        except ChainError:
+            return WitnessRefusal.UNCHECKED_BUYER
+        except SignatureError:
+            known = self._reads is not None
+            return WitnessRefusal.BAD_SIGNATURE if known else WitnessRefusal.UNCHECKED_BUYER
+        return None
 
     def _look_up(self, papers: Papers) -> WitnessRefusal | None:
         """Take on a lease as the chain shows it, if there is a node to ask."""
@@ -147,17 +153,6 @@ class Desk:
             papers = replace(papers, opened_unix=shown.start)
         self._cases[papers.lease_no] = _Case(papers)
         return None
-
-    def _ask_contract(self, papers: Papers) -> WitnessRefusal | None:
-        """Whether the buyer is a contract that says that it signed. Source: ERC-1271."""
-        if self._accepts is None:
-            return WitnessRefusal.UNCHECKED_BUYER
-        digest = papers.bid.digest(self.domain)
-        try:
-            signed = self._accepts(papers.bid.buyer, digest, papers.bid_signature)
-        except ChainError:
-            return WitnessRefusal.UNCHECKED_BUYER
-        return None if signed else WitnessRefusal.BAD_SIGNATURE
 
     def adopt(
         self, lease_no: bytes, sequence: int, voucher: Voucher, signature: bytes

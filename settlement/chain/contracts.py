@@ -131,12 +131,6 @@ class Escrow(_Contract):
         values = self.read("lease", ref, at=at)
         return LeaseView(LeaseStatus(values[0]), *values[1:])
 
-    def deep_lease(self, ref: LeaseRef, confirmations: int) -> LeaseView:
-        """One lease as it was so many blocks ago, where a reorg no longer changes it."""
-        if not confirmations:
-            return self.lease(ref)
-        return self.lease(ref, at=max(0, self.client.head().number - confirmations))
-
     def counted(self, ref: LeaseRef, at: At = "latest") -> CountedView:
         """One lease's counted resources; all zero if it has none."""
         return CountedView(*self.read("counted", ref, at=at))
@@ -230,12 +224,15 @@ class OwnNode:
         self._is_checked = False
 
     def lease(self, buyer: str, provider: str, witness: str, lease_no: bytes) -> LeaseView:
-        """One lease. The node must serve the right chain."""
+        """One lease, so many blocks ago that no reorg changes it. The node must serve the chain."""
         if not self._is_checked:
             self._escrow.client.check()
             self._is_checked = True
         ref = LeaseRef(buyer, provider, witness, lease_no)
-        return self._escrow.deep_lease(ref, self._confirmations)
+        if not self._confirmations:
+            return self._escrow.lease(ref)
+        head = self._escrow.client.head().number
+        return self._escrow.lease(ref, at=max(0, head - self._confirmations))
 
 
 class Token(_Contract):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from marketplace.sdk.profile import Profile, ProfileFile
 from marketplace.sdk.session import Session
 from settlement import keystore
 from settlement.chain import client as chain_client
-from settlement.consent import BIDS, OPENED_BIDS, refusal_of, require_consent
-from settlement.errors import CallReverted, ChainError, ExpiredPurse, SignatureError
+from settlement.consent import BIDS, OPENED_BIDS, require_consent
+from settlement.errors import CallReverted, ChainError, ExpiredPurse, PurseRefused, SignatureError
 from settlement.orders import purse_of
 from settlement.signing import LocalSigner, sign
 from tests.escrow_world import TOKEN, World, key
@@ -249,6 +250,5 @@ def test_a_bid_counts_here_exactly_if_the_escrow_takes_it(
     wrong = who in ("owner", "stranger")
     assert taken == ("PurseExpired" if not live else "InvalidSignature" if wrong else None)
     assert counts == ("InvalidSignature" if wrong else None if live else "PurseExpired")
-    refused = refusal_of(world.escrow, purse, bid.digest(world.escrow.domain()), signature,
-                         OPENED_BIDS, 0)  # fmt: skip
-    assert (refused is None) is not wrong
+    with pytest.raises(PurseRefused) if wrong else nullcontext():
+        require_consent(bid, *names, OPENED_BIDS, 0)

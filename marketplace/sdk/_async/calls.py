@@ -1,7 +1,7 @@
 """Signed calls that the market's relayer sends for a fee, so that their account needs no gas."""
 
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from marketplace.limits import RELAY_SECONDS
 from marketplace.sdk import onchain
@@ -16,7 +16,6 @@ from marketplace.sdk.errors import (
 from marketplace.sdk.keyring import parse_address
 from marketplace.sdk.waiting import PASSING, async_run, async_sleep
 from marketplace.wire.base import Money
-from marketplace.wire.market import MarketConfig
 from marketplace.wire.orders import (
     CALL_ID,
     CallState,
@@ -31,9 +30,8 @@ POLL_SECONDS = 0.5
 MINED = (CallState.CONFIRMED, CallState.FINAL)
 
 
-@dataclass(frozen=True, slots=True)
-class CallTerms:
-    """What every signed call has: its number, its deadline, who sends it, for which fee."""
+class CallTerms(NamedTuple):
+    """How every signed call ends: its number, its deadline, who sends it, for which fee."""
 
     salt: int
     deadline: int
@@ -72,8 +70,7 @@ class AsyncCalls(AsyncResource):
         if fee.atoms >= atoms:
             raise InputError(f"the relayer's fee, {fee}, is not below what is to be moved")
         terms = await self.terms(who.address)
-        names = (who.address, receiver or who.address, atoms)
-        call = Withdraw(*names, terms.salt, terms.deadline, terms.relayer, terms.fee)
+        call = Withdraw(who.address, receiver or who.address, atoms, *terms)
         return await self.relay(call, who)
 
     async def get(self, call_id: str) -> RelayedCall:
@@ -103,19 +100,18 @@ class AsyncCalls(AsyncResource):
         An answer that is lost is asked for again, and the call is not signed again. Raises
         RelayFailed, WaitTimeout, TransportError: the call may then be mined until its deadline.
         """
-        market = await self._market()
         signature = await self._sign(call, signer)
         key = "call-" + call.struct_hash().hex()
+        body: SignedWithdrawal | SignedTopUp
+        if isinstance(call, Withdraw):
+            path, body = "withdrawals", SignedWithdrawal(call=call, signature=signature)
+        else:
+            path, body = "top-ups", SignedTopUp(call=call, signature=signature)
         try:
-            if isinstance(call, Withdraw):
-                body = SignedWithdrawal(call=call, signature=signature)
-                path = "/v1/calls/withdrawals"
-                made = await self._transport.post(RelayedCall, path, body, idempotency_key=key)
-            else:
-                top_up = SignedTopUp(call=call, signature=signature)
-                path = "/v1/calls/top-ups"
-                made = await self._transport.post(RelayedCall, path, top_up, idempotency_key=key)
-            return await self._mined(made, market)
+            made = await self._transport.post(
+                RelayedCall, f"/v1/calls/{path}", body, idempotency_key=key
+            )
+            return await self._mined(made)
         except TransportError as error:
             error.fix = (
                 "the market may have the signed call; give the same command again, which signs "
@@ -123,7 +119,7 @@ class AsyncCalls(AsyncResource):
             )
             raise
 
-    async def _mined(self, made: RelayedCall, market: MarketConfig) -> RelayedCall:
+    async def _mined(self, made: RelayedCall) -> RelayedCall:
         until = time.monotonic() + RELAY_SECONDS
         while made.state not in MINED:
             if made.state is CallState.FAILED:

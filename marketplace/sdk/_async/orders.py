@@ -217,8 +217,7 @@ class AsyncTopUps(AsyncResource):
         _, lease, seconds = await self._prepare(job_id, duration, account)
         terms = await calls.terms(account)
         names = (account, lease.provider, lease.lease_no, seconds)
-        call = TopUp(*names, terms.salt, terms.deadline, terms.relayer, terms.fee)
-        return await calls.relay(call, who)
+        return await calls.relay(TopUp(*names, *terms), who)
 
     async def _prepare(
         self, job_id: str, duration: str, buyer: str

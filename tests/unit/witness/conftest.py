@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from marketplace.domain.job import JobSpec, parse_job
-from marketplace.witness.desk import Accepts, Desk, WitnessClock
+from marketplace.witness.desk import Desk, WitnessClock
 from marketplace.witness.journal import WitnessJournal
 from marketplace.witness.policy import Papers, WitnessRefusal
 from settlement.attestation import Close, Usage, UsageAttestation
+from settlement.consent import AccountReads
 from settlement.eip712 import Domain
 from settlement.leases import Shows
 from settlement.orders import Ask, Bid, OpenedFrom
@@ -107,13 +108,13 @@ class Stage:
     def desk(
         self,
         name: str = "journal.db",
-        accepts: Accepts | None = None,
+        reads: AccountReads | None = None,
         shows: Shows | None = None,
     ) -> Desk:
         """A desk that knows only what its journal knows."""
         journal = WitnessJournal(self.folder / name)
         self._journals.append(journal)
-        return Desk(WITNESS, DOMAIN, journal, [BUYER.address], self.time.clock(), accepts, shows)
+        return Desk(WITNESS, DOMAIN, journal, [BUYER.address], self.time.clock(), reads, shows)
 
     def admitted(self, name: str = "journal.db") -> Desk:
         """A desk that has admitted the lease."""

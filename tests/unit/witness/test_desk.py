@@ -2,6 +2,7 @@
 
 import shutil
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -9,6 +10,7 @@ from marketplace.domain.life import Outcome
 from marketplace.limits import STOP_SECONDS
 from marketplace.witness.policy import Mark, WitnessRefusal
 from settlement.attestation import MeteredUsage
+from settlement.consent import AccountReads
 from settlement.errors import ChainUnavailable, WrongChain
 from settlement.leases import LeaseStatus, LeaseView, Unlike
 from settlement.signing import sign, verify
@@ -95,27 +97,20 @@ def test_bid_its_buyer_did_not_sign_is_not_admitted(stage: Stage) -> None:
 def test_bid_of_a_contract_is_admitted_where_it_says_that_it_signed(
     stage: Stage, says: bool, refusal: WitnessRefusal | None
 ) -> None:
-    asked = []
-
-    def accepts(account: str, digest: bytes, signature: bytes) -> bool:
-        asked.append((account, digest, signature))
-        return says
-
-    desk = stage.desk(accepts=accepts)
+    reads = Mock(spec=AccountReads)
+    reads.accepts_signature.return_value = says
+    reads.purse.return_value = None
+    desk = stage.desk(reads=reads)
     assert desk.admit(stage.lease.papers(bid_signature=b"any bytes")) is refusal
-    assert asked == [(BUYER.address, stage.lease.bid.digest(DOMAIN), b"any bytes")]
+    asked = (BUYER.address, stage.lease.bid.digest(DOMAIN), b"any bytes")
+    reads.accepts_signature.assert_called_once_with(*asked)
     assert desk.knows(stage.lease.number) is says
 
 
 def test_bid_of_a_contract_is_asked_for_again_when_the_chain_is_back(stage: Stage) -> None:
-    answers = iter([ChainUnavailable("away"), None])
-
-    def accepts(*asked: object) -> bool:
-        if error := next(answers):
-            raise error
-        return True
-
-    desk = stage.desk(accepts=accepts)
+    reads = Mock(spec=AccountReads)
+    reads.accepts_signature.side_effect = [ChainUnavailable("away"), True]
+    desk = stage.desk(reads=reads)
     papers = stage.lease.papers(bid_signature=b"any bytes")
     assert desk.admit(papers) is WitnessRefusal.UNCHECKED_BUYER
     assert desk.refused(stage.lease.number) is None
