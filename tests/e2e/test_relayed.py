@@ -123,6 +123,6 @@ def test_nothing_is_signed_while_an_earlier_call_is_on_its_way(world: World, ada
                 client.calls.withdraw(ONE)
         finally:
             world.chain_client.rpc("evm_setIntervalMining", 1)
-        client.calls._mined(made, client.market.config())
+        client.calls._mined(made)
         assert client.calls.terms(ada.address).salt == terms.salt + 1
     assert_books_balance(world)
