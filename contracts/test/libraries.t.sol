@@ -105,23 +105,23 @@ contract SignaturesLibraryTest is Test {
         bytes32 digest = keccak256(abi.encodePacked(hex"1901", domain, structHash));
         address expected =
             s > HALF_ORDER ? address(0) : ecrecover(digest, 27 + uint8(uint256(vs) >> 255), r, bytes32(s));
-        assertEq(Signatures.recover(domain, structHash, r, vs), expected);
+        assertEq(Signatures.recover(Signatures.digest(domain, structHash), r, vs), expected);
     }
 
     function testFuzz_recovers_the_signer(uint256 key, bytes32 domain, bytes32 structHash) public view {
         key = bound(key, 1, 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364140);
         bytes32 digest = keccak256(abi.encodePacked(hex"1901", domain, structHash));
         (bytes32 r, bytes32 vs) = vm.signCompact(key, digest);
-        assertEq(Signatures.recover(domain, structHash, r, vs), vm.addr(key));
+        assertEq(Signatures.recover(Signatures.digest(domain, structHash), r, vs), vm.addr(key));
     }
 
     function test_half_the_order_is_the_most() public view {
         for (uint256 v = 0; v < 2; v++) {
             bytes32 most = bytes32((v << 255) | HALF_ORDER);
-            assertNotEq(Signatures.recover(DOMAIN, STRUCT, R, most), address(0));
+            assertNotEq(Signatures.recover(Signatures.digest(DOMAIN, STRUCT), R, most), address(0));
             bytes32 above = bytes32((v << 255) | (HALF_ORDER + 1));
             assertNotEq(ecrecover(STRUCT, 27 + uint8(v), R, bytes32(HALF_ORDER + 1)), address(0), "elsewhere it counts");
-            assertEq(Signatures.recover(DOMAIN, STRUCT, R, above), address(0));
+            assertEq(Signatures.recover(Signatures.digest(DOMAIN, STRUCT), R, above), address(0));
         }
     }
 
@@ -130,14 +130,17 @@ contract SignaturesLibraryTest is Test {
         assembly ("memory-safe") {
             mstore(0x00, not(0))
         }
-        address signer = Signatures.recover(DOMAIN, STRUCT, R, 0);
+        address signer = Signatures.recover(Signatures.digest(DOMAIN, STRUCT), R, 0);
         assertEq(signer, address(0));
     }
 
     function test_nothing_signs_nothing() public view {
-        assertEq(Signatures.recover(DOMAIN, STRUCT, 0, 0), address(0));
-        assertEq(Signatures.recover(DOMAIN, STRUCT, R, 0), address(0));
-        assertEq(Signatures.recover(DOMAIN, STRUCT, bytes32(type(uint256).max), bytes32(uint256(1))), address(0));
+        assertEq(Signatures.recover(Signatures.digest(DOMAIN, STRUCT), 0, 0), address(0));
+        assertEq(Signatures.recover(Signatures.digest(DOMAIN, STRUCT), R, 0), address(0));
+        assertEq(
+            Signatures.recover(Signatures.digest(DOMAIN, STRUCT), bytes32(type(uint256).max), bytes32(uint256(1))),
+            address(0)
+        );
     }
 }
 
@@ -284,19 +287,28 @@ contract SlotsTest is Test {
         assertEq(slot.full(1e18), Units.countedUp(prices[0], prices[1], sizes[0], sizes[1], 1e18));
     }
 
-    /// @dev What `earned` says in one go is what the usage before and after costs.
-    function testFuzz_earned_is_the_cost_before_and_after(Fields memory f, uint40 ms) public pure {
+    /// @dev What `settled` says in one go is what the fields, read one by one, say.
+    function testFuzz_settled_is_usage_up_to_the_paid_time(Fields memory f, uint40 ms, uint40 time, uint32 window)
+        public
+        pure
+    {
         _bound(f);
+        if (f.state % 2 == 0) f.state = 1; // half of them open
         LeaseSlot slot = _pack(f);
-        uint256 paid = Units.costDown(f.rate, f.usedMs, 1e18);
-        uint256 total = Units.costDown(f.rate, ms, 1e18);
-        assertEq(slot.paidTime(1e18), paid);
-        assertEq(slot.timeCost(ms, 1e18), total);
-        if (ms <= f.usedMs) return;
-        assertGe(total, paid);
-        (uint256 paid_, uint256 total_) = slot.earned(ms, 1e18);
-        assertEq(paid_, paid);
-        assertEq(total_, total);
+        time = uint40(bound(time, slot.start(), type(uint40).max));
+        (LeaseSlot next, uint256 paid, uint256 total) = slot.settled(ms, time, window, 1e18);
+        bool due = slot.isOpen() && time <= slot.end() + window && ms <= (time - slot.start()) * 1000;
+        if (!due) {
+            assertEq(LeaseSlot.unwrap(next), 0, "next");
+            return assertEq(paid + total, 0, "nothing");
+        }
+        uint256 usedMs = slot.paidPart(ms);
+        if (usedMs < f.usedMs) usedMs = f.usedMs;
+        assertEq(LeaseSlot.unwrap(next), LeaseSlot.unwrap(slot.withUsedMs(usedMs)), "next");
+        assertEq(paid, slot.paidTime(1e18), "paid");
+        assertEq(total, slot.timeCost(usedMs, 1e18), "total");
+        assertEq(paid, Units.costDown(f.rate, f.usedMs, 1e18), "cost");
+        assertGe(total, paid, "growth");
     }
 
     /// @dev Whatever is used within the funded time, what is earned never exceeds what was locked.

@@ -6,10 +6,12 @@ account) are not zero before the measured transaction.
 
 from __future__ import annotations
 
-from scripts.bench_lib.gas_world import FUNDS, GasWorld, gas_world
+from scripts.bench_lib.gas_world import FUNDS, ONE, PERMIT2, GasWorld, gas_world
 from scripts.bench_lib.rows import Against, Row
-from settlement.eip712 import Struct
-from settlement.orders import Permit
+from settlement.chain.abi import abi as contract_abi
+from settlement.eip712 import ZERO_ADDRESS, Struct
+from settlement.orders import Permit, TopUp, Withdraw, purse_of
+from settlement.signing import sign
 
 # Full transactions of other systems, per action or per item of a batch of 100.
 PUBLISHED = "measured from each system's published contracts on Anvil, Osaka"
@@ -37,13 +39,15 @@ OTHERS = (
     Row("open_single@iexec_poco", 635_590, "gas"),
 )
 BUYERS = 1_000
+FOREVER = 2**40 - 1
 
 
 def rows() -> list[Row]:
     """Our figures, measured now, and those that others published."""
     with gas_world() as world:
         world.add_buyers(BUYERS)
-        ours = [*_opening(world), *_settling(world), *_ending(world), *_depositing(world)]
+        ours = [*_opening(world), *_settling(world), *_ending(world)]
+        ours += [*_depositing(world), *_accounts(world)]
     return ours + list(OTHERS)
 
 
@@ -113,33 +117,78 @@ def _ending(world: GasWorld) -> list[Row]:
         Row("close", close, "gas", "lower", SABLIER_OUT, 55_000, 47_000),
         Row("close_that_pays", close_that_pays, "gas", "lower", SABLIER_OUT),
         Row("stop", stop, "gas", "lower", None, 50_000),
-        Row("stop_by_signature", by_signature, "gas", "lower", None, 50_000),
+        Row("stop_by_signature", by_signature, "gas"),
         Row("free", free, "gas"),
         Row("refund", refund, "gas"),
     ]
 
 
 def _depositing(world: GasWorld) -> list[Row]:
-    """Deposit into a balance that is not zero, from token balances that stay above zero."""
-    calls, operator = world.escrow.calls, world.sender
-    amount = FUNDS // 1_000
-    approve = world.token.approve(world.escrow.address, 10 * amount)
-    world.client.transact(operator, world.token.address, approve)
-    world.gas(operator, calls.deposit(amount))
-    by_approval = world.gas(operator, calls.deposit(amount))
-    by_permit = 0
-    for _ in range(2):
+    """Deposits into a balance that is not zero, from token balances that stay above zero, each in
+    its second transaction.
+    """
+    calls, operator, abi = world.escrow.calls, world.sender, contract_abi("ComputeEscrow")
+    amount, buyer, escrow = FUNDS // 1_000, world.buyers[0], world.escrow.address
+    world.deploy_permit2()
+    gas: dict[str, int] = {}
+    for i in range(2):
+        world.approve(escrow, 10 * amount)
+        world.approve(PERMIT2, 10 * amount)
         nonce = world.token.permit_nonce(operator.address)
-        permit: Struct = Permit(operator.address, world.escrow.address, amount, nonce, 2**40)
-        signature = _signed(world, permit)
-        by_permit = world.gas(operator, calls.deposit_with_permit(amount, 2**40, signature))
+        permit: Struct = Permit(operator.address, escrow, amount, nonce, FOREVER)
+        by_permit = sign(permit, world.token.domain(), operator)
+        moved, number = (operator.address, amount), bytes([i] * 32)
+        authorization = world.authorization(operator, amount, FOREVER, number)
+        vrs = (authorization[64], authorization[:32], authorization[32:64])
+        by_permit2 = world.permit2_transfer(operator, amount, i, FOREVER)
+        for name, data in {
+            "deposit_approve": calls.deposit(amount),
+            "deposit_for": calls.deposit_for(buyer.address, amount),
+            "deposit_permit": calls.deposit_with_permit(amount, FOREVER, by_permit),
+            "deposit_authorization": abi.call(
+                "depositWithAuthorization", *moved, 0, FOREVER, number, *vrs
+            ),
+            "deposit_permit2": abi.call("depositWithPermit2", *moved, i, FOREVER, by_permit2),
+        }.items():
+            if name == "deposit_permit":
+                world.approve(escrow, 0)  # who uses permits has approved nothing
+            gas[name] = world.gas(operator, data)
+    gates: dict[str, tuple[Against | None, float | None]] = {
+        "deposit_approve": (SABLIER_DEPOSIT, 49_000),
+        "deposit_permit": (SABLIER_DEPOSIT, 66_000),
+    }
     return [
-        Row("deposit_approve", by_approval, "gas", "lower", SABLIER_DEPOSIT, None, 49_000),
-        Row("deposit_permit", by_permit, "gas", "lower", SABLIER_DEPOSIT, None, 66_000),
+        Row(name, value, "gas", "lower", against, None, aim)
+        for name, value in gas.items()
+        for against, aim in [gates.get(name, (None, None))]
     ]
 
 
-def _signed(world: GasWorld, permit: Struct) -> bytes:
-    from settlement.signing import sign
-
-    return sign(permit, world.token.domain(), world.sender)
+def _accounts(world: GasWorld) -> list[Row]:
+    """Withdrawals, top-ups and purses, where every balance that lasts is above zero."""
+    calls, sender, buyer = world.escrow.calls, world.sender, world.buyers[0]
+    (lease,) = world.matches(1)
+    world.open([lease])
+    opened, deadline = lease.match.opened, world.client.timestamp() + 600
+    gas: dict[str, int] = {}
+    for salt in range(2):  # the first makes the word of salts last
+        signed: Struct = Withdraw(
+            buyer.address, buyer.address, ONE, salt, deadline, ZERO_ADDRESS, ONE // 100
+        )
+        data = calls.withdraw_by_signature(signed, world.signed(signed, buyer))
+        gas["withdraw_by_signature"] = world.gas(sender, data)
+    top_up = TopUp(
+        buyer.address, world.provider.address, lease.number, 60, 2, deadline, ZERO_ADDRESS, 1
+    )
+    data = calls.top_up_by_signature(opened, top_up, world.signed(top_up, buyer))
+    gas["top_up_by_signature"] = world.gas(sender, data)
+    gas["top_up"] = world.gas(buyer, calls.top_up(opened, 60))
+    gas["withdraw"] = world.gas(buyer, calls.withdraw(buyer.address, ONE))
+    gas["purse_create"] = world.gas(buyer, calls.create_purse(sender.address, 1, FOREVER, ONE))
+    purse = purse_of(world.domain, buyer.address, sender.address, 1)
+    gas["purse_fund"] = world.gas(buyer, calls.fund_purse(purse, FUNDS // 100))
+    world.open([world.of_purse(purse, sender, 1)])
+    gas["purse_open"] = world.gas(sender, calls.open(world.of_purse(purse, sender, 2).match))
+    gas["purse_sweep"] = world.gas(buyer, calls.sweep_purse(purse, ONE))
+    gas["purse_expire"] = world.gas(buyer, calls.expire_purse(purse, deadline))
+    return [Row(name, value, "gas") for name, value in gas.items()]

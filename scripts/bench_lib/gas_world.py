@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from eth_account import Account
 from eth_hash.auto import keccak
 
 from settlement.attestation import Close, MeteredUsage, Stop, Usage
@@ -25,7 +27,11 @@ TIER = text32("H100-80GB-SXM")
 UNIT = text32("request")
 FUNDS = 10_000 * ONE
 NODE_GPU_MILLI = 100_000_000
-_CALLS_AT_ONCE = 200
+PERMIT2 = "0x000000000022D473030F116dDEE9F6B43aC78BA3"
+# Who deployed Permit2 everywhere, and with what salt: so its address proves the code (EIP-1014).
+_DEPLOYER = "0x4e59b44847b379578588920cA78FbF26c0B4956C"
+_PERMIT2_SALT = bytes.fromhex("0000000000000000000000000000000000000000d3af2663da51c10215000000")
+_PERMIT2_CODE = Path(__file__).parents[2] / f"node_modules/hardhat-predeploy/bin/{PERMIT2}.bytecode"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,11 @@ class GasWorld:
         """Gas of one transaction to the escrow, from its receipt. Raises if it reverts."""
         return self.client.transact(signer, self.escrow.address, data, gas=gas).gas_used
 
+    def approve(self, spender: str, amount: int) -> None:
+        """The sender lets a spender move so many of its tokens."""
+        data = self.token.approve(spender, amount)
+        self.client.transact(self.sender, self.token.address, data)
+
     def later(self, seconds: int) -> None:
         """Let chain time pass."""
         self.client.rpc("evm_increaseTime", seconds)
@@ -99,6 +110,47 @@ class GasWorld:
             self.client.rpc(method, *parameters)
         self.buyers += new
 
+    def deploy_permit2(self) -> None:
+        """The real Permit2, by the deployer that Anvil has, as everywhere."""
+        data = _PERMIT2_SALT + _PERMIT2_CODE.read_bytes()
+        self.client.transact(self.sender, _DEPLOYER, data, gas=10_000_000)
+
+    def permit2_transfer(self, owner: LocalSigner, amount: int, nonce: int, deadline: int) -> bytes:
+        """The owner lets the escrow take tokens by Permit2."""
+        types = {
+            "EIP712Domain": "string name, uint256 chainId, address verifyingContract",
+            "TokenPermissions": "address token, uint256 amount",
+            "PermitTransferFrom": "TokenPermissions permitted, address spender, uint256 nonce, "
+            "uint256 deadline",
+        }
+        domain = {
+            "name": "Permit2", "chainId": self.client.chain_id, "verifyingContract": PERMIT2,
+        }  # fmt: skip
+        values = {
+            "permitted": {"token": self.token.address, "amount": amount},
+            "spender": self.escrow.address, "nonce": nonce, "deadline": deadline,
+        }  # fmt: skip
+        return _typed(owner, "PermitTransferFrom", types, domain, values)
+
+    def authorization(self, owner: LocalSigner, amount: int, deadline: int, nonce: bytes) -> bytes:
+        """The owner lets the escrow take tokens by EIP-3009."""
+        token = self.token.domain()
+        types = {
+            "EIP712Domain": "string name, string version, uint256 chainId, "
+            "address verifyingContract",
+            "ReceiveWithAuthorization": "address from, address to, uint256 value, "
+            "uint256 validAfter, uint256 validBefore, bytes32 nonce",
+        }
+        domain = {
+            "name": token.name, "version": token.version, "chainId": token.chain_id,
+            "verifyingContract": token.verifying_contract,
+        }  # fmt: skip
+        values = {
+            "from": owner.address, "to": self.escrow.address, "value": amount, "validAfter": 0,
+            "validBefore": deadline, "nonce": nonce,
+        }  # fmt: skip
+        return _typed(owner, "ReceiveWithAuthorization", types, domain, values)
+
     # -- orders -----------------------------------------------------------------------------------
 
     def ask(self, metered: bool = False) -> Ask:
@@ -126,6 +178,12 @@ class GasWorld:
             max_fee_bps=500, expiry=2**40 - 1, salt=salt,
         )  # fmt: skip
         return Match(ask, bid, self.signed(ask, self.provider), self.signed(bid, buyer))
+
+    def of_purse(self, purse: str, operator: LocalSigner, salt: int) -> Lease:
+        """A signed pair of orders whose buyer is a purse."""
+        match = self.match(operator, salt)
+        bid = replace(match.bid, buyer=purse)
+        return Lease(operator, replace(match, bid=bid, bid_signature=self.signed(bid, operator)))
 
     def matches(self, count: int, metered: bool = False) -> list[Lease]:
         """Signed pairs of orders of this many different buyers, not yet open."""
@@ -165,6 +223,25 @@ class GasWorld:
         stop = Stop(*parties, again=False, deadline=self.client.timestamp() + 600)
         signature, terms = self.signed(stop, self.meter), lease.match.opened.terms_hash
         return self.escrow.calls.stop_by_signature(lease.ref, stop, terms, signature)
+
+
+def _typed(
+    signer: LocalSigner,
+    kind: str,
+    types: dict[str, str],
+    domain: dict[str, object],
+    values: dict[str, object],
+) -> bytes:
+    """A signature over a message of somebody else's contract. `types`: members of each struct."""
+    listed = {
+        name: [
+            dict(zip(("type", "name"), member.split(" "), strict=True))
+            for member in members.split(", ")
+        ]
+        for name, members in types.items()
+    }
+    message = {"types": listed, "primaryType": kind, "domain": domain, "message": values}
+    return bytes(Account.sign_typed_data(signer.secret(), full_message=message).signature)
 
 
 def _key(name: str) -> LocalSigner:

@@ -29,7 +29,7 @@ from settlement.units import UINT40_MAX
 MAX_ENTRIES = 1_000
 MAX_METERED = 500
 MAX_LEASES = 200
-_BATCH_GAS = 700_000  # one item whose signatures are contracts' may need 600,000
+_BATCH_GAS = 350_000  # one item may use 285,000
 _OPEN_GAS = 150_000  # one item signed by keys, calldata included
 _USAGE_BYTES = 105
 _METERED_BYTES = 113

@@ -10,7 +10,6 @@ import {Hashes} from "../libraries/Hashes.sol";
 import {CountedSlot, LeaseSlot} from "../libraries/LeaseSlot.sol";
 import {Orders} from "../libraries/Orders.sol";
 import {Signatures} from "../libraries/Signatures.sol";
-import {Units} from "../libraries/Units.sol";
 import {Leases} from "./Leases.sol";
 
 /// @title Ending
@@ -109,11 +108,10 @@ abstract contract Ending is Leases, IEscrowCore {
         external
     {
         CloseData memory end = data;
-        bytes32 domain = _domainSeparatorV4();
-        bytes32 structHash = Hashes.close(CLOSE_TYPEHASH, end);
-        address meter = Signatures.recover(domain, structHash, meterR, meterVs);
+        bytes32 digest = Signatures.digest(_domainSeparatorV4(), Hashes.close(CLOSE_TYPEHASH, end));
+        address meter = Signatures.recover(digest, meterR, meterVs);
         if (meter == address(0) || Orders.leaseNo(end.termsHash, meter) != end.leaseNo) revert NotMeter(meter);
-        address witness = Signatures.recover(domain, structHash, witnessR, witnessVs);
+        address witness = Signatures.recover(digest, witnessR, witnessVs);
         _close(_lease(Hashes.leaseKey(witness, end.buyer, end.provider, end.leaseNo)), end);
     }
 
@@ -136,7 +134,7 @@ abstract contract Ending is Leases, IEscrowCore {
 
         _requireOpen(slot, data.leaseNo);
         Check.atLeast(slot.usedMs(), ms, UsageBelowSettled.selector);
-        Check.atMost((block.timestamp - slot.start()) * Units.MS, ms, UsageAheadOfTime.selector);
+        Check.atMost(slot.elapsedMs(block.timestamp), ms, UsageAheadOfTime.selector);
 
         ms = slot.paidPart(ms);
         (uint256 paid, uint256 total) = (slot.paidTime(SCALE), slot.timeCost(ms, SCALE));

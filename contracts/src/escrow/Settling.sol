@@ -4,7 +4,7 @@ pragma solidity 0.8.30;
 import {IEscrowCore} from "../interfaces/IComputeEscrow.sol";
 import {Entries} from "../libraries/Entries.sol";
 import {LeaseSlot} from "../libraries/LeaseSlot.sol";
-import {Voucher, Vouchers} from "../libraries/Vouchers.sol";
+import {Vouchers} from "../libraries/Vouchers.sol";
 import {Leases} from "./Leases.sol";
 
 /// @title Settling
@@ -13,7 +13,6 @@ import {Leases} from "./Leases.sol";
 /// leases, and those within the tokens held.
 abstract contract Settling is Leases, IEscrowCore {
     using Entries for bytes;
-    using Vouchers for Voucher;
 
     uint256 internal constant MAX_ENTRIES = 1000;
 
@@ -21,45 +20,44 @@ abstract contract Settling is Leases, IEscrowCore {
 
     /// @inheritdoc IEscrowCore
     function settle(bytes calldata entries) external returns (bytes memory skipped) {
+        Vouchers.begin();
+        Vouchers.setDomain(_domainSeparatorV4());
         (uint256 at, uint256 end, uint256 count) = entries.walk(Vouchers.USAGE_BYTES, MAX_ENTRIES);
-        Voucher memory voucher = Vouchers.blank(_domainSeparatorV4());
         skipped = Entries.bitmap(count);
         uint256 index;
         while (at < end) {
-            (at, index) = _settleRun(skipped, voucher, at, index);
+            (at, index) = _settleRun(skipped, at, index);
         }
     }
 
     /// @dev Settles the run at `at`, whose first entry has this index, and pays its provider once. Returns where the next
     /// run begins, and the index of its first entry.
-    function _settleRun(bytes memory skipped, Voucher memory voucher, uint256 at, uint256 index)
-        private
-        returns (uint256, uint256)
-    {
+    function _settleRun(bytes memory skipped, uint256 at, uint256 index) private returns (uint256, uint256) {
         (uint256 gross, uint256 fee) = (0, 0);
         bytes memory settled = Entries.room(Entries.runLength(at) * SETTLED_BYTES);
-        voucher.provider = Entries.runProvider(at);
+        Vouchers.setProvider(Entries.runProvider(at));
         unchecked {
-            uint256 end = index + Entries.runLength(at);
+            index += Entries.runLength(at);
+            uint256 end = at + Entries.HEADER_BYTES + Entries.runLength(at) * Vouchers.USAGE_BYTES;
             at += Entries.HEADER_BYTES;
-            for (; index < end; index++) {
-                bytes32 key = voucher.readUsage(at);
-                at += Vouchers.USAGE_BYTES;
-                LeaseSlot slot = _lease(key).slot;
-                uint256 ms = slot.due(voucher.ms, block.timestamp, SETTLE_WINDOW);
-                if (ms == 0) {
-                    skipped.setBit(index);
+            for (; at < end; at += Vouchers.USAGE_BYTES) {
+                LeaseBox storage box =
+                    _lease(Vouchers.read(at, Vouchers.USAGE_TYPEHASH, Vouchers.USAGE_WORDS, Vouchers.USAGE_SIGNATURE));
+                LeaseSlot slot = box.slot;
+                (LeaseSlot next, uint256 paid, uint256 total) =
+                    slot.settled(Vouchers.ms(), block.timestamp, SETTLE_WINDOW, SCALE);
+                if (LeaseSlot.unwrap(next) <= LeaseSlot.unwrap(slot)) {
+                    skipped.setBit(index - (end - at) / Vouchers.USAGE_BYTES);
                     continue;
                 }
-                (uint256 paid, uint256 total) = slot.earned(ms, SCALE);
                 gross += total - paid;
                 fee += _feeGrowth(paid, total);
-                _lease(key).slot = slot.withUsedMs(ms);
-                settled.push(bytes32(voucher.leaseNo) | bytes32(ms << 88), SETTLED_BYTES);
+                box.slot = next;
+                settled.push(Vouchers.leaseNo() | bytes32(next.usedMs() << 88), SETTLED_BYTES);
             }
         }
-        _pay(voucher.provider, gross, fee);
-        if (settled.length > 0) emit Settled(voucher.provider, settled);
+        _pay(Vouchers.provider(), gross, fee);
+        if (settled.length > 0) emit Settled(Vouchers.provider(), settled);
         return (at, index);
     }
 }

@@ -209,7 +209,7 @@ interface IEscrowCore is IEscrowBase {
 
     /// @notice As `open` for each of at most `MAX_LEASES` items. An item that fails for any reason is skipped.
     /// @dev Warning: an item that runs out of gas is skipped too, so the least gas that does not revert, which nodes
-    /// estimate, does not open all items. Send 600,000 gas for each.
+    /// estimate, does not open all items. Send 300,000 gas for each.
     /// @return skipped Bit i (of byte i / 8, lowest first) is set if item i was skipped.
     function openBatch(Match[] calldata orders) external returns (bytes memory skipped);
 

@@ -36,27 +36,25 @@ library Entries {
         Check.atMost(most, total, IEscrowBase.BatchTooLarge.selector);
     }
 
-    /// @notice The 32 bytes at a place in calldata.
-    function word(uint256 at) internal pure returns (bytes32 value) {
+    /// @notice The provider that the run at `at` pays.
+    function runProvider(uint256 at) internal pure returns (address provider) {
         assembly ("memory-safe") {
-            value := calldataload(at)
+            provider := shr(96, calldataload(at))
         }
     }
 
-    /// @notice The provider that the run at `at` pays.
-    function runProvider(uint256 at) internal pure returns (address) {
-        return address(bytes20(word(at)));
-    }
-
     /// @notice The number of entries in the run at `at`.
-    function runLength(uint256 at) internal pure returns (uint256) {
-        return uint16(bytes2(word(at + 20)));
+    function runLength(uint256 at) internal pure returns (uint256 count) {
+        assembly ("memory-safe") {
+            count := shr(240, calldataload(add(at, 20)))
+        }
     }
 
     /// @notice An empty array with room for `size` bytes, and for the word that `push` writes last.
     function room(uint256 size) internal pure returns (bytes memory array) {
-        array = new bytes(size + 32);
         assembly ("memory-safe") {
+            array := mload(0x40)
+            mstore(0x40, add(array, and(add(size, 0x5f), not(0x1f))))
             mstore(array, 0)
         }
     }

@@ -72,6 +72,13 @@ library LeaseSlots {
         }
     }
 
+    /// @return Milliseconds from the start to `time`, which is not before it.
+    function elapsedMs(LeaseSlot self, uint256 time) internal pure returns (uint256) {
+        unchecked {
+            return (time - self.start()) * Units.MS;
+        }
+    }
+
     /// @return Seconds of the funded time that are neither locked nor paid.
     function startSeconds(LeaseSlot self) internal pure returns (uint256) {
         return uint16(LeaseSlot.unwrap(self) >> START_SHIFT);
@@ -153,47 +160,37 @@ library LeaseSlots {
         }
     }
 
-    /// @return Whether usage of `ms` may be settled at `time`: the lease is open, and it is neither later than the settle
-    /// window nor earlier than the usage.
-    /// @dev Written out, as is what follows: a batch does it for each entry, and a call costs more than a field.
-    function isDue(LeaseSlot self, uint256 ms, uint256 time, uint256 window) internal pure returns (bool) {
-        unchecked {
-            uint256 word = LeaseSlot.unwrap(self);
-            uint256 end_ = uint40(word >> END_SHIFT);
-            return (word & STATE_MASK) - uint256(LeaseState.Active) < 2 && time <= end_ + window
-                && ms <= (time - end_ + uint32(word >> FUNDED_SHIFT)) * Units.MS;
-        }
-    }
-
-    /// @return What `ms` milliseconds raise the usage to if they are settled at `time`: at most the paid time. Zero if they
-    /// are not due, or raise nothing.
-    function due(LeaseSlot self, uint256 ms, uint256 time, uint256 window) internal pure returns (uint256) {
+    /// @notice What settling `ms` milliseconds at `time` makes of the slot: usage rises to them, at most to the paid time, and
+    /// never falls.
+    /// @dev Written out: a batch does it for each entry, and a call costs more than a field.
+    /// @return next Zero if they are not due: the lease is not open, the settle window is over, or so much time has not passed.
+    /// @return paid Atoms that time has earned so far.
+    /// @return total Atoms that time will have earned.
+    function settled(LeaseSlot self, uint256 ms, uint256 time, uint256 window, uint256 scale)
+        internal
+        pure
+        returns (LeaseSlot next, uint256 paid, uint256 total)
+    {
         unchecked {
             uint256 word = LeaseSlot.unwrap(self);
             uint256 end_ = uint40(word >> END_SHIFT);
             uint256 funded_ = uint32(word >> FUNDED_SHIFT);
-            if ((word & STATE_MASK) - uint256(LeaseState.Active) > 1 || time > end_ + window) return 0;
-            if (ms > (time - end_ + funded_) * Units.MS) return 0;
+            if ((word & STATE_MASK) - uint256(LeaseState.Active) > 1 || time > end_ + window) return (next, 0, 0);
+            if (ms > (time - end_ + funded_) * Units.MS) return (next, 0, 0);
             uint256 most = (funded_ - uint16(word >> START_SHIFT)) * Units.MS;
             if (ms > most) ms = most;
-            return ms > uint40(word >> USED_SHIFT) ? ms : 0;
+            uint256 used = uint40(word >> USED_SHIFT);
+            if (ms < used) ms = used;
+            next = LeaseSlot.wrap((word & ~(uint256(type(uint40).max) << USED_SHIFT)) | (ms << USED_SHIFT));
+            scale *= word >> 192;
+            paid = (scale * used) / Units.RATE_MS_PER_TOKEN;
+            total = (scale * ms) / Units.RATE_MS_PER_TOKEN;
         }
     }
 
     /// @return Atoms that `ms` milliseconds cost, rounded down.
     function timeCost(LeaseSlot self, uint256 ms, uint256 scale) internal pure returns (uint256) {
         return Units.costDown(self.rate(), ms, scale);
-    }
-
-    /// @return paid Atoms that time has earned so far.
-    /// @return total Atoms that time will have earned at `ms` milliseconds, which must be more than now.
-    function earned(LeaseSlot self, uint256 ms, uint256 scale) internal pure returns (uint256 paid, uint256 total) {
-        unchecked {
-            uint256 word = LeaseSlot.unwrap(self);
-            uint256 perMs = (word >> 192) * scale;
-            paid = (perMs * uint40(word >> USED_SHIFT)) / Units.RATE_MS_PER_TOKEN;
-            total = (perMs * ms) / Units.RATE_MS_PER_TOKEN;
-        }
     }
 
     /// @return Atoms that time has earned so far.

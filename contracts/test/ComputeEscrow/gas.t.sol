@@ -3,9 +3,27 @@ pragma solidity 0.8.30;
 
 import {console} from "forge-std/console.sol";
 
-import {Ask, Bid, CloseData, Match} from "../../src/interfaces/IComputeEscrow.sol";
+import {
+    Ask,
+    Bid,
+    CloseData,
+    LeaseKey,
+    Match,
+    Previous,
+    Prices,
+    Quote,
+    TierLimit
+} from "../../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "../support/EscrowTest.sol";
 import {TypedData} from "../support/TypedData.sol";
+import {OwnedWallet} from "../support/Wallets.sol";
+
+/// @notice Makes a call with so much gas and no more.
+contract Gauge {
+    function call(address to, bytes calldata data, uint256 gas) external returns (bool ok) {
+        (ok,) = to.call{gas: gas}(data);
+    }
+}
 
 /// @notice What actions cost as whole transactions, in a steady state: the slots that last are not zero.
 /// forge-config: default.isolate = true
@@ -87,7 +105,7 @@ contract GasTest is EscrowTest {
         bytes16 leaseNo = _open();
         vm.warp(block.timestamp + 120);
         _settle(leaseNo, 60_000);
-        _report("settle", _transactAll(abi.encodeCall(escrow.settle, (_single(_entry(leaseNo, 120_000))))), 43_500);
+        _report("settle", _transactAll(abi.encodeCall(escrow.settle, (_single(_entry(leaseNo, 120_000))))), 42_800);
     }
 
     function test_gas_settle_batch() public {
@@ -102,7 +120,7 @@ contract GasTest is EscrowTest {
                 entries = abi.encodePacked(entries, entry);
             }
             uint256 gas = _transactAll(abi.encodeCall(escrow.settle, (entries)));
-            if (round == 2) _report("settle batch of 100, each", gas / BUYERS, 11_700);
+            if (round == 2) _report("settle batch of 100, each", gas / BUYERS, 11_500);
         }
     }
 
@@ -119,7 +137,7 @@ contract GasTest is EscrowTest {
                 entries = abi.encodePacked(entries, entry);
             }
             uint256 gas = _transactAll(abi.encodeCall(escrow.settleMetered, (entries)));
-            if (round == 2) _report("metered batch of 100, each", gas / BUYERS, 18_200);
+            if (round == 2) _report("metered batch of 100, each", gas / BUYERS, 17_800);
         }
     }
 
@@ -136,11 +154,11 @@ contract GasTest is EscrowTest {
     }
 
     function test_gas_close_that_pays() public {
-        _report("close that pays", _closeGas(90_000), 60_700);
+        _report("close that pays", _closeGas(90_000), 60_400);
     }
 
     function test_gas_close_of_what_is_settled() public {
-        _report("close of what is settled", _closeGas(60_000), 55_100);
+        _report("close of what is settled", _closeGas(60_000), 55_000);
     }
 
     /// @dev A lease that has run for two minutes and settled one of them.
@@ -186,5 +204,73 @@ contract GasTest is EscrowTest {
             uint256 gas = _transactAs(buyer, call);
             if (nonce == 1) _report("deposit by permit", gas, 74_900);
         }
+    }
+
+    /* THE GAS OF ONE ITEM */
+
+    uint256 private constant ITEM_GAS = 285_000;
+
+    /// @dev Everything that makes an item dear: 32 tiers of which the last one fits, counted resources, a quote, a seat, and
+    /// contract wallets as provider and as operator of the purse that buys.
+    function _dearest(uint16 seat) private returns (Match memory order) {
+        (Ask memory ask, Bid memory bid) = _countedOrders();
+        ask.provider = address(new OwnedWallet(provider));
+        OwnedWallet operator = new OwnedWallet(buyer);
+        vm.startPrank(buyer);
+        bid.buyer = escrow.createPurse(address(operator), 1, type(uint40).max, 1000e18);
+        vm.stopPrank();
+        bid.limits = new TierLimit[](32);
+        for (uint256 i = 0; i < 31; i++) {
+            bid.limits[i] = TierLimit(bytes32(i + 1), 1, 1, 1);
+        }
+        bid.limits[31] = TierLimit(TIER, 10e12, 1e9, 1e9);
+        (bid.nodes, bid.salt, ask.salt) = (2, 1000, 1000);
+        order = _match(ask, bid);
+        order.seat = seat;
+        order.quote = Quote(TypedData.hash(ask), Prices(2.6e9, 0, 0, 0, 0.08e9, 0.001e9), type(uint40).max);
+        order.quoteSignature = _sign(meterKey, TypedData.hash(order.quote));
+    }
+
+    /// @dev The least gas with which the order opens, in a transaction of its own.
+    function _leastGas(Match memory order) private returns (uint256 most) {
+        Gauge gauge = new Gauge();
+        bytes memory call = abi.encodeCall(escrow.open, (order));
+        uint256 least = 50_000;
+        most = 2_000_000;
+        uint256 snapshot = vm.snapshotState();
+        while (most - least > 50) {
+            uint256 gas = (most + least) / 2;
+            bool ok = gauge.call(address(escrow), call, gas);
+            (least, most) = ok ? (least, gas) : (gas, most);
+            vm.revertToState(snapshot);
+        }
+    }
+
+    /// @dev As large as what the dearest order needs and 15 %, so that a wallet that burns gas costs others no more.
+    function test_item_has_the_gas_of_the_dearest_order_and_15_percent() public {
+        Match memory order = _dearest(0);
+        uint256 first = _leastGas(order);
+        console.log("first lease of a seat", first);
+
+        escrow.open(order);
+        bytes16 leaseNo = _leaseNo(order.ask, order.bid, order.quote.prices, 0);
+        LeaseKey memory key = LeaseKey(order.bid.buyer, order.ask.provider, witness, leaseNo);
+        vm.prank(witness);
+        escrow.stop(key, true);
+        order.previous = Previous(
+            order.ask.provider, TypedData.hash(order.ask), TypedData.hash(order.quote.prices), order.ask.meter
+        );
+        order.quote.prices.gpuHour += 1;
+        order.quoteSignature = _sign(meterKey, TypedData.hash(order.quote));
+        uint256 later = _leastGas(order);
+        console.log("later lease of a seat", later);
+
+        uint256 dearest = first > later ? first : later;
+        assertLe(dearest * 115 / 100, ITEM_GAS);
+        assertGe(dearest * 117 / 100, ITEM_GAS);
+
+        Match[] memory orders = new Match[](1);
+        orders[0] = order;
+        assertEq(escrow.openBatch(orders), hex"00");
     }
 }

@@ -62,7 +62,7 @@ contract OpenBatchTest is EscrowTest {
         orders[1].ask.provider = address(new BadWallet(BadWallet.Kind.BurnsGas));
         uint256 before = gasleft();
         assertEq(escrow.openBatch(orders), hex"02");
-        assertLt(before - gasleft(), 1_500_000);
+        assertLt(before - gasleft(), 900_000);
     }
 
     /// @dev Orders whose calldata lies in reverse: each is then copied to the end of the calldata.

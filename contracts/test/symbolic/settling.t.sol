@@ -43,7 +43,7 @@ contract SettlingProofs is EscrowProofs {
         vm.assume(slot.startSeconds() <= slot.funded());
         vm.assume(slot.usedMs() < voucher.ms);
         vm.assume(voucher.ms <= slot.paidSeconds() * 1000);
-        (uint256 paid, uint256 total) = slot.earned(voucher.ms, SCALE);
+        (uint256 paid, uint256 total) = (slot.paidTime(SCALE), slot.timeCost(voucher.ms, SCALE));
         unchecked {
             vm.assume(paid <= total); // fuzzed: testFuzz_costs_and_fees_grow_with_time
             vm.assume(total * 250 / 10_000 - paid * 250 / 10_000 <= total - paid); // fuzzed, likewise
