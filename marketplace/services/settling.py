@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from marketplace.db.store import Database, Store
 from marketplace.db.tables import BidRow, LeaseRow, VoucherRow
 from marketplace.domain.advance import Fault, OpeningFailed
-from marketplace.domain.life import LEASE_OPEN, LeaseState, StopReason
+from marketplace.domain.life import LEASE_OPEN, LeaseState
 from marketplace.services.common import new_id, unhex
 from marketplace.services.leases import ref_of, usage_json
 from marketplace.services.lives import Lives, chain_facts, cost_event
 from marketplace.services.ports import Clock, Market
-from marketplace.services.stops import uncount_stop
+from marketplace.services.stops import note_stop
 from settlement.attestation import MeteredUsage, Usage
 from settlement.chain.calls import EscrowCalls, SettlementEntry
 from settlement.events import Opened, Stopped
@@ -231,7 +231,8 @@ class Projection:
         closed = chain.status is LeaseStatus.CLOSED
         unlocked = sum(x.event.unlocked for x in events if isinstance(x.event, Stopped))
         lease.start_s, lease.end_s = chain.start, chain.end
-        self._note_stop(store, lease, any(isinstance(x.event, Stopped) for x in events))
+        is_stopped = any(isinstance(x.event, Stopped) for x in events)
+        note_stop(store, self.market, lease, is_stopped, self.clock())
         lease.paid_seconds = chain.paid_seconds
         lease.lock = chain.lock(params)
         lease.settled = usage_json(chain.used_ms, chain.egress_mib, chain.units)
@@ -241,18 +242,6 @@ class Projection:
         lease.opened_tx = first.tx_hash
         lease.closed_tx = last.tx_hash if closed else None
         lease.closed_ms = (lease.closed_ms or self.clock()) if closed else None
-
-    def _note_stop(self, store: Store, lease: LeaseRow, is_stopped: bool) -> None:
-        """Note that a lease was stopped for no reason that is known here: who did it is to be found
-        out. A stop that the server asked for, or that follows a report, is known already."""
-        if lease.stop_requested not in (None, StopReason.RETRY):
-            return
-        if not is_stopped and lease.stopped_ms is not None:  # a reorg took it back
-            uncount_stop(store, self.market, lease, self.clock())
-        early_or_unreported = lease.ready_ms is None or lease.outcome is None
-        unknown = early_or_unreported and lease.stopped_ms is None
-        if is_stopped and unknown and lease.end_s is not None:
-            lease.stopped_ms = lease.end_s * 1000
 
     def _mark_paid(self, store: Store, lease: LeaseRow) -> None:
         best = store.vouchers.get(lease.id, lock=True)
