@@ -2,7 +2,8 @@
 
 A node pulls images as soon as a lease opens, and nothing is paid before its job is ready. So if the
 buyer's side has stopped too many of an account's leases before they were ready within an hour, its
-new bids are refused and its resting ones wait. What the provider's side stops never counts.
+new bids are refused and its resting ones wait. What the provider's side stops never counts. So do
+openings that fail in their block by the buyer's doing, which the relayer has paid for.
 """
 
 from collections.abc import Callable
@@ -95,8 +96,9 @@ class Stops:
         if until_ms is not None:
             seconds = max(1, -(-(until_ms - now_ms) // 1000))
             raise TooManyStops(
-                f"more than {self.market.early_stops_max} leases of {buyer} were stopped within an "
-                f"hour before their jobs were ready; it may buy again in {-(-seconds // 60)} min",
+                f"more than {self.market.early_stops_max} leases of {buyer} were stopped, or "
+                "failed to open at the relayer's cost, within an hour before their jobs were "
+                f"ready; it may buy again in {-(-seconds // 60)} min",
                 facts={"retry_after_seconds": seconds},
             )
 
