@@ -12,7 +12,7 @@ from marketplace.services.common import new_id, unhex
 from marketplace.services.leases import ref_of, usage_json
 from marketplace.services.lives import Lives, chain_facts, cost_event
 from marketplace.services.ports import Clock, Market
-from marketplace.services.stops import count_stop, note_stop
+from marketplace.services.stops import note_failure, note_stop
 from settlement.attestation import MeteredUsage, Usage
 from settlement.chain.calls import EscrowCalls, SettlementEntry
 from settlement.errors import SignatureError
@@ -158,12 +158,10 @@ class Settling:
                 fault = self._fault(error, store.bids.need(lease.bid_id))
                 if mined and _name(error) == UNKNOWN:
                     fault = self._signers_fault(store, lease)
-                if mined and fault is Fault.BUYER:
-                    lease.stopped_ms = self.clock()
                 fact = OpeningFailed(error[:500], fault, previous.id if previous else None)
                 self.lives.take(store, job, lease, fact)
-                if lease.stopped_ms is not None:
-                    count_stop(store, self.market, lease, lease.stopped_ms)
+                if mined and fault is Fault.BUYER:
+                    note_failure(store, self.market, lease, self.clock())
         return len(dead)
 
     def _signers_fault(self, store: Store, lease: LeaseRow) -> Fault:
