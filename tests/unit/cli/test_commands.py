@@ -182,8 +182,9 @@ def test_an_ask_is_made_listed_repriced_and_cancelled(run: Run, market: Served) 
 
 
 def test_an_ask_is_made_with_the_meter_of_its_own_node(
-    run: Run, market: Served, home: Path
+    run: Run, market: Served, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(home)
     market.bend["GET config"] = lambda answer: answer.update(rpc_url="")
     market.world.node(market.world.buyer)
     with market.client() as client:
