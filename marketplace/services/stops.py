@@ -2,7 +2,8 @@
 
 A node pulls images as soon as a lease opens, and nothing is paid before its job is ready. So if the
 buyer's side has stopped too many of an account's leases before they were ready within an hour, its
-new bids are refused and its resting ones wait. What the provider's side stops never counts.
+new bids are refused and its resting ones wait. Openings that fail in their block by the buyer's
+doing count, too: the relayer has paid for them. What the provider's side stops never counts.
 """
 
 from collections.abc import Callable
@@ -33,6 +34,12 @@ def note_stop(store: Store, market: Market, lease: LeaseRow, is_stopped: bool, n
     unknown = early_or_unreported and lease.stopped_ms is None
     if is_stopped and unknown and lease.end_s is not None:
         lease.stopped_ms = lease.end_s * 1000
+
+
+def note_failure(store: Store, market: Market, lease: LeaseRow, now_ms: int) -> None:
+    """Count a lease that failed to open in its block by the buyer's doing."""
+    lease.stopped_ms = now_ms
+    _count(store, market, lease, now_ms)
 
 
 def recount(
@@ -95,8 +102,9 @@ class Stops:
         if until_ms is not None:
             seconds = max(1, -(-(until_ms - now_ms) // 1000))
             raise TooManyStops(
-                f"more than {self.market.early_stops_max} leases of {buyer} were stopped within an "
-                f"hour before their jobs were ready; it may buy again in {-(-seconds // 60)} min",
+                f"more than {self.market.early_stops_max} leases of {buyer} were stopped, or "
+                "failed to open at the relayer's cost, within an hour before their jobs were "
+                f"ready; it may buy again in {-(-seconds // 60)} min",
                 facts={"retry_after_seconds": seconds},
             )
 

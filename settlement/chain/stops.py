@@ -76,7 +76,7 @@ def _calls(client: ChainClient, escrow: str, tx_hash: str) -> list[_Call]:
     try:
         if sent is None:
             raise ChainUnavailable(f"the node does not have the transaction {tx_hash}")
-        if checksum(sent["to"] or escrow) == escrow:
+        if sent["to"] is not None and checksum(sent["to"]) == escrow:
             return [(checksum(sent["from"]), bytes.fromhex(sent["input"][2:]))]
         traced = client.rpc("debug_traceTransaction", tx_hash, {"tracer": "callTracer"})
         return list(_traced(traced, escrow))

@@ -30,7 +30,9 @@ class AsyncPurses(AsyncResource):
         """
         who_spends = parse_address(operator)
         if not 0 < seconds <= PURSE_SECONDS_MAX or atoms < 0:
-            raise InputError("a purse lives for up to 10 years, and holds no less than nothing")
+            raise InputError(
+                "a purse must expire in 1 s to 10 years, and its amount must be 0 or more"
+            )
         return await self._send(onpurse.create, signer, who_spends, seconds, atoms)
 
     async def fund(self, purse: str, atoms: int, *, signer: Signer | None = None) -> Moved:
