@@ -60,6 +60,19 @@ class AccountReads(Protocol):
         """Who owns and operates a purse; None if the account is none."""
 
 
+@dataclass(frozen=True, slots=True)
+class KeysOnly:
+    """The same, but no contract's answer counts as a signature."""
+
+    reads: AccountReads
+
+    def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool:
+        return False
+
+    def purse(self, account: str) -> Purse | None:
+        return self.reads.purse(account)
+
+
 def require_consent(
     struct: Struct,
     domain: Domain,
@@ -86,16 +99,18 @@ def require_consent(
         if purse is None:
             raise
     roles = {OPERATOR: purse.operator, OWNER: purse.owner}
-    signed = next((r for r, a in roles.items() if _signed(reads, a, digest, signature)), None)
-    if signed in rule.at_any_time or (signed in rule.until_expiry and now <= purse.expiry):
+    # Both are asked: an operator's contract that says yes to everything must not hide the owner.
+    signed = [role for role, who in roles.items() if _signed(reads, who, digest, signature)]
+    valid = rule.at_any_time + (rule.until_expiry if now <= purse.expiry else ())
+    if any(role in valid for role in signed):
         return
-    if signed in rule.until_expiry:
+    if any(role in rule.until_expiry for role in signed):
         when = datetime.fromtimestamp(purse.expiry, UTC).isoformat().replace("+00:00", "Z")
         raise ExpiredPurse(f"the purse {account} expired at {when}: nothing new opens for it")
     if not rule.signers:
         raise PurseRefused(f"{account} is a purse; nobody signs {rule.what} for it")
     wanted = " or ".join(f"its {role} {roles[role]}" for role in rule.signers)
-    by = f"its {signed}" if signed else "somebody else"
+    by = f"its {signed[0]}" if signed else "somebody else"
     raise PurseRefused(f"{account} is a purse; {wanted} signs its {rule.what}, not {by}")
 
 

@@ -21,7 +21,7 @@ from marketplace.sdk import Coulomb
 from marketplace.wire.leases import Lease, SignedVoucher, Used
 from settlement.attestation import Close, Stop, Usage, UsageAttestation, Voucher
 from settlement.eip712 import Domain
-from settlement.leases import Shows
+from settlement.leases import LeaseView, Shows
 from settlement.signing import Signer, sign
 from settlement.usage import UsageVector
 
@@ -147,8 +147,10 @@ class HeldLease:
         entry: LeaseEntry,
         clock_s: Callable[[], float] = time.monotonic,
         notice_s: int | None = None,
+        shown: LeaseView | None = None,
     ) -> None:
-        """`notice_s`: how long after notice the node is taken back; None: it is not."""
+        """`notice_s`: how long after notice the node is taken back; None: it is not. `shown`: what
+        our own node of the chain has shown of it already."""
         self.node = node
         self.entry = entry
         self.id = entry.lease_id
@@ -158,7 +160,7 @@ class HeldLease:
         self.halt: Halt | None = None  # why its job is to stop, if it is
         self.paid_ms = 0  # the most that the chain pays for, by the last look
         self.beats: tuple[int, float | None] = (0, None)  # signs of life; Unix time of the last
-        self._look = ChainLook(node.shows, entry, clock_s) if node.shows else None
+        self._look = ChainLook(node.shows, entry, shown, clock_s) if node.shows else None
         self._clock_s = clock_s
         self._notice_s = notice_s
         self._taken_back_at_s: float | None = None  # by `clock_s`; None: no notice was given

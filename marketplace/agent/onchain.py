@@ -39,12 +39,17 @@ class ChainLook:
     another paid time than the chain last showed."""
 
     def __init__(
-        self, shows: Shows, entry: LeaseEntry, clock_s: Callable[[], float] = time.monotonic
+        self,
+        shows: Shows,
+        entry: LeaseEntry,
+        seen: LeaseView | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`seen`: what a look just now has shown, if there was one."""
         self._shows = shows
         self._names = (entry.buyer, entry.provider, entry.witness, entry.lease_no)
         self._clock_s = clock_s
-        self._seen: LeaseView | None = None
+        self._seen = seen
         self._seen_s = clock_s()
 
     @property

@@ -31,6 +31,7 @@ from marketplace.limits import MIB
 from marketplace.sdk.archive import ArchiveError, unpack
 from marketplace.sdk.errors import CoulombError
 from marketplace.wire.leases import Lease
+from settlement.leases import LeaseView
 from settlement.orders import Ask, Bid, OpenedFrom
 from settlement.silence import unseen_ms
 from settlement.units import Sizes
@@ -58,6 +59,7 @@ class Assignment:
     budget_limited: bool
     units_cap: int
     notice_s: int | None = None  # after which the node may be taken back; None: it may not
+    shown: LeaseView | None = None  # by our own node of the chain, if there is one
 
 
 def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
@@ -88,6 +90,7 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
     if terms.prices.rate(bid.sizes()) < ask.floor.rate(bid.sizes()):
         raise NotOurs(f"{lease.id}: its rate is below the ask's lowest")
     start_s, start_limit_s = terms.start, terms.start_limit_seconds
+    shown = None
     if node.shows is not None:
         shown = first_look(node.shows, lease.id, opened)
         start_s, start_limit_s = shown.start, shown.start_seconds
@@ -100,7 +103,7 @@ def assign(node: ThisNode, lease: Lease, ask: Ask, bid: Bid) -> Assignment:
         budget_limited=terms.budget_limited, units_cap=bid.units,
         start_deadline_ms=(start_s + start_limit_s) * 1000,
         longest_seconds=ask.max_seconds,
-        notice_s=ask.notice,
+        notice_s=ask.notice, shown=shown,
     )  # fmt: skip
 
 

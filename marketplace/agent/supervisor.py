@@ -133,7 +133,7 @@ class Supervisor:
             log.error("lease_ignored", lease=lease.id, why=str(error))
             self._ignored.add(lease.id)
             return
-        held = HeldLease(self._node, job.entry, notice_s=job.notice_s)
+        held = HeldLease(self._node, job.entry, notice_s=job.notice_s, shown=job.shown)
         held.heed(lease)
         known = list(api.leases.attestations(lease.id))
         recovered = lease.final or any(one.state is not AttestationState.REFUSED for one in known)

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -79,15 +80,19 @@ def create(
         Option(
             parser=parse_address,
             metavar="ADDRESS",
-            help="The meter key's address (default: this machine's).",
+            help="The meter key's address (default: that of the agent's file).",
         ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        Option(help="The node's agent's file (default: provider/agent.yaml next to the profiles)."),
     ] = None,
 ) -> None:
     """Offer a node at a price: show the ask, sign it, and put it on the book."""
-    from marketplace.cli.provider import meter_address  # imports what calls the chain
+    from marketplace.cli.provider import load_agent, meter_address  # imports what calls the chain
 
+    agent = None if meter else load_agent(config)
     terms: dict[str, Any] = {
-        "meter": meter or meter_address(),
         "prices": _prices(
             gpu_hour, cpu_hour, memory_gib_hour, storage_gib_hour, egress_gib, unit_price
         ),
@@ -101,6 +106,7 @@ def create(
     }
     with current().client() as client:
         chosen = _node(client, node)
+        terms["meter"] = meter_address(agent, chosen) if agent else meter
         terms["no_gpu"] = no_gpu or not chosen.gpus
         _need_price(terms)
         _offer(client, chosen.id, terms, chosen.name)
@@ -233,7 +239,10 @@ def _node(client: Coulomb, wanted: str | None) -> Node:
             raise InputError(why, fix="`coulomb provider doctor` says what the agent lacks")
         raise InputError("no node is listed", fix="run `coulomb provider start` first")
     names = ", ".join(f"{n.name} ({n.id})" for n in nodes)
-    raise InputError(f"which node? {names}", fix="say --node")
+    if wanted and not found:
+        fix = "say --node with one of them; one that is not there yet needs `provider start`"
+        raise InputError(f"no node of yours is called {wanted!r}; there is {names}", fix=fix)
+    raise InputError(f"which node? {names}", fix="say --node with one of them, best its id")
 
 
 def _terms_of(ask: Ask, prices: dict[str, str]) -> dict[str, Any]:

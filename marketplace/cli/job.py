@@ -300,7 +300,7 @@ def _show_terms(row: dict[str, Any]) -> None:
     show_plan(row, PLAN)
     _explain_terms(row)
     if row.get("simulated"):
-        warn("the GPU is simulated: it stands in where a machine has none")
+        warn("the node is simulated: its GPUs stand in where a machine has none")
 
 
 def _explain_terms(row: dict[str, Any]) -> None:
@@ -311,7 +311,7 @@ def _explain_terms(row: dict[str, Any]) -> None:
         note("  opens; what is not used comes back.")
     most, fee = cell(plain(row), "at_most_paid"), f"{Decimal(row['max_fee_bps']) / 100:f}"
     note(f"  Whatever happens, all leases of this bid cost at most {most} together. It goes to")
-    note(f"  providers whose asks the bid accepts, and of it up to {fee} % to the market.")
+    note(f"  providers whose asks the bid accepts, and up to {fee} % of it to the market.")
     if row["witness_is"] == "hosted":
         note("  The witness is not yours: its host, with the market and a provider, could have all")
         note("  of that paid for nothing.")

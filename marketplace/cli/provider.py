@@ -60,7 +60,7 @@ def _path(config: Path | None) -> Path:
     return config or config_dir() / "provider" / "agent.yaml"
 
 
-def _load(config: Path | None) -> AgentConfig:
+def load_agent(config: Path | None) -> AgentConfig:
     """The agent's file. Raises InputError if this machine is not set up."""
     path = _path(config)
     if not path.is_file():
@@ -69,14 +69,19 @@ def _load(config: Path | None) -> AgentConfig:
     return load_config(path)
 
 
-def meter_address() -> str:
-    """The address of this machine's meter key."""
-    return address_of(_load(None).meter_keystore)
+def meter_address(agent: AgentConfig, node: Node) -> str:
+    """The address of the meter key of `node`. Raises InputError if the file is another node's."""
+    if agent.node.number != node.number:
+        raise InputError(
+            f"the agent's file sets up the node {agent.node.name}, not {node.name}",
+            fix="name that node's file with --config, or its meter with --meter",
+        )
+    return address_of(agent.meter_keystore)
 
 
 def agent_process(config: Path | None = None) -> int | None:
     """The id of this machine's agent, if one runs."""
-    return running_pid(_load(config).state_dir) if _path(config).is_file() else None
+    return running_pid(load_agent(config).state_dir) if _path(config).is_file() else None
 
 
 def node_problem(node: NodeConfig, tiers: Iterable[str] = ()) -> str | None:
@@ -152,11 +157,14 @@ def init(
         note(f"restart the agent that runs here (process {running}): it has read the old file")
     if simulated:
         warn("simulated GPUs are shown as simulated everywhere and are never verified")
-    note("next: `coulomb provider doctor` and `coulomb provider start`; then, from another shell,")
+    where = f" --config {config}" if config else ""
+    note(f"next: `coulomb provider doctor{where}` and `coulomb provider start{where}`;")
+    note("then, from another shell,")
     if not cli.profile().api_key:
         note("`coulomb key create desk --scope provider` and")
     price = "--gpu-hour" if node.sells_gpus else "--cpu-hour"
-    note(f"`coulomb ask create {price} PRICE`")
+    which = f"{where} --node {name}" if config else ""
+    note(f"`coulomb ask create{which} {price} PRICE`")
     row = {"config": path, "account": made.account, "meter": meter.address}
     show(row, columns("config", "account", "meter"))
 
@@ -166,7 +174,7 @@ def _set_up(
 ) -> tuple[NewApiKey, LocalSigner]:
     """Make the node's API key and, the first time, its meter key; then write the agent's file."""
     cli = current()
-    keys = path.parent
+    keys = path.resolve().parent
     signer = cli.signer()
     meter = hot_key(keys / "meter.json", keys / "meter.password")
     with cli.client() as client:
@@ -193,7 +201,7 @@ def start(config: ConfigFile = None) -> None:
     """Run the agent in the foreground until it is stopped."""
     from marketplace.agent.main import run_agent
 
-    raise typer.Exit(run_agent(_load(config)))
+    raise typer.Exit(run_agent(load_agent(config)))
 
 
 @app.command()
@@ -301,7 +309,7 @@ def settle(config: ConfigFile = None) -> None:
 
 def _journal(config: Path | None) -> AgentJournal:
     """This machine's journal; an agent may be at work on it."""
-    path = _load(config).state_dir / JOURNAL
+    path = load_agent(config).state_dir / JOURNAL
     if not path.is_file():
         raise InputError(f"{path} is not there", fix="name the agent's file with --config")
     return AgentJournal(path)

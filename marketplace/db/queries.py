@@ -347,13 +347,16 @@ class LeaseRows(Rows[LeaseRow]):
         return self._page((limit, None), LeaseRow.provider == provider, over)
 
     def early_stops(self, buyer: str, after_ms: int, limit: int) -> list[int]:
-        """When the buyer's side stopped leases that were not ready, the latest first."""
+        """When the buyer's side stopped leases that were not ready, or made openings fail in their
+        block, the latest first."""
         query = select(LeaseRow.stopped_ms).where(
             LeaseRow.buyer == buyer,
             col(LeaseRow.stopped_ms) > after_ms,
             LeaseRow.stopped_by == Side.BUYER,
             col(LeaseRow.ready_ms).is_(None),
-            col(LeaseRow.start_s).is_not(None),
+            or_(
+                col(LeaseRow.start_s).is_not(None), col(LeaseRow.state) == LeaseState.FAILED_TO_OPEN
+            ),
         )
         latest = query.order_by(col(LeaseRow.stopped_ms).desc()).limit(limit)
         return [at for at in self._session.exec(latest) if at is not None]
@@ -363,9 +366,11 @@ class LeaseRows(Rows[LeaseRow]):
         unknown = col(LeaseRow.stopped_by).is_(None)
         return self._all(self._oldest_first(col(LeaseRow.stopped_ms) > after_ms, unknown))
 
-    def refused_openings(self) -> list[tuple[str, str | None]]:
-        """Leases in `opening` whose intent died, and with which error, oldest first."""
-        query = select(LeaseRow.id, IntentRow.error).where(
+    def refused_openings(self) -> list[tuple[str, str | None, bool]]:
+        """Leases in `opening` whose intent died, with which error, and whether in a block, where it
+        cost gas; oldest first."""
+        mined = col(IntentRow.mined_hash).is_not(None)
+        query = select(LeaseRow.id, IntentRow.error, mined).where(
             LeaseRow.state == LeaseState.OPENING,
             col(IntentRow.key) == "open:" + col(LeaseRow.id),
             IntentRow.state == IntentState.DEAD,

@@ -7,7 +7,7 @@ from typing import Any
 
 from marketplace.domain.job import JobSpec
 from marketplace.domain.pricing import from_scaled, prices_from_json
-from marketplace.domain.reader import Reader, bool_of, parser, seconds_of, text_of, whole_of
+from marketplace.domain.reader import Reader, bool_of, duration_of, text_of, whole_of
 from marketplace.domain.tier import CPU_TIER, TierRegistry
 from marketplace.errors import InvalidInput, Problem
 from marketplace.limits import ORDER_SECONDS_MAX
@@ -99,7 +99,7 @@ def ask_of(
     problems: list[Problem] = []
     reader = Reader(dict(terms), TERMS, problems)
     seconds = {
-        name: reader.read(name, _duration(most), default)
+        name: reader.read(name, duration_of(most), default)
         for name, (default, most) in DURATIONS.items()
     }
     prices = reader.need("prices", _prices, Prices(0))
@@ -111,7 +111,7 @@ def ask_of(
     if no_gpu and prices.gpu_hour:
         problems.append(Problem("/prices/gpu_hour", "must be 0: no GPU is sold"))
     interruptible = bool(reader.read("interruptible", bool_of, False))
-    notice = reader.read("notice", _duration(MAX_NOTICE_SECONDS), 0)
+    notice = reader.read("notice", duration_of(MAX_NOTICE_SECONDS), 0)
     if interruptible and not reader.has("notice"):
         reader.problem("notice", "missing: how long before you take the node back, such as 5m")
     elif notice and not interruptible:
@@ -151,13 +151,6 @@ def flags_of(*, shared: bool, no_gpu: bool, interruptible: bool) -> int:
     """The flags of an ask or a bid."""
     flags = FLAG_SHARED * shared | FLAG_NO_GPU * no_gpu
     return flags | FLAG_INTERRUPTIBLE * interruptible
-
-
-@parser
-def _duration(value: object, most: int) -> int:
-    if (seconds := seconds_of(value)) > most:
-        raise ValueError(f"must be at most {most}s")
-    return seconds
 
 
 def _prices(value: object) -> Prices:

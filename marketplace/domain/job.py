@@ -17,6 +17,7 @@ from marketplace.domain.reader import (
     Reader,
     bool_of,
     choice_of,
+    duration_of,
     duration_text,
     is_unicode,
     list_of,
@@ -93,12 +94,6 @@ def _duration(value: object) -> int:
     return seconds
 
 
-def _notice(value: object) -> int:
-    if (seconds := seconds_of(value)) > MAX_NOTICE_SECONDS:
-        raise ValueError(f"must be at most {MAX_NOTICE_SECONDS}s")
-    return seconds
-
-
 def _total(value: object) -> int:
     if not (atoms := to_scaled(value, DECIMALS)):
         raise ValueError("must be above zero")
@@ -152,6 +147,7 @@ _NAME = text_of(limits.JOB_NAME_CHARS_MAX, r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _CPU = lower_bound_of(thousandths_of(0, limits.JOB_CPU_MILLI_MAX))
 _total_text = partial(from_scaled, decimals=DECIMALS)
 _SHARE = thousandths_of(0, 1000)
+_NOTICE = duration_of(MAX_NOTICE_SECONDS)
 _SIZE = lower_bound_of(_mib)
 _REGIONS = list_of(text_of(limits.REGION_CHARS_MAX, _WORD), limits.JOB_REGIONS_MAX)
 _ON_EXCEED = choice_of("stop", "checkpoint_then_stop")
@@ -208,7 +204,7 @@ class JobSpec:
     min_reliability_milli: Annotated[int, Key("placement/min_reliability", _SHARE, milli_text, 0)]
     verified_only: Annotated[bool, Key("placement/verified_only", bool_of, bool, False)]
     interruptible: Annotated[bool, _optional("placement/interruptible", bool_of, bool, False)]
-    min_notice_seconds: Annotated[int, _optional("placement/min_notice", _notice, duration_text, 0)]
+    min_notice_seconds: Annotated[int, _optional("placement/min_notice", _NOTICE, duration_text, 0)]
     max_gpu_hour_nano: Annotated[
         int | None, _optional("pricing/max_gpu_hour", to_nano, from_nano, None)
     ]

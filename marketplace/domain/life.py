@@ -91,6 +91,9 @@ BROKEN_REASONS = (
 
 # Why a run whose node was taken back ended: when the notice was over, or sooner, by itself.
 TAKEN_BACK, LEFT = "taken_back", "exit_code"
+# How long after a notice is over the node may still be taken back for it: enough for a grace and a
+# server that was away. One notice is no leave to drop the job at any time.
+TAKE_BACK_MS = 3_600_000
 
 
 class RetryOn(StrEnum):
@@ -198,12 +201,12 @@ class LeaseLife:
         return self.report.outcome is Outcome.FAILED and self.report.reason in BROKEN_REASONS
 
     def _is_cut_short(self, report: RunReport) -> bool:
-        """Whether the provider took the node back before its notice was over; a job that has had
-        the notice may leave sooner."""
+        """Whether the provider took the node back before its notice was over, or long after it; a
+        job that has had the notice may leave sooner."""
         if self.notice_ms is None or self.notice_seconds is None or self.finished_ms is None:
             return True
-        early = self.finished_ms < self.notice_ms + self.notice_seconds * 1000
-        return early and report.reason != LEFT
+        late_ms = self.finished_ms - (self.notice_ms + self.notice_seconds * 1000)
+        return late_ms > TAKE_BACK_MS or (late_ms < 0 and report.reason != LEFT)
 
 
 # Effects: what the services are to do then, in order

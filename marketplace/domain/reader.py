@@ -136,6 +136,14 @@ def parser(read: Callable[Concatenate[object, P], T]) -> Callable[P, Callable[[o
 
 
 @parser
+def duration_of(value: object, maximum: int) -> int:
+    """A parser of a duration of at most so many seconds."""
+    if (seconds := seconds_of(value)) > maximum:
+        raise ValueError(f"must be at most {maximum}s")
+    return seconds
+
+
+@parser
 def text_of(value: object, maximum: int, pattern: str = r".*") -> str:
     """A parser of printable text of 1 to `maximum` characters that matches the whole pattern."""
     if not isinstance(value, str) or not 1 <= len(value) <= maximum:

@@ -156,7 +156,7 @@ def build(settings: Settings, signer: TransactionSigner | None = None) -> Market
         events = SqlEventStore(database, catalog.projection)
         indexer = Indexer(events, escrow, deployment.block, settings.confirmations)
         process.add(Loop("indexer", lambda: _read_on(indexer), UNTOLD_S), CHAIN)
-        # A stop frees capacity, so that the order log tells of it.
+        # Every stop frees capacity, which adds a row to the order log: ORDERS wakes this loop.
         process.add(Loop("stops", catalog.stops.judge, WATCH_S), ORDERS)
     if "relayer" in settings.roles and signer is not None:
         warn_without_gas(client, signer.address)

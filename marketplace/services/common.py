@@ -7,10 +7,10 @@ from uuid_utils import uuid7
 from marketplace.db.store import Store
 from marketplace.db.tables import JobEventRow
 from marketplace.errors import InsufficientBalance, InvalidSignature, Problem, PurseExpired
-from marketplace.services.ports import EscrowReads, Market
+from marketplace.services.ports import Market
 from marketplace.wire.base import Answer, Money
 from settlement import errors as settlement
-from settlement.consent import NOTHING, PurseRule, require_consent
+from settlement.consent import NOTHING, AccountReads, PurseRule, require_consent
 from settlement.eip712 import Struct
 from settlement.errors import SignatureError
 from settlement.signing import verify
@@ -63,7 +63,7 @@ def check_account(
     signature: bytes,
     account: str,
     market: Market,
-    reads: EscrowReads,
+    reads: AccountReads,
     rule: PurseRule = NOTHING,
     now_ms: int = 0,
 ) -> None:

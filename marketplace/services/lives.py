@@ -31,7 +31,6 @@ from marketplace.domain.life import (
     Retry,
     RetryOn,
     RunReport,
-    StopReason,
     SuspendAsk,
     TellStatus,
 )
@@ -48,7 +47,7 @@ from marketplace.services.orderlog import (
     log_node,
 )
 from marketplace.services.ports import Clock, Market
-from marketplace.services.stops import count_stop, uncount_stop
+from marketplace.services.stops import recount
 from marketplace.services.views import answer_of, cost_view
 from marketplace.wire.jobs import JobStatus
 from settlement.leases import ChainLease, LeaseStatus
@@ -159,12 +158,8 @@ class Lives:
             for name in _OF_LEASE:  # signatures are written by whoever brings them
                 setattr(lease, name, getattr(lease_after, name))
             lease.outcome = asdict(lease_after.report) if lease_after.report else None
-            if before is not None and self._cancels(job, lease, before):
-                lease.stopped_ms = now_ms
-                count_stop(store, self.market, lease, now_ms)
-            was_early = before is not None and before.ready_ms is None
-            if was_early and lease.ready_ms is not None and lease.stopped_ms is not None:
-                uncount_stop(store, self.market, lease, now_ms)
+            if before is not None:
+                recount(store, self.market, job, lease, before, now_ms)
         ask_id = lease.ask_id if lease is not None else None
         if isinstance(fact, BidFilled):  # the row of its lease is not stored yet
             ask_id = fact.ask_id
@@ -175,13 +170,6 @@ class Lives:
     def blame(self, store: Store, lease: LeaseRow) -> None:
         """Its provider stopped a lease, past this server."""
         self.take(store, store.jobs.need(lease.job_id, lock=True), lease, ProviderStopped())
-
-    def _cancels(self, job: JobRow, lease: LeaseRow, before: LeaseLife) -> bool:
-        """Whether the buyer's own cancelling now stops the job's lease before it is ready."""
-        asked = StopReason.CANCELLED
-        begins = lease.stop_requested == asked and before.stop_requested != asked
-        by_buyer = job.ending is Outcome.CANCELLED and job.lease_id == lease.id
-        return begins and by_buyer and lease.ready_ms is None and lease.start_s is not None
 
     def would_change(self, store: Store, job: JobRow, lease: LeaseRow, fact: Fact) -> bool:
         """Whether a fact, if it came now, would change the job or the lease."""

@@ -113,7 +113,7 @@ class Nodes:
         return told(store.gpus.of_nodes([node.id])[node.id]) == told(gpus)
 
     def _add(self, store: Store, node: NodeRow, gpus: tuple[NewGpu, ...]) -> None:
-        problem = Problem("/number", "is another node of yours")
+        problem = Problem("/number", "is another node of yours; set `number` in this one's file")
         store.nodes.add(node, AlreadyExists("the node number is taken", problems=[problem]))
         for position, gpu in enumerate(gpus):
             row = GpuRow(**gpu.model_dump(), node_id=node.id, position=position)

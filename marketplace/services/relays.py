@@ -1,7 +1,8 @@
 """Sends withdrawals and top-ups that accounts signed: the relayer pays their gas, for a fee.
 
 The relayer must never pay for a call that fails. So everything that could make it fail is looked at
-before the call is put down, the chain last; the relayer asks the chain again before it signs.
+before the call is put down, the chain last; the relayer asks the chain again before it signs. Only
+keys sign such calls: a contract may say yes when asked, and burn the relayer's gas when mined.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from marketplace.errors import (
     CallUsed,
     Conflict,
     InvalidInput,
+    InvalidSignature,
     NotFound,
     NotRelayed,
     Problem,
@@ -32,7 +34,7 @@ from marketplace.services.ports import Clock, EscrowReads, Market
 from marketplace.services.views import call_view
 from marketplace.wire.orders import CALL_ID, RelayedCall, SignedTopUp, SignedWithdrawal
 from settlement.chain.calls import EscrowCalls
-from settlement.consent import PAID_TOP_UPS, TOP_UPS, WITHDRAWALS, PurseRule
+from settlement.consent import PAID_TOP_UPS, TOP_UPS, WITHDRAWALS, KeysOnly, PurseRule
 from settlement.errors import CallReverted
 from settlement.orders import Numbered, TopUp, Withdraw
 from settlement.ports import Intent, IntentKind, IntentState
@@ -41,7 +43,8 @@ from settlement.vetting import CONSENT_GAS_MAX
 KEY = "call:{account}:{salt}"
 """The outbox's key of a signed call: one transaction for each number of an account."""
 NEEDS = "what the call takes"
-ON_ITS_WAY = (IntentState.PENDING, IntentState.SIGNED, IntentState.SENT)
+# Until it is final: a call that was mined may have failed, and cost gas.
+ON_ITS_WAY = (IntentState.PENDING, IntentState.SIGNED, IntentState.SENT, IntentState.CONFIRMED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +142,7 @@ class Relays:
         if not RELAY_SECONDS_MIN <= left <= RELAY_SECONDS_MAX:
             detail = f"must lie {RELAY_SECONDS_MIN} to {RELAY_SECONDS_MAX} s ahead, not {left} s"
             raise CallExpired([Problem("/call/deadline", detail)])
-        parties = (relay.account, self.market, self.reads)
-        check_account(relay.call, relay.signature, *parties, relay.rule, now_ms)
+        self._check_signer(relay, now_ms)
         state = self.reads.salt_state(relay.account, relay.call.salt, Numbered.CALLS)
         if state.used or state.cancelled:
             said = "was sent before" if state.used else "is cancelled"
@@ -151,6 +153,18 @@ class Relays:
         refusal = self.reads.refusal(relay.data, self.market.opener, CONSENT_GAS_MAX)
         if refusal is not None:
             raise self._refused(relay, refusal)
+
+    def _check_signer(self, relay: Relay, now_ms: int) -> None:
+        """Pass if a key signed: the account's own, or one that a purse's rule names."""
+        signed = (relay.call, relay.signature, relay.account, self.market)
+        try:
+            check_account(*signed, KeysOnly(self.reads), relay.rule, now_ms)
+        except InvalidSignature:
+            check_account(*signed, self.reads, relay.rule, now_ms)
+            raise CallRefused(
+                "a contract signed it (ERC-1271), which may say no in the block, when the relayer "
+                "has to pay for that; let the wallet send the call itself"
+            ) from None
 
     def _refused(self, relay: Relay, refusal: CallReverted) -> Exception:
         match refusal.name, refusal.arguments:

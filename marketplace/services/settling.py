@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from marketplace.db.store import Database, Store
 from marketplace.db.tables import BidRow, LeaseRow, VoucherRow
 from marketplace.domain.advance import Fault, OpeningFailed
-from marketplace.domain.life import LEASE_OPEN, LeaseState, StopReason
+from marketplace.domain.life import LEASE_OPEN, LeaseState
 from marketplace.services.common import new_id, unhex
 from marketplace.services.leases import ref_of, usage_json
 from marketplace.services.lives import Lives, chain_facts, cost_event
 from marketplace.services.ports import Clock, Market
-from marketplace.services.stops import uncount_stop
+from marketplace.services.stops import note_failure, note_stop
 from settlement.attestation import MeteredUsage, Usage
 from settlement.chain.calls import EscrowCalls, SettlementEntry
+from settlement.errors import SignatureError
 from settlement.events import Opened, Stopped
 from settlement.leases import ChainLease, LeaseStatus, Params, fold
+from settlement.orders import Ask, Bid
 from settlement.ports import BlockRef, Intent, IntentKind, IntentState, LoggedEvent
+from settlement.signing import recover
 
 # Only the buyer's side is to blame for these: another ask would fail, too.
 BUYERS_FAULTS = (
@@ -32,6 +35,7 @@ BUYERS_FAULTS = (
 ASKS_FAULTS = ("InvalidSignature", "OrderExpired", "CancelledOrder")
 FREE_AFTER_S = 60  # past a lease's end, in which its parties may still close it
 OPEN_ALREADY = "LeaseExists"  # not a failure: another transaction opened this very lease
+UNKNOWN = "unknown"  # the chain names no error
 RETRY_S_MIN, RETRY_S_MAX = 5, 60
 # A batch's gas must fit one transaction (2**24, EIP-7825) and geth's cap of 1 ether up to 90 gwei.
 # The dearest entry, a new provider's first with counts, takes 44,000; the relayer adds a quarter.
@@ -142,17 +146,39 @@ class Settling:
         """Follow up openings that the chain refused; returns how many. A lease that is open already
         stays `opening` until its events come: its job must not run twice, and the lease bills."""
         with self.database.read() as store:
-            refused = [(key, error or "unknown") for key, error in store.leases.refused_openings()]
-        dead = [(lease_id, error) for lease_id, error in refused if _name(error) != OPEN_ALREADY]
-        for lease_id, error in dead:
+            refused = [
+                (key, error or UNKNOWN, m) for key, error, m in store.leases.refused_openings()
+            ]
+        dead = [one for one in refused if _name(one[1]) != OPEN_ALREADY]
+        for lease_id, error, mined in dead:
             with self.database.write() as store:
                 lease = store.leases.need(lease_id, lock=True)
                 job = store.jobs.need(lease.job_id, lock=True)
                 previous = store.leases.last_opened(job.bid_id)
                 fault = self._fault(error, store.bids.need(lease.bid_id))
+                if mined and _name(error) == UNKNOWN:
+                    fault = self._signers_fault(store, lease)
                 fact = OpeningFailed(error[:500], fault, previous.id if previous else None)
                 self.lives.take(store, job, lease, fact)
+                if mined and fault is Fault.BUYER:
+                    note_failure(store, self.market, lease, self.clock())
         return len(dead)
+
+    def _signers_fault(self, store: Store, lease: LeaseRow) -> Fault:
+        """Whose contract (ERC-1271) is to blame for an opening that no look at the chain foretold:
+        it may say yes when it is asked, and burn the gas in the block. Keys cannot do that."""
+        bid_row, ask_row = store.bids.need(lease.bid_id), store.asks.need(lease.ask_id)
+        bid, ask = Bid.from_message(bid_row.message), Ask.from_message(ask_row.message)
+        if not self._signed_by_key(bid, bid_row.signature, bid.buyer):
+            return Fault.BUYER
+        keys = self._signed_by_key(ask, ask_row.signature, ask.provider)
+        return Fault.PAIR if keys else Fault.ASK
+
+    def _signed_by_key(self, order: Bid | Ask, signature: str, account: str) -> bool:
+        try:
+            return recover(order, self.market.domain, unhex(signature)) == account
+        except SignatureError:
+            return False
 
     def _fault(self, error: str, bid: BidRow) -> Fault:
         """The buyer is to blame if another ask would fail, too."""
@@ -231,7 +257,8 @@ class Projection:
         closed = chain.status is LeaseStatus.CLOSED
         unlocked = sum(x.event.unlocked for x in events if isinstance(x.event, Stopped))
         lease.start_s, lease.end_s = chain.start, chain.end
-        self._note_stop(store, lease, any(isinstance(x.event, Stopped) for x in events))
+        is_stopped = any(isinstance(x.event, Stopped) for x in events)
+        note_stop(store, self.market, lease, is_stopped, self.clock())
         lease.paid_seconds = chain.paid_seconds
         lease.lock = chain.lock(params)
         lease.settled = usage_json(chain.used_ms, chain.egress_mib, chain.units)
@@ -241,18 +268,6 @@ class Projection:
         lease.opened_tx = first.tx_hash
         lease.closed_tx = last.tx_hash if closed else None
         lease.closed_ms = (lease.closed_ms or self.clock()) if closed else None
-
-    def _note_stop(self, store: Store, lease: LeaseRow, is_stopped: bool) -> None:
-        """Note that a lease was stopped for no reason that is known here: who did it is to be found
-        out. A stop that the server asked for, or that follows a report, is known already."""
-        if lease.stop_requested not in (None, StopReason.RETRY):
-            return
-        if not is_stopped and lease.stopped_ms is not None:  # a reorg took it back
-            uncount_stop(store, self.market, lease, self.clock())
-        early_or_unreported = lease.ready_ms is None or lease.outcome is None
-        unknown = early_or_unreported and lease.stopped_ms is None
-        if is_stopped and unknown and lease.end_s is not None:
-            lease.stopped_ms = lease.end_s * 1000
 
     def _mark_paid(self, store: Store, lease: LeaseRow) -> None:
         best = store.vouchers.get(lease.id, lock=True)

@@ -5,7 +5,6 @@ a stop that reached the escrow through another contract needs a trace, which not
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from settlement.attestation import Stop
@@ -17,11 +16,8 @@ from settlement.errors import ChainError, ChainUnavailable, FieldError, Signatur
 from settlement.leases import Side
 from settlement.signing import recover
 
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    sender: str
-    data: bytes
+_Call = tuple[str, bytes]
+"""Who called, and the calldata."""
 
 
 def who_stopped(
@@ -29,27 +25,25 @@ def who_stopped(
 ) -> Side:
     """The side that a transaction which stopped the lease acted for. Raises ChainError."""
     escrow = domain.verifying_contract
-    for call in _calls(client, escrow, tx_hash):
-        for data in _unpacked(call.data):
-            side = _side(_Call(call.sender, data), domain, lease, meter)
+    for sender, calls in _calls(client, escrow, tx_hash):
+        for data in _unpacked(calls):
+            side = _side(sender, data, domain, lease, meter)
             if side is not None:
                 return side
     return Side.NOBODY
 
 
-def _side(call: _Call, domain: Domain, lease: LeaseRef, meter: str) -> Side | None:
+def _side(sender: str, data: bytes, domain: Domain, lease: LeaseRef, meter: str) -> Side | None:
     """Whose stop of this lease a call is; None if it is another call."""
     named = (*lease[:3], lease.lease_no)
     try:
-        key, _again = abi("ComputeEscrow").arguments("stop", call.data)
+        key, _again = abi("ComputeEscrow").arguments("stop", data)
         if _named(key) == named:
-            return Side.PROVIDER if call.sender == lease.provider else Side.BUYER
+            return Side.PROVIDER if sender == lease.provider else Side.BUYER
     except FieldError:
         pass
     try:
-        key, again, deadline, _, signature = abi("ComputeEscrow").arguments(
-            "stopBySignature", call.data
-        )
+        key, again, deadline, _, signature = abi("ComputeEscrow").arguments("stopBySignature", data)
     except FieldError:
         return None
     if _named(key) != named:
@@ -82,8 +76,8 @@ def _calls(client: ChainClient, escrow: str, tx_hash: str) -> list[_Call]:
     try:
         if sent is None:
             raise ChainUnavailable(f"the node does not have the transaction {tx_hash}")
-        if checksum(sent["to"] or escrow) == escrow:
-            return [_Call(checksum(sent["from"]), bytes.fromhex(sent["input"][2:]))]
+        if sent["to"] is not None and checksum(sent["to"]) == escrow:
+            return [(checksum(sent["from"]), bytes.fromhex(sent["input"][2:]))]
         traced = client.rpc("debug_traceTransaction", tx_hash, {"tracer": "callTracer"})
         return list(_traced(traced, escrow))
     except ChainUnavailable:
@@ -98,7 +92,7 @@ def _traced(frame: dict[str, Any], escrow: str) -> Iterator[_Call]:
     if "error" in frame:
         return
     if frame["type"] == "CALL" and checksum(frame["to"]) == escrow:
-        yield _Call(checksum(frame["from"]), bytes.fromhex(frame["input"][2:]))
+        yield checksum(frame["from"]), bytes.fromhex(frame["input"][2:])
         return  # what it calls in turn are not calls of parties
     for inner in frame.get("calls", ()):
         yield from _traced(inner, escrow)

@@ -104,7 +104,7 @@ def test_what_would_fail_is_refused_and_costs_the_relayer_nothing(world: World, 
         assert world.chain_client.nonce(relayer) == nonce
         first = hand_in(client, world, ada, good)
         assert first.state == "pending"
-        done = client.calls._mined(hand_in(client, world, ada, good), client.market.config())
+        done = client.calls._mined(hand_in(client, world, ada, good))
         assert hand_in(client, world, ada, good) == done
         assert world.escrow.salt_state(ada.address, 2, Numbered.CALLS).used
 
@@ -123,6 +123,6 @@ def test_nothing_is_signed_while_an_earlier_call_is_on_its_way(world: World, ada
                 client.calls.withdraw(ONE)
         finally:
             world.chain_client.rpc("evm_setIntervalMining", 1)
-        client.calls._mined(made, client.market.config())
+        client.calls._mined(made)
         assert client.calls.terms(ada.address).salt == terms.salt + 1
     assert_books_balance(world)

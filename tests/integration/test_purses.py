@@ -66,8 +66,8 @@ def test_what_would_fail_is_refused_before_anything_is_sent(world: World, tmp_pa
         free = world.escrow.balance_of(owner.address)
         for refused, error, why in (
             (lambda: coulomb.purses.create(OPERATOR.address, 60, free + 1), NotEnough, "asked for"),
-            (lambda: coulomb.purses.create(OPERATOR.address, 0), InputError, "lives for up to"),
-            (lambda: coulomb.purses.create(OPERATOR.address, 60, -1), InputError, "no less"),
+            (lambda: coulomb.purses.create(OPERATOR.address, 0), InputError, "1 s to 10 years"),
+            (lambda: coulomb.purses.create(OPERATOR.address, 60, -1), InputError, "0 or more"),
             (lambda: coulomb.purses.fund(purse, free + 1), NotEnough, "free in the escrow"),
             (lambda: coulomb.purses.fund(purse, 0), InputError, "nothing to move"),
             (lambda: coulomb.purses.fund(owner.address, 1), InputError, "is not a purse"),

@@ -102,6 +102,19 @@ def test_a_stop_through_a_contract_account_is_its_partys(world: World) -> None:
     assert side(world, lease, tx_hash) is Side.PROVIDER
 
 
+@pytest.mark.parametrize(("signer", "expected"), [("buyer", Side.BUYER), ("meter", Side.PROVIDER)])
+def test_a_stop_by_a_constructor_is_its_signers(world: World, signer: str, expected: Side) -> None:
+    """A transaction that creates a contract names no receiver, and can call what it likes."""
+    lease = world.open()
+    data = lease.stop(getattr(world, signer))
+    size, escrow = f"61{len(data):04x}", world.escrow.address[2:]
+    copied = f"{size}6100{{:02x}}5f39"  # the calldata lies behind the code
+    called = f"5f5f{size}5f5f73{escrow}5af100"
+    code = copied.format((len(copied) - 4 + len(called)) // 2) + called
+    made = world.client.transact(world.stranger, None, bytes.fromhex(code) + data, gas=1_000_000)
+    assert side(world, lease, made.tx_hash) is expected
+
+
 def test_without_a_trace_a_stop_through_a_contract_is_nobodys(world: World) -> None:
     """Rather let a buyer off than blame one for what a provider did."""
     wallet, lease = contract_buyer(world)

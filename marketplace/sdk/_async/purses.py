@@ -1,5 +1,8 @@
 """Purses: accounts that an operator may spend from, straight on the chain."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from marketplace.sdk import onchain, onpurse
 from marketplace.sdk._async.transport import AsyncResource
 from marketplace.sdk.errors import InputError
@@ -9,6 +12,7 @@ from marketplace.sdk.onpurse import MadePurse, PurseInfo
 from marketplace.sdk.waiting import async_run
 from settlement.signing import Signer
 
+T = TypeVar("T")
 PURSE_SECONDS_MAX = 10 * 365 * 86_400
 
 
@@ -26,32 +30,22 @@ class AsyncPurses(AsyncResource):
         """
         who_spends = parse_address(operator)
         if not 0 < seconds <= PURSE_SECONDS_MAX or atoms < 0:
-            raise InputError("a purse lives for up to 10 years, and holds no less than nothing")
-        market = await self._known_market()
-        who = onchain.transacting(await self._signer(signer))
-        terms = (who_spends, seconds, atoms)
-        return await async_run(onpurse.create, self._session, market, who, *terms)
+            raise InputError(
+                "a purse must expire in 1 s to 10 years, and its amount must be 0 or more"
+            )
+        return await self._send(onpurse.create, signer, who_spends, seconds, atoms)
 
     async def fund(self, purse: str, atoms: int, *, signer: Signer | None = None) -> Moved:
         """Put atoms of the owner's free balance into a purse. Raises InputError, NotEnough."""
-        address = parse_address(purse)
-        market = await self._known_market()
-        who = onchain.transacting(await self._signer(signer))
-        return await async_run(onpurse.fund, self._session, market, who, address, atoms)
+        return await self._send(onpurse.fund, signer, parse_address(purse), atoms)
 
     async def sweep(self, purse: str, atoms: int, *, signer: Signer | None = None) -> Moved:
         """Take free atoms out of a purse, to its owner's balance. Raises InputError, NotEnough."""
-        address = parse_address(purse)
-        market = await self._known_market()
-        who = onchain.transacting(await self._signer(signer))
-        return await async_run(onpurse.sweep, self._session, market, who, address, atoms)
+        return await self._send(onpurse.sweep, signer, parse_address(purse), atoms)
 
     async def expire(self, purse: str, seconds: int = 0, *, signer: Signer | None = None) -> Moved:
         """Bring a purse's expiry forward, to so many seconds from now. Raises InputError."""
-        address = parse_address(purse)
-        market = await self._known_market()
-        who = onchain.transacting(await self._signer(signer))
-        return await async_run(onpurse.expire, self._session, market, who, address, seconds)
+        return await self._send(onpurse.expire, signer, parse_address(purse), seconds)
 
     async def get(self, purse: str) -> PurseInfo:
         """A purse's terms and what is free in it. Raises InputError if there is none."""
@@ -68,3 +62,8 @@ class AsyncPurses(AsyncResource):
         who = parse_address(account) if account else await async_run(self._session.own_address)
         market = await self._known_market()
         return await async_run(onpurse.find, self._session, market, who, from_block)
+
+    async def _send(self, call: Callable[..., T], signer: Signer | None, *terms: str | int) -> T:
+        market = await self._known_market()
+        who = onchain.transacting(await self._signer(signer))
+        return await async_run(call, self._session, market, who, *terms)

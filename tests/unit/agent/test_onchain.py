@@ -183,3 +183,23 @@ def test_a_lease_waits_until_its_node_shows_it_and_the_log_says_so_once(tmp_path
     assert bench.market.finished["lease_2"]["reason"] == "wrong_runtime"  # it was taken up
     until(lambda: not supervisor._work or supervisor.tick())
     bench.close()
+
+
+def test_a_node_that_falls_silent_after_the_first_look_ends_no_job(tmp_path: Path) -> None:
+    """What it showed then is paid for: the job is not out of time as soon as it is ready."""
+    bench = Bench(tmp_path)
+    bench.market.open_lease(["true"])
+    ask, bid = bench.market.asks["ask_2"], bench.market.bids["bid_2"]
+    bench.market.leases[bench.id]["state"] = "closed"
+    chain = Node(OpenedFrom(ask, bid, ask.floor))
+
+    def shows_once(*names: object) -> LeaseView:
+        view = chain(*names)
+        chain.away = True
+        return view
+
+    supervisor = Supervisor(replace(bench.node, shows=shows_once))
+    supervisor.tick()
+    assert supervisor._work["lease_2"].lease.paid_ms == PAID * 1000
+    until(lambda: not supervisor._work or supervisor.tick())
+    bench.close()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from marketplace.agent.config import load_config
 from marketplace.errors import ExitCode
 from marketplace.sdk.profile import ProfileFile
 from settlement import keystore
@@ -178,6 +179,34 @@ def test_an_ask_is_made_listed_repriced_and_cancelled(run: Run, market: Served) 
     rows = run("-o", "csv", "book", "show").out
     assert "CMP" not in rows
     assert len(rows.splitlines()) == 1
+
+
+def test_an_ask_is_made_with_the_meter_of_its_own_node(
+    run: Run, market: Served, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    market.bend["GET config"] = lambda answer: answer.update(rpc_url="")
+    market.world.node(market.world.buyer)
+    with market.client() as client:
+        (node,) = client.nodes.list()
+    for name, number in (("other", node.number + 1), ("mine", node.number)):
+        words = ("--tier", "H100-80GB-SXM", "--simulated", "1xH100", "--number", str(number))
+        file = ("--config", f"{name}/agent.yaml") if name == "mine" else ()
+        ran = run("-o", "json", "provider", "init", "--name", name, "--region", "eu", *words, *file)
+        assert ran.code == ExitCode.OK, ran.err
+    assert "coulomb provider start --config mine/agent.yaml" in ran.err
+    assert "coulomb ask create --config mine/agent.yaml --node mine --gpu-hour PRICE" in ran.err
+    meter = json.loads(ran.out)["meter"]
+    assert load_config(Path("mine/agent.yaml")).meter_keystore == Path("mine/meter.json").resolve()
+    create = ("--dry-run", "ask", "create", "--gpu-hour", "2")
+    wrong = run(*create)
+    assert wrong.code == ExitCode.USAGE
+    assert f"the agent's file sets up the node other, not {node.name}" in wrong.err
+    assert "with --config" in wrong.err
+    made = run("-o", "json", *create, "--config", "mine/agent.yaml")
+    assert json.loads(made.out)["message"]["meter"] == meter
+    unknown = run(*create, "--node", "nobody")
+    assert "no node of yours is called 'nobody'" in unknown.err
 
 
 def test_an_ask_without_gpus_and_on_notice_keeps_both_when_it_is_repriced(

@@ -100,6 +100,16 @@ def test_a_node_taken_back_before_its_notice_is_over_lowers_reliability(world: W
     assert reliability(world) == BROKEN
 
 
+@pytest.mark.parametrize(("after", "expected"), [(3_660, KEPT), (3_661, BROKEN)])
+def test_a_notice_of_long_ago_is_no_leave_to_drop_the_job(
+    world: World, after: int, expected: int
+) -> None:
+    _, lease_id, node_id = started(world, max_duration="3h")
+    take_back(world, node_id)
+    world.end(lease_id, 1, after * 1000, after=after, **TAKEN_BACK)
+    assert reliability(world) == expected
+
+
 def test_a_job_that_leaves_after_notice_by_itself_costs_its_provider_nothing(world: World) -> None:
     job_id, lease_id, node_id = started(world, **RETRY)
     take_back(world, node_id)

@@ -99,6 +99,16 @@ def test_nothing_new_is_signed_after_the_expiry(owned: World) -> None:
     assert log_in(owned, OWNER).account == PURSE
 
 
+def test_an_operators_contract_that_says_yes_to_everything_shuts_no_owner_out(
+    owned: World,
+) -> None:
+    operator = checksum("0x" + "c7" * 20)
+    owned.chain.purses[PURSE] = replace(owned.chain.purses[PURSE], operator=operator)
+    owned.chain.wallets[operator] = OWNER.address  # to what the owner signed, at least
+    owned.clock.advance(LIFE_S + 1)
+    assert log_in(owned, OWNER).account == PURSE
+
+
 @pytest.mark.parametrize("signer", [OPERATOR, OWNER])
 def test_jobs_and_bids_are_cancelled_after_the_expiry_by_either(
     owned: World, signer: LocalSigner

@@ -327,3 +327,52 @@ def test_nobody_signs_a_withdrawal_for_a_purse(
     with pytest.raises(InvalidSignature, match="nobody signs withdrawals for it"):
         send(world, call, signer, BUYS)
     assert world.chain.outbox.recent(1)[0].state is IntentState.FINAL  # the lease's opening
+
+
+# Who makes the relayer pay for what fails
+
+
+def confirm(world: World, key: str) -> None:
+    """The relayer's transaction of a call is mined; nobody has said how it went."""
+    with world.database.read() as store:
+        intent = store.intent(key)
+    assert intent is not None
+    outbox = world.chain.outbox
+    outbox.mark_signed(intent.id, RELAYER, 99, b"raw", "0x" + "1" * 64)
+    outbox.mark_sent(intent.id)
+    outbox.mark_confirmed(intent.id, "0x" + "1" * 64, 1, "0x" + "2" * 64)
+
+
+def test_the_next_call_waits_until_it_is_sure_how_the_last_one_went(world: World) -> None:
+    """It may have failed in its block, and cost gas; a failure in each block would be too many."""
+    call = withdrawal(world)
+    send(world, call)
+    confirm(world, f"call:{call.account}:0")
+    with pytest.raises(Conflict, match="on its way"):
+        send(world, withdrawal(world, salt=1))
+    assert intents(world) == 0
+
+
+def test_what_only_a_contract_signed_is_not_sent(world: World) -> None:
+    """It can say yes to whoever asks, and burn what gas there is when the relayer pays."""
+    wallet, owner = checksum("0x" + "c7" * 20), key_of("wallet owner")
+    world.chain.wallets[wallet] = owner.address
+    world.chain.balances[wallet] = 5 * TOKEN
+    caller = Principal(wallet, ("provider",), None)
+    with pytest.raises(CallRefused, match="ERC-1271"):
+        send(world, withdrawal(world, account=wallet), owner, caller)
+    with pytest.raises(InvalidSignature, match=world.stranger.address):
+        send(world, withdrawal(world, account=wallet), world.stranger, caller)
+    assert intents(world) == 0
+
+
+def test_a_top_up_that_a_purses_contract_owner_signed_is_not_sent(
+    world: World, purse_lease: str
+) -> None:
+    wallet, owner = checksum("0x" + "c7" * 20), key_of("wallet owner")
+    world.chain.wallets[wallet] = owner.address
+    purse = world.chain.purses[PURSE]
+    world.chain.purses[PURSE] = replace(purse, owner=wallet)
+    with pytest.raises(CallRefused, match="ERC-1271"):
+        send(world, top_up(world, purse_lease), owner, BUYS)
+    assert world.chain.outbox.recent(1)[0].state is IntentState.FINAL  # the lease's opening

@@ -8,11 +8,13 @@ import pytest
 
 from marketplace.domain.life import JobState
 from marketplace.errors import TooManyStops
+from marketplace.services.common import Principal
+from settlement.eip712 import checksum
 from settlement.errors import ChainUnavailable
 from settlement.events import Stopped
 from settlement.leases import Side
 from settlement.signing import LocalSigner
-from tests.market_world import World, new_world, sqlite_world
+from tests.market_world import TOKEN, World, key_of, new_world, sqlite_world
 from tests.unit.services.conftest import watch
 
 MOST = 2
@@ -230,3 +232,55 @@ def test_no_stop_at_all_may_be_let_pass(tmp_path: Path) -> None:
         assert_taken(strict)
         cancel(strict)
         assert assert_refused(strict) == HOUR_S
+
+
+def fail_in_block(world: World, job_id: str, error: str) -> str:
+    """The opening of a job's lease is mined and fails, and the market notices; the lease."""
+    lease_id = world.job(job_id).lease_id or ""
+    with world.database.read() as store:
+        intent = store.intent(f"open:{lease_id}")
+    assert intent is not None
+    outbox, number, tx_hash = world.chain.outbox, 900 + intent.id, f"0x{intent.id:064x}"
+    outbox.mark_signed(intent.id, world.stranger.address, number, b"raw", tx_hash)
+    outbox.mark_sent(intent.id)
+    outbox.mark_confirmed(intent.id, tx_hash, 1, tx_hash)
+    outbox.mark_dead(intent.id, error)
+    world.catalog.settling.failed_opens()
+    return lease_id
+
+
+def test_openings_that_a_buyer_makes_fail_in_their_block_count(world: World) -> None:
+    """It takes its money away between the last look at the chain and the block."""
+    for _ in range(MOST + 1):
+        assert_taken(world)
+        lease_id = fail_in_block(world, world.queue(), "InsufficientBalance(0, 5)")
+        assert world.lease(lease_id).stopped_by is Side.BUYER
+    assert_refused(world)
+    world.clock.advance(HOUR_S)
+    assert_taken(world)
+
+
+def test_a_contract_buyer_whose_opening_fails_for_no_known_reason_tries_no_other_ask(
+    world: World,
+) -> None:
+    """Its code says yes to whoever asks, and burns the relayer's gas in the block: once for a bid,
+    and not once for each ask."""
+    wallet, owner = checksum("0x" + "c7" * 20), key_of("wallet owner")
+    world.chain.wallets[wallet] = owner.address
+    world.chain.balances[wallet] = 100 * TOKEN
+    caller = Principal(wallet, ("buyer",), None)
+    signed = world.sign_order(*world.order(0, wallet), owner)
+    order = world.catalog.jobs.check(caller, signed)
+    with world.database.write() as store:
+        job_id = world.catalog.jobs.submit(store, caller, order).id
+    world.match()
+    lease_id = fail_in_block(world, job_id, "unknown(transaction 0x12 failed)")
+    assert world.job(job_id).state is JobState.FAILED
+    assert world.lease(lease_id).stopped_by is Side.BUYER
+
+
+def test_an_opening_of_keys_that_fails_for_no_known_reason_is_nobodys_fault(world: World) -> None:
+    job_id = world.queue()
+    lease_id = fail_in_block(world, job_id, "unknown(transaction 0x12 failed)")
+    assert world.job(job_id).state is not JobState.FAILED
+    assert world.lease(lease_id).stopped_by is None
