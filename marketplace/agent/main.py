@@ -96,7 +96,7 @@ def _registered(
     if inventory.simulated:
         log.warning("simulated_gpus", gpus=[gpu.uuid for gpu in inventory.gpus])
     market = _patiently(api.market.config, stop)
-    document = _document(config, inventory, runtime.name)
+    document = _document(config, inventory, runtime.name, signer.address)
     listed = _patiently(lambda: api.nodes.register(document), stop)
     if market is None or listed is None:
         return None
@@ -139,10 +139,12 @@ def _patiently(ask: Callable[[], T], stop: threading.Event) -> T | None:
     return None
 
 
-def _document(config: AgentConfig, inventory: Inventory, runtime: str) -> dict[str, Any]:
+def _document(
+    config: AgentConfig, inventory: Inventory, runtime: str, meter: str
+) -> dict[str, Any]:
     """The body of `POST /v1/nodes`."""
     listed = {name: getattr(config.node, name) for name in LISTED}
     sizes = {name: getattr(inventory, name) for name in ("cpu_milli", "memory_mib", "storage_mib")}
     gpus = [gpu.to_json() for gpu in inventory.gpus]
-    interval_ms = config.interval_ms
-    return {**listed, **sizes, "gpus": gpus, "runtime": runtime, "interval_ms": interval_ms}
+    told = {"runtime": runtime, "interval_ms": config.interval_ms, "meter": meter}
+    return {**listed, **sizes, "gpus": gpus, **told}

@@ -74,6 +74,7 @@ class NodeRow(SQLModel, table=True):
     storage_mib: int = Field(sa_type=BigInteger)
     runtime: str
     shared: bool
+    meter: str | None = Field(default=None, max_length=42)
     interval_ms: int
     state: NodeState = Field(sa_type=Word(NodeState))
     seen_ms: int = Field(sa_type=BigInteger)

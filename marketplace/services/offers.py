@@ -283,6 +283,11 @@ class Asks:
         interruptible = bool(ask.flags & FLAG_INTERRUPTIBLE)
         return problems + unmet(
             "/ask",
+            (
+                node.meter in (None, ask.meter),
+                "meter",
+                f"must be {node.meter}, the key that the node's agent signs usage with",
+            ),
             (ask.tier == text32(tier), "tier", f"must be {tier}, as what is sold"),
             (
                 least <= ask.gpu_milli <= (0 if no_gpu else node.gpu_count * 1000),

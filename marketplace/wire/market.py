@@ -266,6 +266,9 @@ class Machine(Model):
     storage_mib: int = Field(ge=0, le=UINT32_MAX)
     runtime: Annotated[Runtime, Lax]
     shared: Shared
+    meter: Address | None = Field(
+        default=None, description="key that its agent signs usage with; its asks must name it"
+    )
 
 
 class NewNode(Machine, Body):

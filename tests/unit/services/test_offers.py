@@ -39,6 +39,17 @@ def create(world: World, ask: Ask, signature: bytes | None = None) -> str:
     return world.do(world.catalog.asks.create, world.provider, checked).id
 
 
+def test_an_ask_names_the_key_of_its_nodes_agent(world: World) -> None:
+    """Any other opens leases that the agent cannot serve: their buyers would wait for nothing."""
+    node_id = world.node(meter=world.meter.address)
+    other = drafted(world, node_id, meter=world.buyer.address)
+    with pytest.raises(InvalidOrder, match=r"must be .* the key that the node's agent signs"):
+        create(world, other)
+    create(world, drafted(world, node_id))
+    unsaid = world.node()  # by a client that does not tell
+    create(world, drafted(world, unsaid, meter=world.buyer.address))
+
+
 def test_a_gpu_is_listed_once_in_the_whole_market(world: World) -> None:
     first = world.node()
     with world.database.read() as store:

@@ -35,8 +35,8 @@ TABLES = {
     "nodes": """
         id text40 key, provider text42 index, number big, name text, region text, tier text,
         gpu_count int, simulated bool, cpu_milli big, memory_mib big, storage_mib big,
-        runtime text, shared bool, interval_ms int, state text, seen_ms big, created_ms big,
-        reliability_milli int
+        runtime text, shared bool, meter text42?, interval_ms int, state text, seen_ms big,
+        created_ms big, reliability_milli int
     """,
     "order_log": "seq serial key, kind text, subject text index, payload json, at_ms big",
     "book_snapshots": "seq big key, data bytes",
