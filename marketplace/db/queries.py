@@ -440,8 +440,10 @@ class ReceiptRows(Rows[ReceiptRow]):
         return self._count(ReceiptRow.lease_id == lease_id) > 0
 
     def of_job(self, job_id: str) -> list[ReceiptRow]:
-        """Receipts of a job's leases, oldest first."""
-        return self._all(self._oldest_first(ReceiptRow.job_id == job_id))
+        """Receipts of a job's leases in the order in which these were matched: a lease that was
+        lost may close after the one that followed it. Ids sort by time."""
+        mine = select(ReceiptRow).where(ReceiptRow.job_id == job_id)
+        return self._all(mine.order_by(col(ReceiptRow.lease_id)))
 
     def page(self, account: str, part: Part) -> list[ReceiptRow]:
         """Receipts of an account as buyer or provider, newest first."""

@@ -23,7 +23,7 @@ class Receipts:
     clock: Clock
 
     def of_job(self, store: Store, caller: Principal, job_id: str) -> list[ReceiptRow]:
-        """Receipts of a job's leases, oldest first: for its buyer and its providers."""
+        """Receipts of a job's leases, in order: for its buyer and its providers."""
         rows = store.receipts.of_job(job_id)
         mine = [r for r in rows if caller.is_operator or caller.account in (r.buyer, r.provider)]
         if not mine:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from marketplace.db.tables import NodeRow
+from marketplace.db.tables import NodeRow, ReceiptRow
 from marketplace.domain.reliability import reliability_milli
 from marketplace.errors import InvalidInput, NotFound
 from marketplace.services.views import lease_view
@@ -58,6 +58,25 @@ def test_notice_that_was_kept_ends_the_lease_costs_nothing_and_the_job_goes_on(
     world.chain.mine()
     job = world.job(job_id)
     assert (job.state, world.lease(job.lease_id or "").ask_id) == ("starting", second)
+
+
+def test_receipts_of_a_job_are_in_the_order_of_its_leases(world: World) -> None:
+    """A lease that was lost may close after the one that followed it."""
+    job_id, first, node_id = started(world, **RETRY)
+    world.ask(price="2.75")
+    take_back(world, node_id)
+    world.end(first, 1, 60_000, after=60, **TAKEN_BACK)
+    world.match()
+    world.chain.mine()
+    second = world.job(job_id).lease_id or ""
+    world.use(second, 0, 0)
+    world.end(second, 1, 10_000, after=10)
+    with world.database.write() as store:
+        rows = {row.lease_id: row for row in rows_of(store, ReceiptRow)}
+        rows[first].id = rows[second].id + "0"  # as if it had been written later
+    with world.database.read() as store:
+        receipts = world.catalog.receipts.of_job(store, world.caller(world.buyer), job_id)
+        assert [receipt.lease_id for receipt in receipts] == [first, second]
 
 
 def test_a_lease_shows_its_notice_and_when_it_was_given(world: World) -> None:
