@@ -34,7 +34,7 @@ from marketplace.wire.leases import (
     SignedClose,
     SignedStop,
 )
-from marketplace.wire.market import KeyDraft, NewNode
+from marketplace.wire.market import KeyDraft, NewNode, SignedKeyRequest
 from marketplace.wire.orders import AskDraft, SignedAsk
 from settlement.attestation import Close, Stop, UsageAttestation, voucher_for
 from settlement.chain.calls import EscrowCalls
@@ -124,6 +124,14 @@ class World:
 
     def caller(self, signer: LocalSigner, *scopes: str) -> Principal:
         return Principal(signer.address, scopes or ("buyer", "provider"), None)
+
+    def log_in(self, account: str, signer: LocalSigner) -> Principal:
+        """Make an API key of an account, signed by whoever speaks for it, and use it."""
+        accounts = self.catalog.accounts
+        request = accounts.prepare_key(key_draft(account))
+        checked = accounts.check_key(self.signed(SignedKeyRequest, signer, message=request))
+        with self.database.write() as store:
+            return accounts.authenticate(store, accounts.create_key(store, checked)[1])
 
     # Supply and demand
 

@@ -194,8 +194,22 @@ class Writing:
                     self._keep(store, name, answer, status)
         return Response(answer.model_dump_json(), status, self._headers(answer, status), JSON)
 
-    def replay(self, caller: Principal) -> Response | None:
-        """The stored answer to this request's key; looked up before anything else is checked."""
+    def run_checked(
+        self,
+        caller: Principal,
+        check: Callable[[], T],
+        action: Callable[[Store, T], Answer],
+        status: int,
+    ) -> Response:
+        """As `run`, with what `check` returns. It may ask the chain, so no transaction waits for
+        it, and a request that was answered before is not checked again."""
+        if (stored := self._replay(caller)) is not None:
+            return stored
+        checked = check()
+        return self.run(caller, lambda store: action(store, checked), status)
+
+    def _replay(self, caller: Principal) -> Response | None:
+        """The stored answer to this request's key."""
         if self.key is None:
             return None
         with self.edge.database.read() as store:

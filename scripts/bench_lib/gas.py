@@ -153,15 +153,11 @@ def _depositing(world: GasWorld) -> list[Row]:
             if name == "deposit_permit":
                 world.approve(escrow, 0)  # who uses permits has approved nothing
             gas[name] = world.gas(operator, data)
-    gates: dict[str, tuple[Against | None, float | None]] = {
-        "deposit_approve": (SABLIER_DEPOSIT, 49_000),
-        "deposit_permit": (SABLIER_DEPOSIT, 66_000),
+    aims = {
+        "deposit_approve": (SABLIER_DEPOSIT, None, 49_000),
+        "deposit_permit": (SABLIER_DEPOSIT, None, 66_000),
     }
-    return [
-        Row(name, value, "gas", "lower", against, None, aim)
-        for name, value in gas.items()
-        for against, aim in [gates.get(name, (None, None))]
-    ]
+    return [Row(name, value, "gas", "lower", *aims.get(name, ())) for name, value in gas.items()]
 
 
 def _accounts(world: GasWorld) -> list[Row]:

@@ -9,7 +9,7 @@ import {Leases} from "./Leases.sol";
 
 /// @title Settling
 /// @notice Payments for time that witnesses signed, in batches.
-/// @dev Unchecked: offsets stay within the calldata that `Entries.count` walked, sums of a run within the locks of its
+/// @dev Unchecked: offsets stay within the calldata that `Entries.walk` checked, sums of a run within the locks of its
 /// leases, and those within the tokens held.
 abstract contract Settling is Leases, IEscrowCore {
     using Entries for bytes;

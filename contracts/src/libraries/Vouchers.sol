@@ -50,7 +50,7 @@ library Vouchers {
         }
     }
 
-    /// @notice Sets the domain of all entries.
+    /// @notice Sets the domain of all entries. Working it out may allocate memory, so it comes after `begin`.
     function setDomain(bytes32 domain) internal pure {
         assembly ("memory-safe") {
             mstore(DOMAIN, domain)

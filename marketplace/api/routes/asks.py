@@ -5,6 +5,7 @@ from fastapi import Response
 from marketplace.api.edge import EdgeDep, Id, Paged, Provider, Routes, Words, WritingDep
 from marketplace.api.problems import AUTH, ONCE, OWNED
 from marketplace.db.store import Store
+from marketplace.services.offers import CheckedAsk
 from marketplace.services.views import ask_view
 from marketplace.wire.base import Page, TypedData
 from marketplace.wire.orders import AskDraft, AskInfo, PreparedAsk, SignedAsk
@@ -30,15 +31,12 @@ def prepare(edge: EdgeDep, caller: Provider, draft: AskDraft) -> PreparedAsk:
 @routes.on("POST /asks", "create_ask", *CREATED, status_code=201, response_model=AskInfo)
 def create(edge: EdgeDep, caller: Provider, body: SignedAsk, write: WritingDep) -> Response:
     """Put a signed ask on the book."""
-    if (stored := write.replay(caller)) is not None:
-        return stored
-    checked = edge.catalog.asks.check(body)
+    asks = edge.catalog.asks
 
-    def act(store: Store) -> AskInfo:
-        row = edge.catalog.asks.create(store, caller, checked)
-        return ask_view(store, row, edge.catalog.clock())
+    def act(store: Store, checked: CheckedAsk) -> AskInfo:
+        return ask_view(store, asks.create(store, caller, checked), edge.catalog.clock())
 
-    return write.run(caller, act, 201)
+    return write.run_checked(caller, lambda: asks.check(body), act, 201)
 
 
 @routes.reads("GET /asks", "list_asks")

@@ -26,10 +26,7 @@ REFUSED = (
 def withdraw(edge: EdgeDep, caller: Anyone, body: SignedWithdrawal, write: WritingDep) -> Response:
     """Let the relayer send a signed withdrawal. The same one again tells how far it has come."""
     relays = edge.catalog.relays
-    if (stored := write.replay(caller)) is not None:
-        return stored
-    relay = relays.withdrawal(caller, body)
-    return write.run(caller, lambda store: relays.submit(store, relay), 202)
+    return write.run_checked(caller, lambda: relays.withdrawal(caller, body), relays.submit, 202)
 
 
 @routes.on(
@@ -43,10 +40,7 @@ def withdraw(edge: EdgeDep, caller: Anyone, body: SignedWithdrawal, write: Writi
 def top_up(edge: EdgeDep, caller: Buyer, body: SignedTopUp, write: WritingDep) -> Response:
     """Let the relayer send a signed top-up. The same one again tells how far it has come."""
     relays = edge.catalog.relays
-    if (stored := write.replay(caller)) is not None:
-        return stored
-    relay = relays.top_up(caller, body)
-    return write.run(caller, lambda store: relays.submit(store, relay), 202)
+    return write.run_checked(caller, lambda: relays.top_up(caller, body), relays.submit, 202)
 
 
 @routes.reads("GET /calls/{call_id}", "get_call", *OWNED)

@@ -22,6 +22,7 @@ from marketplace.db.store import Store
 from marketplace.domain.reader import seconds_of
 from marketplace.errors import InvalidInput, Problem
 from marketplace.limits import NUMBER_DIGITS_MAX
+from marketplace.services.jobs import Submission
 from marketplace.services.receipts import receipt_view
 from marketplace.services.views import event_view, job_view
 from marketplace.wire.base import Page
@@ -53,14 +54,11 @@ def _number(text: str, problem: Problem) -> int:
 def submit(edge: EdgeDep, caller: Buyer, body: JobOrder, write: WritingDep) -> Response:
     """Buy compute: a job and its signed bid go to the book. `max_cost` is what it may lock."""
     jobs, market = edge.catalog.jobs, edge.catalog.market
-    if (stored := write.replay(caller)) is not None:
-        return stored
-    order = jobs.check(caller, body)
 
-    def act(store: Store) -> Job:
+    def act(store: Store, order: Submission) -> Job:
         return job_view(store, market, jobs.submit(store, caller, order))
 
-    return write.run(caller, act, 202)
+    return write.run_checked(caller, lambda: jobs.check(caller, body), act, 202)
 
 
 @routes.reads("GET /jobs", "list_jobs", *AUTH)

@@ -32,7 +32,9 @@ def prepare(edge: EdgeDep, store: Store, caller: Anyone, draft: CancelDraft) -> 
 def cancel(edge: EdgeDep, caller: Anyone, body: SignedCancel, write: WritingDep) -> Response:
     """Make orders void: off the book now, on chain soon. Leases that are open go on."""
     cancels = edge.catalog.cancels
-    if (stored := write.replay(caller)) is not None:
-        return stored
-    cancels.check(caller, body)
-    return write.run(caller, lambda store: cancels.submit(store, caller, body), 202)
+    return write.run_checked(
+        caller,
+        lambda: cancels.check(caller, body),
+        lambda store, _: cancels.submit(store, caller, body),
+        202,
+    )

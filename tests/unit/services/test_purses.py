@@ -11,13 +11,12 @@ from marketplace.errors import (
     PurseExpired,
 )
 from marketplace.services.common import Principal
-from marketplace.wire.market import SignedKeyRequest
 from marketplace.wire.orders import SignedAsk, SignedCancel
 from settlement.consent import Purse
 from settlement.eip712 import checksum
 from settlement.orders import Ask, Cancel, Numbered
 from settlement.signing import LocalSigner
-from tests.market_world import TOKEN, World, key_draft, key_of
+from tests.market_world import TOKEN, World, key_of
 
 PURSE = checksum("0x" + "b0" * 20)
 OWNER, OPERATOR = key_of("purse owner"), key_of("purse operator")
@@ -36,14 +35,6 @@ def owned(world: World) -> World:
     return world
 
 
-def log_in(world: World, signer: LocalSigner) -> Principal:
-    accounts = world.catalog.accounts
-    request = accounts.prepare_key(key_draft(PURSE))
-    checked = accounts.check_key(world.signed(SignedKeyRequest, signer, message=request))
-    with world.database.write() as store:
-        return accounts.authenticate(store, accounts.create_key(store, checked)[1])
-
-
 def buy(world: World, signer: LocalSigner = OPERATOR, salt: int = 0) -> str:
     signed = world.sign_order(*world.order(salt, PURSE), signer)
     order = world.catalog.jobs.check(CALLER, signed)
@@ -54,7 +45,7 @@ def buy(world: World, signer: LocalSigner = OPERATOR, salt: int = 0) -> str:
 
 
 def test_an_operator_buys_with_its_purses_money_and_refunds_return_there(owned: World) -> None:
-    assert log_in(owned, OPERATOR).account == PURSE
+    assert owned.log_in(PURSE, OPERATOR).account == PURSE
     job_id = buy(owned)
     owned.chain.mine()
     lease = owned.lease(owned.job(job_id).lease_id or "")
@@ -68,12 +59,12 @@ def test_an_operator_buys_with_its_purses_money_and_refunds_return_there(owned: 
 
 
 def test_an_owner_may_log_in_but_not_sign_bids(owned: World) -> None:
-    assert log_in(owned, OWNER).account == PURSE
+    assert owned.log_in(PURSE, OWNER).account == PURSE
     with pytest.raises(InvalidSignature, match=f"its operator {OPERATOR.address} signs its bids"):
         buy(owned, OWNER)
 
 
-@pytest.mark.parametrize("act", [log_in, buy])
+@pytest.mark.parametrize("act", [lambda world, signer: world.log_in(PURSE, signer), buy])
 def test_a_stranger_signs_nothing_for_a_purse(owned: World, act: object) -> None:
     assert callable(act)
     with pytest.raises(
@@ -92,11 +83,11 @@ def test_nothing_new_is_signed_after_the_expiry(owned: World) -> None:
     owned.clock.advance(LIFE_S)
     buy(owned, salt=0)  # the expiry's own second is the last
     owned.clock.advance(1)
-    for act in (lambda: log_in(owned, OPERATOR), lambda: buy(owned, salt=1)):
+    for act in (lambda: owned.log_in(PURSE, OPERATOR), lambda: buy(owned, salt=1)):
         with pytest.raises(PurseExpired, match="nothing new opens for it") as refusal:
             act()
         assert refusal.value.code == "purse_expired"
-    assert log_in(owned, OWNER).account == PURSE
+    assert owned.log_in(PURSE, OWNER).account == PURSE
 
 
 def test_an_operators_contract_that_says_yes_to_everything_shuts_no_owner_out(
@@ -106,7 +97,7 @@ def test_an_operators_contract_that_says_yes_to_everything_shuts_no_owner_out(
     owned.chain.purses[PURSE] = replace(owned.chain.purses[PURSE], operator=operator)
     owned.chain.wallets[operator] = OWNER.address  # to what the owner signed, at least
     owned.clock.advance(LIFE_S + 1)
-    assert log_in(owned, OWNER).account == PURSE
+    assert owned.log_in(PURSE, OWNER).account == PURSE
 
 
 @pytest.mark.parametrize("signer", [OPERATOR, OWNER])

@@ -203,8 +203,9 @@ def test_a_market_without_a_fee_sends_nothing_for_others() -> None:
             send(world, withdrawal(world))
 
 
-def fail_on_chain(world: World, key: str) -> None:
-    """The relayer's transaction of a call is mined, and fails."""
+def confirm(world: World, key: str) -> int:
+    """The relayer's transaction of a call is mined; nobody has said how it went. Returns its
+    intent's id."""
     with world.database.read() as store:
         intent = store.intent(key)
     assert intent is not None
@@ -212,7 +213,12 @@ def fail_on_chain(world: World, key: str) -> None:
     outbox.mark_signed(intent.id, RELAYER, 99, b"raw", "0x" + "1" * 64)
     outbox.mark_sent(intent.id)
     outbox.mark_confirmed(intent.id, "0x" + "1" * 64, 1, "0x" + "2" * 64)
-    outbox.mark_dead(intent.id, "CallUsed(0x, 0)")
+    return intent.id
+
+
+def fail_on_chain(world: World, key: str) -> None:
+    """The relayer's transaction of a call is mined, and fails."""
+    world.chain.outbox.mark_dead(confirm(world, key), "CallUsed(0x, 0)")
 
 
 def test_an_account_whose_call_cost_the_relayer_gas_has_to_wait(world: World) -> None:
@@ -330,17 +336,6 @@ def test_nobody_signs_a_withdrawal_for_a_purse(
 
 
 # Who makes the relayer pay for what fails
-
-
-def confirm(world: World, key: str) -> None:
-    """The relayer's transaction of a call is mined; nobody has said how it went."""
-    with world.database.read() as store:
-        intent = store.intent(key)
-    assert intent is not None
-    outbox = world.chain.outbox
-    outbox.mark_signed(intent.id, RELAYER, 99, b"raw", "0x" + "1" * 64)
-    outbox.mark_sent(intent.id)
-    outbox.mark_confirmed(intent.id, "0x" + "1" * 64, 1, "0x" + "2" * 64)
 
 
 def test_the_next_call_waits_until_it_is_sure_how_the_last_one_went(world: World) -> None:

@@ -38,14 +38,6 @@ def owned(world: World) -> World:
     return world
 
 
-def make_key(world: World, signer: LocalSigner) -> Principal:
-    accounts = world.catalog.accounts
-    request = accounts.prepare_key(key_draft(WALLET))
-    checked = accounts.check_key(world.signed(SignedKeyRequest, signer, message=request))
-    with world.database.write() as store:
-        return accounts.authenticate(store, accounts.create_key(store, checked)[1])
-
-
 def put_ask(world: World, signer: LocalSigner, who: Principal) -> str:
     node_id = world.node()
     with world.database.write() as store:
@@ -68,7 +60,7 @@ def put_job(world: World, signer: LocalSigner) -> str:
 
 
 def test_keys_asks_and_bids_of_a_contract_account_are_signed_by_its_owner(owned: World) -> None:
-    assert make_key(owned, OWNER).account == WALLET
+    assert owned.log_in(WALLET, OWNER).account == WALLET
     put_ask(owned, OWNER, caller("provider"))
     owned.chain.balances[WALLET] = 10**20
     job_id = put_job(owned, OWNER)
@@ -99,7 +91,8 @@ def test_a_contract_account_cancels_its_orders(owned: World) -> None:
 
 
 ACTS: tuple[Callable[[World, LocalSigner], Any], ...] = (
-    make_key, lambda world, signer: put_ask(world, signer, caller("provider")), put_job,
+    lambda world, signer: world.log_in(WALLET, signer),
+    lambda world, signer: put_ask(world, signer, caller("provider")), put_job,
 )  # fmt: skip
 
 
